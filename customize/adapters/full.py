@@ -1,0 +1,25 @@
+"""No adapter: every weight of the network learns, and the result is a complete pipeline folder."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from customize import weights
+from customize.errors import InputError, Problem
+from customize.families.stable_diffusion import StableDiffusion
+
+
+class Adapter:
+    """Fine-tunes a network in full."""
+
+    def attach(self, network: nn.Module, settings) -> None:
+        network.to(torch.float32).requires_grad_(True)
+
+    def off(self, *networks: nn.Module) -> AbstractContextManager:
+        remedy = "use --adapter lora, or --prior_preservation images"
+        raise InputError(Problem("prior_preservation", "the base model is gone once all its weights learn", remedy))
+
+    def save(self, folder: Path, family: StableDiffusion, metadata: dict[str, str]) -> list[Path]:
+        return weights.save_pipeline(folder, family, metadata)

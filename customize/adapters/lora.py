@@ -1,0 +1,66 @@
+"""LoRA: a low-rank change W + (alpha / rank) * B A beside frozen weights, by peft.
+
+Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models"; rank-stabilised scale alpha / sqrt(rank):
+Kalajdzievski 2023; weight-decomposed (DoRA): Liu et al. 2024.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from customize import weights
+from customize.errors import InputError, Problem
+from customize.families.stable_diffusion import StableDiffusion
+
+NAME = "default"
+TARGETS = {
+    "attention": ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj"),
+    "feed-forward": ("ff.net.0.proj", "ff.net.2", "mlp.fc1", "mlp.fc2"),
+}
+
+
+class Adapter:
+    """Adds LoRA to the modules that `lora_targets` names: groups of `TARGETS`, or ends of module names."""
+
+    def attach(self, network: nn.Module, settings) -> None:
+        ends = [end for target in settings.lora_targets for end in TARGETS.get(target, (target,))]
+        linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+        present = [end for end in ends if any(name == end or name.endswith(f".{end}") for name in linear)]
+        if not present:
+            remedy = f"name modules of the network, or groups: {', '.join(TARGETS)}"
+            raise InputError(Problem("lora_targets", f"none of {', '.join(settings.lora_targets)} is there", remedy))
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.lora_alpha or settings.rank,
+            lora_dropout=settings.lora_dropout,
+            target_modules=present,
+            use_rslora=settings.use_rslora,
+            use_dora=settings.use_dora,
+            init_lora_weights="gaussian",
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            inject_adapter_in_model(config, network, adapter_name=NAME)
+        network.peft_config = {NAME: config}
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+
+    @contextmanager
+    def off(self, *networks: nn.Module) -> Iterator[None]:
+        layers = [m for network in networks for m in network.modules() if isinstance(m, BaseTunerLayer)]
+        for layer in layers:
+            layer.enable_adapters(False)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
+
+    def save(self, folder: Path, family: StableDiffusion, metadata: dict[str, str]) -> list[Path]:
+        return weights.save_lora(folder, family, metadata)

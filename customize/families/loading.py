@@ -1,0 +1,69 @@
+"""From a located source to a family object with its networks in memory."""
+
+import json
+from pathlib import Path
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from customize.errors import InputError, Problem
+from customize.families.source import SETTING, Source, check_folder
+from customize.families.stable_diffusion import StableDiffusion
+
+
+def load(source: Source, *, revision: str | None = None, variant: str | None = None) -> StableDiffusion:
+    """Loads a base model in float32 on the CPU; the safety checker and feature extractor stay where they are."""
+    if source.file:
+        from customize.families.single_file import load_single_file
+
+        return load_single_file(source)
+    folder = source.folder or check_folder(download(source.name, revision, variant), variant)
+    return load_folder(source.name, folder, variant)
+
+
+def download(name: str, revision: str | None, variant: str | None) -> Path:
+    """The local copy of a hub model, fetched when it is not there yet. Raises InputError when it cannot be had."""
+    try:
+        return Path(
+            DiffusionPipeline.download(
+                name, revision=revision, variant=variant, use_safetensors=True,
+                safety_checker=None, feature_extractor=None,
+            )
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        cause = str(error).strip().splitlines()[0]
+        remedy = "check the name and the network, or give a local folder or .safetensors file instead"
+        raise InputError(Problem(SETTING, f"{name} is no local folder and the hub gave none ({cause})", remedy)) from error
+
+
+def load_folder(name: str, folder: Path, variant: str | None = None) -> StableDiffusion:
+    """Loads a folder in diffusers' layout that `check_folder` found whole."""
+
+    def part(cls, subfolder: str):
+        try:
+            return cls.from_pretrained(
+                folder, subfolder=subfolder, variant=variant, use_safetensors=True, torch_dtype=torch.float32
+            )
+        except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
+            cause = str(error).strip().splitlines()[0]
+            remedy = "is it Stable Diffusion 1.x or 2.x? copy the model again, whole"
+            raise InputError(Problem(f"{folder / subfolder}", f"cannot be loaded ({cause})", remedy)) from error
+
+    transformers_logging.disable_progress_bar()
+    unet, vae = part(UNet2DConditionModel, "unet"), part(AutoencoderKL, "vae")
+    text_encoder = part(CLIPTextModel, "text_encoder")
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    return StableDiffusion(name, folder, unet, vae, text_encoder, tokenizer, load_scheduler(folder))
+
+
+def load_scheduler(folder: Path):
+    """The scheduler of the class that the folder's own configuration names. Raises InputError for an unknown one."""
+    config = json.loads((folder / "scheduler/scheduler_config.json").read_text(encoding="utf-8"))
+    scheduler_class = getattr(diffusers, config.get("_class_name", ""), None)
+    if scheduler_class is None:
+        what = f"unknown scheduler {config.get('_class_name')!r}"
+        raise InputError(Problem(f"{folder}/scheduler", what, "name one of diffusers' schedulers there"))
+    return scheduler_class.from_config(config)

@@ -1,0 +1,157 @@
+"""Stable Diffusion 1.x and 2.x: the parts of the model and what they answer; nothing here trains or samples.
+
+B batch, C latent channels, H W latent height and width, L tokens, D embedding width.
+Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models".
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from customize.errors import InputError, Problem
+from customize.families.source import known_token_problems
+from customize.families.tokens import token_table
+
+
+class StableDiffusion:
+    """A text-conditional latent diffusion model with one CLIP text encoder.
+
+    name: what the user called it; source: the folder or file that it came from. `scheduler` is the base's own, for
+    sampling; `noise_scheduler` holds the same betas and prediction type, for training.
+    """
+
+    def __init__(self, name: str, source: Path, unet, vae, text_encoder, tokenizer, scheduler):
+        self.name, self.source = name, source
+        self.unet: UNet2DConditionModel = unet
+        self.vae: AutoencoderKL = vae
+        self.text_encoder: CLIPTextModel = text_encoder
+        self.tokenizer: CLIPTokenizer = tokenizer
+        self.scheduler = scheduler
+        self.noise_scheduler = DDPMScheduler.from_config(scheduler.config)
+        self.placeholders: dict[str, tuple[str, ...]] = {}
+        for network in self.networks:
+            network.requires_grad_(False).eval()
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return self.unet, self.vae, self.text_encoder
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels per latent along one side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of the pictures that the model was made for."""
+        return self.unet.config.sample_size * self.vae_scale_factor
+
+    @property
+    def prediction_type(self) -> str:
+        """ "epsilon", "v_prediction" or "sample", as the base's scheduler says."""
+        return self.scheduler.config.prediction_type
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    def to(self, *args, **kwargs) -> "StableDiffusion":
+        """Moves (or casts) every network, as `torch.nn.Module.to`."""
+        for network in self.networks:
+            network.to(*args, **kwargs)
+        return self
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """pixels: [B, 3, 8H, 8W] in [-1, 1]; returns the posterior's moments [B, 2C, H, W]: mean and log-variance."""
+        return self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist.parameters
+
+    def sample_latents(self, moments: Tensor, noise: Tensor) -> Tensor:
+        """moments: [B, 2C, H, W]; noise: [B, C, H, W], standard normal. Returns scaled latents [B, C, H, W].
+
+        Kingma & Welling 2014, the reparameterised posterior: mean + standard deviation * noise.
+        """
+        posterior = DiagonalGaussianDistribution(moments)
+        return (posterior.mean + posterior.std * noise) * self.vae.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """latents: [B, C, H, W], scaled; returns pixels [B, 3, 8H, 8W], about [-1, 1], not clamped."""
+        latents = latents.to(self.vae.device, self.vae.dtype) / self.vae.config.scaling_factor
+        return self.vae.decode(latents, return_dict=False)[0]
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Returns input_ids [B, L] on the text encoder's device, padded to the tokenizer's length.
+
+        Raises InputError when a prompt is longer than the text encoder can read: nothing is cut off silently.
+        """
+        problems = [
+            Problem(f"prompt {prompt!r}", f"too long: {lost!r} would not be read", "shorten the prompt")
+            for prompt in prompts
+            if (lost := self.words_beyond_the_end(prompt))
+        ]
+        if problems:
+            raise InputError(problems)
+        texts = [self.expand(prompt) for prompt in prompts]
+        tokens = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
+        return tokens.input_ids.to(self.text_encoder.device)
+
+    def expand(self, prompt: str) -> str:
+        """The prompt with each placeholder written out as the tokens that stand for it."""
+        for placeholder, tokens in self.placeholders.items():
+            prompt = prompt.replace(placeholder, " ".join(tokens))
+        return prompt
+
+    def words_beyond_the_end(self, prompt: str) -> str:
+        """The end of the prompt that the text encoder cannot see; empty when all of it fits."""
+        input_ids = self.tokenizer(self.expand(prompt), truncation=False, verbose=False).input_ids
+        return self.tokenizer.decode(input_ids[self.tokenizer.model_max_length - 1 : -1])
+
+    def encode_prompts(self, input_ids: Tensor) -> Tensor:
+        """input_ids: [B, L]; returns encoder_hidden_states [B, L, D]: the last layer's, normalised."""
+        return self.text_encoder(input_ids, return_dict=False)[0]
+
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+        """noisy_latents: [B, C, H, W]; timesteps: [B]; encoder_hidden_states: [B, L, D].
+
+        Returns the UNet's answer [B, C, H, W], to be read by `prediction_type`.
+        """
+        return self.unet(
+            noisy_latents, timesteps, encoder_hidden_states=encoder_hidden_states, return_dict=False
+        )[0]
+
+    def initial_vectors(self, words: str, num_vectors: int) -> Tensor:
+        """[num_vectors, D]: the embeddings of the words' tokens, repeated in turn or cut to the number asked for.
+
+        Raises InputError when the words hold no token.
+        """
+        input_ids = self.tokenizer(words, add_special_tokens=False).input_ids
+        if not input_ids:
+            raise InputError(Problem("initializer_token", f"{words!r} holds no token", "give a word, such as toy"))
+        rows = [input_ids[i % len(input_ids)] for i in range(num_vectors)]
+        return self.text_encoder.get_input_embeddings().weight[rows].detach().clone()
+
+    def add_tokens(self, placeholder: str, vectors: Tensor) -> None:
+        """Teaches the tokenizer a placeholder that stands for `vectors` [N, D]; a Parameter is used as it is.
+
+        Raises InputError when the placeholder is a word already.
+        """
+        tokens = (placeholder, *(f"{placeholder}_{i}" for i in range(1, len(vectors))))
+        if problems := known_token_problems(set(self.tokenizer.get_vocab()), tokens):
+            raise InputError(problems)
+        table = token_table(self.text_encoder)
+        vectors = vectors if isinstance(vectors, nn.Parameter) else nn.Parameter(vectors, requires_grad=False)
+        self.tokenizer.add_tokens(list(tokens))
+        assert self.tokenizer.convert_tokens_to_ids(tokens[0]) == table.num_rows, "tokenizer and table disagree"
+        table.vectors.append(vectors)
+        self.placeholders[placeholder] = tokens
+
+    def pipeline(self) -> StableDiffusionPipeline:
+        """diffusers' own pipeline around these very parts (nothing is copied), without a safety checker."""
+        return StableDiffusionPipeline(
+            vae=self.vae, text_encoder=self.text_encoder, tokenizer=self.tokenizer, unet=self.unet,
+            scheduler=self.scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        )  # fmt: skip

@@ -1,0 +1,48 @@
+"""New words for a frozen text encoder: an embedding table that is answered in part by vectors outside of it.
+
+B batch, L tokens, D embedding width, V rows of the frozen table, N new rows.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class TokenTable(nn.Module):
+    """Row v of the frozen table for v < V, row v - V of the new vectors beyond.
+
+    The table is neither copied nor resized, so a gradient reaches the new vectors alone and costs what they cost
+    (resizing the table and masking its gradient costs an optimizer step over all V rows).
+    """
+
+    def __init__(self, table: nn.Embedding):
+        super().__init__()
+        self.table = table
+        self.vectors = nn.ParameterList()
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen table [V, D] (transformers reads dtype and device here)."""
+        return self.table.weight
+
+    @property
+    def num_rows(self) -> int:
+        """V + N: the id that the next new token must have."""
+        return self.table.num_embeddings + sum(len(vectors) for vectors in self.vectors)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """input_ids: [B, L] in 0..V+N-1; returns [B, L, D] in the table's dtype."""
+        table_size = self.table.num_embeddings
+        is_new = input_ids >= table_size
+        known = self.table(input_ids.masked_fill(is_new, 0))
+        new = F.embedding((input_ids - table_size).clamp(min=0), torch.cat(list(self.vectors)))
+        return torch.where(is_new[..., None], new.to(known.dtype), known)
+
+
+def token_table(text_encoder: nn.Module) -> TokenTable:
+    """The encoder's `TokenTable`, put in place of its embedding on first use."""
+    table = text_encoder.get_input_embeddings()
+    if not isinstance(table, TokenTable):
+        table = TokenTable(table)
+        text_encoder.set_input_embeddings(table)
+    return table

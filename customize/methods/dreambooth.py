@@ -1,0 +1,55 @@
+"""DreamBooth: the network itself learns a subject.
+
+Ruiz et al. 2023, "DreamBooth: Fine Tuning Text-to-Image Diffusion Models for Subject-Driven Generation".
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from customize import adapters
+from customize.adapters import Adapter
+from customize.families.stable_diffusion import StableDiffusion
+from customize.methods.method import Batch, Condition, DenoisingMethod
+
+
+class DreamBooth(DenoisingMethod):
+    """Fine-tunes the UNet, and the text encoder on request, by what the adapter says learns."""
+
+    def __init__(self, family: StableDiffusion, condition: Condition, adapter: Adapter, settings):
+        super().__init__(family, condition)
+        self.settings, self.adapter = settings, adapter
+        self.name = "dreambooth" if settings.adapter == adapters.NONE else f"dreambooth_{settings.adapter}"
+        self.trigger_words, self.example_prompt = (settings.instance_prompt,), settings.instance_prompt
+        self.unet = family.unet
+        adapter.attach(self.unet, settings)
+        if settings.train_text_encoder:
+            self.text_encoder = family.text_encoder
+            adapter.attach(self.text_encoder, settings)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        rates = {
+            "unet": self.settings.learning_rate,
+            "text_encoder": self.settings.text_encoder_learning_rate or self.settings.learning_rate,
+        }
+        groups = {name: [p for p in network.parameters() if p.requires_grad] for name, network in self.named_children()}
+        return [{"params": parameters, "lr": rates[name]} for name, parameters in groups.items()]
+
+    def save(self, folder: Path, metadata: dict[str, str]) -> list[Path]:
+        return self.adapter.save(folder, self.family, metadata)
+
+
+class TaughtByBase(DreamBooth):
+    """Prior preservation without class pictures: the second half of a batch asks the class prompt of the same noisy
+    latents, and the answer to learn is that of the base model, the same network with its adapter off.
+    """
+
+    def target(self, batch: Batch, noisy_latents: Tensor, alphas_cumprod: Tensor) -> Tensor:
+        half = len(batch.prompts) // 2
+        own = super().target(batch, noisy_latents, alphas_cumprod)[:half]
+        with torch.no_grad(), self.adapter.off(*self.children()):
+            conditioning = self.condition(batch.prompts[half:])
+            base = self.family.predict(noisy_latents[half:], batch.timesteps[half:], conditioning)
+        return torch.cat([own, base.to(own.dtype)])

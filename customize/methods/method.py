@@ -1,0 +1,108 @@
+"""What a method is to the training loop: a module whose forward gives one weighted loss per sample."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from customize import objective
+from customize.families.stable_diffusion import StableDiffusion
+from customize.optimizers import build_adamw
+
+Condition = Callable[[Sequence[str]], Tensor]
+"""Prompts -> encoder_hidden_states [B, L, D]: looked up when the text encoder is frozen, computed when it learns."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one micro-batch; everything in it is a function of (seed, step, position).
+
+    latents, noise: [B, C, H, W]; timesteps: [B]; weights: [B], the share of each sample in the loss;
+    names: the picture behind each sample, for messages.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    prompts: tuple[str, ...]
+    weights: Tensor
+    names: tuple[str, ...]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch with its tensors on the device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v.to(device) for k, v in moved.items() if isinstance(v, Tensor)})
+
+
+class Method(nn.Module):
+    """Something that can be trained: it says what learns, what a sample costs, and how the result is saved.
+
+    Submodules are the networks in use; only what requires a gradient is optimized and kept in checkpoints.
+    name: for the result's metadata; trigger_words: what calls the result up; example_prompt: a prompt with them.
+    """
+
+    name: str
+    trigger_words: tuple[str, ...] = ()
+    example_prompt: str = ""
+
+    def forward(self, batch: Any) -> Tensor:
+        """Returns the weighted loss of each sample [B], float32."""
+        raise NotImplementedError
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer is given: dictionaries with "params" and "lr"."""
+        raise NotImplementedError
+
+    def build_optimizer(self, settings) -> torch.optim.Optimizer:
+        """AdamW over the parameter groups, unless the method has one of its own."""
+        return build_adamw(settings, self.parameter_groups())
+
+    def learned(self) -> dict[str, Tensor]:
+        """What a checkpoint holds, by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    @torch.no_grad()
+    def load_learned(self, tensors: dict[str, Tensor]) -> None:
+        """Puts back what `learned` gave."""
+        mine = self.learned()
+        assert mine.keys() == tensors.keys(), "the checkpoint holds other tensors"
+        for name, tensor in tensors.items():
+            mine[name].copy_(tensor)
+
+    def before_step(self) -> None:
+        """Called with the gradients in place, before the optimizer steps."""
+
+    def after_step(self) -> None:
+        """Called after the optimizer stepped."""
+
+    def report(self) -> str:
+        """What the user should know of the result; empty when there is nothing to say."""
+        return ""
+
+    def save(self, folder: Path, metadata: dict[str, str]) -> list[Path]:
+        """Writes the result to share into the folder, reads it afresh and compares; returns the files."""
+        raise NotImplementedError
+
+
+class DenoisingMethod(Method):
+    """The loss of a latent diffusion model on a batch; what learns is said by those that build on it."""
+
+    def __init__(self, family: StableDiffusion, condition: Condition):
+        super().__init__()
+        self.family, self.condition = family, condition
+        self.alphas_cumprod = family.noise_scheduler.alphas_cumprod
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Returns the weighted loss of each sample [B], float32 (DDPM, equation 14, on latents)."""
+        alphas_cumprod = self.alphas_cumprod.to(batch.latents.device)[batch.timesteps]
+        noisy_latents = objective.add_noise(batch.latents, batch.noise, alphas_cumprod)
+        prediction = self.family.predict(noisy_latents, batch.timesteps, self.condition(batch.prompts))
+        target = self.target(batch, noisy_latents, alphas_cumprod)
+        return objective.mean_squared_error(prediction, target) * batch.weights
+
+    def target(self, batch: Batch, noisy_latents: Tensor, alphas_cumprod: Tensor) -> Tensor:
+        """What the network should have answered [B, C, H, W]."""
+        return objective.target(batch.latents, batch.noise, alphas_cumprod, self.family.prediction_type)

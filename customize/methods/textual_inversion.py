@@ -1,0 +1,151 @@
+"""Textual inversion: new words for a frozen model.
+
+Gal et al. 2022, "An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual Inversion".
+
+N vectors of a token, D embedding width, V words of the vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from customize import weights
+from customize.families.stable_diffusion import StableDiffusion
+from customize.methods.method import DenoisingMethod
+
+
+class TextualInversion(DenoisingMethod):
+    """Learns the vectors of one or more placeholder tokens; every other weight stays as it is, bit for bit."""
+
+    name = "textual_inversion"
+
+    def __init__(self, family: StableDiffusion, settings):
+        super().__init__(family, lambda prompts: family.encode_prompts(family.tokenize(prompts)))
+        self.settings, self.trigger_words = settings, tuple(settings.placeholder_token)
+        word = "in the style of" if settings.learnable_property == "style" else "of"
+        self.example_prompt = f"a picture {word} {self.trigger_words[0]}"
+        self.vectors = nn.ParameterDict()
+        for placeholder, words, count in tokens_to_learn(settings):
+            vectors = nn.Parameter(family.initial_vectors(words, count).float())
+            family.add_tokens(placeholder, vectors)
+            self.vectors[placeholder] = vectors
+        self.start = {placeholder: vectors.detach().clone() for placeholder, vectors in self.vectors.items()}
+        self.unet, self.text_encoder = family.unet, family.text_encoder
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.vectors.values()), "lr": self.settings.learning_rate}]
+
+    def learned(self) -> dict[str, Tensor]:
+        return dict(self.vectors.items())
+
+    def save(self, folder: Path, metadata: dict[str, str]) -> list[Path]:
+        return weights.save_embeddings(folder, self.learned(), metadata)
+
+    def report(self) -> str:
+        """What became of the vectors."""
+        return str(report(self.family, self.start, self.learned()))
+
+
+class DirectionalTextualInversion(TextualInversion):
+    """Learns the direction of each vector and leaves its length at the vocabulary's mean.
+
+    Kim et al. 2026, "Directional Textual Inversion for Personalized Text-to-Image Generation": gradient descent on the
+    unit sphere. The gradient, less `CONCENTRATION` times the direction at the start (the log-density of a von
+    Mises-Fisher prior), is projected on the tangent space and divided by its norm; the result is scaled back.
+    """
+
+    CONCENTRATION = 1e-4
+
+    def __init__(self, family: StableDiffusion, settings):
+        super().__init__(family, settings)
+        self.norm = family.text_encoder.get_input_embeddings().weight.float().norm(dim=-1).mean().item()
+        self.after_step()
+        self.start = {placeholder: vectors.detach().clone() for placeholder, vectors in self.vectors.items()}
+
+    def build_optimizer(self, settings) -> torch.optim.Optimizer:
+        """Plain gradient descent: the steps are of the learning rate's length on the unit sphere."""
+        return torch.optim.SGD(self.parameter_groups())
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        for placeholder, vectors in self.vectors.items():
+            assert vectors.grad is not None
+            direction = F.normalize(vectors, dim=-1)
+            mean_direction = F.normalize(self.start[placeholder].to(vectors.device), dim=-1)
+            gradient = vectors.grad - self.CONCENTRATION * mean_direction
+            tangent = gradient - (gradient * direction).sum(-1, keepdim=True) * direction
+            vectors.grad.copy_(self.norm * F.normalize(tangent, dim=-1))
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        for vectors in self.vectors.values():
+            vectors.copy_(self.norm * F.normalize(vectors, dim=-1))
+
+
+def tokens_to_learn(settings) -> list[tuple[str, str, int]]:
+    """(placeholder, initial words, number of vectors) of each token; one value stands for all tokens."""
+    count = len(settings.placeholder_token)
+
+    def spread(values: Sequence) -> Sequence:
+        return values if len(values) == count else list(values) * count
+
+    return list(
+        zip(settings.placeholder_token, spread(settings.initializer_token), spread(settings.num_vectors), strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class VectorReport:
+    """One learned vector: its norm, its distance from the start, and its nearest words by cosine."""
+
+    token: str
+    norm: float
+    distance: float
+    nearest: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class EmbeddingReport:
+    """What became of the learned vectors, against the vocabulary's median norm."""
+
+    vocabulary_norm: float
+    vectors: tuple[VectorReport, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence for each vector that stood still or grew beyond five times the vocabulary's norm."""
+        found = []
+        for vector in self.vectors:
+            if vector.distance < 0.01 * self.vocabulary_norm:
+                found.append(f"{vector.token} did not move: it learned nothing; raise learning_rate or max_train_steps")
+            if vector.norm > 5 * self.vocabulary_norm:
+                found.append(f"{vector.token} blew up: prompts will be ignored; lower learning_rate or use --normalize_embedding")
+        return tuple(found)
+
+    def __str__(self) -> str:
+        lines = [f"learned vectors (median norm of the vocabulary: {self.vocabulary_norm:.3f})"]
+        for vector in self.vectors:
+            near = ", ".join(f"{word} {cosine:.2f}" for word, cosine in vector.nearest)
+            lines.append(f"  {vector.token}: norm {vector.norm:.3f}, moved {vector.distance:.3f}, nearest: {near}")
+        return "\n".join(lines + [f"  warning: {warning}" for warning in self.warnings])
+
+
+@torch.no_grad()
+def report(family: StableDiffusion, start: dict[str, Tensor], learned: dict[str, Tensor], num_nearest: int = 4) -> EmbeddingReport:
+    """Compares learned vectors, each [N, D], with where they started and with the vocabulary [V, D]."""
+    table = family.text_encoder.get_input_embeddings().weight.float().cpu()
+    words = {index: word.removesuffix("</w>") for word, index in family.tokenizer.get_vocab().items()}
+    found = []
+    for placeholder, vectors in learned.items():
+        vectors = vectors.detach().float().cpu()
+        cosines, nearest = F.cosine_similarity(vectors[:, None], table[None], dim=-1).topk(num_nearest)
+        for i, token in enumerate(family.placeholders[placeholder]):
+            near = tuple(zip((words[j] for j in nearest[i].tolist()), cosines[i].tolist(), strict=True))
+            distance = (vectors[i] - start[placeholder][i].cpu()).norm().item()
+            found.append(VectorReport(token, vectors[i].norm().item(), distance, near))
+    return EmbeddingReport(table.norm(dim=-1).median().item(), tuple(found))

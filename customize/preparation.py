@@ -1,0 +1,177 @@
+"""From examples and a base model to a method and its batches: asks the frozen parts once, and decides what learns."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import singledispatch
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from customize import adapters, class_pictures
+from customize.batches import Deck, Picture, Recipe, Samples, WithClassPictures, WithClassPrompt, encode_captions, encode_pictures
+from customize.config import DreamBoothSettings, TextualInversionSettings, TrainingSettings
+from customize.data import Example, Examples, pixels, variants
+from customize.families.stable_diffusion import StableDiffusion
+from customize.methods.dreambooth import DreamBooth, TaughtByBase
+from customize.methods.method import Condition
+from customize.methods.textual_inversion import DirectionalTextualInversion, TextualInversion
+from customize.trainer import Batches
+
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What everything that prepares a run works with. first_step: the step to begin at, more than 0 when resuming."""
+
+    settings: TrainingSettings
+    accelerator: Accelerator
+    family: StableDiffusion
+    examples: Examples
+    first_step: int
+
+    @property
+    def resolution(self) -> int:
+        return self.settings.resolution or self.family.resolution
+
+    @property
+    def global_batch(self) -> int:
+        """Samples of one optimizer step, over all processes."""
+        per_process = self.settings.train_batch_size * self.settings.gradient_accumulation_steps
+        return per_process * self.accelerator.num_processes
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.examples.instances) * self.settings.repeats / self.global_batch)
+
+    @property
+    def max_train_steps(self) -> int:
+        return self.settings.max_train_steps or (self.settings.num_train_epochs or 1) * self.steps_per_epoch
+
+    @property
+    def validation_steps(self) -> int:
+        return self.settings.validation_steps or (self.settings.validation_epochs or 1) * self.steps_per_epoch
+
+    @property
+    def learning_rate_scale(self) -> int:
+        return self.global_batch if self.settings.scale_lr else 1
+
+    @property
+    def recipe(self) -> Recipe:
+        settings = self.settings
+        return Recipe(settings.seed, self.global_batch, settings.caption_dropout, settings.noise_offset, settings.snr_gamma)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the loop is given, and how the method conditions on prompts (for sample pictures)."""
+
+    method: TextualInversion | DreamBooth
+    batches: Batches
+    condition: Condition
+
+
+@singledispatch
+def prepare(settings, bench: Bench) -> Training:
+    """What the settings' command trains, and on what."""
+    raise TypeError(f"no training for {type(settings).__name__}")
+
+
+@prepare.register
+def prepare_textual_inversion(settings: TextualInversionSettings, bench: Bench) -> Training:
+    family = bench.family
+    samples = samples_of("instance", bench, bench.examples.instances)
+    family.unet.to(bench.accelerator.device, DTYPES[settings.mixed_precision])
+    family.text_encoder.to(bench.accelerator.device, DTYPES[settings.mixed_precision])
+    method = (DirectionalTextualInversion if settings.normalize_embedding else TextualInversion)(family, settings)
+    if settings.gradient_checkpointing:
+        family.unet.enable_gradient_checkpointing()
+        family.text_encoder.gradient_checkpointing_enable()
+    family.tokenize([*captions_of(bench.examples.instances), *settings.validation_prompt])  # refuses what is too long
+    return Training(method, samples, method.condition)
+
+
+@prepare.register
+def prepare_dreambooth(settings: DreamBoothSettings, bench: Bench) -> Training:
+    family, device = bench.family, bench.accelerator.device
+    family.unet.to(device, DTYPES[settings.mixed_precision])
+    family.text_encoder.to(device)
+    of_class = class_examples(settings, bench)
+    captions = [*captions_of([*bench.examples.instances, *of_class]), *settings.validation_prompt, settings.class_prompt or "", ""]
+    if settings.train_text_encoder:
+        family.tokenize(captions)
+        condition = condition_of(family)
+    else:
+        condition = remembered(encode_captions(family, captions), device)
+        family.text_encoder.to("cpu")
+    batches = PRIORS[settings.prior_preservation](settings, bench, of_class)
+    method_class = TaughtByBase if settings.prior_preservation == "teacher" else DreamBooth
+    method = method_class(family, condition, adapters.build(settings.adapter), settings)
+    if settings.gradient_checkpointing:
+        family.unet.enable_gradient_checkpointing()
+        if settings.train_text_encoder:
+            family.text_encoder.gradient_checkpointing_enable()
+    return Training(method, batches, condition)
+
+
+PRIORS: dict[str, Callable[..., Batches]] = {
+    "none": lambda settings, bench, of_class: samples_of("instance", bench, bench.examples.instances),
+    "images": lambda settings, bench, of_class: WithClassPictures(
+        samples_of("instance", bench, bench.examples.instances),
+        samples_of("class", bench, of_class),
+        settings.prior_loss_weight,
+    ),
+    "teacher": lambda settings, bench, of_class: WithClassPrompt(
+        samples_of("instance", bench, bench.examples.instances), settings.class_prompt, settings.prior_loss_weight
+    ),
+}
+"""Where the samples of a step come from, by the setting `prior_preservation`."""
+
+
+def class_examples(settings: DreamBoothSettings, bench: Bench) -> tuple[Example, ...]:
+    """The class pictures of prior preservation, generated first where too few are there."""
+    if settings.prior_preservation != "images":
+        return ()
+    bench.family.vae.to(bench.accelerator.device)
+    with bench.accelerator.main_process_first():
+        return class_pictures.complete(settings, bench.family, bench.examples.classes, bench.resolution)
+
+
+def samples_of(stream: str, bench: Bench, examples: Sequence[Example]) -> Samples:
+    """Samples of these examples, with the VAE asked once about every crop that the run will draw."""
+    settings, family = bench.settings, bench.family
+    cuts = [
+        variants(example, bench.resolution, settings.center_crop, settings.crop_variants, settings.random_flip, settings.seed)
+        for example in examples
+    ]
+
+    def read_pixels(picture: int, variant: int) -> Tensor:
+        array = pixels(examples[picture], cuts[picture][variant], bench.resolution, settings.image_interpolation_mode)
+        return torch.from_numpy(array).permute(2, 0, 1).float() / 127.5 - 1
+
+    deck = Deck(stream, bench.recipe, len(examples), [len(each) for each in cuts])
+    family.vae.to(bench.accelerator.device)
+    moments = encode_pictures(family, deck.needed(bench.first_step, bench.max_train_steps), read_pixels)
+    family.vae.to("cpu")
+    pictures = [
+        Picture(example.name, example.captions, {variant: m for (i, variant), m in moments.items() if i == index})
+        for index, example in enumerate(examples)
+    ]
+    return Samples(family, bench.recipe, deck, pictures)
+
+
+def captions_of(examples: Iterable[Example]) -> list[str]:
+    """Every caption that can be drawn."""
+    return sorted({caption for example in examples for caption in example.captions})
+
+
+def condition_of(family: StableDiffusion) -> Condition:
+    """Asks the text encoder each time, because it learns."""
+    return lambda prompts: family.encode_prompts(family.tokenize(prompts))
+
+
+def remembered(known: dict[str, Tensor], device: torch.device) -> Condition:
+    """Looks up what the frozen text encoder said."""
+    return lambda prompts: torch.stack([known[prompt] for prompt in prompts]).to(device)

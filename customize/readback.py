@@ -1,0 +1,39 @@
+"""Is what was saved what was learned? The result is loaded afresh, as a user would, and asked the same as the one in memory."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from customize import draws
+from customize.families.stable_diffusion import StableDiffusion
+from customize.inference.loading import load_pipeline
+
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Largest difference of two answers, relative to the largest number in them, by the dtype that frozen weights had in
+training: beside a rounded base model an adapter learned, beside an exact one it is loaded."""
+
+
+def check(folder: Path, family: StableDiffusion, prompt: str) -> float:
+    """Compares one prediction of the networks in memory with one of the result in `folder`; both on the CPU in float32.
+
+    Returns the largest difference relative to the largest number. Raises OSError when it is above `TOLERANCE`.
+    """
+    dtype = next(parameter.dtype for parameter in family.unet.parameters())
+    is_pipeline = (folder / "model_index.json").exists()
+    expected = answer(family, prompt)
+    fresh = load_pipeline(None if is_pipeline else family.name, [(str(folder), 1.0)]).family
+    difference = ((answer(fresh, prompt) - expected).abs().max() / expected.abs().max()).item()
+    if not difference <= TOLERANCE[dtype]:
+        raise OSError(f"{folder} does not give what was learned: predictions differ by {difference:.1e}")
+    return difference
+
+
+@torch.no_grad()
+def answer(family: StableDiffusion, prompt: str) -> Tensor:
+    """The UNet's answer [1, C, H, W] about small noise under the prompt, at the middle of the schedule."""
+    family.to("cpu", torch.float32)
+    side = 2 ** len(family.unet.config.block_out_channels)
+    noise = draws.normal((family.unet.config.in_channels, side, side), 0, "readback", 0, [0])
+    timesteps = torch.tensor([family.noise_scheduler.config.num_train_timesteps // 2])
+    return family.predict(noise, timesteps, family.encode_prompts(family.tokenize([prompt])))

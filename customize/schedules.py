@@ -1,0 +1,70 @@
+"""Learning-rate schedules as functions of the step: a factor between 0 and 1 for the learning rate.
+
+Names and curves are those of diffusers' scripts. To add one, write a function here and decorate it.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Span:
+    """The run that a schedule is for: its steps, how many of them warm up, and what shapes the curve."""
+
+    max_train_steps: int
+    warmup_steps: int = 0
+    num_cycles: float = 1
+    power: float = 1.0
+    learning_rate: float = 1.0
+
+
+SCHEDULES: dict[str, Callable[[float, Span], float]] = {}
+
+
+def schedule(function: Callable[[float, Span], float]) -> Callable[[float, Span], float]:
+    """Offers a function under its own name. It is given the progress after the warm-up, from 0 to 1."""
+    SCHEDULES[function.__name__] = function
+    return function
+
+
+@schedule
+def constant(progress: float, span: Span) -> float:
+    return 1.0
+
+
+@schedule
+def constant_with_warmup(progress: float, span: Span) -> float:
+    return 1.0
+
+
+@schedule
+def linear(progress: float, span: Span) -> float:
+    return 1 - progress
+
+
+@schedule
+def cosine(progress: float, span: Span) -> float:
+    """One half-wave, from 1 down to 0 (Loshchilov & Hutter 2017, "SGDR")."""
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@schedule
+def cosine_with_restarts(progress: float, span: Span) -> float:
+    """`num_cycles` half-waves, each from 1 down to 0."""
+    return cosine(span.num_cycles * progress % 1, span) if progress < 1 else 0.0
+
+
+@schedule
+def polynomial(progress: float, span: Span, end: float = 1e-7) -> float:
+    """Down to a learning rate of 1e-7 by a power of what is left."""
+    floor = end / span.learning_rate
+    return floor + (1 - floor) * (1 - progress) ** span.power
+
+
+def factor(name: str, step: int, span: Span) -> float:
+    """The factor for `step` (0 is the first). `constant` has no warm-up, as in diffusers' scripts."""
+    if step < span.warmup_steps and name != "constant":
+        return step / span.warmup_steps
+    progress = min(1.0, (step - span.warmup_steps) / max(1, span.max_train_steps - span.warmup_steps))
+    return SCHEDULES[name](progress, span)

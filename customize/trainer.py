@@ -1,0 +1,150 @@
+"""The one and only training loop. It does not know what is trained, nor on what.
+
+B samples of a micro-batch, G samples of a step (the global batch).
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from customize import draws
+from customize.checkpoint import Checkpoint
+from customize.methods.method import Method
+from customize.optimizers import LearningRates
+
+
+class Batches(Protocol):
+    """Where samples come from. A batch is a function of the step and of positions in the step's global batch."""
+
+    def batch(self, step: int, positions: Sequence[int]) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a step once its gradients are there. loss: mean over the global batch; names: its pictures."""
+
+    step: int
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    names: tuple[str, ...]
+
+
+@dataclass
+class State:
+    """All that resuming needs. step: optimizer steps done."""
+
+    settings: Any
+    step: int
+    max_train_steps: int
+    method: Method
+    optimizer: Any
+    learning_rates: LearningRates
+    accelerator: Accelerator
+
+    def checkpoint(self) -> Checkpoint:
+        """A picture of the state that `restore` understands."""
+        scaler = self.accelerator.scaler
+        state = {
+            "settings": self.settings.values(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler else None,
+        }
+        return Checkpoint(self.step, self.method.learned(), state)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Goes back to where the checkpoint was made."""
+        self.step = checkpoint.step
+        self.method.load_learned(checkpoint.learned)
+        self.optimizer.load_state_dict(checkpoint.state["optimizer"])
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
+
+
+class Watcher:
+    """Looks on while a run goes its way; nothing that a watcher does changes the result."""
+
+    def start(self, state: State) -> None:
+        """Before the first step."""
+
+    def before_step(self, state: State, record: Record) -> None:
+        """With the gradients in place, before they are used; may raise to stop the run while the weights are good."""
+
+    def after_step(self, state: State, record: Record) -> None:
+        """With the step done and counted."""
+
+    def finish(self, state: State) -> None:
+        """At the end, also when the run was stopped by an exception."""
+
+
+def train(
+    settings,
+    method: Method,
+    batches: Batches,
+    watchers: Sequence[Watcher],
+    accelerator: Accelerator,
+    max_train_steps: int,
+    learning_rate_scale: float = 1.0,
+    resume: Checkpoint | None = None,
+) -> State:
+    """Trains `method` up to max_train_steps; returns the last state.
+
+    settings: train_batch_size, gradient_accumulation_steps, max_grad_norm, seed, and what the optimizer asks for.
+    """
+    model, optimizer = accelerator.prepare(method, method.build_optimizer(settings))
+    learning_rates = LearningRates(settings, optimizer, max_train_steps, learning_rate_scale)
+    state = State(settings, 0, max_train_steps, method, optimizer, learning_rates, accelerator)
+    if resume:
+        state.restore(resume)
+    method.train()
+    with ExitStack() as started:
+        for watcher in watchers:
+            watcher.start(state)
+            started.callback(watcher.finish, state)
+        while state.step < max_train_steps:
+            step(settings, state, model, batches, watchers)
+    return state
+
+
+def step(settings, state: State, model: Any, batches: Batches, watchers: Sequence[Watcher]) -> None:
+    """One optimizer step, over as many micro-batches as the settings say."""
+    accelerator, parts = state.accelerator, micro_batches(settings, state.accelerator)
+    global_batch = settings.train_batch_size * len(parts) * accelerator.num_processes
+    total, names = torch.zeros((), device=accelerator.device), ()
+    for number, positions in enumerate(parts):
+        batch = batches.batch(state.step, positions).to(accelerator.device)
+        seed_dropout(settings.seed, state.step, positions)
+        with accelerator.no_sync(model) if number + 1 < len(parts) else nullcontext():
+            losses: Tensor = model(batch)
+            # processes average their gradients, so each gives its share times their number
+            accelerator.backward(losses.sum() * (accelerator.num_processes / global_batch))
+        total, names = total + losses.detach().sum(), names + batch.names
+    norm = accelerator.clip_grad_norm_(state.method.parameters(), settings.max_grad_norm or float("inf"))
+    loss = accelerator.reduce(total, "sum") / global_batch
+    record = Record(state.step, loss.item(), norm.item(), state.learning_rates.set(state.step), names)
+    for watcher in watchers:
+        watcher.before_step(state, record)
+    state.method.before_step()
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.method.after_step()
+    state.step += 1
+    for watcher in watchers:
+        watcher.after_step(state, record)
+
+
+def micro_batches(settings, accelerator: Accelerator) -> list[range]:
+    """The positions of the global batch that this process computes, one range for each micro-batch."""
+    size = settings.train_batch_size
+    first = accelerator.process_index * settings.gradient_accumulation_steps * size
+    return [range(first + i * size, first + (i + 1) * size) for i in range(settings.gradient_accumulation_steps)]
+
+
+def seed_dropout(seed: int, step: int, positions: Sequence[int]) -> None:
+    """Dropout inside a network draws from torch's global generator: make it, too, a function of step and position."""
+    torch.manual_seed(draws.generator(seed, "dropout", step, positions[0]).initial_seed())

@@ -1,0 +1,117 @@
+"""A training run from beginning to end: check, load, ask the frozen parts once, train, save, read back."""
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+
+from customize import readback, run_folder
+from customize.data import small_pictures_note
+from customize.errors import ResourceError
+from customize.families import load
+from customize.families.stable_diffusion import StableDiffusion
+from customize.files import new_folder, write_text
+from customize.preflight import check, find_checkpoint
+from customize.preparation import Bench, Training, prepare
+from customize.samples import SamplePictures
+from customize.trainer import State, Watcher, train
+from customize.watchers import Checkpoints, Every, Log, Numbers, Progress, Signals, Trackers
+
+
+def run(settings) -> None:
+    """Trains what the settings say and leaves the result in `output_dir`. Raises InputError before a model is loaded."""
+    folder, source, examples = check(settings)
+    accelerator = start_accelerator(settings, folder)
+    resume = find_checkpoint(settings, folder, accelerator.print)
+    family = load(source, revision=settings.revision, variant=settings.variant)
+    bench = Bench(settings, accelerator, family, examples, resume.step if resume else 0)
+    for note in (*examples.notes, small_pictures_note(examples.instances, bench.resolution)):
+        accelerator.print(*[f"note: {note}"] if note else [])
+    training = prepare(settings, bench)
+    claim(settings, folder, accelerator)
+    metadata = run_folder.metadata(settings, training.method, family)
+
+    try:
+        train(
+            settings, training.method, training.batches, watchers(settings, folder, bench, training, metadata),
+            accelerator, bench.max_train_steps, bench.learning_rate_scale, resume,
+        )  # fmt: skip
+    except torch.OutOfMemoryError as error:
+        remedy = "try --gradient_checkpointing, --use_8bit_adam, or a smaller --train_batch_size with --gradient_accumulation_steps"
+        raise ResourceError(f"out of memory on {accelerator.device}\n    -> {remedy}") from error
+    if accelerator.is_main_process:
+        finish(settings, folder, family, training, metadata)
+    accelerator.wait_for_everyone()
+
+
+def start_accelerator(settings, folder: Path) -> Accelerator:
+    """Device, precision, processes and trackers."""
+    torch.backends.cuda.matmul.allow_tf32 = settings.allow_tf32
+    return Accelerator(
+        mixed_precision=settings.mixed_precision,
+        log_with=[name for name in settings.report_to if name != "none"] or None,
+        project_config=ProjectConfiguration(str(folder), logging_dir=str(folder / settings.logging_dir)),
+    )
+
+
+def claim(settings, folder: Path, accelerator: Accelerator) -> None:
+    """Makes the folder this run's: an earlier run's files go when the settings say so, config.toml comes first."""
+    if accelerator.is_main_process:
+        if settings.overwrite_output_dir and not settings.resume_from_checkpoint:
+            run_folder.clear(folder)
+        write_text(folder / run_folder.CONFIG, settings.to_toml())
+    accelerator.wait_for_everyone()
+    values = {name: value if isinstance(value, int | float | str) else str(value) for name, value in settings.values().items()}
+    accelerator.init_trackers("customize", config={k: v for k, v in values.items() if k != "hub_token"})
+
+
+def watchers(settings, folder: Path, bench: Bench, training: Training, metadata: dict[str, str]) -> list[Watcher]:
+    """Those who look on, in the order in which they are asked."""
+    checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS, settings.checkpointing_steps, settings.checkpoints_total_limit)
+    found: list[Watcher] = [Numbers(checkpoints), Progress(), Log(folder / run_folder.LOG), Trackers()]
+    if settings.validation_prompt:
+        samples = SamplePictures(settings, bench.family, training.condition, folder / run_folder.SAMPLES)
+        found.append(Every(bench.validation_steps, samples, at_start=True))
+    if settings.save_steps:
+        found.append(Every(settings.save_steps, save_weights(folder / run_folder.WEIGHTS, training, metadata)))
+    command = f"python {settings.command} {shlex.quote(str(folder / run_folder.CONFIG))} --resume_from_checkpoint latest"
+    return [*found, checkpoints, Signals(checkpoints, command)]
+
+
+def save_weights(folder: Path, training: Training, metadata: dict[str, str]) -> Callable[[State], None]:
+    """Saves the result so far into a folder of its own, to choose from."""
+
+    def save(state: State) -> None:
+        if state.accelerator.is_main_process:
+            with new_folder(folder / f"step-{state.step:06d}") as unfinished:
+                training.method.save(unfinished, metadata)
+
+    return save
+
+
+def finish(settings, folder: Path, family: StableDiffusion, training: Training, metadata: dict[str, str]) -> None:
+    """Saves the result, reads it back through the public loader, reports, writes the card, uploads on request."""
+    training.method.eval()
+    files = training.method.save(folder, metadata)
+    difference = readback.check(folder, family, training.method.example_prompt)
+    report = training.method.report()
+    run_folder.write_card(folder, json.loads(metadata["customize"]), files, report)
+    print(report)
+    print(f"saved {', '.join(str(file) for file in files)} (read back: predictions differ by {difference:.1e})")
+    if settings.push_to_hub:
+        upload(settings, folder)
+
+
+def upload(settings, folder: Path) -> None:
+    """Puts the run's result on the hub, without checkpoints and logs."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=settings.hub_token)
+    repository = api.create_repo(settings.hub_model_id or folder.resolve().name, exist_ok=True).repo_id
+    ignore = [f"{run_folder.CHECKPOINTS}/*", f"{settings.logging_dir}/*", ".*"]
+    api.upload_folder(repo_id=repository, folder_path=folder, ignore_patterns=ignore)
+    print(f"uploaded to {repository}")

@@ -1,0 +1,164 @@
+"""Those who look on while a run goes its way: bar, log, trackers, guard on numbers, checkpoints, signals."""
+
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from customize import checkpoint
+from customize.errors import Interrupted, NumericsError
+from customize.files import write_bytes
+from customize.trainer import Record, State, Watcher
+
+
+class Progress(Watcher):
+    """A bar with loss, learning rate, steps per second and the time left."""
+
+    def start(self, state: State) -> None:
+        main = state.accelerator.is_main_process
+        self.bar = tqdm(total=state.max_train_steps, initial=state.step, unit="step", disable=not main, dynamic_ncols=True)
+        self.loss: float | None = None
+
+    def after_step(self, state: State, record: Record) -> None:
+        self.loss = record.loss if self.loss is None else 0.95 * self.loss + 0.05 * record.loss
+        self.bar.set_postfix(loss=f"{self.loss:.4f}", lr=f"{record.learning_rate:.2e}", refresh=False)
+        self.bar.update()
+
+    def finish(self, state: State) -> None:
+        self.bar.close()
+
+
+class Log(Watcher):
+    """One line of JSON per step in log.jsonl. A resumed run goes on after the step that it resumes from."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def start(self, state: State) -> None:
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.step]
+        write_bytes(self.path, "".join(f"{line}\n" for line in kept).encode())
+        self.file = open(self.path, "a", encoding="utf-8", buffering=1)
+        self.time = time.perf_counter()
+
+    def after_step(self, state: State, record: Record) -> None:
+        now = time.perf_counter()
+        entry = {
+            "step": state.step,
+            "loss": record.loss,
+            "gradient_norm": record.gradient_norm,
+            "learning_rate": record.learning_rate,
+            "seconds": round(now - self.time, 4),
+        }
+        self.file.write(json.dumps(entry) + "\n")
+        self.time = now
+
+    def finish(self, state: State) -> None:
+        self.file.close()
+
+
+class Trackers(Watcher):
+    """TensorBoard, Weights & Biases: whatever Accelerate was told to report to."""
+
+    def after_step(self, state: State, record: Record) -> None:
+        values = {"loss": record.loss, "learning_rate": record.learning_rate, "gradient_norm": record.gradient_norm}
+        state.accelerator.log(values, step=state.step)
+
+    def finish(self, state: State) -> None:
+        state.accelerator.end_training()
+
+
+class Checkpoints(Watcher):
+    """Saves the state every `every` steps, and when a run stops in between for a reason that leaves the state good."""
+
+    def __init__(self, folder: Path, every: int, keep: int | None):
+        self.folder, self.every, self.keep = folder, every, keep
+        self.saved = -1
+
+    def start(self, state: State) -> None:
+        self.saved = state.step
+
+    def after_step(self, state: State, record: Record) -> None:
+        if state.step % self.every == 0 and state.step < state.max_train_steps:
+            self.save(state)
+
+    def save(self, state: State) -> None:
+        """Writes a checkpoint, then removes old ones beyond the limit; the new one is safe before an old one goes."""
+        if state.accelerator.is_main_process and state.step != self.saved:
+            checkpoint.save(self.folder, state.checkpoint())
+            checkpoint.prune(self.folder, self.keep)
+        self.saved = state.step
+        state.accelerator.wait_for_everyone()
+
+
+class Numbers(Watcher):
+    """Stops at a loss or gradient that is not finite, and saves the weights, which are still those of the step before.
+
+    Under fp16 an infinite gradient is how the loss scaler finds its scale: then the step is skipped, not the run ended.
+    """
+
+    def __init__(self, checkpoints: Checkpoints):
+        self.checkpoints = checkpoints
+
+    def before_step(self, state: State, record: Record) -> None:
+        watched = {"the loss": record.loss}
+        if state.accelerator.scaler is None:
+            watched["a gradient"] = record.gradient_norm
+        for what, value in watched.items():
+            if not math.isfinite(value):
+                self.checkpoints.save(state)
+                raise NumericsError(
+                    f"{what} is {value} at step {record.step + 1} (pictures: {', '.join(dict.fromkeys(record.names))}); "
+                    f"the state of step {record.step} is kept\n    -> lower learning_rate"
+                )
+
+
+class Every(Watcher):
+    """Calls `action(state)` at the start, if asked to, and every so many steps."""
+
+    def __init__(self, steps: int, action: Callable[[State], None], at_start: bool = False):
+        self.steps, self.action, self.at_start = steps, action, at_start
+
+    def start(self, state: State) -> None:
+        if self.at_start and state.step == 0:
+            self.action(state)
+
+    def after_step(self, state: State, record: Record) -> None:
+        if state.step % self.steps == 0 or state.step == state.max_train_steps:
+            self.action(state)
+
+
+class Signals(Watcher):
+    """Ctrl-C, SIGTERM and SIGHUP: finish the step, save, say how to go on. A second Ctrl-C stops at once."""
+
+    NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+
+    def __init__(self, checkpoints: Checkpoints, how_to_go_on: str):
+        self.checkpoints, self.how_to_go_on = checkpoints, how_to_go_on
+        self.received: signal.Signals | None = None
+        self.previous: dict[signal.Signals, object] = {}
+
+    def start(self, state: State) -> None:
+        for name in self.NAMES:
+            if number := getattr(signal, name, None):  # Windows has no SIGHUP
+                self.previous[number] = signal.signal(number, self.receive)
+
+    def receive(self, number: int, frame: object) -> None:
+        if self.received is not None:
+            os._exit(128 + number)
+        self.received = signal.Signals(number)
+        print(f"\n{self.received.name}: finishing this step, then saving; once more to stop at once", flush=True)
+
+    def after_step(self, state: State, record: Record) -> None:
+        if self.received is not None and state.step < state.max_train_steps:
+            self.checkpoints.save(state)
+            raise Interrupted(self.received, f"stopped after step {state.step}; to go on:\n    {self.how_to_go_on}")
+
+    def finish(self, state: State) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]

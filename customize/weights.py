@@ -1,0 +1,99 @@
+"""Results to share, in the formats that other programs read: safetensors, with where they came from in the metadata.
+
+After saving, a file is read afresh and its tensors compared bit for bit with those in memory.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from customize.files import new_folder, write_bytes, write_text
+
+if TYPE_CHECKING:
+    from customize.families.stable_diffusion import StableDiffusion
+
+EMBEDDINGS = "learned_embeds.safetensors"
+LORA = "pytorch_lora_weights.safetensors"
+ADAPTER_METADATA = "lora_adapter_metadata"
+"""The key under which diffusers' loaders look for rank, alpha and the like."""
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Path:
+    """Writes tensors to one safetensors file, reads it afresh and compares. Raises OSError when they differ."""
+    tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, save(tensors, {"format": "pt", **metadata}))
+    read = load_file(path)
+    if read.keys() != tensors.keys() or not all(torch.equal(read[name], tensors[name]) for name in tensors):
+        raise OSError(f"{path} does not hold what was written to it")
+    return path
+
+
+def save_embeddings(folder: Path, vectors: dict[str, Tensor], metadata: dict[str, str]) -> list[Path]:
+    """One file a placeholder, its vectors [N, D] under the placeholder's name (stock loaders take one key a file)."""
+    return [
+        save_tensors(folder / embedding_file(placeholder, alone=len(vectors) == 1), {placeholder: rows}, metadata)
+        for placeholder, rows in vectors.items()
+    ]
+
+
+def embedding_file(placeholder: str, alone: bool) -> str:
+    """learned_embeds.safetensors, or learned_embeds_NAME.safetensors when it is one of several."""
+    name = "".join(letter for letter in placeholder if letter.isalnum() or letter in "-_")
+    return EMBEDDINGS if alone else EMBEDDINGS.replace(".", f"_{name}.")
+
+
+def save_lora(folder: Path, family: "StableDiffusion", metadata: dict[str, str]) -> list[Path]:
+    """One file for the adapters of the UNet and, if it has one, the text encoder, under diffusers' names."""
+    from peft import get_peft_model_state_dict
+
+    tensors, configs = {}, {}
+    for part in ("unet", "text_encoder"):
+        network = getattr(family, part)
+        for adapter, config in getattr(network, "peft_config", {}).items():
+            state = get_peft_model_state_dict(network, adapter_name=adapter)
+            tensors |= {f"{part}.{name}": tensor for name, tensor in state.items()}
+            configs |= {f"{part}.{name}": value for name, value in config.to_dict().items()}
+    plain = {name: sorted(value) if isinstance(value, set) else value for name, value in configs.items()}
+    metadata = {**metadata, ADAPTER_METADATA: json.dumps(plain, sort_keys=True, default=str)}
+    return [save_tensors(folder / LORA, tensors, metadata)]
+
+
+def save_pipeline(folder: Path, family: "StableDiffusion", metadata: dict[str, str]) -> list[Path]:
+    """A complete pipeline in diffusers' layout. model_index.json comes last: without it a folder is no model.
+
+    The base's safety checker and feature extractor, which were never loaded, are copied as they are.
+    """
+    index = folder / "model_index.json"
+    index.unlink(missing_ok=True)
+    scratch = folder / "pipeline"
+    with new_folder(scratch) as unfinished:
+        family.pipeline().save_pretrained(unfinished, safe_serialization=True)
+        left_alone(family.source, unfinished)
+    for part in sorted(scratch.iterdir()):
+        if part.is_dir():
+            shutil.rmtree(folder / part.name, ignore_errors=True)
+            part.rename(folder / part.name)
+    text = (scratch / index.name).read_text(encoding="utf-8")
+    write_text(folder / "customize.json", metadata["customize"])
+    write_text(index, text)
+    shutil.rmtree(scratch)
+    return [index]
+
+
+def left_alone(source: Path, folder: Path) -> None:
+    """Copies the parts of the base that no method loads, and their entries in model_index.json."""
+    kept = [part for part in ("safety_checker", "feature_extractor") if (source / part).is_dir()]
+    if not kept:
+        return
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    theirs = json.loads((source / "model_index.json").read_text(encoding="utf-8"))
+    for part in kept:
+        shutil.copytree(source / part, folder / part)
+        index[part] = theirs[part]
+    index["requires_safety_checker"] = theirs.get("requires_safety_checker", True)
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

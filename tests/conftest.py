@@ -1,0 +1,24 @@
+"""Fixtures that several test modules share: tiny models, built once per run. Torch is imported only by those that ask for one."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def tiny_epsilon(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline folder of a tiny random Stable Diffusion that predicts the noise."""
+    from models import tiny_stable_diffusion
+
+    return tiny_stable_diffusion(tmp_path_factory.mktemp("models") / "tiny_epsilon")
+
+
+@pytest.fixture(scope="session")
+def tiny_v(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline folder of a tiny random Stable Diffusion that predicts v."""
+    from models import tiny_stable_diffusion
+
+    return tiny_stable_diffusion(tmp_path_factory.mktemp("models") / "tiny_v", prediction_type="v_prediction")

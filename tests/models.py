@@ -1,0 +1,73 @@
+"""Tiny random Stable Diffusion models for tests: real classes, real files, small numbers. Deterministic, offline, under two seconds."""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+WORDS = (
+    "a an the of in on with and photo picture painting style toy dog cat car house tree red blue green small big "
+    "sks person object bear green"
+).split()
+NOISE_SCHEDULE = dict(
+    num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+    set_alpha_to_one=False, steps_offset=1,
+)  # fmt: skip
+
+
+def tiny_tokenizer() -> CLIPTokenizer:
+    """A byte-level CLIP tokenizer: every byte is a token, each of `WORDS` is one token, all other words are spelled out."""
+    letters = sorted(ByteLevel.alphabet())
+    vocabulary = letters + [f"{letter}</w>" for letter in letters]
+    merges: list[tuple[str, str]] = []
+    for word in WORDS:
+        parts = [*word[:-1], f"{word[-1]}</w>"]
+        while len(parts) > 1:
+            merge = (parts[0], parts[1])
+            parts = ["".join(merge), *parts[2:]]
+            if merge not in merges:
+                merges.append(merge)
+                vocabulary.append(parts[0])
+    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(
+        vocab={token: index for index, token in enumerate(vocabulary)}, merges=merges, model_max_length=77
+    )
+
+
+def tiny_stable_diffusion(folder: str | Path, prediction_type: str = "epsilon", seed: int = 0) -> Path:
+    """Writes a pipeline folder: latents [4, 8, 8], pixels [3, 16, 16], 77 tokens of width 32. Returns the folder.
+
+    As the real ones: epsilon comes with PNDM (Stable Diffusion 1.5), v-prediction with DDIM (2.1).
+    """
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    tokenizer = tiny_tokenizer()
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            max_position_embeddings=77, projection_dim=32, bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=32, attention_head_dim=4,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(16, 32), layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=8,
+        sample_size=16,
+    )  # fmt: skip
+    if prediction_type == "epsilon":
+        scheduler = PNDMScheduler(**NOISE_SCHEDULE, skip_prk_steps=True)
+    else:
+        scheduler = DDIMScheduler(**NOISE_SCHEDULE, clip_sample=False, prediction_type=prediction_type)
+    torch.set_rng_state(state)
+    StableDiffusionPipeline(
+        vae, text_encoder, tokenizer, unet, scheduler, safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)  # fmt: skip
+    return Path(folder)
