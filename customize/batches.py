@@ -147,21 +147,14 @@ def joined(subject: Batch, of_class: Batch, prior_loss_weight: float) -> Batch:
 
 @torch.no_grad()
 def encode_pictures(
-    family: StableDiffusion,
-    needed: Iterable[tuple[int, int]],
-    read_pixels: Callable[[int, int], Tensor],
-    batch_size: int = 4,
+    family: StableDiffusion, needed: Iterable[tuple[int, int]], read_pixels: Callable[[int, int], Tensor]
 ) -> dict[tuple[int, int], Tensor]:
     """Asks the frozen VAE once about every (picture, variant); returns moments [2C, H, W] of each, float32, on the CPU.
 
-    read_pixels: (picture, variant) -> [3, 8H, 8W] in [-1, 1].
+    One at a time: what a network says about a picture can differ in the last bits with what else is in the batch, and a
+    resumed run needs fewer of them. read_pixels: (picture, variant) -> [3, 8H, 8W] in [-1, 1].
     """
-    keys, moments = sorted(needed), {}
-    for start in range(0, len(keys), batch_size):
-        chunk = keys[start : start + batch_size]
-        pixels = torch.stack([read_pixels(*key) for key in chunk])
-        moments.update(zip(chunk, family.encode(pixels).float().cpu(), strict=True))
-    return moments
+    return {key: family.encode(read_pixels(*key)[None])[0].float().cpu() for key in sorted(needed)}
 
 
 @torch.no_grad()

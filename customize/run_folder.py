@@ -1,6 +1,7 @@
 """The folder of a run: claimed before the start, described at the end."""
 
 import json
+import shlex
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -68,7 +69,7 @@ def write_card(folder: Path, facts: dict, files: list[Path], report: str) -> Non
         f"Trigger words: {', '.join(f'`{word}`' for word in triggers)}" if triggers else "No trigger words.",
         "",
         "```bash",
-        f"python infer.py --weights {folder.as_posix()} --prompt {json.dumps(facts["example_prompt"])}",
+        f"python infer.py --weights {folder.as_posix()} --prompt {shlex.quote(facts['example_prompt'])}",
         "```",
         "",
         "Files: " + ", ".join(f"`{file.name}`" for file in files) + f"; all settings: `{CONFIG}`.",

@@ -1,0 +1,93 @@
+"""Runs the training commands in forked children: imports once, so a whole run takes a second. Requests and answers are
+lines of JSON on standard input and output. A request may name a moment at which the child kills itself or is sent a signal.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+
+class ForkServer:
+    """The client's side. Threads and forks do not go together, hence one thread."""
+
+    def __init__(self):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def run(self, command: str, arguments: list[str], moment: str = "", number: int = 1, action: str = "SIGKILL") -> tuple[int, str]:
+        """(exit status, all that was printed) of `train_COMMAND.py ARGUMENTS`; minus the signal's number for a killed one."""
+        assert self.process.stdin and self.process.stdout
+        request = {"command": command, "arguments": arguments, "moment": moment, "number": number, "action": action}
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        answer = json.loads(self.process.stdout.readline())
+        return answer["status"], answer["output"]
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def set_trap(moment: str, number: int, action: str) -> None:
+    """Makes `action` happen in this process when the moment comes for the `number`-th time."""
+    from customize import checkpoint, objective
+    from customize.methods.method import Method
+    from customize.watchers import Checkpoints
+
+    place, name = {
+        "in a step": (Method, "before_step"),
+        "inside a checkpoint": (checkpoint, "_write_manifest"),
+        "after a checkpoint": (checkpoint, "prune"),
+        "at the end of a step": (Checkpoints, "after_step"),
+        "in the loss": (objective, "mean_squared_error"),
+    }[moment]
+    original, calls = getattr(place, name), 0
+
+    def trapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == number and action != "nan":
+            os.kill(os.getpid(), getattr(signal, action))
+        result = original(*args, **kwargs)
+        return result * float("nan") if calls == number and action == "nan" else result
+
+    setattr(place, name, trapped)
+
+
+def serve() -> None:
+    import torch
+
+    import customize.training  # noqa: F401
+    from customize.cli import main
+    from customize.config import DreamBoothSettings, TextualInversionSettings
+
+    torch.set_num_threads(1)
+    models = {"textual_inversion": TextualInversionSettings, "dreambooth": DreamBoothSettings}
+    for line in sys.stdin:
+        request = json.loads(line)
+        output = os.memfd_create("output")
+        if not (child := os.fork()):
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if request["moment"]:
+                set_trap(request["moment"], request["number"], request["action"])
+            status = main(models[request["command"]], "customize.training:run", request["arguments"])
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        os.lseek(output, 0, os.SEEK_SET)
+        with os.fdopen(output, "rb") as file:
+            text = file.read().decode(errors="replace")
+        print(json.dumps({"status": status, "output": text}), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,48 @@
+"""What several tests of training need: pictures on disk, settings for each method, and the parts of a run without the run."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+METHODS = ("textual_inversion", "lora", "full")
+
+
+def write_pictures(folder: Path, count: int = 3, size: tuple[int, int] = (24, 16), seed: int = 0) -> Path:
+    """Random pictures as PNG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    for i in range(count):
+        Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+def settings_for(method: str, base: Path, pictures: Path, output: Path, **changes):
+    """Settings of a short run of one of `METHODS`."""
+    from customize.config import DreamBoothSettings, TextualInversionSettings
+
+    common = {
+        "pretrained_model_name_or_path": str(base), "output_dir": str(output), "max_train_steps": 6, "checkpointing_steps": 2,
+        "train_batch_size": 1, "report_to": ("none",), "validation_prompt": (), "seed": 3, "learning_rate": 1e-3,
+        "random_flip": True, "crop_variants": 3,
+    }  # fmt: skip
+    if method == "textual_inversion":
+        own = {"placeholder_token": ("<new>",), "initializer_token": ("toy dog",), "num_vectors": (2,), "train_data_dir": (str(pictures),)}
+        return TextualInversionSettings(**{**common, **own, **changes})
+    own = {"instance_prompt": "a photo of sks dog", "instance_data_dir": str(pictures)}
+    if method == "lora":
+        own |= {"adapter": "lora", "rank": 4, "lora_alpha": 2.0}
+    return DreamBoothSettings(**{**common, **own, **changes})
+
+
+def prepared(settings, first_step: int = 0):
+    """(bench, training) as a run prepares them, on the CPU."""
+    from accelerate import Accelerator
+
+    from customize.families import load
+    from customize.preflight import check
+    from customize.preparation import Bench, prepare
+
+    _, source, examples = check(settings)
+    bench = Bench(settings, Accelerator(cpu=True), load(source), examples, first_step)
+    return bench, prepare(settings, bench)

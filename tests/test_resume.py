@@ -1,0 +1,114 @@
+"""A run that was killed, stopped or gave out, and was resumed, ends with the bits of one that was not."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from fork_server import ForkServer
+from kit import METHODS, settings_for, write_pictures
+from safetensors import safe_open
+
+from customize.files import write_text
+
+LATEST = ["--resume_from_checkpoint", "latest"]
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = ForkServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+class Run:
+    """A run of one method in a folder of its own."""
+
+    def __init__(self, server: ForkServer, folder: Path, method: str, base: Path, pictures: Path, **changes):
+        settings = settings_for(method, base, pictures, folder / "run", **changes)
+        self.server, self.folder, self.method = server, folder / "run", method
+        self.command = "textual_inversion" if method == "textual_inversion" else "dreambooth"
+        self.config = folder / "config.toml"
+        write_text(self.config, settings.to_toml())
+
+    def __call__(self, *arguments: str, moment: str = "", number: int = 1, action: str = "SIGKILL") -> tuple[int, str]:
+        return self.server.run(self.command, [str(self.config), *arguments], moment, number, action)
+
+    def result(self) -> dict[str, bytes]:
+        """The bytes of every learned tensor."""
+        pattern = {"textual_inversion": "learned_embeds.safetensors", "lora": "pytorch_lora_weights.safetensors", "full": "unet/*.safetensors"}
+        [file] = self.folder.glob(pattern[self.method])
+        with safe_open(file, "pt") as tensors:
+            return {name: tensors.get_tensor(name).numpy().tobytes() for name in tensors.keys()}  # noqa: SIM118
+
+    def losses(self) -> list[float]:
+        return [json.loads(line)["loss"] for line in (self.folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_killed_at_three_moments_and_resumed(method, server, tiny_epsilon, pictures, tmp_path):
+    straight = Run(server, tmp_path / "straight", method, tiny_epsilon, pictures, lora_dropout=0.2) if method == "lora" else Run(
+        server, tmp_path / "straight", method, tiny_epsilon, pictures
+    )
+    assert straight()[0] == 0
+    killed = Run(server, tmp_path / "killed", method, tiny_epsilon, pictures, **({"lora_dropout": 0.2} if method == "lora" else {}))
+    assert killed(moment="in a step", number=4)[0] == -signal.SIGKILL  # step 4: the checkpoint of step 2 is there
+    status, said = killed(*LATEST, moment="inside a checkpoint")  # that of step 4, with its files but without its manifest
+    assert status == -signal.SIGKILL and "going on after step 2" in said
+    status, said = killed(*LATEST, moment="after a checkpoint")
+    assert status == -signal.SIGKILL and "going on after step 2" in said
+    status, said = killed(*LATEST)
+    assert status == 0 and "going on after step 4" in said
+    assert killed.result() == straight.result()
+    assert killed.losses() == straight.losses() and len(straight.losses()) == 6
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_finishes_the_step_saves_and_tells_how_to_go_on(name, status, server, tiny_epsilon, pictures, tmp_path):
+    straight = Run(server, tmp_path / "straight", "textual_inversion", tiny_epsilon, pictures)
+    straight()
+    run = Run(server, tmp_path / "stopped", "textual_inversion", tiny_epsilon, pictures)
+    stopped, said = run(moment="in a step", number=3, action=name)
+    assert stopped == status and (run.folder / "checkpoints/step-000003").is_dir() and "Traceback" not in said
+    assert f"{run.folder / 'config.toml'} --resume_from_checkpoint latest" in said
+    assert run(*LATEST)[0] == 0
+    assert run.result() == straight.result() and run.losses() == straight.losses()
+
+
+def test_numbers_that_give_out_leave_the_last_good_state(server, tiny_epsilon, pictures, tmp_path):
+    straight = Run(server, tmp_path / "straight", "lora", tiny_epsilon, pictures)
+    straight()
+    run = Run(server, tmp_path / "nan", "lora", tiny_epsilon, pictures)
+    status, said = run(moment="in the loss", number=4, action="nan")
+    assert status == 4 and "the loss is nan at step 4" in said and ".png" in said and "Traceback" not in said
+    assert not list(run.folder.glob("*.safetensors"))
+    status, said = run(*LATEST)
+    assert status == 0 and "going on after step 3" in said
+    assert run.result() == straight.result()
+
+
+def test_a_folder_with_a_run_is_refused_and_settings_that_matter_may_not_change(server, tiny_epsilon, pictures, tmp_path):
+    run = Run(server, tmp_path, "lora", tiny_epsilon, pictures)
+    assert run()[0] == 0
+    before = run.result()
+    status, said = run()
+    assert status == 2 and "--resume_from_checkpoint latest" in said and "--overwrite_output_dir" in said
+    status, said = run(*LATEST, "--learning_rate", "0.5", "--seed", "4")
+    assert status == 2 and "learning_rate: was 0.001" in said and "seed: was 3" in said and "Traceback" not in said
+    assert run.result() == before
+    assert run("--overwrite_output_dir", "--seed", "4")[0] == 0
+    assert run.result() != before
+    assert run.folder.joinpath("config.toml").exists()
+
+
+@pytest.mark.parametrize("method", ["textual_inversion", "lora"])
+def test_accumulation_is_a_bigger_batch(method, server, tiny_v, pictures, tmp_path):
+    batch = Run(server, tmp_path / "batch", method, tiny_v, pictures, train_batch_size=4)
+    accumulated = Run(server, tmp_path / "accumulated", method, tiny_v, pictures, gradient_accumulation_steps=4)
+    assert batch()[0] == accumulated()[0] == 0
+    assert accumulated.losses() == pytest.approx(batch.losses(), abs=1e-6)
