@@ -5,8 +5,11 @@ Each choice is a function of (seed, step, position in the global batch); see `cu
 B positions, C latent channels, H W latent height and width.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -147,14 +150,20 @@ def joined(subject: Batch, of_class: Batch, prior_loss_weight: float) -> Batch:
 
 @torch.no_grad()
 def encode_pictures(
-    family: StableDiffusion, needed: Iterable[tuple[int, int]], read_pixels: Callable[[int, int], Tensor]
-) -> dict[tuple[int, int], Tensor]:
-    """Asks the frozen VAE once about every (picture, variant); returns moments [2C, H, W] of each, float32, on the CPU.
+    family: StableDiffusion, needed: Iterable[tuple[int, int]], read_pixels: Callable[[int, list[int]], Tensor]
+) -> dict[int, dict[int, Tensor]]:
+    """Asks the frozen VAE once about every (picture, variant); returns the moments of each picture's variants.
 
     One at a time: what a network says about a picture can differ in the last bits with what else is in the batch, and a
-    resumed run needs fewer of them. read_pixels: (picture, variant) -> [3, 8H, 8W] in [-1, 1].
+    resumed run needs fewer of them. read_pixels: (picture, variants) -> [V, 3, 8H, 8W] in [-1, 1]. Moments: [2C, H, W],
+    float32, on the CPU.
     """
-    return {key: family.encode(read_pixels(*key)[None])[0].float().cpu() for key in sorted(needed)}
+    moments: dict[int, dict[int, Tensor]] = defaultdict(dict)
+    for picture, keys in groupby(sorted(needed), key=itemgetter(0)):
+        variants = [variant for _, variant in keys]
+        for variant, pixels in zip(variants, read_pixels(picture, variants), strict=True):
+            moments[picture][variant] = family.encode(pixels[None])[0].float().cpu()
+    return moments
 
 
 @torch.no_grad()

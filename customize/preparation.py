@@ -10,9 +10,18 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from customize import adapters, class_pictures
-from customize.batches import Deck, Picture, Recipe, Samples, WithClassPictures, WithClassPrompt, encode_captions, encode_pictures
+from customize.batches import (
+    Deck,
+    Picture,
+    Recipe,
+    Samples,
+    WithClassPictures,
+    WithClassPrompt,
+    encode_captions,
+    encode_pictures,
+)
 from customize.config import DreamBoothSettings, TextualInversionSettings, TrainingSettings
-from customize.data import Example, Examples, pixels, variants
+from customize.data import Example, Examples, all_pixels, variants
 from customize.families.stable_diffusion import StableDiffusion
 from customize.methods.dreambooth import DreamBooth, TaughtByBase
 from customize.methods.method import Condition
@@ -147,18 +156,16 @@ def samples_of(stream: str, bench: Bench, examples: Sequence[Example]) -> Sample
         for example in examples
     ]
 
-    def read_pixels(picture: int, variant: int) -> Tensor:
-        array = pixels(examples[picture], cuts[picture][variant], bench.resolution, settings.image_interpolation_mode)
-        return torch.from_numpy(array).permute(2, 0, 1).float() / 127.5 - 1
+    def read_pixels(picture: int, chosen: list[int]) -> Tensor:
+        wanted = [cuts[picture][variant] for variant in chosen]
+        arrays = all_pixels(examples[picture], wanted, bench.resolution, settings.image_interpolation_mode)
+        return torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     deck = Deck(stream, bench.recipe, len(examples), [len(each) for each in cuts])
     family.vae.to(bench.accelerator.device)
     moments = encode_pictures(family, deck.needed(bench.first_step, bench.max_train_steps), read_pixels)
     family.vae.to("cpu")
-    pictures = [
-        Picture(example.name, example.captions, {variant: m for (i, variant), m in moments.items() if i == index})
-        for index, example in enumerate(examples)
-    ]
+    pictures = [Picture(example.name, example.captions, moments[index]) for index, example in enumerate(examples)]
     return Samples(family, bench.recipe, deck, pictures)
 
 

@@ -1,30 +1,33 @@
 """A training run from beginning to end: check, load, ask the frozen parts once, train, save, read back."""
 
+import errno
+import importlib.util
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 
 from customize import readback, run_folder
-from customize.data import small_pictures_note
-from customize.errors import ResourceError
-from customize.families import load
+from customize.data import Examples, small_pictures_note
+from customize.errors import InputError, Problem, ResourceError
+from customize.families import Source, load
 from customize.families.stable_diffusion import StableDiffusion
 from customize.files import new_folder, write_text
-from customize.preflight import check, find_checkpoint
 from customize.preparation import Bench, Training, prepare
+from customize.resume import find_checkpoint
 from customize.samples import SamplePictures
 from customize.trainer import State, Watcher, train
 from customize.watchers import Checkpoints, Every, Log, Numbers, Progress, Signals, Trackers
 
 
-def run(settings) -> None:
-    """Trains what the settings say and leaves the result in `output_dir`. Raises InputError before a model is loaded."""
-    folder, source, examples = check(settings)
+def run(settings, folder: Path, source: Source, examples: Examples) -> None:
+    """Trains what the settings say and leaves the result in `folder`; what it is given has passed `preflight.check`."""
+    check_machine(settings)
     accelerator = start_accelerator(settings, folder)
     resume = find_checkpoint(settings, folder, accelerator.print)
     family = load(source, revision=settings.revision, variant=settings.variant)
@@ -35,17 +38,56 @@ def run(settings) -> None:
     claim(settings, folder, accelerator)
     metadata = run_folder.metadata(settings, training.method, family)
 
-    try:
+    with resources(accelerator):
         train(
             settings, training.method, training.batches, watchers(settings, folder, bench, training, metadata),
             accelerator, bench.max_train_steps, bench.learning_rate_scale, resume,
         )  # fmt: skip
+        if accelerator.is_main_process:
+            finish(settings, folder, family, training, metadata)
+    accelerator.wait_for_everyone()
+    accelerator.state.destroy_process_group()
+
+
+@contextmanager
+def resources(accelerator: Accelerator) -> Iterator[None]:
+    """Tells in words when memory or disk gives out."""
+    try:
+        yield
     except torch.OutOfMemoryError as error:
         remedy = "try --gradient_checkpointing, --use_8bit_adam, or a smaller --train_batch_size with --gradient_accumulation_steps"
         raise ResourceError(f"out of memory on {accelerator.device}\n    -> {remedy}") from error
-    if accelerator.is_main_process:
-        finish(settings, folder, family, training, metadata)
-    accelerator.wait_for_everyone()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        remedy = "make room, then go on with --resume_from_checkpoint latest"
+        raise ResourceError(f"no room on the disk for {error.filename or 'a file'} ({error.strerror})\n    -> {remedy}") from error
+
+
+def check_machine(settings) -> None:
+    """What the settings ask of this machine is there: a GPU for fp16, the trackers, access to the hub."""
+    problems = []
+    if settings.mixed_precision == "fp16" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        remedy = "use --mixed_precision bf16 or no on a machine without GPU"
+        problems.append(Problem("mixed_precision", "fp16 needs a GPU, and there is none", remedy))
+    if "wandb" in settings.report_to and importlib.util.find_spec("wandb") is None:
+        problems.append(Problem("report_to", "wandb is not installed", "pip install wandb, or --report_to tensorboard"))
+    if settings.push_to_hub:
+        problems += hub_problems(settings)
+    if problems:
+        raise InputError(problems)
+
+
+def hub_problems(settings) -> list[Problem]:
+    """What keeps the result from being uploaded, found out before the training and not after it."""
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi(token=settings.hub_token).whoami()
+    except Exception as error:  # whatever the hub's client raises: the cause is passed on
+        cause = str(error).strip().splitlines()[0]
+        return [Problem("push_to_hub", f"no access to the hub ({cause})", "log in with `hf auth login`, or leave it out")]
+    return []
 
 
 def start_accelerator(settings, folder: Path) -> Accelerator:
@@ -53,9 +95,17 @@ def start_accelerator(settings, folder: Path) -> Accelerator:
     torch.backends.cuda.matmul.allow_tf32 = settings.allow_tf32
     return Accelerator(
         mixed_precision=settings.mixed_precision,
-        log_with=[name for name in settings.report_to if name != "none"] or None,
+        log_with=trackers(settings) or None,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         project_config=ProjectConfiguration(str(folder), logging_dir=str(folder / settings.logging_dir)),
     )
+
+
+def trackers(settings) -> list[str]:
+    """The trackers to report to; "all" is those that are installed."""
+    if "all" in settings.report_to:
+        return [name for name in ("tensorboard", "wandb") if importlib.util.find_spec(name)]
+    return [name for name in settings.report_to if name != "none"]
 
 
 def claim(settings, folder: Path, accelerator: Accelerator) -> None:
@@ -66,13 +116,15 @@ def claim(settings, folder: Path, accelerator: Accelerator) -> None:
         write_text(folder / run_folder.CONFIG, settings.to_toml())
     accelerator.wait_for_everyone()
     values = {name: value if isinstance(value, int | float | str) else str(value) for name, value in settings.values().items()}
-    accelerator.init_trackers("customize", config={k: v for k, v in values.items() if k != "hub_token"})
+    accelerator.init_trackers("customize", config=values)
 
 
 def watchers(settings, folder: Path, bench: Bench, training: Training, metadata: dict[str, str]) -> list[Watcher]:
     """Those who look on, in the order in which they are asked."""
     checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS, settings.checkpointing_steps, settings.checkpoints_total_limit)
-    found: list[Watcher] = [Numbers(checkpoints), Progress(), Log(folder / run_folder.LOG), Trackers()]
+    found: list[Watcher] = [Numbers(checkpoints), Trackers()]
+    if bench.accelerator.is_main_process:
+        found += [Progress(), Log(folder / run_folder.LOG)]
     if settings.validation_prompt:
         samples = SamplePictures(settings, bench.family, training.condition, folder / run_folder.SAMPLES)
         found.append(Every(bench.validation_steps, samples, at_start=True))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from customize import checkpoint
@@ -20,8 +21,7 @@ class Progress(Watcher):
     """A bar with loss, learning rate, steps per second and the time left."""
 
     def start(self, state: State) -> None:
-        main = state.accelerator.is_main_process
-        self.bar = tqdm(total=state.max_train_steps, initial=state.step, unit="step", disable=not main, dynamic_ncols=True)
+        self.bar = tqdm(total=state.max_train_steps, initial=state.step, unit="step", dynamic_ncols=True)
         self.loss: float | None = None
 
     def after_step(self, state: State, record: Record) -> None:
@@ -70,7 +70,8 @@ class Trackers(Watcher):
         state.accelerator.log(values, step=state.step)
 
     def finish(self, state: State) -> None:
-        state.accelerator.end_training()
+        for tracker in state.accelerator.trackers:
+            tracker.finish()
 
 
 class Checkpoints(Watcher):
@@ -155,9 +156,11 @@ class Signals(Watcher):
         print(f"\n{self.received.name}: finishing this step, then saving; once more to stop at once", flush=True)
 
     def after_step(self, state: State, record: Record) -> None:
-        if self.received is not None and state.step < state.max_train_steps:
+        received = torch.tensor(self.received or 0, device=state.accelerator.device)
+        number = int(state.accelerator.gather(received).max())  # all processes stop after the same step
+        if number and state.step < state.max_train_steps:
             self.checkpoints.save(state)
-            raise Interrupted(self.received, f"stopped after step {state.step}; to go on:\n    {self.how_to_go_on}")
+            raise Interrupted(signal.Signals(number), f"stopped after step {state.step}; to go on:\n    {self.how_to_go_on}")
 
     def finish(self, state: State) -> None:
         for number, handler in self.previous.items():

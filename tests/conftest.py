@@ -1,4 +1,4 @@
-"""Fixtures that several test modules share: tiny models, built once per run. Torch is imported only by those that ask for one."""
+"""Fixtures that several test modules share: tiny models, built once per run; torch is imported by these only."""
 
 import os
 from pathlib import Path

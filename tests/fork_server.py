@@ -63,6 +63,8 @@ def set_trap(moment: str, number: int, action: str) -> None:
 def serve() -> None:
     import torch
 
+    import customize.adapters.full
+    import customize.adapters.lora
     import customize.training  # noqa: F401
     from customize.cli import main
     from customize.config import DreamBoothSettings, TextualInversionSettings
@@ -78,7 +80,7 @@ def serve() -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             if request["moment"]:
                 set_trap(request["moment"], request["number"], request["action"])
-            status = main(models[request["command"]], "customize.training:run", request["arguments"])
+            status = main(models[request["command"]], "customize.preflight:run", request["arguments"])
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)

@@ -1,0 +1,220 @@
+"""What settings must be to each other.
+
+A check sees the values that are fit by themselves, and is left out where it needs one that is not.
+"""
+
+import os.path
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from customize.errors import Problem
+from customize.setting import Setting
+
+
+class _Unfit(Exception):
+    pass
+
+
+class View:
+    """The values by attribute; asking for one that is faulty or that this command does not have ends the check."""
+
+    def __init__(self, values: Mapping[str, Any]):
+        self._values = values
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise _Unfit from None
+
+
+def applies(line: Setting, settings: Any) -> bool:
+    """Whether a setting has an effect, given the others."""
+    if line.only_with is None:
+        return True
+    name, values = line.only_with
+    value = getattr(settings, name)
+    return value in values if values else value not in (None, "none")
+
+
+def problems(table: Mapping[str, Setting], given: Mapping[str, Any], faulty: set[str]) -> list[Problem]:
+    """All problems between settings. given: the fit values that the user gave; faulty: names of the unfit ones."""
+    defaults = {name: line.default for name, line in table.items() if not line.required}
+    view = View({name: value for name, value in {**defaults, **given}.items() if name not in faulty})
+    found: list[Problem] = []
+    for check in (_without_effect(table, given), *CHECKS):
+        try:
+            found += check(view)
+        except _Unfit:
+            continue
+    return found
+
+
+Check = Callable[[Any], Iterator[Problem]]
+
+
+def _without_effect(table: Mapping[str, Setting], given: Mapping[str, Any]) -> Check:
+    def check(settings: Any) -> Iterator[Problem]:
+        for name in given:
+            if (condition := table[name].only_with) is None or given[name] is None:
+                continue
+            try:
+                if applies(table[name], settings):
+                    continue
+            except _Unfit:
+                continue
+            other, values = condition
+            wanted = " or ".join(f"{other} = {str(value).lower()}" for value in values) or f"a value for {other}"
+            yield Problem(name, f"has no effect without {wanted}", f"set {wanted}, or leave {name} out")
+
+    return check
+
+
+def _data(settings: Any, name: str) -> Iterator[Problem]:
+    folder = getattr(settings, name)
+    if not folder and not settings.dataset_name:
+        yield Problem(
+            name, "is missing: no pictures to learn from", f"set {name} to a folder of pictures (or dataset_name)"
+        )
+    if folder and settings.dataset_name:
+        yield Problem(name, "and dataset_name are both given", "keep one of the two")
+    for each in (folder,) if isinstance(folder, str) else folder or ():
+        if _same(each, settings.output_dir):
+            yield Problem("output_dir", f"is the same folder as {name}", "write to another folder than the pictures'")
+
+
+def _train_data(settings: Any) -> Iterator[Problem]:
+    yield from _data(settings, "train_data_dir")
+
+
+def _instance_data(settings: Any) -> Iterator[Problem]:
+    yield from _data(settings, "instance_data_dir")
+
+
+def _same(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _counts(settings: Any) -> Iterator[Problem]:
+    wanted = len(settings.placeholder_token)
+    for name in ("initializer_token", "num_vectors", "train_data_dir"):
+        try:
+            count = len(getattr(settings, name))
+        except _Unfit:
+            continue
+        if count > 1 and count != wanted:
+            yield Problem(
+                name, f"has {count} values for {wanted} placeholder_token", "give one, or one per placeholder_token"
+            )
+
+
+def _distinct_placeholders(settings: Any) -> Iterator[Problem]:
+    tokens = [token.casefold() for token in settings.placeholder_token]
+    for token in {token for token in tokens if tokens.count(token) > 1}:
+        yield Problem(
+            "placeholder_token", f'"{token}" is given twice (upper and lower case are the same)', "choose another word"
+        )
+
+
+def _placeholders_of_several_vectors(settings: Any) -> Iterator[Problem]:
+    """A word of several vectors is `<cat> <cat>_1 <cat>_2` to the tokenizer: no other word may be called so."""
+    tokens = settings.placeholder_token
+    counts = settings.num_vectors * len(tokens) if len(settings.num_vectors) == 1 else settings.num_vectors
+    for token, count in zip(tokens, counts, strict=False):
+        for other in {f"{token}_{index}" for index in range(1, count)} & set(tokens):
+            yield Problem(
+                "placeholder_token", f'"{other}" is also the name of a vector of "{token}"', "choose another word"
+            )
+
+
+def _prior_preservation(settings: Any) -> Iterator[Problem]:
+    kind = settings.prior_preservation
+    if kind == "teacher" and settings.adapter == "none":
+        yield Problem(
+            "prior_preservation",
+            "teacher needs an adapter that can be switched off",
+            "set adapter = lora, or prior_preservation = images",
+        )
+    if kind != "none" and settings.class_prompt is None:
+        yield Problem(
+            "class_prompt", f"is missing: prior_preservation = {kind} needs it", "set it, such as `a photo of dog`"
+        )
+
+
+def _class_images(settings: Any) -> Iterator[Problem]:
+    if settings.prior_preservation != "images":
+        return
+    if settings.class_data_dir is None:
+        yield Problem(
+            "class_data_dir",
+            "is missing: prior_preservation = images keeps its pictures there",
+            "name a folder; pictures that it lacks are generated",
+        )
+    elif settings.instance_data_dir is not None and _same(settings.class_data_dir, settings.instance_data_dir):
+        yield Problem(
+            "class_data_dir",
+            "is the same folder as instance_data_dir",
+            "keep the class's pictures in a folder of their own",
+        )
+
+
+def _warmup(settings: Any) -> Iterator[Problem]:
+    steps, warmup = settings.max_train_steps, settings.lr_warmup_steps
+    if settings.lr_scheduler != "constant" and steps is not None and warmup >= steps:
+        yield Problem(
+            "lr_warmup_steps",
+            f"{warmup} of {steps} steps: the learning rate would never be reached",
+            "give a tenth of max_train_steps or less",
+        )
+
+
+def _steps_or_epochs(settings: Any) -> Iterator[Problem]:
+    if settings.max_train_steps is None and settings.num_train_epochs is None:
+        yield Problem("max_train_steps", "is none, and so is num_train_epochs", "give one of the two")
+
+
+def _trackers(settings: Any) -> Iterator[Problem]:
+    if len(settings.report_to) > 1 and {"none", "all"} & set(settings.report_to):
+        yield Problem("report_to", "none and all stand alone", "name the trackers, or only none, or only all")
+
+
+def _overwrite_or_resume(settings: Any) -> Iterator[Problem]:
+    if settings.overwrite_output_dir and settings.resume_from_checkpoint is not None:
+        yield Problem("resume_from_checkpoint", "and overwrite_output_dir contradict each other", "keep one of the two")
+
+
+CHECKS: tuple[Check, ...] = (
+    _train_data,
+    _instance_data,
+    _counts,
+    _distinct_placeholders,
+    _placeholders_of_several_vectors,
+    _prior_preservation,
+    _class_images,
+    _warmup,
+    _steps_or_epochs,
+    _trackers,
+    _overwrite_or_resume,
+)
+
+
+def notes(settings: Any) -> list[str]:
+    """What is allowed but has no effect, a line each."""
+    found = []
+    view = View(dict(settings))
+    for note in (_warmup_of_constant, _hub_without_push):
+        try:
+            found += note(view)
+        except _Unfit:
+            continue
+    return found
+
+
+def _warmup_of_constant(settings: Any) -> Iterator[str]:
+    if settings.lr_scheduler == "constant" and settings.lr_warmup_steps > 0:
+        yield "lr_warmup_steps has no effect: the schedule constant has no warm-up, constant_with_warmup has"
+
+
+def _hub_without_push(settings: Any) -> Iterator[str]:
+    if settings.hub_model_id is not None and not settings.push_to_hub:
+        yield "hub_model_id has no effect without push_to_hub"

@@ -1,0 +1,202 @@
+"""From the command line to a run and its exit status.
+
+Nothing here imports torch: the function that runs does, once the settings are right.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+from customize import checks, compatibility, toml
+from customize.config import Settings
+from customize.errors import InputError, Interrupted, NumericsError, Problem, ResourceError
+from customize.findings import printable
+from customize.setting import Setting, table
+from customize.validated import SECTIONS, by_section
+
+Function = Callable[[Any], Any] | str  # or "module:function", imported when it is called
+
+USAGE = "%(prog)s [CONFIG.toml] [--setting value ...]"
+EPILOG = """
+CONFIG.toml holds the same names (its tables are for reading); a flag wins over the file. Dashes and underscores are the
+same, and so are --a=b and --a b. Flags of diffusers' training scripts are understood too. Exit status: 0 done, 2 what
+was given is at fault, 3 disk or memory gave out, 4 the numbers did, 128 + N stopped by signal N, 1 a fault of ours."""
+
+
+def main(model: type[Settings], run: Function, argv: Sequence[str] | None = None, check: Function | None = None) -> int:
+    """Reads the settings of `model` from the command line and calls `run` with them; returns the exit status.
+
+    check: looks at what the settings name (pictures, folders) and raises InputError. It is called only when settings
+    are at fault, so that all problems stand in one report; `run` looks for itself.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    try:
+        if {"--help", "-h"} & set(argv):
+            print(help_text(model), end="")
+            return 0
+        settings, notes = read(model, argv, check)
+        for note in notes:
+            _say(f"note: {note}")
+        _call(run, settings)
+    except InputError as error:
+        count = len(error.problems)
+        _say(f"{model.command}: {count} problem{'s' * (count > 1)} with what was given; nothing was written")
+        for problem in error.problems:
+            _say(f"  {problem.where}: {problem.what}", f"      -> {problem.remedy}")
+        return 2
+    except ResourceError as error:
+        _say(*f"{model.command}: {error}".splitlines())
+        return 3
+    except NumericsError as error:
+        _say(*f"{model.command}: {error}".splitlines())
+        return 4
+    except Interrupted as error:
+        _say(*str(error).splitlines())
+        return 128 + error.signal
+    except KeyboardInterrupt:
+        _say("stopped")
+        return 130
+    except Exception:
+        traceback.print_exc()
+        _say("This is a fault of the program, not yours. Please report it with the lines above.")
+        return 1
+    return 0
+
+
+def read(model: type[Settings], argv: Sequence[str], check: Function | None = None) -> tuple[Settings, list[str]]:
+    """The settings that a command line asks for, and notes for the user. Raises InputError with all problems."""
+    config, flags, problems = arguments(model, argv)
+    from_file, places = {}, {}
+    if config is not None:
+        try:
+            from_file, places = toml.read(config)
+        except InputError as error:
+            problems += error.problems
+    places |= {name: f"--{name}" for name in flags}
+    values, notes = compatibility.launched(model), []
+    for given in (from_file, flags):
+        translated, found_notes, found = compatibility.translate(model, given)
+        values |= translated
+        notes += found_notes
+        problems += [Problem(places.get(each.where, each.where), each.what, each.remedy) for each in found]
+    settings, found = model.examine(values)
+    problems += [Problem(places.get(each.where, each.where), each.what, each.remedy) for each in found]
+    if problems:
+        raise InputError(problems + _further(check, settings, {each.where for each in found}))
+    return settings, notes + checks.notes(settings)
+
+
+def _further(check: Function | None, settings: Settings, known: set[str]) -> list[Problem]:
+    """What `check` finds in settings of which some are only stand-ins for faulty ones."""
+    try:
+        if check is not None:
+            _call(check, settings)
+    except InputError as error:
+        return [problem for problem in error.problems if problem.where not in known]
+    except Exception:  # it may depend on what is missing, which is reported already
+        return []
+    return []
+
+
+def arguments(model: type[Settings], argv: Sequence[str]) -> tuple[str | None, dict[str, Any], list[Problem]]:
+    """CONFIG.toml, the values of the flags by name (unknown names included), and what cannot be understood.
+
+    argparse writes the help, but reads nothing: it stops at the first fault, and takes what follows an unknown flag
+    for CONFIG.toml.
+    """
+    known = {**table(model), **compatibility.flags(model)}
+    words: list[str] = []  # that belong to no flag
+    flags: list[tuple[str, list[str]]] = []  # each with the words up to the next one
+    for word in argv:
+        if word.startswith("--"):
+            flags.append((word, []))
+        else:
+            (flags[-1][1] if flags else words).append(word)
+    values: dict[str, Any] = {}
+    problems = []
+    for flag, following in flags:
+        name, given, left = _flag(known, flag, following)
+        words += left
+        flag = flag.partition("=")[0]
+        if not given:
+            problems.append(Problem(flag, "has no value", f"write {flag}=VALUE"))
+        elif name in known and known[name].many:
+            values[name] = [*values.get(name, ()), *given]
+            if given[-1].endswith(".toml"):
+                problems.append(Problem(flag, f'"{given[-1]}" is taken for its value', "put CONFIG.toml first"))
+        elif name in values:
+            problems.append(Problem(flag, "is given twice", "keep one of the two"))
+        else:
+            values[name] = given[0]
+    configs = [word for word in words if not word.startswith("-")]
+    for word in words:
+        if word not in configs[:1]:
+            problems.append(Problem(word, "belongs to no setting", "write --name VALUE, with quotes around blanks"))
+    return (configs[0] if configs else None), values, problems
+
+
+def _flag(known: Mapping[str, Any], flag: str, following: list[str]) -> tuple[str, list[Any], list[str]]:
+    """The name of a flag, its values, and what is left of the words that follow it."""
+    word, equals, value = flag.partition("=")
+    name = word.removeprefix("--").replace("-", "_")
+    positive = name.removeprefix("no_")
+    if name not in known and positive in known and known[positive].type is bool and not equals:
+        return positive, [False], following
+    if equals:
+        return name, [value], following
+    if name not in known:
+        return name, [True], []  # nobody knows how many values it takes
+    if known[name].type is bool:
+        told = bool(following) and following[0].casefold() in ("true", "false")
+        return name, (following[:1] if told else [True]), following[told:]
+    most = len(following) if known[name].many else 1
+    return name, following[:most], following[most:]
+
+
+def help_text(model: type[Settings]) -> str:
+    """`--help`: all settings by section, with default, range and choices."""
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        model.command, USAGE, model.__doc__, EPILOG, add_help=False, formatter_class=argparse.HelpFormatter
+    )
+    for section, lines in by_section(model).items():
+        group = parser.add_argument_group(f"[{section}] {SECTIONS[section]}")
+        for line in lines:
+            words = f"{line.description} ({_facts(line)})".replace("%", "%%")
+            if line.type is bool:
+                group.add_argument(f"--{line.name}", action=argparse.BooleanOptionalAction, help=words)
+            else:
+                group.add_argument(
+                    f"--{line.name}", nargs="+" if line.many else None, help=words, metavar=_metavar(line)
+                )
+    return parser.format_help()
+
+
+def _facts(line: Setting) -> str:
+    limits = line.range + (f" {line.unit}" if line.unit else "") if line.type in (int, float) else ""
+    return "; ".join(filter(None, (limits, f"default {line.default_text}" if not line.required else "required")))
+
+
+def _metavar(line: Setting) -> str:
+    if line.choices:
+        return "{" + ",".join(line.choices) + "}"
+    return {int: "N", float: "X", str: "TEXT"}[line.type]
+
+
+def _call(function: Function, settings: Settings) -> None:
+    if isinstance(function, str):
+        module, name = function.split(":")
+        function = getattr(import_module(module), name)
+    function(settings)
+
+
+def _say(*lines: str) -> None:
+    """Writes lines to stderr, each kept in one line and harmless to a terminal."""
+    for line in lines:
+        print(printable(line), file=sys.stderr)

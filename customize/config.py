@@ -1,0 +1,271 @@
+"""What the user asked for: one flat set of settings per command, each with its default, range or choices. All frozen.
+
+A settings object is valid as a whole or not made at all: its constructor raises `InputError` with every problem found.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from customize import adapters
+from customize.schedules import SCHEDULES
+from customize.setting import again, path_and_scale, setting
+from customize.validated import Validated
+
+Precision = Literal["no", "fp16", "bf16"]
+Interpolation = Literal["nearest", "nearest-exact", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+Tracker = Literal["tensorboard", "wandb", "all", "none"]
+
+MANY = 10_000_000
+WITH_DATASET = ("dataset_name", ())
+WITH_ADAPTER = ("adapter", ())
+WITH_PRIOR = ("prior_preservation", ())
+WITH_CLASS_IMAGES = ("prior_preservation", ("images",))
+BASE_MODEL = "base model: a hub name, a diffusers folder, a .safetensors file, or demo (it comes with the program)"
+OWN = "none: the base model's own"
+
+
+class Settings(Validated):
+    """What training and generating have in common."""
+
+    pretrained_model_name_or_path: str | None = setting("demo", "model", BASE_MODEL, text="model")
+    revision: str | None = setting(None, "model", "branch, tag or commit of the base model on the hub")
+    variant: str | None = setting(None, "model", "variant of the base model's files, such as fp16")
+    mixed_precision: Precision = setting("no", "model", "number format of the networks; no is fp32")
+    allow_tf32: bool = setting(False, "model", "let the GPU multiply in TF32: faster, slightly less exact")
+    seed: int = setting(0, "model", "what everything drawn at random follows from", minimum=0, maximum=2**32 - 1)
+    output_dir: str = setting("output", "output", "the folder for all that is written")
+    overwrite_output_dir: bool = setting(False, "output", "replace what an earlier run has written to output_dir")
+
+
+class TrainingSettings(Settings):
+    """What every way of training has in common."""
+
+    pretrained_model_name_or_path: str = again(Settings, "pretrained_model_name_or_path", "demo")
+
+    dataset_name: str | None = setting(None, "data", "a data set of `datasets` in place of folders: path or hub name")
+    dataset_config_name: str | None = setting(
+        None, "data", "configuration of the data set, where it has several", only_with=WITH_DATASET
+    )
+    image_column: str = setting("image", "data", "column of the pictures", only_with=WITH_DATASET)
+    caption_column: str = setting("text", "data", "column of the captions, in a data set or a metadata.jsonl/.csv")
+    resolution: int | None = setting(
+        None, "data", "width and height of the training pictures",
+        unit="pixels", minimum=16, maximum=4096, multiple_of=8, default_in_words=OWN,
+    )  # fmt: skip
+    center_crop: bool = setting(False, "data", "crop pictures that are not square in the middle, not at random places")
+    crop_variants: int = setting(4, "data", "random crops that are made of each picture", minimum=1, maximum=64)
+    random_flip: bool = setting(False, "data", "use each picture mirrored as well")
+    repeats: int = setting(1, "data", "uses of each picture in an epoch", minimum=1, maximum=MANY)
+    caption_dropout: float = setting(0.0, "data", "share of captions replaced by an empty one", minimum=0, maximum=1)
+    image_interpolation_mode: Interpolation = setting("lanczos", "data", "how pictures are resized")
+
+    train_batch_size: int = setting(1, "train", "pictures per process and micro-batch", minimum=1, maximum=1024)
+    gradient_accumulation_steps: int = setting(1, "train", "micro-batches per step", minimum=1, maximum=4096)
+    gradient_checkpointing: bool = setting(False, "train", "compute activations twice: less memory, slower")
+    max_train_steps: int | None = setting(
+        800, "train", "optimizer steps; wins over num_train_epochs", minimum=1, maximum=MANY
+    )
+    num_train_epochs: int | None = setting(
+        None, "train", "passes over the pictures, where max_train_steps is not given", minimum=1, maximum=MANY
+    )
+    learning_rate: float = setting(1e-4, "train", "the size of the optimizer's steps", above=0, maximum=10)
+    scale_lr: bool = setting(False, "train", "multiply the learning rate by batch size, accumulation and processes")
+    lr_scheduler: str = setting("constant", "train", "the course of the learning rate", choices=SCHEDULES)
+    lr_warmup_steps: int = setting(
+        0, "train", "steps in which the learning rate rises from 0 (constant has none)", minimum=0, maximum=MANY
+    )
+    lr_num_cycles: int = setting(1, "train", "waves of cosine_with_restarts", minimum=1, maximum=1000)
+    lr_power: float = setting(1.0, "train", "exponent of polynomial", above=0, maximum=100)
+    use_8bit_adam: bool = setting(False, "train", "8-bit AdamW of bitsandbytes: a quarter of the optimizer's memory")
+    adam_beta1: float = setting(0.9, "train", "decay of AdamW's mean of gradients", minimum=0, below=1)
+    adam_beta2: float = setting(0.999, "train", "decay of AdamW's mean of squared gradients", minimum=0, below=1)
+    adam_epsilon: float = setting(1e-8, "train", "what is added to AdamW's denominator", above=0, maximum=1)
+    adam_weight_decay: float = setting(1e-2, "train", "AdamW's decoupled weight decay", minimum=0, maximum=10)
+    max_grad_norm: float | None = setting(
+        1.0, "train", "longer gradients are shortened to this norm", above=0, maximum=1_000_000
+    )
+    snr_gamma: float | None = setting(
+        None, "train", "gamma of min-SNR loss weights (Hang et al. 2023); 5 is usual", above=0, maximum=1000
+    )
+    noise_offset: float = setting(
+        0.0, "train", "share of noise that a whole channel has in common", minimum=0, maximum=1
+    )
+
+    checkpointing_steps: int = setting(500, "output", "steps between checkpoints", minimum=1, maximum=MANY)
+    checkpoints_total_limit: int | None = setting(
+        None, "output", "number of newest checkpoints that are kept; none keeps all", minimum=1, maximum=MANY
+    )
+    resume_from_checkpoint: str | None = setting(None, "output", "the checkpoint to go on from: latest, or its folder")
+    save_steps: int | None = setting(None, "output", "steps between intermediate weights", minimum=1, maximum=MANY)
+    validation_prompt: tuple[str, ...] = setting((), "output", "prompts of the sample pictures; none given, none made")
+    num_validation_images: int = setting(4, "output", "sample pictures per prompt", minimum=1, maximum=64)
+    validation_steps: int | None = setting(
+        100, "output", "steps between sample pictures; wins over validation_epochs", minimum=1, maximum=MANY
+    )
+    validation_epochs: int | None = setting(
+        None, "output", "epochs between them, where validation_steps is not given", minimum=1, maximum=MANY
+    )
+    validation_scheduler: str | None = setting(
+        None, "output", "sampler of the sample pictures, such as DPMSolverMultistepScheduler", default_in_words=OWN
+    )
+    report_to: tuple[Tracker, ...] = setting(("tensorboard",), "output", "trackers of loss and sample pictures")
+    logging_dir: str = setting("logs", "output", "folder of the trackers' files, in output_dir")
+    push_to_hub: bool = setting(False, "output", "upload the result to the hub")
+    hub_model_id: str | None = setting(
+        None, "output", "the repository to upload to", default_in_words="none: the name of output_dir"
+    )
+    hub_token: str | None = setting(None, "output", "token for the hub; written nowhere", secret=True)
+
+    @classmethod
+    def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        for steps, epochs in (("max_train_steps", "num_train_epochs"), ("validation_steps", "validation_epochs")):
+            if values.get(epochs) not in (None, "none"):
+                values = {steps: None, **values}
+        return values
+
+
+class TextualInversionSettings(TrainingSettings):
+    """Teach new words to a base model by textual inversion: vectors are learned for them, nothing else changes."""
+
+    command: ClassVar[str] = "train_textual_inversion.py"
+
+    placeholder_token: tuple[str, ...] = setting(
+        ..., "method", "new words to learn, such as <cat-toy>", text="placeholder"
+    )
+    initializer_token: tuple[str, ...] = setting(
+        ..., "method", "known words or phrases to start from; one, or one per placeholder_token"
+    )
+    num_vectors: tuple[int, ...] = setting(
+        (1,), "method", "vectors per word; one count, or one per placeholder_token", minimum=1, maximum=75
+    )
+    learnable_property: Literal["object", "style"] = setting("object", "method", "what the words stand for")
+    normalize_embedding: bool = setting(
+        False, "method", "learn directions only, at the vocabulary's norm (Directional Textual Inversion)"
+    )
+    train_data_dir: tuple[str, ...] = setting((), "data", "folders of pictures; one, or one per placeholder_token")
+    captions: Literal["auto", "files", "templates"] = setting(
+        "auto", "data", "captions from files beside the pictures, from templates, or (auto) files where there are some"
+    )
+    train_batch_size: int = again(TrainingSettings, "train_batch_size", 4)
+    learning_rate: float = again(TrainingSettings, "learning_rate", 5e-3)
+    max_train_steps: int | None = again(TrainingSettings, "max_train_steps", 500)
+    output_dir: str = again(TrainingSettings, "output_dir", "runs/textual_inversion")
+
+
+class DreamBoothSettings(TrainingSettings):
+    """Teach a subject to a base model by DreamBooth: in full, or as a small adapter beside it."""
+
+    command: ClassVar[str] = "train_dreambooth.py"
+
+    instance_prompt: str = setting(..., "method", "the prompt of the subject, such as `a photo of sks dog`")
+    class_prompt: str | None = setting(
+        None, "method", "the prompt of the subject's class, such as `a photo of dog`", only_with=WITH_PRIOR
+    )
+    prior_preservation: Literal["none", "images", "teacher"] = setting(
+        "none", "method", "what keeps the class as it was: images of it, or the model itself without its adapter"
+    )
+    prior_loss_weight: float = setting(
+        1.0, "method", "weight of the class's loss", minimum=0, maximum=100, only_with=WITH_PRIOR
+    )
+    num_class_images: int = setting(
+        100, "method", "pictures of the class; missing ones are generated",
+        minimum=1, maximum=100_000, only_with=WITH_CLASS_IMAGES,
+    )  # fmt: skip
+    sample_batch_size: int = setting(
+        4, "method", "class pictures generated at a time", minimum=1, maximum=1024, only_with=WITH_CLASS_IMAGES
+    )
+    prior_generation_precision: Literal["no", "fp32", "fp16", "bf16"] | None = setting(
+        None, "method", "number format in which class pictures are generated",
+        only_with=WITH_CLASS_IMAGES, default_in_words="none: mixed_precision",
+    )  # fmt: skip
+    train_text_encoder: bool = setting(False, "method", "train the text encoder as well")
+    text_encoder_learning_rate: float | None = setting(
+        None, "method", "the text encoder's own learning rate",
+        above=0, maximum=10, only_with=("train_text_encoder", (True,)), default_in_words="none: learning_rate",
+    )  # fmt: skip
+    adapter: str = setting(
+        "none", "method", "what learns: all weights, or an adapter beside them", choices=adapters.names()
+    )
+    rank: int = setting(16, "method", "the rank of the adapter", minimum=1, maximum=4096, only_with=WITH_ADAPTER)
+    lora_alpha: float | None = setting(
+        None, "method", "alpha: the adapter's answer counts alpha / rank times",
+        above=0, maximum=1_000_000, only_with=WITH_ADAPTER, default_in_words="none: the rank",
+    )  # fmt: skip
+    lora_dropout: float = setting(
+        0.0, "method", "dropout before the adapter", minimum=0, below=1, only_with=WITH_ADAPTER
+    )
+    lora_targets: tuple[str, ...] = setting(
+        ("attention",), "method", "layers with an adapter: attention, feed-forward, or names of modules",
+        text="modules", only_with=WITH_ADAPTER,
+    )  # fmt: skip
+    use_rslora: bool = setting(False, "method", "rsLoRA: count alpha / sqrt(rank) times", only_with=WITH_ADAPTER)
+    use_dora: bool = setting(False, "method", "DoRA: learn magnitude and direction apart", only_with=WITH_ADAPTER)
+    instance_data_dir: str | None = setting(None, "data", "the folder of pictures of the subject")
+    class_data_dir: str | None = setting(
+        None, "data", "the folder of pictures of the class", only_with=WITH_CLASS_IMAGES
+    )
+    captions: Literal["auto", "files", "prompt"] = setting(
+        "auto", "data", "captions from files beside the pictures, instance_prompt, or (auto) files where there are some"
+    )
+    learning_rate: float = again(
+        TrainingSettings, "learning_rate", 2e-6, default_in_words="2e-06; of an adapter 0.0001"
+    )
+    max_train_steps: int | None = again(TrainingSettings, "max_train_steps", 800)
+    output_dir: str = again(TrainingSettings, "output_dir", "runs/dreambooth")
+
+    @classmethod
+    def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        if values.get("adapter", adapters.NONE) != adapters.NONE:
+            values = {"learning_rate": 1e-4, **values}
+        return super().completed(values)
+
+
+class InferenceSettings(Settings):
+    """Generate pictures with a base model and what was taught to it."""
+
+    command: ClassVar[str] = "infer.py"
+
+    pretrained_model_name_or_path: str | None = again(
+        Settings, "pretrained_model_name_or_path", None, default_in_words="none: the one of the weights, else demo"
+    )
+    weights: tuple[str, ...] = setting(
+        (), "model", "learned weights as PATH[:SCALE]; PATH is a run folder or a .safetensors file", text="weights"
+    )
+    prompt: tuple[str, ...] = setting(..., "inference", "what to show; num_images pictures for each prompt")
+    negative_prompt: str = setting("", "inference", "what not to show", text="any")
+    guidance_scale: float = setting(
+        7.5, "inference", "how strongly the prompt is obeyed; 1 is no guidance", minimum=0, maximum=100
+    )
+    num_inference_steps: int = setting(30, "inference", "denoising steps", minimum=1, maximum=10_000)
+    scheduler: str | None = setting(
+        None, "inference", "the sampler, such as DPMSolverMultistepScheduler", default_in_words=OWN
+    )
+    use_karras_sigmas: bool | None = setting(
+        None, "inference", "space noise levels as Karras et al. 2022 do", default_in_words=OWN
+    )
+    num_images: int = setting(
+        1, "inference", "pictures per prompt, with the seeds seed, seed + 1, ...", minimum=1, maximum=10_000
+    )
+    batch_size: int = setting(4, "inference", "pictures made at a time", minimum=1, maximum=1024)
+    height: int | None = setting(
+        None, "inference", "the height of the pictures",
+        unit="pixels", minimum=16, maximum=4096, multiple_of=8, default_in_words=OWN,
+    )  # fmt: skip
+    width: int | None = setting(
+        None, "inference", "the width of the pictures",
+        unit="pixels", minimum=16, maximum=4096, multiple_of=8, default_in_words=OWN,
+    )  # fmt: skip
+    image: str | None = setting(None, "inference", "the picture to start from instead of noise")
+    strength: float = setting(
+        0.8, "inference", "how much of it is made anew", above=0, maximum=1, only_with=("image", ())
+    )
+    trace: bool = setting(False, "inference", "write what happens at each step: strip, GIF and trace.jsonl")
+    output_dir: str = again(Settings, "output_dir", "images")
+
+    @property
+    def weights_and_scales(self) -> tuple[tuple[str, float], ...]:
+        """`weights` as (path, scale); the scale is 1 where none is given."""
+        return tuple(map(path_and_scale, self.weights))
+
+
+MODELS = (TextualInversionSettings, DreamBoothSettings, InferenceSettings)

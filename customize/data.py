@@ -1,0 +1,253 @@
+"""A folder or a data set -> validated examples: picture, captions, role.
+
+Every picture is decoded and every caption read here, and all that is wrong with any of them is one `InputError`,
+before a model is loaded.
+
+Shapes: `R` resolution, `V` variants; pixels are np.uint8 [V, R, R, 3] in [0, 255].
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from customize.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, Caption, CaptionRule, apply_rule, fill
+from customize.config import DreamBoothSettings, TextualInversionSettings
+from customize.errors import InputError, Problem
+from customize.findings import Findings, first_few, printable
+from customize.folders import folder_captions, list_folder
+from customize.images import EXTENSIONS, crop, open_image, resize, resized_size
+from customize.rows import Row, load_dataset, picture_rows, row_captions
+
+Role = Literal["instance", "class"]
+TrainingData = TextualInversionSettings | DreamBoothSettings
+DEFAULT_CAPTION_COLUMN = "text"
+"""A data set may lack it; a column of any other name was asked for."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture and what may be said about it."""
+
+    name: str
+    """Unique among the examples of its role, whatever folder they lie in."""
+    captions: tuple[str, ...]
+    """One of them is drawn per use."""
+    role: Role
+    source: Path | Row
+    size: tuple[int, int]
+    """(width, height) of the upright picture."""
+    digest: str
+    """Of the upright picture's pixels: the same digest, the same picture."""
+
+    def open(self) -> Image.Image:
+        """The upright picture, mode RGB, read afresh. Raises InputError when it is not the one that was checked."""
+        image = _open(self.source)
+        if _digest(image) == self.digest:
+            return image
+        remedy = "start again, and leave the pictures alone while they are in use"
+        raise InputError(Problem(printable(str(self.source)), "has changed since it was checked", remedy))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A square cut out of the resized picture, mirrored or not. left, top, side: pixels of the resized picture."""
+
+    left: int
+    top: int
+    side: int
+    flip: bool
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The pictures to learn from, the class pictures that are there already, and what the user should know of them."""
+
+    instances: tuple[Example, ...]
+    classes: tuple[Example, ...]
+    notes: tuple[str, ...]
+
+
+def load_examples(settings: TrainingData) -> Examples:
+    """The examples of a training run. Raises one InputError with every problem of every folder, picture and caption."""
+    found = Findings()
+    tokens: tuple[str, ...] = ()
+    folders, setting = (), ""
+    if isinstance(settings, TextualInversionSettings):
+        tokens, folders, setting = settings.placeholder_token, settings.train_data_dir, "train_data_dir"
+    elif settings.instance_data_dir:
+        folders, setting = (settings.instance_data_dir,), "instance_data_dir"
+    instances: list[Example] = []
+    if settings.dataset_name:
+        instances = _from_dataset(settings, settings.dataset_name, _rule(settings, 0, 1), found)
+    for index, folder in enumerate(folders):
+        rule = _rule(settings, index, len(folders))
+        listed = _from_folder(Path(folder), setting, settings.caption_column, rule, "instance", found)
+        prefix = f"{index + 1}/" if len(folders) > 1 else ""
+        instances += [replace(example, name=prefix + example.name) for example in listed]
+    if not found.problems:
+        _check_placeholders_used(tokens, instances, found)
+    classes = _class_pictures(settings, found) if isinstance(settings, DreamBoothSettings) else []
+    _note_what_stands_out(instances, found)
+    found.raise_problems()
+    return Examples(tuple(instances), tuple(classes), tuple(found.notes))
+
+
+def load_class_examples(folder: str | Path, class_prompt: str) -> tuple[Example, ...]:
+    """The pictures of a folder for prior preservation, () when it has none. Raises InputError for the bad ones."""
+    found = Findings()
+    rule = CaptionRule("prompt", (class_prompt,))
+    examples = _from_folder(Path(folder), "class_data_dir", "", rule, "class", found)
+    found.raise_problems()
+    return tuple(examples)
+
+
+def small_pictures_note(examples: Sequence[Example], resolution: int) -> str | None:
+    """A line on the pictures that must be enlarged for `resolution`; None when there are none."""
+    names = [example.name for example in examples if min(example.size) < resolution]
+    return f"smaller than {resolution} pixels, so enlarged: {first_few(names)}" if names else None
+
+
+def variants(
+    example: Example, resolution: int, center_crop: bool, crop_variants: int, random_flip: bool, seed: int
+) -> tuple[Variant, ...]:
+    """The squares of side `resolution` to learn from: the central one, or `crop_variants` along the long side.
+
+    With `random_flip` each also mirrored. The k-th of n crops lies at random in the k-th n-th of the way: a function of
+    (seed, the example's name, k, n). No two are equal; a short way has fewer (a square picture has one).
+    """
+    width, height = resized_size(example.size, resolution)
+    way = max(width, height) - resolution + 1
+    count = min(crop_variants, way)
+    places = [_place(seed, example.name, index, count, way) for index in range(count)]
+    if center_crop:
+        places = [(way - 1) // 2]
+    corners = [(place, 0) if width > height else (0, place) for place in places]
+    flips = (False, True) if random_flip else (False,)
+    return tuple(Variant(left, top, resolution, flip) for left, top in corners for flip in flips)
+
+
+def pixels(example: Example, variant: Variant, resolution: int, interpolation: str = "lanczos") -> np.ndarray:
+    """np.uint8 [R, R, 3]: one variant of the picture, its short side resized to `resolution`. Raises InputError."""
+    return all_pixels(example, (variant,), resolution, interpolation)[0]
+
+
+def all_pixels(example: Example, cuts: Sequence[Variant], resolution: int, interpolation: str = "lanczos") -> np.ndarray:
+    """np.uint8 [V, R, R, 3]: as `pixels`, for several variants, with the picture read and resized once."""
+    image = resize(example.open(), resolution, interpolation)
+    return np.stack([crop(image, cut.left, cut.top, cut.side, cut.flip) for cut in cuts])
+
+
+def _place(seed: int, name: str, index: int, count: int, way: int) -> int:
+    """The index-th of `count` places in range(way), drawn from its own part of it."""
+    key = f"{seed}/crop/{index}/{name}".encode("utf-8", "surrogatepass")
+    start, end = way * index // count, way * (index + 1) // count
+    return start + int.from_bytes(blake2b(key, digest_size=8).digest(), "little") % (end - start)
+
+
+def _open(source: Path | Row) -> Image.Image:
+    return open_image(source if isinstance(source, Path) else source.read(), str(source))
+
+
+def _digest(image: Image.Image) -> str:
+    return blake2b(image.tobytes(), key=str(image.size).encode(), digest_size=16).hexdigest()
+
+
+def _rule(settings: TrainingData, index: int, folders: int) -> CaptionRule:
+    """What holds for the captions of folder number `index` of `folders`."""
+    if isinstance(settings, DreamBoothSettings):
+        return CaptionRule(settings.captions, (settings.instance_prompt,), "write one, or use --captions auto")
+    tokens = settings.placeholder_token
+    templates = STYLE_TEMPLATES if settings.learnable_property == "style" else OBJECT_TEMPLATES
+    if len(tokens) == folders:
+        fallback = fill(templates, tokens[index])
+        return CaptionRule(settings.captions, fallback, "write one, or use --captions auto", tokens)
+    remedy = f"write one with {' or '.join(tokens)} in it, or give one train_data_dir for each token"
+    return CaptionRule(settings.captions, (), remedy, tokens)
+
+
+def _from_folder(folder: Path, setting: str, column: str, rule: CaptionRule, role: Role, found: Findings) -> list[Example]:
+    """The good pictures of a folder, sorted by name bytewise; the others are problems."""
+    earlier = len(found.problems)
+    listing = list_folder(folder, setting, found)
+    if listing is None:
+        return []
+    captions = folder_captions(folder, listing, column if rule.reads else None, found)
+    if role == "instance" and not listing.pictures and len(found.problems) == earlier:
+        remedy = f"put some there ({' '.join(sorted(EXTENSIONS))})"
+        found.problem(f"{setting} {folder}", "holds no pictures", remedy)
+    sources = {name: folder / name for name in listing.pictures}
+    return _examples(sources, captions, rule, role, str(folder), found)
+
+
+def _from_dataset(settings: TrainingData, name: str, rule: CaptionRule, found: Findings) -> list[Example]:
+    """The good rows of a data set, in its order; the others are problems."""
+    data = load_dataset(name, settings.dataset_config_name, found)
+    if data is None:
+        return []
+    sources = {f"row {row.index}": row for row in picture_rows(data, name, settings.image_column, found)}
+    captions: dict[str, tuple[Caption, ...]] = {}
+    if rule.reads:
+        required = rule.use == "files" or settings.caption_column != DEFAULT_CAPTION_COLUMN
+        for index, texts in row_captions(data, name, settings.caption_column, required, found).items():
+            captions[f"row {index}"] = tuple(Caption(text, f"row {index}") for text in texts)
+        if required and not captions:  # said already, once for all rows
+            captions = dict.fromkeys(sources, ())
+    return _examples(sources, captions, rule, "instance", name, found)
+
+
+def _examples(
+    sources: Mapping[str, Path | Row],
+    captions: Mapping[str, tuple[Caption, ...]],
+    rule: CaptionRule,
+    role: Role,
+    where: str,
+    found: Findings,
+) -> list[Example]:
+    """Decode each picture: an example of each good one, a problem for each of the others."""
+    checked: dict[str, tuple[tuple[int, int], str]] = {}
+    for name, source in sources.items():
+        try:
+            image = _open(source)
+        except InputError as error:
+            found.problems.extend(error.problems)
+        else:
+            checked[name] = (image.size, _digest(image))
+    chosen = apply_rule(rule, list(checked), captions, where, found)
+    return [Example(name, chosen[name], role, sources[name], *facts) for name, facts in checked.items()]
+
+
+def _class_pictures(settings: DreamBoothSettings, found: Findings) -> list[Example]:
+    """The class pictures that are there already, at most as many as are asked for."""
+    folder = settings.class_data_dir
+    if settings.prior_preservation != "images" or folder is None or not os.path.lexists(folder):
+        return []
+    rule = CaptionRule("prompt", (settings.class_prompt or "",))
+    examples = _from_folder(Path(folder), "class_data_dir", "", rule, "class", found)
+    if len(examples) > settings.num_class_images:
+        found.note(folder, f"the first {settings.num_class_images} of {len(examples)} class pictures are used")
+    return examples[: settings.num_class_images]
+
+
+def _check_placeholders_used(tokens: Sequence[str], instances: Sequence[Example], found: Findings) -> None:
+    captions = [caption for example in instances for caption in example.captions]
+    for token in tokens:
+        if not any(token in caption for caption in captions):
+            remedy = "write it in the captions of the pictures that show it, or leave it out"
+            found.problem(f"placeholder_token {token}", "is in no caption, so that nothing teaches it", remedy)
+
+
+def _note_what_stands_out(instances: Sequence[Example], found: Findings) -> None:
+    if len(instances) == 1:
+        found.notes.append("there is only one picture; three to ten different ones teach more")
+    by_digest: dict[str, list[str]] = {}
+    for example in instances:
+        by_digest.setdefault(example.digest, []).append(example.name)
+    for names in by_digest.values():
+        if len(names) > 1:
+            found.notes.append(f"these pictures are the same, pixel by pixel: {first_few(names)}")

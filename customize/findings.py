@@ -1,0 +1,36 @@
+"""What comes to light while the data are read: problems, notes, and names in a form that fits on one line."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from customize.errors import InputError, Problem
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Problems stop the run, all at once; notes are told to the user."""
+
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def problem(self, where: object, what: str, remedy: str) -> None:
+        self.problems.append(Problem(printable(str(where)), what, remedy))
+
+    def note(self, where: object, what: str) -> None:
+        self.notes.append(f"{printable(str(where))}: {what}")
+
+    def raise_problems(self) -> None:
+        """Raise InputError with all problems, if there are any."""
+        if self.problems:
+            raise InputError(self.problems)
+
+
+def printable(text: str) -> str:
+    """`text` with control characters, line breaks and undecodable bytes escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def first_few(names: Sequence[str], most: int = 10) -> str:
+    """The first names, printable, and how many more there are."""
+    listed = ", ".join(printable(name) for name in names[:most])
+    return listed if len(names) <= most else f"{listed} and {len(names) - most} more"

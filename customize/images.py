@@ -1,0 +1,209 @@
+"""One door for pictures: what passes is a whole, upright, opaque 8-bit RGB picture of a sane size.
+
+Whatever else comes (a truncated file, a named pipe, a decompression bomb, floating-point pixels, an animation) is an
+`InputError` that names it. Pillow's global settings are left as they are.
+
+Shapes: `h w` height and width in pixels; arrays are np.uint8 [h, w, 3] in [0, 255].
+"""
+
+import io
+import logging
+import os
+import stat
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from customize.errors import InputError, Problem
+from customize.findings import printable
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+"""What Pillow may try. Never all that it knows: its EPS reader starts another program."""
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff"})
+MAX_PIXELS = 64_000_000
+MAX_BYTES = 1 << 30
+MAX_RATIO = 10
+"""A picture whose long side is this many times the short one, or more, is refused."""
+BACKGROUND = (255, 255, 255)
+"""What shows through transparent pixels: white."""
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "nearest-exact": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+_TURNS = {  # EXIF orientation -> what makes the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXIF_ORIENTATION, _TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC = 274, 258, 262
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+_COPY_AGAIN = "copy or export the picture again, or take it out"
+_EXPORT = f"save it as PNG or JPEG (formats that are read: {', '.join(FORMATS)})"
+
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it says of damaged files is said here, by name
+
+
+class _Refused(Exception):
+    def __init__(self, what: str, remedy: str):
+        self.what, self.remedy = what, remedy
+
+
+def open_image(source: Path | str | bytes | Image.Image, name: str | None = None) -> Image.Image:
+    """A picture file, the bytes of one, or a Pillow image of any mode, as an upright opaque Pillow image of mode RGB.
+
+    EXIF orientation is obeyed; transparency is composited over `BACKGROUND`; 16-bit grey becomes round(value / 257);
+    CMYK and palettes are converted as Pillow does; colour profiles are not applied. Size and shape are judged from the
+    header, before anything is decoded. Raises InputError that names the picture by `name` (default: its path).
+    """
+    if name is None:
+        name = "the picture" if isinstance(source, bytes | Image.Image) else str(source)
+    try:
+        with warnings.catch_warnings():  # on broken EXIF and large sizes: both are dealt with here
+            warnings.simplefilter("ignore")
+            return _read(source)
+    except _Refused as refusal:
+        what, remedy = refusal.what, refusal.remedy
+    except UnidentifiedImageError:
+        what, remedy = "is not a picture in a format that is read here", f"{_EXPORT}, or take it out"
+    except Image.DecompressionBombError as error:
+        claim = str(error).partition(" exceeds")[0]
+        what, remedy = f"has far more than {MAX_PIXELS:,} pixels ({claim})", "scale it down"
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+        reason = printable(str(error)) or type(error).__name__
+        what, remedy = f"is damaged and cannot be decoded ({reason})", _COPY_AGAIN
+    raise InputError(Problem(printable(name), what, remedy))
+
+
+def resized_size(size: tuple[int, int], resolution: int) -> tuple[int, int]:
+    """(width, height) after resizing so that the short side is `resolution`."""
+    width, height = size
+    short = min(width, height)
+    return round(width * resolution / short), round(height * resolution / short)
+
+
+def resize(image: Image.Image, resolution: int, interpolation: str = "lanczos") -> Image.Image:
+    """`image` in its proportions, the short side `resolution` pixels. interpolation: a key of `INTERPOLATIONS`."""
+    size = resized_size(image.size, resolution)
+    return image if size == image.size else image.resize(size, INTERPOLATIONS[interpolation])
+
+
+def crop(image: Image.Image, left: int, top: int, side: int, flip: bool) -> np.ndarray:
+    """The square of `side` pixels at (left, top), mirrored left to right when `flip`: np.uint8 [side, side, 3]."""
+    assert 0 <= left <= image.width - side and 0 <= top <= image.height - side, (image.size, left, top, side)
+    pixels = np.asarray(image.crop((left, top, left + side, top + side)))
+    return np.ascontiguousarray(pixels[:, ::-1]) if flip else pixels.copy()
+
+
+def regular_file(path: Path) -> io.BufferedReader:
+    """Open a regular file for reading. Anything else (a pipe would block for ever) is an OSError."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise OSError(f"not a regular file but {_KINDS.get(stat.S_IFMT(mode), 'something special')}")
+    return path.open("rb")
+
+
+def _read(source: Path | str | bytes | Image.Image) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return _converted(source)
+    with io.BytesIO(source) if isinstance(source, bytes) else _picture_file(Path(source)) as stream:
+        with Image.open(stream, formats=FORMATS) as image:
+            return _converted(image)
+
+
+def _picture_file(path: Path) -> io.BufferedReader:
+    try:
+        stream = regular_file(path)
+        size = os.fstat(stream.fileno()).st_size
+    except FileNotFoundError:
+        what = "is a link to nothing" if path.is_symlink() else "does not exist"
+        raise _Refused(what, "put the picture there, or take the name out") from None
+    except (OSError, ValueError) as error:
+        raise _Refused(f"cannot be read: {getattr(error, 'strerror', None) or error}", _COPY_AGAIN) from None
+    if 0 < size <= MAX_BYTES:
+        return stream
+    stream.close()
+    raise _Refused(f"has {size:,} bytes, more than {MAX_BYTES:,}" if size else "is empty (0 bytes)", _COPY_AGAIN)
+
+
+def _converted(image: Image.Image) -> Image.Image:
+    _check_header(image)
+    image.load()
+    rgb = _opaque_rgb(image)
+    turn = _TURNS.get(_orientation(image))
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _check_header(image: Image.Image) -> None:
+    """Refuse what would be too large, too long, animated, or without a true 8-bit picture, before it is decoded."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise _Refused(f"has {width} x {height} pixels, more than {MAX_PIXELS:,}", "scale it down")
+    if max(width, height) >= MAX_RATIO * min(width, height):
+        raise _Refused(f"has {width} x {height} pixels, a strip of 1:{MAX_RATIO} or worse", "crop it to what matters")
+    frames = getattr(image, "n_frames", 1)
+    if frames != 1 and image.format != "MPO":  # a camera's JPEG may carry previews after the picture itself
+        raise _Refused(f"has {frames} frames or pages", "save the one that is meant as a picture of its own")
+    if image.mode in ("I", "F"):
+        what = "32-bit integers" if image.mode == "I" else "floating-point numbers"
+        remedy = "save it with 8 or 16 bits a channel"
+        raise _Refused(f"has {what} as pixels: what is black and what is white is not known", remedy)
+    if "transparency" in image.info and _raw_mode(image) in ("L;2", "L;4", "RGB;16B"):
+        what = "marks a colour as transparent at a bit depth at which that is lost in reading"
+        raise _Refused(what, "save it with an alpha channel")
+
+
+def _raw_mode(image: Image.Image) -> str | None:
+    tiles = getattr(image, "tile", None)
+    return tiles[0].args if tiles and isinstance(tiles[0].args, str) else None
+
+
+def _opaque_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return _from_16_bit(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    flat = Image.new("RGB", image.size, BACKGROUND)
+    flat.paste(image, mask=image.getchannel("A"))
+    return flat
+
+
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits (12 in some TIFFs) to RGB: round(value * 255 / largest value)."""
+    tags = getattr(image, "tag_v2", {})
+    largest = 4095 if tags.get(_TIFF_BITS_PER_SAMPLE) in (12, (12,)) else 65535
+    values = np.arange(65536, dtype=np.int64).clip(max=largest)
+    grey = ((values * 510 + largest) // (2 * largest)).astype(np.uint8)
+    if tags.get(_TIFF_PHOTOMETRIC) == 0:  # white is zero
+        grey = 255 - grey
+    if "transparency" in image.info:
+        grey[image.info["transparency"]] = BACKGROUND[0]
+    return Image.fromarray(grey[np.asarray(image)]).convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) where there is none or the EXIF data are broken."""
+    try:
+        value = image.getexif().get(_EXIF_ORIENTATION)
+    except Exception:  # broken EXIF data say nothing against the pixels
+        return 1
+    return value if isinstance(value, int) else 1

@@ -1,0 +1,214 @@
+"""One setting: what its line in the table says, and whether a value is fit for it.
+
+Flags, help, TOML and checks are all made from this.
+"""
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, Field
+from pydantic.fields import FieldInfo
+
+from customize.errors import Problem
+from customize.findings import printable
+
+PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
+
+Kind = Literal["line", "any", "placeholder", "weights", "model", "modules"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A line of the table: a field's type and default, and the facts that `setting` was told about it."""
+
+    name: str
+    type: type  # bool, int, float or str
+    many: bool  # a tuple of them
+    optional: bool  # may be None, which is written "none"
+    required: bool
+    default: Any
+    description: str
+    section: str
+    choices: tuple[str, ...] = ()
+    unit: str = ""
+    minimum: float | None = None
+    above: float | None = None
+    maximum: float | None = None
+    below: float | None = None
+    multiple_of: int | None = None
+    text: Kind = "line"
+    only_with: tuple[str, tuple[Any, ...]] | None = None  # the other setting and its values (empty: any) that it needs
+    secret: bool = False  # never printed, never written
+    default_in_words: str = ""
+
+    @property
+    def range(self) -> str:
+        """The range of a number in words, such as `above 0, at most 10`."""
+        if self.minimum is not None and self.maximum is not None:
+            bounds = f"from {self.minimum} to {self.maximum}"
+        else:
+            low = f"above {self.above}" if self.minimum is None else f"at least {self.minimum}"
+            bounds = f"{low}, " + (f"below {self.below}" if self.maximum is None else f"at most {self.maximum}")
+        return bounds + (f", a multiple of {self.multiple_of}" if self.multiple_of else "")
+
+    @property
+    def expected(self) -> str:
+        """What one value of this setting is, in words."""
+        if self.choices:
+            words = f"one of {', '.join(self.choices)}"
+        elif self.type is bool:
+            words = "true or false"
+        elif self.type is str:
+            words = "a text"
+        else:
+            words = f"a {'whole ' if self.type is int else ''}number {self.range}"
+        return words + (", or none" if self.optional else "")
+
+    @property
+    def default_text(self) -> str:
+        """The default as `--help` and reports show it."""
+        if self.default_in_words or self.required:
+            return self.default_in_words or "required"
+        if self.default in (None, ()):
+            return "none"
+        return " ".join(map(written, self.default if self.many else (self.default,)))
+
+    def fault(self, value: Any) -> str | None:
+        """What is wrong with one value of the right type, in words; None when it is fit."""
+        if self.choices or self.type in (int, float):
+            fit = value in self.choices if self.choices else self._in_range(value)
+            return None if fit else f"is not {self.expected}"
+        return text_fault(self.text, value) if self.type is str else None
+
+    def _in_range(self, value: float) -> bool:
+        return (
+            (self.minimum is None or value >= self.minimum)
+            and (self.above is None or value > self.above)
+            and (self.maximum is None or value <= self.maximum)
+            and (self.below is None or value < self.below)
+            and (self.multiple_of is None or value % self.multiple_of == 0)
+        )
+
+    def quoted(self, value: Any) -> str:
+        """A value as a report quotes it: short, and a secret one not at all."""
+        if self.secret:
+            return "the value"
+        text = f'"{printable(value)}"' if isinstance(value, str) else written(value)
+        return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def written(value: Any) -> str:
+    """A value as a user writes it: `true`, `none`, `0.1`."""
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def setting(default: Any, section: str, description: str, **facts: Any) -> Any:
+    """A pydantic field that carries its line of the table. default: `...` = required; facts: see `Setting`."""
+    facts = {"section": section, "description": description, **facts}
+    if "choices" in facts:
+        facts["choices"] = tuple(facts["choices"])
+    secret = facts.get("secret", False)
+    return Field(default, description=description, repr=not secret, json_schema_extra={"facts": facts})
+
+
+def again(model: type[BaseModel], name: str, default: Any, **changes: Any) -> Any:
+    """The setting `name` of a parent model with another default (and other facts, where given)."""
+    return setting(default, **{**_facts(model.model_fields[name]), "default_in_words": "", **changes})
+
+
+@cache
+def table(model: type[BaseModel]) -> Mapping[str, Setting]:
+    """All settings of a model by name, in the order of their declaration."""
+    return {name: _line(name, field) for name, field in model.model_fields.items()}
+
+
+def _facts(field: FieldInfo) -> dict[str, Any]:
+    extra: Any = field.json_schema_extra
+    return extra["facts"]
+
+
+def _line(name: str, field: FieldInfo) -> Setting:
+    annotation: Any = field.annotation
+    alternatives = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    (annotation,) = (alternative for alternative in alternatives if alternative is not NoneType)
+    many = get_origin(annotation) is tuple
+    if many:
+        annotation = get_args(annotation)[0]
+    facts = _facts(field)
+    if get_origin(annotation) is Literal:
+        facts = {**facts, "choices": get_args(annotation)}
+    return Setting(
+        name=name,
+        type=str if "choices" in facts else annotation,
+        many=many,
+        optional=NoneType in alternatives,
+        required=field.is_required(),
+        default=None if field.is_required() else field.default,
+        **facts,
+    )
+
+
+def text_fault(kind: Kind, value: str) -> str | None:
+    """What is wrong with a text; None when nothing is."""
+    if any(unicodedata.category(character) == "Cc" for character in value):
+        return "holds a control character (a line break, a tab, ...)"
+    if any(unicodedata.category(character) == "Cs" for character in value):
+        return "holds bytes that are not UTF-8"
+    if kind == "any":
+        return None
+    if not value.strip():
+        return "is empty"
+    faults = {"placeholder": _placeholder_fault, "weights": _weights_fault, "model": _pickle_fault}
+    if kind == "modules":
+        return None if re.fullmatch(r"[\w.-]+", value) else "is not attention, feed-forward or the name of a module"
+    return faults[kind](value) if kind in faults else None
+
+
+def _placeholder_fault(value: str) -> str | None:
+    if any(character.isspace() or not character.isprintable() for character in value):
+        return "is not one token: it holds a blank or an invisible character"
+    if "/" in value or "\\" in value or not value.strip("."):
+        return "looks like a path"
+    return "is longer than 64 characters" if len(value) > 64 else None
+
+
+def _pickle_fault(value: str) -> str | None:
+    if value.lower().endswith(PICKLES):
+        return "is a pickle, which can run any program when it is opened: convert it to .safetensors"
+    return None
+
+
+def _weights_fault(value: str) -> str | None:
+    path, scale = path_and_scale(value)
+    if not path.strip():
+        return "names no file"
+    if not (math.isfinite(scale) and abs(scale) <= 100):
+        return "has a scale that is not a number from -100 to 100"
+    return _pickle_fault(path)
+
+
+def path_and_scale(weights: str) -> tuple[str, float]:
+    """`PATH[:SCALE]` in two, such as `("cat.safetensors", 0.8)`; the scale is 1 where none is given."""
+    path, colon, scale = weights.rpartition(":")
+    try:
+        return (path, float(scale)) if colon else (weights, 1.0)
+    except ValueError:
+        return weights, 1.0
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that is written most like `word`, if any is."""
+    return next(iter(get_close_matches(word[:100], known, n=1, cutoff=0.6)), None)
+
+
+def unknown(name: str, known: Iterable[str]) -> Problem:
+    """The problem of a name that is no setting, with the nearest known one."""
+    near = nearest(name, known)
+    return Problem(name, "is not a setting", f"did you mean {near}?" if near else "--help lists all settings")

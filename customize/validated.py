@@ -1,0 +1,132 @@
+"""A frozen pydantic model that is valid as a whole or not made at all: whatever is wrong comes in one `InputError`."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+
+from customize import checks
+from customize.errors import InputError, Problem
+from customize.setting import Setting, nearest, table, unknown
+
+SECTIONS = {
+    "model": "the base model and how it is run",
+    "method": "what is learned",
+    "inference": "what is generated",
+    "data": "the pictures and their captions",
+    "train": "the training loop",
+    "output": "what is written",
+}
+
+
+class Validated(BaseModel):
+    """Parent of all settings. Fields are made by `customize.setting.setting`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    command: ClassVar[str] = ""
+    commands: ClassVar[list[type["Validated"]]] = []  # every model that belongs to a command
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        if cls.command:
+            cls.commands.append(cls)
+
+    def __init__(self, **values: Any) -> None:
+        if found := self._fill(values, {}):
+            raise InputError(found)
+
+    @classmethod
+    def examine(cls, values: Mapping[str, Any]) -> tuple[Self, list[Problem]]:
+        """A settings object and all that is wrong with it. Where something is, it holds defaults or None."""
+        fit: dict[str, Any] = {}
+        settings = cls.__new__(cls)
+        problems = settings._fill(values, fit)
+        if problems:
+            nothing = {name: () if line.many else None for name, line in table(cls).items() if line.required}
+            settings = cls.model_construct(**nothing | fit)
+        return settings, problems
+
+    @classmethod
+    def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The values, with those defaults filled in that hang on other values."""
+        return values
+
+    def _fill(self, values: Mapping[str, Any], fit: dict[str, Any]) -> list[Problem]:
+        """Validate all fields into `self` and those that pass also into `fit`; return what is wrong."""
+        problems: list[Problem] = []
+        faulty = set()
+        values = dict(self.completed(values))
+        try:
+            self.__pydantic_validator__.validate_python(values, self_instance=self, context=fit)
+        except ValidationError as error:
+            for fault in error.errors(include_url=False):
+                faulty.add(name := str(fault["loc"][0]))
+                problems.append(self._problem(name, fault))
+        return problems + checks.problems(table(type(self)), fit, faulty)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _before(cls, value: Any, info: ValidationInfo) -> Any:
+        line = table(cls)[str(info.field_name)]
+        if line.optional and isinstance(value, str) and value.casefold() == "none":
+            return None
+        if line.many and not isinstance(value, (list, tuple)):
+            value = (value,)
+        for each in value if line.many else (value,):
+            if isinstance(each, bool) and line.type in (int, float):
+                raise ValueError(f"{line.quoted(each)} is not {line.expected}")
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _after(cls, value: Any, info: ValidationInfo) -> Any:
+        line = table(cls)[str(info.field_name)]
+        if line.many and line.default != () and not value:
+            raise ValueError("is empty")
+        for each in () if value is None else value if line.many else (value,):
+            if fault := line.fault(each):
+                raise ValueError(f"{line.quoted(each)} {fault}")
+        info.context[info.field_name] = value  # type: ignore[index]
+        return value
+
+    @classmethod
+    def _problem(cls, name: str, fault: Any) -> Problem:
+        """A fault that pydantic found, in the words of the table."""
+        if fault["type"] == "extra_forbidden":
+            return cls.unknown_setting(name)
+        line = table(cls)[name]
+        if fault["type"] == "missing":
+            return Problem(name, "is missing", f"give {line.description}")
+        what = f"{line.quoted(fault['input'])} is not {line.expected}"
+        if fault["type"] == "value_error":
+            what = str(fault["ctx"]["error"])
+        near = nearest(str(fault["input"]), line.choices)
+        default = "" if line.required else f" (default: {line.default_text})"
+        remedy = f"did you mean {near}?" if near else f"give one that fits: {line.description}{default}"
+        return Problem(name, what, remedy)
+
+    @classmethod
+    def unknown_setting(cls, name: str) -> Problem:
+        """The problem of a name that is no setting of this command: whose it is, else the nearest one."""
+        for other in cls.commands:
+            if other is not cls and name in table(other):
+                return Problem(name, f"is not a setting of {cls.command}", f"leave it out: {other.command} has it")
+        return unknown(name, table(cls))
+
+    def values(self) -> dict[str, Any]:
+        """The settings that have an effect, by name, without secrets: `type(self)(**values)` is an equal object."""
+        lines = table(type(self)).values()
+        return {line.name: getattr(self, line.name) for line in lines if not line.secret and checks.applies(line, self)}
+
+    def to_toml(self) -> str:
+        """A TOML file that starts the same run again; secrets (`hub_token`) are left out."""
+        from customize.toml import write
+
+        return write(by_section(type(self)), self.values())
+
+
+def by_section(model: type[BaseModel]) -> dict[str, list[Setting]]:
+    """The settings under the headings that they have in TOML and help."""
+    lines = table(model).values()
+    found = {section: [line for line in lines if line.section == section] for section in SECTIONS}
+    return {section: members for section, members in found.items() if members}

@@ -1,0 +1,238 @@
+"""The command line: how arguments are read, one report for all problems, exit statuses, no torch before its time."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings, strategies
+
+from customize import cli
+from customize.config import MODELS, DreamBoothSettings, InferenceSettings, TextualInversionSettings
+from customize.errors import InputError, Interrupted, NumericsError, Problem, ResourceError
+from customize.setting import table
+
+ROOT = Path(__file__).parent.parent
+DOG = ["--instance_data_dir=dogs", "--instance_prompt", "a photo of sks dog"]
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch):
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+
+
+def read(model, *argv):
+    return cli.read(model, argv)[0]
+
+
+def refused(model, *argv, check=None):
+    with pytest.raises(InputError) as caught:
+        cli.read(model, argv, check)
+    return [problem.where for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("argv", [["--max_train_steps=5"], ["--max-train-steps", "5"], ["--max-train_steps=5"]])
+def test_names_and_values(argv):
+    assert read(DreamBoothSettings, *DOG, *argv).max_train_steps == 5
+
+
+def test_flags_of_true_and_false():
+    def value(*argv):
+        return read(DreamBoothSettings, *DOG, *argv).train_text_encoder
+
+    assert (
+        value("--train_text_encoder") and value("--train-text-encoder=true") and value("--train_text_encoder", "TRUE")
+    )
+    assert not value("--no-train_text_encoder") and not value("--train_text_encoder", "false") and not value()
+    assert read(InferenceSettings, "--prompt=x", "--no-use-karras-sigmas").use_karras_sigmas is False
+
+
+def test_lists():
+    made = read(InferenceSettings, "--prompt", "a", "b c", "--weights=x:0.5", "--prompt", "d", "--weights", "y")
+    assert made.prompt == ("a", "b c", "d") and made.weights == ("x:0.5", "y")
+
+
+def test_values_that_look_like_flags():
+    assert read(InferenceSettings, "--prompt=--x", "--negative_prompt=").prompt == ("--x",)
+    assert read(InferenceSettings, "--prompt", "-x", "--seed", "7").prompt == ("-x",)
+    assert refused(InferenceSettings, "--prompt", "x", "--seed", "-1") == ["--seed"]
+
+
+def test_none_unsets(tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text("snr_gamma = 5\nmax_grad_norm = 1\n")
+    assert read(DreamBoothSettings, str(config), *DOG).snr_gamma == 5
+    made = read(DreamBoothSettings, str(config), *DOG, "--snr_gamma", "none", "--max_grad_norm=None")
+    assert made.snr_gamma is None and made.max_grad_norm is None
+
+
+def test_a_flag_wins_over_the_file(tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text(
+        '[train]\nseed = 3\nrank = 4\n[x]\nadapter = "lora"\nprior_preservation = "teacher"\nclass_prompt = "a dog"'
+    )
+    made = read(DreamBoothSettings, str(config), "--seed", "4", *DOG)
+    assert (made.seed, made.rank, made.prior_preservation) == (4, 4, "teacher")
+    made = read(DreamBoothSettings, *DOG, "--with_prior_preservation", str(config), "--class_data_dir", "class")
+    assert made.prior_preservation == "images"
+
+
+def test_resolved_settings_start_the_same_run(tmp_path):
+    made = read(DreamBoothSettings, *DOG, "--adapter=lora", "--num_train_epochs", "3", "--offset_noise")
+    config = tmp_path / "config.toml"
+    config.write_text(made.to_toml(), encoding="utf-8")
+    assert read(DreamBoothSettings, str(config)) == made
+
+
+def test_everything_wrong_is_in_one_report(tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text("learning_rate = -1\nrezolution = 512\n\nno_such = 1\n")
+    argv = [str(config), "extra", "--resolution", "65", "--max_train_step=5", "--foo", "bar", "--seed", "1", "--seed=2"]
+    found = refused(TextualInversionSettings, *argv, "--rank", "--no_safe_serialization")
+    assert sorted(found) == sorted([
+        "--seed", "extra", "--no_safe_serialization", "--resolution", f"{config}:1: learning_rate", "placeholder_token",
+        "initializer_token", f"{config}:2: rezolution", f"{config}:4: no_such", "--max_train_step", "--foo", "--rank",
+        "train_data_dir",
+    ])  # fmt: skip
+
+
+def test_faulty_file_and_faulty_flags_are_reported_together(tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text("seed = 1\nname = \n")
+    assert refused(DreamBoothSettings, str(config), *DOG, "--rank=0", "--adapter=lora") == [f"{config}:2", "--rank"]
+    assert refused(DreamBoothSettings, "missing.toml", *DOG) == ["missing.toml"]
+
+
+@pytest.mark.parametrize(
+    "argv, where",
+    [
+        (["--seed"], "--seed"),
+        (["--seed", "1", "2"], "2"),
+        (["-x"], "-x"),
+        (["--"], "--"),
+        (["--=5"], "--"),
+        (["--prompt", "more", "run.toml"], "--prompt"),
+        (["--seed=1", "--seed=1"], "--seed"),
+        (["--trace=perhaps"], "--trace"),
+    ],
+)
+def test_arguments_that_cannot_be_understood(argv, where):
+    assert refused(InferenceSettings, "--prompt", "x", "--height", "64", *argv) == [where]
+
+
+def test_what_the_settings_name_is_looked_at_in_the_same_report():
+    def check(settings):
+        assert settings.learning_rate == 2e-6 and settings.instance_data_dir == "dogs"
+        raise InputError([Problem("dogs/1.png", "is cut off", "copy it again"), Problem("rank", "x", "y")])
+
+    assert refused(DreamBoothSettings, *DOG, "--learning_rate=-1", "--rank", "4", check=check) == [
+        "--learning_rate", "--rank", "dogs/1.png"
+    ]  # fmt: skip
+    assert refused(DreamBoothSettings, *DOG, "--rank", "4", check=lambda settings: 1 / 0) == ["--rank"]
+    assert read(DreamBoothSettings, *DOG)
+
+
+@pytest.mark.parametrize(
+    "raised, status",
+    [
+        (None, 0),
+        (InputError(Problem("dogs", "are cats", "take dogs")), 2),
+        (ResourceError("the disk is full\n    -> free some"), 3),
+        (NumericsError("the loss is NaN"), 4),
+        (Interrupted(signal.SIGINT, "saved"), 130),
+        (Interrupted(signal.SIGTERM, "saved"), 143),
+        (Interrupted(signal.Signals(1), "saved"), 129),
+        (KeyboardInterrupt(), 130),
+        (ZeroDivisionError("ours"), 1),
+    ],
+)
+def test_exit_status(raised, status, capsys):
+    def run(settings):
+        assert settings.prompt == ("x",)
+        if raised is not None:
+            raise raised
+
+    assert cli.main(InferenceSettings, run, ["--prompt", "x"]) == status
+    error = capsys.readouterr().err
+    assert ("Traceback" in error) == (status == 1)
+    assert all(part in error for part in str(raised or "").splitlines()[:1])
+    assert (status == 3) == ("\n    -> free some\n" in error)
+
+
+def test_report_is_harmless_to_a_terminal(capsys):
+    argv = ["--prompt", "x\x1b]0;title\x07", "--he\x1b[31mllo", "\udcff", "--hub_token=secret", "--hub_token=secret"]
+    assert cli.main(InferenceSettings, print, argv) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and "\x1b" not in error and "\x07" not in error and "\udcff" not in error
+    assert "\\x1b]0;title\\x07" in error and "secret" not in error
+
+
+def test_notes_are_told(capsys):
+    argv = [*DOG, "--set_grads_to_none", "--lr_warmup_steps=5", "--hub_model_id", "x"]
+    assert cli.main(DreamBoothSettings, lambda settings: None, argv) == 0
+    notes = capsys.readouterr().err.splitlines()
+    assert [note.split()[1] for note in notes] == ["set_grads_to_none", "lr_warmup_steps", "hub_model_id"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_help_has_every_setting_with_default_and_range(model, capsys):
+    assert cli.main(model, print, ["--help"]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    for line in table(model).values():
+        assert f"--{line.name}" in words
+        assert line.description in words and line.default_text in words
+        assert not line.choices or "{" + ",".join(line.choices) + "}" in words
+        assert line.type not in (int, float) or line.range in words
+
+
+@pytest.mark.parametrize(
+    "script, data",
+    [
+        (
+            "train_textual_inversion.py",
+            ["--train_data_dir=nowhere", "--placeholder_token=<x>", "--initializer_token=x"],
+        ),
+        ("train_dreambooth.py", ["--instance_data_dir", "nowhere"]),
+        ("infer.py", ["--image=nowhere.png", "--prompt", "x"]),
+    ],
+)
+def test_scripts_are_thin_and_answer_without_torch(script, data, tmp_path):
+    assert len((ROOT / script).read_text().splitlines()) < 40
+    code = (
+        "import sys, runpy, atexit; sys.argv = sys.argv[1:];"
+        "atexit.register(lambda: print('torch' in sys.modules, 'diffusers' in sys.modules));"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    for argv, status in ((["--help"], 0), (["--no_such=1", "--seed=-1", *data], 2)):
+        command = [sys.executable, "-c", code, str(ROOT / script), *argv]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
+        assert done.returncode == status, done.stderr
+        assert done.stdout.endswith("False False\n")
+        assert "Traceback" not in done.stderr and (status == 0 or "--no_such" in done.stderr)
+    assert not data or "nowhere" in done.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_run_is_imported_only_when_called(tmp_path, monkeypatch):
+    (tmp_path / "late_module.py").write_text("def run(settings):\n    settings.seen\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert cli.main(InferenceSettings, "late_module:run", ["--seed=-1"]) == 2
+    assert "late_module" not in sys.modules
+    assert cli.main(InferenceSettings, "late_module:run", ["--prompt=x"]) == 1
+    assert sys.modules.pop("late_module")
+
+
+WORDS = strategies.sampled_from(
+    ["--seed", "--prompt=", "--trace", "--no-trace", "--weights", "--x", "=", "5", "-1", "none"]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(strategies.lists(WORDS | strategies.text(max_size=9).filter(lambda word: "toml" not in word), max_size=6))
+def test_whatever_is_typed_is_read_or_reported(argv):
+    for model in (InferenceSettings, DreamBoothSettings):
+        try:
+            assert cli.read(model, argv)[0]
+        except InputError as error:
+            assert all(problem.what and problem.remedy for problem in error.problems)
