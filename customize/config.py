@@ -30,6 +30,9 @@ class Settings(Validated):
     pretrained_model_name_or_path: str | None = setting("demo", "model", BASE_MODEL, text="model")
     revision: str | None = setting(None, "model", "branch, tag or commit of the base model on the hub")
     variant: str | None = setting(None, "model", "variant of the base model's files, such as fp16")
+    prediction_type: Literal["epsilon", "v_prediction"] | None = setting(
+        None, "model", "what the network predicts, where the model does not say", default_in_words="none: what the model says"
+    )
     mixed_precision: Precision = setting("no", "model", "number format of the networks; no is fp32")
     allow_tf32: bool = setting(False, "model", "let the GPU multiply in TF32: faster, slightly less exact")
     seed: int = setting(0, "model", "what everything drawn at random follows from", minimum=0, maximum=2**32 - 1)

@@ -43,7 +43,10 @@ def together(*checks: Callable[[], Any]) -> list[Any]:
 
 def check_source(settings) -> Source:
     """The located base model; the words to be learned must not be among those that it knows."""
-    source = locate(settings.pretrained_model_name_or_path, settings.variant)
+    source = locate(
+        settings.pretrained_model_name_or_path, revision=settings.revision, variant=settings.variant,
+        prediction_type=settings.prediction_type,
+    )  # fmt: skip
     if problems := known_token_problems(vocabulary(source), getattr(settings, "placeholder_token", ())):
         raise InputError(problems)
     return source

@@ -30,7 +30,7 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
     check_machine(settings)
     accelerator = start_accelerator(settings, folder)
     resume = find_checkpoint(settings, folder, accelerator.print)
-    family = load(source, revision=settings.revision, variant=settings.variant)
+    family = load(source)
     bench = Bench(settings, accelerator, family, examples, resume.step if resume else 0)
     for note in (*examples.notes, small_pictures_note(examples.instances, bench.resolution)):
         accelerator.print(*[f"note: {note}"] if note else [])

@@ -5,8 +5,8 @@ from customize.families.source import Source, locate
 __all__ = ["Source", "load", "locate"]
 
 
-def load(source: Source, *, revision: str | None = None, variant: str | None = None):
+def load(source: Source):
     """Loads what `locate` found, in float32 on the CPU; returns a `StableDiffusion`. Raises InputError."""
     from customize.families.loading import load
 
-    return load(source, revision=revision, variant=variant)
+    return load(source)

@@ -14,14 +14,14 @@ from customize.families.source import SETTING, Source, check_folder
 from customize.families.stable_diffusion import StableDiffusion
 
 
-def load(source: Source, *, revision: str | None = None, variant: str | None = None) -> StableDiffusion:
+def load(source: Source) -> StableDiffusion:
     """Loads a base model in float32 on the CPU; the safety checker and feature extractor stay where they are."""
     if source.file:
         from customize.families.single_file import load_single_file
 
-        return load_single_file(source)
-    folder = source.folder or check_folder(download(source.name, revision, variant), variant)
-    return load_folder(source.name, folder, variant)
+        return load_single_file(source, source.prediction_type)
+    folder = source.folder or check_folder(download(source.name, source.revision, source.variant), source.variant)
+    return load_folder(source.name, folder, source.variant, source.prediction_type)
 
 
 def download(name: str, revision: str | None, variant: str | None) -> Path:
@@ -39,7 +39,9 @@ def download(name: str, revision: str | None, variant: str | None) -> Path:
         raise InputError(Problem(SETTING, f"{name} is no local folder and the hub gave none ({cause})", remedy)) from error
 
 
-def load_folder(name: str, folder: Path, variant: str | None = None) -> StableDiffusion:
+def load_folder(
+    name: str, folder: Path, variant: str | None = None, prediction_type: str | None = None
+) -> StableDiffusion:
     """Loads a folder in diffusers' layout that `check_folder` found whole."""
 
     def part(cls, subfolder: str):
@@ -56,7 +58,10 @@ def load_folder(name: str, folder: Path, variant: str | None = None) -> StableDi
     unet, vae = part(UNet2DConditionModel, "unet"), part(AutoencoderKL, "vae")
     text_encoder = part(CLIPTextModel, "text_encoder")
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    return StableDiffusion(name, folder, unet, vae, text_encoder, tokenizer, load_scheduler(folder))
+    scheduler = load_scheduler(folder)
+    if prediction_type:
+        scheduler.register_to_config(prediction_type=prediction_type)
+    return StableDiffusion(name, folder, unet, vae, text_encoder, tokenizer, scheduler)
 
 
 def load_scheduler(folder: Path):

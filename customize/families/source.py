@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from customize.errors import InputError, Problem
+from customize.families.ldm_header import read_layout
 from customize.safetensors_header import read_header
 
 DEMO = Path(__file__).parents[1] / "demo" / "model"
@@ -16,20 +17,29 @@ SETTING = "pretrained_model_name_or_path"
 
 @dataclass(frozen=True)
 class Source:
-    """A base model: a `folder` in diffusers' layout, a single `file`, or the `name` of a model on the hub."""
+    """A base model: a `folder` in diffusers' layout, a single `file`, or the `name` of a model on the hub.
+
+    revision, variant: as for the hub; prediction_type: "epsilon" or "v_prediction" over what the model itself says.
+    """
 
     name: str
     folder: Path | None = None
     file: Path | None = None
+    revision: str | None = None
+    variant: str | None = None
+    prediction_type: str | None = None
 
 
-def locate(name: str, variant: str | None = None) -> Source:
+def locate(
+    name: str, *, revision: str | None = None, variant: str | None = None, prediction_type: str | None = None
+) -> Source:
     """Finds a base model by name and checks what can be checked without loading it.
 
     name: "demo", a folder, a single .safetensors file, or OWNER/NAME on the hub. Raises InputError.
     """
+    source = Source(name, revision=revision, variant=variant, prediction_type=prediction_type)
     if name == "demo":
-        return Source(name, folder=check_folder(DEMO, variant))
+        return replace(source, folder=check_folder(DEMO, variant))
     path = Path(name).expanduser()
     if path.suffix in PICKLES:
         remedy = "pickles can run code when they are loaded; convert it to .safetensors and give that file"
@@ -37,13 +47,13 @@ def locate(name: str, variant: str | None = None) -> Source:
     if path.suffix == ".safetensors":
         if not path.is_file():
             raise InputError(Problem(SETTING, f"no file {name}", "check the path"))
-        read_header(path)
-        return Source(name, file=path)
+        read_layout(path, prediction_type)
+        return replace(source, file=path)
     if path.is_dir():
-        return Source(name, folder=check_folder(path, variant))
+        return replace(source, folder=check_folder(path, variant))
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or "\\" in name or path.exists():
         raise InputError(Problem(SETTING, f"no folder {name}", "check the path; a name on the hub is OWNER/NAME"))
-    return Source(name)
+    return source
 
 
 def check_folder(folder: Path, variant: str | None = None) -> Path:
@@ -70,13 +80,15 @@ def check_folder(folder: Path, variant: str | None = None) -> Path:
 
 def weights_problems(folder: Path, variant: str | None) -> list[Problem]:
     """What is wrong with the safetensors files of one network of the model."""
-    pattern = f"*.{variant}*.safetensors" if variant else "*.safetensors"
-    files = sorted(folder.glob(pattern))
+    all_files = sorted(folder.glob("*.safetensors"))
+    files = [file for file in all_files if (f".{variant}" in file.stem if variant else "." not in file.stem)]
     if not files:
-        what = f"has no {pattern}"
-        if any(folder.glob(f"*{suffix}") for suffix in PICKLES):
+        what = f"has no safetensors of variant {variant}" if variant else "has no safetensors"
+        if all_files:
+            what += f", only {', '.join(file.name for file in all_files)}"
+        elif any(folder.glob(f"*{suffix}") for suffix in PICKLES):
             what += ", only pickles, which can run code when they are loaded"
-        return [Problem(str(folder), what, "convert the model to safetensors, or take another --variant")]
+        return [Problem(str(folder), what, "convert the model to safetensors, or name the --variant that is there")]
     problems = []
     for file in files:
         try:

@@ -1,0 +1,54 @@
+"""Builds a model with random weights and the real architecture of Stable Diffusion 1.5 or 2.1, to measure and try with.
+
+    python benchmarks/random_models.py sd15 /tmp/models/sd15 --single_file /tmp/models/sd15.safetensors
+
+About 2.1 GB (1.5) or 2.6 GB (2.1) for each of folder and file in float16, and 6 GB of memory while it works.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from benchmarks.ldm_layout import to_ldm
+from customize.families.clip_tokenizer import END, clip_tokenizer
+from customize.families.ldm_header import CONFIGS
+from customize.families.loading import load_scheduler
+
+
+def random_pipeline(config: Path, seed: int = 0) -> StableDiffusionPipeline:
+    """A pipeline of the configuration folder's architecture in torch's default dtype, drawn by the libraries' rules."""
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(config, subfolder="unet"))
+    vae = AutoencoderKL.from_config(AutoencoderKL.load_config(config, subfolder="vae"))
+    text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(config, subfolder="text_encoder"))
+    return StableDiffusionPipeline(
+        vae, text_encoder, clip_tokenizer(END if config.name == "sd15" else "!"), unet, load_scheduler(config),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", choices=["sd15", "sd21"])
+    parser.add_argument("output_folder", type=Path)
+    parser.add_argument("--single_file", type=Path, help="write the same weights here too, in the original layout")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", choices=["float16", "float32"], default="float16")
+    arguments = parser.parse_args()
+    torch.set_default_dtype(getattr(torch, arguments.dtype))
+    pipeline = random_pipeline(CONFIGS / arguments.model, arguments.seed)
+    pipeline.save_pretrained(arguments.output_folder)
+    if arguments.single_file:
+        tensors = to_ldm(pipeline.unet, pipeline.vae, pipeline.text_encoder)
+        save_file(tensors, arguments.single_file, metadata={"format": "pt"})
+
+
+if __name__ == "__main__":
+    main()

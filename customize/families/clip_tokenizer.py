@@ -1,0 +1,19 @@
+"""CLIP's tokenizer, which comes with the project: a single checkpoint file holds the networks only."""
+
+import gzip
+from pathlib import Path
+
+from transformers import CLIPTokenizer
+
+MERGES = Path(__file__).parent / "configs" / "clip_merges.txt.gz"
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def clip_tokenizer(pad_token: str = END) -> CLIPTokenizer:
+    """The byte-pair tokenizer of Radford et al. 2021, 49,408 tokens; Stable Diffusion 2.x pads with "!" instead."""
+    merges = [tuple(line.split()) for line in gzip.decompress(MERGES.read_bytes()).decode().split("\n")]
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    letters = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), START, END]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad_token, model_max_length=77)

@@ -1,0 +1,94 @@
+"""Noise estimates made of noise estimates: what is asked of the network at a step, and what is made of its answers.
+
+However deeply they are nested, all questions of a step go through the network in one batch. An estimate asks about the
+latents that it is given, so one that turns or filters them hands the changed ones to the estimates it is made of.
+Answers are in the network's own prediction_type; where weights sum to 1, combining these is combining noises.
+
+B images, C latent channels, H W latent height and width, L tokens, D embedding width.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from customize.inference.sampler import Step
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the network is asked: latents [B, C, H, W] as it sees them, and encoder_hidden_states [B, L, D]."""
+
+    latents: Tensor
+    encoder_hidden_states: Tensor
+
+
+class Estimate(Protocol):
+    """An answer [B, C, H, W] for each image, whatever it is made of."""
+
+    def questions(self, latents: Tensor, step: "Step") -> list[Question]:
+        """What the network must be asked about these latents [B, C, H, W]."""
+        ...
+
+    def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
+        """Takes one answer [B, C, H, W] per question, in their order, and returns the estimate [B, C, H, W]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """The network's own answer to one prompt per image: encoder_hidden_states [B, L, D]."""
+
+    encoder_hidden_states: Tensor
+
+    def questions(self, latents: Tensor, step: "Step") -> list[Question]:
+        return [Question(latents, self.encoder_hidden_states)]
+
+    def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
+        return next(answers)
+
+
+@dataclass(frozen=True)
+class Guided:
+    """negative + scale * (positive - negative): see `guided`."""
+
+    positive: Estimate
+    negative: Estimate
+    scale: float
+
+    def questions(self, latents: Tensor, step: "Step") -> list[Question]:
+        return [*self.negative.questions(latents, step), *self.positive.questions(latents, step)]
+
+    def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
+        negative = self.negative.combine(answers, latents, step)
+        return negative + self.scale * (self.positive.combine(answers, latents, step) - negative)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """The weighted sum of estimates: see `mixed`."""
+
+    estimates: tuple[Estimate, ...]
+    weights: tuple[float, ...]
+
+    def questions(self, latents: Tensor, step: "Step") -> list[Question]:
+        return [question for estimate in self.estimates for question in estimate.questions(latents, step)]
+
+    def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
+        parts = [estimate.combine(answers, latents, step) for estimate in self.estimates]
+        return sum(weight * part for weight, part in zip(self.weights, parts, strict=True))
+
+
+def guided(positive: Estimate, negative: Estimate, scale: float) -> Estimate:
+    """Classifier-free guidance: Ho & Salimans 2022, equation 6, scale = 1 + w. Up to 1, only `positive` is asked."""
+    return Guided(positive, negative, scale) if scale > 1 else positive
+
+
+def mixed(parts: Sequence[tuple[Estimate, float]]) -> Estimate:
+    """The weighted mean of (estimate, weight) pairs. Raises ValueError when the weights sum to zero."""
+    total = sum(weight for _, weight in parts)
+    if not total:
+        raise ValueError("the weights of a mixture sum to zero")
+    return Mixed(tuple(estimate for estimate, _ in parts), tuple(weight / total for _, weight in parts))

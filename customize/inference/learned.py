@@ -1,0 +1,164 @@
+"""Learned weights as files: found and checked by their headers alone, before torch is imported or a model loaded."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from customize.errors import InputError, Problem
+from customize.safetensors_header import Header, read_header
+
+SETTING = "weights"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+FLOATS = ("F16", "BF16", "F32", "F64")
+ADAPTER_MARKS = (".lora_", ".lora.", "_lora.", ".alpha", ".dora_scale", ".hada_", ".lokr_")
+BASE_MARKS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conv_in.", "text_model.")
+A1111_KEY = "emb_params"
+
+
+@dataclass(frozen=True)
+class LearnedFile:
+    """A safetensors file with learned weights, the scale they are wanted at, and what the file says of itself."""
+
+    path: Path
+    scale: float
+    header: Header
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it holds an adapter (LoRA and its relatives) rather than embeddings."""
+        return any(mark in name for name in self.header.tensors for mark in ADAPTER_MARKS)
+
+    @property
+    def placeholders(self) -> dict[str, str]:
+        """For embeddings: the word that calls each tensor. A1111 keeps the word in the file's name."""
+        return {self.path.stem if name == A1111_KEY else name: name for name in self.header.tensors}
+
+    @property
+    def trigger_words(self) -> tuple[str, ...]:
+        """The words that call what was learned, as far as the file tells."""
+        return tuple(self.about.get("trigger_words", ())) if self.is_adapter else tuple(self.placeholders)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """All that is to be loaded: the base model (None: nobody named one) and the files to put into it."""
+
+    base: str | None
+    files: tuple[LearnedFile, ...]
+
+    @property
+    def trigger_words(self) -> tuple[str, ...]:
+        """The words that call what was learned, in the files and in a complete pipeline that is the base."""
+        beside = Path(self.base or "") / "customize.json"
+        own = json.loads(beside.read_text(encoding="utf-8")).get("trigger_words", []) if beside.is_file() else []
+        return tuple(dict.fromkeys([*own, *(word for file in self.files for word in file.trigger_words)]))
+
+
+def find_learned(base: str | None, weights: Sequence[tuple[str | Path, float]]) -> Learned:
+    """Finds and checks learned weights, and the base model that they name where none is given.
+
+    weights: (path, scale) of .safetensors files, run folders, or complete pipeline folders (each a base of its own).
+    Raises InputError with every problem found.
+    """
+    problems: list[Problem] = []
+    pipelines: list[Path] = []
+    files: list[LearnedFile] = []
+    for name, scale in weights:
+        path = Path(name).expanduser()
+        try:
+            if (path / "model_index.json").is_file():
+                pipelines.append(path)
+                if scale != 1:
+                    what = f"{path} is a complete model, which has no scale"
+                    problems.append(Problem(SETTING, what, "leave the scale out"))
+            else:
+                files += [check_file(file, scale) for file in files_of(path)]
+        except InputError as error:
+            problems += error.problems
+    if len(pipelines) + (base is not None) > 1:
+        what = f"several base models: {', '.join([*([base] if base else []), *map(str, pipelines)])}"
+        problems.append(Problem(SETTING, what, "a complete model is a base of its own: give one only"))
+    problems += clashes(files)
+    named = {file.about["base_model"] for file in files if isinstance(file.about.get("base_model"), str)}
+    if not base and not pipelines and len(named) > 1:
+        remedy = "say which one to use with --pretrained_model_name_or_path"
+        problems.append(Problem(SETTING, f"learned on different base models: {', '.join(sorted(named))}", remedy))
+    if problems:
+        raise InputError(problems)
+    return Learned(base or (str(pipelines[0]) if pipelines else next(iter(named), None)), tuple(files))
+
+
+def files_of(path: Path) -> list[Path]:
+    """The weight files that the user means by a path: itself, or those of a run folder."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise InputError(Problem(SETTING, f"no file or folder {path}", "check the path"))
+    files = sorted([*path.glob("learned_embeds*.safetensors"), *path.glob("pytorch_lora_weights*.safetensors")])
+    if not files:
+        pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
+        what = f"{path} holds no learned_embeds*.safetensors and no pytorch_lora_weights.safetensors"
+        remedy = f"convert {pickles[0]} to .safetensors first" if pickles else "has the run finished? or name the file"
+        raise InputError(Problem(SETTING, what, remedy))
+    return files
+
+
+def check_file(path: Path, scale: float) -> LearnedFile:
+    """A weight file whose header is sound and of a kind that can be loaded; otherwise InputError."""
+    if path.suffix in PICKLES:
+        remedy = "convert it to .safetensors: a pickle can run any program when it is opened"
+        raise InputError(Problem(SETTING, f"{path} is a pickle, which is not opened", remedy))
+    header = read_header(path)
+    problems = []
+    wrong = sorted(name for name, info in header.tensors.items() if info.dtype not in FLOATS)
+    if wrong:
+        what = f"{path}: {listed(wrong)} hold {header.tensors[wrong[0]].dtype}, not floating point numbers"
+        problems.append(Problem(SETTING, what, "give a file in float32, float16 or bfloat16"))
+    file = LearnedFile(path, scale, header, about(header, path))
+    if not file.is_adapter:
+        shapes = [info.shape for info in header.tensors.values()]
+        if any(name.startswith(BASE_MARKS) for name in header.tensors):
+            remedy = "give it as --pretrained_model_name_or_path"
+            problems.append(Problem(SETTING, f"{path} is a base model, not learned weights", remedy))
+        elif not shapes or not all(len(shape) in (1, 2) and min(shape) > 0 for shape in shapes):
+            what = f"{path} holds neither embeddings nor an adapter: {listed(sorted(header.tensors)) or 'nothing'}"
+            problems.append(Problem(SETTING, what, "give the learned_embeds or pytorch_lora_weights file of a run"))
+    if problems:
+        raise InputError(problems)
+    return file
+
+
+def about(header: Header, path: Path) -> dict[str, Any]:
+    """What our own metadata says of a file (base_model, method, trigger_words, ...); empty for files of others."""
+    try:
+        said = json.loads(header.metadata.get("customize", "{}"))
+    except ValueError as error:
+        raise InputError(Problem(SETTING, f"{path} has damaged metadata", "get the file again")) from error
+    return said if isinstance(said, dict) else {}
+
+
+def clashes(files: Iterable[LearnedFile]) -> list[Problem]:
+    """Placeholders that more than one file brings."""
+    origin: dict[str, Path] = {}
+    problems = []
+    for file in files:
+        for placeholder in () if file.is_adapter else file.placeholders:
+            if placeholder in origin:
+                what = f"{placeholder} comes from {origin[placeholder]} and from {file.path}"
+                problems.append(Problem(SETTING, what, "load one of them"))
+            origin.setdefault(placeholder, file.path)
+    return problems
+
+
+def other_base(file: LearnedFile) -> str:
+    """What to do when weights do not fit the base model."""
+    named = file.about.get("base_model")
+    return f"load it with the base model that it was learned on{f', {named}' if named else ''}"
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

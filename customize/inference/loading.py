@@ -1,0 +1,87 @@
+"""Base model + learned weights -> pipeline.
+
+N vectors of a word, D embedding width.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from customize import families
+from customize.errors import InputError, Problem
+from customize.families.source import known_token_problems, vocabulary
+from customize.families.stable_diffusion import StableDiffusion
+from customize.inference.adapters import add_adapters
+from customize.inference.learned import SETTING, Learned, LearnedFile, find_learned, listed, other_base
+from customize.inference.pipeline import Pipeline
+
+
+def load_pipeline(
+    base: str | None = None,
+    weights: Sequence[tuple[str | Path, float]] = (),
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    prediction_type: str | None = None,
+    torch_dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    partial: bool = False,
+) -> Pipeline:
+    """Loads a base model and puts any number of learned weights into it, each at its scale.
+
+    base: as `pretrained_model_name_or_path`; None: the one that the weights name, or the embedded demo model.
+    weights: (path, scale) pairs, see `find_learned`; the scale of embeddings multiplies their vectors.
+    partial: load adapters of which only a part fits the base model; the pipeline's notes say what was left out.
+    Raises InputError, before the base model is loaded where that can be known.
+    """
+    learned = find_learned(base, weights)
+    source = locate(base, learned, revision=revision, variant=variant, prediction_type=prediction_type)
+    read = [(file, read_tensors(file)) for file in learned.files]
+    family = families.load(source)
+    for file, tensors in read:
+        if not file.is_adapter:
+            add_embeddings(family, file, tensors)
+    notes = add_adapters(family, [file for file in learned.files if file.is_adapter], partial)
+    family.to(device, torch_dtype)
+    return Pipeline(family, learned.trigger_words, notes)
+
+
+def locate(base: str | None, learned: Learned, **options: str | None) -> families.Source:
+    """The base model, by the user's name for it or by that of the weights. Raises InputError."""
+    try:
+        source = families.locate(learned.base or "demo", **options)
+    except InputError as error:
+        if base or learned.base is None:
+            raise
+        what = f"{learned.files[0].path} was learned on {learned.base}, which is not here"
+        remedy = "say where it is with --pretrained_model_name_or_path"
+        raise InputError([Problem(SETTING, what, remedy), *error.problems]) from error
+    words = [word for file in learned.files if not file.is_adapter for word in file.placeholders]
+    if problems := known_token_problems(vocabulary(source), words):
+        remedy = "load it into the model that it was learned on"
+        raise InputError(Problem(SETTING, problem.what, remedy) for problem in problems)
+    return source
+
+
+def read_tensors(file: LearnedFile) -> dict[str, Tensor]:
+    """The tensors of a file. Raises InputError for NaN and infinity."""
+    tensors = load_file(file.path)
+    broken = sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all())
+    if broken:
+        what = f"{file.path}: NaN or infinity in {listed(broken)}"
+        raise InputError(Problem(SETTING, what, "the training went wrong: use earlier weights"))
+    return tensors
+
+
+def add_embeddings(family: StableDiffusion, file: LearnedFile, tensors: dict[str, Tensor]) -> None:
+    """Teaches the family the words of a file, each with its vectors [N, D]. Raises InputError."""
+    width = family.text_encoder.get_input_embeddings().weight.shape[-1]
+    for placeholder, key in file.placeholders.items():
+        vectors = tensors[key].float().view(-1, tensors[key].shape[-1]) * file.scale
+        if vectors.shape[-1] != width:
+            what = f"{file.path}: {placeholder} is {vectors.shape[-1]} wide; words of this base model are {width} wide"
+            raise InputError(Problem(SETTING, what, other_base(file)))
+        family.add_tokens(placeholder, vectors)

@@ -1,0 +1,178 @@
+"""A base model, with whatever was taught to it, as one object that generates images.
+
+B images, C latent channels, H W latent height and width, L tokens, D embedding width.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from customize.errors import InputError, NumericsError, Problem
+from customize.families.stable_diffusion import StableDiffusion
+from customize.inference.estimates import Conditional, Estimate, guided
+from customize.inference.sampler import Moment, first_place, noised, pure_noise, sample
+from customize.inference.schedulers import make_scheduler
+
+
+class Pipeline:
+    """Generates with a family's parts as they are, whatever has been loaded into them or is learning in them.
+
+    trigger_words: the words that call what was learned. notes: what the user should know of how it was loaded.
+    """
+
+    def __init__(self, family: StableDiffusion, trigger_words: Sequence[str] = (), notes: Sequence[str] = ()):
+        self.family = family
+        self.trigger_words = tuple(trigger_words)
+        self.notes = tuple(notes)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        negative_prompt: str | Sequence[str] = "",
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        seeds: int | Sequence[int] = 0,
+        height: int | None = None,
+        width: int | None = None,
+        image: Image.Image | Sequence[Image.Image] | None = None,
+        strength: float = 0.8,
+        scheduler: str | None = None,
+        use_karras_sigmas: bool | None = None,
+        max_batch: int | None = None,
+        record: Callable[[Moment], None] = lambda moment: None,
+        output_type: str = "pil",
+    ) -> Any:
+        """Returns B pictures; of prompts, negative prompts, seeds and images, a single one serves for all B.
+
+        A picture depends on its own prompt, seed and image only, not on the others in its batch.
+        guidance_scale: up to 1, the negative prompt is not asked. height, width: in pixels; by default the base model's
+        own, or with an image its shape at as many pixels. image, strength: start from it, noised to the part `strength`
+        (above 0, up to 1) of the schedule. scheduler, use_karras_sigmas: see `make_scheduler`. max_batch: most rows in
+        a call of a network (with guidance, a picture is two). output_type: "pil", or "latent" for [B, C, H, W].
+
+        Raises InputError for what cannot be done (a prompt that is too long, ...), NumericsError for NaN and infinity.
+        """
+        count, (prompts, negative_prompts, seeds, images) = together(
+            prompts=prompts, negative_prompt=negative_prompt, seeds=seeds, image=image
+        )
+        size = self.size(height, width, images[0])
+        plan = make_scheduler(self.family.scheduler, scheduler, use_karras_sigmas)
+        first = set_steps(plan, num_inference_steps, strength if images[0] else 1, self.family.device)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        latents = sample(
+            self.family.predict,
+            plan,
+            self.start(plan, first, images, size, generators),
+            self.estimate(prompts, negative_prompts, guidance_scale),
+            first=first,
+            generators=generators,
+            max_batch=max_batch,
+            record=record,
+        )
+        assert len(latents) == count
+        return latents if output_type == "latent" else self.decode(latents, max_batch)
+
+    def estimate(self, prompts: Sequence[str], negative_prompts: Sequence[str], guidance_scale: float) -> Estimate:
+        """Guidance from the negative prompts to the prompts, one of each per picture."""
+        if guidance_scale <= 1:
+            return self.conditional(prompts)
+        return guided(self.conditional(prompts), self.conditional(negative_prompts), guidance_scale)
+
+    def conditional(self, prompts: Sequence[str]) -> Conditional:
+        """What the network says to these prompts, one per picture; each different one is encoded once."""
+        different = list(dict.fromkeys(prompts))
+        hidden_states = self.family.encode_prompts(self.family.tokenize(different))
+        return Conditional(hidden_states[[different.index(prompt) for prompt in prompts]])
+
+    def size(self, height: int | None, width: int | None, picture: Image.Image | None) -> tuple[int, int]:
+        """(height, width) in pixels; what is not given follows the picture's shape and the base model's resolution."""
+        factor = self.family.vae_scale_factor
+        unit = factor * 2 ** (len(self.family.unet.config.block_out_channels) - 1)
+        shape = (picture.height / picture.width) ** 0.5 if picture else 1
+        own = [max(round(self.family.resolution * side / unit), 1) * unit for side in (shape, 1 / shape)]
+        sides = {"height": height or own[0], "width": width or own[1]}
+        problems = [
+            Problem(name, f"{side} is no multiple of {factor}", f"take {max(round(side / factor), 1) * factor}")
+            for name, side in sides.items()
+            if side < factor or side % factor
+        ]
+        if problems:
+            raise InputError(problems)
+        return sides["height"], sides["width"]
+
+    def start(self, scheduler, first: int, images: list, size: tuple[int, int], generators: list) -> Tensor:
+        """The latents [B, C, H, W] to denoise: pure noise, or the images noised to the scheduler's place `first`."""
+        if images[0]:
+            return noised(scheduler, self.encode(images, size, generators), first, generators)
+        height, width = (side // self.family.vae_scale_factor for side in size)
+        shape = (len(generators), self.family.unet.config.in_channels, height, width)
+        return pure_noise(scheduler, shape, generators, like=next(self.family.unet.parameters()))
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Image.Image], size: tuple[int, int], generators: Sequence[torch.Generator]) -> Tensor:
+        """Images, cut to one size (height, width) -> latents [B, C, H, W], each drawn by its own generator."""
+        latents = []
+        for image, generator in zip(images, generators, strict=True):
+            fitted = ImageOps.fit(image.convert("RGB"), size[::-1], Image.Resampling.LANCZOS)
+            pixels = torch.from_numpy(np.array(fitted, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
+            moments = self.family.encode(pixels[None])
+            noise = torch.randn(1, moments.shape[1] // 2, *moments.shape[2:], generator=generator, dtype=moments.dtype)
+            latents.append(self.family.sample_latents(moments, noise.to(moments.device)))
+        return torch.cat(latents).to(self.family.device, self.family.unet.dtype)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, max_batch: int | None = None) -> list[Image.Image]:
+        """latents [B, C, H, W] -> B pictures. Raises NumericsError when a pixel is NaN or infinite."""
+        pictures = []
+        for piece in latents.split(max_batch or 1):
+            pixels = self.family.decode(piece).float()
+            if not pixels.isfinite().all():
+                raise NumericsError(
+                    "a picture came out with NaN or infinite pixels: take a higher precision (mixed_precision no or "
+                    "bf16), a lower guidance_scale, or a smaller scale of the weights"
+                )
+            pixels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+            pictures += [Image.fromarray(array) for array in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+        return pictures
+
+
+def together(**values: Any) -> tuple[int, list[list]]:
+    """Each value as a list of one common length; a single one is repeated. Raises InputError when lengths differ."""
+    lists = {
+        name: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        for name, value in values.items()
+    }
+    count = max(map(len, lists.values()))
+    problems = [
+        Problem(name, f"{len(items)} given for {count} pictures", f"give 1 or {count}")
+        for name, items in lists.items()
+        if len(items) not in (1, count)
+    ]
+    if problems:
+        raise InputError(problems)
+    return count, [items * count if len(items) == 1 else items for items in lists.values()]
+
+
+def set_steps(scheduler, num_inference_steps: int, strength: float, device: torch.device) -> int:
+    """Sets the scheduler's timesteps; returns the place of the first one to run, of all by `strength`."""
+    most = scheduler.config.num_train_timesteps
+    if not 1 <= num_inference_steps <= most:
+        what = f"{num_inference_steps} is not in 1 to {most}"
+        raise InputError(Problem("num_inference_steps", what, "take 20 to 50"))
+    if not 0 < strength <= 1:
+        raise InputError(Problem("strength", f"{strength} is not above 0 and up to 1", "take 0.3 to 0.9"))
+    try:
+        scheduler.set_timesteps(num_inference_steps, device=device)
+    except (ValueError, IndexError) as error:
+        what = f"{num_inference_steps} is not possible with {type(scheduler).__name__} ({error})"
+        raise InputError(Problem("num_inference_steps", what, "take more steps or another scheduler")) from error
+    if int(num_inference_steps * strength) < 1:
+        what = f"{strength} of {num_inference_steps} steps is less than one step"
+        raise InputError(Problem("strength", what, "take a larger strength or more num_inference_steps"))
+    return first_place(scheduler, num_inference_steps, strength)

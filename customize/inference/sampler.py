@@ -1,0 +1,173 @@
+"""The visible denoising loop. Every feature of inference is a start, an estimate or a correction given to `sample`.
+
+B images, C latent channels, H W latent height and width, L tokens, D embedding width.
+
+The network always sees alpha * clean + sigma * noise with alpha^2 + sigma^2 = 1. Some schedulers hold the latents in
+this form (DDIM, DPM++, ...), others as clean + (sigma / alpha) * noise and scale them for the network (Euler, Heun,
+LMS, ...; Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", section 3).
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from customize.inference.estimates import Estimate, Question
+
+Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(noisy latents [B, C, H, W], timesteps [B], encoder_hidden_states [B, L, D]) -> answer [B, C, H, W]."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One evaluation of the network: number `index` of `count`, at `timestep` and the level (alpha, sigma).
+
+    `next_timestep` is None at the end; `prediction_type` says how the network's answer is to be read. A scheduler of
+    second order evaluates about twice for each of its own steps.
+    """
+
+    index: int
+    count: int
+    timestep: Tensor
+    next_timestep: Tensor | None
+    alpha: float
+    sigma: float
+    prediction_type: str
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is known once the network has answered; all tensors are [B, C, H, W].
+
+    latents: before the step, as the scheduler holds them; seen: the same as the network sees them; answers: one for
+    each question of `estimate`; noise, clean: what `seen` is taken to be made of.
+    """
+
+    step: Step
+    latents: Tensor
+    seen: Tensor
+    estimate: Estimate
+    answers: Sequence[Tensor]
+    noise: Tensor
+    clean: Tensor
+
+
+@torch.no_grad()
+def sample(
+    network: Network,
+    scheduler,
+    start: Tensor,
+    estimate: Estimate,
+    *,
+    first: int = 0,
+    correct: Callable[[Tensor, Moment], Tensor] = lambda next_latents, moment: next_latents,
+    record: Callable[[Moment], None] = lambda moment: None,
+    generators: list[torch.Generator] | None = None,
+    max_batch: int | None = None,
+    **step_options: Any,
+) -> Tensor:
+    """Denoises `start` [B, C, H, W] and returns the clean latents. The scheduler's timesteps are set already.
+
+    start: `pure_noise`, `noised`, or any latents at the level of `scheduler.timesteps[first]`.
+    correct: given the latents after each step, returns those to go on with (inpainting). record: sees every moment.
+    generators: one per image, for schedulers that add noise as they go. max_batch: most rows in a call of the network.
+    step_options: for `scheduler.step` (DDIM's `eta`, ...).
+    """
+    if "generator" in inspect.signature(scheduler.step).parameters:
+        step_options["generator"] = generators
+    latents = start
+    for step in steps_of(scheduler, first):
+        seen = scheduler.scale_model_input(latents, step.timestep)
+        answers = ask(network, estimate.questions(seen, step), step.timestep, max_batch)
+        answer = estimate.combine(iter(answers), seen, step)
+        noise, clean = noise_and_clean(answer, seen, step)
+        next_latents = scheduler.step(answer, step.timestep, latents, **step_options).prev_sample
+        moment = Moment(step, latents, seen, estimate, answers, noise, clean)
+        record(moment)
+        latents = correct(next_latents, moment)
+    return latents
+
+
+def ask(network: Network, questions: Sequence[Question], timestep: Tensor, max_batch: int | None) -> list[Tensor]:
+    """One answer per question; all go through the network in one batch, or in pieces of at most `max_batch` rows."""
+    latents = torch.cat([question.latents for question in questions])
+    encoder_hidden_states = torch.cat([question.encoder_hidden_states for question in questions])
+    timesteps = timestep.to(latents.device).expand(len(latents))
+    size = max_batch or len(latents)
+    pieces = zip(latents.split(size), timesteps.split(size), encoder_hidden_states.split(size), strict=True)
+    answers = torch.cat([network(*piece) for piece in pieces]).to(latents.dtype)
+    return list(answers.split([len(question.latents) for question in questions]))
+
+
+def steps_of(scheduler, first: int = 0) -> Iterator[Step]:
+    """Every evaluation that the scheduler asks for, from place `first` of its timesteps (Heun, PNDM: more than steps).
+
+    Lazy: the level at which a scheduler of second order asks depends on the step that it has just taken.
+    """
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    timesteps, prediction_type = scheduler.timesteps[first:], scheduler.config.prediction_type
+    for index, timestep in enumerate(timesteps):
+        next_timestep = timesteps[index + 1] if index + 1 < len(timesteps) else None
+        yield Step(index, len(timesteps), timestep, next_timestep, *level(scheduler, first + index), prediction_type)
+
+
+def level(scheduler, place: int) -> tuple[float, float]:
+    """(alpha, sigma) of what the network sees at `place` of the scheduler's timesteps."""
+    sigmas = getattr(scheduler, "sigmas", None)
+    if sigmas is None:
+        alphas_cumprod = float(scheduler.alphas_cumprod[int(scheduler.timesteps[place])])
+        return alphas_cumprod**0.5, (1 - alphas_cumprod) ** 0.5
+    if hasattr(scheduler, "sigmas_interpol") and not scheduler.state_in_first_order:  # at a midpoint of KDPM2
+        place -= "Ancestral" in type(scheduler).__name__  # which keeps them one place earlier
+        sigmas = scheduler.sigmas_interpol
+    ratio = float(sigmas[place])
+    alpha = (1 + ratio**2) ** -0.5
+    return alpha, ratio * alpha
+
+
+def noise_and_clean(answer: Tensor, seen: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    """The noise and the clean latents [B, C, H, W] that the network's answer says `seen` is made of.
+
+    epsilon: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", equation 15. v_prediction: Salimans & Ho 2022,
+    "Progressive Distillation", appendix D: v = alpha * noise - sigma * clean.
+    """
+    alpha, sigma = step.alpha, step.sigma
+    match step.prediction_type:
+        case "epsilon":
+            return answer, (seen - sigma * answer) / alpha
+        case "v_prediction":
+            return sigma * seen + alpha * answer, alpha * seen - sigma * answer
+        case "sample":
+            return (seen - alpha * answer) / sigma, answer
+    raise ValueError(f"unknown prediction_type {step.prediction_type!r}")
+
+
+def pure_noise(scheduler, shape: Sequence[int], generators: list[torch.Generator], like: Tensor) -> Tensor:
+    """The start of text to image: noise [B, C, H, W] at the scheduler's first level; dtype and device of `like`."""
+    noise = randn_tensor(tuple(shape), generator=generators, device=like.device, dtype=like.dtype)
+    return noise * scheduler.init_noise_sigma
+
+
+def noised(scheduler, clean: Tensor, first: int, generators: list[torch.Generator]) -> Tensor:
+    """The start of image to image: clean latents [B, C, H, W] noised to the level at place `first` of the timesteps.
+
+    Meng et al. 2021, "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations".
+    """
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    noise = randn_tensor(clean.shape, generator=generators, device=clean.device, dtype=clean.dtype)
+    return scheduler.add_noise(clean, noise, scheduler.timesteps[first : first + 1].repeat(len(clean)))
+
+
+def first_place(scheduler, num_inference_steps: int, strength: float) -> int:
+    """The place in `scheduler.timesteps` where image to image begins, as `StableDiffusionImg2ImgPipeline` counts it.
+
+    strength: in 0..1, the part of the schedule that is run, rounded down to whole steps.
+    """
+    kept = min(int(num_inference_steps * strength), num_inference_steps)
+    return (num_inference_steps - kept) * scheduler.order
