@@ -41,9 +41,7 @@ def unet_to_ldm(unet) -> dict[str, Tensor]:
             lambda m: f"input_blocks.{1 + n * int(m[1]) + int(m[3])}.{place[m[2]]}"
         ),
         r"^down_blocks\.(\d+)\.downsamplers\.0\.conv": lambda m: f"input_blocks.{n * (int(m[1]) + 1)}.0.op",
-        r"^up_blocks\.(\d+)\.(resnets|attentions)\.(\d+)": (
-            lambda m: f"output_blocks.{n * int(m[1]) + int(m[3])}.{place[m[2]]}"
-        ),
+        r"^up_blocks\.(\d+)\.(resnets|attentions)\.(\d+)": (lambda m: f"output_blocks.{n * int(m[1]) + int(m[3])}.{place[m[2]]}"),
         r"^up_blocks\.(\d+)\.upsamplers\.0": (
             lambda m: f"output_blocks.{n * (int(m[1]) + 1) - 1}.{2 if attends[int(m[1])] else 1}"
         ),
@@ -76,8 +74,7 @@ def vae_to_ldm(vae) -> dict[str, Tensor]:
     }
     renamed = rename(vae.state_dict(), rules)
     return {
-        name: tensor[..., None, None] if ".attn_1." in name and tensor.dim() == 2 else tensor
-        for name, tensor in renamed.items()
+        name: tensor[..., None, None] if ".attn_1." in name and tensor.dim() == 2 else tensor for name, tensor in renamed.items()
     }
 
 

@@ -50,9 +50,7 @@ class Deck:
         """(picture, variant) of a sample."""
         number = step * self.recipe.global_batch + position
         picture = draws.shuffled(number, self.num_pictures, self.recipe.seed, f"{self.stream}/order")
-        variant = draws.integers(
-            self.num_variants[picture], self.recipe.seed, f"{self.stream}/variant", step, [position]
-        )
+        variant = draws.integers(self.num_variants[picture], self.recipe.seed, f"{self.stream}/variant", step, [position])
         return picture, int(variant)
 
     def needed(self, first_step: int, last_step: int) -> set[tuple[int, int]]:

@@ -56,9 +56,7 @@ def sidecar_captions(path: Path, found: Findings) -> tuple[Caption, ...]:
     return captions
 
 
-def table_captions(
-    path: Path, pictures: Collection[str], column: str, found: Findings
-) -> dict[str, tuple[Caption, ...]]:
+def table_captions(path: Path, pictures: Collection[str], column: str, found: Findings) -> dict[str, tuple[Caption, ...]]:
     """The captions in a table by the convention of datasets' ImageFolder: the columns file_name and `column`.
 
     A caption is a string or, in JSON, a list of strings; several rows for one picture are several captions.

@@ -150,5 +150,3 @@ def _unpack(tree: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, list):
         return [_unpack(value, tensors) for value in tree]
     return tree
-
-

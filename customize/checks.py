@@ -73,9 +73,7 @@ def _without_effect(table: Mapping[str, Setting], given: Mapping[str, Any]) -> C
 def _data(settings: Any, name: str) -> Iterator[Problem]:
     folder = getattr(settings, name)
     if not folder and not settings.dataset_name:
-        yield Problem(
-            name, "is missing: no pictures to learn from", f"set {name} to a folder of pictures (or dataset_name)"
-        )
+        yield Problem(name, "is missing: no pictures to learn from", f"set {name} to a folder of pictures (or dataset_name)")
     if folder and settings.dataset_name:
         yield Problem(name, "and dataset_name are both given", "keep one of the two")
     for each in (folder,) if isinstance(folder, str) else folder or ():
@@ -103,17 +101,13 @@ def _counts(settings: Any) -> Iterator[Problem]:
         except _Unfit:
             continue
         if count > 1 and count != wanted:
-            yield Problem(
-                name, f"has {count} values for {wanted} placeholder_token", "give one, or one per placeholder_token"
-            )
+            yield Problem(name, f"has {count} values for {wanted} placeholder_token", "give one, or one per placeholder_token")
 
 
 def _distinct_placeholders(settings: Any) -> Iterator[Problem]:
     tokens = [token.casefold() for token in settings.placeholder_token]
     for token in {token for token in tokens if tokens.count(token) > 1}:
-        yield Problem(
-            "placeholder_token", f'"{token}" is given twice (upper and lower case are the same)', "choose another word"
-        )
+        yield Problem("placeholder_token", f'"{token}" is given twice (upper and lower case are the same)', "choose another word")
 
 
 def _placeholders_of_several_vectors(settings: Any) -> Iterator[Problem]:
@@ -122,9 +116,7 @@ def _placeholders_of_several_vectors(settings: Any) -> Iterator[Problem]:
     counts = settings.num_vectors * len(tokens) if len(settings.num_vectors) == 1 else settings.num_vectors
     for token, count in zip(tokens, counts, strict=False):
         for other in {f"{token}_{index}" for index in range(1, count)} & set(tokens):
-            yield Problem(
-                "placeholder_token", f'"{other}" is also the name of a vector of "{token}"', "choose another word"
-            )
+            yield Problem("placeholder_token", f'"{other}" is also the name of a vector of "{token}"', "choose another word")
 
 
 def _prior_preservation(settings: Any) -> Iterator[Problem]:
@@ -136,9 +128,7 @@ def _prior_preservation(settings: Any) -> Iterator[Problem]:
             "set adapter = lora, or prior_preservation = images",
         )
     if kind != "none" and settings.class_prompt is None:
-        yield Problem(
-            "class_prompt", f"is missing: prior_preservation = {kind} needs it", "set it, such as `a photo of dog`"
-        )
+        yield Problem("class_prompt", f"is missing: prior_preservation = {kind} needs it", "set it, such as `a photo of dog`")
 
 
 def _class_images(settings: Any) -> Iterator[Problem]:

@@ -55,4 +55,6 @@ def check_manifest(path: Path, note: dict) -> None:
     different = [f"{key} was {earlier.get(key)!r}, now {note[key]!r}" for key in note if earlier.get(key) != note[key]]
     if different:
         remedy = "name another --class_data_dir, or empty this one"
-        raise InputError(Problem("class_data_dir", f"pictures in {path.parent} were made otherwise: {'; '.join(different)}", remedy))
+        raise InputError(
+            Problem("class_data_dir", f"pictures in {path.parent} were made otherwise: {'; '.join(different)}", remedy)
+        )

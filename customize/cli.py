@@ -172,9 +172,7 @@ def help_text(model: type[Settings]) -> str:
             if line.type is bool:
                 group.add_argument(f"--{line.name}", action=argparse.BooleanOptionalAction, help=words)
             else:
-                group.add_argument(
-                    f"--{line.name}", nargs="+" if line.many else None, help=words, metavar=_metavar(line)
-                )
+                group.add_argument(f"--{line.name}", nargs="+" if line.many else None, help=words, metavar=_metavar(line))
     return parser.format_help()
 
 

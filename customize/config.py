@@ -65,9 +65,7 @@ class TrainingSettings(Settings):
     train_batch_size: int = setting(1, "train", "pictures per process and micro-batch", minimum=1, maximum=1024)
     gradient_accumulation_steps: int = setting(1, "train", "micro-batches per step", minimum=1, maximum=4096)
     gradient_checkpointing: bool = setting(False, "train", "compute activations twice: less memory, slower")
-    max_train_steps: int | None = setting(
-        800, "train", "optimizer steps; wins over num_train_epochs", minimum=1, maximum=MANY
-    )
+    max_train_steps: int | None = setting(800, "train", "optimizer steps; wins over num_train_epochs", minimum=1, maximum=MANY)
     num_train_epochs: int | None = setting(
         None, "train", "passes over the pictures, where max_train_steps is not given", minimum=1, maximum=MANY
     )
@@ -84,15 +82,11 @@ class TrainingSettings(Settings):
     adam_beta2: float = setting(0.999, "train", "decay of AdamW's mean of squared gradients", minimum=0, below=1)
     adam_epsilon: float = setting(1e-8, "train", "what is added to AdamW's denominator", above=0, maximum=1)
     adam_weight_decay: float = setting(1e-2, "train", "AdamW's decoupled weight decay", minimum=0, maximum=10)
-    max_grad_norm: float | None = setting(
-        1.0, "train", "longer gradients are shortened to this norm", above=0, maximum=1_000_000
-    )
+    max_grad_norm: float | None = setting(1.0, "train", "longer gradients are shortened to this norm", above=0, maximum=1_000_000)
     snr_gamma: float | None = setting(
         None, "train", "gamma of min-SNR loss weights (Hang et al. 2023); 5 is usual", above=0, maximum=1000
     )
-    noise_offset: float = setting(
-        0.0, "train", "share of noise that a whole channel has in common", minimum=0, maximum=1
-    )
+    noise_offset: float = setting(0.0, "train", "share of noise that a whole channel has in common", minimum=0, maximum=1)
 
     checkpointing_steps: int = setting(500, "output", "steps between checkpoints", minimum=1, maximum=MANY)
     checkpoints_total_limit: int | None = setting(
@@ -132,9 +126,7 @@ class TextualInversionSettings(TrainingSettings):
 
     command: ClassVar[str] = "train_textual_inversion.py"
 
-    placeholder_token: tuple[str, ...] = setting(
-        ..., "method", "new words to learn, such as <cat-toy>", text="placeholder"
-    )
+    placeholder_token: tuple[str, ...] = setting(..., "method", "new words to learn, such as <cat-toy>", text="placeholder")
     initializer_token: tuple[str, ...] = setting(
         ..., "method", "known words or phrases to start from; one, or one per placeholder_token"
     )
@@ -167,9 +159,7 @@ class DreamBoothSettings(TrainingSettings):
     prior_preservation: Literal["none", "images", "teacher"] = setting(
         "none", "method", "what keeps the class as it was: images of it, or the model itself without its adapter"
     )
-    prior_loss_weight: float = setting(
-        1.0, "method", "weight of the class's loss", minimum=0, maximum=100, only_with=WITH_PRIOR
-    )
+    prior_loss_weight: float = setting(1.0, "method", "weight of the class's loss", minimum=0, maximum=100, only_with=WITH_PRIOR)
     num_class_images: int = setting(
         100, "method", "pictures of the class; missing ones are generated",
         minimum=1, maximum=100_000, only_with=WITH_CLASS_IMAGES,
@@ -186,17 +176,13 @@ class DreamBoothSettings(TrainingSettings):
         None, "method", "the text encoder's own learning rate",
         above=0, maximum=10, only_with=("train_text_encoder", (True,)), default_in_words="none: learning_rate",
     )  # fmt: skip
-    adapter: str = setting(
-        "none", "method", "what learns: all weights, or an adapter beside them", choices=adapters.names()
-    )
+    adapter: str = setting("none", "method", "what learns: all weights, or an adapter beside them", choices=adapters.names())
     rank: int = setting(16, "method", "the rank of the adapter", minimum=1, maximum=4096, only_with=WITH_ADAPTER)
     lora_alpha: float | None = setting(
         None, "method", "alpha: the adapter's answer counts alpha / rank times",
         above=0, maximum=1_000_000, only_with=WITH_ADAPTER, default_in_words="none: the rank",
     )  # fmt: skip
-    lora_dropout: float = setting(
-        0.0, "method", "dropout before the adapter", minimum=0, below=1, only_with=WITH_ADAPTER
-    )
+    lora_dropout: float = setting(0.0, "method", "dropout before the adapter", minimum=0, below=1, only_with=WITH_ADAPTER)
     lora_targets: tuple[str, ...] = setting(
         ("attention",), "method", "layers with an adapter: attention, feed-forward, or names of modules",
         text="modules", only_with=WITH_ADAPTER,
@@ -204,15 +190,11 @@ class DreamBoothSettings(TrainingSettings):
     use_rslora: bool = setting(False, "method", "rsLoRA: count alpha / sqrt(rank) times", only_with=WITH_ADAPTER)
     use_dora: bool = setting(False, "method", "DoRA: learn magnitude and direction apart", only_with=WITH_ADAPTER)
     instance_data_dir: str | None = setting(None, "data", "the folder of pictures of the subject")
-    class_data_dir: str | None = setting(
-        None, "data", "the folder of pictures of the class", only_with=WITH_CLASS_IMAGES
-    )
+    class_data_dir: str | None = setting(None, "data", "the folder of pictures of the class", only_with=WITH_CLASS_IMAGES)
     captions: Literal["auto", "files", "prompt"] = setting(
         "auto", "data", "captions from files beside the pictures, instance_prompt, or (auto) files where there are some"
     )
-    learning_rate: float = again(
-        TrainingSettings, "learning_rate", 2e-6, default_in_words="2e-06; of an adapter 0.0001"
-    )
+    learning_rate: float = again(TrainingSettings, "learning_rate", 2e-6, default_in_words="2e-06; of an adapter 0.0001")
     max_train_steps: int | None = again(TrainingSettings, "max_train_steps", 800)
     output_dir: str = again(TrainingSettings, "output_dir", "runs/dreambooth")
 
@@ -234,15 +216,14 @@ class InferenceSettings(Settings):
     weights: tuple[str, ...] = setting(
         (), "model", "learned weights as PATH[:SCALE]; PATH is a run folder or a .safetensors file", text="weights"
     )
+    partial_weights: bool = setting(False, "model", "take what fits of adapters that fit this base model only in part")
     prompt: tuple[str, ...] = setting(..., "inference", "what to show; num_images pictures for each prompt")
     negative_prompt: str = setting("", "inference", "what not to show", text="any")
     guidance_scale: float = setting(
         7.5, "inference", "how strongly the prompt is obeyed; 1 is no guidance", minimum=0, maximum=100
     )
     num_inference_steps: int = setting(30, "inference", "denoising steps", minimum=1, maximum=10_000)
-    scheduler: str | None = setting(
-        None, "inference", "the sampler, such as DPMSolverMultistepScheduler", default_in_words=OWN
-    )
+    scheduler: str | None = setting(None, "inference", "the sampler, such as DPMSolverMultistepScheduler", default_in_words=OWN)
     use_karras_sigmas: bool | None = setting(
         None, "inference", "space noise levels as Karras et al. 2022 do", default_in_words=OWN
     )
@@ -259,9 +240,7 @@ class InferenceSettings(Settings):
         unit="pixels", minimum=16, maximum=4096, multiple_of=8, default_in_words=OWN,
     )  # fmt: skip
     image: str | None = setting(None, "inference", "the picture to start from instead of noise")
-    strength: float = setting(
-        0.8, "inference", "how much of it is made anew", above=0, maximum=1, only_with=("image", ())
-    )
+    strength: float = setting(0.8, "inference", "how much of it is made anew", above=0, maximum=1, only_with=("image", ()))
     trace: bool = setting(False, "inference", "write what happens at each step: strip, GIF and trace.jsonl")
     output_dir: str = again(Settings, "output_dir", "images")
 

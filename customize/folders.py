@@ -49,9 +49,7 @@ def list_folder(folder: Path, setting: str, found: Findings) -> Listing | None:
     return Listing(tuple(pictures), tuple(others), tuple(folders))
 
 
-def folder_captions(
-    folder: Path, listing: Listing, column: str | None, found: Findings
-) -> dict[str, tuple[Caption, ...]]:
+def folder_captions(folder: Path, listing: Listing, column: str | None, found: Findings) -> dict[str, tuple[Caption, ...]]:
     """The captions beside the pictures (column None: not looked for), and a note on the files that are of no use."""
     captions: dict[str, tuple[Caption, ...]] = {}
     used: set[str] = set()

@@ -108,7 +108,12 @@ def prepare_dreambooth(settings: DreamBoothSettings, bench: Bench) -> Training:
     family.unet.to(device, DTYPES[settings.mixed_precision])
     family.text_encoder.to(device)
     of_class = class_examples(settings, bench)
-    captions = [*captions_of([*bench.examples.instances, *of_class]), *settings.validation_prompt, settings.class_prompt or "", ""]
+    captions = [
+        *captions_of([*bench.examples.instances, *of_class]),
+        *settings.validation_prompt,
+        settings.class_prompt or "",
+        "",
+    ]
     if settings.train_text_encoder:
         family.tokenize(captions)
         condition = condition_of(family)

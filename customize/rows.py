@@ -77,9 +77,7 @@ def picture_rows(data: datasets.Dataset, name: str, image_column: str, found: Fi
     return tuple(Row(name, index, pictures) for index in range(len(pictures)))
 
 
-def row_captions(
-    data: datasets.Dataset, name: str, column: str, required: bool, found: Findings
-) -> dict[int, tuple[str, ...]]:
+def row_captions(data: datasets.Dataset, name: str, column: str, required: bool, found: Findings) -> dict[int, tuple[str, ...]]:
     """The captions of the rows that have some; a note, or a problem when they are `required`, when none has."""
     cells = data[column] if column in data.column_names else ()
     captions = {index: texts for index, cell in enumerate(cells) if (texts := caption_texts(cell))}

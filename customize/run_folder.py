@@ -13,7 +13,8 @@ CONFIG, LOG, CARD = "config.toml", "log.jsonl", "README.md"
 CHECKPOINTS, SAMPLES, WEIGHTS = "checkpoints", "samples", "weights"
 WRITTEN = (
     CONFIG, LOG, CARD, CHECKPOINTS, SAMPLES, WEIGHTS, "learned_embeds*.safetensors", "pytorch_lora_weights.safetensors",
-    "customize.json", "model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler", "safety_checker", "feature_extractor",
+    "customize.json", "model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler", "safety_checker",
+    "feature_extractor",
 )  # fmt: skip
 VERSIONED = ("customize", "torch", "diffusers", "transformers", "peft")
 
@@ -60,7 +61,11 @@ def write_card(folder: Path, facts: dict, files: list[Path], report: str) -> Non
         *([f"base_model: {base}"] if "/" in base and not Path(base).exists() else []),
         "library_name: diffusers",
         f"tags: [{', '.join(tags)}]",
-        *([f"instance_prompt: {json.dumps(facts['settings']['instance_prompt'])}"] if "instance_prompt" in facts["settings"] else []),
+        *(
+            [f"instance_prompt: {json.dumps(facts['settings']['instance_prompt'])}"]
+            if "instance_prompt" in facts["settings"]
+            else []
+        ),
         "---",
         f"# {folder.resolve().name}",
         "",

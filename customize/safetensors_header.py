@@ -62,9 +62,7 @@ def read_header(path: Path) -> Header:
         metadata = {str(k): str(v) for k, v in entries.pop("__metadata__", {}).items()}
         offsets = {name: entry["data_offsets"] for name, entry in entries.items()}
         spans = sorted((int(begin), int(stop), name) for name, (begin, stop) in offsets.items())
-        tensors = {
-            name: TensorInfo(str(entry["dtype"]), tuple(map(int, entry["shape"]))) for name, entry in entries.items()
-        }
+        tensors = {name: TensorInfo(str(entry["dtype"]), tuple(map(int, entry["shape"]))) for name, entry in entries.items()}
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise refuse("has a damaged header") from error
     end = 0

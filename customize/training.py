@@ -55,13 +55,17 @@ def resources(accelerator: Accelerator) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        remedy = "try --gradient_checkpointing, --use_8bit_adam, or a smaller --train_batch_size with --gradient_accumulation_steps"
+        remedy = (
+            "try --gradient_checkpointing, --use_8bit_adam, or a smaller --train_batch_size with --gradient_accumulation_steps"
+        )
         raise ResourceError(f"out of memory on {accelerator.device}\n    -> {remedy}") from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         remedy = "make room, then go on with --resume_from_checkpoint latest"
-        raise ResourceError(f"no room on the disk for {error.filename or 'a file'} ({error.strerror})\n    -> {remedy}") from error
+        raise ResourceError(
+            f"no room on the disk for {error.filename or 'a file'} ({error.strerror})\n    -> {remedy}"
+        ) from error
 
 
 def check_machine(settings) -> None:

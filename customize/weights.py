@@ -56,8 +56,11 @@ def save_lora(folder: Path, family: "StableDiffusion", metadata: dict[str, str])
         network = getattr(family, part)
         for adapter, config in getattr(network, "peft_config", {}).items():
             state = get_peft_model_state_dict(network, adapter_name=adapter)
+            if part == "text_encoder":  # transformers asks for DoRA's magnitudes under another name than diffusers
+                state = {name.replace("magnitude_vector", "magnitude_vector.weight"): t for name, t in state.items()}
             tensors |= {f"{part}.{name}": tensor for name, tensor in state.items()}
-            configs |= {f"{part}.{name}": value for name, value in config.to_dict().items()}
+            # stock loaders leave the adapter in training mode, so a dropout written here would go on in inference
+            configs |= {f"{part}.{name}": value for name, value in {**config.to_dict(), "lora_dropout": 0.0}.items()}
     plain = {name: sorted(value) if isinstance(value, set) else value for name, value in configs.items()}
     metadata = {**metadata, ADAPTER_METADATA: json.dumps(plain, sort_keys=True, default=str)}
     return [save_tensors(folder / LORA, tensors, metadata)]

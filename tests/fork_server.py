@@ -19,7 +19,9 @@ class ForkServer:
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
-    def run(self, command: str, arguments: list[str], moment: str = "", number: int = 1, action: str = "SIGKILL") -> tuple[int, str]:
+    def run(
+        self, command: str, arguments: list[str], moment: str = "", number: int = 1, action: str = "SIGKILL"
+    ) -> tuple[int, str]:
         """(exit status, all that was printed) of `train_COMMAND.py ARGUMENTS`; minus the signal's number for a killed one."""
         assert self.process.stdin and self.process.stdout
         request = {"command": command, "arguments": arguments, "moment": moment, "number": number, "action": action}

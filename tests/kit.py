@@ -27,7 +27,12 @@ def settings_for(method: str, base: Path, pictures: Path, output: Path, **change
         "random_flip": True, "crop_variants": 3,
     }  # fmt: skip
     if method == "textual_inversion":
-        own = {"placeholder_token": ("<new>",), "initializer_token": ("toy dog",), "num_vectors": (2,), "train_data_dir": (str(pictures),)}
+        own = {
+            "placeholder_token": ("<new>",),
+            "initializer_token": ("toy dog",),
+            "num_vectors": (2,),
+            "train_data_dir": (str(pictures),),
+        }
         return TextualInversionSettings(**{**common, **own, **changes})
     own = {"instance_prompt": "a photo of sks dog", "instance_data_dir": str(pictures)}
     if method == "lora":

@@ -29,9 +29,7 @@ def tiny_tokenizer() -> CLIPTokenizer:
             parts = ["".join(merges[-1]), *parts[2:]]
             vocabulary.append(parts[0])
     vocabulary += ["<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(
-        vocab={token: index for index, token in enumerate(vocabulary)}, merges=merges, model_max_length=77
-    )
+    return CLIPTokenizer(vocab={token: index for index, token in enumerate(vocabulary)}, merges=merges, model_max_length=77)
 
 
 def split(parts: list[str], merges: list[tuple[str, str]]) -> list[str]:

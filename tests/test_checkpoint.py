@@ -11,7 +11,10 @@ from customize.errors import InputError
 def example(step: int) -> Checkpoint:
     shared = torch.arange(256, dtype=torch.uint8)
     state = {
-        "optimizer": {"state": {0: {"step": torch.tensor(3.0), "map": shared}, 1: {"map": shared}}, "groups": [{"betas": (0.9, 0.99)}]},
+        "optimizer": {
+            "state": {0: {"step": torch.tensor(3.0), "map": shared}, 1: {"map": shared}},
+            "groups": [{"betas": (0.9, 0.99)}],
+        },
         "scaler": None,
     }
     return Checkpoint(step, {"weight": torch.full((2, 3), float(step))}, state)

@@ -41,9 +41,7 @@ def test_flags_of_true_and_false():
     def value(*argv):
         return read(DreamBoothSettings, *DOG, *argv).train_text_encoder
 
-    assert (
-        value("--train_text_encoder") and value("--train-text-encoder=true") and value("--train_text_encoder", "TRUE")
-    )
+    assert value("--train_text_encoder") and value("--train-text-encoder=true") and value("--train_text_encoder", "TRUE")
     assert not value("--no-train_text_encoder") and not value("--train_text_encoder", "false") and not value()
     assert read(InferenceSettings, "--prompt=x", "--no-use-karras-sigmas").use_karras_sigmas is False
 
@@ -223,9 +221,7 @@ def test_run_is_imported_only_when_called(tmp_path, monkeypatch):
     assert sys.modules.pop("late_module")
 
 
-WORDS = strategies.sampled_from(
-    ["--seed", "--prompt=", "--trace", "--no-trace", "--weights", "--x", "=", "5", "-1", "none"]
-)
+WORDS = strategies.sampled_from(["--seed", "--prompt=", "--trace", "--no-trace", "--weights", "--x", "=", "5", "-1", "none"])
 
 
 @settings(max_examples=150, deadline=None)

@@ -133,9 +133,7 @@ def test_placeholder_accepted(token):
     assert TextualInversionSettings(**{**base(TextualInversionSettings), "placeholder_token": token})
 
 
-@pytest.mark.parametrize(
-    "token", ["my cat", "a\tb", "a\u00a0b", "a\u200bb", "a\u202eb", "a/b", "a\\b", "..", "x" * 65, ""]
-)
+@pytest.mark.parametrize("token", ["my cat", "a\tb", "a\u00a0b", "a\u200bb", "a\u202eb", "a/b", "a\\b", "..", "x" * 65, ""])
 def test_placeholder_refused(token):
     assert faulty(TextualInversionSettings, placeholder_token=token) == ["placeholder_token"]
 
@@ -276,9 +274,7 @@ def values_of(line):
         step = line.multiple_of or 1
         one = strategies.integers(line.minimum // step, line.maximum // step).map(lambda number: number * step)
     if line.many:
-        one = strategies.lists(one, min_size=line.default != (), max_size=1 if line.choices else 3, unique=True).map(
-            tuple
-        )
+        one = strategies.lists(one, min_size=line.default != (), max_size=1 if line.choices else 3, unique=True).map(tuple)
     return one | strategies.none() if line.optional else one
 
 
@@ -327,9 +323,7 @@ def test_secrets_are_kept_back():
 
 def test_toml_tables_are_for_reading(tmp_path):
     file = tmp_path / "config.toml"
-    file.write_text(
-        'seed = 1\n[train]\n"instance-prompt" = "a dog"\n[data.deep]\nrank = 4\nlora_targets = ["to_q", "to_k"]\n'
-    )
+    file.write_text('seed = 1\n[train]\n"instance-prompt" = "a dog"\n[data.deep]\nrank = 4\nlora_targets = ["to_q", "to_k"]\n')
     values, places = toml.read(str(file))
     assert values == {"seed": 1, "instance_prompt": "a dog", "rank": 4, "lora_targets": ["to_q", "to_k"]}
     assert places["instance_prompt"] == f"{file}:3: instance-prompt" and places["rank"] == f"{file}:5: rank"
@@ -371,9 +365,7 @@ def test_toml_with_byte_order_mark(tmp_path):
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    content=strategies.binary(max_size=40) | strategies.text(alphabet="a=1\n[]{}\"'.# -_", max_size=40).map(str.encode)
-)
+@given(content=strategies.binary(max_size=40) | strategies.text(alphabet="a=1\n[]{}\"'.# -_", max_size=40).map(str.encode))
 def test_any_file_is_read_or_refused(content, tmp_path_factory):
     file = tmp_path_factory.getbasetemp() / "any.toml"
     file.write_bytes(content)

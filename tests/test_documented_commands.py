@@ -23,17 +23,24 @@ COMMANDS = {
     1: ("textual_inversion", TI),
     2: ("dreambooth", PLAIN),
     3: ("dreambooth", PRIOR + "--gradient_accumulation_steps=1 --learning_rate=5e-6"),
-    4: ("dreambooth", PRIOR + "--gradient_accumulation_steps=2 --gradient_checkpointing --use_8bit_adam --learning_rate=5e-6"),
+    4: ("dreambooth", PRIOR + """--gradient_accumulation_steps=2 --gradient_checkpointing --use_8bit_adam
+        --learning_rate=5e-6"""),
     5: ("dreambooth", PRIOR + """--gradient_accumulation_steps=1 --gradient_checkpointing --use_8bit_adam
         --enable_xformers_memory_efficient_attention --set_grads_to_none --learning_rate=2e-6"""),
-    6: ("dreambooth", PRIOR + "--sample_batch_size=1 --gradient_accumulation_steps=1 --gradient_checkpointing --learning_rate=5e-6"),
+    6: ("dreambooth", PRIOR + """--sample_batch_size=1 --gradient_accumulation_steps=1 --gradient_checkpointing
+        --learning_rate=5e-6"""),
     7: ("dreambooth", PRIOR + "--train_text_encoder --use_8bit_adam --gradient_checkpointing --learning_rate=2e-6"),
     8: ("dreambooth", """--pretrained_model_name_or_path=$MODEL_NAME --instance_data_dir=$DATA_DIR --output_dir=$OUTPUT_DIR
         --instance_prompt="a photo of sks dog" --resolution=512 --train_batch_size=1 --gradient_accumulation_steps=1
         --checkpointing_steps=100 --learning_rate=1e-4 --report_to="wandb" --lr_scheduler="constant" --lr_warmup_steps=0
-        --max_train_steps=500 --validation_prompt="A photo of sks dog in a bucket" --validation_epochs=50 --seed="0" --adapter lora"""),
+        --max_train_steps=500 --validation_prompt="A photo of sks dog in a bucket" --validation_epochs=50 --seed="0"
+        --adapter lora"""),
 }  # fmt: skip
-SMALL = {r"--resolution=\d+": "--resolution=16", r"--max_train_steps=\d+": "--max_train_steps=2", r"--num_class_images=\d+": "--num_class_images=2"}
+SMALL = {
+    r"--resolution=\d+": "--resolution=16",
+    r"--max_train_steps=\d+": "--max_train_steps=2",
+    r"--num_class_images=\d+": "--num_class_images=2",
+}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +76,12 @@ def small(number, base, folder):
     command, line = COMMANDS[number]
     for large, little in SMALL.items():
         line = re.sub(large, little, line)
-    places = {"MODEL_NAME": base, "DATA_DIR": write_pictures(folder / "pictures"), "OUTPUT_DIR": folder / "out", "CLASS_DIR": folder / "class"}
+    places = {
+        "MODEL_NAME": base,
+        "DATA_DIR": write_pictures(folder / "pictures"),
+        "OUTPUT_DIR": folder / "out",
+        "CLASS_DIR": folder / "class",
+    }
     for name, place in places.items():
         line = line.replace(f"${name}", str(place))
     return command, shlex.split(line)

@@ -94,7 +94,9 @@ def test_lora_gradient(rslora, tiny_epsilon, pictures, tmp_path):
 
 
 def test_full_gradient_of_unet_and_text_encoder(tiny_epsilon, pictures, tmp_path):
-    bench, training = prepared(settings_for("full", tiny_epsilon, pictures, tmp_path / "run", train_batch_size=2, train_text_encoder=True))
+    bench, training = prepared(
+        settings_for("full", tiny_epsilon, pictures, tmp_path / "run", train_batch_size=2, train_text_encoder=True)
+    )
     method = training.method.double()
     batch = double(training.batches.batch(0, range(2)))
     method(batch).sum().backward()
@@ -129,7 +131,9 @@ def test_teacher_is_the_model_without_its_adapter(tiny_v, pictures, tmp_path):
     alphas_cumprod = bench.family.noise_scheduler.alphas_cumprod[batch.timesteps]
     noisy = objective.add_noise(batch.latents, batch.noise, alphas_cumprod)[2:]
     with torch.no_grad():
-        taught = plain(noisy, batch.timesteps[2:], encoder_hidden_states=encoder(bench.family.tokenize(batch.prompts[2:]))[0]).sample
+        taught = plain(
+            noisy, batch.timesteps[2:], encoder_hidden_states=encoder(bench.family.tokenize(batch.prompts[2:]))[0]
+        ).sample
         own = bench.family.predict(noisy, batch.timesteps[2:], training.condition(batch.prompts[2:]))
     assert (own - taught).abs().max() > 1e-3
     torch.testing.assert_close(losses[2:], 0.5 * ((own - taught) ** 2).mean(dim=(1, 2, 3)), rtol=1e-9, atol=0)
@@ -159,7 +163,9 @@ def _named(family, network):
 
 
 def test_directional_step_equals_its_formula(tiny_epsilon, pictures, tmp_path):
-    settings = settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "run", normalize_embedding=True, learning_rate=0.02)
+    settings = settings_for(
+        "textual_inversion", tiny_epsilon, pictures, tmp_path / "run", normalize_embedding=True, learning_rate=0.02
+    )
     bench, training = prepared(settings)
     method = training.method
     assert isinstance(method, DirectionalTextualInversion)
@@ -181,7 +187,9 @@ def test_directional_step_equals_its_formula(tiny_epsilon, pictures, tmp_path):
 def test_report_tells_a_vector_that_stood_still_from_one_that_blew_up(tiny_epsilon, pictures, tmp_path):
     bench, training = prepared(settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "run"))
     still = training.method.report()
-    assert "<new> did not move" in still and "nearest: toy 1.00" in still and "<new>_1: " in still and "nearest: dog 1.00" in still
+    assert (
+        "<new> did not move" in still and "nearest: toy 1.00" in still and "<new>_1: " in still and "nearest: dog 1.00" in still
+    )
     with torch.no_grad():
         training.method.vectors["<new>"] *= 50
     blown = training.method.report()

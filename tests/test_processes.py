@@ -37,4 +37,6 @@ def test_two_processes_equal_one_with_twice_the_batch(method, tiny_epsilon, tmp_
     one = launch(tmp_path, method, tiny_epsilon, pictures, 1, train_batch_size=4)
     two = launch(tmp_path, method, tiny_epsilon, pictures, 2, train_batch_size=1, gradient_accumulation_steps=2)
     assert two == pytest.approx(one, abs=1e-6)
-    assert (tmp_path / "run_2/learned_embeds.safetensors").exists() or (tmp_path / "run_2/pytorch_lora_weights.safetensors").exists()
+    assert (tmp_path / "run_2/learned_embeds.safetensors").exists() or (
+        tmp_path / "run_2/pytorch_lora_weights.safetensors"
+    ).exists()

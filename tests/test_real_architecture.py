@@ -15,7 +15,15 @@ from kit import write_pictures
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
 METHODS = {
-    "textual_inversion": ["train_textual_inversion.py", "--placeholder_token", "<new>", "--initializer_token", "dog", "--num_vectors", "2"],
+    "textual_inversion": [
+        "train_textual_inversion.py",
+        "--placeholder_token",
+        "<new>",
+        "--initializer_token",
+        "dog",
+        "--num_vectors",
+        "2",
+    ],
     "lora": ["train_dreambooth.py", "--adapter", "lora", "--instance_prompt", "a photo of sks dog", "--rank", "4"],
     "full": ["train_dreambooth.py", "--instance_prompt", "a photo of sks dog", "--use_8bit_adam", "--gradient_checkpointing"],
 }

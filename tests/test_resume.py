@@ -41,7 +41,11 @@ class Run:
 
     def result(self) -> dict[str, bytes]:
         """The bytes of every learned tensor."""
-        pattern = {"textual_inversion": "learned_embeds.safetensors", "lora": "pytorch_lora_weights.safetensors", "full": "unet/*.safetensors"}
+        pattern = {
+            "textual_inversion": "learned_embeds.safetensors",
+            "lora": "pytorch_lora_weights.safetensors",
+            "full": "unet/*.safetensors",
+        }
         [file] = self.folder.glob(pattern[self.method])
         with safe_open(file, "pt") as tensors:
             return {name: tensors.get_tensor(name).numpy().tobytes() for name in tensors.keys()}  # noqa: SIM118
@@ -52,11 +56,15 @@ class Run:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_killed_at_three_moments_and_resumed(method, server, tiny_epsilon, pictures, tmp_path):
-    straight = Run(server, tmp_path / "straight", method, tiny_epsilon, pictures, lora_dropout=0.2) if method == "lora" else Run(
-        server, tmp_path / "straight", method, tiny_epsilon, pictures
+    straight = (
+        Run(server, tmp_path / "straight", method, tiny_epsilon, pictures, lora_dropout=0.2)
+        if method == "lora"
+        else Run(server, tmp_path / "straight", method, tiny_epsilon, pictures)
     )
     assert straight()[0] == 0
-    killed = Run(server, tmp_path / "killed", method, tiny_epsilon, pictures, **({"lora_dropout": 0.2} if method == "lora" else {}))
+    killed = Run(
+        server, tmp_path / "killed", method, tiny_epsilon, pictures, **({"lora_dropout": 0.2} if method == "lora" else {})
+    )
     assert killed(moment="in a step", number=4)[0] == -signal.SIGKILL  # step 4: the checkpoint of step 2 is there
     status, said = killed(*LATEST, moment="inside a checkpoint")  # that of step 4, with its files but without its manifest
     assert status == -signal.SIGKILL and "going on after step 2" in said

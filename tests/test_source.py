@@ -91,14 +91,14 @@ def test_a_variant_is_looked_for_in_every_network(folder):
     assert refusal(folder, "fp16").count("fp16") == 3
     for part in NETWORKS:
         shutil.copy(folder / part / "model.safetensors", folder / part / "model.fp16.safetensors")
-    assert locate(str(folder), "fp16") == Source(str(folder), folder=folder)
+    assert locate(str(folder), variant="fp16") == Source(str(folder), folder=folder, variant="fp16")
 
 
 def test_a_folder_of_only_variants_needs_its_name(folder):
     for part in NETWORKS:
         (folder / part / "model.safetensors").rename(folder / part / "model.fp16-00001-of-00001.safetensors")
     assert refusal(folder).count("model.fp16-00001-of-00001.safetensors") == 3 and "--variant" in refusal(folder)
-    assert locate(str(folder), "fp16") == Source(str(folder), folder=folder)
+    assert locate(str(folder), variant="fp16") == Source(str(folder), folder=folder, variant="fp16")
 
 
 def test_a_single_file_of_another_kind_is_refused_before_loading(tmp_path):

@@ -39,9 +39,7 @@ def download(name: str, revision: str | None, variant: str | None) -> Path:
         raise InputError(Problem(SETTING, f"{name} is no local folder and the hub gave none ({cause})", remedy)) from error
 
 
-def load_folder(
-    name: str, folder: Path, variant: str | None = None, prediction_type: str | None = None
-) -> StableDiffusion:
+def load_folder(name: str, folder: Path, variant: str | None = None, prediction_type: str | None = None) -> StableDiffusion:
     """Loads a folder in diffusers' layout that `check_folder` found whole."""
 
     def part(cls, subfolder: str):

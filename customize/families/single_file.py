@@ -85,9 +85,7 @@ def load_text_encoder(tensors: dict[str, Tensor], config: Path) -> CLIPTextModel
 def from_clip(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """CLIP's names as the first transformers versions had them, with or without text_model, to today's."""
     return {
-        name.removeprefix(CLIP).removeprefix("text_model."): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(CLIP)
+        name.removeprefix(CLIP).removeprefix("text_model."): tensor for name, tensor in tensors.items() if name.startswith(CLIP)
     }
 
 

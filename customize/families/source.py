@@ -30,9 +30,7 @@ class Source:
     prediction_type: str | None = None
 
 
-def locate(
-    name: str, *, revision: str | None = None, variant: str | None = None, prediction_type: str | None = None
-) -> Source:
+def locate(name: str, *, revision: str | None = None, variant: str | None = None, prediction_type: str | None = None) -> Source:
     """Finds a base model by name and checks what can be checked without loading it.
 
     name: "demo", a folder, a single .safetensors file, or OWNER/NAME on the hub. Raises InputError.

@@ -119,9 +119,7 @@ class StableDiffusion:
 
         Returns the UNet's answer [B, C, H, W], to be read by `prediction_type`.
         """
-        return self.unet(
-            noisy_latents, timesteps, encoder_hidden_states=encoder_hidden_states, return_dict=False
-        )[0]
+        return self.unet(noisy_latents, timesteps, encoder_hidden_states=encoder_hidden_states, return_dict=False)[0]
 
     def initial_vectors(self, words: str, num_vectors: int) -> Tensor:
         """[num_vectors, D]: the embeddings of the words' tokens, repeated in turn or cut to the number asked for.

@@ -106,6 +106,7 @@ def load(settings: InferenceSettings) -> "Pipeline":
     pipeline = load_pipeline(
         settings.pretrained_model_name_or_path, settings.weights_and_scales, revision=settings.revision,
         variant=settings.variant, prediction_type=settings.prediction_type, device=device,
+        partial=settings.partial_weights,
         torch_dtype={"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[settings.mixed_precision],
     )  # fmt: skip
     pipeline.family.tokenize([*settings.prompt, settings.negative_prompt])  # raises where a prompt is too long

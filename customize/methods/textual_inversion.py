@@ -94,9 +94,7 @@ def tokens_to_learn(settings) -> list[tuple[str, str, int]]:
     def spread(values: Sequence) -> Sequence:
         return values if len(values) == count else list(values) * count
 
-    return list(
-        zip(settings.placeholder_token, spread(settings.initializer_token), spread(settings.num_vectors), strict=True)
-    )
+    return list(zip(settings.placeholder_token, spread(settings.initializer_token), spread(settings.num_vectors), strict=True))
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,9 @@ class EmbeddingReport:
 
 
 @torch.no_grad()
-def report(family: StableDiffusion, start: dict[str, Tensor], learned: dict[str, Tensor], num_nearest: int = 4) -> EmbeddingReport:
+def report(
+    family: StableDiffusion, start: dict[str, Tensor], learned: dict[str, Tensor], num_nearest: int = 4
+) -> EmbeddingReport:
     """Compares learned vectors, each [N, D], with where they started and with the vocabulary [V, D]."""
     table = family.text_encoder.get_input_embeddings().weight.float().cpu()
     words = {index: word.removesuffix("</w>") for word, index in family.tokenizer.get_vocab().items()}
