@@ -17,7 +17,6 @@ from customize.files import write_image, write_text
 from customize.inference.pipeline import Pipeline
 
 MANIFEST = ".class_pictures.json"
-NUM_INFERENCE_STEPS = 50
 
 
 def complete(settings, family: StableDiffusion, present: Sequence[Example], resolution: int) -> tuple[Example, ...]:
@@ -30,6 +29,7 @@ def complete(settings, family: StableDiffusion, present: Sequence[Example], reso
     if missing <= 0:
         return tuple(present)
     note = {"prompt": settings.class_prompt, "model": family.name, "seed": settings.seed, "resolution": resolution}
+    note |= {"guidance_scale": settings.sample_guidance_scale, "num_inference_steps": settings.sample_inference_steps}
     check_manifest(folder / MANIFEST, note)
     write_text(folder / MANIFEST, json.dumps(note, indent=1) + "\n")
     pipeline = Pipeline(family)
@@ -41,7 +41,12 @@ def complete(settings, family: StableDiffusion, present: Sequence[Example], reso
             batch = todo[start : start + settings.sample_batch_size]
             seeds = [draws.generator(settings.seed, f"class/{name}", 0).initial_seed() for name in batch]
             pictures = pipeline.generate(
-                settings.class_prompt, seeds=seeds, num_inference_steps=NUM_INFERENCE_STEPS, height=resolution, width=resolution
+                settings.class_prompt,
+                seeds=seeds,
+                num_inference_steps=settings.sample_inference_steps,
+                guidance_scale=settings.sample_guidance_scale,
+                height=resolution,
+                width=resolution,
             )
             for name, picture in zip(batch, pictures, strict=True):
                 write_image(folder / name, picture)

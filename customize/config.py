@@ -105,6 +105,10 @@ class TrainingSettings(Settings):
     validation_scheduler: str | None = setting(
         None, "output", "sampler of the sample pictures, such as DPMSolverMultistepScheduler", default_in_words=OWN
     )
+    sample_guidance_scale: float = setting(
+        7.5, "output", "how strongly sample and class pictures obey their prompt", minimum=0, maximum=100
+    )
+    sample_inference_steps: int = setting(25, "output", "denoising steps of sample and class pictures", minimum=1, maximum=1000)
     report_to: tuple[Tracker, ...] = setting(("tensorboard",), "output", "trackers of loss and sample pictures")
     logging_dir: str = setting("logs", "output", "folder of the trackers' files, in output_dir")
     push_to_hub: bool = setting(False, "output", "upload the result to the hub")

@@ -10,8 +10,8 @@ from customize.errors import InputError, Problem
 
 FREE_TO_CHANGE = {
     "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "checkpointing_steps", "checkpoints_total_limit",
-    "save_steps",    "validation_prompt", "num_validation_images", "validation_steps", "validation_epochs", "validation_scheduler", "report_to",
-    "logging_dir", "push_to_hub", "hub_model_id", "max_train_steps", "num_train_epochs",
+    "save_steps", "validation_prompt", "num_validation_images", "validation_steps", "validation_epochs",
+    "validation_scheduler", "report_to", "logging_dir", "push_to_hub", "hub_model_id", "max_train_steps", "num_train_epochs",
 }  # fmt: skip
 """Settings that may differ when a run is resumed: the steps that are still to do are the same with either value."""
 

@@ -15,7 +15,6 @@ from customize.inference.pipeline import Pipeline
 from customize.methods.method import Condition
 from customize.trainer import State
 
-NUM_INFERENCE_STEPS = 25
 STEP = re.compile(r"step-(\d{6,})")
 
 
@@ -52,7 +51,7 @@ class SamplePictures:
         """The pictures of one prompt, of the seeds that follow the run's."""
         seeds = range(self.settings.seed, self.settings.seed + self.settings.num_validation_images)
         return self.pipeline.generate(
-            prompt, seeds=list(seeds), num_inference_steps=NUM_INFERENCE_STEPS,
+            prompt, seeds=list(seeds), num_inference_steps=self.settings.sample_inference_steps, guidance_scale=self.settings.sample_guidance_scale,
             scheduler=self.settings.validation_scheduler, height=self.settings.resolution, width=self.settings.resolution,
         )  # fmt: skip
 

@@ -1,0 +1,56 @@
+"""AdamW as it should be: fused in 32 bits, bitsandbytes' in 8 bits, with the schedule's rates."""
+
+import pytest
+import torch
+from kit import prepared, settings_for, write_pictures
+
+from customize.optimizers import LearningRates, build_adamw
+from customize.trainer import train
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def test_8_bit_adam_keeps_large_tensors_in_8_bits_and_trains(tiny_epsilon, pictures, tmp_path):
+    results = {}
+    for use_8bit_adam in (False, True):
+        settings = settings_for(
+            "full", tiny_epsilon, pictures, tmp_path / str(use_8bit_adam), use_8bit_adam=use_8bit_adam, max_train_steps=4
+        )
+        bench, training = prepared(settings)
+        before = {name: tensor.detach().clone() for name, tensor in training.method.learned().items()}
+        state = train(settings, training.method, training.batches, [], bench.accelerator, 4)
+        results[use_8bit_adam] = {name: after.detach() - before[name] for name, after in training.method.learned().items()}
+    optimizer = state.optimizer.optimizer
+    assert type(optimizer).__module__.startswith("bitsandbytes")
+    moments = {parameter: optimizer.state[parameter]["state1"] for parameter in training.method.learned().values()}
+    assert all((moment.dtype == torch.uint8) == (parameter.numel() >= 4096) for parameter, moment in moments.items())
+    share = sum(p.numel() for p, m in moments.items() if m.dtype == torch.uint8) / sum(p.numel() for p in moments)
+    assert share > 0.9
+    ours, theirs = (torch.cat([change.flatten() for change in result.values()]) for result in results.values())
+    assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.9 and ours.abs().max() > 1e-3
+
+
+def test_adamw_is_fused_and_equals_its_formula(tiny_epsilon, pictures, tmp_path):
+    settings = settings_for("lora", tiny_epsilon, pictures, tmp_path, adam_weight_decay=0.1)
+    parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = build_adamw(settings, [{"params": [parameter], "lr": 0.01}])
+    assert optimizer.defaults["fused"]
+    parameter.grad = torch.tensor([0.3, -0.1])
+    optimizer.step()
+    expected = torch.tensor([1.0, -2.0]) * (1 - 0.01 * 0.1) - 0.01 * torch.tensor([0.3, -0.1]).sign()
+    torch.testing.assert_close(parameter.detach(), expected, rtol=1e-5, atol=0)
+
+
+def test_every_group_keeps_its_own_rate(tiny_epsilon, pictures, tmp_path):
+    settings = settings_for(
+        "full", tiny_epsilon, pictures, tmp_path, train_text_encoder=True, text_encoder_learning_rate=1e-5, lr_scheduler="linear"
+    )
+    _, training = prepared(settings)
+    optimizer = training.method.build_optimizer(settings)
+    assert len(optimizer.param_groups) == 2
+    rates = LearningRates(settings, optimizer, 10, scale=4)
+    assert rates.set(5) == pytest.approx(4 * 1e-3 / 2)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([2e-3, 2e-5])

@@ -1,0 +1,120 @@
+"""Results as others read them: stock diffusers' own loaders draw the same pictures from our files."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from kit import prepared, settings_for, write_pictures
+from safetensors.torch import load_file, safe_open, save_file
+
+from customize import readback, run_folder, weights
+from customize.inference.loading import load_pipeline
+
+PROMPT = "a photo of sks dog"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def saved(settings, folder):
+    """A result as a run leaves it, of weights that are far from their start."""
+    bench, training = prepared(settings)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in training.method.learned().values():
+        with torch.no_grad():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+    training.method.eval()
+    folder.mkdir()
+    training.method.save(folder, run_folder.metadata(settings, training.method, bench.family))
+    return bench.family, training.method
+
+
+def assert_stock_draws_the_same(stock: StableDiffusionPipeline, ours, prompt: str):
+    stock.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(5)
+    theirs = stock(prompt, num_inference_steps=4, generator=generator, output_type="np").images[0] * 255
+    [picture] = ours.generate(prompt, num_inference_steps=4, seeds=5)
+    assert np.abs(np.asarray(picture, dtype=np.float64) - theirs).max() <= 1
+    plain = load_pipeline(ours.family.name).generate(prompt.replace("<new>", "toy"), num_inference_steps=4, seeds=5)
+    assert np.abs(np.asarray(picture, dtype=np.float64) - np.asarray(plain[0])).max() > 3
+
+
+@pytest.mark.parametrize("train_text_encoder", [False, True])
+@pytest.mark.parametrize("kind", ["alpha", "use_rslora", "use_dora", "dropout"])
+def test_stock_loads_our_lora(kind, train_text_encoder, tiny_epsilon, pictures, tmp_path):
+    own = {"use_rslora": {"use_rslora": True}, "use_dora": {"use_dora": True}, "dropout": {"lora_dropout": 0.5}}.get(kind, {})
+    changes = {"rank": 4, "lora_alpha": 2.0, "lora_targets": ("attention", "feed-forward"), "train_text_encoder": train_text_encoder}
+    settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "unused", **changes, **own)
+    family, _ = saved(settings, tmp_path / "run")
+    assert readback.check(tmp_path / "run", family, PROMPT) < 1e-5
+    stock = StableDiffusionPipeline.from_pretrained(tiny_epsilon, safety_checker=None)
+    stock.load_lora_weights(tmp_path / "run")
+    assert_stock_draws_the_same(stock, load_pipeline(None, [(str(tmp_path / "run"), 1.0)]), PROMPT)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_stock_loads_our_embeddings(normalize, tiny_v, pictures, tmp_path):
+    settings = settings_for("textual_inversion", tiny_v, pictures, tmp_path / "unused", normalize_embedding=normalize)
+    saved(settings, tmp_path / "run")
+    stock = StableDiffusionPipeline.from_pretrained(tiny_v, safety_checker=None)
+    stock.load_textual_inversion(tmp_path / "run/learned_embeds.safetensors")
+    assert_stock_draws_the_same(stock, load_pipeline(None, [(str(tmp_path / "run"), 1.0)]), "a photo of <new>")
+
+
+def test_several_tokens_are_a_file_each(tiny_epsilon, pictures, tmp_path):
+    (tmp_path / "more").mkdir()
+    folders = (str(pictures), str(write_pictures(tmp_path / "more", seed=2)))
+    changes = {"placeholder_token": ("<new>", "<other>"), "train_data_dir": folders, "num_vectors": (1, 3)}
+    settings = settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "unused", **changes)
+    family, method = saved(settings, tmp_path / "run")
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == [
+        "learned_embeds_new.safetensors", "learned_embeds_other.safetensors",
+    ]  # fmt: skip
+    stock = StableDiffusionPipeline.from_pretrained(tiny_epsilon, safety_checker=None)
+    for file in (tmp_path / "run").iterdir():
+        stock.load_textual_inversion(file)
+        [tensor] = load_file(file).values()
+        assert torch.equal(tensor, method.learned()["<other>" if "other" in file.name else "<new>"])
+    assert readback.check(tmp_path / "run", family, "a photo of <new> and <other>") < 1e-5
+
+
+def test_full_result_is_a_pipeline_that_keeps_what_was_left_alone(tiny_epsilon, pictures, tmp_path):
+    base = tmp_path / "base"
+    base.symlink_to(tiny_epsilon)
+    settings = settings_for("full", base, pictures, tmp_path / "unused")
+    extra = tiny_epsilon / "safety_checker"
+    index = json.loads((tiny_epsilon / "model_index.json").read_text())
+    try:
+        extra.mkdir()
+        (extra / "model.safetensors").write_bytes(b"whatever it is")
+        said = {**index, "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"], "requires_safety_checker": True}
+        (tiny_epsilon / "model_index.json").write_text(json.dumps(said))
+        family, method = saved(settings, tmp_path / "run")
+    finally:
+        (extra / "model.safetensors").unlink()
+        extra.rmdir()
+        (tiny_epsilon / "model_index.json").write_text(json.dumps(index))
+    assert (tmp_path / "run/safety_checker/model.safetensors").read_bytes() == b"whatever it is"
+    kept = json.loads((tmp_path / "run/model_index.json").read_text())
+    assert kept["safety_checker"] == said["safety_checker"] and kept["requires_safety_checker"] is True
+    assert readback.check(tmp_path / "run", family, PROMPT) == 0
+    unet = UNet2DConditionModel.from_pretrained(tmp_path / "run", subfolder="unet")
+    assert all(torch.equal(parameter, unet.get_parameter(name[5:])) for name, parameter in method.learned().items())
+
+
+def test_a_file_that_does_not_hold_what_was_learned_is_an_error(tiny_epsilon, pictures, tmp_path):
+    family, _ = saved(settings_for("lora", tiny_epsilon, pictures, tmp_path / "unused"), tmp_path / "run")
+    file = tmp_path / "run" / weights.LORA
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(file)
+    name = next(name for name in tensors if "lora_B" in name)
+    save_file({**tensors, name: tensors[name] * 3}, file, metadata)
+    with pytest.raises(OSError, match="does not give what was learned"):
+        readback.check(tmp_path / "run", family, PROMPT)
+    facts = json.loads(metadata["customize"])
+    assert facts["base_model"] == str(tiny_epsilon) and facts["trigger_words"] == [PROMPT] and facts["method"] == "dreambooth_lora"
