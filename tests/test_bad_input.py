@@ -1,0 +1,80 @@
+"""What is wrong with the user's input: one report, exit status 2, no traceback, nothing written, and torch not imported."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kit import write_pictures
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+COMMAND = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    print("torch" in sys.modules)
+"""
+TI = ["train_textual_inversion.py", "--placeholder_token", "<new>", "--initializer_token", "toy", "--train_data_dir", "pictures"]
+DB = ["train_dreambooth.py", "--instance_prompt", "a photo of sks dog", "--instance_data_dir", "pictures"]
+
+CASES = {
+    "a misspelt setting": ([*DB, "--learning_rat", "1e-4"], ["learning_rat", "did you mean", "learning_rate"]),
+    "a value out of range": ([*TI, "--max_train_steps", "0"], ["max_train_steps", "0"]),
+    "no such folder": ([*DB[:-1], "nowhere"], ["nowhere"]),
+    "a text in place of a picture": ([*DB[:-1], "broken"], ["broken/fake.png"]),
+    "a cut picture": ([*DB[:-1], "broken"], ["broken/cut.png"]),
+    "a pickle as base model": ([*TI, "--pretrained_model_name_or_path", "v1-5.ckpt"], ["v1-5.ckpt", "pickle", "safetensors"]),
+    "half a base model": ([*DB, "--pretrained_model_name_or_path", "half"], ["half/vae", "missing", "half/unet"]),
+    "a word of the model": ([*TI[:2], "photo", *TI[3:], "--pretrained_model_name_or_path", "BASE"], ["photo", "is a word"]),
+    "settings that contradict": (
+        [*DB, "--prior_preservation", "teacher", "--class_prompt", "a dog"],
+        ["teacher", "adapter"],
+    ),
+    "a damaged file of weights": (["infer.py", "--prompt", "a dog", "--weights", "bad.safetensors"], ["bad.safetensors"]),
+    "a pickle of weights": (["infer.py", "--prompt", "a dog", "--weights", "lora.safetensors"], ["lora.safetensors", "pickle"]),
+    "everything at once": (
+        [*DB[:-1], "broken", "--learning_rate", "-1", "--rank", "0", "--pretrained_model_name_or_path", "v1-5.ckpt"],
+        ["learning_rate", "rank", "v1-5.ckpt", "broken/fake.png", "broken/cut.png"],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_epsilon):
+    folder = tmp_path_factory.mktemp("work")
+    write_pictures(folder / "pictures")
+    write_pictures(folder / "broken", 1)
+    (folder / "broken/fake.png").write_text("not a picture")
+    Image.new("RGB", (64, 64), "red").save(folder / "broken/cut.png")
+    data = (folder / "broken/cut.png").read_bytes()
+    (folder / "broken/cut.png").write_bytes(data[: len(data) // 2])
+    (folder / "v1-5.ckpt").write_bytes(b"PK")
+    (folder / "lora.safetensors").write_bytes(b"PK\x03\x04" + b"\x00" * 60)
+    (folder / "bad.safetensors").write_bytes(b"\x40\x00\x00\x00\x00\x00\x00\x00{")
+    (folder / "half").mkdir()
+    (folder / "half/model_index.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_refused(name, folder, tiny_epsilon):
+    arguments, expected = CASES[name]
+    arguments = [str(tiny_epsilon) if argument == "BASE" else argument for argument in arguments]
+    before = sorted(folder.rglob("*"))
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, str(ROOT / arguments[0]), *arguments[1:]],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == "False\n" and "Traceback" not in done.stderr
+    for word in expected:
+        assert word in done.stderr
+    assert done.stderr.count("nothing was written") == 1
+    assert sorted(folder.rglob("*")) == before
