@@ -92,9 +92,9 @@ def prepare(settings, bench: Bench) -> Training:
 def prepare_textual_inversion(settings: TextualInversionSettings, bench: Bench) -> Training:
     family = bench.family
     samples = samples_of("instance", bench, bench.examples.instances)
-    family.unet.to(bench.accelerator.device, DTYPES[settings.mixed_precision])
-    family.text_encoder.to(bench.accelerator.device, DTYPES[settings.mixed_precision])
     method = (DirectionalTextualInversion if settings.normalize_embedding else TextualInversion)(family, settings)
+    method.to(bench.accelerator.device)
+    cast_frozen(method, DTYPES[settings.mixed_precision])
     if settings.gradient_checkpointing:
         family.unet.enable_gradient_checkpointing()
         family.text_encoder.gradient_checkpointing_enable()
@@ -105,7 +105,7 @@ def prepare_textual_inversion(settings: TextualInversionSettings, bench: Bench) 
 @prepare.register
 def prepare_dreambooth(settings: DreamBoothSettings, bench: Bench) -> Training:
     family, device = bench.family, bench.accelerator.device
-    family.unet.to(device, DTYPES[settings.mixed_precision])
+    family.unet.to(device)
     family.text_encoder.to(device)
     of_class = class_examples(settings, bench)
     captions = [
@@ -122,7 +122,8 @@ def prepare_dreambooth(settings: DreamBoothSettings, bench: Bench) -> Training:
         family.text_encoder.to("cpu")
     batches = PRIORS[settings.prior_preservation](settings, bench, of_class)
     method_class = TaughtByBase if settings.prior_preservation == "teacher" else DreamBooth
-    method = method_class(family, condition, adapters.build(settings.adapter), settings)
+    method = method_class(family, condition, adapters.build(settings.adapter), settings).to(device)
+    cast_frozen(method, DTYPES[settings.mixed_precision])
     if settings.gradient_checkpointing:
         family.unet.enable_gradient_checkpointing()
         if settings.train_text_encoder:
@@ -172,6 +173,15 @@ def samples_of(stream: str, bench: Bench, examples: Sequence[Example]) -> Sample
     family.vae.to("cpu")
     pictures = [Picture(example.name, example.captions, moments[index]) for index, example in enumerate(examples)]
     return Samples(family, bench.recipe, deck, pictures)
+
+
+def cast_frozen(method: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Casts the modules in which nothing learns: what learns stays in float32, and is never rounded on the way."""
+    for module in method.modules():
+        parameters = list(module.parameters(recurse=False))
+        if not any(parameter.requires_grad for parameter in parameters):
+            for parameter in parameters:
+                parameter.data = parameter.data.to(dtype)
 
 
 def captions_of(examples: Iterable[Example]) -> list[str]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from customize import draws
+from customize.errors import InputError
 from customize.families.stable_diffusion import StableDiffusion
 from customize.inference.loading import load_pipeline
 
@@ -22,7 +23,10 @@ def check(folder: Path, family: StableDiffusion, prompt: str) -> float:
     dtype = next(parameter.dtype for parameter in family.unet.parameters())
     is_pipeline = (folder / "model_index.json").exists()
     expected = answer(family, prompt)
-    fresh = load_pipeline(None if is_pipeline else family.name, [(str(folder), 1.0)]).family
+    try:
+        fresh = load_pipeline(None if is_pipeline else family.name, [(str(folder), 1.0)]).family
+    except InputError as error:
+        raise OSError(f"what was saved cannot be loaded again: {error}") from error
     difference = ((answer(fresh, prompt) - expected).abs().max() / expected.abs().max()).item()
     if not difference <= TOLERANCE[dtype]:
         raise OSError(f"{folder} does not give what was learned: predictions differ by {difference:.1e}")

@@ -10,9 +10,10 @@ from customize.errors import InputError, Problem
 from customize.files import write_text
 
 CONFIG, LOG, CARD = "config.toml", "log.jsonl", "README.md"
-CHECKPOINTS, SAMPLES, WEIGHTS = "checkpoints", "samples", "weights"
+CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER = "checkpoints", "samples", "weights", "before_after.png"
 WRITTEN = (
-    CONFIG, LOG, CARD, CHECKPOINTS, SAMPLES, WEIGHTS, "learned_embeds*.safetensors", "pytorch_lora_weights.safetensors",
+    CONFIG, LOG, CARD, CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER, "learned_embeds*.safetensors",
+    "pytorch_lora_weights.safetensors",
     "customize.json", "model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler", "safety_checker",
     "feature_extractor",
 )  # fmt: skip
@@ -31,6 +32,14 @@ def check(settings) -> Path:
         remedy = "add --resume_from_checkpoint latest, or --overwrite_output_dir, or name another --output_dir"
         raise InputError(Problem("output_dir", f"{folder} holds a run already", remedy))
     return folder
+
+
+def config(settings) -> str:
+    """The settings that start the same run again, as TOML; whether to go on or to overwrite is asked anew each time."""
+    kept = {
+        name: value for name, value in settings.values().items() if name not in ("overwrite_output_dir", "resume_from_checkpoint")
+    }
+    return type(settings)(**kept).to_toml()
 
 
 def clear(folder: Path) -> None:

@@ -2,16 +2,20 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from customize.data import Example
+from customize.errors import InputError
 from customize.families.stable_diffusion import StableDiffusion
 from customize.files import new_folder, write_image
 from customize.inference.estimates import Conditional
-from customize.inference.figures import contact_sheet
+from customize.inference.figures import before_after, contact_sheet
 from customize.inference.pipeline import Pipeline
+from customize.inference.schedulers import make_scheduler
 from customize.methods.method import Condition
 from customize.trainer import State
 
@@ -35,6 +39,10 @@ class SamplePictures:
     def __init__(self, settings, family: StableDiffusion, condition: Condition, folder: Path):
         self.settings, self.family, self.folder = settings, family, folder
         self.pipeline = ConditionedPipeline(family, condition)
+        try:
+            make_scheduler(family.scheduler, settings.validation_scheduler)
+        except InputError as error:
+            raise InputError([replace(problem, where="validation_scheduler") for problem in error.problems]) from error
 
     def __call__(self, state: State) -> None:
         if state.accelerator.is_main_process:
@@ -50,10 +58,16 @@ class SamplePictures:
     def draw(self, prompt: str) -> list[Image.Image]:
         """The pictures of one prompt, of the seeds that follow the run's."""
         seeds = range(self.settings.seed, self.settings.seed + self.settings.num_validation_images)
+        settings = self.settings
         return self.pipeline.generate(
-            prompt, seeds=list(seeds), num_inference_steps=self.settings.sample_inference_steps, guidance_scale=self.settings.sample_guidance_scale,
-            scheduler=self.settings.validation_scheduler, height=self.settings.resolution, width=self.settings.resolution,
-        )  # fmt: skip
+            prompt,
+            seeds=list(seeds),
+            num_inference_steps=settings.sample_inference_steps,
+            guidance_scale=settings.sample_guidance_scale,
+            scheduler=settings.validation_scheduler,
+            height=settings.resolution,
+            width=settings.resolution,
+        )
 
     def keep(self, pictures: dict[str, list[Image.Image]], state: State) -> None:
         """Writes the pictures of a step, the sheet of all steps so far, and tells the trackers."""
@@ -68,11 +82,27 @@ class SamplePictures:
 
     def sheet(self, prompts: Sequence[str]) -> Image.Image:
         """Rows: prompts and seeds; columns: steps, the base model first."""
-        columns = sorted(path for path in self.folder.iterdir() if STEP.fullmatch(path.name))
-        steps = [int(column.name.removeprefix("step-")) for column in columns]
-        pictures = [[Image.open(file) for file in sorted(column.glob("*.png"))] for column in columns]
+        columns = self.columns()
         return contact_sheet(
-            rows=list(zip(*pictures, strict=True)),
-            column_labels=["base model" if step == 0 else f"step {step}" for step in steps],
-            row_labels=[prompt for prompt in prompts for _ in range(self.settings.num_validation_images)],
+            rows=list(zip(*columns.values(), strict=True)),
+            column_labels=["base model" if step == 0 else f"step {step}" for step in columns],
+            row_labels=self.row_labels(prompts),
         )
+
+    def write_before_after(self, path: Path, examples: Sequence[Example]) -> None:
+        """The pictures that were learned from, above the base model's pictures beside the last ones; if any were drawn."""
+        columns = list(self.columns().values())
+        if columns:
+            rows = list(zip(self.row_labels(self.settings.validation_prompt), columns[0], columns[-1], strict=True))
+            write_image(path, before_after([example.open() for example in examples[:8]], rows))
+
+    def columns(self) -> dict[int, list[Image.Image]]:
+        """The pictures drawn so far, by step."""
+        folders = sorted(path for path in self.folder.glob("step-*") if STEP.fullmatch(path.name))
+        return {
+            int(folder.name.removeprefix("step-")): [Image.open(f) for f in sorted(folder.glob("*.png"))] for folder in folders
+        }
+
+    def row_labels(self, prompts: Sequence[str]) -> list[str]:
+        """The prompt of each picture of a step."""
+        return [prompt for prompt in prompts for _ in range(self.settings.num_validation_images)]

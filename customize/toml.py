@@ -63,7 +63,7 @@ def _text(path: str) -> str:
     file = Path(path)
     try:
         if not file.is_file():
-            raise InputError(Problem(path, "is not a file", "name a TOML file, such as one of configs/"))
+            raise InputError(Problem(path, "is not a file", "name a TOML file; a text with blanks stands in quotes"))
         if (size := file.stat().st_size) > MAX_BYTES:
             raise InputError(Problem(path, f"has {size:,} bytes: too large for settings", "name a TOML file"))
         return file.read_text(encoding="utf-8-sig")

@@ -1,11 +1,9 @@
 """A training run from beginning to end: check, load, ask the frozen parts once, train, save, read back."""
 
-import errno
 import importlib.util
 import json
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,15 +12,18 @@ from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 
 from customize import readback, run_folder
 from customize.data import Examples, small_pictures_note
-from customize.errors import InputError, Problem, ResourceError
+from customize.errors import InputError, Problem
 from customize.families import Source, load
 from customize.families.stable_diffusion import StableDiffusion
 from customize.files import new_folder, write_text
 from customize.preparation import Bench, Training, prepare
+from customize.resources import resources
 from customize.resume import find_checkpoint
 from customize.samples import SamplePictures
 from customize.trainer import State, Watcher, train
 from customize.watchers import Checkpoints, Every, Log, Numbers, Progress, Signals, Trackers
+
+FOR_MEMORY = "try --gradient_checkpointing, --use_8bit_adam, or a smaller --train_batch_size with --gradient_accumulation_steps"
 
 
 def run(settings, folder: Path, source: Source, examples: Examples) -> None:
@@ -34,38 +35,20 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
     bench = Bench(settings, accelerator, family, examples, resume.step if resume else 0)
     for note in (*examples.notes, small_pictures_note(examples.instances, bench.resolution)):
         accelerator.print(*[f"note: {note}"] if note else [])
-    training = prepare(settings, bench)
-    claim(settings, folder, accelerator)
-    metadata = run_folder.metadata(settings, training.method, family)
-
-    with resources(accelerator):
+    with resources(FOR_MEMORY, "make room, then go on with --resume_from_checkpoint latest"):
+        training = prepare(settings, bench)
+        samples = SamplePictures(settings, family, training.condition, folder / run_folder.SAMPLES)
+        metadata = run_folder.metadata(settings, training.method, family)
+        claim(settings, folder, accelerator)  # up to here nothing is written
         train(
-            settings, training.method, training.batches, watchers(settings, folder, bench, training, metadata),
+            settings, training.method, training.batches, watchers(settings, folder, bench, training, samples, metadata),
             accelerator, bench.max_train_steps, bench.learning_rate_scale, resume,
         )  # fmt: skip
         if accelerator.is_main_process:
             finish(settings, folder, family, training, metadata)
+            samples.write_before_after(folder / run_folder.BEFORE_AFTER, examples.instances)
     accelerator.wait_for_everyone()
     accelerator.state.destroy_process_group()
-
-
-@contextmanager
-def resources(accelerator: Accelerator) -> Iterator[None]:
-    """Tells in words when memory or disk gives out."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        remedy = (
-            "try --gradient_checkpointing, --use_8bit_adam, or a smaller --train_batch_size with --gradient_accumulation_steps"
-        )
-        raise ResourceError(f"out of memory on {accelerator.device}\n    -> {remedy}") from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        remedy = "make room, then go on with --resume_from_checkpoint latest"
-        raise ResourceError(
-            f"no room on the disk for {error.filename or 'a file'} ({error.strerror})\n    -> {remedy}"
-        ) from error
 
 
 def check_machine(settings) -> None:
@@ -117,20 +100,21 @@ def claim(settings, folder: Path, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
         if settings.overwrite_output_dir and not settings.resume_from_checkpoint:
             run_folder.clear(folder)
-        write_text(folder / run_folder.CONFIG, settings.to_toml())
+        write_text(folder / run_folder.CONFIG, run_folder.config(settings))
     accelerator.wait_for_everyone()
     values = {name: value if isinstance(value, int | float | str) else str(value) for name, value in settings.values().items()}
     accelerator.init_trackers("customize", config=values)
 
 
-def watchers(settings, folder: Path, bench: Bench, training: Training, metadata: dict[str, str]) -> list[Watcher]:
+def watchers(
+    settings, folder: Path, bench: Bench, training: Training, samples: SamplePictures, metadata: dict[str, str]
+) -> list[Watcher]:
     """Those who look on, in the order in which they are asked."""
     checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS, settings.checkpointing_steps, settings.checkpoints_total_limit)
     found: list[Watcher] = [Numbers(checkpoints), Trackers()]
     if bench.accelerator.is_main_process:
         found += [Progress(), Log(folder / run_folder.LOG)]
     if settings.validation_prompt:
-        samples = SamplePictures(settings, bench.family, training.condition, folder / run_folder.SAMPLES)
         found.append(Every(bench.validation_steps, samples, at_start=True))
     if settings.save_steps:
         found.append(Every(settings.save_steps, save_weights(folder / run_folder.WEIGHTS, training, metadata)))

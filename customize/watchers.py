@@ -75,7 +75,7 @@ class Trackers(Watcher):
 
 
 class Checkpoints(Watcher):
-    """Saves the state every `every` steps, and when a run stops in between for a reason that leaves the state good."""
+    """Saves the state every `every` steps, at the end, and when a run stops in between with its state good."""
 
     def __init__(self, folder: Path, every: int, keep: int | None):
         self.folder, self.every, self.keep = folder, every, keep
@@ -85,7 +85,7 @@ class Checkpoints(Watcher):
         self.saved = state.step
 
     def after_step(self, state: State, record: Record) -> None:
-        if state.step % self.every == 0 and state.step < state.max_train_steps:
+        if state.step % self.every == 0 or state.step == state.max_train_steps:
             self.save(state)
 
     def save(self, state: State) -> None:

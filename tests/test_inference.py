@@ -21,6 +21,7 @@ from customize.config import InferenceSettings
 from customize.errors import InputError, ResourceError
 from customize.inference import command, load_pipeline
 from customize.inference.learned import find_learned
+from customize.resources import resources
 
 PROMPT = "a photo of <toy> dog"
 
@@ -330,9 +331,9 @@ def test_the_command_reports_all_problems_before_torch_is_imported(tmp_path):
 
 def test_a_full_memory_or_disk_is_a_resource_error():
     for error in (torch.OutOfMemoryError("CUDA out of memory"), OSError(28, "No space left on device")):
-        with pytest.raises(ResourceError), command.resources():
+        with pytest.raises(ResourceError), resources("for memory", "for disk"):
             raise error
-    with pytest.raises(RuntimeError, match="shape"), command.resources():
+    with pytest.raises(RuntimeError, match="shape"), resources("for memory", "for disk"):
         raise RuntimeError("shape mismatch")
 
 

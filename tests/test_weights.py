@@ -47,7 +47,12 @@ def assert_stock_draws_the_same(stock: StableDiffusionPipeline, ours, prompt: st
 @pytest.mark.parametrize("kind", ["alpha", "use_rslora", "use_dora", "dropout"])
 def test_stock_loads_our_lora(kind, train_text_encoder, tiny_epsilon, pictures, tmp_path):
     own = {"use_rslora": {"use_rslora": True}, "use_dora": {"use_dora": True}, "dropout": {"lora_dropout": 0.5}}.get(kind, {})
-    changes = {"rank": 4, "lora_alpha": 2.0, "lora_targets": ("attention", "feed-forward"), "train_text_encoder": train_text_encoder}
+    changes = {
+        "rank": 4,
+        "lora_alpha": 2.0,
+        "lora_targets": ("attention", "feed-forward"),
+        "train_text_encoder": train_text_encoder,
+    }
     settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "unused", **changes, **own)
     family, _ = saved(settings, tmp_path / "run")
     assert readback.check(tmp_path / "run", family, PROMPT) < 1e-5
@@ -117,4 +122,6 @@ def test_a_file_that_does_not_hold_what_was_learned_is_an_error(tiny_epsilon, pi
     with pytest.raises(OSError, match="does not give what was learned"):
         readback.check(tmp_path / "run", family, PROMPT)
     facts = json.loads(metadata["customize"])
-    assert facts["base_model"] == str(tiny_epsilon) and facts["trigger_words"] == [PROMPT] and facts["method"] == "dreambooth_lora"
+    assert (
+        facts["base_model"] == str(tiny_epsilon) and facts["trigger_words"] == [PROMPT] and facts["method"] == "dreambooth_lora"
+    )

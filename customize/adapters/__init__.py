@@ -24,13 +24,13 @@ class Adapter(Protocol):
     """How a method that fine-tunes networks makes them learn and saves what they learned."""
 
     def attach(self, network: "nn.Module", settings) -> None:
-        """Makes of the network's parameters those that learn require a gradient, in float32."""
+        """Makes those of the network's parameters that learn require a gradient; they are float32, and so they stay."""
 
     def off(self, *networks: "nn.Module") -> AbstractContextManager:
         """Within it the networks answer as the base model. Raises InputError where that cannot be."""
 
     def save(self, folder: Path, family: "StableDiffusion", metadata: dict[str, str]) -> list[Path]:
-        """Writes the result, reads it afresh and compares; returns the files."""
+        """Writes the result by `weights.save_lora` or `weights.save_pipeline`, whose formats are read back; returns the files."""
 
 
 def names() -> Iterator[str]:

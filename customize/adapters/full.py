@@ -3,7 +3,6 @@
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from customize import weights
@@ -15,7 +14,7 @@ class Adapter:
     """Fine-tunes a network in full."""
 
     def attach(self, network: nn.Module, settings) -> None:
-        network.to(torch.float32).requires_grad_(True)
+        network.requires_grad_(True)
 
     def off(self, *networks: nn.Module) -> AbstractContextManager:
         remedy = "use --adapter lora, or --prior_preservation images"

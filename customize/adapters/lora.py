@@ -47,9 +47,6 @@ class Adapter:
             torch.manual_seed(settings.seed)
             inject_adapter_in_model(config, network, adapter_name=NAME)
         network.peft_config = {NAME: config}
-        for parameter in network.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
 
     @contextmanager
     def off(self, *networks: nn.Module) -> Iterator[None]:

@@ -34,7 +34,7 @@ def download(name: str, revision: str | None, variant: str | None) -> Path:
             )
         )  # fmt: skip
     except (OSError, ValueError) as error:
-        cause = str(error).strip().splitlines()[0]
+        cause = str(error).strip().splitlines()[0].split(" (")[0][:150]
         remedy = "check the name and the network, or give a local folder or .safetensors file instead"
         raise InputError(Problem(SETTING, f"{name} is no local folder and the hub gave none ({cause})", remedy)) from error
 

@@ -1,6 +1,5 @@
 """What infer.py does: everything is checked, then pictures are made, then their folder appears, whole."""
 
-import errno
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from customize.config import InferenceSettings
-from customize.errors import InputError, Problem, ResourceError
+from customize.errors import InputError, Problem
 from customize.families import locate
 from customize.files import new_folder
 from customize.images import open_image
 from customize.inference.learned import Learned, find_learned
+from customize.resources import resources
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 OURS = re.compile(r"config\.toml|trace\.jsonl|sheet\.png|\d{3,}(-trace)?\.(png|gif)|\.DS_Store|Thumbs\.db")
 MOST_ON_SHEET = 100
+FOR_MEMORY = "take a smaller --batch_size, a smaller picture, or --mixed_precision bf16"
 PASSED_ON = (
     "negative_prompt", "num_inference_steps", "guidance_scale", "height", "width", "strength", "scheduler",
     "use_karras_sigmas",
@@ -47,7 +48,7 @@ def run(settings: InferenceSettings) -> None:
     Raises InputError before anything is written; ResourceError when memory or disk give out.
     """
     job = check(settings)
-    with resources():
+    with resources(FOR_MEMORY, "make room, or name an --output_dir on another disk"):
         pipeline = load(settings)
         with new_folder(job.folder) as unfinished:
             (unfinished / "config.toml").write_text(settings.to_toml(), encoding="utf-8", newline="\n")
@@ -177,19 +178,3 @@ def progress(num_batches: int) -> "Iterator[Callable[[Moment], None]]":
             bar.update()
 
         yield advance
-
-
-@contextmanager
-def resources() -> Iterator[None]:
-    """Turns what a full memory or disk raises into ResourceError with a remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise ResourceError("the disk is full: make room, or name an --output_dir on another one") from error
-    except RuntimeError as error:
-        if "out of memory" not in str(error).lower() and "can't allocate" not in str(error):
-            raise
-        remedy = "take a smaller --batch_size, a smaller picture, or --mixed_precision bf16"
-        raise ResourceError(f"out of memory: {remedy}") from error

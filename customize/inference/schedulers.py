@@ -28,7 +28,11 @@ def make_scheduler(base, name: str | None = None, use_karras_sigmas: bool | None
     if name in UNSUPPORTED:
         raise InputError(Problem("scheduler", f"{name} {UNSUPPORTED[name]}", names))
     if name not in classes:
-        nearest = difflib.get_close_matches(name, classes, n=1, cutoff=0.3)
+        short = {known.removesuffix("Scheduler").lower(): known for known in classes}
+        said = name.replace("_", "").replace(" ", "").lower().removesuffix("scheduler")
+        nearest = [known for key, known in short.items() if key.startswith(said)][:1] or [
+            short[key] for key in difflib.get_close_matches(said, short, n=1, cutoff=0.3)
+        ]
         remedy = f"did you mean {nearest[0]}? {names}" if nearest else names
         raise InputError(Problem("scheduler", f"unknown scheduler {name!r}", remedy))
     accepted = inspect.signature(classes[name].__init__).parameters

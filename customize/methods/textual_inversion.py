@@ -109,24 +109,26 @@ class VectorReport:
 
 @dataclass(frozen=True)
 class EmbeddingReport:
-    """What became of the learned vectors, against the vocabulary's median norm."""
+    """What became of the learned vectors, beside the median and the largest norm of the vocabulary."""
 
-    vocabulary_norm: float
+    median_norm: float
+    largest_norm: float
     vectors: tuple[VectorReport, ...]
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A sentence for each vector that stood still or grew beyond five times the vocabulary's norm."""
+        """A sentence for each vector that stood still, or grew to twice the norm of any word."""
         found = []
         for vector in self.vectors:
-            if vector.distance < 0.01 * self.vocabulary_norm:
+            if vector.distance < 0.01 * self.median_norm:
                 found.append(f"{vector.token} did not move: it learned nothing; raise learning_rate or max_train_steps")
-            if vector.norm > 5 * self.vocabulary_norm:
-                found.append(f"{vector.token} blew up: prompts will be ignored; lower learning_rate or use --normalize_embedding")
+            if vector.norm > 2 * self.largest_norm:
+                remedy = "lower learning_rate or use --normalize_embedding"
+                found.append(f"{vector.token} blew up: the rest of a prompt will be ignored; {remedy}")
         return tuple(found)
 
     def __str__(self) -> str:
-        lines = [f"learned vectors (median norm of the vocabulary: {self.vocabulary_norm:.3f})"]
+        lines = [f"learned vectors (norms of the vocabulary: median {self.median_norm:.3f}, largest {self.largest_norm:.3f})"]
         for vector in self.vectors:
             near = ", ".join(f"{word} {cosine:.2f}" for word, cosine in vector.nearest)
             lines.append(f"  {vector.token}: norm {vector.norm:.3f}, moved {vector.distance:.3f}, nearest: {near}")
@@ -148,4 +150,5 @@ def report(
             near = tuple(zip((words[j] for j in nearest[i].tolist()), cosines[i].tolist(), strict=True))
             distance = (vectors[i] - start[placeholder][i].cpu()).norm().item()
             found.append(VectorReport(token, vectors[i].norm().item(), distance, near))
-    return EmbeddingReport(table.norm(dim=-1).median().item(), tuple(found))
+    norms = table.norm(dim=-1)
+    return EmbeddingReport(norms.median().item(), norms.max().item(), tuple(found))
