@@ -178,7 +178,17 @@ def help_text(model: type[Settings]) -> str:
 
 def _facts(line: Setting) -> str:
     limits = line.range + (f" {line.unit}" if line.unit else "") if line.type in (int, float) else ""
-    return "; ".join(filter(None, (limits, f"default {line.default_text}" if not line.required else "required")))
+    default = "required" if line.required else f"default {line.default_text or 'empty'}"
+    return "; ".join(filter(None, (limits, default, _condition(line))))
+
+
+def _condition(line: Setting) -> str:
+    """The other setting without which this one has no effect."""
+    if not line.only_with:
+        return ""
+    name, values = line.only_with
+    choices = [str(value).lower() for value in values if value is not True]
+    return f"with --{name}" + (f" {' or '.join(choices)}" if choices else "")
 
 
 def _metavar(line: Setting) -> str:
