@@ -1,15 +1,15 @@
 """From a located source to a family object with its networks in memory."""
 
-import json
 from pathlib import Path
 
-import diffusers
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from customize.errors import InputError, Problem
+from customize.families.scheduler import load_scheduler
+from customize.families.single_file import load_single_file
 from customize.families.source import SETTING, Source, check_folder
 from customize.families.stable_diffusion import StableDiffusion
 
@@ -17,8 +17,6 @@ from customize.families.stable_diffusion import StableDiffusion
 def load(source: Source) -> StableDiffusion:
     """Loads a base model in float32 on the CPU; the safety checker and feature extractor stay where they are."""
     if source.file:
-        from customize.families.single_file import load_single_file
-
         return load_single_file(source, source.prediction_type)
     folder = source.folder or check_folder(download(source.name, source.revision, source.variant), source.variant)
     return load_folder(source.name, folder, source.variant, source.prediction_type)
@@ -60,13 +58,3 @@ def load_folder(name: str, folder: Path, variant: str | None = None, prediction_
     if prediction_type:
         scheduler.register_to_config(prediction_type=prediction_type)
     return StableDiffusion(name, folder, unet, vae, text_encoder, tokenizer, scheduler)
-
-
-def load_scheduler(folder: Path):
-    """The scheduler of the class that the folder's own configuration names. Raises InputError for an unknown one."""
-    config = json.loads((folder / "scheduler/scheduler_config.json").read_text(encoding="utf-8"))
-    scheduler_class = getattr(diffusers, config.get("_class_name", ""), None)
-    if scheduler_class is None:
-        what = f"unknown scheduler {config.get('_class_name')!r}"
-        raise InputError(Problem(f"{folder}/scheduler", what, "name one of diffusers' schedulers there"))
-    return scheduler_class.from_config(config)

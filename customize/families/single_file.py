@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from customize.errors import InputError, Problem
 from customize.families.clip_tokenizer import END, clip_tokenizer
 from customize.families.ldm_header import CLIP, OPEN_CLIP, UNET, VAE, read_layout
-from customize.families.loading import load_scheduler
+from customize.families.scheduler import load_scheduler
 from customize.families.source import Source
 from customize.families.stable_diffusion import StableDiffusion
 
