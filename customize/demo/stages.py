@@ -1,0 +1,84 @@
+"""The two stages of the demo model's training, each a method like any other, run by the project's own trainer."""
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers import AutoencoderKL
+
+from customize.batches import Deck, Picture, Recipe, Samples
+from customize.demo.autoencoder import Autoencoder, PixelBatches, encode, measure, standardise
+from customize.demo.networks import TINY, Sizes, build_scheduler, build_text_encoder, build_unet, build_vae
+from customize.demo.pretraining import Pretraining
+from customize.demo.tokenizer import build_tokenizer
+from customize.demo.train import DemoSettings, Stage
+from customize.demo.world import Spec, World
+from customize.families.stable_diffusion import StableDiffusion
+from customize.files import new_folder
+from customize.methods.method import Method
+from customize.resume import find_checkpoint
+from customize.trainer import Batches, State, train
+from customize.watchers import Checkpoints, Log, Numbers, Progress, Signals
+
+HELD_BACK = 256  # renderings that the autoencoder is measured on
+CAPTIONS = 8  # ways in which each picture is described
+CAPTION_DROPOUT = 0.1  # Ho & Salimans 2022, "Classifier-Free Diffusion Guidance"
+
+
+def sizes(settings: DemoSettings) -> Sizes:
+    return TINY if settings.size == "tiny" else Sizes()
+
+
+def train_autoencoder(settings: DemoSettings, pixels: np.ndarray, folder: Path) -> AutoencoderKL:
+    """The autoencoder, trained, standardised and found good enough. Raises `NumericsError` where it is not."""
+    if (folder / "vae").exists():
+        return AutoencoderKL.from_pretrained(folder / "vae").requires_grad_(False)
+    torch.manual_seed(settings.seed)
+    vae, size = build_vae(sizes(settings)), sizes(settings)
+    held_back = min(HELD_BACK, len(pixels) // 4)
+    shape = (size.latent_channels, size.latent_side, size.latent_side)
+    steps, batch_size = settings.autoencoder_steps, settings.autoencoder_batch_size
+    batches = PixelBatches(pixels[:-held_back], shape, settings.seed, batch_size, steps)
+    stage = Stage(settings.seed, batch_size, steps, settings.learning_rate)
+    run_stage(settings, stage, Autoencoder(vae), batches, folder)
+    vae.requires_grad_(False).eval()
+    standardise(vae, pixels[:1024])
+    quality = measure(vae, pixels[-held_back:])
+    print(quality)
+    quality.check(settings.minimum_psnr, settings.minimum_explained)
+    with new_folder(folder / "vae") as unfinished:
+        vae.save_pretrained(unfinished)
+    return vae
+
+
+def train_denoiser(
+    settings: DemoSettings, world: World, vae: AutoencoderKL, pixels: np.ndarray, specs: list[Spec], folder: Path
+) -> Path:
+    """Text encoder and UNet; returns the pipeline folder."""
+    torch.manual_seed(settings.seed + 1)
+    tokenizer = build_tokenizer(folder / "tokenizer")
+    text_encoder, unet = build_text_encoder(tokenizer, sizes(settings)), build_unet(sizes(settings))
+    family = StableDiffusion("demo", folder / "model", unet, vae, text_encoder, tokenizer, build_scheduler())
+    pictures = [
+        Picture(f"rendering {index}", world.captions(spec, settings.seed, index, CAPTIONS), {0: moments})
+        for index, (spec, moments) in enumerate(zip(specs, encode(vae, pixels), strict=True))
+    ]
+    recipe = Recipe(settings.seed, settings.train_batch_size, CAPTION_DROPOUT)
+    samples = Samples(family, recipe, Deck("world", recipe, len(pictures), [1] * len(pictures)), pictures)
+    stage = Stage(settings.seed, settings.train_batch_size, settings.max_train_steps, settings.learning_rate)
+    method = Pretraining(family)
+    run_stage(settings, stage, method, samples, folder / "denoiser")
+    return method.save(folder / "model", {})[0]
+
+
+def run_stage(settings: DemoSettings, stage: Stage, method: Method, batches: Batches, folder: Path) -> State:
+    accelerator = Accelerator(mixed_precision=settings.mixed_precision)
+    method.to(accelerator.device)
+    checkpoints = Checkpoints(folder / "checkpoints", settings.checkpointing_steps, 2)
+    again = f"python {settings.command} --output_dir {shlex.quote(settings.output_dir)} and the same settings"
+    folder.mkdir(parents=True, exist_ok=True)
+    watchers = [Numbers(checkpoints), Progress(), Log(folder / "log.jsonl"), checkpoints, Signals(checkpoints, again)]
+    resume = find_checkpoint(stage, folder, accelerator.print)
+    return train(stage, method, batches, watchers, accelerator, stage.max_train_steps, resume=resume)

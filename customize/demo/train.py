@@ -1,0 +1,76 @@
+"""From nothing to the demo model's folder: renderings, autoencoder, then text encoder and UNet.
+
+`python -m customize.demo.train --output_dir FOLDER`. Started again with the same settings, it goes on where it stopped.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from customize.config import MANY, Settings
+from customize.setting import again, setting
+
+
+class DemoSettings(Settings):
+    """Train the demo model from nothing, on pictures that are drawn for it (needs the font Noto Color Emoji)."""
+
+    command: ClassVar[str] = "-m customize.demo.train"
+
+    world: Literal["small", "full"] = setting("small", "data", "how much of the demo world is learned")
+    num_pictures: int = setting(10_000, "data", "pictures that are drawn", minimum=64, maximum=MANY)
+    num_workers: int = setting(2, "data", "processes that draw", minimum=1, maximum=1024)
+    size: Literal["tiny", "small"] = setting("small", "model", "width of the networks; tiny is for tests")
+    autoencoder_steps: int = setting(2200, "train", "optimizer steps of the autoencoder", minimum=1, maximum=MANY)
+    autoencoder_batch_size: int = setting(8, "train", "pictures per step of the autoencoder", minimum=1, maximum=1024)
+    max_train_steps: int = setting(2300, "train", "optimizer steps of UNet and text encoder", minimum=1, maximum=MANY)
+    train_batch_size: int = setting(32, "train", "pictures per step of these", minimum=1, maximum=4096)
+    learning_rate: float = setting(0.02, "train", "of Muon; AdamW takes a tenth", above=0, maximum=10)
+    checkpointing_steps: int = setting(100, "output", "steps between checkpoints", minimum=1, maximum=MANY)
+    minimum_psnr: float = setting(25.0, "train", "an autoencoder below this is not built on", unit="dB", minimum=0, maximum=100)
+    minimum_explained: float = setting(0.9, "train", "least explained variance of each colour axis", minimum=-MANY, maximum=1)
+    output_dir: str = again(Settings, "output_dir", "runs/demo_model")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the trainer asks of the settings of one stage."""
+
+    seed: int
+    train_batch_size: int
+    max_train_steps: int
+    learning_rate: float
+    gradient_accumulation_steps: int = 1
+    max_grad_norm: float = 1.0
+    lr_scheduler: str = "cosine"
+    lr_warmup_steps: int = 30
+    lr_num_cycles: int = 1
+    lr_power: float = 1.0
+    resume_from_checkpoint: str = "latest"
+
+    def values(self) -> dict[str, int | float | str]:
+        return asdict(self)
+
+
+def run(settings: DemoSettings) -> None:
+    """Draws, trains both stages and leaves the pipeline folder in output_dir/model."""
+    from customize.demo import dataset, stages
+    from customize.demo.world import SMALL_WORLD, World
+
+    folder = Path(settings.output_dir)
+    world = SMALL_WORLD if settings.world == "small" else World()
+    dataset.prepare(world, settings.seed, settings.num_pictures, folder / "data", settings.num_workers)
+    pixels, specs = dataset.load(folder / "data")
+    vae = stages.train_autoencoder(settings, pixels, folder / "autoencoder")
+    stages.train_denoiser(settings, world, vae, pixels, specs, folder)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    from customize.cli import main
+
+    return main(DemoSettings, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""The demo model's training: its optimizer, its two stages, and that a stopped run goes on as if it had not stopped."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import CLIPTokenizer
+
+from customize.demo import dataset, stages
+from customize.demo.autoencoder import Autoencoder, PixelBatches, encode, measure, on_axes, standardise
+from customize.demo.muon import Muon, orthogonal, parameter_groups
+from customize.demo.networks import TINY, build_vae
+from customize.demo.tokenizer import build_tokenizer
+from customize.demo.train import DemoSettings
+from customize.demo.world import SMALL_WORLD, Spec, World
+from customize.errors import NumericsError
+
+COLOURS = ("white", "yellow", "pink", "blue")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, list[Spec]]:
+    """Stand-ins for renderings, so that no font is needed: plain colours with a square on them."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("demo") / "data"
+    pixels = np.repeat(rng.integers(0, 256, (64, 1, 1, 3), np.uint8), 64, 1).repeat(64, 2)
+    pixels[:, 20:44, 20:44] = rng.integers(0, 256, (64, 1, 1, 3), np.uint8)
+    specs = [Spec("car", "plain", colour="red", backdrop=COLOURS[i % 4]) for i in range(64)]
+    folder.mkdir()
+    np.save(folder / "pixels.npy", pixels)
+    (folder / "specs.jsonl").write_text("\n".join(json.dumps(spec.to_dict()) for spec in specs), encoding="utf-8")
+    return folder, *dataset.load(folder)
+
+
+def demo_settings(folder: Path, steps: int, **changes) -> DemoSettings:
+    small = {"size": "tiny", "num_pictures": 64, "autoencoder_batch_size": 2, "train_batch_size": 2}
+    gate = {"minimum_psnr": 0.0, "minimum_explained": -1000.0}
+    everything = {
+        **small,
+        **gate,
+        "autoencoder_steps": steps,
+        "max_train_steps": steps,
+        "checkpointing_steps": 1,
+        **changes,
+    }
+    return DemoSettings(output_dir=str(folder), **everything)
+
+
+def test_orthogonal_keeps_the_singular_vectors_and_levels_the_values() -> None:
+    matrix = torch.randn(24, 60, generator=torch.Generator().manual_seed(0))
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    for found in (orthogonal(matrix), orthogonal(matrix.T).T):
+        values = (left.T @ found @ right.T).diagonal()
+        assert 0.6 < values.min() and values.max() < 1.3
+        assert torch.allclose(found, left @ torch.diag(values) @ right, atol=1e-4)
+
+
+def test_muons_other_group_is_adamw() -> None:
+    ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 7)) for _ in range(2))
+    group = {"params": [ours], "lr": 0.01, "orthogonal": False}
+    optimizers = Muon([group]), torch.optim.AdamW([theirs], lr=0.01, betas=(0.9, 0.98), weight_decay=0)
+    for step in range(5):
+        for parameter, optimizer in zip((ours, theirs), optimizers, strict=True):
+            parameter.grad = torch.sin(parameter.detach() * (step + 1))
+            optimizer.step()
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_every_parameter_is_in_one_group() -> None:
+    vae = build_vae(TINY)
+    inner, outer = (group["params"] for group in parameter_groups([vae], 1.0, 0.1))
+    assert len(inner) + len(outer) == len(list(vae.parameters()))
+    assert all(parameter.ndim >= 2 for parameter in inner)
+    assert any(parameter is vae.encoder.conv_in.weight for parameter in outer)
+
+
+def test_autoencoder_learns(pictures) -> None:
+    torch.manual_seed(0)
+    method = Autoencoder(build_vae(TINY))
+    optimizer = Muon(parameter_groups([method.vae], 0.01, 0.005))
+    batches = PixelBatches(pictures[1], (4, 16, 16), seed=0, batch_size=4, steps=20)
+    losses = []
+    for _ in range(20):
+        loss = method(batches.batch(0, range(4)))
+        assert loss.shape == (4,)
+        optimizer.zero_grad()
+        loss.mean().backward()
+        optimizer.step()
+        losses.append(loss.mean().item())
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_standardised_latents_decode_as_before(pictures) -> None:
+    torch.manual_seed(1)
+    vae, pixels = build_vae(TINY).eval(), pictures[1]
+    before = measure(vae, pixels[:8])
+    standardise(vae, pixels)
+    mean, log_variance = encode(vae, pixels).chunk(2, 1)
+    assert torch.allclose(mean.mean((0, 2, 3)), torch.zeros(4), atol=1e-3)
+    assert torch.allclose(mean.std((0, 2, 3)), torch.ones(4), atol=1e-3)
+    assert log_variance.max() == log_variance.min()
+    assert measure(vae, pixels[:8]).psnr == pytest.approx(before.psnr, abs=0.01)
+
+
+def test_the_gate_names_what_falls_short(pictures) -> None:
+    quality = measure(build_vae(TINY), pictures[1][:8])
+    with pytest.raises(NumericsError, match="psnr="):
+        quality.check(25.0, 0.9)
+
+
+def test_axes_of_grey_and_of_pure_colours() -> None:
+    colours = torch.tensor([[1.0, 1, 1], [1, 0, 0], [0, 1, 0]]).T[None, :, :, None]
+    luma, red_blue, green_magenta = on_axes(colours)[0, :, :, 0]
+    assert torch.allclose(luma, torch.tensor([1.0, 0.299, 0.587]))
+    assert torch.allclose(red_blue, torch.tensor([0.0, 0.5, 0.0]))
+    assert torch.allclose(green_magenta, torch.tensor([0.0, -0.25, 0.5]))
+
+
+def test_both_stages_stopped_and_resumed_give_the_same_bits(pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, pixels, specs = pictures
+    tokenizer = build_tokenizer(tmp_path / "words", (SMALL_WORLD,), 50)
+    monkeypatch.setattr(stages, "build_tokenizer", lambda folder: tokenizer)
+    results = []
+    for name, stops in (("whole", ()), ("stopped", (1, 2))):
+        for stop in stops:
+            monkeypatch.setattr(stages, "train", stopping(stop))
+            with pytest.raises(KeyboardInterrupt):
+                train_both(demo_settings(tmp_path / name, 3), pixels, specs)
+        monkeypatch.undo()
+        monkeypatch.setattr(stages, "build_tokenizer", lambda folder: tokenizer)
+        train_both(demo_settings(tmp_path / name, 3), pixels, specs)
+        results.append({part: load_file(file) for part, file in weights(tmp_path / name).items()})
+    for part, tensors in results[0].items():
+        assert all(torch.equal(tensor, results[1][part][key]) for key, tensor in tensors.items()), part
+    assert not [file for file in (tmp_path / "whole/model").rglob("*.json") if str(tmp_path) in file.read_text()]
+
+
+def test_no_caption_is_longer_than_the_text_encoder_reads() -> None:
+    tokenizer = CLIPTokenizer.from_pretrained(Path(stages.__file__).parent / "model/tokenizer")
+    world = World(effects=("outline", "pixelated", "contrast", "posterised"), styled=1.0)
+    captions = [text for index in range(1000) for text in world.captions(world.spec(3, index), 3, index)]
+    assert max(map(len, tokenizer(captions).input_ids)) <= tokenizer.model_max_length
+
+
+def train_both(settings: DemoSettings, pixels: np.ndarray, specs: list[Spec]) -> None:
+    folder = Path(settings.output_dir)
+    vae = stages.train_autoencoder(settings, pixels, folder / "autoencoder")
+    stages.train_denoiser(settings, SMALL_WORLD, vae, pixels, specs, folder)
+
+
+def stopping(calls: int) -> Callable:
+    """The trainer, killed after the second step of its `calls`-th run: a checkpoint of the first step is there."""
+    real, count = stages.train, iter(range(100))
+
+    class Kill(stages.Checkpoints):
+        def __init__(self) -> None:
+            pass
+
+        def start(self, state) -> None:
+            pass
+
+        def after_step(self, state, record) -> None:
+            if state.step == 2:
+                raise KeyboardInterrupt
+
+    def train(settings, method, batches, watchers, *others, **named):
+        last = next(count) == calls - 1
+        return real(settings, method, batches, [*watchers, Kill()] if last else watchers, *others, **named)
+
+    return train
+
+
+def weights(folder: Path) -> dict[str, Path]:
+    return {
+        "vae": folder / "model/vae/diffusion_pytorch_model.safetensors",
+        "unet": folder / "model/unet/diffusion_pytorch_model.safetensors",
+        "text_encoder": folder / "model/text_encoder/model.safetensors",
+    }
