@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from customize.config import MANY, Settings
+from customize.config import MANY, Precision, Settings
 from customize.setting import again, setting
+from customize.validated import Validated
 
 
-class DemoSettings(Settings):
+class DemoSettings(Validated):
     """Train the demo model from nothing, on pictures that are drawn for it (needs the font Noto Color Emoji)."""
 
     command: ClassVar[str] = "-m customize.demo.train"
@@ -31,6 +32,8 @@ class DemoSettings(Settings):
     minimum_psnr: float = setting(25.0, "train", "an autoencoder below this is not built on", unit="dB", minimum=0, maximum=100)
     minimum_explained: float = setting(0.9, "train", "least explained variance of each colour axis", minimum=-MANY, maximum=1)
     output_dir: str = again(Settings, "output_dir", "runs/demo_model")
+    mixed_precision: Precision = again(Settings, "mixed_precision", "no")
+    seed: int = again(Settings, "seed", 0)
 
 
 @dataclass(frozen=True)
