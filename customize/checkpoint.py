@@ -58,7 +58,8 @@ def find(folder: Path, wanted: str, say: Callable[[str], None]) -> Path | None:
     """
     if wanted != "latest":
         path = Path(wanted) if Path(wanted).exists() else folder / wanted
-        if found := faults(path):
+        found = faults(path) if NAME.fullmatch(path.name) else "is not named step-NNNNNN"
+        if found:
             remedy = "give another one, or `latest` for the newest that is whole"
             raise InputError(Problem("resume_from_checkpoint", f"{path}: {found}", remedy))
         return path

@@ -110,6 +110,22 @@ def _distinct_placeholders(settings: Any) -> Iterator[Problem]:
         yield Problem("placeholder_token", f'"{token}" is given twice (upper and lower case are the same)', "choose another word")
 
 
+def _distinct_files(settings: Any) -> Iterator[Problem]:
+    """Several words are a file each, named after the letters, digits, - and _ of the word."""
+    from customize.run_folder import embedding_file
+
+    tokens = {token.casefold(): token for token in settings.placeholder_token}
+    files = [embedding_file(token, alone=False) for token in tokens]
+    clashing = [token for token, file in zip(tokens.values(), files, strict=True) if files.count(file) > 1]
+    if clashing:
+        yield Problem("placeholder_token", f"{', '.join(clashing)} would be saved in one file", "let their letters differ")
+
+
+def _directions_only(settings: Any) -> Iterator[Problem]:
+    if settings.normalize_embedding and settings.use_8bit_adam:
+        yield Problem("use_8bit_adam", "normalize_embedding takes plain steps on the sphere, not Adam's", "leave one of them out")
+
+
 def _placeholders_of_several_vectors(settings: Any) -> Iterator[Problem]:
     """A word of several vectors is `<cat> <cat>_1 <cat>_2` to the tokenizer: no other word may be called so."""
     tokens = settings.placeholder_token
@@ -178,6 +194,8 @@ CHECKS: tuple[Check, ...] = (
     _instance_data,
     _counts,
     _distinct_placeholders,
+    _distinct_files,
+    _directions_only,
     _placeholders_of_several_vectors,
     _prior_preservation,
     _class_images,

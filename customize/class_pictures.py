@@ -4,7 +4,6 @@ Each picture's seed follows from its number, so a run that was interrupted goes 
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -19,18 +18,20 @@ from customize.inference.pipeline import Pipeline
 MANIFEST = ".class_pictures.json"
 
 
-def complete(settings, family: StableDiffusion, present: Sequence[Example], resolution: int) -> tuple[Example, ...]:
-    """Generates the class pictures that are missing from `class_data_dir`; returns all that are there.
+def complete(settings, family: StableDiffusion, resolution: int) -> tuple[Example, ...]:
+    """Generates the class pictures that are missing from `class_data_dir`; returns as many as are asked for.
 
     Raises InputError when the folder holds pictures that were generated from another prompt or model.
     """
     folder = Path(settings.class_data_dir)
+    present = load_class_examples(folder, settings.class_prompt) if folder.is_dir() else ()
     missing = settings.num_class_images - len(present)
     if missing <= 0:
-        return tuple(present)
+        return present[: settings.num_class_images]
     note = {"prompt": settings.class_prompt, "model": family.name, "seed": settings.seed, "resolution": resolution}
     note |= {"guidance_scale": settings.sample_guidance_scale, "num_inference_steps": settings.sample_inference_steps}
-    check_manifest(folder / MANIFEST, note)
+    if any(folder.glob("class-*.png")):
+        check_manifest(folder / MANIFEST, note)
     write_text(folder / MANIFEST, json.dumps(note, indent=1) + "\n")
     pipeline = Pipeline(family)
     taken = {example.name for example in present}

@@ -34,7 +34,7 @@ class LearningRates:
             warmup_steps=settings.lr_warmup_steps,
             num_cycles=settings.lr_num_cycles,
             power=settings.lr_power,
-            learning_rate=settings.learning_rate,
+            learning_rate=settings.learning_rate * scale,
         )
         self.base = [group["lr"] * scale for group in optimizer.param_groups]
 

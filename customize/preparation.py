@@ -28,7 +28,7 @@ from customize.methods.method import Condition
 from customize.methods.textual_inversion import DirectionalTextualInversion, TextualInversion
 from customize.trainer import Batches
 
-DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {"no": torch.float32, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -105,17 +105,10 @@ def prepare_textual_inversion(settings: TextualInversionSettings, bench: Bench) 
 @prepare.register
 def prepare_dreambooth(settings: DreamBoothSettings, bench: Bench) -> Training:
     family, device = bench.family, bench.accelerator.device
-    family.unet.to(device)
-    family.text_encoder.to(device)
+    captions = [*captions_of(bench.examples.instances), *settings.validation_prompt, settings.class_prompt or "", ""]
+    family.to(device).tokenize(captions)  # refuses what is too long
     of_class = class_examples(settings, bench)
-    captions = [
-        *captions_of([*bench.examples.instances, *of_class]),
-        *settings.validation_prompt,
-        settings.class_prompt or "",
-        "",
-    ]
     if settings.train_text_encoder:
-        family.tokenize(captions)
         condition = condition_of(family)
     else:
         condition = remembered(encode_captions(family, captions), device)
@@ -149,9 +142,10 @@ def class_examples(settings: DreamBoothSettings, bench: Bench) -> tuple[Example,
     """The class pictures of prior preservation, generated first where too few are there."""
     if settings.prior_preservation != "images":
         return ()
-    bench.family.vae.to(bench.accelerator.device)
-    with bench.accelerator.main_process_first():
-        return class_pictures.complete(settings, bench.family, bench.examples.classes, bench.resolution)
+    dtype = DTYPES[settings.prior_generation_precision or settings.mixed_precision]
+    device = bench.accelerator.device
+    with bench.accelerator.main_process_first(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        return class_pictures.complete(settings, bench.family, bench.resolution)
 
 
 def samples_of(stream: str, bench: Bench, examples: Sequence[Example]) -> Samples:

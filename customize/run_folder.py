@@ -31,7 +31,15 @@ def check(settings) -> Path:
     if (folder / CONFIG).exists() and not (settings.resume_from_checkpoint or settings.overwrite_output_dir):
         remedy = "add --resume_from_checkpoint latest, or --overwrite_output_dir, or name another --output_dir"
         raise InputError(Problem("output_dir", f"{folder} holds a run already", remedy))
+    if foreign := [] if (folder / CONFIG).exists() else present(folder):
+        what = f"{folder} holds no run, but what a run would write over: {', '.join(path.name for path in foreign)}"
+        raise InputError(Problem("output_dir", what, "name another folder"))
     return folder
+
+
+def present(folder: Path) -> list[Path]:
+    """What is in the folder under names that a run writes."""
+    return sorted(path for pattern in WRITTEN for path in folder.glob(pattern))
 
 
 def config(settings) -> str:
@@ -43,18 +51,25 @@ def config(settings) -> str:
 
 
 def clear(folder: Path) -> None:
-    """Removes what an earlier run wrote, and nothing else."""
-    for path in [path for pattern in WRITTEN for path in folder.glob(pattern)]:
+    """Removes what an earlier run wrote, and nothing else; in a folder that holds no run, nothing."""
+    for path in present(folder) if (folder / CONFIG).exists() else ():
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def metadata(settings, method, family) -> dict[str, str]:
+def embedding_file(placeholder: str, alone: bool) -> str:
+    """learned_embeds.safetensors, or learned_embeds_NAME.safetensors when it is one of several."""
+    name = "".join(letter for letter in placeholder if letter.isalnum() or letter in "-_")
+    return "learned_embeds.safetensors" if alone else f"learned_embeds_{name}.safetensors"
+
+
+def metadata(settings, method, family, max_train_steps: int) -> dict[str, str]:
     """What goes into every file of a result: where it came from and how it is called up."""
     facts = {
         "base_model": family.name,
         "method": method.name,
         "trigger_words": list(method.trigger_words),
         "example_prompt": method.example_prompt,
+        "steps": max_train_steps,
         "settings": settings.values(),
         "versions": {name: version(name) for name in VERSIONED},
     }
@@ -78,7 +93,7 @@ def write_card(folder: Path, facts: dict, files: list[Path], report: str) -> Non
         "---",
         f"# {folder.resolve().name}",
         "",
-        f"Learned on `{base}` by {facts['method'].replace('_', ' ')}, {facts['settings'].get('max_train_steps')} steps.",
+        f"Learned on `{base}` by {facts['method'].replace('_', ' ')}, {facts['steps']} steps.",
         "",
         f"Trigger words: {', '.join(f'`{word}`' for word in triggers)}" if triggers else "No trigger words.",
         "",

@@ -1,5 +1,6 @@
 """Sample pictures while a run goes on: the same prompts and seeds each time, the base model's in the first column."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from customize.inference.schedulers import make_scheduler
 from customize.methods.method import Condition
 from customize.trainer import State
 
+PROMPTS = "prompts.json"
 STEP = re.compile(r"step-(\d{6,})")
 
 
@@ -74,35 +76,35 @@ class SamplePictures:
         with new_folder(self.folder / f"step-{state.step:06d}") as unfinished:
             for row, picture in enumerate(picture for drawn in pictures.values() for picture in drawn):
                 picture.save(unfinished / f"{row:03d}.png")
-        write_image(self.folder / "contact_sheet.png", self.sheet(list(pictures)))
+            (unfinished / PROMPTS).write_text(json.dumps(self.row_labels()), encoding="utf-8")
+        write_image(self.folder / "contact_sheet.png", self.sheet())
         for tracker in state.accelerator.trackers:
             options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
             arrays = {prompt: np.stack([np.asarray(p) for p in drawn]) for prompt, drawn in pictures.items()}
             tracker.log_images(arrays, step=state.step, **options)
 
-    def sheet(self, prompts: Sequence[str]) -> Image.Image:
+    def sheet(self) -> Image.Image:
         """Rows: prompts and seeds; columns: steps, the base model first."""
         columns = self.columns()
         return contact_sheet(
             rows=list(zip(*columns.values(), strict=True)),
             column_labels=["base model" if step == 0 else f"step {step}" for step in columns],
-            row_labels=self.row_labels(prompts),
+            row_labels=self.row_labels(),
         )
 
     def write_before_after(self, path: Path, examples: Sequence[Example]) -> None:
         """The pictures that were learned from, above the base model's pictures beside the last ones; if any were drawn."""
         columns = list(self.columns().values())
         if columns:
-            rows = list(zip(self.row_labels(self.settings.validation_prompt), columns[0], columns[-1], strict=True))
+            rows = list(zip(self.row_labels(), columns[0], columns[-1], strict=True))
             write_image(path, before_after([example.open() for example in examples[:8]], rows))
 
     def columns(self) -> dict[int, list[Image.Image]]:
-        """The pictures drawn so far, by step."""
+        """The pictures drawn so far of the prompts as they are now, by step."""
         folders = sorted(path for path in self.folder.glob("step-*") if STEP.fullmatch(path.name))
-        return {
-            int(folder.name.removeprefix("step-")): [Image.open(f) for f in sorted(folder.glob("*.png"))] for folder in folders
-        }
+        same = [folder for folder in folders if json.loads((folder / PROMPTS).read_text(encoding="utf-8")) == self.row_labels()]
+        return {int(folder.name.removeprefix("step-")): [Image.open(f) for f in sorted(folder.glob("*.png"))] for folder in same}
 
-    def row_labels(self, prompts: Sequence[str]) -> list[str]:
+    def row_labels(self) -> list[str]:
         """The prompt of each picture of a step."""
-        return [prompt for prompt in prompts for _ in range(self.settings.num_validation_images)]
+        return [prompt for prompt in self.settings.validation_prompt for _ in range(self.settings.num_validation_images)]

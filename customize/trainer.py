@@ -37,21 +37,25 @@ class Record:
 
 @dataclass
 class State:
-    """All that resuming needs. step: optimizer steps done."""
+    """All that resuming needs. step: optimizer steps done; identity: what must be the same for a run to be the same.
 
-    settings: Any
+    sound: false while weights and optimizer are being changed; in between a checkpoint may be made.
+    """
+
+    identity: dict[str, Any]
     step: int
     max_train_steps: int
     method: Method
     optimizer: Any
     learning_rates: LearningRates
     accelerator: Accelerator
+    sound: bool = True
 
     def checkpoint(self) -> Checkpoint:
         """A picture of the state that `restore` understands."""
         scaler = self.accelerator.scaler
         state = {
-            "settings": self.settings.values(),
+            "identity": self.identity,
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
         }
@@ -91,14 +95,16 @@ def train(
     max_train_steps: int,
     learning_rate_scale: float = 1.0,
     resume: Checkpoint | None = None,
+    identity: dict[str, Any] | None = None,
 ) -> State:
     """Trains `method` up to max_train_steps; returns the last state.
 
     settings: train_batch_size, gradient_accumulation_steps, max_grad_norm, seed, and what the optimizer asks for.
+    identity: what checkpoints say of the run. Whatever a watcher raises ends the run, after all watchers finished.
     """
     model, optimizer = accelerator.prepare(method, method.build_optimizer(settings))
     learning_rates = LearningRates(settings, optimizer, max_train_steps, learning_rate_scale)
-    state = State(settings, 0, max_train_steps, method, optimizer, learning_rates, accelerator)
+    state = State(identity or {}, 0, max_train_steps, method, optimizer, learning_rates, accelerator)
     if resume:
         state.restore(resume)
     method.train()
@@ -129,11 +135,13 @@ def step(settings, state: State, model: Any, batches: Batches, watchers: Sequenc
     record = Record(state.step, loss.item(), norm.item(), state.learning_rates.set(state.step), names)
     for watcher in watchers:
         watcher.before_step(state, record)
+    state.sound = False
     state.method.before_step()
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     state.method.after_step()
     state.step += 1
+    state.sound = True
     for watcher in watchers:
         watcher.after_step(state, record)
 

@@ -18,7 +18,7 @@ from customize.families.stable_diffusion import StableDiffusion
 from customize.files import new_folder, write_text
 from customize.preparation import Bench, Training, prepare
 from customize.resources import resources
-from customize.resume import find_checkpoint
+from customize.resume import find_checkpoint, identity
 from customize.samples import SamplePictures
 from customize.trainer import State, Watcher, train
 from customize.watchers import Checkpoints, Every, Log, Numbers, Progress, Signals, Trackers
@@ -30,19 +30,20 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
     """Trains what the settings say and leaves the result in `folder`; what it is given has passed `preflight.check`."""
     check_machine(settings)
     accelerator = start_accelerator(settings, folder)
-    resume = find_checkpoint(settings, folder, accelerator.print)
+    same = identity(settings, examples, accelerator.num_processes)
+    resume = find_checkpoint(settings, folder, same, accelerator.print)
     family = load(source)
     bench = Bench(settings, accelerator, family, examples, resume.step if resume else 0)
-    for note in (*examples.notes, small_pictures_note(examples.instances, bench.resolution)):
-        accelerator.print(*[f"note: {note}"] if note else [])
+    for note in filter(None, (*examples.notes, small_pictures_note(examples.instances, bench.resolution))):
+        accelerator.print(f"note: {note}")
     with resources(FOR_MEMORY, "make room, then go on with --resume_from_checkpoint latest"):
         training = prepare(settings, bench)
         samples = SamplePictures(settings, family, training.condition, folder / run_folder.SAMPLES)
-        metadata = run_folder.metadata(settings, training.method, family)
+        metadata = run_folder.metadata(settings, training.method, family, bench.max_train_steps)
         claim(settings, folder, accelerator)  # up to here nothing is written
         train(
             settings, training.method, training.batches, watchers(settings, folder, bench, training, samples, metadata),
-            accelerator, bench.max_train_steps, bench.learning_rate_scale, resume,
+            accelerator, bench.max_train_steps, bench.learning_rate_scale, resume, same,
         )  # fmt: skip
         if accelerator.is_main_process:
             finish(settings, folder, family, training, metadata)
@@ -111,7 +112,7 @@ def watchers(
 ) -> list[Watcher]:
     """Those who look on, in the order in which they are asked."""
     checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS, settings.checkpointing_steps, settings.checkpoints_total_limit)
-    found: list[Watcher] = [Numbers(checkpoints), Trackers()]
+    found: list[Watcher] = [Numbers(), Trackers()]
     if bench.accelerator.is_main_process:
         found += [Progress(), Log(folder / run_folder.LOG)]
     if settings.validation_prompt:
@@ -119,7 +120,7 @@ def watchers(
     if settings.save_steps:
         found.append(Every(settings.save_steps, save_weights(folder / run_folder.WEIGHTS, training, metadata)))
     command = f"python {settings.command} {shlex.quote(str(folder / run_folder.CONFIG))} --resume_from_checkpoint latest"
-    return [*found, checkpoints, Signals(checkpoints, command)]
+    return [*found, checkpoints, Signals(command)]
 
 
 def save_weights(folder: Path, training: Training, metadata: dict[str, str]) -> Callable[[State], None]:

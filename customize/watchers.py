@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -26,11 +27,13 @@ class Progress(Watcher):
 
     def after_step(self, state: State, record: Record) -> None:
         self.loss = record.loss if self.loss is None else 0.95 * self.loss + 0.05 * record.loss
-        self.bar.set_postfix(loss=f"{self.loss:.4f}", lr=f"{record.learning_rate:.2e}", refresh=False)
-        self.bar.update()
+        with suppress(OSError):  # a bar that nobody reads any more is no reason to stop
+            self.bar.set_postfix(loss=f"{self.loss:.4f}", lr=f"{record.learning_rate:.2e}", refresh=False)
+            self.bar.update()
 
     def finish(self, state: State) -> None:
-        self.bar.close()
+        with suppress(OSError):
+            self.bar.close()
 
 
 class Log(Watcher):
@@ -75,7 +78,7 @@ class Trackers(Watcher):
 
 
 class Checkpoints(Watcher):
-    """Saves the state every `every` steps, at the end, and when a run stops in between with its state good."""
+    """Saves the state every `every` steps, and when the run ends, for whatever reason, with its state sound."""
 
     def __init__(self, folder: Path, every: int, keep: int | None):
         self.folder, self.every, self.keep = folder, every, keep
@@ -85,26 +88,26 @@ class Checkpoints(Watcher):
         self.saved = state.step
 
     def after_step(self, state: State, record: Record) -> None:
-        if state.step % self.every == 0 or state.step == state.max_train_steps:
+        if state.step % self.every == 0:
+            self.save(state)
+
+    def finish(self, state: State) -> None:
+        if state.sound and state.step != self.saved:
             self.save(state)
 
     def save(self, state: State) -> None:
         """Writes a checkpoint, then removes old ones beyond the limit; the new one is safe before an old one goes."""
-        if state.accelerator.is_main_process and state.step != self.saved:
+        if state.accelerator.is_main_process:
             checkpoint.save(self.folder, state.checkpoint())
             checkpoint.prune(self.folder, self.keep)
         self.saved = state.step
-        state.accelerator.wait_for_everyone()
 
 
 class Numbers(Watcher):
-    """Stops at a loss or gradient that is not finite, and saves the weights, which are still those of the step before.
+    """Stops at a loss or gradient that is not finite, while the weights are still those of the step before.
 
     Under fp16 an infinite gradient is how the loss scaler finds its scale: then the step is skipped, not the run ended.
     """
-
-    def __init__(self, checkpoints: Checkpoints):
-        self.checkpoints = checkpoints
 
     def before_step(self, state: State, record: Record) -> None:
         watched = {"the loss": record.loss}
@@ -112,10 +115,9 @@ class Numbers(Watcher):
             watched["a gradient"] = record.gradient_norm
         for what, value in watched.items():
             if not math.isfinite(value):
-                self.checkpoints.save(state)
                 raise NumericsError(
                     f"{what} is {value} at step {record.step + 1} (pictures: {', '.join(dict.fromkeys(record.names))}); "
-                    f"the state of step {record.step} is kept\n    -> lower learning_rate"
+                    f"the state of step {record.step} is kept\n    -> start anew with a lower learning_rate"
                 )
 
 
@@ -135,12 +137,12 @@ class Every(Watcher):
 
 
 class Signals(Watcher):
-    """Ctrl-C, SIGTERM and SIGHUP: finish the step, save, say how to go on. A second Ctrl-C stops at once."""
+    """Ctrl-C, SIGTERM and SIGHUP: finish the step, stop, say how to go on. A second Ctrl-C stops at once."""
 
     NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 
-    def __init__(self, checkpoints: Checkpoints, how_to_go_on: str):
-        self.checkpoints, self.how_to_go_on = checkpoints, how_to_go_on
+    def __init__(self, how_to_go_on: str):
+        self.how_to_go_on = how_to_go_on
         self.received: signal.Signals | None = None
         self.previous: dict[signal.Signals, object] = {}
 
@@ -153,13 +155,13 @@ class Signals(Watcher):
         if self.received is not None:
             os._exit(128 + number)
         self.received = signal.Signals(number)
-        print(f"\n{self.received.name}: finishing this step, then saving; once more to stop at once", flush=True)
+        with suppress(OSError):  # whoever read the output may be gone, by the same Ctrl-C
+            print(f"\n{self.received.name}: finishing this step, then saving; once more to stop at once", flush=True)
 
     def after_step(self, state: State, record: Record) -> None:
         received = torch.tensor(self.received or 0, device=state.accelerator.device)
         number = int(state.accelerator.gather(received).max())  # all processes stop after the same step
         if number and state.step < state.max_train_steps:
-            self.checkpoints.save(state)
             raise Interrupted(signal.Signals(number), f"stopped after step {state.step}; to go on:\n    {self.how_to_go_on}")
 
     def finish(self, state: State) -> None:

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from customize.files import new_folder, write_bytes, write_text
+from customize.run_folder import embedding_file
 
 if TYPE_CHECKING:
     from customize.families.stable_diffusion import StableDiffusion
 
-EMBEDDINGS = "learned_embeds.safetensors"
 LORA = "pytorch_lora_weights.safetensors"
 ADAPTER_METADATA = "lora_adapter_metadata"
 """The key under which diffusers' loaders look for rank, alpha and the like."""
@@ -39,12 +39,6 @@ def save_embeddings(folder: Path, vectors: dict[str, Tensor], metadata: dict[str
         save_tensors(folder / embedding_file(placeholder, alone=len(vectors) == 1), {placeholder: rows}, metadata)
         for placeholder, rows in vectors.items()
     ]
-
-
-def embedding_file(placeholder: str, alone: bool) -> str:
-    """learned_embeds.safetensors, or learned_embeds_NAME.safetensors when it is one of several."""
-    name = "".join(letter for letter in placeholder if letter.isalnum() or letter in "-_")
-    return EMBEDDINGS if alone else EMBEDDINGS.replace(".", f"_{name}.")
 
 
 def save_lora(folder: Path, family: "StableDiffusion", metadata: dict[str, str]) -> list[Path]:
@@ -72,11 +66,11 @@ def save_pipeline(folder: Path, family: "StableDiffusion", metadata: dict[str, s
     The base's safety checker and feature extractor, which were never loaded, are copied as they are.
     """
     index = folder / "model_index.json"
-    index.unlink(missing_ok=True)
     scratch = folder / "pipeline"
     with new_folder(scratch) as unfinished:
         family.pipeline().save_pretrained(unfinished, safe_serialization=True)
         left_alone(family.source, unfinished)
+    index.unlink(missing_ok=True)
     for part in sorted(scratch.iterdir()):
         if part.is_dir():
             shutil.rmtree(folder / part.name, ignore_errors=True)

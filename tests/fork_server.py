@@ -38,7 +38,9 @@ class ForkServer:
 
 def set_trap(moment: str, number: int, action: str) -> None:
     """Makes `action` happen in this process when the moment comes for the `number`-th time."""
-    from customize import checkpoint, objective
+    import torch
+
+    from customize import checkpoint, objective, watchers
     from customize.methods.method import Method
     from customize.watchers import Checkpoints
 
@@ -48,13 +50,18 @@ def set_trap(moment: str, number: int, action: str) -> None:
         "after a checkpoint": (checkpoint, "prune"),
         "at the end of a step": (Checkpoints, "after_step"),
         "in the loss": (objective, "mean_squared_error"),
+        "in the bar": (watchers.Progress, "after_step"),
     }[moment]
     original, calls = getattr(place, name), 0
 
     def trapped(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == number and action != "nan":
+        if calls == number and action.startswith("errno "):
+            raise OSError(int(action.split()[1]), "as the test wants it", "a file")
+        if calls == number and action == "memory":
+            raise torch.OutOfMemoryError("out of memory")
+        if calls == number and action.startswith("SIG"):
             os.kill(os.getpid(), getattr(signal, action))
         result = original(*args, **kwargs)
         return result * float("nan") if calls == number and action == "nan" else result

@@ -41,6 +41,7 @@ def test_min_snr_with_prior_preservation_by_hand(base, batch_size, pictures, tmp
             error, weight = F.mse_loss(answer, a**0.5 * e - (1 - a) ** 0.5 * x).item(), min(snr, 5) / (snr + 1)
         assert losses[i].item() == pytest.approx((0.7 if i >= batch_size else 1) * weight * error, rel=1e-4)
     assert len(set(batch.timesteps.tolist())) == 2 * batch_size  # the class has its own draws
+    assert not torch.equal(batch.noise[:batch_size], batch.noise[batch_size:])
     plain = replace(batch, weights=torch.ones(2 * batch_size))
     assert not torch.allclose(losses, training.method(plain))
 

@@ -155,13 +155,7 @@ def stopping(calls: int) -> Callable:
     """The trainer, killed after the second step of its `calls`-th run: a checkpoint of the first step is there."""
     real, count = stages.train, iter(range(100))
 
-    class Kill(stages.Checkpoints):
-        def __init__(self) -> None:
-            pass
-
-        def start(self, state) -> None:
-            pass
-
+    class Kill(stages.Watcher):
         def after_step(self, state, record) -> None:
             if state.step == 2:
                 raise KeyboardInterrupt

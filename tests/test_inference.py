@@ -48,7 +48,7 @@ def lora(folder: Path, base: Path, seed: int = 0, text_encoder: bool = True, **c
     networks = [family.unet, family.text_encoder] if text_encoder else [family.unet]
     generator = torch.Generator().manual_seed(seed)
     for network in networks:
-        adapter.attach(network, SimpleNamespace(**{**options, "seed": seed, **changes}))
+        adapter.attach([network], SimpleNamespace(**{**options, "seed": seed, **changes}))
         for parameter in network.parameters():
             if parameter.requires_grad:
                 parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)

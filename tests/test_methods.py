@@ -184,6 +184,44 @@ def test_directional_step_equals_its_formula(tiny_epsilon, pictures, tmp_path):
     torch.testing.assert_close(method.vectors["<new>"].detach().double(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_direction_that_no_caption_has_stays(tiny_epsilon, pictures, tmp_path):
+    changes = {"normalize_embedding": True, "caption_dropout": 1.0}
+    bench, training = prepared(settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "run", **changes))
+    train(bench.settings, training.method, training.batches, [], bench.accelerator, 1)
+    start, after = training.method.start["<new>"], training.method.vectors["<new>"].detach()
+    torch.testing.assert_close(after, start, rtol=0, atol=1e-6)
+
+
+def test_placeholders_are_found_as_whole_words(tiny_epsilon):
+    from customize import families
+
+    family = families.load(families.locate(str(tiny_epsilon)))
+    width = family.text_encoder.config.hidden_size
+    for placeholder, count in (("<cat>", 3), ("<cat>s", 2), ("zwx", 2), ("<Up>", 2)):
+        family.add_tokens(placeholder, torch.randn(count, width))
+    assert family.expand("a <cat>, <cat>s") == "a <cat> <cat>_1 <cat>_2, <cat>s <cat>s_1"
+    assert family.expand("zwx azwxb ZWX. zwxs") == "zwx zwx_1 azwxb zwx zwx_1. zwxs"
+    assert family.expand("<up>") == "<Up> <Up>_1"
+    new = [
+        i
+        for i in family.tokenize(["azwxb zwx"])[0].tolist()
+        if i >= family.text_encoder.get_input_embeddings().table.num_embeddings
+    ]
+    assert len(new) == 2
+
+
+def test_gradients_are_clipped_and_dropout_is_awake(tiny_epsilon, pictures, tmp_path):
+    """The record holds the norm before clipping; plain gradient descent shows what was left of it."""
+    changes = {"max_grad_norm": 1e-3, "learning_rate": 1.0, "normalize_embedding": False}
+    bench, training = prepared(settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "run", **changes))
+    method = training.method
+    method.build_optimizer = lambda settings: torch.optim.SGD(method.parameter_groups())
+    train(bench.settings, method, training.batches, [], bench.accelerator, 1)
+    moved = (method.vectors["<new>"].detach() - method.start["<new>"]).norm()
+    assert moved == pytest.approx(1e-3, rel=1e-3)
+    assert method.training and method.unet.training
+
+
 def test_report_tells_a_vector_that_stood_still_from_one_that_blew_up(tiny_epsilon, pictures, tmp_path):
     bench, training = prepared(settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "run"))
     still = training.method.report()

@@ -120,3 +120,75 @@ def test_accumulation_is_a_bigger_batch(method, server, tiny_v, pictures, tmp_pa
     accumulated = Run(server, tmp_path / "accumulated", method, tiny_v, pictures, gradient_accumulation_steps=4)
     assert batch()[0] == accumulated()[0] == 0
     assert accumulated.losses() == pytest.approx(batch.losses(), abs=1e-6)
+
+
+@pytest.mark.parametrize(("moment", "action", "expected"), [("in the loss", "memory", 3), ("in the bar", "errno 28", 3)])
+def test_when_memory_or_disk_give_out_the_state_is_saved(moment, action, expected, server, tiny_epsilon, pictures, tmp_path):
+    straight = Run(server, tmp_path / "straight", "textual_inversion", tiny_epsilon, pictures)
+    straight()
+    run = Run(server, tmp_path / "short", "textual_inversion", tiny_epsilon, pictures)
+    status, said = run(moment=moment, number=4, action=action)
+    assert status == expected and "Traceback" not in said and "->" in said
+    status, said = run(*LATEST)
+    assert status == 0 and f"going on after step {3 if moment == 'in the loss' else 4}" in said
+    assert run.result() == straight.result()
+
+
+def test_a_finished_run_resumed_changes_nothing(server, tiny_epsilon, pictures, tmp_path):
+    run = Run(server, tmp_path, "lora", tiny_epsilon, pictures)
+    assert run()[0] == 0
+    before, losses = run.result(), run.losses()
+    status, said = run(*LATEST)
+    assert status == 0 and "going on after step 6" in said
+    assert run.result() == before and run.losses() == losses
+
+
+def test_another_run_is_not_the_same_run(server, tiny_epsilon, tmp_path):
+    """Pictures, captions and the length of a schedule that it shapes are part of what a run is."""
+    folder = write_pictures(tmp_path / "own")
+    run = Run(server, tmp_path, "lora", tiny_epsilon, folder, lr_scheduler="cosine")
+    assert run(moment="in a step", number=4)[0] == -signal.SIGKILL
+    status, said = run(*LATEST, "--max_train_steps", "9")
+    assert status == 2 and "max_train_steps: was 6" in said
+    (folder / "1.txt").write_text("a photo of sks dog in the house")
+    status, said = run(*LATEST)
+    assert status == 2 and "pictures and captions" in said and "1.png" in said
+    (folder / "1.txt").unlink()
+    assert run(*LATEST)[0] == 0
+
+
+def test_no_file_of_the_user_is_overwritten_or_removed(server, tiny_epsilon, pictures, tmp_path):
+    folder = tmp_path / "run"
+    (folder / "unet").mkdir(parents=True)
+    (folder / "unet/mine.safetensors").write_text("mine")
+    (folder / "README.md").write_text("mine")
+    run = Run(server, tmp_path, "full", tiny_epsilon, pictures)
+    for flags in ([], ["--overwrite_output_dir"]):
+        status, said = run(*flags)
+        assert status == 2 and "README.md" in said and "unet" in said and "name another folder" in said
+    assert (folder / "unet/mine.safetensors").read_text() == (folder / "README.md").read_text() == "mine"
+
+
+def test_a_wrong_sampler_is_told_before_an_earlier_run_is_removed(server, tiny_epsilon, pictures, tmp_path):
+    run = Run(server, tmp_path, "textual_inversion", tiny_epsilon, pictures)
+    assert run()[0] == 0
+    before = run.result()
+    status, said = run("--overwrite_output_dir", "--validation_prompt", "a dog", "--validation_scheduler", "Euler")
+    assert status == 2 and "validation_scheduler" in said and "EulerDiscreteScheduler" in said
+    assert run.result() == before
+
+
+def test_samples_and_intermediate_weights_stand_in_folders_of_their_own(server, tiny_epsilon, pictures, tmp_path):
+    changes = {"validation_prompt": ("a <new> in the house", "a dog"), "num_validation_images": 2, "validation_steps": 3}
+    run = Run(server, tmp_path, "textual_inversion", tiny_epsilon, pictures, save_steps=4, sample_inference_steps=2, **changes)
+    assert run()[0] == 0
+    assert sorted(path.name for path in (run.folder / "samples").iterdir()) == [
+        "contact_sheet.png", "step-000000", "step-000003", "step-000006",
+    ]  # fmt: skip
+    assert len(list((run.folder / "samples/step-000003").glob("*.png"))) == 4
+    assert sorted(path.name for path in (run.folder / "weights").iterdir()) == ["step-000004", "step-000006"]
+    plain = Run(server, tmp_path / "plain", "textual_inversion", tiny_epsilon, pictures)
+    plain()
+    assert run.result() == plain.result()  # looking on changes nothing
+    status, said = run(*LATEST, "--num_validation_images", "1")
+    assert status == 0, said

@@ -29,7 +29,7 @@ def saved(settings, folder):
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
     training.method.eval()
     folder.mkdir()
-    training.method.save(folder, run_folder.metadata(settings, training.method, bench.family))
+    training.method.save(folder, run_folder.metadata(settings, training.method, bench.family, 6))
     return bench.family, training.method
 
 

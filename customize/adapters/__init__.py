@@ -4,7 +4,7 @@ To add one, put a module with a class `Adapter` here that has what `Adapter` bel
 `--help` follow from the file's name.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
@@ -23,8 +23,8 @@ NONE = "none"
 class Adapter(Protocol):
     """How a method that fine-tunes networks makes them learn and saves what they learned."""
 
-    def attach(self, network: "nn.Module", settings) -> None:
-        """Makes those of the network's parameters that learn require a gradient; they are float32, and so they stay."""
+    def attach(self, networks: "Sequence[nn.Module]", settings) -> None:
+        """Makes those of the networks' parameters that learn require a gradient; they are float32, and so they stay."""
 
     def off(self, *networks: "nn.Module") -> AbstractContextManager:
         """Within it the networks answer as the base model. Raises InputError where that cannot be."""

@@ -1,5 +1,6 @@
 """No adapter: every weight of the network learns, and the result is a complete pipeline folder."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from customize.families.stable_diffusion import StableDiffusion
 class Adapter:
     """Fine-tunes a network in full."""
 
-    def attach(self, network: nn.Module, settings) -> None:
-        network.requires_grad_(True)
+    def attach(self, networks: Sequence[nn.Module], settings) -> None:
+        for network in networks:
+            network.requires_grad_(True)
 
     def off(self, *networks: nn.Module) -> AbstractContextManager:
         remedy = "use --adapter lora, or --prior_preservation images"

@@ -4,7 +4,7 @@ Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models"; rank-stabi
 Kalajdzievski 2023; weight-decomposed (DoRA): Liu et al. 2024.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,18 +27,23 @@ TARGETS = {
 class Adapter:
     """Adds LoRA to the modules that `lora_targets` names: groups of `TARGETS`, or ends of module names."""
 
-    def attach(self, network: nn.Module, settings) -> None:
-        ends = [end for target in settings.lora_targets for end in TARGETS.get(target, (target,))]
-        linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-        present = [end for end in ends if any(name == end or name.endswith(f".{end}") for name in linear)]
-        if not present:
-            remedy = f"name modules of the network, or groups: {', '.join(TARGETS)}"
-            raise InputError(Problem("lora_targets", f"none of {', '.join(settings.lora_targets)} is there", remedy))
+    def attach(self, networks: Sequence[nn.Module], settings) -> None:
+        ends = {target: TARGETS.get(target, (target,)) for target in settings.lora_targets}
+        found = [present(network, [end for group in ends.values() for end in group]) for network in networks]
+        unknown = [target for target, group in ends.items() if not any(set(group) & set(each) for each in found)]
+        if unknown or not all(found):
+            remedy = f"name linear or convolution modules of each network that learns, or groups: {', '.join(TARGETS)}"
+            raise InputError(Problem("lora_targets", f"{', '.join(unknown or settings.lora_targets)} is not there", remedy))
+        for network, target_modules in zip(networks, found, strict=True):
+            self.inject(network, target_modules, settings)
+
+    def inject(self, network: nn.Module, target_modules: list[str], settings) -> None:
+        """Puts LoRA beside the modules whose names end so; its start depends on the seed alone."""
         config = LoraConfig(
             r=settings.rank,
             lora_alpha=settings.lora_alpha or settings.rank,
             lora_dropout=settings.lora_dropout,
-            target_modules=present,
+            target_modules=target_modules,
             use_rslora=settings.use_rslora,
             use_dora=settings.use_dora,
             init_lora_weights="gaussian",
@@ -61,3 +66,9 @@ class Adapter:
 
     def save(self, folder: Path, family: StableDiffusion, metadata: dict[str, str]) -> list[Path]:
         return weights.save_lora(folder, family, metadata)
+
+
+def present(network: nn.Module, ends: Sequence[str]) -> list[str]:
+    """Those of the ends that names of linear or convolution modules of the network have."""
+    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    return [end for end in ends if any(name == end or name.endswith(f".{end}") for name in names)]

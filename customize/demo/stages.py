@@ -19,7 +19,7 @@ from customize.families.stable_diffusion import StableDiffusion
 from customize.files import new_folder
 from customize.methods.method import Method
 from customize.resume import find_checkpoint
-from customize.trainer import Batches, State, train
+from customize.trainer import Batches, State, Watcher, train
 from customize.watchers import Checkpoints, Log, Numbers, Progress, Signals
 
 HELD_BACK = 256  # renderings that the autoencoder is measured on
@@ -79,6 +79,6 @@ def run_stage(settings: DemoSettings, stage: Stage, method: Method, batches: Bat
     checkpoints = Checkpoints(folder / "checkpoints", settings.checkpointing_steps, 2)
     again = f"python {settings.command} --output_dir {shlex.quote(settings.output_dir)} and the same settings"
     folder.mkdir(parents=True, exist_ok=True)
-    watchers = [Numbers(checkpoints), Progress(), Log(folder / "log.jsonl"), checkpoints, Signals(checkpoints, again)]
-    resume = find_checkpoint(stage, folder, accelerator.print)
-    return train(stage, method, batches, watchers, accelerator, stage.max_train_steps, resume=resume)
+    watchers: list[Watcher] = [Numbers(), Progress(), Log(folder / "log.jsonl"), checkpoints, Signals(again)]
+    resume = find_checkpoint(stage, folder, stage.values(), accelerator.print)
+    return train(stage, method, batches, watchers, accelerator, stage.max_train_steps, resume=resume, identity=stage.values())

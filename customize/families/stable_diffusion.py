@@ -4,6 +4,7 @@ B batch, C latent channels, H W latent height and width, L tokens, D embedding w
 Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models".
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import AddedToken, CLIPTextModel, CLIPTokenizer
 
 from customize.errors import InputError, Problem
 from customize.families.source import known_token_problems
@@ -101,9 +102,11 @@ class StableDiffusion:
 
     def expand(self, prompt: str) -> str:
         """The prompt with each placeholder written out as the tokens that stand for it."""
-        for placeholder, tokens in self.placeholders.items():
-            prompt = prompt.replace(placeholder, " ".join(tokens))
-        return prompt
+        if not self.placeholders:
+            return prompt
+        written_out = {placeholder.casefold(): " ".join(tokens) for placeholder, tokens in self.placeholders.items()}
+        patterns = sorted(map(as_a_word, self.placeholders), key=len, reverse=True)
+        return re.sub("|".join(patterns), lambda found: written_out[found[0].casefold()], prompt, flags=re.IGNORECASE)
 
     def words_beyond_the_end(self, prompt: str) -> str:
         """The end of the prompt that the text encoder cannot see; empty when all of it fits."""
@@ -142,8 +145,10 @@ class StableDiffusion:
             raise InputError(problems)
         table = token_table(self.text_encoder)
         vectors = vectors if isinstance(vectors, nn.Parameter) else nn.Parameter(vectors, requires_grad=False)
-        self.tokenizer.add_tokens(list(tokens))
-        assert self.tokenizer.convert_tokens_to_ids(tokens[0]) == table.num_rows, "tokenizer and table disagree"
+        if len(self.tokenizer) != table.num_rows:
+            what = f"its tokenizer knows {len(self.tokenizer)} words, its text encoder {table.num_rows}"
+            raise InputError(Problem(self.name, what, "new words need a base model in which the two agree"))
+        self.tokenizer.add_tokens([AddedToken(token, single_word=is_letter(token[-1])) for token in tokens])
         table.vectors.append(vectors)
         self.placeholders[placeholder] = tokens
 
@@ -153,3 +158,14 @@ class StableDiffusion:
             vae=self.vae, text_encoder=self.text_encoder, tokenizer=self.tokenizer, unet=self.unet,
             scheduler=self.scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
         )  # fmt: skip
+
+
+def is_letter(character: str) -> bool:
+    """Whether a word goes on with it: <cat> ends by itself, sks ends where no letter, digit or _ follows."""
+    return character.isalnum() or character == "_"
+
+
+def as_a_word(placeholder: str) -> str:
+    """A pattern that finds the placeholder, but not inside a longer word."""
+    before, after = ("(?<!\\w)" if is_letter(placeholder[0]) else "", "(?!\\w)" if is_letter(placeholder[-1]) else "")
+    return before + re.escape(placeholder) + after

@@ -50,7 +50,13 @@ def load_pipeline(
 
 
 def locate(base: str | None, learned: Learned, **options: str | None) -> families.Source:
-    """The base model, by the user's name for it or by that of the weights. Raises InputError."""
+    """The base model, by the user's name for it or by that of the weights, which also know how it was loaded.
+
+    options: revision, variant, prediction_type. Raises InputError.
+    """
+    if base is None and learned.files:
+        said = learned.files[0].about.get("settings", {})
+        options = {name: given or said.get(name) for name, given in options.items()}
     try:
         source = families.locate(learned.base or "demo", **options)
     except InputError as error:

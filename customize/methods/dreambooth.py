@@ -24,10 +24,9 @@ class DreamBooth(DenoisingMethod):
         self.name = "dreambooth" if settings.adapter == adapters.NONE else f"dreambooth_{settings.adapter}"
         self.trigger_words, self.example_prompt = (settings.instance_prompt,), settings.instance_prompt
         self.unet = family.unet
-        adapter.attach(self.unet, settings)
         if settings.train_text_encoder:
             self.text_encoder = family.text_encoder
-            adapter.attach(self.text_encoder, settings)
+        adapter.attach(list(self.children()), settings)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         rates = {

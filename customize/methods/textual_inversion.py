@@ -29,11 +29,10 @@ class TextualInversion(DenoisingMethod):
         self.settings, self.trigger_words = settings, tuple(settings.placeholder_token)
         word = "in the style of" if settings.learnable_property == "style" else "of"
         self.example_prompt = f"a picture {word} {self.trigger_words[0]}"
-        self.vectors = nn.ParameterDict()
+        self.vectors: dict[str, nn.Parameter] = {}
         for placeholder, words, count in tokens_to_learn(settings):
-            vectors = nn.Parameter(family.initial_vectors(words, count).float())
-            family.add_tokens(placeholder, vectors)
-            self.vectors[placeholder] = vectors
+            self.vectors[placeholder] = nn.Parameter(family.initial_vectors(words, count).float())
+            family.add_tokens(placeholder, self.vectors[placeholder])
         self.start = {placeholder: vectors.detach().clone() for placeholder, vectors in self.vectors.items()}
         self.unet, self.text_encoder = family.unet, family.text_encoder
 
@@ -41,7 +40,7 @@ class TextualInversion(DenoisingMethod):
         return [{"params": list(self.vectors.values()), "lr": self.settings.learning_rate}]
 
     def learned(self) -> dict[str, Tensor]:
-        return dict(self.vectors.items())
+        return dict(self.vectors)
 
     def save(self, folder: Path, metadata: dict[str, str]) -> list[Path]:
         return weights.save_embeddings(folder, self.learned(), metadata)
@@ -79,7 +78,8 @@ class DirectionalTextualInversion(TextualInversion):
             mean_direction = F.normalize(self.start[placeholder].to(vectors.device), dim=-1)
             gradient = vectors.grad - self.CONCENTRATION * mean_direction
             tangent = gradient - (gradient * direction).sum(-1, keepdim=True) * direction
-            vectors.grad.copy_(self.norm * F.normalize(tangent, dim=-1))
+            was_used = vectors.grad.any(-1, keepdim=True)  # a word that no caption of the step has stays where it is
+            vectors.grad.copy_(self.norm * F.normalize(tangent, dim=-1) * was_used)
 
     @torch.no_grad()
     def after_step(self) -> None:
