@@ -90,6 +90,7 @@ def prepare(settings, bench: Bench) -> Training:
 
 @prepare.register
 def prepare_textual_inversion(settings: TextualInversionSettings, bench: Bench) -> Training:
+    """New words: pictures encoded once, the text encoder asked at every step, since its words learn."""
     family = bench.family
     samples = samples_of("instance", bench, bench.examples.instances)
     method = (DirectionalTextualInversion if settings.normalize_embedding else TextualInversion)(family, settings)
@@ -104,6 +105,7 @@ def prepare_textual_inversion(settings: TextualInversionSettings, bench: Bench) 
 
 @prepare.register
 def prepare_dreambooth(settings: DreamBoothSettings, bench: Bench) -> Training:
+    """A subject: pictures and, where the text encoder is frozen, captions encoded once; class pictures first if need be."""
     family, device = bench.family, bench.accelerator.device
     captions = [*captions_of(bench.examples.instances), *settings.validation_prompt, settings.class_prompt or "", ""]
     family.to(device).tokenize(captions)  # refuses what is too long

@@ -30,16 +30,19 @@ def schedule(function: Callable[[float, Span], float]) -> Callable[[float, Span]
 
 @schedule
 def constant(progress: float, span: Span) -> float:
+    """The same from the first step to the last."""
     return 1.0
 
 
 @schedule
 def constant_with_warmup(progress: float, span: Span) -> float:
+    """The same, once the warm-up is over."""
     return 1.0
 
 
 @schedule
 def linear(progress: float, span: Span) -> float:
+    """A straight line from 1 to 0."""
     return 1 - progress
 
 

@@ -41,6 +41,7 @@ TINY = Sizes(vae_channels=(4, 4, 8), unet_channels=(8, 16), text_width=16, text_
 
 
 def build_vae(sizes: Sizes = Sizes()) -> AutoencoderKL:
+    """64 x 64 pixels to latents of a quarter of the side, untrained."""
     levels = len(sizes.vae_channels)
     return AutoencoderKL(
         in_channels=3,
@@ -58,6 +59,7 @@ def build_vae(sizes: Sizes = Sizes()) -> AutoencoderKL:
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer, sizes: Sizes = Sizes()) -> CLIPTextModel:
+    """A small CLIP text model with a row for each token, untrained."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -92,4 +94,5 @@ def build_unet(sizes: Sizes = Sizes()) -> UNet2DConditionModel:
 
 
 def build_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise levels, with v-prediction."""
     return DDIMScheduler(**NOISE_SCHEDULE)

@@ -28,6 +28,7 @@ CAPTION_DROPOUT = 0.1  # Ho & Salimans 2022, "Classifier-Free Diffusion Guidance
 
 
 def sizes(settings: DemoSettings) -> Sizes:
+    """The sizes that the setting `size` stands for."""
     return TINY if settings.size == "tiny" else Sizes()
 
 
@@ -74,6 +75,7 @@ def train_denoiser(
 
 
 def run_stage(settings: DemoSettings, stage: Stage, method: Method, batches: Batches, folder: Path) -> State:
+    """Trains one stage to its end, from its newest checkpoint if there is one."""
     accelerator = Accelerator(mixed_precision=settings.mixed_precision)
     method.to(accelerator.device)
     checkpoints = Checkpoints(folder / "checkpoints", settings.checkpointing_steps, 2)

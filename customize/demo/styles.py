@@ -64,6 +64,7 @@ class Kind:
 
 
 def ink(colour: str) -> np.ndarray:
+    """A colour by name or as #rrggbb: float32 [3] in [0, 1]."""
     rgb = INKS[colour] if colour in INKS else tuple(bytes.fromhex(colour.removeprefix("#")))
     return np.float32(rgb) / 255
 
@@ -180,6 +181,7 @@ def sample_style(dice: random.Random, effects: tuple[str, ...], combined: float 
 
 
 def apply_style(picture: Image.Image, style: Style, dice: random.Random) -> Image.Image:
+    """The picture, RGB, after all effects of the style in turn."""
     pixels = np.asarray(picture.convert("RGB")).astype(np.float32) / 255
     for effect in style:
         pixels = effect(pixels, dice)
