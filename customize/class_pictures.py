@@ -27,6 +27,7 @@ def complete(settings, family: StableDiffusion, resolution: int) -> tuple[Exampl
     present = load_class_examples(folder, settings.class_prompt) if folder.is_dir() else ()
     missing = settings.num_class_images - len(present)
     if missing <= 0:
+        check_manifest(folder / MANIFEST, {"prompt": settings.class_prompt})
         return present[: settings.num_class_images]
     note = {"prompt": settings.class_prompt, "model": family.name, "seed": settings.seed, "resolution": resolution}
     note |= {"guidance_scale": settings.sample_guidance_scale, "num_inference_steps": settings.sample_inference_steps}

@@ -41,6 +41,7 @@ class SamplePictures:
     def __init__(self, settings, family: StableDiffusion, condition: Condition, folder: Path):
         self.settings, self.family, self.folder = settings, family, folder
         self.pipeline = ConditionedPipeline(family, condition)
+        self.prompts = tuple(dict.fromkeys(settings.validation_prompt))
         try:
             make_scheduler(family.scheduler, settings.validation_scheduler)
         except InputError as error:
@@ -51,7 +52,7 @@ class SamplePictures:
             state.method.eval()
             self.family.vae.to(state.accelerator.device)
             with state.accelerator.autocast():
-                pictures = {prompt: self.draw(prompt) for prompt in self.settings.validation_prompt}
+                pictures = {prompt: self.draw(prompt) for prompt in self.prompts}
             self.family.vae.to("cpu")
             state.method.train()
             self.keep(pictures, state)
@@ -107,4 +108,4 @@ class SamplePictures:
 
     def row_labels(self) -> list[str]:
         """The prompt of each picture of a step."""
-        return [prompt for prompt in self.settings.validation_prompt for _ in range(self.settings.num_validation_images)]
+        return [prompt for prompt in self.prompts for _ in range(self.settings.num_validation_images)]

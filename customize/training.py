@@ -141,7 +141,8 @@ def finish(settings, folder: Path, family: StableDiffusion, training: Training, 
     difference = readback.check(folder, family, training.method.example_prompt)
     report = training.method.report()
     run_folder.write_card(folder, json.loads(metadata["customize"]), files, report)
-    print(report)
+    if report:
+        print(report)
     print(f"saved {', '.join(str(file) for file in files)} (read back: predictions differ by {difference:.1e})")
     if settings.push_to_hub:
         upload(settings, folder)

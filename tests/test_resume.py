@@ -179,7 +179,8 @@ def test_a_wrong_sampler_is_told_before_an_earlier_run_is_removed(server, tiny_e
 
 
 def test_samples_and_intermediate_weights_stand_in_folders_of_their_own(server, tiny_epsilon, pictures, tmp_path):
-    changes = {"validation_prompt": ("a <new> in the house", "a dog"), "num_validation_images": 2, "validation_steps": 3}
+    prompts = ("a <new> in the house", "a dog", "a dog")  # one given twice is drawn once
+    changes = {"validation_prompt": prompts, "num_validation_images": 2, "validation_steps": 3}
     run = Run(server, tmp_path, "textual_inversion", tiny_epsilon, pictures, save_steps=4, sample_inference_steps=2, **changes)
     assert run()[0] == 0
     assert sorted(path.name for path in (run.folder / "samples").iterdir()) == [
@@ -192,3 +193,21 @@ def test_samples_and_intermediate_weights_stand_in_folders_of_their_own(server, 
     assert run.result() == plain.result()  # looking on changes nothing
     status, said = run(*LATEST, "--num_validation_images", "1")
     assert status == 0, said
+
+
+def test_class_pictures_of_another_prompt_are_not_taken(server, tiny_epsilon, pictures, tmp_path):
+    changes = {
+        "prior_preservation": "images",
+        "class_prompt": "a photo of dog",
+        "num_class_images": 3,
+        "sample_inference_steps": 2,
+    }
+    run = Run(server, tmp_path, "full", tiny_epsilon, pictures, class_data_dir=str(tmp_path / "class"), **changes)
+    assert run()[0] == 0
+    drawn = {path.name: path.read_bytes() for path in (tmp_path / "class").glob("*.png")}
+    assert len(drawn) == len(set(drawn.values())) == 3
+    (tmp_path / "class/class-000001.png").unlink()
+    assert run("--overwrite_output_dir")[0] == 0  # the missing one is drawn again, the same
+    assert drawn == {path.name: path.read_bytes() for path in (tmp_path / "class").glob("*.png")}
+    status, said = run("--overwrite_output_dir", "--class_prompt", "a photo of cat")
+    assert status == 2 and "class_data_dir" in said and "prompt was 'a photo of dog'" in said

@@ -136,6 +136,7 @@ SMALL_WORLD = World(
 
 
 def render(spec: Spec, dice: Dice, side: int = RESOLUTION) -> Image.Image:
+    """The thing in its place and style: RGB, [side, side], drawn four times as large and reduced."""
     canvas = 4 * side
     picture = draw_scene(spec.scene, spec.time, spec.backdrop, canvas, dice)
     thing = (OBJECTS | HELD_OUT_OBJECTS)[spec.object]
