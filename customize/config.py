@@ -244,7 +244,18 @@ class InferenceSettings(Settings):
         unit="pixels", minimum=16, maximum=4096, multiple_of=8, default_in_words=OWN,
     )  # fmt: skip
     image: str | None = setting(None, "inference", "the picture to start from instead of noise")
-    strength: float = setting(0.8, "inference", "how much of it is made anew", above=0, maximum=1, only_with=("image", ()))
+    strength: float | None = setting(
+        None, "inference", "how much of it is made anew", above=0, maximum=1, only_with=("image", ()),
+        default_in_words="0.8; with a mask 1",
+    )  # fmt: skip
+    mask_image: str | None = setting(
+        None, "inference", "a picture that is white where the start picture is made anew; the rest stays", only_with=("image", ())
+    )
+    num_resamples: int = setting(
+        1, "inference", "how often RePaint makes each stretch of steps, for a better fit to the rest",
+        minimum=1, maximum=100, only_with=("mask_image", ()),
+    )  # fmt: skip
+    jump_length: int = setting(10, "inference", "steps in such a stretch", minimum=1, maximum=1000, only_with=("mask_image", ()))
     trace: bool = setting(False, "inference", "write what happens at each step: strip, GIF and trace.jsonl")
     output_dir: str = again(Settings, "output_dir", "images")
 

@@ -27,6 +27,7 @@ CONDITIONS = {
     ("train_text_encoder", (True,)): {"train_text_encoder": True},
     ("dataset_name", ()): {"dataset_name": "pictures", "train_data_dir": (), "instance_data_dir": None},
     ("image", ()): {"image": "cat.png"},
+    ("mask_image", ()): {"image": "cat.png", "mask_image": "mask.png"},
 }
 
 

@@ -14,7 +14,7 @@ from customize import families
 from customize.errors import InputError, NumericsError
 from customize.inference.estimates import Conditional, guided, mixed
 from customize.inference.pipeline import Pipeline, set_steps
-from customize.inference.sampler import first_place, level, noised, pure_noise, sample, steps_of
+from customize.inference.sampler import draw_noise, first_place, level, noised, sample, steps_of
 from customize.inference.schedulers import make_scheduler, scheduler_names
 
 SCHEDULERS = [
@@ -48,6 +48,7 @@ OPTIONS = {"negative_prompt": "small", "num_inference_steps": STEPS, "guidance_s
 
 def from_diffusers(stock, cls, name: str, karras: bool | None, **options):
     changes = {} if karras is None else {"use_karras_sigmas": karras}
+    changes |= {"skip_prk_steps": True} if name == "PNDMScheduler" else {}
     scheduler = getattr(diffusers, name).from_config(stock.scheduler.config, **changes)
     pipe = cls(**{**stock.components, "scheduler": scheduler}, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
@@ -100,7 +101,7 @@ def run(scheduler, answer, record=lambda moment: None, steps: int = 12, **option
         def combine(self, answers, latents, step):
             return next(answers)
 
-    start = pure_noise(scheduler, (1, 4, 8, 8), generators, like=torch.zeros(()))
+    start = draw_noise((1, 4, 8, 8), generators, like=torch.zeros(())) * scheduler.init_noise_sigma
     return sample(
         lambda latents, timesteps, hidden: answer(latents, steps_taken[-1]), scheduler, start, Estimate(),
         generators=generators, record=record, **options,
@@ -201,9 +202,9 @@ def test_a_noised_image_is_at_the_level_of_its_place(name):
     scheduler = make_scheduler(base_scheduler("epsilon"), name, use_karras_sigmas=True)
     for place in range(0, 100, 3):
         scheduler.set_timesteps(100)
-        start = noised(scheduler, torch.zeros(1, 4, 8, 8), place, [torch.Generator().manual_seed(0)])
-        seen = scheduler.scale_model_input(start, scheduler.timesteps[place])
         noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        start = noised(scheduler, torch.zeros(1, 4, 8, 8), noise, place)
+        seen = scheduler.scale_model_input(start, scheduler.timesteps[place])
         torch.testing.assert_close(seen, level(scheduler, place)[1] * noise, rtol=1e-4, atol=1e-6)
 
 

@@ -28,6 +28,7 @@ FOR_MEMORY = "take a smaller --batch_size, a smaller picture, or --mixed_precisi
 PASSED_ON = (
     "negative_prompt", "num_inference_steps", "guidance_scale", "height", "width", "strength", "scheduler",
     "use_karras_sigmas",
+    "num_resamples", "jump_length",
 )  # fmt: skip
 
 
@@ -38,6 +39,7 @@ class Job:
     folder: Path
     learned: Learned
     image: "Image | None"
+    mask_image: "Image | None"
 
 
 def run(settings: InferenceSettings) -> None:
@@ -70,11 +72,23 @@ def check(settings: InferenceSettings) -> Job:
     attempt(lambda: check_folder(folder, settings.overwrite_output_dir))
     learned = attempt(lambda: find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales))
     image = attempt(lambda: open_image(settings.image)) if settings.image else None
+    mask = attempt(lambda: open_mask(settings.mask_image, image)) if settings.mask_image else None
     if learned and not learned.files:
         attempt(lambda: locate(learned.base or "demo", variant=settings.variant))
     if problems:
         raise InputError(problems)
-    return Job(folder, learned, image)
+    return Job(folder, learned, image, mask)
+
+
+def open_mask(path: str, image: "Image | None") -> "Image":
+    """The mask, of the size of the picture that it is for and white somewhere; otherwise InputError."""
+    mask = open_image(path)
+    if image and mask.size != image.size:
+        what = f"{path} has {mask.width} x {mask.height} pixels, the picture {image.width} x {image.height}"
+        raise InputError(Problem("mask_image", what, "draw the mask over the very picture"))
+    if mask.convert("L").getextrema()[1] < 128:
+        raise InputError(Problem("mask_image", f"nothing is white in {path}", "paint white what shall be made anew"))
+    return mask
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
@@ -135,7 +149,8 @@ def draw(settings: InferenceSettings, job: Job, pipeline: "Pipeline", folder: Pa
             prompts, seeds = zip(*wanted[place : place + settings.batch_size], strict=True)
             trace = Trace()
             watchers = [advance, trace] if settings.trace else [advance]
-            drawn = pipeline.generate(prompts, seeds=seeds, image=job.image, record=all_of(watchers), **options)
+            pictured = {"image": job.image, "mask_image": job.mask_image}
+            drawn = pipeline.generate(prompts, seeds=seeds, record=all_of(watchers), **pictured, **options)
             for picture, prompt, seed, number in zip(drawn, prompts, seeds, range(place, len(wanted)), strict=False):
                 info = png_info(told, scheduler, prompt, seed, picture.size)
                 picture.save(folder / f"{number:03d}.png", pnginfo=info)

@@ -8,9 +8,10 @@ B images, C latent channels, H W latent height and width, L tokens, D embedding 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -48,6 +49,21 @@ class Conditional:
 
     def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
         return next(answers)
+
+
+@dataclass(frozen=True)
+class WithChannels:
+    """An estimate of a network that is also shown `channels` [B, K, H, W], the same at every step (inpainting UNets)."""
+
+    estimate: Estimate
+    channels: Tensor
+
+    def questions(self, latents: Tensor, step: "Step") -> list[Question]:
+        asked = self.estimate.questions(latents, step)
+        return [replace(question, latents=torch.cat([question.latents, self.channels], 1)) for question in asked]
+
+    def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
+        return self.estimate.combine(answers, latents, step)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ B images, C latent channels, H W latent height and width, L tokens, D embedding 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -14,7 +13,8 @@ from torch import Tensor
 from customize.errors import InputError, NumericsError, Problem
 from customize.families.stable_diffusion import StableDiffusion
 from customize.inference.estimates import Conditional, Estimate, guided
-from customize.inference.sampler import Moment, first_place, noised, pure_noise, sample
+from customize.inference.inpainting import as_pixels, inpainted, read_mask, takes_mask
+from customize.inference.sampler import Course, Moment, draw_noise, first_place, noised, sample
 from customize.inference.schedulers import make_scheduler
 
 
@@ -41,7 +41,10 @@ class Pipeline:
         height: int | None = None,
         width: int | None = None,
         image: Image.Image | Sequence[Image.Image] | None = None,
-        strength: float = 0.8,
+        strength: float | None = None,
+        mask_image: Image.Image | Sequence[Image.Image] | None = None,
+        num_resamples: int = 1,
+        jump_length: int = 10,
         scheduler: str | None = None,
         use_karras_sigmas: bool | None = None,
         max_batch: int | None = None,
@@ -53,30 +56,46 @@ class Pipeline:
         A picture depends on its own prompt, seed and image only, not on the others in its batch.
         guidance_scale: up to 1, the negative prompt is not asked. height, width: in pixels; by default the base model's
         own, or with an image its shape at as many pixels. image, strength: start from it, noised to the part `strength`
-        (above 0, up to 1) of the schedule. scheduler, use_karras_sigmas: see `make_scheduler`. max_batch: most rows in
-        a call of a network (with guidance, a picture is two). output_type: "pil", or "latent" for [B, C, H, W].
+        (above 0, up to 1; by default 0.8, with a mask 1) of the schedule. mask_image: only where it is white the image is
+        made anew, every other pixel comes back as it was. num_resamples, jump_length: see `inpainting.repaint_plan`.
+        scheduler, use_karras_sigmas: see `make_scheduler`. max_batch: most rows in a call of a network (with guidance, a
+        picture is two). output_type: "pil", or "latent" for [B, C, H, W].
 
         Raises InputError for what cannot be done (a prompt that is too long, ...), NumericsError for NaN and infinity.
         """
-        count, (prompts, negative_prompts, seeds, images) = together(
-            prompts=prompts, negative_prompt=negative_prompt, seeds=seeds, image=image
+        count, (prompts, negative_prompts, seeds, images, masks) = together(
+            prompts=prompts, negative_prompt=negative_prompt, seeds=seeds, image=image, mask_image=mask_image
         )
+        self.check_pictures(images[0], masks[0])
         size = self.size(height, width, images[0])
-        plan = make_scheduler(self.family.scheduler, scheduler, use_karras_sigmas)
-        first = set_steps(plan, num_inference_steps, strength if images[0] else 1, self.family.device)
+        solver = make_scheduler(self.family.scheduler, scheduler, use_karras_sigmas)
+        usual = 0.8 if images[0] and not masks[0] else 1.0
+        first = set_steps(solver, num_inference_steps, usual if strength is None else strength, self.family.device)
+        estimate = self.estimate(prompts, negative_prompts, guidance_scale)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        images = [image and fitted(image, size) for image in images]
+        if masks[0]:
+            masks = [read_mask(mask, size) for mask in masks]
+            course = inpainted(self, solver, first, estimate, images, masks, generators, num_resamples, jump_length)
+        elif images[0]:
+            clean = self.encode(images, generators)
+            course = Course(noised(solver, clean, draw_noise(clean.shape, generators, like=clean), first), estimate)
+        else:
+            course = Course(self.noise(size, generators) * solver.init_noise_sigma, estimate)
         latents = sample(
             self.family.predict,
-            plan,
-            self.start(plan, first, images, size, generators),
-            self.estimate(prompts, negative_prompts, guidance_scale),
+            solver,
+            course.start,
+            course.estimate,
             first=first,
+            plan=course.plan,
+            correct=course.correct,
             generators=generators,
             max_batch=max_batch,
             record=record,
         )
         assert len(latents) == count
-        return latents if output_type == "latent" else self.decode(latents, max_batch)
+        return latents if output_type == "latent" else course.finish(self.decode(latents, max_batch))
 
     def estimate(self, prompts: Sequence[str], negative_prompts: Sequence[str], guidance_scale: float) -> Estimate:
         """Guidance from the negative prompts to the prompts, one of each per picture."""
@@ -106,25 +125,32 @@ class Pipeline:
             raise InputError(problems)
         return sides["height"], sides["width"]
 
-    def start(self, scheduler, first: int, images: list, size: tuple[int, int], generators: list) -> Tensor:
-        """The latents [B, C, H, W] to denoise: pure noise, or the images noised to the scheduler's place `first`."""
-        if images[0]:
-            return noised(scheduler, self.encode(images, size, generators), first, generators)
+    def check_pictures(self, image: Image.Image | None, mask: Image.Image | None) -> None:
+        """Raises InputError when the model or the mask lacks a picture that it goes with."""
+        if mask and not image:
+            raise InputError(Problem("mask_image", "there is no image that it is for", "give the picture as image"))
+        if takes_mask(self.family) and not mask:
+            what = "is an inpainting model, which is shown a picture and a mask"
+            raise InputError(Problem(self.family.name, what, "give image and mask_image, or take another model"))
+
+    def noise(self, size: tuple[int, int], generators: list[torch.Generator]) -> Tensor:
+        """Standard normal numbers [B, C, H, W], the latents' shape for pictures of `size` (height, width)."""
         height, width = (side // self.family.vae_scale_factor for side in size)
-        shape = (len(generators), self.family.unet.config.in_channels, height, width)
-        return pure_noise(scheduler, shape, generators, like=next(self.family.unet.parameters()))
+        shape = (len(generators), self.family.vae.config.latent_channels, height, width)
+        return draw_noise(shape, generators, like=next(self.family.unet.parameters()))
 
     @torch.no_grad()
-    def encode(self, images: Sequence[Image.Image], size: tuple[int, int], generators: Sequence[torch.Generator]) -> Tensor:
-        """Images, cut to one size (height, width) -> latents [B, C, H, W], each drawn by its own generator."""
-        latents = []
-        for image, generator in zip(images, generators, strict=True):
-            fitted = ImageOps.fit(image.convert("RGB"), size[::-1], Image.Resampling.LANCZOS)
-            pixels = torch.from_numpy(np.array(fitted, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
-            moments = self.family.encode(pixels[None])
-            noise = torch.randn(1, moments.shape[1] // 2, *moments.shape[2:], generator=generator, dtype=moments.dtype)
-            latents.append(self.family.sample_latents(moments, noise.to(moments.device)))
-        return torch.cat(latents).to(self.family.device, self.family.unet.dtype)
+    def encode(self, images: Sequence[Image.Image], generators: Sequence[torch.Generator]) -> Tensor:
+        """RGB images of one size -> latents [B, C, H, W], each drawn by its own generator."""
+        return torch.cat([self.encode_pixels(as_pixels(image), g) for image, g in zip(images, generators, strict=True)])
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """pixels [1, 3, height, width] in [-1, 1] -> latents [1, C, H, W], drawn from the posterior."""
+        moments = self.family.encode(pixels)
+        noise = torch.randn(1, moments.shape[1] // 2, *moments.shape[2:], generator=generator, dtype=moments.dtype)
+        latents = self.family.sample_latents(moments, noise.to(moments.device))
+        return latents.to(self.family.device, self.family.unet.dtype)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, max_batch: int | None = None) -> list[Image.Image]:
@@ -157,6 +183,11 @@ def together(**values: Any) -> tuple[int, list[list]]:
     if problems:
         raise InputError(problems)
     return count, [items * count if len(items) == 1 else items for items in lists.values()]
+
+
+def fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The image as RGB, cut and scaled to `size` (height, width)."""
+    return ImageOps.fit(image.convert("RGB"), size[::-1], Image.Resampling.LANCZOS)
 
 
 def set_steps(scheduler, num_inference_steps: int, strength: float, device: torch.device) -> int:

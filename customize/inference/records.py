@@ -63,7 +63,7 @@ def parameters(facts: dict[str, Any], scheduler: str, prompt: str, seed: int, si
         "Model": Path(facts["base_model"]).stem,
     }
     if settings.get("image"):
-        values["Denoising strength"] = settings["strength"]
+        values["Denoising strength"] = settings["strength"] or (1.0 if settings.get("mask_image") else 0.8)
     values["Version"] = f"customize {facts['versions']['customize']}"
     negative = [f"Negative prompt: {settings['negative_prompt']}"] if settings["negative_prompt"] else []
     return "\n".join([prompt, *negative, ", ".join(f"{name}: {value}" for name, value in values.items())])

@@ -8,12 +8,13 @@ LMS, ...; Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based G
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
 from torch import Tensor
 
 from customize.inference.estimates import Estimate, Question
@@ -56,6 +57,29 @@ class Moment:
     clean: Tensor
 
 
+Correct = Callable[[Tensor, Moment], Tensor]
+"""(latents [B, C, H, W] after a step, what is known of it) -> the latents to go on with."""
+
+
+def as_they_are(next_latents: Tensor, moment: Moment) -> Tensor:
+    """The correction that changes nothing."""
+    return next_latents
+
+
+@dataclass(frozen=True)
+class Course:
+    """One kind of generation: where it starts, what is asked at each step, what is done after each and at the end.
+
+    start: latents [B, C, H, W]; plan: see `sample`; finish: given the decoded pictures, returns those to show.
+    """
+
+    start: Tensor
+    estimate: Estimate
+    correct: Correct = as_they_are
+    plan: Sequence[Step] | None = None
+    finish: Callable[[list[Image.Image]], list[Image.Image]] = lambda pictures: pictures
+
+
 @torch.no_grad()
 def sample(
     network: Network,
@@ -64,7 +88,8 @@ def sample(
     estimate: Estimate,
     *,
     first: int = 0,
-    correct: Callable[[Tensor, Moment], Tensor] = lambda next_latents, moment: next_latents,
+    plan: Iterable[Step] | None = None,
+    correct: Correct = as_they_are,
     record: Callable[[Moment], None] = lambda moment: None,
     generators: list[torch.Generator] | None = None,
     max_batch: int | None = None,
@@ -72,7 +97,8 @@ def sample(
 ) -> Tensor:
     """Denoises `start` [B, C, H, W] and returns the clean latents. The scheduler's timesteps are set already.
 
-    start: `pure_noise`, `noised`, or any latents at the level of `scheduler.timesteps[first]`.
+    start: noise times `scheduler.init_noise_sigma`, `noised`, or any latents at the level of `plan`'s first step.
+    plan: the evaluations, in order; by default every one that the scheduler asks for from place `first` on.
     correct: given the latents after each step, returns those to go on with (inpainting). record: sees every moment.
     generators: one per image, for schedulers that add noise as they go. max_batch: most rows in a call of the network.
     step_options: for `scheduler.step` (DDIM's `eta`, ...).
@@ -80,7 +106,7 @@ def sample(
     if "generator" in inspect.signature(scheduler.step).parameters:
         step_options["generator"] = generators
     latents = start
-    for step in steps_of(scheduler, first):
+    for step in plan or steps_of(scheduler, first):
         seen = scheduler.scale_model_input(latents, step.timestep)
         answers = ask(network, estimate.questions(seen, step), step.timestep, max_batch)
         answer = estimate.combine(iter(answers), seen, step)
@@ -147,20 +173,18 @@ def noise_and_clean(answer: Tensor, seen: Tensor, step: Step) -> tuple[Tensor, T
     raise ValueError(f"unknown prediction_type {step.prediction_type!r}")
 
 
-def pure_noise(scheduler, shape: Sequence[int], generators: list[torch.Generator], like: Tensor) -> Tensor:
-    """The start of text to image: noise [B, C, H, W] at the scheduler's first level; dtype and device of `like`."""
-    noise = randn_tensor(tuple(shape), generator=generators, device=like.device, dtype=like.dtype)
-    return noise * scheduler.init_noise_sigma
+def draw_noise(shape: Sequence[int], generators: list[torch.Generator], like: Tensor) -> Tensor:
+    """Standard normal numbers [B, C, H, W], an image's from its own generator; dtype and device of `like`."""
+    return randn_tensor(tuple(shape), generator=generators, device=like.device, dtype=like.dtype)
 
 
-def noised(scheduler, clean: Tensor, first: int, generators: list[torch.Generator]) -> Tensor:
+def noised(scheduler, clean: Tensor, noise: Tensor, first: int) -> Tensor:
     """The start of image to image: clean latents [B, C, H, W] noised to the level at place `first` of the timesteps.
 
     Meng et al. 2021, "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations".
     """
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(first)
-    noise = randn_tensor(clean.shape, generator=generators, device=clean.device, dtype=clean.dtype)
     return scheduler.add_noise(clean, noise, scheduler.timesteps[first : first + 1].repeat(len(clean)))
 
 

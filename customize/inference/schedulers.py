@@ -39,7 +39,7 @@ def make_scheduler(base, name: str | None = None, use_karras_sigmas: bool | None
     if use_karras_sigmas and not takes_karras(classes[name]):
         takers = ", ".join(other for other, cls in sorted(classes.items()) if takes_karras(cls))
         raise InputError(Problem("use_karras_sigmas", f"{name} has no such noise levels", f"take one of {takers}"))
-    changes = {"steps_offset": 1, "clip_sample": False}
+    changes = {"steps_offset": 1, "clip_sample": False, "skip_prk_steps": True}  # as all of Stable Diffusion's have them
     if use_karras_sigmas is not None:
         changes["use_karras_sigmas"] = use_karras_sigmas
     try:

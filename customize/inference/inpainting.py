@@ -1,0 +1,165 @@
+"""Inpainting: a part of a picture is made anew, the rest is known and stays.
+
+B images, C latent channels, H W latent height and width. A mask is 1 where the picture is made anew, 0 where it is known.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn import functional as F
+
+from customize.errors import InputError, Problem
+from customize.inference.estimates import Estimate, WithChannels
+from customize.inference.sampler import Correct, Course, Moment, Step, draw_noise, level, noised
+
+if TYPE_CHECKING:
+    from customize.families.stable_diffusion import StableDiffusion
+    from customize.inference.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of B pictures. latents: [B, C, H, W], clean; noise: the same shape; mask: [B, 1, H, W], 0 or 1."""
+
+    latents: Tensor
+    noise: Tensor
+    mask: Tensor
+
+    def kept(self, scheduler) -> Correct:
+        """After each step the known region is the picture's own, under the same noise at the level reached.
+
+        Song et al. 2021, "Score-Based Generative Modeling through SDEs", section 5; noise as in Stable Diffusion's pipeline.
+        """
+
+        def correct(next_latents: Tensor, moment: Moment) -> Tensor:
+            return self.joined(next_latents, at(scheduler, self.latents, self.noise, moment.step.next_timestep))
+
+        return correct
+
+    def resampled(self, scheduler, plan: list[Step], generators: list[torch.Generator]) -> Correct:
+        """RePaint (Lugmayr et al. 2022), algorithm 1: fresh noise on the known region at each step; where the plan goes
+        back, x_t = sqrt(a_t / a_s) x_s + sqrt(1 - a_t / a_s) noise, so that both regions are made to agree.
+        """
+
+        def correct(next_latents: Tensor, moment: Moment) -> Tensor:
+            noise = draw_noise(self.noise.shape, generators, like=self.noise)
+            joined = self.joined(next_latents, at(scheduler, self.latents, noise, moment.step.next_timestep))
+            following = plan[moment.step.index + 1] if moment.step.index + 1 < len(plan) else None
+            if following is None or following.timestep == moment.step.next_timestep:
+                return joined
+            reached = 1.0
+            if moment.step.next_timestep is not None:
+                reached = float(scheduler.alphas_cumprod[int(moment.step.next_timestep)]) ** 0.5
+            kept = following.alpha / reached
+            return kept * joined + (1 - kept**2) ** 0.5 * draw_noise(joined.shape, generators, like=joined)
+
+        return correct
+
+    def joined(self, made: Tensor, known: Tensor) -> Tensor:
+        """[B, C, H, W]: `made` where the mask is 1, `known` where it is 0."""
+        return (1 - self.mask) * known + self.mask * made
+
+
+def inpainted(
+    pipeline: "Pipeline",
+    scheduler,
+    first: int,
+    estimate: Estimate,
+    images: Sequence[Image.Image],
+    masks: Sequence[Tensor],
+    generators: list[torch.Generator],
+    num_resamples: int = 1,
+    jump_length: int = 10,
+) -> Course:
+    """What makes the masked part of the images anew: pure noise from the first step on, else the images noised.
+
+    images: RGB, of one size (height, width); masks: [1, 1, height, width]. An inpainting UNet is shown the mask and the
+    known part at every step; any other model has the known part put back after every step.
+    Raises InputError for a model that was trained to be shown something else, and as `repaint_plan`.
+    """
+    mask = torch.cat(list(masks))
+    shown = takes_mask(pipeline.family)
+
+    def finish(pictures: list[Image.Image]) -> list[Image.Image]:
+        return [paste(*parts) for parts in zip(pictures, images, masks, strict=True)]
+
+    latents = pipeline.encode(images, generators) if first or not shown else None
+    noise = pipeline.noise(mask.shape[2:], generators)
+    small = to_latents(mask, pipeline.family.vae_scale_factor).to(noise)
+    start = noised(scheduler, latents, noise, first) if first else noise * scheduler.init_noise_sigma
+    if shown:
+        rest = [as_pixels(image) * (1 - mask) for image, mask in zip(images, masks, strict=True)]
+        seen = [pipeline.encode_pixels(pixels, generator) for pixels, generator in zip(rest, generators, strict=True)]
+        return Course(start, WithChannels(estimate, torch.cat([small, torch.cat(seen)], 1)), finish=finish)
+    draw_noise(latents.shape, generators, like=latents)  # stock pipelines encode the known part for every model
+    known = Known(latents, noise, small)
+    if num_resamples == 1:
+        return Course(start, estimate, known.kept(scheduler), finish=finish)
+    plan = repaint_plan(scheduler, first, jump_length, num_resamples)
+    return Course(start, estimate, known.resampled(scheduler, plan, generators), plan, finish)
+
+
+def takes_mask(family: "StableDiffusion") -> bool:
+    """Whether the UNet is shown, beside the latents, a mask and the known part's latents. Raises InputError for others."""
+    channels, latent_channels = family.unet.config.in_channels, family.vae.config.latent_channels
+    if channels not in (latent_channels, 2 * latent_channels + 1):
+        what = f"its UNet takes {channels} channels, neither {latent_channels} nor {2 * latent_channels + 1} (inpainting)"
+        raise InputError(Problem(family.name, what, "take a model for text to image or for inpainting"))
+    return channels > latent_channels
+
+
+def at(scheduler, clean: Tensor, noise: Tensor, timestep: Tensor | None) -> Tensor:
+    """Clean latents [B, C, H, W] under noise of the level at `timestep`; None: as they are."""
+    return clean if timestep is None else scheduler.add_noise(clean, noise, timestep.reshape(1))
+
+
+def repaint_plan(scheduler, first: int, jump_length: int, num_resamples: int) -> list[Step]:
+    """The evaluations of RePaint's figure 9: after every `jump_length` steps as many are taken back and done again,
+    `num_resamples` times in all. Raises InputError for a scheduler that remembers its earlier steps.
+    """
+    if hasattr(scheduler, "step_index") or scheduler.order > 1 or hasattr(scheduler, "ets"):
+        what = f"{type(scheduler).__name__} remembers earlier steps, so it cannot go back"
+        raise InputError(Problem("scheduler", what, "take DDIMScheduler or DDPMScheduler for --num_resamples"))
+    places = list(repaint_places(first, len(scheduler.timesteps), jump_length, num_resamples))
+    timesteps = [*scheduler.timesteps, None]
+    return [
+        Step(
+            index, len(places), timesteps[place], timesteps[place + 1], *level(scheduler, place),
+            scheduler.config.prediction_type,
+        )
+        for index, place in enumerate(places)
+    ]  # fmt: skip
+
+
+def repaint_places(first: int, end: int, jump_length: int, num_resamples: int) -> Iterator[int]:
+    """Which places of the timesteps are evaluated, in order: stretches of `jump_length`, each `num_resamples` times."""
+    for begin in range(first, end, jump_length):
+        for _ in range(num_resamples):
+            yield from range(begin, min(begin + jump_length, end))
+
+
+def as_pixels(image: Image.Image) -> Tensor:
+    """An RGB image as pixels [1, 3, height, width], float32 in [-1, 1]."""
+    return torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
+
+
+def read_mask(mask: Image.Image, size: tuple[int, int]) -> Tensor:
+    """A mask picture (white: make anew), fitted to (height, width) like the picture: [1, 1, height, width] of 0 and 1."""
+    fitted = ImageOps.fit(mask.convert("L"), size[::-1], Image.Resampling.LANCZOS)
+    return torch.from_numpy((np.array(fitted) >= 128).astype(np.float32))[None, None]
+
+
+def to_latents(mask: Tensor, factor: int) -> Tensor:
+    """[B, 1, factor * H, factor * W] -> [B, 1, H, W], each the mask at its first pixel, as stock pipelines take it."""
+    return F.interpolate(mask, scale_factor=1 / factor)
+
+
+def paste(made: Image.Image, original: Image.Image, mask: Tensor) -> Image.Image:
+    """The picture made, with every pixel of the known region taken from the original (both RGB, of the mask's size)."""
+    selection = Image.fromarray((mask[0, 0] * 255).to(torch.uint8).numpy())
+    return Image.composite(made, original, selection)
