@@ -81,7 +81,7 @@ class Samples:
         if self.recipe.noise_offset:
             shift = draws.normal(shape[:1], seed, f"{stream}/noise_offset", step, positions)
             noise = objective.offset_noise(noise, shift, self.recipe.noise_offset)
-        timesteps = draws.integers(len(self.alphas_cumprod), seed, f"{stream}/timestep", step, positions)
+        timesteps = self.timesteps(step, positions)
         return Batch(
             latents=self.family.sample_latents(moments, draws.normal(shape, seed, f"{stream}/latent", step, positions)),
             noise=noise,
@@ -90,6 +90,10 @@ class Samples:
             weights=self.weights(timesteps),
             names=tuple(picture.name for picture in pictures),
         )
+
+    def timesteps(self, step: int, positions: Sequence[int]) -> Tensor:
+        """The noise levels [B], uniform over all that were trained (DDPM, algorithm 1)."""
+        return draws.integers(len(self.alphas_cumprod), self.recipe.seed, f"{self.deck.stream}/timestep", step, positions)
 
     def prompts(self, pictures: Sequence[Picture], step: int, positions: Sequence[int]) -> tuple[str, ...]:
         """A caption of each picture, or none at the rate of `caption_dropout` (Ho & Salimans 2022)."""

@@ -10,13 +10,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
+from customize.batches import Deck, Recipe
 from customize.demo import dataset, stages
 from customize.demo.autoencoder import Autoencoder, PixelBatches, encode, measure, on_axes, standardise
 from customize.demo.muon import Muon, orthogonal, parameter_groups
 from customize.demo.networks import TINY, build_vae
+from customize.demo.pretraining import EvenSamples
 from customize.demo.tokenizer import build_tokenizer
 from customize.demo.train import DemoSettings
-from customize.demo.world import SMALL_WORLD, Spec, World
+from customize.demo.world import Spec, World
 from customize.errors import NumericsError
 
 COLOURS = ("white", "yellow", "pink", "blue")
@@ -121,7 +123,7 @@ def test_axes_of_grey_and_of_pure_colours() -> None:
 
 def test_both_stages_stopped_and_resumed_give_the_same_bits(pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, pixels, specs = pictures
-    tokenizer = build_tokenizer(tmp_path / "words", (SMALL_WORLD,), 50)
+    tokenizer = build_tokenizer(tmp_path / "words", 50)
     monkeypatch.setattr(stages, "build_tokenizer", lambda folder: tokenizer)
     results = []
     for name, stops in (("whole", ()), ("stopped", (1, 2))):
@@ -138,6 +140,18 @@ def test_both_stages_stopped_and_resumed_give_the_same_bits(pictures, tmp_path: 
     assert not [file for file in (tmp_path / "whole/model").rglob("*.json") if str(tmp_path) in file.read_text()]
 
 
+def test_noise_levels_of_a_step_are_spread_evenly_and_each_is_uniform(pictures, tmp_path: Path) -> None:
+    """Variational Diffusion Models, appendix I.1: within a step one in each of its parts; over the steps all alike."""
+    recipe, alphas_cumprod = Recipe(seed=3, global_batch=8), torch.linspace(1, 0, 1000)
+    samples = EvenSamples.__new__(EvenSamples)
+    samples.recipe, samples.deck, samples.alphas_cumprod = recipe, Deck("world", recipe, 4, [1] * 4), alphas_cumprod
+    found = torch.stack([samples.timesteps(step, range(8)) for step in range(400)])
+    assert found.min() >= 0 and found.max() < 1000
+    assert (found.sort().values // 125 == torch.arange(8)).float().mean() > 0.98  # but for a rounded edge
+    assert found[:, 3].double().mean() == pytest.approx(499.5, abs=40)
+    assert torch.equal(samples.timesteps(7, range(2, 5)), found[7, 2:5])
+
+
 def test_no_caption_is_longer_than_the_text_encoder_reads() -> None:
     tokenizer = CLIPTokenizer.from_pretrained(Path(stages.__file__).parent / "model/tokenizer")
     world = World(effects=("outline", "pixelated", "contrast", "posterised"), styled=1.0)
@@ -148,7 +162,7 @@ def test_no_caption_is_longer_than_the_text_encoder_reads() -> None:
 def train_both(settings: DemoSettings, pixels: np.ndarray, specs: list[Spec]) -> None:
     folder = Path(settings.output_dir)
     vae = stages.train_autoencoder(settings, pixels, folder / "autoencoder")
-    stages.train_denoiser(settings, SMALL_WORLD, vae, pixels, specs, folder)
+    stages.train_denoiser(settings, World(), vae, pixels, specs, folder)
 
 
 def stopping(calls: int) -> Callable:

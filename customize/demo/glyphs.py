@@ -27,9 +27,15 @@ class Object:
 
 
 def _table(kind: str, **glyphs: str) -> dict[str, Object]:
-    return {name: Object(glyph, (name.replace("_", " "),), kind) for name, glyph in glyphs.items()}
+    return {name: Object(glyph, (name.replace("_", " "),), kind, HUES.get(name)) for name, glyph in glyphs.items()}
 
 
+# The hue of that part of a glyph which a colour word repaints.
+HUES = dict(
+    **dict(cat=26, turtle=46, frog=42, pig=10, chick=26, fish=38, whale=130, crab=14, octopus=10, butterfly=22, ladybug=2),
+    **dict(snail=14, fox=14, bus=134, sailboat=6, rocket=2, house=18, tent=14, strawberry=2, pear=42, tulip=234, sunflower=22),
+    **dict(cactus=54, drum=2, crown=30, bell=30, lantern=10),
+)
 OBJECTS: dict[str, Object] = {
     **_table("animal", cat="🐈", dog="🐕", elephant="🐘", turtle="🐢", duck="🦆", penguin="🐧", frog="🐸"),
     **_table("animal", pig="🐖", cow="🐄", lion="🦁", rabbit="🐇", chick="🐥", fish="🐠", whale="🐳"),
@@ -82,8 +88,10 @@ def sprite(name: str, colour: str = "") -> Image.Image:
     hue, saturation, value = COLOURS[colour]
     hsv = np.asarray(picture.convert("RGB").convert("HSV")).astype(np.float32)
     distance = np.abs((hsv[..., 0] - thing.hue + 128) % 256 - 128)
+    part = (distance < 24) & (hsv[..., 1] > 60)
+    saturation *= max(1.0, 130 / np.median(hsv[part, 1]))  # a pale pig shall be a plainly blue one
     turned = np.stack([np.full_like(distance, hue), hsv[..., 1] * saturation, hsv[..., 2] * value], -1)
-    hsv = np.where(((distance < 24) & (hsv[..., 1] > 60))[..., None], turned, hsv)
+    hsv = np.where(part[..., None], turned, hsv)
     recoloured = Image.fromarray(hsv.clip(0, 255).astype(np.uint8), "HSV").convert("RGB")
     recoloured.putalpha(picture.getchannel("A"))
     return recoloured

@@ -7,16 +7,18 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save
+from torch import Tensor
 
-from customize.batches import Deck, Picture, Recipe, Samples
+from customize.batches import Deck, Picture, Recipe
 from customize.demo.autoencoder import Autoencoder, PixelBatches, encode, measure, standardise
 from customize.demo.networks import TINY, Sizes, build_scheduler, build_text_encoder, build_unet, build_vae
-from customize.demo.pretraining import Pretraining
+from customize.demo.pretraining import EvenSamples, Pretraining
 from customize.demo.tokenizer import build_tokenizer
 from customize.demo.train import DemoSettings, Stage
 from customize.demo.world import Spec, World
 from customize.families.stable_diffusion import StableDiffusion
-from customize.files import new_folder
+from customize.files import new_folder, write_bytes
 from customize.methods.method import Method
 from customize.resume import find_checkpoint
 from customize.trainer import Batches, State, Watcher, train
@@ -64,14 +66,21 @@ def train_denoiser(
     family = StableDiffusion("demo", folder / "model", unet, vae, text_encoder, tokenizer, build_scheduler())
     pictures = [
         Picture(f"rendering {index}", world.captions(spec, settings.seed, index, CAPTIONS), {0: moments})
-        for index, (spec, moments) in enumerate(zip(specs, encode(vae, pixels), strict=True))
+        for index, (spec, moments) in enumerate(zip(specs, encoded(vae, pixels, folder / "latents.safetensors"), strict=True))
     ]
     recipe = Recipe(settings.seed, settings.train_batch_size, CAPTION_DROPOUT)
-    samples = Samples(family, recipe, Deck("world", recipe, len(pictures), [1] * len(pictures)), pictures)
+    samples = EvenSamples(family, recipe, Deck("world", recipe, len(pictures), [1] * len(pictures)), pictures)
     stage = Stage(settings.seed, settings.train_batch_size, settings.max_train_steps, settings.learning_rate)
     method = Pretraining(family)
     run_stage(settings, stage, method, samples, folder / "denoiser")
     return method.save(folder / "model", {})[0]
+
+
+def encoded(vae: AutoencoderKL, pixels: np.ndarray, file: Path) -> Tensor:
+    """Posterior moments [N, 2C, H, W] of all pictures, computed once and kept in a file."""
+    if not file.exists():
+        write_bytes(file, save({"moments": encode(vae, pixels).contiguous()}))
+    return load_file(file)["moments"]
 
 
 def run_stage(settings: DemoSettings, stage: Stage, method: Method, batches: Batches, folder: Path) -> State:

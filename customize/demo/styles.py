@@ -101,7 +101,7 @@ def _pixelated(pixels: Pixels) -> Pixels:
 
 
 def _blurred(pixels: Pixels) -> Pixels:
-    return _filtered(pixels, ImageFilter.GaussianBlur(pixels.shape[0] / 32))
+    return _filtered(pixels, ImageFilter.GaussianBlur(pixels.shape[0] / 40))
 
 
 def _filtered(pixels: Pixels, kind: ImageFilter.Filter) -> Pixels:

@@ -23,14 +23,14 @@ OTHER_WORDS = (
 )
 
 
-def _captions(worlds: tuple[World, ...], count: int) -> list[str]:
-    texts = [caption(world.spec(0, i), random.Random(f"words {i}")) for world in worlds for i in range(count)]
+def _captions(count: int) -> list[str]:
+    texts = [caption(World().spec(0, i), random.Random(f"words {i}")) for i in range(count)]
     return [text.replace(",", " ,") for text in texts]
 
 
-def build_tokenizer(folder: Path, worlds: tuple[World, ...] = (World(),), count: int = 4000) -> CLIPTokenizer:
-    """Train the vocabulary on `count` captions of each world, write it to `folder` and load it from there."""
-    words = Counter(word for text in _captions(worlds, count) for word in text.split())
+def build_tokenizer(folder: Path, count: int = 4000) -> CLIPTokenizer:
+    """Train the vocabulary on `count` captions, write it to `folder` and load it from there."""
+    words = Counter(word for text in _captions(count) for word in text.split())
     known = sorted({word for word, seen in words.items() if seen > 2 and word.isascii()} | set(OTHER_WORDS.split()))
     dice = random.Random("syllables")
     rare = [word for word in (unknown_word(dice) for _ in range(2000)) if word.isascii()]

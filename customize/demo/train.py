@@ -19,18 +19,17 @@ class DemoSettings(Validated):
 
     command: ClassVar[str] = "-m customize.demo.train"
 
-    world: Literal["small", "full"] = setting("small", "data", "how much of the demo world is learned")
-    num_pictures: int = setting(10_000, "data", "pictures that are drawn", minimum=64, maximum=MANY)
+    num_pictures: int = setting(60_000, "data", "pictures that are drawn", minimum=64, maximum=MANY)
     num_workers: int = setting(2, "data", "processes that draw", minimum=1, maximum=1024)
     size: Literal["tiny", "small"] = setting("small", "model", "width of the networks; tiny is for tests")
-    autoencoder_steps: int = setting(2200, "train", "optimizer steps of the autoencoder", minimum=1, maximum=MANY)
-    autoencoder_batch_size: int = setting(8, "train", "pictures per step of the autoencoder", minimum=1, maximum=1024)
-    max_train_steps: int = setting(2300, "train", "optimizer steps of UNet and text encoder", minimum=1, maximum=MANY)
-    train_batch_size: int = setting(32, "train", "pictures per step of these", minimum=1, maximum=4096)
+    autoencoder_steps: int = setting(3000, "train", "optimizer steps of the autoencoder", minimum=1, maximum=MANY)
+    autoencoder_batch_size: int = setting(16, "train", "pictures per step of the autoencoder", minimum=1, maximum=1024)
+    max_train_steps: int = setting(7000, "train", "optimizer steps of UNet and text encoder", minimum=1, maximum=MANY)
+    train_batch_size: int = setting(64, "train", "pictures per step of these", minimum=1, maximum=4096)
     learning_rate: float = setting(0.02, "train", "of Muon; AdamW takes a tenth", above=0, maximum=10)
-    checkpointing_steps: int = setting(100, "output", "steps between checkpoints", minimum=1, maximum=MANY)
-    minimum_psnr: float = setting(25.0, "train", "an autoencoder below this is not built on", unit="dB", minimum=0, maximum=100)
-    minimum_explained: float = setting(0.9, "train", "least explained variance of each colour axis", minimum=-MANY, maximum=1)
+    checkpointing_steps: int = setting(250, "output", "steps between checkpoints", minimum=1, maximum=MANY)
+    minimum_psnr: float = setting(27.0, "train", "an autoencoder below this is not built on", unit="dB", minimum=0, maximum=100)
+    minimum_explained: float = setting(0.95, "train", "least explained variance of each colour axis", minimum=-MANY, maximum=1)
     output_dir: str = again(Settings, "output_dir", "runs/demo_model")
     mixed_precision: Precision = again(Settings, "mixed_precision", "no")
     seed: int = again(Settings, "seed", 0)
@@ -59,10 +58,9 @@ class Stage:
 def run(settings: DemoSettings) -> None:
     """Draws, trains both stages and leaves the pipeline folder in output_dir/model."""
     from customize.demo import dataset, stages
-    from customize.demo.world import SMALL_WORLD, World
+    from customize.demo.world import World
 
-    folder = Path(settings.output_dir)
-    world = SMALL_WORLD if settings.world == "small" else World()
+    folder, world = Path(settings.output_dir), World()
     dataset.prepare(world, settings.seed, settings.num_pictures, folder / "data", settings.num_workers)
     pixels, specs = dataset.load(folder / "data")
     vae = stages.train_autoencoder(settings, pixels, folder / "autoencoder")
