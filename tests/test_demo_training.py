@@ -1,6 +1,7 @@
 """The demo model's training: its optimizer, its two stages, and that a stopped run goes on as if it had not stopped."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from customize.batches import Deck, Recipe
-from customize.demo import dataset, stages
+from customize.demo import dataset, stages, train
 from customize.demo.autoencoder import Autoencoder, PixelBatches, encode, measure, on_axes, standardise
 from customize.demo.muon import Muon, orthogonal, parameter_groups
 from customize.demo.networks import TINY, build_vae
@@ -140,6 +141,20 @@ def test_both_stages_stopped_and_resumed_give_the_same_bits(pictures, tmp_path: 
     assert not [file for file in (tmp_path / "whole/model").rglob("*.json") if str(tmp_path) in file.read_text()]
 
 
+def test_a_trained_model_is_trained_further(pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the earlier weights, not from new ones: one step at almost no learning rate leaves them almost as they were."""
+    tokenizer = build_tokenizer(tmp_path / "words", 50)
+    monkeypatch.setattr(stages, "build_tokenizer", lambda folder: tokenizer)
+    train_both(demo_settings(tmp_path / "first", 2), *pictures[1:])
+    settings = demo_settings(tmp_path / "second", 1, initial_model=str(tmp_path / "first/model"), learning_rate=1e-6)
+    run(settings, pictures[0])
+    before, after = (weights(tmp_path / name) for name in ("first", "second"))
+    for part, file in after.items():
+        found, expected = load_file(file), load_file(before[part])
+        assert all(torch.allclose(tensor, expected[key], atol=2e-3) for key, tensor in found.items()), part
+    assert not (tmp_path / "second/autoencoder").exists()
+
+
 def test_noise_levels_of_a_step_are_spread_evenly_and_each_is_uniform(pictures, tmp_path: Path) -> None:
     """Variational Diffusion Models, appendix I.1: within a step one in each of its parts; over the steps all alike."""
     recipe, alphas_cumprod = Recipe(seed=3, global_batch=8), torch.linspace(1, 0, 1000)
@@ -162,7 +177,13 @@ def test_no_caption_is_longer_than_the_text_encoder_reads() -> None:
 def train_both(settings: DemoSettings, pixels: np.ndarray, specs: list[Spec]) -> None:
     folder = Path(settings.output_dir)
     vae = stages.train_autoencoder(settings, pixels, folder / "autoencoder")
-    stages.train_denoiser(settings, World(), vae, pixels, specs, folder)
+    stages.train_denoiser(settings, World(), stages.untrained(settings, vae, folder / "tokenizer"), pixels, specs, folder)
+
+
+def run(settings: DemoSettings, data: Path) -> None:
+    """The whole command, on pictures that are drawn already."""
+    shutil.copytree(data, Path(settings.output_dir) / "data")
+    train.run(settings)
 
 
 def stopping(calls: int) -> Callable:

@@ -17,6 +17,7 @@ from customize.demo.pretraining import EvenSamples, Pretraining
 from customize.demo.tokenizer import build_tokenizer
 from customize.demo.train import DemoSettings, Stage
 from customize.demo.world import Spec, World
+from customize.families import load, locate
 from customize.families.stable_diffusion import StableDiffusion
 from customize.files import new_folder, write_bytes
 from customize.methods.method import Method
@@ -56,17 +57,27 @@ def train_autoencoder(settings: DemoSettings, pixels: np.ndarray, folder: Path) 
     return vae
 
 
+def untrained(settings: DemoSettings, vae: AutoencoderKL, tokenizer_folder: Path) -> StableDiffusion:
+    """A model whose autoencoder is trained, and nothing else."""
+    torch.manual_seed(settings.seed + 1)
+    tokenizer = build_tokenizer(tokenizer_folder)
+    text_encoder, unet = build_text_encoder(tokenizer, sizes(settings)), build_unet(sizes(settings))
+    return StableDiffusion("demo", tokenizer_folder.parent, unet, vae, text_encoder, tokenizer, build_scheduler())
+
+
+def earlier(folder: str) -> StableDiffusion:
+    """A model that was trained before, in float32."""
+    return load(locate(folder)).to(torch.float32)
+
+
 def train_denoiser(
-    settings: DemoSettings, world: World, vae: AutoencoderKL, pixels: np.ndarray, specs: list[Spec], folder: Path
+    settings: DemoSettings, world: World, family: StableDiffusion, pixels: np.ndarray, specs: list[Spec], folder: Path
 ) -> Path:
     """Text encoder and UNet; returns the pipeline folder."""
-    torch.manual_seed(settings.seed + 1)
-    tokenizer = build_tokenizer(folder / "tokenizer")
-    text_encoder, unet = build_text_encoder(tokenizer, sizes(settings)), build_unet(sizes(settings))
-    family = StableDiffusion("demo", folder / "model", unet, vae, text_encoder, tokenizer, build_scheduler())
+    moments = encoded(family.vae, pixels, folder / "latents.safetensors")
     pictures = [
-        Picture(f"rendering {index}", world.captions(spec, settings.seed, index, CAPTIONS), {0: moments})
-        for index, (spec, moments) in enumerate(zip(specs, encoded(vae, pixels, folder / "latents.safetensors"), strict=True))
+        Picture(f"rendering {index}", world.captions(spec, settings.seed, index, CAPTIONS), {0: moments[index]})
+        for index, spec in enumerate(specs)
     ]
     recipe = Recipe(settings.seed, settings.train_batch_size, CAPTION_DROPOUT)
     samples = EvenSamples(family, recipe, Deck("world", recipe, len(pictures), [1] * len(pictures)), pictures)

@@ -21,6 +21,9 @@ class DemoSettings(Validated):
 
     num_pictures: int = setting(60_000, "data", "pictures that are drawn", minimum=64, maximum=MANY)
     num_workers: int = setting(2, "data", "processes that draw", minimum=1, maximum=1024)
+    initial_model: str | None = setting(
+        None, "model", "a folder that such a training wrote: its denoiser is trained further, its autoencoder stays as it is"
+    )
     size: Literal["tiny", "small"] = setting("small", "model", "width of the networks; tiny is for tests")
     autoencoder_steps: int = setting(3000, "train", "optimizer steps of the autoencoder", minimum=1, maximum=MANY)
     autoencoder_batch_size: int = setting(16, "train", "pictures per step of the autoencoder", minimum=1, maximum=1024)
@@ -63,8 +66,12 @@ def run(settings: DemoSettings) -> None:
     folder, world = Path(settings.output_dir), World()
     dataset.prepare(world, settings.seed, settings.num_pictures, folder / "data", settings.num_workers)
     pixels, specs = dataset.load(folder / "data")
-    vae = stages.train_autoencoder(settings, pixels, folder / "autoencoder")
-    stages.train_denoiser(settings, world, vae, pixels, specs, folder)
+    if settings.initial_model:
+        family = stages.earlier(settings.initial_model)
+    else:
+        vae = stages.train_autoencoder(settings, pixels, folder / "autoencoder")
+        family = stages.untrained(settings, vae, folder / "tokenizer")
+    stages.train_denoiser(settings, world, family, pixels, specs, folder)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
