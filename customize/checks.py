@@ -189,7 +189,46 @@ def _overwrite_or_resume(settings: Any) -> Iterator[Problem]:
         yield Problem("resume_from_checkpoint", "and overwrite_output_dir contradict each other", "keep one of the two")
 
 
+PARTS_OF_A_PICTURE = {"hybrid": 2, "triple": 3, "colour": 2, "motion": 2}
+
+
+def _prompts_of_a_picture(settings: Any) -> Iterator[Problem]:
+    """One picture of several prompts needs as many as it has views, parts or ends."""
+    given, illusion = len(settings.prompt), settings.illusion
+    if settings.between is not None and given != 2:
+        yield Problem("prompt", f"{given} given, where between leads from one to another", "give two prompts")
+    if illusion == "none":
+        return
+    if settings.between is not None:
+        yield Problem("illusion", "and between both make one picture of the prompts", "keep one of the two")
+    wanted = PARTS_OF_A_PICTURE.get(illusion, len(settings.view))
+    if wanted < 2:
+        yield Problem("view", f"illusion = {illusion} needs one for each prompt", "give two or more, such as identity flip")
+    elif given != wanted:
+        yield Problem("prompt", f"{given} given, where illusion = {illusion} takes {wanted}", "give one for each part or view")
+    if settings.image is not None:
+        yield Problem("image", f"illusion = {illusion} starts from noise", "leave one of the two out")
+
+
+def _lesson(settings: Any) -> Iterator[Problem]:
+    """A lesson is about a picture; all else, and what is denoised, about a prompt."""
+    if not settings.prompt and settings.lesson in ("none", "denoising"):
+        yield Problem("prompt", "is missing", "give what to show")
+    if settings.lesson != "none" and settings.image is None:
+        yield Problem("image", f"is missing: lesson = {settings.lesson} is about it", "name a picture")
+
+
+def _chain(settings: Any) -> Iterator[Problem]:
+    if settings.chain > 1 and settings.sweep:
+        yield Problem("chain", "and sweep both make the columns of the sheet", "keep one of the two")
+    if settings.chain > 1 and settings.mask_image is not None:
+        yield Problem("chain", "is not made of masked pictures", "leave mask_image out")
+
+
 CHECKS: tuple[Check, ...] = (
+    _chain,
+    _lesson,
+    _prompts_of_a_picture,
     _train_data,
     _instance_data,
     _counts,

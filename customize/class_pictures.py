@@ -44,6 +44,7 @@ def complete(settings, family: StableDiffusion, resolution: int) -> tuple[Exampl
             seeds = [draws.generator(settings.seed, f"class/{name}", 0).initial_seed() for name in batch]
             pictures = pipeline.generate(
                 settings.class_prompt,
+                plain_prompt=True,
                 seeds=seeds,
                 num_inference_steps=settings.sample_inference_steps,
                 guidance_scale=settings.sample_guidance_scale,

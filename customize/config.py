@@ -24,6 +24,11 @@ BASE_MODEL = "base model: a hub name, a diffusers folder, a .safetensors file, o
 OWN = "none: the base model's own"
 
 
+Lesson = Literal["none", "autoencoder", "forward", "denoising"]
+OF_VIEWS = ("anagram", "alternating_anagram", "looking_glass")
+Illusion = Literal["none", "anagram", "alternating_anagram", "looking_glass", "hybrid", "triple", "colour", "motion"]
+
+
 class Settings(Validated):
     """What training and generating have in common."""
 
@@ -221,8 +226,11 @@ class InferenceSettings(Settings):
         (), "model", "learned weights as PATH[:SCALE]; PATH is a run folder or a .safetensors file", text="weights"
     )
     partial_weights: bool = setting(False, "model", "take what fits of adapters that fit this base model only in part")
-    prompt: tuple[str, ...] = setting(..., "inference", "what to show; num_images pictures for each prompt")
+    prompt: tuple[str, ...] = setting(
+        (), "inference", "what to show; num_images pictures for each prompt", default_in_words="required, but for some lessons"
+    )
     negative_prompt: str = setting("", "inference", "what not to show", text="any")
+    plain_prompt: bool = setting(False, "inference", "take brackets, AND and BREAK in prompts as text")
     guidance_scale: float = setting(
         7.5, "inference", "how strongly the prompt is obeyed; 1 is no guidance", minimum=0, maximum=100
     )
@@ -248,6 +256,17 @@ class InferenceSettings(Settings):
         None, "inference", "how much of it is made anew", above=0, maximum=1, only_with=("image", ()),
         default_in_words="0.8; with a mask 1",
     )  # fmt: skip
+    chain: int = setting(
+        1,
+        "inference",
+        "pictures in a row of which each starts from the one before",
+        minimum=1,
+        maximum=1000,
+        only_with=("image", ()),
+    )
+    show_start: bool = setting(
+        False, "inference", "show on the sheet what the pictures start from, with its noise", only_with=("image", ())
+    )
     mask_image: str | None = setting(
         None, "inference", "a picture that is white where the start picture is made anew; the rest stays", only_with=("image", ())
     )
@@ -256,7 +275,29 @@ class InferenceSettings(Settings):
         minimum=1, maximum=100, only_with=("mask_image", ()),
     )  # fmt: skip
     jump_length: int = setting(10, "inference", "steps in such a stretch", minimum=1, maximum=1000, only_with=("mask_image", ()))
+    between: float | None = setting(
+        None, "inference", "one picture on the way from the first of two prompts (0) to the second (1)", minimum=0, maximum=1
+    )
+    interpolation: Literal["linear", "spherical"] = setting(
+        "linear", "inference", "the way between two prompts", only_with=("between", ())
+    )
+    illusion: Illusion = setting(
+        "none", "inference", "one picture of all prompts: under views (anagram, looking_glass) or as a sum of parts (hybrid, ...)"
+    )
+    view: tuple[str, ...] = setting(
+        (), "inference", "how each prompt is seen: identity, flip, rotate_180, jigsaw, ...", only_with=("illusion", OF_VIEWS)
+    )
+    sweep: tuple[str, ...] = setting(
+        (), "inference", "a setting and its values, such as guidance_scale=1,2.5,5 or seed=1..4; up to three make a grid"
+    )
+    lesson: Lesson = setting(
+        "none", "inference", "how it works, on `image`: what the autoencoder keeps, what noise does, three ways to take it out"
+    )
     trace: bool = setting(False, "inference", "write what happens at each step: strip, GIF and trace.jsonl")
+    trace_decode: Literal["linear", "full"] = setting(
+        "linear", "inference", "how its pictures are made: by a linear map that costs nothing, or by the autoencoder",
+        only_with=("trace", (True,)),
+    )  # fmt: skip
     output_dir: str = again(Settings, "output_dir", "images")
 
     @property

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from customize.data import Example
 from customize.errors import InputError
 from customize.families.stable_diffusion import StableDiffusion
 from customize.files import new_folder, write_image
-from customize.inference.estimates import Conditional
 from customize.inference.figures import before_after, contact_sheet
 from customize.inference.pipeline import Pipeline
 from customize.inference.schedulers import make_scheduler
+from customize.inference.wording import Text
 from customize.methods.method import Condition
 from customize.trainer import State
 
@@ -31,8 +32,8 @@ class ConditionedPipeline(Pipeline):
         super().__init__(family)
         self.condition = condition
 
-    def conditional(self, prompts: Sequence[str]) -> Conditional:
-        return Conditional(self.condition(prompts))
+    def hidden_states(self, texts: Sequence[Text]) -> Tensor:
+        return self.condition(["".join(span.text for span in text) for text in texts])
 
 
 class SamplePictures:
@@ -64,6 +65,7 @@ class SamplePictures:
         settings = self.settings
         return self.pipeline.generate(
             prompt,
+            plain_prompt=True,
             seeds=list(seeds),
             num_inference_steps=settings.sample_inference_steps,
             guidance_scale=settings.sample_guidance_scale,

@@ -27,6 +27,13 @@ CONDITIONS = {
     ("train_text_encoder", (True,)): {"train_text_encoder": True},
     ("dataset_name", ()): {"dataset_name": "pictures", "train_data_dir": (), "instance_data_dir": None},
     ("image", ()): {"image": "cat.png"},
+    ("trace", (True,)): {"trace": True},
+    ("between", ()): {"prompt": ["a cat", "a dog"], "between": 0.5},
+    ("illusion", ("anagram", "alternating_anagram", "looking_glass")): {
+        "prompt": ["a cat", "a dog"],
+        "illusion": "anagram",
+        "view": ["identity", "flip"],
+    },
     ("mask_image", ()): {"image": "cat.png", "mask_image": "mask.png"},
 }
 
@@ -166,6 +173,13 @@ CROSS = [
     (DreamBoothSettings, {"prior_preservation": "teacher", "class_prompt": "a dog"}, "prior_preservation"),
     (DreamBoothSettings, {"adapter": "lora", **PRIOR, "prior_preservation": "teacher"}, "class_data_dir"),
     (InferenceSettings, {"strength": 0.5}, "strength"),
+    (InferenceSettings, {"between": 0.5}, "prompt"),
+    (InferenceSettings, {"interpolation": "spherical"}, "interpolation"),
+    (InferenceSettings, {"illusion": "hybrid"}, "prompt"),
+    (InferenceSettings, {"illusion": "anagram"}, "view"),
+    (InferenceSettings, {"illusion": "anagram", "view": ["identity", "flip"], "prompt": ["a", "b", "c"]}, "prompt"),
+    (InferenceSettings, {"illusion": "hybrid", "prompt": ["a", "b"], "image": "a.png"}, "image"),
+    (InferenceSettings, {"illusion": "hybrid", "prompt": ["a", "b"], "between": 0.5}, "illusion"),
     (InferenceSettings, {"weights": "cat.bin:0.5"}, "weights"),
     (InferenceSettings, {"weights": "cat.safetensors:nan"}, "weights"),
     (InferenceSettings, {"weights": ":0.5"}, "weights"),

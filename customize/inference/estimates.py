@@ -68,11 +68,11 @@ class WithChannels:
 
 @dataclass(frozen=True)
 class Guided:
-    """negative + scale * (positive - negative): see `guided`."""
+    """negative + scale * (positive - negative): see `guided`. scale: one for all images, or [B, 1, 1, 1]."""
 
     positive: Estimate
     negative: Estimate
-    scale: float
+    scale: float | Tensor
 
     def questions(self, latents: Tensor, step: "Step") -> list[Question]:
         return [*self.negative.questions(latents, step), *self.positive.questions(latents, step)]
@@ -80,6 +80,26 @@ class Guided:
     def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
         negative = self.negative.combine(answers, latents, step)
         return negative + self.scale * (self.positive.combine(answers, latents, step) - negative)
+
+
+@dataclass(frozen=True)
+class Composed:
+    """negative + scale * sum_i weight_i * (part_i - negative): Liu et al. 2022, "Compositional Visual Generation with
+    Composable Diffusion Models", equation 11. parts: (estimate, weight [B, 1, 1, 1]) pairs; scale: as in `Guided`.
+    """
+
+    parts: tuple[tuple[Estimate, Tensor], ...]
+    negative: Estimate
+    scale: float | Tensor
+
+    def questions(self, latents: Tensor, step: "Step") -> list[Question]:
+        estimates = [self.negative, *(estimate for estimate, _ in self.parts)]
+        return [question for estimate in estimates for question in estimate.questions(latents, step)]
+
+    def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
+        negative = self.negative.combine(answers, latents, step)
+        differences = (weight * (estimate.combine(answers, latents, step) - negative) for estimate, weight in self.parts)
+        return negative + self.scale * sum(differences)
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,32 @@ B images, C latent channels, H W latent height and width, L tokens, D embedding 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from customize.conditioning import encode
 from customize.errors import InputError, NumericsError, Problem
 from customize.families.stable_diffusion import StableDiffusion
-from customize.inference.estimates import Conditional, Estimate, guided
+from customize.inference.estimates import Estimate
 from customize.inference.inpainting import as_pixels, inpainted, read_mask, takes_mask
 from customize.inference.sampler import Course, Moment, draw_noise, first_place, noised, sample
 from customize.inference.schedulers import make_scheduler
+from customize.inference.wording import Prompt, Text, worded
+
+
+@dataclass(frozen=True)
+class Composition:
+    """One picture of several prompts. of: given an estimate for each prompt, in their order, returns the picture's.
+
+    copies: how many latents each picture has, the first of them being those that are shown.
+    """
+
+    of: Callable[[Sequence[Estimate]], Estimate]
+    copies: int = 1
 
 
 class Pipeline:
@@ -32,11 +46,11 @@ class Pipeline:
     @torch.no_grad()
     def generate(
         self,
-        prompts: str | Sequence[str],
+        prompts: Prompt | Sequence[Prompt | tuple[Prompt, ...]],
         *,
         negative_prompt: str | Sequence[str] = "",
         num_inference_steps: int = 50,
-        guidance_scale: float = 7.5,
+        guidance_scale: float | Sequence[float] = 7.5,
         seeds: int | Sequence[int] = 0,
         height: int | None = None,
         width: int | None = None,
@@ -48,31 +62,40 @@ class Pipeline:
         scheduler: str | None = None,
         use_karras_sigmas: bool | None = None,
         max_batch: int | None = None,
+        plain_prompt: bool = False,
+        composition: Composition | None = None,
         record: Callable[[Moment], None] = lambda moment: None,
         output_type: str = "pil",
     ) -> Any:
-        """Returns B pictures; of prompts, negative prompts, seeds and images, a single one serves for all B.
+        """Returns B pictures; of prompts, negative prompts, guidance scales, seeds and images, one serves for all B.
 
+        prompts: read by the grammar of `customize.prompts`, unless `plain_prompt`; with a composition each is a tuple, and
+        the pictures' stand in a list.
         A picture depends on its own prompt, seed and image only, not on the others in its batch.
-        guidance_scale: up to 1, the negative prompt is not asked. height, width: in pixels; by default the base model's
-        own, or with an image its shape at as many pixels. image, strength: start from it, noised to the part `strength`
-        (above 0, up to 1; by default 0.8, with a mask 1) of the schedule. mask_image: only where it is white the image is
-        made anew, every other pixel comes back as it was. num_resamples, jump_length: see `inpainting.repaint_plan`.
+        guidance_scale: where all are up to 1, the negative prompts are not asked. height, width: in pixels; by default the
+        base model's own, or with an image its shape at as many pixels. image, strength: start from it, noised to the part
+        `strength` (above 0, up to 1; by default 0.8, with a mask 1) of the schedule. mask_image: only where it is white the
+        image is made anew, every other pixel comes back as it was. num_resamples, jump_length: see `repaint_plan`.
         scheduler, use_karras_sigmas: see `make_scheduler`. max_batch: most rows in a call of a network (with guidance, a
         picture is two). output_type: "pil", or "latent" for [B, C, H, W].
 
         Raises InputError for what cannot be done (a prompt that is too long, ...), NumericsError for NaN and infinity.
         """
-        count, (prompts, negative_prompts, seeds, images, masks) = together(
-            prompts=prompts, negative_prompt=negative_prompt, seeds=seeds, image=image, mask_image=mask_image
-        )
+        prompts = [prompts] if composition and isinstance(prompts, tuple) else prompts
+        count, (prompts, negative_prompts, scales, seeds, images, masks) = together(
+            prompts=prompts, negative_prompt=negative_prompt, guidance_scale=guidance_scale, seeds=seeds, image=image,
+            mask_image=mask_image,
+        )  # fmt: skip
         self.check_pictures(images[0], masks[0])
         size = self.size(height, width, images[0])
         solver = make_scheduler(self.family.scheduler, scheduler, use_karras_sigmas)
         usual = 0.8 if images[0] and not masks[0] else 1.0
         first = set_steps(solver, num_inference_steps, usual if strength is None else strength, self.family.device)
-        estimate = self.estimate(prompts, negative_prompts, guidance_scale)
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        copies = composition.copies if composition else 1
+        parts = zip(*(prompts if composition else [[prompt] for prompt in prompts]), strict=True)
+        estimates = [self.estimate(part, negative_prompts, scales, num_inference_steps, plain_prompt) for part in parts]
+        estimate = composition.of(estimates) if composition else estimates[0]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds] * copies
         images = [image and fitted(image, size) for image in images]
         if masks[0]:
             masks = [read_mask(mask, size) for mask in masks]
@@ -94,20 +117,19 @@ class Pipeline:
             max_batch=max_batch,
             record=record,
         )
-        assert len(latents) == count
+        latents = latents[:count]
         return latents if output_type == "latent" else course.finish(self.decode(latents, max_batch))
 
-    def estimate(self, prompts: Sequence[str], negative_prompts: Sequence[str], guidance_scale: float) -> Estimate:
-        """Guidance from the negative prompts to the prompts, one of each per picture."""
-        if guidance_scale <= 1:
-            return self.conditional(prompts)
-        return guided(self.conditional(prompts), self.conditional(negative_prompts), guidance_scale)
+    def estimate(
+        self, prompts: Sequence[Prompt], negatives: Sequence[str], scales: Sequence[float], steps: int, plain: bool = False
+    ) -> Estimate:
+        """Guidance from the negative prompts to the prompts, one of each and a scale per picture: see `worded`."""
+        scale = torch.tensor(scales, dtype=self.family.unet.dtype, device=self.family.device).view(-1, 1, 1, 1)
+        return worded(self.hidden_states, prompts, negatives, scale, steps, plain)
 
-    def conditional(self, prompts: Sequence[str]) -> Conditional:
-        """What the network says to these prompts, one per picture; each different one is encoded once."""
-        different = list(dict.fromkeys(prompts))
-        hidden_states = self.family.encode_prompts(self.family.tokenize(different))
-        return Conditional(hidden_states[[different.index(prompt) for prompt in prompts]])
+    def hidden_states(self, texts: Sequence[Text]) -> Tensor:
+        """encoder_hidden_states [B, L, D] of texts, all of one length."""
+        return encode(self.family, texts)
 
     def size(self, height: int | None, width: int | None, picture: Image.Image | None) -> tuple[int, int]:
         """(height, width) in pixels; what is not given follows the picture's shape and the base model's resolution."""

@@ -1,0 +1,126 @@
+"""From spans of text to encoder_hidden_states: prompts of any length, in chunks, with a weight for each token.
+
+B prompts, N chunks, L tokens that the text encoder reads at once (two of them mark start and end), D embedding width.
+
+Chunks are cut and weights applied as by AUTOMATIC1111's stable-diffusion-webui ("Original" emphasis), so that prompts
+written for it mean the same here.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from customize.errors import InputError, Problem
+from customize.families.stable_diffusion import StableDiffusion
+from customize.prompts import BREAK, Span
+
+NEAR = 20  # a chunk ends after its last comma, where fewer tokens than this follow it
+LEAST = 0.1  # no mean is restored by more than the inverse of this
+
+
+@dataclass(frozen=True)
+class Word:
+    """Tokens that stay in one chunk: a learned word's, or a single one."""
+
+    input_ids: tuple[int, ...]
+    weight: float
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What the text encoder reads at once: L tokens and the weight of each."""
+
+    input_ids: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+def encode(family: StableDiffusion, prompts: Sequence[Sequence[Span]]) -> Tensor:
+    """encoder_hidden_states [B, N * L, D] of prompts as `customize.prompts` gives them; N: most chunks of any.
+
+    Prompts that are to have one length (a picture's prompt and negative prompt) go into one call; shorter ones are
+    filled with empty chunks. Each different chunk is encoded once and by itself, so that its bits do not depend on
+    what else there is. Raises InputError for a learned word that does not fit into a chunk.
+    """
+    rows = [chunks(family, spans) for spans in prompts]
+    count = max(map(len, rows))
+    empty = padded(family, [])
+    rows = [row + [empty] * (count - len(row)) for row in rows]
+    hidden_states = {chunk: encode_chunk(family, chunk) for chunk in dict.fromkeys(chunk for row in rows for chunk in row)}
+    return torch.stack([torch.cat([hidden_states[chunk] for chunk in row]) for row in rows])
+
+
+def encode_chunk(family: StableDiffusion, chunk: Chunk) -> Tensor:
+    """[L, D]: h' = w h mean(h) / mean(w h), the means over all of [L, D]. Weights of 1 change no bit.
+
+    Where the tokens' means have one sign, as in CLIP, the quotient lies between 1 / max(w) and 1 / min(w). It is kept
+    there, since an encoder whose mean is about 0 would make it noise.
+    """
+    hidden_states = family.encode_prompts(torch.tensor([chunk.input_ids], device=family.text_encoder.device))[0]
+    if all(weight == 1 for weight in chunk.weights):
+        return hidden_states
+    plain = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
+    weighted = plain * torch.tensor(chunk.weights, dtype=plain.dtype, device=plain.device)[:, None]
+    least, most = max(min(chunk.weights), LEAST), max(chunk.weights)
+    factor = (plain.mean() / weighted.mean()).nan_to_num(1).clamp(1 / most, 1 / least)
+    return (weighted * factor).to(hidden_states.dtype)
+
+
+def chunks(family: StableDiffusion, spans: Sequence[Span]) -> list[Chunk]:
+    """The chunks of one prompt, at least one. Raises InputError for a learned word that does not fit into one."""
+    size = family.tokenizer.model_max_length - 2
+    comma = family.tokenizer.convert_tokens_to_ids(",</w>")
+    return [padded(family, tokens) for tokens in cut(words(family, spans), size, comma)]
+
+
+def words(family: StableDiffusion, spans: Sequence[Span]) -> Iterator[Word | None]:
+    """The tokens of the spans; None for BREAK."""
+    learned = {family.tokenizer.convert_tokens_to_ids(word): len(tokens) for word, tokens in family.placeholders.items()}
+    for span in spans:
+        if span == BREAK:
+            yield None
+            continue
+        input_ids = family.tokenizer(family.expand(span.text), add_special_tokens=False, verbose=False).input_ids
+        place = 0
+        while place < len(input_ids):
+            length = learned.get(input_ids[place], 1)
+            yield Word(tuple(input_ids[place : place + length]), span.weight)
+            place += length
+
+
+def cut(words: Iterable[Word | None], size: int, comma: int) -> list[list[tuple[int, float]]]:
+    """Lists of at most `size` (token, weight); a new one starts at None, and where a word does not fit.
+
+    What follows the last comma of a full list moves to the next, where it is fewer than `NEAR` tokens.
+    """
+    result: list[list[tuple[int, float]]] = [[]]
+    after_comma = 0
+    for word in words:
+        if word is None:
+            result.append([])
+            after_comma = 0
+            continue
+        length = len(word.input_ids)
+        if length > size:
+            what = f"a learned word has {length} vectors, and the text encoder reads {size} at once"
+            raise InputError(Problem("prompt", what, "leave it out"))
+        if len(result[-1]) + length > size:
+            is_near = after_comma and len(result[-1]) - after_comma < NEAR and word.input_ids != (comma,)
+            place = after_comma if is_near else len(result[-1])
+            moved = result[-1][place:]
+            del result[-1][place:]
+            result += [moved] if len(moved) + length <= size else [moved, []]
+            after_comma = 0
+        result[-1] += [(token, word.weight) for token in word.input_ids]
+        if word.input_ids == (comma,):
+            after_comma = len(result[-1])
+    return result if result[-1] or len(result) == 1 else result[:-1]
+
+
+def padded(family: StableDiffusion, tokens: Sequence[tuple[int, float]]) -> Chunk:
+    """At most L - 2 (token, weight) between start and end, filled up to L."""
+    tokenizer = family.tokenizer
+    fill = tokenizer.model_max_length - 2 - len(tokens)
+    input_ids = (tokenizer.bos_token_id, *(token for token, _ in tokens), tokenizer.eos_token_id)
+    return Chunk(input_ids + (tokenizer.pad_token_id,) * fill, (1.0, *(weight for _, weight in tokens), 1.0) + (1.0,) * fill)

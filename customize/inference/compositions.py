@@ -1,0 +1,41 @@
+"""What the setting `illusion` names: how several prompts become one picture.
+
+B images, C latent channels, H W latent height and width.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from customize.config import InferenceSettings
+from customize.inference import illusions
+from customize.inference.illusions import Components, Factorised, LookingGlass, anagram
+from customize.inference.pipeline import Composition, Pipeline
+from customize.inference.views import parse_view
+
+PARTS: dict[str, Callable[[], Components]] = {
+    "hybrid": illusions.hybrid,
+    "triple": illusions.triple,
+    "colour": illusions.colour,
+    "motion": illusions.motion,
+}
+
+
+def composition(settings: InferenceSettings, pipeline: Pipeline) -> Composition | None:
+    """How the prompts of one picture become its estimate; None where a picture has one prompt. Raises InputError."""
+    if settings.illusion == "none":
+        return None
+    if settings.illusion in PARTS:
+        components = PARTS[settings.illusion]()
+        return Composition(lambda estimates: Factorised(estimates, components))
+    views = [parse_view(view) for view in settings.view]
+    if settings.illusion == "looking_glass":
+
+        def encode(pixels: Tensor) -> Tensor:
+            moments = pipeline.family.encode(pixels)
+            return pipeline.family.sample_latents(moments, torch.zeros_like(moments.chunk(2, 1)[0]))
+
+        return Composition(lambda estimates: LookingGlass(estimates, views, encode, pipeline.family.decode), len(views))
+    mode = "mean" if settings.illusion == "anagram" else "alternate"
+    return Composition(lambda estimates: anagram(list(zip(estimates, views, strict=True)), mode, latent=True))

@@ -1,0 +1,117 @@
+"""How a diffusion model works, in pictures: what the autoencoder keeps, what noise does, and three ways to take it out.
+
+B images, C latent channels, H W latent height and width. A lesson takes a pipeline and a picture, and returns a sheet.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image, ImageChops, ImageFilter
+from torch import Tensor
+
+from customize.inference.estimates import Estimate
+from customize.inference.figures import contact_sheet
+from customize.inference.inpainting import as_pixels
+from customize.inference.pipeline import Pipeline, fitted
+from customize.inference.sampler import noise_and_clean, noised, sample, steps_of
+from customize.inference.schedulers import make_scheduler
+from customize.inference.sweep import Wanted
+from customize.inference.trace import colour_map
+
+LEVELS = (250, 500, 750)
+"""Timesteps, of 1000, at which noise is shown."""
+AMPLIFIED = 4
+
+
+def psnr(first: Image.Image, second: Image.Image) -> float:
+    """Peak signal-to-noise ratio of two RGB pictures of one size in dB; infinite where they are equal."""
+    difference = np.asarray(first, np.float64) - np.asarray(second, np.float64)
+    error = np.square(difference).mean()
+    return float(10 * np.log10(255**2 / error)) if error else float("inf")
+
+
+@torch.no_grad()
+def autoencoder(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Image.Image:
+    """Picture, its latents (by the linear map that fits best), the picture decoded from them, and the difference.
+
+    Rombach et al. 2022, section 3.1. The latents are the posterior's mean.
+    """
+    family, picture = pipeline.family, fitting(pipeline, picture)
+    moments = family.encode(as_pixels(picture))
+    latents = family.sample_latents(moments, torch.zeros_like(moments.chunk(2, 1)[0]))
+    (decoded,) = pipeline.decode(latents)
+    difference = ImageChops.difference(picture, decoded).point(lambda value: min(255, AMPLIFIED * value))
+    plain = latents[0].float().cpu()
+    seen = Image.fromarray(colour_map(plain, decoded)(plain[None])[0]).resize(picture.size, Image.Resampling.NEAREST)
+    ratio = 3 * picture.width * picture.height / latents.numel()
+    columns = ["picture", f"latents: {ratio:.0f} times fewer numbers", f"decoded: {psnr(picture, decoded):.1f} dB"]
+    return contact_sheet([[picture, seen, decoded, difference]], [*columns, f"difference x {AMPLIFIED}"])
+
+
+@torch.no_grad()
+def forward(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Image.Image:
+    """The forward process (DDPM, equation 4): the picture's latents under more and more of one noise, decoded."""
+    picture, scheduler = fitting(pipeline, picture), pipeline.family.noise_scheduler
+    clean, noise = clean_and_noise(pipeline, picture, wanted.seed)
+    noisy = [pipeline.decode(scheduler.add_noise(clean, noise, torch.tensor([level])))[0] for level in LEVELS]
+    signal = [float(scheduler.alphas_cumprod[level]) ** 0.5 for level in LEVELS]
+    labels = [f"t {level}, signal {alpha:.2f}" for level, alpha in zip(LEVELS, signal, strict=True)]
+    return contact_sheet([[picture, *noisy]], ["picture", *labels])
+
+
+@torch.no_grad()
+def denoising(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Image.Image:
+    """The same noisy picture cleaned by a Gaussian blur, by one answer of the network, and by a stride of small steps.
+
+    One step: the clean latents that the network's answer implies (DDPM, equation 15). Small steps: DDIM (Song et al. 2021,
+    "Denoising Diffusion Implicit Models") with `num_inference_steps` for the whole way.
+    """
+    picture, settings = fitting(pipeline, picture), wanted.settings
+    scheduler = make_scheduler(pipeline.family.scheduler, "DDIMScheduler")
+    scheduler.set_timesteps(settings.num_inference_steps, device=pipeline.family.device)
+    estimate = pipeline.estimate(
+        [wanted.prompts[0]], [settings.negative_prompt], [settings.guidance_scale], settings.num_inference_steps
+    )
+    clean, noise = clean_and_noise(pipeline, picture, wanted.seed)
+    rows, labels = [], []
+    for level in LEVELS:
+        first = int((scheduler.timesteps - level).abs().argmin())
+        start = noised(scheduler, clean, noise, first)
+        (noisy,) = pipeline.decode(start)
+        blurred = noisy.filter(ImageFilter.GaussianBlur(level / 1000 * picture.width / 16))
+        (once,) = pipeline.decode(in_one_step(pipeline, scheduler, start, estimate, first))
+        (stepwise,) = pipeline.decode(sample(pipeline.family.predict, scheduler, start, estimate, first=first))
+        rows.append([noisy, blurred, once, stepwise, picture])
+        labels.append(f"t {int(scheduler.timesteps[first])}, {len(scheduler.timesteps) - first} steps")
+    return contact_sheet(rows, ["noisy", "blurred", "in one step", "in many steps", "picture"], labels)
+
+
+def in_one_step(pipeline: Pipeline, scheduler, start: Tensor, estimate: Estimate, first: int) -> Tensor:
+    """The clean latents [B, C, H, W] that one answer of the network implies."""
+    step = next(iter(steps_of(scheduler, first)))
+    seen = scheduler.scale_model_input(start, step.timestep)
+    answers = [
+        pipeline.family.predict(question.latents, step.timestep.expand(len(start)), question.encoder_hidden_states)
+        for question in estimate.questions(seen, step)
+    ]
+    return noise_and_clean(estimate.combine(iter(answers), seen, step), seen, step)[1]
+
+
+def clean_and_noise(pipeline: Pipeline, picture: Image.Image, seed: int) -> tuple[Tensor, Tensor]:
+    """A picture's latents [1, C, H, W] and noise of their shape, both drawn with this seed."""
+    generators = [torch.Generator().manual_seed(seed)]
+    clean = pipeline.encode([picture], generators)
+    return clean, pipeline.noise((picture.height, picture.width), generators)
+
+
+def fitting(pipeline: Pipeline, picture: Image.Image) -> Image.Image:
+    """The picture as RGB in its own shape, as large as the base model's pictures."""
+    return fitted(picture, pipeline.size(None, None, picture))
+
+
+LESSONS: dict[str, Callable[[Pipeline, Image.Image, Wanted], Image.Image]] = {
+    "autoencoder": autoencoder,
+    "forward": forward,
+    "denoising": denoising,
+}

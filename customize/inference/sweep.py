@@ -1,0 +1,187 @@
+"""Sweeps: settings that take several values each, and the labelled grid that their pictures form.
+
+`guidance_scale=1,2.5,5` `seed=1..4` `strength=0.2..1..0.2` `prompt=a cat|a dog`: values stand between commas, texts between
+bars. The first sweep makes the columns of the sheet, the second and third the rows.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from customize.config import InferenceSettings
+from customize.errors import InputError, Problem
+from customize.setting import Setting, table, unknown, written
+
+SETTING = "sweep"
+MOST_AXES, MOST_VALUES = 3, 1000
+FIXED = (
+    SETTING, "like", "num_images", "chain", "show_start", "batch_size", "trace", "trace_decode", "output_dir",
+    "overwrite_output_dir",
+)  # fmt: skip
+"""Settings of the run as a whole."""
+PROMPTS = ("prompt", "negative_prompt")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The values that one setting takes, each fit for it."""
+
+    name: str
+    values: tuple[Any, ...]
+
+    @property
+    def labels(self) -> list[str]:
+        """What stands beside the pictures."""
+        texts = [" ".join(value) if isinstance(value, tuple) else written(value) for value in self.values]
+        return texts if self.name == "prompt" else [f"{self.name.replace('_', ' ')} {text or '(none)'}" for text in texts]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One picture that is asked for: by these settings, which hold no sweep, with these prompts (mostly one) and seed.
+
+    link: its place in a chain; from 1 on it starts from the picture before it.
+    """
+
+    settings: InferenceSettings
+    prompts: tuple[str, ...]
+    seed: int
+    link: int = 0
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All pictures of a run as they stand on the sheet, in rows of equal length."""
+
+    rows: list[list[Wanted]]
+    column_labels: list[str]
+    row_labels: list[str]
+
+    @property
+    def wanted(self) -> list[Wanted]:
+        """The pictures in reading order."""
+        return [wanted for row in self.rows for wanted in row]
+
+
+def grid(settings: InferenceSettings) -> Grid:
+    """The pictures that the settings ask for: without sweeps a row per prompt and a column per seed.
+
+    Raises InputError with every value that does not fit.
+    """
+    seeds = range(settings.seed, settings.seed + settings.num_images)
+    axes = read_axes(settings)
+    if not axes:
+        links = range(settings.chain)
+        rows = [[Wanted(settings, p, seed, link) for seed in seeds for link in links] for p in pictured(settings)]
+        columns = [f"seed {seed}" + f", {link + 1}" * (len(links) > 1) for seed in seeds for link in links]
+        return Grid(rows, columns, [", ".join(prompts) for prompts in pictured(settings)])
+    columns, *others = axes
+    rows, labels = [], []
+    for chosen in product(*(range(len(axis.values)) for axis in reversed(others))):
+        fixed = {axis.name: axis.values[place] for axis, place in zip(reversed(others), chosen, strict=True)}
+        heading = [axis.labels[place] for axis, place in zip(reversed(others), chosen, strict=True)]
+        row = [point(settings, {**fixed, columns.name: value}) for value in columns.values]
+        for prompts in zip(*map(pictured, row), strict=True):
+            for image in range(settings.num_images):
+                rows.append([Wanted(each, prompts[i], each.seed + image) for i, each in enumerate(row)])
+                own = [", ".join(prompts[0])] if len(pictured(row[0])) > 1 else []
+                own += [f"seed + {image}"] if image else []
+                labels.append(", ".join([*heading, *own]))
+    return Grid(rows, columns.labels, labels if any(labels) else [])
+
+
+def pictured(settings: InferenceSettings) -> list[tuple[str, ...]]:
+    """The prompts of each picture: its own one, or all of them where they are made into one."""
+    together = settings.illusion != "none" or settings.between is not None
+    return [settings.prompt] if together else [(prompt,) for prompt in settings.prompt or ("",)]
+
+
+def point(settings: InferenceSettings, values: Mapping[str, Any]) -> InferenceSettings:
+    """The settings with these values instead of a sweep. Raises InputError."""
+    given = {name: value for name, value in settings.values().items() if name != SETTING}
+    try:
+        return InferenceSettings(**{**given, **values})
+    except InputError as error:
+        raise InputError(Problem(SETTING, f"{each.where} {each.what}", each.remedy) for each in error.problems) from error
+
+
+def read_axes(settings: InferenceSettings) -> list[Axis]:
+    """The axes that the setting `sweep` names. Raises InputError with all that is wrong with them."""
+    axes, problems = [], []
+    for text in settings.sweep:
+        try:
+            axes.append(read_axis(text))
+        except InputError as error:
+            problems += error.problems
+    names = [axis.name for axis in axes]
+    if len(axes) > MOST_AXES:
+        problems.append(Problem(SETTING, f"{len(axes)} sweeps at once", f"take {MOST_AXES} at most"))
+    if len(set(names)) < len(names):
+        problems.append(Problem(SETTING, f"{max(names, key=names.count)} is swept twice", "name all its values in one sweep"))
+    if problems:
+        raise InputError(problems)
+    return axes
+
+
+def read_axis(text: str) -> Axis:
+    """`name=values` as an axis. Raises InputError."""
+    name, equals, rest = text.partition("=")
+    name = name.strip().lstrip("-").replace("-", "_")
+    known = {key: line for key, line in table(InferenceSettings).items() if key not in FIXED}
+    if not equals or not rest.strip():
+        raise InputError(Problem(SETTING, f"{text!r} names no values", "write it as guidance_scale=1,2.5,5"))
+    if name not in known:
+        problem = unknown(name, known)
+        what = "cannot be swept" if name in FIXED else problem.what
+        raise InputError(Problem(SETTING, f"{name} {what}", problem.remedy))
+    bars = "|" in rest or name in PROMPTS
+    values = [each for part in rest.split("|" if bars else ",") for each in spread(part, known[name])]
+    if len(values) > MOST_VALUES:
+        raise InputError(Problem(SETTING, f"{len(values)} values of {name}", f"take {MOST_VALUES} at most"))
+    return Axis(name, tuple(fit(each, known[name]) for each in values))
+
+
+def spread(text: str, line: Setting) -> Iterator[str]:
+    """A value, or for numbers `FROM..TO` and `FROM..TO..STEP`, both ends included, written out."""
+    ends = text.strip().split("..")
+    if line.type not in (int, float) or len(ends) not in (2, 3):
+        yield text.strip()
+        return
+    try:
+        first, last, step = *map(float, ends[:2]), float(ends[2]) if len(ends) == 3 else 1.0
+        count = int((last - first) / step + 1e-9) + 1
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise InputError(Problem(SETTING, f"{text!r} is no range", "write it as 1..4 or 0.2..1..0.2")) from None
+    if not 1 <= count <= MOST_VALUES:
+        raise InputError(Problem(SETTING, f"{text!r} is a range of {max(count, 0)} values", f"take 1 to {MOST_VALUES}"))
+    yield from (f"{first + i * step:.10g}" for i in range(count))
+
+
+def fit(text: str, line: Setting) -> Any:
+    """A value of the setting from its text. Raises InputError."""
+    if line.optional and text.casefold() == "none":
+        return None
+    try:
+        value: Any = {bool: _truth, int: int, float: float, str: str}[line.type](text)
+    except (ValueError, KeyError):
+        raise InputError(Problem(SETTING, f"{line.name}: {text!r} is not {line.expected}", "give values that fit")) from None
+    if fault := line.fault(value):
+        raise InputError(Problem(SETTING, f"{line.name}: {line.quoted(value)} {fault}", "give values that fit"))
+    return (value,) if line.many else value
+
+
+def _truth(text: str) -> bool:
+    return {"true": True, "false": False}[text.casefold()]
+
+
+def batches(wanted: Sequence[Wanted], alike: Any, size: int) -> Iterator[list[int]]:
+    """Places of pictures that can be made together, at most `size` at a time, each after what it starts from.
+
+    alike: settings -> what must be equal.
+    """
+    groups: dict[Any, list[int]] = {}
+    for place in sorted(range(len(wanted)), key=lambda place: wanted[place].link):
+        groups.setdefault((wanted[place].link, alike(wanted[place].settings)), []).append(place)
+    for places in groups.values():
+        yield from (places[start : start + size] for start in range(0, len(places), size))

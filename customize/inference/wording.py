@@ -1,0 +1,134 @@
+"""From what users write to estimates: each prompt read by the grammar, each different text encoded once.
+
+B pictures, L tokens, D embedding width.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from customize import prompts as grammar
+from customize.errors import InputError, Problem
+from customize.inference.estimates import Composed, Conditional, Estimate, Guided, Question
+from customize.prompts import Clause, Span
+
+if TYPE_CHECKING:
+    from customize.inference.sampler import Step
+
+Text = tuple[Span, ...]
+Encode = Callable[[Sequence[Text]], Tensor]
+"""Texts -> encoder_hidden_states [B, L, D], of one length L for all."""
+
+
+@dataclass(frozen=True)
+class Between:
+    """A prompt on the way from one to another. part: 0 is the first, 1 the second; spherical: along the arc, see `slerp`."""
+
+    first: str
+    second: str
+    part: float
+    spherical: bool = False
+
+
+Prompt = str | Between
+
+
+@dataclass(frozen=True)
+class Clauses:
+    """What a picture is to show: clauses, each at its place on the way from a first to a second wording of it."""
+
+    first: tuple[Clause, ...]
+    second: tuple[Clause, ...]
+    part: float = 0.0
+    spherical: bool = False
+
+    def texts(self, steps: int) -> Iterator[Text]:
+        """Everything that has to be encoded."""
+        for clause in (*self.first, *self.second):
+            yield from clause.schedule(steps)
+
+
+@dataclass(frozen=True)
+class Changing:
+    """One estimate after another, each for an equal part of the way: prompts that change."""
+
+    estimates: tuple[Estimate, ...]
+
+    def now(self, step: "Step") -> Estimate:
+        """The estimate of this step."""
+        return self.estimates[step.index * len(self.estimates) // step.count]
+
+    def questions(self, latents: Tensor, step: "Step") -> list[Question]:
+        return self.now(step).questions(latents, step)
+
+    def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
+        return self.now(step).combine(answers, latents, step)
+
+
+def read(prompt: Prompt, plain: bool, where: str = "prompt") -> Clauses:
+    """A prompt by the grammar, or as it stands. Raises InputError that shows the place, and for AND on the way between."""
+    parse = grammar.plain if plain else (lambda text: grammar.parse(text, where))
+    if isinstance(prompt, str):
+        clauses = parse(prompt).clauses
+        return Clauses(clauses, clauses)
+    first, second = parse(prompt.first).clauses, parse(prompt.second).clauses
+    if len(first) + len(second) > 2:
+        raise InputError(Problem(where, "AND has no meaning on the way between two prompts", "leave it out"))
+    return Clauses(first, second, prompt.part, prompt.spherical)
+
+
+def worded(
+    encode: Encode, prompts: Sequence[Prompt], negatives: Sequence[str], scales: Tensor, steps: int, plain: bool = False
+) -> Estimate:
+    """The estimate of B pictures, each with its prompt, negative prompt and guidance scale [B, 1, 1, 1].
+
+    steps: into how many parts the way is divided for prompts that change. Where no scale is above 1 and no prompt has
+    AND, negative prompts are not asked. Raises InputError as `read`, and for AND in a negative prompt.
+    """
+    wanted = [read(prompt, plain) for prompt in prompts]
+    unwanted = [read(prompt, plain, "negative_prompt") for prompt in negatives]
+    if any(len(each.first) > 1 for each in unwanted):
+        raise InputError(Problem("negative_prompt", "AND has no meaning in a negative prompt", "use a comma"))
+    most = max(len(each.first) for each in wanted)
+    weights = torch.tensor([[clause.weight for clause in each.first] + [0.0] * (most - len(each.first)) for each in wanted])
+    guided = bool(scales.max() > 1) or most > 1 or bool((weights != 1).any())
+    texts = dict.fromkeys(text for each in [*wanted, *(unwanted if guided else [])] for text in each.texts(steps))
+    hidden_states = dict(zip(texts, encode(list(texts)).split(1), strict=True))
+    positives = [spoken(wanted, number, hidden_states, steps) for number in range(most)]
+    if not guided:
+        return positives[0]
+    negative = spoken(unwanted, 0, hidden_states, steps)
+    if most == 1 and bool((weights == 1).all()):
+        return Guided(positives[0], negative, scales)
+    parts = zip(positives, weights.to(scales).T[..., None, None, None], strict=True)
+    return Composed(tuple(parts), negative, scales)
+
+
+def spoken(wanted: Sequence[Clauses], number: int, hidden_states: dict[Text, Tensor], steps: int) -> Estimate:
+    """What the network says to clause `number` of every picture; its last one where it has fewer."""
+
+    def at(each: Clauses, step: int) -> Tensor:
+        first, second = (hidden_states[c[min(number, len(c) - 1)].at(step, steps)] for c in (each.first, each.second))
+        return first if each.part == 0 else (slerp if each.spherical else torch.lerp)(first, second, each.part)
+
+    told = [tuple(c[min(number, len(c) - 1)].schedule(steps) for c in (each.first, each.second)) for each in wanted]
+    if all(len(set(schedule)) == 1 for pair in told for schedule in pair):
+        return Conditional(torch.cat([at(each, 0) for each in wanted]))
+    return Changing(tuple(Conditional(torch.cat([at(each, step) for each in wanted])) for step in range(steps)))
+
+
+def slerp(first: Tensor, second: Tensor, part: float) -> Tensor:
+    """Spherical interpolation of each last-axis vector (Shoemake 1985, "Animating Rotation with Quaternion Curves").
+
+    sin((1 - part) * angle) / sin(angle) * first + sin(part * angle) / sin(angle) * second; where the two point the same
+    way, a straight line.
+    """
+    cosine = torch.cosine_similarity(first.double(), second.double(), dim=-1).clamp(-1, 1).unsqueeze(-1)
+    angle = cosine.acos()
+    sine = angle.sin()
+    straight = sine < 1e-6
+    weights = [torch.where(straight, line, (line * angle).sin() / sine.clamp(min=1e-6)) for line in (1 - part, part)]
+    return (weights[0] * first + weights[1] * second).to(first.dtype)
