@@ -1,0 +1,167 @@
+"""Whether the two first-run jobs teach what they should: every held-out concept taught anew, and looked at by the judge.
+
+`python -m customize.demo.concepts` writes concepts.jsonl, a line per run, and concepts.md (needs the font Noto Color Emoji).
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from customize.cli import read
+from customize.config import MANY, DreamBoothSettings, Settings, TextualInversionSettings
+from customize.demo.examples import plain_caption, write_style, write_subject
+from customize.demo.glyphs import HELD_OUT_OBJECTS
+from customize.demo.judge import JudgedWorld, Rates, load_judge, rates, recognised
+from customize.demo.styles import HELD_OUT_STYLES, TEST_STYLES
+from customize.demo.world import Spec, World
+from customize.setting import again, setting
+from customize.validated import Validated
+
+SEED = 4004  # of the prompts; nothing is trained on this world
+CONFIGS = {True: "configs/demo_textual_inversion.toml", False: "configs/demo_dreambooth_lora.toml"}
+SUBJECT_WORDS = "sks toy"
+
+
+class ConceptSettings(Validated):
+    """Teach held-out concepts of the demo world with the shipped configurations, and measure what was learned."""
+
+    command: ClassVar[str] = "-m customize.demo.concepts"
+
+    concepts: tuple[str, ...] = setting(
+        (*TEST_STYLES, "teddy_bear", "pumpkin", "parrot", "flying_saucer"), "data", "held-out styles and objects"
+    )
+    flags: tuple[str, ...] = setting((), "train", "settings that differ from the shipped ones, each as name=value")
+    num_seeds: int = setting(3, "train", "runs of each", minimum=1, maximum=100)
+    num_pictures: int = setting(64, "inference", "pictures that each run is measured on", minimum=1, maximum=MANY)
+    guidance_scale: float = setting(4.0, "inference", "of these", minimum=1, maximum=100)
+    num_inference_steps: int = setting(20, "inference", "steps of DPM-Solver++ (2M)", minimum=1, maximum=1000)
+    output_dir: str = again(Settings, "output_dir", "runs/demo_concepts")
+
+
+def plain_specs(count: int) -> list[Spec]:
+    """What known things the prompts name: unstyled, of the world, each thing of its own colour."""
+    specs = (World(styled=0, coloured=0, sizes=("big", "")).spec(SEED, index) for index in range(count))
+    return [replace(spec, time="day") for spec in specs]
+
+
+def asked_for(concept: str, count: int) -> tuple[list[str], list[str], list[Spec], list[Spec]]:
+    """Prompts with the concept and without it, and what pictures of each should show."""
+    plain = plain_specs(count)
+    words = [plain_caption(spec) for spec in plain]
+    if concept in HELD_OUT_STYLES:
+        styled = [replace(spec, style=HELD_OUT_STYLES[concept]) for spec in plain]
+        return [f"{text} in the style of <{concept}>" for text in words], words, styled, plain
+    shown = [replace(spec, object=concept) for spec in plain]
+    return [f"{plain_caption(spec, SUBJECT_WORDS)}" for spec in shown], words, shown, plain
+
+
+def train(concept: str, seed: int, settings: ConceptSettings, folder: Path) -> Path:
+    """Runs the shipped job on six pictures of the concept, drawn with this seed; returns the run's folder."""
+    from customize.preflight import run
+
+    is_style = concept in HELD_OUT_STYLES
+    pictures = folder / "pictures"
+    (write_style if is_style else write_subject)(concept, pictures)
+    own = {"train_data_dir": pictures, "placeholder_token": f"<{concept}>"} if is_style else {"instance_data_dir": pictures}
+    given = {**own, "seed": seed, "output_dir": folder / f"seed-{seed}", **dict(flag.split("=", 1) for flag in settings.flags)}
+    flags = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    model = TextualInversionSettings if is_style else DreamBoothSettings
+    chosen, _ = read(model, [CONFIGS[is_style], *flags])
+    run(chosen.model_copy(update={"validation_prompt": ()}))
+    return folder / f"seed-{seed}"
+
+
+class Painter:
+    """Draws with one guidance, sampler and seed per prompt."""
+
+    def __init__(self, settings: ConceptSettings):
+        self.settings = settings
+
+    def __call__(self, weights: Path | None, prompts: Sequence[str]) -> np.ndarray:
+        """uint8 [N, 64, 64, 3]; prompt i has seed i."""
+        from customize.inference import load_pipeline
+
+        pipeline = load_pipeline("demo", [(weights, 1.0)] if weights else [])
+        pictures: list[Image.Image] = []
+        for start in range(0, len(prompts), 32):
+            batch = prompts[start : start + 32]
+            pictures += pipeline.generate(
+                batch,
+                seeds=range(start, start + len(batch)),
+                guidance_scale=self.settings.guidance_scale,
+                num_inference_steps=self.settings.num_inference_steps,
+                scheduler="DPMSolverMultistepScheduler",
+            )
+        return np.stack([np.asarray(picture) for picture in pictures])
+
+
+def measure(concept: str, runs: Iterable[Path | None], judge, settings: ConceptSettings) -> list[dict[str, Any]]:
+    """One line per run (None: the base model): shares of the concept, the thing, the place; what else has changed."""
+    paint = Painter(settings)
+    with_it, without, wanted, plain = asked_for(concept, settings.num_pictures)
+    untouched = paint(None, without)
+    key = "named_style" if concept in HELD_OUT_STYLES else "object"
+    lines = []
+    for folder in runs:
+        pictures, others = paint(folder, with_it), paint(folder, without)
+        difference = np.abs(others.astype(int) - untouched.astype(int))
+        lines.append(
+            {
+                "run": str(folder or "base"),
+                "concept": recognised(judge, pictures, **{key: concept}),
+                **shares(rates(judge, pictures, wanted), "asked"),
+                **shares(rates(judge, others, plain), "without"),
+                "unchanged": float((difference.reshape(len(others), -1).max(1) == 0).mean()),
+                "mean change": float(difference.mean()),
+            }
+        )
+    return lines
+
+
+def shares(found: Rates, name: str) -> dict[str, float]:
+    """The shares of right objects and scenes."""
+    return {f"{name}: object": found.object.share, f"{name}: scene": found.scene.share}
+
+
+def ceiling(concept: str, judge, settings: ConceptSettings) -> float:
+    """The judge's share on real renderings of the concept."""
+    specs = asked_for(concept, settings.num_pictures)[2]
+    pictures = [JudgedWorld().render(spec, SEED, index) for index, spec in enumerate(specs)]
+    key = "named_style" if concept in HELD_OUT_STYLES else "object"
+    return recognised(judge, pictures, **{key: concept})
+
+
+def run(settings: ConceptSettings) -> None:
+    """Trains, measures and writes as it goes; a run that is in concepts.jsonl already is not done again."""
+    judge, folder = load_judge(), Path(settings.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "concepts.jsonl"
+    done = {json.loads(line)["name"] for line in log.read_text().splitlines()} if log.exists() else set()
+    for concept in settings.concepts:
+        if concept not in HELD_OUT_STYLES | HELD_OUT_OBJECTS:
+            raise ValueError(f"{concept} is not held out")
+        if concept in done:
+            continue
+        runs = [train(concept, seed, settings, folder / concept) for seed in range(settings.num_seeds)]
+        before, *after = measure(concept, [None, *runs], judge, settings)
+        line = {"name": concept, "renderings": ceiling(concept, judge, settings), "before": before, "after": after}
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        print(json.dumps(line))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads the settings and runs; returns the exit status."""
+    from customize.cli import main
+
+    return main(ConceptSettings, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
