@@ -27,7 +27,7 @@ class DemoSettings(Validated):
     size: Literal["tiny", "small"] = setting("small", "model", "width of the networks; tiny is for tests")
     autoencoder_steps: int = setting(3000, "train", "optimizer steps of the autoencoder", minimum=1, maximum=MANY)
     autoencoder_batch_size: int = setting(16, "train", "pictures per step of the autoencoder", minimum=1, maximum=1024)
-    max_train_steps: int = setting(7000, "train", "optimizer steps of UNet and text encoder", minimum=1, maximum=MANY)
+    max_train_steps: int = setting(6300, "train", "optimizer steps of UNet and text encoder", minimum=1, maximum=MANY)
     train_batch_size: int = setting(64, "train", "pictures per step of these", minimum=1, maximum=4096)
     learning_rate: float = setting(0.02, "train", "of Muon; AdamW takes a tenth", above=0, maximum=10)
     checkpointing_steps: int = setting(250, "output", "steps between checkpoints", minimum=1, maximum=MANY)
