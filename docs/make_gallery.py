@@ -87,7 +87,7 @@ ENTRIES = (
     Entry(
         "between",
         "From one prompt to another",
-        "Eleven pictures, ends included, on the way, by straight lines between the embeddings and along arcs. On this model the two hardly differ.",
+        "By straight lines between the embeddings, and along arcs. On this model the two hardly differ.",
         f'--prompt "a red car in the city" --prompt "a blue car in the forest at night" {USUAL} --seed 3 '
         "--between 0 --sweep between=0..1..0.1 --sweep interpolation=linear,spherical",
     ),
