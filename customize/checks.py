@@ -216,6 +216,9 @@ def _lesson(settings: Any) -> Iterator[Problem]:
         yield Problem("prompt", "is missing", "give what to show")
     if settings.lesson != "none" and settings.image is None:
         yield Problem("image", f"is missing: lesson = {settings.lesson} is about it", "name a picture")
+    for name in ("trace", "show_start") if settings.lesson != "none" else ():
+        if getattr(settings, name):
+            yield Problem(name, f"lesson = {settings.lesson} is a sheet of its own", f"leave {name} out")
 
 
 def _chain(settings: Any) -> Iterator[Problem]:

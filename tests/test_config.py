@@ -174,6 +174,7 @@ CROSS = [
     (DreamBoothSettings, {"adapter": "lora", **PRIOR, "prior_preservation": "teacher"}, "class_data_dir"),
     (InferenceSettings, {"strength": 0.5}, "strength"),
     (InferenceSettings, {"between": 0.5}, "prompt"),
+    (InferenceSettings, {"lesson": "forward", "image": "a.png", "trace": True}, "trace"),
     (InferenceSettings, {"interpolation": "spherical"}, "interpolation"),
     (InferenceSettings, {"illusion": "hybrid"}, "prompt"),
     (InferenceSettings, {"illusion": "anagram"}, "view"),

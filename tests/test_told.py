@@ -756,7 +756,7 @@ SCALARS = st.one_of(
 JSON = st.recursive(
     SCALARS,
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=8), inner, max_size=4)),
-    max_leaves=15,
+    max_leaves=8,
 )
 SETTING_NAMES = st.sampled_from(sorted(InferenceSettings.model_fields))
 FILE = st.fixed_dictionaries({"path": st.text(), "scale": SCALARS, "sha256": st.text()})

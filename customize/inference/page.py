@@ -100,7 +100,7 @@ def reel(name: str, frames: np.ndarray, seen_through: bool = False) -> str:
     """
     across = math.ceil(math.sqrt(len(frames)))
     sheet = Image.fromarray(grid(frames, across))
-    options: dict[str, Any] = {"quality": 85}
+    options: dict[str, Any] = {"quality": 85, "method": 1}
     if frames.ndim == 3:
         sheet.putpalette(heat_colours()[:, :3].tobytes())
         options = {"transparency": heat_colours()[:, 3].tobytes()} if seen_through else {}
