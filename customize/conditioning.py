@@ -54,12 +54,10 @@ def encode(family: StableDiffusion, prompts: Sequence[Sequence[Span]]) -> Tensor
 def encode_chunk(family: StableDiffusion, chunk: Chunk) -> Tensor:
     """[L, D]: h' = w h mean(h) / mean(w h), the means over all of [L, D]. Weights of 1 change no bit.
 
-    Where the tokens' means have one sign, as in CLIP, the quotient lies between 1 / max(w) and 1 / min(w). It is kept
-    there, since an encoder whose mean is about 0 would make it noise.
+    Where all tokens' means have one sign, the quotient lies between 1 / max(w) and 1 / min(w). It is kept there, since
+    with a mean of about 0 (our demo model's) it would be noise.
     """
     hidden_states = family.encode_prompts(torch.tensor([chunk.input_ids], device=family.text_encoder.device))[0]
-    if all(weight == 1 for weight in chunk.weights):
-        return hidden_states
     plain = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
     weighted = plain * torch.tensor(chunk.weights, dtype=plain.dtype, device=plain.device)[:, None]
     least, most = max(min(chunk.weights), LEAST), max(chunk.weights)

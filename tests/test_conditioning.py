@@ -158,6 +158,7 @@ CUTS = [
     (75, (None, 3), [0, 3]),
     (75, (3, None, None, 2), [3, 0, 2]),
     (75, (75, None, 2), [75, 2]),
+    (75, (60, 3, None, 76), [64, 75, 1]),
 ]
 
 
@@ -166,6 +167,12 @@ def test_chunks_are_cut_at_commas(size, lengths, expected):
     found = cut(runs(*lengths), size, COMMA)
     assert list(map(len, found)) == expected
     assert [token for chunk in found for token, _ in chunk] == [word.input_ids[0] for word in runs(*lengths) if word]
+
+
+def test_a_word_of_many_tokens_does_not_follow_what_moves_where_it_does_not_fit():
+    for length, expected in ((60, [61, 74]), (70, [61, 14, 70])):
+        found = cut([*runs(60, 14), Word((OTHER,) * length, 1.0)], 75, COMMA)
+        assert list(map(len, found)) == expected
 
 
 def test_the_comma_is_the_tokenizers(family, demo):
