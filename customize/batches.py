@@ -5,8 +5,7 @@ Each choice is a function of (seed, step, position in the global batch); see `cu
 B positions, C latent channels, H W latent height and width.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -53,10 +52,10 @@ class Deck:
         variant = draws.integers(self.num_variants[picture], self.recipe.seed, f"{self.stream}/variant", step, [position])
         return picture, int(variant)
 
-    def needed(self, first_step: int, last_step: int) -> set[tuple[int, int]]:
-        """Every (picture, variant) that is drawn from first_step on, before last_step: what has to be encoded."""
+    def needed(self, steps: Iterable[int]) -> set[tuple[int, int]]:
+        """Every (picture, variant) that is drawn in these steps: what has to be encoded."""
         found: set[tuple[int, int]] = set()
-        for step in range(first_step, last_step):
+        for step in steps:
             found.update(self.draw(step, position) for position in range(self.recipe.global_batch))
             if len(found) == sum(self.num_variants):
                 break
@@ -153,19 +152,17 @@ def joined(subject: Batch, of_class: Batch, prior_loss_weight: float) -> Batch:
 @torch.no_grad()
 def encode_pictures(
     family: StableDiffusion, needed: Iterable[tuple[int, int]], read_pixels: Callable[[int, list[int]], Tensor]
-) -> dict[int, dict[int, Tensor]]:
-    """Asks the frozen VAE once about every (picture, variant); returns the moments of each picture's variants.
+) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """Asks the frozen VAE once about every (picture, variant); yields each with its moments.
 
     One at a time: what a network says about a picture can differ in the last bits with what else is in the batch, and a
     resumed run needs fewer of them. read_pixels: (picture, variants) -> [V, 3, 8H, 8W] in [-1, 1]. Moments: [2C, H, W],
     float32, on the CPU.
     """
-    moments: dict[int, dict[int, Tensor]] = defaultdict(dict)
     for picture, keys in groupby(sorted(needed), key=itemgetter(0)):
         variants = [variant for _, variant in keys]
         for variant, pixels in zip(variants, read_pixels(picture, variants), strict=True):
-            moments[picture][variant] = family.encode(pixels[None])[0].float().cpu()
-    return moments
+            yield (picture, variant), family.encode(pixels[None])[0].float().cpu()
 
 
 @torch.no_grad()

@@ -2,25 +2,30 @@
 
 A checkpoint is a folder `step-000500` written whole or not at all, with a manifest of sizes and SHA-256 hashes. To
 resume is to take the newest one whose manifest holds; one that does not is passed over and named, never deleted.
+torch is imported only where tensors are written or read.
 """
 
-import hashlib
+import errno
 import json
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
+from customize import manifest
+from customize.disk import write_error
 from customize.errors import InputError, Problem
-from customize.files import new_folder
+from customize.files import discard, new_folder, put_back
+from customize.findings import printable
+from customize.resources import safetensors_size
 
-NAME = re.compile(r"step-(\d{6,})")
-MANIFEST = "manifest.json"
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SETTING = "resume_from_checkpoint"
+HEADERS = 1 << 16  # bytes of all that is no tensor and no state, roughly
+NAME = re.compile(r"step-([0-9]{6,})")
 
 
 @dataclass(frozen=True)
@@ -28,24 +33,51 @@ class Checkpoint:
     """What a checkpoint holds. state: anything JSON can hold, plus tensors, to any depth."""
 
     step: int
-    learned: dict[str, Tensor]
+    learned: "dict[str, Tensor]"
     state: dict[str, Any]
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Writes `folder/step-NNNNNN`; returns it."""
-    path = folder / f"step-{checkpoint.step:06d}"
-    tree, tensors = _pack(checkpoint.state)
-    with new_folder(path) as unfinished:
-        save_file({k: v.detach().cpu().contiguous() for k, v in checkpoint.learned.items()}, unfinished / "learned.safetensors")
+    """Writes `folder/step-NNNNNN`; returns it. Raises disk.WriteError where there is no room or no folder for `folder`."""
+    from safetensors.torch import save_file
+
+    path = folder / name(checkpoint.step)
+    if not folder.parent.is_dir():  # somebody removed the run's folder: what is written there has no config.toml any more
+        raise write_error(path, errno.ENOENT, 0)
+    tree, packed = _pack(checkpoint.state)
+    learned, tensors = (
+        {key: tensor.detach().cpu().contiguous() for key, tensor in each.items()} for each in (checkpoint.learned, packed)
+    )
+    text = json.dumps(tree)
+    with new_folder(path, size(learned) + size(tensors) + len(text) + HEADERS) as unfinished:
+        save_file(learned, unfinished / "learned.safetensors")
         save_file(tensors, unfinished / "state.safetensors")
-        (unfinished / "state.json").write_text(json.dumps(tree), encoding="utf-8")
-        _write_manifest(unfinished)
+        (unfinished / "state.json").write_text(text, encoding="utf-8")
+        manifest.write(unfinished)
     return path
+
+
+def size(tensors: "dict[str, Tensor]") -> int:
+    """Bytes that the tensors take."""
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def file_sizes(checkpoint: Checkpoint) -> dict[str, int]:
+    """Bytes of each file that `save` would write; nothing is copied or written for it."""
+    tree, tensors = _pack(checkpoint.state)
+    sizes = {
+        "learned.safetensors": safetensors_size(checkpoint.learned),
+        "state.safetensors": safetensors_size(tensors),
+        "state.json": len(json.dumps(tree)),
+    }
+    entries = {name: {"size": size, "sha256": "0" * 64} for name, size in sorted(sizes.items())}
+    return {**sizes, manifest.NAME: len(manifest.text(entries))}
 
 
 def load(path: Path) -> Checkpoint:
     """Reads a checkpoint that `faults` found whole."""
+    from safetensors.torch import load_file
+
     tensors = load_file(path / "state.safetensors")
     state = _unpack(json.loads((path / "state.json").read_text(encoding="utf-8")), tensors)
     return Checkpoint(_step(path), load_file(path / "learned.safetensors"), state)
@@ -56,53 +88,67 @@ def find(folder: Path, wanted: str, say: Callable[[str], None]) -> Path | None:
 
     Raises InputError when the one asked for is missing or damaged, or when there are some and none is whole.
     """
-    if wanted != "latest":
-        path = Path(wanted) if Path(wanted).exists() else folder / wanted
-        found = faults(path) if NAME.fullmatch(path.name) else "is not named step-NNNNNN"
-        if found:
-            remedy = "give another one, or `latest` for the newest that is whole"
-            raise InputError(Problem("resume_from_checkpoint", f"{path}: {found}", remedy))
-        return path
+    put_back(folder)
+    if wanted == "latest":
+        path, damaged = choose(every(folder))
+        problem = Problem(SETTING, f"no checkpoint in {folder} is whole", "start anew with --overwrite_output_dir, or elsewhere")
+    else:
+        path, damaged = choose([Path(wanted) if Path(wanted).exists() else folder / wanted])
+        problem = Problem(SETTING, f"cannot go on from {wanted}", "give another one, or `latest` for the newest that is whole")
+    if damaged and not path:
+        raise InputError([problem, *(Problem(str(at), fault, "it was left as it is") for at, fault in damaged)])
+    for at, fault in damaged:
+        say(f"passed over checkpoint {at.name}: {fault}")
+    return path
+
+
+def choose(candidates: list[Path]) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """The first whole checkpoint, and what is wrong with each that stands before it."""
     damaged = []
-    for path in every(folder):
+    for path in candidates:
         if not (found := faults(path)):
-            return path
-        damaged.append(f"{path.name}: {found}")
-        say(f"passed over checkpoint {damaged[-1]}")
-    if damaged:
-        remedy = "nothing was deleted; start anew with --overwrite_output_dir or another --output_dir"
-        raise InputError(Problem("resume_from_checkpoint", f"no checkpoint in {folder} is whole", remedy))
-    return None
+            return path, damaged
+        damaged.append((path, found))
+    return None, damaged
 
 
 def every(folder: Path) -> list[Path]:
-    """All folders that are named like a checkpoint, newest first."""
-    paths = [path for path in folder.iterdir() if NAME.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted(paths, key=_step, reverse=True)
+    """All folders that are named like a checkpoint, newest first; links and files of such names are none."""
+    paths = [path for path in folder.iterdir() if is_name(path.name)] if folder.is_dir() else []
+    return sorted((path for path in paths if path.is_dir() and not path.is_symlink()), key=_step, reverse=True)
 
 
 def prune(folder: Path, keep: int | None) -> None:
-    """Removes all but the newest `keep` whole checkpoints; None keeps all."""
+    """Removes all but the newest `keep` checkpoints; None keeps all.
+
+    Damaged ones neither count nor go. Nothing goes unless one of those that stay holds what its manifest says.
+    """
     if keep is None:
         return
-    for path in [path for path in every(folder) if not faults(path, contents=False)][keep:]:
-        shutil.rmtree(path)
+    whole = [path for path in every(folder) if not faults(path, contents=False)]
+    if whole[keep:] and choose(whole[:keep])[0]:
+        for path in whole[keep:]:
+            discard(path)
 
 
 def faults(path: Path, contents: bool = True) -> str:
     """What is wrong with a checkpoint, in words; empty when it is whole. contents: hash the files too."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        for name, expected in manifest.items():
-            if (size := (path / name).stat().st_size) != expected["size"]:
-                return f"{name} has {size} bytes instead of {expected['size']}"
-            if contents and _sha256(path / name) != expected["sha256"]:
-                return f"{name} has changed since it was written"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return f"{MANIFEST} cannot be read"
-    return ""
+    if not is_name(path.name):
+        return "is not named step-NNNNNN"
+    if not path.is_dir():
+        return "does not exist"
+    return "; ".join(f"{printable(file)} {fault}" for file, fault in manifest.faults(path, contents).items())
+
+
+def name(step: int) -> str:
+    """The name of the checkpoint of a step."""
+    return f"step-{step:06d}"
+
+
+def is_name(text: str) -> bool:
+    """Whether a folder of that name can be a checkpoint."""
+    match = NAME.fullmatch(text)
+    return bool(match) and name(int(match[1])) == text
 
 
 def _step(path: Path) -> int:
@@ -111,19 +157,10 @@ def _step(path: Path) -> int:
     return int(match[1])
 
 
-def _write_manifest(folder: Path) -> None:
-    files = sorted(file for file in folder.iterdir() if file.is_file())
-    manifest = {file.name: {"size": file.stat().st_size, "sha256": _sha256(file)} for file in files}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _pack(tree: Any) -> tuple[Any, dict[str, Tensor]]:
+def _pack(tree: Any) -> "tuple[Any, dict[str, Tensor]]":
     """The tree with each tensor replaced by the name under which it stands in the flat dictionary, shared ones once."""
+    from torch import Tensor
+
     tensors: dict[str, Tensor] = {}
     names: dict[tuple, str] = {}
 
@@ -132,7 +169,7 @@ def _pack(tree: Any) -> tuple[Any, dict[str, Tensor]]:
             place = (node.data_ptr(), node.shape, node.stride(), node.dtype)
             if place not in names or not node.numel():
                 names[place] = name
-                tensors[name] = node.detach().cpu().contiguous()
+                tensors[name] = node
             return {"tensor": names[place]}
         if isinstance(node, dict):
             return {"items": [[key, walk(value, f"{name}/{key}")] for key, value in node.items()]}
@@ -143,7 +180,7 @@ def _pack(tree: Any) -> tuple[Any, dict[str, Tensor]]:
     return walk(tree, "state"), tensors
 
 
-def _unpack(tree: Any, tensors: dict[str, Tensor]) -> Any:
+def _unpack(tree: Any, tensors: "dict[str, Tensor]") -> Any:
     if isinstance(tree, dict):
         if "tensor" in tree:
             return tensors[tree["tensor"]]

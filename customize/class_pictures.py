@@ -36,11 +36,11 @@ def complete(settings, family: StableDiffusion, resolution: int) -> tuple[Exampl
     write_text(folder / MANIFEST, json.dumps(note, indent=1) + "\n")
     pipeline = Pipeline(family)
     taken = {example.name for example in present}
-    names = (f"class-{number:06d}.png" for number in range(settings.num_class_images + len(present)))
-    todo = [name for name in names if name not in taken][:missing]
+    every = [f"class-{number:06d}.png" for number in range(settings.num_class_images + len(present))]
+    todo = [name for name in every if name not in taken][:missing]
+    every = [name for name in every if name in taken or name in todo]
     with tqdm(total=missing, desc="class pictures", unit="picture", dynamic_ncols=True) as bar:
-        for start in range(0, missing, settings.sample_batch_size):
-            batch = todo[start : start + settings.sample_batch_size]
+        for batch in batches(every, todo, settings.sample_batch_size):
             seeds = [draws.generator(settings.seed, f"class/{name}", 0).initial_seed() for name in batch]
             pictures = pipeline.generate(
                 settings.class_prompt,
@@ -52,9 +52,17 @@ def complete(settings, family: StableDiffusion, resolution: int) -> tuple[Exampl
                 width=resolution,
             )
             for name, picture in zip(batch, pictures, strict=True):
-                write_image(folder / name, picture)
-            bar.update(len(batch))
+                if name in todo:
+                    write_image(folder / name, picture)
+                    bar.update()
     return load_class_examples(folder, settings.class_prompt)
+
+
+def batches(every: list[str], todo: list[str], size: int) -> list[list[str]]:
+    """The batches in which something is to do, each as it is where all is to do: a picture's last bits can differ with
+    what else is in the batch."""
+    cut = [every[start : start + size] for start in range(0, len(every), size)]
+    return [batch for batch in cut if not set(todo).isdisjoint(batch)]
 
 
 def check_manifest(path: Path, note: dict) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from customize import adapters
+from customize.scales import Scale, path_and_scale, times
 from customize.schedules import SCHEDULES
-from customize.setting import again, path_and_scale, setting
+from customize.setting import again, setting
 from customize.validated import Validated
 
 Precision = Literal["no", "fp16", "bf16"]
@@ -24,7 +25,7 @@ BASE_MODEL = "base model: a hub name, a diffusers folder, a .safetensors file, o
 OWN = "none: the base model's own"
 
 
-Lesson = Literal["none", "autoencoder", "forward", "denoising"]
+Lesson = Literal["none", "autoencoder", "forward", "denoising", "views"]
 OF_VIEWS = ("anagram", "alternating_anagram", "looking_glass")
 Illusion = Literal["none", "anagram", "alternating_anagram", "looking_glass", "hybrid", "triple", "colour", "motion"]
 
@@ -66,6 +67,9 @@ class TrainingSettings(Settings):
     repeats: int = setting(1, "data", "uses of each picture in an epoch", minimum=1, maximum=MANY)
     caption_dropout: float = setting(0.0, "data", "share of captions replaced by an empty one", minimum=0, maximum=1)
     image_interpolation_mode: Interpolation = setting("lanczos", "data", "how pictures are resized")
+    latents_cache_dir: str | None = setting(
+        None, "data", "folder that keeps what the autoencoder says about the pictures, for other runs"
+    )
 
     train_batch_size: int = setting(1, "train", "pictures per process and micro-batch", minimum=1, maximum=1024)
     gradient_accumulation_steps: int = setting(1, "train", "micro-batches per step", minimum=1, maximum=4096)
@@ -92,7 +96,13 @@ class TrainingSettings(Settings):
         None, "train", "gamma of min-SNR loss weights (Hang et al. 2023); 5 is usual", above=0, maximum=1000
     )
     noise_offset: float = setting(0.0, "train", "share of noise that a whole channel has in common", minimum=0, maximum=1)
+    on_nan: Literal["stop", "retry"] = setting(
+        "stop", "train", "at NaN or infinity: stop, or leave the draw out and halve the learning rate, 3 times at one step"
+    )
 
+    dry_run: bool = setting(
+        False, "output", "write nothing: check all, take two steps, and say what the run takes of memory, disk and time"
+    )
     checkpointing_steps: int = setting(500, "output", "steps between checkpoints", minimum=1, maximum=MANY)
     checkpoints_total_limit: int | None = setting(
         None, "output", "number of newest checkpoints that are kept; none keeps all", minimum=1, maximum=MANY
@@ -223,7 +233,11 @@ class InferenceSettings(Settings):
         Settings, "pretrained_model_name_or_path", None, default_in_words="none: the one of the weights, else demo"
     )
     weights: tuple[str, ...] = setting(
-        (), "model", "learned weights as PATH[:SCALE]; PATH is a run folder or a .safetensors file", text="weights"
+        (), "model", "learned weights as PATH[:SCALE]; PATH is a run folder or a .safetensors file; the scale may change on the "
+        "way, as in cat:0@0,1@0.3 (from 0.3 of the steps on 1)", text="weights",
+    )  # fmt: skip
+    scale: float = setting(
+        1.0, "model", "what the scales of all weights are multiplied by", minimum=-100, maximum=100, only_with=("weights", ())
     )
     partial_weights: bool = setting(False, "model", "take what fits of adapters that fit this base model only in part")
     prompt: tuple[str, ...] = setting(
@@ -251,6 +265,7 @@ class InferenceSettings(Settings):
         None, "inference", "the width of the pictures",
         unit="pixels", minimum=16, maximum=4096, multiple_of=8, default_in_words=OWN,
     )  # fmt: skip
+    vae_tiling: bool = setting(False, "inference", "decode large pictures tile by tile, in less memory, with faint seams")
     image: str | None = setting(None, "inference", "the picture to start from instead of noise")
     strength: float | None = setting(
         None, "inference", "how much of it is made anew", above=0, maximum=1, only_with=("image", ()),
@@ -284,26 +299,52 @@ class InferenceSettings(Settings):
     illusion: Illusion = setting(
         "none", "inference", "one picture of all prompts: under views (anagram, looking_glass) or as a sum of parts (hybrid, ...)"
     )
+    image_part: Literal["low", "high", "grey", "colour", "moving", "rest"] | None = setting(
+        None, "inference", "the part of such a sum that is `image`'s instead of a prompt's", only_with=("image", ())
+    )
     view: tuple[str, ...] = setting(
         (), "inference", "how each prompt is seen: identity, flip, rotate_180, jigsaw, ...", only_with=("illusion", OF_VIEWS)
+    )
+    like: str | None = setting(
+        None,
+        "inference",
+        "a picture of infer.py, A1111 or ComfyUI whose settings to take; other flags change just these",
     )
     sweep: tuple[str, ...] = setting(
         (), "inference", "a setting and its values, such as guidance_scale=1,2.5,5 or seed=1..4; up to three make a grid"
     )
     lesson: Lesson = setting(
-        "none", "inference", "how it works, on `image`: what the autoencoder keeps, what noise does, three ways to take it out"
+        "none", "inference", "how it works, on `image`: the autoencoder, what noise does, ways to take it out, what views show"
     )
     trace: bool = setting(False, "inference", "write what happens at each step: strip, GIF and trace.jsonl")
     trace_decode: Literal["linear", "full"] = setting(
         "linear", "inference", "how its pictures are made: by a linear map that costs nothing, or by the autoencoder",
         only_with=("trace", (True,)),
     )  # fmt: skip
+    trace_page: bool = setting(
+        False, "inference", "write the trace of each picture as one HTML page with a slider", only_with=("trace", (True,))
+    )
+    attention: bool = setting(False, "inference", "write where each word of the prompt looks: a sheet and a GIF")
     output_dir: str = again(Settings, "output_dir", "images")
+    merge: str | None = setting(
+        None, "output", "draw nothing, but write base model and weights as one: into a folder, or all LoRAs into a .safetensors",
+        text="model",
+    )  # fmt: skip
+
+    @classmethod
+    def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """With `like`, the settings that the picture tells stand for those that are not given. Raises InputError."""
+        like = values.get("like")
+        if isinstance(like, str) and like.casefold() != "none":
+            from customize.inference.told import read_told
+
+            values = {**read_told(like).settings, **values}
+        return super().completed(values)
 
     @property
-    def weights_and_scales(self) -> tuple[tuple[str, float], ...]:
-        """`weights` as (path, scale); the scale is 1 where none is given."""
-        return tuple(map(path_and_scale, self.weights))
+    def weights_and_scales(self) -> tuple[tuple[str, Scale], ...]:
+        """`weights` as (path, scale), with `scale` in it; the scale is 1 where none is given."""
+        return tuple((path, times(scale, self.scale)) for path, scale in map(path_and_scale, self.weights))
 
 
 MODELS = (TextualInversionSettings, DreamBoothSettings, InferenceSettings)

@@ -7,7 +7,9 @@ Shapes: `R` resolution, `V` variants; pixels are np.uint8 [V, R, R, 3] in [0, 25
 """
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -18,16 +20,20 @@ from PIL import Image
 
 from customize.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, Caption, CaptionRule, apply_rule, fill
 from customize.config import DreamBoothSettings, TextualInversionSettings
-from customize.errors import InputError, Problem
+from customize.errors import InputError, Problem, ResourceError
 from customize.findings import Findings, first_few, printable
 from customize.folders import folder_captions, list_folder
 from customize.images import EXTENSIONS, crop, open_image, resize, resized_size
+from customize.likeness import SHARP, Likeness, measure, near_duplicates
 from customize.rows import Row, load_dataset, picture_rows, row_captions
 
 Role = Literal["instance", "class"]
 TrainingData = TextualInversionSettings | DreamBoothSettings
 DEFAULT_CAPTION_COLUMN = "text"
 """A data set may lack it; a column of any other name was asked for."""
+USUAL_RESOLUTION = 512
+WORKERS = min(4, os.cpu_count() or 1)
+"""Threads that decode; each may hold a picture of 64 million pixels."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +50,20 @@ class Example:
     """(width, height) of the upright picture."""
     digest: str
     """Of the upright picture's pixels: the same digest, the same picture."""
+    likeness: Likeness | None = None
+    """Of pictures to learn from, not of class pictures."""
 
     def open(self) -> Image.Image:
-        """The upright picture, mode RGB, read afresh. Raises InputError when it is not the one that was checked."""
-        image = _open(self.source)
-        if _digest(image) == self.digest:
-            return image
-        remedy = "start again, and leave the pictures alone while they are in use"
-        raise InputError(Problem(printable(str(self.source)), "has changed since it was checked", remedy))
+        """The upright picture, mode RGB, read afresh. Raises ResourceError when it is not the one that was checked."""
+        try:
+            image = _open(self.source)
+            what = "" if _digest(image) == self.digest else f"{printable(str(self.source))}: is another picture"
+        except InputError as error:
+            what = "; ".join(f"{problem.where}: {problem.what}" for problem in error.problems)
+        if what:
+            remedy = "start again, and leave the pictures alone while they are in use"
+            raise ResourceError(f"a picture has changed since it was checked\n    {what}\n    -> {remedy}")
+        return image
 
 
 @dataclass(frozen=True)
@@ -73,8 +85,19 @@ class Examples:
     notes: tuple[str, ...]
 
 
-def load_examples(settings: TrainingData) -> Examples:
+def load_examples(settings: TrainingData, resolution: int = USUAL_RESOLUTION) -> Examples:
     """The examples of a training run. Raises one InputError with every problem of every folder, picture and caption."""
+    examples, problems = examine_examples(settings, resolution)
+    if problems:
+        raise InputError(problems)
+    return examples
+
+
+def examine_examples(settings: TrainingData, resolution: int = USUAL_RESOLUTION) -> tuple[Examples, list[Problem]]:
+    """The good examples of a training run, and every problem of every folder, picture and caption.
+
+    resolution: that of the run; a picture that is blurred at it is noted.
+    """
     found = Findings()
     tokens: tuple[str, ...] = ()
     folders, setting = (), ""
@@ -84,25 +107,24 @@ def load_examples(settings: TrainingData) -> Examples:
         folders, setting = (settings.instance_data_dir,), "instance_data_dir"
     instances: list[Example] = []
     if settings.dataset_name:
-        instances = _from_dataset(settings, settings.dataset_name, _rule(settings, 0, 1), found)
+        instances = _from_dataset(settings, settings.dataset_name, _rule(settings, 0, 1), resolution, found)
     for index, folder in enumerate(folders):
         rule = _rule(settings, index, len(folders))
-        listed = _from_folder(Path(folder), setting, settings.caption_column, rule, "instance", found)
+        listed = _from_folder(Path(folder), setting, settings.caption_column, rule, resolution, found)
         prefix = f"{index + 1}/" if len(folders) > 1 else ""
         instances += [replace(example, name=prefix + example.name) for example in listed]
     if not found.problems:
         _check_placeholders_used(tokens, instances, found)
     classes = _class_pictures(settings, found) if isinstance(settings, DreamBoothSettings) else []
-    _note_what_stands_out(instances, found)
-    found.raise_problems()
-    return Examples(tuple(instances), tuple(classes), tuple(found.notes))
+    _note_what_stands_out(instances, resolution, found)
+    return Examples(tuple(instances), tuple(classes), (*found.notes, *found.remarks)), found.problems
 
 
 def load_class_examples(folder: str | Path, class_prompt: str) -> tuple[Example, ...]:
     """The pictures of a folder for prior preservation, () when it has none. Raises InputError for the bad ones."""
     found = Findings()
     rule = CaptionRule("prompt", (class_prompt,))
-    examples = _from_folder(Path(folder), "class_data_dir", "", rule, "class", found)
+    examples = _from_folder(Path(folder), "class_data_dir", "", rule, None, found)
     found.raise_problems()
     return tuple(examples)
 
@@ -171,21 +193,23 @@ def _rule(settings: TrainingData, index: int, folders: int) -> CaptionRule:
     return CaptionRule(settings.captions, (), remedy, tokens)
 
 
-def _from_folder(folder: Path, setting: str, column: str, rule: CaptionRule, role: Role, found: Findings) -> list[Example]:
-    """The good pictures of a folder, sorted by name bytewise; the others are problems."""
+def _from_folder(
+    folder: Path, setting: str, column: str, rule: CaptionRule, resolution: int | None, found: Findings
+) -> list[Example]:
+    """The good pictures of a folder, sorted by name bytewise; the others are problems. resolution: as for `_examples`."""
     earlier = len(found.problems)
     listing = list_folder(folder, setting, found)
     if listing is None:
         return []
     captions = folder_captions(folder, listing, column if rule.reads else None, found)
-    if role == "instance" and not listing.pictures and len(found.problems) == earlier:
+    if resolution and not listing.pictures and len(found.problems) == earlier:
         remedy = f"put some there ({' '.join(sorted(EXTENSIONS))})"
         found.problem(f"{setting} {folder}", "holds no pictures", remedy)
     sources = {name: folder / name for name in listing.pictures}
-    return _examples(sources, captions, rule, role, str(folder), found)
+    return _examples(sources, captions, rule, resolution, str(folder), found)
 
 
-def _from_dataset(settings: TrainingData, name: str, rule: CaptionRule, found: Findings) -> list[Example]:
+def _from_dataset(settings: TrainingData, name: str, rule: CaptionRule, resolution: int, found: Findings) -> list[Example]:
     """The good rows of a data set, in its order; the others are problems."""
     data = load_dataset(name, settings.dataset_config_name, found)
     if data is None:
@@ -198,27 +222,38 @@ def _from_dataset(settings: TrainingData, name: str, rule: CaptionRule, found: F
             captions[f"row {index}"] = tuple(Caption(text, f"row {index}") for text in texts)
         if required and not captions:  # said already, once for all rows
             captions = dict.fromkeys(sources, ())
-    return _examples(sources, captions, rule, "instance", name, found)
+    return _examples(sources, captions, rule, resolution, name, found)
 
 
 def _examples(
     sources: Mapping[str, Path | Row],
     captions: Mapping[str, tuple[Caption, ...]],
     rule: CaptionRule,
-    role: Role,
+    resolution: int | None,
     where: str,
     found: Findings,
 ) -> list[Example]:
-    """Decode each picture: an example of each good one, a problem for each of the others."""
-    checked: dict[str, tuple[tuple[int, int], str]] = {}
-    for name, source in sources.items():
+    """Decode each picture: an example of each good one, a problem for each of the others.
+
+    resolution: at which instances are measured; None: class pictures, which are not.
+    """
+
+    def facts_of(source: Path | Row) -> tuple[tuple[int, int], str, Likeness | None] | InputError:
         try:
             image = _open(source)
         except InputError as error:
-            found.problems.extend(error.problems)
-        else:
-            checked[name] = (image.size, _digest(image))
+            return error
+        return image.size, _digest(image), measure(image, resolution) if resolution else None
+
+    checked = {}
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(WORKERS) as pool:  # filters are the whole process's
+        for name, facts in zip(sources, pool.map(facts_of, sources.values()), strict=True):
+            if isinstance(facts, InputError):
+                found.problems.extend(facts.problems)
+            else:
+                checked[name] = facts
     chosen = apply_rule(rule, list(checked), captions, where, found)
+    role: Role = "instance" if resolution else "class"
     return [Example(name, chosen[name], role, sources[name], *facts) for name, facts in checked.items()]
 
 
@@ -228,7 +263,7 @@ def _class_pictures(settings: DreamBoothSettings, found: Findings) -> list[Examp
     if settings.prior_preservation != "images" or folder is None or not os.path.lexists(folder):
         return []
     rule = CaptionRule("prompt", (settings.class_prompt or "",))
-    examples = _from_folder(Path(folder), "class_data_dir", "", rule, "class", found)
+    examples = _from_folder(Path(folder), "class_data_dir", "", rule, None, found)
     if len(examples) > settings.num_class_images:
         found.note(folder, f"the first {settings.num_class_images} of {len(examples)} class pictures are used")
     return examples[: settings.num_class_images]
@@ -242,7 +277,19 @@ def _check_placeholders_used(tokens: Sequence[str], instances: Sequence[Example]
             found.problem(f"placeholder_token {token}", "is in no caption, so that nothing teaches it", remedy)
 
 
-def _note_what_stands_out(instances: Sequence[Example], found: Findings) -> None:
+def blurred(instances: Sequence[Example]) -> list[Example]:
+    """Those without a sharp edge at the resolution at which they were measured."""
+    return [example for example in instances if example.likeness and example.likeness.sharpness < SHARP]
+
+
+def alike(instances: Sequence[Example]) -> list[tuple[Example, Example]]:
+    """Pairs that are nearly the same picture, but not pixel by pixel; the most alike first."""
+    measured = [example for example in instances if example.likeness]
+    pairs = near_duplicates([example.likeness for example in measured if example.likeness])
+    return [(measured[i], measured[j]) for i, j in pairs if measured[i].digest != measured[j].digest]
+
+
+def _note_what_stands_out(instances: Sequence[Example], resolution: int, found: Findings) -> None:
     if len(instances) == 1:
         found.notes.append("there is only one picture; three to ten different ones teach more")
     by_digest: dict[str, list[str]] = {}
@@ -251,3 +298,8 @@ def _note_what_stands_out(instances: Sequence[Example], found: Findings) -> None
     for names in by_digest.values():
         if len(names) > 1:
             found.notes.append(f"these pictures are the same, pixel by pixel: {first_few(names)}")
+    if pairs := alike(instances):
+        named = first_few([f"{one.name} and {other.name}" for one, other in pairs], 5)
+        found.notes.append(f"these pictures are nearly the same: {named}")
+    if soft := blurred(instances):
+        found.notes.append(f"blurred, without a sharp edge at {resolution} pixels: {first_few([one.name for one in soft])}")

@@ -1,33 +1,45 @@
 """Every file that is written: whole or not at all.
 
-A file or folder is built beside its final name, flushed to the disk, and renamed. A reader sees the old one or the new
-one, never a part; a process killed at any moment leaves at worst a hidden temporary, which the next write removes.
+A file or folder is built beside its final name, flushed to the disk, and put in its place in one instant. A reader sees
+the old one or the new one, never a part. A process killed at any moment, or a power cut, leaves at worst hidden
+temporaries, which the next write of that name or the next run in that folder removes. What a disk that is full or broken
+raises becomes `disk.WriteError`, with the bytes that are missing. Two things are appended to instead: log.jsonl and
+the files of the trackers.
 """
 
+import glob
 import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from customize import manifest
+from customize.disk import exchange, is_running, make_folder, remove, sync_folder, sync_tree, writing
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-TEMPORARY = ".{name}.unfinished"
+UNFINISHED = ".{name}.{pid}.unfinished"
+REPLACED = ".{name}.replaced"
+READY, ASIDE = ".entries.ready", ".entries.aside"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file, replacing an older one of that name."""
-    temporary = _temporary(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync_folder(path.parent)
+    with writing(path, len(data)):
+        temporary = _temporary(path)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            _forget(temporary)
+            raise
+        sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -43,62 +55,136 @@ def write_image(path: Path, image: "Image", **options) -> None:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Yields a temporary folder to fill; on success it takes the place of `path`, on an exception it is removed."""
-    temporary, old = _temporary(path), path.with_name(f".{path.name}.replaced")
-    _remove(temporary)
-    temporary.mkdir(parents=True)
+def new_folder(path: Path, size: int = 0) -> Iterator[Path]:
+    """Yields a temporary folder to fill; on success it takes the place of `path`, on an exception it is removed.
+
+    size: the bytes that will be written, where they are known beforehand.
+    """
+    with writing(path, size):
+        with _filled(path) as temporary:
+            yield temporary
+            sync_tree(temporary)
+            _put(temporary, path)
+        sync_folder(path.parent)
+        remove(temporary)
+
+
+@contextmanager
+def new_entries(folder: Path, size: int = 0, unlisted: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Yields a temporary folder to fill; on success what is in it takes its places in `folder`, all or nothing.
+
+    Other entries of `folder` stay as they are. A manifest of all but the `unlisted` files comes with them, last.
+    """
+    with writing(folder / "entries", size):
+        settle(folder)
+        with _filled(folder / "entries") as temporary:
+            yield temporary
+            manifest.write(temporary, unlisted)
+            sync_tree(temporary)
+            os.rename(temporary, folder / READY)  # from here on the new ones will be there, whatever happens
+        sync_folder(folder)
+        settle(folder)
+
+
+def settle(folder: Path) -> None:
+    """Ends what `new_entries` began, if a kill left it half done: first the old ones go, then the new ones come.
+
+    So nothing that reads the folder in between finds a mixture: of old ones alone or of new ones alone, some are missing.
+    The index of a pipeline goes first and comes, but for the manifest, last.
+    """
+    ready, aside = folder / READY, folder / ASIDE
+    if not ready.is_dir():
+        return
+    index = ("model_index.json", manifest.NAME)
+    entries = sorted(ready.iterdir(), key=lambda entry: (index.index(entry.name) if entry.name in index else -1, entry.name))
+    aside.mkdir(exist_ok=True)
+    for entry in reversed(entries):
+        if os.path.lexists(folder / entry.name):
+            remove(aside / entry.name)
+            os.rename(folder / entry.name, aside / entry.name)
+    sync_folder(folder)
+    for entry in entries:
+        os.rename(entry, folder / entry.name)
+    sync_folder(folder)
+    remove(ready)
+    remove(aside)
+
+
+def discard(path: Path) -> None:
+    """Removes a file or folder: it loses its name in one instant, so that nothing finds half of it."""
+    if os.path.lexists(path):
+        with writing(path):
+            temporary = _temporary(path)
+            os.rename(path, temporary)
+            sync_folder(path.parent)
+            remove(temporary)
+
+
+def put_back(folder: Path) -> None:
+    """Gives a folder back its name where a kill came between the two renames of `new_folder`."""
+    for old in folder.glob(REPLACED.format(name="*")):
+        path = folder / old.name.removeprefix(".").removesuffix(".replaced")
+        if not path.exists():
+            os.rename(old, path)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporaries in a run's folder and one level below it."""
+    kinds = (UNFINISHED.format(name="*", pid="*"), REPLACED.format(name="*"), ASIDE)
+    return sorted(path for kind in kinds for pattern in (kind, f"*/{kind}") for path in folder.glob(pattern))
+
+
+def recover(folder: Path) -> None:
+    """Ends or undoes what a dead process left half done. Only for a folder in which nobody else writes."""
+    with writing(folder / READY):
+        for parent in {path.parent for path in leftovers(folder)}:
+            put_back(parent)
+        settle(folder)
+        for path in leftovers(folder):
+            remove(path)
+
+
+@contextmanager
+def _filled(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, removed on an exception."""
+    temporary = _temporary(path)
+    put_back(path.parent)
+    temporary.mkdir()
     try:
         yield temporary
-        for file in sorted(temporary.rglob("*")):
-            if file.is_file():
-                _settle(file)
-            else:
-                _sync_folder(file)
-        _sync_folder(temporary)
-        _remove(old)
-        if path.exists():
-            os.rename(path, old)
-        os.rename(temporary, path)
-        _sync_folder(path.parent)
-        _remove(old)
     except BaseException:
-        _remove(temporary)
+        _forget(temporary)
         raise
 
 
+def _put(folder: Path, path: Path) -> None:
+    """Gives a folder the name `path`; one that has it already is then called as the folder was, or is gone."""
+    if not path.exists():
+        os.rename(folder, path)
+    elif not exchange(folder, path):
+        old = path.with_name(REPLACED.format(name=path.name))
+        remove(old)
+        os.rename(path, old)
+        try:
+            os.rename(folder, path)  # `put_back` is for a kill before this one
+        except OSError:
+            os.rename(old, path)
+            raise
+        sync_folder(path.parent)
+        remove(old)
+
+
 def _temporary(path: Path) -> Path:
-    return path.with_name(TEMPORARY.format(name=path.name))
+    """A name beside `path` that no running process uses; what dead ones left under such names is removed."""
+    make_folder(path.parent)
+    mine = path.with_name(UNFINISHED.format(name=path.name, pid=os.getpid()))
+    for other in path.parent.glob(UNFINISHED.format(name=glob.escape(path.name), pid="[0-9]*")):
+        pid = other.name.removesuffix(".unfinished").rpartition(".")[2]
+        if other == mine or not (pid.isdecimal() and is_running(int(pid))):
+            remove(other)
+    return mine
 
 
-def _settle(file: Path) -> None:
-    """Flushes a file that somebody else wrote, and gives it the mode that the user's umask asks for."""
-    os.chmod(file, 0o666 & ~_umask())
-    descriptor = os.open(file, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows has no flush of folders
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _forget(temporary: Path) -> None:
+    with suppress(OSError):
+        remove(temporary)

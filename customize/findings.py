@@ -8,16 +8,20 @@ from customize.errors import InputError, Problem
 
 @dataclass(frozen=True)
 class Findings:
-    """Problems stop the run, all at once; notes are told to the user."""
+    """Problems stop the run, all at once; notes are told to the user, and remarks, of less weight, after them."""
 
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def problem(self, where: object, what: str, remedy: str) -> None:
         self.problems.append(Problem(printable(str(where)), what, remedy))
 
     def note(self, where: object, what: str) -> None:
         self.notes.append(f"{printable(str(where))}: {what}")
+
+    def remark(self, where: object, what: str) -> None:
+        self.remarks.append(f"{printable(str(where))}: {what}")
 
     def raise_problems(self) -> None:
         """Raise InputError with all problems, if there are any."""

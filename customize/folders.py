@@ -57,7 +57,7 @@ def folder_captions(folder: Path, listing: Listing, column: str | None, found: F
         captions, used = read_captions(folder, listing.pictures, listing.others, column, found)
     ignored = [*(name for name in listing.others if name not in used), *listing.folders]
     if ignored:
-        found.note(folder, f"ignored, not pictures ({len(ignored)}): {first_few(ignored)}")
+        found.remark(folder, f"ignored, not pictures ({len(ignored)}): {first_few(ignored)}")
     return captions
 
 

@@ -18,12 +18,13 @@ from PIL import Image, UnidentifiedImageError
 
 from customize.errors import InputError, Problem
 from customize.findings import printable
+from customize.wholeness import covers_all, is_whole
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 """What Pillow may try. Never all that it knows: its EPS reader starts another program."""
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff"})
 MAX_PIXELS = 64_000_000
-MAX_BYTES = 1 << 30
+MAX_BYTES = 1 << 29
 MAX_RATIO = 10
 """A picture whose long side is this many times the short one, or more, is refused."""
 BACKGROUND = (255, 255, 255)
@@ -123,9 +124,15 @@ def regular_file(path: Path) -> io.BufferedReader:
 
 def _read(source: Path | str | bytes | Image.Image) -> Image.Image:
     if isinstance(source, Image.Image):
+        _check_header(source)
         return _converted(source)
     with io.BytesIO(source) if isinstance(source, bytes) else _picture_file(Path(source)) as stream:
         with Image.open(stream, formats=FORMATS) as image:
+            _check_header(image)
+            whole = covers_all(image)
+            image.load()
+            if not whole or not is_whole(stream, image):
+                raise _Refused("is damaged: it ends too early, or its last pixels are not as they were written", _COPY_AGAIN)
             return _converted(image)
 
 
@@ -145,8 +152,6 @@ def _picture_file(path: Path) -> io.BufferedReader:
 
 
 def _converted(image: Image.Image) -> Image.Image:
-    _check_header(image)
-    image.load()
     rgb = _opaque_rgb(image)
     turn = _TURNS.get(_orientation(image))
     return rgb if turn is None else rgb.transpose(turn)

@@ -38,9 +38,9 @@ class LearningRates:
         )
         self.base = [group["lr"] * scale for group in optimizer.param_groups]
 
-    def set(self, step: int) -> float:
-        """Sets the rates for `step`; returns the first group's."""
-        now = factor(self.name, step, self.span)
+    def set(self, step: int, share: float = 1.0) -> float:
+        """Sets the rates for `step`, times `share`; returns the first group's."""
+        now = share * factor(self.name, step, self.span)
         for group, base in zip(self.optimizer.param_groups, self.base, strict=True):
             group["lr"] = base * now
         return self.optimizer.param_groups[0]["lr"]

@@ -1,44 +1,78 @@
 """What a training run needs besides its settings: looked at in one go, before torch is imported."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from customize import run_folder
-from customize.data import Examples, load_examples
+from customize.data import USUAL_RESOLUTION, Examples, examine_examples
 from customize.errors import InputError, Problem
-from customize.families import Source, locate
+from customize.families import Source, facts, locate
 from customize.families.source import known_token_problems, vocabulary
+from customize.findings import first_few
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that was looked at. folder, source: None where a problem is in the way; examples: those that are good."""
+
+    folder: Path | None
+    source: Source | None
+    examples: Examples
+    resolution: int
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+    """What would be a problem if it were certain."""
 
 
 def run(settings) -> None:
-    """Checks, then trains: what the training scripts call."""
+    """Checks, then trains, or says what that would take: what the training scripts call."""
     checked = check(settings)
-    from customize.training import run
+    if settings.dry_run:
+        from customize.plan import run
+    else:
+        from customize.training import run
 
     run(settings, *checked)
 
 
 def check(settings) -> tuple[Path, Source, Examples]:
     """The run's folder, the located base model and the examples. Raises one InputError with every problem found."""
-    folder, source, examples = together(
-        lambda: run_folder.check(settings), lambda: check_source(settings), lambda: load_examples(settings)
-    )
-    return folder, source, examples
+    report = examine(settings)
+    if report.problems or not report.folder or not report.source:
+        raise InputError(report.problems)
+    return report.folder, report.source, report.examples
 
 
-def together(*checks: Callable[[], Any]) -> list[Any]:
-    """The results of all checks, or one InputError with the problems of all of them."""
+def examine(settings) -> Report:
+    """What `check` looks at, and everything that is wrong with it."""
     problems: list[Problem] = []
-    results = []
-    for one in checks:
-        try:
-            results.append(one())
-        except InputError as error:
-            problems += error.problems
-    if problems:
-        raise InputError(problems)
-    return results
+    folder = attempt(lambda: run_folder.check(settings), problems)
+    if settings.latents_cache_dir:
+        attempt(lambda: run_folder.check_place("latents_cache_dir", Path(settings.latents_cache_dir)), problems)
+    source = attempt(lambda: check_source(settings), problems)
+    resolution = settings.resolution or (facts.resolution(source) if source else None) or USUAL_RESOLUTION
+    examples, found = examine_examples(settings, resolution)
+    problems += found
+    long = attempt(lambda: caption_problems(settings, source, examples), problems) or [] if source else []
+    notes = ()
+    if source and (source.folder or source.file):
+        problems += long
+    else:  # its tokenizer is on the hub
+        notes = tuple(f"{each.where} {each.what}, if the model reads as CLIP does" for each in long)
+    return Report(folder, source, examples, resolution, tuple(problems), notes)
+
+
+def attempt(one: Callable[[], T], problems: list[Problem]) -> T | None:
+    """The result, or None and the problems that it raised."""
+    try:
+        return one()
+    except InputError as error:
+        problems += error.problems
+        return None
 
 
 def check_source(settings) -> Source:
@@ -50,3 +84,22 @@ def check_source(settings) -> Source:
     if problems := known_token_problems(vocabulary(source), getattr(settings, "placeholder_token", ())):
         raise InputError(problems)
     return source
+
+
+def caption_problems(settings, source: Source, examples: Examples) -> list[Problem]:
+    """Captions and prompts of which the text encoder would not read the end."""
+    of_text: dict[str, list[str]] = {text: ["validation_prompt"] for text in settings.validation_prompt}
+    of_text |= {text: ["class_prompt"] for text in [getattr(settings, "class_prompt", None)] if text}
+    for example in examples.instances:
+        for caption in example.captions:
+            of_text.setdefault(caption, []).append(example.name)
+    tokens: Sequence[str] = getattr(settings, "placeholder_token", ())
+    counts: Sequence[int] = getattr(settings, "num_vectors", ())
+    placeholders = dict(zip(tokens, counts if len(counts) == len(tokens) else counts * len(tokens), strict=True))
+    return [
+        Problem(
+            f"{text if len(text) <= 60 else f'{text[:57]}...'!r} ({first_few(of_text[text], 3)})",
+            f"is too long: {number} tokens, of which the text encoder reads {most}", "shorten it",
+        )
+        for text, number, most in facts.too_long(source, list(of_text), placeholders)
+    ]  # fmt: skip

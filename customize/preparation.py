@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import singledispatch
+from functools import cached_property, singledispatch
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -23,6 +24,8 @@ from customize.batches import (
 from customize.config import DreamBoothSettings, TextualInversionSettings, TrainingSettings
 from customize.data import Example, Examples, all_pixels, variants
 from customize.families.stable_diffusion import StableDiffusion
+from customize.guard import IN_ALL
+from customize.latents_cache import LatentsCache, NoCache
 from customize.methods.dreambooth import DreamBooth, TaughtByBase
 from customize.methods.method import Condition
 from customize.methods.textual_inversion import DirectionalTextualInversion, TextualInversion
@@ -33,13 +36,15 @@ DTYPES = {"no": torch.float32, "fp32": torch.float32, "fp16": torch.float16, "bf
 
 @dataclass(frozen=True)
 class Bench:
-    """What everything that prepares a run works with. first_step: the step to begin at, more than 0 when resuming."""
+    """What everything that prepares a run works with. first_step: the step to begin at, more than 0 when resuming;
+    left_out: the draws that were left out before it."""
 
     settings: TrainingSettings
     accelerator: Accelerator
     family: StableDiffusion
     examples: Examples
     first_step: int
+    left_out: int = 0
 
     @property
     def resolution(self) -> int:
@@ -58,6 +63,20 @@ class Bench:
     @property
     def max_train_steps(self) -> int:
         return self.settings.max_train_steps or (self.settings.num_train_epochs or 1) * self.steps_per_epoch
+
+    @property
+    def draws(self) -> range:
+        """Those that the run may come to: one a step, and as many more as may be left out."""
+        most = IN_ALL if self.settings.on_nan == "retry" else self.left_out
+        return range(self.first_step + self.left_out, self.max_train_steps + most)
+
+    @cached_property
+    def latents_cache(self) -> NoCache:
+        """What keeps the autoencoder's answers from one run to the next."""
+        if self.settings.latents_cache_dir is None:
+            return NoCache()
+        accelerator, folder = self.accelerator, Path(self.settings.latents_cache_dir)
+        return LatentsCache(folder, self.family.vae, accelerator.device, accelerator.print)
 
     @property
     def validation_steps(self) -> int:
@@ -151,7 +170,7 @@ def class_examples(settings: DreamBoothSettings, bench: Bench) -> tuple[Example,
 
 
 def samples_of(stream: str, bench: Bench, examples: Sequence[Example]) -> Samples:
-    """Samples of these examples, with the VAE asked once about every crop that the run will draw."""
+    """Samples of these examples, with the VAE asked once about every crop that the run will draw and that is not kept yet."""
     settings, family = bench.settings, bench.family
     cuts = [
         variants(example, bench.resolution, settings.center_crop, settings.crop_variants, settings.random_flip, settings.seed)
@@ -163,11 +182,21 @@ def samples_of(stream: str, bench: Bench, examples: Sequence[Example]) -> Sample
         arrays = all_pixels(examples[picture], wanted, bench.resolution, settings.image_interpolation_mode)
         return torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
 
-    deck = Deck(stream, bench.recipe, len(examples), [len(each) for each in cuts])
+    deck, cache = Deck(stream, bench.recipe, len(examples), [len(each) for each in cuts]), bench.latents_cache
+    keys = {
+        (picture, variant): cache.key(examples[picture], cuts[picture][variant], settings.image_interpolation_mode)
+        for picture, variant in deck.needed(bench.draws)
+    }
+    moments = cache.recall(keys)
     family.vae.to(bench.accelerator.device)
-    moments = encode_pictures(family, deck.needed(bench.first_step, bench.max_train_steps), read_pixels)
+    for place, found in encode_pictures(family, keys.keys() - moments.keys(), read_pixels):
+        cache.keep(keys[place], found)
+        moments[place] = found
     family.vae.to("cpu")
-    pictures = [Picture(example.name, example.captions, moments[index]) for index, example in enumerate(examples)]
+    of_picture: list[dict[int, Tensor]] = [{} for _ in examples]
+    for (picture, variant), found in moments.items():
+        of_picture[picture][variant] = found
+    pictures = [Picture(each.name, each.captions, mine) for each, mine in zip(examples, of_picture, strict=True)]
     return Samples(family, bench.recipe, deck, pictures)
 
 

@@ -1,7 +1,7 @@
 r"""The prompt grammar of AUTOMATIC1111's stable-diffusion-webui: text -> clauses -> spans of text with weights.
 
     prompt      = clause ("AND" clause)*              the sampler mixes what the network says to each
-    clause      = items [":" number]                  its weight in the mixture, 1 by default
+    clause      = items [":" number]                  its weight in the mixture, 1 by default; text where there is no AND
     items       = (text | "BREAK" | emphasis | schedule | alternation)*
     emphasis    = "(" items ")"                       weight x 1.1
                 | "(" items ":" number ")"            weight x number
@@ -158,9 +158,10 @@ class Reader:
 
     def clause(self) -> Clause:
         fields, marks = self.fields(None, 0)
-        if marks and not self.alone:
-            self.check_weight(fields[-1], marks[-1])
-        weight = weight_in(fields[-1]) if marks else None
+        if not marks or self.alone:  # A1111 takes "a clock at 12:30" for "a clock at 12", thirty times
+            return Clause(joined(fields))
+        self.check_weight(fields[-1], marks[-1])
+        weight = weight_in(fields[-1])
         return Clause(joined(fields)) if weight is None else Clause(joined(fields[:-1]), weight)
 
     def fields(self, opened: re.Match | None, depth: int) -> tuple[list[Items], list[re.Match]]:

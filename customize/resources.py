@@ -1,12 +1,13 @@
-"""Memory and disk that give out, told in words. torch is not imported for it."""
+"""Memory and disk that give out, told in words; what would take less of them. torch is not imported for it."""
 
-import errno
-import re
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from safetensors import SafetensorError
 
+from customize.disk import BROKEN, FULL, WriteError, error_number
 from customize.errors import ResourceError
 
 
@@ -15,16 +16,47 @@ def resources(for_memory: str, for_disk: str) -> Iterator[None]:
     """Turns what a full memory or disk raises into ResourceError, with what to do about each."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, WriteError):
+            raise ResourceError(f"{error.strerror}\n    -> {for_disk}") from error
+        if (number := error_number(error)) not in FULL | BROKEN:
             raise
-        place = f" for {error.filename}" if error.filename else ""
-        raise ResourceError(f"no room on the disk{place} ({error.strerror})\n    -> {for_disk}") from error
-    except SafetensorError as error:  # its writer tells of a full disk in words only
-        if not re.search(r"os error (27|28|122)\b", str(error)):
-            raise
-        raise ResourceError(f"no room on the disk ({error})\n    -> {for_disk}") from error
+        what = "disk full" if number in FULL else "the disk gave out"
+        raise ResourceError(f"{what} ({error})\n    -> {for_disk}") from error
     except RuntimeError as error:  # torch.OutOfMemoryError is one, and so is the CPU allocator's
         if "out of memory" not in str(error).lower() and "can't allocate" not in str(error):
             raise
         raise ResourceError(f"out of memory\n    -> {for_memory}") from error
+
+
+def less_memory(settings) -> list[str]:
+    """The flags with which a training run takes less memory and that are not given yet; the ones that cost least come first."""
+    size, accumulated = settings.train_batch_size, settings.gradient_accumulation_steps
+    smaller = next((size // by for by in range(2, size + 1) if size % by == 0), 1)
+    full = getattr(settings, "adapter", None) == "none"
+    flags = {
+        "--gradient_checkpointing": not settings.gradient_checkpointing,
+        f"--train_batch_size {smaller} --gradient_accumulation_steps {accumulated * size // smaller}": size > 1,
+        "--mixed_precision bf16": settings.mixed_precision == "no",
+        "--use_8bit_adam": full and not settings.use_8bit_adam,
+        "--adapter lora": full,
+    }
+    return [flag for flag, helps in flags.items() if helps]
+
+
+def for_memory(settings) -> str:
+    """What to do about a full memory, in words."""
+    flags = less_memory(settings)
+    return f"take less, one after another: {', '.join(flags)}" if flags else "take a smaller --resolution, or another machine"
+
+
+def safetensors_size(tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> int:
+    """Bytes of a safetensors file that holds these tensors, to within a few: the header's own order is not known here."""
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    end = 0
+    for name, tensor in sorted(tensors.items()):
+        start, end = end, end + tensor.nbytes
+        kind = f"{tensor.dtype}".removeprefix("torch.").replace("bfloat", "BF").replace("float", "F").replace("int", "I")
+        header[name] = {"dtype": kind, "shape": [*tensor.shape], "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
+    return 8 + -(-len(text.encode()) // 8) * 8 + end

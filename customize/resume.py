@@ -1,30 +1,58 @@
 """Going on with a run: finds its checkpoint, and makes sure that it is the same run."""
 
+import hashlib
 import json
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from customize import checkpoint, run_folder
 from customize.data import Examples
 from customize.errors import InputError, Problem
+from customize.families import Source
 from customize.findings import first_few
 
 FREE_TO_CHANGE = {
     "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "checkpointing_steps", "checkpoints_total_limit",
     "save_steps", "validation_prompt", "num_validation_images", "validation_steps", "validation_epochs",
     "validation_scheduler", "report_to", "logging_dir", "push_to_hub", "hub_model_id", "max_train_steps", "num_train_epochs",
+    "on_nan", "latents_cache_dir", "dry_run", "train_data_dir", "instance_data_dir",
 }  # fmt: skip
-"""Settings that may differ when a run is resumed: the steps that are still to do are the same with either value."""
+"""Settings that may differ when a run is resumed: the steps that are still to do are the same with either value.
+Folders of pictures, and of a base model that is no name on the hub, may be moved: what is in them is compared."""
+
+NOT_COMPARED = {"versions", "pictures"}
+BLOCKS, BLOCK = 64, 1 << 16
 
 
-def identity(settings, examples: Examples, num_processes: int) -> dict[str, Any]:
-    """What makes a run the one that it is: settings, pictures with their captions, and the size of its batches."""
+def identity(settings, source: Source, examples: Examples, num_processes: int) -> dict[str, Any]:
+    """What makes a run the one that it is: method, base model, settings, captioned pictures, and the size of its batches."""
     kept = {name: value for name, value in settings.values().items() if name not in FREE_TO_CHANGE}
     if not settings.lr_scheduler.startswith("constant"):  # the length shapes the curve
         kept["max_train_steps"] = settings.max_train_steps
+    if files := fingerprint(source):
+        del kept["pretrained_model_name_or_path"]
     pictures = {example.name: [example.digest, *example.captions] for example in examples.instances}
-    return json.loads(json.dumps({**kept, "num_processes": num_processes, "pictures": pictures}))
+    versions = {name: version(name) for name in run_folder.VERSIONED}
+    about = {"method": settings.command, "base model's files": files, "num_processes": num_processes}
+    return json.loads(json.dumps({**kept, **about, "pictures": pictures, "versions": versions}))
+
+
+def fingerprint(source: Source) -> str:
+    """A hash over the base model's weights and configurations: the size of each file and 64 blocks spread over it.
+    Another model is found out, a single changed byte may not be. Empty for one on the hub: its name and revision tell."""
+    found = [*source.folder.rglob("*.safetensors"), *source.folder.rglob("*.json")] if source.folder else [source.file]
+    files = sorted(file for file in found if file)
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
+        with open(path, "rb") as file:
+            for place in range(0, size, max(BLOCK, size // BLOCKS)):
+                file.seek(place)
+                digest.update(file.read(BLOCK))
+    return digest.hexdigest() if files else ""
 
 
 def find_checkpoint(settings, folder: Path, same: dict[str, Any], say: Callable[[str], None]) -> checkpoint.Checkpoint | None:
@@ -36,8 +64,12 @@ def find_checkpoint(settings, folder: Path, same: dict[str, Any], say: Callable[
         say("no checkpoint yet: starting at the beginning")
         return None
     found = checkpoint.load(path)
-    if problems := differences(found.state["identity"], same):
+    earlier = found.state["identity"]
+    if problems := differences(earlier, same):
         raise InputError(problems)
+    for name, now in same.get("versions", {}).items():
+        if (before := earlier.get("versions", {}).get(name, now)) != now:
+            say(f"note: {name} was {before}, is {now} now: the last bits of what follows may differ")
     say(f"going on after step {found.step} ({path})")
     return found
 
@@ -45,11 +77,14 @@ def find_checkpoint(settings, folder: Path, same: dict[str, Any], say: Callable[
 def differences(earlier: dict[str, Any], now: dict[str, Any]) -> list[Problem]:
     """What would make the rest of the run another one than was begun."""
     remedy = "set it as it was, or start anew in another --output_dir"
-    changed = sorted(name for name in earlier.keys() | now.keys() if earlier.get(name) != now.get(name))
+    names = earlier.keys() | now.keys()
+    if earlier.get("method") != now.get("method"):  # each has settings of its own
+        names = {"method", *(earlier.keys() & now.keys())}
+    changed = sorted(name for name in names if earlier.get(name) != now.get(name))
     problems = [
         Problem(name, f"was {earlier.get(name)!r} in the run to be resumed, is {now.get(name)!r} now", remedy)
         for name in changed
-        if name != "pictures"
+        if name not in NOT_COMPARED
     ]
     if "pictures" in changed:
         before, after = earlier["pictures"], now["pictures"]

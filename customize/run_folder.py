@@ -1,33 +1,34 @@
 """The folder of a run: claimed before the start, described at the end."""
 
 import json
+import os
 import shlex
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
+from customize import lock, manifest
 from customize.errors import InputError, Problem
-from customize.files import write_text
+from customize.files import READY, discard, recover
 
-CONFIG, LOG, CARD = "config.toml", "log.jsonl", "README.md"
+CONFIG, LOG, CARD, ABOUT = "config.toml", "log.jsonl", "README.md", "customize.json"
 CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER = "checkpoints", "samples", "weights", "before_after.png"
 WRITTEN = (
     CONFIG, LOG, CARD, CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER, "learned_embeds*.safetensors",
     "pytorch_lora_weights.safetensors",
-    "customize.json", "model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler", "safety_checker",
+    manifest.NAME, ABOUT, "model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler", "safety_checker",
     "feature_extractor",
 )  # fmt: skip
 VERSIONED = ("customize", "torch", "diffusers", "transformers", "peft")
 
 
 def check(settings) -> Path:
-    """The run's folder. Raises InputError when it holds a run and nothing says what to do with it, or is no folder."""
+    """The run's folder. Raises InputError when it holds a run and nothing says what to do with it, when another
+    process is at work in it, or when it is none or cannot be written to."""
     folder = Path(settings.output_dir)
-    for path in (folder, *folder.parents):
-        if path.exists():
-            if not path.is_dir():
-                raise InputError(Problem("output_dir", f"{path} is a file", "name another folder"))
-            break
+    check_place("output_dir", folder)
+    lock.check(folder)
     if (folder / CONFIG).exists() and not (settings.resume_from_checkpoint or settings.overwrite_output_dir):
         remedy = "add --resume_from_checkpoint latest, or --overwrite_output_dir, or name another --output_dir"
         raise InputError(Problem("output_dir", f"{folder} holds a run already", remedy))
@@ -35,6 +36,15 @@ def check(settings) -> Path:
         what = f"{folder} holds no run, but what a run would write over: {', '.join(path.name for path in foreign)}"
         raise InputError(Problem("output_dir", what, "name another folder"))
     return folder
+
+
+def check_place(setting: str, folder: Path) -> None:
+    """Raises InputError when a folder, there or to be made, is none or cannot be written to."""
+    path = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not path.is_dir():
+        raise InputError(Problem(setting, f"{path} is a file", "name another folder"))
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InputError(Problem(setting, f"{path} cannot be written to", "name another folder"))
 
 
 def present(folder: Path) -> list[Path]:
@@ -50,10 +60,39 @@ def config(settings) -> str:
     return type(settings)(**kept).to_toml()
 
 
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keeps the folder for this process; what a dead one left half done in it is ended or undone first.
+
+    Raises InputError when another process is at work in it.
+    """
+    with lock.hold(folder):
+        recover(folder)
+        yield
+
+
+def settle(folder: Path) -> None:
+    """For those who read a result: what a kill left half in its place is put there, unless a run is about to do it."""
+    if (folder / READY).is_dir():
+        with suppress(InputError, OSError), claimed(folder):
+            pass
+
+
 def clear(folder: Path) -> None:
-    """Removes what an earlier run wrote, and nothing else; in a folder that holds no run, nothing."""
-    for path in present(folder) if (folder / CONFIG).exists() else ():
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    """Removes what an earlier run wrote, and nothing else; in a folder that holds no run, nothing.
+
+    config.toml, by which the folder is known as a run's, goes last.
+    """
+    if (folder / CONFIG).exists():
+        for path in sorted(present(folder), key=lambda path: path.name == CONFIG):
+            discard(path)
+
+
+def is_finished(folder: Path, steps: int) -> bool:
+    """Whether the folder holds the whole result of so many steps."""
+    if manifest.faults(folder, others=True):
+        return False
+    return json.loads((folder / ABOUT).read_text(encoding="utf-8")).get("steps") == steps
 
 
 def embedding_file(placeholder: str, alone: bool) -> str:
@@ -76,8 +115,8 @@ def metadata(settings, method, family, max_train_steps: int) -> dict[str, str]:
     return {"customize": json.dumps(facts)}
 
 
-def write_card(folder: Path, facts: dict, files: list[Path], report: str) -> None:
-    """The model card: how the result was made and how to use it, with the header that the hub reads."""
+def card(folder: Path, facts: dict, files: list[Path], report: str) -> str:
+    """The model card: how the result in `folder` was made and how to use it, with the header that the hub reads."""
     base, triggers = facts["base_model"], facts["trigger_words"]
     tags = ["text-to-image", "diffusers", facts["method"].replace("_", "-")]
     lines = [
@@ -106,4 +145,4 @@ def write_card(folder: Path, facts: dict, files: list[Path], report: str) -> Non
         "",
         "Made with " + ", ".join(f"{name} {number}" for name, number in facts["versions"].items()) + ".",
     ]
-    write_text(folder / CARD, "\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"

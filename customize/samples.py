@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from customize import manifest
 from customize.data import Example
-from customize.errors import InputError
+from customize.errors import InputError, ResourceError
 from customize.families.stable_diffusion import StableDiffusion
 from customize.files import new_folder, write_image
 from customize.inference.figures import before_after, contact_sheet
@@ -80,6 +81,7 @@ class SamplePictures:
             for row, picture in enumerate(picture for drawn in pictures.values() for picture in drawn):
                 picture.save(unfinished / f"{row:03d}.png")
             (unfinished / PROMPTS).write_text(json.dumps(self.row_labels()), encoding="utf-8")
+            manifest.write(unfinished)
         write_image(self.folder / "contact_sheet.png", self.sheet())
         for tracker in state.accelerator.trackers:
             options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
@@ -100,7 +102,10 @@ class SamplePictures:
         columns = list(self.columns().values())
         if columns:
             rows = list(zip(self.row_labels(), columns[0], columns[-1], strict=True))
-            write_image(path, before_after([example.open() for example in examples[:8]], rows))
+            try:
+                write_image(path, before_after([example.open() for example in examples[:8]], rows))
+            except ResourceError as error:  # the run is done, and asks nothing of the pictures any more
+                print(f"note: no {path.name}: {error}")
 
     def columns(self) -> dict[int, list[Image.Image]]:
         """The pictures drawn so far of the prompts as they are now, by step."""

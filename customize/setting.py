@@ -3,7 +3,6 @@
 Flags, help, TOML and checks are all made from this.
 """
 
-import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from customize.errors import Problem
 from customize.findings import printable
+from customize.scales import LARGEST, fits, path_and_scale
 
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
@@ -186,21 +186,15 @@ def _pickle_fault(value: str) -> str | None:
 
 
 def _weights_fault(value: str) -> str | None:
-    path, scale = path_and_scale(value)
+    try:
+        path, scale = path_and_scale(value)
+    except ValueError as error:
+        return str(error)
     if not path.strip():
         return "names no file"
-    if not (math.isfinite(scale) and abs(scale) <= 100):
-        return "has a scale that is not a number from -100 to 100"
+    if not fits(scale):
+        return f"has a scale that is not a number from -{LARGEST} to {LARGEST}"
     return _pickle_fault(path)
-
-
-def path_and_scale(weights: str) -> tuple[str, float]:
-    """`PATH[:SCALE]` in two, such as `("cat.safetensors", 0.8)`; the scale is 1 where none is given."""
-    path, colon, scale = weights.rpartition(":")
-    try:
-        return (path, float(scale)) if colon else (weights, 1.0)
-    except ValueError:
-        return weights, 1.0
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -3,9 +3,10 @@
 B samples of a micro-batch, G samples of a step (the global batch).
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +20,8 @@ from customize.optimizers import LearningRates
 
 
 class Batches(Protocol):
-    """Where samples come from. A batch is a function of the step and of positions in the step's global batch."""
+    """Where samples come from. A batch is a function of the draw, which is the step's number as long as none was left out,
+    and of positions in the step's global batch."""
 
     def batch(self, step: int, positions: Sequence[int]) -> Any: ...
 
@@ -34,12 +36,22 @@ class Record:
     learning_rate: float
     names: tuple[str, ...]
 
+    @property
+    def skipped(self) -> bool:
+        """Whether the step changes nothing: its gradients are not finite, and the loss scaler of fp16 skips it."""
+        return not math.isfinite(self.gradient_norm)
+
+
+class LeaveOut(Exception):
+    """Raised by a watcher that wants a step done again with the next draw, after it saw to it that the state is that before."""
+
 
 @dataclass
 class State:
     """All that resuming needs. step: optimizer steps done; identity: what must be the same for a run to be the same.
 
     sound: false while weights and optimizer are being changed; in between a checkpoint may be made.
+    left_out: the step at which a draw was left out, once for each; every one halves the learning rate from there on.
     """
 
     identity: dict[str, Any]
@@ -50,6 +62,12 @@ class State:
     learning_rates: LearningRates
     accelerator: Accelerator
     sound: bool = True
+    left_out: list[int] = field(default_factory=list)
+
+    @property
+    def draw(self) -> int:
+        """The number of the draw that the next step takes: one after another, those that were left out among them."""
+        return self.step + len(self.left_out)
 
     def checkpoint(self) -> Checkpoint:
         """A picture of the state that `restore` understands."""
@@ -58,16 +76,25 @@ class State:
             "identity": self.identity,
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
+            "left_out": list(self.left_out),
         }
         return Checkpoint(self.step, self.method.learned(), state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes back to where the checkpoint was made."""
         self.step = checkpoint.step
+        self.left_out = list(checkpoint.state.get("left_out", ()))
         self.method.load_learned(checkpoint.learned)
         self.optimizer.load_state_dict(checkpoint.state["optimizer"])
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
+
+    def leave_out(self) -> None:
+        """Drops the gradients of a step that was not done, and goes on to the next draw."""
+        if scaler := self.accelerator.scaler:
+            scaler.update(scaler.get_scale())  # forgets that it has seen these gradients
+        self.optimizer.zero_grad(set_to_none=True)
+        self.left_out.append(self.step)
 
 
 class Watcher:
@@ -81,6 +108,9 @@ class Watcher:
 
     def after_step(self, state: State, record: Record) -> None:
         """With the step done and counted."""
+
+    def left_out(self, state: State, reason: str) -> None:
+        """With a draw left out, and the state ready for the same step with the next one."""
 
     def finish(self, state: State) -> None:
         """At the end, also when the run was stopped by an exception."""
@@ -113,7 +143,12 @@ def train(
             watcher.start(state)
             started.callback(watcher.finish, state)
         while state.step < max_train_steps:
-            step(settings, state, model, batches, watchers)
+            try:
+                step(settings, state, model, batches, watchers)
+            except LeaveOut as reason:
+                state.leave_out()
+                for watcher in watchers:
+                    watcher.left_out(state, str(reason))
     return state
 
 
@@ -123,8 +158,8 @@ def step(settings, state: State, model: Any, batches: Batches, watchers: Sequenc
     global_batch = settings.train_batch_size * len(parts) * accelerator.num_processes
     total, names = torch.zeros((), device=accelerator.device), ()
     for number, positions in enumerate(parts):
-        batch = batches.batch(state.step, positions).to(accelerator.device)
-        seed_dropout(settings.seed, state.step, positions)
+        batch = batches.batch(state.draw, positions).to(accelerator.device)
+        seed_dropout(settings.seed, state.draw, positions)
         with accelerator.no_sync(model) if number + 1 < len(parts) else nullcontext():
             losses: Tensor = model(batch)
             # processes average their gradients, so each gives its share times their number
@@ -132,7 +167,8 @@ def step(settings, state: State, model: Any, batches: Batches, watchers: Sequenc
         total, names = total + losses.detach().sum(), names + batch.names
     norm = accelerator.clip_grad_norm_(state.method.parameters(), settings.max_grad_norm or float("inf"))
     loss = accelerator.reduce(total, "sum") / global_batch
-    record = Record(state.step, loss.item(), norm.item(), state.learning_rates.set(state.step), names)
+    learning_rate = state.learning_rates.set(state.step, 0.5 ** len(state.left_out))
+    record = Record(state.step, loss.item(), norm.item(), learning_rate, names)
     for watcher in watchers:
         watcher.before_step(state, record)
     state.sound = False

@@ -3,51 +3,59 @@
 import importlib.util
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 
-from customize import readback, run_folder
+from customize import manifest, readback, run_folder
+from customize.checkpoint import size
 from customize.data import Examples, small_pictures_note
 from customize.errors import InputError, Problem
 from customize.families import Source, load
 from customize.families.stable_diffusion import StableDiffusion
-from customize.files import new_folder, write_text
+from customize.files import new_entries, new_folder, write_text
+from customize.guard import Numbers
 from customize.preparation import Bench, Training, prepare
-from customize.resources import resources
+from customize.resources import for_memory, resources
 from customize.resume import find_checkpoint, identity
 from customize.samples import SamplePictures
 from customize.trainer import State, Watcher, train
-from customize.watchers import Checkpoints, Every, Log, Numbers, Progress, Signals, Trackers
-
-FOR_MEMORY = "try --gradient_checkpointing, --use_8bit_adam, or a smaller --train_batch_size with --gradient_accumulation_steps"
+from customize.watchers import Checkpoints, Every, Log, Progress, Signals, Trackers
 
 
 def run(settings, folder: Path, source: Source, examples: Examples) -> None:
     """Trains what the settings say and leaves the result in `folder`; what it is given has passed `preflight.check`."""
     check_machine(settings)
     accelerator = start_accelerator(settings, folder)
-    same = identity(settings, examples, accelerator.num_processes)
+    same = identity(settings, source, examples, accelerator.num_processes)
     resume = find_checkpoint(settings, folder, same, accelerator.print)
     family = load(source)
-    bench = Bench(settings, accelerator, family, examples, resume.step if resume else 0)
+    done = (resume.step, len(resume.state.get("left_out", ()))) if resume else (0, 0)
+    bench = Bench(settings, accelerator, family, examples, *done)
+    if resume and resume.step >= bench.max_train_steps and run_folder.is_finished(folder, resume.step):
+        accelerator.print(f"{folder} is finished: nothing to do")
+        if settings.push_to_hub and accelerator.is_main_process:
+            upload(settings, folder)
+        accelerator.state.destroy_process_group()
+        return
     for note in filter(None, (*examples.notes, small_pictures_note(examples.instances, bench.resolution))):
         accelerator.print(f"note: {note}")
-    with resources(FOR_MEMORY, "make room, then go on with --resume_from_checkpoint latest"):
+    with resources(for_memory(settings), "make room, then go on with --resume_from_checkpoint latest"):
         training = prepare(settings, bench)
         samples = SamplePictures(settings, family, training.condition, folder / run_folder.SAMPLES)
         metadata = run_folder.metadata(settings, training.method, family, bench.max_train_steps)
-        claim(settings, folder, accelerator)  # up to here nothing is written
-        train(
-            settings, training.method, training.batches, watchers(settings, folder, bench, training, samples, metadata),
-            accelerator, bench.max_train_steps, bench.learning_rate_scale, resume, same,
-        )  # fmt: skip
-        if accelerator.is_main_process:
-            finish(settings, folder, family, training, metadata)
-            samples.write_before_after(folder / run_folder.BEFORE_AFTER, examples.instances)
+        with claimed(settings, folder, accelerator):  # up to here nothing is written
+            train(
+                settings, training.method, training.batches, watchers(settings, folder, bench, training, samples, metadata),
+                accelerator, bench.max_train_steps, bench.learning_rate_scale, resume, same,
+            )  # fmt: skip
+            if accelerator.is_main_process:
+                finish(settings, folder, family, training, metadata)
+                samples.write_before_after(folder / run_folder.BEFORE_AFTER, examples.instances)
     accelerator.wait_for_everyone()
     accelerator.state.destroy_process_group()
 
@@ -96,15 +104,19 @@ def trackers(settings) -> list[str]:
     return [name for name in settings.report_to if name != "none"]
 
 
-def claim(settings, folder: Path, accelerator: Accelerator) -> None:
+@contextmanager
+def claimed(settings, folder: Path, accelerator: Accelerator) -> Iterator[None]:
     """Makes the folder this run's: an earlier run's files go when the settings say so, config.toml comes first."""
-    if accelerator.is_main_process:
-        if settings.overwrite_output_dir and not settings.resume_from_checkpoint:
-            run_folder.clear(folder)
-        write_text(folder / run_folder.CONFIG, run_folder.config(settings))
-    accelerator.wait_for_everyone()
-    values = {name: value if isinstance(value, int | float | str) else str(value) for name, value in settings.values().items()}
-    accelerator.init_trackers("customize", config=values)
+    with run_folder.claimed(folder) if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            if settings.overwrite_output_dir and not settings.resume_from_checkpoint:
+                run_folder.clear(folder)
+            write_text(folder / run_folder.CONFIG, run_folder.config(settings))
+        accelerator.wait_for_everyone()
+        values = settings.values().items()
+        plain = {name: value if isinstance(value, int | float | str) else str(value) for name, value in values}
+        accelerator.init_trackers("customize", config=plain)
+        yield
 
 
 def watchers(
@@ -112,7 +124,7 @@ def watchers(
 ) -> list[Watcher]:
     """Those who look on, in the order in which they are asked."""
     checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS, settings.checkpointing_steps, settings.checkpoints_total_limit)
-    found: list[Watcher] = [Numbers(), Trackers()]
+    found: list[Watcher] = [Numbers(settings.on_nan), Trackers()]
     if bench.accelerator.is_main_process:
         found += [Progress(), Log(folder / run_folder.LOG)]
     if settings.validation_prompt:
@@ -130,20 +142,25 @@ def save_weights(folder: Path, training: Training, metadata: dict[str, str]) -> 
         if state.accelerator.is_main_process:
             with new_folder(folder / f"step-{state.step:06d}") as unfinished:
                 training.method.save(unfinished, metadata)
+                manifest.write(unfinished)
 
     return save
 
 
 def finish(settings, folder: Path, family: StableDiffusion, training: Training, metadata: dict[str, str]) -> None:
-    """Saves the result, reads it back through the public loader, reports, writes the card, uploads on request."""
+    """Saves the result, reads it back through the public loader, and only then puts it, with its card, in its place."""
     training.method.eval()
-    files = training.method.save(folder, metadata)
-    difference = readback.check(folder, family, training.method.example_prompt)
-    report = training.method.report()
-    run_folder.write_card(folder, json.loads(metadata["customize"]), files, report)
+    with new_entries(folder, size(training.method.learned()), unlisted=(run_folder.CARD,)) as unfinished:
+        files = training.method.save(unfinished, metadata)
+        difference = readback.check(unfinished, family, training.method.example_prompt)
+        report = training.method.report()
+        card = run_folder.card(folder, json.loads(metadata["customize"]), files, report)
+        (unfinished / run_folder.CARD).write_text(card, encoding="utf-8", newline="\n")
+        (unfinished / run_folder.ABOUT).write_text(metadata["customize"], encoding="utf-8", newline="\n")
     if report:
         print(report)
-    print(f"saved {', '.join(str(file) for file in files)} (read back: predictions differ by {difference:.1e})")
+    saved = ", ".join(str(folder / file.name) for file in files)
+    print(f"saved {saved} (read back: predictions differ by {difference:.1e})")
     if settings.push_to_hub:
         upload(settings, folder)
 

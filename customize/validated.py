@@ -55,7 +55,11 @@ class Validated(BaseModel):
         """Validate all fields into `self` and those that pass also into `fit`; return what is wrong."""
         problems: list[Problem] = []
         faulty = set()
-        values = dict(self.completed(values))
+        try:
+            values = dict(self.completed(values))
+        except InputError as error:
+            problems += error.problems
+            faulty |= {problem.where for problem in error.problems}
         try:
             self.__pydantic_validator__.validate_python(values, self_instance=self, context=fit)
         except ValidationError as error:

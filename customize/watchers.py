@@ -1,7 +1,6 @@
-"""Those who look on while a run goes its way: bar, log, trackers, guard on numbers, checkpoints, signals."""
+"""Those who look on while a run goes its way: bar, log, trackers, checkpoints, signals."""
 
 import json
-import math
 import os
 import signal
 import time
@@ -13,8 +12,10 @@ import torch
 from tqdm import tqdm
 
 from customize import checkpoint
-from customize.errors import Interrupted, NumericsError
+from customize.disk import room_for
+from customize.errors import Interrupted
 from customize.files import write_bytes
+from customize.run_log import read_log
 from customize.trainer import Record, State, Watcher
 
 
@@ -37,15 +38,17 @@ class Progress(Watcher):
 
 
 class Log(Watcher):
-    """One line of JSON per step in log.jsonl. A resumed run goes on after the step that it resumes from."""
+    """One line of JSON per step in log.jsonl, and one for each draw that was left out.
+
+    A resumed run goes on after the step that it resumes from.
+    """
 
     def __init__(self, path: Path):
         self.path = path
 
     def start(self, state: State) -> None:
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.step]
-        write_bytes(self.path, "".join(f"{line}\n" for line in kept).encode())
+        kept = [line for step, line in read_log(self.path) if step is not None and step <= state.step]
+        write_bytes(self.path, b"".join(line + b"\n" for line in kept))
         self.file = open(self.path, "a", encoding="utf-8", buffering=1)
         self.time = time.perf_counter()
 
@@ -58,8 +61,12 @@ class Log(Watcher):
             "learning_rate": record.learning_rate,
             "seconds": round(now - self.time, 4),
         }
+        entry |= {"gradient_norm": None, "skipped": True} if record.skipped else {}
         self.file.write(json.dumps(entry) + "\n")
         self.time = now
+
+    def left_out(self, state: State, reason: str) -> None:
+        self.file.write(json.dumps({"step": state.step, "left_out": reason}) + "\n")
 
     def finish(self, state: State) -> None:
         self.file.close()
@@ -85,11 +92,17 @@ class Checkpoints(Watcher):
         self.saved = -1
 
     def start(self, state: State) -> None:
+        """Raises disk.WriteError when there is not even room for a checkpoint and a result of what learns."""
         self.saved = state.step
+        if state.accelerator.is_main_process:
+            room_for(self.folder, 2 * checkpoint.size(state.method.learned()))
 
     def after_step(self, state: State, record: Record) -> None:
         if state.step % self.every == 0:
             self.save(state)
+
+    def left_out(self, state: State, reason: str) -> None:
+        self.save(state)
 
     def finish(self, state: State) -> None:
         if state.sound and state.step != self.saved:
@@ -101,24 +114,6 @@ class Checkpoints(Watcher):
             checkpoint.save(self.folder, state.checkpoint())
             checkpoint.prune(self.folder, self.keep)
         self.saved = state.step
-
-
-class Numbers(Watcher):
-    """Stops at a loss or gradient that is not finite, while the weights are still those of the step before.
-
-    Under fp16 an infinite gradient is how the loss scaler finds its scale: then the step is skipped, not the run ended.
-    """
-
-    def before_step(self, state: State, record: Record) -> None:
-        watched = {"the loss": record.loss}
-        if state.accelerator.scaler is None:
-            watched["a gradient"] = record.gradient_norm
-        for what, value in watched.items():
-            if not math.isfinite(value):
-                raise NumericsError(
-                    f"{what} is {value} at step {record.step + 1} (pictures: {', '.join(dict.fromkeys(record.names))}); "
-                    f"the state of step {record.step} is kept\n    -> start anew with a lower learning_rate"
-                )
 
 
 class Every(Watcher):

@@ -12,13 +12,16 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from customize.files import new_folder, write_bytes, write_text
-from customize.run_folder import embedding_file
+from customize.files import write_bytes
+from customize.resources import safetensors_size
+from customize.run_folder import ABOUT, embedding_file
 
 if TYPE_CHECKING:
     from customize.families.stable_diffusion import StableDiffusion
 
 LORA = "pytorch_lora_weights.safetensors"
+LEFT_ALONE = ("safety_checker", "feature_extractor")
+"""Parts of a base model that no method loads."""
 ADAPTER_METADATA = "lora_adapter_metadata"
 """The key under which diffusers' loaders look for rank, alpha and the like."""
 
@@ -61,30 +64,19 @@ def save_lora(folder: Path, family: "StableDiffusion", metadata: dict[str, str])
 
 
 def save_pipeline(folder: Path, family: "StableDiffusion", metadata: dict[str, str]) -> list[Path]:
-    """A complete pipeline in diffusers' layout. model_index.json comes last: without it a folder is no model.
+    """A complete pipeline in diffusers' layout, in a folder that `files` puts in place once it is whole.
 
     The base's safety checker and feature extractor, which were never loaded, are copied as they are.
     """
-    index = folder / "model_index.json"
-    scratch = folder / "pipeline"
-    with new_folder(scratch) as unfinished:
-        family.pipeline().save_pretrained(unfinished, safe_serialization=True)
-        left_alone(family.source, unfinished)
-    index.unlink(missing_ok=True)
-    for part in sorted(scratch.iterdir()):
-        if part.is_dir():
-            shutil.rmtree(folder / part.name, ignore_errors=True)
-            part.rename(folder / part.name)
-    text = (scratch / index.name).read_text(encoding="utf-8")
-    write_text(folder / "customize.json", metadata["customize"])
-    write_text(index, text)
-    shutil.rmtree(scratch)
-    return [index]
+    family.pipeline().save_pretrained(folder, safe_serialization=True)
+    left_alone(family.source, folder)
+    (folder / ABOUT).write_text(metadata["customize"], encoding="utf-8", newline="\n")
+    return [folder / "model_index.json"]
 
 
 def left_alone(source: Path, folder: Path) -> None:
     """Copies the parts of the base that no method loads, and their entries in model_index.json."""
-    kept = [part for part in ("safety_checker", "feature_extractor") if (source / part).is_dir()]
+    kept = [part for part in LEFT_ALONE if (source / part).is_dir()]
     if not kept:
         return
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
@@ -94,3 +86,24 @@ def left_alone(source: Path, folder: Path) -> None:
         index[part] = theirs[part]
     index["requires_safety_checker"] = theirs.get("requires_safety_checker", True)
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def pipeline_sizes(folder: Path, family: "StableDiffusion", metadata: dict[str, str]) -> dict[str, int]:
+    """Bytes of each part that `save_pipeline` would write. All but the networks' weights are written to `folder` for it."""
+    pipeline = family.pipeline()
+    pipeline.save_config(folder)
+    for part in ("tokenizer", "scheduler"):
+        getattr(pipeline, part).save_pretrained(folder / part)
+    family.text_encoder.config.save_pretrained(folder / "text_encoder")
+    for part in ("unet", "vae"):
+        getattr(family, part).save_config(folder / part)
+    sizes = {path.name: size_of(path) for path in sorted(folder.iterdir())}
+    for part in ("unet", "vae", "text_encoder"):
+        sizes[part] += safetensors_size(getattr(family, part).state_dict(), {"format": "pt"})
+    sizes |= {part: size_of(family.source / part) for part in LEFT_ALONE if (family.source / part).is_dir()}
+    return sizes | {ABOUT: len(metadata["customize"].encode())}
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())

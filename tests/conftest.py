@@ -24,3 +24,21 @@ def tiny_v(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from models import tiny_stable_diffusion
 
     return tiny_stable_diffusion(tmp_path_factory.mktemp("models") / "tiny_v", prediction_type="v_prediction")
+
+
+@pytest.fixture(scope="session")
+def server():
+    """A process that has imported everything and runs training commands in forked children."""
+    from fork_server import ForkServer
+
+    server = ForkServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three pictures."""
+    from kit import write_pictures
+
+    return write_pictures(tmp_path_factory.mktemp("pictures"))

@@ -4,6 +4,8 @@ lines of JSON on standard input and output. A request may name a moment at which
 
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,11 +22,14 @@ class ForkServer:
         )
 
     def run(
-        self, command: str, arguments: list[str], moment: str = "", number: int = 1, action: str = "SIGKILL"
+        self, command: str, arguments: list[str], moment: str = "", number: int = 1, action: str = "SIGKILL", **limits: float
     ) -> tuple[int, str]:
-        """(exit status, all that was printed) of `train_COMMAND.py ARGUMENTS`; minus the signal's number for a killed one."""
+        """(exit status, all that was printed) of `train_COMMAND.py ARGUMENTS`; minus the signal's number for a killed one.
+
+        limits: `after`, seconds until SIGKILL; `file_size`, the largest file in bytes; `umask`.
+        """
         assert self.process.stdin and self.process.stdout
-        request = {"command": command, "arguments": arguments, "moment": moment, "number": number, "action": action}
+        request = {"command": command, "arguments": arguments, "moment": moment, "number": number, "action": action, **limits}
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline())
@@ -40,17 +45,20 @@ def set_trap(moment: str, number: int, action: str) -> None:
     """Makes `action` happen in this process when the moment comes for the `number`-th time."""
     import torch
 
-    from customize import checkpoint, objective, watchers
+    from customize import checkpoint, class_pictures, latents_cache, manifest, objective, readback, watchers
     from customize.methods.method import Method
     from customize.watchers import Checkpoints
 
     place, name = {
         "in a step": (Method, "before_step"),
-        "inside a checkpoint": (checkpoint, "_write_manifest"),
+        "inside a checkpoint": (manifest, "write"),
         "after a checkpoint": (checkpoint, "prune"),
         "at the end of a step": (Checkpoints, "after_step"),
         "in the loss": (objective, "mean_squared_error"),
         "in the bar": (watchers.Progress, "after_step"),
+        "in the result": (readback, "check"),
+        "at a class picture": (class_pictures, "write_image"),
+        "at a cached latent": (latents_cache, "write_bytes"),
     }[moment]
     original, calls = getattr(place, name), 0
 
@@ -61,10 +69,15 @@ def set_trap(moment: str, number: int, action: str) -> None:
             raise OSError(int(action.split()[1]), "as the test wants it", "a file")
         if calls == number and action == "memory":
             raise torch.OutOfMemoryError("out of memory")
+        if calls == number and action.startswith("remove "):
+            shutil.rmtree(action.removeprefix("remove "))
         if calls == number and action.startswith("SIG"):
-            os.kill(os.getpid(), getattr(signal, action))
+            for name in action.split():
+                os.kill(os.getpid(), getattr(signal, name))
+        if calls == number + 1 and action == "nan, then SIGKILL":
+            os.kill(os.getpid(), signal.SIGKILL)
         result = original(*args, **kwargs)
-        return result * float("nan") if calls == number and action == "nan" else result
+        return result * float("nan") if calls == number and action.startswith("nan") else result
 
     setattr(place, name, trapped)
 
@@ -79,6 +92,7 @@ def serve() -> None:
     from customize.config import DreamBoothSettings, TextualInversionSettings
 
     torch.set_num_threads(1)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # so that it can be waited for with a limit
     models = {"textual_inversion": TextualInversionSettings, "dreambooth": DreamBoothSettings}
     for line in sys.stdin:
         request = json.loads(line)
@@ -87,12 +101,19 @@ def serve() -> None:
             os.dup2(output, 1)
             os.dup2(output, 2)
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+            if "file_size" in request:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"], resource.RLIM_INFINITY))
+            if "umask" in request:
+                os.umask(request["umask"])
             if request["moment"]:
                 set_trap(request["moment"], request["number"], request["action"])
             status = main(models[request["command"]], "customize.preflight:run", request["arguments"])
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
+        if "after" in request and signal.sigtimedwait({signal.SIGCHLD}, request["after"]) is None:
+            os.kill(child, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         os.lseek(output, 0, os.SEEK_SET)
         with os.fdopen(output, "rb") as file:

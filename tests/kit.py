@@ -40,7 +40,7 @@ def settings_for(method: str, base: Path, pictures: Path, output: Path, **change
     return DreamBoothSettings(**{**common, **own, **changes})
 
 
-def prepared(settings, first_step: int = 0, mixed_precision: str = "no"):
+def prepared(settings, first_step: int = 0, mixed_precision: str = "no", left_out: int = 0):
     """(bench, training) as a run prepares them, on the CPU."""
     from accelerate import Accelerator
 
@@ -49,5 +49,5 @@ def prepared(settings, first_step: int = 0, mixed_precision: str = "no"):
     from customize.preparation import Bench, prepare
 
     _, source, examples = check(settings)
-    bench = Bench(settings, Accelerator(cpu=True, mixed_precision=mixed_precision), load(source), examples, first_step)
+    bench = Bench(settings, Accelerator(cpu=True, mixed_precision=mixed_precision), load(source), examples, first_step, left_out)
     return bench, prepare(settings, bench)

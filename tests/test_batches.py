@@ -50,7 +50,7 @@ def test_a_deck_deals_every_picture_equally_often():
     deck = Deck("instance", Recipe(seed=0, global_batch=4), 5, [2] * 5)
     dealt = [deck.draw(step, position) for step in range(25) for position in range(4)]
     assert all([picture for picture, _ in dealt].count(i) == 20 for i in range(5))
-    assert deck.needed(0, 25) == set(dealt) and deck.needed(3, 5) == set(dealt[12:20])
+    assert deck.needed(range(25)) == set(dealt) and deck.needed(range(3, 5)) == set(dealt[12:20])
 
 
 def test_captions_are_drawn_and_dropped_at_their_rate(tiny_epsilon, pictures, tmp_path):

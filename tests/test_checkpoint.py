@@ -50,18 +50,100 @@ def test_a_damaged_one_is_passed_over_and_named(tmp_path, name, damage):
     assert (tmp_path / "step-000002").exists()
 
 
-def test_when_none_is_whole_that_is_an_error(tmp_path):
-    (checkpoint.save(tmp_path, example(1)) / "manifest.json").unlink()
-    with pytest.raises(InputError, match="no checkpoint in .* is whole"):
+def assert_each_flip_is_noticed(path, places) -> None:
+    for file in sorted(path.iterdir()):
+        data = file.read_bytes()
+        for place in places(len(data)):
+            for bit in (0x01, 0x20, 0x80):
+                file.write_bytes(data[:place] + bytes([data[place] ^ bit]) + data[place + 1 :])
+                assert checkpoint.faults(path), (file.name, place, bit)
+        file.write_bytes(data)
+    assert checkpoint.faults(path) == ""
+
+
+def test_a_flip_at_start_middle_and_end_of_each_file_is_noticed(tmp_path):
+    assert_each_flip_is_noticed(checkpoint.save(tmp_path, example(1)), lambda size: (0, size // 2, size - 1))
+
+
+@pytest.mark.slow
+def test_a_flip_of_any_byte_is_noticed(tmp_path):
+    assert_each_flip_is_noticed(checkpoint.save(tmp_path, example(1)), range)
+
+
+@pytest.mark.parametrize("name", ["learned.safetensors", "state.safetensors", "state.json", "manifest.json"])
+def test_an_empty_file_and_one_too_many_are_noticed(tmp_path, name):
+    path = checkpoint.save(tmp_path, example(1))
+    (path / f"other-{name}").touch()
+    assert checkpoint.faults(path) == f"other-{name} does not belong there"
+    (path / f"other-{name}").rename(path / f".{name}")  # hidden files, as of file managers, are in no way of anything
+    assert checkpoint.faults(path) == ""
+    (path / name).write_bytes(b"")
+    assert checkpoint.faults(path).startswith(name)
+
+
+@pytest.mark.parametrize("manifest", ["[]", "7", "{", '{"state.json": 1}', '{"../x": {"size": 1, "sha256": "0"}}', "[" * 99999])
+def test_a_strange_manifest_is_a_fault(tmp_path, manifest):
+    path = checkpoint.save(tmp_path, example(1))
+    (path / "manifest.json").write_text(manifest)
+    assert checkpoint.faults(path)
+
+
+def test_when_none_is_whole_each_is_named_and_none_is_removed(tmp_path):
+    for step in (1, 2):
+        (checkpoint.save(tmp_path, example(step)) / "manifest.json").unlink()
+    (tmp_path / "step-000099").mkdir()
+    with pytest.raises(InputError) as caught:
         checkpoint.find(tmp_path, "latest", lambda line: None)
+    first, *others = caught.value.problems
+    assert first.what == f"no checkpoint in {tmp_path} is whole"
+    assert [(each.where, each.what) for each in others] == [
+        (str(tmp_path / f"step-0000{step}"), "manifest.json is missing") for step in ("99", "02", "01")
+    ]
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_strange_names_are_ignored(tmp_path):
-    for name in ("step-best", "step-99.zip", ".step-000009.unfinished", "step-1"):
-        (tmp_path / name).mkdir()
-    assert checkpoint.every(tmp_path) == []
-    assert checkpoint.find(tmp_path, "latest", lambda line: None) is None
+    real = checkpoint.save(tmp_path / "elsewhere", example(1))
+    folder = tmp_path / "checkpoints"
+    for name in (
+        "step-best",
+        "step-99.zip",
+        ".step-000009.1.unfinished",
+        "step-1",
+        "step-0000009",
+        "step-\u0663\u0663\u0663\u0663\u0663\u0663",
+    ):
+        (folder / name).mkdir(parents=True)
+    (folder / "step-000005").symlink_to(real)
+    (folder / "step-000006").symlink_to(folder / "nowhere")
+    (folder / "step-000007").write_text("a file")
+    assert checkpoint.every(folder) == []
+    assert checkpoint.find(folder, "latest", lambda line: None) is None
     assert checkpoint.find(tmp_path / "missing", "latest", lambda line: None) is None
+
+
+def test_a_folder_that_lost_its_name_between_two_renames_has_it_back(tmp_path):
+    path = checkpoint.save(tmp_path, example(3))
+    path.rename(tmp_path / ".step-000003.replaced")
+    assert checkpoint.find(tmp_path, "latest", lambda line: None) == path
+
+
+def test_a_run_folder_that_is_gone_is_not_made_again(tmp_path):
+    with pytest.raises(OSError, match="cannot write .*step-000001: No such file"):
+        checkpoint.save(tmp_path / "gone/checkpoints", example(1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_pruned_beside_a_newest_one_that_does_not_hold_what_it_says(tmp_path):
+    for step in (1, 2):
+        file = checkpoint.save(tmp_path, example(step)) / "state.json"
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + b" ")
+    checkpoint.prune(tmp_path, 1)
+    assert checkpoint.find(tmp_path, "latest", lambda line: None) == tmp_path / "step-000001"
+    file.write_bytes(data)
+    checkpoint.prune(tmp_path, 1)
+    assert [path.name for path in checkpoint.every(tmp_path)] == ["step-000002"]
 
 
 def test_pruning_keeps_the_newest_whole_ones(tmp_path):

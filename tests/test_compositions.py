@@ -101,3 +101,50 @@ def test_an_anagram_of_latents_has_no_views_of_colours(tiny_v, tmp_path):
     with pytest.raises(InputError, match="LookingGlass"):
         command.run(settings)
     assert not (tmp_path / "out").exists()
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+
+
+def test_a_part_of_a_picture_stays_in_an_illusion(pipeline):
+    asked = InferenceSettings(prompt="a red cat", illusion="colour", image="x.png", image_part="grey")
+    found = pipeline.generate(
+        [("a red cat",)] * 2, composition=composition(asked, pipeline), image=[picture(1), picture(2)], seeds=[3, 4], **OPTIONS
+    )
+    clean = pipeline.encode([picture(1), picture(2)], [torch.Generator().manual_seed(seed) for seed in (3, 4)])
+    assert torch.allclose(found.mean(1), clean.mean(1), atol=1e-5)
+    free = pipeline.generate("a red cat", seeds=[3, 4], **OPTIONS)
+    assert not torch.allclose(free.mean(1), clean.mean(1), atol=0.1) and not torch.allclose(found, clean, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("values", "where"),
+    [
+        ({"illusion": "triple", "image_part": "low", "prompt": ["a", "b"]}, "image_part"),
+        ({"illusion": "hybrid", "image_part": "grey"}, "image_part"),
+        ({"illusion": "hybrid", "image_part": "low", "prompt": ["a", "b"]}, "prompt"),
+        ({"illusion": "hybrid", "image_part": "low", "strength": 0.5}, "strength"),
+        ({"illusion": "hybrid", "prompt": ["a", "b"]}, "image"),
+        ({"illusion": "hybrid", "image_part": "low", "mask_image": "m.png"}, "mask_image"),
+        ({"image_part": "low"}, "image_part"),
+    ],
+)
+def test_what_no_illusion_does_with_a_picture_is_refused(values, where):
+    with pytest.raises(InputError) as caught:
+        InferenceSettings(**{"prompt": "a", "image": "x.png", **values})
+    assert where in [problem.where for problem in caught.value.problems]
+
+
+def test_a_large_picture_is_decoded_in_tiles_as_stock_does(pipeline):
+    latents = torch.randn(1, 4, 24, 16, generator=torch.Generator().manual_seed(0))
+    vae = pipeline.family.vae
+    whole = pipeline.decode(latents)[0]
+    pipeline.generate("a", height=32, width=32, vae_tiling=True, **OPTIONS)
+    tiled = pipeline.decode(latents)[0]
+    vae.disable_tiling()
+    expected = (vae.tiled_decode(latents / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1).mul(255).round()
+    assert np.array_equal(np.asarray(tiled), expected[0].permute(1, 2, 0).to(torch.uint8).numpy())
+    assert not np.array_equal(np.asarray(tiled), np.asarray(whole))
+    pipeline.generate("a", **OPTIONS)
+    assert np.array_equal(np.asarray(pipeline.decode(latents)[0]), np.asarray(whole))

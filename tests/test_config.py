@@ -27,6 +27,7 @@ CONDITIONS = {
     ("train_text_encoder", (True,)): {"train_text_encoder": True},
     ("dataset_name", ()): {"dataset_name": "pictures", "train_data_dir": (), "instance_data_dir": None},
     ("image", ()): {"image": "cat.png"},
+    ("weights", ()): {"weights": ["cat.safetensors"]},
     ("trace", (True,)): {"trace": True},
     ("between", ()): {"prompt": ["a cat", "a dog"], "between": 0.5},
     ("illusion", ("anagram", "alternating_anagram", "looking_glass")): {
@@ -74,7 +75,7 @@ def test_number_at_its_bounds(model, line):
         assert line.name not in [p.where for p in model.examine({**context, line.name: value})[1]], value
     wrong = [
         *outside,
-        -1 if line.minimum != -1 else -2,
+        min(low, 0) - 1,
         math.nan,
         math.inf,
         -math.inf,
@@ -298,7 +299,7 @@ SITUATIONS = {
     TextualInversionSettings: [{}, CONDITIONS["dataset_name", ()]],
     DreamBoothSettings: [{}, PRIOR, {"adapter": "lora", "prior_preservation": "teacher", "class_prompt": "a dog"},
                          {"adapter": "lora", "train_text_encoder": True, **PRIOR}],
-    InferenceSettings: [{}, {"image": "cat.png"}],
+    InferenceSettings: [{}, {"image": "cat.png"}, {"weights": ["cat:0.5", "dog:0@0,1@0.3"]}],
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from customize.data import (
     small_pictures_note,
     variants,
 )
-from customize.errors import InputError
+from customize.errors import InputError, ResourceError
 from customize.findings import Findings
 
 
@@ -450,12 +450,12 @@ def test_a_picture_that_changed_since_is_named(tmp_path):
         example.source.unlink()
         if damage is not None:
             example.source.write_bytes(damage)
-        with pytest.raises(InputError, match="a.png"):
+        with pytest.raises(ResourceError, match="a.png"):
             pixels(example, Variant(0, 0, 16, False), 16)
         example.source.write_bytes(whole)
     assert pixels(example, Variant(0, 0, 16, False), 16).shape == (16, 16, 3)
     Image.fromarray(noise(2)).save(example.source)
-    with pytest.raises(InputError, match="changed"):
+    with pytest.raises(ResourceError, match="changed since it was checked"):
         example.open()
 
 
@@ -589,3 +589,42 @@ def test_an_empty_data_set_and_a_hub_out_of_reach(monkeypatch):
     (problem,) = problems(dreambooth(dataset_name="someone/cats"))
     assert problem.startswith("dataset_name someone/cats: cannot be loaded (ConnectionError: Couldn't reach the hub)")
     assert "network" in problem
+
+
+# pictures that change while they are in use
+
+
+def test_a_picture_that_changed_since_ends_the_run_with_its_name(tmp_path, capsys):
+    from customize import cli
+
+    folder = put(tmp_path / "set", "a.png", "b.png")
+    words = ["--instance_prompt", "x", "--instance_data_dir", str(folder)]
+
+    def run(settings):
+        examples = load_examples(settings)
+        Image.fromarray(noise(99)).save(folder / "b.png")
+        for example in examples.instances:
+            pixels(example, Variant(0, 0, 16, False), 16)
+
+    assert cli.main(DreamBoothSettings, run, words) == 3
+    said = capsys.readouterr().err
+    assert "b.png: is another picture" in said and "a.png" not in said and "Traceback" not in said
+
+
+def test_pictures_are_not_needed_any_more_once_training_has_begun(tmp_path, tiny_epsilon, capsys):
+    """By design: the run asks the VAE about every crop that it will draw before its first step, and keeps the answers."""
+    import torch
+    from kit import prepared, settings_for, write_pictures
+
+    folder = write_pictures(tmp_path / "set")
+    settings = settings_for("lora", tiny_epsilon, folder, tmp_path / "out")
+    bench, training = prepared(settings)
+    before = [training.batches.batch(step, range(1)) for step in range(settings.max_train_steps)]
+    for picture in folder.iterdir():
+        picture.unlink()
+    after = [training.batches.batch(step, range(1)) for step in range(settings.max_train_steps)]
+    for one, other in zip(before, after, strict=True):
+        for name, value in vars(one).items():
+            assert torch.equal(value, getattr(other, name)) if isinstance(value, torch.Tensor) else value == getattr(other, name)
+    with pytest.raises(ResourceError, match="0.png"):
+        bench.examples.instances[0].open()

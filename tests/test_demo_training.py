@@ -155,6 +155,21 @@ def test_a_trained_model_is_trained_further(pictures, tmp_path: Path, monkeypatc
     assert not (tmp_path / "second/autoencoder").exists()
 
 
+def test_a_decoder_is_trained_further_and_its_latents_stay(pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = build_tokenizer(tmp_path / "words", 50)
+    monkeypatch.setattr(stages, "build_tokenizer", lambda folder: tokenizer)
+    train_both(demo_settings(tmp_path / "first", 2), *pictures[1:])
+    first = str(tmp_path / "first/model")
+    run(demo_settings(tmp_path / "second", 2, initial_model=first, learning_rate=1e-3, decoder_steps=2), pictures[0])
+    before, after = (load_file(weights(tmp_path / name)["vae"]) for name in ("first", "second"))
+    changed = {name.partition(".")[0] for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert changed == {"decoder", "post_quant_conv"}
+    run(demo_settings(tmp_path / "without", 2, initial_model=first, learning_rate=1e-3), pictures[0])
+    for part in ("unet", "text_encoder"):  # does not notice
+        found, expected = (load_file(weights(tmp_path / name)[part]) for name in ("second", "without"))
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+
+
 def test_noise_levels_of_a_step_are_spread_evenly_and_each_is_uniform(pictures, tmp_path: Path) -> None:
     """Variational Diffusion Models, appendix I.1: within a step one in each of its parts; over the steps all alike."""
     recipe, alphas_cumprod = Recipe(seed=3, global_batch=8), torch.linspace(1, 0, 1000)

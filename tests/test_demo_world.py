@@ -72,7 +72,7 @@ def test_a_picture_is_a_function_of_seed_and_index() -> None:
 def test_every_object_and_effect_can_be_drawn(side: int) -> None:
     for name, style in zip(
         [*OBJECTS, *HELD_OUT_OBJECTS] if side == 64 else list(EFFECTS),
-        [*HELD_OUT_STYLES.values(), *[()] * 99] if side == 64 else [sample_style(random.Random(0), (e,)) for e in EFFECTS],
+        [*HELD_OUT_STYLES.values(), *[()] * 99] if side == 64 else [sample_style(random.Random(0), (e,), 0.0) for e in EFFECTS],
         strict=False,
     ):
         thing = name if name in OBJECTS or name in HELD_OUT_OBJECTS else "car"

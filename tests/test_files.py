@@ -1,11 +1,14 @@
 """Whole or not at all: what a reader can see while a write goes wrong at any point."""
 
+import errno
 import os
 import stat
 
 import pytest
 
-from customize import files
+from customize import disk, files
+from customize.errors import ResourceError
+from customize.resources import resources
 
 
 class PulledPlug(BaseException):
@@ -58,3 +61,57 @@ def test_mode_follows_the_umask(tmp_path, mask):
         os.umask(before)
     for path in (tmp_path / "file", tmp_path / "folder/private"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
+
+
+def test_what_a_dead_process_left_is_removed_by_the_next_write(tmp_path):
+    if not (child := os.fork()):
+        os._exit(0)
+    os.waitpid(child, 0)
+    for name in (f".a.txt.{child}.unfinished", f".a.txt.{os.getppid()}.unfinished", f".b.txt.{child}.unfinished"):
+        (tmp_path / name).write_text("x")
+    files.write_text(tmp_path / "a.txt", "new")
+    living, of_another_name = f".a.txt.{os.getppid()}.unfinished", f".b.txt.{child}.unfinished"
+    assert sorted(os.listdir(tmp_path)) == sorted(["a.txt", living, of_another_name])
+
+
+def test_names_that_glob_would_read_otherwise(tmp_path):
+    for name in ("[a]", "*", "a?b", "ü", "x" * 200):
+        files.write_text(tmp_path / name, name)
+        with files.new_folder(tmp_path / f"{name}.d") as unfinished:
+            (unfinished / "file").write_text(name)
+        assert (tmp_path / name).read_text() == (tmp_path / f"{name}.d/file").read_text() == name
+    assert len(os.listdir(tmp_path)) == 10
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS])
+def test_what_a_disk_raises_is_told_in_words(tmp_path, monkeypatch, number):
+    def refuse(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(disk.WriteError) as caught:
+        files.write_bytes(tmp_path / "a.bin", b"x")
+    with pytest.raises(ResourceError, match="-> for disk") as told, resources("for memory", "for disk"):
+        raise caught.value
+    full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    assert ("disk full" in str(told.value)) == full and str(tmp_path / "a.bin") in str(told.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_room_is_asked_for_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk, "free_bytes", lambda path: 1000)
+    with pytest.raises(disk.WriteError, match="disk full: .* needs 5,000 bytes, 1,000 are free; 4,000 bytes are missing"):
+        with files.new_folder(tmp_path / "a", 5000):
+            raise AssertionError("not reached")
+    with pytest.raises(disk.WriteError, match="; 24 bytes are missing"):
+        files.write_bytes(tmp_path / "a", bytes(1024))
+    assert os.listdir(tmp_path) == []
+    files.write_bytes(tmp_path / "a", bytes(1000))
+
+
+def test_an_error_that_is_not_the_disk_s_passes(tmp_path):
+    for error in (FileNotFoundError(errno.ENOENT, "no file", "model.json"), ValueError("x"), ConnectionError("no network")):
+        with pytest.raises(type(error)) as caught, files.new_folder(tmp_path / "a"):
+            raise error
+        assert caught.value is error and not isinstance(error, disk.WriteError)
+    assert os.listdir(tmp_path) == []

@@ -254,7 +254,7 @@ def test_no_damaged_png_passes_as_another_picture():
     whole = encoded(NOISE, "PNG")
     flipped = [whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :] for place in range(len(whole))]
     assert sum(passes(each, NOISE) for each in flipped) < len(whole) / 5
-    assert sum(passes(whole[:length], NOISE) for length in range(len(whole))) <= 20, "the last check sum and the end"
+    assert not any(passes(whole[:length], NOISE) for length in range(len(whole)))
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -264,7 +264,7 @@ def test_no_cut_jpeg_passes_as_another_picture(progressive):
         whole = encoded(noise, "JPEG", progressive=progressive)
         pixels = opened(whole)
         assert not passes(whole[:-3], pixels)
-        passes(whole[:-2], pixels)
+        assert not passes(whole[:-2], pixels), "only the marker of its end is missing"
 
 
 def test_what_is_no_picture(tmp_path, capfd):

@@ -9,12 +9,14 @@ from test_sampler import picture
 from customize import families
 from customize.config import InferenceSettings
 from customize.errors import InputError
-from customize.inference import command
+from customize.inference import command, lessons
 from customize.inference.estimates import Guided
 from customize.inference.lessons import LESSONS, clean_and_noise, in_one_step, psnr
-from customize.inference.pipeline import Pipeline
+from customize.inference.pipeline import Pipeline, fitted
 from customize.inference.sampler import noised
 from customize.inference.schedulers import make_scheduler
+from customize.inference.sweep import Wanted
+from customize.inference.views import VIEWS
 
 
 @pytest.fixture(scope="module", params=["epsilon", "v"])
@@ -67,3 +69,14 @@ def test_a_lesson_needs_its_picture_and_a_picture_its_prompt():
         with pytest.raises(InputError, match="is missing") as caught:
             InferenceSettings(**given)
         assert [problem.where for problem in caught.value.problems] == [missing]
+
+
+def test_views_show_what_they_do(pipeline, monkeypatch):
+    sheets = []
+    monkeypatch.setattr(lessons, "contact_sheet", lambda rows, labels: sheets.append((rows, labels)) or Image.new("RGB", (8, 8)))
+    LESSONS["views"](pipeline, picture(), Wanted(InferenceSettings(lesson="views", image="x"), ("",), 0))
+    shown = {label: np.asarray(each) for rows, labels in sheets for each, label in zip(rows[0], labels, strict=True)}
+    plain = np.asarray(fitted(picture(), (64, 64)))
+    assert len(shown) == len(VIEWS) and np.array_equal(shown["identity"], plain)
+    assert np.array_equal(shown["flip"], plain[::-1]) and np.array_equal(shown["rotate 180"], plain[::-1, ::-1])
+    assert np.array_equal(shown["negate"], 255 - plain) and "blur (no anagrams)" in shown

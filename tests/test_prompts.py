@@ -133,7 +133,6 @@ CLAUSES = [
     ("a AND b", [("a", 1.0), (" b", 1.0)]),
     ("a :1.2 AND b :0.5", [("a", 1.2), (" b", 0.5)]),
     ("a:1.2 AND b AND c:-1", [("a", 1.2), (" b", 1.0), (" c", -1.0)]),
-    ("a cat:1.2", [("a cat", 1.2)]),
     ("a AND", [("a", 1.0), ("", 1.0)]),
     ("AND b", [("", 1.0), (" b", 1.0)]),
     ("ANDY AND HAND", [("ANDY", 1.0), (" HAND", 1.0)]),
@@ -184,6 +183,8 @@ READ_OTHERWISE = [
     ("[(a: b: c)|d]", "no alternation around text with two colons", "(a\\: b\\: c)"),
     ("x[BREAK|a]", "the text xBREAK", "x BREAK "),
     ("a 1920:1080", "x 1080", "a 1920\\:1080"),
+    ("a clock at 12:30", "x 30", "a clock at 12\\:30"),
+    ("a cat:1.2", "x 1.2", "a cat\\:1.2"),
 ]
 # fmt: on
 

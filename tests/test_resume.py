@@ -1,57 +1,10 @@
 """A run that was killed, stopped or gave out, and was resumed, ends with the bits of one that was not."""
 
-import json
 import signal
-from pathlib import Path
 
 import pytest
-from fork_server import ForkServer
-from kit import METHODS, settings_for, write_pictures
-from safetensors import safe_open
-
-from customize.files import write_text
-
-LATEST = ["--resume_from_checkpoint", "latest"]
-
-
-@pytest.fixture(scope="module")
-def server():
-    server = ForkServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"))
-
-
-class Run:
-    """A run of one method in a folder of its own."""
-
-    def __init__(self, server: ForkServer, folder: Path, method: str, base: Path, pictures: Path, **changes):
-        settings = settings_for(method, base, pictures, folder / "run", **changes)
-        self.server, self.folder, self.method = server, folder / "run", method
-        self.command = "textual_inversion" if method == "textual_inversion" else "dreambooth"
-        self.config = folder / "config.toml"
-        write_text(self.config, settings.to_toml())
-
-    def __call__(self, *arguments: str, moment: str = "", number: int = 1, action: str = "SIGKILL") -> tuple[int, str]:
-        return self.server.run(self.command, [str(self.config), *arguments], moment, number, action)
-
-    def result(self) -> dict[str, bytes]:
-        """The bytes of every learned tensor."""
-        pattern = {
-            "textual_inversion": "learned_embeds.safetensors",
-            "lora": "pytorch_lora_weights.safetensors",
-            "full": "unet/*.safetensors",
-        }
-        [file] = self.folder.glob(pattern[self.method])
-        with safe_open(file, "pt") as tensors:
-            return {name: tensors.get_tensor(name).numpy().tobytes() for name in tensors.keys()}  # noqa: SIM118
-
-    def losses(self) -> list[float]:
-        return [json.loads(line)["loss"] for line in (self.folder / "log.jsonl").read_text().splitlines()]
+from kit import METHODS, write_pictures
+from whole_runs import LATEST, Run
 
 
 @pytest.mark.parametrize("method", METHODS)

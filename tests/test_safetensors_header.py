@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from customize import safetensors_header
 from customize.errors import InputError
-from customize.safetensors_header import Header, TensorInfo, read_header
+from customize.safetensors_header import MAX_HEADER_BYTES, Header, TensorInfo, read_header, refuse_not_finite
 
 A = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
 B = {"dtype": "F16", "shape": [4], "data_offsets": [24, 32]}
@@ -59,12 +60,20 @@ def test_a_length_that_begins_as_a_pickle_does_is_read(tmp_path, length):
     [
         ({"a": A, "b": B}, 31, "not whole"),
         ({"a": A, "b": B}, 33, "not whole"),
-        ({"a": A, "b": B | {"data_offsets": [16, 24]}}, 24, "bytes of 'b' do not fit"),  # overlap
-        ({"a": A, "b": B | {"data_offsets": [28, 36]}}, 36, "bytes of 'b' do not fit"),  # gap
-        ({"a": A | {"data_offsets": [4, 28]}}, 28, "bytes of 'a' do not fit"),  # gap at the start
+        ({"a": A, "b": B | {"data_offsets": [16, 24]}}, 24, "bytes of 'b' overlap"),
+        ({"a": A, "b": B | {"data_offsets": [28, 36]}}, 36, "bytes of 'b' come after a gap"),
+        ({"a": A | {"data_offsets": [4, 28]}}, 28, "bytes of 'a' come after a gap"),
         ({"a": A | {"shape": [2, 4]}}, 24, "bytes of 'a' do not fit"),
         ({"a": A | {"dtype": "F16"}}, 24, "bytes of 'a' do not fit"),
-        ({"a": A | {"data_offsets": [24, 0]}}, 24, "bytes of 'a' do not fit"),
+        ({"a": A | {"data_offsets": [24, 0]}}, 24, "bytes of 'a' come after a gap"),
+        ({"a": A | {"data_offsets": [-24, 0]}}, 24, "not whole numbers of 0 or more"),
+        ({"a": A | {"shape": [True, 6]}}, 24, "not whole numbers"),
+        ({"a": A | {"shape": [2.0, 3]}}, 24, "not whole numbers"),
+        ({"a": A | {"shape": [1 << 63, 0]}}, 24, "not whole numbers"),
+        ({"a": A | {"shape": [1 << 62] * 33}}, 24, "'a' has 33 axes"),
+        ({"a": A | {"shape": [1 << 31, 1 << 31]}}, 24, "do not fit its shape"),
+        ({"a": A, "__metadata__": {"x": 1}}, 24, "metadata are not texts"),
+        ({"\x1b[31m" + "x" * 1000: A | {"dtype": "Q"}}, 24, "holds '\\x1b[31mxxx"),
         ({"a": A | {"dtype": "Q4"}}, 24, "unknown dtype 'Q4'"),
         ({"a": A | {"shape": [2], "data_offsets": [0, 8]}, "b": A | {"shape": [-1], "data_offsets": [8, 4]}}, 4, "'b'"),
         (b'{"a": {"dtype": "F32", "shape": [Infinity], "data_offsets": [0, 24]}}', 24, "damaged header"),
@@ -77,8 +86,13 @@ def test_a_length_that_begins_as_a_pickle_does_is_read(tmp_path, length):
         ([A], 24, "damaged header"),
         (b"", 24, "damaged header"),
         (b'{"a": ', 24, "damaged header"),
-        (b"\xff\xfe{}", 24, "damaged header"),
-        (b"[" * 100_000, 0, "damaged header"),
+        (b"\xff\xfe{}", 24, "damaged header: it is not UTF-8"),
+        (b"[" * 100_000, 0, "damaged header: brackets within brackets"),
+        (b'{"a": ' * 100_000, 0, "damaged header: brackets within brackets"),
+        (b'{"a": {}, "b": {}, "b": {}}', 0, "damaged header: 'b' is in it twice"),
+        (b'{"a": {"dtype": "F32", "shape": [6], "shape": [6], "data_offsets": [0, 24]}}', 24, "'shape' is in it twice"),
+        (b'{"__metadata__": {}, "__metadata__": {}}', 0, "'__metadata__' is in it twice"),
+        (b"1" * 5000, 0, "it is not JSON"),
     ],
 )
 def test_refuses_a_header_that_does_not_fit(tmp_path, header, num_bytes, what):
@@ -94,6 +108,47 @@ def test_refuses_a_wrong_length(tmp_path, content):
     file = tmp_path / "x.safetensors"
     file.write_bytes(content)
     assert "no whole safetensors file" in refusal(file)
+
+
+def test_a_header_beyond_the_limit_is_not_read(tmp_path):
+    file = tmp_path / "x.safetensors"
+    with open(file, "wb") as stream:
+        stream.write((MAX_HEADER_BYTES + 1).to_bytes(8, "little"))
+        stream.truncate(MAX_HEADER_BYTES + 9)
+    assert "header of 25,000,001 bytes, more than 25,000,000" in refusal(file)
+
+
+def test_many_names_of_which_the_last_is_there_twice(tmp_path):
+    text = "{" + ",".join(f'"{number}":0' for number in range(200_000)) + ',"199999":0}'
+    assert "'199999' is in it twice" in refusal(write(tmp_path / "x.safetensors", text.encode(), 0))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_are_found_wherever_they_are(tmp_path, monkeypatch, dtype, value):
+    monkeypatch.setattr(safetensors_header, "CHUNK", 8)
+    finite = np.array([0, -0.0, 1, np.finfo(dtype).max, np.finfo(dtype).min, np.finfo(dtype).tiny / 2], dtype)
+    for place in (0, 3, 7, 8, 15, 16):
+        tensors = {"a": np.resize(finite, 17), "b": np.zeros(3, np.int64) - 1, "c": finite}
+        save_file(tensors, tmp_path / "fine.safetensors")
+        refuse_not_finite(tmp_path / "fine.safetensors", read_header(tmp_path / "fine.safetensors"))
+        tensors["a"][place] = value
+        save_file(tensors, tmp_path / "x.safetensors")
+        with pytest.raises(InputError, match="NaN or infinity in 1 of 3 tensors, such as 'a'"):
+            refuse_not_finite(tmp_path / "x.safetensors", read_header(tmp_path / "x.safetensors"))
+
+
+def test_nan_and_infinity_in_bfloat16(tmp_path):
+    """Its bits are the upper half of float32's."""
+    for bits, word in ((0x7F7F, None), (0x7F80, "NaN"), (0xFF80, "NaN"), (0x7FC0, "NaN"), (0x8000, None)):
+        header = json.dumps({"a": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
+        file = tmp_path / "x.safetensors"
+        file.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0" + bits.to_bytes(2, "little"))
+        if word is None:
+            refuse_not_finite(file, read_header(file))
+        else:
+            with pytest.raises(InputError, match=word):
+                refuse_not_finite(file, read_header(file))
 
 
 def test_refuses_pickles_under_another_name(tmp_path):

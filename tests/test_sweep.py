@@ -93,10 +93,22 @@ def test_all_faults_of_sweeps_come_at_once():
 
 
 def test_what_is_alike_is_made_together():
-    wanted = grid(InferenceSettings(prompt="a", sweep=["num_inference_steps=5,6", "seed=1..3"])).wanted
-    assert list(batches(wanted, command.alike, 2)) == [[0, 2], [4], [1, 3], [5]]
-    wanted = grid(InferenceSettings(prompt="a", sweep=["guidance_scale=1,2,3", "negative_prompt=|x"])).wanted
-    assert list(batches(wanted, command.alike, 8)) == [[0, 3], [1, 2, 4, 5]]
+    def places(size, *sweep):
+        wanted = grid(InferenceSettings(prompt="a", sweep=sweep)).wanted
+        return list(batches(range(len(wanted)), lambda place: command.alike(wanted[place].settings), size))
+
+    assert places(2, "num_inference_steps=5,6", "seed=1..3") == [[0, 2], [4], [1, 3], [5]]
+    assert places(8, "guidance_scale=1,2,3", "negative_prompt=|x") == [[0, 3], [1, 2, 4, 5]]
+
+
+def test_a_picture_is_the_same_among_longer_prompts(tiny_epsilon, tmp_path):
+    common = {"pretrained_model_name_or_path": str(tiny_epsilon), "num_inference_steps": 2}
+    for name, prompts in ("alone", ["a dog"]), ("among", ["a dog", "a dog BREAK a red cat", "a cat"]):
+        command.run(InferenceSettings(prompt=prompts, output_dir=str(tmp_path / name), **common))
+    alone, among = (Image.open(tmp_path / name / "000.png") for name in ("alone", "among"))
+    assert np.abs(np.asarray(alone, dtype=int) - np.asarray(among, dtype=int)).max() <= 1
+    batches = [json.loads(Image.open(tmp_path / f"among/00{i}.png").text["customize"])["batch"] for i in range(3)]
+    assert batches == [[0, 2], [0, 1], [1, 2]]
 
 
 def test_a_swept_picture_is_the_one_made_by_itself(tiny_epsilon, tmp_path):

@@ -38,10 +38,18 @@ class PixelBatch:
 
 
 class PixelBatches:
-    """Renderings (uint8 [N, S, S, 3]) in shuffled epochs, half of them mirrored."""
+    """Renderings (uint8 [N, S, S, 3]) in shuffled epochs, half of them mirrored. noise: from its first to its last level."""
 
-    def __init__(self, pixels: np.ndarray, latent_shape: Sequence[int], seed: int, batch_size: int, steps: int):
-        self.pixels, self.latent_shape = pixels, latent_shape
+    def __init__(
+        self,
+        pixels: np.ndarray,
+        latent_shape: Sequence[int],
+        seed: int,
+        batch_size: int,
+        steps: int,
+        noise: tuple[float, float] = (FIRST_NOISE, LAST_NOISE),
+    ):
+        self.pixels, self.latent_shape, self.noise = pixels, latent_shape, noise
         self.seed, self.batch_size, self.steps = seed, batch_size, steps
 
     def batch(self, step: int, positions: Sequence[int]) -> PixelBatch:
@@ -50,7 +58,7 @@ class PixelBatches:
         pixels = as_tensor(np.stack([self.pixels[index] for index in chosen]))
         mirrored = draws.uniform(self.seed, "mirror", step, positions) < 0.5
         pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
-        level = FIRST_NOISE + (LAST_NOISE - FIRST_NOISE) * min(1.0, 2 * step / self.steps)
+        level = self.noise[0] + (self.noise[1] - self.noise[0]) * min(1.0, 2 * step / self.steps)
         noise = level * draws.normal(self.latent_shape, self.seed, "latent noise", step, positions)
         return PixelBatch(pixels, noise, tuple(f"rendering {index}" for index in chosen))
 
@@ -79,6 +87,17 @@ class Autoencoder(Method):
     def save(self, folder: Path, metadata: dict[str, str]) -> list[Path]:
         self.vae.save_pretrained(folder / "vae")
         return [folder / "vae"]
+
+
+class Decoder(Autoencoder):
+    """Learns the decoder further, from latents that stay as they are: what was trained on them stays good."""
+
+    name = "decoder"
+
+    def __init__(self, vae: AutoencoderKL):
+        super().__init__(vae.requires_grad_(True))
+        for part in (vae.encoder, vae.quant_conv):
+            part.requires_grad_(False)
 
 
 def as_tensor(pixels: np.ndarray) -> Tensor:

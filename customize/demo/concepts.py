@@ -1,6 +1,6 @@
 """Whether the two first-run jobs teach what they should: every held-out concept taught anew, and looked at by the judge.
 
-`python -m customize.demo.concepts` writes concepts.jsonl, a line per run, and concepts.md (needs the font Noto Color Emoji).
+`python -m customize.demo.concepts` writes concepts.jsonl, a line per concept (needs the font Noto Color Emoji).
 """
 
 import json

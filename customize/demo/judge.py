@@ -68,7 +68,7 @@ class JudgedWorld(World):
         if chance < self.held_out_styled:
             return replace(spec, style=dice.choice(list(HELD_OUT_STYLES.values())))
         if chance < self.held_out_styled + self.styled:
-            return replace(spec, style=sample_style(dice, self.effects))
+            return replace(spec, style=sample_style(dice, self.effects, self.combined))
         return spec
 
     def mixed(self, dice: random.Random, **fixed: str) -> Spec:

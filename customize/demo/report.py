@@ -141,7 +141,7 @@ def counterparts(combinations: Sequence[dict[str, str]] = HELD_OUT_COMBINATIONS)
 def filled(part: dict[str, str], key: str, seen: bool) -> Spec:
     """A spec with the fields of `part`, all else by chance, half of them in a style; `seen`: nothing held out."""
     world, dice = JudgedWorld(objects=tuple(OBJECTS)), random.Random(f"filled {SEED} {key}")
-    style = sample_style(dice, world.effects) if dice.random() < World().styled else ()
+    style = sample_style(dice, world.effects, world.combined) if dice.random() < World().styled else ()
     while True:
         spec = replace(world.mixed(dice, **part), style=style)
         if not seen or not any(spec.matches(held_out) for held_out in HELD_OUT_COMBINATIONS):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from customize.batches import Deck, Picture, Recipe
-from customize.demo.autoencoder import Autoencoder, PixelBatches, encode, measure, standardise
+from customize.demo.autoencoder import Autoencoder, Decoder, PixelBatches, encode, measure, standardise
 from customize.demo.networks import TINY, Sizes, build_scheduler, build_text_encoder, build_unet, build_vae
 from customize.demo.pretraining import EvenSamples, Pretraining
 from customize.demo.tokenizer import build_tokenizer
@@ -20,11 +20,13 @@ from customize.demo.world import Spec, World
 from customize.families import load, locate
 from customize.families.stable_diffusion import StableDiffusion
 from customize.files import new_folder, write_bytes
+from customize.guard import Numbers
 from customize.methods.method import Method
 from customize.resume import find_checkpoint
 from customize.trainer import Batches, State, Watcher, train
-from customize.watchers import Checkpoints, Log, Numbers, Progress, Signals
+from customize.watchers import Checkpoints, Log, Progress, Signals
 
+DECODER_NOISE = 0.0125, 0.0625  # as the autoencoder's, on latents of a standard deviation of 1
 HELD_BACK = 256  # renderings that the autoencoder is measured on
 CAPTIONS = 8  # ways in which each picture is described
 CAPTION_DROPOUT = 0.1  # Ho & Salimans 2022, "Classifier-Free Diffusion Guidance"
@@ -49,10 +51,28 @@ def train_autoencoder(settings: DemoSettings, pixels: np.ndarray, folder: Path) 
     run_stage(settings, stage, Autoencoder(vae), batches, folder)
     vae.requires_grad_(False).eval()
     standardise(vae, pixels[:1024])
-    quality = measure(vae, pixels[-held_back:])
+    return approved(settings, vae, pixels[-held_back:], folder / "vae")
+
+
+def train_decoder(settings: DemoSettings, vae: AutoencoderKL, pixels: np.ndarray, folder: Path) -> AutoencoderKL:
+    """The same with a decoder that was trained further; its latents are standardised already."""
+    if (folder / "vae").exists():
+        return AutoencoderKL.from_pretrained(folder / "vae").requires_grad_(False)
+    size = sizes(settings)
+    held_back, steps, batch_size = min(HELD_BACK, len(pixels) // 4), settings.decoder_steps, settings.autoencoder_batch_size
+    shape = (size.latent_channels, size.latent_side, size.latent_side)
+    batches = PixelBatches(pixels[:-held_back], shape, settings.seed, batch_size, steps, DECODER_NOISE)
+    stage = Stage(settings.seed, batch_size, steps, settings.learning_rate)
+    run_stage(settings, stage, Decoder(vae), batches, folder)
+    return approved(settings, vae.requires_grad_(False).eval(), pixels[-held_back:], folder / "vae")
+
+
+def approved(settings: DemoSettings, vae: AutoencoderKL, held_back: np.ndarray, folder: Path) -> AutoencoderKL:
+    """The autoencoder, saved, as it is good enough. Raises `NumericsError` where it is not."""
+    quality = measure(vae, held_back)
     print(quality)
     quality.check(settings.minimum_psnr, settings.minimum_explained)
-    with new_folder(folder / "vae") as unfinished:
+    with new_folder(folder) as unfinished:
         vae.save_pretrained(unfinished)
     return vae
 

@@ -163,7 +163,7 @@ TEST_STYLES: dict[str, Style] = {
 HELD_OUT_STYLES = TUNING_STYLES | TEST_STYLES
 
 
-def sample_style(dice: random.Random, effects: tuple[str, ...], combined: float = 0.2) -> Style:
+def sample_style(dice: random.Random, effects: tuple[str, ...], combined: float) -> Style:
     """One effect, or with probability `combined` two of which at most one recolours."""
     chosen = [dice.choice(effects)]
     recolours = EFFECTS[chosen[0]].recolours

@@ -13,6 +13,8 @@ from customize.config import MANY, Precision, Settings
 from customize.setting import again, setting
 from customize.validated import Validated
 
+COMBINED = 0.4  # two effects at once are the hardest to paint: seen twice as often as they are asked for
+
 
 class DemoSettings(Validated):
     """Train the demo model from nothing, on pictures that are drawn for it (needs the font Noto Color Emoji)."""
@@ -22,11 +24,15 @@ class DemoSettings(Validated):
     num_pictures: int = setting(60_000, "data", "pictures that are drawn", minimum=64, maximum=MANY)
     num_workers: int = setting(2, "data", "processes that draw", minimum=1, maximum=1024)
     initial_model: str | None = setting(
-        None, "model", "a folder that such a training wrote: its denoiser is trained further, its autoencoder stays as it is"
+        None, "model", "a folder that such a training wrote: its denoiser is trained further, its latents stay as they are"
     )
     size: Literal["tiny", "small"] = setting("small", "model", "width of the networks; tiny is for tests")
     autoencoder_steps: int = setting(3000, "train", "optimizer steps of the autoencoder", minimum=1, maximum=MANY)
     autoencoder_batch_size: int = setting(16, "train", "pictures per step of the autoencoder", minimum=1, maximum=1024)
+    decoder_steps: int = setting(
+        0, "train", "optimizer steps in which the autoencoder's decoder is trained further",
+        minimum=0, maximum=MANY, only_with=("initial_model", ()),
+    )  # fmt: skip
     max_train_steps: int = setting(6300, "train", "optimizer steps of UNet and text encoder", minimum=1, maximum=MANY)
     train_batch_size: int = setting(64, "train", "pictures per step of these", minimum=1, maximum=4096)
     learning_rate: float = setting(0.02, "train", "of Muon; AdamW takes a tenth", above=0, maximum=10)
@@ -63,11 +69,13 @@ def run(settings: DemoSettings) -> None:
     from customize.demo import dataset, stages
     from customize.demo.world import World
 
-    folder, world = Path(settings.output_dir), World()
+    folder, world = Path(settings.output_dir), World(combined=COMBINED)
     dataset.prepare(world, settings.seed, settings.num_pictures, folder / "data", settings.num_workers)
     pixels, specs = dataset.load(folder / "data")
     if settings.initial_model:
         family = stages.earlier(settings.initial_model)
+        if settings.decoder_steps:
+            family.vae = stages.train_decoder(settings, family.vae, pixels, folder / "decoder")
     else:
         vae = stages.train_autoencoder(settings, pixels, folder / "autoencoder")
         family = stages.untrained(settings, vae, folder / "tokenizer")

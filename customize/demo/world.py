@@ -90,6 +90,7 @@ class World:
     effects: tuple[str, ...] = tuple(EFFECTS)
     coloured: float = 0.6
     styled: float = 0.5
+    combined: float = 0.2  # of the styled, how many have two effects
     spread: float = 1.0
 
     def spec(self, seed: int, index: int) -> Spec:
@@ -104,7 +105,7 @@ class World:
                 time=dice.choice(self.times) if SCENES[scene][2] else "day",
                 backdrop=dice.choice(self.backdrops) if scene == "plain" else "",
                 size=dice.choice(self.sizes),
-                style=sample_style(dice, self.effects) if dice.random() < self.styled else (),
+                style=sample_style(dice, self.effects, self.combined) if dice.random() < self.styled else (),
             )
             if not any(spec.matches(part) for part in HELD_OUT_COMBINATIONS):
                 return spec

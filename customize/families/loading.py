@@ -15,11 +15,21 @@ from customize.families.stable_diffusion import StableDiffusion
 
 
 def load(source: Source) -> StableDiffusion:
-    """Loads a base model in float32 on the CPU; the safety checker and feature extractor stay where they are."""
+    """Loads a base model in float32 on the CPU; the safety checker and feature extractor stay where they are.
+
+    Raises InputError, also for weights that are NaN or infinite.
+    """
     if source.file:
-        return load_single_file(source, source.prediction_type)
-    folder = source.folder or check_folder(download(source.name, source.revision, source.variant), source.variant)
-    return load_folder(source.name, folder, source.variant, source.prediction_type)
+        family = load_single_file(source, source.prediction_type)
+    else:
+        folder = source.folder or check_folder(download(source.name, source.revision, source.variant), source.variant)
+        family = load_folder(source.name, folder, source.variant, source.prediction_type)
+    weights = [(name, weight) for network in family.networks for name, weight in network.named_parameters()]
+    broken = [name for name, weight in weights if not weight.sum().isfinite() and not weight.isfinite().all()]
+    if broken:
+        what = f"holds NaN or infinity in {len(broken)} of {len(weights)} tensors, such as {broken[0]}"
+        raise InputError(Problem(str(family.source), what, "get the model again, whole"))
+    return family
 
 
 def download(name: str, revision: str | None, variant: str | None) -> Path:

@@ -62,12 +62,14 @@ def check_folder(folder: Path, variant: str | None = None) -> Path:
     problems = []
     if not (folder / "tokenizer").is_dir():
         problems.append(Problem(f"{folder}/tokenizer", "missing", "copy the model again, whole"))
-    for file in [folder / "scheduler/scheduler_config.json", *(folder / part / "config.json" for part in NETWORKS)]:
+    configs = ("model_index.json", "scheduler/scheduler_config.json", *(f"{part}/config.json" for part in NETWORKS))
+    for file in [*(folder / config for config in configs), *sorted((folder / "tokenizer").glob("*.json"))]:
         try:
-            json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(json.loads(file.read_text(encoding="utf-8")), dict):
+                raise ValueError("it is no JSON object")
         except FileNotFoundError:
             problems.append(Problem(str(file), "missing", "copy the model again, whole"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             problems.append(Problem(str(file), f"cannot be read ({error})", "copy the model again, whole"))
     for part in NETWORKS:
         problems += weights_problems(folder / part, variant)
@@ -97,14 +99,20 @@ def weights_problems(folder: Path, variant: str | None) -> list[Problem]:
 
 
 def vocabulary(source: Source) -> set[str]:
-    """The words of a folder's tokenizer, read from its files; empty where the model is not in a folder yet."""
+    """The words of a folder's tokenizer, read from its files; empty where the model is not in a folder yet.
+
+    Raises InputError for a file that holds no words.
+    """
     words: set[str] = set()
     if source.folder:
         for file in ("tokenizer.json", "vocab.json", "added_tokens.json"):
             path = source.folder / "tokenizer" / file
             content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            words |= set(content["model"]["vocab"] if "model" in content else content)
-            words |= {token["content"] for token in content.get("added_tokens", []) if isinstance(token, dict)}
+            try:
+                words |= set(content["model"]["vocab"] if "model" in content else content)
+                words |= {token["content"] for token in content.get("added_tokens", []) if isinstance(token, dict)}
+            except (TypeError, KeyError, AttributeError) as error:
+                raise InputError(Problem(str(path), "holds no vocabulary", "copy the model again, whole")) from error
     return words
 
 

@@ -16,7 +16,7 @@ from transformers import AddedToken, CLIPTextModel, CLIPTokenizer
 
 from customize.errors import InputError, Problem
 from customize.families.source import known_token_problems
-from customize.families.tokens import token_table
+from customize.families.tokens import added_words, token_table
 
 
 class StableDiffusion:
@@ -34,7 +34,7 @@ class StableDiffusion:
         self.tokenizer: CLIPTokenizer = tokenizer
         self.scheduler = scheduler
         self.noise_scheduler = DDPMScheduler.from_config(scheduler.config)
-        self.placeholders: dict[str, tuple[str, ...]] = {}
+        self.placeholders = added_words(tokenizer)
         for network in self.networks:
             network.requires_grad_(False).eval()
 

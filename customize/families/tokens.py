@@ -46,3 +46,18 @@ def token_table(text_encoder: nn.Module) -> TokenTable:
         table = TokenTable(table)
         text_encoder.set_input_embeddings(table)
     return table
+
+
+def added_words(tokenizer) -> dict[str, tuple[str, ...]]:
+    """Words that somebody has added to a tokenizer, each with the tokens that stand for it: <cat>, <cat>_1, <cat>_2, ...
+
+    So diffusers names the vectors of a word, in the tokenizer of a model that learned words were merged into.
+    """
+    special = set(tokenizer.all_special_tokens)
+    own = [token.content for token in tokenizer.added_tokens_decoder.values() if token.content not in special]
+    words: dict[str, tuple[str, ...]] = {}
+    for token in own:
+        following = next(count for count in range(1, len(own) + 1) if f"{token}_{count}" not in own)
+        words[token] = (token, *(f"{token}_{i}" for i in range(1, following)))
+    further = {token for tokens in words.values() for token in tokens[1:]}
+    return {word: tokens for word, tokens in words.items() if word not in further}

@@ -17,6 +17,7 @@ from transformers.utils import logging
 from customize.errors import InputError, Problem
 from customize.families.stable_diffusion import StableDiffusion
 from customize.inference.learned import SETTING, LearnedFile, listed, other_base
+from customize.inference.loaded import LoadedAdapter
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Place:
         return torch.equal(layer.weight.float().cpu(), self.tensor.float())
 
 
-def add_adapters(family: StableDiffusion, files: Sequence[LearnedFile], partial: bool) -> list[str]:
-    """Puts every file into the networks, each at its scale; returns notes on what was left out. Raises InputError."""
+def add_adapters(family: StableDiffusion, files: Sequence[LearnedFile], partial: bool) -> tuple[list[LoadedAdapter], list[str]]:
+    """Puts every file into the networks, at scale 1; returns them, and notes on what was left out. Raises InputError."""
     names = [f"adapter_{i}" for i in range(len(files))]
     problems: list[Problem] = []
     notes: list[str] = []
@@ -47,10 +48,10 @@ def add_adapters(family: StableDiffusion, files: Sequence[LearnedFile], partial:
     if problems:
         raise InputError(problems)
     if files:
-        family.pipeline().set_adapters(names, [file.scale for file in files])
+        family.pipeline().set_adapters(names)
         for network in family.networks:  # peft leaves its layers in training, with dropout
             network.requires_grad_(False).eval()
-    return notes
+    return [LoadedAdapter(family, name) for name in names], notes
 
 
 def add_adapter(family: StableDiffusion, file: LearnedFile, name: str, partial: bool) -> list[str]:

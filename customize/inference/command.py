@@ -3,7 +3,6 @@
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from customize.errors import InputError, Problem
 from customize.families import locate
 from customize.files import new_folder
 from customize.images import open_image
+from customize.inference import merge
 from customize.inference.learned import find_learned
 from customize.inference.sweep import Grid, Wanted, batches, grid
 from customize.prompts import parse
@@ -21,24 +21,30 @@ from customize.resources import resources
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from customize.inference.like import Like
     from customize.inference.pipeline import Pipeline
     from customize.inference.sampler import Moment
     from customize.inference.wording import Prompt
 
-OURS = re.compile(r"config\.toml|trace\.jsonl|sheet\.png|\d{3,}(-trace)?\.(png|gif)|\.DS_Store|Thumbs\.db")
+OURS = re.compile(
+    r"config\.toml|trace\.jsonl|sheet\.png|\d{3,}(-trace|-attention)?\.(png|gif)|\d{3,}-trace\.html|\.DS_Store|Thumbs\.db"
+)
+LATENT_WARNING = (
+    "views move latents here, and an autoencoder is not equivariant: a turned latent decodes to about the turned picture, which "
+    "shows as strokes and seams. --illusion looking_glass works on pixels, a decode and two encodes for each view and step"
+)
 MOST_ON_SHEET = 100
 FOR_MEMORY = "take a smaller --batch_size, a smaller picture, or --mixed_precision bf16"
 PASSED_ON = (
     "num_inference_steps", "height", "width", "strength", "scheduler", "use_karras_sigmas", "num_resamples", "jump_length",
-    "plain_prompt",
+    "plain_prompt", "vae_tiling",
 )  # fmt: skip
 
 
 PER_PICTURE = ("prompt", "negative_prompt", "guidance_scale", "seed")
 """Settings in which pictures may differ that are made together."""
 OF_THE_MODEL = (
-    "pretrained_model_name_or_path", "revision", "variant", "prediction_type", "mixed_precision", "allow_tf32",
-    "weights", "partial_weights",
+    "pretrained_model_name_or_path", "revision", "variant", "prediction_type", "mixed_precision", "allow_tf32", "partial_weights",
 )  # fmt: skip
 
 
@@ -50,23 +56,44 @@ class Job:
     grid: Grid
     images: "dict[str, Image]"
     masks: "dict[str, Image]"
+    like: "Like | None" = None
+
+    @property
+    def is_again(self) -> bool:
+        """Whether one picture is made, which was made before."""
+        like, wanted = self.like, self.grid.wanted
+        return like is not None and len(wanted) == 1 and like.is_asked_again(wanted[0].settings)
+
+    @property
+    def seat(self) -> tuple[int, int]:
+        """Where a picture that is made again was in its batch, and how large that was: the last bits hang on it."""
+        return self.like.told.place_in_batch if self.like and self.is_again else (0, 1)
 
 
 def run(settings: InferenceSettings) -> None:
     """Generates `num_images` pictures of each prompt, at every value that is swept, into `output_dir`.
 
     Written there: 000.png, 001.png, ... that carry their settings; config.toml, with which they come out again;
-    sheet.png for 2 to `MOST_ON_SHEET` pictures; with `trace` 000-trace.png, 000-trace.gif, ... and trace.jsonl.
+    sheet.png for 2 to `MOST_ON_SHEET` pictures; trace.jsonl and what `looks.Looks.write` names. With `like`, says whether
+    the picture came out the same.
+    With `merge` no picture, but what `merge.run` says.
     Raises InputError before anything is written; ResourceError when memory or disk give out.
     """
+    if settings.merge is not None:
+        return merge.run(settings)
     job = check(settings)
+    for note in notes(settings, job):
+        print(f"note: {note}", file=sys.stderr)
     with resources(FOR_MEMORY, "make room, or name an --output_dir on another disk"):
         models = Models()
         models.load(job.grid.wanted[0].settings)
         with new_folder(job.folder) as unfinished:
-            (unfinished / "config.toml").write_text(settings.to_toml(), encoding="utf-8", newline="\n")
-            count = draw(settings, job, models, unfinished)
+            (unfinished / "config.toml").write_text(on_its_own(settings).to_toml(), encoding="utf-8", newline="\n")
+            draw(settings, job, models, unfinished)
+    count = len(job.grid.wanted)
     print(f"{job.folder}: {count} picture{'s' * (count > 1)}")
+    if job.like and job.is_again:
+        print(f"{settings.like}: {job.like.verdict(open_image(job.folder / '000.png'))}")
 
 
 def check(settings: InferenceSettings) -> Job:
@@ -81,7 +108,8 @@ def check(settings: InferenceSettings) -> Job:
 
     folder = Path(settings.output_dir).expanduser().resolve()
     attempt(lambda: check_folder(folder, settings.overwrite_output_dir))
-    found = attempt(lambda: grid(settings))
+    like = attempt(lambda: likened(settings))
+    found = attempt(lambda: grid(on_its_own(settings)))
     different = {wanted.settings: None for wanted in found.wanted} if found else [settings]
     images: dict[str, Image] = {}
     masks: dict[str, Image] = {}
@@ -96,7 +124,29 @@ def check(settings: InferenceSettings) -> Job:
             masks[each.mask_image] = attempt(lambda each=each: open_mask(each.mask_image, images[each.image]))
     if problems:
         raise InputError(problems)
-    return Job(folder, found, images, masks)
+    return Job(folder, found, images, masks, like)
+
+
+def likened(settings: InferenceSettings) -> "Like | None":
+    """The picture that others are to be made like, if there is one. Raises InputError."""
+    if settings.like is None:
+        return None
+    from customize.inference.like import Like
+
+    like = Like.read(settings.like)
+    like.check(settings)
+    return like
+
+
+def on_its_own(settings: InferenceSettings) -> InferenceSettings:
+    """The settings, which hold all that was taken from another picture, without its name."""
+    return settings.model_copy(update={"like": None})
+
+
+def notes(settings: InferenceSettings, job: Job) -> list[str]:
+    """What the user should know before it starts."""
+    of_latents = [LATENT_WARNING] if settings.illusion in ("anagram", "alternating_anagram") else []
+    return [*(job.like.told.notes if job.like else ()), *of_latents]
 
 
 def check_model(settings: InferenceSettings) -> None:
@@ -134,7 +184,7 @@ def check_folder(folder: Path, overwrite: bool) -> None:
 
 
 class Models:
-    """The pipeline that is in use, loaded when settings ask for another one."""
+    """The pipeline that is in use, loaded when settings ask for another one; where just scales differ, these are set anew."""
 
     def load(self, settings: InferenceSettings) -> None:
         """Puts the pipeline that the settings name on the best device; says what the user should know of it."""
@@ -155,8 +205,10 @@ class Models:
             partial=settings.partial_weights,
             torch_dtype={"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[settings.mixed_precision],
         )  # fmt: skip
-        files = find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales).files
-        self.facts = facts(self.pipeline.family.name, files)
+        self.scales = settings.weights_and_scales
+        self.facts = facts(self.pipeline.family.name, self.pipeline.weights.files)
+        for line in find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales).described:
+            print(line)
         notes, words = list(self.pipeline.notes), self.pipeline.trigger_words
         if words and not any(word in prompt for word in words for prompt in settings.prompt):
             notes.append(f"no prompt has a word that calls what was learned: {', '.join(words)}")
@@ -167,12 +219,24 @@ class Models:
         """The pipeline that the settings name."""
         if of_the_model(settings) != self.name:
             self.load(settings)
+        if settings.weights_and_scales != self.scales:
+            self.rescale(settings)
         return self.pipeline
+
+    def rescale(self, settings: InferenceSettings) -> None:
+        """Gives the files that are loaded the scales that the settings name."""
+        from customize.inference.records import told
+
+        files = find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales).files
+        self.scales = settings.weights_and_scales
+        self.pipeline.weights.scales = tuple(file.scale for file in files)
+        said = zip(self.facts["weights"], files, strict=True)
+        self.facts = {**self.facts, "weights": [{**each, "scale": told(file.scale)} for each, file in said]}
 
 
 def of_the_model(settings: InferenceSettings) -> tuple:
-    """What tells one loaded pipeline from another."""
-    return tuple(getattr(settings, name) for name in OF_THE_MODEL)
+    """What tells one loaded pipeline from another; the scales of weights do not."""
+    return *(getattr(settings, name) for name in OF_THE_MODEL), *(path for path, _ in settings.weights_and_scales)
 
 
 def alike(settings: InferenceSettings) -> tuple:
@@ -181,41 +245,41 @@ def alike(settings: InferenceSettings) -> tuple:
     return of_the_model(settings), settings.guidance_scale > 1, tuple(given.items())
 
 
-def draw(settings: InferenceSettings, job: Job, models: Models, folder: Path) -> int:
-    """Makes the pictures, `batch_size` at a time, and writes each as it comes; returns how many."""
+def draw(settings: InferenceSettings, job: Job, models: Models, folder: Path) -> None:
+    """Makes the pictures, `batch_size` at a time, and writes each as it comes."""
+    from customize.inference.looks import Bar, Looks
     from customize.inference.records import png_info
-    from customize.inference.trace import Trace
 
     wanted = [at_its_link(each, place, job.folder) for place, each in enumerate(job.grid.wanted)]
-    groups = list(batches(job.grid.wanted, alike, settings.batch_size))
+    seat, crew = job.seat
     pictures: dict[int, Image] = {}
     starts: dict[int, Image] = {}
-    with progress(len(groups)) as advance:
-        for places in groups:
-            pipeline, trace, start = models.of(wanted[places[0]].settings), Trace(), Start()
+    with Bar(len(wanted), settings.batch_size) as bar:
+        for pipeline, places in together(job.grid.wanted, models, settings.batch_size):
+            batch = [wanted[place] for place in places] * crew
             own = type(pipeline.family.scheduler).__name__
-            watchers = [advance, *([trace] if settings.trace else []), *([start] if settings.show_start else [])]
-            drawn = generate(pipeline, wanted, places, job.images | given_back(pictures, job.folder), job.masks, all_of(watchers))
+            with Looks(pipeline, batch, [bar.begun(len(places))]) as looks:
+                drawn = generate(pipeline, batch, job.images | given_back(pictures, job.folder), job.masks, looks)
+            drawn = drawn[seat : seat + len(places)]
             for number, (place, picture) in enumerate(zip(places, drawn, strict=True)):
-                info = png_info(models.facts, wanted[place], own, picture.size, (number, len(places)))
+                info = png_info(models.facts, wanted[place], own, picture.size, (seat + number, len(batch)))
                 picture.save(folder / f"{place:03d}.png", pnginfo=info)
-            if settings.trace:
-                trace.write(folder, places, drawn, pipeline.decode if settings.trace_decode == "full" else None)
+            looks.write(folder, places, drawn)
             if settings.show_start:
-                starts |= dict(zip(places, pipeline.decode(start.seen), strict=True))
+                starts |= dict(zip(places, looks.starts(), strict=True))
             if len(wanted) <= MOST_ON_SHEET or settings.chain > 1:
                 pictures |= dict(zip(places, drawn, strict=True))
     if 1 < len(wanted) <= MOST_ON_SHEET or settings.show_start:
         sheet(job.grid, pictures, starts).save(folder / "sheet.png")
-    return len(wanted)
 
 
-class Start:
-    """Give it to the sampler as `record`; afterwards `seen` [B, C, H, W] is what the network saw first."""
-
-    def __call__(self, moment: "Moment") -> None:
-        if moment.step.index == 0:
-            self.seen = moment.seen
+def together(wanted: Sequence[Wanted], models: Models, size: int) -> "Iterator[tuple[Pipeline, list[int]]]":
+    """The places of pictures that are made in one batch, each after what it starts from, with their pipeline."""
+    in_order = sorted(range(len(wanted)), key=lambda place: wanted[place].link)
+    for group in batches(in_order, lambda place: (wanted[place].link, alike(wanted[place].settings)), len(wanted)):
+        pipeline = models.of(wanted[group[0]].settings)
+        chunks = {place: lengths(pipeline, wanted[place]) for place in group}
+        yield from ((pipeline, places) for places in batches(group, chunks.__getitem__, size))
 
 
 def at_its_link(wanted: Wanted, place: int, folder: Path) -> Wanted:
@@ -230,29 +294,33 @@ def given_back(pictures: "Mapping[int, Image]", folder: Path) -> "dict[str, Imag
     return {f"{folder / f'{place:03d}.png'}": picture for place, picture in pictures.items()}
 
 
+def lengths(pipeline: "Pipeline", wanted: Wanted) -> tuple[int, int]:
+    """See `Pipeline.lengths`: a picture among longer prompts would be another one."""
+    settings = wanted.settings
+    return pipeline.lengths(wanted.prompts, settings.negative_prompt, settings.num_inference_steps, settings.plain_prompt)
+
+
 def generate(
     pipeline: "Pipeline",
-    wanted: "Sequence[Wanted]",
-    places: "Sequence[int]",
+    batch: "Sequence[Wanted]",
     images: "Mapping[str, Image]",
     masks: "Mapping[str, Image]",
     record: "Callable[[Moment], None]",
 ) -> "list[Image]":
-    """The pictures at these places, in one batch."""
+    """The pictures of one batch."""
     from customize.inference.compositions import composition
     from customize.inference.lessons import LESSONS
 
-    chosen = [wanted[place] for place in places]
-    common = chosen[0].settings
+    common = batch[0].settings
     if common.lesson != "none":
-        return [LESSONS[common.lesson](pipeline, images[each.settings.image], each) for each in chosen]
+        return [LESSONS[common.lesson](pipeline, images[each.settings.image], each) for each in batch]
     options = {name: getattr(common, name) for name in PASSED_ON}
     return pipeline.generate(
-        [asked(each) for each in chosen],
-        negative_prompt=[each.settings.negative_prompt for each in chosen],
-        guidance_scale=[each.settings.guidance_scale for each in chosen],
-        seeds=[each.seed for each in chosen],
-        image=[images.get(each.settings.image or "") for each in chosen],
+        [asked(each) for each in batch],
+        negative_prompt=[each.settings.negative_prompt for each in batch],
+        guidance_scale=[each.settings.guidance_scale for each in batch],
+        seeds=[each.seed for each in batch],
+        image=[images.get(each.settings.image or "") for each in batch],
         mask_image=masks.get(common.mask_image or ""),
         composition=composition(common, pipeline),
         record=record,
@@ -282,31 +350,3 @@ def sheet(grid: Grid, pictures: "Mapping[int, Image]", starts: "Mapping[int, Ima
                 own = grid.row_labels[number] if grid.row_labels else ""
                 labels.append(f"{own} {kind}".strip() if starts else own)
     return contact_sheet(rows, grid.column_labels, labels if any(labels) else [])
-
-
-def all_of(watchers: "Sequence[Callable[[Moment], None]]") -> "Callable[[Moment], None]":
-    """One that tells each of them."""
-
-    def record(moment: "Moment") -> None:
-        for watcher in watchers:
-            watcher(moment)
-
-    return record
-
-
-@contextmanager
-def progress(num_batches: int) -> "Iterator[Callable[[Moment], None]]":
-    """A bar over the evaluations of all batches, on a terminal."""
-    from tqdm import tqdm
-
-    left = num_batches
-    with tqdm(desc="denoising", unit="step", dynamic_ncols=True, disable=None) as bar:
-
-        def advance(moment: "Moment") -> None:
-            nonlocal left
-            if moment.step.index == 0:
-                bar.total = bar.n + moment.step.count * left
-                left -= 1
-            bar.update()
-
-        yield advance

@@ -28,6 +28,8 @@ def composition(settings: InferenceSettings, pipeline: Pipeline) -> Composition 
         return None
     if settings.illusion in PARTS:
         components = PARTS[settings.illusion]()
+        if settings.image_part:
+            return Composition(lambda estimates: estimates[0], kept=(components, components.names.index(settings.image_part)))
         return Composition(lambda estimates: Factorised(estimates, components))
     views = [parse_view(view) for view in settings.view]
     if settings.illusion == "looking_glass":

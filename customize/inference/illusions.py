@@ -21,11 +21,6 @@ from customize.inference.estimates import Estimate, Question
 from customize.inference.sampler import Moment, Step, level, noise_and_clean
 from customize.inference.views import VIEWS, View
 
-LATENT_WARNING = (
-    "views move latents here, and an autoencoder is not equivariant: a turned latent decodes to about the turned picture, which "
-    "shows as strokes and seams, and negate is refused. LookingGlass works on pixels, a decode and two encodes a view and step"
-)
-
 
 @dataclass(frozen=True)
 class Anagram:
@@ -55,7 +50,7 @@ class Anagram:
 def anagram(
     parts: Sequence[tuple[Estimate, View]], mode: Literal["mean", "alternate"] = "mean", *, latent: bool, lessons: bool = False
 ) -> Anagram:
-    """The anagram of (estimate, view) pairs. latent: the network's pictures are latents (show `LATENT_WARNING`).
+    """The anagram of (estimate, view) pairs. latent: the network's pictures are latents.
 
     Raises InputError, naming each, for views that change the statistics of the noise (unless as `lessons`), and for views
     that are about colours on latents.

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from customize import run_folder
 from customize.errors import InputError, Problem
-from customize.safetensors_header import Header, read_header
+from customize.findings import printable
+from customize.safetensors_header import Header, read_header, refuse_not_finite
+from customize.scales import Scale
 
 SETTING = "weights"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -22,7 +25,7 @@ class LearnedFile:
     """A safetensors file with learned weights, the scale they are wanted at, and what the file says of itself."""
 
     path: Path
-    scale: float
+    scale: Scale
     header: Header
     about: dict[str, Any] = field(default_factory=dict)
 
@@ -41,6 +44,13 @@ class LearnedFile:
         """The words that call what was learned, as far as the file tells."""
         return tuple(self.about.get("trigger_words", ())) if self.is_adapter else tuple(self.placeholders)
 
+    @property
+    def described(self) -> str:
+        """One line: what the file holds, its scale, the words that call it, and the base model that it was learned on."""
+        rows = [info.shape[0] if len(info.shape) == 2 else 1 for info in self.header.tensors.values()]
+        kind = "adapter" if self.is_adapter else f"embeddings, {sum(rows)} vector{'s' * (sum(rows) > 1)}"
+        return described(self.path, kind, self.about, self.trigger_words, f", scale {self.scale}")
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -50,14 +60,34 @@ class Learned:
     files: tuple[LearnedFile, ...]
 
     @property
+    def about_base(self) -> dict[str, Any]:
+        """What a complete pipeline that is the base says of itself; empty for models of others."""
+        beside = Path(self.base or "") / "customize.json"
+        return json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+
+    @property
     def trigger_words(self) -> tuple[str, ...]:
         """The words that call what was learned, in the files and in a complete pipeline that is the base."""
-        beside = Path(self.base or "") / "customize.json"
-        own = json.loads(beside.read_text(encoding="utf-8")).get("trigger_words", []) if beside.is_file() else []
+        own = self.about_base.get("trigger_words", [])
         return tuple(dict.fromkeys([*own, *(word for file in self.files for word in file.trigger_words)]))
 
+    @property
+    def described(self) -> list[str]:
+        """A line for a base that was taught something and for each file: what it is and the words that call it."""
+        about = self.about_base
+        base = [described(self.base, "complete model", about, about.get("trigger_words", ()))] if about else []
+        return base + [file.described for file in self.files]
 
-def find_learned(base: str | None, weights: Sequence[tuple[str | Path, float]]) -> Learned:
+
+def described(path: object, kind: str, about: dict[str, Any], words: Iterable[str], scale: str = "") -> str:
+    """One line on learned weights, of what their metadata says."""
+    method = f" ({about['method']})" if about.get("method") else ""
+    called = f"trigger words: {', '.join(map(str, words))}" if words else "trigger words not told"
+    base = f"learned on {about['base_model']}" if about.get("base_model") else "base model not told"
+    return printable(f"{path}: {kind}{method}{scale}; {called}; {base}")
+
+
+def find_learned(base: str | None, weights: Sequence[tuple[str | Path, Scale]]) -> Learned:
     """Finds and checks learned weights, and the base model that they name where none is given.
 
     weights: (path, scale) of .safetensors files, run folders, or complete pipeline folders (each a base of its own).
@@ -68,6 +98,7 @@ def find_learned(base: str | None, weights: Sequence[tuple[str | Path, float]]) 
     files: list[LearnedFile] = []
     for name, scale in weights:
         path = Path(name).expanduser()
+        run_folder.settle(path)
         try:
             if (path / "model_index.json").is_file():
                 pipelines.append(path)
@@ -106,7 +137,7 @@ def files_of(path: Path) -> list[Path]:
     return files
 
 
-def check_file(path: Path, scale: float) -> LearnedFile:
+def check_file(path: Path, scale: Scale) -> LearnedFile:
     """A weight file whose header is sound and of a kind that can be loaded; otherwise InputError."""
     if path.suffix in PICKLES:
         remedy = "convert it to .safetensors: a pickle can run any program when it is opened"
@@ -128,6 +159,7 @@ def check_file(path: Path, scale: float) -> LearnedFile:
             problems.append(Problem(SETTING, what, "give the learned_embeds or pytorch_lora_weights file of a run"))
     if problems:
         raise InputError(problems)
+    refuse_not_finite(path, header)
     return file
 
 
@@ -135,7 +167,7 @@ def about(header: Header, path: Path) -> dict[str, Any]:
     """What our own metadata says of a file (base_model, method, trigger_words, ...); empty for files of others."""
     try:
         said = json.loads(header.metadata.get("customize", "{}"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(Problem(SETTING, f"{path} has damaged metadata", "get the file again")) from error
     return said if isinstance(said, dict) else {}
 

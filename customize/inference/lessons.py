@@ -11,17 +11,19 @@ from PIL import Image, ImageChops, ImageFilter
 from torch import Tensor
 
 from customize.inference.estimates import Estimate
-from customize.inference.figures import contact_sheet
+from customize.inference.figures import contact_sheet, stacked
 from customize.inference.inpainting import as_pixels
 from customize.inference.pipeline import Pipeline, fitted
 from customize.inference.sampler import noise_and_clean, noised, sample, steps_of
 from customize.inference.schedulers import make_scheduler
 from customize.inference.sweep import Wanted
 from customize.inference.trace import colour_map
+from customize.inference.views import VIEWS
 
 LEVELS = (250, 500, 750)
 """Timesteps, of 1000, at which noise is shown."""
 AMPLIFIED = 4
+VIEWS_IN_A_ROW = 7
 
 
 def psnr(first: Image.Image, second: Image.Image) -> float:
@@ -87,6 +89,22 @@ def denoising(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Image
     return contact_sheet(rows, ["noisy", "blurred", "in one step", "in many steps", "picture"], labels)
 
 
+def views(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Image.Image:
+    """The picture under each view, those of which anagrams are made; one that changes what noise looks like is marked."""
+    side = max(pipeline.family.resolution // 64, 1) * 64  # which all views can do
+    picture = fitted(picture, (side, side))
+    made = [make() for make in VIEWS.values()]
+    shown = [as_picture(view(as_pixels(picture))) for view in made]
+    labels = [view.name.replace("_", " ") + ("" if view.orthogonal else " (no anagrams)") for view in made]
+    rows = range(0, len(made), VIEWS_IN_A_ROW)
+    return stacked([contact_sheet([shown[i : i + VIEWS_IN_A_ROW]], labels[i : i + VIEWS_IN_A_ROW]) for i in rows])
+
+
+def as_picture(pixels: Tensor) -> Image.Image:
+    """pixels [1, 3, height, width] in [-1, 1] as a picture."""
+    return Image.fromarray(((pixels[0] / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+
+
 def in_one_step(pipeline: Pipeline, scheduler, start: Tensor, estimate: Estimate, first: int) -> Tensor:
     """The clean latents [B, C, H, W] that one answer of the network implies."""
     step = next(iter(steps_of(scheduler, first)))
@@ -114,4 +132,5 @@ LESSONS: dict[str, Callable[[Pipeline, Image.Image, Wanted], Image.Image]] = {
     "autoencoder": autoencoder,
     "forward": forward,
     "denoising": denoising,
+    "views": views,
 }

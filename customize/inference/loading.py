@@ -14,14 +14,17 @@ from customize import families
 from customize.errors import InputError, Problem
 from customize.families.source import known_token_problems, vocabulary
 from customize.families.stable_diffusion import StableDiffusion
+from customize.families.tokens import token_table
 from customize.inference.adapters import add_adapters
 from customize.inference.learned import SETTING, Learned, LearnedFile, find_learned, listed, other_base
+from customize.inference.loaded import LoadedWeights, LoadedWords
 from customize.inference.pipeline import Pipeline
+from customize.scales import Scale
 
 
 def load_pipeline(
     base: str | None = None,
-    weights: Sequence[tuple[str | Path, float]] = (),
+    weights: Sequence[tuple[str | Path, Scale]] = (),
     *,
     revision: str | None = None,
     variant: str | None = None,
@@ -33,7 +36,8 @@ def load_pipeline(
     """Loads a base model and puts any number of learned weights into it, each at its scale.
 
     base: as `pretrained_model_name_or_path`; None: the one that the weights name, or the embedded demo model.
-    weights: (path, scale) pairs, see `find_learned`; the scale of embeddings multiplies their vectors.
+    weights: (path, scale) pairs, see `find_learned`; the scale of embeddings multiplies their vectors. A scale may be a
+    `Schedule`, which changes during denoising.
     partial: load adapters of which only a part fits the base model; the pipeline's notes say what was left out.
     Raises InputError, before the base model is loaded where that can be known.
     """
@@ -41,12 +45,12 @@ def load_pipeline(
     source = locate(base, learned, revision=revision, variant=variant, prediction_type=prediction_type)
     read = [(file, read_tensors(file)) for file in learned.files]
     family = families.load(source)
-    for file, tensors in read:
-        if not file.is_adapter:
-            add_embeddings(family, file, tensors)
-    notes = add_adapters(family, [file for file in learned.files if file.is_adapter], partial)
+    words = iter([add_embeddings(family, file, tensors) for file, tensors in read if not file.is_adapter])
+    adapters, notes = add_adapters(family, [file for file in learned.files if file.is_adapter], partial)
     family.to(device, torch_dtype)
-    return Pipeline(family, learned.trigger_words, notes)
+    loaded = {True: iter(adapters), False: words}
+    in_place = LoadedWeights(learned.files, [next(loaded[file.is_adapter]) for file in learned.files])
+    return Pipeline(family, learned.trigger_words, notes, in_place)
 
 
 def locate(base: str | None, learned: Learned, **options: str | None) -> families.Source:
@@ -54,9 +58,7 @@ def locate(base: str | None, learned: Learned, **options: str | None) -> familie
 
     options: revision, variant, prediction_type. Raises InputError.
     """
-    if base is None and learned.files:
-        said = learned.files[0].about.get("settings", {})
-        options = {name: given or said.get(name) for name, given in options.items()}
+    options = options_of(base, learned, **options)
     try:
         source = families.locate(learned.base or "demo", **options)
     except InputError as error:
@@ -72,6 +74,12 @@ def locate(base: str | None, learned: Learned, **options: str | None) -> familie
     return source
 
 
+def options_of(base: str | None, learned: Learned, **options: str | None) -> dict[str, str | None]:
+    """How to load the base model, where the user did not say: as the first of the weights that name it were learned."""
+    said = learned.files[0].about.get("settings", {}) if base is None and learned.files else {}
+    return {name: given or said.get(name) for name, given in options.items()}
+
+
 def read_tensors(file: LearnedFile) -> dict[str, Tensor]:
     """The tensors of a file. Raises InputError for NaN and infinity."""
     tensors = load_file(file.path)
@@ -82,12 +90,15 @@ def read_tensors(file: LearnedFile) -> dict[str, Tensor]:
     return tensors
 
 
-def add_embeddings(family: StableDiffusion, file: LearnedFile, tensors: dict[str, Tensor]) -> None:
+def add_embeddings(family: StableDiffusion, file: LearnedFile, tensors: dict[str, Tensor]) -> LoadedWords:
     """Teaches the family the words of a file, each with its vectors [N, D]. Raises InputError."""
-    width = family.text_encoder.get_input_embeddings().weight.shape[-1]
+    table, vectors = token_table(family.text_encoder), {}
+    width = table.weight.shape[-1]
     for placeholder, key in file.placeholders.items():
-        vectors = tensors[key].float().view(-1, tensors[key].shape[-1]) * file.scale
-        if vectors.shape[-1] != width:
-            what = f"{file.path}: {placeholder} is {vectors.shape[-1]} wide; words of this base model are {width} wide"
+        own = tensors[key].float().view(-1, tensors[key].shape[-1])
+        if own.shape[-1] != width:
+            what = f"{file.path}: {placeholder} is {own.shape[-1]} wide; words of this base model are {width} wide"
             raise InputError(Problem(SETTING, what, other_base(file)))
-        family.add_tokens(placeholder, vectors)
+        vectors[len(table.vectors)] = own
+        family.add_tokens(placeholder, own.clone())
+    return LoadedWords(table, vectors)

@@ -11,35 +11,47 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from customize.conditioning import encode
+from customize.conditioning import chunks, encode
 from customize.errors import InputError, NumericsError, Problem
 from customize.families.stable_diffusion import StableDiffusion
 from customize.inference.estimates import Estimate
+from customize.inference.illusions import Components, keep_component
 from customize.inference.inpainting import as_pixels, inpainted, read_mask, takes_mask
+from customize.inference.loaded import LoadedWeights
 from customize.inference.sampler import Course, Moment, draw_noise, first_place, noised, sample
 from customize.inference.schedulers import make_scheduler
-from customize.inference.wording import Prompt, Text, worded
+from customize.inference.wording import Prompt, Text, read, worded
 
 
 @dataclass(frozen=True)
 class Composition:
     """One picture of several prompts. of: given an estimate for each prompt, in their order, returns the picture's.
 
-    copies: how many latents each picture has, the first of them being those that are shown.
+    copies: how many latents each picture has, the first of them being those that are shown. kept: components, and the index
+    of the one that is the given image's instead (`illusions.keep_component`).
     """
 
     of: Callable[[Sequence[Estimate]], Estimate]
     copies: int = 1
+    kept: tuple[Components, int] | None = None
 
 
 class Pipeline:
     """Generates with a family's parts as they are, whatever has been loaded into them or is learning in them.
 
-    trigger_words: the words that call what was learned. notes: what the user should know of how it was loaded.
+    trigger_words: the words that call what was learned. notes: what the user should know of how it was loaded. weights:
+    what was loaded, whose scales can be set anew.
     """
 
-    def __init__(self, family: StableDiffusion, trigger_words: Sequence[str] = (), notes: Sequence[str] = ()):
+    def __init__(
+        self,
+        family: StableDiffusion,
+        trigger_words: Sequence[str] = (),
+        notes: Sequence[str] = (),
+        weights: LoadedWeights | None = None,
+    ):
         self.family = family
+        self.weights = weights or LoadedWeights()
         self.trigger_words = tuple(trigger_words)
         self.notes = tuple(notes)
 
@@ -63,6 +75,7 @@ class Pipeline:
         use_karras_sigmas: bool | None = None,
         max_batch: int | None = None,
         plain_prompt: bool = False,
+        vae_tiling: bool = False,
         composition: Composition | None = None,
         record: Callable[[Moment], None] = lambda moment: None,
         output_type: str = "pil",
@@ -71,13 +84,15 @@ class Pipeline:
 
         prompts: read by the grammar of `customize.prompts`, unless `plain_prompt`; with a composition each is a tuple, and
         the pictures' stand in a list.
-        A picture depends on its own prompt, seed and image only, not on the others in its batch.
+        A picture depends on its own prompt, seed and image only, not on the others in its batch, when all prompts have as
+        many chunks (see `lengths`); shorter ones are filled up with empty chunks.
         guidance_scale: where all are up to 1, the negative prompts are not asked. height, width: in pixels; by default the
         base model's own, or with an image its shape at as many pixels. image, strength: start from it, noised to the part
         `strength` (above 0, up to 1; by default 0.8, with a mask 1) of the schedule. mask_image: only where it is white the
         image is made anew, every other pixel comes back as it was. num_resamples, jump_length: see `repaint_plan`.
         scheduler, use_karras_sigmas: see `make_scheduler`. max_batch: most rows in a call of a network (with guidance, a
-        picture is two). output_type: "pil", or "latent" for [B, C, H, W].
+        picture is two). vae_tiling: the autoencoder works on large pictures tile by tile. output_type: "pil", or "latent"
+        for [B, C, H, W].
 
         Raises InputError for what cannot be done (a prompt that is too long, ...), NumericsError for NaN and infinity.
         """
@@ -88,8 +103,9 @@ class Pipeline:
         )  # fmt: skip
         self.check_pictures(images[0], masks[0])
         size = self.size(height, width, images[0])
+        self.family.vae.use_tiling = vae_tiling
         solver = make_scheduler(self.family.scheduler, scheduler, use_karras_sigmas)
-        usual = 0.8 if images[0] and not masks[0] else 1.0
+        usual = 0.8 if images[0] and not masks[0] and not composition else 1.0
         first = set_steps(solver, num_inference_steps, usual if strength is None else strength, self.family.device)
         copies = composition.copies if composition else 1
         parts = zip(*(prompts if composition else [[prompt] for prompt in prompts]), strict=True)
@@ -100,6 +116,10 @@ class Pipeline:
         if masks[0]:
             masks = [read_mask(mask, size) for mask in masks]
             course = inpainted(self, solver, first, estimate, images, masks, generators, num_resamples, jump_length)
+        elif images[0] and composition and composition.kept:
+            clean, (components, index) = self.encode(images, generators), composition.kept
+            start = self.noise(size, generators) * solver.init_noise_sigma
+            course = Course(start, estimate, keep_component(components, clean, solver, generators, index=index))
         elif images[0]:
             clean = self.encode(images, generators)
             course = Course(noised(solver, clean, draw_noise(clean.shape, generators, like=clean), first), estimate)
@@ -125,7 +145,14 @@ class Pipeline:
     ) -> Estimate:
         """Guidance from the negative prompts to the prompts, one of each and a scale per picture: see `worded`."""
         scale = torch.tensor(scales, dtype=self.family.unet.dtype, device=self.family.device).view(-1, 1, 1, 1)
-        return worded(self.hidden_states, prompts, negatives, scale, steps, plain)
+        return self.weights.scheduled(lambda: worded(self.hidden_states, prompts, negatives, scale, steps, plain), steps)
+
+    def lengths(self, prompts: Sequence[Prompt], negative_prompt: str, steps: int, plain: bool = False) -> tuple[int, int]:
+        """How many chunks the longest of one picture's prompts has, at any step, and how many its negative prompt."""
+        positive, negative = (
+            [text for prompt in wanted for text in read(prompt, plain).texts(steps)] for wanted in (prompts, [negative_prompt])
+        )
+        return max(len(chunks(self.family, text)) for text in positive), max(len(chunks(self.family, text)) for text in negative)
 
     def hidden_states(self, texts: Sequence[Text]) -> Tensor:
         """encoder_hidden_states [B, L, D] of texts, all of one length."""

@@ -10,6 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from customize.inference.learned import LearnedFile
 from customize.inference.sweep import FIXED, Wanted
+from customize.scales import Scale, Schedule
 
 VERSIONED = ("customize", "torch", "diffusers", "transformers", "peft")
 SAMPLERS = {
@@ -31,11 +32,16 @@ def facts(base_model: str, files: tuple[LearnedFile, ...]) -> dict[str, Any]:
     return {
         "base_model": base_model,
         "weights": [
-            {"path": str(file.path), "scale": file.scale, "sha256": hashlib.sha256(file.path.read_bytes()).hexdigest()}
+            {"path": str(file.path), "scale": told(file.scale), "sha256": hashlib.sha256(file.path.read_bytes()).hexdigest()}
             for file in files
         ],
         "versions": {name: version(name) for name in VERSIONED},
     }
+
+
+def told(scale: Scale) -> float | str:
+    """A scale as JSON: a number, or the text of one that changes on the way."""
+    return str(scale) if isinstance(scale, Schedule) else scale
 
 
 def png_info(facts: dict[str, Any], wanted: Wanted, own_scheduler: str, size: tuple[int, int], place: tuple[int, int]) -> PngInfo:

@@ -4,7 +4,7 @@
 bars. The first sweep makes the columns of the sheet, the second and third the rows.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -16,8 +16,8 @@ from customize.setting import Setting, table, unknown, written
 SETTING = "sweep"
 MOST_AXES, MOST_VALUES = 3, 1000
 FIXED = (
-    SETTING, "like", "num_images", "chain", "show_start", "batch_size", "trace", "trace_decode", "output_dir",
-    "overwrite_output_dir",
+    SETTING, "like", "num_images", "chain", "show_start", "batch_size", "trace", "trace_decode", "trace_page", "attention",
+    "output_dir", "overwrite_output_dir", "merge",
 )  # fmt: skip
 """Settings of the run as a whole."""
 PROMPTS = ("prompt", "negative_prompt")
@@ -175,13 +175,10 @@ def _truth(text: str) -> bool:
     return {"true": True, "false": False}[text.casefold()]
 
 
-def batches(wanted: Sequence[Wanted], alike: Any, size: int) -> Iterator[list[int]]:
-    """Places of pictures that can be made together, at most `size` at a time, each after what it starts from.
-
-    alike: settings -> what must be equal.
-    """
+def batches(places: Iterable[int], alike: Callable[[int], Any], size: int) -> Iterator[list[int]]:
+    """Places of pictures that can be made together, at most `size` at a time. alike: what must be equal of each."""
     groups: dict[Any, list[int]] = {}
-    for place in sorted(range(len(wanted)), key=lambda place: wanted[place].link):
-        groups.setdefault((wanted[place].link, alike(wanted[place].settings)), []).append(place)
-    for places in groups.values():
-        yield from (places[start : start + size] for start in range(0, len(places), size))
+    for place in places:
+        groups.setdefault(alike(place), []).append(place)
+    for group in groups.values():
+        yield from (group[start : start + size] for start in range(0, len(group), size))

@@ -25,6 +25,7 @@ from customize.inference import told_a1111, told_comfyui
 from customize.inference.records import VERSIONED
 from customize.inference.sweep import FIXED
 from customize.inference.told_reading import Reading, ToldFile, Unreadable, short
+from customize.scales import fits, read_schedule
 from customize.setting import table
 
 __all__ = ["Program", "Told", "ToldFile", "read_told"]
@@ -190,7 +191,7 @@ def _read_files(reading: Reading, files: list[Any]) -> None:
         raise Unreadable(f"names {len(files):,} files of weights, more than {MOST_FILES}")
     for file in files:
         match file:
-            case {"path": str(path), "scale": int() | float() as scale, "sha256": str(sha256)}:
+            case {"path": str(path), "scale": int() | float() | str() as scale, "sha256": str(sha256)} if is_scale(scale):
                 reading.weights.append(ToldFile(path, scale, sha256))
             case _:
                 raise Unreadable("carries damaged settings: weights are not files with scale and sha256")
@@ -198,6 +199,14 @@ def _read_files(reading: Reading, files: list[Any]) -> None:
         if (here := _sha256(path)) != sha256:
             what = f"has SHA-256 {here} now" if here else "is not here as a .safetensors file"
             reading.note(f"weights {short(path)}: {what}; made with SHA-256 {short(sha256)}")
+
+
+def is_scale(scale: float | str) -> bool:
+    """Whether it is a number, or the text of one that changes on the way."""
+    try:
+        return not isinstance(scale, str) or fits(read_schedule(scale))
+    except ValueError:
+        return False
 
 
 def _sha256(path: str) -> str:

@@ -36,10 +36,10 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class ToldFile:
-    """Learned weights as a picture names them: by path (ours) or name; scale and hash where it tells them."""
+    """Learned weights as a picture names them: by path (ours) or name; scale (text: a schedule) and hash where it tells them."""
 
     name: str
-    scale: float | None = None
+    scale: float | str | None = None
     hash: str | None = None
 
 

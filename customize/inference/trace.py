@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from customize.inference.estimates import Composed, Guided, WithChannels
 from customize.inference.figures import GAP, MARGIN, contact_sheet
 from customize.inference.sampler import Moment, Step, noise_and_clean
+from customize.inference.wording import Changing
 
 Decode = Callable[[Tensor], list[Image.Image]]
 """Latents [B, C, H, W] -> B pictures."""
@@ -97,6 +98,7 @@ class Trace:
 def guidance(moment: Moment) -> Tensor | None:
     """Norms [B, H, W] over C of the noise that prompts add to the negative one's, before it is scaled; None without guidance."""
     estimate = moment.estimate.estimate if isinstance(moment.estimate, WithChannels) else moment.estimate
+    estimate = estimate.now(moment.step) if isinstance(estimate, Changing) else estimate
     if not isinstance(estimate, Guided | Composed):
         return None
     parts = (

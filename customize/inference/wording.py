@@ -57,9 +57,13 @@ class Changing:
 
     estimates: tuple[Estimate, ...]
 
+    def place(self, step: "Step") -> int:
+        """Which of the estimates is this step's."""
+        return step.index * len(self.estimates) // step.count
+
     def now(self, step: "Step") -> Estimate:
         """The estimate of this step."""
-        return self.estimates[step.index * len(self.estimates) // step.count]
+        return self.estimates[self.place(step)]
 
     def questions(self, latents: Tensor, step: "Step") -> list[Question]:
         return self.now(step).questions(latents, step)

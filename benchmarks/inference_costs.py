@@ -1,0 +1,96 @@
+"""What looking on, sweeping and starting cost in inference, as ratios of runs that take turns.
+
+    python benchmarks/inference_costs.py [--model FOLDER] [--steps 20] [--rounds 5]
+
+Measured: a batch of four pictures with and without `--trace` (files written included) and `--attention`; a sweep of 12
+pictures in one call against 12 calls, in one process and in processes of their own; the first picture of a cold start.
+"""
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+from customize.config import InferenceSettings
+from customize.inference import command
+
+
+def seconds(work: Callable[[], None]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def take_turns(rounds: int, **works: Callable[[], None]) -> dict[str, float]:
+    """The median seconds of each; every round runs all of them, so that a busy machine is busy for all."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(rounds + 1):
+        for name, work in works.items():
+            spent = seconds(work)
+            if number:  # the first round warms up
+                times[name].append(spent)
+    return {name: statistics.median(spent) for name, spent in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5)
+    asked = parser.parse_args()
+    folder = Path(tempfile.mkdtemp())
+    common = {"pretrained_model_name_or_path": asked.model, "num_inference_steps": asked.steps, "guidance_scale": 4.0}
+    models: dict[str, command.Models] = {}
+
+    def draw(**values) -> Callable[[], None]:
+        """Draws and writes in a process that has the model already."""
+        settings = InferenceSettings(
+            **{"prompt": "a red house in the snow", **common, **values, "output_dir": str(folder / "out")}
+        )
+
+        def work() -> None:
+            shutil.rmtree(folder / "out", ignore_errors=True)
+            (folder / "out").mkdir()
+            job = command.check(settings.model_copy(update={"overwrite_output_dir": True}))
+            if "one" not in models:
+                models["one"] = command.Models()
+                models["one"].load(settings)
+            command.draw(settings, job, models["one"], folder / "out")
+
+        return work
+
+    def process(*flags: str) -> Callable[[], None]:
+        words = [sys.executable, "infer.py", "--prompt", "a red house in the snow", "--output_dir", str(folder / "cold")]
+        words += [word for name, value in common.items() for word in (f"--{name}", str(value))]
+        return lambda: subprocess.run([*words, "--overwrite_output_dir", *flags], check=True, capture_output=True) and None
+
+    def one_by_one() -> None:
+        for scale in (1.0, 2.5, 5.0, 7.5):
+            for seed in range(3):
+                draw(guidance_scale=scale, seed=seed)()
+
+    with redirect_stdout(StringIO()):
+        looked = {"plain": {}, "trace": {"trace": True}, "page": {"trace": True, "trace_page": True}}
+        looked["attention"] = {"attention": True}
+        looks = take_turns(asked.rounds, **{name: draw(num_images=4, **values) for name, values in looked.items()})
+        sweep = ["guidance_scale=1,2.5,5,7.5", "seed=0..2"]
+        sweeps = take_turns(asked.rounds, calls=one_by_one, sweep=draw(sweep=sweep))
+        cold = take_turns(2, first=process("--num_images", "1"), swept=process("--sweep", *sweep))
+    print(f"a batch of 4 pictures, {asked.steps} steps: {looks['plain']:.2f} s")
+    for name in ("trace", "page", "attention"):
+        print(f"  with {name}: {looks[name] / looks['plain']:.3f} of that")
+    print(f"12 pictures by a sweep: {sweeps['sweep'] / sweeps['calls']:.3f} of 12 calls in one process")
+    print(f"the first picture of a cold start: {cold['first']:.1f} s; 12 pictures of a sweep: {cold['swept']:.1f} s,")
+    print(f"  which is {cold['swept'] / (12 * cold['first']):.3f} of 12 cold starts")
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""`customize check`: everything that is wrong with a set of pictures and captions, and whether a training run would start.
+
+    customize check CONFIG.toml [--setting value ...]
+    customize check FOLDER      [--setting value ...]
+
+It looks at what every run looks at first (`customize.preflight`), and tells all of it. torch is not imported.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from customize import cli, preflight, toml
+from customize.config import DreamBoothSettings, TextualInversionSettings, TrainingSettings
+from customize.data import Example, alike, blurred, small_pictures_note
+from customize.errors import InputError, Problem, ResourceError
+from customize.findings import first_few, printable
+from customize.resources import resources
+
+USAGE = """customize check CONFIG.toml [--setting value ...]
+       customize check FOLDER      [--setting value ...]"""
+EPILOG = """
+CONFIG.toml and the settings are those of train_textual_inversion.py or train_dreambooth.py. A FOLDER is looked at for
+DreamBooth, or with --placeholder_token for textual inversion; where neither base model nor resolution is given, for
+Stable Diffusion 1.x. Refusals come first, then warnings. Exit status: 0 the run would start, 2 it would not."""
+TRIGGER = "a word that every caption should hold; those that do not are listed"
+SHEET = "a PNG to write: pictures that are nearly the same side by side, and blurred ones"
+SIDE, MOST_ROWS = 256, 20
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser("customize check", USAGE, epilog=EPILOG, add_help=False, allow_abbrev=False)
+    parser.add_argument("--trigger_word", "--trigger-word", help=TRIGGER)
+    parser.add_argument("--output", help=SHEET)
+    parser.add_argument("--help", "-h", action="store_true", help="show this and leave")
+    own, rest = parser.parse_known_args(list(argv))
+    if own.help:
+        print(parser.format_help(), end="")
+        return 0
+    try:
+        settings, notes = read(rest)
+        report = preflight.examine(settings)
+        examples = report.examples.instances
+        without_word = [] if own.trigger_word is None else trigger_word_notes(examples, own.trigger_word)
+        small = small_pictures_note(examples, report.resolution)
+        tell(report.problems, [*report.notes, *without_word, *filter(None, [small]), *report.examples.notes, *notes])
+        say(summary(examples, report.resolution))
+        if own.output:
+            write_sheet(Path(own.output), examples)
+    except InputError as error:
+        tell(error.problems, [])
+        return 2
+    except ResourceError as error:
+        print(printable(str(error)), file=sys.stderr)
+        return 3
+    return 2 if report.problems else 0
+
+
+def read(argv: Sequence[str]) -> tuple[TrainingSettings, list[str]]:
+    """The settings that the words stand for, and notes. Raises InputError."""
+    if not argv or argv[0].startswith("-"):
+        raise InputError(Problem("customize check", "has nothing to look at", "name a CONFIG.toml or a folder of pictures first"))
+    target, rest = argv[0], list(argv[1:])
+    _, given, _ = cli.arguments(TrainingSettings, rest)
+    if not Path(target).is_dir():
+        named = {**toml.read(target)[0], **given}
+        kind = TextualInversionSettings if "placeholder_token" in named else DreamBoothSettings
+        return cli.read(kind, argv, preflight.check)
+    if "placeholder_token" in given:
+        kind, standing_in = TextualInversionSettings, {"train_data_dir": target, "initializer_token": "thing"}
+    else:
+        kind, standing_in = DreamBoothSettings, {"instance_data_dir": target, "instance_prompt": "a picture"}
+    standing_in["output_dir"] = f"{target.rstrip('/')}.run"
+    notes = []
+    if not given.keys() & {"pretrained_model_name_or_path", "resolution"}:
+        standing_in["resolution"] = "512"
+        notes = ["looked at for Stable Diffusion 1.x: say --pretrained_model_name_or_path or --resolution for another"]
+    words = [f"--{name}={value}" for name, value in standing_in.items() if name not in given]
+    settings, more = cli.read(kind, [*rest, *words], preflight.check)
+    return settings, notes + more
+
+
+def trigger_word_notes(examples: Sequence[Example], word: str) -> list[str]:
+    """A line on the pictures of which a caption lacks the word."""
+    lacking = [example.name for example in examples if any(word not in caption for caption in example.captions)]
+    return [f"no {printable(word)} in a caption of {len(lacking)} of {len(examples)} pictures: {first_few(lacking)}"] * bool(
+        lacking
+    )
+
+
+def tell(problems: Sequence[Problem], notes: Sequence[str]) -> None:
+    """All findings in one list: refusals, then warnings, a line each."""
+    for problem in problems:
+        say(f"refused: {problem.where}: {problem.what}", f"      -> {problem.remedy}")
+    for note in notes:
+        say(f"warning: {note}")
+    start = f"would not start: {len(problems)} to mend" if problems else "would start"
+    say(f"{len(problems)} refusal{'s' * (len(problems) != 1)}, {len(notes)} warning{'s' * (len(notes) != 1)}; training {start}")
+
+
+def summary(examples: Sequence[Example], resolution: int) -> str:
+    """How many good pictures there are, from the smallest to the largest."""
+    sizes = sorted({example.size for example in examples}, key=lambda size: size[0] * size[1])
+    ends = list(dict.fromkeys(f"{width} x {height}" for width, height in sizes[:1] + sizes[-1:]))
+    return f"{len(examples)} good pictures, {' to '.join(ends)}, for {resolution} pixels" if sizes else "no good picture"
+
+
+def write_sheet(path: Path, examples: Sequence[Example]) -> None:
+    """A PNG with pairs of pictures that are nearly the same, then the blurred ones; none when there are neither."""
+    from customize.files import write_image
+    from customize.inference.figures import contact_sheet
+
+    pairs, soft = alike(examples), blurred(examples)
+    rows = [(f"{one.name} and {other.name}", [one, other]) for one, other in pairs]
+    rows += [(f"blurred: {' and '.join(one.name for one in soft[i : i + 2])}", soft[i : i + 2]) for i in range(0, len(soft), 2)]
+    if not rows:
+        return say(f"nothing to show: {path} is not written")
+    labels = [printable(label) for label, _ in rows[:MOST_ROWS]]
+    sheet = contact_sheet([[thumbnail(one) for one in row] for _, row in rows[:MOST_ROWS]], row_labels=labels)
+    with resources("close other programs", "make room, or name another --output"):
+        write_image(path, sheet)
+    say(f"{path}: {min(len(rows), MOST_ROWS)} of {len(rows)} rows of pictures that are nearly the same or blurred")
+
+
+def thumbnail(example: Example) -> Image.Image:
+    image = example.open()
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return image
+
+
+def say(*lines: str) -> None:
+    for line in lines:
+        print(printable(line))

@@ -1,0 +1,50 @@
+"""`--like`: a picture made again from what it says of itself, and whether the pixels are the same."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from customize.config import InferenceSettings
+from customize.errors import InputError, Problem
+from customize.images import open_image
+from customize.inference.told import Told, read_told
+
+
+@dataclass(frozen=True)
+class Like:
+    """A picture that others are made like."""
+
+    told: Told
+    picture: Image.Image
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Like":
+        """Raises InputError as `read_told`."""
+        return cls(read_told(path), open_image(path))
+
+    def check(self, settings: InferenceSettings) -> None:
+        """Raises InputError when the base model is not known: other programs tell its name, not where it is."""
+        if self.told.program == "customize" or settings.pretrained_model_name_or_path or settings.weights:
+            return
+        named = f"{self.told.base_model} by its name only" if self.told.base_model else "none"
+        what = f"is missing: {self.told.program} told of the base model {named}"
+        raise InputError(Problem("pretrained_model_name_or_path", what, "say where it is, or `demo`"))
+
+    def is_asked_again(self, settings: InferenceSettings) -> bool:
+        """Whether the settings are the very ones that the picture was made with."""
+        said = self.told.settings.items()
+        return self.told.program == "customize" and all(getattr(settings, name) == value for name, value in said)
+
+    def verdict(self, picture: Image.Image) -> str:
+        """How far a picture is the same, in words."""
+        if picture.size != self.picture.size:
+            return f"not the same: {picture.width} x {picture.height} pixels, not {self.picture.width} x {self.picture.height}"
+        ours, theirs = (np.asarray(each.convert("RGB")).astype(int) for each in (picture, self.picture))
+        difference = np.abs(ours - theirs)
+        if not difference.any():
+            return f"the same: all {difference.size:,} values are equal"
+        return (
+            f"not the same: {(difference > 0).sum():,} of {difference.size:,} values differ, by up to {difference.max()} of 255"
+        )

@@ -1,0 +1,110 @@
+"""What is looked at while a batch of pictures is made, and what is written of it afterwards.
+
+B images, C latent channels, H W latent height and width.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from customize.config import InferenceSettings
+from customize.files import write_text
+from customize.inference.attention import AttentionMaps, heat_gif, heat_levels, heat_sheet
+from customize.inference.page import page
+from customize.inference.pipeline import Pipeline
+from customize.inference.sampler import Moment
+from customize.inference.sweep import FIXED, Wanted
+from customize.inference.trace import Trace
+from customize.setting import table
+
+
+class Looks:
+    """Give it to the sampler as `record`, within `with`: tells those who look on of every moment."""
+
+    def __init__(self, pipeline: Pipeline, batch: Sequence[Wanted], others: Sequence[Callable[[Moment], None]]):
+        self.settings, self.pipeline, self.batch = batch[0].settings, pipeline, batch
+        self.trace, self.start, self.maps = Trace(), Start(), attention(pipeline, batch)
+        wanted = {"trace": self.trace, "show_start": self.start, "attention": self.maps}
+        self.watchers = [*others, *(watcher for name, watcher in wanted.items() if getattr(self.settings, name))]
+
+    def __enter__(self) -> "Looks":
+        with ExitStack() as stack:
+            if self.settings.attention:
+                stack.enter_context(self.maps)
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.stack.close()
+
+    def __call__(self, moment: Moment) -> None:
+        for watcher in self.watchers:
+            watcher(moment)
+
+    def starts(self) -> list[Image.Image]:
+        """What the network saw first, decoded."""
+        return self.pipeline.decode(self.start.seen)
+
+    def write(self, folder: Path, places: Sequence[int], pictures: Sequence[Image.Image]) -> None:
+        """Of each picture, whose number NNN is its place: NNN-trace.png, .gif, .html and NNN-attention.png, .gif."""
+        if self.settings.trace:
+            self.trace.write(folder, places, pictures, self.pipeline.decode if self.settings.trace_decode == "full" else None)
+        for image, (place, picture) in enumerate(zip(places, pictures, strict=True)):
+            looks = self.maps.of(image) if self.settings.attention else None
+            if looks:
+                heat_sheet(picture, looks.words, heat_levels(looks.maps.mean(0))).save(folder / f"{place:03d}-attention.png")
+                (folder / f"{place:03d}-attention.gif").write_bytes(heat_gif(picture, looks))
+            if self.settings.trace_page:
+                told = page(self.trace, image, picture, " / ".join(self.batch[image].prompts), chosen(self.batch[image]), looks)
+                write_text(folder / f"{place:03d}-trace.html", told)
+
+
+class Bar:
+    """A bar over the evaluations of all batches, on a terminal."""
+
+    def __init__(self, num_pictures: int, batch_size: int):
+        self.left, self.size = num_pictures, batch_size
+
+    def __enter__(self) -> "Bar":
+        self.bar = tqdm(desc="denoising", unit="step", dynamic_ncols=True, disable=None)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.bar.close()
+
+    def begun(self, num_pictures: int) -> "Bar":
+        """Itself, told that a batch of so many pictures begins."""
+        self.left -= num_pictures
+        return self
+
+    def __call__(self, moment: Moment) -> None:
+        if moment.step.index == 0:
+            self.bar.total = self.bar.n + moment.step.count * (1 + -(-self.left // self.size))
+        self.bar.update()
+
+
+class Start:
+    """Give it to the sampler as `record`; afterwards `seen` [B, C, H, W] is what the network saw first."""
+
+    def __call__(self, moment: Moment) -> None:
+        if moment.step.index == 0:
+            self.seen = moment.seen
+
+
+def attention(pipeline: Pipeline, batch: Sequence[Wanted]) -> AttentionMaps:
+    """Records where the words of each picture's prompt look."""
+    settings, prompts = batch[0].settings, [wanted.prompts[0] for wanted in batch]
+    steps, plain = settings.num_inference_steps, settings.plain_prompt
+    return AttentionMaps(pipeline.family, prompts, num_inference_steps=steps, plain_prompt=plain)
+
+
+def chosen(wanted: Wanted) -> dict[str, Any]:
+    """The settings of a picture that are not the usual ones, with its seed and guidance."""
+    lines, said = table(InferenceSettings), wanted.settings.values()
+    unusual = {name: value for name, value in said.items() if name not in FIXED and value != lines[name].default}
+    unusual.pop("prompt", None)  # it is the page's title
+    return unusual | {"seed": wanted.seed, "guidance_scale": wanted.settings.guidance_scale}

@@ -1,0 +1,191 @@
+"""`--merge`: a base model and what was taught to it as one model, or several LoRAs as one.
+
+W a weight [out, in, ...] of a network, A [rank, in, ...] and B [out, rank, ...] of a LoRA, s its scale times alpha / rank.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from customize.config import InferenceSettings
+from customize.errors import InputError, Problem
+from customize.files import new_folder
+from customize.inference.learned import PICKLES, Learned, find_learned
+from customize.resources import resources
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from customize.families.stable_diffusion import StableDiffusion
+    from customize.inference.loaded import LoadedAdapter
+    from customize.inference.pipeline import Pipeline
+
+SETTING = "merge"
+OURS = (
+    "customize.json", "model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler", "safety_checker",
+    "feature_extractor",
+)  # fmt: skip
+"""What a merged model's folder holds."""
+FREE = "name another path"
+
+
+def run(settings: InferenceSettings) -> None:
+    """Writes the model that `settings` name, with its weights at their scales in it: a complete pipeline folder, or, where
+    `merge` ends with .safetensors, one LoRA of all LoRAs given.
+
+    Raises InputError before anything is loaded, where that can be known; ResourceError when memory or disk give out.
+    """
+    target, learned = check(settings)
+    with resources("take a machine with more memory", "make room, or merge onto another disk"):
+        from customize.inference.loading import load_pipeline, options_of
+
+        options = {name: getattr(settings, name) for name in ("revision", "variant", "prediction_type")}
+        options = options_of(settings.pretrained_model_name_or_path, learned, **options)
+        pipeline = load_pipeline(
+            settings.pretrained_model_name_or_path, settings.weights_and_scales, partial=settings.partial_weights, **options
+        )
+        for line in [*learned.described, *(f"note: {note}" for note in pipeline.notes)]:
+            print(line)
+        said = about(pipeline, options)
+        if target.suffix == ".safetensors":
+            write_adapter(target, pipeline, said)
+        else:
+            write_model(target, pipeline, said, settings.mixed_precision)
+    print(f"{target}: {len(learned.files)} file{'s' * (len(learned.files) > 1)} merged, no picture drawn")
+
+
+def check(settings: InferenceSettings) -> tuple[Path, Learned]:
+    """Where to write, and what is merged. Raises InputError with all that is wrong; torch is not needed for it."""
+    target = Path(settings.merge or "").expanduser().resolve()
+    learned = find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales)
+    if problems := [*unfit(learned, target), *in_the_way(learned, target, settings.overwrite_output_dir)]:
+        raise InputError(problems)
+    return target, learned
+
+
+def unfit(learned: Learned, target: Path) -> Iterator[Problem]:
+    """What cannot be merged into such a target."""
+    if not learned.files:
+        yield Problem(SETTING, "there is nothing to merge", "give learned weights by --weights")
+    for file in learned.files if target.suffix == ".safetensors" else ():
+        remedy = f"merge into a folder, as in --merge {target.with_suffix('').name}, or leave it out"
+        if not file.is_adapter:
+            yield Problem(SETTING, f"{file.path} holds embeddings, which no LoRA can", remedy)
+        elif any("magnitude" in name or "dora_scale" in name for name in file.header.tensors):
+            what = f"{file.path} is a DoRA, which sets the length of whole weights: no sum of low ranks is the same"
+            yield Problem(SETTING, what, remedy)
+        elif any(".hada_" in name or ".lokr_" in name for name in file.header.tensors):
+            yield Problem(SETTING, f"{file.path} is a product of other factors than a LoRA's two", remedy)
+
+
+def in_the_way(learned: Learned, target: Path, overwrite: bool) -> Iterator[Problem]:
+    """What stands where the result shall be."""
+    blocking = next((path for path in target.parents if path.exists() and not path.is_dir()), None)
+    sources = [Path(learned.base or "").expanduser().resolve(), *(file.path.resolve() for file in learned.files)]
+    is_file = target.suffix == ".safetensors"
+    present = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
+    foreign = [name for name in present if name not in OURS]
+    if target.suffix in PICKLES:
+        yield Problem(SETTING, f"{target} would be a pickle", "name a folder, or a .safetensors file for a LoRA")
+    elif blocking:
+        yield Problem(SETTING, f"{blocking} is a file", FREE)
+    elif any(source.is_relative_to(target) for source in sources) or Path.cwd().is_relative_to(target):
+        yield Problem(SETTING, f"{target} is what is merged, or a folder around it or you", FREE)
+    elif target.exists() and is_file != target.is_file():
+        yield Problem(SETTING, f"{target} is a {'folder' if is_file else 'file'}", FREE)
+    elif foreign:
+        yield Problem(SETTING, f"{target} holds what is not from a merged model ({foreign[0]})", FREE)
+    elif not overwrite and (present or target.is_file()):
+        yield Problem(SETTING, f"{target} is there already", f"add --overwrite_output_dir, or {FREE}")
+
+
+def about(pipeline: "Pipeline", options: dict[str, Any]) -> dict[str, str]:
+    """What the result says of itself, under the names that runs use; options: how the base model was loaded."""
+    from customize.inference.records import facts
+
+    own = {"method": "merged", "trigger_words": list(pipeline.trigger_words), "settings": options}
+    return {"customize": json.dumps({**facts(pipeline.family.name, pipeline.weights.files), **own})}
+
+
+def write_model(target: Path, pipeline: "Pipeline", said: dict[str, str], precision: str) -> None:
+    """The base model with everything in it, as a folder in diffusers' layout, in float32 or the precision asked for."""
+    import torch
+
+    from customize.weights import save_pipeline
+
+    merge_adapters(pipeline.family)
+    merge_words(pipeline.family)
+    pipeline.family.to({"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision])
+    with new_folder(target) as unfinished:
+        save_pipeline(unfinished, pipeline.family, said)
+
+
+def merge_adapters(family: "StableDiffusion") -> None:
+    """Adds what each adapter makes of W by itself, as networks with several add it, and takes the adapters away."""
+    from customize.inference.loaded import tuner_layers
+
+    for layer in tuner_layers(family.unet, family.text_encoder):
+        weight = layer.get_base_layer().weight.data
+        start, total = weight.clone(), weight.double()
+        for name in layer.active_adapters:
+            if name in layer.scaling:
+                layer.merge(adapter_names=[name])  # peft's: a DoRA is not only added
+                total += weight.double() - start.double()
+                layer.merged_adapters.clear()
+                weight.copy_(start)
+        weight.copy_(total)
+    family.pipeline().unload_lora_weights()
+
+
+def merge_words(family: "StableDiffusion") -> None:
+    """Puts the vectors of learned words behind those of the vocabulary, where the tokenizer expects them."""
+    import torch
+    from torch import nn
+
+    from customize.families.tokens import TokenTable
+
+    table = family.text_encoder.get_input_embeddings()
+    if isinstance(table, TokenTable):
+        rows = torch.cat([table.weight, *table.vectors])
+        family.text_encoder.set_input_embeddings(nn.Embedding.from_pretrained(rows))
+        family.text_encoder.config.vocab_size = len(rows)
+
+
+def write_adapter(target: Path, pipeline: "Pipeline", said: dict[str, str]) -> None:
+    """One LoRA that does what all do together: [s1 B1 | s2 B2 | ...] and [A1; A2; ...] with alpha = rank, beside each module."""
+    from customize.weights import ADAPTER_METADATA, save_tensors
+
+    adapters: list[Any] = list(pipeline.weights.parts)
+    tensors, configs = {}, {}
+    for part in ("unet", "text_encoder"):
+        joined = dict(joined_factors(getattr(pipeline.family, part), adapters))
+        for module, (down, up) in joined.items():
+            tensors |= {f"{part}.{module}.lora_A.weight": down, f"{part}.{module}.lora_B.weight": up}
+        if joined:
+            configs |= {
+                f"{part}.{name}": value for name, value in config({m: len(down) for m, (down, _) in joined.items()}).items()
+            }
+    save_tensors(target, tensors, {**said, ADAPTER_METADATA: json.dumps(configs, sort_keys=True, default=str)})
+
+
+def joined_factors(network: "nn.Module", adapters: "list[LoadedAdapter]") -> "Iterator[tuple[str, tuple[Tensor, Tensor]]]":
+    """The name of each module with adapters, and their factors put together: [A1; A2; ...] and [s1 B1 | s2 B2 | ...]."""
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module, layer in network.named_modules():
+        if isinstance(layer, BaseTunerLayer):
+            names = [adapter.name for adapter in adapters if adapter.name in layer.scaling]
+            ups = [layer.lora_B[name].weight.double() * layer.scaling[name] for name in names]
+            yield module, (torch.cat([layer.lora_A[name].weight for name in names]), torch.cat(ups, 1))
+
+
+def config(ranks: dict[str, int]) -> dict[str, Any]:
+    """peft's description of a LoRA with these ranks by module, each of which is its alpha too."""
+    from peft import LoraConfig
+
+    most = max(ranks.values())
+    own = {module: rank for module, rank in ranks.items() if rank != most}
+    made = LoraConfig(r=most, lora_alpha=most, target_modules=sorted(ranks), rank_pattern=own, alpha_pattern=dict(own))
+    return {name: sorted(value) if isinstance(value, set) else value for name, value in made.to_dict().items()}

@@ -1,0 +1,108 @@
+"""What the autoencoder says about pictures, kept in a folder from one run to the next, by content.
+
+An entry's name is a hash of all that its numbers follow from, so that an edited picture, another crop or another
+autoencoder has another entry, and runs may share the folder. A damaged entry is computed anew. Nothing is ever removed.
+
+C latent channels, H W latent height and width.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from customize.data import Example, Variant
+from customize.errors import InputError
+from customize.files import write_bytes
+from customize.manifest import sha256
+
+Place = TypeVar("Place", bound=Hashable)
+
+
+class NoCache:
+    """Keeps nothing."""
+
+    def key(self, example: Example, cut: Variant, interpolation: str) -> str:
+        """The name of an entry."""
+        return ""
+
+    def recall(self, keys: Mapping[Place, str]) -> dict[Place, Tensor]:
+        """The moments [2C, H, W] of those entries that are there and whole."""
+        return {}
+
+    def keep(self, key: str, moments: Tensor) -> None:
+        """Writes an entry, whole or not at all."""
+
+
+class LatentsCache(NoCache):
+    """A folder of entries. device: on which the autoencoder is asked; say: is told of damaged entries."""
+
+    def __init__(self, folder: Path, autoencoder: nn.Module, device: torch.device, say: Callable[[str], None]):
+        self.folder, self.say = folder, say
+        self.hashes: dict[object, str] = {}
+        self.facts = {
+            "autoencoder": hash_of(autoencoder.state_dict()),
+            "dtype": str(next(autoencoder.parameters()).dtype),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "tf32": torch.backends.cuda.matmul.allow_tf32,
+            "versions": {name: version(name) for name in ("torch", "diffusers", "pillow")},
+        }
+
+    def key(self, example: Example, cut: Variant, interpolation: str) -> str:
+        if example.source not in self.hashes:
+            self.hashes[example.source] = content(example)
+        picture = {"sha256": self.hashes[example.source], "pixels": example.digest, "interpolation": interpolation}
+        return hashlib.sha256(json.dumps({**self.facts, **picture, **asdict(cut)}, sort_keys=True).encode()).hexdigest()
+
+    def recall(self, keys: Mapping[Place, str]) -> dict[Place, Tensor]:
+        found = {place: self.read(key) for place, key in keys.items()}
+        return {place: moments for place, moments in found.items() if moments is not None}
+
+    def read(self, key: str) -> Tensor | None:
+        """An entry; None where there is none, and, with a word about it, where it does not hold what was written."""
+        path = self.path(key)
+        try:
+            with safe_open(path, "pt") as file:
+                about, moments = file.metadata() or {}, file.get_tensor("moments")
+            if about == {"key": key, "sha256": hash_of({"moments": moments})}:
+                return moments
+            fault = "it has changed since it was written"
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError) as error:
+            fault = str(error)
+        self.say(f"note: {path} is damaged ({fault}): computed anew")
+        return None
+
+    def keep(self, key: str, moments: Tensor) -> None:
+        write_bytes(self.path(key), save({"moments": moments}, {"key": key, "sha256": hash_of({"moments": moments})}))
+
+    def path(self, key: str) -> Path:
+        """The file of an entry."""
+        return self.folder / f"{key}.safetensors"
+
+
+def hash_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and numbers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def content(example: Example) -> str:
+    """SHA-256 of the picture's bytes; empty where they are gone, which `Example.open` is to tell."""
+    try:
+        source = example.source if isinstance(example.source, Path) else example.source.read()
+        return sha256(source) if isinstance(source, Path) else hashlib.sha256(source).hexdigest()
+    except (OSError, InputError):
+        return ""

@@ -1,0 +1,96 @@
+"""What can be measured of a picture as it is read: which others it is like, and whether it has a sharp edge.
+
+Shapes: `h w` height and width; a grey is np.float32 [h, w] in [0, 255].
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+SIDE, WAVES, TILES = 32, 8, 4
+COSINES = np.cos(np.pi / SIDE * np.outer(np.arange(1, WAVES + 1), np.arange(SIDE) + 0.5))
+"""[8, 32]: rows 1 to 8 of the discrete cosine transform (type II), without the constant row 0."""
+ALIKE_BITS, ALIKE_COLOURS = 8, 32.0
+"""Pictures are nearly the same when at most so many of 64 bits differ, and their tiles in the mean by at most so much.
+
+Measured on 21 photographs: copies as JPEG of quality 30, at half and at double size differ in at most 6 bits; 20 of 21
+cropped by 1% and 15 of 21 cropped by 2.5% on each side are still found; different photographs differ in 12 or more.
+"""
+SHARP = 0.6
+"""A picture whose `sharpness` is less is blurred.
+
+Measured on 17 photographs at 512 pixels: sharp they have 0.70 to 1.12, blurred by a Gaussian of 1.5 pixels or more 0.48
+to 0.58. Noise hides blur: with a standard deviation of 5 of 255 it is seldom found.
+"""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """fingerprint: 64 bits; colours: the means of 4 x 4 tiles in RGB, 48 bytes; sharpness: see `sharpness`."""
+
+    fingerprint: int
+    colours: bytes
+    sharpness: float
+
+
+def measure(image: Image.Image, resolution: int) -> Likeness:
+    """Of an RGB picture; sharpness as it is after resizing so that the short side is `resolution`, never enlarged."""
+    grey = image.convert("L")
+    colours = image.resize((TILES, TILES), Image.Resampling.BOX, reducing_gap=1.0).tobytes()
+    scale = resolution / min(grey.size)
+    if scale < 1:
+        size = max(1, round(grey.width * scale)), max(1, round(grey.height * scale))
+        grey = grey.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return Likeness(fingerprint(grey), colours, sharpness(np.asarray(grey, np.float32)))
+
+
+def fingerprint(grey: Image.Image) -> int:
+    """A hash of 64 bits that hardly changes with size, compression and brightness.
+
+    pHash (Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", 3.2.1): whether each of the
+    8 x 8 lowest frequencies of the picture in 32 x 32 pixels, the constant ones left out, is above their median.
+    """
+    pixels = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.LANCZOS), np.float64)
+    waves = np.round(COSINES @ pixels @ COSINES.T, 3)  # so that rounding makes no pattern in a flat picture
+    return int.from_bytes(np.packbits(waves > np.median(waves)).tobytes())
+
+
+def sharpness(grey: np.ndarray) -> float:
+    """How steep the steepest edges are, over how steep they are at half the size; the least over two halvings.
+
+    About 1 where an edge is as sharp as pixels can show it, 1/2 where it is so wide that halving doubles its slope. A
+    ratio, so neither contrast nor content matters; flat pictures and those too small to tell count as sharp, 1.
+    """
+    slopes = []
+    for _ in range(3):
+        if min(grey.shape) < 8:
+            break
+        slopes.append(_steepest(grey))
+        height, width = (side // 2 for side in grey.shape)
+        grey = grey[: 2 * height, : 2 * width].reshape(height, 2, width, 2).mean(axis=(1, 3))
+    if not slopes or max(slopes) < 1:
+        return 1.0
+    return min((float(fine / coarse) for fine, coarse in zip(slopes, slopes[1:], strict=False) if coarse > 0), default=1.0)
+
+
+def near_duplicates(pictures: Sequence[Likeness]) -> list[tuple[int, int]]:
+    """Pairs (i, j), i < j, of pictures that are nearly the same, the most alike first."""
+    prints = np.array([picture.fingerprint for picture in pictures], np.uint64)
+    colours = np.array([np.frombuffer(picture.colours, np.uint8) for picture in pictures], np.int16)
+    pairs = []
+    for i in range(len(pictures) - 1):
+        bits = np.bitwise_count(prints[i] ^ prints[i + 1 :])
+        for j in np.flatnonzero(bits <= ALIKE_BITS):
+            if np.abs(colours[i] - colours[i + 1 + j]).mean() <= ALIKE_COLOURS:
+                pairs.append((int(bits[j]), i, int(i + 1 + j)))
+    return [(i, j) for _, i, j in sorted(pairs)]
+
+
+def _steepest(grey: np.ndarray) -> float:
+    """The slope that one pixel in a hundred exceeds, in levels per pixel."""
+    across, down = np.diff(grey, axis=1)[:-1], np.diff(grey, axis=0)[:, :-1]
+    squares = (across * across + down * down).ravel()
+    place = int(0.99 * (squares.size - 1))
+    return float(np.sqrt(np.partition(squares, place)[place]))

@@ -1,0 +1,77 @@
+"""What a folder should hold: the sizes and SHA-256 hashes of its files, written last. Without one a folder is not whole."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+NAME = "manifest.json"
+
+
+def write(folder: Path, unlisted: tuple[str, ...] = ()) -> None:
+    """Lists all files in and below a folder, but for those of the `unlisted` names."""
+    files = [file for file in listed(folder) if file.name not in unlisted]
+    entries = {name(folder, file): {"size": file.stat().st_size, "sha256": sha256(file)} for file in files}
+    (folder / NAME).write_text(text(entries), encoding="utf-8", newline="\n")
+
+
+def faults(folder: Path, contents: bool = True, others: bool = False) -> dict[str, str]:
+    """What is wrong with each file of a folder, in words; empty when it is whole.
+
+    contents: hash the files, not only ask for their sizes; others: files that are not listed may be there, too.
+    """
+    try:
+        entries = read(folder)
+    except FileNotFoundError:
+        return {NAME: "is missing"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {NAME: "cannot be read"}
+    found = {file: said for file in entries if (said := fault(folder / file, entries[file], contents))}
+    extra = () if others else (name(folder, file) for file in listed(folder))
+    return found | {file: "does not belong there" for file in extra if file not in entries}
+
+
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """The entries by name. Raises OSError, ValueError, KeyError, TypeError or AttributeError where there is no sound one."""
+    data = (folder / NAME).read_bytes()
+    entries = {key: {"size": value["size"], "sha256": value["sha256"]} for key, value in json.loads(data).items()}
+    if data != text(entries).encode():
+        raise ValueError("not as it was written")
+    return entries
+
+
+def listed(folder: Path) -> Iterator[Path]:
+    """All files in and below a folder but the manifest and hidden ones, which other programs put there."""
+    files = (path for path in sorted(folder.rglob("*")) if not path.is_dir())
+    return (path for path in files if path != folder / NAME and not path.name.startswith("."))
+
+
+def name(folder: Path, file: Path) -> str:
+    """The name of a file in the manifest of a folder."""
+    return file.relative_to(folder).as_posix()
+
+
+def text(entries: dict[str, dict[str, Any]]) -> str:
+    """The manifest as it is written."""
+    return json.dumps(entries, indent=1)
+
+
+def fault(file: Path, expected: dict[str, Any], contents: bool = True) -> str:
+    """What is wrong with a file, by its entry in a manifest; empty when nothing is."""
+    try:
+        if (size := file.stat().st_size) != expected["size"]:
+            return f"has {size} bytes instead of {expected['size']}"
+        if contents and sha256(file) != expected["sha256"]:
+            return "has changed since it was written"
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return ""
+
+
+def sha256(file: Path) -> str:
+    """The hash of a file, in hexadecimal digits."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,144 @@
+"""`customize verify RUN`: is everything in a run's folder whole? Reads only; torch is not imported."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from customize import checkpoint, lock, manifest, run_folder, toml
+from customize.errors import InputError
+from customize.files import READY, leftovers
+from customize.findings import printable
+from customize.run_log import read_log
+
+USAGE = """usage: customize verify RUN
+
+Says of each thing in the folder of a run whether it is whole: settings, checkpoints, result, intermediate weights,
+sample pictures, log. RUN may also be one checkpoint or any folder with a manifest.json. Nothing is changed.
+Exit status: 0 all is whole, 2 something is not.
+"""
+
+
+class Finding(NamedTuple):
+    """What became of one thing: whole (True), damaged (False), or only worth a note (None)."""
+
+    whole: bool | None
+    what: str
+    words: str = ""
+
+    def __str__(self) -> str:
+        mark = {True: "whole  ", False: "DAMAGED", None: "note   "}[self.whole]
+        return printable(f"{mark}  {self.what}{f': {self.words}' if self.words else ''}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints a line per thing; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if {"--help", "-h"} & set(argv):
+        print(USAGE, end="")
+        return 0
+    if len(argv) != 1:
+        print(USAGE, end="", file=sys.stderr)
+        return 2
+    findings = list(verify(Path(argv[0])))
+    for finding in findings:
+        print(finding)
+    damaged = [finding for finding in findings if finding.whole is False]
+    print(f"{argv[0]}: {f'{len(damaged)} of {len(findings)} damaged' if damaged else 'all is whole'}")
+    return 2 if damaged else 0
+
+
+def verify(folder: Path) -> Iterator[Finding]:
+    """What there is to say of a run's folder, or of one with a manifest."""
+    if (folder / run_folder.CONFIG).is_file():
+        yield from run(folder)
+    elif (folder / manifest.NAME).is_file():
+        yield listed(folder, folder.name)
+    else:
+        yield Finding(False, str(folder), "is neither a run's folder (no config.toml) nor one with a manifest.json")
+
+
+def run(folder: Path) -> Iterator[Finding]:
+    """All that a run writes, in the order in which it is written."""
+    yield config(folder / run_folder.CONFIG)
+    try:
+        lock.check(folder)
+    except InputError as error:
+        yield Finding(None, "lock", f"{error.problems[0].what}: look again when it has ended")
+    for path in reversed(checkpoint.every(folder / run_folder.CHECKPOINTS)):
+        yield listed(path, f"{run_folder.CHECKPOINTS}/{path.name}")
+    for parent in (run_folder.WEIGHTS, run_folder.SAMPLES):
+        for path in sorted(path for path in folder.glob(f"{parent}/*") if path.is_dir() and checkpoint.is_name(path.name)):
+            yield listed(path, f"{parent}/{path.name}")
+    for path in (folder / run_folder.SAMPLES / "contact_sheet.png", folder / run_folder.BEFORE_AFTER):
+        if path.exists():
+            yield picture(path, str(path.relative_to(folder)))
+    yield from log(folder / run_folder.LOG)
+    yield from result(folder)
+    for path in leftovers(folder):
+        yield Finding(None, str(path.relative_to(folder)), "left over from a write that was cut off; the next run removes it")
+
+
+def config(path: Path) -> Finding:
+    """Whether the settings can be read."""
+    try:
+        toml.read(str(path))
+    except InputError as error:
+        return Finding(False, path.name, error.problems[0].what)
+    return Finding(True, path.name)
+
+
+def listed(folder: Path, name: str) -> Finding:
+    """Whether a folder holds what its manifest says, and nothing else."""
+    found = manifest.faults(folder)
+    return Finding(not found, name, "; ".join(f"{file} {fault}" for file, fault in found.items()))
+
+
+def picture(path: Path, name: str) -> Finding:
+    """Whether a picture that is in no manifest can be decoded."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            image.load()
+    except (OSError, ValueError, SyntaxError) as error:
+        return Finding(False, name, str(error))
+    return Finding(True, name)
+
+
+def log(path: Path) -> Iterator[Finding]:
+    """Whether each line can be read and the steps follow one another."""
+    if not path.exists():
+        return
+    steps = [step for step, line in read_log(path) if b'"left_out"' not in line]
+    torn = bool(steps) and steps[-1] is None
+    steps = steps[: len(steps) - torn]
+    if None in steps:
+        yield Finding(False, path.name, f"line {steps.index(None) + 1} cannot be read")
+    elif (done := sorted({step for step in steps if step})) != list(range(1, len(done) + 1)):
+        yield Finding(None, path.name, "steps are missing, as after a power cut")
+    else:
+        yield Finding(True, path.name, f"{len(done)} steps")
+    if torn:
+        yield Finding(None, path.name, "its last line is torn; the next run cuts it off")
+
+
+def result(folder: Path) -> Iterator[Finding]:
+    """What the run has to show, file by file."""
+    ready = folder / READY
+    if (ready / manifest.NAME).is_file():
+        yield Finding(None, "result", "a new one is not wholly in its place yet; the next run or infer.py puts it there")
+        for name, expected in manifest.read(ready).items():
+            said = manifest.fault(ready / name if (ready / name).exists() else folder / name, expected)
+            yield Finding(not said, name, said)
+        return
+    if not (folder / manifest.NAME).exists():
+        names = (run_folder.ABOUT, "model_index.json", "learned_embeds*.safetensors", "pytorch_lora_weights.safetensors")
+        files = [path.name for name in names for path in sorted(folder.glob(name))]
+        yield from (Finding(False, name, f"stands there without a {manifest.NAME}") for name in files)
+        if not files:
+            yield Finding(None, "result", "there is none yet")
+        return
+    found = manifest.faults(folder, others=True)
+    names = found if manifest.NAME in found else manifest.read(folder)
+    yield from (Finding(name not in found, name, found.get(name, "")) for name in names)

@@ -1,0 +1,268 @@
+"""NaN and infinity: the step at which they come is not done, the state before it is what is kept, and no file holds them."""
+
+import json
+import math
+from functools import cache
+
+import pytest
+import torch
+from kit import prepared, settings_for
+from safetensors.torch import load_file
+from whole_runs import LATEST, Run
+
+from customize import checkpoint, guard
+from customize.errors import NumericsError
+from customize.guard import IN_A_ROW, IN_ALL, SKIPPED_IN_A_ROW, Numbers
+from customize.trainer import Watcher, train
+from customize.watchers import Checkpoints, Log
+
+STEPS, BAD = 5, 2  # steps of a run, and of these the one, counted from 0, at which numbers give out
+
+
+class InTheLoss(Watcher):
+    """Batches in which the last sample of some draws weighs `value`."""
+
+    def __init__(self, value, draws=(BAD,)):
+        self.value, self.draws = value, draws
+
+    def start(self, state):
+        self.method = state.method
+
+    def attach(self, batches):
+        self.batches = batches
+        return self
+
+    def batch(self, draw, positions):
+        batch = self.batches.batch(draw, positions)
+        if draw in self.draws:
+            batch.weights[-1] = self.value
+        return batch
+
+
+class InAGradient(InTheLoss):
+    """One number of one gradient is `value`."""
+
+    def start(self, state):
+        self.now = False
+        list(state.method.learned().values())[-1].register_hook(self.spoil)
+
+    def batch(self, draw, positions):
+        self.now = draw in self.draws
+        return self.batches.batch(draw, positions)
+
+    def spoil(self, gradient):
+        gradient = gradient.clone()
+        gradient.view(-1)[0] = self.value if self.now else gradient.view(-1)[0]
+        return gradient
+
+
+class InAWeight(InTheLoss):
+    """One learned number is `value` after the step. Once."""
+
+    def batch(self, draw, positions):
+        return self.batches.batch(draw, positions)
+
+    def after_step(self, state, record):
+        if state.draw - 1 in self.draws:
+            self.tensor(state).detach().view(-1)[0] = self.value
+
+    def tensor(self, state):
+        return list(state.method.learned().values())[-1]
+
+
+class InTheOptimizer(InAWeight):
+    """One of its means of squared gradients is `value` after the step. Once."""
+
+    def tensor(self, state):
+        return state.optimizer.state[super().tensor(state)]["exp_avg_sq"]
+
+
+class BeforeTheStep(InAWeight):
+    """As if the memory were at fault: a learned number is `value` when the step begins."""
+
+    def start(self, state):
+        self.learned, self.done = list(state.method.learned().values())[-1], False
+
+    def batch(self, draw, positions):
+        if draw in self.draws and not self.done:
+            self.learned.detach().view(-1)[0], self.done = self.value, True
+        return self.batches.batch(draw, positions)
+
+    def after_step(self, state, record):
+        pass
+
+
+FAULTS = [InTheLoss, InAGradient, InAWeight, InTheOptimizer, BeforeTheStep]
+both = pytest.mark.parametrize("method", ["textual_inversion", "lora"])
+
+
+class Trained:
+    """A run of the loop alone, with a fault in it: its settings, its last state, and what it raised."""
+
+    def __init__(self, method, base, pictures, folder, fault=None, steps=STEPS, resume=None, scaler=None, **changes):
+        self.folder = folder
+        self.settings = settings_for(
+            method, base, pictures, folder / "unused", max_train_steps=max(steps, STEPS), train_batch_size=2, random_flip=False,
+            **changes,
+        )  # fmt: skip
+        done = {"first_step": resume.step, "left_out": len(resume.state["left_out"])} if resume else {}
+        bench, training = prepared(self.settings, **done)
+        self.method, batches, self.error = training.method, training.batches, None
+        self.numbers = Numbers(self.settings.on_nan)
+        watchers = [self.numbers, Log(folder / "log.jsonl"), Checkpoints(folder / "checkpoints", 100, None)]
+        folder.mkdir(exist_ok=True)
+        if fault:
+            watchers, batches = [fault, *watchers], fault.attach(batches)
+        if scaler:
+            accelerator = bench.accelerator
+            accelerator.scaler = scaler
+            accelerator.unscale_gradients = lambda: [scaler.unscale_(each.optimizer) for each in accelerator._optimizers]
+        try:
+            train(self.settings, self.method, batches, watchers, bench.accelerator, steps, resume=resume, identity={})
+        except NumericsError as error:
+            self.error = str(error)
+
+    def learned(self):
+        return {name: tensor.detach().clone() for name, tensor in self.method.learned().items()}
+
+    def checkpoint(self, step):
+        path = self.folder / f"checkpoints/step-{step:06d}"
+        assert not checkpoint.faults(path)
+        return checkpoint.load(path)
+
+    def log(self):
+        return [json.loads(line, parse_constant=pytest.fail) for line in (self.folder / "log.jsonl").read_text().splitlines()]
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def same_state(one, other):
+    """Whether two checkpoints hold the same weights and the same optimizer."""
+    (a, b), states = (each.learned for each in (one, other)), [each.state["optimizer"]["state"] for each in (one, other)]
+    return same(a, b) and all(same(*pair) for pair in zip(states[0].values(), states[1].values(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def straight(tiny_epsilon, pictures, tmp_path_factory):
+    """A function that gives, once made, a run without a fault up to the bad step, and one to the end."""
+    folder = tmp_path_factory.mktemp("straight")
+
+    @cache
+    def straight(method):
+        runs = (Trained(method, tiny_epsilon, pictures, folder / f"{method}{steps}", steps=steps) for steps in (BAD, STEPS))
+        return tuple(runs)
+
+    return straight
+
+
+@both
+@pytest.mark.parametrize("value", [math.nan, pytest.param(math.inf, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_it_stops_at_that_step_with_the_state_before_it(method, value, fault, straight, tiny_epsilon, pictures, tmp_path):
+    before, whole = straight(method)
+    run = Trained(method, tiny_epsilon, pictures, tmp_path / "run", fault(value))
+    batch = prepared(run.settings)[1].batches.batch(BAD, range(2))
+    assert f"at step {BAD + 1} (pictures: {', '.join(dict.fromkeys(batch.names))})" in run.error
+    assert f"the state of step {BAD} is kept" in run.error
+    assert [path.name for path in (run.folder / "checkpoints").iterdir()] == [f"step-{BAD:06d}"]
+    assert same_state(run.checkpoint(BAD), before.checkpoint(BAD)) and same(run.learned(), before.learned())
+    files = list(run.folder.rglob("*.safetensors"))
+    assert files and all(tensor.isfinite().all() for file in files for tensor in load_file(file).values())
+    assert [line["step"] for line in run.log()] == list(range(1, BAD + 1))
+    resumed = Trained(method, tiny_epsilon, pictures, tmp_path / "run", resume=run.checkpoint(BAD))
+    assert whole.error is resumed.error is None and same(whole.learned(), resumed.learned())
+
+
+@pytest.mark.parametrize("fault", [InTheLoss, InAGradient, InAWeight, InTheOptimizer, BeforeTheStep])
+def test_what_is_too_large_to_keep_twice(fault, tiny_epsilon, pictures, tmp_path, monkeypatch):
+    """Then a state that was not touched yet is saved as always; one that was is not, and the last checkpoint stays."""
+    monkeypatch.setattr(guard, "KEPT", 0)
+    run = Trained("lora", tiny_epsilon, pictures, tmp_path / "run", fault(math.nan))
+    untouched = fault in (InTheLoss, InAGradient)
+    assert ("the state of step 2 is kept" if untouched else "the last checkpoint is kept") in run.error
+    assert (run.folder / "checkpoints").exists() == untouched
+
+
+def by_hand(method, base, pictures, folder, steps):
+    """Learned tensors after steps of (draw, share of the learning rate): plain torch."""
+    settings = settings_for(
+        method, base, pictures, folder, max_train_steps=STEPS, train_batch_size=2, random_flip=False, on_nan="retry"
+    )
+    _, training = prepared(settings)
+    training.method.train()
+    optimizer = torch.optim.AdamW(training.method.parameter_groups(), weight_decay=1e-2, fused=True)
+    for draw, share in steps:
+        (training.method(training.batches.batch(draw, range(2))).sum() / 2).backward()
+        torch.nn.utils.clip_grad_norm_(list(training.method.learned().values()), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * share
+        optimizer.step()
+        optimizer.zero_grad()
+    return {name: tensor.detach().clone() for name, tensor in training.method.learned().items()}
+
+
+@both
+@pytest.mark.parametrize("fault", FAULTS)
+def test_retry_leaves_the_draw_out_and_halves_the_rate(method, fault, tiny_epsilon, pictures, tmp_path, capsys):
+    expected = by_hand(method, tiny_epsilon, pictures, tmp_path, [(0, 1), (1, 1), (3, 0.5), (4, 0.5), (5, 0.5)])
+    run = Trained(method, tiny_epsilon, pictures, tmp_path / "run", fault(math.nan), on_nan="retry")
+    assert run.error is None and same(run.learned(), expected)
+    assert "step 3 again with other draws, at half the learning rate" in capsys.readouterr().out
+    steps = [(line["step"], line.get("learning_rate")) for line in run.log()]
+    assert steps == [(1, 1e-3), (2, 1e-3), (2, None), (3, 5e-4), (4, 5e-4), (5, 5e-4)]
+    assert "pictures: " in run.log()[2]["left_out"]
+    killed = run.checkpoint(BAD)  # it is written before the step is done again
+    assert killed.state["left_out"] == [BAD]
+    resumed = Trained(method, tiny_epsilon, pictures, tmp_path / "run", resume=killed)
+    assert resumed.error is None and same(resumed.learned(), run.learned())
+    assert [(line["step"], line.get("learning_rate")) for line in resumed.log()] == steps
+
+
+def test_retries_have_an_end(tiny_epsilon, pictures, tmp_path):
+    run = Trained("textual_inversion", tiny_epsilon, pictures, tmp_path / "a", InTheLoss(math.nan, range(1, 99)), on_nan="retry")
+    assert "at step 2" in run.error and run.checkpoint(1).state["left_out"] == [1] * IN_A_ROW
+    often = InTheLoss(math.nan, [draw for draw in range(99) if draw % 3])  # two at each step
+    run = Trained("textual_inversion", tiny_epsilon, pictures, tmp_path / "b", often, steps=99, on_nan="retry")
+    [path] = sorted((tmp_path / "b/checkpoints").iterdir())[-1:]
+    assert checkpoint.load(path).state["left_out"] == [step for step in range(1, 6) for _ in range(2)]
+    assert "at step 6" not in run.error or len(checkpoint.load(path).state["left_out"]) == IN_ALL
+
+
+def test_the_loss_scaler_may_skip_steps_but_not_for_ever(tiny_epsilon, pictures, tmp_path, capsys):
+    before = Trained("lora", tiny_epsilon, pictures, tmp_path / "before", steps=0).learned()
+    first = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    skips = Trained("lora", tiny_epsilon, pictures, tmp_path / "few", InAGradient(math.inf, [0, 1]), scaler=first, steps=2)
+    assert skips.error is None and same(skips.learned(), before) and first.get_scale() == 2**14
+    assert [(line["step"], line["skipped"], line["gradient_norm"]) for line in skips.log()] == [(1, True, None), (2, True, None)]
+    said = capsys.readouterr().out
+    assert "step 2 changed nothing" in said and "2 so far" in said
+    for bad, stopped in ((range(99), SKIPPED_IN_A_ROW), (set(range(99)) - {7}, 8 + SKIPPED_IN_A_ROW)):
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+        folder = tmp_path / f"many{stopped}"
+        run = Trained("lora", tiny_epsilon, pictures, folder, InAGradient(math.inf, bad), scaler=scaler, steps=40)
+        assert f"{SKIPPED_IN_A_ROW} steps in a row" in run.error and f"last one: step {stopped}" in run.error
+        assert run.checkpoint(stopped).step == stopped
+
+
+@both
+def test_under_a_scaler_a_draw_can_be_left_out_too(method, tiny_epsilon, pictures, tmp_path):
+    for fault in (InTheLoss, InAWeight):
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4)
+        run = Trained(method, tiny_epsilon, pictures, tmp_path / fault.__name__, fault(math.nan), scaler=scaler, on_nan="retry")
+        assert run.error is None and scaler.get_scale() == 2**4
+        assert len(run.log()) == STEPS + 1
+
+
+@pytest.mark.parametrize("method", ["lora", pytest.param("textual_inversion", marks=pytest.mark.slow)])
+def test_killed_after_a_retry_and_resumed(method, server, tiny_epsilon, pictures, tmp_path):
+    whole = Run(server, tmp_path / "whole", method, tiny_epsilon, pictures, on_nan="retry")
+    status, said = whole(moment="in the loss", number=4, action="nan")
+    assert status == 0 and "step 4 again with other draws, at half the learning rate" in said
+    killed = Run(server, tmp_path / "killed", method, tiny_epsilon, pictures, on_nan="retry")
+    assert killed(moment="in the loss", number=4, action="nan, then SIGKILL")[0] == -9
+    assert killed(*LATEST, "--on_nan", "stop")[0] == 0
+    assert killed.result() == whole.result()
+    plain = Run(server, tmp_path / "plain", method, tiny_epsilon, pictures)
+    assert plain()[0] == 0 and plain.result() != whole.result()

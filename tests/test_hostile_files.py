@@ -1,0 +1,383 @@
+"""Files from others, in every place where one is read: refused in words, with nothing of them run and nothing taken in silence.
+
+An audit hook cannot be taken back, so what it watches runs in a process of its own.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import corpus
+import numpy as np
+import pytest
+from kit import write_pictures
+from safetensors.numpy import save_file
+
+from customize.errors import InputError
+from customize.families import locate
+from customize.images import open_image
+from customize.inference.learned import find_learned
+from customize.safetensors_header import read_header
+
+ROOT = Path(__file__).parents[1]
+NAMES = "weights.bin w.pt w.pth w.ckpt w.pkl w.safetensors w.json w.png w.jpg w.txt w.toml w.jsonl w.csv w".split()
+PARTS = (
+    "model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors", "text_encoder/config.json", "text_encoder/model.safetensors",
+    "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json", "tokenizer/vocab.json", "tokenizer/added_tokens.json",
+    "scheduler/scheduler_config.json",
+)  # fmt: skip
+RUNNER = """
+import contextlib, io, json, os, sys, time
+seen = []
+def watch(event, args):
+    if event == "pickle.find_class" or event.startswith(("subprocess.", "os.exec", "os.system", "socket.connect")):
+        seen.append((event, str(args)))
+sys.addaudithook(watch)
+from customize import cli, doctor
+from customize.config import DreamBoothSettings, InferenceSettings, TextualInversionSettings
+COMMANDS = {
+    "check": doctor.main,
+    "ti": lambda words: cli.main(TextualInversionSettings, "customize.preflight:check", words),
+    "db": lambda words: cli.main(DreamBoothSettings, "customize.preflight:check", words),
+    "infer": lambda words: cli.main(InferenceSettings, "customize.inference.command:run", words),
+    "verify": lambda words: __import__("customize.verify").verify.main(words),
+}
+for line in sys.stdin:
+    command, words = json.loads(line)
+    out, err, seconds = io.StringIO(), io.StringIO(), time.perf_counter()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = COMMANDS[command](words)
+    seconds = time.perf_counter() - seconds
+    print(json.dumps([status, out.getvalue() + err.getvalue(), seconds, seen, "torch" in sys.modules]), flush=True)
+"""
+
+
+class Watched:
+    """The commands, one after the other in a process with an audit hook."""
+
+    def __init__(self, folder: Path):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", RUNNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
+
+    def __call__(self, command: str, *words: object) -> tuple[int, str]:
+        """Exit status and all that was said. Asserts that no class was looked up by a pickle, nothing started or called."""
+        assert self.process.stdin and self.process.stdout
+        print(json.dumps([command, [str(word) for word in words]]), file=self.process.stdin, flush=True)
+        status, said, _, seen, _ = json.loads(self.process.stdout.readline())
+        assert seen == [] and "Traceback" not in said, said
+        return status, said
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("hostile")
+    write_pictures(folder / "pictures")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def watched(work):
+    run = Watched(work)
+    yield run
+    assert run.process.stdin
+    run.process.stdin.close()
+    run.process.wait(20)
+
+
+@pytest.fixture
+def canary(work):
+    """A file that must not appear."""
+    yield work / "CANARY"
+    assert not (work / "CANARY").exists()
+
+
+TI = ("--placeholder_token", "<new>", "--initializer_token", "toy", "--train_data_dir")
+DB = ("--instance_prompt", "a photo of sks dog", "--instance_data_dir")
+
+
+def test_the_pickles_would_run(tmp_path):
+    """Else the tests below would prove nothing."""
+    import pickle
+
+    for name, content in corpus.pickles(tmp_path / "CANARY").items():
+        if name.startswith("protocol"):
+            pickle.loads(content)
+            assert (tmp_path / "CANARY").exists()
+            (tmp_path / "CANARY").unlink()
+
+
+def test_a_pickle_is_refused_as_any_single_file(work, watched, canary):
+    for kind, content in corpus.pickles(canary).items():
+        for name in NAMES if kind in ("protocol 0", "protocol 2") else ("w.safetensors", "w.toml"):
+            (work / name).write_bytes(content)
+            uses = [
+                ("infer", "--prompt", "x", "--weights", name),
+                ("infer", "--prompt", "x", "--pretrained_model_name_or_path", f"./{name}"),
+                ("db", *DB, "pictures", "--pretrained_model_name_or_path", f"./{name}"),
+                ("infer", name, "--prompt", "x"),
+                ("ti", name, *TI, "pictures"),
+                ("check", name),
+            ]
+            if kind == "protocol 2":
+                uses += [
+                    ("infer", "--prompt", "x", "--image", name),
+                    ("infer", "--prompt", "x", "--image", "pictures/0.png", "--mask_image", name),
+                    ("db", *DB, name),
+                    ("check", "pictures", "--pretrained_model_name_or_path", f"./{name}"),
+                ]
+            for use in uses:
+                status, said = watched(*use)
+                assert status == 2 and name in said, (kind, use, said)
+            (work / name).unlink()
+
+
+def test_a_pickle_is_named_by_what_it_is(work, watched, canary):
+    for kind, content in corpus.pickles(canary).items():
+        (work / "lora.safetensors").write_bytes(content)
+        said = watched("infer", "--prompt", "x", "--weights", "lora.safetensors")[1]
+        assert ("is a pickle" in said) == (kind not in ("protocol 0", "protocol 1")) or "no whole safetensors file" in said
+        assert "safetensors" in said
+    for name in ("lora.bin", "lora.pt", "lora.ckpt", "lora.pkl"):
+        (work / name).write_bytes(content)
+        assert "pickle" in watched("infer", "--prompt", "x", "--weights", name)[1]
+
+
+def test_pickles_in_a_folder_of_weights(work, watched, canary):
+    for kind, content in corpus.pickles(canary).items():
+        for name in ("learned_embeds.safetensors", "pytorch_lora_weights.safetensors", "learned_embeds.bin", "model_index.json"):
+            folder = work / f"run {kind} {name}".replace(".", " ")
+            folder.mkdir()
+            (folder / name).write_bytes(content)
+            status, said = watched("infer", "--prompt", "x", "--weights", folder)
+            assert status == 2 and folder.name in said
+
+
+def test_a_pickle_as_a_part_of_a_base_model(work, watched, canary, tiny_epsilon):
+    import shutil
+
+    for kind in ("protocol 0", "protocol 4"):
+        content = corpus.pickles(canary)[kind]
+        uses = ("check", "pictures"), ("infer", "--prompt", "x")
+        for part in PARTS:
+            folder = shutil.copytree(tiny_epsilon, work / "base")
+            (folder / part).write_bytes(content)
+            for use in uses if kind == "protocol 4" else uses[:1]:
+                status, said = watched(*use, "--pretrained_model_name_or_path", folder, "--output_dir", work / "out")
+                assert status == 2 and str(folder) in said, (kind, part, use, said)
+            shutil.rmtree(folder)
+        for part in ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"):
+            folder = shutil.copytree(tiny_epsilon, work / "base")
+            (folder / f"{part}.safetensors").unlink()
+            (folder / f"{part}.bin").write_bytes(content)
+            status, said = watched("db", *DB, "pictures", "--pretrained_model_name_or_path", folder)
+            assert status == 2 and "only pickles" in said
+            shutil.rmtree(folder)
+    assert not (work / "out").exists()
+
+
+def test_pickles_among_pictures_and_captions(work, watched, canary):
+    for kind, content in corpus.pickles(canary).items():
+        for name, expected in {
+            "0.jpg": 2, "0.png": 2, "0.webp": 2, "0.tiff": 2, "0.gif": 2, "metadata.jsonl": 2, "metadata.csv": 2,
+            "0.bin": 0, "0.pkl": 0, "0.pt": 0, "0.safetensors": 0, "0.json": 0,
+        }.items():  # fmt: skip
+            folder = write_pictures(work / f"pictures {kind} {name}")
+            (folder / name).write_bytes(content)
+            status, said = watched("check", folder, "--resolution", "16")
+            assert status == expected and name in said, (kind, name, said)
+        if not content.isascii():
+            folder = write_pictures(work / f"captions {kind}")
+            (folder / "0.txt").write_bytes(content)
+            status, said = watched("check", folder, "--resolution", "16")
+            assert status == 2 and "0.txt" in said
+
+
+def test_pickles_in_a_run_folder(work, watched, canary):
+    """A manifest that vouches for it makes no difference: what it vouches for is not unpickled."""
+    from customize import manifest
+
+    pytest.importorskip("customize.verify")
+    for kind, content in corpus.pickles(canary).items():
+        folder = work / f"state {kind}" / "checkpoints" / "step-000002"
+        folder.mkdir(parents=True)
+        for name in ("learned.safetensors", "state.safetensors", "state.json", "random_states_0.pkl", "optimizer.bin"):
+            (folder / name).write_bytes(content)
+        status, _ = watched("verify", folder.parents[1])
+        assert status == 2
+        manifest.write(folder)
+        watched("verify", folder.parents[1])
+
+
+# safetensors
+
+
+def embedding(path: Path, **tensors) -> Path:
+    save_file(tensors or {"<new>": np.ones((2, 32), np.float32)}, path)
+    return path
+
+
+@pytest.mark.parametrize("fault", corpus.bad_safetensors())
+def test_a_bad_safetensors_file_is_refused_wherever_it_is_given(tmp_path, tiny_epsilon, fault):
+    content, cause = corpus.bad_safetensors()[fault]
+    file = tmp_path / "pytorch_lora_weights.safetensors"
+    file.write_bytes(content)
+    base = tmp_path / "base"
+    base.mkdir()
+    for part in tiny_epsilon.iterdir():
+        os.symlink(part, base / part.name)
+    (base / "unet").unlink()
+    (base / "unet").mkdir()
+    (base / "unet" / "config.json").write_bytes((tiny_epsilon / "unet" / "config.json").read_bytes())
+    (base / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(content)
+    for use in (
+        lambda: find_learned(None, [(file, 1.0)]),
+        lambda: find_learned(None, [(tmp_path, 1.0)]),
+        lambda: locate(str(file)),
+        lambda: locate(str(base)),
+        lambda: read_header(file),
+    ):
+        with pytest.raises(InputError) as caught:
+            use()
+        (problem,) = caught.value.problems
+        assert cause in problem.what and "safetensors" in problem.where and str(problem).replace("\n    -> ", "").isprintable()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_are_refused_in_learned_weights(tmp_path, value):
+    for name, key in (("learned_embeds", "<new>"), ("pytorch_lora_weights", "unet.conv.lora_A.weight")):
+        for dtype in (np.float16, np.float32):
+            tensor = np.ones((2, 32), dtype)
+            tensor[1, 5] = value
+            file = embedding(tmp_path / f"{name}.safetensors", **{key: tensor})
+            with pytest.raises(InputError, match="NaN or infinity in 1 of 1 tensors"):
+                find_learned(None, [(file, 1.0)])
+
+
+def test_learned_weights_of_no_tensor_or_of_no_use(tmp_path):
+    arrays = np.ones((2, 3, 4), np.float32), np.zeros((0, 32), np.float32), np.ones(3, np.int64)
+    for tensors in ({}, *({"<x>": array} for array in arrays)):
+        save_file(tensors, tmp_path / "x.safetensors")
+        with pytest.raises(InputError):
+            find_learned(None, [(tmp_path / "x.safetensors", 1.0)])
+        with pytest.raises(InputError):
+            locate(str(tmp_path / "x.safetensors"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_nan_and_infinity_are_refused_in_a_base_model(tmp_path, tiny_epsilon, value):
+    import shutil
+
+    from safetensors.torch import load_file
+    from safetensors.torch import save_file as save
+
+    from customize.families import load
+
+    for part in ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"):
+        folder = shutil.copytree(tiny_epsilon, tmp_path / part.replace("/", "-"))
+        file = folder / f"{part}.safetensors"
+        tensors = load_file(file)
+        name = sorted(tensors)[3]
+        tensors[name].view(-1)[-1] = value
+        save(tensors, file, metadata={"format": "pt"})
+        with pytest.raises(InputError, match=r"NaN or infinity in 1 of \d+ tensors, such as "):
+            load(locate(str(folder)))
+    large = shutil.copytree(tiny_epsilon, tmp_path / "large")
+    tensors = load_file(large / "unet" / "diffusion_pytorch_model.safetensors")
+    tensors["conv_in.weight"].fill_(3e38)  # finite, though its sum is not
+    save(tensors, large / "unet" / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    load(locate(str(large)))
+
+
+# mutations
+
+
+def mutated(content: bytes, dice: random.Random) -> bytes:
+    """A few bytes changed, cut out, put in, repeated or moved, or the end lost."""
+    data = bytearray(content)
+    for _ in range(dice.choice((1, 1, 1, 2, 4, 16))):
+        place, length = dice.randrange(len(data) + 1), dice.choice((1, 1, 2, 4, 64))
+        match dice.randrange(7):
+            case 0:
+                data[place : place + 1] = bytes([dice.randrange(256)])
+            case 1 if place < len(data):
+                data[place] ^= 1 << dice.randrange(8)
+            case 2:
+                del data[place : place + length]
+            case 3:
+                data[place:place] = dice.randbytes(length)
+            case 4:
+                del data[place:]
+            case 5:
+                data[place : place + 4] = dice.choice((b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\1"))
+            case _:
+                data[place:place] = data[dice.randrange(len(data) + 1) :][:length]
+    return bytes(data)
+
+
+def seeds() -> dict[str, bytes]:
+    """Sound files to begin with: pictures in every format and mode that is read, and safetensors."""
+    grey, rgba = corpus.PLAIN[..., 0], np.dstack([corpus.PLAIN, corpus.PLAIN[..., 0]])
+    ramp = np.linspace(0, 65535, 1920).astype(np.uint16).reshape(40, 48)
+    pictures = {
+        **{f"colour {name}": corpus.encoded(corpus.PLAIN, name) for name in ("PNG", "JPEG", "WEBP", "BMP", "TIFF")},
+        **{f"grey {name}": corpus.encoded(grey, name) for name in ("PNG", "JPEG", "BMP", "TIFF")},
+        **{f"alpha {name}": corpus.encoded(rgba, name) for name in ("PNG", "WEBP", "TIFF")},
+        **{f"16 bits {name}": corpus.encoded(ramp, name) for name in ("PNG", "TIFF")},
+        **{f"TIFF {how}": corpus.encoded(corpus.PLAIN, "TIFF", compression=how) for how in ("tiff_lzw", "tiff_adobe_deflate")},
+        "progressive": corpus.encoded(corpus.SMOOTH, "JPEG", progressive=True, exif=corpus.exif(6)),
+        "lossless": corpus.encoded(corpus.PLAIN, "WEBP", lossless=True),
+        "animated": corpus.refused()["animated.webp"],
+    }
+    header = {"__metadata__": {"format": "pt"}, "a": corpus.A, "b": {"dtype": "F16", "shape": [4], "data_offsets": [24, 32]}}
+    return pictures | {"safetensors": corpus.safetensors(header, 32)}
+
+
+def try_mutations(folder: Path, first: int, last: int) -> dict[str, int]:
+    """Opens mutated files; returns how many were refused and accepted. Asserts what must hold of each."""
+    outcomes = {"refused": 0, "accepted": 0, "changed in silence": 0}
+    originals = seeds()
+    pixels = {name: np.asarray(open_image(data)) for name, data in originals.items() if name not in ("safetensors", "animated")}
+    file = folder / "mutated"
+    for number in range(first, last):
+        dice = random.Random(f"mutation {number}")
+        name = dice.choice(sorted(originals))
+        content = mutated(originals[name], dice)
+        file.write_bytes(content)
+        start = time.process_time()
+        try:
+            result = read_header(file) if name == "safetensors" else np.asarray(open_image(file))
+            outcomes["accepted"] += 1
+        except InputError as error:
+            result = None
+            outcomes["refused"] += 1
+            assert all(str(each).replace("\n    -> ", "").isprintable() for each in error.problems), number
+        assert time.process_time() - start < 5, number
+        if isinstance(result, np.ndarray) and not (name in pixels and np.array_equal(result, pixels[name])):
+            outcomes["changed in silence"] += 1
+            assert not name.endswith(" PNG"), f"mutation {number}: every part of a PNG has a check sum"
+        if name == "safetensors" and result is not None:
+            from safetensors.numpy import load
+
+            load(content)  # the library agrees
+    return outcomes
+
+
+def test_mutated_files_are_refused_or_sound(tmp_path):
+    outcomes = try_mutations(tmp_path, 0, 300)
+    assert outcomes["refused"] > 100 and sum(outcomes.values()) >= 300
+
+
+@pytest.mark.slow
+def test_ten_thousand_mutated_files(tmp_path):
+    """With a limit of 1 GiB on the process's growth."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(try_mutations(tmp_path, 0, 10_000))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20

@@ -1,0 +1,164 @@
+"""The cache of what the autoencoder says: the same bits with and without it, and any doubt about an entry makes it anew."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from kit import METHODS, prepared, settings_for, write_pictures
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from whole_runs import LATEST, Run
+
+from customize.errors import ResourceError
+from customize.families.stable_diffusion import StableDiffusion
+from customize.preflight import check
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """How often the autoencoder was asked."""
+    calls = []
+    encode = StableDiffusion.encode
+    monkeypatch.setattr(StableDiffusion, "encode", lambda self, pixels: calls.append(1) or encode(self, pixels))
+    return calls
+
+
+def settings_with(cache, base, pictures, folder, **changes):
+    changes = {"latents_cache_dir": str(cache), "max_train_steps": 400, **changes}
+    return settings_for("textual_inversion", base, pictures, folder, **changes)
+
+
+def entries(cache: Path) -> list[Path]:
+    return sorted(cache.glob("*"))
+
+
+def latents(settings) -> torch.Tensor:
+    return torch.stack([prepared(settings)[1].batches.batch(step, [0]).latents for step in range(4)])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bits_are_equal_with_and_without(method, server, tiny_epsilon, pictures, tmp_path):
+    plain = Run(server, tmp_path / "plain", method, tiny_epsilon, pictures)
+    assert plain()[0] == 0
+    for name in ("first", "second"):
+        run = Run(server, tmp_path / name, method, tiny_epsilon, pictures, latents_cache_dir=str(tmp_path / "cache"))
+        assert run()[0] == 0 and run.result() == plain.result() and run.losses() == plain.losses()
+    assert entries(tmp_path / "cache")
+
+
+def test_what_is_known_is_not_asked_again_and_what_differs_is(asked, tiny_epsilon, tiny_v, tmp_path):
+    pictures, cache = write_pictures(tmp_path / "pictures"), tmp_path / "cache"
+
+    def count(base=tiny_epsilon, **changes) -> int:
+        asked.clear()
+        prepared(settings_with(cache, base, pictures, tmp_path / "run", **changes))
+        return len(asked)
+
+    everything = count()
+    assert everything == 18 == len(entries(cache))  # three pictures, three crops, each mirrored or not
+    assert count() == 0
+    assert count(tiny_v) == 0  # another model, with the same autoencoder
+    assert count(random_flip=False) == 0  # half of them
+    assert count(center_crop=True) == 4  # of six: the centre of one picture is among its random places
+    assert count(image_interpolation_mode="nearest") == 18 and count(resolution=24) > 0
+    image = Image.open(pictures / "0.png")
+    image.putpixel((3, 3), (1, 2, 3))
+    image.save(pictures / "0.png")
+    assert count() == 6
+    image.save(pictures / "0.png", compress_level=0)  # the same pixels in other bytes
+    assert count() == 6 and count() == 0
+    other = changed_autoencoder(tiny_epsilon, tmp_path / "other")
+    assert count(other) == 18
+
+
+def changed_autoencoder(base: Path, folder: Path) -> Path:
+    import shutil
+
+    shutil.copytree(base, folder)
+    [file] = (folder / "vae").glob("*.safetensors")
+    tensors = load_file(file)
+    tensors["encoder.conv_in.weight"][0, 0, 0, 0] += 1e-6
+    save_file(tensors, file, {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("place", ["start", "header", "metadata", "numbers", "cut", "empty", "swapped"])
+def test_a_damaged_entry_is_made_anew_and_told(place, asked, tiny_epsilon, pictures, tmp_path, capsys):
+    cache = tmp_path / "cache"
+    settings = settings_with(cache, tiny_epsilon, pictures, tmp_path / "run")
+    expected = latents(settings)
+    path, other = entries(cache)[:2]
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    at = {"start": 0, "header": 12, "metadata": whole.index(b"sha256") + 12, "numbers": len(whole) - 1}.get(place)
+    if at is not None:
+        damaged[at] ^= 1
+    path.write_bytes({"cut": whole[:-5], "empty": b"", "swapped": other.read_bytes()}.get(place, bytes(damaged)))
+    asked.clear()
+    capsys.readouterr()
+    assert torch.equal(latents(settings), expected) and len(asked) == 1
+    said = capsys.readouterr().out
+    assert said.count("is damaged") == 1 and path.name in said and "computed anew" in said
+    asked.clear()
+    assert torch.equal(latents(settings), expected) and not asked and "damaged" not in capsys.readouterr().out
+
+
+def test_killed_while_an_entry_is_written(server, tiny_epsilon, pictures, tmp_path):
+    plain = Run(server, tmp_path / "plain", "lora", tiny_epsilon, pictures)
+    assert plain()[0] == 0
+    cache = tmp_path / "cache"
+    run = Run(server, tmp_path / "killed", "lora", tiny_epsilon, pictures, latents_cache_dir=str(cache))
+    assert run(moment="at a cached latent", number=3)[0] == -9
+    assert len(entries(cache)) == 2
+    (cache / f".{'0' * 64}.safetensors.999999999.unfinished").write_text("left by a kill within the write")
+    assert run(*LATEST)[0] == 0 and run.result() == plain.result()
+
+
+def test_a_picture_that_changes_after_the_check_is_told_with_a_cache_too(tiny_epsilon, tmp_path, monkeypatch):
+    pictures, cache = write_pictures(tmp_path / "pictures"), tmp_path / "cache"
+    settings = settings_with(cache, tiny_epsilon, pictures, tmp_path / "run")
+    prepared(settings)
+    for change in (lambda: write_pictures(pictures, seed=5), (pictures / "1.png").unlink):
+        checked = check(settings)
+        change()
+        monkeypatch.setattr("customize.preflight.check", lambda settings, checked=checked: checked)
+        with pytest.raises(ResourceError, match="has changed since it was checked"):
+            prepared(settings)
+        monkeypatch.undo()
+
+
+def test_a_place_that_will_not_do_is_told_first(server, tiny_epsilon, pictures, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for place, words in ((tmp_path / "file", "is a file"), (pictures, "is the same folder as instance_data_dir")):
+        run = Run(server, tmp_path / "run", "lora", tiny_epsilon, pictures)
+        status, said = run("--latents_cache_dir", str(place))
+        assert status == 2 and "latents_cache_dir" in said and words in said and not run.folder.exists()
+
+
+@pytest.mark.parametrize("number", [2, 3, pytest.param(5, marks=pytest.mark.slow)])
+def test_class_pictures_killed_while_they_are_generated(number, server, tiny_epsilon, pictures, tmp_path):
+    """The same set, whenever the kill comes: between batches of two, or within one."""
+
+    def run(name: str) -> Run:
+        changes = {
+            "prior_preservation": "images", "class_prompt": "a photo of dog", "num_class_images": 5, "sample_batch_size": 2,
+            "sample_inference_steps": 2, "class_data_dir": str(tmp_path / name / "class"),
+        }  # fmt: skip
+        return Run(server, tmp_path / name, "lora", tiny_epsilon, pictures, **changes)
+
+    def drawn(name: str) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (tmp_path / name / "class").glob("*.png")}
+
+    straight, killed = run("straight"), run("killed")
+    assert straight()[0] == 0 and len(drawn("straight")) == 5
+    assert killed(moment="at a class picture", number=number)[0] == -9 and len(drawn("killed")) == number - 1
+    assert killed()[0] == 0
+    assert drawn("killed") == drawn("straight") and killed.result() == straight.result()
+
+
+def test_batches_of_class_pictures_are_those_of_a_run_without_a_kill():
+    from customize.class_pictures import batches
+
+    every = [str(number) for number in range(7)]
+    assert batches(every, every, 3) == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
+    assert batches(every, ["4", "5", "6"], 3) == [["3", "4", "5"], ["6"]]

@@ -1,0 +1,80 @@
+"""One process per run folder; a dead one is no hindrance."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from customize import files, lock, run_folder
+from customize.errors import InputError
+
+
+@contextmanager
+def another(folder: Path, stop: bool = False) -> Iterator[int]:
+    """Another process that has the folder; its number. stop: it is halted, as by Ctrl-Z."""
+    ready, done = os.pipe()
+    if not (child := os.fork()):
+        with lock.hold(folder):
+            os.write(done, b"x")
+            signal.pause()
+    os.read(ready, 1)
+    if stop:
+        os.kill(child, signal.SIGSTOP)
+    try:
+        yield child
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_second_process_is_refused_by_name_and_a_dead_one_does_not_block(tmp_path, stop):
+    folder = tmp_path / "run"
+    with another(folder, stop) as pid:
+        for attempt in (lock.check, lambda folder: lock.hold(folder).__enter__()):
+            with pytest.raises(InputError, match=f"process {pid} is at work in"):
+                attempt(folder)
+    lock.check(folder)
+    with lock.hold(folder):
+        assert (folder / lock.NAME).read_text() == str(os.getpid())
+        with pytest.raises(InputError, match=f"process {os.getpid()} "):  # nor twice in one process
+            lock.check(folder)
+    lock.check(folder)
+
+
+def test_to_look_writes_nothing(tmp_path):
+    lock.check(tmp_path / "missing")
+    lock.check(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_told_of_and_used(tmp_path, monkeypatch, capsys):
+    import fcntl
+
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with lock.hold(tmp_path):
+        assert "has no locks" in capsys.readouterr().err
+
+
+def test_to_claim_a_folder_ends_what_a_dead_process_began(tmp_path):
+    for name in (".a.123.unfinished", "checkpoints/.step-000004.123.unfinished", "samples/.step-000002.replaced"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "file").write_text("x")
+    (tmp_path / files.READY).mkdir()
+    (tmp_path / files.READY / "weights").write_text("new")
+    (tmp_path / "weights").write_text("old")
+    with another(tmp_path):
+        run_folder.settle(tmp_path)  # a reader leaves it to the one that is at work
+        assert (tmp_path / "weights").read_text() == "old"
+    run_folder.settle(tmp_path)
+    assert (tmp_path / "weights").read_text() == "new"
+    assert (tmp_path / "samples/step-000002/file").read_text() == "x"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        ".lock", "checkpoints", "file", "samples", "step-000002", "weights",
+    ]  # fmt: skip

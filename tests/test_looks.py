@@ -1,0 +1,73 @@
+"""Trace, page and attention maps as infer.py writes them: the files, their content, and pictures that are the same without."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from customize.config import InferenceSettings
+from customize.errors import InputError
+from customize.inference import command, load_pipeline
+from customize.inference.attention import AttentionMaps, heat_levels, heat_sheet
+
+PROMPTS = ["a red dog", "a cat BREAK house"]
+
+
+def drawn(folder: Path, base: Path, **values) -> list[np.ndarray]:
+    """The pictures of a run in this folder."""
+    common = {"pretrained_model_name_or_path": str(base), "num_inference_steps": 4, "num_images": 2, "batch_size": 2}
+    command.run(InferenceSettings(**{**common, "prompt": PROMPTS, "output_dir": str(folder), **values}))
+    return [np.asarray(Image.open(file)) for file in sorted(folder.glob("[0-9][0-9][0-9].png"))]
+
+
+def test_who_looks_on_changes_no_pixel_and_writes_what_it_saw(tiny_v, tmp_path):
+    plain = drawn(tmp_path / "plain", tiny_v)
+    looked = drawn(tmp_path / "looked", tiny_v, trace=True, trace_page=True, attention=True)
+    assert all(map(np.array_equal, plain, looked)) and len(looked) == 4
+    kinds = ("-attention.gif", "-attention.png", "-trace.gif", "-trace.html", "-trace.png", ".png")
+    wanted = {f"00{place}{kind}" for place in range(4) for kind in kinds} | {"config.toml", "sheet.png", "trace.jsonl"}
+    assert {path.name for path in (tmp_path / "looked").iterdir()} == wanted
+
+    pipeline = load_pipeline(str(tiny_v))
+    with AttentionMaps(pipeline.family, [PROMPTS[1]] * 2) as maps:
+        pictures = pipeline.generate([PROMPTS[1]] * 2, seeds=[0, 1], num_inference_steps=4, record=maps)
+    looks = maps.of(1)
+    assert looks.words == ("a", "cat", "house") and looks.maps.shape == (4, 3, 8, 8)
+    expected = heat_sheet(pictures[1], looks.words, heat_levels(looks.maps.mean(0)))
+    found = Image.open(tmp_path / "looked/003-attention.png")
+    assert np.abs(np.asarray(found, dtype=int) - np.asarray(expected, dtype=int)).max() <= 4
+    assert Image.open(tmp_path / "looked/003-attention.gif").n_frames == 4
+
+    text = (tmp_path / "looked/003-trace.html").read_text(encoding="utf-8")
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
+    lines = [json.loads(line) for line in (tmp_path / "looked/trace.jsonl").read_text().splitlines()]
+    own = [line for line in lines if line["image"] == 3]
+    assert data["timesteps"] == [line["timestep"] for line in own] and len(own) == 4
+    assert data["lines"]["guidance"] == pytest.approx([line["guidance_norm"] for line in own], rel=1e-4)
+    buttons = re.findall(r"<button[^>]*data-word[^>]*>([^<]*)</button>", text)
+    assert buttons == ["a", "cat", "house"] and "a cat BREAK house" in text
+    assert "<dt>seed<dd>1" in text and "<dt>guidance_scale<dd>7.5" in text and "<dt>prompt" not in text
+
+
+def test_the_files_are_known_as_ours(tiny_v, tmp_path):
+    drawn(tmp_path / "out", tiny_v, trace=True, trace_page=True, attention=True)
+    drawn(tmp_path / "out", tiny_v, overwrite_output_dir=True)
+    assert not list((tmp_path / "out").glob("*-*"))
+
+
+@pytest.mark.parametrize(
+    ("values", "where"),
+    [
+        ({"prompt": ["a", "b"], "between": 0.5}, "attention"),
+        ({"prompt": ["a", "b"], "illusion": "hybrid"}, "attention"),
+        ({"image": "x.png", "lesson": "forward"}, "attention"),
+        ({"trace_page": True}, "trace_page"),
+    ],
+)
+def test_what_cannot_be_looked_at_is_refused(values, where):
+    with pytest.raises(InputError) as caught:
+        InferenceSettings(**{"prompt": "a", "attention": where == "attention", **values})
+    assert where in [problem.where for problem in caught.value.problems]

@@ -1,0 +1,276 @@
+"""Whole runs that are killed, starved and stopped at any time end with the bits of one that was not."""
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kit import METHODS
+from whole_runs import LATEST, Run
+
+from customize import checkpoint, lock, verify
+
+EACH_STEP = {"checkpointing_steps": 1, "checkpoints_total_limit": 1}
+slow = pytest.mark.slow
+
+
+def digest(folder: Path) -> dict[str, tuple[str, int]]:
+    """Hash and time of change of each file."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns) for path in files
+    }
+
+
+def damaged(folder: Path) -> list[verify.Finding]:
+    return [finding for finding in verify.verify(folder) if finding.whole is False]
+
+
+@pytest.fixture(scope="module")
+def straight(server, tiny_epsilon, pictures, tmp_path_factory):
+    """A function that gives the uninterrupted run of a method; made once."""
+    made: dict[str, Run] = {}
+
+    def give(method: str) -> Run:
+        if method not in made:
+            run = Run(server, tmp_path_factory.mktemp(method), method, tiny_epsilon, pictures, checkpointing_steps=1)
+            started = time.perf_counter()
+            assert run()[0] == 0
+            run.seconds = time.perf_counter() - started
+            made[method] = run
+        return made[method]
+
+    return give
+
+
+@pytest.fixture
+def new_run(server, tiny_epsilon, pictures, tmp_path):
+    """A function that gives a run in a folder of its own."""
+
+    def give(method: str, folder: Path = tmp_path, **changes) -> Run:
+        folder.mkdir(parents=True, exist_ok=True)
+        return Run(server, folder, method, tiny_epsilon, pictures, **changes)
+
+    return give
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("chain", [0, *(pytest.param(chain, marks=slow) for chain in range(1, 67))])
+def test_killed_at_random_until_done(method, chain, straight, new_run):
+    """A checkpoint at every step and only one of them kept: nothing to fall back on."""
+    reference, dice = straight(method), random.Random(f"{method} {chain}")
+    run = new_run(method, **EACH_STEP)
+    flags: list[str] = []
+    for _ in range(100):
+        status, said = run(*flags, after=dice.uniform(0.3, 1.3) * reference.seconds)
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL, said
+        begun = (run.folder / "config.toml").exists()
+        assert not begun or damaged(run.folder) == []
+        flags = LATEST if begun else []
+    assert status == 0 and run.result() == reference.result() and run.losses() == reference.losses()
+
+
+@pytest.mark.parametrize(
+    ("method", "steps"),
+    [("textual_inversion", (1, 5)), *(pytest.param(method, range(1, 7), marks=slow) for method in METHODS)],
+)
+def test_stopped_after_each_step(method, steps, straight, new_run, tmp_path):
+    """Also: in a folder of another path, with the other checkpoints gone."""
+    reference = straight(method)
+    for step in steps:
+        run = new_run(method, tmp_path / str(step), checkpointing_steps=1)
+        shutil.copytree(
+            reference.folder / "checkpoints" / checkpoint.name(step), run.folder / "checkpoints" / checkpoint.name(step)
+        )
+        shutil.copy(reference.folder / "config.toml", run.folder)
+        status, said = run(*LATEST)
+        assert status == 0 and f"going on after step {step} " in said, said
+        assert run.result() == reference.result()
+
+
+@pytest.mark.parametrize("method", ["lora", pytest.param("textual_inversion", marks=slow), pytest.param("full", marks=slow)])
+def test_a_flipped_byte_costs_one_checkpoint_and_a_damaged_run_says_so(method, straight, new_run, tmp_path):
+    reference = straight(method)
+    run = new_run(method, checkpointing_steps=1)
+    shutil.copytree(reference.folder, run.folder)
+    for name in ("learned.safetensors", "state.safetensors", "state.json", "manifest.json")[: None if method == "lora" else 1]:
+        file = max((run.folder / "checkpoints").iterdir()) / name
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    [found] = damaged(run.folder)
+    assert found.what == "checkpoints/step-000006"
+    for path in run.folder.glob("*.safetensors"):
+        path.unlink()
+    status, said = run(*LATEST)
+    assert status == 0 and "passed over checkpoint step-000006: " in said and "going on after step 5 " in said
+    assert run.result() == reference.result() and damaged(run.folder) == []
+
+
+def test_a_finished_run_is_left_as_it_is(straight, new_run):
+    run = straight("lora")
+    before = digest(run.folder)
+    status, said = run(*LATEST)
+    assert status == 0 and "is finished: nothing to do" in said
+    assert digest(run.folder) == before
+
+
+def test_pictures_and_base_model_may_be_moved(straight, new_run, tiny_epsilon, pictures, tmp_path):
+    """Other paths, other times, written in another order: the same run."""
+    reference = straight("lora")
+    run = new_run("lora", checkpointing_steps=1)
+    shutil.copytree(reference.folder / "checkpoints/step-000002", run.folder / "checkpoints/step-000002")
+    shutil.copy(reference.folder / "config.toml", run.folder)
+    (tmp_path / "pictures").mkdir()
+    for number, file in enumerate(sorted(pictures.iterdir(), reverse=True)):
+        shutil.copyfile(file, tmp_path / "pictures" / file.name)
+        os.utime(tmp_path / "pictures" / file.name, (number, number))
+    shutil.copytree(tiny_epsilon, tmp_path / "base")
+    moved = ["--instance_data_dir", str(tmp_path / "pictures"), "--pretrained_model_name_or_path", str(tmp_path / "base")]
+    status, said = run(*LATEST, *moved)
+    assert status == 0 and "going on after step 2 " in said and run.result() == reference.result(), said
+
+
+def test_what_belongs_to_another_run_is_named(straight, tiny_v, tmp_path, server, pictures):
+    run = straight("lora")
+    before = digest(run.folder)
+    other = Run(server, tmp_path, "textual_inversion", tiny_v, pictures, seed=4, output_dir=str(run.folder))
+    other.folder = run.folder
+    status, said = other(*LATEST)
+    assert status == 2 and "method: was 'train_dreambooth.py'" in said and "seed: was 3" in said
+    assert "base model's files: was" in said and "Traceback" not in said
+    assert digest(run.folder) == before
+
+
+def test_two_processes(new_run):
+    """The second is refused by the first's number, and writes nothing; when the first is dead it is not."""
+    run = new_run("textual_inversion")
+    ready, done = os.pipe()
+    if not (child := os.fork()):
+        with lock.hold(run.folder):
+            os.write(done, b"x")
+            signal.pause()
+    os.read(ready, 1)
+    try:
+        status, said = run()
+        assert status == 2 and f"process {child} is at work in {run.folder}" in said
+        assert [path.name for path in run.folder.iterdir()] == [lock.NAME]
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert run()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("moment", "number", "action", "status", "step"),
+    [
+        ("inside a checkpoint", 1, "SIGTERM", 143, 3),  # it ends the save and the step after it
+        ("inside a checkpoint", 2, "SIGINT SIGINT", 130, 1),  # the second stops at once: the save never was
+        pytest.param("in a step", 4, "SIGINT SIGINT", 130, 3, marks=slow),
+        pytest.param("inside a checkpoint", 2, "SIGHUP", 129, 3, marks=slow),
+        pytest.param("at the end of a step", 3, "SIGTERM SIGTERM", 143, 2, marks=slow),
+    ],
+)
+def test_signals_in_a_save(moment, number, action, status, step, straight, new_run):
+    reference = straight("textual_inversion")
+    run = new_run("textual_inversion", checkpointing_steps=1)
+    ended, said = run(moment=moment, number=number, action=action)
+    assert ended == status and "Traceback" not in said and damaged(run.folder) == []
+    steps = [path.name for path in checkpoint.every(run.folder / "checkpoints")]
+    assert steps[0] <= checkpoint.name(step), steps
+    assert run(*LATEST)[0] == 0 and run.result() == reference.result()
+
+
+@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=slow), pytest.param("textual_inversion", marks=slow)])
+def test_killed_in_the_final_save_over_an_earlier_result(method, straight, new_run):
+    """The result of 6 steps stands there while that of 7 is made: until it is in place, the old one loads and is whole."""
+    reference = straight(method)
+    run = new_run(method, checkpointing_steps=1)
+    shutil.copytree(reference.folder, run.folder)
+    status, _ = run(*LATEST, "--max_train_steps", "7", moment="in the result")
+    assert status == -signal.SIGKILL
+    assert run.result() == reference.result() and damaged(run.folder) == []
+    status, _ = run(*LATEST, "--max_train_steps", "7")
+    assert status == 0 and run.result() != reference.result() and damaged(run.folder) == []
+    assert not list(run.folder.rglob("*.unfinished"))
+
+
+@pytest.mark.parametrize("mask", [0o077, *(pytest.param(mask, marks=slow) for mask in (0o022, 0o002))])
+def test_modes_follow_the_umask(mask, new_run):
+    run = new_run("full" if mask != 0o077 else "lora")
+    assert run(umask=mask)[0] == 0
+    files = [path for path in run.folder.rglob("*") if path.is_file() and path.name != lock.NAME]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o666 & ~mask} and len(files) > 10
+
+
+def test_a_file_limit_is_met_at_any_file(straight, new_run):
+    reference = straight("lora")
+    run = new_run("lora", checkpointing_steps=1)
+    sizes = [path.stat().st_size for path in (reference.folder / "checkpoints/step-000006").iterdir()]
+    status, said = run(file_size=max(sizes) - 1)
+    assert status == 3 and "disk full: " in said and "(File too large)" in said and "Traceback" not in said
+    assert damaged(run.folder) == [] and not list(run.folder.rglob("*.unfinished"))
+    assert run(*LATEST)[0] == 0 and run.result() == reference.result()
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A disk of 4 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(disk: Path, free: int) -> Path:
+    """Leaves so many bytes, by a file that can be removed."""
+    file = disk / "filler"
+    with open(file, "wb") as stream:
+        stream.write(bytes(max(0, shutil.disk_usage(disk).free - free)))
+    return file
+
+
+@pytest.mark.parametrize("places", [(5,), pytest.param(range(64), marks=slow)], ids=["once", "swept"])
+def test_a_disk_that_fills_up_costs_nothing_but_time(places, straight, new_run, small_disk):
+    reference = straight("lora")
+    one = sum(path.stat().st_size for path in (reference.folder / "checkpoints/step-000006").iterdir())
+    whole = sum(path.stat().st_size for path in reference.folder.rglob("*") if path.is_file())
+    seen = set()
+    for place in places:
+        run = new_run("lora", small_disk / str(place), checkpointing_steps=1)
+        filler = fill(small_disk, one + (whole - one) * place // 63 if len(places) > 1 else 3 * one)
+        status, said = run()
+        seen.add(status)
+        if status:
+            assert status == 3 and "disk full: " in said and "Traceback" not in said, said
+            assert "bytes are missing" in said or len(places) > 1
+        assert damaged(run.folder) == [] and not list(run.folder.rglob("*.unfinished"))
+        filler.unlink()
+        status, said = run(*LATEST)
+        assert status == 0 and run.result() == reference.result(), said
+        shutil.rmtree(run.folder.parent)
+    assert 3 in seen
+
+
+def test_a_run_folder_that_vanishes(new_run):
+    run = new_run("textual_inversion")
+    status, said = run(moment="in a step", number=1, action=f"remove {run.folder}")
+    assert status == 3 and said.count("cannot write ") == 1 and "Traceback" not in said, said
+
+
+def test_a_folder_that_cannot_be_written_to(new_run, small_disk):
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    run = new_run("textual_inversion")
+    status, said = run("--output_dir", str(small_disk / "run"))
+    assert status == 2 and f"{small_disk} cannot be written to" in said

@@ -1,0 +1,113 @@
+"""`customize verify` tells each damaged thing by name, without torch; `customize` finds its commands."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from test_checkpoint import example
+
+from customize import __main__, checkpoint, files, manifest
+from customize.config import TextualInversionSettings
+
+ROOT = Path(__file__).parents[1]
+KINDS = {
+    "config.toml": "config.toml",
+    "checkpoints/step-000002/state.json": "checkpoints/step-000002",
+    "samples/step-000001/000.png": "samples/step-000001",
+    "samples/contact_sheet.png": "samples/contact_sheet.png",
+    "learned_embeds.safetensors": "learned_embeds.safetensors",
+    "manifest.json": "manifest.json",
+}
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A folder as a run leaves it."""
+    settings = TextualInversionSettings(placeholder_token="<x>", initializer_token="cat", train_data_dir=".")
+    files.write_text(tmp_path / "config.toml", settings.to_toml())
+    for step in (1, 2):
+        checkpoint.save(tmp_path / "checkpoints", example(step))
+    with files.new_folder(tmp_path / "samples/step-000001") as unfinished:
+        Image.new("RGB", (8, 8)).save(unfinished / "000.png")
+        manifest.write(unfinished)
+    files.write_image(tmp_path / "samples/contact_sheet.png", Image.new("RGB", (64, 64)))
+    files.write_text(tmp_path / "log.jsonl", "".join(json.dumps({"step": step}) + "\n" for step in (1, 2)))
+    with files.new_entries(tmp_path, unlisted=("README.md",)) as unfinished:
+        (unfinished / "learned_embeds.safetensors").write_bytes(bytes(100))
+        (unfinished / "README.md").write_text("card")
+    return tmp_path
+
+
+def said(capsys, folder: Path) -> tuple[int, list[str]]:
+    status = __main__.main(["verify", str(folder)])
+    return status, capsys.readouterr().out.splitlines()
+
+
+def test_a_whole_run(run, capsys):
+    (run / "README.md").write_text("edited, as a card may be")
+    assert said(capsys, run) == (0, [
+        "whole    config.toml", "whole    checkpoints/step-000001", "whole    checkpoints/step-000002",
+        "whole    samples/step-000001", "whole    samples/contact_sheet.png", "whole    log.jsonl: 2 steps",
+        "whole    learned_embeds.safetensors", f"{run}: all is whole",
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_a_damaged_thing_is_named(run, capsys, name, damage):
+    data = bytearray((run / name).read_bytes())
+    data[len(data) // 2] ^= 0x80
+    (run / name).write_bytes({"flip": data, "cut": data[: len(data) // 2], "empty": b""}[damage])
+    if name == "config.toml" and damage == "empty":
+        pytest.skip("an empty file is TOML; that settings are missing is told when it is used")
+    status, lines = said(capsys, run)
+    damaged = [line for line in lines if line.startswith("DAMAGED")]
+    assert status == 2 and len(damaged) == 1 and damaged[0].startswith(f"DAMAGED  {KINDS[name]}: "), lines
+
+
+def test_what_is_missing_or_extra_is_named(run, capsys):
+    (run / "learned_embeds.safetensors").unlink()
+    (run / "checkpoints/step-000001/extra").touch()
+    status, lines = said(capsys, run)
+    assert status == 2 and "DAMAGED  learned_embeds.safetensors: is missing" in lines
+    assert "DAMAGED  checkpoints/step-000001: extra does not belong there" in lines
+
+
+def test_what_a_kill_may_leave_is_a_note(run, capsys):
+    with open(run / "log.jsonl", "a") as log:
+        log.write('{"step": 3, "lo')
+    (run / "checkpoints/.step-000003.1.unfinished").mkdir()
+    (run / files.READY).mkdir()
+    for name in ("manifest.json", "learned_embeds.safetensors"):
+        (run / name).rename(run / files.READY / name)
+    status, lines = said(capsys, run)
+    notes = [line for line in lines if line.startswith("note")]
+    assert status == 0 and len(notes) == 3 and "whole    learned_embeds.safetensors" in lines, lines
+    (run / "log.jsonl").write_text('{"step": 1}\nx\n{"step": 3}\n')
+    status, lines = said(capsys, run)
+    assert status == 2 and "DAMAGED  log.jsonl: line 2 cannot be read" in lines
+
+
+def test_other_folders(run, tmp_path_factory, capsys):
+    assert said(capsys, run / "checkpoints/step-000001")[0] == 0
+    status, lines = said(capsys, tmp_path_factory.mktemp("empty"))
+    assert status == 2 and "is neither" in lines[0]
+    assert said(capsys, run / "missing")[0] == 2
+    assert __main__.main(["verify"]) == 2 and __main__.main(["verify", "--help"]) == 0
+
+
+def test_commands(capsys):
+    assert __main__.main(["--help"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"\n  {name} " in listed for name in __main__.COMMANDS)
+    assert __main__.main(["verfiy"]) == 2 and "did you mean verify?" in capsys.readouterr().err
+    assert __main__.main([]) == 2
+
+
+def test_torch_is_not_imported(run):
+    code = "import sys; from customize.__main__ import main; main(['verify', sys.argv[1]]); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, str(run)], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.endswith("all is whole\nFalse\n"), done.stderr

@@ -1,0 +1,42 @@
+"""Whole runs of the training commands, for tests that stop them, starve them and go on with them."""
+
+import json
+from pathlib import Path
+
+from fork_server import ForkServer
+from kit import settings_for
+from safetensors import safe_open
+
+from customize.files import write_text
+
+LATEST = ["--resume_from_checkpoint", "latest"]
+
+
+class Run:
+    """A run of one method in a folder of its own."""
+
+    def __init__(self, server: ForkServer, folder: Path, method: str, base: Path, pictures: Path, **changes):
+        settings = settings_for(method, base, pictures, folder / "run", **changes)
+        self.server, self.folder, self.method = server, folder / "run", method
+        self.command = "textual_inversion" if method == "textual_inversion" else "dreambooth"
+        self.config = folder / "config.toml"
+        write_text(self.config, settings.to_toml())
+
+    def __call__(
+        self, *arguments: str, moment: str = "", number: int = 1, action: str = "SIGKILL", **limits: float
+    ) -> tuple[int, str]:
+        return self.server.run(self.command, [str(self.config), *arguments], moment, number, action, **limits)
+
+    def result(self) -> dict[str, bytes]:
+        """The bytes of every learned tensor."""
+        pattern = {
+            "textual_inversion": "learned_embeds.safetensors",
+            "lora": "pytorch_lora_weights.safetensors",
+            "full": "unet/*.safetensors",
+        }
+        [file] = self.folder.glob(pattern[self.method])
+        with safe_open(file, "pt") as tensors:
+            return {name: tensors.get_tensor(name).numpy().tobytes() for name in tensors.keys()}  # noqa: SIM118
+
+    def losses(self) -> list[float]:
+        return [json.loads(line)["loss"] for line in (self.folder / "log.jsonl").read_text().splitlines()]
