@@ -217,7 +217,7 @@ def _image_in_an_illusion(settings: Any) -> Iterator[Problem]:
     illusion, part = settings.illusion, settings.image_part
     parts = PARTS_OF_A_PICTURE.get(illusion, ())
     if part is not None and (part not in parts or len(parts) > 2):
-        remedy = "take low or high of a hybrid, grey or colour of colour, moving or rest of motion"
+        remedy = "take low or high of a hybrid, or grey or colour of colour"
         yield Problem("image_part", f"illusion = {illusion} has no part {part} for a picture", remedy)
     if illusion != "none" and settings.image is not None and part is None:
         yield Problem("image", f"illusion = {illusion} starts from noise", "leave it out, or say which image_part it shall be")

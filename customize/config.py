@@ -299,7 +299,7 @@ class InferenceSettings(Settings):
     illusion: Illusion = setting(
         "none", "inference", "one picture of all prompts: under views (anagram, looking_glass) or as a sum of parts (hybrid, ...)"
     )
-    image_part: Literal["low", "high", "grey", "colour", "moving", "rest"] | None = setting(
+    image_part: Literal["low", "high", "grey", "colour"] | None = setting(
         None, "inference", "the part of such a sum that is `image`'s instead of a prompt's", only_with=("image", ())
     )
     view: tuple[str, ...] = setting(

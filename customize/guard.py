@@ -19,7 +19,7 @@ IN_A_ROW, IN_ALL = 3, 10
 """Draws that are left out at one step, and in a run."""
 SKIPPED_IN_A_ROW = 20
 """Steps that the loss scaler of fp16 may skip, looking for its scale, which it halves each time."""
-KEPT = 1 << 28
+KEPT = 1 << 26
 """Bytes of weights and optimizer state up to which the last good ones are kept in memory: adapters and words are far below,
 a network that learns in full is far above."""
 
@@ -37,7 +37,7 @@ class Numbers(Watcher):
         self.skipped = self.in_a_row = 0
 
     def start(self, state: State) -> None:
-        self.keep(state)
+        self.keep(state, tensors_of(state))
 
     def before_step(self, state: State, record: Record) -> None:
         watched = {"the loss": record.loss}
@@ -48,13 +48,14 @@ class Numbers(Watcher):
                 self.refuse(state, record, f"{what} is {value}")
 
     def after_step(self, state: State, record: Record) -> None:
-        if is_damaged(state):
-            self.refuse(state, record, f"not finite after the step: {first_few(damaged(state), 3)}")
+        tensors = tensors_of(state)
+        if is_damaged(state, tensors):
+            self.refuse(state, record, f"not finite after the step: {first_few(damaged(tensors), 3)}")
         if record.skipped:
             self.count_skipped(state, record)
         else:
             self.in_a_row = 0
-        self.keep(state)
+        self.keep(state, tensors)
 
     def count_skipped(self, state: State, record: Record) -> None:
         """Says which steps the loss scaler skipped; raises NumericsError when it finds no scale."""
@@ -71,7 +72,7 @@ class Numbers(Watcher):
     def refuse(self, state: State, record: Record, what: str) -> NoReturn:
         """Puts the state of the step before back, where it is not there any more, and raises LeaveOut or NumericsError."""
         what += f" at step {record.step + 1} (pictures: {names(record)})"
-        if is_damaged(state):
+        if is_damaged(state, tensors_of(state)):
             if self.good is None:
                 state.sound = False
                 raise NumericsError(f"{what}; the last checkpoint is kept\n    -> go on with --resume_from_checkpoint latest")
@@ -84,11 +85,10 @@ class Numbers(Watcher):
             f"start anew with a lower learning_rate, or go on with --resume_from_checkpoint latest --on_nan retry"
         )
 
-    def keep(self, state: State) -> None:
+    def keep(self, state: State, tensors: dict[str, Tensor]) -> None:
         """Remembers a state that is known to be good, where that is not too large."""
-        now = state.checkpoint()
-        size = sum(tensor.nbytes for tensor in tensors_of(state).values())
-        self.good = copied(now) if size <= KEPT else None
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        self.good = copied(state.checkpoint(), self.good) if size <= KEPT else None
 
 
 def names(record: Record) -> str:
@@ -109,29 +109,29 @@ def tensors_of(state: State) -> dict[str, Tensor]:
     return learned | kept
 
 
-def is_damaged(state: State) -> bool:
-    """Whether a learned weight or a number of the optimizer's state is not finite, on any process."""
-    tensors = [tensor.detach() for tensor in tensors_of(state).values() if tensor.is_floating_point()]
-    largest = get_total_norm(tensors, math.inf).float().to(state.accelerator.device)
-    return not bool(state.accelerator.gather(largest).isfinite().all())
+def is_damaged(state: State, tensors: dict[str, Tensor]) -> bool:
+    """Whether a number of these tensors is not finite, or so large that its square is not, on any process."""
+    norm = get_total_norm([tensor.detach() for tensor in tensors.values() if tensor.is_floating_point()])
+    return not bool(state.accelerator.gather(norm.float().to(state.accelerator.device)).isfinite().all())
 
 
-def damaged(state: State) -> list[str]:
+def damaged(tensors: dict[str, Tensor]) -> list[str]:
     """The names of the tensors that are not finite."""
-    floating = {name: tensor for name, tensor in tensors_of(state).items() if tensor.is_floating_point()}
+    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
     return [name for name, tensor in floating.items() if not bool(tensor.isfinite().all())] or ["on another process"]
 
 
-def copied(kept: Checkpoint) -> Checkpoint:
-    """The same checkpoint with tensors of its own."""
-    state = {**kept.state, "optimizer": cloned(kept.state["optimizer"])}
-    return Checkpoint(kept.step, cloned(kept.learned), state)
+def copied(kept: Checkpoint, earlier: Checkpoint | None = None) -> Checkpoint:
+    """The same checkpoint with tensors of its own: those of `earlier`, overwritten, where it has them."""
+    learned, optimizer = (earlier.learned, earlier.state["optimizer"]) if earlier else ({}, {})
+    state = {**kept.state, "optimizer": cloned(kept.state["optimizer"], optimizer)}
+    return Checkpoint(kept.step, cloned(kept.learned, learned), state)
 
 
-def cloned(tree: Any) -> Any:
-    """The same tree of dictionaries and lists with copies of its tensors."""
+def cloned(tree: Any, into: Any) -> Any:
+    """The same tree of dictionaries with copies of its tensors, made in those of another such tree where it has them."""
     if isinstance(tree, Tensor):
-        return tree.detach().clone()
+        return into.copy_(tree.detach()) if isinstance(into, Tensor) else tree.detach().clone()
     if isinstance(tree, dict):
-        return {key: cloned(value) for key, value in tree.items()}
-    return [cloned(value) for value in tree] if isinstance(tree, list) else tree
+        return {key: cloned(value, into.get(key) if isinstance(into, dict) else None) for key, value in tree.items()}
+    return list(tree) if isinstance(tree, list) else tree

@@ -173,7 +173,8 @@ def keep_component(
 
     After each step x becomes x - f(x) + f(real), f being the component `index` and real [B, C, H, W] under fresh noise of the
     level reached, at the end without. If f is a projection (`colour`, `regions` of 0 and 1), f of the result is f(real); a
-    blur is none: of a hybrid, it is so up to f(x - f(x)) of what was made. first: as for `sample`.
+    blur is none: of a hybrid, it is so up to f(x - f(x)) of what was made. f must not be below 0 or above 1 for any frequency, or
+    errors grow from step to step: `motion` will not do. first: as for `sample`.
     """
 
     def correct(next_latents: Tensor, moment: Moment) -> Tensor:
