@@ -127,11 +127,13 @@ def write_sheet(path: Path, examples: Sequence[Example]) -> None:
 
 
 def thumbnail(example: Example) -> Image.Image:
+    """The picture, at most `SIDE` pixels on its longer side."""
     image = example.open()
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     return image
 
 
 def say(*lines: str) -> None:
+    """Prints lines, each kept in one line and harmless to a terminal."""
     for line in lines:
         print(printable(line))

@@ -95,6 +95,8 @@ class Clause:
 
 @dataclass(frozen=True)
 class Prompt:
+    """What AND joins, at least one clause."""
+
     clauses: tuple[Clause, ...]
 
 

@@ -1,8 +1,12 @@
 """What several tests of training need: pictures on disk, settings for each method, and the parts of a run without the run."""
 
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 METHODS = ("textual_inversion", "lora", "full")
@@ -15,6 +19,16 @@ def write_pictures(folder: Path, count: int = 3, size: tuple[int, int] = (24, 16
     for i in range(count):
         Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(folder / f"{i}.png")
     return folder
+
+
+@contextmanager
+def mounted(folder: Path, mebibytes: int) -> Iterator[Path]:
+    """A disk of its own at this place; the test is skipped where that is not allowed."""
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def settings_for(method: str, base: Path, pictures: Path, output: Path, **changes):

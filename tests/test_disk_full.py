@@ -3,12 +3,12 @@
 import os
 import resource
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from kit import mounted
 
 from customize import checkpoint, disk, files
 from customize.checkpoint import Checkpoint
@@ -24,12 +24,8 @@ def state(step: int) -> Checkpoint:
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
     """A disk of 8 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("needs the right to mount")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    with mounted(tmp_path / "disk", 8) as folder:
+        yield folder
 
 
 def only_the_old_one(folder: Path) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from corpus import UPRIGHT
 from PIL import Image, PngImagePlugin
 
 from customize.errors import InputError
@@ -70,18 +71,6 @@ def test_all_sources_give_the_same(tmp_path):
     path.write_bytes(encoded(NOISE, "PNG"))
     for source in (path, str(path), path.read_bytes(), Image.fromarray(NOISE)):
         assert np.array_equal(opened(source), NOISE)
-
-
-UPRIGHT = {  # how a viewer must turn stored rows and columns, from the table in the EXIF standard (0th row, 0th column)
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.transpose(1, 0, 2),
-    6: lambda a: a.transpose(1, 0, 2)[:, ::-1],
-    7: lambda a: a.transpose(1, 0, 2)[::-1, ::-1],
-    8: lambda a: a.transpose(1, 0, 2)[::-1],
-}
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP", "JPEG"])

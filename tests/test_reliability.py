@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kit import METHODS
+from kit import METHODS, mounted
 from whole_runs import LATEST, Run
 
 from customize import checkpoint, lock, verify
@@ -225,12 +225,8 @@ def test_a_file_limit_is_met_at_any_file(straight, new_run):
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
     """A disk of 4 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("needs the right to mount")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    with mounted(tmp_path / "disk", 4) as folder:
+        yield folder
 
 
 def fill(disk: Path, free: int) -> Path:

@@ -27,13 +27,14 @@ class Looks:
 
     def __init__(self, pipeline: Pipeline, batch: Sequence[Wanted], others: Sequence[Callable[[Moment], None]]):
         self.settings, self.pipeline, self.batch = batch[0].settings, pipeline, batch
-        self.trace, self.start, self.maps = Trace(), Start(), attention(pipeline, batch)
-        wanted = {"trace": self.trace, "show_start": self.start, "attention": self.maps}
-        self.watchers = [*others, *(watcher for name, watcher in wanted.items() if getattr(self.settings, name))]
+        self.trace = Trace() if self.settings.trace else None
+        self.start = Start() if self.settings.show_start else None
+        self.maps = attention(pipeline, batch) if self.settings.attention else None
+        self.watchers = [*others, *filter(None, (self.trace, self.start, self.maps))]
 
     def __enter__(self) -> "Looks":
         with ExitStack() as stack:
-            if self.settings.attention:
+            if self.maps:
                 stack.enter_context(self.maps)
             self.stack = stack.pop_all()
         return self
@@ -46,19 +47,20 @@ class Looks:
             watcher(moment)
 
     def starts(self) -> list[Image.Image]:
-        """What the network saw first, decoded."""
+        """With `show_start`: what the network saw first, decoded."""
+        assert self.start
         return self.pipeline.decode(self.start.seen)
 
     def write(self, folder: Path, places: Sequence[int], pictures: Sequence[Image.Image]) -> None:
         """Of each picture, whose number NNN is its place: NNN-trace.png, .gif, .html and NNN-attention.png, .gif."""
-        if self.settings.trace:
+        if self.trace:
             self.trace.write(folder, places, pictures, self.pipeline.decode if self.settings.trace_decode == "full" else None)
         for image, (place, picture) in enumerate(zip(places, pictures, strict=True)):
-            looks = self.maps.of(image) if self.settings.attention else None
+            looks = self.maps.of(image) if self.maps else None
             if looks:
                 heat_sheet(picture, looks.words, heat_levels(looks.maps.mean(0))).save(folder / f"{place:03d}-attention.png")
                 (folder / f"{place:03d}-attention.gif").write_bytes(heat_gif(picture, looks))
-            if self.settings.trace_page:
+            if self.trace and self.settings.trace_page:
                 told = page(self.trace, image, picture, " / ".join(self.batch[image].prompts), chosen(self.batch[image]), looks)
                 write_text(folder / f"{place:03d}-trace.html", told)
 

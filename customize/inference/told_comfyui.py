@@ -30,6 +30,8 @@ SILENT = {"VAEDecode", "VAEDecodeTiled", "VAEEncode", "SaveImage", "PreviewImage
 
 @dataclass(frozen=True)
 class Node:
+    """A step of the graph: its class, and by name its inputs, which are values or places in other nodes."""
+
     kind: str
     inputs: Mapping[str, Any]
 
