@@ -19,7 +19,7 @@ from io import StringIO
 from pathlib import Path
 
 from customize.config import InferenceSettings
-from customize.inference import command
+from customize.inference import command, drawing
 
 
 def seconds(work: Callable[[], None]) -> float:
@@ -47,7 +47,7 @@ def main() -> None:
     asked = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     common = {"pretrained_model_name_or_path": asked.model, "num_inference_steps": asked.steps, "guidance_scale": 4.0}
-    models: dict[str, command.Models] = {}
+    models: dict[str, drawing.Models] = {}
 
     def draw(**values) -> Callable[[], None]:
         """Draws and writes in a process that has the model already."""
@@ -60,9 +60,9 @@ def main() -> None:
             (folder / "out").mkdir()
             job = command.check(settings.model_copy(update={"overwrite_output_dir": True}))
             if "one" not in models:
-                models["one"] = command.Models()
+                models["one"] = drawing.Models()
                 models["one"].load(settings)
-            command.draw(settings, job, models["one"], folder / "out")
+            drawing.draw(settings, job, models["one"], folder / "out")
 
         return work
 

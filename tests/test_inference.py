@@ -19,7 +19,7 @@ from customize import families
 from customize.adapters.lora import Adapter
 from customize.config import InferenceSettings
 from customize.errors import InputError, ResourceError
-from customize.inference import command, load_pipeline
+from customize.inference import command, drawing, load_pipeline
 from customize.inference.learned import find_learned
 from customize.resources import resources
 
@@ -340,5 +340,5 @@ def test_a_full_memory_or_disk_is_a_resource_error():
 
 def test_a_missing_trigger_word_is_noted(tiny_epsilon, run, tmp_path, capsys):
     for prompt, noted in (("a sks dog", False), ("a dog", True)):
-        command.Models().load(settings(weights=[str(run)], prompt=[prompt], output_dir=str(tmp_path / "out")))
+        drawing.Models().load(settings(weights=[str(run)], prompt=[prompt], output_dir=str(tmp_path / "out")))
         assert ("sks" in capsys.readouterr().err) == noted

@@ -13,7 +13,7 @@ from test_inference import embeddings, lora, stock, vectors
 from customize import families
 from customize.config import InferenceSettings
 from customize.errors import InputError
-from customize.inference import command, load_pipeline
+from customize.inference import command, drawing, load_pipeline
 from customize.inference.told import read_told
 from customize.scales import Schedule, at, path_and_scale, times
 
@@ -185,7 +185,7 @@ def test_a_picture_tells_its_schedule_and_its_trace_knows_the_guidance(learned, 
 
 def test_each_file_is_told_of_in_a_line(tiny_v, learned, tmp_path, capsys):
     weights = [f"{learned['first']}:0.5", f"{learned['second']}:0@0,1@0.3", str(learned["word"])]
-    command.Models().load(InferenceSettings(prompt="a sks dog", weights=weights, output_dir=str(tmp_path / "out")))
+    drawing.Models().load(InferenceSettings(prompt="a sks dog", weights=weights, output_dir=str(tmp_path / "out")))
     lines = capsys.readouterr().out.splitlines()
     name = "pytorch_lora_weights.safetensors"
     assert lines == [
