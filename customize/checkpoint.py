@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from customize import manifest
 from customize.disk import write_error
-from customize.errors import InputError, Problem
+from customize.errors import InputError, NumericsError, Problem
 from customize.files import discard, new_folder, put_back
-from customize.findings import printable
+from customize.findings import first_few, printable
 from customize.resources import safetensors_size
 
 if TYPE_CHECKING:
@@ -38,7 +38,10 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Writes `folder/step-NNNNNN`; returns it. Raises disk.WriteError where there is no room or no folder for `folder`."""
+    """Writes `folder/step-NNNNNN`; returns it.
+
+    Raises disk.WriteError where there is no room or no folder for `folder`, NumericsError when a number is NaN or infinite.
+    """
     from safetensors.torch import save_file
 
     path = folder / name(checkpoint.step)
@@ -48,6 +51,10 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     learned, tensors = (
         {key: tensor.detach().cpu().contiguous() for key, tensor in each.items()} for each in (checkpoint.learned, packed)
     )
+    if bad := [key for key, tensor in (learned | tensors).items() if not is_finite(tensor)]:
+        raise NumericsError(
+            f"{path.name} is not saved, not finite: {first_few(bad, 3)}\n    -> go on from the checkpoint before it"
+        )
     text = json.dumps(tree)
     with new_folder(path, size(learned) + size(tensors) + len(text) + HEADERS) as unfinished:
         save_file(learned, unfinished / "learned.safetensors")
@@ -55,6 +62,13 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         (unfinished / "state.json").write_text(text, encoding="utf-8")
         manifest.write(unfinished)
     return path
+
+
+def is_finite(tensor: "Tensor") -> bool:
+    """Whether no number is NaN or infinite, or so large that its square is not finite in float32."""
+    from torch.linalg import vector_norm
+
+    return not tensor.is_floating_point() or bool(vector_norm(tensor.float()).isfinite())
 
 
 def size(tensors: "dict[str, Tensor]") -> int:

@@ -5,12 +5,14 @@ step's draw is left out instead, and the learning rate halved from there on.
 """
 
 import math
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from customize.checkpoint import Checkpoint
 from customize.errors import NumericsError
 from customize.findings import first_few
 from customize.trainer import LeaveOut, Record, State, Watcher
@@ -22,22 +24,25 @@ SKIPPED_IN_A_ROW = 20
 KEPT = 1 << 26
 """Bytes of weights and optimizer state up to which the last good ones are kept in memory: adapters and words are far below,
 a network that learns in full is far above."""
+REMEDY = "start anew with a lower learning_rate, or go on with --resume_from_checkpoint latest --on_nan retry"
 
 
 class Numbers(Watcher):
     """Stops, or leaves a draw out, where numbers give out. It is to be asked first, before anything is saved.
 
-    Loss and gradients are looked at before they are used, weights and optimizer state after each step. Under fp16 an
+    Loss and gradients are looked at before they are used, weights and optimizer state after each step (of a network too
+    large to be kept twice only the weights: what the optimizer keeps of it is looked at when it is saved). Under fp16 an
     infinite gradient is how the loss scaler finds its scale: then the step is skipped, not the run ended.
     """
 
-    def __init__(self, on_nan: str = "stop"):
-        self.on_nan = on_nan
-        self.good: Checkpoint | None = None
+    def __init__(self, on_nan: str = "stop", remedy: str = REMEDY):
+        self.on_nan, self.remedy = on_nan, remedy
+        self.good: Kept | None = None
         self.skipped = self.in_a_row = 0
 
     def start(self, state: State) -> None:
-        self.keep(state, tensors_of(state))
+        self.learned, self.tensors = state.method.learned(), []
+        self.look(state)
 
     def before_step(self, state: State, record: Record) -> None:
         watched = {"the loss": record.loss}
@@ -48,14 +53,26 @@ class Numbers(Watcher):
                 self.refuse(state, record, f"{what} is {value}")
 
     def after_step(self, state: State, record: Record) -> None:
-        tensors = tensors_of(state)
-        if is_damaged(state, tensors):
-            self.refuse(state, record, f"not finite after the step: {first_few(damaged(tensors), 3)}")
+        if not self.look(state):
+            self.refuse(state, record, f"not finite after the step: {first_few(damaged(tensors_of(state)), 3)}")
         if record.skipped:
             self.count_skipped(state, record)
         else:
             self.in_a_row = 0
-        self.keep(state, tensors)
+
+    def look(self, state: State) -> bool:
+        """Whether the numbers are finite. Those that are, and are not too many, are kept."""
+        values = (value for values in state.optimizer.state.values() for value in values.values() if isinstance(value, Tensor))
+        tensors = [*self.learned.values(), *values]
+        if [*map(id, tensors)] != [*map(id, self.tensors)]:  # the optimizer makes its own in its first step
+            self.tensors, small = tensors, sum(tensor.nbytes for tensor in tensors) <= KEPT
+            self.rooms = (Kept(tensors), Kept(tensors)) if small else ()
+        spare = next((room for room in self.rooms if room is not self.good), None)
+        if spare:
+            spare.copy(state)
+        if finite := are_finite(state, spare.packed.values() if spare else self.learned.values()):
+            self.good = spare
+        return finite
 
     def count_skipped(self, state: State, record: Record) -> None:
         """Says which steps the loss scaler skipped; raises NumericsError when it finds no scale."""
@@ -72,23 +89,51 @@ class Numbers(Watcher):
     def refuse(self, state: State, record: Record, what: str) -> NoReturn:
         """Puts the state of the step before back, where it is not there any more, and raises LeaveOut or NumericsError."""
         what += f" at step {record.step + 1} (pictures: {names(record)})"
-        if is_damaged(state, tensors_of(state)):
+        if not are_finite(state, tensors_of(state).values()):
             if self.good is None:
                 state.sound = False
-                raise NumericsError(f"{what}; the last checkpoint is kept\n    -> go on with --resume_from_checkpoint latest")
-            state.restore(copied(self.good))
+                raise NumericsError(f"{what}; the last checkpoint is kept\n    -> {self.remedy}")
+            self.good.put_back(state)
         if self.on_nan == "retry" and state.left_out.count(state.step) < IN_A_ROW and len(state.left_out) < IN_ALL:
             state.accelerator.print(f"{what}; step {record.step + 1} again with other draws, at half the learning rate")
             raise LeaveOut(what)
-        raise NumericsError(
-            f"{what}; the state of step {record.step} is kept\n    -> "
-            f"start anew with a lower learning_rate, or go on with --resume_from_checkpoint latest --on_nan retry"
-        )
+        raise NumericsError(f"{what}; the state of step {record.step} is kept\n    -> {self.remedy}")
 
-    def keep(self, state: State, tensors: dict[str, Tensor]) -> None:
-        """Remembers a state that is known to be good, where that is not too large."""
-        size = sum(tensor.nbytes for tensor in tensors.values())
-        self.good = copied(state.checkpoint(), self.good) if size <= KEPT else None
+
+class Kept:
+    """Room for a state to go back to: one tensor for all of its tensors of one dtype and device, and a piece of it for each."""
+
+    def __init__(self, tensors: list[Tensor]):
+        self.tensors: dict[Any, list[Tensor]] = defaultdict(list)
+        for tensor in tensors:
+            self.tensors[tensor.dtype, tensor.device].append(tensor.detach())
+        self.packed, self.pieces = {}, {}
+        for (dtype, device), same in self.tensors.items():
+            sizes = [tensor.numel() for tensor in same]
+            self.packed[dtype, device] = torch.empty(sum(sizes), dtype=dtype, device=device)
+            split = self.packed[dtype, device].split(sizes)
+            self.pieces[dtype, device] = [piece.view(tensor.shape) for piece, tensor in zip(split, same, strict=True)]
+
+    def copy(self, state: State) -> None:
+        """Keeps the state as it is now."""
+        self.step, self.left_out = state.step, list(state.left_out)
+        self.groups = [{key: value for key, value in group.items() if key != "params"} for group in state.optimizer.param_groups]
+        self.optimizer = {parameter: dict(values) for parameter, values in state.optimizer.state.items()}
+        self.scaler = state.accelerator.scaler.state_dict() if state.accelerator.scaler else None
+        for kind, tensors in self.tensors.items():
+            torch._foreach_copy_(self.pieces[kind], tensors)
+
+    def put_back(self, state: State) -> None:
+        """Makes the state what it was."""
+        state.step, state.left_out = self.step, list(self.left_out)
+        for kind, tensors in self.tensors.items():
+            torch._foreach_copy_(tensors, self.pieces[kind])
+        state.optimizer.state.clear()
+        state.optimizer.state.update((parameter, dict(values)) for parameter, values in self.optimizer.items())
+        for group, values in zip(state.optimizer.param_groups, self.groups, strict=True):
+            group.update(values)
+        if self.scaler:
+            state.accelerator.scaler.load_state_dict(self.scaler)
 
 
 def names(record: Record) -> str:
@@ -109,29 +154,13 @@ def tensors_of(state: State) -> dict[str, Tensor]:
     return learned | kept
 
 
-def is_damaged(state: State, tensors: dict[str, Tensor]) -> bool:
-    """Whether a number of these tensors is not finite, or so large that its square is not, on any process."""
-    norm = get_total_norm([tensor.detach() for tensor in tensors.values() if tensor.is_floating_point()])
-    return not bool(state.accelerator.gather(norm.float().to(state.accelerator.device)).isfinite().all())
+def are_finite(state: State, tensors: Iterable[Tensor]) -> bool:
+    """Whether all numbers of these tensors are finite, and not so large that their squares are not, on every process."""
+    norm = get_total_norm([tensor.detach() for tensor in tensors if tensor.is_floating_point()])
+    return bool(state.accelerator.gather(norm.float().to(state.accelerator.device)).isfinite().all())
 
 
 def damaged(tensors: dict[str, Tensor]) -> list[str]:
     """The names of the tensors that are not finite."""
     floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
     return [name for name, tensor in floating.items() if not bool(tensor.isfinite().all())] or ["on another process"]
-
-
-def copied(kept: Checkpoint, earlier: Checkpoint | None = None) -> Checkpoint:
-    """The same checkpoint with tensors of its own: those of `earlier`, overwritten, where it has them."""
-    learned, optimizer = (earlier.learned, earlier.state["optimizer"]) if earlier else ({}, {})
-    state = {**kept.state, "optimizer": cloned(kept.state["optimizer"], optimizer)}
-    return Checkpoint(kept.step, cloned(kept.learned, learned), state)
-
-
-def cloned(tree: Any, into: Any) -> Any:
-    """The same tree of dictionaries with copies of its tensors, made in those of another such tree where it has them."""
-    if isinstance(tree, Tensor):
-        return into.copy_(tree.detach()) if isinstance(into, Tensor) else tree.detach().clone()
-    if isinstance(tree, dict):
-        return {key: cloned(value, into.get(key) if isinstance(into, dict) else None) for key, value in tree.items()}
-    return list(tree) if isinstance(tree, list) else tree

@@ -1,5 +1,6 @@
 """NaN and infinity: the step at which they come is not done, the state before it is what is kept, and no file holds them."""
 
+import copy
 import json
 import math
 from functools import cache
@@ -118,7 +119,9 @@ class Trained:
             accelerator.scaler = scaler
             accelerator.unscale_gradients = lambda: [scaler.unscale_(each.optimizer) for each in accelerator._optimizers]
         try:
-            train(self.settings, self.method, batches, watchers, bench.accelerator, steps, resume=resume, identity={})
+            self.state = train(
+                self.settings, self.method, batches, watchers, bench.accelerator, steps, resume=resume, identity={}
+            )
         except NumericsError as error:
             self.error = str(error)
 
@@ -134,8 +137,14 @@ class Trained:
         return [json.loads(line, parse_constant=pytest.fail) for line in (self.folder / "log.jsonl").read_text().splitlines()]
 
 
+def equal(one, other):
+    if isinstance(one, dict):
+        return same(one, other)
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
 def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    return one.keys() == other.keys() and all(equal(one[name], other[name]) for name in one)
 
 
 def same_state(one, other):
@@ -266,3 +275,43 @@ def test_killed_after_a_retry_and_resumed(method, server, tiny_epsilon, pictures
     assert killed.result() == whole.result()
     plain = Run(server, tmp_path / "plain", method, tiny_epsilon, pictures)
     assert plain()[0] == 0 and plain.result() != whole.result()
+
+
+@pytest.mark.parametrize("eight_bit", [False, True])
+def test_what_is_kept_is_put_back_bit_for_bit(eight_bit, tiny_epsilon, pictures, tmp_path):
+    """Weights, both moments, counts that are tensors or numbers, group settings: as `Checkpoint` would have them."""
+    run = Trained("lora", tiny_epsilon, pictures, tmp_path / "run", steps=2, use_8bit_adam=eight_bit, rank=256)
+    state = run.state
+    before = copied(state.checkpoint())
+    kept = guard.Kept([*guard.tensors_of(state).values()])
+    kept.copy(state)
+    for tensor in guard.tensors_of(state).values():
+        tensor.detach().fill_(7)
+    for values in state.optimizer.state.values():
+        values["step"] = 9
+    state.optimizer.param_groups[0]["lr"], state.step = 5.0, 8
+    kept.put_back(state)
+    after = state.checkpoint()
+    assert state.step == 2 and same_state(before, after)
+    assert before.state["optimizer"]["param_groups"] == after.state["optimizer"]["param_groups"]
+
+
+def copied(kept):
+    return copy.deepcopy(checkpoint.Checkpoint(kept.step, {k: v.detach() for k, v in kept.learned.items()}, kept.state))
+
+
+def test_a_checkpoint_holds_finite_numbers_only(tiny_epsilon, pictures, tmp_path):
+    run = Trained("textual_inversion", tiny_epsilon, pictures, tmp_path / "run", steps=2)
+    for value in (math.nan, math.inf):
+        kept = copied(run.state.checkpoint())
+        next(iter(kept.state["optimizer"]["state"].values()))["exp_avg_sq"].view(-1)[0] = value
+        with pytest.raises(NumericsError, match=r"step-000002 is not saved, not finite: .*exp_avg_sq"):
+            checkpoint.save(tmp_path / "run/again", kept)
+        assert not (tmp_path / "run/again").exists()
+
+
+def test_at_the_first_step_the_optimizer_goes_back_to_having_nothing(tiny_epsilon, pictures, tmp_path):
+    expected = by_hand("textual_inversion", tiny_epsilon, pictures, tmp_path, [(draw, 0.5) for draw in range(1, STEPS + 1)])
+    fault = InTheOptimizer(math.nan, draws=[0])
+    run = Trained("textual_inversion", tiny_epsilon, pictures, tmp_path / "run", fault, on_nan="retry")
+    assert run.error is None and same(run.learned(), expected)

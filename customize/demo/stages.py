@@ -121,6 +121,6 @@ def run_stage(settings: DemoSettings, stage: Stage, method: Method, batches: Bat
     checkpoints = Checkpoints(folder / "checkpoints", settings.checkpointing_steps, 2)
     again = f"python {settings.command} --output_dir {shlex.quote(settings.output_dir)} and the same settings"
     folder.mkdir(parents=True, exist_ok=True)
-    watchers: list[Watcher] = [Numbers(), Progress(), Log(folder / "log.jsonl"), checkpoints, Signals(again)]
+    watchers: list[Watcher] = [Numbers(remedy=again), Progress(), Log(folder / "log.jsonl"), checkpoints, Signals(again)]
     resume = find_checkpoint(stage, folder, stage.values(), accelerator.print)
     return train(stage, method, batches, watchers, accelerator, stage.max_train_steps, resume=resume, identity=stage.values())
