@@ -154,3 +154,18 @@ def test_pruning_keeps_the_newest_whole_ones(tmp_path):
     assert {path.name for path in checkpoint.every(tmp_path)} == {"step-000003", "step-000004"}
     checkpoint.prune(tmp_path, None)
     assert len(checkpoint.every(tmp_path)) == 2
+
+
+def test_a_manifest_is_taken_only_as_it_was_written(tmp_path):
+    """Other bytes may be the same JSON."""
+    path = checkpoint.save(tmp_path, example(1))
+    text = (path / "manifest.json").read_text()
+    (path / "manifest.json").write_text(text.replace("\n ", "\n\t", 1))
+    assert checkpoint.faults(path) == "manifest.json cannot be read"
+
+
+def test_every_fault_is_named(tmp_path):
+    path = checkpoint.save(tmp_path, example(1))
+    (path / "state.json").write_bytes(b"")
+    (path / "more").touch()
+    assert "state.json has 0 bytes" in checkpoint.faults(path) and "more does not belong there" in checkpoint.faults(path)

@@ -115,3 +115,49 @@ def test_an_error_that_is_not_the_disk_s_passes(tmp_path):
             raise error
         assert caught.value is error and not isinstance(error, disk.WriteError)
     assert os.listdir(tmp_path) == []
+
+
+def failing(number):
+    """os.rename, of which the call of that number is refused."""
+    rename, calls = os.rename, []
+
+    def refuse(*names):
+        calls.append(names)
+        if len(calls) == number:
+            raise OSError(errno.EIO, "refused")
+        rename(*names)
+
+    return refuse
+
+
+def test_where_names_cannot_be_exchanged_a_refused_rename_is_undone(tmp_path, monkeypatch):
+    path = tmp_path / "folder"
+    with files.new_folder(path) as unfinished:
+        (unfinished / "x").write_text("old")
+    monkeypatch.setattr(files, "exchange", lambda one, other: False)
+    for number in (1, 2):
+        with monkeypatch.context() as patch, pytest.raises(disk.WriteError), files.new_folder(path) as unfinished:
+            (unfinished / "x").write_text("new")
+            patch.setattr(os, "rename", failing(number))
+        assert [entry.name for entry in tmp_path.iterdir()] == ["folder"] and (path / "x").read_text() == "old"
+
+
+def test_a_pipeline_loses_its_index_first_and_gets_it_last(tmp_path, monkeypatch):
+    """So whoever looks in between finds no pipeline, rather than one of which a part is missing."""
+    names = ("unet", "model_index.json", "weights")
+    seen = []
+    rename = os.rename
+
+    def put(content):
+        with files.new_entries(tmp_path) as unfinished:
+            for name in names:
+                (unfinished / name).write_text(content)
+
+    def looking(*arguments):
+        rename(*arguments)
+        seen.append({entry.name for entry in tmp_path.iterdir() if entry.name in names})
+
+    put("old")
+    monkeypatch.setattr(os, "rename", looking)
+    put("new")
+    assert set() in seen and all(each == set(names) or "model_index.json" not in each for each in seen)

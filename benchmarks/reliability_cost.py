@@ -1,0 +1,66 @@
+"""What it costs that nothing is lost: the guard on numbers, and the save of a checkpoint, beside the time of the steps.
+
+    python benchmarks/reliability_cost.py configs/demo_dreambooth_lora.toml [--steps 30] [--setting value ...]
+
+The guard works at each step, a checkpoint (write, hash, flush, verify, prune) is saved at each third: they take turns with the
+steps in one run, so that what else the machine does falls on all. The share is that of a run with a checkpoint every 100
+steps. The folder of the run is on the disk of --output_dir, or in the system's folder for temporary files.
+"""
+
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from customize import cli, trainer
+from customize.config import DreamBoothSettings, TextualInversionSettings
+from customize.guard import Numbers
+from customize.watchers import Checkpoints
+
+EVERY = 100  # steps between checkpoints, in the figure that is given
+SAVES = 3  # steps between checkpoints here
+TIMES: dict[str, list[float]] = defaultdict(list)
+
+
+def timed(place: object, name: str) -> None:
+    """Keeps the times that a function takes."""
+    function: Callable = getattr(place, name)
+
+    @wraps(function)
+    def measured(*args):
+        started = time.perf_counter()
+        function(*args)
+        TIMES[function.__qualname__].append(time.perf_counter() - started)
+
+    setattr(place, name, measured)
+
+
+def main() -> int:
+    argv = sys.argv[1:]
+    steps = argv.pop(argv.index("--steps") + 1) if "--steps" in argv else "30"
+    argv = [word for word in argv if word != "--steps"]
+    model = TextualInversionSettings if "textual_inversion" in argv[0] else DreamBoothSettings
+    for place, name in ((trainer, "step"), (Numbers, "before_step"), (Numbers, "after_step"), (Checkpoints, "save")):
+        timed(place, name)
+    with tempfile.TemporaryDirectory() as folder:
+        own = ["--max_train_steps", steps, "--checkpointing_steps", str(SAVES), "--checkpoints_total_limit", "2"]
+        given = argv if "--output_dir" in argv else [*argv, "--output_dir", f"{folder}/run"]
+        if status := cli.main(model, "customize.preflight:run", [*given, *own, "--report_to", "none"]):
+            return status
+    guard = [a + b for a, b in zip(TIMES["Numbers.before_step"], TIMES["Numbers.after_step"], strict=True)]
+    plain = [time - guard[i] for i, time in enumerate(TIMES["step"]) if i > 1 and (i + 1) % SAVES]
+    step, guard_time, save = median(plain), median(guard[2:]), median(TIMES["Checkpoints.save"][1:])
+    print(f"\na step takes {step:.4f} s, the guard {guard_time:.5f} s, a save {save:.4f} s (medians of {len(plain)} steps)")
+    shares = 100 * guard_time / step, 100 * save / (EVERY * step)
+    print(f"guard {shares[0]:.2f} %, a checkpoint every {EVERY} steps {shares[1]:.2f} %, together {sum(shares):.2f} %")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
