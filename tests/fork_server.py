@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 
@@ -26,7 +27,8 @@ class ForkServer:
     ) -> tuple[int, str]:
         """(exit status, all that was printed) of `train_COMMAND.py ARGUMENTS`; minus the signal's number for a killed one.
 
-        limits: `after`, seconds until SIGKILL; `file_size`, the largest file in bytes; `umask`.
+        limits: `after`, seconds until SIGKILL; `asleep`, seconds until it goes on where SIGSTOP stopped it; `file_size`, the
+        largest file in bytes; `umask`.
         """
         assert self.process.stdin and self.process.stdout
         request = {"command": command, "arguments": arguments, "moment": moment, "number": number, "action": action, **limits}
@@ -114,6 +116,10 @@ def serve() -> None:
             os._exit(status)
         if "after" in request and signal.sigtimedwait({signal.SIGCHLD}, request["after"]) is None:
             os.kill(child, signal.SIGKILL)
+        if "asleep" in request:
+            assert os.WIFSTOPPED(os.waitpid(child, os.WUNTRACED)[1])
+            time.sleep(request["asleep"])
+            os.kill(child, signal.SIGCONT)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         os.lseek(output, 0, os.SEEK_SET)
         with os.fdopen(output, "rb") as file:

@@ -158,6 +158,13 @@ def test_notes_on_few_equal_and_small_pictures(tmp_path):
     assert small_pictures_note(examples.instances, 20) is None
 
 
+def test_the_same_bytes_in_another_shape_are_another_picture(tmp_path):
+    for name, size in (("a.png", (40, 20)), ("b.png", (20, 40))):
+        Image.new("RGB", size, "red").save(tmp_path / name)
+    one, other = load_examples(dreambooth(tmp_path)).instances
+    assert one.digest != other.digest
+
+
 # captions
 
 
@@ -465,6 +472,7 @@ def sized(width: int, height: int, name: str = "a.png") -> Example:
 
 def test_center_crop_and_square_pictures():
     assert variants(sized(64, 32), 16, True, 5, False, 0) == (Variant(8, 0, 16, False),)
+    assert variants(sized(35, 16), 16, True, 5, False, 0) == (Variant(9, 0, 16, False),)  # of 19 pixels too many
     assert variants(sized(32, 64), 16, True, 5, True, 0) == (Variant(0, 8, 16, False), Variant(0, 8, 16, True))
     for center_crop in (False, True):
         assert variants(sized(50, 50), 16, center_crop, 5, False, 0) == (Variant(0, 0, 16, False),)

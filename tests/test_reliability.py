@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from kit import METHODS, mounted
+from safetensors.torch import load_file
 from whole_runs import LATEST, Run
 
 from customize import checkpoint, lock, verify
@@ -188,6 +189,30 @@ def test_signals_in_a_save(moment, number, action, status, step, straight, new_r
     steps = [path.name for path in checkpoint.every(run.folder / "checkpoints")]
     assert steps[0] <= checkpoint.name(step), steps
     assert run(*LATEST)[0] == 0 and run.result() == reference.result()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_learning_rate_far_too_high(method, new_run):
+    """Weights of hundreds end in an infinity, which is in no file; a word of that length is told of."""
+    run = new_run(method, learning_rate=10.0, max_train_steps=20, checkpointing_steps=2)
+    status, said = run()
+    files = list(run.folder.rglob("*.safetensors"))
+    assert len(files) >= 2 and all(tensor.isfinite().all() for file in files for tensor in load_file(file).values())
+    assert damaged(run.folder) == [] and "Traceback" not in said
+    if method == "textual_inversion":
+        assert status == 0 and "<new> blew up" in said
+    else:
+        step = len(run.losses())
+        assert status == 4 and f"at step {step + 1} (pictures: " in said and f"the state of step {step} is kept" in said
+        assert checkpoint.every(run.folder / "checkpoints")[0].name == checkpoint.name(step)
+
+
+@pytest.mark.parametrize("seconds", [0.2, pytest.param(60, marks=slow)])
+@pytest.mark.parametrize("moment", ["in a step", "inside a checkpoint"])
+def test_stopped_for_a_while_and_continued(moment, seconds, straight, new_run):
+    reference, run = straight("lora"), new_run("lora", checkpointing_steps=1)
+    assert run(moment=moment, number=3, action="SIGSTOP", asleep=seconds)[0] == 0
+    assert run.result() == reference.result() and run.losses() == reference.losses() and damaged(run.folder) == []
 
 
 @pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=slow), pytest.param("textual_inversion", marks=slow)])

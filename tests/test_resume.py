@@ -1,10 +1,15 @@
 """A run that was killed, stopped or gave out, and was resumed, ends with the bits of one that was not."""
 
+import shutil
 import signal
 
 import pytest
 from kit import METHODS, write_pictures
+from PIL import Image
 from whole_runs import LATEST, Run
+
+from customize.families import Source, locate
+from customize.resume import BLOCK, BLOCKS, fingerprint
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -107,7 +112,38 @@ def test_another_run_is_not_the_same_run(server, tiny_epsilon, tmp_path):
     status, said = run(*LATEST)
     assert status == 2 and "pictures and captions" in said and "1.png" in said
     (folder / "1.txt").unlink()
+    before = (folder / "2.png").read_bytes()
+    picture = Image.open(folder / "2.png")
+    picture.putpixel((0, 0), tuple(255 - value for value in picture.getpixel((0, 0))))
+    picture.save(folder / "2.png")
+    status, said = run(*LATEST)
+    assert status == 2 and "pictures and captions" in said and "2.png" in said
+    (folder / "2.png").write_bytes(before)
     assert run(*LATEST)[0] == 0
+
+
+def test_another_base_model_is_found_out_wherever_its_bytes_differ(tiny_epsilon, tmp_path):
+    """In files of at most 64 blocks every byte counts; of larger ones the blocks are spread from start to end."""
+    folder = shutil.copytree(tiny_epsilon, tmp_path / "base")
+    file = folder / "unet/diffusion_pytorch_model.safetensors"
+    before, size = fingerprint(locate(str(folder))), file.stat().st_size
+    assert size < BLOCKS * BLOCK
+    for place in (size // 3, size // 2, size - 1):
+        with open(file, "r+b") as stream:
+            stream.seek(place)
+            byte = stream.read(1)
+            stream.seek(place)
+            stream.write(bytes([byte[0] ^ 1]))
+        after = fingerprint(locate(str(folder)))
+        assert after != before
+        before = after
+    large, found = tmp_path / "large.safetensors", set()
+    for place in (0, 1 << 22, (1 << 23) - 1):
+        content = bytearray(1 << 23)
+        content[place - place % ((1 << 23) // BLOCKS)] = 1
+        large.write_bytes(content)
+        found.add(fingerprint(Source("large", file=large)))
+    assert len(found) == 3
 
 
 def test_no_file_of_the_user_is_overwritten_or_removed(server, tiny_epsilon, pictures, tmp_path):
