@@ -202,6 +202,10 @@ def test_placeholders_are_found_as_whole_words(tiny_epsilon):
     assert family.expand("a <cat>, <cat>s") == "a <cat> <cat>_1 <cat>_2, <cat>s <cat>s_1"
     assert family.expand("zwx azwxb ZWX. zwxs") == "zwx zwx_1 azwxb zwx zwx_1. zwxs"
     assert family.expand("<up>") == "<Up> <Up>_1"
+    for text, following in (("<up>s", "s"), ("<up>_1", "_1"), ("<up>2 a", "2 a"), ("<up>-like", "-like")):
+        alone, found = (family.tokenizer(each, add_special_tokens=False).input_ids for each in (following, family.expand(text)))
+        tokens = [token.casefold() for token in family.tokenizer.convert_ids_to_tokens(found[:2])]
+        assert tokens == ["<up>", "<up>_1"] and found[2:] == alone
     new = [
         i
         for i in family.tokenize(["azwxb zwx"])[0].tolist()
