@@ -200,5 +200,14 @@ def test_what_is_there_already_is_replaced_when_asked_for(tiny_epsilon, learned,
         merged(tmp_path / "one.safetensors", str(tmp_path / "one.safetensors"), overwrite_output_dir=True)
     with pytest.raises(InputError, match="what is merged"):
         merged(Path(tiny_epsilon), str(learned["first"]), overwrite_output_dir=True)
-    with pytest.raises(InputError, match="one of the two"):
+    with pytest.raises(InputError, match="draws nothing"):
         merged(tmp_path / "other", str(learned["first"]), sweep=["scale=0,1"])
+
+
+def test_what_is_about_pictures_is_refused(learned, tmp_path):
+    given = {"prompt": "a fox", "num_inference_steps": 5, "guidance_scale": 7.5}
+    with pytest.raises(InputError) as caught:
+        InferenceSettings(weights=[str(learned["first"])], merge=str(tmp_path / "model"), **given)
+    assert [(each.where, each.what) for each in caught.value.problems] == [
+        (name, "has no effect with merge, which draws nothing") for name in ("prompt", "num_inference_steps")
+    ]
