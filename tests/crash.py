@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 CHANGING = (
@@ -278,25 +279,35 @@ class Replay:
             if any(each is node for each in change.node):
                 change.flushed = min(change.flushed, self.number)
 
-    def states(self, folder: Path, most: int, seed: int) -> Iterator[tuple[Path, bool]]:
-        """(folder as a power cut may leave it, whether the action had ended): at each call nothing or all of what was not
-        flushed, then `most` states with a share of it drawn at random."""
+    def states(self, folder: Path, subsets: int, most: int, seed: int) -> Iterator[tuple[Path, bool]]:
+        """(folder as a power cut may leave it, whether the action had ended).
+
+        At each call every subset of what was not flushed, where that is up to `subsets` changes, else none and all of it;
+        then `most` states with a share of it drawn at random, some cut or zeroed.
+        """
         moments = sorted({change.at for change in self.changes} | {self.number})
         dice = random.Random(seed)
-        plans = [(moment, how) for moment in moments for how in ("none", "all")]
-        plans += [(dice.choice(moments), "some") for _ in range(most)]
-        for number, (moment, how) in enumerate(plans):
+        plans: list[tuple[int, tuple[str, ...]]] = []
+        for moment in moments:
+            pending = len(self.pending(moment))
+            none_and_all = (("lost",) * pending, ("whole",) * pending)
+            tried = product(("lost", "whole"), repeat=pending) if pending <= subsets else none_and_all
+            plans += [(moment, fates) for fates in tried]
+        for moment in (dice.choice(moments) for _ in range(most)):
+            fates = dice.choices(("lost", "whole", "whole", "cut", "zeroed"), k=len(self.pending(moment)))
+            plans.append((moment, tuple(fates)))
+        for number, (moment, fates) in enumerate(plans):
             self.start()
+            fate = dict(zip(map(id, self.pending(moment)), fates, strict=True))
             for change in self.changes:
-                if change.at > moment:
-                    break
-                done = "whole" if change.flushed <= moment or how == "all" else None
-                if how == "some" and done is None:
-                    done = dice.choice((None, "whole", "whole", "cut", "zeroed"))
-                if done:
-                    change.apply(done)
+                if change.at <= moment and (how := fate.get(id(change), "whole")) != "lost":
+                    change.apply(how)
             yield self.build(folder / str(number)), moment == self.number
             shutil.rmtree(folder / str(number))
+
+    def pending(self, moment: int) -> list[Change]:
+        """What was changed up to a call, and not flushed by then."""
+        return [change for change in self.changes if change.at <= moment < change.flushed]
 
     def build(self, path: Path) -> Path:
         def walk(node: Node, place: Path) -> None:

@@ -166,13 +166,15 @@ def test_refused_at_each_system_call(case, stage, error):
         whole_afterwards(case, folder)
 
 
-@pytest.mark.parametrize("most", [50, pytest.param(3000, marks=pytest.mark.slow)])
-def test_power_cut_at_each_moment(case, stage, place, most):
+@pytest.mark.parametrize(("subsets", "most"), [(5, 50), pytest.param(13, 3000, marks=pytest.mark.slow)])
+def test_power_cut_at_each_moment(case, stage, place, subsets, most):
+    """Of up to 5 changes that are not flushed, every subset; in the long test of all that there ever are at once."""
     folder = stage()
     replay = Replay(folder, lambda: case.write(folder))
     (place / "cuts").mkdir()
+    assert subsets < 13 or max(len(replay.pending(moment)) for moment in range(replay.number + 1)) <= subsets
     seen = set()
-    for state, ended in replay.states(place / "cuts", most, seed=0):
+    for state, ended in replay.states(place / "cuts", subsets, most, seed=0):
         seen.add(case.judge(state))
         whole_afterwards(case, state, ("new",) if ended else ("old", "new"))
     assert seen == {"old", "new"}
