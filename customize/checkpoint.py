@@ -18,7 +18,9 @@ from customize.disk import write_error
 from customize.errors import InputError, NumericsError, Problem
 from customize.files import discard, new_folder, put_back
 from customize.findings import first_few, printable
+from customize.json_files import read_object
 from customize.resources import safetensors_size
+from customize.safetensors_header import read_header, refuse_not_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,12 +91,27 @@ def file_sizes(checkpoint: Checkpoint) -> dict[str, int]:
 
 
 def load(path: Path) -> Checkpoint:
-    """Reads a checkpoint that `faults` found whole."""
+    """Reads a checkpoint that `faults` found whole. Raises InputError when it was made by something else than `save`."""
     from safetensors.torch import load_file
 
-    tensors = load_file(path / "state.safetensors")
-    state = _unpack(json.loads((path / "state.json").read_text(encoding="utf-8")), tensors)
-    return Checkpoint(_step(path), load_file(path / "learned.safetensors"), state)
+    files = path / "learned.safetensors", path / "state.safetensors"
+    try:
+        for file in files:
+            refuse_not_finite(file, read_header(file))
+        learned, tensors = map(load_file, files)
+        state = _unpack(read_object(path / "state.json"), tensors)
+        if not isinstance(state, dict):
+            raise ValueError("state.json holds one tensor")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        cause = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+        raise InputError(not_ours(path, cause)) from error
+    return Checkpoint(_step(path), learned, state)
+
+
+def not_ours(path: Path, cause: str) -> Problem:
+    """The problem of a checkpoint that holds what its manifest says, but not what a run saves."""
+    what = printable(f"holds what its manifest says, but no state of a run ({cause.partition(chr(10))[0][:300]})")
+    return Problem(str(path), what, "give another checkpoint, or start anew with --overwrite_output_dir, or elsewhere")
 
 
 def find(folder: Path, wanted: str, say: Callable[[str], None]) -> Path | None:

@@ -13,7 +13,9 @@ from customize.data import Example, load_class_examples
 from customize.errors import InputError, Problem
 from customize.families.stable_diffusion import StableDiffusion
 from customize.files import write_image, write_text
+from customize.findings import printable
 from customize.inference.pipeline import Pipeline
+from customize.json_files import read_object
 
 MANIFEST = ".class_pictures.json"
 
@@ -67,10 +69,13 @@ def batches(every: list[str], todo: list[str], size: int) -> list[list[str]]:
 
 def check_manifest(path: Path, note: dict) -> None:
     """Raises InputError when the folder's generated pictures answer to something else than is asked for now."""
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else note
+    remedy = "name another --class_data_dir, or empty this one"
+    try:
+        earlier = read_object(path) if path.exists() else note
+    except (OSError, ValueError) as error:
+        raise InputError(Problem("class_data_dir", printable(f"{path} cannot be read ({error})"), remedy)) from error
     different = [f"{key} was {earlier.get(key)!r}, now {note[key]!r}" for key in note if earlier.get(key) != note[key]]
     if different:
-        remedy = "name another --class_data_dir, or empty this one"
         raise InputError(
             Problem("class_data_dir", f"pictures in {path.parent} were made otherwise: {'; '.join(different)}", remedy)
         )

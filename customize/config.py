@@ -42,7 +42,7 @@ class Settings(Validated):
     mixed_precision: Precision = setting("no", "model", "number format of the networks; no is fp32")
     allow_tf32: bool = setting(False, "model", "let the GPU multiply in TF32: faster, slightly less exact")
     seed: int = setting(0, "model", "what everything drawn at random follows from", minimum=0, maximum=2**32 - 1)
-    output_dir: str = setting("output", "output", "the folder for all that is written")
+    output_dir: str = setting("output", "output", "the folder for all that is written", text="path")
     overwrite_output_dir: bool = setting(False, "output", "replace what an earlier run has written to output_dir")
 
 
@@ -51,7 +51,9 @@ class TrainingSettings(Settings):
 
     pretrained_model_name_or_path: str = again(Settings, "pretrained_model_name_or_path", "demo")
 
-    dataset_name: str | None = setting(None, "data", "a data set of `datasets` in place of folders: path or hub name")
+    dataset_name: str | None = setting(
+        None, "data", "a data set of `datasets` in place of folders: path or hub name", text="path"
+    )
     dataset_config_name: str | None = setting(
         None, "data", "configuration of the data set, where it has several", only_with=WITH_DATASET
     )
@@ -68,7 +70,7 @@ class TrainingSettings(Settings):
     caption_dropout: float = setting(0.0, "data", "share of captions replaced by an empty one", minimum=0, maximum=1)
     image_interpolation_mode: Interpolation = setting("lanczos", "data", "how pictures are resized")
     latents_cache_dir: str | None = setting(
-        None, "data", "folder that keeps what the autoencoder says about the pictures, for other runs"
+        None, "data", "folder that keeps what the autoencoder says about the pictures, for other runs", text="path"
     )
 
     train_batch_size: int = setting(1, "train", "pictures per process and micro-batch", minimum=1, maximum=1024)
@@ -156,7 +158,7 @@ class TextualInversionSettings(TrainingSettings):
     normalize_embedding: bool = setting(
         False, "method", "learn directions only, at the vocabulary's norm (Directional Textual Inversion)"
     )
-    train_data_dir: tuple[str, ...] = setting((), "data", "folders of pictures; one, or one per placeholder_token")
+    train_data_dir: tuple[str, ...] = setting((), "data", "folders of pictures; one, or one per placeholder_token", text="path")
     captions: Literal["auto", "files", "templates"] = setting(
         "auto", "data", "captions from files beside the pictures, from templates, or (auto) files where there are some"
     )
@@ -208,8 +210,10 @@ class DreamBoothSettings(TrainingSettings):
     )  # fmt: skip
     use_rslora: bool = setting(False, "method", "rsLoRA: count alpha / sqrt(rank) times", only_with=WITH_ADAPTER)
     use_dora: bool = setting(False, "method", "DoRA: learn magnitude and direction apart", only_with=WITH_ADAPTER)
-    instance_data_dir: str | None = setting(None, "data", "the folder of pictures of the subject")
-    class_data_dir: str | None = setting(None, "data", "the folder of pictures of the class", only_with=WITH_CLASS_IMAGES)
+    instance_data_dir: str | None = setting(None, "data", "the folder of pictures of the subject", text="path")
+    class_data_dir: str | None = setting(
+        None, "data", "the folder of pictures of the class", text="path", only_with=WITH_CLASS_IMAGES
+    )
     captions: Literal["auto", "files", "prompt"] = setting(
         "auto", "data", "captions from files beside the pictures, instance_prompt, or (auto) files where there are some"
     )
@@ -266,7 +270,7 @@ class InferenceSettings(Settings):
         unit="pixels", minimum=16, maximum=4096, multiple_of=8, default_in_words=OWN,
     )  # fmt: skip
     vae_tiling: bool = setting(False, "inference", "decode large pictures tile by tile, in less memory, with faint seams")
-    image: str | None = setting(None, "inference", "the picture to start from instead of noise")
+    image: str | None = setting(None, "inference", "the picture to start from instead of noise", text="path")
     strength: float | None = setting(
         None, "inference", "how much of it is made anew", above=0, maximum=1, only_with=("image", ()),
         default_in_words="0.8; with a mask 1",
@@ -283,7 +287,11 @@ class InferenceSettings(Settings):
         False, "inference", "show on the sheet what the pictures start from, with its noise", only_with=("image", ())
     )
     mask_image: str | None = setting(
-        None, "inference", "a picture that is white where the start picture is made anew; the rest stays", only_with=("image", ())
+        None,
+        "inference",
+        "a picture that is white where the start picture is made anew; the rest stays",
+        text="path",
+        only_with=("image", ()),
     )
     num_resamples: int = setting(
         1, "inference", "how often RePaint makes each stretch of steps, for a better fit to the rest",
@@ -309,6 +317,7 @@ class InferenceSettings(Settings):
         None,
         "inference",
         "a picture of infer.py, A1111 or ComfyUI whose settings to take; other flags change just these",
+        text="path",
     )
     sweep: tuple[str, ...] = setting(
         (), "inference", "a setting and its values, such as guidance_scale=1,2.5,5 or seed=1..4; up to three make a grid"

@@ -71,7 +71,10 @@ def make_folder(folder: Path) -> None:
     """Makes a folder and what is missing above it, so that a power cut does not take them away again."""
     if not folder.is_dir():
         make_folder(folder.absolute().parent)
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise write_error(folder, error.errno or errno.EIO, 0) from error
         sync_folder(folder.absolute().parent)
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from diffusers import AutoencoderKL
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from customize.data import Example, Variant
 from customize.errors import InputError
@@ -45,9 +46,12 @@ class NoCache:
 class LatentsCache(NoCache):
     """A folder of entries. device: on which the autoencoder is asked; say: is told of damaged entries."""
 
-    def __init__(self, folder: Path, autoencoder: nn.Module, device: torch.device, say: Callable[[str], None]):
+    def __init__(self, folder: Path, autoencoder: AutoencoderKL, device: torch.device, say: Callable[[str], None]):
         self.folder, self.say = folder, say
         self.hashes: dict[object, str] = {}
+        self.shapes: dict[str, tuple[int, int, int]] = {}
+        self.channels = 2 * autoencoder.config.latent_channels
+        self.pixels_per_latent = 2 ** (len(autoencoder.config.block_out_channels) - 1)
         self.facts = {
             "autoencoder": hash_of(autoencoder.state_dict()),
             "dtype": str(next(autoencoder.parameters()).dtype),
@@ -60,7 +64,9 @@ class LatentsCache(NoCache):
         if example.source not in self.hashes:
             self.hashes[example.source] = content(example)
         picture = {"sha256": self.hashes[example.source], "pixels": example.digest, "interpolation": interpolation}
-        return hashlib.sha256(json.dumps({**self.facts, **picture, **asdict(cut)}, sort_keys=True).encode()).hexdigest()
+        key = hashlib.sha256(json.dumps({**self.facts, **picture, **asdict(cut)}, sort_keys=True).encode()).hexdigest()
+        self.shapes[key] = (self.channels, *[cut.side // self.pixels_per_latent] * 2)
+        return key
 
     def recall(self, keys: Mapping[Place, str]) -> dict[Place, Tensor]:
         found = {place: self.read(key) for place, key in keys.items()}
@@ -72,7 +78,8 @@ class LatentsCache(NoCache):
         try:
             with safe_open(path, "pt") as file:
                 about, moments = file.metadata() or {}, file.get_tensor("moments")
-            if about == {"key": key, "sha256": hash_of({"moments": moments})}:
+            sound = moments.shape == self.shapes[key] and moments.is_floating_point() and bool(moments.isfinite().all())
+            if sound and about == {"key": key, "sha256": hash_of({"moments": moments})}:
                 return moments
             fault = "it has changed since it was written"
         except FileNotFoundError:

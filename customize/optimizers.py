@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from customize.schedules import Span, factor
 
@@ -22,6 +23,36 @@ def build_adamw(settings, parameter_groups: list[dict[str, Any]]) -> torch.optim
 
         return AdamW8bit(parameter_groups, **options)
     return torch.optim.AdamW(parameter_groups, fused=True, **options)
+
+
+def is_state_of(optimizer: torch.optim.Optimizer, state: Any) -> bool:
+    """Whether a `state_dict()["state"]` is one that this optimizer could have given: its step would read beyond the end of
+    tensors of other shapes."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if not isinstance(state, dict) or not all(type(key) is int and 0 <= key < len(parameters) for key in state):
+        return False
+    is_fit = {"AdamW": _is_adamw, "AdamW8bit": _is_adamw_8bit}.get(type(optimizer).__name__, lambda kept, parameter: not kept)
+    return all(isinstance(kept, dict) and is_fit(kept, parameters[key]) for key, kept in state.items())
+
+
+def _is_adamw(kept: dict[str, Any], parameter: Tensor) -> bool:
+    if kept.keys() != {"step", "exp_avg", "exp_avg_sq"} or not all(isinstance(each, Tensor) for each in kept.values()):
+        return False
+    return kept["step"].shape == () and all(kept[name].shape == parameter.shape for name in ("exp_avg", "exp_avg_sq"))
+
+
+def _is_adamw_8bit(kept: dict[str, Any], parameter: Tensor) -> bool:
+    """Tensors of 8 bits have a table of their values and a scale for each 256 numbers."""
+    for moment in "12":
+        numbers, table, scales = (kept.get(name + moment) for name in ("state", "qmap", "absmax"))
+        if not isinstance(numbers, Tensor) or numbers.shape != parameter.shape:
+            return False
+        if numbers.dtype == torch.uint8 and not (
+            isinstance(table, Tensor) and table.shape == (256,) and isinstance(scales, Tensor)
+            and scales.numel() * 256 >= parameter.numel()
+        ):  # fmt: skip
+            return False
+    return type(kept.get("step")) is int
 
 
 class LearningRates:

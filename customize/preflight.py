@@ -24,8 +24,6 @@ class Report:
     examples: Examples
     resolution: int
     problems: tuple[Problem, ...]
-    notes: tuple[str, ...]
-    """What would be a problem if it were certain."""
 
 
 def run(settings) -> None:
@@ -57,13 +55,18 @@ def examine(settings) -> Report:
     resolution = settings.resolution or (facts.resolution(source) if source else None) or USUAL_RESOLUTION
     examples, found = examine_examples(settings, resolution)
     problems += found
-    long = attempt(lambda: caption_problems(settings, source, examples), problems) or [] if source else []
-    notes = ()
     if source and (source.folder or source.file):
-        problems += long
-    else:  # its tokenizer is on the hub
-        notes = tuple(f"{each.where} {each.what}, if the model reads as CLIP does" for each in long)
-    return Report(folder, source, examples, resolution, tuple(problems), notes)
+        problems += attempt(lambda: caption_problems(settings, source, examples), problems) or []
+    return Report(folder, source, examples, resolution, tuple(problems))
+
+
+def doubts(settings, report: Report) -> list[str]:
+    """What would be a problem if it were certain: captions that are too long, where the model's tokenizer is on the hub."""
+    source = report.source
+    if source is None or source.folder or source.file:
+        return []
+    found = caption_problems(settings, source, report.examples)
+    return [f"{each.where} {each.what}, if the model reads as CLIP does" for each in found]
 
 
 def attempt(one: Callable[[], T], problems: list[Problem]) -> T | None:

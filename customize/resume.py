@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from customize.data import Examples
 from customize.errors import InputError, Problem
 from customize.families import Source
 from customize.findings import first_few
+from customize.optimizers import is_state_of
 
 FREE_TO_CHANGE = {
     "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "checkpointing_steps", "checkpoints_total_limit",
@@ -64,7 +66,9 @@ def find_checkpoint(settings, folder: Path, same: dict[str, Any], say: Callable[
         say("no checkpoint yet: starting at the beginning")
         return None
     found = checkpoint.load(path)
-    earlier = found.state["identity"]
+    earlier = found.state.get("identity")
+    if not (is_identity(earlier) and is_left_out(found.state.get("left_out", []), found.step)):
+        raise InputError(checkpoint.not_ours(path, "state.json does not tell which run it is of"))
     if problems := differences(earlier, same):
         raise InputError(problems)
     for name, now in same.get("versions", {}).items():
@@ -72,6 +76,46 @@ def find_checkpoint(settings, folder: Path, same: dict[str, Any], say: Callable[
             say(f"note: {name} was {before}, is {now} now: the last bits of what follows may differ")
     say(f"going on after step {found.step} ({path})")
     return found
+
+
+def is_identity(value: Any) -> bool:
+    """Whether it is something that `identity` could have given, as far as it is used."""
+    try:
+        plain = json.loads(json.dumps(value)) == value
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return plain and isinstance(value, dict) and all(isinstance(value.get(name, {}), dict) for name in NOT_COMPARED)
+
+
+def is_left_out(value: Any, step: int) -> bool:
+    """Whether they are steps up to this one."""
+    return isinstance(value, list) and all(type(each) is int and 0 <= each <= step for each in value)
+
+
+def fitting(found: checkpoint.Checkpoint, method, settings, scaler) -> checkpoint.Checkpoint:
+    """The checkpoint, if this run could have saved it; of the optimizer's settings, which follow from the run's, it has ours.
+
+    scaler: fp16's, or None. Raises InputError for other tensors than those that the method learns and its optimizer keeps.
+    """
+    optimizer, said, mine = method.build_optimizer(settings), found.state.get("optimizer"), method.learned()
+    state = said.get("state") if isinstance(said, dict) else None
+    faults = [
+        f"the learned {name}"
+        for name in sorted(mine.keys() | found.learned.keys())
+        if name not in mine or name not in found.learned or mine[name].shape != found.learned[name].shape
+    ]
+    faults += [] if is_state_of(optimizer, state) else ["the state of the optimizer"]
+    faults += [] if scaler is None or is_scaling(found.state.get("scaler"), scaler.state_dict()) else ["the scale of fp16"]
+    if faults:
+        what = f"other tensors than this run's: {first_few(faults, 3)}"
+        raise InputError(checkpoint.not_ours(Path(checkpoint.name(found.step)), what))
+    ours = {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    return replace(found, state={**found.state, "optimizer": ours})
+
+
+def is_scaling(said: Any, ours: dict[str, Any]) -> bool:
+    """Whether it is the state of a loss scaler."""
+    return isinstance(said, dict) and said.keys() == ours.keys() and all(type(said[name]) is type(ours[name]) for name in ours)
 
 
 def differences(earlier: dict[str, Any], now: dict[str, Any]) -> list[Problem]:
@@ -87,7 +131,7 @@ def differences(earlier: dict[str, Any], now: dict[str, Any]) -> list[Problem]:
         if name not in NOT_COMPARED
     ]
     if "pictures" in changed:
-        before, after = earlier["pictures"], now["pictures"]
+        before, after = earlier.get("pictures", {}), now.get("pictures", {})
         names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
         what = f"not those of the run to be resumed: {first_few(names)}"
         problems.append(Problem("pictures and captions", what, "put them back, or start anew in another --output_dir"))

@@ -11,6 +11,7 @@ from pathlib import Path
 from customize import lock, manifest
 from customize.errors import InputError, Problem
 from customize.files import READY, discard, recover
+from customize.json_files import read_object
 
 CONFIG, LOG, CARD, ABOUT = "config.toml", "log.jsonl", "README.md", "customize.json"
 CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER = "checkpoints", "samples", "weights", "before_after.png"
@@ -20,6 +21,8 @@ WRITTEN = (
     manifest.NAME, ABOUT, "model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler", "safety_checker",
     "feature_extractor",
 )  # fmt: skip
+ADAPTER_METADATA = "lora_adapter_metadata"
+"""The key under which diffusers' loaders look for rank, alpha and the like."""
 VERSIONED = ("customize", "torch", "diffusers", "transformers", "peft")
 
 
@@ -40,7 +43,9 @@ def check(settings) -> Path:
 
 def check_place(setting: str, folder: Path) -> None:
     """Raises InputError when a folder, there or to be made, is none or cannot be written to."""
-    path = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    path = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not path.exists():
+        raise InputError(Problem(setting, f"{path} is a link that leads nowhere", "name another folder"))
     if not path.is_dir():
         raise InputError(Problem(setting, f"{path} is a file", "name another folder"))
     if not os.access(path, os.W_OK | os.X_OK):
@@ -92,7 +97,10 @@ def is_finished(folder: Path, steps: int) -> bool:
     """Whether the folder holds the whole result of so many steps."""
     if manifest.faults(folder, others=True):
         return False
-    return json.loads((folder / ABOUT).read_text(encoding="utf-8")).get("steps") == steps
+    try:
+        return read_object(folder / ABOUT).get("steps") == steps
+    except (OSError, ValueError):
+        return False
 
 
 def embedding_file(placeholder: str, alone: bool) -> str:

@@ -3,6 +3,7 @@
 Flags, help, TOML and checks are all made from this.
 """
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -21,7 +22,9 @@ from customize.scales import LARGEST, fits, path_and_scale
 
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
-Kind = Literal["line", "any", "placeholder", "weights", "model", "modules"]
+Kind = Literal["line", "any", "path", "placeholder", "weights", "model", "modules"]
+PATHS = ("path", "weights", "model")
+"""Kinds of texts that name a file or folder, in which ~ is the user's home."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,8 @@ def text_fault(kind: Kind, value: str) -> str | None:
         return None
     if not value.strip():
         return "is empty"
+    if kind in PATHS and any(len(os.fsencode(part)) > 255 for part in re.split(r"[/\\]", value)):
+        return "holds a name of more than 255 bytes"
     faults = {"placeholder": _placeholder_fault, "weights": _weights_fault, "model": _pickle_fault}
     if kind == "modules":
         return None if re.fullmatch(r"[\w.-]+", value) else "is not attention, feed-forward or the name of a module"

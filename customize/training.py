@@ -21,7 +21,7 @@ from customize.files import new_entries, new_folder, write_text
 from customize.guard import Numbers
 from customize.preparation import Bench, Training, prepare
 from customize.resources import for_memory, resources
-from customize.resume import find_checkpoint, identity
+from customize.resume import find_checkpoint, fitting, identity
 from customize.samples import SamplePictures
 from customize.trainer import State, Watcher, train
 from customize.watchers import Checkpoints, Every, Log, Progress, Signals, Trackers
@@ -46,6 +46,7 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
         accelerator.print(f"note: {note}")
     with resources(for_memory(settings), "make room, then go on with --resume_from_checkpoint latest"):
         training = prepare(settings, bench)
+        resume = resume and fitting(resume, training.method, settings, accelerator.scaler)
         samples = SamplePictures(settings, family, training.condition, folder / run_folder.SAMPLES)
         metadata = run_folder.metadata(settings, training.method, family, bench.max_train_steps)
         with claimed(settings, folder, accelerator):  # up to here nothing is written

@@ -1,5 +1,6 @@
 """A frozen pydantic model that is valid as a whole or not made at all: whatever is wrong comes in one `InputError`."""
 
+import os
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -7,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 
 from customize import checks
 from customize.errors import InputError, Problem
-from customize.setting import Setting, nearest, table, unknown
+from customize.setting import PATHS, Setting, nearest, table, unknown
 
 SECTIONS = {
     "model": "the base model and how it is run",
@@ -79,6 +80,9 @@ class Validated(BaseModel):
         for each in value if line.many else (value,):
             if isinstance(each, bool) and line.type in (int, float):
                 raise ValueError(f"{line.quoted(each)} is not {line.expected}")
+        if line.text in PATHS:
+            homes = [os.path.expanduser(each) if isinstance(each, str) else each for each in (value if line.many else (value,))]
+            value = tuple(homes) if line.many else homes[0]
         return value
 
     @field_validator("*", mode="after")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from customize.files import write_bytes
 from customize.resources import safetensors_size
-from customize.run_folder import ABOUT, embedding_file
+from customize.run_folder import ABOUT, ADAPTER_METADATA, embedding_file
 
 if TYPE_CHECKING:
     from customize.families.stable_diffusion import StableDiffusion
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 LORA = "pytorch_lora_weights.safetensors"
 LEFT_ALONE = ("safety_checker", "feature_extractor")
 """Parts of a base model that no method loads."""
-ADAPTER_METADATA = "lora_adapter_metadata"
-"""The key under which diffusers' loaders look for rank, alpha and the like."""
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Path:

@@ -16,12 +16,28 @@ sys.argv = sys.argv[1:]
 try:
     runpy.run_path(sys.argv[0], run_name="__main__")
 finally:
-    print("torch" in sys.modules)
+    print(sorted({"torch", "transformers", "diffusers", "accelerate", "peft", "datasets", "scipy"} & set(sys.modules)))
 """
 TI = ["train_textual_inversion.py", "--placeholder_token", "<new>", "--initializer_token", "toy", "--train_data_dir", "pictures"]
 DB = ["train_dreambooth.py", "--instance_prompt", "a photo of sks dog", "--instance_data_dir", "pictures"]
 
+LONG = "a photo of sks dog on a wooden table before a window with plants, where a cat sleeps in the sun all day long"
+
 CASES = {
+    "settings alone of textual inversion": ([*TI, "--learning_rate", "-1", "--foo", "1"], ["--learning_rate", "--foo"]),
+    "settings alone of DreamBooth": (["train_dreambooth.py", "--instance_prompt", LONG, *DB[3:], "--rank=0"], ["--rank"]),
+    "settings alone beside a model on the hub": (
+        ["train_dreambooth.py", "--instance_prompt", LONG, *DB[3:], "--rank=0", "--pretrained_model_name_or_path", "some/model"],
+        ["--rank"],
+    ),
+    "settings alone of generating": (
+        ["infer.py", "--prompt", LONG, "--guidance_scale=-1", "--sed=1"],
+        ["--guidance_scale", "seed"],
+    ),
+    "a setting, a folder, three pictures and a flag": (
+        [*TI[:1], "--placeholder_token", "<a>", "<b>", *TI[3:-1], "broken", "nowhere", "--learning_rate", "-1", "--foo"],
+        ["--learning_rate", "--foo", "nowhere", "broken/cut.png", "broken/empty.jpg", "broken/fake.png", "6 problems"],
+    ),
     "a misspelt setting": ([*DB, "--learning_rat", "1e-4"], ["learning_rat", "did you mean", "learning_rate"]),
     "a value out of range": ([*TI, "--max_train_steps", "0"], ["max_train_steps", "0"]),
     "no such folder": ([*DB[:-1], "nowhere"], ["nowhere"]),
@@ -50,6 +66,7 @@ def folder(tmp_path_factory, tiny_epsilon):
     write_pictures(folder / "broken", 1)
     (folder / "broken/fake.png").write_text("not a picture")
     Image.new("RGB", (64, 64), "red").save(folder / "broken/cut.png")
+    (folder / "broken/empty.jpg").touch()
     data = (folder / "broken/cut.png").read_bytes()
     (folder / "broken/cut.png").write_bytes(data[: len(data) // 2])
     (folder / "v1-5.ckpt").write_bytes(b"PK")
@@ -73,8 +90,9 @@ def test_refused(name, folder, tiny_epsilon):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 2, done.stderr
-    assert done.stdout == "False\n" and "Traceback" not in done.stderr
+    assert done.stdout == "[]\n" and "Traceback" not in done.stderr
     for word in expected:
         assert word in done.stderr
     assert done.stderr.count("nothing was written") == 1
+    assert all(done.stderr.count(f"\n  {word}: ") <= 1 for word in expected)
     assert sorted(folder.rglob("*")) == before

@@ -232,3 +232,68 @@ def test_whatever_is_typed_is_read_or_reported(argv):
             assert cli.read(model, argv)[0]
         except InputError as error:
             assert all(problem.what and problem.remedy for problem in error.problems)
+
+
+NEEDED = {
+    "TextualInversionSettings": ["--placeholder_token=<x>", "--initializer_token=toy", "--train_data_dir=x"],
+    "DreamBoothSettings": DOG,
+    "InferenceSettings": ["--prompt=x"],
+}
+EVERY = [(model, line) for model in MODELS for line in table(model).values()]
+
+
+def every(predicate):
+    """(model, setting) of all models' settings that pass."""
+    found = [(model, line) for model, line in EVERY if predicate(line)]
+    return pytest.mark.parametrize("model, line", found, ids=[f"{model.__name__}-{line.name}" for model, line in found])
+
+
+def said_of(model, line, *argv) -> list[Problem]:
+    """What is wrong with this one setting, on a command line; that it may need others is another matter."""
+    needed = [word for word in NEEDED[model.__name__] if not word.startswith(f"--{line.name}=")]
+    try:
+        cli.read(model, [*needed, *argv])
+    except InputError as error:
+        ours = [problem for problem in error.problems if problem.where == f"--{line.name}"]
+        return [problem for problem in ours if "has no effect without" not in problem.what]
+    return []
+
+
+@every(lambda line: line.type in (int, float))
+def test_numbers_as_they_are_typed(model, line):
+    """Case 38: inside works, outside is refused, whatever the table says that inside is."""
+    step = line.multiple_of or (1 if line.type is int else 1e-9)
+    low = line.minimum if line.above is None else line.above
+    high = line.maximum if line.below is None else line.below
+    assert low is not None and high is not None, "a number without bounds"
+    for value in (-1, 0, low - step, low, high, high + step):
+        inside = low <= value <= high and value not in (line.above, line.below) and value % (line.multiple_of or 1) == 0
+        problems = said_of(model, line, f"--{line.name}={value!r}")
+        assert any(" is not a " in problem.what for problem in problems) != inside, (value, problems)
+    for text in ("nan", "inf", "-inf", "x", ""):
+        (problem,) = said_of(model, line, f"--{line.name}={text}")
+        assert " is not a " in problem.what and problem.remedy
+
+
+@every(lambda line: line.choices)
+def test_a_misspelt_choice_leads_to_the_nearest(model, line):
+    """Case 39."""
+    for choice in line.choices:
+        wrong = choice[:-2] + choice[-2:][::-1] + "s" if len(choice) > 4 else f"{choice}s"
+        (problem,) = [each for each in said_of(model, line, f"--{line.name}={wrong}") if "is not one of" in each.what]
+        assert problem.remedy == f"did you mean {choice}?" and all(each in problem.what for each in line.choices)
+    (problem,) = [each for each in said_of(model, line, f"--{line.name}=xyzzy") if "is not one of" in each.what]
+    assert "did you mean" not in problem.remedy
+
+
+@every(lambda line: True)
+def test_a_misspelt_setting_leads_to_the_nearest_and_two_values_are_one_too_many(model, line):
+    """Case 39: one letter lost; given twice, whatever the value."""
+    with pytest.raises(InputError) as caught:
+        cli.read(model, [*NEEDED[model.__name__], f"--{line.name[:-1]}=1"])
+    found = {problem.where: problem for problem in caught.value.problems}
+    if line.name[:-1] not in table(model):
+        assert found[f"--{line.name[:-1]}"].remedy.startswith("did you mean ")
+    if not line.many:
+        problems = said_of(model, line, f"--{line.name}=1", f"--{line.name}=1")
+        assert "is given twice" in [problem.what for problem in problems]

@@ -11,7 +11,7 @@ from customize import toml
 from customize.checks import applies
 from customize.config import MODELS, DreamBoothSettings, InferenceSettings, TextualInversionSettings
 from customize.errors import InputError
-from customize.setting import table
+from customize.setting import PATHS, table
 from customize.validated import SECTIONS
 
 REQUIRED = {
@@ -269,6 +269,7 @@ WORDS = strategies.text(strategies.characters(exclude_categories=("Cc", "Cs")), 
 )
 TEXTS = {
     "line": WORDS,
+    "path": WORDS,
     "any": WORDS | strategies.just(""),
     "placeholder": strategies.from_regex(r"<[a-z]{1,9}>", fullmatch=True),
     "weights": WORDS.map(lambda word: f"{word}.safetensors:0.5"),
@@ -392,3 +393,28 @@ def test_any_file_is_read_or_refused(content, tmp_path_factory):
         return
     _, problems = InferenceSettings.examine(values)
     assert values.keys() == places.keys() and len(problems) >= len(values.keys() - table(InferenceSettings).keys())
+
+
+def test_a_home_is_written_out_in_every_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    settings = TextualInversionSettings(
+        placeholder_token=["<x>", "<y>"], initializer_token="toy", train_data_dir=["~/a", "b/~"], output_dir="~/runs/~x",
+        latents_cache_dir="~", pretrained_model_name_or_path="~nobody-of-that-name/model",
+    )  # fmt: skip
+    assert settings.train_data_dir == ("/home/someone/a", "b/~") and settings.output_dir == "/home/someone/runs/~x"
+    assert (
+        settings.latents_cache_dir == "/home/someone" and settings.pretrained_model_name_or_path == "~nobody-of-that-name/model"
+    )
+    other = InferenceSettings(prompt="~", weights=["~/cat:0.5"], image="~/a.png", like=None, merge=None)
+    assert other.weights == ("/home/someone/cat:0.5",) and other.image == "/home/someone/a.png" and other.prompt == ("~",)
+
+
+def test_every_setting_that_names_a_file_or_folder_is_a_path():
+    """Those are the ones whose value is a place: their names end in _dir, or they are these."""
+    others = {"pretrained_model_name_or_path", "dataset_name", "image", "mask_image", "like", "merge", "weights"}
+    for model in (TextualInversionSettings, DreamBoothSettings, InferenceSettings):
+        for name, line in table(model).items():
+            is_path = name in others or (name.endswith("_dir") and line.type is str and name != "logging_dir")
+            assert (line.text in PATHS) == is_path, name
+            if is_path:
+                assert line.fault("a/" + "x" * 255) is None and "255 bytes" in line.fault("x" * 256 + "/a")

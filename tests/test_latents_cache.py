@@ -103,6 +103,22 @@ def test_a_damaged_entry_is_made_anew_and_told(place, asked, tiny_epsilon, pictu
     assert torch.equal(latents(settings), expected) and not asked and "damaged" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["shape", "nan", "whole numbers"])
+def test_an_entry_that_is_vouched_for_is_not_believed(kind, asked, tiny_epsilon, pictures, tmp_path, capsys):
+    """Its hash fits, but the autoencoder cannot have said that."""
+    from customize.latents_cache import hash_of
+
+    settings = settings_with(tmp_path / "cache", tiny_epsilon, pictures, tmp_path / "run")
+    expected = latents(settings)
+    for entry in entries(tmp_path / "cache"):
+        moments = load_file(entry)["moments"]
+        forged = {"shape": moments[:, :1], "nan": moments * float("nan"), "whole numbers": moments.int()}[kind].contiguous()
+        save_file({"moments": forged}, entry, {"key": entry.stem, "sha256": hash_of({"moments": forged})})
+    asked.clear()
+    assert torch.equal(latents(settings), expected) and len(asked) == len(entries(tmp_path / "cache"))
+    assert "computed anew" in capsys.readouterr().out
+
+
 def test_killed_while_an_entry_is_written(server, tiny_epsilon, pictures, tmp_path):
     plain = Run(server, tmp_path / "plain", "lora", tiny_epsilon, pictures)
     assert plain()[0] == 0

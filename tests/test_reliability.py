@@ -290,6 +290,34 @@ def test_a_run_folder_that_vanishes(new_run):
     assert status == 3 and said.count("cannot write ") == 1 and "Traceback" not in said, said
 
 
+@pytest.mark.parametrize(
+    ("name", "status", "what"),
+    [
+        ("file", 2, "is a file"), ("file/below", 2, "is a file"), ("x" * 255, 0, ""), ("é" * 127, 0, ""), ("a 😀 'q\"", 0, ""),
+        ("x" * 256, 2, "more than 255 bytes"), ("é" * 128, 2, "more than 255 bytes"), ("a\nb", 2, "control character"),
+        ("link", 0, ""), ("dangling", 2, "leads nowhere"), ("loop/below", 2, "leads nowhere"), ("", 2, "is empty"),
+        ("caf\udce9", 2, "not UTF-8"), ("~nobody-of-that-name/run", 0, ""),
+    ],
+)  # fmt: skip
+def test_names_of_output_folders(name, status, what, new_run, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "there").mkdir()
+    for link, target in (("link", "there"), ("dangling", "nowhere"), ("loop", "loop")):
+        os.symlink(tmp_path / target, tmp_path / link)
+    run = new_run("textual_inversion", tmp_path / "config", max_train_steps=1)
+    before = digest(tmp_path)
+    given = str(tmp_path / name) if name else name
+    ended, said = run("--output_dir", given)
+    assert ended == status and what in said and "Traceback" not in said, said
+    if status:
+        assert digest(tmp_path) == before
+    else:
+        assert (
+            damaged(tmp_path / name) == []
+            and {path: facts for path, facts in digest(tmp_path).items() if path in before} == before
+        )
+
+
 def test_a_folder_that_cannot_be_written_to(new_run, small_disk):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     run = new_run("textual_inversion")

@@ -1,9 +1,12 @@
-"""CLIP's tokenizer, which comes with the project: a single checkpoint file holds the networks only."""
+"""CLIP's tokenizer: that of a folder, or the one that comes with the project, since a single file holds the networks only."""
 
 import gzip
 from pathlib import Path
 
 from transformers import CLIPTokenizer
+
+from customize.errors import InputError, Problem
+from customize.findings import printable
 
 MERGES = Path(__file__).parent / "configs" / "clip_merges.txt.gz"
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -17,3 +20,13 @@ def clip_tokenizer(pad_token: str = END) -> CLIPTokenizer:
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), START, END]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad_token, model_max_length=77)
+
+
+def load_tokenizer(folder: Path) -> CLIPTokenizer:
+    """The tokenizer of a model in diffusers' layout. Raises InputError."""
+    try:
+        return CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    except Exception as error:  # of the tokenizers library, which is written in Rust and raises nothing narrower
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        what = printable(f"cannot be loaded ({cause})")
+        raise InputError(Problem(f"{folder / 'tokenizer'}", what, "copy the model again, whole")) from error

@@ -1,13 +1,13 @@
 """What a base model's files say of it without its networks: the size of its pictures, how it reads text. No torch."""
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from customize.errors import InputError, Problem
 from customize.families.ldm_header import read_layout
 from customize.families.source import Source
-from customize.findings import printable
+from customize.json_files import read_object
+
+CLIP_LENGTH = 77
 
 
 def resolution(source: Source) -> int | None:
@@ -16,7 +16,7 @@ def resolution(source: Source) -> int | None:
         return read_layout(source.file, source.prediction_type).resolution
     if source.folder is None:
         return None
-    unet, vae = (json.loads((source.folder / part / "config.json").read_text(encoding="utf-8")) for part in ("unet", "vae"))
+    unet, vae = (read_object(source.folder / part / "config.json") for part in ("unet", "vae"))
     try:
         return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
     except (KeyError, TypeError, ValueError):  # a model may leave them to the library's defaults
@@ -27,11 +27,10 @@ def too_long(source: Source, texts: Sequence[str], placeholders: Mapping[str, in
     """(text, its tokens, how many can be read) of each text that is longer than the text encoder reads.
 
     placeholders: how many tokens each new word stands for. Start and end of the text are tokens too. Counted by the
-    model's own tokenizer, or CLIP's where the model is a single file or still on the hub. Raises InputError where it
-    cannot be loaded.
+    model's own tokenizer, or CLIP's where the model is a single file or still on the hub; it is loaded when a text is so
+    long that its bytes do not settle it. Raises InputError where it cannot be.
     """
-    tokenizer = _tokenizer(source)
-    most = tokenizer.model_max_length
+    most, count_tokens = length(source), None
     found = []
     for text in texts:
         tokens, rest = 0, text
@@ -39,21 +38,32 @@ def too_long(source: Source, texts: Sequence[str], placeholders: Mapping[str, in
             rest, times = re.subn(re.escape(placeholder), " ", rest, flags=re.IGNORECASE)
             tokens += count * times
         if len(rest.encode()) + tokens + 2 > most:  # a token is at least a byte
-            tokens += len(tokenizer(rest, truncation=False, verbose=False).input_ids)
+            count_tokens = count_tokens or counter(source)
+            tokens += count_tokens(rest)
             found += [(text, tokens, most)] if tokens > most else []
     return found
 
 
-def _tokenizer(source: Source):
-    from transformers import CLIPTokenizer
-
-    from customize.families.clip_tokenizer import clip_tokenizer
-
+def length(source: Source) -> int:
+    """How many tokens the text encoder reads, start and end among them."""
     if not source.folder:
-        return clip_tokenizer()
-    folder = source.folder / "tokenizer"
-    try:
-        return CLIPTokenizer.from_pretrained(folder)
-    except Exception as error:  # of the tokenizers library, which is written in Rust and raises nothing narrower
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(Problem(str(folder), f"cannot be loaded ({printable(cause)})", "copy the model again, whole")) from error
+        return CLIP_LENGTH
+    positions = read_object(source.folder / "text_encoder/config.json").get("max_position_embeddings") or CLIP_LENGTH
+    config = source.folder / "tokenizer/tokenizer_config.json"
+    said = read_object(config).get("model_max_length") if config.exists() else None
+    return min(positions, said or positions)
+
+
+def counter(source: Source) -> Callable[[str], int]:
+    """How many tokens a text is, start and end among them. transformers, slow to import, is asked only where need be."""
+    if source.folder and (whole := source.folder / "tokenizer/tokenizer.json").exists():
+        from tokenizers import Tokenizer
+
+        quick = Tokenizer.from_file(str(whole))
+        quick.no_truncation()
+        quick.no_padding()
+        return lambda text: len(quick.encode(text).ids)
+    from customize.families.clip_tokenizer import clip_tokenizer, load_tokenizer
+
+    tokenizer = load_tokenizer(source.folder) if source.folder else clip_tokenizer()
+    return lambda text: len(tokenizer(text, truncation=False, verbose=False).input_ids)

@@ -1,23 +1,30 @@
 """From a located source to a family object with its networks in memory."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel
 from transformers.utils import logging as transformers_logging
 
 from customize.errors import InputError, Problem
+from customize.families.clip_tokenizer import load_tokenizer
 from customize.families.scheduler import load_scheduler
 from customize.families.single_file import load_single_file
-from customize.families.source import SETTING, Source, check_folder
+from customize.families.source import AGAIN, SETTING, Source, check_folder
 from customize.families.stable_diffusion import StableDiffusion
+from customize.findings import printable
+
+OTHER_PARTS_OF_CLIP = ("text_projection.", "logit_scale", "vision_model.", "visual_projection.")
+"""What may stand in a text encoder's file, too: nothing is asked of it here."""
 
 
 def load(source: Source) -> StableDiffusion:
     """Loads a base model in float32 on the CPU; the safety checker and feature extractor stay where they are.
 
-    Raises InputError, also for weights that are NaN or infinite.
+    Raises InputError, also for weights and noise levels that are NaN or infinite.
     """
     if source.file:
         family = load_single_file(source, source.prediction_type)
@@ -29,6 +36,8 @@ def load(source: Source) -> StableDiffusion:
     if broken:
         what = f"holds NaN or infinity in {len(broken)} of {len(weights)} tensors, such as {broken[0]}"
         raise InputError(Problem(str(family.source), what, "get the model again, whole"))
+    if not family.noise_scheduler.alphas_cumprod.isfinite().all():
+        raise InputError(Problem(f"{family.source}/scheduler", "gives noise levels that are NaN or infinite", AGAIN))
     return family
 
 
@@ -48,23 +57,42 @@ def download(name: str, revision: str | None, variant: str | None) -> Path:
 
 
 def load_folder(name: str, folder: Path, variant: str | None = None, prediction_type: str | None = None) -> StableDiffusion:
-    """Loads a folder in diffusers' layout that `check_folder` found whole."""
+    """Loads a folder in diffusers' layout that `check_folder` found whole. Raises InputError."""
 
-    def part(cls, subfolder: str):
-        try:
-            return cls.from_pretrained(
-                folder, subfolder=subfolder, variant=variant, use_safetensors=True, torch_dtype=torch.float32
-            )
-        except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
-            cause = str(error).strip().splitlines()[0]
-            remedy = "is it Stable Diffusion 1.x or 2.x? copy the model again, whole"
-            raise InputError(Problem(f"{folder / subfolder}", f"cannot be loaded ({cause})", remedy)) from error
+    def part(network_class, subfolder: str):
+        with refusing(folder / subfolder):
+            network, told = network_class.from_pretrained(
+                folder, subfolder=subfolder, variant=variant, use_safetensors=True, torch_dtype=torch.float32,
+                output_loading_info=True,
+            )  # fmt: skip
+        surplus = [name for name in told["unexpected_keys"] if not name.startswith(OTHER_PARTS_OF_CLIP)]
+        for names, what in (told["missing_keys"], "of its tensors missing"), (surplus, "tensors too many"):
+            if names:
+                raise InputError(Problem(f"{folder / subfolder}", f"{len(names)} {what}, such as {min(names)}", AGAIN))
+        return network
 
     transformers_logging.disable_progress_bar()
+    tokenizer, scheduler = load_tokenizer(folder), load_scheduler(folder)
     unet, vae = part(UNet2DConditionModel, "unet"), part(AutoencoderKL, "vae")
     text_encoder = part(CLIPTextModel, "text_encoder")
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    scheduler = load_scheduler(folder)
+    if len(tokenizer) > (rows := text_encoder.config.vocab_size):
+        what = f"its tokenizer knows {len(tokenizer)} words, its text encoder {rows}"
+        raise InputError(Problem(str(folder), what, AGAIN))
+    tokenizer.model_max_length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
     if prediction_type:
         scheduler.register_to_config(prediction_type=prediction_type)
-    return StableDiffusion(name, folder, unet, vae, text_encoder, tokenizer, scheduler)
+    with refusing(folder / "scheduler"):
+        return StableDiffusion(name, folder, unet, vae, text_encoder, tokenizer, scheduler)
+
+
+@contextmanager
+def refusing(where: Path) -> Iterator[None]:
+    """Turns what the libraries raise on a stranger's files, which may be anything, into InputError."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        remedy = "is it Stable Diffusion 1.x or 2.x? copy the model again, whole"
+        raise InputError(Problem(str(where), printable(f"cannot be loaded ({cause})"), remedy)) from error

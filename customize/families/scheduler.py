@@ -1,18 +1,24 @@
 """A base model's own scheduler, from its folder."""
 
-import json
 from pathlib import Path
 
 import diffusers
 
 from customize.errors import InputError, Problem
+from customize.findings import printable
+from customize.json_files import read_object
 
 
 def load_scheduler(folder: Path):
-    """The scheduler of the class that the folder's own configuration names. Raises InputError for an unknown one."""
-    config = json.loads((folder / "scheduler/scheduler_config.json").read_text(encoding="utf-8"))
-    scheduler_class = getattr(diffusers, config.get("_class_name", ""), None)
-    if scheduler_class is None:
-        what = f"unknown scheduler {config.get('_class_name')!r}"
+    """The scheduler of the class that the folder's own configuration names. Raises InputError for one that cannot be had."""
+    config = read_object(folder / "scheduler/scheduler_config.json")
+    name = str(config.get("_class_name", ""))
+    scheduler_class = getattr(diffusers, name, None)
+    if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, diffusers.SchedulerMixin)):
+        what = printable(f"unknown scheduler {name[:80]!r}")
         raise InputError(Problem(f"{folder}/scheduler", what, "name one of diffusers' schedulers there"))
-    return scheduler_class.from_config(config)
+    try:
+        return scheduler_class.from_config(config)
+    except Exception as error:  # whatever the library makes of a stranger's numbers
+        what = printable(f"cannot be made ({(str(error).splitlines() or [type(error).__name__])[0][:200]})")
+        raise InputError(Problem(f"{folder}/scheduler", what, "copy the model again, whole")) from error

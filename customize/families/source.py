@@ -1,18 +1,46 @@
 """Where a base model lies and whether it can be read: answered from names and headers, before torch is imported."""
 
-import json
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from customize.errors import InputError, Problem
 from customize.families.ldm_header import read_layout
+from customize.findings import printable
+from customize.json_files import read_object
 from customize.safetensors_header import read_header
 
 DEMO = Path(__file__).parents[1] / "demo" / "model"
 PICKLES = (".ckpt", ".bin", ".pt", ".pth")
 NETWORKS = ("unet", "vae", "text_encoder")
 SETTING = "pretrained_model_name_or_path"
+AGAIN = "copy the model again, whole"
+
+
+def is_count(value: Any) -> bool:
+    """Whether it is a whole number of 1 to a million."""
+    return type(value) is int and 1 <= value <= 1_000_000
+
+
+def is_positive(value: Any) -> bool:
+    """Whether it is a number above 0; infinity and NaN are not."""
+    return type(value) in (int, float) and 0 < value < float("inf")
+
+
+READ: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "model_index.json": {},
+    "scheduler/scheduler_config.json": {
+        "num_train_timesteps": is_count,
+        "prediction_type": ("epsilon", "v_prediction", "sample").__contains__,
+    },
+    "unet/config.json": {"sample_size": is_count},
+    "vae/config.json": {"scaling_factor": is_positive},
+    "text_encoder/config.json": {"max_position_embeddings": is_count},
+    "tokenizer/tokenizer_config.json": {"model_max_length": is_positive},
+}
+"""The configurations of a model, and what those values must be that are read here or by our own code, where they are given."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +66,7 @@ def locate(name: str, *, revision: str | None = None, variant: str | None = None
     source = Source(name, revision=revision, variant=variant, prediction_type=prediction_type)
     if name == "demo":
         return replace(source, folder=check_folder(DEMO, variant))
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.suffix in PICKLES:
         remedy = "pickles can run code when they are loaded; convert it to .safetensors and give that file"
         raise InputError(Problem(SETTING, f"{name} is a pickle", remedy))
@@ -61,16 +89,19 @@ def check_folder(folder: Path, variant: str | None = None) -> Path:
         raise InputError(Problem(SETTING, f"{folder} is no diffusers model: it has no model_index.json", remedy))
     problems = []
     if not (folder / "tokenizer").is_dir():
-        problems.append(Problem(f"{folder}/tokenizer", "missing", "copy the model again, whole"))
-    configs = ("model_index.json", "scheduler/scheduler_config.json", *(f"{part}/config.json" for part in NETWORKS))
-    for file in [*(folder / config for config in configs), *sorted((folder / "tokenizer").glob("*.json"))]:
+        problems.append(Problem(f"{folder}/tokenizer", "missing", AGAIN))
+    needed = {folder / file: values for file, values in READ.items() if not file.startswith("tokenizer/")}
+    optional = {path: READ.get(f"tokenizer/{path.name}", {}) for path in sorted((folder / "tokenizer").glob("*.json"))}
+    for path, values in {**needed, **optional}.items():
         try:
-            if not isinstance(json.loads(file.read_text(encoding="utf-8")), dict):
-                raise ValueError("it is no JSON object")
+            said = read_object(path)
+            for name, is_fit in values.items():
+                if said.get(name) is not None and not is_fit(said[name]):
+                    raise ValueError(f"{name} is {str(said[name])[:80]!r}")
         except FileNotFoundError:
-            problems.append(Problem(str(file), "missing", "copy the model again, whole"))
-        except (OSError, ValueError, RecursionError) as error:
-            problems.append(Problem(str(file), f"cannot be read ({error})", "copy the model again, whole"))
+            problems.append(Problem(str(path), "missing", AGAIN))
+        except (OSError, ValueError, TypeError) as error:
+            problems.append(Problem(str(path), printable(f"cannot be read ({error})"), AGAIN))
     for part in NETWORKS:
         problems += weights_problems(folder / part, variant)
     if problems:
@@ -101,19 +132,28 @@ def weights_problems(folder: Path, variant: str | None) -> list[Problem]:
 def vocabulary(source: Source) -> set[str]:
     """The words of a folder's tokenizer, read from its files; empty where the model is not in a folder yet.
 
-    Raises InputError for a file that holds no words.
+    Raises InputError for files that are no tokenizer.
     """
-    words: set[str] = set()
-    if source.folder:
-        for file in ("tokenizer.json", "vocab.json", "added_tokens.json"):
-            path = source.folder / "tokenizer" / file
-            content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            try:
-                words |= set(content["model"]["vocab"] if "model" in content else content)
-                words |= {token["content"] for token in content.get("added_tokens", []) if isinstance(token, dict)}
-            except (TypeError, KeyError, AttributeError) as error:
-                raise InputError(Problem(str(path), "holds no vocabulary", "copy the model again, whole")) from error
-    return words
+    if not source.folder:
+        return set()
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE
+
+    folder = source.folder / "tokenizer"
+    whole, added = folder / "tokenizer.json", folder / "added_tokens.json"
+    try:
+        if whole.exists():
+            words = set(Tokenizer.from_file(str(whole)).get_vocab())
+        else:
+            words_and_merges = BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+            BPE(*words_and_merges)  # refuses merges into what is no word
+            words = set(words_and_merges[0])
+        if not words:
+            raise ValueError("there are none")
+        return words | set(read_object(added) if added.exists() else ())
+    except Exception as error:  # the tokenizers library is written in Rust and raises nothing narrower
+        what = printable(f"holds no vocabulary ({str(error)[:200]})")
+        raise InputError(Problem(str(folder), what, AGAIN)) from error
 
 
 def known_token_problems(words: set[str], tokens: Iterable[str]) -> list[Problem]:

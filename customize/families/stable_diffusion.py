@@ -49,7 +49,10 @@ class StableDiffusion:
 
     @property
     def resolution(self) -> int:
-        """Side in pixels of the pictures that the model was made for."""
+        """Side in pixels of the pictures that the model was made for. Raises InputError where the model does not say."""
+        if self.unet.config.sample_size is None:
+            remedy = "give --resolution in training, --height and --width in generating"
+            raise InputError(Problem(str(self.source), "does not say for which size of pictures it was made", remedy))
         return self.unet.config.sample_size * self.vae_scale_factor
 
     @property
@@ -105,8 +108,14 @@ class StableDiffusion:
         if not self.placeholders:
             return prompt
         written_out = {placeholder.casefold(): " ".join(tokens) for placeholder, tokens in self.placeholders.items()}
-        patterns = sorted(map(as_a_word, self.placeholders), key=len, reverse=True)
-        return re.sub("|".join(patterns), lambda found: written_out[found[0].casefold()], prompt, flags=re.IGNORECASE)
+        patterns = "|".join(sorted(map(as_a_word, self.placeholders), key=len, reverse=True))
+        # "<cat>s" is "<cat> <cat>_1 s": the last token, as a word of its own, would not be found in "<cat>_1s"
+        return re.sub(
+            f"({patterns})(?=(\\w?))",
+            lambda found: written_out[found[1].casefold()] + (" " if found[2] else ""),
+            prompt,
+            flags=re.IGNORECASE,
+        )
 
     def words_beyond_the_end(self, prompt: str) -> str:
         """The end of the prompt that the text encoder cannot see; empty when all of it fits."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_peft, convert_unet_state_dict_to_peft
+from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
 from transformers.utils import logging
 
@@ -31,8 +32,8 @@ class Place:
 
     def holds_it(self, network: nn.Module, adapter: str) -> bool:
         """Whether the network's adapter has this very tensor at this place."""
-        layer = getattr(network.get_submodule(self.module), f"lora_{self.kind}")[adapter]
-        return torch.equal(layer.weight.float().cpu(), self.tensor.float())
+        layers = getattr(network.get_submodule(self.module), f"lora_{self.kind}", {})
+        return adapter in layers and torch.equal(layers[adapter].weight.float().cpu(), self.tensor.float())
 
 
 def add_adapters(family: StableDiffusion, files: Sequence[LearnedFile], partial: bool) -> tuple[list[LoadedAdapter], list[str]]:
@@ -65,7 +66,7 @@ def add_adapter(family: StableDiffusion, file: LearnedFile, name: str, partial: 
             str(file.path), use_safetensors=True, local_files_only=True, return_lora_metadata=True
         )
         unet, text_encoder = places("unet", family.unet, state), places("text_encoder", family.text_encoder, state)
-    except (ValueError, KeyError) as error:
+    except Exception as error:  # diffusers' converters raise nearly anything on names that they do not know
         what = f"in a form that diffusers cannot read ({first_line(error)})"
         raise refuse(what, "convert it to diffusers' or peft's LoRA format") from error
     kept = {place.key for place in unet + text_encoder}
@@ -75,10 +76,13 @@ def add_adapter(family: StableDiffusion, file: LearnedFile, name: str, partial: 
     try:
         with quiet():
             load(family, unet, text_encoder, network_alphas=alphas, adapter_name=name, metadata=metadata)
-    except (ValueError, RuntimeError, TypeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # as does peft on a description of an adapter that is not sound
         raise refuse(f"cannot be loaded ({first_line(error)})") from error
     for network, loaded in ((family.unet, unet), (family.text_encoder, text_encoder)):
-        assert all(place.holds_it(network, name) for place in loaded), f"{file.path} was not loaded as it is"
+        if not all(place.holds_it(network, name) for place in loaded):
+            raise refuse("what it says of itself does not fit its tensors", "get the file again")
     return [f"{file.path}: left out, as it does not fit this base model: {listed(left_out)}"] if left_out else []
 
 
@@ -122,15 +126,18 @@ def fits_beside(weight: Tensor, shapes: dict[str, tuple[int, ...]]) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' report on adapters that were loaded before, which it takes for missing in this file."""
-    verbosity = logging.get_verbosity()
+    """Without transformers' report on adapters that were loaded before, which it takes for missing in this file, and without
+    diffusers' on one that fails: that is told by name."""
+    before = [(library, library.get_verbosity()) for library in (logging, diffusers_logging)]
     logging.set_verbosity_error()
+    diffusers_logging.set_verbosity(diffusers_logging.CRITICAL)
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        for library, verbosity in before:
+            library.set_verbosity(verbosity)
 
 
 def first_line(error: Exception) -> str:
-    """The beginning of a library's error message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The beginning of a library's error message, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:250]

@@ -3,6 +3,7 @@
 Nothing here imports torch before all is checked.
 """
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from customize import run_folder
 from customize.config import InferenceSettings
 from customize.errors import InputError, Problem
 from customize.families import locate
@@ -96,7 +98,7 @@ def check(settings: InferenceSettings) -> Job:
         except InputError as error:
             problems.extend(each for each in error.problems if each not in problems)
 
-    folder = Path(settings.output_dir).expanduser().resolve()
+    folder = Path(os.path.realpath(settings.output_dir))
     attempt(lambda: check_folder(folder, settings.overwrite_output_dir))
     like = attempt(lambda: likened(settings))
     found = attempt(lambda: grid(on_its_own(settings)))
@@ -159,10 +161,9 @@ def open_mask(path: str, image: "Image | None") -> "Image":
 
 def check_folder(folder: Path, overwrite: bool) -> None:
     """Raises InputError when pictures cannot go into the folder, or would take the place of anything but pictures."""
-    blocking = next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)
-    if blocking or Path.cwd().is_relative_to(folder):
-        what = f"{blocking} is a file" if blocking else f"{folder} is where you are, or above it"
-        raise InputError(Problem("output_dir", what, "name another folder"))
+    run_folder.check_place("output_dir", folder)
+    if Path.cwd().is_relative_to(folder):
+        raise InputError(Problem("output_dir", f"{folder} is where you are, or above it", "name another folder"))
     present = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     foreign = [name for name in present if not OURS.fullmatch(name)]
     if foreign:

@@ -10,6 +10,7 @@ from PIL.Image import Image
 
 from customize.config import InferenceSettings
 from customize.errors import InputError, Problem
+from customize.findings import first_few
 from customize.inference.command import Job
 from customize.inference.compositions import composition
 from customize.inference.figures import contact_sheet
@@ -60,7 +61,7 @@ class Models:
             print(line)
         notes, words = list(self.pipeline.notes), self.pipeline.trigger_words
         if words and not any(word in prompt for word in words for prompt in settings.prompt):
-            notes.append(f"no prompt has a word that calls what was learned: {', '.join(words)}")
+            notes.append(f"no prompt has a word that calls what was learned: {first_few(words)}")
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
 

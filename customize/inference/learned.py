@@ -1,6 +1,7 @@
 """Learned weights as files: found and checked by their headers alone, before torch is imported or a model loaded."""
 
-import json
+import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 from customize import run_folder
 from customize.errors import InputError, Problem
 from customize.findings import printable
+from customize.json_files import json_object
 from customize.safetensors_header import Header, read_header, refuse_not_finite
 from customize.scales import Scale
+from customize.setting import text_fault
 
 SETTING = "weights"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -18,6 +21,10 @@ FLOATS = ("F16", "BF16", "F32", "F64")
 ADAPTER_MARKS = (".lora_", ".lora.", "_lora.", ".alpha", ".dora_scale", ".hada_", ".lokr_")
 BASE_MARKS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conv_in.", "text_model.")
 A1111_KEY = "emb_params"
+PREDICTIONS = (None, "epsilon", "v_prediction")
+PATTERNS = re.compile(r"\.(target_modules|exclude_modules|layers_pattern|rank_pattern|alpha_pattern)$")
+PLAIN_PATTERN = re.compile(r"[\w.^$\\-]*")
+"""Of a pattern that peft matches with the names of modules; one that repeats may take for ever."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +61,14 @@ class LearnedFile:
 
 @dataclass(frozen=True)
 class Learned:
-    """All that is to be loaded: the base model (None: nobody named one) and the files to put into it."""
+    """All that is to be loaded: the base model (None: nobody named one) and the files to put into it.
+
+    about_base: what a complete pipeline that is the base says of itself; empty for models of others.
+    """
 
     base: str | None
     files: tuple[LearnedFile, ...]
-
-    @property
-    def about_base(self) -> dict[str, Any]:
-        """What a complete pipeline that is the base says of itself; empty for models of others."""
-        beside = Path(self.base or "") / "customize.json"
-        return json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    about_base: dict[str, Any] = field(default_factory=dict)
 
     @property
     def trigger_words(self) -> tuple[str, ...]:
@@ -97,7 +102,7 @@ def find_learned(base: str | None, weights: Sequence[tuple[str | Path, Scale]]) 
     pipelines: list[Path] = []
     files: list[LearnedFile] = []
     for name, scale in weights:
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))
         run_folder.settle(path)
         try:
             if (path / "model_index.json").is_file():
@@ -113,13 +118,20 @@ def find_learned(base: str | None, weights: Sequence[tuple[str | Path, Scale]]) 
         what = f"several base models: {', '.join([*([base] if base else []), *map(str, pipelines)])}"
         problems.append(Problem(SETTING, what, "a complete model is a base of its own: give one only"))
     problems += clashes(files)
-    named = {file.about["base_model"] for file in files if isinstance(file.about.get("base_model"), str)}
+    named = {file.about["base_model"] for file in files if "base_model" in file.about}
     if not base and not pipelines and len(named) > 1:
         remedy = "say which one to use with --pretrained_model_name_or_path"
         problems.append(Problem(SETTING, f"learned on different base models: {', '.join(sorted(named))}", remedy))
+    base = base or (str(pipelines[0]) if pipelines else next(iter(named), None))
+    about_base: dict[str, Any] = {}
+    if base not in (None, "demo") and (beside := Path(os.path.expanduser(base)) / run_folder.ABOUT).is_file():
+        try:
+            about_base = read_about(beside.read_text(encoding="utf-8"), beside)
+        except (InputError, OSError, UnicodeDecodeError):
+            problems.append(damaged(beside))
     if problems:
         raise InputError(problems)
-    return Learned(base or (str(pipelines[0]) if pipelines else next(iter(named), None)), tuple(files))
+    return Learned(base, tuple(files), about_base)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -154,6 +166,9 @@ def check_file(path: Path, scale: Scale) -> LearnedFile:
         if any(name.startswith(BASE_MARKS) for name in header.tensors):
             remedy = "give it as --pretrained_model_name_or_path"
             problems.append(Problem(SETTING, f"{path} is a base model, not learned weights", remedy))
+        elif faults := [f"{word[:80]!r} {fault}" for word in file.placeholders if (fault := text_fault("placeholder", word))]:
+            remedy = "rename the file" if A1111_KEY in header.tensors else "call it otherwise where it is made"
+            problems.append(Problem(SETTING, printable(f"{path}: the word {faults[0]}"), remedy))
         elif not shapes or not all(len(shape) in (1, 2) and min(shape) > 0 for shape in shapes):
             what = f"{path} holds neither embeddings nor an adapter: {listed(sorted(header.tensors)) or 'nothing'}"
             problems.append(Problem(SETTING, what, "give the learned_embeds or pytorch_lora_weights file of a run"))
@@ -164,12 +179,40 @@ def check_file(path: Path, scale: Scale) -> LearnedFile:
 
 
 def about(header: Header, path: Path) -> dict[str, Any]:
-    """What our own metadata says of a file (base_model, method, trigger_words, ...); empty for files of others."""
+    """What our own metadata says of a file (base_model, method, trigger_words, ...); empty for files of others.
+
+    Raises InputError where that, or what diffusers is told of an adapter, is damaged.
+    """
     try:
-        said = json.loads(header.metadata.get("customize", "{}"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(Problem(SETTING, f"{path} has damaged metadata", "get the file again")) from error
-    return said if isinstance(said, dict) else {}
+        adapter = json_object(header.metadata.get(run_folder.ADAPTER_METADATA, "{}"))
+    except ValueError as error:
+        raise InputError(damaged(path)) from error
+    for name in filter(PATTERNS.search, adapter):
+        patterns = [adapter[name]] if isinstance(adapter[name], str) else adapter[name] or ()
+        if not isinstance(patterns, list | dict | tuple) or not all(PLAIN_PATTERN.fullmatch(str(each)) for each in patterns):
+            raise InputError(damaged(path))
+    return read_about(header.metadata.get("customize", "{}"), path)
+
+
+def read_about(text: str, path: Path) -> dict[str, Any]:
+    """What a run or a merge says of its result. Raises InputError for values that are not what they are called."""
+    try:
+        said = json_object(text)
+    except ValueError as error:
+        raise InputError(damaged(path)) from error
+    words, settings = said.get("trigger_words", []), said.get("settings", {})
+    if not isinstance(words, list) or not isinstance(settings, dict):
+        raise InputError(damaged(path))
+    texts = [*words, *(said.get(name, "") for name in ("base_model", "method"))]
+    texts += [settings.get(name) or "" for name in ("revision", "variant")]
+    if not all(isinstance(each, str) for each in texts) or settings.get("prediction_type") not in PREDICTIONS:
+        raise InputError(damaged(path))
+    return said
+
+
+def damaged(path: Path) -> Problem:
+    """The problem of a result whose description of itself cannot be used."""
+    return Problem(SETTING, printable(f"{path} has damaged metadata"), "get the file again")
 
 
 def clashes(files: Iterable[LearnedFile]) -> list[Problem]:

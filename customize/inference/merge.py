@@ -4,6 +4,7 @@ W a weight [out, in, ...] of a network, A [rank, in, ...] and B [out, rank, ...]
 """
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,7 @@ def run(settings: InferenceSettings) -> None:
 
 def check(settings: InferenceSettings) -> tuple[Path, Learned]:
     """Where to write, and what is merged. Raises InputError with all that is wrong; torch is not needed for it."""
-    target = Path(settings.merge or "").expanduser().resolve()
+    target = Path(os.path.realpath(settings.merge or ""))
     learned = find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales)
     if problems := [*unfit(learned, target), *in_the_way(learned, target, settings.overwrite_output_dir)]:
         raise InputError(problems)
@@ -82,7 +83,7 @@ def unfit(learned: Learned, target: Path) -> Iterator[Problem]:
 def in_the_way(learned: Learned, target: Path, overwrite: bool) -> Iterator[Problem]:
     """What stands where the result shall be."""
     blocking = next((path for path in target.parents if path.exists() and not path.is_dir()), None)
-    sources = [Path(learned.base or "").expanduser().resolve(), *(file.path.resolve() for file in learned.files)]
+    sources = [Path(os.path.realpath(os.path.expanduser(learned.base or ""))), *(file.path.resolve() for file in learned.files)]
     is_file = target.suffix == ".safetensors"
     present = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
     foreign = [name for name in present if name not in OURS]

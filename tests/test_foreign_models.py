@@ -1,0 +1,335 @@
+"""Base models and learned weights of strangers: each part that is not what it says is named, and no code of theirs is run."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from test_inference import lora, settings, vectors
+
+from customize import run_folder
+from customize.class_pictures import MANIFEST, check_manifest
+from customize.config import InferenceSettings
+from customize.errors import InputError
+from customize.families import facts, load, locate
+from customize.inference import command, load_pipeline
+from customize.inference.learned import find_learned
+
+ROOT = Path(__file__).parents[1]
+FILES = {
+    "unet": "unet/diffusion_pytorch_model.safetensors", "vae": "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder": "text_encoder/model.safetensors",
+}  # fmt: skip
+NAN = float("nan")
+
+
+@pytest.fixture
+def model(tiny_epsilon, tmp_path) -> Path:
+    """A copy of a model to be changed."""
+    return shutil.copytree(tiny_epsilon, tmp_path / "model")
+
+
+def change(file: Path, **values: object) -> None:
+    """Sets values in a JSON file; ... takes one out."""
+    said = {**json.loads(file.read_text()), **values}
+    file.write_text(json.dumps({name: value for name, value in said.items() if value is not ...}))
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        load(locate(str(folder)))
+    assert all(problem.remedy and str(problem).replace("\n    -> ", "").isprintable() for problem in caught.value.problems)
+    return str(caught.value)
+
+
+# case 46: base models
+
+
+@pytest.mark.parametrize("part", FILES)
+def test_a_tensor_missing_too_many_or_of_another_shape(model, part):
+    file = model / FILES[part]
+    tensors = load_file(file)
+    name = sorted(tensors)[3]
+    for changed, word in (
+        ({key: tensor for key, tensor in tensors.items() if key != name}, f"1 of its tensors missing, such as {name}"),
+        ({}, f"{len(tensors)} of its tensors missing"),
+        (tensors | {"another.weight": torch.zeros(3)}, "1 tensors too many, such as another.weight"),
+        (tensors | {name: torch.zeros(3)}, "cannot be loaded"),
+    ):
+        save_file(changed, file, {"format": "pt"})
+        said = refused(model)
+        assert said.startswith(f"{model / part}: ") and word in said
+
+
+def test_what_else_a_file_of_clip_may_hold(model):
+    file = model / FILES["text_encoder"]
+    tensors = {f"text_model.{name}": tensor for name, tensor in load_file(file).items()}
+    more = {"text_model.embeddings.position_ids": torch.arange(77)[None], "text_projection.weight": torch.ones(3, 3)}
+    more |= {"logit_scale": torch.ones(()), "vision_model.x": torch.ones(1), "visual_projection.weight": torch.ones(2, 2)}
+    save_file(tensors | more, file, {"format": "pt"})
+    family = load(locate(str(model)))
+    for name, weight in family.text_encoder.state_dict().items():
+        assert torch.equal(weight, tensors[f"text_model.{name}"])
+
+
+def test_a_part_that_is_missing(model):
+    for part in (*FILES, "tokenizer", "scheduler"):
+        away = model.parent / part
+        (model / part).rename(away)
+        assert f"{model / part}" in refused(model)
+        away.rename(model / part)
+    (model / "model_index.json").unlink()
+    assert "model_index.json" in refused(model)
+
+
+CONFIGURATIONS = {
+    "scheduler/scheduler_config.json": [
+        *({"_class_name": name} for name in ("DiffusionPipeline", "loaders", "__class__", "UNet2DConditionModel", "No", "")),
+        {"_class_name": None},
+        {"_class_name": ["os", "system"]}, {"num_train_timesteps": "x"}, {"num_train_timesteps": -1}, {"beta_end": NAN},
+        {"beta_start": "x"}, {"beta_schedule": "foo"}, {"prediction_type": "foo"}, {"prediction_type": ["epsilon"]},
+    ],
+    "unet/config.json": [
+        {"sample_size": "x"}, {"sample_size": -8}, {"sample_size": 0}, {"sample_size": 1e9}, {"sample_size": float("inf")},
+        {"sample_size": True}, {"block_out_channels": "x"}, {"block_out_channels": [-4, 8]}, {"cross_attention_dim": 48},
+        {"in_channels": 9}, {"down_block_types": ["No", "No"]}, {"norm_num_groups": 0},
+    ],
+    "vae/config.json": [
+        {"block_out_channels": 7}, {"latent_channels": 8}, {"scaling_factor": NAN}, {"scaling_factor": 0},
+        {"scaling_factor": "x"}, {"scaling_factor": -1},
+    ],
+    "text_encoder/config.json": [
+        {"hidden_size": 48}, {"hidden_size": "x"}, {"vocab_size": 10}, {"num_attention_heads": 0},
+        {"max_position_embeddings": 5}, {"max_position_embeddings": "x"},
+    ],
+    "tokenizer/tokenizer_config.json": [
+        {"model_max_length": "x"}, {"model_max_length": -1}, {"pad_token": 7}, {"pad_token": "<z>"},
+    ],
+    "tokenizer/tokenizer.json": [
+        {"model": 7}, {"model": {"vocab": 7}}, {"model": {"vocab": {}}}, {"model": ...}, {"added_tokens": 7},
+        {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", CONFIGURATIONS)
+def test_a_configuration_that_fits_no_network(model, file):
+    whole = (model / file).read_text()
+    for values in CONFIGURATIONS[file]:
+        change(model / file, **values)
+        said = refused(model)
+        assert str(model) in said, values
+        assert file.split("/")[0] in said or values == {"pad_token": "<z>"}, (values, said)
+        (model / file).write_text(whole)
+    for text in ("", "[]", "7", "{", "[" * 100_000, "\x80"):
+        (model / file).write_bytes(text.encode("latin-1"))
+        assert file in refused(model)
+
+
+def test_a_tokenizer_of_two_files(model):
+    """As older models have it: words and merges apart. `model` and `added_tokens` are words like others."""
+    whole = json.loads((model / "tokenizer/tokenizer.json").read_text())
+    (model / "tokenizer/tokenizer.json").unlink()
+    words, merges = whole["model"]["vocab"], [" ".join(merge) for merge in whole["model"]["merges"]]
+
+    def write(words: dict, merges: list[str]) -> None:
+        (model / "tokenizer/vocab.json").write_text(json.dumps(words))
+        (model / "tokenizer/merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
+
+    renamed = {{"red</w>": "model", "blue</w>": "added_tokens"}.get(word, word): index for word, index in words.items()}
+    write(renamed, [merge for merge in merges if merge.replace(" ", "") in renamed])
+    from customize.families.source import vocabulary
+
+    assert vocabulary(locate(str(model))) == set(renamed)
+    write(words, merges)
+    assert vocabulary(locate(str(model))) == set(words)
+    counted = facts.too_long(locate(str(model)), ["zebra " * 40, "cat"], {})
+    assert [(text, most) for text, _, most in counted] == [("zebra " * 40, 77)]
+    for damage in (lambda: write({}, []), lambda: write(words, ["no such"]), lambda: (model / "tokenizer/merges.txt").unlink()):
+        damage()
+        with pytest.raises(InputError, match="holds no vocabulary"):
+            vocabulary(locate(str(model)))
+
+
+def test_the_length_is_that_of_the_text_encoder_whatever_the_tokenizer_says(model):
+    for said in (..., None, 1e30, 10**30, 77):
+        change(model / "tokenizer/tokenizer_config.json", model_max_length=said)
+        assert facts.length(locate(str(model))) == load(locate(str(model))).tokenizer.model_max_length == 77
+    change(model / "tokenizer/tokenizer_config.json", model_max_length=20)
+    assert facts.length(locate(str(model))) == load(locate(str(model))).tokenizer.model_max_length == 20
+
+
+def test_a_model_that_tells_no_size(model, pictures, tmp_path):
+    change(model / "unet/config.json", sample_size=...)
+    assert facts.resolution(locate(str(model))) is None
+    with pytest.raises(InputError, match="--resolution in training"):
+        assert load(locate(str(model))).resolution
+
+
+def test_code_in_the_folder_is_not_run(model):
+    canary = model.parent / "CANARY"
+    code = f"open({str(canary)!r}, 'w')\nclass Evil: pass\n"
+    for folder in (model, *(model / part for part in (*FILES, "tokenizer", "scheduler"))):
+        for name in ("evil", "__init__", "pipeline", "modeling", "unet", "vae", "text_encoder", "diffusers", "sitecustomize"):
+            (folder / f"{name}.py").write_text(code)
+    own = {"auto_map": {"AutoModel": "evil.Evil", "AutoTokenizer": ["evil.Evil", None]}, "custom_pipeline": "evil"}
+    change(model / "model_index.json", _class_name=["pipeline", "Evil"], unet=["evil", "Evil"], vae=["evil", "Evil"], **own)
+    change(model / "unet/config.json", _class_name="evil.Evil", **own)
+    change(model / "text_encoder/config.json", architectures=["Evil"], model_type="evil", **own)
+    change(model / "tokenizer/tokenizer_config.json", tokenizer_class="Evil", **own)
+    script = "import sys; from customize.families import load, locate; load(locate(sys.argv[1]))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", script, str(model)], cwd=model.parent, capture_output=True, env=environment)
+    assert done.returncode == 0 or b"InputError" in done.stderr, done.stderr
+    assert not canary.exists()
+
+
+def test_an_index_of_shards_leads_nowhere_else(model):
+    (model / "secret.safetensors").write_bytes((model / FILES["unet"]).read_bytes())
+    index = {"metadata": {}, "weight_map": {"conv_in.weight": "../secret.safetensors"}}
+    (model / "unet/diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    assert str(model / "unet") in refused(model)
+
+
+# case 45: adapters
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_epsilon, tmp_path_factory) -> Path:
+    return lora(tmp_path_factory.mktemp("adapter"), tiny_epsilon, text_encoder=False) / "pytorch_lora_weights.safetensors"
+
+
+def sides(tensors: dict, side: str, make: Callable) -> dict:
+    return {name: make(tensor).contiguous() if f"lora_{side}" in name else tensor for name, tensor in tensors.items()}
+
+
+def test_an_adapter_of_which_none_some_or_all_fits(adapter, tiny_epsilon, tmp_path, caplog):
+    with safe_open(adapter, "pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(adapter)
+    count, first = len(tensors), sorted(tensors)[0]
+    up = first.replace("lora_A", "lora_B")
+    moved = {name.replace("down_blocks.0", "down_blocks.9"): tensor for name, tensor in tensors.items()}
+    strange = sum("down_blocks.9" in name for name in moved)
+    no_a, no_b = ({name: tensor for name, tensor in tensors.items() if f"lora_{side}" not in name} for side in "AB")
+    cases = [
+        ({name.removeprefix("unet."): tensor for name, tensor in tensors.items()}, ["all tensors do not fit", first[5:]]),
+        (moved, [f"{strange} tensors do not fit", "down_blocks.9"]),
+        (no_a, ["all tensors do not fit", up]),
+        (no_b, ["all tensors do not fit", first]),
+        ({name: tensor for name, tensor in tensors.items() if name != first}, ["1 tensors do not fit", up]),
+        (sides(tensors, "A", lambda tensor: torch.cat([tensor, tensor], 1)), ["all tensors do not fit", first]),
+        (tensors | {first: tensors[first][:2].contiguous()}, ["2 tensors do not fit", first, up]),
+        (tensors | {first: tensors[first][None]}, ["2 tensors do not fit", first]),
+        (tensors | {first: torch.ones(())}, ["2 tensors do not fit", first]),
+        (tensors | {first: tensors[first] * NAN}, [f"NaN or infinity in 1 of {count} tensors", first]),
+        ({name: tensor.int() for name, tensor in tensors.items()}, ["hold I32", first]),
+        ({}, ["neither embeddings nor an adapter"]),
+        (
+            {"text_encoder.no.lora_A.weight": vectors(4), "text_encoder.no.lora_B.weight": vectors(4).T.contiguous()},
+            ["diffusers"],
+        ),
+    ]
+    file = tmp_path / "lora.safetensors"
+    for changed, words in cases:
+        save_file(changed, file, metadata)
+        with pytest.raises(InputError) as caught:
+            load_pipeline(str(tiny_epsilon), [(file, 1.0)])
+        assert all(word in str(caught.value) for word in [str(file), *words]), (words, str(caught.value))
+    smaller = sides(sides(tensors, "A", lambda tensor: tensor[:2]), "B", lambda tensor: tensor[:, :2])
+    for changed, said in ((tensors, metadata), (smaller, {}), ({n: t.half() for n, t in tensors.items()}, metadata)):
+        save_file(changed, file, said)
+        loaded = load_pipeline(str(tiny_epsilon), [(file, 1.0)])
+        assert loaded.notes == () or loaded.notes == []
+    save_file(smaller, file, metadata)  # of which the description says rank 4
+    logging.getLogger("diffusers").addHandler(caplog.handler)
+    with pytest.raises(InputError, match="size mismatch"):
+        load_pipeline(str(tiny_epsilon), [(file, 1.0)])
+    logging.getLogger("diffusers").removeHandler(caplog.handler)
+    assert "size mismatch" not in caplog.text, "told once, by name"
+
+
+DESCRIPTIONS = (
+    "", "{", "7", "[]", '"x"', "null", "[" * 100_000, "{}",
+    '{"unet.r": "x"}', '{"evil": 1}', '{"unet.target_modules": 7, "unet.r": 4}',
+    '{"unet.r": 4, "unet.target_modules": "((((("}', '{"unet.r": 4, "unet.target_modules": "(a+)+$"}',
+    '{"unet.r": 4, "unet.target_modules": ["to_q"], "unet.rank_pattern": {"(a*)*": 4}}',
+    '{"unet.r": -1, "unet.lora_alpha": 1, "unet.target_modules": ["to_q"]}',
+    '{"unet.auto_mapping": {"base_model_class": "os", "parent_library": "os"}, "unet.r": 4}',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("description", DESCRIPTIONS, ids=lambda text: text[:40])
+def test_a_description_of_an_adapter_that_is_none(adapter, tiny_epsilon, tmp_path, description):
+    save_file(load_file(adapter), tmp_path / "x.safetensors", {run_folder.ADAPTER_METADATA: description})
+    with pytest.raises(InputError, match=r"has damaged metadata|cannot be loaded|cannot read"):
+        load_pipeline(str(tiny_epsilon), [(tmp_path / "x.safetensors", 1.0)])
+
+
+ABOUT = (
+    "", "7", "[1]", "[" * 100_000, *(json.dumps(said) for said in (
+        {"trigger_words": 7}, {"trigger_words": [[1]]}, {"trigger_words": "x"}, {"trigger_words": None}, {"settings": []},
+        {"settings": 7}, {"settings": {"variant": 7}}, {"settings": {"revision": [1]}}, {"settings": {"prediction_type": "foo"}},
+        {"settings": {"prediction_type": NAN}}, {"base_model": 7}, {"base_model": ["x"]}, {"method": [1]},
+    ))
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("said", ABOUT, ids=lambda text: text[:40])
+def test_what_a_result_says_of_itself_is_not_believed(adapter, model, tmp_path, said):
+    """Of a file in its metadata, of a complete model in customize.json; as base model or as weights, and for --merge."""
+    save_file(load_file(adapter), tmp_path / "x.safetensors", {"customize": said})
+    (model / run_folder.ABOUT).write_text(said)
+    for base, weights in ((None, [tmp_path / "x.safetensors"]), (None, [model]), (str(model), [])):
+        with pytest.raises(InputError, match="has damaged metadata"):
+            find_learned(base, [(each, 1.0) for each in weights])
+    with pytest.raises(InputError, match="has damaged metadata"):
+        command.run(InferenceSettings(merge=str(tmp_path / "merged"), weights=[str(tmp_path / "x.safetensors")]))
+
+
+def test_a_description_is_not_taken_from_where_the_user_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    for folder in (tmp_path, tmp_path / "demo"):
+        (folder / run_folder.ABOUT).write_text('{"trigger_words": ["evil"]}')
+    assert find_learned(None, []).trigger_words == find_learned("demo", []).trigger_words == ()
+
+
+@pytest.mark.parametrize("word", ["", " ", "../../tmp/evil", "a\\b", "\x1b[31mred", "a b", "<a>\n", "\u202e", "x" * 65, ".."])
+def test_words_that_are_no_placeholder(tiny_epsilon, tmp_path, word):
+    save_file({word: vectors(2)}, tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match="the word") as caught:
+        find_learned(str(tiny_epsilon), [(tmp_path / "x.safetensors", 1.0)])
+    assert str(caught.value).replace("\n    -> ", "").isprintable()
+    save_file({"emb_params": vectors(2)}, tmp_path / "two words.safetensors")
+    with pytest.raises(InputError, match="rename the file"):
+        find_learned(str(tiny_epsilon), [(tmp_path / "two words.safetensors", 1.0)])
+
+
+def test_notes_are_harmless_to_a_terminal(adapter, tiny_epsilon, tmp_path, capsys):
+    said = {"customize": json.dumps({"trigger_words": ["\x1b[31mred"], "base_model": str(tiny_epsilon)})}
+    save_file(load_file(adapter), tmp_path / "x.safetensors", said)
+    asked = settings(weights=[str(tmp_path / "x.safetensors")], prompt=["a dog"], output_dir=str(tmp_path / "out"))
+    command.run(asked)
+    told = "".join(capsys.readouterr())
+    assert "\x1b" not in told and "\\x1b[31mred" in told
+
+
+# class pictures
+
+
+def test_a_description_of_class_pictures_that_is_none(tmp_path):
+    for content in (b"", b"[]", b"7", b"\x80\x04.", b"[" * 100_000, b"\xff"):
+        (tmp_path / MANIFEST).write_bytes(content)
+        with pytest.raises(InputError, match="cannot be read"):
+            check_manifest(tmp_path / MANIFEST, {"prompt": "a dog"})
+    (tmp_path / MANIFEST).write_text('{"prompt": "a dog"}')
+    check_manifest(tmp_path / MANIFEST, {"prompt": "a dog"})
