@@ -26,12 +26,12 @@ def build_adamw(settings, parameter_groups: list[dict[str, Any]]) -> torch.optim
 
 
 def is_state_of(optimizer: torch.optim.Optimizer, state: Any) -> bool:
-    """Whether a `state_dict()["state"]` is one that this optimizer could have given: its step would read beyond the end of
-    tensors of other shapes."""
+    """Whether a `state_dict()["state"]` is one that this optimizer could have given: the steps of those of `build_adamw` would
+    read beyond the end of tensors of other shapes. What others keep is not looked at."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if not isinstance(state, dict) or not all(type(key) is int and 0 <= key < len(parameters) for key in state):
         return False
-    is_fit = {"AdamW": _is_adamw, "AdamW8bit": _is_adamw_8bit}.get(type(optimizer).__name__, lambda kept, parameter: not kept)
+    is_fit = {"AdamW": _is_adamw, "AdamW8bit": _is_adamw_8bit}.get(type(optimizer).__name__, lambda kept, parameter: True)
     return all(isinstance(kept, dict) and is_fit(kept, parameters[key]) for key, kept in state.items())
 
 

@@ -97,8 +97,11 @@ def _parsed(text: bytes) -> dict[str, Any]:
             _damaged(f"{_quoted(name)} is in it twice")
         return entries
 
+    def number(digits: str) -> float:
+        return -0.0 if digits == "-0" else int(digits)  # the library, too, takes -0 for no whole number
+
     try:
-        entries = json.loads(text.decode(), object_pairs_hook=once)
+        entries = json.loads(text.decode(), object_pairs_hook=once, parse_int=number)
     except UnicodeDecodeError:
         raise _Fault("has a damaged header: it is not UTF-8") from None
     except RecursionError:

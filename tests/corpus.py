@@ -209,6 +209,7 @@ def bad_safetensors() -> dict[str, tuple[bytes, str]]:
         "not UTF-8": (safetensors(b'{"\xff": 1}'), "not UTF-8"),
         "not JSON": (safetensors(b"{'a': 1}"), "not JSON"),
         "infinite": (safetensors(b'{"a": {"dtype": "F32", "shape": [Infinity], "data_offsets": [0, 24]}}'), "whole numbers"),
+        "minus zero": (safetensors(b'{"a": {"dtype": "F32", "shape": [6], "data_offsets": [-0, 24]}}'), "whole numbers"),
         "no offsets": (safetensors({"a": {"dtype": "F32", "shape": [6]}}), "no dtype, shape and data_offsets"),
         "a list": (safetensors([A]), "no JSON object"),
         "web page": (b"<!DOCTYPE html><html>not found</html>", "no whole safetensors file"),
