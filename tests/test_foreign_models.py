@@ -80,6 +80,20 @@ def test_what_else_a_file_of_clip_may_hold(model):
         assert torch.equal(weight, tensors[f"text_model.{name}"])
 
 
+def test_an_autoencoder_with_the_names_of_2022(model):
+    """As in the files of Stable Diffusion 1.x on the hub: the attention layers were called otherwise."""
+    file = model / FILES["vae"]
+    tensors, old = load_file(file), {}
+    for name, tensor in tensors.items():
+        for now, then in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+            name = name.replace(now, then)
+        old[name] = tensor
+    assert old.keys() != tensors.keys()
+    save_file(old, file, {"format": "pt"})
+    vae = load(locate(str(model))).vae.state_dict()
+    assert vae.keys() == tensors.keys() and all(torch.equal(vae[name], tensors[name]) for name in tensors)
+
+
 def test_a_part_that_is_missing(model):
     for part in (*FILES, "tokenizer", "scheduler"):
         away = model.parent / part
