@@ -73,6 +73,10 @@ def add_adapter(family: StableDiffusion, file: LearnedFile, name: str, partial: 
     left_out = sorted({*state} - kept) + sorted(key for key in file.header.tensors if ".dora_scale" in key)
     if left_out and not (kept and partial):
         raise refuse(f"{len(left_out) if kept else 'all'} tensors do not fit this base model: {listed(left_out)}")
+    for part, its in (("unet", unet), ("text_encoder", text_encoder)):
+        if metadata and its:  # the tensors say which modules are meant; a pattern, which may be anything, is not asked
+            metadata |= dict.fromkeys((f"{part}.exclude_modules", f"{part}.layers_to_transform", f"{part}.layers_pattern"))
+            metadata[f"{part}.target_modules"] = sorted({place.module for place in its})
     try:
         with quiet():
             load(family, unet, text_encoder, network_alphas=alphas, adapter_name=name, metadata=metadata)

@@ -22,7 +22,7 @@ ADAPTER_MARKS = (".lora_", ".lora.", "_lora.", ".alpha", ".dora_scale", ".hada_"
 BASE_MARKS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conv_in.", "text_model.")
 A1111_KEY = "emb_params"
 PREDICTIONS = (None, "epsilon", "v_prediction")
-PATTERNS = re.compile(r"\.(target_modules|exclude_modules|layers_pattern|rank_pattern|alpha_pattern)$")
+PATTERNS = re.compile(r"\.(rank_pattern|alpha_pattern)$")
 PLAIN_PATTERN = re.compile(r"[\w.^$\\-]*")
 """Of a pattern that peft matches with the names of modules; one that repeats may take for ever."""
 
@@ -188,8 +188,8 @@ def about(header: Header, path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(damaged(path)) from error
     for name in filter(PATTERNS.search, adapter):
-        patterns = [adapter[name]] if isinstance(adapter[name], str) else adapter[name] or ()
-        if not isinstance(patterns, list | dict | tuple) or not all(PLAIN_PATTERN.fullmatch(str(each)) for each in patterns):
+        patterns = adapter[name] or {}
+        if not isinstance(patterns, dict) or not all(map(PLAIN_PATTERN.fullmatch, patterns)):
             raise InputError(damaged(path))
     return read_about(header.metadata.get("customize", "{}"), path)
 
