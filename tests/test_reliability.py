@@ -9,6 +9,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,18 @@ def test_pictures_and_base_model_may_be_moved(straight, new_run, tiny_epsilon, p
     moved = ["--instance_data_dir", str(tmp_path / "pictures"), "--pretrained_model_name_or_path", str(tmp_path / "base")]
     status, said = run(*LATEST, *moved)
     assert status == 0 and "going on after step 2 " in said and run.result() == reference.result(), said
+
+
+def test_another_version_of_a_library_is_a_note(straight, new_run):
+    reference, run = straight("lora"), new_run("lora", checkpointing_steps=1)
+    path = run.folder / "checkpoints/step-000004"
+    shutil.copytree(reference.folder / "checkpoints/step-000004", path)
+    shutil.copy(reference.folder / "config.toml", run.folder)
+    kept = checkpoint.load(path)
+    kept.state["identity"]["versions"]["peft"] = "0.1"
+    checkpoint.save(path.parent, kept)
+    status, said = run(*LATEST)
+    assert status == 0 and f"note: peft was 0.1, is {version('peft')} now" in said and run.result() == reference.result(), said
 
 
 def test_what_belongs_to_another_run_is_named(straight, tiny_v, tmp_path, server, pictures):
