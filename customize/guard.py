@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from customize.checkpoint import is_finite
 from customize.errors import NumericsError
 from customize.findings import first_few
 from customize.trainer import LeaveOut, Record, State, Watcher
@@ -106,7 +107,7 @@ class Kept:
     def __init__(self, tensors: list[Tensor]):
         self.tensors: dict[Any, list[Tensor]] = defaultdict(list)
         for tensor in tensors:
-            self.tensors[tensor.dtype, tensor.device].append(tensor.detach())
+            self.tensors[tensor.dtype, tensor.device].append(tensor)
         self.packed, self.pieces = {}, {}
         for (dtype, device), same in self.tensors.items():
             sizes = [tensor.numel() for tensor in same]
@@ -114,18 +115,20 @@ class Kept:
             split = self.packed[dtype, device].split(sizes)
             self.pieces[dtype, device] = [piece.view(tensor.shape) for piece, tensor in zip(split, same, strict=True)]
 
+    @torch.no_grad()
     def copy(self, state: State) -> None:
         """Keeps the state as it is now."""
-        self.step, self.left_out = state.step, list(state.left_out)
+        self.step = state.step
         self.groups = [{key: value for key, value in group.items() if key != "params"} for group in state.optimizer.param_groups]
         self.optimizer = {parameter: dict(values) for parameter, values in state.optimizer.state.items()}
         self.scaler = state.accelerator.scaler.state_dict() if state.accelerator.scaler else None
         for kind, tensors in self.tensors.items():
             torch._foreach_copy_(self.pieces[kind], tensors)
 
+    @torch.no_grad()
     def put_back(self, state: State) -> None:
-        """Makes the state what it was."""
-        state.step, state.left_out = self.step, list(self.left_out)
+        """Makes the state what it was, but for the draws that were left out since: those stay so."""
+        state.step = self.step
         for kind, tensors in self.tensors.items():
             torch._foreach_copy_(tensors, self.pieces[kind])
         state.optimizer.state.clear()
@@ -161,6 +164,5 @@ def are_finite(state: State, tensors: Iterable[Tensor]) -> bool:
 
 
 def damaged(tensors: dict[str, Tensor]) -> list[str]:
-    """The names of the tensors that are not finite."""
-    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-    return [name for name, tensor in floating.items() if not bool(tensor.isfinite().all())] or ["on another process"]
+    """The names of the tensors of which `are_finite` says so."""
+    return [name for name, tensor in tensors.items() if not is_finite(tensor.detach())] or ["on another process"]

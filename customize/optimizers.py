@@ -42,7 +42,9 @@ def _is_adamw(kept: dict[str, Any], parameter: Tensor) -> bool:
 
 
 def _is_adamw_8bit(kept: dict[str, Any], parameter: Tensor) -> bool:
-    """Tensors of 8 bits have a table of their values and a scale for each 256 numbers."""
+    """Tensors of 8 bits have a table of their values and a scale for each 256 numbers. bitsandbytes wraps them up."""
+    wrapped = kept.get("__bnb_optimizer_quant_state__", {})
+    kept = {**kept, **wrapped} if isinstance(wrapped, dict) else {}
     for moment in "12":
         numbers, table, scales = (kept.get(name + moment) for name in ("state", "qmap", "absmax"))
         if not isinstance(numbers, Tensor) or numbers.shape != parameter.shape:

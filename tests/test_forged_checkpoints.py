@@ -20,6 +20,8 @@ from customize.resume import find_checkpoint, fitting
 FILES = ("learned.safetensors", "state.safetensors", "state.json")
 NAME = "step-000002"
 
+WRAPPED = "__bnb_optimizer_quant_state__"
+
 
 @pytest.fixture(scope="module")
 def run(server, tiny_epsilon, pictures, tmp_path_factory) -> Run:
@@ -181,21 +183,22 @@ def test_other_state_of_a_loss_scaler(resumed):
 
 
 def test_eight_bits_need_their_table_and_scales():
-    class AdamW8bit(torch.optim.SGD):
-        """Stands in for bitsandbytes', which needs a GPU."""
+    from bitsandbytes.optim import AdamW8bit
 
-    optimizer = AdamW8bit([torch.nn.Parameter(torch.zeros(100, 50))])
-    bits = {"step": 3}
-    for moment in "12":
-        bits |= {f"state{moment}": torch.zeros(100, 50, dtype=torch.uint8)}
-        bits |= {f"qmap{moment}": torch.zeros(256), f"absmax{moment}": torch.zeros(20)}
-    floats = {"step": 3, "state1": torch.zeros(100, 50), "state2": torch.zeros(100, 50)}
-    assert is_state_of(optimizer, {0: bits}) and is_state_of(optimizer, {0: floats}) and is_state_of(optimizer, {})
+    parameters = [torch.nn.Parameter(torch.randn(100, 50)), torch.nn.Parameter(torch.randn(4))]  # 8 bits and 32
+    optimizer = AdamW8bit(parameters)
+    assert is_state_of(optimizer, optimizer.state_dict()["state"])
+    sum(parameter.sum() for parameter in parameters).backward()
+    optimizer.step()
+    state = optimizer.state_dict()["state"]
+    assert is_state_of(optimizer, state) and state[0][WRAPPED]["state1"].dtype == torch.uint8
     for change in (
         {"state1": torch.zeros(9, dtype=torch.uint8)}, {"qmap2": torch.zeros(9)}, {"absmax1": torch.zeros(19)},
-        {"absmax2": None}, {"step": "x"}, {"state2": 7},
+        {"absmax2": None}, {"state2": 7},
     ):  # fmt: skip
-        assert not is_state_of(optimizer, {0: bits | change})
+        assert not is_state_of(optimizer, {**state, 0: {**state[0], WRAPPED: state[0][WRAPPED] | change}})
+    for change in ({"step": "x"}, {WRAPPED: 7}, {WRAPPED: {}}):
+        assert not is_state_of(optimizer, {**state, 1: {**state[1], **change}})
 
 
 @pytest.mark.parametrize("name", FILES)

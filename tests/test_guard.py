@@ -315,3 +315,34 @@ def test_at_the_first_step_the_optimizer_goes_back_to_having_nothing(tiny_epsilo
     fault = InTheOptimizer(math.nan, draws=[0])
     run = Trained("textual_inversion", tiny_epsilon, pictures, tmp_path / "run", fault, on_nan="retry")
     assert run.error is None and same(run.learned(), expected)
+
+
+class AfterEachStep(InAWeight):
+    """A learned number is `value` after the step that follows each of so many draws."""
+
+    def after_step(self, state, record):
+        if record.step == BAD and len(state.left_out) < self.draws:
+            self.tensor(state).detach().view(-1)[0] = self.value
+
+
+@pytest.mark.parametrize("times", [1, 2, 3, 4])
+@pytest.mark.parametrize("eight_bit", [False, True])
+def test_a_fault_after_the_step_again_and_again(times, eight_bit, tiny_epsilon, pictures, tmp_path):
+    """Each time with the next draw at half the rate, until there were enough."""
+    options = {"on_nan": "retry", "use_8bit_adam": eight_bit}
+    run = Trained("textual_inversion", tiny_epsilon, pictures, tmp_path / "run", AfterEachStep(math.nan, times), **options)
+    left_out = [BAD] * min(times, IN_A_ROW)
+    assert run.checkpoint(STEPS if times <= IN_A_ROW else BAD).state["left_out"] == left_out
+    if times > IN_A_ROW:
+        assert f"at step {BAD + 1}" in run.error
+    else:
+        assert run.error is None and run.log()[-1]["learning_rate"] == 1e-3 * 0.5**times
+        if not eight_bit:
+            draws = [(0, 1), (1, 1), *((draw + times, 0.5**times) for draw in range(BAD, STEPS))]
+            assert same(run.learned(), by_hand("textual_inversion", tiny_epsilon, pictures, tmp_path, draws))
+
+
+def test_numbers_whose_squares_are_not_finite_are_named(tiny_epsilon, pictures, tmp_path):
+    run = Trained("lora", tiny_epsilon, pictures, tmp_path / "run", InAWeight(1e30))
+    [name] = [list(run.method.learned())[-1]]
+    assert f"not finite after the step: {name} at step {BAD + 1}" in run.error

@@ -4,8 +4,10 @@ import shutil
 import signal
 
 import pytest
+import torch
 from kit import METHODS, write_pictures
 from PIL import Image
+from safetensors.torch import load_file
 from whole_runs import LATEST, Run
 
 from customize.families import Source, locate
@@ -32,6 +34,18 @@ def test_killed_at_three_moments_and_resumed(method, server, tiny_epsilon, pictu
     assert status == 0 and "going on after step 4" in said
     assert killed.result() == straight.result()
     assert killed.losses() == straight.losses() and len(straight.losses()) == 6
+
+
+def test_eight_bit_adam_goes_on_to_the_same_bits(server, tiny_epsilon, pictures, tmp_path):
+    """With moments of 8 bits (tensors of 4,096 numbers and more) and of 32."""
+    changes = {"use_8bit_adam": True, "rank": 128}
+    straight = Run(server, tmp_path / "straight", "lora", tiny_epsilon, pictures, **changes)
+    killed = Run(server, tmp_path / "killed", "lora", tiny_epsilon, pictures, **changes)
+    assert straight()[0] == 0 and killed(moment="in a step", number=4)[0] == -signal.SIGKILL
+    assert any(
+        torch.uint8 == each.dtype for each in load_file(killed.folder / "checkpoints/step-000002/state.safetensors").values()
+    )
+    assert killed(*LATEST)[0] == 0 and killed.result() == straight.result()
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
