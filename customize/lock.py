@@ -1,6 +1,8 @@
 """One process per run folder. The system releases the lock when the process ends, however it ends."""
 
+import errno
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -31,8 +33,8 @@ def hold(folder: Path) -> Iterator[None]:
 
 def check(folder: Path) -> None:
     """Raises InputError when a running process has the folder. Writes nothing."""
-    if (folder / NAME).is_file():
-        with _opened(folder, os.O_RDWR) as descriptor:
+    if os.path.lexists(folder / NAME):
+        with _opened(folder, os.O_RDONLY) as descriptor:
             if not taken(descriptor):
                 raise refusal(folder, descriptor)
 
@@ -71,8 +73,18 @@ def refusal(folder: Path, descriptor: int) -> InputError:
 
 @contextmanager
 def _opened(folder: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(folder / NAME, flags, 0o666)
+    """The lock's file. Raises InputError for anything else of that name, such as a link, through which others would be written."""
+    path = folder / NAME
+    fault = InputError(Problem("output_dir", f"{path} is no lock of a run, or not yours", "remove it, or name another folder"))
     try:
+        descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EACCES, errno.EPERM):
+            raise fault from error
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise fault
         yield descriptor
     finally:
         os.close(descriptor)

@@ -49,13 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def verify(folder: Path) -> Iterator[Finding]:
-    """What there is to say of a run's folder, or of one with a manifest."""
-    if (folder / run_folder.CONFIG).is_file():
-        yield from run(folder)
-    elif (folder / manifest.NAME).is_file():
-        yield listed(folder, folder.name)
-    else:
-        yield Finding(False, str(folder), "is neither a run's folder (no config.toml) nor one with a manifest.json")
+    """What there is to say of a run's folder, or of one with a manifest; up to what cannot be read at all."""
+    try:
+        if (folder / run_folder.CONFIG).is_file():
+            yield from run(folder)
+        elif (folder / manifest.NAME).is_file():
+            yield listed(folder, folder.name)
+        else:
+            yield Finding(False, str(folder), "is neither a run's folder (no config.toml) nor one with a manifest.json")
+    except OSError as error:
+        yield Finding(False, str(error.filename or folder), f"cannot be read ({error.strerror})")
 
 
 def run(folder: Path) -> Iterator[Finding]:

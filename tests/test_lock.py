@@ -51,6 +51,40 @@ def test_to_look_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "folder", "pipe", "not to be read"])
+def test_what_is_no_lock_is_left_alone(tmp_path, kind):
+    folder, other = tmp_path / "run", tmp_path / "important"
+    folder.mkdir()
+    other.write_text("precious")
+    path = folder / lock.NAME
+    if kind.startswith("link"):
+        path.symlink_to(other if kind == "link" else tmp_path / "nothing")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_text("7")
+        path.chmod(0)
+        if os.access(path, os.R_OK):
+            pytest.skip("this user may read everything")
+    for attempt in (lock.check, lambda folder: lock.hold(folder).__enter__()):
+        with pytest.raises(InputError, match="is no lock of a run"):
+            attempt(folder)
+    (folder / files.READY).mkdir()
+    run_folder.settle(folder)  # a reader goes on with what is there
+    assert other.read_text() == "precious" and not (tmp_path / "nothing").exists()
+
+
+def test_to_look_needs_no_right_to_write(tmp_path, monkeypatch):
+    with lock.hold(tmp_path):
+        pass
+    asked, opened = [], os.open
+    monkeypatch.setattr(os, "open", lambda path, flags, *mode: asked.append(flags) or opened(path, flags, *mode))
+    lock.check(tmp_path)
+    assert len(asked) == 1 and not asked[0] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+
+
 def test_a_file_system_without_locks_is_told_of_and_used(tmp_path, monkeypatch, capsys):
     import fcntl
 

@@ -99,6 +99,15 @@ def test_other_folders(run, tmp_path_factory, capsys):
     assert __main__.main(["verify"]) == 2 and __main__.main(["verify", "--help"]) == 0
 
 
+def test_what_cannot_be_read_is_said(run, capsys):
+    (run / "log.jsonl").unlink()
+    (run / "log.jsonl").mkdir()
+    status, lines = said(capsys, run)
+    assert status == 2 and any("log.jsonl: cannot be read" in line for line in lines)
+    status, lines = said(capsys, run / ("x" * 300))
+    assert status == 2 and "cannot be read (File name too long)" in lines[0]
+
+
 def test_commands(capsys):
     assert __main__.main(["--help"]) == 0
     listed = capsys.readouterr().out
