@@ -43,7 +43,7 @@ def problems(table: Mapping[str, Setting], given: Mapping[str, Any], faulty: set
     defaults = {name: line.default for name, line in table.items() if not line.required}
     view = View({name: value for name, value in {**defaults, **given}.items() if name not in faulty})
     found: list[Problem] = []
-    for check in (_without_effect(table, given), _drawing(table, given), *CHECKS):
+    for check in (_without_effect(table, given), *CHECKS):
         try:
             found += check(view)
         except _Unfit:
@@ -67,16 +67,6 @@ def _without_effect(table: Mapping[str, Setting], given: Mapping[str, Any]) -> C
             other, values = condition
             wanted = " or ".join(f"{other} = {str(value).lower()}" for value in values) or f"a value for {other}"
             yield Problem(name, f"has no effect without {wanted}", f"set {wanted}, or leave {name} out")
-
-    return check
-
-
-def _drawing(table: Mapping[str, Setting], given: Mapping[str, Any]) -> Check:
-    def check(settings: Any) -> Iterator[Problem]:
-        if given.get("merge") is not None:
-            for name in given:
-                if table[name].section == "inference" and given[name] != table[name].default:
-                    yield Problem(name, "has no effect with merge, which draws nothing", f"leave {name} out")
 
     return check
 

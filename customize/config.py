@@ -109,7 +109,9 @@ class TrainingSettings(Settings):
     checkpoints_total_limit: int | None = setting(
         None, "output", "number of newest checkpoints that are kept; none keeps all", minimum=1, maximum=MANY
     )
-    resume_from_checkpoint: str | None = setting(None, "output", "the checkpoint to go on from: latest, or its folder")
+    resume_from_checkpoint: str | None = setting(
+        None, "output", "the checkpoint to go on from: latest, or its folder", text="path"
+    )
     save_steps: int | None = setting(None, "output", "steps between intermediate weights", minimum=1, maximum=MANY)
     validation_prompt: tuple[str, ...] = setting((), "output", "prompts of the sample pictures; none given, none made")
     num_validation_images: int = setting(4, "output", "sample pictures per prompt", minimum=1, maximum=64)

@@ -174,6 +174,15 @@ def _put(folder: Path, path: Path) -> None:
         remove(old)
 
 
+def at_work(path: Path) -> int | None:
+    """The number of another running process that makes a folder or file of this name; None when there is none."""
+    for other in path.parent.glob(UNFINISHED.format(name=glob.escape(path.name), pid="[0-9]*")):
+        pid = other.name.removesuffix(".unfinished").rpartition(".")[2]
+        if pid.isdecimal() and int(pid) != os.getpid() and is_running(int(pid)):
+            return int(pid)
+    return None
+
+
 def _temporary(path: Path) -> Path:
     """A name beside `path` that no running process uses; what dead ones left under such names is removed."""
     make_folder(path.parent)

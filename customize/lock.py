@@ -73,7 +73,7 @@ def refusal(folder: Path, descriptor: int) -> InputError:
 
 @contextmanager
 def _opened(folder: Path, flags: int) -> Iterator[int]:
-    """The lock's file. Raises InputError for anything else of that name, such as a link, through which others would be written."""
+    """The lock's file. Raises InputError for anything else of that name, such as a link to a file of the user's."""
     path = folder / NAME
     fault = InputError(Problem("output_dir", f"{path} is no lock of a run, or not yours", "remove it, or name another folder"))
     try:

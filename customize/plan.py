@@ -25,7 +25,7 @@ from customize.findings import first_few
 from customize.guard import Numbers, tensors_of
 from customize.preparation import Bench, Training, prepare
 from customize.resources import for_memory, resources
-from customize.resume import find_checkpoint, identity
+from customize.resume import find_checkpoint, fitting, identity
 from customize.samples import SamplePictures
 from customize.setting import table
 from customize.trainer import Record, State, Watcher, train
@@ -161,6 +161,7 @@ def make(settings, folder: Path, source: Source, examples: Examples) -> Plan:
         accelerator.print(f"note: {note}")
     with resources(for_memory(settings), "make room"), trial_of(settings, bench) as trial:
         training = prepare(trial, Bench(trial, accelerator, family, examples, *done))
+        resume = resume and fitting(resume, training.method, trial, accelerator.scaler)
         SamplePictures(settings, family, training.condition, folder / run_folder.SAMPLES)
         clock = Clock()
         state = train(

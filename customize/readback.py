@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from customize import draws
-from customize.errors import InputError
+from customize.errors import InputError, NumericsError
 from customize.families.stable_diffusion import StableDiffusion
 from customize.inference.loading import load_pipeline
 
@@ -18,10 +18,14 @@ training: beside a rounded base model an adapter learned, beside an exact one it
 def check(folder: Path, family: StableDiffusion, prompt: str) -> float:
     """Compares one prediction of the networks in memory with one of the result in `folder`; both on the CPU in float32.
 
-    Returns the largest difference relative to the largest number. Raises OSError when it is above `TOLERANCE`.
+    Returns the largest difference relative to the largest number. Raises OSError when it is above `TOLERANCE`,
+    NumericsError when the networks in memory answer with NaN or infinity.
     """
     dtype = next(parameter.dtype for parameter in family.unet.parameters())
     expected = answer(family, prompt)
+    if not expected.isfinite().all():
+        remedy = "start anew with a lower learning_rate, or go on from an earlier checkpoint"
+        raise NumericsError(f"what was learned answers with NaN or infinity, and is not saved as the result\n    -> {remedy}")
     try:
         fresh = load_pipeline(None, [(str(folder), 1.0)]).family
     except InputError as error:

@@ -12,6 +12,7 @@ from customize import lock, manifest
 from customize.errors import InputError, Problem
 from customize.files import READY, discard, recover
 from customize.json_files import read_object
+from customize.setting import PATHS, table
 
 CONFIG, LOG, CARD, ABOUT = "config.toml", "log.jsonl", "README.md", "customize.json"
 CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER = "checkpoints", "samples", "weights", "before_after.png"
@@ -38,7 +39,30 @@ def check(settings) -> Path:
     if foreign := [] if (folder / CONFIG).exists() else present(folder):
         what = f"{folder} holds no run, but what a run would write over: {', '.join(path.name for path in foreign)}"
         raise InputError(Problem("output_dir", what, "name another folder"))
+    if (
+        settings.logging_dir in WRITTEN
+        or settings.logging_dir in (".", "..")
+        or Path(settings.logging_dir).name != settings.logging_dir
+    ):
+        what = f'"{settings.logging_dir}" is no name for a folder of its own in output_dir'
+        raise InputError(Problem("logging_dir", what, "take one like logs"))
+    if problems := list(in_the_way(settings, folder)) if settings.overwrite_output_dir else ():
+        raise InputError(problems)
     return folder
+
+
+def in_the_way(settings, folder: Path) -> Iterator[Problem]:
+    """What the run reads and would remove, being told to overwrite."""
+    doomed = [Path(os.path.realpath(path)) for path in present(folder)]
+    for name, line in table(type(settings)).items():
+        if line.text in PATHS and name not in ("output_dir", "resume_from_checkpoint"):
+            values = getattr(settings, name)
+            for value in values if line.many else filter(None, [values]):
+                path = Path(os.path.realpath(value))
+                read = [path, *(path / part for part in WRITTEN)] if line.text == "model" else [path]
+                if any(each.is_relative_to(entry) for each in read for entry in doomed):
+                    what = f"{value} is what overwrite_output_dir would remove with the earlier run in {folder}"
+                    yield Problem(name, what, "move it, or name another --output_dir")
 
 
 def check_place(setting: str, folder: Path) -> None:

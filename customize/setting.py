@@ -170,6 +170,8 @@ def text_fault(kind: Kind, value: str) -> str | None:
         return "is empty"
     if kind in PATHS and any(len(os.fsencode(part)) > 255 for part in re.split(r"[/\\]", value)):
         return "holds a name of more than 255 bytes"
+    if kind in PATHS and len(os.fsencode(value)) > 4000:
+        return "is longer than 4,000 bytes"
     faults = {"placeholder": _placeholder_fault, "weights": _weights_fault, "model": _pickle_fault}
     if kind == "modules":
         return None if re.fullmatch(r"[\w.-]+", value) else "is not attention, feed-forward or the name of a module"

@@ -411,10 +411,20 @@ def test_a_home_is_written_out_in_every_path(monkeypatch):
 
 def test_every_setting_that_names_a_file_or_folder_is_a_path():
     """Those are the ones whose value is a place: their names end in _dir, or they are these."""
-    others = {"pretrained_model_name_or_path", "dataset_name", "image", "mask_image", "like", "merge", "weights"}
+    others = {
+        "pretrained_model_name_or_path",
+        "resume_from_checkpoint",
+        "dataset_name",
+        "image",
+        "mask_image",
+        "like",
+        "merge",
+        "weights",
+    }
     for model in (TextualInversionSettings, DreamBoothSettings, InferenceSettings):
         for name, line in table(model).items():
             is_path = name in others or (name.endswith("_dir") and line.type is str and name != "logging_dir")
             assert (line.text in PATHS) == is_path, name
             if is_path:
                 assert line.fault("a/" + "x" * 255) is None and "255 bytes" in line.fault("x" * 256 + "/a")
+                assert "4,000 bytes" in line.fault("a/" * 2001)

@@ -181,6 +181,26 @@ def test_the_length_is_that_of_the_text_encoder_whatever_the_tokenizer_says(mode
     assert facts.length(locate(str(model))) == load(locate(str(model))).tokenizer.model_max_length == 20
 
 
+@pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "IPNDMScheduler", "EDMEulerScheduler", "SCMScheduler"])
+def test_a_scheduler_of_other_models(model, name):
+    """Those predict something else, or have no betas: trained with ours, they would learn nonsense in silence."""
+    change(model / "scheduler/scheduler_config.json", _class_name=name, prediction_type=..., beta_start=..., beta_end=...)
+    assert "is not one of Stable Diffusion 1.x or 2.x" in refused(model)
+
+
+@pytest.mark.parametrize(
+    ("file", "changed"),
+    [
+        ("scheduler/scheduler_config.json", {"prediction_type": None}), ("vae/config.json", {"scaling_factor": None}),
+        ("unet/config.json", {"sample_size": [16, 16]}),
+    ],
+)  # fmt: skip
+def test_a_value_that_is_not_understood_is_named(model, file, changed):
+    change(model / file, **changed)
+    [(name, value)] = changed.items()
+    assert f"{model / file}: {name} is {str(value)!r}, which is not understood here" in refused(model)
+
+
 def test_a_model_that_tells_no_size(model, pictures, tmp_path):
     change(model / "unet/config.json", sample_size=...)
     assert facts.resolution(locate(str(model))) is None
@@ -282,7 +302,7 @@ DESCRIPTIONS = (
 @pytest.mark.parametrize("description", DESCRIPTIONS, ids=lambda text: text[:40])
 def test_a_description_of_an_adapter_that_is_none(adapter, tiny_epsilon, tmp_path, description):
     save_file(load_file(adapter), tmp_path / "x.safetensors", {run_folder.ADAPTER_METADATA: description})
-    with pytest.raises(InputError, match=r"has damaged metadata|cannot be loaded|cannot read"):
+    with pytest.raises(InputError, match=r"has damaged metadata|cannot be loaded|cannot read|describes itself"):
         load_pipeline(str(tiny_epsilon), [(tmp_path / "x.safetensors", 1.0)])
 
 

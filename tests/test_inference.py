@@ -342,3 +342,33 @@ def test_a_missing_trigger_word_is_noted(tiny_epsilon, run, tmp_path, capsys):
     for prompt, noted in (("a sks dog", False), ("a dog", True)):
         drawing.Models().load(settings(weights=[str(run)], prompt=[prompt], output_dir=str(tmp_path / "out")))
         assert ("sks" in capsys.readouterr().err) == noted
+
+
+def test_what_is_put_into_the_folder_meanwhile_is_left_there(tiny_epsilon, tmp_path, monkeypatch):
+    """The pictures are beside it, then; none are lost."""
+    draw = drawing.draw
+
+    def meanwhile(*arguments):
+        draw(*arguments)
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/notes.txt").write_text("mine")
+        (tmp_path / "out-2").mkdir()
+
+    monkeypatch.setattr(drawing, "draw", meanwhile)
+    with pytest.raises(InputError, match=r"they are in .*out-3"):
+        command.run(settings(prompt=["a dog"], output_dir=str(tmp_path / "out"), pretrained_model_name_or_path=str(tiny_epsilon)))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
+    assert (tmp_path / "out-3/000.png").is_file() and sorted(path.name for path in tmp_path.iterdir()) == [
+        "out",
+        "out-2",
+        "out-3",
+    ]
+
+
+def test_two_that_make_one_folder(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    (tmp_path / f".out.{child.pid}.unfinished").mkdir()
+    with pytest.raises(InputError, match=f"process {child.pid} makes pictures"):
+        command.check_folder(tmp_path / "out", True)
+    child.communicate(b"\n")
+    command.check_folder(tmp_path / "out", True)

@@ -10,7 +10,7 @@ import torch
 from kit import METHODS, prepared, settings_for, write_pictures
 from whole_runs import LATEST, Run
 
-from customize import plan
+from customize import checkpoint, plan
 from customize.config import DreamBoothSettings
 from customize.errors import ResourceError
 from customize.preflight import check
@@ -156,3 +156,14 @@ def test_the_size_of_a_safetensors_file():
     tensors["scalar"] = torch.tensor(1.0)
     for metadata in (None, {"format": "pt", "é": 'a"b'}):
         assert math.isclose(safetensors_size(tensors, metadata), len(save(tensors, metadata)), abs_tol=16)
+
+
+def test_a_checkpoint_of_other_tensors_is_refused_as_the_run_would(server, tiny_epsilon, pictures, tmp_path):
+    run = Run(server, tmp_path, "lora", tiny_epsilon, pictures, max_train_steps=4)
+    assert run(moment="in a step", number=4)[0] < 0
+    [path] = (run.folder / "checkpoints").iterdir()
+    kept = checkpoint.load(path)
+    checkpoint.save(path.parent, replace(kept, learned={name: tensor[:1] for name, tensor in kept.learned.items()}))
+    for flags in (["--dry_run"], []):
+        status, said = run(*LATEST, *flags)
+        assert status == 2 and "other tensors than this run's" in said, said

@@ -172,6 +172,41 @@ def test_no_file_of_the_user_is_overwritten_or_removed(server, tiny_epsilon, pic
     assert (folder / "unet/mine.safetensors").read_text() == (folder / "README.md").read_text() == "mine"
 
 
+def test_what_a_run_reads_is_not_removed_with_an_earlier_one(server, tiny_epsilon, pictures, tmp_path):
+    """Pictures that lie among its samples, a base model that is its result."""
+    earlier = Run(server, tmp_path, "full", tiny_epsilon, pictures, max_train_steps=1)
+    assert earlier()[0] == 0
+    shutil.copytree(pictures, earlier.folder / "samples/mine")
+    before = {path: path.read_bytes() for path in earlier.folder.rglob("*") if path.is_file()}
+    inside = str(earlier.folder / "samples/mine")
+    for flags, name in (
+        (["--instance_data_dir", inside], "instance_data_dir"),
+        (["--instance_data_dir", f"{earlier.folder}/checkpoints/../samples/mine"], "instance_data_dir"),
+        (["--pretrained_model_name_or_path", str(earlier.folder)], "pretrained_model_name_or_path"),
+        (["--latents_cache_dir", str(earlier.folder / "samples")], "latents_cache_dir"),
+    ):
+        status, said = earlier("--overwrite_output_dir", *flags)
+        assert status == 2 and f"  {name}: " in said and "would remove with the earlier run" in said, said
+    assert {path: path.read_bytes() for path in earlier.folder.rglob("*") if path.is_file() and path.name != ".lock"} == {
+        path: content for path, content in before.items() if path.name != ".lock"
+    }
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "config.toml", "checkpoints", "../elsewhere", "a/b", ".", "..", "/tmp/x"])
+def test_the_trackers_folder_is_one_of_its_own(name, server, tiny_epsilon, pictures, tmp_path):
+    run = Run(server, tmp_path, "textual_inversion", tiny_epsilon, pictures)
+    status, said = run("--logging_dir", name)
+    assert status == 2 and "logging_dir" in said and "no name for a folder of its own" in said and not run.folder.exists()
+
+
+def test_numbers_that_give_out_in_the_result_are_no_fault_of_the_program(server, tiny_epsilon, pictures, tmp_path):
+    """One step so long that the weights are finite and what the network makes of them is not."""
+    run = Run(server, tmp_path, "full", tiny_epsilon, pictures, learning_rate=10.0, max_train_steps=1)
+    status, said = run()
+    assert status == 4 and "NaN or infinity, and is not saved as the result" in said and "Traceback" not in said
+    assert not list(run.folder.glob("model_index.json"))
+
+
 def test_a_wrong_sampler_is_told_before_an_earlier_run_is_removed(server, tiny_epsilon, pictures, tmp_path):
     run = Run(server, tmp_path, "textual_inversion", tiny_epsilon, pictures)
     assert run()[0] == 0

@@ -8,6 +8,8 @@ from customize.errors import InputError, Problem
 from customize.findings import printable
 from customize.json_files import read_object
 
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
 
 def load_scheduler(folder: Path):
     """The scheduler of the class that the folder's own configuration names. Raises InputError for one that cannot be had."""
@@ -18,7 +20,11 @@ def load_scheduler(folder: Path):
         what = printable(f"unknown scheduler {name[:80]!r}")
         raise InputError(Problem(f"{folder}/scheduler", what, "name one of diffusers' schedulers there"))
     try:
-        return scheduler_class.from_config(config)
+        scheduler = scheduler_class.from_config(config)
     except Exception as error:  # whatever the library makes of a stranger's numbers
         what = printable(f"cannot be made ({(str(error).splitlines() or [type(error).__name__])[0][:200]})")
         raise InputError(Problem(f"{folder}/scheduler", what, "copy the model again, whole")) from error
+    if scheduler.config.get("prediction_type") not in PREDICTIONS or not {"beta_start", "beta_end"} <= scheduler.config.keys():
+        what = f"{name} is not one of Stable Diffusion 1.x or 2.x: those have betas and predict {', '.join(PREDICTIONS)}"
+        raise InputError(Problem(f"{folder}/scheduler", what, "is it the right model? or copy the folder of one that is"))
+    return scheduler

@@ -29,16 +29,21 @@ def is_positive(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value < float("inf")
 
 
+def or_none(is_fit: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """The same question of a value that may be left empty."""
+    return lambda value: value is None or is_fit(value)
+
+
 READ: dict[str, dict[str, Callable[[Any], bool]]] = {
     "model_index.json": {},
     "scheduler/scheduler_config.json": {
         "num_train_timesteps": is_count,
         "prediction_type": ("epsilon", "v_prediction", "sample").__contains__,
     },
-    "unet/config.json": {"sample_size": is_count},
+    "unet/config.json": {"sample_size": or_none(is_count)},
     "vae/config.json": {"scaling_factor": is_positive},
-    "text_encoder/config.json": {"max_position_embeddings": is_count},
-    "tokenizer/tokenizer_config.json": {"model_max_length": is_positive},
+    "text_encoder/config.json": {"max_position_embeddings": or_none(is_count)},
+    "tokenizer/tokenizer_config.json": {"model_max_length": or_none(is_positive)},
 }
 """The configurations of a model, and what those values must be that are read here or by our own code, where they are given."""
 
@@ -96,8 +101,11 @@ def check_folder(folder: Path, variant: str | None = None) -> Path:
         try:
             said = read_object(path)
             for name, is_fit in values.items():
-                if said.get(name) is not None and not is_fit(said[name]):
-                    raise ValueError(f"{name} is {str(said[name])[:80]!r}")
+                if name in said and not is_fit(said[name]):
+                    what = printable(f"{name} is {str(said[name])[:80]!r}")
+                    problems.append(
+                        Problem(str(path), f"{what}, which is not understood here", "set it right, or take another model")
+                    )
         except FileNotFoundError:
             problems.append(Problem(str(path), "missing", AGAIN))
         except (OSError, ValueError, TypeError) as error:

@@ -83,6 +83,9 @@ def add_adapter(family: StableDiffusion, file: LearnedFile, name: str, partial: 
     except MemoryError:
         raise
     except Exception as error:  # as does peft on a description of an adapter that is not sound
+        if "could not be instantiated" in str(error):  # peft's LoraConfig, of which each version knows more
+            what = "describes itself in words that the installed peft does not know"
+            raise refuse(what, "update peft, or save it without its description") from error
         raise refuse(f"cannot be loaded ({first_line(error)})") from error
     for network, loaded in ((family.unet, unet), (family.text_encoder, text_encoder)):
         if not all(place.holds_it(network, name) for place in loaded):

@@ -77,6 +77,8 @@ def _merge(settings: Any) -> Iterator[Problem]:
     changing = [weights for weights in settings.weights if isinstance(path_and_scale(weights)[1], Schedule)]
     for weights in changing:
         yield Problem("weights", f"{weights} changes on the way, which merged weights cannot", "give one scale, as in PATH:0.8")
+    if settings.sweep:
+        yield Problem("sweep", "and merge: one model is written, with one scale of each weight", "leave one of the two out")
 
 
 CHECKS = (_merge, _chain, _lesson, _prompts_of_a_picture, _image_in_an_illusion, _attention)

@@ -8,14 +8,16 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from customize import run_folder
 from customize.config import InferenceSettings
+from customize.disk import sync_tree
 from customize.errors import InputError, Problem
 from customize.families import locate
-from customize.files import new_folder
+from customize.files import at_work, new_folder
 from customize.images import open_image
 from customize.inference import merge
 from customize.inference.learned import find_learned
@@ -82,6 +84,7 @@ def run(settings: InferenceSettings) -> None:
         with new_folder(job.folder) as unfinished:
             (unfinished / "config.toml").write_text(on_its_own(settings).to_toml(), encoding="utf-8", newline="\n")
             draw(settings, job, models, unfinished)
+            check_again(job.folder, unfinished, settings.overwrite_output_dir)
     count = len(job.grid.wanted)
     print(f"{job.folder}: {count} picture{'s' * (count > 1)}")
     if job.like and job.is_again:
@@ -162,6 +165,9 @@ def open_mask(path: str, image: "Image | None") -> "Image":
 def check_folder(folder: Path, overwrite: bool) -> None:
     """Raises InputError when pictures cannot go into the folder, or would take the place of anything but pictures."""
     run_folder.check_place("output_dir", folder)
+    if pid := at_work(folder):
+        remedy = "wait for it to end, or name another --output_dir"
+        raise InputError(Problem("output_dir", f"process {pid} makes pictures for {folder}", remedy))
     if Path.cwd().is_relative_to(folder):
         raise InputError(Problem("output_dir", f"{folder} is where you are, or above it", "name another folder"))
     present = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
@@ -172,3 +178,17 @@ def check_folder(folder: Path, overwrite: bool) -> None:
     if present and not overwrite:
         remedy = "add --overwrite_output_dir, or name another --output_dir"
         raise InputError(Problem("output_dir", f"{folder} holds pictures already", remedy))
+
+
+def check_again(folder: Path, unfinished: Path, overwrite: bool) -> None:
+    """Raises InputError when somebody wrote into the folder while the pictures were made; they are beside it, then."""
+    try:
+        check_folder(folder, overwrite)
+    except InputError as error:
+        free = next(path for i in count(2) if not os.path.lexists(path := folder.with_name(f"{folder.name}-{i}")))
+        sync_tree(unfinished)
+        os.rename(unfinished, free)
+        kept = Problem(
+            "output_dir", f"was free when the pictures were begun: they are in {free}", "move them where you want them"
+        )
+        raise InputError([*error.problems, kept]) from error

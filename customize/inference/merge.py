@@ -5,6 +5,7 @@ W a weight [out, in, ...] of a network, A [rank, in, ...] and B [out, rank, ...]
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from customize.errors import InputError, Problem
 from customize.files import new_folder
 from customize.inference.learned import PICKLES, Learned, find_learned
 from customize.resources import resources
+from customize.setting import table
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,6 +40,10 @@ def run(settings: InferenceSettings) -> None:
     Raises InputError before anything is loaded, where that can be known; ResourceError when memory or disk give out.
     """
     target, learned = check(settings)
+    lines = table(InferenceSettings).items()
+    ignored = [name for name, line in lines if line.section == "inference" and getattr(settings, name) != line.default]
+    if ignored:
+        print(f"note: no effect with merge, which draws nothing: {', '.join(ignored)}", file=sys.stderr)
     with resources("take a machine with more memory", "make room, or merge onto another disk"):
         from customize.inference.loading import load_pipeline, options_of
 
@@ -82,7 +88,7 @@ def unfit(learned: Learned, target: Path) -> Iterator[Problem]:
 
 def in_the_way(learned: Learned, target: Path, overwrite: bool) -> Iterator[Problem]:
     """What stands where the result shall be."""
-    blocking = next((path for path in target.parents if path.exists() and not path.is_dir()), None)
+    blocking = next((path for path in target.parents if os.path.lexists(path) and not path.is_dir()), None)
     sources = [Path(os.path.realpath(os.path.expanduser(learned.base or ""))), *(file.path.resolve() for file in learned.files)]
     is_file = target.suffix == ".safetensors"
     present = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
@@ -93,6 +99,8 @@ def in_the_way(learned: Learned, target: Path, overwrite: bool) -> Iterator[Prob
         yield Problem(SETTING, f"{blocking} is a file", FREE)
     elif any(source.is_relative_to(target) for source in sources) or Path.cwd().is_relative_to(target):
         yield Problem(SETTING, f"{target} is what is merged, or a folder around it or you", FREE)
+    elif os.path.lexists(target) and not target.exists():
+        yield Problem(SETTING, f"{target} is a link that leads nowhere", FREE)
     elif target.exists() and is_file != target.is_file():
         yield Problem(SETTING, f"{target} is a {'folder' if is_file else 'file'}", FREE)
     elif foreign:
