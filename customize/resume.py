@@ -12,6 +12,7 @@ from customize import checkpoint, run_folder
 from customize.data import Examples
 from customize.errors import InputError, Problem
 from customize.families import Source
+from customize.families.source import files_read
 from customize.findings import first_few
 from customize.optimizers import is_state_of
 
@@ -25,6 +26,7 @@ FREE_TO_CHANGE = {
 Folders of pictures, and of a base model that is no name on the hub, may be moved: what is in them is compared."""
 
 NOT_COMPARED = {"versions", "pictures"}
+BASE_FILES = "base model's files"
 BLOCKS, BLOCK = 64, 1 << 16
 
 
@@ -37,15 +39,14 @@ def identity(settings, source: Source, examples: Examples, num_processes: int) -
         del kept["pretrained_model_name_or_path"]
     pictures = {example.name: [example.digest, *example.captions] for example in examples.instances}
     versions = {name: version(name) for name in run_folder.VERSIONED}
-    about = {"method": settings.command, "base model's files": files, "num_processes": num_processes}
+    about = {"method": settings.command, BASE_FILES: files, "num_processes": num_processes}
     return json.loads(json.dumps({**kept, **about, "pictures": pictures, "versions": versions}))
 
 
 def fingerprint(source: Source) -> str:
-    """A hash over the base model's weights and configurations: the size of each file and 64 blocks spread over it.
+    """A hash over those files of the base model that are read: the size of each and 64 blocks spread over it.
     Another model is found out, a single changed byte may not be. Empty for one on the hub: its name and revision tell."""
-    found = [*source.folder.rglob("*.safetensors"), *source.folder.rglob("*.json")] if source.folder else [source.file]
-    files = sorted(file for file in found if file)
+    files = files_read(source)
     digest = hashlib.sha256()
     for path in files:
         size = path.stat().st_size
@@ -128,8 +129,11 @@ def differences(earlier: dict[str, Any], now: dict[str, Any]) -> list[Problem]:
     problems = [
         Problem(name, f"was {earlier.get(name)!r} in the run to be resumed, is {now.get(name)!r} now", remedy)
         for name in changed
-        if name not in NOT_COMPARED
+        if name not in (*NOT_COMPARED, BASE_FILES)
     ]
+    if BASE_FILES in changed:
+        what = "are not those of the run to be resumed: it is another model, or it was changed"
+        problems.append(Problem(BASE_FILES, what, "name the one that it was begun with, or start anew in another --output_dir"))
     if "pictures" in changed:
         before, after = earlier.get("pictures", {}), now.get("pictures", {})
         names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))

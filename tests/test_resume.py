@@ -151,6 +151,17 @@ def test_another_base_model_is_found_out_wherever_its_bytes_differ(tiny_epsilon,
         after = fingerprint(locate(str(folder)))
         assert after != before
         before = after
+    for name in (
+        "checkpoints/step-000001/learned.safetensors",
+        "lora/customize.json",
+        "safety_checker/config.json",
+        "unet/x.fp16.safetensors",
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"what is not read does not count")
+    assert fingerprint(locate(str(folder))) == before
+    (folder / "tokenizer/added_tokens.json").write_text("{}")
+    assert fingerprint(locate(str(folder))) != before
     large, found = tmp_path / "large.safetensors", set()
     for place in (0, 1 << 22, (1 << 23) - 1):
         content = bytearray(1 << 23)

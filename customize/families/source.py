@@ -117,11 +117,28 @@ def check_folder(folder: Path, variant: str | None = None) -> Path:
     return folder
 
 
+def weight_files(folder: Path, variant: str | None) -> list[Path]:
+    """The safetensors files of one network of the model."""
+    return [
+        file for file in sorted(folder.glob("*.safetensors")) if (f".{variant}" in file.stem if variant else "." not in file.stem)
+    ]
+
+
+def files_read(source: Source) -> list[Path]:
+    """Every file of the model that is read, of what there is in its folder; none of one that is still on the hub."""
+    if not source.folder:
+        return [source.file] if source.file else []
+    configs = [source.folder / name for name in READ]
+    words = [path for path in sorted((source.folder / "tokenizer").iterdir()) if path.suffix in (".json", ".txt")]
+    weights = [file for part in NETWORKS for file in weight_files(source.folder / part, source.variant)]
+    return list(dict.fromkeys(path for path in (*configs, *words, *weights) if path.is_file()))
+
+
 def weights_problems(folder: Path, variant: str | None) -> list[Problem]:
     """What is wrong with the safetensors files of one network of the model."""
-    all_files = sorted(folder.glob("*.safetensors"))
-    files = [file for file in all_files if (f".{variant}" in file.stem if variant else "." not in file.stem)]
+    files = weight_files(folder, variant)
     if not files:
+        all_files = sorted(folder.glob("*.safetensors"))
         what = f"has no safetensors of variant {variant}" if variant else "has no safetensors"
         if all_files:
             what += f", only {', '.join(file.name for file in all_files)}"
