@@ -7,18 +7,21 @@ It looks at what every run looks at first (`customize.preflight`), and tells all
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from customize import cli, preflight, toml
+from customize import cli, preflight, run_folder, toml
 from customize.config import DreamBoothSettings, TextualInversionSettings, TrainingSettings
 from customize.data import Example, alike, blurred, small_pictures_note
 from customize.errors import InputError, Problem, ResourceError
 from customize.findings import first_few, printable
 from customize.resources import resources
+from customize.setting import text_fault
 
 USAGE = """customize check CONFIG.toml [--setting value ...]
        customize check FOLDER      [--setting value ...]"""
@@ -29,6 +32,7 @@ Stable Diffusion 1.x. Refusals come first, then warnings. Exit status: 0 the run
 TRIGGER = "a word that every caption should hold; those that do not are listed"
 SHEET = "a PNG to write: pictures that are nearly the same side by side, and blurred ones"
 SIDE, MOST_ROWS = 256, 20
+SOFTWARE = "customize check"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,6 +47,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     try:
         settings, notes = read(rest)
+        if own.output is not None:
+            check_sheet(own.output, settings)
         report = preflight.examine(settings)
         examples = report.examples.instances
         without_word = [] if own.trigger_word is None else trigger_word_notes(examples, own.trigger_word)
@@ -110,6 +116,31 @@ def summary(examples: Sequence[Example], resolution: int) -> str:
     return f"{len(examples)} good pictures, {' to '.join(ends)}, for {resolution} pixels" if sizes else "no good picture"
 
 
+def check_sheet(name: str, settings: TrainingSettings) -> None:
+    """Raises InputError when a sheet of that name would take the place of something else, or lie among the pictures."""
+    path, fault = Path(name), text_fault("path", name)
+    pictures = getattr(settings, "train_data_dir", None) or (getattr(settings, "instance_data_dir", None),)
+    inside = [folder for folder in pictures if folder and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))]
+    if fault or path.suffix.lower() != ".png":
+        fault = fault or "does not end in .png"
+    elif inside:
+        fault = f"lies among the pictures of {inside[0]}"
+    elif os.path.lexists(path) and not is_sheet(path):
+        fault = "is there already, and no sheet of this command"
+    if fault:
+        raise InputError(Problem("output", printable(f"{name[:200]} {fault}"), "name another file, such as check.png"))
+    run_folder.check_place("output", path.absolute().parent)
+
+
+def is_sheet(path: Path) -> bool:
+    """Whether `write_sheet` made it."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return image.info.get("Software") == SOFTWARE
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
 def write_sheet(path: Path, examples: Sequence[Example]) -> None:
     """A PNG with pairs of pictures that are nearly the same, then the blurred ones; none when there are neither."""
     from customize.files import write_image
@@ -122,8 +153,10 @@ def write_sheet(path: Path, examples: Sequence[Example]) -> None:
         return say(f"nothing to show: {path} is not written")
     labels = [printable(label) for label, _ in rows[:MOST_ROWS]]
     sheet = contact_sheet([[thumbnail(one) for one in row] for _, row in rows[:MOST_ROWS]], row_labels=labels)
+    about = PngInfo()
+    about.add_text("Software", SOFTWARE)
     with resources("close other programs", "make room, or name another --output"):
-        write_image(path, sheet)
+        write_image(path, sheet, pnginfo=about)
     say(f"{path}: {min(len(rows), MOST_ROWS)} of {len(rows)} rows of pictures that are nearly the same or blurred")
 
 

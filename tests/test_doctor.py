@@ -289,6 +289,31 @@ def test_the_sheet_shows_pairs_and_blurred_pictures(tmp_path, capsys):
     assert status == 0 and "nothing to show" in lines[-1] and not sheet.exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("sheet.jpg", "end in .png"), ("sheet", "end in .png"), ("set/a.png", "among the pictures"), ("set/new.png", "among the"),
+        ("mine.png", "no sheet of this"), ("folder.png", "no sheet of this"), ("x" * 300 + ".png", "255 bytes"),
+        ("mine.png/sheet.png", "is a file"), ("link.png", "no sheet of this"),
+    ],
+)  # fmt: skip
+def test_a_sheet_takes_the_place_of_nothing(name, fault, tmp_path, capsys):
+    folder = fill(tmp_path / "set", a=scene(0), b=as_jpeg(scene(0), 40))
+    scene(1).save(tmp_path / "mine.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "link.png").symlink_to(tmp_path / "mine.png")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    status, lines = check(capsys, folder, "--resolution", 128, "--output", tmp_path / name)
+    assert status == 2 and any(fault in line for line in lines), lines
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_sheet_takes_the_place_of_an_earlier_one(tmp_path, capsys):
+    folder = fill(tmp_path / "set", a=scene(0), b=as_jpeg(scene(0), 40))
+    for _ in range(2):
+        assert check(capsys, folder, "--resolution", 128, "--output", tmp_path / "sheet.png")[0] == 0
+
+
 def corners(pixels: np.ndarray, shown: np.ndarray) -> np.ndarray:
     """Where the first row's first pixels of a picture are."""
     inside = pixels[: pixels.shape[0] - shown.shape[0] + 1, : pixels.shape[1] - shown.shape[1] + 1]
