@@ -1,6 +1,7 @@
 """What comes to light while the data are read: problems, notes, and names in a form that fits on one line."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from customize.errors import InputError, Problem
@@ -38,3 +39,15 @@ def first_few(names: Sequence[str], most: int = 10) -> str:
     """The first names, printable, and how many more there are."""
     listed = ", ".join(printable(name) for name in names[:most])
     return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
+
+
+@contextmanager
+def refusing(where: object, remedy: str, what: str = "cannot be loaded") -> Iterator[None]:
+    """Turns whatever a library raises on a stranger's file into InputError with its first line; full memory stays what it is."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(Problem(printable(str(where)), printable(f"{what} ({cause})"), remedy)) from error

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
-from customize.errors import InputError, Problem
-from customize.findings import printable
+from customize.families.source import AGAIN
+from customize.findings import refusing
 
 MERGES = Path(__file__).parent / "configs" / "clip_merges.txt.gz"
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -24,9 +24,5 @@ def clip_tokenizer(pad_token: str = END) -> CLIPTokenizer:
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
     """The tokenizer of a model in diffusers' layout. Raises InputError."""
-    try:
+    with refusing(folder / "tokenizer", AGAIN):
         return CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    except Exception as error:  # of the tokenizers library, which is written in Rust and raises nothing narrower
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        what = printable(f"cannot be loaded ({cause})")
-        raise InputError(Problem(f"{folder / 'tokenizer'}", what, "copy the model again, whole")) from error

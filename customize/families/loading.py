@@ -1,7 +1,5 @@
 """From a located source to a family object with its networks in memory."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,8 +13,9 @@ from customize.families.scheduler import load_scheduler
 from customize.families.single_file import load_single_file
 from customize.families.source import AGAIN, SETTING, Source, check_folder
 from customize.families.stable_diffusion import StableDiffusion
-from customize.findings import printable
+from customize.findings import refusing
 
+OTHER = f"is it Stable Diffusion 1.x or 2.x? {AGAIN}"
 OTHER_PARTS_OF_CLIP = ("text_projection.", "logit_scale", "vision_model.", "visual_projection.")
 """What may stand in a text encoder's file, too: nothing is asked of it here."""
 
@@ -35,7 +34,7 @@ def load(source: Source) -> StableDiffusion:
     broken = [name for name, weight in weights if not weight.sum().isfinite() and not weight.isfinite().all()]
     if broken:
         what = f"holds NaN or infinity in {len(broken)} of {len(weights)} tensors, such as {broken[0]}"
-        raise InputError(Problem(str(family.source), what, "get the model again, whole"))
+        raise InputError(Problem(str(family.source), what, AGAIN))
     if not family.noise_scheduler.alphas_cumprod.isfinite().all():
         raise InputError(Problem(f"{family.source}/scheduler", "gives noise levels that are NaN or infinite", AGAIN))
     return family
@@ -60,7 +59,7 @@ def load_folder(name: str, folder: Path, variant: str | None = None, prediction_
     """Loads a folder in diffusers' layout that `check_folder` found whole. Raises InputError."""
 
     def part(network_class, subfolder: str):
-        with refusing(folder / subfolder):
+        with refusing(folder / subfolder, OTHER):
             network, told = network_class.from_pretrained(
                 folder, subfolder=subfolder, variant=variant, use_safetensors=True, torch_dtype=torch.float32,
                 output_loading_info=True,
@@ -81,18 +80,5 @@ def load_folder(name: str, folder: Path, variant: str | None = None, prediction_
     tokenizer.model_max_length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
     if prediction_type:
         scheduler.register_to_config(prediction_type=prediction_type)
-    with refusing(folder / "scheduler"):
+    with refusing(folder / "scheduler", OTHER):
         return StableDiffusion(name, folder, unet, vae, text_encoder, tokenizer, scheduler)
-
-
-@contextmanager
-def refusing(where: Path) -> Iterator[None]:
-    """Turns what the libraries raise on a stranger's files, which may be anything, into InputError."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        remedy = "is it Stable Diffusion 1.x or 2.x? copy the model again, whole"
-        raise InputError(Problem(str(where), printable(f"cannot be loaded ({cause})"), remedy)) from error

@@ -5,7 +5,8 @@ from pathlib import Path
 import diffusers
 
 from customize.errors import InputError, Problem
-from customize.findings import printable
+from customize.families.source import AGAIN
+from customize.findings import printable, refusing
 from customize.json_files import read_object
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -19,11 +20,8 @@ def load_scheduler(folder: Path):
     if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, diffusers.SchedulerMixin)):
         what = printable(f"unknown scheduler {name[:80]!r}")
         raise InputError(Problem(f"{folder}/scheduler", what, "name one of diffusers' schedulers there"))
-    try:
+    with refusing(f"{folder}/scheduler", AGAIN, "cannot be made"):
         scheduler = scheduler_class.from_config(config)
-    except Exception as error:  # whatever the library makes of a stranger's numbers
-        what = printable(f"cannot be made ({(str(error).splitlines() or [type(error).__name__])[0][:200]})")
-        raise InputError(Problem(f"{folder}/scheduler", what, "copy the model again, whole")) from error
     if scheduler.config.get("prediction_type") not in PREDICTIONS or not {"beta_start", "beta_end"} <= scheduler.config.keys():
         what = f"{name} is not one of Stable Diffusion 1.x or 2.x: those have betas and predict {', '.join(PREDICTIONS)}"
         raise InputError(Problem(f"{folder}/scheduler", what, "is it the right model? or copy the folder of one that is"))

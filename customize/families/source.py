@@ -8,7 +8,7 @@ from typing import Any
 
 from customize.errors import InputError, Problem
 from customize.families.ldm_header import read_layout
-from customize.findings import printable
+from customize.findings import printable, refusing
 from customize.json_files import read_object
 from customize.safetensors_header import read_header
 
@@ -166,7 +166,7 @@ def vocabulary(source: Source) -> set[str]:
 
     folder = source.folder / "tokenizer"
     whole, added = folder / "tokenizer.json", folder / "added_tokens.json"
-    try:
+    with refusing(folder, AGAIN, "holds no vocabulary"):
         if whole.exists():
             words = set(Tokenizer.from_file(str(whole)).get_vocab())
         else:
@@ -176,9 +176,6 @@ def vocabulary(source: Source) -> set[str]:
         if not words:
             raise ValueError("there are none")
         return words | set(read_object(added) if added.exists() else ())
-    except Exception as error:  # the tokenizers library is written in Rust and raises nothing narrower
-        what = printable(f"holds no vocabulary ({str(error)[:200]})")
-        raise InputError(Problem(str(folder), what, AGAIN)) from error
 
 
 def known_token_problems(words: set[str], tokens: Iterable[str]) -> list[Problem]:
