@@ -20,6 +20,7 @@ from customize.class_pictures import MANIFEST, check_manifest
 from customize.config import InferenceSettings
 from customize.errors import InputError
 from customize.families import facts, load, locate
+from customize.families.source import vocabulary
 from customize.inference import command, load_pipeline
 from customize.inference.learned import find_learned
 
@@ -199,6 +200,13 @@ def test_a_value_that_is_not_understood_is_named(model, file, changed):
     change(model / file, **changed)
     [(name, value)] = changed.items()
     assert f"{model / file}: {name} is {str(value)!r}, which is not understood here" in refused(model)
+
+
+def test_words_that_only_the_configuration_of_the_tokenizer_tells(model):
+    before = vocabulary(locate(str(model)))
+    token = {"content": "<cat-toy>", **dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word", "special"), False)}
+    change(model / "tokenizer/tokenizer_config.json", added_tokens_decoder={str(len(before)): token})
+    assert vocabulary(locate(str(model))) == before | {"<cat-toy>"}
 
 
 def test_a_model_that_tells_no_size(model, pictures, tmp_path):

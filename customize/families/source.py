@@ -165,7 +165,7 @@ def vocabulary(source: Source) -> set[str]:
     from tokenizers.models import BPE
 
     folder = source.folder / "tokenizer"
-    whole, added = folder / "tokenizer.json", folder / "added_tokens.json"
+    whole, added, config = (folder / name for name in ("tokenizer.json", "added_tokens.json", "tokenizer_config.json"))
     with refusing(folder, AGAIN, "holds no vocabulary"):
         if whole.exists():
             words = set(Tokenizer.from_file(str(whole)).get_vocab())
@@ -175,7 +175,8 @@ def vocabulary(source: Source) -> set[str]:
             words = set(words_and_merges[0])
         if not words:
             raise ValueError("there are none")
-        return words | set(read_object(added) if added.exists() else ())
+        told = read_object(config).get("added_tokens_decoder", {}) if config.exists() else {}
+        return words | {token["content"] for token in told.values()} | set(read_object(added) if added.exists() else ())
 
 
 def known_token_problems(words: set[str], tokens: Iterable[str]) -> list[Problem]:
