@@ -3,6 +3,7 @@
 Nothing here imports torch: the function that runs does, once the settings are right.
 """
 
+import logging
 import os
 import sys
 import traceback
@@ -35,6 +36,7 @@ def main(model: type[Settings], run: Function, argv: Sequence[str] | None = None
     argv = sys.argv[1:] if argv is None else argv
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it warns of what nobody asked for
     try:
         if {"--help", "-h"} & set(argv):
             print(help_text(model), end="")

@@ -39,11 +39,7 @@ def check(settings) -> Path:
     if foreign := [] if (folder / CONFIG).exists() else present(folder):
         what = f"{folder} holds no run, but what a run would write over: {', '.join(path.name for path in foreign)}"
         raise InputError(Problem("output_dir", what, "name another folder"))
-    if (
-        settings.logging_dir in WRITTEN
-        or settings.logging_dir in (".", "..")
-        or Path(settings.logging_dir).name != settings.logging_dir
-    ):
+    if settings.logging_dir in (*WRITTEN, "..") or Path(settings.logging_dir).name != settings.logging_dir:
         what = f'"{settings.logging_dir}" is no name for a folder of its own in output_dir'
         raise InputError(Problem("logging_dir", what, "take one like logs"))
     if problems := list(in_the_way(settings, folder)) if settings.overwrite_output_dir else ():

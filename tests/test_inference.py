@@ -355,7 +355,7 @@ def test_what_is_put_into_the_folder_meanwhile_is_left_there(tiny_epsilon, tmp_p
         (tmp_path / "out-2").mkdir()
 
     monkeypatch.setattr(drawing, "draw", meanwhile)
-    with pytest.raises(InputError, match=r"they are in .*out-3"):
+    with pytest.raises(ResourceError, match=r"they are in .*out-3"):
         command.run(settings(prompt=["a dog"], output_dir=str(tmp_path / "out"), pretrained_model_name_or_path=str(tiny_epsilon)))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
     assert (tmp_path / "out-3/000.png").is_file() and sorted(path.name for path in tmp_path.iterdir()) == [

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from customize import run_folder
 from customize.config import InferenceSettings
 from customize.disk import sync_tree
-from customize.errors import InputError, Problem
+from customize.errors import InputError, Problem, ResourceError
 from customize.families import locate
 from customize.files import at_work, new_folder
 from customize.images import open_image
@@ -181,14 +181,12 @@ def check_folder(folder: Path, overwrite: bool) -> None:
 
 
 def check_again(folder: Path, unfinished: Path, overwrite: bool) -> None:
-    """Raises InputError when somebody wrote into the folder while the pictures were made; they are beside it, then."""
+    """Raises ResourceError when somebody wrote into the folder while the pictures were made; these are beside it, then."""
     try:
         check_folder(folder, overwrite)
     except InputError as error:
         free = next(path for i in count(2) if not os.path.lexists(path := folder.with_name(f"{folder.name}-{i}")))
         sync_tree(unfinished)
         os.rename(unfinished, free)
-        kept = Problem(
-            "output_dir", f"was free when the pictures were begun: they are in {free}", "move them where you want them"
-        )
-        raise InputError([*error.problems, kept]) from error
+        what = "; ".join(problem.what for problem in error.problems)
+        raise ResourceError(f"{what}; it was free when the pictures were begun\n    -> they are in {free}") from error
