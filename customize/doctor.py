@@ -9,6 +9,7 @@ It looks at what every run looks at first (`customize.preflight`), and tells all
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         settings, notes = read(rest)
         if own.output is not None:
+            own.output = os.path.expanduser(own.output)
             check_sheet(own.output, settings)
         report = preflight.examine(settings)
         examples = report.examples.instances
@@ -119,25 +121,26 @@ def summary(examples: Sequence[Example], resolution: int) -> str:
 def check_sheet(name: str, settings: TrainingSettings) -> None:
     """Raises InputError when a sheet of that name would take the place of something else, or lie among the pictures."""
     path, fault = Path(name), text_fault("path", name)
-    pictures = getattr(settings, "train_data_dir", None) or (getattr(settings, "instance_data_dir", None),)
+    single = (getattr(settings, setting, None) for setting in ("instance_data_dir", "class_data_dir"))
+    pictures = [*getattr(settings, "train_data_dir", ()), *single]
     inside = [folder for folder in pictures if folder and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))]
     if fault or path.suffix.lower() != ".png":
         fault = fault or "does not end in .png"
     elif inside:
         fault = f"lies among the pictures of {inside[0]}"
-    elif os.path.lexists(path) and not is_sheet(path):
+    elif os.path.lexists(path) and not (path.is_file() and is_sheet(path)):
         fault = "is there already, and no sheet of this command"
     if fault:
-        raise InputError(Problem("output", printable(f"{name[:200]} {fault}"), "name another file, such as check.png"))
+        raise InputError(Problem("output", printable(f"{name[:200]} {fault}"), "name a PNG elsewhere, such as ../check.png"))
     run_folder.check_place("output", path.absolute().parent)
 
 
 def is_sheet(path: Path) -> bool:
     """Whether `write_sheet` made it."""
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=["PNG"]) as image:
             return image.info.get("Software") == SOFTWARE
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False
 
 

@@ -174,22 +174,13 @@ def _put(folder: Path, path: Path) -> None:
         remove(old)
 
 
-def at_work(path: Path) -> int | None:
-    """The number of another running process that makes a folder or file of this name; None when there is none."""
-    for other in path.parent.glob(UNFINISHED.format(name=glob.escape(path.name), pid="[0-9]*")):
-        pid = other.name.removesuffix(".unfinished").rpartition(".")[2]
-        if pid.isdecimal() and int(pid) != os.getpid() and is_running(int(pid)):
-            return int(pid)
-    return None
-
-
 def _temporary(path: Path) -> Path:
     """A name beside `path` that no running process uses; what dead ones left under such names is removed."""
     make_folder(path.parent)
     mine = path.with_name(UNFINISHED.format(name=path.name, pid=os.getpid()))
     for other in path.parent.glob(UNFINISHED.format(name=glob.escape(path.name), pid="[0-9]*")):
-        pid = other.name.removesuffix(".unfinished").rpartition(".")[2]
-        if other == mine or not (pid.isdecimal() and is_running(int(pid))):
+        pid = other.name.removeprefix(f".{path.name}.").removesuffix(".unfinished")
+        if pid.isdecimal() and (other == mine or not is_running(int(pid))):  # else it is of another name, as .sd1.5. is for sd1
             remove(other)
     return mine
 

@@ -34,7 +34,8 @@ def hold(folder: Path) -> Iterator[None]:
 def check(folder: Path) -> None:
     """Raises InputError when a running process has the folder. Writes nothing."""
     if os.path.lexists(folder / NAME):
-        with _opened(folder, os.O_RDONLY) as descriptor:
+        may_write = os.access(folder / NAME, os.W_OK)  # as network drives want it of those who ask for a lock
+        with _opened(folder, os.O_RDWR if may_write else os.O_RDONLY) as descriptor:
             if not taken(descriptor):
                 raise refusal(folder, descriptor)
 

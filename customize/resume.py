@@ -132,7 +132,9 @@ def differences(earlier: dict[str, Any], now: dict[str, Any]) -> list[Problem]:
         if name not in (*NOT_COMPARED, BASE_FILES)
     ]
     if BASE_FILES in changed:
-        what = "are not those of the run to be resumed: it is another model, or it was changed"
+        what = (
+            "are not those of the run to be resumed: it is another model, or it was changed, or an earlier version began the run"
+        )
         problems.append(Problem(BASE_FILES, what, "name the one that it was begun with, or start anew in another --output_dir"))
     if "pictures" in changed:
         before, after = earlier.get("pictures", {}), now.get("pictures", {})

@@ -5,6 +5,7 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 
@@ -39,8 +40,9 @@ def check(settings) -> Path:
     if foreign := [] if (folder / CONFIG).exists() else present(folder):
         what = f"{folder} holds no run, but what a run would write over: {', '.join(path.name for path in foreign)}"
         raise InputError(Problem("output_dir", what, "name another folder"))
-    if settings.logging_dir in (*WRITTEN, "..") or Path(settings.logging_dir).name != settings.logging_dir:
-        what = f'"{settings.logging_dir}" is no name for a folder of its own in output_dir'
+    name = os.path.normpath(settings.logging_dir)
+    if name.startswith(".") or Path(name).name != name or any(fnmatch(name, pattern) for pattern in WRITTEN):
+        what = f'"{settings.logging_dir}" is no plain name for a folder of its own in output_dir'
         raise InputError(Problem("logging_dir", what, "take one like logs"))
     if problems := list(in_the_way(settings, folder)) if settings.overwrite_output_dir else ():
         raise InputError(problems)
@@ -53,12 +55,17 @@ def in_the_way(settings, folder: Path) -> Iterator[Problem]:
     for name, line in table(type(settings)).items():
         if line.text in PATHS and name not in ("output_dir", "resume_from_checkpoint"):
             values = getattr(settings, name)
-            for value in values if line.many else filter(None, [values]):
+            for value in filter(is_place, values if line.many else [values]):
                 path = Path(os.path.realpath(value))
-                read = [path, *(path / part for part in WRITTEN)] if line.text == "model" else [path]
+                read = [path, *(Path(os.path.realpath(path / part)) for part in WRITTEN)] if line.text == "model" else [path]
                 if any(each.is_relative_to(entry) for each in read for entry in doomed):
                     what = f"{value} is what overwrite_output_dir would remove with the earlier run in {folder}"
                     yield Problem(name, what, "move it, or name another --output_dir")
+
+
+def is_place(value: str | None) -> bool:
+    """Whether a setting names something on this disk, rather than nothing, the embedded model, or a name on the hub."""
+    return value not in (None, "demo") and os.path.exists(value)
 
 
 def check_place(setting: str, folder: Path) -> None:

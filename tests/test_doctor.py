@@ -295,6 +295,7 @@ def test_the_sheet_shows_pairs_and_blurred_pictures(tmp_path, capsys):
         ("sheet.jpg", "end in .png"), ("sheet", "end in .png"), ("set/a.png", "among the pictures"), ("set/new.png", "among the"),
         ("mine.png", "no sheet of this"), ("folder.png", "no sheet of this"), ("x" * 300 + ".png", "255 bytes"),
         ("mine.png/sheet.png", "is a file"), ("link.png", "no sheet of this"),
+        ("bomb.png", "no sheet of"), ("pipe.png", "no sheet of"),
     ],
 )  # fmt: skip
 def test_a_sheet_takes_the_place_of_nothing(name, fault, tmp_path, capsys):
@@ -302,6 +303,8 @@ def test_a_sheet_takes_the_place_of_nothing(name, fault, tmp_path, capsys):
     scene(1).save(tmp_path / "mine.png")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "link.png").symlink_to(tmp_path / "mine.png")
+    (tmp_path / "bomb.png").write_bytes(corpus.refused()["bomb_30000.png"])
+    os.mkfifo(tmp_path / "pipe.png")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     status, lines = check(capsys, folder, "--resolution", 128, "--output", tmp_path / name)
     assert status == 2 and any(fault in line for line in lines), lines

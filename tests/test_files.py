@@ -117,6 +117,15 @@ def test_an_error_that_is_not_the_disk_s_passes(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_temporaries_of_another_name_are_not_touched(tmp_path):
+    """`.sd1.5.PID.unfinished` is one of `sd1.5`, not of `sd1`; no process has a number beyond all numbers."""
+    for name in (".sd1.5.999999999.unfinished", ".sd1.999999999.unfinished", f".sd1.{'9' * 30}.unfinished"):
+        (tmp_path / name).mkdir()
+    with files.new_folder(tmp_path / "sd1"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".sd1.5.999999999.unfinished", "sd1"]
+
+
 def failing(number):
     """os.rename, of which the call of that number is refused."""
     rename, calls = os.rename, []

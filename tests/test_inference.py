@@ -1,9 +1,11 @@
 """Learned weights into a pipeline, as stock loaders would, and what is refused; infer.py from settings to files."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -365,10 +367,21 @@ def test_what_is_put_into_the_folder_meanwhile_is_left_there(tiny_epsilon, tmp_p
     ]
 
 
-def test_two_that_make_one_folder(tmp_path):
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    (tmp_path / f".out.{child.pid}.unfinished").mkdir()
-    with pytest.raises(InputError, match=f"process {child.pid} makes pictures"):
-        command.check_folder(tmp_path / "out", True)
-    child.communicate(b"\n")
-    command.check_folder(tmp_path / "out", True)
+def test_where_nothing_can_be_put_beside_it_the_pictures_go_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/notes.txt").write_text("mine")
+    unfinished = tmp_path / ".out.1.unfinished"
+    unfinished.mkdir()
+    (unfinished / "000.png").write_bytes(b"picture")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "elsewhere"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+    def refuse(*names):
+        raise PermissionError(13, "not yours")
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(ResourceError, match="they are in .*elsewhere/out-"):
+        command.check_again(tmp_path / "out", unfinished, overwrite=False)
+    [kept] = (tmp_path / "elsewhere").iterdir()
+    assert (kept / "000.png").read_bytes() == b"picture"

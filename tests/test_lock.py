@@ -80,6 +80,7 @@ def test_to_look_needs_no_right_to_write(tmp_path, monkeypatch):
     with lock.hold(tmp_path):
         pass
     asked, opened = [], os.open
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
     monkeypatch.setattr(os, "open", lambda path, flags, *mode: asked.append(flags) or opened(path, flags, *mode))
     lock.check(tmp_path)
     assert len(asked) == 1 and not asked[0] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)

@@ -188,12 +188,16 @@ def test_what_a_run_reads_is_not_removed_with_an_earlier_one(server, tiny_epsilo
     earlier = Run(server, tmp_path, "full", tiny_epsilon, pictures, max_train_steps=1)
     assert earlier()[0] == 0
     shutil.copytree(pictures, earlier.folder / "samples/mine")
+    (tmp_path / "linked").mkdir()
+    for part in ("model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+        (tmp_path / "linked" / part).symlink_to(earlier.folder / part)
     before = {path: path.read_bytes() for path in earlier.folder.rglob("*") if path.is_file()}
     inside = str(earlier.folder / "samples/mine")
     for flags, name in (
         (["--instance_data_dir", inside], "instance_data_dir"),
         (["--instance_data_dir", f"{earlier.folder}/checkpoints/../samples/mine"], "instance_data_dir"),
         (["--pretrained_model_name_or_path", str(earlier.folder)], "pretrained_model_name_or_path"),
+        (["--pretrained_model_name_or_path", str(tmp_path / "linked")], "pretrained_model_name_or_path"),
         (["--latents_cache_dir", str(earlier.folder / "samples")], "latents_cache_dir"),
     ):
         status, said = earlier("--overwrite_output_dir", *flags)
@@ -203,11 +207,25 @@ def test_what_a_run_reads_is_not_removed_with_an_earlier_one(server, tiny_epsilo
     }
 
 
-@pytest.mark.parametrize("name", ["log.jsonl", "config.toml", "checkpoints", "../elsewhere", "a/b", ".", "..", "/tmp/x"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "log.jsonl",
+        "config.toml",
+        "checkpoints",
+        "../elsewhere",
+        "a/b",
+        ".",
+        "..",
+        "/tmp/x",
+        ".lock",
+        "learned_embeds_x.safetensors",
+    ],
+)
 def test_the_trackers_folder_is_one_of_its_own(name, server, tiny_epsilon, pictures, tmp_path):
     run = Run(server, tmp_path, "textual_inversion", tiny_epsilon, pictures)
     status, said = run("--logging_dir", name)
-    assert status == 2 and "logging_dir" in said and "no name for a folder of its own" in said and not run.folder.exists()
+    assert status == 2 and "logging_dir" in said and "no plain name for a folder" in said and not run.folder.exists()
 
 
 def test_numbers_that_give_out_in_the_result_are_no_fault_of_the_program(server, tiny_epsilon, pictures, tmp_path):

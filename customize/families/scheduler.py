@@ -1,5 +1,6 @@
 """A base model's own scheduler, from its folder."""
 
+import inspect
 from pathlib import Path
 
 import diffusers
@@ -22,7 +23,8 @@ def load_scheduler(folder: Path):
         raise InputError(Problem(f"{folder}/scheduler", what, "name one of diffusers' schedulers there"))
     with refusing(f"{folder}/scheduler", AGAIN, "cannot be made"):
         scheduler = scheduler_class.from_config(config)
-    if scheduler.config.get("prediction_type") not in PREDICTIONS or not {"beta_start", "beta_end"} <= scheduler.config.keys():
+    known = inspect.signature(scheduler_class).parameters
+    if not {"beta_start", "beta_end", "prediction_type"} <= known.keys() or scheduler.config.prediction_type not in PREDICTIONS:
         what = f"{name} is not one of Stable Diffusion 1.x or 2.x: those have betas and predict {', '.join(PREDICTIONS)}"
         raise InputError(Problem(f"{folder}/scheduler", what, "is it the right model? or copy the folder of one that is"))
     return scheduler

@@ -176,7 +176,7 @@ def vocabulary(source: Source) -> set[str]:
         if not words:
             raise ValueError("there are none")
         told = read_object(config).get("added_tokens_decoder", {}) if config.exists() else {}
-        return words | {token["content"] for token in told.values()} | set(read_object(added) if added.exists() else ())
+        return words | {token["content"] for token in (told or {}).values()} | set(read_object(added) if added.exists() else ())
 
 
 def known_token_problems(words: set[str], tokens: Iterable[str]) -> list[Problem]:

@@ -5,8 +5,11 @@ Nothing here imports torch before all is checked.
 
 import os
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -17,7 +20,7 @@ from customize.config import InferenceSettings
 from customize.disk import sync_tree
 from customize.errors import InputError, Problem, ResourceError
 from customize.families import locate
-from customize.files import at_work, new_folder
+from customize.files import new_folder
 from customize.images import open_image
 from customize.inference import merge
 from customize.inference.learned import find_learned
@@ -165,9 +168,6 @@ def open_mask(path: str, image: "Image | None") -> "Image":
 def check_folder(folder: Path, overwrite: bool) -> None:
     """Raises InputError when pictures cannot go into the folder, or would take the place of anything but pictures."""
     run_folder.check_place("output_dir", folder)
-    if pid := at_work(folder):
-        remedy = "wait for it to end, or name another --output_dir"
-        raise InputError(Problem("output_dir", f"process {pid} makes pictures for {folder}", remedy))
     if Path.cwd().is_relative_to(folder):
         raise InputError(Problem("output_dir", f"{folder} is where you are, or above it", "name another folder"))
     present = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
@@ -186,7 +186,12 @@ def check_again(folder: Path, unfinished: Path, overwrite: bool) -> None:
         check_folder(folder, overwrite)
     except InputError as error:
         free = next(path for i in count(2) if not os.path.lexists(path := folder.with_name(f"{folder.name}-{i}")))
-        sync_tree(unfinished)
-        os.rename(unfinished, free)
+        with suppress(OSError):
+            sync_tree(unfinished)
+        try:
+            os.rename(unfinished, free)
+        except OSError:
+            free = Path(tempfile.mkdtemp(prefix=f"{folder.name}-"))
+            shutil.copytree(unfinished, free, dirs_exist_ok=True)
         what = "; ".join(problem.what for problem in error.problems)
         raise ResourceError(f"{what}; it was free when the pictures were begun\n    -> they are in {free}") from error
