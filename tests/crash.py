@@ -23,7 +23,7 @@ CHANGING = (
     "rename renameat renameat2 link linkat symlink symlinkat chmod fchmod fchmodat fsync fdatasync sendfile copy_file_range"
 ).split()
 """System calls that can change what is on the disk."""
-MEMORY = ("brk", "mmap", "munmap", "mremap", "madvise", "futex")
+UNSTEADY = ("brk", "mmap", "munmap", "mremap", "madvise", "futex", "getrandom")
 """System calls whose number is not the same each time."""
 
 
