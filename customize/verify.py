@@ -67,7 +67,7 @@ def run(folder: Path) -> Iterator[Finding]:
     try:
         lock.check(folder)
     except InputError as error:
-        yield Finding(None, "lock", f"{error.problems[0].what}: look again when it has ended")
+        yield Finding(None, "lock", f"{error.problems[0].what}: {error.problems[0].remedy}")
     for path in reversed(checkpoint.every(folder / run_folder.CHECKPOINTS)):
         yield listed(path, f"{run_folder.CHECKPOINTS}/{path.name}")
     for parent in (run_folder.WEIGHTS, run_folder.SAMPLES):

@@ -6,11 +6,9 @@ from pathlib import Path
 import diffusers
 
 from customize.errors import InputError, Problem
-from customize.families.source import AGAIN
+from customize.families.source import AGAIN, PREDICTIONS
 from customize.findings import printable, refusing
 from customize.json_files import read_object
-
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 def load_scheduler(folder: Path):

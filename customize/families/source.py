@@ -16,6 +16,8 @@ DEMO = Path(__file__).parents[1] / "demo" / "model"
 PICKLES = (".ckpt", ".bin", ".pt", ".pth")
 NETWORKS = ("unet", "vae", "text_encoder")
 SETTING = "pretrained_model_name_or_path"
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+"""What a network may answer with; see `objective.target`."""
 AGAIN = "copy the model again, whole"
 
 
@@ -38,7 +40,7 @@ READ: dict[str, dict[str, Callable[[Any], bool]]] = {
     "model_index.json": {},
     "scheduler/scheduler_config.json": {
         "num_train_timesteps": is_count,
-        "prediction_type": ("epsilon", "v_prediction", "sample").__contains__,
+        "prediction_type": PREDICTIONS.__contains__,
     },
     "unet/config.json": {"sample_size": or_none(is_count)},
     "vae/config.json": {"scaling_factor": is_positive},
