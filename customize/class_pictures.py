@@ -6,8 +6,6 @@ Each picture's seed follows from its number, so a run that was interrupted goes 
 import json
 from pathlib import Path
 
-from tqdm import tqdm
-
 from customize import draws
 from customize.data import Example, load_class_examples
 from customize.errors import InputError, Problem
@@ -16,6 +14,7 @@ from customize.files import write_image, write_text
 from customize.findings import printable
 from customize.inference.pipeline import Pipeline
 from customize.json_files import read_object
+from customize.progress import Bar
 
 MANIFEST = ".class_pictures.json"
 
@@ -41,7 +40,7 @@ def complete(settings, family: StableDiffusion, resolution: int) -> tuple[Exampl
     every = [f"class-{number:06d}.png" for number in range(settings.num_class_images + len(present))]
     todo = [name for name in every if name not in taken][:missing]
     every = [name for name in every if name in taken or name in todo]
-    with tqdm(total=missing, desc="class pictures", unit="picture", dynamic_ncols=True) as bar:
+    with Bar(missing, "image", "class images") as bar:
         for batch in batches(every, todo, settings.sample_batch_size):
             seeds = [draws.generator(settings.seed, f"class/{name}", 0).initial_seed() for name in batch]
             pictures = pipeline.generate(

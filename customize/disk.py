@@ -11,6 +11,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from customize import units
+
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 BROKEN = {errno.EIO, errno.EROFS, errno.ENODEV, errno.ENXIO, getattr(errno, "ESTALE", errno.EIO)}
@@ -48,8 +50,8 @@ def write_error(path: Path, number: int, size: int) -> WriteError:
     if number not in FULL:
         return WriteError(number, f"cannot write {path}: {os.strerror(number)}", str(path))
     free = free_bytes(path)
-    needed = f"needs {size:,} bytes, {free:,} are free" if size else f"{free:,} bytes are free"
-    missing = f"; {size - free:,} bytes are missing" if size > free else f" ({os.strerror(number)})"
+    needed = f"needs {units.size(size)}, {units.size(free)} are free" if size else f"{units.size(free)} are free"
+    missing = f"; {units.size(size - free)} are missing" if size > free else f" ({os.strerror(number)})"
     return WriteError(number, f"disk full: {path} {needed}{missing}", str(path))
 
 

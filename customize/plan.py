@@ -15,7 +15,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from customize import adapters, checkpoint, run_folder
+from customize import adapters, checkpoint, run_folder, units
 from customize.checks import applies
 from customize.data import Examples, small_pictures_note
 from customize.disk import free_bytes
@@ -108,10 +108,11 @@ class Plan:
         """What will not be enough, each with what to do about it."""
         found = []
         if self.files.largest > self.free_disk:
-            missing = f"{self.files.largest - self.free_disk:,} bytes of disk are missing for {self.folder}"
+            lacking = self.files.largest - self.free_disk
+            missing = f"{units.size(lacking)} of disk {'is' if lacking == 1 else 'are'} missing for {self.folder}"
             found.append(f"{missing}\n    -> make room, or set a lower --checkpoints_total_limit, or another --output_dir")
         if self.memory > TIGHT * self.free_memory:
-            taken = f"{gib(self.memory)} of {gib(self.free_memory)}"
+            taken = f"{units.size(self.memory)} of {units.size(self.free_memory)}"
             found.append(f"{self.where} is short: {taken} are taken\n    -> {for_memory(self.settings)}")
         return found
 
@@ -120,7 +121,7 @@ class Plan:
         for each in self.learns:
             modules = f"{len(each.modules)} modules ({first_few(each.modules, 3)}), " if each.modules else ""
             lines.append(("learns", f"{each.name}: {modules}{each.numbers:,} numbers"))
-        lines.append(("optimizer", f"{self.optimizer:,} bytes of state"))
+        lines.append(("optimizer", f"{units.size(self.optimizer)} of state"))
         for seen in self.seen:
             times = f"{seen.least:,}" if seen.least == seen.most else f"{seen.least:,} or {seen.most:,}"
             lines.append(("pictures", f"{seen.pictures:,} of the {seen.role}, each shown {times} times"))
@@ -128,15 +129,17 @@ class Plan:
             lines.append(("", f"{self.to_generate:,} of the class will be generated first"))
         one, result = sum(files.checkpoint.values()), sum(files.result.values())
         kept = "all" if files.kept is None else f"the newest {files.kept}"
-        lines.append(("files", f"{files.checkpoints:,} checkpoints of {one:,} bytes, of which {kept} are kept"))
+        lines.append(("files", f"{files.checkpoints:,} checkpoints of {units.size(one)}, of which {kept} are kept"))
         if files.intermediate:
-            lines.append(("", f"{files.intermediate:,} times intermediate weights of {result:,} bytes"))
+            lines.append(("", f"{files.intermediate:,} times intermediate weights of {units.size(result)}"))
         if files.samples:
-            lines.append(("", f"{files.samples:,} sample pictures of at most {files.sample:,} bytes"))
-        lines += [("", f"{name}: {size:,} bytes") for name, size in files.result.items()]
-        lines.append(("disk", f"{files.largest:,} bytes at the fullest moment; {self.free_disk:,} are free in {self.folder}"))
-        lines.append(("memory", f"{gib(self.memory)} of {gib(self.free_memory)} ({self.where})"))
-        words = f"{self.steps:,} steps of {self.seconds:.3g} s: about {duration(self.steps * self.seconds)}"
+            lines.append(("", f"{files.samples:,} sample pictures of at most {units.size(files.sample)}"))
+        lines += [("", f"{name}: {units.size(number)}") for name, number in files.result.items()]
+        lines.append(
+            ("disk", f"{units.size(files.largest)} at the fullest moment; {units.size(self.free_disk)} are free in {self.folder}")
+        )
+        lines.append(("memory", f"{units.size(self.memory)} of {units.size(self.free_memory)} ({self.where})"))
+        words = f"{self.steps:,} steps of {units.each(self.seconds)}: about {units.duration(self.steps * self.seconds)}"
         lines.append(("time", f"{words}, besides loading, encoding and drawing pictures"))
         return "\n".join(f"{head:<10} {text}" for head, text in lines)
 
@@ -289,14 +292,3 @@ def result_sizes(settings, training: Training, bench: Bench, about: dict[str, st
             return pipeline_sizes(folder, bench.family, about)
         sizes = {path.name: path.stat().st_size for path in training.method.save(folder, about)}
         return sizes | {run_folder.ABOUT: len(about["customize"].encode())}
-
-
-def gib(number: int) -> str:
-    """Bytes in words."""
-    return f"{number / (1 << 30):.2f} GiB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words."""
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min" if minutes else f"{seconds:.0f} s"

@@ -4,9 +4,10 @@ B samples of a micro-batch, G samples of a step (the global batch).
 """
 
 import math
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -28,13 +29,15 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a step once its gradients are there. loss: mean over the global batch; names: its pictures."""
+    """What is known of a step once its gradients are there. loss: mean over the global batch; names: its pictures;
+    seconds: what the step took, without what watchers do after it; 0 before it is done."""
 
     step: int
     loss: float
     gradient_norm: float
     learning_rate: float
     names: tuple[str, ...]
+    seconds: float = 0.0
 
     @property
     def skipped(self) -> bool:
@@ -112,6 +115,10 @@ class Watcher:
     def left_out(self, state: State, reason: str) -> None:
         """With a draw left out, and the state ready for the same step with the next one."""
 
+    def time_left(self, state: State) -> float:
+        """Seconds that it will take for itself in the rest of the run, as far as it can tell."""
+        return 0.0
+
     def finish(self, state: State) -> None:
         """At the end, also when the run was stopped by an exception."""
 
@@ -154,6 +161,7 @@ def train(
 
 def step(settings, state: State, model: Any, batches: Batches, watchers: Sequence[Watcher]) -> None:
     """One optimizer step, over as many micro-batches as the settings say."""
+    begin = time.perf_counter()
     accelerator, parts = state.accelerator, micro_batches(settings, state.accelerator)
     global_batch = settings.train_batch_size * len(parts) * accelerator.num_processes
     total, names = torch.zeros((), device=accelerator.device), ()
@@ -178,6 +186,7 @@ def step(settings, state: State, model: Any, batches: Batches, watchers: Sequenc
     state.method.after_step()
     state.step += 1
     state.sound = True
+    record = replace(record, seconds=time.perf_counter() - begin)
     for watcher in watchers:
         watcher.after_step(state, record)
 

@@ -127,13 +127,14 @@ def watchers(
     checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS, settings.checkpointing_steps, settings.checkpoints_total_limit)
     found: list[Watcher] = [Numbers(settings.on_nan), Trackers()]
     if bench.accelerator.is_main_process:
-        found += [Progress(), Log(folder / run_folder.LOG)]
+        found += [Progress(found), Log(folder / run_folder.LOG)]
     if settings.validation_prompt:
         found.append(Every(bench.validation_steps, samples, at_start=True))
     if settings.save_steps:
         found.append(Every(settings.save_steps, save_weights(folder / run_folder.WEIGHTS, training, metadata)))
     command = f"python {settings.command} {shlex.quote(str(folder / run_folder.CONFIG))} --resume_from_checkpoint latest"
-    return [*found, checkpoints, Signals(command)]
+    found += [checkpoints, Signals(command)]
+    return found
 
 
 def save_weights(folder: Path, training: Training, metadata: dict[str, str]) -> Callable[[State], None]:

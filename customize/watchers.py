@@ -4,37 +4,45 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from customize import checkpoint
 from customize.disk import room_for
 from customize.errors import Interrupted
 from customize.files import write_bytes
+from customize.progress import Bar, Pace, told
 from customize.run_log import read_log
 from customize.trainer import Record, State, Watcher
 
 
 class Progress(Watcher):
-    """A bar with loss, learning rate, steps per second and the time left."""
+    """A bar with loss, learning rate, seconds per step and the time left; in a log a line now and then.
+
+    watchers: all of the run, which say what they will take themselves.
+    """
+
+    def __init__(self, watchers: Sequence[Watcher] = ()):
+        self.watchers = watchers
 
     def start(self, state: State) -> None:
-        self.bar = tqdm(total=state.max_train_steps, initial=state.step, unit="step", dynamic_ncols=True)
+        self.bar, self.pace = Bar(state.max_train_steps, "step", initial=state.step), Pace()
         self.loss: float | None = None
 
     def after_step(self, state: State, record: Record) -> None:
         self.loss = record.loss if self.loss is None else 0.95 * self.loss + 0.05 * record.loss
-        with suppress(OSError):  # a bar that nobody reads any more is no reason to stop
-            self.bar.set_postfix(loss=f"{self.loss:.4f}", lr=f"{record.learning_rate:.2e}", refresh=False)
-            self.bar.update()
+        first = self.pace.seconds is None
+        self.pace.step(record.seconds)
+        others = sum(watcher.time_left(state) for watcher in self.watchers)
+        left = told(self.pace, state.max_train_steps - state.step, others)
+        text = f"loss {self.loss:.4f}, lr {record.learning_rate:.2e}" + (f", {left}" if left else "")
+        self.bar.update(text=text, line=first and bool(left))
 
     def finish(self, state: State) -> None:
-        with suppress(OSError):
-            self.bar.close()
+        self.bar.close()
 
 
 class Log(Watcher):
@@ -89,7 +97,7 @@ class Checkpoints(Watcher):
 
     def __init__(self, folder: Path, every: int, keep: int | None):
         self.folder, self.every, self.keep = folder, every, keep
-        self.saved = -1
+        self.saved, self.seconds = -1, 0.0
 
     def start(self, state: State) -> None:
         """Raises disk.WriteError when there is not even room for a checkpoint and a result of what learns."""
@@ -110,10 +118,14 @@ class Checkpoints(Watcher):
 
     def save(self, state: State) -> None:
         """Writes a checkpoint, then removes old ones beyond the limit; the new one is safe before an old one goes."""
+        begin = time.perf_counter()
         if state.accelerator.is_main_process:
             checkpoint.save(self.folder, state.checkpoint())
             checkpoint.prune(self.folder, self.keep)
-        self.saved = state.step
+        self.saved, self.seconds = state.step, time.perf_counter() - begin
+
+    def time_left(self, state: State) -> float:
+        return self.seconds * times_left(state, self.every)
 
 
 class Every(Watcher):
@@ -121,14 +133,31 @@ class Every(Watcher):
 
     def __init__(self, steps: int, action: Callable[[State], None], at_start: bool = False):
         self.steps, self.action, self.at_start = steps, action, at_start
+        self.seconds = 0.0
 
     def start(self, state: State) -> None:
         if self.at_start and state.step == 0:
-            self.action(state)
+            self.act(state)
 
     def after_step(self, state: State, record: Record) -> None:
         if state.step % self.steps == 0 or state.step == state.max_train_steps:
-            self.action(state)
+            self.act(state)
+
+    def act(self, state: State) -> None:
+        """Calls the action, and notes what it takes."""
+        begin = time.perf_counter()
+        self.action(state)
+        self.seconds = time.perf_counter() - begin
+
+    def time_left(self, state: State) -> float:
+        return self.seconds * times_left(state, self.steps)
+
+
+def times_left(state: State, every: int) -> int:
+    """How often something still happens that happens every so many steps and after the last one; what is due at this step
+    is counted, since it comes after the bar."""
+    first, last = state.step, state.max_train_steps
+    return last // every - (first - 1) // every + (last % every > 0)
 
 
 class Signals(Watcher):

@@ -100,7 +100,7 @@ def test_what_a_disk_raises_is_told_in_words(tmp_path, monkeypatch, number):
 
 def test_room_is_asked_for_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(disk, "free_bytes", lambda path: 1000)
-    with pytest.raises(disk.WriteError, match="disk full: .* needs 5,000 bytes, 1,000 are free; 4,000 bytes are missing"):
+    with pytest.raises(disk.WriteError, match="disk full: .* needs 4.88 KiB, 0.98 KiB are free; 3.91 KiB are missing"):
         with files.new_folder(tmp_path / "a", 5000):
             raise AssertionError("not reached")
     with pytest.raises(disk.WriteError, match="; 24 bytes are missing"):

@@ -84,7 +84,7 @@ def test_a_dry_run_writes_nothing(server, tiny_epsilon, pictures, tmp_path):
     assert everything(tmp_path) == before
     assert "3 of the class will be generated first" in said
     assert "3 of the subject, each shown 2 times" in said and "4 of the class, each shown 1 or 2 times" in said
-    assert "unet: " in said and "bytes at the fullest moment" in said and "main memory" in said
+    assert "unet: " in said and "iB at the fullest moment" in said and "main memory" in said
     status, said = run("--dry_run", "--validation_prompt", "a dog", "--validation_scheduler", "Euler", "--no_random_flip")
     assert status == 2 and "validation_scheduler" in said and everything(tmp_path) == before
 
@@ -119,10 +119,10 @@ def test_what_is_short_is_told_with_what_helps(tiny_epsilon, pictures, tmp_path,
     settings = settings_for("full", tiny_epsilon, pictures, tmp_path / "run")
     planned = plan_of(settings)
     assert planned.short == []
-    assert "bytes of disk are missing" in replace(planned, free_disk=planned.files.largest - 1).short[0]
+    assert "1 byte of disk is missing" in replace(planned, free_disk=planned.files.largest - 1).short[0]
     assert "--gradient_checkpointing, --mixed_precision bf16" in replace(planned, free_memory=planned.memory).short[0]
     monkeypatch.setattr(plan, "make", lambda *given: replace(planned, free_disk=0))
-    with pytest.raises(ResourceError, match="bytes of disk are missing"):
+    with pytest.raises(ResourceError, match="iB of disk are missing"):
         plan.run(settings, *check(settings))
 
 

@@ -1,0 +1,91 @@
+"""How far a long job is: a bar on a terminal, in a log a line now and then."""
+
+import sys
+import time
+from collections import deque
+from contextlib import suppress
+from typing import Any
+
+from tqdm import tqdm
+
+from customize.units import duration, each
+
+EVERY = 30.0
+"""Seconds between two lines in a log."""
+
+
+class Bar:
+    """Counts what is done of `total`; use it within `with`. A reader of standard error that is gone stops nothing.
+
+    unit: what is counted, in the singular; initial: what was done before.
+    """
+
+    def __init__(self, total: int, unit: str, description: str = "", initial: int = 0):
+        self.total, self.unit, self.description, self.done = total, unit, description, initial
+        self.last, self.shown, self.tqdm = time.perf_counter(), initial, None
+        if sys.stderr is not None and sys.stderr.isatty():
+            layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+            self.tqdm = tqdm(
+                total=total, initial=initial, unit=unit, desc=description or None, dynamic_ncols=True, bar_format=layout
+            )
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+    def update(self, number: int = 1, text: str = "", line: bool = False) -> None:
+        """`number` more are done; text: what is known of them. line: say so in a log now, and not only in its turn."""
+        self.done += number
+        self.text = text
+        with suppress(OSError):
+            if self.tqdm is not None:
+                self.tqdm.set_postfix_str(text, refresh=False)
+                self.tqdm.update(number)
+            elif line or time.perf_counter() - self.last >= EVERY:
+                self.say()
+
+    def say(self) -> None:
+        """Writes a line, unless it was written before."""
+        if self.shown != self.done and sys.stderr is not None:
+            self.last, self.shown = time.perf_counter(), self.done
+            text = f": {self.text}" if self.text else ""
+            head = f"{self.description}: " if self.description else ""
+            print(f"{head}{self.unit} {self.done:,} of {self.total:,}{text}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            if self.tqdm is not None:
+                self.tqdm.close()
+            elif self.done > self.shown:
+                self.say()
+
+
+class Pace:
+    """What a step takes, by the last hundred; the first one, in which much is set up, does not count."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.last: deque[float] = deque(maxlen=100)
+
+    def step(self, seconds: float) -> None:
+        """One more step took so long."""
+        if self.begun:
+            self.last.append(seconds)
+        self.begun = True
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of a step; None before the second one."""
+        return sum(self.last) / len(self.last) if self.last else None
+
+    def left(self, steps: int, others: float = 0.0) -> float | None:
+        """Seconds that so many more steps take. others: seconds of what is done between them."""
+        return None if self.seconds is None else self.seconds * steps + others
+
+
+def told(pace: Pace, steps: int, others: float = 0.0) -> str:
+    """`0.31 s per step, 1 min 20 s left`; nothing before the second step."""
+    left = pace.left(steps, others)
+    return "" if pace.seconds is None or left is None else f"{each(pace.seconds)} per step, {duration(left)} left"
