@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from customize.captions import Caption
 from customize.findings import Findings, first_few, printable
-from customize.images import regular_file
+from customize.reading import regular_file
 
 TABLES = ("metadata.jsonl", "metadata.csv")
 MAX_BYTES = 1 << 26

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from customize.errors import InputError, Problem
+from customize.printable import printable
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,6 @@ class Findings:
         """Raise InputError with all problems, if there are any."""
         if self.problems:
             raise InputError(self.problems)
-
-
-def printable(text: str) -> str:
-    """`text` with control characters, line breaks and undecodable bytes escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def first_few(names: Sequence[str], most: int = 10) -> str:

@@ -9,7 +9,6 @@ Shapes: `h w` height and width in pixels; arrays are np.uint8 [h, w, 3] in [0, 2
 import io
 import logging
 import os
-import stat
 import warnings
 from pathlib import Path
 
@@ -17,7 +16,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from customize.errors import InputError, Problem
-from customize.findings import printable
+from customize.printable import printable
+from customize.reading import regular_file
 from customize.wholeness import covers_all, is_whole
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
@@ -49,13 +49,6 @@ _TURNS = {  # EXIF orientation -> what makes the picture upright
     8: Image.Transpose.ROTATE_90,
 }
 _EXIF_ORIENTATION, _TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC = 274, 258, 262
-_KINDS = {
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFDIR: "a folder",
-}
 _COPY_AGAIN = "copy or export the picture again, or take it out"
 _EXPORT = f"save it as PNG or JPEG (formats that are read: {', '.join(FORMATS)})"
 
@@ -112,14 +105,6 @@ def crop(image: Image.Image, left: int, top: int, side: int, flip: bool) -> np.n
     assert 0 <= left <= image.width - side and 0 <= top <= image.height - side, (image.size, left, top, side)
     pixels = np.asarray(image.crop((left, top, left + side, top + side)))
     return np.ascontiguousarray(pixels[:, ::-1]) if flip else pixels.copy()
-
-
-def regular_file(path: Path) -> io.BufferedReader:
-    """Open a regular file for reading. Anything else (a pipe would block for ever) is an OSError."""
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):
-        raise OSError(f"not a regular file but {_KINDS.get(stat.S_IFMT(mode), 'something special')}")
-    return path.open("rb")
 
 
 def _read(source: Path | str | bytes | Image.Image) -> Image.Image:

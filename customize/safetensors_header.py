@@ -2,7 +2,6 @@
 
 import json
 import os
-import stat
 from collections import Counter
 from dataclasses import dataclass, field
 from math import prod
@@ -12,7 +11,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from customize.errors import InputError, Problem
-from customize.findings import printable
+from customize.printable import printable
+from customize.reading import REMEDIES, START, kind_of, reason, regular_file
 
 MAX_HEADER_BYTES = 25_000_000
 """A quarter of safetensors' own limit; the largest that are known, with the tags of a whole data set, have a tenth."""
@@ -53,16 +53,16 @@ def read_header(path: Path) -> Header:
     the rest of the file without gap or overlap.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise _Fault("is not a regular file")
-        with open(path, "rb") as file:
+        with regular_file(path) as file:
             size = os.fstat(file.fileno()).st_size
-            text = file.read(_header_length(file.read(8), size))
+            start = file.read(START)
+            file.seek(8)
+            text = file.read(_header_length(start, size))
         return _header(_parsed(text), len(text), size)
     except _Fault as fault:
-        raise InputError(Problem(printable(str(path)), printable(str(fault)), AGAIN)) from None
+        raise InputError(Problem(printable(str(path)), printable(str(fault)), fault.remedy)) from None
     except OSError as error:
-        raise InputError(Problem(printable(str(path)), f"cannot be read ({error.strerror})", AGAIN)) from error
+        raise InputError(Problem(printable(str(path)), f"cannot be read ({reason(error)})", AGAIN)) from error
 
 
 def refuse_not_finite(path: Path, header: Header) -> None:
@@ -75,16 +75,23 @@ def refuse_not_finite(path: Path, header: Header) -> None:
 
 
 class _Fault(ValueError):
-    """What is wrong with the file, in words."""
+    """What is wrong with the file, in words, and what to do."""
+
+    def __init__(self, what: str, remedy: str = AGAIN):
+        self.remedy = remedy
+        super().__init__(what)
 
 
 def _header_length(start: bytes, size: int) -> int:
-    length = int.from_bytes(start, "little")
-    if len(start) == 8 and length <= min(MAX_HEADER_BYTES, size - 8):
+    """The bytes of the header, by the file's first bytes `start` and its size."""
+    length = int.from_bytes(start[:8], "little")
+    if size >= 8 and length <= min(MAX_HEADER_BYTES, size - 8):
         return length
     if start.startswith(PICKLES):
         raise _Fault("is a pickle, whatever its name: it can run code when it is loaded, and is not read")
-    if len(start) == 8 and length <= size - 8:
+    if kind := kind_of(start):
+        raise _Fault(f"is no whole safetensors file but {kind}", REMEDIES.get(kind, AGAIN))
+    if size >= 8 and length <= size - 8:
         raise _Fault(f"has a header of {length:,} bytes, more than {MAX_HEADER_BYTES:,}")
     raise _Fault(f"is no whole safetensors file: {size} bytes, header of {length}")
 
@@ -156,7 +163,7 @@ def _quoted(name: str) -> str:
 def _is_finite(path: Path, info: TensorInfo) -> bool:
     kind, mask = np.dtype(f"<u{BITS[info.dtype] // 8}"), EXPONENTS[info.dtype]
     left = prod(info.shape)
-    with open(path, "rb") as file:
+    with regular_file(path) as file:
         file.seek(info.begin)
         while left > 0:
             bits = np.fromfile(file, kind, min(left, CHUNK)) & kind.type(mask)

@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from customize.errors import InputError, Problem
+from customize.reading import NotText, TooLarge, read_text, reason
 from customize.setting import Setting
 
 MAX_BYTES = 1_000_000
+MOST_VALUES = 1000
+PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+"""
+DEEP = re.compile(rf"""(?<![\w-])(?:{PART}\.[ \t]*+){{16}}""")
+"""A name of more parts than settings have; tomllib takes minutes for some thousands."""
+ASSIGNMENT = re.compile(r"""\s*(?:[\w-]{1,99}\s*\.\s*)*+["']?([\w-]{1,99})["']?\s*=""")
 
 
 def write(sections: Mapping[str, list[Setting]], values: Mapping[str, Any]) -> str:
@@ -39,18 +45,25 @@ def read(path: str) -> tuple[dict[str, Any], dict[str, str]]:
     Raises InputError with file and line.
     """
     text = _text(path)
+    if found := DEEP.search(text):
+        where = f"{path}:{text.count(chr(10), 0, found.start()) + 1}"
+        raise InputError(Problem(where, "has tables within tables without end", "settings stand in one table: [train]"))
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         line = re.search(r"\(at line (\d+), column \d+\)", str(error))
         where = f"{path}:{line[1]}" if line else path
         what = str(error).replace(line[0], "").strip() if line else str(error)
+        what = "brackets within brackets without end" if isinstance(error, RecursionError) else what
         raise InputError(Problem(where, f"is not TOML: {what}", "mend the line; texts stand in quotes")) from None
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     problems = []
-    for name, value in _flat(document):
-        where = f"{path}:{_line_of(name, text)}: {name}"
+    lines = _lines_of_names(text)
+    for number, (name, value) in enumerate(_flat(document)):
+        if number == MOST_VALUES:
+            raise InputError(Problem(path, f"holds more than {MOST_VALUES:,} values", "name a TOML file of settings"))
+        where = f"{path}:{lines.get(name, 1)}: {name}"
         if (key := name.replace("-", "_")) in values:
             problems.append(Problem(where, "is given twice", "keep one of the two"))
         values[key], origins[key] = value, where
@@ -60,29 +73,36 @@ def read(path: str) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _text(path: str) -> str:
-    file = Path(path)
     try:
-        if not file.is_file():
-            raise InputError(Problem(path, "is not a file", "name a TOML file; a text with blanks stands in quotes"))
-        if (size := file.stat().st_size) > MAX_BYTES:
-            raise InputError(Problem(path, f"has {size:,} bytes: too large for settings", "name a TOML file"))
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = file.read_bytes()[: error.start].count(b"\n") + 1
-        raise InputError(Problem(f"{path}:{line}", "is not UTF-8 text", "save it as UTF-8")) from None
-    except OSError as error:
-        raise InputError(Problem(path, f"cannot be read: {error.strerror}", "mend its permissions")) from None
+        return read_text(Path(path), MAX_BYTES)
+    except TooLarge as error:
+        what, remedy = f"{reason(error)}: too large for settings", "name a TOML file"
+    except PermissionError as error:
+        what, remedy = f"cannot be read: {reason(error)}", "mend its permissions"
+    except OSError:
+        what, remedy = "is not a file", "name a TOML file; a text with blanks stands in quotes"
+    except NotText as error:
+        raise InputError(Problem(f"{path}:{error.line}", str(error), "name a TOML file, saved as UTF-8")) from None
+    raise InputError(Problem(path, what, remedy))
 
 
 def _flat(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in document.items():
-        if isinstance(value, dict):
-            yield from _flat(value)
-        else:
+    """The values in all tables, in their order."""
+    waiting = [iter(document.items())]
+    while waiting:
+        for name, value in waiting[-1]:
+            if isinstance(value, dict):
+                waiting.append(iter(value.items()))
+                break
             yield name, value
+        else:
+            waiting.pop()
 
 
-def _line_of(name: str, text: str) -> int:
-    """The line on which `name` is set: tomllib does not tell."""
-    assignment = re.compile(rf"""[\w.\s"'-]*\b{re.escape(name)}["']?\s*=""")
-    return next((number for number, line in enumerate(text.splitlines(), 1) if assignment.match(line)), 1)
+def _lines_of_names(text: str) -> dict[str, int]:
+    """The line on which each name is first set: tomllib does not tell."""
+    lines: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if found := ASSIGNMENT.match(line):
+            lines.setdefault(found[1], number)
+    return lines

@@ -20,11 +20,12 @@ from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngImageFile, iTXt
 from customize.config import InferenceSettings
 from customize.errors import InputError, Problem
 from customize.findings import printable
-from customize.images import FORMATS, open_image, regular_file
+from customize.images import FORMATS, open_image
 from customize.inference import told_a1111, told_comfyui
 from customize.inference.records import VERSIONED
 from customize.inference.sweep import FIXED
 from customize.inference.told_reading import Reading, ToldFile, Unreadable, short
+from customize.reading import regular_file
 from customize.scales import fits, read_schedule
 from customize.setting import table
 

@@ -1,0 +1,74 @@
+"""One way for texts of others (file names, words of a tokenizer, metadata, messages of libraries) to be shown.
+
+What moves a cursor, colours, hides or reorders text is escaped; a text cannot leave the place that it is put into.
+"""
+
+import html as _html
+import re
+import unicodedata
+
+LONGEST = 4000
+"""Characters of one text that are shown; of a longer one the end is left out, and how much that is stands there."""
+INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")
+"""What `str.isprintable` lets pass although nothing of it is seen."""
+MOST_MARKS = 3
+"""Accents and the like on one letter; the rest of a pile, which grows over other lines, is escaped."""
+PLACEHOLDER = re.compile(r"<[\w-]+>")
+MARKUP = re.compile(r"[\\`*_{}\[\]<>()#+!|~&$-]")
+
+
+def printable(text: object, most: int = LONGEST) -> str:
+    """`text` on one line: control and format characters, line breaks, hidden characters and undecodable bytes escaped."""
+    text = str(text)
+    left_out = len(text) - most
+    text = text[:most] if left_out > 0 else text
+    if not (text.isascii() and text.isprintable()):
+        text = "".join(_escaped(text))
+    return f"{text}... ({left_out:,} more characters)" if left_out > 0 else text
+
+
+def html(text: object, most: int = LONGEST) -> str:
+    """`text` for an element or an attribute of HTML."""
+    return _html.escape(printable(text, most))
+
+
+def html_lines(text: str) -> str:
+    """Several lines for HTML's <pre>: each made printable, the line breaks kept."""
+    return "\n".join(map(html, text.split("\n")))
+
+
+def markdown(text: object, most: int = LONGEST) -> str:
+    """`text` as plain words of a Markdown paragraph: no emphasis, link, code or HTML comes of it."""
+    return MARKUP.sub(lambda found: f"&#{ord(found[0])};" if found[0] in "<>&`" else f"\\{found[0]}", printable(text, most))
+
+
+def code(text: object, most: int = LONGEST) -> str:
+    """`text` as code within a line of Markdown."""
+    shown = printable(text, most)
+    plain = "`" not in shown and (not set("<&") & set(shown) or PLACEHOLDER.fullmatch(shown))
+    return f"`{shown}`" if plain and shown.strip() == shown != "" else f"<code>{_html.escape(shown).replace('`', '&#96;')}</code>"
+
+
+def code_block(text: str, language: str = "") -> str:
+    """Several lines as a block of code of Markdown, whose fence is longer than any in the text."""
+    lines = [printable(line) for line in text.split("\n")]
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 0)
+    return "\n".join([f"{fence}{language}", *lines, fence])
+
+
+def _escaped(text: str):
+    marks, before = 0, ""
+    for character in text:
+        category = unicodedata.category(character)
+        marks = marks + 1 if category in ("Mn", "Me") else 0
+        selector = "\ufe00" <= character <= "\ufe0f"  # of the form of the sign before it: an emoji may have one
+        hidden = (
+            character in INVISIBLE
+            or "\U000e0100" <= character <= "\U000e01ef"
+            or (selector and unicodedata.category(before or "a") != "So")
+        )
+        if character.isprintable() and not hidden and marks <= MOST_MARKS:
+            yield character
+        else:
+            yield character.encode("unicode_escape").decode("ascii")
+        before = character
