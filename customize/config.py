@@ -291,10 +291,15 @@ class InferenceSettings(Settings):
     mask_image: str | None = setting(
         None,
         "inference",
-        "a picture that is white where the start picture is made anew; the rest stays",
+        "a picture that is white where the start picture is made anew; the rest stays; greys mix the two",
         text="path",
         only_with=("image", ()),
     )
+    mask_invert: bool = setting(False, "inference", "make anew what is black in the mask", only_with=("mask_image", ()))
+    mask_blur: float = setting(
+        0.0, "inference", "radius of a Gaussian blur of the mask, for soft edges",
+        unit="pixels", minimum=0, maximum=1000, only_with=("mask_image", ()),
+    )  # fmt: skip
     num_resamples: int = setting(
         1, "inference", "how often RePaint makes each stretch of steps, for a better fit to the rest",
         minimum=1, maximum=100, only_with=("mask_image", ()),

@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ MAX_RATIO = 10
 """A picture whose long side is this many times the short one, or more, is refused."""
 BACKGROUND = (255, 255, 255)
 """What shows through transparent pixels: white."""
+Convert = Callable[[Image.Image], Image.Image]
+"""A decoded image of any mode -> RGB, or what its caller makes of it."""
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "nearest-exact": Image.Resampling.NEAREST,
@@ -61,8 +64,10 @@ class _Refused(Exception):
         self.what, self.remedy = what, remedy
 
 
-def open_image(source: Path | str | bytes | Image.Image, name: str | None = None) -> Image.Image:
+def open_image(source: Path | str | bytes | Image.Image, name: str | None = None, convert: Convert | None = None) -> Image.Image:
     """A picture file, the bytes of one, or a Pillow image of any mode, as an upright opaque Pillow image of mode RGB.
+
+    convert: what makes an RGB image of the decoded one instead, such as `with_alpha`.
 
     EXIF orientation is obeyed; transparency is composited over `BACKGROUND`; 16-bit grey becomes round(value / 257);
     CMYK and palettes are converted as Pillow does; colour profiles are not applied. Size and shape are judged from the
@@ -73,7 +78,7 @@ def open_image(source: Path | str | bytes | Image.Image, name: str | None = None
     try:
         with warnings.catch_warnings():  # on broken EXIF and large sizes: both are dealt with here
             warnings.simplefilter("ignore")
-            return _read(source)
+            return _read(source, convert or _opaque_rgb)
     except _Refused as refusal:
         what, remedy = refusal.what, refusal.remedy
     except UnidentifiedImageError:
@@ -107,10 +112,10 @@ def crop(image: Image.Image, left: int, top: int, side: int, flip: bool) -> np.n
     return np.ascontiguousarray(pixels[:, ::-1]) if flip else pixels.copy()
 
 
-def _read(source: Path | str | bytes | Image.Image) -> Image.Image:
+def _read(source: Path | str | bytes | Image.Image, convert: Convert) -> Image.Image:
     if isinstance(source, Image.Image):
         _check_header(source)
-        return _converted(source)
+        return _converted(source, convert)
     with io.BytesIO(source) if isinstance(source, bytes) else _picture_file(Path(source)) as stream:
         with Image.open(stream, formats=FORMATS) as image:
             _check_header(image)
@@ -118,7 +123,7 @@ def _read(source: Path | str | bytes | Image.Image) -> Image.Image:
             image.load()
             if not whole or not is_whole(stream, image):
                 raise _Refused("is damaged: it ends too early, or its last pixels are not as they were written", _COPY_AGAIN)
-            return _converted(image)
+            return _converted(image, convert)
 
 
 def _picture_file(path: Path) -> io.BufferedReader:
@@ -136,8 +141,8 @@ def _picture_file(path: Path) -> io.BufferedReader:
     raise _Refused(f"has {size:,} bytes, more than {MAX_BYTES:,}" if size else "is empty (0 bytes)", _COPY_AGAIN)
 
 
-def _converted(image: Image.Image) -> Image.Image:
-    rgb = _opaque_rgb(image)
+def _converted(image: Image.Image, convert: Convert) -> Image.Image:
+    rgb = convert(image)
     turn = _TURNS.get(_orientation(image))
     return rgb if turn is None else rgb.transpose(turn)
 
@@ -188,6 +193,13 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
     if "transparency" in image.info:
         grey[image.info["transparency"]] = BACKGROUND[0]
     return Image.fromarray(grey[np.asarray(image)]).convert("RGB")
+
+
+def with_alpha(image: Image.Image) -> Image.Image:
+    """The image with its transparency, of mode RGBA; of mode RGB where it has none."""
+    if image.has_transparency_data and not image.mode.startswith("I;16"):
+        return image.convert("RGBA")
+    return _opaque_rgb(image)
 
 
 def _orientation(image: Image.Image) -> int:

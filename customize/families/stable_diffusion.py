@@ -12,6 +12,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AddedToken, CLIPTextModel, CLIPTokenizer
 
 from customize.errors import InputError, Problem
@@ -126,12 +127,24 @@ class StableDiffusion:
         """input_ids: [B, L]; returns encoder_hidden_states [B, L, D]: the last layer's, normalised."""
         return self.text_encoder(input_ids, return_dict=False)[0]
 
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, encoder_hidden_states: Tensor) -> Tensor:
-        """noisy_latents: [B, C, H, W]; timesteps: [B]; encoder_hidden_states: [B, L, D].
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether the guidance scale is an input of the UNet, as in a latent consistency model (LCM)."""
+        return self.unet.config.time_cond_proj_dim is not None
 
-        Returns the UNet's answer [B, C, H, W], to be read by `prediction_type`.
+    def predict(
+        self, noisy_latents: Tensor, timesteps: Tensor, encoder_hidden_states: Tensor, guidance_scale: Tensor | None = None
+    ) -> Tensor:
+        """noisy_latents: [B, C, H, W]; timesteps, guidance_scale: [B]; encoder_hidden_states: [B, L, D].
+
+        Returns the UNet's answer [B, C, H, W], to be read by `prediction_type`. guidance_scale: where `takes_guidance`.
         """
-        return self.unet(noisy_latents, timesteps, encoder_hidden_states=encoder_hidden_states, return_dict=False)[0]
+        timestep_cond = None
+        if guidance_scale is not None:
+            timestep_cond = guidance_embedding(guidance_scale - 1, self.unet.config.time_cond_proj_dim).to(noisy_latents)
+        return self.unet(
+            noisy_latents, timesteps, encoder_hidden_states=encoder_hidden_states, timestep_cond=timestep_cond, return_dict=False
+        )[0]
 
     def initial_vectors(self, words: str, num_vectors: int) -> Tensor:
         """[num_vectors, D]: the embeddings of the words' tokens, repeated in turn or cut to the number asked for.
@@ -167,6 +180,19 @@ class StableDiffusion:
             vae=self.vae, text_encoder=self.text_encoder, tokenizer=self.tokenizer, unet=self.unet,
             scheduler=self.scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
         )  # fmt: skip
+
+
+def guidance_embedding(w: Tensor, width: int) -> Tensor:
+    """w: [B], the guidance scale less 1; returns [B, width] in float32: sines, then cosines, of 1000 w f, with `width` // 2
+    frequencies f from 1 down to 1/10000.
+
+    Luo et al. 2023, "Latent Consistency Models", section 4.2 and appendix; w as in Meng et al. 2023, "On Distillation of
+    Guided Diffusion Models".
+    """
+    half = width // 2
+    frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * -(torch.tensor(10_000.0).log() / (half - 1)))
+    angles = 1000 * w.cpu().float()[:, None] * frequencies  # up to thousands: on the CPU, so that they are the same everywhere
+    return F.pad(torch.cat([angles.sin(), angles.cos()], 1), (0, width % 2))
 
 
 def is_letter(character: str) -> bool:

@@ -24,6 +24,7 @@ from customize.files import new_folder
 from customize.images import open_image
 from customize.inference import merge
 from customize.inference.learned import find_learned
+from customize.inference.masks import Mask, mask_of, open_mask
 from customize.inference.sweep import Grid, grid
 from customize.prompts import parse
 from customize.resources import resources
@@ -50,8 +51,9 @@ class Job:
     folder: Path
     grid: Grid
     images: "dict[str, Image]"
-    masks: "dict[str, Image]"
+    masks: "dict[Mask, Image]"
     like: "Like | None" = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def is_again(self) -> bool:
@@ -110,7 +112,8 @@ def check(settings: InferenceSettings) -> Job:
     found = attempt(lambda: grid(on_its_own(settings)))
     different = {wanted.settings: None for wanted in found.wanted} if found else [settings]
     images: dict[str, Image] = {}
-    masks: dict[str, Image] = {}
+    masks: dict[Mask, Image] = {}
+    remarks: list[str] = []
     for each in different:
         attempt(lambda each=each: check_model(each))
         for name, prompts in ("prompt", each.prompt), ("negative_prompt", [each.negative_prompt]):
@@ -118,11 +121,12 @@ def check(settings: InferenceSettings) -> Job:
                 attempt(lambda name=name, prompt=prompt: parse(prompt, name))
         if each.image and each.image not in images:
             images[each.image] = attempt(lambda each=each: open_image(each.image))
-        if each.mask_image and each.mask_image not in masks:
-            masks[each.mask_image] = attempt(lambda each=each: open_mask(each.mask_image, images[each.image]))
+        if (drawn := mask_of(each)) and drawn not in masks:
+            masks[drawn], told = attempt(lambda drawn=drawn, each=each: open_mask(*drawn, images[each.image])) or (None, ())
+            remarks += [note for note in told if note not in remarks]
     if problems:
         raise InputError(problems)
-    return Job(folder, found, images, masks, like)
+    return Job(folder, found, images, masks, like, tuple(remarks))
 
 
 def likened(settings: InferenceSettings) -> "Like | None":
@@ -144,7 +148,7 @@ def on_its_own(settings: InferenceSettings) -> InferenceSettings:
 def notes(settings: InferenceSettings, job: Job) -> list[str]:
     """What the user should know before it starts."""
     of_latents = [LATENT_WARNING] if settings.illusion in ("anagram", "alternating_anagram") else []
-    return [*(job.like.told.notes if job.like else ()), *of_latents]
+    return [*(job.like.told.notes if job.like else ()), *job.remarks, *of_latents]
 
 
 def check_model(settings: InferenceSettings) -> None:
@@ -152,17 +156,6 @@ def check_model(settings: InferenceSettings) -> None:
     learned = find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales)
     if not learned.files:
         locate(learned.base or "demo", variant=settings.variant)
-
-
-def open_mask(path: str, image: "Image | None") -> "Image":
-    """The mask, of the size of the picture that it is for and white somewhere; otherwise InputError."""
-    mask = open_image(path)
-    if image and mask.size != image.size:
-        what = f"{path} has {mask.width} x {mask.height} pixels, the picture {image.width} x {image.height}"
-        raise InputError(Problem("mask_image", what, "draw the mask over the very picture"))
-    if mask.convert("L").getextrema()[1] < 128:
-        raise InputError(Problem("mask_image", f"nothing is white in {path}", "paint white what shall be made anew"))
-    return mask
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:

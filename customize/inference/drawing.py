@@ -18,6 +18,7 @@ from customize.inference.learned import find_learned
 from customize.inference.lessons import LESSONS
 from customize.inference.loading import load_pipeline
 from customize.inference.looks import Bar, Looks
+from customize.inference.masks import Mask, mask_of
 from customize.inference.pipeline import Pipeline
 from customize.inference.records import facts, png_info, told
 from customize.inference.sampler import Moment
@@ -62,6 +63,10 @@ class Models:
         notes, words = list(self.pipeline.notes), self.pipeline.trigger_words
         if words and not any(word in prompt for word in words for prompt in settings.prompt):
             notes.append(f"no prompt has a word that calls what was learned: {first_few(words)}")
+        if self.pipeline.family.takes_guidance and settings.negative_prompt:
+            notes.append(
+                "negative_prompt has no effect: this base model (LCM) takes guidance_scale as a number, and no such prompt"
+            )
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
 
@@ -149,21 +154,21 @@ def generate(
     pipeline: Pipeline,
     batch: Sequence[Wanted],
     images: Mapping[str, Image],
-    masks: Mapping[str, Image],
+    masks: Mapping[Mask, Image],
     record: Callable[[Moment], None],
 ) -> list[Image]:
     """The pictures of one batch."""
     common = batch[0].settings
     if common.lesson != "none":
         return [LESSONS[common.lesson](pipeline, images[each.settings.image], each) for each in batch]
-    options = {name: getattr(common, name) for name in PASSED_ON}
+    options, drawn = {name: getattr(common, name) for name in PASSED_ON}, mask_of(common)
     return pipeline.generate(
         [asked(each) for each in batch],
         negative_prompt=[each.settings.negative_prompt for each in batch],
         guidance_scale=[each.settings.guidance_scale for each in batch],
         seeds=[each.seed for each in batch],
         image=[images.get(each.settings.image or "") for each in batch],
-        mask_image=masks.get(common.mask_image or ""),
+        mask_image=drawn and masks[drawn],
         composition=composition(common, pipeline),
         record=record,
         **options,

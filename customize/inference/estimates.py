@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Question:
-    """What the network is asked: latents [B, C, H, W] as it sees them, and encoder_hidden_states [B, L, D]."""
+    """What the network is asked: latents [B, C, H, W] as it sees them, and encoder_hidden_states [B, L, D].
+
+    guidance_scale: [B], for networks that take it as an input.
+    """
 
     latents: Tensor
     encoder_hidden_states: Tensor
+    guidance_scale: Tensor | None = None
 
 
 class Estimate(Protocol):
@@ -40,12 +44,16 @@ class Estimate(Protocol):
 
 @dataclass(frozen=True)
 class Conditional:
-    """The network's own answer to one prompt per image: encoder_hidden_states [B, L, D]."""
+    """The network's own answer to one prompt per image: encoder_hidden_states [B, L, D].
+
+    guidance_scale: [B], for networks that take it as an input.
+    """
 
     encoder_hidden_states: Tensor
+    guidance_scale: Tensor | None = None
 
     def questions(self, latents: Tensor, step: "Step") -> list[Question]:
-        return [Question(latents, self.encoder_hidden_states)]
+        return [Question(latents, self.encoder_hidden_states, self.guidance_scale)]
 
     def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
         return next(answers)

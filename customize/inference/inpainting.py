@@ -1,6 +1,7 @@
 """Inpainting: a part of a picture is made anew, the rest is known and stays.
 
-B images, C latent channels, H W latent height and width. A mask is 1 where the picture is made anew, 0 where it is known.
+B images, C latent channels, H W latent height and width. A mask is 1 where the picture is made anew, 0 where it is known, and
+between these where both are mixed; an inpainting UNet, which was trained on sharp ones, is shown it rounded.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from customize.errors import InputError, Problem
 from customize.inference.estimates import Estimate, WithChannels
+from customize.inference.masks import levels, scaled
 from customize.inference.sampler import Correct, Course, Moment, Step, draw_noise, level, noised
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of B pictures. latents: [B, C, H, W], clean; noise: the same shape; mask: [B, 1, H, W], 0 or 1."""
+    """What is known of B pictures. latents: [B, C, H, W], clean; noise: the same shape; mask: [B, 1, H, W] in 0..1."""
 
     latents: Tensor
     noise: Tensor
@@ -93,9 +95,9 @@ def inpainted(
     small = to_latents(mask, pipeline.family.vae_scale_factor).to(noise)
     start = noised(scheduler, latents, noise, first) if first else noise * scheduler.init_noise_sigma
     if shown:
-        rest = [as_pixels(image) * (1 - mask) for image, mask in zip(images, masks, strict=True)]
+        rest = [as_pixels(image) * (mask < 0.5) for image, mask in zip(images, masks, strict=True)]
         seen = [pipeline.encode_pixels(pixels, generator) for pixels, generator in zip(rest, generators, strict=True)]
-        return Course(start, WithChannels(estimate, torch.cat([small, torch.cat(seen)], 1)), finish=finish)
+        return Course(start, WithChannels(estimate, torch.cat([(small >= 0.5).to(small), torch.cat(seen)], 1)), finish=finish)
     draw_noise(latents.shape, generators, like=latents)  # stock pipelines encode the known part for every model
     known = Known(latents, noise, small)
     if num_resamples == 1:
@@ -149,9 +151,9 @@ def as_pixels(image: Image.Image) -> Tensor:
 
 
 def read_mask(mask: Image.Image, size: tuple[int, int]) -> Tensor:
-    """A mask picture (white: make anew), fitted to (height, width) like the picture: [1, 1, height, width] of 0 and 1."""
-    fitted = ImageOps.fit(mask.convert("L"), size[::-1], Image.Resampling.LANCZOS)
-    return torch.from_numpy((np.array(fitted) >= 128).astype(np.float32))[None, None]
+    """A mask (white: make anew; see `masks.levels`), fitted to (height, width) like the image: [1, 1, height, width] in 0..1."""
+    grey = mask if mask.mode == "L" else levels(mask)[0]
+    return torch.from_numpy(np.array(scaled(grey, size[::-1]), dtype=np.float32) / 255)[None, None]
 
 
 def to_latents(mask: Tensor, factor: int) -> Tensor:
@@ -161,5 +163,5 @@ def to_latents(mask: Tensor, factor: int) -> Tensor:
 
 def paste(made: Image.Image, original: Image.Image, mask: Tensor) -> Image.Image:
     """The picture made, with every pixel of the known region taken from the original (both RGB, of the mask's size)."""
-    selection = Image.fromarray((mask[0, 0] * 255).to(torch.uint8).numpy())
+    selection = Image.fromarray((mask[0, 0] * 255).round().to(torch.uint8).numpy())
     return Image.composite(made, original, selection)

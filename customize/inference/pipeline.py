@@ -3,6 +3,7 @@
 B images, C latent channels, H W latent height and width, L tokens, D embedding width.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +87,8 @@ class Pipeline:
         the pictures' stand in a list.
         A picture depends on its own prompt, seed and image only, not on the others in its batch, when all prompts have as
         many chunks (see `lengths`); shorter ones are filled up with empty chunks.
-        guidance_scale: where all are up to 1, the negative prompts are not asked. height, width: in pixels; by default the
+        guidance_scale: where all are up to 1, the negative prompts are not asked; nor where the network takes the scale as an
+        input (LCM). height, width: in pixels; by default the
         base model's own, or with an image its shape at as many pixels. image, strength: start from it, noised to the part
         `strength` (above 0, up to 1; by default 0.8, with a mask 1) of the schedule. mask_image: only where it is white the
         image is made anew, every other pixel comes back as it was. num_resamples, jump_length: see `repaint_plan`.
@@ -106,7 +108,9 @@ class Pipeline:
         self.family.vae.use_tiling = vae_tiling
         solver = make_scheduler(self.family.scheduler, scheduler, use_karras_sigmas)
         usual = 0.8 if images[0] and not masks[0] and not composition else 1.0
-        first = set_steps(solver, num_inference_steps, usual if strength is None else strength, self.family.device)
+        distilled = self.family.takes_guidance and bool(images[0]) and not masks[0]
+        strength = usual if strength is None else strength
+        first = set_steps(solver, num_inference_steps, strength, self.family.device, distilled)
         copies = composition.copies if composition else 1
         parts = zip(*(prompts if composition else [[prompt] for prompt in prompts]), strict=True)
         estimates = [self.estimate(part, negative_prompts, scales, num_inference_steps, plain_prompt) for part in parts]
@@ -144,8 +148,10 @@ class Pipeline:
         self, prompts: Sequence[Prompt], negatives: Sequence[str], scales: Sequence[float], steps: int, plain: bool = False
     ) -> Estimate:
         """Guidance from the negative prompts to the prompts, one of each and a scale per picture: see `worded`."""
-        scale = torch.tensor(scales, dtype=self.family.unet.dtype, device=self.family.device).view(-1, 1, 1, 1)
-        return self.weights.scheduled(lambda: worded(self.hidden_states, prompts, negatives, scale, steps, plain), steps)
+        guides = self.family.takes_guidance
+        kind = {"dtype": torch.float64} if guides else {"dtype": self.family.unet.dtype, "device": self.family.device}
+        scale = torch.tensor(scales, **kind).view(-1, 1, 1, 1)
+        return self.weights.scheduled(lambda: worded(self.hidden_states, prompts, negatives, scale, steps, plain, guides), steps)
 
     def lengths(self, prompts: Sequence[Prompt], negative_prompt: str, steps: int, plain: bool = False) -> tuple[int, int]:
         """How many chunks the longest of one picture's prompts has, at any step, and how many its negative prompt."""
@@ -239,19 +245,26 @@ def fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return ImageOps.fit(image.convert("RGB"), size[::-1], Image.Resampling.LANCZOS)
 
 
-def set_steps(scheduler, num_inference_steps: int, strength: float, device: torch.device) -> int:
-    """Sets the scheduler's timesteps; returns the place of the first one to run, of all by `strength`."""
+def set_steps(scheduler, num_inference_steps: int, strength: float, device: torch.device, distilled: bool = False) -> int:
+    """Sets the scheduler's timesteps; returns the place of the first one to run, of all by `strength`.
+
+    distilled: a scheduler that can makes all its steps on the part `strength` of the schedule, as in
+    `LatentConsistencyModelImg2ImgPipeline`.
+    """
     most = scheduler.config.num_train_timesteps
     if not 1 <= num_inference_steps <= most:
         what = f"{num_inference_steps} is not in 1 to {most}"
         raise InputError(Problem("num_inference_steps", what, "take 20 to 50"))
     if not 0 < strength <= 1:
         raise InputError(Problem("strength", f"{strength} is not above 0 and up to 1", "take 0.3 to 0.9"))
+    within = distilled and "strength" in inspect.signature(scheduler.set_timesteps).parameters
     try:
-        scheduler.set_timesteps(num_inference_steps, device=device)
+        scheduler.set_timesteps(num_inference_steps, device=device, **({"strength": strength} if within else {}))
     except (ValueError, IndexError) as error:
         what = f"{num_inference_steps} is not possible with {type(scheduler).__name__} ({error})"
         raise InputError(Problem("num_inference_steps", what, "take more steps or another scheduler")) from error
+    if within:
+        return 0
     if int(num_inference_steps * strength) < 1:
         what = f"{strength} of {num_inference_steps} steps is less than one step"
         raise InputError(Problem("strength", what, "take a larger strength or more num_inference_steps"))

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from customize.inference.estimates import Estimate, Question
 
-Network = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(noisy latents [B, C, H, W], timesteps [B], encoder_hidden_states [B, L, D]) -> answer [B, C, H, W]."""
+Network = Callable[..., Tensor]
+"""(noisy latents [B, C, H, W], timesteps [B], encoder_hidden_states [B, L, D]) -> answer [B, C, H, W]; where questions have
+one, the guidance scale [B] comes fourth."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,10 @@ def ask(network: Network, questions: Sequence[Question], timestep: Tensor, max_b
     encoder_hidden_states = torch.cat([question.encoder_hidden_states for question in questions])
     timesteps = timestep.to(latents.device).expand(len(latents))
     size = max_batch or len(latents)
-    pieces = zip(latents.split(size), timesteps.split(size), encoder_hidden_states.split(size), strict=True)
+    inputs = [latents, timesteps, encoder_hidden_states]
+    if scales := [question.guidance_scale for question in questions if question.guidance_scale is not None]:
+        inputs.append(torch.cat(scales))
+    pieces = zip(*(each.split(size) for each in inputs), strict=True)
     answers = torch.cat([network(*piece) for piece in pieces]).to(latents.dtype)
     return list(answers.split([len(question.latents) for question in questions]))
 

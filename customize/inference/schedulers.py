@@ -1,7 +1,9 @@
-"""Schedulers by name: any that diffusers counts as compatible with the base model's own."""
+"""Schedulers by name: any of diffusers that samples what Stable Diffusion and its distilled relatives predict."""
 
 import difflib
 import inspect
+
+from diffusers import DDIMScheduler, LCMScheduler, TCDScheduler
 
 from customize.errors import InputError, Problem
 
@@ -11,9 +13,15 @@ UNSUPPORTED = {
 }
 
 
+def fitting(base) -> dict[str, type]:
+    """The classes that this base scheduler can be replaced by, itself among them, by name."""
+    classes = [*DDIMScheduler._get_compatibles(), LCMScheduler, TCDScheduler, type(base)]
+    return {cls.__name__: cls for cls in classes if cls.__name__ not in UNSUPPORTED}
+
+
 def scheduler_names(base) -> list[str]:
     """The names that `make_scheduler` takes for this base scheduler."""
-    return sorted(cls.__name__ for cls in base.compatibles if cls.__name__ not in UNSUPPORTED)
+    return sorted(fitting(base))
 
 
 def make_scheduler(base, name: str | None = None, use_karras_sigmas: bool | None = None):
@@ -22,7 +30,7 @@ def make_scheduler(base, name: str | None = None, use_karras_sigmas: bool | None
     What `StableDiffusionPipeline` corrects in old configurations is corrected here too: timesteps count from 1, and
     latents are never clipped. Raises InputError for a scheduler that is unknown or does not fit.
     """
-    classes = {cls.__name__: cls for cls in [*base.compatibles, type(base)] if cls.__name__ not in UNSUPPORTED}
+    classes = fitting(base)
     name = name or type(base).__name__
     names = f"take one of {', '.join(sorted(classes))}"
     if name in UNSUPPORTED:

@@ -85,12 +85,19 @@ def read(prompt: Prompt, plain: bool, where: str = "prompt") -> Clauses:
 
 
 def worded(
-    encode: Encode, prompts: Sequence[Prompt], negatives: Sequence[str], scales: Tensor, steps: int, plain: bool = False
+    encode: Encode,
+    prompts: Sequence[Prompt],
+    negatives: Sequence[str],
+    scales: Tensor,
+    steps: int,
+    plain: bool = False,
+    network_guides: bool = False,
 ) -> Estimate:
     """The estimate of B pictures, each with its prompt, negative prompt and guidance scale [B, 1, 1, 1].
 
     steps: into how many parts the way is divided for prompts that change. Where no scale is above 1 and no prompt has
-    AND, negative prompts are not asked. Raises InputError as `read`, and for AND in a negative prompt.
+    AND, negative prompts are not asked. network_guides: the network takes the scale as an input, and negative prompts are
+    never asked. Raises InputError as `read`, and for AND in a negative prompt, or where the network guides.
     """
     wanted = [read(prompt, plain) for prompt in prompts]
     unwanted = [read(prompt, plain, "negative_prompt") for prompt in negatives]
@@ -98,10 +105,14 @@ def worded(
         raise InputError(Problem("negative_prompt", "AND has no meaning in a negative prompt", "use a comma"))
     most = max(len(each.first) for each in wanted)
     weights = torch.tensor([[clause.weight for clause in each.first] + [0.0] * (most - len(each.first)) for each in wanted])
-    guided = bool(scales.max() > 1) or most > 1 or bool((weights != 1).any())
+    if network_guides and most > 1:
+        what = "AND is not possible here: the base model takes guidance as a number, and no negative prompt"
+        raise InputError(Problem("prompt", what, "use a comma, or take another base model"))
+    guided = not network_guides and (bool(scales.max() > 1) or most > 1 or bool((weights != 1).any()))
     texts = dict.fromkeys(text for each in [*wanted, *(unwanted if guided else [])] for text in each.texts(steps))
     hidden_states = dict(zip(texts, encode(list(texts)).split(1), strict=True))
-    positives = [spoken(wanted, number, hidden_states, steps) for number in range(most)]
+    inputs = scales.flatten() if network_guides else None
+    positives = [spoken(wanted, number, hidden_states, steps, inputs) for number in range(most)]
     if not guided:
         return positives[0]
     negative = spoken(unwanted, 0, hidden_states, steps)
@@ -111,8 +122,13 @@ def worded(
     return Composed(tuple(parts), negative, scales)
 
 
-def spoken(wanted: Sequence[Clauses], number: int, hidden_states: dict[Text, Tensor], steps: int) -> Estimate:
-    """What the network says to clause `number` of every picture; its last one where it has fewer."""
+def spoken(
+    wanted: Sequence[Clauses], number: int, hidden_states: dict[Text, Tensor], steps: int, scales: Tensor | None = None
+) -> Estimate:
+    """What the network says to clause `number` of every picture; its last one where it has fewer.
+
+    scales: the guidance scales [B], for a network that takes them.
+    """
 
     def at(each: Clauses, step: int) -> Tensor:
         first, second = (hidden_states[c[min(number, len(c) - 1)].at(step, steps)] for c in (each.first, each.second))
@@ -120,8 +136,8 @@ def spoken(wanted: Sequence[Clauses], number: int, hidden_states: dict[Text, Ten
 
     told = [tuple(c[min(number, len(c) - 1)].schedule(steps) for c in (each.first, each.second)) for each in wanted]
     if all(len(set(schedule)) == 1 for pair in told for schedule in pair):
-        return Conditional(torch.cat([at(each, 0) for each in wanted]))
-    return Changing(tuple(Conditional(torch.cat([at(each, step) for each in wanted])) for step in range(steps)))
+        return Conditional(torch.cat([at(each, 0) for each in wanted]), scales)
+    return Changing(tuple(Conditional(torch.cat([at(each, step) for each in wanted]), scales) for step in range(steps)))
 
 
 def slerp(first: Tensor, second: Tensor, part: float) -> Tensor:
