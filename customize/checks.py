@@ -51,6 +51,27 @@ def problems(table: Mapping[str, Setting], given: Mapping[str, Any], faulty: set
     return found
 
 
+IMPLIED = {"trace": True, "train_text_encoder": True}
+"""Switches that are turned on where a setting is given that has no effect without them."""
+
+
+def implied(table: Mapping[str, Setting], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The switches that are not given, and are wanted by what is; a note for each."""
+    found: dict[str, Any] = {}
+    notes = []
+    for name, value in given.items():
+        other, _ = (table[name].only_with if name in table else None) or ("", ())
+        if (
+            other in IMPLIED
+            and other not in given
+            and other not in found
+            and str(value).casefold() not in ("false", "none", "no", "0")
+        ):
+            found[other] = IMPLIED[other]
+            notes.append(f"{name} needs {other}, which is switched on")
+    return found, notes
+
+
 Check = Callable[[Any], Iterator[Problem]]
 
 

@@ -7,11 +7,12 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from customize import checks, compatibility, toml
+from customize import aliases, checks, compatibility, mistaken, toml, typed
+from customize.arguments import arguments, plain
 from customize.config import Settings
 from customize.errors import InputError, Interrupted, NumericsError, Problem, ResourceError
 from customize.findings import printable
@@ -23,7 +24,8 @@ Function = Callable[[Any], Any] | str  # or "module:function", imported when it 
 USAGE = "%(prog)s [CONFIG.toml] [--setting value ...]"
 EPILOG = """
 CONFIG.toml holds the same names (its tables are for reading); a flag wins over the file. Dashes and underscores are the
-same, and so are --a=b and --a b. Flags of diffusers' training scripts are understood too. Exit status: 0 done, 2 what
+same, and so are --a=b and --a b. Flags of diffusers' training scripts are understood too, and names that kohya's
+sd-scripts, OneTrainer, AUTOMATIC1111, ComfyUI and others have for the same settings. Exit status: 0 done, 2 what
 was given is at fault, 3 disk or memory gave out, 4 the numbers did, 128 + N stopped by signal N, 1 a fault of ours."""
 
 
@@ -72,25 +74,38 @@ def main(model: type[Settings], run: Function, argv: Sequence[str] | None = None
 
 def read(model: type[Settings], argv: Sequence[str], check: Function | None = None) -> tuple[Settings, list[str]]:
     """The settings that a command line asks for, and notes for the user. Raises InputError with all problems."""
+    argv, notes = plain(model, argv)
     config, flags, problems = arguments(model, argv)
-    from_file, places = {}, {}
+    from_file: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    unread = False
     if config is not None:
         try:
             from_file, places = toml.read(config)
+            if wrong := mistaken.other_command(model, config, from_file):
+                raise InputError(wrong)
         except InputError as error:
             problems += error.problems
-    places |= {name: f"--{name}" for name in flags}
-    values, notes = compatibility.launched(model), []
-    for given in (from_file, flags):
-        translated, found_notes, found = compatibility.translate(model, given)
-        values |= translated
-        notes += found_notes
-        problems += [Problem(places.get(each.where, each.where), each.what, each.remedy) for each in found]
-    settings, found = model.examine(values)
+            from_file, unread = {}, True
+    values = compatibility.launched(model)
+    for given, where in (from_file, places), (flags, {name: f"--{name}" for name in flags}):
+        ours = aliases.ours(model, given, "--" if given is flags else "")
+        translated, found_notes, found = compatibility.translate(model, ours.values)
+        places |= where | {name: where.get(theirs, theirs) for name, theirs in ours.origins.items()}
+        for name, value in translated.items():
+            values[name], more = (
+                typed.value(places.get(name, name), table(model)[name], value) if name in table(model) else (value, [])
+            )
+            notes += more
+        notes += ours.notes + found_notes
+        problems += [Problem(places.get(each.where, each.where), each.what, each.remedy) for each in (*ours.problems, *found)]
+    implied, more = checks.implied(table(model), values)
+    settings, found = model.examine(values | implied)
+    found = [each for each in found if not (unread and each.what.startswith("is missing"))]
     problems += [Problem(places.get(each.where, each.where), each.what, each.remedy) for each in found]
     if problems:
         raise InputError(problems + _further(check, settings, {each.where for each in found}))
-    return settings, notes + checks.notes(settings)
+    return settings, notes + more + checks.notes(settings)
 
 
 def _further(check: Function | None, settings: Settings, known: set[str]) -> list[Problem]:
@@ -103,61 +118,6 @@ def _further(check: Function | None, settings: Settings, known: set[str]) -> lis
     except Exception:  # it may depend on what is missing, which is reported already
         return []
     return []
-
-
-def arguments(model: type[Settings], argv: Sequence[str]) -> tuple[str | None, dict[str, Any], list[Problem]]:
-    """CONFIG.toml, the values of the flags by name (unknown names included), and what cannot be understood.
-
-    argparse writes the help, but reads nothing: it stops at the first fault, and takes what follows an unknown flag
-    for CONFIG.toml.
-    """
-    known = {**table(model), **compatibility.flags(model)}
-    words: list[str] = []  # that belong to no flag
-    flags: list[tuple[str, list[str]]] = []  # each with the words up to the next one
-    for word in argv:
-        if word.startswith("--"):
-            flags.append((word, []))
-        else:
-            (flags[-1][1] if flags else words).append(word)
-    values: dict[str, Any] = {}
-    problems = []
-    for flag, following in flags:
-        name, given, left = _flag(known, flag, following)
-        words += left
-        flag = flag.partition("=")[0]
-        if not given:
-            problems.append(Problem(flag, "has no value", f"write {flag}=VALUE"))
-        elif name in known and known[name].many:
-            values[name] = [*values.get(name, ()), *given]
-            if given[-1].endswith(".toml"):
-                problems.append(Problem(flag, f'"{given[-1]}" is taken for its value', "put CONFIG.toml first"))
-        elif name in values:
-            problems.append(Problem(flag, "is given twice", "keep one of the two"))
-        else:
-            values[name] = given[0]
-    configs = [word for word in words if not word.startswith("-")]
-    for word in words:
-        if word not in configs[:1]:
-            problems.append(Problem(word, "belongs to no setting", "write --name VALUE, with quotes around blanks"))
-    return (configs[0] if configs else None), values, problems
-
-
-def _flag(known: Mapping[str, Any], flag: str, following: list[str]) -> tuple[str, list[Any], list[str]]:
-    """The name of a flag, its values, and what is left of the words that follow it."""
-    word, equals, value = flag.partition("=")
-    name = word.removeprefix("--").replace("-", "_")
-    positive = name.removeprefix("no_")
-    if name not in known and positive in known and known[positive].type is bool and not equals:
-        return positive, [False], following
-    if equals:
-        return name, [value], following
-    if name not in known:
-        return name, [True], []  # nobody knows how many values it takes
-    if known[name].type is bool:
-        told = bool(following) and following[0].casefold() in ("true", "false")
-        return name, (following[:1] if told else [True]), following[told:]
-    most = len(following) if known[name].many else 1
-    return name, following[:most], following[most:]
 
 
 def help_text(model: type[Settings]) -> str:

@@ -94,6 +94,12 @@ FLAGS: Mapping[str, Flag] = {
     ),
 }
 
+BOOLEANS = {
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0"), False),
+}
+"""How true and false are typed."""
+
 VALUES: Mapping[tuple[str, Any], Any] = {("image_interpolation_mode", "nearest_exact"): "nearest"}
 """Values that diffusers' scripts know by another name than ours."""
 
@@ -133,9 +139,14 @@ def flags(model: type[Settings]) -> dict[str, Flag]:
     return {name: flag for name, flag in FLAGS.items() if model in flag.commands}
 
 
-def translate(model: type[Settings], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], list[Problem]]:
-    """The given values in terms of our settings, a line for each flag with nothing left to do, and the problems."""
-    known = flags(model)
+def translate(
+    model: type[Settings], given: Mapping[str, Any], known: Mapping[str, Flag] | None = None
+) -> tuple[dict[str, Any], list[str], list[Problem]]:
+    """The given values in terms of our settings, a line for each flag with nothing left to do, and the problems.
+
+    known: the flags that are looked for; those of diffusers' scripts where none are given.
+    """
+    known = flags(model) if known is None else known
     values = {name: _value(name, value) for name, value in given.items() if name not in known}
     notes, problems = [], []
     for name, value in given.items():
@@ -162,7 +173,7 @@ def _value(name: str, value: Any) -> Any:
 
 def _parsed(flag: Flag, value: Any) -> Any:
     if isinstance(value, str) and flag.type is bool:
-        return {"true": True, "false": False}.get(value.casefold(), value)
+        return BOOLEANS.get(value.casefold(), value)
     if isinstance(value, str) and flag.type is int and value.strip().isdecimal():
         return int(value)
     return tuple(value) if isinstance(value, list) else value

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 
 from customize import checks
 from customize.errors import InputError, Problem
-from customize.setting import PATHS, Setting, nearest, table, unknown
+from customize.setting import PATHS, Setting, nearest, number_meant, table, unknown
 
 SECTIONS = {
     "model": "the base model and how it is run",
@@ -108,7 +108,9 @@ class Validated(BaseModel):
         what = f"{line.quoted(fault['input'])} is not {line.expected}"
         if fault["type"] == "value_error":
             what = str(fault["ctx"]["error"])
-        near = nearest(str(fault["input"]), line.choices)
+        near = nearest(str(fault["input"]).casefold(), line.choices)
+        if line.type in (int, float) and isinstance(fault["input"], str) and not line.secret:
+            near = number_meant(line, fault["input"])
         default = "" if line.required else f" (default: {line.default_text})"
         remedy = f"did you mean {near}?" if near else f"give one that fits: {line.description}{default}"
         return Problem(name, what, remedy)
@@ -119,7 +121,15 @@ class Validated(BaseModel):
         for other in cls.commands:
             if other is not cls and name in table(other):
                 return Problem(name, f"is not a setting of {cls.command}", f"leave it out: {other.command} has it")
-        return unknown(name, table(cls))
+        from customize import aliases
+
+        if name in aliases.same(cls):
+            return Problem(name, "is not a setting", f"did you mean {aliases.same(cls)[name]}?")
+        if found := aliases.elsewhere(name, cls):
+            other, ours = found
+            return Problem(name, f"is not a setting of {cls.command}", f"leave it out: {other.command} has it as {ours}")
+        others = aliases.same(cls)
+        return unknown(name, {**others, **dict.fromkeys(table(cls), "")})
 
     def values(self) -> dict[str, Any]:
         """The settings that have an effect, by name, without secrets: `type(self)(**values)` is an equal object."""

@@ -1,0 +1,100 @@
+"""Other programs' names of our settings, understood: see `customize.aliases_table`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from customize.aliases_table import BY_VALUE, CONFIG, FLAGS, SAME, VALUES
+from customize.compatibility import Flag, translate
+from customize.config import MODELS, Settings
+from customize.errors import Problem
+from customize.setting import Setting, table, written
+
+__all__ = ["CONFIG", "elsewhere", "flags", "lines", "ours", "same"]
+
+
+@dataclass
+class Ours:
+    """What was given, in our names. origins: setting -> the name that was typed for it."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+@cache
+def same(model: type[Settings]) -> Mapping[str, str]:
+    """Other programs' name -> our setting, for the settings that the model has."""
+    lines = table(model)
+    return {name: ours for ours, names in SAME.items() if ours in lines for name in names.split() if name not in lines}
+
+
+@cache
+def flags(model: type[Settings]) -> Mapping[str, Flag]:
+    """The other switches that the command of `model` understands."""
+    taken = {**table(model), **same(model)}
+    by_value = {name: Flag(commands, str) for name, (commands, _, _) in BY_VALUE.items()}
+    return {name: flag for name, flag in (*FLAGS, *by_value.items()) if model in flag.commands and name not in taken}
+
+
+def lines(model: type[Settings]) -> dict[str, Setting | Flag]:
+    """How many words follow each name: what `cli.arguments` asks."""
+    return {**flags(model), **{name: table(model)[ours] for name, ours in same(model).items()}}
+
+
+def ours(model: type[Settings], given: Mapping[str, Any], sign: str = "") -> Ours:
+    """The values by the names of our settings; `sign`: what stands before a name in notes, such as --."""
+    found = Ours()
+    names, switches = same(model), flags(model)
+    renamed = []
+    for name, value in given.items():
+        if name in BY_VALUE and name in switches:
+            _by_value(name, value, found)
+        elif name in switches:
+            continue
+        elif (setting := names.get(name, name)) in found.values:
+            what = f"and {sign}{found.origins[setting]} are the same setting, {setting}"
+            found.problems.append(Problem(name, what, "keep one of the two"))
+        else:
+            found.values[setting], found.origins[setting] = _worded(setting, value), name
+            renamed += [f"{sign}{name} as {setting}"] * (name in names)
+    switched = {name: value for name, value in given.items() if name in switches and name not in BY_VALUE}
+    if any(names.get(name) in ("rank", "lora_alpha", "lora_dropout") for name in given) and "adapter" not in given:
+        found.values.setdefault("adapter", "lora")
+    more, notes, problems = translate(model, switched, switches)
+    for setting, value in more.items():
+        if found.values.setdefault(setting, value) != value:
+            what = f"is {written(found.values[setting])} and {written(value)} by what was given"
+            found.problems.append(Problem(setting, what, "keep one of the two"))
+    for name in switched:
+        if (means := switches[name].means) and means[0] in more:
+            renamed.append(f"{sign}{name} as {means[0]} = {written(means[1])}")
+    found.problems += problems
+    found.notes += ([f"read {', '.join(renamed)}"] if renamed else []) + notes
+    return found
+
+
+def _by_value(name: str, value: Any, found: Ours) -> None:
+    """Takes in a name whose value says what is wanted."""
+    _, meanings, (what, remedy) = BY_VALUE[name]
+    meaning = meanings.get(written(value).casefold())
+    if meaning is None:
+        found.problems.append(Problem(name, f'"{value}" is not known here: {what}', remedy))
+    else:
+        found.values |= {setting: meant for setting, meant in meaning.items() if setting not in found.values}
+        says = ", ".join(f"{setting} = {written(meant)}" for setting, meant in meaning.items())
+        found.notes.append(
+            f"read {name} {value} as {says}" if says else f"{name} {value} has nothing left to do: it is so anyway"
+        )
+
+
+def _worded(setting: str, value: Any) -> Any:
+    """A value in our words where another program's word was given."""
+    return VALUES.get(setting, {}).get(value.casefold(), value) if isinstance(value, str) else value
+
+
+def elsewhere(name: str, model: type[Settings]) -> tuple[type[Settings], str] | None:
+    """Another command that has the setting that other programs call so, and our name of it."""
+    return next(((other, same(other)[name]) for other in MODELS if other is not model and name in same(other)), None)

@@ -1,0 +1,28 @@
+"""A configuration that was given to another command than its own."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from customize.arguments import known
+from customize.config import MODELS, InferenceSettings, Settings
+from customize.errors import Problem
+from customize.near import is_run
+from customize.setting import table
+
+
+def other_command(model: type[Settings], config: str, values: Mapping[str, Any]) -> Problem | None:
+    """The one problem of a configuration of another command: its own command knows all of it, this one does not."""
+    strange = [name for name in values if name not in known(model)]
+    owners = [other for other in MODELS if other is not model and not any(name not in known(other) for name in values)]
+    foreign = [name for name in values if name not in table(model)]
+    if not strange or len(foreign) < 2 or not owners:
+        return None
+    owner = max(owners, key=lambda other: sum(name in table(other) for name in values))
+    own = f"python {owner.command} {shlex.quote(config)}"
+    remedy = f"run `{own}`"
+    if model is InferenceSettings and is_run(Path(config).absolute().parent):
+        folder = shlex.quote(str(Path(config).parent))
+        remedy = f'to generate with what it learned, run `python {model.command} --weights {folder} --prompt "..."`'
+    return Problem(config, f"is a configuration of {owner.command}, not of {model.command}", remedy)

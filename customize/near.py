@@ -1,0 +1,129 @@
+"""What a path that is not there, or is something else than it should be, was meant to be."""
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+
+from customize.findings import printable
+
+IMAGES = frozenset(".png .jpg .jpeg .jpe .jfif .webp .bmp .tif .tiff .heic .heif .avif".split())
+MOST = 2000  # entries of a folder that are looked at
+DEEPEST = 40  # parts of a path
+
+
+def remedy_for_missing(path: str, otherwise: str) -> str:
+    """What to do about a path that is not there: the one that is written most like it, or what else is likely."""
+    if re.match(r"[a-z]+://", path, re.IGNORECASE):
+        return "it is an address on the web: download it first, then name the file or folder"
+    if variable := re.search(r"\$\{?(\w+)\}?|%(\w+)%", path):
+        name = variable[1] or variable[2]
+        return f"{variable[0]} was not replaced by the shell: write the folder itself, or set {name} and use double quotes"
+    if found := similar(path):
+        about = described(found)
+        return f"did you mean {printable(found)}?" + (f" ({about})" if about else "")
+    if re.match(r"[A-Za-z]:[\\/]", path) and os.sep == "/":
+        return f"it is a path of Windows; in WSL it is /mnt/{path[0].lower()}/{path[3:]}".replace("\\", "/")
+    return otherwise
+
+
+def similar(path: str) -> str | None:
+    """A path that is there and was likely meant, if there is one."""
+    text = os.path.expanduser(path)
+    return next((each for each in _others(text) if each and each != text and os.path.exists(each)), None)
+
+
+def _others(text: str) -> Iterator[str | None]:
+    yield text.strip(" \t\r\n'\"`,;\u201c\u201d\u2018\u2019")
+    slashes = text.replace("\\", "/")
+    if drive := re.match(r"([A-Za-z]):/(.*)", slashes):
+        yield f"/mnt/{drive[1].lower()}/{drive[2]}"
+    yield slashes
+    yield walked(slashes)
+    if not drive:
+        yield f"/{slashes}" if not slashes.startswith("/") else slashes.lstrip("/")
+        parts = [part for part in slashes.split("/") if part not in ("", ".")][:DEEPEST]
+        yield from ("/".join(parts[start:]) for start in range(1, len(parts)))
+        yield "/".join(["..", *parts]) if not slashes.startswith(("/", "..")) else None
+
+
+def walked(text: str) -> str | None:
+    """The path whose every part is the one that is written most like the given one."""
+    here = Path("/" if text.startswith("/") else ".")
+    for part in [part for part in text.split("/") if part not in ("", ".")][:DEEPEST]:
+        if part == ".." or os.path.lexists(here / part):
+            here = here / part
+            continue
+        found = alike(part, names(here))
+        if not found:
+            return None
+        here = here / found
+    return str(here)
+
+
+def alike(name: str, known: list[str]) -> str | None:
+    """The known name that is the same but for case, accents' encoding, blanks, - and _, or ending; else the nearest one."""
+    plain = {_plain(each): each for each in reversed(known)}
+    if _plain(name) in plain:
+        return plain[_plain(name)]
+    stems = {_plain(os.path.splitext(each)[0]): each for each in reversed(known)}
+    stem = _plain(os.path.splitext(name)[0])
+    if stem in stems and stem:
+        return stems[stem]
+    cutoff = 0.8 if len(name) < 5 else 0.7
+    close = get_close_matches(_plain(name), plain, 1, cutoff)
+    return plain[close[0]] if close else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name[:300]).casefold())
+
+
+def names(folder: Path) -> list[str]:
+    """The names in a folder that are not hidden, the first `MOST`; none where it cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry.name for entry, _ in zip(entries, range(MOST), strict=False) if not entry.name.startswith(".")]
+    except OSError:
+        return []
+    return sorted(found)
+
+
+def num_images(folder: Path) -> int:
+    """How many images lie in a folder, by their names."""
+    return sum(os.path.splitext(name)[1].lower() in IMAGES for name in names(folder))
+
+
+def is_image_name(path: str) -> bool:
+    """Whether a path is called as an image."""
+    return os.path.splitext(path)[1].lower() in IMAGES
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is one of a training run."""
+    return (folder / "config.toml").is_file() and any(
+        (folder / name).exists() for name in ("checkpoints", "customize.json", "log.jsonl")
+    )
+
+
+def described(path: str) -> str:
+    """What a path holds, in a few words; empty where there is nothing to say."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return ""
+    if is_run(folder):
+        return "it is the folder of a run"
+    if (folder / "model_index.json").is_file():
+        return "it is a base model"
+    count = num_images(folder)
+    if count:
+        return f"it holds {count} image{'s' * (count > 1)}"
+    return "" if names(folder) else "it is empty"
+
+
+def folders_below(folder: Path) -> list[str]:
+    """The folders in a folder that hold images, the fullest first."""
+    counts = {name: num_images(folder / name) for name in names(folder)[:200] if (folder / name).is_dir()}
+    return sorted((name for name, count in counts.items() if count), key=lambda name: -counts[name])
