@@ -7,6 +7,7 @@ import os.path
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from customize import sample_prompts
 from customize.errors import Problem
 from customize.inference import checks as inference
 from customize.setting import Setting
@@ -239,6 +240,8 @@ def notes(settings: Any) -> list[str]:
             found += note(view)
         except _Unfit:
             continue
+    if getattr(settings, "validation_prompt", None):
+        found += sample_prompts.notes(settings)
     return found
 
 

@@ -128,7 +128,9 @@ DIFFERENCES: Mapping[str, tuple[str, str]] = {
     "mixed_precision": ("that of accelerate launch (DreamBooth, LoRA)", "the same, and fp32 without accelerate launch"),
     "output_dir": ("text-inversion-model, dreambooth-model, lora-dreambooth-model", "runs stand beside each other"),
     "save_steps": ("500 (textual inversion)", "intermediate weights are written when asked for"),
-    "validation_epochs": ("50 (LoRA)", "sample pictures every validation_steps"),
+    "num_validation_images": ("4", "sample images of prompts that are made take a small part of the run"),
+    "validation_steps": ("100", "sample images of prompts that are made take a small part of the run"),
+    "validation_epochs": ("50 (LoRA)", "sample images every validation_steps"),
     "validation_scheduler": ("DPMSolverMultistepScheduler (DreamBooth)", "the base model's own"),
 }
 """Settings whose default does something else than diffusers' scripts: theirs, and why ours."""

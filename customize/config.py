@@ -113,11 +113,17 @@ class TrainingSettings(Settings):
         None, "output", "the checkpoint to go on from: latest, or its folder", text="path"
     )
     save_steps: int | None = setting(None, "output", "steps between intermediate weights", minimum=1, maximum=MANY)
-    validation_prompt: tuple[str, ...] = setting((), "output", "prompts of the sample pictures; none given, none made")
-    num_validation_images: int = setting(4, "output", "sample pictures per prompt", minimum=1, maximum=64)
-    validation_steps: int | None = setting(
-        100, "output", "steps between sample pictures; wins over validation_epochs", minimum=1, maximum=MANY
+    validation_prompt: tuple[str, ...] | None = setting(
+        None, "output", "prompts of the sample images, or none for no sample images; {instance_prompt} and {placeholder_token} "
+        "stand for those settings", default_in_words="made from instance_prompt or placeholder_token",
+    )  # fmt: skip
+    num_validation_images: int | None = setting(
+        None, "output", "sample images per prompt", minimum=1, maximum=64, default_in_words="4; of a prompt that is made 1"
     )
+    validation_steps: int | None = setting(
+        None, "output", "steps between sample images; wins over validation_epochs", minimum=1, maximum=MANY,
+        default_in_words="100; of prompts that are made half of the run",
+    )  # fmt: skip
     validation_epochs: int | None = setting(
         None, "output", "epochs between them, where validation_steps is not given", minimum=1, maximum=MANY
     )
@@ -138,9 +144,8 @@ class TrainingSettings(Settings):
 
     @classmethod
     def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        for steps, epochs in (("max_train_steps", "num_train_epochs"), ("validation_steps", "validation_epochs")):
-            if values.get(epochs) not in (None, "none"):
-                values = {steps: None, **values}
+        if values.get("num_train_epochs") not in (None, "none"):
+            values = {"max_train_steps": None, **values}
         return values
 
 

@@ -26,6 +26,7 @@ from customize.guard import Numbers, tensors_of
 from customize.preparation import Bench, Training, prepare
 from customize.resources import for_memory, resources
 from customize.resume import find_checkpoint, fitting, identity
+from customize.sample_prompts import images_per_prompt
 from customize.samples import SamplePictures
 from customize.setting import table
 from customize.trainer import Record, State, Watcher, train
@@ -165,7 +166,7 @@ def make(settings, folder: Path, source: Source, examples: Examples) -> Plan:
     with resources(for_memory(settings), "make room"), trial_of(settings, bench) as trial:
         training = prepare(trial, Bench(trial, accelerator, family, examples, *done))
         resume = resume and fitting(resume, training.method, trial, accelerator.scaler)
-        SamplePictures(settings, family, training.condition, folder / run_folder.SAMPLES)
+        SamplePictures(settings, bench.sample_prompts, family, training.condition, folder / run_folder.SAMPLES)
         clock = Clock()
         state = train(
             trial, training.method, training.batches, [Numbers(), clock], accelerator, trial.max_train_steps,
@@ -264,9 +265,9 @@ def files_of(settings, bench: Bench, training: Training, state: State) -> Files:
     first, last = bench.first_step, bench.max_train_steps
     about = run_folder.metadata(settings, training.method, bench.family, last)
     samples = 0
-    if settings.validation_prompt:
+    if bench.sample_prompts:
         at = {0, last, *range(0, last + 1, bench.validation_steps)}
-        drawn = len(dict.fromkeys(settings.validation_prompt)) * settings.num_validation_images
+        drawn = len(bench.sample_prompts) * images_per_prompt(settings)
         samples = drawn * len([step for step in at if step > first or step == first == 0])
     return Files(
         checkpoint.file_sizes(state.checkpoint()),

@@ -11,6 +11,7 @@ from customize.errors import InputError, Problem
 from customize.families import Source, facts, locate
 from customize.families.source import known_token_problems, vocabulary
 from customize.findings import first_few
+from customize.sample_prompts import sample_prompts
 
 T = TypeVar("T")
 
@@ -91,7 +92,7 @@ def check_source(settings) -> Source:
 
 def caption_problems(settings, source: Source, examples: Examples) -> list[Problem]:
     """Captions and prompts of which the text encoder would not read the end."""
-    of_text: dict[str, list[str]] = {text: ["validation_prompt"] for text in settings.validation_prompt}
+    of_text: dict[str, list[str]] = {text: ["validation_prompt"] for text in sample_prompts(settings)}
     of_text |= {text: ["class_prompt"] for text in [getattr(settings, "class_prompt", None)] if text}
     for example in examples.instances:
         for caption in example.captions:

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from customize import adapters, class_pictures
+from customize import adapters, class_pictures, sample_prompts
 from customize.batches import (
     Deck,
     Picture,
@@ -32,6 +32,10 @@ from customize.methods.textual_inversion import DirectionalTextualInversion, Tex
 from customize.trainer import Batches
 
 DTYPES = {"no": torch.float32, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+USUAL_VALIDATION_STEPS = 100
+LARGE = 200_000_000
+"""Parameters of a UNet from which on a step takes a minute or so without a GPU; Stable Diffusion's has 860 million."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,22 @@ class Bench:
 
     @property
     def validation_steps(self) -> int:
-        return self.settings.validation_steps or (self.settings.validation_epochs or 1) * self.steps_per_epoch
+        settings = self.settings
+        if settings.validation_steps or settings.validation_epochs:
+            return settings.validation_steps or settings.validation_epochs * self.steps_per_epoch
+        return math.ceil(self.max_train_steps / 2) if sample_prompts.are_made(settings) else USUAL_VALIDATION_STEPS
+
+    @property
+    def sample_prompts(self) -> tuple[str, ...]:
+        """The prompts of the sample images; one alone where they are made, and each image takes minutes."""
+        prompts = sample_prompts.sample_prompts(self.settings)
+        return prompts[:1] if sample_prompts.are_made(self.settings) and self.is_slow else prompts
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether a step takes a minute or so: a network of the size of Stable Diffusion's, and no GPU."""
+        parameters = sum(parameter.numel() for parameter in self.family.unet.parameters())
+        return self.accelerator.device.type == "cpu" and parameters > LARGE
 
     @property
     def learning_rate_scale(self) -> int:
@@ -118,7 +137,7 @@ def prepare_textual_inversion(settings: TextualInversionSettings, bench: Bench) 
     if settings.gradient_checkpointing:
         family.unet.enable_gradient_checkpointing()
         family.text_encoder.gradient_checkpointing_enable()
-    family.tokenize([*captions_of(bench.examples.instances), *settings.validation_prompt])  # refuses what is too long
+    family.tokenize([*captions_of(bench.examples.instances), *bench.sample_prompts])  # refuses what is too long
     return Training(method, samples, method.condition)
 
 
@@ -126,7 +145,7 @@ def prepare_textual_inversion(settings: TextualInversionSettings, bench: Bench) 
 def prepare_dreambooth(settings: DreamBoothSettings, bench: Bench) -> Training:
     """A subject: pictures and, where the text encoder is frozen, captions encoded once; class pictures first if need be."""
     family, device = bench.family, bench.accelerator.device
-    captions = [*captions_of(bench.examples.instances), *settings.validation_prompt, settings.class_prompt or "", ""]
+    captions = [*captions_of(bench.examples.instances), *bench.sample_prompts, settings.class_prompt or "", ""]
     family.to(device).tokenize(captions)  # refuses what is too long
     of_class = class_examples(settings, bench)
     if settings.train_text_encoder:

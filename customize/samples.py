@@ -20,6 +20,7 @@ from customize.inference.pipeline import Pipeline
 from customize.inference.schedulers import make_scheduler
 from customize.inference.wording import Text
 from customize.methods.method import Condition
+from customize.sample_prompts import images_per_prompt
 from customize.trainer import State
 
 PROMPTS = "prompts.json"
@@ -38,12 +39,12 @@ class ConditionedPipeline(Pipeline):
 
 
 class SamplePictures:
-    """Draws `num_validation_images` pictures of each validation prompt into a folder per step, and the sheet of all."""
+    """Draws `images` pictures of each of the prompts into a folder per step, and the sheet of all."""
 
-    def __init__(self, settings, family: StableDiffusion, condition: Condition, folder: Path):
+    def __init__(self, settings, prompts: tuple[str, ...], family: StableDiffusion, condition: Condition, folder: Path):
         self.settings, self.family, self.folder = settings, family, folder
         self.pipeline = ConditionedPipeline(family, condition)
-        self.prompts = tuple(dict.fromkeys(settings.validation_prompt))
+        self.prompts, self.images = prompts, images_per_prompt(settings)
         try:
             make_scheduler(family.scheduler, settings.validation_scheduler)
         except InputError as error:
@@ -62,7 +63,7 @@ class SamplePictures:
 
     def draw(self, prompt: str) -> list[Image.Image]:
         """The pictures of one prompt, of the seeds that follow the run's."""
-        seeds = range(self.settings.seed, self.settings.seed + self.settings.num_validation_images)
+        seeds = range(self.settings.seed, self.settings.seed + self.images)
         settings = self.settings
         return self.pipeline.generate(
             prompt,
@@ -115,4 +116,4 @@ class SamplePictures:
 
     def row_labels(self) -> list[str]:
         """The prompt of each picture of a step."""
-        return [prompt for prompt in self.prompts for _ in range(self.settings.num_validation_images)]
+        return [prompt for prompt in self.prompts for _ in range(self.images)]

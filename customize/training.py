@@ -47,7 +47,7 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
     with resources(for_memory(settings), "make room, then go on with --resume_from_checkpoint latest"):
         training = prepare(settings, bench)
         resume = resume and fitting(resume, training.method, settings, accelerator.scaler)
-        samples = SamplePictures(settings, family, training.condition, folder / run_folder.SAMPLES)
+        samples = SamplePictures(settings, bench.sample_prompts, family, training.condition, folder / run_folder.SAMPLES)
         metadata = run_folder.metadata(settings, training.method, family, bench.max_train_steps)
         with claimed(settings, folder, accelerator):  # up to here nothing is written
             train(
@@ -128,7 +128,7 @@ def watchers(
     found: list[Watcher] = [Numbers(settings.on_nan), Trackers()]
     if bench.accelerator.is_main_process:
         found += [Progress(found), Log(folder / run_folder.LOG)]
-    if settings.validation_prompt:
+    if samples.prompts:
         found.append(Every(bench.validation_steps, samples, at_start=True))
     if settings.save_steps:
         found.append(Every(settings.save_steps, save_weights(folder / run_folder.WEIGHTS, training, metadata)))

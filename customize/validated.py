@@ -73,7 +73,10 @@ class Validated(BaseModel):
     @classmethod
     def _before(cls, value: Any, info: ValidationInfo) -> Any:
         line = table(cls)[str(info.field_name)]
-        if line.optional and isinstance(value, str) and value.casefold() == "none":
+        words = value if isinstance(value, (list, tuple)) else (value,)
+        if line.optional and len(words) == 1 and isinstance(words[0], str) and words[0].casefold() == "none":
+            return () if line.many else None
+        if line.optional and line.many and value is None:
             return None
         if line.many and not isinstance(value, (list, tuple)):
             value = (value,)
@@ -89,7 +92,7 @@ class Validated(BaseModel):
     @classmethod
     def _after(cls, value: Any, info: ValidationInfo) -> Any:
         line = table(cls)[str(info.field_name)]
-        if line.many and line.default != () and not value:
+        if line.many and line.default not in ((), None) and not value:
             raise ValueError("is empty")
         for each in () if value is None else value if line.many else (value,):
             if fault := line.fault(each):

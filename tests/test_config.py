@@ -246,7 +246,6 @@ def test_defaults_that_hang_on_other_settings():
     assert made(adapter="lora", learning_rate=3e-4).learning_rate == 3e-4
     assert made().max_train_steps == 800 and made(num_train_epochs=3).max_train_steps is None
     assert made(num_train_epochs=3, max_train_steps=7).max_train_steps == 7
-    assert made(validation_epochs=3).validation_steps is None and made().validation_steps == 100
     assert made(num_train_epochs="none").max_train_steps == 800
 
 

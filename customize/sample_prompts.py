@@ -1,0 +1,90 @@
+"""Which sample images a training run draws: of the prompts that are given, or of prompts made from what is taught."""
+
+from collections.abc import Iterator
+
+from customize.triggers import any_calls, rare_words
+
+MOST_WORDS = 4
+"""New words that get a prompt of their own."""
+LONGEST = 70
+"""Bytes, and so at most tokens, of a made prompt: text encoders read 77 tokens, two of which are start and end."""
+PLACEHOLDERS = "{instance_prompt}", "{placeholder_token}"
+
+
+def sample_prompts(settings) -> tuple[str, ...]:
+    """The prompts of the sample images, each once; empty where there are to be none.
+
+    `{instance_prompt}` and `{placeholder_token}` in a given prompt stand for the value of that setting (its first one).
+    """
+    if settings.validation_prompt is not None:
+        return tuple(dict.fromkeys(filled(prompt, settings) for prompt in settings.validation_prompt))
+    return made(settings)
+
+
+def filled(prompt: str, settings) -> str:
+    """A prompt with the values of the settings that it names."""
+    for name in PLACEHOLDERS:
+        value = getattr(settings, name.strip("{}"), None)
+        if value:
+            prompt = prompt.replace(name, value if isinstance(value, str) else value[0])
+    return prompt
+
+
+def made(settings) -> tuple[str, ...]:
+    """Prompts that show what is taught, and nothing else of it than its word or instance prompt."""
+    instance_prompt = getattr(settings, "instance_prompt", None)
+    if instance_prompt:
+        elsewhere = in_a_scene(instance_prompt)
+        return (instance_prompt, elsewhere) if len(elsewhere.encode()) <= LONGEST else (instance_prompt,)
+    tokens = getattr(settings, "placeholder_token", ())[:MOST_WORDS]
+    if not tokens:  # settings at fault, of which the rest is looked at
+        return ()
+    counts = settings.num_vectors if len(settings.num_vectors) > 1 else settings.num_vectors * len(tokens)
+    if settings.learnable_property == "style":
+        scenes = ["a house in the style of {}", "a fox in the forest in the style of {}"]
+    else:
+        scenes = ["a photo of {}", "a photo of {} on the beach"]
+    prompts = [
+        scene.replace("{}", token) if count + len(scene.encode()) <= LONGEST else token
+        for token, count in zip(tokens, counts, strict=False)
+        for scene in (scenes if len(tokens) == 1 else scenes[:1])
+    ]
+    return tuple(dict.fromkeys(prompts))
+
+
+def in_a_scene(prompt: str) -> str:
+    """The prompt with a place that it does not name yet."""
+    scene = "in the snow" if "beach" in prompt.casefold() else "on the beach"
+    text = prompt.strip().rstrip(".,;:!?。、 ")
+    return f"{text}, {scene}" if "," in text or not text.isascii() else f"{text} {scene}"
+
+
+def are_made(settings) -> bool:
+    """Whether the prompts are made, and not given."""
+    return settings.validation_prompt is None
+
+
+def images_per_prompt(settings) -> int:
+    """Sample images of each prompt."""
+    return settings.num_validation_images or (1 if are_made(settings) else 4)
+
+
+def trigger_words(settings) -> tuple[str, ...]:
+    """The words that call up what the run teaches."""
+    if tokens := getattr(settings, "placeholder_token", ()):
+        return tuple(tokens)
+    return rare_words(settings.instance_prompt, settings.class_prompt)
+
+
+def notes(settings) -> Iterator[str]:
+    """A line where sample prompts are given, and none of them shows what is taught."""
+    prompts = () if are_made(settings) else sample_prompts(settings)
+    tokens, words = getattr(settings, "placeholder_token", ()), trigger_words(settings)
+    if tokens:
+        shown = any(token.casefold() in prompt.casefold() for token in tokens for prompt in prompts)
+    else:
+        shown = any_calls(prompts, words)
+    if prompts and words and not shown:
+        source = "placeholder_token" if tokens else "instance_prompt"
+        what = f"no validation_prompt has {' or '.join(words[:3])} of {source}: the sample images will not show what is learned"
+        yield f"{what}; write the word into one, or leave validation_prompt out, and prompts are made from {source}"
