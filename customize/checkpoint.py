@@ -1,7 +1,8 @@
 """State to resume from: what learns, the optimizer, and the step. All randomness follows from the step.
 
-A checkpoint is a folder `step-000500` written whole or not at all, with a manifest of sizes and SHA-256 hashes. To
-resume is to take the newest one whose manifest holds; one that does not is passed over and named, never deleted.
+A checkpoint is a folder `step-000500` written whole or not at all, with a manifest of sizes and SHA-256 hashes. Its step
+stands in it; a folder that was given the name of another step is told. To resume is to take the newest one whose manifest
+holds; one that does not is passed over and named, never deleted.
 torch is imported only where tensors are written or read.
 """
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SETTING = "resume_from_checkpoint"
+LEARNED, STATE = "learned.safetensors", "state.json"
+ANEW = "start anew with --overwrite_output_dir, or elsewhere"
 HEADERS = 1 << 16  # bytes of all that is no tensor and no state, roughly
 NAME = re.compile(r"step-([0-9]{6,})")
 
@@ -39,8 +42,8 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Writes `folder/step-NNNNNN`; returns it.
+def save(folder: Path, checkpoint: Checkpoint, metadata: dict[str, str] | None = None) -> Path:
+    """Writes `folder/step-NNNNNN`; returns it. metadata: what the file of what learns says of itself, so that it can be tried.
 
     Raises disk.WriteError where there is no room or no folder for `folder`, NumericsError when a number is NaN or infinite.
     """
@@ -49,7 +52,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     path = folder / name(checkpoint.step)
     if not folder.parent.is_dir():  # somebody removed the run's folder: what is written there has no config.toml any more
         raise write_error(path, errno.ENOENT, 0)
-    tree, packed = _pack(checkpoint.state)
+    tree, packed = _pack({"step": checkpoint.step, **checkpoint.state})
     learned, tensors = (
         {key: tensor.detach().cpu().contiguous() for key, tensor in each.items()} for each in (checkpoint.learned, packed)
     )
@@ -59,9 +62,9 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         )
     text = json.dumps(tree)
     with new_folder(path, size(learned) + size(tensors) + len(text) + HEADERS) as unfinished:
-        save_file(learned, unfinished / "learned.safetensors")
+        save_file(learned, unfinished / LEARNED, {"format": "pt", **(metadata or {})})
         save_file(tensors, unfinished / "state.safetensors")
-        (unfinished / "state.json").write_text(text, encoding="utf-8")
+        (unfinished / STATE).write_text(text, encoding="utf-8")
         manifest.write(unfinished)
     return path
 
@@ -78,40 +81,56 @@ def size(tensors: "dict[str, Tensor]") -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def file_sizes(checkpoint: Checkpoint) -> dict[str, int]:
+def file_sizes(checkpoint: Checkpoint, metadata: dict[str, str] | None = None) -> dict[str, int]:
     """Bytes of each file that `save` would write; nothing is copied or written for it."""
-    tree, tensors = _pack(checkpoint.state)
+    tree, tensors = _pack({"step": checkpoint.step, **checkpoint.state})
     sizes = {
-        "learned.safetensors": safetensors_size(checkpoint.learned),
+        LEARNED: safetensors_size(checkpoint.learned, {"format": "pt", **(metadata or {})}),
         "state.safetensors": safetensors_size(tensors),
-        "state.json": len(json.dumps(tree)),
+        STATE: len(json.dumps(tree)),
     }
     entries = {name: {"size": size, "sha256": "0" * 64} for name, size in sorted(sizes.items())}
     return {**sizes, manifest.NAME: len(manifest.text(entries))}
 
 
 def load(path: Path) -> Checkpoint:
-    """Reads a checkpoint that `faults` found whole. Raises InputError when it was made by something else than `save`."""
+    """Reads a checkpoint that `broken` found whole. Raises InputError when it was made by something else than `save`."""
     from safetensors.torch import load_file
 
-    files = path / "learned.safetensors", path / "state.safetensors"
+    files = path / LEARNED, path / "state.safetensors"
     try:
         for file in files:
             refuse_not_finite(file, read_header(file))
         learned, tensors = map(load_file, files)
-        state = _unpack(read_object(path / "state.json"), tensors)
+        state = _unpack(read_object(path / STATE), tensors)
         if not isinstance(state, dict):
             raise ValueError("state.json holds one tensor")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         cause = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
         raise InputError(not_ours(path, cause)) from error
-    return Checkpoint(_step(path), learned, state)
+    if "step" not in state and "identity" in state:
+        what = "does not say which step it is of: an earlier version of this program made it"
+        raise InputError(
+            Problem(str(path), what, "go on with that version, or start anew with --overwrite_output_dir, or elsewhere")
+        )
+    if type(step := state.pop("step", None)) is not int or step < 0:
+        raise InputError(not_ours(path, "its step is no whole number"))
+    return Checkpoint(step, learned, state)
+
+
+def step_inside(path: Path) -> int | None:
+    """The step that a checkpoint says it is of; None where it says none, as those of earlier versions."""
+    try:
+        step = dict(read_object(path / STATE)["items"])["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return step if type(step) is int else None
 
 
 def not_ours(path: Path, cause: str) -> Problem:
     """The problem of a checkpoint that holds what its manifest says, but not what a run saves."""
     what = printable(f"holds what its manifest says, but no state of a run ({cause.partition(chr(10))[0][:300]})")
-    return Problem(str(path), what, "give another checkpoint, or start anew with --overwrite_output_dir, or elsewhere")
+    return Problem(str(path), what, f"give another checkpoint, or {ANEW}")
 
 
 def find(folder: Path, wanted: str, say: Callable[[str], None]) -> Path | None:
@@ -124,13 +143,22 @@ def find(folder: Path, wanted: str, say: Callable[[str], None]) -> Path | None:
         path, damaged = choose(every(folder))
         problem = Problem(SETTING, f"no checkpoint in {folder} is whole", "start anew with --overwrite_output_dir, or elsewhere")
     else:
-        path, damaged = choose([Path(wanted) if Path(wanted).exists() else folder / wanted])
-        problem = Problem(SETTING, f"cannot go on from {wanted}", "give another one, or `latest` for the newest that is whole")
+        path, damaged = given(folder, wanted)
+        there = first_few([each.name for each in every(folder)]) or "none"
+        remedy = f"give another one, or `latest` for the newest that is whole; in {folder}: {there}"
+        problem = Problem(SETTING, f"cannot go on from {wanted}", remedy)
     if damaged and not path:
         raise InputError([problem, *(Problem(str(at), fault, "it was left as it is") for at, fault in damaged)])
     for at, fault in damaged:
         say(f"passed over checkpoint {at.name}: {fault}")
     return path
+
+
+def given(folder: Path, wanted: str) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """The checkpoint that was asked for by path or name, whatever it is called; or what is wrong with it."""
+    path = Path(wanted) if Path(wanted).exists() else folder / wanted
+    fault = broken(path)
+    return (None, [(path, fault)]) if fault else (path, [])
 
 
 def choose(candidates: list[Path]) -> tuple[Path | None, list[tuple[Path, str]]]:
@@ -163,9 +191,20 @@ def prune(folder: Path, keep: int | None) -> None:
 
 
 def faults(path: Path, contents: bool = True) -> str:
-    """What is wrong with a checkpoint, in words; empty when it is whole. contents: hash the files too."""
+    """What is wrong with a checkpoint, in words; empty when it is whole and of the step of its name.
+
+    contents: hash the files too.
+    """
     if not is_name(path.name):
         return "is not named step-NNNNNN"
+    if fault := broken(path, contents):
+        return fault
+    step = step_inside(path)
+    return "" if step in (None, _step(path)) else f"holds step {step}: the folder was given another name"
+
+
+def broken(path: Path, contents: bool = True) -> str:
+    """What is wrong with the files of a checkpoint, in words; empty when they are whole. contents: hash them too."""
     if not path.is_dir():
         return "does not exist"
     return "; ".join(f"{printable(file)} {fault}" for file, fault in manifest.faults(path, contents).items())

@@ -7,7 +7,7 @@ import os.path
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from customize import sample_prompts
+from customize import course, sample_prompts
 from customize.errors import Problem
 from customize.inference import checks as inference
 from customize.setting import Setting
@@ -189,13 +189,16 @@ def _class_images(settings: Any) -> Iterator[Problem]:
 
 
 def _warmup(settings: Any) -> Iterator[Problem]:
-    steps, warmup = settings.max_train_steps, settings.lr_warmup_steps
-    if settings.lr_scheduler != "constant" and steps is not None and warmup >= steps:
-        yield Problem(
-            "lr_warmup_steps",
-            f"{warmup} of {steps} steps: the learning rate would never be reached",
-            "give a tenth of max_train_steps or less",
-        )
+    if settings.max_train_steps is not None:
+        yield from warmup_problems(settings, settings.max_train_steps)
+
+
+def warmup_problems(settings: Any, steps: int) -> list[Problem]:
+    """The problem of a warm-up that does not end within a run of so many steps."""
+    warmup = course.warmup_steps(settings)
+    what = f"{warmup} of {steps} steps: the learning rate would never be reached"
+    remedy = f"give a tenth of {'them' if settings.max_train_steps is None else 'max_train_steps'} or less"
+    return [Problem("lr_warmup_steps", what, remedy)] if warmup >= steps else []
 
 
 def _steps_or_epochs(settings: Any) -> Iterator[Problem]:
@@ -246,8 +249,8 @@ def notes(settings: Any) -> list[str]:
 
 
 def _warmup_of_constant(settings: Any) -> Iterator[str]:
-    if settings.lr_scheduler == "constant" and settings.lr_warmup_steps > 0:
-        yield "lr_warmup_steps has no effect: the schedule constant has no warm-up, constant_with_warmup has"
+    if settings.lr_scheduler in course.WITHOUT_WARMUP and settings.lr_warmup_steps > 0:
+        yield f"lr_warmup_steps has no effect: the schedule {settings.lr_scheduler} has no warm-up, constant_with_warmup has"
 
 
 def _hub_without_push(settings: Any) -> Iterator[str]:

@@ -82,6 +82,10 @@ class TrainingSettings(Settings):
     )
     learning_rate: float = setting(1e-4, "train", "the size of the optimizer's steps", above=0, maximum=10)
     scale_lr: bool = setting(False, "train", "multiply the learning rate by batch size, accumulation and processes")
+    change_learning_rate: bool = setting(
+        False, "train", "go on with another learning rate or schedule than the run was begun with",
+        only_with=("resume_from_checkpoint", ()),
+    )  # fmt: skip
     lr_scheduler: str = setting("constant", "train", "the course of the learning rate", choices=SCHEDULES)
     lr_warmup_steps: int = setting(
         0, "train", "steps in which the learning rate rises from 0 (constant has none)", minimum=0, maximum=MANY

@@ -35,6 +35,12 @@ def is_state_of(optimizer: torch.optim.Optimizer, state: Any) -> bool:
     return all(isinstance(kept, dict) and is_fit(kept, parameters[key]) for key, kept in state.items())
 
 
+def has_done(state: dict[int, dict[str, Any]], steps: int, exactly: bool = True) -> bool:
+    """Whether an optimizer that counts its steps has done so many, or at most so many: fp16's loss scaler skips some."""
+    done = max((int(kept["step"]) for kept in state.values() if "step" in kept), default=None)
+    return done is None or (done == steps if exactly else done <= steps)
+
+
 def _is_adamw(kept: dict[str, Any], parameter: Tensor) -> bool:
     if kept.keys() != {"step", "exp_avg", "exp_avg_sq"} or not all(isinstance(each, Tensor) for each in kept.values()):
         return False

@@ -15,7 +15,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from customize import adapters, checkpoint, run_folder, units
+from customize import adapters, checkpoint, course, run_folder, units
 from customize.checks import applies
 from customize.data import Examples, small_pictures_note
 from customize.disk import free_bytes
@@ -157,7 +157,9 @@ def make(settings, folder: Path, source: Source, examples: Examples) -> Plan:
     """Prepares as the run would, but for what only later steps need, and takes two steps."""
     check_machine(settings)
     accelerator = start_accelerator(settings, folder)
-    resume = find_checkpoint(settings, folder, identity(settings, source, examples, accelerator.num_processes), accelerator.print)
+    same = identity(settings, source, examples, accelerator.num_processes)
+    steps = course.max_train_steps(settings, len(examples.instances), accelerator.num_processes)
+    resume = find_checkpoint(settings, folder, same, accelerator.print, steps)
     done = (resume.step, len(resume.state.get("left_out", ()))) if resume else (0, 0)
     family = load(source)
     bench = Bench(settings, accelerator, family, examples, *done)
@@ -172,7 +174,7 @@ def make(settings, folder: Path, source: Source, examples: Examples) -> Plan:
             trial, training.method, training.batches, [Numbers(), clock], accelerator, trial.max_train_steps,
             bench.learning_rate_scale, resume,
         )  # fmt: skip
-        state.identity = identity(settings, source, examples, accelerator.num_processes)
+        state.identity = same
         files = files_of(settings, bench, training, state)
     memory, free_memory, where = memory_of(accelerator)
     learned = training.method.learned()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from customize import run_folder
+from customize import checks, course, run_folder
 from customize.data import USUAL_RESOLUTION, Examples, examine_examples
 from customize.errors import InputError, Problem
 from customize.families import Source, facts, locate
@@ -56,6 +56,9 @@ def examine(settings) -> Report:
     resolution = settings.resolution or (facts.resolution(source) if source else None) or USUAL_RESOLUTION
     examples, found = examine_examples(settings, resolution)
     problems += found
+    if settings.max_train_steps is None and examples.instances and not found:
+        steps = course.max_train_steps(settings, len(examples.instances), course.processes())
+        problems += checks.warmup_problems(settings, steps)
     if source and (source.folder or source.file):
         problems += attempt(lambda: caption_problems(settings, source, examples), problems) or []
     return Report(folder, source, examples, resolution, tuple(problems))

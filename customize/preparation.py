@@ -1,6 +1,5 @@
 """From examples and a base model to a method and its batches: asks the frozen parts once, and decides what learns."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, singledispatch
@@ -10,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from customize import adapters, class_pictures, sample_prompts
+from customize import adapters, class_pictures, course, sample_prompts
 from customize.batches import (
     Deck,
     Picture,
@@ -57,16 +56,15 @@ class Bench:
     @property
     def global_batch(self) -> int:
         """Samples of one optimizer step, over all processes."""
-        per_process = self.settings.train_batch_size * self.settings.gradient_accumulation_steps
-        return per_process * self.accelerator.num_processes
+        return course.global_batch(self.settings, self.accelerator.num_processes)
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.examples.instances) * self.settings.repeats / self.global_batch)
+        return course.steps_per_epoch(self.settings, len(self.examples.instances), self.accelerator.num_processes)
 
     @property
     def max_train_steps(self) -> int:
-        return self.settings.max_train_steps or (self.settings.num_train_epochs or 1) * self.steps_per_epoch
+        return course.max_train_steps(self.settings, len(self.examples.instances), self.accelerator.num_processes)
 
     @property
     def draws(self) -> range:
@@ -103,7 +101,7 @@ class Bench:
 
     @property
     def learning_rate_scale(self) -> int:
-        return self.global_batch if self.settings.scale_lr else 1
+        return course.learning_rate_scale(self.settings, self.accelerator.num_processes)
 
     @property
     def recipe(self) -> Recipe:
@@ -113,11 +111,12 @@ class Bench:
 
 @dataclass(frozen=True)
 class Training:
-    """What the loop is given, and how the method conditions on prompts (for sample pictures)."""
+    """What the loop is given, how the method conditions on prompts (for sample pictures), and the class images in use."""
 
     method: TextualInversion | DreamBooth
     batches: Batches
     condition: Condition
+    of_class: tuple[Example, ...] = ()
 
 
 @singledispatch
@@ -161,7 +160,7 @@ def prepare_dreambooth(settings: DreamBoothSettings, bench: Bench) -> Training:
         family.unet.enable_gradient_checkpointing()
         if settings.train_text_encoder:
             family.text_encoder.gradient_checkpointing_enable()
-    return Training(method, batches, condition)
+    return Training(method, batches, condition, of_class)
 
 
 PRIORS: dict[str, Callable[..., Batches]] = {

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 
 from customize.disk import BROKEN, FULL, WriteError, error_number
 from customize.errors import ResourceError
+from customize.findings import printable
 
 
 @contextmanager
@@ -27,6 +28,20 @@ def resources(for_memory: str, for_disk: str) -> Iterator[None]:
         if "out of memory" not in str(error).lower() and "can't allocate" not in str(error):
             raise
         raise ResourceError(f"out of memory\n    -> {for_memory}") from error
+
+
+@contextmanager
+def only_looked_at(what: str, *also: type[Exception]) -> Iterator[None]:
+    """A file that is only looked at and cannot be read or written is a note, and no reason to stop a run.
+
+    also: other exceptions that are. A full or broken disk stays what it is.
+    """
+    try:
+        yield
+    except (OSError, *also) as error:
+        if isinstance(error, OSError) and error_number(error) in FULL | BROKEN:
+            raise
+        print(printable(f"note: {what}; the run goes on without ({str(error).partition(chr(10))[0][:200]})"))
 
 
 def less_memory(settings) -> list[str]:

@@ -86,9 +86,8 @@ def present(folder: Path) -> list[Path]:
 
 def config(settings) -> str:
     """The settings that start the same run again, as TOML; whether to go on or to overwrite is asked anew each time."""
-    kept = {
-        name: value for name, value in settings.values().items() if name not in ("overwrite_output_dir", "resume_from_checkpoint")
-    }
+    anew = ("overwrite_output_dir", "resume_from_checkpoint", "change_learning_rate")
+    kept = {name: value for name, value in settings.values().items() if name not in anew}
     return type(settings)(**kept).to_toml()
 
 

@@ -14,17 +14,22 @@ from customize import manifest
 from customize.data import Example
 from customize.errors import InputError, ResourceError
 from customize.families.stable_diffusion import StableDiffusion
+from customize.findings import first_few
 from customize.files import new_folder, write_image
 from customize.inference.figures import before_after, contact_sheet
 from customize.inference.pipeline import Pipeline
 from customize.inference.schedulers import make_scheduler
 from customize.inference.wording import Text
 from customize.methods.method import Condition
+from customize.reading import MIB, read_text, regular_file
+from customize.resources import only_looked_at
 from customize.sample_prompts import images_per_prompt
 from customize.trainer import State
 
 PROMPTS = "prompts.json"
-STEP = re.compile(r"step-(\d{6,})")
+DAMAGE = (OSError, ValueError, SyntaxError, RecursionError, Image.DecompressionBombError)
+"""What is raised where a picture or a list of prompts cannot be read."""
+STEP, PICTURE = re.compile(r"step-([0-9]{6,})"), re.compile(r"[0-9]{3,}\.png")
 
 
 class ConditionedPipeline(Pipeline):
@@ -45,6 +50,7 @@ class SamplePictures:
         self.settings, self.family, self.folder = settings, family, folder
         self.pipeline = ConditionedPipeline(family, condition)
         self.prompts, self.images = prompts, images_per_prompt(settings)
+        self.damaged: list[str] = []
         try:
             make_scheduler(family.scheduler, settings.validation_scheduler)
         except InputError as error:
@@ -58,7 +64,8 @@ class SamplePictures:
                 pictures = {prompt: self.draw(prompt) for prompt in self.prompts}
             self.family.vae.to("cpu")
             state.method.train()
-            self.keep(pictures, state)
+            with only_looked_at(f"sample pictures of step {state.step} cannot be kept"):
+                self.keep(pictures, state)
         state.accelerator.wait_for_everyone()
 
     def draw(self, prompt: str) -> list[Image.Image]:
@@ -100,19 +107,43 @@ class SamplePictures:
 
     def write_before_after(self, path: Path, examples: Sequence[Example]) -> None:
         """The pictures that were learned from, above the base model's pictures beside the last ones; if any were drawn."""
-        columns = list(self.columns().values())
-        if columns:
-            rows = list(zip(self.row_labels(), columns[0], columns[-1], strict=True))
+        columns = self.columns()
+        if columns and 0 not in columns:
+            print(f"note: no {path.name}: the base model's sample pictures are not there any more")
+        elif columns:
+            rows = list(zip(self.row_labels(), columns[0], columns[max(columns)], strict=True))
             try:
-                write_image(path, before_after([example.open() for example in examples[:8]], rows))
+                with only_looked_at(f"no {path.name}"):
+                    write_image(path, before_after([example.open() for example in examples[:8]], rows))
             except ResourceError as error:  # the run is done, and asks nothing of the pictures any more
                 print(f"note: no {path.name}: {error}")
 
     def columns(self) -> dict[int, list[Image.Image]]:
-        """The pictures drawn so far of the prompts as they are now, by step."""
-        folders = sorted(path for path in self.folder.glob("step-*") if STEP.fullmatch(path.name))
-        same = [folder for folder in folders if json.loads((folder / PROMPTS).read_text(encoding="utf-8")) == self.row_labels()]
-        return {int(folder.name.removeprefix("step-")): [Image.open(f) for f in sorted(folder.glob("*.png"))] for folder in same}
+        """The pictures drawn so far of the prompts as they are now, by step; those of a step that are damaged are left out."""
+        found, damaged = {}, []
+        for folder in sorted(path for path in self.folder.glob("step-*") if STEP.fullmatch(path.name)):
+            try:
+                if (pictures := self.drawn(folder)) is not None:
+                    found[int(folder.name.removeprefix("step-"))] = pictures
+            except DAMAGE:
+                damaged.append(folder.name)
+        if damaged and damaged != self.damaged:
+            print(f"note: left out, as sample pictures are missing or damaged in {self.folder}: {first_few(damaged)}")
+        self.damaged = damaged
+        return found
+
+    def drawn(self, folder: Path) -> list[Image.Image] | None:
+        """The pictures of a step, None when they are of other prompts. Raises one of `DAMAGE` where some are missing."""
+        if json.loads(read_text(folder / PROMPTS, MIB)) != self.row_labels():
+            return None
+        files = sorted(path for path in folder.glob("*.png") if PICTURE.fullmatch(path.name))
+        if [file.stem for file in files] != [f"{row:03d}" for row in range(len(self.row_labels()))]:
+            raise ValueError(f"other pictures in {folder} than were drawn")
+        pictures = []
+        for file in files:
+            with regular_file(file) as stream, Image.open(stream, formats=["PNG"]) as picture:
+                pictures.append(picture.convert("RGB"))
+        return pictures
 
     def row_labels(self) -> list[str]:
         """The prompt of each picture of a step."""

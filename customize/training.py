@@ -6,13 +6,14 @@ import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 
-from customize import manifest, readback, run_folder
-from customize.checkpoint import size
+from customize import checkpoint, course, manifest, readback, run_folder
+from customize.checkpoint import Checkpoint, size
 from customize.data import Examples, small_pictures_note
 from customize.errors import InputError, Problem
 from customize.families import Source, load
@@ -20,8 +21,8 @@ from customize.families.stable_diffusion import StableDiffusion
 from customize.files import new_entries, new_folder, write_text
 from customize.guard import Numbers
 from customize.preparation import Bench, Training, prepare
-from customize.resources import for_memory, resources
-from customize.resume import find_checkpoint, fitting, identity
+from customize.resources import for_memory, only_looked_at, resources
+from customize.resume import find_checkpoint, fitting, identity, refuse_other_class_images
 from customize.samples import SamplePictures
 from customize.trainer import State, Watcher, train
 from customize.watchers import Checkpoints, Every, Log, Progress, Signals, Trackers
@@ -32,7 +33,8 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
     check_machine(settings)
     accelerator = start_accelerator(settings, folder)
     same = identity(settings, source, examples, accelerator.num_processes)
-    resume = find_checkpoint(settings, folder, same, accelerator.print)
+    steps = course.max_train_steps(settings, len(examples.instances), accelerator.num_processes)
+    resume = find_checkpoint(settings, folder, same, accelerator.print, steps)
     family = load(source)
     done = (resume.step, len(resume.state.get("left_out", ()))) if resume else (0, 0)
     bench = Bench(settings, accelerator, family, examples, *done)
@@ -47,9 +49,10 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
     with resources(for_memory(settings), "make room, then go on with --resume_from_checkpoint latest"):
         training = prepare(settings, bench)
         resume = resume and fitting(resume, training.method, settings, accelerator.scaler)
+        refuse_other_class_images(resume, same, training.of_class)
         samples = SamplePictures(settings, bench.sample_prompts, family, training.condition, folder / run_folder.SAMPLES)
         metadata = run_folder.metadata(settings, training.method, family, bench.max_train_steps)
-        with claimed(settings, folder, accelerator):  # up to here nothing is written
+        with claimed(settings, folder, accelerator, resume, same):  # up to here nothing is written
             train(
                 settings, training.method, training.batches, watchers(settings, folder, bench, training, samples, metadata),
                 accelerator, bench.max_train_steps, bench.learning_rate_scale, resume, same,
@@ -106,7 +109,9 @@ def trackers(settings) -> list[str]:
 
 
 @contextmanager
-def claimed(settings, folder: Path, accelerator: Accelerator) -> Iterator[None]:
+def claimed(
+    settings, folder: Path, accelerator: Accelerator, resume: Checkpoint | None, same: dict[str, Any]
+) -> Iterator[None]:
     """Makes the folder this run's: an earlier run's files go when the settings say so, config.toml comes first."""
     with run_folder.claimed(folder) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
@@ -116,8 +121,16 @@ def claimed(settings, folder: Path, accelerator: Accelerator) -> Iterator[None]:
         accelerator.wait_for_everyone()
         values = settings.values().items()
         plain = {name: value if isinstance(value, int | float | str) else str(value) for name, value in values}
-        accelerator.init_trackers("customize", config=plain)
+        with only_looked_at("no trackers", Exception):
+            accelerator.init_trackers("customize", config=plain, init_kwargs=tracker_options(resume, same))
         yield
+
+
+def tracker_options(resume: Checkpoint | None, same: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """How trackers go on: TensorBoard drops what was logged after the step that is resumed from, Weights & Biases goes on with
+    the run of the same number."""
+    purge = {"purge_step": resume.step + 1} if resume else {}
+    return {"tensorboard": purge, "wandb": {"id": same["run"], "resume": "allow"}}
 
 
 def watchers(
@@ -141,8 +154,9 @@ def save_weights(folder: Path, training: Training, metadata: dict[str, str]) -> 
     """Saves the result so far into a folder of its own, to choose from."""
 
     def save(state: State) -> None:
+        what = f"no weights of step {state.step}"
         if state.accelerator.is_main_process:
-            with new_folder(folder / f"step-{state.step:06d}") as unfinished:
+            with only_looked_at(what), new_folder(folder / checkpoint.name(state.step)) as unfinished:
                 training.method.save(unfinished, metadata)
                 manifest.write(unfinished)
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, TextIO
 
 import torch
 
@@ -15,6 +16,7 @@ from customize.disk import room_for
 from customize.errors import Interrupted
 from customize.files import write_bytes
 from customize.progress import Bar, Pace, told
+from customize.resources import only_looked_at
 from customize.run_log import read_log
 from customize.trainer import Record, State, Watcher
 
@@ -55,9 +57,11 @@ class Log(Watcher):
         self.path = path
 
     def start(self, state: State) -> None:
-        kept = [line for step, line in read_log(self.path) if step is not None and step <= state.step]
-        write_bytes(self.path, b"".join(line + b"\n" for line in kept))
-        self.file = open(self.path, "a", encoding="utf-8", buffering=1)
+        self.file: TextIO | None = None
+        with only_looked_at(f"{self.path.name} cannot be read or written"):
+            kept = [line for step, line in read_log(self.path) if step is not None and step <= state.step]
+            write_bytes(self.path, b"".join(line + b"\n" for line in kept))
+            self.file = open(self.path, "a", encoding="utf-8", buffering=1)
         self.time = time.perf_counter()
 
     def after_step(self, state: State, record: Record) -> None:
@@ -70,14 +74,20 @@ class Log(Watcher):
             "seconds": round(now - self.time, 4),
         }
         entry |= {"gradient_norm": None, "skipped": True} if record.skipped else {}
-        self.file.write(json.dumps(entry) + "\n")
+        self.write(entry)
         self.time = now
 
     def left_out(self, state: State, reason: str) -> None:
-        self.file.write(json.dumps({"step": state.step, "left_out": reason}) + "\n")
+        self.write({"step": state.step, "left_out": reason})
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Appends a line."""
+        if self.file:
+            self.file.write(json.dumps(entry) + "\n")
 
     def finish(self, state: State) -> None:
-        self.file.close()
+        if self.file:
+            self.file.close()
 
 
 class Trackers(Watcher):
@@ -85,11 +95,13 @@ class Trackers(Watcher):
 
     def after_step(self, state: State, record: Record) -> None:
         values = {"loss": record.loss, "learning_rate": record.learning_rate, "gradient_norm": record.gradient_norm}
-        state.accelerator.log(values, step=state.step)
+        with only_looked_at("trackers fail", Exception):
+            state.accelerator.log(values, step=state.step)
 
     def finish(self, state: State) -> None:
         for tracker in state.accelerator.trackers:
-            tracker.finish()
+            with only_looked_at(f"{tracker.name} does not end well", Exception):
+                tracker.finish()
 
 
 class Checkpoints(Watcher):
