@@ -57,7 +57,9 @@ def identity(settings, source: Source, examples: Examples, num_processes: int) -
     versions = {name: version(name) for name in run_folder.VERSIONED}
     about = {"method": settings.command, BASE_FILES: files, "num_processes": num_processes}
     of_class = {CLASS_PICTURES: digests(examples.classes)}
-    return json.loads(json.dumps({**kept, **about, PICTURES: images, **of_class, "versions": versions, "changes": [], "run": uuid4().hex}))
+    return json.loads(
+        json.dumps({**kept, **about, PICTURES: images, **of_class, "versions": versions, "changes": [], "run": uuid4().hex})
+    )
 
 
 BASE_SETTINGS = ("pretrained_model_name_or_path", "revision", "variant")

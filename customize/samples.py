@@ -14,8 +14,8 @@ from customize import manifest
 from customize.data import Example
 from customize.errors import InputError, ResourceError
 from customize.families.stable_diffusion import StableDiffusion
-from customize.findings import first_few
 from customize.files import new_folder, write_image
+from customize.findings import first_few
 from customize.inference.figures import before_after, contact_sheet
 from customize.inference.pipeline import Pipeline
 from customize.inference.schedulers import make_scheduler

@@ -109,9 +109,7 @@ def trackers(settings) -> list[str]:
 
 
 @contextmanager
-def claimed(
-    settings, folder: Path, accelerator: Accelerator, resume: Checkpoint | None, same: dict[str, Any]
-) -> Iterator[None]:
+def claimed(settings, folder: Path, accelerator: Accelerator, resume: Checkpoint | None, same: dict[str, Any]) -> Iterator[None]:
     """Makes the folder this run's: an earlier run's files go when the settings say so, config.toml comes first."""
     with run_folder.claimed(folder) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
@@ -127,10 +125,10 @@ def claimed(
 
 
 def tracker_options(resume: Checkpoint | None, same: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """How trackers go on: TensorBoard drops what was logged after the step that is resumed from, Weights & Biases goes on with
-    the run of the same number."""
-    purge = {"purge_step": resume.step + 1} if resume else {}
-    return {"tensorboard": purge, "wandb": {"id": same["run"], "resume": "allow"}}
+    """How trackers go on: TensorBoard drops what an earlier part of the run logged after this step, Weights & Biases goes on
+    with the run of the same number."""
+    purge_step = resume.step + 1 if resume else 0
+    return {"tensorboard": {"purge_step": purge_step}, "wandb": {"id": same["run"], "resume": "allow"}}
 
 
 def watchers(
