@@ -1,5 +1,6 @@
 """From examples and a base model to a method and its batches: asks the frozen parts once, and decides what learns."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, singledispatch
