@@ -1,5 +1,7 @@
 """How strongly learned weights count, as users write it: `PATH`, `PATH:0.8`, or `PATH:0@0,1@0.3`, which changes on the way.
 
+`PATH:0.8:0.5` gives the UNet the first scale and the text encoder the second; words follow the second.
+
 SCALE@AT holds from the part AT of the denoising steps on, until the next one: at step 0, 1, ... of N it is the last one
 whose AT * N, rounded down, is not beyond the step (as in prompts that change). So of 10 steps `0@0,1@0.3` leaves the first
 three without the weights. torch is not needed here.
@@ -24,23 +26,55 @@ class Schedule:
         return ",".join("@".join(str(number).removesuffix(".0") for number in (scale, at)) for at, scale in self.pieces)
 
 
-Scale = float | Schedule
+@dataclass(frozen=True)
+class Apart:
+    """A scale for the UNet and another one for the text encoder."""
+
+    unet: float | Schedule
+    text_encoder: float | Schedule
+
+    def __str__(self) -> str:
+        return f"{self.unet}:{self.text_encoder}"
+
+
+Scale = float | Schedule | Apart
+Now = float | tuple[float, float]
+"""A scale at one step: of the UNet and of the text encoder, or one for both."""
 
 
 def path_and_scale(weights: str) -> tuple[str, Scale]:
-    """`PATH[:SCALE]` in two, such as `("cat.safetensors", 0.8)`; the scale is 1 where none is given.
+    """`PATH[:SCALE[:SCALE]]` in two, such as `("cat.safetensors", 0.8)`; the scale is 1 where none is given.
 
     Raises ValueError, in words that follow the text, for what looks like a schedule and is none.
     """
+    path, last = path_and_one(weights)
+    if last is None:
+        return weights, 1.0
+    before, first = path_and_one(path)
+    return (path, last) if first is None or not before else (before, Apart(first, last))
+
+
+def path_and_one(weights: str) -> tuple[str, float | Schedule | None]:
+    """A text in two before the last colon, where a scale follows it. Raises ValueError as `path_and_scale`."""
     path, colon, scale = weights.rpartition(":")
     if not colon:
-        return weights, 1.0
+        return weights, None
     if LIKE_A_SCHEDULE.fullmatch(scale):
         return path, read_schedule(scale)
     try:
         return path, float(scale)
     except ValueError:
-        return weights, 1.0
+        return weights, None
+
+
+def read_scale(text: str) -> Scale:
+    """The text of a scale that is more than a number. Raises ValueError, in words that follow the text."""
+    first, colon, second = text.partition(":")
+    return (
+        Apart(*(read_schedule(each) if "@" in each else float(each) for each in (first, second)))
+        if colon
+        else read_schedule(text)
+    )
 
 
 def read_schedule(text: str) -> Schedule:
@@ -64,19 +98,45 @@ def read_schedule(text: str) -> Schedule:
 
 def fits(scale: Scale) -> bool:
     """Whether all its numbers are from -100 to 100."""
+    if isinstance(scale, Apart):
+        return fits(scale.unet) and fits(scale.text_encoder)
     numbers = [number for _, number in scale.pieces] if isinstance(scale, Schedule) else [scale]
     return all(math.isfinite(number) and abs(number) <= LARGEST for number in numbers)
 
 
 def times(scale: Scale, factor: float) -> Scale:
     """A scale multiplied."""
+    if isinstance(scale, Apart):
+        return Apart(*(one_times(each, factor) for each in (scale.unet, scale.text_encoder)))
+    return one_times(scale, factor)
+
+
+def one_times(scale: float | Schedule, factor: float) -> float | Schedule:
     if isinstance(scale, Schedule):
         return Schedule(tuple((at, number * factor) for at, number in scale.pieces))
     return scale * factor
 
 
-def at(scale: Scale, step: int, steps: int) -> float:
+def at(scale: Scale, step: int, steps: int) -> Now:
     """What the scale is at step 0, 1, ... of `steps`."""
+    if isinstance(scale, Apart):
+        return one_at(scale.unet, step, steps), one_at(scale.text_encoder, step, steps)
+    return one_at(scale, step, steps)
+
+
+def one_at(scale: float | Schedule, step: int, steps: int) -> float:
     if not isinstance(scale, Schedule):
         return scale
     return [number for at, number in scale.pieces if int(at * steps + 1e-9) <= step][-1]
+
+
+def changes(scale: Scale) -> bool:
+    """Whether it changes on the way."""
+    return any(
+        isinstance(each, Schedule) for each in ((scale.unet, scale.text_encoder) if isinstance(scale, Apart) else (scale,))
+    )
+
+
+def apart(now: Now) -> tuple[float, float]:
+    """The scale of the UNet and that of the text encoder."""
+    return now if isinstance(now, tuple) else (now, now)

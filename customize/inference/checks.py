@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from customize.errors import Problem
-from customize.scales import Schedule, path_and_scale
+from customize.scales import changes, path_and_scale
 
 PARTS_OF_A_PICTURE = {
     "hybrid": ("low", "high"), "triple": ("low", "middle", "high"), "colour": ("grey", "colour"), "motion": ("moving", "rest"),
@@ -74,7 +74,7 @@ def _merge(settings: Any) -> Iterator[Problem]:
     """Merged weights have one scale each."""
     if settings.merge is None:
         return
-    changing = [weights for weights in settings.weights if isinstance(path_and_scale(weights)[1], Schedule)]
+    changing = [weights for weights in settings.weights if changes(path_and_scale(weights)[1])]
     for weights in changing:
         yield Problem("weights", f"{weights} changes on the way, which merged weights cannot", "give one scale, as in PATH:0.8")
     if settings.sweep:

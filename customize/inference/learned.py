@@ -1,5 +1,6 @@
 """Learned weights as files: found and checked by their headers alone, before torch is imported or a model loaded."""
 
+import math
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 from customize import run_folder
 from customize.errors import InputError, Problem
 from customize.findings import printable
+from customize.inference.signatures import is_adapter, unsupported
 from customize.json_files import json_object
 from customize.safetensors_header import Header, read_header, refuse_not_finite
 from customize.scales import Scale
@@ -17,12 +19,17 @@ from customize.setting import text_fault
 
 SETTING = "weights"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-FLOATS = ("F16", "BF16", "F32", "F64")
-ADAPTER_MARKS = (".lora_", ".lora.", "_lora.", ".alpha", ".dora_scale", ".hada_", ".lokr_")
+FLOATS = ("F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64")
+INTEGERS = ("U8", "I8", "I16", "I32", "I64")
 BASE_MARKS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conv_in.", "text_model.")
-A1111_KEY = "emb_params"
+UNNAMED = ("emb_params", "string_to_param.*", "string_to_param", "clip_l", "*")
+"""Names of tensors of embeddings whose word is the file's name."""
+BUNDLED = re.compile(r"bundle_emb\.(.+?)\.(?:string_to_param\.\*|emb_params|clip_l)")
+"""An embedding within a file of an adapter, as A1111 and OneTrainer have it; its word."""
 PREDICTIONS = (None, "epsilon", "v_prediction")
-PATTERNS = re.compile(r"\.(rank_pattern|alpha_pattern)$")
+PATTERNS = re.compile(r"(^|\.)(rank_pattern|alpha_pattern)$")
+NUMBERS = re.compile(r"(^|\.)(r|lora_alpha)$")
+DESCRIBED = re.compile(r"(unet|text_encoder)\.")
 PLAIN_PATTERN = re.compile(r"[\w.^$\\-]*")
 """Of a pattern that peft matches with the names of modules; one that repeats may take for ever."""
 
@@ -38,24 +45,29 @@ class LearnedFile:
 
     @property
     def is_adapter(self) -> bool:
-        """Whether it holds an adapter (LoRA and its relatives) rather than embeddings."""
-        return any(mark in name for name in self.header.tensors for mark in ADAPTER_MARKS)
+        """Whether it holds an adapter (LoRA and its relatives), with or without embeddings, rather than these alone."""
+        return is_adapter(self.header.tensors)
 
     @property
     def placeholders(self) -> dict[str, str]:
-        """For embeddings: the word that calls each tensor. A1111 keeps the word in the file's name."""
-        return {self.path.stem if name == A1111_KEY else name: name for name in self.header.tensors}
+        """For embeddings: the word that calls each tensor. Most programs keep the word in the file's name."""
+        if self.is_adapter:
+            return {found[1]: name for name in self.header.tensors if (found := BUNDLED.fullmatch(name))}
+        return {self.path.stem if name in UNNAMED else name: name for name in self.header.tensors}
 
     @property
     def trigger_words(self) -> tuple[str, ...]:
         """The words that call what was learned, as far as the file tells."""
-        return tuple(self.about.get("trigger_words", ())) if self.is_adapter else tuple(self.placeholders)
+        own = self.about.get("trigger_words", ()) if self.is_adapter else ()
+        return tuple(dict.fromkeys([*own, *self.placeholders]))
 
     @property
     def described(self) -> str:
         """One line: what the file holds, its scale, the words that call it, and the base model that it was learned on."""
-        rows = [info.shape[0] if len(info.shape) == 2 else 1 for info in self.header.tensors.values()]
-        kind = "adapter" if self.is_adapter else f"embeddings, {sum(rows)} vector{'s' * (sum(rows) > 1)}"
+        shapes = [self.header.tensors[name].shape for name in self.placeholders.values()]
+        rows = sum(shape[0] if len(shape) == 2 else 1 for shape in shapes)
+        words = f"embeddings, {rows} vector{'s' * (rows > 1)}"
+        kind = f"adapter{f' and {words}' if rows else ''}" if self.is_adapter else words
         return described(self.path, kind, self.about, self.trigger_words, f", scale {self.scale}")
 
 
@@ -155,19 +167,20 @@ def check_file(path: Path, scale: Scale) -> LearnedFile:
         remedy = "convert it to .safetensors: a pickle can run any program when it is opened"
         raise InputError(Problem(SETTING, f"{path} is a pickle, which is not opened", remedy))
     header = read_header(path)
-    problems = []
-    wrong = sorted(name for name, info in header.tensors.items() if info.dtype not in FLOATS)
-    if wrong:
+    problems = [problem for problem in [unsupported(path, header.tensors)] if problem]
+    integers = {name for name, info in header.tensors.items() if name.endswith(".alpha") and info.dtype in INTEGERS}
+    wrong = sorted(name for name, info in header.tensors.items() if info.dtype not in FLOATS and name not in integers)
+    if wrong and not problems:
         what = f"{path}: {listed(wrong)} hold {header.tensors[wrong[0]].dtype}, not floating point numbers"
         problems.append(Problem(SETTING, what, "give a file in float32, float16 or bfloat16"))
     file = LearnedFile(path, scale, header, about(header, path))
-    if not file.is_adapter:
-        shapes = [info.shape for info in header.tensors.values()]
-        if any(name.startswith(BASE_MARKS) for name in header.tensors):
+    if not problems and not (file.is_adapter and not file.placeholders):
+        shapes = [header.tensors[name].shape for name in file.placeholders.values()]
+        if not file.is_adapter and any(name.startswith(BASE_MARKS) for name in header.tensors):
             remedy = "give it as --pretrained_model_name_or_path"
             problems.append(Problem(SETTING, f"{path} is a base model, not learned weights", remedy))
         elif faults := [f"{word[:80]!r} {fault}" for word in file.placeholders if (fault := text_fault("placeholder", word))]:
-            remedy = "rename the file" if A1111_KEY in header.tensors else "call it otherwise where it is made"
+            remedy = "rename the file" if set(UNNAMED) & header.tensors.keys() else "call it otherwise where it is made"
             problems.append(Problem(SETTING, printable(f"{path}: the word {faults[0]}"), remedy))
         elif not shapes or not all(len(shape) in (1, 2) and min(shape) > 0 for shape in shapes):
             what = f"{path} holds neither embeddings nor an adapter: {listed(sorted(header.tensors)) or 'nothing'}"
@@ -187,11 +200,25 @@ def about(header: Header, path: Path) -> dict[str, Any]:
         adapter = json_object(header.metadata.get(run_folder.ADAPTER_METADATA, "{}"))
     except ValueError as error:
         raise InputError(damaged(path)) from error
-    for name in filter(PATTERNS.search, adapter):
-        patterns = adapter[name] or {}
-        if not isinstance(patterns, dict) or not all(map(PLAIN_PATTERN.fullmatch, patterns)):
+    for name, value in adapter.items():
+        if not DESCRIBED.match(name) and "r" not in adapter:
+            raise InputError(damaged(path))
+        numbers = [value] if NUMBERS.search(name) and value is not None else []
+        if PATTERNS.search(name) and value is not None:
+            if not isinstance(value, dict) or not all(map(PLAIN_PATTERN.fullmatch, value)):
+                raise InputError(damaged(path))
+            numbers = [*value.values()]
+        least = 1 if re.search(r"(^|\.)r(ank_pattern)?$", name) else -math.inf
+        if not all(type(number) in (int, float) and least <= number < math.inf for number in numbers):
             raise InputError(damaged(path))
     return read_about(header.metadata.get("customize", "{}"), path)
+
+
+def adapter_description(file: LearnedFile, part: str) -> dict[str, Any]:
+    """peft's description of the file's LoRA of one network ("unet", "text_encoder"); empty where there is none."""
+    said = json_object(file.header.metadata.get(run_folder.ADAPTER_METADATA, "{}"))
+    own = {name.removeprefix(f"{part}."): value for name, value in said.items() if name.startswith(f"{part}.")}
+    return own if any(map(DESCRIBED.match, said)) else said  # of a single network, as its save_lora_adapter writes it
 
 
 def read_about(text: str, path: Path) -> dict[str, Any]:
@@ -220,7 +247,7 @@ def clashes(files: Iterable[LearnedFile]) -> list[Problem]:
     origin: dict[str, Path] = {}
     problems = []
     for file in files:
-        for placeholder in () if file.is_adapter else file.placeholders:
+        for placeholder in file.placeholders:
             if placeholder in origin:
                 what = f"{placeholder} comes from {origin[placeholder]} and from {file.path}"
                 problems.append(Problem(SETTING, what, "load one of them"))

@@ -3,7 +3,7 @@
 N vectors of a word, D embedding width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from customize.families.stable_diffusion import StableDiffusion
 from customize.families.tokens import TokenTable
+from customize.inference.changes import Changed
 from customize.inference.estimates import Estimate
 from customize.inference.learned import LearnedFile
 from customize.inference.wording import Changing
-from customize.scales import Scale, at
+from customize.scales import Now, Scale, apart, at
 
 if TYPE_CHECKING:
     from customize.inference.sampler import Step
@@ -24,21 +25,25 @@ if TYPE_CHECKING:
 class Loaded(Protocol):
     """What one file holds, in the networks."""
 
-    def set_scale(self, scale: float) -> None:
+    def set_scale(self, scale: Now) -> None:
         """Makes it count so strongly."""
         ...
 
 
 class LoadedAdapter:
-    """The adapter `name`, beside modules of the family's networks."""
+    """The adapter `name`: layers beside modules of the family's networks, and changes of weights, by network."""
 
-    def __init__(self, family: StableDiffusion, name: str):
+    def __init__(self, family: StableDiffusion, name: str, changed: Mapping[str, Sequence[Changed]]):
         self.name = name
-        self.layers = [layer for layer in tuner_layers(family.unet, family.text_encoder) if name in layer.scaling]
+        self.parts = [
+            ([layer for layer in tuner_layers(network) if name in layer.scaling], changed[part])
+            for part, network in (("unet", family.unet), ("text_encoder", family.text_encoder))
+        ]
 
-    def set_scale(self, scale: float) -> None:
-        for layer in self.layers:
-            layer.set_scale(self.name, scale)
+    def set_scale(self, scale: Now) -> None:
+        for (layers, changed), own in zip(self.parts, apart(scale), strict=True):
+            for each in (*layers, *changed):
+                each.set_scale(self.name, own)
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,20 @@ class LoadedWords:
     table: TokenTable
     vectors: dict[int, Tensor]
 
-    def set_scale(self, scale: float) -> None:
+    def set_scale(self, scale: Now) -> None:
         for place, vectors in self.vectors.items():
-            self.table.vectors[place].data.copy_(vectors * scale)
+            self.table.vectors[place].data.copy_(vectors * apart(scale)[1])
+
+
+@dataclass(frozen=True)
+class LoadedTogether:
+    """What one file holds of several kinds."""
+
+    members: tuple[Loaded, ...]
+
+    def set_scale(self, scale: Now) -> None:
+        for member in self.members:
+            member.set_scale(scale)
 
 
 class LoadedWeights:
@@ -59,14 +75,14 @@ class LoadedWeights:
     def __init__(self, files: Sequence[LearnedFile] = (), parts: Sequence[Loaded] = ()):
         self.files, self.parts = tuple(files), tuple(parts)
         self.scales: tuple[Scale, ...] = tuple(file.scale for file in files)
-        self.now: tuple[float, ...] = (1.0,) * len(files)  # an adapter and a word as they were learned
+        self.now: tuple[Now | None, ...] = (None,) * len(files)
         self.set(self.during(0, 1))
 
-    def during(self, step: int, steps: int) -> tuple[float, ...]:
+    def during(self, step: int, steps: int) -> tuple[Now, ...]:
         """The scale of each file at step 0, 1, ... of `steps`."""
         return tuple(at(scale, step, steps) for scale in self.scales)
 
-    def set(self, scales: Sequence[float]) -> None:
+    def set(self, scales: Sequence[Now]) -> None:
         """Sets the scale of each file in the networks."""
         for part, scale, before in zip(self.parts, scales, self.now, strict=True):
             if scale != before:
@@ -88,7 +104,7 @@ class Scheduled(Changing):
     """One estimate after another, each asked of networks in which learned weights have the scales that it was made under."""
 
     weights: LoadedWeights
-    scales: tuple[tuple[float, ...], ...]
+    scales: tuple[tuple[Now, ...], ...]
 
     def now(self, step: "Step") -> Estimate:
         self.weights.set(self.scales[self.place(step)])

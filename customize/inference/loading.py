@@ -17,7 +17,7 @@ from customize.families.stable_diffusion import StableDiffusion
 from customize.families.tokens import token_table
 from customize.inference.adapters import add_adapters
 from customize.inference.learned import SETTING, Learned, LearnedFile, find_learned, listed, other_base
-from customize.inference.loaded import LoadedWeights, LoadedWords
+from customize.inference.loaded import Loaded, LoadedAdapter, LoadedTogether, LoadedWeights, LoadedWords
 from customize.inference.pipeline import Pipeline
 from customize.scales import Scale
 
@@ -45,11 +45,10 @@ def load_pipeline(
     source = locate(base, learned, revision=revision, variant=variant, prediction_type=prediction_type)
     read = [(file, read_tensors(file)) for file in learned.files]
     family = families.load(source)
-    words = iter([add_embeddings(family, file, tensors) for file, tensors in read if not file.is_adapter])
+    words = [add_embeddings(family, file, tensors) for file, tensors in read]
     adapters, notes = add_adapters(family, [file for file in learned.files if file.is_adapter], partial)
     family.to(device, torch_dtype)
-    loaded = {True: iter(adapters), False: words}
-    in_place = LoadedWeights(learned.files, [next(loaded[file.is_adapter]) for file in learned.files])
+    in_place = LoadedWeights(learned.files, joined(learned.files, words, adapters))
     return Pipeline(family, learned.trigger_words, notes, in_place)
 
 
@@ -67,7 +66,7 @@ def locate(base: str | None, learned: Learned, **options: str | None) -> familie
         what = f"{learned.files[0].path} was learned on {learned.base}, which is not here"
         remedy = "say where it is with --pretrained_model_name_or_path"
         raise InputError([Problem(SETTING, what, remedy), *error.problems]) from error
-    words = [word for file in learned.files if not file.is_adapter for word in file.placeholders]
+    words = [word for file in learned.files for word in file.placeholders]
     if problems := known_token_problems(vocabulary(source), words):
         remedy = "load it into the model that it was learned on"
         raise InputError(Problem(SETTING, problem.what, remedy) for problem in problems)
@@ -80,10 +79,20 @@ def options_of(base: str | None, learned: Learned, **options: str | None) -> dic
     return {name: given or said.get(name) for name, given in options.items()}
 
 
+def joined(files: Sequence[LearnedFile], words: Sequence[LoadedWords], adapters: Sequence[LoadedAdapter]) -> list[Loaded]:
+    """What each file holds: words, an adapter, or both."""
+    left = iter(adapters)
+    found = [
+        [*([next(left)] if file.is_adapter else []), *([own] if own.vectors else [])]
+        for file, own in zip(files, words, strict=True)
+    ]
+    return [members[0] if len(members) == 1 else LoadedTogether(tuple(members)) for members in found]
+
+
 def read_tensors(file: LearnedFile) -> dict[str, Tensor]:
     """The tensors of a file. Raises InputError for NaN and infinity."""
     tensors = load_file(file.path)
-    broken = sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all())
+    broken = sorted(name for name, tensor in tensors.items() if not tensor.float().isfinite().all())
     if broken:
         what = f"{file.path}: NaN or infinity in {listed(broken)}"
         raise InputError(Problem(SETTING, what, "the training went wrong: use earlier weights"))
@@ -91,7 +100,9 @@ def read_tensors(file: LearnedFile) -> dict[str, Tensor]:
 
 
 def add_embeddings(family: StableDiffusion, file: LearnedFile, tensors: dict[str, Tensor]) -> LoadedWords:
-    """Teaches the family the words of a file, each with its vectors [N, D]. Raises InputError."""
+    """Teaches the family the words of a file, if it has some, each with its vectors [N, D]. Raises InputError."""
+    if not file.placeholders:
+        return LoadedWords(family.text_encoder.get_input_embeddings(), {})
     table, vectors = token_table(family.text_encoder), {}
     width = table.weight.shape[-1]
     for placeholder, key in file.placeholders.items():

@@ -14,6 +14,7 @@ from customize.config import InferenceSettings
 from customize.errors import InputError, Problem
 from customize.files import new_folder
 from customize.inference.learned import PICKLES, Learned, find_learned
+from customize.lora_formats import split
 from customize.resources import resources
 from customize.setting import table
 
@@ -79,11 +80,13 @@ def unfit(learned: Learned, target: Path) -> Iterator[Problem]:
         remedy = f"merge into a folder, as in --merge {target.with_suffix('').name}, or leave it out"
         if not file.is_adapter:
             yield Problem(SETTING, f"{file.path} holds embeddings, which no LoRA can", remedy)
-        elif any("magnitude" in name or "dora_scale" in name for name in file.header.tensors):
+        elif "magnitude" in (kinds := {parts[1] for name in file.header.tensors if (parts := split(name))}):
             what = f"{file.path} is a DoRA, which sets the length of whole weights: no sum of low ranks is the same"
             yield Problem(SETTING, what, remedy)
-        elif any(".hada_" in name or ".lokr_" in name for name in file.header.tensors):
-            yield Problem(SETTING, f"{file.path} is a product of other factors than a LoRA's two", remedy)
+        elif kinds - {"A", "B", "alpha"}:
+            yield Problem(SETTING, f"{file.path} is more than a LoRA's two factors ({', '.join(sorted(kinds))})", remedy)
+        elif file.placeholders:
+            yield Problem(SETTING, f"{file.path} holds embeddings beside its LoRA", remedy)
 
 
 def in_the_way(learned: Learned, target: Path, overwrite: bool) -> Iterator[Problem]:
@@ -132,6 +135,8 @@ def write_model(target: Path, pipeline: "Pipeline", said: dict[str, str], precis
 
 def merge_adapters(family: "StableDiffusion") -> None:
     """Adds what each adapter makes of W by itself, as networks with several add it, and takes the adapters away."""
+    from diffusers.utils import recurse_remove_peft_layers
+
     from customize.inference.loaded import tuner_layers
 
     for layer in tuner_layers(family.unet, family.text_encoder):
@@ -144,7 +149,8 @@ def merge_adapters(family: "StableDiffusion") -> None:
                 layer.merged_adapters.clear()
                 weight.copy_(start)
         weight.copy_(total)
-    family.pipeline().unload_lora_weights()
+    for network in (family.unet, family.text_encoder):
+        recurse_remove_peft_layers(network)
 
 
 def merge_words(family: "StableDiffusion") -> None:

@@ -10,7 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from customize.inference.learned import LearnedFile
 from customize.inference.sweep import FIXED, Wanted
-from customize.scales import Scale, Schedule
+from customize.scales import Scale
 
 VERSIONED = ("customize", "torch", "diffusers", "transformers", "peft")
 SAMPLERS = {
@@ -41,7 +41,7 @@ def facts(base_model: str, files: tuple[LearnedFile, ...]) -> dict[str, Any]:
 
 def told(scale: Scale) -> float | str:
     """A scale as JSON: a number, or the text of one that changes on the way."""
-    return str(scale) if isinstance(scale, Schedule) else scale
+    return scale if isinstance(scale, float | int) else str(scale)
 
 
 def png_info(facts: dict[str, Any], wanted: Wanted, own_scheduler: str, size: tuple[int, int], place: tuple[int, int]) -> PngInfo:

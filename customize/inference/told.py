@@ -26,7 +26,7 @@ from customize.inference.records import VERSIONED
 from customize.inference.sweep import FIXED
 from customize.inference.told_reading import Reading, ToldFile, Unreadable, short
 from customize.reading import regular_file
-from customize.scales import fits, read_schedule
+from customize.scales import fits, read_scale
 from customize.setting import table
 
 __all__ = ["Program", "Told", "ToldFile", "read_told"]
@@ -205,7 +205,7 @@ def _read_files(reading: Reading, files: list[Any]) -> None:
 def is_scale(scale: float | str) -> bool:
     """Whether it is a number, or the text of one that changes on the way."""
     try:
-        return not isinstance(scale, str) or fits(read_schedule(scale))
+        return not isinstance(scale, str) or fits(read_scale(scale))
     except ValueError:
         return False
 
