@@ -43,6 +43,7 @@ DOTTED_TEXT = (
     "text_encoders.clip_h.transformer.text_model.",
 )  # fmt: skip
 UNDERSCORED_TEXT = ("lora_te_text_model_", "lora_te1_text_model_", "lora_te_", "lora_te1_", "lycoris_text_model_")
+IN_BLOCKS = re.compile(r"(down|mid|up)_blocks?(?:\.(\d+))?\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)(?:\.(.+))?")
 IN_RESNETS = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
     "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
@@ -114,18 +115,17 @@ def spelled(module: str, dotted: Iterable[str], underscored: Iterable[str]) -> I
 def original_names(modules: Iterable[str]) -> list[str | None]:
     """What the original (LDM) code calls each module of a `UNet2DConditionModel`; None where it has no counterpart."""
     modules = list(modules)
-    present = set(modules)
-    layers = sum(f"down_blocks.0.resnets.{i}" in present for i in range(10))
-    return [original_name(module, layers, present) for module in modules]
+    blocks = [match for module in modules if (match := IN_BLOCKS.fullmatch(module))]
+    layers = 1 + max((int(match[4]) for match in blocks if match[1] == "down" and match[3] == "resnets"), default=0)
+    attentive = {int(match[2]) for match in blocks if match[1] == "up" and match[3] == "attentions"}
+    return [original_name(module, layers, attentive) for module in modules]
 
 
-def original_name(module: str, layers: int, present: set[str]) -> str | None:
-    """One of `original_names`. layers: `layers_per_block`; present: all modules, which tell where attention is."""
+def original_name(module: str, layers: int, attentive: set[int]) -> str | None:
+    """One of `original_names`. layers: `layers_per_block`; attentive: those of the up blocks that have attention."""
     if module in AT_THE_ENDS:
         return AT_THE_ENDS[module]
-    match = re.fullmatch(
-        r"(down|mid|up)_blocks?(?:\.(\d+))?\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)(?:\.(.+))?", module
-    )
+    match = IN_BLOCKS.fullmatch(module)
     if not match:
         return None
     way, block, kind, number, rest = match[1], int(match[2] or 0), match[3], int(match[4]), match[5] or ""
@@ -133,9 +133,9 @@ def original_name(module: str, layers: int, present: set[str]) -> str | None:
     if way == "mid":
         where = f"middle_block.{2 * number if kind == 'resnets' else 1}"
     elif kind == "downsamplers":
-        where, rest = f"input_blocks.{(layers + 1) * (block + 1)}.0", "op"
+        where, rest = f"input_blocks.{(layers + 1) * (block + 1)}.0", "op" if rest == "conv" else rest
     elif kind == "upsamplers":
-        where = f"output_blocks.{(layers + 1) * block + layers}.{2 if f'up_blocks.{block}.attentions.0' in present else 1}"
+        where = f"output_blocks.{(layers + 1) * block + layers}.{1 + (block in attentive)}"
     else:
         first = (layers + 1) * block + number + (way == "down")
         where = f"{'input' if way == 'down' else 'output'}_blocks.{first}.{int(kind == 'attentions')}"

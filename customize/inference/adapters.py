@@ -144,6 +144,7 @@ def inject(network: nn.Module, name: str, own: Mapping[str, Terms], description:
             **{**description, "r": max(ranks.values()), "rank_pattern": {re.escape(m): rank for m, rank in ranks.items()}},
             target_modules=list(ranks), lora_alpha=1, init_lora_weights=False,
         )  # fmt: skip
+        vars(network).pop("peft_config", None)  # of an adapter before, at which peft wonders aloud
         inject_adapter_in_model(config, network, adapter_name=name)
     except (TypeError, ValueError, AttributeError, KeyError) as error:  # peft's LoraConfig, of which each version knows more
         what = f"{file.path}: describes itself in words that the installed peft does not know ({first_line(error)})"

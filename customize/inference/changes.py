@@ -77,7 +77,7 @@ def lora(terms: Terms) -> Tensor:
 
 def hada(terms: Terms) -> Tensor:
     """LoHa: alpha / rank * (w1_a w1_b) o (w2_a w2_b), each with a core where there is t1, t2."""
-    first, second = (rebuilt(terms, f"hada_w{i}", f"hada_t{i}", transposed=True) for i in (1, 2))
+    first, second = (rebuilt(terms, f"hada_w{i}", f"hada_t{i}") for i in (1, 2))
     return factor(terms, len(terms["hada_w1_b"])) * first * second
 
 
@@ -89,14 +89,14 @@ def lokr(terms: Terms) -> Tensor:
     return factor(terms, ranks[-1] if ranks else None) * torch.kron(first, second.contiguous())
 
 
-def rebuilt(terms: Terms, name: str, core: str, transposed: bool = False) -> Tensor:
-    """A matrix given whole or as a b; or core x a x b, a [rank, out] where `transposed`, else [out, rank]."""
+def rebuilt(terms: Terms, name: str, core: str) -> Tensor:
+    """A matrix given whole or as a b, a [out, rank] and b [rank, in]; with a core [rank, rank, ...] a is [rank, out]."""
     if name in terms:
         return terms[name].float()
     a, b = terms[f"{name}_a"].float(), terms[f"{name}_b"].float()
     if core not in terms:
         return a @ b
-    return torch.einsum("rskl,ro,si->oikl", terms[core].float(), a if transposed else a.T, b)
+    return torch.einsum("rskl,ro,si->oikl", terms[core].float(), a, b)
 
 
 def decomposed(base: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
