@@ -42,8 +42,10 @@ def refusing(where: object, remedy: str, what: str = "cannot be loaded") -> Iter
     """Turns whatever a library raises on a stranger's file into InputError with its first line; full memory stays what it is."""
     try:
         yield
-    except (InputError, MemoryError):
+    except (InputError, MemoryError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:
+    except BaseException as error:  # a panic of tokenizers, written in Rust, is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise InputError(Problem(printable(str(where)), printable(f"{what} ({cause})"), remedy)) from error

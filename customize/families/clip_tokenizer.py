@@ -5,7 +5,8 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
-from customize.families.source import AGAIN
+from customize.families.folder_check import AGAIN
+from customize.families.tokenizer_files import tokenizer_files
 from customize.findings import refusing
 
 MERGES = Path(__file__).parent / "configs" / "clip_merges.txt.gz"
@@ -25,4 +26,9 @@ def clip_tokenizer(pad_token: str = END) -> CLIPTokenizer:
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
     """The tokenizer of a model in diffusers' layout. Raises InputError."""
     with refusing(folder / "tokenizer", AGAIN):
-        return CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        files = tokenizer_files(folder / "tokenizer")
+        files.words()  # refuses what the library would take for an empty vocabulary
+        with files.folder() as own:
+            tokenizer = CLIPTokenizer.from_pretrained(own, local_files_only=True)
+    tokenizer.name_or_path = ""
+    return tokenizer

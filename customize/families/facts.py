@@ -3,8 +3,11 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+from customize.families.folder_check import AGAIN
 from customize.families.ldm_header import read_layout
 from customize.families.source import Source
+from customize.families.tokenizer_files import tokenizer_files
+from customize.findings import refusing
 from customize.json_files import read_object
 
 CLIP_LENGTH = 77
@@ -59,7 +62,8 @@ def counter(source: Source) -> Callable[[str], int]:
     if source.folder and (whole := source.folder / "tokenizer/tokenizer.json").exists():
         from tokenizers import Tokenizer
 
-        quick = Tokenizer.from_file(str(whole))
+        with refusing(whole, AGAIN):
+            quick = Tokenizer.from_str(tokenizer_files(whole.parent).files[whole.name])
         quick.no_truncation()
         quick.no_padding()
         return lambda text: len(quick.encode(text).ids)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from customize.errors import InputError, Problem
+from customize.families.recognition import ADDED, CHANNELS, MOST_TENSORS, SUPPORTED, other_tensors
 from customize.safetensors_header import Header, read_header
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -12,21 +13,6 @@ UNET, VAE, TEXT_ENCODER = "model.diffusion_model.", "first_stage_model.", "cond_
 PARTS = {UNET: "UNet", VAE: "VAE", TEXT_ENCODER: "text encoder"}
 CLIP, OPEN_CLIP = f"{TEXT_ENCODER}transformer.", f"{TEXT_ENCODER}model."
 PREDICTION_TYPES = {"epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
-OTHER_UNETS = {5: "depth-to-image", 7: "upscaling", 8: "instruct-pix2pix", 9: "inpainting"}
-
-SUPPORTED = "give a text-to-image model of Stable Diffusion 1.x or 2.x"
-ADDED = "give it as --weights to infer.py, and here the base model that it was trained on"
-FOREIGN = {  # what stands in a tensor's name: what such a file is, and what to do
-    r"lora_|\.lora|lycoris_|\.hada_w|\.lokr_w": ("is a LoRA, not a base model", ADDED),
-    r"^emb_params$|^clip_[lg]$": ("is a textual inversion embedding, not a base model", ADDED),
-    r"^control_model\.|^controlnet_": ("is a ControlNet, not a base model", SUPPORTED),
-    r"^conditioner\.embedders\.|^model\.diffusion_model\.label_emb\.": (
-        "holds an SDXL or unCLIP model, which is not supported", SUPPORTED),
-    r"(^|\.)joint_blocks\.": ("holds Stable Diffusion 3, which is not supported", SUPPORTED),
-    r"(^|\.)double_blocks\.|(^|\.)double_stream_": ("holds a FLUX model, which is not supported", SUPPORTED),
-    r"^(down_blocks|encoder\.down_blocks|text_model)\.": (
-        "holds one network in diffusers' layout", "give the whole folder, the one with model_index.json"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,9 +64,10 @@ def refuse_foreign(file: Path, header: Header) -> None:
         return InputError(Problem(str(file), what, remedy))
 
     names = header.tensors
-    for pattern, (what, remedy) in FOREIGN.items():
-        if any(re.search(pattern, name) for name in names):
-            raise refuse(what, remedy)
+    if len(names) > MOST_TENSORS:
+        raise refuse(f"holds {len(names):,} tensors, more than {MOST_TENSORS:,}", SUPPORTED)
+    if other := other_tensors(names):
+        raise refuse(*other)
     missing = [part for prefix, part in PARTS.items() if not any(name.startswith(prefix) for name in names)]
     if len(missing) == len(PARTS):
         if len(names) < 10 and all(len(tensor.shape) <= 2 for tensor in names.values()):
@@ -94,5 +81,5 @@ def refuse_foreign(file: Path, header: Header) -> None:
     if conv_in is None or len(conv_in.shape) != 4:
         raise refuse("has a UNet without a first convolution (input_blocks.0.0)", "get the file again, whole")
     if (channels := conv_in.shape[1]) != 4:
-        kind = OTHER_UNETS.get(channels, "another task's")
+        kind = CHANNELS.get(channels, "another task's")
         raise refuse(f"has a UNet of {channels} input channels ({kind}), not of 4 (text-to-image)", SUPPORTED)

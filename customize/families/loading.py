@@ -2,22 +2,19 @@
 
 from pathlib import Path
 
-import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel
-from transformers.utils import logging as transformers_logging
 
 from customize.errors import InputError, Problem
 from customize.families.clip_tokenizer import load_tokenizer
+from customize.families.networks import OTHER, load_network
 from customize.families.scheduler import load_scheduler
 from customize.families.single_file import load_single_file
 from customize.families.source import AGAIN, SETTING, Source, check_folder
 from customize.families.stable_diffusion import StableDiffusion
 from customize.findings import refusing
 
-OTHER = f"is it Stable Diffusion 1.x or 2.x? {AGAIN}"
-OTHER_PARTS_OF_CLIP = ("text_projection.", "logit_scale", "vision_model.", "visual_projection.")
-"""What may stand in a text encoder's file, too: nothing is asked of it here."""
+CLASSES = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 
 
 def load(source: Source) -> StableDiffusion:
@@ -58,22 +55,8 @@ def download(name: str, revision: str | None, variant: str | None) -> Path:
 def load_folder(name: str, folder: Path, variant: str | None = None, prediction_type: str | None = None) -> StableDiffusion:
     """Loads a folder in diffusers' layout that `check_folder` found whole. Raises InputError."""
 
-    def part(network_class, subfolder: str):
-        with refusing(folder / subfolder, OTHER):
-            network, told = network_class.from_pretrained(
-                folder, subfolder=subfolder, variant=variant, use_safetensors=True, torch_dtype=torch.float32,
-                output_loading_info=True,
-            )  # fmt: skip
-        surplus = [name for name in told["unexpected_keys"] if not name.startswith(OTHER_PARTS_OF_CLIP)]
-        for names, what in (told["missing_keys"], "of its tensors missing"), (surplus, "tensors too many"):
-            if names:
-                raise InputError(Problem(f"{folder / subfolder}", f"{len(names)} {what}, such as {min(names)}", AGAIN))
-        return network
-
-    transformers_logging.disable_progress_bar()
     tokenizer, scheduler = load_tokenizer(folder), load_scheduler(folder)
-    unet, vae = part(UNet2DConditionModel, "unet"), part(AutoencoderKL, "vae")
-    text_encoder = part(CLIPTextModel, "text_encoder")
+    unet, vae, text_encoder = (load_network(kind, folder, part, variant) for part, kind in CLASSES.items())
     if len(tokenizer) > (rows := text_encoder.config.vocab_size):
         what = f"its tokenizer knows {len(tokenizer)} words, its text encoder {rows}"
         raise InputError(Problem(str(folder), what, AGAIN))

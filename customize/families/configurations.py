@@ -1,0 +1,202 @@
+"""The configurations of a model: which values are read, what each may be, and what the tensors' header says against them.
+
+Only what is listed here reaches a library; the rest of a file (code, classes, ways to compute, quantisation) is never obeyed.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+Shapes = Mapping[str, tuple[int, ...]]
+Check = Callable[[Any], bool]
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+"""What a network may answer with; see `objective.target`."""
+ACTIVATIONS = ("silu", "swish", "mish", "gelu", "relu")
+CLIP_ACTIVATIONS = ("quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
+DOWN = ("CrossAttnDownBlock2D", "DownBlock2D", "AttnDownBlock2D", "SimpleCrossAttnDownBlock2D", "ResnetDownsampleBlock2D")
+UP = ("CrossAttnUpBlock2D", "UpBlock2D", "AttnUpBlock2D", "SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D")
+VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
+MOST_BLOCKS = 200
+MIDDLE = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2DSimpleCrossAttn", "UNetMidBlock2D")
+
+
+def whole(least: int, most: int) -> Check:
+    """Whether a value is a whole number of that range."""
+    return lambda value: type(value) is int and least <= value <= most
+
+
+def number(least: float, most: float) -> Check:
+    """Whether a value is a number of that range; NaN is in none."""
+    return lambda value: type(value) in (int, float) and least <= value <= most
+
+
+def one_of(*values: Any) -> Check:
+    """Whether a value is one of these, of the very type."""
+    return lambda value: any(type(value) is type(each) and value == each for each in values)
+
+
+def or_none(is_fit: Check) -> Check:
+    """The same question of a value that may be left empty."""
+    return lambda value: value is None or is_fit(value)
+
+
+def each(is_fit: Check, most: int = 8) -> Check:
+    """The same question of every value in a list."""
+    return lambda values: isinstance(values, list) and 0 < len(values) <= most and all(map(is_fit, values))
+
+
+def one_or_each(is_fit: Check) -> Check:
+    """The same question of one value, or of each in a list with one for each block."""
+    return lambda value: is_fit(value) or each(is_fit)(value)
+
+
+flag, channels, layers = one_of(True, False), whole(1, 16_384), whole(1, 64)
+is_count, is_positive = whole(1, 1_000_000), number(1e-30, 1e30)
+
+UNET: dict[str, Check] = {
+    "sample_size": or_none(whole(1, 8192)), "in_channels": whole(1, 64), "out_channels": whole(1, 64),
+    "center_input_sample": flag, "flip_sin_to_cos": flag, "freq_shift": number(0, 1),
+    "down_block_types": each(one_of(*DOWN)), "mid_block_type": or_none(one_of(*MIDDLE)), "up_block_types": each(one_of(*UP)),
+    "only_cross_attention": one_or_each(flag), "block_out_channels": each(channels), "layers_per_block": one_or_each(layers),
+    "downsample_padding": whole(0, 2), "mid_block_scale_factor": number(1e-6, 1e6), "dropout": number(0, 1),
+    "act_fn": one_of(*ACTIVATIONS), "norm_num_groups": or_none(channels), "norm_eps": number(0, 1),
+    "cross_attention_dim": one_or_each(channels), "transformer_layers_per_block": one_or_each(layers),
+    "attention_head_dim": one_or_each(channels), "num_attention_heads": or_none(one_or_each(channels)),
+    "dual_cross_attention": flag, "use_linear_projection": flag, "upcast_attention": or_none(flag),
+    "resnet_time_scale_shift": one_of("default", "scale_shift"), "resnet_skip_time_act": flag,
+    "resnet_out_scale_factor": number(1e-6, 1e6), "time_embedding_type": one_of("positional", "fourier"),
+    "time_embedding_dim": or_none(channels), "time_embedding_act_fn": or_none(one_of(*ACTIVATIONS)),
+    "timestep_post_act": or_none(one_of(*ACTIVATIONS)), "time_cond_proj_dim": or_none(channels),
+    "conv_in_kernel": one_of(1, 3, 5, 7), "conv_out_kernel": one_of(1, 3, 5, 7),
+    "mid_block_only_cross_attention": or_none(flag), "cross_attention_norm": or_none(one_of("layer_norm", "group_norm")),
+}  # fmt: skip
+VAE: dict[str, Check] = {
+    "in_channels": one_of(3), "out_channels": one_of(3),
+    "down_block_types": each(one_of("DownEncoderBlock2D", "AttnDownEncoderBlock2D")),
+    "up_block_types": each(one_of("UpDecoderBlock2D", "AttnUpDecoderBlock2D")),
+    "block_out_channels": each(channels), "layers_per_block": layers, "act_fn": one_of(*ACTIVATIONS),
+    "latent_channels": whole(1, 64), "norm_num_groups": channels, "sample_size": or_none(whole(1, 65_536)),
+    "scaling_factor": is_positive, "shift_factor": or_none(one_of(0, 0.0)), "latents_mean": one_of(None),
+    "latents_std": one_of(None), "force_upcast": flag, "use_quant_conv": flag, "use_post_quant_conv": flag,
+    "mid_block_add_attention": flag,
+}  # fmt: skip
+token_id = or_none(whole(-1, 1_000_000))
+TEXT_ENCODER: dict[str, Check] = {
+    "vocab_size": is_count, "hidden_size": channels, "intermediate_size": whole(1, 65_536),
+    "projection_dim": or_none(whole(0, 16_384)), "num_hidden_layers": whole(1, 128), "num_attention_heads": whole(1, 1024),
+    "max_position_embeddings": or_none(whole(1, 65_536)), "hidden_act": one_of(*CLIP_ACTIVATIONS),
+    "layer_norm_eps": number(0, 1), "attention_dropout": number(0, 1), "initializer_range": number(0, 1e3),
+    "initializer_factor": number(0, 1e3), "pad_token_id": token_id, "bos_token_id": token_id, "eos_token_id": token_id,
+}  # fmt: skip
+limit = or_none(number(-1e30, 1e30))
+SCHEDULER: dict[str, Check] = {
+    "num_train_timesteps": whole(1, 10_000), "prediction_type": one_of(*PREDICTIONS),
+    "beta_start": number(0, 0.999), "beta_end": number(0, 0.999),
+    "beta_schedule": one_of("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"),
+    "trained_betas": or_none(each(number(0, 0.999), 10_000)),
+    "variance_type": or_none(one_of(*VARIANCES)),
+    "clip_sample": flag, "clip_sample_range": number(1e-6, 1e6), "thresholding": flag,
+    "dynamic_thresholding_ratio": number(0, 1), "sample_max_value": number(1e-6, 1e6),
+    "timestep_spacing": one_of("leading", "linspace", "trailing"), "steps_offset": whole(0, 10),
+    "set_alpha_to_one": flag, "skip_prk_steps": flag, "rescale_betas_zero_snr": flag,
+    "solver_order": whole(1, 3), "lower_order_final": flag, "euler_at_final": flag, "predict_x0": flag,
+    "use_karras_sigmas": or_none(flag), "use_exponential_sigmas": or_none(flag), "use_beta_sigmas": or_none(flag),
+    "use_lu_lambdas": or_none(flag), "sigma_min": limit, "sigma_max": limit, "original_inference_steps": whole(1, 10_000),
+    "timestep_scaling": number(0, 1e6), "disable_corrector": lambda value: value == [] or each(whole(0, 10_000), 1000)(value),
+}  # fmt: skip
+"""Of a scheduler other plain values pass, too: there is a class for each, which knows its own words."""
+TOKENIZER: dict[str, Check] = {"model_max_length": or_none(number(1, 1e40))}
+READ: dict[str, dict[str, Check]] = {
+    "model_index.json": {},
+    "scheduler/scheduler_config.json": SCHEDULER,
+    "unet/config.json": UNET,
+    "vae/config.json": VAE,
+    "text_encoder/config.json": TEXT_ENCODER,
+    "tokenizer/tokenizer_config.json": TOKENIZER,
+}
+"""The configurations of a model, and what the values in them may be."""
+
+
+def faults(values: Mapping[str, Check], said: Mapping[str, Any]) -> Iterator[str]:
+    """What cannot be, among the values of a configuration, in words."""
+    for name, is_fit in values.items():
+        if name in said and not is_fit(said[name]):
+            yield f"{name} is {str(said[name])[:80]!r}, which is not understood here"
+
+
+def scheduler_faults(said: Mapping[str, Any]) -> Iterator[str]:
+    """What cannot be between the values of a scheduler that are fit each for itself."""
+    steps, betas = said.get("num_train_timesteps", 1000), said.get("trained_betas")
+    if betas is not None and len(betas) != steps:
+        yield f"trained_betas has {len(betas)} entries, num_train_timesteps is {steps}"
+    if betas is None and said.get("beta_start", 1e-4) > said.get("beta_end", 0.02):
+        yield f"beta_start {said.get('beta_start', 1e-4)} is above beta_end {said.get('beta_end', 0.02)}"
+    if said.get("original_inference_steps", 1) > steps:
+        yield f"original_inference_steps is {said['original_inference_steps']}, num_train_timesteps {steps}"
+
+
+def contradictions(part: str, said: Mapping[str, Any], shapes: Shapes) -> Iterator[str]:
+    """Values of a network's configuration, fit each for itself, that its tensors' names and shapes contradict."""
+    for name, seen in SEEN[part](shapes):
+        told = said.get(name)
+        if told is not None and seen and not fits(told, seen):
+            yield f"{name} is {told}, but its tensors show {seen if isinstance(told, list) or len(set(seen)) > 1 else seen[0]}"
+    if part == "unet":
+        counts = [len(said[name]) for name in ("block_out_channels", "down_block_types", "up_block_types") if name in said]
+        if len(set(counts)) > 1:
+            yield f"block_out_channels, down_block_types and up_block_types have {' and '.join(map(str, counts))} entries"
+    if part == "text_encoder" and said.get("hidden_size", 512) % said.get("num_attention_heads", 8):
+        yield f"hidden_size {said.get('hidden_size')} is no multiple of num_attention_heads {said.get('num_attention_heads')}"
+
+
+def fits(told: Any, seen: list[int]) -> bool:
+    """Whether what is told of all blocks, or of each, is what is seen of each."""
+    return told == seen if isinstance(told, list) else all(told == each for each in seen)
+
+
+def unet_seen(shapes: Shapes) -> Iterator[tuple[str, list[int]]]:
+    """What the tensors of a UNet show of its configuration."""
+    blocks = range(count(shapes, r"down_blocks\.(\d+)\."))
+    yield "layers_per_block", [count(shapes, rf"down_blocks\.{i}\.resnets\.(\d+)\.") for i in blocks]
+    yield "block_out_channels", sizes(shapes, [f"down_blocks.{i}.resnets.0.conv1.weight" for i in blocks], 0)
+    depths = [count(shapes, rf"down_blocks\.{i}\.attentions\.0\.transformer_blocks\.(\d+)\.") for i in blocks]
+    if len({depth for depth in depths if depth}) == 1:
+        yield "transformer_layers_per_block", [next(filter(None, depths))] * len(depths)
+    yield "in_channels", sizes(shapes, ["conv_in.weight"], 1)
+    yield "out_channels", sizes(shapes, ["conv_out.weight"], 0)
+    keys = [name for name in shapes if name.endswith("attn2.to_k.weight")]
+    if len(widths := set(sizes(shapes, keys, 1))) == 1:
+        yield "cross_attention_dim", list(widths) * len(blocks)
+    yield "time_cond_proj_dim", sizes(shapes, ["time_embedding.cond_proj.weight"], 1)
+
+
+def vae_seen(shapes: Shapes) -> Iterator[tuple[str, list[int]]]:
+    """What the tensors of an autoencoder show of its configuration."""
+    blocks = range(count(shapes, r"encoder\.down_blocks\.(\d+)\."))
+    yield "layers_per_block", [count(shapes, rf"encoder\.down_blocks\.{i}\.resnets\.(\d+)\.") for i in blocks]
+    yield "block_out_channels", sizes(shapes, [f"encoder.down_blocks.{i}.resnets.0.conv1.weight" for i in blocks], 0)
+    yield "latent_channels", sizes(shapes, ["decoder.conv_in.weight"], 1)
+
+
+def text_encoder_seen(shapes: Shapes) -> Iterator[tuple[str, list[int]]]:
+    """What the tensors of CLIP's text encoder show of its configuration."""
+    shapes = {name.removeprefix("text_model."): shape for name, shape in shapes.items()}
+    yield "num_hidden_layers", [count(shapes, r"encoder\.layers\.(\d+)\.")] if shapes else []
+    yield "vocab_size", sizes(shapes, ["embeddings.token_embedding.weight"], 0)
+    yield "hidden_size", sizes(shapes, ["embeddings.token_embedding.weight"], 1)
+    yield "max_position_embeddings", sizes(shapes, ["embeddings.position_embedding.weight"], 0)
+    yield "intermediate_size", sizes(shapes, ["encoder.layers.0.mlp.fc1.weight"], 0)
+
+
+SEEN = {"unet": unet_seen, "vae": vae_seen, "text_encoder": text_encoder_seen}
+
+
+def count(shapes: Shapes, pattern: str) -> int:
+    """One more than the largest number that stands in the pattern's group at the beginning of a name, at most `MOST_BLOCKS`."""
+    found = (re.match(pattern, name) for name in shapes)
+    return min(1 + max((int(each[1][:9]) for each in found if each), default=-1), MOST_BLOCKS)
+
+
+def sizes(shapes: Shapes, names: list[str], axis: int) -> list[int]:
+    """The sizes of these tensors along an axis, of those that are there and have it."""
+    return [shapes[name][axis] for name in names if len(shapes.get(name, ())) > axis and len(shapes[name]) > 1]
