@@ -88,6 +88,8 @@ def check_source(settings) -> Source:
         settings.pretrained_model_name_or_path, revision=settings.revision, variant=settings.variant,
         prediction_type=settings.prediction_type,
     )  # fmt: skip
+    if problem := facts.only_to_draw_with(source):
+        raise InputError(problem)
     if problems := known_token_problems(vocabulary(source), getattr(settings, "placeholder_token", ())):
         raise InputError(problems)
     return source

@@ -51,20 +51,20 @@ def one_or_each(is_fit: Check) -> Check:
 
 
 flag, channels, layers = one_of(True, False), whole(1, 16_384), whole(1, 64)
-is_count, is_positive = whole(1, 1_000_000), number(1e-30, 1e30)
+is_count = whole(1, 1_000_000)
 
 UNET: dict[str, Check] = {
     "sample_size": or_none(whole(1, 8192)), "in_channels": whole(1, 64), "out_channels": whole(1, 64),
     "center_input_sample": flag, "flip_sin_to_cos": flag, "freq_shift": number(0, 1),
     "down_block_types": each(one_of(*DOWN)), "mid_block_type": or_none(one_of(*MIDDLE)), "up_block_types": each(one_of(*UP)),
     "only_cross_attention": one_or_each(flag), "block_out_channels": each(channels), "layers_per_block": one_or_each(layers),
-    "downsample_padding": whole(0, 2), "mid_block_scale_factor": number(1e-6, 1e6), "dropout": number(0, 1),
-    "act_fn": one_of(*ACTIVATIONS), "norm_num_groups": or_none(channels), "norm_eps": number(0, 1),
+    "downsample_padding": whole(0, 2), "mid_block_scale_factor": number(1e-3, 1e3), "dropout": number(0, 1),
+    "act_fn": one_of(*ACTIVATIONS), "norm_num_groups": or_none(channels), "norm_eps": number(1e-12, 1),
     "cross_attention_dim": one_or_each(channels), "transformer_layers_per_block": one_or_each(layers),
     "attention_head_dim": one_or_each(channels), "num_attention_heads": or_none(one_or_each(channels)),
     "dual_cross_attention": flag, "use_linear_projection": flag, "upcast_attention": or_none(flag),
     "resnet_time_scale_shift": one_of("default", "scale_shift"), "resnet_skip_time_act": flag,
-    "resnet_out_scale_factor": number(1e-6, 1e6), "time_embedding_type": one_of("positional", "fourier"),
+    "resnet_out_scale_factor": number(1e-3, 1e3), "time_embedding_type": one_of("positional", "fourier"),
     "time_embedding_dim": or_none(channels), "time_embedding_act_fn": or_none(one_of(*ACTIVATIONS)),
     "timestep_post_act": or_none(one_of(*ACTIVATIONS)), "time_cond_proj_dim": or_none(channels),
     "conv_in_kernel": one_of(1, 3, 5, 7), "conv_out_kernel": one_of(1, 3, 5, 7),
@@ -76,7 +76,7 @@ VAE: dict[str, Check] = {
     "up_block_types": each(one_of("UpDecoderBlock2D", "AttnUpDecoderBlock2D")),
     "block_out_channels": each(channels), "layers_per_block": layers, "act_fn": one_of(*ACTIVATIONS),
     "latent_channels": whole(1, 64), "norm_num_groups": channels, "sample_size": or_none(whole(1, 65_536)),
-    "scaling_factor": is_positive, "shift_factor": or_none(one_of(0, 0.0)), "latents_mean": one_of(None),
+    "scaling_factor": number(1e-4, 1e4), "shift_factor": or_none(one_of(0, 0.0)), "latents_mean": one_of(None),
     "latents_std": one_of(None), "force_upcast": flag, "use_quant_conv": flag, "use_post_quant_conv": flag,
     "mid_block_add_attention": flag,
 }  # fmt: skip
@@ -85,7 +85,7 @@ TEXT_ENCODER: dict[str, Check] = {
     "vocab_size": is_count, "hidden_size": channels, "intermediate_size": whole(1, 65_536),
     "projection_dim": or_none(whole(0, 16_384)), "num_hidden_layers": whole(1, 128), "num_attention_heads": whole(1, 1024),
     "max_position_embeddings": or_none(whole(1, 65_536)), "hidden_act": one_of(*CLIP_ACTIVATIONS),
-    "layer_norm_eps": number(0, 1), "attention_dropout": number(0, 1), "initializer_range": number(0, 1e3),
+    "layer_norm_eps": number(1e-12, 1), "attention_dropout": number(0, 1), "initializer_range": number(0, 1e3),
     "initializer_factor": number(0, 1e3), "pad_token_id": token_id, "bos_token_id": token_id, "eos_token_id": token_id,
 }  # fmt: skip
 limit = or_none(number(-1e30, 1e30))
@@ -96,7 +96,7 @@ SCHEDULER: dict[str, Check] = {
     "trained_betas": or_none(each(number(0, 0.999), 10_000)),
     "variance_type": or_none(one_of(*VARIANCES)),
     "clip_sample": flag, "clip_sample_range": number(1e-6, 1e6), "thresholding": flag,
-    "dynamic_thresholding_ratio": number(0, 1), "sample_max_value": number(1e-6, 1e6),
+    "dynamic_thresholding_ratio": number(0.01, 1), "sample_max_value": number(1e-6, 1e6),
     "timestep_spacing": one_of("leading", "linspace", "trailing"), "steps_offset": whole(0, 10),
     "set_alpha_to_one": flag, "skip_prk_steps": flag, "rescale_betas_zero_snr": flag,
     "solver_order": whole(1, 3), "lower_order_final": flag, "euler_at_final": flag, "predict_x0": flag,
@@ -145,6 +145,9 @@ def contradictions(part: str, said: Mapping[str, Any], shapes: Shapes) -> Iterat
         counts = [len(said[name]) for name in ("block_out_channels", "down_block_types", "up_block_types") if name in said]
         if len(set(counts)) > 1:
             yield f"block_out_channels, down_block_types and up_block_types have {' and '.join(map(str, counts))} entries"
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if part == "text_encoder" and (said.get(name) or 0) >= (rows := said.get("vocab_size", 49_408)):
+            yield f"{name} is {said[name]}, but vocab_size is {rows}"
     if part == "text_encoder" and said.get("hidden_size", 512) % said.get("num_attention_heads", 8):
         yield f"hidden_size {said.get('hidden_size')} is no multiple of num_attention_heads {said.get('num_attention_heads')}"
 

@@ -3,12 +3,15 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+from customize.errors import Problem
 from customize.families.folder_check import AGAIN
 from customize.families.ldm_header import read_layout
-from customize.families.source import Source
+from customize.families.recognition import CHANNELS
+from customize.families.source import SETTING, Source
 from customize.families.tokenizer_files import tokenizer_files
 from customize.findings import refusing
 from customize.json_files import read_object
+from customize.printable import printable
 
 CLIP_LENGTH = 77
 
@@ -24,6 +27,22 @@ def resolution(source: Source) -> int | None:
         return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
     except (KeyError, TypeError, ValueError):  # a model may leave them to the library's defaults
         return None
+
+
+def only_to_draw_with(source: Source) -> Problem | None:
+    """The problem of training on a model that images can be made with, but that was trained otherwise than is done here."""
+    if not source.folder:
+        return None
+    unet = read_object(source.folder / "unet/config.json")
+    if unet.get("time_cond_proj_dim") is not None:
+        kind = "a latent consistency model (LCM): its UNet was distilled with the guidance scale as an input"
+        remedy = "train on the model that it was made from, and give the result to infer.py with this one"
+    elif (channels := unet.get("in_channels", 4)) != 4:
+        kind = f"Stable Diffusion for {CHANNELS.get(channels, 'another task')}: its UNet takes {channels} channels"
+        remedy = "train on the text-to-image model of that version, and give the result to infer.py with this one"
+    else:
+        return None
+    return Problem(SETTING, f"{printable(source.folder)} is {kind}; it can make images, but not be trained here", remedy)
 
 
 def too_long(source: Source, texts: Sequence[str], placeholders: Mapping[str, int]) -> list[tuple[str, int, int]]:
