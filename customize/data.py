@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from customize.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, Caption, CaptionRule, apply_rule, fill
+from customize.colour import CONVERTED
 from customize.config import DreamBoothSettings, TextualInversionSettings
 from customize.errors import InputError, Problem, ResourceError
 from customize.findings import Findings, first_few, printable
@@ -172,8 +173,8 @@ def _place(seed: int, name: str, index: int, count: int, way: int) -> int:
     return start + int.from_bytes(blake2b(key, digest_size=8).digest(), "little") % (end - start)
 
 
-def _open(source: Path | Row) -> Image.Image:
-    return open_image(source if isinstance(source, Path) else source.read(), str(source))
+def _open(source: Path | Row, remarks: list[str] | None = None) -> Image.Image:
+    return open_image(source if isinstance(source, Path) else source.read(), str(source), remarks=remarks)
 
 
 def _digest(image: Image.Image) -> str:
@@ -238,23 +239,38 @@ def _examples(
     resolution: at which instances are measured; None: class pictures, which are not.
     """
 
-    def facts_of(source: Path | Row) -> tuple[tuple[int, int], str, Likeness | None] | InputError:
+    colours: dict[str, list[str]] = {}
+
+    def facts_of(name: str) -> tuple[tuple[int, int], str, Likeness | None] | InputError:
+        colours[name] = []
         try:
-            image = _open(source)
+            image = _open(sources[name], colours[name])
         except InputError as error:
             return error
         return image.size, _digest(image), measure(image, resolution) if resolution else None
 
     checked = {}
     with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(WORKERS) as pool:  # filters are the whole process's
-        for name, facts in zip(sources, pool.map(facts_of, sources.values()), strict=True):
+        for name, facts in zip(sources, pool.map(facts_of, sources), strict=True):
             if isinstance(facts, InputError):
                 found.problems.extend(facts.problems)
             else:
                 checked[name] = facts
+    _tell_colours(colours, found)
     chosen = apply_rule(rule, list(checked), captions, where, found)
     role: Role = "instance" if resolution else "class"
     return [Example(name, chosen[name], role, sources[name], *facts) for name, facts in checked.items()]
+
+
+def _tell_colours(remarks: Mapping[str, Sequence[str]], found: Findings) -> None:
+    """A line for each thing to say about colours, with the names of the images: a note where they may be wrong."""
+    by_remark: dict[str, list[str]] = {}
+    for name, said in remarks.items():
+        for remark in said:
+            by_remark.setdefault(printable(remark), []).append(name)
+    for remark, names in sorted(by_remark.items()):
+        lines = found.remarks if remark.startswith(CONVERTED) else found.notes
+        lines.append(f"{remark} ({len(names)}): {first_few(names)}")
 
 
 def _class_pictures(settings: DreamBoothSettings, found: Findings) -> list[Example]:

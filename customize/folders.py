@@ -10,7 +10,7 @@ from customize.findings import Findings, first_few
 from customize.images import EXTENSIONS, FORMATS
 
 OTHER_PICTURES = frozenset(
-    ".gif .apng .heic .heif .avif .jxl .jp2 .j2k .psd .eps .svg .ai .tga .ppm .pgm .pbm .pnm .ico .exr .hdr"
+    ".gif .apng .jxl .jp2 .j2k .psd .eps .svg .ai .tga .ppm .pgm .pbm .pnm .ico .exr .hdr"
     " .dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .raw".split()
 )
 """Extensions of pictures that are not read. They are problems: who has them in the folder means them to be used."""

@@ -12,18 +12,23 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from customize.colour import SPACES, Colours, colours_of, to_srgb
 from customize.errors import InputError, Problem
 from customize.printable import printable
-from customize.reading import regular_file
+from customize.reading import REMEDIES, START, kind_of, regular_file
 from customize.wholeness import covers_all, is_whole
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
-"""What Pillow may try. Never all that it knows: its EPS reader starts another program."""
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff"})
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF")
+"""What Pillow may try. Never all that it knows: its EPS reader starts another program. HEIC is read by pillow-heif."""
+EXTENSIONS = frozenset(".png .jpg .jpeg .jpe .jfif .pjpeg .pjp .webp .bmp .dib .tif .tiff .avif .heic .heif .hif .mpo".split())
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"hevc", b"hevx", b"hevm", b"hevs", b"msf1")
+SEQUENCES = (b"hevc", b"hevx", b"hevm", b"hevs", b"msf1")
+"""Major brands of HEIF files that are animations."""
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 1 << 29
 MAX_RATIO = 10
@@ -51,7 +56,7 @@ _TURNS = {  # EXIF orientation -> what makes the picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_EXIF_ORIENTATION, _TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC = 274, 258, 262
+_EXIF_ORIENTATION, _TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC, _TIFF_SUBFILE_TYPE, _DNG_VERSION = 274, 258, 262, 254, 50706
 _COPY_AGAIN = "copy or export the picture again, or take it out"
 _EXPORT = f"save it as PNG or JPEG (formats that are read: {', '.join(FORMATS)})"
 
@@ -64,25 +69,32 @@ class _Refused(Exception):
         self.what, self.remedy = what, remedy
 
 
-def open_image(source: Path | str | bytes | Image.Image, name: str | None = None, convert: Convert | None = None) -> Image.Image:
-    """A picture file, the bytes of one, or a Pillow image of any mode, as an upright opaque Pillow image of mode RGB.
+def open_image(
+    source: Path | str | bytes | Image.Image,
+    name: str | None = None,
+    convert: Convert | None = None,
+    remarks: list[str] | None = None,
+) -> Image.Image:
+    """An image file, the bytes of one, or a Pillow image of any mode, as an upright opaque Pillow image of mode RGB in sRGB.
 
-    convert: what makes an RGB image of the decoded one instead, such as `with_alpha`.
+    EXIF orientation is obeyed; colours are converted to sRGB (see `customize.colour`); transparency is composited over
+    `BACKGROUND` after that; 16-bit grey becomes round(value / 257); palettes, and CMYK without a profile, are converted as
+    Pillow does. Of a HEIC file with several images the primary one is read. Size and shape are judged from the header,
+    before anything is decoded. Raises InputError that names the image by `name` (default: its path).
 
-    EXIF orientation is obeyed; transparency is composited over `BACKGROUND`; 16-bit grey becomes round(value / 257);
-    CMYK and palettes are converted as Pillow does; colour profiles are not applied. Size and shape are judged from the
-    header, before anything is decoded. Raises InputError that names the picture by `name` (default: its path).
+    convert: what makes an RGB image of the decoded one instead, such as `with_alpha`; the numbers stay those of the file.
+    remarks: is added what the user should know about the colours.
     """
     if name is None:
         name = "the picture" if isinstance(source, bytes | Image.Image) else str(source)
     try:
         with warnings.catch_warnings():  # on broken EXIF and large sizes: both are dealt with here
             warnings.simplefilter("ignore")
-            return _read(source, convert or _opaque_rgb)
+            return _read(source, convert, [] if remarks is None else remarks)
     except _Refused as refusal:
         what, remedy = refusal.what, refusal.remedy
-    except UnidentifiedImageError:
-        what, remedy = "is not a picture in a format that is read here", f"{_EXPORT}, or take it out"
+    except UnidentifiedImageError as error:
+        what, remedy = _what_else(str(error))
     except Image.DecompressionBombError as error:
         claim = str(error).partition(" exceeds")[0]
         what, remedy = f"has far more than {MAX_PIXELS:,} pixels ({claim})", "scale it down"
@@ -112,18 +124,53 @@ def crop(image: Image.Image, left: int, top: int, side: int, flip: bool) -> np.n
     return np.ascontiguousarray(pixels[:, ::-1]) if flip else pixels.copy()
 
 
-def _read(source: Path | str | bytes | Image.Image, convert: Convert) -> Image.Image:
+def opened(stream: BinaryIO) -> Image.Image:
+    """The Pillow image in a file, not decoded yet, of `FORMATS` or HEIF. Raises what Pillow's readers raise."""
+    start = stream.read(START)
+    stream.seek(0)
+    if start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS and b"avi" not in start[16:64]:
+        try:
+            from pillow_heif.as_plugin import HeifImageFile
+        except ImportError:
+            raise _Refused("is a HEIC image, and pillow-heif is not installed", "pip install pillow-heif") from None
+        if start[8:12] in SEQUENCES:
+            raise _Refused("is an animation (a HEIF sequence)", "save the frame that is meant as an image of its own")
+        return HeifImageFile(stream)
+    try:
+        return Image.open(stream, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise UnidentifiedImageError(_kind(start)) from None
+
+
+def _kind(start: bytes) -> str:
+    """What else a file is, by its first bytes; empty where that cannot be told."""
+    if kind := kind_of(start):
+        return kind
+    words = start.decode("utf-8", "ignore")
+    return "a text file" if len(words) > 3 and all(each.isprintable() or each.isspace() for each in words) else ""
+
+
+def _what_else(kind: str) -> tuple[str, str]:
+    """(what is wrong, remedy) with a file that is no image of those that are read."""
+    if not kind or kind.removeprefix("a ").removesuffix(" image") in FORMATS:  # it begins like one
+        return "is not a picture in a format that is read here", f"{_EXPORT}, or take it out"
+    remedy = f"{_EXPORT}, or take it out" if kind.endswith(("image", "file")) else "put the image itself there, or take it out"
+    return f"is {kind}, not a picture in a format that is read here", REMEDIES.get(kind, remedy)
+
+
+def _read(source: Path | str | bytes | Image.Image, convert: Convert | None, remarks: list[str]) -> Image.Image:
     if isinstance(source, Image.Image):
         _check_header(source)
-        return _converted(source, convert)
+        return _converted(source, convert, colours_of(source), remarks)
     with io.BytesIO(source) if isinstance(source, bytes) else _picture_file(Path(source)) as stream:
-        with Image.open(stream, formats=FORMATS) as image:
+        with opened(stream) as image:
             _check_header(image)
+            colours = colours_of(image, stream)
             whole = covers_all(image)
             image.load()
             if not whole or not is_whole(stream, image):
                 raise _Refused("is damaged: it ends too early, or its last pixels are not as they were written", _COPY_AGAIN)
-            return _converted(image, convert)
+            return _converted(image, convert, colours, remarks)
 
 
 def _picture_file(path: Path) -> io.BufferedReader:
@@ -141,10 +188,13 @@ def _picture_file(path: Path) -> io.BufferedReader:
     raise _Refused(f"has {size:,} bytes, more than {MAX_BYTES:,}" if size else "is empty (0 bytes)", _COPY_AGAIN)
 
 
-def _converted(image: Image.Image, convert: Convert) -> Image.Image:
-    rgb = convert(image)
+def _converted(image: Image.Image, convert: Convert | None, colours: Colours, remarks: list[str]) -> Image.Image:
+    rgb = convert(image) if convert else _opaque_rgb(image, colours, remarks)
     turn = _TURNS.get(_orientation(image))
-    return rgb if turn is None else rgb.transpose(turn)
+    upright = rgb if turn is None else rgb.transpose(turn)
+    for what in ("icc_profile", "gamma", "chromaticity", "srgb"):  # of the file's colours, which these are not any more
+        upright.info.pop(what, None)
+    return upright
 
 
 def _check_header(image: Image.Image) -> None:
@@ -155,8 +205,11 @@ def _check_header(image: Image.Image) -> None:
     if max(width, height) >= MAX_RATIO * min(width, height):
         raise _Refused(f"has {width} x {height} pixels, a strip of 1:{MAX_RATIO} or worse", "crop it to what matters")
     frames = getattr(image, "n_frames", 1)
-    if frames != 1 and image.format != "MPO":  # a camera's JPEG may carry previews after the picture itself
+    if frames != 1 and image.format not in ("MPO", "HEIF"):  # a camera's file may carry previews after the image itself
         raise _Refused(f"has {frames} frames or pages", "save the one that is meant as a picture of its own")
+    tags = getattr(image, "tag_v2", {})
+    if image.format == "TIFF" and (_DNG_VERSION in tags or tags.get(_TIFF_SUBFILE_TYPE, 0) == 1):
+        raise _Refused("is a camera's raw file, of which only a preview can be read", "develop it: export it as JPEG or PNG")
     if image.mode in ("I", "F"):
         what = "32-bit integers" if image.mode == "I" else "floating-point numbers"
         remedy = "save it with 8 or 16 bits a channel"
@@ -171,19 +224,27 @@ def _raw_mode(image: Image.Image) -> str | None:
     return tiles[0].args if tiles and isinstance(tiles[0].args, str) else None
 
 
-def _opaque_rgb(image: Image.Image) -> Image.Image:
+def _opaque_rgb(image: Image.Image, colours: Colours, remarks: list[str]) -> Image.Image:
     if image.mode.startswith("I;16"):
-        return _from_16_bit(image)
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
+        image = _from_16_bit(image)
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("LA" if image.mode in ("L", "LA") else "RGBA")
+        alpha, image = image.getchannel("A"), image.convert("L" if image.mode == "LA" else "RGB")
+    if image.mode not in SPACES:
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    rgb, remark = to_srgb(image, colours)
+    if remark:
+        remarks.append(remark)
+    if alpha is None:
+        return rgb
     flat = Image.new("RGB", image.size, BACKGROUND)
-    flat.paste(image, mask=image.getchannel("A"))
+    flat.paste(rgb, mask=alpha)
     return flat
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits (12 in some TIFFs) to RGB: round(value * 255 / largest value)."""
+    """Grey of 16 bits (12 in some TIFFs) to mode L: round(value * 255 / largest value), `BACKGROUND` where transparent."""
     tags = getattr(image, "tag_v2", {})
     largest = 4095 if tags.get(_TIFF_BITS_PER_SAMPLE) in (12, (12,)) else 65535
     values = np.arange(65536, dtype=np.int64).clip(max=largest)
@@ -192,14 +253,14 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
         grey = 255 - grey
     if "transparency" in image.info:
         grey[image.info["transparency"]] = BACKGROUND[0]
-    return Image.fromarray(grey[np.asarray(image)]).convert("RGB")
+    return Image.fromarray(grey[np.asarray(image)])
 
 
 def with_alpha(image: Image.Image) -> Image.Image:
     """The image with its transparency, of mode RGBA; of mode RGB where it has none."""
     if image.has_transparency_data and not image.mode.startswith("I;16"):
         return image.convert("RGBA")
-    return _opaque_rgb(image)
+    return _opaque_rgb(image, Colours(), [])
 
 
 def _orientation(image: Image.Image) -> int:

@@ -35,6 +35,11 @@ SIGNATURES = (
     (b"II*\0", "a TIFF image"),
     (b"MM\0*", "a TIFF image"),
     (b"8BPS", "a Photoshop file"),
+    (b"\0\0\0\x0cjP  ", "a JPEG 2000 image"),
+    (b"v/1\1", "an OpenEXR image"),
+    (b"\0\0\1\0", "an icon (ICO)"),
+    *((start, "a camera's raw file") for start in (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0")),
+    (b"\x1aE\xdf\xa3", "a Matroska or WebM video"),
     (b"%PDF", "a PDF document"),
     (b"%!PS", "a PostScript file"),
     (b"GGUF", "a GGUF file (quantised weights of llama.cpp and ComfyUI-GGUF)"),
@@ -54,7 +59,8 @@ SIGNATURES = (
     (b"SQLite format 3", "a database"),
     *((b"\x80" + bytes([protocol]), "a pickle, which can run code when it is loaded") for protocol in range(2, 6)),
 )
-BRANDS = {b"avif": "an AVIF image", b"avis": "an AVIF image", b"heic": "a HEIC image", b"heix": "a HEIC image",
+BRANDS = {b"heim": "a HEIC image", b"heis": "a HEIC image", b"hevc": "a HEIF sequence", b"crx ": "a camera's raw file",
+          b"avif": "an AVIF image", b"avis": "an AVIF image", b"heic": "a HEIC image", b"heix": "a HEIC image",
           b"mif1": "a HEIF image", b"msf1": "a HEIF image", b"qt  ": "a QuickTime video"}  # fmt: skip
 
 
@@ -115,6 +121,8 @@ def kind_of(start: bytes) -> str:
     """What a file is by its first bytes (`START` of them are enough), in words; empty where they do not tell."""
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "a WebP image"
+    if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
+        return "an AVI video"
     if start[4:8] == b"ftyp":
         return BRANDS.get(start[8:12], "an MP4 video")
     if start[4:16] == b"JXL \r\n\x87\n" or start[:2] == b"\xff\x0a":

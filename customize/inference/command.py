@@ -26,6 +26,7 @@ from customize.inference import merge
 from customize.inference.learned import find_learned
 from customize.inference.masks import Mask, mask_of, open_mask
 from customize.inference.sweep import Grid, grid
+from customize.printable import printable
 from customize.prompts import parse
 from customize.resources import resources
 
@@ -114,19 +115,20 @@ def check(settings: InferenceSettings) -> Job:
     images: dict[str, Image] = {}
     masks: dict[Mask, Image] = {}
     remarks: list[str] = []
+    colours: list[str] = []
     for each in different:
         attempt(lambda each=each: check_model(each))
         for name, prompts in ("prompt", each.prompt), ("negative_prompt", [each.negative_prompt]):
             for prompt in () if each.plain_prompt else prompts:
                 attempt(lambda name=name, prompt=prompt: parse(prompt, name))
         if each.image and each.image not in images:
-            images[each.image] = attempt(lambda each=each: open_image(each.image))
+            images[each.image] = attempt(lambda each=each: open_image(each.image, remarks=colours))
         if (drawn := mask_of(each)) and drawn not in masks:
             masks[drawn], told = attempt(lambda drawn=drawn, each=each: open_mask(*drawn, images[each.image])) or (None, ())
             remarks += [note for note in told if note not in remarks]
     if problems:
         raise InputError(problems)
-    return Job(folder, found, images, masks, like, tuple(remarks))
+    return Job(folder, found, images, masks, like, (*remarks, *(f"image: {printable(remark)}" for remark in colours)))
 
 
 def likened(settings: InferenceSettings) -> "Like | None":

@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngImageFile, iTXt
 from customize.config import InferenceSettings
 from customize.errors import InputError, Problem
 from customize.findings import printable
-from customize.images import FORMATS, open_image
+from customize.images import open_image, opened
 from customize.inference import told_a1111, told_comfyui
 from customize.inference.records import VERSIONED
 from customize.inference.sweep import FIXED
@@ -83,7 +83,7 @@ def _opened(path: Path | str) -> tuple[tuple[int, int], dict[str, str]]:
     try:
         size = open_image(path).size
         with warnings.catch_warnings(action="ignore"), regular_file(Path(path)) as stream:
-            with Image.open(stream, formats=FORMATS) as image:
+            with opened(stream) as image:
                 texts = image.text if isinstance(image, PngImageFile) else {}
                 return size, {COMMENT: _comment(image)} | {name: _decoded(text) for name, text in texts.items()}
     except InputError as error:
