@@ -15,7 +15,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from customize import adapters, checkpoint, course, run_folder, units
+from customize import adapters, checkpoint, course, machine, run_folder, summary, units
 from customize.checks import applies
 from customize.data import Examples, small_pictures_note
 from customize.disk import free_bytes
@@ -157,6 +157,7 @@ def make(settings, folder: Path, source: Source, examples: Examples) -> Plan:
     """Prepares as the run would, but for what only later steps need, and takes two steps."""
     check_machine(settings)
     accelerator = start_accelerator(settings, folder)
+    accelerator.print(summary.before_loading(settings, folder, source, examples, machine.describe(accelerator.device)))
     same = identity(settings, source, examples, accelerator.num_processes)
     steps = course.max_train_steps(settings, len(examples.instances), accelerator.num_processes)
     resume = find_checkpoint(settings, folder, same, accelerator.print, steps)

@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-import shlex
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 
-from customize import checkpoint, course, manifest, readback, run_folder
+from customize import checkpoint, course, expected_time, machine, manifest, readback, run_folder, summary
 from customize.checkpoint import Checkpoint, size
 from customize.data import Examples, small_pictures_note
 from customize.errors import InputError, Problem
@@ -32,6 +32,7 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
     """Trains what the settings say and leaves the result in `folder`; what it is given has passed `preflight.check`."""
     check_machine(settings)
     accelerator = start_accelerator(settings, folder)
+    accelerator.print(summary.before_loading(settings, folder, source, examples, machine.describe(accelerator.device)))
     same = identity(settings, source, examples, accelerator.num_processes)
     steps = course.max_train_steps(settings, len(examples.instances), accelerator.num_processes)
     resume = find_checkpoint(settings, folder, same, accelerator.print, steps)
@@ -52,14 +53,19 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
         refuse_other_class_images(resume, same, training.of_class)
         samples = SamplePictures(settings, bench.sample_prompts, family, training.condition, folder / run_folder.SAMPLES)
         metadata = run_folder.metadata(settings, training.method, family, bench.max_train_steps)
+        expected = expected_time.of_a_run(bench, expected_time.of_a_step(bench, training))
+        accelerator.print(summary.prepared(bench, training, expected))
+        begin = time.perf_counter()
         with claimed(settings, folder, accelerator, resume, same):  # up to here nothing is written
             train(
                 settings, training.method, training.batches, watchers(settings, folder, bench, training, samples, metadata),
                 accelerator, bench.max_train_steps, bench.learning_rate_scale, resume, same,
             )  # fmt: skip
             if accelerator.is_main_process:
-                finish(settings, folder, family, training, metadata)
+                files = finish(settings, folder, family, training, metadata)
                 samples.write_before_after(folder / run_folder.BEFORE_AFTER, examples.instances)
+                seconds = time.perf_counter() - begin
+                print(summary.finished(settings, folder, files, source, len(examples.instances), bench.max_train_steps, seconds))
     accelerator.wait_for_everyone()
     accelerator.state.destroy_process_group()
 
@@ -143,8 +149,7 @@ def watchers(
         found.append(Every(bench.validation_steps, samples, at_start=True))
     if settings.save_steps:
         found.append(Every(settings.save_steps, save_weights(folder / run_folder.WEIGHTS, training, metadata)))
-    command = f"python {settings.command} {shlex.quote(str(folder / run_folder.CONFIG))} --resume_from_checkpoint latest"
-    found += [checkpoints, Signals(command)]
+    found += [checkpoints, Signals(summary.resume_command(settings, folder / run_folder.CONFIG))]
     return found
 
 
@@ -161,7 +166,7 @@ def save_weights(folder: Path, training: Training, metadata: dict[str, str]) -> 
     return save
 
 
-def finish(settings, folder: Path, family: StableDiffusion, training: Training, metadata: dict[str, str]) -> None:
+def finish(settings, folder: Path, family: StableDiffusion, training: Training, metadata: dict[str, str]) -> list[Path]:
     """Saves the result, reads it back through the public loader, and only then puts it, with its card, in its place."""
     training.method.eval()
     with new_entries(folder, size(training.method.learned()), unlisted=(run_folder.CARD,)) as unfinished:
@@ -173,10 +178,10 @@ def finish(settings, folder: Path, family: StableDiffusion, training: Training, 
         (unfinished / run_folder.ABOUT).write_text(metadata["customize"], encoding="utf-8", newline="\n")
     if report:
         print(report)
-    saved = ", ".join(str(folder / file.name) for file in files)
-    print(f"saved {saved} (read back: predictions differ by {difference:.1e})")
+    print(summary.saved(folder, files, difference))
     if settings.push_to_hub:
         upload(settings, folder)
+    return files
 
 
 def upload(settings, folder: Path) -> None:

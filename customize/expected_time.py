@@ -1,0 +1,37 @@
+"""What a run will take, measured before its first step by one step that is thrown away."""
+
+from time import perf_counter
+
+import torch
+
+from customize.sample_prompts import images_per_prompt
+
+
+def of_a_step(bench, training) -> float:
+    """What a step takes, by one micro-batch forward and back, of which nothing is kept."""
+    accelerator, model, settings = bench.accelerator, training.method, bench.settings
+    batch = training.batches.batch(bench.draws.start, range(settings.train_batch_size)).to(accelerator.device)
+    model.train()
+    on_gpu = accelerator.device.type == "cuda"
+    for _ in range(1 + on_gpu):  # the first time on a GPU is not like the others
+        begin = perf_counter()
+        with accelerator.autocast():
+            latents, prompts = batch.latents, model.condition(batch.prompts)
+            answer = model.family.predict(latents, batch.timesteps, prompts)
+        answer.float().mean().backward()
+        if on_gpu:
+            torch.cuda.synchronize()
+        seconds = perf_counter() - begin
+        for parameter in model.parameters():
+            parameter.grad = None
+    return seconds * settings.gradient_accumulation_steps
+
+
+def of_a_run(bench, step: float) -> float:
+    """Steps and sample images: a step is three evaluations of the network for each of its images, a denoising step two."""
+    settings = bench.settings
+    first, last, every = bench.first_step, bench.max_train_steps, bench.validation_steps
+    rounds = len({last, *range(first + every - first % every, last + 1, every)}) + (first == 0)
+    evaluations = 2 * settings.sample_inference_steps * len(bench.sample_prompts) * images_per_prompt(settings) * rounds
+    evaluation = step / (3 * settings.train_batch_size * settings.gradient_accumulation_steps)
+    return step * (last - first) + evaluation * evaluations

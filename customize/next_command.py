@@ -1,0 +1,38 @@
+"""Command lines that are printed for the user to run next: they run as they stand."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+SCRIPTS = ("train_textual_inversion.py", "train_dreambooth.py", "infer.py")
+
+
+def command_line(script: str, *arguments: str, **settings: object) -> str:
+    """`python infer.py ARGUMENTS --name value ...`, quoted, with the scripts where the running one is.
+
+    script: one of `SCRIPTS`. Several values make a list; a value that begins with a dash is written as --name=value.
+    """
+    words = [*program(script), *map(quoted, arguments)]
+    for name, value in settings.items():
+        values = [str(each) for each in (value if isinstance(value, (list, tuple)) else [value])]
+        if any(each.startswith("-") for each in values):
+            words += [f"--{name}={quoted(each)}" for each in values]
+        else:
+            words += [f"--{name}", *map(quoted, values)]
+    return " ".join(words)
+
+
+def program(script: str) -> list[str]:
+    """How a script of ours is called, from the way that this process was."""
+    running = Path(sys.argv[0] if sys.argv else "")
+    if running.name in SCRIPTS:
+        return ["python", quoted(str(running.parent / script))]
+    return ["python", script]
+
+
+def quoted(word: str) -> str:
+    """A word for the shell: in double quotes where that is enough, as one would type it."""
+    if re.fullmatch(r"[\w@%+=:,./-]+", word, re.ASCII):
+        return word
+    return shlex.quote(word) if re.search(r'["$`\\!\n]', word) else f'"{word}"'

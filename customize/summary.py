@@ -1,0 +1,150 @@
+"""The first and the last lines of a training run: what will be done with what, what came of it, and what to do next."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from customize import adapters, units
+from customize.data import Examples
+from customize.families import Source, facts
+from customize.machine import Machine
+from customize.next_command import command_line
+from customize.printable import printable
+from customize.run_folder import BEFORE_AFTER, SAMPLES
+from customize.sample_prompts import MOST_WORDS, are_made, images_per_prompt, made
+
+STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+WIDTH = 10
+Rows = Iterator[tuple[str, str]]
+
+
+def table(rows: Iterable[tuple[str, str]]) -> str:
+    """Rows of a heading and a text; an empty heading goes on with the row above."""
+    return "\n".join(f"{heading:<{WIDTH}}{text}".rstrip() for heading, text in rows)
+
+
+def base_rows(source: Source) -> Rows:
+    """The base model; of a toy, that it is one, and how to take a real one."""
+    if source.name == "demo":
+        yield "base", "demo, a toy model of 64 x 64 pixels that comes with the program to show how it works"
+        yield "", f"for your own photos: --pretrained_model_name_or_path {STABLE_DIFFUSION}"
+    else:
+        where = "" if source.folder or source.file else f" (from the hub{f', {source.revision}' if source.revision else ''})"
+        yield "base", printable(f"{source.name}{where}")
+
+
+def device_rows(machine: Machine, precision: str, source: Source) -> Rows:
+    """What computes; without a GPU why, and what that means."""
+    number = "" if precision == "no" else f", {precision}"
+    yield "device", f"{machine.name}{number}" + (f": {machine.missing}" if machine.missing else "")
+    if machine.remedy:
+        yield "", f"-> {machine.remedy}"
+    if not machine.has_gpu and source.name != "demo":
+        yield "", "a model of Stable Diffusion's size needs a GPU: on a CPU a run takes hours to days"
+
+
+def before_loading(settings, folder: Path, source: Source, examples: Examples, machine: Machine) -> str:
+    """What is known before the base model is loaded."""
+    rows = [*base_rows(source), ("method", method(settings))]
+    resolution = settings.resolution or facts.resolution(source)
+    rows.append(("images", images(settings, examples, resolution)))
+    rows += device_rows(machine, settings.mixed_precision, source)
+    return table([*rows, ("folder", printable(folder))])
+
+
+def method(settings) -> str:
+    """What learns what."""
+    if tokens := getattr(settings, "placeholder_token", ()):
+        counts = settings.num_vectors * (len(tokens) if len(settings.num_vectors) == 1 else 1)
+        words = [f"{token} ({units.count(number, 'vector')})" for token, number in zip(tokens, counts, strict=True)]
+        start = ", ".join(f'"{each}"' for each in settings.initializer_token)
+        kind = "a style" if settings.learnable_property == "style" else "an object"
+        return printable(f"textual inversion: learns {kind} as {', '.join(words)}, starting from {start}")
+    networks = "UNet and text encoder" if settings.train_text_encoder else "UNet"
+    what = f"all weights of the {networks} are"
+    if settings.adapter != adapters.NONE:
+        kind = {"lora": "LoRA"}.get(settings.adapter, settings.adapter)
+        what = f"a {kind} of rank {settings.rank} beside the {networks} is"
+    prior = {"images": "class images", "teacher": "the base model"}.get(settings.prior_preservation)
+    kept = f'; prior preservation of "{settings.class_prompt}" by {prior}' if prior else ""
+    return printable(f'DreamBooth: {what} trained on "{settings.instance_prompt}"{kept}')
+
+
+def images(settings, examples: Examples, resolution: int | None) -> str:
+    """How many images there are, of which size, and what becomes of it."""
+    sizes = sorted({example.size for example in examples.instances}, key=lambda size: size[0] * size[1])
+    folders = getattr(settings, "train_data_dir", None) or filter(None, [getattr(settings, "instance_data_dir", None)])
+    where = ", ".join([*folders] or [settings.dataset_name or ""])
+    span = " to ".join(dict.fromkeys(f"{width} x {height}" for width, height in [*sizes[:1], *sizes[-1:]]))
+    text = f"{len(examples.instances):,} in {where}, {span} pixels"
+    if resolution and sizes and set(sizes) != {(resolution, resolution)}:
+        crop = "cropped and " if any(width != height for width, height in sizes) else ""
+        text += f", {crop}scaled to {resolution} x {resolution}"
+    if getattr(settings, "prior_preservation", "none") == "images":
+        missing = max(0, settings.num_class_images - len(examples.classes))
+        text += f"; {settings.num_class_images:,} of the class" + (f", {missing:,} of them generated first" if missing else "")
+    return printable(text)
+
+
+def prepared(bench, training, seconds: float) -> str:
+    """What is known before the first step. seconds: of the whole run, about."""
+    settings, steps = bench.settings, bench.max_train_steps - bench.first_step
+    learned = sum(tensor.numel() for tensor in training.method.learned().values())
+    left = f" of {bench.max_train_steps:,} that are left" if bench.first_step else ""
+    learn = f"{units.count(learned, 'parameter')} learn{'s' * (learned == 1)}"
+    time = f"about {units.duration(seconds)}"
+    text = f"{units.count(steps, 'step')}{left}, batch size {bench.global_batch}; {learn}; {time}"
+    rows = [("training", text + (" without a GPU: Ctrl-C stops it and saves" if bench.is_slow else ""))]
+    return table([*rows, ("samples", samples(bench, settings))])
+
+
+def samples(bench, settings) -> str:
+    """Which sample images will be drawn, and when."""
+    prompts, number = bench.sample_prompts, images_per_prompt(settings)
+    if not prompts:
+        return "none, so no before_after.png"
+    every, last = bench.validation_steps, bench.max_train_steps
+    shown = ", ".join(f'"{prompt}"' for prompt in prompts[:2]) + (f" and {len(prompts) - 2} more" if len(prompts) > 2 else "")
+    tokens = getattr(settings, "placeholder_token", ())
+    left_out = f"; of the first {MOST_WORDS} of {len(tokens)} words" if are_made(settings) and len(tokens) > MOST_WORDS else ""
+    each = units.count(number, "image") + (f" of each of {len(prompts)} prompts" if len(prompts) > 1 else "")
+    return printable(f"{each} every {units.count(min(every, last), 'step')}: {shown}{left_out}")
+
+
+def saved(folder: Path, files: Sequence[Path], difference: float) -> str:
+    """Where the result is. difference: of its predictions, read back, from those of what is in memory."""
+    whole = any(file.name == "model_index.json" for file in files)
+    places = [folder / file.name for file in files]
+    size = sum(file.stat().st_size for file in (folder.glob("*/*") if whole else places) if file.suffix == ".safetensors")
+    where = f"{folder}, a complete pipeline in diffusers' layout" if whole else ", ".join(map(str, places))
+    return table([("saved", printable(f"{where} ({units.size(size)}; read back: predictions differ by {difference:.1e})"))])
+
+
+def finished(settings, folder: Path, files: Sequence[Path], source: Source, num_images: int, steps: int, seconds: float) -> str:
+    """What was learned from what, what to look at, and the next command. seconds: since the first step of this process."""
+    subject = " and ".join(getattr(settings, "placeholder_token", ()) or (f'"{settings.instance_prompt}"',))
+    number, took = units.count(num_images, "image"), units.duration(seconds)
+    rows = [("learned", printable(f"{subject} from {number} in {units.count(steps, 'step')}, {took}"))]
+    looks = [path for path in (folder / BEFORE_AFTER, folder / SAMPLES / "contact_sheet.png") if path.exists()]
+    if looks:
+        rows.append(("look at", printable(" and ".join(map(str, looks)))))
+    prompt = made(settings)[-1]
+    rows.append(("next", command_line("infer.py", weights=folder, prompt=prompt, num_images=4)))
+    if source.name != "demo":
+        rows += [("elsewhere", text) for text in elsewhere(folder, files)]
+    return table(rows)
+
+
+def elsewhere(folder: Path, files: Sequence[Path]) -> Iterator[str]:
+    """How other programs take the result."""
+    names = {file.name for file in files}
+    if "model_index.json" in names:
+        yield printable(f"diffusers: StableDiffusionPipeline.from_pretrained({str(folder)!r})")
+    elif any(name.startswith("learned_embeds") for name in names):
+        yield "copy the file to ComfyUI/models/embeddings or stable-diffusion-webui/embeddings; its name is the word there"
+    else:
+        yield "copy the file to ComfyUI/models/loras or stable-diffusion-webui/models/Lora"
+
+
+def resume_command(settings, config: Path) -> str:
+    """How to go on with a run that stopped."""
+    return command_line(settings.command, str(config), resume_from_checkpoint="latest")

@@ -1,0 +1,280 @@
+"""What a run says first and last: base, device, images, steps; the result, what to look at, and a command that runs."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from kit import prepared, settings_for, write_pictures
+
+from customize import expected_time, machine, next_command, summary
+from customize.config import DreamBoothSettings, TextualInversionSettings
+from customize.families import Source
+from customize.machine import Machine
+from customize.preflight import check
+
+CPU = Machine("CPU (2 threads)", "no GPU found")
+GPU = Machine("NVIDIA H100 80GB HBM3 (79.1 GiB)")
+HUB = Source("stable-diffusion-v1-5/stable-diffusion-v1-5")
+
+
+def examples(*sizes, classes=0):
+    return SimpleNamespace(instances=tuple(SimpleNamespace(size=size) for size in sizes), classes=(None,) * classes)
+
+
+def dreambooth(**changes):
+    return DreamBoothSettings(**{"instance_prompt": "sks cat", "instance_data_dir": "my cat", **changes})
+
+
+def test_a_toy_says_that_it_is_one_and_what_becomes_of_the_photos():
+    settings = dreambooth(resolution=64)
+    found = examples(*[(3024, 4032)] * 6)
+    assert summary.before_loading(settings, Path("runs/dreambooth"), Source("demo"), found, CPU).splitlines() == [
+        "base      demo, a toy model of 64 x 64 pixels that comes with the program to show how it works",
+        "          for your own photos: --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5",
+        'method    DreamBooth: all weights of the UNet are trained on "sks cat"',
+        "images    6 in my cat, 3024 x 4032 pixels, cropped and scaled to 64 x 64",
+        "device    CPU (2 threads): no GPU found",
+        "folder    runs/dreambooth",
+    ]
+
+
+def test_stable_diffusion_on_a_cpu_is_told_in_so_many_words():
+    settings = dreambooth(pretrained_model_name_or_path=HUB.name, mixed_precision="bf16")
+    said = summary.before_loading(settings, Path("out"), HUB, examples((512, 512)), CPU).splitlines()
+    assert said[0] == "base      stable-diffusion-v1-5/stable-diffusion-v1-5 (from the hub)"
+    assert "images    1 in my cat, 512 x 512 pixels" in said
+    assert said[-3:] == [
+        "device    CPU (2 threads), bf16: no GPU found",
+        "          a model of Stable Diffusion's size needs a GPU: on a CPU a run takes hours to days",
+        "folder    out",
+    ]
+    said = summary.before_loading(settings, Path("out"), HUB, examples((512, 512)), GPU)
+    assert "device    NVIDIA H100 80GB HBM3 (79.1 GiB), bf16\nfolder" in said and "needs a GPU" not in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "found", "resolution", "text"),
+    [
+        (dreambooth(), examples((64, 64)), 64, "1 in my cat, 64 x 64 pixels"),
+        (dreambooth(), examples((640, 640), (64, 64)), 64, "2 in my cat, 64 x 64 to 640 x 640 pixels, scaled to 64 x 64"),
+        (dreambooth(), examples((800, 600), (64, 64)), 512,
+         "2 in my cat, 64 x 64 to 800 x 600 pixels, cropped and scaled to 512 x 512"),
+        (dreambooth(), examples((800, 600)), None, "1 in my cat, 800 x 600 pixels"),
+        (
+            dreambooth(prior_preservation="images", class_prompt="cat", class_data_dir="c", num_class_images=1200),
+            examples((64, 64), classes=1000), 64, "1 in my cat, 64 x 64 pixels; 1,200 of the class, 200 of them generated first",
+        ),
+        (dreambooth(instance_data_dir="日本の猫"), examples((64, 64)), 64, "1 in 日本の猫, 64 x 64 pixels"),
+        (dreambooth(instance_data_dir=None, dataset_name="me/cats"), examples((64, 64)), 64, "1 in me/cats, 64 x 64 pixels"),
+    ],
+)  # fmt: skip
+def test_images(settings, found, resolution, text):
+    assert summary.images(settings, found, resolution) == text
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (dreambooth(train_text_encoder=True), 'DreamBooth: all weights of the UNet and text encoder are trained on "sks cat"'),
+        (dreambooth(adapter="lora", rank=4), 'DreamBooth: a LoRA of rank 4 beside the UNet is trained on "sks cat"'),
+        (
+            dreambooth(adapter="lora", prior_preservation="teacher", class_prompt="cat"),
+            'DreamBooth: a LoRA of rank 16 beside the UNet is trained on "sks cat"; '
+            'prior preservation of "cat" by the base model',
+        ),
+        (
+            TextualInversionSettings(placeholder_token="<dusk>", initializer_token="black and white", num_vectors=3,
+                                     learnable_property="style", train_data_dir="x"),
+            'textual inversion: learns a style as <dusk> (3 vectors), starting from "black and white"',
+        ),
+        (
+            TextualInversionSettings(placeholder_token=("<a>", "<b>"), initializer_token=("dog", "cat"), train_data_dir="x"),
+            'textual inversion: learns an object as <a> (1 vector), <b> (1 vector), starting from "dog", "cat"',
+        ),
+    ],
+)  # fmt: skip
+def test_methods(settings, text):
+    assert summary.method(settings) == text
+
+
+@pytest.fixture
+def no_card(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cpu")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    return tmp_path
+
+
+def card(root, name="NVIDIA GeForce RTX 3060"):
+    file = root / "proc/driver/nvidia/gpus/0000:01:00.0/information"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"Model: \t\t {name}\nIRQ:   31\n")
+
+
+def test_no_gpu(no_card):
+    assert machine.why_no_gpu() == ("no GPU found", "")
+    found = machine.describe(torch.device("cpu"))
+    assert re.fullmatch(r"CPU \(\d+ threads?\): no GPU found", str(found)) and not found.has_gpu
+
+
+def test_a_build_of_torch_without_cuda_beside_a_card_is_told_with_the_command(no_card):
+    card(no_card)
+    reason = "NVIDIA GeForce RTX 3060 is there, but torch 2.13.0+cpu is a build without CUDA"
+    assert machine.why_no_gpu() == (reason, "pip install --force-reinstall torch==2.13.0")
+
+
+def test_only_a_driver_is_there(no_card):
+    (no_card / "dev").mkdir()
+    (no_card / "dev/nvidiactl").touch()
+    assert machine.why_no_gpu()[0].startswith("an NVIDIA driver is there, but torch 2.13.0+cpu")
+
+
+@pytest.mark.parametrize(
+    ("output", "status", "found"),
+    [("NVIDIA A100-SXM4-40GB\nNVIDIA A100\n", 0, "NVIDIA A100-SXM4-40GB"), ("", 0, ""), ("No devices were found", 6, ""),
+     ("\x1b[31mRTX\n", 0, r"\x1b[31mRTX")],
+)  # fmt: skip
+def test_nvidia_smi_is_asked(no_card, monkeypatch, output, status, found):
+    program = no_card / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\nprintf '{output}'\nexit {status}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(machine.shutil, "which", lambda name: str(program))
+    assert machine.nvidia_card() == found
+
+
+def test_an_nvidia_smi_that_hangs_or_cannot_run_is_no_card(no_card, monkeypatch):
+    monkeypatch.setattr(machine.shutil, "which", lambda name: str(no_card / "gone"))
+    assert machine.nvidia_card() == ""
+
+
+def test_a_card_that_is_hidden_or_too_new(no_card, monkeypatch):
+    card(no_card, "RTX 5090")
+    monkeypatch.setattr(torch.version, "cuda", "12.6")
+    reason, remedy = machine.why_no_gpu()
+    assert reason == "RTX 5090 is there, but CUDA 12.6 of this torch cannot use it" and "update the NVIDIA driver" in remedy
+    for value in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+        assert machine.why_no_gpu() == (f"RTX 5090 is hidden by CUDA_VISIBLE_DEVICES={value}", "unset CUDA_VISIBLE_DEVICES")
+
+
+def test_other_machines(no_card, monkeypatch):
+    monkeypatch.setattr(machine.os, "name", "nt")
+    assert machine.cuda_command("2.13.0").endswith("torch==2.13.0 --index-url https://download.pytorch.org/whl/cu130")
+    monkeypatch.setattr(machine.os, "name", "posix")
+    (no_card / "dev").mkdir()
+    (no_card / "dev/kfd").touch()
+    assert "an AMD GPU is there, but torch 2.13.0+cpu is a build without ROCm" in machine.why_no_gpu()[0]
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert machine.why_no_gpu()[0] == "accelerate was told to use the CPU"
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 24 * 2**30))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA GeForce RTX 3090")
+    assert str(machine.describe(torch.device("cuda", 0))) == "NVIDIA GeForce RTX 3090 (24 GiB)"
+    assert str(machine.describe(torch.device("mps"))) == "Apple GPU (MPS)"
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "runs/my cat",
+        "it's",
+        'a "cat"',
+        "$HOME",
+        "a`b`",
+        "back\\slash",
+        "wow!",
+        "日本の猫",
+        "",
+        "a\nb",
+        "<t>",
+        "--x",
+        "-1",
+        "a=b",
+        "*",
+    ],
+)
+def test_printed_commands_come_back_as_they_were_meant(word):
+    line = next_command.command_line("infer.py", weights=word, prompt=("a cat", word), num_images=4)
+    words = shlex.split(line)
+    assert words[:2] == ["python", "infer.py"] and words[-2:] == ["--num_images", "4"]
+    from customize import cli
+    from customize.config import InferenceSettings
+
+    if word.strip() and "\n" not in word:
+        settings, _ = cli.read(InferenceSettings, words[2:])
+        assert settings.prompt == ("a cat", word) and settings.weights == (word,)
+
+
+def test_commands_name_the_scripts_where_they_are(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/opt/my tools/train_dreambooth.py", "x"])
+    assert next_command.command_line("infer.py", prompt="a b") == 'python "/opt/my tools/infer.py" --prompt "a b"'
+    monkeypatch.setattr(sys, "argv", ["train_dreambooth.py"])
+    assert next_command.command_line("infer.py") == "python infer.py"
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    assert next_command.command_line("infer.py") == "python infer.py"
+
+
+def test_the_step_that_is_timed_changes_nothing(tiny_epsilon, pictures, tmp_path):
+    for method in ("textual_inversion", "lora", "full"):
+        bench, training = prepared(settings_for(method, tiny_epsilon, pictures, tmp_path / method, gradient_accumulation_steps=3))
+        before = {name: tensor.detach().clone() for name, tensor in training.method.learned().items()}
+        seconds = expected_time.of_a_step(bench, training)
+        assert 0 < seconds < 60 and all(parameter.grad is None for parameter in training.method.parameters())
+        assert all(torch.equal(tensor, before[name]) for name, tensor in training.method.learned().items())
+
+
+def test_the_time_of_a_run_counts_steps_and_samples():
+    settings = SimpleNamespace(sample_inference_steps=25, num_validation_images=1, validation_prompt=("a", "b"),
+                               train_batch_size=2, gradient_accumulation_steps=5)  # fmt: skip
+    bench = SimpleNamespace(settings=settings, first_step=0, max_train_steps=100, validation_steps=40, sample_prompts=("a", "b"))
+    drawn = 4 * 2 * 25 * 2  # at 0, 40, 80 and 100; of two prompts; denoising steps; with and without the prompt
+    assert expected_time.of_a_run(bench, 3.0) == pytest.approx(300 + drawn * 3.0 / 30)
+    bench.first_step, bench.sample_prompts = 80, ()
+    assert expected_time.of_a_run(bench, 3.0) == pytest.approx(60)
+
+
+@pytest.mark.parametrize("method", ["textual_inversion", "lora"])
+def test_first_and_last_lines_of_a_run(method, server, tiny_epsilon, tmp_path):
+    photos = write_pictures(tmp_path / "it's my cat", 3, (40, 30))
+    folder = tmp_path / "out put"
+    changes = {"max_train_steps": 4, "sample_inference_steps": 2, "validation_prompt": None}
+    settings = settings_for(method, tiny_epsilon, photos, folder, **changes)
+    (tmp_path / "a.toml").write_text(settings.to_toml())
+    command = "textual_inversion" if method == "textual_inversion" else "dreambooth"
+    status, said = server.run(command, [str(tmp_path / "a.toml")])
+    assert status == 0, said
+    lines = said.splitlines()
+    heads = [line[:10].strip() for line in lines]
+    order = ["base", "method", "images", "device", "folder", "training", "samples", "saved", "learned", "look at", "next"]
+    places = [heads.index(head) for head in order]
+    assert places == sorted(places)
+    assert f"3 in {photos}, 40 x 30 pixels, cropped and scaled to 16 x 16" in said and f"folder    {folder}" in lines
+    assert re.search(r"training  4 steps, batch size 1; [\d,]+ parameters learn; about \d+ s", said) or "under 1 s" in said
+    look = lines[heads.index("look at")][10:]
+    for path in look.split(" and "):
+        assert Path(path).is_file(), path
+    assert (folder / "before_after.png").is_file() and (folder / "samples/contact_sheet.png").is_file()
+    words = shlex.split(lines[heads.index("next")][10:])
+    assert words[:2] == ["python", "infer.py"] and words[2:4] == ["--weights", str(folder)] and Path(words[3]).is_dir()
+    prompt = words[words.index("--prompt") + 1]
+    assert prompt == ("a photo of <new> on the beach" if method == "textual_inversion" else "a photo of sks dog on the beach")
+    assert lines[heads.index("learned")].endswith("s") and "from 3 images in 4 steps" in lines[heads.index("learned")]
+
+
+def test_a_dry_run_says_the_first_lines_too(server, tiny_epsilon, pictures, tmp_path):
+    settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "out")
+    (tmp_path / "a.toml").write_text(settings.to_toml())
+    status, said = server.run("dreambooth", [str(tmp_path / "a.toml"), "--dry_run"])
+    assert status == 0 and said.startswith(f"base      {tiny_epsilon}\nmethod    DreamBooth: a LoRA of rank 4")
+    assert "\ndevice    CPU" in said and f"\nfolder    {tmp_path / 'out'}" in said and not (tmp_path / "out").exists()
+    assert check(settings)
