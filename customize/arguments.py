@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from customize import aliases, compatibility, near, typed
+from customize import aliases, compatibility, near, shipped, typed
 from customize.config import InferenceSettings, Settings
 from customize.errors import Problem
 from customize.setting import table
@@ -77,6 +77,8 @@ def arguments(model: type[Settings], argv: Sequence[str]) -> Given:
 def is_config(word: str) -> bool:
     """Whether a word that belongs to no flag is to be read as CONFIG.toml."""
     if word.lower().endswith((".toml", ".json", ".yaml", ".yml", ".txt", ".cfg", ".ini", ".conf")) and "\n" not in word:
+        return True
+    if shipped.config_path(word):
         return True
     try:
         return os.path.isfile(word) and not near.is_image_name(word) and not word.lower().endswith((".safetensors", *near.IMAGES))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from customize import aliases, checks, compatibility, mistaken, toml, typed
+from customize import aliases, checks, compatibility, mistaken, shipped, toml, typed
 from customize.arguments import arguments, plain
 from customize.config import Settings
 from customize.errors import InputError, Interrupted, NumericsError, Problem, ResourceError
@@ -80,8 +80,12 @@ def read(model: type[Settings], argv: Sequence[str], check: Function | None = No
     places: dict[str, str] = {}
     unread = False
     if config is not None:
+        if not os.path.lexists(config) and (comes_with_us := shipped.config_path(config)):
+            notes.append(f"{config} is the configuration that comes with the program, {comes_with_us}")
+            config = str(comes_with_us)
         try:
             from_file, places = toml.read(config)
+            from_file = shipped.in_place(config, from_file)
             if wrong := mistaken.other_command(model, config, from_file):
                 raise InputError(wrong)
         except InputError as error:

@@ -14,10 +14,11 @@ from customize.setting import table
 
 def other_command(model: type[Settings], config: str, values: Mapping[str, Any]) -> Problem | None:
     """The one problem of a configuration of another command: its own command knows all of it, this one does not."""
-    strange = [name for name in values if name not in known(model)]
-    owners = [other for other in MODELS if other is not model and not any(name not in known(other) for name in values)]
     foreign = [name for name in values if name not in table(model)]
-    if not strange or len(foreign) < 2 or not owners:
+    strange = [name for name in foreign if name not in known(model)]
+    owners = [other for other in MODELS if other is not model and not any(name not in known(other) for name in values)]
+    wholly = [other for other in owners if not any(name not in table(other) for name in values)]
+    if len(foreign) < 2 or not (wholly or (strange and owners)):
         return None
     owner = max(owners, key=lambda other: sum(name in table(other) for name in values))
     own = f"python {owner.command} {shlex.quote(config)}"

@@ -72,9 +72,9 @@ def alike(name: str, known: list[str]) -> str | None:
     stem = _plain(os.path.splitext(name)[0])
     if stem in stems and stem:
         return stems[stem]
-    cutoff = 0.8 if len(name) < 5 else 0.7
-    close = get_close_matches(_plain(name), plain, 1, cutoff)
-    return plain[close[0]] if close else None
+    cutoff = 0.8 if len(stem) < 5 else 0.7
+    close = get_close_matches(stem, stems, 1, cutoff)
+    return stems[close[0]] if close else None
 
 
 def _plain(name: str) -> str:

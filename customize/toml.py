@@ -1,14 +1,18 @@
 """Settings as TOML: a flat set of names under tables that are for reading only."""
 
 import json
+import os
 import re
 import tomllib
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from customize import toml_faults
 from customize.errors import InputError, Problem
-from customize.reading import NotText, TooLarge, read_text, reason
+from customize.reading import NotText, TooLarge, read_bytes, read_text, reason
 from customize.setting import Setting
 
 MAX_BYTES = 1_000_000
@@ -51,11 +55,9 @@ def read(path: str) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        line = re.search(r"\(at line (\d+), column \d+\)", str(error))
-        where = f"{path}:{line[1]}" if line else path
-        what = str(error).replace(line[0], "").strip() if line else str(error)
-        what = "brackets within brackets without end" if isinstance(error, RecursionError) else what
-        raise InputError(Problem(where, f"is not TOML: {what}", "mend the line; texts stand in quotes")) from None
+        raise InputError(toml_faults.not_toml(path, text, error)) from None
+    if found := toml_faults.dataset_configuration(path, document):
+        raise InputError(found)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     problems = []
@@ -74,15 +76,22 @@ def read(path: str) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _text(path: str) -> str:
     try:
-        return read_text(Path(path), MAX_BYTES)
+        return read_text(Path(os.path.expanduser(path)), MAX_BYTES)
     except TooLarge as error:
         what, remedy = f"{reason(error)}: too large for settings", "name a TOML file"
     except PermissionError as error:
         what, remedy = f"cannot be read: {reason(error)}", "mend its permissions"
     except OSError:
-        what, remedy = "is not a file", "name a TOML file; a text with blanks stands in quotes"
+        raise InputError(toml_faults.no_file(path)) from None
     except NotText as error:
-        raise InputError(Problem(f"{path}:{error.line}", str(error), "name a TOML file, saved as UTF-8")) from None
+        data = read_bytes(os.path.expanduser(path), MAX_BYTES)
+        with suppress(UnicodeDecodeError):
+            if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):  # what PowerShell writes
+                return data.decode("utf-16")
+        remedy = "name a TOML file, saved as UTF-8"
+        if "image" in str(error):
+            remedy = "name a TOML file; images are given as a folder, in --instance_data_dir or --train_data_dir"
+        raise InputError(Problem(f"{path}:{error.line}", str(error), remedy)) from None
     raise InputError(Problem(path, what, remedy))
 
 

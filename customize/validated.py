@@ -114,6 +114,9 @@ class Validated(BaseModel):
         near = nearest(str(fault["input"]).casefold(), line.choices)
         if line.type in (int, float) and isinstance(fault["input"], str) and not line.secret:
             near = number_meant(line, fault["input"])
+        if line.text in PATHS and "control character" in what:
+            near = "backslashes begin escapes in double quotes: use forward slashes, or single quotes"
+            return Problem(name, what, near)
         default = "" if line.required else f" (default: {line.default_text})"
         remedy = f"did you mean {near}?" if near else f"give one that fits: {line.description}{default}"
         return Problem(name, what, remedy)
