@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from customize import near
 from customize.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, Caption, CaptionRule, apply_rule, fill
 from customize.colour import CONVERTED
 from customize.config import DreamBoothSettings, TextualInversionSettings
@@ -205,7 +206,7 @@ def _from_folder(
     captions = folder_captions(folder, listing, column if rule.reads else None, found)
     if resolution and not listing.pictures and len(found.problems) == earlier:
         remedy = f"put some there ({' '.join(sorted(EXTENSIONS))})"
-        found.problem(f"{setting} {folder}", "holds no pictures", remedy)
+        found.problem(f"{setting} {folder}", "holds no pictures", near.no_images_remedy(folder, remedy))
     sources = {name: folder / name for name in listing.pictures}
     return _examples(sources, captions, rule, resolution, str(folder), found)
 

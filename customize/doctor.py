@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from customize import cli, preflight, run_folder, toml
+from customize import cli, near, preflight, run_folder, shipped, toml
 from customize.config import DreamBoothSettings, TextualInversionSettings, TrainingSettings
 from customize.data import Example, alike, blurred, small_pictures_note
 from customize.errors import InputError, Problem, ResourceError
@@ -75,6 +75,8 @@ def read(argv: Sequence[str]) -> tuple[TrainingSettings, list[str]]:
         raise InputError(Problem("customize check", "has nothing to look at", "name a CONFIG.toml or a folder of pictures first"))
     target, rest = argv[0], list(argv[1:])
     _, given, _ = cli.arguments(TrainingSettings, rest)
+    if wrong := not_checkable(target):
+        raise InputError(wrong)
     if not Path(target).is_dir():
         named = {**toml.read(target)[0], **given}
         kind = TextualInversionSettings if "placeholder_token" in named else DreamBoothSettings
@@ -91,6 +93,20 @@ def read(argv: Sequence[str]) -> tuple[TrainingSettings, list[str]]:
     words = [f"--{name}={value}" for name, value in standing_in.items() if name not in given]
     settings, more = cli.read(kind, [*rest, *words], preflight.check)
     return settings, notes + more
+
+
+def not_checkable(target: str) -> Problem | None:
+    """The problem of a word that is neither CONFIG.toml nor a folder of images; None where it may be one."""
+    path = Path(os.path.expanduser(target)) if len(os.fsencode(target)) < 4000 else Path(target[:200])
+    shown = printable(target)
+    if path.is_dir():
+        config = path / run_folder.CONFIG
+        return Problem(shown, "is the folder of a run", f"did you mean {printable(str(config))}?") if near.is_run(path) else None
+    if near.is_image_name(target):
+        return Problem(shown, "is an image" if path.is_file() else "is not there", near.folder_remedy(str(path)))
+    if not os.path.lexists(path) and not target.lower().endswith(".toml") and not shipped.config_path(target):
+        return Problem(shown, "is neither a CONFIG.toml nor a folder", near.folder_remedy(str(path)))
+    return None
 
 
 def trigger_word_notes(examples: Sequence[Example], word: str) -> list[str]:

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from customize import near
 from customize.caption_files import read_captions
 from customize.captions import Caption
 from customize.findings import Findings, first_few
@@ -32,7 +33,7 @@ def list_folder(folder: Path, setting: str, found: Findings) -> Listing | None:
     except (OSError, ValueError) as error:
         what = {FileNotFoundError: "does not exist", NotADirectoryError: "is a file, not a folder"}.get(type(error))
         what = what or f"cannot be listed: {getattr(error, 'strerror', None) or error}"
-        found.problem(f"{setting} {folder}", what, "name the folder that holds the pictures")
+        found.problem(f"{setting} {folder}", what, near.folder_remedy(str(folder)))
         return None
     inside = os.path.realpath(folder)
     pictures, others, folders = [], [], []

@@ -17,6 +17,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from customize import near
 from customize.colour import SPACES, Colours, colours_of, to_srgb
 from customize.errors import InputError, Problem
 from customize.printable import printable
@@ -174,12 +175,14 @@ def _read(source: Path | str | bytes | Image.Image, convert: Convert | None, rem
 
 
 def _picture_file(path: Path) -> io.BufferedReader:
+    if path.is_dir():
+        raise _Refused("is a folder, not an image", near.image_remedy(str(path)))
     try:
         stream = regular_file(path)
         size = os.fstat(stream.fileno()).st_size
     except FileNotFoundError:
         what = "is a link to nothing" if path.is_symlink() else "does not exist"
-        raise _Refused(what, "put the picture there, or take the name out") from None
+        raise _Refused(what, near.image_remedy(str(path))) from None
     except (OSError, ValueError) as error:
         raise _Refused(f"cannot be read: {getattr(error, 'strerror', None) or error}", _COPY_AGAIN) from None
     if 0 < size <= MAX_BYTES:

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
-from customize.findings import printable
+from customize.findings import first_few, printable
 
-IMAGES = frozenset(".png .jpg .jpeg .jpe .jfif .webp .bmp .tif .tiff .heic .heif .avif".split())
+IMAGES = frozenset(".png .jpg .jpeg .jpe .jfif .pjpeg .pjp .webp .bmp .dib .tif .tiff .avif .heic .heif .hif .mpo".split())
 MOST = 2000  # entries of a folder that are looked at
 DEEPEST = 40  # parts of a path
 
 
 def remedy_for_missing(path: str, otherwise: str) -> str:
     """What to do about a path that is not there: the one that is written most like it, or what else is likely."""
-    if re.match(r"[a-z]+://", path, re.IGNORECASE):
+    if re.match(r"[a-z]{2,}:/+", path, re.IGNORECASE):
         return "it is an address on the web: download it first, then name the file or folder"
     if variable := re.search(r"\$\{?(\w+)\}?|%(\w+)%", path):
         name = variable[1] or variable[2]
@@ -26,7 +26,9 @@ def remedy_for_missing(path: str, otherwise: str) -> str:
         return f"did you mean {printable(found)}?" + (f" ({about})" if about else "")
     if re.match(r"[A-Za-z]:[\\/]", path) and os.sep == "/":
         return f"it is a path of Windows; in WSL it is /mnt/{path[0].lower()}/{path[3:]}".replace("\\", "/")
-    return otherwise
+    parent = os.path.dirname(path)
+    there = names(Path(os.path.expanduser(parent))) if parent else []
+    return f"{otherwise}; in {printable(parent)}: {first_few(there, 5)}" if there else otherwise
 
 
 def similar(path: str) -> str | None:
@@ -127,3 +129,57 @@ def folders_below(folder: Path) -> list[str]:
     """The folders in a folder that hold images, the fullest first."""
     counts = {name: num_images(folder / name) for name in names(folder)[:200] if (folder / name).is_dir()}
     return sorted((name for name, count in counts.items() if count), key=lambda name: -counts[name])
+
+
+def folder_remedy(path: str) -> str:
+    """What to do about a path that is no folder of images, because it is not there or is a file."""
+    otherwise = "name the folder that holds the images"
+    if not os.path.isfile(path):
+        return remedy_for_missing(path, otherwise)
+    parent = os.path.dirname(path) or "."
+    if is_image_name(path):
+        return f"did you mean its folder, {printable(parent)}? ({described(parent)})"
+    if path.lower().endswith(".toml"):
+        return "a configuration stands first, without a flag: COMMAND CONFIG.toml --setting value"
+    if path.lower().endswith((".zip", ".rar", ".7z", ".tar", ".gz", ".tgz")):
+        return "unpack it, and name the folder that comes out"
+    return otherwise
+
+
+def image_remedy(path: str) -> str:
+    """What to do about a path that is no image, because it is not there or is a folder."""
+    if not os.path.isdir(path):
+        return remedy_for_missing(path, "name an image that is there")
+    inside = [name for name in names(Path(path)) if is_image_name(name)]
+    return f"name one image, such as {printable(os.path.join(path, inside[0]))}" if inside else "name an image"
+
+
+def weights_remedy(folder: Path) -> str:
+    """What to do about a folder that holds no learned weights."""
+    runs = [name for name in names(folder)[:200] if (folder / name).is_dir() and _has_weights(folder / name)]
+    if runs:
+        return f"did you mean {printable(os.path.join(folder, runs[0]))}?"
+    files = [name for name in names(folder) if name.endswith(".safetensors")]
+    if files:
+        return f"name the file: {printable(os.path.join(folder, files[0]))}"
+    if count := num_images(folder):
+        return f"it holds {count} images: learned weights are in the folder of a training run, or a .safetensors file"
+    return "has the run finished? or name the file"
+
+
+def _has_weights(folder: Path) -> bool:
+    marks = ("learned_embeds", "pytorch_lora_weights", "model_index.json")
+    return any(name.startswith(marks) for name in names(folder))
+
+
+def no_images_remedy(folder: Path, otherwise: str) -> str:
+    """What to do about a folder without images: those of a folder in it, or of the one that it is in."""
+    below = folders_below(folder)
+    if below:
+        others = f", or {len(below) - 1} more such folder{'s' * (len(below) > 2)} in it" if len(below) > 1 else ""
+        inner = os.path.join(folder, below[0])
+        return f"did you mean {printable(inner)}? ({described(inner)}{others})"
+    above = folder.parent
+    if str(folder) not in (".", "..") and num_images(above) and not names(folder):
+        return f"did you mean {printable(str(above))}? ({described(str(above))})"
+    return otherwise

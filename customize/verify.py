@@ -1,12 +1,14 @@
 """`customize verify RUN`: is everything in a run's folder whole? Reads only; torch is not imported."""
 
+import os
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from customize import checkpoint, lock, manifest, run_folder, toml
-from customize.errors import InputError
+from customize import checkpoint, lock, manifest, near, run_folder, toml
+from customize.errors import InputError, Problem
 from customize.files import READY, leftovers
 from customize.findings import printable
 from customize.run_log import read_log
@@ -40,12 +42,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(argv) != 1:
         print(USAGE, end="", file=sys.stderr)
         return 2
+    if wrong := not_a_run(Path(argv[0])):
+        print(f"{wrong.where}: {wrong.what}", f"    -> {wrong.remedy}", sep="\n")
+        return 2
     findings = list(verify(Path(argv[0])))
     for finding in findings:
         print(finding)
     damaged = [finding for finding in findings if finding.whole is False]
     print(f"{argv[0]}: {f'{len(damaged)} of {len(findings)} damaged' if damaged else 'all is whole'}")
     return 2 if damaged else 0
+
+
+def not_a_run(path: Path) -> Problem | None:
+    """The problem of a path that is not there, or nothing that a run or a manifest belongs to; None for all others."""
+    shown = printable(str(path))
+    try:
+        is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return Problem(shown, "there is no such folder", near.remedy_for_missing(str(path), "name the folder of a run"))
+    except (OSError, ValueError):
+        return None
+    if not is_folder:
+        return Problem(shown, "is a file, not the folder of a run", f"did you mean its folder, {printable(str(path.parent))}?")
+    if os.access(path, os.R_OK | os.X_OK) and not any((path / name).is_file() for name in (run_folder.CONFIG, manifest.NAME)):
+        runs = [name for name in near.names(path)[:200] if near.is_run(path / name)]
+        remedy = f"did you mean {printable(str(path / runs[0]))}?" if runs else "name the folder of a run, or a checkpoint in it"
+        return Problem(shown, f"is neither a run's folder (no {run_folder.CONFIG}) nor one with a {manifest.NAME}", remedy)
+    return None
 
 
 def verify(folder: Path) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from customize.families.model_folder import OTHER_FORMATS
 from customize.families.recognition import WHOLE
 from customize.families.tokenizer_files import added_words, tokenizer_files
 from customize.findings import refusing
+from customize.near import remedy_for_missing
 from customize.printable import printable
 from customize.reading import REMEDIES, START, kind_of, reason, regular_file
 
@@ -53,7 +54,7 @@ def locate(name: str, *, revision: str | None = None, variant: str | None = None
         raise InputError(Problem(SETTING, f"{name} is a pickle", remedy))
     if suffix == ".safetensors":
         if not os.path.lexists(path):
-            raise InputError(Problem(SETTING, f"no file {name}", "check the path"))
+            raise InputError(Problem(SETTING, f"no file {name}", remedy_for_missing(name, "check the path")))
         read_layout(path, prediction_type)
         return replace(source, file=path)
     if path.is_dir():
@@ -61,7 +62,8 @@ def locate(name: str, *, revision: str | None = None, variant: str | None = None
     if os.path.lexists(path):
         raise InputError(other_file(path))
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or "\\" in name:
-        raise InputError(Problem(SETTING, f"no folder {name}", "check the path; a name on the hub is OWNER/NAME"))
+        remedy = remedy_for_missing(name, "check the path; a name on the hub is OWNER/NAME")
+        raise InputError(Problem(SETTING, f"no folder {name}", remedy))
     return source
 
 

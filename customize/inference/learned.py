@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from customize import run_folder
+from customize import near, run_folder
 from customize.errors import InputError, Problem
 from customize.findings import printable
 from customize.inference.signatures import is_adapter, unsupported
@@ -151,12 +151,12 @@ def files_of(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise InputError(Problem(SETTING, f"no file or folder {path}", "check the path"))
+        raise InputError(Problem(SETTING, f"no file or folder {path}", near.remedy_for_missing(str(path), "check the path")))
     files = sorted([*path.glob("learned_embeds*.safetensors"), *path.glob("pytorch_lora_weights*.safetensors")])
     if not files:
         pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
         what = f"{path} holds no learned_embeds*.safetensors and no pytorch_lora_weights.safetensors"
-        remedy = f"convert {pickles[0]} to .safetensors first" if pickles else "has the run finished? or name the file"
+        remedy = f"convert {pickles[0]} to .safetensors first" if pickles else near.weights_remedy(path)
         raise InputError(Problem(SETTING, what, remedy))
     return files
 
