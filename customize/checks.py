@@ -216,7 +216,36 @@ def _overwrite_or_resume(settings: Any) -> Iterator[Problem]:
         yield Problem("resume_from_checkpoint", "and overwrite_output_dir contradict each other", "keep one of the two")
 
 
+TEXTS = ("instance_prompt", "class_prompt", "prompt", "negative_prompt", "validation_prompt", "initializer_token")
+FILES = (".safetensors", ".ckpt", ".pt", ".bin", ".txt", ".csv", ".png", ".jpg", ".jpeg", ".webp")
+
+
+def _text_that_is_a_path(name: str) -> Check:
+    """Where words are wanted, the name of a file or folder would be learned or drawn as words."""
+
+    def check(settings: Any) -> Iterator[Problem]:
+        given = getattr(settings, name)
+        for text in (given,) if isinstance(given, str) else given or ():
+            weights = text.lower().endswith((".safetensors", ".pt", ".bin", ".ckpt"))
+            if any(c.isspace() for c in text.strip()) and not os.path.isfile(text):
+                continue
+            is_file = text.lower().endswith(FILES) and (weights or os.path.isfile(text))
+            if not is_file and not ("/" in text and os.path.isdir(text)):
+                continue
+            remedy = "write the words themselves"
+            if name == "initializer_token" and weights:
+                remedy = "name known words to start from, such as cat; --init_weights FILE goes on from learned weights"
+            elif weights:
+                remedy = "give it to --weights, and write the words themselves"
+            elif os.path.isdir(text):
+                remedy = "give the folder to --instance_data_dir or --train_data_dir, and write the words themselves"
+            yield Problem(name, f'"{text}" is the name of a {"file" if is_file else "folder"}, where words are wanted', remedy)
+
+    return check
+
+
 CHECKS: tuple[Check, ...] = (
+    *map(_text_that_is_a_path, TEXTS),
     *inference.CHECKS,
     _train_data,
     _instance_data,
@@ -238,7 +267,7 @@ def notes(settings: Any) -> list[str]:
     """What is allowed but has no effect, a line each."""
     found = []
     view = View(dict(settings))
-    for note in (_warmup_of_constant, _hub_without_push):
+    for note in (_warmup_of_constant, _hub_without_push, _epochs_beside_steps):
         try:
             found += note(view)
         except _Unfit:
@@ -251,6 +280,12 @@ def notes(settings: Any) -> list[str]:
 def _warmup_of_constant(settings: Any) -> Iterator[str]:
     if settings.lr_scheduler in course.WITHOUT_WARMUP and settings.lr_warmup_steps > 0:
         yield f"lr_warmup_steps has no effect: the schedule {settings.lr_scheduler} has no warm-up, constant_with_warmup has"
+
+
+def _epochs_beside_steps(settings: Any) -> Iterator[str]:
+    for steps, epochs in ("max_train_steps", "num_train_epochs"), ("validation_steps", "validation_epochs"):
+        if getattr(settings, steps) is not None and getattr(settings, epochs) is not None:
+            yield f"{epochs} has no effect: {steps} = {getattr(settings, steps)} is given, and wins"
 
 
 def _hub_without_push(settings: Any) -> Iterator[str]:

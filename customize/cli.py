@@ -7,13 +7,13 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from customize import aliases, checks, compatibility, mistaken, shipped, toml, typed
+from customize import aliases, checks, compatibility, mistaken, report, shipped, toml, typed
 from customize.arguments import arguments, plain
-from customize.config import Settings
+from customize.config import MODELS, Settings
 from customize.errors import InputError, Interrupted, NumericsError, Problem, ResourceError
 from customize.findings import printable
 from customize.setting import Setting, table
@@ -48,10 +48,7 @@ def main(model: type[Settings], run: Function, argv: Sequence[str] | None = None
             _say(f"note: {note}")
         _call(run, settings)
     except InputError as error:
-        count = len(error.problems)
-        _say(f"{model.command}: {count} problem{'s' * (count > 1)} with what was given; nothing was written")
-        for problem in error.problems:
-            _say(f"  {problem.where}: {problem.what}", f"      -> {problem.remedy}")
+        _say(report.headline(model.command, error.problems), *report.lines(error.problems))
         return 2
     except ResourceError as error:
         _say(*f"{model.command}: {error}".splitlines())
@@ -103,6 +100,7 @@ def read(model: type[Settings], argv: Sequence[str], check: Function | None = No
             notes += more
         notes += ours.notes + found_notes
         problems += [Problem(places.get(each.where, each.where), each.what, each.remedy) for each in (*ours.problems, *found)]
+    notes += _epochs_over_steps(values, from_file, flags)
     implied, more = checks.implied(table(model), values)
     settings, found = model.examine(values | implied)
     found = [each for each in found if not (unread and each.what.startswith("is missing"))]
@@ -110,6 +108,19 @@ def read(model: type[Settings], argv: Sequence[str], check: Function | None = No
     if problems:
         raise InputError(problems + _further(check, settings, {each.where for each in found}))
     return settings, notes + more + checks.notes(settings)
+
+
+def _epochs_over_steps(values: dict[str, Any], from_file: Mapping[str, Any], flags: Mapping[str, Any]) -> list[str]:
+    """Epochs that a flag asks for win over steps that the file gives."""
+    typed_names = {aliases.same(model).get(name, name) for model in MODELS for name in flags}
+    filed = {aliases.same(model).get(name, name) for model in MODELS for name in from_file}
+    notes = []
+    for steps, epochs in (("max_train_steps", "num_train_epochs"), ("validation_steps", "validation_epochs")):
+        wanted = values.get(epochs) not in (None, "none") and values.get(steps) not in (None, "none")
+        if wanted and epochs in typed_names and steps in filed and steps not in typed_names:
+            notes.append(f"--{epochs} wins over {steps} = {values[steps]} of the file")
+            values[steps] = None
+    return notes
 
 
 def _further(check: Function | None, settings: Settings, known: set[str]) -> list[Problem]:

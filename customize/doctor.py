@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from customize import cli, near, preflight, run_folder, shipped, toml
+from customize import cli, near, preflight, report, run_folder, shipped, toml
 from customize.config import DreamBoothSettings, TextualInversionSettings, TrainingSettings
 from customize.data import Example, alike, blurred, small_pictures_note
 from customize.errors import InputError, Problem, ResourceError
@@ -119,8 +119,7 @@ def trigger_word_notes(examples: Sequence[Example], word: str) -> list[str]:
 
 def tell(problems: Sequence[Problem], notes: Sequence[str]) -> None:
     """All findings in one list: refusals, then warnings, a line each."""
-    for problem in problems:
-        say(f"refused: {problem.where}: {problem.what}", f"      -> {problem.remedy}")
+    say(*report.lines(problems, "refused: "))
     for note in notes:
         say(f"warning: {note}")
     start = f"would not start: {len(problems)} to mend" if problems else "would start"

@@ -18,6 +18,7 @@ of numbers: (cat:[1:1.4:0.5]).
 """
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -232,7 +233,12 @@ class Reader:
         place = min(place, len(self.text) - 1)
         start = max(place - 60, 0)
         shown = "".join(letter if letter.isprintable() else " " for letter in self.text[start : place + 40])
-        return InputError(Problem(self.where, f"{what}\n    {shown}\n    {' ' * (place - start)}^", remedy))
+        return InputError(Problem(self.where, f"{what}\n    {shown}\n    {' ' * columns(shown[: place - start])}^", remedy))
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal a text takes: wide letters two, accents of their own none."""
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
 
 
 def joined(fields: Sequence[Items]) -> Items:

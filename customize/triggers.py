@@ -41,6 +41,14 @@ def any_calls(prompts: Sequence[str], words: Collection[str]) -> bool:
     return any(calls(prompt, words) for prompt in prompts)
 
 
+def calls_learned(prompts: Sequence[str], triggers: Collection[str]) -> bool:
+    """Whether a prompt calls what was learned. triggers: learned words, or instance prompts, of which the rare words count."""
+    text = "\n".join(prompts).casefold()
+    phrases = [trigger for trigger in triggers if len(trigger.split()) > 1]
+    words = [trigger.casefold() for trigger in triggers if trigger and trigger not in phrases]
+    return any(word in text for word in words) or any_calls(prompts, [word for each in phrases for word in rare_words(each)])
+
+
 @cache
 def merge_ranks() -> dict[str, int]:
     """Whole words that are one token of CLIP's, with the number of their last merge: frequent words come first."""

@@ -74,7 +74,8 @@ class Validated(BaseModel):
     def _before(cls, value: Any, info: ValidationInfo) -> Any:
         line = table(cls)[str(info.field_name)]
         words = value if isinstance(value, (list, tuple)) else (value,)
-        if line.optional and len(words) == 1 and isinstance(words[0], str) and words[0].casefold() == "none":
+        unset = line.optional or (line.many and line.default == () and not line.choices)
+        if unset and len(words) == 1 and isinstance(words[0], str) and words[0].casefold() == "none":
             return () if line.many else None
         if line.optional and line.many and value is None:
             return None

@@ -24,6 +24,7 @@ from customize.inference.records import facts, png_info, told
 from customize.inference.sampler import Moment
 from customize.inference.sweep import Grid, Wanted, batches
 from customize.inference.wording import Between, Prompt
+from customize.triggers import calls_learned
 
 MOST_ON_SHEET = 100
 PASSED_ON = (
@@ -61,7 +62,7 @@ class Models:
         for line in find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales).described:
             print(line)
         notes, words = list(self.pipeline.notes), self.pipeline.trigger_words
-        if words and not any(word in prompt for word in words for prompt in settings.prompt):
+        if words and not calls_learned([*settings.prompt, settings.negative_prompt], words):
             notes.append(f"no prompt has a word that calls what was learned: {first_few(words)}")
         if self.pipeline.family.takes_guidance and settings.negative_prompt:
             notes.append(
