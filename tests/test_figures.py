@@ -1,12 +1,15 @@
 """Sheets and animations: every picture is where it belongs, pixel for pixel."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from customize.inference.figures import GAP, before_after, box_of, contact_sheet, gif, wrapped
+from customize.inference.figures import GAP, SMALLEST, before_after, box_of, contact_sheet, font_for, gif, line_length, wrapped
+from customize.inference.sweep import Axis
+from customize.samples import start_label
 
 RED, GREEN, BLUE, YELLOW = (250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0)
 
@@ -53,10 +56,33 @@ def test_small_pictures_are_enlarged_pixel_by_pixel():
 def test_labels_keep_to_their_width(text, width):
     font = ImageFont.load_default(12)
     lines = wrapped(text, font, width).split("\n")
-    assert len(lines) <= 4 and all(font.getlength(line) <= width for line in lines)
-    if font.getlength(text) <= width:
+    assert len(lines) <= 4 and all(line_length(line, font) <= width for line in lines)
+    if line_length(text, font) <= width:
         assert lines == [text]
     assert box_of("\n".join(lines), font)[0] <= width + 1
+
+
+def test_blanks_between_words_are_seen():
+    """Between two words of a label there is a gap of more than a fifth of the letters' size."""
+    sheet = np.asarray(contact_sheet([[flat(RED)]], ["HH HH"]).convert("L"))
+    label = sheet[: places(Image.fromarray(np.asarray(contact_sheet([[flat(RED)]], ["HH HH"]))), RED)[1]]
+    columns = np.nonzero((label < 128).any(0))[0]
+    gaps = np.diff(columns) - 1
+    assert max(gaps) >= 0.2 * SMALLEST and max(gaps) > 2 * sorted(gaps)[-2]
+
+
+def test_letters_grow_with_the_images():
+    assert contact_sheet([[flat(RED, (768, 768))]], ["x"]).height - 768 > contact_sheet([[flat(RED)]], ["x"]).height - 128
+
+
+def test_letters_that_the_font_lacks_come_from_another_one_where_there_is_one():
+    assert font_for("a photo of <cat>", 14).getname() == ImageFont.load_default(14).getname()
+    assert font_for("\U0010fffe", 14).getname() == ImageFont.load_default(14).getname()
+    try:
+        other = ImageFont.truetype("DejaVuSans.ttf", 14)
+    except OSError:
+        pytest.skip("no other font")
+    assert font_for("фото кошки", 14).getname() == other.getname()
 
 
 def test_labels_lose_accents_that_the_font_has_not():
@@ -79,3 +105,34 @@ def test_an_animation_has_its_frames_and_stops_at_the_last():
         animation.seek(frame)
         seen.append((animation.convert("RGB").getpixel((5, 5)), animation.info["duration"]))
     assert seen == [(RED, 100), (GREEN, 100), (BLUE, 900)]
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ([("/home/me/runs/cat",), ("/home/me/runs/dog",)], ["weights cat", "weights dog"]),
+        ([("runs/cat:0.5",), ("runs/cat:1",)], ["weights cat:0.5", "weights cat:1"]),
+        ([("a/x/pytorch_lora_weights.safetensors:0.8",), ("a/y/learned_embeds.safetensors",)], ["weights x:0.8", "weights y"]),
+        ([("one/run",), ("two/run",)], ["weights one/run", "weights two/run"]),
+        ([("r/weights/step-000100", "s.safetensors:2"), ()], ["weights step-000100 + s:2", "weights (none)"]),
+        ([(r"C:\Users\me\cat.safetensors",), ("dog",)], ["weights cat", "weights dog"]),
+    ],
+)
+def test_columns_are_headed_by_names_and_not_by_paths(values, labels):
+    assert Axis("weights", tuple(values)).labels == labels
+
+
+def test_images_too():
+    assert Axis("image", ("/a/b/photo.png", None)).labels == ["image photo.png", "image (none)"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "label"),
+    [
+        (SimpleNamespace(instance_prompt="x"), "base model"),
+        (SimpleNamespace(placeholder_token=("<dusk>",), initializer_token=("black and white",)), '"black and white" for <dusk>'),
+        (SimpleNamespace(placeholder_token=("<a>", "<b>"), initializer_token=("toy",)), '"toy" for <a>, "toy" for <b>'),
+    ],
+)
+def test_before_says_what_it_shows(settings, label):
+    assert start_label(settings) == label

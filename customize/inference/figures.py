@@ -1,13 +1,23 @@
 """Pictures of pictures: labelled sheets and animations, with Pillow and its built-in font."""
 
 import io
+import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 GAP, MARGIN, MAX_LINES = 6, 10, 4
 PAPER, INK, LINE = "white", "black", (225, 225, 225)
+SMALLEST, LARGEST, SPACE = 14, 36, 0.3
+"""Letters of labels in pixels, which grow with the images; the space between words, in letters' sizes: the built-in font's is
+too narrow to be seen."""
+OTHER_FONTS = (
+    "DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "PingFang.ttc", "msyh.ttc",
+    "meiryo.ttc", "malgun.ttf", "arial.ttf",
+)  # fmt: skip
+"""Where letters are looked for that the built-in font has not."""
 
 
 def contact_sheet(
@@ -26,9 +36,9 @@ def contact_sheet(
     factor = max(1, min_side // max(max(picture.size) for picture in pictures))
     width = max(picture.width for picture in pictures) * factor
     height = max(picture.height for picture in pictures) * factor
-    font = ImageFont.load_default(max(11, min(18, width // 12)))
+    font = font_for("".join([*column_labels, *row_labels]), max(SMALLEST, min(LARGEST, width // 18)))
     above = [wrapped(label, font, width) for label in column_labels]
-    beside = [wrapped(label, font, max(width, 110), height) for label in row_labels]
+    beside = [wrapped(label, font, min(max(width, 150), 12 * font.size), height) for label in row_labels]
     left = MARGIN + max((box_of(text, font)[0] + GAP for text in beside), default=0)
     top = MARGIN + max((box_of(text, font)[1] + GAP for text in above), default=0)
     columns = [left + column * (width + GAP) for column in range(max(map(len, rows)))]
@@ -36,9 +46,9 @@ def contact_sheet(
     sheet = Image.new("RGB", (columns[-1] + width + MARGIN, lines[-1] + height + MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
     for x, text in zip(columns, above, strict=False):
-        draw.multiline_text((x + width // 2, top - GAP), text, INK, font, anchor="md", align="center")
+        write(draw, text, font, x + width // 2, top - GAP - box_of(text, font)[1], 0.5)
     for y, text in zip(lines, beside, strict=False):
-        draw.multiline_text((left - GAP, y + height // 2), text, INK, font, anchor="rm", align="right")
+        write(draw, text, font, left - GAP, y + (height - box_of(text, font)[1]) // 2, 1.0)
     for y, row in zip(lines, rows, strict=True):
         for x, picture in zip(columns, row, strict=False):
             if picture is not None:
@@ -48,18 +58,26 @@ def contact_sheet(
 
 
 def before_after(
-    pictures: Sequence[Image.Image], rows: Sequence[tuple[str, Image.Image, Image.Image]], most: int = 8
+    pictures: Sequence[Image.Image],
+    rows: Sequence[tuple[str, Image.Image, Image.Image]],
+    most: int = 8,
+    of: int = 0,
+    labels: tuple[str, str] = ("before", "after"),
 ) -> Image.Image:
-    """What was taught, above what came of it: the first pictures in a row, then (prompt, before, after) in a sheet."""
-    below = contact_sheet([row[1:] for row in rows], ["before", "after"], [row[0] for row in rows])
+    """What was taught, above what came of it: the first pictures in a row, then (prompt, before, after) in a sheet.
+
+    of: how many pictures were taught, where not all are given; labels: of the two columns.
+    """
+    below = contact_sheet([row[1:] for row in rows], labels, [row[0] for row in rows])
     side = max(rows[0][1].width, 96)
     thumbnails = []
     for picture in pictures[:most]:
         thumbnail = picture.convert("RGB")
         thumbnail.thumbnail((side, side), Image.Resampling.LANCZOS)
         thumbnails.append(thumbnail)
-    left_out = f" (of {len(pictures)})" if len(pictures) > most else ""
-    return stacked([contact_sheet([thumbnails], row_labels=[f"taught{left_out}"]), below])
+    count = max(of, len(pictures))
+    taught = f"taught: {len(thumbnails)} of {count:,}" if count > len(thumbnails) else "taught"
+    return stacked([contact_sheet([thumbnails], row_labels=[taught]), below])
 
 
 def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
@@ -82,19 +100,64 @@ def gif(frames: Sequence[Image.Image], milliseconds: int = 120, last: int = 1500
     return file.getvalue()
 
 
+def write(draw: ImageDraw.ImageDraw, text: str, font, x: int, y: int, align: float) -> None:
+    """Lines of text below y; align: the share of each line that stands left of x."""
+    for line in text.split("\n"):
+        place = x - align * line_length(line, font)
+        for word in line.split(" "):
+            draw.text((round(place), y), word, INK, font, anchor="la")
+            place += font.getlength(word) + SPACE * font.size
+        y += line_height(font)
+
+
+def line_length(line: str, font) -> float:
+    """Pixels of a line as `write` writes it."""
+    return sum(font.getlength(word) for word in line.split(" ")) + line.count(" ") * SPACE * font.size
+
+
+def line_height(font) -> int:
+    """Pixels from one line to the next."""
+    return round(1.25 * font.size)
+
+
+def font_for(text: str, size: int):
+    """The built-in font, or one of the system's that has all letters, where there is one."""
+    own = ImageFont.load_default(size)
+    letters = set(without_accents(text))
+    if has(own, letters):
+        return own
+    for name in OTHER_FONTS:
+        with suppress(OSError):
+            other = ImageFont.truetype(name, size)
+            if has(other, letters):
+                return other
+    return own
+
+
+def has(font, letters: Iterable[str]) -> bool:
+    """Whether a font draws each of these letters as something else than what it draws for none."""
+    nothing = bytes(font.getmask("\U0010ffff"))
+    return all(bytes(font.getmask(letter)) != nothing for letter in letters if not letter.isspace())
+
+
+def without_accents(text: str) -> str:
+    """Letters without accents, which the built-in font has not."""
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+
+
 def wrapped(text: str, font, width: int, height: int | None = None) -> str:
     """The text in lines of at most `width` pixels, cut off with an ellipsis when there are too many of them.
 
     Letters lose their accents, which the built-in font has not.
     """
     lines = [""]
-    for word in "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)).split():
+    for word in without_accents(text).split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
+        if lines[-1] and line_length(longer, font) > width:
             lines.append(word)
         else:
             lines[-1] = longer
-    most = MAX_LINES if height is None else max(1, height // (font.size + 4))
+    most = MAX_LINES if height is None else max(1, height // line_height(font))
     if len(lines) > most:
         lines = [*lines[: most - 1], f"{lines[most - 1]}…"]
     return "\n".join(shortened(line, font, width) for line in lines)
@@ -103,7 +166,7 @@ def wrapped(text: str, font, width: int, height: int | None = None) -> str:
 def shortened(line: str, font, width: int) -> str:
     """A line of at most `width` pixels: letters are dropped from its middle when a word is too long."""
     kept = line
-    while len(kept) > 3 and font.getlength(kept) > width:
+    while len(kept) > 3 and line_length(kept, font) > width:
         half = (len(kept) - 2) // 2
         kept = f"{kept[:half]}…{kept[-half:]}" if half else kept[:1]
     return kept
@@ -111,5 +174,5 @@ def shortened(line: str, font, width: int) -> str:
 
 def box_of(text: str, font) -> tuple[int, int]:
     """Width and height of a text of several lines in pixels."""
-    left, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox((0, 0), text, font)
-    return round(right - left), round(bottom - top) + 2
+    lines = text.split("\n")
+    return math.ceil(max(line_length(line, font) for line in lines)), len(lines) * line_height(font)

@@ -4,14 +4,15 @@
 bars. The first sweep makes the columns of the sheet, the second and third the rows.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from customize.config import InferenceSettings
 from customize.errors import InputError, Problem
-from customize.setting import Setting, table, unknown, written
+from customize.setting import PATHS, Setting, table, unknown, written
 
 SETTING = "sweep"
 MOST_AXES, MOST_VALUES = 3, 1000
@@ -32,9 +33,34 @@ class Axis:
 
     @property
     def labels(self) -> list[str]:
-        """What stands beside the pictures."""
+        """What stands beside the pictures; of a path its last name."""
+        if table(InferenceSettings)[self.name].text in PATHS:
+            return [f"{self.name.replace('_', ' ')} {text}" for text in short_names(self.values)]
         texts = [" ".join(value) if isinstance(value, tuple) else written(value) for value in self.values]
         return texts if self.name == "prompt" else [f"{self.name.replace('_', ' ')} {text or '(none)'}" for text in texts]
+
+
+GENERAL = ("pytorch_lora_weights", "learned_embeds")
+"""Names of files that say nothing: their folder's says more."""
+
+
+def short_names(values: Sequence[Any]) -> list[str]:
+    """Paths (or several each) by their last name, with their scale, and as many folders before it as tell them apart."""
+    texts = [[str(each) for each in (value if isinstance(value, tuple) else (value,)) if each is not None] for value in values]
+    for kept in range(1, 6):
+        names = [" + ".join(last_names(each, kept) for each in text) or "(none)" for text in texts]
+        if len(set(names)) == len(set(map(tuple, texts))):
+            break
+    return names
+
+
+def last_names(path: str, kept: int) -> str:
+    """The last `kept` names of a path, without what is the same of all results; a whole folder stands for a file of ours."""
+    parts = [part for part in re.split(r"[/\\]", path) if part]
+    last, colon, scale = parts[-1].partition(":") if parts else ("", "", "")
+    stem = last.removesuffix(".safetensors")
+    parts = parts[:-2] + [parts[-2]] if stem in GENERAL and len(parts) > 1 else [*parts[:-1], stem]
+    return "/".join(parts[-kept:]) + (f":{scale}" if colon else "")
 
 
 @dataclass(frozen=True)
