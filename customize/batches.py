@@ -90,6 +90,29 @@ class Samples:
             names=tuple(picture.name for picture in pictures),
         )
 
+    def probe(self, number: int) -> Batch:
+        """So many fixed samples, of noise levels and images spread evenly, whatever the seed draws in the steps: the first cut of
+        an image that is there, and its first caption."""
+        places = range(number)
+        pictures = [self.pictures[place % len(self.pictures)] for place in places]
+        pictures = [picture if picture.moments else self.shown for picture in pictures]
+        moments = torch.stack([picture.moments[min(picture.moments)] for picture in pictures])
+        shape = (moments.shape[1] // 2, *moments.shape[2:])
+        levels = len(self.alphas_cumprod)
+        return Batch(
+            latents=self.family.sample_latents(moments, draws.normal(shape, self.recipe.seed, "probe/latent", 0, places)),
+            noise=draws.normal(shape, self.recipe.seed, "probe/noise", 0, places),
+            timesteps=torch.tensor([(2 * place + 1) * levels // (2 * number) for place in places]),
+            prompts=tuple(picture.captions[0] for picture in pictures),
+            weights=torch.ones(number),
+            names=tuple(picture.name for picture in pictures),
+        )
+
+    @property
+    def shown(self) -> Picture:
+        """The first image of which the run draws a cut."""
+        return next(picture for picture in self.pictures if picture.moments)
+
     def timesteps(self, step: int, positions: Sequence[int]) -> Tensor:
         """The noise levels [B], uniform over all that were trained (DDPM, algorithm 1)."""
         return draws.integers(len(self.alphas_cumprod), self.recipe.seed, f"{self.deck.stream}/timestep", step, positions)
@@ -118,6 +141,10 @@ class WithClassPictures:
     def __init__(self, subject: Samples, of_class: Samples, prior_loss_weight: float):
         self.subject, self.of_class, self.prior_loss_weight = subject, of_class, prior_loss_weight
 
+    def probe(self, number: int) -> Batch:
+        """Fixed samples of the subject."""
+        return self.subject.probe(number)
+
     def batch(self, step: int, positions: Sequence[int]) -> Batch:
         """The samples of the subject, then those of the class."""
         subject, of_class = (samples.batch(step, positions) for samples in (self.subject, self.of_class))
@@ -129,6 +156,10 @@ class WithClassPrompt:
 
     def __init__(self, subject: Samples, class_prompt: str, prior_loss_weight: float):
         self.subject, self.class_prompt, self.prior_loss_weight = subject, class_prompt, prior_loss_weight
+
+    def probe(self, number: int) -> Batch:
+        """Fixed samples of the subject."""
+        return self.subject.probe(number)
 
     def batch(self, step: int, positions: Sequence[int]) -> Batch:
         """The samples of the subject, then the same under the class prompt."""

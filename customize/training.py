@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,16 @@ from customize.families import Source, load
 from customize.families.stable_diffusion import StableDiffusion
 from customize.files import new_entries, new_folder, write_text
 from customize.guard import Numbers
+from customize.learned_change import Probe
 from customize.preparation import Bench, Training, prepare
 from customize.resources import for_memory, only_looked_at, resources
 from customize.resume import find_checkpoint, fitting, identity, refuse_other_class_images
 from customize.samples import SamplePictures
 from customize.trainer import State, Watcher, train
 from customize.watchers import Checkpoints, Every, Log, Progress, Signals, Trackers
+
+About = Callable[[int], dict[str, str]]
+"""What a file of the weights of a step says of itself."""
 
 
 def run(settings, folder: Path, source: Source, examples: Examples) -> None:
@@ -52,17 +57,19 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
         resume = resume and fitting(resume, training.method, settings, accelerator.scaler)
         refuse_other_class_images(resume, same, training.of_class)
         samples = SamplePictures(settings, bench.sample_prompts, family, training.condition, folder / run_folder.SAMPLES)
-        metadata = run_folder.metadata(settings, training.method, family, bench.max_train_steps)
+        about = partial(run_folder.metadata, settings, training.method, family)
         expected = expected_time.of_a_run(bench, expected_time.of_a_step(bench, training))
         accelerator.print(summary.prepared(bench, training, expected))
-        begin = time.perf_counter()
+        begin, size = time.perf_counter(), settings.train_batch_size
+        probe = Probe(training.method, training.batches, accelerator.device, size, accelerator.autocast)
         with claimed(settings, folder, accelerator, resume, same):  # up to here nothing is written
             train(
-                settings, training.method, training.batches, watchers(settings, folder, bench, training, samples, metadata),
+                settings, training.method, training.batches, watchers(settings, folder, bench, training, samples, about),
                 accelerator, bench.max_train_steps, bench.learning_rate_scale, resume, same,
             )  # fmt: skip
             if accelerator.is_main_process:
-                files = finish(settings, folder, family, training, metadata)
+                print(probe.change())
+                files = finish(settings, folder, family, training, about(bench.max_train_steps))
                 samples.write_before_after(folder / run_folder.BEFORE_AFTER, examples.instances)
                 seconds = time.perf_counter() - begin
                 print(summary.finished(settings, folder, files, source, len(examples.instances), bench.max_train_steps, seconds))
@@ -137,30 +144,31 @@ def tracker_options(resume: Checkpoint | None, same: dict[str, Any]) -> dict[str
     return {"tensorboard": {"purge_step": purge_step}, "wandb": {"id": same["run"], "resume": "allow"}}
 
 
-def watchers(
-    settings, folder: Path, bench: Bench, training: Training, samples: SamplePictures, metadata: dict[str, str]
-) -> list[Watcher]:
+def watchers(settings, folder: Path, bench: Bench, training: Training, samples: SamplePictures, about: About) -> list[Watcher]:
     """Those who look on, in the order in which they are asked."""
-    checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS, settings.checkpointing_steps, settings.checkpoints_total_limit)
+    checkpoints = Checkpoints(
+        folder / run_folder.CHECKPOINTS, settings.checkpointing_steps, settings.checkpoints_total_limit,
+        lambda step: {**training.method.description(), **about(step)},
+    )  # fmt: skip
     found: list[Watcher] = [Numbers(settings.on_nan), Trackers()]
     if bench.accelerator.is_main_process:
         found += [Progress(found), Log(folder / run_folder.LOG)]
     if samples.prompts:
         found.append(Every(bench.validation_steps, samples, at_start=True))
     if settings.save_steps:
-        found.append(Every(settings.save_steps, save_weights(folder / run_folder.WEIGHTS, training, metadata)))
+        found.append(Every(settings.save_steps, save_weights(folder / run_folder.WEIGHTS, training, about)))
     found += [checkpoints, Signals(summary.resume_command(settings, folder / run_folder.CONFIG))]
     return found
 
 
-def save_weights(folder: Path, training: Training, metadata: dict[str, str]) -> Callable[[State], None]:
+def save_weights(folder: Path, training: Training, about: About) -> Callable[[State], None]:
     """Saves the result so far into a folder of its own, to choose from."""
 
     def save(state: State) -> None:
         what = f"no weights of step {state.step}"
         if state.accelerator.is_main_process:
             with only_looked_at(what), new_folder(folder / checkpoint.name(state.step)) as unfinished:
-                training.method.save(unfinished, metadata)
+                training.method.save(unfinished, about(state.step))
                 manifest.write(unfinished)
 
     return save

@@ -105,10 +105,13 @@ class Trackers(Watcher):
 
 
 class Checkpoints(Watcher):
-    """Saves the state every `every` steps, and when the run ends, for whatever reason, with its state sound."""
+    """Saves the state every `every` steps, and when the run ends, for whatever reason, with its state sound.
 
-    def __init__(self, folder: Path, every: int, keep: int | None):
-        self.folder, self.every, self.keep = folder, every, keep
+    metadata: what the weights of a step say of themselves.
+    """
+
+    def __init__(self, folder: Path, every: int, keep: int | None, metadata: Callable[[int], dict[str, str]] = lambda step: {}):
+        self.folder, self.every, self.keep, self.metadata = folder, every, keep, metadata
         self.saved, self.seconds = -1, 0.0
 
     def start(self, state: State) -> None:
@@ -132,7 +135,7 @@ class Checkpoints(Watcher):
         """Writes a checkpoint, then removes old ones beyond the limit; the new one is safe before an old one goes."""
         begin = time.perf_counter()
         if state.accelerator.is_main_process:
-            checkpoint.save(self.folder, state.checkpoint())
+            checkpoint.save(self.folder, state.checkpoint(), self.metadata(state.step))
             checkpoint.prune(self.folder, self.keep)
         self.saved, self.seconds = state.step, time.perf_counter() - begin
 

@@ -46,19 +46,26 @@ def save_lora(folder: Path, family: "StableDiffusion", metadata: dict[str, str])
     """One file for the adapters of the UNet and, if it has one, the text encoder, under diffusers' names."""
     from peft import get_peft_model_state_dict
 
-    tensors, configs = {}, {}
+    tensors = {}
     for part in ("unet", "text_encoder"):
         network = getattr(family, part)
-        for adapter, config in getattr(network, "peft_config", {}).items():
+        for adapter in getattr(network, "peft_config", {}):
             state = get_peft_model_state_dict(network, adapter_name=adapter)
             if part == "text_encoder":  # transformers asks for DoRA's magnitudes under another name than diffusers
                 state = {name.replace("magnitude_vector", "magnitude_vector.weight"): t for name, t in state.items()}
             tensors |= {f"{part}.{name}": tensor for name, tensor in state.items()}
+    return [save_tensors(folder / LORA, tensors, {**metadata, **adapter_description(family)})]
+
+
+def adapter_description(family: "StableDiffusion") -> dict[str, str]:
+    """What diffusers' loaders are told of the adapters in a family's networks."""
+    configs = {}
+    for part in ("unet", "text_encoder"):
+        for config in getattr(getattr(family, part), "peft_config", {}).values():
             # stock loaders leave the adapter in training mode, so a dropout written here would go on in inference
             configs |= {f"{part}.{name}": value for name, value in {**config.to_dict(), "lora_dropout": 0.0}.items()}
     plain = {name: sorted(value) if isinstance(value, set) else value for name, value in configs.items()}
-    metadata = {**metadata, ADAPTER_METADATA: json.dumps(plain, sort_keys=True, default=str)}
-    return [save_tensors(folder / LORA, tensors, metadata)]
+    return {ADAPTER_METADATA: json.dumps(plain, sort_keys=True, default=str)}
 
 
 def save_pipeline(folder: Path, family: "StableDiffusion", metadata: dict[str, str]) -> list[Path]:

@@ -29,6 +29,12 @@ class Adapter(Protocol):
     def off(self, *networks: "nn.Module") -> AbstractContextManager:
         """Within it the networks answer as the base model. Raises InputError where that cannot be."""
 
+    def name_in_files(self, name: str) -> str:
+        """What a parameter of the networks is called in files of weights."""
+
+    def description(self, family: "StableDiffusion") -> dict[str, str]:
+        """What a file of such weights must say of itself, so that loaders understand it."""
+
     def save(self, folder: Path, family: "StableDiffusion", metadata: dict[str, str]) -> list[Path]:
         """Writes the result by `weights.save_lora` or `weights.save_pipeline`, whose formats are read back; returns the files."""
 

@@ -22,5 +22,11 @@ class Adapter:
         remedy = "use --adapter lora, or --prior_preservation images"
         raise InputError(Problem("prior_preservation", "the base model is gone once all its weights learn", remedy))
 
+    def name_in_files(self, name: str) -> str:
+        return name
+
+    def description(self, family: StableDiffusion) -> dict[str, str]:
+        return {}
+
     def save(self, folder: Path, family: StableDiffusion, metadata: dict[str, str]) -> list[Path]:
         return weights.save_pipeline(folder, family, metadata)

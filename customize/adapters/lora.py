@@ -64,6 +64,15 @@ class Adapter:
             for layer in layers:
                 layer.enable_adapters(True)
 
+    def name_in_files(self, name: str) -> str:
+        part, _, rest = name.partition(".")
+        if part == "text_encoder" and "magnitude_vector" in rest:
+            return f"{part}.{rest.replace(f'.{NAME}.weight', '.weight')}"
+        return f"{part}.{rest.replace('magnitude_vector.' + NAME + '.weight', 'magnitude_vector').replace(f'.{NAME}.', '.')}"
+
+    def description(self, family: StableDiffusion) -> dict[str, str]:
+        return weights.adapter_description(family)
+
     def save(self, folder: Path, family: StableDiffusion, metadata: dict[str, str]) -> list[Path]:
         return weights.save_lora(folder, family, metadata)
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from customize import near, run_folder
+from customize import checkpoint, near, run_folder
 from customize.errors import InputError, Problem
 from customize.findings import printable
+from customize.inference.checkpoints import weights_in
 from customize.inference.signatures import is_adapter, unsupported
 from customize.json_files import json_object
 from customize.safetensors_header import Header, read_header, refuse_not_finite
@@ -49,16 +50,23 @@ class LearnedFile:
         return is_adapter(self.header.tensors)
 
     @property
+    def is_network(self) -> bool:
+        """Whether it holds the weights of whole networks, as the checkpoint of a run without an adapter."""
+        return not self.is_adapter and any(name.startswith("unet.") for name in self.header.tensors)
+
+    @property
     def placeholders(self) -> dict[str, str]:
         """For embeddings: the word that calls each tensor. Most programs keep the word in the file's name."""
         if self.is_adapter:
             return {found[1]: name for name in self.header.tensors if (found := BUNDLED.fullmatch(name))}
+        if self.is_network:
+            return {}
         return {self.path.stem if name in UNNAMED else name: name for name in self.header.tensors}
 
     @property
     def trigger_words(self) -> tuple[str, ...]:
         """The words that call what was learned, as far as the file tells."""
-        own = self.about.get("trigger_words", ()) if self.is_adapter else ()
+        own = self.about.get("trigger_words", ()) if self.is_adapter or self.is_network else ()
         return tuple(dict.fromkeys([*own, *self.placeholders]))
 
     @property
@@ -68,6 +76,9 @@ class LearnedFile:
         rows = sum(shape[0] if len(shape) == 2 else 1 for shape in shapes)
         words = f"embeddings, {rows} vector{'s' * (rows > 1)}"
         kind = f"adapter{f' and {words}' if rows else ''}" if self.is_adapter else words
+        kind = "network" if self.is_network else kind
+        if self.path.name == checkpoint.LEARNED:
+            kind = f"checkpoint of step {self.about.get('steps', 'unknown')}, {kind}"
         return described(self.path, kind, self.about, self.trigger_words, f", scale {self.scale}")
 
 
@@ -76,24 +87,27 @@ class Learned:
     """All that is to be loaded: the base model (None: nobody named one) and the files to put into it.
 
     about_base: what a complete pipeline that is the base says of itself; empty for models of others.
+    network: weights that learned in full, which take the place of the base model's.
     """
 
     base: str | None
     files: tuple[LearnedFile, ...]
     about_base: dict[str, Any] = field(default_factory=dict)
+    network: LearnedFile | None = None
 
     @property
     def trigger_words(self) -> tuple[str, ...]:
         """The words that call what was learned, in the files and in a complete pipeline that is the base."""
         own = self.about_base.get("trigger_words", [])
-        return tuple(dict.fromkeys([*own, *(word for file in self.files for word in file.trigger_words)]))
+        files = (*filter(None, [self.network]), *self.files)
+        return tuple(dict.fromkeys([*own, *(word for file in files for word in file.trigger_words)]))
 
     @property
     def described(self) -> list[str]:
         """A line for a base that was taught something and for each file: what it is and the words that call it."""
         about = self.about_base
         base = [described(self.base, "complete model", about, about.get("trigger_words", ()))] if about else []
-        return base + [file.described for file in self.files]
+        return base + [file.described for file in (*filter(None, [self.network]), *self.files)]
 
 
 def described(path: object, kind: str, about: dict[str, Any], words: Iterable[str], scale: str = "") -> str:
@@ -117,6 +131,7 @@ def find_learned(base: str | None, weights: Sequence[tuple[str | Path, Scale]]) 
         path = Path(os.path.expanduser(name))
         run_folder.settle(path)
         try:
+            path = weights_in(path)
             if (path / "model_index.json").is_file():
                 pipelines.append(path)
                 if scale != 1:
@@ -129,8 +144,16 @@ def find_learned(base: str | None, weights: Sequence[tuple[str | Path, Scale]]) 
     if len(pipelines) + (base is not None) > 1:
         what = f"several base models: {', '.join([*([base] if base else []), *map(str, pipelines)])}"
         problems.append(Problem(SETTING, what, "a complete model is a base of its own: give one only"))
+    networks = [file for file in files if file.is_network]
+    files = [file for file in files if not file.is_network]
+    for file in networks:
+        if file.scale != 1:
+            problems.append(Problem(SETTING, f"{file.path} is a whole network, which has no scale", "leave the scale out"))
+    if len(networks) > 1:
+        what = f"several whole networks: {', '.join(str(file.path) for file in networks)}"
+        problems.append(Problem(SETTING, what, "give one only"))
     problems += clashes(files)
-    named = {file.about["base_model"] for file in files if "base_model" in file.about}
+    named = {file.about["base_model"] for file in (*networks, *files) if "base_model" in file.about}
     if not base and not pipelines and len(named) > 1:
         remedy = "say which one to use with --pretrained_model_name_or_path"
         problems.append(Problem(SETTING, f"learned on different base models: {', '.join(sorted(named))}", remedy))
@@ -143,7 +166,7 @@ def find_learned(base: str | None, weights: Sequence[tuple[str | Path, Scale]]) 
             problems.append(damaged(beside))
     if problems:
         raise InputError(problems)
-    return Learned(base, tuple(files), about_base)
+    return Learned(base, tuple(files), about_base, networks[0] if networks else None)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -174,7 +197,7 @@ def check_file(path: Path, scale: Scale) -> LearnedFile:
         what = f"{path}: {listed(wrong)} hold {header.tensors[wrong[0]].dtype}, not floating point numbers"
         problems.append(Problem(SETTING, what, "give a file in float32, float16 or bfloat16"))
     file = LearnedFile(path, scale, header, about(header, path))
-    if not problems and not (file.is_adapter and not file.placeholders):
+    if not problems and not file.is_network and not (file.is_adapter and not file.placeholders):
         shapes = [header.tensors[name].shape for name in file.placeholders.values()]
         if not file.is_adapter and any(name.startswith(BASE_MARKS) for name in header.tensors):
             remedy = "give it as --pretrained_model_name_or_path"

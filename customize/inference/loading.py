@@ -16,6 +16,7 @@ from customize.families.source import known_token_problems, vocabulary
 from customize.families.stable_diffusion import StableDiffusion
 from customize.families.tokens import token_table
 from customize.inference.adapters import add_adapters
+from customize.inference.checkpoints import put_into
 from customize.inference.learned import SETTING, Learned, LearnedFile, find_learned, listed, other_base
 from customize.inference.loaded import Loaded, LoadedAdapter, LoadedTogether, LoadedWeights, LoadedWords
 from customize.inference.pipeline import Pipeline
@@ -45,6 +46,8 @@ def load_pipeline(
     source = locate(base, learned, revision=revision, variant=variant, prediction_type=prediction_type)
     read = [(file, read_tensors(file)) for file in learned.files]
     family = families.load(source)
+    if learned.network:
+        put_into(family, learned.network.path, read_tensors(learned.network), other_base(learned.network))
     words = [add_embeddings(family, file, tensors) for file, tensors in read]
     adapters, notes = add_adapters(family, [file for file in learned.files if file.is_adapter], partial)
     family.to(device, torch_dtype)
@@ -63,7 +66,7 @@ def locate(base: str | None, learned: Learned, **options: str | None) -> familie
     except InputError as error:
         if base or learned.base is None:
             raise
-        what = f"{learned.files[0].path} was learned on {learned.base}, which is not here"
+        what = f"{(learned.network or learned.files[0]).path} was learned on {learned.base}, which is not here"
         remedy = "say where it is with --pretrained_model_name_or_path"
         raise InputError([Problem(SETTING, what, remedy), *error.problems]) from error
     words = [word for file in learned.files for word in file.placeholders]
@@ -75,7 +78,8 @@ def locate(base: str | None, learned: Learned, **options: str | None) -> familie
 
 def options_of(base: str | None, learned: Learned, **options: str | None) -> dict[str, str | None]:
     """How to load the base model, where the user did not say: as the first of the weights that name it were learned."""
-    said = learned.files[0].about.get("settings", {}) if base is None and learned.files else {}
+    files = (*filter(None, [learned.network]), *learned.files)
+    said = files[0].about.get("settings", {}) if base is None and files else {}
     return {name: given or said.get(name) for name, given in options.items()}
 
 

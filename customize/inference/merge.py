@@ -74,7 +74,7 @@ def check(settings: InferenceSettings) -> tuple[Path, Learned]:
 
 def unfit(learned: Learned, target: Path) -> Iterator[Problem]:
     """What cannot be merged into such a target."""
-    if not learned.files:
+    if not learned.files and not learned.network:
         yield Problem(SETTING, "there is nothing to merge", "give learned weights by --weights")
     for file in learned.files if target.suffix == ".safetensors" else ():
         remedy = f"merge into a folder, as in --merge {target.with_suffix('').name}, or leave it out"

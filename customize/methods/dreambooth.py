@@ -36,6 +36,12 @@ class DreamBooth(DenoisingMethod):
         groups = {name: [p for p in network.parameters() if p.requires_grad] for name, network in self.named_children()}
         return [{"params": parameters, "lr": rates[name]} for name, parameters in groups.items()]
 
+    def learned(self) -> dict[str, Tensor]:
+        return {self.adapter.name_in_files(name): parameter for name, parameter in super().learned().items()}
+
+    def description(self) -> dict[str, str]:
+        return self.adapter.description(self.family)
+
     def save(self, folder: Path, metadata: dict[str, str]) -> list[Path]:
         return self.adapter.save(folder, self.family, metadata)
 
@@ -45,10 +51,9 @@ class TaughtByBase(DreamBooth):
     latents, and the answer to learn is that of the base model, the same network with its adapter off.
     """
 
-    def target(self, batch: Batch, noisy_latents: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    def target(self, batch: Batch) -> Tensor:
         half = len(batch.prompts) // 2
-        own = super().target(batch, noisy_latents, alphas_cumprod)[:half]
+        own, of_class = self.wanted(batch.part(slice(half))), batch.part(slice(half, None))
         with torch.no_grad(), self.adapter.off(*self.children()):
-            conditioning = self.condition(batch.prompts[half:])
-            base = self.family.predict(noisy_latents[half:], batch.timesteps[half:], conditioning)
+            base = self.predicted(of_class)
         return torch.cat([own, base.to(own.dtype)])

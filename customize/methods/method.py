@@ -36,6 +36,10 @@ class Batch:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{k: v.to(device) for k, v in moved.items() if isinstance(v, Tensor)})
 
+    def part(self, which: slice) -> "Batch":
+        """Some of the samples."""
+        return Batch(**{f.name: getattr(self, f.name)[which] for f in fields(self)})
+
 
 class Method(nn.Module):
     """Something that can be trained: it says what learns, what a sample costs, and how the result is saved.
@@ -72,6 +76,10 @@ class Method(nn.Module):
         for name, tensor in tensors.items():
             mine[name].copy_(tensor)
 
+    def description(self) -> dict[str, str]:
+        """What a file of `learned` must say of itself, so that it can be loaded as weights."""
+        return {}
+
     def before_step(self) -> None:
         """Called with the gradients in place, before the optimizer steps."""
 
@@ -97,12 +105,25 @@ class DenoisingMethod(Method):
 
     def forward(self, batch: Batch) -> Tensor:
         """Returns the weighted loss of each sample [B], float32 (DDPM, equation 14, on latents)."""
-        alphas_cumprod = self.alphas_cumprod.to(batch.latents.device)[batch.timesteps]
-        noisy_latents = objective.add_noise(batch.latents, batch.noise, alphas_cumprod)
-        prediction = self.family.predict(noisy_latents, batch.timesteps, self.condition(batch.prompts))
-        target = self.target(batch, noisy_latents, alphas_cumprod)
-        return objective.mean_squared_error(prediction, target) * batch.weights
+        prediction = self.predicted(batch)
+        return objective.mean_squared_error(prediction, self.target(batch)) * batch.weights
 
-    def target(self, batch: Batch, noisy_latents: Tensor, alphas_cumprod: Tensor) -> Tensor:
-        """What the network should have answered [B, C, H, W]."""
-        return objective.target(batch.latents, batch.noise, alphas_cumprod, self.family.prediction_type)
+    def predicted(self, batch: Batch) -> Tensor:
+        """What the network answers [B, C, H, W] about the noisy latents of the batch."""
+        return self.family.predict(self.noisy_latents(batch), batch.timesteps, self.condition(batch.prompts))
+
+    def noisy_latents(self, batch: Batch) -> Tensor:
+        """The latents with the noise of their timesteps [B, C, H, W]."""
+        return objective.add_noise(batch.latents, batch.noise, self.alphas(batch))
+
+    def alphas(self, batch: Batch) -> Tensor:
+        """The schedule at the timesteps of the batch [B]."""
+        return self.alphas_cumprod.to(batch.latents.device)[batch.timesteps]
+
+    def wanted(self, batch: Batch) -> Tensor:
+        """What the images of the batch ask of the network [B, C, H, W]."""
+        return objective.target(batch.latents, batch.noise, self.alphas(batch), self.family.prediction_type)
+
+    def target(self, batch: Batch) -> Tensor:
+        """What the network should have answered [B, C, H, W]: that, unless a method has something else to learn."""
+        return self.wanted(batch)

@@ -1,0 +1,134 @@
+"""A checkpoint is tried like a result: what infer.py loads of it answers as the networks did when it was made."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from kit import METHODS, prepared, settings_for
+from safetensors import safe_open
+
+from customize import checkpoint, run_folder
+from customize.errors import InputError
+from customize.inference.learned import find_learned
+from customize.inference.loading import load_pipeline
+from customize.readback import answer
+from customize.trainer import train
+from customize.watchers import Checkpoints
+
+KINDS = {
+    "textual_inversion": {},
+    "lora": {"train_text_encoder": True, "lora_targets": ("attention", "conv1")},
+    "full": {"train_text_encoder": True},
+    "dora": {"use_dora": True, "train_text_encoder": True},
+    "rslora": {"use_rslora": True},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tiny_epsilon, pictures, tmp_path_factory):
+    """By kind: (the run's folder with checkpoints of steps 1 and 2, an answer under what it taught, its prompt)."""
+    made = {}
+
+    def make(kind: str) -> tuple[Path, torch.Tensor, str]:
+        if kind not in made:
+            folder = tmp_path_factory.mktemp(kind)
+            method = kind if kind in METHODS else "lora"
+            settings = settings_for(method, tiny_epsilon, pictures, folder, max_train_steps=2, learning_rate=1e-2, **KINDS[kind])
+            bench, training = prepared(settings)
+            about = partial(run_folder.metadata, settings, training.method, bench.family)
+            saves = Checkpoints(folder / "checkpoints", 1, None, lambda step: {**training.method.description(), **about(step)})
+            (folder / "config.toml").write_text("")
+            train(settings, training.method, training.batches, [saves], bench.accelerator, 2)
+            training.method.eval()
+            prompt = training.method.example_prompt
+            made[kind] = folder, answer(bench.family, prompt), prompt
+        return made[kind]
+
+    return make
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("path", ["checkpoints/step-000002", "checkpoints/step-000002/learned.safetensors", "."])
+def test_it_answers_as_the_run_did(kind, path, run):
+    """The folder, its file, and the folder of a run that has no result yet."""
+    folder, expected, prompt = run(kind)
+    learned = find_learned(None, [(str(folder / path), 1.0)])
+    [said] = learned.described
+    assert "checkpoint of step 2, " in said and prompt.split()[-1] in said
+    pipeline = load_pipeline(None, [(str(folder / path), 1.0)])
+    torch.testing.assert_close(answer(pipeline.family, prompt), expected, rtol=0, atol=1e-5)
+    earlier = load_pipeline(None, [(str(folder / "checkpoints/step-000001"), 1.0)])
+    assert (answer(earlier.family, prompt) - expected).abs().max() > 1e-4
+
+
+def test_diffusers_loads_it_as_well(run, tiny_epsilon):
+    folder, expected, prompt = run("lora")
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_epsilon, safety_checker=None)
+    pipeline.load_lora_weights(folder / "checkpoints/step-000002", weight_name="learned.safetensors")
+    pipeline.unet.eval()
+    from customize.families.stable_diffusion import StableDiffusion
+
+    parts = (getattr(pipeline, name) for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"))
+    found = answer(StableDiffusion("tiny", tiny_epsilon, *parts), prompt)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_it_says_which_step_it_is_of(run):
+    folder, *_ = run("lora")
+    for step in (1, 2):
+        with safe_open(folder / f"checkpoints/step-{step:06d}/learned.safetensors", "pt") as file:
+            assert f'"steps": {step}' in file.metadata()["customize"]
+
+
+def test_a_damaged_one_is_refused_and_an_earlier_one_taken_for_the_run(run, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(run("textual_inversion")[0], tmp_path / "run")
+    file = folder / "checkpoints/step-000002/state.json"
+    file.write_bytes(file.read_bytes()[:-1] + b" ")
+    with pytest.raises(InputError, match="state.json has changed since it was written"):
+        find_learned(None, [(str(file.parent), 1.0)])
+    assert "step 1" in find_learned(None, [(str(folder), 1.0)]).described[0]
+    (folder / "checkpoints/step-000001/manifest.json").unlink()
+    with pytest.raises(InputError, match="no result yet, and none of its checkpoints is whole: step-000002, step-000001"):
+        find_learned(None, [(str(folder), 1.0)])
+
+
+def test_whole_networks_have_no_scale_and_one_base(run, tiny_v):
+    path = str(run("full")[0] / "checkpoints/step-000002")
+    with pytest.raises(InputError, match="is a whole network, which has no scale"):
+        find_learned(None, [(path, 0.5)])
+    with pytest.raises(InputError, match="several whole networks"):
+        find_learned(None, [(path, 1.0), (path, 1.0)])
+
+
+def test_networks_of_another_shape_are_refused(run, tmp_path, tiny_epsilon):
+    from safetensors.torch import load_file, save_file
+
+    path = run("full")[0] / "checkpoints/step-000002/learned.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    tensors["unet.conv_in.weight"] = torch.zeros(3)
+    save_file(tensors, tmp_path / "other.safetensors", metadata)
+    with pytest.raises(InputError, match="tensors do not fit this base model: unet.conv_in.weight"):
+        load_pipeline(None, [(str(tmp_path / "other.safetensors"), 1.0)])
+
+
+def test_names_in_files_are_those_of_the_result(run, tmp_path, tiny_epsilon, pictures):
+    """The tensors of a checkpoint are those of `pytorch_lora_weights.safetensors`, by name and to the bit."""
+    from safetensors.torch import load_file
+
+    from customize import weights
+
+    for kind in ("lora", "dora"):
+        settings = settings_for("lora", tiny_epsilon, pictures, tmp_path, **KINDS[kind])
+        bench, training = prepared(settings)
+        (tmp_path / kind).mkdir()
+        [result] = weights.save_lora(tmp_path / kind, bench.family, {})
+        path = checkpoint.save(tmp_path / kind / "checkpoints", checkpoint.Checkpoint(1, training.method.learned(), {}))
+        saved, kept = load_file(result), load_file(path / "learned.safetensors")
+        assert saved.keys() == kept.keys()
+        assert all(torch.equal(saved[name], kept[name]) for name in saved)
