@@ -20,8 +20,9 @@ SAMPLES = 8
 """Fixed samples, at noise levels spread over the schedule: 16 answers in all, beside 2,400 of a run of 800 steps."""
 WHOLE, KEPT = 1 << 22, 1 << 12
 """Numbers up to which all that learns is kept; of more, so many of each tensor, spread over it: the change is an estimate."""
-HARDLY, EXPLODED = 0.005, 1.3
-"""Change of the predictions up to which a run has hardly changed anything; growth of the loss from which it came apart."""
+HARDLY, EXPLODED, TOO_FAR = 0.005, 1.3, 1.0
+"""Change of the predictions up to which a run has hardly changed anything; growth of the loss from which it came apart, and
+change of the weights of a network, which is a few hundredths where it learns. The vectors of words may go any way."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,21 @@ class Measured:
 
 @dataclass(frozen=True)
 class Change:
-    """How much came of a run, relative to what was there at its start. loss: before and after, on the fixed samples."""
+    """How much came of a run, relative to what was there at its start. loss: before and after, on the fixed samples;
+    too_far: the change of the weights from which they came apart."""
 
     weights: float
     predictions: float
     loss: tuple[float, float]
+    too_far: float = TOO_FAR
 
     @property
     def verdict(self) -> str:
         """ "exploded", "hardly" or "learned"."""
         before, after = self.loss
         if not all(map(math.isfinite, (self.weights, self.predictions, after))) or after > EXPLODED * before:
+            return "exploded"
+        if self.weights > self.too_far:
             return "exploded"
         return "hardly" if self.predictions < HARDLY else "learned"
 
@@ -100,7 +105,8 @@ class Probe:
         now, start = self.measure(), self.start
         predictions = (now.predictions - start.predictions).norm() / start.predictions.norm()
         weights = relative_change(self.method, start.weights, now.weights)
-        return Change(weights, predictions.item(), (start.loss, now.loss))
+        too_far = math.inf if self.method.name == "textual_inversion" else TOO_FAR
+        return Change(weights, predictions.item(), (start.loss, now.loss), too_far)
 
 
 def kept(method) -> dict[str, Any]:

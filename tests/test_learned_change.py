@@ -1,0 +1,86 @@
+"""What a run says of its own effect, against sums over the whole matrices."""
+
+import math
+
+import pytest
+import torch
+from kit import prepared, settings_for
+
+from customize.learned_change import Change, Probe, adapted
+from customize.trainer import train
+
+
+def probed(method, base, pictures, folder, steps, **changes):
+    settings = settings_for(method, base, pictures, folder, max_train_steps=steps, **changes)
+    bench, training = prepared(settings)
+    accelerator = bench.accelerator
+    probe = Probe(training.method, training.batches, accelerator.device, 3, accelerator.autocast)
+    before = {name: tensor.detach().double().clone() for name, tensor in training.method.learned().items()}
+    train(settings, training.method, training.batches, [], accelerator, steps)
+    return probe, before, training
+
+
+def test_a_lora_against_whole_matrices(tiny_epsilon, pictures, tmp_path):
+    probe, _, training = probed(
+        "lora", tiny_epsilon, pictures, tmp_path, 3, lora_targets=("attention", "conv1"), learning_rate=1e-2
+    )
+    changed = total = 0.0
+    for layer in adapted(training.method).values():
+        changed += layer.get_delta_weight("default").double().square().sum().item()
+        total += layer.get_base_layer().weight.double().square().sum().item()
+    change = probe.change()
+    assert change.weights == pytest.approx(math.sqrt(changed / total), rel=1e-5) and change.verdict == "learned"
+    with torch.no_grad():
+        batch = training.batches.probe(8)
+        training.method.eval()
+        now = training.method.predicted(batch)
+        with training.method.adapter.off(*training.method.children()):
+            base = training.method.predicted(batch)
+    assert change.predictions == pytest.approx(((now - base).norm() / base.norm()).item(), rel=1e-4)
+    assert change.loss[0] == pytest.approx((base - batch.noise).square().mean().item(), rel=1e-5)
+    assert change.loss[1] == pytest.approx((now - batch.noise).square().mean().item(), rel=1e-5)
+    assert len(set(batch.timesteps.tolist())) == 8 and batch.timesteps.min() < 100 and batch.timesteps.max() > 900
+
+
+@pytest.mark.parametrize("method", ["textual_inversion", "full"])
+def test_words_and_networks_against_all_their_numbers(method, tiny_epsilon, pictures, tmp_path):
+    probe, before, training = probed(method, tiny_epsilon, pictures, tmp_path, 2)
+    now = training.method.learned()
+    changed = sum((now[name].double() - tensor).square().sum().item() for name, tensor in before.items())
+    total = sum(tensor.square().sum().item() for tensor in before.values())
+    assert probe.change().weights == pytest.approx(math.sqrt(changed / total), rel=1e-4)
+
+
+def test_it_changes_no_bit(tiny_epsilon, pictures, tmp_path):
+    """With dropout, which draws from torch's own generator."""
+    changes = {"lora_dropout": 0.3, "learning_rate": 1e-2}
+    _, _, one = probed("lora", tiny_epsilon, pictures, tmp_path, 3, **changes)
+    settings = settings_for("lora", tiny_epsilon, pictures, tmp_path, max_train_steps=3, **changes)
+    bench, other = prepared(settings)
+    train(settings, other.method, other.batches, [], bench.accelerator, 3)
+    assert all(torch.equal(tensor, other.method.learned()[name]) for name, tensor in one.method.learned().items())
+
+
+def test_no_step_is_hardly_a_change_and_far_too_long_ones_are_told(tiny_epsilon, pictures, tmp_path):
+    probe, *_ = probed("lora", tiny_epsilon, pictures, tmp_path, 2, learning_rate=1e-6)
+    assert probe.change().verdict == "hardly" and "more steps or a higher --learning_rate" in str(probe.change())
+    probe, *_ = probed("lora", tiny_epsilon, pictures, tmp_path, 4, learning_rate=10.0)
+    assert probe.change().verdict == "exploded" and "came apart" in str(probe.change())
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "words"),
+    [
+        (Change(0.02, 0.08, (0.2, 0.18)), "learned", "changed: weights by 2 %, predictions by 8 %; the loss on 8 fixed samples"),
+        (Change(0.0001, 0.0001, (0.2, 0.2)), "hardly", "weights by 0.01 %, predictions by 0.01 %"),
+        (Change(0.0, 0.0, (0.2, 0.2)), "hardly", "weights by 0 %, predictions by 0 %"),
+        (Change(1.4, 2.5, (0.2, 0.4)), "exploded", "from 0.2000 to 0.4000 (weights by 140 %, predictions by 250 %)"),
+        (Change(0.1, float("nan"), (0.2, 0.2)), "exploded", "start anew with a lower --learning_rate"),
+        (Change(0.1, 0.5, (0.2, float("inf"))), "exploded", "came apart"),
+        (Change(0.1, 0.5, (0.2, 0.25)), "learned", "0.2500"),
+        (Change(1.5, 0.5, (1.1, 1.0)), "exploded", "weights by 150 %"),
+        (Change(4.0, 0.5, (0.2, 0.19), math.inf), "learned", "weights by 400 %"),
+    ],
+)  # fmt: skip
+def test_the_words_for_it(change, verdict, words):
+    assert change.verdict == verdict and words in str(change)
