@@ -36,28 +36,31 @@ class Chunk:
     weights: tuple[float, ...]
 
 
-def encode(family: StableDiffusion, prompts: Sequence[Sequence[Span]]) -> Tensor:
+def encode(family: StableDiffusion, prompts: Sequence[Sequence[Span]], clip_skip: int | None = None) -> Tensor:
     """encoder_hidden_states [B, N * L, D] of prompts as `customize.prompts` gives them; N: most chunks of any.
 
     Prompts that are to have one length (a picture's prompt and negative prompt) go into one call; shorter ones are
     filled with empty chunks. Each different chunk is encoded once and by itself, so that its bits do not depend on
-    what else there is. Raises InputError for a learned word that does not fit into a chunk.
+    what else there is. clip_skip: last layers of the text encoder that are left out. Raises InputError for a learned word
+    that does not fit into a chunk.
     """
     rows = [chunks(family, spans) for spans in prompts]
     count = max(map(len, rows))
     empty = padded(family, [])
     rows = [row + [empty] * (count - len(row)) for row in rows]
-    hidden_states = {chunk: encode_chunk(family, chunk) for chunk in dict.fromkeys(chunk for row in rows for chunk in row)}
+    different = dict.fromkeys(chunk for row in rows for chunk in row)
+    hidden_states = {chunk: encode_chunk(family, chunk, clip_skip) for chunk in different}
     return torch.stack([torch.cat([hidden_states[chunk] for chunk in row]) for row in rows])
 
 
-def encode_chunk(family: StableDiffusion, chunk: Chunk) -> Tensor:
+def encode_chunk(family: StableDiffusion, chunk: Chunk, clip_skip: int | None = None) -> Tensor:
     """[L, D]: h' = w h mean(h) / mean(w h), the means over all of [L, D]. Weights of 1 change no bit.
 
     Where all tokens' means have one sign, the quotient lies between 1 / max(w) and 1 / min(w). It is kept there, since
     with a mean of about 0 (our demo model's) it would be noise.
     """
-    hidden_states = family.encode_prompts(torch.tensor([chunk.input_ids], device=family.text_encoder.device))[0]
+    input_ids = torch.tensor([chunk.input_ids], device=family.text_encoder.device)
+    hidden_states = family.encode_prompts(input_ids, **({"clip_skip": clip_skip} if clip_skip else {}))[0]
     plain = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
     weighted = plain * torch.tensor(chunk.weights, dtype=plain.dtype, device=plain.device)[:, None]
     least, most = max(min(chunk.weights), LEAST), max(chunk.weights)

@@ -132,7 +132,7 @@ class TrainingSettings(Settings):
         None, "output", "epochs between them, where validation_steps is not given", minimum=1, maximum=MANY
     )
     validation_scheduler: str | None = setting(
-        None, "output", "sampler of the sample pictures, such as DPMSolverMultistepScheduler", default_in_words=OWN
+        None, "output", "sampler of the sample pictures, such as DPM++ 2M Karras", default_in_words=OWN
     )
     sample_guidance_scale: float = setting(
         7.5, "output", "how strongly sample and class pictures obey their prompt", minimum=0, maximum=100
@@ -264,10 +264,30 @@ class InferenceSettings(Settings):
         7.5, "inference", "how strongly the prompt is obeyed; 1 is no guidance", minimum=0, maximum=100
     )
     num_inference_steps: int = setting(30, "inference", "denoising steps", minimum=1, maximum=10_000)
-    scheduler: str | None = setting(None, "inference", "the sampler, such as DPMSolverMultistepScheduler", default_in_words=OWN)
+    guidance_rescale: float = setting(
+        0.0, "inference", "how far guidance is kept from overexposing (Lin et al. 2023); 0.7 is usual", minimum=0, maximum=1
+    )
+    clip_skip: int | None = setting(
+        None, "inference", "last layers of the text encoder that are left out, as diffusers counts: A1111's Clip skip less 1",
+        minimum=0, maximum=31, default_in_words="none: 0",
+    )  # fmt: skip
+    scheduler: str | None = setting(
+        None, "inference", "the sampler: a class of diffusers, or a name of A1111, ComfyUI or InvokeAI such as DPM++ 2M Karras",
+        default_in_words=OWN,
+    )  # fmt: skip
     use_karras_sigmas: bool | None = setting(
         None, "inference", "space noise levels as Karras et al. 2022 do", default_in_words=OWN
     )
+    timestep_spacing: Literal["leading", "trailing", "linspace"] | None = setting(
+        None, "inference", "how timesteps are spaced (Lin et al. 2023, table 2); trailing is SGM Uniform", default_in_words=OWN
+    )
+    rescale_betas_zero_snr: bool = setting(
+        False, "inference", "let the schedule begin at pure noise, for models that were trained so"
+    )
+    eta: float | None = setting(
+        None, "inference", "noise that DDIM (1: as much as DDPM) or TCD (0.3 is usual) adds at each step", minimum=0, maximum=1,
+        default_in_words="none: 0",
+    )  # fmt: skip
     num_images: int = setting(
         1, "inference", "pictures per prompt, with the seeds seed, seed + 1, ...", minimum=1, maximum=10_000
     )

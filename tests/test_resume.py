@@ -240,7 +240,7 @@ def test_a_wrong_sampler_is_told_before_an_earlier_run_is_removed(server, tiny_e
     run = Run(server, tmp_path, "textual_inversion", tiny_epsilon, pictures)
     assert run()[0] == 0
     before = run.result()
-    status, said = run("--overwrite_output_dir", "--validation_prompt", "a dog", "--validation_scheduler", "Euler")
+    status, said = run("--overwrite_output_dir", "--validation_prompt", "a dog", "--validation_scheduler", "EulerDiscrete")
     assert status == 2 and "validation_scheduler" in said and "EulerDiscreteScheduler" in said
     assert run.result() == before
 

@@ -21,9 +21,9 @@ from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngInfo
 from customize.config import InferenceSettings
 from customize.errors import InputError
 from customize.inference.records import VERSIONED, facts, png_info
+from customize.inference.samplers import KNOWN, WITH_SIGMAS
 from customize.inference.sweep import FIXED, Wanted
 from customize.inference.told import Told, ToldFile, read_told
-from customize.inference.told_reading import CLASSES, NEAREST, WITH_KARRAS
 
 EXIF, USER_COMMENT = 0x8769, 0x9286
 
@@ -88,17 +88,32 @@ INFOTEXTS = {  # text -> settings, what the notes are about (those on seed and b
         ["Schedule type"], (),
     ),
     "a schedule that is not here": (
-        f"a fox\nSteps: 20, Sampler: Euler, Schedule type: Align Your Steps, {TAIL}",
-        {"prompt": ("a fox",), "scheduler": "EulerDiscreteScheduler", **BASIC},
+        f"a fox\nSteps: 20, Sampler: Euler, Schedule type: KL Optimal, {TAIL}",
+        {"prompt": ("a fox",), "scheduler": "EulerDiscreteScheduler", "use_karras_sigmas": False, **BASIC},
         ["Schedule type"], (),
+    ),
+    "a schedule that is a part of the sampler's name here": (
+        f"a fox\nSteps: 20, Sampler: Euler, Schedule type: Align Your Steps, {TAIL}",
+        {"prompt": ("a fox",), "scheduler": "Euler AYS", **BASIC},
+        [], (),
+    ),
+    "what A1111 takes by itself": (
+        f"a fox\nSteps: 20, Sampler: DPM++ 2M, Schedule type: Automatic, {TAIL}",
+        {"prompt": ("a fox",), "scheduler": "DPMSolverMultistepScheduler", "use_karras_sigmas": True, **BASIC},
+        [], (),
     ),
     "a sampler that is not here": (
         f"a fox\nSteps: 20, Sampler: DPM adaptive, {TAIL}",
-        {"prompt": ("a fox",), **BASIC},
+        {"prompt": ("a fox",), "scheduler": "DPMSolverMultistepScheduler", "use_karras_sigmas": False, **BASIC},
         ["Sampler"], (),
     ),
-    "a sampler with a relative": (
+    "a sampler with options": (
         f"a fox\nSteps: 20, Sampler: DPM++ SDE Karras, {TAIL}",
+        {"prompt": ("a fox",), "scheduler": "DPM++ SDE", "use_karras_sigmas": True, **BASIC},
+        [], (),
+    ),
+    "a sampler with a relative": (
+        f"a fox\nSteps: 20, Sampler: DPM++ 2S a Karras, {TAIL}",
         {"prompt": ("a fox",), "scheduler": "DPMSolverSinglestepScheduler", "use_karras_sigmas": True, **BASIC},
         ["Sampler"], (),
     ),
@@ -131,8 +146,9 @@ INFOTEXTS = {  # text -> settings, what the notes are about (those on seed and b
     "hires fix": (
         f"a fox\nSteps: 20, Sampler: DPM2 a, {TAIL}, Denoising strength: 0.55, Hires upscale: 2, Hires steps: 10, "
         "Hires upscaler: R-ESRGAN 4x+, Clip skip: 2",
-        {"prompt": ("a fox",), "scheduler": "KDPM2AncestralDiscreteScheduler", "use_karras_sigmas": False, **BASIC},
-        ["Denoising strength", "Hires upscale", "Hires steps", "Hires upscaler", "Clip skip"], (),
+        {"prompt": ("a fox",), "scheduler": "KDPM2AncestralDiscreteScheduler", "use_karras_sigmas": False,
+         "clip_skip": 1, **BASIC},
+        ["Denoising strength", "Hires upscale", "Hires steps", "Hires upscaler"], (),
     ),
     "image to image": (
         f"a fox\nSteps: 20, Sampler: PLMS, {TAIL}, Denoising strength: 0.4, Mask blur: 4, Clip skip: 1",
@@ -155,14 +171,15 @@ INFOTEXTS = {  # text -> settings, what the notes are about (those on seed and b
         'Created Date: 2024-09-25T15:30:00.00Z, Civitai resources: [{"type":"checkpoint","modelName":"X, Y","w":[1,2]},'
         '{"type":"lora","weight":0.5}], Civitai metadata: {"seed": 1}',
         {"prompt": ("a fox",), "negative_prompt": "blurry", "scheduler": "DPMSolverMultistepScheduler",
-         "use_karras_sigmas": True, **BASIC},
-        ["Clip skip", "Created Date", "Civitai resources", "Civitai metadata"], (),
+         "use_karras_sigmas": True, "clip_skip": 1, **BASIC},
+        ["Created Date", "Civitai resources", "Civitai metadata"], (),
     ),
     "Forge": (
         f"a fox\nSteps: 20, Sampler: DEIS, Schedule type: Simple, {TAIL}, Distilled CFG Scale: 3.5, Module 1: ae, "
         "Version: f2.0.1v1.10.1",
-        {"prompt": ("a fox",), "scheduler": "DEISMultistepScheduler", **BASIC},
-        ["Schedule type", "Distilled CFG Scale", "Module 1"], (),
+        {"prompt": ("a fox",), "scheduler": "DEISMultistepScheduler", "use_karras_sigmas": False, "timestep_spacing": "trailing",
+         **BASIC},
+        ["Distilled CFG Scale", "Module 1"], (),
     ),
     "SD.Next": (
         "a fox\nNegative prompt: blurry\nSteps: 20, Size: 512x768, Seed: 1234, Sampler: Default, CFG scale: 7, App: SD.Next, "
@@ -285,16 +302,6 @@ def test_kinds_of_chunks(tmp_path, after):
         assert read_told(raw_png(tmp_path / f"{number}.png", chunk, after=after)).settings["prompt"] == ("häuschen",)
 
 
-def test_samplers_are_those_of_diffusers():
-    import diffusers
-
-    from customize.inference.schedulers import scheduler_names, takes_karras
-
-    names = {*CLASSES.values(), *NEAREST.values()}
-    assert names <= {*scheduler_names(diffusers.PNDMScheduler())}
-    assert {name for name in names if takes_karras(getattr(diffusers, name))} == WITH_KARRAS & names == WITH_KARRAS
-
-
 # --- ComfyUI ---
 
 
@@ -327,7 +334,8 @@ def comfy(tmp_path: Path, nodes: dict) -> Told:
 
 PLAIN = {
     "prompt": ("a fox, red",), "negative_prompt": "blurry", "seed": 99, "num_inference_steps": 20, "guidance_scale": 8.0,
-    "scheduler": "EulerDiscreteScheduler", "use_karras_sigmas": False, "width": 512, "height": 768,
+    "scheduler": "EulerDiscreteScheduler", "use_karras_sigmas": False, "timestep_spacing": "linspace",
+    "width": 512, "height": 768,
 }  # fmt: skip
 
 
@@ -337,21 +345,26 @@ def test_the_first_graph(tmp_path):
     assert found.base_model == "v1-5.safetensors" and unread(found) == ["base model"] and found.weights == ()
 
 
-@pytest.mark.parametrize(("name", "spacing", "scheduler", "karras"), [
-    ("dpmpp_2m", "karras", "DPMSolverMultistepScheduler", True),
-    ("dpmpp_2m_sde_gpu", "karras", "DPMSolverMultistepScheduler", True),
-    ("dpmpp_2s_ancestral", "normal", "DPMSolverSinglestepScheduler", False),
-    ("dpm_2_ancestral", "karras", "KDPM2AncestralDiscreteScheduler", True),
-    ("euler_ancestral", "normal", "EulerAncestralDiscreteScheduler", False),
-    ("uni_pc_bh2", "simple", "UniPCMultistepScheduler", None),
-    ("ddim", "ddim_uniform", "DDIMScheduler", None),
-    ("lcm", "sgm_uniform", None, None),
+@pytest.mark.parametrize(("name", "spacing", "scheduler", "options"), [
+    ("dpmpp_2m", "karras", "DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    ("dpmpp_2m_sde_gpu", "karras", "DPM++ 2M SDE", {"use_karras_sigmas": True}),
+    ("dpmpp_2m_sde", "exponential", "DPM++ 2M SDE Exponential", {}),
+    ("dpmpp_2s_ancestral", "normal", "DPMSolverSinglestepScheduler", {"use_karras_sigmas": False}),
+    ("dpm_2_ancestral", "karras", "KDPM2AncestralDiscreteScheduler", {"use_karras_sigmas": True}),
+    ("euler_ancestral", "normal", "EulerAncestralDiscreteScheduler",
+     {"use_karras_sigmas": False, "timestep_spacing": "linspace"}),
+    ("uni_pc_bh2", "simple", "UniPCMultistepScheduler", {"use_karras_sigmas": False, "timestep_spacing": "trailing"}),
+    ("ddim", "ddim_uniform", "DDIMScheduler", {"use_karras_sigmas": False, "timestep_spacing": "leading"}),
+    ("lcm", "sgm_uniform", "LCMScheduler", {"use_karras_sigmas": False}),
+    ("heun", "beta", "Heun Beta", {}),
+    ("banana", "normal", None, {}),
 ])  # fmt: skip
-def test_comfyui_samplers(tmp_path, name, spacing, scheduler, karras):
+def test_comfyui_samplers(tmp_path, name, spacing, scheduler, options):
     found = comfy(tmp_path, changed("3", sampler_name=name, scheduler=spacing))
-    assert found.settings.get("scheduler") == scheduler and found.settings.get("use_karras_sigmas") is karras
-    odd = {"dpmpp_2m_sde_gpu", "dpmpp_2s_ancestral", "lcm", "uni_pc_bh2", "ddim"}
-    assert len(found.notes) == 1 + (name in odd)
+    assert found.settings.get("scheduler") == scheduler
+    assert {key: found.settings[key] for key in ("use_karras_sigmas", "timestep_spacing") if key in found.settings} == options
+    told = {"dpmpp_2s_ancestral": 2, "lcm": 1, "banana": 1}
+    assert len(found.notes) == 1 + told.get(name, 0)
 
 
 def test_loras_on_the_way_to_the_model(tmp_path):
@@ -408,10 +421,10 @@ def test_ksampler_advanced(tmp_path):
               "positive": ["6", 0], "negative": ["7", 0], "latent_image": ["5", 0], "model": ["4", 0], "start_at_step": 0,
               "end_at_step": 10000, "return_with_leftover_noise": "disable"}  # fmt: skip
     found = comfy(tmp_path, graph(n3=("KSamplerAdvanced", inputs)))
-    assert found.settings == PLAIN | {
+    assert found.settings.items() == (PLAIN | {
         "seed": 5, "num_inference_steps": 25, "guidance_scale": 6.0, "scheduler": "HeunDiscreteScheduler",
         "use_karras_sigmas": True,
-    }  # fmt: skip
+    }).items() - {("timestep_spacing", "linspace")}  # fmt: skip
     assert unread(found) == ["base model"]
     found = comfy(tmp_path, graph(n3=("KSamplerAdvanced", inputs | {"start_at_step": 3, "end_at_step": 20})))
     assert {"start_at_step", "end_at_step"} < {*unread(found)}
@@ -492,7 +505,7 @@ SETTINGS = st.fixed_dictionaries(
         "negative_prompt": st.one_of(LINES, TRICKY, st.just("")),
         "guidance_scale": st.floats(0, 100),
         "num_inference_steps": st.integers(1, 10_000),
-        "scheduler": st.one_of(st.none(), st.sampled_from(sorted(WITH_KARRAS))),
+        "scheduler": st.one_of(st.none(), st.sampled_from(sorted(WITH_SIGMAS))),
         "use_karras_sigmas": st.sampled_from([None, True, False]),
         "seed": st.integers(0, 2**32 - 1),
         "height": st.one_of(st.none(), STEP),
@@ -590,8 +603,8 @@ def test_a_picture_does_not_say_where_to_write(tmp_path):
 
 
 def test_settings_of_other_versions_are_noted(tmp_path):
-    found = told(tmp_path, customize=own(settings={"prompt": ["x"], "clip_skip": 2}))
-    assert found.settings == {"prompt": ("x",)} and found.notes == ("clip_skip: 2 (not read: no setting of this version)",)
+    found = told(tmp_path, customize=own(settings={"prompt": ["x"], "freeu": 2}))
+    assert found.settings == {"prompt": ("x",)} and found.notes == ("freeu: 2 (not read: no setting of this version)",)
 
 
 @pytest.mark.parametrize(("text", "words"), [
@@ -726,7 +739,7 @@ NAMES = st.sampled_from([
     "Lora hashes", "TI hashes", "RNG", "Hires upscale", "Version", "Negative prompt", "", "a b",
 ])  # fmt: skip
 PIECES = st.one_of(
-    st.text(max_size=20), NAMES, st.integers().map(str), st.floats().map(str), st.sampled_from(sorted(CLASSES)),
+    st.text(max_size=20), NAMES, st.integers().map(str), st.floats().map(str), st.sampled_from(sorted(KNOWN)),
     st.sampled_from([*':,"[]{}\\\n\r\0\x85\u2028', ": ", ", ", "512x768", "<lora:a:0.5>", "<lora:", "<hypernet:x>", "Karras"]),
     st.sampled_from(["\nSteps: 20, ", "\nNegative prompt: ", "\r\n"]),
 )  # fmt: skip

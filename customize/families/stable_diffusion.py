@@ -123,9 +123,18 @@ class StableDiffusion:
         input_ids = self.tokenizer(self.expand(prompt), truncation=False, verbose=False).input_ids
         return self.tokenizer.decode(input_ids[self.tokenizer.model_max_length - 1 : -1])
 
-    def encode_prompts(self, input_ids: Tensor) -> Tensor:
-        """input_ids: [B, L]; returns encoder_hidden_states [B, L, D]: the last layer's, normalised."""
-        return self.text_encoder(input_ids, return_dict=False)[0]
+    def encode_prompts(self, input_ids: Tensor, clip_skip: int | None = None) -> Tensor:
+        """input_ids: [B, L]; returns encoder_hidden_states [B, L, D]: the last layer's, normalised.
+
+        clip_skip: how many last layers are left out. Raises InputError where there are not as many.
+        """
+        if not clip_skip:
+            return self.text_encoder(input_ids, return_dict=False)[0]
+        if clip_skip >= (layers := self.text_encoder.config.num_hidden_layers):
+            what = f"{clip_skip} is too many: the text encoder has {layers} layers"
+            raise InputError(Problem("clip_skip", what, f"take {layers - 1} at most; 1 is usual (A1111's Clip skip 2)"))
+        hidden_states = self.text_encoder(input_ids, output_hidden_states=True).hidden_states[-1 - clip_skip]
+        return getattr(self.text_encoder, "text_model", self.text_encoder).final_layer_norm(hidden_states)
 
     @property
     def takes_guidance(self) -> bool:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from customize.errors import Problem
+from customize.errors import InputError, Problem
+from customize.inference.samplers import configuration, find
 from customize.scales import changes, path_and_scale
 
 PARTS_OF_A_PICTURE = {
@@ -81,4 +82,23 @@ def _merge(settings: Any) -> Iterator[Problem]:
         yield Problem("sweep", "and merge: one model is written, with one scale of each weight", "leave one of the two out")
 
 
-CHECKS = (_merge, _chain, _lesson, _prompts_of_a_picture, _image_in_an_illusion, _attention)
+def _sampler(settings: Any) -> Iterator[Problem]:
+    """A sampler that is named is known, and takes what else is asked of it."""
+    if settings.scheduler is None:
+        return
+    names = ("use_karras_sigmas", "timestep_spacing", "rescale_betas_zero_snr", "eta")
+    try:
+        configuration(find(settings.scheduler), {name: getattr(settings, name) for name in names})
+    except InputError as error:
+        yield from error.problems
+
+
+def _validation_sampler(settings: Any) -> Iterator[Problem]:
+    if settings.validation_scheduler is not None:
+        try:
+            find(settings.validation_scheduler, "validation_scheduler")
+        except InputError as error:
+            yield from error.problems
+
+
+CHECKS = (_sampler, _validation_sampler, _merge, _chain, _lesson, _prompts_of_a_picture, _image_in_an_illusion, _attention)

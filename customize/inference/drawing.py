@@ -28,7 +28,8 @@ from customize.triggers import calls_learned
 
 MOST_ON_SHEET = 100
 PASSED_ON = (
-    "num_inference_steps", "height", "width", "strength", "scheduler", "use_karras_sigmas", "num_resamples", "jump_length",
+    "num_inference_steps", "height", "width", "strength", "scheduler", "use_karras_sigmas", "timestep_spacing",
+    "rescale_betas_zero_snr", "eta", "guidance_rescale", "clip_skip", "num_resamples", "jump_length",
     "plain_prompt", "vae_tiling",
 )  # fmt: skip
 

@@ -76,18 +76,20 @@ class WithChannels:
 
 @dataclass(frozen=True)
 class Guided:
-    """negative + scale * (positive - negative): see `guided`. scale: one for all images, or [B, 1, 1, 1]."""
+    """negative + scale * (positive - negative): see `guided`. scale: one for all, or [B, 1, 1, 1]; rescale: of `rescaled`."""
 
     positive: Estimate
     negative: Estimate
     scale: float | Tensor
+    rescale: float = 0.0
 
     def questions(self, latents: Tensor, step: "Step") -> list[Question]:
         return [*self.negative.questions(latents, step), *self.positive.questions(latents, step)]
 
     def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
         negative = self.negative.combine(answers, latents, step)
-        return negative + self.scale * (self.positive.combine(answers, latents, step) - negative)
+        positive = self.positive.combine(answers, latents, step)
+        return rescaled(negative + self.scale * (positive - negative), positive, self.rescale)
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Composed:
     parts: tuple[tuple[Estimate, Tensor], ...]
     negative: Estimate
     scale: float | Tensor
+    rescale: float = 0.0
 
     def questions(self, latents: Tensor, step: "Step") -> list[Question]:
         estimates = [self.negative, *(estimate for estimate, _ in self.parts)]
@@ -107,7 +110,8 @@ class Composed:
     def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
         negative = self.negative.combine(answers, latents, step)
         differences = (weight * (estimate.combine(answers, latents, step) - negative) for estimate, weight in self.parts)
-        return negative + self.scale * sum(differences)
+        difference = sum(differences)
+        return rescaled(negative + self.scale * difference, negative + difference, self.rescale)
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,17 @@ class Mixed:
     def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
         parts = [estimate.combine(answers, latents, step) for estimate in self.estimates]
         return sum(weight * part for weight, part in zip(self.weights, parts, strict=True))
+
+
+def rescaled(guided: Tensor, positive: Tensor, part: float) -> Tensor:
+    """The guided answer [B, C, H, W], the part `part` of it with the standard deviation of the positive one.
+
+    Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", equations 15 and 16.
+    """
+    if not part:
+        return guided
+    of_positive, of_guided = (tensor.std(tuple(range(1, tensor.ndim)), keepdim=True) for tensor in (positive, guided))
+    return part * guided * (of_positive / of_guided) + (1 - part) * guided
 
 
 def guided(positive: Estimate, negative: Estimate, scale: float) -> Estimate:

@@ -73,8 +73,9 @@ def denoising(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Image
     scheduler = make_scheduler(pipeline.family.scheduler, "DDIMScheduler")
     scheduler.set_timesteps(settings.num_inference_steps, device=pipeline.family.device)
     estimate = pipeline.estimate(
-        [wanted.prompts[0]], [settings.negative_prompt], [settings.guidance_scale], settings.num_inference_steps
-    )
+        [wanted.prompts[0]], [settings.negative_prompt], [settings.guidance_scale], settings.num_inference_steps,
+        rescale=settings.guidance_rescale, clip_skip=settings.clip_skip,
+    )  # fmt: skip
     clean, noise = clean_and_noise(pipeline, picture, wanted.seed)
     rows, labels = [], []
     for level in LEVELS:

@@ -6,6 +6,7 @@ B images, C latent channels, H W latent height and width, L tokens, D embedding 
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -74,6 +75,11 @@ class Pipeline:
         jump_length: int = 10,
         scheduler: str | None = None,
         use_karras_sigmas: bool | None = None,
+        timestep_spacing: str | None = None,
+        rescale_betas_zero_snr: bool = False,
+        eta: float | None = None,
+        guidance_rescale: float = 0.0,
+        clip_skip: int | None = None,
         max_batch: int | None = None,
         plain_prompt: bool = False,
         vae_tiling: bool = False,
@@ -92,9 +98,11 @@ class Pipeline:
         base model's own, or with an image its shape at as many pixels. image, strength: start from it, noised to the part
         `strength` (above 0, up to 1; by default 0.8, with a mask 1) of the schedule. mask_image: only where it is white the
         image is made anew, every other pixel comes back as it was. num_resamples, jump_length: see `repaint_plan`.
-        scheduler, use_karras_sigmas: see `make_scheduler`. max_batch: most rows in a call of a network (with guidance, a
-        picture is two). vae_tiling: the autoencoder works on large pictures tile by tile. output_type: "pil", or "latent"
-        for [B, C, H, W].
+        scheduler, use_karras_sigmas, timestep_spacing, rescale_betas_zero_snr: see `make_scheduler`. eta: in 0..1, the
+        noise that DDIM or TCD adds at each step. guidance_rescale: in 0..1, see `estimates.rescaled`. clip_skip: last
+        layers of the text encoder that are left out, as diffusers counts them. max_batch: most rows in a call of a network
+        (with guidance, a picture is two). vae_tiling: the autoencoder works on large pictures tile by tile. output_type:
+        "pil", or "latent" for [B, C, H, W].
 
         Raises InputError for what cannot be done (a prompt that is too long, ...), NumericsError for NaN and infinity.
         """
@@ -106,14 +114,20 @@ class Pipeline:
         self.check_pictures(images[0], masks[0])
         size = self.size(height, width, images[0])
         self.family.vae.use_tiling = vae_tiling
-        solver = make_scheduler(self.family.scheduler, scheduler, use_karras_sigmas)
+        solver = make_scheduler(
+            self.family.scheduler, scheduler, use_karras_sigmas, timestep_spacing=timestep_spacing,
+            rescale_betas_zero_snr=rescale_betas_zero_snr, eta=eta,
+        )  # fmt: skip
         usual = 0.8 if images[0] and not masks[0] and not composition else 1.0
         distilled = self.family.takes_guidance and bool(images[0]) and not masks[0]
         strength = usual if strength is None else strength
         first = set_steps(solver, num_inference_steps, strength, self.family.device, distilled)
         copies = composition.copies if composition else 1
         parts = zip(*(prompts if composition else [[prompt] for prompt in prompts]), strict=True)
-        estimates = [self.estimate(part, negative_prompts, scales, num_inference_steps, plain_prompt) for part in parts]
+        estimates = [
+            self.estimate(part, negative_prompts, scales, num_inference_steps, plain_prompt, guidance_rescale, clip_skip)
+            for part in parts
+        ]
         estimate = composition.of(estimates) if composition else estimates[0]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds] * copies
         images = [image and fitted(image, size) for image in images]
@@ -140,18 +154,27 @@ class Pipeline:
             generators=generators,
             max_batch=max_batch,
             record=record,
+            **({"eta": eta or 0.0} if "eta" in inspect.signature(solver.step).parameters else {}),
         )
         latents = latents[:count]
         return latents if output_type == "latent" else course.finish(self.decode(latents, max_batch))
 
     def estimate(
-        self, prompts: Sequence[Prompt], negatives: Sequence[str], scales: Sequence[float], steps: int, plain: bool = False
+        self,
+        prompts: Sequence[Prompt],
+        negatives: Sequence[str],
+        scales: Sequence[float],
+        steps: int,
+        plain: bool = False,
+        rescale: float = 0.0,
+        clip_skip: int | None = None,
     ) -> Estimate:
         """Guidance from the negative prompts to the prompts, one of each and a scale per picture: see `worded`."""
         guides = self.family.takes_guidance
         kind = {"dtype": torch.float64} if guides else {"dtype": self.family.unet.dtype, "device": self.family.device}
         scale = torch.tensor(scales, **kind).view(-1, 1, 1, 1)
-        return self.weights.scheduled(lambda: worded(self.hidden_states, prompts, negatives, scale, steps, plain, guides), steps)
+        encode = partial(self.hidden_states, clip_skip=clip_skip) if clip_skip else self.hidden_states
+        return self.weights.scheduled(lambda: worded(encode, prompts, negatives, scale, steps, plain, guides, rescale), steps)
 
     def lengths(self, prompts: Sequence[Prompt], negative_prompt: str, steps: int, plain: bool = False) -> tuple[int, int]:
         """How many chunks the longest of one picture's prompts has, at any step, and how many its negative prompt."""
@@ -160,9 +183,9 @@ class Pipeline:
         )
         return max(len(chunks(self.family, text)) for text in positive), max(len(chunks(self.family, text)) for text in negative)
 
-    def hidden_states(self, texts: Sequence[Text]) -> Tensor:
+    def hidden_states(self, texts: Sequence[Text], clip_skip: int | None = None) -> Tensor:
         """encoder_hidden_states [B, L, D] of texts, all of one length."""
-        return encode(self.family, texts)
+        return encode(self.family, texts, clip_skip)
 
     def size(self, height: int | None, width: int | None, picture: Image.Image | None) -> tuple[int, int]:
         """(height, width) in pixels; what is not given follows the picture's shape and the base model's resolution."""

@@ -9,22 +9,11 @@ from typing import Any
 from PIL.PngImagePlugin import PngInfo
 
 from customize.inference.learned import LearnedFile
+from customize.inference.samplers import shown
 from customize.inference.sweep import FIXED, Wanted
 from customize.scales import Scale
 
 VERSIONED = ("customize", "torch", "diffusers", "transformers", "peft")
-SAMPLERS = {
-    "DDIMScheduler": "DDIM",
-    "DPMSolverMultistepScheduler": "DPM++ 2M",
-    "EulerAncestralDiscreteScheduler": "Euler a",
-    "EulerDiscreteScheduler": "Euler",
-    "HeunDiscreteScheduler": "Heun",
-    "KDPM2AncestralDiscreteScheduler": "DPM2 a",
-    "KDPM2DiscreteScheduler": "DPM2",
-    "LMSDiscreteScheduler": "LMS",
-    "PNDMScheduler": "PLMS",
-    "UniPCMultistepScheduler": "UniPC",
-}
 
 
 def facts(base_model: str, files: tuple[LearnedFile, ...]) -> dict[str, Any]:
@@ -60,10 +49,9 @@ def png_info(facts: dict[str, Any], wanted: Wanted, own_scheduler: str, size: tu
 
 def parameters(facts: dict[str, Any], settings: dict[str, Any], scheduler: str, size: tuple[int, int]) -> str:
     """The settings in A1111's wording, which many programs and sites read."""
-    sampler = SAMPLERS.get(scheduler, scheduler) + (" Karras" if settings.get("use_karras_sigmas") else "")
     values = {
         "Steps": settings["num_inference_steps"],
-        "Sampler": sampler,
+        "Sampler": shown(scheduler, scheduler, settings.get("use_karras_sigmas")),
         "CFG scale": settings["guidance_scale"],
         "Seed": settings["seed"],
         "Size": f"{size[0]}x{size[1]}",
@@ -71,6 +59,8 @@ def parameters(facts: dict[str, Any], settings: dict[str, Any], scheduler: str, 
     }
     if settings.get("image"):
         values["Denoising strength"] = settings["strength"] or (1.0 if settings.get("mask_image") else 0.8)
+    if settings.get("clip_skip"):
+        values["Clip skip"] = settings["clip_skip"] + 1
     values["Version"] = f"customize {facts['versions']['customize']}"
     negative = [f"Negative prompt: {settings['negative_prompt']}"] if settings["negative_prompt"] else []
     return "\n".join([*settings["prompt"], *negative, ", ".join(f"{name}: {value}" for name, value in values.items())])

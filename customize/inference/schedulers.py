@@ -1,16 +1,19 @@
-"""Schedulers by name: any of diffusers that samples what Stable Diffusion and its distilled relatives predict."""
+"""Schedulers of diffusers, made for a base model by the name of a sampler."""
 
-import difflib
 import inspect
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 from diffusers import DDIMScheduler, LCMScheduler, TCDScheduler
+from diffusers.schedulers import AysSchedules
 
 from customize.errors import InputError, Problem
+from customize.inference.samplers import UNSUPPORTED, Sampler, configuration, find
 
-UNSUPPORTED = {
-    "EDMEulerScheduler": "is for networks with EDM's preconditioning, which Stable Diffusion has not",
-    "DPMSolverSDEScheduler": "draws its noise for the whole batch at once, so that an image would depend on the others",
-}
+CORRECTED = {"steps_offset": 1, "clip_sample": False, "skip_prk_steps": True}
+"""What `StableDiffusionPipeline` corrects in old configurations, and all of Stable Diffusion's have."""
+AYS_SIGMAS = np.array([*AysSchedules["StableDiffusionSigmas"][:-1], 0.029])
 
 
 def fitting(base) -> dict[str, type]:
@@ -20,40 +23,64 @@ def fitting(base) -> dict[str, type]:
 
 
 def scheduler_names(base) -> list[str]:
-    """The names that `make_scheduler` takes for this base scheduler."""
+    """The names of classes that `make_scheduler` takes for this base scheduler."""
     return sorted(fitting(base))
 
 
-def make_scheduler(base, name: str | None = None, use_karras_sigmas: bool | None = None):
+def make_scheduler(base, name: str | None = None, use_karras_sigmas: bool | None = None, **options: Any):
     """A fresh scheduler with the base's noise schedule; the base's own class when no name is given.
 
-    What `StableDiffusionPipeline` corrects in old configurations is corrected here too: timesteps count from 1, and
-    latents are never clipped. Raises InputError for a scheduler that is unknown or does not fit.
+    name: a class of diffusers, or a sampler's name as other programs have it (see `samplers`). options: timestep_spacing,
+    rescale_betas_zero_snr; eta is checked only, as it is given at each step. Raises InputError for a scheduler that is
+    unknown or does not fit, and for options that it does not take.
     """
-    classes = fitting(base)
-    name = name or type(base).__name__
-    names = f"take one of {', '.join(sorted(classes))}"
-    if name in UNSUPPORTED:
-        raise InputError(Problem("scheduler", f"{name} {UNSUPPORTED[name]}", names))
-    if name not in classes:
-        short = {known.removesuffix("Scheduler").lower(): known for known in classes}
-        said = name.replace("_", "").replace(" ", "").lower().removesuffix("scheduler")
-        nearest = [known for key, known in short.items() if key.startswith(said)][:1] or [
-            short[key] for key in difflib.get_close_matches(said, short, n=1, cutoff=0.3)
-        ]
-        remedy = f"did you mean {nearest[0]}? {names}" if nearest else names
-        raise InputError(Problem("scheduler", f"unknown scheduler {name!r}", remedy))
-    accepted = inspect.signature(classes[name].__init__).parameters
-    if use_karras_sigmas and not takes_karras(classes[name]):
-        takers = ", ".join(other for other, cls in sorted(classes.items()) if takes_karras(cls))
-        raise InputError(Problem("use_karras_sigmas", f"{name} has no such noise levels", f"take one of {takers}"))
-    changes = {"steps_offset": 1, "clip_sample": False, "skip_prk_steps": True}  # as all of Stable Diffusion's have them
-    if use_karras_sigmas is not None:
-        changes["use_karras_sigmas"] = use_karras_sigmas
+    own = type(base).__name__
+    chosen = Sampler(own, own) if name in (None, own) else find(name)
+    scheduler_class = fitting(base)[chosen.scheduler]
+    config = configuration(chosen, {"use_karras_sigmas": use_karras_sigmas, **options})
+    config.pop("eta", None)
+    check_zero_snr(base, chosen, config)
+    accepted = inspect.signature(scheduler_class.__init__).parameters
+    config = {key: CORRECTED[key] for key in CORRECTED.keys() & accepted.keys()} | config
     try:
-        return classes[name].from_config(base.config, **{key: changes[key] for key in changes.keys() & accepted.keys()})
+        scheduler = scheduler_class.from_config(base.config, **config)
     except (ValueError, NotImplementedError, ImportError) as error:
-        raise InputError(Problem("scheduler", f"{name} does not fit this base model: {error}", names)) from error
+        what = f"{chosen.name} does not fit this base model: {error}"
+        raise InputError(Problem("scheduler", what, "take Euler, DPM++ 2M or DDIM")) from error
+    return aligned(scheduler) if chosen.align_your_steps else scheduler
+
+
+def check_zero_snr(base, chosen: Sampler, config: Mapping[str, Any]) -> None:
+    """Raises InputError where nothing can be made of noise alone: epsilon says nothing there of the image.
+
+    Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", section 3.2.
+    """
+    by_alphas = chosen.scheduler in ("DDIMScheduler", "DDPMScheduler", "LCMScheduler", "TCDScheduler")
+    if config.get("rescale_betas_zero_snr") and by_alphas and base.config.prediction_type == "epsilon":
+        what = f"{chosen.name} cannot begin at pure noise with a base model that predicts epsilon"
+        raise InputError(Problem("rescale_betas_zero_snr", what, "take a base model that predicts v, or another scheduler"))
+
+
+def aligned(scheduler):
+    """The scheduler with the timesteps of Sabour et al. 2024, "Align Your Steps", for Stable Diffusion 1.5.
+
+    For another number of steps than 10, noise levels are interpolated log-linearly, as its authors advise.
+    """
+    set_timesteps = scheduler.set_timesteps
+
+    def set_aligned(num_inference_steps: int, device=None) -> None:
+        timesteps = list(AysSchedules["StableDiffusionTimesteps"])
+        if num_inference_steps != len(timesteps):
+            places = np.linspace(0, len(AYS_SIGMAS) - 1, num_inference_steps + 1)[:-1]
+            levels = np.interp(places, np.arange(len(AYS_SIGMAS)), np.log(AYS_SIGMAS))
+            trained = ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod).sqrt().log().numpy()
+            timesteps = np.interp(levels, trained, np.arange(len(trained))).round().astype(int).tolist()
+        if len(set(timesteps)) < len(timesteps):
+            raise ValueError("Align Your Steps has fewer timesteps")
+        set_timesteps(timesteps=timesteps, device=device)
+
+    scheduler.set_timesteps = set_aligned
+    return scheduler
 
 
 def takes_karras(scheduler_class: type) -> bool:

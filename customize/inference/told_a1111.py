@@ -21,7 +21,6 @@ READ = {*OFFERED, "Size", "Sampler", "Schedule type", "Model", "Model hash", "Lo
 """What needs no note of its own."""
 WHY = {
     **dict.fromkeys(SECOND_PASS, "there is no second pass here"),
-    "Clip skip": "the text encoder is taken with all its layers",
     "Variation seed": "noise has one seed here",
     "Seed resize": "noise has one seed here",
     "VAE": "the base model's own is taken",
@@ -139,8 +138,11 @@ def _read_settings(reading: Reading, values: Mapping[str, str]) -> None:
         reading.model(values.get("Model", ""), values.get("Model hash", ""))
     if "seed" in reading.settings and values.get("RNG", "").casefold() != "cpu":
         reading.note("Seed: the noise is the same here only if it was drawn on the CPU (RNG: CPU)")
+    if (skip := values.get("Clip skip", "").removesuffix(".0")).isdecimal() and int(skip) > 0:
+        reading.clip_skip(int(skip) - 1, "Clip skip")
+        values = {name: value for name, value in values.items() if name != "Clip skip"}
     for name, value in values.items():
-        if name not in READ and (name, value) != ("Clip skip", "1"):
+        if name not in READ:
             reading.unread(name, value, _why(name, value, values))
 
 

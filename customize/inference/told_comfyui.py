@@ -112,6 +112,7 @@ def read(reading: Reading, graph: Mapping[str, Any]) -> None:
             reading.offer(setting, text, f"{side} prompt")
             for word in EMBEDDING.findall(text):
                 reading.file(word, word.partition(":")[2], None, None)
+    _read_clip_skip(reading, comfy, sampler)
     _read_model(reading, comfy, sampler)
     unread = Counter(nodes[number].kind for number in behind if number not in comfy.read)
     for kind, count in unread.items():
@@ -202,6 +203,18 @@ def _text(graph: Graph, sampler: str, side: str) -> str | None:
             break
         node = graph.next(node, inputs if kind == "Reroute" else ("conditioning", side))
     return None
+
+
+def _read_clip_skip(reading: Reading, graph: Graph, sampler: str) -> None:
+    """CLIPSetLastLayer: -1 is the last layer, -2 the one before it."""
+    node = graph.next(sampler, ("positive",))
+    last = (
+        next((each for each in graph.behind(node, set()) if graph.nodes[each].kind == "CLIPSetLastLayer"), None) if node else None
+    )
+    layer = graph.value(last, "stop_at_clip_layer", NUMBER) if last else None
+    if last and type(layer) is int and layer < 0:
+        graph.read.add(last)
+        reading.clip_skip(-1 - layer, "stop_at_clip_layer")
 
 
 def _read_model(reading: Reading, graph: Graph, sampler: str) -> None:

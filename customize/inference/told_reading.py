@@ -6,28 +6,10 @@ from typing import Any
 
 from customize.config import InferenceSettings
 from customize.findings import printable
-from customize.inference.records import SAMPLERS
+from customize.inference.samplers import compact, nearest, not_taken, parts, sampler, spacings
 
-CLASSES = {name.casefold(): scheduler for scheduler, name in SAMPLERS.items()} | {
-    "ddpm": "DDPMScheduler", "deis": "DEISMultistepScheduler", "pndm": "PNDMScheduler", "dpm++2m": "DPMSolverMultistepScheduler",
-    "dpm 2": "KDPM2DiscreteScheduler", "dpm 2 a": "KDPM2AncestralDiscreteScheduler", "kdpm2": "KDPM2DiscreteScheduler",
-    "kdpm2 a": "KDPM2AncestralDiscreteScheduler", "uni pc": "UniPCMultistepScheduler", "uni pc bh2": "UniPCMultistepScheduler",
-}  # fmt: skip
-CLASSES |= {scheduler.casefold(): scheduler for scheduler in CLASSES.values()}
-"""Samplers by name, in lower case and with blanks for _, DPM++ for dpmpp, a for ancestral; and the classes of diffusers."""
-NEAREST = {
-    "dpm++ 2m sde": "DPMSolverMultistepScheduler", "dpm++ sde": "DPMSolverSinglestepScheduler",
-    "dpm++ 2s a": "DPMSolverSinglestepScheduler",
-}  # fmt: skip
-"""Samplers that are not to be had here, and those of the same family that add no noise."""
-WITH_KARRAS = {
-    "DEISMultistepScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "EulerDiscreteScheduler",
-    "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler",
-    "UniPCMultistepScheduler",
-}  # fmt: skip
-OWN_SPACING = ("", "automatic", "default", "normal", "uniform")
-SPACINGS = ("karras", "exponential", "polyexponential")
-"""What may end the name of a sampler: how it spaces noise levels."""
+PLAIN_SPACINGS = ("", "Automatic", "Normal", "Simple", "SGM Uniform", "DDIM Uniform")
+"""Those that say that noise levels are not spaced in another way."""
 
 
 class Unreadable(Exception):
@@ -69,6 +51,11 @@ class Reading:
         else:
             self.settings[setting] = getattr(settings, setting)
 
+    def clip_skip(self, count: int, name: str) -> None:
+        """Keeps how many last layers of the text encoder are left out."""
+        if count:
+            self.offer("clip_skip", count, name)
+
     def file(self, said: str, name: str, scale: float | None, hash: str | None) -> None:
         """Keeps learned weights of which another program knows where they are."""
         self.weights.append(ToldFile(name, scale, hash))
@@ -82,23 +69,24 @@ class Reading:
         self.note(f"base model: {short(name)}{known}, a name, not a path; say --pretrained_model_name_or_path")
 
     def sampler(self, said: str, spacing: str) -> None:
-        """Keeps a sampler and how it spaces noise levels, by the names that A1111 and ComfyUI have for them."""
-        words = said.casefold().replace("_", " ").replace("dpmpp", "dpm++").removesuffix(" gpu").split()
-        if words and words[-1] in SPACINGS:
-            spacing = words.pop()
-        name = " ".join("a" if word == "ancestral" else word for word in words)
-        scheduler = CLASSES.get(name) or NEAREST.get(name)
-        if not scheduler:
+        """Keeps a sampler and how it spaces noise levels, by the names that other programs have for them."""
+        found = parts(said)
+        if not found and (found := nearest(said)):
+            self.note(f"Sampler: {short(said)} is not to be had here; {found[0]} is the nearest")
+        if not found:
             return self.unread("Sampler", f"{said} {spacing}".strip(), "there is no such sampler here")
-        if name in NEAREST:
-            self.note(f"Sampler: {short(said)} is not to be had here; {scheduler} is like it, but adds no noise")
-        self.settings["scheduler"] = scheduler
-        if spacing.casefold() in OWN_SPACING:
+        name, spaced = found[0], found[1] or spacings().get(compact(spacing), "")
+        chosen = sampler(name, spaced)
+        if spacing and not spaced or not_taken(chosen):
+            self.unread("Schedule type", spacing or spaced, f"{chosen.scheduler} has no such noise levels here")
+            chosen = sampler(name)
+        elif chosen.options.get("use_karras_sigmas"):
+            self.settings["use_karras_sigmas"], chosen = True, sampler(name)
+        elif chosen.options.keys() == {"timestep_spacing"}:
+            self.settings["timestep_spacing"], chosen = chosen.options["timestep_spacing"], sampler(name)
+        if "use_karras_sigmas" not in self.settings and spaced in PLAIN_SPACINGS:
             self.settings["use_karras_sigmas"] = False
-        elif spacing.casefold() == "karras" and scheduler in WITH_KARRAS:
-            self.settings["use_karras_sigmas"] = True
-        else:
-            self.unread("Schedule type", spacing, f"{scheduler} has no such noise levels here")
+        self.settings["scheduler"] = chosen.name if chosen.options or chosen.align_your_steps else chosen.scheduler
 
 
 def short(value: object) -> str:

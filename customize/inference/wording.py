@@ -92,12 +92,14 @@ def worded(
     steps: int,
     plain: bool = False,
     network_guides: bool = False,
+    rescale: float = 0.0,
 ) -> Estimate:
     """The estimate of B pictures, each with its prompt, negative prompt and guidance scale [B, 1, 1, 1].
 
     steps: into how many parts the way is divided for prompts that change. Where no scale is above 1 and no prompt has
     AND, negative prompts are not asked. network_guides: the network takes the scale as an input, and negative prompts are
-    never asked. Raises InputError as `read`, and for AND in a negative prompt, or where the network guides.
+    never asked. rescale: see `estimates.rescaled`. Raises InputError as `read`, for AND in a negative prompt, and for AND
+    where the network guides.
     """
     wanted = [read(prompt, plain) for prompt in prompts]
     unwanted = [read(prompt, plain, "negative_prompt") for prompt in negatives]
@@ -117,9 +119,9 @@ def worded(
         return positives[0]
     negative = spoken(unwanted, 0, hidden_states, steps)
     if most == 1 and bool((weights == 1).all()):
-        return Guided(positives[0], negative, scales)
+        return Guided(positives[0], negative, scales, rescale)
     parts = zip(positives, weights.to(scales).T[..., None, None, None], strict=True)
-    return Composed(tuple(parts), negative, scales)
+    return Composed(tuple(parts), negative, scales, rescale)
 
 
 def spoken(
