@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -198,3 +199,17 @@ def test_a_trace_in_which_nothing_differs_is_drawn():
     trace = traced(2)
     trace.steps[:] = [replace(seen, guidance=torch.zeros_like(seen.guidance)) for seen in trace.steps]
     assert 'id="guidance"' in page(trace, 0, PICTURE, "dog", {})
+
+
+def test_a_page_fits_a_telephone():
+    """At 390 pixels nothing asks for more: no column or box has a least width that is not bounded by what there is."""
+    from customize.inference import page
+
+    source = Path(page.__file__).read_text(encoding="utf-8")
+    css = source[source.index("<style>") : source.index("</style>")]
+    for least in re.findall(r"minmax\((.*?), 1fr\)", css):
+        assert least == "0" or re.fullmatch(r"min\(\d+px, 100%\)", least), least
+    for value in re.findall(r"[^-]min-width: ([^;}]+)", css):
+        assert value in ("0", "min(15em, 100%)", "5.5em"), value
+    assert "flex-wrap: wrap" in css[css.index(".controls {") : css.index(".controls input")]
+    assert not re.findall(r"[^-]width: \d{3,}px", css)

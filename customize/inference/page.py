@@ -185,30 +185,32 @@ PAGE = """<!DOCTYPE html>
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 1140px; margin: 24px auto;
   padding: 0 20px; }
 h1 { font-size: 22px; font-weight: 600; margin: 0 0 14px; overflow-wrap: anywhere; }
-.controls { display: flex; align-items: center; gap: 14px; margin-bottom: 18px; }
-.controls input { flex: 1; accent-color: #3b6fb6; }
-#place { min-width: 15em; text-align: right; font-variant-numeric: tabular-nums; }
-button { font: inherit; padding: 2px 12px; border: 1px solid #bbb; border-radius: 5px; background: #f7f7f7; cursor: pointer; }
+.controls { display: flex; flex-wrap: wrap; align-items: center; gap: 8px 14px; margin-bottom: 18px; }
+.controls input { flex: 1 1 150px; min-width: 0; accent-color: #3b6fb6; }
+#place { min-width: min(15em, 100%); text-align: right; font-variant-numeric: tabular-nums; }
+button { font: inherit; padding: 2px 12px; border: 1px solid #bbb; border-radius: 5px; background: #f7f7f7; cursor: pointer;
+  max-width: 100%; overflow-wrap: anywhere; }
 button:hover { background: #eee; }
 button[aria-pressed=true] { background: #3b6fb6; border-color: #3b6fb6; color: #fff; }
 #play { min-width: 5.5em; }
-.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 18px; }
-figure { margin: 0; }
+.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(200px, 100%), 1fr)); gap: 18px; }
+figure { margin: 0; min-width: 0; }
+.columns > * { min-width: 0; }
 .view { position: relative; line-height: 0; background: #f3f3f3; }
 .view img, .view canvas { width: 100%; }
 #heat { position: absolute; left: 0; top: 0; height: 100%; }
 .view:has(#heat:not([hidden])) img { filter: grayscale(1); }
 figcaption { margin-top: 6px; color: #555; }
 nav { margin-top: 14px; display: flex; flex-wrap: wrap; gap: 6px; align-items: center; color: #555; }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 8px 40px; margin-top: 22px;
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); gap: 8px 40px; margin-top: 22px;
   padding-top: 16px; border-top: 1px solid #ddd; }
 b { font-weight: 600; font-variant-numeric: tabular-nums; }
-.formulas p { font: 18px/1.4 Georgia, "Times New Roman", serif; margin: 0 0 12px; }
+.formulas p { overflow-wrap: anywhere; font: 18px/1.4 Georgia, "Times New Roman", serif; margin: 0 0 12px; }
 .formulas small { display: block; font: 14px system-ui, sans-serif; color: #777; }
 .formulas span { display: block; padding-left: 1.6em; }
 .formulas b { font-size: 16px; color: #3b6fb6; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 1px 16px; margin: 0; font-size: 14px; }
-dt { color: #777; }
+dl { display: grid; grid-template-columns: fit-content(50%) minmax(0, 1fr); gap: 1px 16px; margin: 0; font-size: 14px; }
+dt { color: #777; overflow-wrap: anywhere; }
 dd { margin: 0; overflow-wrap: anywhere; }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 18px; font-size: 14px; color: #777; }
 svg { display: block; width: 100%; margin: 4px 0 14px; cursor: pointer; }
