@@ -19,7 +19,7 @@ from io import StringIO
 from pathlib import Path
 
 from customize.config import InferenceSettings
-from customize.inference import command, drawing
+from customize.inference import command, drawing, image_folder
 
 
 def seconds(work: Callable[[], None]) -> float:
@@ -57,12 +57,12 @@ def main() -> None:
 
         def work() -> None:
             shutil.rmtree(folder / "out", ignore_errors=True)
-            (folder / "out").mkdir()
-            job = command.check(settings.model_copy(update={"overwrite_output_dir": True}))
+            job = command.check(settings)
             if "one" not in models:
                 models["one"] = drawing.Models()
                 models["one"].load(settings)
-            drawing.draw(settings, job, models["one"], folder / "out")
+            with image_folder.claimed(settings, len(job.grid.wanted)) as place:
+                drawing.draw(settings, job, models["one"], place)
 
         return work
 

@@ -20,6 +20,7 @@ from customize.errors import InputError, NumericsError, Problem
 from customize.files import discard, new_folder, put_back
 from customize.findings import first_few, printable
 from customize.json_files import read_object
+from customize.ownership import foreign
 from customize.resources import safetensors_size
 from customize.safetensors_header import read_header, refuse_not_finite
 
@@ -30,7 +31,8 @@ SETTING = "resume_from_checkpoint"
 LEARNED, STATE = "learned.safetensors", "state.json"
 ANEW = "start anew with --overwrite_output_dir, or elsewhere"
 HEADERS = 1 << 16  # bytes of all that is no tensor and no state, roughly
-NAME = re.compile(r"step-([0-9]{6,})")
+NAME = re.compile(r"step-([0-9]{6,})(?:-([2-9]|[1-9][0-9]+))?")
+"""With -2 and so on behind it where something that no run wrote had the name."""
 
 
 @dataclass(frozen=True)
@@ -174,26 +176,28 @@ def choose(candidates: list[Path]) -> tuple[Path | None, list[tuple[Path, str]]]
 def every(folder: Path) -> list[Path]:
     """All folders that are named like a checkpoint, newest first; links and files of such names are none."""
     paths = [path for path in folder.iterdir() if is_name(path.name)] if folder.is_dir() else []
-    return sorted((path for path in paths if path.is_dir() and not path.is_symlink()), key=_step, reverse=True)
+    return sorted((path for path in paths if path.is_dir() and not path.is_symlink()), key=_order, reverse=True)
 
 
 def prune(folder: Path, keep: int | None) -> None:
     """Removes all but the newest `keep` checkpoints; None keeps all.
 
-    Damaged ones neither count nor go. Nothing goes unless one of those that stay holds what its manifest says.
+    Damaged ones neither count nor go, and one that holds what no run wrote stays. Nothing goes unless one of those that
+    stay holds what its manifest says.
     """
     if keep is None:
         return
     whole = [path for path in every(folder) if not faults(path, contents=False)]
     if whole[keep:] and choose(whole[:keep])[0]:
         for path in whole[keep:]:
-            discard(path)
+            if not foreign(path):  # with something of the user's in it, it stays
+                discard(path)
 
 
 def faults(path: Path, contents: bool = True) -> str:
     """What is wrong with a checkpoint, in words; empty when it is whole and of the step of its name.
 
-    contents: hash the files too.
+    contents: hash the files too. What else lies in the folder is not read, and no fault.
     """
     if not is_name(path.name):
         return "is not named step-NNNNNN"
@@ -207,7 +211,7 @@ def broken(path: Path, contents: bool = True) -> str:
     """What is wrong with the files of a checkpoint, in words; empty when they are whole. contents: hash them too."""
     if not path.is_dir():
         return "does not exist"
-    return "; ".join(f"{printable(file)} {fault}" for file, fault in manifest.faults(path, contents).items())
+    return "; ".join(f"{printable(file)} {fault}" for file, fault in manifest.faults(path, contents, others=True).items())
 
 
 def name(step: int) -> str:
@@ -218,13 +222,17 @@ def name(step: int) -> str:
 def is_name(text: str) -> bool:
     """Whether a folder of that name can be a checkpoint."""
     match = NAME.fullmatch(text)
-    return bool(match) and name(int(match[1])) == text
+    return bool(match) and name(int(match[1])) == text[: match.end(1)]
 
 
 def _step(path: Path) -> int:
+    return _order(path)[0]
+
+
+def _order(path: Path) -> tuple[int, int]:
     match = NAME.fullmatch(path.name)
     assert match, path
-    return int(match[1])
+    return int(match[1]), int(match[2] or 1)
 
 
 def _pack(tree: Any) -> "tuple[Any, dict[str, Tensor]]":

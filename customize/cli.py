@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from customize import aliases, checks, compatibility, mistaken, report, shipped, toml, typed
+from customize import aliases, checks, compatibility, mistaken, ownership, report, shipped, toml, typed
 from customize.arguments import arguments, plain
 from customize.config import MODELS, Settings
 from customize.errors import InputError, Interrupted, NumericsError, Problem, ResourceError
@@ -76,10 +76,12 @@ def read(model: type[Settings], argv: Sequence[str], check: Function | None = No
     from_file: dict[str, Any] = {}
     places: dict[str, str] = {}
     unread = False
+    ownership.PROTECTED.clear()
     if config is not None:
         if not os.path.lexists(config) and (comes_with_us := shipped.config_path(config)):
             notes.append(f"{config} is the configuration that comes with the program, {comes_with_us}")
             config = str(comes_with_us)
+        ownership.PROTECTED.add(os.path.realpath(config))
         try:
             from_file, places = toml.read(config)
             from_file = shipped.in_place(config, from_file)

@@ -42,8 +42,10 @@ class Settings(Validated):
     mixed_precision: Precision = setting("no", "model", "number format of the networks; no is fp32")
     allow_tf32: bool = setting(False, "model", "let the GPU multiply in TF32: faster, slightly less exact")
     seed: int = setting(0, "model", "what everything drawn at random follows from", minimum=0, maximum=2**32 - 1)
-    output_dir: str = setting("output", "output", "the folder for all that is written", text="path")
-    overwrite_output_dir: bool = setting(False, "output", "replace what an earlier run has written to output_dir")
+    output_dir: str | None = setting(None, "output", "the folder for all that is written", text="path")
+    overwrite_output_dir: bool = setting(
+        False, "output", "remove first what an earlier run has written to output_dir, and nothing else"
+    )
 
 
 class TrainingSettings(Settings):
@@ -176,7 +178,9 @@ class TextualInversionSettings(TrainingSettings):
     train_batch_size: int = again(TrainingSettings, "train_batch_size", 4)
     learning_rate: float = again(TrainingSettings, "learning_rate", 5e-3)
     max_train_steps: int | None = again(TrainingSettings, "max_train_steps", 500)
-    output_dir: str = again(TrainingSettings, "output_dir", "runs/textual_inversion")
+    output_dir: str | None = again(
+        TrainingSettings, "output_dir", None, default_in_words="a new one each time: runs/textual_inversion-0001, ..."
+    )
 
 
 class DreamBoothSettings(TrainingSettings):
@@ -230,7 +234,9 @@ class DreamBoothSettings(TrainingSettings):
     )
     learning_rate: float = again(TrainingSettings, "learning_rate", 2e-6, default_in_words="2e-06; of an adapter 0.0001")
     max_train_steps: int | None = again(TrainingSettings, "max_train_steps", 800)
-    output_dir: str = again(TrainingSettings, "output_dir", "runs/dreambooth")
+    output_dir: str | None = again(
+        TrainingSettings, "output_dir", None, default_in_words="a new one each time: runs/dreambooth-0001, ..."
+    )
 
     @classmethod
     def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -370,7 +376,13 @@ class InferenceSettings(Settings):
         False, "inference", "write the trace of each picture as one HTML page with a slider", only_with=("trace", (True,))
     )
     attention: bool = setting(False, "inference", "write where each word of the prompt looks: a sheet and a GIF")
-    output_dir: str = again(Settings, "output_dir", "images")
+    output_dir: str | None = again(
+        Settings, "output_dir", None, default_in_words="a new one each time: images/0001-a-dog-in-the-snow, ..."
+    )
+    max_images: int = setting(1000, "output", "refuse to make more images than this", minimum=1, maximum=MANY)
+    skip_existing: bool = setting(
+        False, "output", "go on with images that were stopped: make those of this configuration that output_dir lacks"
+    )
     merge: str | None = setting(
         None, "output", "draw nothing, but write base model and weights as one: into a folder, or all LoRAs into a .safetensors",
         text="model",

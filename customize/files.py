@@ -2,11 +2,13 @@
 
 A file or folder is built beside its final name, flushed to the disk, and put in its place in one instant. A reader sees
 the old one or the new one, never a part. A process killed at any moment, or a power cut, leaves at worst hidden
-temporaries, which the next write of that name or the next run in that folder removes. What a disk that is full or broken
+temporaries, which the next write of that name or the next run in that folder removes. What a folder's record
+(`ownership.py`) does not know as ours is not replaced. What a disk that is full or broken
 raises becomes `disk.WriteError`, with the bytes that are missing. Two things are appended to instead: log.jsonl and
 the files of the trackers.
 """
 
+import errno
 import glob
 import os
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from customize import manifest
+from customize import manifest, ownership
 from customize.disk import exchange, is_running, make_folder, remove, sync_folder, sync_tree, writing
 
 if TYPE_CHECKING:
@@ -26,8 +28,13 @@ REPLACED = ".{name}.replaced"
 READY, ASIDE = ".entries.ready", ".entries.aside"
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file, replacing an older one of that name."""
+def write_bytes(path: Path, data: bytes, grows: bool = False) -> Path:
+    """Writes a file, replacing an older one of that name; returns its path.
+
+    Where a record is kept (`ownership.recording`) and the older one is not ours, the new one is called NAME-2 and a line
+    says so. grows: lines will be appended to it.
+    """
+    asked, path = path, ownership.free(path)
     with writing(path, len(data)):
         temporary = _temporary(path)
         try:
@@ -35,45 +42,67 @@ def write_bytes(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            if record := ownership.of(path):
+                record.add_growing(path) if grows else record.add(path, len(data), ownership.sha256(data))
             os.replace(temporary, path)
         except BaseException:
             _forget(temporary)
             raise
         sync_folder(path.parent)
+    if path != asked:
+        ownership.say_kept(asked, path)
+    return path
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file as UTF-8 with plain line feeds, replacing an older one of that name."""
-    write_bytes(path, text.encode("utf-8"))
+def write_text(path: Path, text: str) -> Path:
+    """Writes a text file as UTF-8 with plain line feeds, as `write_bytes`."""
+    return write_bytes(path, text.encode("utf-8"))
 
 
-def write_image(path: Path, image: "Image", **options) -> None:
-    """Writes a Pillow image in the format of the name's ending; options: as for Pillow's `save`."""
+def append_text(path: Path, text: str) -> None:
+    """Adds lines to a text file, which is begun where it is missing."""
+    with writing(path, len(text)):
+        if (record := ownership.of(path)) and not path.exists():
+            record.add_growing(path)
+        with open(path, "a", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+
+
+def write_image(path: Path, image: "Image", **options) -> Path:
+    """Writes a Pillow image in the format of the name's ending, as `write_bytes`; options: as for Pillow's `save`."""
     data = BytesIO()
     image.save(data, format=path.suffix.removeprefix("."), **options)
-    write_bytes(path, data.getvalue())
+    return write_bytes(path, data.getvalue())
 
 
 @contextmanager
 def new_folder(path: Path, size: int = 0) -> Iterator[Path]:
     """Yields a temporary folder to fill; on success it takes the place of `path`, on an exception it is removed.
 
-    size: the bytes that will be written, where they are known beforehand.
+    size: the bytes that will be written, where they are known beforehand. Where a record is kept and something in the
+    older folder is not ours, the new one is called NAME-2 and a line says so.
     """
     with writing(path, size):
         with _filled(path) as temporary:
             yield temporary
             sync_tree(temporary)
+            asked, path = path, ownership.free(path)
+            if record := ownership.of(path):
+                record.add_tree(temporary, path)
             _put(temporary, path)
         sync_folder(path.parent)
         remove(temporary)
+    if path != asked:
+        ownership.say_kept(asked, path)
 
 
 @contextmanager
 def new_entries(folder: Path, size: int = 0, unlisted: tuple[str, ...] = ()) -> Iterator[Path]:
     """Yields a temporary folder to fill; on success what is in it takes its places in `folder`, all or nothing.
 
-    Other entries of `folder` stay as they are. A manifest of all but the `unlisted` files comes with them, last.
+    Other entries of `folder` stay as they are. A manifest of all but the `unlisted` files comes with them, last. Where a
+    record is kept, an unlisted file gives way to one of its name that is not ours (NAME-2); anything else that is not ours
+    and in the way is a FileExistsError.
     """
     with writing(folder / "entries", size):
         settle(folder)
@@ -81,9 +110,27 @@ def new_entries(folder: Path, size: int = 0, unlisted: tuple[str, ...] = ()) -> 
             yield temporary
             manifest.write(temporary, unlisted)
             sync_tree(temporary)
+            _make_way(temporary, folder, unlisted)
             os.rename(temporary, folder / READY)  # from here on the new ones will be there, whatever happens
         sync_folder(folder)
         settle(folder)
+
+
+def _make_way(built: Path, folder: Path, unlisted: tuple[str, ...]) -> None:
+    """Records the entries that are about to come into `folder`; those in the way must be ours."""
+    if not (record := ownership.of(folder / READY)):
+        return
+    for name in unlisted:
+        if (built / name).exists() and (place := ownership.free(folder / name)) != folder / name:
+            os.rename(built / name, built / place.name)
+            ownership.say_kept(folder / name, place)
+            unlisted = (*unlisted, place.name)
+    for entry in built.iterdir():
+        if blocking := ownership.foreign(folder / entry.name):
+            raise FileExistsError(errno.EEXIST, "not written by this run, and in the way", str(blocking[0]))
+    for name in (*unlisted, manifest.NAME):
+        if (file := built / name).exists():
+            record.add(folder / name, file.stat().st_size, manifest.sha256(file))
 
 
 def settle(folder: Path) -> None:
@@ -140,8 +187,10 @@ def recover(folder: Path) -> None:
         for parent in {path.parent for path in leftovers(folder)}:
             put_back(parent)
         settle(folder)
+        record = ownership.of(folder / READY)
         for path in leftovers(folder):
-            remove(path)
+            if record is None or record.name(path) in record.temporaries or path.name == ASIDE:
+                remove(path)
 
 
 @contextmanager
@@ -178,10 +227,14 @@ def _temporary(path: Path) -> Path:
     """A name beside `path` that no running process uses; what dead ones left under such names is removed."""
     make_folder(path.parent)
     mine = path.with_name(UNFINISHED.format(name=path.name, pid=os.getpid()))
+    record = ownership.of(mine)
     for other in path.parent.glob(UNFINISHED.format(name=glob.escape(path.name), pid="[0-9]*")):
         pid = other.name.removeprefix(f".{path.name}.").removesuffix(".unfinished")
-        if pid.isdecimal() and (other == mine or not is_running(int(pid))):  # else it is of another name, as .sd1.5. is for sd1
+        known = record is None or record.name(other) in record.temporaries
+        if known and pid.isdecimal() and (other == mine or not is_running(int(pid))):  # .sd1.5. is of another name than sd1
             remove(other)
+    if record:
+        record.add_temporary(mine)
     return mine
 
 

@@ -76,7 +76,7 @@ def refusal(folder: Path, descriptor: int) -> InputError:
 def _opened(folder: Path, flags: int) -> Iterator[int]:
     """The lock's file. Raises InputError for anything else of that name, such as a link to a file of the user's."""
     path = folder / NAME
-    fault = InputError(Problem("output_dir", f"{path} is no lock of a run, or not yours", "remove it, or name another folder"))
+    fault = InputError(Problem("output_dir", f"{path} is no lock of a run, or not yours", "move it away, or name another folder"))
     try:
         descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
     except OSError as error:
@@ -84,8 +84,10 @@ def _opened(folder: Path, flags: int) -> Iterator[int]:
             raise fault from error
         raise
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise fault
+        said = os.fstat(descriptor)
+        if not stat.S_ISREG(said.st_mode) or not (said.st_size == 0 or os.read(descriptor, 21).isdigit()):
+            raise fault  # a lock holds the number of a process, or nothing
+        os.lseek(descriptor, 0, os.SEEK_SET)
         yield descriptor
     finally:
         os.close(descriptor)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from customize import checks, course, run_folder
+from customize import checks, course, run_folder, runs
 from customize.data import USUAL_RESOLUTION, Examples, examine_examples
 from customize.errors import InputError, Problem
 from customize.families import Source, facts, locate
@@ -29,13 +29,17 @@ class Report:
 
 def run(settings) -> None:
     """Checks, then trains, or says what that would take: what the training scripts call."""
-    checked = check(settings)
+    folder, source, examples = check(settings)
+    if removed := run_folder.removal(settings, folder):
+        print(removed)
     if settings.dry_run:
         from customize.plan import run
-    else:
+
+        return run(settings, folder, source, examples)
+    with runs.made(settings, folder) as folder:
         from customize.training import run
 
-    run(settings, *checked)
+        run(settings.model_copy(update={"output_dir": str(folder)}), folder, source, examples)
 
 
 def check(settings) -> tuple[Path, Source, Examples]:

@@ -9,19 +9,21 @@ from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 
-from customize import lock, manifest
+from customize import lock, manifest, ownership, runs
+from customize.disk import sync_folder
 from customize.errors import InputError, Problem
-from customize.files import READY, discard, recover
+from customize.files import READY, recover, write_text
+from customize.findings import first_few
 from customize.json_files import read_object
 from customize.setting import PATHS, table
 
 CONFIG, LOG, CARD, ABOUT = "config.toml", "log.jsonl", "README.md", "customize.json"
 CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER = "checkpoints", "samples", "weights", "before_after.png"
+SHEET, LORA = "contact_sheet.png", "pytorch_lora_weights.safetensors"
+PIPELINE = ("model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler", "safety_checker", "feature_extractor")
 WRITTEN = (
-    CONFIG, LOG, CARD, CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER, "learned_embeds*.safetensors",
-    "pytorch_lora_weights.safetensors",
-    manifest.NAME, ABOUT, "model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler", "safety_checker",
-    "feature_extractor",
+    CONFIG, LOG, CARD, CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER, "learned_embeds*.safetensors", LORA, manifest.NAME, ABOUT,
+    *PIPELINE,
 )  # fmt: skip
 ADAPTER_METADATA = "lora_adapter_metadata"
 """The key under which diffusers' loaders look for rank, alpha and the like."""
@@ -29,36 +31,61 @@ VERSIONED = ("customize", "torch", "diffusers", "transformers", "peft")
 
 
 def check(settings) -> Path:
-    """The run's folder. Raises InputError when it holds a run and nothing says what to do with it, when another
-    process is at work in it, or when it is none or cannot be written to."""
-    folder = Path(settings.output_dir)
+    """The run's folder. Raises InputError when it holds a run and nothing says what to do with it, when another process is
+    at work in it, when the user's files are where the run would write, or when it is none or cannot be written to."""
+    folder = runs.place(settings)
     check_place("output_dir", folder)
     lock.check(folder)
-    if (folder / CONFIG).exists() and not (settings.resume_from_checkpoint or settings.overwrite_output_dir):
+    record = ownership.Record(folder)
+    ours = record.files()
+    blocking = in_its_place(settings, folder, record) if settings.resume_from_checkpoint else present(folder, record)
+    names = first_few([path.relative_to(folder.absolute()).as_posix() for path in blocking])
+    again = "--resume_from_checkpoint latest goes on with it"
+    if blocking and settings.resume_from_checkpoint:
+        what = f"{folder} holds what the run would write over, and did not write or not so: {names}"
+        raise InputError(Problem("output_dir", what, "move it away, or start anew in another --output_dir"))
+    if blocking and ours:
+        what = f"{folder} holds a run already, and what is not of it where a run writes: {names}"
+        raise InputError(Problem("output_dir", what, f"{again}; for a new run name another folder, or move those files away"))
+    if blocking:
+        what = f"{folder} holds no run, but what a run would write over: {names}"
+        earlier = f"; if it is a run of an earlier version, {again}" if (folder / CONFIG).is_file() else ""
+        raise InputError(Problem("output_dir", what, f"name another folder{earlier}"))
+    if ours and not (settings.resume_from_checkpoint or settings.overwrite_output_dir):
         remedy = "add --resume_from_checkpoint latest, or --overwrite_output_dir, or name another --output_dir"
-        raise InputError(Problem("output_dir", f"{folder} holds a run already", remedy))
-    if foreign := [] if (folder / CONFIG).exists() else present(folder):
-        what = f"{folder} holds no run, but what a run would write over: {', '.join(path.name for path in foreign)}"
-        raise InputError(Problem("output_dir", what, "name another folder"))
+        raise InputError(Problem("output_dir", f"{folder} holds a run already ({count_of(ours)})", remedy))
     name = os.path.normpath(settings.logging_dir)
     if name.startswith(".") or Path(name).name != name or any(fnmatch(name, pattern) for pattern in WRITTEN):
         what = f'"{settings.logging_dir}" is no plain name for a folder of its own in output_dir'
         raise InputError(Problem("logging_dir", what, "take one like logs"))
-    if problems := list(in_the_way(settings, folder)) if settings.overwrite_output_dir else ():
+    if problems := list(in_the_way(settings, folder, ours)) if settings.overwrite_output_dir else ():
         raise InputError(problems)
     return folder
 
 
-def in_the_way(settings, folder: Path) -> Iterator[Problem]:
+def count_of(files: list[Path]) -> str:
+    """How many files there are, in words."""
+    return f"{len(files)} file{'s' * (len(files) != 1)}"
+
+
+def removal(settings, folder: Path) -> str:
+    """What `overwrite_output_dir` will remove, in words; empty where there is nothing."""
+    if not settings.overwrite_output_dir or not (files := ownership.Record(folder).files()):
+        return ""
+    names = first_few([path.relative_to(folder.absolute()).as_posix() for path in files])
+    return f"overwrite_output_dir removes {count_of(files)} of an earlier run in {folder}: {names}"
+
+
+def in_the_way(settings, folder: Path, ours: list[Path]) -> Iterator[Problem]:
     """What the run reads and would remove, being told to overwrite."""
-    doomed = [Path(os.path.realpath(path)) for path in present(folder)]
+    doomed = [Path(os.path.realpath(path)) for path in ours]
     for name, line in table(type(settings)).items():
         if line.text in PATHS and name not in ("output_dir", "resume_from_checkpoint"):
             values = getattr(settings, name)
             for value in filter(is_place, values if line.many else [values]):
                 path = Path(os.path.realpath(value))
-                read = [path, *(Path(os.path.realpath(path / part)) for part in WRITTEN)] if line.text == "model" else [path]
-                if any(each.is_relative_to(entry) for each in read for entry in doomed):
+                read = [Path(os.path.realpath(path / part)) for part in WRITTEN] if line.text == "model" else [path]
+                if any(entry.is_relative_to(each) for each in [*read, path] for entry in doomed):
                     what = f"{value} is what overwrite_output_dir would remove with the earlier run in {folder}"
                     yield Problem(name, what, "move it, or name another --output_dir")
 
@@ -79,9 +106,23 @@ def check_place(setting: str, folder: Path) -> None:
         raise InputError(Problem(setting, f"{path} cannot be written to", "name another folder"))
 
 
-def present(folder: Path) -> list[Path]:
-    """What is in the folder under names that a run writes."""
-    return sorted(path for pattern in WRITTEN for path in folder.glob(pattern))
+def present(folder: Path, record: ownership.Record) -> list[Path]:
+    """What is not ours in the folder where a run writes. The settings of a run go beside a config.toml that is not ours."""
+    found = []
+    for path in sorted(path for pattern in WRITTEN if pattern != CONFIG for path in folder.glob(pattern)):
+        inner = path.name in (CHECKPOINTS, SAMPLES, WEIGHTS) and path.is_dir()
+        places = [each for pattern in ("step-*", SHEET) for each in sorted(path.glob(pattern))] if inner else [path]
+        found += [each for place in places for each in ownership.foreign(place, record)]
+    return found
+
+
+def in_its_place(settings, folder: Path, record: ownership.Record) -> list[Path]:
+    """What is not ours in the folder under the names of the result that the run will have."""
+    if words := getattr(settings, "placeholder_token", ()):
+        names = [embedding_file(word, alone=len(words) == 1) for word in words]
+    else:
+        names = list(PIPELINE) if settings.adapter == "none" else [LORA]
+    return [each for name in (manifest.NAME, ABOUT, *names) for each in ownership.foreign(folder / name, record)]
 
 
 def config(settings) -> str:
@@ -91,13 +132,23 @@ def config(settings) -> str:
     return type(settings)(**kept).to_toml()
 
 
+def write_config(settings, folder: Path) -> Path:
+    """Writes the settings into the folder, beside a config.toml that is the user's; returns the file that holds them."""
+    text, path = config(settings), folder / CONFIG
+    with suppress(OSError):
+        if path.read_bytes() == text.encode():
+            return path
+    return write_text(path, text)
+
+
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Keeps the folder for this process; what a dead one left half done in it is ended or undone first.
+    """Keeps the folder for this process, and a record of what is written into it; what a dead process left half done in it
+    is ended or undone first.
 
     Raises InputError when another process is at work in it.
     """
-    with lock.hold(folder):
+    with lock.hold(folder), ownership.recording(folder):
         recover(folder)
         yield
 
@@ -110,13 +161,16 @@ def settle(folder: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Removes what an earlier run wrote, and nothing else; in a folder that holds no run, nothing.
-
-    config.toml, by which the folder is known as a run's, goes last.
-    """
-    if (folder / CONFIG).exists():
-        for path in sorted(present(folder), key=lambda path: path.name == CONFIG):
-            discard(path)
+    """Removes what an earlier run wrote, file by file, and nothing else; config.toml goes last."""
+    record = ownership.of(folder / CONFIG) or ownership.Record(folder)
+    files = sorted(record.files(), key=lambda path: path.name == CONFIG)
+    folders = {parent for path in files for parent in path.parents if parent.is_relative_to(record.folder)} - {record.folder}
+    for path in files:
+        path.unlink()
+    for parent in sorted(folders, reverse=True):
+        with suppress(OSError):  # it holds something of the user's
+            parent.rmdir()
+    sync_folder(folder)
 
 
 def is_finished(folder: Path, steps: int) -> bool:

@@ -29,7 +29,7 @@ from customize.trainer import State
 PROMPTS = "prompts.json"
 DAMAGE = (OSError, ValueError, SyntaxError, RecursionError, Image.DecompressionBombError)
 """What is raised where a picture or a list of prompts cannot be read."""
-STEP, PICTURE = re.compile(r"step-([0-9]{6,})"), re.compile(r"[0-9]{3,}\.png")
+STEP, PICTURE = re.compile(r"step-([0-9]{6,})(?:-[0-9]+)?"), re.compile(r"[0-9]{3,}\.png")
 
 
 class ConditionedPipeline(Pipeline):
@@ -126,7 +126,7 @@ class SamplePictures:
         for folder in sorted(path for path in self.folder.glob("step-*") if STEP.fullmatch(path.name)):
             try:
                 if (pictures := self.drawn(folder)) is not None:
-                    found[int(folder.name.removeprefix("step-"))] = pictures
+                    found[int(folder.name.split("-")[1])] = pictures
             except DAMAGE:
                 damaged.append(folder.name)
         if damaged and damaged != self.damaged:

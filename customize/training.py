@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, broadcast_object_list
 
 from customize import checkpoint, course, expected_time, machine, manifest, readback, run_folder, summary
 from customize.checkpoint import Checkpoint, size
@@ -19,7 +19,7 @@ from customize.data import Examples, small_pictures_note
 from customize.errors import InputError, Problem
 from customize.families import Source, load
 from customize.families.stable_diffusion import StableDiffusion
-from customize.files import new_entries, new_folder, write_text
+from customize.files import new_entries, new_folder
 from customize.guard import Numbers
 from customize.learned_change import Probe
 from customize.preparation import Bench, Training, prepare
@@ -37,6 +37,7 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
     """Trains what the settings say and leaves the result in `folder`; what it is given has passed `preflight.check`."""
     check_machine(settings)
     accelerator = start_accelerator(settings, folder)
+    folder = agreed(settings, folder, accelerator)
     accelerator.print(summary.before_loading(settings, folder, source, examples, machine.describe(accelerator.device)))
     same = identity(settings, source, examples, accelerator.num_processes)
     steps = course.max_train_steps(settings, len(examples.instances), accelerator.num_processes)
@@ -62,9 +63,9 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
         accelerator.print(summary.prepared(bench, training, expected))
         begin, size = time.perf_counter(), settings.train_batch_size
         probe = Probe(training.method, training.batches, accelerator.device, size, accelerator.autocast)
-        with claimed(settings, folder, accelerator, resume, same):  # up to here nothing is written
+        with claimed(settings, folder, accelerator, resume, same) as config:  # up to here nothing is written
             train(
-                settings, training.method, training.batches, watchers(settings, folder, bench, training, samples, about),
+                settings, training.method, training.batches, watchers(settings, config, bench, training, samples, about),
                 accelerator, bench.max_train_steps, bench.learning_rate_scale, resume, same,
             )  # fmt: skip
             if accelerator.is_main_process:
@@ -114,6 +115,15 @@ def start_accelerator(settings, folder: Path) -> Accelerator:
     )
 
 
+def agreed(settings, folder: Path, accelerator: Accelerator) -> Path:
+    """The folder of the first process, for all of them: where it is numbered, only that one has made it."""
+    if accelerator.num_processes > 1:
+        folder = Path(broadcast_object_list([str(folder)])[0])
+        accelerator.project_configuration.set_directories(str(folder))
+        accelerator.project_configuration.logging_dir = str(folder / settings.logging_dir)
+    return folder
+
+
 def trackers(settings) -> list[str]:
     """The trackers to report to; "all" is those that are installed."""
     if "all" in settings.report_to:
@@ -122,19 +132,23 @@ def trackers(settings) -> list[str]:
 
 
 @contextmanager
-def claimed(settings, folder: Path, accelerator: Accelerator, resume: Checkpoint | None, same: dict[str, Any]) -> Iterator[None]:
-    """Makes the folder this run's: an earlier run's files go when the settings say so, config.toml comes first."""
+def claimed(settings, folder: Path, accelerator: Accelerator, resume: Checkpoint | None, same: dict[str, Any]) -> Iterator[Path]:
+    """Makes the folder this run's: an earlier run's files go when the settings say so, config.toml comes first.
+
+    Yields the file that holds the settings.
+    """
+    config = folder / run_folder.CONFIG
     with run_folder.claimed(folder) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
             if settings.overwrite_output_dir and not settings.resume_from_checkpoint:
                 run_folder.clear(folder)
-            write_text(folder / run_folder.CONFIG, run_folder.config(settings))
+            config = run_folder.write_config(settings, folder)
         accelerator.wait_for_everyone()
         values = settings.values().items()
         plain = {name: value if isinstance(value, int | float | str) else str(value) for name, value in values}
         with only_looked_at("no trackers", Exception):
             accelerator.init_trackers("customize", config=plain, init_kwargs=tracker_options(resume, same))
-        yield
+        yield config
 
 
 def tracker_options(resume: Checkpoint | None, same: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -144,8 +158,9 @@ def tracker_options(resume: Checkpoint | None, same: dict[str, Any]) -> dict[str
     return {"tensorboard": {"purge_step": purge_step}, "wandb": {"id": same["run"], "resume": "allow"}}
 
 
-def watchers(settings, folder: Path, bench: Bench, training: Training, samples: SamplePictures, about: About) -> list[Watcher]:
-    """Those who look on, in the order in which they are asked."""
+def watchers(settings, config: Path, bench: Bench, training: Training, samples: SamplePictures, about: About) -> list[Watcher]:
+    """Those who look on, in the order in which they are asked. config: the file in the run's folder that holds the settings."""
+    folder = config.parent
     checkpoints = Checkpoints(
         folder / run_folder.CHECKPOINTS, settings.checkpointing_steps, settings.checkpoints_total_limit,
         lambda step: {**training.method.description(), **about(step)},
@@ -157,7 +172,7 @@ def watchers(settings, folder: Path, bench: Bench, training: Training, samples: 
         found.append(Every(bench.validation_steps, samples, at_start=True))
     if settings.save_steps:
         found.append(Every(settings.save_steps, save_weights(folder / run_folder.WEIGHTS, training, about)))
-    found += [checkpoints, Signals(summary.resume_command(settings, folder / run_folder.CONFIG))]
+    found += [checkpoints, Signals(summary.resume_command(settings, config))]
     return found
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from customize import checkpoint, lock, manifest, near, run_folder, toml
 from customize.errors import InputError, Problem
 from customize.files import READY, leftovers
-from customize.findings import printable
+from customize.findings import first_few, printable
 from customize.run_log import read_log
 
 USAGE = """usage: customize verify RUN
@@ -77,7 +77,7 @@ def verify(folder: Path) -> Iterator[Finding]:
         if (folder / run_folder.CONFIG).is_file():
             yield from run(folder)
         elif (folder / manifest.NAME).is_file():
-            yield listed(folder, folder.name)
+            yield from listed(folder, folder.name)
         else:
             yield Finding(False, str(folder), "is neither a run's folder (no config.toml) nor one with a manifest.json")
     except OSError as error:
@@ -92,10 +92,10 @@ def run(folder: Path) -> Iterator[Finding]:
     except InputError as error:
         yield Finding(None, "lock", f"{error.problems[0].what}: {error.problems[0].remedy}")
     for path in reversed(checkpoint.every(folder / run_folder.CHECKPOINTS)):
-        yield listed(path, f"{run_folder.CHECKPOINTS}/{path.name}")
+        yield from listed(path, f"{run_folder.CHECKPOINTS}/{path.name}")
     for parent in (run_folder.WEIGHTS, run_folder.SAMPLES):
         for path in sorted(path for path in folder.glob(f"{parent}/*") if path.is_dir() and checkpoint.is_name(path.name)):
-            yield listed(path, f"{parent}/{path.name}")
+            yield from listed(path, f"{parent}/{path.name}")
     for path in (folder / run_folder.SAMPLES / "contact_sheet.png", folder / run_folder.BEFORE_AFTER):
         if path.exists():
             yield picture(path, str(path.relative_to(folder)))
@@ -114,10 +114,13 @@ def config(path: Path) -> Finding:
     return Finding(True, path.name)
 
 
-def listed(folder: Path, name: str) -> Finding:
-    """Whether a folder holds what its manifest says, and nothing else."""
-    found = manifest.faults(folder)
-    return Finding(not found, name, "; ".join(f"{file} {fault}" for file, fault in found.items()))
+def listed(folder: Path, name: str) -> Iterator[Finding]:
+    """Whether a folder holds what its manifest says; a note on what else is in it."""
+    found = manifest.faults(folder, others=True)
+    yield Finding(not found, name, "; ".join(f"{file} {fault}" for file, fault in found.items()))
+    others = sorted(manifest.faults(folder, contents=False).keys() - manifest.faults(folder, contents=False, others=True).keys())
+    if others:
+        yield Finding(None, name, f"holds more than the run wrote, which stays: {first_few(others)}")
 
 
 def picture(path: Path, name: str) -> Finding:

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import torch
 
-from customize import checkpoint
+from customize import checkpoint, ownership
 from customize.disk import room_for
 from customize.errors import Interrupted
 from customize.files import write_bytes
@@ -59,8 +59,10 @@ class Log(Watcher):
     def start(self, state: State) -> None:
         self.file: TextIO | None = None
         with only_looked_at(f"{self.path.name} cannot be read or written"):
-            kept = [line for step, line in read_log(self.path) if step is not None and step <= state.step]
-            write_bytes(self.path, b"".join(line + b"\n" for line in kept))
+            record = ownership.of(self.path)
+            earlier = read_log(self.path) if record is None or record.has(self.path) else []
+            kept = [line for step, line in earlier if step is not None and step <= state.step]
+            self.path = write_bytes(self.path, b"".join(line + b"\n" for line in kept), grows=True)
             self.file = open(self.path, "a", encoding="utf-8", buffering=1)
         self.time = time.perf_counter()
 

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from customize.files import write_bytes
 from customize.resources import safetensors_size
-from customize.run_folder import ABOUT, ADAPTER_METADATA, embedding_file
+from customize.run_folder import ABOUT, ADAPTER_METADATA, LORA, embedding_file
 
 if TYPE_CHECKING:
     from customize.families.stable_diffusion import StableDiffusion
 
-LORA = "pytorch_lora_weights.safetensors"
 LEFT_ALONE = ("safety_checker", "feature_extractor")
 """Parts of a base model that no method loads."""
 

@@ -71,11 +71,10 @@ def test_a_flip_of_any_byte_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["learned.safetensors", "state.safetensors", "state.json", "manifest.json"])
-def test_an_empty_file_and_one_too_many_are_noticed(tmp_path, name):
+def test_an_empty_file_is_noticed_and_one_of_the_user_in_no_way_of_anything(tmp_path, name):
     path = checkpoint.save(tmp_path, example(1))
-    (path / f"other-{name}").touch()
-    assert checkpoint.faults(path) == f"other-{name} does not belong there"
-    (path / f"other-{name}").rename(path / f".{name}")  # hidden files, as of file managers, are in no way of anything
+    for other in (f"other-{name}", f".{name}"):
+        (path / other).touch()
     assert checkpoint.faults(path) == ""
     (path / name).write_bytes(b"")
     assert checkpoint.faults(path).startswith(name)
@@ -156,6 +155,20 @@ def test_pruning_keeps_the_newest_whole_ones(tmp_path):
     assert len(checkpoint.every(tmp_path)) == 2
 
 
+@pytest.mark.parametrize("name", ["notes.txt", ".hidden", "samples/mine.png", "learned.safetensors"])
+def test_a_checkpoint_with_something_of_the_user_in_it_is_not_pruned(tmp_path, name):
+    """A file of his own, or one of ours that he replaced by one of the same size."""
+    for step in (1, 2, 3):
+        path = checkpoint.save(tmp_path, example(step))
+    mine = tmp_path / "step-000001" / name
+    mine.parent.mkdir(exist_ok=True)
+    content = bytes(mine.stat().st_size if mine.exists() else 5)
+    mine.write_bytes(content)
+    checkpoint.prune(tmp_path, 1)
+    assert [each.name for each in checkpoint.every(tmp_path)] == ["step-000003", "step-000001"] and path.is_dir()
+    assert mine.read_bytes() == content
+
+
 def test_a_manifest_is_taken_only_as_it_was_written(tmp_path):
     """Other bytes may be the same JSON."""
     path = checkpoint.save(tmp_path, example(1))
@@ -167,5 +180,5 @@ def test_a_manifest_is_taken_only_as_it_was_written(tmp_path):
 def test_every_fault_is_named(tmp_path):
     path = checkpoint.save(tmp_path, example(1))
     (path / "state.json").write_bytes(b"")
-    (path / "more").touch()
-    assert "state.json has 0 bytes" in checkpoint.faults(path) and "more does not belong there" in checkpoint.faults(path)
+    (path / "learned.safetensors").unlink()
+    assert "state.json has 0 bytes" in checkpoint.faults(path) and "learned.safetensors is missing" in checkpoint.faults(path)

@@ -50,6 +50,7 @@ class Checkpoints(RuleBasedStateMachine):
     def begin(self) -> None:
         self.place = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
         self.folder, self.step, self.model = self.place / "checkpoints", 0, {}
+        self.foreign: set[int] = set()
         self.folder.mkdir()
 
     @rule(count=st.integers(1, 3))
@@ -60,6 +61,7 @@ class Checkpoints(RuleBasedStateMachine):
     def save(self) -> None:
         checkpoint.save(self.folder, state_of(self.step))
         self.model[self.step] = True
+        self.foreign.discard(self.step)  # without a record, a folder of that name is replaced
 
     @rule(number=st.integers(1, 45))
     def die_while_saving(self, number: int) -> None:
@@ -68,6 +70,8 @@ class Checkpoints(RuleBasedStateMachine):
         assert whole or (not done and self.model.get(self.step) is not True)
         if whole:
             self.model[self.step] = True
+        if not (self.folder / checkpoint.name(self.step) / "more.bin").exists():
+            self.foreign.discard(self.step)
         self.resume()
 
     @precondition(lambda self: self.model)
@@ -87,6 +91,7 @@ class Checkpoints(RuleBasedStateMachine):
         """None but old whole ones is gone; the sizes of damaged ones tell, so that they do not count."""
         there = {checkpoint._step(path) for path in checkpoint.every(self.folder)}
         may_go = sorted((step for step, whole in self.model.items() if whole), reverse=True)[keep:]
+        may_go = [step for step in may_go if step not in self.foreign]
         gone = self.model.keys() - there
         assert gone <= set(may_go) and (not wholly or gone == set(may_go))
         self.model = {step: whole for step, whole in self.model.items() if step in there}
@@ -97,9 +102,11 @@ class Checkpoints(RuleBasedStateMachine):
         step = dice.choice([step for step, whole in self.model.items() if whole])
         file = dice.choice(sorted((self.folder / checkpoint.name(step)).iterdir()))
         data = file.read_bytes()
-        if how == "extra":
+        if how == "extra":  # of the user: no fault, and no reason to remove it
             (file.parent / "more.bin").touch()
-        elif how == "remove":
+            self.foreign.add(step)
+            return
+        if how == "remove":
             file.unlink()
         else:
             file.write_bytes(data[:-1] if how == "cut" else data + b"x")

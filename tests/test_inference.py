@@ -1,11 +1,13 @@
 """Learned weights into a pipeline, as stock loaders would, and what is refused; infer.py from settings to files."""
 
+import errno
 import json
 import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,10 +19,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from customize import families
+from customize import families, ownership
 from customize.adapters.lora import Adapter
+from customize.cli import read
 from customize.config import InferenceSettings
-from customize.errors import InputError, ResourceError
+from customize.errors import InputError, Interrupted, NumericsError, ResourceError
 from customize.inference import command, drawing, load_pipeline
 from customize.inference.learned import find_learned
 from customize.resources import resources
@@ -259,7 +262,7 @@ def pixels(folder: Path) -> list[np.ndarray]:
 
 
 def test_the_command_writes_pictures_that_can_be_made_again(tiny_epsilon, run, tmp_path):
-    from customize.toml import read
+    from customize import toml
 
     source = tmp_path / "start.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8)).save(source)
@@ -271,7 +274,7 @@ def test_the_command_writes_pictures_that_can_be_made_again(tiny_epsilon, run, t
     command.run(asked)
     out = tmp_path / "out"
     names = [f"{i:03d}{end}" for i in range(4) for end in ("-trace.gif", "-trace.png", ".png")]
-    assert sorted(path.name for path in out.iterdir()) == [*names, "config.toml", "sheet.png", "trace.jsonl"]
+    assert sorted(contents(out)) == [*names, "config.toml", "sheet.png", "trace.jsonl"]
     first, *_, last = pixels(out)
     assert first.shape == (12, 24, 3) and not np.array_equal(first, last)
 
@@ -285,7 +288,7 @@ def test_the_command_writes_pictures_that_can_be_made_again(tiny_epsilon, run, t
     assert facts["settings"]["prompt"] == ["a häuschen"] and facts["settings"]["seed"] == 5
     assert facts["base_model"] == str(tiny_epsilon) and len(facts["weights"][0]["sha256"]) == 64
 
-    values, _ = read(out / "config.toml")
+    values, _ = toml.read(out / "config.toml")
     assert values.pop("trace") and values.pop("trace_decode") == "linear" and not values.pop("trace_page")
     command.run(InferenceSettings(**{**values, "output_dir": str(tmp_path / "again")}))
     assert all(map(np.array_equal, pixels(out), pixels(tmp_path / "again")))
@@ -298,29 +301,58 @@ def test_the_command_writes_pictures_that_can_be_made_again(tiny_epsilon, run, t
     assert all(line["guidance_norm"] > 0 and line["latents_norm"] > 0 for line in lines)
 
 
-def test_the_command_leaves_other_folders_alone(tiny_epsilon, tmp_path):
+def test_images_number_on_and_touch_nothing_of_the_user(tiny_epsilon, tmp_path, monkeypatch, capsys):
     def ask(folder, **values):
         values |= {"pretrained_model_name_or_path": str(tiny_epsilon), "prompt": ["a dog"], "output_dir": str(folder)}
         command.run(settings(**values))
 
     out = tmp_path / "out"
     ask(out)
-    before = {path: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(InputError, match="overwrite_output_dir"):
-        ask(out)
+    first = contents(out)
     with pytest.raises(InputError, match="not closed"):
         ask(out, overwrite_output_dir=True, negative_prompt="(dog")
     with pytest.raises(InputError, match="scheduler"):
-        ask(out, overwrite_output_dir=True, scheduler="Nothing")
-    assert {path: path.read_bytes() for path in out.iterdir()} == before
+        ask(out, scheduler="Nothing")
+    assert contents(out) == first
+    ask(out, num_images=2)
+    assert {name: data for name, data in contents(out).items() if name in first} == first
+    assert contents(out).keys() - first.keys() == {"001.png", "002.png", "config-001.toml", "sheet-001.png"}
+    (out / "001.png").write_bytes(b"mine")
+    capsys.readouterr()
     ask(out, overwrite_output_dir=True, num_inference_steps=2)
-    assert (out / "000.png").read_bytes() != before[out / "000.png"]
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "holiday.jpg").write_bytes(b"mine")
-    for folder in (tmp_path / "photos", tmp_path / "photos" / "holiday.jpg", Path.cwd(), Path.cwd().parent):
-        with pytest.raises(InputError):
-            ask(folder, overwrite_output_dir=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "photos"]
+    said = f"overwrite_output_dir removes 5 files of earlier runs in {out}: 000.png, 002.png, config-001.toml, config.toml, sheet"
+    assert said in capsys.readouterr().out
+    assert sorted(contents(out)) == ["001.png", "002.png", "config.toml"] and (out / "001.png").read_bytes() == b"mine"
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("001.png", "002.png", "003.png", "holiday.jpg", "config.toml"):
+        (photos / name).write_bytes(b"mine")
+    monkeypatch.chdir(photos)
+    ask(Path("."), overwrite_output_dir=True)
+    assert {name for name, data in contents(photos).items() if data == b"mine"} == {
+        "001.png", "002.png", "003.png", "holiday.jpg", "config.toml",
+    }  # fmt: skip
+    assert (photos / "004.png").is_file() and (photos / "config-004.toml").is_file() and len(contents(photos)) == 7
+    with pytest.raises(InputError, match="is a file"):
+        ask(photos / "holiday.jpg", overwrite_output_dir=True)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of a folder but for the record of what was written there."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ownership.NAME}
+
+
+def test_a_new_folder_each_time_where_none_is_named(tiny_epsilon, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images/0006-of-mine").mkdir(parents=True)
+    for prompt in ("A dog, in the (snow:1.3)!", "犬"):
+        command.run(settings(pretrained_model_name_or_path=str(tiny_epsilon), prompt=[prompt], num_inference_steps=1))
+    with pytest.raises(InputError, match="scheduler"):
+        command.run(settings(pretrained_model_name_or_path=str(tiny_epsilon), prompt=["a"], scheduler="Nothing"))
+    assert sorted(os.listdir("images")) == ["0006-of-mine", "0007-a-dog-in-the-snow-1-3", "0008"]
+    assert "images/0007-a-dog-in-the-snow-1-3" in capsys.readouterr().out
+    assert 'output_dir = "images/0008"' in Path("images/0008/config.toml").read_text()
 
 
 def test_the_command_reports_all_problems_before_torch_is_imported(tmp_path):
@@ -350,42 +382,51 @@ def test_a_missing_trigger_word_is_noted(tiny_epsilon, run, tmp_path, capsys):
         assert ("sks" in capsys.readouterr().err) == noted
 
 
-def test_what_is_put_into_the_folder_meanwhile_is_left_there(tiny_epsilon, tmp_path, monkeypatch):
-    """The pictures are beside it, then; none are lost."""
-    draw = drawing.draw
+def test_what_is_put_into_the_folder_meanwhile_is_left_there(tiny_epsilon, tmp_path, monkeypatch, capsys):
+    """The image has another name, then; none is lost."""
+    generate = drawing.generate
 
     def meanwhile(*arguments):
-        draw(*arguments)
-        (tmp_path / "out").mkdir()
-        (tmp_path / "out/notes.txt").write_text("mine")
-        (tmp_path / "out-2").mkdir()
+        (tmp_path / "out/001.png").write_text("mine")
+        (tmp_path / "out/sheet.png").write_text("mine")
+        return generate(*arguments)
 
-    monkeypatch.setattr(drawing, "draw", meanwhile)
-    with pytest.raises(ResourceError, match=r"they are in .*out-3"):
-        command.run(settings(prompt=["a dog"], output_dir=str(tmp_path / "out"), pretrained_model_name_or_path=str(tiny_epsilon)))
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
-    assert (tmp_path / "out-3/000.png").is_file() and sorted(path.name for path in tmp_path.iterdir()) == [
-        "out",
-        "out-2",
-        "out-3",
-    ]
+    monkeypatch.setattr(drawing, "generate", meanwhile)
+    values = {"pretrained_model_name_or_path": str(tiny_epsilon), "output_dir": str(tmp_path / "out"), "num_inference_steps": 1}
+    command.run(settings(prompt=["a dog"], num_images=2, **values))
+    assert (tmp_path / "out/001.png").read_text() == (tmp_path / "out/sheet.png").read_text() == "mine"
+    assert sorted(contents(tmp_path / "out")) == ["000.png", "001-2.png", "001.png", "config.toml", "sheet-2.png", "sheet.png"]
+    assert "001-2.png is written beside it" in capsys.readouterr().err
 
 
-def test_where_nothing_can_be_put_beside_it_the_pictures_go_elsewhere(tmp_path, monkeypatch):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/notes.txt").write_text("mine")
-    unfinished = tmp_path / ".out.1.unfinished"
-    unfinished.mkdir()
-    (unfinished / "000.png").write_bytes(b"picture")
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "elsewhere"))
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", None)
+@pytest.mark.parametrize("stop", ["SIGINT", "SIGTERM", "disk", "numbers"])
+def test_a_job_that_is_stopped_keeps_its_images_and_is_completed(stop, tiny_epsilon, tmp_path, monkeypatch):
+    values = {"pretrained_model_name_or_path": str(tiny_epsilon), "prompt": ["a dog", "a cat"], "num_images": 3, "batch_size": 2}
+    command.run(settings(**values, output_dir=str(tmp_path / "whole")))
+    generate, calls = drawing.generate, []
 
-    def refuse(*names):
-        raise PermissionError(13, "not yours")
+    def stopping(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            if stop == "disk":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            if stop == "numbers":
+                raise NumericsError("NaN")
+            os.kill(os.getpid(), getattr(signal, stop))
+        return generate(*arguments)
 
-    monkeypatch.setattr(os, "rename", refuse)
-    with pytest.raises(ResourceError, match="they are in .*elsewhere/out-"):
-        command.check_again(tmp_path / "out", unfinished, overwrite=False)
-    [kept] = (tmp_path / "elsewhere").iterdir()
-    assert (kept / "000.png").read_bytes() == b"picture"
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch, pytest.raises((Interrupted, ResourceError, NumericsError)) as caught:
+        patch.setattr(drawing, "generate", stopping)
+        command.run(settings(**values, output_dir=str(out)))
+    command_line = f"python infer.py {out / 'config.toml'} --skip_existing"
+    assert f"2 of 6 images are finished, in {out}; for the others:\n    {command_line}" in str(caught.value)
+    assert sorted(contents(out)) == ["000.png", "001.png", "config.toml"]
+    kept = contents(out)
+    again, _ = read(InferenceSettings, shlex.split(command_line)[2:])
+    command.run(again)
+    assert {name: data for name, data in contents(out).items() if name in kept} == kept
+    assert all(map(np.array_equal, pixels(out), pixels(tmp_path / "whole"))) and len(pixels(out)) == 6
+    assert sorted(contents(out)) == sorted(contents(tmp_path / "whole"))
+    with pytest.raises(InputError, match="no images of these settings were begun"):
+        command.run(again.model_copy(update={"seed": 99}))

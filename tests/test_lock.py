@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from customize import files, lock, run_folder
+from customize import files, lock, ownership, run_folder
 from customize.errors import InputError
 
 
@@ -101,6 +101,10 @@ def test_to_claim_a_folder_ends_what_a_dead_process_began(tmp_path):
     for name in (".a.123.unfinished", "checkpoints/.step-000004.123.unfinished", "samples/.step-000002.replaced"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "file").write_text("x")
+    with ownership.recording(tmp_path) as record:
+        for name in (".a.123.unfinished", "checkpoints/.step-000004.123.unfinished"):
+            record.add_temporary(tmp_path / name)
+    (tmp_path / ".draft.7.unfinished").mkdir()  # of nobody who wrote it down
     (tmp_path / files.READY).mkdir()
     (tmp_path / files.READY / "weights").write_text("new")
     (tmp_path / "weights").write_text("old")
@@ -111,5 +115,5 @@ def test_to_claim_a_folder_ends_what_a_dead_process_began(tmp_path):
     assert (tmp_path / "weights").read_text() == "new"
     assert (tmp_path / "samples/step-000002/file").read_text() == "x"
     assert sorted(path.name for path in tmp_path.rglob("*")) == [
-        ".lock", "checkpoints", "file", "samples", "step-000002", "weights",
+        ".customize-files.jsonl", ".draft.7.unfinished", ".lock", "checkpoints", "file", "samples", "step-000002", "weights",
     ]  # fmt: skip

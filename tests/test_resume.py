@@ -184,18 +184,20 @@ def test_no_file_of_the_user_is_overwritten_or_removed(server, tiny_epsilon, pic
 
 
 def test_what_a_run_reads_is_not_removed_with_an_earlier_one(server, tiny_epsilon, pictures, tmp_path):
-    """Pictures that lie among its samples, a base model that is its result."""
-    earlier = Run(server, tmp_path, "full", tiny_epsilon, pictures, max_train_steps=1)
+    """A base model that is its result, pictures that are its samples; the user's own among them are not removed at all."""
+    changes = {"validation_prompt": ("a dog",), "num_validation_images": 1, "sample_inference_steps": 1}
+    earlier = Run(server, tmp_path, "full", tiny_epsilon, pictures, max_train_steps=1, **changes)
     assert earlier()[0] == 0
     shutil.copytree(pictures, earlier.folder / "samples/mine")
+    mine = {path: path.read_bytes() for path in earlier.folder.glob("samples/mine/*")}
     (tmp_path / "linked").mkdir()
     for part in ("model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler"):
         (tmp_path / "linked" / part).symlink_to(earlier.folder / part)
     before = {path: path.read_bytes() for path in earlier.folder.rglob("*") if path.is_file()}
-    inside = str(earlier.folder / "samples/mine")
+    inside = str(earlier.folder / "samples/step-000000")
     for flags, name in (
         (["--instance_data_dir", inside], "instance_data_dir"),
-        (["--instance_data_dir", f"{earlier.folder}/checkpoints/../samples/mine"], "instance_data_dir"),
+        (["--instance_data_dir", f"{earlier.folder}/checkpoints/../samples/step-000000"], "instance_data_dir"),
         (["--pretrained_model_name_or_path", str(earlier.folder)], "pretrained_model_name_or_path"),
         (["--pretrained_model_name_or_path", str(tmp_path / "linked")], "pretrained_model_name_or_path"),
         (["--latents_cache_dir", str(earlier.folder / "samples")], "latents_cache_dir"),
@@ -205,6 +207,9 @@ def test_what_a_run_reads_is_not_removed_with_an_earlier_one(server, tiny_epsilo
     assert {path: path.read_bytes() for path in earlier.folder.rglob("*") if path.is_file() and path.name != ".lock"} == {
         path: content for path, content in before.items() if path.name != ".lock"
     }
+    status, said = earlier("--overwrite_output_dir", "--instance_data_dir", str(earlier.folder / "samples/mine"))
+    assert status == 0 and "overwrite_output_dir removes " in said and "samples/mine" not in said
+    assert mine == {path: path.read_bytes() for path in mine}
 
 
 @pytest.mark.parametrize(

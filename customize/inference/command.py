@@ -1,28 +1,24 @@
-"""What infer.py does: everything is checked, then pictures are made (`drawing.py`), then their folder appears, whole.
+"""What infer.py does: everything is checked, then pictures are made (`drawing.py`), each put in its place as it is finished.
 
 Nothing here imports torch before all is checked.
 """
 
 import os
-import re
-import shutil
+import signal
 import sys
-import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from customize import run_folder
 from customize.config import InferenceSettings
-from customize.disk import sync_tree
-from customize.errors import InputError, Problem, ResourceError
+from customize.errors import InputError, Interrupted, NumericsError, Problem, ResourceError
 from customize.families import locate
-from customize.files import new_folder
+from customize.findings import first_few
 from customize.images import open_image
-from customize.inference import merge
+from customize.inference import image_folder, merge
 from customize.inference.learned import find_learned
 from customize.inference.masks import Mask, mask_of, open_mask
 from customize.inference.sweep import Grid, grid
@@ -35,21 +31,18 @@ if TYPE_CHECKING:
 
     from customize.inference.like import Like
 
-OURS = re.compile(
-    r"config\.toml|trace\.jsonl|sheet\.png|\d{3,}(-trace|-attention)?\.(png|gif)|\d{3,}-trace\.html|\.DS_Store|Thumbs\.db"
-)
 LATENT_WARNING = (
     "views move latents here, and an autoencoder is not equivariant: a turned latent decodes to about the turned picture, which "
     "shows as strokes and seams. --illusion looking_glass works on pixels, a decode and two encodes for each view and step"
 )
+FOR_DISK = "make room, or name an --output_dir on another disk"
 FOR_MEMORY = "take a smaller --batch_size, a smaller picture, or --mixed_precision bf16"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done, as far as a look at files can tell: where to, which pictures, from which ones."""
+    """What is to be done, as far as a look at files can tell: which pictures, from which ones."""
 
-    folder: Path
     grid: Grid
     images: "dict[str, Image]"
     masks: "dict[Mask, Image]"
@@ -69,32 +62,59 @@ class Job:
 
 
 def run(settings: InferenceSettings) -> None:
-    """Generates `num_images` pictures of each prompt, at every value that is swept, into `output_dir`.
+    """Generates `num_images` pictures of each prompt, at every value that is swept, into `output_dir` or a new folder.
 
-    Written there: 000.png, 001.png, ... that carry their settings; config.toml, with which they come out again;
-    sheet.png for 2 to `drawing.MOST_ON_SHEET` pictures; trace.jsonl and what `looks.Looks.write` names. With `like`, says whether
-    the picture came out the same.
+    Written there: 000.png, 001.png, ..., numbered on from what is there, that carry their settings, each as it is finished;
+    config.toml, with which they come out again; sheet.png for 2 to `drawing.MOST_ON_SHEET` pictures; trace.jsonl and what
+    `looks.Looks.write` names. With `like`, says whether the picture came out the same.
     With `merge` no picture, but what `merge.run` says.
-    Raises InputError before anything is written; ResourceError when memory or disk give out.
+    Raises InputError before anything is written; ResourceError when memory or disk give out, Interrupted when a signal
+    comes: what is finished stays, and they tell how to go on.
     """
     if settings.merge is not None:
         return merge.run(settings)
     job = check(settings)
     for note in notes(settings, job):
         print(f"note: {note}", file=sys.stderr)
-    with resources(FOR_MEMORY, "make room, or name an --output_dir on another disk"):
+    if removed := image_folder.removal(settings):
+        names = first_few([path.name for path in removed])
+        print(f"overwrite_output_dir removes {len(removed)} files of earlier runs in {settings.output_dir}: {names}")
+    count, plain = len(job.grid.wanted), on_its_own(settings)
+    with raised_signals(), resources(FOR_MEMORY, FOR_DISK):
         from customize.inference.drawing import Models, draw
 
         models = Models()
         models.load(job.grid.wanted[0].settings)
-        with new_folder(job.folder) as unfinished:
-            (unfinished / "config.toml").write_text(on_its_own(settings).to_toml(), encoding="utf-8", newline="\n")
-            draw(settings, job, models, unfinished)
-            check_again(job.folder, unfinished, settings.overwrite_output_dir)
-    count = len(job.grid.wanted)
-    print(f"{job.folder}: {count} picture{'s' * (count > 1)}")
+        with image_folder.claimed(plain, count) as place:
+            print(f"{count:,} image{'s' * (count > 1)} for {place.folder}", flush=True)
+            try:
+                with resources(FOR_MEMORY, FOR_DISK):
+                    draw(plain, job, models, place)
+            except (ResourceError, NumericsError) as error:
+                raise type(error)(f"{error}\n{place.how_to_go_on}") from error
+            except Interrupted as error:
+                raise Interrupted(error.signal, f"stopped; {place.how_to_go_on}") from error
+    print(f"{place.folder}: {count} picture{'s' * (count > 1)}")
     if job.like and job.is_again:
-        print(f"{settings.like}: {job.like.verdict(open_image(job.folder / '000.png'))}")
+        print(f"{settings.like}: {job.like.verdict(open_image(place.image(0)))}")
+
+
+@contextmanager
+def raised_signals() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP are raised as Interrupted meanwhile: every file is whole at any moment."""
+
+    def receive(number: int, frame: object) -> None:
+        raise Interrupted(signal.Signals(number), "stopped")
+
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+        numbers = []
+    previous = {number: signal.signal(number, receive) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def check(settings: InferenceSettings) -> Job:
@@ -107,8 +127,7 @@ def check(settings: InferenceSettings) -> Job:
         except InputError as error:
             problems.extend(each for each in error.problems if each not in problems)
 
-    folder = Path(os.path.realpath(settings.output_dir))
-    attempt(lambda: check_folder(folder, settings.overwrite_output_dir))
+    attempt(lambda: image_folder.check(on_its_own(settings)))
     like = attempt(lambda: likened(settings))
     found = attempt(lambda: grid(on_its_own(settings)))
     different = {wanted.settings: None for wanted in found.wanted} if found else [settings]
@@ -126,9 +145,21 @@ def check(settings: InferenceSettings) -> Job:
         if (drawn := mask_of(each)) and drawn not in masks:
             masks[drawn], told = attempt(lambda drawn=drawn, each=each: open_mask(*drawn, images[each.image])) or (None, ())
             remarks += [note for note in told if note not in remarks]
+    if not problems:
+        problems += would_be_removed(settings, image_folder.removal(settings))
     if problems:
         raise InputError(problems)
-    return Job(folder, found, images, masks, like, (*remarks, *(f"image: {printable(remark)}" for remark in colours)))
+    return Job(found, images, masks, like, (*remarks, *(f"image: {printable(remark)}" for remark in colours)))
+
+
+def would_be_removed(settings: InferenceSettings, removed: Sequence[Path]) -> Iterator[Problem]:
+    """What is read and would be removed, being told to overwrite."""
+    doomed = {os.path.realpath(path) for path in removed}
+    weights = [("weights", path) for path, _ in settings.weights_and_scales]
+    for name, path in (("image", settings.image), ("mask_image", settings.mask_image), ("like", settings.like), *weights):
+        if path and os.path.realpath(path) in doomed:
+            what = f"{path} is what overwrite_output_dir would remove"
+            yield Problem(name, what, "leave overwrite_output_dir out: images number on")
 
 
 def likened(settings: InferenceSettings) -> "Like | None":
@@ -158,35 +189,3 @@ def check_model(settings: InferenceSettings) -> None:
     learned = find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales)
     if not learned.files:
         locate(learned.base or "demo", variant=settings.variant)
-
-
-def check_folder(folder: Path, overwrite: bool) -> None:
-    """Raises InputError when pictures cannot go into the folder, or would take the place of anything but pictures."""
-    run_folder.check_place("output_dir", folder)
-    if Path.cwd().is_relative_to(folder):
-        raise InputError(Problem("output_dir", f"{folder} is where you are, or above it", "name another folder"))
-    present = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    foreign = [name for name in present if not OURS.fullmatch(name)]
-    if foreign:
-        what = f"{folder} holds what is not from infer.py ({foreign[0]})"
-        raise InputError(Problem("output_dir", what, "name another folder"))
-    if present and not overwrite:
-        remedy = "add --overwrite_output_dir, or name another --output_dir"
-        raise InputError(Problem("output_dir", f"{folder} holds pictures already", remedy))
-
-
-def check_again(folder: Path, unfinished: Path, overwrite: bool) -> None:
-    """Raises ResourceError when somebody wrote into the folder while the pictures were made; these are beside it, then."""
-    try:
-        check_folder(folder, overwrite)
-    except InputError as error:
-        free = next(path for i in count(2) if not os.path.lexists(path := folder.with_name(f"{folder.name}-{i}")))
-        with suppress(OSError):
-            sync_tree(unfinished)
-        try:
-            os.rename(unfinished, free)
-        except OSError:
-            free = Path(tempfile.mkdtemp(prefix=f"{folder.name}-"))
-            shutil.copytree(unfinished, free, dirs_exist_ok=True)
-        what = "; ".join(problem.what for problem in error.problems)
-        raise ResourceError(f"{what}; it was free when the pictures were begun\n    -> they are in {free}") from error

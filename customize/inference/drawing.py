@@ -1,19 +1,22 @@
 """The pictures of a run of infer.py: which are made together, by which model, and what is written of each."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from PIL.Image import Image
 
 from customize.config import InferenceSettings
 from customize.errors import InputError, Problem
+from customize.files import write_image
 from customize.findings import first_few
+from customize.images import open_image
 from customize.inference.command import Job
 from customize.inference.compositions import composition
 from customize.inference.figures import contact_sheet
+from customize.inference.image_folder import ImageFolder
 from customize.inference.learned import find_learned
 from customize.inference.lessons import LESSONS
 from customize.inference.loading import load_pipeline
@@ -25,8 +28,11 @@ from customize.inference.sampler import Moment
 from customize.inference.sweep import Grid, Wanted, batches
 from customize.inference.wording import Between, Prompt
 from customize.triggers import calls_learned
+from customize.units import duration
 
 MOST_ON_SHEET = 100
+WORTH_TELLING = 60
+"""Seconds from which on the time of all images is said."""
 PASSED_ON = (
     "num_inference_steps", "height", "width", "strength", "scheduler", "use_karras_sigmas", "timestep_spacing",
     "rescale_betas_zero_snr", "eta", "guidance_rescale", "clip_skip", "num_resamples", "jump_length",
@@ -100,29 +106,53 @@ def alike(settings: InferenceSettings) -> tuple:
     return of_the_model(settings), settings.guidance_scale > 1, tuple(given.items())
 
 
-def draw(settings: InferenceSettings, job: Job, models: Models, folder: Path) -> None:
-    """Makes the pictures, `batch_size` at a time, and writes each as it comes."""
-    wanted = [at_its_link(each, place, job.folder) for place, each in enumerate(job.grid.wanted)]
+def draw(settings: InferenceSettings, job: Job, models: Models, place: ImageFolder) -> None:
+    """Makes the images that are not finished, `batch_size` at a time, and puts each in its place as it comes."""
+    wanted = [at_its_link(each, number, place) for number, each in enumerate(job.grid.wanted)]
     seat, crew = job.seat
-    pictures: dict[int, Image] = {}
+    on_sheet = len(wanted) <= MOST_ON_SHEET or settings.chain > 1
+    pictures: dict[int, Image] = {number: open_image(place.image(number)) for number in sorted(place.finished) if on_sheet}
     starts: dict[int, Image] = {}
+    clock = Clock(len(wanted) - len(place.finished))
     with Bar(len(wanted), settings.batch_size) as bar:
         for pipeline, places in together(job.grid.wanted, models, settings.batch_size):
-            batch = [wanted[place] for place in places] * crew
+            if place.finished.issuperset(places) and not settings.show_start:
+                bar.begun(len(places))
+                continue
+            batch = [wanted[number] for number in places] * crew
             own = type(pipeline.family.scheduler).__name__
             with Looks(pipeline, batch, [bar.begun(len(places))]) as looks:
-                drawn = generate(pipeline, batch, job.images | given_back(pictures, job.folder), job.masks, looks)
+                drawn = generate(pipeline, batch, job.images | given_back(pictures, place), job.masks, looks)
             drawn = drawn[seat : seat + len(places)]
-            for number, (place, picture) in enumerate(zip(places, drawn, strict=True)):
-                info = png_info(models.facts, wanted[place], own, picture.size, (seat + number, len(batch)))
-                picture.save(folder / f"{place:03d}.png", pnginfo=info)
-            looks.write(folder, places, drawn)
+            numbers = [place.start + number for number in places]
+            looks.write(place.folder, numbers, drawn, place.file("trace.jsonl").name)
+            for number, (at, picture) in enumerate(zip(places, drawn, strict=True)):
+                if at not in place.finished:
+                    info = png_info(models.facts, wanted[at], own, picture.size, (seat + number, len(batch)))
+                    write_image(place.image(at), picture, pnginfo=info)
+                    place.finished.add(at)
+            clock.tell(len(places))
             if settings.show_start:
                 starts |= dict(zip(places, looks.starts(), strict=True))
-            if len(wanted) <= MOST_ON_SHEET or settings.chain > 1:
+            if on_sheet:
                 pictures |= dict(zip(places, drawn, strict=True))
     if 1 < len(wanted) <= MOST_ON_SHEET or settings.show_start:
-        sheet(job.grid, pictures, starts).save(folder / "sheet.png")
+        write_image(place.file("sheet.png"), sheet(job.grid, pictures, starts))
+
+
+class Clock:
+    """Says once, after the first batch, how long all images will take, where it is long."""
+
+    def __init__(self, count: int):
+        self.count, self.begin = count, time.monotonic()
+        self.told = False
+
+    def tell(self, made: int) -> None:
+        """With the first `made` images there."""
+        seconds = (time.monotonic() - self.begin) * self.count / made
+        if not self.told and made < self.count and seconds > WORTH_TELLING:
+            print(f"{self.count:,} images, about {duration(seconds)} (measured on the first {made})", file=sys.stderr)
+        self.told = True
 
 
 def together(wanted: Sequence[Wanted], models: Models, size: int) -> Iterator[tuple[Pipeline, list[int]]]:
@@ -134,16 +164,16 @@ def together(wanted: Sequence[Wanted], models: Models, size: int) -> Iterator[tu
         yield from ((pipeline, places) for places in batches(group, chunks.__getitem__, size))
 
 
-def at_its_link(wanted: Wanted, place: int, folder: Path) -> Wanted:
+def at_its_link(wanted: Wanted, number: int, place: ImageFolder) -> Wanted:
     """What is asked for, with the start that it has in its chain: the picture before it."""
     if not wanted.link:
         return wanted
-    return replace(wanted, settings=wanted.settings.model_copy(update={"image": f"{folder / f'{place - 1:03d}.png'}"}))
+    return replace(wanted, settings=wanted.settings.model_copy(update={"image": str(place.image(number - 1))}))
 
 
-def given_back(pictures: Mapping[int, Image], folder: Path) -> dict[str, Image]:
-    """The pictures under the names that they will have."""
-    return {f"{folder / f'{place:03d}.png'}": picture for place, picture in pictures.items()}
+def given_back(pictures: Mapping[int, Image], place: ImageFolder) -> dict[str, Image]:
+    """The pictures under the names that they have."""
+    return {str(place.image(number)): picture for number, picture in pictures.items()}
 
 
 def lengths(pipeline: Pipeline, wanted: Wanted) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from customize.config import InferenceSettings
-from customize.files import write_text
+from customize.files import write_bytes, write_image, write_text
 from customize.inference.attention import AttentionMaps, heat_gif, heat_levels, heat_sheet
 from customize.inference.page import page
 from customize.inference.pipeline import Pipeline
@@ -51,15 +51,20 @@ class Looks:
         assert self.start
         return self.pipeline.decode(self.start.seen)
 
-    def write(self, folder: Path, places: Sequence[int], pictures: Sequence[Image.Image]) -> None:
-        """Of each picture, whose number NNN is its place: NNN-trace.png, .gif, .html and NNN-attention.png, .gif."""
+    def write(self, folder: Path, places: Sequence[int], pictures: Sequence[Image.Image], listing: str = "trace.jsonl") -> None:
+        """Of each picture, whose number NNN is its place: NNN-trace.png, .gif, .html and NNN-attention.png, .gif.
+
+        listing: the file to which the numbers of each step are added.
+        """
         if self.trace:
-            self.trace.write(folder, places, pictures, self.pipeline.decode if self.settings.trace_decode == "full" else None)
+            decode = self.pipeline.decode if self.settings.trace_decode == "full" else None
+            self.trace.write(folder, places, pictures, decode, listing)
         for image, (place, picture) in enumerate(zip(places, pictures, strict=True)):
             looks = self.maps.of(image) if self.maps else None
             if looks:
-                heat_sheet(picture, looks.words, heat_levels(looks.maps.mean(0))).save(folder / f"{place:03d}-attention.png")
-                (folder / f"{place:03d}-attention.gif").write_bytes(heat_gif(picture, looks))
+                sheet = heat_sheet(picture, looks.words, heat_levels(looks.maps.mean(0)))
+                write_image(folder / f"{place:03d}-attention.png", sheet)
+                write_bytes(folder / f"{place:03d}-attention.gif", heat_gif(picture, looks))
             if self.trace and self.settings.trace_page:
                 told = page(self.trace, image, picture, " / ".join(self.batch[image].prompts), chosen(self.batch[image]), looks)
                 write_text(folder / f"{place:03d}-trace.html", told)

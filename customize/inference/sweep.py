@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from typing import Any
 
 from customize.config import InferenceSettings
@@ -18,7 +19,7 @@ SETTING = "sweep"
 MOST_AXES, MOST_VALUES = 3, 1000
 FIXED = (
     SETTING, "like", "num_images", "chain", "show_start", "batch_size", "trace", "trace_decode", "trace_page", "attention",
-    "output_dir", "overwrite_output_dir", "merge",
+    "output_dir", "overwrite_output_dir", "max_images", "skip_existing", "merge",
 )  # fmt: skip
 """Settings of the run as a whole."""
 PROMPTS = ("prompt", "negative_prompt")
@@ -97,6 +98,7 @@ def grid(settings: InferenceSettings) -> Grid:
     """
     seeds = range(settings.seed, settings.seed + settings.num_images)
     axes = read_axes(settings)
+    check_count(settings, axes)
     if not axes:
         links = range(settings.chain)
         rows = [[Wanted(settings, p, seed, link) for seed in seeds for link in links] for p in pictured(settings)]
@@ -115,6 +117,21 @@ def grid(settings: InferenceSettings) -> Grid:
                 own += [f"seed + {image}"] if image else []
                 labels.append(", ".join([*heading, *own]))
     return Grid(rows, columns.labels, labels if any(labels) else [])
+
+
+def check_count(settings: InferenceSettings, axes: Sequence[Axis]) -> None:
+    """Raises InputError when more images are asked for than `max_images`; none of them is thought of for it."""
+    swept = {axis.name: len(axis.values) for axis in axes}
+    own = {
+        "prompt": 1 if "prompt" in swept else len(pictured(settings)),
+        "num_images": settings.num_images,
+        "chain": settings.chain,
+    }
+    if (count := prod([*swept.values(), *own.values()])) > settings.max_images:
+        factors = " x ".join(f"{number:,} {name}" for name, number in [*swept.items(), *own.items()] if number > 1)
+        what = f"{count:,} images are asked for ({factors}), more than max_images = {settings.max_images:,}"
+        name = SETTING if swept else "num_images"
+        raise InputError(Problem(name, what, f"ask for fewer, or, if they are meant, add --max_images {count}"))
 
 
 def pictured(settings: InferenceSettings) -> list[tuple[str, ...]]:

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from customize.files import append_text, write_bytes, write_image
 from customize.inference.estimates import Composed, Guided, WithChannels
 from customize.inference.figures import GAP, MARGIN, contact_sheet
 from customize.inference.sampler import Moment, Step, noise_and_clean
@@ -80,19 +81,25 @@ class Trace:
                 lines.append(json.dumps(own | level | plain) + "\n")
         return "".join(lines)
 
-    def write(self, folder: Path, places: Sequence[int], pictures: Sequence[Image.Image], decode: Decode | None = None) -> None:
-        """Adds to trace.jsonl, and writes NNN-trace.png and NNN-trace.gif of each picture that came of it.
+    def write(
+        self,
+        folder: Path,
+        places: Sequence[int],
+        pictures: Sequence[Image.Image],
+        decode: Decode | None = None,
+        listing: str = "trace.jsonl",
+    ) -> None:
+        """Adds to the file `listing`, and writes NNN-trace.png and NNN-trace.gif of each picture that came of it.
 
         places: their numbers NNN. With `decode`, predicted clean latents are decoded, one by one: exact, and slow.
         """
-        with open(folder / "trace.jsonl", "a", encoding="utf-8", newline="\n") as file:
-            file.write(self.lines(places))
+        append_text(folder / listing, self.lines(places))
         shown = [self.steps[i] for i in spread(len(self.steps), MOST_FRAMES)]
         for image, (place, picture) in enumerate(zip(places, pictures, strict=True)):
             indices, palette = few_colours(film(shown, image, picture, decode))
             indices, steps = enlarged(indices[..., None], SIDE)[..., 0], [seen.step for seen in shown]
-            strip(indices, palette, steps).save(folder / f"{place:03d}-trace.png", compress_level=1)
-            (folder / f"{place:03d}-trace.gif").write_bytes(animation(pairs(indices), palette))
+            write_image(folder / f"{place:03d}-trace.png", strip(indices, palette, steps), compress_level=1)
+            write_bytes(folder / f"{place:03d}-trace.gif", animation(pairs(indices), palette))
 
 
 def guidance(moment: Moment) -> Tensor | None:
