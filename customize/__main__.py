@@ -1,34 +1,74 @@
-"""The commands beside training and generating: `customize COMMAND ...`, or `python -m customize COMMAND ...`."""
+"""All commands: `customize COMMAND ...`, or `python -m customize COMMAND ...`. The scripts beside a copy of the sources call
+the same functions: `customize infer` is `python infer.py`."""
 
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 
+from customize import __version__
+
 COMMANDS = {
-    "check": ("customize.doctor", "everything that is wrong with the settings and pictures of a run, before it is begun"),
-    "verify": ("customize.verify", "whether everything in a run's folder is whole"),
+    "train_dreambooth": ("customize.__main__:train_dreambooth", "teaches a subject to a base model, in full or as a LoRA"),
+    "train_textual_inversion": ("customize.__main__:train_textual_inversion", "teaches new words to a base model"),
+    "infer": ("customize.__main__:infer", "generates images with a base model and what was taught to it"),
+    "check": ("customize.doctor:main", "everything that is wrong with the settings and images of a run, before it is begun"),
+    "verify": ("customize.verify:main", "whether everything in a run's folder is whole"),
+    "configs": ("customize.shipped:main", "lists the configurations that come with the program, and copies one"),
 }
-TRAINING = ("train_textual_inversion.py", "train_dreambooth.py", "infer.py")
+WORDS = {
+    "generate": "infer", "draw": "infer", "txt2img": "infer", "img2img": "infer", "inference": "infer", "sample": "infer",
+    "train": "train_dreambooth", "dreambooth": "train_dreambooth", "lora": "train_dreambooth", "train_lora": "train_dreambooth",
+    "textual_inversion": "train_textual_inversion", "embedding": "train_textual_inversion", "config": "configs",
+    "doctor": "check",
+}  # fmt: skip
+"""What the commands are called elsewhere."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Calls the command that the first word names, and imports nothing for the others; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("--help", "-h"):
+    if not argv or argv[0] in ("--help", "-h", "help"):
         print(help_text(), end="")
         return 0 if argv else 2
-    if argv[0] not in COMMANDS:
-        near = get_close_matches(argv[0], COMMANDS, 1)
-        print(f'no command "{argv[0]}"{f": did you mean {near[0]}?" if near else ""}\n{help_text()}', end="", file=sys.stderr)
+    if argv[0] in ("--version", "-V", "version"):
+        print(f"customize {__version__}")
+        return 0
+    name = argv[0].replace("-", "_").removesuffix(".py")
+    if name not in COMMANDS:
+        near = WORDS.get(name) or next(iter(get_close_matches(name, COMMANDS, 1)), None)
+        print(f'no command "{argv[0]}"{f": did you mean {near}?" if near else ""}\n{help_text()}', end="", file=sys.stderr)
         return 2
-    return import_module(COMMANDS[argv[0]][0]).main(argv[1:])
+    module, function = COMMANDS[name][0].split(":")
+    return getattr(import_module(module), function)(argv[1:])
+
+
+def train_dreambooth(argv: Sequence[str]) -> int:
+    """`python train_dreambooth.py`."""
+    from customize import cli, config
+
+    return cli.main(config.DreamBoothSettings, "customize.preflight:run", argv, "customize.preflight:check")
+
+
+def train_textual_inversion(argv: Sequence[str]) -> int:
+    """`python train_textual_inversion.py`."""
+    from customize import cli, config
+
+    return cli.main(config.TextualInversionSettings, "customize.preflight:run", argv, "customize.preflight:check")
+
+
+def infer(argv: Sequence[str]) -> int:
+    """`python infer.py`."""
+    from customize import cli, config
+
+    return cli.main(config.InferenceSettings, "customize.inference.command:run", argv, "customize.inference.command:check")
 
 
 def help_text() -> str:
     """All commands, a line each."""
-    lines = [f"  {name:8}{about}" for name, (_, about) in COMMANDS.items()]
-    return "\n".join(["usage: customize COMMAND ...", "", *lines, "", f"To train and to generate: {', '.join(TRAINING)}.", ""])
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:{width}}{about}" for name, (_, about) in COMMANDS.items()]
+    return "\n".join(["usage: customize COMMAND ...", "", *lines, "", "customize COMMAND --help says what each takes.", ""])
 
 
 if __name__ == "__main__":

@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from customize import aliases, checks, compatibility, mistaken, ownership, report, shipped, toml, typed
+from customize import __version__, aliases, checks, compatibility, mistaken, ownership, report, shipped, toml, typed
 from customize.arguments import arguments, plain
 from customize.config import MODELS, Settings
 from customize.errors import InputError, Interrupted, NumericsError, Problem, ResourceError
 from customize.findings import printable
+from customize.next_command import called
 from customize.setting import Setting, table
 from customize.validated import SECTIONS, by_section
 
@@ -43,18 +44,21 @@ def main(model: type[Settings], run: Function, argv: Sequence[str] | None = None
         if {"--help", "-h"} & set(argv):
             print(help_text(model), end="")
             return 0
+        if "--version" in argv:
+            print(f"customize {__version__}")
+            return 0
         settings, notes = read(model, argv, check)
         for note in notes:
             _say(f"note: {note}")
         _call(run, settings)
     except InputError as error:
-        _say(report.headline(model.command, error.problems), *report.lines(error.problems))
+        _say(report.headline(called(model.command), error.problems), *report.lines(error.problems))
         return 2
     except ResourceError as error:
-        _say(*f"{model.command}: {error}".splitlines())
+        _say(*f"{called(model.command)}: {error}".splitlines())
         return 3
     except NumericsError as error:
-        _say(*f"{model.command}: {error}".splitlines())
+        _say(*f"{called(model.command)}: {error}".splitlines())
         return 4
     except Interrupted as error:
         _say(*str(error).splitlines())
@@ -84,7 +88,6 @@ def read(model: type[Settings], argv: Sequence[str], check: Function | None = No
         ownership.PROTECTED.add(os.path.realpath(config))
         try:
             from_file, places = toml.read(config)
-            from_file = shipped.in_place(config, from_file)
             if wrong := mistaken.other_command(model, config, from_file):
                 raise InputError(wrong)
         except InputError as error:
@@ -142,7 +145,7 @@ def help_text(model: type[Settings]) -> str:
     import argparse
 
     parser = argparse.ArgumentParser(
-        model.command, USAGE, model.__doc__, EPILOG, add_help=False, formatter_class=argparse.HelpFormatter
+        called(model.command), USAGE, model.__doc__, EPILOG, add_help=False, formatter_class=argparse.HelpFormatter
     )
     for section, lines in by_section(model).items():
         group = parser.add_argument_group(f"[{section}] {SECTIONS[section]}")

@@ -1,6 +1,5 @@
 """A configuration that was given to another command than its own."""
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from customize.arguments import known
 from customize.config import MODELS, InferenceSettings, Settings
 from customize.errors import Problem
 from customize.near import is_run
+from customize.next_command import command_line
 from customize.setting import table
 
 
@@ -21,9 +21,8 @@ def other_command(model: type[Settings], config: str, values: Mapping[str, Any])
     if len(foreign) < 2 or not (wholly or (strange and owners)):
         return None
     owner = max(owners, key=lambda other: sum(name in table(other) for name in values))
-    own = f"python {owner.command} {shlex.quote(config)}"
-    remedy = f"run `{own}`"
+    remedy = f"run `{command_line(owner.command, config)}`"
     if model is InferenceSettings and is_run(Path(config).absolute().parent):
-        folder = shlex.quote(str(Path(config).parent))
-        remedy = f'to generate with what it learned, run `python {model.command} --weights {folder} --prompt "..."`'
+        own = command_line(model.command, weights=str(Path(config).parent), prompt="a prompt")
+        remedy = f"to generate with what it learned, run `{own}`"
     return Problem(config, f"is a configuration of {owner.command}, not of {model.command}", remedy)

@@ -28,7 +28,22 @@ def program(script: str) -> list[str]:
     running = Path(sys.argv[0] if sys.argv else "")
     if running.name in SCRIPTS:
         return ["python", quoted(str(running.parent / script))]
+    if is_installed():
+        return ["customize", script.removesuffix(".py")]
     return ["python", script]
+
+
+def called(script: str) -> str:
+    """The name of a command as the user called it: `infer.py`, or `customize infer`."""
+    return f"customize {script.removesuffix('.py')}" if is_installed() else script
+
+
+def is_installed() -> bool:
+    """Whether this process is the command `customize`, not one of the scripts."""
+    running = Path(sys.argv[0] if sys.argv else "")
+    if running.name == "__main__.py":
+        return running.parent.name == "customize"
+    return running.stem in ("customize", "customize-script")
 
 
 def quoted(word: str) -> str:

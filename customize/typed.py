@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from customize import shipped
 from customize.setting import PATHS, Setting
 
 DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
@@ -201,6 +202,7 @@ def _path(name: str, line: Setting, text: str, notes: list[str]) -> str:
         clean = unquote(urlsplit(clean).path)
         clean = clean[1:] if re.match(r"/[A-Za-z]:/", clean) else clean
         notes.append(f"{name}: read as {clean}")
+    clean = shipped.located(clean)
     if line.text == "model" and (
         hub := re.fullmatch(r"(?:https?://)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/tree/main)?/?", clean)
     ):
