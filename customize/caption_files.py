@@ -1,54 +1,146 @@
-"""Captions from files beside the pictures: NAME.txt, metadata.jsonl, metadata.csv.
+"""Captions beside the images: in a text file for each (a.txt, a.png.txt, a.caption, a.json), or in a table for all.
 
-The readers never raise on what a file holds: they add a `Problem` for each fault and return what was good.
+The readers never raise on what a file holds: they add a `Problem` for each fault and return what was good. No file of
+captions is passed over without a line that names it.
 """
 
-import csv
-import io
 import json
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
+from customize.caption_tables import (
+    DEFAULT_COLUMN,
+    MAX_BYTES,
+    STRICT,
+    SUFFIXES,
+    caption_of,
+    decoded,
+    is_table,
+    table_captions,
+)
 from customize.captions import Caption
 from customize.findings import Findings, first_few, printable
-from customize.reading import regular_file
+from customize.names import FORMS, Names, stem
+from customize.reading import kind_of, regular_file
 
-TABLES = ("metadata.jsonl", "metadata.csv")
-MAX_BYTES = 1 << 26
+SIDECARS = (".txt", ".caption", ".captions", ".cap", ".prompt", ".text", ".tags", ".json")
+"""Extensions of the caption of one image, the first before the others."""
+TEXTS = frozenset({*SIDECARS, *SUFFIXES})
+
+
+@dataclass
+class Captions:
+    """What was found in a folder. of: captions by image, also of those in sub-folders that a table names."""
+
+    of: dict[str, tuple[Caption, ...]] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    """Names of the files that captions come from, or that are told of for another reason."""
 
 
 def read_captions(
-    folder: Path, pictures: Collection[str], others: Collection[str], column: str, found: Findings
-) -> tuple[dict[str, tuple[Caption, ...]], set[str]]:
-    """(captions by picture, names of the files they come from) for a folder that holds `pictures` and `others`.
+    folder: Path, pictures: Collection[str], others: Collection[str], column: str, found: Findings, folders: Sequence[str] = ()
+) -> Captions:
+    """The captions of a folder that holds `pictures`, `others` and the sub-folders `folders`.
 
-    A picture's captions are the lines of the .txt file of its name, or its rows in the folder's table.
+    An image's captions are the lines of the text file of its name, or its rows in the folder's table.
     """
-    texts = {name[: -len(".txt")]: name for name in others if name.lower().endswith(".txt")}
-    sidecars = {picture: texts[stem] for picture in pictures if (stem := picture.rpartition(".")[0]) in texts}
-    tables = [name for name in others if name.lower() in TABLES]
-    used = {*tables, *sidecars.values()}
     earlier = len(found.problems)
-    captions: dict[str, tuple[Caption, ...]] = {}
-    if len(tables) > 1 or (tables and sidecars):
-        what = f"has captions in more than one place: {first_few(sorted(used))}"
-        found.problem(folder, what, f"keep one: {', '.join(TABLES)}, or .txt files")
+    chosen, passed_over = sidecars(pictures, others, found, folder)
+    result = Captions(used={*chosen.values()})
+    tables: dict[str, dict[str, tuple[Caption, ...]]] = {}
+    for name in others:
+        if name not in result.used and is_table(name):
+            scratch = Findings()
+            rows = table_captions(folder / name, pictures, column, scratch, folders)
+            if name.lower() in STRICT or rows:
+                tables[name] = rows
+                found.problems.extend(scratch.problems)
+                found.notes.extend(scratch.notes)
+    result.used |= tables.keys()
+    same = len({tuple((key, *(each.text for each in rows[key])) for key in sorted(rows)) for rows in tables.values()}) <= 1
+    if tables and (not same or any(Path(name).suffix.lower() != ".json" for name in chosen.values())):
+        what = f"has captions in more than one place: {first_few(sorted(result.used))}"
+        found.problem(folder, what, "keep one: a table such as metadata.csv, or a text file for each image")
     elif tables:
-        captions = table_captions(folder / tables[0], pictures, column, found)
+        result.of = dict(next(iter(tables.values())))
+        result.used -= {*chosen.values()}
     else:
-        read = {name: sidecar_captions(folder / name, found) for name in sorted(used)}
-        captions = {picture: read[name] for picture, name in sidecars.items()}
+        read = {name: sidecar_captions(folder / name, column, found) for name in sorted(result.used)}
+        result.of = {picture: texts for picture, name in chosen.items() if (texts := read[name])}
+    if result.of and passed_over:
+        found.note(folder, f"more than one caption file for an image; not read ({len(passed_over)}): {first_few(passed_over)}")
+        result.used |= {*passed_over}
     if len(found.problems) > earlier:  # then who has no caption is not known
-        captions = {**dict.fromkeys(pictures, ()), **captions}
-    return captions, used
+        result.of = {**dict.fromkeys(pictures, ()), **result.of}
+    strays = [name for name in others if name not in result.used and os.path.splitext(name)[1].lower() in TEXTS]
+    if strays:
+        what = "text files that are no captions of an image here, by name or content, so not read"
+        found.note(folder, f"{what} ({len(strays)}): {first_few(strays)}")
+        result.used |= {*strays}
+    return result
 
 
-def sidecar_captions(path: Path, found: Findings) -> tuple[Caption, ...]:
-    """The captions in a .txt file: each line that is not blank is one."""
-    text = _read_text(path, found)
+def sidecars(
+    pictures: Collection[str], others: Collection[str], found: Findings, folder: Path
+) -> tuple[dict[str, str], list[str]]:
+    """(the caption file of each image that has one, files that others went before).
+
+    a.png.txt goes before a.txt, a name that is the same before one in another Unicode form or case.
+    """
+    files: dict[str, list[str]] = {}
+    for name in others:
+        base, suffix = os.path.splitext(name)
+        if suffix.lower() in SIDECARS:
+            files.setdefault(base, []).append(name)
+    bases = Names(files)
+    taken = {each for picture in pictures for each in (picture, stem(picture)) if each in bases}
+    chosen: dict[str, str] = {}
+    passed_over: list[str] = []
+    for picture in pictures if files else ():
+        hits: list[str] = []
+        for level in range(len(FORMS)):
+            for wanted in (picture, stem(picture)):
+                hits = [base for base in bases.at(level, wanted) if level == 0 or base not in taken]
+                if hits:
+                    break
+            if hits:
+                break
+        mine = sorted((name for base in hits for name in files[base]), key=_order)
+        if len(mine) > 1 and _order(mine[0]) == _order(mine[1]):
+            what = f"could have one of several captions: {first_few(sorted(mine))}"
+            found.problem(folder / picture, what, "keep the one that is meant, under the very name of the image")
+        elif mine:
+            chosen[picture] = mine[0]
+            passed_over += [name for name in mine[1:] if name not in passed_over]
+    _refuse_shared(chosen, found, folder)
+    return chosen, [name for name in passed_over if name not in chosen.values()]
+
+
+def _order(name: str) -> int:
+    return SIDECARS.index(os.path.splitext(name)[1].lower())
+
+
+def _refuse_shared(chosen: dict[str, str], found: Findings, folder: Path) -> None:
+    """A file in another case cannot be the caption of two images whose names differ by more than their extension."""
+    owners: dict[str, set[str]] = {}
+    for picture, name in chosen.items():
+        owners.setdefault(name, set()).add(stem(picture) if stem(name) != picture else picture)
+    for name, bases in owners.items():
+        if len(bases) > 1 and stem(name) not in bases:
+            what = f"could be the caption of several images: {first_few(sorted(p for p, own in chosen.items() if own == name))}"
+            found.problem(folder / name, what, "give it the very name of the image that is meant")
+
+
+def sidecar_captions(path: Path, column: str, found: Findings) -> tuple[Caption, ...]:
+    """The captions in a text file: each line that is not blank is one; of a .json what stands under `column` and the like."""
+    where = printable(str(path))
+    if path.suffix.lower() == ".json":
+        return _json_captions(path, column, found)
+    text = read_text(path, found)
     if text is None:
         return ()
-    where = printable(str(path))
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
     captions = tuple(Caption(line, f"{where} line {number}") for number, line in lines if line)
     if not captions:
@@ -56,52 +148,35 @@ def sidecar_captions(path: Path, found: Findings) -> tuple[Caption, ...]:
     return captions
 
 
-def table_captions(path: Path, pictures: Collection[str], column: str, found: Findings) -> dict[str, tuple[Caption, ...]]:
-    """The captions in a table by the convention of datasets' ImageFolder: the columns file_name and `column`.
-
-    A caption is a string or, in JSON, a list of strings; several rows for one picture are several captions.
-    """
-    text = _read_text(path, found)
-    rows = _csv_rows if path.suffix.lower() == ".csv" else _jsonl_rows
-    captions: dict[str, tuple[Caption, ...]] = {}
-    for where, row in () if text is None else rows(text, printable(str(path)), found):
-        name = row.get("file_name")
-        name = name if isinstance(name, str) else ""
-        if fault := _name_fault(name, pictures):
-            found.problem(where, fault, "name a picture in the folder itself, or delete the row")
-        elif texts := caption_texts(row.get(column)):
-            picture = str(PurePosixPath(name))
-            captions[picture] = captions.get(picture, ()) + tuple(Caption(text, where) for text in texts)
-        else:
-            columns = first_few([str(key) for key in row])
-            what = f"has no caption in the column {printable(column)!r} (its columns: {columns})"
-            found.problem(where, what, "write one there, or name the right column with --caption_column")
-    return captions
+def _json_captions(path: Path, column: str, found: Findings) -> tuple[Caption, ...]:
+    """Programs of many kinds leave a .json beside an image: without a caption in it, it is a note and no problem."""
+    text = read_text(path, found)
+    try:
+        row = json.loads(text or "")
+    except (ValueError, RecursionError):
+        row = None
+    _, texts = caption_of(row, column) if isinstance(row, dict) else ("", ())
+    if not texts and text is not None:
+        found.note(path, f"holds no caption under {column if column != DEFAULT_COLUMN else 'text, caption, prompt or tags'}")
+    return tuple(Caption(each, printable(str(path))) for each in texts)
 
 
-def caption_texts(value: object) -> tuple[str, ...]:
-    """The captions in a cell: a string or a list of strings, none of them blank. Of anything else none."""
-    texts = value if isinstance(value, list | tuple) else [value]
-    if not all(isinstance(text, str) and text.strip() and _is_unicode(text) for text in texts):
-        return ()
-    return tuple(text.strip() for text in texts)
-
-
-def _is_unicode(text: str) -> bool:
-    """JSON can write one half of a surrogate pair, which no tokenizer takes."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _read_text(path: Path, found: Findings) -> str | None:
-    """The text of a UTF-8 file, with or without byte-order mark, its line ends as \\n; None and a problem otherwise."""
+def read_text(path: Path, found: Findings) -> str | None:
+    """The text of a file in UTF-8, or in UTF-16 with byte-order mark, its line ends as \\n; None and a problem otherwise."""
     where, remedy = printable(str(path)), "save the file as UTF-8"
     try:
         with regular_file(path) as stream:
             data = stream.read(MAX_BYTES + 1)
-        text = data.decode("utf-8-sig")
+        text = decoded(data)
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         what = f"is not UTF-8 in line {line} (byte 0x{error.object[error.start]:02x})"
+        shown = error.object.split(b"\n")[line - 1].decode("cp1252", "replace").strip()
+        remedy += f" (if it reads {printable(shown, 60)!r}, it is Windows-1252 now)" if shown.isprintable() else ""
+        if kind := kind_of(data):
+            what, remedy = f"is {kind}, not a text file", "put a readable text file there, or take it out"
+        elif error.encoding.startswith("utf-16"):
+            what = "is UTF-16 that breaks off"
     except OSError as error:
         what, remedy = f"cannot be read: {error.strerror or error}", "put a readable text file there, or take it out"
     else:
@@ -110,56 +185,6 @@ def _read_text(path: Path, found: Findings) -> str | None:
         elif len(data) > MAX_BYTES:
             what, remedy = f"is larger than {MAX_BYTES:,} bytes", "put a file of captions there, or take it out"
         else:
-            return text.replace("\r\n", "\n").replace("\r", "\n")
+            return text
     found.problem(where, what, remedy)
     return None
-
-
-def _jsonl_rows(text: str, where: str, found: Findings) -> Iterator[tuple[str, Mapping[str, object]]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            what = None if isinstance(row, dict) else "is JSON, but no object"
-        except (ValueError, RecursionError) as error:
-            what = f"is not JSON ({printable(str(error))})"
-        if what:
-            found.problem(f"{where} line {number}", what, 'write {"file_name": "a.png", "text": "..."}')
-        else:
-            yield f"{where} line {number}", row
-
-
-def _csv_rows(text: str, where: str, found: Findings) -> Iterator[tuple[str, Mapping[str, object]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        if "file_name" not in (reader.fieldnames or ()):
-            what = f"has no column file_name (its columns: {first_few(list(reader.fieldnames or ()))})"
-            found.problem(f"{where} line 1", what, "begin it with the line file_name,text")
-            return
-        for row in reader:
-            if None in row:
-                what = "has more fields than line 1 has columns"
-                found.problem(f"{where} line {reader.line_num}", what, 'put "quotes" around the caption')
-            else:
-                yield f"{where} line {reader.line_num}", row
-    except csv.Error as error:
-        found.problem(f"{where} line {reader.line_num}", f"is not CSV ({error})", "mend the line")
-
-
-def _name_fault(name: str, pictures: Collection[str]) -> str | None:
-    """What is wrong with a row's file_name. It is looked up in the folder's listing: no path in a table is followed."""
-    if not name.strip():
-        return "has no file_name"
-    posix, windows = PurePosixPath(name), PureWindowsPath(name)
-    if "://" in name:
-        kind = "a URL"
-    elif posix.is_absolute() or windows.drive or windows.root:
-        kind = "an absolute path"
-    elif ".." in posix.parts or ".." in windows.parts:
-        kind = "a path that leaves the folder"
-    elif str(posix) in pictures:
-        return None
-    else:
-        kind = "a file in a sub-folder" if len(posix.parts) > 1 else "a picture that is not there"
-    return f"names {kind}: {printable(name)!r}"

@@ -18,21 +18,20 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from customize import near
+from customize.caption_tables import DEFAULT_COLUMN
 from customize.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, Caption, CaptionRule, apply_rule, fill
 from customize.colour import CONVERTED
 from customize.config import DreamBoothSettings, TextualInversionSettings
 from customize.errors import InputError, Problem, ResourceError
 from customize.findings import Findings, first_few, printable
-from customize.folders import folder_captions, list_folder
-from customize.images import EXTENSIONS, crop, open_image, resize, resized_size
+from customize.folders import folder_captions, is_tree_of_images, list_folder, meant_instead, sub_folders
+from customize.images import crop, open_image, resize, resized_size
 from customize.likeness import SHARP, Likeness, measure, near_duplicates
 from customize.rows import Row, load_dataset, picture_rows, row_captions
 
 Role = Literal["instance", "class"]
 TrainingData = TextualInversionSettings | DreamBoothSettings
-DEFAULT_CAPTION_COLUMN = "text"
-"""A data set may lack it; a column of any other name was asked for."""
+DEFAULT_IMAGE_COLUMN = "image"
 USUAL_RESOLUTION = 512
 WORKERS = min(4, os.cpu_count() or 1)
 """Threads that decode; each may hold a picture of 64 million pixels."""
@@ -198,28 +197,61 @@ def _rule(settings: TrainingData, index: int, folders: int) -> CaptionRule:
 def _from_folder(
     folder: Path, setting: str, column: str, rule: CaptionRule, resolution: int | None, found: Findings
 ) -> list[Example]:
-    """The good pictures of a folder, sorted by name bytewise; the others are problems. resolution: as for `_examples`."""
+    """The good pictures of a folder, sorted by name bytewise; the others are problems. resolution: as for `_examples`.
+
+    With them come the pictures of its sub-folders that a table of captions names.
+    """
     earlier = len(found.problems)
     listing = list_folder(folder, setting, found)
     if listing is None:
         return []
-    captions = folder_captions(folder, listing, column if rule.reads else None, found)
-    if resolution and not listing.pictures and len(found.problems) == earlier:
-        remedy = f"put some there ({' '.join(sorted(EXTENSIONS))})"
-        found.problem(f"{setting} {folder}", "holds no pictures", near.no_images_remedy(folder, remedy))
-    sources = {name: folder / name for name in listing.pictures}
+    captions = folder_captions(folder, listing, column if rule.reads else None, found).of
+    names = sorted({*listing.pictures, *captions}, key=os.fsencode)
+    if resolution and not names and len(found.problems) == earlier:
+        found.problem(f"{setting} {folder}", *meant_instead(folder, listing))
+    return _examples({name: folder / name for name in names}, captions, rule, resolution, str(folder), found)
+
+
+def _from_tree(folder: Path, column: str, rule: CaptionRule, resolution: int, found: Findings) -> list[Example]:
+    """The good pictures of a data set that is a folder with sub-folders (`train`, classes), each captioned as a folder is."""
+    ways = ["", *sub_folders(folder)]
+    if "train" in ways:  # of datasets' splits the one to learn from
+        others = sorted({way.split("/")[0] for way in ways} - {"", "train"})
+        ways = [way for way in ways if way == "" or way.split("/")[0] == "train"]
+        if others:
+            found.remark(folder, f"only the images of train are used, not those of {first_few(others)}")
+    names: set[str] = set()
+    captions: dict[str, tuple[Caption, ...]] = {}
+    for way in ways:
+        listing = list_folder(folder / way, "dataset_name", found)
+        if listing is None:
+            continue
+        mine = folder_captions(folder / way, listing, column if rule.reads else None, found, sub_folders_too=True)
+        prefix = f"{way}/" if way else ""
+        names |= {prefix + name for name in listing.pictures}
+        for name, texts in mine.of.items():
+            if captions.get(prefix + name, texts) != texts:
+                what = "has captions in more than one place: beside it, and in a table of a folder above"
+                found.problem(folder / prefix / name, what, "keep one")
+            captions[prefix + name] = texts
+    names |= captions.keys()
+    if not names and not found.problems:
+        found.problem(f"dataset_name {folder}", "holds no pictures", "name a folder with pictures, or a data set of `datasets`")
+    sources = {name: folder / name for name in sorted(names, key=os.fsencode)}
     return _examples(sources, captions, rule, resolution, str(folder), found)
 
 
 def _from_dataset(settings: TrainingData, name: str, rule: CaptionRule, resolution: int, found: Findings) -> list[Example]:
     """The good rows of a data set, in its order; the others are problems."""
+    if settings.image_column == DEFAULT_IMAGE_COLUMN and is_tree_of_images(Path(name)):
+        return _from_tree(Path(name), settings.caption_column, rule, resolution, found)
     data = load_dataset(name, settings.dataset_config_name, found)
     if data is None:
         return []
     sources = {f"row {row.index}": row for row in picture_rows(data, name, settings.image_column, found)}
     captions: dict[str, tuple[Caption, ...]] = {}
     if rule.reads:
-        required = rule.use == "files" or settings.caption_column != DEFAULT_CAPTION_COLUMN
+        required = rule.use == "files" or settings.caption_column != DEFAULT_COLUMN
         for index, texts in row_captions(data, name, settings.caption_column, required, found).items():
             captions[f"row {index}"] = tuple(Caption(text, f"row {index}") for text in texts)
         if required and not captions:  # said already, once for all rows

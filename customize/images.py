@@ -156,7 +156,8 @@ def _what_else(kind: str) -> tuple[str, str]:
     if not kind or kind.removeprefix("a ").removesuffix(" image") in FORMATS:  # it begins like one
         return "is not a picture in a format that is read here", f"{_EXPORT}, or take it out"
     remedy = f"{_EXPORT}, or take it out" if kind.endswith(("image", "file")) else "put the image itself there, or take it out"
-    return f"is {kind}, not a picture in a format that is read here", REMEDIES.get(kind, remedy)
+    what = f"is {kind}" if kind in REMEDIES else f"is {kind}, not a picture in a format that is read here"
+    return what, REMEDIES.get(kind, remedy)
 
 
 def _read(source: Path | str | bytes | Image.Image, convert: Convert | None, remarks: list[str]) -> Image.Image:
@@ -234,6 +235,8 @@ def _opaque_rgb(image: Image.Image, colours: Colours, remarks: list[str]) -> Ima
     if image.has_transparency_data:
         image = image.convert("LA" if image.mode in ("L", "LA") else "RGBA")
         alpha, image = image.getchannel("A"), image.convert("L" if image.mode == "LA" else "RGB")
+    if image.mode == "LAB":
+        colours = Colours()  # they are what they say, whatever profile is with them
     if image.mode not in SPACES:
         image = image.convert("L" if image.mode == "1" else "RGB")
     rgb, remark = to_srgb(image, colours)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from customize.caption_files import caption_texts
+from customize.caption_tables import caption_texts
 from customize.errors import InputError, Problem
 from customize.findings import Findings, first_few, printable
 
