@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from customize.errors import Problem
 from customize.printable import printable
 from customize.units import count, size
 
@@ -74,6 +75,15 @@ def why_no_gpu() -> tuple[str, str]:
     if sys.platform == "darwin":
         return ("this Python is not for Apple silicon", "") if platform.machine() != "arm64" else ("macOS offers no GPU here", "")
     return "no GPU found", ""
+
+
+def fp16_problem(precision: str, device_type: str) -> list[Problem]:
+    """What is wrong with `mixed_precision` fp16 where there is no GPU: why there is none, and what the other way would mean."""
+    if precision != "fp16" or device_type != "cpu":
+        return []
+    reason, remedy = why_no_gpu()
+    other = "use --mixed_precision bf16 or no, which runs on the CPU: with Stable Diffusion for hours to days"
+    return [Problem("mixed_precision", f"fp16 needs a GPU: {reason}", f"{remedy}; or {other}" if remedy else other)]
 
 
 def cuda_command(version: str) -> str:

@@ -80,10 +80,8 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
 
 def check_machine(settings) -> None:
     """What the settings ask of this machine is there: a GPU for fp16, the trackers, access to the hub."""
-    problems = []
-    if settings.mixed_precision == "fp16" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
-        remedy = "use --mixed_precision bf16 or no on a machine without GPU"
-        problems.append(Problem("mixed_precision", "fp16 needs a GPU, and there is none", remedy))
+    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    problems = machine.fp16_problem(settings.mixed_precision, "cuda" if has_gpu else "cpu")
     if "wandb" in settings.report_to and importlib.util.find_spec("wandb") is None:
         problems.append(Problem("report_to", "wandb is not installed", "pip install wandb, or --report_to tensorboard"))
     if settings.push_to_hub:

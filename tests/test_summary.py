@@ -134,6 +134,16 @@ def test_a_build_of_torch_without_cuda_beside_a_card_is_told_with_the_command(no
     assert machine.why_no_gpu() == (reason, "pip install --force-reinstall torch==2.13.0")
 
 
+def test_fp16_without_a_gpu_says_why_and_what_the_cpu_would_mean(no_card):
+    assert machine.fp16_problem("fp16", "cuda") == machine.fp16_problem("bf16", "cpu") == []
+    [problem] = machine.fp16_problem("fp16", "cpu")
+    assert (problem.where, problem.what) == ("mixed_precision", "fp16 needs a GPU: no GPU found")
+    assert problem.remedy == "use --mixed_precision bf16 or no, which runs on the CPU: with Stable Diffusion for hours to days"
+    card(no_card)
+    [problem] = machine.fp16_problem("fp16", "cpu")
+    assert problem.what.endswith("a build without CUDA") and problem.remedy.startswith("pip install --force-reinstall torch==")
+
+
 def test_only_a_driver_is_there(no_card):
     (no_card / "dev").mkdir()
     (no_card / "dev/nvidiactl").touch()

@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 from PIL.Image import Image
 
+from customize import machine
 from customize.config import InferenceSettings
-from customize.errors import InputError, Problem
+from customize.errors import InputError
 from customize.files import write_image
 from customize.findings import first_few
 from customize.images import open_image
@@ -53,9 +54,8 @@ class Models:
     def load(self, settings: InferenceSettings) -> None:
         """Puts the pipeline that the settings name on the best device; says what the user should know of it."""
         device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-        if settings.mixed_precision == "fp16" and device.type == "cpu":
-            remedy = "use --mixed_precision bf16 or no on a machine without GPU"
-            raise InputError(Problem("mixed_precision", "fp16 needs a GPU, and there is none", remedy))
+        if problems := machine.fp16_problem(settings.mixed_precision, device.type):
+            raise InputError(problems)
         torch.backends.cuda.matmul.allow_tf32 = settings.allow_tf32
         self.name = of_the_model(settings)
         self.pipeline = load_pipeline(
