@@ -10,6 +10,7 @@ from typing import Any
 from customize import course, sample_prompts
 from customize.errors import Problem
 from customize.inference import checks as inference
+from customize.schedules import step_rules
 from customize.setting import Setting
 
 
@@ -201,6 +202,19 @@ def warmup_problems(settings: Any, steps: int) -> list[Problem]:
     return [Problem("lr_warmup_steps", what, remedy)] if warmup >= steps else []
 
 
+def _step_rules(settings: Any) -> Iterator[Problem]:
+    if settings.lr_scheduler != "piecewise_constant":
+        return
+    remedy = "give factors and the steps at which they end, as in 1:100,0.1:200,0.01"
+    if settings.lr_step_rules is None:
+        yield Problem("lr_step_rules", "is missing: lr_scheduler = piecewise_constant needs it", remedy)
+        return
+    try:
+        step_rules(settings.lr_step_rules)
+    except ValueError as error:
+        yield Problem("lr_step_rules", str(error), remedy)
+
+
 def _steps_or_epochs(settings: Any) -> Iterator[Problem]:
     if settings.max_train_steps is None and settings.num_train_epochs is None:
         yield Problem("max_train_steps", "is none, and so is num_train_epochs", "give one of the two")
@@ -257,6 +271,7 @@ CHECKS: tuple[Check, ...] = (
     _prior_preservation,
     _class_images,
     _warmup,
+    _step_rules,
     _steps_or_epochs,
     _trackers,
     _overwrite_or_resume,

@@ -94,6 +94,10 @@ class TrainingSettings(Settings):
     )
     lr_num_cycles: int = setting(1, "train", "waves of cosine_with_restarts", minimum=1, maximum=1000)
     lr_power: float = setting(1.0, "train", "exponent of polynomial", above=0, maximum=100)
+    lr_step_rules: str | None = setting(
+        None, "train", "factors of the learning rate and the steps at which they end, as in 1:100,0.1:200,0.01",
+        only_with=("lr_scheduler", ("piecewise_constant",)),
+    )  # fmt: skip
     use_8bit_adam: bool = setting(False, "train", "8-bit AdamW of bitsandbytes: a quarter of the optimizer's memory")
     adam_beta1: float = setting(0.9, "train", "decay of AdamW's mean of gradients", minimum=0, below=1)
     adam_beta2: float = setting(0.999, "train", "decay of AdamW's mean of squared gradients", minimum=0, below=1)
@@ -118,7 +122,11 @@ class TrainingSettings(Settings):
     resume_from_checkpoint: str | None = setting(
         None, "output", "the checkpoint to go on from: latest, or its folder", text="path"
     )
-    save_steps: int | None = setting(None, "output", "steps between intermediate weights", minimum=1, maximum=MANY)
+    save_steps: int | None = setting(
+        None, "output", "steps between intermediate weights; 0: with the sample images", minimum=0, maximum=MANY,
+        default_in_words="0 for words and adapters, none for whole networks",
+    )  # fmt: skip
+    save_precision: Literal["fp32", "fp16", "bf16"] = setting("fp32", "output", "number format of the weights in the result")
     validation_prompt: tuple[str, ...] | None = setting(
         None, "output", "prompts of the sample images, or none for no sample images; {instance_prompt} and {placeholder_token} "
         "stand for those settings", default_in_words="made from instance_prompt or placeholder_token",
@@ -176,6 +184,7 @@ class TextualInversionSettings(TrainingSettings):
         "auto", "data", "captions from files beside the pictures, from templates, or (auto) files where there are some"
     )
     train_batch_size: int = again(TrainingSettings, "train_batch_size", 4)
+    save_steps: int | None = again(TrainingSettings, "save_steps", 0, default_in_words="0: with the sample images")
     learning_rate: float = again(TrainingSettings, "learning_rate", 5e-3)
     max_train_steps: int | None = again(TrainingSettings, "max_train_steps", 500)
     output_dir: str | None = again(
@@ -241,7 +250,7 @@ class DreamBoothSettings(TrainingSettings):
     @classmethod
     def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
         if values.get("adapter", adapters.NONE) != adapters.NONE:
-            values = {"learning_rate": 1e-4, **values}
+            values = {"learning_rate": 1e-4, "save_steps": 0, **values}
         return super().completed(values)
 
 

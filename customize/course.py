@@ -4,6 +4,8 @@ import math
 import os
 from typing import Any
 
+from customize.schedules import step_rules
+
 SCHEDULE = ("lr_scheduler", "lr_warmup_steps", "lr_num_cycles", "lr_power", "lr_step_rules", "max_train_steps")
 RATES = ("learning_rate", "text_encoder_learning_rate", *SCHEDULE)
 """What decides on the learning rate of each step."""
@@ -53,6 +55,14 @@ def learning_rates(settings, num_images: int, num_processes: int) -> dict[str, A
     own = {"cosine_with_restarts": "lr_num_cycles", "polynomial": "lr_power", "piecewise_constant": "lr_step_rules"}.get(name)
     if own:
         found[own] = getattr(settings, own)
+    if own == "lr_step_rules":
+        found[own] = rules_in_words(settings.lr_step_rules)
     if name not in WITHOUT_LENGTH:
         found["max_train_steps"] = max_train_steps(settings, num_images, num_processes)
     return found | {"lr_warmup_steps": warmup}
+
+
+def rules_in_words(text: str) -> str:
+    """Rules as they come out, the same for the same."""
+    pieces, last = step_rules(text)
+    return ",".join([*(f"{value!r}:{step}" for step, value in pieces), repr(last)])

@@ -4,6 +4,7 @@ from time import perf_counter
 
 import torch
 
+from customize import dropout
 from customize.sample_prompts import images_per_prompt
 
 
@@ -15,7 +16,7 @@ def of_a_step(bench, training) -> float:
     on_gpu = accelerator.device.type == "cuda"
     for _ in range(1 + on_gpu):  # the first time on a GPU is not like the others
         begin = perf_counter()
-        with accelerator.autocast():
+        with accelerator.autocast(), dropout.samples(settings.seed, 0, range(settings.train_batch_size)):
             latents, prompts = batch.latents, model.condition(batch.prompts)
             answer = model.family.predict(latents, batch.timesteps, prompts)
         answer.float().mean().backward()

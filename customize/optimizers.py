@@ -74,6 +74,7 @@ class LearningRates:
             num_cycles=settings.lr_num_cycles,
             power=settings.lr_power,
             learning_rate=settings.learning_rate * scale,
+            step_rules=getattr(settings, "lr_step_rules", None) or "1",
         )
         self.base = [group["lr"] * scale for group in optimizer.param_groups]
 

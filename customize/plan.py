@@ -30,7 +30,7 @@ from customize.sample_prompts import images_per_prompt
 from customize.samples import SamplePictures
 from customize.setting import table
 from customize.trainer import Record, State, Watcher, train
-from customize.training import check_machine, start_accelerator
+from customize.training import check_machine, start_accelerator, weights_every
 from customize.weights import pipeline_sizes
 
 TRIAL_STEPS = 2
@@ -277,7 +277,7 @@ def files_of(settings, bench: Bench, training: Training, state: State) -> Files:
         times(first, last, settings.checkpointing_steps),
         settings.checkpoints_total_limit,
         result_sizes(settings, training, bench, about),
-        times(first, last, settings.save_steps) if settings.save_steps else 0,
+        times(first, last, every) if (every := weights_every(settings, bench, training)) else 0,
         samples,
         3 * bench.resolution**2 + 1024,
     )
@@ -293,6 +293,6 @@ def result_sizes(settings, training: Training, bench: Bench, about: dict[str, st
     with TemporaryDirectory() as name:
         folder = Path(name)
         if getattr(settings, "adapter", "") == adapters.NONE:
-            return pipeline_sizes(folder, bench.family, about)
+            return pipeline_sizes(folder, bench.family, about, settings.save_precision)
         sizes = {path.name: path.stat().st_size for path in training.method.save(folder, about)}
         return sizes | {run_folder.ABOUT: len(about["customize"].encode())}

@@ -15,9 +15,10 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 training: beside a rounded base model an adapter learned, beside an exact one it is loaded."""
 
 
-def check(folder: Path, family: StableDiffusion, prompt: str) -> float:
+def check(folder: Path, family: StableDiffusion, prompt: str, saved: torch.dtype = torch.float32) -> float:
     """Compares one prediction of the networks in memory with one of the result in `folder`; both on the CPU in float32.
 
+    saved: the number format of the result.
     Returns the largest difference relative to the largest number. Raises OSError when it is above `TOLERANCE`,
     NumericsError when the networks in memory answer with NaN or infinity.
     """
@@ -31,7 +32,7 @@ def check(folder: Path, family: StableDiffusion, prompt: str) -> float:
     except InputError as error:
         raise OSError(f"what was saved cannot be loaded again: {error}") from error
     difference = ((answer(fresh, prompt) - expected).abs().max() / expected.abs().max()).item()
-    if not difference <= TOLERANCE[dtype]:
+    if not difference <= max(TOLERANCE[dtype], TOLERANCE[saved]):
         raise OSError(f"{folder} does not give what was learned: predictions differ by {difference:.1e}")
     return difference
 

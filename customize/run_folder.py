@@ -173,13 +173,14 @@ def clear(folder: Path) -> None:
     sync_folder(folder)
 
 
-def is_finished(folder: Path, steps: int) -> bool:
-    """Whether the folder holds the whole result of so many steps."""
+def is_finished(folder: Path, steps: int, precision: str = "fp32") -> bool:
+    """Whether the folder holds the whole result of so many steps in this number format."""
     if manifest.faults(folder, others=True):
         return False
     try:
-        return read_object(folder / ABOUT).get("steps") == steps
-    except (OSError, ValueError):
+        about = read_object(folder / ABOUT)
+        return about.get("steps") == steps and about.get("settings", {}).get("save_precision", "fp32") == precision
+    except (OSError, ValueError, AttributeError):
         return False
 
 

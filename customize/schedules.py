@@ -1,4 +1,4 @@
-"""Learning-rate schedules as functions of the step: a factor between 0 and 1 for the learning rate.
+"""Learning-rate schedules as functions of the step: a factor for the learning rate, between 0 and 1 unless rules say more.
 
 Names and curves are those of diffusers' scripts. To add one, write a function here and decorate it.
 """
@@ -17,6 +17,7 @@ class Span:
     num_cycles: float = 1
     power: float = 1.0
     learning_rate: float = 1.0
+    step_rules: str = "1"
 
 
 SCHEDULES: dict[str, Callable[[float, Span], float]] = {}
@@ -65,8 +66,54 @@ def polynomial(progress: float, span: Span, end: float = 1e-7) -> float:
     return floor + (1 - floor) * (1 - progress) ** span.power
 
 
+@schedule
+def piecewise_constant(progress: float, span: Span) -> float:
+    """Constants between the steps of `step_rules`; `factor` asks `in_pieces`, which knows the step."""
+    return in_pieces(round(progress * span.max_train_steps), step_rules(span.step_rules))
+
+
+StepRules = tuple[tuple[tuple[int, float], ...], float]
+"""(step, factor before it) with rising steps, and the factor after the last."""
+
+
+def step_rules(text: str) -> StepRules:
+    """Reads rules as diffusers writes them: "1:10,0.1:20,0.01" is 1 up to step 10, 0.1 up to step 20, then 0.01.
+
+    Raises ValueError, with the piece that is at fault.
+    """
+    *pieces, last = text.split(",")
+    rules: dict[int, float] = {}
+    for piece in pieces:
+        value, colon, step = piece.partition(":")
+        if not colon or not step.strip().isdecimal() or int(step) < 1:
+            raise ValueError(f'"{piece.strip()}" is not FACTOR:STEP, such as 0.1:20')
+        if int(step) in rules:
+            raise ValueError(f"step {int(step)} is there twice")
+        rules[int(step)] = _factor_of(value)
+    return tuple(sorted(rules.items())), _factor_of(last)
+
+
+def _factor_of(text: str) -> float:
+    """A factor of 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1000:
+        raise ValueError(f'"{text.strip()}" is not a factor from 0 to 1000')
+    return value
+
+
+def in_pieces(step: int, rules: StepRules) -> float:
+    """The factor of a step."""
+    pieces, last = rules
+    return next((value for end, value in pieces if step < end), last)
+
+
 def factor(name: str, step: int, span: Span) -> float:
-    """The factor for `step` (0 is the first). `constant` has no warm-up, as in diffusers' scripts."""
+    """The factor for `step` (0 is the first). The constants but `constant_with_warmup` have no warm-up, as in diffusers."""
+    if name == "piecewise_constant":
+        return in_pieces(step, step_rules(span.step_rules))
     if step < span.warmup_steps and name != "constant":
         return step / span.warmup_steps
     progress = min(1.0, (step - span.warmup_steps) / max(1, span.max_train_steps - span.warmup_steps))

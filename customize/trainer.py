@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from customize import draws
+from customize import draws, dropout
 from customize.checkpoint import Checkpoint
 from customize.methods.method import Method
 from customize.optimizers import LearningRates
@@ -167,8 +167,9 @@ def step(settings, state: State, model: Any, batches: Batches, watchers: Sequenc
     total, names = torch.zeros((), device=accelerator.device), ()
     for number, positions in enumerate(parts):
         batch = batches.batch(state.draw, positions).to(accelerator.device)
-        seed_dropout(settings.seed, state.draw, positions)
-        with accelerator.no_sync(model) if number + 1 < len(parts) else nullcontext():
+        seed_networks(settings.seed, state.draw, positions)
+        sync = accelerator.no_sync(model) if number + 1 < len(parts) else nullcontext()
+        with sync, dropout.samples(settings.seed, state.draw, positions):
             losses: Tensor = model(batch)
             # processes average their gradients, so each gives its share times their number
             accelerator.backward(losses.sum() * (accelerator.num_processes / global_batch))
@@ -198,6 +199,7 @@ def micro_batches(settings, accelerator: Accelerator) -> list[range]:
     return [range(first + i * size, first + (i + 1) * size) for i in range(settings.gradient_accumulation_steps)]
 
 
-def seed_dropout(seed: int, step: int, positions: Sequence[int]) -> None:
-    """Dropout inside a network draws from torch's global generator: make it, too, a function of step and position."""
-    torch.manual_seed(draws.generator(seed, "dropout", step, positions[0]).initial_seed())
+def seed_networks(seed: int, step: int, positions: Sequence[int]) -> None:
+    """What a network of others draws from torch's global generator follows from the step, too; an adapter's dropout follows from
+    each sample (`customize.dropout`)."""
+    torch.manual_seed(draws.generator(seed, "networks", step, positions[0]).initial_seed())

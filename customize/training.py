@@ -28,7 +28,10 @@ from customize.resume import find_checkpoint, fitting, identity, refuse_other_cl
 from customize.samples import SamplePictures
 from customize.trainer import State, Watcher, train
 from customize.watchers import Checkpoints, Every, Log, Progress, Signals, Trackers
+from customize.weights import PRECISIONS
 
+SMALL = 256 << 20
+"""Bytes of what learns up to which its weights are kept beside the sample images."""
 About = Callable[[int], dict[str, str]]
 """What a file of the weights of a step says of itself."""
 
@@ -45,7 +48,7 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
     family = load(source)
     done = (resume.step, len(resume.state.get("left_out", ()))) if resume else (0, 0)
     bench = Bench(settings, accelerator, family, examples, *done)
-    if resume and resume.step >= bench.max_train_steps and run_folder.is_finished(folder, resume.step):
+    if resume and resume.step >= bench.max_train_steps and run_folder.is_finished(folder, resume.step, settings.save_precision):
         accelerator.print(f"{folder} is finished: nothing to do")
         if settings.push_to_hub and accelerator.is_main_process:
             upload(settings, folder)
@@ -168,10 +171,17 @@ def watchers(settings, config: Path, bench: Bench, training: Training, samples: 
         found += [Progress(found), Log(folder / run_folder.LOG)]
     if samples.prompts:
         found.append(Every(bench.validation_steps, samples, at_start=True))
-    if settings.save_steps:
-        found.append(Every(settings.save_steps, save_weights(folder / run_folder.WEIGHTS, training, about)))
+    if every := weights_every(settings, bench, training):
+        found.append(Every(every, save_weights(folder / run_folder.WEIGHTS, training, about)))
     found += [checkpoints, Signals(summary.resume_command(settings, config))]
     return found
+
+
+def weights_every(settings, bench: Bench, training: Training) -> int | None:
+    """Steps between intermediate weights: with the sample images, where `save_steps` is 0 and the file is small."""
+    if settings.save_steps != 0:
+        return settings.save_steps
+    return bench.validation_steps if bench.sample_prompts and size(training.method.learned()) <= SMALL else None
 
 
 def save_weights(folder: Path, training: Training, about: About) -> Callable[[State], None]:
@@ -192,7 +202,7 @@ def finish(settings, folder: Path, family: StableDiffusion, training: Training, 
     training.method.eval()
     with new_entries(folder, size(training.method.learned()), unlisted=(run_folder.CARD,)) as unfinished:
         files = training.method.save(unfinished, metadata)
-        difference = readback.check(unfinished, family, training.method.example_prompt)
+        difference = readback.check(unfinished, family, training.method.example_prompt, PRECISIONS[settings.save_precision])
         report = training.method.report()
         card = run_folder.card(folder, json.loads(metadata["customize"]), files, report)
         (unfinished / run_folder.CARD).write_text(card, encoding="utf-8", newline="\n")

@@ -9,23 +9,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors import safe_open
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from customize.files import write_bytes
+from customize.findings import first_few
 from customize.resources import safetensors_size
 from customize.run_folder import ABOUT, ADAPTER_METADATA, LORA, embedding_file
 
 if TYPE_CHECKING:
     from customize.families.stable_diffusion import StableDiffusion
 
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""Number formats of results, by the values of the setting `save_precision`."""
 LEFT_ALONE = ("safety_checker", "feature_extractor")
 """Parts of a base model that no method loads."""
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Path:
-    """Writes tensors to one safetensors file, reads it afresh and compares. Raises OSError when they differ."""
-    tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], precision: str = "fp32") -> Path:
+    """Writes tensors to one safetensors file, reads it afresh and compares. Raises OSError when they differ.
+
+    precision: fp32, fp16 or bf16; what fp16 cannot hold stays in fp32, and is told.
+    """
+    tensors = rounded(
+        {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}, precision, path.name
+    )
     write_bytes(path, save(tensors, {"format": "pt", **metadata}))
     read = load_file(path)
     if read.keys() != tensors.keys() or not all(torch.equal(read[name], tensors[name]) for name in tensors):
@@ -33,15 +42,34 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     return path
 
 
-def save_embeddings(folder: Path, vectors: dict[str, Tensor], metadata: dict[str, str]) -> list[Path]:
+def rounded(tensors: dict[str, Tensor], precision: str, where: str) -> dict[str, Tensor]:
+    """The tensors in another number format, but those that would overflow in it: they stay in fp32, and are told."""
+    if precision == "fp32":
+        return tensors
+    found = {name: tensor.to(PRECISIONS[precision]) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    too_large = [name for name, tensor in found.items() if not tensor.isfinite().all()]
+    if too_large:
+        print(f"note: {where} keeps in fp32 what is too large for {precision}: {first_few(too_large, 3)}")
+    return found | {name: tensors[name] for name in too_large}
+
+
+def round_files(folder: Path, precision: str) -> None:
+    """Writes the networks of a pipeline's folder again in another number format."""
+    for file in sorted(file for part in ("unet", "vae", "text_encoder") for file in (folder / part).glob("*.safetensors")):
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata()
+        save_file(rounded(load_file(file), precision, f"{file.parent.name}/{file.name}"), file, metadata)
+
+
+def save_embeddings(folder: Path, vectors: dict[str, Tensor], metadata: dict[str, str], precision: str = "fp32") -> list[Path]:
     """One file a placeholder, its vectors [N, D] under the placeholder's name (stock loaders take one key a file)."""
     return [
-        save_tensors(folder / embedding_file(placeholder, alone=len(vectors) == 1), {placeholder: rows}, metadata)
+        save_tensors(folder / embedding_file(placeholder, alone=len(vectors) == 1), {placeholder: rows}, metadata, precision)
         for placeholder, rows in vectors.items()
     ]
 
 
-def save_lora(folder: Path, family: "StableDiffusion", metadata: dict[str, str]) -> list[Path]:
+def save_lora(folder: Path, family: "StableDiffusion", metadata: dict[str, str], precision: str = "fp32") -> list[Path]:
     """One file for the adapters of the UNet and, if it has one, the text encoder, under diffusers' names."""
     from peft import get_peft_model_state_dict
 
@@ -53,7 +81,7 @@ def save_lora(folder: Path, family: "StableDiffusion", metadata: dict[str, str])
             if part == "text_encoder":  # transformers asks for DoRA's magnitudes under another name than diffusers
                 state = {name.replace("magnitude_vector", "magnitude_vector.weight"): t for name, t in state.items()}
             tensors |= {f"{part}.{name}": tensor for name, tensor in state.items()}
-    return [save_tensors(folder / LORA, tensors, {**metadata, **adapter_description(family)})]
+    return [save_tensors(folder / LORA, tensors, {**metadata, **adapter_description(family)}, precision)]
 
 
 def adapter_description(family: "StableDiffusion") -> dict[str, str]:
@@ -67,12 +95,14 @@ def adapter_description(family: "StableDiffusion") -> dict[str, str]:
     return {ADAPTER_METADATA: json.dumps(plain, sort_keys=True, default=str)}
 
 
-def save_pipeline(folder: Path, family: "StableDiffusion", metadata: dict[str, str]) -> list[Path]:
+def save_pipeline(folder: Path, family: "StableDiffusion", metadata: dict[str, str], precision: str = "fp32") -> list[Path]:
     """A complete pipeline in diffusers' layout, in a folder that `files` puts in place once it is whole.
 
     The base's safety checker and feature extractor, which were never loaded, are copied as they are.
     """
     family.pipeline().save_pretrained(folder, safe_serialization=True)
+    if precision != "fp32":
+        round_files(folder, precision)
     left_alone(family.source, folder)
     (folder / ABOUT).write_text(metadata["customize"], encoding="utf-8", newline="\n")
     return [folder / "model_index.json"]
@@ -92,7 +122,7 @@ def left_alone(source: Path, folder: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def pipeline_sizes(folder: Path, family: "StableDiffusion", metadata: dict[str, str]) -> dict[str, int]:
+def pipeline_sizes(folder: Path, family: "StableDiffusion", metadata: dict[str, str], precision: str = "fp32") -> dict[str, int]:
     """Bytes of each part that `save_pipeline` would write. All but the networks' weights are written to `folder` for it."""
     pipeline = family.pipeline()
     pipeline.save_config(folder)
@@ -103,7 +133,12 @@ def pipeline_sizes(folder: Path, family: "StableDiffusion", metadata: dict[str, 
         getattr(family, part).save_config(folder / part)
     sizes = {path.name: size_of(path) for path in sorted(folder.iterdir())}
     for part in ("unet", "vae", "text_encoder"):
-        sizes[part] += safetensors_size(getattr(family, part).state_dict(), {"format": "pt"})
+        tensors = {name: tensor.to("meta") for name, tensor in getattr(family, part).state_dict().items()}
+        if precision != "fp32":
+            tensors = {
+                name: each.to(PRECISIONS[precision]) if each.is_floating_point() else each for name, each in tensors.items()
+            }
+        sizes[part] += safetensors_size(tensors, {"format": "pt"})
     sizes |= {part: size_of(family.source / part) for part in LEFT_ALONE if (family.source / part).is_dir()}
     return sizes | {ABOUT: len(metadata["customize"].encode())}
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from kit import prepared, settings_for, write_pictures
 
+from customize import dropout
 from customize.trainer import train
 
 
@@ -24,10 +25,10 @@ class Double:
         return replace(batch, **floats)
 
 
-def learned(method, base, pictures, folder, size, accumulated):
+def learned(method, base, pictures, folder, size, accumulated, **changes):
     settings = settings_for(
         method, base, pictures, folder, train_batch_size=size, gradient_accumulation_steps=accumulated, snr_gamma=5.0,
-        max_train_steps=3,
+        max_train_steps=3, **changes,
     )  # fmt: skip
     bench, training = prepared(settings)
     model, batches, condition = training.method.double(), Double(training.batches), training.method.condition
@@ -48,6 +49,75 @@ def test_four_by_one_two_by_two_and_one_by_four_are_the_same(method, base, pictu
         assert given == drawn
         for name, tensor in expected.items():
             torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-12)
+
+
+DROPOUT = {
+    "a LoRA": {},
+    "the text encoder, too": {"train_text_encoder": True},
+    "activations computed twice": {"gradient_checkpointing": True},
+    "convolutions": {"lora_targets": ("attention", "conv1", "time_emb_proj")},
+    "a DoRA": {"use_dora": True},
+    "a prior by the teacher": {"prior_preservation": "teacher", "class_prompt": "a photo of dog"},
+    "class images": {"prior_preservation": "images", "class_prompt": "a photo of dog", "num_class_images": 3},
+}
+
+
+QUICK = ("a LoRA", "a prior by the teacher")
+
+
+@pytest.mark.parametrize("kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in DROPOUT])
+def test_dropout_meets_each_sample_alike_however_a_step_is_cut(kind, tiny_epsilon, pictures, tmp_path):
+    changes = {"lora_dropout": 0.5, **DROPOUT[kind]}
+    if kind == "class images":
+        changes["class_data_dir"] = str(pictures)
+        pictures = write_pictures(tmp_path / "mine", 3, seed=5)
+    expected, drawn = learned("lora", tiny_epsilon, pictures, tmp_path / "run", 4, 1, **changes)
+    if kind == "a LoRA":
+        without, _ = learned("lora", tiny_epsilon, pictures, tmp_path / "run", 4, 1, **changes | {"lora_dropout": 0.0})
+        assert max((expected[name] - without[name]).abs().max() for name in expected) > 1e-4
+    for size, accumulated in ((2, 2), (1, 4)) if kind == "a LoRA" else ((2, 2),):
+        found, _ = learned("lora", tiny_epsilon, pictures, tmp_path / "run", size, accumulated, **changes)
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-12)
+
+
+def test_masks_are_independent_and_of_the_rate():
+    """8 samples, 3 modules, 2 steps: each number is dropped as often as asked, no two masks agree more than by chance."""
+    masks = []
+    for step in (0, 1):
+        for name in "abc":
+            keys = dropout.Samples(3, step, tuple(range(8))).keys(name, 8, torch.device("cpu"))
+            masks += list(dropout.keep(keys, (40, 50), 0.3).flatten(1).float())
+    kept = torch.stack(masks)
+    assert kept.mean().item() == pytest.approx(0.7, abs=0.005)
+    assert kept.mean(0).var().item() == pytest.approx(0.21 / len(kept), rel=0.1)
+    correlations = torch.corrcoef(kept) - torch.eye(len(kept))
+    assert correlations.abs().max() < 5 / 2000**0.5
+    along = torch.corrcoef(torch.stack([kept[:, :-1].flatten(), kept[:, 1:].flatten()]))[0, 1]
+    assert along.abs() < 5 / kept.numel() ** 0.5
+
+
+def test_a_mask_is_splitmix64_in_whole_numbers():
+    """Against Python's integers."""
+    key, size, p = 123456789123456789, 50, 0.4
+    found = dropout.keep(torch.tensor([key]), (size,), p)[0].tolist()
+    for number, kept in enumerate(found, 1):
+        z = (key + number * 0x9E3779B97F4A7C15) % 2**64
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
+        assert kept == (z >> 33 >= round(p * 2**31))
+
+
+def test_dropout_keeps_the_mean_and_is_off_in_evaluation():
+    module = dropout.SampleDropout(0.25, "x")
+    ones = torch.ones(2, 1000)
+    with dropout.samples(0, 0, [0, 1]):
+        assert module(ones).unique().tolist() == pytest.approx([0.0, 4 / 3])
+        assert not torch.equal(module(ones)[0], module(ones)[1])
+        with dropout.samples(0, 0, [1]):
+            alone = module(ones[:1])
+        assert torch.equal(alone[0], module(ones)[1])
+    assert torch.equal(module.eval()(ones), ones)
 
 
 @pytest.mark.parametrize("num_class", [2, 7])

@@ -14,7 +14,10 @@ from customize.families.stable_diffusion import StableDiffusion
 class Adapter:
     """Fine-tunes a network in full."""
 
+    precision = "fp32"
+
     def attach(self, networks: Sequence[nn.Module], settings) -> None:
+        self.precision = settings.save_precision
         for network in networks:
             network.requires_grad_(True)
 
@@ -29,4 +32,4 @@ class Adapter:
         return {}
 
     def save(self, folder: Path, family: StableDiffusion, metadata: dict[str, str]) -> list[Path]:
-        return weights.save_pipeline(folder, family, metadata)
+        return weights.save_pipeline(folder, family, metadata, self.precision)

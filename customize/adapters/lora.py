@@ -14,6 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from customize import weights
+from customize.dropout import SampleDropout
 from customize.errors import InputError, Problem
 from customize.families.stable_diffusion import StableDiffusion
 
@@ -27,7 +28,10 @@ TARGETS = {
 class Adapter:
     """Adds LoRA to the modules that `lora_targets` names: groups of `TARGETS`, or ends of module names."""
 
+    precision = "fp32"
+
     def attach(self, networks: Sequence[nn.Module], settings) -> None:
+        self.precision = settings.save_precision
         ends = {target: TARGETS.get(target, (target,)) for target in settings.lora_targets}
         found = [present(network, [end for group in ends.values() for end in group]) for network in networks]
         unknown = [target for target, group in ends.items() if not any(set(group) & set(each) for each in found)]
@@ -52,6 +56,10 @@ class Adapter:
             torch.manual_seed(settings.seed)
             inject_adapter_in_model(config, network, adapter_name=NAME)
         network.peft_config = {NAME: config}
+        if settings.lora_dropout:
+            for name, layer in network.named_modules():
+                if isinstance(layer, BaseTunerLayer):
+                    layer.lora_dropout[NAME] = SampleDropout(settings.lora_dropout, f"{type(network).__name__}.{name}")
 
     @contextmanager
     def off(self, *networks: nn.Module) -> Iterator[None]:
@@ -74,7 +82,7 @@ class Adapter:
         return weights.adapter_description(family)
 
     def save(self, folder: Path, family: StableDiffusion, metadata: dict[str, str]) -> list[Path]:
-        return weights.save_lora(folder, family, metadata)
+        return weights.save_lora(folder, family, metadata, self.precision)
 
 
 def present(network: nn.Module, ends: Sequence[str]) -> list[str]:

@@ -1,0 +1,62 @@
+"""Results in fewer bits: what is read is what was learned, rounded once; what does not fit is kept and told."""
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from kit import METHODS, prepared, settings_for
+from safetensors.torch import load_file
+
+from customize import readback, run_folder
+from customize.plan import result_sizes
+from customize.weights import PRECISIONS, save_tensors
+
+FORMATS = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@pytest.mark.parametrize("precision", FORMATS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_result_is_what_was_learned_rounded_once(method, precision, tiny_epsilon, pictures, tmp_path):
+    settings = settings_for(method, tiny_epsilon, pictures, tmp_path / "run", save_precision=precision)
+    bench, training = prepared(settings)
+    with torch.no_grad():
+        for number, tensor in enumerate(training.method.learned().values()):
+            tensor += 0.01 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(number))
+    learned = {name: tensor.detach().clone() for name, tensor in training.method.learned().items()}
+    folder = tmp_path / "result"
+    folder.mkdir()
+    about = run_folder.metadata(settings, training.method, bench.family, 1)
+    training.method.eval()
+    files = training.method.save(folder, about)
+    assert readback.check(folder, bench.family, training.method.example_prompt, PRECISIONS[precision]) > 1e-6
+    files = [folder / "unet/diffusion_pytorch_model.safetensors"] if method == "full" else files
+    read = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    prefix = "unet." if method == "full" else ""
+    assert {prefix + name for name in read} == learned.keys()
+    for name, tensor in read.items():
+        assert tensor.dtype == FORMATS[precision] and torch.equal(tensor, learned[prefix + name].to(FORMATS[precision]))
+    if method == "full":
+        StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+        said = result_sizes(settings, training, bench, about)
+        for part in ("unet", "vae", "text_encoder"):
+            true = sum(path.stat().st_size for path in (folder / part).iterdir())
+            assert said[part] == pytest.approx(true, rel=0.01)
+
+
+def test_what_fp16_cannot_hold_stays_in_fp32_and_is_told(tmp_path, capsys):
+    tensors = {"small": torch.tensor([1.0, 2.5]), "large": torch.tensor([1.0, 70000.0])}
+    read = load_file(save_tensors(tmp_path / "x.safetensors", tensors, {}, "fp16"))
+    assert read["small"].dtype == torch.float16 and torch.equal(read["large"], tensors["large"])
+    assert capsys.readouterr().out == "note: x.safetensors keeps in fp32 what is too large for fp16: large\n"
+    assert load_file(save_tensors(tmp_path / "x.safetensors", tensors, {}, "bf16"))["large"].isfinite().all()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_finished_result_is_written_again_in_another_format(tmp_path):
+    import json
+
+    from customize import manifest
+
+    (tmp_path / "customize.json").write_text(json.dumps({"steps": 3, "settings": {"save_precision": "fp16"}}))
+    manifest.write(tmp_path)
+    assert run_folder.is_finished(tmp_path, 3, "fp16") and not run_folder.is_finished(tmp_path, 3)
+    assert not run_folder.is_finished(tmp_path, 2, "fp16")
