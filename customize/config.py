@@ -241,6 +241,10 @@ class DreamBoothSettings(TrainingSettings):
     captions: Literal["auto", "files", "prompt"] = setting(
         "auto", "data", "captions from files beside the pictures, instance_prompt, or (auto) files where there are some"
     )
+    lora_format: Literal["both", "diffusers", "kohya"] = setting(
+        "both", "output", "names in a LoRA file: those of diffusers, of kohya (ComfyUI, A1111, Forge), or a file of each",
+        only_with=WITH_ADAPTER,
+    )  # fmt: skip
     learning_rate: float = again(TrainingSettings, "learning_rate", 2e-6, default_in_words="2e-06; of an adapter 0.0001")
     max_train_steps: int | None = again(TrainingSettings, "max_train_steps", 800)
     output_dir: str | None = again(
@@ -396,6 +400,13 @@ class InferenceSettings(Settings):
         None, "output", "draw nothing, but write base model and weights as one: into a folder, or all LoRAs into a .safetensors",
         text="model",
     )  # fmt: skip
+
+    lora_format: Literal["diffusers", "kohya"] = setting(
+        "diffusers",
+        "output",
+        "names in a merged LoRA: those of diffusers, or of kohya (ComfyUI, A1111, Forge)",
+        only_with=("merge", ()),
+    )
 
     @classmethod
     def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:

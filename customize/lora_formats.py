@@ -22,7 +22,8 @@ KINDS = {
     "B": r"\.lora_B(\.\w+)?\.weight|(\.|_)lora\.up\.weight|\.lora_up\.weight|\.lora_linear_layer\.up\.weight",
     "mid": r"\.lora_mid\.weight",
     "alpha": r"(_lora|\.lora|\.lora_linear_layer)?\.alpha",
-    "magnitude": r"\.dora_scale|\.lora_magnitude_vector(\.\w+)?",
+    "magnitude": r"\.lora_magnitude_vector(\.\w+)?",
+    "dora_scale": r"\.dora_scale",
     "weight": r"\.diff|\.w_norm",
     "bias": r"\.diff_b|\.b_norm",
     **{name: rf"\.{name}" for name in (
@@ -30,7 +31,8 @@ KINDS = {
         "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
     )},
 }  # fmt: skip
-"""What a tensor is, by how its name ends. magnitude: of DoRA; weight, bias: a difference as it stands."""
+"""What a tensor is, by how its name ends. magnitude: peft's of a DoRA, of output rows; dora_scale: of
+others, whose shape tells the axis; weight, bias: a difference as it stands."""
 ENDS = re.compile("(?:" + "|".join(f"(?P<{kind}>{pattern})" for kind, pattern in KINDS.items()) + ")$")
 ATTENTION = re.compile(r"(.*\.attn\d)\.(to_[qkv]|to_out)(\.0)?")
 TEXT_ATTENTION = re.compile(r"(.*\.self_attn)\.(q|k|v|out)_proj")

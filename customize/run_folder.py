@@ -20,10 +20,12 @@ from customize.setting import PATHS, table
 CONFIG, LOG, CARD, ABOUT = "config.toml", "log.jsonl", "README.md", "customize.json"
 CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER = "checkpoints", "samples", "weights", "before_after.png"
 SHEET, LORA = "contact_sheet.png", "pytorch_lora_weights.safetensors"
+KOHYA_LORA = "pytorch_lora_weights_kohya.safetensors"
+"""The same as LORA beside it, under the names that ComfyUI, A1111 and Forge read."""
 PIPELINE = ("model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler", "safety_checker", "feature_extractor")
 WRITTEN = (
-    CONFIG, LOG, CARD, CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER, "learned_embeds*.safetensors", LORA, manifest.NAME, ABOUT,
-    *PIPELINE,
+    CONFIG, LOG, CARD, CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER, "learned_embeds*.safetensors", LORA, KOHYA_LORA,
+    manifest.NAME, ABOUT, *PIPELINE,
 )  # fmt: skip
 ADAPTER_METADATA = "lora_adapter_metadata"
 """The key under which diffusers' loaders look for rank, alpha and the like."""

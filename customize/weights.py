@@ -15,8 +15,10 @@ from torch import Tensor
 
 from customize.files import write_bytes
 from customize.findings import first_few
+from customize.lora_formats import kohya_name
+from customize.model_spec import described
 from customize.resources import safetensors_size
-from customize.run_folder import ABOUT, ADAPTER_METADATA, LORA, embedding_file
+from customize.run_folder import ABOUT, ADAPTER_METADATA, KOHYA_LORA, LORA, embedding_file
 
 if TYPE_CHECKING:
     from customize.families.stable_diffusion import StableDiffusion
@@ -43,10 +45,13 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def rounded(tensors: dict[str, Tensor], precision: str, where: str) -> dict[str, Tensor]:
-    """The tensors in another number format, but those that would overflow in it: they stay in fp32, and are told."""
+    """The tensors (not single numbers) in another format, but those that would overflow in it: they stay fp32, and are told."""
     if precision == "fp32":
         return tensors
-    found = {name: tensor.to(PRECISIONS[precision]) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    dtype = PRECISIONS[precision]
+    found = {
+        name: tensor.to(dtype) if tensor.dim() and tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }
     too_large = [name for name, tensor in found.items() if not tensor.isfinite().all()]
     if too_large:
         print(f"note: {where} keeps in fp32 what is too large for {precision}: {first_few(too_large, 3)}")
@@ -61,16 +66,56 @@ def round_files(folder: Path, precision: str) -> None:
         save_file(rounded(load_file(file), precision, f"{file.parent.name}/{file.name}"), file, metadata)
 
 
-def save_embeddings(folder: Path, vectors: dict[str, Tensor], metadata: dict[str, str], precision: str = "fp32") -> list[Path]:
+def save_embeddings(
+    folder: Path,
+    vectors: dict[str, Tensor],
+    metadata: dict[str, str],
+    precision: str = "fp32",
+    family: "StableDiffusion | None" = None,
+) -> list[Path]:
     """One file a placeholder, its vectors [N, D] under the placeholder's name (stock loaders take one key a file)."""
+    metadata = {**metadata, **described(metadata, family, "textual-inversion")}
     return [
         save_tensors(folder / embedding_file(placeholder, alone=len(vectors) == 1), {placeholder: rows}, metadata, precision)
         for placeholder, rows in vectors.items()
     ]
 
 
-def save_lora(folder: Path, family: "StableDiffusion", metadata: dict[str, str], precision: str = "fp32") -> list[Path]:
-    """One file for the adapters of the UNet and, if it has one, the text encoder, under diffusers' names."""
+def save_lora(
+    folder: Path, family: "StableDiffusion", metadata: dict[str, str], precision: str = "fp32", lora_format: str = "diffusers"
+) -> list[Path]:
+    """A file for the adapters of the UNet and, if it has one, the text encoder: under diffusers' names, kohya's, or one each."""
+    metadata = {**metadata, **described(metadata, family, "lora")}
+    files = [save_diffusers_lora(folder, family, metadata, precision)] if lora_format in ("diffusers", "both") else []
+    return files + ([save_kohya_lora(folder, family, metadata, precision)] if lora_format in ("kohya", "both") else [])
+
+
+def save_kohya_lora(folder: Path, family: "StableDiffusion", metadata: dict[str, str], precision: str = "fp32") -> Path:
+    """The adapters under the names that ComfyUI, A1111, Forge and kohya's scripts read, each layer with its alpha.
+
+    alpha / rank is what the layer counts by, also where that is alpha / sqrt(rank) (rsLoRA).
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    tensors: dict[str, Tensor] = {}
+    ranks: set[int] = set()
+    for part in ("unet", "text_encoder"):
+        for module, layer in getattr(family, part).named_modules():
+            if isinstance(layer, BaseTunerLayer):
+                [adapter] = layer.lora_A
+                name, down = kohya_name(part, module), layer.lora_A[adapter].weight
+                tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": layer.lora_B[adapter].weight}
+                tensors[f"{name}.alpha"] = torch.tensor(layer.scaling[adapter] * len(down))
+                ranks.add(len(down))
+                if adapter in layer.lora_magnitude_vector:
+                    magnitude = layer.lora_magnitude_vector[adapter].weight
+                    tensors[f"{name}.dora_scale"] = magnitude.reshape(-1, *[1] * (down.dim() - 1))
+    own = {"ss_network_module": "networks.lora", "ss_network_dim": str(max(ranks))}
+    return save_tensors(folder / KOHYA_LORA, tensors, {**metadata, **own}, precision)
+
+
+def save_diffusers_lora(folder: Path, family: "StableDiffusion", metadata: dict[str, str], precision: str = "fp32") -> Path:
+    """The adapters under diffusers' names; those of the text encoder with `text_model.`, which all its versions read."""
     from peft import get_peft_model_state_dict
 
     tensors = {}
@@ -80,8 +125,9 @@ def save_lora(folder: Path, family: "StableDiffusion", metadata: dict[str, str],
             state = get_peft_model_state_dict(network, adapter_name=adapter)
             if part == "text_encoder":  # transformers asks for DoRA's magnitudes under another name than diffusers
                 state = {name.replace("magnitude_vector", "magnitude_vector.weight"): t for name, t in state.items()}
-            tensors |= {f"{part}.{name}": tensor for name, tensor in state.items()}
-    return [save_tensors(folder / LORA, tensors, {**metadata, **adapter_description(family)}, precision)]
+            within = "" if part == "unet" or any(name.startswith("text_model.") for name in state) else "text_model."
+            tensors |= {f"{part}.{within}{name}": tensor for name, tensor in state.items()}
+    return save_tensors(folder / LORA, tensors, {**metadata, **adapter_description(family)}, precision)
 
 
 def adapter_description(family: "StableDiffusion") -> dict[str, str]:

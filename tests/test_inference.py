@@ -141,7 +141,7 @@ def test_every_tensor_of_an_adapter_is_where_it_was(tiny_epsilon, tmp_path):
     for name, tensor in tensors.items():
         part, _, place = name.partition(".")
         module, _, kind = place.partition(".lora_")
-        layer = getattr(networks, part).get_submodule(module)
+        layer = getattr(networks, part).get_submodule(module.removeprefix("text_model."))
         assert torch.equal(getattr(layer, f"lora_{kind.split('.')[0]}")["adapter_0"].weight, tensor)
         assert layer.scaling["adapter_0"] == 3 / 4
 

@@ -108,7 +108,7 @@ def change(file: Path) -> dict[str, Tensor]:
     for name, up in tensors.items():
         if ".lora_B." in name:
             module = name.split(".lora_")[0]
-            part, _, rest = module.partition(".")
+            part, _, rest = module.replace(".text_model.", ".").partition(".")
             alpha = said[f"{part}.alpha_pattern"].get(rest, said[f"{part}.lora_alpha"])
             rank = said[f"{part}.rank_pattern"].get(rest, said[f"{part}.r"])
             assert rank == up.shape[1]
@@ -128,6 +128,20 @@ def test_a_merged_lora_is_the_sum_of_its_parts(learned, tmp_path):
     ranks = {name.split(".lora_")[0]: len(tensor) for name, tensor in tensors.items() if ".lora_A." in name}
     assert {rank for rank in ranks.values()} == {2, 4, 6}
     assert all(rank == 4 * (module in first) + 2 * (module in second) for module, rank in ranks.items())
+
+
+def test_a_merged_lora_has_the_names_that_are_asked_for(tiny_epsilon, learned, tmp_path):
+    parts = f"{learned['first']}:0.8", f"{learned['second']}:-0.4"
+    ours, kohya = (merged(tmp_path / f"{name}.safetensors", *parts, lora_format=name) for name in ("diffusers", "kohya"))
+    names = load_file(kohya)
+    assert len(names) == 1.5 * len(load_file(ours)) and all(
+        name.startswith(("lora_unet_", "lora_te_text_model_")) for name in names
+    )
+    first, second = (
+        load_pipeline(str(tiny_epsilon), [(file, 1.0)]).generate(PROMPT, num_inference_steps=2, seeds=2, output_type="latent")
+        for file in (ours, kohya)
+    )
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
 
 
 def test_a_merged_lora_is_read_by_stock_and_by_us(tiny_epsilon, learned, tmp_path):

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from kit import prepared, settings_for, write_pictures
 from safetensors.torch import load_file, safe_open, save_file
 
-from customize import readback, run_folder, weights
+from customize import model_spec, readback, run_folder, weights
 from customize.inference.loading import load_pipeline
 
 PROMPT = "a photo of sks dog"
@@ -59,6 +59,113 @@ def test_stock_loads_our_lora(kind, train_text_encoder, tiny_epsilon, pictures, 
     stock = StableDiffusionPipeline.from_pretrained(tiny_epsilon, safety_checker=None)
     stock.load_lora_weights(tmp_path / "run")
     assert_stock_draws_the_same(stock, load_pipeline(None, [(str(tmp_path / "run"), 1.0)]), PROMPT)
+
+
+CONV = ("attention", "feed-forward", "conv1", "conv_shortcut", "time_emb_proj", "proj_in", "downsamplers.0.conv")
+
+
+def by_comfyui(family) -> dict[str, str]:
+    """ComfyUI's names of LoRA keys for the weights of Stable Diffusion's networks, by its rule (`comfy/lora.py`)."""
+    names = {}
+    for name, module in family.unet.named_modules():
+        if hasattr(module, "weight"):
+            names[f"lora_unet_{name}".replace(".", "_")] = f"unet.{name}"
+    for i in range(2):
+        for theirs in ("mlp.fc1", "mlp.fc2", "self_attn.k_proj", "self_attn.q_proj", "self_attn.v_proj", "self_attn.out_proj"):
+            names[f"lora_te_text_model_encoder_layers_{i}_{theirs.replace('.', '_')}"] = (
+                f"text_encoder.encoder.layers.{i}.{theirs}"
+            )
+    return names
+
+
+@pytest.mark.parametrize("kind", ["alpha", "use_rslora", "use_dora", "unet alone"])
+def test_others_load_our_lora_under_kohyas_names(kind, tiny_epsilon, pictures, tmp_path):
+    """As ComfyUI adds it to the weights, by its names and formulas (stock diffusers leaves out the magnitudes of such files)."""
+    own = {kind: True} if kind.startswith("use") else {"lora_alpha": 1.5}
+    settings = settings_for(
+        "lora", tiny_epsilon, pictures, tmp_path / "unused", lora_targets=CONV, train_text_encoder=kind != "unet alone", **own
+    )
+    family, _ = saved(settings, tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [weights.LORA, weights.KOHYA_LORA]
+    tensors = load_file(tmp_path / "run" / weights.KOHYA_LORA)
+    theirs = load_pipeline(str(tiny_epsilon)).family
+    known = by_comfyui(theirs)
+    layers = {name.rpartition(".")[0] for name in tensors if name.endswith(".alpha")}
+    assert layers <= known.keys() and len(tensors) == (4 if kind == "use_dora" else 3) * len(layers)
+    assert any("lora_te_" in name for name in layers) == (kind != "unet alone")
+    for name in layers:
+        part, _, module = known[name].partition(".")
+        weight = getattr(theirs, part).get_submodule(module).weight
+        up, down = tensors[f"{name}.lora_up.weight"].double(), tensors[f"{name}.lora_down.weight"].double()
+        change = up.flatten(1) @ down.flatten(1) * float(tensors[f"{name}.alpha"]) / len(down)
+        whole = weight.double() + change.view_as(weight)
+        if kind == "use_dora":  # ComfyUI's weight_decompose: a scale whose first axis is the weight's is one of rows
+            scale = tensors[f"{name}.dora_scale"].double()
+            assert scale.shape == (len(weight), *[1] * (weight.dim() - 1))
+            whole = whole * scale / whole.flatten(1).norm(dim=1).view_as(scale)
+        weight.data = whole.float()
+    again = load_pipeline(str(tiny_epsilon), [(tmp_path / "run" / weights.KOHYA_LORA, 1.0)]).family
+    expected = readback.answer(family, PROMPT)
+    assert (readback.answer(load_pipeline(str(tiny_epsilon)).family, PROMPT) - expected).abs().max() > 1e-2
+    for other in (again, theirs):
+        assert (readback.answer(other, PROMPT) - expected).abs().max() < 1e-5
+
+
+def test_stock_reads_the_kohya_file_by_its_own_converter(tiny_epsilon, pictures, tmp_path):
+    settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "unused", train_text_encoder=True, lora_format="kohya")
+    saved(settings, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [weights.KOHYA_LORA]
+    stock = StableDiffusionPipeline.from_pretrained(tiny_epsilon, safety_checker=None)
+    stock.load_lora_weights(tmp_path / "run", weight_name=weights.KOHYA_LORA)
+    assert_stock_draws_the_same(stock, load_pipeline(None, [(str(tmp_path / "run"), 1.0)]), PROMPT)
+
+
+def test_names_of_the_text_encoder_are_those_that_all_versions_read(tiny_epsilon, pictures, tmp_path):
+    """transformers since 5.6 has no `text_model.`; other programs and older versions ask for it."""
+    settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "unused", train_text_encoder=True, lora_format="diffusers")
+    family, _ = saved(settings, tmp_path / "run")
+    file = tmp_path / "run" / weights.LORA
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [weights.LORA]
+    tensors, begin = load_file(file), "text_encoder.text_model.encoder.layers."
+    assert {name for name in tensors if name.startswith("text_encoder.")} == {
+        f"{begin}{i}.self_attn.{side}_proj.lora_{factor}.weight"
+        for i in range(2)
+        for side in ("q", "k", "v", "out")
+        for factor in "AB"
+    }
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    old = {name.replace("text_encoder.text_model.", "text_encoder."): tensor for name, tensor in tensors.items()}
+    save_file(old, tmp_path / "old.safetensors", metadata)
+    for path in (file, tmp_path / "old.safetensors"):
+        again = load_pipeline(None, [(path, 1.0)]).family
+        assert (readback.answer(again, PROMPT) - readback.answer(family, PROMPT)).abs().max() < 1e-5
+
+
+def test_a_file_says_what_it_is_in_the_keys_that_others_know(tiny_epsilon, pictures, tmp_path):
+    settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "unused")
+    saved(settings, tmp_path / "run")
+    for name in (weights.LORA, weights.KOHYA_LORA):
+        with safe_open(tmp_path / "run" / name, "pt") as opened:
+            said = opened.metadata()
+        own = {key.removeprefix("modelspec."): value for key, value in said.items() if key.startswith("modelspec.")}
+        assert own == {"sai_model_spec": "1.0.1", "title": PROMPT, "trigger_phrase": PROMPT, "implementation": "diffusers"}
+        assert (said.get("ss_network_module"), said.get("ss_network_dim")) == (
+            ("networks.lora", "4") if name == weights.KOHYA_LORA else (None, None)
+        )
+    family = load_pipeline(str(tiny_epsilon)).family
+    for width, kind, expected in (
+        (768, "epsilon", ("stable-diffusion-v1/lora", "sd_v1", "epsilon")),
+        (1024, "v_prediction", ("stable-diffusion-v2-768-v/lora", "sd_v2_v", "v")),
+        (1024, "epsilon", ("stable-diffusion-v2-512/lora", "sd_v2", "epsilon")),
+    ):
+        family.unet.register_to_config(cross_attention_dim=width)
+        family.scheduler.register_to_config(prediction_type=kind)
+        own = model_spec.described({}, family, "lora")
+        assert (
+            tuple(own[f"{key}"] for key in ("modelspec.architecture", "ss_base_model_version", "modelspec.prediction_type"))
+            == expected
+        )
 
 
 @pytest.mark.parametrize("normalize", [False, True])

@@ -32,6 +32,7 @@ class Adapter:
 
     def attach(self, networks: Sequence[nn.Module], settings) -> None:
         self.precision = settings.save_precision
+        self.lora_format = getattr(settings, "lora_format", "both")
         ends = {target: TARGETS.get(target, (target,)) for target in settings.lora_targets}
         found = [present(network, [end for group in ends.values() for end in group]) for network in networks]
         unknown = [target for target, group in ends.items() if not any(set(group) & set(each) for each in found)]
@@ -82,7 +83,7 @@ class Adapter:
         return weights.adapter_description(family)
 
     def save(self, folder: Path, family: StableDiffusion, metadata: dict[str, str]) -> list[Path]:
-        return weights.save_lora(folder, family, metadata, self.precision)
+        return weights.save_lora(folder, family, metadata, self.precision, self.lora_format)
 
 
 def present(network: nn.Module, ends: Sequence[str]) -> list[str]:

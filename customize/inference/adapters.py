@@ -73,12 +73,13 @@ def add_adapter(networks: Networks, file: LearnedFile, name: str, partial: bool)
     """Loads one file as the adapter `name`; returns it and notes. Raises InputError."""
     tensors = {key: tensor for key, tensor in load_file(file.path).items() if key not in file.placeholders.values()}
     found, keys = sorted_out(tensors, networks.modules["unet"], networks.modules["text_encoder"])
-    fitting = {place: terms for place, terms in found.items() if fits(networks.module(place), terms)}
+    fitting = {place: as_peft_has_it(networks.module(place), terms) for place, terms in found.items()}
+    fitting = {place: terms for place, terms in fitting.items() if fits(networks.module(place), terms)}
     left_out = sorted(tensors.keys() - {key for (place, _), key in keys.items() if place in fitting})
     if left_out and not (fitting and partial):
         what = f"{len(left_out) if fitting else 'all'} tensors do not fit this base model: {listed(left_out)}"
         raise InputError(Problem(SETTING, f"{file.path}: {what}{widths(networks, found)}", other_base(file)))
-    beside = {place: terms for place, terms in fitting.items() if is_plain(networks.module(place), terms)}
+    beside = {place: terms for place, terms in fitting.items() if is_plain(terms)}
     for part in PARTS:
         description = {key: value for key, value in adapter_description(file, part).items() if key not in OWN}
         own = {module: terms for (its, module), terms in beside.items() if its == part}
@@ -113,6 +114,8 @@ def fits(module: nn.Module, terms: Terms) -> bool:
             return False
         if "mid" not in terms and not fits_beside(module.weight, terms["A"], terms["B"]):
             return False
+    if "magnitude" in terms:
+        return is_plain(terms) and terms["magnitude"].numel() == len(module.weight)
     return changes.fits(terms, parameters)
 
 
@@ -129,11 +132,17 @@ def trimmed(shape: Sequence[int]) -> tuple[int, ...]:
     return shape
 
 
-def is_plain(module: nn.Module, terms: Terms) -> bool:
+def as_peft_has_it(module: nn.Module, terms: Terms) -> Terms:
+    """The terms with the magnitude of a DoRA's output rows under peft's name, where they are A and B beside it."""
+    plain = {"A", "B", "dora_scale"} <= terms.keys() <= {"A", "B", "alpha", "dora_scale", "bias"}
+    if not plain or not hasattr(module, "weight") or changes.over_inputs(terms["dora_scale"], module.weight):
+        return terms
+    return {"magnitude" if kind == "dora_scale" else kind: tensor for kind, tensor in terms.items()}
+
+
+def is_plain(terms: Terms) -> bool:
     """Whether it is a LoRA as peft has it: A and B, and a DoRA's magnitude of output rows."""
-    if not {"A", "B"} <= terms.keys() <= {"A", "B", "alpha", "magnitude", "bias"}:
-        return False
-    return "magnitude" not in terms or not changes.over_inputs(terms["magnitude"], module.weight)
+    return {"A", "B"} <= terms.keys() <= {"A", "B", "alpha", "magnitude", "bias"}
 
 
 def inject(network: nn.Module, name: str, own: Mapping[str, Terms], description: dict[str, Any], file: LearnedFile) -> None:

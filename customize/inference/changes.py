@@ -57,7 +57,7 @@ def change(terms: Terms, name: str, base: Tensor) -> Tensor:
     else:
         delta = lora(terms)
     delta = delta.view_as(base)
-    return delta if "magnitude" not in terms else decomposed(base, delta, terms["magnitude"]) - base
+    return delta if "dora_scale" not in terms else decomposed(base, delta, terms["dora_scale"]) - base
 
 
 def factor(terms: Terms, rank: int | None) -> float:
@@ -110,8 +110,8 @@ def decomposed(base: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def over_inputs(magnitude: Tensor, base: Tensor) -> bool:
-    """Whether a DoRA's magnitude is one of input columns."""
-    return magnitude.dim() > 1 and magnitude.shape[0] == 1 != len(base) and magnitude.numel() == base.shape[1]
+    """Whether a DoRA's magnitude is one of input columns, [1, in, ...], rather than one of output rows, [out, 1, ...]."""
+    return magnitude.dim() > 1 and magnitude.shape[0] == 1 != len(base)
 
 
 def fits(terms: Terms, parameters: Mapping[str, Tensor]) -> bool:
@@ -130,8 +130,8 @@ def fits(terms: Terms, parameters: Mapping[str, Tensor]) -> bool:
 
 FORMS = (
     ("weight",),
-    ("A", "B", "mid", "magnitude"),
-    ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "magnitude"),
-    ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2", "magnitude"),
+    ("A", "B", "mid", "dora_scale"),
+    ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "dora_scale"),
+    ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2", "dora_scale"),
 )
 """The kinds that can stand together."""

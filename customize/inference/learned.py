@@ -21,6 +21,8 @@ from customize.setting import text_fault
 SETTING = "weights"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 FLOATS = ("F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64")
+AGAIN = "_kohya"
+"""What ends the name of a file that holds the same as the one beside it, for other programs."""
 INTEGERS = ("U8", "I8", "I16", "I32", "I64")
 BASE_MARKS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conv_in.", "text_model.")
 UNNAMED = ("emb_params", "string_to_param.*", "string_to_param", "clip_l", "*")
@@ -176,6 +178,9 @@ def files_of(path: Path) -> list[Path]:
     if not path.is_dir():
         raise InputError(Problem(SETTING, f"no file or folder {path}", near.remedy_for_missing(str(path), "check the path")))
     files = sorted([*path.glob("learned_embeds*.safetensors"), *path.glob("pytorch_lora_weights*.safetensors")])
+    files = [
+        file for file in files if not file.stem.endswith(AGAIN) or file.with_stem(file.stem.removesuffix(AGAIN)) not in files
+    ]
     if not files:
         pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
         what = f"{path} holds no learned_embeds*.safetensors and no pytorch_lora_weights.safetensors"

@@ -14,7 +14,8 @@ from customize.config import InferenceSettings
 from customize.errors import InputError, Problem
 from customize.files import new_folder
 from customize.inference.learned import PICKLES, Learned, find_learned
-from customize.lora_formats import split
+from customize.lora_formats import kohya_name, split
+from customize.model_spec import described
 from customize.resources import resources
 from customize.setting import table
 
@@ -57,7 +58,7 @@ def run(settings: InferenceSettings) -> None:
             print(line)
         said = about(pipeline, options)
         if target.suffix == ".safetensors":
-            write_adapter(target, pipeline, said)
+            write_adapter(target, pipeline, said, settings.lora_format == "kohya")
         else:
             write_model(target, pipeline, said, settings.mixed_precision)
     print(f"{target}: {len(learned.files)} file{'s' * (len(learned.files) > 1)} merged, no picture drawn")
@@ -80,7 +81,7 @@ def unfit(learned: Learned, target: Path) -> Iterator[Problem]:
         remedy = f"merge into a folder, as in --merge {target.with_suffix('').name}, or leave it out"
         if not file.is_adapter:
             yield Problem(SETTING, f"{file.path} holds embeddings, which no LoRA can", remedy)
-        elif "magnitude" in (kinds := {parts[1] for name in file.header.tensors if (parts := split(name))}):
+        elif {"magnitude", "dora_scale"} & (kinds := {parts[1] for name in file.header.tensors if (parts := split(name))}):
             what = f"{file.path} is a DoRA, which sets the length of whole weights: no sum of low ranks is the same"
             yield Problem(SETTING, what, remedy)
         elif kinds - {"A", "B", "alpha"}:
@@ -167,8 +168,13 @@ def merge_words(family: "StableDiffusion") -> None:
         family.text_encoder.config.vocab_size = len(rows)
 
 
-def write_adapter(target: Path, pipeline: "Pipeline", said: dict[str, str]) -> None:
-    """One LoRA that does what all do together: [s1 B1 | s2 B2 | ...] and [A1; A2; ...] with alpha = rank, beside each module."""
+def write_adapter(target: Path, pipeline: "Pipeline", said: dict[str, str], kohya: bool = False) -> None:
+    """One LoRA that does what all do together: [s1 B1 | s2 B2 | ...] and [A1; A2; ...] with alpha = rank, beside each module.
+
+    kohya: under the names that ComfyUI, A1111, Forge and kohya's scripts read, not diffusers'.
+    """
+    import torch
+
     from customize.weights import ADAPTER_METADATA, save_tensors
 
     adapters: list[Any] = list(pipeline.weights.parts)
@@ -176,12 +182,19 @@ def write_adapter(target: Path, pipeline: "Pipeline", said: dict[str, str]) -> N
     for part in ("unet", "text_encoder"):
         joined = dict(joined_factors(getattr(pipeline.family, part), adapters))
         for module, (down, up) in joined.items():
-            tensors |= {f"{part}.{module}.lora_A.weight": down, f"{part}.{module}.lora_B.weight": up}
-        if joined:
+            if kohya:
+                name = kohya_name(part, module)
+                alpha = torch.tensor(float(len(down)))
+                tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": alpha}
+            else:
+                name = f"{part}.{'text_model.' * (part == 'text_encoder')}{module.removeprefix('text_model.')}"
+                tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+        if joined and not kohya:
             configs |= {
                 f"{part}.{name}": value for name, value in config({m: len(down) for m, (down, _) in joined.items()}).items()
             }
-    save_tensors(target, tensors, {**said, ADAPTER_METADATA: json.dumps(configs, sort_keys=True, default=str)})
+    own = {} if kohya else {ADAPTER_METADATA: json.dumps(configs, sort_keys=True, default=str)}
+    save_tensors(target, tensors, {**said, **described(said, pipeline.family, "lora"), **own})
 
 
 def joined_factors(network: "nn.Module", adapters: "list[LoadedAdapter]") -> "Iterator[tuple[str, tuple[Tensor, Tensor]]]":

@@ -19,7 +19,7 @@ SETTING = "sweep"
 MOST_AXES, MOST_VALUES = 3, 1000
 FIXED = (
     SETTING, "like", "num_images", "chain", "show_start", "batch_size", "trace", "trace_decode", "trace_page", "attention",
-    "output_dir", "overwrite_output_dir", "max_images", "skip_existing", "merge",
+    "output_dir", "overwrite_output_dir", "max_images", "skip_existing", "merge", "lora_format",
 )  # fmt: skip
 """Settings of the run as a whole."""
 PROMPTS = ("prompt", "negative_prompt")

@@ -43,7 +43,7 @@ class TextualInversion(DenoisingMethod):
         return dict(self.vectors)
 
     def save(self, folder: Path, metadata: dict[str, str]) -> list[Path]:
-        return weights.save_embeddings(folder, self.learned(), metadata, self.settings.save_precision)
+        return weights.save_embeddings(folder, self.learned(), metadata, self.settings.save_precision, self.family)
 
     def report(self) -> str:
         """What became of the vectors."""
