@@ -123,7 +123,8 @@ def in_its_place(settings, folder: Path, record: ownership.Record) -> list[Path]
     if words := getattr(settings, "placeholder_token", ()):
         names = [embedding_file(word, alone=len(words) == 1) for word in words]
     else:
-        names = list(PIPELINE) if settings.adapter == "none" else [LORA]
+        by_format = {"diffusers": [LORA], "kohya": [KOHYA_LORA], "both": [LORA, KOHYA_LORA]}
+        names = list(PIPELINE) if settings.adapter == "none" else by_format[settings.lora_format]
     return [each for name in (manifest.NAME, ABOUT, *names) for each in ownership.foreign(folder / name, record)]
 
 
