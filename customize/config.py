@@ -273,7 +273,14 @@ class InferenceSettings(Settings):
     scale: float = setting(
         1.0, "model", "what the scales of all weights are multiplied by", minimum=-100, maximum=100, only_with=("weights", ())
     )
+    vae: str | None = setting(
+        None, "model", "autoencoder in place of the base model's: a diffusers folder, or a .safetensors file",
+        text="model", default_in_words=OWN,
+    )  # fmt: skip
     partial_weights: bool = setting(False, "model", "take what fits of adapters that fit this base model only in part")
+    seed: int = again(
+        Settings, "seed", 0, description="what noise follows from; -1 draws one and tells it", minimum=-1, maximum=2**64 - 1
+    )
     prompt: tuple[str, ...] = setting(
         (), "inference", "what to show; num_images pictures for each prompt", default_in_words="required, but for some lessons"
     )

@@ -68,7 +68,7 @@ def test_version_and_prediction_type(tmp_path, shapes, metadata, given, expected
         ({f"layers.{i}.weight": (1, 1, 1, 1) for i in range(20)}, "no Stable Diffusion", "1.x or 2.x"),
         ({f"{VAE}x": (1,)}, "holds no UNet and no text encoder", "whole model"),
         ({name: shape for name, shape in V1_NAMES.items() if not name.startswith(VAE)}, "holds no VAE", "VAE"),
-        (V1_NAMES | {f"{UNET}input_blocks.0.0.weight": (8, 9, 3, 3)}, "9 input channels (inpainting)", "text-to-image"),
+        (V1_NAMES | {f"{UNET}input_blocks.0.0.weight": (8, 8, 3, 3)}, "8 input channels (instruct-pix2pix)", "text-to-image"),
         (V1_NAMES | {f"{UNET}input_blocks.0.0.weight": (8, 5, 3, 3)}, "(depth-to-image)", "text-to-image"),
         ({f"{UNET}x": (1,), f"{VAE}x": (1,), f"{CLIP}x": (1,)}, "without a first convolution", "whole"),
         ({f"{UNET}x": (1,), f"{VAE}x": (1,), "cond_stage_model.roberta.x": (1,)}, "neither CLIP", "1.x or 2.x"),

@@ -233,7 +233,7 @@ def test_notes_say_why(tmp_path):
     notes = told(tmp_path, parameters=INFOTEXTS["image to image"][0]).notes
     assert any("--image" in note and "--strength 0.4" in note for note in notes)
     notes = told(tmp_path, parameters=INFOTEXTS["what infer.py refuses"][0]).notes
-    assert '"-1" is not a whole number' not in notes[0] and any("Seed" in note and "4294967295" in note for note in notes)
+    assert '"-1" is not a whole number' not in notes[0] and "Seed: -1 asks for a random one (not read)" in notes
     notes = told(tmp_path, parameters=INFOTEXTS["LoRA tags with hashes"][0]).notes
     assert "<lora:fur detail:0.8> (not read: a name, not a path; give the file as --weights PATH:0.8)" in notes
 
@@ -452,8 +452,10 @@ def test_embeddings_in_a_prompt_are_files(tmp_path):
     assert found.weights == (ToldFile("bad-hands"),) and "embedding" in unread(found)
 
 
-def test_seeds_beyond_32_bits_and_batches_are_notes(tmp_path):
-    found = comfy(tmp_path, changed("3", seed=1071208483241017))
+def test_seeds_of_64_bits_are_read_and_batches_are_notes(tmp_path):
+    for seed in (1071208483241017, 2**64 - 1):
+        assert comfy(tmp_path, changed("3", seed=seed)).settings["seed"] == seed
+    found = comfy(tmp_path, changed("3", seed=2**64))
     assert "seed" not in found.settings and "seed" in unread(found)
     assert "batch_size" in unread(comfy(tmp_path, changed("5", batch_size=4)))
 
@@ -507,7 +509,7 @@ SETTINGS = st.fixed_dictionaries(
         "num_inference_steps": st.integers(1, 10_000),
         "scheduler": st.one_of(st.none(), st.sampled_from(sorted(WITH_SIGMAS))),
         "use_karras_sigmas": st.sampled_from([None, True, False]),
-        "seed": st.integers(0, 2**32 - 1),
+        "seed": st.integers(0, 2**64 - 10),
         "height": st.one_of(st.none(), STEP),
         "width": st.one_of(st.none(), STEP),
         "weights": st.lists(LINES.map(lambda name: f"{name.replace(':', '')}/x.safetensors:0.5"), max_size=3),

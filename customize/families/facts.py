@@ -31,9 +31,12 @@ def resolution(source: Source) -> int | None:
 
 def only_to_draw_with(source: Source) -> Problem | None:
     """The problem of training on a model that images can be made with, but that was trained otherwise than is done here."""
-    if not source.folder:
+    if source.file:
+        unet = {"in_channels": read_layout(source.file, source.prediction_type).channels}
+    elif source.folder:
+        unet = read_object(source.folder / "unet/config.json")
+    else:
         return None
-    unet = read_object(source.folder / "unet/config.json")
     if unet.get("time_cond_proj_dim") is not None:
         kind = "a latent consistency model (LCM): its UNet was distilled with the guidance scale as an input"
         remedy = "train on the model that it was made from, and give the result to infer.py with this one"
@@ -42,7 +45,9 @@ def only_to_draw_with(source: Source) -> Problem | None:
         remedy = "train on the text-to-image model of that version, and give the result to infer.py with this one"
     else:
         return None
-    return Problem(SETTING, f"{printable(source.folder)} is {kind}; it can make images, but not be trained here", remedy)
+    return Problem(
+        SETTING, f"{printable(source.folder or source.file)} is {kind}; it can make images, but not be trained here", remedy
+    )
 
 
 def too_long(source: Source, texts: Sequence[str], placeholders: Mapping[str, int]) -> list[tuple[str, int, int]]:

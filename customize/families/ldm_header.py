@@ -12,16 +12,19 @@ CONFIGS = Path(__file__).parent / "configs"
 UNET, VAE, TEXT_ENCODER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 PARTS = {UNET: "UNet", VAE: "VAE", TEXT_ENCODER: "text encoder"}
 CLIP, OPEN_CLIP = f"{TEXT_ENCODER}transformer.", f"{TEXT_ENCODER}model."
+FIRST = f"{UNET}input_blocks.0.0.weight"
 PREDICTION_TYPES = {"epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the file's networks are: the folder of their `config`uration, and what the file says of their training."""
+    """What the file's networks are: the folder of their `config`uration, what the file says of their training, and how many
+    channels the UNet takes: 4, or 9 (inpainting)."""
 
     config: Path
     prediction_type: str
     resolution: int
+    channels: int = 4
 
 
 def read_layout(file: Path, prediction_type: str | None = None) -> Layout:
@@ -42,7 +45,8 @@ def read_layout(file: Path, prediction_type: str | None = None) -> Layout:
         small = predicts is None and told_resolution and told_resolution[1] == "512"
         predicts = predicts or ("epsilon" if small else "v_prediction")
         config, resolution = ("sd21_base", 512) if predicts == "epsilon" else ("sd21", 768)
-    return Layout(CONFIGS / config, predicts, int(told_resolution[1]) if told_resolution else resolution)
+    channels = header.tensors[FIRST].shape[1]
+    return Layout(CONFIGS / config, predicts, int(told_resolution[1]) if told_resolution else resolution, channels)
 
 
 def told_prediction_type(file: Path, metadata: dict[str, str]) -> str | None:
@@ -58,7 +62,7 @@ def told_prediction_type(file: Path, metadata: dict[str, str]) -> str | None:
 
 
 def refuse_foreign(file: Path, header: Header) -> None:
-    """Raises InputError unless the header is that of a whole text-to-image Stable Diffusion 1.x or 2.x."""
+    """Raises InputError unless the header is that of a whole Stable Diffusion 1.x or 2.x, text-to-image or inpainting."""
 
     def refuse(what: str, remedy: str) -> InputError:
         return InputError(Problem(str(file), what, remedy))
@@ -77,9 +81,9 @@ def refuse_foreign(file: Path, header: Header) -> None:
         raise refuse(f"holds no {' and no '.join(missing)}", "get the whole model, with the VAE and text encoder in it")
     if not any(name.startswith((CLIP, OPEN_CLIP)) for name in names):
         raise refuse("has a text encoder that is neither CLIP (1.x) nor OpenCLIP (2.x)", SUPPORTED)
-    conv_in = names.get(f"{UNET}input_blocks.0.0.weight")
+    conv_in = names.get(FIRST)
     if conv_in is None or len(conv_in.shape) != 4:
         raise refuse("has a UNet without a first convolution (input_blocks.0.0)", "get the file again, whole")
-    if (channels := conv_in.shape[1]) != 4:
+    if (channels := conv_in.shape[1]) not in (4, 9):
         kind = CHANNELS.get(channels, "another task's")
-        raise refuse(f"has a UNet of {channels} input channels ({kind}), not of 4 (text-to-image)", SUPPORTED)
+        raise refuse(f"has a UNet of {channels} input channels ({kind}), not of 4 (text-to-image) or 9 (inpainting)", SUPPORTED)

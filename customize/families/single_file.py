@@ -37,7 +37,7 @@ def load_single_file(source: Source, prediction_type: str | None = None) -> Stab
     layout = read_layout(source.file, prediction_type)
     config = layout.config
     try:
-        unet = load_network(UNet2DConditionModel, "unet", read_tensors(source.file, UNET), config)
+        unet = load_network(UNet2DConditionModel, "unet", read_tensors(source.file, UNET), config, in_channels=layout.channels)
         vae = load_network(AutoencoderKL, "vae", read_tensors(source.file, VAE), config)
         text_encoder = load_text_encoder(read_tensors(source.file, CLIP, OPEN_CLIP), config)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -58,10 +58,13 @@ def read_tensors(file: Path, *prefixes: str) -> dict[str, Tensor]:
         return {name: tensors.get_tensor(name).to(torch.float32, copy=True) for name in names}
 
 
-def load_network(network_class: type, part: str, tensors: dict[str, Tensor], config: Path):
-    """A UNet or VAE, converted by diffusers. Raises ValueError for a tensor too few, and in a UNet for one too many."""
+def load_network(network_class: type, part: str, tensors: dict[str, Tensor], config: Path, **changes: int):
+    """A UNet or VAE, converted by diffusers. changes: to the configuration.
+
+    Raises ValueError for a tensor too few, and in a UNet for one too many.
+    """
     try:
-        network = network_class.from_single_file(tensors, config=str(config), subfolder=part, local_files_only=True)
+        network = network_class.from_single_file(tensors, config=str(config), subfolder=part, local_files_only=True, **changes)
     except NotImplementedError as error:  # a weight that no tensor was found for has no data to be moved
         raise ValueError(f"tensors of the {part} are missing") from error
     if part == "unet" and (surplus := len(tensors) - len(network.state_dict())):

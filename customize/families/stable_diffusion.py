@@ -71,6 +71,15 @@ class StableDiffusion:
             network.to(*args, **kwargs)
         return self
 
+    def replace_vae(self, vae: AutoencoderKL, where: Path) -> None:
+        """Takes another autoencoder for its own. Raises InputError for one of another shape of latents."""
+        sizes = [(len(each.config.block_out_channels), each.config.latent_channels) for each in (vae, self.vae)]
+        if sizes[0] != sizes[1]:
+            said = [f"{channels} channels of 1/{2 ** (blocks - 1)} the size" for blocks, channels in sizes]
+            what = f"{where} makes latents of {said[0]}, the base model's own of {said[1]}"
+            raise InputError(Problem("vae", what, "take an autoencoder of the same kind of model"))
+        self.vae = vae.requires_grad_(False).eval()
+
     def encode(self, pixels: Tensor) -> Tensor:
         """pixels: [B, 3, 8H, 8W] in [-1, 1]; returns the posterior's moments [B, 2C, H, W]: mean and log-variance."""
         return self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist.parameters

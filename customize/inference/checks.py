@@ -93,6 +93,12 @@ def _sampler(settings: Any) -> Iterator[Problem]:
         yield from error.problems
 
 
+def _seeds(settings: Any) -> Iterator[Problem]:
+    if settings.seed + settings.num_images > 2**64:
+        what = f"{settings.seed} + {settings.num_images - 1} is no seed: the largest is {2**64 - 1}"
+        yield Problem("num_images", what, "take a smaller seed, or fewer images")
+
+
 def _validation_sampler(settings: Any) -> Iterator[Problem]:
     if settings.validation_scheduler is not None:
         try:
@@ -101,4 +107,14 @@ def _validation_sampler(settings: Any) -> Iterator[Problem]:
             yield from error.problems
 
 
-CHECKS = (_sampler, _validation_sampler, _merge, _chain, _lesson, _prompts_of_a_picture, _image_in_an_illusion, _attention)
+CHECKS = (
+    _seeds,
+    _sampler,
+    _validation_sampler,
+    _merge,
+    _chain,
+    _lesson,
+    _prompts_of_a_picture,
+    _image_in_an_illusion,
+    _attention,
+)

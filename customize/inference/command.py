@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 from customize.config import InferenceSettings
 from customize.errors import InputError, Interrupted, NumericsError, Problem, ResourceError
 from customize.families import locate
+from customize.families.autoencoder import locate_autoencoder
 from customize.findings import first_few
 from customize.images import open_image
 from customize.inference import image_folder, merge
 from customize.inference.learned import find_learned
 from customize.inference.masks import Mask, mask_of, open_mask
+from customize.inference.seeds import with_seed
 from customize.inference.sweep import Grid, grid
 from customize.printable import printable
 from customize.prompts import parse
@@ -73,6 +75,7 @@ def run(settings: InferenceSettings) -> None:
     """
     if settings.merge is not None:
         return merge.run(settings)
+    settings = with_seed(settings)
     job = check(settings)
     for note in notes(settings, job):
         print(f"note: {note}", file=sys.stderr)
@@ -189,3 +192,5 @@ def check_model(settings: InferenceSettings) -> None:
     learned = find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales)
     if not learned.files:
         locate(learned.base or "demo", variant=settings.variant)
+    if settings.vae:
+        locate_autoencoder(settings.vae)

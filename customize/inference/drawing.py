@@ -45,6 +45,7 @@ PER_PICTURE = ("prompt", "negative_prompt", "guidance_scale", "seed")
 """Settings in which pictures may differ that are made together."""
 OF_THE_MODEL = (
     "pretrained_model_name_or_path", "revision", "variant", "prediction_type", "mixed_precision", "allow_tf32", "partial_weights",
+    "vae",
 )  # fmt: skip
 
 
@@ -61,7 +62,7 @@ class Models:
         self.pipeline = load_pipeline(
             settings.pretrained_model_name_or_path, settings.weights_and_scales, revision=settings.revision,
             variant=settings.variant, prediction_type=settings.prediction_type, device=device,
-            partial=settings.partial_weights,
+            partial=settings.partial_weights, vae=settings.vae,
             torch_dtype={"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[settings.mixed_precision],
         )  # fmt: skip
         self.scales = settings.weights_and_scales

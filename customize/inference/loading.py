@@ -12,6 +12,7 @@ from torch import Tensor
 
 from customize import families
 from customize.errors import InputError, Problem
+from customize.families.autoencoder import load_autoencoder, locate_autoencoder
 from customize.families.source import known_token_problems, vocabulary
 from customize.families.stable_diffusion import StableDiffusion
 from customize.families.tokens import token_table
@@ -33,19 +34,24 @@ def load_pipeline(
     torch_dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     partial: bool = False,
+    vae: str | None = None,
 ) -> Pipeline:
     """Loads a base model and puts any number of learned weights into it, each at its scale.
 
     base: as `pretrained_model_name_or_path`; None: the one that the weights name, or the embedded demo model.
     weights: (path, scale) pairs, see `find_learned`; the scale of embeddings multiplies their vectors. A scale may be a
     `Schedule`, which changes during denoising.
+    vae: a folder or .safetensors file with an autoencoder that takes the place of the base model's own.
     partial: load adapters of which only a part fits the base model; the pipeline's notes say what was left out.
     Raises InputError, before the base model is loaded where that can be known.
     """
     learned = find_learned(base, weights)
     source = locate(base, learned, revision=revision, variant=variant, prediction_type=prediction_type)
     read = [(file, read_tensors(file)) for file in learned.files]
+    other = locate_autoencoder(vae) if vae else None
     family = families.load(source)
+    if other:
+        family.replace_vae(load_autoencoder(other), other)
     if learned.network:
         put_into(family, learned.network.path, read_tensors(learned.network), other_base(learned.network))
     words = [add_embeddings(family, file, tensors) for file, tensors in read]

@@ -13,6 +13,7 @@ from typing import Any
 
 from customize.config import InferenceSettings
 from customize.errors import InputError, Problem
+from customize.inference.seeds import RANDOM
 from customize.setting import PATHS, Setting, table, unknown, written
 
 SETTING = "sweep"
@@ -175,7 +176,7 @@ def read_axis(text: str) -> Axis:
     if not equals or not rest.strip():
         raise InputError(Problem(SETTING, f"{text!r} names no values", "write it as guidance_scale=1,2.5,5"))
     if name not in known:
-        problem = unknown(name, known)
+        problem = unknown(name, dict.fromkeys(known, ""))
         what = "cannot be swept" if name in FIXED else problem.what
         raise InputError(Problem(SETTING, f"{name} {what}", problem.remedy))
     bars = "|" in rest or name in PROMPTS
@@ -192,13 +193,13 @@ def spread(text: str, line: Setting) -> Iterator[str]:
         yield text.strip()
         return
     try:
-        first, last, step = *map(float, ends[:2]), float(ends[2]) if len(ends) == 3 else 1.0
-        count = int((last - first) / step + 1e-9) + 1
+        first, last, step = (line.type(each) for each in (*ends[:2], *(ends[2:] or "1")))
+        count = (last - first) // step + 1 if line.type is int else int((last - first) / step + 1e-9) + 1
     except (ValueError, ZeroDivisionError, OverflowError):
         raise InputError(Problem(SETTING, f"{text!r} is no range", "write it as 1..4 or 0.2..1..0.2")) from None
     if not 1 <= count <= MOST_VALUES:
         raise InputError(Problem(SETTING, f"{text!r} is a range of {max(count, 0)} values", f"take 1 to {MOST_VALUES}"))
-    yield from (f"{first + i * step:.10g}" for i in range(count))
+    yield from (f"{first + i * step:{'d' if line.type is int else '.10g'}}" for i in range(count))
 
 
 def fit(text: str, line: Setting) -> Any:
@@ -209,6 +210,8 @@ def fit(text: str, line: Setting) -> Any:
         value: Any = {bool: _truth, int: int, float: float, str: str}[line.type](text)
     except (ValueError, KeyError):
         raise InputError(Problem(SETTING, f"{line.name}: {text!r} is not {line.expected}", "give values that fit")) from None
+    if line.name == "seed" and value == RANDOM:
+        raise InputError(Problem(SETTING, "seed: -1 has no values to sweep over", "leave it out, and give --num_images"))
     if fault := line.fault(value):
         raise InputError(Problem(SETTING, f"{line.name}: {line.quoted(value)} {fault}", "give values that fit"))
     return (value,) if line.many else value
