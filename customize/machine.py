@@ -36,6 +36,13 @@ class Machine:
         return f"{self.name}: {self.missing}" if self.missing else self.name
 
 
+def best_device():
+    """The torch.device that there is: a GPU, else the CPU."""
+    import torch
+
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
 def describe(device) -> Machine:
     """The device of a run. device: torch.device."""
     import torch

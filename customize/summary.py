@@ -22,11 +22,11 @@ def table(rows: Iterable[tuple[str, str]]) -> str:
     return "\n".join(f"{heading:<{WIDTH}}{text}".rstrip() for heading, text in rows)
 
 
-def base_rows(source: Source) -> Rows:
-    """The base model; of a toy, that it is one, and how to take a real one."""
+def base_rows(source: Source, purpose: str = "for your own photos") -> Rows:
+    """The base model; of a toy, that it is one, and for which purpose to take which other."""
     if source.name == "demo":
         yield "base", "demo, a toy model of 64 x 64 pixels that comes with the program to show how it works"
-        yield "", f"for your own photos: --pretrained_model_name_or_path {STABLE_DIFFUSION}"
+        yield "", f"{purpose}: --pretrained_model_name_or_path {STABLE_DIFFUSION}"
     else:
         where = "" if source.folder or source.file else f" (from the hub{f', {source.revision}' if source.revision else ''})"
         yield "base", printable(f"{source.name}{where}")

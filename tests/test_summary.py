@@ -11,8 +11,11 @@ import torch
 from kit import prepared, settings_for, write_pictures
 
 from customize import expected_time, machine, next_command, summary
-from customize.config import DreamBoothSettings, TextualInversionSettings
+from customize.config import DreamBoothSettings, InferenceSettings, TextualInversionSettings
 from customize.families import Source
+from customize.inference import image_summary
+from customize.inference.image_folder import ImageFolder
+from customize.inference.sweep import grid
 from customize.machine import Machine
 from customize.preflight import check
 
@@ -232,6 +235,55 @@ def test_commands_name_the_scripts_where_they_are(monkeypatch):
     assert next_command.command_line("infer.py") == "python infer.py"
     monkeypatch.setattr(sys, "argv", ["pytest"])
     assert next_command.command_line("infer.py") == "python infer.py"
+
+
+def wanted_of(settings):
+    return grid(settings).wanted
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "images    1, the base model's own size, 30 denoising steps each"),
+        ({"prompt": ("a", "b"), "num_images": 2}, "images    4 of 2 prompts, the base model's own size, 30 denoising steps each"),
+        ({"width": 512, "height": 768, "num_inference_steps": 1}, "images    1, 512 x 768 pixels, 1 denoising step each"),
+        ({"image": "a.png"}, "images    1, the size of image, 30 denoising steps each"),
+        (
+            {"sweep": ("seed=1..4",), "num_images": 300, "max_images": 2000},
+            "images    1,200, the base model's own size, 30 denoising steps each",
+        ),
+    ],
+)
+def test_the_first_lines_of_images(changes, text):
+    settings = InferenceSettings(**{"prompt": ("a cat",), **changes})
+    said = image_summary.before_loading(settings, wanted_of(settings), Source("demo"), CPU).splitlines()
+    assert said[0].startswith("base      demo, a toy model") and said[1].startswith("          for photos: --pretrained_model")
+    assert said[2:] == ["device    CPU (2 threads): no GPU found", text]
+    learned = settings.model_copy(update={"weights": ("runs/cat",), "mixed_precision": "bf16"})
+    said = image_summary.before_loading(learned, wanted_of(settings), HUB, GPU).splitlines()
+    assert said[:2] == [f"base      {HUB.name} (from the hub)", "device    NVIDIA H100 80GB HBM3 (79.1 GiB), bf16"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "seeds"),
+    [
+        ({"seed": 7}, "seed 7"), ({"seed": 7, "num_images": 3}, "seeds 7 to 9"), ({"sweep": ("seed=1,5,9",)}, "seeds 1, 5, 9"),
+        ({"sweep": ("seed=1,3,5,7,9,11",)}, "seeds 1, 3, 5, 7 and 2 more"), ({"prompt": ("a", "b")}, "seed 0"),
+    ],
+)  # fmt: skip
+def test_the_last_lines_of_images(changes, seeds, tmp_path):
+    settings = InferenceSettings(**{"prompt": ("a cat",), **changes})
+    wanted = wanted_of(settings)
+    place = ImageFolder(tmp_path / "my images", 4, len(wanted), "-004")
+    place.folder.mkdir()
+    (place.folder / "sheet-004.png").touch()
+    done, look, following = image_summary.finished(settings, wanted, place).splitlines()
+    number = "1 image" if len(wanted) == 1 else f"{len(wanted)} images"
+    names = f"{place.folder / '004.png'}" + (f" to {3 + len(wanted):03d}.png" if len(wanted) > 1 else "")
+    assert done == f"done      {number} of {seeds}: {names}" and look == f"look at   {place.folder / 'sheet-004.png'}"
+    last = max(each.seed for each in wanted)
+    words = ["--like", str(place.folder / "004.png"), "--seed", str(last + 1), "--num_images", "4"]
+    assert shlex.split(following)[1:] == ["python", "infer.py", *words]
 
 
 def test_the_step_that_is_timed_changes_nothing(tiny_epsilon, pictures, tmp_path):

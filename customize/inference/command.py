@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from customize import machine
 from customize.config import InferenceSettings
 from customize.errors import InputError, Interrupted, NumericsError, Problem, ResourceError
-from customize.families import locate
+from customize.families import Source, locate
 from customize.families.autoencoder import locate_autoencoder
 from customize.findings import first_few
 from customize.images import open_image
-from customize.inference import image_folder, merge
+from customize.inference import image_folder, image_summary, merge
 from customize.inference.learned import find_learned
 from customize.inference.masks import Mask, mask_of, open_mask
 from customize.inference.seeds import with_seed
@@ -86,10 +87,13 @@ def run(settings: InferenceSettings) -> None:
     with raised_signals(), resources(FOR_MEMORY, FOR_DISK):
         from customize.inference.drawing import Models, draw
 
+        wanted = job.grid.wanted
+        source = base_of(wanted[0].settings)
+        print(image_summary.before_loading(plain, wanted, source, machine.describe(machine.best_device())), flush=True)
         models = Models()
         models.load(job.grid.wanted[0].settings)
         with image_folder.claimed(plain, count) as place:
-            print(f"{count:,} image{'s' * (count > 1)} for {place.folder}", flush=True)
+            print(f"folder    {printable(place.folder)}", flush=True)
             try:
                 with resources(FOR_MEMORY, FOR_DISK):
                     draw(plain, job, models, place)
@@ -97,7 +101,7 @@ def run(settings: InferenceSettings) -> None:
                 raise type(error)(f"{error}\n{place.how_to_go_on}") from error
             except Interrupted as error:
                 raise Interrupted(error.signal, f"stopped; {place.how_to_go_on}") from error
-    print(f"{place.folder}: {count} picture{'s' * (count > 1)}")
+    print(image_summary.finished(plain, wanted, place))
     if job.like and job.is_again:
         print(f"{settings.like}: {job.like.verdict(open_image(place.image(0)))}")
 
@@ -185,6 +189,12 @@ def notes(settings: InferenceSettings, job: Job) -> list[str]:
     """What the user should know before it starts."""
     of_latents = [LATENT_WARNING] if settings.illusion in ("anagram", "alternating_anagram") else []
     return [*(job.like.told.notes if job.like else ()), *job.remarks, *of_latents]
+
+
+def base_of(settings: InferenceSettings) -> Source:
+    """The base model of the weights, or the one that is named."""
+    learned = find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales)
+    return locate(learned.base or "demo", revision=settings.revision, variant=settings.variant)
 
 
 def check_model(settings: InferenceSettings) -> None:

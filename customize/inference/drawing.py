@@ -54,7 +54,7 @@ class Models:
 
     def load(self, settings: InferenceSettings) -> None:
         """Puts the pipeline that the settings name on the best device; says what the user should know of it."""
-        device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        device = machine.best_device()
         if problems := machine.fp16_problem(settings.mixed_precision, device.type):
             raise InputError(problems)
         torch.backends.cuda.matmul.allow_tf32 = settings.allow_tf32
