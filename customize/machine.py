@@ -15,6 +15,7 @@ from customize.units import count, size
 
 ROOT = Path("/")
 """Where /proc and /dev are."""
+NO_FP16 = "use --mixed_precision bf16 or no, which runs on the CPU: with Stable Diffusion for hours to days"
 SIGNS = ("proc/driver/nvidia/version", "dev/nvidia0", "dev/nvidiactl")
 WINDOWS_INDEX = "https://download.pytorch.org/whl/cu130"
 CHOICE = "https://pytorch.org/get-started/locally"
@@ -89,8 +90,7 @@ def fp16_problem(precision: str, device_type: str) -> list[Problem]:
     if precision != "fp16" or device_type != "cpu":
         return []
     reason, remedy = why_no_gpu()
-    other = "use --mixed_precision bf16 or no, which runs on the CPU: with Stable Diffusion for hours to days"
-    return [Problem("mixed_precision", f"fp16 needs a GPU: {reason}", f"{remedy}; or {other}" if remedy else other)]
+    return [Problem("mixed_precision", f"fp16 needs a GPU: {reason}", f"{remedy}; or {NO_FP16}" if remedy else NO_FP16)]
 
 
 def cuda_command(version: str) -> str:

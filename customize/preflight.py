@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from customize import checks, course, run_folder, runs
+from customize import checks, course, run_folder, runs, surroundings
 from customize.data import USUAL_RESOLUTION, Examples, examine_examples
 from customize.errors import InputError, Problem
 from customize.families import Source, facts, locate
@@ -45,8 +45,9 @@ def run(settings) -> None:
 def check(settings) -> tuple[Path, Source, Examples]:
     """The run's folder, the located base model and the examples. Raises one InputError with every problem found."""
     report = examine(settings)
-    if report.problems or not report.folder or not report.source:
-        raise InputError(report.problems)
+    problems = [*report.problems, *surroundings.lacking(settings)]
+    if problems or not report.folder or not report.source:
+        raise InputError(problems)
     return report.folder, report.source, report.examples
 
 

@@ -16,7 +16,7 @@ from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from customize import checkpoint, course, expected_time, machine, manifest, readback, run_folder, summary
 from customize.checkpoint import Checkpoint, size
 from customize.data import Examples, small_pictures_note
-from customize.errors import InputError, Problem
+from customize.errors import InputError
 from customize.families import Source, load
 from customize.families.stable_diffusion import StableDiffusion
 from customize.files import new_entries, new_folder
@@ -82,27 +82,10 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
 
 
 def check_machine(settings) -> None:
-    """What the settings ask of this machine is there: a GPU for fp16, the trackers, access to the hub."""
+    """Raises InputError where fp16 is asked for and torch has no GPU for it; the rest was looked at by `preflight.check`."""
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    problems = machine.fp16_problem(settings.mixed_precision, "cuda" if has_gpu else "cpu")
-    if "wandb" in settings.report_to and importlib.util.find_spec("wandb") is None:
-        problems.append(Problem("report_to", "wandb is not installed", "pip install wandb, or --report_to tensorboard"))
-    if settings.push_to_hub:
-        problems += hub_problems(settings)
-    if problems:
+    if problems := machine.fp16_problem(settings.mixed_precision, "cuda" if has_gpu else "cpu"):
         raise InputError(problems)
-
-
-def hub_problems(settings) -> list[Problem]:
-    """What keeps the result from being uploaded, found out before the training and not after it."""
-    from huggingface_hub import HfApi
-
-    try:
-        HfApi(token=settings.hub_token).whoami()
-    except Exception as error:  # whatever the hub's client raises: the cause is passed on
-        cause = str(error).strip().splitlines()[0]
-        return [Problem("push_to_hub", f"no access to the hub ({cause})", "log in with `hf auth login`, or leave it out")]
-    return []
 
 
 def start_accelerator(settings, folder: Path) -> Accelerator:

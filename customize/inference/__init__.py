@@ -10,6 +10,9 @@ __all__ = ["Pipeline", "load_pipeline"]
 
 def __getattr__(name: str) -> Any:  # lazily, so that a look at weight files does not import torch
     if name in __all__:
+        from customize.quiet import quiet
+
+        quiet()
         from customize.inference import loading
 
         return getattr(loading, name)

@@ -28,6 +28,7 @@ from customize.inference.sweep import Grid, grid
 from customize.printable import printable
 from customize.prompts import parse
 from customize.resources import resources
+from customize.surroundings import fp16_problems
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -152,6 +153,7 @@ def check(settings: InferenceSettings) -> Job:
         if (drawn := mask_of(each)) and drawn not in masks:
             masks[drawn], told = attempt(lambda drawn=drawn, each=each: open_mask(*drawn, images[each.image])) or (None, ())
             remarks += [note for note in told if note not in remarks]
+    problems += fp16_problems(settings)
     if not problems:
         problems += would_be_removed(settings, image_folder.removal(settings))
     if problems:

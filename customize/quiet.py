@@ -1,0 +1,28 @@
+"""Lines of libraries that warn of nothing: left out, and nothing else of what they log."""
+
+import logging
+
+NOISE = {
+    "transformers.utils.import_utils": ("requires torchvision (not installed)",),
+    "diffusers.models.modeling_utils": ("that should be kept in float32: [].",),
+}
+"""Logger -> parts of lines that tell a user nothing: a reader of images that is not used, a list that is empty."""
+
+
+class Leaves(logging.Filter):
+    """Lets through what holds none of the parts."""
+
+    def __init__(self, parts: tuple[str, ...]):
+        super().__init__()
+        self.parts = parts
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not any(part in record.getMessage() for part in self.parts)
+
+
+def quiet() -> None:
+    """Leaves these lines out from now on; before the libraries are imported, or later. Twice is the same as once."""
+    for name, parts in NOISE.items():
+        logger = logging.getLogger(name)
+        if not any(isinstance(each, Leaves) for each in logger.filters):
+            logger.addFilter(Leaves(parts))
