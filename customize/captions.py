@@ -1,9 +1,10 @@
 """What may be said about each picture, and by what rule: its own captions, the built-in templates, or a prompt."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from customize.findings import Findings, first_few
+from customize.triggers import any_calls
 
 OBJECT_TEMPLATES = (
     "a photo of {}",
@@ -67,12 +68,17 @@ class CaptionRule:
     fallback: captions for pictures without their own; empty where none can be made up.
     remedy: what the user can do about a picture that is left without.
     placeholders: each caption that was read must hold one of them; empty: any caption will do.
+    prefix, suffix: what is put before and behind each caption that was read.
+    triggers: words that are to call up what is learned; that captions lack them is told.
     """
 
     use: str
     fallback: tuple[str, ...]
     remedy: str = ""
     placeholders: tuple[str, ...] = ()
+    prefix: str = ""
+    suffix: str = ""
+    triggers: tuple[str, ...] = ()
 
     @property
     def reads(self) -> bool:
@@ -89,7 +95,7 @@ def apply_rule(
     rule: CaptionRule, names: Sequence[str], captions: Mapping[str, tuple[Caption, ...]], where: str, found: Findings
 ) -> dict[str, tuple[str, ...]]:
     """Captions for each of the pictures `names`, some of which have `captions` of their own; problems if none fit."""
-    own = {name: captions[name] for name in names if name in captions}
+    own = {name: tuple(_within(rule, caption) for caption in captions[name]) for name in names if name in captions}
     tokens = rule.placeholders
     strays = [
         caption.where
@@ -106,4 +112,32 @@ def apply_rule(
         found.problem(where, f"{what}: {first_few(lacking)}", rule.remedy)
     elif lacking and own:
         found.note(where, f"{what}, {'templates' if tokens else 'instance prompt'} instead: {first_few(lacking)}")
+    if (rule.prefix or rule.suffix) and names and not own:
+        found.note(where, "caption_prefix and caption_suffix have no effect: no caption was read")
+    _tell_triggers(rule, own, where, found)
     return {name: tuple(caption.text for caption in own[name]) if name in own else rule.fallback for name in names}
+
+
+def _within(rule: CaptionRule, caption: Caption) -> Caption:
+    """The caption with prefix and suffix, each a blank apart from it, unless a suffix begins with a comma and the like."""
+    before = f"{rule.prefix.rstrip()} " if rule.prefix.strip() else ""
+    after = rule.suffix.strip()
+    after = f" {after}" if after and (after[0].isalnum() or after[0] in "<(") else after
+    return replace(caption, text=f"{before}{caption.text}{after}")
+
+
+def _tell_triggers(rule: CaptionRule, own: Mapping[str, tuple[Caption, ...]], where: str, found: Findings) -> None:
+    """A note where captions lack the words that are to call up what is learned."""
+    texts = {name: [caption.text for caption in each] for name, each in own.items() if each}
+    if not texts or not rule.triggers:
+        return
+    lacking = [name for name, each in texts.items() if not any_calls(each, rule.triggers)]
+    words = " or ".join(rule.triggers[:3])
+    if len(lacking) == len(texts):
+        what = f"no caption has {words} of instance_prompt (0 of {len(texts)} images), so it will not call up what is learned"
+        prefix = f'--caption_prefix "{rule.fallback[0]},"' if rule.fallback else "--caption_prefix"
+        found.note(where, f"{what}; write it into the captions, put it before each with {prefix}, or use --captions prompt")
+    elif lacking:
+        held = len(texts) - len(lacking)
+        what = f"{words} of instance_prompt is in the captions of {held} of {len(texts)} images, and not of"
+        found.note(where, f"{what}: {first_few(lacking)}")

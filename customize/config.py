@@ -18,6 +18,7 @@ Tracker = Literal["tensorboard", "wandb", "all", "none"]
 
 MANY = 10_000_000
 WITH_DATASET = ("dataset_name", ())
+WITH_CAPTIONS = ("captions", ("auto", "files"))
 WITH_ADAPTER = ("adapter", ())
 WITH_PRIOR = ("prior_preservation", ())
 WITH_CLASS_IMAGES = ("prior_preservation", ("images",))
@@ -69,6 +70,10 @@ class TrainingSettings(Settings):
     crop_variants: int = setting(4, "data", "random crops that are made of each picture", minimum=1, maximum=64)
     random_flip: bool = setting(False, "data", "use each picture mirrored as well")
     repeats: int = setting(1, "data", "uses of each picture in an epoch", minimum=1, maximum=MANY)
+    caption_prefix: str | None = setting(
+        None, "data", "what is put before each caption that is read, such as `sks dog,`", only_with=WITH_CAPTIONS
+    )
+    caption_suffix: str | None = setting(None, "data", "what is put behind each caption that is read", only_with=WITH_CAPTIONS)
     caption_dropout: float = setting(0.0, "data", "share of captions replaced by an empty one", minimum=0, maximum=1)
     image_interpolation_mode: Interpolation = setting("lanczos", "data", "how pictures are resized")
     latents_cache_dir: str | None = setting(

@@ -28,6 +28,7 @@ from customize.folders import folder_captions, is_tree_of_images, list_folder, m
 from customize.images import crop, open_image, resize, resized_size
 from customize.likeness import SHARP, Likeness, measure, near_duplicates
 from customize.rows import Row, load_dataset, picture_rows, row_captions
+from customize.triggers import rare_words
 
 Role = Literal["instance", "class"]
 TrainingData = TextualInversionSettings | DreamBoothSettings
@@ -183,15 +184,18 @@ def _digest(image: Image.Image) -> str:
 
 def _rule(settings: TrainingData, index: int, folders: int) -> CaptionRule:
     """What holds for the captions of folder number `index` of `folders`."""
+    around = {"prefix": settings.caption_prefix or "", "suffix": settings.caption_suffix or ""}
     if isinstance(settings, DreamBoothSettings):
-        return CaptionRule(settings.captions, (settings.instance_prompt,), "write one, or use --captions auto")
+        triggers = rare_words(settings.instance_prompt, settings.class_prompt) if settings.captions != "prompt" else ()
+        remedy = "write one, or use --captions auto"
+        return CaptionRule(settings.captions, (settings.instance_prompt,), remedy, **around, triggers=triggers)
     tokens = settings.placeholder_token
     templates = STYLE_TEMPLATES if settings.learnable_property == "style" else OBJECT_TEMPLATES
     if len(tokens) == folders:
         fallback = fill(templates, tokens[index])
-        return CaptionRule(settings.captions, fallback, "write one, or use --captions auto", tokens)
+        return CaptionRule(settings.captions, fallback, "write one, or use --captions auto", tokens, **around)
     remedy = f"write one with {' or '.join(tokens)} in it, or give one train_data_dir for each token"
-    return CaptionRule(settings.captions, (), remedy, tokens)
+    return CaptionRule(settings.captions, (), remedy, tokens, **around)
 
 
 def _from_folder(

@@ -33,6 +33,8 @@ Stable Diffusion 1.x. Refusals come first, then warnings. Exit status: 0 the run
 TRIGGER = "a word that every caption should hold; those that do not are listed"
 SHEET = "a PNG to write: pictures that are nearly the same side by side, and blurred ones"
 SIDE, MOST_ROWS = 256, 20
+NO_PROMPT = "..."
+"""Stands in where no prompt is given: it has no word that captions could lack."""
 SOFTWARE = "customize check"
 
 
@@ -84,7 +86,7 @@ def read(argv: Sequence[str]) -> tuple[TrainingSettings, list[str]]:
     if "placeholder_token" in given:
         kind, standing_in = TextualInversionSettings, {"train_data_dir": target, "initializer_token": "thing"}
     else:
-        kind, standing_in = DreamBoothSettings, {"instance_data_dir": target, "instance_prompt": "a picture"}
+        kind, standing_in = DreamBoothSettings, {"instance_data_dir": target, "instance_prompt": NO_PROMPT}
     standing_in["output_dir"] = f"{target.rstrip('/')}.run"
     notes = []
     if not given.keys() & {"pretrained_model_name_or_path", "resolution"}:

@@ -156,6 +156,7 @@ def prepare_dreambooth(settings: DreamBoothSettings, bench: Bench) -> Training:
     batches = PRIORS[settings.prior_preservation](settings, bench, of_class)
     method_class = TaughtByBase if settings.prior_preservation == "teacher" else DreamBooth
     method = method_class(family, condition, adapters.build(settings.adapter), settings).to(device)
+    method.called_by(captions_of(bench.examples.instances))
     cast_frozen(method, DTYPES[settings.mixed_precision])
     if settings.gradient_checkpointing:
         family.unet.enable_gradient_checkpointing()

@@ -218,7 +218,7 @@ def card(folder: Path, facts: dict, files: list[Path], report: str) -> str:
         f"tags: [{', '.join(tags)}]",
         *(
             [f"instance_prompt: {json.dumps(facts['settings']['instance_prompt'])}"]
-            if "instance_prompt" in facts["settings"]
+            if triggers and "instance_prompt" in facts["settings"]
             else []
         ),
         "---",

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from customize.config import DreamBoothSettings
+from customize.config import DreamBoothSettings, TextualInversionSettings
 from customize.data import examine_examples
+from customize.errors import InputError
 
 
 def put(folder: Path, *names: str) -> Path:
@@ -288,3 +289,72 @@ def test_a_folder_above_the_images_points_to_them(tmp_path):
 def test_many_rows_take_no_time(tmp_path):
     write(put(tmp_path, "a.png"), "metadata.csv", "file_name,text\n" + "".join(f"a.png,sks {i}\n" for i in range(20_000)))
     assert len(look(tmp_path)[0]["a.png"]) == 20_000
+
+
+# the word that calls up what is learned
+
+
+def four(folder: Path, *captions: str) -> Path:
+    put(folder, *(f"{number}.png" for number in range(len(captions))))
+    for number, caption in enumerate(captions):
+        write(folder, f"{number}.txt", caption)
+    return folder
+
+
+def test_that_no_caption_has_the_trigger_is_told(tmp_path):
+    folder = four(tmp_path, "a brown dog on a sofa", "a dog in the snow", "a dog", "a dog, asleep")
+    notes = look(folder)[2]
+    assert notes == [
+        f"{folder}: no caption has sks of instance_prompt (0 of 4 images), so it will not call up what is learned; write it "
+        'into the captions, put it before each with --caption_prefix "sks dog,", or use --captions prompt'
+    ]
+    assert look(folder, captions="files")[2] == notes
+    assert not any("instance_prompt" in note for note in look(folder, captions="prompt")[2])
+
+
+def test_that_some_captions_lack_the_trigger_is_told(tmp_path):
+    folder = four(tmp_path, "a SKS dog", "a dog in the snow", "sks, a dog", "asks for food")
+    assert look(folder)[2] == [f"{folder}: sks of instance_prompt is in the captions of 2 of 4 images, and not of: 1.png, 3.png"]
+
+
+def test_prefix_and_suffix_are_put_around_captions_that_are_read(tmp_path):
+    folder = four(tmp_path, "a dog", "a cat\na dog")
+    put(folder, "z.png")
+    captions, problems, notes = look(folder, caption_prefix="sks dog,", caption_suffix=", studio light")
+    assert captions == {
+        "0.png": ["sks dog, a dog, studio light"],
+        "1.png": ["sks dog, a cat, studio light", "sks dog, a dog, studio light"],
+        "z.png": ["sks dog"],
+    }
+    assert problems == [] and not any("calls up" in note or "instance_prompt is" in note for note in notes)
+    assert look(folder, caption_prefix="sks ", caption_suffix="in oil")[0]["0.png"] == ["sks a dog in oil"]
+    (folder / "none").mkdir()
+    assert any(
+        "have no effect: no caption was read" in note for note in look(put(folder / "none", "a.png"), caption_prefix="sks")[2]
+    )
+
+
+def test_a_placeholder_may_come_with_the_prefix(tmp_path):
+    folder = four(tmp_path, "in the snow", "asleep")
+    words = {"placeholder_token": ("<cat>",), "initializer_token": ("cat",), "train_data_dir": (str(folder),)}
+    examples, problems = examine_examples(TextualInversionSettings(**words, caption_prefix="<cat>"), 16)
+    assert problems == [] and [example.captions for example in examples.instances] == [("<cat> in the snow",), ("<cat> asleep",)]
+    _, (problem,) = examine_examples(TextualInversionSettings(**words), 16)
+    assert "no placeholder token (<cat>)" in str(problem)
+    with pytest.raises(InputError, match="caption_prefix: has no effect without captions = auto or captions = files"):
+        TextualInversionSettings(**words, caption_prefix="x", captions="templates")
+
+
+def test_the_card_claims_no_word_that_no_caption_has(tmp_path, tiny_epsilon):
+    from kit import prepared, settings_for
+
+    from customize import run_folder
+
+    folder = four(tmp_path / "set", "a brown dog on a sofa", "a dog")
+    for prefix, words, example in ((None, [], "a dog"), ("sks dog,", ["a photo of sks dog"], "a photo of sks dog")):
+        settings = settings_for("lora", tiny_epsilon, folder, tmp_path / "out", caption_prefix=prefix)
+        bench, training = prepared(settings)
+        facts = json.loads(run_folder.metadata(settings, training.method, bench.family, 6)["customize"])
+        assert (facts["trigger_words"], facts["example_prompt"]) == (words, example)
+        card = run_folder.card(tmp_path, facts, [], "")
+        assert ("instance_prompt:" in card, "No trigger words." in card) == (bool(words), not words)

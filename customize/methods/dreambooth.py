@@ -3,6 +3,7 @@
 Ruiz et al. 2023, "DreamBooth: Fine Tuning Text-to-Image Diffusion Models for Subject-Driven Generation".
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from customize import adapters
 from customize.adapters import Adapter
 from customize.families.stable_diffusion import StableDiffusion
 from customize.methods.method import Batch, Condition, DenoisingMethod
+from customize.triggers import any_calls, rare_words
 
 
 class DreamBooth(DenoisingMethod):
@@ -27,6 +29,12 @@ class DreamBooth(DenoisingMethod):
         if settings.train_text_encoder:
             self.text_encoder = family.text_encoder
         adapter.attach(list(self.children()), settings)
+
+    def called_by(self, captions: Sequence[str]) -> None:
+        """Claims no trigger word that none of the captions, which are learned from, has; one of them is the example then."""
+        words = rare_words(self.settings.instance_prompt, self.settings.class_prompt)
+        if captions and words and not any_calls(captions, words):
+            self.trigger_words, self.example_prompt = (), min(captions, key=len)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         rates = {
