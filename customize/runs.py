@@ -31,13 +31,12 @@ def place(settings) -> Path:
 
 @contextmanager
 def made(settings, folder: Path) -> Iterator[Path]:
-    """Makes the new folder of a run that names none, and says so; it goes again where nothing was written into it."""
+    """Makes the new folder of a run that names none; it goes again where nothing was written into it."""
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes of `accelerate launch`, which agree on its folder later
     if settings.output_dir is not None or folder.is_dir() or not is_first:
         yield folder
         return
     folder = numbered.new_folder(PARENT, kind(settings))
-    print(f"the run's folder: {folder}")
     try:
         yield folder
     except BaseException:

@@ -233,6 +233,11 @@ def test_commands_name_the_scripts_where_they_are(monkeypatch):
     assert next_command.command_line("infer.py", prompt="a b") == 'python "/opt/my tools/infer.py" --prompt "a b"'
     monkeypatch.setattr(sys, "argv", ["train_dreambooth.py"])
     assert next_command.command_line("infer.py") == "python infer.py"
+    for running in ("/usr/bin/customize", "customize.exe"):
+        monkeypatch.setattr(sys, "argv", [running, "train_dreambooth"])
+        assert next_command.command_line("infer.py") == "customize infer"
+    monkeypatch.setattr(sys, "argv", ["/x/customize/__main__.py"])
+    assert next_command.command_line("train_dreambooth.py", "a.toml") == "customize train_dreambooth a.toml"
     monkeypatch.setattr(sys, "argv", ["pytest"])
     assert next_command.command_line("infer.py") == "python infer.py"
 

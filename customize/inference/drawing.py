@@ -24,6 +24,7 @@ from customize.inference.loading import load_pipeline
 from customize.inference.looks import Bar, Looks
 from customize.inference.masks import Mask, mask_of
 from customize.inference.pipeline import Pipeline
+from customize.inference.readings import readings_sheet
 from customize.inference.records import facts, png_info, told
 from customize.inference.sampler import Moment
 from customize.inference.sweep import Grid, Wanted, batches
@@ -137,8 +138,9 @@ def draw(settings: InferenceSettings, job: Job, models: Models, place: ImageFold
                 starts |= dict(zip(places, looks.starts(), strict=True))
             if on_sheet:
                 pictures |= dict(zip(places, drawn, strict=True))
-    if 1 < len(wanted) <= MOST_ON_SHEET or settings.show_start:
-        write_image(place.file("sheet.png"), sheet(job.grid, pictures, starts))
+    shown = readings_sheet(job.grid, pictures) if len(wanted) <= MOST_ON_SHEET and not starts else None
+    if shown or 1 < len(wanted) <= MOST_ON_SHEET or settings.show_start:
+        write_image(place.file("sheet.png"), shown or sheet(job.grid, pictures, starts))
 
 
 class Clock:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from customize.config import InferenceSettings
 from customize.disk import make_folder
 from customize.errors import InputError, Problem
 from customize.files import write_text
+from customize.next_command import command_line
 
 PARENT = Path("images")
 OF_A_JOB = ("config.toml", "sheet.png", "trace.jsonl")
@@ -47,7 +47,7 @@ class ImageFolder:
     @property
     def how_to_go_on(self) -> str:
         """What became of a job that stopped, and the command that makes the rest."""
-        command = f"python infer.py {shlex.quote(str(self.file('config.toml')))} --skip_existing"
+        command = f"{command_line('infer.py', str(self.file('config.toml')))} --skip_existing"
         return f"{len(self.finished):,} of {self.count:,} images are finished, in {self.folder}; for the others:\n    {command}"
 
 
