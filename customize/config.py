@@ -54,6 +54,9 @@ class TrainingSettings(Settings):
 
     pretrained_model_name_or_path: str = again(Settings, "pretrained_model_name_or_path", "demo")
 
+    init_weights: str | None = setting(
+        None, "model", "learned weights to start from, as for infer.py's weights; what they tell need not be given", text="path"
+    )
     dataset_name: str | None = setting(
         None, "data", "a data set of `datasets` in place of folders: path or hub name", text="path"
     )
@@ -165,6 +168,11 @@ class TrainingSettings(Settings):
     def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
         if values.get("num_train_epochs") not in (None, "none"):
             values = {"max_train_steps": None, **values}
+        path = values.get("init_weights")
+        if isinstance(path, str) and path.casefold() != "none" and cls.command:
+            from customize import init_weights
+
+            values = {**init_weights.told(path, cls.command, values), **values}
         return values
 
 
@@ -258,9 +266,10 @@ class DreamBoothSettings(TrainingSettings):
 
     @classmethod
     def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        values = super().completed(values)
         if values.get("adapter", adapters.NONE) != adapters.NONE:
             values = {"learning_rate": 1e-4, "save_steps": 0, **values}
-        return super().completed(values)
+        return values
 
 
 class InferenceSettings(Settings):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from customize import checks, course, run_folder, runs, surroundings
+from customize import checks, course, init_weights, run_folder, runs, surroundings
 from customize.data import USUAL_RESOLUTION, Examples, examine_examples
 from customize.errors import InputError, Problem
 from customize.families import Source, facts, locate
@@ -64,6 +64,8 @@ def examine(settings) -> Report:
     if settings.max_train_steps is None and examples.instances and not found:
         steps = course.max_train_steps(settings, len(examples.instances), course.processes())
         problems += checks.warmup_problems(settings, steps)
+    if settings.init_weights:
+        problems += attempt(lambda: list(init_weights.problems(settings)), problems) or []
     if source and (source.folder or source.file):
         problems += attempt(lambda: caption_problems(settings, source, examples), problems) or []
     return Report(folder, source, examples, resolution, tuple(problems))

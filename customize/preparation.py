@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from customize import adapters, class_pictures, course, sample_prompts
+from customize import adapters, class_pictures, course, init_weights, sample_prompts
 from customize.batches import (
     Deck,
     Picture,
@@ -148,6 +148,7 @@ def prepare_dreambooth(settings: DreamBoothSettings, bench: Bench) -> Training:
     captions = [*captions_of(bench.examples.instances), *bench.sample_prompts, settings.class_prompt or "", ""]
     family.to(device).tokenize(captions)  # refuses what is too long
     of_class = class_examples(settings, bench)
+    init_weights.into_base(settings, family)
     if settings.train_text_encoder:
         condition = condition_of(family)
     else:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from customize import checkpoint, course, run_folder
+from customize import checkpoint, course, init_weights, run_folder
 from customize.data import Example, Examples
 from customize.errors import InputError, Problem
 from customize.families import Source, facts
@@ -56,6 +56,7 @@ def identity(settings, source: Source, examples: Examples, num_processes: int) -
         del kept[name]
     images = {example.name: [example.digest, *example.captions] for example in examples.instances}
     versions = {name: version(name) for name in run_folder.VERSIONED}
+    kept |= {"init_weights": init_weights.digest(settings)[:16]}
     about = {"method": settings.command, BASE_FILES: files, "num_processes": num_processes}
     of_class = {CLASS_PICTURES: digests(examples.classes)}
     return json.loads(

@@ -35,6 +35,8 @@ CONDITIONS = {
         "illusion": "anagram",
         "view": ["identity", "flip"],
     },
+    ("lr_scheduler", ("piecewise_constant",)): {"lr_scheduler": "piecewise_constant", "lr_step_rules": "1"},
+    ("resume_from_checkpoint", ()): {"resume_from_checkpoint": "latest"},
     ("mask_image", ()): {"image": "cat.png", "mask_image": "mask.png"},
 }
 
@@ -124,7 +126,7 @@ def test_every_setting_is_described(model, line):
 def test_faults_that_diffusers_lets_pass():
     wrong = {
         "learning_rate": (-1, 0, math.nan, 1e30), "resolution": (60, 65, 0), "train_batch_size": (0,),
-        "gradient_accumulation_steps": (0,), "checkpointing_steps": (0,), "save_steps": (0,), "repeats": (0,),
+        "gradient_accumulation_steps": (0,), "checkpointing_steps": (0,), "save_steps": (-1,), "repeats": (0,),
         "max_train_steps": (0, -1), "checkpoints_total_limit": (0,), "lr_scheduler": ("foo",),
         "learnable_property": ("foo",), "num_vectors": (0, -1, [1, 0]), "placeholder_token": ("", "my cat", "../../x"),
         "initializer_token": ("",), "validation_prompt": ("", ["a", ""]),

@@ -13,6 +13,7 @@ from torch import Tensor
 from customize import adapters
 from customize.adapters import Adapter
 from customize.families.stable_diffusion import StableDiffusion
+from customize.init_weights import IntoAdapter
 from customize.methods.method import Batch, Condition, DenoisingMethod
 from customize.triggers import any_calls, rare_words
 
@@ -28,7 +29,9 @@ class DreamBooth(DenoisingMethod):
         self.unet = family.unet
         if settings.train_text_encoder:
             self.text_encoder = family.text_encoder
+        start_from = IntoAdapter(settings, family)
         adapter.attach(list(self.children()), settings)
+        start_from()
 
     def called_by(self, captions: Sequence[str]) -> None:
         """Claims no trigger word that none of the captions, which are learned from, has; one of them is the example then."""

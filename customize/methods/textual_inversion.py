@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from customize import weights
+from customize import init_weights, weights
+from customize.errors import InputError, Problem
 from customize.families.stable_diffusion import StableDiffusion
 from customize.methods.method import DenoisingMethod
 
@@ -30,8 +31,10 @@ class TextualInversion(DenoisingMethod):
         word = "in the style of" if settings.learnable_property == "style" else "of"
         self.example_prompt = f"a picture {word} {self.trigger_words[0]}"
         self.vectors: dict[str, nn.Parameter] = {}
+        begun = init_weights.words_of(settings)
         for placeholder, words, count in tokens_to_learn(settings):
-            self.vectors[placeholder] = nn.Parameter(family.initial_vectors(words, count).float())
+            vectors = family.initial_vectors(words, count).float()
+            self.vectors[placeholder] = nn.Parameter(fitting(begun.get(placeholder, vectors), vectors))
             family.add_tokens(placeholder, self.vectors[placeholder])
         self.start = {placeholder: vectors.detach().clone() for placeholder, vectors in self.vectors.items()}
         self.unet, self.text_encoder = family.unet, family.text_encoder
@@ -85,6 +88,14 @@ class DirectionalTextualInversion(TextualInversion):
     def after_step(self) -> None:
         for vectors in self.vectors.values():
             vectors.copy_(self.norm * F.normalize(vectors, dim=-1))
+
+
+def fitting(begun: Tensor, vectors: Tensor) -> Tensor:
+    """Vectors to start from, if they are as many and as wide as those of this base model. Raises InputError."""
+    if begun.shape != vectors.shape:
+        what = f"holds {len(begun)} vectors {begun.shape[-1]} wide, where {len(vectors)} of {vectors.shape[-1]} are to learn"
+        raise InputError(Problem("init_weights", what, "train on with the base model that they were learned on"))
+    return begun
 
 
 def tokens_to_learn(settings) -> list[tuple[str, str, int]]:

@@ -1,0 +1,235 @@
+"""A run that begins with learned weights answers, before its first step, as they do."""
+
+import json
+import shutil
+from functools import partial
+
+import pytest
+import torch
+from kit import prepared, settings_for, write_pictures
+from safetensors.torch import load_file, save_file
+
+from customize import run_folder
+from customize.config import DreamBoothSettings, TextualInversionSettings
+from customize.errors import InputError
+from customize.init_weights import end_of
+from customize.preflight import check
+from customize.readback import answer
+from customize.resume import differences, identity
+from customize.trainer import train
+from customize.watchers import Checkpoints
+
+KINDS = {
+    "textual_inversion": {},
+    "lora": {"train_text_encoder": True, "lora_targets": ("attention", "conv1")},
+    "dora": {"use_dora": True},
+    "rslora": {"use_rslora": True, "lora_alpha": 3.0},
+    "full": {"train_text_encoder": True},
+}
+
+
+@pytest.fixture(scope="module")
+def earlier(tiny_epsilon, pictures, tmp_path_factory):
+    """By kind: (a run's folder with its result and a checkpoint of step 2, an answer under what it taught, its prompt)."""
+    made = {}
+
+    def make(kind):
+        if kind not in made:
+            folder = tmp_path_factory.mktemp(kind)
+            method = kind if kind in ("textual_inversion", "full") else "lora"
+            changes = {"max_train_steps": 2, "learning_rate": 1e-2, **KINDS[kind]}
+            settings = settings_for(method, tiny_epsilon, pictures, folder, **changes)
+            bench, training = prepared(settings)
+            about = partial(run_folder.metadata, settings, training.method, bench.family)
+            saves = Checkpoints(folder / "checkpoints", 2, None, lambda step: {**training.method.description(), **about(step)})
+            train(settings, training.method, training.batches, [saves], bench.accelerator, 2)
+            training.method.eval()
+            (folder / "config.toml").write_text("")
+            (folder / "result").mkdir()
+            training.method.save(folder / "result", about(2))
+            made[kind] = folder, answer(bench.family, training.method.example_prompt), training.method.example_prompt
+        return made[kind]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("others"), 2, seed=9)
+
+
+def begun(kind, others, folder, path, **changes):
+    """(the answer before the first step, settings) of a run that is told no more than it must be."""
+    common = {
+        "init_weights": str(path), "output_dir": str(folder), "max_train_steps": 2, "report_to": ("none",), "seed": 8,
+        "validation_prompt": None,
+    }  # fmt: skip
+    if kind == "textual_inversion":
+        settings = TextualInversionSettings(**{**common, "train_data_dir": str(others), "train_batch_size": 1, **changes})
+    else:
+        own = {"instance_prompt": "a photo of sks dog", "instance_data_dir": str(others)}
+        settings = DreamBoothSettings(**{**common, **own, **changes})
+    bench, training = prepared(settings)
+    training.method.eval()
+    return answer(bench.family, training.method.example_prompt), settings, training
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("path", ["result", "checkpoints/step-000002"])
+def test_it_begins_where_they_ended(kind, path, earlier, others, tmp_path):
+    folder, expected, _ = earlier(kind)
+    found, settings, training = begun(kind, others, tmp_path / "run", folder / path)
+    assert torch.equal(found, expected)
+    if kind in ("lora", "dora", "rslora"):
+        assert (settings.adapter, settings.rank, settings.learning_rate) == ("lora", 4, 1e-4)
+        assert settings.lora_alpha == KINDS[kind].get("lora_alpha", 2.0)
+        assert settings.train_text_encoder == (kind == "lora") and settings.use_dora == (kind == "dora")
+    if kind == "textual_inversion":
+        assert settings.placeholder_token == ("<new>",) and settings.num_vectors == (2,)
+    assert type(settings)(**settings.values()) == settings
+
+
+def test_what_is_learned_next_goes_on_from_there(earlier, others, tmp_path):
+    _, settings, training = begun("lora", others, tmp_path / "run", earlier("lora")[0] / "result")
+    before = {name: tensor.detach().clone() for name, tensor in training.method.learned().items()}
+    from accelerate import Accelerator
+
+    train(settings, training.method, training.batches, [], Accelerator(cpu=True), 1)
+    moved = max((tensor - before[name]).abs().max().item() for name, tensor in training.method.learned().items())
+    assert 0 < moved <= 1.1e-4  # one step of AdamW at its rate
+
+
+def written(folder, tensors, metadata=None):
+    folder.mkdir(exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "other.safetensors", metadata)
+    return folder / "other.safetensors"
+
+
+def as_kohya(tensors, alpha: float):
+    """The UNet's part of a LoRA in the layout of kohya's scripts, with an alpha of each layer."""
+    found = {}
+    for name, tensor in tensors.items():
+        if name.startswith("unet."):
+            module, kind = name.removeprefix("unet.").split(".lora_")
+            key = f"lora_unet_{module.replace('.', '_')}"
+            found[f"{key}.lora_{'down' if kind.startswith('A') else 'up'}.weight"] = tensor
+            found[f"{key}.alpha"] = torch.tensor(alpha)
+    return found
+
+
+def test_a_file_of_another_program(earlier, others, tmp_path, tiny_epsilon):
+    """kohya's names; its rank, alpha and layers are read from the tensors."""
+    from customize.inference.loading import load_pipeline
+
+    tensors = load_file(earlier("rslora")[0] / "result/pytorch_lora_weights.safetensors")
+    path = written(tmp_path / "kohya", as_kohya(tensors, 3.0))
+    base = {"pretrained_model_name_or_path": str(tiny_epsilon)}
+    found, settings, _ = begun("lora", others, tmp_path / "run", path, **base)
+    assert (settings.rank, settings.lora_alpha, settings.use_rslora) == (4, 3.0, False)
+    assert set(settings.lora_targets) == {"to_q", "to_k", "to_v", "to_out.0"}
+    family = load_pipeline(str(tiny_epsilon), [(str(path), 1.0)]).family
+    torch.testing.assert_close(found, answer(family, "a photo of sks dog"), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("change", [{"rank": 7}, {"lora_alpha": 9.0}, {"rank": 8, "lora_alpha": 1.5}], ids=str)
+def test_a_higher_rank_and_another_alpha_answer_the_same(change, earlier, others, tmp_path):
+    folder, expected, _ = earlier("lora")
+    found, settings, training = begun("lora", others, tmp_path / "run", folder / "result", **change)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert {name: getattr(settings, name) for name in change} == change
+
+
+def refused(*args, **changes) -> str:
+    with pytest.raises(InputError) as caught:
+        begun(*args, **changes)
+    return str(caught.value)
+
+
+def test_what_does_not_agree_is_refused_by_name(earlier, others, tmp_path):
+    lora, words, full = (earlier(kind)[0] for kind in ("lora", "textual_inversion", "full"))
+    run = tmp_path / "run"
+    for kind, path, changes, said in (
+        ("lora", lora / "result", {"rank": 2}, "rank: is 2, where init_weights has 4"),
+        ("lora", lora / "result", {"adapter": "none"}, "adapter: is 'none', where init_weights has 'lora'"),
+        ("lora", lora / "result", {"use_dora": True}, "use_dora: is True, where init_weights has False"),
+        ("lora", lora / "result", {"train_text_encoder": False}, "train_text_encoder: is false, where init_weights has weights"),
+        ("lora", lora / "result", {"lora_targets": ("to_q", "q_proj")}, "have no place in the adapter that is to learn"),
+        ("lora", words / "result", {}, "holds words, which train_dreambooth.py does not learn"),
+        ("textual_inversion", lora / "result", {}, "holds no embeddings"),
+        ("textual_inversion", full / "checkpoints/step-000002", {}, "holds no embeddings"),
+        ("textual_inversion", words / "result", {"num_vectors": 3}, "num_vectors: is 3 of <new>, where init_weights has 2"),
+        ("textual_inversion", words / "result",
+         {"placeholder_token": ["<a>", "<b>"], "num_vectors": 2, "initializer_token": "dog"},
+         "<a>, <b> is not in init_weights, which has <new>"),
+        ("full", full / "checkpoints/step-000002", {"adapter": "lora"}, "is a whole network, beside which an adapter"),
+        ("full", full / "result", {"pretrained_model_name_or_path": "demo"}, "init_weights is a whole model, too"),
+        ("lora", tmp_path / "none", {}, "init_weights: no file or folder"),
+    ):  # fmt: skip
+        assert said in refused(kind, others, run, path, **changes), said
+    assert not run.exists()
+
+
+def test_a_word_may_be_called_otherwise(earlier, others, tmp_path):
+    folder, expected, prompt = earlier("textual_inversion")
+    changes = {"placeholder_token": "<mine>"}
+    found, settings, training = begun("textual_inversion", others, tmp_path / "run", folder / "result", **changes)
+    assert training.method.example_prompt == prompt.replace("<new>", "<mine>")
+    assert torch.equal(found, expected)
+
+
+def test_an_embedding_of_another_width_is_refused(others, tmp_path, tiny_epsilon):
+    path = written(tmp_path / "words", {"<wide>": torch.randn(2, 24)})
+    said = refused("textual_inversion", others, tmp_path / "run", path, pretrained_model_name_or_path=str(tiny_epsilon))
+    assert "holds 2 vectors 24 wide, where 2 of 32 are to learn" in said
+
+
+def test_an_adapter_that_is_no_lora_is_refused(others, tmp_path):
+    loha = {f"lora_unet_mid_block_attn.hada_w1_{each}": torch.randn(4, 4) for each in "ab"}
+    assert "adapter that is no LoRA" in refused("lora", others, tmp_path / "run", written(tmp_path / "loha", loha))
+    strange = {"unet.my.layer.lora_A.weight": torch.randn(4, 8), "unet.my.layer.lora_B.weight": torch.randn(8, 4)}
+    assert "modules that are not known here: unet.my.layer" in refused(
+        "lora", others, tmp_path / "run", written(tmp_path / "x", strange)
+    )
+
+
+def test_what_a_run_begins_with_is_part_of_what_it_is(earlier, others, tmp_path):
+    """It may be moved; another one is refused by name when the run is resumed."""
+    copy = shutil.copytree(earlier("lora")[0] / "result", tmp_path / "copy")
+    own = {"instance_prompt": "a photo of sks dog", "instance_data_dir": str(others), "output_dir": str(tmp_path / "run")}
+
+    def now(path):
+        settings = DreamBoothSettings(**own, init_weights=str(path))
+        _, source, examples = check(settings)
+        return identity(settings, source, examples, 1)
+
+    before = now(copy)
+    assert differences(before, now(copy.rename(tmp_path / "moved"))) == []
+    file = tmp_path / "moved/pytorch_lora_weights.safetensors"
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(file)
+    save_file({name: 2 * tensor for name, tensor in tensors.items()}, file, metadata)
+    [problem] = differences(before, now(tmp_path / "moved"))
+    assert problem.where == "init_weights"
+
+
+@pytest.mark.parametrize(
+    ("module", "end"),
+    [
+        ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", "to_q"),
+        ("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0", "to_out.0"),
+        ("lora_te_text_model_encoder_layers_0_mlp_fc1", "mlp.fc1"), ("lora_unet_mid_block_resnets_0_conv1", "conv1"),
+        ("unet.up_blocks.1.upsamplers.0.conv", "upsamplers.0.conv"), ("lora_unet_conv_in", "conv_in"), ("conv_in", "conv_in"),
+        ("x.ff.net.0.proj", "ff.net.0.proj"), ("x.norm1", None), ("x.my_layer", None),
+    ],
+)  # fmt: skip
+def test_ends_of_modules(module, end):
+    assert end_of(module) == end
+
+
+def test_a_run_says_what_it_began_with(earlier, others, tmp_path):
+    _, settings, training = begun("lora", others, tmp_path / "run", earlier("lora")[0] / "result")
+    assert "init_weights" in settings.to_toml()
+    assert json.dumps(settings.values(), default=str)
