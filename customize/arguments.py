@@ -13,8 +13,10 @@ from typing import Any
 from customize import aliases, compatibility, near, shipped, typed
 from customize.config import InferenceSettings, Settings
 from customize.errors import Problem
-from customize.setting import table
+from customize.setting import Setting, table
 
+SMALL = frozenset("a an the of in on at with and by is from to for".split())
+"""Words that nobody wants an image of."""
 Given = tuple[str | None, dict[str, Any], list[Problem]]
 
 
@@ -53,6 +55,9 @@ def arguments(model: type[Settings], argv: Sequence[str]) -> Given:
     for flag, following in flags:
         name, given, left = _flag(names, flag, following)
         flag = flag.partition("=")[0]
+        if given and (apart := _taken_apart(flag, names.get(name), given, left)):
+            problems.append(apart)
+            left = [word for word in left if is_config(word)]
         if name in aliases.CONFIG and name not in names and len(given) == 1 and isinstance(given[0], str):
             words.insert(0, given[0])
         elif not given:
@@ -72,6 +77,24 @@ def arguments(model: type[Settings], argv: Sequence[str]) -> Given:
         problems += [_stray(model, word) for word in rest]
         return (configs[0] if configs else None), values, problems
     return None, *_without_config(model, rest, values, problems)
+
+
+def _taken_apart(flag: str, line: Any, given: list[Any], left: list[str]) -> Problem | None:
+    """The problem of a text whose words the shell took apart, because no quotes stood around it."""
+    if not isinstance(line, Setting) or line.type is not str or line.choices or not all(isinstance(each, str) for each in given):
+        return None
+    more = [word for word in left if not is_config(word)]
+    if line.many:
+        single = not any(len(each.split()) > 1 for each in given) and not SMALL.isdisjoint(map(str.casefold, given))
+        if line.text != "line" or len(given) < 3 or not single:
+            return None
+        whole = " ".join(given)
+        return Problem(flag, f"has {len(given)} values of one word each", f"did you mean {flag} {_quoted(whole)}?")
+    if not more:
+        return None
+    given[0] = " ".join([given[0], *more])
+    what = f"belong{'s' * (len(more) == 1)} to no setting"
+    return Problem(" ".join(more), what, f"did you mean {flag} {_quoted(given[0])}?")
 
 
 def is_config(word: str) -> bool:
