@@ -392,7 +392,7 @@ class InferenceSettings(Settings):
     like: str | None = setting(
         None,
         "inference",
-        "a picture of infer.py, A1111 or ComfyUI whose settings to take; other flags change just these",
+        "a picture of infer.py, A1111, ComfyUI, InvokeAI, ... whose settings to take; other flags change just these",
         text="path",
     )
     sweep: tuple[str, ...] = setting(

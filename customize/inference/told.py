@@ -1,4 +1,4 @@
-"""What a picture says about how it was made, as settings of infer.py: our own JSON, A1111's text or ComfyUI's graph.
+"""What a picture says about how it was made, as settings of infer.py: our own JSON, A1111's text, ComfyUI's graph, and others.
 
 A picture may be a stranger's: what it says is bounded and checked, and never names where to write. What it says and cannot be
 used here becomes a note.
@@ -6,6 +6,7 @@ used here becomes a note.
 
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from customize.config import InferenceSettings
 from customize.errors import InputError, Problem
 from customize.findings import printable
 from customize.images import open_image, opened
-from customize.inference import told_a1111, told_comfyui
+from customize.inference import told_a1111, told_comfyui, told_others
 from customize.inference.records import VERSIONED
 from customize.inference.sweep import FIXED
 from customize.inference.told_reading import Reading, ToldFile, Unreadable, short
@@ -31,14 +32,20 @@ from customize.setting import table
 
 __all__ = ["Program", "Told", "ToldFile", "read_told"]
 
-Program = Literal["customize", "A1111", "ComfyUI"]
+Program = Literal["customize", "A1111", "ComfyUI", "InvokeAI", "NovelAI", "Fooocus", "SwarmUI", "Easy Diffusion", "Draw Things"]
 
 LIKE = "like"
-REMEDY = "give a picture that carries its settings, as infer.py, A1111 and ComfyUI write them"
+REMEDY = (
+    "give a picture that carries its settings, as infer.py, A1111, ComfyUI, InvokeAI, NovelAI, Fooocus, SwarmUI, Easy Diffusion "
+    "and Draw Things write them"
+)
 MOST_NOTES = 50
 MOST_FILES = 100
 COMMENT = "EXIF user comment"
 EXIF_FOLDER, EXIF_COMMENT = 0x8769, 0x9286
+OF_COMFYUI = re.compile(r"\s*prompt:", re.IGNORECASE)
+MOST_BESIDE = 1 << 20
+"""Bytes of a text file beside a picture that is read."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class Told:
 
 
 def read_told(path: Path | str) -> Told:
-    """Reads the text chunks `customize`, `parameters` and `prompt` of a PNG, or the EXIF user comment of any picture.
+    """Reads the text chunks of a PNG, EXIF and XMP of any picture, or A1111's text file beside it where that tells nothing.
 
     Raises InputError when `open_image` refuses the picture, when it says nothing that is read here, when that is damaged or
     longer than Pillow's limit, and when our own JSON holds settings that infer.py refuses.
@@ -68,7 +75,10 @@ def read_told(path: Path | str) -> Told:
     reading = Reading()
     try:
         size, texts = _opened(path)
-        program = _read(reading, texts)
+        program = _read(reading, texts) or _read_beside(reading, Path(path))
+        if program is None:
+            named = ", ".join(short(name) for name, text in list(texts.items())[:8] if text)
+            raise Unreadable("says nothing of how it was made that is read here" + (f" (it carries {named})" if named else ""))
     except Unreadable as error:
         raise InputError(Problem(LIKE, f"{printable(str(path))} {what}", REMEDY) for what in error.args) from None
     notes, more = reading.notes[:MOST_NOTES], len(reading.notes) - MOST_NOTES
@@ -85,7 +95,7 @@ def _opened(path: Path | str) -> tuple[tuple[int, int], dict[str, str]]:
         with warnings.catch_warnings(action="ignore"), regular_file(Path(path)) as stream:
             with opened(stream) as image:
                 texts = image.text if isinstance(image, PngImageFile) else {}
-                return size, {COMMENT: _comment(image)} | {name: _decoded(text) for name, text in texts.items()}
+                return size, _exif(image) | {name: _decoded(text) for name, text in texts.items()}
     except InputError as error:
         raise InputError(Problem(LIKE, f"{each.where} {each.what}", each.remedy) for each in error.problems) from None
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
@@ -100,6 +110,20 @@ def _decoded(text: str) -> str:
         return text
 
 
+def _exif(image: Image.Image) -> dict[str, str]:
+    """What EXIF and XMP carry: the user comment, ComfyUI's graph (as `prompt`) in a tag of its own, XMP's text."""
+    found = {COMMENT: _comment(image)}
+    try:
+        tags = [value for value in image.getexif().values() if isinstance(value, str)]
+    except Exception:  # broken EXIF data say nothing against the rest
+        tags = []
+    if graph := next(filter(OF_COMFYUI.match, tags), None):
+        found["prompt"] = graph.partition(":")[2]
+    if isinstance(xmp := image.info.get("xmp"), bytes):
+        found[told_others.XMP] = xmp.decode(errors="replace")
+    return found
+
+
 def _comment(image: Image.Image) -> str:
     """The EXIF user comment, in which JPEG and WebP carry A1111's text; empty where there is none."""
     try:
@@ -111,14 +135,19 @@ def _comment(image: Image.Image) -> str:
     if not comment.startswith(b"UNICODE\0"):
         return comment.removeprefix(b"ASCII\0\0\0").decode(errors="replace").strip("\0")
     texts = [comment[8:].decode(code, errors="replace").strip("\ufeff\0") for code in ("utf-16-be", "utf-16-le")]
-    return next((text for text in texts if "Steps: " in text), texts[0])
+    return next((text for text in texts if "Steps: " in text or text.lstrip().startswith("{")), texts[0])
 
 
-def _read(reading: Reading, texts: Mapping[str, str]) -> Program:
-    """Reads the first text that tells something, and says whose it is."""
+def _read(reading: Reading, texts: Mapping[str, str]) -> Program | None:
+    """Reads the first text that tells something, and says whose it is; None where none does."""
     if (own := _checked(texts, "customize")) is not None:
         _read_own(reading, own)
         return "customize"
+    short_enough = {name: text for name, text in texts.items() if len(text) <= MAX_TEXT_CHUNK}
+    short_enough["comment"] = short_enough.get(COMMENT, "")
+    for program, reader in told_others.programs().items():
+        if reader(reading, short_enough):
+            return program
     for name in ("parameters", COMMENT):
         text = (_checked(texts, name) or "").replace("\r\n", "\n").strip()
         if told_a1111.settings_line(text.split("\n")) is not None:
@@ -128,11 +157,25 @@ def _read(reading: Reading, texts: Mapping[str, str]) -> Program:
         told_comfyui.read(reading, _parsed(graph))
         return "ComfyUI"
     text = texts.get("parameters", "").strip()
-    if text and not text.startswith("{"):  # those are of SwarmUI, Fooocus, ...
+    if text and not text.startswith("{"):
         told_a1111.read(reading, text)
         return "A1111"
-    named = ", ".join(short(name) for name, text in list(texts.items())[:8] if text)
-    raise Unreadable("says nothing of how it was made that is read here" + (f" (it carries {named})" if named else ""))
+    return None
+
+
+def _read_beside(reading: Reading, path: Path) -> Program | None:
+    """A1111's text of a file beside the picture, of its name; a caption is none."""
+    for file in (path.with_suffix(".txt"), path.with_name(f"{path.name}.txt")):
+        try:
+            with regular_file(file) as stream:
+                text = stream.read(MOST_BESIDE).decode("utf-8-sig").replace("\r\n", "\n").strip()
+        except (OSError, ValueError, InputError):
+            continue
+        if told_a1111.settings_line(text.split("\n")) is not None:
+            reading.note(f"the settings are those of {file.name}, beside the picture")
+            told_a1111.read(reading, text)
+            return "A1111"
+    return None
 
 
 def _checked(texts: Mapping[str, str], name: str) -> str | None:

@@ -49,7 +49,10 @@ def read(reading: Reading, text: str) -> None:
     hashes = pairs(values.get("Lora hashes", ""))
     reading.offer("prompt", _without_tags(reading, "\n".join(lines[:heading]), hashes), "prompt")
     if heading < end:
-        reading.offer("negative_prompt", "\n".join(lines[heading:end]).lstrip().removeprefix(HEADING), HEADING[:-1])
+        negative = "\n".join(lines[heading:end]).lstrip().removeprefix(HEADING)
+        for tag in TAG.findall(negative):
+            reading.note(f"{short(tag)} (not read: it stands in the negative prompt, where A1111 takes no weights from)")
+        reading.offer("negative_prompt", TAG.sub("", negative), HEADING[:-1])
     for name, hash in hashes.items():
         reading.file(f"LoRA {name}", name, None, hash)
     for name, hash in pairs(values.get("TI hashes", "")).items():

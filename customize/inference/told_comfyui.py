@@ -25,6 +25,8 @@ LATENTS = ("latent_image", "samples", "latent", "pixels", "image", "images")
 WHOLE = {"add_noise": "enable", "start_at_step": 0, "end_at_step": None, "return_with_leftover_noise": "disable"}
 """What KSamplerAdvanced's inputs are when it makes a picture alone."""
 EMBEDDING = re.compile(r"\bembedding:[^\s,:()]+")
+NO_NODES = {"extra", "extraMetadata", "extra_pnginfo", "workflow"}
+"""What Civitai's generator writes beside the nodes."""
 SILENT = {"VAEDecode", "VAEDecodeTiled", "VAEEncode", "SaveImage", "PreviewImage", "Reroute"}
 
 
@@ -97,9 +99,14 @@ def read(reading: Reading, graph: Mapping[str, Any]) -> None:
         match node:
             case {"class_type": str(kind), "inputs": dict(inputs)}:
                 nodes[number] = Node(kind, inputs)
+            case _ if number in NO_NODES:
+                continue
             case _:
                 raise Unreadable("carries JSON that is no graph of ComfyUI")
     comfy = Graph(nodes)
+    for number, node in list(nodes.items()):
+        if node.kind.startswith("SamplerCustom"):
+            nodes[number] = _joined(comfy, node)
     last, behind = _last_sampler(comfy)
     sampler, source = _first_pass(comfy, last)
     _read_sampler(reading, comfy, sampler)
@@ -118,6 +125,19 @@ def read(reading: Reading, graph: Mapping[str, Any]) -> None:
     for kind, count in unread.items():
         if kind not in SILENT:
             reading.note(f"node {short(kind)}{f' ({count} times)' if count > 1 else ''} (not read)")
+
+
+def _joined(graph: Graph, node: Node) -> Node:
+    """A custom sampler as a KSampler: what it takes stands in nodes of their own for noise, guidance, sampler and levels."""
+    inputs = dict(node.inputs)
+    for name in ("noise", "guider", "sampler", "sigmas"):
+        if part := graph.linked(node.inputs.get(name)):
+            graph.read.add(part)
+            inputs = {**graph.nodes[part].inputs, **inputs}
+    inputs.setdefault("positive", inputs.pop("conditioning", None))
+    if inputs.get("add_noise") is True:
+        del inputs["add_noise"]
+    return Node("KSampler", {name: value for name, value in inputs.items() if value is not None})
 
 
 def _last_sampler(graph: Graph) -> tuple[str, list[str]]:

@@ -44,7 +44,7 @@ class Reading:
     def offer(self, setting: str, value: Any, name: str) -> None:
         """Keeps a value that infer.py takes; of another, a note by the name that it has in the picture."""
         if "prompt" in setting:  # text encoders read line breaks as blanks
-            value = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", value).strip()
+            value = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", str(value)).strip()
         if setting == "seed" and str(value).strip().startswith("-"):
             return self.note(f"{name}: {short(value)} asks for a random one (not read)")
         settings, problems = InferenceSettings.examine({"prompt": "x", setting: value})
