@@ -24,6 +24,7 @@ from customize.findings import printable
 from customize.images import open_image, opened
 from customize.inference import told_a1111, told_comfyui, told_others
 from customize.inference.records import VERSIONED
+from customize.inference.seeds import RANDOM
 from customize.inference.sweep import FIXED
 from customize.inference.told_reading import Reading, ToldFile, Unreadable, short
 from customize.reading import regular_file
@@ -147,7 +148,9 @@ def _read(reading: Reading, texts: Mapping[str, str]) -> Program | None:
     short_enough["comment"] = short_enough.get(COMMENT, "")
     for program, reader in told_others.programs().items():
         if reader(reading, short_enough):
-            return program
+            if reading.settings:
+                return program
+            reading.notes.clear()
     for name in ("parameters", COMMENT):
         text = (_checked(texts, name) or "").replace("\r\n", "\n").strip()
         if told_a1111.settings_line(text.split("\n")) is not None:
@@ -216,6 +219,8 @@ def _read_own(reading: Reading, text: str) -> None:
     settings, problems = InferenceSettings.examine(values)
     if problems:
         raise Unreadable(*(f"says {each.where}: {each.what}" for each in problems))
+    if settings.seed == RANDOM:
+        raise Unreadable("says seed: -1, which no picture was made with")
     reading.settings = {name: getattr(settings, name) for name in values}
     for name, value in said.items():
         if name not in known | set(FIXED):
