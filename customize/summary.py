@@ -9,7 +9,7 @@ from customize.families import Source, facts
 from customize.machine import Machine
 from customize.next_command import command_line
 from customize.printable import printable
-from customize.run_folder import BEFORE_AFTER, SAMPLES
+from customize.run_folder import BEFORE_AFTER, KOHYA_LORA, SAMPLES
 from customize.sample_prompts import MOST_WORDS, are_made, images_per_prompt, made
 
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -124,14 +124,18 @@ def finished(settings, folder: Path, files: Sequence[Path], source: Source, num_
     subject = " and ".join(getattr(settings, "placeholder_token", ()) or (f'"{settings.instance_prompt}"',))
     number, took = units.count(num_images, "image"), units.duration(seconds)
     rows = [("learned", printable(f"{subject} from {number} in {units.count(steps, 'step')}, {took}"))]
-    looks = [path for path in (folder / BEFORE_AFTER, folder / SAMPLES / "contact_sheet.png") if path.exists()]
-    if looks:
-        rows.append(("look at", printable(" and ".join(map(str, looks)))))
-    prompt = made(settings)[-1]
-    rows.append(("next", command_line("infer.py", weights=folder, prompt=prompt, num_images=4)))
+    rows += next_rows(settings, folder)
     if source.name != "demo":
         rows += [("elsewhere", text) for text in elsewhere(folder, files)]
     return table(rows)
+
+
+def next_rows(settings, folder: Path) -> Rows:
+    """The images to look at, and the command that draws with the result."""
+    looks = [path for path in (folder / BEFORE_AFTER, folder / SAMPLES / "contact_sheet.png") if path.exists()]
+    if looks:
+        yield "look at", printable(" and ".join(map(str, looks)))
+    yield "next", command_line("infer.py", weights=folder, prompt=made(settings)[-1], num_images=4)
 
 
 def elsewhere(folder: Path, files: Sequence[Path]) -> Iterator[str]:
@@ -142,7 +146,8 @@ def elsewhere(folder: Path, files: Sequence[Path]) -> Iterator[str]:
     elif any(name.startswith("learned_embeds") for name in names):
         yield "copy the file to ComfyUI/models/embeddings or stable-diffusion-webui/embeddings; its name is the word there"
     else:
-        yield "copy the file to ComfyUI/models/loras or stable-diffusion-webui/models/Lora"
+        file = next((file.name for file in files if file.name == KOHYA_LORA), files[0].name)
+        yield printable(f"copy {folder / file} to ComfyUI/models/loras or stable-diffusion-webui/models/Lora")
 
 
 def resume_command(settings, config: Path) -> str:

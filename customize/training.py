@@ -50,6 +50,7 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
     bench = Bench(settings, accelerator, family, examples, *done)
     if resume and resume.step >= bench.max_train_steps and run_folder.is_finished(folder, resume.step, settings.save_precision):
         accelerator.print(f"{folder} is finished: nothing to do")
+        accelerator.print(summary.table(summary.next_rows(settings, folder)))
         if settings.push_to_hub and accelerator.is_main_process:
             upload(settings, folder)
         accelerator.state.destroy_process_group()
