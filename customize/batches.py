@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from customize import draws, objective
+from customize.conditioning import encode_texts
 from customize.families.stable_diffusion import StableDiffusion
 from customize.methods.method import Batch
 
@@ -197,6 +198,7 @@ def encode_pictures(
 
 
 @torch.no_grad()
-def encode_captions(family: StableDiffusion, captions: Iterable[str]) -> dict[str, Tensor]:
-    """Asks the frozen text encoder once about every caption; returns encoder_hidden_states [L, D] of each."""
-    return {caption: family.encode_prompts(family.tokenize([caption]))[0] for caption in sorted(set(captions))}
+def encode_captions(family: StableDiffusion, captions: Iterable[str], least: int = 1) -> dict[str, Tensor]:
+    """Asks the frozen text encoder once about every caption; returns encoder_hidden_states [N * L, D] of each, of `least` or
+    more chunks."""
+    return {caption: encode_texts(family, [caption], least)[0] for caption in sorted(set(captions))}

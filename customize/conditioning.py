@@ -36,8 +36,8 @@ class Chunk:
     weights: tuple[float, ...]
 
 
-def encode(family: StableDiffusion, prompts: Sequence[Sequence[Span]], clip_skip: int | None = None) -> Tensor:
-    """encoder_hidden_states [B, N * L, D] of prompts as `customize.prompts` gives them; N: most chunks of any.
+def encode(family: StableDiffusion, prompts: Sequence[Sequence[Span]], clip_skip: int | None = None, least: int = 1) -> Tensor:
+    """encoder_hidden_states [B, N * L, D] of prompts as `customize.prompts` gives them; N: most chunks of any, or `least`.
 
     Prompts that are to have one length (a picture's prompt and negative prompt) go into one call; shorter ones are
     filled with empty chunks. Each different chunk is encoded once and by itself, so that its bits do not depend on
@@ -45,12 +45,27 @@ def encode(family: StableDiffusion, prompts: Sequence[Sequence[Span]], clip_skip
     that does not fit into a chunk.
     """
     rows = [chunks(family, spans) for spans in prompts]
-    count = max(map(len, rows))
+    count = max(least, *map(len, rows))
     empty = padded(family, [])
     rows = [row + [empty] * (count - len(row)) for row in rows]
     different = dict.fromkeys(chunk for row in rows for chunk in row)
     hidden_states = {chunk: encode_chunk(family, chunk, clip_skip) for chunk in different}
     return torch.stack([torch.cat([hidden_states[chunk] for chunk in row]) for row in rows])
+
+
+def encode_texts(family: StableDiffusion, texts: Sequence[str], least: int = 1) -> Tensor:
+    """encoder_hidden_states [B, N * L, D] of captions, taken as they are written; N as for `encode`.
+
+    Where all fit into one chunk they are encoded together.
+    """
+    if least == 1 and not any(map(family.words_beyond_the_end, texts)):
+        return family.encode_prompts(family.tokenize(texts))
+    return encode(family, [(Span(text),) for text in texts], least=least)
+
+
+def most_chunks(family: StableDiffusion, texts: Iterable[str]) -> int:
+    """Into how many chunks the longest of the texts is cut, at least 1."""
+    return max((len(chunks(family, (Span(text),))) for text in texts if family.words_beyond_the_end(text)), default=1)
 
 
 def encode_chunk(family: StableDiffusion, chunk: Chunk, clip_skip: int | None = None) -> Tensor:
@@ -61,6 +76,8 @@ def encode_chunk(family: StableDiffusion, chunk: Chunk, clip_skip: int | None = 
     """
     input_ids = torch.tensor([chunk.input_ids], device=family.text_encoder.device)
     hidden_states = family.encode_prompts(input_ids, **({"clip_skip": clip_skip} if clip_skip else {}))[0]
+    if set(chunk.weights) == {1.0}:
+        return hidden_states
     plain = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
     weighted = plain * torch.tensor(chunk.weights, dtype=plain.dtype, device=plain.device)[:, None]
     least, most = max(min(chunk.weights), LEAST), max(chunk.weights)

@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         examples = report.examples.instances
         without_word = [] if own.trigger_word is None else trigger_word_notes(examples, own.trigger_word)
         small = small_pictures_note(examples, report.resolution)
-        warnings = [*preflight.doubts(settings, report), *without_word, *filter(None, [small]), *report.examples.notes, *notes]
+        warnings = [*without_word, *filter(None, [small]), *report.examples.notes, *notes]
         tell(report.problems, warnings)
         say(summary(examples, report.resolution))
         if own.output:

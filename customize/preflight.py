@@ -1,7 +1,7 @@
 """What a training run needs besides its settings: looked at in one go, before torch is imported."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +14,8 @@ from customize.findings import first_few
 from customize.sample_prompts import sample_prompts
 
 T = TypeVar("T")
+MOST_CHUNKS = 16
+"""Of a caption; the UNet's time and memory grow with them."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +68,9 @@ def examine(settings) -> Report:
         problems += checks.warmup_problems(settings, steps)
     if settings.init_weights:
         problems += attempt(lambda: list(init_weights.problems(settings)), problems) or []
-    if source and (source.folder or source.file):
-        problems += attempt(lambda: caption_problems(settings, source, examples), problems) or []
+    if source:
+        examples = attempt(lambda: look_at_lengths(settings, source, examples), problems) or examples
     return Report(folder, source, examples, resolution, tuple(problems))
-
-
-def doubts(settings, report: Report) -> list[str]:
-    """What would be a problem if it were certain: captions that are too long, where the model's tokenizer is on the hub."""
-    source = report.source
-    if source is None or source.folder or source.file:
-        return []
-    found = caption_problems(settings, source, report.examples)
-    return [f"{each.where} {each.what}, if the model reads as CLIP does" for each in found]
 
 
 def attempt(one: Callable[[], T], problems: list[Problem]) -> T | None:
@@ -102,8 +95,9 @@ def check_source(settings) -> Source:
     return source
 
 
-def caption_problems(settings, source: Source, examples: Examples) -> list[Problem]:
-    """Captions and prompts of which the text encoder would not read the end."""
+def look_at_lengths(settings, source: Source, examples: Examples) -> Examples:
+    """The examples with a note on captions and prompts that the text encoder does not read at once. Raises InputError for
+    those of more than `MOST_CHUNKS` chunks."""
     of_text: dict[str, list[str]] = {text: ["validation_prompt"] for text in sample_prompts(settings)}
     of_text |= {text: ["class_prompt"] for text in [getattr(settings, "class_prompt", None)] if text}
     for example in examples.instances:
@@ -112,10 +106,19 @@ def caption_problems(settings, source: Source, examples: Examples) -> list[Probl
     tokens: Sequence[str] = getattr(settings, "placeholder_token", ())
     counts: Sequence[int] = getattr(settings, "num_vectors", ())
     placeholders = dict(zip(tokens, counts if len(counts) == len(tokens) else counts * len(tokens), strict=True))
-    return [
+    found = facts.too_long(source, list(of_text), placeholders)
+    if not found:
+        return examples
+    most = found[0][2]
+    problems = [
         Problem(
             f"{text if len(text) <= 60 else f'{text[:57]}...'!r} ({first_few(of_text[text], 3)})",
-            f"is too long: {number} tokens, of which the text encoder reads {most}", "shorten it",
+            f"is too long: {number} tokens, more than {MOST_CHUNKS * (most - 2)}", "shorten it",
         )
-        for text, number, most in facts.too_long(source, list(of_text), placeholders)
+        for text, number, _ in found if number - 2 > MOST_CHUNKS * (most - 2)
     ]  # fmt: skip
+    if problems:
+        raise InputError(problems)
+    named = first_few([f"{first_few(of_text[text], 3)} ({number} tokens)" for text, number, _ in found])
+    note = f"longer than the {most} tokens that the text encoder reads at once, so read in chunks, as infer.py does: {named}"
+    return replace(examples, notes=(*examples.notes, note))

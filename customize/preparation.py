@@ -21,6 +21,7 @@ from customize.batches import (
     encode_captions,
     encode_pictures,
 )
+from customize.conditioning import encode_texts, most_chunks
 from customize.config import DreamBoothSettings, TextualInversionSettings, TrainingSettings
 from customize.data import Example, Examples, all_pixels, variants
 from customize.families.stable_diffusion import StableDiffusion
@@ -137,7 +138,7 @@ def prepare_textual_inversion(settings: TextualInversionSettings, bench: Bench) 
     if settings.gradient_checkpointing:
         family.unet.enable_gradient_checkpointing()
         family.text_encoder.gradient_checkpointing_enable()
-    family.tokenize([*captions_of(bench.examples.instances), *bench.sample_prompts])  # refuses what is too long
+    method.condition = condition_of(family, most_chunks(family, captions_of(bench.examples.instances)))
     return Training(method, samples, method.condition)
 
 
@@ -145,14 +146,14 @@ def prepare_textual_inversion(settings: TextualInversionSettings, bench: Bench) 
 def prepare_dreambooth(settings: DreamBoothSettings, bench: Bench) -> Training:
     """A subject: pictures and, where the text encoder is frozen, captions encoded once; class pictures first if need be."""
     family, device = bench.family, bench.accelerator.device
-    captions = [*captions_of(bench.examples.instances), *bench.sample_prompts, settings.class_prompt or "", ""]
-    family.to(device).tokenize(captions)  # refuses what is too long
+    captions = [*captions_of(bench.examples.instances), settings.class_prompt or "", ""]
+    least = most_chunks(family.to(device), captions)
     of_class = class_examples(settings, bench)
     init_weights.into_base(settings, family)
     if settings.train_text_encoder:
-        condition = condition_of(family)
+        condition = condition_of(family, least)
     else:
-        condition = remembered(encode_captions(family, captions), device)
+        condition = remembered(encode_captions(family, [*captions, *bench.sample_prompts], least), device)
         family.text_encoder.to("cpu")
     batches = PRIORS[settings.prior_preservation](settings, bench, of_class)
     method_class = TaughtByBase if settings.prior_preservation == "teacher" else DreamBooth
@@ -235,11 +236,20 @@ def captions_of(examples: Iterable[Example]) -> list[str]:
     return sorted({caption for example in examples for caption in example.captions})
 
 
-def condition_of(family: StableDiffusion) -> Condition:
-    """Asks the text encoder each time, because it learns."""
-    return lambda prompts: family.encode_prompts(family.tokenize(prompts))
+def condition_of(family: StableDiffusion, least: int = 1) -> Condition:
+    """Asks the text encoder each time, because it learns. least: chunks of every caption of the run, so that the answer does
+    not depend on what else is in the batch."""
+    return lambda prompts: encode_texts(family, prompts, least)
 
 
 def remembered(known: dict[str, Tensor], device: torch.device) -> Condition:
-    """Looks up what the frozen text encoder said."""
-    return lambda prompts: torch.stack([known[prompt] for prompt in prompts]).to(device)
+    """Looks up what the frozen text encoder said; shorter ones are filled up with what it says of nothing."""
+
+    def condition(prompts: Sequence[str]) -> Tensor:
+        found = [known[prompt] for prompt in prompts]
+        longest = max(map(len, found))
+        if any(len(each) < longest for each in found):
+            found = [torch.cat([each, *[known[""]] * ((longest - len(each)) // len(known[""]))]) for each in found]
+        return torch.stack(found).to(device)
+
+    return condition

@@ -208,19 +208,25 @@ def test_captions_too_long_for_the_text_encoder(tmp_path, capsys, tiny_epsilon):
     (folder / "c.txt").write_text("cat")
     base = ("--pretrained_model_name_or_path", tiny_epsilon, "--resolution", 64)
     status, lines = check(capsys, folder, *base)
+    told = "warning: longer than the 77 tokens that the text encoder reads at once, so read in chunks, as infer.py does: "
+    assert status == 0 and told + "b.png (78 tokens)" in lines
+    (folder / "b.txt").write_text("cat " * 1201)
+    status, lines = check(capsys, folder, *base)
     assert status == 2 and sum(line.startswith("refused") for line in lines) == 1
-    assert "(b.png): is too long: 78 tokens, of which the text encoder reads 77" in lines[0] and len(lines[0]) < 250
+    assert "(b.png): is too long: 1203 tokens, more than 1200" in lines[0] and len(lines[0]) < 250
     (folder / "b.txt").write_text("cat")
     (folder / "a.txt").write_text("cat " * 70 + "<x><X>")
     (folder / "b.txt").write_text("<x>")
     (folder / "c.txt").write_text("<x>")
-    for vectors, expected in ((2, 0), (3, 2)):
-        assert check(capsys, folder, *base, "--placeholder_token", "<x>", "--num_vectors", vectors)[0] == expected
+    for vectors, expected in ((2, False), (3, True)):
+        status, lines = check(capsys, folder, *base, "--placeholder_token", "<x>", "--num_vectors", vectors)
+        assert status == 0 and any(line.startswith(told) for line in lines) == expected
     with_prompt = (*base, "--captions", "prompt", "--instance_prompt", "a " * 80, "--validation_prompt", "dog " * 80)
-    assert sum("too long: 82 tokens" in line for line in check(capsys, folder, *with_prompt)[1]) == 2
+    lines = check(capsys, folder, *with_prompt)[1]
+    assert told + "validation_prompt (82 tokens), a.png, b.png, c.png (82 tokens)" in lines
     status, lines = check(capsys, folder, "--resolution", 64, "--instance_prompt", "cat", "--captions", "prompt",
                           "--pretrained_model_name_or_path", "somebody/model", "--validation_prompt", "dog " * 80)  # fmt: skip
-    assert status == 0 and "if the model reads as CLIP does" in lines[0]
+    assert status == 0 and told + "validation_prompt (82 tokens)" in lines
 
 
 def test_tokens_are_counted_as_the_model_counts_them(tiny_epsilon):

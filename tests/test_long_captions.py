@@ -1,0 +1,85 @@
+"""Captions that the text encoder cannot read at once, against chunks cut by hand."""
+
+import pytest
+import torch
+from kit import METHODS, prepared, settings_for, write_pictures
+
+from customize import objective
+
+LONG = " ".join(["a photo of the small sks dog in the red house"] * 9)  # 90 tokens
+LONGER = " ".join(["a small dog"] * 60)  # 180
+
+
+def by_hand(family, text: str, count: int) -> torch.Tensor:
+    """[count * 77, D]: 75 tokens at a time between start and end, filled up with empty ones."""
+    tokenizer = family.tokenizer
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    assert tokenizer.convert_tokens_to_ids(",</w>") not in ids, "commas may move a cut"
+    rows = [ids[start : start + 75] for start in range(0, 75 * count, 75)]
+    rows = [[tokenizer.bos_token_id, *row, tokenizer.eos_token_id] for row in rows]
+    rows = [row + [tokenizer.pad_token_id] * (77 - len(row)) for row in rows]
+    return torch.cat([family.text_encoder(torch.tensor([row]), return_dict=False)[0][0] for row in rows])
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory):
+    folder = write_pictures(tmp_path_factory.mktemp("captioned"), 3)
+    for number, text in enumerate((LONG, "a photo of sks dog", LONGER)):
+        (folder / f"{number}.txt").write_text(f"{text} <new>")
+    return folder
+
+
+def settings(method, tiny, folder, out, **changes):
+    return settings_for(method, tiny, folder, out, **{"train_batch_size": 3, "max_train_steps": 2, **changes})
+
+
+@pytest.mark.parametrize("method", [*METHODS, "text encoder"])
+def test_the_loss_is_that_of_chunks_cut_by_hand(method, tiny_epsilon, captioned, tmp_path):
+    changes = {"train_text_encoder": True} if method == "text encoder" else {}
+    kind = "lora" if method == "text encoder" else method
+    bench, training = prepared(settings(kind, tiny_epsilon, captioned, tmp_path / "out", **changes))
+    assert any("read in chunks" in note and "0.png (" in note for note in bench.examples.notes), bench.examples.notes
+    family, batch = bench.family, training.batches.batch(0, range(3))
+    family.text_encoder.to("cpu")
+    texts = [family.expand(prompt) for prompt in batch.prompts]
+    hidden_states = torch.stack([by_hand(family, text, 3) for text in texts])
+    alphas = family.noise_scheduler.alphas_cumprod[batch.timesteps]
+    noisy = objective.add_noise(batch.latents, batch.noise, alphas)
+    with torch.no_grad():
+        prediction = family.predict(noisy, batch.timesteps, hidden_states)
+        reference = ((prediction - batch.noise) ** 2).mean(dim=(1, 2, 3)) * batch.weights
+    loss = training.method(batch)
+    assert torch.allclose(loss, reference, rtol=1e-5, atol=1e-6)
+    loss.sum().backward()
+    gradients = [each.grad for each in training.method.learned().values() if each.grad is not None]
+    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_a_caption_means_the_same_whatever_is_in_its_batch(tiny_epsilon, captioned, tmp_path):
+    for changes in ({}, {"train_text_encoder": True}):
+        bench, training = prepared(settings("lora", tiny_epsilon, captioned, tmp_path / "out", **changes))
+        captions = [example.captions[0] for example in bench.examples.instances]
+        together = training.condition(captions)
+        assert together.shape == (3, 3 * 77, 32)
+        for index, caption in enumerate(captions):
+            assert torch.equal(training.condition([caption])[0], together[index])
+
+
+def test_long_sample_prompts_change_nothing_that_is_learned(tiny_epsilon, tmp_path):
+    folder = write_pictures(tmp_path / "set")
+    for changes in ({}, {"train_text_encoder": True}):
+        plain = prepared(settings("lora", tiny_epsilon, folder, tmp_path / "one", **changes))[1]
+        looked = settings("lora", tiny_epsilon, folder, tmp_path / "two", validation_prompt=(LONGER,), **changes)
+        beside = prepared(looked)[1]
+        assert torch.equal(plain.condition(["a photo of sks dog"]), beside.condition(["a photo of sks dog"]))
+        assert beside.condition([LONGER, ""]).shape == (2, 3 * 77, 32)
+
+
+def test_training_reads_as_generating_does(tiny_epsilon, captioned, tmp_path):
+    from customize.inference.pipeline import Pipeline
+    from customize.prompts import Span
+
+    bench, training = prepared(settings("lora", tiny_epsilon, captioned, tmp_path / "out"))
+    bench.family.text_encoder.to("cpu")
+    drawn = Pipeline(bench.family).hidden_states([(Span(LONG + " <new>"),), (Span(LONGER + " <new>"),)])
+    assert torch.equal(training.condition([LONG + " <new>", LONGER + " <new>"]), drawn)
