@@ -417,6 +417,9 @@ class InferenceSettings(Settings):
     skip_existing: bool = setting(
         False, "output", "go on with images that were stopped: make those of this configuration that output_dir lacks"
     )
+    image_format: Literal["png", "jpg", "webp"] = setting(
+        "png", "output", "format of the images; jpg and webp lose a little, and carry their settings in EXIF"
+    )
     merge: str | None = setting(
         None, "output", "draw nothing, but write base model and weights as one: into a folder, or all LoRAs into a .safetensors",
         text="model",

@@ -71,7 +71,7 @@ def append_text(path: Path, text: str) -> None:
 def write_image(path: Path, image: "Image", **options) -> Path:
     """Writes a Pillow image in the format of the name's ending, as `write_bytes`; options: as for Pillow's `save`."""
     data = BytesIO()
-    image.save(data, format=path.suffix.removeprefix("."), **options)
+    image.save(data, format={".jpg": "JPEG"}.get(path.suffix, path.suffix.removeprefix(".")), **options)
     return write_bytes(path, data.getvalue())
 
 

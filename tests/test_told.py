@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngInfo
 
 from customize.config import InferenceSettings
 from customize.errors import InputError
-from customize.inference.records import VERSIONED, facts, png_info
+from customize.inference.records import VERSIONED, facts, png_info, saving, texts
 from customize.inference.samplers import KNOWN, WITH_SIGMAS
 from customize.inference.sweep import FIXED, Wanted
 from customize.inference.told import Told, ToldFile, read_told
@@ -491,9 +491,32 @@ FACTS = facts("demo", ())
 def written(path: Path, settings: InferenceSettings, place: tuple[int, int] = (0, 1), **changes) -> Path:
     """A picture as infer.py writes it; changes: other facts."""
     wanted = Wanted(settings, settings.prompt or ("",), settings.seed)
-    info = png_info(FACTS | changes, wanted, "DDIMScheduler", (8, 8), place)
-    Image.new("RGB", (3, 2)).save(path, pnginfo=info)
+    said = texts(FACTS | changes, wanted, "DDIMScheduler", (8, 8), place)
+    if path.suffix == ".png":
+        Image.new("RGB", (3, 2)).save(path, pnginfo=png_info(said))
+    else:
+        Image.new("RGB", (16, 8)).save(path, **saving(path.suffix[1:], said))
     return path
+
+
+@pytest.mark.parametrize("kind", ["jpg", "webp"])
+def test_jpeg_and_webp_carry_the_same_texts(tmp_path, kind):
+    asked = InferenceSettings(
+        prompt="häuschen 🦊", negative_prompt="狐", image_format=kind, seed=2**64 - 1, scheduler="dpmpp_2m_k"
+    )
+    path = written(tmp_path / f"a.{kind}", asked, (2, 3))
+    found = read_told(path)
+    assert InferenceSettings(**found.settings) == of_a_picture(asked) and found.place_in_batch == (2, 3)
+    with Image.open(path) as image:
+        comment = image.getexif().get_ifd(EXIF)[USER_COMMENT]
+    text = comment.removeprefix(b"UNICODE\0").decode("utf-16-be")
+    assert text.startswith("häuschen 🦊\nNegative prompt: 狐\nSteps: 30, Sampler: DPM++ 2M Karras, CFG scale: 7.5, Seed: 184467")
+    long = InferenceSettings(prompt="a" * 40_000)
+    if kind == "jpg":
+        with pytest.raises(InputError, match="a JPEG has room for 65,000"):
+            written(tmp_path / "long.jpg", long)
+    else:
+        assert read_told(written(tmp_path / "long.webp", long)).settings["prompt"] == ("a" * 40_000,)
 
 
 LINES = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=60).filter(str.strip)

@@ -25,7 +25,7 @@ from customize.inference.looks import Bar, Looks
 from customize.inference.masks import Mask, mask_of
 from customize.inference.pipeline import Pipeline
 from customize.inference.readings import readings_sheet
-from customize.inference.records import facts, png_info, told
+from customize.inference.records import facts, saving, texts, told
 from customize.inference.sampler import Moment
 from customize.inference.sweep import Grid, Wanted, batches
 from customize.inference.wording import Between, Prompt
@@ -130,8 +130,8 @@ def draw(settings: InferenceSettings, job: Job, models: Models, place: ImageFold
             looks.write(place.folder, numbers, drawn, place.file("trace.jsonl").name)
             for number, (at, picture) in enumerate(zip(places, drawn, strict=True)):
                 if at not in place.finished:
-                    info = png_info(models.facts, wanted[at], own, picture.size, (seat + number, len(batch)))
-                    write_image(place.image(at), picture, pnginfo=info)
+                    said = texts(models.facts, wanted[at], own, picture.size, (seat + number, len(batch)))
+                    write_image(place.image(at), picture, **saving(place.format, said))
                     place.finished.add(at)
             clock.tell(len(places))
             if settings.show_start:

@@ -27,17 +27,18 @@ NOT_OF_A_JOB = ("output_dir", "overwrite_output_dir", "skip_existing", "max_imag
 @dataclass
 class ImageFolder:
     """A place for `count` images, the first of which has the number `start`. suffix: what tells this job's other files
-    from those of an earlier one. finished: places in the job (0, 1, ...) whose images are there."""
+    from those of an earlier one. finished: places in the job (0, 1, ...) whose images are there. format: png, jpg or webp."""
 
     folder: Path
     start: int
     count: int
     suffix: str
     finished: set[int] = field(default_factory=set)
+    format: str = "png"
 
     def image(self, place: int) -> Path:
         """Where the image of a place in the job goes."""
-        return self.folder / f"{self.start + place:03d}.png"
+        return self.folder / f"{self.start + place:03d}.{self.format}"
 
     def file(self, name: str) -> Path:
         """Where one of `OF_A_JOB` goes."""
@@ -102,7 +103,7 @@ def begun(settings: InferenceSettings, record: ownership.Record, count: int) -> 
     """Takes numbers for a job and writes its config.toml, or finds those of the job that is gone on with."""
     folder = record.path.parent
     if settings.skip_existing and (job := earlier(record, settings)):
-        place = ImageFolder(folder, job["start"], job["count"], job["suffix"])
+        place = ImageFolder(folder, job["start"], job["count"], job["suffix"], format=settings.image_format)
         place.finished = {each for each in range(count) if os.path.lexists(place.image(each))}
         return place
     for path in removal(settings):
@@ -110,7 +111,7 @@ def begun(settings: InferenceSettings, record: ownership.Record, count: int) -> 
     start = first_free(folder, record)
     suffix = f"-{start:03d}" if any(os.path.lexists(folder / name) for name in OF_A_JOB) else ""
     record.append({"job": identity(settings), "start": start, "count": count, "suffix": suffix})
-    place = ImageFolder(folder, start, count, suffix)
+    place = ImageFolder(folder, start, count, suffix, format=settings.image_format)
     kept = settings.model_copy(update={"output_dir": str(folder), "overwrite_output_dir": False, "like": None})
     write_text(place.file("config.toml"), kept.to_toml())
     return place

@@ -6,13 +6,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from customize.errors import InputError, Problem
 from customize.inference.learned import LearnedFile
 from customize.inference.samplers import shown
 from customize.inference.sweep import FIXED, Wanted
 from customize.scales import Scale
 
+EXIF_FOLDER, EXIF_COMMENT, EXIF_NOTE = 0x8769, 0x9286, 0x927C
+NOTE = b"customize\0"
+"""How our text begins in EXIF's maker note."""
+MOST_EXIF, QUALITY = 65_000, 95
 VERSIONED = ("customize", "torch", "diffusers", "transformers", "peft")
 
 
@@ -33,18 +39,44 @@ def told(scale: Scale) -> float | str:
     return scale if isinstance(scale, float | int) else str(scale)
 
 
-def png_info(facts: dict[str, Any], wanted: Wanted, own_scheduler: str, size: tuple[int, int], place: tuple[int, int]) -> PngInfo:
-    """The text chunks of one picture.
+def texts(
+    facts: dict[str, Any], wanted: Wanted, own_scheduler: str, size: tuple[int, int], place: tuple[int, int]
+) -> dict[str, str]:
+    """What one image says of how it was made, by the names of PNG's text chunks.
 
     own_scheduler: class name of the base model's; size: (width, height); place: (place, number of pictures) in its batch,
     on which the last bits of a picture can hang.
     """
     settings = {name: value for name, value in wanted.settings.values().items() if name not in FIXED}
     settings |= {"prompt": list(wanted.prompts), "seed": wanted.seed}
+    return {
+        "parameters": parameters(facts, settings, settings["scheduler"] or own_scheduler, size),
+        "customize": json.dumps({"settings": settings, **facts, "batch": place}),
+    }
+
+
+def png_info(said: dict[str, str]) -> PngInfo:
+    """The texts as chunks of a PNG."""
     info = PngInfo()
-    info.add_itxt("parameters", parameters(facts, settings, settings["scheduler"] or own_scheduler, size))
-    info.add_itxt("customize", json.dumps({"settings": settings, **facts, "batch": place}))
+    for name, text in said.items():
+        info.add_itxt(name, text)
     return info
+
+
+def saving(image_format: str, said: dict[str, str]) -> dict[str, Any]:
+    """Options of Pillow's `save` with which an image carries the texts: chunks of a PNG; in JPEG and WebP A1111's text as EXIF's
+    user comment, as A1111 does, and ours in its maker note. Raises InputError where JPEG's EXIF has no room for them."""
+    if image_format == "png":
+        return {"pnginfo": png_info(said)}
+    exif = Image.Exif()
+    own = exif.get_ifd(EXIF_FOLDER)
+    own[EXIF_COMMENT] = b"UNICODE\0" + said["parameters"].encode("utf-16-be")
+    own[EXIF_NOTE] = NOTE + said["customize"].encode()
+    data = exif.tobytes()
+    if image_format == "jpg" and len(data) > MOST_EXIF:
+        what = f"the settings of an image have {len(data):,} bytes, and a JPEG has room for {MOST_EXIF:,}"
+        raise InputError(Problem("image_format", what, "take png or webp"))
+    return {"exif": data, "quality": QUALITY} | ({"subsampling": 0} if image_format == "jpg" else {})
 
 
 def parameters(facts: dict[str, Any], settings: dict[str, Any], scheduler: str, size: tuple[int, int]) -> str:

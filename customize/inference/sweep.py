@@ -23,6 +23,7 @@ FIXED = (
     "output_dir", "overwrite_output_dir", "max_images", "skip_existing", "merge", "lora_format",
 )  # fmt: skip
 """Settings of the run as a whole."""
+NOT_SWEPT = (*FIXED, "image_format")
 PROMPTS = ("prompt", "negative_prompt")
 
 
@@ -172,12 +173,12 @@ def read_axis(text: str) -> Axis:
     """`name=values` as an axis. Raises InputError."""
     name, equals, rest = text.partition("=")
     name = name.strip().lstrip("-").replace("-", "_")
-    known = {key: line for key, line in table(InferenceSettings).items() if key not in FIXED}
+    known = {key: line for key, line in table(InferenceSettings).items() if key not in NOT_SWEPT}
     if not equals or not rest.strip():
         raise InputError(Problem(SETTING, f"{text!r} names no values", "write it as guidance_scale=1,2.5,5"))
     if name not in known:
         problem = unknown(name, dict.fromkeys(known, ""))
-        what = "cannot be swept" if name in FIXED else problem.what
+        what = "cannot be swept" if name in NOT_SWEPT else problem.what
         raise InputError(Problem(SETTING, f"{name} {what}", problem.remedy))
     bars = "|" in rest or name in PROMPTS
     values = [each for part in rest.split("|" if bars else ",") for each in spread(part, known[name])]

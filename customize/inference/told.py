@@ -23,7 +23,7 @@ from customize.errors import InputError, Problem
 from customize.findings import printable
 from customize.images import open_image, opened
 from customize.inference import told_a1111, told_comfyui, told_others
-from customize.inference.records import VERSIONED
+from customize.inference.records import EXIF_COMMENT, EXIF_FOLDER, EXIF_NOTE, NOTE, VERSIONED
 from customize.inference.seeds import RANDOM
 from customize.inference.sweep import FIXED
 from customize.inference.told_reading import Reading, ToldFile, Unreadable, short
@@ -43,7 +43,6 @@ REMEDY = (
 MOST_NOTES = 50
 MOST_FILES = 100
 COMMENT = "EXIF user comment"
-EXIF_FOLDER, EXIF_COMMENT = 0x8769, 0x9286
 OF_COMFYUI = re.compile(r"\s*prompt:", re.IGNORECASE)
 MOST_BESIDE = 1 << 20
 """Bytes of a text file beside a picture that is read."""
@@ -112,12 +111,15 @@ def _decoded(text: str) -> str:
 
 
 def _exif(image: Image.Image) -> dict[str, str]:
-    """What EXIF and XMP carry: the user comment, ComfyUI's graph (as `prompt`) in a tag of its own, XMP's text."""
+    """What EXIF and XMP carry: the user comment, our maker note, ComfyUI's graph (as `prompt`) in some tag, XMP's text."""
     found = {COMMENT: _comment(image)}
     try:
         tags = [value for value in image.getexif().values() if isinstance(value, str)]
+        note = image.getexif().get_ifd(EXIF_FOLDER).get(EXIF_NOTE)
     except Exception:  # broken EXIF data say nothing against the rest
-        tags = []
+        tags, note = [], None
+    if isinstance(note, bytes) and note.startswith(NOTE):
+        found["customize"] = note.removeprefix(NOTE).decode(errors="replace")
     if graph := next(filter(OF_COMFYUI.match, tags), None):
         found["prompt"] = graph.partition(":")[2]
     if isinstance(xmp := image.info.get("xmp"), bytes):
@@ -199,7 +201,7 @@ def _parsed(text: str) -> dict[str, Any]:
 
 
 def _read_own(reading: Reading, text: str) -> None:
-    """What `records.png_info` writes; settings of a run as a whole are never taken from it."""
+    """What `records.texts` writes; settings of a run as a whole are never taken from it."""
     match _parsed(text):
         case {"settings": dict(said), "base_model": str(base), "weights": list(files), "versions": dict(versions), **more}:
             reading.base_model = base
