@@ -131,8 +131,12 @@ def claimed(settings, folder: Path, accelerator: Accelerator, resume: Checkpoint
         accelerator.wait_for_everyone()
         values = settings.values().items()
         plain = {name: value if isinstance(value, int | float | str) else str(value) for name, value in values}
+        started = False
         with only_looked_at("no trackers", Exception):
             accelerator.init_trackers("customize", config=plain, init_kwargs=tracker_options(resume, same))
+            started = True
+        if not started:
+            accelerator.trackers = []
         yield config
 
 

@@ -97,8 +97,12 @@ class Trackers(Watcher):
 
     def after_step(self, state: State, record: Record) -> None:
         values = {"loss": record.loss, "learning_rate": record.learning_rate, "gradient_norm": record.gradient_norm}
+        done = False
         with only_looked_at("trackers fail", Exception):
             state.accelerator.log(values, step=state.step)
+            done = True
+        if not done:
+            state.accelerator.trackers = []
 
     def finish(self, state: State) -> None:
         for tracker in state.accelerator.trackers:
