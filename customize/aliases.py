@@ -11,7 +11,7 @@ from customize.config import MODELS, Settings
 from customize.errors import Problem
 from customize.setting import Setting, table, written
 
-__all__ = ["CONFIG", "elsewhere", "flags", "lines", "ours", "same"]
+__all__ = ["CONFIG", "elsewhere", "flags", "is_switch", "lines", "ours", "same"]
 
 
 @dataclass
@@ -88,6 +88,11 @@ def _by_value(name: str, value: Any, found: Ours) -> None:
         found.notes.append(
             f"read {name} {value} as {says}" if says else f"{name} {value} has nothing left to do: it is so anyway"
         )
+
+
+def is_switch(name: str) -> bool:
+    """Whether a name says something without a value."""
+    return name in BY_VALUE and "true" in BY_VALUE[name][1]
 
 
 def _worded(setting: str, value: Any) -> Any:

@@ -167,6 +167,10 @@ FLAGS: tuple[tuple[str, Flag], ...] = (
     *_all("lowvram medvram low_vram cpu_offload blocks_to_swap", commands=BOTH, refused=TRAIN_MEMORY_HELP),
     *_all("lowram highvram high_vram", commands=BOTH,
           done="the parts that are not needed are out of the way before training starts"),
+    *_all("medvram_sdxl", commands=INFERENCE, refused=MEMORY_HELP),
+    *_all("no_half_vae upcast_vae vae_fp32", commands=INFERENCE,
+          refused=("the autoencoder computes in the number format of the rest",
+                   "leave it out; where images come out black, take --mixed_precision bf16 or no")),
     *_all("cpu use_cpu force_cpu no_cuda", refused=DEVICE),
     *_all("device device_id gpu gpu_id gpu_ids", type=str, refused=DEVICE, harmless=("auto", "cuda", "gpu", "cuda:0", "0")),
     # training
@@ -279,6 +283,9 @@ BY_VALUE = {
              ("a LoRA is trained with --adapter lora", "give --adapter lora; --init_weights FILE starts from one")),
 }  # fmt: skip
 
+SHORT = {"W": "width", "H": "height", "s": "steps", "S": "seed", "C": "cfg", "n": "num_images", "o": "output_dir", "p": "prompt",
+         "i": "image", "m": "model", "c": "config", "r": "rank"}  # fmt: skip
+"""Flags of one letter after one dash."""
 CONFIG = ("config", "config_file", "cfg_file", "conf", "settings", "config_path")
 """Names under which CONFIG.toml is given elsewhere."""
 

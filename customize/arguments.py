@@ -5,6 +5,7 @@ CONFIG.toml.
 """
 
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,8 +61,10 @@ def arguments(model: type[Settings], argv: Sequence[str]) -> Given:
             left = [word for word in left if is_config(word)]
         if name in aliases.CONFIG and name not in names and len(given) == 1 and isinstance(given[0], str):
             words.insert(0, given[0])
+        elif not given and aliases.is_switch(name):
+            values[name] = "true"
         elif not given:
-            problems.append(Problem(flag, "has no value", f"write {flag}=VALUE"))
+            problems.append(Problem(flag, "has no value", f"write {flag}={_example(names.get(name))}"))
         elif name in names and names[name].many:
             values[name] = [*values.get(name, ()), *given]
             if given[-1].endswith(".toml"):
@@ -85,8 +88,11 @@ def _taken_apart(flag: str, line: Any, given: list[Any], left: list[str]) -> Pro
         return None
     more = [word for word in left if not is_config(word)]
     if line.many:
+        if flag_like := [word for word in given[1:] if re.fullmatch(r"-[^\W\d]\w*", word)]:
+            remedy = f"write --{flag_like[0][1:]} for a flag, {flag}={flag_like[0]} for a value"
+            return Problem(flag_like[0], f"is taken for a value of {flag}", remedy)
         single = not any(len(each.split()) > 1 for each in given) and not SMALL.isdisjoint(map(str.casefold, given))
-        if line.text != "line" or len(given) < 3 or not single:
+        if line.text != "line" or len(given) < 2 or not single:
             return None
         whole = " ".join(given)
         return Problem(flag, f"has {len(given)} values of one word each", f"did you mean {flag} {_quoted(whole)}?")
@@ -95,6 +101,14 @@ def _taken_apart(flag: str, line: Any, given: list[Any], left: list[str]) -> Pro
     given[0] = " ".join([given[0], *more])
     what = f"belong{'s' * (len(more) == 1)} to no setting"
     return Problem(" ".join(more), what, f"did you mean {flag} {_quoted(given[0])}?")
+
+
+def _example(line: Any) -> str:
+    """What may stand behind a flag, where one value is likely."""
+    if getattr(line, "name", "") == "resume_from_checkpoint":
+        return "latest"
+    choices = [choice for choice in getattr(line, "choices", ()) if choice != "none"]
+    return " or ".join(choices[:3]) or "VALUE"
 
 
 def is_config(word: str) -> bool:
@@ -115,7 +129,7 @@ def _without_config(
     """Words before or after the flags, of which none is CONFIG.toml: the settings that they were likely meant for."""
     meant: dict[str, str] = {}
     strays, guessed = [], []
-    for word in rest:
+    for word in _texts_joined(rest):
         name, value = (None, "") if word.startswith("-") else _meant(model, word, {**meant, **values})
         if name:
             meant[name] = value
@@ -129,6 +143,21 @@ def _without_config(
         problems = [Problem(words, what, f"did you mean {remedy}?"), *problems]
         values = {**values, **{name: [word] if table(model)[name].many else word for name, word in meant.items()}}
     return values, [*strays, *problems]
+
+
+def _texts_joined(rest: list[str]) -> list[str]:
+    """The words, with those in a row as one that are no paths and no flags: a text without quotes around it."""
+    found: list[str] = []
+    joins = False
+    for word in rest:
+        plain_word = _is_text(word) and word[0] not in "<-" and word != "demo" and "." not in word and len(word.split()) == 1
+        plain_word = plain_word and not os.path.lexists(word) and not os.path.isdir(near.similar(word) or "")
+        if joins and plain_word:
+            found[-1] += f" {word}"
+        else:
+            found.append(word)
+        joins = plain_word
+    return found
 
 
 def _quoted(word: str) -> str:

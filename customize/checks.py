@@ -89,7 +89,9 @@ def _without_effect(table: Mapping[str, Setting], given: Mapping[str, Any]) -> C
                 continue
             other, values = condition
             wanted = " or ".join(f"{other} = {str(value).lower()}" for value in values) or f"a value for {other}"
-            yield Problem(name, f"has no effect without {wanted}", f"set {wanted}, or leave {name} out")
+            choices = [choice for choice in table[other].choices if choice != "none"] if not values else []
+            remedy = f"set {other} = {' or '.join(choices)}" if choices else f"set {wanted}"
+            yield Problem(name, f"has no effect without {wanted}", f"{remedy}, or leave {name} out")
 
     return check
 

@@ -41,7 +41,7 @@ def main(model: type[Settings], run: Function, argv: Sequence[str] | None = None
         os.environ.setdefault(name, "error")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it warns of what nobody asked for
     try:
-        if {"--help", "-h"} & set(argv):
+        if {"--help", "-h", "-help", "/?", "-?"} & set(argv) or list(argv) == ["help"]:
             print(help_text(model), end="")
             return 0
         if "--version" in argv:

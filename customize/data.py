@@ -185,6 +185,8 @@ def _digest(image: Image.Image) -> str:
 def _rule(settings: TrainingData, index: int, folders: int) -> CaptionRule:
     """What holds for the captions of folder number `index` of `folders`."""
     around = {"prefix": settings.caption_prefix or "", "suffix": settings.caption_suffix or ""}
+    if not (settings.instance_prompt if isinstance(settings, DreamBoothSettings) else settings.placeholder_token):
+        return CaptionRule("prompt", ("a picture",), **around)  # settings at fault, of which the rest is looked at
     if isinstance(settings, DreamBoothSettings):
         triggers = rare_words(settings.instance_prompt, settings.class_prompt) if settings.captions != "prompt" else ()
         remedy = "write one, or use --captions auto"

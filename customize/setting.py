@@ -238,7 +238,12 @@ def number_meant(line: Setting, text: str) -> str | None:
         value = float(plain.replace(",", ".").replace(" ", "")) * factor
     except ValueError:
         return None
-    value = int(value) if line.type is int and value.is_integer() else value
+    if (positive := re.fullmatch(r"(\d+(?:\.\d+)?)e(\d+)", plain, re.IGNORECASE)) and line.type is float and line.fault(value):
+        plain = f"{positive[1]}e-{positive[2]}"
+        return None if line.fault(float(plain)) else plain
+    if line.type is int and line.multiple_of and value % line.multiple_of:
+        value = round(value / line.multiple_of) * line.multiple_of
+    value = int(value) if line.type is int and value == int(value) else value
     if (line.type is int) != isinstance(value, int) or line.fault(value):
         return None
     return written(value)

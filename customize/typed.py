@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from customize import shipped
+from customize.aliases_table import SHORT
 from customize.setting import PATHS, Setting
 
 DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
@@ -117,6 +118,9 @@ def _flag(word: str, waiting: bool, is_ours: IsKnown, is_known: IsKnown, notes: 
     if clean.startswith("--") and clean == word and name == body:
         return [_in_our_case(word, name, is_known, notes)]
     single = dashes[0] == "-"
+    if single and not waiting and len(name) == 1 and rest[:1] in ("", "=") and is_known(SHORT.get(name, "")):
+        notes.append(f"-{name} is read as --{SHORT[name]}")
+        return [f"--{SHORT[name]}{rest}"]
     if single and (waiting or not is_known(_name(name)) or (rest and rest[0] not in "=:\u00a0")):
         return [word]
     if (

@@ -54,7 +54,8 @@ def test_lists():
 def test_values_that_look_like_flags():
     assert read(InferenceSettings, "--prompt=--x", "--negative_prompt=").prompt == ("--x",)
     assert read(InferenceSettings, "--prompt", "-x", "--seed", "7").prompt == ("-x",)
-    assert refused(InferenceSettings, "--prompt", "x", "--seed", "-1") == ["--seed"]
+    assert read(InferenceSettings, "--prompt", "x", "--seed", "-1").prompt == ("x",)
+    assert refused(DreamBoothSettings, *DOG, "--seed", "-1") == ["--seed"]
 
 
 def test_none_unsets(tmp_path):

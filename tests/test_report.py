@@ -1,0 +1,62 @@
+"""How problems are shown, and when a prompt calls what was learned."""
+
+import pytest
+
+from customize.errors import InputError, Problem
+from customize.prompts import parse
+from customize.report import MANY, headline, kinds, lines
+from customize.triggers import calls_learned
+
+
+def long_caption(index):
+    return Problem(f"'caption {index}' ({index}.png)", f"is too long: {78 + index} tokens, of which 77 are read", "shorten it")
+
+
+@pytest.mark.parametrize("count, shown", [(1, 1), (MANY, MANY), (MANY + 1, 1), (300, 1)])
+def test_many_problems_of_a_kind_are_one(count, shown):
+    problems = [long_caption(index) for index in range(count)] + [Problem("--rank", "is 0", "give 1")]
+    assert [len(kind) for kind in kinds(problems)] == ([count] if shown == 1 else [1] * shown) + [1]
+    assert headline("infer.py", problems).startswith(f"infer.py: {shown + 1} problems with what was given")
+    told = list(lines(problems))
+    assert told[0] == "  'caption 0' (0.png): is too long: 78 tokens, of which 77 are read"
+    if count == 300:
+        assert len(told) == 5 and told[2] == "      -> shorten it" and told[3:] == ["  --rank: is 0", "      -> give 1"]
+        names = ", ".join(f"'caption {index}' ({index}.png)" for index in range(1, 11))
+        assert told[1] == f"      and 299 more in the same way: {names} and 289 more"
+
+
+def test_different_faults_stay_apart_and_equal_ones_are_told_once():
+    problems = [Problem(f"{index}.png", what, "copy it again") for index in range(4) for what in ("is empty", "is cut")]
+    assert [len(kind) for kind in kinds(problems)] == [1] * 8
+    assert len(kinds([*problems, *problems])) == 8
+
+
+def test_the_caret_stands_under_its_place_and_no_text_gets_out_of_its_line():
+    with pytest.raises(InputError) as caught:
+        parse("a (red car")
+    assert list(lines(caught.value.problems)) == [
+        "  prompt: ( is not closed", "      a (red car", "        ^", "      -> add ), or write \\( where it is text",
+    ]  # fmt: skip
+    with pytest.raises(InputError) as caught:
+        parse("红色(汽车")
+    _, shown, caret, _ = lines(caught.value.problems)
+    assert shown == "      红色(汽车" and caret == "      " + " " * 4 + "^"
+    (first, second) = lines([Problem("a\nb", "is\n    a\n    forged line", "c\x1b[31m")])
+    assert first == "  a\\nb: is\\n    a\\n    forged line" and second == "      -> c\\x1b[31m"
+
+
+@pytest.mark.parametrize(
+    "prompts, triggers, called",
+    [
+        (["the sks toy"], ["a sks toy"], True),
+        (["SKS, on the beach"], ["a photo of sks dog"], True),
+        (["a dog"], ["a photo of sks dog"], False),
+        (["a <CAT>!"], ["<cat>"], True),
+        (["a cat"], ["<cat>"], False),
+        (["a cat", "ugly <bad>"], ["<bad>"], True),
+        (["mask"], ["sks"], False),
+        ([], ["a sks toy"], False),
+    ],
+)
+def test_a_prompt_calls_what_was_learned_by_its_rare_word(prompts, triggers, called):
+    assert calls_learned(prompts, triggers) == called
