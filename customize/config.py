@@ -291,15 +291,28 @@ class InferenceSettings(Settings):
         None, "model", "autoencoder in place of the base model's: a diffusers folder, or a .safetensors file",
         text="model", default_in_words=OWN,
     )  # fmt: skip
+    weights_dir: str | None = setting(
+        None,
+        "model",
+        "the folder in which weights that a prompt calls are looked for: <lora:NAME:0.8>, embedding:NAME",
+        text="path",
+    )
     partial_weights: bool = setting(False, "model", "take what fits of adapters that fit this base model only in part")
     seed: int = again(
         Settings, "seed", 0, description="what noise follows from; -1 draws one and tells it", minimum=-1, maximum=2**64 - 1
     )
     prompt: tuple[str, ...] = setting(
-        (), "inference", "what to show; num_images pictures for each prompt", default_in_words="required, but for some lessons"
+        (), "inference", "what to show; num_images pictures for each prompt", text="prompt",
+        default_in_words="required, but for some lessons",
+    )  # fmt: skip
+    prompt_file: str | None = setting(
+        None, "inference", "a text file with a prompt in each line, after those of prompt", text="path"
     )
     negative_prompt: str = setting("", "inference", "what not to show", text="any")
-    plain_prompt: bool = setting(False, "inference", "take brackets, AND and BREAK in prompts as text")
+    plain_prompt: bool = setting(False, "inference", "take brackets, tags, AND and BREAK in prompts as text")
+    wildcards_dir: str | None = setting(
+        None, "inference", "the folder of NAME.txt for __NAME__ in prompts: one of its lines, by the seed", text="path"
+    )
     guidance_scale: float = setting(
         7.5, "inference", "how strongly the prompt is obeyed; 1 is no guidance", minimum=0, maximum=100
     )
@@ -434,7 +447,15 @@ class InferenceSettings(Settings):
 
     @classmethod
     def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """With `like`, the settings that the picture tells stand for those that are not given. Raises InputError."""
+        """With `like`, the settings that the picture tells stand for those that are not given; the prompts of a file are
+        added to `prompt`. Raises InputError."""
+        path = values.get("prompt_file")
+        if isinstance(path, str) and path.casefold() != "none":
+            from customize.prompt_files import read_prompts
+
+            given = values.get("prompt", ())
+            given = (given,) if isinstance(given, str) else tuple(given)
+            values = {**values, "prompt": (*given, *read_prompts(path)), "prompt_file": None}
         like = values.get("like")
         if isinstance(like, str) and like.casefold() != "none":
             from customize.inference.told import read_told

@@ -8,7 +8,7 @@ r"""The prompt grammar of AUTOMATIC1111's stable-diffusion-webui: text -> clause
                 | "[" items "]"                       weight / 1.1
     schedule    = "[" [items ":"] items ":" when "]"  the first items (or nothing) until then, the second from then on
     alternation = "[" items ("|" items)+ "]"          one after the other, another at each step
-    text        = any characters; \( \) \[ \] \: \| \\ stand for themselves, any other backslash is left out
+    text        = any characters; \( \) \[ \] \: \| \{ \} \\ stand for themselves, any other backslash is left out
 
 A `when` with a dot is a part of all steps, without one a number of steps. BREAK starts a new chunk of tokens (see
 `customize.conditioning`). A colon or bar is text where the grammar has no use for it: a colon before anything but a
@@ -27,7 +27,11 @@ from customize.errors import InputError, Problem
 
 DEEPEST = 50  # brackets within brackets
 HEAVIEST = 1000.0  # to the power of DEEPEST it is still finite
-TOKEN = re.compile(r"\s*\bBREAK\b\s*|\\[\\()\[\]:|]|\w+|\s+|[^\w\s]")
+TOKEN = re.compile(r"\s*\bBREAK\b\s*|\\[\\()\[\]:|{}]|\w+|\s+|[^\w\s]")
+CALLS = re.compile(
+    r"<\s*(?:lora|lyco|hypernet)\s*:|\bembedding:(?=\S)|(?<!\\)(?:\\\\)*[{}]|__(?=\S)[^\s_](?:[^_\n]|_(?!_))*__", re.IGNORECASE
+)
+"""What `inference.called` makes plain before, where it can."""
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)")
 WHEN = re.compile(NUMBER.pattern + r"([eE][-+]?[0-9]+)?")
 LIKE_A_NUMBER = re.compile(r"[-+]*[0-9.,]*[0-9]%?")
@@ -106,8 +110,11 @@ def parse(text: str, where: str = "prompt") -> Prompt:
 
     Raises InputError that shows the place: a bracket that is not closed (within its clause) or not opened, more than
     `DEEPEST` brackets within each other, a schedule without its number, a colon and a bar in one [ ], what looks like a
-    number and is none, a weight beyond `HEAVIEST`.
+    number and is none, a weight beyond `HEAVIEST`, what calls weights or chooses words (`inference.called` reads that before).
     """
+    if call := CALLS.search(text):
+        remedy = "in prompts of infer.py it is; elsewhere leave it out, or write \\{ and \\} where brackets are text"
+        raise Reader(text, where, [], True).error(call.start(), "what calls weights or chooses words is not obeyed here", remedy)
     clauses: list[list[re.Match]] = [[]]
     for token in TOKEN.finditer(text):
         if token[0] == "AND":

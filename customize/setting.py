@@ -22,7 +22,7 @@ from customize.scales import LARGEST, fits, path_and_scale
 
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
-Kind = Literal["line", "any", "path", "placeholder", "weights", "model", "modules"]
+Kind = Literal["line", "any", "prompt", "path", "placeholder", "weights", "model", "modules"]
 PATHS = ("path", "weights", "model")
 """Kinds of texts that name a file or folder, in which ~ is the user's home."""
 
@@ -160,6 +160,8 @@ def _line(name: str, field: FieldInfo) -> Setting:
 
 def text_fault(kind: Kind, value: str) -> str | None:
     """What is wrong with a text; None when nothing is."""
+    if kind in ("any", "prompt"):  # of which a line break or tab is a blank
+        value = re.sub(r"[\r\n\t]", " ", value)
     if any(unicodedata.category(character) == "Cc" for character in value):
         return "holds a control character (a line break, a tab, ...)"
     if any(unicodedata.category(character) == "Cs" for character in value):

@@ -29,6 +29,7 @@ CONDITIONS = {
     ("image", ()): {"image": "cat.png"},
     ("weights", ()): {"weights": ["cat.safetensors"]},
     ("trace", (True,)): {"trace": True},
+    ("merge", ()): {"merge": "model"},
     ("between", ()): {"prompt": ["a cat", "a dog"], "between": 0.5},
     ("illusion", ("anagram", "alternating_anagram", "looking_glass")): {
         "prompt": ["a cat", "a dog"],
@@ -106,7 +107,7 @@ def test_choices(model, line):
     assert problem.where == line.name and all(choice in problem.what for choice in line.choices)
 
 
-@every(lambda line: line.type is str and not line.choices and line.text != "any")
+@every(lambda line: line.type is str and not line.choices and line.text not in ("any", "prompt"))
 def test_text_is_one_line_with_something_in_it(model, line):
     for value in ("", "   ", "a\nb", "a\x00b", "\x1b[31m", 5, "\udcff"):
         assert line.name in [p.where for p in model.examine({**base(model, line), line.name: value})[1]], value
@@ -421,6 +422,7 @@ def test_every_setting_that_names_a_file_or_folder_is_a_path():
         "like",
         "merge",
         "weights",
+        "prompt_file",
     }
     for model in (TextualInversionSettings, DreamBoothSettings, InferenceSettings):
         for name, line in table(model).items():

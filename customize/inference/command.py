@@ -21,12 +21,13 @@ from customize.families.autoencoder import locate_autoencoder
 from customize.findings import first_few
 from customize.images import open_image
 from customize.inference import image_folder, image_summary, merge
+from customize.inference.called import BREAKS, called_in
 from customize.inference.learned import find_learned
 from customize.inference.masks import Mask, mask_of, open_mask
 from customize.inference.seeds import with_seed
 from customize.inference.sweep import Grid, grid
 from customize.printable import printable
-from customize.prompts import parse
+from customize.prompts import CALLS, parse
 from customize.resources import resources
 from customize.surroundings import fp16_problems
 
@@ -137,17 +138,21 @@ def check(settings: InferenceSettings) -> Job:
 
     attempt(lambda: image_folder.check(on_its_own(settings)))
     like = attempt(lambda: likened(settings))
-    found = attempt(lambda: grid(on_its_own(settings)))
+    found = attempt(lambda: called_in(grid(on_its_own(settings))))
     different = {wanted.settings: None for wanted in found.wanted} if found else [settings]
     images: dict[str, Image] = {}
     masks: dict[Mask, Image] = {}
     remarks: list[str] = []
     colours: list[str] = []
+    models: set[tuple] = set()
     for each in different:
-        attempt(lambda each=each: check_model(each))
+        if (model := (each.pretrained_model_name_or_path, each.variant, each.weights)) not in models:
+            models.add(model)
+            attempt(lambda each=each: check_model(each))
         for name, prompts in ("prompt", each.prompt), ("negative_prompt", [each.negative_prompt]):
             for prompt in () if each.plain_prompt else prompts:
-                attempt(lambda name=name, prompt=prompt: parse(prompt, name))
+                if found or not CALLS.search(prompt):
+                    attempt(lambda name=name, prompt=prompt: parse(prompt, name))
         if each.image and each.image not in images:
             images[each.image] = attempt(lambda each=each: open_image(each.image, remarks=colours))
         if (drawn := mask_of(each)) and drawn not in masks:
@@ -190,7 +195,9 @@ def on_its_own(settings: InferenceSettings) -> InferenceSettings:
 def notes(settings: InferenceSettings, job: Job) -> list[str]:
     """What the user should know before it starts."""
     of_latents = [LATENT_WARNING] if settings.illusion in ("anagram", "alternating_anagram") else []
-    return [*(job.like.told.notes if job.like else ()), *job.remarks, *of_latents]
+    broken = any(BREAKS.search(text) for text in (*settings.prompt, settings.negative_prompt))
+    of_prompts = ["a line break or tab in a prompt counts as a blank"] if broken else []
+    return [*(job.like.told.notes if job.like else ()), *job.remarks, *of_latents, *of_prompts]
 
 
 def base_of(settings: InferenceSettings) -> Source:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from customize import checkpoint, near, run_folder
+from customize import checkpoint, model_spec, near, run_folder
 from customize.errors import InputError, Problem
 from customize.findings import printable
 from customize.inference.checkpoints import weights_in
@@ -81,7 +81,10 @@ class LearnedFile:
         kind = "network" if self.is_network else kind
         if self.path.name == checkpoint.LEARNED:
             kind = f"checkpoint of step {self.about.get('steps', 'unknown')}, {kind}"
-        return described(self.path, kind, self.about, self.trigger_words, f", scale {self.scale}")
+        others = {} if self.about else model_spec.read(self.header.metadata)
+        words = self.trigger_words or filter(None, [others.get("trigger")])
+        line = described(self.path, kind, self.about, tuple(words), f", scale {self.scale}", others.get("base", ""))
+        return line + (f"; most frequent in its captions: {', '.join(others['tags'])}" if "tags" in others else "")
 
 
 @dataclass(frozen=True)
@@ -112,11 +115,12 @@ class Learned:
         return base + [file.described for file in (*filter(None, [self.network]), *self.files)]
 
 
-def described(path: object, kind: str, about: dict[str, Any], words: Iterable[str], scale: str = "") -> str:
-    """One line on learned weights, of what their metadata says."""
+def described(path: object, kind: str, about: dict[str, Any], words: Iterable[str], scale: str = "", base: str = "") -> str:
+    """One line on learned weights, of what their metadata says; base: what files of others say of their base model."""
     method = f" ({about['method']})" if about.get("method") else ""
     called = f"trigger words: {', '.join(map(str, words))}" if words else "trigger words not told"
-    base = f"learned on {about['base_model']}" if about.get("base_model") else "base model not told"
+    base = str(about.get("base_model") or base)
+    base = f"learned on {base}" if base else "base model not told"
     return printable(f"{path}: {kind}{method}{scale}; {called}; {base}")
 
 
@@ -285,7 +289,7 @@ def clashes(files: Iterable[LearnedFile]) -> list[Problem]:
 
 def other_base(file: LearnedFile) -> str:
     """What to do when weights do not fit the base model."""
-    named = file.about.get("base_model")
+    named = file.about.get("base_model") or model_spec.read(file.header.metadata).get("base")
     return f"load it with the base model that it was learned on{f', {named}' if named else ''}"
 
 

@@ -19,6 +19,8 @@ EXIF_FOLDER, EXIF_COMMENT, EXIF_NOTE = 0x8769, 0x9286, 0x927C
 NOTE = b"customize\0"
 """How our text begins in EXIF's maker note."""
 MOST_EXIF, QUALITY = 65_000, 95
+OF_A_RUN = ("pytorch_lora_weights", "pytorch_lora_weights_kohya", "learned_embeds")
+"""Names of files that say nothing: these are told by their folder's."""
 VERSIONED = ("customize", "torch", "diffusers", "transformers", "peft")
 
 
@@ -26,12 +28,33 @@ def facts(base_model: str, files: tuple[LearnedFile, ...]) -> dict[str, Any]:
     """What all pictures of a pipeline share: the base model, the learned files with hashes, the versions."""
     return {
         "base_model": base_model,
-        "weights": [
-            {"path": str(file.path), "scale": told(file.scale), "sha256": hashlib.sha256(file.path.read_bytes()).hexdigest()}
-            for file in files
-        ],
+        "weights": [{"path": str(file.path), "scale": told(file.scale), **hashes(file)} for file in files],
         "versions": {name: version(name) for name in VERSIONED},
     }
+
+
+def hashes(file: LearnedFile) -> dict[str, str]:
+    """What programs know the file by: SHA-256 of the whole, and A1111's name and hash of it (a LoRA's without the header)."""
+    content = file.path.read_bytes()
+    whole = hashlib.sha256(content).hexdigest()
+    name = file.path.parent.name if file.path.stem in OF_A_RUN and file.path.parent.name else file.path.stem
+    if not file.is_adapter:
+        return {"sha256": whole, "embedding": name, "hash": whole[:12]}
+    data = memoryview(content)[8 + int.from_bytes(content[:8], "little") :]
+    return {"sha256": whole, "lora": name, "hash": hashlib.sha256(data).hexdigest()[:12]}
+
+
+def lora_tag(weights: dict[str, Any]) -> str:
+    """A1111's tag of a LoRA, with the text encoder's scale before the UNet's where there are two."""
+    name = weights["lora"].translate(str.maketrans("<>:", "___"))
+    numbers = str(weights["scale"]).split("@")[0].split(":")  # of a scale that changes on the way, how it begins
+    return f"<lora:{':'.join([name, *(f'{float(number):g}' for number in reversed(numbers))])}>"
+
+
+def quoted_hashes(weights: list[dict[str, Any]], kind: str) -> str:
+    """`"name: hash, name: hash"` of the files of one kind, as A1111 writes it; empty where there is none."""
+    pairs = ", ".join(f"{each[kind]}: {each['hash']}" for each in weights if kind in each)
+    return json.dumps(pairs, ensure_ascii=False) if pairs else ""
 
 
 def told(scale: Scale) -> float | str:
@@ -93,6 +116,11 @@ def parameters(facts: dict[str, Any], settings: dict[str, Any], scheduler: str, 
         values["Denoising strength"] = settings["strength"] or (1.0 if settings.get("mask_image") else 0.8)
     if settings.get("clip_skip"):
         values["Clip skip"] = settings["clip_skip"] + 1
+    loras, embeddings = (quoted_hashes(facts["weights"], kind) for kind in ("lora", "embedding"))
+    values |= {"Lora hashes": loras} if loras else {}
+    values |= {"TI hashes": embeddings} if embeddings else {}
     values["Version"] = f"customize {facts['versions']['customize']}"
     negative = [f"Negative prompt: {settings['negative_prompt']}"] if settings["negative_prompt"] else []
-    return "\n".join([*settings["prompt"], *negative, ", ".join(f"{name}: {value}" for name, value in values.items())])
+    prompts, tags = list(settings["prompt"]), [lora_tag(each) for each in facts["weights"] if "lora" in each]
+    prompts[-1:] = [" ".join([*prompts[-1:], *tags]).strip()] if tags else prompts[-1:]
+    return "\n".join([*prompts, *negative, ", ".join(f"{name}: {value}" for name, value in values.items())])
