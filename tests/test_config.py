@@ -423,6 +423,8 @@ def test_every_setting_that_names_a_file_or_folder_is_a_path():
         "merge",
         "weights",
         "prompt_file",
+        "init_weights",
+        "vae",
     }
     for model in (TextualInversionSettings, DreamBoothSettings, InferenceSettings):
         for name, line in table(model).items():

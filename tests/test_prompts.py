@@ -322,8 +322,8 @@ def test_text_without_markup_stays(text):
 def test_what_calls_weights_or_chooses_words_is_never_text(text):
     with pytest.raises(InputError, match="is not obeyed here"):
         parse(text)
-    for plain in (r"a \{b\} c", "snake_case __", "a <lora> b", "embedding: x", "_a__ b"):
-        assert "".join(span.text for span in said(plain)) == plain.replace("\\", "")
+    for text in (r"a \{b\} c", "snake_case __", "a <lora> b", "embedding: x", "_a__ b"):
+        assert "".join(span.text for span in said(text)) == text.replace("\\", "")
 
 
 def test_nothing_heavy_is_imported():
