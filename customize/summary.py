@@ -91,7 +91,7 @@ def prepared(bench, training, seconds: float) -> str:
     learned = sum(tensor.numel() for tensor in training.method.learned().values())
     left = f" of {bench.max_train_steps:,} that are left" if bench.first_step else ""
     learn = f"{units.count(learned, 'parameter')} learn{'s' * (learned == 1)}"
-    time = f"about {units.duration(seconds)}"
+    time = units.duration(seconds) if seconds < 1 else f"about {units.duration(seconds)}"
     text = f"{units.count(steps, 'step')}{left}, batch size {bench.global_batch}; {learn}; {time}"
     rows = [("training", text + (" without a GPU: Ctrl-C stops it and saves" if bench.is_slow else ""))]
     return table([*rows, ("samples", samples(bench, settings))])
