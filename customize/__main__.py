@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from customize import __version__
+from customize.cli import outcome, refuse_removed_folder
 
 COMMANDS = {
     "train_dreambooth": ("customize.__main__:train_dreambooth", "teaches a subject to a base model, in full or as a LoRA"),
@@ -28,6 +29,11 @@ WORDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Calls the command that the first word names, and imports nothing for the others; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
+    return outcome(" ".join(["customize", *argv[:1]]), lambda: chosen(argv))
+
+
+def chosen(argv: Sequence[str]) -> int:
+    """The exit status of the command that the words name."""
     if not argv or argv[0] in ("--help", "-h", "help"):
         print(help_text(), end="")
         return 0 if argv else 2
@@ -39,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         near = WORDS.get(name) or next(iter(get_close_matches(name, COMMANDS, 1)), None)
         print(f'no command "{argv[0]}"{f": did you mean {near}?" if near else ""}\n{help_text()}', end="", file=sys.stderr)
         return 2
+    if not {"--help", "-h"} & set(argv):
+        refuse_removed_folder()
     module, function = COMMANDS[name][0].split(":")
     return getattr(import_module(module), function)(argv[1:])
 

@@ -4,6 +4,7 @@ Each picture's seed follows from its number, so a run that was interrupted goes 
 """
 
 import json
+import os
 from pathlib import Path
 
 from customize import draws
@@ -32,7 +33,7 @@ def complete(settings, family: StableDiffusion, resolution: int) -> tuple[Exampl
         return present[: settings.num_class_images]
     note = {"prompt": settings.class_prompt, "model": family.name, "seed": settings.seed, "resolution": resolution}
     note |= {"guidance_scale": settings.sample_guidance_scale, "num_inference_steps": settings.sample_inference_steps}
-    if any(folder.glob("class-*.png")):
+    if any(folder.glob("class-*.png")) or not is_note(folder / MANIFEST):
         check_manifest(folder / MANIFEST, note)
     write_text(folder / MANIFEST, json.dumps(note, indent=1) + "\n")
     pipeline = Pipeline(family)
@@ -64,6 +65,14 @@ def batches(every: list[str], todo: list[str], size: int) -> list[list[str]]:
     what else is in the batch."""
     cut = [every[start : start + size] for start in range(0, len(every), size)]
     return [batch for batch in cut if not set(todo).isdisjoint(batch)]
+
+
+def is_note(path: Path) -> bool:
+    """Whether nothing stands there, or what this program wrote."""
+    try:
+        return not os.path.lexists(path) or (not path.is_symlink() and "guidance_scale" in read_object(path))
+    except (OSError, ValueError):
+        return False
 
 
 def check_manifest(path: Path, note: dict) -> None:

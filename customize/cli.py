@@ -11,9 +11,23 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from customize import __version__, aliases, checks, compatibility, mistaken, ownership, report, shipped, toml, typed
+from customize import (
+    __version__,
+    aliases,
+    checks,
+    compatibility,
+    memory,
+    mistaken,
+    ownership,
+    report,
+    shipped,
+    streams,
+    toml,
+    typed,
+)
 from customize.arguments import arguments, plain
 from customize.config import MODELS, Settings
+from customize.disk import BROKEN, DENIED, FULL
 from customize.errors import InputError, Interrupted, NumericsError, Problem, ResourceError
 from customize.findings import printable
 from customize.next_command import called
@@ -40,37 +54,73 @@ def main(model: type[Settings], run: Function, argv: Sequence[str] | None = None
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it warns of what nobody asked for
-    try:
+
+    def work() -> int:
         if {"--help", "-h", "-help", "/?", "-?"} & set(argv) or list(argv) == ["help"]:
             print(help_text(model), end="")
             return 0
         if "--version" in argv:
             print(f"customize {__version__}")
             return 0
+        refuse_removed_folder()
         settings, notes = read(model, argv, check)
         for note in notes:
             _say(f"note: {note}")
         _call(run, settings)
-    except InputError as error:
-        _say(report.headline(called(model.command), error.problems), *report.lines(error.problems))
-        return 2
-    except ResourceError as error:
-        _say(*f"{called(model.command)}: {error}".splitlines())
+        return 0
+
+    return outcome(called(model.command), work)
+
+
+def outcome(command: str, work: Callable[[], int]) -> int:
+    """The exit status of a command. work: does it and returns its status; what it raises is told in words."""
+    with streams.forgiving():
+        try:
+            return work()
+        except InputError as error:
+            if memory.gave_out(error):  # a reader took it for a fault of the file
+                return unforeseen(command, error)
+            _say(report.headline(command, error.problems), *report.lines(error.problems))
+            return 2
+        except ResourceError as error:
+            _say(*f"{command}: {error}".splitlines())
+            return 3
+        except NumericsError as error:
+            _say(*f"{command}: {error}".splitlines())
+            return 4
+        except Interrupted as error:
+            _say(*str(error).splitlines())
+            return 128 + error.signal
+        except KeyboardInterrupt:
+            _say("stopped")
+            return 130
+        except Exception as error:
+            return unforeseen(command, error)
+
+
+def unforeseen(command: str, error: Exception) -> int:
+    """The exit status of what nobody turned into words before: a resource, or a fault of the program."""
+    if memory.gave_out(error):
+        _say(f"{command}: out of memory", f"    -> {memory.REMEDY}")
         return 3
-    except NumericsError as error:
-        _say(*f"{called(model.command)}: {error}".splitlines())
-        return 4
-    except Interrupted as error:
-        _say(*str(error).splitlines())
-        return 128 + error.signal
-    except KeyboardInterrupt:
-        _say("stopped")
-        return 130
-    except Exception:
-        traceback.print_exc()
-        _say("This is a fault of the program, not yours. Please report it with the lines above.")
-        return 1
-    return 0
+    if isinstance(error, OSError) and error.errno in FULL | BROKEN | DENIED:
+        _say(
+            f"{command}: {error.filename or 'a file'}: {error.strerror}",
+            "    -> see to its rights, and try again",
+        )
+        return 3
+    traceback.print_exception(error)
+    _say("This is a fault of the program, not yours. Please report it with the lines above.")
+    return 1
+
+
+def refuse_removed_folder() -> None:
+    """Raises InputError where the folder that the command was started in is gone."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        what = f"the folder that it was started in is gone or cannot be read ({error.strerror})"
+        raise InputError(Problem("current folder", what, "change to another folder: cd")) from error
 
 
 def read(model: type[Settings], argv: Sequence[str], check: Function | None = None) -> tuple[Settings, list[str]]:
@@ -93,6 +143,7 @@ def read(model: type[Settings], argv: Sequence[str], check: Function | None = No
         except InputError as error:
             problems += error.problems
             from_file, unread = {}, True
+    problems += compatibility.launch_problems(model)
     values = compatibility.launched(model)
     for given, where in (from_file, places), (flags, {name: f"--{name}" for name in flags}):
         ours = aliases.ours(model, given, "--" if given is flags else "")

@@ -187,6 +187,29 @@ def launched(model: type[Settings]) -> dict[str, Any]:
     return {"mixed_precision": precision} if precision and model in BOTH else {}
 
 
+TRUE = ("1", "true", "yes", "y", "on", "t")
+LAUNCHED_WITH = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor or context parallelism",
+}
+"""What `accelerate launch` asks for by environment and what splits a model over processes, which nothing here is ready for."""
+
+
+def launch_problems(model: type[Settings]) -> list[Problem]:
+    """What `accelerate launch` asks for and cannot be honoured."""
+    asked = {name: what for name, what in LAUNCHED_WITH.items() if os.environ.get(name, "").strip().lower() in TRUE}
+    remedy = "choose no distributed training or MULTI_GPU in `accelerate config`, or start without accelerate launch"
+    return [
+        Problem(
+            "accelerate launch", f"asks for {what} ({name}={os.environ[name]}), with which nothing can be trained here", remedy
+        )
+        for name, what in asked.items()
+        if model in BOTH
+    ]
+
+
 def differences() -> list[tuple[str, str, str, str]]:
     """`DIFFERENCES` as rows for the documentation: setting, theirs, ours, why ours."""
     rows = []

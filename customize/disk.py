@@ -11,11 +11,12 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from customize import units
+from customize import manifest, units
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 BROKEN = {errno.EIO, errno.EROFS, errno.ENODEV, errno.ENXIO, getattr(errno, "ESTALE", errno.EIO)}
+DENIED = {errno.EACCES, errno.EPERM}
 
 
 class WriteError(OSError):
@@ -24,7 +25,7 @@ class WriteError(OSError):
 
 @contextmanager
 def writing(path: Path, size: int = 0) -> Iterator[None]:
-    """Turns what a full or broken disk raises into WriteError that names `path` and the bytes that are missing.
+    """Turns what a full, broken or forbidden disk raises into WriteError that names `path` and the bytes that are missing.
 
     size: the bytes to be written, as far as they are known; asked for before anything is written.
     """
@@ -34,7 +35,7 @@ def writing(path: Path, size: int = 0) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         number = error_number(error)
         vanished = number in (errno.ENOENT, errno.ENOTDIR) and not path.parent.is_dir()
-        if isinstance(error, WriteError) or not (number in FULL | BROKEN or vanished):
+        if isinstance(error, WriteError) or not (number in FULL | BROKEN | DENIED or vanished):
             raise
         raise write_error(path, number, size) from error
 
@@ -83,7 +84,7 @@ def make_folder(folder: Path) -> None:
 def sync_tree(folder: Path) -> None:
     """Flushes a folder that others filled, and gives its files the mode that the user's umask asks for."""
     mode = 0o666 & ~umask()
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(folder.rglob("*"), key=lambda path: (path.name == manifest.NAME, path)):  # none is younger than a manifest
         if path.is_dir():
             sync_folder(path)
         else:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from customize import memory
 from customize.errors import InputError, Problem
 from customize.printable import printable
 
@@ -47,5 +48,13 @@ def refusing(where: object, remedy: str, what: str = "cannot be loaded") -> Iter
     except BaseException as error:  # a panic of tokenizers, written in Rust, is no Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
+        if memory.gave_out(error):
+            raise
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise InputError(Problem(printable(str(where)), printable(f"{what} ({cause})"), remedy)) from error
+
+
+def unreadable(error: OSError) -> Problem:
+    """The problem of a file or folder that the system does not let us look at."""
+    where = printable(str(error.filename or "a file"))
+    return Problem(where, f"cannot be read ({error.strerror or error})", "mend its rights, or name another one")

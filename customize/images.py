@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from customize import near
+from customize import memory, near
 from customize.colour import SPACES, Colours, colours_of, to_srgb
 from customize.errors import InputError, Problem
 from customize.printable import printable
@@ -100,6 +100,8 @@ def open_image(
         claim = str(error).partition(" exceeds")[0]
         what, remedy = f"has far more than {MAX_PIXELS:,} pixels ({claim})", "scale it down"
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+        if memory.gave_out(error):
+            raise
         reason = printable(str(error)) or type(error).__name__
         what, remedy = f"is damaged and cannot be decoded ({reason})", _COPY_AGAIN
     raise InputError(Problem(printable(name), what, remedy))

@@ -200,10 +200,11 @@ def is_ours(path: Path, record: Record | None, top: Path | None = None) -> bool:
 
 
 def is_as_listed(path: Path, expected: dict[str, Any], listing: Path) -> bool:
-    """Whether a file is as its manifest says. One that is older than the manifest, and of that size, is not hashed again."""
+    """Whether a file is as its manifest says. One of that size that was not touched since the manifest is not hashed again:
+    to edit a file, and to put another one in its place, however old, moves the time of its last change (st_ctime)."""
     with suppress(OSError):
         about = path.stat()
-        if about.st_size == expected["size"] and about.st_mtime_ns <= listing.stat().st_mtime_ns:
+        if os.name != "nt" and about.st_size == expected["size"] and about.st_ctime_ns <= listing.stat().st_ctime_ns:
             return True
     return not manifest.fault(path, expected)
 
@@ -218,7 +219,16 @@ def foreign(path: Path, record: Record | None = None) -> list[Path]:
     for folder, folders, files in os.walk(path):
         links = [name for name in folders if (Path(folder) / name).is_symlink()]
         found += [Path(folder) / name for name in [*files, *links]]
-    return sorted(each for each in found if not is_ours(each, record, path))
+    own = record.path.absolute() if record else None
+    return sorted(each for each in found if each != own and not is_ours(each, record, path))
+
+
+def sign(folder: Path) -> None:
+    """Makes the record of a folder that was just built, with every file in it."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    with recording(folder) as record:
+        for file in files:
+            record.add(file, file.stat().st_size, manifest.sha256(file))
 
 
 def free(path: Path) -> Path:

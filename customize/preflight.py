@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from customize import checks, course, init_weights, run_folder, runs, surroundings
+from customize import checks, course, init_weights, memory, run_folder, runs, surroundings
 from customize.data import USUAL_RESOLUTION, Examples, examine_examples
 from customize.errors import InputError, Problem
 from customize.families import Source, facts, locate
 from customize.families.source import known_token_problems, vocabulary
-from customize.findings import first_few
+from customize.findings import first_few, unreadable
 from customize.sample_prompts import sample_prompts
 
 T = TypeVar("T")
@@ -59,6 +59,7 @@ def examine(settings) -> Report:
     folder = attempt(lambda: run_folder.check(settings), problems)
     if settings.latents_cache_dir:
         attempt(lambda: run_folder.check_place("latents_cache_dir", Path(settings.latents_cache_dir)), problems)
+    attempt(lambda: class_pictures_place(settings), problems)
     source = attempt(lambda: check_source(settings), problems)
     resolution = settings.resolution or (facts.resolution(source) if source else None) or USUAL_RESOLUTION
     examples, found = examine_examples(settings, resolution)
@@ -78,8 +79,20 @@ def attempt(one: Callable[[], T], problems: list[Problem]) -> T | None:
     try:
         return one()
     except InputError as error:
+        if memory.gave_out(error):
+            raise
         problems += error.problems
-        return None
+    except OSError as error:
+        if memory.gave_out(error):
+            raise
+        problems.append(unreadable(error))
+    return None
+
+
+def class_pictures_place(settings) -> None:
+    """Raises InputError where class pictures could not be written."""
+    if getattr(settings, "prior_preservation", "none") == "images" and settings.class_data_dir:
+        run_folder.check_place("class_data_dir", Path(settings.class_data_dir))
 
 
 def check_source(settings) -> Source:

@@ -7,7 +7,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from customize.disk import BROKEN, FULL, WriteError, error_number
+from customize import memory
+from customize.disk import BROKEN, DENIED, FULL, WriteError, error_number
 from customize.errors import ResourceError
 from customize.findings import printable
 
@@ -18,14 +19,17 @@ def resources(for_memory: str, for_disk: str) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
+        if memory.gave_out(error):
+            raise ResourceError(f"out of memory\n    -> {for_memory}") from error
         if isinstance(error, WriteError):
-            raise ResourceError(f"{error.strerror}\n    -> {for_disk}") from error
+            remedy = for_disk.replace("make room", "make it writable") if error.errno in DENIED else for_disk
+            raise ResourceError(f"{error.strerror}\n    -> {remedy}") from error
         if (number := error_number(error)) not in FULL | BROKEN:
             raise
         what = "disk full" if number in FULL else "the disk gave out"
         raise ResourceError(f"{what} ({error})\n    -> {for_disk}") from error
-    except RuntimeError as error:  # torch.OutOfMemoryError is one, and so is the CPU allocator's
-        if "out of memory" not in str(error).lower() and "can't allocate" not in str(error):
+    except (RuntimeError, MemoryError, ImportError) as error:  # torch.OutOfMemoryError is one, and so is the CPU allocator's
+        if isinstance(error, ResourceError) or not memory.gave_out(error):
             raise
         raise ResourceError(f"out of memory\n    -> {for_memory}") from error
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from customize import memory
 from customize.caption_tables import caption_texts
 from customize.errors import InputError, Problem
 from customize.findings import Findings, first_few, printable
@@ -31,6 +32,8 @@ class Row:
         try:
             (cell,) = self.pictures[self.index].values()
         except Exception as error:  # arrow's own, when the files are damaged or gone
+            if memory.gave_out(error):
+                raise
             what = f"cannot be read ({printable(str(error))})"
             raise InputError(Problem(printable(str(self)), what, "download or save the data set again")) from error
         if cell and cell["bytes"]:
@@ -55,6 +58,8 @@ def load_dataset(name: str, config_name: str | None, found: Findings) -> dataset
         else:
             data = datasets.load_dataset(name, config_name, split="train")
     except Exception as error:  # of many libraries: files, network, hub, arrow
+        if memory.gave_out(error):
+            raise
         reason = printable(str(error).strip().partition("\n")[0])
         what = f"cannot be loaded ({type(error).__name__}: {reason})"
         remedy = "check the name, dataset_config_name and the network, or give a folder with the data set"

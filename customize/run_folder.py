@@ -39,6 +39,10 @@ def check(settings) -> Path:
     check_place("output_dir", folder)
     lock.check(folder)
     record = ownership.Record(folder)
+    for inner in (CHECKPOINTS, SAMPLES, WEIGHTS):
+        if (folder / inner).is_dir():
+            os.listdir(folder / inner)  # raises where it may not be looked into
+            check_place("output_dir", folder / inner)
     ours = record.files()
     blocking = in_its_place(settings, folder, record) if settings.resume_from_checkpoint else present(folder, record)
     names = first_few([path.relative_to(folder.absolute()).as_posix() for path in blocking])

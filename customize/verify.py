@@ -90,7 +90,8 @@ def run(folder: Path) -> Iterator[Finding]:
     try:
         lock.check(folder)
     except InputError as error:
-        yield Finding(None, "lock", f"{error.problems[0].what}: {error.problems[0].remedy}")
+        held = "is at work in" in error.problems[0].what
+        yield Finding(None if held else False, "lock", f"{error.problems[0].what}: {error.problems[0].remedy}")
     for path in reversed(checkpoint.every(folder / run_folder.CHECKPOINTS)):
         yield from listed(path, f"{run_folder.CHECKPOINTS}/{path.name}")
     for parent in (run_folder.WEIGHTS, run_folder.SAMPLES):

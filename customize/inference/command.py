@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from customize import machine
+from customize import machine, memory
 from customize.config import InferenceSettings
 from customize.errors import InputError, Interrupted, NumericsError, Problem, ResourceError
 from customize.families import Source, locate
 from customize.families.autoencoder import locate_autoencoder
-from customize.findings import first_few
+from customize.findings import first_few, unreadable
 from customize.images import open_image
 from customize.inference import image_folder, image_summary, merge
 from customize.inference.called import BREAKS, called_in
@@ -94,6 +94,8 @@ def run(settings: InferenceSettings) -> None:
         print(image_summary.before_loading(plain, wanted, source, machine.describe(machine.best_device())), flush=True)
         models = Models()
         models.load(job.grid.wanted[0].settings)
+        if settings.lesson == "none":
+            models.check_steps(job.grid)
         with image_folder.claimed(plain, count) as place:
             print(f"folder    {printable(place.folder)}", flush=True)
             try:
@@ -134,7 +136,13 @@ def check(settings: InferenceSettings) -> Job:
         try:
             return look()
         except InputError as error:
+            if memory.gave_out(error):
+                raise
             problems.extend(each for each in error.problems if each not in problems)
+        except OSError as error:
+            if memory.gave_out(error):
+                raise
+            problems.append(unreadable(error))
 
     attempt(lambda: image_folder.check(on_its_own(settings)))
     like = attempt(lambda: likened(settings))

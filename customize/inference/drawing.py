@@ -23,10 +23,11 @@ from customize.inference.lessons import LESSONS
 from customize.inference.loading import load_pipeline
 from customize.inference.looks import Bar, Looks
 from customize.inference.masks import Mask, mask_of
-from customize.inference.pipeline import Pipeline
+from customize.inference.pipeline import Pipeline, set_steps
 from customize.inference.readings import readings_sheet
 from customize.inference.records import facts, saving, texts, told
 from customize.inference.sampler import Moment
+from customize.inference.schedulers import make_scheduler
 from customize.inference.sweep import Grid, Wanted, batches
 from customize.inference.wording import Between, Prompt
 from customize.triggers import calls_learned
@@ -88,6 +89,13 @@ class Models:
             self.rescale(settings)
         return self.pipeline
 
+    def check_steps(self, grid: Grid) -> None:
+        """Raises InputError where the model that is loaded cannot make the steps that some image asks for."""
+        asked = {steps_of(wanted.settings) for wanted in grid.wanted if of_the_model(wanted.settings) == self.name}
+        for number, scheduler, options in asked:
+            solver = make_scheduler(self.pipeline.family.scheduler, scheduler, **dict(options))
+            set_steps(solver, number, 1.0, self.pipeline.family.device)
+
     def rescale(self, settings: InferenceSettings) -> None:
         """Gives the files that are loaded the scales that the settings name."""
         files = find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales).files
@@ -100,6 +108,13 @@ class Models:
 def of_the_model(settings: InferenceSettings) -> tuple:
     """What tells one loaded pipeline from another; the scales of weights do not."""
     return *(getattr(settings, name) for name in OF_THE_MODEL), *(path for path, _ in settings.weights_and_scales)
+
+
+def steps_of(settings: InferenceSettings) -> tuple:
+    """What a scheduler's steps hang on: their number, the scheduler and its options."""
+    options = ("use_karras_sigmas", "timestep_spacing", "rescale_betas_zero_snr", "eta")
+    chosen = tuple((name, getattr(settings, name)) for name in options)
+    return settings.num_inference_steps, settings.scheduler, chosen
 
 
 def alike(settings: InferenceSettings) -> tuple:

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from customize import ownership
 from customize.config import InferenceSettings
+from customize.disk import make_folder
 from customize.errors import InputError, Problem
 from customize.files import new_folder
 from customize.inference.learned import PICKLES, Learned, find_learned
@@ -27,11 +29,6 @@ if TYPE_CHECKING:
     from customize.inference.pipeline import Pipeline
 
 SETTING = "merge"
-OURS = (
-    "customize.json", "model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler", "safety_checker",
-    "feature_extractor",
-)  # fmt: skip
-"""What a merged model's folder holds."""
 FREE = "name another path"
 
 
@@ -96,7 +93,7 @@ def in_the_way(learned: Learned, target: Path, overwrite: bool) -> Iterator[Prob
     sources = [Path(os.path.realpath(os.path.expanduser(learned.base or ""))), *(file.path.resolve() for file in learned.files)]
     is_file = target.suffix == ".safetensors"
     present = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
-    foreign = [name for name in present if name not in OURS]
+    foreign = [path.relative_to(target.parent) for path in of_others(target)]
     if target.suffix in PICKLES:
         yield Problem(SETTING, f"{target} would be a pickle", "name a folder, or a .safetensors file for a LoRA")
     elif blocking:
@@ -108,9 +105,16 @@ def in_the_way(learned: Learned, target: Path, overwrite: bool) -> Iterator[Prob
     elif target.exists() and is_file != target.is_file():
         yield Problem(SETTING, f"{target} is a {'folder' if is_file else 'file'}", FREE)
     elif foreign:
-        yield Problem(SETTING, f"{target} holds what is not from a merged model ({foreign[0]})", FREE)
+        yield Problem(SETTING, f"{target} is or holds what was not merged here, or edited since ({foreign[0]})", FREE)
     elif not overwrite and (present or target.is_file()):
         yield Problem(SETTING, f"{target} is there already", f"add --overwrite_output_dir, or {FREE}")
+
+
+def of_others(target: Path) -> list[Path]:
+    """What at the target's place was not written by an earlier merge. The record of a file is in its folder."""
+    if not target.exists():
+        return []
+    return ownership.foreign(target, ownership.Record(target if target.is_dir() else target.parent))
 
 
 def about(pipeline: "Pipeline", options: dict[str, Any]) -> dict[str, str]:
@@ -132,6 +136,7 @@ def write_model(target: Path, pipeline: "Pipeline", said: dict[str, str], precis
     pipeline.family.to({"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision])
     with new_folder(target) as unfinished:
         save_pipeline(unfinished, pipeline.family, said)
+        ownership.sign(unfinished)
 
 
 def merge_adapters(family: "StableDiffusion") -> None:
@@ -194,7 +199,9 @@ def write_adapter(target: Path, pipeline: "Pipeline", said: dict[str, str], kohy
                 f"{part}.{name}": value for name, value in config({m: len(down) for m, (down, _) in joined.items()}).items()
             }
     own = {} if kohya else {ADAPTER_METADATA: json.dumps(configs, sort_keys=True, default=str)}
-    save_tensors(target, tensors, {**said, **described(said, pipeline.family, "lora"), **own})
+    make_folder(target.parent)
+    with ownership.recording(target.parent):
+        save_tensors(target, tensors, {**said, **described(said, pipeline.family, "lora"), **own})
 
 
 def joined_factors(network: "nn.Module", adapters: "list[LoadedAdapter]") -> "Iterator[tuple[str, tuple[Tensor, Tensor]]]":

@@ -274,21 +274,36 @@ def set_steps(scheduler, num_inference_steps: int, strength: float, device: torc
     distilled: a scheduler that can makes all its steps on the part `strength` of the schedule, as in
     `LatentConsistencyModelImg2ImgPipeline`.
     """
-    most = scheduler.config.num_train_timesteps
-    if not 1 <= num_inference_steps <= most:
-        what = f"{num_inference_steps} is not in 1 to {most}"
-        raise InputError(Problem("num_inference_steps", what, "take 20 to 50"))
     if not 0 < strength <= 1:
         raise InputError(Problem("strength", f"{strength} is not above 0 and up to 1", "take 0.3 to 0.9"))
     within = distilled and "strength" in inspect.signature(scheduler.set_timesteps).parameters
-    try:
-        scheduler.set_timesteps(num_inference_steps, device=device, **({"strength": strength} if within else {}))
-    except (ValueError, IndexError) as error:
-        what = f"{num_inference_steps} is not possible with {type(scheduler).__name__} ({error})"
-        raise InputError(Problem("num_inference_steps", what, "take more steps or another scheduler")) from error
+    options = {"device": device, **({"strength": strength} if within else {})}
+    if fault := steps_fault(scheduler, num_inference_steps, options):
+        what = f"{num_inference_steps} is not possible with {type(scheduler).__name__} ({fault})"
+        most = min(num_inference_steps, scheduler.config.num_train_timesteps + 1)
+        fewer = next((count for count in range(most - 1, 0, -1) if not steps_fault(scheduler, count, options)), None)
+        remedy = f"take at most {fewer}; 20 to 50 are usual" if fewer else "take more steps or another scheduler"
+        raise InputError(Problem("num_inference_steps", what, remedy))
     if within:
         return 0
     if int(num_inference_steps * strength) < 1:
         what = f"{strength} of {num_inference_steps} steps is less than one step"
         raise InputError(Problem("strength", what, "take a larger strength or more num_inference_steps"))
     return first_place(scheduler, num_inference_steps, strength)
+
+
+def steps_fault(scheduler, num_inference_steps: int, options: dict[str, Any]) -> str:
+    """Sets the scheduler's timesteps and says why it cannot make so many steps; empty where it can."""
+    most = scheduler.config.num_train_timesteps
+    if not 1 <= num_inference_steps <= most:
+        return f"it is not in 1 to {most}"
+    try:
+        scheduler.set_timesteps(num_inference_steps, **options)
+    except (ValueError, IndexError) as error:
+        return str(error)
+    if scheduler.timesteps.max() > most - 1:
+        return f"the base model has no timestep {int(scheduler.timesteps.max())}"
+    sigmas = getattr(scheduler, "sigmas", None)
+    if sigmas is not None and scheduler.order == 1 and bool((sigmas[:-1].diff() == 0).any()):
+        return "two steps in a row would have the same noise level"
+    return ""

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from PIL import Image
 from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngImageFile, iTXt
 
+from customize import memory
 from customize.config import InferenceSettings
 from customize.errors import InputError, Problem
 from customize.findings import printable
@@ -99,6 +100,8 @@ def _opened(path: Path | str) -> tuple[tuple[int, int], dict[str, str]]:
     except InputError as error:
         raise InputError(Problem(LIKE, f"{each.where} {each.what}", each.remedy) for each in error.problems) from None
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+        if memory.gave_out(error):
+            raise
         raise Unreadable(f"cannot be read ({printable(str(error)) or type(error).__name__})") from None
 
 
