@@ -353,6 +353,16 @@ class InferenceSettings(Settings):
         None, "inference", "the width of the pictures",
         unit="pixels", minimum=16, maximum=4096, multiple_of=8, default_in_words=OWN,
     )  # fmt: skip
+    hires_scale: float | None = setting(
+        None,
+        "inference",
+        "enlarge each image so many times and make a part of it anew at that size: a second pass",
+        above=1,
+        maximum=4,
+    )
+    hires_strength: float = setting(
+        0.5, "inference", "how much of it is made anew then", above=0, maximum=1, only_with=("hires_scale", ())
+    )
     vae_tiling: bool = setting(False, "inference", "decode large pictures tile by tile, in less memory, with faint seams")
     image: str | None = setting(None, "inference", "the picture to start from instead of noise", text="path")
     strength: float | None = setting(

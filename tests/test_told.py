@@ -147,8 +147,8 @@ INFOTEXTS = {  # text -> settings, what the notes are about (those on seed and b
         f"a fox\nSteps: 20, Sampler: DPM2 a, {TAIL}, Denoising strength: 0.55, Hires upscale: 2, Hires steps: 10, "
         "Hires upscaler: R-ESRGAN 4x+, Clip skip: 2",
         {"prompt": ("a fox",), "scheduler": "KDPM2AncestralDiscreteScheduler", "use_karras_sigmas": False,
-         "clip_skip": 1, **BASIC},
-        ["Denoising strength", "Hires upscale", "Hires steps", "Hires upscaler"], (),
+         "clip_skip": 1, "hires_scale": 2.0, "hires_strength": 0.55, **BASIC},
+        ["Hires steps", "Hires upscaler"], (),
     ),
     "image to image": (
         f"a fox\nSteps: 20, Sampler: PLMS, {TAIL}, Denoising strength: 0.4, Mask blur: 4, Clip skip: 1",
@@ -229,7 +229,7 @@ def test_infotexts(tmp_path, name):
 
 def test_notes_say_why(tmp_path):
     notes = told(tmp_path, parameters=INFOTEXTS["hires fix"][0]).notes
-    assert "Hires upscale: 2 (not read: there is no second pass here)" in notes
+    assert "Hires upscaler: R-ESRGAN 4x+ (not read: Lanczos is taken here)" in notes
     notes = told(tmp_path, parameters=INFOTEXTS["image to image"][0]).notes
     assert any("--image" in note and "--strength 0.4" in note for note in notes)
     notes = told(tmp_path, parameters=INFOTEXTS["what infer.py refuses"][0]).notes

@@ -99,6 +99,18 @@ def _seeds(settings: Any) -> Iterator[Problem]:
         yield Problem("num_images", what, "take a smaller seed, or fewer images")
 
 
+def _hires(settings: Any) -> Iterator[Problem]:
+    """A second pass goes on from an image of one prompt that was made of noise; what looks on sees one pass."""
+    if settings.hires_scale is None:
+        return
+    for name, none in ("image", None), ("illusion", "none"), ("lesson", "none"):
+        if getattr(settings, name) != none:
+            yield Problem("hires_scale", f"and {name}: a second pass is made of images of noise", "leave one of the two out")
+    for name in ("trace", "attention", "show_start"):
+        if getattr(settings, name):
+            yield Problem(name, "shows one pass, and hires_scale makes two", "leave one of the two out")
+
+
 def _validation_sampler(settings: Any) -> Iterator[Problem]:
     if settings.validation_scheduler is not None:
         try:
@@ -109,6 +121,7 @@ def _validation_sampler(settings: Any) -> Iterator[Problem]:
 
 CHECKS = (
     _seeds,
+    _hires,
     _sampler,
     _validation_sampler,
     _merge,

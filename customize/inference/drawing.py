@@ -4,9 +4,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
-from PIL.Image import Image
+from PIL.Image import Image, Resampling
 
 from customize import machine
 from customize.config import InferenceSettings
@@ -212,17 +213,29 @@ def generate(
     if common.lesson != "none":
         return [LESSONS[common.lesson](pipeline, images[each.settings.image], each) for each in batch]
     options, drawn = {name: getattr(common, name) for name in PASSED_ON}, mask_of(common)
-    return pipeline.generate(
+    options |= {
+        "negative_prompt": [each.settings.negative_prompt for each in batch],
+        "guidance_scale": [each.settings.guidance_scale for each in batch],
+        "seeds": [each.seed for each in batch],
+        "record": record,
+    }
+    made = pipeline.generate(
         [asked(each) for each in batch],
-        negative_prompt=[each.settings.negative_prompt for each in batch],
-        guidance_scale=[each.settings.guidance_scale for each in batch],
-        seeds=[each.seed for each in batch],
         image=[images.get(each.settings.image or "") for each in batch],
         mask_image=drawn and masks[drawn],
         composition=composition(common, pipeline),
-        record=record,
         **options,
     )
+    return enlarged(pipeline, batch, made, options) if common.hires_scale else made
+
+
+def enlarged(pipeline: Pipeline, batch: Sequence[Wanted], made: Sequence[Image], options: dict[str, Any]) -> list[Image]:
+    """The images of a first pass, enlarged by Lanczos' filter, and made anew to the part `hires_strength`."""
+    common, unit = batch[0].settings, pipeline.family.vae_scale_factor
+    width, height = (max(round(side * common.hires_scale / unit), 1) * unit for side in made[0].size)
+    large = [image.resize((width, height), Resampling.LANCZOS) for image in made]
+    again = {"image": large, "strength": common.hires_strength, "width": width, "height": height}
+    return pipeline.generate([asked(each) for each in batch], **{**options, **again})
 
 
 def asked(wanted: Wanted) -> Prompt | tuple[Prompt, ...]:

@@ -114,6 +114,9 @@ def parameters(facts: dict[str, Any], settings: dict[str, Any], scheduler: str, 
     }
     if settings.get("image"):
         values["Denoising strength"] = settings["strength"] or (1.0 if settings.get("mask_image") else 0.8)
+    if scale := settings.get("hires_scale"):
+        values["Size"] = "x".join(f"{round(side / scale)}" for side in size)
+        values |= {"Denoising strength": settings["hires_strength"], "Hires upscale": scale, "Hires upscaler": "Lanczos"}
     if settings.get("clip_skip"):
         values["Clip skip"] = settings["clip_skip"] + 1
     loras, embeddings = (quoted_hashes(facts["weights"], kind) for kind in ("lora", "embedding"))

@@ -17,10 +17,13 @@ from customize.inference.told_reading import Reading, short
 HEADING = "Negative prompt:"
 OFFERED = {"Steps": "num_inference_steps", "CFG scale": "guidance_scale", "Seed": "seed"}
 SECOND_PASS = ("Hires", "First pass")
+HIRES = {"Hires upscale": "hires_scale", "Denoising strength": "hires_strength"}
 READ = {*OFFERED, "Size", "Sampler", "Schedule type", "Model", "Model hash", "Lora hashes", "TI hashes", "RNG", "Version", "App"}
 """What needs no note of its own."""
 WHY = {
-    **dict.fromkeys(SECOND_PASS, "there is no second pass here"),
+    "Hires upscaler": "Lanczos is taken here",
+    "Hires steps": "the second pass has as many as the first here",
+    **dict.fromkeys(SECOND_PASS, "the second pass is like the first here, but for its size"),
     "Variation seed": "noise has one seed here",
     "Seed resize": "noise has one seed here",
     "VAE": "the base model's own is taken",
@@ -141,6 +144,12 @@ def _read_settings(reading: Reading, values: Mapping[str, str]) -> None:
         reading.model(values.get("Model", ""), values.get("Model hash", ""))
     if "seed" in reading.settings and values.get("RNG", "").casefold() != "cpu":
         reading.note("Seed: the noise is the same here only if it was drawn on the CPU (RNG: CPU)")
+    if "Hires upscale" in values:
+        for name, setting in HIRES.items():
+            if name in values:
+                reading.offer(setting, values[name], name)
+        same = {"Hires upscaler": "Lanczos", "Hires steps": values.get("Steps")}
+        values = {name: value for name, value in values.items() if name not in HIRES and same.get(name) != value}
     if (skip := values.get("Clip skip", "").removesuffix(".0")).isdecimal() and int(skip) > 0:
         reading.clip_skip(int(skip) - 1, "Clip skip")
         values = {name: value for name, value in values.items() if name != "Clip skip"}

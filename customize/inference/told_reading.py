@@ -7,6 +7,7 @@ from typing import Any
 from customize.config import InferenceSettings
 from customize.findings import printable
 from customize.inference.samplers import compact, nearest, not_taken, parts, sampler, spacings
+from customize.setting import table
 
 PLAIN_SPACINGS = ("", "Automatic", "Normal", "Simple", "SGM Uniform", "DDIM Uniform")
 """Those that say that noise levels are not spaced in another way."""
@@ -47,7 +48,9 @@ class Reading:
             value = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", str(value)).strip()
         if setting == "seed" and str(value).strip().startswith("-"):
             return self.note(f"{name}: {short(value)} asks for a random one (not read)")
-        settings, problems = InferenceSettings.examine({"prompt": "x", setting: value})
+        needed = (table(InferenceSettings)[setting].only_with or ("",))[0]
+        with_it = {needed: self.settings[needed]} if needed in self.settings else {}
+        settings, problems = InferenceSettings.examine({"prompt": "x", **with_it, setting: value})
         if problems:
             self.note(f"{name}: {problems[0].what} (not read)")
         else:
