@@ -4,7 +4,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
 
 from customize.findings import first_few, printable
@@ -67,16 +67,14 @@ def walked(text: str) -> str | None:
 
 def alike(name: str, known: list[str]) -> str | None:
     """The known name that is the same but for case, accents' encoding, blanks, - and _, or ending; else the nearest one."""
-    plain = {_plain(each): each for each in reversed(known)}
-    if _plain(name) in plain:
-        return plain[_plain(name)]
-    stems = {_plain(os.path.splitext(each)[0]): each for each in reversed(known)}
     stem = _plain(os.path.splitext(name)[0])
-    if stem in stems and stem:
-        return stems[stem]
-    cutoff = 0.8 if len(stem) < 5 else 0.7
-    close = get_close_matches(stem, stems, 1, cutoff)
-    return stems[close[0]] if close else None
+    same = [each for each in known if _plain(each) == _plain(name)]
+    same = same or [each for each in known if stem and _plain(os.path.splitext(each)[0]) == stem]
+    if not same:
+        stems = {_plain(os.path.splitext(each)[0]) for each in known}
+        close = get_close_matches(stem, sorted(stems), 1, 0.8 if len(stem) < 5 else 0.7)
+        same = [each for each in known if close and _plain(os.path.splitext(each)[0]) == close[0]]
+    return max(same, key=lambda each: SequenceMatcher(None, name, each).ratio(), default=None)
 
 
 def _plain(name: str) -> str:

@@ -42,6 +42,6 @@ def hub_problems(settings) -> list[Problem]:
         HfApi(token=settings.hub_token).whoami()
     except Exception as error:  # whatever the hub's client raises: the cause is passed on
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        what = printable(f"no access to the hub ({cause})", 140)
+        what = printable(f"no access to the hub ({cause.partition('. ')[0]})", 300)
         return [Problem("push_to_hub", what, "log in with `hf auth login`, or leave it out")]
     return []
