@@ -130,7 +130,7 @@ class Caller:
             raise InputError(Problem(where, f"{shown}: {path} holds a LoRA, no embedding", f"write <lora:{path.stem}:1>"))
         if not any(same(each, path) for each in self.weights):
             self.weights.append(str(path))
-        return " ".join(file.placeholders) + dots
+        return " ".join(sorted(file.placeholders, key=lambda word: (len(word), word))) + dots
 
     def find(self, name: str, shown: str, where: str) -> Path:
         """The file that a name means. Raises InputError where there is none, or more than one."""
