@@ -2,8 +2,6 @@
 
 Every picture is decoded and every caption read here, and all that is wrong with any of them is one `InputError`,
 before a model is loaded.
-
-Shapes: `R` resolution, `V` variants; pixels are np.uint8 [V, R, R, 3] in [0, 255].
 """
 
 import os
@@ -15,7 +13,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from PIL import Image
 
 from customize.caption_tables import DEFAULT_COLUMN
@@ -25,7 +22,7 @@ from customize.config import DreamBoothSettings, TextualInversionSettings
 from customize.errors import InputError, Problem, ResourceError
 from customize.findings import Findings, first_few, printable
 from customize.folders import folder_captions, is_tree_of_images, list_folder, meant_instead, sub_folders
-from customize.images import crop, open_image, resize, resized_size
+from customize.images import open_image
 from customize.likeness import SHARP, Likeness, measure, near_duplicates
 from customize.rows import Row, load_dataset, picture_rows, row_captions
 from customize.triggers import rare_words
@@ -66,16 +63,6 @@ class Example:
             remedy = "start again, and leave the pictures alone while they are in use"
             raise ResourceError(f"a picture has changed since it was checked\n    {what}\n    -> {remedy}")
         return image
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A square cut out of the resized picture, mirrored or not. left, top, side: pixels of the resized picture."""
-
-    left: int
-    top: int
-    side: int
-    flip: bool
 
 
 @dataclass(frozen=True)
@@ -135,43 +122,6 @@ def small_pictures_note(examples: Sequence[Example], resolution: int) -> str | N
     """A line on the pictures that must be enlarged for `resolution`; None when there are none."""
     names = [example.name for example in examples if min(example.size) < resolution]
     return f"smaller than {resolution} pixels, so enlarged: {first_few(names)}" if names else None
-
-
-def variants(
-    example: Example, resolution: int, center_crop: bool, crop_variants: int, random_flip: bool, seed: int
-) -> tuple[Variant, ...]:
-    """The squares of side `resolution` to learn from: the central one, or `crop_variants` along the long side.
-
-    With `random_flip` each also mirrored. The k-th of n crops lies at random in the k-th n-th of the way: a function of
-    (seed, the example's name, k, n). No two are equal; a short way has fewer (a square picture has one).
-    """
-    width, height = resized_size(example.size, resolution)
-    way = max(width, height) - resolution + 1
-    count = min(crop_variants, way)
-    places = [_place(seed, example.name, index, count, way) for index in range(count)]
-    if center_crop:
-        places = [(way - 1) // 2]
-    corners = [(place, 0) if width > height else (0, place) for place in places]
-    flips = (False, True) if random_flip else (False,)
-    return tuple(Variant(left, top, resolution, flip) for left, top in corners for flip in flips)
-
-
-def pixels(example: Example, variant: Variant, resolution: int, interpolation: str = "lanczos") -> np.ndarray:
-    """np.uint8 [R, R, 3]: one variant of the picture, its short side resized to `resolution`. Raises InputError."""
-    return all_pixels(example, (variant,), resolution, interpolation)[0]
-
-
-def all_pixels(example: Example, cuts: Sequence[Variant], resolution: int, interpolation: str = "lanczos") -> np.ndarray:
-    """np.uint8 [V, R, R, 3]: as `pixels`, for several variants, with the picture read and resized once."""
-    image = resize(example.open(), resolution, interpolation)
-    return np.stack([crop(image, cut.left, cut.top, cut.side, cut.flip) for cut in cuts])
-
-
-def _place(seed: int, name: str, index: int, count: int, way: int) -> int:
-    """The index-th of `count` places in range(way), drawn from its own part of it."""
-    key = f"{seed}/crop/{index}/{name}".encode("utf-8", "surrogatepass")
-    start, end = way * index // count, way * (index + 1) // count
-    return start + int.from_bytes(blake2b(key, digest_size=8).digest(), "little") % (end - start)
 
 
 def _open(source: Path | Row, remarks: list[str] | None = None) -> Image.Image:

@@ -20,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from customize.data import Example, Variant
+from customize.crops import Variant
+from customize.data import Example
 from customize.errors import InputError
 from customize.files import write_bytes
 from customize.manifest import sha256

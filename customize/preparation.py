@@ -23,7 +23,8 @@ from customize.batches import (
 )
 from customize.conditioning import encode_texts, most_chunks
 from customize.config import DreamBoothSettings, TextualInversionSettings, TrainingSettings
-from customize.data import Example, Examples, all_pixels, variants
+from customize.crops import all_pixels, variants
+from customize.data import Example, Examples
 from customize.families.stable_diffusion import StableDiffusion
 from customize.guard import IN_ALL
 from customize.latents_cache import LatentsCache, NoCache

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from customize import memory
-from customize.caption_tables import caption_texts
+from customize.caption_tables import CAPTION_COLUMNS, DEFAULT_COLUMN, caption_texts
 from customize.errors import InputError, Problem
 from customize.findings import Findings, first_few, printable
 
@@ -84,8 +84,12 @@ def picture_rows(data: datasets.Dataset, name: str, image_column: str, found: Fi
 
 def row_captions(data: datasets.Dataset, name: str, column: str, required: bool, found: Findings) -> dict[int, tuple[str, ...]]:
     """The captions of the rows that have some; a note, or a problem when they are `required`, when none has."""
-    cells = data[column] if column in data.column_names else ()
+    known = [name for name in CAPTION_COLUMNS if name in data.column_names]
+    used = known[0] if column == DEFAULT_COLUMN and column not in data.column_names and known else column
+    cells = data[used] if used in data.column_names else ()
     captions = {index: texts for index, cell in enumerate(cells) if (texts := caption_texts(cell))}
+    if captions and used != column:
+        found.note(name, f"captions are those of the column {used}; another one: --caption_column")
     if required and not captions:
         _no_column(data, name, column, "with captions", "caption_column", found)
     elif not captions:

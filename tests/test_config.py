@@ -24,6 +24,7 @@ CONDITIONS = {
     ("adapter", ()): {"adapter": "lora"},
     ("prior_preservation", ()): PRIOR,
     ("prior_preservation", ("images",)): PRIOR,
+    ("captions", ("auto", "files")): {"captions": "auto"},
     ("train_text_encoder", (True,)): {"train_text_encoder": True},
     ("dataset_name", ()): {"dataset_name": "pictures", "train_data_dir": (), "instance_data_dir": None},
     ("image", ()): {"image": "cat.png"},

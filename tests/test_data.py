@@ -15,16 +15,8 @@ from PIL import Image
 from customize import caption_files
 from customize.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, fill
 from customize.config import DreamBoothSettings, TextualInversionSettings
-from customize.data import (
-    Example,
-    Variant,
-    all_pixels,
-    load_class_examples,
-    load_examples,
-    pixels,
-    small_pictures_note,
-    variants,
-)
+from customize.crops import Variant, all_pixels, pixels, variants
+from customize.data import Example, load_class_examples, load_examples, small_pictures_note
 from customize.errors import InputError, ResourceError
 from customize.findings import Findings
 
@@ -204,8 +196,9 @@ def test_captions_auto_files_and_none(tmp_path):
         ("a sleeping cat",),
         ("a photo of sks cat",),
     ]
-    (note,) = examples.notes
+    note, of_trigger = examples.notes
     assert "no caption for 2 of 3 pictures, instance prompt instead: a.png, c.png" in note
+    assert "no caption has sks of instance_prompt (0 of 1 images)" in of_trigger
     (problem,) = problems(dreambooth(tmp_path, captions="files"))
     assert "no caption for 2 of 3 pictures: a.png, c.png" in problem
     assert set(captions_of(dreambooth(tmp_path, captions="prompt")).values()) == {("a photo of sks cat",)}
