@@ -127,7 +127,7 @@ DIFFERENCES: Mapping[str, tuple[str, str]] = {
     "seed": ("none: another one each time", "a run can be repeated"),
     "mixed_precision": ("that of accelerate launch (DreamBooth, LoRA)", "the same, and fp32 without accelerate launch"),
     "output_dir": ("text-inversion-model, dreambooth-model, lora-dreambooth-model", "runs stand beside each other"),
-    "save_steps": ("500 (textual inversion)", "intermediate weights are written when asked for"),
+    "save_steps": ("500 (textual inversion)", "what the sample images show can be taken as it is"),
     "num_validation_images": ("4", "sample images of prompts that are made take a small part of the run"),
     "validation_steps": ("100", "sample images of prompts that are made take a small part of the run"),
     "validation_epochs": ("50 (LoRA)", "sample images every validation_steps"),

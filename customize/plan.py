@@ -273,7 +273,7 @@ def files_of(settings, bench: Bench, training: Training, state: State) -> Files:
         drawn = len(bench.sample_prompts) * images_per_prompt(settings)
         samples = drawn * len([step for step in at if step > first or step == first == 0])
     return Files(
-        checkpoint.file_sizes(state.checkpoint()),
+        checkpoint.file_sizes(state.checkpoint(), {**training.method.description(), **about}),
         times(first, last, settings.checkpointing_steps),
         settings.checkpoints_total_limit,
         result_sizes(settings, training, bench, about),
