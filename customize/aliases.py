@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from customize.aliases_table import BY_VALUE, CONFIG, FLAGS, SAME, VALUES
+from customize.aliases_table import BY_VALUE, CONFIG, FLAGS, SAME, SCHEDULE_NAMES, SCHEDULES_APART, VALUES
 from customize.compatibility import Flag, translate
 from customize.config import MODELS, Settings
 from customize.errors import Problem
@@ -47,6 +47,7 @@ def lines(model: type[Settings]) -> dict[str, Setting | Flag]:
 def ours(model: type[Settings], given: Mapping[str, Any], sign: str = "") -> Ours:
     """The values by the names of our settings; `sign`: what stands before a name in notes, such as --."""
     found = Ours()
+    given = _with_schedule(model, given, found)
     names, switches = same(model), flags(model)
     renamed = []
     for name, value in given.items():
@@ -74,6 +75,20 @@ def ours(model: type[Settings], given: Mapping[str, Any], sign: str = "") -> Our
     found.problems += problems
     found.notes += ([f"read {', '.join(renamed)}"] if renamed else []) + notes
     return found
+
+
+def _with_schedule(model: type[Settings], given: Mapping[str, Any], found: Ours) -> Mapping[str, Any]:
+    """ComfyUI and A1111 give a sampler and its noise schedule apart; here they are one name: DPM++ 2M, Karras."""
+    names = [name for name in given if same(model).get(name) == "scheduler"]
+    apart = next((name for name in ("scheduler", *SCHEDULE_NAMES) if str(given.get(name)).casefold() in SCHEDULES_APART), None)
+    if "scheduler" not in table(model) or not apart or (not names and apart == "scheduler"):
+        return given
+    sampler = names[0] if names else "scheduler"
+    if sampler not in given:
+        return given
+    name = f"{given[sampler]} {SCHEDULES_APART[str(given[apart]).casefold()]}".strip()
+    found.notes.append(f"read {sampler} and {apart} as scheduler = {name}")
+    return {key: value for key, value in given.items() if key not in (sampler, apart)} | {"scheduler": name}
 
 
 def _by_value(name: str, value: Any, found: Ours) -> None:

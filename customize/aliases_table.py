@@ -109,7 +109,7 @@ SAME: Mapping[str, str] = {
     "vae": "vae_path sd_vae vae_name",
     "eta": "ddim_eta",
     "guidance_rescale": "cfg_rescale rescale_cfg cfg_rescale_multiplier",
-    "hires_scale": "hr_scale upscale_by hires_upscale",
+    "hires_scale": "hr_scale upscale_by hires_upscale upscale hires_fix",
     "image_format": "format samples_format output_format extension",
     "mask_blur": "blur",
     "prompt_file": "from_file prompts_file prompts_from_file prompt_path",
@@ -254,6 +254,10 @@ FLAGS: tuple[tuple[str, Flag], ...] = (
           done="no safety checker is run"),
     *_all("skip_grid no_grid skip_save no_preview", commands=INFERENCE,
           done="each image is a file of its own, the sheet stands beside them"),
+    *_all("schedule_type noise_schedule sigma_schedule", commands=INFERENCE, type=str,
+          refused=("is a part of the sampler's name", 'write it behind the sampler, as in --scheduler "DPM++ 2M Karras"')),
+    *_all("size image_size resolution aspect_ratio ar", commands=INFERENCE, type=str,
+          refused=("width and height are given apart", "give --width 512 --height 512")),
     *_all("interactive", commands=INFERENCE, refused=("prompts are not asked for", 'give them: --prompt "a cat" "a dog"')),
     *_all("restore_faces tiling", commands=INFERENCE, refused=("images are not changed after they are made", "leave it out")),
 )  # fmt: skip
@@ -299,3 +303,9 @@ SCHEDULES = {"cosine_annealing": "cosine", "cosine_annealing_with_restarts": "co
              "constant_warmup": "constant_with_warmup", "cosine_restarts": "cosine_with_restarts"}  # fmt: skip
 VALUES: Mapping[str, Mapping[str, str]] = {"mixed_precision": PRECISIONS, "lr_scheduler": SCHEDULES}
 """Other programs' words for a setting's values, in lower case."""
+SCHEDULE_NAMES = ("schedule_type", "noise_schedule", "sigma_schedule")
+SCHEDULES_APART = {
+    "karras": "Karras", "exponential": "Exponential", "sgm_uniform": "SGM Uniform", "sgm uniform": "SGM Uniform", "beta": "Beta",
+    "simple": "Simple", "normal": "", "automatic": "",
+}  # fmt: skip
+"""Noise schedules that ComfyUI and A1111 name apart from the sampler; the last two are its own."""

@@ -77,7 +77,7 @@ def arguments(model: type[Settings], argv: Sequence[str]) -> Given:
     configs = [word for word in words if not word.startswith("-") and is_config(word)][:1]
     rest = [word for word in words if word not in configs]
     if configs or not rest:
-        problems += [_stray(model, word) for word in rest]
+        problems += [_second_config(word) if is_config(word) else _stray(model, word) for word in rest]
         return (configs[0] if configs else None), values, problems
     return None, *_without_config(model, rest, values, problems)
 
@@ -91,8 +91,10 @@ def _taken_apart(flag: str, line: Any, given: list[Any], left: list[str]) -> Pro
         if flag_like := [word for word in given[1:] if re.fullmatch(r"-[^\W\d]\w*", word)]:
             remedy = f"write --{flag_like[0][1:]} for a flag, {flag}={flag_like[0]} for a value"
             return Problem(flag_like[0], f"is taken for a value of {flag}", remedy)
+        if signs := [word for word in given if word.strip() and not set(word) - set(",;|&+. ")]:
+            return Problem(flag, f'"{signs[0]}" is taken for a value', "leave it out: values stand with blanks between them")
         single = not any(len(each.split()) > 1 for each in given) and not SMALL.isdisjoint(map(str.casefold, given))
-        if line.text != "line" or len(given) < 2 or not single:
+        if line.text not in ("line", "any") or len(given) < 2 or not single:
             return None
         whole = " ".join(given)
         return Problem(flag, f"has {len(given)} values of one word each", f"did you mean {flag} {_quoted(whole)}?")
@@ -199,6 +201,10 @@ def _is_text(word: str) -> bool:
         and "\\" not in word
         and "=" not in word
     )
+
+
+def _second_config(word: str) -> Problem:
+    return Problem(word, "is a second CONFIG.toml, where one is read", "write the settings of both into one file")
 
 
 def _stray(model: type[Settings], word: str) -> Problem:

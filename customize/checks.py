@@ -245,7 +245,7 @@ def _text_that_is_a_path(name: str) -> Check:
             weights = text.lower().endswith((".safetensors", ".pt", ".bin", ".ckpt"))
             if any(c.isspace() for c in text.strip()) and not os.path.isfile(text):
                 continue
-            is_file = text.lower().endswith(FILES) and (weights or os.path.isfile(text))
+            is_file = text.lower().endswith(FILES) and (weights or name == "initializer_token" or os.path.isfile(text))
             if not is_file and not ("/" in text and os.path.isdir(text)):
                 continue
             remedy = "write the words themselves"
@@ -260,7 +260,18 @@ def _text_that_is_a_path(name: str) -> Check:
     return check
 
 
+def _output_is_a_folder(settings: Any) -> Iterator[Problem]:
+    """A name such as cat.png would become a folder."""
+    name = settings.output_dir
+    if name and name.lower().endswith((".png", ".jpg", ".jpeg", ".webp", ".safetensors")) and not os.path.isdir(name):
+        stem = os.path.splitext(name)[0]
+        yield Problem(
+            "output_dir", f"{name} is called as a file, and all is written into a folder", f"name a folder, such as {stem}"
+        )
+
+
 CHECKS: tuple[Check, ...] = (
+    _output_is_a_folder,
     *map(_text_that_is_a_path, TEXTS),
     *inference.CHECKS,
     _train_data,

@@ -155,7 +155,8 @@ def read(model: type[Settings], argv: Sequence[str], check: Function | None = No
             )
             notes += more
         notes += ours.notes + found_notes
-        problems += [Problem(places.get(each.where, each.where), each.what, each.remedy) for each in (*ours.problems, *found)]
+        problems += [Problem(where.get(each.where, each.where), each.what, each.remedy) for each in ours.problems]
+        problems += [Problem(places.get(each.where, each.where), each.what, each.remedy) for each in found]
     notes += _epochs_over_steps(values, from_file, flags)
     implied, more = checks.implied(table(model), values)
     settings, found = model.examine(values | implied)

@@ -185,6 +185,8 @@ def _placeholder_fault(value: str) -> str | None:
         return "is not one token: it holds a blank or an invisible character"
     if "/" in value or "\\" in value or not value.strip("."):
         return "looks like a path"
+    if "," in value or ";" in value:
+        return "holds a comma: several words stand with blanks between them"
     return "is longer than 64 characters" if len(value) > 64 else None
 
 

@@ -115,7 +115,7 @@ def _flag(word: str, waiting: bool, is_ours: IsKnown, is_known: IsKnown, notes: 
     head = re.match(rf"[{DASHES}\w]+", unicodedata.normalize("NFKC", body)) if not body.isascii() else NAME.match(body)
     name = re.sub(f"[{DASHES}]", "-", head[0]) if head else ""
     rest = (body if body.isascii() else unicodedata.normalize("NFKC", body[: len(name)]) + body[len(name) :])[len(name) :]
-    if clean.startswith("--") and clean == word and name == body:
+    if dashes[0] == "--" and clean == word and name == body:
         return [_in_our_case(word, name, is_known, notes)]
     single = dashes[0] == "-"
     if single and not waiting and len(name) == 1 and rest[:1] in ("", "=") and is_known(SHORT.get(name, "")):
@@ -167,7 +167,7 @@ def value(name: str, line: Setting, given: Any) -> tuple[Any, list[str]]:
     if not isinstance(given, str) or line.secret:
         return given, []
     if line.type is not str or line.choices:
-        plain = unicodedata.normalize("NFKC", INVISIBLE.sub("", _unquoted(given)[0])).strip()
+        plain = unicodedata.normalize("NFKC", INVISIBLE.sub("", _unquoted(given)[0])).strip().lstrip("=")
         if line.many and "," in plain and all(part.strip() for part in plain.split(",")):
             return [part.strip() for part in plain.split(",")], []
         lower = re.sub(r"[\s-]", "_", plain.casefold())
@@ -180,6 +180,8 @@ def value(name: str, line: Setting, given: Any) -> tuple[Any, list[str]]:
     text, quotes = _unquoted(text)
     if quotes:
         notes.append(f"{name}: the quotes {quotes} around it are left out")
+    if line.text == "placeholder" and (clean := unicodedata.normalize("NFKC", text)) != text:
+        text, _ = clean, notes.append(f"{name}: read as {clean}, in letters of the usual width")
     if line.text in PATHS:
         text = _path(name, line, text, notes)
     elif (clean := BLANKS.sub(" ", text)) != text:
@@ -205,6 +207,9 @@ def _path(name: str, line: Setting, text: str, notes: list[str]) -> str:
     if re.match(r"file://", clean, re.IGNORECASE):
         clean = unquote(urlsplit(clean).path)
         clean = clean[1:] if re.match(r"/[A-Za-z]:/", clean) else clean
+        notes.append(f"{name}: read as {clean}")
+    if line.text == "weights" and (tag := re.fullmatch(r"<(?:lora|lyco):([^:<>]+)(:[\d.]+)?>", clean)):
+        clean = tag[1] + (tag[2] or "")
         notes.append(f"{name}: read as {clean}")
     clean = shipped.located(clean)
     if line.text == "model" and (

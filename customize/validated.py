@@ -1,6 +1,7 @@
 """A frozen pydantic model that is valid as a whole or not made at all: whatever is wrong comes in one `InputError`."""
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -118,6 +119,8 @@ class Validated(BaseModel):
         if line.text in PATHS and "control character" in what:
             near = "backslashes begin escapes in double quotes: use forward slashes, or single quotes"
             return Problem(name, what, near)
+        if line.text == "weights" and (comma := re.match(r'"([^"]+:\d*),(\d+)" has', what)):
+            near = f"{comma[1]}.{comma[2]}"
         default = "" if line.required else f" (default: {line.default_text})"
         remedy = f"did you mean {near}?" if near else f"give one that fits: {line.description}{default}"
         return Problem(name, what, remedy)
