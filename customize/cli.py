@@ -109,7 +109,7 @@ def unforeseen(command: str, error: Exception) -> int:
             "    -> see to its rights, and try again",
         )
         return 3
-    traceback.print_exception(error)
+    _say(*"".join(traceback.format_exception(error)).splitlines())
     _say("This is a fault of the program, not yours. Please report it with the lines above.")
     return 1
 

@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from customize import memory, near
 from customize.colour import SPACES, Colours, colours_of, to_srgb
+from customize.decoding_cost import has_more_pages, too_costly
 from customize.errors import InputError, Problem
 from customize.printable import printable
 from customize.reading import REMEDIES, START, kind_of, regular_file
@@ -167,6 +168,8 @@ def _read(source: Path | str | bytes | Image.Image, convert: Convert | None, rem
         _check_header(source)
         return _converted(source, convert, colours_of(source), remarks)
     with io.BytesIO(source) if isinstance(source, bytes) else _picture_file(Path(source)) as stream:
+        if cost := too_costly(stream):
+            raise _Refused(f"{cost}: it would take minutes to decode", _COPY_AGAIN)
         with opened(stream) as image:
             _check_header(image)
             colours = colours_of(image, stream)
@@ -210,9 +213,9 @@ def _check_header(image: Image.Image) -> None:
         raise _Refused(f"has {width} x {height} pixels, more than {MAX_PIXELS:,}", "scale it down")
     if max(width, height) >= MAX_RATIO * min(width, height):
         raise _Refused(f"has {width} x {height} pixels, a strip of 1:{MAX_RATIO} or worse", "crop it to what matters")
-    frames = getattr(image, "n_frames", 1)
-    if frames != 1 and image.format not in ("MPO", "HEIF"):  # a camera's file may carry previews after the image itself
-        raise _Refused(f"has {frames} frames or pages", "save the one that is meant as a picture of its own")
+    # a camera's file may carry previews after the image itself
+    if image.format not in ("MPO", "HEIF") and has_more_pages(image):
+        raise _Refused("has more than one frame or page", "save the one that is meant as a picture of its own")
     tags = getattr(image, "tag_v2", {})
     if image.format == "TIFF" and (_DNG_VERSION in tags or tags.get(_TIFF_SUBFILE_TYPE, 0) == 1):
         raise _Refused("is a camera's raw file, of which only a preview can be read", "develop it: export it as JPEG or PNG")

@@ -24,6 +24,7 @@ from customize.families import Source, load
 from customize.findings import first_few
 from customize.guard import Numbers, tensors_of
 from customize.preparation import Bench, Training, prepare
+from customize.printable import printable
 from customize.resources import for_memory, resources
 from customize.resume import find_checkpoint, fitting, identity
 from customize.sample_prompts import images_per_prompt
@@ -165,7 +166,7 @@ def make(settings, folder: Path, source: Source, examples: Examples) -> Plan:
     family = load(source)
     bench = Bench(settings, accelerator, family, examples, *done)
     for note in filter(None, (*examples.notes, small_pictures_note(examples.instances, bench.resolution))):
-        accelerator.print(f"note: {note}")
+        accelerator.print(printable(f"note: {note}"))
     with resources(for_memory(settings), "make room"), trial_of(settings, bench) as trial:
         training = prepare(trial, Bench(trial, accelerator, family, examples, *done))
         resume = resume and fitting(resume, training.method, trial, accelerator.scaler)

@@ -34,7 +34,7 @@ def html(text: object, most: int = LONGEST) -> str:
 
 def html_lines(text: str) -> str:
     """Several lines for HTML's <pre>: each made printable, the line breaks kept."""
-    return "\n".join(map(html, text.split("\n")))
+    return "\n".join(html(line).replace("`", "&#96;") for line in text.split("\n"))
 
 
 def markdown(text: object, most: int = LONGEST) -> str:

@@ -15,7 +15,9 @@ from customize.errors import InputError, Problem
 from customize.files import READY, recover, write_text
 from customize.findings import first_few
 from customize.json_files import read_object
+from customize.printable import code, code_block, html_lines, markdown
 from customize.setting import PATHS, table
+from customize.sharing import is_hub_name, shared_name, shared_settings
 
 CONFIG, LOG, CARD, ABOUT = "config.toml", "log.jsonl", "README.md", "customize.json"
 CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER = "checkpoints", "samples", "weights", "before_after.png"
@@ -200,12 +202,12 @@ def embedding_file(placeholder: str, alone: bool) -> str:
 def metadata(settings, method, family, max_train_steps: int) -> dict[str, str]:
     """What goes into every file of a result: where it came from and how it is called up."""
     facts = {
-        "base_model": family.name,
+        "base_model": shared_name(family.name),
         "method": method.name,
         "trigger_words": list(method.trigger_words),
         "example_prompt": method.example_prompt,
         "steps": max_train_steps,
-        "settings": settings.values(),
+        "settings": shared_settings(settings),
         "versions": {name: version(name) for name in VERSIONED},
     }
     return {"customize": json.dumps(facts)}
@@ -214,10 +216,12 @@ def metadata(settings, method, family, max_train_steps: int) -> dict[str, str]:
 def card(folder: Path, facts: dict, files: list[Path], report: str) -> str:
     """The model card: how the result in `folder` was made and how to use it, with the header that the hub reads."""
     base, triggers = facts["base_model"], facts["trigger_words"]
+    outside = folder.is_absolute() or ".." in folder.parts
+    place = shlex.quote(folder.resolve().name if outside else folder.as_posix())
     tags = ["text-to-image", "diffusers", facts["method"].replace("_", "-")]
     lines = [
         "---",
-        *([f"base_model: {base}"] if "/" in base and not Path(base).exists() else []),
+        *([f"base_model: {base}"] if is_hub_name(base) else []),
         "library_name: diffusers",
         f"tags: [{', '.join(tags)}]",
         *(
@@ -226,18 +230,16 @@ def card(folder: Path, facts: dict, files: list[Path], report: str) -> str:
             else []
         ),
         "---",
-        f"# {folder.resolve().name}",
+        f"# {markdown(folder.resolve().name)}",
         "",
-        f"Learned on `{base}` by {facts['method'].replace('_', ' ')}, {facts['steps']} steps.",
+        f"Learned on {code(base)} by {facts['method'].replace('_', ' ')}, {facts['steps']} steps.",
         "",
-        f"Trigger words: {', '.join(f'`{word}`' for word in triggers)}" if triggers else "No trigger words.",
+        f"Trigger words: {', '.join(map(code, triggers))}" if triggers else "No trigger words.",
         "",
-        "```bash",
-        f"python infer.py --weights {folder.as_posix()} --prompt {shlex.quote(facts['example_prompt'])}",
-        "```",
+        code_block(f"python infer.py --weights {place} --prompt {shlex.quote(facts['example_prompt'])}", "bash"),
         "",
-        "Files: " + ", ".join(f"`{file.name}`" for file in files) + f"; all settings: `{CONFIG}`.",
-        *(["", "```", report, "```"] if report else []),
+        "Files: " + ", ".join(code(file.name) for file in files) + f"; all settings: `{CONFIG}`.",
+        *(["", f"<pre>\n{html_lines(report)}\n</pre>"] if report else []),
         "",
         "Made with " + ", ".join(f"{name} {number}" for name, number in facts["versions"].items()) + ".",
     ]

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, broadcast_object_list
 
-from customize import checkpoint, course, expected_time, machine, manifest, readback, run_folder, summary
+from customize import checkpoint, course, expected_time, machine, manifest, readback, run_folder, sharing, summary
 from customize.checkpoint import Checkpoint, size
 from customize.data import Examples, small_pictures_note
 from customize.errors import InputError
@@ -23,6 +23,7 @@ from customize.files import new_entries, new_folder
 from customize.guard import Numbers
 from customize.learned_change import Probe
 from customize.preparation import Bench, Training, prepare
+from customize.printable import printable
 from customize.resources import for_memory, only_looked_at, resources
 from customize.resume import find_checkpoint, fitting, identity, refuse_other_class_images
 from customize.samples import SamplePictures
@@ -56,7 +57,7 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
         accelerator.state.destroy_process_group()
         return
     for note in filter(None, (*examples.notes, small_pictures_note(examples.instances, bench.resolution))):
-        accelerator.print(f"note: {note}")
+        accelerator.print(printable(f"note: {note}"))
     with resources(for_memory(settings), "make room, then go on with --resume_from_checkpoint latest"):
         training = prepare(settings, bench)
         resume = resume and fitting(resume, training.method, settings, accelerator.scaler)
@@ -129,7 +130,7 @@ def claimed(settings, folder: Path, accelerator: Accelerator, resume: Checkpoint
                 run_folder.clear(folder)
             config = run_folder.write_config(settings, folder)
         accelerator.wait_for_everyone()
-        values = settings.values().items()
+        values = sharing.shared_settings(settings, names=True).items()
         plain = {name: value if isinstance(value, int | float | str) else str(value) for name, value in values}
         started = False
         with only_looked_at("no trackers", Exception):
@@ -210,5 +211,7 @@ def upload(settings, folder: Path) -> None:
     api = HfApi(token=settings.hub_token)
     repository = api.create_repo(settings.hub_model_id or folder.resolve().name, exist_ok=True).repo_id
     ignore = [f"{run_folder.CHECKPOINTS}/*", f"{settings.logging_dir}/*", ".*"]
-    api.upload_folder(repo_id=repository, folder_path=folder, ignore_patterns=ignore)
+    api.upload_folder(repo_id=repository, folder_path=folder, ignore_patterns=[*ignore, "*.toml", run_folder.LOG])
+    config = sharing.shared_config(settings).encode()
+    api.upload_file(repo_id=repository, path_or_fileobj=config, path_in_repo=run_folder.CONFIG)
     print(f"uploaded to {repository}")

@@ -34,7 +34,7 @@ def is_whole(stream: BinaryIO, image: ImageFile.ImageFile) -> bool:
     """Whether a decoded picture's file has its end and its last row. stream: the file; it may be left at any place."""
     if image.format == "PNG":
         ends_in_black = not any(_last_rows(image))
-        return _sums_hold(stream) and not (ends_in_black and _inflated(stream) < _announced(stream))
+        return _sums_hold(stream) and not (ends_in_black and _inflated(stream, announced := _announced(stream)) < announced)
     if image.format in ("JPEG", "MPO"):
         return _is_closed_jpeg(stream, image)
     return True
@@ -69,11 +69,11 @@ def _sums_hold(stream: BinaryIO) -> bool:
     return False
 
 
-def _inflated(stream: BinaryIO) -> int:
-    """Bytes of pixels in the file, unpacked a bit at a time."""
+def _inflated(stream: BinaryIO, most: int) -> int:
+    """Bytes of pixels in the file, unpacked a bit at a time, up to about `most`."""
     inflater, length = zlib.decompressobj(), 0
     for data in (data for kind, data, _ in _chunks(stream) if kind == b"IDAT"):
-        while data:
+        while data and length < most:
             length += len(inflater.decompress(data, 1 << 20))
             data = inflater.unconsumed_tail
     return length

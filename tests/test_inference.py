@@ -286,7 +286,7 @@ def test_the_command_writes_pictures_that_can_be_made_again(tiny_epsilon, run, t
     ]  # fmt: skip
     facts = json.loads(text["customize"])
     assert facts["settings"]["prompt"] == ["a häuschen"] and facts["settings"]["seed"] == 5
-    assert facts["base_model"] == str(tiny_epsilon) and len(facts["weights"][0]["sha256"]) == 64
+    assert facts["base_model"] == tiny_epsilon.name and len(facts["weights"][0]["sha256"]) == 64
 
     values, _ = toml.read(out / "config.toml")
     assert values.pop("trace") and values.pop("trace_decode") == "linear" and not values.pop("trace_page")

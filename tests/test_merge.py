@@ -66,7 +66,7 @@ def test_a_merged_model_draws_what_stock_draws_with_the_parts(tiny_epsilon, lear
     assert ours.family.placeholders == {"<toy>": ("<toy>", "<toy>_1")} and ours.trigger_words == ("sks", "<toy>")
     assert_same_picture(ours, theirs, PROMPT)
     facts = json.loads((folder / "customize.json").read_text())
-    assert facts["base_model"] == str(tiny_epsilon) and facts["method"] == "merged"
+    assert facts["base_model"] == tiny_epsilon.name and facts["method"] == "merged"
     assert [each["scale"] for each in facts["weights"]] == [0.8, -0.4, 0.5]
     assert list(tmp_path.iterdir()) == [folder]
 

@@ -81,7 +81,7 @@ def run(settings: InferenceSettings) -> None:
     settings = with_seed(settings)
     job = check(settings)
     for note in notes(settings, job):
-        print(f"note: {note}", file=sys.stderr)
+        print(printable(f"note: {note}"), file=sys.stderr)
     if removed := image_folder.removal(settings):
         names = first_few([path.name for path in removed])
         print(f"overwrite_output_dir removes {len(removed)} files of earlier runs in {settings.output_dir}: {names}")

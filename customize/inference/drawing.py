@@ -31,6 +31,7 @@ from customize.inference.sampler import Moment
 from customize.inference.schedulers import make_scheduler
 from customize.inference.sweep import Grid, Wanted, batches
 from customize.inference.wording import Between, Prompt
+from customize.printable import printable
 from customize.triggers import calls_learned
 from customize.units import duration
 
@@ -80,7 +81,7 @@ class Models:
                 "negative_prompt has no effect: this base model (LCM) takes guidance_scale as a number, and no such prompt"
             )
         for note in notes:
-            print(f"note: {note}", file=sys.stderr)
+            print(printable(f"note: {note}"), file=sys.stderr)
 
     def of(self, settings: InferenceSettings) -> Pipeline:
         """The pipeline that the settings name."""

@@ -8,6 +8,8 @@ from contextlib import suppress
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from customize.printable import printable
+
 GAP, MARGIN, MAX_LINES = 6, 10, 4
 PAPER, INK, LINE = "white", "black", (225, 225, 225)
 SMALLEST, LARGEST, SPACE = 14, 36, 0.3
@@ -151,7 +153,7 @@ def wrapped(text: str, font, width: int, height: int | None = None) -> str:
     Letters lose their accents, which the built-in font has not.
     """
     lines = [""]
-    for word in without_accents(text).split():
+    for word in without_accents(printable(" ".join(text.split()))).split():
         longer = f"{lines[-1]} {word}".strip()
         if lines[-1] and line_length(longer, font) > width:
             lines.append(word)

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from customize.json_files import json_object
 from customize.safetensors_header import Header, read_header, refuse_not_finite
 from customize.scales import Scale
 from customize.setting import text_fault
+from customize.sharing import local_base
 
 SETTING = "weights"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -33,8 +34,7 @@ PREDICTIONS = (None, "epsilon", "v_prediction")
 PATTERNS = re.compile(r"(^|\.)(rank_pattern|alpha_pattern)$")
 NUMBERS = re.compile(r"(^|\.)(r|lora_alpha)$")
 DESCRIBED = re.compile(r"(unet|text_encoder)\.")
-PLAIN_PATTERN = re.compile(r"[\w.^$\\-]*")
-"""Of a pattern that peft matches with the names of modules; one that repeats may take for ever."""
+MOST_REPEATS = 3
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,9 @@ def find_learned(base: str | None, weights: Sequence[tuple[str | Path, Scale]]) 
         what = f"several whole networks: {', '.join(str(file.path) for file in networks)}"
         problems.append(Problem(SETTING, what, "give one only"))
     problems += clashes(files)
+    for file in (*networks, *files):
+        find_base(file)
+    problems += [] if base else unknown_bases([*networks, *files])
     named = {file.about["base_model"] for file in (*networks, *files) if "base_model" in file.about}
     if not base and not pipelines and len(named) > 1:
         remedy = "say which one to use with --pretrained_model_name_or_path"
@@ -173,6 +176,34 @@ def find_learned(base: str | None, weights: Sequence[tuple[str | Path, Scale]]) 
     if problems:
         raise InputError(problems)
     return Learned(base, tuple(files), about_base, networks[0] if networks else None)
+
+
+def find_base(file: LearnedFile) -> None:
+    """Puts the place of the file's base model in the place of its name, as the run that it lies in knows it."""
+    name = file.about.get("base_model")
+    if name and (place := local_base(file.path, name)):
+        file.about["base_model"] = place
+
+
+def unknown_bases(files: Iterable[LearnedFile]) -> Iterator[Problem]:
+    """The problems of files that call their base model by a name that is neither the hub's nor that of a folder here."""
+    for file in files:
+        name = file.about.get("base_model") or "demo"
+        if name != "demo" and "/" not in name and "\\" not in name and not os.path.exists(os.path.expanduser(name)):
+            what = printable(f"{file.path} was learned on {name}, and where that lies is not known here")
+            yield Problem(SETTING, what, "say where it is with --pretrained_model_name_or_path")
+
+
+def is_plain_pattern(pattern: str) -> bool:
+    """Of a pattern that peft matches with the names of modules: whether it is one, and cannot take for ever."""
+    repeats = sum(map(pattern.count, "*+{"))
+    if len(pattern) > 300 or repeats > MOST_REPEATS or re.search(r"\)[*+?{]", pattern):
+        return False
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError):
+        return False
+    return True
 
 
 def files_of(path: Path) -> list[Path]:
@@ -237,7 +268,7 @@ def about(header: Header, path: Path) -> dict[str, Any]:
             raise InputError(damaged(path))
         numbers = [value] if NUMBERS.search(name) and value is not None else []
         if PATTERNS.search(name) and value is not None:
-            if not isinstance(value, dict) or not all(map(PLAIN_PATTERN.fullmatch, value)):
+            if not isinstance(value, dict) or not all(map(is_plain_pattern, value)):
                 raise InputError(damaged(path))
             numbers = [*value.values()]
         least = 1 if re.search(r"(^|\.)r(ank_pattern)?$", name) else -math.inf

@@ -6,7 +6,6 @@ S evaluations, N words, h w height and width of a frame.
 """
 
 import base64
-import html
 import io
 import json
 import math
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 
 from customize.inference.attention import WordMaps, heat_colours, heat_levels
 from customize.inference.trace import Trace, film
+from customize.printable import html
 
 WIDTH, HEIGHT = 520, 130  # of a chart, without its margins
 HEAT_SIDE, PICTURE_SIDE = 32, 512
@@ -69,14 +69,14 @@ def page(
     timesteps = [float(seen.step.timestep) for seen in trace.steps]
     return filled(
         PAGE,
-        title=html.escape(prompt),
+        title=html(prompt),
         panels=panels,
         picture=data_uri(shrunk, "WEBP", quality=90),
         looked=looked,
         buttons=buttons,
         formulas=formulas(trace.steps[0].step.prediction_type, "guidance" in norms, settings.get("guidance_scale")),
         charts=chart("norms", norms) + chart("level", levels),
-        settings="".join(f"<dt>{html.escape(name)}<dd>{html.escape(str(value))}" for name, value in settings.items()),
+        settings="".join(f"<dt>{html(name)}<dd>{html(value)}" for name, value in settings.items()),
         data=json.dumps({"timesteps": timesteps, "lines": norms | levels}).replace("<", "\\u003c"),
         last=str(len(timesteps) - 1),
         width=str(WIDTH),
@@ -123,7 +123,7 @@ def words(looks: WordMaps) -> tuple[str, str]:
     levels = heat_levels(F.adaptive_avg_pool2d(maps, size)).swapaxes(0, 1)
     reels = [reel(f"word-{i}", each, seen_through=True) for i, each in enumerate(levels)]
     view = f'<canvas hidden id="heat" width="{size[1]}" height="{size[0]}"></canvas>'
-    buttons = [f'<button data-word="word-{i}">{html.escape(text)}</button>' for i, text in enumerate(looks.words)]
+    buttons = [f'<button data-word="word-{i}">{html(text)}</button>' for i, text in enumerate(looks.words)]
     return view + "".join(reels), f"<nav>where a word looks: {' '.join(buttons)}</nav>"
 
 

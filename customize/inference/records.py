@@ -1,6 +1,5 @@
 """What a PNG says about how it was made: A1111's `parameters` for other programs, and JSON of ours."""
 
-import hashlib
 import json
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +13,7 @@ from customize.inference.learned import LearnedFile
 from customize.inference.samplers import shown
 from customize.inference.sweep import FIXED, Wanted
 from customize.scales import Scale
+from customize.sharing import shared_file, shared_name, shared_settings
 
 EXIF_FOLDER, EXIF_COMMENT, EXIF_NOTE = 0x8769, 0x9286, 0x927C
 NOTE = b"customize\0"
@@ -27,8 +27,8 @@ VERSIONED = ("customize", "torch", "diffusers", "transformers", "peft")
 def facts(base_model: str, files: tuple[LearnedFile, ...]) -> dict[str, Any]:
     """What all pictures of a pipeline share: the base model, the learned files with hashes, the versions."""
     return {
-        "base_model": base_model,
-        "weights": [{"path": str(file.path), "scale": told(file.scale), **hashes(file)} for file in files],
+        "base_model": shared_name(base_model),
+        "weights": [{"path": shared_file(file.path), "scale": told(file.scale), **hashes(file)} for file in files],
         "versions": {name: version(name) for name in VERSIONED},
     }
 
@@ -70,7 +70,7 @@ def texts(
     own_scheduler: class name of the base model's; size: (width, height); place: (place, number of pictures) in its batch,
     on which the last bits of a picture can hang.
     """
-    settings = {name: value for name, value in wanted.settings.values().items() if name not in FIXED}
+    settings = {name: value for name, value in shared_settings(wanted.settings, names=True).items() if name not in FIXED}
     settings |= {"prompt": list(wanted.prompts), "seed": wanted.seed}
     return {
         "parameters": parameters(facts, settings, settings["scheduler"] or own_scheduler, size),

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from PIL import Image
 from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngImageFile, iTXt
 
-from customize import memory
+from customize import memory, sharing
 from customize.config import InferenceSettings
 from customize.errors import InputError, Problem
 from customize.findings import printable
@@ -73,7 +73,7 @@ def read_told(path: Path | str) -> Told:
     Raises InputError when `open_image` refuses the picture, when it says nothing that is read here, when that is damaged or
     longer than Pillow's limit, and when our own JSON holds settings that infer.py refuses.
     """
-    reading = Reading()
+    reading = Reading(places=sharing.local_places(Path(path).parent))
     try:
         size, texts = _opened(path)
         program = _read(reading, texts) or _read_beside(reading, Path(path))
@@ -207,7 +207,7 @@ def _read_own(reading: Reading, text: str) -> None:
     """What `records.texts` writes; settings of a run as a whole are never taken from it."""
     match _parsed(text):
         case {"settings": dict(said), "base_model": str(base), "weights": list(files), "versions": dict(versions), **more}:
-            reading.base_model = base
+            reading.base_model = reading.places.get(base, base)
         case _:
             raise Unreadable("carries damaged settings")
     match more.get("batch", [0, 1]):
@@ -217,6 +217,7 @@ def _read_own(reading: Reading, text: str) -> None:
             raise Unreadable("carries damaged settings: batch is not [place, size]")
     known = table(InferenceSettings).keys() - set(FIXED)
     values = {name: value for name, value in said.items() if name in known}
+    values |= {name: sharing.restored(values[name], reading.places) for name in sharing.PLACES if name in values}
     if values.get("prompt") == [""]:  # a lesson without a prompt
         values["prompt"] = []
     if not all(_is_plain(each) for value in values.values() for each in (value if isinstance(value, list) else [value])):
@@ -246,7 +247,7 @@ def _read_files(reading: Reading, files: list[Any]) -> None:
     for file in files:
         match file:
             case {"path": str(path), "scale": int() | float() | str() as scale, "sha256": str(sha256)} if is_scale(scale):
-                reading.weights.append(ToldFile(path, scale, sha256))
+                reading.weights.append(ToldFile(sharing.restored(path, reading.places), scale, sha256))
             case _:
                 raise Unreadable("carries damaged settings: weights are not files with scale and sha256")
     for path, sha256 in dict.fromkeys((file.name, file.hash) for file in reading.weights):

@@ -1,6 +1,7 @@
 """What the readers of pictures fill: the settings and files that were found, and notes of what cannot be used."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,13 +29,14 @@ class ToldFile:
 
 @dataclass
 class Reading:
-    """What has been found so far."""
+    """What has been found so far. places: of this disk, by the names that an image of ours calls them (`sharing`)."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     weights: list[ToldFile] = field(default_factory=list)
     base_model: str | None = None
     place_in_batch: tuple[int, int] = (0, 1)
     notes: list[str] = field(default_factory=list)
+    places: Mapping[str, str] = field(default_factory=dict)
 
     def note(self, text: str) -> None:
         self.notes.append(printable(text))

@@ -18,6 +18,7 @@ from customize import init_weights, weights
 from customize.errors import InputError, Problem
 from customize.families.stable_diffusion import StableDiffusion
 from customize.methods.method import DenoisingMethod
+from customize.printable import printable
 
 
 class TextualInversion(DenoisingMethod):
@@ -141,7 +142,7 @@ class EmbeddingReport:
     def __str__(self) -> str:
         lines = [f"learned vectors (norms of the vocabulary: median {self.median_norm:.3f}, largest {self.largest_norm:.3f})"]
         for vector in self.vectors:
-            near = ", ".join(f"{word} {cosine:.2f}" for word, cosine in vector.nearest)
+            near = ", ".join(f"{printable(word, 60)} {cosine:.2f}" for word, cosine in vector.nearest)
             lines.append(f"  {vector.token}: norm {vector.norm:.3f}, moved {vector.distance:.3f}, nearest: {near}")
         return "\n".join(lines + [f"  warning: {warning}" for warning in self.warnings])
 
