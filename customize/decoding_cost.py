@@ -16,6 +16,7 @@ MOST_PARTS = 50_000
 """Segments of a JPEG's header, chunks of a PNG, strips or tiles of a TIFF."""
 MOST_FILL = 10_000
 """Bytes of 0xFF before the markers of a JPEG that mean nothing."""
+MOST_FRAMES = 100
 MOST_RLE_BYTES = 2_000_000
 """Of a BMP with run-length codes, which Pillow unpacks run by run."""
 FILL, NEXT_MARKER = re.compile(rb"\xff+"), re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -88,14 +89,16 @@ def tiff_cost(stream: BinaryIO) -> str | None:
     return None
 
 
-def has_more_pages(image) -> bool:
-    """Whether a file that Pillow has opened holds a second frame or page. They are not counted: there may be thousands."""
+def count_frames(image) -> int:
+    """Frames or pages of a file that Pillow has opened; those of a TIFF, which are sought one by one, up to `MOST_FRAMES`."""
     if image.format != "TIFF":
-        return getattr(image, "n_frames", 1) > 1
+        return getattr(image, "n_frames", 1)
+    count = 1
     try:
-        image.seek(1)
-    except (EOFError, ValueError, TypeError, KeyError, OSError, SyntaxError):
-        return False
-    finally:
-        image.seek(0)
-    return True
+        while count < MOST_FRAMES:
+            image.seek(count)
+            count += 1
+    except Exception:  # the end of the pages, or a damaged page, which Pillow's reader meets with nearly anything
+        pass
+    image.seek(0)
+    return count

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from customize import memory, near
 from customize.colour import SPACES, Colours, colours_of, to_srgb
-from customize.decoding_cost import has_more_pages, too_costly
+from customize.decoding_cost import MOST_FRAMES, count_frames, too_costly
 from customize.errors import InputError, Problem
 from customize.printable import printable
 from customize.reading import REMEDIES, START, kind_of, regular_file
@@ -214,8 +214,11 @@ def _check_header(image: Image.Image) -> None:
     if max(width, height) >= MAX_RATIO * min(width, height):
         raise _Refused(f"has {width} x {height} pixels, a strip of 1:{MAX_RATIO} or worse", "crop it to what matters")
     # a camera's file may carry previews after the image itself
-    if image.format not in ("MPO", "HEIF") and has_more_pages(image):
-        raise _Refused("has more than one frame or page", "save the one that is meant as a picture of its own")
+    if image.format not in ("MPO", "HEIF") and (frames := count_frames(image)) > 1:
+        raise _Refused(
+            f"has {frames}{' or more' * (frames == MOST_FRAMES)} frames or pages",
+            "save the one that is meant as a picture of its own",
+        )
     tags = getattr(image, "tag_v2", {})
     if image.format == "TIFF" and (_DNG_VERSION in tags or tags.get(_TIFF_SUBFILE_TYPE, 0) == 1):
         raise _Refused("is a camera's raw file, of which only a preview can be read", "develop it: export it as JPEG or PNG")

@@ -41,8 +41,8 @@ def shared_settings(settings: Any, names: bool = False) -> dict[str, Any]:
             shared[name] = value
         elif lines[name].text == "model" and isinstance(value, str):
             shared[name] = shared_name(value)
-        elif names and value is not None:
-            shared[name] = [last_part(each) for each in value] if lines[name].many else last_part(value)
+        elif names and (parts := list(filter(None, map(last_part, value if lines[name].many else [value or ""])))):
+            shared[name] = parts if lines[name].many else parts[0]
     return shared
 
 

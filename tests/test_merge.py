@@ -144,7 +144,8 @@ def test_a_merged_lora_has_the_names_that_are_asked_for(tiny_epsilon, learned, t
     torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
 
 
-def test_a_merged_lora_is_read_by_stock_and_by_us(tiny_epsilon, learned, tmp_path):
+def test_a_merged_lora_is_read_by_stock_and_by_us(tiny_epsilon, learned, tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny_epsilon.parent)  # a file that lies in no run tells of its base model the name alone
     file = merged(tmp_path / "both.safetensors", f"{learned['first']}:0.8", f"{learned['second']}:-0.4", scale=0.5)
     together = load_pipeline(None, [(learned["first"], 0.4), (learned["second"], -0.2)])
     theirs = stock(tiny_epsilon)
@@ -152,14 +153,15 @@ def test_a_merged_lora_is_read_by_stock_and_by_us(tiny_epsilon, learned, tmp_pat
     assert_same_picture(together, theirs, PROMPT)
     ours = load_pipeline(None, [(file, 1.0)])
     assert_same_picture(ours, theirs, PROMPT)
-    assert ours.trigger_words == ("sks",) and ours.family.name == str(tiny_epsilon)
+    assert ours.trigger_words == ("sks",) and ours.family.name == tiny_epsilon.name
     [line] = find_learned("demo", [(file, 1.0)]).described
-    assert line.endswith(f"adapter (merged), scale 1.0; trigger words: sks; learned on {tiny_epsilon}")
+    assert line.endswith(f"adapter (merged), scale 1.0; trigger words: sks; learned on {tiny_epsilon.name}")
 
 
-def test_how_the_base_was_loaded_goes_with_it(tiny_v, tmp_path):
+def test_how_the_base_was_loaded_goes_with_it(tiny_v, tmp_path, monkeypatch):
     """v-prediction that only the weights' own settings tell."""
     base = tmp_path / "base"
+    monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_v, base)
     config = json.loads((base / "scheduler/scheduler_config.json").read_text())
     (base / "scheduler/scheduler_config.json").write_text(json.dumps({**config, "prediction_type": "epsilon"}))
@@ -203,7 +205,8 @@ def test_what_cannot_be_merged_is_refused_before_anything_loads(learned, tmp_pat
     assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["loop", "photos", "photos/holiday.jpg"]
 
 
-def test_what_is_there_already_is_replaced_when_asked_for(tiny_epsilon, learned, tmp_path):
+def test_what_is_there_already_is_replaced_when_asked_for(tiny_epsilon, learned, tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny_epsilon.parent)
     for target in (tmp_path / "model", tmp_path / "one.safetensors"):
         merged(target, str(learned["first"]))
         inside = target / "unet/diffusion_pytorch_model.safetensors" if target.is_dir() else target

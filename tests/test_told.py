@@ -24,6 +24,7 @@ from customize.inference.records import VERSIONED, facts, png_info, saving, text
 from customize.inference.samplers import KNOWN, WITH_SIGMAS
 from customize.inference.sweep import FIXED, Wanted
 from customize.inference.told import Told, ToldFile, read_told
+from customize.sharing import shared_settings
 
 EXIF, USER_COMMENT = 0x8769, 0x9286
 
@@ -547,7 +548,8 @@ SETTINGS = st.fixed_dictionaries(
 
 
 def of_a_picture(settings: InferenceSettings) -> InferenceSettings:
-    return InferenceSettings(**{name: value for name, value in settings.values().items() if name not in FIXED})
+    shared = shared_settings(settings, names=True)  # of a path its last part
+    return InferenceSettings(**{name: value for name, value in shared.items() if name not in FIXED})
 
 
 @settings(max_examples=300, deadline=None, database=None)
