@@ -14,7 +14,7 @@ INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2
 MOST_MARKS = 3
 """Accents and the like on one letter; the rest of a pile, which grows over other lines, is escaped."""
 PLACEHOLDER = re.compile(r"<[\w-]+>")
-MARKUP = re.compile(r"[\\`*_{}\[\]<>()#+!|~&$-]")
+MARKUP = re.compile(r"[\\`*\[\]<>&~|$]|(?<![^\W_])_|_(?![^\W_])|^[#+-]")
 
 
 def printable(text: object, most: int = LONGEST) -> str:

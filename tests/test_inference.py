@@ -26,6 +26,7 @@ from customize.config import InferenceSettings
 from customize.errors import InputError, Interrupted, NumericsError, ResourceError
 from customize.inference import command, drawing, load_pipeline
 from customize.inference.learned import find_learned
+from customize.inference.told import read_told
 from customize.resources import resources
 
 PROMPT = "a photo of <toy> dog"
@@ -292,7 +293,7 @@ def test_the_command_writes_pictures_that_can_be_made_again(tiny_epsilon, run, t
     assert values.pop("trace") and values.pop("trace_decode") == "linear" and not values.pop("trace_page")
     command.run(InferenceSettings(**{**values, "output_dir": str(tmp_path / "again")}))
     assert all(map(np.array_equal, pixels(out), pixels(tmp_path / "again")))
-    alone = InferenceSettings(**facts["settings"], output_dir=str(tmp_path / "alone"))
+    alone = InferenceSettings(**read_told(out / "003.png").settings, output_dir=str(tmp_path / "alone"))
     command.run(alone)
     assert np.abs(pixels(tmp_path / "alone")[0].astype(int) - last.astype(int)).max() <= 1
 

@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 
 from customize.errors import InputError, Problem
+from customize.families.folder_check import network_problems, read_configuration
 from customize.families.ldm_header import CONFIGS, VAE
-from customize.json_files import read_object
+from customize.printable import printable
 from customize.safetensors_header import Header, read_header
 
 SETTING = "vae"
@@ -24,8 +25,12 @@ def locate_autoencoder(name: str) -> Path:
         files = sorted(folder.glob("*.safetensors"))
         if not (folder / "config.json").is_file() or not files:
             raise InputError(Problem(SETTING, f"{name} holds no config.json with safetensors beside it", REMEDY))
-        if (kind := read_object(folder / "config.json").get("_class_name", "AutoencoderKL")) != "AutoencoderKL":
-            raise InputError(Problem(SETTING, f"{name} is {str(kind)[:40]!r}, not an AutoencoderKL", REMEDY))
+        kind = read_configuration(folder / "config.json", []).get("_class_name", "AutoencoderKL")
+        if kind != "AutoencoderKL":
+            raise InputError(Problem(SETTING, printable(f"{name} is {str(kind)[:40]!r}, not an AutoencoderKL"), REMEDY))
+        problems = network_problems(folder, "vae", None)
+        if problems:
+            raise InputError(problems)
         return folder
     if not path.is_file() or path.suffix != ".safetensors":
         what = "is no .safetensors file" if path.exists() else "does not exist"
@@ -61,13 +66,13 @@ def load_autoencoder(path: Path):
 
 def read_autoencoder(path: Path):
     """The same, with whatever its libraries raise."""
-    import torch
     from diffusers import AutoencoderKL
 
+    from customize.families import networks
     from customize.families.single_file import load_network, read_tensors
 
     if path.is_dir():
-        return AutoencoderKL.from_pretrained(path, use_safetensors=True, torch_dtype=torch.float32)
+        return networks.load_network(AutoencoderKL, path, "vae")
     kind, tensors = layout(read_header(path)) or "", read_tensors(path, "")
     if kind == "diffusers":
         vae = AutoencoderKL.from_config(AutoencoderKL.load_config(CONFIGS / "sd15" / "vae"))

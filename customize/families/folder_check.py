@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from customize.errors import InputError, Problem
-from customize.families.configurations import READ, contradictions, faults, scheduler_faults
+from customize.families.configurations import READ, Check, contradictions, faults, scheduler_faults
 from customize.families.model_folder import INDEX, OTHER_FORMATS, inside_cache, names_in, no_model
 from customize.families.recognition import MOST_TENSORS, other_network, other_pipeline, other_unet, refusal
 from customize.findings import first_few
@@ -39,26 +39,35 @@ def check_folder(folder: Path, variant: str | None = None) -> Path:
         raise InputError(no_model(folder))
     refuse_other(folder)
     problems = [] if (folder / "tokenizer").is_dir() else [Problem(f"{folder}/tokenizer", "missing", AGAIN)]
-    said: dict[str, dict[str, Any]] = {}
-    for file, values in READ.items():
-        found: list[Problem] = []
-        said[file] = read_configuration(folder / file, found)
-        found += [Problem(printable(folder / file), printable(fault), SET_RIGHT) for fault in faults(values, said[file])]
+    for file in (file for file in READ if file.partition("/")[0] not in NETWORKS):
+        found, said = configuration_problems(folder / file, READ[file])
         if file == SCHEDULER_FILE and not found:
-            found += [Problem(printable(folder / file), fault, SET_RIGHT) for fault in scheduler_faults(said[file])]
+            found = [Problem(printable(folder / file), fault, SET_RIGHT) for fault in scheduler_faults(said)]
         missing = file.startswith("tokenizer/") and not os.path.lexists(folder / file)
         problems += [] if missing else found
     for part in NETWORKS:
-        found, shapes = weights_problems(folder / part, variant)
-        config = said[f"{part}/config.json"]
-        if not found and not list(faults(READ[f"{part}/config.json"], config)):
-            where = printable(folder / part / "config.json")
-            found += [Problem(where, fault, AGAIN) for fault in contradictions(part, config, shapes)]
-        problems += found
+        problems += network_problems(folder / part, part, variant)
     problems += other_files(folder)
     if problems:
         raise InputError(problems)
     return folder
+
+
+def network_problems(folder: Path, part: str, variant: str | None) -> list[Problem]:
+    """What is wrong with the configuration and the files of a network in a folder of its own, as the `part` of a model."""
+    values = READ[f"{part}/config.json"]
+    problems, config = configuration_problems(folder / "config.json", values)
+    found, shapes = weights_problems(folder, variant)
+    if not found and not problems:
+        problems += [Problem(printable(folder / "config.json"), fault, AGAIN) for fault in contradictions(part, config, shapes)]
+    return problems + found
+
+
+def configuration_problems(path: Path, values: dict[str, Check]) -> tuple[list[Problem], dict[str, Any]]:
+    """What is wrong with a configuration, and what it says."""
+    problems: list[Problem] = []
+    said = read_configuration(path, problems)
+    return problems + [Problem(printable(path), printable(fault), SET_RIGHT) for fault in faults(values, said)], said
 
 
 def refuse_other(folder: Path) -> None:

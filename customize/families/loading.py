@@ -56,7 +56,7 @@ def load_folder(name: str, folder: Path, variant: str | None = None, prediction_
     """Loads a folder in diffusers' layout that `check_folder` found whole. Raises InputError."""
 
     tokenizer, scheduler = load_tokenizer(folder), load_scheduler(folder)
-    unet, vae, text_encoder = (load_network(kind, folder, part, variant) for part, kind in CLASSES.items())
+    unet, vae, text_encoder = (load_network(kind, folder / part, part, variant) for part, kind in CLASSES.items())
     if len(tokenizer) > (rows := text_encoder.config.vocab_size):
         what = f"its tokenizer knows {len(tokenizer)} words, its text encoder {rows}"
         raise InputError(Problem(str(folder), what, AGAIN))

@@ -26,14 +26,17 @@ NAMES_OF_2022 = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "
 """Of the attention layers in the autoencoders of Stable Diffusion 1.x, and what they are called now."""
 
 
-def load_network(network_class: type, folder: Path, part: str, variant: str | None) -> nn.Module:
-    """The network of a model's folder in float32. Raises InputError where configuration and file do not agree."""
+def load_network(network_class: type, folder: Path, part: str, variant: str | None = None) -> nn.Module:
+    """The network in a folder of its own, as the `part` of a model, in float32.
+
+    Raises InputError where configuration and file do not agree.
+    """
     values = READ[f"{part}/config.json"]
-    said = read_object(folder / part / "config.json")
+    said = read_object(folder / "config.json")
     config = {name: said[name] for name in values if name in said}
-    headers = [read_header(file).tensors for file in weight_files(folder / part, variant)]
+    headers = [read_header(file).tensors for file in weight_files(folder, variant)]
     shapes = {own: info.shape for header in headers for name, info in header.items() if (own := own_name(part, name))}
-    where = printable(folder / part)
+    where = printable(folder)
     if size_of(part, config) > 2 * len(shapes) + 2000:
         what = f"its configuration describes far more than the {len(shapes)} tensors of its file"
         raise InputError(Problem(where, what, AGAIN))
@@ -90,7 +93,7 @@ def refuse_others(where: str, wanted: Shapes, found: Shapes) -> None:
 def tensors_of(folder: Path, part: str, variant: str | None) -> dict[str, Tensor]:
     """The tensors of a network's files as the network has them, each a copy in float32."""
     tensors: dict[str, Tensor] = {}
-    for file in weight_files(folder / part, variant):
+    for file in weight_files(folder, variant):
         with safe_open(file, framework="pt") as opened:
             names = {name: own for name in opened.keys() if (own := own_name(part, name))}
             tensors |= {own: opened.get_tensor(name).to(torch.float32, copy=True) for name, own in names.items()}

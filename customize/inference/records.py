@@ -1,5 +1,6 @@
 """What a PNG says about how it was made: A1111's `parameters` for other programs, and JSON of ours."""
 
+import hashlib
 import json
 from importlib.metadata import version
 from pathlib import Path
