@@ -49,7 +49,7 @@ def vectors(rows: int, width: int = 32, seed: int = 0) -> Tensor:
 def lora(folder: Path, base: Path, seed: int = 0, text_encoder: bool = True, **changes) -> Path:
     """A run folder with an adapter whose every weight is random."""
     options = {"lora_targets": ("attention",), "rank": 4, "lora_alpha": 3.0, "lora_dropout": 0.0}
-    options |= {"use_rslora": False, "use_dora": False}
+    options |= {"use_rslora": False, "use_dora": False, "save_precision": "fp32"}
     family, adapter = families.load(families.locate(str(base))), Adapter()
     networks = [family.unet, family.text_encoder] if text_encoder else [family.unet]
     generator = torch.Generator().manual_seed(seed)
