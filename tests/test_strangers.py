@@ -160,7 +160,9 @@ def test_an_image_tells_names_and_finds_the_places_again_beside_it(tmp_path):
     given = {"prompt": ["x"], "weights": [f"{weights}:0.5"], "image": str(tmp_path / "start.png"), "strength": 0.5}
     asked = InferenceSettings(**given, pretrained_model_name_or_path=f"{HOME}/sd15", output_dir=f"{HOME}/out")
     learned = find_learned("demo", asked.weights_and_scales).files
-    info = records.png_info(records.facts(f"{HOME}/sd15", learned), grid(asked).wanted[0], "DDIMScheduler", (8, 8), (0, 1))
+    info = records.png_info(
+        records.texts(records.facts(f"{HOME}/sd15", learned), grid(asked).wanted[0], "DDIMScheduler", (8, 8), (0, 1))
+    )
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=info)
     text = "".join(Image.open(tmp_path / "a.png").text.values())
     assert str(tmp_path) not in text and HOME not in text and "cat.safetensors" in text
