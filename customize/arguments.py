@@ -94,7 +94,7 @@ def _taken_apart(flag: str, line: Any, given: list[Any], left: list[str]) -> Pro
         if signs := [word for word in given if word.strip() and not set(word) - set(",;|&+. ")]:
             return Problem(flag, f'"{signs[0]}" is taken for a value', "leave it out: values stand with blanks between them")
         single = not any(len(each.split()) > 1 for each in given) and not SMALL.isdisjoint(map(str.casefold, given))
-        if line.text not in ("line", "any") or len(given) < 2 or not single:
+        if line.text not in ("line", "any", "prompt") or len(given) < 2 or not single:
             return None
         whole = " ".join(given)
         return Problem(flag, f"has {len(given)} values of one word each", f"did you mean {flag} {_quoted(whole)}?")
