@@ -3,6 +3,7 @@
 Flags, help, TOML and checks are all made from this.
 """
 
+import math
 import os
 import re
 import unicodedata
@@ -241,6 +242,8 @@ def number_meant(line: Setting, text: str) -> str | None:
     try:
         value = float(plain.replace(",", ".").replace(" ", "")) * factor
     except ValueError:
+        return None
+    if not math.isfinite(value):
         return None
     if (positive := re.fullmatch(r"(\d+(?:\.\d+)?)e(\d+)", plain, re.IGNORECASE)) and line.type is float and line.fault(value):
         plain = f"{positive[1]}e-{positive[2]}"

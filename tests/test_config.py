@@ -21,6 +21,7 @@ REQUIRED = {
 }
 PRIOR = {"prior_preservation": "images", "class_prompt": "a dog", "class_data_dir": "class"}
 CONDITIONS = {
+    ("hires_scale", ()): {"hires_scale": 2.0},
     ("adapter", ()): {"adapter": "lora"},
     ("prior_preservation", ()): PRIOR,
     ("prior_preservation", ("images",)): PRIOR,
