@@ -1,6 +1,8 @@
 """Lines of libraries that warn of nothing: left out, and nothing else of what they log."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 NOISE = {
     "transformers.utils.import_utils": ("requires torchvision (not installed)",),
@@ -26,3 +28,17 @@ def quiet() -> None:
         logger = logging.getLogger(name)
         if not any(isinstance(each, Leaves) for each in logger.filters):
             logger.addFilter(Leaves(parts))
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Within it transformers draws no progress bars, such as one for a single file that is written."""
+    from transformers.utils import logging as theirs
+
+    shown = theirs.is_progress_bar_enabled()
+    theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            theirs.enable_progress_bar()

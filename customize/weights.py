@@ -17,6 +17,7 @@ from customize.files import write_bytes
 from customize.findings import first_few
 from customize.lora_formats import kohya_name
 from customize.model_spec import described
+from customize.quiet import without_bars
 from customize.resources import safetensors_size
 from customize.run_folder import ABOUT, ADAPTER_METADATA, KOHYA_LORA, LORA, embedding_file
 
@@ -146,7 +147,8 @@ def save_pipeline(folder: Path, family: "StableDiffusion", metadata: dict[str, s
 
     The base's safety checker and feature extractor, which were never loaded, are copied as they are.
     """
-    family.pipeline().save_pretrained(folder, safe_serialization=True)
+    with without_bars():
+        family.pipeline().save_pretrained(folder, safe_serialization=True)
     if precision != "fp32":
         round_files(folder, precision)
     left_alone(family.source, folder)

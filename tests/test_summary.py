@@ -338,6 +338,14 @@ def test_first_and_last_lines_of_a_run(method, server, tiny_epsilon, tmp_path):
     assert lines[heads.index("learned")].endswith("s") and "from 3 images in 4 steps" in lines[heads.index("learned")]
 
 
+def test_a_run_in_full_prints_no_bar_into_a_log(server, tiny_epsilon, pictures, tmp_path):
+    settings = settings_for("full", tiny_epsilon, pictures, tmp_path / "out", max_train_steps=2)
+    (tmp_path / "a.toml").write_text(settings.to_toml())
+    status, said = server.run("dreambooth", [str(tmp_path / "a.toml")])
+    assert status == 0 and "it/s" not in said and "\r" not in said and "%|" not in said
+    assert "samples   none, so no before_after.png" in said and f"saved     {tmp_path / 'out'}, a complete pipeline" in said
+
+
 def test_a_dry_run_says_the_first_lines_too(server, tiny_epsilon, pictures, tmp_path):
     settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "out")
     (tmp_path / "a.toml").write_text(settings.to_toml())
