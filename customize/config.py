@@ -222,6 +222,9 @@ class DreamBoothSettings(TrainingSettings):
         100, "method", "pictures of the class; missing ones are generated",
         minimum=1, maximum=100_000, only_with=WITH_CLASS_IMAGES,
     )  # fmt: skip
+    max_images: int = setting(
+        1000, "method", "refuse to generate more class images than this", minimum=1, maximum=MANY, only_with=WITH_CLASS_IMAGES
+    )
     sample_batch_size: int = setting(
         4, "method", "class pictures generated at a time", minimum=1, maximum=1024, only_with=WITH_CLASS_IMAGES
     )

@@ -63,7 +63,7 @@ def examine(settings) -> Report:
     source = attempt(lambda: check_source(settings), problems)
     resolution = settings.resolution or (facts.resolution(source) if source else None) or USUAL_RESOLUTION
     examples, found = examine_examples(settings, resolution)
-    problems += found
+    problems += [*found, *too_many_class_images(settings, examples)]
     if settings.max_train_steps is None and examples.instances and not found:
         steps = course.max_train_steps(settings, len(examples.instances), course.processes())
         problems += checks.warmup_problems(settings, steps)
@@ -87,6 +87,17 @@ def attempt(one: Callable[[], T], problems: list[Problem]) -> T | None:
             raise
         problems.append(unreadable(error))
     return None
+
+
+def too_many_class_images(settings, examples: Examples) -> list[Problem]:
+    """The problem of more class images to generate than `max_images`."""
+    if getattr(settings, "prior_preservation", "none") != "images":
+        return []
+    missing = settings.num_class_images - len(examples.classes)
+    if missing <= settings.max_images:
+        return []
+    what = f"{missing:,} class images would be generated, more than max_images = {settings.max_images:,}"
+    return [Problem("num_class_images", what, f"ask for fewer, or, if they are meant, add --max_images {missing}")]
 
 
 def class_pictures_place(settings) -> None:

@@ -23,7 +23,7 @@ from customize.setting import table
 FREE_TO_CHANGE = {
     "max_train_steps", "num_train_epochs", "repeats", "scale_lr", "change_learning_rate", "on_nan", "init_weights",
     "latents_cache_dir", "train_data_dir", "instance_data_dir", "class_data_dir", "dataset_name", "dataset_config_name",
-    "image_column", "caption_column", "captions", "caption_prefix", "caption_suffix", "sample_batch_size",
+    "image_column", "caption_column", "captions", "caption_prefix", "caption_suffix", "sample_batch_size", "max_images",
     "prior_generation_precision",
 }  # fmt: skip
 """Settings that may differ when a run is resumed, besides those of the section `output`: the steps that are still to do are

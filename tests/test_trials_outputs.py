@@ -516,3 +516,51 @@ def test_a_merged_file_replaces_only_one_that_was_merged(here):
     assert merge.of_others(here / "model") == []
     (here / "model/unet/mine.txt").write_text("mine")
     assert merge.of_others(here / "model") == [here / "model/unet/mine.txt"]
+
+
+@pytest.mark.parametrize("present", [0, 300, 5000])
+def test_class_images_beyond_max_images_are_refused_before_anything_loads(present):
+    from types import SimpleNamespace
+
+    from customize.preflight import too_many_class_images
+
+    examples = SimpleNamespace(classes=[None] * present)
+    given = {"prior_preservation": "images", "class_prompt": "a dog", "class_data_dir": "class", "num_class_images": 5000}
+    problems = too_many_class_images(dreambooth(**given), examples)
+    assert [problem.what for problem in problems] == (
+        [f"{5000 - present:,} class images would be generated, more than max_images = 1,000"] if present < 4000 else []
+    )
+    assert too_many_class_images(dreambooth(**given, max_images=5000), examples) == []
+    assert too_many_class_images(dreambooth(), examples) == []
+
+
+STEPS = {
+    "DDIMScheduler": 999,
+    "DDPMScheduler": 999,
+    "PNDMScheduler": 999,
+    "DPMSolverMultistepScheduler": 999,
+    "UniPCMultistepScheduler": 999,
+    "DEISMultistepScheduler": 999,
+    "EulerDiscreteScheduler": 1000,
+    "LCMScheduler": 50,
+}
+
+
+@pytest.mark.parametrize(("name", "most"), [pytest.param(*case, id=case[0]) for case in STEPS.items()])
+def test_the_most_steps_that_a_scheduler_can_make(name, most):
+    """Those that `most` allows are steps of diffusers' own schedulers that stay within the 1000 timesteps of the model."""
+    import torch
+    from diffusers import DDIMScheduler
+
+    from customize.inference.pipeline import set_steps
+    from customize.inference.schedulers import make_scheduler
+
+    base = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, clip_sample=False)
+    scheduler = make_scheduler(base, name)
+    assert set_steps(scheduler, most, 1.0, torch.device("cpu")) == 0
+    assert (
+        len(set(scheduler.timesteps.tolist())) >= most - 1 and 0 <= scheduler.timesteps.min() <= scheduler.timesteps.max() <= 999
+    )
+    for number in {1000, most + 1} - {most}:
+        with pytest.raises(InputError, match=f"take at most {most}; 20 to 50 are usual"):
+            set_steps(make_scheduler(base, name), number, 1.0, torch.device("cpu"))
