@@ -253,6 +253,8 @@ def _text_that_is_a_path(name: str) -> Check:
                 remedy = "name known words to start from, such as cat; --init_weights FILE goes on from learned weights"
             elif weights:
                 remedy = "give it to --weights, and write the words themselves"
+            elif name == "prompt" and text.lower().endswith((".txt", ".csv")):
+                remedy = "give a file of prompts to --prompt_file, or write the words themselves"
             elif os.path.isdir(text):
                 remedy = "give the folder to --instance_data_dir or --train_data_dir, and write the words themselves"
             yield Problem(name, f'"{text}" is the name of a {"file" if is_file else "folder"}, where words are wanted', remedy)
