@@ -5,7 +5,7 @@ import os
 import re
 import tomllib
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,12 @@ DEEP = re.compile(rf"""(?<![\w-])(?:{PART}\.[ \t]*+){{16}}""")
 ASSIGNMENT = re.compile(r"""\s*(?:[\w-]{1,99}\s*\.\s*)*+["']?([\w-]{1,99})["']?\s*=""")
 
 
-def write(sections: Mapping[str, list[Setting]], values: Mapping[str, Any]) -> str:
-    """TOML of the values, one table per section; what is None by default is left out."""
+def write(sections: Mapping[str, list[Setting]], values: Mapping[str, Any], told: Collection[str] = ()) -> str:
+    """TOML of the values, one table per section; what is None by default is left out, unless it is among those to be told."""
     tables = []
     for section, lines in sections.items():
         kept = [line for line in lines if line.name in values]
-        kept = [line for line in kept if values[line.name] is not None or line.default is not None]
+        kept = [line for line in kept if values[line.name] is not None or line.default is not None or line.name in told]
         tables.append("\n".join((f"[{section}]", *(f"{line.name} = {_literal(values[line.name])}" for line in kept))))
     return "\n\n".join(tables) + "\n"
 

@@ -150,7 +150,10 @@ class Validated(BaseModel):
         """A TOML file that starts the same run again; secrets (`hub_token`) are left out."""
         from customize.toml import write
 
-        return write(by_section(type(self)), self.values())
+        values = self.values()
+        others = {name: value for name, value in values.items() if value is not None and name not in ("like", "init_weights")}
+        told = {name for name in values if values[name] is None and self.completed(others).get(name) is not None}
+        return write(by_section(type(self)), values, told)
 
 
 def by_section(model: type[BaseModel]) -> dict[str, list[Setting]]:
