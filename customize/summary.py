@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from customize import adapters, units
-from customize.data import Examples
+from customize.data import USUAL_RESOLUTION, Examples
 from customize.families import Source, facts
 from customize.machine import Machine
 from customize.next_command import command_line
@@ -13,7 +13,7 @@ from customize.run_folder import BEFORE_AFTER, KOHYA_LORA, SAMPLES
 from customize.sample_prompts import MOST_WORDS, are_made, images_per_prompt, made
 
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-WIDTH = 10
+WIDTH, TOY = 10, 128
 Rows = Iterator[tuple[str, str]]
 
 
@@ -32,14 +32,14 @@ def base_rows(source: Source, purpose: str = "for your own photos") -> Rows:
         yield "base", printable(f"{source.name}{where}")
 
 
-def device_rows(machine: Machine, precision: str, source: Source) -> Rows:
-    """What computes; without a GPU why, and what that means."""
+def device_rows(machine: Machine, precision: str, source: Source, resolution: int | None, cost: str) -> Rows:
+    """What computes; without a GPU why, and what that costs with a base model that is no toy (by its images' side in pixels)."""
     number = "" if precision == "no" else f", {precision}"
     yield "device", f"{machine.name}{number}" + (f": {machine.missing}" if machine.missing else "")
     if machine.remedy:
         yield "", f"-> {machine.remedy}"
-    if not machine.has_gpu and source.name != "demo":
-        yield "", "a model of Stable Diffusion's size needs a GPU: on a CPU a run takes hours to days"
+    if not machine.has_gpu and source.name != "demo" and (resolution or USUAL_RESOLUTION) > TOY:
+        yield "", f"a model of Stable Diffusion's size needs a GPU: on a CPU {cost}"
 
 
 def before_loading(settings, folder: Path, source: Source, examples: Examples, machine: Machine) -> str:
@@ -47,7 +47,7 @@ def before_loading(settings, folder: Path, source: Source, examples: Examples, m
     rows = [*base_rows(source), ("method", method(settings))]
     resolution = settings.resolution or facts.resolution(source)
     rows.append(("images", images(settings, examples, resolution)))
-    rows += device_rows(machine, settings.mixed_precision, source)
+    rows += device_rows(machine, settings.mixed_precision, source, resolution, "a run takes hours to days")
     return table([*rows, ("folder", printable(folder))])
 
 

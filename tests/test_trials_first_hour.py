@@ -279,3 +279,8 @@ def test_columns_of_weights(values, labels):
 def test_commands_are_quoted_as_one_types_them():
     assert command_line("infer.py", weights="runs/x", prompt=["a b", "c"]) == 'python infer.py --weights runs/x --prompt "a b" c'
     assert re.fullmatch(r"python infer.py --prompt='?-x'?", command_line("infer.py", prompt="-x"))
+
+
+def test_a_toy_under_another_name_needs_no_gpu():
+    assert "needs a GPU" not in first_lines(dreambooth(resolution=64), FOLDER, NO_GPU)
+    assert "needs a GPU" in first_lines(dreambooth(resolution=256), FOLDER, NO_GPU)

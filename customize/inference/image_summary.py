@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from customize import units
 from customize.config import InferenceSettings
-from customize.families import Source
+from customize.families import Source, facts
 from customize.findings import first_few
 from customize.inference.image_folder import ImageFolder
 from customize.inference.sweep import Wanted
@@ -18,7 +18,9 @@ from customize.summary import base_rows, device_rows, table
 def before_loading(settings: InferenceSettings, wanted: Sequence[Wanted], source: Source, machine: Machine) -> str:
     """What is known before the base model is loaded."""
     base = list(base_rows(source, "for photos"))
-    rows = [*(base[:1] if settings.weights else base), *device_rows(machine, settings.mixed_precision, source)]
+    side = settings.width or facts.resolution(source)
+    device = device_rows(machine, settings.mixed_precision, source, side, "an image takes minutes")
+    rows = [*(base[:1] if settings.weights else base), *device]
     width, height = settings.width, settings.height
     own = "the size of image" if settings.image else "the base model's own size"
     size = f"{width} x {height} pixels" if width and height else own
