@@ -265,7 +265,8 @@ def test_jsonl(tmp_path):
     (tmp_path / "metadata.jsonl").write_text("\ufeff" + "\r\n\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
     expected = {"a.png": ("of {} a",), "b.png": ("b one", "b two"), "c.png": ("c one", "c two")}
     assert captions_of(dreambooth(tmp_path)) == expected
-    assert load_examples(dreambooth(tmp_path)).notes == ()
+    (note,) = load_examples(dreambooth(tmp_path)).notes
+    assert "no caption has sks of instance_prompt (0 of 3 images)" in note
     report = problems(dreambooth(tmp_path, caption_column="alt"))
     assert len(report) == 3 and "line 3" in report[0] and "columns: file_name, text" in report[0]
 

@@ -347,7 +347,7 @@ def test_a_run_says_what_the_doctor_says(tmp_path):
 def test_each_picture_is_read_once(tmp_path, monkeypatch):
     folder = fill(tmp_path / "set", **{f"p{seed}": scene(seed) for seed in range(9)})
     read, measured = [], []
-    monkeypatch.setattr(data, "open_image", lambda *source: (read.append(source[1]), open_image(*source))[1])
+    monkeypatch.setattr(data, "open_image", lambda *source, **more: (read.append(source[1]), open_image(*source, **more))[1])
     monkeypatch.setattr(data, "measure", lambda *given: (measured.append(given), measure(*given))[1])
     examples = load_examples(DreamBoothSettings(instance_prompt="x", instance_data_dir=str(folder)))
     assert sorted(read) == sorted(str(example.source) for example in examples.instances) and len(measured) == 9
@@ -459,7 +459,11 @@ def test_ignored_files_change_nothing_and_are_counted(tmp_path, capsys):
     told = corpus.put_ignored(folder)
     after = load_examples(settings, 64)
     assert after.instances == before.instances and before.notes == ()
-    assert after.notes == (f"{folder}: ignored, not pictures ({len(told)}): {', '.join(told)}",)
+    others = [name for name in told if name != "alone.txt"]
+    assert after.notes == (
+        f"{folder}: text files that are no captions of an image here, by name or content, so not read (1): alone.txt",
+        f"{folder}: ignored, not pictures ({len(others)}): {', '.join(others)}",
+    )
     assert check(capsys, folder, "--resolution", 64)[0] == 0
 
 
