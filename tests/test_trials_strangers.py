@@ -169,6 +169,7 @@ FILES = {
     "Sana": (["caption_norm.weight", "adaln_single.x"], "Sana"), "Wan": (["head.modulation", "blocks.0.x"], "Wan"),
     "LTX": (["model.diffusion_model.patchify_proj.weight", "adaln_single.x"], "LTX-Video"),
     "Stable Cascade": (["clip_txt_pooled_mapper.weight"], "Stable Cascade"), "sound": (["vocoder.x"], "sound"),
+    "LCM": (["model.diffusion_model.time_embed.cond_proj.weight", "cond_stage_model.transformer.x"], "LCM"),
     "unCLIP": (["model.diffusion_model.label_emb.0.0.weight", "cond_stage_model.model.x"], "unCLIP"),
     "LoRA of kohya": (["lora_unet_x.lora_down.weight"], "is a LoRA"), "LoRA of peft": (["unet.x.lora_A.weight"], "is a LoRA"),
     "LoHa": (["lora_unet_x.hada_w1_a"], "LyCORIS"), "LoKr": (["lora_unet_x.lokr_w1"], "LyCORIS"),
