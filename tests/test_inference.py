@@ -1,6 +1,7 @@
 """Learned weights into a pipeline, as stock loaders would, and what is refused; infer.py from settings to files."""
 
 import errno
+import hashlib
 import json
 import os
 import shlex
@@ -280,10 +281,12 @@ def test_the_command_writes_pictures_that_can_be_made_again(tiny_epsilon, run, t
     assert first.shape == (12, 24, 3) and not np.array_equal(first, last)
 
     text = Image.open(out / "003.png").text
+    content = (run / "pytorch_lora_weights.safetensors").read_bytes()
+    by_a1111 = hashlib.sha256(content[8 + int.from_bytes(content[:8], "little") :]).hexdigest()[:12]
     assert text["parameters"].splitlines() == [
-        "a häuschen", "Negative prompt: red",
+        f"a häuschen <lora:{run.name}:0.5>", "Negative prompt: red",
         f"Steps: 3, Sampler: Euler a, CFG scale: 7.5, Seed: 5, Size: 24x12, Model: {tiny_epsilon.name}, "
-        "Denoising strength: 0.9, Version: customize 0.1.0",
+        f'Denoising strength: 0.9, Lora hashes: "{run.name}: {by_a1111}", Version: customize 0.1.0',
     ]  # fmt: skip
     facts = json.loads(text["customize"])
     assert facts["settings"]["prompt"] == ["a häuschen"] and facts["settings"]["seed"] == 5
