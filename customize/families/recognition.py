@@ -118,7 +118,7 @@ TENSORS: dict[str, tuple[str, str]] = {
     r"motion_modules|temporal_transformer": ("is an AnimateDiff motion module, not a base model", BESIDE),
     r"time_stack|time_mix_blocks|temporal_conv": ("holds a video model", SUPPORTED),
     r"time_embed\.cond_proj\.": (
-        "holds a latent consistency model (LCM) in one file", "give its folder in diffusers' layout, the one with model_index.json"),
+        "holds a latent consistency model (LCM) in one file", "give its folder, the one with model_index.json"),
     r"^conditioner\.embedders\.1\.": ("holds SDXL", SUPPORTED),
     r"^conditioner\.embedders\.0\.model\.": ("holds the SDXL refiner", SUPPORTED),
     r"^conditioner\.embedders\.": ("holds SDXL", SUPPORTED),
