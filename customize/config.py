@@ -131,7 +131,7 @@ class TrainingSettings(Settings):
         None, "output", "the checkpoint to go on from: latest, or its folder", text="path"
     )
     save_steps: int | None = setting(
-        None, "output", "steps between intermediate weights; 0: with the sample images", minimum=0, maximum=MANY,
+        0, "output", "steps between intermediate weights; 0: with the sample images", minimum=0, maximum=MANY,
         default_in_words="0 for words and adapters, none for whole networks",
     )  # fmt: skip
     save_precision: Literal["fp32", "fp16", "bf16"] = setting("fp32", "output", "number format of the weights in the result")
@@ -197,7 +197,6 @@ class TextualInversionSettings(TrainingSettings):
         "auto", "data", "captions from files beside the pictures, from templates, or (auto) files where there are some"
     )
     train_batch_size: int = again(TrainingSettings, "train_batch_size", 4)
-    save_steps: int | None = again(TrainingSettings, "save_steps", 0, default_in_words="0: with the sample images")
     learning_rate: float = again(TrainingSettings, "learning_rate", 5e-3)
     max_train_steps: int | None = again(TrainingSettings, "max_train_steps", 500)
     output_dir: str | None = again(
@@ -270,9 +269,9 @@ class DreamBoothSettings(TrainingSettings):
     @classmethod
     def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
         values = super().completed(values)
-        if values.get("adapter", adapters.NONE) != adapters.NONE:
-            values = {"learning_rate": 1e-4, "save_steps": 0, **values}
-        return values
+        if values.get("adapter", adapters.NONE) == adapters.NONE:
+            return {"save_steps": None, **values}
+        return {"learning_rate": 1e-4, **values}
 
 
 class InferenceSettings(Settings):

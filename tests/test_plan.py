@@ -85,7 +85,7 @@ def test_a_dry_run_writes_nothing(server, tiny_epsilon, pictures, tmp_path):
     assert "3 of the class will be generated first" in said
     assert "3 of the subject, each shown 2 times" in said and "4 of the class, each shown 1 or 2 times" in said
     assert "unet: " in said and "iB at the fullest moment" in said and "main memory" in said
-    status, said = run("--dry_run", "--validation_prompt", "a dog", "--validation_scheduler", "Euler", "--no_random_flip")
+    status, said = run("--dry_run", "--validation_prompt", "a dog", "--validation_scheduler", "Eulr", "--no_random_flip")
     assert status == 2 and "validation_scheduler" in said and everything(tmp_path) == before
 
 
