@@ -6,6 +6,7 @@ agree. torch is imported only where the weights are put in their place.
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,18 +30,22 @@ TRAINABLE = (
 OF_TEXT_ENCODER = ("text_encoder.", "lora_te_", "te_", "text_model.")
 
 
-def find(path: str) -> Learned:
-    """The weights at a path: as for infer.py's `weights`, one of them. Raises InputError that names this setting."""
+def find(path: str, base: str | None = None) -> Learned:
+    """The weights at a path: as for infer.py's `weights`, one of them. base: the base model that is named, for weights that do
+    not tell where theirs lies. Raises InputError that names this setting."""
     try:
         return find_learned(None, [(path, 1.0)])
     except InputError as error:
+        if base:
+            with suppress(InputError):
+                return find_learned(base, [(path, 1.0)])
         renamed = [replace(each, where=SETTING) if each.where == "weights" else each for each in error.problems]
         raise InputError(renamed) from error
 
 
 def told(path: str, command: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that follow from the weights, for the command that trains on; given: those that are given. Raises InputError."""
-    learned = find(path)
+    learned = find(path, given.get("pretrained_model_name_or_path"))
     found: dict[str, Any] = {"pretrained_model_name_or_path": learned.base} if learned.base else {}
     words = {word: file for file in learned.files for word in file.placeholders}
     adapters = [file for file in learned.files if file.is_adapter]
@@ -123,7 +128,10 @@ def problems(settings) -> Iterator[Problem]:
     if settings.init_weights is None:
         return
     said = told(settings.init_weights, settings.command, settings.values())
-    learned, remedy = find(settings.init_weights), "leave it out to have it as the weights are"
+    learned, remedy = (
+        find(settings.init_weights, settings.pretrained_model_name_or_path),
+        "leave it out to have it as the weights are",
+    )
     base = settings.pretrained_model_name_or_path
     if not learned.files and not learned.network and base != learned.base:
         what = f"is {base}, and {SETTING} is a whole model, too: {learned.base}"
@@ -164,7 +172,7 @@ def digest(settings) -> str:
     """A hash over what a run begins with; empty where it begins anew, or with a whole pipeline, which is its base model."""
     if settings.init_weights is None:
         return ""
-    learned, hashes = find(settings.init_weights), hashlib.sha256()
+    learned, hashes = find(settings.init_weights, settings.pretrained_model_name_or_path), hashlib.sha256()
     for file in (*filter(None, [learned.network]), *learned.files):
         with open(file.path, "rb") as opened:
             hashes.update(hashlib.file_digest(opened, "sha256").digest())
@@ -173,7 +181,9 @@ def digest(settings) -> str:
 
 def into_base(settings, family: "StableDiffusion") -> None:
     """Gives a base model the weights of a network that learned in full. Raises InputError where they do not fit."""
-    if settings.init_weights is None or not (network := find(settings.init_weights).network):
+    if settings.init_weights is None or not (
+        network := find(settings.init_weights, settings.pretrained_model_name_or_path).network
+    ):
         return
     from customize.inference.checkpoints import put_into
     from customize.inference.loading import read_tensors
@@ -192,7 +202,7 @@ def words_of(settings) -> "dict[str, Tensor]":
     from customize.inference.loading import read_tensors
 
     found: dict[str, Tensor] = {}
-    for file in find(settings.init_weights).files:
+    for file in find(settings.init_weights, settings.pretrained_model_name_or_path).files:
         tensors = read_tensors(file)
         found |= {word: tensors[name].float().reshape(-1, tensors[name].shape[-1]) for word, name in file.placeholders.items()}
     return {token: found[word] for token, word in sources(settings.placeholder_token, found).items()}
@@ -206,7 +216,11 @@ class IntoAdapter:
         from customize.lora_formats import sorted_out
 
         modules = [[name for name, _ in part.named_modules() if name] for part in (family.unet, family.text_encoder)]
-        files = find(settings.init_weights).files if settings.init_weights and settings.adapter != "none" else ()
+        files = (
+            find(settings.init_weights, settings.pretrained_model_name_or_path).files
+            if settings.init_weights and settings.adapter != "none"
+            else ()
+        )
         self.family, self.files = family, [(file, *sorted_out(read_tensors(file), *modules)) for file in files]
 
     def __call__(self, name: str = "default") -> None:

@@ -39,7 +39,7 @@ def run(tiny_epsilon, pictures, tmp_path_factory):
             bench, training = prepared(settings)
             about = partial(run_folder.metadata, settings, training.method, bench.family)
             saves = Checkpoints(folder / "checkpoints", 1, None, lambda step: {**training.method.description(), **about(step)})
-            (folder / "config.toml").write_text("")
+            (folder / "config.toml").write_text(settings.to_toml())
             train(settings, training.method, training.batches, [saves], bench.accelerator, 2)
             training.method.eval()
             prompt = training.method.example_prompt
@@ -114,7 +114,7 @@ def test_networks_of_another_shape_are_refused(run, tmp_path, tiny_epsilon):
     tensors["unet.conv_in.weight"] = torch.zeros(3)
     save_file(tensors, tmp_path / "other.safetensors", metadata)
     with pytest.raises(InputError, match="tensors do not fit this base model: unet.conv_in.weight"):
-        load_pipeline(None, [(str(tmp_path / "other.safetensors"), 1.0)])
+        load_pipeline(str(tiny_epsilon), [(str(tmp_path / "other.safetensors"), 1.0)])
 
 
 def test_names_in_files_are_those_of_the_result(run, tmp_path, tiny_epsilon, pictures):

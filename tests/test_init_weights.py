@@ -44,7 +44,7 @@ def earlier(tiny_epsilon, pictures, tmp_path_factory):
             saves = Checkpoints(folder / "checkpoints", 2, None, lambda step: {**training.method.description(), **about(step)})
             train(settings, training.method, training.batches, [saves], bench.accelerator, 2)
             training.method.eval()
-            (folder / "config.toml").write_text("")
+            (folder / "config.toml").write_text(settings.to_toml())
             (folder / "result").mkdir()
             training.method.save(folder / "result", about(2))
             made[kind] = folder, answer(bench.family, training.method.example_prompt), training.method.example_prompt
@@ -192,10 +192,11 @@ def test_an_adapter_that_is_no_lora_is_refused(others, tmp_path):
     )
 
 
-def test_what_a_run_begins_with_is_part_of_what_it_is(earlier, others, tmp_path):
+def test_what_a_run_begins_with_is_part_of_what_it_is(earlier, others, tmp_path, tiny_epsilon):
     """It may be moved; another one is refused by name when the run is resumed."""
     copy = shutil.copytree(earlier("lora")[0] / "result", tmp_path / "copy")
     own = {"instance_prompt": "a photo of sks dog", "instance_data_dir": str(others), "output_dir": str(tmp_path / "run")}
+    own["pretrained_model_name_or_path"] = str(tiny_epsilon)
 
     def now(path):
         settings = DreamBoothSettings(**own, init_weights=str(path))
