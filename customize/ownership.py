@@ -126,7 +126,8 @@ class Record:
             return False
         with suppress(OSError):
             if name in self.growing:
-                return all(step is not None for step, _ in read_log(path)[:-1])
+                *whole, last = [line for _, line in read_log(path)] or [b"{"]
+                return all(map(is_line_of_ours, whole)) and (is_line_of_ours(last) or not line_of(last) and is_begun(last))
             found = self.hashes.get(name, set())
             return path.stat().st_size in {size for size, _ in found} and manifest.sha256(path) in {known for _, known in found}
         return False
@@ -139,6 +140,17 @@ class Record:
             (Path(name).parent / entry).as_posix() for name in vouching for entry in entries_of(self.folder / name, self)
         }
         return [self.folder / name for name in sorted(names) if is_ours(self.folder / name, self)]
+
+
+def is_line_of_ours(line: bytes) -> bool:
+    """Whether a line is one of log.jsonl or trace.jsonl."""
+    entry = line_of(line)
+    return "step" in entry and bool(entry.keys() & {"loss", "left_out", "timestep"})
+
+
+def is_begun(line: bytes) -> bool:
+    """Whether it can be the beginning of such a line, cut off by a kill."""
+    return any(line.startswith(start) or start.startswith(line) for start in (b'{"step": ', b'{"image": '))
 
 
 def line_of(line: bytes) -> dict[str, Any]:
