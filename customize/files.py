@@ -43,7 +43,7 @@ def write_bytes(path: Path, data: bytes, grows: bool = False) -> Path:
                 file.flush()
                 os.fsync(file.fileno())
             if record := ownership.of(path):
-                record.add_growing(path) if grows else record.add(path, len(data), ownership.sha256(data))
+                record.add_growing(path, data) if grows else record.add(path, len(data), ownership.sha256(data))
             os.replace(temporary, path)
         except BaseException:
             _forget(temporary)
@@ -63,7 +63,7 @@ def append_text(path: Path, text: str) -> None:
     """Adds lines to a text file, which is begun where it is missing."""
     with writing(path, len(text)):
         if (record := ownership.of(path)) and not path.exists():
-            record.add_growing(path)
+            record.add_growing(path, text.encode())
         with open(path, "a", encoding="utf-8", newline="\n") as file:
             file.write(text)
 

@@ -37,7 +37,7 @@ class Record:
     def read(self) -> None:
         """Takes in the lines; one that is torn or unknown says nothing."""
         self.hashes: dict[str, set[tuple[int, str]]] = {}
-        self.growing: set[str] = set()
+        self.growing: dict[str, set[str]] = {}
         self.temporaries: set[str] = set()
         self.jobs: list[dict[str, Any]] = []
         self.exists, self.torn = False, False
@@ -62,7 +62,7 @@ class Record:
             elif entry.get("temporary"):
                 self.temporaries.add(name)
             elif entry.get("grows"):
-                self.growing.add(name)
+                self.growing.setdefault(name, set()).add(entry.get("start", ""))
             else:
                 self.hashes.setdefault(name, set()).add((entry.get("size", -1), entry.get("sha256", "")))
 
@@ -101,11 +101,12 @@ class Record:
             self.append({"name": name, "size": size, "sha256": sha256})
             self.hashes.setdefault(name, set()).add((size, sha256))
 
-    def add_growing(self, path: Path) -> None:
-        """Tells of a file that lines are appended to."""
-        if (name := self.name(path)) and name not in self.growing:
-            self.append({"name": name, "grows": True})
-            self.growing.add(name)
+    def add_growing(self, path: Path, lines: bytes) -> None:
+        """Tells of a file that lines are appended to, and of the first of them, by which it is known."""
+        start = sha256(lines.partition(b"\n")[0]) if lines else ""
+        if (name := self.name(path)) and start not in self.growing.get(name, ()):
+            self.append({"name": name, "grows": True, "start": start})
+            self.growing.setdefault(name, set()).add(start)
 
     def add_temporary(self, path: Path) -> None:
         """Tells of a name under which something is built."""
@@ -127,14 +128,16 @@ class Record:
         with suppress(OSError):
             if name in self.growing:
                 *whole, last = [line for _, line in read_log(path)] or [b"{"]
-                return all(map(is_line_of_ours, whole)) and (is_line_of_ours(last) or not line_of(last) and is_begun(last))
+                whole, torn = (whole, last) if not line_of(last) else ([*whole, last], b"{")
+                known = not whole or sha256(whole[0]) in self.growing[name]
+                return known and all(map(is_line_of_ours, whole)) and is_begun(torn)
             found = self.hashes.get(name, set())
             return path.stat().st_size in {size for size, _ in found} and manifest.sha256(path) in {known for _, known in found}
         return False
 
     def files(self) -> list[Path]:
         """Every file in the folder that is ours."""
-        names = self.hashes.keys() | self.growing
+        names = self.hashes.keys() | self.growing.keys()
         vouching = [name for name in names if Path(name).name == manifest.NAME]
         names = names | {
             (Path(name).parent / entry).as_posix() for name in vouching for entry in entries_of(self.folder / name, self)

@@ -64,6 +64,7 @@ class Log(Watcher):
             kept = [line for step, line in earlier if step is not None and step <= state.step]
             self.path = write_bytes(self.path, b"".join(line + b"\n" for line in kept), grows=True)
             self.file = open(self.path, "a", encoding="utf-8", buffering=1)
+            self.is_empty = not kept
         self.time = time.perf_counter()
 
     def after_step(self, state: State, record: Record) -> None:
@@ -85,7 +86,11 @@ class Log(Watcher):
     def write(self, entry: dict[str, Any]) -> None:
         """Appends a line."""
         if self.file:
-            self.file.write(json.dumps(entry) + "\n")
+            line = json.dumps(entry) + "\n"
+            if self.is_empty and (record := ownership.of(self.path)):
+                record.add_growing(self.path, line.encode())
+            self.is_empty = False
+            self.file.write(line)
 
     def finish(self, state: State) -> None:
         if self.file:

@@ -25,7 +25,16 @@ NAMES = (
     "samples/.step-000001.9.unfinished", "notes.txt", "Thumbs.db", "vae", "checkpoints", ".lock",
 )  # fmt: skip
 """What people may have in a folder, much of it under names of ours."""
-CONTENTS = (b"", b"mine", b"{}", b'{"step": 1}\n', b"[model]\nseed = 1\n", b"\x89PNG\r\n\x1a\n", b"7")
+CONTENTS = (
+    b"",
+    b"mine",
+    b"{}",
+    b'{"step": 1}\n',
+    b'{"step": 1, "loss": 0.5}\n',
+    b"[model]\nseed = 1\n",
+    b"\x89PNG\r\n\x1a\n",
+    b"7",
+)
 
 
 @contextmanager
@@ -96,7 +105,7 @@ def called(command: str, words: list[str]) -> int:
 
 
 user_files = st.dictionaries(
-    st.sampled_from(NAMES), st.sampled_from([*CONTENTS, "link", "link to a folder", "read-only"]), max_size=8
+    st.sampled_from(NAMES), st.sampled_from([*CONTENTS, "link", "link to a folder", "read-only", "alike"]), max_size=8
 )
 flags = st.lists(
     st.sampled_from(["--overwrite_output_dir", "--resume_from_checkpoint latest", "--num_images 2", "--skip_existing"]),
@@ -113,6 +122,8 @@ def put(folder: Path, files: dict[str, bytes | str], outside: Path) -> None:
     """Makes the user's files, as far as their names do not get into each other's way."""
     for name, content in files.items():
         path = folder / name
+        if content == "alike":
+            replace_by_one_alike(path)
         if os.path.lexists(path) and (path.is_dir() or isinstance(content, str)):
             continue
         try:
@@ -121,9 +132,18 @@ def put(folder: Path, files: dict[str, bytes | str], outside: Path) -> None:
             continue
         if content in ("link", "link to a folder"):
             path.symlink_to(outside / "file.txt" if content == "link" else outside)
-        elif not path.is_symlink():
+        elif not path.is_symlink() and content != "alike":
             path.write_bytes(content if isinstance(content, bytes) else b"read-only")
             path.chmod(0o444 if content == "read-only" else 0o644)
+
+
+def replace_by_one_alike(path: Path) -> None:
+    """The user's own file in the place of one of ours: of the same size, and older."""
+    if path.is_file() and not path.is_symlink():
+        data = path.read_bytes()
+        path.unlink()
+        path.write_bytes(bytes(255 - byte for byte in data))
+        os.utime(path, (1, 1))
 
 
 def nothing_is_lost(base: Path, pictures: Path, first: str | None, files: dict, command: str, given: list[str]) -> None:
@@ -168,6 +188,13 @@ def check_examples(base: Path, pictures: Path, number: int) -> None:
         nothing_is_lost(base, pictures, first, files, command, given)
 
     run()
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "checkpoints/step-000001/learned.safetensors", "README.md"])
+def test_files_that_look_like_ours_stay(name, base, pictures):
+    line = b'{"step": 1, "loss": 0.5, "gradient_norm": 1.0}\n'
+    files = {name: line if name == "log.jsonl" else "alike"}
+    nothing_is_lost(base, pictures, "lora", files, "lora", ["--overwrite_output_dir"])
 
 
 @pytest.mark.parametrize("number", [12, pytest.param(400, marks=pytest.mark.slow)], ids=["few", "many"])
