@@ -54,10 +54,11 @@ def main(argv: Sequence[str]) -> int:
             own.output = os.path.expanduser(own.output)
             check_sheet(own.output, settings)
         report = preflight.examine(settings)
-        examples = report.examples.instances
+        every = preflight.with_lengths_for_the_hub(settings, report.source, report.examples)
+        examples = every.instances
         without_word = [] if own.trigger_word is None else trigger_word_notes(examples, own.trigger_word)
         small = small_pictures_note(examples, report.resolution)
-        warnings = [*without_word, *filter(None, [small]), *report.examples.notes, *notes]
+        warnings = [*without_word, *filter(None, [small]), *every.notes, *notes]
         tell(report.problems, warnings)
         say(summary(examples, report.resolution))
         if own.output:

@@ -32,6 +32,7 @@ class Report:
 def run(settings) -> None:
     """Checks, then trains, or says what that would take: what the training scripts call."""
     folder, source, examples = check(settings)
+    examples = with_lengths_for_the_hub(settings, source, examples)
     if removed := run_folder.removal(settings, folder):
         print(removed)
     if settings.dry_run:
@@ -69,7 +70,7 @@ def examine(settings) -> Report:
         problems += checks.warmup_problems(settings, steps)
     if settings.init_weights:
         problems += attempt(lambda: list(init_weights.problems(settings)), problems) or []
-    if source:
+    if source and (source.folder or source.file):
         examples = attempt(lambda: look_at_lengths(settings, source, examples), problems) or examples
     return Report(folder, source, examples, resolution, tuple(problems))
 
@@ -117,6 +118,11 @@ def check_source(settings) -> Source:
     if problems := known_token_problems(vocabulary(source), getattr(settings, "placeholder_token", ())):
         raise InputError(problems)
     return source
+
+
+def with_lengths_for_the_hub(settings, source: Source | None, examples: Examples) -> Examples:
+    """As `look_at_lengths` for a model on the hub, by CLIP's tokenizer, which is slow to import: after all else is right."""
+    return look_at_lengths(settings, source, examples) if source and not (source.folder or source.file) else examples
 
 
 def look_at_lengths(settings, source: Source, examples: Examples) -> Examples:

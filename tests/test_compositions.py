@@ -72,6 +72,8 @@ def test_the_command_makes_one_picture_of_all_prompts(tiny_v, tmp_path, settings
     pictures = sorted((tmp_path / "one").glob("[0-9]*.png"))
     assert len(pictures) == 2
     told = json.loads(Image.open(pictures[1]).text["customize"])["settings"]
+    assert told.pop("pretrained_model_name_or_path") == tiny_v.name  # an image names no folder
+    told |= {"pretrained_model_name_or_path": str(tiny_v)}
     assert (
         told["prompt"] == list(PROMPTS) and told["seed"] == 1 and settings.items() <= {**told, "view": told.get("view")}.items()
     )

@@ -14,7 +14,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter
 
-from customize import data, doctor, likeness, preflight
+from customize import data, doctor, files, likeness, ownership, preflight
 from customize.config import DreamBoothSettings, TextualInversionSettings
 from customize.data import load_examples
 from customize.errors import InputError
@@ -274,7 +274,11 @@ def test_a_config_is_checked_as_its_command_would(tmp_path, capsys, monkeypatch,
     status, lines = check(capsys, tmp_path / "ti.toml", "--placeholder_token", "photo")
     assert status == 2 and "is a word of the model" in lines[0]
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "config.toml").touch()
+    (tmp_path / "out" / "config.toml").touch()  # anybody's
+    assert check(capsys, tmp_path / "db.toml")[0] == 0
+    (tmp_path / "out" / "config.toml").unlink()
+    with ownership.recording(tmp_path / "out"):
+        files.write_text(tmp_path / "out/config.toml", "")
     assert "holds a run already" in check(capsys, tmp_path / "db.toml")[1][0]
     for target in ("nothing", "--resolution", str(tmp_path / "set" / "a.png")):
         assert check(capsys, target)[0] == 2

@@ -338,7 +338,7 @@ def test_images_number_on_and_touch_nothing_of_the_user(tiny_epsilon, tmp_path, 
         "001.png", "002.png", "003.png", "holiday.jpg", "config.toml",
     }  # fmt: skip
     assert (photos / "004.png").is_file() and (photos / "config-004.toml").is_file() and len(contents(photos)) == 7
-    with pytest.raises(InputError, match="is a file"):
+    with pytest.raises(InputError, match="is called as a file"):
         ask(photos / "holiday.jpg", overwrite_output_dir=True)
 
 

@@ -75,8 +75,10 @@ class Adapter:
 
     def name_in_files(self, name: str) -> str:
         part, _, rest = name.partition(".")
-        if part == "text_encoder" and "magnitude_vector" in rest:
-            return f"{part}.{rest.replace(f'.{NAME}.weight', '.weight')}"
+        if part == "text_encoder":
+            rest = f"text_model.{rest.removeprefix('text_model.')}"
+            if "magnitude_vector" in rest:
+                return f"{part}.{rest.replace(f'.{NAME}.weight', '.weight')}"
         return f"{part}.{rest.replace('magnitude_vector.' + NAME + '.weight', 'magnitude_vector').replace(f'.{NAME}.', '.')}"
 
     def description(self, family: StableDiffusion) -> dict[str, str]:
