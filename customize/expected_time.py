@@ -12,7 +12,9 @@ LONG = 20.0
 
 
 def of_a_step(bench, training) -> float:
-    """What a step takes, by one micro-batch forward and back, of which nothing is kept."""
+    """What a step takes, by one micro-batch forward and back, of which nothing is kept; 0 where none is left."""
+    if bench.first_step >= bench.max_train_steps:  # only the result is left to be made
+        return 0.0
     accelerator, model, settings = bench.accelerator, training.method, bench.settings
     batch = training.batches.batch(bench.draws.start, range(settings.train_batch_size)).to(accelerator.device)
     model.train()

@@ -67,14 +67,16 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
         expected = expected_time.of_a_run(bench, expected_time.of_a_step(bench, training))
         accelerator.print(summary.prepared(bench, training, expected))
         begin, size = time.perf_counter(), settings.train_batch_size
-        probe = Probe(training.method, training.batches, accelerator.device, size, accelerator.autocast)
+        has_steps = bench.first_step < bench.max_train_steps  # else a kill left only the result to be made, of no image drawn
+        probe = has_steps and Probe(training.method, training.batches, accelerator.device, size, accelerator.autocast)
         with claimed(settings, folder, accelerator, resume, same) as config:  # up to here nothing is written
             train(
                 settings, training.method, training.batches, watchers(settings, config, bench, training, samples, about),
                 accelerator, bench.max_train_steps, bench.learning_rate_scale, resume, same,
             )  # fmt: skip
             if accelerator.is_main_process:
-                print(probe.change())
+                if probe:
+                    print(probe.change())
                 files = finish(settings, folder, family, training, about(bench.max_train_steps))
                 samples.write_before_after(folder / run_folder.BEFORE_AFTER, examples.instances)
                 seconds = time.perf_counter() - begin
