@@ -14,7 +14,7 @@ from pathlib import Path
 import corpus
 import numpy as np
 import pytest
-from kit import settings_for, write_pictures
+from kit import METHODS, settings_for, write_pictures
 from safetensors.numpy import save_file
 
 from customize.errors import InputError
@@ -238,38 +238,51 @@ def config(work: Path, method: str, base: Path, **changes) -> tuple[str, Path]:
     return "train-ti" if method == "textual_inversion" else "train-db", file
 
 
-def test_sound_runs_look_up_no_class_for_a_pickle(work, training, tiny_epsilon):
+@pytest.mark.parametrize("methods", [["lora"], pytest.param(METHODS, marks=pytest.mark.slow)], ids=["lora", "every method"])
+def test_sound_runs_look_up_no_class_for_a_pickle(methods, work, training, tiny_epsilon):
     """All that reads and writes: training with class pictures, cache and samples, resuming, merging, generating, verifying."""
+    place = work / f"sound {len(methods)}"
+    write_pictures(place / "pictures")
     prior = {
         "prior_preservation": "images",
         "class_prompt": "a dog",
-        "class_data_dir": str(work / "class"),
+        "class_data_dir": str(place / "class"),
         "num_class_images": 1,
     }
-    more = {"latents_cache_dir": str(work / "cache"), "sample_inference_steps": 1, "validation_prompt": ("a dog",)}
+    more = {"latents_cache_dir": str(place / "cache"), "sample_inference_steps": 1, "validation_prompt": ("a dog",)}
     more |= {"num_validation_images": 1, "validation_steps": 2}
-    for method, changes in (("textual_inversion", {}), ("lora", prior), ("full", {"train_text_encoder": True})):
-        command, file = config(work, method, tiny_epsilon, **changes, **more)
+    changes = {"textual_inversion": {}, "lora": prior, "full": {"train_text_encoder": True}}
+    for method in methods:
+        command, file = config(place, method, tiny_epsilon, **changes[method], **more)
         assert training(command, file)[0] == 0
         resume = ("--resume_from_checkpoint", "latest", "--max_train_steps", "3")
         status, said = training(command, file, *resume)
         assert status == 0 and "going on after step 2" in said, said
-        assert training("verify", work / f"run {method}")[0] == 0
-    learned = [work / "run lora", work / "run textual_inversion"]
+        assert training("verify", place / f"run {method}")[0] == 0
+    learned = [place / f"run {method}" for method in methods if method != "full"]
     asked = ("--num_inference_steps", "1", "--overwrite_output_dir")
-    picture = work / "made" / "000.png"
+    picture = place / "made" / "000.png"
     for words in (
-        ["--prompt", "a <new>", "--weights", *learned, "--output_dir", work / "made"],
-        ["--like", picture, "--output_dir", work / "again"],
-        ["--prompt", "a dog", "--image", picture, "--strength", "1", "--output_dir", work / "inpainted"],
-        ["--weights", *learned, "--merge", work / "merged"],
-        ["--prompt", "a dog", "--weights", work / "run full", "--output_dir", work / "of full"],
+        ["--prompt", "a <new>", "--weights", *learned, "--output_dir", place / "made"],
+        ["--like", picture, "--output_dir", place / "again"],
+        ["--prompt", "a dog", "--image", picture, "--strength", "1", "--output_dir", place / "inpainted"],
+        ["--weights", *learned, "--merge", place / "merged"],
+        *(
+            [["--prompt", "a dog", "--weights", place / "run full", "--output_dir", place / "of full"]]
+            if "full" in methods
+            else []
+        ),
     ):
         status, said = training("infer", *words, *(() if "--merge" in words else asked))
         assert status == 0, said
 
 
-def test_pickles_in_all_that_training_reads_again(work, training, canary, tiny_epsilon):
+@pytest.mark.parametrize(
+    "kinds",
+    [["torch"], pytest.param(["protocol 0", "protocol 4", "torch", "torch before 1.6"], marks=pytest.mark.slow)],
+    ids=["one", "every"],
+)
+def test_pickles_in_all_that_training_reads_again(kinds, work, training, canary, tiny_epsilon):
     """Checkpoints that are vouched for, entries of the cache, class pictures and what is said of them."""
     from customize import manifest
 
@@ -281,7 +294,7 @@ def test_pickles_in_all_that_training_reads_again(work, training, canary, tiny_e
     step = run / "checkpoints" / "step-000002"
     entry, picture = next((work / "cache 2").iterdir()), work / "class 2" / "class-000000.png"
     note = work / "class 2" / ".class_pictures.json"
-    for kind in ("protocol 0", "protocol 4", "torch", "torch before 1.6"):
+    for kind in kinds:
         content = corpus.pickles(canary)[kind]
         for state in sorted(step.glob("*[!manifest].*")):
             whole = state.read_bytes()

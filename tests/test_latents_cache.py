@@ -36,7 +36,9 @@ def latents(settings) -> torch.Tensor:
     return torch.stack([prepared(settings)[1].batches.batch(step, [0]).latents for step in range(4)])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", ["lora", *(pytest.param(method, marks=pytest.mark.slow) for method in METHODS if method != "lora")]
+)
 def test_bits_are_equal_with_and_without(method, server, tiny_epsilon, pictures, tmp_path):
     plain = Run(server, tmp_path / "plain", method, tiny_epsilon, pictures)
     assert plain()[0] == 0
@@ -82,7 +84,12 @@ def changed_autoencoder(base: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("place", ["start", "header", "metadata", "numbers", "cut", "empty", "swapped"])
+SELDOM = ["start", "metadata", "empty"]
+
+
+@pytest.mark.parametrize(
+    "place", ["header", "numbers", "cut", "swapped", *(pytest.param(place, marks=pytest.mark.slow) for place in SELDOM)]
+)
 def test_a_damaged_entry_is_made_anew_and_told(place, asked, tiny_epsilon, pictures, tmp_path, capsys):
     cache = tmp_path / "cache"
     settings = settings_with(cache, tiny_epsilon, pictures, tmp_path / "run")
@@ -151,7 +158,7 @@ def test_a_place_that_will_not_do_is_told_first(server, tiny_epsilon, pictures, 
         assert status == 2 and "latents_cache_dir" in said and words in said and not run.folder.exists()
 
 
-@pytest.mark.parametrize("number", [2, 3, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [2, *(pytest.param(number, marks=pytest.mark.slow) for number in (3, 5))])
 def test_class_pictures_killed_while_they_are_generated(number, server, tiny_epsilon, pictures, tmp_path):
     """The same set, whenever the kill comes: between batches of two, or within one."""
 

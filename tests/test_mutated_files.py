@@ -13,6 +13,8 @@ import torch
 from test_hostile_files import mutated, seeds
 from test_inference import embeddings, lora
 
+from customize.config import DreamBoothSettings
+from customize.data import load_examples
 from customize.errors import InputError
 from customize.images import open_image
 from customize.inference.loading import load_pipeline
@@ -40,14 +42,21 @@ def put_pictures(folder: Path, first: int, last: int) -> set[str]:
 
 @pytest.mark.parametrize(("count", "together"), [(200, 200), pytest.param(10_000, 500, marks=pytest.mark.slow)])
 def test_a_folder_of_mutated_pictures_is_checked(count, together, tmp_path):
-    """`customize check` names each that is damaged and no other, with less than 1 GiB."""
+    """`customize check` counts each that is damaged and names no other, with less than 1 GiB; each is a problem by name."""
     for first in range(0, count, together):
         folder = tmp_path / str(first)
         refused = put_pictures(folder, first, first + together)
         command = [sys.executable, "-m", "customize", "check", str(folder), "--captions", "prompt", "--instance_prompt", "a dog"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 2 and "Traceback" not in (said := done.stdout + done.stderr), said
-        assert refused == {Path(file).name for file in re.findall(r"^refused: (.+?): ", said, re.MULTILINE)}
+        firsts = re.findall(r"^refused: (.+?): ", said, re.MULTILINE)
+        alike = re.findall(r"^      and (\d+) more in the same way: (.+?)(?: and \d+ more)?$", said, re.MULTILINE)
+        named = {Path(file).name for file in [*firsts, *(file for _, files in alike for file in files.split(", "))]}
+        assert named <= refused and len(firsts) + sum(int(number) for number, _ in alike) == len(refused)
+        assert f"\n{len(refused)} refusals, " in said
+        with pytest.raises(InputError) as caught:
+            load_examples(DreamBoothSettings(instance_prompt="a dog", instance_data_dir=str(folder), resolution=512))
+        assert sorted(refused) == sorted(Path(problem.where).name for problem in caught.value.problems)
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1 << 20
 
 

@@ -294,9 +294,12 @@ PIECES = [
 marked = st.lists(st.sampled_from(PIECES), max_size=20).map("".join)
 
 
-@settings(max_examples=10_000, deadline=None, database=None)
-@given(marked)
-def test_whatever_is_written_is_read_or_reported(text):
+@pytest.mark.parametrize("number", [600, pytest.param(10_000, marks=pytest.mark.slow)], ids=["few", "many"])
+def test_whatever_is_written_is_read_or_reported(number):
+    settings(max_examples=number, deadline=None, database=None)(given(marked)(read_or_reported))()
+
+
+def read_or_reported(text):
     try:
         prompt = parse(text)
     except InputError as error:

@@ -208,8 +208,11 @@ def test_what_a_run_reads_is_not_removed_with_an_earlier_one(server, tiny_epsilo
         path: content for path, content in before.items() if path.name != ".lock"
     }
     status, said = earlier("--overwrite_output_dir", "--instance_data_dir", str(earlier.folder / "samples/mine"))
-    assert status == 0 and "overwrite_output_dir removes " in said and "samples/mine" not in said
-    assert mine == {path: path.read_bytes() for path in mine}
+    [removed] = [line for line in said.splitlines() if line.startswith("overwrite_output_dir removes ")]
+    assert status == 0 and "samples/mine" not in removed, said
+    assert f"images    3 in {earlier.folder / 'samples/mine'}, " in said
+    assert mine == {path: path.read_bytes() for path in earlier.folder.glob("samples/mine/*")}
+    assert len(mine) == 3 and (earlier.folder / "model_index.json").is_file()
 
 
 @pytest.mark.parametrize(

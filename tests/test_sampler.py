@@ -334,7 +334,7 @@ def test_first_place_counts_as_diffusers_does():
     [
         ({"scheduler": "EulerDiscrete"}, "scheduler", "EulerDiscreteScheduler"),
         ({"scheduler": "EDMEulerScheduler"}, "scheduler", "preconditioning"),
-        ({"scheduler": "DDIMScheduler", "use_karras_sigmas": True}, "use_karras_sigmas", "HeunDiscreteScheduler"),
+        ({"scheduler": "DDIMScheduler", "use_karras_sigmas": True}, "use_karras_sigmas", "DPM++ SDE, Euler, Heun, DPM2, "),
         ({"num_inference_steps": 0}, "num_inference_steps", "1 to 1000"),
         ({"num_inference_steps": 1001}, "num_inference_steps", "1 to 1000"),
         ({"image": picture(), "strength": 0.1, "num_inference_steps": 5}, "strength", "less than one step"),

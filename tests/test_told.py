@@ -552,14 +552,17 @@ def of_a_picture(settings: InferenceSettings) -> InferenceSettings:
     return InferenceSettings(**{name: value for name, value in shared.items() if name not in FIXED})
 
 
-@settings(max_examples=300, deadline=None, database=None)
-@given(values=SETTINGS, start=st.booleans(), strength=st.sampled_from([None, 0.3, 1.0]), count=st.integers(1, 64))
-def test_what_we_write_comes_back(tmp_path_factory, values, start, strength, count):
-    asked = InferenceSettings(**values, **({"image": "start.png", "strength": strength} if start else {}))
-    path = tmp_path_factory.getbasetemp() / "round.png"
-    found = read_told(written(path, asked, (count - 1, count)))
-    assert InferenceSettings(**found.settings) == of_a_picture(asked)
-    assert found == Told("customize", found.settings, (), "demo", (3, 2), (count - 1, count), ())
+@pytest.mark.parametrize("number", [60, pytest.param(300, marks=pytest.mark.slow)], ids=["few", "many"])
+def test_what_we_write_comes_back(number, tmp_path):
+    @settings(max_examples=number, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(values=SETTINGS, start=st.booleans(), strength=st.sampled_from([None, 0.3, 1.0]), count=st.integers(1, 64))
+    def check(values, start, strength, count):
+        asked = InferenceSettings(**values, **({"image": "start.png", "strength": strength} if start else {}))
+        found = read_told(written(tmp_path / "round.png", asked, (count - 1, count)))
+        assert InferenceSettings(**found.settings) == of_a_picture(asked)
+        assert found == Told("customize", found.settings, (), "demo", (3, 2), (count - 1, count), ())
+
+    check()
 
 
 def test_compositions_and_lessons_come_back(tmp_path):
@@ -760,7 +763,13 @@ def only_input_errors(path: Path) -> Told | None:
     return found
 
 
-FUZZ = settings(max_examples=2000, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+EXAMPLES = pytest.mark.parametrize("number", [150, pytest.param(2000, marks=pytest.mark.slow)], ids=["few", "many"])
+
+
+def fuzz(number: int) -> settings:
+    return settings(max_examples=number, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+
+
 NAMES = st.sampled_from([
     "Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model", "Model hash", "Clip skip", "Denoising strength",
     "Lora hashes", "TI hashes", "RNG", "Hires upscale", "Version", "Negative prompt", "", "a b",
@@ -777,16 +786,19 @@ INFOTEXT = st.one_of(
 )
 
 
-@FUZZ
-@given(text=INFOTEXT)
-@example(text="Steps: 1, Seed")
-@example(text="\n\nSteps: 1")
-def test_no_infotext_breaks_it(tmp_path_factory, text):
-    info = PngInfo()
-    info.add_itxt("parameters", text.encode(errors="replace").decode())
-    path = tmp_path_factory.getbasetemp() / "infotext.png"
-    Image.new("RGB", (1, 1)).save(path, pnginfo=info)
-    only_input_errors(path)
+@EXAMPLES
+def test_no_infotext_breaks_it(number, tmp_path):
+    @fuzz(number)
+    @given(text=INFOTEXT)
+    @example(text="Steps: 1, Seed")
+    @example(text="\n\nSteps: 1")
+    def check(text):
+        info = PngInfo()
+        info.add_itxt("parameters", text.encode(errors="replace").decode())
+        Image.new("RGB", (1, 1)).save(tmp_path / "infotext.png", pnginfo=info)
+        only_input_errors(tmp_path / "infotext.png")
+
+    check()
 
 
 SCALARS = st.one_of(
@@ -813,11 +825,15 @@ FACT = st.one_of(
 OWN = st.lists(FACT, min_size=1, max_size=2).map(lambda facts: json.loads(own()) | dict(facts))
 
 
-@FUZZ
-@given(value=st.one_of(OWN, OWN, OWN, JSON))
-def test_no_json_of_ours_breaks_it(tmp_path_factory, value):
-    found = only_input_errors(png(tmp_path_factory.getbasetemp() / "own.png", customize=json.dumps(value)))
-    assert found is None or found.program == "customize"
+@EXAMPLES
+def test_no_json_of_ours_breaks_it(number, tmp_path):
+    @fuzz(number)
+    @given(value=st.one_of(OWN, OWN, OWN, JSON))
+    def check(value):
+        found = only_input_errors(png(tmp_path / "own.png", customize=json.dumps(value)))
+        assert found is None or found.program == "customize"
+
+    check()
 
 
 LINKS = st.tuples(st.sampled_from([*graph()]), st.integers(0, 3)).map(list)
@@ -834,9 +850,7 @@ CHANGES = st.tuples(
 )
 
 
-@FUZZ
-@given(changes=CHANGES)
-def test_no_graph_breaks_it(tmp_path_factory, changes):
+def changed_graph(changes) -> dict:
     nodes: dict = graph()
     for number, name, value in itertools.chain(*changes):
         if name is None:
@@ -845,7 +859,17 @@ def test_no_graph_breaks_it(tmp_path_factory, changes):
             nodes[number]["class_type"] = value
         elif isinstance(nodes[number], dict) and isinstance(nodes[number].get("inputs"), dict):
             nodes[number]["inputs"][name] = value
-    only_input_errors(png(tmp_path_factory.getbasetemp() / "graph.png", prompt=json.dumps(nodes)))
+    return nodes
+
+
+@EXAMPLES
+def test_no_graph_breaks_it(number, tmp_path):
+    @fuzz(number)
+    @given(changes=CHANGES)
+    def check(changes):
+        only_input_errors(png(tmp_path / "graph.png", prompt=json.dumps(changed_graph(changes))))
+
+    check()
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
