@@ -153,6 +153,8 @@ def read(model: type[Settings], argv: Sequence[str], check: Function | None = No
             values[name], more = (
                 typed.value(places.get(name, name), table(model)[name], value) if name in table(model) else (value, [])
             )
+            if given is flags and isinstance(values[name], list) and [*map(str.casefold, map(str, values[name]))] == ["none"]:
+                values[name] = "none"  # typed alone it unsets, also a list in which it may be a value
             notes += more
         notes += ours.notes + found_notes
         problems += [Problem(where.get(each.where, each.where), each.what, each.remedy) for each in ours.problems]

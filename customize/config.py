@@ -466,7 +466,7 @@ class InferenceSettings(Settings):
             from customize.prompt_files import read_prompts
 
             given = values.get("prompt", ())
-            given = (given,) if isinstance(given, str) else tuple(given)
+            given = (() if given.casefold() == "none" else (given,)) if isinstance(given, str) else tuple(given)
             values = {**values, "prompt": (*given, *read_prompts(path)), "prompt_file": None}
         like = values.get("like")
         if isinstance(like, str) and like.casefold() != "none":

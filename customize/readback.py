@@ -15,10 +15,12 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 training: beside a rounded base model an adapter learned, beside an exact one it is loaded."""
 
 
-def check(folder: Path, family: StableDiffusion, prompt: str, saved: torch.dtype = torch.float32) -> float:
+def check(
+    folder: Path, family: StableDiffusion, prompt: str, saved: torch.dtype = torch.float32, variant: str | None = None
+) -> float:
     """Compares one prediction of the networks in memory with one of the result in `folder`; both on the CPU in float32.
 
-    saved: the number format of the result.
+    saved: the number format of the result; variant: of the base model's files, which the result is put on again.
     Returns the largest difference relative to the largest number. Raises OSError when it is above `TOLERANCE`,
     NumericsError when the networks in memory answer with NaN or infinity.
     """
@@ -28,13 +30,22 @@ def check(folder: Path, family: StableDiffusion, prompt: str, saved: torch.dtype
         remedy = "start anew with a lower learning_rate, or go on from an earlier checkpoint"
         raise NumericsError(f"what was learned answers with NaN or infinity, and is not saved as the result\n    -> {remedy}")
     try:
-        fresh = load_pipeline(None, [(str(folder), 1.0)]).family
+        fresh = load_again(folder, family, variant)
     except InputError as error:
         raise OSError(f"what was saved cannot be loaded again: {error}") from error
     difference = ((answer(fresh, prompt) - expected).abs().max() / expected.abs().max()).item()
     if not difference <= max(TOLERANCE[dtype], TOLERANCE[saved]):
         raise OSError(f"{folder} does not give what was learned: predictions differ by {difference:.1e}")
     return difference
+
+
+def load_again(folder: Path, family: StableDiffusion, variant: str | None) -> StableDiffusion:
+    """The result in `folder`: a complete pipeline, or weights on the very base model that was trained on."""
+    weights = [(str(folder), 1.0)]
+    if (folder / "model_index.json").is_file():
+        return load_pipeline(None, weights).family
+    base = str(family.source)
+    return load_pipeline(base, weights, variant=variant, prediction_type=family.prediction_type).family
 
 
 @torch.no_grad()

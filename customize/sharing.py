@@ -84,6 +84,12 @@ def restored(value: Any, places: Mapping[str, str]) -> Any:
     return places.get(name, name) + mark + rest
 
 
+def beside(image: Path, name: Any) -> str | None:
+    """The place of another file that is called by its name only and lies beside the image, as in a chain the one before it."""
+    other = isinstance(name, str) and name == last_part(name) and name != image.name
+    return str(image.with_name(name)) if other and os.path.isfile(image.parent / name) else None
+
+
 def shared_file(path: Path) -> str:
     """A file's name, with that of its folder where all of its kind are called so."""
     return f"{path.absolute().parent.name}/{path.name}" if path.name.startswith(USUAL) else path.name

@@ -193,7 +193,8 @@ def finish(settings, folder: Path, family: StableDiffusion, training: Training, 
     training.method.eval()
     with new_entries(folder, size(training.method.learned()), unlisted=(run_folder.CARD,)) as unfinished:
         files = training.method.save(unfinished, metadata)
-        difference = readback.check(unfinished, family, training.method.example_prompt, PRECISIONS[settings.save_precision])
+        saved = PRECISIONS[settings.save_precision]
+        difference = readback.check(unfinished, family, training.method.example_prompt, saved, settings.variant)
         report = training.method.report()
         card = run_folder.card(folder, json.loads(metadata["customize"]), files, report)
         (unfinished / run_folder.CARD).write_text(card, encoding="utf-8", newline="\n")

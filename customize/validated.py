@@ -76,6 +76,7 @@ class Validated(BaseModel):
         line = table(cls)[str(info.field_name)]
         words = value if isinstance(value, (list, tuple)) else (value,)
         unset = line.optional or (line.many and line.default == () and not line.choices)
+        unset &= line.text != "prompt" or isinstance(value, str)  # in a list of prompts the word is one
         if unset and len(words) == 1 and isinstance(words[0], str) and words[0].casefold() == "none":
             return () if line.many else None
         if line.optional and line.many and value is None:

@@ -12,6 +12,7 @@ from customize.config import InferenceSettings
 from customize.errors import InputError
 from customize.inference import command, load_pipeline
 from customize.inference.attention import AttentionMaps, heat_levels, heat_sheet
+from customize.ownership import NAME as RECORD
 
 PROMPTS = ["a red dog", "a cat BREAK house"]
 
@@ -28,7 +29,7 @@ def test_who_looks_on_changes_no_pixel_and_writes_what_it_saw(tiny_v, tmp_path):
     looked = drawn(tmp_path / "looked", tiny_v, trace=True, trace_page=True, attention=True)
     assert all(map(np.array_equal, plain, looked)) and len(looked) == 4
     kinds = ("-attention.gif", "-attention.png", "-trace.gif", "-trace.html", "-trace.png", ".png")
-    wanted = {f"00{place}{kind}" for place in range(4) for kind in kinds} | {"config.toml", "sheet.png", "trace.jsonl"}
+    wanted = {f"00{place}{kind}" for place in range(4) for kind in kinds} | {"config.toml", "sheet.png", "trace.jsonl", RECORD}
     assert {path.name for path in (tmp_path / "looked").iterdir()} == wanted
 
     pipeline = load_pipeline(str(tiny_v))
@@ -55,7 +56,7 @@ def test_who_looks_on_changes_no_pixel_and_writes_what_it_saw(tiny_v, tmp_path):
 def test_the_files_are_known_as_ours(tiny_v, tmp_path):
     drawn(tmp_path / "out", tiny_v, trace=True, trace_page=True, attention=True)
     drawn(tmp_path / "out", tiny_v, overwrite_output_dir=True)
-    assert not list((tmp_path / "out").glob("*-*"))
+    assert [path.name for path in (tmp_path / "out").glob("*-*")] == [RECORD]
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_lora_gradient(rslora, tiny_epsilon, pictures, tmp_path):
     merged = {}
     for name in learned:
         if "lora_A" in name:
-            module = name.removeprefix("unet.").removesuffix(".lora_A.default.weight")
+            module = name.removeprefix("unet.").removesuffix(".lora_A.weight")
             change = learned[name.replace("lora_A", "lora_B")] @ learned[name]
             merged[f"{module}.weight"] = unet.get_submodule(module).weight + scale * change
     encoder = CLIPTextModel.from_pretrained(tiny_epsilon, subfolder="text_encoder")

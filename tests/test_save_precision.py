@@ -7,8 +7,9 @@ from kit import METHODS, prepared, settings_for
 from safetensors.torch import load_file
 
 from customize import readback, run_folder
+from customize.lora_formats import kohya_name
 from customize.plan import result_sizes
-from customize.weights import PRECISIONS, save_tensors
+from customize.weights import KOHYA_LORA, LORA, PRECISIONS, save_tensors
 
 FORMATS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -28,6 +29,15 @@ def test_a_result_is_what_was_learned_rounded_once(method, precision, tiny_epsil
     training.method.eval()
     files = training.method.save(folder, about)
     assert readback.check(folder, bench.family, training.method.example_prompt, PRECISIONS[precision]) > 1e-6
+    if method == "lora":
+        assert files == [folder / LORA, folder / KOHYA_LORA]
+        again = load_file(files.pop())
+        for name, tensor in learned.items():
+            part, _, module = name.removesuffix(".weight").partition(".")
+            side = {"A": "lora_down", "B": "lora_up"}[module[-1]]
+            read = again.pop(f"{kohya_name(part, module[: -len('.lora_A')])}.{side}.weight")
+            assert read.dtype == FORMATS[precision] and torch.equal(read, tensor.to(FORMATS[precision]))
+        assert 2 * len(again) == len(learned) and all(name.endswith(".alpha") for name in again)
     files = [folder / "unet/diffusion_pytorch_model.safetensors"] if method == "full" else files
     read = {name: tensor for file in files for name, tensor in load_file(file).items()}
     prefix = "unet." if method == "full" else ""

@@ -11,6 +11,7 @@ from customize.config import InferenceSettings
 from customize.errors import InputError
 from customize.inference import command, drawing
 from customize.inference.sweep import batches, grid, read_axis
+from customize.inference.told import read_told
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,9 @@ def test_a_swept_picture_is_the_one_made_by_itself(tiny_epsilon, tmp_path):
         facts = json.loads(swept.text["customize"])
         assert facts["settings"]["guidance_scale"] == (1, 4, 7)[place % 3]
         assert facts["settings"]["prompt"] == [("a dog", "a red cat")[place // 3]] and "sweep" not in facts["settings"]
-        command.run(InferenceSettings(**facts["settings"], output_dir=str(tmp_path / f"alone-{place}")))
+        base = {"pretrained_model_name_or_path": str(tiny_epsilon)}  # of which the image tells the name only
+        assert facts["settings"]["pretrained_model_name_or_path"] == facts["base_model"] == tiny_epsilon.name
+        command.run(InferenceSettings(**facts["settings"] | base, output_dir=str(tmp_path / f"alone-{place}")))
         alone = np.asarray(Image.open(tmp_path / f"alone-{place}/000.png"), dtype=int)
         assert np.abs(alone - np.asarray(swept, dtype=int)).max() <= 1
 
@@ -136,8 +139,12 @@ def test_each_picture_of_a_chain_starts_from_the_one_before(tiny_epsilon, tmp_pa
     assert len(pictures) == 6
     for place, seed, start in ((0, 0, tmp_path / "start.png"), (2, 0, pictures[1]), (4, 1, pictures[3])):
         told = json.loads(Image.open(pictures[place]).text["customize"])["settings"]
-        assert (told["image"], told["seed"]) == (str(start), seed) and "chain" not in told
-        command.run(InferenceSettings(**told, output_dir=str(tmp_path / f"alone-{place}")))
+        assert (told["image"], told["seed"]) == (start.name, seed) and "chain" not in told
+        assert told["pretrained_model_name_or_path"] == tiny_epsilon.name
+        notes, found = read_told(pictures[place]).notes, read_told(pictures[place]).settings  # with the places on this disk
+        assert notes == (() if place == 0 else (f"image: {start.name} is the one beside the picture",))
+        assert (found["image"], found["pretrained_model_name_or_path"]) == (str(start), str(tiny_epsilon))
+        command.run(InferenceSettings(**found, output_dir=str(tmp_path / f"alone-{place}")))
         alone, link = (np.asarray(Image.open(file), dtype=int) for file in (tmp_path / f"alone-{place}/000.png", pictures[place]))
         assert np.abs(alone - link).max() <= 1
     with pytest.raises(InputError, match="columns"):

@@ -526,7 +526,7 @@ TRICKY = st.sampled_from(
 )
 STEP = st.integers(2, 512).map(lambda n: n * 8)
 SETTINGS = st.fixed_dictionaries(
-    {"prompt": st.one_of(LINES, TRICKY)},
+    {"prompt": st.one_of(LINES, TRICKY).map(lambda text: [text])},  # "none" that is no list would unset it
     optional={
         "negative_prompt": st.one_of(LINES, TRICKY, st.just("")),
         "guidance_scale": st.floats(0, 100),
@@ -645,7 +645,7 @@ def test_settings_of_other_versions_are_noted(tmp_path):
     (own(weights=[1]), "weights are not files"), (own(weights=[{"path": "x", "scale": "1", "sha256": ""}]), "weights are not"),
     (own(weights=[{"path": "x", "scale": 1, "sha256": ""}] * 101), "101 files"), (own(batch=[1, 1]), "batch"),
     (own(batch=[0, 10**9]), "batch"), (own(batch="x"), "batch"), (own(settings={}), "prompt"),
-    (own(settings={"prompt": ["a\nb"]}), "control character"), (own(settings={"prompt": [[]]}), "lists within lists"),
+    (own(settings={"prompt": ["a\x1bb"]}), "control character"), (own(settings={"prompt": [[]]}), "lists within lists"),
     (own(settings={"prompt": {"a": 1}}), "lists within lists"), (own(settings={"prompt": ["x"], "seed": -1}), "seed"),
     (own(settings={"prompt": ["x"], "seed": True}), "seed"), (own(settings={"prompt": ["x"], "seed": 10**4000}), "seed"),
     (own(settings={"prompt": ["x"], "guidance_scale": math.nan}), "guidance_scale"),
@@ -655,6 +655,12 @@ def test_settings_of_other_versions_are_noted(tmp_path):
 ])  # fmt: skip
 def test_damaged_chunks_of_ours(tmp_path, text, words):
     assert words in refusal(png(tmp_path / "a.png", customize=text))[0]
+
+
+def test_the_word_none_and_a_line_break_are_read_as_written(tmp_path):
+    for text in ("none", "NONE", "a\nb"):
+        assert told(tmp_path, customize=own(settings={"prompt": [text]})).settings == {"prompt": (text,)}
+    assert told(tmp_path, parameters=f"None\nSteps: 20, Sampler: Euler, {TAIL}").settings["prompt"] == ("None",)
 
 
 def test_every_refused_setting_is_told(tmp_path):

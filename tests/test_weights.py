@@ -58,7 +58,7 @@ def test_stock_loads_our_lora(kind, train_text_encoder, tiny_epsilon, pictures, 
     assert readback.check(tmp_path / "run", family, PROMPT) < 1e-5
     stock = StableDiffusionPipeline.from_pretrained(tiny_epsilon, safety_checker=None)
     stock.load_lora_weights(tmp_path / "run")
-    assert_stock_draws_the_same(stock, load_pipeline(None, [(str(tmp_path / "run"), 1.0)]), PROMPT)
+    assert_stock_draws_the_same(stock, load_pipeline(str(tiny_epsilon), [(str(tmp_path / "run"), 1.0)]), PROMPT)
 
 
 CONV = ("attention", "feed-forward", "conv1", "conv_shortcut", "time_emb_proj", "proj_in", "downsamplers.0.conv")
@@ -117,7 +117,7 @@ def test_stock_reads_the_kohya_file_by_its_own_converter(tiny_epsilon, pictures,
     assert [path.name for path in (tmp_path / "run").iterdir()] == [weights.KOHYA_LORA]
     stock = StableDiffusionPipeline.from_pretrained(tiny_epsilon, safety_checker=None)
     stock.load_lora_weights(tmp_path / "run", weight_name=weights.KOHYA_LORA)
-    assert_stock_draws_the_same(stock, load_pipeline(None, [(str(tmp_path / "run"), 1.0)]), PROMPT)
+    assert_stock_draws_the_same(stock, load_pipeline(str(tiny_epsilon), [(str(tmp_path / "run"), 1.0)]), PROMPT)
 
 
 def test_names_of_the_text_encoder_are_those_that_all_versions_read(tiny_epsilon, pictures, tmp_path):
@@ -138,7 +138,7 @@ def test_names_of_the_text_encoder_are_those_that_all_versions_read(tiny_epsilon
     old = {name.replace("text_encoder.text_model.", "text_encoder."): tensor for name, tensor in tensors.items()}
     save_file(old, tmp_path / "old.safetensors", metadata)
     for path in (file, tmp_path / "old.safetensors"):
-        again = load_pipeline(None, [(path, 1.0)]).family
+        again = load_pipeline(str(tiny_epsilon), [(path, 1.0)]).family
         assert (readback.answer(again, PROMPT) - readback.answer(family, PROMPT)).abs().max() < 1e-5
 
 
@@ -174,7 +174,7 @@ def test_stock_loads_our_embeddings(normalize, tiny_v, pictures, tmp_path):
     saved(settings, tmp_path / "run")
     stock = StableDiffusionPipeline.from_pretrained(tiny_v, safety_checker=None)
     stock.load_textual_inversion(tmp_path / "run/learned_embeds.safetensors")
-    assert_stock_draws_the_same(stock, load_pipeline(None, [(str(tmp_path / "run"), 1.0)]), "a photo of <new>")
+    assert_stock_draws_the_same(stock, load_pipeline(str(tiny_v), [(str(tmp_path / "run"), 1.0)]), "a photo of <new>")
 
 
 def test_several_tokens_are_a_file_each(tiny_epsilon, pictures, tmp_path):
@@ -230,5 +230,5 @@ def test_a_file_that_does_not_hold_what_was_learned_is_an_error(tiny_epsilon, pi
         readback.check(tmp_path / "run", family, PROMPT)
     facts = json.loads(metadata["customize"])
     assert (
-        facts["base_model"] == str(tiny_epsilon) and facts["trigger_words"] == [PROMPT] and facts["method"] == "dreambooth_lora"
+        facts["base_model"] == tiny_epsilon.name and facts["trigger_words"] == [PROMPT] and facts["method"] == "dreambooth_lora"
     )

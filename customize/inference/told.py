@@ -73,7 +73,7 @@ def read_told(path: Path | str) -> Told:
     Raises InputError when `open_image` refuses the picture, when it says nothing that is read here, when that is damaged or
     longer than Pillow's limit, and when our own JSON holds settings that infer.py refuses.
     """
-    reading = Reading(places=sharing.local_places(Path(path).parent))
+    reading = Reading(Path(path), places=sharing.local_places(Path(path).parent))
     try:
         size, texts = _opened(path)
         program = _read(reading, texts) or _read_beside(reading, Path(path))
@@ -217,16 +217,18 @@ def _read_own(reading: Reading, text: str) -> None:
             raise Unreadable("carries damaged settings: batch is not [place, size]")
     known = table(InferenceSettings).keys() - set(FIXED)
     values = {name: value for name, value in said.items() if name in known}
-    values |= {name: sharing.restored(values[name], reading.places) for name in sharing.PLACES if name in values}
+    found = _beside(reading, values)
+    values |= {name: sharing.restored(values[name], reading.places) for name in sharing.PLACES if name in values} | found
     if values.get("prompt") == [""]:  # a lesson without a prompt
         values["prompt"] = []
     if not all(_is_plain(each) for value in values.values() for each in (value if isinstance(value, list) else [value])):
         raise Unreadable("carries damaged settings: lists within lists")
     settings, problems = InferenceSettings.examine(values)
-    if problems:
-        raise Unreadable(*(f"says {each.where}: {each.what}" for each in problems))
+    faults = [f"says {each.where}: {each.what}" for each in problems]
     if settings.seed == RANDOM:
-        raise Unreadable("says seed: -1, which no picture was made with")
+        faults.append("says seed: -1, which no picture was made with")
+    if faults:
+        raise Unreadable(*faults)
     reading.settings = {name: getattr(settings, name) for name in values}
     for name, value in said.items():
         if name not in known | set(FIXED):
@@ -235,6 +237,16 @@ def _read_own(reading: Reading, text: str) -> None:
     for name in VERSIONED:
         if name in versions and versions[name] != (here := _installed(name)):
             reading.note(f"made with {name} {short(versions[name])}; here it is {here}")
+
+
+def _beside(reading: Reading, values: Mapping[str, Any]) -> dict[str, str]:
+    """The places of images that lie beside the one that calls them by their names, each told."""
+    found: dict[str, str] = {}
+    for name in ("image", "mask_image"):
+        if (place := sharing.beside(reading.image, values.get(name))) and values[name] not in reading.places:
+            found[name] = place
+            reading.note(f"{name}: {values[name]} is the one beside the picture")
+    return found
 
 
 def _is_plain(value: Any) -> bool:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from customize.config import InferenceSettings
@@ -29,8 +30,10 @@ class ToldFile:
 
 @dataclass
 class Reading:
-    """What has been found so far. places: of this disk, by the names that an image of ours calls them (`sharing`)."""
+    """What has been found so far in `image`. places: of this disk, by the names that an image of ours calls them
+    (`sharing`)."""
 
+    image: Path
     settings: dict[str, Any] = field(default_factory=dict)
     weights: list[ToldFile] = field(default_factory=list)
     base_model: str | None = None
@@ -52,6 +55,7 @@ class Reading:
             return self.note(f"{name}: {short(value)} asks for a random one (not read)")
         needed = (table(InferenceSettings)[setting].only_with or ("",))[0]
         with_it = {needed: self.settings[needed]} if needed in self.settings else {}
+        value = [value] if setting == "prompt" else value  # alone, the word none would be no prompt
         settings, problems = InferenceSettings.examine({"prompt": "x", **with_it, setting: value})
         if problems:
             self.note(f"{name}: {problems[0].what} (not read)")
