@@ -1,6 +1,7 @@
 """Results as others read them: stock diffusers' own loaders draw the same pictures from our files."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -232,3 +233,17 @@ def test_a_file_that_does_not_hold_what_was_learned_is_an_error(tiny_epsilon, pi
     assert (
         facts["base_model"] == tiny_epsilon.name and facts["trigger_words"] == [PROMPT] and facts["method"] == "dreambooth_lora"
     )
+
+
+def test_a_result_is_read_back_on_the_files_that_were_trained_on(tiny_epsilon, pictures, tmp_path):
+    """A base model whose files are of a variant, under another kind of prediction, in a folder that no configuration names."""
+    base = tmp_path / "halves"
+    shutil.copytree(tiny_epsilon, base)
+    for file in list(base.glob("*/*.safetensors")):
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    options = {"variant": "fp16", "prediction_type": "v_prediction", "lora_format": "diffusers"}
+    family, _ = saved(settings_for("lora", base, pictures, tmp_path / "unused", **options), tmp_path / "run")
+    assert (family.source, family.prediction_type) == (base, "v_prediction")
+    assert readback.check(tmp_path / "run", family, PROMPT, variant="fp16") < 1e-5
+    with pytest.raises(OSError, match="cannot be loaded again"):
+        readback.check(tmp_path / "run", family, PROMPT)
