@@ -200,3 +200,15 @@ def test_files_that_look_like_ours_stay(name, base, pictures):
 @pytest.mark.parametrize("number", [12, pytest.param(400, marks=pytest.mark.slow)], ids=["few", "many"])
 def test_no_file_of_the_user_is_changed_or_removed(number, base, pictures):
     check_examples(base, pictures, number)
+
+
+def test_what_is_refused_when_the_model_is_known_removes_nothing(base, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = commands(base, pictures, [])["infer"]
+    assert called("infer", line) == 0
+    before = state(tmp_path)
+    assert called("infer", [*line, "--overwrite_output_dir", "--clip_skip", "11"]) == 2
+    assert state(tmp_path) == before
+    assert called("infer", [*line, "--overwrite_output_dir", "--seed", "5"]) == 0
+    after = state(tmp_path)
+    assert after.keys() == before.keys() and after["work/out/000.png"] != before["work/out/000.png"]

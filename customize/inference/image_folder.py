@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from customize import numbered, ownership, run_folder
 from customize.config import InferenceSettings
-from customize.disk import make_folder
+from customize.disk import make_folder, remove
 from customize.errors import InputError, Problem
 from customize.files import write_text
 from customize.next_command import command_line
@@ -27,7 +28,8 @@ NOT_OF_A_JOB = ("output_dir", "overwrite_output_dir", "skip_existing", "max_imag
 @dataclass
 class ImageFolder:
     """A place for `count` images, the first of which has the number `start`. suffix: what tells this job's other files
-    from those of an earlier one. finished: places in the job (0, 1, ...) whose images are there. format: png, jpg or webp."""
+    from those of an earlier one. finished: places in the job (0, 1, ...) whose images are there. format: png, jpg or webp.
+    aside: (where it is now, where it was) of each file of an earlier job that goes once there is an image."""
 
     folder: Path
     start: int
@@ -35,6 +37,7 @@ class ImageFolder:
     suffix: str
     finished: set[int] = field(default_factory=set)
     format: str = "png"
+    aside: list[tuple[Path, Path]] = field(default_factory=list)
 
     def image(self, place: int) -> Path:
         """Where the image of a place in the job goes."""
@@ -87,6 +90,9 @@ def claimed(settings: InferenceSettings, count: int) -> Iterator[ImageFolder]:
             if not place.finished and not settings.skip_existing:
                 undo(place, record, had_record)
             raise
+        finally:
+            if place.aside:
+                remove(place.aside[0][0].parent)
 
 
 def opened(settings: InferenceSettings) -> tuple[Path, bool]:
@@ -106,15 +112,25 @@ def begun(settings: InferenceSettings, record: ownership.Record, count: int) -> 
         place = ImageFolder(folder, job["start"], job["count"], job["suffix"], format=settings.image_format)
         place.finished = {each for each in range(count) if os.path.lexists(place.image(each))}
         return place
-    for path in removal(settings):
-        path.unlink()
+    aside = set_aside(removal(settings), folder)
     start = first_free(folder, record)
     suffix = f"-{start:03d}" if any(os.path.lexists(folder / name) for name in OF_A_JOB) else ""
     record.append({"job": identity(settings), "start": start, "count": count, "suffix": suffix})
-    place = ImageFolder(folder, start, count, suffix, format=settings.image_format)
+    place = ImageFolder(folder, start, count, suffix, format=settings.image_format, aside=aside)
     kept = settings.model_copy(update={"output_dir": str(folder), "overwrite_output_dir": False, "like": None})
     write_text(place.file("config.toml"), kept.to_toml())
     return place
+
+
+def set_aside(files: list[Path], folder: Path) -> list[tuple[Path, Path]]:
+    """Moves files into a hidden folder, from which `undo` brings them back."""
+    if not files:
+        return []
+    hidden = Path(mkdtemp(prefix=".earlier-", dir=folder))
+    moves = [(hidden / f"{number:06d}", path) for number, path in enumerate(files)]
+    for there, path in moves:
+        os.rename(path, there)
+    return moves
 
 
 def first_free(folder: Path, record: ownership.Record) -> int:
@@ -146,9 +162,11 @@ def identity(settings: InferenceSettings) -> str:
 
 
 def undo(place: ImageFolder, record: ownership.Record, had_record: bool) -> None:
-    """Removes what was written before it was known that what was given is at fault."""
+    """Removes what was written before it was known that what was given is at fault, and brings back what was set aside."""
     with suppress(OSError):
         place.file("config.toml").unlink()
+        for there, path in place.aside:
+            os.rename(there, path)
         if not had_record:
             record.path.unlink()
         place.folder.rmdir()
