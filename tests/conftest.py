@@ -1,6 +1,7 @@
 """Fixtures that several test modules share: tiny models, built once per run; torch is imported by these only."""
 
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process for each core runs te
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+
+
+DEAR = "processes quiet hostile_files documented_commands resume reliability told folders guard disk_full latents_cache".split()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Dear files first, so that no process is left alone with one of them at the end."""
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in DEAR)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Each file in one process, whose fixtures are made once; in the order of collection."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +53,20 @@ def server():
     server = ForkServer()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def straight(server, tiny_epsilon, pictures, tmp_path_factory):
+    """A function that gives the finished run of a method with no setting changed; made once, to be looked at only."""
+    from whole_runs import Run
+
+    @cache
+    def straight(method: str) -> Run:
+        run = Run(server, tmp_path_factory.mktemp("straight"), method, tiny_epsilon, pictures)
+        assert run()[0] == 0
+        return run
+
+    return straight
 
 
 @pytest.fixture(scope="session")

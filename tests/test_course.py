@@ -185,11 +185,11 @@ def trained(settings, resume: Checkpoint | None = None):
     return replace(made, learned=tensors)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["epochs for steps, with a curve", "scaled and scaled by hand", "a warm-up of none", "alpha, which is the rank",
-     "targets in another order", "the text encoder's own rate, the same"],
-)  # fmt: skip
+SELDOM = ["a warm-up of none", "alpha, which is the rank", "the text encoder's own rate, the same"]
+ALIKE = ["epochs for steps, with a curve", "scaled and scaled by hand", "targets in another order"]
+
+
+@pytest.mark.parametrize("name", [*ALIKE, *(pytest.param(name, marks=pytest.mark.slow) for name in SELDOM)])
 def test_other_words_go_on_to_the_same_bits(name, tiny_epsilon, images, tmp_path):
     """Half of the run in the first words, the rest in the others, beside the whole in the first."""
     first, second = ({"max_train_steps": 8, "adapter": "lora", "rank": 4, **each} for each in SAME[name])

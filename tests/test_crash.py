@@ -98,9 +98,15 @@ CASES = {
 }
 WITHOUT_EXCHANGE = "a checkpoint again, by two renames"
 ALL = [*CASES, WITHOUT_EXCHANGE]
+LIKE_OTHERS = ("the first checkpoint", "a checkpoint again", WITHOUT_EXCHANGE)
 
 
-@pytest.fixture(params=ALL)
+def without(names: tuple[str, ...]) -> list:
+    """The cases, of which those of these names are left to the slow tests."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in names else name for name in ALL]
+
+
+@pytest.fixture(params=without(LIKE_OTHERS[:1]))
 def case(request, monkeypatch) -> Case:
     if request.param == WITHOUT_EXCHANGE:
         monkeypatch.setattr(files, "exchange", lambda one, other: False)
@@ -153,6 +159,7 @@ def test_killed_at_each_system_call(case, stage, which):
     assert seen == {"old", "new"}
 
 
+@pytest.mark.parametrize("case", without(LIKE_OTHERS), indirect=True)
 @pytest.mark.parametrize("error", ["ENOSPC", *(pytest.param(error, marks=pytest.mark.slow) for error in ERRORS[1:])])
 def test_refused_at_each_system_call(case, stage, error):
     folder = stage()  # of the same name each time

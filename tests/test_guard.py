@@ -95,6 +95,11 @@ class BeforeTheStep(InAWeight):
 
 FAULTS = [InTheLoss, InAGradient, InAWeight, InTheOptimizer, BeforeTheStep]
 both = pytest.mark.parametrize("method", ["textual_inversion", "lora"])
+QUICK = [*(("textual_inversion", fault) for fault in FAULTS), ("lora", InTheLoss), ("lora", InTheOptimizer)]
+SELDOM = [("lora", fault) for fault in FAULTS if ("lora", fault) not in QUICK]
+each_fault = pytest.mark.parametrize(
+    ("method", "fault"), [*QUICK, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SELDOM)]
+)
 
 
 class Trained:
@@ -166,9 +171,8 @@ def straight(tiny_epsilon, pictures, tmp_path_factory):
     return straight
 
 
-@both
+@each_fault
 @pytest.mark.parametrize("value", [math.nan, pytest.param(math.inf, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("fault", FAULTS)
 def test_it_stops_at_that_step_with_the_state_before_it(method, value, fault, straight, tiny_epsilon, pictures, tmp_path):
     before, whole = straight(method)
     run = Trained(method, tiny_epsilon, pictures, tmp_path / "run", fault(value))
@@ -212,8 +216,7 @@ def by_hand(method, base, pictures, folder, steps):
     return {name: tensor.detach().clone() for name, tensor in training.method.learned().items()}
 
 
-@both
-@pytest.mark.parametrize("fault", FAULTS)
+@each_fault
 def test_retry_leaves_the_draw_out_and_halves_the_rate(method, fault, tiny_epsilon, pictures, tmp_path, capsys):
     expected = by_hand(method, tiny_epsilon, pictures, tmp_path, [(0, 1), (1, 1), (3, 0.5), (4, 0.5), (5, 0.5)])
     run = Trained(method, tiny_epsilon, pictures, tmp_path / "run", fault(math.nan), on_nan="retry")
@@ -325,7 +328,7 @@ class AfterEachStep(InAWeight):
             self.tensor(state).detach().view(-1)[0] = self.value
 
 
-@pytest.mark.parametrize("times", [1, 2, 3, 4])
+@pytest.mark.parametrize("times", [*(pytest.param(times, marks=pytest.mark.slow) for times in (1, 2)), 3, 4])
 @pytest.mark.parametrize("eight_bit", [False, True])
 def test_a_fault_after_the_step_again_and_again(times, eight_bit, tiny_epsilon, pictures, tmp_path):
     """Each time with the next draw at half the rate, until there were enough."""

@@ -39,9 +39,8 @@ def latents(settings) -> torch.Tensor:
 @pytest.mark.parametrize(
     "method", ["lora", *(pytest.param(method, marks=pytest.mark.slow) for method in METHODS if method != "lora")]
 )
-def test_bits_are_equal_with_and_without(method, server, tiny_epsilon, pictures, tmp_path):
-    plain = Run(server, tmp_path / "plain", method, tiny_epsilon, pictures)
-    assert plain()[0] == 0
+def test_bits_are_equal_with_and_without(method, straight, server, tiny_epsilon, pictures, tmp_path):
+    plain = straight(method)
     for name in ("first", "second"):
         run = Run(server, tmp_path / name, method, tiny_epsilon, pictures, latents_cache_dir=str(tmp_path / "cache"))
         assert run()[0] == 0 and run.result() == plain.result() and run.losses() == plain.losses()
@@ -126,9 +125,8 @@ def test_an_entry_that_is_vouched_for_is_not_believed(kind, asked, tiny_epsilon,
     assert "computed anew" in capsys.readouterr().out
 
 
-def test_killed_while_an_entry_is_written(server, tiny_epsilon, pictures, tmp_path):
-    plain = Run(server, tmp_path / "plain", "lora", tiny_epsilon, pictures)
-    assert plain()[0] == 0
+def test_killed_while_an_entry_is_written(straight, server, tiny_epsilon, pictures, tmp_path):
+    plain = straight("lora")
     cache = tmp_path / "cache"
     run = Run(server, tmp_path / "killed", "lora", tiny_epsilon, pictures, latents_cache_dir=str(cache))
     assert run(moment="at a cached latent", number=3)[0] == -9

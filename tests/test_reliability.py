@@ -63,7 +63,7 @@ def new_run(server, tiny_epsilon, pictures, tmp_path):
     return give
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["lora", *(pytest.param(method, marks=slow) for method in METHODS if method != "lora")])
 @pytest.mark.parametrize("chain", [0, *(pytest.param(chain, marks=slow) for chain in range(1, 67))])
 def test_killed_at_random_until_done(method, chain, straight, new_run):
     """A checkpoint at every step and only one of them kept: nothing to fall back on."""
@@ -206,7 +206,7 @@ def test_signals_in_a_save(moment, number, action, status, step, straight, new_r
     assert run(*LATEST)[0] == 0 and run.result() == reference.result()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["textual_inversion", "lora", pytest.param("full", marks=slow)])
 def test_a_learning_rate_far_too_high(method, new_run):
     """Weights of hundreds end in an infinity, which is in no file; a word of that length is told of."""
     run = new_run(method, learning_rate=10.0, max_train_steps=20, checkpointing_steps=2)

@@ -13,8 +13,10 @@ from whole_runs import LATEST, Run
 from customize.families import Source, locate
 from customize.resume import BLOCK, BLOCKS, fingerprint
 
+SELDOM = [pytest.param(method, marks=pytest.mark.slow) for method in METHODS if method != "lora"]
 
-@pytest.mark.parametrize("method", METHODS)
+
+@pytest.mark.parametrize("method", ["lora", *SELDOM])
 def test_killed_at_three_moments_and_resumed(method, server, tiny_epsilon, pictures, tmp_path):
     straight = (
         Run(server, tmp_path / "straight", method, tiny_epsilon, pictures, lora_dropout=0.2)
@@ -49,9 +51,10 @@ def test_eight_bit_adam_goes_on_to_the_same_bits(server, tiny_epsilon, pictures,
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
-def test_a_signal_finishes_the_step_saves_and_tells_how_to_go_on(name, status, server, tiny_epsilon, pictures, tmp_path):
-    straight = Run(server, tmp_path / "straight", "textual_inversion", tiny_epsilon, pictures)
-    straight()
+def test_a_signal_finishes_the_step_saves_and_tells_how_to_go_on(
+    name, status, straight, server, tiny_epsilon, pictures, tmp_path
+):
+    straight = straight("textual_inversion")
     run = Run(server, tmp_path / "stopped", "textual_inversion", tiny_epsilon, pictures)
     stopped, said = run(moment="in a step", number=3, action=name)
     assert stopped == status and (run.folder / "checkpoints/step-000003").is_dir() and "Traceback" not in said
@@ -60,9 +63,8 @@ def test_a_signal_finishes_the_step_saves_and_tells_how_to_go_on(name, status, s
     assert run.result() == straight.result() and run.losses() == straight.losses()
 
 
-def test_numbers_that_give_out_leave_the_last_good_state(server, tiny_epsilon, pictures, tmp_path):
-    straight = Run(server, tmp_path / "straight", "lora", tiny_epsilon, pictures)
-    straight()
+def test_numbers_that_give_out_leave_the_last_good_state(straight, server, tiny_epsilon, pictures, tmp_path):
+    straight = straight("lora")
     run = Run(server, tmp_path / "nan", "lora", tiny_epsilon, pictures)
     status, said = run(moment="in the loss", number=4, action="nan")
     assert status == 4 and "the loss is nan at step 4" in said and ".png" in said and "Traceback" not in said
@@ -86,7 +88,7 @@ def test_a_folder_with_a_run_is_refused_and_settings_that_matter_may_not_change(
     assert run.folder.joinpath("config.toml").exists()
 
 
-@pytest.mark.parametrize("method", ["textual_inversion", "lora"])
+@pytest.mark.parametrize("method", [pytest.param("textual_inversion", marks=pytest.mark.slow), "lora"])
 def test_accumulation_is_a_bigger_batch(method, server, tiny_v, pictures, tmp_path):
     batch = Run(server, tmp_path / "batch", method, tiny_v, pictures, train_batch_size=4)
     accumulated = Run(server, tmp_path / "accumulated", method, tiny_v, pictures, gradient_accumulation_steps=4)
@@ -95,9 +97,10 @@ def test_accumulation_is_a_bigger_batch(method, server, tiny_v, pictures, tmp_pa
 
 
 @pytest.mark.parametrize(("moment", "action", "expected"), [("in the loss", "memory", 3), ("in the bar", "errno 28", 3)])
-def test_when_memory_or_disk_give_out_the_state_is_saved(moment, action, expected, server, tiny_epsilon, pictures, tmp_path):
-    straight = Run(server, tmp_path / "straight", "textual_inversion", tiny_epsilon, pictures)
-    straight()
+def test_when_memory_or_disk_give_out_the_state_is_saved(
+    moment, action, expected, straight, server, tiny_epsilon, pictures, tmp_path
+):
+    straight = straight("textual_inversion")
     run = Run(server, tmp_path / "short", "textual_inversion", tiny_epsilon, pictures)
     status, said = run(moment=moment, number=4, action=action)
     assert status == expected and "Traceback" not in said and "->" in said
@@ -253,7 +256,7 @@ def test_a_wrong_sampler_is_told_before_an_earlier_run_is_removed(server, tiny_e
     assert run.result() == before
 
 
-def test_samples_and_intermediate_weights_stand_in_folders_of_their_own(server, tiny_epsilon, pictures, tmp_path):
+def test_samples_and_intermediate_weights_stand_in_folders_of_their_own(straight, server, tiny_epsilon, pictures, tmp_path):
     prompts = ("a <new> in the house", "a dog", "a dog")  # one given twice is drawn once
     changes = {"validation_prompt": prompts, "num_validation_images": 2, "validation_steps": 3}
     run = Run(server, tmp_path, "textual_inversion", tiny_epsilon, pictures, save_steps=4, sample_inference_steps=2, **changes)
@@ -263,9 +266,7 @@ def test_samples_and_intermediate_weights_stand_in_folders_of_their_own(server, 
     ]  # fmt: skip
     assert len(list((run.folder / "samples/step-000003").glob("*.png"))) == 4
     assert sorted(path.name for path in (run.folder / "weights").iterdir()) == ["step-000004", "step-000006"]
-    plain = Run(server, tmp_path / "plain", "textual_inversion", tiny_epsilon, pictures)
-    plain()
-    assert run.result() == plain.result()  # looking on changes nothing
+    assert run.result() == straight("textual_inversion").result()  # looking on changes nothing
     status, said = run(*LATEST, "--num_validation_images", "1")
     assert status == 0, said
 
