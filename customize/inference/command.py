@@ -82,9 +82,6 @@ def run(settings: InferenceSettings) -> None:
     job = check(settings)
     for note in notes(settings, job):
         print(printable(f"note: {note}"), file=sys.stderr)
-    if removed := image_folder.removal(settings):
-        names = first_few([path.name for path in removed])
-        print(f"overwrite_output_dir removes {len(removed)} files of earlier runs in {settings.output_dir}: {names}")
     count, plain = len(job.grid.wanted), on_its_own(settings)
     with raised_signals(), resources(FOR_MEMORY, FOR_DISK):
         from customize.inference.drawing import Models, draw
@@ -96,6 +93,9 @@ def run(settings: InferenceSettings) -> None:
         models.load(job.grid.wanted[0].settings)
         if settings.lesson == "none":
             models.check_steps(job.grid)
+        if removed := image_folder.removal(settings):
+            names = first_few([path.name for path in removed])
+            print(f"overwrite_output_dir removes {len(removed)} files of earlier runs in {settings.output_dir}: {names}")
         with image_folder.claimed(plain, count) as place:
             print(f"folder    {printable(place.folder)}", flush=True)
             try:
