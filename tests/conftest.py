@@ -15,9 +15,34 @@ os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 DEAR = "processes quiet hostile_files documented_commands resume reliability told folders guard disk_full latents_cache".split()
 
 
+THINNED = {
+    2: "bad_input checkpoints_as_weights demo_judge doctor foreign_models illusions init_weights lcm lora_formats masks sampler"
+       " single_file trials_outputs trials_strangers trials_weights verify views",
+    3: "course forged_checkpoints hostile_files inpainting like samplers trials_first_hour trials_options trials_resume",
+}  # fmt: skip
+"""Files of which a family of alike cases (one function, at least `FAMILY` parameters) has each second or third one and the
+last in the normal run; all of them are in the slow one."""
+FAMILY = 8
+
+
+@pytest.hookimpl(tryfirst=True)  # before the slow ones are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Dear files first, so that no process is left alone with one of them at the end."""
-    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in DEAR)
+    """Dear files first, so that no process is left alone with one of them at the end; large families thinned."""
+    items.sort(key=lambda item: name_of(item) not in DEAR)
+    families: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        families.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    steps = {name: step for step, names in THINNED.items() for name in names.split()}
+    for family in families.values():
+        if len(family) >= FAMILY and (step := steps.get(name_of(family[0]))):
+            for place, item in enumerate(family):
+                if place % step and item is not family[-1]:
+                    item.add_marker(pytest.mark.slow)
+
+
+def name_of(item: pytest.Item) -> str:
+    """The name of a test's file."""
+    return item.path.stem.removeprefix("test_")
 
 
 @pytest.hookimpl(optionalhook=True)
