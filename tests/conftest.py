@@ -16,13 +16,15 @@ DEAR = "processes quiet hostile_files documented_commands resume reliability tol
 
 
 THINNED = {
-    2: "bad_input checkpoints_as_weights demo_judge doctor foreign_models illusions init_weights lcm lora_formats masks sampler"
+    2: "accumulation attention crash demo_training guard heif images latents_cache merge plan save_precision scales strangers"
+       " summary sweep told weights",
+    3: "bad_input checkpoints_as_weights demo_judge doctor foreign_models illusions init_weights lcm lora_formats masks sampler"
        " single_file trials_outputs trials_strangers trials_weights verify views",
-    3: "course forged_checkpoints hostile_files inpainting like samplers trials_first_hour trials_options trials_resume",
+    4: "course forged_checkpoints hostile_files inpainting like samplers trials_first_hour trials_options trials_resume",
 }  # fmt: skip
-"""Files of which a family of alike cases (one function, at least `FAMILY` parameters) has each second or third one and the
-last in the normal run; all of them are in the slow one."""
-FAMILY = 8
+"""Files of which a family of alike cases (one function, at least `FAMILY` parameters) has each second, third or fourth one
+and the last in the normal run; all of them are in the slow one."""
+FAMILY = 5
 
 
 @pytest.hookimpl(tryfirst=True)  # before the slow ones are left out
