@@ -1,5 +1,4 @@
-"""What kohya's sd-scripts, OneTrainer, ai-toolkit, SimpleTuner, AUTOMATIC1111, ComfyUI and InvokeAI call our settings:"
-" the table.
+"""What kohya's sd-scripts, OneTrainer, ai-toolkit, SimpleTuner, AUTOMATIC1111, ComfyUI and InvokeAI call our settings.
 
 A name is another one for a setting (`SAME`), or a switch that is a setting's value, has nothing left to do or cannot be
 honoured (`FLAGS`), or says by its value what is wanted (`BY_VALUE`). Each row holds for the commands that have the setting.

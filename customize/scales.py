@@ -112,6 +112,7 @@ def times(scale: Scale, factor: float) -> Scale:
 
 
 def one_times(scale: float | Schedule, factor: float) -> float | Schedule:
+    """The scale of one network, each of its numbers times a factor."""
     if isinstance(scale, Schedule):
         return Schedule(tuple((at, number * factor) for at, number in scale.pieces))
     return scale * factor
@@ -125,6 +126,7 @@ def at(scale: Scale, step: int, steps: int) -> Now:
 
 
 def one_at(scale: float | Schedule, step: int, steps: int) -> float:
+    """What the scale of one network is at step 0, 1, ... of `steps`."""
     if not isinstance(scale, Schedule):
         return scale
     return [number for at, number in scale.pieces if int(at * steps + 1e-9) <= step][-1]

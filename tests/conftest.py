@@ -13,7 +13,7 @@ os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 
 DEAR = "processes quiet hostile_files documented_commands resume reliability told folders guard disk_full latents_cache".split()
-
+"""Files that take longest."""
 
 THINNED = {
     2: "accumulation attention crash demo_training guard heif images latents_cache merge plan save_precision scales strangers"
