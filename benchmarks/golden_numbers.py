@@ -21,6 +21,7 @@ import tempfile
 import time
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -138,7 +139,7 @@ def numbers(only: str) -> dict[str, dict]:
 
     torch.set_num_threads(1)
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    from models import tiny_stable_diffusion
+    tiny_stable_diffusion = import_module("models").tiny_stable_diffusion
 
     [photos] = ROOT.glob("customize/**/examples/subject")
     results: dict[str, dict] = {}
