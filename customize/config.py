@@ -4,12 +4,14 @@ A settings object is valid as a whole or not made at all: its constructor raises
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from customize import adapters
 from customize.scales import Scale, path_and_scale, times
 from customize.schedules import SCHEDULES
-from customize.setting import again, setting
+from customize.setting import OneOf, again, setting
 from customize.validated import Validated
 
 Precision = Literal["no", "fp16", "bf16"]
@@ -42,7 +44,7 @@ class Settings(Validated):
     )
     mixed_precision: Precision = setting("no", "model", "number format of the networks; no is fp32")
     allow_tf32: bool = setting(False, "model", "let the GPU multiply in TF32: faster, slightly less exact")
-    seed: int = setting(0, "model", "what everything drawn at random follows from", minimum=0, maximum=2**32 - 1)
+    seed: int = setting(0, "model", "what everything drawn at random follows from", ge=0, le=2**32 - 1)
     output_dir: str | None = setting(None, "output", "the folder for all that is written", text="path")
     overwrite_output_dir: bool = setting(
         False, "output", "remove first what an earlier run has written to output_dir, and nothing else"
@@ -67,55 +69,53 @@ class TrainingSettings(Settings):
     caption_column: str = setting("text", "data", "column of the captions, in a data set or a metadata.jsonl/.csv")
     resolution: int | None = setting(
         None, "data", "width and height of the training pictures",
-        unit="pixels", minimum=16, maximum=4096, multiple_of=8, default_in_words=OWN,
+        unit="pixels", ge=16, le=4096, multiple_of=8, default_in_words=OWN,
     )  # fmt: skip
     center_crop: bool = setting(False, "data", "crop pictures that are not square in the middle, not at random places")
-    crop_variants: int = setting(4, "data", "random crops that are made of each picture", minimum=1, maximum=64)
+    crop_variants: int = setting(4, "data", "random crops that are made of each picture", ge=1, le=64)
     random_flip: bool = setting(False, "data", "use each picture mirrored as well")
-    repeats: int = setting(1, "data", "uses of each picture in an epoch", minimum=1, maximum=MANY)
+    repeats: int = setting(1, "data", "uses of each picture in an epoch", ge=1, le=MANY)
     caption_prefix: str | None = setting(
         None, "data", "what is put before each caption that is read, such as `sks dog,`", only_with=WITH_CAPTIONS
     )
     caption_suffix: str | None = setting(None, "data", "what is put behind each caption that is read", only_with=WITH_CAPTIONS)
-    caption_dropout: float = setting(0.0, "data", "share of captions replaced by an empty one", minimum=0, maximum=1)
+    caption_dropout: float = setting(0.0, "data", "share of captions replaced by an empty one", ge=0, le=1)
     image_interpolation_mode: Interpolation = setting("lanczos", "data", "how pictures are resized")
     latents_cache_dir: str | None = setting(
         None, "data", "folder that keeps what the autoencoder says about the pictures, for other runs", text="path"
     )
 
-    train_batch_size: int = setting(1, "train", "pictures per process and micro-batch", minimum=1, maximum=1024)
-    gradient_accumulation_steps: int = setting(1, "train", "micro-batches per step", minimum=1, maximum=4096)
+    train_batch_size: int = setting(1, "train", "pictures per process and micro-batch", ge=1, le=1024)
+    gradient_accumulation_steps: int = setting(1, "train", "micro-batches per step", ge=1, le=4096)
     gradient_checkpointing: bool = setting(False, "train", "compute activations twice: less memory, slower")
-    max_train_steps: int | None = setting(800, "train", "optimizer steps; wins over num_train_epochs", minimum=1, maximum=MANY)
+    max_train_steps: int | None = setting(800, "train", "optimizer steps; wins over num_train_epochs", ge=1, le=MANY)
     num_train_epochs: int | None = setting(
-        None, "train", "passes over the pictures, where max_train_steps is not given", minimum=1, maximum=MANY
+        None, "train", "passes over the pictures, where max_train_steps is not given", ge=1, le=MANY
     )
-    learning_rate: float = setting(1e-4, "train", "the size of the optimizer's steps", above=0, maximum=10)
+    learning_rate: float = setting(1e-4, "train", "the size of the optimizer's steps", gt=0, le=10)
     scale_lr: bool = setting(False, "train", "multiply the learning rate by batch size, accumulation and processes")
     change_learning_rate: bool = setting(
         False, "train", "go on with another learning rate or schedule than the run was begun with",
         only_with=("resume_from_checkpoint", ()),
     )  # fmt: skip
-    lr_scheduler: str = setting("constant", "train", "the course of the learning rate", choices=SCHEDULES)
-    lr_warmup_steps: int = setting(
-        0, "train", "steps in which the learning rate rises from 0 (constant has none)", minimum=0, maximum=MANY
-    )
-    lr_num_cycles: int = setting(1, "train", "waves of cosine_with_restarts", minimum=1, maximum=1000)
-    lr_power: float = setting(1.0, "train", "exponent of polynomial", above=0, maximum=100)
+    lr_scheduler: Annotated[str, OneOf(tuple(SCHEDULES))] = setting("constant", "train", "the course of the learning rate")
+    lr_warmup_steps: int = setting(0, "train", "steps in which the learning rate rises from 0 (constant has none)", ge=0, le=MANY)
+    lr_num_cycles: int = setting(1, "train", "waves of cosine_with_restarts", ge=1, le=1000)
+    lr_power: float = setting(1.0, "train", "exponent of polynomial", gt=0, le=100)
     lr_step_rules: str | None = setting(
         None, "train", "factors of the learning rate and the steps at which they end, as in 1:100,0.1:200,0.01",
         only_with=("lr_scheduler", ("piecewise_constant",)),
     )  # fmt: skip
     use_8bit_adam: bool = setting(False, "train", "8-bit AdamW of bitsandbytes: a quarter of the optimizer's memory")
-    adam_beta1: float = setting(0.9, "train", "decay of AdamW's mean of gradients", minimum=0, below=1)
-    adam_beta2: float = setting(0.999, "train", "decay of AdamW's mean of squared gradients", minimum=0, below=1)
-    adam_epsilon: float = setting(1e-8, "train", "what is added to AdamW's denominator", above=0, maximum=1)
-    adam_weight_decay: float = setting(1e-2, "train", "AdamW's decoupled weight decay", minimum=0, maximum=10)
-    max_grad_norm: float | None = setting(1.0, "train", "longer gradients are shortened to this norm", above=0, maximum=1_000_000)
+    adam_beta1: float = setting(0.9, "train", "decay of AdamW's mean of gradients", ge=0, lt=1)
+    adam_beta2: float = setting(0.999, "train", "decay of AdamW's mean of squared gradients", ge=0, lt=1)
+    adam_epsilon: float = setting(1e-8, "train", "what is added to AdamW's denominator", gt=0, le=1)
+    adam_weight_decay: float = setting(1e-2, "train", "AdamW's decoupled weight decay", ge=0, le=10)
+    max_grad_norm: float | None = setting(1.0, "train", "longer gradients are shortened to this norm", gt=0, le=1_000_000)
     snr_gamma: float | None = setting(
-        None, "train", "gamma of min-SNR loss weights (Hang et al. 2023); 5 is usual", above=0, maximum=1000
+        None, "train", "gamma of min-SNR loss weights (Hang et al. 2023); 5 is usual", gt=0, le=1000
     )
-    noise_offset: float = setting(0.0, "train", "share of noise that a whole channel has in common", minimum=0, maximum=1)
+    noise_offset: float = setting(0.0, "train", "share of noise that a whole channel has in common", ge=0, le=1)
     on_nan: Literal["stop", "retry"] = setting(
         "stop", "train", "at NaN or infinity: stop, or leave the draw out and halve the learning rate, 3 times at one step"
     )
@@ -123,15 +123,15 @@ class TrainingSettings(Settings):
     dry_run: bool = setting(
         False, "output", "write nothing: check all, take two steps, and say what the run takes of memory, disk and time"
     )
-    checkpointing_steps: int = setting(500, "output", "steps between checkpoints", minimum=1, maximum=MANY)
+    checkpointing_steps: int = setting(500, "output", "steps between checkpoints", ge=1, le=MANY)
     checkpoints_total_limit: int | None = setting(
-        None, "output", "number of newest checkpoints that are kept; none keeps all", minimum=1, maximum=MANY
+        None, "output", "number of newest checkpoints that are kept; none keeps all", ge=1, le=MANY
     )
     resume_from_checkpoint: str | None = setting(
         None, "output", "the checkpoint to go on from: latest, or its folder", text="path"
     )
     save_steps: int | None = setting(
-        0, "output", "steps between intermediate weights; 0: with the sample images", minimum=0, maximum=MANY,
+        0, "output", "steps between intermediate weights; 0: with the sample images", ge=0, le=MANY,
         default_in_words="0 for words and adapters, none for whole networks",
     )  # fmt: skip
     save_precision: Literal["fp32", "fp16", "bf16"] = setting("fp32", "output", "number format of the weights in the result")
@@ -140,22 +140,22 @@ class TrainingSettings(Settings):
         "stand for those settings", default_in_words="made from instance_prompt or placeholder_token",
     )  # fmt: skip
     num_validation_images: int | None = setting(
-        None, "output", "sample images per prompt", minimum=1, maximum=64, default_in_words="4; of a prompt that is made 1"
+        None, "output", "sample images per prompt", ge=1, le=64, default_in_words="4; of a prompt that is made 1"
     )
     validation_steps: int | None = setting(
-        None, "output", "steps between sample images; wins over validation_epochs", minimum=1, maximum=MANY,
+        None, "output", "steps between sample images; wins over validation_epochs", ge=1, le=MANY,
         default_in_words="100; of prompts that are made half of the run",
     )  # fmt: skip
     validation_epochs: int | None = setting(
-        None, "output", "epochs between them, where validation_steps is not given", minimum=1, maximum=MANY
+        None, "output", "epochs between them, where validation_steps is not given", ge=1, le=MANY
     )
     validation_scheduler: str | None = setting(
         None, "output", "sampler of the sample pictures, such as DPM++ 2M Karras", default_in_words=OWN
     )
     sample_guidance_scale: float = setting(
-        7.5, "output", "how strongly sample and class pictures obey their prompt", minimum=0, maximum=100
+        7.5, "output", "how strongly sample and class pictures obey their prompt", ge=0, le=100
     )
-    sample_inference_steps: int = setting(25, "output", "denoising steps of sample and class pictures", minimum=1, maximum=1000)
+    sample_inference_steps: int = setting(25, "output", "denoising steps of sample and class pictures", ge=1, le=1000)
     report_to: tuple[Tracker, ...] = setting(("tensorboard",), "output", "trackers of loss and sample pictures")
     logging_dir: str = setting("logs", "output", "folder of the trackers' files, in output_dir")
     push_to_hub: bool = setting(False, "output", "upload the result to the hub")
@@ -185,8 +185,8 @@ class TextualInversionSettings(TrainingSettings):
     initializer_token: tuple[str, ...] = setting(
         ..., "method", "known words or phrases to start from; one, or one per placeholder_token"
     )
-    num_vectors: tuple[int, ...] = setting(
-        (1,), "method", "vectors per word; one count, or one per placeholder_token", minimum=1, maximum=75
+    num_vectors: tuple[Annotated[int, Field(ge=1, le=75)], ...] = setting(
+        (1,), "method", "vectors per word; one count, or one per placeholder_token"
     )
     learnable_property: Literal["object", "style"] = setting("object", "method", "what the words stand for")
     normalize_embedding: bool = setting(
@@ -216,16 +216,16 @@ class DreamBoothSettings(TrainingSettings):
     prior_preservation: Literal["none", "images", "teacher"] = setting(
         "none", "method", "what keeps the class as it was: images of it, or the model itself without its adapter"
     )
-    prior_loss_weight: float = setting(1.0, "method", "weight of the class's loss", minimum=0, maximum=100, only_with=WITH_PRIOR)
+    prior_loss_weight: float = setting(1.0, "method", "weight of the class's loss", ge=0, le=100, only_with=WITH_PRIOR)
     num_class_images: int = setting(
         100, "method", "pictures of the class; missing ones are generated",
-        minimum=1, maximum=100_000, only_with=WITH_CLASS_IMAGES,
+        ge=1, le=100_000, only_with=WITH_CLASS_IMAGES,
     )  # fmt: skip
     max_images: int = setting(
-        1000, "method", "refuse to generate more class images than this", minimum=1, maximum=MANY, only_with=WITH_CLASS_IMAGES
+        1000, "method", "refuse to generate more class images than this", ge=1, le=MANY, only_with=WITH_CLASS_IMAGES
     )
     sample_batch_size: int = setting(
-        4, "method", "class pictures generated at a time", minimum=1, maximum=1024, only_with=WITH_CLASS_IMAGES
+        4, "method", "class pictures generated at a time", ge=1, le=1024, only_with=WITH_CLASS_IMAGES
     )
     prior_generation_precision: Literal["no", "fp32", "fp16", "bf16"] | None = setting(
         None, "method", "number format in which class pictures are generated",
@@ -234,15 +234,17 @@ class DreamBoothSettings(TrainingSettings):
     train_text_encoder: bool = setting(False, "method", "train the text encoder as well")
     text_encoder_learning_rate: float | None = setting(
         None, "method", "the text encoder's own learning rate",
-        above=0, maximum=10, only_with=("train_text_encoder", (True,)), default_in_words="none: learning_rate",
+        gt=0, le=10, only_with=("train_text_encoder", (True,)), default_in_words="none: learning_rate",
     )  # fmt: skip
-    adapter: str = setting("none", "method", "what learns: all weights, or an adapter beside them", choices=adapters.names())
-    rank: int = setting(16, "method", "the rank of the adapter", minimum=1, maximum=4096, only_with=WITH_ADAPTER)
+    adapter: Annotated[str, OneOf(tuple(adapters.names()))] = setting(
+        "none", "method", "what learns: all weights, or an adapter beside them"
+    )
+    rank: int = setting(16, "method", "the rank of the adapter", ge=1, le=4096, only_with=WITH_ADAPTER)
     lora_alpha: float | None = setting(
         None, "method", "alpha: the adapter's answer counts alpha / rank times",
-        above=0, maximum=1_000_000, only_with=WITH_ADAPTER, default_in_words="none: the rank",
+        gt=0, le=1_000_000, only_with=WITH_ADAPTER, default_in_words="none: the rank",
     )  # fmt: skip
-    lora_dropout: float = setting(0.0, "method", "dropout before the adapter", minimum=0, below=1, only_with=WITH_ADAPTER)
+    lora_dropout: float = setting(0.0, "method", "dropout before the adapter", ge=0, lt=1, only_with=WITH_ADAPTER)
     lora_targets: tuple[str, ...] = setting(
         ("attention",), "method", "layers with an adapter: attention, feed-forward, or names of modules",
         text="modules", only_with=WITH_ADAPTER,
@@ -287,7 +289,7 @@ class InferenceSettings(Settings):
         "way, as in cat:0@0,1@0.3 (from 0.3 of the steps on 1)", text="weights",
     )  # fmt: skip
     scale: float = setting(
-        1.0, "model", "what the scales of all weights are multiplied by", minimum=-100, maximum=100, only_with=("weights", ())
+        1.0, "model", "what the scales of all weights are multiplied by", ge=-100, le=100, only_with=("weights", ())
     )
     vae: str | None = setting(
         None, "model", "autoencoder in place of the base model's: a diffusers folder, or a .safetensors file",
@@ -300,9 +302,7 @@ class InferenceSettings(Settings):
         text="path",
     )
     partial_weights: bool = setting(False, "model", "take what fits of adapters that fit this base model only in part")
-    seed: int = again(
-        Settings, "seed", 0, description="what noise follows from; -1 draws one and tells it", minimum=-1, maximum=2**64 - 1
-    )
+    seed: int = again(Settings, "seed", 0, description="what noise follows from; -1 draws one and tells it", ge=-1, le=2**64 - 1)
     prompt: tuple[str, ...] = setting(
         (), "inference", "what to show; num_images pictures for each prompt", text="prompt",
         default_in_words="required, but for some lessons",
@@ -315,16 +315,14 @@ class InferenceSettings(Settings):
     wildcards_dir: str | None = setting(
         None, "inference", "the folder of NAME.txt for __NAME__ in prompts: one of its lines, by the seed", text="path"
     )
-    guidance_scale: float = setting(
-        7.5, "inference", "how strongly the prompt is obeyed; 1 is no guidance", minimum=0, maximum=100
-    )
-    num_inference_steps: int = setting(30, "inference", "denoising steps", minimum=1, maximum=10_000)
+    guidance_scale: float = setting(7.5, "inference", "how strongly the prompt is obeyed; 1 is no guidance", ge=0, le=100)
+    num_inference_steps: int = setting(30, "inference", "denoising steps", ge=1, le=10_000)
     guidance_rescale: float = setting(
-        0.0, "inference", "how far guidance is kept from overexposing (Lin et al. 2023); 0.7 is usual", minimum=0, maximum=1
+        0.0, "inference", "how far guidance is kept from overexposing (Lin et al. 2023); 0.7 is usual", ge=0, le=1
     )
     clip_skip: int | None = setting(
         None, "inference", "last layers of the text encoder that are left out, as diffusers counts: A1111's Clip skip less 1",
-        minimum=0, maximum=31, default_in_words="none: 0",
+        ge=0, le=31, default_in_words="none: 0",
     )  # fmt: skip
     scheduler: str | None = setting(
         None, "inference", "the sampler: a class of diffusers, or a name of A1111, ComfyUI or InvokeAI such as DPM++ 2M Karras",
@@ -340,43 +338,41 @@ class InferenceSettings(Settings):
         False, "inference", "let the schedule begin at pure noise, for models that were trained so"
     )
     eta: float | None = setting(
-        None, "inference", "noise that DDIM (1: as much as DDPM) or TCD (0.3 is usual) adds at each step", minimum=0, maximum=1,
+        None, "inference", "noise that DDIM (1: as much as DDPM) or TCD (0.3 is usual) adds at each step", ge=0, le=1,
         default_in_words="none: 0",
     )  # fmt: skip
-    num_images: int = setting(
-        1, "inference", "pictures per prompt, with the seeds seed, seed + 1, ...", minimum=1, maximum=10_000
-    )
-    batch_size: int = setting(4, "inference", "pictures made at a time", minimum=1, maximum=1024)
+    num_images: int = setting(1, "inference", "pictures per prompt, with the seeds seed, seed + 1, ...", ge=1, le=10_000)
+    batch_size: int = setting(4, "inference", "pictures made at a time", ge=1, le=1024)
     height: int | None = setting(
         None, "inference", "the height of the pictures",
-        unit="pixels", minimum=16, maximum=4096, multiple_of=8, default_in_words=OWN,
+        unit="pixels", ge=16, le=4096, multiple_of=8, default_in_words=OWN,
     )  # fmt: skip
     width: int | None = setting(
         None, "inference", "the width of the pictures",
-        unit="pixels", minimum=16, maximum=4096, multiple_of=8, default_in_words=OWN,
+        unit="pixels", ge=16, le=4096, multiple_of=8, default_in_words=OWN,
     )  # fmt: skip
     hires_scale: float | None = setting(
         None,
         "inference",
         "enlarge each image so many times and make a part of it anew at that size: a second pass",
-        above=1,
-        maximum=4,
+        gt=1,
+        le=4,
     )
     hires_strength: float = setting(
-        0.5, "inference", "how much of it is made anew then", above=0, maximum=1, only_with=("hires_scale", ())
+        0.5, "inference", "how much of it is made anew then", gt=0, le=1, only_with=("hires_scale", ())
     )
     vae_tiling: bool = setting(False, "inference", "decode large pictures tile by tile, in less memory, with faint seams")
     image: str | None = setting(None, "inference", "the picture to start from instead of noise", text="path")
     strength: float | None = setting(
-        None, "inference", "how much of it is made anew", above=0, maximum=1, only_with=("image", ()),
+        None, "inference", "how much of it is made anew", gt=0, le=1, only_with=("image", ()),
         default_in_words="0.8; with a mask 1",
     )  # fmt: skip
     chain: int = setting(
         1,
         "inference",
         "pictures in a row of which each starts from the one before",
-        minimum=1,
-        maximum=1000,
+        ge=1,
+        le=1000,
         only_with=("image", ()),
     )
     show_start: bool = setting(
@@ -392,15 +388,15 @@ class InferenceSettings(Settings):
     mask_invert: bool = setting(False, "inference", "make anew what is black in the mask", only_with=("mask_image", ()))
     mask_blur: float = setting(
         0.0, "inference", "radius of a Gaussian blur of the mask, for soft edges",
-        unit="pixels", minimum=0, maximum=1000, only_with=("mask_image", ()),
+        unit="pixels", ge=0, le=1000, only_with=("mask_image", ()),
     )  # fmt: skip
     num_resamples: int = setting(
         1, "inference", "how often RePaint makes each stretch of steps, for a better fit to the rest",
-        minimum=1, maximum=100, only_with=("mask_image", ()),
+        ge=1, le=100, only_with=("mask_image", ()),
     )  # fmt: skip
-    jump_length: int = setting(10, "inference", "steps in such a stretch", minimum=1, maximum=1000, only_with=("mask_image", ()))
+    jump_length: int = setting(10, "inference", "steps in such a stretch", ge=1, le=1000, only_with=("mask_image", ()))
     between: float | None = setting(
-        None, "inference", "one picture on the way from the first of two prompts (0) to the second (1)", minimum=0, maximum=1
+        None, "inference", "one picture on the way from the first of two prompts (0) to the second (1)", ge=0, le=1
     )
     interpolation: Literal["linear", "spherical"] = setting(
         "linear", "inference", "the way between two prompts", only_with=("between", ())
@@ -438,7 +434,7 @@ class InferenceSettings(Settings):
     output_dir: str | None = again(
         Settings, "output_dir", None, default_in_words="a new one each time: images/0001-a-dog-in-the-snow, ..."
     )
-    max_images: int = setting(1000, "output", "refuse to make more images than this", minimum=1, maximum=MANY)
+    max_images: int = setting(1000, "output", "refuse to make more images than this", ge=1, le=MANY)
     skip_existing: bool = setting(
         False, "output", "go on with images that were stopped: make those of this configuration that output_dir lacks"
     )

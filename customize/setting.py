@@ -10,12 +10,13 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, cached_property
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
 
 from customize.errors import Problem
 from customize.findings import printable
@@ -28,38 +29,61 @@ PATHS = ("path", "weights", "model")
 """Kinds of texts that name a file or folder, in which ~ is the user's home."""
 
 
+BOUNDS = ("ge", "gt", "le", "lt", "multiple_of")
+"""pydantic's constraints on a number."""
+FACTS = ("section", "unit", "text", "only_with", "secret", "default_in_words")
+"""What a field's `json_schema_extra` holds."""
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """An annotation: a text that is one of those. For choices that a registry knows; others are a `Literal`."""
+
+    choices: tuple[str, ...]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.literal_schema(list(self.choices))
+
+
 @dataclass(frozen=True)
 class Setting:
-    """A line of the table: a field's type and default, and the facts that `setting` was told about it."""
+    """One line of the table: what a pydantic field says about a setting, in the terms of a command line.
+
+    name; type (bool, int, float or str) of one value; many: the setting is a tuple of such values; optional: it may be None,
+    which is written "none"; one_value: the annotation of one value, with its constraints.
+    unit: of a number. only_with: another setting and those of its values (empty: any) without which this one has no effect.
+    secret: never printed, never written. default_in_words: in place of the default, where that depends on other things.
+    """
 
     name: str
-    type: type  # bool, int, float or str
-    many: bool  # a tuple of them
-    optional: bool  # may be None, which is written "none"
+    type: type
+    many: bool
+    optional: bool
     required: bool
     default: Any
     description: str
     section: str
+    one_value: Any
     choices: tuple[str, ...] = ()
     unit: str = ""
-    minimum: float | None = None
-    above: float | None = None
-    maximum: float | None = None
-    below: float | None = None
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
     multiple_of: int | None = None
     text: Kind = "line"
-    only_with: tuple[str, tuple[Any, ...]] | None = None  # the other setting and its values (empty: any) that it needs
-    secret: bool = False  # never printed, never written
+    only_with: tuple[str, tuple[Any, ...]] | None = None
+    secret: bool = False
     default_in_words: str = ""
 
     @property
     def range(self) -> str:
         """The range of a number in words, such as `above 0, at most 10`."""
-        if self.minimum is not None and self.maximum is not None:
-            bounds = f"from {self.minimum} to {self.maximum}"
+        if self.ge is not None and self.le is not None:
+            bounds = f"from {self.ge} to {self.le}"
         else:
-            low = f"above {self.above}" if self.minimum is None else f"at least {self.minimum}"
-            bounds = f"{low}, " + (f"below {self.below}" if self.maximum is None else f"at most {self.maximum}")
+            low = f"above {self.gt}" if self.ge is None else f"at least {self.ge}"
+            bounds = f"{low}, " + (f"below {self.lt}" if self.le is None else f"at most {self.le}")
         return bounds + (f", a multiple of {self.multiple_of}" if self.multiple_of else "")
 
     @property
@@ -85,20 +109,18 @@ class Setting:
         return " ".join(map(written, self.default if self.many else (self.default,)))
 
     def fault(self, value: Any) -> str | None:
-        """What is wrong with one value of the right type, in words; None when it is fit."""
-        if self.choices or self.type in (int, float):
-            fit = value in self.choices if self.choices else self._in_range(value)
-            return None if fit else f"is not {self.expected}"
-        return text_fault(self.text, value) if self.type is str else None
+        """What is wrong with one value of the right type, in words; None when it is valid."""
+        if self.type is str and not self.choices:
+            return text_fault(self.text, value)
+        try:
+            self._validator.validate_python(value)
+        except ValidationError:
+            return f"is not {self.expected}"
+        return None
 
-    def _in_range(self, value: float) -> bool:
-        return (
-            (self.minimum is None or value >= self.minimum)
-            and (self.above is None or value > self.above)
-            and (self.maximum is None or value <= self.maximum)
-            and (self.below is None or value < self.below)
-            and (self.multiple_of is None or value % self.multiple_of == 0)
-        )
+    @cached_property
+    def _validator(self) -> TypeAdapter:
+        return TypeAdapter(self.one_value, config=ConfigDict(allow_inf_nan=False))
 
     def quoted(self, value: Any) -> str:
         """A value as a report quotes it: short, and a secret one not at all."""
@@ -113,18 +135,41 @@ def written(value: Any) -> str:
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
-def setting(default: Any, section: str, description: str, **facts: Any) -> Any:
-    """A pydantic field that carries its line of the table. default: `...` = required; facts: see `Setting`."""
-    facts = {"section": section, "description": description, **facts}
-    if "choices" in facts:
-        facts["choices"] = tuple(facts["choices"])
-    secret = facts.get("secret", False)
-    return Field(default, description=description, repr=not secret, json_schema_extra={"facts": facts})
+def setting(
+    default: Any,
+    section: str,
+    description: str,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    multiple_of: int | None = None,
+    **facts: Any,
+) -> Any:
+    """A pydantic field that carries its line of the table. default: `...` = required; facts: `FACTS`, see `Setting`.
+
+    A bound of each value of a tuple stands in the annotation: `tuple[Annotated[int, Field(ge=1)], ...]`.
+    """
+    if unknown := facts.keys() - set(FACTS):
+        raise TypeError(f"a setting has no {', '.join(sorted(unknown))}")
+    if needed := facts.get("only_with"):
+        facts["only_with"] = {"setting": needed[0], "values": list(needed[1])}
+    extra = {"section": section, **{name: value for name, value in facts.items() if value}}
+    return Field(
+        default,
+        description=description,
+        repr=not facts.get("secret"),
+        json_schema_extra=extra,
+        **{name: bound for name, bound in zip(BOUNDS, (ge, gt, le, lt, multiple_of), strict=True) if bound is not None},
+    )
 
 
 def again(model: type[BaseModel], name: str, default: Any, **changes: Any) -> Any:
     """The setting `name` of a parent model with another default (and other facts, where given)."""
-    return setting(default, **{**_facts(model.model_fields[name]), "default_in_words": "", **changes})
+    line = table(model)[name]
+    facts = {fact: getattr(line, fact) for fact in ("description", *FACTS, *BOUNDS)}
+    return setting(default, **{**facts, "default_in_words": "", **changes})
 
 
 @cache
@@ -133,29 +178,32 @@ def table(model: type[BaseModel]) -> Mapping[str, Setting]:
     return {name: _line(name, field) for name, field in model.model_fields.items()}
 
 
-def _facts(field: FieldInfo) -> dict[str, Any]:
-    extra: Any = field.json_schema_extra
-    return extra["facts"]
-
-
 def _line(name: str, field: FieldInfo) -> Setting:
     annotation: Any = field.annotation
     alternatives = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     (annotation,) = (alternative for alternative in alternatives if alternative is not NoneType)
     many = get_origin(annotation) is tuple
-    if many:
-        annotation = get_args(annotation)[0]
-    facts = _facts(field)
-    if get_origin(annotation) is Literal:
-        facts = {**facts, "choices": get_args(annotation)}
+    one_value = get_args(annotation)[0] if many else annotation
+    one_value = Annotated[one_value, *field.metadata] if field.metadata else one_value
+    kind, *metadata = get_args(one_value) if get_origin(one_value) is Annotated else (one_value,)
+    metadata = [part for each in metadata for part in (each.metadata if isinstance(each, FieldInfo) else [each])]
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    extra: Any = field.json_schema_extra
+    facts = {fact: extra[fact] for fact in FACTS if fact in extra}
+    if needed := facts.get("only_with"):
+        facts["only_with"] = (needed["setting"], tuple(needed["values"]))
     return Setting(
         name=name,
-        type=str if "choices" in facts else annotation,
+        type=str if choices else kind,
         many=many,
         optional=NoneType in alternatives,
         required=field.is_required(),
         default=None if field.is_required() else field.default,
+        description=field.description or "",
+        one_value=one_value,
+        choices=next((each.choices for each in metadata if isinstance(each, OneOf)), choices),
         **facts,
+        **{bound: getattr(each, bound) for each in metadata for bound in BOUNDS if hasattr(each, bound)},
     )
 
 

@@ -5,11 +5,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from customize import checks
 from customize.errors import InputError, Problem
-from customize.setting import PATHS, Setting, nearest, number_meant, table, unknown
+from customize.setting import PATHS, Setting, nearest, number_meant, table, text_fault, unknown
 
 SECTIONS = {
     "model": "the base model and how it is run",
@@ -20,11 +20,16 @@ SECTIONS = {
     "output": "what is written",
 }
 
+OUT_OF_RANGE = (
+    "greater_than", "greater_than_equal", "less_than", "less_than_equal", "multiple_of", "finite_number",
+)  # fmt: skip
+"""pydantic's types of errors of what could be read as a number."""
+
 
 class Validated(BaseModel):
     """Parent of all settings. Fields are made by `customize.setting.setting`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
     command: ClassVar[str] = ""
     commands: ClassVar[list[type["Validated"]]] = []  # every model that belongs to a command
 
@@ -97,8 +102,8 @@ class Validated(BaseModel):
         line = table(cls)[str(info.field_name)]
         if line.many and line.default not in ((), None) and not value:
             raise ValueError("is empty")
-        for each in () if value is None else value if line.many else (value,):
-            if fault := line.fault(each):
+        for each in value if line.many and value else (value,):
+            if isinstance(each, str) and not line.choices and (fault := text_fault(line.text, each)):
                 raise ValueError(f"{line.quoted(each)} {fault}")
         info.context[info.field_name] = value  # type: ignore[index]
         return value
@@ -111,7 +116,10 @@ class Validated(BaseModel):
         line = table(cls)[name]
         if fault["type"] == "missing":
             return Problem(name, "is missing", f"give {line.description}")
-        what = f"{line.quoted(fault['input'])} is not {line.expected}"
+        given = fault["input"]
+        if fault["type"] in OUT_OF_RANGE and isinstance(given, str):
+            given = TypeAdapter(line.type).validate_python(given)
+        what = f"{line.quoted(given)} is not {line.expected}"
         if fault["type"] == "value_error":
             what = str(fault["ctx"]["error"])
         near = nearest(str(fault["input"]).casefold(), line.choices)

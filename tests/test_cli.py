@@ -264,11 +264,11 @@ def said_of(model, line, *argv) -> list[Problem]:
 def test_numbers_as_they_are_typed(model, line):
     """Case 38: inside works, outside is refused, whatever the table says that inside is."""
     step = line.multiple_of or (1 if line.type is int else 1e-9)
-    low = line.minimum if line.above is None else line.above
-    high = line.maximum if line.below is None else line.below
+    low = line.ge if line.gt is None else line.gt
+    high = line.le if line.lt is None else line.lt
     assert low is not None and high is not None, "a number without bounds"
     for value in (-1, 0, low - step, low, high, high + step):
-        inside = low <= value <= high and value not in (line.above, line.below) and value % (line.multiple_of or 1) == 0
+        inside = low <= value <= high and value not in (line.gt, line.lt) and value % (line.multiple_of or 1) == 0
         problems = said_of(model, line, f"--{line.name}={value!r}")
         assert any(" is not a " in problem.what for problem in problems) != inside, (value, problems)
     for text in ("nan", "inf", "-inf", "x", ""):

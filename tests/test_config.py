@@ -66,9 +66,9 @@ def bounds(line):
     """The least and the greatest value that is fit, and the nearest ones outside."""
     step = line.multiple_of or 1
     if line.type is int:
-        return line.minimum, line.maximum, line.minimum - step, line.maximum + step
-    low = line.minimum if line.above is None else math.nextafter(line.above, math.inf)
-    high = line.maximum if line.below is None else math.nextafter(line.below, -math.inf)
+        return line.ge, line.le, line.ge - step, line.le + step
+    low = line.ge if line.gt is None else math.nextafter(line.gt, math.inf)
+    high = line.le if line.lt is None else math.nextafter(line.lt, -math.inf)
     return low, high, math.nextafter(low, -math.inf), math.nextafter(high, math.inf)
 
 
@@ -294,7 +294,7 @@ def values_of(line):
         one = strategies.floats(low, high)
     else:
         step = line.multiple_of or 1
-        one = strategies.integers(line.minimum // step, line.maximum // step).map(lambda number: number * step)
+        one = strategies.integers(line.ge // step, line.le // step).map(lambda number: number * step)
     if line.many:
         one = strategies.lists(one, min_size=line.default != (), max_size=1 if line.choices else 3, unique=True).map(tuple)
     return one | strategies.none() if line.optional else one

@@ -37,10 +37,10 @@ class ConceptSettings(Validated):
         (*TEST_STYLES, "teddy_bear", "pumpkin", "parrot", "flying_saucer"), "data", "held-out styles and objects"
     )
     flags: tuple[str, ...] = setting((), "train", "settings that differ from the shipped ones, each as name=value")
-    num_seeds: int = setting(3, "train", "runs of each", minimum=1, maximum=100)
-    num_pictures: int = setting(64, "inference", "pictures that each run is measured on", minimum=1, maximum=MANY)
-    guidance_scale: float = setting(4.0, "inference", "of these", minimum=1, maximum=100)
-    num_inference_steps: int = setting(20, "inference", "steps of DPM-Solver++ (2M)", minimum=1, maximum=1000)
+    num_seeds: int = setting(3, "train", "runs of each", ge=1, le=100)
+    num_pictures: int = setting(64, "inference", "pictures that each run is measured on", ge=1, le=MANY)
+    guidance_scale: float = setting(4.0, "inference", "of these", ge=1, le=100)
+    num_inference_steps: int = setting(20, "inference", "steps of DPM-Solver++ (2M)", ge=1, le=1000)
     output_dir: str = again(Settings, "output_dir", "runs/demo_concepts")
 
 

@@ -295,12 +295,12 @@ class JudgeSettings(Validated):
 
     command: ClassVar[str] = "-m customize.demo.judge"
 
-    num_pictures: int = setting(40_000, "data", "pictures that are drawn", minimum=128, maximum=MANY)
-    num_test_pictures: int = setting(2400, "data", "pictures that the judge is measured on", minimum=1, maximum=MANY)
-    num_workers: int = setting(2, "data", "processes that draw", minimum=1, maximum=1024)
-    num_epochs: int = setting(4, "train", "times that each picture is seen", minimum=1, maximum=1000)
-    train_batch_size: int = setting(96, "train", "pictures per step", minimum=2, maximum=4096)
-    learning_rate: float = setting(0.02, "train", "of Muon; AdamW takes a fifth", above=0, maximum=10)
+    num_pictures: int = setting(40_000, "data", "pictures that are drawn", ge=128, le=MANY)
+    num_test_pictures: int = setting(2400, "data", "pictures that the judge is measured on", ge=1, le=MANY)
+    num_workers: int = setting(2, "data", "processes that draw", ge=1, le=1024)
+    num_epochs: int = setting(4, "train", "times that each picture is seen", ge=1, le=1000)
+    train_batch_size: int = setting(96, "train", "pictures per step", ge=2, le=4096)
+    learning_rate: float = setting(0.02, "train", "of Muon; AdamW takes a fifth", gt=0, le=10)
     bf16: bool = setting(True, "train", "compute in bf16 where that is exact enough")
     output: str = setting(str(WEIGHTS), "output", "the file of the weights", default_in_words="judge.safetensors, beside this")
     data_dir: str = setting("runs/judge", "output", "folder of the renderings")

@@ -39,13 +39,13 @@ class ReportSettings(Validated):
 
     model: str = setting("demo", "model", BASE_MODEL, text="model")
     parts: tuple[Part, ...] = setting(("ceiling", "prompts", "combinations", "guidance", "negatives"), "inference", "what to do")
-    guidance_scale: float = setting(4.0, "inference", "guidance of all parts but `guidance`", minimum=1, maximum=100)
-    num_inference_steps: int = setting(20, "inference", "steps of DPM-Solver++ (2M)", minimum=1, maximum=1000)
-    batch_size: int = setting(25, "inference", "pictures at a time", minimum=1, maximum=1024)
-    num_pictures: int = setting(500, "inference", "random prompts", minimum=1, maximum=MANY)
-    num_combinations: int = setting(120, "inference", "prompts of combinations that were held out", minimum=1, maximum=MANY)
-    num_guidance: int = setting(200, "inference", "random prompts at each guidance", minimum=1, maximum=MANY)
-    num_negatives: int = setting(100, "inference", "prompts with a negative one, for things and places", minimum=2, maximum=MANY)
+    guidance_scale: float = setting(4.0, "inference", "guidance of all parts but `guidance`", ge=1, le=100)
+    num_inference_steps: int = setting(20, "inference", "steps of DPM-Solver++ (2M)", ge=1, le=1000)
+    batch_size: int = setting(25, "inference", "pictures at a time", ge=1, le=1024)
+    num_pictures: int = setting(500, "inference", "random prompts", ge=1, le=MANY)
+    num_combinations: int = setting(120, "inference", "prompts of combinations that were held out", ge=1, le=MANY)
+    num_guidance: int = setting(200, "inference", "random prompts at each guidance", ge=1, le=MANY)
+    num_negatives: int = setting(100, "inference", "prompts with a negative one, for things and places", ge=2, le=MANY)
     output_dir: str = again(Settings, "output_dir", "runs/demo_report")
 
 

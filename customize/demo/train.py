@@ -21,24 +21,24 @@ class DemoSettings(Validated):
 
     command: ClassVar[str] = "-m customize.demo.train"
 
-    num_pictures: int = setting(60_000, "data", "pictures that are drawn", minimum=64, maximum=MANY)
-    num_workers: int = setting(2, "data", "processes that draw", minimum=1, maximum=1024)
+    num_pictures: int = setting(60_000, "data", "pictures that are drawn", ge=64, le=MANY)
+    num_workers: int = setting(2, "data", "processes that draw", ge=1, le=1024)
     initial_model: str | None = setting(
         None, "model", "a folder that such a training wrote: its denoiser is trained further, its latents stay as they are"
     )
     size: Literal["tiny", "small"] = setting("small", "model", "width of the networks; tiny is for tests")
-    autoencoder_steps: int = setting(3000, "train", "optimizer steps of the autoencoder", minimum=1, maximum=MANY)
-    autoencoder_batch_size: int = setting(16, "train", "pictures per step of the autoencoder", minimum=1, maximum=1024)
+    autoencoder_steps: int = setting(3000, "train", "optimizer steps of the autoencoder", ge=1, le=MANY)
+    autoencoder_batch_size: int = setting(16, "train", "pictures per step of the autoencoder", ge=1, le=1024)
     decoder_steps: int = setting(
         0, "train", "optimizer steps in which the autoencoder's decoder is trained further",
-        minimum=0, maximum=MANY, only_with=("initial_model", ()),
+        ge=0, le=MANY, only_with=("initial_model", ()),
     )  # fmt: skip
-    max_train_steps: int = setting(6300, "train", "optimizer steps of UNet and text encoder", minimum=1, maximum=MANY)
-    train_batch_size: int = setting(64, "train", "pictures per step of these", minimum=1, maximum=4096)
-    learning_rate: float = setting(0.02, "train", "of Muon; AdamW takes a tenth", above=0, maximum=10)
-    checkpointing_steps: int = setting(250, "output", "steps between checkpoints", minimum=1, maximum=MANY)
-    minimum_psnr: float = setting(27.0, "train", "an autoencoder below this is not built on", unit="dB", minimum=0, maximum=100)
-    minimum_explained: float = setting(0.95, "train", "least explained variance of each colour axis", minimum=-MANY, maximum=1)
+    max_train_steps: int = setting(6300, "train", "optimizer steps of UNet and text encoder", ge=1, le=MANY)
+    train_batch_size: int = setting(64, "train", "pictures per step of these", ge=1, le=4096)
+    learning_rate: float = setting(0.02, "train", "of Muon; AdamW takes a tenth", gt=0, le=10)
+    checkpointing_steps: int = setting(250, "output", "steps between checkpoints", ge=1, le=MANY)
+    minimum_psnr: float = setting(27.0, "train", "an autoencoder below this is not built on", unit="dB", ge=0, le=100)
+    minimum_explained: float = setting(0.95, "train", "least explained variance of each colour axis", ge=-MANY, le=1)
     output_dir: str = again(Settings, "output_dir", "runs/demo_model")
     mixed_precision: Precision = again(Settings, "mixed_precision", "no")
     seed: int = again(Settings, "seed", 0)

@@ -38,7 +38,7 @@ def finished(settings: InferenceSettings, wanted: Sequence[Wanted], place: Image
     if looks := [str(path) for path in (place.file("sheet.png"), *pages) if path.exists()]:
         rows.append(("look at", printable(" and ".join(looks))))
     following = max(each.seed for each in wanted) + 1
-    if settings.lesson == "none" and settings.chain == 1 and following <= (setting_table(InferenceSettings)["seed"].maximum or 0):
+    if settings.lesson == "none" and settings.chain == 1 and following <= (setting_table(InferenceSettings)["seed"].le or 0):
         more = {"like": first, "seed": following, "num_images": 4}
         rows.append(("next", command_line("infer.py", **more)))
     return table(rows)

@@ -211,7 +211,7 @@ def _read_own(reading: Reading, text: str) -> None:
         case _:
             raise Unreadable("carries damaged settings")
     match more.get("batch", [0, 1]):
-        case [int(place), int(count)] if 0 <= place < count <= (table(InferenceSettings)["batch_size"].maximum or 0):
+        case [int(place), int(count)] if 0 <= place < count <= (table(InferenceSettings)["batch_size"].le or 0):
             reading.place_in_batch = int(place), int(count)
         case _:
             raise Unreadable("carries damaged settings: batch is not [place, size]")

@@ -1,0 +1,86 @@
+"""The JSON schema that pydantic makes of the settings holds all that the table of a command line says."""
+
+import json
+import math
+
+import pytest
+
+from customize.config import MODELS, DreamBoothSettings, InferenceSettings, Settings, TextualInversionSettings, TrainingSettings
+from customize.demo.train import DemoSettings
+from customize.setting import setting, table
+
+TYPES = {"boolean": bool, "integer": int, "number": float, "string": str}
+BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum", "multiple_of": "multipleOf"}
+CLASSES = (Settings, TrainingSettings, *MODELS, DemoSettings)
+
+
+def one_value(schema: dict) -> tuple[dict, bool, bool]:
+    """What the schema of a field says of one value; whether the field may be null; whether it is a list of such values."""
+    alternatives = schema.get("anyOf", [schema])
+    (value,) = [each for each in alternatives if each["type"] != "null"]
+    many = value["type"] == "array"
+    return value["items"] if many else value, len(alternatives) == 2, many
+
+
+@pytest.mark.parametrize("model", CLASSES)
+def test_the_schema_says_what_the_table_says(model):
+    schema = json.loads(json.dumps(model.model_json_schema()))
+    assert schema["properties"].keys() == table(model).keys() and not schema["additionalProperties"]
+    assert set(schema.get("required", ())) == {name for name, line in table(model).items() if line.required}
+    for name, line in table(model).items():
+        field = schema["properties"][name]
+        value, optional, many = one_value(field)
+        assert (TYPES[value["type"]], optional, many) == (line.type, line.optional, line.many), name
+        assert {key: value.get(key) for key in BOUNDS.values()} == {key: getattr(line, ours) for ours, key in BOUNDS.items()}, (
+            name
+        )
+        assert tuple(value.get("enum", [value["const"]] if "const" in value else ())) == line.choices, name
+        if not line.required:
+            assert field["default"] == (list(line.default) if line.many and line.default is not None else line.default), name
+        assert (field["description"], field["section"]) == (line.description, line.section), name
+        facts = (field.get("unit", ""), field.get("text", "line"), field.get("secret", False), field.get("default_in_words", ""))
+        assert facts == (line.unit, line.text, line.secret, line.default_in_words), name
+        needed = field.get("only_with")
+        assert (needed and (needed["setting"], tuple(needed["values"]))) == line.only_with, name
+
+
+def test_some_fields_as_they_are():
+    """Independent of the table: what a page that reads the schema gets."""
+    properties = DreamBoothSettings.model_json_schema()["properties"]
+    resolution, rate, adapter = properties["resolution"], properties["learning_rate"], properties["adapter"]
+    assert resolution["anyOf"][0] == {"type": "integer", "minimum": 16, "maximum": 4096, "multipleOf": 8}
+    assert (resolution["unit"], resolution["section"]) == ("pixels", "data")
+    assert (rate["type"], rate["exclusiveMinimum"], rate["maximum"], rate["default"]) == ("number", 0, 10, 2e-6)
+    assert adapter["enum"][:1] == ["none"] and "lora" in adapter["enum"] and adapter["default"] == "none"
+    assert properties["rank"]["only_with"] == {"setting": "adapter", "values": []}
+    assert properties["text_encoder_learning_rate"]["only_with"] == {"setting": "train_text_encoder", "values": [True]}
+    assert properties["hub_token"]["secret"] is True
+    vectors = TextualInversionSettings.model_json_schema()["properties"]["num_vectors"]
+    assert vectors["items"] == {"type": "integer", "minimum": 1, "maximum": 75} and vectors["default"] == [1]
+    assert InferenceSettings.model_json_schema()["properties"]["seed"]["maximum"] == 2**64 - 1
+
+
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("rank", 0, "0 is not a whole number from 1 to 4096"),
+        ("rank", "4097", "4097 is not a whole number from 1 to 4096"),
+        ("rank", "x", '"x" is not a whole number from 1 to 4096'),
+        ("learning_rate", "0", "0.0 is not a number above 0, at most 10"),
+        ("learning_rate", math.nan, "nan is not a number above 0, at most 10"),
+        ("learning_rate", "nan", "nan is not a number above 0, at most 10"),
+        ("lora_dropout", "1", "1.0 is not a number at least 0, below 1"),
+        ("resolution", "513", "513 is not a whole number from 16 to 4096, a multiple of 8, or none"),
+        ("lr_scheduler", "foo", '"foo" is not one of '),
+        ("max_train_steps", True, "true is not a whole number from 1 to 10000000, or none"),
+    ],
+)
+def test_what_pydantic_refuses_in_our_words(name, value, words):
+    given = {"instance_prompt": "a photo of sks dog", "instance_data_dir": "dogs", "adapter": "lora", name: value}
+    (problem,) = DreamBoothSettings.examine(given)[1]
+    assert problem.where == name and problem.what.startswith(words)
+
+
+def test_a_fact_that_no_setting_has():
+    with pytest.raises(TypeError, match="maximum"):
+        setting(1, "model", "a number", maximum=3)
