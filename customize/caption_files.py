@@ -10,20 +10,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from customize.caption_tables import (
-    DEFAULT_COLUMN,
-    MAX_BYTES,
-    STRICT,
-    SUFFIXES,
-    caption_of,
-    decoded,
-    is_table,
-    table_captions,
-)
+from customize.caption_tables import DEFAULT_COLUMN, STRICT, SUFFIXES, caption_of, is_table, table_captions
+from customize.caption_text import read_text
 from customize.captions import Caption
 from customize.findings import Findings, first_few, printable
 from customize.names import FORMS, Names, stem
-from customize.reading import kind_of, regular_file
 
 SIDECARS = (".txt", ".caption", ".captions", ".cap", ".prompt", ".text", ".tags", ".json")
 """Extensions of the caption of one image, the first before the others."""
@@ -159,32 +150,3 @@ def _json_captions(path: Path, column: str, found: Findings) -> tuple[Caption, .
     if not texts and text is not None:
         found.note(path, f"holds no caption under {column if column != DEFAULT_COLUMN else 'text, caption, prompt or tags'}")
     return tuple(Caption(each, printable(str(path))) for each in texts)
-
-
-def read_text(path: Path, found: Findings) -> str | None:
-    """The text of a file in UTF-8, or in UTF-16 with byte-order mark, its line ends as \\n; None and a problem otherwise."""
-    where, remedy = printable(str(path)), "save the file as UTF-8"
-    try:
-        with regular_file(path) as stream:
-            data = stream.read(MAX_BYTES + 1)
-        text = decoded(data)
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        what = f"is not UTF-8 in line {line} (byte 0x{error.object[error.start]:02x})"
-        shown = error.object.split(b"\n")[line - 1].decode("cp1252", "replace").strip()
-        remedy += f" (if it reads {printable(shown, 60)!r}, it is Windows-1252 now)" if shown.isprintable() else ""
-        if kind := kind_of(data):
-            what, remedy = f"is {kind}, not a text file", "put a readable text file there, or take it out"
-        elif error.encoding.startswith("utf-16"):
-            what = "is UTF-16 that breaks off"
-    except OSError as error:
-        what, remedy = f"cannot be read: {error.strerror or error}", "put a readable text file there, or take it out"
-    else:
-        if "\0" in text:
-            what = "holds zero bytes, as UTF-16 does"
-        elif len(data) > MAX_BYTES:
-            what, remedy = f"is larger than {MAX_BYTES:,} bytes", "put a file of captions there, or take it out"
-        else:
-            return text
-    found.problem(where, what, remedy)
-    return None

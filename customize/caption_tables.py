@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from customize.caption_text import read_text
 from customize.captions import Caption
 from customize.findings import Findings, first_few, printable
 from customize.names import Names, composed, stem
@@ -26,7 +27,6 @@ FILE_COLUMNS = "file_name filename file image image_file image_name image_path p
 CAPTION_COLUMNS = "text caption captions prompt prompts description tags tag_string".split()
 """Looked at in this order where no column was asked for."""
 DELIMITERS = ",;\t|"
-MAX_BYTES = 1 << 26
 Row = tuple[str, str, Mapping[str, object]]
 """Where it stands, the name of the image, its columns."""
 
@@ -44,8 +44,6 @@ def table_captions(
 
     Several rows for one image are several captions, and so is a list in JSON.
     """
-    from customize.caption_files import read_text
-
     text = read_text(path, found)
     where, lookup = printable(str(path)), Lookup(path.parent, pictures, folders)
     captions: dict[str, dict[str, Caption]] = {}
@@ -94,12 +92,6 @@ def caption_texts(value: object) -> tuple[str, ...]:
     if not all(isinstance(text, str) and text.strip() and _is_unicode(text) for text in texts):
         return ()
     return tuple(text.strip() for text in texts)
-
-
-def decoded(data: bytes) -> str:
-    """The text of UTF-8, or of UTF-16 that begins with its mark; line ends as \\n. Raises UnicodeDecodeError."""
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
 
 
 class Lookup:

@@ -6,6 +6,7 @@ What moves a cursor, colours, hides or reorders text is escaped; a text cannot l
 import html as _html
 import re
 import unicodedata
+from collections.abc import Sequence
 
 LONGEST = 4000
 """Characters of one text that are shown; of a longer one the end is left out, and how much that is stands there."""
@@ -25,6 +26,12 @@ def printable(text: object, most: int = LONGEST) -> str:
     if not (text.isascii() and text.isprintable()):
         text = "".join(_escaped(text))
     return f"{text}... ({left_out:,} more characters)" if left_out > 0 else text
+
+
+def first_few(names: Sequence[str], most: int = 10) -> str:
+    """The first `most` names, printable, and the number of those left out: `a, b and 3 more`."""
+    listed = ", ".join(printable(name) for name in names[:most])
+    return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
 
 
 def html(text: object, most: int = LONGEST) -> str:

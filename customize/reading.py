@@ -8,7 +8,13 @@ import errno
 import io
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from customize import memory
+from customize.errors import InputError, Problem
+from customize.printable import printable
 
 START = 512
 """Bytes that tell what a file is."""
@@ -141,6 +147,28 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return str(error)
+
+
+@contextmanager
+def refusing(where: object, remedy: str, what: str = "cannot be loaded") -> Iterator[None]:
+    """Turns whatever a library raises on a file into InputError with the first line of its message; lets MemoryError pass."""
+    try:
+        yield
+    except (InputError, MemoryError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of tokenizers, written in Rust, is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        if memory.gave_out(error):
+            raise
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(Problem(printable(str(where)), printable(f"{what} ({cause})"), remedy)) from error
+
+
+def unreadable(error: OSError) -> Problem:
+    """The problem of a file or folder that the system refuses to open."""
+    where = printable(str(error.filename or "a file"))
+    return Problem(where, f"cannot be read ({error.strerror or error})", "mend its rights, or name another one")
 
 
 def _refuse_others(mode: int) -> None:

@@ -10,9 +10,15 @@ from customize import near
 from customize.errors import Problem
 from customize.printable import printable
 from customize.shipped import config_names
-from customize.typed import QUOTES
 
 EXAMPLE = "settings are lines such as: max_train_steps = 500"
+QUOTES = {
+    '"': '"', "'": "'", "`": "`", "\u201c": "\u201d\u201c", "\u201d": "\u201d",
+    "\u201e": "\u201c\u201d", "\u2018": "\u2019\u2018",
+    "\u2019": "\u2019", "\u201a": "\u2018\u2019", "\u00ab": "\u00bb", "\u00bb": "\u00ab", "\u2039": "\u203a", "\u300c": "\u300d",
+    "\uff02": "\uff02",
+}  # fmt: skip
+"""Opening quote -> those that may close it."""
 ESCAPES = re.compile(r'=\s*"[^"]*\\')
 CURLY = re.compile("[" + "".join(quote for quote in QUOTES if not quote.isascii()) + "]")
 QUOTED = re.compile(r"^\s*([\w-]+)\s*=\s*(.*?)\s*[,;]?\s*$")

@@ -13,18 +13,12 @@ from urllib.parse import unquote, urlsplit
 from customize import shipped
 from customize.aliases_table import SHORT
 from customize.setting import PATHS, Setting
+from customize.toml_faults import QUOTES
 
 DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
 INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 """Soft hyphen, zero-width blank, marks of direction, byte order mark. Joiners stay: scripts and emoji are written with them."""
 BLANKS = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
-QUOTES = {
-    '"': '"', "'": "'", "`": "`", "\u201c": "\u201d\u201c", "\u201d": "\u201d",
-    "\u201e": "\u201c\u201d", "\u2018": "\u2019\u2018",
-    "\u2019": "\u2019", "\u201a": "\u2018\u2019", "\u00ab": "\u00bb", "\u00bb": "\u00ab", "\u2039": "\u203a", "\u300c": "\u300d",
-    "\uff02": "\uff02",
-}  # fmt: skip
-"""Opening quote -> those that may close it."""
 TYPOGRAPHIC = re.compile("[\u201c\u201d\u201e\u00ab\u00bb\uff02\u300c\u300d]")
 CONTINUATIONS = ("\\", "^", "`")
 """What ends a line that goes on, in the shells of Unix and Windows."""

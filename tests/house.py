@@ -93,7 +93,7 @@ def upward(graph: dict[str, set[str]]) -> list[str]:
 
 
 def words(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Line and text of every identifier and of every string that is no docstring."""
+    """Line and text of every identifier and of every string."""
     for node in ast.walk(tree):
         match node:
             case ast.Name(id=word) | ast.Attribute(attr=word) | ast.arg(arg=word) | ast.alias(name=word):

