@@ -15,6 +15,7 @@ from torch import Tensor
 
 from customize import draws, objective
 from customize.conditioning import encode_texts
+from customize.families.conditioning import Conditioning
 from customize.families.stable_diffusion import StableDiffusion
 from customize.methods.method import Batch
 
@@ -198,7 +199,6 @@ def encode_pictures(
 
 
 @torch.no_grad()
-def encode_captions(family: StableDiffusion, captions: Iterable[str], least: int = 1) -> dict[str, Tensor]:
-    """Asks the frozen text encoder once about every caption; returns encoder_hidden_states [N * L, D] of each, of `least` or
-    more chunks."""
-    return {caption: encode_texts(family, [caption], least)[0] for caption in sorted(set(captions))}
+def encode_captions(family: StableDiffusion, captions: Iterable[str], least: int = 1) -> dict[str, Conditioning]:
+    """Evaluates the frozen text encoder once for every caption; returns one row for each, of `least` or more chunks."""
+    return {caption: encode_texts(family, [caption], least) for caption in sorted(set(captions))}

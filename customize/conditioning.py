@@ -1,4 +1,4 @@
-"""From spans of text to encoder_hidden_states: prompts of any length, in chunks, with a weight for each token.
+"""From spans of text to conditioning: prompts of any length, in chunks, with a weight for each token.
 
 B prompts, N chunks, L tokens that the text encoder reads at once (two of them mark start and end), D embedding width.
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from customize.errors import InputError, Problem
+from customize.families.conditioning import Conditioning
 from customize.families.stable_diffusion import StableDiffusion
 from customize.prompts import BREAK, Span
 
@@ -36,12 +37,14 @@ class Chunk:
     weights: tuple[float, ...]
 
 
-def encode(family: StableDiffusion, prompts: Sequence[Sequence[Span]], clip_skip: int | None = None, least: int = 1) -> Tensor:
-    """encoder_hidden_states [B, N * L, D] of prompts as `customize.prompts` gives them; N: most chunks of any, or `least`.
+def encode(
+    family: StableDiffusion, prompts: Sequence[Sequence[Span]], clip_skip: int | None = None, least: int = 1
+) -> Conditioning:
+    """`encoder_hidden_states` [B, N * L, D] of prompts as `customize.prompts` parses them; N: most chunks of any, or `least`.
 
-    Prompts that are to have one length (a picture's prompt and negative prompt) go into one call; shorter ones are
-    filled with empty chunks. Each different chunk is encoded once and by itself, so that its bits do not depend on
-    what else there is. clip_skip: last layers of the text encoder that are left out. Raises InputError for a learned word
+    Prompts that need one length (an image's prompt and negative prompt) are encoded in one call; shorter ones are padded
+    with empty chunks. Each different chunk is encoded once and by itself, so that its bits do not depend on the other
+    prompts. clip_skip: the number of last layers of the text encoder that are left out. Raises InputError for a learned word
     that does not fit into a chunk.
     """
     rows = [chunks(family, spans) for spans in prompts]
@@ -50,13 +53,14 @@ def encode(family: StableDiffusion, prompts: Sequence[Sequence[Span]], clip_skip
     rows = [row + [empty] * (count - len(row)) for row in rows]
     different = dict.fromkeys(chunk for row in rows for chunk in row)
     hidden_states = {chunk: encode_chunk(family, chunk, clip_skip) for chunk in different}
-    return torch.stack([torch.cat([hidden_states[chunk] for chunk in row]) for row in rows])
+    joined = torch.stack([torch.cat([hidden_states[chunk] for chunk in row]) for row in rows])
+    return Conditioning({"encoder_hidden_states": joined})
 
 
-def encode_texts(family: StableDiffusion, texts: Sequence[str], least: int = 1) -> Tensor:
-    """encoder_hidden_states [B, N * L, D] of captions, taken as they are written; N as for `encode`.
+def encode_texts(family: StableDiffusion, texts: Sequence[str], least: int = 1) -> Conditioning:
+    """`encoder_hidden_states` [B, N * L, D] of captions, taken literally; N as for `encode`.
 
-    Where all fit into one chunk they are encoded together.
+    Captions that all fit into one chunk are encoded in one batch.
     """
     if least == 1 and not any(map(family.words_beyond_the_end, texts)):
         return family.encode_prompts(family.tokenize(texts))
@@ -75,7 +79,9 @@ def encode_chunk(family: StableDiffusion, chunk: Chunk, clip_skip: int | None = 
     with a mean of about 0 (our demo model's) it would be noise.
     """
     input_ids = torch.tensor([chunk.input_ids], device=family.text_encoder.device)
-    hidden_states = family.encode_prompts(input_ids, **({"clip_skip": clip_skip} if clip_skip else {}))[0]
+    hidden_states = family.encode_prompts(input_ids, **({"clip_skip": clip_skip} if clip_skip else {})).tensors[
+        "encoder_hidden_states"
+    ][0]
     if set(chunk.weights) == {1.0}:
         return hidden_states
     plain = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))

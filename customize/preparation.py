@@ -25,6 +25,7 @@ from customize.conditioning import encode_texts, most_chunks
 from customize.config import DreamBoothSettings, TextualInversionSettings, TrainingSettings
 from customize.crops import all_pixels, variants
 from customize.data import Example, Examples
+from customize.families.conditioning import Conditioning
 from customize.families.stable_diffusion import StableDiffusion
 from customize.guard import IN_ALL
 from customize.latents_cache import LatentsCache, NoCache
@@ -154,7 +155,7 @@ def prepare_dreambooth(settings: DreamBoothSettings, bench: Bench) -> Training:
     if settings.train_text_encoder:
         condition = condition_of(family, least)
     else:
-        condition = remembered(encode_captions(family, [*captions, *bench.sample_prompts], least), device)
+        condition = remembered(family, encode_captions(family, [*captions, *bench.sample_prompts], least), device)
         family.text_encoder.to("cpu")
     batches = PRIORS[settings.prior_preservation](settings, bench, of_class)
     method_class = TaughtByBase if settings.prior_preservation == "teacher" else DreamBooth
@@ -243,14 +244,6 @@ def condition_of(family: StableDiffusion, least: int = 1) -> Condition:
     return lambda prompts: encode_texts(family, prompts, least)
 
 
-def remembered(known: dict[str, Tensor], device: torch.device) -> Condition:
-    """Looks up what the frozen text encoder said; shorter ones are filled up with what it says of nothing."""
-
-    def condition(prompts: Sequence[str]) -> Tensor:
-        found = [known[prompt] for prompt in prompts]
-        longest = max(map(len, found))
-        if any(len(each) < longest for each in found):
-            found = [torch.cat([each, *[known[""]] * ((longest - len(each)) // len(known[""]))]) for each in found]
-        return torch.stack(found).to(device)
-
-    return condition
+def remembered(family: StableDiffusion, known: dict[str, Conditioning], device: torch.device) -> Condition:
+    """Looks up the output of the frozen text encoder. known: one row for each prompt, and for the empty one."""
+    return lambda prompts: family.collate([known[prompt] for prompt in prompts], known[""]).to(device)

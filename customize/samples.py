@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from customize import manifest
 from customize.data import Example
 from customize.errors import InputError, ResourceError
+from customize.families.conditioning import Conditioning
 from customize.families.stable_diffusion import StableDiffusion
 from customize.files import new_folder, write_image
 from customize.findings import first_few
@@ -39,7 +39,7 @@ class ConditionedPipeline(Pipeline):
         super().__init__(family)
         self.condition = condition
 
-    def hidden_states(self, texts: Sequence[Text]) -> Tensor:
+    def conditioning(self, texts: Sequence[Text], clip_skip: int | None = None) -> Conditioning:
         return self.condition(["".join(span.text for span in text) for text in texts])
 
 

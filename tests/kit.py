@@ -31,6 +31,19 @@ def mounted(folder: Path, mebibytes: int) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+def conditioning(hidden_states):
+    """Conditioning on encoder_hidden_states [B, L, D] alone."""
+    from customize.families.conditioning import Conditioning
+
+    return Conditioning({"encoder_hidden_states": hidden_states})
+
+
+def hidden_states(conditioning):
+    """encoder_hidden_states [B, L, D] of a conditioning that has nothing else."""
+    assert conditioning.tensors.keys() == {"encoder_hidden_states"}
+    return conditioning.tensors["encoder_hidden_states"]
+
+
 def settings_for(method: str, base: Path, pictures: Path, output: Path, **changes):
     """Settings of a short run of one of `METHODS`."""
     from customize.config import DreamBoothSettings, TextualInversionSettings

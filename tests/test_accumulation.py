@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from kit import prepared, settings_for, write_pictures
+from kit import conditioning, hidden_states, prepared, settings_for, write_pictures
 
 from customize import dropout
 from customize.trainer import train
@@ -32,7 +32,7 @@ def learned(method, base, pictures, folder, size, accumulated, **changes):
     )  # fmt: skip
     bench, training = prepared(settings)
     model, batches, condition = training.method.double(), Double(training.batches), training.method.condition
-    model.condition = lambda prompts: condition(prompts).double()
+    model.condition = lambda prompts: conditioning(hidden_states(condition(prompts)).double())
     train(settings, model, batches, [], bench.accelerator, 3)
     return {name: tensor.detach().clone() for name, tensor in model.learned().items()}, batches.given
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from kit import conditioning
 from safetensors.torch import save_file
 from test_single_file import load, sd15, small_configs  # noqa: F401
 
@@ -99,7 +100,9 @@ def test_an_inpainting_model_in_one_file_arrives_bit_equal_and_cannot_be_trained
     expected.load_state_dict(weights)
     inputs = torch.randn(1, 9, 8, 8), torch.tensor([5]), torch.randn(1, 77, 12)
     with torch.no_grad():
-        torch.testing.assert_close(family.predict(*inputs), expected.eval()(*inputs).sample, rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            family.predict(*inputs[:2], conditioning(inputs[2])), expected.eval()(*inputs).sample, rtol=0, atol=1e-4
+        )
     problem = only_to_draw_with(Source("x", file=tmp_path / "x.safetensors"))
     assert problem and "takes 9 channels" in problem.what and "x.safetensors" in problem.what
 

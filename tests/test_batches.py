@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from kit import prepared, settings_for, write_pictures
+from kit import hidden_states, prepared, settings_for, write_pictures
 from torch.nn import functional as F
 
 from customize.batches import Deck, Recipe
@@ -33,7 +33,7 @@ def test_min_snr_with_prior_preservation_by_hand(base, batch_size, pictures, tmp
         a = float(family.noise_scheduler.alphas_cumprod[t])
         x, e = batch.latents[i : i + 1], batch.noise[i : i + 1]
         noisy = a**0.5 * x + (1 - a) ** 0.5 * e
-        answer = family.unet(noisy, t, encoder_hidden_states=training.condition([batch.prompts[i]])).sample
+        answer = family.unet(noisy, t, encoder_hidden_states=hidden_states(training.condition([batch.prompts[i]]))).sample
         snr = a / (1 - a)
         if family.prediction_type == "epsilon":
             error, weight = F.mse_loss(answer, e).item(), min(snr, 5) / snr

@@ -11,11 +11,12 @@ from PIL import Image
 from customize import families
 from customize.config import InferenceSettings
 from customize.errors import InputError
+from customize.families.conditioning import slerp
 from customize.inference import command
 from customize.inference.compositions import composition
 from customize.inference.estimates import mixed
 from customize.inference.pipeline import Composition, Pipeline
-from customize.inference.wording import Between, slerp
+from customize.inference.wording import Between
 
 PROMPTS = ("a photo of a dog", "a red cat")
 OPTIONS = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "latent"}

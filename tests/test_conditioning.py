@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from kit import conditioning, hidden_states
 from models import WORDS
 
 from customize import families
@@ -39,7 +40,7 @@ def words(count: int) -> str:
 
 @torch.no_grad()
 def encoded(family, *prompts: str) -> torch.Tensor:
-    return encode(family, [spans(prompt) for prompt in prompts])
+    return hidden_states(encode(family, [spans(prompt) for prompt in prompts]))
 
 
 def ids(family, *prompts: str) -> list[list[int]]:
@@ -59,12 +60,13 @@ def with_a_mean(family):
 @pytest.mark.parametrize("text", ["", "a", "a photo of a small dog, painting", "zebra é 猫", words(75)])
 def test_one_chunk_without_weights_is_what_the_family_says(family, text):
     with torch.no_grad():
-        assert torch.equal(encode(family, [plain(text).clauses[0].at(0, 1)]), family.encode_prompts(family.tokenize([text])))
+        found, alone = encode(family, [plain(text).clauses[0].at(0, 1)]), family.encode_prompts(family.tokenize([text]))
+        assert torch.equal(hidden_states(found), hidden_states(alone))
 
 
 @pytest.mark.parametrize("text", ["", "a photo of a red circle, oil painting", "a" + " red" * 29])
 def test_one_chunk_of_the_demo_without_weights_is_what_the_family_says(demo, text):
-    assert torch.equal(encoded(demo, text), demo.encode_prompts(demo.tokenize([text])))
+    assert torch.equal(encoded(demo, text), hidden_states(demo.encode_prompts(demo.tokenize([text]))))
     assert encoded(demo, text).shape == (1, 32, demo.text_encoder.config.hidden_size)
 
 
@@ -191,7 +193,7 @@ def test_a_learned_word_keeps_together_and_takes_weights(family):
     (chunk,) = chunks(family, spans("a (<cat>:1.3) dog"))
     assert chunk.input_ids[2:5] == (first, first + 1, first + 2) and chunk.weights[:7] == (1, 1, 1.3, 1.3, 1.3, 1, 1)
     plain_chunk, weighted = (encoded(family, prompt) for prompt in ("a <cat> dog", "a (<cat>:1.3) dog"))
-    assert torch.equal(plain_chunk, family.encode_prompts(family.tokenize(["a <cat> dog"])))
+    assert torch.equal(plain_chunk, hidden_states(family.encode_prompts(family.tokenize(["a <cat> dog"]))))
     ratio = weighted / plain_chunk
     torch.testing.assert_close(ratio[0, 2:5] / 1.3, ratio[0, :1].expand(3, -1), rtol=1e-4, atol=1e-4)
     assert list(map(len, tokens_of(family, words(73) + " <cat> dog"))) == [73, 4]
@@ -208,5 +210,7 @@ def test_a_learned_word_longer_than_a_chunk_is_refused():
 def test_the_unet_reads_several_chunks(family):
     latents, timesteps = torch.zeros(1, 4, 8, 8), torch.tensor([10])
     with torch.no_grad():
-        answers = [family.predict(latents, timesteps, encoded(family, prompt)) for prompt in ("a dog", "a dog BREAK a cat")]
+        answers = [
+            family.predict(latents, timesteps, conditioning(encoded(family, prompt))) for prompt in ("a dog", "a dog BREAK a cat")
+        ]
     assert answers[0].shape == answers[1].shape and not torch.equal(*answers)

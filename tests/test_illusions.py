@@ -6,10 +6,12 @@ import diffusers
 import pytest
 import scipy.ndimage
 import torch
+from kit import conditioning, hidden_states
 from torch import Tensor
 from torch.nn import functional as F
 
 from customize.errors import InputError
+from customize.families.conditioning import Conditioning
 from customize.inference.estimates import Conditional, guided, mixed
 from customize.inference.illusions import (
     Anagram,
@@ -53,26 +55,24 @@ def step(prediction_type: str = "epsilon", index: int = 0, count: int = 10) -> S
     return Step(index, count, torch.tensor(500), None, 0.6, 0.8, prediction_type)
 
 
-def network(latents: Tensor, timesteps: Tensor, hidden: Tensor) -> Tensor:
+def network(latents: Tensor, timesteps: Tensor, prompt: Conditioning) -> Tensor:
     """Linear in the latents, another one for each prompt, and no friend of any view."""
     mixed_up = F.conv2d(latents, rand(latents.shape[1], latents.shape[1], 3, 3, seed=9) / 6, padding=1)
-    return hidden.mean((1, 2)).view(-1, 1, 1, 1) * mixed_up + 0.3 * latents + timesteps.view(-1, 1, 1, 1) / 1000
+    return hidden_states(prompt).mean((1, 2)).view(-1, 1, 1, 1) * mixed_up + 0.3 * latents + timesteps.view(-1, 1, 1, 1) / 1000
 
 
 def prompts(count: int, batch: int = 2) -> list[Conditional]:
-    return [Conditional(rand(batch, 3, 5, seed=100 + i)) for i in range(count)]
+    return [Conditional(conditioning(rand(batch, 3, 5, seed=100 + i))) for i in range(count)]
 
 
 def asked(prompt: Conditional, latents: Tensor) -> Tensor:
     """What the network says to a prompt about latents, at the timestep of `step`."""
-    return network(latents, torch.full((len(latents),), 500), prompt.encoder_hidden_states)
+    return network(latents, torch.full((len(latents),), 500), prompt.conditioning)
 
 
 def combined(estimate, latents: Tensor, at: Step) -> Tensor:
     """The estimate's answer: its questions go through the network in one batch."""
-    answers = [
-        network(q.latents, at.timestep.expand(len(q.latents)), q.encoder_hidden_states) for q in estimate.questions(latents, at)
-    ]
+    answers = [network(q.latents, at.timestep.expand(len(q.latents)), q.conditioning) for q in estimate.questions(latents, at)]
     remaining = iter(answers)
     answer = estimate.combine(remaining, latents, at)
     assert next(remaining, None) is None, "every answer is used"
@@ -383,7 +383,7 @@ def test_a_picture_of_looking_glass_depends_on_itself_only():
     parts, views = prompts(2), [VIEWS["identity"](), VIEWS["square_hinge"]()]
     start = rand(4, 4, 16, 16)
     both = sample(network, scheduler("v_prediction"), start, looking_glass(parts, views))
-    alone = [Conditional(part.encoder_hidden_states[:1]) for part in parts]
+    alone = [Conditional(part.conditioning[:1]) for part in parts]
     one = sample(network, scheduler("v_prediction"), start[::2], looking_glass(alone, views))
     torch.testing.assert_close(one, both[::2], rtol=0, atol=1e-9)
 

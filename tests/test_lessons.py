@@ -41,7 +41,7 @@ def test_one_step_by_the_formula_in_float64(pipeline):
     first, t = 4, int(scheduler.timesteps[4])
     a = float(scheduler.alphas_cumprod[t])
     noisy = a**0.5 * clean.double() + (1 - a) ** 0.5 * noise.double()
-    hidden = [part.encoder_hidden_states for part in (estimate.negative, estimate.positive)]
+    hidden = [part.conditioning for part in (estimate.negative, estimate.positive)]
     negative, positive = (pipeline.family.predict(noisy.float(), torch.tensor([t]), each).double() for each in hidden)
     answer = negative + 3 * (positive - negative)
     if pipeline.family.prediction_type == "epsilon":

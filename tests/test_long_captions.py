@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kit import METHODS, prepared, settings_for, write_pictures
+from kit import METHODS, conditioning, hidden_states, prepared, settings_for, write_pictures
 
 from customize import objective
 
@@ -42,11 +42,11 @@ def test_the_loss_is_that_of_chunks_cut_by_hand(method, tiny_epsilon, captioned,
     family, batch = bench.family, training.batches.batch(0, range(3))
     family.text_encoder.to("cpu")
     texts = [family.expand(prompt) for prompt in batch.prompts]
-    hidden_states = torch.stack([by_hand(family, text, 3) for text in texts])
+    by_chunks = torch.stack([by_hand(family, text, 3) for text in texts])
     alphas = family.noise_scheduler.alphas_cumprod[batch.timesteps]
     noisy = objective.add_noise(batch.latents, batch.noise, alphas)
     with torch.no_grad():
-        prediction = family.predict(noisy, batch.timesteps, hidden_states)
+        prediction = family.predict(noisy, batch.timesteps, conditioning(by_chunks))
         reference = ((prediction - batch.noise) ** 2).mean(dim=(1, 2, 3)) * batch.weights
     loss = training.method(batch)
     assert torch.allclose(loss, reference, rtol=1e-5, atol=1e-6)
@@ -59,10 +59,10 @@ def test_a_caption_means_the_same_whatever_is_in_its_batch(tiny_epsilon, caption
     for changes in ({}, {"train_text_encoder": True}):
         bench, training = prepared(settings("lora", tiny_epsilon, captioned, tmp_path / "out", **changes))
         captions = [example.captions[0] for example in bench.examples.instances]
-        together = training.condition(captions)
+        together = hidden_states(training.condition(captions))
         assert together.shape == (3, 3 * 77, 32)
         for index, caption in enumerate(captions):
-            assert torch.equal(training.condition([caption])[0], together[index])
+            assert torch.equal(hidden_states(training.condition([caption]))[0], together[index])
 
 
 def test_long_sample_prompts_change_nothing_that_is_learned(tiny_epsilon, tmp_path):
@@ -71,8 +71,8 @@ def test_long_sample_prompts_change_nothing_that_is_learned(tiny_epsilon, tmp_pa
         plain = prepared(settings("lora", tiny_epsilon, folder, tmp_path / "one", **changes))[1]
         looked = settings("lora", tiny_epsilon, folder, tmp_path / "two", validation_prompt=(LONGER,), **changes)
         beside = prepared(looked)[1]
-        assert torch.equal(plain.condition(["a photo of sks dog"]), beside.condition(["a photo of sks dog"]))
-        assert beside.condition([LONGER, ""]).shape == (2, 3 * 77, 32)
+        assert torch.equal(*(hidden_states(each.condition(["a photo of sks dog"])) for each in (plain, beside)))
+        assert hidden_states(beside.condition([LONGER, ""])).shape == (2, 3 * 77, 32)
 
 
 def test_training_reads_as_generating_does(tiny_epsilon, captioned, tmp_path):
@@ -81,5 +81,5 @@ def test_training_reads_as_generating_does(tiny_epsilon, captioned, tmp_path):
 
     bench, training = prepared(settings("lora", tiny_epsilon, captioned, tmp_path / "out"))
     bench.family.text_encoder.to("cpu")
-    drawn = Pipeline(bench.family).hidden_states([(Span(LONG + " <new>"),), (Span(LONGER + " <new>"),)])
-    assert torch.equal(training.condition([LONG + " <new>", LONGER + " <new>"]), drawn)
+    drawn = Pipeline(bench.family).conditioning([(Span(LONG + " <new>"),), (Span(LONGER + " <new>"),)])
+    assert torch.equal(*map(hidden_states, (training.condition([LONG + " <new>", LONGER + " <new>"]), drawn)))

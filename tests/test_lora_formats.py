@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from adapters_of_others import MORE, TEXT, UNET, File, diffusers, kohya, ldm, processor
+from kit import hidden_states
 from torch import Tensor
 
 from customize import families
@@ -45,9 +46,9 @@ def changed_by_hand(family, changes: dict[str, Tensor], scale: float = 1.0, text
 def answers(family) -> tuple[Tensor, Tensor]:
     """What text encoder and UNet say."""
     input_ids = torch.tensor([[5, 90, 17, 300, 4, 4, 4, 4]])
-    hidden_states = family.encode_prompts(input_ids)
+    prompt = family.encode_prompts(input_ids)
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    return hidden_states, family.predict(latents, torch.tensor([400]), hidden_states)
+    return hidden_states(prompt), family.predict(latents, torch.tensor([400]), prompt)
 
 
 def assert_equal(family, changed, tolerance: float = 1e-4) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from kit import METHODS, prepared, settings_for, write_pictures
+from kit import METHODS, conditioning, hidden_states, prepared, settings_for, write_pictures
 from torch.func import functional_call
 from torch.nn import functional as F
 from transformers import CLIPTextModel
@@ -71,7 +71,7 @@ def test_lora_gradient(rslora, tiny_epsilon, pictures, tmp_path):
             torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
     batch = double(training.batches.batch(0, range(2)))
     training.condition(batch.prompts)
-    method.condition = lambda prompts: training.condition(prompts).double()
+    method.condition = lambda prompts: conditioning(hidden_states(training.condition(prompts)).double())
     method(batch).sum().backward()
 
     unet = UNet2DConditionModel.from_pretrained(tiny_epsilon, subfolder="unet").double().requires_grad_(False)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from kit import conditioning
 from PIL import Image
 
 from customize.inference.attention import LEVELS, WordMaps, heat_colours
@@ -19,7 +20,7 @@ from customize.inference.page import CLEAN, FORMULAS, HEIGHT, LINES, NOISE, PAGE
 from customize.inference.sampler import Moment, Step, noise_and_clean
 from customize.inference.trace import Trace, film
 
-NOBODY = Conditional(torch.zeros(2, 1, 1))
+NOBODY = Conditional(conditioning(torch.zeros(2, 1, 1)))
 HOSTILE = '</title></script><script>alert("1")</script><img src=x onerror=alert(2)>\'"&lt;<!-- {{data}} ' + "\u2028"
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 16, 3), dtype=np.uint8))
 

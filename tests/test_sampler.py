@@ -7,6 +7,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from kit import conditioning, hidden_states
 from PIL import Image
 from torch import Tensor
 
@@ -96,7 +97,7 @@ def run(scheduler, answer, record=lambda moment: None, steps: int = 12, **option
     class Estimate:
         def questions(self, latents, step):
             steps_taken.append(step)
-            return Conditional(torch.zeros(1, 1, 1)).questions(latents, step)
+            return Conditional(conditioning(torch.zeros(1, 1, 1))).questions(latents, step)
 
         def combine(self, answers, latents, step):
             return next(answers)
@@ -216,11 +217,11 @@ def test_a_given_latent_can_start_anywhere():
     alpha, sigma = level(scheduler, 90)
     seen = []
 
-    def network(latents, timesteps, hidden_states):
+    def network(latents, timesteps, prompt):
         return (latents - alpha * clean) / sigma
 
     start = alpha * clean + sigma * torch.ones_like(clean)
-    sample(network, scheduler, start, Conditional(torch.zeros(1, 1, 1)), first=90, record=seen.append)
+    sample(network, scheduler, start, Conditional(conditioning(torch.zeros(1, 1, 1))), first=90, record=seen.append)
     assert len(seen) == 10
     torch.testing.assert_close(seen[0].clean, clean, rtol=0, atol=1e-4)
     assert scheduler.step_index == 100
@@ -248,13 +249,13 @@ def test_guided_and_mixed_equal_the_formula_in_float64():
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(2, 4, 8, 8, generator=generator, dtype=torch.float64)
     hidden = [torch.randn(2, 3, 5, generator=generator, dtype=torch.float64) for _ in range(4)]
-    a, b, c, negative = map(Conditional, hidden)
+    a, b, c, negative = (Conditional(conditioning(each)) for each in hidden)
     estimate = guided(mixed([(a, 1.0), (mixed([(b, 3.0), (c, 1.0)]), 3.0)]), negative, 4.5)
     batches = []
 
-    def network(latents, timesteps, hidden):
+    def network(latents, timesteps, prompt):
         batches.append(len(latents))
-        return float64_network(latents, timesteps, hidden)
+        return float64_network(latents, timesteps, hidden_states(prompt))
 
     scheduler = base_scheduler("epsilon")
     scheduler.set_timesteps(1)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from kit import conditioning
 from PIL import Image
 
 from customize.inference.estimates import Composed, Conditional, WithChannels, guided
@@ -25,7 +26,7 @@ from customize.inference.trace import (
     spread,
 )  # fmt: skip
 
-NOBODY = Conditional(torch.zeros(2, 1, 1))
+NOBODY = Conditional(conditioning(torch.zeros(2, 1, 1)))
 
 
 def moment(index: int, count: int, prediction_type: str = "epsilon") -> Moment:

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from kit import conditioning, hidden_states
 
 from customize import families
 from customize.errors import InputError
@@ -19,9 +20,9 @@ def pipeline(tiny_epsilon) -> Pipeline:
     return Pipeline(families.load(families.locate(str(tiny_epsilon))))
 
 
-def hidden_states(pipeline, *texts):
+def encoded(pipeline, *texts):
     family = pipeline.family
-    return torch.cat([family.encode_prompts(family.tokenize([text])) for text in texts])
+    return torch.cat([hidden_states(family.encode_prompts(family.tokenize([text]))) for text in texts])
 
 
 def step(index, count):
@@ -31,8 +32,8 @@ def step(index, count):
 def test_a_plain_prompt_is_encoded_bit_for_bit_as_before(pipeline):
     estimate = pipeline.estimate(["a dog", "a red cat"], ["", "small"], [3.0, 1.0], 5)
     assert isinstance(estimate, Guided) and estimate.scale.flatten().tolist() == [3, 1]
-    assert torch.equal(estimate.positive.encoder_hidden_states, hidden_states(pipeline, "a dog", "a red cat"))
-    assert torch.equal(estimate.negative.encoder_hidden_states, hidden_states(pipeline, "", "small"))
+    assert torch.equal(hidden_states(estimate.positive.conditioning), encoded(pipeline, "a dog", "a red cat"))
+    assert torch.equal(hidden_states(estimate.negative.conditioning), encoded(pipeline, "", "small"))
     alone = pipeline.estimate(["a dog"], ["small"], [1.0], 5)
     assert isinstance(alone, Conditional)
 
@@ -42,8 +43,8 @@ def test_a_prompt_that_changes_asks_for_each_wording_at_its_steps(pipeline):
     assert isinstance(estimate, Changing)
     expected = [("a dog", "a dog"), ("a dog", "a cat"), ("a dog", "a car"), ("a cat", "a dog"), ("a cat", "a cat")]
     for index, texts in enumerate(expected):
-        found = estimate.now(step(index, 6)).encoder_hidden_states
-        assert torch.equal(found, hidden_states(pipeline, *texts)), index
+        found = hidden_states(estimate.now(step(index, 6)).conditioning)
+        assert torch.equal(found, encoded(pipeline, *texts)), index
     assert estimate.now(step(5, 12)) is estimate.now(step(2, 6))  # a scheduler of second order asks twice a step
 
 
@@ -55,7 +56,7 @@ def test_and_is_the_sum_of_differences_from_the_negative(pipeline):
     both = generate(["a dog :1.5 AND a red car :-0.5", "a cat"], record=seen.append, **options)
     latents, timestep = seen[0].seen[:1], seen[0].step.timestep
     negative, dog, car = (
-        family.predict(latents, timestep[None], hidden_states(pipeline, text)) for text in ("small", "a dog", "a red car")
+        family.predict(latents, timestep[None], conditioning(encoded(pipeline, text))) for text in ("small", "a dog", "a red car")
     )
     expected = negative.double() + 3 * (1.5 * (dog - negative).double() - 0.5 * (car - negative).double())
     torch.testing.assert_close(seen[0].noise[:1].double(), expected, rtol=0, atol=1e-4)
@@ -65,8 +66,8 @@ def test_and_is_the_sum_of_differences_from_the_negative(pipeline):
 def test_prompts_of_different_lengths_go_together(pipeline):
     long = "a photo of a " + "small red " * 60 + "dog"
     estimate = pipeline.estimate([long, "a dog"], ["", "small"], [2.0, 2.0], 3)
-    shape = estimate.positive.encoder_hidden_states.shape
-    assert shape == estimate.negative.encoder_hidden_states.shape and shape[1] == 2 * 77
+    shape = hidden_states(estimate.positive.conditioning).shape
+    assert shape == hidden_states(estimate.negative.conditioning).shape and shape[1] == 2 * 77
     found = pipeline.generate([long, "a dog"], guidance_scale=2.0, **OPTIONS)
     assert found.isfinite().all() and not torch.allclose(found[0], found[1])
 
@@ -79,6 +80,6 @@ def test_what_has_no_meaning_is_refused(pipeline):
     with pytest.raises(InputError, match="not closed"):
         pipeline.generate("a (dog", **OPTIONS)
     plain = pipeline.generate("a (dog AND b", plain_prompt=True, **OPTIONS)
-    states = hidden_states(pipeline, "a (dog AND b")
-    estimate = worded(pipeline.hidden_states, ["a (dog AND b"], [""], torch.ones(1, 1, 1, 1), 3, plain=True)
-    assert torch.equal(estimate.encoder_hidden_states, states) and plain.isfinite().all()
+    states = encoded(pipeline, "a (dog AND b")
+    estimate = worded(pipeline.conditioning, ["a (dog AND b"], [""], torch.ones(1, 1, 1, 1), 3, plain=True)
+    assert torch.equal(hidden_states(estimate.conditioning), states) and plain.isfinite().all()

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers import AddedToken, CLIPTextModel, CLIPTokenizer
 
 from customize.errors import InputError, Problem
+from customize.families.conditioning import Conditioning
 from customize.families.source import known_token_problems
 from customize.families.tokens import added_words, token_table
 
@@ -132,37 +133,43 @@ class StableDiffusion:
         input_ids = self.tokenizer(self.expand(prompt), truncation=False, verbose=False).input_ids
         return self.tokenizer.decode(input_ids[self.tokenizer.model_max_length - 1 : -1])
 
-    def encode_prompts(self, input_ids: Tensor, clip_skip: int | None = None) -> Tensor:
-        """input_ids: [B, L]; returns encoder_hidden_states [B, L, D]: the last layer's, normalised.
+    def encode_prompts(self, input_ids: Tensor, clip_skip: int | None = None) -> Conditioning:
+        """input_ids: [B, L]; returns `encoder_hidden_states` [B, L, D]: the last layer's, normalised.
 
         clip_skip: how many last layers are left out. Raises InputError where there are not as many.
         """
         if not clip_skip:
-            return self.text_encoder(input_ids, return_dict=False)[0]
+            return Conditioning({"encoder_hidden_states": self.text_encoder(input_ids, return_dict=False)[0]})
         if clip_skip >= (layers := self.text_encoder.config.num_hidden_layers):
             what = f"{clip_skip} is too many: the text encoder has {layers} layers"
             raise InputError(Problem("clip_skip", what, f"take {layers - 1} at most; 1 is usual (A1111's Clip skip 2)"))
         hidden_states = self.text_encoder(input_ids, output_hidden_states=True).hidden_states[-1 - clip_skip]
-        return getattr(self.text_encoder, "text_model", self.text_encoder).final_layer_norm(hidden_states)
+        hidden_states = getattr(self.text_encoder, "text_model", self.text_encoder).final_layer_norm(hidden_states)
+        return Conditioning({"encoder_hidden_states": hidden_states})
+
+    def collate(self, prompts: Sequence[Conditioning], empty: Conditioning) -> Conditioning:
+        """One batch of prompts that were encoded apart, one row each. A shorter prompt is padded with chunks of the empty one."""
+        rows = [prompt.tensors["encoder_hidden_states"] for prompt in prompts]
+        longest, padding = max(row.shape[1] for row in rows), empty.tensors["encoder_hidden_states"]
+        padded = [torch.cat([row, *[padding] * ((longest - row.shape[1]) // padding.shape[1])], 1) for row in rows]
+        return Conditioning({"encoder_hidden_states": torch.cat(padded)})
 
     @property
     def takes_guidance(self) -> bool:
         """Whether the guidance scale is an input of the UNet, as in a latent consistency model (LCM)."""
         return self.unet.config.time_cond_proj_dim is not None
 
-    def predict(
-        self, noisy_latents: Tensor, timesteps: Tensor, encoder_hidden_states: Tensor, guidance_scale: Tensor | None = None
-    ) -> Tensor:
-        """noisy_latents: [B, C, H, W]; timesteps, guidance_scale: [B]; encoder_hidden_states: [B, L, D].
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """noisy_latents: [B, C, H, W]; timesteps: [B]; conditioning: `encoder_hidden_states` [B, L, D], and where
+        `takes_guidance`, `guidance_scale` [B].
 
-        Returns the UNet's answer [B, C, H, W], to be read by `prediction_type`. guidance_scale: where `takes_guidance`.
+        Returns the UNet's output [B, C, H, W], of the kind that `prediction_type` names.
         """
-        timestep_cond = None
-        if guidance_scale is not None:
-            timestep_cond = guidance_embedding(guidance_scale - 1, self.unet.config.time_cond_proj_dim).to(noisy_latents)
-        return self.unet(
-            noisy_latents, timesteps, encoder_hidden_states=encoder_hidden_states, timestep_cond=timestep_cond, return_dict=False
-        )[0]
+        inputs = dict(conditioning.tensors)
+        if (scale := inputs.pop("guidance_scale", None)) is not None:
+            width = self.unet.config.time_cond_proj_dim
+            inputs["timestep_cond"] = guidance_embedding(scale - 1, width).to(noisy_latents)
+        return self.unet(noisy_latents, timesteps, **inputs, return_dict=False)[0]
 
     def initial_vectors(self, words: str, num_vectors: int) -> Tensor:
         """[num_vectors, D]: the embeddings of the words' tokens, repeated in turn or cut to the number asked for.

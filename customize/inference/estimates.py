@@ -4,7 +4,7 @@ However deeply they are nested, all questions of a step go through the network i
 latents that it is given, so one that turns or filters them hands the changed ones to the estimates it is made of.
 Answers are in the network's own prediction_type; where weights sum to 1, combining these is combining noises.
 
-B images, C latent channels, H W latent height and width, L tokens, D embedding width.
+B images, C latent channels, H W latent height and width.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,26 +14,24 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from customize.families.conditioning import Conditioning
+
 if TYPE_CHECKING:
     from customize.inference.sampler import Step
 
 
 @dataclass(frozen=True)
-class Question:
-    """What the network is asked: latents [B, C, H, W] as it sees them, and encoder_hidden_states [B, L, D].
-
-    guidance_scale: [B], for networks that take it as an input.
-    """
+class DenoiserInput:
+    """What one evaluation of the denoiser is given: latents [B, C, H, W] as it sees them, and conditioning of B rows."""
 
     latents: Tensor
-    encoder_hidden_states: Tensor
-    guidance_scale: Tensor | None = None
+    conditioning: Conditioning
 
 
 class Estimate(Protocol):
     """An answer [B, C, H, W] for each image, whatever it is made of."""
 
-    def questions(self, latents: Tensor, step: "Step") -> list[Question]:
+    def questions(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
         """What the network must be asked about these latents [B, C, H, W]."""
         ...
 
@@ -44,16 +42,12 @@ class Estimate(Protocol):
 
 @dataclass(frozen=True)
 class Conditional:
-    """The network's own answer to one prompt per image: encoder_hidden_states [B, L, D].
+    """The denoiser's own output for one prompt per image: conditioning of B rows."""
 
-    guidance_scale: [B], for networks that take it as an input.
-    """
+    conditioning: Conditioning
 
-    encoder_hidden_states: Tensor
-    guidance_scale: Tensor | None = None
-
-    def questions(self, latents: Tensor, step: "Step") -> list[Question]:
-        return [Question(latents, self.encoder_hidden_states, self.guidance_scale)]
+    def questions(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
+        return [DenoiserInput(latents, self.conditioning)]
 
     def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
         return next(answers)
@@ -66,7 +60,7 @@ class WithChannels:
     estimate: Estimate
     channels: Tensor
 
-    def questions(self, latents: Tensor, step: "Step") -> list[Question]:
+    def questions(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
         asked = self.estimate.questions(latents, step)
         return [replace(question, latents=torch.cat([question.latents, self.channels], 1)) for question in asked]
 
@@ -83,7 +77,7 @@ class Guided:
     scale: float | Tensor
     rescale: float = 0.0
 
-    def questions(self, latents: Tensor, step: "Step") -> list[Question]:
+    def questions(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
         return [*self.negative.questions(latents, step), *self.positive.questions(latents, step)]
 
     def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
@@ -103,7 +97,7 @@ class Composed:
     scale: float | Tensor
     rescale: float = 0.0
 
-    def questions(self, latents: Tensor, step: "Step") -> list[Question]:
+    def questions(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
         estimates = [self.negative, *(estimate for estimate, _ in self.parts)]
         return [question for estimate in estimates for question in estimate.questions(latents, step)]
 
@@ -121,7 +115,7 @@ class Mixed:
     estimates: tuple[Estimate, ...]
     weights: tuple[float, ...]
 
-    def questions(self, latents: Tensor, step: "Step") -> list[Question]:
+    def questions(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
         return [question for estimate in self.estimates for question in estimate.questions(latents, step)]
 
     def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from customize.errors import InputError, Problem
-from customize.inference.estimates import Estimate, Question
+from customize.inference.estimates import DenoiserInput, Estimate
 from customize.inference.sampler import Moment, Step, level, noise_and_clean
 from customize.inference.views import VIEWS, View
 
@@ -34,7 +34,7 @@ class Anagram:
     views: Sequence[View]
     mode: Literal["mean", "alternate"] = "mean"
 
-    def questions(self, latents: Tensor, step: Step) -> list[Question]:
+    def questions(self, latents: Tensor, step: Step) -> list[DenoiserInput]:
         return [question for estimate, view in self.asked(step) for question in estimate.questions(view(latents), step)]
 
     def combine(self, answers: Iterator[Tensor], latents: Tensor, step: Step) -> Tensor:
@@ -92,7 +92,7 @@ class Factorised:
         if len(self.estimates) != len(self.components.names):
             raise ValueError(f"{len(self.estimates)} estimates for the components {', '.join(self.components.names)}")
 
-    def questions(self, latents: Tensor, step: Step) -> list[Question]:
+    def questions(self, latents: Tensor, step: Step) -> list[DenoiserInput]:
         return [question for estimate in self.estimates for question in estimate.questions(latents, step)]
 
     def combine(self, answers: Iterator[Tensor], latents: Tensor, step: Step) -> Tensor:
@@ -221,7 +221,7 @@ class LookingGlass:
     first: float = 0.3
     alone: float = 0.0
 
-    def questions(self, latents: Tensor, step: Step) -> list[Question]:
+    def questions(self, latents: Tensor, step: Step) -> list[DenoiserInput]:
         return [question for estimate, own in self.asked(latents, step) for question in estimate.questions(own, step)]
 
     def combine(self, answers: Iterator[Tensor], latents: Tensor, step: Step) -> Tensor:

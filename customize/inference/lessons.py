@@ -111,7 +111,7 @@ def in_one_step(pipeline: Pipeline, scheduler, start: Tensor, estimate: Estimate
     step = next(iter(steps_of(scheduler, first)))
     seen = scheduler.scale_model_input(start, step.timestep)
     answers = [
-        pipeline.family.predict(question.latents, step.timestep.expand(len(start)), question.encoder_hidden_states)
+        pipeline.family.predict(question.latents, step.timestep.expand(len(start)), question.conditioning)
         for question in estimate.questions(seen, step)
     ]
     return noise_and_clean(estimate.combine(iter(answers), seen, step), seen, step)[1]

@@ -1,6 +1,6 @@
 """A base model, with whatever was taught to it, as one object that generates images.
 
-B images, C latent channels, H W latent height and width, L tokens, D embedding width.
+B images, C latent channels, H W latent height and width.
 """
 
 import inspect
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from customize.conditioning import chunks, encode
 from customize.errors import InputError, NumericsError, Problem
+from customize.families.conditioning import Conditioning
 from customize.families.stable_diffusion import StableDiffusion
 from customize.inference.estimates import Estimate
 from customize.inference.illusions import Components, keep_component
@@ -173,7 +174,7 @@ class Pipeline:
         guides = self.family.takes_guidance
         kind = {"dtype": torch.float64} if guides else {"dtype": self.family.unet.dtype, "device": self.family.device}
         scale = torch.tensor(scales, **kind).view(-1, 1, 1, 1)
-        encode = partial(self.hidden_states, clip_skip=clip_skip) if clip_skip else self.hidden_states
+        encode = partial(self.conditioning, clip_skip=clip_skip) if clip_skip else self.conditioning
         return self.weights.scheduled(lambda: worded(encode, prompts, negatives, scale, steps, plain, guides, rescale), steps)
 
     def lengths(self, prompts: Sequence[Prompt], negative_prompt: str, steps: int, plain: bool = False) -> tuple[int, int]:
@@ -183,8 +184,8 @@ class Pipeline:
         )
         return max(len(chunks(self.family, text)) for text in positive), max(len(chunks(self.family, text)) for text in negative)
 
-    def hidden_states(self, texts: Sequence[Text], clip_skip: int | None = None) -> Tensor:
-        """encoder_hidden_states [B, L, D] of texts, all of one length."""
+    def conditioning(self, texts: Sequence[Text], clip_skip: int | None = None) -> Conditioning:
+        """The conditioning of texts, a row for each."""
         return encode(self.family, texts, clip_skip)
 
     def size(self, height: int | None, width: int | None, picture: Image.Image | None) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """The visible denoising loop. Every feature of inference is a start, an estimate or a correction given to `sample`.
 
-B images, C latent channels, H W latent height and width, L tokens, D embedding width.
+B images, C latent channels, H W latent height and width.
 
 The network always sees alpha * clean + sigma * noise with alpha^2 + sigma^2 = 1. Some schedulers hold the latents in
 this form (DDIM, DPM++, ...), others as clean + (sigma / alpha) * noise and scale them for the network (Euler, Heun,
@@ -17,11 +17,11 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
-from customize.inference.estimates import Estimate, Question
+from customize.families.conditioning import Conditioning
+from customize.inference.estimates import DenoiserInput, Estimate
 
-Network = Callable[..., Tensor]
-"""(noisy latents [B, C, H, W], timesteps [B], encoder_hidden_states [B, L, D]) -> answer [B, C, H, W]; where questions have
-one, the guidance scale [B] comes fourth."""
+Network = Callable[[Tensor, Tensor, Conditioning], Tensor]
+"""(noisy latents [B, C, H, W], timesteps [B], conditioning of B rows) -> model output [B, C, H, W]."""
 
 
 @dataclass(frozen=True)
@@ -119,16 +119,13 @@ def sample(
     return latents
 
 
-def ask(network: Network, questions: Sequence[Question], timestep: Tensor, max_batch: int | None) -> list[Tensor]:
+def ask(network: Network, questions: Sequence[DenoiserInput], timestep: Tensor, max_batch: int | None) -> list[Tensor]:
     """One answer per question; all go through the network in one batch, or in pieces of at most `max_batch` rows."""
     latents = torch.cat([question.latents for question in questions])
-    encoder_hidden_states = torch.cat([question.encoder_hidden_states for question in questions])
+    conditioning = Conditioning.cat([question.conditioning for question in questions])
     timesteps = timestep.to(latents.device).expand(len(latents))
     size = max_batch or len(latents)
-    inputs = [latents, timesteps, encoder_hidden_states]
-    if scales := [question.guidance_scale for question in questions if question.guidance_scale is not None]:
-        inputs.append(torch.cat(scales))
-    pieces = zip(*(each.split(size) for each in inputs), strict=True)
+    pieces = zip(*(each.split(size) for each in (latents, timesteps, conditioning)), strict=True)
     answers = torch.cat([network(*piece) for piece in pieces]).to(latents.dtype)
     return list(answers.split([len(question.latents) for question in questions]))
 

@@ -1,10 +1,11 @@
 """From what users write to estimates: each prompt read by the grammar, each different text encoded once.
 
-B pictures, L tokens, D embedding width.
+B pictures.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,20 +13,21 @@ from torch import Tensor
 
 from customize import prompts as grammar
 from customize.errors import InputError, Problem
-from customize.inference.estimates import Composed, Conditional, Estimate, Guided, Question
+from customize.families.conditioning import Conditioning
+from customize.inference.estimates import Composed, Conditional, DenoiserInput, Estimate, Guided
 from customize.prompts import Clause, Span
 
 if TYPE_CHECKING:
     from customize.inference.sampler import Step
 
 Text = tuple[Span, ...]
-Encode = Callable[[Sequence[Text]], Tensor]
-"""Texts -> encoder_hidden_states [B, L, D], of one length L for all."""
+Encode = Callable[[Sequence[Text]], Conditioning]
+"""Texts -> conditioning, a row for each."""
 
 
 @dataclass(frozen=True)
 class Between:
-    """A prompt on the way from one to another. part: 0 is the first, 1 the second; spherical: along the arc, see `slerp`."""
+    """A prompt interpolated between two. part: 0 is the first, 1 the second; spherical: see `Conditioning.interpolate`."""
 
     first: str
     second: str
@@ -65,7 +67,7 @@ class Changing:
         """The estimate of this step."""
         return self.estimates[self.place(step)]
 
-    def questions(self, latents: Tensor, step: "Step") -> list[Question]:
+    def questions(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
         return self.now(step).questions(latents, step)
 
     def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
@@ -112,12 +114,12 @@ def worded(
         raise InputError(Problem("prompt", what, "use a comma, or take another base model"))
     guided = not network_guides and (bool(scales.max() > 1) or most > 1 or bool((weights != 1).any()))
     texts = dict.fromkeys(text for each in [*wanted, *(unwanted if guided else [])] for text in each.texts(steps))
-    hidden_states = dict(zip(texts, encode(list(texts)).split(1), strict=True))
-    inputs = scales.flatten() if network_guides else None
-    positives = [spoken(wanted, number, hidden_states, steps, inputs) for number in range(most)]
+    encoded = dict(zip(texts, encode(list(texts)).split(1), strict=True))
+    guidance = {"guidance_scale": scales.flatten()} if network_guides else {}
+    positives = [spoken(wanted, number, encoded, steps, guidance) for number in range(most)]
     if not guided:
         return positives[0]
-    negative = spoken(unwanted, 0, hidden_states, steps)
+    negative = spoken(unwanted, 0, encoded, steps)
     if most == 1 and bool((weights == 1).all()):
         return Guided(positives[0], negative, scales, rescale)
     parts = zip(positives, weights.to(scales).T[..., None, None, None], strict=True)
@@ -125,32 +127,25 @@ def worded(
 
 
 def spoken(
-    wanted: Sequence[Clauses], number: int, hidden_states: dict[Text, Tensor], steps: int, scales: Tensor | None = None
+    wanted: Sequence[Clauses],
+    number: int,
+    encoded: dict[Text, Conditioning],
+    steps: int,
+    further: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Estimate:
-    """What the network says to clause `number` of every picture; its last one where it has fewer.
+    """The estimate for clause `number` of every picture, or its last clause where it has fewer.
 
-    scales: the guidance scales [B], for a network that takes them.
+    encoded: one row for each text; further: conditioning of all B pictures besides their texts.
     """
 
-    def at(each: Clauses, step: int) -> Tensor:
-        first, second = (hidden_states[c[min(number, len(c) - 1)].at(step, steps)] for c in (each.first, each.second))
-        return first if each.part == 0 else (slerp if each.spherical else torch.lerp)(first, second, each.part)
+    def at(each: Clauses, step: int) -> Conditioning:
+        first, second = (encoded[c[min(number, len(c) - 1)].at(step, steps)] for c in (each.first, each.second))
+        return first if each.part == 0 else first.interpolate(second, each.part, each.spherical)
+
+    def at_step(step: int) -> Conditional:
+        return Conditional(Conditioning.cat([at(each, step) for each in wanted]).extended(**further))
 
     told = [tuple(c[min(number, len(c) - 1)].schedule(steps) for c in (each.first, each.second)) for each in wanted]
     if all(len(set(schedule)) == 1 for pair in told for schedule in pair):
-        return Conditional(torch.cat([at(each, 0) for each in wanted]), scales)
-    return Changing(tuple(Conditional(torch.cat([at(each, step) for each in wanted]), scales) for step in range(steps)))
-
-
-def slerp(first: Tensor, second: Tensor, part: float) -> Tensor:
-    """Spherical interpolation of each last-axis vector (Shoemake 1985, "Animating Rotation with Quaternion Curves").
-
-    sin((1 - part) * angle) / sin(angle) * first + sin(part * angle) / sin(angle) * second; where the two point the same
-    way, a straight line.
-    """
-    cosine = torch.cosine_similarity(first.double(), second.double(), dim=-1).clamp(-1, 1).unsqueeze(-1)
-    angle = cosine.acos()
-    sine = angle.sin()
-    straight = sine < 1e-6
-    weights = [torch.where(straight, line, (line * angle).sin() / sine.clamp(min=1e-6)) for line in (1 - part, part)]
-    return (weights[0] * first + weights[1] * second).to(first.dtype)
+        return at_step(0)
+    return Changing(tuple(map(at_step, range(steps))))

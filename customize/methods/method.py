@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from customize import objective
+from customize.families.conditioning import Conditioning
 from customize.families.stable_diffusion import StableDiffusion
 from customize.optimizers import build_adamw
 
-Condition = Callable[[Sequence[str]], Tensor]
-"""Prompts -> encoder_hidden_states [B, L, D]: looked up when the text encoder is frozen, computed when it learns."""
+Condition = Callable[[Sequence[str]], Conditioning]
+"""Prompts -> conditioning, a row for each: looked up when the text encoder is frozen, computed when it learns."""
 
 
 @dataclass(frozen=True)

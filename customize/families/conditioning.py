@@ -1,0 +1,74 @@
+"""Conditioning: everything that a denoiser is given besides latents and timesteps, as one named bundle of tensors.
+
+B samples; the other axes are the denoiser's own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Tensors by the denoiser's own argument names (`encoder_hidden_states` [B, L, D], `pooled_projections` [B, P], ...).
+
+    The first axis of each is the samples'. A family may use further keys, which its `predict` reads: `guidance_scale` [B] of
+    a latent consistency model.
+    """
+
+    tensors: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        """The number of samples B."""
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> "Conditioning":
+        """Some of the samples."""
+        return Conditioning({name: tensor[rows] for name, tensor in self.tensors.items()})
+
+    def to(self, device: torch.device | str) -> "Conditioning":
+        """The same on the device."""
+        return Conditioning({name: tensor.to(device) for name, tensor in self.tensors.items()})
+
+    def extended(self, **tensors: Tensor) -> "Conditioning":
+        """The same with further tensors, each with B rows."""
+        return Conditioning({**self.tensors, **tensors})
+
+    def split(self, sizes: int | Sequence[int]) -> list["Conditioning"]:
+        """Consecutive parts of so many samples each, as `torch.split`."""
+        pieces = zip(*(tensor.split(sizes) for tensor in self.tensors.values()), strict=True)
+        return [Conditioning(dict(zip(self.tensors, piece, strict=True))) for piece in pieces]
+
+    @staticmethod
+    def cat(parts: Sequence["Conditioning"]) -> "Conditioning":
+        """The samples of all parts. Raises ValueError where their keys differ."""
+        if any(part.tensors.keys() != parts[0].tensors.keys() for part in parts):
+            raise ValueError(f"conditioning of different keys: {[sorted(part.tensors) for part in parts]}")
+        return Conditioning({name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors})
+
+    def interpolate(self, other: "Conditioning", weight: float, spherical: bool = False) -> "Conditioning":
+        """(1 - weight) * self + weight * other, or along the arc (`slerp`). Integers and booleans (masks) are joined: a token
+        counts where it does in either."""
+
+        def between(first: Tensor, second: Tensor) -> Tensor:
+            if not first.is_floating_point():
+                return torch.maximum(first, second)
+            return (slerp if spherical else torch.lerp)(first, second, weight)
+
+        return Conditioning({name: between(tensor, other.tensors[name]) for name, tensor in self.tensors.items()})
+
+
+def slerp(first: Tensor, second: Tensor, weight: float) -> Tensor:
+    """Spherical interpolation of each last-axis vector (Shoemake 1985, "Animating Rotation with Quaternion Curves").
+
+    sin((1 - weight) * angle) / sin(angle) * first + sin(weight * angle) / sin(angle) * second; a straight line where the two
+    vectors are parallel.
+    """
+    cosine = torch.cosine_similarity(first.double(), second.double(), dim=-1).clamp(-1, 1).unsqueeze(-1)
+    angle = cosine.acos()
+    sine = angle.sin()
+    straight = sine < 1e-6
+    weights = [torch.where(straight, line, (line * angle).sin() / sine.clamp(min=1e-6)) for line in (1 - weight, weight)]
+    return (weights[0] * first + weights[1] * second).to(first.dtype)
