@@ -1,4 +1,4 @@
-"""One process per run folder. The system releases the lock when the process ends, however it ends."""
+"""One process per run folder. The operating system releases the lock when the process ends, however it ends."""
 
 import errno
 import os
@@ -13,17 +13,15 @@ from customize.disk import make_folder
 from customize.errors import InputError, Problem
 
 NAME = ".lock"
-FAR = 1 << 30
-"""Windows locks bytes, which nobody else can read then: one far behind the number of the process."""
 
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Keeps the folder, made if it is missing, for this process. Raises InputError when another one has it."""
+    """Locks the folder, which is made if it is missing. Raises InputError when another process holds it."""
     make_folder(folder)
     with _opened(folder, os.O_RDWR | os.O_CREAT) as descriptor:
         if not taken(descriptor):
-            time.sleep(0.1)  # it may have been a `check` that had it
+            time.sleep(0.1)  # a `check` may have held it for a moment
             if not taken(descriptor):
                 raise refusal(folder, descriptor)
         os.ftruncate(descriptor, 0)
@@ -32,49 +30,35 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def check(folder: Path) -> None:
-    """Raises InputError when a running process has the folder. Writes nothing."""
+    """Raises InputError when a running process holds the folder. Writes nothing."""
     if os.path.lexists(folder / NAME):
-        may_write = os.access(folder / NAME, os.W_OK)  # as network drives want it of those who ask for a lock
+        may_write = os.access(folder / NAME, os.W_OK)  # network drives lock only files that are open for writing
         with _opened(folder, os.O_RDWR if may_write else os.O_RDONLY) as descriptor:
             if not taken(descriptor):
                 raise refusal(folder, descriptor)
 
 
 def taken(descriptor: int) -> bool:
-    """Takes the lock of an open file without waiting; false when another process has it."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        os.lseek(descriptor, FAR, os.SEEK_SET)
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        finally:
-            os.lseek(descriptor, 0, os.SEEK_SET)
-        return True
-    import fcntl
+    """Locks an open file without waiting; false when it is locked already."""
+    import filelock  # 70 ms, and most folders that are checked hold no lock
 
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return filelock.lock_descriptor(descriptor, blocking=False)
     except OSError as error:
         print(f"note: this file system has no locks ({error.strerror}): start no second run in this folder", file=sys.stderr)
-    return True
+        return True
 
 
 def refusal(folder: Path, descriptor: int) -> InputError:
-    """Who has the folder, and what to do about it."""
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    pid = os.read(descriptor, 20).decode(errors="replace") or "?"
+    """Who holds the folder, and what to do about it."""
+    who = f"process {pid}" if (pid := _content(descriptor).decode(errors="replace")) else "another process"
     remedy = "wait for it to end, or name another --output_dir"
-    return InputError(Problem("output_dir", f"process {pid} is at work in {folder}", remedy))
+    return InputError(Problem("output_dir", f"{who} is at work in {folder}", remedy))
 
 
 @contextmanager
 def _opened(folder: Path, flags: int) -> Iterator[int]:
-    """The lock's file. Raises InputError for anything else of that name, such as a link to a file of the user's."""
+    """The open lock file. Raises InputError for anything else of that name, such as a link to a file of the user's."""
     path = folder / NAME
     fault = InputError(Problem("output_dir", f"{path} is no lock of a run, or not yours", "move it away, or name another folder"))
     try:
@@ -84,10 +68,20 @@ def _opened(folder: Path, flags: int) -> Iterator[int]:
             raise fault from error
         raise
     try:
-        said = os.fstat(descriptor)
-        if not stat.S_ISREG(said.st_mode) or not (said.st_size == 0 or os.read(descriptor, 21).isdigit()):
-            raise fault  # a lock holds the number of a process, or nothing
-        os.lseek(descriptor, 0, os.SEEK_SET)
+        content = _content(descriptor) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b"no file"
+        if content and not content.isdigit():
+            raise fault
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _content(descriptor: int) -> bytes:
+    """The number of the process in a lock file; empty when there is none, or when Windows keeps the locked file from readers."""
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    try:
+        return os.read(descriptor, 21)
+    except PermissionError:
+        return b""
+    finally:
+        os.lseek(descriptor, 0, os.SEEK_SET)

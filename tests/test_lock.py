@@ -97,6 +97,16 @@ def test_a_file_system_without_locks_is_told_of_and_used(tmp_path, monkeypatch, 
         assert "has no locks" in capsys.readouterr().err
 
 
+def test_a_locked_file_that_cannot_be_read_is_held_by_another_process(tmp_path, monkeypatch):
+    def refuse(descriptor: int, size: int) -> bytes:  # as Windows does
+        raise PermissionError(13, "Permission denied")
+
+    with lock.hold(tmp_path):
+        monkeypatch.setattr(os, "read", refuse)
+        with pytest.raises(InputError, match="another process is at work in"):
+            lock.check(tmp_path)
+
+
 def test_to_claim_a_folder_ends_what_a_dead_process_began(tmp_path):
     for name in (".a.123.unfinished", "checkpoints/.step-000004.123.unfinished", "samples/.step-000002.replaced"):
         (tmp_path / name).mkdir(parents=True)
