@@ -19,7 +19,7 @@ from io import StringIO
 from pathlib import Path
 
 from customize.config import InferenceSettings
-from customize.inference import command, drawing, image_folder
+from customize.inference import command, drawing, image_folder, output
 
 
 def seconds(work: Callable[[], None]) -> float:
@@ -62,7 +62,7 @@ def main() -> None:
                 models["one"] = drawing.Models()
                 models["one"].load(settings)
             with image_folder.claimed(settings, len(job.grid.wanted)) as place:
-                drawing.draw(settings, job, models["one"], place)
+                output.write_images(settings, job.grid, place, drawing.draw(settings, job, models["one"], place.image))
 
         return work
 

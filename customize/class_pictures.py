@@ -10,12 +10,12 @@ from pathlib import Path
 from customize import draws
 from customize.data import Example, load_class_examples
 from customize.errors import InputError, Problem
+from customize.events import Progress, emit
 from customize.families.stable_diffusion import StableDiffusion
 from customize.files import write_image, write_text
 from customize.findings import printable
 from customize.inference.pipeline import Pipeline
 from customize.json_files import read_object
-from customize.progress import Bar
 
 MANIFEST = ".class_pictures.json"
 
@@ -41,22 +41,24 @@ def complete(settings, family: StableDiffusion, resolution: int) -> tuple[Exampl
     every = [f"class-{number:06d}.png" for number in range(settings.num_class_images + len(present))]
     todo = [name for name in every if name not in taken][:missing]
     every = [name for name in every if name in taken or name in todo]
-    with Bar(missing, "image", "class images") as bar:
-        for batch in batches(every, todo, settings.sample_batch_size):
-            seeds = [draws.generator(settings.seed, f"class/{name}", 0).initial_seed() for name in batch]
-            pictures = pipeline.generate(
-                settings.class_prompt,
-                plain_prompt=True,
-                seeds=seeds,
-                num_inference_steps=settings.sample_inference_steps,
-                guidance_scale=settings.sample_guidance_scale,
-                height=resolution,
-                width=resolution,
-            )
-            for name, picture in zip(batch, pictures, strict=True):
-                if name in todo:
-                    write_image(folder / name, picture)
-                    bar.update()
+    emit(Progress("class images", "image", 0, missing))
+    done = 0
+    for batch in batches(every, todo, settings.sample_batch_size):
+        seeds = [draws.generator(settings.seed, f"class/{name}", 0).initial_seed() for name in batch]
+        pictures = pipeline.generate(
+            settings.class_prompt,
+            plain_prompt=True,
+            seeds=seeds,
+            num_inference_steps=settings.sample_inference_steps,
+            guidance_scale=settings.sample_guidance_scale,
+            height=resolution,
+            width=resolution,
+        )
+        for name, picture in zip(batch, pictures, strict=True):
+            if name in todo:
+                write_image(folder / name, picture)
+                done += 1
+                emit(Progress("class images", "image", done, missing))
     return load_class_examples(folder, settings.class_prompt)
 
 

@@ -16,6 +16,7 @@ from customize import (
     aliases,
     checks,
     compatibility,
+    events,
     memory,
     mistaken,
     ownership,
@@ -32,6 +33,7 @@ from customize.errors import InputError, Interrupted, NumericsError, Problem, Re
 from customize.findings import printable
 from customize.next_command import called
 from customize.setting import Setting, table
+from customize.terminal import Terminal
 from customize.validated import SECTIONS, by_section
 
 Function = Callable[[Any], Any] | str  # or "module:function", imported when it is called
@@ -76,7 +78,8 @@ def outcome(command: str, work: Callable[[], int]) -> int:
     """The exit status of a command. work: does it and returns its status; what it raises is told in words."""
     with streams.forgiving():
         try:
-            return work()
+            with Terminal() as terminal, events.sent_to(terminal):
+                return work()
         except InputError as error:
             if memory.gave_out(error):  # a reader took it for a fault of the file
                 return unforeseen(command, error)

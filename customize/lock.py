@@ -3,12 +3,12 @@
 import errno
 import os
 import stat
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from customize import events
 from customize.disk import make_folder
 from customize.errors import InputError, Problem
 
@@ -45,7 +45,7 @@ def taken(descriptor: int) -> bool:
     try:
         return filelock.lock_descriptor(descriptor, blocking=False)
     except OSError as error:
-        print(f"note: this file system has no locks ({error.strerror}): start no second run in this folder", file=sys.stderr)
+        events.warn(f"this file system has no locks ({error.strerror}): start no second run in this folder")
         return True
 
 

@@ -9,14 +9,13 @@ import hashlib
 import json
 import os
 import stat
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from customize import manifest
+from customize import events, manifest
 from customize.errors import InputError, Problem
 from customize.run_log import read_log
 
@@ -258,7 +257,7 @@ def free(path: Path) -> Path:
 
 def say_kept(path: Path, instead: Path) -> None:
     """Tells that something of the user's stays, and under which name ours is."""
-    print(f"note: {path} is not what was written here: it stays, and {instead.name} is written beside it", file=sys.stderr)
+    events.warn(f"{path} is not what was written here: it stays, and {instead.name} is written beside it")
 
 
 def sha256(data: bytes) -> str:

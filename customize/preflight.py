@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from customize import checks, course, init_weights, memory, run_folder, runs, surroundings
+from customize import checks, course, events, init_weights, memory, run_folder, runs, surroundings
 from customize.data import USUAL_RESOLUTION, Examples, examine_examples
 from customize.errors import InputError, Problem
 from customize.families import Source, facts, locate
@@ -34,7 +34,7 @@ def run(settings) -> None:
     folder, source, examples = check(settings)
     examples = with_lengths_for_the_hub(settings, source, examples)
     if removed := run_folder.removal(settings, folder):
-        print(removed)
+        events.info(removed)
     if settings.dry_run:
         from customize.plan import run
 

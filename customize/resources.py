@@ -7,10 +7,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from customize import memory
+from customize import events, memory
 from customize.disk import BROKEN, DENIED, FULL, WriteError, error_number
 from customize.errors import ResourceError
-from customize.findings import printable
 
 
 @contextmanager
@@ -45,7 +44,7 @@ def only_looked_at(what: str, *also: type[Exception]) -> Iterator[None]:
     except (OSError, *also) as error:
         if isinstance(error, OSError) and error_number(error) in FULL | BROKEN:
             raise
-        print(printable(f"note: {what}; the run goes on without ({str(error).partition(chr(10))[0][:200]})"))
+        events.note(f"{what}; the run goes on without ({str(error).partition(chr(10))[0][:200]})")
 
 
 def less_memory(settings) -> list[str]:

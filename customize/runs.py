@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from customize import numbered, toml
+from customize import events, numbered, toml
 from customize.errors import InputError, Problem
 from customize.findings import first_few
 from customize.setting import table
@@ -69,7 +69,7 @@ def newest(settings) -> Path | None:
         )
         raise InputError(Problem(SETTING, what, f"name the one that is meant, as in --output_dir {begun[0]}"))
     if same:
-        print(f"latest is {same[0]}")
+        events.info(f"latest is {same[0]}")
     return same[0] if same else None
 
 

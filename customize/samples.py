@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from customize import manifest
+from customize import events, manifest
 from customize.data import Example
 from customize.errors import InputError, ResourceError
 from customize.families.conditioning import Conditioning
@@ -110,7 +110,7 @@ class SamplePictures:
         """The pictures that were learned from, above the base model's pictures beside the last ones; if any were drawn."""
         columns = self.columns()
         if columns and 0 not in columns:
-            print(f"note: no {path.name}: the base model's sample pictures are not there any more")
+            events.note(f"no {path.name}: the base model's sample pictures are not there any more")
         elif columns:
             rows = list(zip(self.row_labels(), columns[0], columns[max(columns)], strict=True))
             try:
@@ -119,7 +119,7 @@ class SamplePictures:
                     shown = [example.open() for example in examples[:8]]
                     write_image(path, before_after(shown, rows, of=len(examples), labels=labels))
             except ResourceError as error:  # the run is done, and asks nothing of the pictures any more
-                print(f"note: no {path.name}: {error}")
+                events.note(f"no {path.name}: {error}")
 
     def columns(self) -> dict[int, list[Image.Image]]:
         """The pictures drawn so far of the prompts as they are now, by step; those of a step that are damaged are left out."""
@@ -131,7 +131,7 @@ class SamplePictures:
             except DAMAGE:
                 damaged.append(folder.name)
         if damaged and damaged != self.damaged:
-            print(f"note: left out, as sample pictures are missing or damaged in {self.folder}: {first_few(damaged)}")
+            events.note(f"left out, as sample pictures are missing or damaged in {self.folder}: {first_few(damaged)}")
         self.damaged = damaged
         return found
 

@@ -1,6 +1,6 @@
 """The first and the last lines of a training run: what will be done with what, what came of it, and what to do next."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from customize import adapters, units
@@ -11,15 +11,11 @@ from customize.next_command import command_line
 from customize.printable import printable
 from customize.run_folder import BEFORE_AFTER, KOHYA_LORA, SAMPLES
 from customize.sample_prompts import MOST_WORDS, are_made, images_per_prompt, made
+from customize.terminal import table
 
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-WIDTH, TOY = 10, 128
+TOY = 128
 Rows = Iterator[tuple[str, str]]
-
-
-def table(rows: Iterable[tuple[str, str]]) -> str:
-    """Rows of a heading and a text; an empty heading goes on with the row above."""
-    return "\n".join(f"{heading:<{WIDTH}}{text}".rstrip() for heading, text in rows)
 
 
 def base_rows(source: Source, purpose: str = "for your own photos") -> Rows:

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
+from customize import events
 from customize.files import write_bytes
 from customize.findings import first_few
 from customize.lora_formats import kohya_name
@@ -55,7 +56,7 @@ def rounded(tensors: dict[str, Tensor], precision: str, where: str) -> dict[str,
     }
     too_large = [name for name, tensor in found.items() if not tensor.isfinite().all()]
     if too_large:
-        print(f"note: {where} keeps in fp32 what is too large for {precision}: {first_few(too_large, 3)}")
+        events.note(f"{where} keeps in fp32 what is too large for {precision}: {first_few(too_large, 3)}")
     return found | {name: tensors[name] for name in too_large}
 
 

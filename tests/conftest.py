@@ -56,6 +56,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
     return LoadFileScheduling(config, log)
 
 
+@pytest.fixture
+def terminal():
+    """Events are printed as a command prints them, for tests that look at its output but call what is below it."""
+    from customize import events
+    from customize.terminal import Terminal
+
+    with Terminal() as terminal, events.sent_to(terminal):
+        yield terminal
+
+
 @pytest.fixture(scope="session")
 def tiny_epsilon(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder of a tiny random Stable Diffusion that predicts the noise."""

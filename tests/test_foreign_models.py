@@ -369,7 +369,7 @@ def test_words_that_are_no_placeholder(tiny_epsilon, tmp_path, word):
         find_learned(str(tiny_epsilon), [(tmp_path / "two words.safetensors", 1.0)])
 
 
-def test_notes_are_harmless_to_a_terminal(adapter, tiny_epsilon, tmp_path, capsys):
+def test_notes_are_harmless_to_a_terminal(adapter, tiny_epsilon, tmp_path, capsys, terminal):
     said = {"customize": json.dumps({"trigger_words": ["\x1b[31mred"], "base_model": str(tiny_epsilon)})}
     save_file(load_file(adapter), tmp_path / "x.safetensors", said)
     asked = settings(weights=[str(tmp_path / "x.safetensors")], prompt=["a dog"], output_dir=str(tmp_path / "out"))

@@ -306,7 +306,7 @@ def test_the_command_writes_pictures_that_can_be_made_again(tiny_epsilon, run, t
     assert all(line["guidance_norm"] > 0 and line["latents_norm"] > 0 for line in lines)
 
 
-def test_images_number_on_and_touch_nothing_of_the_user(tiny_epsilon, tmp_path, monkeypatch, capsys):
+def test_images_number_on_and_touch_nothing_of_the_user(tiny_epsilon, tmp_path, monkeypatch, capsys, terminal):
     def ask(folder, **values):
         values |= {"pretrained_model_name_or_path": str(tiny_epsilon), "prompt": ["a dog"], "output_dir": str(folder)}
         command.run(settings(**values))
@@ -348,7 +348,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ownership.NAME}
 
 
-def test_a_new_folder_each_time_where_none_is_named(tiny_epsilon, tmp_path, monkeypatch, capsys):
+def test_a_new_folder_each_time_where_none_is_named(tiny_epsilon, tmp_path, monkeypatch, capsys, terminal):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images/0006-of-mine").mkdir(parents=True)
     for prompt in ("A dog, in the (snow:1.3)!", "犬"):
@@ -381,13 +381,13 @@ def test_a_full_memory_or_disk_is_a_resource_error():
         raise RuntimeError("shape mismatch")
 
 
-def test_a_missing_trigger_word_is_noted(tiny_epsilon, run, tmp_path, capsys):
+def test_a_missing_trigger_word_is_noted(tiny_epsilon, run, tmp_path, capsys, terminal):
     for prompt, noted in (("a sks dog", False), ("a dog", True)):
         drawing.Models().load(settings(weights=[str(run)], prompt=[prompt], output_dir=str(tmp_path / "out")))
         assert ("sks" in capsys.readouterr().err) == noted
 
 
-def test_what_is_put_into_the_folder_meanwhile_is_left_there(tiny_epsilon, tmp_path, monkeypatch, capsys):
+def test_what_is_put_into_the_folder_meanwhile_is_left_there(tiny_epsilon, tmp_path, monkeypatch, capsys, terminal):
     """The image has another name, then; none is lost."""
     generate = drawing.generate
 

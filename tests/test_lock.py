@@ -86,7 +86,7 @@ def test_to_look_needs_no_right_to_write(tmp_path, monkeypatch):
     assert len(asked) == 1 and not asked[0] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
 
 
-def test_a_file_system_without_locks_is_told_of_and_used(tmp_path, monkeypatch, capsys):
+def test_a_file_system_without_locks_is_told_of_and_used(tmp_path, monkeypatch, capsys, terminal):
     import fcntl
 
     def refuse(descriptor: int, operation: int) -> None:

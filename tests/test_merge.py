@@ -224,6 +224,6 @@ def test_what_is_there_already_is_replaced_when_asked_for(tiny_epsilon, learned,
         merged(tmp_path / "other", str(learned["first"]), sweep=["scale=0,1"])
 
 
-def test_what_is_about_pictures_is_told_to_have_no_effect(learned, tmp_path, capsys):
+def test_what_is_about_pictures_is_told_to_have_no_effect(learned, tmp_path, capsys, terminal):
     merged(tmp_path / "model", str(learned["first"]), prompt="a fox", num_inference_steps=5, guidance_scale=7.5)
     assert "note: no effect with merge, which draws nothing: prompt, num_inference_steps\n" in capsys.readouterr().err

@@ -191,7 +191,7 @@ def test_a_picture_tells_its_schedule_and_its_trace_knows_the_guidance(learned, 
     assert len(lines) == 5 and all(line["guidance_norm"] > 0 for line in lines)
 
 
-def test_each_file_is_told_of_in_a_line(tiny_v, learned, tmp_path, capsys):
+def test_each_file_is_told_of_in_a_line(tiny_v, learned, tmp_path, capsys, terminal):
     weights = [f"{learned['first']}:0.5", f"{learned['second']}:0@0,1@0.3", str(learned["word"])]
     drawing.Models().load(InferenceSettings(prompt="a sks dog", weights=weights, output_dir=str(tmp_path / "out")))
     lines = capsys.readouterr().out.splitlines()

@@ -18,6 +18,7 @@ from customize.inference.image_folder import ImageFolder
 from customize.inference.sweep import grid
 from customize.machine import Machine
 from customize.preflight import check
+from customize.terminal import table
 
 CPU = Machine("CPU (2 threads)", "no GPU found")
 GPU = Machine("NVIDIA H100 80GB HBM3 (79.1 GiB)")
@@ -261,11 +262,11 @@ def wanted_of(settings):
 )
 def test_the_first_lines_of_images(changes, text):
     settings = InferenceSettings(**{"prompt": ("a cat",), **changes})
-    said = image_summary.before_loading(settings, wanted_of(settings), Source("demo"), CPU).splitlines()
+    said = table(image_summary.before_loading(settings, wanted_of(settings), Source("demo"), CPU)).splitlines()
     assert said[0].startswith("base      demo, a toy model") and said[1].startswith("          for photos: --pretrained_model")
     assert said[2:] == ["device    CPU (2 threads): no GPU found", text]
     learned = settings.model_copy(update={"weights": ("runs/cat",), "mixed_precision": "bf16"})
-    said = image_summary.before_loading(learned, wanted_of(settings), HUB, GPU).splitlines()
+    said = table(image_summary.before_loading(learned, wanted_of(settings), HUB, GPU)).splitlines()
     assert said[:2] == [f"base      {HUB.name} (from the hub)", "device    NVIDIA H100 80GB HBM3 (79.1 GiB), bf16"]
 
 
@@ -282,7 +283,7 @@ def test_the_last_lines_of_images(changes, seeds, tmp_path):
     place = ImageFolder(tmp_path / "my images", 4, len(wanted), "-004")
     place.folder.mkdir()
     (place.folder / "sheet-004.png").touch()
-    done, look, following = image_summary.finished(settings, wanted, place).splitlines()
+    done, look, following = table(image_summary.finished(settings, wanted, place)).splitlines()
     number = "1 image" if len(wanted) == 1 else f"{len(wanted)} images"
     names = f"{place.folder / '004.png'}" + (f" to {3 + len(wanted):03d}.png" if len(wanted) > 1 else "")
     assert done == f"done      {number} of {seeds}: {names}" and look == f"look at   {place.folder / 'sheet-004.png'}"

@@ -161,7 +161,7 @@ def test_a_run_may_lie_beside_what_it_does_not_write_over(name, here):
     assert written.name == ("config-2.toml" if name == "config.toml" else "config.toml") and path.read_bytes() == b"mine"
 
 
-def test_an_earlier_run_goes_file_by_file_and_what_was_edited_stays(here, capsys):
+def test_an_earlier_run_goes_file_by_file_and_what_was_edited_stays(here, capsys, terminal):
     run = here / "run"
     wrote(run, "config.toml", "README.md", "samples/step-000001/000.png", "checkpoints/step-000002/state.json", "log.txt")
     (run / "samples/mine.png").write_bytes(b"mine")

@@ -252,7 +252,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize(("name", "damage", "told"), [pytest.param(*each, id=name) for name, each in DAMAGES.items()])
-def test_damaged_samples_are_left_out_with_one_note(name, damage, told, tmp_path, capsys):
+def test_damaged_samples_are_left_out_with_one_note(name, damage, told, tmp_path, capsys, terminal):
     """told: whether a note says so; None: left out without, as images of other prompts are."""
     samples = labelled(tmp_path / "samples")
     damage(samples.folder / name)
@@ -268,7 +268,7 @@ def test_damaged_samples_are_left_out_with_one_note(name, damage, told, tmp_path
 
 
 @pytest.mark.parametrize("what", ["gone", "cut", "of other prompts"])
-def test_without_the_base_models_images_nothing_is_called_before(what, tmp_path, capsys):
+def test_without_the_base_models_images_nothing_is_called_before(what, tmp_path, capsys, terminal):
     samples = labelled(tmp_path / "samples")
     if what == "gone":
         shutil.rmtree(samples.folder / "step-000000")

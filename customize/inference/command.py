@@ -1,11 +1,10 @@
-"""What infer.py does: everything is checked, then pictures are made (`drawing.py`), each put in its place as it is finished.
+"""What infer.py does: everything is checked, then images are generated (`drawing.py`) and written (`output.py`) one by one.
 
 Nothing here imports torch before all is checked.
 """
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from customize import machine, memory
+from customize import events, machine, memory
 from customize.config import InferenceSettings
 from customize.errors import InputError, Interrupted, NumericsError, Problem, ResourceError
 from customize.families import Source, locate
@@ -70,7 +69,7 @@ def run(settings: InferenceSettings) -> None:
     """Generates `num_images` pictures of each prompt, at every value that is swept, into `output_dir` or a new folder.
 
     Written there: 000.png, 001.png, ..., numbered on from what is there, that carry their settings, each as it is finished;
-    config.toml, with which they come out again; sheet.png for 2 to `drawing.MOST_ON_SHEET` pictures; trace.jsonl and what
+    config.toml, with which they come out again; sheet.png for 2 to `output.MOST_ON_SHEET` images; trace.jsonl and what
     `looks.Looks.write` names. With `like`, says whether the picture came out the same.
     With `merge` no picture, but what `merge.run` says.
     Raises InputError before anything is written; ResourceError when memory or disk give out, Interrupted when a signal
@@ -81,33 +80,35 @@ def run(settings: InferenceSettings) -> None:
     settings = with_seed(settings)
     job = check(settings)
     for note in notes(settings, job):
-        print(printable(f"note: {note}"), file=sys.stderr)
+        events.warn(note)
     count, plain = len(job.grid.wanted), on_its_own(settings)
     with raised_signals(), resources(FOR_MEMORY, FOR_DISK):
         from customize.inference.drawing import Models, draw
+        from customize.inference.output import write_images
 
         wanted = job.grid.wanted
         source = base_of(wanted[0].settings)
-        print(image_summary.before_loading(plain, wanted, source, machine.describe(machine.best_device())), flush=True)
+        rows = image_summary.before_loading(plain, wanted, source, machine.describe(machine.best_device()))
+        events.emit(events.Summary("started", tuple(rows)))
         models = Models()
         models.load(job.grid.wanted[0].settings)
         if settings.lesson == "none":
             models.check_steps(job.grid)
         if removed := image_folder.removal(settings):
             names = first_few([path.name for path in removed])
-            print(f"overwrite_output_dir removes {len(removed)} files of earlier runs in {settings.output_dir}: {names}")
+            events.info(f"overwrite_output_dir removes {len(removed)} files of earlier runs in {settings.output_dir}: {names}")
         with image_folder.claimed(plain, count) as place:
-            print(f"folder    {printable(place.folder)}", flush=True)
+            events.emit(events.Summary("started", (("folder", printable(place.folder)),)))
             try:
                 with resources(FOR_MEMORY, FOR_DISK):
-                    draw(plain, job, models, place)
+                    write_images(plain, job.grid, place, draw(plain, job, models, place.image, place.finished.copy()))
             except (ResourceError, NumericsError) as error:
                 raise type(error)(f"{error}\n{place.how_to_go_on}") from error
             except Interrupted as error:
                 raise Interrupted(error.signal, f"stopped; {place.how_to_go_on}") from error
-    print(image_summary.finished(plain, wanted, place))
+    events.emit(events.Summary("finished", tuple(image_summary.finished(plain, wanted, place))))
     if job.like and job.is_again:
-        print(f"{settings.like}: {job.like.verdict(open_image(place.image(0)))}")
+        events.info(f"{settings.like}: {job.like.verdict(open_image(place.image(0)))}")
 
 
 @contextmanager

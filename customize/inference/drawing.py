@@ -1,43 +1,33 @@
-"""The pictures of a run of infer.py: which are made together, by which model, and what is written of each."""
+"""The images of a job: which are generated together, by which model, and what each says of how it was made."""
 
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL.Image import Image, Resampling
 
-from customize import machine
+from customize import events, machine
 from customize.config import InferenceSettings
 from customize.errors import InputError
-from customize.files import write_image
 from customize.findings import first_few
 from customize.images import open_image
 from customize.inference.command import Job
 from customize.inference.compositions import composition
-from customize.inference.figures import contact_sheet
-from customize.inference.image_folder import ImageFolder
 from customize.inference.learned import find_learned
 from customize.inference.lessons import LESSONS
 from customize.inference.loading import load_pipeline
-from customize.inference.looks import Bar, Looks
+from customize.inference.looks import Denoising, Looks
 from customize.inference.masks import Mask, mask_of
 from customize.inference.pipeline import Pipeline, set_steps
-from customize.inference.readings import readings_sheet
-from customize.inference.records import facts, saving, texts, told
+from customize.inference.records import facts, texts, told
 from customize.inference.sampler import Moment
 from customize.inference.schedulers import make_scheduler
 from customize.inference.sweep import Grid, Wanted, batches
 from customize.inference.wording import Between, Prompt
-from customize.printable import printable
 from customize.triggers import calls_learned
-from customize.units import duration
 
-MOST_ON_SHEET = 100
-WORTH_TELLING = 60
-"""Seconds from which on the time of all images is said."""
 PASSED_ON = (
     "num_inference_steps", "height", "width", "strength", "scheduler", "use_karras_sigmas", "timestep_spacing",
     "rescale_betas_zero_snr", "eta", "guidance_rescale", "clip_skip", "num_resamples", "jump_length",
@@ -57,7 +47,7 @@ class Models:
     """The pipeline that is in use, loaded when settings ask for another one; where just scales differ, these are set anew."""
 
     def load(self, settings: InferenceSettings) -> None:
-        """Puts the pipeline that the settings name on the best device; says what the user should know of it."""
+        """Puts the pipeline that the settings name on the best device; reports what the user should know of it."""
         device = machine.best_device()
         if problems := machine.fp16_problem(settings.mixed_precision, device.type):
             raise InputError(problems)
@@ -72,7 +62,7 @@ class Models:
         self.scales = settings.weights_and_scales
         self.facts = facts(self.pipeline.family.name, self.pipeline.weights.files)
         for line in find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales).described:
-            print(line)
+            events.info(line)
         notes, words = list(self.pipeline.notes), self.pipeline.trigger_words
         if words and not calls_learned([*settings.prompt, settings.negative_prompt], words):
             notes.append(f"no prompt has a word that calls what was learned: {first_few(words)}")
@@ -81,7 +71,7 @@ class Models:
                 "negative_prompt has no effect: this base model (LCM) takes guidance_scale as a number, and no such prompt"
             )
         for note in notes:
-            print(printable(f"note: {note}"), file=sys.stderr)
+            events.warn(note)
 
     def of(self, settings: InferenceSettings) -> Pipeline:
         """The pipeline that the settings name."""
@@ -125,54 +115,49 @@ def alike(settings: InferenceSettings) -> tuple:
     return of_the_model(settings), settings.guidance_scale > 1, tuple(given.items())
 
 
-def draw(settings: InferenceSettings, job: Job, models: Models, place: ImageFolder) -> None:
-    """Makes the images that are not finished, `batch_size` at a time, and puts each in its place as it comes."""
-    wanted = [at_its_link(each, number, place) for number, each in enumerate(job.grid.wanted)]
+@dataclass(frozen=True)
+class Drawn:
+    """The images of one batch. places: where each belongs in the job (0, 1, ...); texts: what each says of how it was made, by
+    the names of PNG's text chunks; looks: what was recorded meanwhile, of the batch that begins with these images."""
+
+    places: Sequence[int]
+    images: Sequence[Image]
+    texts: Sequence[Mapping[str, str]]
+    looks: Looks
+
+
+def draw(
+    settings: InferenceSettings,
+    job: Job,
+    models: Models,
+    path_of: Callable[[int], Path],
+    finished: Collection[int] = (),
+) -> Iterator[Drawn]:
+    """Generates the images of a job, `batch_size` at a time, each batch when it is asked for. Nothing is written.
+
+    path_of: the file that the image of a place is to have, by which the next one in a chain names its start. finished: places
+    whose images exist there; a batch of only these is left out, but with `show_start`, for which each is drawn again.
+    """
+    wanted = [at_its_link(each, number, path_of) for number, each in enumerate(job.grid.wanted)]
     seat, crew = job.seat
-    on_sheet = len(wanted) <= MOST_ON_SHEET or settings.chain > 1
-    pictures: dict[int, Image] = {number: open_image(place.image(number)) for number in sorted(place.finished) if on_sheet}
-    starts: dict[int, Image] = {}
-    clock = Clock(len(wanted) - len(place.finished))
-    with Bar(len(wanted), settings.batch_size) as bar:
-        for pipeline, places in together(job.grid.wanted, models, settings.batch_size):
-            if place.finished.issuperset(places) and not settings.show_start:
-                bar.begun(len(places))
-                continue
-            batch = [wanted[number] for number in places] * crew
-            own = type(pipeline.family.scheduler).__name__
-            with Looks(pipeline, batch, [bar.begun(len(places))]) as looks:
-                drawn = generate(pipeline, batch, job.images | given_back(pictures, place), job.masks, looks)
-            drawn = drawn[seat : seat + len(places)]
-            numbers = [place.start + number for number in places]
-            looks.write(place.folder, numbers, drawn, place.file("trace.jsonl").name)
-            for number, (at, picture) in enumerate(zip(places, drawn, strict=True)):
-                if at not in place.finished:
-                    said = texts(models.facts, wanted[at], own, picture.size, (seat + number, len(batch)))
-                    write_image(place.image(at), picture, **saving(place.format, said))
-                    place.finished.add(at)
-            clock.tell(len(places))
-            if settings.show_start:
-                starts |= dict(zip(places, looks.starts(), strict=True))
-            if on_sheet:
-                pictures |= dict(zip(places, drawn, strict=True))
-    shown = readings_sheet(job.grid, pictures) if len(wanted) <= MOST_ON_SHEET and not starts else None
-    if shown or 1 < len(wanted) <= MOST_ON_SHEET or settings.show_start:
-        write_image(place.file("sheet.png"), shown or sheet(job.grid, pictures, starts))
-
-
-class Clock:
-    """Says once, after the first batch, how long all images will take, where it is long."""
-
-    def __init__(self, count: int):
-        self.count, self.begin = count, time.monotonic()
-        self.told = False
-
-    def tell(self, made: int) -> None:
-        """With the first `made` images there."""
-        seconds = (time.monotonic() - self.begin) * self.count / made
-        if not self.told and made < self.count and seconds > WORTH_TELLING:
-            print(f"{self.count:,} images, about {duration(seconds)} (measured on the first {made})", file=sys.stderr)
-        self.told = True
+    chained = any(each.link for each in wanted)
+    links = {str(path_of(place)): open_image(path_of(place)) for place in sorted(finished)} if chained else {}
+    denoising = Denoising(len(wanted), settings.batch_size)
+    for pipeline, places in together(job.grid.wanted, models, settings.batch_size):
+        denoising.begin(len(places))
+        if set(places).issubset(finished) and not settings.show_start:
+            continue
+        batch = [wanted[place] for place in places] * crew
+        with Looks(pipeline, batch, [denoising]) as looks:
+            images = generate(pipeline, batch, job.images | links, job.masks, looks)[seat : seat + len(places)]
+        if chained:
+            links |= {str(path_of(place)): image for place, image in zip(places, images, strict=True)}
+        own = type(pipeline.family.scheduler).__name__
+        said = [
+            texts(models.facts, wanted[place], own, image.size, (seat + number, len(batch)))
+            for number, (place, image) in enumerate(zip(places, images, strict=True))
+        ]
+        yield Drawn(places, images, said, looks)
 
 
 def together(wanted: Sequence[Wanted], models: Models, size: int) -> Iterator[tuple[Pipeline, list[int]]]:
@@ -184,16 +169,11 @@ def together(wanted: Sequence[Wanted], models: Models, size: int) -> Iterator[tu
         yield from ((pipeline, places) for places in batches(group, chunks.__getitem__, size))
 
 
-def at_its_link(wanted: Wanted, number: int, place: ImageFolder) -> Wanted:
+def at_its_link(wanted: Wanted, place: int, path_of: Callable[[int], Path]) -> Wanted:
     """What is asked for, with the start that it has in its chain: the picture before it."""
     if not wanted.link:
         return wanted
-    return replace(wanted, settings=wanted.settings.model_copy(update={"image": str(place.image(number - 1))}))
-
-
-def given_back(pictures: Mapping[int, Image], place: ImageFolder) -> dict[str, Image]:
-    """The pictures under the names that they have."""
-    return {str(place.image(number)): picture for number, picture in pictures.items()}
+    return replace(wanted, settings=wanted.settings.model_copy(update={"image": str(path_of(place - 1))}))
 
 
 def lengths(pipeline: Pipeline, wanted: Wanted) -> tuple[int, int]:
@@ -244,16 +224,3 @@ def asked(wanted: Wanted) -> Prompt | tuple[Prompt, ...]:
     if wanted.settings.between is not None:
         return Between(*wanted.prompts, wanted.settings.between, wanted.settings.interpolation == "spherical")
     return wanted.prompts if wanted.settings.illusion != "none" else wanted.prompts[0]
-
-
-def sheet(grid: Grid, pictures: Mapping[int, Image], starts: Mapping[int, Image]) -> Image:
-    """All pictures, with what they were made by beside and above them; above each row its noised starts, if there are any."""
-    places, rows, labels = iter(range(len(grid.wanted))), [], []
-    for number, row in enumerate(grid.rows):
-        here = [next(places) for _ in row]
-        for kind, shown in (("start with noise", starts), ("result", pictures)):
-            if shown:
-                rows.append([shown[place] for place in here])
-                own = grid.row_labels[number] if grid.row_labels else ""
-                labels.append(f"{own} {kind}".strip() if starts else own)
-    return contact_sheet(rows, grid.column_labels, labels if any(labels) else [])

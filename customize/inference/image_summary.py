@@ -12,36 +12,36 @@ from customize.machine import Machine
 from customize.next_command import command_line
 from customize.printable import printable
 from customize.setting import table as setting_table
-from customize.summary import base_rows, device_rows, table
+from customize.summary import Rows, base_rows, device_rows
 
 
-def before_loading(settings: InferenceSettings, wanted: Sequence[Wanted], source: Source, machine: Machine) -> str:
+def before_loading(settings: InferenceSettings, wanted: Sequence[Wanted], source: Source, machine: Machine) -> Rows:
     """What is known before the base model is loaded."""
     base = list(base_rows(source, "for photos"))
     side = settings.width or facts.resolution(source)
     device = device_rows(machine, settings.mixed_precision, source, side, "an image takes minutes")
-    rows = [*(base[:1] if settings.weights else base), *device]
+    yield from base[:1] if settings.weights else base
+    yield from device
     width, height = settings.width, settings.height
     own = "the size of image" if settings.image else "the base model's own size"
     size = f"{width} x {height} pixels" if width and height else own
     prompts = len(dict.fromkeys(each.prompts for each in wanted))
     text = f"{len(wanted):,}" + (f" of {prompts:,} prompts" if prompts > 1 else "")
-    return table([*rows, ("images", f"{text}, {size}, {units.count(settings.num_inference_steps, 'denoising step')} each")])
+    yield "images", f"{text}, {size}, {units.count(settings.num_inference_steps, 'denoising step')} each"
 
 
-def finished(settings: InferenceSettings, wanted: Sequence[Wanted], place: ImageFolder) -> str:
+def finished(settings: InferenceSettings, wanted: Sequence[Wanted], place: ImageFolder) -> Rows:
     """Where the images are, what to look at, and the command for more of them."""
     first, last = place.image(0), place.image(len(wanted) - 1)
     names = f"{first} to {last.name}" if len(wanted) > 1 else f"{first}"
-    rows = [("done", printable(f"{units.count(len(wanted), 'image')} of {seeds(wanted)}: {names}"))]
+    yield "done", printable(f"{units.count(len(wanted), 'image')} of {seeds(wanted)}: {names}")
     pages = [place.folder / f"{first.stem}-trace.html", place.folder / f"{first.stem}-attention.png"]
     if looks := [str(path) for path in (place.file("sheet.png"), *pages) if path.exists()]:
-        rows.append(("look at", printable(" and ".join(looks))))
+        yield "look at", printable(" and ".join(looks))
     following = max(each.seed for each in wanted) + 1
     if settings.lesson == "none" and settings.chain == 1 and following <= (setting_table(InferenceSettings)["seed"].le or 0):
         more = {"like": first, "seed": following, "num_images": 4}
-        rows.append(("next", command_line("infer.py", **more)))
-    return table(rows)
+        yield "next", command_line("infer.py", **more)
 
 
 def seeds(wanted: Sequence[Wanted]) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from tqdm import tqdm
 
 from customize.config import InferenceSettings
+from customize.events import DenoisingStep, emit
 from customize.files import write_bytes, write_image, write_text
 from customize.inference.attention import AttentionMaps, heat_gif, heat_levels, heat_sheet
 from customize.inference.page import page
@@ -70,28 +70,21 @@ class Looks:
                 write_text(folder / f"{place:03d}-trace.html", told)
 
 
-class Bar:
-    """A bar over the evaluations of all batches, on a terminal."""
+class Denoising:
+    """Give it to the sampler as `record`: reports how many evaluations of the network all batches of a job take."""
 
-    def __init__(self, num_pictures: int, batch_size: int):
-        self.left, self.size = num_pictures, batch_size
+    def __init__(self, num_images: int, batch_size: int):
+        self.left, self.size, self.done, self.total = num_images, batch_size, 0, 0
 
-    def __enter__(self) -> "Bar":
-        self.bar = tqdm(desc="denoising", unit="step", dynamic_ncols=True, disable=None)
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self.bar.close()
-
-    def begun(self, num_pictures: int) -> "Bar":
-        """Itself, told that a batch of so many pictures begins."""
-        self.left -= num_pictures
-        return self
+    def begin(self, num_images: int) -> None:
+        """To be called before a batch of so many images."""
+        self.left -= num_images
 
     def __call__(self, moment: Moment) -> None:
         if moment.step.index == 0:
-            self.bar.total = self.bar.n + moment.step.count * (1 + -(-self.left // self.size))
-        self.bar.update()
+            self.total = self.done + moment.step.count * (1 + -(-self.left // self.size))
+        self.done += 1
+        emit(DenoisingStep(self.done, self.total))
 
 
 class Start:

@@ -5,12 +5,11 @@ W a weight [out, in, ...] of a network, A [rank, in, ...] and B [out, rank, ...]
 
 import json
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from customize import ownership
+from customize import events, ownership
 from customize.config import InferenceSettings
 from customize.disk import make_folder
 from customize.errors import InputError, Problem
@@ -42,7 +41,7 @@ def run(settings: InferenceSettings) -> None:
     lines = table(InferenceSettings).items()
     ignored = [name for name, line in lines if line.section == "inference" and getattr(settings, name) != line.default]
     if ignored:
-        print(f"note: no effect with merge, which draws nothing: {', '.join(ignored)}", file=sys.stderr)
+        events.warn(f"no effect with merge, which draws nothing: {', '.join(ignored)}")
     with resources("take a machine with more memory", "make room, or merge onto another disk"):
         from customize.inference.loading import load_pipeline, options_of
 
@@ -51,14 +50,16 @@ def run(settings: InferenceSettings) -> None:
         pipeline = load_pipeline(
             settings.pretrained_model_name_or_path, settings.weights_and_scales, partial=settings.partial_weights, **options
         )
-        for line in [*learned.described, *(f"note: {note}" for note in pipeline.notes)]:
-            print(line)
+        for line in learned.described:
+            events.info(line)
+        for note in pipeline.notes:
+            events.note(note)
         said = about(pipeline, options)
         if target.suffix == ".safetensors":
             write_adapter(target, pipeline, said, settings.lora_format == "kohya")
         else:
             write_model(target, pipeline, said, settings.mixed_precision)
-    print(f"{target}: {len(learned.files)} file{'s' * (len(learned.files) > 1)} merged, no picture drawn")
+    events.info(f"{target}: {len(learned.files)} file{'s' * (len(learned.files) > 1)} merged, no picture drawn")
 
 
 def check(settings: InferenceSettings) -> tuple[Path, Learned]:

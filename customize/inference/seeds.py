@@ -2,6 +2,7 @@
 
 import secrets
 
+from customize import events
 from customize.config import InferenceSettings
 
 RANDOM = -1
@@ -12,5 +13,5 @@ def with_seed(settings: InferenceSettings) -> InferenceSettings:
     if settings.seed != RANDOM:
         return settings
     seed = secrets.randbelow(2**32 - settings.num_images + 1)
-    print(f"seed: {seed} (drawn at random)")
+    events.info(f"seed: {seed} (drawn at random)")
     return settings.model_copy(update={"seed": seed})

@@ -1,0 +1,112 @@
+"""Who reports, who receives: events reach the consumers of whoever started the job, and only the command line prints."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from customize import events
+from customize.config import InferenceSettings
+from customize.errors import InputError
+from customize.events import DenoisingStep, Message, Progress, Summary, TimeEstimate
+from customize.terminal import Terminal
+
+CUSTOMIZE = Path(__file__).parent.parent / "customize"
+PRINTING = {"cli.py", "__main__.py", "doctor.py", "verify.py", "shipped.py", "terminal.py", "progress.py"}
+PRINTING |= {"plan.py", "training.py", "watchers.py"}
+"""The command line: what parses it, the functions of commands, and the consumer of events with its bar."""
+
+
+def prints_in(path: Path) -> list[int]:
+    """The lines that print, or write to a standard stream."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+            found.append(node.lineno)
+        if isinstance(node, ast.Attribute) and node.attr in ("stdout", "stderr") and getattr(node.value, "id", "") == "sys":
+            found.append(node.lineno)
+    return found
+
+
+def test_only_the_command_line_prints():
+    modules = [path for path in CUSTOMIZE.rglob("*.py") if path.parent.name != "demo" and path.name != "streams.py"]
+    assert len(modules) > 100
+    printing = {str(path.relative_to(CUSTOMIZE)): prints_in(path) for path in modules}
+    assert {path: lines for path, lines in printing.items() if lines and path not in PRINTING} == {}
+    assert prints_in(CUSTOMIZE / "terminal.py")  # the search finds what it looks for
+
+
+def test_events_go_to_the_innermost_consumers_in_their_order():
+    outer, first, second = [], [], []
+    events.note("nobody listens")
+    with events.sent_to(outer.append):
+        events.info("a")
+        with events.sent_to(first.append, lambda event: second.append((len(first), event))):
+            events.warn("b")
+        with events.sent_to():
+            events.note("nobody listens")
+        events.note("c")
+    events.note("nobody listens")
+    assert outer == [Message("a"), Message("c", "note")] and first == [Message("b", "warning")]
+    assert second == [(1, Message("b", "warning"))]
+
+
+def test_consumers_are_left_after_an_exception():
+    heard = []
+    with pytest.raises(InputError), events.sent_to(heard.append):
+        raise InputError([])
+    events.note("nobody listens")
+    assert heard == []
+
+
+@pytest.mark.parametrize(
+    ("event", "out", "err"),
+    [
+        (Message("seed: 3"), "seed: 3\n", ""),
+        (Message("a is damaged", "note"), "note: a is damaged\n", ""),
+        (Message("a stays", "warning"), "", "note: a stays\n"),
+        (Message("disk full\n    -> make room\x1b[2J", "note"), "note: disk full\n    -> make room\\x1b[2J\n", ""),
+        (Summary("started", (("base", "demo"), ("", "a toy"))), "base      demo\n          a toy\n", ""),
+        (TimeEstimate(1200, 4, 90.0), "", "1,200 images, about 1 min 30 s (measured on the first 4)\n"),
+        (DenoisingStep(3, 10), "", ""),
+    ],
+)
+def test_what_the_terminal_prints(event, out, err, capsys):
+    with Terminal() as terminal:
+        terminal(event)
+    assert capsys.readouterr() == (out, err)
+
+
+def test_class_images_are_counted_in_a_log(capsys):
+    with Terminal() as terminal:
+        for done in range(3):
+            terminal(Progress("class images", "image", done, 2))
+    assert capsys.readouterr() == ("", "class images: image 2 of 2\n")
+
+
+def test_images_come_one_batch_after_another_and_nothing_is_written(tiny_epsilon, tmp_path, monkeypatch):
+    """Each batch is generated when it is asked for, with the metadata of its images; the steps are reported meanwhile."""
+    import json
+
+    from customize.inference import command, drawing
+
+    monkeypatch.chdir(tmp_path)
+    settings = InferenceSettings(
+        pretrained_model_name_or_path=str(tiny_epsilon),
+        prompt=["a dog"],
+        num_images=3,
+        batch_size=2,
+        num_inference_steps=4,
+        scheduler="DDIM",  # one evaluation a step
+    )
+    job, models, heard = command.check(settings), drawing.Models(), []
+    models.load(settings)
+    with events.sent_to(heard.append):
+        batches = drawing.draw(settings, job, models, lambda place: tmp_path / f"{place:03d}.png")
+        assert heard == []
+        first = next(batches)
+        assert [*first.places] == [0, 1] and heard == [DenoisingStep(done, 8) for done in range(1, 5)]
+        (second,) = batches
+    assert [*second.places] == [2] and heard[-1] == DenoisingStep(8, 8)
+    assert [json.loads(each["customize"])["settings"]["seed"] for each in (*first.texts, *second.texts)] == [0, 1, 2]
+    assert list(tmp_path.iterdir()) == []
