@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from customize import cli, trainer
 from customize.config import DreamBoothSettings, TextualInversionSettings
-from customize.guard import Numbers
+from customize.guard import NanGuard
 from customize.watchers import Checkpoints
 
 EVERY = 100  # steps between checkpoints, in the figure that is given
@@ -46,14 +46,14 @@ def main() -> int:
     steps = argv.pop(argv.index("--steps") + 1) if "--steps" in argv else "30"
     argv = [word for word in argv if word != "--steps"]
     model = TextualInversionSettings if "textual_inversion" in argv[0] else DreamBoothSettings
-    for place, name in ((trainer, "step"), (Numbers, "before_step"), (Numbers, "after_step"), (Checkpoints, "save")):
+    for place, name in ((trainer, "step"), (NanGuard, "before_step"), (NanGuard, "after_step"), (Checkpoints, "save")):
         timed(place, name)
     with tempfile.TemporaryDirectory() as folder:
         own = ["--max_train_steps", steps, "--checkpointing_steps", str(SAVES), "--checkpoints_total_limit", "2"]
         given = argv if "--output_dir" in argv else [*argv, "--output_dir", f"{folder}/run"]
         if status := cli.main(model, "customize.preflight:run", [*given, *own, "--report_to", "none"]):
             return status
-    guard = [a + b for a, b in zip(TIMES["Numbers.before_step"], TIMES["Numbers.after_step"], strict=True)]
+    guard = [a + b for a, b in zip(TIMES["NanGuard.before_step"], TIMES["NanGuard.after_step"], strict=True)]
     plain = [time - guard[i] for i, time in enumerate(TIMES["step"]) if i > 1 and (i + 1) % SAVES]
     step, guard_time, save = median(plain), median(guard[2:]), median(TIMES["Checkpoints.save"][1:])
     print(f"\na step takes {step:.4f} s, the guard {guard_time:.5f} s, a save {save:.4f} s (medians of {len(plain)} steps)")

@@ -1,13 +1,15 @@
-"""From examples to the samples of a step: which picture, how cut, under which words, with which noise, at which level.
+"""From examples to the samples of a step: which image, which crop, which caption, which noise, which noise level.
 
-Each choice is a function of (seed, step, position in the global batch); see `customize.draws`.
+Each choice is a function of (seed, step, position in the global batch); see `customize.draws`. A dataset deals the samples
+of a step as batches in which all latents have one shape; datasets are made of datasets.
 
 B positions, C latent channels, H W latent height and width.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, fields, replace
+from itertools import chain, groupby
 from operator import itemgetter
 
 import torch
@@ -17,12 +19,53 @@ from customize import draws, objective
 from customize.conditioning import encode_texts
 from customize.families.conditioning import Conditioning
 from customize.families.stable_diffusion import StableDiffusion
-from customize.methods.method import Batch
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What turns latents into samples: the settings that bear on noise, timesteps, words and weights."""
+class Batch:
+    """Samples of one shape; each row is a function of (seed, step, position).
+
+    latents, noise: [B, C, H, W]; timesteps: [B]; loss_weights: [B], float32, the factor of each sample's loss;
+    is_prior: [B], bool, true for the samples of prior preservation; names: the image behind each sample, for messages;
+    positions: that of each sample in the step's global batch.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    prompts: tuple[str, ...]
+    loss_weights: Tensor
+    is_prior: Tensor
+    names: tuple[str, ...]
+    positions: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch with its tensors on the device."""
+        return self._map(lambda values: values.to(device) if isinstance(values, Tensor) else values)
+
+    def part(self, rows: slice | Tensor) -> "Batch":
+        """Some of the samples. rows: a slice, or bool [B]."""
+        chosen = torch.arange(len(self))[rows if isinstance(rows, slice) else rows.cpu()]
+        return self._map(
+            lambda values: values[chosen.to(values.device)] if isinstance(values, Tensor) else tuple(values[i] for i in chosen)
+        )
+
+    @staticmethod
+    def cat(batches: "Sequence[Batch]") -> "Batch":
+        """One batch of all samples, in this order. Their latents have one shape."""
+        columns = {f.name: [getattr(batch, f.name) for batch in batches] for f in fields(Batch)}
+        return Batch(**{k: torch.cat(v) if isinstance(v[0], Tensor) else tuple(chain(*v)) for k, v in columns.items()})
+
+    def _map(self, change: Callable) -> "Batch":
+        return replace(self, **{f.name: change(getattr(self, f.name)) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """The settings that decide on noise, timesteps, captions and loss weights of samples."""
 
     seed: int
     global_batch: int
@@ -32,69 +75,79 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture as the loop needs it. moments: one [2C, H, W] for each variant (crop, flip) that the run draws."""
+class CachedImage:
+    """An image as the loop needs it. moments: one [2C, H, W] for each variant (crop, flip) that the run draws."""
 
     name: str
     captions: tuple[str, ...]
     moments: dict[int, Tensor]
 
 
-class Deck:
-    """Pictures drawn one after another in an endless row of shuffled epochs. stream tells one deck from another."""
+class EpochSampler:
+    """Infinite sampler of image indices, shuffled anew in each epoch. stream: keeps the draws of two samplers apart."""
 
-    def __init__(self, stream: str, recipe: Recipe, num_pictures: int, num_variants: Sequence[int]):
-        self.stream, self.recipe = stream, recipe
+    def __init__(self, stream: str, config: SampleConfig, num_pictures: int, num_variants: Sequence[int]):
+        self.stream, self.config = stream, config
         self.num_pictures, self.num_variants = num_pictures, num_variants
 
     def draw(self, step: int, position: int) -> tuple[int, int]:
         """(picture, variant) of a sample."""
-        number = step * self.recipe.global_batch + position
-        picture = draws.shuffled(number, self.num_pictures, self.recipe.seed, f"{self.stream}/order")
-        variant = draws.integers(self.num_variants[picture], self.recipe.seed, f"{self.stream}/variant", step, [position])
+        number = step * self.config.global_batch + position
+        picture = draws.shuffled(number, self.num_pictures, self.config.seed, f"{self.stream}/order")
+        variant = draws.integers(self.num_variants[picture], self.config.seed, f"{self.stream}/variant", step, [position])
         return picture, int(variant)
 
     def needed(self, steps: Iterable[int]) -> set[tuple[int, int]]:
         """Every (picture, variant) that is drawn in these steps: what has to be encoded."""
         found: set[tuple[int, int]] = set()
         for step in steps:
-            found.update(self.draw(step, position) for position in range(self.recipe.global_batch))
+            found.update(self.draw(step, position) for position in range(self.config.global_batch))
             if len(found) == sum(self.num_variants):
                 break
         return found
 
 
-class Samples:
-    """The samples of one deck of pictures."""
+class LatentDataset:
+    """Samples of images whose latents are cached. Images may have different sizes: each shape is a batch of its own."""
 
-    def __init__(self, family: StableDiffusion, recipe: Recipe, deck: Deck, pictures: Sequence[Picture]):
-        self.family, self.recipe, self.deck, self.pictures = family, recipe, deck, pictures
+    def __init__(self, family: StableDiffusion, config: SampleConfig, sampler: EpochSampler, pictures: Sequence[CachedImage]):
+        self.family, self.config, self.sampler, self.pictures = family, config, sampler, pictures
         self.alphas_cumprod = family.noise_scheduler.alphas_cumprod
 
+    def deal(self, step: int, positions: Sequence[int]) -> list[Batch]:
+        """The samples at these positions of the step's global batch, one batch for each shape of latents."""
+        of_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for position in positions:
+            index, variant = self.sampler.draw(step, position)
+            of_shape[tuple(self.pictures[index].moments[variant].shape)].append(position)
+        return [self.batch(step, alike) for alike in of_shape.values()]
+
     def batch(self, step: int, positions: Sequence[int]) -> Batch:
-        """The samples at these positions of the step's global batch."""
-        seed, stream = self.recipe.seed, self.deck.stream
-        drawn = [self.deck.draw(step, position) for position in positions]
+        """The samples at these positions, whose latents have one shape."""
+        seed, stream = self.config.seed, self.sampler.stream
+        drawn = [self.sampler.draw(step, position) for position in positions]
         pictures = [self.pictures[index] for index, _ in drawn]
         moments = torch.stack([self.pictures[index].moments[variant] for index, variant in drawn])
         shape = (moments.shape[1] // 2, *moments.shape[2:])
         noise = draws.normal(shape, seed, f"{stream}/noise", step, positions)
-        if self.recipe.noise_offset:
+        if self.config.noise_offset:
             shift = draws.normal(shape[:1], seed, f"{stream}/noise_offset", step, positions)
-            noise = objective.offset_noise(noise, shift, self.recipe.noise_offset)
+            noise = objective.offset_noise(noise, shift, self.config.noise_offset)
         timesteps = self.timesteps(step, positions)
         return Batch(
             latents=self.family.sample_latents(moments, draws.normal(shape, seed, f"{stream}/latent", step, positions)),
             noise=noise,
             timesteps=timesteps,
             prompts=self.prompts(pictures, step, positions),
-            weights=self.weights(timesteps),
+            loss_weights=self.loss_weights(timesteps),
+            is_prior=torch.zeros(len(positions), dtype=torch.bool),
             names=tuple(picture.name for picture in pictures),
+            positions=tuple(positions),
         )
 
     def probe(self, number: int) -> Batch:
-        """So many fixed samples, of noise levels and images spread evenly, whatever the seed draws in the steps: the first cut of
-        an image that is there, and its first caption."""
+        """Fixed samples that do not depend on the draws of the steps: noise levels and images are spread evenly; of each image
+        the first crop that is cached, and the first caption."""
         places = range(number)
         pictures = [self.pictures[place % len(self.pictures)] for place in places]
         pictures = [picture if picture.moments else self.shown for picture in pictures]
@@ -102,84 +155,87 @@ class Samples:
         shape = (moments.shape[1] // 2, *moments.shape[2:])
         levels = len(self.alphas_cumprod)
         return Batch(
-            latents=self.family.sample_latents(moments, draws.normal(shape, self.recipe.seed, "probe/latent", 0, places)),
-            noise=draws.normal(shape, self.recipe.seed, "probe/noise", 0, places),
+            latents=self.family.sample_latents(moments, draws.normal(shape, self.config.seed, "probe/latent", 0, places)),
+            noise=draws.normal(shape, self.config.seed, "probe/noise", 0, places),
             timesteps=torch.tensor([(2 * place + 1) * levels // (2 * number) for place in places]),
             prompts=tuple(picture.captions[0] for picture in pictures),
-            weights=torch.ones(number),
+            loss_weights=torch.ones(number),
+            is_prior=torch.zeros(number, dtype=torch.bool),
             names=tuple(picture.name for picture in pictures),
+            positions=tuple(places),
         )
 
     @property
-    def shown(self) -> Picture:
-        """The first image of which the run draws a cut."""
+    def shown(self) -> CachedImage:
+        """The first image of which a crop is cached."""
         return next(picture for picture in self.pictures if picture.moments)
 
     def timesteps(self, step: int, positions: Sequence[int]) -> Tensor:
         """The noise levels [B], uniform over all that were trained (DDPM, algorithm 1)."""
-        return draws.integers(len(self.alphas_cumprod), self.recipe.seed, f"{self.deck.stream}/timestep", step, positions)
+        return draws.integers(len(self.alphas_cumprod), self.config.seed, f"{self.sampler.stream}/timestep", step, positions)
 
-    def prompts(self, pictures: Sequence[Picture], step: int, positions: Sequence[int]) -> tuple[str, ...]:
+    def prompts(self, pictures: Sequence[CachedImage], step: int, positions: Sequence[int]) -> tuple[str, ...]:
         """A caption of each picture, or none at the rate of `caption_dropout` (Ho & Salimans 2022)."""
-        seed, stream = self.recipe.seed, self.deck.stream
+        seed, stream = self.config.seed, self.sampler.stream
         captions = [
             picture.captions[draws.integers(len(picture.captions), seed, f"{stream}/caption", step, [position])]
             for picture, position in zip(pictures, positions, strict=True)
         ]
-        kept = draws.uniform(seed, f"{stream}/caption_dropout", step, positions) >= self.recipe.caption_dropout
+        kept = draws.uniform(seed, f"{stream}/caption_dropout", step, positions) >= self.config.caption_dropout
         return tuple(caption if keep else "" for caption, keep in zip(captions, kept, strict=True))
 
-    def weights(self, timesteps: Tensor) -> Tensor:
+    def loss_weights(self, timesteps: Tensor) -> Tensor:
         """The weight of each sample [B]: 1, or that of min-SNR."""
-        if self.recipe.snr_gamma is None:
+        if self.config.snr_gamma is None:
             return torch.ones(len(timesteps))
         alphas_cumprod = self.alphas_cumprod[timesteps]
-        return objective.min_snr_weights(alphas_cumprod, self.recipe.snr_gamma, self.family.prediction_type)
+        return objective.min_snr_weights(alphas_cumprod, self.config.snr_gamma, self.family.prediction_type)
 
 
-class WithClassPictures:
+class PriorPreservation:
     """Prior preservation (DreamBooth, equation 2): beside each sample of the subject one of the class, weighted."""
 
-    def __init__(self, subject: Samples, of_class: Samples, prior_loss_weight: float):
+    def __init__(self, subject: LatentDataset, of_class: LatentDataset, prior_loss_weight: float):
         self.subject, self.of_class, self.prior_loss_weight = subject, of_class, prior_loss_weight
 
     def probe(self, number: int) -> Batch:
         """Fixed samples of the subject."""
         return self.subject.probe(number)
 
-    def batch(self, step: int, positions: Sequence[int]) -> Batch:
-        """The samples of the subject, then those of the class."""
-        subject, of_class = (samples.batch(step, positions) for samples in (self.subject, self.of_class))
-        return joined(subject, of_class, self.prior_loss_weight)
+    def deal(self, step: int, positions: Sequence[int]) -> list[Batch]:
+        """The samples of the subject and of the class; those of one shape are one batch, the subject first."""
+        of_class = [as_prior(batch, self.prior_loss_weight) for batch in self.of_class.deal(step, positions)]
+        return by_shape([*self.subject.deal(step, positions), *of_class])
 
 
-class WithClassPrompt:
-    """Prior preservation by a teacher: the same noisy latents once more, under the class prompt, weighted."""
+class PriorDistillation:
+    """Prior preservation by the base model as teacher: the same noisy latents once more, under the class prompt, weighted."""
 
-    def __init__(self, subject: Samples, class_prompt: str, prior_loss_weight: float):
+    def __init__(self, subject: LatentDataset, class_prompt: str, prior_loss_weight: float):
         self.subject, self.class_prompt, self.prior_loss_weight = subject, class_prompt, prior_loss_weight
 
     def probe(self, number: int) -> Batch:
         """Fixed samples of the subject."""
         return self.subject.probe(number)
 
-    def batch(self, step: int, positions: Sequence[int]) -> Batch:
-        """The samples of the subject, then the same under the class prompt."""
-        subject = self.subject.batch(step, positions)
-        of_class = Batch(**{**vars(subject), "prompts": (self.class_prompt,) * len(positions)})
-        return joined(subject, of_class, self.prior_loss_weight)
+    def deal(self, step: int, positions: Sequence[int]) -> list[Batch]:
+        """The samples of the subject, then the same under the class prompt, in one batch for each shape."""
+        batches = self.subject.deal(step, positions)
+        of_class = [replace(batch, prompts=(self.class_prompt,) * len(batch)) for batch in batches]
+        return by_shape([*batches, *(as_prior(batch, self.prior_loss_weight) for batch in of_class)])
 
 
-def joined(subject: Batch, of_class: Batch, prior_loss_weight: float) -> Batch:
-    """Both batches as one, the losses of the class weighted."""
-    return Batch(
-        latents=torch.cat([subject.latents, of_class.latents]),
-        noise=torch.cat([subject.noise, of_class.noise]),
-        timesteps=torch.cat([subject.timesteps, of_class.timesteps]),
-        prompts=subject.prompts + of_class.prompts,
-        weights=torch.cat([subject.weights, prior_loss_weight * of_class.weights]),
-        names=subject.names + of_class.names,
-    )
+def as_prior(batch: Batch, prior_loss_weight: float) -> Batch:
+    """The batch as samples of prior preservation, with their share of the loss."""
+    return replace(batch, loss_weights=prior_loss_weight * batch.loss_weights, is_prior=torch.ones_like(batch.is_prior))
+
+
+def by_shape(batches: Iterable[Batch]) -> list[Batch]:
+    """One batch for each shape of latents, the samples in their order."""
+    of_shape: dict[tuple[int, ...], list[Batch]] = defaultdict(list)
+    for batch in batches:
+        of_shape[tuple(batch.latents.shape[1:])].append(batch)
+    return [Batch.cat(alike) for alike in of_shape.values()]
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ devices draw the same. B samples.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,14 +30,15 @@ class Samples:
     positions: tuple[int, ...]
 
     def keys(self, name: str, rows: int, device: torch.device) -> Tensor:
-        """A number [rows] for each row of the batch. Where it holds each sample more than once, as with images of the class
-        beside those of the subject, each time is one of its own."""
-        count = len(self.positions)
-        assert rows % count == 0, (rows, count)
-        seeds = [
-            draws.generator(self.seed, f"dropout/{name}/{row // count}", self.step, self.positions[row % count]).initial_seed()
-            for row in range(rows)
-        ]
+        """A number [rows] for each row of the batch. A position that comes more than once, as with images of the class beside
+        those of the subject and with captions of several chunks, has another number each time."""
+        assert rows % len(self.positions) == 0, (rows, self.positions)
+        seen: Counter[int] = Counter()
+        seeds = []
+        for position in self.positions * (rows // len(self.positions)):
+            stream = f"dropout/{name}/{seen[position]}"
+            seeds.append(draws.generator(self.seed, stream, self.step, position).initial_seed())
+            seen[position] += 1
         return torch.tensor(seeds, dtype=torch.int64, device=device)
 
 

@@ -16,19 +16,19 @@ from torch.nn.utils import get_total_norm
 from customize.checkpoint import is_finite
 from customize.errors import NumericsError
 from customize.findings import first_few
-from customize.trainer import LeaveOut, Record, State, Watcher
+from customize.trainer import Callback, SkipDraw, State, StepMetrics
 
 IN_A_ROW, IN_ALL = 3, 10
 """Draws that are left out at one step, and in a run."""
 SKIPPED_IN_A_ROW = 20
 """Steps that the loss scaler of fp16 may skip, looking for its scale, which it halves each time."""
-KEPT = 1 << 26
+SNAPSHOT_LIMIT = 1 << 26
 """Bytes of weights and optimizer state up to which the last good ones are kept in memory: adapters and words are far below,
 a network that learns in full is far above."""
 REMEDY = "start anew with a lower learning_rate, or go on with --resume_from_checkpoint latest --on_nan retry"
 
 
-class Numbers(Watcher):
+class NanGuard(Callback):
     """Stops, or leaves a draw out, where numbers give out. It is to be asked first, before anything is saved.
 
     Loss and gradients are looked at before they are used, weights and optimizer state after each step (of a network too
@@ -38,26 +38,26 @@ class Numbers(Watcher):
 
     def __init__(self, on_nan: str = "stop", remedy: str = REMEDY):
         self.on_nan, self.remedy = on_nan, remedy
-        self.good: Kept | None = None
+        self.good: Snapshot | None = None
         self.skipped = self.in_a_row = 0
 
     def start(self, state: State) -> None:
         self.learned, self.tensors = state.method.learned(), []
         self.look(state)
 
-    def before_step(self, state: State, record: Record) -> None:
-        watched = {"the loss": record.loss}
+    def before_step(self, state: State, metrics: StepMetrics) -> None:
+        watched = {"the loss": metrics.loss}
         if state.accelerator.scaler is None:
-            watched["a gradient"] = record.gradient_norm
+            watched["a gradient"] = metrics.gradient_norm
         for what, value in watched.items():
             if not math.isfinite(value):
-                self.refuse(state, record, f"{what} is {value}")
+                self.refuse(state, metrics, f"{what} is {value}")
 
-    def after_step(self, state: State, record: Record) -> None:
+    def after_step(self, state: State, metrics: StepMetrics) -> None:
         if not self.look(state):
-            self.refuse(state, record, f"not finite after the step: {first_few(damaged(tensors_of(state)), 3)}")
-        if record.skipped:
-            self.count_skipped(state, record)
+            self.refuse(state, metrics, f"not finite after the step: {first_few(damaged(tensors_of(state)), 3)}")
+        if metrics.skipped:
+            self.count_skipped(state, metrics)
         else:
             self.in_a_row = 0
 
@@ -66,8 +66,8 @@ class Numbers(Watcher):
         values = (value for values in state.optimizer.state.values() for value in values.values() if isinstance(value, Tensor))
         tensors = [*self.learned.values(), *values]
         if [*map(id, tensors)] != [*map(id, self.tensors)]:  # the optimizer makes its own in its first step
-            self.tensors, small = tensors, sum(tensor.nbytes for tensor in tensors) <= KEPT
-            self.rooms = (Kept(tensors), Kept(tensors)) if small else ()
+            self.tensors, small = tensors, sum(tensor.nbytes for tensor in tensors) <= SNAPSHOT_LIMIT
+            self.rooms = (Snapshot(tensors), Snapshot(tensors)) if small else ()
         spare = next((room for room in self.rooms if room is not self.good), None)
         if spare:
             spare.copy(state)
@@ -75,7 +75,7 @@ class Numbers(Watcher):
             self.good = spare
         return finite
 
-    def count_skipped(self, state: State, record: Record) -> None:
+    def count_skipped(self, state: State, metrics: StepMetrics) -> None:
         """Says which steps the loss scaler skipped; raises NumericsError when it finds no scale."""
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         scale = state.accelerator.scaler.get_scale()
@@ -84,24 +84,24 @@ class Numbers(Watcher):
         if self.in_a_row == SKIPPED_IN_A_ROW:
             raise NumericsError(
                 f"{self.in_a_row} steps in a row changed nothing, their gradients too large for fp16 (last one: step "
-                f"{state.step}, pictures: {names(record)})\n    -> use --mixed_precision bf16 or no, or a lower learning_rate"
+                f"{state.step}, pictures: {names(metrics)})\n    -> use --mixed_precision bf16 or no, or a lower learning_rate"
             )
 
-    def refuse(self, state: State, record: Record, what: str) -> NoReturn:
-        """Puts the state of the step before back, where it is not there any more, and raises LeaveOut or NumericsError."""
-        what += f" at step {record.step + 1} (pictures: {names(record)})"
+    def refuse(self, state: State, metrics: StepMetrics, what: str) -> NoReturn:
+        """Puts the state of the step before back, where it is not there any more, and raises SkipDraw or NumericsError."""
+        what += f" at step {metrics.step + 1} (pictures: {names(metrics)})"
         if not are_finite(state, tensors_of(state).values()):
             if self.good is None:
                 state.sound = False
                 raise NumericsError(f"{what}; the last checkpoint is kept\n    -> {self.remedy}")
             self.good.put_back(state)
-        if self.on_nan == "retry" and state.left_out.count(state.step) < IN_A_ROW and len(state.left_out) < IN_ALL:
-            state.accelerator.print(f"{what}; step {record.step + 1} again with other draws, at half the learning rate")
-            raise LeaveOut(what)
-        raise NumericsError(f"{what}; the state of step {record.step} is kept\n    -> {self.remedy}")
+        if self.on_nan == "retry" and state.skipped_draws.count(state.step) < IN_A_ROW and len(state.skipped_draws) < IN_ALL:
+            state.accelerator.print(f"{what}; step {metrics.step + 1} again with other draws, at half the learning rate")
+            raise SkipDraw(what)
+        raise NumericsError(f"{what}; the state of step {metrics.step} is kept\n    -> {self.remedy}")
 
 
-class Kept:
+class Snapshot:
     """Room for a state to go back to: one tensor for all of its tensors of one dtype and device, and a piece of it for each."""
 
     def __init__(self, tensors: list[Tensor]):
@@ -139,9 +139,9 @@ class Kept:
             state.accelerator.scaler.load_state_dict(self.scaler)
 
 
-def names(record: Record) -> str:
+def names(metrics: StepMetrics) -> str:
     """The pictures of a step."""
-    return ", ".join(dict.fromkeys(record.names))
+    return ", ".join(dict.fromkeys(metrics.names))
 
 
 def tensors_of(state: State) -> dict[str, Tensor]:

@@ -75,12 +75,12 @@ class Probe:
     """Measures a method at its start; `change` measures it again and says what came of the steps in between.
 
     method: a `DenoisingMethod`, as it is before its first step, also where a run goes on: then the change is that of the whole
-    run. batches: whose `probe(number)` gives the fixed samples. autocast: the context in which the networks are asked.
+    run. dataset: whose `probe(number)` gives the fixed samples. autocast: the context in which the networks are asked.
     """
 
-    def __init__(self, method, batches, device: torch.device, size: int, autocast: Callable[[], Any]):
+    def __init__(self, method, dataset, device: torch.device, size: int, autocast: Callable[[], Any]):
         self.method, self.device, self.size, self.autocast = method, device, size, autocast
-        self.batch = batches.probe(SAMPLES)
+        self.batch = dataset.probe(SAMPLES)
         self.start = self.measure()
 
     @torch.no_grad()

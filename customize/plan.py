@@ -22,15 +22,15 @@ from customize.disk import free_bytes
 from customize.errors import ResourceError
 from customize.families import Source, load
 from customize.findings import first_few
-from customize.guard import Numbers, tensors_of
-from customize.preparation import Bench, Training, prepare
+from customize.guard import NanGuard, tensors_of
+from customize.preparation import RunContext, TrainingSetup, prepare
 from customize.printable import printable
 from customize.resources import for_memory, resources
 from customize.resume import find_checkpoint, fitting, identity
 from customize.sample_prompts import images_per_prompt
-from customize.samples import SamplePictures
+from customize.samples import ValidationImages
 from customize.setting import table
-from customize.trainer import Record, State, Watcher, train
+from customize.trainer import Callback, State, StepMetrics, train
 from customize.training import check_machine, start_accelerator, weights_every
 from customize.weights import pipeline_sizes
 
@@ -164,48 +164,51 @@ def make(settings, folder: Path, source: Source, examples: Examples) -> Plan:
     resume = find_checkpoint(settings, folder, same, accelerator.print, steps)
     done = (resume.step, len(resume.state.get("left_out", ()))) if resume else (0, 0)
     family = load(source)
-    bench = Bench(settings, accelerator, family, examples, *done)
-    for note in filter(None, (*examples.notes, small_pictures_note(examples.instances, bench.resolution))):
+    context = RunContext(settings, accelerator, family, examples, *done)
+    for note in filter(None, (*examples.notes, small_pictures_note(examples.instances, context.resolution))):
         accelerator.print(printable(f"note: {note}"))
-    with resources(for_memory(settings), "make room"), trial_of(settings, bench) as trial:
-        training = prepare(trial, Bench(trial, accelerator, family, examples, *done))
+    with resources(for_memory(settings), "make room"), trial_of(settings, context) as trial:
+        training = prepare(trial, RunContext(trial, accelerator, family, examples, *done))
         resume = resume and fitting(resume, training.method, trial, accelerator.scaler)
-        SamplePictures(settings, bench.sample_prompts, family, training.condition, folder / run_folder.SAMPLES)
+        ValidationImages(settings, context.sample_prompts, family, training.condition, folder / run_folder.SAMPLES)
         clock = Clock()
         state = train(
-            trial, training.method, training.batches, [Numbers(), clock], accelerator, trial.max_train_steps,
-            bench.learning_rate_scale, resume,
+            trial, training.method, training.dataset, [NanGuard(), clock], accelerator, trial.max_train_steps,
+            context.learning_rate_scale, resume,
         )  # fmt: skip
         state.identity = same
-        files = files_of(settings, bench, training, state)
+        files = files_of(settings, context, training, state)
     memory, free_memory, where = memory_of(accelerator)
     learned = training.method.learned()
     optimizer = sum(tensor.nbytes for name, tensor in tensors_of(state).items() if name not in learned)
     return Plan(
-        settings, folder, bench.max_train_steps - bench.first_step, learns(training), optimizer, seen(settings, bench),
+        settings, folder, context.max_train_steps - context.first_step, learns(training), optimizer, seen(settings, context),
         to_generate(settings, examples), files, free_bytes(folder / run_folder.CONFIG), memory, free_memory, where, clock.seconds,
     )  # fmt: skip
 
 
 @contextmanager
-def trial_of(settings, bench: Bench):
+def trial_of(settings, context: RunContext):
     """The settings of a run of two steps that writes nothing: class pictures that are missing are one, in a temporary folder."""
     changes = {
-        "max_train_steps": bench.first_step + TRIAL_STEPS, "num_train_epochs": None, "latents_cache_dir": None, "on_nan": "stop",
-    }  # fmt: skip
+        "max_train_steps": context.first_step + TRIAL_STEPS,
+        "num_train_epochs": None,
+        "latents_cache_dir": None,
+        "on_nan": "stop",
+    }
     with TemporaryDirectory() as folder:
-        if to_generate(settings, bench.examples):
+        if to_generate(settings, context.examples):
             changes |= {"class_data_dir": folder, "num_class_images": 1}
         yield settings.model_copy(update=changes)
 
 
-class Clock(Watcher):
+class Clock(Callback):
     """Times the last step."""
 
     def start(self, state: State) -> None:
         self.begin = self.seconds = 0.0
 
-    def after_step(self, state: State, record: Record) -> None:
+    def after_step(self, state: State, metrics: StepMetrics) -> None:
         if state.accelerator.device.type == "cuda":
             torch.cuda.synchronize()
         now = time.perf_counter()
@@ -231,7 +234,7 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def learns(training: Training) -> tuple[Learns, ...]:
+def learns(training: TrainingSetup) -> tuple[Learns, ...]:
     """What learns, by network; a new word stands for itself."""
     networks = dict(training.method.named_children())
     groups: dict[str, dict[str, int]] = {}
@@ -248,10 +251,10 @@ def module_name(network: torch.nn.Module, parameter: str) -> str:
     return parameter.partition(".lora_")[0] if ".lora_" in parameter else parameter.rpartition(".")[0]
 
 
-def seen(settings, bench: Bench) -> tuple[Seen, ...]:
+def seen(settings, context: RunContext) -> tuple[Seen, ...]:
     """How often each picture is shown in the whole run: they are dealt in epochs."""
-    shown = bench.max_train_steps * bench.global_batch
-    subject = Seen("subject", len(bench.examples.instances), shown)
+    shown = context.max_train_steps * context.global_batch
+    subject = Seen("subject", len(context.examples.instances), shown)
     if getattr(settings, "prior_preservation", "none") != "images":
         return (subject,)
     return subject, Seen("class", settings.num_class_images, shown)
@@ -264,23 +267,23 @@ def to_generate(settings, examples: Examples) -> int:
     return max(0, wanted - len(examples.classes))
 
 
-def files_of(settings, bench: Bench, training: Training, state: State) -> Files:
+def files_of(settings, context: RunContext, training: TrainingSetup, state: State) -> Files:
     """What will be written, but for config.toml, card, log, manifests and the trackers' files, which are small."""
-    first, last = bench.first_step, bench.max_train_steps
-    about = run_folder.metadata(settings, training.method, bench.family, last)
+    first, last = context.first_step, context.max_train_steps
+    about = run_folder.metadata(settings, training.method, context.family, last)
     samples = 0
-    if bench.sample_prompts:
-        at = {0, last, *range(0, last + 1, bench.validation_steps)}
-        drawn = len(bench.sample_prompts) * images_per_prompt(settings)
+    if context.sample_prompts:
+        at = {0, last, *range(0, last + 1, context.validation_steps)}
+        drawn = len(context.sample_prompts) * images_per_prompt(settings)
         samples = drawn * len([step for step in at if step > first or step == first == 0])
     return Files(
         checkpoint.file_sizes(state.checkpoint(), {**training.method.description(), **about}),
         times(first, last, settings.checkpointing_steps),
         settings.checkpoints_total_limit,
-        result_sizes(settings, training, bench, about),
-        times(first, last, every) if (every := weights_every(settings, bench, training)) else 0,
+        result_sizes(settings, training, context, about),
+        times(first, last, every) if (every := weights_every(settings, context, training)) else 0,
         samples,
-        3 * bench.resolution**2 + 1024,
+        3 * context.resolution**2 + 1024,
     )
 
 
@@ -289,11 +292,11 @@ def times(first: int, last: int, every: int) -> int:
     return len({last, *range(first + every - first % every, last + 1, every)}) if last > first else 0
 
 
-def result_sizes(settings, training: Training, bench: Bench, about: dict[str, str]) -> dict[str, int]:
+def result_sizes(settings, training: TrainingSetup, context: RunContext, about: dict[str, str]) -> dict[str, int]:
     """Bytes of each file of the result: of a whole pipeline by its shapes, of what is small by saving it once."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         if getattr(settings, "adapter", "") == adapters.NONE:
-            return pipeline_sizes(folder, bench.family, about, settings.save_precision)
+            return pipeline_sizes(folder, context.family, about, settings.save_precision)
         sizes = {path.name: path.stat().st_size for path in training.method.save(folder, about)}
         return sizes | {run_folder.ABOUT: len(about["customize"].encode())}

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from customize import adapters, class_pictures, course, init_weights, sample_prompts
 from customize.batches import (
-    Deck,
-    Picture,
-    Recipe,
-    Samples,
-    WithClassPictures,
-    WithClassPrompt,
+    CachedImage,
+    EpochSampler,
+    LatentDataset,
+    PriorDistillation,
+    PriorPreservation,
+    SampleConfig,
     encode_captions,
     encode_pictures,
 )
@@ -29,10 +29,10 @@ from customize.families.conditioning import Conditioning
 from customize.families.stable_diffusion import StableDiffusion
 from customize.guard import IN_ALL
 from customize.latents_cache import LatentsCache, NoCache
-from customize.methods.dreambooth import DreamBooth, TaughtByBase
+from customize.methods.dreambooth import DreamBooth, SelfDistillation
 from customize.methods.method import Condition
 from customize.methods.textual_inversion import DirectionalTextualInversion, TextualInversion
-from customize.trainer import Batches
+from customize.trainer import Dataset
 
 DTYPES = {"no": torch.float32, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -42,16 +42,16 @@ LARGE = 200_000_000
 
 
 @dataclass(frozen=True)
-class Bench:
+class RunContext:
     """What everything that prepares a run works with. first_step: the step to begin at, more than 0 when resuming;
-    left_out: the draws that were left out before it."""
+    skipped_draws: the draws that were skipped before it."""
 
     settings: TrainingSettings
     accelerator: Accelerator
     family: StableDiffusion
     examples: Examples
     first_step: int
-    left_out: int = 0
+    skipped_draws: int = 0
 
     @property
     def resolution(self) -> int:
@@ -73,8 +73,8 @@ class Bench:
     @property
     def draws(self) -> range:
         """Those that the run may come to: one a step, and as many more as may be left out."""
-        most = IN_ALL if self.settings.on_nan == "retry" else self.left_out
-        return range(self.first_step + self.left_out, self.max_train_steps + most)
+        most = IN_ALL if self.settings.on_nan == "retry" else self.skipped_draws
+        return range(self.first_step + self.skipped_draws, self.max_train_steps + most)
 
     @cached_property
     def latents_cache(self) -> NoCache:
@@ -108,111 +108,112 @@ class Bench:
         return course.learning_rate_scale(self.settings, self.accelerator.num_processes)
 
     @property
-    def recipe(self) -> Recipe:
+    def sample_config(self) -> SampleConfig:
         settings = self.settings
-        return Recipe(settings.seed, self.global_batch, settings.caption_dropout, settings.noise_offset, settings.snr_gamma)
+        return SampleConfig(settings.seed, self.global_batch, settings.caption_dropout, settings.noise_offset, settings.snr_gamma)
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingSetup:
     """What the loop is given, how the method conditions on prompts (for sample pictures), and the class images in use."""
 
     method: TextualInversion | DreamBooth
-    batches: Batches
+    dataset: Dataset
     condition: Condition
     of_class: tuple[Example, ...] = ()
 
 
 @singledispatch
-def prepare(settings, bench: Bench) -> Training:
+def prepare(settings, context: RunContext) -> TrainingSetup:
     """What the settings' command trains, and on what."""
     raise TypeError(f"no training for {type(settings).__name__}")
 
 
 @prepare.register
-def prepare_textual_inversion(settings: TextualInversionSettings, bench: Bench) -> Training:
+def prepare_textual_inversion(settings: TextualInversionSettings, context: RunContext) -> TrainingSetup:
     """New words: pictures encoded once, the text encoder asked at every step, since its words learn."""
-    family = bench.family
-    samples = samples_of("instance", bench, bench.examples.instances)
+    family = context.family
+    samples = samples_of("instance", context, context.examples.instances)
     method = (DirectionalTextualInversion if settings.normalize_embedding else TextualInversion)(family, settings)
-    method.to(bench.accelerator.device)
+    method.to(context.accelerator.device)
     cast_frozen(method, DTYPES[settings.mixed_precision])
     if settings.gradient_checkpointing:
         family.unet.enable_gradient_checkpointing()
         family.text_encoder.gradient_checkpointing_enable()
-    method.condition = condition_of(family, most_chunks(family, captions_of(bench.examples.instances)))
-    return Training(method, samples, method.condition)
+    method.condition = condition_of(family, most_chunks(family, captions_of(context.examples.instances)))
+    return TrainingSetup(method, samples, method.condition)
 
 
 @prepare.register
-def prepare_dreambooth(settings: DreamBoothSettings, bench: Bench) -> Training:
+def prepare_dreambooth(settings: DreamBoothSettings, context: RunContext) -> TrainingSetup:
     """A subject: pictures and, where the text encoder is frozen, captions encoded once; class pictures first if need be."""
-    family, device = bench.family, bench.accelerator.device
-    captions = [*captions_of(bench.examples.instances), settings.class_prompt or "", ""]
+    family, device = context.family, context.accelerator.device
+    captions = [*captions_of(context.examples.instances), settings.class_prompt or "", ""]
     least = most_chunks(family.to(device), captions)
-    of_class = class_examples(settings, bench)
+    of_class = class_examples(settings, context)
     init_weights.into_base(settings, family)
     if settings.train_text_encoder:
         condition = condition_of(family, least)
     else:
-        condition = remembered(family, encode_captions(family, [*captions, *bench.sample_prompts], least), device)
+        condition = remembered(family, encode_captions(family, [*captions, *context.sample_prompts], least), device)
         family.text_encoder.to("cpu")
-    batches = PRIORS[settings.prior_preservation](settings, bench, of_class)
-    method_class = TaughtByBase if settings.prior_preservation == "teacher" else DreamBooth
+    dataset = PRIORS[settings.prior_preservation](settings, context, of_class)
+    method_class = SelfDistillation if settings.prior_preservation == "teacher" else DreamBooth
     method = method_class(family, condition, adapters.build(settings.adapter), settings).to(device)
-    method.called_by(captions_of(bench.examples.instances))
+    method.called_by(captions_of(context.examples.instances))
     cast_frozen(method, DTYPES[settings.mixed_precision])
     if settings.gradient_checkpointing:
         family.unet.enable_gradient_checkpointing()
         if settings.train_text_encoder:
             family.text_encoder.gradient_checkpointing_enable()
-    return Training(method, batches, condition, of_class)
+    return TrainingSetup(method, dataset, condition, of_class)
 
 
-PRIORS: dict[str, Callable[..., Batches]] = {
-    "none": lambda settings, bench, of_class: samples_of("instance", bench, bench.examples.instances),
-    "images": lambda settings, bench, of_class: WithClassPictures(
-        samples_of("instance", bench, bench.examples.instances),
-        samples_of("class", bench, of_class),
+PRIORS: dict[str, Callable[..., Dataset]] = {
+    "none": lambda settings, context, of_class: samples_of("instance", context, context.examples.instances),
+    "images": lambda settings, context, of_class: PriorPreservation(
+        samples_of("instance", context, context.examples.instances),
+        samples_of("class", context, of_class),
         settings.prior_loss_weight,
     ),
-    "teacher": lambda settings, bench, of_class: WithClassPrompt(
-        samples_of("instance", bench, bench.examples.instances), settings.class_prompt, settings.prior_loss_weight
+    "teacher": lambda settings, context, of_class: PriorDistillation(
+        samples_of("instance", context, context.examples.instances), settings.class_prompt, settings.prior_loss_weight
     ),
 }
 """Where the samples of a step come from, by the setting `prior_preservation`."""
 
 
-def class_examples(settings: DreamBoothSettings, bench: Bench) -> tuple[Example, ...]:
+def class_examples(settings: DreamBoothSettings, context: RunContext) -> tuple[Example, ...]:
     """The class pictures of prior preservation, generated first where too few are there."""
     if settings.prior_preservation != "images":
         return ()
     dtype = DTYPES[settings.prior_generation_precision or settings.mixed_precision]
-    device = bench.accelerator.device
-    with bench.accelerator.main_process_first(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        return class_pictures.complete(settings, bench.family, bench.resolution)
+    device = context.accelerator.device
+    with context.accelerator.main_process_first(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        return class_pictures.complete(settings, context.family, context.resolution)
 
 
-def samples_of(stream: str, bench: Bench, examples: Sequence[Example]) -> Samples:
+def samples_of(stream: str, context: RunContext, examples: Sequence[Example]) -> LatentDataset:
     """Samples of these examples, with the VAE asked once about every crop that the run will draw and that is not kept yet."""
-    settings, family = bench.settings, bench.family
+    settings, family = context.settings, context.family
     cuts = [
-        variants(example, bench.resolution, settings.center_crop, settings.crop_variants, settings.random_flip, settings.seed)
+        variants(example, context.resolution, settings.center_crop, settings.crop_variants, settings.random_flip, settings.seed)
         for example in examples
     ]
 
     def read_pixels(picture: int, chosen: list[int]) -> Tensor:
         wanted = [cuts[picture][variant] for variant in chosen]
-        arrays = all_pixels(examples[picture], wanted, bench.resolution, settings.image_interpolation_mode)
+        arrays = all_pixels(examples[picture], wanted, context.resolution, settings.image_interpolation_mode)
         return torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
 
-    deck, cache = Deck(stream, bench.recipe, len(examples), [len(each) for each in cuts]), bench.latents_cache
+    cache = context.latents_cache
+    sampler = EpochSampler(stream, context.sample_config, len(examples), [len(each) for each in cuts])
     keys = {
         (picture, variant): cache.key(examples[picture], cuts[picture][variant], settings.image_interpolation_mode)
-        for picture, variant in deck.needed(bench.draws)
+        for picture, variant in sampler.needed(context.draws)
     }
     moments = cache.recall(keys)
-    family.vae.to(bench.accelerator.device)
+    family.vae.to(context.accelerator.device)
     for place, found in encode_pictures(family, keys.keys() - moments.keys(), read_pixels):
         cache.keep(keys[place], found)
         moments[place] = found
@@ -220,8 +221,8 @@ def samples_of(stream: str, bench: Bench, examples: Sequence[Example]) -> Sample
     of_picture: list[dict[int, Tensor]] = [{} for _ in examples]
     for (picture, variant), found in moments.items():
         of_picture[picture][variant] = found
-    pictures = [Picture(each.name, each.captions, mine) for each, mine in zip(examples, of_picture, strict=True)]
-    return Samples(family, bench.recipe, deck, pictures)
+    pictures = [CachedImage(each.name, each.captions, mine) for each, mine in zip(examples, of_picture, strict=True)]
+    return LatentDataset(family, context.sample_config, sampler, pictures)
 
 
 def cast_frozen(method: torch.nn.Module, dtype: torch.dtype) -> None:

@@ -43,7 +43,7 @@ class ConditionedPipeline(Pipeline):
         return self.condition(["".join(span.text for span in text) for text in texts])
 
 
-class SamplePictures:
+class ValidationImages:
     """Draws `images` pictures of each of the prompts into a folder per step, and the sheet of all."""
 
     def __init__(self, settings, prompts: tuple[str, ...], family: StableDiffusion, condition: Condition, folder: Path):

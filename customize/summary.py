@@ -81,24 +81,24 @@ def images(settings, examples: Examples, resolution: int | None) -> str:
     return printable(text)
 
 
-def prepared(bench, training, seconds: float) -> str:
+def prepared(context, training, seconds: float) -> str:
     """What is known before the first step. seconds: of the whole run, about."""
-    settings, steps = bench.settings, bench.max_train_steps - bench.first_step
+    settings, steps = context.settings, context.max_train_steps - context.first_step
     learned = sum(tensor.numel() for tensor in training.method.learned().values())
-    left = f" of {bench.max_train_steps:,} that are left" if bench.first_step else ""
+    left = f" of {context.max_train_steps:,} that are left" if context.first_step else ""
     learn = f"{units.count(learned, 'parameter')} learn{'s' * (learned == 1)}"
     time = units.duration(seconds) if seconds < 1 else f"about {units.duration(seconds)}"
-    text = f"{units.count(steps, 'step')}{left}, batch size {bench.global_batch}; {learn}; {time}"
-    rows = [("training", text + (" without a GPU: Ctrl-C stops it and saves" if bench.is_slow else ""))]
-    return table([*rows, ("samples", samples(bench, settings))])
+    text = f"{units.count(steps, 'step')}{left}, batch size {context.global_batch}; {learn}; {time}"
+    rows = [("training", text + (" without a GPU: Ctrl-C stops it and saves" if context.is_slow else ""))]
+    return table([*rows, ("samples", samples(context, settings))])
 
 
-def samples(bench, settings) -> str:
+def samples(context, settings) -> str:
     """Which sample images will be drawn, and when."""
-    prompts, number = bench.sample_prompts, images_per_prompt(settings)
+    prompts, number = context.sample_prompts, images_per_prompt(settings)
     if not prompts:
         return "none, so no before_after.png"
-    every, last = bench.validation_steps, bench.max_train_steps
+    every, last = context.validation_steps, context.max_train_steps
     shown = ", ".join(f'"{prompt}"' for prompt in prompts[:2]) + (f" and {len(prompts) - 2} more" if len(prompts) > 2 else "")
     tokens = getattr(settings, "placeholder_token", ())
     left_out = f"; of the first {MOST_WORDS} of {len(tokens)} words" if are_made(settings) and len(tokens) > MOST_WORDS else ""

@@ -20,15 +20,15 @@ from customize.errors import InputError
 from customize.families import Source, load
 from customize.families.stable_diffusion import StableDiffusion
 from customize.files import new_entries, new_folder
-from customize.guard import Numbers
+from customize.guard import NanGuard
 from customize.learned_change import Probe
-from customize.preparation import Bench, Training, prepare
+from customize.preparation import RunContext, TrainingSetup, prepare
 from customize.printable import printable
 from customize.resources import for_memory, only_looked_at, resources
 from customize.resume import find_checkpoint, fitting, identity, refuse_other_class_images
-from customize.samples import SamplePictures
-from customize.trainer import State, Watcher, train
-from customize.watchers import Checkpoints, Every, Log, Progress, Signals, Trackers
+from customize.samples import ValidationImages
+from customize.trainer import Callback, State, train
+from customize.watchers import Checkpoints, EveryNSteps, JsonlLogger, Progress, Signals, Trackers
 from customize.weights import PRECISIONS
 
 SMALL = 256 << 20
@@ -48,39 +48,41 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
     resume = find_checkpoint(settings, folder, same, accelerator.print, steps)
     family = load(source)
     done = (resume.step, len(resume.state.get("left_out", ()))) if resume else (0, 0)
-    bench = Bench(settings, accelerator, family, examples, *done)
-    if resume and resume.step >= bench.max_train_steps and run_folder.is_finished(folder, resume.step, settings.save_precision):
+    context = RunContext(settings, accelerator, family, examples, *done)
+    if resume and resume.step >= context.max_train_steps and run_folder.is_finished(folder, resume.step, settings.save_precision):
         accelerator.print(f"{folder} is finished: nothing to do")
         accelerator.print(summary.table(summary.next_rows(settings, folder)))
         if settings.push_to_hub and accelerator.is_main_process:
             upload(settings, folder)
         accelerator.state.destroy_process_group()
         return
-    for note in filter(None, (*examples.notes, small_pictures_note(examples.instances, bench.resolution))):
+    for note in filter(None, (*examples.notes, small_pictures_note(examples.instances, context.resolution))):
         accelerator.print(printable(f"note: {note}"))
     with resources(for_memory(settings), "make room, then go on with --resume_from_checkpoint latest"):
-        training = prepare(settings, bench)
+        training = prepare(settings, context)
         resume = resume and fitting(resume, training.method, settings, accelerator.scaler)
         refuse_other_class_images(resume, same, training.of_class)
-        samples = SamplePictures(settings, bench.sample_prompts, family, training.condition, folder / run_folder.SAMPLES)
+        samples = ValidationImages(settings, context.sample_prompts, family, training.condition, folder / run_folder.SAMPLES)
         about = partial(run_folder.metadata, settings, training.method, family)
-        expected = expected_time.of_a_run(bench, expected_time.of_a_step(bench, training))
-        accelerator.print(summary.prepared(bench, training, expected))
+        expected = expected_time.of_a_run(context, expected_time.of_a_step(context, training))
+        accelerator.print(summary.prepared(context, training, expected))
         begin, size = time.perf_counter(), settings.train_batch_size
-        has_steps = bench.first_step < bench.max_train_steps  # else a kill left only the result to be made, of no image drawn
-        probe = has_steps and Probe(training.method, training.batches, accelerator.device, size, accelerator.autocast)
+        has_steps = context.first_step < context.max_train_steps  # else a kill left only the result to be made, of no image drawn
+        probe = has_steps and Probe(training.method, training.dataset, accelerator.device, size, accelerator.autocast)
         with claimed(settings, folder, accelerator, resume, same) as config:  # up to here nothing is written
             train(
-                settings, training.method, training.batches, watchers(settings, config, bench, training, samples, about),
-                accelerator, bench.max_train_steps, bench.learning_rate_scale, resume, same,
+                settings, training.method, training.dataset, callbacks(settings, config, context, training, samples, about),
+                accelerator, context.max_train_steps, context.learning_rate_scale, resume, same,
             )  # fmt: skip
             if accelerator.is_main_process:
                 if probe:
                     print(probe.change())
-                files = finish(settings, folder, family, training, about(bench.max_train_steps))
+                files = finish(settings, folder, family, training, about(context.max_train_steps))
                 samples.write_before_after(folder / run_folder.BEFORE_AFTER, examples.instances)
                 seconds = time.perf_counter() - begin
-                print(summary.finished(settings, folder, files, source, len(examples.instances), bench.max_train_steps, seconds))
+                print(
+                    summary.finished(settings, folder, files, source, len(examples.instances), context.max_train_steps, seconds)
+                )
     accelerator.wait_for_everyone()
     accelerator.state.destroy_process_group()
 
@@ -150,32 +152,34 @@ def tracker_options(resume: Checkpoint | None, same: dict[str, Any]) -> dict[str
     return {"tensorboard": {"purge_step": purge_step}, "wandb": {"id": same["run"], "resume": "allow"}}
 
 
-def watchers(settings, config: Path, bench: Bench, training: Training, samples: SamplePictures, about: About) -> list[Watcher]:
+def callbacks(
+    settings, config: Path, context: RunContext, training: TrainingSetup, samples: ValidationImages, about: About
+) -> list[Callback]:
     """Those who look on, in the order in which they are asked. config: the file in the run's folder that holds the settings."""
     folder = config.parent
     checkpoints = Checkpoints(
         folder / run_folder.CHECKPOINTS, settings.checkpointing_steps, settings.checkpoints_total_limit,
         lambda step: {**training.method.description(), **about(step)},
     )  # fmt: skip
-    found: list[Watcher] = [Numbers(settings.on_nan), Trackers()]
-    if bench.accelerator.is_main_process:
-        found += [Progress(found), Log(folder / run_folder.LOG)]
+    found: list[Callback] = [NanGuard(settings.on_nan), Trackers()]
+    if context.accelerator.is_main_process:
+        found += [Progress(found), JsonlLogger(folder / run_folder.LOG)]
     if samples.prompts:
-        found.append(Every(bench.validation_steps, samples, at_start=True))
-    if every := weights_every(settings, bench, training):
-        found.append(Every(every, save_weights(folder / run_folder.WEIGHTS, training, about)))
+        found.append(EveryNSteps(context.validation_steps, samples, at_start=True))
+    if every := weights_every(settings, context, training):
+        found.append(EveryNSteps(every, save_weights(folder / run_folder.WEIGHTS, training, about)))
     found += [checkpoints, Signals(summary.resume_command(settings, config))]
     return found
 
 
-def weights_every(settings, bench: Bench, training: Training) -> int | None:
+def weights_every(settings, context: RunContext, training: TrainingSetup) -> int | None:
     """Steps between intermediate weights: with the sample images, where `save_steps` is 0 and the file is small."""
     if settings.save_steps != 0:
         return settings.save_steps
-    return bench.validation_steps if bench.sample_prompts and size(training.method.learned()) <= SMALL else None
+    return context.validation_steps if context.sample_prompts and size(training.method.learned()) <= SMALL else None
 
 
-def save_weights(folder: Path, training: Training, about: About) -> Callable[[State], None]:
+def save_weights(folder: Path, training: TrainingSetup, about: About) -> Callable[[State], None]:
     """Saves the result so far into a folder of its own, to choose from."""
 
     def save(state: State) -> None:
@@ -188,7 +192,7 @@ def save_weights(folder: Path, training: Training, about: About) -> Callable[[St
     return save
 
 
-def finish(settings, folder: Path, family: StableDiffusion, training: Training, metadata: dict[str, str]) -> list[Path]:
+def finish(settings, folder: Path, family: StableDiffusion, training: TrainingSetup, metadata: dict[str, str]) -> list[Path]:
     """Saves the result, reads it back through the public loader, and only then puts it, with its card, in its place."""
     training.method.eval()
     with new_entries(folder, size(training.method.learned()), unlisted=(run_folder.CARD,)) as unfinished:

@@ -18,36 +18,36 @@ from customize.files import write_bytes
 from customize.progress import Bar, Pace, told
 from customize.resources import only_looked_at
 from customize.run_log import read_log
-from customize.trainer import Record, State, Watcher
+from customize.trainer import Callback, State, StepMetrics
 
 
-class Progress(Watcher):
+class Progress(Callback):
     """A bar with loss, learning rate, seconds per step and the time left; in a log a line now and then.
 
-    watchers: all of the run, which say what they will take themselves.
+    callbacks: all of the run, which say what they will take themselves.
     """
 
-    def __init__(self, watchers: Sequence[Watcher] = ()):
-        self.watchers = watchers
+    def __init__(self, callbacks: Sequence[Callback] = ()):
+        self.callbacks = callbacks
 
     def start(self, state: State) -> None:
         self.bar, self.pace = Bar(state.max_train_steps, "step", initial=state.step), Pace()
         self.loss: float | None = None
 
-    def after_step(self, state: State, record: Record) -> None:
-        self.loss = record.loss if self.loss is None else 0.95 * self.loss + 0.05 * record.loss
+    def after_step(self, state: State, metrics: StepMetrics) -> None:
+        self.loss = metrics.loss if self.loss is None else 0.95 * self.loss + 0.05 * metrics.loss
         first = self.pace.seconds is None
-        self.pace.step(record.seconds)
-        others = sum(watcher.time_left(state) for watcher in self.watchers)
+        self.pace.step(metrics.seconds)
+        others = sum(callback.time_left(state) for callback in self.callbacks)
         left = told(self.pace, state.max_train_steps - state.step, others)
-        text = f"loss {self.loss:.4f}, lr {record.learning_rate:.2e}" + (f", {left}" if left else "")
+        text = f"loss {self.loss:.4f}, lr {metrics.learning_rate:.2e}" + (f", {left}" if left else "")
         self.bar.update(text=text, line=first and bool(left))
 
     def finish(self, state: State) -> None:
         self.bar.close()
 
 
-class Log(Watcher):
+class JsonlLogger(Callback):
     """One line of JSON per step in log.jsonl, and one for each draw that was left out.
 
     A resumed run goes on after the step that it resumes from.
@@ -67,20 +67,20 @@ class Log(Watcher):
             self.is_empty = not kept
         self.time = time.perf_counter()
 
-    def after_step(self, state: State, record: Record) -> None:
+    def after_step(self, state: State, metrics: StepMetrics) -> None:
         now = time.perf_counter()
         entry = {
             "step": state.step,
-            "loss": record.loss,
-            "gradient_norm": record.gradient_norm,
-            "learning_rate": record.learning_rate,
+            "loss": metrics.loss,
+            "gradient_norm": metrics.gradient_norm,
+            "learning_rate": metrics.learning_rate,
             "seconds": round(now - self.time, 4),
         }
-        entry |= {"gradient_norm": None, "skipped": True} if record.skipped else {}
+        entry |= {"gradient_norm": None, "skipped": True} if metrics.skipped else {}
         self.write(entry)
         self.time = now
 
-    def left_out(self, state: State, reason: str) -> None:
+    def draw_skipped(self, state: State, reason: str) -> None:
         self.write({"step": state.step, "left_out": reason})
 
     def write(self, entry: dict[str, Any]) -> None:
@@ -97,11 +97,11 @@ class Log(Watcher):
             self.file.close()
 
 
-class Trackers(Watcher):
+class Trackers(Callback):
     """TensorBoard, Weights & Biases: whatever Accelerate was told to report to."""
 
-    def after_step(self, state: State, record: Record) -> None:
-        values = {"loss": record.loss, "learning_rate": record.learning_rate, "gradient_norm": record.gradient_norm}
+    def after_step(self, state: State, metrics: StepMetrics) -> None:
+        values = {"loss": metrics.loss, "learning_rate": metrics.learning_rate, "gradient_norm": metrics.gradient_norm}
         done = False
         with only_looked_at("trackers fail", Exception):
             state.accelerator.log(values, step=state.step)
@@ -115,7 +115,7 @@ class Trackers(Watcher):
                 tracker.finish()
 
 
-class Checkpoints(Watcher):
+class Checkpoints(Callback):
     """Saves the state every `every` steps, and when the run ends, for whatever reason, with its state sound.
 
     metadata: what the weights of a step say of themselves.
@@ -131,11 +131,11 @@ class Checkpoints(Watcher):
         if state.accelerator.is_main_process:
             room_for(self.folder, 2 * checkpoint.size(state.method.learned()))
 
-    def after_step(self, state: State, record: Record) -> None:
+    def after_step(self, state: State, metrics: StepMetrics) -> None:
         if state.step % self.every == 0:
             self.save(state)
 
-    def left_out(self, state: State, reason: str) -> None:
+    def draw_skipped(self, state: State, reason: str) -> None:
         self.save(state)
 
     def finish(self, state: State) -> None:
@@ -154,7 +154,7 @@ class Checkpoints(Watcher):
         return self.seconds * times_left(state, self.every)
 
 
-class Every(Watcher):
+class EveryNSteps(Callback):
     """Calls `action(state)` at the start, if asked to, and every so many steps."""
 
     def __init__(self, steps: int, action: Callable[[State], None], at_start: bool = False):
@@ -165,7 +165,7 @@ class Every(Watcher):
         if self.at_start and state.step == 0:
             self.act(state)
 
-    def after_step(self, state: State, record: Record) -> None:
+    def after_step(self, state: State, metrics: StepMetrics) -> None:
         if state.step % self.steps == 0 or state.step == state.max_train_steps:
             self.act(state)
 
@@ -186,7 +186,7 @@ def times_left(state: State, every: int) -> int:
     return last // every - (first - 1) // every + (last % every > 0)
 
 
-class Signals(Watcher):
+class Signals(Callback):
     """Ctrl-C, SIGTERM and SIGHUP: finish the step, stop, say how to go on. A second Ctrl-C stops at once."""
 
     NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -208,7 +208,7 @@ class Signals(Watcher):
         with suppress(OSError):  # whoever read the output may be gone, by the same Ctrl-C
             print(f"\n{self.received.name}: finishing this step, then saving; once more to stop at once", flush=True)
 
-    def after_step(self, state: State, record: Record) -> None:
+    def after_step(self, state: State, metrics: StepMetrics) -> None:
         received = torch.tensor(self.received or 0, device=state.accelerator.device)
         number = int(state.accelerator.gather(received).max())  # all processes stop after the same step
         if number and state.step < state.max_train_steps:

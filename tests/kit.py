@@ -67,14 +67,16 @@ def settings_for(method: str, base: Path, pictures: Path, output: Path, **change
     return DreamBoothSettings(**{**common, **own, **changes})
 
 
-def prepared(settings, first_step: int = 0, mixed_precision: str = "no", left_out: int = 0):
-    """(bench, training) as a run prepares them, on the CPU."""
+def prepared(settings, first_step: int = 0, mixed_precision: str = "no", skipped_draws: int = 0):
+    """(context, training) as a run prepares them, on the CPU."""
     from accelerate import Accelerator
 
     from customize.families import load
     from customize.preflight import check
-    from customize.preparation import Bench, prepare
+    from customize.preparation import RunContext, prepare
 
     _, source, examples = check(settings)
-    bench = Bench(settings, Accelerator(cpu=True, mixed_precision=mixed_precision), load(source), examples, first_step, left_out)
-    return bench, prepare(settings, bench)
+    context = RunContext(
+        settings, Accelerator(cpu=True, mixed_precision=mixed_precision), load(source), examples, first_step, skipped_draws
+    )
+    return context, prepare(settings, context)

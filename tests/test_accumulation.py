@@ -14,11 +14,13 @@ from customize.trainer import train
 class Double:
     """Batches in float64, which remember what they gave."""
 
-    def __init__(self, batches):
-        self.batches, self.given = batches, []
+    def __init__(self, dataset):
+        self.dataset, self.given = dataset, []
 
-    def batch(self, step, positions):
-        batch = self.batches.batch(step, positions)
+    def deal(self, step, positions):
+        return [self.double(batch) for batch in self.dataset.deal(step, positions)]
+
+    def double(self, batch):
         self.given += [(name, prompt) for name, prompt in zip(batch.names, batch.prompts, strict=True)]
         values = {field.name: getattr(batch, field.name) for field in fields(batch)}
         floats = {name: value.double() for name, value in values.items() if torch.is_tensor(value) and value.is_floating_point()}
@@ -30,10 +32,10 @@ def learned(method, base, pictures, folder, size, accumulated, **changes):
         method, base, pictures, folder, train_batch_size=size, gradient_accumulation_steps=accumulated, snr_gamma=5.0,
         max_train_steps=3, **changes,
     )  # fmt: skip
-    bench, training = prepared(settings)
-    model, batches, condition = training.method.double(), Double(training.batches), training.method.condition
+    context, training = prepared(settings)
+    model, batches, condition = training.method.double(), Double(training.dataset), training.method.condition
     model.condition = lambda prompts: conditioning(hidden_states(condition(prompts)).double())
-    train(settings, model, batches, [], bench.accelerator, 3)
+    train(settings, model, batches, [], context.accelerator, 3)
     return {name: tensor.detach().clone() for name, tensor in model.learned().items()}, batches.given
 
 
@@ -133,8 +135,8 @@ def test_every_picture_counts_the_same(num_class, size, accumulated, tiny_epsilo
     used: dict[str, Counter] = {"a photo of sks dog": Counter(), "a photo of dog": Counter()}
     for step in range(5):
         for first in range(0, 4, size):
-            batch = training.batches.batch(step, range(first, first + size))
-            assert batch.weights.tolist() == [1.0] * size + [0.25] * size
+            batch = training.dataset.deal(step, range(first, first + size))[0]
+            assert batch.loss_weights.tolist() == [1.0] * size + [0.25] * size
             for name, prompt in zip(batch.names, batch.prompts, strict=True):
                 used[prompt][name] += 1
     for count, number in zip(used.values(), (3, num_class), strict=True):

@@ -7,7 +7,7 @@ import torch
 from kit import hidden_states, prepared, settings_for, write_pictures
 from torch.nn import functional as F
 
-from customize.batches import Deck, Recipe
+from customize.batches import EpochSampler, SampleConfig
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +23,9 @@ def test_min_snr_with_prior_preservation_by_hand(base, batch_size, pictures, tmp
         "train_batch_size": batch_size, "prior_preservation": "images", "class_prompt": "a photo of dog", "num_class_images": 4,
         "class_data_dir": str(write_pictures(tmp_path / "class", 4, seed=1)), "prior_loss_weight": 0.7, "snr_gamma": 5.0,
     }  # fmt: skip
-    bench, training = prepared(settings_for("full", request.getfixturevalue(base), pictures, tmp_path / "run", **changes))
-    family = bench.family
-    batch = training.batches.batch(2, range(batch_size))
+    context, training = prepared(settings_for("full", request.getfixturevalue(base), pictures, tmp_path / "run", **changes))
+    family = context.family
+    batch = training.dataset.deal(2, range(batch_size))[0]
     assert batch.prompts == ("a photo of sks dog",) * batch_size + ("a photo of dog",) * batch_size
     losses = training.method(batch)
     for i in range(2 * batch_size):
@@ -42,15 +42,15 @@ def test_min_snr_with_prior_preservation_by_hand(base, batch_size, pictures, tmp
         assert losses[i].item() == pytest.approx((0.7 if i >= batch_size else 1) * weight * error, rel=1e-4)
     assert len(set(batch.timesteps.tolist())) == 2 * batch_size  # the class has its own draws
     assert not torch.equal(batch.noise[:batch_size], batch.noise[batch_size:])
-    plain = replace(batch, weights=torch.ones(2 * batch_size))
+    plain = replace(batch, loss_weights=torch.ones(2 * batch_size))
     assert not torch.allclose(losses, training.method(plain))
 
 
 def test_a_deck_deals_every_picture_equally_often():
-    deck = Deck("instance", Recipe(seed=0, global_batch=4), 5, [2] * 5)
-    dealt = [deck.draw(step, position) for step in range(25) for position in range(4)]
+    sampler = EpochSampler("instance", SampleConfig(seed=0, global_batch=4), 5, [2] * 5)
+    dealt = [sampler.draw(step, position) for step in range(25) for position in range(4)]
     assert all([picture for picture, _ in dealt].count(i) == 20 for i in range(5))
-    assert deck.needed(range(25)) == set(dealt) and deck.needed(range(3, 5)) == set(dealt[12:20])
+    assert sampler.needed(range(25)) == set(dealt) and sampler.needed(range(3, 5)) == set(dealt[12:20])
 
 
 def test_captions_are_drawn_and_dropped_at_their_rate(tiny_epsilon, pictures, tmp_path):
@@ -58,17 +58,17 @@ def test_captions_are_drawn_and_dropped_at_their_rate(tiny_epsilon, pictures, tm
         "textual_inversion", tiny_epsilon, pictures, tmp_path, train_batch_size=8, max_train_steps=40, caption_dropout=0.25
     )
     _, training = prepared(settings)
-    prompts = [prompt for step in range(40) for prompt in training.batches.batch(step, range(8)).prompts]
+    prompts = [prompt for step in range(40) for prompt in training.dataset.deal(step, range(8))[0].prompts]
     assert 0.17 < prompts.count("") / 320 < 0.33
     assert len(set(prompts)) > 15 and all("<new>" in prompt for prompt in prompts if prompt)
 
 
 def test_min_snr_and_offset_noise_leave_the_other_draws_alone(tiny_epsilon, pictures, tmp_path):
     plain, changed = (
-        prepared(settings_for("lora", tiny_epsilon, pictures, tmp_path / "run", **more))[1].batches.batch(1, [0])
+        prepared(settings_for("lora", tiny_epsilon, pictures, tmp_path / "run", **more))[1].dataset.deal(1, [0])[0]
         for more in ({}, {"snr_gamma": 5.0, "noise_offset": 0.1, "caption_dropout": 1.0})
     )
     assert torch.equal(plain.latents, changed.latents) and torch.equal(plain.timesteps, changed.timesteps)
     shift = changed.noise - plain.noise
     torch.testing.assert_close(shift, shift.mean((2, 3), keepdim=True).expand_as(shift), rtol=0, atol=1e-6)
-    assert changed.prompts == ("",) and plain.weights == 1 and changed.weights <= 1
+    assert changed.prompts == ("",) and plain.loss_weights == 1 and changed.loss_weights <= 1

@@ -353,8 +353,8 @@ def test_the_card_claims_no_word_that_no_caption_has(tmp_path, tiny_epsilon):
     folder = four(tmp_path / "set", "a brown dog on a sofa", "a dog")
     for prefix, words, example in ((None, [], "a dog"), ("sks dog,", ["a photo of sks dog"], "a photo of sks dog")):
         settings = settings_for("lora", tiny_epsilon, folder, tmp_path / "out", caption_prefix=prefix)
-        bench, training = prepared(settings)
-        facts = json.loads(run_folder.metadata(settings, training.method, bench.family, 6)["customize"])
+        context, training = prepared(settings)
+        facts = json.loads(run_folder.metadata(settings, training.method, context.family, 6)["customize"])
         assert (facts["trigger_words"], facts["example_prompt"]) == (words, example)
         card = run_folder.card(tmp_path, facts, [], "")
         assert ("instance_prompt:" in card, "No trigger words." in card) == (bool(words), not words)

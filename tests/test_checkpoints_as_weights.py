@@ -36,14 +36,14 @@ def run(tiny_epsilon, pictures, tmp_path_factory):
             folder = tmp_path_factory.mktemp(kind)
             method = kind if kind in METHODS else "lora"
             settings = settings_for(method, tiny_epsilon, pictures, folder, max_train_steps=2, learning_rate=1e-2, **KINDS[kind])
-            bench, training = prepared(settings)
-            about = partial(run_folder.metadata, settings, training.method, bench.family)
+            context, training = prepared(settings)
+            about = partial(run_folder.metadata, settings, training.method, context.family)
             saves = Checkpoints(folder / "checkpoints", 1, None, lambda step: {**training.method.description(), **about(step)})
             (folder / "config.toml").write_text(settings.to_toml())
-            train(settings, training.method, training.batches, [saves], bench.accelerator, 2)
+            train(settings, training.method, training.dataset, [saves], context.accelerator, 2)
             training.method.eval()
             prompt = training.method.example_prompt
-            made[kind] = folder, answer(bench.family, prompt), prompt
+            made[kind] = folder, answer(context.family, prompt), prompt
         return made[kind]
 
     return make
@@ -125,9 +125,9 @@ def test_names_in_files_are_those_of_the_result(run, tmp_path, tiny_epsilon, pic
 
     for kind in ("lora", "dora"):
         settings = settings_for("lora", tiny_epsilon, pictures, tmp_path, **KINDS[kind])
-        bench, training = prepared(settings)
+        context, training = prepared(settings)
         (tmp_path / kind).mkdir()
-        [result] = weights.save_lora(tmp_path / kind, bench.family, {})
+        [result] = weights.save_lora(tmp_path / kind, context.family, {})
         path = checkpoint.save(tmp_path / kind / "checkpoints", checkpoint.Checkpoint(1, training.method.learned(), {}))
         saved, kept = load_file(result), load_file(path / "learned.safetensors")
         assert saved.keys() == kept.keys()

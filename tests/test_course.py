@@ -13,7 +13,7 @@ from customize.checkpoint import Checkpoint
 from customize.errors import InputError
 from customize.preflight import check
 from customize.resume import differences, find_checkpoint, fitting, identity
-from customize.trainer import Watcher, train
+from customize.trainer import Callback, train
 
 
 def identity_of(settings, num_processes: int = 1) -> dict:
@@ -168,16 +168,16 @@ def test_class_images_are_known_by_what_is_in_them(tiny_epsilon, images, tmp_pat
 
 
 def trained(settings, resume: Checkpoint | None = None):
-    bench, training = prepared(settings, resume.step if resume else 0)
+    context, training = prepared(settings, resume.step if resume else 0)
     resume = resume and fitting(resume, training.method, settings, None)
     state = train(
         settings,
         training.method,
-        training.batches,
+        training.dataset,
         [],
-        bench.accelerator,
-        bench.max_train_steps,
-        bench.learning_rate_scale,
+        context.accelerator,
+        context.max_train_steps,
+        context.learning_rate_scale,
         resume,
     )
     made = state.checkpoint()
@@ -196,18 +196,18 @@ def test_other_words_go_on_to_the_same_bits(name, tiny_epsilon, images, tmp_path
     words = [settings_for("full", tiny_epsilon, images[0], tmp_path / "run", **each) for each in (first, second)]
     whole, stop = trained(words[0]), None
 
-    class Halfway(Watcher):
-        def after_step(self, state, record):
+    class Halfway(Callback):
+        def after_step(self, state, metrics):
             nonlocal stop
             if state.step == 4:
                 made = state.checkpoint()
                 stop = checkpoint.load(checkpoint.save(tmp_path / "checkpoints", made))
                 raise KeyboardInterrupt
 
-    bench, training = prepared(words[0])
+    context, training = prepared(words[0])
     with pytest.raises(KeyboardInterrupt):
         train(
-            words[0], training.method, training.batches, [Halfway()], bench.accelerator, 8, bench.learning_rate_scale
+            words[0], training.method, training.dataset, [Halfway()], context.accelerator, 8, context.learning_rate_scale
         )  # fmt: skip
     rest = trained(words[1], stop)
     assert rest.step == whole.step == 8

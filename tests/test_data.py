@@ -626,13 +626,13 @@ def test_pictures_are_not_needed_any_more_once_training_has_begun(tmp_path, tiny
 
     folder = write_pictures(tmp_path / "set")
     settings = settings_for("lora", tiny_epsilon, folder, tmp_path / "out")
-    bench, training = prepared(settings)
-    before = [training.batches.batch(step, range(1)) for step in range(settings.max_train_steps)]
+    context, training = prepared(settings)
+    before = [training.dataset.deal(step, range(1))[0] for step in range(settings.max_train_steps)]
     for picture in folder.iterdir():
         picture.unlink()
-    after = [training.batches.batch(step, range(1)) for step in range(settings.max_train_steps)]
+    after = [training.dataset.deal(step, range(1))[0] for step in range(settings.max_train_steps)]
     for one, other in zip(before, after, strict=True):
         for name, value in vars(one).items():
             assert torch.equal(value, getattr(other, name)) if isinstance(value, torch.Tensor) else value == getattr(other, name)
     with pytest.raises(ResourceError, match="0.png"):
-        bench.examples.instances[0].open()
+        context.examples.instances[0].open()

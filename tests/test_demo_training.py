@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
-from customize.batches import Deck, Recipe
+from customize.batches import EpochSampler, SampleConfig
 from customize.demo import dataset, stages, train
-from customize.demo.autoencoder import Autoencoder, PixelBatches, encode, measure, on_axes, standardise
+from customize.demo.autoencoder import Autoencoder, PixelDataset, encode, measure, on_axes, standardise
 from customize.demo.muon import Muon, orthogonal, parameter_groups
 from customize.demo.networks import TINY, build_vae
 from customize.demo.pretraining import EvenSamples
@@ -84,10 +84,10 @@ def test_autoencoder_learns(pictures) -> None:
     torch.manual_seed(0)
     method = Autoencoder(build_vae(TINY))
     optimizer = Muon(parameter_groups([method.vae], 0.01, 0.005))
-    batches = PixelBatches(pictures[1], (4, 16, 16), seed=0, batch_size=4, steps=20)
+    batches = PixelDataset(pictures[1], (4, 16, 16), seed=0, batch_size=4, steps=20)
     losses = []
     for _ in range(20):
-        loss = method(batches.batch(0, range(4)))
+        loss = method(batches.deal(0, range(4))[0])
         assert loss.shape == (4,)
         optimizer.zero_grad()
         loss.mean().backward()
@@ -172,9 +172,9 @@ def test_a_decoder_is_trained_further_and_its_latents_stay(pictures, tmp_path: P
 
 def test_noise_levels_of_a_step_are_spread_evenly_and_each_is_uniform(pictures, tmp_path: Path) -> None:
     """Variational Diffusion Models, appendix I.1: within a step one in each of its parts; over the steps all alike."""
-    recipe, alphas_cumprod = Recipe(seed=3, global_batch=8), torch.linspace(1, 0, 1000)
+    config, alphas_cumprod = SampleConfig(seed=3, global_batch=8), torch.linspace(1, 0, 1000)
     samples = EvenSamples.__new__(EvenSamples)
-    samples.recipe, samples.deck, samples.alphas_cumprod = recipe, Deck("world", recipe, 4, [1] * 4), alphas_cumprod
+    samples.config, samples.sampler, samples.alphas_cumprod = config, EpochSampler("world", config, 4, [1] * 4), alphas_cumprod
     found = torch.stack([samples.timesteps(step, range(8)) for step in range(400)])
     assert found.min() >= 0 and found.max() < 1000
     assert (found.sort().values // 125 == torch.arange(8)).float().mean() > 0.98  # but for a rounded edge
@@ -205,14 +205,14 @@ def stopping(calls: int) -> Callable:
     """The trainer, killed after the second step of its `calls`-th run: a checkpoint of the first step is there."""
     real, count = stages.train, iter(range(100))
 
-    class Kill(stages.Watcher):
+    class Kill(stages.Callback):
         def after_step(self, state, record) -> None:
             if state.step == 2:
                 raise KeyboardInterrupt
 
-    def train(settings, method, batches, watchers, *others, **named):
+    def train(settings, method, batches, callbacks, *others, **named):
         last = next(count) == calls - 1
-        return real(settings, method, batches, [*watchers, Kill()] if last else watchers, *others, **named)
+        return real(settings, method, batches, [*callbacks, Kill()] if last else callbacks, *others, **named)
 
     return train
 

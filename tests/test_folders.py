@@ -65,7 +65,7 @@ def test_a_picture_that_goes_bad_between_check_and_use(damage, tiny_epsilon, pic
     from accelerate import Accelerator
 
     from customize.families import load
-    from customize.preparation import Bench, prepare
+    from customize.preparation import RunContext, prepare
 
     folder = shutil.copytree(pictures, tmp_path / "set")
     settings = settings_for("lora", tiny_epsilon, folder, tmp_path / "out", max_train_steps=400)
@@ -76,7 +76,7 @@ def test_a_picture_that_goes_bad_between_check_and_use(damage, tiny_epsilon, pic
     else:
         (folder / "1.png").write_bytes(corpus.encoded(corpus.PLAIN, "PNG") if damage == "changed" else whole[:300])
     with pytest.raises(ResourceError, match="a picture has changed since it was checked") as caught:
-        prepare(settings, Bench(settings, Accelerator(cpu=True), load(source), examples, 0))
+        prepare(settings, RunContext(settings, Accelerator(cpu=True), load(source), examples, 0))
     assert f"{folder / '1.png'}: " in str(caught.value) and "0.png" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 

@@ -13,14 +13,14 @@ from whole_runs import LATEST, Run
 
 from customize import checkpoint, guard
 from customize.errors import NumericsError
-from customize.guard import IN_A_ROW, IN_ALL, SKIPPED_IN_A_ROW, Numbers
-from customize.trainer import Watcher, train
-from customize.watchers import Checkpoints, Log
+from customize.guard import IN_A_ROW, IN_ALL, SKIPPED_IN_A_ROW, NanGuard
+from customize.trainer import Callback, train
+from customize.watchers import Checkpoints, JsonlLogger
 
 STEPS, BAD = 5, 2  # steps of a run, and of these the one, counted from 0, at which numbers give out
 
 
-class InTheLoss(Watcher):
+class InTheLoss(Callback):
     """Batches in which the last sample of some draws weighs `value`."""
 
     def __init__(self, value, draws=(BAD,)):
@@ -29,15 +29,15 @@ class InTheLoss(Watcher):
     def start(self, state):
         self.method = state.method
 
-    def attach(self, batches):
-        self.batches = batches
+    def attach(self, dataset):
+        self.dataset = dataset
         return self
 
-    def batch(self, draw, positions):
-        batch = self.batches.batch(draw, positions)
+    def deal(self, draw, positions):
+        batches = self.dataset.deal(draw, positions)
         if draw in self.draws:
-            batch.weights[-1] = self.value
-        return batch
+            batches[-1].loss_weights[-1] = self.value
+        return batches
 
 
 class InAGradient(InTheLoss):
@@ -47,9 +47,9 @@ class InAGradient(InTheLoss):
         self.now = False
         list(state.method.learned().values())[-1].register_hook(self.spoil)
 
-    def batch(self, draw, positions):
+    def deal(self, draw, positions):
         self.now = draw in self.draws
-        return self.batches.batch(draw, positions)
+        return self.dataset.deal(draw, positions)
 
     def spoil(self, gradient):
         gradient = gradient.clone()
@@ -60,10 +60,10 @@ class InAGradient(InTheLoss):
 class InAWeight(InTheLoss):
     """One learned number is `value` after the step. Once."""
 
-    def batch(self, draw, positions):
-        return self.batches.batch(draw, positions)
+    def deal(self, draw, positions):
+        return self.dataset.deal(draw, positions)
 
-    def after_step(self, state, record):
+    def after_step(self, state, metrics):
         if state.draw - 1 in self.draws:
             self.tensor(state).detach().view(-1)[0] = self.value
 
@@ -84,12 +84,12 @@ class BeforeTheStep(InAWeight):
     def start(self, state):
         self.learned, self.done = list(state.method.learned().values())[-1], False
 
-    def batch(self, draw, positions):
+    def deal(self, draw, positions):
         if draw in self.draws and not self.done:
             self.learned.detach().view(-1)[0], self.done = self.value, True
-        return self.batches.batch(draw, positions)
+        return self.dataset.deal(draw, positions)
 
-    def after_step(self, state, record):
+    def after_step(self, state, metrics):
         pass
 
 
@@ -111,21 +111,21 @@ class Trained:
             method, base, pictures, folder / "unused", max_train_steps=max(steps, STEPS), train_batch_size=2, random_flip=False,
             **changes,
         )  # fmt: skip
-        done = {"first_step": resume.step, "left_out": len(resume.state["left_out"])} if resume else {}
-        bench, training = prepared(self.settings, **done)
-        self.method, batches, self.error = training.method, training.batches, None
-        self.numbers = Numbers(self.settings.on_nan)
-        watchers = [self.numbers, Log(folder / "log.jsonl"), Checkpoints(folder / "checkpoints", 100, None)]
+        done = {"first_step": resume.step, "skipped_draws": len(resume.state["left_out"])} if resume else {}
+        context, training = prepared(self.settings, **done)
+        self.method, dataset, self.error = training.method, training.dataset, None
+        self.numbers = NanGuard(self.settings.on_nan)
+        callbacks = [self.numbers, JsonlLogger(folder / "log.jsonl"), Checkpoints(folder / "checkpoints", 100, None)]
         folder.mkdir(exist_ok=True)
         if fault:
-            watchers, batches = [fault, *watchers], fault.attach(batches)
+            callbacks, dataset = [fault, *callbacks], fault.attach(dataset)
         if scaler:
-            accelerator = bench.accelerator
+            accelerator = context.accelerator
             accelerator.scaler = scaler
             accelerator.unscale_gradients = lambda: [scaler.unscale_(each.optimizer) for each in accelerator._optimizers]
         try:
             self.state = train(
-                self.settings, self.method, batches, watchers, bench.accelerator, steps, resume=resume, identity={}
+                self.settings, self.method, dataset, callbacks, context.accelerator, steps, resume=resume, identity={}
             )
         except NumericsError as error:
             self.error = str(error)
@@ -176,7 +176,7 @@ def straight(tiny_epsilon, pictures, tmp_path_factory):
 def test_it_stops_at_that_step_with_the_state_before_it(method, value, fault, straight, tiny_epsilon, pictures, tmp_path):
     before, whole = straight(method)
     run = Trained(method, tiny_epsilon, pictures, tmp_path / "run", fault(value))
-    batch = prepared(run.settings)[1].batches.batch(BAD, range(2))
+    batch = prepared(run.settings)[1].dataset.deal(BAD, range(2))[0]
     assert f"at step {BAD + 1} (pictures: {', '.join(dict.fromkeys(batch.names))})" in run.error
     assert f"the state of step {BAD} is kept" in run.error
     assert [path.name for path in (run.folder / "checkpoints").iterdir()] == [f"step-{BAD:06d}"]
@@ -191,7 +191,7 @@ def test_it_stops_at_that_step_with_the_state_before_it(method, value, fault, st
 @pytest.mark.parametrize("fault", [InTheLoss, InAGradient, InAWeight, InTheOptimizer, BeforeTheStep])
 def test_what_is_too_large_to_keep_twice(fault, tiny_epsilon, pictures, tmp_path, monkeypatch):
     """Then a state that was not touched yet is saved as always; one that was is not, and the last checkpoint stays."""
-    monkeypatch.setattr(guard, "KEPT", 0)
+    monkeypatch.setattr(guard, "SNAPSHOT_LIMIT", 0)
     run = Trained("lora", tiny_epsilon, pictures, tmp_path / "run", fault(math.nan))
     untouched = fault in (InTheLoss, InAGradient)
     assert ("the state of step 2 is kept" if untouched else "the last checkpoint is kept") in run.error
@@ -207,7 +207,7 @@ def by_hand(method, base, pictures, folder, steps):
     training.method.train()
     optimizer = torch.optim.AdamW(training.method.parameter_groups(), weight_decay=1e-2, fused=True)
     for draw, share in steps:
-        (training.method(training.batches.batch(draw, range(2))).sum() / 2).backward()
+        (training.method(training.dataset.deal(draw, range(2))[0]).sum() / 2).backward()
         torch.nn.utils.clip_grad_norm_(list(training.method.learned().values()), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * share
@@ -286,7 +286,7 @@ def test_what_is_kept_is_put_back_bit_for_bit(eight_bit, tiny_epsilon, pictures,
     run = Trained("lora", tiny_epsilon, pictures, tmp_path / "run", steps=2, use_8bit_adam=eight_bit, rank=256)
     state = run.state
     before = copied(state.checkpoint())
-    kept = guard.Kept([*guard.tensors_of(state).values()])
+    kept = guard.Snapshot([*guard.tensors_of(state).values()])
     kept.copy(state)
     for tensor in guard.tensors_of(state).values():
         tensor.detach().fill_(7)
@@ -323,8 +323,8 @@ def test_at_the_first_step_the_optimizer_goes_back_to_having_nothing(tiny_epsilo
 class AfterEachStep(InAWeight):
     """A learned number is `value` after the step that follows each of so many draws."""
 
-    def after_step(self, state, record):
-        if record.step == BAD and len(state.left_out) < self.draws:
+    def after_step(self, state, metrics):
+        if metrics.step == BAD and len(state.skipped_draws) < self.draws:
             self.tensor(state).detach().view(-1)[0] = self.value
 
 

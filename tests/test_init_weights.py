@@ -39,15 +39,15 @@ def earlier(tiny_epsilon, pictures, tmp_path_factory):
             method = kind if kind in ("textual_inversion", "full") else "lora"
             changes = {"max_train_steps": 2, "learning_rate": 1e-2, **KINDS[kind]}
             settings = settings_for(method, tiny_epsilon, pictures, folder, **changes)
-            bench, training = prepared(settings)
-            about = partial(run_folder.metadata, settings, training.method, bench.family)
+            context, training = prepared(settings)
+            about = partial(run_folder.metadata, settings, training.method, context.family)
             saves = Checkpoints(folder / "checkpoints", 2, None, lambda step: {**training.method.description(), **about(step)})
-            train(settings, training.method, training.batches, [saves], bench.accelerator, 2)
+            train(settings, training.method, training.dataset, [saves], context.accelerator, 2)
             training.method.eval()
             (folder / "config.toml").write_text(settings.to_toml())
             (folder / "result").mkdir()
             training.method.save(folder / "result", about(2))
-            made[kind] = folder, answer(bench.family, training.method.example_prompt), training.method.example_prompt
+            made[kind] = folder, answer(context.family, training.method.example_prompt), training.method.example_prompt
         return made[kind]
 
     return make
@@ -69,9 +69,9 @@ def begun(kind, others, folder, path, **changes):
     else:
         own = {"instance_prompt": "a photo of sks dog", "instance_data_dir": str(others)}
         settings = DreamBoothSettings(**{**common, **own, **changes})
-    bench, training = prepared(settings)
+    context, training = prepared(settings)
     training.method.eval()
-    return answer(bench.family, training.method.example_prompt), settings, training
+    return answer(context.family, training.method.example_prompt), settings, training
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -94,7 +94,7 @@ def test_what_is_learned_next_goes_on_from_there(earlier, others, tmp_path):
     before = {name: tensor.detach().clone() for name, tensor in training.method.learned().items()}
     from accelerate import Accelerator
 
-    train(settings, training.method, training.batches, [], Accelerator(cpu=True), 1)
+    train(settings, training.method, training.dataset, [], Accelerator(cpu=True), 1)
     moved = max((tensor - before[name]).abs().max().item() for name, tensor in training.method.learned().items())
     assert 0 < moved <= 1.1e-4  # one step of AdamW at its rate
 

@@ -33,7 +33,7 @@ def entries(cache: Path) -> list[Path]:
 
 
 def latents(settings) -> torch.Tensor:
-    return torch.stack([prepared(settings)[1].batches.batch(step, [0]).latents for step in range(4)])
+    return torch.stack([prepared(settings)[1].dataset.deal(step, [0])[0].latents for step in range(4)])
 
 
 @pytest.mark.parametrize(

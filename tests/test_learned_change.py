@@ -12,11 +12,11 @@ from customize.trainer import train
 
 def probed(method, base, pictures, folder, steps, **changes):
     settings = settings_for(method, base, pictures, folder, max_train_steps=steps, **changes)
-    bench, training = prepared(settings)
-    accelerator = bench.accelerator
-    probe = Probe(training.method, training.batches, accelerator.device, 3, accelerator.autocast)
+    context, training = prepared(settings)
+    accelerator = context.accelerator
+    probe = Probe(training.method, training.dataset, accelerator.device, 3, accelerator.autocast)
     before = {name: tensor.detach().double().clone() for name, tensor in training.method.learned().items()}
-    train(settings, training.method, training.batches, [], accelerator, steps)
+    train(settings, training.method, training.dataset, [], accelerator, steps)
     return probe, before, training
 
 
@@ -31,7 +31,7 @@ def test_a_lora_against_whole_matrices(tiny_epsilon, pictures, tmp_path):
     change = probe.change()
     assert change.weights == pytest.approx(math.sqrt(changed / total), rel=1e-5) and change.verdict == "learned"
     with torch.no_grad():
-        batch = training.batches.probe(8)
+        batch = training.dataset.probe(8)
         training.method.eval()
         now = training.method.predicted(batch)
         with training.method.adapter.off(*training.method.children()):
@@ -56,8 +56,8 @@ def test_it_changes_no_bit(tiny_epsilon, pictures, tmp_path):
     changes = {"lora_dropout": 0.3, "learning_rate": 1e-2}
     _, _, one = probed("lora", tiny_epsilon, pictures, tmp_path, 3, **changes)
     settings = settings_for("lora", tiny_epsilon, pictures, tmp_path, max_train_steps=3, **changes)
-    bench, other = prepared(settings)
-    train(settings, other.method, other.batches, [], bench.accelerator, 3)
+    context, other = prepared(settings)
+    train(settings, other.method, other.dataset, [], context.accelerator, 3)
     assert all(torch.equal(tensor, other.method.learned()[name]) for name, tensor in one.method.learned().items())
 
 

@@ -37,9 +37,9 @@ def settings(method, tiny, folder, out, **changes):
 def test_the_loss_is_that_of_chunks_cut_by_hand(method, tiny_epsilon, captioned, tmp_path):
     changes = {"train_text_encoder": True} if method == "text encoder" else {}
     kind = "lora" if method == "text encoder" else method
-    bench, training = prepared(settings(kind, tiny_epsilon, captioned, tmp_path / "out", **changes))
-    assert any("read in chunks" in note and "0.png (" in note for note in bench.examples.notes), bench.examples.notes
-    family, batch = bench.family, training.batches.batch(0, range(3))
+    context, training = prepared(settings(kind, tiny_epsilon, captioned, tmp_path / "out", **changes))
+    assert any("read in chunks" in note and "0.png (" in note for note in context.examples.notes), context.examples.notes
+    family, batch = context.family, training.dataset.deal(0, range(3))[0]
     family.text_encoder.to("cpu")
     texts = [family.expand(prompt) for prompt in batch.prompts]
     by_chunks = torch.stack([by_hand(family, text, 3) for text in texts])
@@ -47,7 +47,7 @@ def test_the_loss_is_that_of_chunks_cut_by_hand(method, tiny_epsilon, captioned,
     noisy = objective.add_noise(batch.latents, batch.noise, alphas)
     with torch.no_grad():
         prediction = family.predict(noisy, batch.timesteps, conditioning(by_chunks))
-        reference = ((prediction - batch.noise) ** 2).mean(dim=(1, 2, 3)) * batch.weights
+        reference = ((prediction - batch.noise) ** 2).mean(dim=(1, 2, 3)) * batch.loss_weights
     loss = training.method(batch)
     assert torch.allclose(loss, reference, rtol=1e-5, atol=1e-6)
     loss.sum().backward()
@@ -57,8 +57,8 @@ def test_the_loss_is_that_of_chunks_cut_by_hand(method, tiny_epsilon, captioned,
 
 def test_a_caption_means_the_same_whatever_is_in_its_batch(tiny_epsilon, captioned, tmp_path):
     for changes in ({}, {"train_text_encoder": True}):
-        bench, training = prepared(settings("lora", tiny_epsilon, captioned, tmp_path / "out", **changes))
-        captions = [example.captions[0] for example in bench.examples.instances]
+        context, training = prepared(settings("lora", tiny_epsilon, captioned, tmp_path / "out", **changes))
+        captions = [example.captions[0] for example in context.examples.instances]
         together = hidden_states(training.condition(captions))
         assert together.shape == (3, 3 * 77, 32)
         for index, caption in enumerate(captions):
@@ -79,7 +79,7 @@ def test_training_reads_as_generating_does(tiny_epsilon, captioned, tmp_path):
     from customize.inference.pipeline import Pipeline
     from customize.prompts import Span
 
-    bench, training = prepared(settings("lora", tiny_epsilon, captioned, tmp_path / "out"))
-    bench.family.text_encoder.to("cpu")
-    drawn = Pipeline(bench.family).conditioning([(Span(LONG + " <new>"),), (Span(LONGER + " <new>"),)])
+    context, training = prepared(settings("lora", tiny_epsilon, captioned, tmp_path / "out"))
+    context.family.text_encoder.to("cpu")
+    drawn = Pipeline(context.family).conditioning([(Span(LONG + " <new>"),), (Span(LONGER + " <new>"),)])
     assert torch.equal(*map(hidden_states, (training.condition([LONG + " <new>", LONGER + " <new>"]), drawn)))

@@ -22,7 +22,7 @@ def pictures(tmp_path_factory):
 
 
 def double(batch: Batch) -> Batch:
-    return replace(batch, latents=batch.latents.double(), noise=batch.noise.double(), weights=batch.weights.double())
+    return replace(batch, latents=batch.latents.double(), noise=batch.noise.double(), loss_weights=batch.loss_weights.double())
 
 
 def straight_losses(base, batch: Batch, answer) -> torch.Tensor:
@@ -31,7 +31,7 @@ def straight_losses(base, batch: Batch, answer) -> torch.Tensor:
     noisy = scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
     v = scheduler.config.prediction_type == "v_prediction"
     target = scheduler.get_velocity(batch.latents, batch.noise, batch.timesteps) if v else batch.noise
-    return ((answer(noisy, batch.timesteps) - target) ** 2).mean(dim=(1, 2, 3)) * batch.weights
+    return ((answer(noisy, batch.timesteps) - target) ** 2).mean(dim=(1, 2, 3)) * batch.loss_weights
 
 
 def assert_equal_gradients(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]):
@@ -44,9 +44,9 @@ def assert_equal_gradients(ours: dict[str, torch.Tensor], theirs: dict[str, torc
 @pytest.mark.parametrize("base", ["tiny_epsilon", "tiny_v"])
 def test_textual_inversion_gradient(base, pictures, tmp_path, request):
     base = request.getfixturevalue(base)
-    bench, training = prepared(settings_for("textual_inversion", base, pictures, tmp_path / "run", train_batch_size=3))
-    method, family = training.method.double(), bench.family
-    batch = double(training.batches.batch(0, range(3)))
+    context, training = prepared(settings_for("textual_inversion", base, pictures, tmp_path / "run", train_batch_size=3))
+    method, family = training.method.double(), context.family
+    batch = double(training.dataset.deal(0, range(3))[0])
     method(batch).sum().backward()
 
     unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet").double()
@@ -64,12 +64,12 @@ def test_textual_inversion_gradient(base, pictures, tmp_path, request):
 @pytest.mark.parametrize("rslora", [False, True])
 def test_lora_gradient(rslora, tiny_epsilon, pictures, tmp_path):
     changes = {"train_batch_size": 2, "use_rslora": rslora, "lora_targets": ("attention", "feed-forward"), "snr_gamma": 5.0}
-    bench, training = prepared(settings_for("lora", tiny_epsilon, pictures, tmp_path / "run", **changes))
+    context, training = prepared(settings_for("lora", tiny_epsilon, pictures, tmp_path / "run", **changes))
     method = training.method.double()
     for name, parameter in method.learned().items():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
-    batch = double(training.batches.batch(0, range(2)))
+    batch = double(training.dataset.deal(0, range(2))[0])
     training.condition(batch.prompts)
     method.condition = lambda prompts: conditioning(hidden_states(training.condition(prompts)).double())
     method(batch).sum().backward()
@@ -84,7 +84,7 @@ def test_lora_gradient(rslora, tiny_epsilon, pictures, tmp_path):
             change = learned[name.replace("lora_A", "lora_B")] @ learned[name]
             merged[f"{module}.weight"] = unet.get_submodule(module).weight + scale * change
     encoder = CLIPTextModel.from_pretrained(tiny_epsilon, subfolder="text_encoder")
-    hidden = encoder(bench.family.tokenize(batch.prompts))[0].detach().double()
+    hidden = encoder(context.family.tokenize(batch.prompts))[0].detach().double()
     losses = straight_losses(
         tiny_epsilon, batch, lambda noisy, t: functional_call(unet, merged, (noisy, t), {"encoder_hidden_states": hidden}).sample
     )
@@ -94,16 +94,16 @@ def test_lora_gradient(rslora, tiny_epsilon, pictures, tmp_path):
 
 
 def test_full_gradient_of_unet_and_text_encoder(tiny_epsilon, pictures, tmp_path):
-    bench, training = prepared(
+    context, training = prepared(
         settings_for("full", tiny_epsilon, pictures, tmp_path / "run", train_batch_size=2, train_text_encoder=True)
     )
     method = training.method.double()
-    batch = double(training.batches.batch(0, range(2)))
+    batch = double(training.dataset.deal(0, range(2))[0])
     method(batch).sum().backward()
 
     unet = UNet2DConditionModel.from_pretrained(tiny_epsilon, subfolder="unet").double()
     encoder = CLIPTextModel.from_pretrained(tiny_epsilon, subfolder="text_encoder").double()
-    hidden = encoder(bench.family.tokenize(batch.prompts))[0]
+    hidden = encoder(context.family.tokenize(batch.prompts))[0]
     straight_losses(tiny_epsilon, batch, lambda noisy, t: unet(noisy, t, encoder_hidden_states=hidden).sample).sum().backward()
     theirs = {f"unet.{name}": p.grad for name, p in unet.named_parameters()}
     theirs |= {f"text_encoder.{name}": p.grad for name, p in encoder.named_parameters()}
@@ -117,24 +117,24 @@ def test_full_gradient_of_unet_and_text_encoder(tiny_epsilon, pictures, tmp_path
 def test_teacher_is_the_model_without_its_adapter(tiny_v, pictures, tmp_path):
     changes = {"prior_preservation": "teacher", "class_prompt": "a photo of dog", "prior_loss_weight": 0.5}
     changes |= {"train_text_encoder": True, "train_batch_size": 2}
-    bench, training = prepared(settings_for("lora", tiny_v, pictures, tmp_path / "run", **changes))
+    context, training = prepared(settings_for("lora", tiny_v, pictures, tmp_path / "run", **changes))
     method = training.method.double()
     generator = torch.Generator().manual_seed(1)
     for parameter in method.learned().values():
         torch.nn.init.normal_(parameter, std=0.1, generator=generator)
-    batch = double(training.batches.batch(0, range(2)))
+    batch = double(training.dataset.deal(0, range(2))[0])
     losses = method(batch)
     assert batch.prompts[2:] == ("a photo of dog",) * 2 and torch.equal(batch.latents[:2], batch.latents[2:])
 
     plain = UNet2DConditionModel.from_pretrained(tiny_v, subfolder="unet").double()
     encoder = CLIPTextModel.from_pretrained(tiny_v, subfolder="text_encoder").double()
-    alphas_cumprod = bench.family.noise_scheduler.alphas_cumprod[batch.timesteps]
+    alphas_cumprod = context.family.noise_scheduler.alphas_cumprod[batch.timesteps]
     noisy = objective.add_noise(batch.latents, batch.noise, alphas_cumprod)[2:]
     with torch.no_grad():
         taught = plain(
-            noisy, batch.timesteps[2:], encoder_hidden_states=encoder(bench.family.tokenize(batch.prompts[2:]))[0]
+            noisy, batch.timesteps[2:], encoder_hidden_states=encoder(context.family.tokenize(batch.prompts[2:]))[0]
         ).sample
-        own = bench.family.predict(noisy, batch.timesteps[2:], training.condition(batch.prompts[2:]))
+        own = context.family.predict(noisy, batch.timesteps[2:], training.condition(batch.prompts[2:]))
     assert (own - taught).abs().max() > 1e-3
     torch.testing.assert_close(losses[2:], 0.5 * ((own - taught) ** 2).mean(dim=(1, 2, 3)), rtol=1e-9, atol=0)
     losses.sum().backward()
@@ -144,17 +144,17 @@ def test_teacher_is_the_model_without_its_adapter(tiny_v, pictures, tmp_path):
 @pytest.mark.parametrize("kind", METHODS)
 def test_only_what_learns_changes(kind, tiny_epsilon, pictures, tmp_path):
     settings = settings_for(kind, tiny_epsilon, pictures, tmp_path / "run", max_train_steps=2)
-    bench, training = prepared(settings)
-    before = {name: p.detach().clone() for network in bench.family.networks for name, p in _named(bench.family, network)}
-    train(settings, training.method, training.batches, [], bench.accelerator, 2)
-    after = {name: p for network in bench.family.networks for name, p in _named(bench.family, network)}
+    context, training = prepared(settings)
+    before = {name: p.detach().clone() for network in context.family.networks for name, p in _named(context.family, network)}
+    train(settings, training.method, training.dataset, [], context.accelerator, 2)
+    after = {name: p for network in context.family.networks for name, p in _named(context.family, network)}
     learned = {id(parameter) for parameter in training.method.learned().values()}
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and changed <= {name for name, p in after.items() if id(p) in learned}
     if kind == "textual_inversion":
         assert len(changed) == 1 and after[changed.pop()].shape == (2, 32)
         fresh = CLIPTextModel.from_pretrained(tiny_epsilon, subfolder="text_encoder")
-        assert torch.equal(fresh.get_input_embeddings().weight, bench.family.text_encoder.get_input_embeddings().table.weight)
+        assert torch.equal(fresh.get_input_embeddings().weight, context.family.text_encoder.get_input_embeddings().table.weight)
 
 
 def _named(family, network):
@@ -166,16 +166,16 @@ def test_directional_step_equals_its_formula(tiny_epsilon, pictures, tmp_path):
     settings = settings_for(
         "textual_inversion", tiny_epsilon, pictures, tmp_path / "run", normalize_embedding=True, learning_rate=0.02
     )
-    bench, training = prepared(settings)
+    context, training = prepared(settings)
     method = training.method
     assert isinstance(method, DirectionalTextualInversion)
-    norm = bench.family.text_encoder.get_input_embeddings().weight.norm(dim=1).mean()
+    norm = context.family.text_encoder.get_input_embeddings().weight.norm(dim=1).mean()
     start = method.vectors["<new>"].detach().clone()
     torch.testing.assert_close(start.norm(dim=1), norm.expand(2))
-    method(training.batches.batch(0, [0])).sum().backward()
+    method(training.dataset.deal(0, [0])[0]).sum().backward()
     gradient = method.vectors["<new>"].grad.clone().double()
     method.zero_grad()
-    train(settings, method, training.batches, [], bench.accelerator, 1)
+    train(settings, method, training.dataset, [], context.accelerator, 1)
 
     v = F.normalize(start.double(), dim=1)
     ambient = gradient - 1e-4 * v
@@ -186,8 +186,8 @@ def test_directional_step_equals_its_formula(tiny_epsilon, pictures, tmp_path):
 
 def test_a_direction_that_no_caption_has_stays(tiny_epsilon, pictures, tmp_path):
     changes = {"normalize_embedding": True, "caption_dropout": 1.0}
-    bench, training = prepared(settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "run", **changes))
-    train(bench.settings, training.method, training.batches, [], bench.accelerator, 1)
+    context, training = prepared(settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "run", **changes))
+    train(context.settings, training.method, training.dataset, [], context.accelerator, 1)
     start, after = training.method.start["<new>"], training.method.vectors["<new>"].detach()
     torch.testing.assert_close(after, start, rtol=0, atol=1e-6)
 
@@ -217,17 +217,17 @@ def test_placeholders_are_found_as_whole_words(tiny_epsilon):
 def test_gradients_are_clipped_and_dropout_is_awake(tiny_epsilon, pictures, tmp_path):
     """The record holds the norm before clipping; plain gradient descent shows what was left of it."""
     changes = {"max_grad_norm": 1e-3, "learning_rate": 1.0, "normalize_embedding": False}
-    bench, training = prepared(settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "run", **changes))
+    context, training = prepared(settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "run", **changes))
     method = training.method
     method.build_optimizer = lambda settings: torch.optim.SGD(method.parameter_groups())
-    train(bench.settings, method, training.batches, [], bench.accelerator, 1)
+    train(context.settings, method, training.dataset, [], context.accelerator, 1)
     moved = (method.vectors["<new>"].detach() - method.start["<new>"]).norm()
     assert moved == pytest.approx(1e-3, rel=1e-3)
     assert method.training and method.unet.training
 
 
 def test_report_tells_a_vector_that_stood_still_from_one_that_blew_up(tiny_epsilon, pictures, tmp_path):
-    bench, training = prepared(settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "run"))
+    context, training = prepared(settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "run"))
     still = training.method.report()
     assert (
         "<new> did not move" in still and "nearest: toy 1.00" in still and "<new>_1: " in still and "nearest: dog 1.00" in still
@@ -240,9 +240,9 @@ def test_report_tells_a_vector_that_stood_still_from_one_that_blew_up(tiny_epsil
 
 def test_draws_of_a_batch_do_not_depend_on_how_it_is_cut(tiny_epsilon, pictures, tmp_path):
     _, training = prepared(settings_for("lora", tiny_epsilon, pictures, tmp_path / "run", train_batch_size=4, noise_offset=0.1))
-    whole = training.batches.batch(3, range(4))
-    parts = [training.batches.batch(3, [position]) for position in range(4)]
-    for name in ("latents", "noise", "timesteps", "weights"):
+    whole = training.dataset.deal(3, range(4))[0]
+    parts = [training.dataset.deal(3, [position])[0] for position in range(4)]
+    for name in ("latents", "noise", "timesteps", "loss_weights"):
         assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts]))
     assert whole.names == tuple(part.names[0] for part in parts)
     assert draws.shuffled(12, 3, 3, "instance/order") == int(whole.names[0].removesuffix(".png"))

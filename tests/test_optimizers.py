@@ -19,9 +19,9 @@ def test_8_bit_adam_keeps_large_tensors_in_8_bits_and_trains(tiny_epsilon, pictu
         settings = settings_for(
             "full", tiny_epsilon, pictures, tmp_path / str(use_8bit_adam), use_8bit_adam=use_8bit_adam, max_train_steps=4
         )
-        bench, training = prepared(settings)
+        context, training = prepared(settings)
         before = {name: tensor.detach().clone() for name, tensor in training.method.learned().items()}
-        state = train(settings, training.method, training.batches, [], bench.accelerator, 4)
+        state = train(settings, training.method, training.dataset, [], context.accelerator, 4)
         results[use_8bit_adam] = {name: after.detach() - before[name] for name, after in training.method.learned().items()}
     optimizer = state.optimizer.optimizer
     assert type(optimizer).__module__.startswith("bitsandbytes")

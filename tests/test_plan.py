@@ -57,14 +57,14 @@ def test_files_are_as_large_as_planned(method, server, tiny_epsilon, pictures, t
 
 def test_what_learns_and_how_often_pictures_are_seen(tiny_epsilon, pictures, tmp_path):
     settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "run", train_batch_size=2, max_train_steps=7)
-    bench, training = prepared(settings)
+    context, training = prepared(settings)
     learned = training.method.learned()
     planned = plan_of(settings)
     [unet] = planned.learns
     assert unet.name == "unet" and unet.numbers == sum(tensor.numel() for tensor in learned.values())
     assert set(unet.modules) == {name.removeprefix("unet.").partition(".lora_")[0] for name in learned}
     [seen] = planned.seen
-    shown = Counter(name for step in range(7) for name in training.batches.batch(step, range(2)).names)
+    shown = Counter(name for step in range(7) for name in training.dataset.deal(step, range(2))[0].names)
     assert (seen.pictures, seen.least, seen.most) == (len(shown), min(shown.values()), max(shown.values()))
     assert planned.steps == 7 and planned.seconds > 0
     optimizer = 2 * unet.numbers * 4 + 4 * len(learned)  # two moments, and a count of steps for each tensor

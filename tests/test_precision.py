@@ -15,16 +15,16 @@ def test_bf16_trains_and_rounds_nothing_that_learns(method, tiny_v, tmp_path):
     pictures = write_pictures(tmp_path / "pictures")
     settings = settings_for(method, tiny_v, pictures, tmp_path / "run", mixed_precision="bf16", learning_rate=1e-12)
     AcceleratorState._reset_state(reset_partial_state=True)
-    bench, training = prepared(settings, mixed_precision="bf16")
+    context, training = prepared(settings, mixed_precision="bf16")
     learned = training.method.learned()
     before = {name: tensor.detach().clone() for name, tensor in learned.items()}
-    frozen = [p for p in bench.family.unet.parameters() if not p.requires_grad]
+    frozen = [p for p in context.family.unet.parameters() if not p.requires_grad]
     assert all(tensor.dtype == torch.float32 for tensor in learned.values())
     assert all(parameter.dtype == torch.bfloat16 for parameter in frozen) and (frozen or method == "full")
     if method == "full":
         plain = UNet2DConditionModel.from_pretrained(tiny_v, subfolder="unet")
         assert all(torch.equal(before[f"unet.{name}"], parameter) for name, parameter in plain.named_parameters())
-    state = train(settings, training.method, training.batches, [], bench.accelerator, 2)
+    state = train(settings, training.method, training.dataset, [], context.accelerator, 2)
     assert state.step == 2
     for name, tensor in training.method.learned().items():
         torch.testing.assert_close(tensor.detach(), before[name], rtol=0, atol=1e-10)

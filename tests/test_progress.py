@@ -9,8 +9,8 @@ import pytest
 
 from customize import progress
 from customize.progress import Bar, Pace, told
-from customize.trainer import Record, Watcher
-from customize.watchers import Checkpoints, Every, Progress, times_left
+from customize.trainer import Callback, StepMetrics
+from customize.watchers import Checkpoints, EveryNSteps, Progress, times_left
 
 SECONDS = {"s": 1, "min": 60, "h": 3600, "days": 86400}
 
@@ -34,30 +34,30 @@ class Output(io.StringIO):
 def simulate(clock, monkeypatch, steps, step, first, sample=0.0, every=100, checkpoint=0.0, checkpointing=500, begin=0):
     """Runs the callbacks of a run whose parts take so many seconds; returns (step, seconds told, seconds that it took)."""
     state = SimpleNamespace(step=begin, max_train_steps=steps, sound=True, accelerator=SimpleNamespace(is_main_process=True))
-    samples = Every(every, lambda state: clock.passes(sample), at_start=True)
+    samples = EveryNSteps(every, lambda state: clock.passes(sample), at_start=True)
     saves = Checkpoints(None, checkpointing, None)
     monkeypatch.setattr(saves, "start", lambda state: setattr(saves, "saved", state.step))
     state.checkpoint = lambda: None
     monkeypatch.setattr("customize.checkpoint.save", lambda *given: clock.passes(checkpoint))
     monkeypatch.setattr("customize.checkpoint.prune", lambda *given: None)
-    watchers: list[Watcher] = []
-    bar = Progress(watchers)
-    watchers += [bar, samples, saves]
+    callbacks: list[Callback] = []
+    bar = Progress(callbacks)
+    callbacks += [bar, samples, saves]
     told_at, real = {}, {}
-    for watcher in watchers:
-        watcher.start(state)
+    for callback in callbacks:
+        callback.start(state)
     for number in range(begin + 1, steps + 1):
         seconds = first if number == begin + 1 else step(number)
         clock.passes(seconds)
         state.step = number
-        for watcher in watchers:
-            watcher.after_step(state, Record(number - 1, 0.5, 1.0, 1e-4, (), seconds))
-            if watcher is bar:
+        for callback in callbacks:
+            callback.after_step(state, StepMetrics(number - 1, 0.5, 1.0, 1e-4, (), seconds))
+            if callback is bar:
                 real[number] = clock.now
-                others = sum(each.time_left(state) for each in watchers)
+                others = sum(each.time_left(state) for each in callbacks)
                 told_at[number] = bar.pace.left(steps - number, others)
-    for watcher in watchers:
-        watcher.finish(state)
+    for callback in callbacks:
+        callback.finish(state)
     return [(number, told_at[number], clock.now - real[number]) for number in real]
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from customize import cli, triggers
 from customize.checks import notes
 from customize.config import DreamBoothSettings, TextualInversionSettings
-from customize.preparation import Bench
+from customize.preparation import RunContext
 from customize.sample_prompts import images_per_prompt, sample_prompts
 
 
@@ -104,8 +104,8 @@ def test_when_and_of_which_prompts_samples_are_drawn(changes, device, parameters
     accelerator = SimpleNamespace(device=SimpleNamespace(type=device), num_processes=1)
     family = SimpleNamespace(unet=SimpleNamespace(parameters=lambda: [SimpleNamespace(numel=lambda: parameters)]))
     settings = dreambooth("a sks dog", **changes)
-    bench = Bench(settings, accelerator, family, SimpleNamespace(instances=(None,) * 5), 0)
-    assert (bench.validation_steps, len(bench.sample_prompts)) == (steps, prompts)
+    context = RunContext(settings, accelerator, family, SimpleNamespace(instances=(None,) * 5), 0)
+    assert (context.validation_steps, len(context.sample_prompts)) == (steps, prompts)
 
 
 @pytest.mark.parametrize(

@@ -18,17 +18,17 @@ FORMATS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 @pytest.mark.parametrize("method", METHODS)
 def test_a_result_is_what_was_learned_rounded_once(method, precision, tiny_epsilon, pictures, tmp_path):
     settings = settings_for(method, tiny_epsilon, pictures, tmp_path / "run", save_precision=precision)
-    bench, training = prepared(settings)
+    context, training = prepared(settings)
     with torch.no_grad():
         for number, tensor in enumerate(training.method.learned().values()):
             tensor += 0.01 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(number))
     learned = {name: tensor.detach().clone() for name, tensor in training.method.learned().items()}
     folder = tmp_path / "result"
     folder.mkdir()
-    about = run_folder.metadata(settings, training.method, bench.family, 1)
+    about = run_folder.metadata(settings, training.method, context.family, 1)
     training.method.eval()
     files = training.method.save(folder, about)
-    assert readback.check(folder, bench.family, training.method.example_prompt, PRECISIONS[precision]) > 1e-6
+    assert readback.check(folder, context.family, training.method.example_prompt, PRECISIONS[precision]) > 1e-6
     if method == "lora":
         assert files == [folder / LORA, folder / KOHYA_LORA]
         again = load_file(files.pop())
@@ -46,7 +46,7 @@ def test_a_result_is_what_was_learned_rounded_once(method, precision, tiny_epsil
         assert tensor.dtype == FORMATS[precision] and torch.equal(tensor, learned[prefix + name].to(FORMATS[precision]))
     if method == "full":
         StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
-        said = result_sizes(settings, training, bench, about)
+        said = result_sizes(settings, training, context, about)
         for part in ("unet", "vae", "text_encoder"):
             true = sum(path.stat().st_size for path in (folder / part).iterdir())
             assert said[part] == pytest.approx(true, rel=0.01)

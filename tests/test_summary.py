@@ -294,9 +294,11 @@ def test_the_last_lines_of_images(changes, seeds, tmp_path):
 
 def test_the_step_that_is_timed_changes_nothing(tiny_epsilon, pictures, tmp_path):
     for method in ("textual_inversion", "lora", "full"):
-        bench, training = prepared(settings_for(method, tiny_epsilon, pictures, tmp_path / method, gradient_accumulation_steps=3))
+        context, training = prepared(
+            settings_for(method, tiny_epsilon, pictures, tmp_path / method, gradient_accumulation_steps=3)
+        )
         before = {name: tensor.detach().clone() for name, tensor in training.method.learned().items()}
-        seconds = expected_time.of_a_step(bench, training)
+        seconds = expected_time.of_a_step(context, training)
         assert 0 < seconds < 60 and all(parameter.grad is None for parameter in training.method.parameters())
         assert all(torch.equal(tensor, before[name]) for name, tensor in training.method.learned().items())
 
@@ -304,11 +306,13 @@ def test_the_step_that_is_timed_changes_nothing(tiny_epsilon, pictures, tmp_path
 def test_the_time_of_a_run_counts_steps_and_samples():
     settings = SimpleNamespace(sample_inference_steps=25, num_validation_images=1, validation_prompt=("a", "b"),
                                train_batch_size=2, gradient_accumulation_steps=5)  # fmt: skip
-    bench = SimpleNamespace(settings=settings, first_step=0, max_train_steps=100, validation_steps=40, sample_prompts=("a", "b"))
+    context = SimpleNamespace(
+        settings=settings, first_step=0, max_train_steps=100, validation_steps=40, sample_prompts=("a", "b")
+    )
     drawn = 4 * 2 * 25 * 2  # at 0, 40, 80 and 100; of two prompts; denoising steps; with and without the prompt
-    assert expected_time.of_a_run(bench, 3.0) == pytest.approx(300 + drawn * 3.0 / 30)
-    bench.first_step, bench.sample_prompts = 80, ()
-    assert expected_time.of_a_run(bench, 3.0) == pytest.approx(60)
+    assert expected_time.of_a_run(context, 3.0) == pytest.approx(300 + drawn * 3.0 / 30)
+    context.first_step, context.sample_prompts = 80, ()
+    assert expected_time.of_a_run(context, 3.0) == pytest.approx(60)
 
 
 @pytest.mark.parametrize("method", ["textual_inversion", "lora"])

@@ -151,8 +151,8 @@ BENCH = {"max_train_steps": 800, "first_step": 0, "global_batch": 1, "is_slow": 
 def test_what_is_said_before_the_first_step(changes, seconds, text):
     settings = dreambooth()
     learned = SimpleNamespace(learned=lambda: {"a": SimpleNamespace(numel=lambda: 5000)})
-    bench = SimpleNamespace(**{**BENCH, "settings": settings, "sample_prompts": sample_prompts(settings), **changes})
-    assert text in summary.prepared(bench, SimpleNamespace(method=learned), seconds) + "\n"
+    context = SimpleNamespace(**{**BENCH, "settings": settings, "sample_prompts": sample_prompts(settings), **changes})
+    assert text in summary.prepared(context, SimpleNamespace(method=learned), seconds) + "\n"
 
 
 @pytest.mark.parametrize(

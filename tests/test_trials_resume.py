@@ -19,7 +19,7 @@ from customize.config import DreamBoothSettings, TextualInversionSettings
 from customize.errors import InputError
 from customize.preflight import check
 from customize.resume import differences, identity
-from customize.samples import PROMPTS, SamplePictures
+from customize.samples import PROMPTS, ValidationImages
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def test_another_run_is_named(place, first, second, named):
 
 def labelled(folder):
     """Sample images of two prompts at steps 0, 2 and 4, as a run leaves them."""
-    samples = SamplePictures.__new__(SamplePictures)
+    samples = ValidationImages.__new__(ValidationImages)
     samples.folder, samples.prompts, samples.images, samples.damaged = folder, ("a dog", "a cat"), 1, []
     samples.settings = types.SimpleNamespace()
     for step in (0, 2, 4):

@@ -23,15 +23,15 @@ def pictures(tmp_path_factory):
 
 def saved(settings, folder):
     """A result as a run leaves it, of weights that are far from their start."""
-    bench, training = prepared(settings)
+    context, training = prepared(settings)
     generator = torch.Generator().manual_seed(1)
     for parameter in training.method.learned().values():
         with torch.no_grad():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
     training.method.eval()
     folder.mkdir()
-    training.method.save(folder, run_folder.metadata(settings, training.method, bench.family, 6))
-    return bench.family, training.method
+    training.method.save(folder, run_folder.metadata(settings, training.method, context.family, 6))
+    return context.family, training.method
 
 
 def assert_stock_draws_the_same(stock: StableDiffusionPipeline, ours, prompt: str):

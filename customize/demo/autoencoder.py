@@ -6,7 +6,7 @@ in noise at the start. B pictures, S their side, C latent channels, H W latent h
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +32,13 @@ class PixelBatch:
     pixels: Tensor
     noise: Tensor
     names: tuple[str, ...]
+    positions: tuple[int, ...]
 
     def to(self, device: torch.device) -> "PixelBatch":
-        return PixelBatch(self.pixels.to(device), self.noise.to(device), self.names)
+        return replace(self, pixels=self.pixels.to(device), noise=self.noise.to(device))
 
 
-class PixelBatches:
+class PixelDataset:
     """Renderings (uint8 [N, S, S, 3]) in shuffled epochs, half of them mirrored. noise: from its first to its last level."""
 
     def __init__(
@@ -52,7 +53,7 @@ class PixelBatches:
         self.pixels, self.latent_shape, self.noise = pixels, latent_shape, noise
         self.seed, self.batch_size, self.steps = seed, batch_size, steps
 
-    def batch(self, step: int, positions: Sequence[int]) -> PixelBatch:
+    def deal(self, step: int, positions: Sequence[int]) -> list[PixelBatch]:
         first = step * self.batch_size
         chosen = [draws.shuffled(first + p, len(self.pixels), self.seed, "rendering") for p in positions]
         pixels = as_tensor(np.stack([self.pixels[index] for index in chosen]))
@@ -60,7 +61,7 @@ class PixelBatches:
         pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
         level = self.noise[0] + (self.noise[1] - self.noise[0]) * min(1.0, 2 * step / self.steps)
         noise = level * draws.normal(self.latent_shape, self.seed, "latent noise", step, positions)
-        return PixelBatch(pixels, noise, tuple(f"rendering {index}" for index in chosen))
+        return [PixelBatch(pixels, noise, tuple(f"rendering {index}" for index in chosen), tuple(positions))]
 
 
 class Autoencoder(Method):

@@ -10,7 +10,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from customize import draws
-from customize.batches import Samples
+from customize.batches import LatentDataset
 from customize.demo.muon import Muon, parameter_groups
 from customize.families.stable_diffusion import StableDiffusion
 from customize.files import new_folder, write_text
@@ -19,16 +19,16 @@ from customize.methods.method import DenoisingMethod
 DECAY = 0.999
 
 
-class EvenSamples(Samples):
-    """Samples whose noise levels are spread evenly over each step's batch, by one draw for all of them.
+class EvenSamples(LatentDataset):
+    """LatentDataset whose noise levels are spread evenly over each step's batch, by one draw for all of them.
 
     Kingma et al. 2021, "Variational Diffusion Models", appendix I.1: each is uniform, their loss varies less.
     """
 
     def timesteps(self, step: int, positions: Sequence[int]) -> Tensor:
         """The noise levels [B]."""
-        first = draws.uniform(self.recipe.seed, f"{self.deck.stream}/timestep", step, [0])
-        places = (first + torch.tensor(positions) / self.recipe.global_batch) % 1
+        first = draws.uniform(self.config.seed, f"{self.sampler.stream}/timestep", step, [0])
+        places = (first + torch.tensor(positions) / self.config.global_batch) % 1
         return (places * len(self.alphas_cumprod)).long()
 
 

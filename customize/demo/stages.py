@@ -10,8 +10,8 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from customize.batches import Deck, Picture, Recipe
-from customize.demo.autoencoder import Autoencoder, Decoder, PixelBatches, encode, measure, standardise
+from customize.batches import CachedImage, EpochSampler, SampleConfig
+from customize.demo.autoencoder import Autoencoder, Decoder, PixelDataset, encode, measure, standardise
 from customize.demo.networks import TINY, Sizes, build_scheduler, build_text_encoder, build_unet, build_vae
 from customize.demo.pretraining import EvenSamples, Pretraining
 from customize.demo.tokenizer import build_tokenizer
@@ -20,11 +20,11 @@ from customize.demo.world import Spec, World
 from customize.families import load, locate
 from customize.families.stable_diffusion import StableDiffusion
 from customize.files import new_folder, write_bytes
-from customize.guard import Numbers
+from customize.guard import NanGuard
 from customize.methods.method import Method
 from customize.resume import find_checkpoint
-from customize.trainer import Batches, State, Watcher, train
-from customize.watchers import Checkpoints, Log, Progress, Signals
+from customize.trainer import Callback, Dataset, State, train
+from customize.watchers import Checkpoints, JsonlLogger, Progress, Signals
 
 DECODER_NOISE = 0.0125, 0.0625  # as the autoencoder's, on latents of a standard deviation of 1
 HELD_BACK = 256  # renderings that the autoencoder is measured on
@@ -46,9 +46,9 @@ def train_autoencoder(settings: DemoSettings, pixels: np.ndarray, folder: Path) 
     held_back = min(HELD_BACK, len(pixels) // 4)
     shape = (size.latent_channels, size.latent_side, size.latent_side)
     steps, batch_size = settings.autoencoder_steps, settings.autoencoder_batch_size
-    batches = PixelBatches(pixels[:-held_back], shape, settings.seed, batch_size, steps)
+    dataset = PixelDataset(pixels[:-held_back], shape, settings.seed, batch_size, steps)
     stage = Stage(settings.seed, batch_size, steps, settings.learning_rate)
-    run_stage(settings, stage, Autoencoder(vae), batches, folder)
+    run_stage(settings, stage, Autoencoder(vae), dataset, folder)
     vae.requires_grad_(False).eval()
     standardise(vae, pixels[:1024])
     return approved(settings, vae, pixels[-held_back:], folder / "vae")
@@ -61,9 +61,9 @@ def train_decoder(settings: DemoSettings, vae: AutoencoderKL, pixels: np.ndarray
     size = sizes(settings)
     held_back, steps, batch_size = min(HELD_BACK, len(pixels) // 4), settings.decoder_steps, settings.autoencoder_batch_size
     shape = (size.latent_channels, size.latent_side, size.latent_side)
-    batches = PixelBatches(pixels[:-held_back], shape, settings.seed, batch_size, steps, DECODER_NOISE)
+    dataset = PixelDataset(pixels[:-held_back], shape, settings.seed, batch_size, steps, DECODER_NOISE)
     stage = Stage(settings.seed, batch_size, steps, settings.learning_rate)
-    run_stage(settings, stage, Decoder(vae), batches, folder)
+    run_stage(settings, stage, Decoder(vae), dataset, folder)
     return approved(settings, vae.requires_grad_(False).eval(), pixels[-held_back:], folder / "vae")
 
 
@@ -96,11 +96,11 @@ def train_denoiser(
     """Text encoder and UNet; returns the pipeline folder."""
     moments = encoded(family.vae, pixels, folder / "latents.safetensors")
     pictures = [
-        Picture(f"rendering {index}", world.captions(spec, settings.seed, index, CAPTIONS), {0: moments[index]})
+        CachedImage(f"rendering {index}", world.captions(spec, settings.seed, index, CAPTIONS), {0: moments[index]})
         for index, spec in enumerate(specs)
     ]
-    recipe = Recipe(settings.seed, settings.train_batch_size, CAPTION_DROPOUT)
-    samples = EvenSamples(family, recipe, Deck("world", recipe, len(pictures), [1] * len(pictures)), pictures)
+    config = SampleConfig(settings.seed, settings.train_batch_size, CAPTION_DROPOUT)
+    samples = EvenSamples(family, config, EpochSampler("world", config, len(pictures), [1] * len(pictures)), pictures)
     stage = Stage(settings.seed, settings.train_batch_size, settings.max_train_steps, settings.learning_rate)
     method = Pretraining(family)
     run_stage(settings, stage, method, samples, folder / "denoiser")
@@ -114,13 +114,19 @@ def encoded(vae: AutoencoderKL, pixels: np.ndarray, file: Path) -> Tensor:
     return load_file(file)["moments"]
 
 
-def run_stage(settings: DemoSettings, stage: Stage, method: Method, batches: Batches, folder: Path) -> State:
+def run_stage(settings: DemoSettings, stage: Stage, method: Method, dataset: Dataset, folder: Path) -> State:
     """Trains one stage to its end, from its newest checkpoint if there is one."""
     accelerator = Accelerator(mixed_precision=settings.mixed_precision)
     method.to(accelerator.device)
     checkpoints = Checkpoints(folder / "checkpoints", settings.checkpointing_steps, 2)
     again = f"python {settings.command} --output_dir {shlex.quote(settings.output_dir)} and the same settings"
     folder.mkdir(parents=True, exist_ok=True)
-    watchers: list[Watcher] = [Numbers(remedy=again), Progress(), Log(folder / "log.jsonl"), checkpoints, Signals(again)]
+    callbacks: list[Callback] = [
+        NanGuard(remedy=again),
+        Progress(),
+        JsonlLogger(folder / "log.jsonl"),
+        checkpoints,
+        Signals(again),
+    ]
     resume = find_checkpoint(stage, folder, stage.values(), accelerator.print)
-    return train(stage, method, batches, watchers, accelerator, stage.max_train_steps, resume=resume, identity=stage.values())
+    return train(stage, method, dataset, callbacks, accelerator, stage.max_train_steps, resume=resume, identity=stage.values())

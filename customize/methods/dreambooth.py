@@ -12,9 +12,10 @@ from torch import Tensor
 
 from customize import adapters
 from customize.adapters import Adapter
+from customize.batches import Batch
 from customize.families.stable_diffusion import StableDiffusion
 from customize.init_weights import IntoAdapter
-from customize.methods.method import Batch, Condition, DenoisingMethod
+from customize.methods.method import Condition, DenoisingMethod
 from customize.triggers import any_calls, rare_words
 
 
@@ -57,14 +58,16 @@ class DreamBooth(DenoisingMethod):
         return self.adapter.save(folder, self.family, metadata)
 
 
-class TaughtByBase(DreamBooth):
-    """Prior preservation without class pictures: the second half of a batch asks the class prompt of the same noisy
-    latents, and the answer to learn is that of the base model, the same network with its adapter off.
+class SelfDistillation(DreamBooth):
+    """Prior preservation without class images: the target of a prior sample is the prediction of the base model, the same
+    network with its adapter disabled (see `batches.PriorDistillation`).
     """
 
     def target(self, batch: Batch) -> Tensor:
-        half = len(batch.prompts) // 2
-        own, of_class = self.wanted(batch.part(slice(half))), batch.part(slice(half, None))
+        if not batch.is_prior.any():
+            return self.wanted(batch)
         with torch.no_grad(), self.adapter.off(*self.children()):
-            base = self.predicted(of_class)
-        return torch.cat([own, base.to(own.dtype)])
+            base = self.predicted(batch.part(batch.is_prior))
+        target = self.wanted(batch).clone()
+        target[batch.is_prior] = base.to(target.dtype)
+        return target

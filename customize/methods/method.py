@@ -1,7 +1,6 @@
 """What a method is to the training loop: a module whose forward gives one weighted loss per sample."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,37 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from customize import objective
+from customize.batches import Batch
 from customize.families.conditioning import Conditioning
 from customize.families.stable_diffusion import StableDiffusion
 from customize.optimizers import build_adamw
 
 Condition = Callable[[Sequence[str]], Conditioning]
 """Prompts -> conditioning, a row for each: looked up when the text encoder is frozen, computed when it learns."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Samples of one micro-batch; everything in it is a function of (seed, step, position).
-
-    latents, noise: [B, C, H, W]; timesteps: [B]; weights: [B], the share of each sample in the loss;
-    names: the picture behind each sample, for messages.
-    """
-
-    latents: Tensor
-    noise: Tensor
-    timesteps: Tensor
-    prompts: tuple[str, ...]
-    weights: Tensor
-    names: tuple[str, ...]
-
-    def to(self, device: torch.device) -> "Batch":
-        """The same batch with its tensors on the device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device) for k, v in moved.items() if isinstance(v, Tensor)})
-
-    def part(self, which: slice) -> "Batch":
-        """Some of the samples."""
-        return Batch(**{f.name: getattr(self, f.name)[which] for f in fields(self)})
 
 
 class Method(nn.Module):
@@ -107,7 +82,7 @@ class DenoisingMethod(Method):
     def forward(self, batch: Batch) -> Tensor:
         """Returns the weighted loss of each sample [B], float32 (DDPM, equation 14, on latents)."""
         prediction = self.predicted(batch)
-        return objective.mean_squared_error(prediction, self.target(batch)) * batch.weights
+        return objective.mean_squared_error(prediction, self.target(batch)) * batch.loss_weights
 
     def predicted(self, batch: Batch) -> Tensor:
         """What the network answers [B, C, H, W] about the noisy latents of the batch."""
