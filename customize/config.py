@@ -44,7 +44,7 @@ class Settings(Validated):
     )
     mixed_precision: Precision = setting("no", "model", "number format of the networks; no is fp32")
     allow_tf32: bool = setting(False, "model", "let the GPU multiply in TF32: faster, slightly less exact")
-    seed: int = setting(0, "model", "what everything drawn at random follows from", ge=0, le=2**32 - 1)
+    seed: int = setting(0, "model", "what everything drawn at random follows from", ge=0, le=2**32 - 1, scope="step")
     output_dir: str | None = setting(None, "output", "the folder for all that is written", text="path")
     overwrite_output_dir: bool = setting(
         False, "output", "remove first what an earlier run has written to output_dir, and nothing else"
@@ -57,16 +57,20 @@ class TrainingSettings(Settings):
     pretrained_model_name_or_path: str = again(Settings, "pretrained_model_name_or_path", "demo")
 
     init_weights: str | None = setting(
-        None, "model", "learned weights to start from, as for infer.py's weights; what they tell need not be given", text="path"
+        None,
+        "model",
+        "learned weights to start from, as for infer.py's weights; what they tell need not be given",
+        text="path",
+        scope="run",
     )
     dataset_name: str | None = setting(
-        None, "data", "a data set of `datasets` in place of folders: path or hub name", text="path"
+        None, "data", "a data set of `datasets` in place of folders: path or hub name", text="path", scope="run"
     )
     dataset_config_name: str | None = setting(
-        None, "data", "configuration of the data set, where it has several", only_with=WITH_DATASET
+        None, "data", "configuration of the data set, where it has several", only_with=WITH_DATASET, scope="run"
     )
-    image_column: str = setting("image", "data", "column of the pictures", only_with=WITH_DATASET)
-    caption_column: str = setting("text", "data", "column of the captions, in a data set or a metadata.jsonl/.csv")
+    image_column: str = setting("image", "data", "column of the pictures", only_with=WITH_DATASET, scope="run")
+    caption_column: str = setting("text", "data", "column of the captions, in a data set or a metadata.jsonl/.csv", scope="run")
     resolution: int | None = setting(
         None, "data", "width and height of the training pictures",
         unit="pixels", ge=16, le=4096, multiple_of=8, default_in_words=OWN,
@@ -74,29 +78,31 @@ class TrainingSettings(Settings):
     center_crop: bool = setting(False, "data", "crop pictures that are not square in the middle, not at random places")
     crop_variants: int = setting(4, "data", "random crops that are made of each picture", ge=1, le=64)
     random_flip: bool = setting(False, "data", "use each picture mirrored as well")
-    repeats: int = setting(1, "data", "uses of each picture in an epoch", ge=1, le=MANY)
+    repeats: int = setting(1, "data", "uses of each picture in an epoch", ge=1, le=MANY, scope="run")
     caption_prefix: str | None = setting(
-        None, "data", "what is put before each caption that is read, such as `sks dog,`", only_with=WITH_CAPTIONS
+        None, "data", "what is put before each caption that is read, such as `sks dog,`", only_with=WITH_CAPTIONS, scope="run"
     )
-    caption_suffix: str | None = setting(None, "data", "what is put behind each caption that is read", only_with=WITH_CAPTIONS)
+    caption_suffix: str | None = setting(
+        None, "data", "what is put behind each caption that is read", only_with=WITH_CAPTIONS, scope="run"
+    )
     caption_dropout: float = setting(0.0, "data", "share of captions replaced by an empty one", ge=0, le=1)
     image_interpolation_mode: Interpolation = setting("lanczos", "data", "how pictures are resized")
     latents_cache_dir: str | None = setting(
-        None, "data", "folder that keeps what the autoencoder says about the pictures, for other runs", text="path"
+        None, "data", "folder that keeps what the autoencoder says about the pictures, for other runs", text="path", scope="run"
     )
 
     train_batch_size: int = setting(1, "train", "pictures per process and micro-batch", ge=1, le=1024)
     gradient_accumulation_steps: int = setting(1, "train", "micro-batches per step", ge=1, le=4096)
     gradient_checkpointing: bool = setting(False, "train", "compute activations twice: less memory, slower")
-    max_train_steps: int | None = setting(800, "train", "optimizer steps; wins over num_train_epochs", ge=1, le=MANY)
+    max_train_steps: int | None = setting(800, "train", "optimizer steps; wins over num_train_epochs", ge=1, le=MANY, scope="run")
     num_train_epochs: int | None = setting(
-        None, "train", "passes over the pictures, where max_train_steps is not given", ge=1, le=MANY
+        None, "train", "passes over the pictures, where max_train_steps is not given", ge=1, le=MANY, scope="run"
     )
     learning_rate: float = setting(1e-4, "train", "the size of the optimizer's steps", gt=0, le=10)
-    scale_lr: bool = setting(False, "train", "multiply the learning rate by batch size, accumulation and processes")
+    scale_lr: bool = setting(False, "train", "multiply the learning rate by batch size, accumulation and processes", scope="run")
     change_learning_rate: bool = setting(
         False, "train", "go on with another learning rate or schedule than the run was begun with",
-        only_with=("resume_from_checkpoint", ()),
+        only_with=("resume_from_checkpoint", ()), scope="run",
     )  # fmt: skip
     lr_scheduler: Annotated[str, OneOf(tuple(SCHEDULES))] = setting("constant", "train", "the course of the learning rate")
     lr_warmup_steps: int = setting(0, "train", "steps in which the learning rate rises from 0 (constant has none)", ge=0, le=MANY)
@@ -117,7 +123,10 @@ class TrainingSettings(Settings):
     )
     noise_offset: float = setting(0.0, "train", "share of noise that a whole channel has in common", ge=0, le=1)
     on_nan: Literal["stop", "retry"] = setting(
-        "stop", "train", "at NaN or infinity: stop, or leave the draw out and halve the learning rate, 3 times at one step"
+        "stop",
+        "train",
+        "at NaN or infinity: stop, or leave the draw out and halve the learning rate, 3 times at one step",
+        scope="run",
     )
 
     dry_run: bool = setting(
@@ -192,9 +201,14 @@ class TextualInversionSettings(TrainingSettings):
     normalize_embedding: bool = setting(
         False, "method", "learn directions only, at the vocabulary's norm (Directional Textual Inversion)"
     )
-    train_data_dir: tuple[str, ...] = setting((), "data", "folders of pictures; one, or one per placeholder_token", text="path")
+    train_data_dir: tuple[str, ...] = setting(
+        (), "data", "folders of pictures; one, or one per placeholder_token", text="path", scope="run"
+    )
     captions: Literal["auto", "files", "templates"] = setting(
-        "auto", "data", "captions from files beside the pictures, from templates, or (auto) files where there are some"
+        "auto",
+        "data",
+        "captions from files beside the pictures, from templates, or (auto) files where there are some",
+        scope="run",
     )
     train_batch_size: int = again(TrainingSettings, "train_batch_size", 4)
     learning_rate: float = again(TrainingSettings, "learning_rate", 5e-3)
@@ -222,14 +236,14 @@ class DreamBoothSettings(TrainingSettings):
         ge=1, le=100_000, only_with=WITH_CLASS_IMAGES,
     )  # fmt: skip
     max_images: int = setting(
-        1000, "method", "refuse to generate more class images than this", ge=1, le=MANY, only_with=WITH_CLASS_IMAGES
+        1000, "method", "refuse to generate more class images than this", ge=1, le=MANY, only_with=WITH_CLASS_IMAGES, scope="run"
     )
     sample_batch_size: int = setting(
-        4, "method", "class pictures generated at a time", ge=1, le=1024, only_with=WITH_CLASS_IMAGES
+        4, "method", "class pictures generated at a time", ge=1, le=1024, only_with=WITH_CLASS_IMAGES, scope="run"
     )
     prior_generation_precision: Literal["no", "fp32", "fp16", "bf16"] | None = setting(
         None, "method", "number format in which class pictures are generated",
-        only_with=WITH_CLASS_IMAGES, default_in_words="none: mixed_precision",
+        only_with=WITH_CLASS_IMAGES, default_in_words="none: mixed_precision", scope="run",
     )  # fmt: skip
     train_text_encoder: bool = setting(False, "method", "train the text encoder as well")
     text_encoder_learning_rate: float | None = setting(
@@ -251,12 +265,15 @@ class DreamBoothSettings(TrainingSettings):
     )  # fmt: skip
     use_rslora: bool = setting(False, "method", "rsLoRA: count alpha / sqrt(rank) times", only_with=WITH_ADAPTER)
     use_dora: bool = setting(False, "method", "DoRA: learn magnitude and direction apart", only_with=WITH_ADAPTER)
-    instance_data_dir: str | None = setting(None, "data", "the folder of pictures of the subject", text="path")
+    instance_data_dir: str | None = setting(None, "data", "the folder of pictures of the subject", text="path", scope="run")
     class_data_dir: str | None = setting(
-        None, "data", "the folder of pictures of the class", text="path", only_with=WITH_CLASS_IMAGES
+        None, "data", "the folder of pictures of the class", text="path", only_with=WITH_CLASS_IMAGES, scope="run"
     )
     captions: Literal["auto", "files", "prompt"] = setting(
-        "auto", "data", "captions from files beside the pictures, instance_prompt, or (auto) files where there are some"
+        "auto",
+        "data",
+        "captions from files beside the pictures, instance_prompt, or (auto) files where there are some",
+        scope="run",
     )
     lora_format: Literal["both", "diffusers", "kohya"] = setting(
         "both", "output", "names in a LoRA file: those of diffusers, of kohya (ComfyUI, A1111, Forge), or a file of each",
@@ -286,10 +303,16 @@ class InferenceSettings(Settings):
     )
     weights: tuple[str, ...] = setting(
         (), "model", "learned weights as PATH[:SCALE]; PATH is a run folder or a .safetensors file; the scale may change on the "
-        "way, as in cat:0@0,1@0.3 (from 0.3 of the steps on 1)", text="weights",
+        "way, as in cat:0@0,1@0.3 (from 0.3 of the steps on 1)", text="weights", scope="batch",
     )  # fmt: skip
     scale: float = setting(
-        1.0, "model", "what the scales of all weights are multiplied by", ge=-100, le=100, only_with=("weights", ())
+        1.0,
+        "model",
+        "what the scales of all weights are multiplied by",
+        ge=-100,
+        le=100,
+        only_with=("weights", ()),
+        scope="batch",
     )
     vae: str | None = setting(
         None, "model", "autoencoder in place of the base model's: a diffusers folder, or a .safetensors file",
@@ -300,56 +323,72 @@ class InferenceSettings(Settings):
         "model",
         "the folder in which weights that a prompt calls are looked for: <lora:NAME:0.8>, embedding:NAME",
         text="path",
+        scope="batch",
     )
     partial_weights: bool = setting(False, "model", "take what fits of adapters that fit this base model only in part")
-    seed: int = again(Settings, "seed", 0, description="what noise follows from; -1 draws one and tells it", ge=-1, le=2**64 - 1)
+    seed: int = again(
+        Settings, "seed", 0, description="what noise follows from; -1 draws one and tells it", scope="image", ge=-1, le=2**64 - 1
+    )
     prompt: tuple[str, ...] = setting(
         (), "inference", "what to show; num_images pictures for each prompt", text="prompt",
-        default_in_words="required, but for some lessons",
+        default_in_words="required, but for some lessons", scope="image",
     )  # fmt: skip
     prompt_file: str | None = setting(
         None, "inference", "a text file with a prompt in each line, after those of prompt", text="path"
     )
-    negative_prompt: str = setting("", "inference", "what not to show", text="any")
-    plain_prompt: bool = setting(False, "inference", "take brackets, tags, AND and BREAK in prompts as text")
+    negative_prompt: str = setting("", "inference", "what not to show", text="any", scope="image")
+    plain_prompt: bool = setting(False, "inference", "take brackets, tags, AND and BREAK in prompts as text", scope="sampling")
     wildcards_dir: str | None = setting(
         None, "inference", "the folder of NAME.txt for __NAME__ in prompts: one of its lines, by the seed", text="path"
     )
-    guidance_scale: float = setting(7.5, "inference", "how strongly the prompt is obeyed; 1 is no guidance", ge=0, le=100)
-    num_inference_steps: int = setting(30, "inference", "denoising steps", ge=1, le=10_000)
+    guidance_scale: float = setting(
+        7.5, "inference", "how strongly the prompt is obeyed; 1 is no guidance", ge=0, le=100, scope="image"
+    )
+    num_inference_steps: int = setting(30, "inference", "denoising steps", ge=1, le=10_000, scope="sampling")
     guidance_rescale: float = setting(
-        0.0, "inference", "how far guidance is kept from overexposing (Lin et al. 2023); 0.7 is usual", ge=0, le=1
+        0.0,
+        "inference",
+        "how far guidance is kept from overexposing (Lin et al. 2023); 0.7 is usual",
+        ge=0,
+        le=1,
+        scope="sampling",
     )
     clip_skip: int | None = setting(
         None, "inference", "last layers of the text encoder that are left out, as diffusers counts: A1111's Clip skip less 1",
-        ge=0, le=31, default_in_words="none: 0",
+        ge=0, le=31, default_in_words="none: 0", scope="sampling",
     )  # fmt: skip
     scheduler: str | None = setting(
         None, "inference", "the sampler: a class of diffusers, or a name of A1111, ComfyUI or InvokeAI such as DPM++ 2M Karras",
-        default_in_words=OWN,
+        default_in_words=OWN, scope="sampling",
     )  # fmt: skip
     use_karras_sigmas: bool | None = setting(
-        None, "inference", "space noise levels as Karras et al. 2022 do", default_in_words=OWN
+        None, "inference", "space noise levels as Karras et al. 2022 do", default_in_words=OWN, scope="sampling"
     )
     timestep_spacing: Literal["leading", "trailing", "linspace"] | None = setting(
-        None, "inference", "how timesteps are spaced (Lin et al. 2023, table 2); trailing is SGM Uniform", default_in_words=OWN
+        None,
+        "inference",
+        "how timesteps are spaced (Lin et al. 2023, table 2); trailing is SGM Uniform",
+        default_in_words=OWN,
+        scope="sampling",
     )
     rescale_betas_zero_snr: bool = setting(
-        False, "inference", "let the schedule begin at pure noise, for models that were trained so"
+        False, "inference", "let the schedule begin at pure noise, for models that were trained so", scope="sampling"
     )
     eta: float | None = setting(
         None, "inference", "noise that DDIM (1: as much as DDPM) or TCD (0.3 is usual) adds at each step", ge=0, le=1,
-        default_in_words="none: 0",
+        default_in_words="none: 0", scope="sampling",
     )  # fmt: skip
-    num_images: int = setting(1, "inference", "pictures per prompt, with the seeds seed, seed + 1, ...", ge=1, le=10_000)
-    batch_size: int = setting(4, "inference", "pictures made at a time", ge=1, le=1024)
+    num_images: int = setting(
+        1, "inference", "pictures per prompt, with the seeds seed, seed + 1, ...", ge=1, le=10_000, scope="run"
+    )
+    batch_size: int = setting(4, "inference", "pictures made at a time", ge=1, le=1024, scope="run")
     height: int | None = setting(
         None, "inference", "the height of the pictures",
-        unit="pixels", ge=16, le=4096, multiple_of=8, default_in_words=OWN,
+        unit="pixels", ge=16, le=4096, multiple_of=8, default_in_words=OWN, scope="sampling",
     )  # fmt: skip
     width: int | None = setting(
         None, "inference", "the width of the pictures",
-        unit="pixels", ge=16, le=4096, multiple_of=8, default_in_words=OWN,
+        unit="pixels", ge=16, le=4096, multiple_of=8, default_in_words=OWN, scope="sampling",
     )  # fmt: skip
     hires_scale: float | None = setting(
         None,
@@ -361,11 +400,13 @@ class InferenceSettings(Settings):
     hires_strength: float = setting(
         0.5, "inference", "how much of it is made anew then", gt=0, le=1, only_with=("hires_scale", ())
     )
-    vae_tiling: bool = setting(False, "inference", "decode large pictures tile by tile, in less memory, with faint seams")
+    vae_tiling: bool = setting(
+        False, "inference", "decode large pictures tile by tile, in less memory, with faint seams", scope="sampling"
+    )
     image: str | None = setting(None, "inference", "the picture to start from instead of noise", text="path")
     strength: float | None = setting(
         None, "inference", "how much of it is made anew", gt=0, le=1, only_with=("image", ()),
-        default_in_words="0.8; with a mask 1",
+        default_in_words="0.8; with a mask 1", scope="sampling",
     )  # fmt: skip
     chain: int = setting(
         1,
@@ -374,9 +415,10 @@ class InferenceSettings(Settings):
         ge=1,
         le=1000,
         only_with=("image", ()),
+        scope="run",
     )
     show_start: bool = setting(
-        False, "inference", "show on the sheet what the pictures start from, with its noise", only_with=("image", ())
+        False, "inference", "show on the sheet what the pictures start from, with its noise", only_with=("image", ()), scope="run"
     )
     mask_image: str | None = setting(
         None,
@@ -392,9 +434,11 @@ class InferenceSettings(Settings):
     )  # fmt: skip
     num_resamples: int = setting(
         1, "inference", "how often RePaint makes each stretch of steps, for a better fit to the rest",
-        ge=1, le=100, only_with=("mask_image", ()),
+        ge=1, le=100, only_with=("mask_image", ()), scope="sampling",
     )  # fmt: skip
-    jump_length: int = setting(10, "inference", "steps in such a stretch", ge=1, le=1000, only_with=("mask_image", ()))
+    jump_length: int = setting(
+        10, "inference", "steps in such a stretch", ge=1, le=1000, only_with=("mask_image", ()), scope="sampling"
+    )
     between: float | None = setting(
         None, "inference", "one picture on the way from the first of two prompts (0) to the second (1)", ge=0, le=1
     )
@@ -415,22 +459,30 @@ class InferenceSettings(Settings):
         "inference",
         "a picture of infer.py, A1111, ComfyUI, InvokeAI, ... whose settings to take; other flags change just these",
         text="path",
+        scope="run",
     )
     sweep: tuple[str, ...] = setting(
-        (), "inference", "a setting and its values, such as guidance_scale=1,2.5,5 or seed=1..4; up to three make a grid"
+        (),
+        "inference",
+        "a setting and its values, such as guidance_scale=1,2.5,5 or seed=1..4; up to three make a grid",
+        scope="run",
     )
     lesson: Lesson = setting(
         "none", "inference", "how it works, on `image`: the autoencoder, what noise does, ways to take it out, what views show"
     )
-    trace: bool = setting(False, "inference", "write what happens at each step: strip, GIF and trace.jsonl")
+    trace: bool = setting(False, "inference", "write what happens at each step: strip, GIF and trace.jsonl", scope="run")
     trace_decode: Literal["linear", "full"] = setting(
         "linear", "inference", "how its pictures are made: by a linear map that costs nothing, or by the autoencoder",
-        only_with=("trace", (True,)),
+        only_with=("trace", (True,)), scope="run",
     )  # fmt: skip
     trace_page: bool = setting(
-        False, "inference", "write the trace of each picture as one HTML page with a slider", only_with=("trace", (True,))
+        False,
+        "inference",
+        "write the trace of each picture as one HTML page with a slider",
+        only_with=("trace", (True,)),
+        scope="run",
     )
-    attention: bool = setting(False, "inference", "write where each word of the prompt looks: a sheet and a GIF")
+    attention: bool = setting(False, "inference", "write where each word of the prompt looks: a sheet and a GIF", scope="run")
     output_dir: str | None = again(
         Settings, "output_dir", None, default_in_words="a new one each time: images/0001-a-dog-in-the-snow, ..."
     )
@@ -439,7 +491,7 @@ class InferenceSettings(Settings):
         False, "output", "go on with images that were stopped: make those of this configuration that output_dir lacks"
     )
     image_format: Literal["png", "jpg", "webp"] = setting(
-        "png", "output", "format of the images; jpg and webp lose a little, and carry their settings in EXIF"
+        "png", "output", "format of the images; jpg and webp lose a little, and carry their settings in EXIF", scope="file"
     )
     merge: str | None = setting(
         None, "output", "draw nothing, but write base model and weights as one: into a folder, or all LoRAs into a .safetensors",

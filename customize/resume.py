@@ -20,16 +20,6 @@ from customize.json_files import read_object
 from customize.optimizers import has_done, is_state_of
 from customize.setting import table
 
-FREE_TO_CHANGE = {
-    "max_train_steps", "num_train_epochs", "repeats", "scale_lr", "change_learning_rate", "on_nan", "init_weights",
-    "latents_cache_dir", "train_data_dir", "instance_data_dir", "class_data_dir", "dataset_name", "dataset_config_name",
-    "image_column", "caption_column", "captions", "caption_prefix", "caption_suffix", "sample_batch_size", "max_images",
-    "prior_generation_precision",
-}  # fmt: skip
-"""Settings that may differ when a run is resumed, besides those of the section `output`: the steps that are still to do are
-the same with either value. What follows from them is compared: images, captions and the course of the learning rate.
-Folders of images, and of a base model that is no name on the hub, may be moved: what is in them is compared."""
-
 PICTURES, CLASS_PICTURES, BASE_FILES = "pictures", "class_pictures", "base model's files"
 NOT_COMPARED = {"versions", "changes", "run", PICTURES, CLASS_PICTURES}
 """What is not compared as a setting is."""
@@ -69,8 +59,9 @@ BASE_SETTINGS = ("pretrained_model_name_or_path", "revision", "variant")
 
 
 def is_free(settings, name: str) -> bool:
-    """Whether a setting may differ when a run is resumed, as long as what follows from it is the same."""
-    return name in FREE_TO_CHANGE or name in course.RATES or table(type(settings))[name].section == "output"
+    """Whether a setting may differ when a run is resumed. What follows from it is compared: images, captions and learning rates.
+    Folders of images, and of a base model that is no name on the hub, may be moved: what is in them is compared."""
+    return name in course.RATES or table(type(settings))[name].scope == "run"
 
 
 def spread(values: Sequence[Any], count: int) -> list[Any]:

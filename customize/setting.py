@@ -31,8 +31,22 @@ PATHS = ("path", "weights", "model")
 
 BOUNDS = ("ge", "gt", "le", "lt", "multiple_of")
 """pydantic's constraints on a number."""
-FACTS = ("section", "unit", "text", "only_with", "secret", "default_in_words")
+FACTS = ("section", "scope", "unit", "text", "only_with", "secret", "default_in_words")
 """What a field's `json_schema_extra` holds."""
+
+Scope = Literal["model", "step", "sampling", "batch", "image", "file", "run"]
+"""What a setting bears on.
+
+model: which networks are loaded, in which precision. step: an optimizer step.
+sampling: passed to `Pipeline.generate` under the same name. batch: something else that is equal for images generated together.
+image: may differ between images that are generated together. file: how an image is written.
+run: the run as a whole. Images do not record it. It may differ when a run is resumed: the steps that remain are the same with
+either value, or what follows from it (images, captions, learning rates) is compared instead.
+"""
+SCOPES: Mapping[str, Scope] = {
+    "model": "model", "method": "step", "data": "step", "train": "step", "inference": "batch", "output": "run",
+}  # fmt: skip
+"""The scope of a setting that names none, by its section."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +65,8 @@ class Setting:
 
     name; type (bool, int, float or str) of one value; many: the setting is a tuple of such values; optional: it may be None,
     which is written "none"; one_value: the annotation of one value, with its constraints.
-    unit: of a number. only_with: another setting and those of its values (empty: any) without which this one has no effect.
+    scope: what it bears on. unit: of a number.
+    only_with: another setting and those of its values (empty: any) without which this one has no effect.
     secret: never printed, never written. default_in_words: in place of the default, where that depends on other things.
     """
 
@@ -63,6 +78,7 @@ class Setting:
     default: Any
     description: str
     section: str
+    scope: Scope
     one_value: Any
     choices: tuple[str, ...] = ()
     unit: str = ""
@@ -155,7 +171,7 @@ def setting(
         raise TypeError(f"a setting has no {', '.join(sorted(unknown))}")
     if needed := facts.get("only_with"):
         facts["only_with"] = {"setting": needed[0], "values": list(needed[1])}
-    extra = {"section": section, **{name: value for name, value in facts.items() if value}}
+    extra = {"section": section, "scope": SCOPES[section], **{name: value for name, value in facts.items() if value}}
     return Field(
         default,
         description=description,
@@ -176,6 +192,11 @@ def again(model: type[BaseModel], name: str, default: Any, **changes: Any) -> An
 def table(model: type[BaseModel]) -> Mapping[str, Setting]:
     """All settings of a model by name, in the order of their declaration."""
     return {name: _line(name, field) for name, field in model.model_fields.items()}
+
+
+def of_scope(model: type[BaseModel], *scopes: Scope) -> tuple[str, ...]:
+    """The names of the settings that have one of these scopes."""
+    return tuple(name for name, line in table(model).items() if line.scope in scopes)
 
 
 def _line(name: str, field: FieldInfo) -> Setting:

@@ -7,7 +7,7 @@ import pytest
 
 from customize.config import MODELS, DreamBoothSettings, InferenceSettings, Settings, TextualInversionSettings, TrainingSettings
 from customize.demo.train import DemoSettings
-from customize.setting import setting, table
+from customize.setting import of_scope, setting, table
 
 TYPES = {"boolean": bool, "integer": int, "number": float, "string": str}
 BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum", "multiple_of": "multipleOf"}
@@ -37,7 +37,7 @@ def test_the_schema_says_what_the_table_says(model):
         assert tuple(value.get("enum", [value["const"]] if "const" in value else ())) == line.choices, name
         if not line.required:
             assert field["default"] == (list(line.default) if line.many and line.default is not None else line.default), name
-        assert (field["description"], field["section"]) == (line.description, line.section), name
+        assert (field["description"], field["section"], field["scope"]) == (line.description, line.section, line.scope), name
         facts = (field.get("unit", ""), field.get("text", "line"), field.get("secret", False), field.get("default_in_words", ""))
         assert facts == (line.unit, line.text, line.secret, line.default_in_words), name
         needed = field.get("only_with")
@@ -79,6 +79,34 @@ def test_what_pydantic_refuses_in_our_words(name, value, words):
     given = {"instance_prompt": "a photo of sks dog", "instance_data_dir": "dogs", "adapter": "lora", name: value}
     (problem,) = DreamBoothSettings.examine(given)[1]
     assert problem.where == name and problem.what.startswith(words)
+
+
+def test_what_settings_bear_on():
+    """Lists that must only change on purpose: what loads a model again, what an image records, what a resumed run may change."""
+    assert of_scope(InferenceSettings, "model") == (
+        "pretrained_model_name_or_path", "revision", "variant", "prediction_type", "mixed_precision", "allow_tf32", "vae",
+        "partial_weights",
+    )  # fmt: skip
+    assert set(of_scope(InferenceSettings, "image")) == {"prompt", "negative_prompt", "guidance_scale", "seed"}
+    assert set(of_scope(InferenceSettings, "sampling")) == {
+        "num_inference_steps", "height", "width", "strength", "scheduler", "use_karras_sigmas", "timestep_spacing",
+        "rescale_betas_zero_snr", "eta", "guidance_rescale", "clip_skip", "num_resamples", "jump_length", "plain_prompt",
+        "vae_tiling",
+    }  # fmt: skip
+    assert of_scope(InferenceSettings, "file") == ("image_format",)
+    assert set(of_scope(InferenceSettings, "run")) == {
+        "sweep", "like", "num_images", "chain", "show_start", "batch_size", "trace", "trace_decode", "trace_page", "attention",
+        "output_dir", "overwrite_output_dir", "max_images", "skip_existing", "merge", "lora_format",
+    }  # fmt: skip
+    free = {
+        "max_train_steps", "num_train_epochs", "repeats", "scale_lr", "change_learning_rate", "on_nan", "init_weights",
+        "latents_cache_dir", "train_data_dir", "instance_data_dir", "class_data_dir", "dataset_name", "dataset_config_name",
+        "image_column", "caption_column", "captions", "caption_prefix", "caption_suffix", "sample_batch_size", "max_images",
+        "prior_generation_precision",
+    }  # fmt: skip
+    for model in (TextualInversionSettings, DreamBoothSettings):
+        output = {name for name, line in table(model).items() if line.section == "output"}
+        assert set(of_scope(model, "run")) == output | (free & table(model).keys())
 
 
 def test_a_fact_that_no_setting_has():

@@ -22,8 +22,9 @@ from customize.config import InferenceSettings
 from customize.errors import InputError
 from customize.inference.records import VERSIONED, facts, png_info, saving, texts
 from customize.inference.samplers import KNOWN, WITH_SIGMAS
-from customize.inference.sweep import FIXED, Wanted
+from customize.inference.sweep import Wanted
 from customize.inference.told import Told, ToldFile, read_told
+from customize.setting import of_scope
 from customize.sharing import shared_settings
 
 EXIF, USER_COMMENT = 0x8769, 0x9286
@@ -57,6 +58,7 @@ def unread(told: Told) -> list[str]:
 
 # --- A1111 ---
 
+OF_THE_RUN = of_scope(InferenceSettings, "run")
 BASIC = {"num_inference_steps": 20, "guidance_scale": 7.0, "seed": 1234, "width": 512, "height": 768}
 TAIL = "CFG scale: 7, Seed: 1234, Size: 512x768"
 
@@ -549,7 +551,7 @@ SETTINGS = st.fixed_dictionaries(
 
 def of_a_picture(settings: InferenceSettings) -> InferenceSettings:
     shared = shared_settings(settings, names=True)  # of a path its last part
-    return InferenceSettings(**{name: value for name, value in shared.items() if name not in FIXED})
+    return InferenceSettings(**{name: value for name, value in shared.items() if name not in OF_THE_RUN})
 
 
 @pytest.mark.parametrize("number", [60, pytest.param(300, marks=pytest.mark.slow)], ids=["few", "many"])
@@ -764,7 +766,7 @@ def only_input_errors(path: Path) -> Told | None:
         assert error.problems and all(each.where == "like" and each.remedy and each.what.isprintable() for each in error.problems)
         return None
     InferenceSettings(**({} if found.program == "customize" else {"prompt": "x"}) | found.settings)
-    assert not set(FIXED) & found.settings.keys()
+    assert not set(OF_THE_RUN) & found.settings.keys()
     assert len(found.notes) <= 51 and all(len(note) < 400 and note.isprintable() for note in found.notes)
     return found
 

@@ -26,21 +26,8 @@ from customize.inference.sampler import Moment
 from customize.inference.schedulers import make_scheduler
 from customize.inference.sweep import Grid, Wanted, batches
 from customize.inference.wording import Between, Prompt
+from customize.setting import of_scope
 from customize.triggers import calls_learned
-
-PASSED_ON = (
-    "num_inference_steps", "height", "width", "strength", "scheduler", "use_karras_sigmas", "timestep_spacing",
-    "rescale_betas_zero_snr", "eta", "guidance_rescale", "clip_skip", "num_resamples", "jump_length",
-    "plain_prompt", "vae_tiling",
-)  # fmt: skip
-
-
-PER_PICTURE = ("prompt", "negative_prompt", "guidance_scale", "seed")
-"""Settings in which pictures may differ that are made together."""
-OF_THE_MODEL = (
-    "pretrained_model_name_or_path", "revision", "variant", "prediction_type", "mixed_precision", "allow_tf32", "partial_weights",
-    "vae",
-)  # fmt: skip
 
 
 class Models:
@@ -99,7 +86,8 @@ class Models:
 
 def of_the_model(settings: InferenceSettings) -> tuple:
     """What tells one loaded pipeline from another; the scales of weights do not."""
-    return *(getattr(settings, name) for name in OF_THE_MODEL), *(path for path, _ in settings.weights_and_scales)
+    names = of_scope(InferenceSettings, "model")
+    return *(getattr(settings, name) for name in names), *(path for path, _ in settings.weights_and_scales)
 
 
 def steps_of(settings: InferenceSettings) -> tuple:
@@ -111,7 +99,8 @@ def steps_of(settings: InferenceSettings) -> tuple:
 
 def alike(settings: InferenceSettings) -> tuple:
     """What must be equal for pictures to be made together."""
-    given = {name: value for name, value in settings.values().items() if name not in PER_PICTURE}
+    differing = of_scope(InferenceSettings, "image")
+    given = {name: value for name, value in settings.values().items() if name not in differing}
     return of_the_model(settings), settings.guidance_scale > 1, tuple(given.items())
 
 
@@ -193,7 +182,7 @@ def generate(
     common = batch[0].settings
     if common.lesson != "none":
         return [LESSONS[common.lesson](pipeline, images[each.settings.image], each) for each in batch]
-    options, drawn = {name: getattr(common, name) for name in PASSED_ON}, mask_of(common)
+    options, drawn = {name: getattr(common, name) for name in of_scope(InferenceSettings, "sampling")}, mask_of(common)
     options |= {
         "negative_prompt": [each.settings.negative_prompt for each in batch],
         "guidance_scale": [each.settings.guidance_scale for each in batch],

@@ -17,7 +17,7 @@ from customize.inference.attention import AttentionMaps, heat_gif, heat_levels, 
 from customize.inference.page import page
 from customize.inference.pipeline import Pipeline
 from customize.inference.sampler import Moment
-from customize.inference.sweep import FIXED, Wanted
+from customize.inference.sweep import Wanted
 from customize.inference.trace import Trace
 from customize.setting import table
 
@@ -105,6 +105,6 @@ def attention(pipeline: Pipeline, batch: Sequence[Wanted]) -> AttentionMaps:
 def chosen(wanted: Wanted) -> dict[str, Any]:
     """The settings of a picture that are not the usual ones, with its seed and guidance."""
     lines, said = table(InferenceSettings), wanted.settings.values()
-    unusual = {name: value for name, value in said.items() if name not in FIXED and value != lines[name].default}
+    unusual = {name: value for name, value in said.items() if lines[name].scope != "run" and value != lines[name].default}
     unusual.pop("prompt", None)  # it is the page's title
     return unusual | {"seed": wanted.seed, "guidance_scale": wanted.settings.guidance_scale}

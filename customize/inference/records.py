@@ -9,11 +9,13 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from customize.config import InferenceSettings
 from customize.errors import InputError, Problem
 from customize.inference.learned import LearnedFile
 from customize.inference.samplers import shown
-from customize.inference.sweep import FIXED, Wanted
+from customize.inference.sweep import Wanted
 from customize.scales import Scale
+from customize.setting import of_scope
 from customize.sharing import shared_file, shared_name, shared_settings
 
 EXIF_FOLDER, EXIF_COMMENT, EXIF_NOTE = 0x8769, 0x9286, 0x927C
@@ -71,7 +73,8 @@ def texts(
     own_scheduler: class name of the base model's; size: (width, height); place: (place, number of pictures) in its batch,
     on which the last bits of a picture can hang.
     """
-    settings = {name: value for name, value in shared_settings(wanted.settings, names=True).items() if name not in FIXED}
+    of_the_run = of_scope(InferenceSettings, "run")
+    settings = {name: value for name, value in shared_settings(wanted.settings, names=True).items() if name not in of_the_run}
     settings |= {"prompt": list(wanted.prompts), "seed": wanted.seed}
     return {
         "parameters": parameters(facts, settings, settings["scheduler"] or own_scheduler, size),

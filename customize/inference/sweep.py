@@ -14,16 +14,11 @@ from typing import Any
 from customize.config import InferenceSettings
 from customize.errors import InputError, Problem
 from customize.inference.seeds import RANDOM
-from customize.setting import PATHS, Setting, table, unknown, written
+from customize.setting import PATHS, Setting, of_scope, table, unknown, written
 
 SETTING = "sweep"
 MOST_AXES, MOST_VALUES = 3, 1000
-FIXED = (
-    SETTING, "like", "num_images", "chain", "show_start", "batch_size", "trace", "trace_decode", "trace_page", "attention",
-    "output_dir", "overwrite_output_dir", "max_images", "skip_existing", "merge", "lora_format",
-)  # fmt: skip
-"""Settings of the run as a whole."""
-NOT_SWEPT = (*FIXED, "image_format")
+NOT_SWEPT = of_scope(InferenceSettings, "run", "file")
 PROMPTS = ("prompt", "negative_prompt")
 
 

@@ -26,11 +26,10 @@ from customize.images import open_image, opened
 from customize.inference import told_a1111, told_comfyui, told_others
 from customize.inference.records import EXIF_COMMENT, EXIF_FOLDER, EXIF_NOTE, NOTE, VERSIONED
 from customize.inference.seeds import RANDOM
-from customize.inference.sweep import FIXED
 from customize.inference.told_reading import Reading, ToldFile, Unreadable, short
 from customize.reading import regular_file
 from customize.scales import fits, read_scale
-from customize.setting import table
+from customize.setting import of_scope, table
 
 __all__ = ["Program", "Told", "ToldFile", "read_told"]
 
@@ -215,7 +214,8 @@ def _read_own(reading: Reading, text: str) -> None:
             reading.place_in_batch = int(place), int(count)
         case _:
             raise Unreadable("carries damaged settings: batch is not [place, size]")
-    known = table(InferenceSettings).keys() - set(FIXED)
+    of_the_run = of_scope(InferenceSettings, "run")
+    known = table(InferenceSettings).keys() - set(of_the_run)
     values = {name: value for name, value in said.items() if name in known}
     found = _beside(reading, values)
     values |= {name: sharing.restored(values[name], reading.places) for name in sharing.PLACES if name in values} | found
@@ -231,7 +231,7 @@ def _read_own(reading: Reading, text: str) -> None:
         raise Unreadable(*faults)
     reading.settings = {name: getattr(settings, name) for name in values}
     for name, value in said.items():
-        if name not in known | set(FIXED):
+        if name not in known and name not in of_the_run:
             reading.unread(name, value, "no setting of this version")
     _read_files(reading, files)
     for name in VERSIONED:
