@@ -2,8 +2,7 @@
 
 import sys
 
-from customize.cli import main
-from customize.config import InferenceSettings
+from customize.commands import infer
 
 if __name__ == "__main__":
-    sys.exit(main(InferenceSettings, "customize.inference.command:run", check="customize.inference.command:check"))
+    sys.exit(infer())

@@ -2,8 +2,7 @@
 
 import sys
 
-from customize.cli import main
-from customize.config import DreamBoothSettings
+from customize.commands import train_dreambooth
 
 if __name__ == "__main__":
-    sys.exit(main(DreamBoothSettings, "customize.preflight:run", check="customize.preflight:check"))
+    sys.exit(train_dreambooth())

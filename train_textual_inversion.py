@@ -2,8 +2,7 @@
 
 import sys
 
-from customize.cli import main
-from customize.config import TextualInversionSettings
+from customize.commands import train_textual_inversion
 
 if __name__ == "__main__":
-    sys.exit(main(TextualInversionSettings, "customize.preflight:run", check="customize.preflight:check"))
+    sys.exit(train_textual_inversion())

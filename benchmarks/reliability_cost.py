@@ -18,7 +18,7 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from customize import cli, trainer
+from customize import cli, commands, trainer
 from customize.config import DreamBoothSettings, TextualInversionSettings
 from customize.guard import NanGuard
 from customize.watchers import Checkpoints
@@ -51,7 +51,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         own = ["--max_train_steps", steps, "--checkpointing_steps", str(SAVES), "--checkpoints_total_limit", "2"]
         given = argv if "--output_dir" in argv else [*argv, "--output_dir", f"{folder}/run"]
-        if status := cli.main(model, "customize.preflight:run", [*given, *own, "--report_to", "none"]):
+        if status := cli.main(model, commands.run_training, [*given, *own, "--report_to", "none"]):
             return status
     guard = [a + b for a, b in zip(TIMES["NanGuard.before_step"], TIMES["NanGuard.after_step"], strict=True)]
     plain = [time - guard[i] for i, time in enumerate(TIMES["step"]) if i > 1 and (i + 1) % SAVES]

@@ -2,20 +2,19 @@
 the same functions: `customize infer` is `python infer.py`."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from importlib import import_module
 
-from customize import __version__
+from customize import __version__, commands
 from customize.cli import outcome, refuse_removed_folder
 
-COMMANDS = {
-    "train_dreambooth": ("customize.__main__:train_dreambooth", "teaches a subject to a base model, in full or as a LoRA"),
-    "train_textual_inversion": ("customize.__main__:train_textual_inversion", "teaches new words to a base model"),
-    "infer": ("customize.__main__:infer", "generates images with a base model and what was taught to it"),
-    "check": ("customize.doctor:main", "everything that is wrong with the settings and images of a run, before it is begun"),
-    "verify": ("customize.verify:main", "whether everything in a run's folder is whole"),
-    "configs": ("customize.shipped:main", "lists the configurations that come with the program, and copies one"),
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "train_dreambooth": (commands.train_dreambooth, "teaches a subject to a base model, in full or as a LoRA"),
+    "train_textual_inversion": (commands.train_textual_inversion, "teaches new words to a base model"),
+    "infer": (commands.infer, "generates images with a base model and what was taught to it"),
+    "check": (commands.check, "everything that is wrong with the settings and images of a run, before it is begun"),
+    "verify": (commands.verify, "whether everything in a run's folder is whole"),
+    "configs": (commands.configs, "lists the configurations that come with the program, and copies one"),
 }
 WORDS = {
     "generate": "infer", "draw": "infer", "txt2img": "infer", "img2img": "infer", "inference": "infer", "sample": "infer",
@@ -27,7 +26,7 @@ WORDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Calls the command that the first word names, and imports nothing for the others; returns the exit status."""
+    """Calls the command that the first word names; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     return outcome(" ".join(["customize", *argv[:1]]), lambda: chosen(argv))
 
@@ -47,29 +46,8 @@ def chosen(argv: Sequence[str]) -> int:
         return 2
     if not {"--help", "-h"} & set(argv):
         refuse_removed_folder()
-    module, function = COMMANDS[name][0].split(":")
-    return getattr(import_module(module), function)(argv[1:])
-
-
-def train_dreambooth(argv: Sequence[str]) -> int:
-    """`python train_dreambooth.py`."""
-    from customize import cli, config
-
-    return cli.main(config.DreamBoothSettings, "customize.preflight:run", argv, "customize.preflight:check")
-
-
-def train_textual_inversion(argv: Sequence[str]) -> int:
-    """`python train_textual_inversion.py`."""
-    from customize import cli, config
-
-    return cli.main(config.TextualInversionSettings, "customize.preflight:run", argv, "customize.preflight:check")
-
-
-def infer(argv: Sequence[str]) -> int:
-    """`python infer.py`."""
-    from customize import cli, config
-
-    return cli.main(config.InferenceSettings, "customize.inference.command:run", argv, "customize.inference.command:check")
+    command, _ = COMMANDS[name]
+    return command(argv[1:])
 
 
 def help_text() -> str:

@@ -8,7 +8,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from typing import Any
 
 from customize import (
@@ -36,7 +35,8 @@ from customize.setting import Setting, table
 from customize.terminal import Terminal
 from customize.validated import SECTIONS, by_section
 
-Function = Callable[[Any], Any] | str  # or "module:function", imported when it is called
+Function = Callable[[Any], Any]
+"""Called with the settings; it imports what it needs then."""
 
 USAGE = "%(prog)s [CONFIG.toml] [--setting value ...]"
 EPILOG = """
@@ -68,7 +68,7 @@ def main(model: type[Settings], run: Function, argv: Sequence[str] | None = None
         settings, notes = read(model, argv, check)
         for note in notes:
             _say(f"note: {note}")
-        _call(run, settings)
+        run(settings)
         return 0
 
     return outcome(called(model.command), work)
@@ -189,7 +189,7 @@ def _further(check: Function | None, settings: Settings, known: set[str]) -> lis
     """What `check` finds in settings of which some are only stand-ins for faulty ones."""
     try:
         if check is not None:
-            _call(check, settings)
+            check(settings)
     except InputError as error:
         return [problem for problem in error.problems if problem.where not in known]
     except Exception:  # it may depend on what is missing, which is reported already
@@ -234,13 +234,6 @@ def _metavar(line: Setting) -> str:
     if line.choices:
         return "{" + ",".join(line.choices) + "}"
     return {int: "N", float: "X", str: "TEXT"}[line.type]
-
-
-def _call(function: Function, settings: Settings) -> None:
-    if isinstance(function, str):
-        module, name = function.split(":")
-        function = getattr(import_module(module), name)
-    function(settings)
 
 
 def _say(*lines: str) -> None:

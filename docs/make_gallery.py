@@ -12,6 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from customize import commands
 from customize.cli import main, read
 from customize.config import InferenceSettings
 from customize.setting import table
@@ -274,9 +275,7 @@ def make(entry: Entry) -> None:
     """Runs the command and keeps the picture that it is about."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
-        status = main(
-            InferenceSettings, "customize.inference.command:run", [*shlex.split(entry.command), "--output_dir", str(out)]
-        )
+        status = main(InferenceSettings, commands.run_inference, [*shlex.split(entry.command), "--output_dir", str(out)])
         if status:
             raise SystemExit(f"{entry.name}: infer.py ended with status {status}")
         shown = out / entry.shows

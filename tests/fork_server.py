@@ -91,6 +91,7 @@ def serve() -> None:
     import customize.adapters.lora
     import customize.training  # noqa: F401
     from customize.cli import main
+    from customize.commands import run_training
     from customize.config import DreamBoothSettings, TextualInversionSettings
 
     torch.set_num_threads(1)
@@ -110,7 +111,7 @@ def serve() -> None:
                 os.umask(request["umask"])
             if request["moment"]:
                 set_trap(request["moment"], request["number"], request["action"])
-            status = main(models[request["command"]], "customize.preflight:run", request["arguments"])
+            status = main(models[request["command"]], run_training, request["arguments"])
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)

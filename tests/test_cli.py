@@ -216,9 +216,15 @@ def test_scripts_are_thin_and_answer_without_torch(script, data, tmp_path):
 def test_run_is_imported_only_when_called(tmp_path, monkeypatch):
     (tmp_path / "late_module.py").write_text("def run(settings):\n    settings.seen\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert cli.main(InferenceSettings, "late_module:run", ["--seed=-1"]) == 2
+
+    def run(settings):
+        import late_module  # type: ignore[import-not-found]
+
+        late_module.run(settings)
+
+    assert cli.main(InferenceSettings, run, ["--seed=-1"]) == 2
     assert "late_module" not in sys.modules
-    assert cli.main(InferenceSettings, "late_module:run", ["--prompt=x"]) == 1
+    assert cli.main(InferenceSettings, run, ["--prompt=x"]) == 1
     assert sys.modules.pop("late_module")
 
 

@@ -12,7 +12,7 @@ from customize.events import DenoisingStep, Message, Progress, Summary, TimeEsti
 from customize.terminal import Terminal
 
 CUSTOMIZE = Path(__file__).parent.parent / "customize"
-PRINTING = {"cli.py", "__main__.py", "doctor.py", "verify.py", "shipped.py", "terminal.py", "progress.py"}
+PRINTING = {"cli.py", "__main__.py", "doctor.py", "verify_command.py", "shipped.py", "terminal.py", "progress.py"}
 PRINTING |= {"plan.py", "training.py", "watchers.py"}
 """The command line: what parses it, the functions of commands, and the consumer of events with its bar."""
 

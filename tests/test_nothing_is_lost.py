@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from customize import __main__, cli, lock, ownership
+from customize.commands import run_inference, run_training
 from customize.config import DreamBoothSettings, InferenceSettings, TextualInversionSettings
 
 NAMES = (
@@ -100,8 +101,8 @@ def called(command: str, words: list[str]) -> int:
         return __main__.main([command, *words])
     if command in ("words", "lora"):
         model = TextualInversionSettings if command == "words" else DreamBoothSettings
-        return cli.main(model, "customize.preflight:run", words)
-    return cli.main(InferenceSettings, "customize.inference.command:run", words)
+        return cli.main(model, run_training, words)
+    return cli.main(InferenceSettings, run_inference, words)
 
 
 user_files = st.dictionaries(

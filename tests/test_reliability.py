@@ -17,7 +17,7 @@ from kit import METHODS, mounted
 from safetensors.torch import load_file
 from whole_runs import LATEST, Run
 
-from customize import checkpoint, lock, verify
+from customize import checkpoint, lock, run_integrity
 
 EACH_STEP = {"checkpointing_steps": 1, "checkpoints_total_limit": 1}
 slow = pytest.mark.slow
@@ -31,8 +31,8 @@ def digest(folder: Path) -> dict[str, tuple[str, int]]:
     }
 
 
-def damaged(folder: Path) -> list[verify.Finding]:
-    return [finding for finding in verify.verify(folder) if finding.whole is False]
+def damaged(folder: Path) -> list[run_integrity.Finding]:
+    return [finding for finding in run_integrity.verify(folder) if finding.whole is False]
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,14 @@ import pytest
 from PIL import Image
 
 from customize import __main__, cli
+from customize.commands import check_inference, check_training
 from customize.config import DreamBoothSettings, InferenceSettings, TextualInversionSettings
 
 ROOT = Path(__file__).parent.parent
 MODELS = {
-    "train_dreambooth": (DreamBoothSettings, "customize.preflight:check"),
-    "train_textual_inversion": (TextualInversionSettings, "customize.preflight:check"),
-    "infer": (InferenceSettings, "customize.inference.command:check"),
+    "train_dreambooth": (DreamBoothSettings, check_training),
+    "train_textual_inversion": (TextualInversionSettings, check_training),
+    "infer": (InferenceSettings, check_inference),
 }
 DB = "train_dreambooth --instance_data_dir my_cat --instance_prompt 'sks cat'"
 TI = "train_textual_inversion --train_data_dir my_cat --placeholder_token '<cat>' --initializer_token cat"
@@ -83,7 +84,7 @@ def tried(line, capsys):
     seen = []
 
     def run(settings):
-        cli._call(check, settings)
+        check(settings)
         seen.append(settings)
 
     status = cli.main(model, run, words[1:], check)

@@ -9,8 +9,21 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from customize import __main__, checkpoint, cli, compatibility, disk, files, lock, memory, numbered, ownership, run_folder, runs
-from customize import verify as verify_command
+from customize import (
+    __main__,
+    checkpoint,
+    cli,
+    compatibility,
+    disk,
+    files,
+    lock,
+    memory,
+    numbered,
+    ownership,
+    run_folder,
+    run_integrity,
+    runs,
+)
 from customize.config import DreamBoothSettings, InferenceSettings, TextualInversionSettings
 from customize.errors import InputError, ResourceError
 from customize.images import open_image
@@ -452,7 +465,7 @@ def test_verify_calls_no_folder_whole_that_no_run_could_use(kind, here):
     (here / "run/config.toml").write_text("")
     path = here / "run" / lock.NAME
     {"folder": path.mkdir, "link": lambda: path.symlink_to("config.toml"), "text": lambda: path.write_text("mine")}[kind]()
-    found = [each for each in verify_command.run(here / "run") if each.what == "lock"]
+    found = [each for each in run_integrity.run(here / "run") if each.what == "lock"]
     assert [each.whole for each in found] == [False] and "is no lock of a run" in found[0].words
 
 

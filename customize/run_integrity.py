@@ -1,9 +1,8 @@
-"""`customize verify RUN`: is everything in a run's folder whole? Reads only; torch is not imported."""
+"""Whether every file of a run is intact: what `customize verify` tells. Reads only; torch is not imported."""
 
 import os
 import stat
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,13 +11,6 @@ from customize.errors import InputError, Problem
 from customize.files import READY, leftovers
 from customize.findings import first_few, printable
 from customize.run_log import read_log
-
-USAGE = """usage: customize verify RUN
-
-Says of each thing in the folder of a run whether it is whole: settings, checkpoints, result, intermediate weights,
-sample pictures, log. RUN may also be one checkpoint or any folder with a manifest.json. Nothing is changed.
-Exit status: 0 all is whole, 2 something is not.
-"""
 
 
 class Finding(NamedTuple):
@@ -31,26 +23,6 @@ class Finding(NamedTuple):
     def __str__(self) -> str:
         mark = {True: "whole  ", False: "DAMAGED", None: "note   "}[self.whole]
         return printable(f"{mark}  {self.what}{f': {self.words}' if self.words else ''}")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Prints a line per thing; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
-    if {"--help", "-h"} & set(argv):
-        print(USAGE, end="")
-        return 0
-    if len(argv) != 1:
-        print(USAGE, end="", file=sys.stderr)
-        return 2
-    if wrong := not_a_run(Path(argv[0])):
-        print(f"{wrong.where}: {wrong.what}", f"    -> {wrong.remedy}", sep="\n")
-        return 2
-    findings = list(verify(Path(argv[0])))
-    for finding in findings:
-        print(finding)
-    damaged = [finding for finding in findings if finding.whole is False]
-    print(f"{argv[0]}: {f'{len(damaged)} of {len(findings)} damaged' if damaged else 'all is whole'}")
-    return 2 if damaged else 0
 
 
 def not_a_run(path: Path) -> Problem | None:
