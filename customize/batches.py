@@ -15,8 +15,10 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 
-from customize import draws, objective
+from customize import draws
 from customize.conditioning import encode_texts
+from customize.diffusion.losses import min_snr_weights
+from customize.diffusion.process import offset_noise
 from customize.families.conditioning import Conditioning
 from customize.families.stable_diffusion import StableDiffusion
 
@@ -112,7 +114,6 @@ class LatentDataset:
 
     def __init__(self, family: StableDiffusion, config: SampleConfig, sampler: EpochSampler, pictures: Sequence[CachedImage]):
         self.family, self.config, self.sampler, self.pictures = family, config, sampler, pictures
-        self.alphas_cumprod = family.noise_scheduler.alphas_cumprod
 
     def deal(self, step: int, positions: Sequence[int]) -> list[Batch]:
         """The samples at these positions of the step's global batch, one batch for each shape of latents."""
@@ -132,7 +133,7 @@ class LatentDataset:
         noise = draws.normal(shape, seed, f"{stream}/noise", step, positions)
         if self.config.noise_offset:
             shift = draws.normal(shape[:1], seed, f"{stream}/noise_offset", step, positions)
-            noise = objective.offset_noise(noise, shift, self.config.noise_offset)
+            noise = offset_noise(noise, shift, self.config.noise_offset)
         timesteps = self.timesteps(step, positions)
         return Batch(
             latents=self.family.sample_latents(moments, draws.normal(shape, seed, f"{stream}/latent", step, positions)),
@@ -153,11 +154,10 @@ class LatentDataset:
         pictures = [picture if picture.moments else self.shown for picture in pictures]
         moments = torch.stack([picture.moments[min(picture.moments)] for picture in pictures])
         shape = (moments.shape[1] // 2, *moments.shape[2:])
-        levels = len(self.alphas_cumprod)
         return Batch(
             latents=self.family.sample_latents(moments, draws.normal(shape, self.config.seed, "probe/latent", 0, places)),
             noise=draws.normal(shape, self.config.seed, "probe/noise", 0, places),
-            timesteps=torch.tensor([(2 * place + 1) * levels // (2 * number) for place in places]),
+            timesteps=self.family.schedule.timesteps((torch.arange(number) + 0.5) / number),
             prompts=tuple(picture.captions[0] for picture in pictures),
             loss_weights=torch.ones(number),
             is_prior=torch.zeros(number, dtype=torch.bool),
@@ -171,8 +171,9 @@ class LatentDataset:
         return next(picture for picture in self.pictures if picture.moments)
 
     def timesteps(self, step: int, positions: Sequence[int]) -> Tensor:
-        """The noise levels [B], uniform over all that were trained (DDPM, algorithm 1)."""
-        return draws.integers(len(self.alphas_cumprod), self.config.seed, f"{self.sampler.stream}/timestep", step, positions)
+        """The timesteps [B], by the base model's own distribution over noise levels."""
+        schedule, stream = self.family.schedule, f"{self.sampler.stream}/timestep"
+        return schedule.timesteps(draws.uniform(self.config.seed, stream, step, positions, schedule.num_levels))
 
     def prompts(self, pictures: Sequence[CachedImage], step: int, positions: Sequence[int]) -> tuple[str, ...]:
         """A caption of each picture, or none at the rate of `caption_dropout` (Ho & Salimans 2022)."""
@@ -188,8 +189,7 @@ class LatentDataset:
         """The weight of each sample [B]: 1, or that of min-SNR."""
         if self.config.snr_gamma is None:
             return torch.ones(len(timesteps))
-        alphas_cumprod = self.alphas_cumprod[timesteps]
-        return objective.min_snr_weights(alphas_cumprod, self.config.snr_gamma, self.family.prediction_type)
+        return min_snr_weights(self.family.schedule.snr(timesteps), self.config.snr_gamma, self.family.prediction_type)
 
 
 class PriorPreservation:

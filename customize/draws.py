@@ -30,8 +30,10 @@ def integers(end: int, seed: int, stream: str, step: int, positions: Sequence[in
     return torch.stack([torch.randint(end, (), generator=generator(seed, stream, step, p)) for p in positions])
 
 
-def uniform(seed: int, stream: str, step: int, positions: Sequence[int]) -> Tensor:
-    """Numbers [B] in [0, 1), float32."""
+def uniform(seed: int, stream: str, step: int, positions: Sequence[int], levels: int | None = None) -> Tensor:
+    """Numbers [B] in [0, 1), float32. levels: only the middles of so many equal parts, each drawn as by `integers`."""
+    if levels:
+        return (integers(levels, seed, stream, step, positions) + 0.5) / levels
     return torch.stack([torch.rand((), generator=generator(seed, stream, step, p)) for p in positions])
 
 

@@ -54,5 +54,5 @@ def answer(family: StableDiffusion, prompt: str) -> Tensor:
     family.to("cpu", torch.float32)
     side = 2 ** len(family.unet.config.block_out_channels)
     noise = draws.normal((family.unet.config.in_channels, side, side), 0, "readback", 0, [0])
-    timesteps = torch.tensor([family.noise_scheduler.config.num_train_timesteps // 2])
+    timesteps = family.schedule.timesteps(torch.tensor([0.5]))
     return family.predict(noise, timesteps, family.encode_prompts(family.tokenize([prompt])))

@@ -47,7 +47,8 @@ def set_trap(moment: str, number: int, action: str) -> None:
     """Makes `action` happen in this process when the moment comes for the `number`-th time."""
     import torch
 
-    from customize import checkpoint, class_pictures, latents_cache, manifest, objective, readback, watchers
+    from customize import checkpoint, class_pictures, latents_cache, manifest, readback, watchers
+    from customize.diffusion import losses
     from customize.methods.method import Method
     from customize.watchers import Checkpoints
 
@@ -56,7 +57,7 @@ def set_trap(moment: str, number: int, action: str) -> None:
         "inside a checkpoint": (manifest, "write"),
         "after a checkpoint": (checkpoint, "prune"),
         "at the end of a step": (Checkpoints, "after_step"),
-        "in the loss": (objective, "mean_squared_error"),
+        "in the loss": (losses, "mean_squared_error"),
         "in the bar": (watchers.Progress, "after_step"),
         "in the result": (readback, "check"),
         "at a class picture": (class_pictures, "write_image"),

@@ -30,7 +30,7 @@ def test_min_snr_with_prior_preservation_by_hand(base, batch_size, pictures, tmp
     losses = training.method(batch)
     for i in range(2 * batch_size):
         t = int(batch.timesteps[i])
-        a = float(family.noise_scheduler.alphas_cumprod[t])
+        a = float(family.schedule.alphas_cumprod[t])
         x, e = batch.latents[i : i + 1], batch.noise[i : i + 1]
         noisy = a**0.5 * x + (1 - a) ** 0.5 * e
         answer = family.unet(noisy, t, encoder_hidden_states=hidden_states(training.condition([batch.prompts[i]]))).sample

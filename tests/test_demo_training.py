@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from customize.demo.pretraining import EvenSamples
 from customize.demo.tokenizer import build_tokenizer
 from customize.demo.train import DemoSettings
 from customize.demo.world import Spec, World
+from customize.diffusion.process import DiscreteSchedule
 from customize.errors import NumericsError
 
 COLOURS = ("white", "yellow", "pink", "blue")
@@ -172,9 +174,10 @@ def test_a_decoder_is_trained_further_and_its_latents_stay(pictures, tmp_path: P
 
 def test_noise_levels_of_a_step_are_spread_evenly_and_each_is_uniform(pictures, tmp_path: Path) -> None:
     """Variational Diffusion Models, appendix I.1: within a step one in each of its parts; over the steps all alike."""
-    config, alphas_cumprod = SampleConfig(seed=3, global_batch=8), torch.linspace(1, 0, 1000)
+    config, schedule = SampleConfig(seed=3, global_batch=8), DiscreteSchedule(torch.linspace(1, 0, 1000))
     samples = EvenSamples.__new__(EvenSamples)
-    samples.config, samples.sampler, samples.alphas_cumprod = config, EpochSampler("world", config, 4, [1] * 4), alphas_cumprod
+    samples.config, samples.sampler = config, EpochSampler("world", config, 4, [1] * 4)
+    samples.family = SimpleNamespace(schedule=schedule)
     found = torch.stack([samples.timesteps(step, range(8)) for step in range(400)])
     assert found.min() >= 0 and found.max() < 1000
     assert (found.sort().values // 125 == torch.arange(8)).float().mean() > 0.98  # but for a rounded edge

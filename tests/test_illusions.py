@@ -19,7 +19,6 @@ from customize.inference.illusions import (
     Factorised,
     LookingGlass,
     anagram,
-    answer_from_clean,
     blended,
     colour,
     gaussian,
@@ -29,7 +28,7 @@ from customize.inference.illusions import (
     regions,
     triple,
 )  # fmt: skip
-from customize.inference.sampler import Step, level, noise_and_clean, sample
+from customize.inference.sampler import Step, level, sample
 from customize.inference.schedulers import make_scheduler, scheduler_names
 from customize.inference.views import VIEWS, parse_view
 
@@ -89,7 +88,7 @@ class Oracle:
         return []
 
     def combine(self, answers, latents, step):
-        return answer_from_clean(self.clean, latents, step)
+        return step.output_of(self.clean, latents)
 
 
 # anagrams
@@ -117,8 +116,8 @@ def test_combining_answers_is_combining_noises(prediction_type):
     at = step(prediction_type)
     parts, latents = prompts(2), rand(2, 3, 16, 16)
     views = [VIEWS["jigsaw"](), VIEWS["negate"]()]
-    noise, clean = noise_and_clean(combined(Anagram(parts, views), latents, at), latents, at)
-    each = [noise_and_clean(asked(part, view(latents)), view(latents), at) for part, view in zip(parts, views, strict=True)]
+    noise, clean = at.split(combined(Anagram(parts, views), latents, at), latents)
+    each = [at.split(asked(part, view(latents)), view(latents)) for part, view in zip(parts, views, strict=True)]
     for whole, own in [(noise, [n for n, _ in each]), (clean, [c for _, c in each])]:
         expected = sum(view.inverse(tensor) for view, tensor in zip(views, own, strict=True)) / 2
         torch.testing.assert_close(whole, expected, **CLOSE)
@@ -129,7 +128,7 @@ def test_views_of_one_clean_picture_are_agreed_on(prediction_type):
     at, clean, latents = step(prediction_type), rand(1, 3, 64, 64), rand(1, 3, 64, 64, seed=1)
     views = [make() for name, make in VIEWS.items() if name not in ("white_balance", "blur")]
     answer = Anagram([Oracle(view(clean)) for view in views], views).combine(iter(()), latents, at)
-    torch.testing.assert_close(noise_and_clean(answer, latents, at)[1], clean, **CLOSE)
+    torch.testing.assert_close(at.split(answer, latents)[1], clean, **CLOSE)
 
 
 def test_two_plain_views_are_the_mean_and_one_is_the_estimate_itself():
@@ -234,12 +233,9 @@ def test_a_hybrid_is_the_formula_of_the_paper(prediction_type):
     a, b, negative = prompts(3)
     at, latents = step(prediction_type), rand(2, 3, 64, 64)
     estimate = Factorised([guided(a, negative, 7.0), guided(b, negative, 7.0)], hybrid())
-    noises = [
-        noise_and_clean(asked(negative, latents) + 7 * (asked(p, latents) - asked(negative, latents)), latents, at)[0]
-        for p in (a, b)
-    ]
+    noises = [at.split(asked(negative, latents) + 7 * (asked(p, latents) - asked(negative, latents)), latents)[0] for p in (a, b)]
     expected = gaussian(noises[0], 2.0, 33) + noises[1] - gaussian(noises[1], 2.0, 33)
-    torch.testing.assert_close(noise_and_clean(combined(estimate, latents, at), latents, at)[0], expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(at.split(combined(estimate, latents, at), latents)[0], expected, rtol=0, atol=1e-11)
 
 
 def test_components_of_one_prompt_are_that_prompt():
@@ -321,14 +317,14 @@ def test_looking_glass_is_algorithm_1(prediction_type):
         return x.flip(2, 3)
 
     first, second = latents[:2], latents[2:]
-    z = [noise_and_clean(asked(a, first), first, at)[1], noise_and_clean(asked(b, second), second, at)[1]]
+    z = [at.split(asked(a, first), first)[1], at.split(asked(b, second), second)[1]]
     x = [lossy_decode(latents) for latents in z]
     delta = [z[i] - lossy_encode(x[i]) for i in range(2)]
     x_hat = blended([x[0], turned(x[1])], 0.25)
     delta_hat = blended([delta[0], turned(delta[1])], 0.25)
     expected = torch.cat([lossy_encode(x_hat) + delta_hat, lossy_encode(turned(x_hat)) + turned(delta_hat)])
     answer = combined(estimate, latents, at)
-    torch.testing.assert_close(noise_and_clean(answer, latents, at)[1], expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(at.split(answer, latents)[1], expected, rtol=0, atol=1e-11)
 
 
 def test_one_plain_view_is_the_estimate_itself_whatever_the_autoencoder_loses():
@@ -361,8 +357,8 @@ def test_first_spares_the_autoencoder_and_alone_asks_one_view():
         decoded.clear()
         counts.append((len(spy.questions(latents, step(index=index))), combined(spy, latents, step(index=index)), len(decoded)))
     assert [(questions, decodes) for questions, _, decodes in counts] == 3 * [(2, 0)] + 5 * [(2, 2)] + 2 * [(1, 1)]
-    clean = noise_and_clean(counts[-1][1], latents, step())[1]
-    own = noise_and_clean(asked(estimates[0], latents[:2]), latents[:2], step())[1]
+    clean = step().split(counts[-1][1], latents)[1]
+    own = step().split(asked(estimates[0], latents[:2]), latents[:2])[1]
     torch.testing.assert_close(clean[:2], own, rtol=0, atol=1e-11)
     lost = own - lossy_encode(lossy_decode(own))
     torch.testing.assert_close(clean[2:], lossy_encode(lossy_decode(own).flip(2)) + lost.flip(2), rtol=0, atol=1e-11)
@@ -371,8 +367,8 @@ def test_first_spares_the_autoencoder_and_alone_asks_one_view():
 def test_colours_are_inverted_in_pixels_never_in_latents():
     estimates, latents = prompts(2), rand(4, 4, 16, 16)
     estimate = looking_glass(estimates, [VIEWS["identity"](), VIEWS["negate"]()], detail=0.0, first=1.0)
-    clean = noise_and_clean(combined(estimate, latents, step()), latents, step())[1]
-    z = [noise_and_clean(asked(estimates[i], latents[2 * i :][:2]), latents[2 * i :][:2], step())[1] for i in range(2)]
+    clean = step().split(combined(estimate, latents, step()), latents)[1]
+    z = [step().split(asked(estimates[i], latents[2 * i :][:2]), latents[2 * i :][:2])[1] for i in range(2)]
     shared = (lossy_decode(z[0]) - lossy_decode(z[1])) / 2
     lost = sum(latents - lossy_encode(lossy_decode(latents)) for latents in z) / 2
     expected = torch.cat([lossy_encode(shared) + lost, lossy_encode(-shared) + lost])
@@ -394,10 +390,10 @@ def test_an_answer_from_clean_says_just_that(prediction_type):
     plan = scheduler(prediction_type)
     for place in range(len(plan.timesteps)):
         at = Step(place, 6, plan.timesteps[place], None, *level(plan, place), prediction_type)
-        clean = noise_and_clean(answer, seen, at)[1]
-        torch.testing.assert_close(answer_from_clean(clean, seen, at), answer, rtol=0, atol=1e-10)
+        clean = at.split(answer, seen)[1]
+        torch.testing.assert_close(at.output_of(clean, seen), answer, rtol=0, atol=1e-10)
     with pytest.raises(ValueError, match="flow"):
-        answer_from_clean(seen, seen, step("flow"))
+        step("flow").output_of(seen, seen)
 
 
 def test_blended_is_the_weighted_average_of_every_band():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from kit import METHODS, conditioning, hidden_states, prepared, settings_for, write_pictures
 
-from customize import objective
+from customize.diffusion.predictions import add_noise
 
 LONG = " ".join(["a photo of the small sks dog in the red house"] * 9)  # 90 tokens
 LONGER = " ".join(["a small dog"] * 60)  # 180
@@ -43,8 +43,7 @@ def test_the_loss_is_that_of_chunks_cut_by_hand(method, tiny_epsilon, captioned,
     family.text_encoder.to("cpu")
     texts = [family.expand(prompt) for prompt in batch.prompts]
     by_chunks = torch.stack([by_hand(family, text, 3) for text in texts])
-    alphas = family.noise_scheduler.alphas_cumprod[batch.timesteps]
-    noisy = objective.add_noise(batch.latents, batch.noise, alphas)
+    noisy = add_noise(batch.latents, batch.noise, *family.schedule.alpha_sigma(batch.timesteps))
     with torch.no_grad():
         prediction = family.predict(noisy, batch.timesteps, conditioning(by_chunks))
         reference = ((prediction - batch.noise) ** 2).mean(dim=(1, 2, 3)) * batch.loss_weights

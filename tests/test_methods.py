@@ -10,8 +10,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from transformers import CLIPTextModel
 
-from customize import draws, objective
+from customize import draws
 from customize.batches import Batch
+from customize.diffusion.predictions import add_noise
 from customize.methods.textual_inversion import DirectionalTextualInversion
 from customize.trainer import train
 
@@ -128,8 +129,7 @@ def test_teacher_is_the_model_without_its_adapter(tiny_v, pictures, tmp_path):
 
     plain = UNet2DConditionModel.from_pretrained(tiny_v, subfolder="unet").double()
     encoder = CLIPTextModel.from_pretrained(tiny_v, subfolder="text_encoder").double()
-    alphas_cumprod = context.family.noise_scheduler.alphas_cumprod[batch.timesteps]
-    noisy = objective.add_noise(batch.latents, batch.noise, alphas_cumprod)[2:]
+    noisy = add_noise(batch.latents, batch.noise, *context.family.schedule.alpha_sigma(batch.timesteps, torch.float64))[2:]
     with torch.no_grad():
         taught = plain(
             noisy, batch.timesteps[2:], encoder_hidden_states=encoder(context.family.tokenize(batch.prompts[2:]))[0]

@@ -17,7 +17,7 @@ from PIL import Image
 from customize.inference.attention import LEVELS, WordMaps, heat_colours
 from customize.inference.estimates import Conditional, guided
 from customize.inference.page import CLEAN, FORMULAS, HEIGHT, LINES, NOISE, PAGE, WIDTH, X, chart, filled, grid, page
-from customize.inference.sampler import Moment, Step, noise_and_clean
+from customize.inference.sampler import Moment, Step
 from customize.inference.trace import Trace, film
 
 NOBODY = Conditional(conditioning(torch.zeros(2, 1, 1)))
@@ -148,11 +148,12 @@ def test_nothing_is_fetched():
 def test_formulas_are_those_of_the_sampler(prediction_type):
     generator = torch.Generator().manual_seed(3)
     x, answer = (torch.randn(1, 4, 8, 8, generator=generator, dtype=torch.float64) for _ in range(2))
-    step = Step(0, 1, torch.tensor(1), None, 0.6, 0.8, prediction_type)
-    noise, clean = noise_and_clean(answer, x, step)
+    alpha, sigma = (0.2 if prediction_type == "flow_prediction" else 0.6), 0.8  # of a flow, their sum is 1
+    step = Step(0, 1, torch.tensor(1), None, alpha, sigma, prediction_type)
+    noise, clean = step.split(answer, x)
     name, following = FORMULAS[prediction_type]
-    letters = {X: "x", CLEAN: "clean", NOISE: "noise", "<i>v̂</i>": "v", "− ": "-", "/ [α]": "/ 0.6", "/ [σ]": "/ 0.8"}
-    letters |= {"[α]": "0.6 *", "[σ]": "0.8 *"}
+    letters = {X: "x", CLEAN: "clean", NOISE: "noise", "<i>v̂</i>": "v", "− ": "-", "/ [α]": f"/ {alpha}", "/ [σ]": f"/ {sigma}"}
+    letters |= {"[α]": f"{alpha} *", "[σ]": f"{sigma} *"}
     values = {"x": x, "clean": clean, "noise": noise, "v": answer}
     for _, left, right in following:
         for written, meant in letters.items():

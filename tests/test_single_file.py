@@ -224,7 +224,7 @@ def test_names_of_old_merges_half_precision_and_a_given_prediction_type(sd15, lo
     pipeline, tensors = sd15
     old = {name.replace(f"{CLIP}text_model.", CLIP): tensor.half() for name, tensor in tensors.items()}
     model = load(old, "v_prediction")
-    assert model.prediction_type == model.noise_scheduler.config.prediction_type == "v_prediction"
+    assert model.prediction_type == model.scheduler.config.prediction_type == "v_prediction"
     for part in ("unet", "text_encoder"):
         expected = getattr(pipeline, part).state_dict()
         for name, weight in getattr(model, part).state_dict().items():

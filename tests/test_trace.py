@@ -12,7 +12,7 @@ from PIL import Image
 
 from customize.inference.estimates import Composed, Conditional, WithChannels, guided
 from customize.inference.figures import GAP, MARGIN
-from customize.inference.sampler import Moment, Step, noise_and_clean
+from customize.inference.sampler import Moment, Step
 from customize.inference.trace import (
     COLOURS,
     RIDGE,
@@ -79,7 +79,7 @@ def test_guidance_is_what_prompts_add_at_each_place(prediction_type):
     second, weights = torch.randn_like(first), [torch.full((2, 1, 1, 1), weight) for weight in (0.7, -0.4)]
 
     def difference(positive: torch.Tensor) -> torch.Tensor:
-        noises = [noise_and_clean(answer, one.seen.double(), one.step)[0] for answer in (positive, negative)]
+        noises = [one.step.split(answer, one.seen.double())[0] for answer in (positive, negative)]
         return (noises[0] - noises[1]).square().sum(1).sqrt().float()
 
     torch.testing.assert_close(guidance(one), difference(first), rtol=1e-4, atol=1e-5)

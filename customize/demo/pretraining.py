@@ -29,7 +29,7 @@ class EvenSamples(LatentDataset):
         """The noise levels [B]."""
         first = draws.uniform(self.config.seed, f"{self.sampler.stream}/timestep", step, [0])
         places = (first + torch.tensor(positions) / self.config.global_batch) % 1
-        return (places * len(self.alphas_cumprod)).long()
+        return self.family.schedule.timesteps(places)
 
 
 class Pretraining(DenoisingMethod):

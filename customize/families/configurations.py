@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from customize.diffusion.predictions import DISCRETE_PREDICTIONS
+
 Shapes = Mapping[str, tuple[int, ...]]
 Check = Callable[[Any], bool]
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
-"""What a network may answer with; see `objective.target`."""
 ACTIVATIONS = ("silu", "swish", "mish", "gelu", "relu")
 CLIP_ACTIVATIONS = ("quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 DOWN = ("CrossAttnDownBlock2D", "DownBlock2D", "AttnDownBlock2D", "SimpleCrossAttnDownBlock2D", "ResnetDownsampleBlock2D")
@@ -90,7 +90,7 @@ TEXT_ENCODER: dict[str, Check] = {
 }  # fmt: skip
 limit = or_none(number(-1e30, 1e30))
 SCHEDULER: dict[str, Check] = {
-    "num_train_timesteps": whole(1, 10_000), "prediction_type": one_of(*PREDICTIONS),
+    "num_train_timesteps": whole(1, 10_000), "prediction_type": one_of(*DISCRETE_PREDICTIONS),
     "beta_start": number(0, 0.999), "beta_end": number(0, 0.999),
     "beta_schedule": one_of("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"),
     "trained_betas": or_none(each(number(0, 0.999), 10_000)),

@@ -32,7 +32,7 @@ def load(source: Source) -> StableDiffusion:
     if broken:
         what = f"holds NaN or infinity in {len(broken)} of {len(weights)} tensors, such as {broken[0]}"
         raise InputError(Problem(str(family.source), what, AGAIN))
-    if not family.noise_scheduler.alphas_cumprod.isfinite().all():
+    if not family.schedule.alphas_cumprod.isfinite().all():
         raise InputError(Problem(f"{family.source}/scheduler", "gives noise levels that are NaN or infinite", AGAIN))
     return family
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import diffusers
 
+from customize.diffusion.predictions import DISCRETE_PREDICTIONS
 from customize.errors import InputError, Problem
-from customize.families.configurations import PREDICTIONS, SCHEDULER
+from customize.families.configurations import SCHEDULER
 from customize.families.folder_check import AGAIN, SCHEDULER_FILE
 from customize.findings import printable, refusing
 from customize.json_files import read_object
@@ -24,8 +25,10 @@ def load_scheduler(folder: Path):
     known = inspect.signature(scheduler_class).parameters
     with refusing(f"{folder}/scheduler", AGAIN, "cannot be made"):
         scheduler = scheduler_class.from_config({key: value for key, value in config.items() if key in known})
-    if not {"beta_start", "beta_end", "prediction_type"} <= known.keys() or scheduler.config.prediction_type not in PREDICTIONS:
-        what = f"{name} is not one of Stable Diffusion 1.x or 2.x: those have betas and predict {', '.join(PREDICTIONS)}"
+    has_betas = {"beta_start", "beta_end", "prediction_type"} <= known.keys()
+    if not has_betas or scheduler.config.prediction_type not in DISCRETE_PREDICTIONS:
+        types = ", ".join(DISCRETE_PREDICTIONS)
+        what = f"{name} is not one of Stable Diffusion 1.x or 2.x: those have betas and predict {types}"
         raise InputError(Problem(f"{folder}/scheduler", what, "is it the right model? or copy the folder of one that is"))
     return scheduler
 

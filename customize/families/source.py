@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from customize.errors import InputError, Problem
-from customize.families.configurations import PREDICTIONS, READ
+from customize.families.configurations import READ
 from customize.families.folder_check import AGAIN, NETWORKS, check_folder, weight_files
 from customize.families.ldm_header import read_layout
 from customize.families.model_folder import OTHER_FORMATS
@@ -17,7 +17,7 @@ from customize.near import remedy_for_missing
 from customize.printable import printable
 from customize.reading import REMEDIES, START, kind_of, reason, regular_file
 
-__all__ = ["AGAIN", "NETWORKS", "PREDICTIONS", "SETTING", "Source", "check_folder", "locate", "weight_files"]
+__all__ = ["AGAIN", "NETWORKS", "SETTING", "Source", "check_folder", "locate", "weight_files"]
 
 DEMO = Path(__file__).parents[1] / "demo" / "model"
 PICKLES = (".ckpt", ".bin", ".pt", ".pth")

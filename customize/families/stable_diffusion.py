@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AddedToken, CLIPTextModel, CLIPTokenizer
 
+from customize.diffusion.process import DiscreteSchedule
 from customize.errors import InputError, Problem
 from customize.families.conditioning import Conditioning
 from customize.families.source import known_token_problems
@@ -24,8 +25,8 @@ from customize.families.tokens import added_words, token_table
 class StableDiffusion:
     """A text-conditional latent diffusion model with one CLIP text encoder.
 
-    name: what the user called it; source: the folder or file that it came from. `scheduler` is the base's own, for
-    sampling; `noise_scheduler` holds the same betas and prediction type, for training.
+    name: what the user called it; source: the folder or file that it came from. scheduler: the base's own, for sampling;
+    schedule: its noise levels, those that it was trained with.
     """
 
     def __init__(self, name: str, source: Path, unet, vae, text_encoder, tokenizer, scheduler):
@@ -35,7 +36,7 @@ class StableDiffusion:
         self.text_encoder: CLIPTextModel = text_encoder
         self.tokenizer: CLIPTokenizer = tokenizer
         self.scheduler = scheduler
-        self.noise_scheduler = DDPMScheduler.from_config(scheduler.config)
+        self.schedule = DiscreteSchedule(DDPMScheduler.from_config(scheduler.config).alphas_cumprod)
         self.placeholders = added_words(tokenizer)
         for network in self.networks:
             network.requires_grad_(False).eval()
@@ -59,7 +60,7 @@ class StableDiffusion:
 
     @property
     def prediction_type(self) -> str:
-        """ "epsilon", "v_prediction" or "sample", as the base's scheduler says."""
+        """The row of `diffusion.predictions.PREDICTIONS` that the base's scheduler names."""
         return self.scheduler.config.prediction_type
 
     @property

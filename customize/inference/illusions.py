@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from customize.errors import InputError, Problem
 from customize.inference.estimates import DenoiserInput, Estimate
-from customize.inference.sampler import Moment, Step, level, noise_and_clean
+from customize.inference.sampler import Moment, Step, level
 from customize.inference.views import VIEWS, View
 
 
@@ -226,10 +226,10 @@ class LookingGlass:
 
     def combine(self, answers: Iterator[Tensor], latents: Tensor, step: Step) -> Tensor:
         answered = [(estimate.combine(answers, own, step), own) for estimate, own in self.asked(latents, step)]
-        clean = [noise_and_clean(answer, own, step)[1] for answer, own in answered]
+        clean = [step.split(answer, own)[1] for answer, own in answered]
         in_latents = step.index < round(self.first * step.count) and all(view.permutes for view in self.views)
         agreed = self.shared(clean, self.views) if in_latents else self.shared_pixels(clean)
-        return answer_from_clean(torch.cat(agreed).to(latents), latents, step)
+        return step.output_of(torch.cat(agreed).to(latents), latents)
 
     def asked(self, latents: Tensor, step: Step) -> list[tuple[Estimate, Tensor]]:
         """The estimates that this step's answer is made of, each with its view's own latents [B, C, H, W]."""
@@ -248,18 +248,6 @@ class LookingGlass:
         in_latents = [view if view.permutes else VIEWS["identity"]() for view in self.views]
         parts = zip(self.shared(pictures, self.views), self.shared(lost, in_latents), strict=True)
         return [self.encode(picture) + correction for picture, correction in parts]
-
-
-def answer_from_clean(clean: Tensor, seen: Tensor, step: Step) -> Tensor:
-    """The answer [B, C, H, W] that says `seen` is made of these clean latents: the inverse of `sampler.noise_and_clean`."""
-    match step.prediction_type:
-        case "epsilon":
-            return (seen - step.alpha * clean) / step.sigma
-        case "v_prediction":
-            return (step.alpha * seen - clean) / step.sigma
-        case "sample":
-            return clean
-    raise ValueError(f"unknown prediction_type {step.prediction_type!r}")
 
 
 def blended(pictures: Sequence[Tensor], detail: float) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from customize import checkpoint, model_spec, near, run_folder
+from customize.diffusion.predictions import DISCRETE_PREDICTIONS
 from customize.errors import InputError, Problem
 from customize.findings import printable
 from customize.inference.checkpoints import weights_in
@@ -30,7 +31,6 @@ UNNAMED = ("emb_params", "string_to_param.*", "string_to_param", "clip_l", "*")
 """Names of tensors of embeddings whose word is the file's name."""
 BUNDLED = re.compile(r"bundle_emb\.(.+?)\.(?:string_to_param\.\*|emb_params|clip_l)")
 """An embedding within a file of an adapter, as A1111 and OneTrainer have it; its word."""
-PREDICTIONS = (None, "epsilon", "v_prediction")
 PATTERNS = re.compile(r"(^|\.)(rank_pattern|alpha_pattern)$")
 NUMBERS = re.compile(r"(^|\.)(r|lora_alpha)$")
 DESCRIBED = re.compile(r"(unet|text_encoder)\.")
@@ -295,7 +295,7 @@ def read_about(text: str, path: Path) -> dict[str, Any]:
         raise InputError(damaged(path))
     texts = [*words, *(said.get(name, "") for name in ("base_model", "method"))]
     texts += [settings.get(name) or "" for name in ("revision", "variant")]
-    if not all(isinstance(each, str) for each in texts) or settings.get("prediction_type") not in PREDICTIONS:
+    if not all(isinstance(each, str) for each in texts) or settings.get("prediction_type") not in (None, *DISCRETE_PREDICTIONS):
         raise InputError(damaged(path))
     return said
 

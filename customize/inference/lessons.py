@@ -10,11 +10,12 @@ import torch
 from PIL import Image, ImageChops, ImageFilter
 from torch import Tensor
 
+from customize.diffusion.predictions import add_noise
 from customize.inference.estimates import Estimate
 from customize.inference.figures import contact_sheet, stacked
 from customize.inference.inpainting import as_pixels
 from customize.inference.pipeline import Pipeline, fitted
-from customize.inference.sampler import noise_and_clean, noised, sample, steps_of
+from customize.inference.sampler import noised, sample, steps_of
 from customize.inference.schedulers import make_scheduler
 from customize.inference.sweep import Wanted
 from customize.inference.trace import colour_map
@@ -54,11 +55,11 @@ def autoencoder(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Ima
 @torch.no_grad()
 def forward(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Image.Image:
     """The forward process (DDPM, equation 4): the picture's latents under more and more of one noise, decoded."""
-    picture, scheduler = fitting(pipeline, picture), pipeline.family.noise_scheduler
+    picture, schedule = fitting(pipeline, picture), pipeline.family.schedule
     clean, noise = clean_and_noise(pipeline, picture, wanted.seed)
-    noisy = [pipeline.decode(scheduler.add_noise(clean, noise, torch.tensor([level])))[0] for level in LEVELS]
-    signal = [float(scheduler.alphas_cumprod[level]) ** 0.5 for level in LEVELS]
-    labels = [f"t {level}, signal {alpha:.2f}" for level, alpha in zip(LEVELS, signal, strict=True)]
+    levels = [schedule.alpha_sigma(torch.tensor([timestep])) for timestep in LEVELS]
+    noisy = [pipeline.decode(add_noise(clean, noise, *level))[0] for level in levels]
+    labels = [f"t {timestep}, signal {float(alpha):.2f}" for timestep, (alpha, _) in zip(LEVELS, levels, strict=True)]
     return contact_sheet([[picture, *noisy]], ["picture", *labels])
 
 
@@ -114,7 +115,7 @@ def in_one_step(pipeline: Pipeline, scheduler, start: Tensor, estimate: Estimate
         pipeline.family.predict(question.latents, step.timestep.expand(len(start)), question.conditioning)
         for question in estimate.questions(seen, step)
     ]
-    return noise_and_clean(estimate.combine(iter(answers), seen, step), seen, step)[1]
+    return step.split(estimate.combine(iter(answers), seen, step), seen)[1]
 
 
 def clean_and_noise(pipeline: Pipeline, picture: Image.Image, seed: int) -> tuple[Tensor, Tensor]:

@@ -41,8 +41,12 @@ FORMULAS = {
         [("so the picture is", CLEAN, f"[α] {X} − [σ] <i>v̂</i>"), ("and the noise", NOISE, f"[σ] {X} + [α] <i>v̂</i>")],
     ),
     "sample": (CLEAN, [("so the noise is", NOISE, f"({X} − [α] {CLEAN}) / [σ]")]),
+    "flow_prediction": (
+        "<i>v̂</i>",
+        [("so the picture is", CLEAN, f"{X} − [σ] <i>v̂</i>"), ("and the noise", NOISE, f"{X} + [α] <i>v̂</i>")],
+    ),
 }
-"""By prediction type: what the network answers, and what follows from it (see `sampler.noise_and_clean`)."""
+"""By prediction type: what the network answers, and what follows from it (see `diffusion.predictions.split`)."""
 
 
 def page(

@@ -17,6 +17,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
+from customize.diffusion import predictions
 from customize.families.conditioning import Conditioning
 from customize.inference.estimates import DenoiserInput, Estimate
 
@@ -39,6 +40,14 @@ class Step:
     alpha: float
     sigma: float
     prediction_type: str
+
+    def split(self, output: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor]:
+        """(noise, clean) [B, C, H, W] of the network's input `noisy`, according to its output: see `predictions.split`."""
+        return predictions.split(output, noisy, self.alpha, self.sigma, self.prediction_type)
+
+    def output_of(self, clean: Tensor, noisy: Tensor) -> Tensor:
+        """The output [B, C, H, W] from which `split` finds these clean latents in `noisy`."""
+        return predictions.output_of(clean, noisy, self.alpha, self.sigma, self.prediction_type)
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,7 @@ def sample(
         seen = scheduler.scale_model_input(latents, step.timestep)
         answers = ask(network, estimate.questions(seen, step), step.timestep, max_batch)
         answer = estimate.combine(iter(answers), seen, step)
-        noise, clean = noise_and_clean(answer, seen, step)
+        noise, clean = step.split(answer, seen)
         next_latents = scheduler.step(answer, step.timestep, latents, **step_options).prev_sample
         moment = Moment(step, latents, seen, estimate, answers, noise, clean)
         record(moment)
@@ -155,23 +164,6 @@ def level(scheduler, place: int) -> tuple[float, float]:
     ratio = float(sigmas[place])
     alpha = (1 + ratio**2) ** -0.5
     return alpha, ratio * alpha
-
-
-def noise_and_clean(answer: Tensor, seen: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-    """The noise and the clean latents [B, C, H, W] that the network's answer says `seen` is made of.
-
-    epsilon: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", equation 15. v_prediction: Salimans & Ho 2022,
-    "Progressive Distillation", appendix D: v = alpha * noise - sigma * clean.
-    """
-    alpha, sigma = step.alpha, step.sigma
-    match step.prediction_type:
-        case "epsilon":
-            return answer, (seen - sigma * answer) / alpha
-        case "v_prediction":
-            return sigma * seen + alpha * answer, alpha * seen - sigma * answer
-        case "sample":
-            return (seen - alpha * answer) / sigma, answer
-    raise ValueError(f"unknown prediction_type {step.prediction_type!r}")
 
 
 def draw_noise(shape: Sequence[int], generators: list[torch.Generator], like: Tensor) -> Tensor:

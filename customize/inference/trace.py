@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from customize.files import append_text, write_bytes, write_image
 from customize.inference.estimates import Composed, Guided, WithChannels
 from customize.inference.figures import GAP, MARGIN, contact_sheet
-from customize.inference.sampler import Moment, Step, noise_and_clean
+from customize.inference.sampler import Moment, Step
 from customize.inference.wording import Changing
 
 Decode = Callable[[Tensor], list[Image.Image]]
@@ -111,7 +111,7 @@ def guidance(moment: Moment) -> Tensor | None:
     parts = (
         part.combine(iter(moment.answers), moment.seen, moment.step) for part in (estimate.negative, replace(estimate, scale=1.0))
     )
-    negative, positive = (noise_and_clean(part.float(), moment.seen.float(), moment.step)[0] for part in parts)
+    negative, positive = (moment.step.split(part.float(), moment.seen.float())[0] for part in parts)
     return (positive - negative).norm(dim=1).cpu()
 
 

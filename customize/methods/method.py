@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from customize import objective
 from customize.batches import Batch
+from customize.diffusion import losses, predictions
 from customize.families.conditioning import Conditioning
 from customize.families.stable_diffusion import StableDiffusion
 from customize.optimizers import build_adamw
@@ -77,12 +77,11 @@ class DenoisingMethod(Method):
     def __init__(self, family: StableDiffusion, condition: Condition):
         super().__init__()
         self.family, self.condition = family, condition
-        self.alphas_cumprod = family.noise_scheduler.alphas_cumprod
 
     def forward(self, batch: Batch) -> Tensor:
         """Returns the weighted loss of each sample [B], float32 (DDPM, equation 14, on latents)."""
         prediction = self.predicted(batch)
-        return objective.mean_squared_error(prediction, self.target(batch)) * batch.loss_weights
+        return losses.mean_squared_error(prediction, self.target(batch)) * batch.loss_weights
 
     def predicted(self, batch: Batch) -> Tensor:
         """What the network answers [B, C, H, W] about the noisy latents of the batch."""
@@ -90,15 +89,15 @@ class DenoisingMethod(Method):
 
     def noisy_latents(self, batch: Batch) -> Tensor:
         """The latents with the noise of their timesteps [B, C, H, W]."""
-        return objective.add_noise(batch.latents, batch.noise, self.alphas(batch))
+        return predictions.add_noise(batch.latents, batch.noise, *self.levels(batch))
 
-    def alphas(self, batch: Batch) -> Tensor:
-        """The schedule at the timesteps of the batch [B]."""
-        return self.alphas_cumprod.to(batch.latents.device)[batch.timesteps]
+    def levels(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """alpha, sigma [B] at the timesteps of the batch."""
+        return self.family.schedule.alpha_sigma(batch.timesteps, batch.latents.dtype)
 
     def wanted(self, batch: Batch) -> Tensor:
         """What the images of the batch ask of the network [B, C, H, W]."""
-        return objective.target(batch.latents, batch.noise, self.alphas(batch), self.family.prediction_type)
+        return predictions.target(batch.latents, batch.noise, *self.levels(batch), self.family.prediction_type)
 
     def target(self, batch: Batch) -> Tensor:
         """What the network should have answered [B, C, H, W]: that, unless a method has something else to learn."""

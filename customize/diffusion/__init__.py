@@ -1,0 +1,1 @@
+"""The mathematics of diffusion. Imports nothing else of the package."""

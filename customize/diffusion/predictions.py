@@ -1,0 +1,110 @@
+"""The table of prediction types: how a network's output is made of the clean sample and the noise. Needs no torch.
+
+The network sees noisy = alpha * clean + sigma * noise and its output is c_clean * clean + c_noise * noise. Everything else
+(training targets, reading an output, its inverse, the weights of losses) follows from these two coefficients.
+
+clean, noise, noisy, output: [B, ...], of latents or pixels; alpha, sigma: numbers, or one per sample [B].
+"""
+
+from collections.abc import Callable, Mapping
+from functools import reduce
+from operator import add
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Level = float | Tensor
+
+
+class Prediction(NamedTuple):
+    """One prediction type.
+
+    coefficients: (alpha, sigma) -> (c_clean, c_noise). Integers stand for constants: a term of 0 is left out, so that the
+    result is the other tensor itself. min_snr: (snr, gamma) -> weights [B], see `losses.min_snr_weights`.
+    """
+
+    coefficients: "Callable[[Level, Level], tuple[Level, Level]]"
+    min_snr: "Callable[[Tensor, float], Tensor]"
+
+
+PREDICTIONS: Mapping[str, Prediction] = {
+    # Ho et al. 2020, "Denoising Diffusion Probabilistic Models", equation 14
+    "epsilon": Prediction(lambda alpha, sigma: (0, 1), lambda snr, gamma: (gamma / snr).clamp(max=1)),
+    # Salimans & Ho 2022, "Progressive Distillation for Fast Sampling", appendix D; alpha^2 + sigma^2 = 1
+    "v_prediction": Prediction(lambda alpha, sigma: (-sigma, alpha), lambda snr, gamma: snr.clamp(max=gamma) / (snr + 1)),
+    "sample": Prediction(lambda alpha, sigma: (1, 0), lambda snr, gamma: snr.clamp(max=gamma)),
+    # Lipman et al. 2023, "Flow Matching for Generative Modeling"; Esser et al. 2024 (SD3), equation 13; alpha + sigma = 1
+    "flow_prediction": Prediction(lambda alpha, sigma: (-1, 1), lambda snr, gamma: snr.clamp(max=gamma) / (snr.sqrt() + 1) ** 2),
+}
+"""By the names that diffusers' schedulers have for them."""
+DISCRETE_PREDICTIONS = tuple(name for name in PREDICTIONS if name != "flow_prediction")
+"""Those of models with a discrete, variance-preserving noise schedule (`process.DiscreteSchedule`)."""
+
+
+def prediction(prediction_type: str) -> Prediction:
+    """The row of the table. Raises ValueError for a name that it does not have."""
+    if prediction_type not in PREDICTIONS:
+        raise ValueError(f"unknown prediction_type {prediction_type!r}")
+    return PREDICTIONS[prediction_type]
+
+
+def add_noise(clean: "Tensor", noise: "Tensor", alpha: "Level", sigma: "Level") -> "Tensor":
+    """alpha * clean + sigma * noise (DDPM, equation 4), [B, ...]."""
+    return per_sample(alpha, clean) * clean + per_sample(sigma, clean) * noise
+
+
+def target(clean: "Tensor", noise: "Tensor", alpha: "Level", sigma: "Level", prediction_type: str) -> "Tensor":
+    """The output [B, ...] that a network is trained to give; for "epsilon" it is `noise` itself, for "sample" `clean`."""
+    c_clean, c_noise, _, _, _ = _coefficients(clean, alpha, sigma, prediction_type)
+    return _sum((c_clean, clean), (c_noise, noise))
+
+
+def split(output: "Tensor", noisy: "Tensor", alpha: "Level", sigma: "Level", prediction_type: str) -> "tuple[Tensor, Tensor]":
+    """(noise, clean), both [B, ...]: the parts of `noisy` according to the network's output.
+
+    Solves the two linear equations of this module. Whichever of the two the network predicts is `output` itself.
+    """
+    c_clean, c_noise, alpha, sigma, determinant = _coefficients(noisy, alpha, sigma, prediction_type)
+    noise = output if _is_constant(c_clean, 0) else _sum((alpha, output), (-c_clean, noisy)) / determinant
+    clean = output if _is_constant(c_noise, 0) else _sum((c_noise, noisy), (-sigma, output)) / determinant
+    return noise, clean
+
+
+def output_of(clean: "Tensor", noisy: "Tensor", alpha: "Level", sigma: "Level", prediction_type: str) -> "Tensor":
+    """The output [B, ...] from which `split` finds these clean samples: its inverse."""
+    _, c_noise, _, sigma, determinant = _coefficients(noisy, alpha, sigma, prediction_type)
+    return clean if _is_constant(c_noise, 0) else _sum((c_noise, noisy), (-determinant, clean)) / sigma
+
+
+def determines_clean(alpha: float, sigma: float, prediction_type: str) -> bool:
+    """Whether the output tells the clean sample at this level: epsilon does not where nothing is left of it (alpha = 0).
+
+    Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", section 3.2.
+    """
+    c_clean, c_noise = prediction(prediction_type).coefficients(alpha, sigma)
+    return alpha * c_noise - sigma * c_clean != 0
+
+
+def per_sample(values: "Level", like: "Tensor") -> "Level":
+    """Numbers as they are; one number per sample [B] as [B, 1, ...], with the device and dtype of `like` [B, ...]."""
+    if isinstance(values, float | int):
+        return values
+    return values.to(like.device, like.dtype).view(-1, *[1] * (like.dim() - 1))
+
+
+def _coefficients(like: "Tensor", alpha: "Level", sigma: "Level", prediction_type: str) -> "tuple[Level, ...]":
+    """(c_clean, c_noise, alpha, sigma, determinant), to be multiplied with tensors of the shape of `like`."""
+    alpha, sigma = per_sample(alpha, like), per_sample(sigma, like)
+    c_clean, c_noise = prediction(prediction_type).coefficients(alpha, sigma)
+    return c_clean, c_noise, alpha, sigma, alpha * c_noise - sigma * c_clean
+
+
+def _is_constant(coefficient: "Level", value: int) -> bool:
+    return isinstance(coefficient, int) and coefficient == value
+
+
+def _sum(*terms: "tuple[Level, Tensor]") -> "Tensor":
+    """The sum of factor * tensor. Terms of the constants 0 and 1 cost nothing and change no bit."""
+    kept = [(factor, tensor) for factor, tensor in terms if not _is_constant(factor, 0)]
+    return reduce(add, (tensor if _is_constant(factor, 1) else factor * tensor for factor, tensor in kept))

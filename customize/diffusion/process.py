@@ -1,0 +1,100 @@
+"""Noise schedules: how much of the clean sample and of the noise is in a noisy one, and which timesteps are trained.
+
+noisy = alpha * clean + sigma * noise. B samples.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class NoiseSchedule(Protocol):
+    """The levels of noise of a base model. Timesteps are as its network takes them."""
+
+    num_levels: int | None
+    """How many timesteps there are; None where they are continuous."""
+
+    def alpha_sigma(self, timesteps: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """alpha, sigma [B] at timesteps [B], computed in `dtype`."""
+        ...
+
+    def snr(self, timesteps: Tensor) -> Tensor:
+        """The signal-to-noise ratio (alpha / sigma)^2 [B] at timesteps [B].
+
+        Kingma et al. 2021, "Variational Diffusion Models", equation 2.
+        """
+        ...
+
+    def timesteps(self, uniform: Tensor) -> Tensor:
+        """Timesteps [B] from numbers [B] drawn evenly from [0, 1). Rising, so that stratified draws stay stratified."""
+        ...
+
+
+@dataclass(frozen=True)
+class DiscreteSchedule:
+    """Ho et al. 2020 (DDPM): alpha = sqrt(a_t), sigma = sqrt(1 - a_t), alpha^2 + sigma^2 = 1, for t = 0 ... T - 1.
+
+    alphas_cumprod: a_t [T], float32. Timesteps are integers, each equally likely (DDPM, algorithm 1).
+    """
+
+    alphas_cumprod: Tensor
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.alphas_cumprod)
+
+    def alpha_sigma(self, timesteps: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        a = self._at(timesteps).to(dtype)
+        return a.sqrt(), (1 - a).sqrt()
+
+    def snr(self, timesteps: Tensor) -> Tensor:
+        a = self._at(timesteps)
+        return a / (1 - a)
+
+    def timesteps(self, uniform: Tensor) -> Tensor:
+        return (uniform * self.num_levels).long()
+
+    def _at(self, timesteps: Tensor) -> Tensor:
+        return self.alphas_cumprod.to(timesteps.device)[timesteps]
+
+
+@dataclass(frozen=True)
+class FlowSchedule:
+    """Rectified flow: alpha = 1 - t, sigma = t for t in [0, 1]; the network takes `num_train_timesteps` * t.
+
+    Liu et al. 2023, "Flow Straight and Fast"; Esser et al. 2024, "Scaling Rectified Flow Transformers" (SD3).
+    shift: moves timesteps towards noise, t -> shift t / (1 + (shift - 1) t) (SD3, section 5.3.2, equation 23).
+    logit_normal: (mean, standard deviation) of log(t / (1 - t)) where timesteps are drawn from that distribution (SD3,
+    equation 19) and not evenly; (0, 1) is SD3's.
+    """
+
+    shift: float = 1.0
+    logit_normal: tuple[float, float] | None = None
+    num_train_timesteps: int = 1000
+    num_levels = None
+
+    def alpha_sigma(self, timesteps: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        sigma = timesteps.to(dtype) / self.num_train_timesteps
+        return 1 - sigma, sigma
+
+    def snr(self, timesteps: Tensor) -> Tensor:
+        alpha, sigma = self.alpha_sigma(timesteps)
+        return (alpha / sigma).square()
+
+    def timesteps(self, uniform: Tensor) -> Tensor:
+        t = uniform
+        if self.logit_normal:
+            mean, deviation = self.logit_normal
+            t = torch.sigmoid(mean + deviation * math.sqrt(2) * torch.erfinv(2 * uniform - 1))
+        return self.num_train_timesteps * self.shift * t / (1 + (self.shift - 1) * t)
+
+
+def offset_noise(noise: Tensor, per_channel: Tensor, strength: float) -> Tensor:
+    """Noise [B, C, H, W] with a common shift per sample and channel (Guttenberg 2023, "Diffusion with Offset Noise").
+
+    per_channel: [B, C], standard normal; strength: 0 leaves the noise as it is, 0.1 is usual.
+    """
+    return torch.add(noise, per_channel[:, :, None, None], alpha=strength)
