@@ -78,11 +78,11 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class CachedImage:
-    """An image as the loop needs it. moments: one [2C, H, W] for each variant (crop, flip) that the run draws."""
+    """An image as the loop needs it. stored: `LatentSpace.encode` of each variant (crop, flip) that the run draws."""
 
     name: str
     captions: tuple[str, ...]
-    moments: dict[int, Tensor]
+    stored: dict[int, Tensor]
 
 
 class EpochSampler:
@@ -120,7 +120,7 @@ class LatentDataset:
         of_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for position in positions:
             index, variant = self.sampler.draw(step, position)
-            of_shape[tuple(self.pictures[index].moments[variant].shape)].append(position)
+            of_shape[tuple(self.pictures[index].stored[variant].shape)].append(position)
         return [self.batch(step, alike) for alike in of_shape.values()]
 
     def batch(self, step: int, positions: Sequence[int]) -> Batch:
@@ -128,15 +128,15 @@ class LatentDataset:
         seed, stream = self.config.seed, self.sampler.stream
         drawn = [self.sampler.draw(step, position) for position in positions]
         pictures = [self.pictures[index] for index, _ in drawn]
-        moments = torch.stack([self.pictures[index].moments[variant] for index, variant in drawn])
-        shape = (moments.shape[1] // 2, *moments.shape[2:])
+        stored = torch.stack([self.pictures[index].stored[variant] for index, variant in drawn])
+        shape = self.family.latents.shape(stored)
         noise = draws.normal(shape, seed, f"{stream}/noise", step, positions)
         if self.config.noise_offset:
             shift = draws.normal(shape[:1], seed, f"{stream}/noise_offset", step, positions)
             noise = offset_noise(noise, shift, self.config.noise_offset)
         timesteps = self.timesteps(step, positions)
         return Batch(
-            latents=self.family.sample_latents(moments, draws.normal(shape, seed, f"{stream}/latent", step, positions)),
+            latents=self.family.latents.sample(stored, draws.normal(shape, seed, f"{stream}/latent", step, positions)),
             noise=noise,
             timesteps=timesteps,
             prompts=self.prompts(pictures, step, positions),
@@ -151,11 +151,11 @@ class LatentDataset:
         the first crop that is cached, and the first caption."""
         places = range(number)
         pictures = [self.pictures[place % len(self.pictures)] for place in places]
-        pictures = [picture if picture.moments else self.shown for picture in pictures]
-        moments = torch.stack([picture.moments[min(picture.moments)] for picture in pictures])
-        shape = (moments.shape[1] // 2, *moments.shape[2:])
+        pictures = [picture if picture.stored else self.shown for picture in pictures]
+        stored = torch.stack([picture.stored[min(picture.stored)] for picture in pictures])
+        shape = self.family.latents.shape(stored)
         return Batch(
-            latents=self.family.sample_latents(moments, draws.normal(shape, self.config.seed, "probe/latent", 0, places)),
+            latents=self.family.latents.sample(stored, draws.normal(shape, self.config.seed, "probe/latent", 0, places)),
             noise=draws.normal(shape, self.config.seed, "probe/noise", 0, places),
             timesteps=self.family.schedule.timesteps((torch.arange(number) + 0.5) / number),
             prompts=tuple(picture.captions[0] for picture in pictures),
@@ -168,7 +168,7 @@ class LatentDataset:
     @property
     def shown(self) -> CachedImage:
         """The first image of which a crop is cached."""
-        return next(picture for picture in self.pictures if picture.moments)
+        return next(picture for picture in self.pictures if picture.stored)
 
     def timesteps(self, step: int, positions: Sequence[int]) -> Tensor:
         """The timesteps [B], by the base model's own distribution over noise levels."""
@@ -242,16 +242,15 @@ def by_shape(batches: Iterable[Batch]) -> list[Batch]:
 def encode_pictures(
     family: StableDiffusion, needed: Iterable[tuple[int, int]], read_pixels: Callable[[int, list[int]], Tensor]
 ) -> Iterator[tuple[tuple[int, int], Tensor]]:
-    """Asks the frozen VAE once about every (picture, variant); yields each with its moments.
+    """Encodes every (image, variant) once; yields each with what is stored of it, float32 on the CPU.
 
-    One at a time: what a network says about a picture can differ in the last bits with what else is in the batch, and a
-    resumed run needs fewer of them. read_pixels: (picture, variants) -> [V, 3, 8H, 8W] in [-1, 1]. Moments: [2C, H, W],
-    float32, on the CPU.
+    One at a time: what a network gives for an image can differ in the last bits with what else is in the batch, and a
+    resumed run needs fewer of them. read_pixels: (image, variants) -> [V, 3, height, width] in [-1, 1].
     """
     for picture, keys in groupby(sorted(needed), key=itemgetter(0)):
         variants = [variant for _, variant in keys]
         for variant, pixels in zip(variants, read_pixels(picture, variants), strict=True):
-            yield (picture, variant), family.encode(pixels[None])[0].float().cpu()
+            yield (picture, variant), family.latents.encode(pixels[None])[0].float().cpu()
 
 
 @torch.no_grad()

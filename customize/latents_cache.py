@@ -1,9 +1,7 @@
-"""What the autoencoder says about pictures, kept in a folder from one run to the next, by content.
+"""Encoded images (`LatentSpace.encode`), kept in a folder from one run to the next, by content.
 
-An entry's name is a hash of all that its numbers follow from, so that an edited picture, another crop or another
-autoencoder has another entry, and runs may share the folder. A damaged entry is computed anew. Nothing is ever removed.
-
-C latent channels, H W latent height and width.
+An entry's name is a hash of everything that its numbers follow from, so that an edited image, another crop or another
+autoencoder has another entry, and runs may share the folder. A damaged entry is computed again. Nothing is ever removed.
 """
 
 import hashlib
@@ -15,7 +13,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from diffusers import AutoencoderKL
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -23,6 +20,7 @@ from torch import Tensor
 from customize.crops import Variant
 from customize.data import Example
 from customize.errors import InputError
+from customize.families.latents import LatentSpace, hash_of
 from customize.files import write_bytes
 from customize.manifest import sha256
 
@@ -37,7 +35,7 @@ class NoCache:
         return ""
 
     def recall(self, keys: Mapping[Place, str]) -> dict[Place, Tensor]:
-        """The moments [2C, H, W] of those entries that are there and whole."""
+        """What is stored of each image whose entry is there and whole."""
         return {}
 
     def keep(self, key: str, moments: Tensor) -> None:
@@ -45,17 +43,14 @@ class NoCache:
 
 
 class LatentsCache(NoCache):
-    """A folder of entries. device: on which the autoencoder is asked; say: is told of damaged entries."""
+    """A folder of entries. device: on which images are encoded; say: receives a line for each damaged entry."""
 
-    def __init__(self, folder: Path, autoencoder: AutoencoderKL, device: torch.device, say: Callable[[str], None]):
-        self.folder, self.say = folder, say
+    def __init__(self, folder: Path, latents: LatentSpace, device: torch.device, say: Callable[[str], None]):
+        self.folder, self.latents, self.say = folder, latents, say
         self.hashes: dict[object, str] = {}
-        self.shapes: dict[str, tuple[int, int, int]] = {}
-        self.channels = 2 * autoencoder.config.latent_channels
-        self.pixels_per_latent = 2 ** (len(autoencoder.config.block_out_channels) - 1)
+        self.shapes: dict[str, tuple[int, ...]] = {}
         self.facts = {
-            "autoencoder": hash_of(autoencoder.state_dict()),
-            "dtype": str(next(autoencoder.parameters()).dtype),
+            **latents.identity(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "tf32": torch.backends.cuda.matmul.allow_tf32,
             "versions": {name: version(name) for name in ("torch", "diffusers", "pillow")},
@@ -66,7 +61,7 @@ class LatentsCache(NoCache):
             self.hashes[example.source] = content(example)
         picture = {"sha256": self.hashes[example.source], "pixels": example.digest, "interpolation": interpolation}
         key = hashlib.sha256(json.dumps({**self.facts, **picture, **asdict(cut)}, sort_keys=True).encode()).hexdigest()
-        self.shapes[key] = (self.channels, *[cut.side // self.pixels_per_latent] * 2)
+        self.shapes[key] = self.latents.stored_shape(cut.side, cut.side)
         return key
 
     def recall(self, keys: Mapping[Place, str]) -> dict[Place, Tensor]:
@@ -96,15 +91,6 @@ class LatentsCache(NoCache):
     def path(self, key: str) -> Path:
         """The file of an entry."""
         return self.folder / f"{key}.safetensors"
-
-
-def hash_of(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and numbers."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def content(example: Example) -> str:

@@ -82,7 +82,7 @@ class RunContext:
         if self.settings.latents_cache_dir is None:
             return NoCache()
         accelerator, folder = self.accelerator, Path(self.settings.latents_cache_dir)
-        return LatentsCache(folder, self.family.vae, accelerator.device, accelerator.print)
+        return LatentsCache(folder, self.family.latents, accelerator.device, accelerator.print)
 
     @property
     def validation_steps(self) -> int:
@@ -213,11 +213,11 @@ def samples_of(stream: str, context: RunContext, examples: Sequence[Example]) ->
         for picture, variant in sampler.needed(context.draws)
     }
     moments = cache.recall(keys)
-    family.vae.to(context.accelerator.device)
+    family.latents.to(context.accelerator.device)
     for place, found in encode_pictures(family, keys.keys() - moments.keys(), read_pixels):
         cache.keep(keys[place], found)
         moments[place] = found
-    family.vae.to("cpu")
+    family.latents.to("cpu")
     of_picture: list[dict[int, Tensor]] = [{} for _ in examples]
     for (picture, variant), found in moments.items():
         of_picture[picture][variant] = found

@@ -59,10 +59,10 @@ class ValidationImages:
     def __call__(self, state: State) -> None:
         if state.accelerator.is_main_process:
             state.method.eval()
-            self.family.vae.to(state.accelerator.device)
+            self.family.latents.to(state.accelerator.device)
             with state.accelerator.autocast():
                 pictures = {prompt: self.draw(prompt) for prompt in self.prompts}
-            self.family.vae.to("cpu")
+            self.family.latents.to("cpu")
             state.method.train()
             with only_looked_at(f"sample pictures of step {state.step} cannot be kept"):
                 self.keep(pictures, state)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from whole_runs import LATEST, Run
 
 from customize.errors import ResourceError
-from customize.families.stable_diffusion import StableDiffusion
+from customize.families.latents import KLLatents
 from customize.preflight import check
 
 
@@ -18,8 +18,8 @@ from customize.preflight import check
 def asked(monkeypatch):
     """How often the autoencoder was asked."""
     calls = []
-    encode = StableDiffusion.encode
-    monkeypatch.setattr(StableDiffusion, "encode", lambda self, pixels: calls.append(1) or encode(self, pixels))
+    encode = KLLatents.encode
+    monkeypatch.setattr(KLLatents, "encode", lambda self, pixels: calls.append(1) or encode(self, pixels))
     return calls
 
 
@@ -112,7 +112,7 @@ def test_a_damaged_entry_is_made_anew_and_told(place, asked, tiny_epsilon, pictu
 @pytest.mark.parametrize("kind", ["shape", "nan", "whole numbers"])
 def test_an_entry_that_is_vouched_for_is_not_believed(kind, asked, tiny_epsilon, pictures, tmp_path, capsys):
     """Its hash fits, but the autoencoder cannot have said that."""
-    from customize.latents_cache import hash_of
+    from customize.families.latents import hash_of
 
     settings = settings_with(tmp_path / "cache", tiny_epsilon, pictures, tmp_path / "run")
     expected = latents(settings)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AddedToken, CLIPTextModel, CLIPTokenizer
@@ -18,6 +17,7 @@ from transformers import AddedToken, CLIPTextModel, CLIPTokenizer
 from customize.diffusion.process import DiscreteSchedule
 from customize.errors import InputError, Problem
 from customize.families.conditioning import Conditioning
+from customize.families.latents import KLLatents
 from customize.families.source import known_token_problems
 from customize.families.tokens import added_words, token_table
 
@@ -46,9 +46,9 @@ class StableDiffusion:
         return self.unet, self.vae, self.text_encoder
 
     @property
-    def vae_scale_factor(self) -> int:
-        """Pixels per latent along one side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+    def latents(self) -> KLLatents:
+        """The autoencoder's latents, in which the UNet denoises."""
+        return KLLatents(self.vae)
 
     @property
     def resolution(self) -> int:
@@ -56,7 +56,7 @@ class StableDiffusion:
         if self.unet.config.sample_size is None:
             remedy = "give --resolution in training, --height and --width in generating"
             raise InputError(Problem(str(self.source), "does not say for which size of pictures it was made", remedy))
-        return self.unet.config.sample_size * self.vae_scale_factor
+        return self.unet.config.sample_size * self.latents.factor
 
     @property
     def prediction_type(self) -> str:
@@ -75,29 +75,12 @@ class StableDiffusion:
 
     def replace_vae(self, vae: AutoencoderKL, where: Path) -> None:
         """Takes another autoencoder for its own. Raises InputError for one of another shape of latents."""
-        sizes = [(len(each.config.block_out_channels), each.config.latent_channels) for each in (vae, self.vae)]
+        sizes = [(each.factor, each.channels) for each in (KLLatents(vae), self.latents)]
         if sizes[0] != sizes[1]:
-            said = [f"{channels} channels of 1/{2 ** (blocks - 1)} the size" for blocks, channels in sizes]
+            said = [f"{channels} channels of 1/{factor} the size" for factor, channels in sizes]
             what = f"{where} makes latents of {said[0]}, the base model's own of {said[1]}"
             raise InputError(Problem("vae", what, "take an autoencoder of the same kind of model"))
         self.vae = vae.requires_grad_(False).eval()
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        """pixels: [B, 3, 8H, 8W] in [-1, 1]; returns the posterior's moments [B, 2C, H, W]: mean and log-variance."""
-        return self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist.parameters
-
-    def sample_latents(self, moments: Tensor, noise: Tensor) -> Tensor:
-        """moments: [B, 2C, H, W]; noise: [B, C, H, W], standard normal. Returns scaled latents [B, C, H, W].
-
-        Kingma & Welling 2014, the reparameterised posterior: mean + standard deviation * noise.
-        """
-        posterior = DiagonalGaussianDistribution(moments)
-        return (posterior.mean + posterior.std * noise) * self.vae.config.scaling_factor
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """latents: [B, C, H, W], scaled; returns pixels [B, 3, 8H, 8W], about [-1, 1], not clamped."""
-        latents = latents.to(self.vae.device, self.vae.dtype) / self.vae.config.scaling_factor
-        return self.vae.decode(latents, return_dict=False)[0]
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Returns input_ids [B, L] on the text encoder's device, padded to the tokenizer's length.

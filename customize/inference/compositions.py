@@ -5,7 +5,6 @@ B images, C latent channels, H W latent height and width.
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from customize.config import InferenceSettings
@@ -32,12 +31,12 @@ def composition(settings: InferenceSettings, pipeline: Pipeline) -> Composition 
             return Composition(lambda estimates: estimates[0], kept=(components, components.names.index(settings.image_part)))
         return Composition(lambda estimates: Factorised(estimates, components))
     views = [parse_view(view) for view in settings.view]
+    space = pipeline.family.latents
     if settings.illusion == "looking_glass":
 
         def encode(pixels: Tensor) -> Tensor:
-            moments = pipeline.family.encode(pixels)
-            return pipeline.family.sample_latents(moments, torch.zeros_like(moments.chunk(2, 1)[0]))
+            return space.sample(space.encode(pixels))
 
-        return Composition(lambda estimates: LookingGlass(estimates, views, encode, pipeline.family.decode), len(views))
+        return Composition(lambda estimates: LookingGlass(estimates, views, encode, space.decode), len(views))
     mode = "mean" if settings.illusion == "anagram" else "alternate"
-    return Composition(lambda estimates: anagram(list(zip(estimates, views, strict=True)), mode, latent=True))
+    return Composition(lambda estimates: anagram(list(zip(estimates, views, strict=True)), mode, latent=space.factor > 1))

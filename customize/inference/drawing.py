@@ -201,7 +201,7 @@ def generate(
 
 def enlarged(pipeline: Pipeline, batch: Sequence[Wanted], made: Sequence[Image], options: dict[str, Any]) -> list[Image]:
     """The images of a first pass, enlarged by Lanczos' filter, and made anew to the part `hires_strength`."""
-    common, unit = batch[0].settings, pipeline.family.vae_scale_factor
+    common, unit = batch[0].settings, pipeline.family.latents.factor
     width, height = (max(round(side * common.hires_scale / unit), 1) * unit for side in made[0].size)
     large = [image.resize((width, height), Resampling.LANCZOS) for image in made]
     again = {"image": large, "strength": common.hires_strength, "width": width, "height": height}

@@ -92,7 +92,7 @@ def inpainted(
 
     latents = pipeline.encode(images, generators) if first or not shown else None
     noise = pipeline.noise(mask.shape[2:], generators)
-    small = to_latents(mask, pipeline.family.vae_scale_factor).to(noise)
+    small = to_latents(mask, pipeline.family.latents.factor).to(noise)
     start = noised(scheduler, latents, noise, first) if first else noise * scheduler.init_noise_sigma
     if shown:
         rest = [as_pixels(image) * (mask < 0.5) for image, mask in zip(images, masks, strict=True)]
@@ -108,7 +108,7 @@ def inpainted(
 
 def takes_mask(family: "StableDiffusion") -> bool:
     """Whether the UNet is shown, beside the latents, a mask and the known part's latents. Raises InputError for others."""
-    channels, latent_channels = family.unet.config.in_channels, family.vae.config.latent_channels
+    channels, latent_channels = family.unet.config.in_channels, family.latents.channels
     if channels not in (latent_channels, 2 * latent_channels + 1):
         what = f"its UNet takes {channels} channels, neither {latent_channels} nor {2 * latent_channels + 1} (inpainting)"
         raise InputError(Problem(family.name, what, "take a model for text to image or for inpainting"))

@@ -41,8 +41,7 @@ def autoencoder(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Ima
     Rombach et al. 2022, section 3.1. The latents are the posterior's mean.
     """
     family, picture = pipeline.family, fitting(pipeline, picture)
-    moments = family.encode(as_pixels(picture))
-    latents = family.sample_latents(moments, torch.zeros_like(moments.chunk(2, 1)[0]))
+    latents = family.latents.sample(family.latents.encode(as_pixels(picture)))
     (decoded,) = pipeline.decode(latents)
     difference = ImageChops.difference(picture, decoded).point(lambda value: min(255, AMPLIFIED * value))
     plain = latents[0].float().cpu()

@@ -114,7 +114,7 @@ class Pipeline:
         )  # fmt: skip
         self.check_pictures(images[0], masks[0])
         size = self.size(height, width, images[0])
-        self.family.vae.use_tiling = vae_tiling
+        self.family.latents.set_tiling(vae_tiling)
         solver = make_scheduler(
             self.family.scheduler, scheduler, use_karras_sigmas, timestep_spacing=timestep_spacing,
             rescale_betas_zero_snr=rescale_betas_zero_snr, eta=eta,
@@ -190,7 +190,7 @@ class Pipeline:
 
     def size(self, height: int | None, width: int | None, picture: Image.Image | None) -> tuple[int, int]:
         """(height, width) in pixels; what is not given follows the picture's shape and the base model's resolution."""
-        factor = self.family.vae_scale_factor
+        factor = self.family.latents.factor
         unit = factor * 2 ** (len(self.family.unet.config.block_out_channels) - 1)
         shape = (picture.height / picture.width) ** 0.5 if picture else 1
         own = [max(round(self.family.resolution * side / unit), 1) * unit for side in (shape, 1 / shape)]
@@ -214,8 +214,8 @@ class Pipeline:
 
     def noise(self, size: tuple[int, int], generators: list[torch.Generator]) -> Tensor:
         """Standard normal numbers [B, C, H, W], the latents' shape for pictures of `size` (height, width)."""
-        height, width = (side // self.family.vae_scale_factor for side in size)
-        shape = (len(generators), self.family.vae.config.latent_channels, height, width)
+        height, width = (side // self.family.latents.factor for side in size)
+        shape = (len(generators), self.family.latents.channels, height, width)
         return draw_noise(shape, generators, like=next(self.family.unet.parameters()))
 
     @torch.no_grad()
@@ -225,10 +225,11 @@ class Pipeline:
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        """pixels [1, 3, height, width] in [-1, 1] -> latents [1, C, H, W], drawn from the posterior."""
-        moments = self.family.encode(pixels)
-        noise = torch.randn(1, moments.shape[1] // 2, *moments.shape[2:], generator=generator, dtype=moments.dtype)
-        latents = self.family.sample_latents(moments, noise.to(moments.device))
+        """pixels [1, 3, height, width] in [-1, 1] -> latents [1, C, H, W], sampled with the generator."""
+        space = self.family.latents
+        stored = space.encode(pixels)
+        noise = torch.randn(1, *space.shape(stored), generator=generator, dtype=stored.dtype)
+        latents = space.sample(stored, noise.to(stored.device))
         return latents.to(self.family.device, self.family.unet.dtype)
 
     @torch.no_grad()
@@ -236,7 +237,7 @@ class Pipeline:
         """latents [B, C, H, W] -> B pictures. Raises NumericsError when a pixel is NaN or infinite."""
         pictures = []
         for piece in latents.split(max_batch or 1):
-            pixels = self.family.decode(piece).float()
+            pixels = self.family.latents.decode(piece).float()
             if not pixels.isfinite().all():
                 raise NumericsError(
                     "a picture came out with NaN or infinite pixels: take a higher precision (mixed_precision no or "
