@@ -16,6 +16,7 @@ from customize import (
     checks,
     compatibility,
     events,
+    from_files,
     memory,
     mistaken,
     ownership,
@@ -164,7 +165,9 @@ def read(model: type[Settings], argv: Sequence[str], check: Function | None = No
         problems += [Problem(places.get(each.where, each.where), each.what, each.remedy) for each in found]
     notes += _epochs_over_steps(values, from_file, flags)
     implied, more = checks.implied(table(model), values)
-    settings, found = model.examine(values | implied)
+    values, of_files = from_files.complete(model, values | implied)
+    settings, found = model.examine(values, {each.where for each in of_files})
+    found = of_files + found
     found = [each for each in found if not (unread and each.what.startswith("is missing"))]
     problems += [Problem(places.get(each.where, each.where), each.what, each.remedy) for each in found]
     if problems:

@@ -177,11 +177,6 @@ class TrainingSettings(Settings):
     def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
         if values.get("num_train_epochs") not in (None, "none"):
             values = {"max_train_steps": None, **values}
-        path = values.get("init_weights")
-        if isinstance(path, str) and path.casefold() != "none" and cls.command:
-            from customize import init_weights
-
-            values = {**init_weights.told(path, cls.command, values), **values}
         return values
 
 
@@ -334,7 +329,7 @@ class InferenceSettings(Settings):
         default_in_words="required, but for some lessons", scope="image",
     )  # fmt: skip
     prompt_file: str | None = setting(
-        None, "inference", "a text file with a prompt in each line, after those of prompt", text="path"
+        None, "inference", "a text file with a prompt in each line, after those of prompt", text="path", scope="run"
     )
     negative_prompt: str = setting("", "inference", "what not to show", text="any", scope="image")
     plain_prompt: bool = setting(False, "inference", "take brackets, tags, AND and BREAK in prompts as text", scope="sampling")
@@ -504,24 +499,6 @@ class InferenceSettings(Settings):
         "names in a merged LoRA: those of diffusers, or of kohya (ComfyUI, A1111, Forge)",
         only_with=("merge", ()),
     )
-
-    @classmethod
-    def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """With `like`, the settings that the picture tells stand for those that are not given; the prompts of a file are
-        added to `prompt`. Raises InputError."""
-        path = values.get("prompt_file")
-        if isinstance(path, str) and path.casefold() != "none":
-            from customize.prompt_files import read_prompts
-
-            given = values.get("prompt", ())
-            given = (() if given.casefold() == "none" else (given,)) if isinstance(given, str) else tuple(given)
-            values = {**values, "prompt": (*given, *read_prompts(path)), "prompt_file": None}
-        like = values.get("like")
-        if isinstance(like, str) and like.casefold() != "none":
-            from customize.inference.told import read_told
-
-            values = {**read_told(like).settings, **values}
-        return super().completed(values)
 
     @property
     def weights_and_scales(self) -> tuple[tuple[str, Scale], ...]:

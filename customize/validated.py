@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, ValidationInfo, field_validator
@@ -43,11 +43,14 @@ class Validated(BaseModel):
             raise InputError(found)
 
     @classmethod
-    def examine(cls, values: Mapping[str, Any]) -> tuple[Self, list[Problem]]:
-        """A settings object and all that is wrong with it. Where something is, it holds defaults or None."""
+    def examine(cls, values: Mapping[str, Any], faulty: Collection[str] = ()) -> tuple[Self, list[Problem]]:
+        """A settings object and all that is wrong with it. Where something is, it holds defaults or None.
+
+        faulty: names of settings of which a problem is known already; rules that need these are skipped.
+        """
         fit: dict[str, Any] = {}
         settings = cls.__new__(cls)
-        problems = settings._fill(values, fit)
+        problems = settings._fill(values, fit, faulty)
         if problems:
             nothing = {name: () if line.many else None for name, line in table(cls).items() if line.required}
             settings = cls.model_construct(**nothing | fit)
@@ -55,20 +58,15 @@ class Validated(BaseModel):
 
     @classmethod
     def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The values, with those defaults filled in that hang on other values."""
+        """The values, with those defaults filled in that depend on other values."""
         return values
 
-    def _fill(self, values: Mapping[str, Any], fit: dict[str, Any]) -> list[Problem]:
+    def _fill(self, values: Mapping[str, Any], fit: dict[str, Any], faulty: Collection[str] = ()) -> list[Problem]:
         """Validate all fields into `self` and those that pass also into `fit`; return what is wrong."""
         problems: list[Problem] = []
-        faulty = set()
+        faulty = set(faulty)
         try:
-            values = dict(self.completed(values))
-        except InputError as error:
-            problems += error.problems
-            faulty |= {problem.where for problem in error.problems}
-        try:
-            self.__pydantic_validator__.validate_python(values, self_instance=self, context=fit)
+            self.__pydantic_validator__.validate_python(dict(self.completed(values)), self_instance=self, context=fit)
         except ValidationError as error:
             for fault in error.errors(include_url=False):
                 faulty.add(name := str(fault["loc"][0]))
@@ -160,7 +158,7 @@ class Validated(BaseModel):
         from customize.toml import write
 
         values = self.values()
-        others = {name: value for name, value in values.items() if value is not None and name not in ("like", "init_weights")}
+        others = {name: value for name, value in values.items() if value is not None}
         told = {name for name in values if values[name] is None and self.completed(others).get(name) is not None}
         return write(by_section(type(self)), values, told)
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from customize import run_folder
 from customize.config import DreamBoothSettings, TextualInversionSettings
 from customize.errors import InputError
+from customize.from_files import read_settings
 from customize.init_weights import end_of
 from customize.preflight import check
 from customize.readback import answer
@@ -65,10 +66,11 @@ def begun(kind, others, folder, path, **changes):
         "validation_prompt": None,
     }  # fmt: skip
     if kind == "textual_inversion":
-        settings = TextualInversionSettings(**{**common, "train_data_dir": str(others), "train_batch_size": 1, **changes})
+        own = {"train_data_dir": str(others), "train_batch_size": 1}
+        settings = read_settings(TextualInversionSettings, **{**common, **own, **changes})
     else:
         own = {"instance_prompt": "a photo of sks dog", "instance_data_dir": str(others)}
-        settings = DreamBoothSettings(**{**common, **own, **changes})
+        settings = read_settings(DreamBoothSettings, **{**common, **own, **changes})
     context, training = prepared(settings)
     training.method.eval()
     return answer(context.family, training.method.example_prompt), settings, training
@@ -199,7 +201,7 @@ def test_what_a_run_begins_with_is_part_of_what_it_is(earlier, others, tmp_path,
     own["pretrained_model_name_or_path"] = str(tiny_epsilon)
 
     def now(path):
-        settings = DreamBoothSettings(**own, init_weights=str(path))
+        settings = read_settings(DreamBoothSettings, **own, init_weights=str(path))
         _, source, examples = check(settings)
         return identity(settings, source, examples, 1)
 

@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from customize.cli import main, read
 from customize.config import InferenceSettings
 from customize.errors import InputError
+from customize.from_files import read_settings
 from customize.inference import command
 from customize.inference.like import Like
 
@@ -127,5 +128,5 @@ def test_what_another_program_made_needs_its_base_model(tmp_path, tiny_v, capsys
 def test_a_picture_that_tells_nothing_is_refused_with_all_else(tmp_path):
     picture(tmp_path / "plain.png", 0)
     with pytest.raises(InputError) as caught:
-        InferenceSettings(like=str(tmp_path / "plain.png"), num_inference_steps=0)
+        read_settings(InferenceSettings, like=str(tmp_path / "plain.png"), num_inference_steps=0)
     assert [problem.where for problem in caught.value.problems] == ["like", "num_inference_steps"]

@@ -95,7 +95,8 @@ def test_what_settings_bear_on():
     }  # fmt: skip
     assert of_scope(InferenceSettings, "file") == ("image_format",)
     assert set(of_scope(InferenceSettings, "run")) == {
-        "sweep", "like", "num_images", "chain", "show_start", "batch_size", "trace", "trace_decode", "trace_page", "attention",
+        "sweep", "like", "prompt_file", "num_images", "chain", "show_start", "batch_size", "trace", "trace_decode", "trace_page",
+        "attention",
         "output_dir", "overwrite_output_dir", "max_images", "skip_existing", "merge", "lora_format",
     }  # fmt: skip
     free = {

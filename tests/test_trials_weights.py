@@ -8,8 +8,10 @@ from adapters_of_others import TEXT, UNET, File, kohya
 from safetensors.torch import save_file
 from test_lora_formats import assert_equal, changed_by_hand, family, loaded  # noqa: F401
 
+from customize import from_files
 from customize.config import InferenceSettings
 from customize.errors import InputError
+from customize.from_files import read_settings
 from customize.inference import command, load_pipeline
 from customize.inference.called import called_in
 from customize.inference.learned import find_learned
@@ -333,8 +335,10 @@ def test_prompts_from_a_file(tmp_path, content, expected):
     path = tmp_path / "prompts.txt"
     if content is not None:
         path.write_bytes(content)
-    settings, problems = InferenceSettings.examine({"prompt": "first", "prompt_file": str(path)})
+    given = {"prompt": "first", "prompt_file": str(path)}
+    values, problems = from_files.complete(InferenceSettings, given)
     if isinstance(expected, tuple):
+        settings = read_settings(InferenceSettings, **given)
         assert not problems and settings.prompt == ("first", *expected) and "prompt_file" not in settings.to_toml()
     else:
         assert expected in str(problems[0]) and problems[0].remedy

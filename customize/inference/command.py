@@ -145,6 +145,9 @@ def check(settings: InferenceSettings) -> Job:
                 raise
             problems.append(unreadable(error))
 
+    if settings.prompt_file is not None:
+        what = f"{settings.prompt_file} has not been read"
+        problems.append(Problem("prompt_file", what, "make the settings by customize.from_files.read_settings"))
     attempt(lambda: image_folder.check(on_its_own(settings)))
     like = attempt(lambda: likened(settings))
     found = attempt(lambda: called_in(grid(on_its_own(settings))))
