@@ -21,7 +21,6 @@ Tracker = Literal["tensorboard", "wandb", "all", "none"]
 MANY = 10_000_000
 WITH_DATASET = ("dataset_name", ())
 WITH_CAPTIONS = ("captions", ("auto", "files"))
-WITH_ADAPTER = ("adapter", ())
 WITH_PRIOR = ("prior_preservation", ())
 WITH_CLASS_IMAGES = ("prior_preservation", ("images",))
 BASE_MODEL = "base model: a hub name, a diffusers folder, a .safetensors file, or demo (it comes with the program)"
@@ -213,10 +212,8 @@ class TextualInversionSettings(TrainingSettings):
     )
 
 
-class DreamBoothSettings(TrainingSettings):
-    """Teach a subject to a base model by DreamBooth: in full, or as a small adapter beside it."""
-
-    command: ClassVar[str] = "train_dreambooth.py"
+class SubjectSettings(TrainingSettings):
+    """What DreamBooth has, whatever learns."""
 
     instance_prompt: str = setting(..., "method", "the prompt of the subject, such as `a photo of sks dog`")
     class_prompt: str | None = setting(
@@ -248,18 +245,6 @@ class DreamBoothSettings(TrainingSettings):
     adapter: Annotated[str, OneOf(tuple(adapters.names()))] = setting(
         "none", "method", "what learns: all weights, or an adapter beside them"
     )
-    rank: int = setting(16, "method", "the rank of the adapter", ge=1, le=4096, only_with=WITH_ADAPTER)
-    lora_alpha: float | None = setting(
-        None, "method", "alpha: the adapter's answer counts alpha / rank times",
-        gt=0, le=1_000_000, only_with=WITH_ADAPTER, default_in_words="none: the rank",
-    )  # fmt: skip
-    lora_dropout: float = setting(0.0, "method", "dropout before the adapter", ge=0, lt=1, only_with=WITH_ADAPTER)
-    lora_targets: tuple[str, ...] = setting(
-        ("attention",), "method", "layers with an adapter: attention, feed-forward, or names of modules",
-        text="modules", only_with=WITH_ADAPTER,
-    )  # fmt: skip
-    use_rslora: bool = setting(False, "method", "rsLoRA: count alpha / sqrt(rank) times", only_with=WITH_ADAPTER)
-    use_dora: bool = setting(False, "method", "DoRA: learn magnitude and direction apart", only_with=WITH_ADAPTER)
     instance_data_dir: str | None = setting(None, "data", "the folder of pictures of the subject", text="path", scope="run")
     class_data_dir: str | None = setting(
         None, "data", "the folder of pictures of the class", text="path", only_with=WITH_CLASS_IMAGES, scope="run"
@@ -270,15 +255,17 @@ class DreamBoothSettings(TrainingSettings):
         "captions from files beside the pictures, instance_prompt, or (auto) files where there are some",
         scope="run",
     )
-    lora_format: Literal["both", "diffusers", "kohya"] = setting(
-        "both", "output", "names in a LoRA file: those of diffusers, of kohya (ComfyUI, A1111, Forge), or a file of each",
-        only_with=WITH_ADAPTER,
-    )  # fmt: skip
     learning_rate: float = again(TrainingSettings, "learning_rate", 2e-6, default_in_words="2e-06; of an adapter 0.0001")
     max_train_steps: int | None = again(TrainingSettings, "max_train_steps", 800)
     output_dir: str | None = again(
         TrainingSettings, "output_dir", None, default_in_words="a new one each time: runs/dreambooth-0001, ..."
     )
+
+
+class DreamBoothSettings(adapters.settings(), SubjectSettings):
+    """Teach a subject to a base model by DreamBooth: in full, or as a small adapter beside it."""
+
+    command: ClassVar[str] = "train_dreambooth.py"
 
     @classmethod
     def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -10,13 +10,15 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from customize import adapters
+from customize.adapters import Adapter
 from customize.errors import InputError, Problem
 from customize.findings import first_few
 from customize.inference.learned import Learned, LearnedFile, adapter_description, find_learned
-from customize.lora_formats import split
+from customize.lora_formats import by_module, sorted_out, split
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from customize.families.stable_diffusion import StableDiffusion
 
@@ -85,6 +87,18 @@ def rows(file: LearnedFile, name: str) -> int:
 
 
 def told_of_adapter(file: LearnedFile) -> dict[str, Any]:
+    """Settings that follow from an adapter: from a LoRA's tensors, from the metadata of other kinds. Raises InputError."""
+    if not file.adapter:
+        return told_of_lora(file)
+    own = file.about.get("settings", {})
+    if own.get("adapter") != file.adapter:
+        what = f"{file.path} is an adapter ({file.adapter}) that does not tell how it was trained"
+        raise InputError(Problem(SETTING, what, "merge it into the base model by infer.py --merge"))
+    names = ("adapter", "train_text_encoder", *adapters.settings_of(file.adapter))
+    return {name: own[name] for name in names if name in own}
+
+
+def told_of_lora(file: LearnedFile) -> dict[str, Any]:
     """What a LoRA's tensors and its description say: rank, alpha, targets, kind, and whether it has a text encoder's."""
     pieces = {name: found for name in file.header.tensors if (found := split(name))}
     ranks = {module: file.header.tensors[name].shape[0] for name, (module, kind) in pieces.items() if kind == "A"}
@@ -209,59 +223,27 @@ def words_of(settings) -> "dict[str, Tensor]":
 
 
 class IntoAdapter:
-    """Puts the LoRA of `init_weights` into one that is about to learn. Made before that is attached, called after it."""
+    """Puts the adapter of `init_weights` into one that is about to learn. Made before that is attached, called after it."""
 
     def __init__(self, settings, family: "StableDiffusion"):
         from customize.inference.loading import read_tensors
-        from customize.lora_formats import sorted_out
 
-        modules = [[name for name, _ in part.named_modules() if name] for part in (family.unet, family.text_encoder)]
-        files = (
-            find(settings.init_weights, settings.pretrained_model_name_or_path).files
-            if settings.init_weights and settings.adapter != "none"
-            else ()
-        )
-        self.family, self.files = family, [(file, *sorted_out(read_tensors(file), *modules)) for file in files]
+        self.family, self.files = family, []
+        if settings.init_weights and settings.adapter != "none":
+            modules = [[name for name, _ in part.named_modules() if name] for part in (family.unet, family.text_encoder)]
+            for file in find(settings.init_weights, settings.pretrained_model_name_or_path).files:
+                sort = by_module if file.adapter else sorted_out
+                self.files.append((file, *sort(read_tensors(file), *modules)))
 
-    def __call__(self, name: str = "default") -> None:
-        """name: peft's of the adapter. Raises InputError for tensors that have no place in it."""
+    def __call__(self, adapter: Adapter) -> None:
+        """Raises InputError for tensors that have no place in the adapter."""
         for file, places, keys in self.files:
             missing = sorted(file.header.tensors.keys() - set(keys.values()))
-            for (part, module), terms in places.items():
-                layer: Any = getattr(self.family, part).get_submodule(module)
-                if not put(layer, name, terms, alpha_in(file, part, module, terms)):
-                    missing.append(f"{part}.{module}")
+            for part in dict.fromkeys(part for part, _ in places):
+                mine = {module: terms for (its, module), terms in places.items() if its == part}
+                without = adapter.start_from(getattr(self.family, part), mine, adapter_description(file, part))
+                missing += [f"{part}.{module}" for module in without]
             if missing:
                 what = f"{file.path}: {len(missing)} have no place in the adapter that is to learn: {first_few(missing, 3)}"
                 remedy = "leave lora_targets out, and take the base model that it was learned on"
                 raise InputError(Problem(SETTING, what, remedy))
-
-
-def alpha_in(file: LearnedFile, part: str, module: str, terms: "Mapping[str, Tensor]") -> float:
-    """The alpha of a layer in a file; its rank where none is said."""
-    from customize.inference.adapters import told_alpha
-
-    alpha = told_alpha(file, part, module, terms)
-    return len(terms["A"]) if alpha is None else alpha
-
-
-def put(layer: "nn.Module | Any", name: str, terms: "Mapping[str, Tensor]", alpha: float) -> bool:
-    """Copies the factors of a LoRA's layer, into the first ranks of one that may have more; whether there was a place for them.
-
-    Where alpha / rank is another one here, B takes up the difference, so that the layer answers the same.
-    """
-    if name not in getattr(layer, "lora_A", {}) or not {"A", "B"} <= terms.keys():
-        return False
-    down, up = layer.lora_A[name].weight.data, layer.lora_B[name].weight.data
-    rank = len(terms["A"])
-    if rank > len(down) or terms["A"].numel() != down[:rank].numel() or terms["B"].numel() != up[:, :rank].numel():
-        return False
-    scale = alpha / (rank**0.5 if layer.use_rslora.get(name) else rank)
-    same = scale == layer.scaling[name]
-    down[:rank] = terms["A"].float().reshape(down[:rank].shape)
-    up.zero_()
-    up[:, :rank] = terms["B"].float().reshape(up[:, :rank].shape) * (1.0 if same else scale / layer.scaling[name])
-    if "magnitude" in terms:
-        magnitude = layer.lora_magnitude_vector[name].weight.data
-        magnitude.copy_(terms["magnitude"].float().reshape(magnitude.shape))
-    return True

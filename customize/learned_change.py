@@ -108,10 +108,11 @@ class Probe:
 
 
 def kept(method) -> dict[str, Any]:
-    """Copies of what learns: the factors of adapters and the vectors of words whole, of large networks a sample."""
+    """Copies of what learns: the factors of a LoRA and the vectors of words whole, of other adapters and large networks a
+    sample."""
     layers = adapted(method)
     if layers:
-        return {name: factors(layer) for name, layer in layers.items()}
+        return {name: factors(layer) if hasattr(layer, "lora_A") else delta(layer) for name, layer in layers.items()}
     learned = method.learned()
     most = WHOLE if sum(tensor.numel() for tensor in learned.values()) <= WHOLE else KEPT
     return {name: sampled(tensor, most) for name, tensor in learned.items()}
@@ -135,6 +136,12 @@ def factors(layer: Any) -> tuple[Tensor, Tensor]:
     return layer.scaling[name] * up.double().flatten(1).cpu(), down.double().flatten(1).cpu().clone()
 
 
+def delta(layer: Any) -> Tensor:
+    """A sample of what an adapter of any kind adds to the weight of its module, float32."""
+    [name] = layer.active_adapters
+    return sampled(layer.get_delta_weight(name), KEPT)
+
+
 def inner(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
     """<B A, B' A'> of two products of low rank, without making them."""
     return ((one[0].T @ other[0]) * (one[1] @ other[1].T)).sum().item()
@@ -146,11 +153,12 @@ def relative_change(method, start: dict[str, Any], now: dict[str, Any]) -> float
     layers = adapted(method)
     for name, before in start.items():
         after = now[name]
-        if name in layers:
+        if isinstance(before, tuple):
             changed += max(0.0, inner(after, after) + inner(before, before) - 2 * inner(after, before))
             base: nn.Module = layers[name].get_base_layer()
             total += base.weight.detach().double().square().sum().item()
         else:
+            weight = sampled(layers[name].get_base_layer().weight, KEPT) if name in layers else before
             changed += (after - before).double().square().sum().item()
-            total += before.double().square().sum().item()
+            total += weight.double().square().sum().item()
     return math.sqrt(changed / total) if total else 0.0

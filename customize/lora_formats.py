@@ -17,6 +17,11 @@ from typing import TypeVar
 
 Held = TypeVar("Held")
 
+LORA, KOHYA_LORA = "pytorch_lora_weights.safetensors", "pytorch_lora_weights_kohya.safetensors"
+"""The file of an adapter, and the same LoRA beside it under the names that ComfyUI, A1111 and Forge read."""
+ADAPTER_METADATA = "lora_adapter_metadata"
+"""The metadata entry from which diffusers' loaders configure an adapter: rank, alpha and the like."""
+
 KINDS = {
     "A": r"\.lora_A(\.\w+)?\.weight|(\.|_)lora\.down\.weight|\.lora_down\.weight|\.lora_linear_layer\.down\.weight",
     "B": r"\.lora_B(\.\w+)?\.weight|(\.|_)lora\.up\.weight|\.lora_up\.weight|\.lora_linear_layer\.up\.weight",
@@ -80,6 +85,22 @@ def sorted_out(
             continue
         place, kind = known.get(parts[0]), parts[1]
         if place and (place, kind) not in names:
+            found.setdefault(place, {})[kind] = tensor
+            names[place, kind] = name
+    return found, names
+
+
+def by_module(
+    tensors: Mapping[str, Held], unet: Iterable[str], text_encoder: Iterable[str]
+) -> tuple[dict[Place, dict[str, Held]], dict[tuple[Place, str], str]]:
+    """As `sorted_out`, for kinds that have no spelling here: what a tensor is, is whatever follows the module in its name."""
+    known = spellings(unet, text_encoder)
+    found: dict[Place, dict[str, Held]] = {}
+    names: dict[tuple[Place, str], str] = {}
+    for name, tensor in tensors.items():
+        heads = (name[:at] for at in range(len(name) - 1, 0, -1) if name[at] == ".")
+        if head := next((head for head in heads if head in known), None):
+            place, kind = known[head], name[len(head) + 1 :]
             found.setdefault(place, {})[kind] = tensor
             names[place, kind] = name
     return found, names

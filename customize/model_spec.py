@@ -26,7 +26,10 @@ FEW = 5
 
 
 def described(metadata: Mapping[str, str], family: "StableDiffusion | None", kind: str) -> dict[str, str]:
-    """What a result says for other programs. metadata: of `run_folder.metadata`; kind: "lora" or "textual-inversion"."""
+    """What a result says for other programs.
+
+    metadata: of `run_folder.metadata`; kind: an adapter, such as "lora", or "textual-inversion".
+    """
     said = json.loads(metadata.get("customize", "{}"))
     words = ", ".join(map(str, said.get("trigger_words", [])))
     own = {"modelspec.sai_model_spec": "1.0.1", "modelspec.title": words or kind, "modelspec.implementation": "diffusers"}

@@ -15,22 +15,19 @@ from customize.errors import InputError, Problem
 from customize.files import READY, recover, write_text
 from customize.findings import first_few
 from customize.json_files import read_object
+from customize.lora_formats import KOHYA_LORA, LORA
 from customize.printable import code, code_block, html_lines, markdown
 from customize.setting import PATHS, table
 from customize.sharing import is_hub_name, shared_name, shared_settings
 
 CONFIG, LOG, CARD, ABOUT = "config.toml", "log.jsonl", "README.md", "customize.json"
 CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER = "checkpoints", "samples", "weights", "before_after.png"
-SHEET, LORA = "contact_sheet.png", "pytorch_lora_weights.safetensors"
-KOHYA_LORA = "pytorch_lora_weights_kohya.safetensors"
-"""The same as LORA beside it, under the names that ComfyUI, A1111 and Forge read."""
+SHEET = "contact_sheet.png"
 PIPELINE = ("model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler", "safety_checker", "feature_extractor")
 WRITTEN = (
     CONFIG, LOG, CARD, CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER, "learned_embeds*.safetensors", LORA, KOHYA_LORA,
     manifest.NAME, ABOUT, *PIPELINE,
 )  # fmt: skip
-ADAPTER_METADATA = "lora_adapter_metadata"
-"""The key under which diffusers' loaders look for rank, alpha and the like."""
 VERSIONED = ("customize", "torch", "diffusers", "transformers", "peft")
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from customize import adapters, units
 from customize.data import USUAL_RESOLUTION, Examples
 from customize.families import Source, facts
+from customize.lora_formats import KOHYA_LORA
 from customize.machine import Machine
 from customize.next_command import command_line
 from customize.printable import printable
-from customize.run_folder import BEFORE_AFTER, KOHYA_LORA, SAMPLES
+from customize.run_folder import BEFORE_AFTER, SAMPLES
 from customize.sample_prompts import MOST_WORDS, are_made, images_per_prompt, made
 from customize.terminal import table
 
@@ -59,7 +60,8 @@ def method(settings) -> str:
     what = f"all weights of the {networks} are"
     if settings.adapter != adapters.NONE:
         kind = {"lora": "LoRA"}.get(settings.adapter, settings.adapter)
-        what = f"a {kind} of rank {settings.rank} beside the {networks} is"
+        rank = f" of rank {settings.rank}" if "rank" in adapters.settings_of(settings.adapter) else ""
+        what = f"a {kind}{rank} beside the {networks} is"
     prior = {"images": "class images", "teacher": "the base model"}.get(settings.prior_preservation)
     kept = f'; prior preservation of "{settings.class_prompt}" by {prior}' if prior else ""
     return printable(f'DreamBooth: {what} trained on "{settings.instance_prompt}"{kept}')

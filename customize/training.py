@@ -27,9 +27,9 @@ from customize.printable import printable
 from customize.resources import for_memory, only_looked_at, resources
 from customize.resume import find_checkpoint, fitting, identity, refuse_other_class_images
 from customize.samples import ValidationImages
+from customize.tensor_files import PRECISIONS
 from customize.trainer import Callback, State, train
 from customize.watchers import Checkpoints, EveryNSteps, JsonlLogger, Progress, Signals, Trackers
-from customize.weights import PRECISIONS
 
 SMALL = 256 << 20
 """Bytes of what learns up to which its weights are kept beside the sample images."""

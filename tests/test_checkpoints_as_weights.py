@@ -121,13 +121,13 @@ def test_names_in_files_are_those_of_the_result(run, tmp_path, tiny_epsilon, pic
     """The tensors of a checkpoint are those of `pytorch_lora_weights.safetensors`, by name and to the bit."""
     from safetensors.torch import load_file
 
-    from customize import weights
+    from customize.adapters import build
 
     for kind in ("lora", "dora"):
-        settings = settings_for("lora", tiny_epsilon, pictures, tmp_path, **KINDS[kind])
+        settings = settings_for("lora", tiny_epsilon, pictures, tmp_path, lora_format="diffusers", **KINDS[kind])
         context, training = prepared(settings)
         (tmp_path / kind).mkdir()
-        [result] = weights.save_lora(tmp_path / kind, context.family, {})
+        [result] = build("lora").save(tmp_path / kind, context.family, {}, settings)
         path = checkpoint.save(tmp_path / kind / "checkpoints", checkpoint.Checkpoint(1, training.method.learned(), {}))
         saved, kept = load_file(result), load_file(path / "learned.safetensors")
         assert saved.keys() == kept.keys()

@@ -20,6 +20,7 @@ from customize.families import facts, load, locate
 from customize.families.source import vocabulary
 from customize.inference import command, load_pipeline
 from customize.inference.learned import find_learned
+from customize.lora_formats import ADAPTER_METADATA
 
 FILES = {
     "unet": "unet/diffusion_pytorch_model.safetensors", "vae": "vae/diffusion_pytorch_model.safetensors",
@@ -290,7 +291,7 @@ def test_an_adapter_of_which_none_some_or_all_fits(adapter, tiny_epsilon, tmp_pa
         (tensors, metadata),
         (bare, metadata),
         (smaller, {}),
-        (tensors, {run_folder.ADAPTER_METADATA: "{}"}),
+        (tensors, {ADAPTER_METADATA: "{}"}),
         ({n: t.half() for n, t in tensors.items()}, metadata),
     ):
         save_file(changed, file, said)
@@ -311,7 +312,7 @@ DESCRIPTIONS = (
 
 @pytest.mark.parametrize("description", DESCRIPTIONS, ids=lambda text: text[:40])
 def test_a_description_of_an_adapter_that_is_none(adapter, tiny_epsilon, tmp_path, description):
-    save_file(load_file(adapter), tmp_path / "x.safetensors", {run_folder.ADAPTER_METADATA: description})
+    save_file(load_file(adapter), tmp_path / "x.safetensors", {ADAPTER_METADATA: description})
     with pytest.raises(InputError, match=r"has damaged metadata|cannot be loaded|cannot read|describes itself"):
         load_pipeline(str(tiny_epsilon), [(tmp_path / "x.safetensors", 1.0)])
 
@@ -320,10 +321,10 @@ def test_a_description_of_an_adapter_that_is_none(adapter, tiny_epsilon, tmp_pat
 def test_which_modules_are_meant_is_said_by_the_tensors(adapter, tiny_epsilon, tmp_path, pattern):
     tensors = {name: tensor for name, tensor in load_file(adapter).items() if name.startswith("unet.")}
     with safe_open(adapter, "pt") as file:
-        said = json.loads(file.metadata()[run_folder.ADAPTER_METADATA])
+        said = json.loads(file.metadata()[ADAPTER_METADATA])
     for name in ("sound", "odd"):
         changed = {**said, "unet.target_modules": pattern, "unet.exclude_modules": pattern} if name == "odd" else said
-        save_file(tensors, tmp_path / f"{name}.safetensors", {run_folder.ADAPTER_METADATA: json.dumps(changed)})
+        save_file(tensors, tmp_path / f"{name}.safetensors", {ADAPTER_METADATA: json.dumps(changed)})
     sound, odd = (load_pipeline(str(tiny_epsilon), [(tmp_path / f"{name}.safetensors", 1.0)]) for name in ("sound", "odd"))
     weights, others = sound.family.unet.state_dict(), odd.family.unet.state_dict()
     assert weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)

@@ -51,17 +51,18 @@ def vectors(rows: int, width: int = 32, seed: int = 0) -> Tensor:
 def lora(folder: Path, base: Path, seed: int = 0, text_encoder: bool = True, **changes) -> Path:
     """A run folder with an adapter whose every weight is random."""
     options = {"lora_targets": ("attention",), "rank": 4, "lora_alpha": 3.0, "lora_dropout": 0.0}
-    options |= {"use_rslora": False, "use_dora": False, "save_precision": "fp32"}
+    options |= {"use_rslora": False, "use_dora": False, "save_precision": "fp32", "lora_format": "both"}
     family, adapter = families.load(families.locate(str(base))), Adapter()
     networks = [family.unet, family.text_encoder] if text_encoder else [family.unet]
     generator = torch.Generator().manual_seed(seed)
+    settings = SimpleNamespace(**{**options, "seed": seed, **changes})
     for network in networks:
-        adapter.attach([network], SimpleNamespace(**{**options, "seed": seed, **changes}))
+        adapter.attach([network], settings)
         for parameter in network.parameters():
             if parameter.requires_grad:
                 parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
     folder.mkdir(parents=True, exist_ok=True)
-    adapter.save(folder, family, metadata(base, "sks"))
+    adapter.save(folder, family, metadata(base, "sks"), settings)
     return folder
 
 

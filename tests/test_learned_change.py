@@ -34,7 +34,7 @@ def test_a_lora_against_whole_matrices(tiny_epsilon, pictures, tmp_path):
         batch = training.dataset.probe(8)
         training.method.eval()
         now = training.method.predicted(batch)
-        with training.method.adapter.off(*training.method.children()):
+        with training.method.adapter.disabled(*training.method.children()):
             base = training.method.predicted(batch)
     assert change.predictions == pytest.approx(((now - base).norm() / base.norm()).item(), rel=1e-4)
     assert change.loss[0] == pytest.approx((base - batch.noise).square().mean().item(), rel=1e-5)

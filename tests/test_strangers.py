@@ -21,6 +21,7 @@ from customize.inference import records
 from customize.inference.learned import about, find_learned
 from customize.inference.sweep import grid
 from customize.inference.told import read_told
+from customize.lora_formats import ADAPTER_METADATA
 from customize.methods.textual_inversion import EmbeddingReport, VectorReport
 from customize.safetensors_header import Header
 
@@ -185,7 +186,7 @@ def test_an_image_tells_names_and_finds_the_places_again_beside_it(tmp_path):
     ],
 )  # fmt: skip
 def test_a_pattern_of_an_adapter_is_refused_only_where_it_may_take_for_ever(tmp_path, pattern, sound):
-    said = {run_folder.ADAPTER_METADATA: json.dumps({"unet.r": 4, "unet.rank_pattern": {pattern: 4}})}
+    said = {ADAPTER_METADATA: json.dumps({"unet.r": 4, "unet.rank_pattern": {pattern: 4}})}
     if sound:
         assert about(Header({}, said), tmp_path) == {}
     else:
@@ -198,5 +199,5 @@ def test_a_saved_adapter_names_no_base_by_its_place(tiny_epsilon, tmp_path):
 
     file = lora(tmp_path / "run", tiny_epsilon, text_encoder=False) / "pytorch_lora_weights.safetensors"
     with safe_open(file, "pt") as opened:
-        described = opened.metadata()[run_folder.ADAPTER_METADATA]
+        described = opened.metadata()[ADAPTER_METADATA]
     assert str(tiny_epsilon.parent) not in described

@@ -10,8 +10,9 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from kit import prepared, settings_for, write_pictures
 from safetensors.torch import load_file, safe_open, save_file
 
-from customize import model_spec, readback, run_folder, weights
+from customize import model_spec, readback, run_folder
 from customize.inference.loading import load_pipeline
+from customize.lora_formats import KOHYA_LORA, LORA
 
 PROMPT = "a photo of sks dog"
 
@@ -87,8 +88,8 @@ def test_others_load_our_lora_under_kohyas_names(kind, tiny_epsilon, pictures, t
         "lora", tiny_epsilon, pictures, tmp_path / "unused", lora_targets=CONV, train_text_encoder=kind != "unet alone", **own
     )
     family, _ = saved(settings, tmp_path / "run")
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [weights.LORA, weights.KOHYA_LORA]
-    tensors = load_file(tmp_path / "run" / weights.KOHYA_LORA)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [LORA, KOHYA_LORA]
+    tensors = load_file(tmp_path / "run" / KOHYA_LORA)
     theirs = load_pipeline(str(tiny_epsilon)).family
     known = by_comfyui(theirs)
     layers = {name.rpartition(".")[0] for name in tensors if name.endswith(".alpha")}
@@ -105,7 +106,7 @@ def test_others_load_our_lora_under_kohyas_names(kind, tiny_epsilon, pictures, t
             assert scale.shape == (len(weight), *[1] * (weight.dim() - 1))
             whole = whole * scale / whole.flatten(1).norm(dim=1).view_as(scale)
         weight.data = whole.float()
-    again = load_pipeline(str(tiny_epsilon), [(tmp_path / "run" / weights.KOHYA_LORA, 1.0)]).family
+    again = load_pipeline(str(tiny_epsilon), [(tmp_path / "run" / KOHYA_LORA, 1.0)]).family
     expected = readback.answer(family, PROMPT)
     assert (readback.answer(load_pipeline(str(tiny_epsilon)).family, PROMPT) - expected).abs().max() > 1e-2
     for other in (again, theirs):
@@ -115,9 +116,9 @@ def test_others_load_our_lora_under_kohyas_names(kind, tiny_epsilon, pictures, t
 def test_stock_reads_the_kohya_file_by_its_own_converter(tiny_epsilon, pictures, tmp_path):
     settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "unused", train_text_encoder=True, lora_format="kohya")
     saved(settings, tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [weights.KOHYA_LORA]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [KOHYA_LORA]
     stock = StableDiffusionPipeline.from_pretrained(tiny_epsilon, safety_checker=None)
-    stock.load_lora_weights(tmp_path / "run", weight_name=weights.KOHYA_LORA)
+    stock.load_lora_weights(tmp_path / "run", weight_name=KOHYA_LORA)
     assert_stock_draws_the_same(stock, load_pipeline(str(tiny_epsilon), [(str(tmp_path / "run"), 1.0)]), PROMPT)
 
 
@@ -125,8 +126,8 @@ def test_names_of_the_text_encoder_are_those_that_all_versions_read(tiny_epsilon
     """transformers since 5.6 has no `text_model.`; other programs and older versions ask for it."""
     settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "unused", train_text_encoder=True, lora_format="diffusers")
     family, _ = saved(settings, tmp_path / "run")
-    file = tmp_path / "run" / weights.LORA
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [weights.LORA]
+    file = tmp_path / "run" / LORA
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [LORA]
     tensors, begin = load_file(file), "text_encoder.text_model.encoder.layers."
     assert {name for name in tensors if name.startswith("text_encoder.")} == {
         f"{begin}{i}.self_attn.{side}_proj.lora_{factor}.weight"
@@ -146,13 +147,13 @@ def test_names_of_the_text_encoder_are_those_that_all_versions_read(tiny_epsilon
 def test_a_file_says_what_it_is_in_the_keys_that_others_know(tiny_epsilon, pictures, tmp_path):
     settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "unused")
     saved(settings, tmp_path / "run")
-    for name in (weights.LORA, weights.KOHYA_LORA):
+    for name in (LORA, KOHYA_LORA):
         with safe_open(tmp_path / "run" / name, "pt") as opened:
             said = opened.metadata()
         own = {key.removeprefix("modelspec."): value for key, value in said.items() if key.startswith("modelspec.")}
         assert own == {"sai_model_spec": "1.0.1", "title": PROMPT, "trigger_phrase": PROMPT, "implementation": "diffusers"}
         assert (said.get("ss_network_module"), said.get("ss_network_dim")) == (
-            ("networks.lora", "4") if name == weights.KOHYA_LORA else (None, None)
+            ("networks.lora", "4") if name == KOHYA_LORA else (None, None)
         )
     family = load_pipeline(str(tiny_epsilon)).family
     for width, kind, expected in (
@@ -221,7 +222,7 @@ def test_full_result_is_a_pipeline_that_keeps_what_was_left_alone(tiny_epsilon, 
 
 def test_a_file_that_does_not_hold_what_was_learned_is_an_error(tiny_epsilon, pictures, tmp_path):
     family, _ = saved(settings_for("lora", tiny_epsilon, pictures, tmp_path / "unused"), tmp_path / "run")
-    file = tmp_path / "run" / weights.LORA
+    file = tmp_path / "run" / LORA
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata()
     tensors = load_file(file)

@@ -3,33 +3,36 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import nn
-
-from customize import weights
 from customize.errors import InputError, Problem
-from customize.families.stable_diffusion import StableDiffusion
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from customize.adapters import Family
 
 
 class Adapter:
-    """Fine-tunes a network in full."""
+    """Fine-tunes a network in full. Its result is a base model, which `families` loads."""
 
-    precision = "fp32"
+    peft_type = ""
 
-    def attach(self, networks: Sequence[nn.Module], settings) -> None:
-        self.precision = settings.save_precision
+    def attach(self, networks: "Sequence[nn.Module]", settings) -> None:
         for network in networks:
             network.requires_grad_(True)
 
-    def off(self, *networks: nn.Module) -> AbstractContextManager:
+    def disabled(self, *networks: "nn.Module") -> AbstractContextManager:
         remedy = "use --adapter lora, or --prior_preservation images"
         raise InputError(Problem("prior_preservation", "the base model is gone once all its weights learn", remedy))
 
     def name_in_files(self, name: str) -> str:
         return name
 
-    def description(self, family: StableDiffusion) -> dict[str, str]:
+    def description(self, family: "Family") -> dict[str, str]:
         return {}
 
-    def save(self, folder: Path, family: StableDiffusion, metadata: dict[str, str]) -> list[Path]:
-        return weights.save_pipeline(folder, family, metadata, self.precision)
+    def save(self, folder: Path, family: "Family", metadata: dict[str, str], settings) -> list[Path]:
+        from customize import weights
+
+        return weights.save_pipeline(folder, family, metadata, settings.save_precision)

@@ -2,93 +2,221 @@
 
 Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models"; rank-stabilised scale alpha / sqrt(rank):
 Kalajdzievski 2023; weight-decomposed (DoRA): Liu et al. 2024.
+
+W a weight [out, in, ...] of a network, A [rank, in, ...] and B [out, rank, ...] of a LoRA beside it.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from pydantic import BaseModel
 
-from customize import weights
-from customize.dropout import SampleDropout
+from customize.adapters import peft_layers
 from customize.errors import InputError, Problem
-from customize.families.stable_diffusion import StableDiffusion
+from customize.lora_formats import KOHYA_LORA, kohya_name
+from customize.setting import setting
 
-NAME = "default"
-TARGETS = {
-    "attention": ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj"),
-    "feed-forward": ("ff.net.0.proj", "ff.net.2", "mlp.fc1", "mlp.fc2"),
-}
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from customize.adapters import Family
+
+OWN = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "layers_to_transform",
+       "layers_pattern", "init_lora_weights", "use_dora", "lora_dropout", "inference_mode")  # fmt: skip
+"""Entries of peft's configuration that the tensors themselves tell, or that are for training."""
+
+
+class Settings(BaseModel):
+    """The settings of a LoRA."""
+
+    rank: int = setting(16, "method", "the rank of the adapter", ge=1, le=4096)
+    lora_alpha: float | None = setting(
+        None, "method", "alpha: the adapter's answer counts alpha / rank times",
+        gt=0, le=1_000_000, default_in_words="none: the rank",
+    )  # fmt: skip
+    lora_dropout: float = setting(0.0, "method", "dropout before the adapter", ge=0, lt=1)
+    lora_targets: tuple[str, ...] = setting(
+        ("attention",), "method", "layers with an adapter: attention, feed-forward, or names of modules",
+        text="modules",
+    )  # fmt: skip
+    use_rslora: bool = setting(False, "method", "rsLoRA: count alpha / sqrt(rank) times")
+    use_dora: bool = setting(False, "method", "DoRA: learn magnitude and direction apart")
+    lora_format: Literal["both", "diffusers", "kohya"] = setting(
+        "both", "output", "names in a LoRA file: those of diffusers, of kohya (ComfyUI, A1111, Forge), or a file of each",
+    )  # fmt: skip
 
 
 class Adapter:
-    """Adds LoRA to the modules that `lora_targets` names: groups of `TARGETS`, or ends of module names."""
+    """Adds LoRA to the modules that `lora_targets` names; loads that of any program, once its tensors are sorted by module."""
 
-    precision = "fp32"
+    peft_type = "LORA"
+    disabled = staticmethod(peft_layers.disabled)
+    description = staticmethod(peft_layers.description)
 
-    def attach(self, networks: Sequence[nn.Module], settings) -> None:
-        self.precision = settings.save_precision
-        self.lora_format = getattr(settings, "lora_format", "both")
-        ends = {target: TARGETS.get(target, (target,)) for target in settings.lora_targets}
-        found = [present(network, [end for group in ends.values() for end in group]) for network in networks]
-        unknown = [target for target, group in ends.items() if not any(set(group) & set(each) for each in found)]
-        if unknown or not all(found):
-            remedy = f"name linear or convolution modules of each network that learns, or groups: {', '.join(TARGETS)}"
-            raise InputError(Problem("lora_targets", f"{', '.join(unknown or settings.lora_targets)} is not there", remedy))
-        for network, target_modules in zip(networks, found, strict=True):
-            self.inject(network, target_modules, settings)
+    def attach(self, networks: "Sequence[nn.Module]", settings) -> None:
+        from peft import LoraConfig
 
-    def inject(self, network: nn.Module, target_modules: list[str], settings) -> None:
-        """Puts LoRA beside the modules whose names end so; its start depends on the seed alone."""
-        config = LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.lora_alpha or settings.rank,
-            lora_dropout=settings.lora_dropout,
-            target_modules=target_modules,
-            use_rslora=settings.use_rslora,
-            use_dora=settings.use_dora,
-            init_lora_weights="gaussian",
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            inject_adapter_in_model(config, network, adapter_name=NAME)
-        network.peft_config = {NAME: config}
-        if settings.lora_dropout:
+        from customize.dropout import SampleDropout
+
+        def config(target_modules: list[str]) -> LoraConfig:
+            return LoraConfig(
+                r=settings.rank,
+                lora_alpha=settings.lora_alpha or settings.rank,
+                lora_dropout=settings.lora_dropout,
+                target_modules=target_modules,
+                use_rslora=settings.use_rslora,
+                use_dora=settings.use_dora,
+                init_lora_weights="gaussian",
+            )
+
+        peft_layers.attach(networks, settings, config)
+        for network in networks if settings.lora_dropout else ():
             for name, layer in network.named_modules():
-                if isinstance(layer, BaseTunerLayer):
-                    layer.lora_dropout[NAME] = SampleDropout(settings.lora_dropout, f"{type(network).__name__}.{name}")
-
-    @contextmanager
-    def off(self, *networks: nn.Module) -> Iterator[None]:
-        layers = [m for network in networks for m in network.modules() if isinstance(m, BaseTunerLayer)]
-        for layer in layers:
-            layer.enable_adapters(False)
-        try:
-            yield
-        finally:
-            for layer in layers:
-                layer.enable_adapters(True)
+                if hasattr(layer, "lora_dropout"):
+                    dropout = SampleDropout(settings.lora_dropout, f"{type(network).__name__}.{name}")
+                    layer.lora_dropout[peft_layers.NAME] = dropout
 
     def name_in_files(self, name: str) -> str:
-        part, _, rest = name.partition(".")
-        if part == "text_encoder":
-            rest = f"text_model.{rest.removeprefix('text_model.')}"
-            if "magnitude_vector" in rest:
-                return f"{part}.{rest.replace(f'.{NAME}.weight', '.weight')}"
-        return f"{part}.{rest.replace('magnitude_vector.' + NAME + '.weight', 'magnitude_vector').replace(f'.{NAME}.', '.')}"
+        name = peft_layers.name_in_files(name)
+        if name.startswith("unet."):  # diffusers names the magnitudes of a DoRA otherwise than transformers
+            return name.replace("magnitude_vector.weight", "magnitude_vector")
+        return name
 
-    def description(self, family: StableDiffusion) -> dict[str, str]:
-        return weights.adapter_description(family)
+    def save(self, folder: Path, family: "Family", metadata: dict[str, str], settings) -> list[Path]:
+        """Writes a file under diffusers' names, one under kohya's, or both, as `lora_format` says."""
+        files = []
+        if settings.lora_format in ("diffusers", "both"):
+            files.append(peft_layers.save(folder, family, metadata, settings.save_precision, self.name_in_files))
+        if settings.lora_format in ("kohya", "both"):
+            files.append(save_kohya(folder, family, metadata, settings.save_precision))
+        return files
 
-    def save(self, folder: Path, family: StableDiffusion, metadata: dict[str, str]) -> list[Path]:
-        return weights.save_lora(folder, family, metadata, self.precision, self.lora_format)
+    def load(
+        self, network: "nn.Module", name: str, tensors: "Mapping[str, Mapping[str, Tensor]]", description: Mapping[str, Any]
+    ) -> None:
+        """tensors: "A", "B", and where they are there "alpha" and a DoRA's "magnitude", by module. Each layer keeps its own rank
+        and alpha."""
+        from peft import LoraConfig
+
+        plain = {key: value for key, value in description.items() if key not in OWN}
+        for is_dora in (False, True):
+            ranks = {module: len(own["A"]) for module, own in tensors.items() if ("magnitude" in own) == is_dora}
+            if ranks:
+                config = {
+                    **plain, "use_dora": is_dora, "r": max(ranks.values()),
+                    "rank_pattern": {re.escape(module): rank for module, rank in ranks.items()},
+                    "target_modules": list(ranks), "lora_alpha": 1, "init_lora_weights": False,
+                }  # fmt: skip
+                peft_layers.inject(network, name, lambda config=config: LoraConfig(**config))
+        for module, own in tensors.items():
+            fill(network.get_submodule(module), name, own, alpha_of(module, own, description))
+
+    def start_from(
+        self, network: "nn.Module", tensors: "Mapping[str, Mapping[str, Tensor]]", description: Mapping[str, Any]
+    ) -> list[str]:
+        return [
+            module
+            for module, own in tensors.items()
+            if not put(network.get_submodule(module), own, alpha_of(module, own, description))
+        ]
 
 
-def present(network: nn.Module, ends: Sequence[str]) -> list[str]:
-    """Those of the ends that names of linear or convolution modules of the network have."""
-    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    return [end for end in ends if any(name == end or name.endswith(f".{end}") for name in names)]
+def save_kohya(folder: Path, family: "Family", metadata: dict[str, str], precision: str = "fp32") -> Path:
+    """The adapters under the names that ComfyUI, A1111, Forge and kohya's scripts read, each layer with its alpha.
+
+    alpha / rank is the layer's scale, also where that is alpha / sqrt(rank) (rsLoRA).
+    """
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    from customize.tensor_files import save_tensors
+
+    tensors: dict[str, Tensor] = {}
+    ranks: set[int] = set()
+    for part in peft_layers.PARTS:
+        for module, layer in getattr(family, part).named_modules():
+            if isinstance(layer, BaseTunerLayer):
+                [adapter] = layer.lora_A
+                name, down = kohya_name(part, module), layer.lora_A[adapter].weight
+                tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": layer.lora_B[adapter].weight}
+                tensors[f"{name}.alpha"] = torch.tensor(layer.scaling[adapter] * len(down))
+                ranks.add(len(down))
+                if adapter in layer.lora_magnitude_vector:
+                    magnitude = layer.lora_magnitude_vector[adapter].weight
+                    tensors[f"{name}.dora_scale"] = magnitude.reshape(-1, *[1] * (down.dim() - 1))
+    own = {"ss_network_module": "networks.lora", "ss_network_dim": str(max(ranks))}
+    return save_tensors(folder / KOHYA_LORA, tensors, {**metadata, **own}, precision)
+
+
+def is_lora(tensors: "Mapping[str, Tensor]") -> bool:
+    """Whether a module's tensors are a LoRA as peft has it: A and B, and a DoRA's magnitude of output rows."""
+    return {"A", "B"} <= tensors.keys() <= {"A", "B", "alpha", "magnitude", "bias"}
+
+
+def fits_beside(weight: "Tensor", down: "Tensor", up: "Tensor") -> bool:
+    """Whether A and B belong to a weight [out, in, ...], except for axes of length 1 at the end."""
+    return trimmed(down.shape[1:]) == trimmed(weight.shape[1:]) and trimmed(up.shape) == trimmed((len(weight), len(down)))
+
+
+def trimmed(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape without its axes of length 1 beyond the second."""
+    shape = tuple(shape)
+    while len(shape) > 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+def fill(layer: Any, name: str, tensors: "Mapping[str, Tensor]", alpha: float) -> None:
+    """Gives peft's layer its tensors and its own alpha."""
+    own = {"lora_A": tensors["A"], "lora_B": tensors["B"], "lora_magnitude_vector": tensors.get("magnitude")}
+    for kind, tensor in own.items():
+        if tensor is not None:
+            weight = getattr(layer, kind)[name].weight
+            weight.data = tensor.float().reshape(weight.shape).clone()
+    layer.lora_alpha[name] = alpha
+    layer.set_scale(name, 1.0)
+
+
+def alpha_of(module: str, tensors: "Mapping[str, Tensor]", description: Mapping[str, Any]) -> float:
+    """A layer's alpha: its own tensor, else that of the file's configuration, else the rank.
+
+    Raises InputError where the configuration has another rank than the tensors.
+    """
+    if "alpha" in tensors:
+        return float(tensors["alpha"])
+    rank = len(tensors["A"])
+    if (told := by_pattern(description.get("rank_pattern"), module, description.get("r", rank))) != rank:
+        what = f"what it says of itself does not fit its tensors: {module} has rank {rank}, not {told}"
+        raise InputError(Problem("weights", what, "get the file again"))
+    alpha = by_pattern(description.get("alpha_pattern"), module, description.get("lora_alpha"))
+    return rank if alpha is None else alpha
+
+
+def by_pattern(patterns: Mapping[str, Any] | None, module: str, otherwise: Any) -> Any:
+    """The value of the first pattern that matches a module's name or the end of it, as peft matches them."""
+    return next((value for key, value in (patterns or {}).items() if re.fullmatch(rf"(.*\.)?({key})", module)), otherwise)
+
+
+def put(layer: Any, tensors: "Mapping[str, Tensor]", alpha: float) -> bool:
+    """Copies the factors of a LoRA's layer into the first ranks of one that may have more; whether there was a place for them.
+
+    Where alpha / rank is another one here, B takes up the difference, so that the layer's output is the same.
+    """
+    name = peft_layers.NAME
+    if name not in getattr(layer, "lora_A", {}) or not {"A", "B"} <= tensors.keys():
+        return False
+    down, up = layer.lora_A[name].weight.data, layer.lora_B[name].weight.data
+    rank = len(tensors["A"])
+    if rank > len(down) or tensors["A"].numel() != down[:rank].numel() or tensors["B"].numel() != up[:, :rank].numel():
+        return False
+    scale = alpha / (rank**0.5 if layer.use_rslora.get(name) else rank)
+    same = scale == layer.scaling[name]
+    down[:rank] = tensors["A"].float().reshape(down[:rank].shape)
+    up.zero_()
+    up[:, :rank] = tensors["B"].float().reshape(up[:, :rank].shape) * (1.0 if same else scale / layer.scaling[name])
+    if "magnitude" in tensors:
+        magnitude = layer.lora_magnitude_vector[name].weight.data
+        magnitude.copy_(tensors["magnitude"].float().reshape(magnitude.shape))
+    return True

@@ -1,30 +1,28 @@
-"""Adapters (LoRA and its relatives) of every layout into the networks of a family.
+"""Adapters of every file layout into the networks of a family.
 
 Stock loaders skip what they do not know and take one alpha for all layers; here every tensor has its place in the network and
-every layer its own alpha, or the user is told. A LoRA goes beside its module by peft, any other change into the weight itself.
+every layer its own alpha, or the user is told. A file that names its kind of adapter is loaded by that adapter, a LoRA of any
+program goes beside its module, any other change into the weight itself.
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
-from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
+from customize import adapters
+from customize.adapters.lora import Adapter as LoRA
+from customize.adapters.lora import fits_beside, is_lora
+from customize.adapters.peft_layers import PARTS, tuner_layers
 from customize.errors import InputError, Problem
 from customize.families.stable_diffusion import StableDiffusion
 from customize.inference import changes
 from customize.inference.changes import Changed, Terms
 from customize.inference.learned import SETTING, LearnedFile, adapter_description, listed, other_base
-from customize.inference.loaded import LoadedAdapter, tuner_layers
-from customize.lora_formats import Place, sorted_out
-
-PARTS = ("unet", "text_encoder")
-OWN = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "layers_to_transform",
-       "layers_pattern", "init_lora_weights", "use_dora", "lora_dropout", "inference_mode")  # fmt: skip
-"""What the tensors themselves say, or what is for training, of peft's description of a LoRA."""
+from customize.inference.loaded import LoadedAdapter
+from customize.lora_formats import Place, by_module, sorted_out
 
 
 class Networks:
@@ -70,31 +68,34 @@ def add_adapters(family: StableDiffusion, files: Sequence[LearnedFile], partial:
 
 
 def add_adapter(networks: Networks, file: LearnedFile, name: str, partial: bool) -> tuple[LoadedAdapter, list[str]]:
-    """Loads one file as the adapter `name`; returns it and notes. Raises InputError."""
+    """Loads one file as the adapter `name`; returns it and notes. Raises InputError.
+
+    A file that names its kind of adapter is loaded by that one. All others are a LoRA, or a change of the weights themselves.
+    """
     tensors = {key: tensor for key, tensor in load_file(file.path).items() if key not in file.placeholders.values()}
-    found, keys = sorted_out(tensors, networks.modules["unet"], networks.modules["text_encoder"])
-    fitting = {place: as_peft_has_it(networks.module(place), terms) for place, terms in found.items()}
-    fitting = {place: terms for place, terms in fitting.items() if fits(networks.module(place), terms)}
+    own = file.adapter and adapters.build(file.adapter)
+    sort = by_module if own else sorted_out
+    found, keys = sort(tensors, networks.modules["unet"], networks.modules["text_encoder"])
+    fitting = found
+    if not own:
+        fitting = {place: as_peft_has_it(networks.module(place), terms) for place, terms in found.items()}
+        fitting = {place: terms for place, terms in fitting.items() if fits(networks.module(place), terms)}
     left_out = sorted(tensors.keys() - {key for (place, _), key in keys.items() if place in fitting})
     if left_out and not (fitting and partial):
         what = f"{len(left_out) if fitting else 'all'} tensors do not fit this base model: {listed(left_out)}"
         raise InputError(Problem(SETTING, f"{file.path}: {what}{widths(networks, found)}", other_base(file)))
-    beside = {place: terms for place, terms in fitting.items() if is_plain(terms)}
-    for part in PARTS:
-        description = {key: value for key, value in adapter_description(file, part).items() if key not in OWN}
-        own = {module: terms for (its, module), terms in beside.items() if its == part}
-        for is_dora in (False, True):
-            alike = {module: terms for module, terms in own.items() if ("magnitude" in terms) == is_dora}
-            if alike:
-                inject(getattr(networks.family, part), name, alike, {**description, "use_dora": is_dora}, file)
-    for (part, module), terms in beside.items():
-        layer: Any = getattr(networks.family, part).get_submodule(module)
-        fill(layer, name, terms, told_alpha(file, part, module, terms))
+    beside = {place: terms for place, terms in fitting.items() if own or is_lora(terms)}
+    try:
+        for part in PARTS:
+            if mine := {module: terms for (its, module), terms in beside.items() if its == part}:
+                load = (own or LoRA()).load
+                load(getattr(networks.family, part), name, mine, adapter_description(file, part))
+    except InputError as error:
+        raise InputError(replace(each, what=f"{file.path}: {each.what}") for each in error.problems) from error
     changed: dict[str, list[Changed]] = {part: [] for part in PARTS}
-    for place, terms in fitting.items():
-        own = {"bias": terms["bias"]} if "bias" in terms else {}
-        for kind in own:
-            changed[place[0]].append(networks.change(place, kind, name, own))
+    for place, terms in fitting.items() if not own else ():
+        if "bias" in terms:
+            changed[place[0]].append(networks.change(place, "bias", name, {"bias": terms["bias"]}))
         if place not in beside and terms.keys() - {"bias"}:
             changed[place[0]].append(networks.change(place, "weight", name, terms))
     notes = [f"{file.path}: left out, as it does not fit this base model: {listed(left_out)}"] if left_out else []
@@ -115,21 +116,8 @@ def fits(module: nn.Module, terms: Terms) -> bool:
         if "mid" not in terms and not fits_beside(module.weight, terms["A"], terms["B"]):
             return False
     if "magnitude" in terms:
-        return is_plain(terms) and terms["magnitude"].numel() == len(module.weight)
+        return is_lora(terms) and terms["magnitude"].numel() == len(module.weight)
     return changes.fits(terms, parameters)
-
-
-def fits_beside(weight: Tensor, down: Tensor, up: Tensor) -> bool:
-    """Whether A [rank, in, ...] and B [out, rank, ...] belong to a weight [out, in, ...], but for axes of length 1 at the end."""
-    return trimmed(down.shape[1:]) == trimmed(weight.shape[1:]) and trimmed(up.shape) == trimmed((len(weight), len(down)))
-
-
-def trimmed(shape: Sequence[int]) -> tuple[int, ...]:
-    """A shape without its axes of length 1 beyond the second."""
-    shape = tuple(shape)
-    while len(shape) > 1 and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape
 
 
 def as_peft_has_it(module: nn.Module, terms: Terms) -> Terms:
@@ -138,56 +126,6 @@ def as_peft_has_it(module: nn.Module, terms: Terms) -> Terms:
     if not plain or not hasattr(module, "weight") or changes.over_inputs(terms["dora_scale"], module.weight):
         return terms
     return {"magnitude" if kind == "dora_scale" else kind: tensor for kind, tensor in terms.items()}
-
-
-def is_plain(terms: Terms) -> bool:
-    """Whether it is a LoRA as peft has it: A and B, and a DoRA's magnitude of output rows."""
-    return {"A", "B"} <= terms.keys() <= {"A", "B", "alpha", "magnitude", "bias"}
-
-
-def inject(network: nn.Module, name: str, own: Mapping[str, Terms], description: dict[str, Any], file: LearnedFile) -> None:
-    """Has peft put a LoRA of each module's rank beside it. Raises InputError where the file describes it in unknown words."""
-    ranks = {module: len(terms["A"]) for module, terms in own.items()}
-    try:
-        config = LoraConfig(
-            **{**description, "r": max(ranks.values()), "rank_pattern": {re.escape(m): rank for m, rank in ranks.items()}},
-            target_modules=list(ranks), lora_alpha=1, init_lora_weights=False,
-        )  # fmt: skip
-        vars(network).pop("peft_config", None)  # of an adapter before, at which peft wonders aloud
-        inject_adapter_in_model(config, network, adapter_name=name)
-    except (TypeError, ValueError, AttributeError, KeyError) as error:  # peft's LoraConfig, of which each version knows more
-        what = f"{file.path}: describes itself in words that the installed peft does not know ({first_line(error)})"
-        raise InputError(Problem(SETTING, what, "update peft, or save it without its description")) from error
-
-
-def fill(layer: Any, name: str, terms: Terms, alpha: float | None) -> None:
-    """Gives peft's layer its tensors and its own alpha."""
-    own = {"lora_A": terms["A"], "lora_B": terms["B"], "lora_magnitude_vector": terms.get("magnitude")}
-    for kind, tensor in own.items():
-        if tensor is not None:
-            weight = getattr(layer, kind)[name].weight
-            weight.data = tensor.float().reshape(weight.shape).clone()
-    layer.lora_alpha[name] = layer.r[name] if alpha is None else alpha
-    layer.set_scale(name, 1.0)
-
-
-def told_alpha(file: LearnedFile, part: str, module: str, terms: Terms) -> float | None:
-    """A layer's alpha: its own tensor, else what the file's description says of the module; None where neither does.
-
-    Raises InputError where the description says another rank than the tensors have.
-    """
-    if "alpha" in terms:
-        return float(terms["alpha"])
-    said, rank = adapter_description(file, part), len(terms["A"])
-    if (told := by_pattern(said.get("rank_pattern"), module, said.get("r", rank))) != rank:
-        what = f"{file.path}: what it says of itself does not fit its tensors: {module} has rank {rank}, not {told}"
-        raise InputError(Problem(SETTING, what, "get the file again"))
-    return by_pattern(said.get("alpha_pattern"), module, said.get("lora_alpha"))
-
-
-def by_pattern(patterns: Mapping[str, Any] | None, module: str, otherwise: Any) -> Any:
-    """What the first pattern says that matches a module's name or the end of it, as peft matches them."""
-    return next((value for key, value in (patterns or {}).items() if re.fullmatch(rf"(.*\.)?({key})", module)), otherwise)
 
 
 def widths(networks: Networks, found: Mapping[Place, Terms]) -> str:
@@ -201,8 +139,3 @@ def widths(networks: Networks, found: Mapping[Place, Terms]) -> str:
                     f"; it reads prompts {theirs} wide{named.get(theirs, '')}, this base model's are {ours}{named.get(ours, '')}"
                 )
     return ""
-
-
-def first_line(error: Exception) -> str:
-    """The beginning of a library's error message, in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:250]

@@ -5,16 +5,18 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from customize import checkpoint, model_spec, near, run_folder
+from customize import adapters, checkpoint, model_spec, near, run_folder
 from customize.diffusion.predictions import DISCRETE_PREDICTIONS
 from customize.errors import InputError, Problem
 from customize.findings import printable
 from customize.inference.checkpoints import weights_in
 from customize.inference.signatures import is_adapter, unsupported
 from customize.json_files import json_object
+from customize.lora_formats import ADAPTER_METADATA
 from customize.safetensors_header import Header, read_header, refuse_not_finite
 from customize.scales import Scale
 from customize.setting import text_fault
@@ -47,9 +49,20 @@ class LearnedFile:
     about: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def adapter(self) -> str | None:
+        """The adapter of `customize.adapters` that the file names as its own; None for a LoRA, whatever program wrote it."""
+        types = (str(value) for name, value in self.described_adapter.items() if name.endswith("peft_type"))
+        return next((name for each in types if (name := adapters.by_peft_type().get(each, "lora")) != "lora"), None)
+
+    @cached_property
+    def described_adapter(self) -> dict[str, Any]:
+        """peft's configuration of the file's adapter, as diffusers' loaders are told it; empty where there is none."""
+        return json_object(self.header.metadata.get(ADAPTER_METADATA, "{}"))
+
+    @property
     def is_adapter(self) -> bool:
         """Whether it holds an adapter (LoRA and its relatives), with or without embeddings, rather than these alone."""
-        return is_adapter(self.header.tensors)
+        return is_adapter(self.header.tensors) or self.adapter is not None
 
     @property
     def is_network(self) -> bool:
@@ -230,13 +243,13 @@ def check_file(path: Path, scale: Scale) -> LearnedFile:
         remedy = "convert it to .safetensors: a pickle can run any program when it is opened"
         raise InputError(Problem(SETTING, f"{path} is a pickle, which is not opened", remedy))
     header = read_header(path)
-    problems = [problem for problem in [unsupported(path, header.tensors)] if problem]
+    file = LearnedFile(path, scale, header, about(header, path))
+    problems = [problem for problem in [unsupported(path, header.tensors)] if problem and not file.adapter]
     integers = {name for name, info in header.tensors.items() if name.endswith(".alpha") and info.dtype in INTEGERS}
     wrong = sorted(name for name, info in header.tensors.items() if info.dtype not in FLOATS and name not in integers)
     if wrong and not problems:
         what = f"{path}: {listed(wrong)} hold {header.tensors[wrong[0]].dtype}, not floating point numbers"
         problems.append(Problem(SETTING, what, "give a file in float32, float16 or bfloat16"))
-    file = LearnedFile(path, scale, header, about(header, path))
     if not problems and not file.is_network and not (file.is_adapter and not file.placeholders):
         shapes = [header.tensors[name].shape for name in file.placeholders.values()]
         if not file.is_adapter and any(name.startswith(BASE_MARKS) for name in header.tensors):
@@ -260,7 +273,7 @@ def about(header: Header, path: Path) -> dict[str, Any]:
     Raises InputError where that, or what diffusers is told of an adapter, is damaged.
     """
     try:
-        adapter = json_object(header.metadata.get(run_folder.ADAPTER_METADATA, "{}"))
+        adapter = json_object(header.metadata.get(ADAPTER_METADATA, "{}"))
     except ValueError as error:
         raise InputError(damaged(path)) from error
     for name, value in adapter.items():
@@ -279,7 +292,7 @@ def about(header: Header, path: Path) -> dict[str, Any]:
 
 def adapter_description(file: LearnedFile, part: str) -> dict[str, Any]:
     """peft's description of the file's LoRA of one network ("unet", "text_encoder"); empty where there is none."""
-    said = json_object(file.header.metadata.get(run_folder.ADAPTER_METADATA, "{}"))
+    said = file.described_adapter
     own = {name.removeprefix(f"{part}."): value for name, value in said.items() if name.startswith(f"{part}.")}
     return own if any(map(DESCRIBED.match, said)) else said  # of a single network, as its save_lora_adapter writes it
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor, nn
+from torch import Tensor
 
+from customize.adapters.peft_layers import tuner_layers
 from customize.families.stable_diffusion import StableDiffusion
 from customize.families.tokens import TokenTable
 from customize.inference.changes import Changed
@@ -109,8 +109,3 @@ class Scheduled(Changing):
     def now(self, step: "Step") -> Estimate:
         self.weights.set(self.scales[self.place(step)])
         return super().now(step)
-
-
-def tuner_layers(*networks: nn.Module) -> list[BaseTunerLayer]:
-    """The modules that adapters are beside."""
-    return [module for network in networks for module in network.modules() if isinstance(module, BaseTunerLayer)]

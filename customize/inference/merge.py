@@ -15,7 +15,7 @@ from customize.disk import make_folder
 from customize.errors import InputError, Problem
 from customize.files import new_folder
 from customize.inference.learned import PICKLES, Learned, find_learned
-from customize.lora_formats import kohya_name, split
+from customize.lora_formats import ADAPTER_METADATA, kohya_name, split
 from customize.model_spec import described
 from customize.resources import resources
 from customize.setting import table
@@ -79,6 +79,8 @@ def unfit(learned: Learned, target: Path) -> Iterator[Problem]:
         remedy = f"merge into a folder, as in --merge {target.with_suffix('').name}, or leave it out"
         if not file.is_adapter:
             yield Problem(SETTING, f"{file.path} holds embeddings, which no LoRA can", remedy)
+        elif file.adapter:
+            yield Problem(SETTING, f"{file.path} is an adapter that is no LoRA ({file.adapter})", remedy)
         elif {"magnitude", "dora_scale"} & (kinds := {parts[1] for name in file.header.tensors if (parts := split(name))}):
             what = f"{file.path} is a DoRA, which sets the length of whole weights: no sum of low ranks is the same"
             yield Problem(SETTING, what, remedy)
@@ -144,7 +146,7 @@ def merge_adapters(family: "StableDiffusion") -> None:
     """Adds what each adapter makes of W by itself, as networks with several add it, and takes the adapters away."""
     from diffusers.utils import recurse_remove_peft_layers
 
-    from customize.inference.loaded import tuner_layers
+    from customize.adapters.peft_layers import tuner_layers
 
     for layer in tuner_layers(family.unet, family.text_encoder):
         weight = layer.get_base_layer().weight.data
@@ -181,7 +183,7 @@ def write_adapter(target: Path, pipeline: "Pipeline", said: dict[str, str], kohy
     """
     import torch
 
-    from customize.weights import ADAPTER_METADATA, save_tensors
+    from customize.tensor_files import save_tensors
 
     adapters: list[Any] = list(pipeline.weights.parts)
     tensors, configs = {}, {}

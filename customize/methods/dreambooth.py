@@ -16,6 +16,7 @@ from customize.batches import Batch
 from customize.families.stable_diffusion import StableDiffusion
 from customize.init_weights import IntoAdapter
 from customize.methods.method import Condition, DenoisingMethod
+from customize.model_spec import described
 from customize.triggers import any_calls, rare_words
 
 
@@ -32,7 +33,7 @@ class DreamBooth(DenoisingMethod):
             self.text_encoder = family.text_encoder
         start_from = IntoAdapter(settings, family)
         adapter.attach(list(self.children()), settings)
-        start_from()
+        start_from(adapter)
 
     def called_by(self, captions: Sequence[str]) -> None:
         """Claims no trigger word that none of the captions, which are learned from, has; one of them is the example then."""
@@ -55,7 +56,9 @@ class DreamBooth(DenoisingMethod):
         return self.adapter.description(self.family)
 
     def save(self, folder: Path, metadata: dict[str, str]) -> list[Path]:
-        return self.adapter.save(folder, self.family, metadata)
+        if self.adapter.peft_type:
+            metadata = {**metadata, **described(metadata, self.family, self.settings.adapter)}
+        return self.adapter.save(folder, self.family, metadata, self.settings)
 
 
 class SelfDistillation(DreamBooth):
@@ -66,7 +69,7 @@ class SelfDistillation(DreamBooth):
     def target(self, batch: Batch) -> Tensor:
         if not batch.is_prior.any():
             return self.wanted(batch)
-        with torch.no_grad(), self.adapter.off(*self.children()):
+        with torch.no_grad(), self.adapter.disabled(*self.children()):
             base = self.predicted(batch.part(batch.is_prior))
         target = self.wanted(batch).clone()
         target[batch.is_prior] = base.to(target.dtype)
