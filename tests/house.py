@@ -17,6 +17,8 @@ PLACES: dict[str, str] = json.loads((ROOT / "tests" / "rooms.json").read_text())
 """Module -> where it belongs, for modules that do not lie in their room yet."""
 ROOMS = "demo cli training evaluation inference methods data weights adapters settings families storage diffusion optim .".split()
 """From the top down; "." is the modules beside the rooms. An import may point down this list only."""
+BESIDE = "__init__ device errors events library_logs next_command printable progress prompts units".split()
+"""Modules that lie beside the rooms, and below them."""
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 300, 50
 PREDICTION_TYPES = {"epsilon", "v_prediction"}
 """Those of `diffusion.process.PREDICTIONS` that are no everyday words."""
@@ -35,10 +37,10 @@ def place(path: str) -> str:
 
 def room(path: str) -> str:
     """The room that a module belongs to; "." for those beside the rooms, "" where nothing says it."""
-    parts = place(path).split("/")[1:]
-    if len(parts) > 1:
-        return parts[0] if parts[0] in ROOMS else ""
-    return "." if path in PLACES or path == "customize/__init__.py" else "cli" if path == "customize/__main__.py" else ""
+    first, *inner = place(path).removesuffix(".py").split("/")[1:]
+    if inner:
+        return first if first in ROOMS else ""
+    return "cli" if first == "__main__" else "." if first in BESIDE else ""
 
 
 def imports(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
