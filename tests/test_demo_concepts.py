@@ -1,7 +1,7 @@
 """What is asked of a model that was taught a held-out concept."""
 
-from customize.demo.concepts import asked_for, plain_specs
-from customize.demo.styles import HELD_OUT_STYLES
+from customize.demo.pretraining.concepts import asked_for, plain_specs
+from customize.demo.world.styles import HELD_OUT_STYLES
 
 
 def test_prompts_and_what_they_should_show_go_together() -> None:

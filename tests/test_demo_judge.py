@@ -12,8 +12,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from customize.demo import report
-from customize.demo.glyphs import HELD_OUT_OBJECTS, OBJECTS
 from customize.demo.judge import (
     NOT_ASKED,
     QUESTIONS,
@@ -21,28 +19,28 @@ from customize.demo.judge import (
     Answers,
     Judge,
     JudgedWorld,
-    JudgeSettings,
     Rate,
     as_pixels,
     ask,
     by_question,
     compare,
-    disturbed,
     labels,
     load_judge,
-    loss,
     pixelated,
     rates,
     recognised,
-    save_judge,
-    train,
     truth,
 )
-from customize.demo.report import Painter, ReportSettings, counterparts, filled, markdown, prompt, random_prompts, still
-from customize.demo.styles import HELD_OUT_STYLES, Effect
-from customize.demo.world import HELD_OUT_COMBINATIONS, Spec
+from customize.demo.pretraining import quality, quality_report
+from customize.demo.pretraining.quality import Painter, ReportSettings, counterparts, filled, prompt, random_prompts, still
+from customize.demo.pretraining.quality_report import markdown
+from customize.demo.pretraining.train_judge import JudgeSettings, disturbed, loss, save_judge, train
+from customize.demo.world import draw_examples
+from customize.demo.world.glyphs import HELD_OUT_OBJECTS, OBJECTS
+from customize.demo.world.styles import HELD_OUT_STYLES, Effect
+from customize.demo.world.world import HELD_OUT_COMBINATIONS, Spec
 
-EXAMPLES = Path(report.__file__).parent / "examples"
+EXAMPLES = draw_examples.FOLDER
 TINTED = (Effect("tint", ("red",)),)
 CAR = Spec("car", "beach", colour="blue", time="night")
 CAT = Spec("cat", "room", colour="red", style=(Effect("blurred"), Effect("duotone", ("purple", "yellow"))))
@@ -277,17 +275,17 @@ def test_negative_prompts_name_what_is_shown_or_something_else() -> None:
     judge = Fixed(labels([CAR, CAT, CAR, CAT]))
     asked: list[tuple[int, str]] = []
     found = still(painter, judge, "object", ["a"] * 4, lambda i, shown: asked.append((i, shown)) or "bus", "a {}".format)
-    assert asked == [(1, "cat"), (3, "cat")] and found == report.Still(Rate(2, 2), Rate(2, 2))
+    assert asked == [(1, "cat"), (3, "cat")] and found == quality.Still(Rate(2, 2), Rate(2, 2))
     assert [no for _, no, _, _ in painter.drawn][4:] == ["a car", "a bus", "a car", "a bus"]
 
 
 def test_the_report_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All parts that need neither font nor model."""
     monkeypatch.setattr("customize.inference.loading.load_pipeline", lambda model: Pipeline())
-    monkeypatch.setattr(report, "load_judge", lambda: Judge().eval())
+    monkeypatch.setattr(quality_report, "load_judge", lambda: Judge().eval())
     small = dict(num_pictures=5, num_combinations=12, num_guidance=2, num_negatives=4)
     settings = ReportSettings(output_dir=str(tmp_path), parts=("prompts", "combinations", "guidance", "negatives"), **small)
-    report.run(settings)
+    quality_report.run(settings)
     found = json.loads((tmp_path / "report.json").read_text())
     assert found["prompts"]["rates"]["all"]["object"]["asked"] == 5 == len(found["prompts"]["prompts"])
     assert found["combinations"]["never seen together"]["all"]["scene"]["asked"] == 12

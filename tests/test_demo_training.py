@@ -13,16 +13,18 @@ from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from customize.batches import EpochSampler, SampleConfig
-from customize.demo import dataset, stages, train
-from customize.demo.autoencoder import Autoencoder, PixelDataset, encode, measure, on_axes, standardise
-from customize.demo.muon import Muon, orthogonal, parameter_groups
-from customize.demo.networks import TINY, build_vae
-from customize.demo.pretraining import EvenSamples
-from customize.demo.tokenizer import build_tokenizer
-from customize.demo.train import DemoSettings
-from customize.demo.world import Spec, World
+from customize.demo.pretraining import stages, train
+from customize.demo.pretraining.denoiser import DECAY, EvenSamples, Pretraining
+from customize.demo.pretraining.muon import Muon, orthogonal, parameter_groups
+from customize.demo.pretraining.settings import DemoSettings
+from customize.demo.pretraining.tiny_autoencoder import Autoencoder, PixelDataset, encode, measure, on_axes, standardise
+from customize.demo.pretraining.tiny_networks import TINY, build_vae
+from customize.demo.pretraining.tokenizer import build_tokenizer
+from customize.demo.world import renderings
+from customize.demo.world.world import Spec, World
 from customize.diffusion.process import DiscreteSchedule
 from customize.errors import NumericsError
+from customize.families.source import DEMO
 
 COLOURS = ("white", "yellow", "pink", "blue")
 
@@ -37,7 +39,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray
     folder.mkdir()
     np.save(folder / "pixels.npy", pixels)
     (folder / "specs.jsonl").write_text("\n".join(json.dumps(spec.to_dict()) for spec in specs), encoding="utf-8")
-    return folder, *dataset.load(folder)
+    return folder, *renderings.load(folder)
 
 
 def demo_settings(folder: Path, steps: int, **changes) -> DemoSettings:
@@ -185,8 +187,33 @@ def test_noise_levels_of_a_step_are_spread_evenly_and_each_is_uniform(pictures, 
     assert torch.equal(samples.timesteps(7, range(2, 5)), found[7, 2:5])
 
 
+def test_the_average_of_the_weights_is_that_of_the_formula(tmp_path: Path) -> None:
+    """Against a loop in float64; the first update counts the initial weights with 2/11."""
+    torch.manual_seed(5)
+    method = Pretraining(stages.untrained(demo_settings(tmp_path, 1), build_vae(TINY), tmp_path / "tokenizer"))
+    watched = {"unet": "conv_in.weight", "text_encoder": "final_layer_norm.bias"}
+    now = {part: method.networks[part].get_parameter(name) for part, name in watched.items()}
+    expected = {part: tensor.detach().double() for part, tensor in now.items()}
+    for step in range(1, 6):
+        with torch.no_grad():
+            for parameter in method.networks.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        method.after_step()
+        decay = min(DECAY, (1 + step) / (10 + step))
+        expected = {part: decay * mean + (1 - decay) * now[part].detach().double() for part, mean in expected.items()}
+    for part, name in watched.items():
+        average = method.average.module[part].get_parameter(name)
+        torch.testing.assert_close(average.double(), expected[part], rtol=0, atol=1e-6)
+        assert not torch.equal(average, now[part]) and not average.requires_grad
+    kept = {name: tensor.clone() for name, tensor in method.learned().items()}
+    another = Pretraining(stages.untrained(demo_settings(tmp_path, 1, seed=9), build_vae(TINY), tmp_path / "tokenizer"))
+    another.load_learned(kept)
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in another.learned().items())
+    assert kept["average.n_averaged"] == 6
+
+
 def test_no_caption_is_longer_than_the_text_encoder_reads() -> None:
-    tokenizer = CLIPTokenizer.from_pretrained(Path(stages.__file__).parent / "model/tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(DEMO / "tokenizer")
     world = World(effects=("outline", "pixelated", "contrast", "posterised"), styled=1.0)
     captions = [text for index in range(1000) for text in world.captions(world.spec(3, index), 3, index)]
     assert max(map(len, tokenizer(captions).input_ids)) <= tokenizer.model_max_length

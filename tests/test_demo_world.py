@@ -6,10 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from customize.demo.glyphs import FONT, HELD_OUT_OBJECTS, OBJECTS, TEST_SUBJECTS, TUNING_SUBJECTS
-from customize.demo.scenes import Dice
-from customize.demo.styles import EFFECTS, HELD_OUT_STYLES, INKS, TEST_STYLES, TUNING_STYLES, Effect, ink, sample_style
-from customize.demo.world import HELD_OUT_COMBINATIONS, Spec, World, caption, render
+from customize.demo.world.glyphs import FONT, HELD_OUT_OBJECTS, OBJECTS, TEST_SUBJECTS, TUNING_SUBJECTS
+from customize.demo.world.scenes import Dice
+from customize.demo.world.styles import EFFECTS, HELD_OUT_STYLES, INKS, TEST_STYLES, TUNING_STYLES, Effect, ink, sample_style
+from customize.demo.world.world import HELD_OUT_COMBINATIONS, Spec, World, caption, render
 
 needs_font = pytest.mark.skipif(not FONT.exists(), reason="drawing needs Noto Color Emoji (fonts-noto-color-emoji)")
 

@@ -9,16 +9,16 @@ import pytest
 
 CEILINGS = {  # what is counted: (today, aim)
     "modules without a room": (0, 0),
-    "modules in import circles": (25, 0),
-    "imports of a higher room": (36, 0),
-    "modules of one name": (3, 0),
-    "rooms of more than 15 modules": (1, 0),
-    "modules that name a family class": (23, 0),
-    "alphas_cumprod outside diffusion and families": (19, 0),
-    "prediction types by name outside diffusion and families": (16, 4),
-    "print outside cli and demo": (15, 0),
-    "questions about the class of settings": (65, 0),
-    "modules of more than 300 lines": (11, 1),
+    "modules in import circles": (12, 0),
+    "imports of a higher room": (33, 0),
+    "modules of one name": (0, 0),
+    "rooms of more than 15 modules": (0, 0),
+    "modules that name a family class": (21, 0),
+    "alphas_cumprod outside diffusion and families": (7, 0),
+    "prediction types by name outside diffusion and families": (9, 4),
+    "print outside cli and demo": (12, 0),
+    "questions about the class of settings": (64, 0),
+    "modules of more than 300 lines": (9, 1),
     "functions of more than 50 lines": (2, 0),
 }
 REASONS = {

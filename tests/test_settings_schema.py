@@ -6,7 +6,7 @@ import math
 import pytest
 
 from customize.config import MODELS, DreamBoothSettings, InferenceSettings, Settings, TextualInversionSettings, TrainingSettings
-from customize.demo.train import DemoSettings
+from customize.demo.pretraining.settings import DemoSettings
 from customize.setting import of_scope, setting, table
 
 TYPES = {"boolean": bool, "integer": int, "number": float, "string": str}

@@ -1,36 +1,28 @@
-"""The judge of the demo world: a small network that says what a picture shows. It has learned from renderings alone.
+"""The judge of the demo world: a small network, trained on renderings alone, that says what an image shows.
 
-`python -m customize.demo.judge` draws them (other ones than the generator's, held-out things among them) and trains it.
-N pictures, Q questions, A answers to all questions together.
+`customize.demo.pretraining.train_judge` trains it. N images, Q questions, A answers to all questions together.
 """
 
 import json
 import random
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from customize.config import MANY, Settings
-from customize.demo.glyphs import COLOURS, HELD_OUT_OBJECTS, OBJECTS
-from customize.demo.muon import Muon, parameter_groups
-from customize.demo.scenes import SCENES
-from customize.demo.styles import EFFECTS, HELD_OUT_STYLES, INKS, sample_style
-from customize.demo.world import RESOLUTION, TIMES, Spec, World
-from customize.setting import again, setting
-from customize.validated import Validated
+from customize.demo.world.glyphs import COLOURS, HELD_OUT_OBJECTS, OBJECTS
+from customize.demo.world.scenes import SCENES
+from customize.demo.world.styles import EFFECTS, HELD_OUT_STYLES, INKS, sample_style
+from customize.demo.world.world import RESOLUTION, TIMES, Spec, World
 
 WEIGHTS = Path(__file__).parent / "judge.safetensors"
-TRAINING_SEED, TEST_SEED = 1001, 2002  # of worlds that no generator is trained on
 RECOLOURINGS = tuple(name for name, effect in EFFECTS.items() if effect.recolours)
 OTHER_EFFECTS = tuple(name for name, effect in EFFECTS.items() if not effect.recolours)
 QUESTIONS: dict[str, tuple[str, ...]] = {
@@ -47,7 +39,6 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
 STYLE = ("recolouring", "first ink", "second ink", *OTHER_EFFECTS)  # the questions that a style is put together from
 NOT_ASKED = -1
 BLOCK, INSIDE = 4, 0.19  # pixels along a block of a pixelated picture; the share of edges that its middle may have
-WEIGHT_OF_OBJECT = 2.0  # in the loss, where every other question weighs 1: it is the hardest
 
 Pictures = np.ndarray | Tensor | Sequence[Image.Image]
 """N pictures: uint8, or float from 0 to 1, [N, side, side, 3]; or Pillow's."""
@@ -183,7 +174,7 @@ def load_judge(file: Path | str = WEIGHTS) -> Judge:
     with safe_open(file, "pt") as opened:
         asked = json.loads((opened.metadata() or {})["questions"])
     if asked != {question: list(answers) for question, answers in QUESTIONS.items()}:
-        raise ValueError(f"{file} was trained for another world: run python -m customize.demo.judge again")
+        raise ValueError(f"{file} was trained for another world: run python -m customize.demo.pretraining.train_judge again")
     judge = Judge()
     judge.load_state_dict({name: tensor.float() for name, tensor in load_file(file).items()}, strict=False)
     return judge.requires_grad_(False).eval()
@@ -290,107 +281,6 @@ def recognised(judge: nn.Module, pictures: Pictures, *, object: str = "", named_
     return sum(row == named for row in zip(*found, strict=True)) / len(pictures)
 
 
-class JudgeSettings(Validated):
-    """Train the judge of the demo world, on pictures that are drawn for it (needs the font Noto Color Emoji)."""
-
-    command: ClassVar[str] = "-m customize.demo.judge"
-
-    num_pictures: int = setting(40_000, "data", "pictures that are drawn", ge=128, le=MANY)
-    num_test_pictures: int = setting(2400, "data", "pictures that the judge is measured on", ge=1, le=MANY)
-    num_workers: int = setting(2, "data", "processes that draw", ge=1, le=1024)
-    num_epochs: int = setting(4, "train", "times that each picture is seen", ge=1, le=1000)
-    train_batch_size: int = setting(96, "train", "pictures per step", ge=2, le=4096)
-    learning_rate: float = setting(0.02, "train", "of Muon; AdamW takes a fifth", gt=0, le=10)
-    bf16: bool = setting(True, "train", "compute in bf16 where that is exact enough")
-    output: str = setting(str(WEIGHTS), "output", "the file of the weights", default_in_words="judge.safetensors, beside this")
-    data_dir: str = setting("runs/judge", "output", "folder of the renderings")
-    seed: int = again(Settings, "seed", 0)
-
-
-def disturbed(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures uint8 [N, 64, 64, 3] mirrored, shifted, softened and noisy by chance: float32 [N, 3, 64, 64], -1 to 1.
-
-    Softness and noise stand for what an autoencoder does to a picture.
-    """
-
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.empty(len(pixels), *shape).uniform_(low, high, generator=generator)
-
-    side = torch.arange(RESOLUTION)
-    down, right = uniform(-3, 3, 1).round().long(), uniform(-3, 3, 1).round().long()
-    rows, columns = (side + down).clamp(0, RESOLUTION - 1), (side + right).clamp(0, RESOLUTION - 1)
-    columns = torch.where(uniform(0, 1, 1) < 0.5, columns.flip(1), columns)
-    moved = as_pixels(pixels[torch.arange(len(pixels))[:, None, None], rows[:, :, None], columns[:, None]])
-    soft = F.avg_pool2d(moved, 3, 1, 1, count_include_pad=False)
-    moved = moved.lerp(soft, uniform(-0.4, 0.8, 1, 1, 1).clamp(min=0))
-    noise = torch.randn(moved.shape, generator=generator)
-    return moved + uniform(0, 0.06, 1, 1, 1) * noise + uniform(-0.03, 0.03, 3, 1, 1)
-
-
-def loss(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Cross-entropy of all questions, each a mean over the pictures where it is asked. wanted: as `labels`."""
-    losses = [
-        F.cross_entropy(piece, column, ignore_index=NOT_ASKED, reduction="sum") / (column != NOT_ASKED).sum().clamp(min=1)
-        for piece, column in zip(by_question(logits.float()), wanted.unbind(1), strict=True)
-    ]
-    return WEIGHT_OF_OBJECT * losses[0] + torch.stack(losses[1:]).sum()
-
-
-def train(judge: nn.Module, settings: JudgeSettings, pixels: np.ndarray, specs: Sequence[Spec]) -> Iterator[float]:
-    """Yields the loss of each step. The learning rate rises for a tenth of them, then falls to nothing."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    optimizer = Muon(parameter_groups([judge], settings.learning_rate, settings.learning_rate / 5))
-    data, wanted = torch.from_numpy(np.array(pixels)), labels(specs)
-    batches = len(data) // settings.train_batch_size
-    steps = settings.num_epochs * batches
-    warmup = max(1, steps // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
-    )
-    for _ in range(settings.num_epochs):
-        order = torch.randperm(len(data), generator=generator)[: batches * settings.train_batch_size]
-        for chosen in order.split(settings.train_batch_size):
-            batch = disturbed(data[chosen], generator).contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
-                logits = judge(batch)
-            error = loss(logits, wanted[chosen])
-            optimizer.zero_grad()
-            error.backward()
-            optimizer.step()
-            schedule.step()
-            yield error.item()
-
-
-def save_judge(judge: nn.Module, file: Path) -> None:
-    """Writes the weights in half precision, with the questions that they answer."""
-    from customize.files import write_bytes
-
-    tensors = {name: tensor.half().contiguous() for name, tensor in judge.state_dict().items() if tensor.is_floating_point()}
-    write_bytes(file, save(tensors, {"questions": json.dumps(QUESTIONS)}))
-
-
-def run(settings: JudgeSettings) -> None:
-    """Draws, trains, writes the weights and prints how often they are right about pictures they have not seen."""
-    from tqdm import tqdm
-
-    from customize.demo import dataset
-
-    folder, world = Path(settings.data_dir), JudgedWorld()
-    dataset.prepare(world, TRAINING_SEED, settings.num_pictures, folder / "train", settings.num_workers)
-    dataset.prepare(world, TEST_SEED, settings.num_test_pictures, folder / "test", settings.num_workers)
-    pixels, specs = dataset.load(folder / "train")
-    torch.manual_seed(settings.seed)
-    judge = Judge().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    steps = settings.num_epochs * (len(pixels) // settings.train_batch_size)
-    with tqdm(train(judge, settings, pixels, specs), total=steps, unit="step", dynamic_ncols=True, mininterval=5) as bar:
-        for error in bar:
-            bar.set_postfix(loss=f"{error:.3f}")
-    save_judge(judge, Path(settings.output))
-    pixels, specs = dataset.load(folder / "test")
-    for name, part in parts(specs).items():
-        print(f"{name}: {rates(load_judge(settings.output), pixels[part], [specs[index] for index in part])}")
-
-
 def parts(specs: Sequence[Spec]) -> dict[str, list[int]]:
     """The places of all specs, of those without and of those with a style."""
     everything = range(len(specs))
@@ -399,14 +289,3 @@ def parts(specs: Sequence[Spec]) -> dict[str, list[int]]:
         "unstyled": [index for index in everything if not specs[index].style],
         "styled": [index for index in everything if specs[index].style],
     }
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Reads the settings and trains; returns the exit status."""
-    from customize.cli import main
-
-    return main(JudgeSettings, run, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

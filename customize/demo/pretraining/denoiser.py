@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from customize import draws
 from customize.batches import LatentDataset
-from customize.demo.muon import Muon, parameter_groups
+from customize.demo.pretraining.muon import Muon, parameter_groups
 from customize.families.stable_diffusion import StableDiffusion
 from customize.files import new_folder, write_text
 from customize.methods.method import DenoisingMethod
@@ -32,41 +33,42 @@ class EvenSamples(LatentDataset):
         return self.family.schedule.timesteps(places)
 
 
+def warmed_up(averages: list[Tensor], parameters: list[Tensor], count: Tensor) -> None:
+    """Moves the averages towards the parameters, in place; the memory grows from nothing to 1 / (1 - DECAY) updates.
+
+    count: the number of this update, from 1.
+    """
+    decay = min(DECAY, ((1 + count) / (10 + count)).item())
+    torch._foreach_lerp_(averages, parameters, 1 - decay)
+
+
 class Pretraining(DenoisingMethod):
-    """All weights of UNet and text encoder learn; a moving average of them is what is saved."""
+    """Trains all weights of UNet and text encoder; saves their exponential moving average."""
 
     name = "pretraining"
 
     def __init__(self, family: StableDiffusion):
         super().__init__(family, lambda prompts: family.encode_prompts(family.tokenize(prompts)))
-        self.unet, self.text_encoder = family.unet.requires_grad_(True), family.text_encoder.requires_grad_(True)
+        self.networks = nn.ModuleDict({part: getattr(family, part).requires_grad_(True) for part in ("unet", "text_encoder")})
         # On so few pixels plain attention is faster than the fused one, and in bfloat16 on a CPU much faster.
-        self.unet.to(memory_format=torch.channels_last).set_attn_processor(AttnProcessor())
-        self.averages = {name: parameter.detach().clone() for name, parameter in super().learned().items()}
-        self.count = torch.zeros(())
+        family.unet.to(memory_format=torch.channels_last).set_attn_processor(AttnProcessor())
+        self.average = AveragedModel(self.networks, multi_avg_fn=warmed_up).requires_grad_(False)
+        self.average.n_averaged.fill_(1)  # type: ignore[operator]  # the initial weights are averaged, not replaced
 
     def build_optimizer(self, settings) -> torch.optim.Optimizer:
         rate = settings.learning_rate
-        return Muon(parameter_groups([self.unet, self.text_encoder], rate, rate / 10))
+        return Muon(parameter_groups([*self.networks.values()], rate, rate / 10))
 
     def learned(self) -> dict[str, Tensor]:
-        averages = {f"average.{name}": tensor for name, tensor in self.averages.items()}
-        return {**super().learned(), **averages, "count": self.count}
+        return {**super().learned(), **{f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}}
 
-    @torch.no_grad()
     def after_step(self) -> None:
-        """Moving average whose memory grows from nothing to 1 / (1 - DECAY) steps."""
-        self.count += 1
-        decay = min(DECAY, ((1 + self.count) / (10 + self.count)).item())
-        for name, parameter in super().learned().items():
-            self.averages[name] = self.averages[name].to(parameter.device).lerp_(parameter, 1 - decay)
+        self.average.update_parameters(self.networks)
 
     def save(self, folder: Path, metadata: dict[str, str]) -> list[Path]:
         """Writes the averaged weights as a complete pipeline folder, in float16."""
         pipeline = copy.deepcopy(self.family.pipeline())
-        for part in ("unet", "text_encoder"):
-            for name, parameter in getattr(pipeline, part).named_parameters():
-                parameter.data = self.averages[f"{part}.{name}"]
+        pipeline.register_modules(**copy.deepcopy(dict(self.average.module.items())))  # type: ignore[operator]
         for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
             part.half()
         with new_folder(folder) as unfinished:

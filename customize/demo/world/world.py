@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 
 from PIL import Image, ImageDraw, ImageFilter
 
-from customize.demo.glyphs import COLOURS, HELD_OUT_OBJECTS, OBJECTS, sprite
-from customize.demo.scenes import BACKDROPS, SCENES, Dice, draw_scene
-from customize.demo.styles import EFFECTS, Effect, Style, apply_style, sample_style
+from customize.demo.world.glyphs import COLOURS, HELD_OUT_OBJECTS, OBJECTS, sprite
+from customize.demo.world.scenes import BACKDROPS, SCENES, Dice, draw_scene
+from customize.demo.world.styles import EFFECTS, Effect, Style, apply_style, sample_style
 
 RESOLUTION = 64
 

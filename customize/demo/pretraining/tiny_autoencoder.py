@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from customize import draws
-from customize.demo.muon import Muon, parameter_groups
+from customize.demo.pretraining.muon import Muon, parameter_groups
 from customize.errors import NumericsError
 from customize.methods.method import Method
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from customize.demo.world import RESOLUTION, Spec, World
+from customize.demo.world.world import RESOLUTION, Spec, World
 
 
 def _one(world: World, seed: int, index: int) -> tuple[np.ndarray, dict]:

@@ -1,18 +1,18 @@
 """The pictures of the first-run jobs: six of a held-out style, six of a held-out subject, as a user would bring them.
 
-`python -m customize.demo.examples` draws them anew into `customize/demo/examples`.
+`python -m customize.demo.world.draw_examples` draws them anew into `customize/demo/examples`.
 """
 
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-from customize.demo.scenes import Dice
-from customize.demo.styles import HELD_OUT_STYLES
-from customize.demo.world import PLACES, Spec, render
+from customize.demo.world.scenes import Dice
+from customize.demo.world.styles import HELD_OUT_STYLES
+from customize.demo.world.world import PLACES, Spec, render
 from customize.files import write_image, write_text
 
-FOLDER = Path(__file__).parent / "examples"
+FOLDER = Path(__file__).parents[1] / "examples"
 SIDE, SPREAD = 128, 0.35
 STYLE, SUBJECT = "dusk", "pumpkin"  # of the test sets
 

@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from customize.batches import CachedImage, EpochSampler, SampleConfig
-from customize.demo.autoencoder import Autoencoder, Decoder, PixelDataset, encode, measure, standardise
-from customize.demo.networks import TINY, Sizes, build_scheduler, build_text_encoder, build_unet, build_vae
-from customize.demo.pretraining import EvenSamples, Pretraining
-from customize.demo.tokenizer import build_tokenizer
-from customize.demo.train import DemoSettings, Stage
-from customize.demo.world import Spec, World
+from customize.demo.pretraining.denoiser import EvenSamples, Pretraining
+from customize.demo.pretraining.settings import DemoSettings, Stage
+from customize.demo.pretraining.tiny_autoencoder import Autoencoder, Decoder, PixelDataset, encode, measure, standardise
+from customize.demo.pretraining.tiny_networks import TINY, Sizes, build_scheduler, build_text_encoder, build_unet, build_vae
+from customize.demo.pretraining.tokenizer import build_tokenizer
+from customize.demo.world.world import Spec, World
 from customize.families import load, locate
 from customize.families.stable_diffusion import StableDiffusion
 from customize.files import new_folder, write_bytes

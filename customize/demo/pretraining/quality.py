@@ -1,33 +1,28 @@
-"""How well the demo model paints what it is asked for: its pictures, looked at by the judge.
+"""What the demo model paints when it is asked for something, judged by the demo world's judge, part by part."""
 
-`python -m customize.demo.report --model FOLDER --output_dir FOLDER` writes report.json, report.md and a sheet of pictures.
-"""
-
-import json
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from customize.config import BASE_MODEL, MANY, Settings
-from customize.demo.glyphs import FONT, OBJECTS
-from customize.demo.judge import JudgedWorld, Rate, Rates, ask, load_judge, parts, rates
-from customize.demo.scenes import SCENES
-from customize.demo.styles import sample_style
-from customize.demo.world import HELD_OUT_COMBINATIONS, PLACES, TIMES, Spec, World, caption
-from customize.files import write_image, write_text
+from customize.demo.judge import JudgedWorld, Rate, Rates, ask, parts, rates
+from customize.demo.pretraining.tiny_autoencoder import encode
+from customize.demo.world.glyphs import OBJECTS
+from customize.demo.world.scenes import SCENES
+from customize.demo.world.styles import sample_style
+from customize.demo.world.world import HELD_OUT_COMBINATIONS, PLACES, TIMES, Spec, World, caption
 from customize.inference.pipeline import Pipeline
 from customize.setting import again, setting
 from customize.validated import Validated
 
 SEED = 3003  # of the prompts; no generator and no judge is trained on this world
 GUIDANCE_SCALES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
-ON_SHEET, COLUMNS = 96, 12
+ON_SHEET = 96  # prompts that are listed
 KINDS = ("animal", "vehicle", "building", "fruit", "plant")  # words for several things that a picture may show
 Part = Literal["ceiling", "prompts", "combinations", "guidance", "negatives"]
 
@@ -35,7 +30,7 @@ Part = Literal["ceiling", "prompts", "combinations", "guidance", "negatives"]
 class ReportSettings(Validated):
     """Measure the demo model with the demo world's judge (the part `ceiling` needs the font Noto Color Emoji)."""
 
-    command: ClassVar[str] = "-m customize.demo.report"
+    command: ClassVar[str] = "-m customize.demo.pretraining.quality_report"
 
     model: str = setting("demo", "model", BASE_MODEL, text="model")
     parts: tuple[Part, ...] = setting(("ceiling", "prompts", "combinations", "guidance", "negatives"), "inference", "what to do")
@@ -99,8 +94,6 @@ def rates_by_style(judge, pictures: np.ndarray, specs: Sequence[Spec]) -> dict[s
 
 def ceiling(painter: Painter, judge, settings: ReportSettings) -> dict[str, dict[str, Rates]]:
     """The judge on renderings of what the random prompts ask for, as they are and through the autoencoder."""
-    from customize.demo.autoencoder import encode
-
     specs = random_prompts(settings.num_pictures)[1]
     pixels = np.stack([np.asarray(World().render(spec, SEED, index)) for index, spec in enumerate(specs)])
     latents = encode(painter.pipeline.family.vae, pixels).chunk(2, 1)[0]
@@ -234,78 +227,3 @@ PARTS: dict[str, Callable[[Painter, Any, ReportSettings], Any]] = {
     "guidance": guidance,
     "negatives": negatives,
 }
-
-
-def table(rows: dict[str, Rates], first: str) -> Iterator[str]:
-    """Rates as lines of a markdown table."""
-    names = list(Rates.__dataclass_fields__)
-    yield f"| {first} | pictures | {' | '.join(names)} |"
-    yield "|---" * (len(names) + 2) + "|"
-    for name, row in rows.items():
-        yield f"| {name} | {row.everything.asked} | {' | '.join(str(getattr(row, question)) for question in names)} |"
-
-
-def markdown(settings: ReportSettings, found: dict[str, Any]) -> str:
-    """All that was found, in tables."""
-    lines = [
-        "# What the model paints",
-        f"Model {Path(settings.model).name}, {settings.num_inference_steps} steps of DPM-Solver++ (2M), guidance "
-        f"{settings.guidance_scale:g} where nothing else is said. A share is of the pictures where it can be asked: a colour "
-        "where the prompt names one and no style hides it, the time where there is a sky. A style is right when all of its "
-        "effects and inks are; everything: object, colour, scene and style at once.",
-    ]
-    groups = {f"{group}, {part}": row for group, rows in found.get("ceiling", {}).items() for part, row in rows.items()}
-    groups |= {f"painted, {part}": row for part, row in found.get("prompts", {}).get("rates", {}).items()}
-    if groups:
-        lines += ["## Random prompts", "\n".join(table(groups, ""))]
-    if things := found.get("prompts", {}).get("things"):
-        least = (f"{name} {right} of {asked}" + (f" ({other})" if other else "") for name, right, asked, other in things[:8])
-        lines.append(f"Least often found, in brackets what is seen instead: {', '.join(least)}.")
-    if pairs := found.get("combinations"):
-        rows = {f"{name}, {part}": row for name, by_style in pairs.items() for part, row in by_style.items()}
-        lines += ["## New combinations of known things", "\n".join(table(rows, ""))]
-    if sweep := found.get("guidance"):
-        lines += ["## Guidance", "\n".join(table(sweep, "guidance"))]
-    if kept := found.get("negatives"):
-        header = "| | pictures | still there, itself in the negative prompt | still there, another in the negative prompt |"
-        rows = [f"| {name} | {k.itself.asked + k.another.asked} | {k.itself} | {k.another} |" for name, k in kept.items()]
-        lines += ["## Negative prompts", "\n".join([header, "|---|---|---|---|", *rows])]
-        lines.append("Each picture was drawn twice from the same noise, first without a negative prompt.")
-    if words := found.get("prompts", {}).get("prompts"):
-        listed = "\n".join(f"{number}. {text}" for number, text in enumerate(words, 1))
-        lines += [f"## Prompts of sheet.png, {COLUMNS} in a row", listed]
-    return "\n\n".join(lines) + "\n"
-
-
-def run(settings: ReportSettings) -> None:
-    """Draws, judges and writes the report."""
-    from PIL import Image
-
-    from customize.inference.figures import contact_sheet
-    from customize.inference.loading import load_pipeline
-
-    folder, judge = Path(settings.output_dir), load_judge()
-    painter, found = Painter(load_pipeline(settings.model), settings), {}
-    for name in settings.parts:
-        if name == "ceiling" and not FONT.exists():
-            print(f"note: {FONT} is not here, so that no renderings can be drawn", file=sys.stderr)
-            continue
-        found[name] = PARTS[name](painter, judge, settings)
-        values = {"settings": settings.values(), **found}
-        write_text(folder / "report.json", json.dumps(values, indent=1, default=asdict) + "\n")
-        write_text(folder / "report.md", markdown(settings, found))
-    if "prompts" in found:
-        pictures = [Image.fromarray(pixels) for pixels in painter(random_prompts(settings.num_pictures)[0])[:ON_SHEET]]
-        rows = [pictures[start : start + COLUMNS] for start in range(0, len(pictures), COLUMNS)]
-        write_image(folder / "sheet.png", contact_sheet(rows, min_side=64))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Reads the settings and measures; returns the exit status."""
-    from customize.cli import main
-
-    return main(ReportSettings, run, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

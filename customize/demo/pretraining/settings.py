@@ -1,25 +1,17 @@
-"""From nothing to the demo model's folder: renderings, autoencoder, then text encoder and UNet.
+"""Settings of the demo model's training, and of each of its stages."""
 
-`python -m customize.demo.train --output_dir FOLDER`. Started again with the same settings, it goes on where it stopped.
-"""
-
-import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import ClassVar, Literal
 
 from customize.config import MANY, Precision, Settings
 from customize.setting import again, setting
 from customize.validated import Validated
 
-COMBINED = 0.4  # two effects at once are the hardest to paint: seen twice as often as they are asked for
-
 
 class DemoSettings(Validated):
     """Train the demo model from nothing, on pictures that are drawn for it (needs the font Noto Color Emoji)."""
 
-    command: ClassVar[str] = "-m customize.demo.train"
+    command: ClassVar[str] = "-m customize.demo.pretraining.train"
 
     num_pictures: int = setting(60_000, "data", "pictures that are drawn", ge=64, le=MANY)
     num_workers: int = setting(2, "data", "processes that draw", ge=1, le=1024)
@@ -62,32 +54,3 @@ class Stage:
 
     def values(self) -> dict[str, int | float | str]:
         return asdict(self)
-
-
-def run(settings: DemoSettings) -> None:
-    """Draws, trains both stages and leaves the pipeline folder in output_dir/model."""
-    from customize.demo import dataset, stages
-    from customize.demo.world import World
-
-    folder, world = Path(settings.output_dir), World(combined=COMBINED)
-    dataset.prepare(world, settings.seed, settings.num_pictures, folder / "data", settings.num_workers)
-    pixels, specs = dataset.load(folder / "data")
-    if settings.initial_model:
-        family = stages.earlier(settings.initial_model)
-        if settings.decoder_steps:
-            family.vae = stages.train_decoder(settings, family.vae, pixels, folder / "decoder")
-    else:
-        vae = stages.train_autoencoder(settings, pixels, folder / "autoencoder")
-        family = stages.untrained(settings, vae, folder / "tokenizer")
-    stages.train_denoiser(settings, world, family, pixels, specs, folder)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Reads the settings and trains; returns the exit status."""
-    from customize.cli import main
-
-    return main(DemoSettings, run, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

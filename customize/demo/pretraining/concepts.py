@@ -1,6 +1,6 @@
 """Whether the two first-run jobs teach what they should: every held-out concept taught anew, and looked at by the judge.
 
-`python -m customize.demo.concepts` writes concepts.jsonl, a line per concept (needs the font Noto Color Emoji).
+`python -m customize.demo.pretraining.concepts` writes concepts.jsonl, a line per concept (needs the font Noto Color Emoji).
 """
 
 import json
@@ -15,11 +15,11 @@ from PIL import Image
 
 from customize.cli import read
 from customize.config import MANY, DreamBoothSettings, Settings, TextualInversionSettings
-from customize.demo.examples import plain_caption, write_style, write_subject
-from customize.demo.glyphs import HELD_OUT_OBJECTS
 from customize.demo.judge import JudgedWorld, Rates, load_judge, rates, recognised
-from customize.demo.styles import HELD_OUT_STYLES, TEST_STYLES
-from customize.demo.world import Spec, World
+from customize.demo.world.draw_examples import plain_caption, write_style, write_subject
+from customize.demo.world.glyphs import HELD_OUT_OBJECTS
+from customize.demo.world.styles import HELD_OUT_STYLES, TEST_STYLES
+from customize.demo.world.world import Spec, World
 from customize.setting import again, setting
 from customize.validated import Validated
 
@@ -31,7 +31,7 @@ SUBJECT_WORDS = "sks toy"
 class ConceptSettings(Validated):
     """Teach held-out concepts of the demo world with the shipped configurations, and measure what was learned."""
 
-    command: ClassVar[str] = "-m customize.demo.concepts"
+    command: ClassVar[str] = "-m customize.demo.pretraining.concepts"
 
     concepts: tuple[str, ...] = setting(
         (*TEST_STYLES, "teddy_bear", "pumpkin", "parrot", "flying_saucer"), "data", "held-out styles and objects"

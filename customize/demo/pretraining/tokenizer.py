@@ -11,7 +11,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from customize.demo.world import World, caption, unknown_word
+from customize.demo.world.world import World, caption, unknown_word
 
 MODEL_MAX_LENGTH = 32
 START, END = "<|startoftext|>", "<|endoftext|>"

@@ -1,0 +1,94 @@
+"""How well the demo model paints what it is asked for, in tables.
+
+`python -m customize.demo.pretraining.quality_report --model FOLDER --output_dir FOLDER` writes report.json, report.md and a
+sheet of images.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from customize.demo.judge import Rates, load_judge
+from customize.demo.pretraining.quality import ON_SHEET, PARTS, Painter, ReportSettings, random_prompts
+from customize.demo.world.glyphs import FONT
+from customize.files import write_image, write_text
+from customize.inference.figures import contact_sheet
+
+COLUMNS = 12
+
+
+def table(rows: dict[str, Rates], first: str) -> Iterator[str]:
+    """Rates as lines of a markdown table."""
+    names = list(Rates.__dataclass_fields__)
+    yield f"| {first} | pictures | {' | '.join(names)} |"
+    yield "|---" * (len(names) + 2) + "|"
+    for name, row in rows.items():
+        yield f"| {name} | {row.everything.asked} | {' | '.join(str(getattr(row, question)) for question in names)} |"
+
+
+def markdown(settings: ReportSettings, found: dict[str, Any]) -> str:
+    """All that was found, in tables."""
+    lines = [
+        "# What the model paints",
+        f"Model {Path(settings.model).name}, {settings.num_inference_steps} steps of DPM-Solver++ (2M), guidance "
+        f"{settings.guidance_scale:g} where nothing else is said. A share is of the pictures where it can be asked: a colour "
+        "where the prompt names one and no style hides it, the time where there is a sky. A style is right when all of its "
+        "effects and inks are; everything: object, colour, scene and style at once.",
+    ]
+    groups = {f"{group}, {part}": row for group, rows in found.get("ceiling", {}).items() for part, row in rows.items()}
+    groups |= {f"painted, {part}": row for part, row in found.get("prompts", {}).get("rates", {}).items()}
+    if groups:
+        lines += ["## Random prompts", "\n".join(table(groups, ""))]
+    if things := found.get("prompts", {}).get("things"):
+        least = (f"{name} {right} of {asked}" + (f" ({other})" if other else "") for name, right, asked, other in things[:8])
+        lines.append(f"Least often found, in brackets what is seen instead: {', '.join(least)}.")
+    if pairs := found.get("combinations"):
+        rows = {f"{name}, {part}": row for name, by_style in pairs.items() for part, row in by_style.items()}
+        lines += ["## New combinations of known things", "\n".join(table(rows, ""))]
+    if sweep := found.get("guidance"):
+        lines += ["## Guidance", "\n".join(table(sweep, "guidance"))]
+    if kept := found.get("negatives"):
+        header = "| | pictures | still there, itself in the negative prompt | still there, another in the negative prompt |"
+        rows = [f"| {name} | {k.itself.asked + k.another.asked} | {k.itself} | {k.another} |" for name, k in kept.items()]
+        lines += ["## Negative prompts", "\n".join([header, "|---|---|---|---|", *rows])]
+        lines.append("Each picture was drawn twice from the same noise, first without a negative prompt.")
+    if words := found.get("prompts", {}).get("prompts"):
+        listed = "\n".join(f"{number}. {text}" for number, text in enumerate(words, 1))
+        lines += [f"## Prompts of sheet.png, {COLUMNS} in a row", listed]
+    return "\n\n".join(lines) + "\n"
+
+
+def run(settings: ReportSettings) -> None:
+    """Draws, judges and writes the report."""
+    from customize.inference.loading import load_pipeline
+
+    folder, judge = Path(settings.output_dir), load_judge()
+    painter, found = Painter(load_pipeline(settings.model), settings), {}
+    for name in settings.parts:
+        if name == "ceiling" and not FONT.exists():
+            print(f"note: {FONT} is not here, so that no renderings can be drawn", file=sys.stderr)
+            continue
+        found[name] = PARTS[name](painter, judge, settings)
+        values = {"settings": settings.values(), **found}
+        write_text(folder / "report.json", json.dumps(values, indent=1, default=asdict) + "\n")
+        write_text(folder / "report.md", markdown(settings, found))
+    if "prompts" in found:
+        pictures = [Image.fromarray(pixels) for pixels in painter(random_prompts(settings.num_pictures)[0])[:ON_SHEET]]
+        rows = [pictures[start : start + COLUMNS] for start in range(0, len(pictures), COLUMNS)]
+        write_image(folder / "sheet.png", contact_sheet(rows, min_side=64))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads the settings and measures; returns the exit status."""
+    from customize.cli import main
+
+    return main(ReportSettings, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

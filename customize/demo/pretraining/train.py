@@ -1,0 +1,42 @@
+"""From nothing to the demo model's folder: renderings, autoencoder, then text encoder and UNet.
+
+`python -m customize.demo.pretraining.train --output_dir FOLDER`. With the same settings it resumes where it was stopped.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from customize.demo.pretraining.settings import DemoSettings
+
+COMBINED = 0.4  # two effects at once are the hardest to paint: seen twice as often as they are asked for
+
+
+def run(settings: DemoSettings) -> None:
+    """Draws, trains both stages and leaves the pipeline folder in output_dir/model."""
+    from customize.demo.pretraining import stages
+    from customize.demo.world import renderings
+    from customize.demo.world.world import World
+
+    folder, world = Path(settings.output_dir), World(combined=COMBINED)
+    renderings.prepare(world, settings.seed, settings.num_pictures, folder / "data", settings.num_workers)
+    pixels, specs = renderings.load(folder / "data")
+    if settings.initial_model:
+        family = stages.earlier(settings.initial_model)
+        if settings.decoder_steps:
+            family.vae = stages.train_decoder(settings, family.vae, pixels, folder / "decoder")
+    else:
+        vae = stages.train_autoencoder(settings, pixels, folder / "autoencoder")
+        family = stages.untrained(settings, vae, folder / "tokenizer")
+    stages.train_denoiser(settings, world, family, pixels, specs, folder)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads the settings and trains; returns the exit status."""
+    from customize.cli import main
+
+    return main(DemoSettings, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
