@@ -15,8 +15,7 @@ customize.adapters.__path__.append(str(Path(__file__).with_name("new_adapter")))
 from kit import prepared, settings_for  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
-from customize.cli import main  # noqa: E402
-from customize.config import DreamBoothSettings, InferenceSettings  # noqa: E402
+from customize.commands import infer, train_dreambooth  # noqa: E402
 
 PROMPT = "a photo of sks dog"
 
@@ -25,7 +24,7 @@ def train(settings) -> int:
     """The exit status of the command with these settings."""
     path = Path(settings.output_dir).with_suffix(".toml")
     path.write_text(settings.to_toml())
-    return main(DreamBoothSettings, "customize.preflight:run", [str(path)], check="customize.preflight:check")
+    return train_dreambooth([str(path)])
 
 
 def picture(pipeline):
@@ -47,17 +46,14 @@ def run(base: Path, images: Path, folder: Path) -> None:
     status = {
         "plain": train(plain),
         "teacher": train(settings_for("loha", base, images, folder / "teacher", **own, **teacher)),
-        "onward": main(
-            DreamBoothSettings, "customize.preflight:run",
+        "onward": train_dreambooth(
             f"--init_weights {folder}/plain --instance_data_dir {images} --instance_prompt sks --max_train_steps 1 "
             f"--learning_rate 1e-12 --adam_weight_decay 0 --report_to none --validation_prompt none "
-            f"--output_dir {folder}/onward".split(),
-            check="customize.preflight:check",
+            f"--output_dir {folder}/onward".split()
         ),
-        "infer": main(
-            InferenceSettings, "customize.inference.command:run",
+        "infer": infer(
             ["--weights", f"{folder}/plain", "--prompt", PROMPT, "--num_inference_steps", "3", "--seed", "2",
-             "--output_dir", f"{folder}/images"],
+             "--output_dir", f"{folder}/images"]
         ),
     }  # fmt: skip
 
