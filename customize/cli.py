@@ -79,7 +79,8 @@ def outcome(command: str, work: Callable[[], int]) -> int:
     """The exit status of a command. work: does it and returns its status; what it raises is told in words."""
     with streams.forgiving():
         try:
-            with Terminal() as terminal, events.sent_to(terminal):
+            is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes of `accelerate launch` on this machine
+            with Terminal() as terminal, events.sent_to(*[terminal] * is_first):
                 return work()
         except InputError as error:
             if memory.gave_out(error):  # a reader took it for a fault of the file

@@ -13,11 +13,15 @@ modules that have nothing to do with reporting: a lock on a file system without 
 stays because it is the user's. A job whose events are its result (generating images, verifying a folder) yields them instead.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Level = Literal["info", "note", "warning"]
 Stage = Literal["started", "prepared", "saved", "finished"]
@@ -52,6 +56,54 @@ class Progress(Event):
     unit: str
     done: int
     total: int
+
+
+@dataclass(frozen=True)
+class TrainingStarted(Event):
+    """The first step is about to be done. step: optimizer steps done by the run that is resumed, or 0."""
+
+    step: int
+    max_train_steps: int
+
+
+@dataclass(frozen=True)
+class StepDone(Event):
+    """An optimizer step is done. smoothed_loss: exponential mean of the losses, of which the newest counts 0.05.
+
+    seconds_per_step, seconds_left: None before the second step; the latter with what validation and checkpoints will take.
+    """
+
+    step: int
+    max_train_steps: int
+    loss: float
+    smoothed_loss: float
+    gradient_norm: float
+    learning_rate: float
+    seconds_per_step: float | None
+    seconds_left: float | None
+
+
+@dataclass(frozen=True)
+class ValidationImagesDrawn(Event):
+    """The images of each validation prompt after a step; step 0 is the base model."""
+
+    step: int
+    images: "Mapping[str, Sequence[Image]]"
+
+
+@dataclass(frozen=True)
+class CheckpointSaved(Event):
+    """The state after a step is safe in a folder."""
+
+    step: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class TrainingEnded(Event):
+    """The last step is done, or the loop was stopped."""
+
+    step: int
 
 
 @dataclass(frozen=True)
@@ -104,3 +156,8 @@ def note(text: str) -> None:
 def warn(text: str) -> None:
     """Reports something that the user should look at."""
     emit(Message(text, "warning"))
+
+
+def summarize(stage: Stage, rows: Iterable[tuple[str, str]]) -> None:
+    """Reports what is known of the job at a stage."""
+    emit(Summary(stage, tuple(rows)))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from customize import events
 from customize.checkpoint import is_finite
 from customize.errors import NumericsError
 from customize.findings import first_few
@@ -80,7 +81,7 @@ class NanGuard(Callback):
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         scale = state.accelerator.scaler.get_scale()
         why = "its gradients are too large for fp16"
-        state.accelerator.print(f"step {state.step} changed nothing: {why} ({self.skipped} so far; scale now {scale:g})")
+        events.info(f"step {state.step} changed nothing: {why} ({self.skipped} so far; scale now {scale:g})")
         if self.in_a_row == SKIPPED_IN_A_ROW:
             raise NumericsError(
                 f"{self.in_a_row} steps in a row changed nothing, their gradients too large for fp16 (last one: step "
@@ -96,7 +97,7 @@ class NanGuard(Callback):
                 raise NumericsError(f"{what}; the last checkpoint is kept\n    -> {self.remedy}")
             self.good.put_back(state)
         if self.on_nan == "retry" and state.skipped_draws.count(state.step) < IN_A_ROW and len(state.skipped_draws) < IN_ALL:
-            state.accelerator.print(f"{what}; step {metrics.step + 1} again with other draws, at half the learning rate")
+            events.info(f"{what}; step {metrics.step + 1} again with other draws, at half the learning rate")
             raise SkipDraw(what)
         raise NumericsError(f"{what}; the state of step {metrics.step} is kept\n    -> {self.remedy}")
 

@@ -6,7 +6,7 @@ autoencoder has another entry, and runs may share the folder. A damaged entry is
 
 import hashlib
 import json
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from customize import events
 from customize.crops import Variant
 from customize.data import Example
 from customize.errors import InputError
@@ -43,10 +44,10 @@ class NoCache:
 
 
 class LatentsCache(NoCache):
-    """A folder of entries. device: on which images are encoded; say: receives a line for each damaged entry."""
+    """A folder of entries. device: on which images are encoded."""
 
-    def __init__(self, folder: Path, latents: LatentSpace, device: torch.device, say: Callable[[str], None]):
-        self.folder, self.latents, self.say = folder, latents, say
+    def __init__(self, folder: Path, latents: LatentSpace, device: torch.device):
+        self.folder, self.latents = folder, latents
         self.hashes: dict[object, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.facts = {
@@ -82,7 +83,7 @@ class LatentsCache(NoCache):
             return None
         except (OSError, SafetensorError) as error:
             fault = str(error)
-        self.say(f"note: {path} is damaged ({fault}): computed anew")
+        events.note(f"{path} is damaged ({fault}): computed anew")
         return None
 
     def keep(self, key: str, moments: Tensor) -> None:

@@ -15,7 +15,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from customize import adapters, checkpoint, course, machine, run_folder, summary, units
+from customize import adapters, checkpoint, course, events, machine, run_folder, summary, units
 from customize.checks import applies
 from customize.data import Examples, small_pictures_note
 from customize.disk import free_bytes
@@ -24,7 +24,6 @@ from customize.families import Source, load
 from customize.findings import first_few
 from customize.guard import NanGuard, tensors_of
 from customize.preparation import RunContext, TrainingSetup, prepare
-from customize.printable import printable
 from customize.resources import for_memory, resources
 from customize.resume import find_checkpoint, fitting, identity
 from customize.sample_prompts import images_per_prompt
@@ -149,7 +148,7 @@ class Plan:
 def run(settings, folder: Path, source: Source, examples: Examples) -> None:
     """Prints the plan. Raises ResourceError when disk or memory would give out, InputError as the run itself would."""
     plan = make(settings, folder, source, examples)
-    print(f"plan of {settings.command} (dry_run: nothing was written)\n{plan}")
+    events.info(f"plan of {settings.command} (dry_run: nothing was written)\n{plan}")
     if plan.short:
         raise ResourceError("\n".join(plan.short))
 
@@ -158,15 +157,15 @@ def make(settings, folder: Path, source: Source, examples: Examples) -> Plan:
     """Prepares as the run would, but for what only later steps need, and takes two steps."""
     check_machine(settings)
     accelerator = start_accelerator(settings, folder)
-    accelerator.print(summary.before_loading(settings, folder, source, examples, machine.describe(accelerator.device)))
+    events.summarize("started", summary.before_loading(settings, folder, source, examples, machine.describe(accelerator.device)))
     same = identity(settings, source, examples, accelerator.num_processes)
     steps = course.max_train_steps(settings, len(examples.instances), accelerator.num_processes)
-    resume = find_checkpoint(settings, folder, same, accelerator.print, steps)
+    resume = find_checkpoint(settings, folder, same, events.info, steps)
     done = (resume.step, len(resume.state.get("left_out", ()))) if resume else (0, 0)
     family = load(source)
     context = RunContext(settings, accelerator, family, examples, *done)
     for note in filter(None, (*examples.notes, small_pictures_note(examples.instances, context.resolution))):
-        accelerator.print(printable(f"note: {note}"))
+        events.note(note)
     with resources(for_memory(settings), "make room"), trial_of(settings, context) as trial:
         training = prepare(trial, RunContext(trial, accelerator, family, examples, *done))
         resume = resume and fitting(resume, training.method, trial, accelerator.scaler)

@@ -81,8 +81,8 @@ class RunContext:
         """What keeps the autoencoder's answers from one run to the next."""
         if self.settings.latents_cache_dir is None:
             return NoCache()
-        accelerator, folder = self.accelerator, Path(self.settings.latents_cache_dir)
-        return LatentsCache(folder, self.family.latents, accelerator.device, accelerator.print)
+        folder = Path(self.settings.latents_cache_dir)
+        return LatentsCache(folder, self.family.latents, self.accelerator.device)
 
     @property
     def validation_steps(self) -> int:

@@ -8,8 +8,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from customize.units import duration, each
-
 EVERY = 30.0
 """Seconds between two lines in a log."""
 
@@ -83,9 +81,3 @@ class Pace:
     def left(self, steps: int, others: float = 0.0) -> float | None:
         """Seconds that so many more steps take. others: seconds of what is done between them."""
         return None if self.seconds is None else self.seconds * steps + others
-
-
-def told(pace: Pace, steps: int, others: float = 0.0) -> str:
-    """`0.31 s per step, 1 min 20 s left`; nothing before the second step."""
-    left = pace.left(steps, others)
-    return "" if pace.seconds is None or left is None else f"{each(pace.seconds)} per step, {duration(left)} left"

@@ -64,6 +64,7 @@ class ValidationImages:
                 pictures = {prompt: self.draw(prompt) for prompt in self.prompts}
             self.family.latents.to("cpu")
             state.method.train()
+            events.emit(events.ValidationImagesDrawn(state.step, pictures))
             with only_looked_at(f"sample pictures of step {state.step} cannot be kept"):
                 self.keep(pictures, state)
         state.accelerator.wait_for_everyone()

@@ -12,7 +12,6 @@ from customize.next_command import command_line
 from customize.printable import printable
 from customize.run_folder import BEFORE_AFTER, SAMPLES
 from customize.sample_prompts import MOST_WORDS, are_made, images_per_prompt, made
-from customize.terminal import table
 
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 TOY = 128
@@ -39,13 +38,14 @@ def device_rows(machine: Machine, precision: str, source: Source, resolution: in
         yield "", f"a model of Stable Diffusion's size needs a GPU: on a CPU {cost}"
 
 
-def before_loading(settings, folder: Path, source: Source, examples: Examples, machine: Machine) -> str:
+def before_loading(settings, folder: Path, source: Source, examples: Examples, machine: Machine) -> Rows:
     """What is known before the base model is loaded."""
-    rows = [*base_rows(source), ("method", method(settings))]
     resolution = settings.resolution or facts.resolution(source)
-    rows.append(("images", images(settings, examples, resolution)))
-    rows += device_rows(machine, settings.mixed_precision, source, resolution, "a run takes hours to days")
-    return table([*rows, ("folder", printable(folder))])
+    yield from base_rows(source)
+    yield "method", method(settings)
+    yield "images", images(settings, examples, resolution)
+    yield from device_rows(machine, settings.mixed_precision, source, resolution, "a run takes hours to days")
+    yield "folder", printable(folder)
 
 
 def method(settings) -> str:
@@ -83,7 +83,7 @@ def images(settings, examples: Examples, resolution: int | None) -> str:
     return printable(text)
 
 
-def prepared(context, training, seconds: float) -> str:
+def prepared(context, training, seconds: float) -> Rows:
     """What is known before the first step. seconds: of the whole run, about."""
     settings, steps = context.settings, context.max_train_steps - context.first_step
     learned = sum(tensor.numel() for tensor in training.method.learned().values())
@@ -91,8 +91,8 @@ def prepared(context, training, seconds: float) -> str:
     learn = f"{units.count(learned, 'parameter')} learn{'s' * (learned == 1)}"
     time = units.duration(seconds) if seconds < 1 else f"about {units.duration(seconds)}"
     text = f"{units.count(steps, 'step')}{left}, batch size {context.global_batch}; {learn}; {time}"
-    rows = [("training", text + (" without a GPU: Ctrl-C stops it and saves" if context.is_slow else ""))]
-    return table([*rows, ("samples", samples(context, settings))])
+    yield "training", text + (" without a GPU: Ctrl-C stops it and saves" if context.is_slow else "")
+    yield "samples", samples(context, settings)
 
 
 def samples(context, settings) -> str:
@@ -108,24 +108,23 @@ def samples(context, settings) -> str:
     return printable(f"{each} every {units.count(min(every, last), 'step')}: {shown}{left_out}")
 
 
-def saved(folder: Path, files: Sequence[Path], difference: float) -> str:
+def saved(folder: Path, files: Sequence[Path], difference: float) -> Rows:
     """Where the result is. difference: of its predictions, read back, from those of what is in memory."""
     whole = any(file.name == "model_index.json" for file in files)
     places = [folder / file.name for file in files]
     size = sum(file.stat().st_size for file in (folder.glob("*/*") if whole else places) if file.suffix == ".safetensors")
     where = f"{folder}, a complete pipeline in diffusers' layout" if whole else ", ".join(map(str, places))
-    return table([("saved", printable(f"{where} ({units.size(size)}; read back: predictions differ by {difference:.1e})"))])
+    yield "saved", printable(f"{where} ({units.size(size)}; read back: predictions differ by {difference:.1e})")
 
 
-def finished(settings, folder: Path, files: Sequence[Path], source: Source, num_images: int, steps: int, seconds: float) -> str:
+def finished(settings, folder: Path, files: Sequence[Path], source: Source, num_images: int, steps: int, seconds: float) -> Rows:
     """What was learned from what, what to look at, and the next command. seconds: since the first step of this process."""
     subject = " and ".join(getattr(settings, "placeholder_token", ()) or (f'"{settings.instance_prompt}"',))
     number, took = units.count(num_images, "image"), units.duration(seconds)
-    rows = [("learned", printable(f"{subject} from {number} in {units.count(steps, 'step')}, {took}"))]
-    rows += next_rows(settings, folder)
+    yield "learned", printable(f"{subject} from {number} in {units.count(steps, 'step')}, {took}")
+    yield from next_rows(settings, folder)
     if source.name != "demo":
-        rows += [("elsewhere", text) for text in elsewhere(folder, files)]
-    return table(rows)
+        yield from (("elsewhere", text) for text in elsewhere(folder, files))
 
 
 def next_rows(settings, folder: Path) -> Rows:

@@ -4,9 +4,19 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from customize.events import DenoisingStep, Event, Message, Progress, Summary, TimeEstimate
+from customize.events import (
+    DenoisingStep,
+    Event,
+    Message,
+    Progress,
+    StepDone,
+    Summary,
+    TimeEstimate,
+    TrainingEnded,
+    TrainingStarted,
+)
 from customize.printable import printable
-from customize.units import duration
+from customize.units import duration, each
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -21,6 +31,7 @@ class Terminal:
 
     def __init__(self) -> None:
         self.bar: Bar | None = None
+        self.knows_time = False
         self.denoising: tqdm | None = None
 
     def __enter__(self) -> "Terminal":
@@ -47,6 +58,8 @@ class Terminal:
                 print(table(event.rows), flush=True)
             case Progress():
                 self.progress(event)
+            case TrainingStarted() | StepDone() | TrainingEnded():
+                self.train(event)
             case TimeEstimate(number, measured, seconds):
                 print(f"{number:,} images, about {duration(seconds)} (measured on the first {measured})", file=sys.stderr)
             case DenoisingStep():
@@ -64,6 +77,22 @@ class Terminal:
             self.bar.close()
             self.bar = None
 
+    def train(self, event: TrainingStarted | StepDone | TrainingEnded) -> None:
+        """A bar with loss, learning rate, seconds per step and the time left; in a log a line now and then."""
+        from customize.progress import Bar
+
+        match event:
+            case TrainingStarted(step, max_train_steps):
+                self.bar, self.knows_time = Bar(max_train_steps, "step", initial=step), False
+            case StepDone() if self.bar:
+                text = f"loss {event.smoothed_loss:.4f}, lr {event.learning_rate:.2e}"
+                left = time_left(event.seconds_per_step, event.seconds_left)
+                self.bar.update(text=f"{text}, {left}" if left else text, line=bool(left) and not self.knows_time)
+                self.knows_time = bool(left)
+            case TrainingEnded() if self.bar:
+                self.bar.close()
+                self.bar = None
+
     def denoise(self, event: DenoisingStep) -> None:
         """A bar on a terminal; nothing in a log."""
         from tqdm import tqdm
@@ -77,3 +106,10 @@ class Terminal:
 def table(rows: Iterable[tuple[str, str]]) -> str:
     """Rows of a heading and a text; an empty heading goes on with the row above."""
     return "\n".join(f"{heading:<{WIDTH}}{text}".rstrip() for heading, text in rows)
+
+
+def time_left(seconds_per_step: float | None, seconds_left: float | None) -> str:
+    """`0.31 s per step, 1 min 20 s left`; empty before the second step."""
+    if seconds_per_step is None or seconds_left is None:
+        return ""
+    return f"{each(seconds_per_step)} per step, {duration(seconds_left)} left"

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, broadcast_object_list
 
-from customize import checkpoint, course, expected_time, machine, manifest, readback, run_folder, sharing, summary
+from customize import checkpoint, course, events, expected_time, machine, manifest, readback, run_folder, sharing, summary
 from customize.checkpoint import Checkpoint, size
 from customize.data import Examples, small_pictures_note
 from customize.errors import InputError
@@ -23,7 +23,6 @@ from customize.files import new_entries, new_folder
 from customize.guard import NanGuard
 from customize.learned_change import Probe
 from customize.preparation import RunContext, TrainingSetup, prepare
-from customize.printable import printable
 from customize.resources import for_memory, only_looked_at, resources
 from customize.resume import find_checkpoint, fitting, identity, refuse_other_class_images
 from customize.samples import ValidationImages
@@ -42,22 +41,22 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
     check_machine(settings)
     accelerator = start_accelerator(settings, folder)
     folder = agreed(settings, folder, accelerator)
-    accelerator.print(summary.before_loading(settings, folder, source, examples, machine.describe(accelerator.device)))
+    events.summarize("started", summary.before_loading(settings, folder, source, examples, machine.describe(accelerator.device)))
     same = identity(settings, source, examples, accelerator.num_processes)
     steps = course.max_train_steps(settings, len(examples.instances), accelerator.num_processes)
-    resume = find_checkpoint(settings, folder, same, accelerator.print, steps)
+    resume = find_checkpoint(settings, folder, same, events.info, steps)
     family = load(source)
     done = (resume.step, len(resume.state.get("left_out", ()))) if resume else (0, 0)
     context = RunContext(settings, accelerator, family, examples, *done)
     if resume and resume.step >= context.max_train_steps and run_folder.is_finished(folder, resume.step, settings.save_precision):
-        accelerator.print(f"{folder} is finished: nothing to do")
-        accelerator.print(summary.table(summary.next_rows(settings, folder)))
+        events.info(f"{folder} is finished: nothing to do")
+        events.summarize("finished", summary.next_rows(settings, folder))
         if settings.push_to_hub and accelerator.is_main_process:
             upload(settings, folder)
         accelerator.state.destroy_process_group()
         return
     for note in filter(None, (*examples.notes, small_pictures_note(examples.instances, context.resolution))):
-        accelerator.print(printable(f"note: {note}"))
+        events.note(note)
     with resources(for_memory(settings), "make room, then go on with --resume_from_checkpoint latest"):
         training = prepare(settings, context)
         resume = resume and fitting(resume, training.method, settings, accelerator.scaler)
@@ -65,7 +64,7 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
         samples = ValidationImages(settings, context.sample_prompts, family, training.condition, folder / run_folder.SAMPLES)
         about = partial(run_folder.metadata, settings, training.method, family)
         expected = expected_time.of_a_run(context, expected_time.of_a_step(context, training))
-        accelerator.print(summary.prepared(context, training, expected))
+        events.summarize("prepared", summary.prepared(context, training, expected))
         begin, size = time.perf_counter(), settings.train_batch_size
         has_steps = context.first_step < context.max_train_steps  # else a kill left only the result to be made, of no image drawn
         probe = has_steps and Probe(training.method, training.dataset, accelerator.device, size, accelerator.autocast)
@@ -76,13 +75,12 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
             )  # fmt: skip
             if accelerator.is_main_process:
                 if probe:
-                    print(probe.change())
+                    events.info(probe.change())
                 files = finish(settings, folder, family, training, about(context.max_train_steps))
                 samples.write_before_after(folder / run_folder.BEFORE_AFTER, examples.instances)
                 seconds = time.perf_counter() - begin
-                print(
-                    summary.finished(settings, folder, files, source, len(examples.instances), context.max_train_steps, seconds)
-                )
+                number, steps = len(examples.instances), context.max_train_steps
+                events.summarize("finished", summary.finished(settings, folder, files, source, number, steps, seconds))
     accelerator.wait_for_everyone()
     accelerator.state.destroy_process_group()
 
@@ -204,8 +202,8 @@ def finish(settings, folder: Path, family: StableDiffusion, training: TrainingSe
         (unfinished / run_folder.CARD).write_text(card, encoding="utf-8", newline="\n")
         (unfinished / run_folder.ABOUT).write_text(metadata["customize"], encoding="utf-8", newline="\n")
     if report:
-        print(report)
-    print(summary.saved(folder, files, difference))
+        events.info(report)
+    events.summarize("saved", summary.saved(folder, files, difference))
     if settings.push_to_hub:
         upload(settings, folder)
     return files
@@ -221,4 +219,4 @@ def upload(settings, folder: Path) -> None:
     api.upload_folder(repo_id=repository, folder_path=folder, ignore_patterns=[*ignore, "*.toml", run_folder.LOG])
     config = sharing.shared_config(settings).encode()
     api.upload_file(repo_id=repository, path_or_fileobj=config, path_in_repo=run_folder.CONFIG)
-    print(f"uploaded to {repository}")
+    events.info(f"uploaded to {repository}")

@@ -11,40 +11,50 @@ from typing import Any, TextIO
 
 import torch
 
-from customize import checkpoint, ownership
+from customize import checkpoint, events, ownership
 from customize.disk import room_for
 from customize.errors import Interrupted
 from customize.files import write_bytes
-from customize.progress import Bar, Pace, told
+from customize.progress import Pace
 from customize.resources import only_looked_at
 from customize.run_log import read_log
 from customize.trainer import Callback, State, StepMetrics
 
 
 class Progress(Callback):
-    """A bar with loss, learning rate, seconds per step and the time left; in a log a line now and then.
+    """Reports each step as an event, with the time left.
 
-    callbacks: all of the run, which say what they will take themselves.
+    callbacks: all of the run, which tell how long they will take themselves.
     """
 
     def __init__(self, callbacks: Sequence[Callback] = ()):
         self.callbacks = callbacks
 
     def start(self, state: State) -> None:
-        self.bar, self.pace = Bar(state.max_train_steps, "step", initial=state.step), Pace()
+        self.pace = Pace()
         self.loss: float | None = None
+        events.emit(events.TrainingStarted(state.step, state.max_train_steps))
 
     def after_step(self, state: State, metrics: StepMetrics) -> None:
         self.loss = metrics.loss if self.loss is None else 0.95 * self.loss + 0.05 * metrics.loss
-        first = self.pace.seconds is None
         self.pace.step(metrics.seconds)
         others = sum(callback.time_left(state) for callback in self.callbacks)
-        left = told(self.pace, state.max_train_steps - state.step, others)
-        text = f"loss {self.loss:.4f}, lr {metrics.learning_rate:.2e}" + (f", {left}" if left else "")
-        self.bar.update(text=text, line=first and bool(left))
+        left = self.pace.left(state.max_train_steps - state.step, others)
+        events.emit(
+            events.StepDone(
+                state.step,
+                state.max_train_steps,
+                metrics.loss,
+                self.loss,
+                metrics.gradient_norm,
+                metrics.learning_rate,
+                self.pace.seconds,
+                left,
+            )  # fmt: skip
+        )
 
     def finish(self, state: State) -> None:
-        self.bar.close()
+        events.emit(events.TrainingEnded(state.step))
 
 
 class JsonlLogger(Callback):
@@ -146,8 +156,9 @@ class Checkpoints(Callback):
         """Writes a checkpoint, then removes old ones beyond the limit; the new one is safe before an old one goes."""
         begin = time.perf_counter()
         if state.accelerator.is_main_process:
-            checkpoint.save(self.folder, state.checkpoint(), self.metadata(state.step))
+            path = checkpoint.save(self.folder, state.checkpoint(), self.metadata(state.step))
             checkpoint.prune(self.folder, self.keep)
+            events.emit(events.CheckpointSaved(state.step, path))
         self.saved, self.seconds = state.step, time.perf_counter() - begin
 
     def time_left(self, state: State) -> float:
@@ -206,7 +217,7 @@ class Signals(Callback):
             os._exit(128 + number)
         self.received = signal.Signals(number)
         with suppress(OSError):  # whoever read the output may be gone, by the same Ctrl-C
-            print(f"\n{self.received.name}: finishing this step, then saving; once more to stop at once", flush=True)
+            events.info(f"\n{self.received.name}: finishing this step, then saving; once more to stop at once")
 
     def after_step(self, state: State, metrics: StepMetrics) -> None:
         received = torch.tensor(self.received or 0, device=state.accelerator.device)

@@ -4,16 +4,27 @@ import ast
 from pathlib import Path
 
 import pytest
+from kit import settings_for
 
 from customize import events
 from customize.config import InferenceSettings
 from customize.errors import InputError
-from customize.events import DenoisingStep, Message, Progress, Summary, TimeEstimate
+from customize.events import (
+    CheckpointSaved,
+    DenoisingStep,
+    Message,
+    Progress,
+    StepDone,
+    Summary,
+    TimeEstimate,
+    TrainingEnded,
+    TrainingStarted,
+    ValidationImagesDrawn,
+)
 from customize.terminal import Terminal
 
 CUSTOMIZE = Path(__file__).parent.parent / "customize"
 PRINTING = {"cli.py", "__main__.py", "doctor.py", "verify_command.py", "shipped.py", "terminal.py", "progress.py"}
-PRINTING |= {"plan.py", "training.py", "watchers.py"}
 """The command line: what parses it, the functions of commands, and the consumer of events with its bar."""
 
 
@@ -21,7 +32,7 @@ def prints_in(path: Path) -> list[int]:
     """The lines that print, or write to a standard stream."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+        if isinstance(node, ast.Name) and node.id == "print" or isinstance(node, ast.Attribute) and node.attr == "print":
             found.append(node.lineno)
         if isinstance(node, ast.Attribute) and node.attr in ("stdout", "stderr") and getattr(node.value, "id", "") == "sys":
             found.append(node.lineno)
@@ -75,6 +86,45 @@ def test_what_the_terminal_prints(event, out, err, capsys):
     with Terminal() as terminal:
         terminal(event)
     assert capsys.readouterr() == (out, err)
+
+
+def test_a_run_is_shown_as_it_goes(capsys):
+    """The first line comes as soon as the time left is known, the last one at the end; others every half a minute."""
+    with Terminal() as terminal:
+        terminal(TrainingStarted(4, 7))
+        terminal(StepDone(5, 7, 0.3, 0.2, 1.0, 1e-4, None, None))
+        assert capsys.readouterr() == ("", "")
+        terminal(StepDone(6, 7, 0.3, 0.25, 1.0, 1e-4, 3.0, 35.0))
+        assert capsys.readouterr() == ("", "step 6 of 7: loss 0.2500, lr 1.00e-04, 3 s per step, 35 s left\n")
+        terminal(StepDone(7, 7, 0.3, 0.5, 1.0, 1e-5, 3.0, 0.0))
+        terminal(TrainingEnded(7))
+    assert capsys.readouterr() == ("", "step 7 of 7: loss 0.5000, lr 1.00e-05, 3 s per step, under 1 s left\n")
+
+
+def test_a_run_reports_its_stages_steps_checkpoints_and_images(tiny_epsilon, pictures, tmp_path):
+    import json
+
+    from customize import preflight
+
+    settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "run", max_train_steps=4, validation_prompt=("a dog",))
+    heard = []
+    with events.sent_to(heard.append):
+        preflight.run(settings.model_copy(update={"validation_steps": 2, "sample_inference_steps": 1}))
+    assert [each.stage for each in heard if isinstance(each, Summary)] == ["started", "prepared", "saved", "finished"]
+    steps = [each for each in heard if isinstance(each, StepDone)]
+    logged = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    for name in ("step", "loss", "gradient_norm", "learning_rate"):
+        assert [getattr(each, name) for each in steps] == [line[name] for line in logged]
+    smoothed = steps[0].loss
+    for each in steps:
+        smoothed = 0.95 * smoothed + 0.05 * each.loss
+        assert each.smoothed_loss == smoothed
+    saved = [each for each in heard if isinstance(each, CheckpointSaved)]
+    assert [(each.step, each.folder.name) for each in saved] == [(2, "step-000002"), (4, "step-000004")]
+    drawn = [each for each in heard if isinstance(each, ValidationImagesDrawn)]
+    assert [each.step for each in drawn] == [0, 2, 4] and all([*each.images] == ["a dog"] for each in drawn)
+    order = [type(each) for each in heard if not isinstance(each, Message | Summary)]
+    assert order[0] is TrainingStarted and order[-1] is TrainingEnded
 
 
 def test_class_images_are_counted_in_a_log(capsys):

@@ -217,7 +217,7 @@ def by_hand(method, base, pictures, folder, steps):
 
 
 @each_fault
-def test_retry_leaves_the_draw_out_and_halves_the_rate(method, fault, tiny_epsilon, pictures, tmp_path, capsys):
+def test_retry_leaves_the_draw_out_and_halves_the_rate(method, fault, tiny_epsilon, pictures, tmp_path, capsys, terminal):
     expected = by_hand(method, tiny_epsilon, pictures, tmp_path, [(0, 1), (1, 1), (3, 0.5), (4, 0.5), (5, 0.5)])
     run = Trained(method, tiny_epsilon, pictures, tmp_path / "run", fault(math.nan), on_nan="retry")
     assert run.error is None and same(run.learned(), expected)
@@ -242,7 +242,7 @@ def test_retries_have_an_end(tiny_epsilon, pictures, tmp_path):
     assert "at step 6" not in run.error or len(checkpoint.load(path).state["left_out"]) == IN_ALL
 
 
-def test_the_loss_scaler_may_skip_steps_but_not_for_ever(tiny_epsilon, pictures, tmp_path, capsys):
+def test_the_loss_scaler_may_skip_steps_but_not_for_ever(tiny_epsilon, pictures, tmp_path, capsys, terminal):
     before = Trained("lora", tiny_epsilon, pictures, tmp_path / "before", steps=0).learned()
     first = torch.amp.GradScaler("cpu", init_scale=2.0**16)
     skips = Trained("lora", tiny_epsilon, pictures, tmp_path / "few", InAGradient(math.inf, [0, 1]), scaler=first, steps=2)

@@ -89,7 +89,7 @@ SELDOM = ["start", "metadata", "empty"]
 @pytest.mark.parametrize(
     "place", ["header", "numbers", "cut", "swapped", *(pytest.param(place, marks=pytest.mark.slow) for place in SELDOM)]
 )
-def test_a_damaged_entry_is_made_anew_and_told(place, asked, tiny_epsilon, pictures, tmp_path, capsys):
+def test_a_damaged_entry_is_made_anew_and_told(place, asked, tiny_epsilon, pictures, tmp_path, capsys, terminal):
     cache = tmp_path / "cache"
     settings = settings_with(cache, tiny_epsilon, pictures, tmp_path / "run")
     expected = latents(settings)
@@ -110,7 +110,7 @@ def test_a_damaged_entry_is_made_anew_and_told(place, asked, tiny_epsilon, pictu
 
 
 @pytest.mark.parametrize("kind", ["shape", "nan", "whole numbers"])
-def test_an_entry_that_is_vouched_for_is_not_believed(kind, asked, tiny_epsilon, pictures, tmp_path, capsys):
+def test_an_entry_that_is_vouched_for_is_not_believed(kind, asked, tiny_epsilon, pictures, tmp_path, capsys, terminal):
     """Its hash fits, but the autoencoder cannot have said that."""
     from customize.families.latents import hash_of
 

@@ -36,7 +36,7 @@ def dreambooth(**changes):
 def test_a_toy_says_that_it_is_one_and_what_becomes_of_the_photos():
     settings = dreambooth(resolution=64)
     found = examples(*[(3024, 4032)] * 6)
-    assert summary.before_loading(settings, Path("runs/dreambooth"), Source("demo"), found, CPU).splitlines() == [
+    assert table(summary.before_loading(settings, Path("runs/dreambooth"), Source("demo"), found, CPU)).splitlines() == [
         "base      demo, a toy model of 64 x 64 pixels that comes with the program to show how it works",
         "          for your own photos: --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5",
         'method    DreamBooth: all weights of the UNet are trained on "sks cat"',
@@ -48,7 +48,7 @@ def test_a_toy_says_that_it_is_one_and_what_becomes_of_the_photos():
 
 def test_stable_diffusion_on_a_cpu_is_told_in_so_many_words():
     settings = dreambooth(pretrained_model_name_or_path=HUB.name, mixed_precision="bf16")
-    said = summary.before_loading(settings, Path("out"), HUB, examples((512, 512)), CPU).splitlines()
+    said = table(summary.before_loading(settings, Path("out"), HUB, examples((512, 512)), CPU)).splitlines()
     assert said[0] == "base      stable-diffusion-v1-5/stable-diffusion-v1-5 (from the hub)"
     assert "images    1 in my cat, 512 x 512 pixels" in said
     assert said[-3:] == [
@@ -56,7 +56,7 @@ def test_stable_diffusion_on_a_cpu_is_told_in_so_many_words():
         "          a model of Stable Diffusion's size needs a GPU: on a CPU a run takes hours to days",
         "folder    out",
     ]
-    said = summary.before_loading(settings, Path("out"), HUB, examples((512, 512)), GPU)
+    said = table(summary.before_loading(settings, Path("out"), HUB, examples((512, 512)), GPU))
     assert "device    NVIDIA H100 80GB HBM3 (79.1 GiB), bf16\nfolder" in said and "needs a GPU" not in said
 
 

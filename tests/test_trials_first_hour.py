@@ -18,8 +18,9 @@ from customize.inference.sweep import Axis
 from customize.lora_formats import KOHYA_LORA, LORA
 from customize.machine import Machine
 from customize.next_command import command_line
-from customize.progress import Pace, told
+from customize.progress import Pace
 from customize.sample_prompts import sample_prompts
+from customize.terminal import table, time_left
 
 NO_GPU = Machine("CPU (8 threads)", "no GPU found")
 WITHOUT_CUDA = Machine(
@@ -51,7 +52,7 @@ PHONE = photos(*[(3024, 4032)] * 12)
 
 
 def first_lines(settings, source=HUB, machine=GPU, found=PHONE, folder="runs/dreambooth-0001"):
-    return summary.before_loading(settings, Path(folder), source, found, machine)
+    return table(summary.before_loading(settings, Path(folder), source, found, machine))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_what_is_said_before_the_first_step(changes, seconds, text):
     settings = dreambooth()
     learned = SimpleNamespace(learned=lambda: {"a": SimpleNamespace(numel=lambda: 5000)})
     context = SimpleNamespace(**{**BENCH, "settings": settings, "sample_prompts": sample_prompts(settings), **changes})
-    assert text in summary.prepared(context, SimpleNamespace(method=learned), seconds) + "\n"
+    assert text in table(summary.prepared(context, SimpleNamespace(method=learned), seconds)) + "\n"
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_the_next_command_runs_as_it_stands(folder, tmp_path):
     (place / "samples").mkdir(parents=True)
     for name in ("before_after.png", "samples/contact_sheet.png"):
         (place / name).touch()
-    said = summary.finished(dreambooth(), place, [place / LORA], HUB, 12, 800, 125).splitlines()
+    said = table(summary.finished(dreambooth(), place, [place / LORA], HUB, 12, 800, 125)).splitlines()
     assert said[0] == 'learned   "sks cat" from 12 images in 800 steps, 2 min 5 s'
     assert [Path(each).is_file() for each in said[1][10:].split(" and ")] == [True, True]
     parsed = shlex.split(said[2][10:])
@@ -183,7 +184,7 @@ def test_the_next_command_runs_as_it_stands(folder, tmp_path):
     ],
 )  # fmt: skip
 def test_where_to_put_the_result(names, source, text):
-    said = summary.finished(dreambooth(), Path("runs/x"), [Path(name) for name in names], source, 1, 2, 3)
+    said = table(summary.finished(dreambooth(), Path("runs/x"), [Path(name) for name in names], source, 1, 2, 3))
     assert (text in said) if text else ("elsewhere" not in said)
 
 
@@ -231,7 +232,7 @@ def test_time_left(steps, seconds, text):
     pace = Pace()
     for step in steps:
         pace.step(step)
-    assert told(pace, seconds) == text
+    assert time_left(pace.seconds, pace.left(seconds)) == text
 
 
 @pytest.mark.parametrize(

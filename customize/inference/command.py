@@ -88,8 +88,8 @@ def run(settings: InferenceSettings) -> None:
 
         wanted = job.grid.wanted
         source = base_of(wanted[0].settings)
-        rows = image_summary.before_loading(plain, wanted, source, machine.describe(machine.best_device()))
-        events.emit(events.Summary("started", tuple(rows)))
+        device = machine.describe(machine.best_device())
+        events.summarize("started", image_summary.before_loading(plain, wanted, source, device))
         models = Models()
         models.load(job.grid.wanted[0].settings)
         if settings.lesson == "none":
@@ -98,7 +98,7 @@ def run(settings: InferenceSettings) -> None:
             names = first_few([path.name for path in removed])
             events.info(f"overwrite_output_dir removes {len(removed)} files of earlier runs in {settings.output_dir}: {names}")
         with image_folder.claimed(plain, count) as place:
-            events.emit(events.Summary("started", (("folder", printable(place.folder)),)))
+            events.summarize("started", [("folder", printable(place.folder))])
             try:
                 with resources(FOR_MEMORY, FOR_DISK):
                     write_images(plain, job.grid, place, draw(plain, job, models, place.image, place.finished.copy()))
@@ -106,7 +106,7 @@ def run(settings: InferenceSettings) -> None:
                 raise type(error)(f"{error}\n{place.how_to_go_on}") from error
             except Interrupted as error:
                 raise Interrupted(error.signal, f"stopped; {place.how_to_go_on}") from error
-    events.emit(events.Summary("finished", tuple(image_summary.finished(plain, wanted, place))))
+    events.summarize("finished", image_summary.finished(plain, wanted, place))
     if job.like and job.is_again:
         events.info(f"{settings.like}: {job.like.verdict(open_image(place.image(0)))}")
 
