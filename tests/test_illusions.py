@@ -28,8 +28,10 @@ from customize.inference.illusions import (
     regions,
     triple,
 )  # fmt: skip
-from customize.inference.sampler import Step, level, sample
+from customize.inference.sampler import sample
 from customize.inference.schedulers import make_scheduler, scheduler_names
+from customize.inference.solvers import Solver
+from customize.inference.step import Step
 from customize.inference.views import VIEWS, parse_view
 
 CLOSE = {"rtol": 0, "atol": 1e-12}
@@ -48,6 +50,10 @@ def scheduler(prediction_type: str = "epsilon", steps: int = 6, name: str = "DDI
     made = make_scheduler(base, name)
     made.set_timesteps(steps)
     return made
+
+
+def solver(*arguments, first: int = 0, **options) -> Solver:
+    return Solver(scheduler(*arguments, **options), first=first)
 
 
 def step(prediction_type: str = "epsilon", index: int = 0, count: int = 10) -> Step:
@@ -136,7 +142,7 @@ def test_two_plain_views_are_the_mean_and_one_is_the_estimate_itself():
     start, identity = rand(2, 3, 16, 16), VIEWS["identity"]()
     a, b = guided(a, negative, 3.0), guided(b, negative, 3.0)
     results = [
-        sample(network, scheduler(), start, estimate)
+        sample(network, solver(), start, estimate)
         for estimate in (Anagram([a, b], [identity, identity]), mixed([(a, 1.0), (b, 1.0)]), Anagram([a], [identity]), a)
     ]
     torch.testing.assert_close(results[0], results[1], **CLOSE)
@@ -258,13 +264,14 @@ def test_a_kept_component_is_at_the_level_of_every_evaluation(name):
     generators, again = ([torch.Generator().manual_seed(seed) for seed in (1, 2)] for _ in range(2))
     others = [torch.Generator().manual_seed(3)] * 2
     seen = []
-    correct = keep_component(colour(), real, plan, generators)
+    sampled_by = Solver(plan, others)
+    correct = keep_component(colour(), real, sampled_by, generators)
     (prompt,) = prompts(1)
-    result = sample(network, plan, start * plan.init_noise_sigma, prompt, correct=correct, record=seen.append, generators=others)
+    result = sample(network, sampled_by, start * plan.init_noise_sigma, prompt, correct=correct, record=seen.append)
     for moment in seen[1:]:
         noise = torch.cat([torch.randn(1, 3, 16, 16, generator=g, dtype=torch.float64) for g in again])
         expected = moment.step.sigma * noise.mean(1)
-        torch.testing.assert_close(moment.seen.mean(1), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(moment.model_input.mean(1), expected, rtol=1e-4, atol=1e-5)
     assert result.mean(1).abs().max() < 1e-6
 
 
@@ -273,20 +280,17 @@ def test_an_inverse_hybrid_keeps_the_component_of_the_real_picture(first):
     real, start, (prompt,) = rand(2, 3, 32, 32), rand(2, 3, 32, 32, seed=1), prompts(1)
     generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
     for components in [colour(), regions((rand(1, 32, 32, seed=2) > 0).double())]:
-        plan = scheduler()
-        result = sample(
-            network, plan, start, prompt, first=first, correct=keep_component(components, real, plan, generators, first=first)
-        )
+        plan = solver(first=first)
+        result = sample(network, plan, start, prompt, correct=keep_component(components, real, plan, generators))
         torch.testing.assert_close(components.split(result)[0], components.split(real)[0], **CLOSE)
         assert (result - real).abs().max() > 0.1
-    plan, made = scheduler(), []
-    keep = keep_component(hybrid(), real, plan, generators, first=first)
-    result = sample(
-        network, plan, start, prompt, first=first, correct=lambda latents, moment: made.append(latents) or keep(latents, moment)
-    )
+    plan, made = solver(first=first), []
+    keep = keep_component(hybrid(), real, plan, generators)
+    result = sample(network, plan, start, prompt, correct=lambda latents, moment: made.append(latents) or keep(latents, moment))
     torch.testing.assert_close(result, hybrid().split(real)[0] + hybrid().split(made[-1])[1], **CLOSE)
-    high = keep_component(hybrid(), real, plan, generators, index=1, first=first)
-    result = sample(network, scheduler(), start, prompt, first=first, correct=high)
+    plan = solver(first=first)
+    high = keep_component(hybrid(), real, plan, generators, index=1)
+    result = sample(network, plan, start, prompt, correct=high)
     assert (hybrid().split(result - real)[1]).norm() < 0.3 * hybrid().split(real)[1].norm()
 
 
@@ -338,10 +342,10 @@ def test_one_plain_view_is_the_estimate_itself_whatever_the_autoencoder_loses():
 def test_of_a_perfect_autoencoder_it_is_the_anagram():
     """One noise seen by each view, averages without extra detail: every view's latents are the anagram's, seen by it."""
     estimates, views, start = prompts(2), [VIEWS["identity"](), VIEWS["jigsaw"]()], rand(2, 4, 16, 16)
-    expected = sample(network, scheduler(), start, Anagram(estimates, views))
+    expected = sample(network, solver(), start, Anagram(estimates, views))
     for first in (0.0, 0.5):
         glass = looking_glass(estimates, views, encode=lambda x: x, decode=lambda z: z, detail=0.0, first=first)
-        result = sample(network, scheduler(), torch.cat([view(start) for view in views]), glass)
+        result = sample(network, solver(), torch.cat([view(start) for view in views]), glass)
         for view, own in zip(views, result.chunk(2), strict=True):
             torch.testing.assert_close(own, view(expected), rtol=0, atol=1e-9)
 
@@ -378,18 +382,18 @@ def test_colours_are_inverted_in_pixels_never_in_latents():
 def test_a_picture_of_looking_glass_depends_on_itself_only():
     parts, views = prompts(2), [VIEWS["identity"](), VIEWS["square_hinge"]()]
     start = rand(4, 4, 16, 16)
-    both = sample(network, scheduler("v_prediction"), start, looking_glass(parts, views))
+    both = sample(network, solver("v_prediction"), start, looking_glass(parts, views))
     alone = [Conditional(part.conditioning[:1]) for part in parts]
-    one = sample(network, scheduler("v_prediction"), start[::2], looking_glass(alone, views))
+    one = sample(network, solver("v_prediction"), start[::2], looking_glass(alone, views))
     torch.testing.assert_close(one, both[::2], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 def test_an_answer_from_clean_says_just_that(prediction_type):
     seen, answer = rand(2, 4, 8, 8), rand(2, 4, 8, 8, seed=1)
-    plan = scheduler(prediction_type)
+    plan = solver(prediction_type)
     for place in range(len(plan.timesteps)):
-        at = Step(place, 6, plan.timesteps[place], None, *level(plan, place), prediction_type)
+        at = Step(place, 6, plan.timesteps[place], None, *plan.level(place), prediction_type)
         clean = at.split(answer, seen)[1]
         torch.testing.assert_close(at.output_of(clean, seen), answer, rtol=0, atol=1e-10)
     with pytest.raises(ValueError, match="flow"):

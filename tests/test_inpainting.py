@@ -16,8 +16,9 @@ from customize.errors import InputError
 from customize.inference import command
 from customize.inference.inpainting import Known, repaint_places, repaint_plan
 from customize.inference.pipeline import Pipeline
-from customize.inference.sampler import Moment
+from customize.inference.sampler import StepResult
 from customize.inference.schedulers import make_scheduler
+from customize.inference.solvers import Solver
 
 
 @pytest.fixture(scope="module", params=["four channels", "nine channels", "v_prediction"])
@@ -85,19 +86,20 @@ def test_repaint_has_the_variance_of_the_level_that_it_goes_back_to():
     """Algorithm 1: data of variance 1 stays so; of clean data every level holds alpha of it and sigma of noise."""
     scheduler = make_scheduler(diffusers.DDIMScheduler(clip_sample=False), None, None)
     scheduler.set_timesteps(10)
-    plan = repaint_plan(scheduler, 0, 5, 2)
+    solver = Solver(scheduler)
+    plan = repaint_plan(solver, 5, 2)
     assert [step.index for step in plan] == list(range(20)) and plan[5].timestep == plan[0].timestep
     shape, generators = (1, 4, 64, 64), [torch.Generator().manual_seed(0)]
     clean = torch.full(shape, 3.0)
     known = Known(clean, torch.zeros(shape), torch.zeros(1, 1, 64, 64))
-    correct = known.resampled(scheduler, plan, generators)
+    correct = known.resampled(solver, plan, generators)
     for index in (2, 4, 14):
         blank = torch.zeros(shape)
-        found = correct(blank, Moment(plan[index], blank, blank, None, (), blank, blank))
+        found = correct(blank, StepResult(plan[index], blank, blank, None, (), blank, blank))
         following = plan[index + 1]
         assert found.mean().item() == pytest.approx(3 * following.alpha, abs=0.03)
         assert found.std().item() == pytest.approx(following.sigma, abs=0.03)
-    last = correct(blank, Moment(plan[19], blank, blank, None, (), blank, blank))
+    last = correct(blank, StepResult(plan[19], blank, blank, None, (), blank, blank))
     assert torch.equal(last, clean)
 
 
@@ -106,7 +108,7 @@ def test_a_scheduler_that_remembers_cannot_go_back(name):
     scheduler = make_scheduler(diffusers.DDIMScheduler(), name, None)
     scheduler.set_timesteps(4)
     with pytest.raises(InputError, match="cannot go back"):
-        repaint_plan(scheduler, 0, 2, 2)
+        repaint_plan(Solver(scheduler), 2, 2)
 
 
 def test_what_lacks_its_picture_is_refused(both):

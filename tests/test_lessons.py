@@ -13,8 +13,8 @@ from customize.inference import command, lessons
 from customize.inference.estimates import Guided
 from customize.inference.lessons import LESSONS, clean_and_noise, in_one_step, psnr
 from customize.inference.pipeline import Pipeline, fitted
-from customize.inference.sampler import noised
 from customize.inference.schedulers import make_scheduler
+from customize.inference.solvers import Solver
 from customize.inference.sweep import Wanted
 from customize.inference.views import VIEWS
 
@@ -48,8 +48,8 @@ def test_one_step_by_the_formula_in_float64(pipeline):
         expected = (noisy - (1 - a) ** 0.5 * answer) / a**0.5
     else:
         expected = a**0.5 * noisy - (1 - a) ** 0.5 * answer
-    start = noised(scheduler, clean, noise, first)
-    found = in_one_step(pipeline, scheduler, start, estimate, first)
+    solver = Solver(scheduler, first=first)
+    found = in_one_step(pipeline, solver, solver.start(noise, clean), estimate)
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
 
 

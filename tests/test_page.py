@@ -17,7 +17,8 @@ from PIL import Image
 from customize.inference.attention import LEVELS, WordMaps, heat_colours
 from customize.inference.estimates import Conditional, guided
 from customize.inference.page import CLEAN, FORMULAS, HEIGHT, LINES, NOISE, PAGE, WIDTH, X, chart, filled, grid, page
-from customize.inference.sampler import Moment, Step
+from customize.inference.sampler import StepResult
+from customize.inference.step import Step
 from customize.inference.trace import Trace, film
 
 NOBODY = Conditional(conditioning(torch.zeros(2, 1, 1)))
@@ -55,7 +56,7 @@ def traced(count: int, with_guidance: bool = True, prediction_type: str = "v_pre
         latents, noise, clean, a, b = (torch.randn(2, 4, 12, 8, generator=generator) for _ in range(5))
         step = Step(index, count, torch.tensor(900 - index), None, 0.6, 0.8, prediction_type)
         estimate = guided(NOBODY, NOBODY, 3.0) if with_guidance else NOBODY
-        trace(Moment(step, latents, latents, estimate, [a, b] if with_guidance else [a], noise, clean))
+        trace(StepResult(step, latents, latents, estimate, [a, b] if with_guidance else [a], noise, clean))
     return trace
 
 

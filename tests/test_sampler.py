@@ -14,9 +14,10 @@ from torch import Tensor
 from customize import families
 from customize.errors import InputError, NumericsError
 from customize.inference.estimates import Conditional, guided, mixed
-from customize.inference.pipeline import Pipeline, set_steps
-from customize.inference.sampler import draw_noise, first_place, level, noised, sample, steps_of
+from customize.inference.pipeline import Pipeline
+from customize.inference.sampler import draw_noise, sample
 from customize.inference.schedulers import make_scheduler, scheduler_names
+from customize.inference.solvers import Solver
 
 SCHEDULERS = [
     ("DDIMScheduler", None), ("DDPMScheduler", None), ("PNDMScheduler", None), ("EulerDiscreteScheduler", None),
@@ -102,10 +103,10 @@ def run(scheduler, answer, record=lambda moment: None, steps: int = 12, **option
         def combine(self, answers, latents, step):
             return next(answers)
 
-    start = draw_noise((1, 4, 8, 8), generators, like=torch.zeros(())) * scheduler.init_noise_sigma
+    start = Solver(scheduler).start(draw_noise((1, 4, 8, 8), generators, like=torch.zeros(())))
     return sample(
-        lambda latents, timesteps, hidden: answer(latents, steps_taken[-1]), scheduler, start, Estimate(),
-        generators=generators, record=record, **options,
+        lambda latents, timesteps, hidden: answer(latents, steps_taken[-1]), Solver(scheduler, generators), start, Estimate(),
+        record=record, **options,
     )  # fmt: skip
 
 
@@ -124,7 +125,7 @@ def test_a_perfect_network_is_understood_at_every_step(name, prediction_type):
 
     seen_clean = []
     scheduler = make_scheduler(base_scheduler(prediction_type), name)
-    result = run(scheduler, answer, record=lambda moment: seen_clean.append(moment.clean))
+    result = run(scheduler, answer, record=lambda result: seen_clean.append(result.clean))
     for predicted in seen_clean:
         torch.testing.assert_close(predicted, clean, rtol=0, atol=1e-3)
     last_noise = 0.05  # some schedulers end at the first training timestep, which is not quite clean
@@ -191,10 +192,10 @@ def test_evaluations_are_as_many_as_the_scheduler_asks_for():
 def test_level_of_ddim_is_the_training_schedule():
     scheduler = base_scheduler("epsilon")
     scheduler.set_timesteps(10)
-    for place, step in enumerate(steps_of(scheduler)):
+    for place, step in enumerate(Solver(scheduler).steps()):
         alphas_cumprod = scheduler.alphas_cumprod[int(step.timestep)].double()
         expected = alphas_cumprod.sqrt().item(), (1 - alphas_cumprod).sqrt().item()
-        assert level(scheduler, place) == pytest.approx(expected)
+        assert (step.alpha, step.sigma) == Solver(scheduler).level(place) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "EulerDiscreteScheduler"])
@@ -204,9 +205,10 @@ def test_a_noised_image_is_at_the_level_of_its_place(name):
     for place in range(0, 100, 3):
         scheduler.set_timesteps(100)
         noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-        start = noised(scheduler, torch.zeros(1, 4, 8, 8), noise, place)
+        solver = Solver(scheduler, first=place)
+        start = solver.start(noise, torch.zeros(1, 4, 8, 8))
         seen = scheduler.scale_model_input(start, scheduler.timesteps[place])
-        torch.testing.assert_close(seen, level(scheduler, place)[1] * noise, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(seen, solver.level(place)[1] * noise, rtol=1e-4, atol=1e-6)
 
 
 def test_a_given_latent_can_start_anywhere():
@@ -214,14 +216,15 @@ def test_a_given_latent_can_start_anywhere():
     clean = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     scheduler = make_scheduler(base_scheduler("epsilon"), "DPMSolverMultistepScheduler", use_karras_sigmas=True)
     scheduler.set_timesteps(100)
-    alpha, sigma = level(scheduler, 90)
+    solver = Solver(scheduler, first=90)
+    alpha, sigma = solver.level(90)
     seen = []
 
     def network(latents, timesteps, prompt):
         return (latents - alpha * clean) / sigma
 
     start = alpha * clean + sigma * torch.ones_like(clean)
-    sample(network, scheduler, start, Conditional(conditioning(torch.zeros(1, 1, 1))), first=90, record=seen.append)
+    sample(network, solver, start, Conditional(conditioning(torch.zeros(1, 1, 1))), record=seen.append)
     assert len(seen) == 10
     torch.testing.assert_close(seen[0].clean, clean, rtol=0, atol=1e-4)
     assert scheduler.step_index == 100
@@ -238,7 +241,7 @@ def test_correct_decides_with_what_to_go_on():
 
     result = run(scheduler, lambda latents, step: latents, correct=correct, steps=4)
     assert torch.equal(result, known) and len(moments) == 4
-    assert torch.equal(moments[0].noise, moments[0].seen)
+    assert torch.equal(moments[0].noise, moments[0].model_input)
 
 
 def float64_network(latents: Tensor, timesteps: Tensor, hidden: Tensor) -> Tensor:
@@ -260,7 +263,7 @@ def test_guided_and_mixed_equal_the_formula_in_float64():
     scheduler = base_scheduler("epsilon")
     scheduler.set_timesteps(1)
     seen = []
-    sample(network, scheduler, latents, estimate, record=seen.append)
+    sample(network, Solver(scheduler), latents, estimate, record=seen.append)
     answers = [float64_network(latents, torch.full((2,), int(scheduler.timesteps[0])), h) for h in hidden]
     prompt = 0.25 * answers[0] + 0.75 * (0.75 * answers[1] + 0.25 * answers[2])
     expected = answers[3] + 4.5 * (prompt - answers[3])
@@ -327,7 +330,7 @@ def test_first_place_counts_as_diffusers_does():
             scheduler.set_timesteps(steps)
             for strength in (0.0, 0.29, 0.3, 0.5, 0.7, 0.99, 1.0):
                 left, _ = stock.get_timesteps(SimpleNamespace(scheduler=scheduler), steps, strength, "cpu")
-                assert list(left) == list(scheduler.timesteps[first_place(scheduler, steps, strength) :])
+                assert list(left) == list(scheduler.timesteps[Solver(scheduler).first_place(steps, strength) :])
 
 
 @pytest.mark.parametrize(
@@ -355,7 +358,7 @@ def test_what_cannot_be_done_is_said(pipeline, options, setting, words):
 def test_too_few_steps_for_a_scheduler_are_refused():
     scheduler = diffusers.PNDMScheduler(skip_prk_steps=False)  # with Runge-Kutta steps: at least 4
     with pytest.raises(InputError, match="PNDMScheduler"):
-        set_steps(scheduler, 2, 1.0, torch.device("cpu"))
+        Solver(scheduler).set_steps(2)
 
 
 def test_a_text_that_is_too_long_to_learn_from_is_refused_with_the_words_that_would_be_lost(pipeline):

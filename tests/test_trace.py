@@ -12,7 +12,8 @@ from PIL import Image
 
 from customize.inference.estimates import Composed, Conditional, WithChannels, guided
 from customize.inference.figures import GAP, MARGIN
-from customize.inference.sampler import Moment, Step
+from customize.inference.sampler import StepResult
+from customize.inference.step import Step
 from customize.inference.trace import (
     COLOURS,
     RIDGE,
@@ -29,11 +30,11 @@ from customize.inference.trace import (
 NOBODY = Conditional(conditioning(torch.zeros(2, 1, 1)))
 
 
-def moment(index: int, count: int, prediction_type: str = "epsilon") -> Moment:
+def moment(index: int, count: int, prediction_type: str = "epsilon") -> StepResult:
     generator = torch.Generator().manual_seed(index)
     latents, noise, clean, a, b = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(5))
     step = Step(index, count, torch.tensor(900 - index), None, 0.6, 0.8, prediction_type)
-    return Moment(step, latents, latents, guided(NOBODY, NOBODY, 3.0), [a, b], noise, clean)
+    return StepResult(step, latents, latents, guided(NOBODY, NOBODY, 3.0), [a, b], noise, clean)
 
 
 def traced(count: int) -> Trace:
@@ -58,9 +59,9 @@ def test_a_trace_tells_the_norms_of_every_step(prediction_type, factor):
     assert [(line["image"], line["step"]) for line in lines] == [(i, step) for i in (5, 9) for step in range(3)]
     for line in lines:
         its, image = moments[line["step"]], [5, 9].index(line["image"])
-        negative, positive = (answer[image].double() for answer in its.answers)
+        negative, positive = (answer[image].double() for answer in its.outputs)
         assert line["guidance_norm"] == pytest.approx(factor * (positive - negative).norm().item(), rel=1e-5)
-        assert line["latents_norm"] == pytest.approx(its.seen[image].double().norm().item(), rel=1e-5)
+        assert line["latents_norm"] == pytest.approx(its.model_input[image].double().norm().item(), rel=1e-5)
         assert line["clean_norm"] == pytest.approx(its.clean[image].double().norm().item(), rel=1e-5)
         assert line["noise_norm"] == pytest.approx(its.noise[image].double().norm().item(), rel=1e-5)
         assert (line["timestep"], line["alpha"], line["sigma"]) == (900 - line["step"], 0.6, 0.8)
@@ -68,18 +69,18 @@ def test_a_trace_tells_the_norms_of_every_step(prediction_type, factor):
 
 def test_without_guidance_its_norm_is_null():
     trace, one = Trace(), moment(0, 1)
-    trace(replace(one, estimate=NOBODY, answers=one.answers[:1]))
+    trace(replace(one, estimate=NOBODY, outputs=one.outputs[:1]))
     assert json.loads(trace.lines([0, 1]).splitlines()[0])["guidance_norm"] is None
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 def test_guidance_is_what_prompts_add_at_each_place(prediction_type):
     one = moment(0, 1, prediction_type)
-    negative, first = (answer.double() for answer in one.answers)
+    negative, first = (answer.double() for answer in one.outputs)
     second, weights = torch.randn_like(first), [torch.full((2, 1, 1, 1), weight) for weight in (0.7, -0.4)]
 
     def difference(positive: torch.Tensor) -> torch.Tensor:
-        noises = [one.step.split(answer, one.seen.double())[0] for answer in (positive, negative)]
+        noises = [one.step.split(answer, one.model_input.double())[0] for answer in (positive, negative)]
         return (noises[0] - noises[1]).square().sum(1).sqrt().float()
 
     torch.testing.assert_close(guidance(one), difference(first), rtol=1e-4, atol=1e-5)
@@ -87,8 +88,8 @@ def test_guidance_is_what_prompts_add_at_each_place(prediction_type):
     torch.testing.assert_close(guidance(inpainting), guidance(one), rtol=0, atol=0)
     composed = Composed(((NOBODY, weights[0]), (NOBODY, weights[1])), NOBODY, 3.0)
     expected = difference(negative + 0.7 * (first - negative) - 0.4 * (second - negative))
-    answers = [*one.answers, second.float()]
-    torch.testing.assert_close(guidance(replace(one, estimate=composed, answers=answers)), expected, rtol=1e-4, atol=1e-5)
+    answers = [*one.outputs, second.float()]
+    torch.testing.assert_close(guidance(replace(one, estimate=composed, outputs=answers)), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_colours_are_those_of_ridge_regression_on_the_neighbours_of_each_latent():

@@ -562,18 +562,19 @@ STEPS = {
 @pytest.mark.parametrize(("name", "most"), [pytest.param(*case, id=case[0]) for case in STEPS.items()])
 def test_the_most_steps_that_a_scheduler_can_make(name, most):
     """Those that `most` allows are steps of diffusers' own schedulers that stay within the 1000 timesteps of the model."""
-    import torch
     from diffusers import DDIMScheduler
 
-    from customize.inference.pipeline import set_steps
     from customize.inference.schedulers import make_scheduler
+    from customize.inference.solvers import Solver
 
     base = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, clip_sample=False)
     scheduler = make_scheduler(base, name)
-    assert set_steps(scheduler, most, 1.0, torch.device("cpu")) == 0
+    solver = Solver(scheduler)
+    solver.set_steps(most)
+    assert solver.first == 0
     assert (
         len(set(scheduler.timesteps.tolist())) >= most - 1 and 0 <= scheduler.timesteps.min() <= scheduler.timesteps.max() <= 999
     )
     for number in {1000, most + 1} - {most}:
         with pytest.raises(InputError, match=f"take at most {most}; 20 to 50 are usual"):
-            set_steps(make_scheduler(base, name), number, 1.0, torch.device("cpu"))
+            Solver(make_scheduler(base, name)).set_steps(number)

@@ -54,7 +54,7 @@ def test_and_is_the_sum_of_differences_from_the_negative(pipeline):
     options = {**OPTIONS, "num_inference_steps": 1, "guidance_scale": 3.0, "negative_prompt": "small"}
     seen = []
     both = generate(["a dog :1.5 AND a red car :-0.5", "a cat"], record=seen.append, **options)
-    latents, timestep = seen[0].seen[:1], seen[0].step.timestep
+    latents, timestep = seen[0].model_input[:1], seen[0].step.timestep
     negative, dog, car = (
         family.predict(latents, timestep[None], conditioning(encoded(pipeline, text))) for text in ("small", "a dog", "a red car")
     )

@@ -28,6 +28,7 @@ class Prediction(NamedTuple):
     min_snr: "Callable[[Tensor, float], Tensor]"
 
 
+FLOW_PREDICTION = "flow_prediction"
 PREDICTIONS: Mapping[str, Prediction] = {
     # Ho et al. 2020, "Denoising Diffusion Probabilistic Models", equation 14
     "epsilon": Prediction(lambda alpha, sigma: (0, 1), lambda snr, gamma: (gamma / snr).clamp(max=1)),
@@ -35,10 +36,10 @@ PREDICTIONS: Mapping[str, Prediction] = {
     "v_prediction": Prediction(lambda alpha, sigma: (-sigma, alpha), lambda snr, gamma: snr.clamp(max=gamma) / (snr + 1)),
     "sample": Prediction(lambda alpha, sigma: (1, 0), lambda snr, gamma: snr.clamp(max=gamma)),
     # Lipman et al. 2023, "Flow Matching for Generative Modeling"; Esser et al. 2024 (SD3), equation 13; alpha + sigma = 1
-    "flow_prediction": Prediction(lambda alpha, sigma: (-1, 1), lambda snr, gamma: snr.clamp(max=gamma) / (snr.sqrt() + 1) ** 2),
+    FLOW_PREDICTION: Prediction(lambda alpha, sigma: (-1, 1), lambda snr, gamma: snr.clamp(max=gamma) / (snr.sqrt() + 1) ** 2),
 }
 """By the names that diffusers' schedulers have for them."""
-DISCRETE_PREDICTIONS = tuple(name for name in PREDICTIONS if name != "flow_prediction")
+DISCRETE_PREDICTIONS = tuple(name for name in PREDICTIONS if name != FLOW_PREDICTION)
 """Those of models with a discrete, variance-preserving noise schedule (`process.DiscreteSchedule`)."""
 
 

@@ -42,6 +42,11 @@ class DiscreteSchedule:
 
     alphas_cumprod: Tensor
 
+    @classmethod
+    def of(cls, scheduler) -> "DiscreteSchedule":
+        """The schedule of one of diffusers' schedulers."""
+        return cls(scheduler.alphas_cumprod)
+
     @property
     def num_levels(self) -> int:
         return len(self.alphas_cumprod)
@@ -56,6 +61,10 @@ class DiscreteSchedule:
 
     def timesteps(self, uniform: Tensor) -> Tensor:
         return (uniform * self.num_levels).long()
+
+    def noise_to_signal(self) -> Tensor:
+        """sigma / alpha [T] at all timesteps: the noise levels of Karras et al. 2022 and of k-diffusion."""
+        return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
 
     def _at(self, timesteps: Tensor) -> Tensor:
         return self.alphas_cumprod.to(timesteps.device)[timesteps]

@@ -36,7 +36,7 @@ class StableDiffusion:
         self.text_encoder: CLIPTextModel = text_encoder
         self.tokenizer: CLIPTokenizer = tokenizer
         self.scheduler = scheduler
-        self.schedule = DiscreteSchedule(DDPMScheduler.from_config(scheduler.config).alphas_cumprod)
+        self.schedule = DiscreteSchedule.of(DDPMScheduler.from_config(scheduler.config))
         self.placeholders = added_words(tokenizer)
         for network in self.networks:
             network.requires_grad_(False).eval()

@@ -24,7 +24,8 @@ from customize.conditioning import chunks
 from customize.families.stable_diffusion import StableDiffusion
 from customize.inference.estimates import Composed, Conditional, Estimate, Guided, Mixed, WithChannels
 from customize.inference.figures import contact_sheet, gif, stacked
-from customize.inference.sampler import Moment, Step
+from customize.inference.sampler import StepResult
+from customize.inference.step import Step
 from customize.inference.trace import MOST_FRAMES, few_colours, in_colours, spread
 from customize.inference.wording import Changing
 from customize.prompts import Span
@@ -121,17 +122,17 @@ class AttentionMaps:
         for hook in self.hooks:
             hook.remove()
 
-    def __call__(self, moment: Moment) -> None:
+    def __call__(self, result: StepResult) -> None:
         """Takes what the layers have seen since the last evaluation. Raises ValueError as `about_prompts`."""
-        places = [place for place, its in enumerate(about_prompts(moment.estimate, moment.step)) if its]
+        places = [place for place, its in enumerate(about_prompts(result.estimate, result.step)) if its]
         first, count = places[self.part] * len(self.clauses), len(self.clauses)
-        self.size = moment.seen.shape[2:]
+        self.size = result.model_input.shape[2:]
         maps = averaged([torch.cat(looked)[first : first + count] for looked in self.looked], self.size)
         for looked in self.looked:
             looked.clear()
         for clause, steps, tokens in zip(self.clauses, self.steps, maps, strict=True):
-            of = self.num_inference_steps or moment.step.count
-            spans = clause.at(moment.step.index * of // moment.step.count, of)
+            of = self.num_inference_steps or result.step.count
+            spans = clause.at(result.step.index * of // result.step.count, of)
             if spans not in self.known:
                 self.known[spans] = words(self.family, spans)
             steps.append({(word.text, word.number): tokens[list(word.places)].sum(0).cpu() for word in self.known[spans]})

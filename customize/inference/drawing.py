@@ -20,10 +20,11 @@ from customize.inference.lessons import LESSONS
 from customize.inference.loading import load_pipeline
 from customize.inference.looks import Denoising, Looks
 from customize.inference.masks import Mask, mask_of
-from customize.inference.pipeline import Pipeline, set_steps
+from customize.inference.pipeline import Pipeline
 from customize.inference.records import facts, texts, told
-from customize.inference.sampler import Moment
+from customize.inference.sampler import StepResult
 from customize.inference.schedulers import make_scheduler
+from customize.inference.solvers import Solver
 from customize.inference.sweep import Grid, Wanted, batches
 from customize.inference.wording import Between, Prompt
 from customize.setting import of_scope
@@ -72,8 +73,8 @@ class Models:
         """Raises InputError where the model that is loaded cannot make the steps that some image asks for."""
         asked = {steps_of(wanted.settings) for wanted in grid.wanted if of_the_model(wanted.settings) == self.name}
         for number, scheduler, options in asked:
-            solver = make_scheduler(self.pipeline.family.scheduler, scheduler, **dict(options))
-            set_steps(solver, number, 1.0, self.pipeline.family.device)
+            solver = Solver(make_scheduler(self.pipeline.family.scheduler, scheduler, **dict(options)))
+            solver.set_steps(number, device=self.pipeline.family.device)
 
     def rescale(self, settings: InferenceSettings) -> None:
         """Gives the files that are loaded the scales that the settings name."""
@@ -176,7 +177,7 @@ def generate(
     batch: Sequence[Wanted],
     images: Mapping[str, Image],
     masks: Mapping[Mask, Image],
-    record: Callable[[Moment], None],
+    record: Callable[[StepResult], None],
 ) -> list[Image]:
     """The pictures of one batch."""
     common = batch[0].settings

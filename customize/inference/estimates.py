@@ -17,7 +17,7 @@ from torch import Tensor
 from customize.families.conditioning import Conditioning
 
 if TYPE_CHECKING:
-    from customize.inference.sampler import Step
+    from customize.inference.step import Step
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,12 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from torch.nn import functional as F
 
+from customize.diffusion.predictions import add_noise
 from customize.errors import InputError, Problem
 from customize.inference.estimates import DenoiserInput, Estimate
-from customize.inference.sampler import Moment, Step, level
+from customize.inference.sampler import StepResult
+from customize.inference.solvers import Solver
+from customize.inference.step import Step
 from customize.inference.views import VIEWS, View
 
 
@@ -167,30 +170,25 @@ def filtered(tensor: Tensor, kernel: Tensor) -> Tensor:
 
 
 def keep_component(
-    components: Components, real: Tensor, scheduler, generators: list[torch.Generator], *, index: int = 0, first: int = 0
-) -> Callable[[Tensor, Moment], Tensor]:
+    components: Components, real: Tensor, solver: Solver, generators: list[torch.Generator], *, index: int = 0
+) -> Callable[[Tensor, StepResult], Tensor]:
     """A correction for `sample`: one component is that of a real picture throughout ("Factorized Diffusion", inverse hybrids).
 
     After each step x becomes x - f(x) + f(real), f being the component `index` and real [B, C, H, W] under fresh noise of the
     level reached, at the end without. If f is a projection (`colour`, `regions` of 0 and 1), f of the result is f(real); a
     blur is none: of a hybrid, it is so up to f(x - f(x)) of what was made. f must not be below 0 or above 1 for any frequency, or
-    errors grow from step to step: `motion` will not do. first: as for `sample`.
+    errors grow from step to step: `motion` will not do.
     """
 
-    def correct(next_latents: Tensor, moment: Moment) -> Tensor:
+    def correct(next_latents: Tensor, result: StepResult) -> Tensor:
         noise = randn_tensor(real.shape, generator=generators, device=real.device, dtype=real.dtype)
-        target = held(scheduler, real, noise, first + moment.step.index + 1)
+        target, reached = real, result.step.next_timestep
+        if reached is not None:
+            level = solver.level(solver.first + result.step.index + 1)
+            target = solver.unscale(add_noise(real, noise, *level), reached)
         return next_latents + components.split(target - next_latents)[index]
 
     return correct
-
-
-def held(scheduler, clean: Tensor, noise: Tensor, place: int) -> Tensor:
-    """Clean latents [B, C, H, W] under noise, as the scheduler holds them at `place` of its timesteps; clean past the last."""
-    if place == len(scheduler.timesteps):
-        return clean
-    alpha, sigma = level(scheduler, place)
-    return (alpha * clean + sigma * noise) / scheduler.scale_model_input(torch.ones_like(clean), scheduler.timesteps[place])
 
 
 @dataclass(frozen=True)

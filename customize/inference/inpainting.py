@@ -17,7 +17,9 @@ from torch.nn import functional as F
 from customize.errors import InputError, Problem
 from customize.inference.estimates import Estimate, WithChannels
 from customize.inference.masks import levels, scaled
-from customize.inference.sampler import Correct, Course, Moment, Step, draw_noise, level, noised
+from customize.inference.sampler import Correct, DenoisingTask, StepResult, draw_noise
+from customize.inference.solvers import Solver
+from customize.inference.step import Step
 
 if TYPE_CHECKING:
     from customize.families.stable_diffusion import StableDiffusion
@@ -32,32 +34,30 @@ class Known:
     noise: Tensor
     mask: Tensor
 
-    def kept(self, scheduler) -> Correct:
+    def kept(self, solver: Solver) -> Correct:
         """After each step the known region is the picture's own, under the same noise at the level reached.
 
         Song et al. 2021, "Score-Based Generative Modeling through SDEs", section 5; noise as in Stable Diffusion's pipeline.
         """
 
-        def correct(next_latents: Tensor, moment: Moment) -> Tensor:
-            return self.joined(next_latents, at(scheduler, self.latents, self.noise, moment.step.next_timestep))
+        def correct(next_latents: Tensor, result: StepResult) -> Tensor:
+            return self.joined(next_latents, solver.noised(self.latents, self.noise, result.step.next_timestep))
 
         return correct
 
-    def resampled(self, scheduler, plan: list[Step], generators: list[torch.Generator]) -> Correct:
+    def resampled(self, solver: Solver, plan: list[Step], generators: list[torch.Generator]) -> Correct:
         """RePaint (Lugmayr et al. 2022), algorithm 1: fresh noise on the known region at each step; where the plan goes
         back, x_t = sqrt(a_t / a_s) x_s + sqrt(1 - a_t / a_s) noise, so that both regions are made to agree.
         """
 
-        def correct(next_latents: Tensor, moment: Moment) -> Tensor:
+        def correct(next_latents: Tensor, result: StepResult) -> Tensor:
+            reached = result.step.next_timestep
             noise = draw_noise(self.noise.shape, generators, like=self.noise)
-            joined = self.joined(next_latents, at(scheduler, self.latents, noise, moment.step.next_timestep))
-            following = plan[moment.step.index + 1] if moment.step.index + 1 < len(plan) else None
-            if following is None or following.timestep == moment.step.next_timestep:
+            joined = self.joined(next_latents, solver.noised(self.latents, noise, reached))
+            following = plan[result.step.index + 1] if result.step.index + 1 < len(plan) else None
+            if following is None or following.timestep == reached:
                 return joined
-            reached = 1.0
-            if moment.step.next_timestep is not None:
-                reached = float(scheduler.alphas_cumprod[int(moment.step.next_timestep)]) ** 0.5
-            kept = following.alpha / reached
+            kept = following.alpha / next((step.alpha for step in plan if step.timestep == reached), 1.0)
             return kept * joined + (1 - kept**2) ** 0.5 * draw_noise(joined.shape, generators, like=joined)
 
         return correct
@@ -69,15 +69,14 @@ class Known:
 
 def inpainted(
     pipeline: "Pipeline",
-    scheduler,
-    first: int,
+    solver: Solver,
     estimate: Estimate,
     images: Sequence[Image.Image],
     masks: Sequence[Tensor],
     generators: list[torch.Generator],
     num_resamples: int = 1,
     jump_length: int = 10,
-) -> Course:
+) -> DenoisingTask:
     """What makes the masked part of the images anew: pure noise from the first step on, else the images noised.
 
     images: RGB, of one size (height, width); masks: [1, 1, height, width]. An inpainting UNet is shown the mask and the
@@ -90,20 +89,21 @@ def inpainted(
     def finish(pictures: list[Image.Image]) -> list[Image.Image]:
         return [paste(*parts) for parts in zip(pictures, images, masks, strict=True)]
 
-    latents = pipeline.encode(images, generators) if first or not shown else None
+    latents = pipeline.encode(images, generators) if solver.first or not shown else None
     noise = pipeline.noise(mask.shape[2:], generators)
     small = to_latents(mask, pipeline.family.latents.factor).to(noise)
-    start = noised(scheduler, latents, noise, first) if first else noise * scheduler.init_noise_sigma
+    start = solver.start(noise, latents if solver.first else None)
     if shown:
         rest = [as_pixels(image) * (mask < 0.5) for image, mask in zip(images, masks, strict=True)]
         seen = [pipeline.encode_pixels(pixels, generator) for pixels, generator in zip(rest, generators, strict=True)]
-        return Course(start, WithChannels(estimate, torch.cat([(small >= 0.5).to(small), torch.cat(seen)], 1)), finish=finish)
+        channels = torch.cat([(small >= 0.5).to(small), torch.cat(seen)], 1)
+        return DenoisingTask(start, WithChannels(estimate, channels), finish=finish)
     draw_noise(latents.shape, generators, like=latents)  # stock pipelines encode the known part for every model
     known = Known(latents, noise, small)
     if num_resamples == 1:
-        return Course(start, estimate, known.kept(scheduler), finish=finish)
-    plan = repaint_plan(scheduler, first, jump_length, num_resamples)
-    return Course(start, estimate, known.resampled(scheduler, plan, generators), plan, finish)
+        return DenoisingTask(start, estimate, known.kept(solver), finish=finish)
+    plan = repaint_plan(solver, jump_length, num_resamples)
+    return DenoisingTask(start, estimate, known.resampled(solver, plan, generators), plan, finish)
 
 
 def takes_mask(family: "StableDiffusion") -> bool:
@@ -115,27 +115,14 @@ def takes_mask(family: "StableDiffusion") -> bool:
     return channels > latent_channels
 
 
-def at(scheduler, clean: Tensor, noise: Tensor, timestep: Tensor | None) -> Tensor:
-    """Clean latents [B, C, H, W] under noise of the level at `timestep`; None: as they are."""
-    return clean if timestep is None else scheduler.add_noise(clean, noise, timestep.reshape(1))
-
-
-def repaint_plan(scheduler, first: int, jump_length: int, num_resamples: int) -> list[Step]:
+def repaint_plan(solver: Solver, jump_length: int, num_resamples: int) -> list[Step]:
     """The evaluations of RePaint's figure 9: after every `jump_length` steps as many are taken back and done again,
     `num_resamples` times in all. Raises InputError for a scheduler that remembers its earlier steps.
     """
-    if hasattr(scheduler, "step_index") or scheduler.order > 1 or hasattr(scheduler, "ets"):
-        what = f"{type(scheduler).__name__} remembers earlier steps, so it cannot go back"
-        raise InputError(Problem("scheduler", what, "take DDIMScheduler or DDPMScheduler for --num_resamples"))
-    places = list(repaint_places(first, len(scheduler.timesteps), jump_length, num_resamples))
-    timesteps = [*scheduler.timesteps, None]
-    return [
-        Step(
-            index, len(places), timesteps[place], timesteps[place + 1], *level(scheduler, place),
-            scheduler.config.prediction_type,
-        )
-        for index, place in enumerate(places)
-    ]  # fmt: skip
+    if not solver.is_memoryless:
+        what = f"{type(solver.scheduler).__name__} remembers earlier steps, so it cannot go back"
+        raise InputError(Problem("scheduler", what, "take DDIM or DDPM for --num_resamples"))
+    return list(solver.steps(list(repaint_places(solver.first, len(solver.timesteps), jump_length, num_resamples))))
 
 
 def repaint_places(first: int, end: int, jump_length: int, num_resamples: int) -> Iterator[int]:

@@ -15,8 +15,9 @@ from customize.inference.estimates import Estimate
 from customize.inference.figures import contact_sheet, stacked
 from customize.inference.inpainting import as_pixels
 from customize.inference.pipeline import Pipeline, fitted
-from customize.inference.sampler import noised, sample, steps_of
+from customize.inference.sampler import evaluate, sample
 from customize.inference.schedulers import make_scheduler
+from customize.inference.solvers import Solver
 from customize.inference.sweep import Wanted
 from customize.inference.trace import colour_map
 from customize.inference.views import VIEWS
@@ -70,8 +71,8 @@ def denoising(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Image
     "Denoising Diffusion Implicit Models") with `num_inference_steps` for the whole way.
     """
     picture, settings = fitting(pipeline, picture), wanted.settings
-    scheduler = make_scheduler(pipeline.family.scheduler, "DDIMScheduler")
-    scheduler.set_timesteps(settings.num_inference_steps, device=pipeline.family.device)
+    solver = Solver(make_scheduler(pipeline.family.scheduler, "DDIM"))
+    solver.set_steps(settings.num_inference_steps, device=pipeline.family.device)
     estimate = pipeline.estimate(
         [wanted.prompts[0]], [settings.negative_prompt], [settings.guidance_scale], settings.num_inference_steps,
         rescale=settings.guidance_rescale, clip_skip=settings.clip_skip,
@@ -79,14 +80,14 @@ def denoising(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Image
     clean, noise = clean_and_noise(pipeline, picture, wanted.seed)
     rows, labels = [], []
     for level in LEVELS:
-        first = int((scheduler.timesteps - level).abs().argmin())
-        start = noised(scheduler, clean, noise, first)
+        solver.first = int((solver.timesteps - level).abs().argmin())
+        start = solver.start(noise, clean)
         (noisy,) = pipeline.decode(start)
         blurred = noisy.filter(ImageFilter.GaussianBlur(level / 1000 * picture.width / 16))
-        (once,) = pipeline.decode(in_one_step(pipeline, scheduler, start, estimate, first))
-        (stepwise,) = pipeline.decode(sample(pipeline.family.predict, scheduler, start, estimate, first=first))
+        (once,) = pipeline.decode(in_one_step(pipeline, solver, start, estimate))
+        (stepwise,) = pipeline.decode(sample(pipeline.family.predict, solver, start, estimate))
         rows.append([noisy, blurred, once, stepwise, picture])
-        labels.append(f"t {int(scheduler.timesteps[first])}, {len(scheduler.timesteps) - first} steps")
+        labels.append(f"t {int(solver.timesteps[solver.first])}, {len(solver.timesteps) - solver.first} steps")
     return contact_sheet(rows, ["noisy", "blurred", "in one step", "in many steps", "picture"], labels)
 
 
@@ -106,15 +107,12 @@ def as_picture(pixels: Tensor) -> Image.Image:
     return Image.fromarray(((pixels[0] / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
-def in_one_step(pipeline: Pipeline, scheduler, start: Tensor, estimate: Estimate, first: int) -> Tensor:
-    """The clean latents [B, C, H, W] that one answer of the network implies."""
-    step = next(iter(steps_of(scheduler, first)))
-    seen = scheduler.scale_model_input(start, step.timestep)
-    answers = [
-        pipeline.family.predict(question.latents, step.timestep.expand(len(start)), question.conditioning)
-        for question in estimate.questions(seen, step)
-    ]
-    return step.split(estimate.combine(iter(answers), seen, step), seen)[1]
+def in_one_step(pipeline: Pipeline, solver: Solver, start: Tensor, estimate: Estimate) -> Tensor:
+    """The clean latents [B, C, H, W] according to one output of the network, at the solver's first step."""
+    step = next(solver.steps())
+    model_input = solver.scale(start, step.timestep)
+    outputs = evaluate(pipeline.family.predict, estimate.questions(model_input, step), step.timestep, max_batch=len(start))
+    return step.split(estimate.combine(iter(outputs), model_input, step), model_input)[1]
 
 
 def clean_and_noise(pipeline: Pipeline, picture: Image.Image, seed: int) -> tuple[Tensor, Tensor]:

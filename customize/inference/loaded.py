@@ -19,7 +19,7 @@ from customize.inference.wording import Changing
 from customize.scales import Now, Scale, apart, at
 
 if TYPE_CHECKING:
-    from customize.inference.sampler import Step
+    from customize.inference.step import Step
 
 
 class Loaded(Protocol):

@@ -16,16 +16,16 @@ from customize.files import write_bytes, write_image, write_text
 from customize.inference.attention import AttentionMaps, heat_gif, heat_levels, heat_sheet
 from customize.inference.page import page
 from customize.inference.pipeline import Pipeline
-from customize.inference.sampler import Moment
+from customize.inference.sampler import StepResult
 from customize.inference.sweep import Wanted
 from customize.inference.trace import Trace
 from customize.setting import table
 
 
 class Looks:
-    """Give it to the sampler as `record`, within `with`: tells those who look on of every moment."""
+    """Give it to the sampler as `record`, within `with`: tells those who look on of every result."""
 
-    def __init__(self, pipeline: Pipeline, batch: Sequence[Wanted], others: Sequence[Callable[[Moment], None]]):
+    def __init__(self, pipeline: Pipeline, batch: Sequence[Wanted], others: Sequence[Callable[[StepResult], None]]):
         self.settings, self.pipeline, self.batch = batch[0].settings, pipeline, batch
         self.trace = Trace() if self.settings.trace else None
         self.start = Start() if self.settings.show_start else None
@@ -42,9 +42,9 @@ class Looks:
     def __exit__(self, *exception: Any) -> None:
         self.stack.close()
 
-    def __call__(self, moment: Moment) -> None:
+    def __call__(self, result: StepResult) -> None:
         for watcher in self.watchers:
-            watcher(moment)
+            watcher(result)
 
     def starts(self) -> list[Image.Image]:
         """With `show_start`: what the network saw first, decoded."""
@@ -80,9 +80,9 @@ class Denoising:
         """To be called before a batch of so many images."""
         self.left -= num_images
 
-    def __call__(self, moment: Moment) -> None:
-        if moment.step.index == 0:
-            self.total = self.done + moment.step.count * (1 + -(-self.left // self.size))
+    def __call__(self, result: StepResult) -> None:
+        if result.step.index == 0:
+            self.total = self.done + result.step.count * (1 + -(-self.left // self.size))
         self.done += 1
         emit(DenoisingStep(self.done, self.total))
 
@@ -90,9 +90,9 @@ class Denoising:
 class Start:
     """Give it to the sampler as `record`; afterwards `seen` [B, C, H, W] is what the network saw first."""
 
-    def __call__(self, moment: Moment) -> None:
-        if moment.step.index == 0:
-            self.seen = moment.seen
+    def __call__(self, result: StepResult) -> None:
+        if result.step.index == 0:
+            self.seen = result.model_input
 
 
 def attention(pipeline: Pipeline, batch: Sequence[Wanted]) -> AttentionMaps:

@@ -3,7 +3,6 @@
 B images, C latent channels, H W latent height and width.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +20,9 @@ from customize.inference.estimates import Estimate
 from customize.inference.illusions import Components, keep_component
 from customize.inference.inpainting import as_pixels, inpainted, read_mask, takes_mask
 from customize.inference.loaded import LoadedWeights
-from customize.inference.sampler import Course, Moment, draw_noise, first_place, noised, sample
+from customize.inference.sampler import DenoisingTask, StepResult, draw_noise, sample
 from customize.inference.schedulers import make_scheduler
+from customize.inference.solvers import Solver
 from customize.inference.wording import Prompt, Text, read, worded
 
 
@@ -85,7 +85,7 @@ class Pipeline:
         plain_prompt: bool = False,
         vae_tiling: bool = False,
         composition: Composition | None = None,
-        record: Callable[[Moment], None] = lambda moment: None,
+        record: Callable[[StepResult], None] = lambda result: None,
         output_type: str = "pil",
     ) -> Any:
         """Returns B pictures; of prompts, negative prompts, guidance scales, seeds and images, one serves for all B.
@@ -115,50 +115,48 @@ class Pipeline:
         self.check_pictures(images[0], masks[0])
         size = self.size(height, width, images[0])
         self.family.latents.set_tiling(vae_tiling)
-        solver = make_scheduler(
+        copies = composition.copies if composition else 1
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds] * copies
+        made = make_scheduler(
             self.family.scheduler, scheduler, use_karras_sigmas, timestep_spacing=timestep_spacing,
             rescale_betas_zero_snr=rescale_betas_zero_snr, eta=eta,
         )  # fmt: skip
+        solver = Solver(made, generators, eta or 0.0)
         usual = 0.8 if images[0] and not masks[0] and not composition else 1.0
         distilled = self.family.takes_guidance and bool(images[0]) and not masks[0]
         strength = usual if strength is None else strength
-        first = set_steps(solver, num_inference_steps, strength, self.family.device, distilled)
-        copies = composition.copies if composition else 1
+        solver.set_steps(num_inference_steps, strength, self.family.device, distilled)
         parts = zip(*(prompts if composition else [[prompt] for prompt in prompts]), strict=True)
         estimates = [
             self.estimate(part, negative_prompts, scales, num_inference_steps, plain_prompt, guidance_rescale, clip_skip)
             for part in parts
         ]
         estimate = composition.of(estimates) if composition else estimates[0]
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds] * copies
         images = [image and fitted(image, size) for image in images]
         if masks[0]:
             masks = [read_mask(mask, size) for mask in masks]
-            course = inpainted(self, solver, first, estimate, images, masks, generators, num_resamples, jump_length)
+            task = inpainted(self, solver, estimate, images, masks, generators, num_resamples, jump_length)
         elif images[0] and composition and composition.kept:
             clean, (components, index) = self.encode(images, generators), composition.kept
-            start = self.noise(size, generators) * solver.init_noise_sigma
-            course = Course(start, estimate, keep_component(components, clean, solver, generators, index=index))
+            start = solver.start(self.noise(size, generators))
+            task = DenoisingTask(start, estimate, keep_component(components, clean, solver, generators, index=index))
         elif images[0]:
             clean = self.encode(images, generators)
-            course = Course(noised(solver, clean, draw_noise(clean.shape, generators, like=clean), first), estimate)
+            task = DenoisingTask(solver.start(draw_noise(clean.shape, generators, like=clean), clean), estimate)
         else:
-            course = Course(self.noise(size, generators) * solver.init_noise_sigma, estimate)
+            task = DenoisingTask(solver.start(self.noise(size, generators)), estimate)
         latents = sample(
             self.family.predict,
             solver,
-            course.start,
-            course.estimate,
-            first=first,
-            plan=course.plan,
-            correct=course.correct,
-            generators=generators,
-            max_batch=max_batch,
+            task.start,
+            task.estimate,
+            plan=task.plan,
+            correct=task.correct,
             record=record,
-            **({"eta": eta or 0.0} if "eta" in inspect.signature(solver.step).parameters else {}),
+            max_batch=max_batch,
         )
         latents = latents[:count]
-        return latents if output_type == "latent" else course.finish(self.decode(latents, max_batch))
+        return latents if output_type == "latent" else task.finish(self.decode(latents, max_batch))
 
     def estimate(
         self,
@@ -268,44 +266,3 @@ def together(**values: Any) -> tuple[int, list[list]]:
 def fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The image as RGB, cut and scaled to `size` (height, width)."""
     return ImageOps.fit(image.convert("RGB"), size[::-1], Image.Resampling.LANCZOS)
-
-
-def set_steps(scheduler, num_inference_steps: int, strength: float, device: torch.device, distilled: bool = False) -> int:
-    """Sets the scheduler's timesteps; returns the place of the first one to run, of all by `strength`.
-
-    distilled: a scheduler that can makes all its steps on the part `strength` of the schedule, as in
-    `LatentConsistencyModelImg2ImgPipeline`.
-    """
-    if not 0 < strength <= 1:
-        raise InputError(Problem("strength", f"{strength} is not above 0 and up to 1", "take 0.3 to 0.9"))
-    within = distilled and "strength" in inspect.signature(scheduler.set_timesteps).parameters
-    options = {"device": device, **({"strength": strength} if within else {})}
-    if fault := steps_fault(scheduler, num_inference_steps, options):
-        what = f"{num_inference_steps} is not possible with {type(scheduler).__name__} ({fault})"
-        most = min(num_inference_steps, scheduler.config.num_train_timesteps + 1)
-        fewer = next((count for count in range(most - 1, 0, -1) if not steps_fault(scheduler, count, options)), None)
-        remedy = f"take at most {fewer}; 20 to 50 are usual" if fewer else "take more steps or another scheduler"
-        raise InputError(Problem("num_inference_steps", what, remedy))
-    if within:
-        return 0
-    if int(num_inference_steps * strength) < 1:
-        what = f"{strength} of {num_inference_steps} steps is less than one step"
-        raise InputError(Problem("strength", what, "take a larger strength or more num_inference_steps"))
-    return first_place(scheduler, num_inference_steps, strength)
-
-
-def steps_fault(scheduler, num_inference_steps: int, options: dict[str, Any]) -> str:
-    """Sets the scheduler's timesteps and says why it cannot make so many steps; empty where it can."""
-    most = scheduler.config.num_train_timesteps
-    if not 1 <= num_inference_steps <= most:
-        return f"it is not in 1 to {most}"
-    try:
-        scheduler.set_timesteps(num_inference_steps, **options)
-    except (ValueError, IndexError) as error:
-        return str(error)
-    if scheduler.timesteps.max() > most - 1:
-        return f"the base model has no timestep {int(scheduler.timesteps.max())}"
-    sigmas = getattr(scheduler, "sigmas", None)
-    if sigmas is not None and scheduler.order == 1 and bool((sigmas[:-1].diff() == 0).any()):
-        return "two steps in a row would have the same noise level"
-    return ""

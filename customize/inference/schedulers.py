@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler, LCMScheduler, TCDScheduler
 from diffusers.schedulers import AysSchedules
 
 from customize.diffusion.predictions import determines_clean
+from customize.diffusion.process import DiscreteSchedule
 from customize.errors import InputError, Problem
 from customize.inference.samplers import UNSUPPORTED, Sampler, configuration, find
 
@@ -19,8 +20,13 @@ AYS_SIGMAS = np.array([*AysSchedules["StableDiffusionSigmas"][:-1], 0.029])
 
 def fitting(base) -> dict[str, type]:
     """The classes that this base scheduler can be replaced by, itself among them, by name."""
-    classes = [*DDIMScheduler._get_compatibles(), LCMScheduler, TCDScheduler, type(base)]
-    return {cls.__name__: cls for cls in classes if cls.__name__ not in UNSUPPORTED}
+    classes = base.compatibles if is_flow(base) else [*DDIMScheduler._get_compatibles(), LCMScheduler, TCDScheduler]
+    return {cls.__name__: cls for cls in [*classes, type(base)] if cls.__name__ not in UNSUPPORTED}
+
+
+def is_flow(scheduler) -> bool:
+    """Whether the scheduler is one of flow matching: its sigmas are the parts of noise, and alpha is 1 - sigma."""
+    return "prediction_type" not in scheduler.config or bool(scheduler.config.get("use_flow_sigmas"))
 
 
 def scheduler_names(base) -> list[str]:
@@ -37,7 +43,10 @@ def make_scheduler(base, name: str | None = None, use_karras_sigmas: bool | None
     """
     own = type(base).__name__
     chosen = Sampler(own, own) if name in (None, own) else find(name)
-    scheduler_class = fitting(base)[chosen.scheduler]
+    scheduler_class = fitting(base).get(chosen.scheduler)
+    if scheduler_class is None:
+        what = f"{chosen.name} does not fit this base model, whose scheduler is {own}"
+        raise InputError(Problem("scheduler", what, f"take one of {', '.join(scheduler_names(base))}"))
     config = configuration(chosen, {"use_karras_sigmas": use_karras_sigmas, **options})
     config.pop("eta", None)
     check_zero_snr(base, chosen, config)
@@ -74,7 +83,7 @@ def aligned(scheduler):
         if num_inference_steps != len(timesteps):
             places = np.linspace(0, len(AYS_SIGMAS) - 1, num_inference_steps + 1)[:-1]
             levels = np.interp(places, np.arange(len(AYS_SIGMAS)), np.log(AYS_SIGMAS))
-            trained = ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod).sqrt().log().numpy()
+            trained = DiscreteSchedule.of(scheduler).noise_to_signal().log().numpy()
             timesteps = np.interp(levels, trained, np.arange(len(trained))).round().astype(int).tolist()
         if len(set(timesteps)) < len(timesteps):
             raise ValueError("Align Your Steps has fewer timesteps")

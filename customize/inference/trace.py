@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from customize.files import append_text, write_bytes, write_image
 from customize.inference.estimates import Composed, Guided, WithChannels
 from customize.inference.figures import GAP, MARGIN, contact_sheet
-from customize.inference.sampler import Moment, Step
+from customize.inference.sampler import StepResult
+from customize.inference.step import Step
 from customize.inference.wording import Changing
 
 Decode = Callable[[Tensor], list[Image.Image]]
@@ -54,9 +55,9 @@ class Trace:
     def __init__(self) -> None:
         self.steps: list[Seen] = []
 
-    def __call__(self, moment: Moment) -> None:
-        latents, clean, noise = (tensor.float().cpu() for tensor in (moment.seen, moment.clean, moment.noise))
-        self.steps.append(Seen(moment.step, latents, clean, norm(noise), guidance(moment)))
+    def __call__(self, result: StepResult) -> None:
+        latents, clean, noise = (tensor.float().cpu() for tensor in (result.model_input, result.clean, result.noise))
+        self.steps.append(Seen(result.step, latents, clean, norm(noise), guidance(result)))
 
     def norms(self) -> dict[str, list[list[float | None]]]:
         """Of each kind one number per evaluation and image: [S][B]."""
@@ -102,16 +103,17 @@ class Trace:
             write_bytes(folder / f"{place:03d}-trace.gif", animation(pairs(indices), palette))
 
 
-def guidance(moment: Moment) -> Tensor | None:
+def guidance(result: StepResult) -> Tensor | None:
     """Norms [B, H, W] over C of the noise that prompts add to the negative one's, before it is scaled; None without guidance."""
-    estimate = moment.estimate.estimate if isinstance(moment.estimate, WithChannels) else moment.estimate
-    estimate = estimate.now(moment.step) if isinstance(estimate, Changing) else estimate
+    estimate = result.estimate.estimate if isinstance(result.estimate, WithChannels) else result.estimate
+    estimate = estimate.now(result.step) if isinstance(estimate, Changing) else estimate
     if not isinstance(estimate, Guided | Composed):
         return None
-    parts = (
-        part.combine(iter(moment.answers), moment.seen, moment.step) for part in (estimate.negative, replace(estimate, scale=1.0))
-    )
-    negative, positive = (moment.step.split(part.float(), moment.seen.float())[0] for part in parts)
+    parts = [
+        part.combine(iter(result.outputs), result.model_input, result.step)
+        for part in (estimate.negative, replace(estimate, scale=1.0))
+    ]
+    negative, positive = (result.step.split(part.float(), result.model_input.float())[0] for part in parts)
     return (positive - negative).norm(dim=1).cpu()
 
 

@@ -18,7 +18,7 @@ from customize.inference.estimates import Composed, Conditional, DenoiserInput, 
 from customize.prompts import Clause, Span
 
 if TYPE_CHECKING:
-    from customize.inference.sampler import Step
+    from customize.inference.step import Step
 
 Text = tuple[Span, ...]
 Encode = Callable[[Sequence[Text]], Conditioning]

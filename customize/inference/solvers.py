@@ -1,0 +1,171 @@
+"""Diffusers' schedulers behind one interface: the only module that knows in which ways they differ.
+
+B images, C latent channels, H W latent height and width.
+
+The network's input is alpha * clean + sigma * noise. Some schedulers hold the latents in this form (DDIM, DPM++, flow
+matching, ...), others as clean + (sigma / alpha) * noise, and scale them for the network (Euler, Heun, LMS, ...; Karras et al.
+2022, "Elucidating the Design Space of Diffusion-Based Generative Models", section 3).
+"""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from diffusers import KDPM2AncestralDiscreteScheduler
+from torch import Tensor
+
+from customize.diffusion.predictions import FLOW_PREDICTION
+from customize.diffusion.process import DiscreteSchedule
+from customize.errors import InputError, Problem
+from customize.inference.schedulers import is_flow
+from customize.inference.step import Step
+
+
+class Solver:
+    """A scheduler, and where sampling begins in its timesteps.
+
+    scheduler: see `schedulers.make_scheduler`; generators: one per image, for schedulers that add noise at each step; eta: how
+    much of it DDIM and TCD add, in 0..1; first: the place of the first timestep that is evaluated.
+    """
+
+    def __init__(self, scheduler, generators: list[torch.Generator] | None = None, eta: float = 0.0, first: int = 0):
+        self.scheduler, self.first = scheduler, first
+        given = {"generator": generators, "eta": eta}
+        taken = inspect.signature(scheduler.step).parameters
+        self._options = {name: value for name, value in given.items() if name in taken}
+        self._is_flow = is_flow(scheduler)
+        self.prediction_type: str = scheduler.config.get("prediction_type", FLOW_PREDICTION)
+
+    @property
+    def timesteps(self) -> Tensor:
+        """The timesteps of all evaluations, also those before `first`."""
+        return self.scheduler.timesteps
+
+    @property
+    def is_memoryless(self) -> bool:
+        """Whether a step depends on its latents and output only, so that sampling can go back to an earlier timestep."""
+        scheduler = self.scheduler
+        return not (hasattr(scheduler, "step_index") or hasattr(scheduler, "ets") or scheduler.order > 1)
+
+    def set_steps(
+        self,
+        num_inference_steps: int,
+        strength: float = 1.0,
+        device: torch.device | str = "cpu",
+        distilled: bool = False,
+    ) -> None:
+        """Sets the timesteps, and `first` so that the part `strength` (above 0, up to 1) of them is evaluated.
+
+        distilled: a scheduler that supports it (LCM) makes all steps on that part of the schedule, as in
+        `LatentConsistencyModelImg2ImgPipeline`. Raises InputError for a strength or a number of steps that is not possible.
+        """
+        if not 0 < strength <= 1:
+            raise InputError(Problem("strength", f"{strength} is not above 0 and up to 1", "take 0.3 to 0.9"))
+        within = distilled and "strength" in inspect.signature(self.scheduler.set_timesteps).parameters
+        options = {"device": device, **({"strength": strength} if within else {})}
+        if fault := self._steps_fault(num_inference_steps, options):
+            what = f"{num_inference_steps} is not possible with {type(self.scheduler).__name__} ({fault})"
+            most = min(num_inference_steps, self.scheduler.config.num_train_timesteps + 1)
+            fewer = next((count for count in range(most - 1, 0, -1) if not self._steps_fault(count, options)), None)
+            remedy = f"take at most {fewer}; 20 to 50 are usual" if fewer else "take more steps or another scheduler"
+            raise InputError(Problem("num_inference_steps", what, remedy))
+        if not within and int(num_inference_steps * strength) < 1:
+            what = f"{strength} of {num_inference_steps} steps is less than one step"
+            raise InputError(Problem("strength", what, "take a larger strength or more num_inference_steps"))
+        self.first = 0 if within else self.first_place(num_inference_steps, strength)
+
+    def first_place(self, num_inference_steps: int, strength: float) -> int:
+        """The place in the timesteps where image to image begins, as `StableDiffusionImg2ImgPipeline` counts it.
+
+        strength: in 0..1, the part of the schedule that is evaluated, rounded down to whole steps.
+        """
+        kept = min(int(num_inference_steps * strength), num_inference_steps)
+        return (num_inference_steps - kept) * self.scheduler.order
+
+    def _steps_fault(self, num_inference_steps: int, options: dict[str, Any]) -> str:
+        """Sets the timesteps and says why the scheduler cannot make so many steps; empty where it can."""
+        scheduler, most = self.scheduler, self.scheduler.config.num_train_timesteps
+        if not 1 <= num_inference_steps <= most:
+            return f"it is not in 1 to {most}"
+        try:
+            scheduler.set_timesteps(num_inference_steps, **options)
+        except (ValueError, IndexError) as error:
+            return str(error)
+        if not self._is_flow and self.timesteps.max() > most - 1:
+            return f"the base model has no timestep {int(self.timesteps.max())}"
+        sigmas = getattr(scheduler, "sigmas", None)
+        if sigmas is not None and scheduler.order == 1 and bool((sigmas[:-1].diff() == 0).any()):
+            return "two steps in a row would have the same noise level"
+        return ""
+
+    def steps(self, places: Sequence[int] | None = None) -> Iterator[Step]:
+        """The evaluations at these places of the timesteps; by default at every one from `first` on.
+
+        Lazy: the level of an evaluation of a solver of second order depends on the step taken before it.
+        """
+        self._begin()
+        timesteps = [*self.timesteps, None]
+        places = range(self.first, len(timesteps) - 1) if places is None else places
+        for index, place in enumerate(places):
+            level = self.level(place)
+            yield Step(index, len(places), timesteps[place], timesteps[place + 1], *level, self.prediction_type)
+
+    def level(self, place: int) -> tuple[float, float]:
+        """(alpha, sigma) of the network's input at `place` of the timesteps; at a midpoint, only when it is reached."""
+        sigmas = getattr(self.scheduler, "sigmas", None)
+        if sigmas is None:
+            schedule = DiscreteSchedule.of(self.scheduler)
+            alpha, sigma = schedule.alpha_sigma(self.timesteps[place].long().cpu(), torch.float64)
+            return float(alpha), float(sigma)
+        sigma = float(sigmas[place]) if (midpoint := self._midpoint(place)) is None else midpoint
+        if self._is_flow:
+            return 1 - sigma, sigma
+        alpha = (1 + sigma**2) ** -0.5
+        return alpha, sigma * alpha
+
+    def start(self, noise: Tensor, clean: Tensor | None = None) -> Tensor:
+        """The latents [B, C, H, W] with which sampling begins: noise, or clean latents noised to the first level (SDEdit).
+
+        Meng et al. 2021, "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations".
+        """
+        if clean is None:
+            return noise * getattr(self.scheduler, "init_noise_sigma", 1.0)
+        return self.noised(clean, noise, self.timesteps[self.first])
+
+    def noised(self, clean: Tensor, noise: Tensor, timestep: Tensor | None) -> Tensor:
+        """Clean latents [B, C, H, W] under noise, in the form in which the scheduler holds them.
+
+        timestep: that of the next evaluation; None after the last one, where they stay clean.
+        """
+        if timestep is None:
+            return clean
+        self._begin()
+        if hasattr(self.scheduler, "scale_noise"):
+            return self.scheduler.scale_noise(clean, timestep.reshape(1), noise)
+        return self.scheduler.add_noise(clean, noise, timestep.reshape(1))
+
+    def scale(self, latents: Tensor, timestep: Tensor) -> Tensor:
+        """The network's input [B, C, H, W] from latents as the scheduler holds them."""
+        scaled = getattr(self.scheduler, "scale_model_input", None)
+        return scaled(latents, timestep) if scaled else latents
+
+    def unscale(self, model_input: Tensor, timestep: Tensor) -> Tensor:
+        """The inverse of `scale`: latents [B, C, H, W] as the scheduler holds them, from the network's input."""
+        return model_input / self.scale(torch.ones_like(model_input), timestep)
+
+    def step(self, output: Tensor, step: Step, latents: Tensor) -> Tensor:
+        """The latents [B, C, H, W] after the evaluation that gave this output, as the scheduler holds them."""
+        return self.scheduler.step(output, step.timestep, latents, **self._options).prev_sample
+
+    def _begin(self) -> None:
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(self.first)
+
+    def _midpoint(self, place: int | None) -> float | None:
+        """sigma / alpha where DPM2 is about to evaluate the midpoint of a step, else None."""
+        if getattr(self.scheduler, "state_in_first_order", True) or not hasattr(self.scheduler, "sigmas_interpol"):
+            return None
+        assert place is not None, "a midpoint comes after a step"
+        earlier = 1 if isinstance(self.scheduler, KDPM2AncestralDiscreteScheduler) else 0  # which keeps them a place earlier
+        return float(self.scheduler.sigmas_interpol[place - earlier])
