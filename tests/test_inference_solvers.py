@@ -112,6 +112,22 @@ def test_a_flow_is_not_offered_the_samplers_of_other_models():
         repaint_plan(flow(), 2, 2)
 
 
+@pytest.mark.parametrize("name", scheduler_names(scheduler()))
+def test_noised_latents_are_at_the_level_of_the_next_evaluation(name):
+    """What a correction puts in place of the latents is, as the network sees it, alpha * clean + sigma * noise."""
+    solver = Solver(scheduler(name=name, steps=5), [torch.Generator().manual_seed(seed) for seed in (1, 2)])
+    clean, noise, results = rand(1), rand(0), []
+
+    def correct(next_latents: Tensor, result) -> Tensor:
+        return solver.noised(clean, noise, result.step.next_timestep)
+
+    found = sample(network, solver, solver.start(noise), PROMPT, correct=correct, record=results.append)
+    assert found is clean
+    for result in results[1:]:
+        expected = result.step.alpha * clean + result.step.sigma * noise
+        torch.testing.assert_close(result.model_input, expected, rtol=0, atol=1e-4)
+
+
 def test_the_noise_that_a_scheduler_adds_is_each_image_s_own():
     def run(name: str, eta: float, seeds: tuple[int, int]) -> Tensor:
         solver = Solver(scheduler(name=name), [torch.Generator().manual_seed(seed) for seed in seeds], eta)

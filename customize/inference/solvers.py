@@ -141,6 +141,8 @@ class Solver:
         if timestep is None:
             return clean
         self._begin()
+        if (midpoint := self._midpoint(getattr(self.scheduler, "step_index", None))) is not None:
+            return clean + midpoint * noise
         if hasattr(self.scheduler, "scale_noise"):
             return self.scheduler.scale_noise(clean, timestep.reshape(1), noise)
         return self.scheduler.add_noise(clean, noise, timestep.reshape(1))
