@@ -17,6 +17,7 @@ from customize import events
 from customize.checkpoint import is_finite
 from customize.errors import NumericsError
 from customize.findings import first_few
+from customize.resumable import SKIPPED_DRAWS, WEIGHTS, copied, named_tensors, replaced
 from customize.trainer import Callback, SkipDraw, State, StepMetrics
 
 IN_A_ROW, IN_ALL = 3, 10
@@ -43,7 +44,7 @@ class NanGuard(Callback):
         self.skipped = self.in_a_row = 0
 
     def start(self, state: State) -> None:
-        self.learned, self.tensors = state.method.learned(), []
+        self.tensors: list[Tensor] = []
         self.look(state)
 
     def before_step(self, state: State, metrics: StepMetrics) -> None:
@@ -56,7 +57,7 @@ class NanGuard(Callback):
 
     def after_step(self, state: State, metrics: StepMetrics) -> None:
         if not self.look(state):
-            self.refuse(state, metrics, f"not finite after the step: {first_few(damaged(tensors_of(state)), 3)}")
+            self.refuse(state, metrics, f"not finite after the step: {first_few(damaged(state), 3)}")
         if metrics.skipped:
             self.count_skipped(state, metrics)
         else:
@@ -64,15 +65,15 @@ class NanGuard(Callback):
 
     def look(self, state: State) -> bool:
         """Whether the numbers are finite. Those that are, and are not too many, are kept."""
-        values = (value for values in state.optimizer.state.values() for value in values.values() if isinstance(value, Tensor))
-        tensors = [*self.learned.values(), *values]
+        tensors: list[Tensor] = []
+        trees = copied({name: part.state_dict() for name, part in state.parts.items()}, tensors)
         if [*map(id, tensors)] != [*map(id, self.tensors)]:  # the optimizer makes its own in its first step
             self.tensors, small = tensors, sum(tensor.nbytes for tensor in tensors) <= SNAPSHOT_LIMIT
             self.rooms = (Snapshot(tensors), Snapshot(tensors)) if small else ()
         spare = next((room for room in self.rooms if room is not self.good), None)
         if spare:
-            spare.copy(state)
-        if finite := are_finite(state, spare.packed.values() if spare else self.learned.values()):
+            spare.copy(state.step, trees)
+        if finite := are_finite(state, spare.packed.values() if spare else trees[WEIGHTS].values()):
             self.good = spare
         return finite
 
@@ -117,27 +118,20 @@ class Snapshot:
             self.pieces[dtype, device] = [piece.view(tensor.shape) for piece, tensor in zip(split, same, strict=True)]
 
     @torch.no_grad()
-    def copy(self, state: State) -> None:
-        """Keeps the state as it is now."""
-        self.step = state.step
-        self.groups = [{key: value for key, value in group.items() if key != "params"} for group in state.optimizer.param_groups]
-        self.optimizer = {parameter: dict(values) for parameter, values in state.optimizer.state.items()}
-        self.scaler = state.accelerator.scaler.state_dict() if state.accelerator.scaler else None
+    def copy(self, step: int, trees: dict[str, Any]) -> None:
+        """Keeps the state as it is now. trees: the state of each part, in containers that are copies already."""
+        self.step, self.trees = step, trees
         for kind, tensors in self.tensors.items():
             torch._foreach_copy_(self.pieces[kind], tensors)
 
-    @torch.no_grad()
     def put_back(self, state: State) -> None:
-        """Makes the state what it was, but for the draws that were left out since: those stay so."""
+        """Makes the state what it was, but for the draws that were skipped since: those stay skipped."""
         state.step = self.step
-        for kind, tensors in self.tensors.items():
-            torch._foreach_copy_(tensors, self.pieces[kind])
-        state.optimizer.state.clear()
-        state.optimizer.state.update((parameter, dict(values)) for parameter, values in self.optimizer.items())
-        for group, values in zip(state.optimizer.param_groups, self.groups, strict=True):
-            group.update(values)
-        if self.scaler:
-            state.accelerator.scaler.load_state_dict(self.scaler)
+        pairs = (pair for kind, same in self.tensors.items() for pair in zip(same, self.pieces[kind], strict=True))
+        copies = {id(tensor): piece.clone() for tensor, piece in pairs}  # a part may make them its own
+        for name, part in state.parts.items():
+            if name != SKIPPED_DRAWS:
+                part.load_state_dict(replaced(self.trees[name], copies))
 
 
 def names(metrics: StepMetrics) -> str:
@@ -146,16 +140,8 @@ def names(metrics: StepMetrics) -> str:
 
 
 def tensors_of(state: State) -> dict[str, Tensor]:
-    """The learned weights, and what the optimizer keeps of each, by name."""
-    learned = state.method.learned()
-    name_of = {id(parameter): name for name, parameter in learned.items()}
-    kept = {
-        f"{key} of {name_of.get(id(parameter), 'a weight')}": value
-        for parameter, values in state.optimizer.state.items()
-        for key, value in values.items()
-        if isinstance(value, Tensor)
-    }
-    return learned | kept
+    """All tensors of the state: those that learn, and what the optimizer keeps of each."""
+    return dict(named_tensors({name: part.state_dict() for name, part in state.parts.items()}))
 
 
 def are_finite(state: State, tensors: Iterable[Tensor]) -> bool:
@@ -164,6 +150,7 @@ def are_finite(state: State, tensors: Iterable[Tensor]) -> bool:
     return bool(state.accelerator.gather(norm.float().to(state.accelerator.device)).isfinite().all())
 
 
-def damaged(tensors: dict[str, Tensor]) -> list[str]:
+def damaged(state: State) -> list[str]:
     """The names of the tensors of which `are_finite` says so."""
-    return [name for name, tensor in tensors.items() if not is_finite(tensor.detach())] or ["on another process"]
+    found = [name for name, tensor in tensors_of(state).items() if not is_finite(tensor.detach())]
+    return [name.removeprefix(f"{WEIGHTS}/") for name in found] or ["on another process"]

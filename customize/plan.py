@@ -22,14 +22,15 @@ from customize.disk import free_bytes
 from customize.errors import ResourceError
 from customize.families import Source, load
 from customize.findings import first_few
-from customize.guard import NanGuard, tensors_of
+from customize.guard import NanGuard
 from customize.preparation import RunContext, TrainingSetup, prepare
 from customize.resources import for_memory, resources
-from customize.resume import find_checkpoint, fitting, identity
+from customize.resumable import OPTIMIZER, named_tensors, parts_of
+from customize.resume import done, find_checkpoint, fitting, identity
 from customize.sample_prompts import images_per_prompt
 from customize.samples import ValidationImages
 from customize.setting import table
-from customize.trainer import Callback, State, StepMetrics, train
+from customize.trainer import Callback, LoopConfig, State, StepMetrics, train
 from customize.training import check_machine, start_accelerator, weights_every
 from customize.weights import pipeline_sizes
 
@@ -161,25 +162,22 @@ def make(settings, folder: Path, source: Source, examples: Examples) -> Plan:
     same = identity(settings, source, examples, accelerator.num_processes)
     steps = course.max_train_steps(settings, len(examples.instances), accelerator.num_processes)
     resume = find_checkpoint(settings, folder, same, events.info, steps)
-    done = (resume.step, len(resume.state.get("left_out", ()))) if resume else (0, 0)
     family = load(source)
-    context = RunContext(settings, accelerator, family, examples, *done)
+    context = RunContext(settings, accelerator, family, examples, *done(resume))
     for note in filter(None, (*examples.notes, small_pictures_note(examples.instances, context.resolution))):
         events.note(note)
     with resources(for_memory(settings), "make room"), trial_of(settings, context) as trial:
-        training = prepare(trial, RunContext(trial, accelerator, family, examples, *done))
-        resume = resume and fitting(resume, training.method, trial, accelerator.scaler)
+        training = prepare(trial, RunContext(trial, accelerator, family, examples, *done(resume)))
+        learning_rates = training.learning_rates(trial, trial.max_train_steps, context.learning_rate_scale)
+        resume = resume and fitting(resume, parts_of(training.method, learning_rates.optimizer, accelerator.scaler))
         ValidationImages(settings, context.sample_prompts, family, training.condition, folder / run_folder.SAMPLES)
         clock = Clock()
-        state = train(
-            trial, training.method, training.dataset, [NanGuard(), clock], accelerator, trial.max_train_steps,
-            context.learning_rate_scale, resume,
-        )  # fmt: skip
+        config = LoopConfig.of(trial, trial.max_train_steps)
+        state = train(config, training.method, training.dataset, [NanGuard(), clock], accelerator, learning_rates, resume)
         state.identity = same
         files = files_of(settings, context, training, state)
     memory, free_memory, where = memory_of(accelerator)
-    learned = training.method.learned()
-    optimizer = sum(tensor.nbytes for name, tensor in tensors_of(state).items() if name not in learned)
+    optimizer = sum(tensor.nbytes for _, tensor in named_tensors(state.parts[OPTIMIZER].state_dict()))
     return Plan(
         settings, folder, context.max_train_steps - context.first_step, learns(training), optimizer, seen(settings, context),
         to_generate(settings, examples), files, free_bytes(folder / run_folder.CONFIG), memory, free_memory, where, clock.seconds,
@@ -280,7 +278,7 @@ def files_of(settings, context: RunContext, training: TrainingSetup, state: Stat
         times(first, last, settings.checkpointing_steps),
         settings.checkpoints_total_limit,
         result_sizes(settings, training, context, about),
-        times(first, last, every) if (every := weights_every(settings, context, training)) else 0,
+        times(first, last, every) if (every := weights_every(settings, context, training.method)) else 0,
         samples,
         3 * context.resolution**2 + 1024,
     )

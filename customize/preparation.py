@@ -32,6 +32,7 @@ from customize.latents_cache import LatentsCache, NoCache
 from customize.methods.dreambooth import DreamBooth, SelfDistillation
 from customize.methods.method import Condition
 from customize.methods.textual_inversion import DirectionalTextualInversion, TextualInversion
+from customize.optimizers import LearningRates
 from customize.trainer import Dataset
 
 DTYPES = {"no": torch.float32, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -121,6 +122,10 @@ class TrainingSetup:
     dataset: Dataset
     condition: Condition
     of_class: tuple[Example, ...] = ()
+
+    def learning_rates(self, settings, max_train_steps: int, scale: float = 1.0) -> LearningRates:
+        """The optimizer of the method and its schedule. scale: of all rates, see `scale_lr`."""
+        return LearningRates(settings, self.method.build_optimizer(settings), max_train_steps, scale)
 
 
 @singledispatch

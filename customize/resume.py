@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,7 @@ from customize.families.ldm_header import read_layout
 from customize.families.source import files_read
 from customize.findings import first_few
 from customize.json_files import read_object
-from customize.optimizers import has_done, is_state_of
+from customize.resumable import OPTIMIZER, SKIPPED_DRAWS, Resumable, SkippedDraws, saved_parts
 from customize.setting import table
 
 PICTURES, CLASS_PICTURES, BASE_FILES = "pictures", "class_pictures", "base model's files"
@@ -114,7 +114,7 @@ def find_checkpoint(
         return None
     found = checkpoint.load(path)
     earlier = found.state.get("identity")
-    if not (is_identity(earlier) and is_left_out(found.state.get("left_out", []), found.step)):
+    if not is_identity(earlier) or SkippedDraws().faults(saved_parts(found)[SKIPPED_DRAWS], found.step):
         raise InputError(checkpoint.not_ours(path, "state.json does not tell which run it is of"))
     may_change = course.RATES if getattr(settings, "change_learning_rate", False) else ()
     problems = differences(earlier, same, may_change)
@@ -136,6 +136,11 @@ def find_checkpoint(
     return found
 
 
+def done(found: checkpoint.Checkpoint | None) -> tuple[int, int]:
+    """Steps that were done and draws that were skipped before the run is resumed."""
+    return (found.step, len(saved_parts(found)[SKIPPED_DRAWS])) if found else (0, 0)
+
+
 def is_identity(value: Any) -> bool:
     """Whether it is something that `identity` could have given, as far as it is used."""
     try:
@@ -150,37 +155,19 @@ def is_identity(value: Any) -> bool:
     )
 
 
-def is_left_out(value: Any, step: int) -> bool:
-    """Whether they are steps up to this one."""
-    return isinstance(value, list) and all(type(each) is int and 0 <= each <= step for each in value)
+def fitting(found: checkpoint.Checkpoint, parts: Mapping[str, Resumable]) -> checkpoint.Checkpoint:
+    """The checkpoint, if a run with these parts could have saved it; the optimizer's settings, which follow from the run's, are
+    those of the run.
 
-
-def fitting(found: checkpoint.Checkpoint, method, settings, scaler) -> checkpoint.Checkpoint:
-    """The checkpoint, if this run could have saved it; of the optimizer's settings, which follow from the run's, it has ours.
-
-    scaler: fp16's, or None. Raises InputError for other tensors than those that the method learns and its optimizer keeps.
+    Raises InputError where a part of the state is not this run's.
     """
-    optimizer, said, mine = method.build_optimizer(settings), found.state.get("optimizer"), method.learned()
-    state = said.get("state") if isinstance(said, dict) else None
-    faults = [
-        f"the learned {name}"
-        for name in sorted(mine.keys() | found.learned.keys())
-        if name not in mine or name not in found.learned or mine[name].shape != found.learned[name].shape
-    ]
-    faults += [] if is_state_of(optimizer, state) else ["the state of the optimizer"]
-    if not faults and not has_done(state, found.step, exactly=scaler is None):
-        faults.append(f"an optimizer that has not done {found.step} steps")
-    faults += [] if scaler is None or is_scaling(found.state.get("scaler"), scaler.state_dict()) else ["the scale of fp16"]
+    saved = saved_parts(found)
+    faults = [fault for name, part in parts.items() for fault in part.faults(saved.get(name), found.step)]
     if faults:
         what = f"other tensors than this run's: {first_few(faults, 3)}"
         raise InputError(checkpoint.not_ours(Path(checkpoint.name(found.step)), what))
-    ours = {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-    return replace(found, state={**found.state, "optimizer": ours})
-
-
-def is_scaling(said: Any, ours: dict[str, Any]) -> bool:
-    """Whether it is the state of a loss scaler."""
-    return isinstance(said, dict) and said.keys() == ours.keys() and all(type(said[name]) is type(ours[name]) for name in ours)
+    own = parts[OPTIMIZER].state_dict()
+    return replace(found, state={**found.state, OPTIMIZER: {**own, "state": saved[OPTIMIZER]["state"]}})
 
 
 def differences(earlier: dict[str, Any], now: dict[str, Any], may_change: Sequence[str] = ()) -> list[Problem]:

@@ -3,8 +3,9 @@
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from customize.families.stable_diffusion import StableDiffusion
 from customize.files import new_entries, new_folder
 from customize.guard import NanGuard
 from customize.learned_change import Probe
-from customize.preparation import RunContext, TrainingSetup, prepare
+from customize.methods.method import Method
+from customize.preparation import RunContext, prepare
 from customize.resources import for_memory, only_looked_at, resources
-from customize.resume import find_checkpoint, fitting, identity, refuse_other_class_images
+from customize.resumable import parts_of
+from customize.resume import done, find_checkpoint, fitting, identity, refuse_other_class_images
 from customize.samples import ValidationImages
 from customize.tensor_files import PRECISIONS
-from customize.trainer import Callback, State, train
+from customize.trainer import Callback, LoopConfig, State, Stop, train
 from customize.watchers import Checkpoints, EveryNSteps, JsonlLogger, Progress, Signals, Trackers
 
 SMALL = 256 << 20
@@ -36,8 +39,23 @@ About = Callable[[int], dict[str, str]]
 """What a file of the weights of a step says of itself."""
 
 
-def run(settings, folder: Path, source: Source, examples: Examples) -> None:
-    """Trains what the settings say and leaves the result in `folder`; what it is given has passed `preflight.check`."""
+@dataclass(frozen=True)
+class Outcome:
+    """What a run keeps of its loop: the method with its last weights, the sample images, the step that was reached, and why the
+    loop ended before the last one, if it did. began: the time of its beginning, of `time.perf_counter`."""
+
+    method: Method
+    samples: ValidationImages
+    step: int
+    stop: Stop | None
+    began: float
+
+
+def run(settings, folder: Path, source: Source, examples: Examples, callbacks: Sequence[Callback] = ()) -> None:
+    """Trains what the settings say and leaves the result in `folder`; what it is given has passed `preflight.check`.
+
+    callbacks: are called beside those of every run; what one of them raises ends the run with a checkpoint, `Stop` with a result.
+    """
     check_machine(settings)
     accelerator = start_accelerator(settings, folder)
     folder = agreed(settings, folder, accelerator)
@@ -46,8 +64,7 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
     steps = course.max_train_steps(settings, len(examples.instances), accelerator.num_processes)
     resume = find_checkpoint(settings, folder, same, events.info, steps)
     family = load(source)
-    done = (resume.step, len(resume.state.get("left_out", ()))) if resume else (0, 0)
-    context = RunContext(settings, accelerator, family, examples, *done)
+    context = RunContext(settings, accelerator, family, examples, *done(resume))
     if resume and resume.step >= context.max_train_steps and run_folder.is_finished(folder, resume.step, settings.save_precision):
         events.info(f"{folder} is finished: nothing to do")
         events.summarize("finished", summary.next_rows(settings, folder))
@@ -57,32 +74,45 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
         return
     for note in filter(None, (*examples.notes, small_pictures_note(examples.instances, context.resolution))):
         events.note(note)
-    with resources(for_memory(settings), "make room, then go on with --resume_from_checkpoint latest"):
-        training = prepare(settings, context)
-        resume = resume and fitting(resume, training.method, settings, accelerator.scaler)
-        refuse_other_class_images(resume, same, training.of_class)
-        samples = ValidationImages(settings, context.sample_prompts, family, training.condition, folder / run_folder.SAMPLES)
-        about = partial(run_folder.metadata, settings, training.method, family)
-        expected = expected_time.of_a_run(context, expected_time.of_a_step(context, training))
-        events.summarize("prepared", summary.prepared(context, training, expected))
-        begin, size = time.perf_counter(), settings.train_batch_size
-        has_steps = context.first_step < context.max_train_steps  # else a kill left only the result to be made, of no image drawn
-        probe = has_steps and Probe(training.method, training.dataset, accelerator.device, size, accelerator.autocast)
-        with claimed(settings, folder, accelerator, resume, same) as config:  # up to here nothing is written
-            train(
-                settings, training.method, training.dataset, callbacks(settings, config, context, training, samples, about),
-                accelerator, context.max_train_steps, context.learning_rate_scale, resume, same,
-            )  # fmt: skip
-            if accelerator.is_main_process:
-                if probe:
-                    events.info(probe.change())
-                files = finish(settings, folder, family, training, about(context.max_train_steps))
-                samples.write_before_after(folder / run_folder.BEFORE_AFTER, examples.instances)
-                seconds = time.perf_counter() - begin
-                number, steps = len(examples.instances), context.max_train_steps
-                events.summarize("finished", summary.finished(settings, folder, files, source, number, steps, seconds))
+    with resources(for_memory(settings), "make room, then go on with --resume_from_checkpoint latest"), ExitStack() as claim:
+        outcome = fit(context, folder, resume, same, callbacks, claim)
+        accelerator.free_memory()  # optimizer and gradients are not needed any more, nor are the cached latents
+        if accelerator.is_main_process:
+            files = finish(settings, folder, family, outcome)
+            outcome.samples.write_before_after(folder / run_folder.BEFORE_AFTER, examples.instances)
+            seconds, number = time.perf_counter() - outcome.began, len(examples.instances)
+            events.summarize("finished", summary.finished(settings, folder, files, source, number, outcome.step, seconds))
     accelerator.wait_for_everyone()
     accelerator.state.destroy_process_group()
+
+
+def fit(
+    context: RunContext, folder: Path, resume: Checkpoint | None, same: dict[str, Any],
+    further: Sequence[Callback], claim: ExitStack,
+) -> Outcome:  # fmt: skip
+    """Prepares the method and runs the loop. The folder becomes this run's, which `claim` ends, when all is prepared."""
+    settings, accelerator, family = context.settings, context.accelerator, context.family
+    setup = prepare(settings, context)
+    method, dataset = setup.method, setup.dataset
+    learning_rates = setup.learning_rates(settings, context.max_train_steps, context.learning_rate_scale)
+    resume = resume and fitting(resume, parts_of(method, learning_rates.optimizer, accelerator.scaler))
+    refuse_other_class_images(resume, same, setup.of_class)
+    samples = ValidationImages(settings, context.sample_prompts, family, setup.condition, folder / run_folder.SAMPLES)
+    about = partial(run_folder.metadata, settings, method, family)
+    expected = expected_time.of_a_run(context, expected_time.of_a_step(context, setup))
+    events.summarize("prepared", summary.prepared(context, setup, expected))
+    began = time.perf_counter()
+    has_steps = context.first_step < context.max_train_steps  # else a kill left only the result to be made, of no image drawn
+    probe = has_steps and Probe(method, dataset, accelerator.device, settings.train_batch_size, accelerator.autocast)
+    config_file = claim.enter_context(claimed(settings, folder, accelerator, resume, same))  # up to here nothing is written
+    callbacks = callbacks_of(settings, config_file, context, method, samples, about, further)
+    config = LoopConfig.of(settings, context.max_train_steps)
+    state = train(config, method, dataset, callbacks, accelerator, learning_rates, resume, same)
+    if state.stop and state.step < state.max_train_steps:
+        events.info(f"stopped after step {state.step:,} of {state.max_train_steps:,}: {state.stop.reason}")
+    if probe and accelerator.is_main_process:
+        events.info(probe.change())
+    return Outcome(method, samples, state.step, state.stop, began)
 
 
 def check_machine(settings) -> None:
@@ -150,54 +180,57 @@ def tracker_options(resume: Checkpoint | None, same: dict[str, Any]) -> dict[str
     return {"tensorboard": {"purge_step": purge_step}, "wandb": {"id": same["run"], "resume": "allow"}}
 
 
-def callbacks(
-    settings, config: Path, context: RunContext, training: TrainingSetup, samples: ValidationImages, about: About
-) -> list[Callback]:
-    """Those who look on, in the order in which they are asked. config: the file in the run's folder that holds the settings."""
+def callbacks_of(
+    settings, config: Path, context: RunContext, method: Method, samples: ValidationImages, about: About,
+    further: Sequence[Callback],
+) -> list[Callback]:  # fmt: skip
+    """The callbacks of a run, in call order. config: the file in the run's folder that holds the settings."""
     folder = config.parent
     checkpoints = Checkpoints(
         folder / run_folder.CHECKPOINTS, settings.checkpointing_steps, settings.checkpoints_total_limit,
-        lambda step: {**training.method.description(), **about(step)},
+        lambda step: {**method.description(), **about(step)},
     )  # fmt: skip
     found: list[Callback] = [NanGuard(settings.on_nan), Trackers()]
     if context.accelerator.is_main_process:
         found += [Progress(found), JsonlLogger(folder / run_folder.LOG)]
+    found += further
     if samples.prompts:
         found.append(EveryNSteps(context.validation_steps, samples, at_start=True))
-    if every := weights_every(settings, context, training):
-        found.append(EveryNSteps(every, save_weights(folder / run_folder.WEIGHTS, training, about)))
+    if every := weights_every(settings, context, method):
+        found.append(EveryNSteps(every, save_weights(folder / run_folder.WEIGHTS, method, about)))
     found += [checkpoints, Signals(summary.resume_command(settings, config))]
     return found
 
 
-def weights_every(settings, context: RunContext, training: TrainingSetup) -> int | None:
+def weights_every(settings, context: RunContext, method: Method) -> int | None:
     """Steps between intermediate weights: with the sample images, where `save_steps` is 0 and the file is small."""
     if settings.save_steps != 0:
         return settings.save_steps
-    return context.validation_steps if context.sample_prompts and size(training.method.learned()) <= SMALL else None
+    return context.validation_steps if context.sample_prompts and size(method.learned()) <= SMALL else None
 
 
-def save_weights(folder: Path, training: TrainingSetup, about: About) -> Callable[[State], None]:
+def save_weights(folder: Path, method: Method, about: About) -> Callable[[State], None]:
     """Saves the result so far into a folder of its own, to choose from."""
 
     def save(state: State) -> None:
         what = f"no weights of step {state.step}"
         if state.accelerator.is_main_process:
             with only_looked_at(what), new_folder(folder / checkpoint.name(state.step)) as unfinished:
-                training.method.save(unfinished, about(state.step))
+                method.save(unfinished, about(state.step))
                 manifest.write(unfinished)
 
     return save
 
 
-def finish(settings, folder: Path, family: StableDiffusion, training: TrainingSetup, metadata: dict[str, str]) -> list[Path]:
+def finish(settings, folder: Path, family: StableDiffusion, outcome: Outcome) -> list[Path]:
     """Saves the result, reads it back through the public loader, and only then puts it, with its card, in its place."""
-    training.method.eval()
-    with new_entries(folder, size(training.method.learned()), unlisted=(run_folder.CARD,)) as unfinished:
-        files = training.method.save(unfinished, metadata)
+    method, chosen = outcome.method.eval(), outcome.stop.weights if outcome.stop else None
+    metadata = run_folder.metadata(settings, method, family, outcome.step)
+    with method.holding(chosen), new_entries(folder, size(method.learned()), unlisted=(run_folder.CARD,)) as unfinished:
+        files = method.save(unfinished, metadata)
         saved = PRECISIONS[settings.save_precision]
-        difference = readback.check(unfinished, family, training.method.example_prompt, saved, settings.variant)
-        report = training.method.report()
+        difference = readback.check(unfinished, family, method.example_prompt, saved, settings.variant)
+        report = method.report()
         card = run_folder.card(folder, json.loads(metadata["customize"]), files, report)
         (unfinished / run_folder.CARD).write_text(card, encoding="utf-8", newline="\n")
         (unfinished / run_folder.ABOUT).write_text(metadata["customize"], encoding="utf-8", newline="\n")

@@ -1,4 +1,4 @@
-"""Those who look on while a run goes its way: bar, log, trackers, checkpoints, signals."""
+"""Callbacks of a run: progress bar, log, trackers, checkpoints, signals."""
 
 import json
 import os
@@ -166,11 +166,11 @@ class Checkpoints(Callback):
 
 
 class EveryNSteps(Callback):
-    """Calls `action(state)` at the start, if asked to, and every so many steps."""
+    """Calls `action(state)` every so many steps and after the last one; at the start too, if asked to."""
 
     def __init__(self, steps: int, action: Callable[[State], None], at_start: bool = False):
         self.steps, self.action, self.at_start = steps, action, at_start
-        self.seconds = 0.0
+        self.seconds, self.last = 0.0, -1
 
     def start(self, state: State) -> None:
         if self.at_start and state.step == 0:
@@ -180,9 +180,13 @@ class EveryNSteps(Callback):
         if state.step % self.steps == 0 or state.step == state.max_train_steps:
             self.act(state)
 
+    def finish(self, state: State) -> None:
+        if state.stop and self.last != state.step:
+            self.act(state)
+
     def act(self, state: State) -> None:
         """Calls the action, and notes what it takes."""
-        begin = time.perf_counter()
+        begin, self.last = time.perf_counter(), state.step
         self.action(state)
         self.seconds = time.perf_counter() - begin
 

@@ -67,6 +67,22 @@ def settings_for(method: str, base: Path, pictures: Path, output: Path, **change
     return DreamBoothSettings(**{**common, **own, **changes})
 
 
+def train_loop(settings, training, accelerator, steps, callbacks=(), method=None, dataset=None, scale=1.0, resume=None):
+    """The loop alone, as a run would call it; returns its last state."""
+    from customize.trainer import LoopConfig, train
+
+    rates = training.learning_rates(settings, steps, scale)
+    config, method, dataset = LoopConfig.of(settings, steps), method or training.method, dataset or training.dataset
+    return train(config, method, dataset, callbacks, accelerator, rates, resume, {})
+
+
+def parts_for(method, settings, scaler=None):
+    """The parts of the state of such a run before its first step."""
+    from customize.resumable import parts_of
+
+    return parts_of(method, method.build_optimizer(settings), scaler)
+
+
 def prepared(settings, first_step: int = 0, mixed_precision: str = "no", skipped_draws: int = 0):
     """(context, training) as a run prepares them, on the CPU."""
     from accelerate import Accelerator

@@ -5,10 +5,9 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from kit import conditioning, hidden_states, prepared, settings_for, write_pictures
+from kit import conditioning, hidden_states, prepared, settings_for, train_loop, write_pictures
 
 from customize import dropout
-from customize.trainer import train
 
 
 class Double:
@@ -35,7 +34,7 @@ def learned(method, base, pictures, folder, size, accumulated, **changes):
     context, training = prepared(settings)
     model, batches, condition = training.method.double(), Double(training.dataset), training.method.condition
     model.condition = lambda prompts: conditioning(hidden_states(condition(prompts)).double())
-    train(settings, model, batches, [], context.accelerator, 3)
+    train_loop(settings, training, context.accelerator, 3, dataset=batches)
     return {name: tensor.detach().clone() for name, tensor in model.learned().items()}, batches.given
 
 

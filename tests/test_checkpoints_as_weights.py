@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from kit import METHODS, prepared, settings_for
+from kit import METHODS, prepared, settings_for, train_loop
 from safetensors import safe_open
 
 from customize import checkpoint, run_folder
@@ -14,7 +14,6 @@ from customize.errors import InputError
 from customize.inference.learned import find_learned
 from customize.inference.loading import load_pipeline
 from customize.readback import answer
-from customize.trainer import train
 from customize.watchers import Checkpoints
 
 KINDS = {
@@ -40,7 +39,7 @@ def run(tiny_epsilon, pictures, tmp_path_factory):
             about = partial(run_folder.metadata, settings, training.method, context.family)
             saves = Checkpoints(folder / "checkpoints", 1, None, lambda step: {**training.method.description(), **about(step)})
             (folder / "config.toml").write_text(settings.to_toml())
-            train(settings, training.method, training.dataset, [saves], context.accelerator, 2)
+            train_loop(settings, training, context.accelerator, 2, [saves])
             training.method.eval()
             prompt = training.method.example_prompt
             made[kind] = folder, answer(context.family, prompt), prompt

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from kit import prepared, settings_for, write_pictures
+from kit import parts_for, prepared, settings_for, train_loop, write_pictures
 
 from customize import checkpoint, manifest
 from customize.checkpoint import Checkpoint
 from customize.errors import InputError
 from customize.preflight import check
 from customize.resume import differences, find_checkpoint, fitting, identity
-from customize.trainer import Callback, train
+from customize.trainer import Callback
 
 
 def identity_of(settings, num_processes: int = 1) -> dict:
@@ -169,17 +169,9 @@ def test_class_images_are_known_by_what_is_in_them(tiny_epsilon, images, tmp_pat
 
 def trained(settings, resume: Checkpoint | None = None):
     context, training = prepared(settings, resume.step if resume else 0)
-    resume = resume and fitting(resume, training.method, settings, None)
-    state = train(
-        settings,
-        training.method,
-        training.dataset,
-        [],
-        context.accelerator,
-        context.max_train_steps,
-        context.learning_rate_scale,
-        resume,
-    )
+    resume = resume and fitting(resume, parts_for(training.method, settings))
+    steps, scale = context.max_train_steps, context.learning_rate_scale
+    state = train_loop(settings, training, context.accelerator, steps, scale=scale, resume=resume)
     made = state.checkpoint()
     tensors = {name: tensor.detach().clone() for name, tensor in made.learned.items()}
     return replace(made, learned=tensors)
@@ -206,9 +198,7 @@ def test_other_words_go_on_to_the_same_bits(name, tiny_epsilon, images, tmp_path
 
     context, training = prepared(words[0])
     with pytest.raises(KeyboardInterrupt):
-        train(
-            words[0], training.method, training.dataset, [Halfway()], context.accelerator, 8, context.learning_rate_scale
-        )  # fmt: skip
+        train_loop(words[0], training, context.accelerator, 8, [Halfway()], scale=context.learning_rate_scale)
     rest = trained(words[1], stop)
     assert rest.step == whole.step == 8
     assert all(torch.equal(rest.learned[key], whole.learned[key]) for key in whole.learned)
@@ -284,9 +274,9 @@ def test_an_optimizer_of_other_steps_is_refused(tiny_epsilon, images, tmp_path):
     settings = settings_for("lora", tiny_epsilon, images[0], tmp_path / "run", max_train_steps=2)
     made = trained(settings)
     method = prepared(settings)[1].method
-    assert fitting(made, method, settings, None).step == 2
+    assert fitting(made, parts_for(method, settings)).step == 2
     with pytest.raises(InputError, match="an optimizer that has not done 9 steps"):
-        fitting(replace(made, step=9), method, settings, None)
+        fitting(replace(made, step=9), parts_for(method, settings))
 
 
 def test_another_learning_rate_on_request(stopped):

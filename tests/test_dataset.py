@@ -4,11 +4,10 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from kit import prepared, settings_for, write_pictures
+from kit import prepared, settings_for, train_loop, write_pictures
 
 from customize.batches import Batch, CachedImage, EpochSampler, LatentDataset, PriorDistillation, PriorPreservation, SampleConfig
 from customize.families.conditioning import Conditioning
-from customize.trainer import train
 
 C = 4
 
@@ -128,7 +127,7 @@ def test_the_gradient_of_a_step_of_several_shapes(prior, size, accumulated, tiny
     method.zero_grad()
     found = {}
     method.before_step = lambda: found.update({name: p.grad.clone() for name, p in method.learned().items()})
-    train(settings, method, dataset, [], context.accelerator, 1)
+    train_loop(settings, training, context.accelerator, 1, dataset=dataset)
     assert expected.keys() == found.keys() and any(gradient.abs().max() > 1e-6 for gradient in expected.values())
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-12)

@@ -8,7 +8,7 @@ from pathlib import Path
 import corpus
 import pytest
 import torch
-from kit import prepared, settings_for
+from kit import parts_for, prepared, settings_for
 from safetensors.torch import load_file, save_file
 from whole_runs import LATEST, Run
 
@@ -134,7 +134,7 @@ def unfit(resumed, learned=None, **state) -> str:
     found, method, settings = resumed
     forged = replace(found, learned=found.learned if learned is None else learned, state={**found.state, **state})
     with pytest.raises(InputError) as caught:
-        fitting(forged, method, settings, None)
+        fitting(forged, parts_for(method, settings))
     (problem,) = caught.value.problems
     assert problem.where == NAME
     return problem.what
@@ -145,7 +145,7 @@ def test_what_was_saved_fits_and_hyperparameters_are_those_of_the_settings(resum
     optimizer = found.state["optimizer"]
     groups = [{**group, "lr": "x", "betas": None, "params": [9]} for group in optimizer["param_groups"]]
     for given in (found, replace(found, state={**found.state, "optimizer": {**optimizer, "param_groups": groups}})):
-        fit = fitting(given, method, settings, None)
+        fit = fitting(given, parts_for(method, settings))
         assert fit.learned is given.learned and fit.state["optimizer"]["state"] is optimizer["state"]
         assert fit.state["optimizer"]["param_groups"] == method.build_optimizer(settings).state_dict()["param_groups"]
 
@@ -176,10 +176,10 @@ def test_other_state_of_a_loss_scaler(resumed):
     found, method, settings = resumed
     scaler = torch.amp.GradScaler("cpu")
     sound = scaler.state_dict()
-    assert fitting(replace(found, state=found.state | {"scaler": sound}), method, settings, scaler)
+    assert fitting(replace(found, state=found.state | {"scaler": sound}), parts_for(method, settings, scaler))
     for scale in (None, 7, {}, sound | {"scale": "x"}, sound | {"more": 1}):
         with pytest.raises(InputError, match="the scale of fp16"):
-            fitting(replace(found, state=found.state | {"scaler": scale}), method, settings, scaler)
+            fitting(replace(found, state=found.state | {"scaler": scale}), parts_for(method, settings, scaler))
 
 
 def test_eight_bits_need_their_table_and_scales():

@@ -7,14 +7,14 @@ from functools import cache
 
 import pytest
 import torch
-from kit import prepared, settings_for
+from kit import prepared, settings_for, train_loop
 from safetensors.torch import load_file
 from whole_runs import LATEST, Run
 
-from customize import checkpoint, guard
+from customize import checkpoint, guard, resumable
 from customize.errors import NumericsError
 from customize.guard import IN_A_ROW, IN_ALL, SKIPPED_IN_A_ROW, NanGuard
-from customize.trainer import Callback, train
+from customize.trainer import Callback
 from customize.watchers import Checkpoints, JsonlLogger
 
 STEPS, BAD = 5, 2  # steps of a run, and of these the one, counted from 0, at which numbers give out
@@ -124,8 +124,8 @@ class Trained:
             accelerator.scaler = scaler
             accelerator.unscale_gradients = lambda: [scaler.unscale_(each.optimizer) for each in accelerator._optimizers]
         try:
-            self.state = train(
-                self.settings, self.method, dataset, callbacks, context.accelerator, steps, resume=resume, identity={}
+            self.state = train_loop(
+                self.settings, training, context.accelerator, steps, callbacks, dataset=dataset, resume=resume
             )
         except NumericsError as error:
             self.error = str(error)
@@ -286,8 +286,10 @@ def test_what_is_kept_is_put_back_bit_for_bit(eight_bit, tiny_epsilon, pictures,
     run = Trained("lora", tiny_epsilon, pictures, tmp_path / "run", steps=2, use_8bit_adam=eight_bit, rank=256)
     state = run.state
     before = copied(state.checkpoint())
-    kept = guard.Snapshot([*guard.tensors_of(state).values()])
-    kept.copy(state)
+    tensors: list[torch.Tensor] = []
+    trees = resumable.copied({name: part.state_dict() for name, part in state.parts.items()}, tensors)
+    kept = guard.Snapshot(tensors)
+    kept.copy(state.step, trees)
     for tensor in guard.tensors_of(state).values():
         tensor.detach().fill_(7)
     for values in state.optimizer.state.values():

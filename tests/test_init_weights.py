@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from kit import prepared, settings_for, write_pictures
+from kit import prepared, settings_for, train_loop, write_pictures
 from safetensors.torch import load_file, save_file
 
 from customize import run_folder
@@ -17,7 +17,6 @@ from customize.init_weights import end_of
 from customize.preflight import check
 from customize.readback import answer
 from customize.resume import differences, identity
-from customize.trainer import train
 from customize.watchers import Checkpoints
 
 KINDS = {
@@ -43,7 +42,7 @@ def earlier(tiny_epsilon, pictures, tmp_path_factory):
             context, training = prepared(settings)
             about = partial(run_folder.metadata, settings, training.method, context.family)
             saves = Checkpoints(folder / "checkpoints", 2, None, lambda step: {**training.method.description(), **about(step)})
-            train(settings, training.method, training.dataset, [saves], context.accelerator, 2)
+            train_loop(settings, training, context.accelerator, 2, [saves])
             training.method.eval()
             (folder / "config.toml").write_text(settings.to_toml())
             (folder / "result").mkdir()
@@ -96,7 +95,7 @@ def test_what_is_learned_next_goes_on_from_there(earlier, others, tmp_path):
     before = {name: tensor.detach().clone() for name, tensor in training.method.learned().items()}
     from accelerate import Accelerator
 
-    train(settings, training.method, training.dataset, [], Accelerator(cpu=True), 1)
+    train_loop(settings, training, Accelerator(cpu=True), 1)
     moved = max((tensor - before[name]).abs().max().item() for name, tensor in training.method.learned().items())
     assert 0 < moved <= 1.1e-4  # one step of AdamW at its rate
 

@@ -4,10 +4,9 @@ import math
 
 import pytest
 import torch
-from kit import prepared, settings_for
+from kit import prepared, settings_for, train_loop
 
 from customize.learned_change import Change, Probe, adapted
-from customize.trainer import train
 
 
 def probed(method, base, pictures, folder, steps, **changes):
@@ -16,7 +15,7 @@ def probed(method, base, pictures, folder, steps, **changes):
     accelerator = context.accelerator
     probe = Probe(training.method, training.dataset, accelerator.device, 3, accelerator.autocast)
     before = {name: tensor.detach().double().clone() for name, tensor in training.method.learned().items()}
-    train(settings, training.method, training.dataset, [], accelerator, steps)
+    train_loop(settings, training, accelerator, steps)
     return probe, before, training
 
 
@@ -57,7 +56,7 @@ def test_it_changes_no_bit(tiny_epsilon, pictures, tmp_path):
     _, _, one = probed("lora", tiny_epsilon, pictures, tmp_path, 3, **changes)
     settings = settings_for("lora", tiny_epsilon, pictures, tmp_path, max_train_steps=3, **changes)
     context, other = prepared(settings)
-    train(settings, other.method, other.dataset, [], context.accelerator, 3)
+    train_loop(settings, other, context.accelerator, 3)
     assert all(torch.equal(tensor, other.method.learned()[name]) for name, tensor in one.method.learned().items())
 
 

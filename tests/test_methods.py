@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from kit import METHODS, conditioning, hidden_states, prepared, settings_for, write_pictures
+from kit import METHODS, conditioning, hidden_states, prepared, settings_for, train_loop, write_pictures
 from torch.func import functional_call
 from torch.nn import functional as F
 from transformers import CLIPTextModel
@@ -14,7 +14,6 @@ from customize import draws
 from customize.batches import Batch
 from customize.diffusion.predictions import add_noise
 from customize.methods.textual_inversion import DirectionalTextualInversion
-from customize.trainer import train
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +145,7 @@ def test_only_what_learns_changes(kind, tiny_epsilon, pictures, tmp_path):
     settings = settings_for(kind, tiny_epsilon, pictures, tmp_path / "run", max_train_steps=2)
     context, training = prepared(settings)
     before = {name: p.detach().clone() for network in context.family.networks for name, p in _named(context.family, network)}
-    train(settings, training.method, training.dataset, [], context.accelerator, 2)
+    train_loop(settings, training, context.accelerator, 2)
     after = {name: p for network in context.family.networks for name, p in _named(context.family, network)}
     learned = {id(parameter) for parameter in training.method.learned().values()}
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -175,7 +174,7 @@ def test_directional_step_equals_its_formula(tiny_epsilon, pictures, tmp_path):
     method(training.dataset.deal(0, [0])[0]).sum().backward()
     gradient = method.vectors["<new>"].grad.clone().double()
     method.zero_grad()
-    train(settings, method, training.dataset, [], context.accelerator, 1)
+    train_loop(settings, training, context.accelerator, 1)
 
     v = F.normalize(start.double(), dim=1)
     ambient = gradient - 1e-4 * v
@@ -187,7 +186,7 @@ def test_directional_step_equals_its_formula(tiny_epsilon, pictures, tmp_path):
 def test_a_direction_that_no_caption_has_stays(tiny_epsilon, pictures, tmp_path):
     changes = {"normalize_embedding": True, "caption_dropout": 1.0}
     context, training = prepared(settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "run", **changes))
-    train(context.settings, training.method, training.dataset, [], context.accelerator, 1)
+    train_loop(context.settings, training, context.accelerator, 1)
     start, after = training.method.start["<new>"], training.method.vectors["<new>"].detach()
     torch.testing.assert_close(after, start, rtol=0, atol=1e-6)
 
@@ -220,7 +219,7 @@ def test_gradients_are_clipped_and_dropout_is_awake(tiny_epsilon, pictures, tmp_
     context, training = prepared(settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "run", **changes))
     method = training.method
     method.build_optimizer = lambda settings: torch.optim.SGD(method.parameter_groups())
-    train(context.settings, method, training.dataset, [], context.accelerator, 1)
+    train_loop(context.settings, training, context.accelerator, 1)
     moved = (method.vectors["<new>"].detach() - method.start["<new>"]).norm()
     assert moved == pytest.approx(1e-3, rel=1e-3)
     assert method.training and method.unet.training

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from kit import prepared, settings_for, write_pictures
+from kit import prepared, settings_for, train_loop, write_pictures
 
 from customize.optimizers import LearningRates, build_adamw
-from customize.trainer import train
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +20,7 @@ def test_8_bit_adam_keeps_large_tensors_in_8_bits_and_trains(tiny_epsilon, pictu
         )
         context, training = prepared(settings)
         before = {name: tensor.detach().clone() for name, tensor in training.method.learned().items()}
-        state = train(settings, training.method, training.dataset, [], context.accelerator, 4)
+        state = train_loop(settings, training, context.accelerator, 4)
         results[use_8bit_adam] = {name: after.detach() - before[name] for name, after in training.method.learned().items()}
     optimizer = state.optimizer.optimizer
     assert type(optimizer).__module__.startswith("bitsandbytes")

@@ -3,9 +3,7 @@
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from kit import METHODS, prepared, settings_for, write_pictures
-
-from customize.trainer import train
+from kit import METHODS, prepared, settings_for, train_loop, write_pictures
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -24,7 +22,7 @@ def test_bf16_trains_and_rounds_nothing_that_learns(method, tiny_v, tmp_path):
     if method == "full":
         plain = UNet2DConditionModel.from_pretrained(tiny_v, subfolder="unet")
         assert all(torch.equal(before[f"unet.{name}"], parameter) for name, parameter in plain.named_parameters())
-    state = train(settings, training.method, training.dataset, [], context.accelerator, 2)
+    state = train_loop(settings, training, context.accelerator, 2)
     assert state.step == 2
     for name, tensor in training.method.learned().items():
         torch.testing.assert_close(tensor.detach(), before[name], rtol=0, atol=1e-10)

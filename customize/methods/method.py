@@ -1,6 +1,7 @@
 """What a method is to the training loop: a module whose forward gives one weighted loss per sample."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,25 @@ class Method(nn.Module):
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     @torch.no_grad()
-    def load_learned(self, tensors: dict[str, Tensor]) -> None:
+    def load_learned(self, tensors: Mapping[str, Tensor]) -> None:
         """Puts back what `learned` gave."""
         mine = self.learned()
         assert mine.keys() == tensors.keys(), "the checkpoint holds other tensors"
         for name, tensor in tensors.items():
             mine[name].copy_(tensor)
+
+    @contextmanager
+    def holding(self, weights: Mapping[str, Tensor] | None) -> Iterator[None]:
+        """Within it the networks hold these weights, an average or those of an earlier step; None: their own."""
+        if weights is None:
+            yield
+            return
+        own = {name: tensor.detach().clone() for name, tensor in self.learned().items()}
+        self.load_learned(weights)
+        try:
+            yield
+        finally:
+            self.load_learned(own)
 
     def description(self) -> dict[str, str]:
         """What a file of `learned` must say of itself, so that it can be loaded as weights."""

@@ -22,8 +22,9 @@ from customize.families.stable_diffusion import StableDiffusion
 from customize.files import new_folder, write_bytes
 from customize.guard import NanGuard
 from customize.methods.method import Method
+from customize.optimizers import LearningRates
 from customize.resume import find_checkpoint
-from customize.trainer import Callback, Dataset, State, train
+from customize.trainer import Callback, Dataset, LoopConfig, State, train
 from customize.watchers import Checkpoints, JsonlLogger, Progress, Signals
 
 DECODER_NOISE = 0.0125, 0.0625  # as the autoencoder's, on latents of a standard deviation of 1
@@ -129,4 +130,6 @@ def run_stage(settings: DemoSettings, stage: Stage, method: Method, dataset: Dat
         Signals(again),
     ]
     resume = find_checkpoint(stage, folder, stage.values(), accelerator.print)
-    return train(stage, method, dataset, callbacks, accelerator, stage.max_train_steps, resume=resume, identity=stage.values())
+    learning_rates = LearningRates(stage, method.build_optimizer(stage), stage.max_train_steps, 1.0)
+    config = LoopConfig.of(stage, stage.max_train_steps)
+    return train(config, method, dataset, callbacks, accelerator, learning_rates, resume, stage.values())
