@@ -147,12 +147,12 @@ class LatentDataset:
         )
 
     def probe(self, number: int) -> Batch:
-        """Fixed samples that do not depend on the draws of the steps: noise levels and images are spread evenly; of each image
-        the first crop that is cached, and the first caption."""
-        places = range(number)
+        """Fixed samples of one shape that do not depend on the draws of the steps: noise levels and images are spread evenly;
+        of each image the first crop that is cached, and the first caption."""
+        places, shown = range(number), self.shown
         pictures = [self.pictures[place % len(self.pictures)] for place in places]
-        pictures = [picture if picture.stored else self.shown for picture in pictures]
-        stored = torch.stack([picture.stored[min(picture.stored)] for picture in pictures])
+        pictures = [picture if is_alike(picture, shown) else shown for picture in pictures]
+        stored = torch.stack([first_crop(picture) for picture in pictures])
         shape = self.family.latents.shape(stored)
         return Batch(
             latents=self.family.latents.sample(stored, draws.normal(shape, self.config.seed, "probe/latent", 0, places)),
@@ -190,6 +190,16 @@ class LatentDataset:
         if self.config.snr_gamma is None:
             return torch.ones(len(timesteps))
         return min_snr_weights(self.family.schedule.snr(timesteps), self.config.snr_gamma, self.family.prediction_type)
+
+
+def first_crop(image: CachedImage) -> Tensor:
+    """What is cached of the first crop that the run draws of an image."""
+    return image.stored[min(image.stored)]
+
+
+def is_alike(image: CachedImage, other: CachedImage) -> bool:
+    """Whether a crop of the image is cached, of the shape of the other's."""
+    return bool(image.stored) and first_crop(image).shape == first_crop(other).shape
 
 
 class PriorPreservation:

@@ -55,6 +55,13 @@ def equal(one, other):
     return all(torch.equal(a, b) if torch.is_tensor(a) else a == b for a, b in values)
 
 
+def test_the_fixed_samples_are_of_one_shape(family):
+    batch = dataset_of(family, MIXED).probe(6)
+    assert batch.latents.shape == (6, C, 8, 8) and len(batch.timesteps.unique()) == 6
+    assert batch.names == tuple(f"instance {i}" for i in (0, 0, 2, 0, 0, 0))
+    assert batch.prompts == tuple(caption(i) for i in (0, 0, 2, 0, 0, 0))
+
+
 def test_a_batch_is_cut_and_put_together_again(family):
     [batch] = dataset_of(family, [(8, 8)] * 3).deal(1, range(4))
     assert equal(Batch.cat([batch.part(slice(1)), batch.part(slice(1, None))]), batch)

@@ -53,7 +53,7 @@ def test_a_run_that_is_stopped_has_a_result(method, best, tiny_epsilon, pictures
     stop = StopAt(3, best)
     training.run(settings, *check(settings), callbacks=[stop])
     said = capsys.readouterr().out
-    assert "stopped after step 3 of 6: good enough" in said
+    assert "stopped after step 3 of 6: good enough" in said and "from 3 images in 3 steps" in said
     about = json.loads((folder / "customize.json").read_text())
     assert about["steps"] == 3
     name = "pytorch_lora_weights.safetensors" if method == "lora" else "learned_embeds.safetensors"
