@@ -7,7 +7,7 @@ import torch
 from kit import parts_for, prepared, settings_for, train_loop, write_pictures
 from safetensors.torch import load_file
 
-from customize import checkpoint, training
+from customize import checkpoint, events, training
 from customize.preflight import check
 from customize.trainer import Callback, Stop
 from customize.watchers import Checkpoints, EveryNSteps
@@ -47,13 +47,16 @@ def test_the_loop_ends_after_the_step_with_every_callback_called(tiny_epsilon, p
 
 
 @pytest.mark.parametrize("method, best", [("lora", None), ("lora", 2), ("textual_inversion", 2)])
-def test_a_run_that_is_stopped_has_a_result(method, best, tiny_epsilon, pictures, tmp_path, capsys):
+def test_a_run_that_is_stopped_has_a_result(method, best, tiny_epsilon, pictures, tmp_path):
     folder = tmp_path / "run"
     settings = settings_for(method, tiny_epsilon, pictures, folder, checkpointing_steps=2)
     stop = StopAt(3, best)
-    training.run(settings, *check(settings), callbacks=[stop])
-    said = capsys.readouterr().out
-    assert "stopped after step 3 of 6: good enough" in said and "from 3 images in 3 steps" in said
+    reported: list[events.Event] = []
+    with events.sent_to(reported.append):
+        training.run(settings, *check(settings), callbacks=[stop])
+    assert events.Message("stopped after step 3 of 6: good enough") in reported
+    [learned] = [text for each in reported for head, text in getattr(each, "rows", ()) if head == "learned"]
+    assert "from 3 images in 3 steps" in learned
     about = json.loads((folder / "customize.json").read_text())
     assert about["steps"] == 3
     name = "pytorch_lora_weights.safetensors" if method == "lora" else "learned_embeds.safetensors"
