@@ -25,7 +25,7 @@ COLUMNS = 12
 def table(rows: dict[str, Rates], first: str) -> Iterator[str]:
     """Rates as lines of a markdown table."""
     names = list(Rates.__dataclass_fields__)
-    yield f"| {first} | pictures | {' | '.join(names)} |"
+    yield f"| {first} | images | {' | '.join(names)} |"
     yield "|---" * (len(names) + 2) + "|"
     for name, row in rows.items():
         yield f"| {name} | {row.everything.asked} | {' | '.join(str(getattr(row, question)) for question in names)} |"
@@ -34,29 +34,29 @@ def table(rows: dict[str, Rates], first: str) -> Iterator[str]:
 def markdown(settings: ReportSettings, found: dict[str, Any]) -> str:
     """All that was found, in tables."""
     lines = [
-        "# What the model paints",
+        "# Quality of the base model",
         f"Model {Path(settings.model).name}, {settings.num_inference_steps} steps of DPM-Solver++ (2M), guidance "
-        f"{settings.guidance_scale:g} where nothing else is said. A share is of the pictures where it can be asked: a colour "
-        "where the prompt names one and no style hides it, the time where there is a sky. A style is right when all of its "
+        f"scale {settings.guidance_scale:g} unless stated otherwise. Each share counts only images that the question applies to: "
+        "colour if the prompt names one and no style hides it, time of day if there is a sky. A style is correct if all of its "
         "effects and inks are; everything: object, colour, scene and style at once.",
     ]
     groups = {f"{group}, {part}": row for group, rows in found.get("ceiling", {}).items() for part, row in rows.items()}
-    groups |= {f"painted, {part}": row for part, row in found.get("prompts", {}).get("rates", {}).items()}
+    groups |= {f"generated, {part}": row for part, row in found.get("prompts", {}).get("rates", {}).items()}
     if groups:
         lines += ["## Random prompts", "\n".join(table(groups, ""))]
     if things := found.get("prompts", {}).get("things"):
         least = (f"{name} {right} of {asked}" + (f" ({other})" if other else "") for name, right, asked, other in things[:8])
-        lines.append(f"Least often found, in brackets what is seen instead: {', '.join(least)}.")
+        lines.append(f"Least often recognised (in brackets, what the judge saw instead): {', '.join(least)}.")
     if pairs := found.get("combinations"):
         rows = {f"{name}, {part}": row for name, by_style in pairs.items() for part, row in by_style.items()}
-        lines += ["## New combinations of known things", "\n".join(table(rows, ""))]
+        lines += ["## New combinations of known objects and attributes", "\n".join(table(rows, ""))]
     if sweep := found.get("guidance"):
         lines += ["## Guidance", "\n".join(table(sweep, "guidance"))]
     if kept := found.get("negatives"):
-        header = "| | pictures | still there, itself in the negative prompt | still there, another in the negative prompt |"
+        header = "| | images | still there when named in the negative prompt | still there when another one is named |"
         rows = [f"| {name} | {k.itself.asked + k.another.asked} | {k.itself} | {k.another} |" for name, k in kept.items()]
         lines += ["## Negative prompts", "\n".join([header, "|---|---|---|---|", *rows])]
-        lines.append("Each picture was drawn twice from the same noise, first without a negative prompt.")
+        lines.append("Each image was generated twice from the same noise, first without a negative prompt.")
     if words := found.get("prompts", {}).get("prompts"):
         listed = "\n".join(f"{number}. {text}" for number, text in enumerate(words, 1))
         lines += [f"## Prompts of sheet.png, {COLUMNS} in a row", listed]
