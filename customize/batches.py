@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from customize import draws
-from customize.conditioning import encode_texts
 from customize.diffusion.losses import min_snr_weights
 from customize.diffusion.process import offset_noise
 from customize.families.conditioning import Conditioning
@@ -266,4 +265,4 @@ def encode_pictures(
 @torch.no_grad()
 def encode_captions(family: StableDiffusion, captions: Iterable[str], least: int = 1) -> dict[str, Conditioning]:
     """Evaluates the frozen text encoder once for every caption; returns one row for each, of `least` or more chunks."""
-    return {caption: encode_texts(family, [caption], least) for caption in sorted(set(captions))}
+    return {caption: family.encode_prompts([caption], min_chunks=least) for caption in sorted(set(captions))}

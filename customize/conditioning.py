@@ -1,4 +1,4 @@
-"""From spans of text to conditioning: prompts of any length, in chunks, with a weight for each token.
+"""From spans of text to hidden states: prompts of any length, in chunks, with a weight for each token.
 
 B prompts, N chunks, L tokens that the text encoder reads at once (two of them mark start and end), D embedding width.
 
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from customize.errors import InputError, Problem
-from customize.families.conditioning import Conditioning
-from customize.families.stable_diffusion import StableDiffusion
+from customize.families.text_encoder import TextEncoder
 from customize.prompts import BREAK, Span
 
+Prompt = str | Sequence[Span]
+"""A text that is taken literally, or the spans of one that was parsed."""
 NEAR = 20  # a chunk ends after its last comma, where fewer tokens than this follow it
 LEAST = 0.1  # no mean is restored by more than the inverse of this
 
@@ -37,51 +38,46 @@ class Chunk:
     weights: tuple[float, ...]
 
 
-def encode(
-    family: StableDiffusion, prompts: Sequence[Sequence[Span]], clip_skip: int | None = None, least: int = 1
-) -> Conditioning:
-    """`encoder_hidden_states` [B, N * L, D] of prompts as `customize.prompts` parses them; N: most chunks of any, or `least`.
+def encode(encoder: TextEncoder, prompts: Sequence[Prompt], clip_skip: int | None = None, min_chunks: int = 1) -> Tensor:
+    """Hidden states [B, N * L, D] of prompts; N: most chunks of any, or `min_chunks`.
 
     Prompts that need one length (an image's prompt and negative prompt) are encoded in one call; shorter ones are padded
     with empty chunks. Each different chunk is encoded once and by itself, so that its bits do not depend on the other
-    prompts. clip_skip: the number of last layers of the text encoder that are left out. Raises InputError for a learned word
-    that does not fit into a chunk.
+    prompts; only texts that all fit into one chunk go through the encoder in one batch. clip_skip: the number of last layers
+    of the text encoder that are left out. Raises InputError for a learned word that does not fit into a chunk.
     """
-    rows = [chunks(family, spans) for spans in prompts]
-    count = max(least, *map(len, rows))
-    empty = padded(family, [])
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    if len(texts) == len(prompts) and min_chunks == 1 and not any(map(encoder.words_beyond_the_end, texts)):
+        return encoder.encode(encoder.tokenize(texts), clip_skip)
+    rows = [chunks(encoder, spans_of(prompt)) for prompt in prompts]
+    count = max(min_chunks, *map(len, rows))
+    empty = padded(encoder, [])
     rows = [row + [empty] * (count - len(row)) for row in rows]
     different = dict.fromkeys(chunk for row in rows for chunk in row)
-    hidden_states = {chunk: encode_chunk(family, chunk, clip_skip) for chunk in different}
-    joined = torch.stack([torch.cat([hidden_states[chunk] for chunk in row]) for row in rows])
-    return Conditioning({"encoder_hidden_states": joined})
+    hidden_states = {chunk: encode_chunk(encoder, chunk, clip_skip) for chunk in different}
+    return torch.stack([torch.cat([hidden_states[chunk] for chunk in row]) for row in rows])
 
 
-def encode_texts(family: StableDiffusion, texts: Sequence[str], least: int = 1) -> Conditioning:
-    """`encoder_hidden_states` [B, N * L, D] of captions, taken literally; N as for `encode`.
-
-    Captions that all fit into one chunk are encoded in one batch.
-    """
-    if least == 1 and not any(map(family.words_beyond_the_end, texts)):
-        return family.encode_prompts(family.tokenize(texts))
-    return encode(family, [(Span(text),) for text in texts], least=least)
+def num_chunks(encoder: TextEncoder, prompt: Prompt) -> int:
+    """Into how many chunks a prompt is cut, at least 1."""
+    if isinstance(prompt, str) and not encoder.words_beyond_the_end(prompt):
+        return 1
+    return len(chunks(encoder, spans_of(prompt)))
 
 
-def most_chunks(family: StableDiffusion, texts: Iterable[str]) -> int:
-    """Into how many chunks the longest of the texts is cut, at least 1."""
-    return max((len(chunks(family, (Span(text),))) for text in texts if family.words_beyond_the_end(text)), default=1)
+def spans_of(prompt: Prompt) -> Sequence[Span]:
+    """The spans of a prompt; a text is one span."""
+    return (Span(prompt),) if isinstance(prompt, str) else prompt
 
 
-def encode_chunk(family: StableDiffusion, chunk: Chunk, clip_skip: int | None = None) -> Tensor:
+def encode_chunk(encoder: TextEncoder, chunk: Chunk, clip_skip: int | None = None) -> Tensor:
     """[L, D]: h' = w h mean(h) / mean(w h), the means over all of [L, D]. Weights of 1 change no bit.
 
     Where all tokens' means have one sign, the quotient lies between 1 / max(w) and 1 / min(w). It is kept there, since
     with a mean of about 0 (our demo model's) it would be noise.
     """
-    input_ids = torch.tensor([chunk.input_ids], device=family.text_encoder.device)
-    hidden_states = family.encode_prompts(input_ids, **({"clip_skip": clip_skip} if clip_skip else {})).tensors[
-        "encoder_hidden_states"
-    ][0]
+    input_ids = torch.tensor([chunk.input_ids], device=encoder.module.device)
+    hidden_states = encoder.encode(input_ids, clip_skip)[0]
     if set(chunk.weights) == {1.0}:
         return hidden_states
     plain = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
@@ -91,21 +87,21 @@ def encode_chunk(family: StableDiffusion, chunk: Chunk, clip_skip: int | None = 
     return (weighted * factor).to(hidden_states.dtype)
 
 
-def chunks(family: StableDiffusion, spans: Sequence[Span]) -> list[Chunk]:
+def chunks(encoder: TextEncoder, spans: Sequence[Span]) -> list[Chunk]:
     """The chunks of one prompt, at least one. Raises InputError for a learned word that does not fit into one."""
-    size = family.tokenizer.model_max_length - 2
-    comma = family.tokenizer.convert_tokens_to_ids(",</w>")
-    return [padded(family, tokens) for tokens in cut(words(family, spans), size, comma)]
+    size = encoder.tokenizer.model_max_length - 2
+    comma = encoder.tokenizer.convert_tokens_to_ids(",</w>")
+    return [padded(encoder, tokens) for tokens in cut(words(encoder, spans), size, comma)]
 
 
-def words(family: StableDiffusion, spans: Sequence[Span]) -> Iterator[Word | None]:
+def words(encoder: TextEncoder, spans: Sequence[Span]) -> Iterator[Word | None]:
     """The tokens of the spans; None for BREAK."""
-    learned = {family.tokenizer.convert_tokens_to_ids(word): len(tokens) for word, tokens in family.placeholders.items()}
+    learned = {encoder.tokenizer.convert_tokens_to_ids(word): len(tokens) for word, tokens in encoder.placeholders.items()}
     for span in spans:
         if span == BREAK:
             yield None
             continue
-        input_ids = family.tokenizer(family.expand(span.text), add_special_tokens=False, verbose=False).input_ids
+        input_ids = encoder.tokenizer(encoder.expand(span.text), add_special_tokens=False, verbose=False).input_ids
         place = 0
         while place < len(input_ids):
             length = learned.get(input_ids[place], 1)
@@ -142,9 +138,9 @@ def cut(words: Iterable[Word | None], size: int, comma: int) -> list[list[tuple[
     return result if result[-1] or len(result) == 1 else result[:-1]
 
 
-def padded(family: StableDiffusion, tokens: Sequence[tuple[int, float]]) -> Chunk:
+def padded(encoder: TextEncoder, tokens: Sequence[tuple[int, float]]) -> Chunk:
     """At most L - 2 (token, weight) between start and end, filled up to L."""
-    tokenizer = family.tokenizer
+    tokenizer = encoder.tokenizer
     fill = tokenizer.model_max_length - 2 - len(tokens)
     input_ids = (tokenizer.bos_token_id, *(token for token, _ in tokens), tokenizer.eos_token_id)
     return Chunk(input_ids + (tokenizer.pad_token_id,) * fill, (1.0, *(weight for _, weight in tokens), 1.0) + (1.0,) * fill)

@@ -230,7 +230,7 @@ class IntoAdapter:
 
         self.family, self.files = family, []
         if settings.init_weights and settings.adapter != "none":
-            modules = [[name for name, _ in part.named_modules() if name] for part in (family.unet, family.text_encoder)]
+            modules = [[name for name, _ in part.named_modules() if name] for part in family.trainable.values()]
             for file in find(settings.init_weights, settings.pretrained_model_name_or_path).files:
                 sort = by_module if file.adapter else sorted_out
                 self.files.append((file, *sort(read_tensors(file), *modules)))
@@ -241,7 +241,7 @@ class IntoAdapter:
             missing = sorted(file.header.tensors.keys() - set(keys.values()))
             for part in dict.fromkeys(part for part, _ in places):
                 mine = {module: terms for (its, module), terms in places.items() if its == part}
-                without = adapter.start_from(getattr(self.family, part), mine, adapter_description(file, part))
+                without = adapter.start_from(self.family.trainable[part], mine, adapter_description(file, part))
                 missing += [f"{part}.{module}" for module in without]
             if missing:
                 what = f"{file.path}: {len(missing)} have no place in the adapter that is to learn: {first_few(missing, 3)}"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from customize.families.stable_diffusion import StableDiffusion
 
 WIDTHS = {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2"}
-"""The base model by how wide the prompts are that its UNet reads."""
+"""The base model by the width of its first text encoder."""
 BASES = {
     "sd_v1": "Stable Diffusion 1.x", "sd_1.5": "Stable Diffusion 1.x", "stable-diffusion-v1": "Stable Diffusion 1.x",
     "sd_v2": "Stable Diffusion 2.x", "stable-diffusion-v2": "Stable Diffusion 2.x", "sdxl": "SDXL",
@@ -34,7 +34,7 @@ def described(metadata: Mapping[str, str], family: "StableDiffusion | None", kin
     words = ", ".join(map(str, said.get("trigger_words", [])))
     own = {"modelspec.sai_model_spec": "1.0.1", "modelspec.title": words or kind, "modelspec.implementation": "diffusers"}
     own |= {"modelspec.trigger_phrase": words} if words else {}
-    if family is None or (base := WIDTHS.get(family.unet.config.cross_attention_dim)) is None:
+    if family is None or (base := WIDTHS.get(family.text_encoders[0].width)) is None:
         return own
     is_v = family.prediction_type == "v_prediction"
     full = {"stable-diffusion-v1": base, "stable-diffusion-v2": f"{base}-{'768-v' if is_v else '512'}"}[base]

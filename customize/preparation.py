@@ -21,7 +21,6 @@ from customize.batches import (
     encode_captions,
     encode_pictures,
 )
-from customize.conditioning import encode_texts, most_chunks
 from customize.config import DreamBoothSettings, TextualInversionSettings, TrainingSettings
 from customize.crops import all_pixels, variants
 from customize.data import Example, Examples
@@ -101,7 +100,7 @@ class RunContext:
     @property
     def is_slow(self) -> bool:
         """Whether a step takes a minute or so: a network of the size of Stable Diffusion's, and no GPU."""
-        parameters = sum(parameter.numel() for parameter in self.family.unet.parameters())
+        parameters = sum(parameter.numel() for parameter in self.family.denoiser.parameters())
         return self.accelerator.device.type == "cpu" and parameters > LARGE
 
     @property
@@ -143,9 +142,9 @@ def prepare_textual_inversion(settings: TextualInversionSettings, context: RunCo
     method.to(context.accelerator.device)
     cast_frozen(method, DTYPES[settings.mixed_precision])
     if settings.gradient_checkpointing:
-        family.unet.enable_gradient_checkpointing()
-        family.text_encoder.gradient_checkpointing_enable()
-    method.condition = condition_of(family, most_chunks(family, captions_of(context.examples.instances)))
+        for network in family.trainable.values():
+            enable_checkpointing(network)
+    method.condition = condition_of(family, max(map(family.num_chunks, captions_of(context.examples.instances))))
     return TrainingSetup(method, samples, method.condition)
 
 
@@ -154,23 +153,23 @@ def prepare_dreambooth(settings: DreamBoothSettings, context: RunContext) -> Tra
     """A subject: pictures and, where the text encoder is frozen, captions encoded once; class pictures first if need be."""
     family, device = context.family, context.accelerator.device
     captions = [*captions_of(context.examples.instances), settings.class_prompt or "", ""]
-    least = most_chunks(family.to(device), captions)
+    least = max(map(family.to(device).num_chunks, captions))
     of_class = class_examples(settings, context)
     init_weights.into_base(settings, family)
     if settings.train_text_encoder:
         condition = condition_of(family, least)
     else:
         condition = remembered(family, encode_captions(family, [*captions, *context.sample_prompts], least), device)
-        family.text_encoder.to("cpu")
+        for encoder in family.text_encoders:
+            encoder.module.to("cpu")
     dataset = PRIORS[settings.prior_preservation](settings, context, of_class)
     method_class = SelfDistillation if settings.prior_preservation == "teacher" else DreamBooth
     method = method_class(family, condition, adapters.build(settings.adapter), settings).to(device)
     method.called_by(captions_of(context.examples.instances))
     cast_frozen(method, DTYPES[settings.mixed_precision])
     if settings.gradient_checkpointing:
-        family.unet.enable_gradient_checkpointing()
-        if settings.train_text_encoder:
-            family.text_encoder.gradient_checkpointing_enable()
+        for network in method.children():
+            enable_checkpointing(network)
     return TrainingSetup(method, dataset, condition, of_class)
 
 
@@ -239,6 +238,12 @@ def cast_frozen(method: torch.nn.Module, dtype: torch.dtype) -> None:
                 parameter.data = parameter.data.to(dtype)
 
 
+def enable_checkpointing(network: torch.nn.Module) -> None:
+    """Gradient checkpointing: diffusers and transformers have different names for it."""
+    of_diffusers = getattr(network, "enable_gradient_checkpointing", None)
+    (of_diffusers or network.gradient_checkpointing_enable)()
+
+
 def captions_of(examples: Iterable[Example]) -> list[str]:
     """Every caption that can be drawn."""
     return sorted({caption for example in examples for caption in example.captions})
@@ -247,7 +252,7 @@ def captions_of(examples: Iterable[Example]) -> list[str]:
 def condition_of(family: StableDiffusion, least: int = 1) -> Condition:
     """Asks the text encoder each time, because it learns. least: chunks of every caption of the run, so that the answer does
     not depend on what else is in the batch."""
-    return lambda prompts: encode_texts(family, prompts, least)
+    return lambda prompts: family.encode_prompts(prompts, min_chunks=least)
 
 
 def remembered(family: StableDiffusion, known: dict[str, Conditioning], device: torch.device) -> Condition:

@@ -55,4 +55,4 @@ def answer(family: StableDiffusion, prompt: str) -> Tensor:
     side = 2 ** len(family.unet.config.block_out_channels)
     noise = draws.normal((family.unet.config.in_channels, side, side), 0, "readback", 0, [0])
     timesteps = family.schedule.timesteps(torch.tensor([0.5]))
-    return family.predict(noise, timesteps, family.encode_prompts(family.tokenize([prompt])))
+    return family.predict(noise, timesteps, family.encode_prompts([prompt]))

@@ -77,14 +77,15 @@ def pipeline_sizes(folder: Path, family: "StableDiffusion", metadata: dict[str, 
     """Bytes of each part that `save_pipeline` would write. All but the networks' weights are written to `folder` for it."""
     pipeline = family.pipeline()
     pipeline.save_config(folder)
-    for part in ("tokenizer", "scheduler"):
-        getattr(pipeline, part).save_pretrained(folder / part)
-    family.text_encoder.config.save_pretrained(folder / "text_encoder")
-    for part in ("unet", "vae"):
-        getattr(family, part).save_config(folder / part)
+    for part, component in pipeline.components.items():
+        network = family.components.get(part)
+        if hasattr(network, "save_config"):
+            network.save_config(folder / part)
+        elif component is not None:  # transformers' networks have a configuration that saves itself
+            (network.config if network else component).save_pretrained(folder / part)
     sizes = {path.name: size_of(path) for path in sorted(folder.iterdir())}
-    for part in ("unet", "vae", "text_encoder"):
-        tensors = {name: tensor.to("meta") for name, tensor in getattr(family, part).state_dict().items()}
+    for part, network in family.components.items():
+        tensors = {name: tensor.to("meta") for name, tensor in network.state_dict().items()}
         if precision != "fp32":
             tensors = {
                 name: each.to(PRECISIONS[precision]) if each.is_floating_point() else each for name, each in tensors.items()

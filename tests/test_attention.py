@@ -155,7 +155,7 @@ def test_each_picture_of_a_batch_has_maps_of_its_own(pipeline, max_batch):
 
 def test_the_map_of_a_learned_word_is_the_sum_of_its_vectors(pipeline):
     torch.manual_seed(1)
-    pipeline.family.add_tokens("<toy>", torch.randn(3, 32))
+    pipeline.family.text_encoders[0].add_tokens("<toy>", torch.randn(3, 32))
     prompts = ["a <toy>, small"]
     maps, _ = recorded(pipeline, prompts, guidance_scale=1.0)
     assert maps.of(0).words == ("a", "<toy>", "small")
@@ -177,8 +177,8 @@ def test_words_know_their_tokens(pipeline):
 
 
 def test_learned_words_stay_whole_beside_others(pipeline):
-    pipeline.family.add_tokens("<my-cat>", torch.zeros(2, 32))
-    pipeline.family.add_tokens("***", torch.zeros(1, 32))
+    pipeline.family.text_encoders[0].add_tokens("<my-cat>", torch.zeros(2, 32))
+    pipeline.family.text_encoders[0].add_tokens("***", torch.zeros(1, 32))
     found = told(pipeline, "a <my-cat>'s house of *** <my-cat>")
     assert [(text, places) for text, _, places in found] == [
         ("a", (1,)), ("<my-cat>", (2, 3)), ("'s", (4, 5)), ("house", (6,)), ("of", (7,)), ("***", (8,)), ("<my-cat>", (9, 10)),

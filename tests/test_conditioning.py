@@ -7,7 +7,7 @@ from kit import conditioning, hidden_states
 from models import WORDS
 
 from customize import families
-from customize.conditioning import Word, chunks, cut, encode
+from customize.conditioning import Word, chunks, cut
 from customize.errors import InputError
 from customize.families.stable_diffusion import StableDiffusion
 from customize.prompts import parse, plain
@@ -40,7 +40,7 @@ def words(count: int) -> str:
 
 @torch.no_grad()
 def encoded(family, *prompts: str) -> torch.Tensor:
-    return hidden_states(encode(family, [spans(prompt) for prompt in prompts]))
+    return hidden_states(family.encode_prompts([spans(prompt) for prompt in prompts]))
 
 
 def ids(family, *prompts: str) -> list[list[int]]:
@@ -60,13 +60,13 @@ def with_a_mean(family):
 @pytest.mark.parametrize("text", ["", "a", "a photo of a small dog, painting", "zebra é 猫", words(75)])
 def test_one_chunk_without_weights_is_what_the_family_says(family, text):
     with torch.no_grad():
-        found, alone = encode(family, [plain(text).clauses[0].at(0, 1)]), family.encode_prompts(family.tokenize([text]))
+        found, alone = family.encode_prompts([plain(text).clauses[0].at(0, 1)]), family.encode_prompts([text])
         assert torch.equal(hidden_states(found), hidden_states(alone))
 
 
 @pytest.mark.parametrize("text", ["", "a photo of a red circle, oil painting", "a" + " red" * 29])
 def test_one_chunk_of_the_demo_without_weights_is_what_the_family_says(demo, text):
-    assert torch.equal(encoded(demo, text), hidden_states(demo.encode_prompts(demo.tokenize([text]))))
+    assert torch.equal(encoded(demo, text), hidden_states(demo.encode_prompts([text])))
     assert encoded(demo, text).shape == (1, 32, demo.text_encoder.config.hidden_size)
 
 
@@ -124,9 +124,9 @@ def test_break_starts_a_chunk(family):
 
 
 def test_each_different_chunk_is_encoded_once(family, monkeypatch):
-    asked = []
-    encode_prompts = family.encode_prompts
-    monkeypatch.setattr(family, "encode_prompts", lambda input_ids: asked.append(input_ids) or encode_prompts(input_ids))
+    asked, encoder = [], family.text_encoders[0]
+    encode = encoder.encode
+    monkeypatch.setattr(encoder, "encode", lambda input_ids, skip: asked.append(input_ids) or encode(input_ids, skip))
     encoded(family, "a dog BREAK a cat", "a cat", "a dog", "a (dog:1.0)")
     assert [tuple(rows.shape) for rows in asked] == [(1, 77)] * 3  # with the empty one
 
@@ -184,16 +184,18 @@ def test_the_comma_is_the_tokenizers(family, demo):
 
 def tokens_of(family, prompt: str) -> list[list[int]]:
     special = set(family.tokenizer.all_special_ids)
-    return [[token for token in chunk.input_ids if token not in special] for chunk in chunks(family, spans(prompt))]
+    return [
+        [token for token in chunk.input_ids if token not in special] for chunk in chunks(family.text_encoders[0], spans(prompt))
+    ]
 
 
 def test_a_learned_word_keeps_together_and_takes_weights(family):
-    family.add_tokens("<cat>", torch.randn(3, 32, generator=torch.Generator().manual_seed(0)))
+    family.text_encoders[0].add_tokens("<cat>", torch.randn(3, 32, generator=torch.Generator().manual_seed(0)))
     first = len(family.tokenizer) - 3
-    (chunk,) = chunks(family, spans("a (<cat>:1.3) dog"))
+    (chunk,) = chunks(family.text_encoders[0], spans("a (<cat>:1.3) dog"))
     assert chunk.input_ids[2:5] == (first, first + 1, first + 2) and chunk.weights[:7] == (1, 1, 1.3, 1.3, 1.3, 1, 1)
     plain_chunk, weighted = (encoded(family, prompt) for prompt in ("a <cat> dog", "a (<cat>:1.3) dog"))
-    assert torch.equal(plain_chunk, hidden_states(family.encode_prompts(family.tokenize(["a <cat> dog"]))))
+    assert torch.equal(plain_chunk, hidden_states(family.encode_prompts(["a <cat> dog"])))
     ratio = weighted / plain_chunk
     torch.testing.assert_close(ratio[0, 2:5] / 1.3, ratio[0, :1].expand(3, -1), rtol=1e-4, atol=1e-4)
     assert list(map(len, tokens_of(family, words(73) + " <cat> dog"))) == [73, 4]
@@ -202,7 +204,7 @@ def test_a_learned_word_keeps_together_and_takes_weights(family):
 
 def test_a_learned_word_longer_than_a_chunk_is_refused():
     family = load("demo")
-    family.add_tokens("<long>", torch.zeros(31, family.text_encoder.config.hidden_size))
+    family.text_encoders[0].add_tokens("<long>", torch.zeros(31, family.text_encoder.config.hidden_size))
     with pytest.raises(InputError, match="31 vectors"):
         encoded(family, "a <long>")
 

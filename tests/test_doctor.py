@@ -236,16 +236,21 @@ def test_tokens_are_counted_as_the_model_counts_them(tiny_epsilon):
     family = load(source)
     import torch
 
-    family.add_tokens("<x>", torch.zeros(3, 32))
-    family.add_tokens("sks2", torch.zeros(2, 32))
+    family.text_encoders[0].add_tokens("<x>", torch.zeros(3, 32))
+    family.text_encoders[0].add_tokens("sks2", torch.zeros(2, 32))
     random = np.random.default_rng(0)
     pieces = ["cat", "dog", "zebra", "<x>", "<X>,", "ä", "sks2", ",", "...", "don't", "\N{GRINNING FACE}", "7", "<x><x>"]
     texts = [" ".join(random.choice(pieces, random.integers(5, 40))) for _ in range(200)]
-    by_family = [text for text in texts if family.words_beyond_the_end(text)]
+    by_family = [text for text in texts if family.text_encoders[0].words_beyond_the_end(text)]
     assert [text for text, _, _ in facts.too_long(source, texts, {"<x>": 3, "sks2": 2})] == by_family
     assert 20 < len(by_family) < 180
     for text, number, most in facts.too_long(source, texts, {"<x>": 3, "sks2": 2}):
-        assert number == len(family.tokenizer(family.expand(text), truncation=False, verbose=False).input_ids) > most == 77
+        assert (
+            number
+            == len(family.tokenizer(family.text_encoders[0].expand(text), truncation=False, verbose=False).input_ids)
+            > most
+            == 77
+        )
 
 
 def test_resolution_of_a_base_model(tiny_epsilon):

@@ -118,7 +118,7 @@ def test_an_embedding_of_a1111_is_called_by_its_file_name(tiny_epsilon, tmp_path
     file = tmp_path / "my-toy.safetensors"
     save_file({"emb_params": vectors(2)}, file)
     ours = load_pipeline(str(tiny_epsilon), [(file, 1.0)])
-    assert ours.family.placeholders == {"my-toy": ("my-toy", "my-toy_1")}
+    assert ours.family.text_encoders[0].placeholders == {"my-toy": ("my-toy", "my-toy_1")}
 
 
 @pytest.mark.parametrize("changes", [{}, {"use_rslora": True, "text_encoder": False}, {"use_dora": True}])
@@ -166,7 +166,7 @@ def test_several_weights_at_once(tiny_epsilon, run, tmp_path):
 def test_dropout_of_an_adapter_sleeps(tiny_epsilon, tmp_path):
     ours = load_pipeline(None, [(lora(tmp_path, tiny_epsilon, lora_dropout=0.5), 1.0)])
     assert not differs(ours, ours)
-    assert not any(parameter.requires_grad for network in ours.family.networks for parameter in network.parameters())
+    assert not any(parameter.requires_grad for network in ours.family.components.values() for parameter in network.parameters())
 
 
 def test_a_complete_folder_is_a_base_of_its_own(tiny_v, tmp_path):

@@ -41,7 +41,7 @@ def test_the_loss_is_that_of_chunks_cut_by_hand(method, tiny_epsilon, captioned,
     assert any("read in chunks" in note and "0.png (" in note for note in context.examples.notes), context.examples.notes
     family, batch = context.family, training.dataset.deal(0, range(3))[0]
     family.text_encoder.to("cpu")
-    texts = [family.expand(prompt) for prompt in batch.prompts]
+    texts = [family.text_encoders[0].expand(prompt) for prompt in batch.prompts]
     by_chunks = torch.stack([by_hand(family, text, 3) for text in texts])
     noisy = add_noise(batch.latents, batch.noise, *family.schedule.alpha_sigma(batch.timesteps))
     with torch.no_grad():

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from adapters_of_others import MORE, TEXT, UNET, File, diffusers, kohya, ldm, processor
-from kit import hidden_states
+from kit import conditioning
 from torch import Tensor
 
 from customize import families
@@ -46,9 +46,9 @@ def changed_by_hand(family, changes: dict[str, Tensor], scale: float = 1.0, text
 def answers(family) -> tuple[Tensor, Tensor]:
     """What text encoder and UNet say."""
     input_ids = torch.tensor([[5, 90, 17, 300, 4, 4, 4, 4]])
-    prompt = family.encode_prompts(input_ids)
+    hidden = family.text_encoders[0].encode(input_ids)
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    return hidden_states(prompt), family.predict(latents, torch.tensor([400]), prompt)
+    return hidden, family.predict(latents, torch.tensor([400]), conditioning(hidden))
 
 
 def assert_equal(family, changed, tolerance: float = 1e-4) -> None:

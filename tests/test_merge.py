@@ -63,7 +63,7 @@ def test_a_merged_model_draws_what_stock_draws_with_the_parts(tiny_epsilon, lear
     assert np.abs(picture(again, PROMPT) - picture(stock(tiny_epsilon), PROMPT)).max() > 3
     assert again.text_encoder.config.vocab_size == len(again.tokenizer) == len(stock(tiny_epsilon).tokenizer) + 2
     ours = load_pipeline(str(folder))
-    assert ours.family.placeholders == {"<toy>": ("<toy>", "<toy>_1")} and ours.trigger_words == ("sks", "<toy>")
+    assert ours.family.text_encoders[0].placeholders == {"<toy>": ("<toy>", "<toy>_1")} and ours.trigger_words == ("sks", "<toy>")
     assert_same_picture(ours, theirs, PROMPT)
     facts = json.loads((folder / "customize.json").read_text())
     assert facts["base_model"] == tiny_epsilon.name and facts["method"] == "merged"

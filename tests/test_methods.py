@@ -55,7 +55,7 @@ def test_textual_inversion_gradient(base, pictures, tmp_path, request):
     vectors = table[family.tokenizer("toy dog", add_special_tokens=False).input_ids].requires_grad_()
     encoder.set_input_embeddings(torch.nn.Embedding(len(table) + 2, table.shape[1]).double())
     name = next(name for name, _ in encoder.named_parameters() if "token_embedding" in name)
-    hidden = functional_call(encoder, {name: torch.cat([table, vectors])}, (family.tokenize(batch.prompts),))[0]
+    hidden = functional_call(encoder, {name: torch.cat([table, vectors])}, (family.text_encoders[0].tokenize(batch.prompts),))[0]
     losses = straight_losses(base, batch, lambda noisy, t: unet(noisy, t, encoder_hidden_states=hidden).sample)
     losses.sum().backward()
     assert_equal_gradients({"v": method.vectors["<new>"].grad}, {"v": vectors.grad})
@@ -84,7 +84,7 @@ def test_lora_gradient(rslora, tiny_epsilon, pictures, tmp_path):
             change = learned[name.replace("lora_A", "lora_B")] @ learned[name]
             merged[f"{module}.weight"] = unet.get_submodule(module).weight + scale * change
     encoder = CLIPTextModel.from_pretrained(tiny_epsilon, subfolder="text_encoder")
-    hidden = encoder(context.family.tokenize(batch.prompts))[0].detach().double()
+    hidden = encoder(context.family.text_encoders[0].tokenize(batch.prompts))[0].detach().double()
     losses = straight_losses(
         tiny_epsilon, batch, lambda noisy, t: functional_call(unet, merged, (noisy, t), {"encoder_hidden_states": hidden}).sample
     )
@@ -103,7 +103,7 @@ def test_full_gradient_of_unet_and_text_encoder(tiny_epsilon, pictures, tmp_path
 
     unet = UNet2DConditionModel.from_pretrained(tiny_epsilon, subfolder="unet").double()
     encoder = CLIPTextModel.from_pretrained(tiny_epsilon, subfolder="text_encoder").double()
-    hidden = encoder(context.family.tokenize(batch.prompts))[0]
+    hidden = encoder(context.family.text_encoders[0].tokenize(batch.prompts))[0]
     straight_losses(tiny_epsilon, batch, lambda noisy, t: unet(noisy, t, encoder_hidden_states=hidden).sample).sum().backward()
     theirs = {f"unet.{name}": p.grad for name, p in unet.named_parameters()}
     theirs |= {f"text_encoder.{name}": p.grad for name, p in encoder.named_parameters()}
@@ -131,7 +131,9 @@ def test_teacher_is_the_model_without_its_adapter(tiny_v, pictures, tmp_path):
     noisy = add_noise(batch.latents, batch.noise, *context.family.schedule.alpha_sigma(batch.timesteps, torch.float64))[2:]
     with torch.no_grad():
         taught = plain(
-            noisy, batch.timesteps[2:], encoder_hidden_states=encoder(context.family.tokenize(batch.prompts[2:]))[0]
+            noisy,
+            batch.timesteps[2:],
+            encoder_hidden_states=encoder(context.family.text_encoders[0].tokenize(batch.prompts[2:]))[0],
         ).sample
         own = context.family.predict(noisy, batch.timesteps[2:], training.condition(batch.prompts[2:]))
     assert (own - taught).abs().max() > 1e-3
@@ -144,9 +146,11 @@ def test_teacher_is_the_model_without_its_adapter(tiny_v, pictures, tmp_path):
 def test_only_what_learns_changes(kind, tiny_epsilon, pictures, tmp_path):
     settings = settings_for(kind, tiny_epsilon, pictures, tmp_path / "run", max_train_steps=2)
     context, training = prepared(settings)
-    before = {name: p.detach().clone() for network in context.family.networks for name, p in _named(context.family, network)}
+    before = {
+        name: p.detach().clone() for network in context.family.components.values() for name, p in _named(context.family, network)
+    }
     train_loop(settings, training, context.accelerator, 2)
-    after = {name: p for network in context.family.networks for name, p in _named(context.family, network)}
+    after = {name: p for network in context.family.components.values() for name, p in _named(context.family, network)}
     learned = {id(parameter) for parameter in training.method.learned().values()}
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and changed <= {name for name, p in after.items() if id(p) in learned}
@@ -197,17 +201,20 @@ def test_placeholders_are_found_as_whole_words(tiny_epsilon):
     family = families.load(families.locate(str(tiny_epsilon)))
     width = family.text_encoder.config.hidden_size
     for placeholder, count in (("<cat>", 3), ("<cat>s", 2), ("zwx", 2), ("<Up>", 2)):
-        family.add_tokens(placeholder, torch.randn(count, width))
-    assert family.expand("a <cat>, <cat>s") == "a <cat> <cat>_1 <cat>_2, <cat>s <cat>s_1"
-    assert family.expand("zwx azwxb ZWX. zwxs") == "zwx zwx_1 azwxb zwx zwx_1. zwxs"
-    assert family.expand("<up>") == "<Up> <Up>_1"
+        family.text_encoders[0].add_tokens(placeholder, torch.randn(count, width))
+    assert family.text_encoders[0].expand("a <cat>, <cat>s") == "a <cat> <cat>_1 <cat>_2, <cat>s <cat>s_1"
+    assert family.text_encoders[0].expand("zwx azwxb ZWX. zwxs") == "zwx zwx_1 azwxb zwx zwx_1. zwxs"
+    assert family.text_encoders[0].expand("<up>") == "<Up> <Up>_1"
     for text, following in (("<up>s", "s"), ("<up>_1", "_1"), ("<up>2 a", "2 a"), ("<up>-like", "-like")):
-        alone, found = (family.tokenizer(each, add_special_tokens=False).input_ids for each in (following, family.expand(text)))
+        alone, found = (
+            family.tokenizer(each, add_special_tokens=False).input_ids
+            for each in (following, family.text_encoders[0].expand(text))
+        )
         tokens = [token.casefold() for token in family.tokenizer.convert_ids_to_tokens(found[:2])]
         assert tokens == ["<up>", "<up>_1"] and found[2:] == alone
     new = [
         i
-        for i in family.tokenize(["azwxb zwx"])[0].tolist()
+        for i in family.text_encoders[0].tokenize(["azwxb zwx"])[0].tolist()
         if i >= family.text_encoder.get_input_embeddings().table.num_embeddings
     ]
     assert len(new) == 2

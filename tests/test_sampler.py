@@ -363,9 +363,9 @@ def test_too_few_steps_for_a_scheduler_are_refused():
 
 def test_a_text_that_is_too_long_to_learn_from_is_refused_with_the_words_that_would_be_lost(pipeline):
     prompt = " ".join(["dog"] * 75)
-    pipeline.family.tokenize([prompt])
+    pipeline.family.text_encoders[0].tokenize([prompt])
     with pytest.raises(InputError, match="red car"):
-        pipeline.family.tokenize([f"{prompt} red car"])
+        pipeline.family.text_encoders[0].tokenize([f"{prompt} red car"])
 
 
 def test_infinite_pixels_are_an_error_and_not_a_black_picture(pipeline):

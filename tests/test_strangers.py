@@ -54,12 +54,12 @@ def test_networks_are_those_of_stock_whatever_else_a_configuration_says(tiny_eps
         assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in own.state_dict().items())
     assert family.text_encoder.config._attn_implementation == stock.text_encoder.config._attn_implementation
     prompt = ["a red dog, zebra's 12"]
-    tokens = family.tokenize(prompt)
+    tokens = family.text_encoders[0].tokenize(prompt)
     assert torch.equal(tokens, stock.tokenizer(prompt, padding="max_length", return_tensors="pt").input_ids)
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         seen = stock.unet(noise, 500, encoder_hidden_states=stock.text_encoder(tokens)[0], return_dict=False)[0]
-        predicted = family.predict(noise, torch.tensor([500]), family.encode_prompts(tokens))
+        predicted = family.predict(noise, torch.tensor([500]), family.encode_prompts(prompt))
     torch.testing.assert_close(predicted, seen, rtol=0, atol=1e-6)
     family.pipeline().save_pretrained(tmp_path / "saved")
     texts = [path.read_text() for path in (tmp_path / "saved").rglob("*.json")]

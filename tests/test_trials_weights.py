@@ -129,7 +129,7 @@ def test_an_embedding_in_a_lora_file_is_loaded_with_it(tiny_epsilon, family, tmp
     file.tensors["bundle_emb.mytoy.string_to_param.*"] = vectors
     path = file.write(tmp_path / "x.safetensors")
     ours = load_pipeline(str(tiny_epsilon), [(path, 1.0)])
-    assert ours.family.placeholders == {"mytoy": ("mytoy", "mytoy_1")} and ours.trigger_words == ("mytoy",)
+    assert ours.family.text_encoders[0].placeholders == {"mytoy": ("mytoy", "mytoy_1")} and ours.trigger_words == ("mytoy",)
     assert torch.equal(ours.family.text_encoder.get_input_embeddings().vectors[0], vectors)
     assert_equal(ours.family, changed_by_hand(family, file.changes))
     assert "adapter and embeddings, 2 vectors" in find_learned("demo", [(path, 1.0)]).described[0]

@@ -135,8 +135,8 @@ def save_kohya(folder: Path, family: "Family", metadata: dict[str, str], precisi
 
     tensors: dict[str, Tensor] = {}
     ranks: set[int] = set()
-    for part in peft_layers.PARTS:
-        for module, layer in getattr(family, part).named_modules():
+    for part, network in family.trainable.items():
+        for module, layer in network.named_modules():
             if isinstance(layer, BaseTunerLayer):
                 [adapter] = layer.lora_A
                 name, down = kohya_name(part, module), layer.lora_A[adapter].weight

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 NAME = "default"
 """peft's name of the adapter that learns."""
-PARTS = ("unet", "text_encoder")
 TARGETS = {
     "attention": ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj"),
     "feed-forward": ("ff.net.0.proj", "ff.net.2", "mlp.fc1", "mlp.fc2"),
@@ -90,8 +89,8 @@ def name_in_files(name: str) -> str:
 def description(family: "Family") -> dict[str, str]:
     """The metadata entry from which diffusers' loaders configure the adapters in a family's networks."""
     configs = {}
-    for part in PARTS:
-        for config in getattr(getattr(family, part), "peft_config", {}).values():
+    for part, network in family.trainable.items():
+        for config in getattr(network, "peft_config", {}).values():
             # stock loaders leave the adapter in training mode, so a dropout written here would go on in inference
             without = {name: 0.0 for name in ("lora_dropout", "rank_dropout", "module_dropout") if hasattr(config, name)}
             configs |= {f"{part}.{name}": value for name, value in {**config.to_dict(), **without}.items()}
@@ -110,8 +109,8 @@ def save(
     from customize.tensor_files import save_tensors
 
     tensors = {}
-    for part in PARTS:
-        for module, layer in getattr(family, part).named_modules():
+    for part, network in family.trainable.items():
+        for module, layer in network.named_modules():
             for _, (name, parameter) in own_parameters(layer, NAME).items() if is_tuner_layer(layer) else ():
                 tensors[naming(f"{part}.{module}.{name}")] = parameter
     return save_tensors(folder / LORA, tensors, {**metadata, **description(family)}, precision)

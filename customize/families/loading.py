@@ -27,7 +27,7 @@ def load(source: Source) -> StableDiffusion:
     else:
         folder = source.folder or check_folder(download(source.name, source.revision, source.variant), source.variant)
         family = load_folder(source.name, folder, source.variant, source.prediction_type)
-    weights = [(name, weight) for network in family.networks for name, weight in network.named_parameters()]
+    weights = [(name, weight) for network in family.components.values() for name, weight in network.named_parameters()]
     broken = [name for name, weight in weights if not weight.sum().isfinite() and not weight.isfinite().all()]
     if broken:
         what = f"holds NaN or infinity in {len(broken)} of {len(weights)} tensors, such as {broken[0]}"

@@ -4,7 +4,6 @@ B batch, C latent channels, H W latent height and width, L tokens, D embedding w
 Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models".
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,14 +11,21 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AddedToken, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
+from customize import conditioning as prompt_encoding
+from customize.conditioning import Prompt
 from customize.diffusion.process import DiscreteSchedule
 from customize.errors import InputError, Problem
 from customize.families.conditioning import Conditioning
 from customize.families.latents import KLLatents
-from customize.families.source import known_token_problems
-from customize.families.tokens import added_words, token_table
+from customize.families.text_encoder import TextEncoder
+
+LORA_TARGETS = {
+    "attention": ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj"),
+    "feed-forward": ("ff.net.0.proj", "ff.net.2", "mlp.fc1", "mlp.fc2"),
+}
+"""Of the UNet, then of CLIP."""
 
 
 class StableDiffusion:
@@ -29,6 +35,8 @@ class StableDiffusion:
     schedule: its noise levels, those that it was trained with.
     """
 
+    lora_targets = LORA_TARGETS
+
     def __init__(self, name: str, source: Path, unet, vae, text_encoder, tokenizer, scheduler):
         self.name, self.source = name, source
         self.unet: UNet2DConditionModel = unet
@@ -37,13 +45,21 @@ class StableDiffusion:
         self.tokenizer: CLIPTokenizer = tokenizer
         self.scheduler = scheduler
         self.schedule = DiscreteSchedule.of(DDPMScheduler.from_config(scheduler.config))
-        self.placeholders = added_words(tokenizer)
-        for network in self.networks:
+        self.text_encoders = (TextEncoder("text_encoder", text_encoder, tokenizer, name),)
+        for network in self.components.values():
             network.requires_grad_(False).eval()
 
     @property
-    def networks(self) -> tuple[nn.Module, ...]:
-        return self.unet, self.vae, self.text_encoder
+    def components(self) -> dict[str, nn.Module]:
+        return {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
+
+    @property
+    def trainable(self) -> dict[str, nn.Module]:
+        return {"unet": self.unet, "text_encoder": self.text_encoder}
+
+    @property
+    def denoiser(self) -> UNet2DConditionModel:
+        return self.unet
 
     @property
     def latents(self) -> KLLatents:
@@ -64,12 +80,30 @@ class StableDiffusion:
         return self.scheduler.config.prediction_type
 
     @property
+    def size_multiple(self) -> int:
+        """The sides at which every block of the UNet halves evenly, in pixels."""
+        return self.latents.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    @property
+    def takes_mask(self) -> bool:
+        """Whether the UNet is given, beside the latents, a mask and the known region's latents. Raises InputError for others."""
+        channels, own = self.unet.config.in_channels, self.latents.channels
+        if channels not in (own, 2 * own + 1):
+            what = f"its UNet takes {channels} channels, neither {own} nor {2 * own + 1} (inpainting)"
+            raise InputError(Problem(self.name, what, "take a model for text to image or for inpainting"))
+        return channels > own
+
+    @property
     def device(self) -> torch.device:
         return self.unet.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unet.dtype
+
     def to(self, *args, **kwargs) -> "StableDiffusion":
         """Moves (or casts) every network, as `torch.nn.Module.to`."""
-        for network in self.networks:
+        for network in self.components.values():
             network.to(*args, **kwargs)
         return self
 
@@ -82,54 +116,14 @@ class StableDiffusion:
             raise InputError(Problem("vae", what, "take an autoencoder of the same kind of model"))
         self.vae = vae.requires_grad_(False).eval()
 
-    def tokenize(self, prompts: Sequence[str]) -> Tensor:
-        """Returns input_ids [B, L] on the text encoder's device, padded to the tokenizer's length.
-
-        Raises InputError when a prompt is longer than the text encoder can read: nothing is cut off silently.
-        """
-        problems = [
-            Problem(f"prompt {prompt!r}", f"too long: {lost!r} would not be read", "shorten the prompt")
-            for prompt in prompts
-            if (lost := self.words_beyond_the_end(prompt))
-        ]
-        if problems:
-            raise InputError(problems)
-        texts = [self.expand(prompt) for prompt in prompts]
-        tokens = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
-        return tokens.input_ids.to(self.text_encoder.device)
-
-    def expand(self, prompt: str) -> str:
-        """The prompt with each placeholder written out as the tokens that stand for it."""
-        if not self.placeholders:
-            return prompt
-        written_out = {placeholder.casefold(): " ".join(tokens) for placeholder, tokens in self.placeholders.items()}
-        patterns = "|".join(sorted(map(as_a_word, self.placeholders), key=len, reverse=True))
-        # "<cat>s" is "<cat> <cat>_1 s": the last token, as a word of its own, would not be found in "<cat>_1s"
-        return re.sub(
-            f"({patterns})(?=(\\w?))",
-            lambda found: written_out[found[1].casefold()] + (" " if found[2] else ""),
-            prompt,
-            flags=re.IGNORECASE,
-        )
-
-    def words_beyond_the_end(self, prompt: str) -> str:
-        """The end of the prompt that the text encoder cannot see; empty when all of it fits."""
-        input_ids = self.tokenizer(self.expand(prompt), truncation=False, verbose=False).input_ids
-        return self.tokenizer.decode(input_ids[self.tokenizer.model_max_length - 1 : -1])
-
-    def encode_prompts(self, input_ids: Tensor, clip_skip: int | None = None) -> Conditioning:
-        """input_ids: [B, L]; returns `encoder_hidden_states` [B, L, D]: the last layer's, normalised.
-
-        clip_skip: how many last layers are left out. Raises InputError where there are not as many.
-        """
-        if not clip_skip:
-            return Conditioning({"encoder_hidden_states": self.text_encoder(input_ids, return_dict=False)[0]})
-        if clip_skip >= (layers := self.text_encoder.config.num_hidden_layers):
-            what = f"{clip_skip} is too many: the text encoder has {layers} layers"
-            raise InputError(Problem("clip_skip", what, f"take {layers - 1} at most; 1 is usual (A1111's Clip skip 2)"))
-        hidden_states = self.text_encoder(input_ids, output_hidden_states=True).hidden_states[-1 - clip_skip]
-        hidden_states = getattr(self.text_encoder, "text_model", self.text_encoder).final_layer_norm(hidden_states)
+    def encode_prompts(self, prompts: Sequence[Prompt], *, clip_skip: int | None = None, min_chunks: int = 1) -> Conditioning:
+        """`encoder_hidden_states` [B, N * L, D]: see `customize.conditioning.encode`."""
+        hidden_states = prompt_encoding.encode(self.text_encoders[0], prompts, clip_skip, min_chunks)
         return Conditioning({"encoder_hidden_states": hidden_states})
+
+    def num_chunks(self, prompt: Prompt) -> int:
+        """In how many chunks the text encoder reads a prompt, at least 1."""
+        return prompt_encoding.num_chunks(self.text_encoders[0], prompt)
 
     def collate(self, prompts: Sequence[Conditioning], empty: Conditioning) -> Conditioning:
         """One batch of prompts that were encoded apart, one row each. A shorter prompt is padded with chunks of the empty one."""
@@ -155,34 +149,6 @@ class StableDiffusion:
             inputs["timestep_cond"] = guidance_embedding(scale - 1, width).to(noisy_latents)
         return self.unet(noisy_latents, timesteps, **inputs, return_dict=False)[0]
 
-    def initial_vectors(self, words: str, num_vectors: int) -> Tensor:
-        """[num_vectors, D]: the embeddings of the words' tokens, repeated in turn or cut to the number asked for.
-
-        Raises InputError when the words hold no token.
-        """
-        input_ids = self.tokenizer(words, add_special_tokens=False).input_ids
-        if not input_ids:
-            raise InputError(Problem("initializer_token", f"{words!r} holds no token", "give a word, such as toy"))
-        rows = [input_ids[i % len(input_ids)] for i in range(num_vectors)]
-        return self.text_encoder.get_input_embeddings().weight[rows].detach().clone()
-
-    def add_tokens(self, placeholder: str, vectors: Tensor) -> None:
-        """Teaches the tokenizer a placeholder that stands for `vectors` [N, D]; a Parameter is used as it is.
-
-        Raises InputError when the placeholder is a word already.
-        """
-        tokens = (placeholder, *(f"{placeholder}_{i}" for i in range(1, len(vectors))))
-        if problems := known_token_problems(set(self.tokenizer.get_vocab()), tokens):
-            raise InputError(problems)
-        table = token_table(self.text_encoder)
-        vectors = vectors if isinstance(vectors, nn.Parameter) else nn.Parameter(vectors, requires_grad=False)
-        if len(self.tokenizer) != table.num_rows:
-            what = f"its tokenizer knows {len(self.tokenizer)} words, its text encoder {table.num_rows}"
-            raise InputError(Problem(self.name, what, "new words need a base model in which the two agree"))
-        self.tokenizer.add_tokens([AddedToken(token, single_word=is_letter(token[-1])) for token in tokens])
-        table.vectors.append(vectors)
-        self.placeholders[placeholder] = tokens
-
     def pipeline(self) -> StableDiffusionPipeline:
         """diffusers' own pipeline around these very parts (nothing is copied), without a safety checker."""
         return StableDiffusionPipeline(
@@ -202,14 +168,3 @@ def guidance_embedding(w: Tensor, width: int) -> Tensor:
     frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * -(torch.tensor(10_000.0).log() / (half - 1)))
     angles = 1000 * w.cpu().float()[:, None] * frequencies  # up to thousands: on the CPU, so that they are the same everywhere
     return F.pad(torch.cat([angles.sin(), angles.cos()], 1), (0, width % 2))
-
-
-def is_letter(character: str) -> bool:
-    """Whether a word goes on with it: <cat> ends by itself, sks ends where no letter, digit or _ follows."""
-    return character.isalnum() or character == "_"
-
-
-def as_a_word(placeholder: str) -> str:
-    """A pattern that finds the placeholder, but not inside a longer word."""
-    before, after = ("(?<!\\w)" if is_letter(placeholder[0]) else "", "(?!\\w)" if is_letter(placeholder[-1]) else "")
-    return before + re.escape(placeholder) + after

@@ -15,7 +15,7 @@ from torch import nn
 from customize import adapters
 from customize.adapters.lora import Adapter as LoRA
 from customize.adapters.lora import fits_beside, is_lora
-from customize.adapters.peft_layers import PARTS, tuner_layers
+from customize.adapters.peft_layers import tuner_layers
 from customize.errors import InputError, Problem
 from customize.families.stable_diffusion import StableDiffusion
 from customize.inference import changes
@@ -30,7 +30,7 @@ class Networks:
 
     def __init__(self, family: StableDiffusion):
         self.family = family
-        self.modules = {part: {n: m for n, m in getattr(family, part).named_modules() if n} for part in PARTS}
+        self.modules = {part: {n: m for n, m in network.named_modules() if n} for part, network in family.trainable.items()}
         self.changed: dict[tuple[Place, str], Changed] = {}
 
     def module(self, place: Place) -> nn.Module:
@@ -60,9 +60,9 @@ def add_adapters(family: StableDiffusion, files: Sequence[LearnedFile], partial:
             problems += error.problems
     if problems:
         raise InputError(problems)
-    for layer in tuner_layers(family.unet, family.text_encoder):
+    for layer in tuner_layers(*family.trainable.values()):
         layer.set_adapter(names)
-    for network in family.networks:  # peft leaves its layers in training, with dropout
+    for network in family.components.values():  # peft leaves its layers in training, with dropout
         network.requires_grad_(False).eval()
     return loaded, notes
 
@@ -86,13 +86,13 @@ def add_adapter(networks: Networks, file: LearnedFile, name: str, partial: bool)
         raise InputError(Problem(SETTING, f"{file.path}: {what}{widths(networks, found)}", other_base(file)))
     beside = {place: terms for place, terms in fitting.items() if own or is_lora(terms)}
     try:
-        for part in PARTS:
+        for part, network in networks.family.trainable.items():
             if mine := {module: terms for (its, module), terms in beside.items() if its == part}:
                 load = (own or LoRA()).load
-                load(getattr(networks.family, part), name, mine, adapter_description(file, part))
+                load(network, name, mine, adapter_description(file, part))
     except InputError as error:
         raise InputError(replace(each, what=f"{file.path}: {each.what}") for each in error.problems) from error
-    changed: dict[str, list[Changed]] = {part: [] for part in PARTS}
+    changed: dict[str, list[Changed]] = {part: [] for part in networks.modules}
     for place, terms in fitting.items() if not own else ():
         if "bias" in terms:
             changed[place[0]].append(networks.change(place, "bias", name, {"bias": terms["bias"]}))

@@ -53,9 +53,10 @@ def words(family: StableDiffusion, spans: Sequence[Span]) -> list[Word]:
     A learned placeholder is one word, however many vectors stand for it. Tokens of mere punctuation belong to no word, nor
     do start, end and padding.
     """
-    tokenizer, found = family.tokenizer, []
-    learned = {tokens[0]: (placeholder, len(tokens)) for placeholder, tokens in family.placeholders.items()}
-    for number, chunk in enumerate(chunks(family, spans)):
+    encoder, found = family.text_encoders[0], []
+    tokenizer = encoder.tokenizer
+    learned = {tokens[0]: (placeholder, len(tokens)) for placeholder, tokens in encoder.placeholders.items()}
+    for number, chunk in enumerate(chunks(encoder, spans)):
         input_ids = chunk.input_ids[: chunk.input_ids.index(tokenizer.eos_token_id, 1)]
         tokens = tokenizer.convert_ids_to_tokens(input_ids)
         place = 1
@@ -65,7 +66,7 @@ def words(family: StableDiffusion, spans: Sequence[Span]) -> list[Word]:
                 ends = (i for i, token in enumerate(tokens[place:], 1) if token.endswith("</w>"))
                 length = next(ends, len(tokens) - place)
                 text = tokenizer.decode(input_ids[place : place + length]).strip()
-            if text in family.placeholders or set(text) - set(string.punctuation):
+            if text in encoder.placeholders or set(text) - set(string.punctuation):
                 first = number * len(chunk.input_ids) + place
                 same = sum(word.text == text for word in found)
                 found.append(Word(text, same, tuple(range(first, first + length))))
@@ -150,7 +151,7 @@ class AttentionMaps:
 
 def cross_attention(family: StableDiffusion) -> list[Attention]:
     """The layers of the UNet that attend to the prompt but for those in its middle, the coarsest, as in the paper."""
-    named = family.unet.named_modules()
+    named = family.denoiser.named_modules()
     return [m for name, m in named if isinstance(m, Attention) and m.is_cross_attention and "mid_block" not in name]
 
 

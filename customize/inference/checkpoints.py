@@ -54,8 +54,8 @@ def put_into(family: "StableDiffusion", path: Path, tensors: "dict[str, Tensor]"
     """
     mine = {
         f"{part}.{name}": parameter
-        for part in ("unet", "text_encoder")
-        for name, parameter in getattr(family, part).named_parameters()
+        for part, network in family.trainable.items()
+        for name, parameter in network.named_parameters()
     }
     wrong = sorted(name for name in tensors if name not in mine or mine[name].shape != tensors[name].shape)
     if wrong:

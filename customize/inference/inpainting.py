@@ -22,7 +22,6 @@ from customize.inference.solvers import Solver
 from customize.inference.step import Step
 
 if TYPE_CHECKING:
-    from customize.families.stable_diffusion import StableDiffusion
     from customize.inference.pipeline import Pipeline
 
 
@@ -84,7 +83,7 @@ def inpainted(
     Raises InputError for a model that was trained to be shown something else, and as `repaint_plan`.
     """
     mask = torch.cat(list(masks))
-    shown = takes_mask(pipeline.family)
+    shown = pipeline.family.takes_mask
 
     def finish(pictures: list[Image.Image]) -> list[Image.Image]:
         return [paste(*parts) for parts in zip(pictures, images, masks, strict=True)]
@@ -104,15 +103,6 @@ def inpainted(
         return DenoisingTask(start, estimate, known.kept(solver), finish=finish)
     plan = repaint_plan(solver, jump_length, num_resamples)
     return DenoisingTask(start, estimate, known.resampled(solver, plan, generators), plan, finish)
-
-
-def takes_mask(family: "StableDiffusion") -> bool:
-    """Whether the UNet is shown, beside the latents, a mask and the known part's latents. Raises InputError for others."""
-    channels, latent_channels = family.unet.config.in_channels, family.latents.channels
-    if channels not in (latent_channels, 2 * latent_channels + 1):
-        what = f"its UNet takes {channels} channels, neither {latent_channels} nor {2 * latent_channels + 1} (inpainting)"
-        raise InputError(Problem(family.name, what, "take a model for text to image or for inpainting"))
-    return channels > latent_channels
 
 
 def repaint_plan(solver: Solver, jump_length: int, num_resamples: int) -> list[Step]:

@@ -35,15 +35,16 @@ class LoadedAdapter:
 
     def __init__(self, family: StableDiffusion, name: str, changed: Mapping[str, Sequence[Changed]]):
         self.name = name
-        self.parts = [
+        self.parts = [  # the denoiser's first
             ([layer for layer in tuner_layers(network) if name in layer.scaling], changed[part])
-            for part, network in (("unet", family.unet), ("text_encoder", family.text_encoder))
+            for part, network in family.trainable.items()
         ]
 
     def set_scale(self, scale: Now) -> None:
-        for (layers, changed), own in zip(self.parts, apart(scale), strict=True):
+        denoiser, text_encoder = apart(scale)
+        for place, (layers, changed) in enumerate(self.parts):
             for each in (*layers, *changed):
-                each.set_scale(self.name, own)
+                each.set_scale(self.name, text_encoder if place else denoiser)
 
 
 @dataclass(frozen=True)

@@ -111,15 +111,16 @@ def read_tensors(file: LearnedFile) -> dict[str, Tensor]:
 
 def add_embeddings(family: StableDiffusion, file: LearnedFile, tensors: dict[str, Tensor]) -> LoadedWords:
     """Teaches the family the words of a file, if it has some, each with its vectors [N, D]. Raises InputError."""
+    encoder = family.text_encoders[0]
     if not file.placeholders:
-        return LoadedWords(family.text_encoder.get_input_embeddings(), {})
-    table, vectors = token_table(family.text_encoder), {}
-    width = table.weight.shape[-1]
+        return LoadedWords(encoder.module.get_input_embeddings(), {})
+    table, vectors = token_table(encoder.module), {}
+    width = encoder.width
     for placeholder, key in file.placeholders.items():
         own = tensors[key].float().view(-1, tensors[key].shape[-1])
         if own.shape[-1] != width:
             what = f"{file.path}: {placeholder} is {own.shape[-1]} wide; words of this base model are {width} wide"
             raise InputError(Problem(SETTING, what, other_base(file)))
         vectors[len(table.vectors)] = own
-        family.add_tokens(placeholder, own.clone())
+        encoder.add_tokens(placeholder, own.clone())
     return LoadedWords(table, vectors)

@@ -148,7 +148,7 @@ def merge_adapters(family: "StableDiffusion") -> None:
 
     from customize.adapters.peft_layers import tuner_layers
 
-    for layer in tuner_layers(family.unet, family.text_encoder):
+    for layer in tuner_layers(*family.trainable.values()):
         weight = layer.get_base_layer().weight.data
         start, total = weight.clone(), weight.double()
         for name in layer.active_adapters:
@@ -158,7 +158,7 @@ def merge_adapters(family: "StableDiffusion") -> None:
                 layer.merged_adapters.clear()
                 weight.copy_(start)
         weight.copy_(total)
-    for network in (family.unet, family.text_encoder):
+    for network in family.trainable.values():
         recurse_remove_peft_layers(network)
 
 
@@ -169,11 +169,12 @@ def merge_words(family: "StableDiffusion") -> None:
 
     from customize.families.tokens import TokenTable
 
-    table = family.text_encoder.get_input_embeddings()
-    if isinstance(table, TokenTable):
-        rows = torch.cat([table.weight, *table.vectors])
-        family.text_encoder.set_input_embeddings(nn.Embedding.from_pretrained(rows))
-        family.text_encoder.config.vocab_size = len(rows)
+    for encoder in family.text_encoders:
+        table = encoder.module.get_input_embeddings()
+        if isinstance(table, TokenTable):
+            rows = torch.cat([table.weight, *table.vectors])
+            encoder.module.set_input_embeddings(nn.Embedding.from_pretrained(rows))
+            encoder.module.config.vocab_size = len(rows)
 
 
 def write_adapter(target: Path, pipeline: "Pipeline", said: dict[str, str], kohya: bool = False) -> None:
@@ -187,8 +188,8 @@ def write_adapter(target: Path, pipeline: "Pipeline", said: dict[str, str], kohy
 
     adapters: list[Any] = list(pipeline.weights.parts)
     tensors, configs = {}, {}
-    for part in ("unet", "text_encoder"):
-        joined = dict(joined_factors(getattr(pipeline.family, part), adapters))
+    for part, network in pipeline.family.trainable.items():
+        joined = dict(joined_factors(network, adapters))
         for module, (down, up) in joined.items():
             if kohya:
                 name = kohya_name(part, module)

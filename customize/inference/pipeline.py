@@ -12,13 +12,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from customize.conditioning import chunks, encode
 from customize.errors import InputError, NumericsError, Problem
 from customize.families.conditioning import Conditioning
 from customize.families.stable_diffusion import StableDiffusion
 from customize.inference.estimates import Estimate
 from customize.inference.illusions import Components, keep_component
-from customize.inference.inpainting import as_pixels, inpainted, read_mask, takes_mask
+from customize.inference.inpainting import as_pixels, inpainted, read_mask
 from customize.inference.loaded import LoadedWeights
 from customize.inference.sampler import DenoisingTask, StepResult, draw_noise, sample
 from customize.inference.schedulers import make_scheduler
@@ -170,7 +169,7 @@ class Pipeline:
     ) -> Estimate:
         """Guidance from the negative prompts to the prompts, one of each and a scale per picture: see `worded`."""
         guides = self.family.takes_guidance
-        kind = {"dtype": torch.float64} if guides else {"dtype": self.family.unet.dtype, "device": self.family.device}
+        kind = {"dtype": torch.float64} if guides else {"dtype": self.family.dtype, "device": self.family.device}
         scale = torch.tensor(scales, **kind).view(-1, 1, 1, 1)
         encode = partial(self.conditioning, clip_skip=clip_skip) if clip_skip else self.conditioning
         return self.weights.scheduled(lambda: worded(encode, prompts, negatives, scale, steps, plain, guides, rescale), steps)
@@ -180,16 +179,16 @@ class Pipeline:
         positive, negative = (
             [text for prompt in wanted for text in read(prompt, plain).texts(steps)] for wanted in (prompts, [negative_prompt])
         )
-        return max(len(chunks(self.family, text)) for text in positive), max(len(chunks(self.family, text)) for text in negative)
+        return max(map(self.family.num_chunks, positive)), max(map(self.family.num_chunks, negative))
 
     def conditioning(self, texts: Sequence[Text], clip_skip: int | None = None) -> Conditioning:
         """The conditioning of texts, a row for each."""
-        return encode(self.family, texts, clip_skip)
+        return self.family.encode_prompts(texts, clip_skip=clip_skip)
 
     def size(self, height: int | None, width: int | None, picture: Image.Image | None) -> tuple[int, int]:
         """(height, width) in pixels; what is not given follows the picture's shape and the base model's resolution."""
         factor = self.family.latents.factor
-        unit = factor * 2 ** (len(self.family.unet.config.block_out_channels) - 1)
+        unit = self.family.size_multiple
         shape = (picture.height / picture.width) ** 0.5 if picture else 1
         own = [max(round(self.family.resolution * side / unit), 1) * unit for side in (shape, 1 / shape)]
         sides = {"height": height or own[0], "width": width or own[1]}
@@ -206,7 +205,7 @@ class Pipeline:
         """Raises InputError when the model or the mask lacks a picture that it goes with."""
         if mask and not image:
             raise InputError(Problem("mask_image", "there is no image that it is for", "give the picture as image"))
-        if takes_mask(self.family) and not mask:
+        if self.family.takes_mask and not mask:
             what = "is an inpainting model, which is shown a picture and a mask"
             raise InputError(Problem(self.family.name, what, "give image and mask_image, or take another model"))
 
@@ -214,7 +213,7 @@ class Pipeline:
         """Standard normal numbers [B, C, H, W], the latents' shape for pictures of `size` (height, width)."""
         height, width = (side // self.family.latents.factor for side in size)
         shape = (len(generators), self.family.latents.channels, height, width)
-        return draw_noise(shape, generators, like=next(self.family.unet.parameters()))
+        return draw_noise(shape, generators, like=torch.empty((), device=self.family.device, dtype=self.family.dtype))
 
     @torch.no_grad()
     def encode(self, images: Sequence[Image.Image], generators: Sequence[torch.Generator]) -> Tensor:
@@ -228,7 +227,7 @@ class Pipeline:
         stored = space.encode(pixels)
         noise = torch.randn(1, *space.shape(stored), generator=generator, dtype=stored.dtype)
         latents = space.sample(stored, noise.to(stored.device))
-        return latents.to(self.family.device, self.family.unet.dtype)
+        return latents.to(self.family.device, self.family.dtype)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, max_batch: int | None = None) -> list[Image.Image]:

@@ -28,9 +28,9 @@ class DreamBooth(DenoisingMethod):
         self.settings, self.adapter = settings, adapter
         self.name = "dreambooth" if settings.adapter == adapters.NONE else f"dreambooth_{settings.adapter}"
         self.trigger_words, self.example_prompt = (settings.instance_prompt,), settings.instance_prompt
-        self.unet = family.unet
-        if settings.train_text_encoder:
-            self.text_encoder = family.text_encoder
+        for name, network in family.trainable.items():
+            if network is family.denoiser or settings.train_text_encoder:
+                self.add_module(name, network)
         start_from = IntoAdapter(settings, family)
         adapter.attach(list(self.children()), settings)
         start_from(adapter)
@@ -42,12 +42,15 @@ class DreamBooth(DenoisingMethod):
             self.trigger_words, self.example_prompt = (), min(captions, key=len)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        rates = {
-            "unet": self.settings.learning_rate,
-            "text_encoder": self.settings.text_encoder_learning_rate or self.settings.learning_rate,
-        }
-        groups = {name: [p for p in network.parameters() if p.requires_grad] for name, network in self.named_children()}
-        return [{"params": parameters, "lr": rates[name]} for name, parameters in groups.items()]
+        rate = self.settings.learning_rate
+        of_text_encoder = self.settings.text_encoder_learning_rate or rate
+        return [
+            {
+                "params": [parameter for parameter in network.parameters() if parameter.requires_grad],
+                "lr": rate if network is self.family.denoiser else of_text_encoder,
+            }
+            for network in self.children()
+        ]
 
     def learned(self) -> dict[str, Tensor]:
         return {self.adapter.name_in_files(name): parameter for name, parameter in super().learned().items()}

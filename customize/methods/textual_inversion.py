@@ -27,18 +27,20 @@ class TextualInversion(DenoisingMethod):
     name = "textual_inversion"
 
     def __init__(self, family: StableDiffusion, settings):
-        super().__init__(family, lambda prompts: family.encode_prompts(family.tokenize(prompts)))
+        super().__init__(family, family.encode_prompts)
         self.settings, self.trigger_words = settings, tuple(settings.placeholder_token)
         word = "in the style of" if settings.learnable_property == "style" else "of"
         self.example_prompt = f"a picture {word} {self.trigger_words[0]}"
         self.vectors: dict[str, nn.Parameter] = {}
+        [encoder] = family.text_encoders
         begun = init_weights.words_of(settings)
         for placeholder, words, count in tokens_to_learn(settings):
-            vectors = family.initial_vectors(words, count).float()
+            vectors = encoder.initial_vectors(words, count).float()
             self.vectors[placeholder] = nn.Parameter(fitting(begun.get(placeholder, vectors), vectors))
-            family.add_tokens(placeholder, self.vectors[placeholder])
+            encoder.add_tokens(placeholder, self.vectors[placeholder])
         self.start = {placeholder: vectors.detach().clone() for placeholder, vectors in self.vectors.items()}
-        self.unet, self.text_encoder = family.unet, family.text_encoder
+        for name, network in family.trainable.items():
+            self.add_module(name, network)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.vectors.values()), "lr": self.settings.learning_rate}]
@@ -66,7 +68,7 @@ class DirectionalTextualInversion(TextualInversion):
 
     def __init__(self, family: StableDiffusion, settings):
         super().__init__(family, settings)
-        self.norm = family.text_encoder.get_input_embeddings().weight.float().norm(dim=-1).mean().item()
+        self.norm = family.text_encoders[0].embeddings.float().norm(dim=-1).mean().item()
         self.after_step()
         self.start = {placeholder: vectors.detach().clone() for placeholder, vectors in self.vectors.items()}
 
@@ -152,13 +154,13 @@ def report(
     family: StableDiffusion, start: dict[str, Tensor], learned: dict[str, Tensor], num_nearest: int = 4
 ) -> EmbeddingReport:
     """Compares learned vectors, each [N, D], with where they started and with the vocabulary [V, D]."""
-    table = family.text_encoder.get_input_embeddings().weight.float().cpu()
-    words = {index: word.removesuffix("</w>") for word, index in family.tokenizer.get_vocab().items()}
+    table = family.text_encoders[0].embeddings.float().cpu()
+    words = {index: word.removesuffix("</w>") for word, index in family.text_encoders[0].tokenizer.get_vocab().items()}
     found = []
     for placeholder, vectors in learned.items():
         vectors = vectors.detach().float().cpu()
         cosines, nearest = F.cosine_similarity(vectors[:, None], table[None], dim=-1).topk(num_nearest)
-        for i, token in enumerate(family.placeholders[placeholder]):
+        for i, token in enumerate(family.text_encoders[0].placeholders[placeholder]):
             near = tuple(zip((words[j] for j in nearest[i].tolist()), cosines[i].tolist(), strict=True))
             distance = (vectors[i] - start[placeholder][i].cpu()).norm().item()
             found.append(VectorReport(token, vectors[i].norm().item(), distance, near))

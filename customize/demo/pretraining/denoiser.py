@@ -48,8 +48,8 @@ class Pretraining(DenoisingMethod):
     name = "pretraining"
 
     def __init__(self, family: StableDiffusion):
-        super().__init__(family, lambda prompts: family.encode_prompts(family.tokenize(prompts)))
-        self.networks = nn.ModuleDict({part: getattr(family, part).requires_grad_(True) for part in ("unet", "text_encoder")})
+        super().__init__(family, family.encode_prompts)
+        self.networks = nn.ModuleDict({name: network.requires_grad_(True) for name, network in family.trainable.items()})
         # On so few pixels plain attention is faster than the fused one, and in bfloat16 on a CPU much faster.
         family.unet.to(memory_format=torch.channels_last).set_attn_processor(AttnProcessor())
         self.average = AveragedModel(self.networks, multi_avg_fn=warmed_up).requires_grad_(False)

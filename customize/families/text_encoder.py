@@ -1,0 +1,125 @@
+"""A text encoder with its tokenizer, and the words that were added to both. A family has one or more.
+
+B texts, L tokens that the encoder reads at once, D embedding width, N vectors of a word.
+"""
+
+import re
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from transformers import AddedToken
+
+from customize.errors import InputError, Problem
+from customize.families.source import known_token_problems
+from customize.families.tokens import added_words, token_table
+
+
+class TextEncoder:
+    """A CLIP text encoder.
+
+    name: the component's, as the folder is called (`text_encoder`, `text_encoder_2`); base: the base model's, for messages.
+    placeholders: the tokens that each added word stands for.
+    """
+
+    def __init__(self, name: str, module: nn.Module, tokenizer, base: str):
+        self.name, self.module, self.tokenizer, self.base = name, module, tokenizer, base
+        self.placeholders: dict[str, tuple[str, ...]] = added_words(tokenizer)
+
+    @property
+    def max_tokens(self) -> int:
+        """L, start and end among them."""
+        return self.tokenizer.model_max_length
+
+    @property
+    def width(self) -> int:
+        """D of the token embeddings."""
+        return self.embeddings.shape[-1]
+
+    @property
+    def embeddings(self) -> Tensor:
+        """The embeddings of the vocabulary [V, D], without added words."""
+        return self.module.get_input_embeddings().weight
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Returns input_ids [B, L] on the encoder's device, padded. Raises InputError for a text that is longer than L."""
+        problems = [
+            Problem(f"prompt {text!r}", f"too long: {lost!r} would not be read", "shorten the prompt")
+            for text in texts
+            if (lost := self.words_beyond_the_end(text))
+        ]
+        if problems:
+            raise InputError(problems)
+        expanded = [self.expand(text) for text in texts]
+        tokens = self.tokenizer(expanded, padding="max_length", truncation=True, return_tensors="pt")
+        return tokens.input_ids.to(self.module.device)
+
+    def encode(self, input_ids: Tensor, clip_skip: int | None = None) -> Tensor:
+        """input_ids: [B, L]; returns hidden states [B, L, D] of the last layer, normalised.
+
+        clip_skip: the number of last layers that are left out. Raises InputError where there are not as many.
+        """
+        if not clip_skip:
+            return self.module(input_ids, return_dict=False)[0]
+        if clip_skip >= (layers := self.module.config.num_hidden_layers):
+            what = f"{clip_skip} is too many: the text encoder has {layers} layers"
+            raise InputError(Problem("clip_skip", what, f"take {layers - 1} at most; 1 is usual (A1111's Clip skip 2)"))
+        hidden_states = self.module(input_ids, output_hidden_states=True).hidden_states[-1 - clip_skip]
+        return getattr(self.module, "text_model", self.module).final_layer_norm(hidden_states)
+
+    def expand(self, text: str) -> str:
+        """The text with each placeholder written out as the tokens that stand for it."""
+        if not self.placeholders:
+            return text
+        written_out = {placeholder.casefold(): " ".join(tokens) for placeholder, tokens in self.placeholders.items()}
+        patterns = "|".join(sorted(map(as_a_word, self.placeholders), key=len, reverse=True))
+        # "<cat>s" is "<cat> <cat>_1 s": the last token, as a word of its own, would not be found in "<cat>_1s"
+        return re.sub(
+            f"({patterns})(?=(\\w?))",
+            lambda found: written_out[found[1].casefold()] + (" " if found[2] else ""),
+            text,
+            flags=re.IGNORECASE,
+        )
+
+    def words_beyond_the_end(self, text: str) -> str:
+        """The end of the text that the encoder cannot read; empty when all of it fits."""
+        input_ids = self.tokenizer(self.expand(text), truncation=False, verbose=False).input_ids
+        return self.tokenizer.decode(input_ids[self.max_tokens - 1 : -1])
+
+    def initial_vectors(self, words: str, num_vectors: int) -> Tensor:
+        """[num_vectors, D]: the embeddings of the words' tokens, repeated in turn or cut to `num_vectors`.
+
+        Raises InputError when the words hold no token.
+        """
+        input_ids = self.tokenizer(words, add_special_tokens=False).input_ids
+        if not input_ids:
+            raise InputError(Problem("initializer_token", f"{words!r} holds no token", "give a word, such as toy"))
+        rows = [input_ids[i % len(input_ids)] for i in range(num_vectors)]
+        return self.embeddings[rows].detach().clone()
+
+    def add_tokens(self, placeholder: str, vectors: Tensor) -> None:
+        """Adds a placeholder that stands for `vectors` [N, D]; a Parameter is used as it is.
+
+        Raises InputError when the placeholder is a word already.
+        """
+        tokens = (placeholder, *(f"{placeholder}_{i}" for i in range(1, len(vectors))))
+        if problems := known_token_problems(set(self.tokenizer.get_vocab()), tokens):
+            raise InputError(problems)
+        table = token_table(self.module)
+        vectors = vectors if isinstance(vectors, nn.Parameter) else nn.Parameter(vectors, requires_grad=False)
+        if len(self.tokenizer) != table.num_rows:
+            what = f"its tokenizer knows {len(self.tokenizer)} words, its text encoder {table.num_rows}"
+            raise InputError(Problem(self.base, what, "new words need a base model in which the two agree"))
+        self.tokenizer.add_tokens([AddedToken(token, single_word=is_letter(token[-1])) for token in tokens])
+        table.vectors.append(vectors)
+        self.placeholders[placeholder] = tokens
+
+
+def is_letter(character: str) -> bool:
+    """Whether a word goes on with it: <cat> ends by itself, sks ends where no letter, digit or _ follows."""
+    return character.isalnum() or character == "_"
+
+
+def as_a_word(placeholder: str) -> str:
+    """A pattern that finds the placeholder, but not inside a longer word."""
+    before, after = ("(?<!\\w)" if is_letter(placeholder[0]) else "", "(?!\\w)" if is_letter(placeholder[-1]) else "")
+    return before + re.escape(placeholder) + after
