@@ -13,7 +13,6 @@ from typing import Any
 from customize import (
     __version__,
     aliases,
-    checks,
     compatibility,
     events,
     from_files,
@@ -33,6 +32,7 @@ from customize.errors import InputError, Interrupted, NumericsError, Problem, Re
 from customize.findings import printable
 from customize.next_command import called
 from customize.setting import Setting, table
+from customize.settings.rules.rule import implied as implied_by
 from customize.terminal import Terminal
 from customize.validated import SECTIONS, by_section
 
@@ -165,7 +165,7 @@ def read(model: type[Settings], argv: Sequence[str], check: Function | None = No
         problems += [Problem(where.get(each.where, each.where), each.what, each.remedy) for each in ours.problems]
         problems += [Problem(places.get(each.where, each.where), each.what, each.remedy) for each in found]
     notes += _epochs_over_steps(values, from_file, flags)
-    implied, more = checks.implied(table(model), values)
+    implied, more = implied_by(table(model), values)
     values, of_files = from_files.complete(model, values | implied)
     settings, found = model.examine(values, {each.where for each in of_files})
     found = of_files + found
@@ -173,7 +173,7 @@ def read(model: type[Settings], argv: Sequence[str], check: Function | None = No
     problems += [Problem(places.get(each.where, each.where), each.what, each.remedy) for each in found]
     if problems:
         raise InputError(problems + _further(check, settings, {each.where for each in found}))
-    return settings, notes + more + checks.notes(settings)
+    return settings, notes + more + settings.notes()
 
 
 def _epochs_over_steps(values: dict[str, Any], from_file: Mapping[str, Any], flags: Mapping[str, Any]) -> list[str]:

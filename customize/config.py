@@ -12,6 +12,9 @@ from customize import adapters
 from customize.scales import Scale, path_and_scale, times
 from customize.schedules import SCHEDULES
 from customize.setting import OneOf, again, setting
+from customize.settings.rules import training_rules
+from customize.settings.rules.inference_rules import INFERENCE
+from customize.settings.rules.rule import output_is_a_folder
 from customize.validated import Validated
 
 Precision = Literal["no", "fp16", "bf16"]
@@ -35,6 +38,8 @@ Illusion = Literal["none", "anagram", "alternating_anagram", "looking_glass", "h
 class Settings(Validated):
     """What training and generating have in common."""
 
+    rules = (output_is_a_folder,)
+
     pretrained_model_name_or_path: str | None = setting("demo", "model", BASE_MODEL, text="model")
     revision: str | None = setting(None, "model", "branch, tag or commit of the base model on the hub")
     variant: str | None = setting(None, "model", "variant of the base model's files, such as fp16")
@@ -52,6 +57,8 @@ class Settings(Validated):
 
 class TrainingSettings(Settings):
     """What every way of training has in common."""
+
+    rules = (*Settings.rules, *training_rules.COMMON)
 
     pretrained_model_name_or_path: str = again(Settings, "pretrained_model_name_or_path", "demo")
 
@@ -178,11 +185,15 @@ class TrainingSettings(Settings):
             values = {"max_train_steps": None, **values}
         return values
 
+    def notes(self) -> list[str]:
+        return [*training_rules.notes(self)]
+
 
 class TextualInversionSettings(TrainingSettings):
     """Teach new words to a base model by textual inversion: vectors are learned for them, nothing else changes."""
 
     command: ClassVar[str] = "train_textual_inversion.py"
+    rules = (*TrainingSettings.rules, *training_rules.TEXTUAL_INVERSION)
 
     placeholder_token: tuple[str, ...] = setting(..., "method", "new words to learn, such as <cat-toy>", text="placeholder")
     initializer_token: tuple[str, ...] = setting(
@@ -266,6 +277,7 @@ class DreamBoothSettings(adapters.settings(), SubjectSettings):
     """Teach a subject to a base model by DreamBooth: in full, or as a small adapter beside it."""
 
     command: ClassVar[str] = "train_dreambooth.py"
+    rules = (*TrainingSettings.rules, *training_rules.DREAMBOOTH)
 
     @classmethod
     def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -279,6 +291,7 @@ class InferenceSettings(Settings):
     """Generate pictures with a base model and what was taught to it."""
 
     command: ClassVar[str] = "infer.py"
+    rules = (*Settings.rules, *INFERENCE)
 
     pretrained_model_name_or_path: str | None = again(
         Settings, "pretrained_model_name_or_path", None, default_in_words="none: the one of the weights, else demo"

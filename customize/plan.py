@@ -16,7 +16,6 @@ import torch
 from accelerate import Accelerator
 
 from customize import adapters, checkpoint, course, events, machine, run_folder, summary, units
-from customize.checks import applies
 from customize.data import Examples, small_pictures_note
 from customize.disk import free_bytes
 from customize.errors import ResourceError
@@ -259,8 +258,8 @@ def seen(settings, context: RunContext) -> tuple[Seen, ...]:
 
 def to_generate(settings, examples: Examples) -> int:
     """Class pictures that are missing."""
-    line = table(type(settings)).get("num_class_images")
-    wanted = settings.num_class_images if line and applies(line, settings) else 0
+    has_classes = "num_class_images" in table(type(settings))
+    wanted = settings.num_class_images if has_classes and settings.has_effect("num_class_images") else 0
     return max(0, wanted - len(examples.classes))
 
 

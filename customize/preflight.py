@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from customize import checks, course, events, init_weights, memory, run_folder, runs, surroundings
+from customize import course, events, init_weights, memory, run_folder, runs, surroundings
 from customize.data import USUAL_RESOLUTION, Examples, examine_examples
 from customize.errors import InputError, Problem
 from customize.families import Source, facts, locate
 from customize.families.source import known_token_problems, vocabulary
 from customize.findings import first_few, unreadable
 from customize.sample_prompts import sample_prompts
+from customize.settings.rules.training_rules import warmup_problems
 
 T = TypeVar("T")
 MOST_CHUNKS = 16
@@ -67,7 +68,7 @@ def examine(settings) -> Report:
     problems += [*found, *too_many_class_images(settings, examples)]
     if settings.max_train_steps is None and examples.instances and not found:
         steps = course.max_train_steps(settings, len(examples.instances), course.processes())
-        problems += checks.warmup_problems(settings, steps)
+        problems += warmup_problems(settings.lr_scheduler, settings.lr_warmup_steps, steps)
     if settings.init_weights:
         problems += attempt(lambda: list(init_weights.problems(settings)), problems) or []
     if source and (source.folder or source.file):

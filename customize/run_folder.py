@@ -17,6 +17,7 @@ from customize.findings import first_few
 from customize.json_files import read_object
 from customize.lora_formats import KOHYA_LORA, LORA
 from customize.printable import code, code_block, html_lines, markdown
+from customize.runs import embedding_file
 from customize.setting import PATHS, table
 from customize.sharing import is_hub_name, shared_name, shared_settings
 
@@ -188,12 +189,6 @@ def is_finished(folder: Path, steps: int, precision: str = "fp32") -> bool:
         return about.get("steps") == steps and about.get("settings", {}).get("save_precision", "fp32") == precision
     except (OSError, ValueError, AttributeError):
         return False
-
-
-def embedding_file(placeholder: str, alone: bool) -> str:
-    """learned_embeds.safetensors, or learned_embeds_NAME.safetensors when it is one of several."""
-    name = "".join(letter for letter in placeholder if letter.isalnum() or letter in "-_")
-    return "learned_embeds.safetensors" if alone else f"learned_embeds_{name}.safetensors"
 
 
 def metadata(settings, method, family, max_train_steps: int) -> dict[str, str]:

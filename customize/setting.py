@@ -124,6 +124,13 @@ class Setting:
             return "none"
         return " ".join(map(written, self.default if self.many else (self.default,)))
 
+    def has_effect(self, needed: Any) -> bool:
+        """Whether it has an effect where the setting that it needs has this value."""
+        if self.only_with is None:
+            return True
+        _, wanted = self.only_with
+        return needed in wanted if wanted else needed not in (None, "none", ())
+
     def fault(self, value: Any) -> str | None:
         """What is wrong with one value of the right type, in words; None when it is valid."""
         if self.type is str and not self.choices:

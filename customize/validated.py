@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
-from customize import checks
 from customize.errors import InputError, Problem
 from customize.setting import PATHS, Setting, nearest, number_meant, table, text_fault, unknown
+from customize.settings.rules.rule import Rule, broken
 
 SECTIONS = {
     "model": "the base model and how it is run",
@@ -31,6 +31,7 @@ class Validated(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
     command: ClassVar[str] = ""
+    rules: ClassVar[tuple[Rule, ...]] = ()
     commands: ClassVar[list[type["Validated"]]] = []  # every model that belongs to a command
 
     @classmethod
@@ -71,7 +72,7 @@ class Validated(BaseModel):
             for fault in error.errors(include_url=False):
                 faulty.add(name := str(fault["loc"][0]))
                 problems.append(self._problem(name, fault))
-        return problems + checks.problems(table(type(self)), fit, faulty)
+        return problems + broken(self.rules, table(type(self)), fit, faulty)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -151,7 +152,16 @@ class Validated(BaseModel):
     def values(self) -> dict[str, Any]:
         """The settings that have an effect, by name, without secrets: `type(self)(**values)` is an equal object."""
         lines = table(type(self)).values()
-        return {line.name: getattr(self, line.name) for line in lines if not line.secret and checks.applies(line, self)}
+        return {line.name: getattr(self, line.name) for line in lines if not line.secret and self.has_effect(line.name)}
+
+    def has_effect(self, name: str) -> bool:
+        """Whether a setting has an effect, given the others."""
+        line = table(type(self))[name]
+        return line.only_with is None or line.has_effect(getattr(self, line.only_with[0]))
+
+    def notes(self) -> list[str]:
+        """What is allowed and has no effect, a line each."""
+        return []
 
     def to_toml(self) -> str:
         """A TOML file that starts the same run again; secrets (`hub_token`) are left out."""

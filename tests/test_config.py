@@ -8,7 +8,6 @@ from hypothesis import assume, given, settings, strategies
 from pydantic import ValidationError
 
 from customize import toml
-from customize.checks import applies
 from customize.config import MODELS, DreamBoothSettings, InferenceSettings, TextualInversionSettings
 from customize.errors import InputError
 from customize.setting import PATHS, table
@@ -316,7 +315,7 @@ def valid(draw, model):
     situation = {name: value for name, value in situation.items() if name in known}
     plain, _ = model.examine(situation)
     decided = situation.keys() | {name for name, _ in CONDITIONS} | {"hub_token"}
-    free = {name: values_of(line) for name, line in known.items() if name not in decided and applies(line, plain)}
+    free = {name: values_of(line) for name, line in known.items() if name not in decided and plain.has_effect(name)}
     values = {**situation, **draw(strategies.fixed_dictionaries({}, optional=free))}
     assume(not model.examine(values)[1])
     return model(**values)

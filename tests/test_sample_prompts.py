@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from customize import cli, triggers
-from customize.checks import notes
 from customize.config import DreamBoothSettings, TextualInversionSettings
 from customize.preparation import RunContext
 from customize.sample_prompts import images_per_prompt, sample_prompts
@@ -154,7 +153,7 @@ def test_scripts_without_blanks():
     ],
 )
 def test_prompts_that_do_not_show_the_subject_are_told(settings, told):
-    found = [note for note in notes(settings) if "validation_prompt" in note]
+    found = [note for note in settings.notes() if "validation_prompt" in note]
     assert len(found) == (told is not None)
     if told:
         assert f"no validation_prompt has {told}: the sample images will not show what is learned" in found[0]
@@ -174,4 +173,4 @@ def test_any_instance_prompt_calls_itself(prompt):
     rare = triggers.rare_words(prompt)
     assert not rare or triggers.any_calls(made, rare)
     assert bool(rare) == bool(re.search(r"\w", prompt))
-    assert not [note for note in notes(dreambooth(prompt, validation_prompt=made)) if "sample images" in note]
+    assert not [note for note in dreambooth(prompt, validation_prompt=made).notes() if "sample images" in note]

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image, ImageFont
 
 from customize import cli, summary, triggers, units
-from customize.checks import notes
 from customize.config import DreamBoothSettings, InferenceSettings, TextualInversionSettings
 from customize.families import Source
 from customize.inference.figures import contact_sheet, line_length, wrapped
@@ -216,8 +215,8 @@ def test_triggers_of_prompts_as_people_write_them(prompt, rare):
     made = sample_prompts(dreambooth(instance_prompt=prompt))
     assert made[0] == prompt and triggers.any_calls(made, rare)
     foreign = dreambooth(instance_prompt=prompt, validation_prompt=("a photo of a tree",) if prompt != "a" else ("tree",))
-    assert any("the sample images will not show what is learned" in note for note in notes(foreign))
-    assert not [note for note in notes(dreambooth(instance_prompt=prompt, validation_prompt=made)) if "sample images" in note]
+    assert any("the sample images will not show what is learned" in note for note in foreign.notes())
+    assert not [note for note in dreambooth(instance_prompt=prompt, validation_prompt=made).notes() if "sample images" in note]
 
 
 @pytest.mark.parametrize(

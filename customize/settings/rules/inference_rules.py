@@ -1,0 +1,144 @@
+"""Rules that join settings of infer.py. See `rule.py`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from customize.errors import InputError, Problem
+from customize.inference.samplers import configuration, find
+from customize.scales import changes, path_and_scale
+from customize.settings.rules.rule import rule, text_is_no_path
+
+PARTS_OF_AN_IMAGE = {
+    "hybrid": ("low", "high"), "triple": ("low", "middle", "high"), "colour": ("grey", "colour"), "motion": ("moving", "rest"),
+}  # fmt: skip
+"""The parts whose sum an illusion is."""
+
+
+@rule("seed", "num_images")
+def seeds_exist(seed: int, num_images: int) -> Iterator[Problem]:
+    if seed + num_images > 2**64:
+        what = f"{seed} + {num_images - 1} is no seed: the largest is {2**64 - 1}"
+        yield Problem("num_images", what, "take a smaller seed, or fewer images")
+
+
+@rule("hires_scale", "image", "illusion", "lesson")
+def second_pass_starts_from_noise(hires_scale: float | None, image: str | None, illusion: str, lesson: str) -> Iterator[Problem]:
+    for name, is_given in ("image", image is not None), ("illusion", illusion != "none"), ("lesson", lesson != "none"):
+        if hires_scale is not None and is_given:
+            yield Problem("hires_scale", f"and {name}: a second pass is made of images of noise", "leave one of the two out")
+
+
+@rule("hires_scale", "trace", "attention", "show_start")
+def records_show_one_pass(hires_scale: float | None, trace: bool, attention: bool, show_start: bool) -> Iterator[Problem]:
+    for name, is_on in ("trace", trace), ("attention", attention), ("show_start", show_start):
+        if hires_scale is not None and is_on:
+            yield Problem(name, "shows one pass, and hires_scale makes two", "leave one of the two out")
+
+
+OPTIONS = ("use_karras_sigmas", "timestep_spacing", "rescale_betas_zero_snr", "eta")
+"""Settings that are options of a sampler."""
+
+
+@rule("scheduler", *OPTIONS)
+def sampler_takes_its_options(scheduler: str | None, *options: Any) -> Iterator[Problem]:
+    """A sampler that is named is known, and takes what else is asked of it."""
+    if scheduler is not None:
+        try:
+            configuration(find(scheduler), dict(zip(OPTIONS, options, strict=True)))
+        except InputError as error:
+            yield from error.problems
+
+
+@rule("merge", "weights")
+def merged_weights_have_one_scale(merge: str | None, weights: tuple[str, ...]) -> Iterator[Problem]:
+    for each in weights if merge is not None else ():
+        if changes(path_and_scale(each)[1]):
+            remedy = "give one scale, as in PATH:0.8"
+            yield Problem("weights", f"{each} changes on the way, which merged weights cannot", remedy)
+
+
+@rule("merge", "sweep")
+def one_model_is_merged(merge: str | None, sweep: tuple[str, ...]) -> Iterator[Problem]:
+    if merge is not None and sweep:
+        yield Problem("sweep", "and merge: one model is written, with one scale of each weight", "leave one of the two out")
+
+
+@rule("chain", "sweep", "mask_image")
+def chain_is_a_row_of_whole_images(chain: int, sweep: tuple[str, ...], mask_image: str | None) -> Iterator[Problem]:
+    if chain > 1 and sweep:
+        yield Problem("chain", "and sweep both make the columns of the sheet", "keep one of the two")
+    if chain > 1 and mask_image is not None:
+        yield Problem("chain", "is not made of masked pictures", "leave mask_image out")
+
+
+@rule("prompt", "merge", "lesson", "like")
+def prompt_is_given(prompt: tuple[str, ...], merge: str | None, lesson: str, like: str | None) -> Iterator[Problem]:
+    if not prompt and merge is None and lesson in ("none", "denoising"):
+        yield Problem("prompt", "is missing" if like is None else f"is missing: {like} tells none", "give what to show")
+
+
+@rule("lesson", "image")
+def lesson_is_about_an_image(lesson: str, image: str | None) -> Iterator[Problem]:
+    if lesson != "none" and image is None:
+        yield Problem("image", f"is missing: lesson = {lesson} is about it", "name a picture")
+
+
+@rule("lesson", "trace", "show_start", "attention")
+def lesson_is_a_sheet_of_its_own(lesson: str, trace: bool, show_start: bool, attention: bool) -> Iterator[Problem]:
+    for name, is_on in ("trace", trace), ("show_start", show_start), ("attention", attention):
+        if lesson != "none" and is_on:
+            yield Problem(name, f"lesson = {lesson} is a sheet of its own", f"leave {name} out")
+
+
+@rule("prompt", "between", "illusion", "view", "image_part")
+def one_prompt_for_each_part(
+    prompt: tuple[str, ...], between: float | None, illusion: str, view: tuple[str, ...], image_part: str | None
+) -> Iterator[Problem]:
+    """One image of several prompts needs as many as it has views, parts or ends."""
+    if between is not None and len(prompt) != 2:
+        yield Problem("prompt", f"{len(prompt)} given, where between leads from one to another", "give two prompts")
+    if illusion == "none":
+        return
+    if between is not None:
+        yield Problem("illusion", "and between both make one picture of the prompts", "keep one of the two")
+    wanted = len(PARTS_OF_AN_IMAGE.get(illusion, view)) - (image_part is not None)
+    if illusion not in PARTS_OF_AN_IMAGE and wanted < 2:
+        yield Problem("view", f"illusion = {illusion} needs one for each prompt", "give two or more, such as identity flip")
+    elif len(prompt) != wanted:
+        what = f"{len(prompt)} given, where illusion = {illusion} takes {wanted}"
+        yield Problem("prompt", what, "give one for each part or view")
+
+
+@rule("illusion", "image_part", "image")
+def illusion_has_the_part_of_an_image(illusion: str, part: str | None, image: str | None) -> Iterator[Problem]:
+    """Of an illusion with an image, one of two parts is the image's."""
+    parts = PARTS_OF_AN_IMAGE.get(illusion, ())
+    if part is not None and (part not in parts or len(parts) > 2):
+        remedy = "take low or high of a hybrid, or grey or colour of colour"
+        yield Problem("image_part", f"illusion = {illusion} has no part {part} for a picture", remedy)
+    if illusion != "none" and image is not None and part is None:
+        yield Problem("image", f"illusion = {illusion} starts from noise", "leave it out, or say which image_part it shall be")
+
+
+@rule("image_part", "mask_image", "strength")
+def image_part_is_kept_whole(image_part: str | None, mask_image: str | None, strength: float | None) -> Iterator[Problem]:
+    if image_part is not None and mask_image is not None:
+        yield Problem("mask_image", "and image_part both say what stays of the picture", "keep one of the two")
+    if image_part is not None and strength is not None:
+        yield Problem("strength", "has no effect with image_part, which starts from noise", "leave it out")
+
+
+@rule("attention", "illusion", "between")
+def attention_is_of_one_prompt(attention: bool, illusion: str, between: float | None) -> Iterator[Problem]:
+    """Attention is recorded for a prompt that the network is asked about the image as it is."""
+    for name, value, none in ("illusion", illusion, "none"), ("between", between, None):
+        if attention and value != none:
+            yield Problem("attention", f"is not known with {name} = {value}", "leave one of the two out")
+
+
+INFERENCE = (
+    text_is_no_path("prompt"), text_is_no_path("negative_prompt"), seeds_exist, second_pass_starts_from_noise,
+    records_show_one_pass, sampler_takes_its_options, merged_weights_have_one_scale, one_model_is_merged,
+    chain_is_a_row_of_whole_images, prompt_is_given, lesson_is_about_an_image, lesson_is_a_sheet_of_its_own,
+    one_prompt_for_each_part, illusion_has_the_part_of_an_image, image_part_is_kept_whole, attention_is_of_one_prompt,
+)  # fmt: skip

@@ -1,0 +1,106 @@
+"""Rules that join settings: what they are, how they are checked, and those that every command has.
+
+A rule names the settings that it needs. It is skipped where one of them is faulty, which is reported already.
+"""
+
+import os.path
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from customize.errors import Problem
+from customize.setting import Setting
+
+
+class Rule(NamedTuple):
+    """needs: names of settings; problems: what is wrong with their values, which it is called with in this order."""
+
+    needs: tuple[str, ...]
+    problems: Callable[..., Iterable[Problem]]
+
+
+def rule(*needs: str) -> Callable[[Callable[..., Iterable[Problem]]], Rule]:
+    """Makes a rule of the function below it, whose arguments are the values of these settings."""
+    return lambda problems: Rule(needs, problems)
+
+
+def broken(
+    rules: Iterable[Rule], table: Mapping[str, Setting], given: Mapping[str, Any], faulty: Collection[str]
+) -> list[Problem]:
+    """All problems between settings. given: the valid values that the user gave; faulty: names of the other ones."""
+    defaults = {name: line.default for name, line in table.items() if not line.required}
+    values = {name: value for name, value in {**defaults, **given}.items() if name not in faulty}
+    found = [*without_effect(table, given, values)]
+    for each in rules:
+        if values.keys() >= set(each.needs):
+            found += each.problems(*(values[name] for name in each.needs))
+    return found
+
+
+def without_effect(table: Mapping[str, Setting], given: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Problem]:
+    """A setting that is given, and has no effect without another one."""
+    for name in given:
+        line = table[name]
+        if line.only_with is None or given[name] is None:
+            continue
+        other, wanted = line.only_with
+        if other not in values or line.has_effect(values[other]):
+            continue
+        words = " or ".join(f"{other} = {str(value).lower()}" for value in wanted) or f"a value for {other}"
+        choices = [choice for choice in table[other].choices if choice != "none"] if not wanted else []
+        remedy = f"set {other} = {' or '.join(choices)}" if choices else f"set {words}"
+        yield Problem(name, f"has no effect without {words}", f"{remedy}, or leave {name} out")
+
+
+IMPLIED = {"trace": True, "train_text_encoder": True}
+"""Switches that are turned on where a setting is given that has no effect without them."""
+
+
+def implied(table: Mapping[str, Setting], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The switches that are not given and that a given setting needs, and a note for each."""
+    found: dict[str, Any] = {}
+    notes = []
+    for name, value in given.items():
+        other, _ = (table[name].only_with if name in table else None) or ("", ())
+        is_off = str(value).casefold() in ("false", "none", "no", "0")
+        if other in IMPLIED and other not in given and other not in found and not is_off:
+            found[other] = IMPLIED[other]
+            notes.append(f"{name} needs {other}, which is switched on")
+    return found, notes
+
+
+FILES = (".safetensors", ".ckpt", ".pt", ".bin", ".txt", ".csv", ".png", ".jpg", ".jpeg", ".webp")
+
+
+def text_is_no_path(name: str) -> Rule:
+    """Where words are wanted, the name of a file or folder would be learned or drawn as words."""
+
+    @rule(name)
+    def check(given: str | tuple[str, ...] | None) -> Iterator[Problem]:
+        for text in (given,) if isinstance(given, str) else given or ():
+            weights = text.lower().endswith((".safetensors", ".pt", ".bin", ".ckpt"))
+            if any(c.isspace() for c in text.strip()) and not os.path.isfile(text):
+                continue
+            is_file = text.lower().endswith(FILES) and (weights or name == "initializer_token" or os.path.isfile(text))
+            if not is_file and not ("/" in text and os.path.isdir(text)):
+                continue
+            remedy = "write the words themselves"
+            if name == "initializer_token" and weights:
+                remedy = "name known words to start from, such as cat; --init_weights FILE goes on from learned weights"
+            elif weights:
+                remedy = "give it to --weights, and write the words themselves"
+            elif name == "prompt" and text.lower().endswith((".txt", ".csv")):
+                remedy = "give a file of prompts to --prompt_file, or write the words themselves"
+            elif os.path.isdir(text):
+                remedy = "give the folder to --instance_data_dir or --train_data_dir, and write the words themselves"
+            yield Problem(name, f'"{text}" is the name of a {"file" if is_file else "folder"}, where words are wanted', remedy)
+
+    return check
+
+
+@rule("output_dir")
+def output_is_a_folder(output_dir: str | None) -> Iterator[Problem]:
+    """A name such as cat.png would become a folder."""
+    images = (".png", ".jpg", ".jpeg", ".webp", ".safetensors")
+    if output_dir and output_dir.lower().endswith(images) and not os.path.isdir(output_dir):
+        what = f"{output_dir} is called as a file, and all is written into a folder"
+        yield Problem("output_dir", what, f"name a folder, such as {os.path.splitext(output_dir)[0]}")

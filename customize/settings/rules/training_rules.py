@@ -1,0 +1,196 @@
+"""Rules that join settings of training. See `rule.py`."""
+
+import os.path
+from collections.abc import Iterator
+
+from customize import course
+from customize.errors import InputError, Problem
+from customize.inference.samplers import find
+from customize.runs import embedding_file
+from customize.schedules import step_rules
+from customize.settings.rules.rule import Rule, rule, text_is_no_path
+
+ADAM_ON_A_SPHERE = "normalize_embedding takes plain steps on the sphere, not Adam's"
+
+
+def examples(name: str) -> tuple[Rule, ...]:
+    """The folder of images `name` or a data set is given, and nothing is written into it."""
+
+    @rule(name, "dataset_name")
+    def one_source(folders: str | tuple[str, ...] | None, dataset_name: str | None) -> Iterator[Problem]:
+        if not folders and not dataset_name:
+            yield Problem(name, "is missing: no pictures to learn from", f"set {name} to a folder of pictures (or dataset_name)")
+        if folders and dataset_name:
+            yield Problem(name, "and dataset_name are both given", "keep one of the two")
+
+    def is_not(other: str) -> Rule:
+        @rule(name, other)
+        def check(folders: str | tuple[str, ...] | None, written: str | None) -> Iterator[Problem]:
+            for folder in (folders,) if isinstance(folders, str) else folders or ():
+                if written and same(folder, written):
+                    yield Problem(other, f"is the same folder as {name}", "write to another folder than the pictures'")
+
+        return check
+
+    return one_source, is_not("output_dir"), is_not("latents_cache_dir")
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two paths lead to one place."""
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def one_or_one_each(name: str) -> Rule:
+    """`name` has one value, or as many as there are new words."""
+
+    @rule("placeholder_token", name)
+    def check(tokens: tuple[str, ...], values: tuple) -> Iterator[Problem]:
+        if len(values) > 1 and len(values) != len(tokens):
+            what = f"has {len(values)} values for {len(tokens)} placeholder_token"
+            yield Problem(name, what, "give one, or one per placeholder_token")
+
+    return check
+
+
+@rule("placeholder_token")
+def distinct_placeholders(placeholder_token: tuple[str, ...]) -> Iterator[Problem]:
+    tokens = [token.casefold() for token in placeholder_token]
+    for token in {token for token in tokens if tokens.count(token) > 1}:
+        yield Problem("placeholder_token", f'"{token}" is given twice (upper and lower case are the same)', "choose another word")
+
+
+@rule("placeholder_token")
+def distinct_files(placeholder_token: tuple[str, ...]) -> Iterator[Problem]:
+    """Several words are a file each, named after the letters, digits, - and _ of the word."""
+    tokens = {token.casefold(): token for token in placeholder_token}
+    files = [embedding_file(token, alone=False) for token in tokens]
+    clashing = [token for token, file in zip(tokens.values(), files, strict=True) if files.count(file) > 1]
+    if clashing:
+        yield Problem("placeholder_token", f"{', '.join(clashing)} would be saved in one file", "let their letters differ")
+
+
+@rule("normalize_embedding", "use_8bit_adam")
+def directions_only(normalize_embedding: bool, use_8bit_adam: bool) -> Iterator[Problem]:
+    if normalize_embedding and use_8bit_adam:
+        yield Problem("use_8bit_adam", ADAM_ON_A_SPHERE, "leave one of them out")
+
+
+@rule("placeholder_token", "num_vectors")
+def placeholders_of_several_vectors(tokens: tuple[str, ...], num_vectors: tuple[int, ...]) -> Iterator[Problem]:
+    """A word of several vectors is `<cat> <cat>_1 <cat>_2` to the tokenizer: no other word may be called so."""
+    counts = num_vectors * len(tokens) if len(num_vectors) == 1 else num_vectors
+    for token, count in zip(tokens, counts, strict=False):
+        for other in {f"{token}_{index}" for index in range(1, count)} & set(tokens):
+            yield Problem("placeholder_token", f'"{other}" is also the name of a vector of "{token}"', "choose another word")
+
+
+@rule("prior_preservation", "adapter")
+def teacher_has_an_adapter(prior_preservation: str, adapter: str) -> Iterator[Problem]:
+    if prior_preservation == "teacher" and adapter == "none":
+        remedy = "set adapter = lora, or prior_preservation = images"
+        yield Problem("prior_preservation", "teacher needs an adapter that can be switched off", remedy)
+
+
+@rule("prior_preservation", "class_prompt")
+def prior_has_a_prompt(prior_preservation: str, class_prompt: str | None) -> Iterator[Problem]:
+    if prior_preservation != "none" and class_prompt is None:
+        what = f"is missing: prior_preservation = {prior_preservation} needs it"
+        yield Problem("class_prompt", what, "set it, such as `a photo of dog`")
+
+
+@rule("prior_preservation", "class_data_dir", "instance_data_dir")
+def class_images_have_a_folder(
+    prior_preservation: str, class_data_dir: str | None, instance_data_dir: str | None
+) -> Iterator[Problem]:
+    if prior_preservation != "images":
+        return
+    if class_data_dir is None:
+        what = "is missing: prior_preservation = images keeps its pictures there"
+        yield Problem("class_data_dir", what, "name a folder; pictures that it lacks are generated")
+    elif instance_data_dir is not None and same(class_data_dir, instance_data_dir):
+        what = "is the same folder as instance_data_dir"
+        yield Problem("class_data_dir", what, "keep the class's pictures in a folder of their own")
+
+
+@rule("max_train_steps", "lr_scheduler", "lr_warmup_steps")
+def warmup_ends(max_train_steps: int | None, lr_scheduler: str, lr_warmup_steps: int) -> Iterator[Problem]:
+    if max_train_steps is not None:
+        yield from warmup_problems(lr_scheduler, lr_warmup_steps, max_train_steps, "max_train_steps")
+
+
+def warmup_problems(lr_scheduler: str, lr_warmup_steps: int, steps: int, counted_by: str = "them") -> Iterator[Problem]:
+    """The problem of a warm-up that does not end within a run of so many steps."""
+    if lr_warmup_steps >= steps and lr_scheduler not in course.WITHOUT_WARMUP:
+        what = f"{lr_warmup_steps} of {steps} steps: the learning rate would never be reached"
+        yield Problem("lr_warmup_steps", what, f"give a tenth of {counted_by} or less")
+
+
+@rule("lr_scheduler", "lr_step_rules")
+def pieces_have_rules(lr_scheduler: str, lr_step_rules: str | None) -> Iterator[Problem]:
+    if lr_scheduler != "piecewise_constant":
+        return
+    remedy = "give factors and the steps at which they end, as in 1:100,0.1:200,0.01"
+    if lr_step_rules is None:
+        yield Problem("lr_step_rules", "is missing: lr_scheduler = piecewise_constant needs it", remedy)
+        return
+    try:
+        step_rules(lr_step_rules)
+    except ValueError as error:
+        yield Problem("lr_step_rules", str(error), remedy)
+
+
+@rule("max_train_steps", "num_train_epochs")
+def steps_or_epochs(max_train_steps: int | None, num_train_epochs: int | None) -> Iterator[Problem]:
+    if max_train_steps is None and num_train_epochs is None:
+        yield Problem("max_train_steps", "is none, and so is num_train_epochs", "give one of the two")
+
+
+@rule("report_to")
+def trackers_stand_alone(report_to: tuple[str, ...]) -> Iterator[Problem]:
+    if len(report_to) > 1 and {"none", "all"} & set(report_to):
+        yield Problem("report_to", "none and all stand alone", "name the trackers, or only none, or only all")
+
+
+@rule("overwrite_output_dir", "resume_from_checkpoint")
+def overwrite_or_resume(overwrite_output_dir: bool, resume_from_checkpoint: str | None) -> Iterator[Problem]:
+    if overwrite_output_dir and resume_from_checkpoint is not None:
+        yield Problem("resume_from_checkpoint", "and overwrite_output_dir contradict each other", "keep one of the two")
+
+
+@rule("validation_scheduler")
+def validation_sampler_is_known(validation_scheduler: str | None) -> Iterator[Problem]:
+    if validation_scheduler is not None:
+        try:
+            find(validation_scheduler, "validation_scheduler")
+        except InputError as error:
+            yield from error.problems
+
+
+COMMON = (
+    text_is_no_path("validation_prompt"), validation_sampler_is_known, warmup_ends, pieces_have_rules, steps_or_epochs,
+    trackers_stand_alone, overwrite_or_resume,
+)  # fmt: skip
+TEXTUAL_INVERSION = (
+    text_is_no_path("initializer_token"), *examples("train_data_dir"),
+    *map(one_or_one_each, ("initializer_token", "num_vectors", "train_data_dir")),
+    distinct_placeholders, distinct_files, directions_only, placeholders_of_several_vectors,
+)  # fmt: skip
+DREAMBOOTH = (
+    text_is_no_path("instance_prompt"), text_is_no_path("class_prompt"), *examples("instance_data_dir"),
+    teacher_has_an_adapter, prior_has_a_prompt, class_images_have_a_folder,
+)  # fmt: skip
+
+
+def notes(settings) -> Iterator[str]:
+    """What is allowed but has no effect, a line each."""
+    if settings.lr_scheduler in course.WITHOUT_WARMUP and settings.lr_warmup_steps > 0:
+        yield f"lr_warmup_steps has no effect: the schedule {settings.lr_scheduler} has no warm-up, constant_with_warmup has"
+    if settings.hub_model_id is not None and not settings.push_to_hub:
+        yield "hub_model_id has no effect without push_to_hub"
+    for steps, epochs in ("max_train_steps", "num_train_epochs"), ("validation_steps", "validation_epochs"):
+        if getattr(settings, steps) is not None and getattr(settings, epochs) is not None:
+            yield f"{epochs} has no effect: {steps} = {getattr(settings, steps)} is given, and wins"
+    if settings.validation_prompt:
+        from customize import sample_prompts
+
+        yield from sample_prompts.notes(settings)
