@@ -28,7 +28,7 @@ FEW = 5
 def described(metadata: Mapping[str, str], family: "StableDiffusion | None", kind: str) -> dict[str, str]:
     """What a result says for other programs.
 
-    metadata: of `run_folder.metadata`; kind: an adapter, such as "lora", or "textual-inversion".
+    metadata: of `model_card.metadata`; kind: an adapter, such as "lora", or "textual-inversion".
     """
     said = json.loads(metadata.get("customize", "{}"))
     words = ", ".join(map(str, said.get("trigger_words", [])))

@@ -15,7 +15,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from customize import adapters, checkpoint, course, events, machine, run_folder, summary, units
+from customize import adapters, checkpoint, course, events, machine, model_card, run_folder, summary, units
 from customize.data import Examples, small_pictures_note
 from customize.disk import free_bytes
 from customize.errors import ResourceError
@@ -266,7 +266,7 @@ def to_generate(settings, examples: Examples) -> int:
 def files_of(settings, context: RunContext, training: TrainingSetup, state: State) -> Files:
     """What will be written, but for config.toml, card, log, manifests and the trackers' files, which are small."""
     first, last = context.first_step, context.max_train_steps
-    about = run_folder.metadata(settings, training.method, context.family, last)
+    about = model_card.metadata(settings, training.method, context.family, last)
     samples = 0
     if context.sample_prompts:
         at = {0, last, *range(0, last + 1, context.validation_steps)}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from customize import course, events, init_weights, memory, run_folder, runs, surroundings
+from customize import course, events, init_weights, memory, output_folder, run_folder, runs, surroundings
 from customize.data import USUAL_RESOLUTION, Examples, examine_examples
 from customize.errors import InputError, Problem
 from customize.families import Source, facts, locate
@@ -34,7 +34,7 @@ def run(settings) -> None:
     """Checks, then trains, or says what that would take: what the training scripts call."""
     folder, source, examples = check(settings)
     examples = with_lengths_for_the_hub(settings, source, examples)
-    if removed := run_folder.removal(settings, folder):
+    if removed := output_folder.removal(settings, folder):
         events.info(removed)
     if settings.dry_run:
         from customize.plan import run
@@ -58,7 +58,7 @@ def check(settings) -> tuple[Path, Source, Examples]:
 def examine(settings) -> Report:
     """What `check` looks at, and everything that is wrong with it."""
     problems: list[Problem] = []
-    folder = attempt(lambda: run_folder.check(settings), problems)
+    folder = attempt(lambda: output_folder.check(settings), problems)
     if settings.latents_cache_dir:
         attempt(lambda: run_folder.check_place("latents_cache_dir", Path(settings.latents_cache_dir)), problems)
     attempt(lambda: class_pictures_place(settings), problems)

@@ -1,104 +1,20 @@
-"""The folder of a run: claimed before the start, described at the end."""
+"""The folder of a training run: the names of what lies in it, its lock, and whether its result is complete."""
 
-import json
 import os
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from fnmatch import fnmatch
-from importlib.metadata import version
 from pathlib import Path
 
-from customize import lock, manifest, ownership, runs
+from customize import lock, manifest, ownership
 from customize.disk import sync_folder
 from customize.errors import InputError, Problem
-from customize.files import READY, recover, write_text
-from customize.findings import first_few
+from customize.files import READY, recover
 from customize.json_files import read_object
-from customize.lora_formats import KOHYA_LORA, LORA
-from customize.printable import code, code_block, html_lines, markdown
-from customize.runs import embedding_file
-from customize.setting import PATHS, table
-from customize.sharing import is_hub_name, shared_name, shared_settings
 
 CONFIG, LOG, CARD, ABOUT = "config.toml", "log.jsonl", "README.md", "customize.json"
 CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER = "checkpoints", "samples", "weights", "before_after.png"
 SHEET = "contact_sheet.png"
-PIPELINE = ("model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler", "safety_checker", "feature_extractor")
-WRITTEN = (
-    CONFIG, LOG, CARD, CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER, "learned_embeds*.safetensors", LORA, KOHYA_LORA,
-    manifest.NAME, ABOUT, *PIPELINE,
-)  # fmt: skip
 VERSIONED = ("customize", "torch", "diffusers", "transformers", "peft")
-
-
-def check(settings) -> Path:
-    """The run's folder. Raises InputError when it holds a run and nothing says what to do with it, when another process is
-    at work in it, when the user's files are where the run would write, or when it is none or cannot be written to."""
-    folder = runs.place(settings)
-    check_place("output_dir", folder)
-    lock.check(folder)
-    record = ownership.Record(folder)
-    for inner in (CHECKPOINTS, SAMPLES, WEIGHTS):
-        if (folder / inner).is_dir():
-            os.listdir(folder / inner)  # raises where it may not be looked into
-            check_place("output_dir", folder / inner)
-    ours = record.files()
-    blocking = in_its_place(settings, folder, record) if settings.resume_from_checkpoint else present(folder, record)
-    names = first_few([path.relative_to(folder.absolute()).as_posix() for path in blocking])
-    again = "--resume_from_checkpoint latest goes on with it"
-    if blocking and settings.resume_from_checkpoint:
-        what = f"{folder} holds what the run would write over, and did not write or not so: {names}"
-        raise InputError(Problem("output_dir", what, "move it away, or start anew in another --output_dir"))
-    if blocking and ours:
-        what = f"{folder} holds a run already, and what is not of it where a run writes: {names}"
-        raise InputError(Problem("output_dir", what, f"{again}; for a new run name another folder, or move those files away"))
-    if blocking:
-        what = f"{folder} holds no run, but what a run would write over: {names}"
-        earlier = f"; if it is a run of an earlier version, {again}" if (folder / CONFIG).is_file() else ""
-        raise InputError(Problem("output_dir", what, f"name another folder{earlier}"))
-    if ours and not (settings.resume_from_checkpoint or settings.overwrite_output_dir):
-        remedy = "add --resume_from_checkpoint latest, or --overwrite_output_dir, or name another --output_dir"
-        raise InputError(Problem("output_dir", f"{folder} holds a run already ({count_of(ours)})", remedy))
-    name = os.path.normpath(settings.logging_dir)
-    if name.startswith(".") or Path(name).name != name or any(fnmatch(name, pattern) for pattern in WRITTEN):
-        what = f'"{settings.logging_dir}" is no plain name for a folder of its own in output_dir'
-        raise InputError(Problem("logging_dir", what, "take one like logs"))
-    if problems := list(in_the_way(settings, folder, ours)) if settings.overwrite_output_dir else ():
-        raise InputError(problems)
-    return folder
-
-
-def count_of(files: list[Path]) -> str:
-    """How many files there are, in words."""
-    return f"{len(files)} file{'s' * (len(files) != 1)}"
-
-
-def removal(settings, folder: Path) -> str:
-    """What `overwrite_output_dir` will remove, in words; empty where there is nothing."""
-    if not settings.overwrite_output_dir or not (files := ownership.Record(folder).files()):
-        return ""
-    names = first_few([path.relative_to(folder.absolute()).as_posix() for path in files])
-    return f"overwrite_output_dir removes {count_of(files)} of an earlier run in {folder}: {names}"
-
-
-def in_the_way(settings, folder: Path, ours: list[Path]) -> Iterator[Problem]:
-    """What the run reads and would remove, being told to overwrite."""
-    doomed = [Path(os.path.realpath(path)) for path in ours]
-    for name, line in table(type(settings)).items():
-        if line.text in PATHS and name not in ("output_dir", "resume_from_checkpoint"):
-            values = getattr(settings, name)
-            for value in filter(is_place, values if line.many else [values]):
-                path = Path(os.path.realpath(value))
-                read = [Path(os.path.realpath(path / part)) for part in WRITTEN] if line.text == "model" else [path]
-                if any(entry.is_relative_to(each) for each in [*read, path] for entry in doomed):
-                    what = f"{value} is what overwrite_output_dir would remove with the earlier run in {folder}"
-                    yield Problem(name, what, "move it, or name another --output_dir")
-
-
-def is_place(value: str | None) -> bool:
-    """Whether a setting names something on this disk, rather than nothing, the embedded model, or a name on the hub."""
-    return value not in (None, "demo") and os.path.exists(value)
 
 
 def check_place(setting: str, folder: Path) -> None:
@@ -110,42 +26,6 @@ def check_place(setting: str, folder: Path) -> None:
         raise InputError(Problem(setting, f"{path} is a file", "name another folder"))
     if not os.access(path, os.W_OK | os.X_OK):
         raise InputError(Problem(setting, f"{path} cannot be written to", "name another folder"))
-
-
-def present(folder: Path, record: ownership.Record) -> list[Path]:
-    """What is not ours in the folder where a run writes. The settings of a run go beside a config.toml that is not ours."""
-    found = []
-    for path in sorted(path for pattern in WRITTEN if pattern != CONFIG for path in folder.glob(pattern)):
-        inner = path.name in (CHECKPOINTS, SAMPLES, WEIGHTS) and path.is_dir()
-        places = [each for pattern in ("step-*", SHEET) for each in sorted(path.glob(pattern))] if inner else [path]
-        found += [each for place in places for each in ownership.foreign(place, record)]
-    return found
-
-
-def in_its_place(settings, folder: Path, record: ownership.Record) -> list[Path]:
-    """What is not ours in the folder under the names of the result that the run will have."""
-    if words := getattr(settings, "placeholder_token", ()):
-        names = [embedding_file(word, alone=len(words) == 1) for word in words]
-    else:
-        by_format = {"diffusers": [LORA], "kohya": [KOHYA_LORA], "both": [LORA, KOHYA_LORA]}
-        names = list(PIPELINE) if settings.adapter == "none" else by_format[settings.lora_format]
-    return [each for name in (manifest.NAME, ABOUT, *names) for each in ownership.foreign(folder / name, record)]
-
-
-def config(settings) -> str:
-    """The settings that start the same run again, as TOML; whether to go on or to overwrite is asked anew each time."""
-    anew = ("overwrite_output_dir", "resume_from_checkpoint", "change_learning_rate")
-    kept = {name: value for name, value in settings.values().items() if name not in anew}
-    return type(settings)(**kept).to_toml()
-
-
-def write_config(settings, folder: Path) -> Path:
-    """Writes the settings into the folder, beside a config.toml that is the user's; returns the file that holds them."""
-    text, path = config(settings), folder / CONFIG
-    with suppress(OSError):
-        if path.read_bytes() == text.encode():
-            return path
-    return write_text(path, text)
 
 
 @contextmanager
@@ -191,48 +71,7 @@ def is_finished(folder: Path, steps: int, precision: str = "fp32") -> bool:
         return False
 
 
-def metadata(settings, method, family, max_train_steps: int) -> dict[str, str]:
-    """What goes into every file of a result: where it came from and how it is called up."""
-    facts = {
-        "base_model": shared_name(family.name),
-        "method": method.name,
-        "trigger_words": list(method.trigger_words),
-        "example_prompt": method.example_prompt,
-        "steps": max_train_steps,
-        "settings": shared_settings(settings),
-        "versions": {name: version(name) for name in VERSIONED},
-    }
-    return {"customize": json.dumps(facts)}
-
-
-def card(folder: Path, facts: dict, files: list[Path], report: str) -> str:
-    """The model card: how the result in `folder` was made and how to use it, with the header that the hub reads."""
-    base, triggers = facts["base_model"], facts["trigger_words"]
-    outside = folder.is_absolute() or ".." in folder.parts
-    place = shlex.quote(folder.resolve().name if outside else folder.as_posix())
-    tags = ["text-to-image", "diffusers", facts["method"].replace("_", "-")]
-    lines = [
-        "---",
-        *([f"base_model: {base}"] if is_hub_name(base) else []),
-        "library_name: diffusers",
-        f"tags: [{', '.join(tags)}]",
-        *(
-            [f"instance_prompt: {json.dumps(facts['settings']['instance_prompt'])}"]
-            if triggers and "instance_prompt" in facts["settings"]
-            else []
-        ),
-        "---",
-        f"# {markdown(folder.resolve().name)}",
-        "",
-        f"Learned on {code(base)} by {facts['method'].replace('_', ' ')}, {facts['steps']} steps.",
-        "",
-        f"Trigger words: {', '.join(map(code, triggers))}" if triggers else "No trigger words.",
-        "",
-        code_block(f"python infer.py --weights {place} --prompt {shlex.quote(facts['example_prompt'])}", "bash"),
-        "",
-        "Files: " + ", ".join(code(file.name) for file in files) + f"; all settings: `{CONFIG}`.",
-        *(["", f"<pre>\n{html_lines(report)}\n</pre>"] if report else []),
-        "",
-        "Made with " + ", ".join(f"{name} {number}" for name, number in facts["versions"].items()) + ".",
-    ]
-    return "\n".join(lines) + "\n"
+def embedding_file(placeholder: str, alone: bool) -> str:
+    """learned_embeds.safetensors, or learned_embeds_NAME.safetensors when it is one of several."""
+    name = "".join(letter for letter in placeholder if letter.isalnum() or letter in "-_")
+    return "learned_embeds.safetensors" if alone else f"learned_embeds_{name}.safetensors"

@@ -82,9 +82,3 @@ def learns_the_same(settings, config: Path) -> bool:
     lines = table(type(settings)).values()
     names = [line.name for line in lines if line.section in OF_THE_SUBJECT and line.name != "latents_cache_dir"]
     return all(getattr(settings, name) == getattr(earlier, name) for name in (*names, "pretrained_model_name_or_path"))
-
-
-def embedding_file(placeholder: str, alone: bool) -> str:
-    """learned_embeds.safetensors, or learned_embeds_NAME.safetensors when it is one of several."""
-    name = "".join(letter for letter in placeholder if letter.isalnum() or letter in "-_")
-    return "learned_embeds.safetensors" if alone else f"learned_embeds_{name}.safetensors"

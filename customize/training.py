@@ -14,7 +14,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, broadcast_object_list
 
-from customize import checkpoint, course, events, expected_time, machine, manifest, readback, run_folder, sharing, summary
+from customize import (
+    checkpoint,
+    course,
+    events,
+    expected_time,
+    machine,
+    manifest,
+    model_card,
+    output_folder,
+    readback,
+    run_folder,
+    sharing,
+    summary,
+)
 from customize.checkpoint import Checkpoint, size
 from customize.data import Examples, small_pictures_note
 from customize.errors import InputError
@@ -98,7 +111,7 @@ def fit(
     resume = resume and fitting(resume, parts_of(method, learning_rates.optimizer, accelerator.scaler))
     refuse_other_class_images(resume, same, setup.of_class)
     samples = ValidationImages(settings, context.sample_prompts, family, setup.condition, folder / run_folder.SAMPLES)
-    about = partial(run_folder.metadata, settings, method, family)
+    about = partial(model_card.metadata, settings, method, family)
     expected = expected_time.of_a_run(context, expected_time.of_a_step(context, setup))
     events.summarize("prepared", summary.prepared(context, setup, expected))
     began = time.perf_counter()
@@ -160,7 +173,7 @@ def claimed(settings, folder: Path, accelerator: Accelerator, resume: Checkpoint
         if accelerator.is_main_process:
             if settings.overwrite_output_dir and not settings.resume_from_checkpoint:
                 run_folder.clear(folder)
-            config = run_folder.write_config(settings, folder)
+            config = output_folder.write_config(settings, folder)
         accelerator.wait_for_everyone()
         values = sharing.shared_settings(settings, names=True).items()
         plain = {name: value if isinstance(value, int | float | str) else str(value) for name, value in values}
@@ -225,13 +238,13 @@ def save_weights(folder: Path, method: Method, about: About) -> Callable[[State]
 def finish(settings, folder: Path, family: StableDiffusion, outcome: Outcome) -> list[Path]:
     """Saves the result, reads it back through the public loader, and only then puts it, with its card, in its place."""
     method, chosen = outcome.method.eval(), outcome.stop.weights if outcome.stop else None
-    metadata = run_folder.metadata(settings, method, family, outcome.step)
+    metadata = model_card.metadata(settings, method, family, outcome.step)
     with method.holding(chosen), new_entries(folder, size(method.learned()), unlisted=(run_folder.CARD,)) as unfinished:
         files = method.save(unfinished, metadata)
         saved = PRECISIONS[settings.save_precision]
         difference = readback.check(unfinished, family, method.example_prompt, saved, settings.variant)
         report = method.report()
-        card = run_folder.card(folder, json.loads(metadata["customize"]), files, report)
+        card = model_card.card(folder, json.loads(metadata["customize"]), files, report)
         (unfinished / run_folder.CARD).write_text(card, encoding="utf-8", newline="\n")
         (unfinished / run_folder.ABOUT).write_text(metadata["customize"], encoding="utf-8", newline="\n")
     if report:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from customize import model_card
 from customize.config import DreamBoothSettings, TextualInversionSettings
 from customize.data import examine_examples
 from customize.errors import InputError
@@ -348,13 +349,11 @@ def test_a_placeholder_may_come_with_the_prefix(tmp_path):
 def test_the_card_claims_no_word_that_no_caption_has(tmp_path, tiny_epsilon):
     from kit import prepared, settings_for
 
-    from customize import run_folder
-
     folder = four(tmp_path / "set", "a brown dog on a sofa", "a dog")
     for prefix, words, example in ((None, [], "a dog"), ("sks dog,", ["a photo of sks dog"], "a photo of sks dog")):
         settings = settings_for("lora", tiny_epsilon, folder, tmp_path / "out", caption_prefix=prefix)
         context, training = prepared(settings)
-        facts = json.loads(run_folder.metadata(settings, training.method, context.family, 6)["customize"])
+        facts = json.loads(model_card.metadata(settings, training.method, context.family, 6)["customize"])
         assert (facts["trigger_words"], facts["example_prompt"]) == (words, example)
-        card = run_folder.card(tmp_path, facts, [], "")
+        card = model_card.card(tmp_path, facts, [], "")
         assert ("instance_prompt:" in card, "No trigger words." in card) == (bool(words), not words)

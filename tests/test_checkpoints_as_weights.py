@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 from kit import METHODS, prepared, settings_for, train_loop
 from safetensors import safe_open
 
-from customize import checkpoint, run_folder
+from customize import checkpoint, model_card
 from customize.errors import InputError
 from customize.inference.learned import find_learned
 from customize.inference.loading import load_pipeline
@@ -36,7 +36,7 @@ def run(tiny_epsilon, pictures, tmp_path_factory):
             method = kind if kind in METHODS else "lora"
             settings = settings_for(method, tiny_epsilon, pictures, folder, max_train_steps=2, learning_rate=1e-2, **KINDS[kind])
             context, training = prepared(settings)
-            about = partial(run_folder.metadata, settings, training.method, context.family)
+            about = partial(model_card.metadata, settings, training.method, context.family)
             saves = Checkpoints(folder / "checkpoints", 1, None, lambda step: {**training.method.description(), **about(step)})
             (folder / "config.toml").write_text(settings.to_toml())
             train_loop(settings, training, context.accelerator, 2, [saves])

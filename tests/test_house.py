@@ -10,7 +10,7 @@ import pytest
 CEILINGS = {  # what is counted: (today, aim)
     "modules without a room": (0, 0),
     "modules in import circles": (12, 0),
-    "imports of a higher room": (33, 0),
+    "imports of a higher room": (26, 0),
     "modules of one name": (0, 0),
     "rooms of more than 15 modules": (0, 0),
     "modules that name a family class": (21, 0),

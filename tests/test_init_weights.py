@@ -9,7 +9,7 @@ import torch
 from kit import prepared, settings_for, train_loop, write_pictures
 from safetensors.torch import load_file, save_file
 
-from customize import run_folder
+from customize import model_card
 from customize.config import DreamBoothSettings, TextualInversionSettings
 from customize.errors import InputError
 from customize.from_files import read_settings
@@ -40,7 +40,7 @@ def earlier(tiny_epsilon, pictures, tmp_path_factory):
             changes = {"max_train_steps": 2, "learning_rate": 1e-2, **KINDS[kind]}
             settings = settings_for(method, tiny_epsilon, pictures, folder, **changes)
             context, training = prepared(settings)
-            about = partial(run_folder.metadata, settings, training.method, context.family)
+            about = partial(model_card.metadata, settings, training.method, context.family)
             saves = Checkpoints(folder / "checkpoints", 2, None, lambda step: {**training.method.description(), **about(step)})
             train_loop(settings, training, context.accelerator, 2, [saves])
             training.method.eval()

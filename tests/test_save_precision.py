@@ -6,7 +6,7 @@ from diffusers import StableDiffusionPipeline
 from kit import METHODS, prepared, settings_for
 from safetensors.torch import load_file
 
-from customize import readback, run_folder
+from customize import model_card, readback, run_folder
 from customize.lora_formats import KOHYA_LORA, LORA, kohya_name
 from customize.plan import result_sizes
 from customize.tensor_files import PRECISIONS, save_tensors
@@ -25,7 +25,7 @@ def test_a_result_is_what_was_learned_rounded_once(method, precision, tiny_epsil
     learned = {name: tensor.detach().clone() for name, tensor in training.method.learned().items()}
     folder = tmp_path / "result"
     folder.mkdir()
-    about = run_folder.metadata(settings, training.method, context.family, 1)
+    about = model_card.metadata(settings, training.method, context.family, 1)
     training.method.eval()
     files = training.method.save(folder, about)
     assert readback.check(folder, context.family, training.method.example_prompt, PRECISIONS[precision]) > 1e-6

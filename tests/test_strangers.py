@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from customize import run_folder, sharing, training
+from customize import model_card, sharing, training
 from customize.config import DreamBoothSettings, InferenceSettings
 from customize.errors import InputError
 from customize.families import Source, facts, load, locate
@@ -95,7 +95,7 @@ def test_what_a_report_quotes_is_harmless_in_terminal_and_card(tmp_path):
         "base_model": HOSTILE, "trigger_words": ["<cat>", HOSTILE], "method": "lora", "steps": 1, "example_prompt": HOSTILE,
         "settings": {"instance_prompt": HOSTILE}, "versions": {"torch": "2"},
     }  # fmt: skip
-    card = run_folder.card(tmp_path / "run\x1b[31m<b>", about_it, [Path("a`.safetensors")], report)
+    card = model_card.card(tmp_path / "run\x1b[31m<b>", about_it, [Path("a`.safetensors")], report)
     assert all(line.isprintable() for line in card.split("\n")) and "`<cat>`" in card
     assert [line for line in card.split("\n") if line.startswith("```")] == ["````bash", "````"]
     outside = card.partition("````bash")[0] + card.rpartition("````")[2]
@@ -109,9 +109,9 @@ def test_no_place_is_in_what_is_shared(tmp_path, monkeypatch):
         hub_token="hf_x",
     )  # fmt: skip
     method = SimpleNamespace(name="lora", trigger_words=["sks"], example_prompt="a photo of sks cat")
-    said = run_folder.metadata(settings, method, SimpleNamespace(name=settings.pretrained_model_name_or_path), 3)["customize"]
+    said = model_card.metadata(settings, method, SimpleNamespace(name=settings.pretrained_model_name_or_path), 3)["customize"]
     assert json.loads(said)["base_model"] == "sd15" and json.loads(said)["settings"]["instance_prompt"] == "a photo of sks cat"
-    card = run_folder.card(Path(f"{HOME}/out"), json.loads(said), [Path("x")], "")
+    card = model_card.card(Path(f"{HOME}/out"), json.loads(said), [Path("x")], "")
     calls = []
 
     class Api:

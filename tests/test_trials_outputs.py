@@ -19,6 +19,7 @@ from customize import (
     lock,
     memory,
     numbered,
+    output_folder,
     ownership,
     run_folder,
     run_integrity,
@@ -143,7 +144,7 @@ def test_a_new_run_is_refused_where_it_would_write_over_the_user_s(name, overwri
     path.parent.mkdir(parents=True)
     path.write_bytes(b"mine")
     with pytest.raises(InputError) as caught:
-        run_folder.check(dreambooth(output_dir="run", overwrite_output_dir=overwrite))
+        output_folder.check(dreambooth(output_dir="run", overwrite_output_dir=overwrite))
     assert name in str(caught.value) and "overwrite_output_dir" not in str(caught.value) and path.read_bytes() == b"mine"
 
 
@@ -167,10 +168,10 @@ def test_a_run_may_lie_beside_what_it_does_not_write_over(name, here):
     path.parent.mkdir(parents=True)
     path.write_bytes(b"mine")
     settings = dreambooth(output_dir="run", overwrite_output_dir=True)
-    assert run_folder.check(settings) == Path("run")
+    assert output_folder.check(settings) == Path("run")
     with run_folder.claimed(Path("run")):
         run_folder.clear(Path("run"))
-        written = run_folder.write_config(settings, Path("run"))
+        written = output_folder.write_config(settings, Path("run"))
     assert written.name == ("config-2.toml" if name == "config.toml" else "config.toml") and path.read_bytes() == b"mine"
 
 
@@ -179,9 +180,9 @@ def test_an_earlier_run_goes_file_by_file_and_what_was_edited_stays(here, capsys
     wrote(run, "config.toml", "README.md", "samples/step-000001/000.png", "checkpoints/step-000002/state.json", "log.txt")
     (run / "samples/mine.png").write_bytes(b"mine")
     with pytest.raises(InputError, match="holds a run already \\(5 files\\)"):
-        run_folder.check(dreambooth(output_dir="run"))
+        output_folder.check(dreambooth(output_dir="run"))
     settings = dreambooth(output_dir="run", overwrite_output_dir=True)
-    assert run_folder.removal(settings, Path("run")) == (
+    assert output_folder.removal(settings, Path("run")) == (
         "overwrite_output_dir removes 5 files of an earlier run in run: README.md, "
         "checkpoints/step-000002/state.json, config.toml, log.txt, samples/step-000001/000.png"
     )
@@ -199,8 +200,8 @@ def test_a_run_of_an_earlier_version_is_told_of_kindly(here):
     for name in ("config.toml", "log.jsonl", "checkpoints/step-000002/state.json"):
         (here / "run" / name).write_text("{}")
     with pytest.raises(InputError, match="if it is a run of an earlier version, --resume_from_checkpoint latest goes on with it"):
-        run_folder.check(dreambooth(output_dir="run", overwrite_output_dir=True))
-    assert run_folder.check(dreambooth(output_dir="run", resume_from_checkpoint="latest")) == Path("run")
+        output_folder.check(dreambooth(output_dir="run", overwrite_output_dir=True))
+    assert output_folder.check(dreambooth(output_dir="run", resume_from_checkpoint="latest")) == Path("run")
 
 
 def test_the_configuration_that_was_given_is_never_written_to(here):
@@ -208,10 +209,10 @@ def test_the_configuration_that_was_given_is_never_written_to(here):
     text = '# my notes\ninstance_prompt = "a photo of sks dog"\ninstance_data_dir = "photos"\noutput_dir = "run"\n'
     (here / "run/config.toml").write_text(text)
     settings, _ = cli.read(DreamBoothSettings, ["run/config.toml"])
-    with run_folder.claimed(run_folder.check(settings)):
-        first = run_folder.write_config(settings, Path("run"))
+    with run_folder.claimed(output_folder.check(settings)):
+        first = output_folder.write_config(settings, Path("run"))
         settings, _ = cli.read(DreamBoothSettings, [str(first), "--seed", "4"])  # ours, and given: not written to either
-        assert run_folder.write_config(settings, Path("run")).name == "config-3.toml"
+        assert output_folder.write_config(settings, Path("run")).name == "config-3.toml"
     assert first.name == "config-2.toml" and (here / "run/config.toml").read_text() == text
 
 
@@ -221,7 +222,7 @@ def test_a_record_that_is_none_is_refused_and_left(content, here):
     path = here / "run" / ownership.NAME
     path.symlink_to(here / "elsewhere") if content == "link" else path.write_text("mine" if content == "text" else "{}")
     with pytest.raises(InputError, match="is no record of written files"):
-        run_folder.check(dreambooth(output_dir="run"))
+        output_folder.check(dreambooth(output_dir="run"))
     assert not (here / "elsewhere").exists()
 
 
@@ -451,7 +452,7 @@ def test_folders_that_cannot_be_looked_into_are_told_at_once(place, here, monkey
     listed = os.listdir
     monkeypatch.setattr(os, "listdir", lambda path: refused(path) if Path(path).name == place else listed(path))
     problems = []
-    preflight.attempt(lambda: run_folder.check(dreambooth(output_dir="run")), problems)
+    preflight.attempt(lambda: output_folder.check(dreambooth(output_dir="run")), problems)
     assert [(problem.where, problem.what) for problem in problems] == [(f"run/{place}", "cannot be read (Permission denied)")]
 
 

@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from kit import prepared, settings_for, write_pictures
 from safetensors.torch import load_file, safe_open, save_file
 
-from customize import model_spec, readback, run_folder
+from customize import model_card, model_spec, readback
 from customize.inference.loading import load_pipeline
 from customize.lora_formats import KOHYA_LORA, LORA
 
@@ -31,7 +31,7 @@ def saved(settings, folder):
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
     training.method.eval()
     folder.mkdir()
-    training.method.save(folder, run_folder.metadata(settings, training.method, context.family, 6))
+    training.method.save(folder, model_card.metadata(settings, training.method, context.family, 6))
     return context.family, training.method
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from customize import course
 from customize.errors import InputError, Problem
 from customize.inference.samplers import find
-from customize.runs import embedding_file
+from customize.run_folder import embedding_file
 from customize.schedules import step_rules
 from customize.settings.rules.rule import Rule, rule, text_is_no_path
 
