@@ -16,7 +16,8 @@ from PIL import Image
 
 from customize.inference.attention import LEVELS, WordMaps, heat_colours
 from customize.inference.estimates import Conditional, guided
-from customize.inference.page import CLEAN, FORMULAS, HEIGHT, LINES, NOISE, PAGE, WIDTH, X, chart, filled, grid, page
+from customize.inference.formulas import CLEAN, FORMULAS, NOISE, X
+from customize.inference.page import HEIGHT, LINES, WIDTH, chart, grid, page, template
 from customize.inference.sampler import StepResult
 from customize.inference.step import Step
 from customize.inference.trace import Trace, film
@@ -169,13 +170,15 @@ def test_the_scale_of_guidance_is_filled_in(scale, shown):
 
 
 def test_a_chart_has_a_point_for_each_step():
-    text = chart("norms", {"latents": [0.0, 30.0, 60.0], "noise": [15.0, 15.0, 15.0]})
-    points = [[tuple(map(float, point.split(","))) for point in found.split()] for found in re.findall(r'points="([^"]+)"', text)]
+    drawn = chart("norms", {"latents": [0.0, 30.0, 60.0], "noise": [15.0, 15.0, 15.0]})
+    points = [[tuple(map(float, point.split(","))) for point in line["points"].split()] for line in drawn["lines"]]
     assert points == [
         [(0, HEIGHT), (WIDTH / 2, HEIGHT / 2), (WIDTH, 0)],
         [(0, 0.75 * HEIGHT), (WIDTH / 2, 0.75 * HEIGHT), (WIDTH, 0.75 * HEIGHT)],
     ]
-    assert ">60<" in text and 'points="260.0,' in chart("level", {"alpha": [0.0]})
+    assert drawn["top"] == 60 and chart("level", {"alpha": [0.0]})["lines"][0]["points"].startswith("260.0,")
+    read = Read(page(traced(3), 0, PICTURE, "a dog", {}))
+    assert [len(each["points"].split()) for each in read.all("polyline")] == [3] * len(LINES)
 
 
 def test_frames_stand_in_a_grid_row_by_row():
@@ -197,11 +200,6 @@ def test_maps_of_another_run_are_refused():
         page(traced(2), 0, PICTURE, "dog", {}, WordMaps(("dog",), torch.rand(3, 1, 12, 8)))
 
 
-def test_values_are_filled_in_once():
-    assert filled("{{a}}-{{b}}", a="{{b}}", b="{{a}}") == "{{b}}-{{a}}"
-    assert len(PAGE.splitlines()) < 150
-
-
 def test_a_trace_in_which_nothing_differs_is_drawn():
     trace = traced(2)
     trace.steps[:] = [replace(seen, guidance=torch.zeros_like(seen.guidance)) for seen in trace.steps]
@@ -210,9 +208,7 @@ def test_a_trace_in_which_nothing_differs_is_drawn():
 
 def test_a_page_fits_a_telephone():
     """At 390 pixels nothing asks for more: no column or box has a least width that is not bounded by what there is."""
-    from customize.inference import page
-
-    source = Path(page.__file__).read_text(encoding="utf-8")
+    source = Path(template().filename).read_text(encoding="utf-8")
     css = source[source.index("<style>") : source.index("</style>")]
     for least in re.findall(r"minmax\((.*?), 1fr\)", css):
         assert least == "0" or re.fullmatch(r"min\(\d+px, 100%\)", least), least
