@@ -18,8 +18,8 @@ from torch import Tensor
 from customize import draws
 from customize.diffusion.losses import min_snr_weights
 from customize.diffusion.process import offset_noise
+from customize.families.base import Family
 from customize.families.conditioning import Conditioning
-from customize.families.stable_diffusion import StableDiffusion
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class EpochSampler:
 class LatentDataset:
     """Samples of images whose latents are cached. Images may have different sizes: each shape is a batch of its own."""
 
-    def __init__(self, family: StableDiffusion, config: SampleConfig, sampler: EpochSampler, pictures: Sequence[CachedImage]):
+    def __init__(self, family: Family, config: SampleConfig, sampler: EpochSampler, pictures: Sequence[CachedImage]):
         self.family, self.config, self.sampler, self.pictures = family, config, sampler, pictures
 
     def deal(self, step: int, positions: Sequence[int]) -> list[Batch]:
@@ -249,7 +249,7 @@ def by_shape(batches: Iterable[Batch]) -> list[Batch]:
 
 @torch.no_grad()
 def encode_pictures(
-    family: StableDiffusion, needed: Iterable[tuple[int, int]], read_pixels: Callable[[int, list[int]], Tensor]
+    family: Family, needed: Iterable[tuple[int, int]], read_pixels: Callable[[int, list[int]], Tensor]
 ) -> Iterator[tuple[tuple[int, int], Tensor]]:
     """Encodes every (image, variant) once; yields each with what is stored of it, float32 on the CPU.
 
@@ -263,6 +263,6 @@ def encode_pictures(
 
 
 @torch.no_grad()
-def encode_captions(family: StableDiffusion, captions: Iterable[str], least: int = 1) -> dict[str, Conditioning]:
+def encode_captions(family: Family, captions: Iterable[str], least: int = 1) -> dict[str, Conditioning]:
     """Evaluates the frozen text encoder once for every caption; returns one row for each, of `least` or more chunks."""
     return {caption: family.encode_prompts([caption], min_chunks=least) for caption in sorted(set(captions))}

@@ -11,7 +11,7 @@ from customize import draws
 from customize.data import Example, load_class_examples
 from customize.errors import InputError, Problem
 from customize.events import Progress, emit
-from customize.families.stable_diffusion import StableDiffusion
+from customize.families.base import Family
 from customize.files import write_image, write_text
 from customize.findings import printable
 from customize.inference.pipeline import Pipeline
@@ -20,7 +20,7 @@ from customize.json_files import read_object
 MANIFEST = ".class_pictures.json"
 
 
-def complete(settings, family: StableDiffusion, resolution: int) -> tuple[Example, ...]:
+def complete(settings, family: Family, resolution: int) -> tuple[Example, ...]:
     """Generates the class pictures that are missing from `class_data_dir`; returns as many as are asked for.
 
     Raises InputError when the folder holds pictures that were generated from another prompt or model.

@@ -20,7 +20,7 @@ from customize.lora_formats import by_module, sorted_out, split
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from customize.families.stable_diffusion import StableDiffusion
+    from customize.families.base import Family
 
 SETTING = "init_weights"
 TRAINABLE = (
@@ -193,7 +193,7 @@ def digest(settings) -> str:
     return hashes.hexdigest() if learned.files or learned.network else ""
 
 
-def into_base(settings, family: "StableDiffusion") -> None:
+def into_base(settings, family: "Family") -> None:
     """Gives a base model the weights of a network that learned in full. Raises InputError where they do not fit."""
     if settings.init_weights is None or not (
         network := find(settings.init_weights, settings.pretrained_model_name_or_path).network
@@ -225,7 +225,7 @@ def words_of(settings) -> "dict[str, Tensor]":
 class IntoAdapter:
     """Puts the adapter of `init_weights` into one that is about to learn. Made before that is attached, called after it."""
 
-    def __init__(self, settings, family: "StableDiffusion"):
+    def __init__(self, settings, family: "Family"):
         from customize.inference.loading import read_tensors
 
         self.family, self.files = family, []

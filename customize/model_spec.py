@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from customize.printable import printable
 
 if TYPE_CHECKING:
-    from customize.families.stable_diffusion import StableDiffusion
+    from customize.families.base import Family
 
 WIDTHS = {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2"}
 """The base model by the width of its first text encoder."""
@@ -25,7 +25,7 @@ LONGEST = 80
 FEW = 5
 
 
-def described(metadata: Mapping[str, str], family: "StableDiffusion | None", kind: str) -> dict[str, str]:
+def described(metadata: Mapping[str, str], family: "Family | None", kind: str) -> dict[str, str]:
     """What a result says for other programs.
 
     metadata: of `model_card.metadata`; kind: an adapter, such as "lora", or "textual-inversion".

@@ -24,8 +24,8 @@ from customize.batches import (
 from customize.config import DreamBoothSettings, TextualInversionSettings, TrainingSettings
 from customize.crops import all_pixels, variants
 from customize.data import Example, Examples
+from customize.families.base import Family
 from customize.families.conditioning import Conditioning
-from customize.families.stable_diffusion import StableDiffusion
 from customize.guard import IN_ALL
 from customize.latents_cache import LatentsCache, NoCache
 from customize.methods.dreambooth import DreamBooth, SelfDistillation
@@ -48,7 +48,7 @@ class RunContext:
 
     settings: TrainingSettings
     accelerator: Accelerator
-    family: StableDiffusion
+    family: Family
     examples: Examples
     first_step: int
     skipped_draws: int = 0
@@ -249,12 +249,12 @@ def captions_of(examples: Iterable[Example]) -> list[str]:
     return sorted({caption for example in examples for caption in example.captions})
 
 
-def condition_of(family: StableDiffusion, least: int = 1) -> Condition:
+def condition_of(family: Family, least: int = 1) -> Condition:
     """Asks the text encoder each time, because it learns. least: chunks of every caption of the run, so that the answer does
     not depend on what else is in the batch."""
     return lambda prompts: family.encode_prompts(prompts, min_chunks=least)
 
 
-def remembered(family: StableDiffusion, known: dict[str, Conditioning], device: torch.device) -> Condition:
+def remembered(family: Family, known: dict[str, Conditioning], device: torch.device) -> Condition:
     """Looks up the output of the frozen text encoder. known: one row for each prompt, and for the empty one."""
     return lambda prompts: family.collate([known[prompt] for prompt in prompts], known[""]).to(device)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from customize import draws
 from customize.errors import InputError, NumericsError
-from customize.families.stable_diffusion import StableDiffusion
+from customize.families.base import Family
 from customize.inference.loading import load_pipeline
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -15,9 +15,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 training: beside a rounded base model an adapter learned, beside an exact one it is loaded."""
 
 
-def check(
-    folder: Path, family: StableDiffusion, prompt: str, saved: torch.dtype = torch.float32, variant: str | None = None
-) -> float:
+def check(folder: Path, family: Family, prompt: str, saved: torch.dtype = torch.float32, variant: str | None = None) -> float:
     """Compares one prediction of the networks in memory with one of the result in `folder`; both on the CPU in float32.
 
     saved: the number format of the result; variant: of the base model's files, which the result is put on again.
@@ -39,7 +37,7 @@ def check(
     return difference
 
 
-def load_again(folder: Path, family: StableDiffusion, variant: str | None) -> StableDiffusion:
+def load_again(folder: Path, family: Family, variant: str | None) -> Family:
     """The result in `folder`: a complete pipeline, or weights on the very base model that was trained on."""
     weights = [(str(folder), 1.0)]
     if (folder / "model_index.json").is_file():
@@ -49,7 +47,7 @@ def load_again(folder: Path, family: StableDiffusion, variant: str | None) -> St
 
 
 @torch.no_grad()
-def answer(family: StableDiffusion, prompt: str) -> Tensor:
+def answer(family: Family, prompt: str) -> Tensor:
     """The UNet's answer [1, C, H, W] about small noise under the prompt, at the middle of the schedule."""
     family.to("cpu", torch.float32)
     side = 2 ** len(family.unet.config.block_out_channels)

@@ -12,8 +12,8 @@ from PIL import Image
 from customize import events, manifest
 from customize.data import Example
 from customize.errors import InputError, ResourceError
+from customize.families.base import Family
 from customize.families.conditioning import Conditioning
-from customize.families.stable_diffusion import StableDiffusion
 from customize.files import new_folder, write_image
 from customize.findings import first_few
 from customize.inference.figures import before_after, contact_sheet
@@ -35,7 +35,7 @@ STEP, PICTURE = re.compile(r"step-([0-9]{6,})(?:-[0-9]+)?"), re.compile(r"[0-9]{
 class ConditionedPipeline(Pipeline):
     """A pipeline that takes its conditioning from a method's `condition`, where the text encoder may be gone."""
 
-    def __init__(self, family: StableDiffusion, condition: Condition):
+    def __init__(self, family: Family, condition: Condition):
         super().__init__(family)
         self.condition = condition
 
@@ -46,7 +46,7 @@ class ConditionedPipeline(Pipeline):
 class ValidationImages:
     """Draws `images` pictures of each of the prompts into a folder per step, and the sheet of all."""
 
-    def __init__(self, settings, prompts: tuple[str, ...], family: StableDiffusion, condition: Condition, folder: Path):
+    def __init__(self, settings, prompts: tuple[str, ...], family: Family, condition: Condition, folder: Path):
         self.settings, self.family, self.folder = settings, family, folder
         self.pipeline = ConditionedPipeline(family, condition)
         self.prompts, self.images = prompts, images_per_prompt(settings)

@@ -32,7 +32,7 @@ from customize.checkpoint import Checkpoint, size
 from customize.data import Examples, small_pictures_note
 from customize.errors import InputError
 from customize.families import Source, load
-from customize.families.stable_diffusion import StableDiffusion
+from customize.families.base import Family
 from customize.files import new_entries, new_folder
 from customize.guard import NanGuard
 from customize.learned_change import Probe
@@ -235,7 +235,7 @@ def save_weights(folder: Path, method: Method, about: About) -> Callable[[State]
     return save
 
 
-def finish(settings, folder: Path, family: StableDiffusion, outcome: Outcome) -> list[Path]:
+def finish(settings, folder: Path, family: Family, outcome: Outcome) -> list[Path]:
     """Saves the result, reads it back through the public loader, and only then puts it, with its card, in its place."""
     method, chosen = outcome.method.eval(), outcome.stop.weights if outcome.stop else None
     metadata = model_card.metadata(settings, method, family, outcome.step)

@@ -16,7 +16,7 @@ from customize.run_folder import ABOUT, embedding_file
 from customize.tensor_files import PRECISIONS, rounded, save_tensors
 
 if TYPE_CHECKING:
-    from customize.families.stable_diffusion import StableDiffusion
+    from customize.families.base import Family
 
 LEFT_ALONE = ("safety_checker", "feature_extractor")
 """Parts of a base model that no method loads."""
@@ -35,7 +35,7 @@ def save_embeddings(
     vectors: dict[str, Tensor],
     metadata: dict[str, str],
     precision: str = "fp32",
-    family: "StableDiffusion | None" = None,
+    family: "Family | None" = None,
 ) -> list[Path]:
     """One file a placeholder, its vectors [N, D] under the placeholder's name (stock loaders take one key a file)."""
     metadata = {**metadata, **described(metadata, family, "textual-inversion")}
@@ -45,7 +45,7 @@ def save_embeddings(
     ]
 
 
-def save_pipeline(folder: Path, family: "StableDiffusion", metadata: dict[str, str], precision: str = "fp32") -> list[Path]:
+def save_pipeline(folder: Path, family: "Family", metadata: dict[str, str], precision: str = "fp32") -> list[Path]:
     """A complete pipeline in diffusers' layout, in a folder that `files` puts in place once it is whole.
 
     The base's safety checker and feature extractor, which were never loaded, are copied as they are.
@@ -73,7 +73,7 @@ def left_alone(source: Path, folder: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def pipeline_sizes(folder: Path, family: "StableDiffusion", metadata: dict[str, str], precision: str = "fp32") -> dict[str, int]:
+def pipeline_sizes(folder: Path, family: "Family", metadata: dict[str, str], precision: str = "fp32") -> dict[str, int]:
     """Bytes of each part that `save_pipeline` would write. All but the networks' weights are written to `folder` for it."""
     pipeline = family.pipeline()
     pipeline.save_config(folder)

@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from customize.families.stable_diffusion import StableDiffusion as Family
+    from customize.families.base import Family as Family
 
 NONE = "none"
 """The setting's value for training all weights, which is the module `full`."""

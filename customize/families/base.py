@@ -72,6 +72,10 @@ class Family(Protocol):
     @property
     def latents(self) -> LatentSpace: ...
 
+    def replace_vae(self, vae: Any, where: Path) -> None:
+        """Takes another autoencoder for its own. Raises InputError where it does not fit."""
+        ...
+
     @property
     def lora_targets(self) -> Mapping[str, Sequence[str]]:
         """Presets of `lora_targets`: ends of the names of modules, over all trainable components."""

@@ -17,7 +17,7 @@ from customize.adapters.lora import Adapter as LoRA
 from customize.adapters.lora import fits_beside, is_lora
 from customize.adapters.peft_layers import tuner_layers
 from customize.errors import InputError, Problem
-from customize.families.stable_diffusion import StableDiffusion
+from customize.families.base import Family
 from customize.inference import changes
 from customize.inference.changes import Changed, Terms
 from customize.inference.learned import SETTING, LearnedFile, adapter_description, listed, other_base
@@ -28,7 +28,7 @@ from customize.lora_formats import Place, by_module, sorted_out
 class Networks:
     """The networks of a family as they were before any adapter, and the changes of their weights by adapters."""
 
-    def __init__(self, family: StableDiffusion):
+    def __init__(self, family: Family):
         self.family = family
         self.modules = {part: {n: m for n, m in network.named_modules() if n} for part, network in family.trainable.items()}
         self.changed: dict[tuple[Place, str], Changed] = {}
@@ -44,7 +44,7 @@ class Networks:
         return changed
 
 
-def add_adapters(family: StableDiffusion, files: Sequence[LearnedFile], partial: bool) -> tuple[list[LoadedAdapter], list[str]]:
+def add_adapters(family: Family, files: Sequence[LearnedFile], partial: bool) -> tuple[list[LoadedAdapter], list[str]]:
     """Puts every file into the networks; returns them, and notes on what the user should know. Raises InputError."""
     names = [f"adapter_{i}" for i in range(len(files))]
     networks = Networks(family)

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from customize import prompts as grammar
 from customize.conditioning import chunks
-from customize.families.stable_diffusion import StableDiffusion
+from customize.families.base import Family
 from customize.inference.estimates import Composed, Conditional, Estimate, Guided, Mixed, WithChannels
 from customize.inference.figures import contact_sheet, gif, stacked
 from customize.inference.sampler import StepResult
@@ -47,7 +47,7 @@ class Word:
     places: tuple[int, ...]
 
 
-def words(family: StableDiffusion, spans: Sequence[Span]) -> list[Word]:
+def words(family: Family, spans: Sequence[Span]) -> list[Word]:
     """The words of a prompt, in order, as the tokenizer parts them: small letters, and "high-res" is two.
 
     A learned placeholder is one word, however many vectors stand for it. Tokens of mere punctuation belong to no word, nor
@@ -98,7 +98,7 @@ class AttentionMaps:
 
     def __init__(
         self,
-        family: StableDiffusion,
+        family: Family,
         prompts: Sequence[str],
         *,
         part: int = 0,
@@ -149,7 +149,7 @@ class AttentionMaps:
         return WordMaps(tuple(text for text, _ in names), maps)
 
 
-def cross_attention(family: StableDiffusion) -> list[Attention]:
+def cross_attention(family: Family) -> list[Attention]:
     """The layers of the UNet that attend to the prompt but for those in its middle, the coarsest, as in the paper."""
     named = family.denoiser.named_modules()
     return [m for name, m in named if isinstance(m, Attention) and m.is_cross_attention and "mid_block" not in name]

@@ -10,7 +10,7 @@ from customize.findings import first_few
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from customize.families.stable_diffusion import StableDiffusion
+    from customize.families.base import Family
 
 SETTING = "weights"
 
@@ -47,7 +47,7 @@ def has_result(folder: Path) -> bool:
     )
 
 
-def put_into(family: "StableDiffusion", path: Path, tensors: "dict[str, Tensor]", remedy: str) -> None:
+def put_into(family: "Family", path: Path, tensors: "dict[str, Tensor]", remedy: str) -> None:
     """Gives the networks of a family the weights that learned in full, under the names `unet.` and `text_encoder.`
 
     Raises InputError for tensors that are not those of this base model.

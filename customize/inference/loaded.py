@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from torch import Tensor
 
 from customize.adapters.peft_layers import tuner_layers
-from customize.families.stable_diffusion import StableDiffusion
+from customize.families.base import Family
 from customize.families.tokens import TokenTable
 from customize.inference.changes import Changed
 from customize.inference.estimates import Estimate
@@ -33,7 +33,7 @@ class Loaded(Protocol):
 class LoadedAdapter:
     """The adapter `name`: layers beside modules of the family's networks, and changes of weights, by network."""
 
-    def __init__(self, family: StableDiffusion, name: str, changed: Mapping[str, Sequence[Changed]]):
+    def __init__(self, family: Family, name: str, changed: Mapping[str, Sequence[Changed]]):
         self.name = name
         self.parts = [  # the denoiser's first
             ([layer for layer in tuner_layers(network) if name in layer.scaling], changed[part])

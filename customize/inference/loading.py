@@ -13,8 +13,8 @@ from torch import Tensor
 from customize import families
 from customize.errors import InputError, Problem
 from customize.families.autoencoder import load_autoencoder, locate_autoencoder
+from customize.families.base import Family
 from customize.families.source import known_token_problems, vocabulary
-from customize.families.stable_diffusion import StableDiffusion
 from customize.families.tokens import token_table
 from customize.inference.adapters import add_adapters
 from customize.inference.checkpoints import put_into
@@ -109,7 +109,7 @@ def read_tensors(file: LearnedFile) -> dict[str, Tensor]:
     return tensors
 
 
-def add_embeddings(family: StableDiffusion, file: LearnedFile, tensors: dict[str, Tensor]) -> LoadedWords:
+def add_embeddings(family: Family, file: LearnedFile, tensors: dict[str, Tensor]) -> LoadedWords:
     """Teaches the family the words of a file, if it has some, each with its vectors [N, D]. Raises InputError."""
     encoder = family.text_encoders[0]
     if not file.placeholders:

@@ -23,7 +23,7 @@ from customize.setting import table
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from customize.families.stable_diffusion import StableDiffusion
+    from customize.families.base import Family
     from customize.inference.loaded import LoadedAdapter
     from customize.inference.pipeline import Pipeline
 
@@ -142,7 +142,7 @@ def write_model(target: Path, pipeline: "Pipeline", said: dict[str, str], precis
         ownership.sign(unfinished)
 
 
-def merge_adapters(family: "StableDiffusion") -> None:
+def merge_adapters(family: "Family") -> None:
     """Adds what each adapter makes of W by itself, as networks with several add it, and takes the adapters away."""
     from diffusers.utils import recurse_remove_peft_layers
 
@@ -162,7 +162,7 @@ def merge_adapters(family: "StableDiffusion") -> None:
         recurse_remove_peft_layers(network)
 
 
-def merge_words(family: "StableDiffusion") -> None:
+def merge_words(family: "Family") -> None:
     """Puts the vectors of learned words behind those of the vocabulary, where the tokenizer expects them."""
     import torch
     from torch import nn

@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from customize.errors import InputError, NumericsError, Problem
+from customize.families.base import Family
 from customize.families.conditioning import Conditioning
-from customize.families.stable_diffusion import StableDiffusion
 from customize.inference.estimates import Estimate
 from customize.inference.illusions import Components, keep_component
 from customize.inference.inpainting import as_pixels, inpainted, read_mask
@@ -47,7 +47,7 @@ class Pipeline:
 
     def __init__(
         self,
-        family: StableDiffusion,
+        family: Family,
         trigger_words: Sequence[str] = (),
         notes: Sequence[str] = (),
         weights: LoadedWeights | None = None,

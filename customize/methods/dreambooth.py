@@ -13,7 +13,7 @@ from torch import Tensor
 from customize import adapters
 from customize.adapters import Adapter
 from customize.batches import Batch
-from customize.families.stable_diffusion import StableDiffusion
+from customize.families.base import Family
 from customize.init_weights import IntoAdapter
 from customize.methods.method import Condition, DenoisingMethod
 from customize.model_spec import described
@@ -23,7 +23,7 @@ from customize.triggers import any_calls, rare_words
 class DreamBooth(DenoisingMethod):
     """Fine-tunes the UNet, and the text encoder on request, by what the adapter says learns."""
 
-    def __init__(self, family: StableDiffusion, condition: Condition, adapter: Adapter, settings):
+    def __init__(self, family: Family, condition: Condition, adapter: Adapter, settings):
         super().__init__(family, condition)
         self.settings, self.adapter = settings, adapter
         self.name = "dreambooth" if settings.adapter == adapters.NONE else f"dreambooth_{settings.adapter}"

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from customize.batches import Batch
 from customize.diffusion import losses, predictions
+from customize.families.base import Family
 from customize.families.conditioning import Conditioning
-from customize.families.stable_diffusion import StableDiffusion
 from customize.optimizers import build_adamw
 
 Condition = Callable[[Sequence[str]], Conditioning]
@@ -88,7 +88,7 @@ class Method(nn.Module):
 class DenoisingMethod(Method):
     """The loss of a latent diffusion model on a batch; what learns is said by those that build on it."""
 
-    def __init__(self, family: StableDiffusion, condition: Condition):
+    def __init__(self, family: Family, condition: Condition):
         super().__init__()
         self.family, self.condition = family, condition
 

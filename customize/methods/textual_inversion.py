@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from customize import init_weights, weights
 from customize.errors import InputError, Problem
-from customize.families.stable_diffusion import StableDiffusion
+from customize.families.base import Family
 from customize.methods.method import DenoisingMethod
 from customize.printable import printable
 
@@ -26,7 +26,7 @@ class TextualInversion(DenoisingMethod):
 
     name = "textual_inversion"
 
-    def __init__(self, family: StableDiffusion, settings):
+    def __init__(self, family: Family, settings):
         super().__init__(family, family.encode_prompts)
         self.settings, self.trigger_words = settings, tuple(settings.placeholder_token)
         word = "in the style of" if settings.learnable_property == "style" else "of"
@@ -66,7 +66,7 @@ class DirectionalTextualInversion(TextualInversion):
 
     CONCENTRATION = 1e-4
 
-    def __init__(self, family: StableDiffusion, settings):
+    def __init__(self, family: Family, settings):
         super().__init__(family, settings)
         self.norm = family.text_encoders[0].embeddings.float().norm(dim=-1).mean().item()
         self.after_step()
@@ -150,9 +150,7 @@ class EmbeddingReport:
 
 
 @torch.no_grad()
-def report(
-    family: StableDiffusion, start: dict[str, Tensor], learned: dict[str, Tensor], num_nearest: int = 4
-) -> EmbeddingReport:
+def report(family: Family, start: dict[str, Tensor], learned: dict[str, Tensor], num_nearest: int = 4) -> EmbeddingReport:
     """Compares learned vectors, each [N, D], with where they started and with the vocabulary [V, D]."""
     table = family.text_encoders[0].embeddings.float().cpu()
     words = {index: word.removesuffix("</w>") for word, index in family.text_encoders[0].tokenizer.get_vocab().items()}

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from customize import draws
 from customize.batches import LatentDataset
 from customize.demo.pretraining.muon import Muon, parameter_groups
-from customize.families.stable_diffusion import StableDiffusion
+from customize.families.base import Family
 from customize.files import new_folder, write_text
 from customize.methods.method import DenoisingMethod
 
@@ -47,11 +47,11 @@ class Pretraining(DenoisingMethod):
 
     name = "pretraining"
 
-    def __init__(self, family: StableDiffusion):
+    def __init__(self, family: Family):
         super().__init__(family, family.encode_prompts)
         self.networks = nn.ModuleDict({name: network.requires_grad_(True) for name, network in family.trainable.items()})
         # On so few pixels plain attention is faster than the fused one, and in bfloat16 on a CPU much faster.
-        family.unet.to(memory_format=torch.channels_last).set_attn_processor(AttnProcessor())
+        family.denoiser.to(memory_format=torch.channels_last).set_attn_processor(AttnProcessor())
         self.average = AveragedModel(self.networks, multi_avg_fn=warmed_up).requires_grad_(False)
         self.average.n_averaged.fill_(1)  # type: ignore[operator]  # the initial weights are averaged, not replaced
 

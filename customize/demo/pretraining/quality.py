@@ -96,7 +96,7 @@ def ceiling(painter: Painter, judge, settings: ReportSettings) -> dict[str, dict
     """The judge on renderings of what the random prompts ask for, as they are and through the autoencoder."""
     specs = random_prompts(settings.num_pictures)[1]
     pixels = np.stack([np.asarray(World().render(spec, SEED, index)) for index, spec in enumerate(specs)])
-    latents = encode(painter.pipeline.family.vae, pixels).chunk(2, 1)[0]
+    latents = encode(painter.pipeline.family.components["vae"], pixels).chunk(2, 1)[0]
     returned = np.stack([np.asarray(picture) for picture in painter.pipeline.decode(latents, 64)])
     return {
         "renderings": rates_by_style(judge, pixels, specs),

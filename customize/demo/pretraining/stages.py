@@ -18,6 +18,7 @@ from customize.demo.pretraining.tiny_networks import TINY, Sizes, build_schedule
 from customize.demo.pretraining.tokenizer import build_tokenizer
 from customize.demo.world.world import Spec, World
 from customize.families import load, locate
+from customize.families.base import Family
 from customize.families.stable_diffusion import StableDiffusion
 from customize.files import new_folder, write_bytes
 from customize.guard import NanGuard
@@ -78,7 +79,7 @@ def approved(settings: DemoSettings, vae: AutoencoderKL, held_back: np.ndarray, 
     return vae
 
 
-def untrained(settings: DemoSettings, vae: AutoencoderKL, tokenizer_folder: Path) -> StableDiffusion:
+def untrained(settings: DemoSettings, vae: AutoencoderKL, tokenizer_folder: Path) -> Family:
     """A model whose autoencoder is trained, and nothing else."""
     torch.manual_seed(settings.seed + 1)
     tokenizer = build_tokenizer(tokenizer_folder)
@@ -86,16 +87,16 @@ def untrained(settings: DemoSettings, vae: AutoencoderKL, tokenizer_folder: Path
     return StableDiffusion("demo", tokenizer_folder.parent, unet, vae, text_encoder, tokenizer, build_scheduler())
 
 
-def earlier(folder: str) -> StableDiffusion:
+def earlier(folder: str) -> Family:
     """A model that was trained before, in float32."""
     return load(locate(folder)).to(torch.float32)
 
 
 def train_denoiser(
-    settings: DemoSettings, world: World, family: StableDiffusion, pixels: np.ndarray, specs: list[Spec], folder: Path
+    settings: DemoSettings, world: World, family: Family, pixels: np.ndarray, specs: list[Spec], folder: Path
 ) -> Path:
     """Text encoder and UNet; returns the pipeline folder."""
-    moments = encoded(family.vae, pixels, folder / "latents.safetensors")
+    moments = encoded(family.components["vae"], pixels, folder / "latents.safetensors")
     pictures = [
         CachedImage(f"rendering {index}", world.captions(spec, settings.seed, index, CAPTIONS), {0: moments[index]})
         for index, spec in enumerate(specs)

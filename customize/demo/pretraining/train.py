@@ -24,7 +24,8 @@ def run(settings: DemoSettings) -> None:
     if settings.initial_model:
         family = stages.earlier(settings.initial_model)
         if settings.decoder_steps:
-            family.vae = stages.train_decoder(settings, family.vae, pixels, folder / "decoder")
+            decoder = stages.train_decoder(settings, family.components["vae"], pixels, folder / "decoder")
+            family.replace_vae(decoder, folder / "decoder")
     else:
         vae = stages.train_autoencoder(settings, pixels, folder / "autoencoder")
         family = stages.untrained(settings, vae, folder / "tokenizer")
