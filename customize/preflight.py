@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from customize import course, events, init_weights, memory, output_folder, run_folder, runs, surroundings
 from customize.data import USUAL_RESOLUTION, Examples, examine_examples
@@ -13,6 +13,9 @@ from customize.families.source import known_token_problems, vocabulary
 from customize.findings import first_few, unreadable
 from customize.sample_prompts import sample_prompts
 from customize.settings.rules.training_rules import warmup_problems
+
+if TYPE_CHECKING:
+    from customize.trainer import Callback
 
 T = TypeVar("T")
 MOST_CHUNKS = 16
@@ -30,8 +33,8 @@ class Report:
     problems: tuple[Problem, ...]
 
 
-def run(settings) -> None:
-    """Checks, then trains, or says what that would take: what the training scripts call."""
+def run(settings, callbacks: "Sequence[Callback]" = ()) -> Path:
+    """Checks, then trains, or with `dry_run` reports what that would take; returns the run's folder."""
     folder, source, examples = check(settings)
     examples = with_lengths_for_the_hub(settings, source, examples)
     if removed := output_folder.removal(settings, folder):
@@ -39,11 +42,13 @@ def run(settings) -> None:
     if settings.dry_run:
         from customize.plan import run
 
-        return run(settings, folder, source, examples)
+        run(settings, folder, source, examples)
+        return folder
     with runs.made(settings, folder) as folder:
         from customize.training import run
 
-        run(settings.model_copy(update={"output_dir": str(folder)}), folder, source, examples)
+        run(settings.model_copy(update={"output_dir": str(folder)}), folder, source, examples, *[callbacks] * bool(callbacks))
+    return folder
 
 
 def check(settings) -> tuple[Path, Source, Examples]:

@@ -43,8 +43,9 @@ def not_a_run(path: Path) -> Problem | None:
     return None
 
 
-def verify(folder: Path) -> Iterator[Finding]:
-    """What there is to say of a run's folder, or of one with a manifest; up to what cannot be read at all."""
+def verify(folder: str | Path) -> Iterator[Finding]:
+    """Whether each thing in the folder of a run, or in one with a manifest, is intact; up to what cannot be read at all."""
+    folder = Path(folder)
     try:
         if (folder / run_folder.CONFIG).is_file():
             yield from run(folder)

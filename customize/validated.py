@@ -91,7 +91,8 @@ class Validated(BaseModel):
             if isinstance(each, bool) and line.type in (int, float):
                 raise ValueError(f"{line.quoted(each)} is not {line.expected}")
         if line.text in PATHS:
-            homes = [os.path.expanduser(each) if isinstance(each, str) else each for each in (value if line.many else (value,))]
+            paths = value if line.many else (value,)
+            homes = [os.path.expanduser(each) if isinstance(each, str | os.PathLike) else each for each in paths]
             value = tuple(homes) if line.many else homes[0]
         return value
 

@@ -1,0 +1,129 @@
+"""What `import customize` offers besides settings and errors: a job as a function call, which returns and prints nothing."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from customize import events, manifest, quiet, run_folder
+from customize.config import InferenceSettings, TrainingSettings
+from customize.errors import InputError, Problem
+from customize.events import Event
+from customize.json_files import read_object
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from customize.inference.drawing import Drawn
+    from customize.trainer import Callback
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """An image and how it was made. settings: those of this image, which hold no sweep; metadata: as text chunks of a PNG."""
+
+    image: "Image"
+    settings: InferenceSettings
+    metadata: Mapping[str, str]
+
+    def save(self, path: str | Path) -> None:
+        """Writes a PNG, JPEG or WebP, by the suffix, that carries its settings: `--like PATH` makes it again."""
+        from customize.files import write_image
+        from customize.inference.records import saving
+
+        kind = Path(path).suffix.lower().removeprefix(".").replace("jpeg", "jpg")
+        write_image(Path(path), self.image, **saving(kind, dict(self.metadata)))
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run left in `folder`. files: the learned weights; trigger_words: what calls them in a prompt, as in
+    `example_prompt`; steps: optimizer steps that they were trained for."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    trigger_words: tuple[str, ...]
+    example_prompt: str
+    steps: int
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "TrainingResult":
+        """The result in the folder of a finished run. Raises OSError where it is not finished."""
+        folder = Path(folder)
+        about = read_object(folder / run_folder.ABOUT)
+        files = tuple(folder / name for name in manifest.read(folder) if name.endswith(".safetensors"))
+        return cls(folder, files, tuple(about["trigger_words"]), about["example_prompt"], about["steps"])
+
+
+def train(
+    settings: TrainingSettings, on_event: Callable[[Event], None] | None = None, callbacks: "Sequence[Callback]" = ()
+) -> TrainingResult | None:
+    """Trains what the settings say, as `train_dreambooth.py` and `train_textual_inversion.py` do; returns what came of it.
+
+    on_event: receives what happens meanwhile (`customize.events`): steps, checkpoints, validation images, notes.
+    callbacks: are called by the loop beside its own (`customize.trainer.Callback`), and may stop it.
+    With `dry_run` nothing is trained or returned. Raises InputError before anything is written, and ResourceError,
+    NumericsError or Interrupted with the last good state saved.
+    """
+    quiet.quiet()
+    from customize import preflight
+
+    with events.sent_to(on_event) if on_event else nullcontext():
+        folder = preflight.run(settings, callbacks)
+    return None if settings.dry_run else TrainingResult.read(folder)
+
+
+def generate(settings: InferenceSettings, on_event: Callable[[Event], None] | None = None) -> Iterator[GeneratedImage]:
+    """Generates what the settings say, as `infer.py` does, but writes nothing: each image comes when it is asked for.
+
+    on_event: receives what happens meanwhile (`customize.events`): notes, and each denoising step.
+    Raises InputError at once for what is wrong with settings and files, NumericsError for NaN and infinity.
+    """
+    quiet.quiet()
+    from customize.inference import command
+    from customize.inference.seeds import with_seed
+
+    if settings.merge is not None:
+        raise InputError(Problem("merge", "generates no image", "run it as a command: customize infer --merge"))
+    settings = with_seed(settings)
+    job = command.check(settings)
+
+    def images() -> Iterator[GeneratedImage]:
+        from customize.inference.drawing import Models, draw
+
+        models = Models()
+        models.load(job.grid.wanted[0].settings)
+        drawn: Drawn
+        for drawn in draw(settings, job, models, lambda place: Path(f"{place:03d}.{settings.image_format}")):
+            for place, image, texts in zip(drawn.places, drawn.images, drawn.texts, strict=True):
+                yield GeneratedImage(image, job.grid.wanted[place].settings, texts)
+
+    return received(images(), on_event) if on_event else images()
+
+
+def received(images: Iterator[GeneratedImage], on_event: Callable[[Event], None]) -> Iterator[GeneratedImage]:
+    """The same images; the events of each go to `on_event`. What the caller does between two images is not listened to."""
+    while True:
+        with events.sent_to(on_event):
+            image = next(images, None)
+        if image is None:
+            return
+        yield image
+
+
+def check(settings: TrainingSettings | InferenceSettings) -> tuple[Problem, ...]:
+    """Everything that is wrong with what the settings name (images, captions, base model, folders); empty if a job would start.
+
+    Nothing is written, and torch is not imported. What is wrong with the settings themselves is raised when they are made.
+    """
+    from customize import preflight, surroundings
+    from customize.inference import command, merge
+
+    if isinstance(settings, TrainingSettings):
+        return (*preflight.examine(settings).problems, *surroundings.lacking(settings))
+    try:
+        merge.check(settings) if settings.merge is not None else command.check(settings)
+    except InputError as error:
+        return error.problems
+    return ()
