@@ -47,7 +47,7 @@ def run(settings, callbacks: "Sequence[Callback]" = ()) -> Path:
     with runs.made(settings, folder) as folder:
         from customize.training import run
 
-        run(settings.model_copy(update={"output_dir": str(folder)}), folder, source, examples, *[callbacks] * bool(callbacks))
+        run(settings.model_copy(update={"output_dir": str(folder)}), folder, source, examples, callbacks)
     return folder
 
 

@@ -24,7 +24,8 @@ from customize.inference.attention import (
 )  # fmt: skip
 from customize.inference.estimates import mixed
 from customize.inference.illusions import Factorised, hybrid
-from customize.inference.pipeline import Composition, Pipeline
+from customize.inference.pipeline import Pipeline
+from customize.inference.request import Composition
 from customize.prompts import plain
 
 PROMPTS = ["a red car, a tree", "the zworgl house"]

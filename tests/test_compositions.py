@@ -15,7 +15,8 @@ from customize.families.conditioning import slerp
 from customize.inference import command
 from customize.inference.compositions import composition
 from customize.inference.estimates import mixed
-from customize.inference.pipeline import Composition, Pipeline
+from customize.inference.pipeline import Pipeline
+from customize.inference.request import Composition
 from customize.inference.wording import Between
 
 PROMPTS = ("a photo of a dog", "a red cat")

@@ -12,9 +12,10 @@ from customize.errors import InputError
 from customize.inference import command, lessons
 from customize.inference.estimates import Guided
 from customize.inference.lessons import LESSONS, clean_and_noise, in_one_step, psnr
-from customize.inference.pipeline import Pipeline, fitted
+from customize.inference.pipeline import Pipeline
 from customize.inference.schedulers import make_scheduler
 from customize.inference.solvers import Solver
+from customize.inference.starts import fitted
 from customize.inference.sweep import Wanted
 from customize.inference.views import VIEWS
 
@@ -76,7 +77,7 @@ def test_views_show_what_they_do(pipeline, monkeypatch):
     monkeypatch.setattr(lessons, "contact_sheet", lambda rows, labels: sheets.append((rows, labels)) or Image.new("RGB", (8, 8)))
     LESSONS["views"](pipeline, picture(), Wanted(InferenceSettings(lesson="views", image="x"), ("",), 0))
     shown = {label: np.asarray(each) for rows, labels in sheets for each, label in zip(rows[0], labels, strict=True)}
-    plain = np.asarray(fitted(picture(), (64, 64)))
+    plain = np.asarray(fitted([picture()], (64, 64))[0])
     assert len(shown) == len(VIEWS) and np.array_equal(shown["identity"], plain)
     assert np.array_equal(shown["flip"], plain[::-1]) and np.array_equal(shown["rotate 180"], plain[::-1, ::-1])
     assert np.array_equal(shown["negate"], 255 - plain) and "blur (no anagrams)" in shown

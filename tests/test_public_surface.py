@@ -62,6 +62,17 @@ def test_training_returns_what_was_learned(trained):
     damaged.write_bytes(content)
 
 
+def test_a_callback_of_the_caller_may_stop_the_run(tiny_epsilon, pictures, tmp_path):
+    from customize.trainer import Callback, Stop
+
+    class Enough(Callback):
+        def after_step(self, state, metrics):
+            return Stop("enough") if state.step == 3 else None
+
+    result = customize.train(settings_for("lora", tiny_epsilon, pictures, tmp_path / "run"), callbacks=[Enough()])
+    assert result.steps == 3 and result.files[0].is_file()
+
+
 def test_images_are_those_of_the_command_and_carry_their_settings(trained, tiny_epsilon, tmp_path, monkeypatch, capfd):
     from customize.commands import infer
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from customize.config import InferenceSettings
 from customize.inference import illusions
 from customize.inference.illusions import Components, Factorised, LookingGlass, anagram
-from customize.inference.pipeline import Composition, Pipeline
+from customize.inference.pipeline import Pipeline
+from customize.inference.request import Composition
 from customize.inference.views import parse_view
 
 PARTS: dict[str, Callable[[], Components]] = {

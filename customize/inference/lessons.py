@@ -14,10 +14,11 @@ from customize.diffusion.predictions import add_noise
 from customize.inference.estimates import Estimate
 from customize.inference.figures import contact_sheet, stacked
 from customize.inference.inpainting import as_pixels
-from customize.inference.pipeline import Pipeline, fitted
+from customize.inference.pipeline import Pipeline
 from customize.inference.sampler import evaluate, sample
 from customize.inference.schedulers import make_scheduler
 from customize.inference.solvers import Solver
+from customize.inference.starts import fitted
 from customize.inference.sweep import Wanted
 from customize.inference.trace import colour_map
 from customize.inference.views import VIEWS
@@ -94,7 +95,7 @@ def denoising(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Image
 def views(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Image.Image:
     """The picture under each view, those of which anagrams are made; one that changes what noise looks like is marked."""
     side = max(pipeline.family.resolution // 64, 1) * 64  # which all views can do
-    picture = fitted(picture, (side, side))
+    (picture,) = fitted([picture], (side, side))
     made = [make() for make in VIEWS.values()]
     shown = [as_picture(view(as_pixels(picture))) for view in made]
     labels = [view.name.replace("_", " ") + ("" if view.orthogonal else " (no anagrams)") for view in made]
@@ -124,7 +125,7 @@ def clean_and_noise(pipeline: Pipeline, picture: Image.Image, seed: int) -> tupl
 
 def fitting(pipeline: Pipeline, picture: Image.Image) -> Image.Image:
     """The picture as RGB in its own shape, as large as the base model's pictures."""
-    return fitted(picture, pipeline.size(None, None, picture))
+    return fitted([picture], pipeline.size(None, None, picture))[0]
 
 
 LESSONS: dict[str, Callable[[Pipeline, Image.Image, Wanted], Image.Image]] = {

@@ -4,38 +4,24 @@ B images, C latent channels, H W latent height and width.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from customize.errors import InputError, NumericsError, Problem
 from customize.families.base import Family
 from customize.families.conditioning import Conditioning
 from customize.inference.estimates import Estimate
-from customize.inference.illusions import Components, keep_component
-from customize.inference.inpainting import as_pixels, inpainted, read_mask
+from customize.inference.inpainting import as_pixels
 from customize.inference.loaded import LoadedWeights
-from customize.inference.sampler import DenoisingTask, StepResult, draw_noise, sample
+from customize.inference.request import GenerationRequest, request_of
+from customize.inference.sampler import StepResult, draw_noise, sample
 from customize.inference.schedulers import make_scheduler
 from customize.inference.solvers import Solver
 from customize.inference.wording import Prompt, Text, read, worded
-
-
-@dataclass(frozen=True)
-class Composition:
-    """One picture of several prompts. of: given an estimate for each prompt, in their order, returns the picture's.
-
-    copies: how many latents each picture has, the first of them being those that are shown. kept: components, and the index
-    of the one that is the given image's instead (`illusions.keep_component`).
-    """
-
-    of: Callable[[Sequence[Estimate]], Estimate]
-    copies: int = 1
-    kept: tuple[Components, int] | None = None
 
 
 class Pipeline:
@@ -57,105 +43,64 @@ class Pipeline:
         self.trigger_words = tuple(trigger_words)
         self.notes = tuple(notes)
 
-    @torch.no_grad()
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt | tuple[Prompt, ...]],
         *,
-        negative_prompt: str | Sequence[str] = "",
-        num_inference_steps: int = 50,
-        guidance_scale: float | Sequence[float] = 7.5,
-        seeds: int | Sequence[int] = 0,
-        height: int | None = None,
-        width: int | None = None,
-        image: Image.Image | Sequence[Image.Image] | None = None,
-        strength: float | None = None,
-        mask_image: Image.Image | Sequence[Image.Image] | None = None,
-        num_resamples: int = 1,
-        jump_length: int = 10,
-        scheduler: str | None = None,
-        use_karras_sigmas: bool | None = None,
-        timestep_spacing: str | None = None,
-        rescale_betas_zero_snr: bool = False,
-        eta: float | None = None,
-        guidance_rescale: float = 0.0,
-        clip_skip: int | None = None,
-        max_batch: int | None = None,
-        plain_prompt: bool = False,
-        vae_tiling: bool = False,
-        composition: Composition | None = None,
+        record: Callable[[StepResult], None] = lambda result: None,
+        output_type: str = "pil",
+        **options: Any,
+    ) -> Any:
+        """Generates the images of one batch: builds a request of the options, and runs it.
+
+        Of prompts and of the options negative_prompt, guidance_scale, seeds, image and mask_image, one serves for all B images,
+        or there is one for each. image, strength: start from it, noised to the part `strength` (above 0, up to 1; by default 0.8,
+        with a mask 1) of the schedule. mask_image: generate only where it is white; every other pixel stays as it was.
+        num_resamples, jump_length: see `repaint_plan`. With a composition each of the prompts is a tuple. All other options are
+        fields of `GenerationRequest`. record, output_type: see `run`, which says what is raised, too.
+        """
+        return self.run(request_of(prompts, **options), record, output_type)
+
+    @torch.no_grad()
+    def run(
+        self,
+        request: GenerationRequest,
         record: Callable[[StepResult], None] = lambda result: None,
         output_type: str = "pil",
     ) -> Any:
-        """Returns B pictures; of prompts, negative prompts, guidance scales, seeds and images, one serves for all B.
+        """The B images of a request; with output_type "latent" their clean latents [B, C, H, W].
 
-        prompts: read by the grammar of `customize.prompts`, unless `plain_prompt`; with a composition each is a tuple, and
-        the pictures' stand in a list.
-        A picture depends on its own prompt, seed and image only, not on the others in its batch, when all prompts have as
-        many chunks (see `lengths`); shorter ones are filled up with empty chunks.
-        guidance_scale: where all are up to 1, the negative prompts are not asked; nor where the network takes the scale as an
-        input (LCM). height, width: in pixels; by default the
-        base model's own, or with an image its shape at as many pixels. image, strength: start from it, noised to the part
-        `strength` (above 0, up to 1; by default 0.8, with a mask 1) of the schedule. mask_image: only where it is white the
-        image is made anew, every other pixel comes back as it was. num_resamples, jump_length: see `repaint_plan`.
-        scheduler, use_karras_sigmas, timestep_spacing, rescale_betas_zero_snr: see `make_scheduler`. eta: in 0..1, the
-        noise that DDIM or TCD adds at each step. guidance_rescale: in 0..1, see `estimates.rescaled`. clip_skip: last
-        layers of the text encoder that are left out, as diffusers counts them. max_batch: most rows in a call of a network
-        (with guidance, a picture is two). vae_tiling: the autoencoder works on large pictures tile by tile. output_type:
-        "pil", or "latent" for [B, C, H, W].
-
-        Raises InputError for what cannot be done (a prompt that is too long, ...), NumericsError for NaN and infinity.
+        record: receives the result of each step. Raises InputError for what cannot be done (a prompt that is too long, ...),
+        NumericsError for NaN and infinity.
         """
-        prompts = [prompts] if composition and isinstance(prompts, tuple) else prompts
-        count, (prompts, negative_prompts, scales, seeds, images, masks) = together(
-            prompts=prompts, negative_prompt=negative_prompt, guidance_scale=guidance_scale, seeds=seeds, image=image,
-            mask_image=mask_image,
-        )  # fmt: skip
-        self.check_pictures(images[0], masks[0])
-        size = self.size(height, width, images[0])
-        self.family.latents.set_tiling(vae_tiling)
+        start, composition, steps = request.start, request.composition, request.num_inference_steps
+        if self.family.takes_mask and not start.gives_mask:
+            what = "is an inpainting model, which is shown a picture and a mask"
+            raise InputError(Problem(self.family.name, what, "give image and mask_image, or take another model"))
+        size = self.size(request.height, request.width, start.images[0] if start.images else None)
+        self.family.latents.set_tiling(request.vae_tiling)
         copies = composition.copies if composition else 1
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds] * copies
-        made = make_scheduler(
-            self.family.scheduler, scheduler, use_karras_sigmas, timestep_spacing=timestep_spacing,
-            rescale_betas_zero_snr=rescale_betas_zero_snr, eta=eta,
+        generators = [torch.Generator().manual_seed(seed) for seed in request.seeds] * copies
+        scheduler = make_scheduler(
+            self.family.scheduler, request.scheduler, request.use_karras_sigmas, timestep_spacing=request.timestep_spacing,
+            rescale_betas_zero_snr=request.rescale_betas_zero_snr, eta=request.eta,
         )  # fmt: skip
-        solver = Solver(made, generators, eta or 0.0)
-        usual = 0.8 if images[0] and not masks[0] and not composition else 1.0
-        distilled = self.family.takes_guidance and bool(images[0]) and not masks[0]
-        strength = usual if strength is None else strength
-        solver.set_steps(num_inference_steps, strength, self.family.device, distilled)
-        parts = zip(*(prompts if composition else [[prompt] for prompt in prompts]), strict=True)
+        solver = Solver(scheduler, generators, request.eta or 0.0)
+        solver.set_steps(steps, start.strength, self.family.device, self.family.takes_guidance and start.shortens)
         estimates = [
-            self.estimate(part, negative_prompts, scales, num_inference_steps, plain_prompt, guidance_rescale, clip_skip)
-            for part in parts
-        ]
+            self.estimate(
+                prompts, request.negative_prompts, request.guidance_scales, steps, request.plain_prompt,
+                request.guidance_rescale, request.clip_skip,
+            )
+            for prompts in zip(*request.prompts, strict=True)
+        ]  # fmt: skip
         estimate = composition.of(estimates) if composition else estimates[0]
-        images = [image and fitted(image, size) for image in images]
-        if masks[0]:
-            masks = [read_mask(mask, size) for mask in masks]
-            task = inpainted(self, solver, estimate, images, masks, generators, num_resamples, jump_length)
-        elif images[0] and composition and composition.kept:
-            clean, (components, index) = self.encode(images, generators), composition.kept
-            start = solver.start(self.noise(size, generators))
-            task = DenoisingTask(start, estimate, keep_component(components, clean, solver, generators, index=index))
-        elif images[0]:
-            clean = self.encode(images, generators)
-            task = DenoisingTask(solver.start(draw_noise(clean.shape, generators, like=clean), clean), estimate)
-        else:
-            task = DenoisingTask(solver.start(self.noise(size, generators)), estimate)
+        task = start.task(self, solver, estimate, size, generators)
         latents = sample(
-            self.family.predict,
-            solver,
-            task.start,
-            task.estimate,
-            plan=task.plan,
-            correct=task.correct,
-            record=record,
-            max_batch=max_batch,
-        )
-        latents = latents[:count]
-        return latents if output_type == "latent" else task.finish(self.decode(latents, max_batch))
+            self.family.predict, solver, task.start, task.estimate, plan=task.plan, correct=task.correct, record=record,
+            max_batch=request.max_batch,
+        )[: len(request.seeds)]  # fmt: skip
+        return latents if output_type == "latent" else task.finish(self.decode(latents, request.max_batch))
 
     def estimate(
         self,
@@ -201,14 +146,6 @@ class Pipeline:
             raise InputError(problems)
         return sides["height"], sides["width"]
 
-    def check_pictures(self, image: Image.Image | None, mask: Image.Image | None) -> None:
-        """Raises InputError when the model or the mask lacks a picture that it goes with."""
-        if mask and not image:
-            raise InputError(Problem("mask_image", "there is no image that it is for", "give the picture as image"))
-        if self.family.takes_mask and not mask:
-            what = "is an inpainting model, which is shown a picture and a mask"
-            raise InputError(Problem(self.family.name, what, "give image and mask_image, or take another model"))
-
     def noise(self, size: tuple[int, int], generators: list[torch.Generator]) -> Tensor:
         """Standard normal numbers [B, C, H, W], the latents' shape for pictures of `size` (height, width)."""
         height, width = (side // self.family.latents.factor for side in size)
@@ -243,25 +180,3 @@ class Pipeline:
             pixels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
             pictures += [Image.fromarray(array) for array in pixels.permute(0, 2, 3, 1).cpu().numpy()]
         return pictures
-
-
-def together(**values: Any) -> tuple[int, list[list]]:
-    """Each value as a list of one common length; a single one is repeated. Raises InputError when lengths differ."""
-    lists = {
-        name: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-        for name, value in values.items()
-    }
-    count = max(map(len, lists.values()))
-    problems = [
-        Problem(name, f"{len(items)} given for {count} pictures", f"give 1 or {count}")
-        for name, items in lists.items()
-        if len(items) not in (1, count)
-    ]
-    if problems:
-        raise InputError(problems)
-    return count, [items * count if len(items) == 1 else items for items in lists.values()]
-
-
-def fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The image as RGB, cut and scaled to `size` (height, width)."""
-    return ImageOps.fit(image.convert("RGB"), size[::-1], Image.Resampling.LANCZOS)

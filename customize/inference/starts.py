@@ -1,0 +1,112 @@
+"""Where denoising starts, and what is done after each step: one strategy for each kind of generation.
+
+A new kind (an inverted image, blended noise) is one more class with the attributes and the method of `Start`.
+
+B images, C latent channels, H W latent height and width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import torch
+from PIL import Image, ImageOps
+
+from customize.inference.estimates import Estimate
+from customize.inference.illusions import Components, keep_component
+from customize.inference.inpainting import inpainted, read_mask
+from customize.inference.sampler import DenoisingTask, draw_noise
+from customize.inference.solvers import Solver
+
+if TYPE_CHECKING:
+    from customize.inference.pipeline import Pipeline
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+Generators = list[torch.Generator]
+
+
+class Start(Protocol):
+    """images: those that it starts from, or none; strength: the part of the schedule that is run, above 0 and up to 1.
+
+    gives_mask: whether an inpainting network gets its mask here. shortens: whether a distilled solver makes all its steps within
+    the part `strength` of the schedule.
+    """
+
+    gives_mask: ClassVar[bool]
+    shortens: ClassVar[bool]
+
+    @property
+    def images(self) -> Sequence[Image.Image]: ...
+    @property
+    def strength(self) -> float: ...
+
+    def task(self, pipeline: "Pipeline", solver: Solver, estimate: Estimate, size: Size, generators: Generators) -> DenoisingTask:
+        """The task whose latents are of this size. solver: its steps are set; generators: one for each row of the latents."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextToImage:
+    """Starts from noise."""
+
+    gives_mask: ClassVar[bool] = False
+    shortens: ClassVar[bool] = False
+    images: ClassVar[Sequence[Image.Image]] = ()
+    strength: ClassVar[float] = 1.0
+
+    def task(self, pipeline: "Pipeline", solver: Solver, estimate: Estimate, size: Size, generators: Generators) -> DenoisingTask:
+        return DenoisingTask(solver.start(pipeline.noise(size, generators)), estimate)
+
+
+@dataclass(frozen=True)
+class ImageToImage:
+    """Starts from images, noised to the part `strength` of the schedule (SDEdit, see `Solver.start`)."""
+
+    images: Sequence[Image.Image]
+    strength: float = 0.8
+    gives_mask: ClassVar[bool] = False
+    shortens: ClassVar[bool] = True
+
+    def task(self, pipeline: "Pipeline", solver: Solver, estimate: Estimate, size: Size, generators: Generators) -> DenoisingTask:
+        clean = pipeline.encode(fitted(self.images, size), generators)
+        return DenoisingTask(solver.start(draw_noise(clean.shape, generators, like=clean), clean), estimate)
+
+
+@dataclass(frozen=True)
+class Inpainting:
+    """Generates images where their masks are white, and keeps every other pixel. num_resamples, jump_length: `repaint_plan`."""
+
+    images: Sequence[Image.Image]
+    masks: Sequence[Image.Image]
+    strength: float = 1.0
+    num_resamples: int = 1
+    jump_length: int = 10
+    gives_mask: ClassVar[bool] = True
+    shortens: ClassVar[bool] = False
+
+    def task(self, pipeline: "Pipeline", solver: Solver, estimate: Estimate, size: Size, generators: Generators) -> DenoisingTask:
+        images, masks = fitted(self.images, size), [read_mask(mask, size) for mask in self.masks]
+        return inpainted(pipeline, solver, estimate, images, masks, generators, self.num_resamples, self.jump_length)
+
+
+@dataclass(frozen=True)
+class KeepComponent:
+    """Starts from noise, and keeps one component of images, that of `index` (see `illusions.keep_component`)."""
+
+    images: Sequence[Image.Image]
+    components: Components
+    index: int
+    strength: float = 1.0
+    gives_mask: ClassVar[bool] = False
+    shortens: ClassVar[bool] = True
+
+    def task(self, pipeline: "Pipeline", solver: Solver, estimate: Estimate, size: Size, generators: Generators) -> DenoisingTask:
+        clean = pipeline.encode(fitted(self.images, size), generators)
+        start = solver.start(pipeline.noise(size, generators))
+        return DenoisingTask(start, estimate, keep_component(self.components, clean, solver, generators, index=self.index))
+
+
+def fitted(images: Sequence[Image.Image], size: Size) -> list[Image.Image]:
+    """The images as RGB, cut and scaled to `size` (height, width)."""
+    return [ImageOps.fit(image.convert("RGB"), size[::-1], Image.Resampling.LANCZOS) for image in images]
