@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from customize.families.ldm_header import MODELSPEC
 from customize.printable import printable
 
 if TYPE_CHECKING:
@@ -36,9 +37,10 @@ def described(metadata: Mapping[str, str], family: "Family | None", kind: str) -
     own |= {"modelspec.trigger_phrase": words} if words else {}
     if family is None or (base := WIDTHS.get(family.text_encoders[0].width)) is None:
         return own
-    is_v = family.prediction_type == "v_prediction"
+    predicts = MODELSPEC.get(family.prediction_type, family.prediction_type)
+    is_v = predicts == "v"
     full = {"stable-diffusion-v1": base, "stable-diffusion-v2": f"{base}-{'768-v' if is_v else '512'}"}[base]
-    own |= {"modelspec.architecture": f"{full}/{kind}", "modelspec.prediction_type": "v" if is_v else "epsilon"}
+    own |= {"modelspec.architecture": f"{full}/{kind}", "modelspec.prediction_type": predicts}
     return own | {"ss_base_model_version": f"sd_{base[-2:]}{'_v' * (is_v and base[-1] == '2')}"}
 
 

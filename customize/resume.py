@@ -13,10 +13,8 @@ from customize import checkpoint, course, init_weights, run_folder
 from customize.data import Example, Examples
 from customize.errors import InputError, Problem
 from customize.families import Source, facts
-from customize.families.ldm_header import read_layout
 from customize.families.source import files_read
 from customize.findings import first_few
-from customize.json_files import read_object
 from customize.resumable import OPTIMIZER, SKIPPED_DRAWS, Resumable, SkippedDraws, saved_parts
 from customize.setting import table
 
@@ -36,7 +34,7 @@ def identity(settings, source: Source, examples: Examples, num_processes: int) -
         name: value for name, value in settings.values().items() if name not in course.SCHEDULE and not is_free(settings, name)
     }
     kept |= course.learning_rates(settings, number, num_processes)
-    kept |= {"resolution": settings.resolution or facts.resolution(source), "prediction_type": prediction_type(source)}
+    kept |= {"resolution": settings.resolution or facts.resolution(source), "prediction_type": facts.prediction_type(source)}
     if "lora_targets" in kept:
         kept |= {"lora_targets": sorted(set(settings.lora_targets)), "lora_alpha": settings.lora_alpha or settings.rank}
     if "placeholder_token" in kept:
@@ -72,15 +70,6 @@ def spread(values: Sequence[Any], count: int) -> list[Any]:
 def digests(examples: Sequence[Example]) -> dict[str, str]:
     """What is in the images, by name."""
     return {example.name: example.digest for example in examples}
-
-
-def prediction_type(source: Source) -> str | None:
-    """What the network answers with; None where only a model on the hub tells."""
-    if source.file:
-        return read_layout(source.file, source.prediction_type).prediction_type
-    if source.prediction_type or source.folder is None:
-        return source.prediction_type
-    return read_object(source.folder / "scheduler/scheduler_config.json").get("prediction_type", "epsilon")
 
 
 def fingerprint(source: Source) -> str:

@@ -14,9 +14,10 @@ import torch
 from kit import conditioning
 from PIL import Image
 
+from customize.diffusion.predictions import PREDICTIONS
 from customize.inference.attention import LEVELS, WordMaps, heat_colours
 from customize.inference.estimates import Conditional, guided
-from customize.inference.formulas import CLEAN, FORMULAS, NOISE, X
+from customize.inference.formulas import CLEAN, NOISE, X, reading
 from customize.inference.page import HEIGHT, LINES, WIDTH, chart, grid, page, template
 from customize.inference.sampler import StepResult
 from customize.inference.step import Step
@@ -146,14 +147,14 @@ def test_nothing_is_fetched():
     assert policies and policies[0].startswith("default-src 'none'; img-src data:;")
 
 
-@pytest.mark.parametrize("prediction_type", list(FORMULAS))
+@pytest.mark.parametrize("prediction_type", list(PREDICTIONS))
 def test_formulas_are_those_of_the_sampler(prediction_type):
     generator = torch.Generator().manual_seed(3)
     x, answer = (torch.randn(1, 4, 8, 8, generator=generator, dtype=torch.float64) for _ in range(2))
     alpha, sigma = (0.2 if prediction_type == "flow_prediction" else 0.6), 0.8  # of a flow, their sum is 1
     step = Step(0, 1, torch.tensor(1), None, alpha, sigma, prediction_type)
     noise, clean = step.split(answer, x)
-    name, following = FORMULAS[prediction_type]
+    name, following = reading(prediction_type)
     letters = {X: "x", CLEAN: "clean", NOISE: "noise", "<i>v̂</i>": "v", "− ": "-", "/ [α]": f"/ {alpha}", "/ [σ]": f"/ {sigma}"}
     letters |= {"[α]": f"{alpha} *", "[σ]": f"{sigma} *"}
     values = {"x": x, "clean": clean, "noise": noise, "v": answer}

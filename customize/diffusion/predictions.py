@@ -21,22 +21,45 @@ class Prediction(NamedTuple):
     """One prediction type.
 
     coefficients: (alpha, sigma) -> (c_clean, c_noise). Integers stand for constants: a term of 0 is left out, so that the
-    result is the other tensor itself. min_snr: (snr, gamma) -> weights [B], see `losses.min_snr_weights`.
+    result is the other tensor itself. min_snr: (snr, gamma) -> weights [B], see `losses.min_snr_weights`. noise, clean: what
+    `split` makes of the output y and the noisy sample x, to be shown.
     """
 
     coefficients: "Callable[[Level, Level], tuple[Level, Level]]"
     min_snr: "Callable[[Tensor, float], Tensor]"
+    noise: str
+    clean: str
 
 
 FLOW_PREDICTION = "flow_prediction"
 PREDICTIONS: Mapping[str, Prediction] = {
     # Ho et al. 2020, "Denoising Diffusion Probabilistic Models", equation 14
-    "epsilon": Prediction(lambda alpha, sigma: (0, 1), lambda snr, gamma: (gamma / snr).clamp(max=1)),
+    "epsilon": Prediction(
+        lambda alpha, sigma: (0, 1),
+        lambda snr, gamma: (gamma / snr).clamp(max=1),
+        noise="y",
+        clean="(x − σ y) / α",
+    ),
     # Salimans & Ho 2022, "Progressive Distillation for Fast Sampling", appendix D; alpha^2 + sigma^2 = 1
-    "v_prediction": Prediction(lambda alpha, sigma: (-sigma, alpha), lambda snr, gamma: snr.clamp(max=gamma) / (snr + 1)),
-    "sample": Prediction(lambda alpha, sigma: (1, 0), lambda snr, gamma: snr.clamp(max=gamma)),
+    "v_prediction": Prediction(
+        lambda alpha, sigma: (-sigma, alpha),
+        lambda snr, gamma: snr.clamp(max=gamma) / (snr + 1),
+        noise="σ x + α y",
+        clean="α x − σ y",
+    ),
+    "sample": Prediction(
+        lambda alpha, sigma: (1, 0),
+        lambda snr, gamma: snr.clamp(max=gamma),
+        noise="(x − α y) / σ",
+        clean="y",
+    ),
     # Lipman et al. 2023, "Flow Matching for Generative Modeling"; Esser et al. 2024 (SD3), equation 13; alpha + sigma = 1
-    FLOW_PREDICTION: Prediction(lambda alpha, sigma: (-1, 1), lambda snr, gamma: snr.clamp(max=gamma) / (snr.sqrt() + 1) ** 2),
+    FLOW_PREDICTION: Prediction(
+        lambda alpha, sigma: (-1, 1),
+        lambda snr, gamma: snr.clamp(max=gamma) / (snr.sqrt() + 1) ** 2,
+        noise="x + α y",
+        clean="x − σ y",
+    ),
 }
 """By the names that diffusers' schedulers have for them."""
 DISCRETE_PREDICTIONS = tuple(name for name in PREDICTIONS if name != FLOW_PREDICTION)

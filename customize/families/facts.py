@@ -29,6 +29,15 @@ def resolution(source: Source) -> int | None:
         return None
 
 
+def prediction_type(source: Source) -> str | None:
+    """The row of the table of predictions that the network was trained by; None where its files are still on the hub."""
+    if source.file:
+        return read_layout(source.file, source.prediction_type).prediction_type
+    if source.prediction_type or source.folder is None:
+        return source.prediction_type
+    return read_object(source.folder / "scheduler/scheduler_config.json").get("prediction_type", "epsilon")
+
+
 def only_to_draw_with(source: Source) -> Problem | None:
     """The problem of training on a model that images can be made with, but that was trained otherwise than is done here."""
     if source.file:

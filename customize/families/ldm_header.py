@@ -14,6 +14,8 @@ PARTS = {UNET: "UNet", VAE: "VAE", TEXT_ENCODER: "text encoder"}
 CLIP, OPEN_CLIP = f"{TEXT_ENCODER}transformer.", f"{TEXT_ENCODER}model."
 FIRST = f"{UNET}input_blocks.0.0.weight"
 PREDICTION_TYPES = {"epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
+MODELSPEC = {"epsilon": "epsilon", "v_prediction": "v"}
+"""How Stability AI's model specification writes prediction types."""
 
 
 @dataclass(frozen=True)

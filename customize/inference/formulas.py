@@ -6,25 +6,28 @@ from typing import Any
 
 from markupsafe import Markup
 
+from customize.diffusion.predictions import PREDICTIONS
+
 X, CLEAN, NOISE = "<i>x<sub>t</sub></i>", "<i>x̂</i><sub>0</sub>", "<i>ε̂</i>"
-FORMULAS = {
-    "epsilon": (NOISE, [("so the picture is", CLEAN, f"({X} − [σ] {NOISE}) / [α]")]),
-    "v_prediction": (
-        "<i>v̂</i>",
-        [("so the picture is", CLEAN, f"[α] {X} − [σ] <i>v̂</i>"), ("and the noise", NOISE, f"[σ] {X} + [α] <i>v̂</i>")],
-    ),
-    "sample": (CLEAN, [("so the noise is", NOISE, f"({X} − [α] {CLEAN}) / [σ]")]),
-    "flow_prediction": (
-        "<i>v̂</i>",
-        [("so the picture is", CLEAN, f"{X} − [σ] <i>v̂</i>"), ("and the noise", NOISE, f"{X} + [α] <i>v̂</i>")],
-    ),
-}
-"""By prediction type: what the network answers, and what follows from it (see `diffusion.predictions.split`)."""
+VELOCITY = "<i>v̂</i>"
+
+
+def reading(prediction_type: str) -> tuple[str, list[tuple[str, str, str]]]:
+    """The network's output as a letter, and (caption, letter, formula) of what follows from it: see `predictions.split`."""
+    row = PREDICTIONS[prediction_type]
+    output = NOISE if row.noise == "y" else CLEAN if row.clean == "y" else VELOCITY
+    letters = {"x": X, "y": output, "α": "[α]", "σ": "[σ]"}
+    found = [("so the picture is", CLEAN, row.clean), ("so the noise is", NOISE, row.noise)]
+    return output, [
+        (caption, letter, re.sub("[xyασ]", lambda each: letters[each[0]], formula))
+        for caption, letter, formula in found
+        if formula != "y"
+    ]
 
 
 def formulas(prediction_type: str, guided: bool, scale: Any) -> list[dict[str, Markup | str]]:
     """The formulas of a step, each with letters and, in bold, with the numbers of the step that is shown."""
-    answer, following = FORMULAS[prediction_type]
+    answer, following = reading(prediction_type)
     negative, positive = (f"{answer}<sub>{name}</sub>" for name in ("negative", "prompt"))
     equations = [("seen: a picture and noise", X, "[α] <i>x</i><sub>0</sub> + [σ] <i>ε</i>")]
     equations += [("answered, with guidance", answer, f"{negative} + [g] ({positive} − {negative})")] if guided else []
