@@ -242,7 +242,7 @@ def finish(settings, folder: Path, family: Family, outcome: Outcome) -> list[Pat
     with method.holding(chosen), new_entries(folder, size(method.learned()), unlisted=(run_folder.CARD,)) as unfinished:
         files = method.save(unfinished, metadata)
         saved = PRECISIONS[settings.save_precision]
-        difference = readback.check(unfinished, family, method.example_prompt, saved, settings.variant)
+        difference = readback.check(unfinished, family, method.example_prompt, saved, method.learned())
         report = method.report()
         card = model_card.card(folder, json.loads(metadata["customize"]), files, report)
         (unfinished / run_folder.CARD).write_text(card, encoding="utf-8", newline="\n")

@@ -245,6 +245,5 @@ def test_a_result_is_read_back_on_the_files_that_were_trained_on(tiny_epsilon, p
     options = {"variant": "fp16", "prediction_type": "v_prediction", "lora_format": "diffusers"}
     family, _ = saved(settings_for("lora", base, pictures, tmp_path / "unused", **options), tmp_path / "run")
     assert (family.source, family.prediction_type) == (base, "v_prediction")
-    assert readback.check(tmp_path / "run", family, PROMPT, variant="fp16") < 1e-5
-    with pytest.raises(OSError, match="cannot be loaded again"):
-        readback.check(tmp_path / "run", family, PROMPT)
+    shutil.rmtree(base)  # nothing of the base model is read a second time
+    assert readback.check(tmp_path / "run", family, PROMPT) < 1e-5

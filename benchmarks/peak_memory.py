@@ -1,0 +1,77 @@
+"""Measures the peak of main memory that a whole training run takes, its result saved and verified.
+
+    python benchmarks/random_models.py sd15 /tmp/models/sd15
+    python benchmarks/peak_memory.py /tmp/models/sd15 textual_inversion lora full
+
+One process for each job, without a GPU; the peak is the maximum resident set size that the system reports of it
+(`getrusage`), which counts weights that are mapped from a file once for each mapping. Full fine-tuning takes about 16 GB of
+memory and 20 GB of disk. --code: the folder of another version of the program to measure.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+WORDS = ["--placeholder_token", "<new>", "--initializer_token", "toy", "--learnable_property", "object"]
+SUBJECT = ["--instance_prompt", "a photo of sks dog"]
+JOBS = {
+    "textual_inversion": ("train_textual_inversion.py", "--train_data_dir", WORDS),
+    "lora": ("train_dreambooth.py", "--instance_data_dir", [*SUBJECT, "--adapter", "lora", "--rank", "4"]),
+    "full": ("train_dreambooth.py", "--instance_data_dir", [*SUBJECT, "--checkpoints_total_limit", "1"]),
+}
+
+
+def write_images(folder: Path, resolution: int) -> None:
+    """Two images of noise."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(2):
+        pixels = random.integers(0, 256, (resolution, resolution, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
+def measure(job: str, arguments: argparse.Namespace, folder: Path) -> None:
+    """Runs one job in a child and prints what it took."""
+    script, data_flag, own = JOBS[job]
+    options = {
+        "--pretrained_model_name_or_path": arguments.model, data_flag: folder / "images", "--output_dir": folder / job,
+        "--resolution": arguments.resolution, "--max_train_steps": arguments.steps, "--validation_prompt": "none",
+        "--report_to": "none",
+    }  # fmt: skip
+    command = [sys.executable, script, *own, *(str(word) for pair in options.items() for word in pair)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(arguments.code)}
+    begin = time.perf_counter()
+    process = subprocess.Popen(command, cwd=arguments.code, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdout
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(output.decode(errors="replace"))
+    unit = 1 if sys.platform == "darwin" else 1024
+    print(f"{job}: {usage.ru_maxrss * unit / 1e9:.2f} GB in {time.perf_counter() - begin:.0f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, help="a base model's folder")
+    parser.add_argument("job", nargs="+", choices=JOBS)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--resolution", type=int, default=256)
+    parser.add_argument("--code", type=Path, default=Path(__file__).parents[1])
+    arguments = parser.parse_args()
+    arguments.model = arguments.model.resolve()
+    for job in arguments.job:
+        with tempfile.TemporaryDirectory() as folder:
+            write_images(Path(folder) / "images", arguments.resolution)
+            measure(job, arguments, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
