@@ -12,7 +12,7 @@ import customize.adapters
 
 customize.adapters.__path__.append(str(Path(__file__).with_name("new_adapter")))
 
-from kit import prepared, settings_for  # noqa: E402
+from kit import prepared, settings_for, train_loop  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from customize.commands import infer, train_dreambooth  # noqa: E402
@@ -38,7 +38,6 @@ def run(base: Path, images: Path, folder: Path) -> None:
 
     from customize.inference.loading import load_pipeline
     from customize.inference.pipeline import Pipeline
-    from customize.trainer import train as loop
 
     own = {"adapter": "loha", "rank": 4, "lora_alpha": 3.0, "train_text_encoder": True, "learning_rate": 0.05}
     teacher = {"prior_preservation": "teacher", "class_prompt": "a photo of dog"}
@@ -58,7 +57,7 @@ def run(base: Path, images: Path, folder: Path) -> None:
     }  # fmt: skip
 
     context, training = prepared(plain.model_copy(update={"output_dir": str(folder / "unused")}))
-    loop(plain, training.method, training.dataset, [], context.accelerator, plain.max_train_steps)
+    train_loop(plain, training, context.accelerator, plain.max_train_steps)
     training.method.eval()
     loaded = load_pipeline(None, [(folder / "plain", 1.0)])
     latents = {
