@@ -7,7 +7,7 @@ import torch
 from kit import prepared, settings_for, write_pictures
 from safetensors.torch import load_file, safe_open, save_file
 
-from customize import families, readback, run_folder
+from customize import families, model_card, readback
 from customize.weights import PRECISIONS
 
 KINDS = {
@@ -39,7 +39,7 @@ def saved(kind, base, pictures, folder, **changes):
         for parameter in training.method.learned().values():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
     training.method.eval()
-    training.method.save(folder, run_folder.metadata(settings, training.method, context.family, 6))
+    training.method.save(folder, model_card.metadata(settings, training.method, context.family, 6))
     return context.family, training.method
 
 
