@@ -9,9 +9,9 @@ from customize.aliases_table import BY_VALUE, CONFIG, FLAGS, SAME, SCHEDULE_NAME
 from customize.compatibility import Flag, translate
 from customize.config import MODELS, Settings
 from customize.errors import Problem
-from customize.setting import Setting, table, written
+from customize.setting import NO_SETTING, Setting, table, unknown, written
 
-__all__ = ["CONFIG", "elsewhere", "flags", "is_switch", "lines", "ours", "same"]
+__all__ = ["CONFIG", "elsewhere", "explained", "flags", "is_switch", "lines", "ours", "same"]
 
 
 @dataclass
@@ -29,6 +29,19 @@ def same(model: type[Settings]) -> Mapping[str, str]:
     """Other programs' name -> our setting, for the settings that the model has."""
     lines = table(model)
     return {name: ours for ours, names in SAME.items() if ours in lines for name in names.split() if name not in lines}
+
+
+def explained(problem: Problem, model: type[Settings]) -> Problem:
+    """The problem of a name that is no setting, with what is known of it from other programs; any other problem as it is."""
+    name, others = problem.where, same(model)
+    if problem.what != NO_SETTING:
+        return problem
+    if name in others:
+        return Problem(name, NO_SETTING, f"did you mean {others[name]}?")
+    if found := elsewhere(name, model):
+        other, theirs = found
+        return Problem(name, f"{NO_SETTING} of {model.command}", f"leave it out: {other.command} has it as {theirs}")
+    return unknown(name, {**others, **dict.fromkeys(table(model), "")})
 
 
 @cache

@@ -168,7 +168,7 @@ def read(model: type[Settings], argv: Sequence[str], check: Function | None = No
     implied, more = implied_by(table(model), values)
     values, of_files = from_files.complete(model, values | implied)
     settings, found = model.examine(values, {each.where for each in of_files})
-    found = of_files + found
+    found = of_files + [aliases.explained(each, model) for each in found]
     found = [each for each in found if not (unread and each.what.startswith("is missing"))]
     problems += [Problem(places.get(each.where, each.where), each.what, each.remedy) for each in found]
     if problems:

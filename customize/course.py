@@ -49,8 +49,7 @@ def learning_rates(settings, num_images: int, num_processes: int) -> dict[str, A
     """What decides on the learning rate of each step, by the names of settings, and nothing that has no effect on it."""
     scale, name, warmup = learning_rate_scale(settings, num_processes), settings.lr_scheduler, warmup_steps(settings)
     found = {"learning_rate": settings.learning_rate * scale}
-    if getattr(settings, "train_text_encoder", False):
-        found["text_encoder_learning_rate"] = (settings.text_encoder_learning_rate or settings.learning_rate) * scale
+    found |= {name: rate * scale for name, rate in settings.other_learning_rates.items()}
     found["lr_scheduler"] = "constant" if name == "constant_with_warmup" and not warmup else name
     own = {"cosine_with_restarts": "lr_num_cycles", "polynomial": "lr_power", "piecewise_constant": "lr_step_rules"}.get(name)
     if own:

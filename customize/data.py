@@ -16,19 +16,17 @@ from typing import Literal
 from PIL import Image
 
 from customize.caption_tables import DEFAULT_COLUMN
-from customize.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, Caption, CaptionRule, apply_rule, fill
+from customize.captions import Caption, CaptionRule, apply_rule
 from customize.colour import CONVERTED
-from customize.config import DreamBoothSettings, TextualInversionSettings
 from customize.errors import InputError, Problem, ResourceError
 from customize.findings import Findings, first_few, printable
 from customize.folders import folder_captions, is_tree_of_images, list_folder, meant_instead, sub_folders
 from customize.images import open_image
 from customize.likeness import SHARP, Likeness, measure, near_duplicates
 from customize.rows import Row, load_dataset, picture_rows, row_captions
-from customize.triggers import rare_words
+from customize.settings.training import TrainingSettings
 
 Role = Literal["instance", "class"]
-TrainingData = TextualInversionSettings | DreamBoothSettings
 DEFAULT_IMAGE_COLUMN = "image"
 USUAL_RESOLUTION = 512
 WORKERS = min(4, os.cpu_count() or 1)
@@ -74,7 +72,7 @@ class Examples:
     notes: tuple[str, ...]
 
 
-def load_examples(settings: TrainingData, resolution: int = USUAL_RESOLUTION) -> Examples:
+def load_examples(settings: TrainingSettings, resolution: int = USUAL_RESOLUTION) -> Examples:
     """The examples of a training run. Raises one InputError with every problem of every folder, picture and caption."""
     examples, problems = examine_examples(settings, resolution)
     if problems:
@@ -82,29 +80,24 @@ def load_examples(settings: TrainingData, resolution: int = USUAL_RESOLUTION) ->
     return examples
 
 
-def examine_examples(settings: TrainingData, resolution: int = USUAL_RESOLUTION) -> tuple[Examples, list[Problem]]:
+def examine_examples(settings: TrainingSettings, resolution: int = USUAL_RESOLUTION) -> tuple[Examples, list[Problem]]:
     """The good examples of a training run, and every problem of every folder, picture and caption.
 
     resolution: that of the run; a picture that is blurred at it is noted.
     """
     found = Findings()
-    tokens: tuple[str, ...] = ()
-    folders, setting = (), ""
-    if isinstance(settings, TextualInversionSettings):
-        tokens, folders, setting = settings.placeholder_token, settings.train_data_dir, "train_data_dir"
-    elif settings.instance_data_dir:
-        folders, setting = (settings.instance_data_dir,), "instance_data_dir"
+    folders, setting = settings.image_folders, settings.image_folder_setting
     instances: list[Example] = []
     if settings.dataset_name:
-        instances = _from_dataset(settings, settings.dataset_name, _rule(settings, 0, 1), resolution, found)
+        instances = _from_dataset(settings, settings.dataset_name, settings.caption_rule(0, 1), resolution, found)
     for index, folder in enumerate(folders):
-        rule = _rule(settings, index, len(folders))
+        rule = settings.caption_rule(index, len(folders))
         listed = _from_folder(Path(folder), setting, settings.caption_column, rule, resolution, found)
         prefix = f"{index + 1}/" if len(folders) > 1 else ""
         instances += [replace(example, name=prefix + example.name) for example in listed]
     if not found.problems:
-        _check_placeholders_used(tokens, instances, found)
-    classes = _class_pictures(settings, found) if isinstance(settings, DreamBoothSettings) else []
+        _check_placeholders_used(tuple(settings.placeholders), instances, found)
+    classes = _class_pictures(settings, found)
     _note_what_stands_out(instances, resolution, found)
     return Examples(tuple(instances), tuple(classes), (*found.notes, *found.remarks)), found.problems
 
@@ -130,24 +123,6 @@ def _open(source: Path | Row, remarks: list[str] | None = None) -> Image.Image:
 
 def _digest(image: Image.Image) -> str:
     return blake2b(image.tobytes(), key=str(image.size).encode(), digest_size=16).hexdigest()
-
-
-def _rule(settings: TrainingData, index: int, folders: int) -> CaptionRule:
-    """What holds for the captions of folder number `index` of `folders`."""
-    around = {"prefix": settings.caption_prefix or "", "suffix": settings.caption_suffix or ""}
-    if not (settings.instance_prompt if isinstance(settings, DreamBoothSettings) else settings.placeholder_token):
-        return CaptionRule("prompt", ("a picture",), **around)  # settings at fault, of which the rest is looked at
-    if isinstance(settings, DreamBoothSettings):
-        triggers = rare_words(settings.instance_prompt, settings.class_prompt) if settings.captions != "prompt" else ()
-        remedy = "write one, or use --captions auto"
-        return CaptionRule(settings.captions, (settings.instance_prompt,), remedy, **around, triggers=triggers)
-    tokens = settings.placeholder_token
-    templates = STYLE_TEMPLATES if settings.learnable_property == "style" else OBJECT_TEMPLATES
-    if len(tokens) == folders:
-        fallback = fill(templates, tokens[index])
-        return CaptionRule(settings.captions, fallback, "write one, or use --captions auto", tokens, **around)
-    remedy = f"write one with {' or '.join(tokens)} in it, or give one train_data_dir for each token"
-    return CaptionRule(settings.captions, (), remedy, tokens, **around)
 
 
 def _from_folder(
@@ -197,7 +172,7 @@ def _from_tree(folder: Path, column: str, rule: CaptionRule, resolution: int, fo
     return _examples(sources, captions, rule, resolution, str(folder), found)
 
 
-def _from_dataset(settings: TrainingData, name: str, rule: CaptionRule, resolution: int, found: Findings) -> list[Example]:
+def _from_dataset(settings: TrainingSettings, name: str, rule: CaptionRule, resolution: int, found: Findings) -> list[Example]:
     """The good rows of a data set, in its order; the others are problems."""
     if settings.image_column == DEFAULT_IMAGE_COLUMN and is_tree_of_images(Path(name)):
         return _from_tree(Path(name), settings.caption_column, rule, resolution, found)
@@ -262,16 +237,16 @@ def _tell_colours(remarks: Mapping[str, Sequence[str]], found: Findings) -> None
         lines.append(f"{remark} ({len(names)}): {first_few(names)}")
 
 
-def _class_pictures(settings: DreamBoothSettings, found: Findings) -> list[Example]:
+def _class_pictures(settings: TrainingSettings, found: Findings) -> list[Example]:
     """The class pictures that are there already, at most as many as are asked for."""
-    folder = settings.class_data_dir
-    if settings.prior_preservation != "images" or folder is None or not os.path.lexists(folder):
+    folder, number = settings.class_folder, settings.class_images
+    if folder is None or not os.path.lexists(folder):
         return []
-    rule = CaptionRule("prompt", (settings.class_prompt or "",))
+    rule = CaptionRule("prompt", (settings.prompts.get("class_prompt", ""),))
     examples = _from_folder(Path(folder), "class_data_dir", "", rule, None, found)
-    if len(examples) > settings.num_class_images:
-        found.note(folder, f"the first {settings.num_class_images} of {len(examples)} class pictures are used")
-    return examples[: settings.num_class_images]
+    if len(examples) > number:
+        found.note(folder, f"the first {number} of {len(examples)} class pictures are used")
+    return examples[:number]
 
 
 def _check_placeholders_used(tokens: Sequence[str], instances: Sequence[Example], found: Findings) -> None:

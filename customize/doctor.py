@@ -16,13 +16,13 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from customize import cli, near, preflight, report, run_folder, shipped, toml
-from customize.config import DreamBoothSettings, TextualInversionSettings, TrainingSettings
+from customize import cli, methods, near, preflight, report, run_folder, shipped, toml
 from customize.data import Example, alike, blurred, small_pictures_note
 from customize.errors import InputError, Problem, ResourceError
 from customize.findings import first_few, printable
 from customize.resources import resources
 from customize.setting import text_fault
+from customize.settings.training import TrainingSettings
 
 USAGE = """customize check CONFIG.toml [--setting value ...]
        customize check FOLDER      [--setting value ...]"""
@@ -33,8 +33,6 @@ Stable Diffusion 1.x. Refusals come first, then warnings. Exit status: 0 the run
 TRIGGER = "a word that every caption should hold; those that do not are listed"
 SHEET = "a PNG to write: pictures that are nearly the same side by side, and blurred ones"
 SIDE, MOST_ROWS = 256, 20
-NO_PROMPT = "..."
-"""Stands in where no prompt is given: it has no word that captions could lack."""
 SOFTWARE = "customize check"
 
 
@@ -82,13 +80,9 @@ def read(argv: Sequence[str]) -> tuple[TrainingSettings, list[str]]:
         raise InputError(wrong)
     if not Path(target).is_dir():
         named = {**toml.read(target)[0], **given}
-        kind = TextualInversionSettings if "placeholder_token" in named else DreamBoothSettings
-        return cli.read(kind, argv, preflight.check)
-    if "placeholder_token" in given:
-        kind, standing_in = TextualInversionSettings, {"train_data_dir": target, "initializer_token": "thing"}
-    else:
-        kind, standing_in = DreamBoothSettings, {"instance_data_dir": target, "instance_prompt": NO_PROMPT}
-    standing_in["output_dir"] = f"{target.rstrip('/')}.run"
+        return cli.read(methods.settings_for(named), argv, preflight.check)
+    kind = methods.settings_for(given)
+    standing_in = {**kind.standing_in(target), "output_dir": f"{target.rstrip('/')}.run"}
     notes = []
     if not given.keys() & {"pretrained_model_name_or_path", "resolution"}:
         standing_in["resolution"] = "512"
@@ -139,8 +133,7 @@ def summary(examples: Sequence[Example], resolution: int) -> str:
 def check_sheet(name: str, settings: TrainingSettings) -> None:
     """Raises InputError when a sheet of that name would take the place of something else, or lie among the pictures."""
     path, fault = Path(name), text_fault("path", name)
-    single = (getattr(settings, setting, None) for setting in ("instance_data_dir", "class_data_dir"))
-    pictures = [*getattr(settings, "train_data_dir", ()), *single]
+    pictures = [*settings.image_folders, settings.class_folder]
     inside = [folder for folder in pictures if folder and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))]
     if fault or path.suffix.lower() != ".png":
         fault = fault or "does not end in .png"

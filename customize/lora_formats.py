@@ -17,8 +17,6 @@ from typing import TypeVar
 
 Held = TypeVar("Held")
 
-LORA, KOHYA_LORA = "pytorch_lora_weights.safetensors", "pytorch_lora_weights_kohya.safetensors"
-"""The file of an adapter, and the same LoRA beside it under the names that ComfyUI, A1111 and Forge read."""
 ADAPTER_METADATA = "lora_adapter_metadata"
 """The metadata entry from which diffusers' loaders configure an adapter: rank, alpha and the like."""
 

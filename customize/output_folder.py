@@ -9,7 +9,6 @@ from pathlib import Path
 from customize import lock, manifest, ownership, runs
 from customize.errors import InputError, Problem
 from customize.files import write_text
-from customize.lora_formats import KOHYA_LORA, LORA
 from customize.printable import first_few
 from customize.run_folder import (
     ABOUT,
@@ -17,16 +16,17 @@ from customize.run_folder import (
     CARD,
     CHECKPOINTS,
     CONFIG,
+    KOHYA_LORA,
     LOG,
+    LORA,
+    PIPELINE,
     SAMPLES,
     SHEET,
     WEIGHTS,
     check_place,
-    embedding_file,
 )
 from customize.setting import PATHS, table
 
-PIPELINE = ("model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler", "safety_checker", "feature_extractor")
 WRITTEN = (
     CONFIG, LOG, CARD, CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER, "learned_embeds*.safetensors", LORA, KOHYA_LORA,
     manifest.NAME, ABOUT, *PIPELINE,
@@ -115,12 +115,7 @@ def present(folder: Path, record: ownership.Record) -> list[Path]:
 
 def in_its_place(settings, folder: Path, record: ownership.Record) -> list[Path]:
     """What is not ours in the folder under the names of the result that the run will have."""
-    if words := getattr(settings, "placeholder_token", ()):
-        names = [embedding_file(word, alone=len(words) == 1) for word in words]
-    else:
-        by_format = {"diffusers": [LORA], "kohya": [KOHYA_LORA], "both": [LORA, KOHYA_LORA]}
-        names = list(PIPELINE) if settings.adapter == "none" else by_format[settings.lora_format]
-    return [each for name in (manifest.NAME, ABOUT, *names) for each in ownership.foreign(folder / name, record)]
+    return [each for name in (manifest.NAME, ABOUT, *settings.result_files) for each in ownership.foreign(folder / name, record)]
 
 
 def config(settings) -> str:

@@ -15,7 +15,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from customize import adapters, checkpoint, course, events, machine, model_card, run_folder, summary, units
+from customize import checkpoint, course, events, machine, model_card, run_folder, summary, units
 from customize.data import Examples, small_pictures_note
 from customize.disk import free_bytes
 from customize.errors import ResourceError
@@ -28,7 +28,6 @@ from customize.resumable import OPTIMIZER, named_tensors, parts_of
 from customize.resume import done, find_checkpoint, fitting, identity
 from customize.sample_prompts import images_per_prompt
 from customize.samples import ValidationImages
-from customize.setting import table
 from customize.trainer import Callback, LoopConfig, State, StepMetrics, train
 from customize.training import check_machine, start_accelerator, weights_every
 from customize.weights import pipeline_sizes
@@ -251,16 +250,14 @@ def seen(settings, context: RunContext) -> tuple[Seen, ...]:
     """How often each picture is shown in the whole run: they are dealt in epochs."""
     shown = context.max_train_steps * context.global_batch
     subject = Seen("subject", len(context.examples.instances), shown)
-    if getattr(settings, "prior_preservation", "none") != "images":
+    if not settings.class_images:
         return (subject,)
-    return subject, Seen("class", settings.num_class_images, shown)
+    return subject, Seen("class", settings.class_images, shown)
 
 
 def to_generate(settings, examples: Examples) -> int:
     """Class pictures that are missing."""
-    has_classes = "num_class_images" in table(type(settings))
-    wanted = settings.num_class_images if has_classes and settings.has_effect("num_class_images") else 0
-    return max(0, wanted - len(examples.classes))
+    return max(0, settings.class_images - len(examples.classes))
 
 
 def files_of(settings, context: RunContext, training: TrainingSetup, state: State) -> Files:
@@ -292,7 +289,7 @@ def result_sizes(settings, training: TrainingSetup, context: RunContext, about: 
     """Bytes of each file of the result: of a whole pipeline by its shapes, of what is small by saving it once."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        if getattr(settings, "adapter", "") == adapters.NONE:
+        if settings.trains_whole_networks:
             return pipeline_sizes(folder, context.family, about, settings.save_precision)
         sizes = {path.name: path.stat().st_size for path in training.method.save(folder, about)}
         return sizes | {run_folder.ABOUT: len(about["customize"].encode())}

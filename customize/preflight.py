@@ -98,10 +98,8 @@ def attempt(one: Callable[[], T], problems: list[Problem]) -> T | None:
 
 def too_many_class_images(settings, examples: Examples) -> list[Problem]:
     """The problem of more class images to generate than `max_images`."""
-    if getattr(settings, "prior_preservation", "none") != "images":
-        return []
-    missing = settings.num_class_images - len(examples.classes)
-    if missing <= settings.max_images:
+    missing = settings.class_images - len(examples.classes)
+    if missing <= 0 or missing <= settings.max_images:
         return []
     what = f"{missing:,} class images would be generated, more than max_images = {settings.max_images:,}"
     return [Problem("num_class_images", what, f"ask for fewer, or, if they are meant, add --max_images {missing}")]
@@ -109,8 +107,8 @@ def too_many_class_images(settings, examples: Examples) -> list[Problem]:
 
 def class_pictures_place(settings) -> None:
     """Raises InputError where class pictures could not be written."""
-    if getattr(settings, "prior_preservation", "none") == "images" and settings.class_data_dir:
-        run_folder.check_place("class_data_dir", Path(settings.class_data_dir))
+    if settings.class_folder:
+        run_folder.check_place("class_data_dir", Path(settings.class_folder))
 
 
 def check_source(settings) -> Source:
@@ -121,7 +119,7 @@ def check_source(settings) -> Source:
     )  # fmt: skip
     if problem := facts.only_to_draw_with(source):
         raise InputError(problem)
-    if problems := known_token_problems(vocabulary(source), getattr(settings, "placeholder_token", ())):
+    if problems := known_token_problems(vocabulary(source), tuple(settings.placeholders)):
         raise InputError(problems)
     return source
 
@@ -135,14 +133,11 @@ def look_at_lengths(settings, source: Source, examples: Examples) -> Examples:
     """The examples with a note on captions and prompts that the text encoder does not read at once. Raises InputError for
     those of more than `MOST_CHUNKS` chunks."""
     of_text: dict[str, list[str]] = {text: ["validation_prompt"] for text in sample_prompts(settings)}
-    of_text |= {text: ["class_prompt"] for text in [getattr(settings, "class_prompt", None)] if text}
+    of_text |= {text: [name] for name, text in settings.prompts.items()}
     for example in examples.instances:
         for caption in example.captions:
             of_text.setdefault(caption, []).append(example.name)
-    tokens: Sequence[str] = getattr(settings, "placeholder_token", ())
-    counts: Sequence[int] = getattr(settings, "num_vectors", ())
-    placeholders = dict(zip(tokens, counts if len(counts) == len(tokens) else counts * len(tokens), strict=True))
-    found = facts.too_long(source, list(of_text), placeholders)
+    found = facts.too_long(source, list(of_text), settings.placeholders)
     if not found:
         return examples
     most = found[0][2]

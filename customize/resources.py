@@ -51,7 +51,7 @@ def less_memory(settings) -> list[str]:
     """The flags with which a training run takes less memory and that are not given yet; the ones that cost least come first."""
     size, accumulated = settings.train_batch_size, settings.gradient_accumulation_steps
     smaller = next((size // by for by in range(2, size + 1) if size % by == 0), 1)
-    full = getattr(settings, "adapter", None) == "none"
+    full = settings.trains_whole_networks
     flags = {
         "--gradient_checkpointing": not settings.gradient_checkpointing,
         f"--train_batch_size {smaller} --gradient_accumulation_steps {accumulated * size // smaller}": size > 1,

@@ -14,6 +14,10 @@ from customize.json_files import read_object
 CONFIG, LOG, CARD, ABOUT = "config.toml", "log.jsonl", "README.md", "customize.json"
 CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER = "checkpoints", "samples", "weights", "before_after.png"
 SHEET = "contact_sheet.png"
+LORA, KOHYA_LORA = "pytorch_lora_weights.safetensors", "pytorch_lora_weights_kohya.safetensors"
+"""An adapter, and the same LoRA under the names that ComfyUI, A1111 and Forge read."""
+PIPELINE = ("model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler", "safety_checker", "feature_extractor")
+"""The files and folders of a complete pipeline in diffusers' layout."""
 VERSIONED = ("customize", "torch", "diffusers", "transformers", "peft")
 
 

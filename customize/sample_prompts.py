@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 
-from customize.triggers import any_calls, rare_words
-
 MOST_WORDS = 4
 """New words that get a prompt of their own."""
 LONGEST = 70
@@ -18,7 +16,7 @@ def sample_prompts(settings) -> tuple[str, ...]:
     """
     if settings.validation_prompt is not None:
         return tuple(dict.fromkeys(filled(prompt, settings) for prompt in settings.validation_prompt))
-    return made(settings)
+    return settings.default_validation_prompts
 
 
 def filled(prompt: str, settings) -> str:
@@ -28,28 +26,6 @@ def filled(prompt: str, settings) -> str:
         if value:
             prompt = prompt.replace(name, value if isinstance(value, str) else value[0])
     return prompt
-
-
-def made(settings) -> tuple[str, ...]:
-    """Prompts that show what is taught, and nothing else of it than its word or instance prompt."""
-    instance_prompt = getattr(settings, "instance_prompt", None)
-    if instance_prompt:
-        elsewhere = in_a_scene(instance_prompt)
-        return (instance_prompt, elsewhere) if len(elsewhere.encode()) <= LONGEST else (instance_prompt,)
-    tokens = getattr(settings, "placeholder_token", ())[:MOST_WORDS]
-    if not tokens:  # settings at fault, of which the rest is looked at
-        return ()
-    counts = settings.num_vectors if len(settings.num_vectors) > 1 else settings.num_vectors * len(tokens)
-    if settings.learnable_property == "style":
-        scenes = ["a house in the style of {}", "a fox in the forest in the style of {}"]
-    else:
-        scenes = ["a photo of {}", "a photo of {} on the beach"]
-    prompts = [
-        scene.replace("{}", token) if count + len(scene.encode()) <= LONGEST else token
-        for token, count in zip(tokens, counts, strict=False)
-        for scene in (scenes if len(tokens) == 1 else scenes[:1])
-    ]
-    return tuple(dict.fromkeys(prompts))
 
 
 def in_a_scene(prompt: str) -> str:
@@ -69,22 +45,11 @@ def images_per_prompt(settings) -> int:
     return settings.num_validation_images or (1 if are_made(settings) else 4)
 
 
-def trigger_words(settings) -> tuple[str, ...]:
-    """The words that call up what the run teaches."""
-    if tokens := getattr(settings, "placeholder_token", ()):
-        return tuple(tokens)
-    return rare_words(settings.instance_prompt, settings.class_prompt)
-
-
 def notes(settings) -> Iterator[str]:
     """A line where sample prompts are given, and none of them shows what is taught."""
     prompts = () if are_made(settings) else sample_prompts(settings)
-    tokens, words = getattr(settings, "placeholder_token", ()), trigger_words(settings)
-    if tokens:
-        shown = any(token.casefold() in prompt.casefold() for token in tokens for prompt in prompts)
-    else:
-        shown = any_calls(prompts, words)
-    if prompts and words and not shown:
-        source = "placeholder_token" if tokens else "instance_prompt"
+    words = settings.trigger_words
+    if prompts and words and not settings.is_called_by(prompts):
+        source = settings.subject_setting
         what = f"no validation_prompt has {' or '.join(words[:3])} of {source}: the sample images will not show what is learned"
         yield f"{what}; write the word into one, or leave validation_prompt out, and prompts are made from {source}"

@@ -103,7 +103,7 @@ class ValidationImages:
         columns = self.columns()
         return contact_sheet(
             rows=list(zip(*columns.values(), strict=True)),
-            column_labels=[start_label(self.settings) if step == 0 else f"step {step:,}" for step in columns],
+            column_labels=[self.settings.start_label if step == 0 else f"step {step:,}" for step in columns],
             row_labels=self.row_labels(),
         )
 
@@ -116,7 +116,7 @@ class ValidationImages:
             rows = list(zip(self.row_labels(), columns[0], columns[max(columns)], strict=True))
             try:
                 with only_looked_at(f"no {path.name}"):
-                    labels = f"before: {start_label(self.settings)}", f"after {max(columns):,} steps"
+                    labels = f"before: {self.settings.start_label}", f"after {max(columns):,} steps"
                     shown = [example.open() for example in examples[:8]]
                     write_image(path, before_after(shown, rows, of=len(examples), labels=labels))
             except ResourceError as error:  # the run is done, and asks nothing of the pictures any more
@@ -152,13 +152,3 @@ class ValidationImages:
     def row_labels(self) -> list[str]:
         """The prompt of each picture of a step."""
         return [prompt for prompt in self.prompts for _ in range(self.images)]
-
-
-def start_label(settings) -> str:
-    """What the samples before the first step show: the base model, where new words still are the known ones they start from."""
-    tokens = getattr(settings, "placeholder_token", ())
-    starts = getattr(settings, "initializer_token", ())
-    if not tokens:
-        return "base model"
-    starts = starts * len(tokens) if len(starts) == 1 else starts
-    return ", ".join(f'"{start}" for {token}' for token, start in zip(tokens, starts, strict=True))

@@ -299,9 +299,10 @@ def unknown(name: str, known: Mapping[str, str]) -> Problem:
     near = nearest(name.casefold(), known, 0.76)
     longer = [each for each in known if not known[each] and wanted and wanted < set(each.split("_"))]
     found = [known[near] or near] if near else longer[:3]
-    return Problem(name, "is not a setting", f"did you mean {' or '.join(found)}?" if found else "--help lists all settings")
+    return Problem(name, NO_SETTING, f"did you mean {' or '.join(found)}?" if found else "--help lists all settings")
 
 
+NO_SETTING = "is not a setting"
 UNITS = re.compile(r"\s*(px|pixels?|steps?|images?|epochs?|%|k)$", re.IGNORECASE)
 
 

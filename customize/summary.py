@@ -3,15 +3,14 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from customize import adapters, units
+from customize import units
 from customize.data import USUAL_RESOLUTION, Examples
 from customize.families import Source, facts
-from customize.lora_formats import KOHYA_LORA
 from customize.machine import Machine
 from customize.next_command import command_line
 from customize.printable import printable
-from customize.run_folder import BEFORE_AFTER, SAMPLES
-from customize.sample_prompts import MOST_WORDS, are_made, images_per_prompt, made
+from customize.run_folder import BEFORE_AFTER, KOHYA_LORA, SAMPLES
+from customize.sample_prompts import MOST_WORDS, are_made, images_per_prompt
 
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 TOY = 128
@@ -42,44 +41,24 @@ def before_loading(settings, folder: Path, source: Source, examples: Examples, m
     """What is known before the base model is loaded."""
     resolution = settings.resolution or facts.resolution(source)
     yield from base_rows(source)
-    yield "method", method(settings)
+    yield "method", printable(settings.description)
     yield "images", images(settings, examples, resolution)
     yield from device_rows(machine, settings.mixed_precision, source, resolution, "a run takes hours to days")
     yield "folder", printable(folder)
 
 
-def method(settings) -> str:
-    """What learns what."""
-    if tokens := getattr(settings, "placeholder_token", ()):
-        counts = settings.num_vectors * (len(tokens) if len(settings.num_vectors) == 1 else 1)
-        words = [f"{token} ({units.count(number, 'vector')})" for token, number in zip(tokens, counts, strict=True)]
-        start = ", ".join(f'"{each}"' for each in settings.initializer_token)
-        kind = "a style" if settings.learnable_property == "style" else "an object"
-        return printable(f"textual inversion: learns {kind} as {', '.join(words)}, starting from {start}")
-    networks = "UNet and text encoder" if settings.train_text_encoder else "UNet"
-    what = f"all weights of the {networks} are"
-    if settings.adapter != adapters.NONE:
-        kind = {"lora": "LoRA"}.get(settings.adapter, settings.adapter)
-        rank = f" of rank {settings.rank}" if "rank" in adapters.settings_of(settings.adapter) else ""
-        what = f"a {kind}{rank} beside the {networks} is"
-    prior = {"images": "class images", "teacher": "the base model"}.get(settings.prior_preservation)
-    kept = f'; prior preservation of "{settings.class_prompt}" by {prior}' if prior else ""
-    return printable(f'DreamBooth: {what} trained on "{settings.instance_prompt}"{kept}')
-
-
 def images(settings, examples: Examples, resolution: int | None) -> str:
     """How many images there are, of which size, and what becomes of it."""
     sizes = sorted({example.size for example in examples.instances}, key=lambda size: size[0] * size[1])
-    folders = getattr(settings, "train_data_dir", None) or filter(None, [getattr(settings, "instance_data_dir", None)])
-    where = ", ".join([*folders] or [settings.dataset_name or ""])
+    where = ", ".join(settings.image_folders or (settings.dataset_name or "",))
     span = " to ".join(dict.fromkeys(f"{width} x {height}" for width, height in [*sizes[:1], *sizes[-1:]]))
     text = f"{len(examples.instances):,} in {where}, {span} pixels"
     if resolution and sizes and set(sizes) != {(resolution, resolution)}:
         crop = "cropped and " if any(width != height for width, height in sizes) else ""
         text += f", {crop}scaled to {resolution} x {resolution}"
-    if getattr(settings, "prior_preservation", "none") == "images":
-        missing = max(0, settings.num_class_images - len(examples.classes))
-        text += f"; {settings.num_class_images:,} of the class" + (f", {missing:,} of them generated first" if missing else "")
+    if settings.class_images:
+        missing = max(0, settings.class_images - len(examples.classes))
+        text += f"; {settings.class_images:,} of the class" + (f", {missing:,} of them generated first" if missing else "")
     return printable(text)
 
 
@@ -102,7 +81,7 @@ def samples(context, settings) -> str:
         return "none, so no before_after.png"
     every, last = context.validation_steps, context.max_train_steps
     shown = ", ".join(f'"{prompt}"' for prompt in prompts[:2]) + (f" and {len(prompts) - 2} more" if len(prompts) > 2 else "")
-    tokens = getattr(settings, "placeholder_token", ())
+    tokens = settings.placeholders
     left_out = f"; of the first {MOST_WORDS} of {len(tokens)} words" if are_made(settings) and len(tokens) > MOST_WORDS else ""
     each = units.count(number, "image") + (f" of each of {len(prompts)} prompts" if len(prompts) > 1 else "")
     return printable(f"{each} every {units.count(min(every, last), 'step')}: {shown}{left_out}")
@@ -119,9 +98,8 @@ def saved(folder: Path, files: Sequence[Path], difference: float) -> Rows:
 
 def finished(settings, folder: Path, files: Sequence[Path], source: Source, num_images: int, steps: int, seconds: float) -> Rows:
     """What was learned from what, what to look at, and the next command. seconds: since the first step of this process."""
-    subject = " and ".join(getattr(settings, "placeholder_token", ()) or (f'"{settings.instance_prompt}"',))
     number, took = units.count(num_images, "image"), units.duration(seconds)
-    yield "learned", printable(f"{subject} from {number} in {units.count(steps, 'step')}, {took}")
+    yield "learned", printable(f"{settings.subject} from {number} in {units.count(steps, 'step')}, {took}")
     yield from next_rows(settings, folder)
     if source.name != "demo":
         yield from (("elsewhere", text) for text in elsewhere(folder, files))
@@ -132,7 +110,7 @@ def next_rows(settings, folder: Path) -> Rows:
     looks = [path for path in (folder / BEFORE_AFTER, folder / SAMPLES / "contact_sheet.png") if path.exists()]
     if looks:
         yield "look at", printable(" and ".join(map(str, looks)))
-    yield "next", command_line("infer.py", weights=folder, prompt=made(settings)[-1], num_images=4)
+    yield "next", command_line("infer.py", weights=folder, prompt=settings.default_validation_prompts[-1], num_images=4)
 
 
 def elsewhere(folder: Path, files: Sequence[Path]) -> Iterator[str]:

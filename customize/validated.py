@@ -140,15 +140,7 @@ class Validated(BaseModel):
         for other in cls.commands:
             if other is not cls and name in table(other):
                 return Problem(name, f"is not a setting of {cls.command}", f"leave it out: {other.command} has it")
-        from customize import aliases
-
-        if name in aliases.same(cls):
-            return Problem(name, "is not a setting", f"did you mean {aliases.same(cls)[name]}?")
-        if found := aliases.elsewhere(name, cls):
-            other, ours = found
-            return Problem(name, f"is not a setting of {cls.command}", f"leave it out: {other.command} has it as {ours}")
-        others = aliases.same(cls)
-        return unknown(name, {**others, **dict.fromkeys(table(cls), "")})
+        return unknown(name, dict.fromkeys(table(cls), ""))
 
     def values(self) -> dict[str, Any]:
         """The settings that have an effect, by name, without secrets: `type(self)(**values)` is an equal object."""

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from customize.model_spec import described
 from customize.quiet import without_bars
 from customize.resources import safetensors_size
-from customize.run_folder import ABOUT, embedding_file
-from customize.tensor_files import PRECISIONS, rounded, save_tensors
+from customize.run_folder import ABOUT
+from customize.tensor_files import PRECISIONS, rounded
 
 if TYPE_CHECKING:
     from customize.families.base import Family
@@ -28,21 +26,6 @@ def round_files(folder: Path, precision: str) -> None:
         with safe_open(file, "pt") as opened:
             metadata = opened.metadata()
         save_file(rounded(load_file(file), precision, f"{file.parent.name}/{file.name}"), file, metadata)
-
-
-def save_embeddings(
-    folder: Path,
-    vectors: dict[str, Tensor],
-    metadata: dict[str, str],
-    precision: str = "fp32",
-    family: "Family | None" = None,
-) -> list[Path]:
-    """One file a placeholder, its vectors [N, D] under the placeholder's name (stock loaders take one key a file)."""
-    metadata = {**metadata, **described(metadata, family, "textual-inversion")}
-    return [
-        save_tensors(folder / embedding_file(placeholder, alone=len(vectors) == 1), {placeholder: rows}, metadata, precision)
-        for placeholder, rows in vectors.items()
-    ]
 
 
 def save_pipeline(folder: Path, family: "Family", metadata: dict[str, str], precision: str = "fp32") -> list[Path]:

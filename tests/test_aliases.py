@@ -150,6 +150,7 @@ def test_no_name_is_silently_ignored(model):
 )  # fmt: skip
 def test_suggestions_are_near_or_none(typed, meant):
     (problem,) = [each for each in InferenceSettings.examine({"prompt": ("x",), typed: "1"})[1] if each.where == typed]
+    problem = aliases.explained(problem, InferenceSettings)
     assert (problem.remedy == f"did you mean {meant}?") if meant else "did you mean" not in problem.remedy
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings, strategies
 from pydantic import ValidationError
 
-from customize import toml
+from customize import aliases, toml
 from customize.config import MODELS, DreamBoothSettings, InferenceSettings, TextualInversionSettings
 from customize.errors import InputError
 from customize.setting import PATHS, table
@@ -230,7 +230,7 @@ def test_all_problems_in_one_report():
 def test_unknown_names_lead_to_the_nearest_or_to_the_command_that_has_them():
     def remedy(model, name):
         (problem,) = model.examine({**base(model), name: "x"})[1]
-        return problem.remedy
+        return aliases.explained(problem, model).remedy
 
     assert remedy(DreamBoothSettings, "learning_rat") == "did you mean learning_rate?"
     assert remedy(DreamBoothSettings, "max_steps") == "did you mean max_train_steps?"

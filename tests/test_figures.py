@@ -1,15 +1,14 @@
 """Sheets and animations: every picture is where it belongs, pixel for pixel."""
 
 import io
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
+from customize.config import DreamBoothSettings, TextualInversionSettings
 from customize.inference.figures import GAP, SMALLEST, before_after, box_of, contact_sheet, font_for, gif, line_length, wrapped
 from customize.inference.sweep import Axis
-from customize.samples import start_label
 
 RED, GREEN, BLUE, YELLOW = (250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0)
 
@@ -126,13 +125,17 @@ def test_images_too():
     assert Axis("image", ("/a/b/photo.png", None)).labels == ["image photo.png", "image (none)"]
 
 
+def words(*tokens: str, **settings) -> TextualInversionSettings:
+    return TextualInversionSettings(placeholder_token=tokens, train_data_dir="x", **settings)
+
+
 @pytest.mark.parametrize(
     ("settings", "label"),
     [
-        (SimpleNamespace(instance_prompt="x"), "base model"),
-        (SimpleNamespace(placeholder_token=("<dusk>",), initializer_token=("black and white",)), '"black and white" for <dusk>'),
-        (SimpleNamespace(placeholder_token=("<a>", "<b>"), initializer_token=("toy",)), '"toy" for <a>, "toy" for <b>'),
+        (DreamBoothSettings(instance_prompt="x", instance_data_dir="x"), "base model"),
+        (words("<dusk>", initializer_token="black and white"), '"black and white" for <dusk>'),
+        (words("<a>", "<b>", initializer_token="toy"), '"toy" for <a>, "toy" for <b>'),
     ],
 )
 def test_before_says_what_it_shows(settings, label):
-    assert start_label(settings) == label
+    assert settings.start_label == label

@@ -18,7 +18,7 @@ from customize.data import load_examples
 from customize.errors import InputError
 from customize.images import open_image
 from customize.inference.loading import load_pipeline
-from customize.lora_formats import LORA
+from customize.run_folder import LORA
 
 ENDINGS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif"}
 

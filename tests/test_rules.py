@@ -6,6 +6,7 @@ import pytest
 
 from customize.config import MODELS, DreamBoothSettings, InferenceSettings, TextualInversionSettings
 from customize.errors import Problem
+from customize.methods import dreambooth_settings, textual_inversion_settings
 from customize.setting import table
 from customize.settings.rules import inference_rules, training_rules
 from customize.settings.rules import rule as common
@@ -25,7 +26,7 @@ def test_a_rule_needs_settings_of_its_command_alone_and_says_them_in_order(model
 
 
 def test_every_rule_belongs_to_a_command():
-    modules = (common, training_rules, inference_rules)
+    modules = (common, training_rules, inference_rules, dreambooth_settings, textual_inversion_settings)
     declared = {each.problems for module in modules for each in vars(module).values() if isinstance(each, Rule)}
     assert declared <= {each.problems for model in MODELS for each in model.rules} and len(declared) > 20
 

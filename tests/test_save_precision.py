@@ -7,8 +7,9 @@ from kit import METHODS, prepared, settings_for
 from safetensors.torch import load_file
 
 from customize import model_card, readback, run_folder
-from customize.lora_formats import KOHYA_LORA, LORA, kohya_name
+from customize.lora_formats import kohya_name
 from customize.plan import result_sizes
+from customize.run_folder import KOHYA_LORA, LORA
 from customize.tensor_files import PRECISIONS, save_tensors
 
 FORMATS = {"fp16": torch.float16, "bf16": torch.bfloat16}

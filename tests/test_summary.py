@@ -102,7 +102,7 @@ def test_images(settings, found, resolution, text):
     ],
 )  # fmt: skip
 def test_methods(settings, text):
-    assert summary.method(settings) == text
+    assert settings.description == text
 
 
 @pytest.fixture

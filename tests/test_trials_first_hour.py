@@ -14,10 +14,10 @@ from customize.config import DreamBoothSettings, InferenceSettings, TextualInver
 from customize.families import Source
 from customize.inference.figures import contact_sheet, line_length, wrapped
 from customize.inference.sweep import Axis
-from customize.lora_formats import KOHYA_LORA, LORA
 from customize.machine import Machine
 from customize.next_command import command_line
 from customize.progress import Pace
+from customize.run_folder import KOHYA_LORA, LORA
 from customize.sample_prompts import sample_prompts
 from customize.terminal import table, time_left
 

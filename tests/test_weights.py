@@ -12,7 +12,7 @@ from safetensors.torch import load_file, safe_open, save_file
 
 from customize import model_card, model_spec, readback
 from customize.inference.loading import load_pipeline
-from customize.lora_formats import KOHYA_LORA, LORA
+from customize.run_folder import KOHYA_LORA, LORA
 
 PROMPT = "a photo of sks dog"
 

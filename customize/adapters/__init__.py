@@ -49,6 +49,9 @@ class Adapter(Protocol):
     def description(self, family: "Family") -> dict[str, str]:
         """Metadata without which a file of these weights cannot be loaded: the configuration of each network's adapter."""
 
+    def files(self, settings) -> tuple[str, ...]:
+        """The names of what `save` writes."""
+
     def save(self, folder: Path, family: "Family", metadata: dict[str, str], settings) -> list[Path]:
         """Writes the result into the folder; returns the files."""
 

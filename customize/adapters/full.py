@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from customize.errors import InputError, Problem
+from customize.run_folder import PIPELINE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,6 +32,9 @@ class Adapter:
 
     def description(self, family: "Family") -> dict[str, str]:
         return {}
+
+    def files(self, settings) -> tuple[str, ...]:
+        return PIPELINE
 
     def save(self, folder: Path, family: "Family", metadata: dict[str, str], settings) -> list[Path]:
         from customize import weights

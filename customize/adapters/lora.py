@@ -15,7 +15,8 @@ from pydantic import BaseModel
 
 from customize.adapters import peft_layers
 from customize.errors import InputError, Problem
-from customize.lora_formats import KOHYA_LORA, kohya_name
+from customize.lora_formats import kohya_name
+from customize.run_folder import KOHYA_LORA, LORA
 from customize.setting import setting
 
 if TYPE_CHECKING:
@@ -83,6 +84,9 @@ class Adapter:
         if name.startswith("unet."):  # diffusers names the magnitudes of a DoRA otherwise than transformers
             return name.replace("magnitude_vector.weight", "magnitude_vector")
         return name
+
+    def files(self, settings) -> tuple[str, ...]:
+        return {"diffusers": (LORA,), "kohya": (KOHYA_LORA,), "both": (LORA, KOHYA_LORA)}[settings.lora_format]
 
     def save(self, folder: Path, family: "Family", metadata: dict[str, str], settings) -> list[Path]:
         """Writes a file under diffusers' names, one under kohya's, or both, as `lora_format` says."""

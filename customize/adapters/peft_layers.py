@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from customize.errors import InputError, Problem
-from customize.lora_formats import ADAPTER_METADATA, LORA
+from customize.lora_formats import ADAPTER_METADATA
+from customize.run_folder import LORA
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from customize import init_weights, weights
+from customize import init_weights
 from customize.errors import InputError, Problem
 from customize.families.base import Family
 from customize.methods.method import DenoisingMethod
+from customize.model_spec import described
 from customize.printable import printable
+from customize.tensor_files import save_tensors
 
 
 class TextualInversion(DenoisingMethod):
@@ -49,7 +51,10 @@ class TextualInversion(DenoisingMethod):
         return dict(self.vectors)
 
     def save(self, folder: Path, metadata: dict[str, str]) -> list[Path]:
-        return weights.save_embeddings(folder, self.learned(), metadata, self.settings.save_precision, self.family)
+        """One file for each placeholder, its vectors [N, D] under the placeholder's name: stock loaders take one key a file."""
+        metadata = {**metadata, **described(metadata, self.family, "textual-inversion")}
+        files = zip(self.settings.result_files, self.learned().items(), strict=True)
+        return [save_tensors(folder / file, {word: rows}, metadata, self.settings.save_precision) for file, (word, rows) in files]
 
     def report(self) -> str:
         """What became of the vectors."""

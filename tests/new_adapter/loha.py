@@ -24,6 +24,9 @@ class Adapter:
         options = {"r": settings.rank, "alpha": settings.lora_alpha or settings.rank}
         peft_layers.attach(networks, settings, lambda targets: LoHaConfig(**options, target_modules=targets))
 
+    def files(self, settings):
+        return (peft_layers.LORA,)
+
     def save(self, folder, family, metadata, settings):
         return [peft_layers.save(folder, family, metadata, settings.save_precision)]
 

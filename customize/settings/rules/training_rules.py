@@ -6,11 +6,8 @@ from collections.abc import Iterator
 from customize import course
 from customize.errors import InputError, Problem
 from customize.inference.samplers import find
-from customize.run_folder import embedding_file
 from customize.schedules import step_rules
 from customize.settings.rules.rule import Rule, rule, text_is_no_path
-
-ADAM_ON_A_SPHERE = "normalize_embedding takes plain steps on the sphere, not Adam's"
 
 
 def examples(name: str) -> tuple[Rule, ...]:
@@ -38,78 +35,6 @@ def examples(name: str) -> tuple[Rule, ...]:
 def same(one: str, other: str) -> bool:
     """Whether two paths lead to one place."""
     return os.path.realpath(one) == os.path.realpath(other)
-
-
-def one_or_one_each(name: str) -> Rule:
-    """`name` has one value, or as many as there are new words."""
-
-    @rule("placeholder_token", name)
-    def check(tokens: tuple[str, ...], values: tuple) -> Iterator[Problem]:
-        if len(values) > 1 and len(values) != len(tokens):
-            what = f"has {len(values)} values for {len(tokens)} placeholder_token"
-            yield Problem(name, what, "give one, or one per placeholder_token")
-
-    return check
-
-
-@rule("placeholder_token")
-def distinct_placeholders(placeholder_token: tuple[str, ...]) -> Iterator[Problem]:
-    tokens = [token.casefold() for token in placeholder_token]
-    for token in {token for token in tokens if tokens.count(token) > 1}:
-        yield Problem("placeholder_token", f'"{token}" is given twice (upper and lower case are the same)', "choose another word")
-
-
-@rule("placeholder_token")
-def distinct_files(placeholder_token: tuple[str, ...]) -> Iterator[Problem]:
-    """Several words are a file each, named after the letters, digits, - and _ of the word."""
-    tokens = {token.casefold(): token for token in placeholder_token}
-    files = [embedding_file(token, alone=False) for token in tokens]
-    clashing = [token for token, file in zip(tokens.values(), files, strict=True) if files.count(file) > 1]
-    if clashing:
-        yield Problem("placeholder_token", f"{', '.join(clashing)} would be saved in one file", "let their letters differ")
-
-
-@rule("normalize_embedding", "use_8bit_adam")
-def directions_only(normalize_embedding: bool, use_8bit_adam: bool) -> Iterator[Problem]:
-    if normalize_embedding and use_8bit_adam:
-        yield Problem("use_8bit_adam", ADAM_ON_A_SPHERE, "leave one of them out")
-
-
-@rule("placeholder_token", "num_vectors")
-def placeholders_of_several_vectors(tokens: tuple[str, ...], num_vectors: tuple[int, ...]) -> Iterator[Problem]:
-    """A word of several vectors is `<cat> <cat>_1 <cat>_2` to the tokenizer: no other word may be called so."""
-    counts = num_vectors * len(tokens) if len(num_vectors) == 1 else num_vectors
-    for token, count in zip(tokens, counts, strict=False):
-        for other in {f"{token}_{index}" for index in range(1, count)} & set(tokens):
-            yield Problem("placeholder_token", f'"{other}" is also the name of a vector of "{token}"', "choose another word")
-
-
-@rule("prior_preservation", "adapter")
-def teacher_has_an_adapter(prior_preservation: str, adapter: str) -> Iterator[Problem]:
-    if prior_preservation == "teacher" and adapter == "none":
-        remedy = "set adapter = lora, or prior_preservation = images"
-        yield Problem("prior_preservation", "teacher needs an adapter that can be switched off", remedy)
-
-
-@rule("prior_preservation", "class_prompt")
-def prior_has_a_prompt(prior_preservation: str, class_prompt: str | None) -> Iterator[Problem]:
-    if prior_preservation != "none" and class_prompt is None:
-        what = f"is missing: prior_preservation = {prior_preservation} needs it"
-        yield Problem("class_prompt", what, "set it, such as `a photo of dog`")
-
-
-@rule("prior_preservation", "class_data_dir", "instance_data_dir")
-def class_images_have_a_folder(
-    prior_preservation: str, class_data_dir: str | None, instance_data_dir: str | None
-) -> Iterator[Problem]:
-    if prior_preservation != "images":
-        return
-    if class_data_dir is None:
-        what = "is missing: prior_preservation = images keeps its pictures there"
-        yield Problem("class_data_dir", what, "name a folder; pictures that it lacks are generated")
-    elif instance_data_dir is not None and same(class_data_dir, instance_data_dir):
-        what = "is the same folder as instance_data_dir"
-        yield Problem("class_data_dir", what, "keep the class's pictures in a folder of their own")
 
 
 @rule("max_train_steps", "lr_scheduler", "lr_warmup_steps")
@@ -169,15 +94,6 @@ def validation_sampler_is_known(validation_scheduler: str | None) -> Iterator[Pr
 COMMON = (
     text_is_no_path("validation_prompt"), validation_sampler_is_known, warmup_ends, pieces_have_rules, steps_or_epochs,
     trackers_stand_alone, overwrite_or_resume,
-)  # fmt: skip
-TEXTUAL_INVERSION = (
-    text_is_no_path("initializer_token"), *examples("train_data_dir"),
-    *map(one_or_one_each, ("initializer_token", "num_vectors", "train_data_dir")),
-    distinct_placeholders, distinct_files, directions_only, placeholders_of_several_vectors,
-)  # fmt: skip
-DREAMBOOTH = (
-    text_is_no_path("instance_prompt"), text_is_no_path("class_prompt"), *examples("instance_data_dir"),
-    teacher_has_an_adapter, prior_has_a_prompt, class_images_have_a_folder,
 )  # fmt: skip
 
 

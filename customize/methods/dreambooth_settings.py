@@ -1,0 +1,187 @@
+"""DreamBooth, as far as it is known before torch is imported: its settings and what follows from them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+from customize import adapters
+from customize.captions import CaptionRule
+from customize.errors import Problem
+from customize.sample_prompts import LONGEST, in_a_scene
+from customize.setting import OneOf, again, setting
+from customize.settings.rules.rule import rule, text_is_no_path
+from customize.settings.rules.training_rules import examples, same
+from customize.settings.training import MANY, TrainingSettings
+from customize.triggers import any_calls, rare_words
+
+WITH_PRIOR = ("prior_preservation", ())
+WITH_CLASS_IMAGES = ("prior_preservation", ("images",))
+NO_PROMPT = "..."
+"""Stands in where no prompt is given: it has no word that captions could lack."""
+
+
+@rule("prior_preservation", "adapter")
+def teacher_has_an_adapter(prior_preservation: str, adapter: str) -> Iterator[Problem]:
+    if prior_preservation == "teacher" and adapter == "none":
+        remedy = "set adapter = lora, or prior_preservation = images"
+        yield Problem("prior_preservation", "teacher needs an adapter that can be switched off", remedy)
+
+
+@rule("prior_preservation", "class_prompt")
+def prior_has_a_prompt(prior_preservation: str, class_prompt: str | None) -> Iterator[Problem]:
+    if prior_preservation != "none" and class_prompt is None:
+        what = f"is missing: prior_preservation = {prior_preservation} needs it"
+        yield Problem("class_prompt", what, "set it, such as `a photo of dog`")
+
+
+@rule("prior_preservation", "class_data_dir", "instance_data_dir")
+def class_images_have_a_folder(
+    prior_preservation: str, class_data_dir: str | None, instance_data_dir: str | None
+) -> Iterator[Problem]:
+    if prior_preservation != "images":
+        return
+    if class_data_dir is None:
+        what = "is missing: prior_preservation = images keeps its pictures there"
+        yield Problem("class_data_dir", what, "name a folder; pictures that it lacks are generated")
+    elif instance_data_dir is not None and same(class_data_dir, instance_data_dir):
+        what = "is the same folder as instance_data_dir"
+        yield Problem("class_data_dir", what, "keep the class's pictures in a folder of their own")
+
+
+class SubjectSettings(TrainingSettings):
+    """What DreamBooth has, whatever learns."""
+
+    instance_prompt: str = setting(..., "method", "the prompt of the subject, such as `a photo of sks dog`")
+    class_prompt: str | None = setting(
+        None, "method", "the prompt of the subject's class, such as `a photo of dog`", only_with=WITH_PRIOR
+    )
+    prior_preservation: Literal["none", "images", "teacher"] = setting(
+        "none", "method", "what keeps the class as it was: images of it, or the model itself without its adapter"
+    )
+    prior_loss_weight: float = setting(1.0, "method", "weight of the class's loss", ge=0, le=100, only_with=WITH_PRIOR)
+    num_class_images: int = setting(
+        100, "method", "pictures of the class; missing ones are generated",
+        ge=1, le=100_000, only_with=WITH_CLASS_IMAGES,
+    )  # fmt: skip
+    max_images: int = setting(
+        1000, "method", "refuse to generate more class images than this", ge=1, le=MANY, only_with=WITH_CLASS_IMAGES, scope="run"
+    )
+    sample_batch_size: int = setting(
+        4, "method", "class pictures generated at a time", ge=1, le=1024, only_with=WITH_CLASS_IMAGES, scope="run"
+    )
+    prior_generation_precision: Literal["no", "fp32", "fp16", "bf16"] | None = setting(
+        None, "method", "number format in which class pictures are generated",
+        only_with=WITH_CLASS_IMAGES, default_in_words="none: mixed_precision", scope="run",
+    )  # fmt: skip
+    train_text_encoder: bool = setting(False, "method", "train the text encoder as well")
+    text_encoder_learning_rate: float | None = setting(
+        None, "method", "the text encoder's own learning rate",
+        gt=0, le=10, only_with=("train_text_encoder", (True,)), default_in_words="none: learning_rate",
+    )  # fmt: skip
+    adapter: Annotated[str, OneOf(tuple(adapters.names()))] = setting(
+        "none", "method", "what learns: all weights, or an adapter beside them"
+    )
+    instance_data_dir: str | None = setting(None, "data", "the folder of pictures of the subject", text="path", scope="run")
+    class_data_dir: str | None = setting(
+        None, "data", "the folder of pictures of the class", text="path", only_with=WITH_CLASS_IMAGES, scope="run"
+    )
+    captions: Literal["auto", "files", "prompt"] = setting(
+        "auto",
+        "data",
+        "captions from files beside the pictures, instance_prompt, or (auto) files where there are some",
+        scope="run",
+    )
+    learning_rate: float = again(TrainingSettings, "learning_rate", 2e-6, default_in_words="2e-06; of an adapter 0.0001")
+    max_train_steps: int | None = again(TrainingSettings, "max_train_steps", 800)
+    output_dir: str | None = again(
+        TrainingSettings, "output_dir", None, default_in_words="a new one each time: runs/dreambooth-0001, ..."
+    )
+
+
+class DreamBoothSettings(adapters.settings(), SubjectSettings):
+    """Teach a subject to a base model by DreamBooth: in full, or as a small adapter beside it."""
+
+    command: ClassVar[str] = "train_dreambooth.py"
+    rules = (
+        *TrainingSettings.rules, text_is_no_path("instance_prompt"), text_is_no_path("class_prompt"),
+        *examples("instance_data_dir"), teacher_has_an_adapter, prior_has_a_prompt, class_images_have_a_folder,
+    )  # fmt: skip
+    subject_setting: ClassVar[str] = "instance_prompt"
+    image_folder_setting: ClassVar[str] = "instance_data_dir"
+
+    @classmethod
+    def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        values = super().completed(values)
+        if values.get("adapter", adapters.NONE) == adapters.NONE:
+            return {"save_steps": None, **values}
+        return {"learning_rate": 1e-4, **values}
+
+    @property
+    def subject(self) -> str:
+        return f'"{self.instance_prompt}"'
+
+    @property
+    def description(self) -> str:
+        networks = "UNet and text encoder" if self.train_text_encoder else "UNet"
+        what = f"all weights of the {networks} are"
+        if self.adapter != adapters.NONE:
+            kind = {"lora": "LoRA"}.get(self.adapter, self.adapter)
+            rank = f" of rank {self.rank}" if "rank" in adapters.settings_of(self.adapter) else ""
+            what = f"a {kind}{rank} beside the {networks} is"
+        prior = {"images": "class images", "teacher": "the base model"}.get(self.prior_preservation)
+        kept = f'; prior preservation of "{self.class_prompt}" by {prior}' if prior else ""
+        return f'DreamBooth: {what} trained on "{self.instance_prompt}"{kept}'
+
+    @property
+    def image_folders(self) -> tuple[str, ...]:
+        return (self.instance_data_dir,) if self.instance_data_dir else ()
+
+    def caption_rule(self, index: int, num_folders: int) -> CaptionRule:
+        around = {"prefix": self.caption_prefix or "", "suffix": self.caption_suffix or ""}
+        if not self.instance_prompt:  # a fault of the settings that is reported elsewhere
+            return CaptionRule("prompt", ("a picture",), **around)
+        triggers = self.trigger_words if self.captions != "prompt" else ()
+        remedy = "write one, or use --captions auto"
+        return CaptionRule(self.captions, (self.instance_prompt,), remedy, **around, triggers=triggers)
+
+    @property
+    def trigger_words(self) -> tuple[str, ...]:
+        return rare_words(self.instance_prompt, self.class_prompt)
+
+    def is_called_by(self, prompts: Sequence[str]) -> bool:
+        return any_calls(prompts, self.trigger_words)
+
+    @property
+    def default_validation_prompts(self) -> tuple[str, ...]:
+        if not self.instance_prompt:  # a fault of the settings that is reported elsewhere
+            return ()
+        elsewhere = in_a_scene(self.instance_prompt)
+        return (self.instance_prompt, elsewhere) if len(elsewhere.encode()) <= LONGEST else (self.instance_prompt,)
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        return {"class_prompt": self.class_prompt} if self.class_prompt else {}
+
+    @property
+    def class_images(self) -> int:
+        return self.num_class_images if self.prior_preservation == "images" else 0
+
+    @property
+    def class_folder(self) -> str | None:
+        return self.class_data_dir if self.prior_preservation == "images" else None
+
+    @property
+    def result_files(self) -> tuple[str, ...]:
+        return adapters.build(self.adapter).files(self)
+
+    @property
+    def trains_whole_networks(self) -> bool:
+        return self.adapter == adapters.NONE
+
+    @property
+    def other_learning_rates(self) -> dict[str, float]:
+        own = self.text_encoder_learning_rate or self.learning_rate
+        return {"text_encoder_learning_rate": own} if self.train_text_encoder else {}
+
+    @classmethod
+    def standing_in(cls, folder: str) -> dict[str, str]:
+        return {"instance_data_dir": folder, "instance_prompt": NO_PROMPT}
