@@ -200,7 +200,7 @@ def into_base(settings, family: "Family") -> None:
     ):
         return
     from customize.inference.checkpoints import put_into
-    from customize.inference.loading import read_tensors
+    from customize.inference.load_weights import read_tensors
 
     if getattr(settings, "adapter", "none") != "none":
         what = f"{network.path} is a whole network, beside which an adapter would fit no base model that others have"
@@ -213,7 +213,7 @@ def words_of(settings) -> "dict[str, Tensor]":
     """The vectors [N, D], float32, from which words begin, by placeholder."""
     if settings.init_weights is None:
         return {}
-    from customize.inference.loading import read_tensors
+    from customize.inference.load_weights import read_tensors
 
     found: dict[str, Tensor] = {}
     for file in find(settings.init_weights, settings.pretrained_model_name_or_path).files:
@@ -226,7 +226,7 @@ class IntoAdapter:
     """Puts the adapter of `init_weights` into one that is about to learn. Made before that is attached, called after it."""
 
     def __init__(self, settings, family: "Family"):
-        from customize.inference.loading import read_tensors
+        from customize.inference.load_weights import read_tensors
 
         self.family, self.files = family, []
         if settings.init_weights and settings.adapter != "none":

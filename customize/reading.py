@@ -32,6 +32,8 @@ REMEDIES = {
     WEB_PAGE: "download the file itself: this is a page about it, or one that asks for a login",
 }
 """What to do about a file that is something else than its name says, where that can be told."""
+PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
+"""Suffixes of files that can run code when they are loaded."""
 SIGNATURES = (
     (b"version https://git-lfs", LFS_POINTER),
     (b"\x89PNG\r\n\x1a\n", "a PNG image"),

@@ -20,9 +20,8 @@ from pydantic_core import CoreSchema, core_schema
 
 from customize.errors import Problem
 from customize.findings import printable
+from customize.reading import PICKLES
 from customize.scales import LARGEST, fits, path_and_scale
-
-PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
 Kind = Literal["line", "any", "prompt", "path", "placeholder", "weights", "model", "modules"]
 PATHS = ("path", "weights", "model")

@@ -17,7 +17,9 @@ PLACES: dict[str, str] = json.loads((ROOT / "tests" / "rooms.json").read_text())
 """Module -> where it belongs, for modules that do not lie in their room yet."""
 ROOMS = "demo cli training evaluation inference methods data weights adapters settings families storage diffusion optim .".split()
 """From the top down; "." is the modules beside the rooms. An import may point down this list only."""
-BESIDE = "__init__ device errors events library_logs next_command printable progress prompts units".split()
+ABOVE = "__init__ __main__ api".split()
+"""Modules that lie beside the rooms, and above them but for the demo's."""
+BESIDE = "device errors events library_logs missing_path next_command printable progress prompts units".split()
 """Modules that lie beside the rooms, and below them."""
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 300, 50
 PREDICTION_TYPES = {"epsilon", "v_prediction"}
@@ -40,7 +42,7 @@ def room(path: str) -> str:
     first, *inner = place(path).removesuffix(".py").split("/")[1:]
     if inner:
         return first if first in ROOMS else ""
-    return "cli" if first == "__main__" else "." if first in BESIDE else ""
+    return "cli" if first in ABOVE else "." if first in BESIDE else ""
 
 
 def imports(trees: dict[str, ast.Module]) -> dict[str, set[str]]:

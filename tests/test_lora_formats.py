@@ -13,8 +13,8 @@ from customize.errors import InputError
 from customize.inference import load_pipeline
 from customize.inference.adapters import add_adapters
 from customize.inference.learned import find_learned
-from customize.inference.loaded import LoadedWeights
 from customize.inference.merge import merge_adapters
+from customize.inference.scale_schedules import LoadedWeights
 from customize.lora_formats import kohya_name, original_names, sorted_out, split
 from customize.scales import Apart, Schedule
 

@@ -15,12 +15,11 @@ from customize.families.tokenizer_files import added_words, tokenizer_files
 from customize.findings import refusing
 from customize.near import remedy_for_missing
 from customize.printable import printable
-from customize.reading import REMEDIES, START, kind_of, reason, regular_file
+from customize.reading import PICKLES, REMEDIES, START, kind_of, reason, regular_file
 
 __all__ = ["AGAIN", "NETWORKS", "SETTING", "Source", "check_folder", "locate", "weight_files"]
 
 DEMO = Path(__file__).parents[1] / "demo" / "model"
-PICKLES = (".ckpt", ".bin", ".pt", ".pth")
 SETTING = "pretrained_model_name_or_path"
 
 

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from customize.config import InferenceSettings
 from customize.errors import InputError, Problem
-from customize.inference.learned import PICKLES, LearnedFile, files_of
+from customize.inference.learned import LearnedFile, files_of
 from customize.inference.sweep import Grid, Wanted
 from customize.printable import printable
+from customize.reading import PICKLES
 from customize.safetensors_header import read_header
 from customize.scales import LARGEST, path_and_scale
 from customize.wildcards import chosen, has_choices

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from customize import units
+from customize.base_summary import Rows, base_rows, device_rows
 from customize.config import InferenceSettings
 from customize.families import Source, facts
 from customize.findings import first_few
@@ -12,7 +13,6 @@ from customize.machine import Machine
 from customize.next_command import command_line
 from customize.printable import printable
 from customize.setting import table as setting_table
-from customize.summary import Rows, base_rows, device_rows
 
 
 def before_loading(settings: InferenceSettings, wanted: Sequence[Wanted], source: Source, machine: Machine) -> Rows:

@@ -17,13 +17,13 @@ from customize.inference.checkpoints import weights_in
 from customize.inference.signatures import is_adapter, unsupported
 from customize.json_files import json_object
 from customize.lora_formats import ADAPTER_METADATA
+from customize.reading import PICKLES
 from customize.safetensors_header import Header, read_header, refuse_not_finite
 from customize.scales import Scale
 from customize.setting import text_fault
 from customize.sharing import local_base
 
 SETTING = "weights"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 FLOATS = ("F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64")
 AGAIN = "_kohya"
 """What ends the name of a file that holds the same as the one beside it, for other programs."""

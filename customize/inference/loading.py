@@ -1,26 +1,20 @@
-"""Base model + learned weights -> pipeline.
-
-N vectors of a word, D embedding width.
-"""
+"""Base model + learned weights -> pipeline."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
 from customize import families
 from customize.errors import InputError, Problem
 from customize.families.autoencoder import load_autoencoder, locate_autoencoder
-from customize.families.base import Family
 from customize.families.source import known_token_problems, vocabulary
-from customize.families.tokens import token_table
 from customize.inference.adapters import add_adapters
 from customize.inference.checkpoints import put_into
-from customize.inference.learned import SETTING, Learned, LearnedFile, find_learned, listed, other_base
-from customize.inference.loaded import Loaded, LoadedAdapter, LoadedTogether, LoadedWeights, LoadedWords
+from customize.inference.learned import SETTING, Learned, find_learned, other_base
+from customize.inference.load_weights import add_embeddings, joined, read_tensors
 from customize.inference.pipeline import Pipeline
+from customize.inference.scale_schedules import LoadedWeights
 from customize.scales import Scale
 
 
@@ -87,40 +81,3 @@ def options_of(base: str | None, learned: Learned, **options: str | None) -> dic
     files = (*filter(None, [learned.network]), *learned.files)
     said = files[0].about.get("settings", {}) if base is None and files else {}
     return {name: given or said.get(name) for name, given in options.items()}
-
-
-def joined(files: Sequence[LearnedFile], words: Sequence[LoadedWords], adapters: Sequence[LoadedAdapter]) -> list[Loaded]:
-    """What each file holds: words, an adapter, or both."""
-    left = iter(adapters)
-    found = [
-        [*([next(left)] if file.is_adapter else []), *([own] if own.vectors else [])]
-        for file, own in zip(files, words, strict=True)
-    ]
-    return [members[0] if len(members) == 1 else LoadedTogether(tuple(members)) for members in found]
-
-
-def read_tensors(file: LearnedFile) -> dict[str, Tensor]:
-    """The tensors of a file. Raises InputError for NaN and infinity."""
-    tensors = load_file(file.path)
-    broken = sorted(name for name, tensor in tensors.items() if not tensor.float().isfinite().all())
-    if broken:
-        what = f"{file.path}: NaN or infinity in {listed(broken)}"
-        raise InputError(Problem(SETTING, what, "the training went wrong: use earlier weights"))
-    return tensors
-
-
-def add_embeddings(family: Family, file: LearnedFile, tensors: dict[str, Tensor]) -> LoadedWords:
-    """Teaches the family the words of a file, if it has some, each with its vectors [N, D]. Raises InputError."""
-    encoder = family.text_encoders[0]
-    if not file.placeholders:
-        return LoadedWords(encoder.module.get_input_embeddings(), {})
-    table, vectors = token_table(encoder.module), {}
-    width = encoder.width
-    for placeholder, key in file.placeholders.items():
-        own = tensors[key].float().view(-1, tensors[key].shape[-1])
-        if own.shape[-1] != width:
-            what = f"{file.path}: {placeholder} is {own.shape[-1]} wide; words of this base model are {width} wide"
-            raise InputError(Problem(SETTING, what, other_base(file)))
-        vectors[len(table.vectors)] = own
-        encoder.add_tokens(placeholder, own.clone())
-    return LoadedWords(table, vectors)

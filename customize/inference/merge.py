@@ -14,9 +14,10 @@ from customize.config import InferenceSettings
 from customize.disk import make_folder
 from customize.errors import InputError, Problem
 from customize.files import new_folder
-from customize.inference.learned import PICKLES, Learned, find_learned
+from customize.inference.learned import Learned, find_learned
 from customize.lora_formats import ADAPTER_METADATA, kohya_name, split
 from customize.model_spec import described
+from customize.reading import PICKLES
 from customize.resources import resources
 from customize.setting import table
 
