@@ -25,7 +25,7 @@ def of_a_step(context, training) -> float:
         for batch in batches:
             with accelerator.autocast(), dropout.samples(settings.seed, 0, batch.positions):
                 latents, prompts = batch.latents, model.condition(batch.prompts)
-                answer = model.family.predict(latents, batch.timesteps, prompts)
+                answer = model.family.predict(latents, batch.timesteps, prompts).prediction
             answer.float().mean().backward()
         if accelerator.device.type == "cuda":
             torch.cuda.synchronize()

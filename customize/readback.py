@@ -71,10 +71,10 @@ def check(
 def answer(family: Family, prompt: str) -> Tensor:
     """The denoiser's output [1, C, H, W] for a small latent of noise under the prompt, at the middle of the schedule."""
     family.to("cpu", torch.float32)
-    side = 2 ** len(family.unet.config.block_out_channels)
-    noise = draws.normal((family.unet.config.in_channels, side, side), 0, "readback", 0, [0])
+    side = 2 * family.size_multiple // family.latents.factor
+    noise = draws.normal((family.denoiser.config.in_channels, side, side), 0, "readback", 0, [0])
     timesteps = family.schedule.timesteps(torch.tensor([0.5]))
-    return family.predict(noise, timesteps, family.encode_prompts([prompt]))
+    return family.predict(noise, timesteps, family.encode_prompts([prompt])).prediction
 
 
 def refuse_missing(folder: Path, weights: Mapping[str, Tensor], saved: torch.dtype) -> None:

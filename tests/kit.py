@@ -44,6 +44,13 @@ def hidden_states(conditioning):
     return conditioning.tensors["encoder_hidden_states"]
 
 
+def denoiser(network):
+    """A function (latents, timesteps, conditioning) -> tensor as the sampler takes it."""
+    from customize.families.base import DenoiserOutput
+
+    return lambda *inputs: DenoiserOutput(network(*inputs))
+
+
 def settings_for(method: str, base: Path, pictures: Path, output: Path, **changes):
     """Settings of a short run of one of `METHODS`."""
     from customize.config import DreamBoothSettings, TextualInversionSettings

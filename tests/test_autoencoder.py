@@ -101,7 +101,7 @@ def test_an_inpainting_model_in_one_file_arrives_bit_equal_and_cannot_be_trained
     inputs = torch.randn(1, 9, 8, 8), torch.tensor([5]), torch.randn(1, 77, 12)
     with torch.no_grad():
         torch.testing.assert_close(
-            family.predict(*inputs[:2], conditioning(inputs[2])), expected.eval()(*inputs).sample, rtol=0, atol=1e-4
+            family.predict(*inputs[:2], conditioning(inputs[2])).prediction, expected.eval()(*inputs).sample, rtol=0, atol=1e-4
         )
     problem = only_to_draw_with(Source("x", file=tmp_path / "x.safetensors"))
     assert problem and "takes 9 channels" in problem.what and "x.safetensors" in problem.what

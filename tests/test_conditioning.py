@@ -213,6 +213,7 @@ def test_the_unet_reads_several_chunks(family):
     latents, timesteps = torch.zeros(1, 4, 8, 8), torch.tensor([10])
     with torch.no_grad():
         answers = [
-            family.predict(latents, timesteps, conditioning(encoded(family, prompt))) for prompt in ("a dog", "a dog BREAK a cat")
+            family.predict(latents, timesteps, conditioning(encoded(family, prompt))).prediction
+            for prompt in ("a dog", "a dog BREAK a cat")
         ]
     assert answers[0].shape == answers[1].shape and not torch.equal(*answers)

@@ -6,7 +6,7 @@ import diffusers
 import pytest
 import scipy.ndimage
 import torch
-from kit import conditioning, hidden_states
+from kit import conditioning, denoiser, hidden_states
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -142,7 +142,7 @@ def test_two_plain_views_are_the_mean_and_one_is_the_estimate_itself():
     start, identity = rand(2, 3, 16, 16), VIEWS["identity"]()
     a, b = guided(a, negative, 3.0), guided(b, negative, 3.0)
     results = [
-        sample(network, solver(), start, estimate)
+        sample(denoiser(network), solver(), start, estimate)
         for estimate in (Anagram([a, b], [identity, identity]), mixed([(a, 1.0), (b, 1.0)]), Anagram([a], [identity]), a)
     ]
     torch.testing.assert_close(results[0], results[1], **CLOSE)
@@ -267,7 +267,7 @@ def test_a_kept_component_is_at_the_level_of_every_evaluation(name):
     sampled_by = Solver(plan, others)
     correct = keep_component(colour(), real, sampled_by, generators)
     (prompt,) = prompts(1)
-    result = sample(network, sampled_by, start * plan.init_noise_sigma, prompt, correct=correct, record=seen.append)
+    result = sample(denoiser(network), sampled_by, start * plan.init_noise_sigma, prompt, correct=correct, record=seen.append)
     for moment in seen[1:]:
         noise = torch.cat([torch.randn(1, 3, 16, 16, generator=g, dtype=torch.float64) for g in again])
         expected = moment.step.sigma * noise.mean(1)
@@ -281,16 +281,18 @@ def test_an_inverse_hybrid_keeps_the_component_of_the_real_picture(first):
     generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
     for components in [colour(), regions((rand(1, 32, 32, seed=2) > 0).double())]:
         plan = solver(first=first)
-        result = sample(network, plan, start, prompt, correct=keep_component(components, real, plan, generators))
+        result = sample(denoiser(network), plan, start, prompt, correct=keep_component(components, real, plan, generators))
         torch.testing.assert_close(components.split(result)[0], components.split(real)[0], **CLOSE)
         assert (result - real).abs().max() > 0.1
     plan, made = solver(first=first), []
     keep = keep_component(hybrid(), real, plan, generators)
-    result = sample(network, plan, start, prompt, correct=lambda latents, moment: made.append(latents) or keep(latents, moment))
+    result = sample(
+        denoiser(network), plan, start, prompt, correct=lambda latents, moment: made.append(latents) or keep(latents, moment)
+    )
     torch.testing.assert_close(result, hybrid().split(real)[0] + hybrid().split(made[-1])[1], **CLOSE)
     plan = solver(first=first)
     high = keep_component(hybrid(), real, plan, generators, index=1)
-    result = sample(network, plan, start, prompt, correct=high)
+    result = sample(denoiser(network), plan, start, prompt, correct=high)
     assert (hybrid().split(result - real)[1]).norm() < 0.3 * hybrid().split(real)[1].norm()
 
 
@@ -342,10 +344,10 @@ def test_one_plain_view_is_the_estimate_itself_whatever_the_autoencoder_loses():
 def test_of_a_perfect_autoencoder_it_is_the_anagram():
     """One noise seen by each view, averages without extra detail: every view's latents are the anagram's, seen by it."""
     estimates, views, start = prompts(2), [VIEWS["identity"](), VIEWS["jigsaw"]()], rand(2, 4, 16, 16)
-    expected = sample(network, solver(), start, Anagram(estimates, views))
+    expected = sample(denoiser(network), solver(), start, Anagram(estimates, views))
     for first in (0.0, 0.5):
         glass = looking_glass(estimates, views, encode=lambda x: x, decode=lambda z: z, detail=0.0, first=first)
-        result = sample(network, solver(), torch.cat([view(start) for view in views]), glass)
+        result = sample(denoiser(network), solver(), torch.cat([view(start) for view in views]), glass)
         for view, own in zip(views, result.chunk(2), strict=True):
             torch.testing.assert_close(own, view(expected), rtol=0, atol=1e-9)
 
@@ -382,9 +384,9 @@ def test_colours_are_inverted_in_pixels_never_in_latents():
 def test_a_picture_of_looking_glass_depends_on_itself_only():
     parts, views = prompts(2), [VIEWS["identity"](), VIEWS["square_hinge"]()]
     start = rand(4, 4, 16, 16)
-    both = sample(network, solver("v_prediction"), start, looking_glass(parts, views))
+    both = sample(denoiser(network), solver("v_prediction"), start, looking_glass(parts, views))
     alone = [Conditional(part.conditioning[:1]) for part in parts]
-    one = sample(network, solver("v_prediction"), start[::2], looking_glass(alone, views))
+    one = sample(denoiser(network), solver("v_prediction"), start[::2], looking_glass(alone, views))
     torch.testing.assert_close(one, both[::2], rtol=0, atol=1e-9)
 
 

@@ -131,7 +131,9 @@ def test_an_adapter_as_stock_loaders_read_it(tiny_epsilon, tmp_path, changes):
         hidden_states = theirs.encode_prompt("a dog", "cpu", 1, False)[0]
         latents, time = torch.zeros(1, 4, 8, 8), torch.tensor([500])
         expected = theirs.unet(latents, time, hidden_states)[0]
-        torch.testing.assert_close(ours.family.predict(latents, time, conditioning(hidden_states)), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            ours.family.predict(latents, time, conditioning(hidden_states)).prediction, expected, rtol=0, atol=1e-5
+        )
     else:
         assert_same_picture(ours, theirs)
     assert differs(ours, load_pipeline(str(tiny_epsilon)))

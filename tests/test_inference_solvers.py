@@ -3,7 +3,7 @@
 import diffusers
 import pytest
 import torch
-from kit import conditioning, hidden_states
+from kit import conditioning, denoiser, hidden_states
 from test_illusions import scheduler
 from torch import Tensor
 
@@ -54,7 +54,7 @@ def euler_by_hand(x: Tensor, sigmas: list[float], scale: float, after=lambda x, 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_text_to_image_of_a_flow_is_euler_s_method(shift):
     solver, results = flow(shift), []
-    found = sample(network, solver, solver.start(rand(0)), guided(PROMPT, NEGATIVE, 3.0), record=results.append)
+    found = sample(denoiser(network), solver, solver.start(rand(0)), guided(PROMPT, NEGATIVE, 3.0), record=results.append)
     sigmas = sigmas_by_hand(shift, STEPS)
     torch.testing.assert_close(found, euler_by_hand(rand(0), sigmas, 3.0), **CLOSE)
     assert [result.step.sigma for result in results] == pytest.approx(sigmas[:-1], abs=1e-6)
@@ -72,7 +72,7 @@ def test_image_to_image_of_a_flow_starts_between_image_and_noise(strength):
     sigmas = sigmas_by_hand(3.0, STEPS)[STEPS - int(STEPS * strength) :]
     start = solver.start(noise, image)
     torch.testing.assert_close(start, (1 - sigmas[0]) * image + sigmas[0] * noise, **CLOSE)
-    found = sample(network, solver, start, guided(PROMPT, NEGATIVE, 3.0))
+    found = sample(denoiser(network), solver, start, guided(PROMPT, NEGATIVE, 3.0))
     torch.testing.assert_close(found, euler_by_hand(start, sigmas, 3.0), **CLOSE)
 
 
@@ -85,7 +85,7 @@ def test_inpainting_of_a_flow_keeps_the_known_region_at_every_level():
         return mask * x + (1 - mask) * ((1 - sigma) * image + sigma * noise)
 
     correct = Known(image, noise, mask).kept(solver)
-    found = sample(network, solver, solver.start(noise), guided(PROMPT, NEGATIVE, 3.0), correct=correct)
+    found = sample(denoiser(network), solver, solver.start(noise), guided(PROMPT, NEGATIVE, 3.0), correct=correct)
     torch.testing.assert_close(found, euler_by_hand(noise, sigmas_by_hand(3.0, STEPS), 3.0, after), **CLOSE)
     assert torch.equal(found[..., 4:], image[..., 4:])
 
@@ -97,7 +97,7 @@ def test_a_perfect_network_of_a_flow_leads_to_the_image(name):
     def perfect(latents: Tensor, timesteps: Tensor, prompt) -> Tensor:
         return (latents - image) / (timesteps.view(-1, 1, 1, 1) / 1000)
 
-    found = sample(perfect, solver, solver.start(rand(0)), PROMPT, record=results.append)
+    found = sample(denoiser(perfect), solver, solver.start(rand(0)), PROMPT, record=results.append)
     torch.testing.assert_close(found, image, rtol=0, atol=1e-4)
     for result in results:
         torch.testing.assert_close(result.clean, image, rtol=0, atol=1e-4)
@@ -121,7 +121,7 @@ def test_noised_latents_are_at_the_level_of_the_next_evaluation(name):
     def correct(next_latents: Tensor, result) -> Tensor:
         return solver.noised(clean, noise, result.step.next_timestep)
 
-    found = sample(network, solver, solver.start(noise), PROMPT, correct=correct, record=results.append)
+    found = sample(denoiser(network), solver, solver.start(noise), PROMPT, correct=correct, record=results.append)
     assert found is clean
     for result in results[1:]:
         expected = result.step.alpha * clean + result.step.sigma * noise
@@ -131,7 +131,7 @@ def test_noised_latents_are_at_the_level_of_the_next_evaluation(name):
 def test_the_noise_that_a_scheduler_adds_is_each_image_s_own():
     def run(name: str, eta: float, seeds: tuple[int, int]) -> Tensor:
         solver = Solver(scheduler(name=name), [torch.Generator().manual_seed(seed) for seed in seeds], eta)
-        return sample(network, solver, solver.start(rand(0)), PROMPT)
+        return sample(denoiser(network), solver, solver.start(rand(0)), PROMPT)
 
     for name, eta in (("DDIM", 0.7), ("Euler a", 0.0)):
         both, other = run(name, eta, (1, 2)), run(name, eta, (1, 3))

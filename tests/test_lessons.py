@@ -43,7 +43,7 @@ def test_one_step_by_the_formula_in_float64(pipeline):
     a = float(scheduler.alphas_cumprod[t])
     noisy = a**0.5 * clean.double() + (1 - a) ** 0.5 * noise.double()
     hidden = [part.conditioning for part in (estimate.negative, estimate.positive)]
-    negative, positive = (pipeline.family.predict(noisy.float(), torch.tensor([t]), each).double() for each in hidden)
+    negative, positive = (pipeline.family.predict(noisy.float(), torch.tensor([t]), each).prediction.double() for each in hidden)
     answer = negative + 3 * (positive - negative)
     if pipeline.family.prediction_type == "epsilon":
         expected = (noisy - (1 - a) ** 0.5 * answer) / a**0.5

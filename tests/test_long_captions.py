@@ -45,7 +45,7 @@ def test_the_loss_is_that_of_chunks_cut_by_hand(method, tiny_epsilon, captioned,
     by_chunks = torch.stack([by_hand(family, text, 3) for text in texts])
     noisy = add_noise(batch.latents, batch.noise, *family.schedule.alpha_sigma(batch.timesteps))
     with torch.no_grad():
-        prediction = family.predict(noisy, batch.timesteps, conditioning(by_chunks))
+        prediction = family.predict(noisy, batch.timesteps, conditioning(by_chunks)).prediction
         reference = ((prediction - batch.noise) ** 2).mean(dim=(1, 2, 3)) * batch.loss_weights
     loss = training.method(batch)
     assert torch.allclose(loss, reference, rtol=1e-5, atol=1e-6)

@@ -48,7 +48,7 @@ def answers(family) -> tuple[Tensor, Tensor]:
     input_ids = torch.tensor([[5, 90, 17, 300, 4, 4, 4, 4]])
     hidden = family.text_encoders[0].encode(input_ids)
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    return hidden, family.predict(latents, torch.tensor([400]), conditioning(hidden))
+    return hidden, family.predict(latents, torch.tensor([400]), conditioning(hidden)).prediction
 
 
 def assert_equal(family, changed, tolerance: float = 1e-4) -> None:

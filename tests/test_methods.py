@@ -135,7 +135,7 @@ def test_teacher_is_the_model_without_its_adapter(tiny_v, pictures, tmp_path):
             batch.timesteps[2:],
             encoder_hidden_states=encoder(context.family.text_encoders[0].tokenize(batch.prompts[2:]))[0],
         ).sample
-        own = context.family.predict(noisy, batch.timesteps[2:], training.condition(batch.prompts[2:]))
+        own = context.family.predict(noisy, batch.timesteps[2:], training.condition(batch.prompts[2:])).prediction
     assert (own - taught).abs().max() > 1e-3
     torch.testing.assert_close(losses[2:], 0.5 * ((own - taught) ** 2).mean(dim=(1, 2, 3)), rtol=1e-9, atol=0)
     losses.sum().backward()

@@ -7,7 +7,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from kit import conditioning, hidden_states
+from kit import conditioning, denoiser, hidden_states
 from PIL import Image
 from torch import Tensor
 
@@ -104,10 +104,8 @@ def run(scheduler, answer, record=lambda moment: None, steps: int = 12, **option
             return next(answers)
 
     start = Solver(scheduler).start(draw_noise((1, 4, 8, 8), generators, like=torch.zeros(())))
-    return sample(
-        lambda latents, timesteps, hidden: answer(latents, steps_taken[-1]), Solver(scheduler, generators), start, Estimate(),
-        record=record, **options,
-    )  # fmt: skip
+    network = denoiser(lambda latents, timesteps, hidden: answer(latents, steps_taken[-1]))
+    return sample(network, Solver(scheduler, generators), start, Estimate(), record=record, **options)
 
 
 ALL = scheduler_names(base_scheduler("epsilon"))
@@ -224,7 +222,7 @@ def test_a_given_latent_can_start_anywhere():
         return (latents - alpha * clean) / sigma
 
     start = alpha * clean + sigma * torch.ones_like(clean)
-    sample(network, solver, start, Conditional(conditioning(torch.zeros(1, 1, 1))), record=seen.append)
+    sample(denoiser(network), solver, start, Conditional(conditioning(torch.zeros(1, 1, 1))), record=seen.append)
     assert len(seen) == 10
     torch.testing.assert_close(seen[0].clean, clean, rtol=0, atol=1e-4)
     assert scheduler.step_index == 100
@@ -263,7 +261,7 @@ def test_guided_and_mixed_equal_the_formula_in_float64():
     scheduler = base_scheduler("epsilon")
     scheduler.set_timesteps(1)
     seen = []
-    sample(network, Solver(scheduler), latents, estimate, record=seen.append)
+    sample(denoiser(network), Solver(scheduler), latents, estimate, record=seen.append)
     answers = [float64_network(latents, torch.full((2,), int(scheduler.timesteps[0])), h) for h in hidden]
     prompt = 0.25 * answers[0] + 0.75 * (0.75 * answers[1] + 0.25 * answers[2])
     expected = answers[3] + 4.5 * (prompt - answers[3])

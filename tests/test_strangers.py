@@ -59,7 +59,7 @@ def test_networks_are_those_of_stock_whatever_else_a_configuration_says(tiny_eps
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         seen = stock.unet(noise, 500, encoder_hidden_states=stock.text_encoder(tokens)[0], return_dict=False)[0]
-        predicted = family.predict(noise, torch.tensor([500]), family.encode_prompts(prompt))
+        predicted = family.predict(noise, torch.tensor([500]), family.encode_prompts(prompt)).prediction
     torch.testing.assert_close(predicted, seen, rtol=0, atol=1e-6)
     family.pipeline().save_pretrained(tmp_path / "saved")
     texts = [path.read_text() for path in (tmp_path / "saved").rglob("*.json")]

@@ -56,7 +56,8 @@ def test_and_is_the_sum_of_differences_from_the_negative(pipeline):
     both = generate(["a dog :1.5 AND a red car :-0.5", "a cat"], record=seen.append, **options)
     latents, timestep = seen[0].model_input[:1], seen[0].step.timestep
     negative, dog, car = (
-        family.predict(latents, timestep[None], conditioning(encoded(pipeline, text))) for text in ("small", "a dog", "a red car")
+        family.predict(latents, timestep[None], conditioning(encoded(pipeline, text))).prediction
+        for text in ("small", "a dog", "a red car")
     )
     expected = negative.double() + 3 * (1.5 * (dog - negative).double() - 0.5 * (car - negative).double())
     torch.testing.assert_close(seen[0].noise[:1].double(), expected, rtol=0, atol=1e-4)

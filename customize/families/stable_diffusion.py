@@ -17,6 +17,7 @@ from customize import conditioning as prompt_encoding
 from customize.conditioning import Prompt
 from customize.diffusion.process import DiscreteSchedule
 from customize.errors import InputError, Problem
+from customize.families.base import DenoiserOutput
 from customize.families.conditioning import Conditioning
 from customize.families.latents import KLLatents
 from customize.families.text_encoder import TextEncoder
@@ -137,7 +138,7 @@ class StableDiffusion:
         """Whether the guidance scale is an input of the UNet, as in a latent consistency model (LCM)."""
         return self.unet.config.time_cond_proj_dim is not None
 
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> DenoiserOutput:
         """noisy_latents: [B, C, H, W]; timesteps: [B]; conditioning: `encoder_hidden_states` [B, L, D], and where
         `takes_guidance`, `guidance_scale` [B].
 
@@ -147,7 +148,7 @@ class StableDiffusion:
         if (scale := inputs.pop("guidance_scale", None)) is not None:
             width = self.unet.config.time_cond_proj_dim
             inputs["timestep_cond"] = guidance_embedding(scale - 1, width).to(noisy_latents)
-        return self.unet(noisy_latents, timesteps, **inputs, return_dict=False)[0]
+        return DenoiserOutput(self.unet(noisy_latents, timesteps, **inputs, return_dict=False)[0])
 
     def pipeline(self) -> StableDiffusionPipeline:
         """diffusers' own pipeline around these very parts (nothing is copied), without a safety checker."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from customize.families.base import DenoiserOutput
 from customize.families.conditioning import Conditioning
 
 if TYPE_CHECKING:
@@ -22,10 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DenoiserInput:
-    """What one evaluation of the denoiser is given: latents [B, C, H, W] as it sees them, and conditioning of B rows."""
+    """What one evaluation of the denoiser is given: latents [B, C, H, W] as it sees them, and conditioning of B rows.
+
+    variance_weight: the share of this evaluation in the variance of the step, where the denoiser predicts one. Guidance does
+    not extrapolate it: the share of a negative prompt is 0.
+    """
 
     latents: Tensor
     conditioning: Conditioning
+    variance_weight: float = 1.0
 
 
 class Estimate(Protocol):
@@ -78,7 +84,7 @@ class Guided:
     rescale: float = 0.0
 
     def questions(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
-        return [*self.negative.questions(latents, step), *self.positive.questions(latents, step)]
+        return [*without_variance(self.negative.questions(latents, step)), *self.positive.questions(latents, step)]
 
     def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
         negative = self.negative.combine(answers, latents, step)
@@ -98,8 +104,8 @@ class Composed:
     rescale: float = 0.0
 
     def questions(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
-        estimates = [self.negative, *(estimate for estimate, _ in self.parts)]
-        return [question for estimate in estimates for question in estimate.questions(latents, step)]
+        parts = [question for estimate, _ in self.parts for question in estimate.questions(latents, step)]
+        return [*without_variance(self.negative.questions(latents, step)), *parts]
 
     def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
         negative = self.negative.combine(answers, latents, step)
@@ -121,6 +127,19 @@ class Mixed:
     def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
         parts = [estimate.combine(answers, latents, step) for estimate in self.estimates]
         return sum(weight * part for weight, part in zip(self.weights, parts, strict=True))
+
+
+def without_variance(inputs: Sequence[DenoiserInput]) -> list[DenoiserInput]:
+    """The same inputs, of which none has a share in the variance of the step."""
+    return [replace(each, variance_weight=0.0) for each in inputs]
+
+
+def mean_variance(inputs: Sequence[DenoiserInput], outputs: Sequence[DenoiserOutput]) -> Tensor | None:
+    """The weighted mean of the variances [B, C, H, W] that the denoiser predicts; None where it predicts none."""
+    total = sum(each.variance_weight for each in inputs)
+    shares = [(each.variance_weight / total, output.variance) for each, output in zip(inputs, outputs, strict=True)]
+    parts = [share * variance for share, variance in shares if share and variance is not None]
+    return torch.stack(parts).sum(0) if parts else None
 
 
 def rescaled(guided: Tensor, positive: Tensor, part: float) -> Tensor:

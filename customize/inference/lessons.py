@@ -112,7 +112,8 @@ def in_one_step(pipeline: Pipeline, solver: Solver, start: Tensor, estimate: Est
     """The clean latents [B, C, H, W] according to one output of the network, at the solver's first step."""
     step = next(solver.steps())
     model_input = solver.scale(start, step.timestep)
-    outputs = evaluate(pipeline.family.predict, estimate.questions(model_input, step), step.timestep, max_batch=len(start))
+    inputs = estimate.questions(model_input, step)
+    outputs = [each.prediction for each in evaluate(pipeline.family.predict, inputs, step.timestep, max_batch=len(start))]
     return step.split(estimate.combine(iter(outputs), model_input, step), model_input)[1]
 
 

@@ -11,13 +11,14 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
+from customize.families.base import DenoiserOutput
 from customize.families.conditioning import Conditioning
-from customize.inference.estimates import DenoiserInput, Estimate
+from customize.inference.estimates import DenoiserInput, Estimate, mean_variance
 from customize.inference.solvers import Solver
 from customize.inference.step import Step
 
-Denoiser = Callable[[Tensor, Tensor, Conditioning], Tensor]
-"""(noisy latents [B, C, H, W], timesteps [B], conditioning of B rows) -> model output [B, C, H, W]."""
+Denoiser = Callable[[Tensor, Tensor, Conditioning], DenoiserOutput]
+"""(noisy latents [B, C, H, W], timesteps [B], conditioning of B rows) -> its output for each, see `Family.predict`."""
 
 
 @dataclass(frozen=True)
@@ -81,24 +82,33 @@ def sample(
     latents = start
     for step in plan or solver.steps():
         model_input = solver.scale(latents, step.timestep)
-        outputs = evaluate(denoiser, estimate.questions(model_input, step), step.timestep, max_batch)
+        inputs = estimate.questions(model_input, step)
+        evaluated = evaluate(denoiser, inputs, step.timestep, max_batch)
+        outputs = [each.prediction for each in evaluated]
         output = estimate.combine(iter(outputs), model_input, step)
         result = StepResult(step, latents, model_input, estimate, outputs, *step.split(output, model_input))
-        next_latents = solver.step(output, step, latents)
+        next_latents = solver.step(output, step, latents, mean_variance(inputs, evaluated))
         record(result)
         latents = correct(next_latents, result)
     return latents
 
 
-def evaluate(denoiser: Denoiser, inputs: Sequence[DenoiserInput], timestep: Tensor, max_batch: int | None) -> list[Tensor]:
+def evaluate(
+    denoiser: Denoiser, inputs: Sequence[DenoiserInput], timestep: Tensor, max_batch: int | None
+) -> list[DenoiserOutput]:
     """One output per input. All go through the denoiser in one batch, or in pieces of at most `max_batch` rows."""
     latents = torch.cat([each.latents for each in inputs])
     conditioning = Conditioning.cat([each.conditioning for each in inputs])
     timesteps = timestep.to(latents.device).expand(len(latents))
     size = max_batch or len(latents)
     pieces = zip(*(each.split(size) for each in (latents, timesteps, conditioning)), strict=True)
-    outputs = torch.cat([denoiser(*piece) for piece in pieces]).to(latents.dtype)
-    return list(outputs.split([len(each.latents) for each in inputs]))
+    outputs = [denoiser(*piece) for piece in pieces]
+    rows = [len(each.latents) for each in inputs]
+    predictions = torch.cat([each.prediction for each in outputs]).to(latents.dtype).split(rows)
+    variances = [each.variance for each in outputs if each.variance is not None]
+    if not variances:
+        return [DenoiserOutput(prediction) for prediction in predictions]
+    return list(map(DenoiserOutput, predictions, torch.cat(variances).to(latents.dtype).split(rows)))
 
 
 def draw_noise(shape: Sequence[int], generators: list[torch.Generator], like: Tensor) -> Tensor:

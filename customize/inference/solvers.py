@@ -156,8 +156,13 @@ class Solver:
         """The inverse of `scale`: latents [B, C, H, W] as the scheduler holds them, from the network's input."""
         return model_input / self.scale(torch.ones_like(model_input), timestep)
 
-    def step(self, output: Tensor, step: Step, latents: Tensor) -> Tensor:
-        """The latents [B, C, H, W] after the evaluation that gave this output, as the scheduler holds them."""
+    def step(self, output: Tensor, step: Step, latents: Tensor, variance: Tensor | None = None) -> Tensor:
+        """The latents [B, C, H, W] after the evaluation that gave this output, as the scheduler holds them.
+
+        variance: as the denoiser predicts it; only schedulers whose `variance_type` is learned use it.
+        """
+        if variance is not None and self.scheduler.config.get("variance_type") in ("learned", "learned_range"):
+            output = torch.cat([output, variance], 1)
         return self.scheduler.step(output, step.timestep, latents, **self._options).prev_sample
 
     def _begin(self) -> None:

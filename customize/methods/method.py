@@ -99,7 +99,7 @@ class DenoisingMethod(Method):
 
     def predicted(self, batch: Batch) -> Tensor:
         """What the network answers [B, C, H, W] about the noisy latents of the batch."""
-        return self.family.predict(self.noisy_latents(batch), batch.timesteps, self.condition(batch.prompts))
+        return self.family.predict(self.noisy_latents(batch), batch.timesteps, self.condition(batch.prompts)).prediction
 
     def noisy_latents(self, batch: Batch) -> Tensor:
         """The latents with the noise of their timesteps [B, C, H, W]."""
