@@ -9,7 +9,8 @@ from customize.aliases_table import BY_VALUE, CONFIG, FLAGS, SAME, SCHEDULE_NAME
 from customize.compatibility import Flag, translate
 from customize.config import MODELS, Settings
 from customize.errors import Problem
-from customize.setting import NO_SETTING, Setting, table, unknown, written
+from customize.setting import Setting, table, written
+from customize.settings.suggestions import NO_SETTING, unknown
 
 __all__ = ["CONFIG", "elsewhere", "explained", "flags", "is_switch", "lines", "ours", "same"]
 

@@ -21,7 +21,7 @@ from customize.data import Example, alike, blurred, small_pictures_note
 from customize.errors import InputError, Problem, ResourceError
 from customize.findings import first_few, printable
 from customize.resources import resources
-from customize.setting import text_fault
+from customize.settings.texts import text_fault
 from customize.settings.training import TrainingSettings
 
 USAGE = """customize check CONFIG.toml [--setting value ...]

@@ -25,7 +25,8 @@ from customize.run_folder import (
     WEIGHTS,
     check_place,
 )
-from customize.setting import PATHS, table
+from customize.setting import table
+from customize.settings.texts import PATHS
 
 WRITTEN = (
     CONFIG, LOG, CARD, CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER, "learned_embeds*.safetensors", LORA, KOHYA_LORA,

@@ -3,13 +3,8 @@
 Flags, help, TOML and checks are all made from this.
 """
 
-import math
-import os
-import re
-import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache, cached_property
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -18,15 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAda
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
-from customize.errors import Problem
-from customize.findings import printable
-from customize.reading import PICKLES
-from customize.scales import LARGEST, fits, path_and_scale
-
-Kind = Literal["line", "any", "prompt", "path", "placeholder", "weights", "model", "modules"]
-PATHS = ("path", "weights", "model")
-"""Kinds of texts that name a file or folder, in which ~ is the user's home."""
-
+from customize.printable import printable
+from customize.settings.texts import Kind, text_fault
 
 BOUNDS = ("ge", "gt", "le", "lt", "multiple_of")
 """pydantic's constraints on a number."""
@@ -232,101 +220,3 @@ def _line(name: str, field: FieldInfo) -> Setting:
         **facts,
         **{bound: getattr(each, bound) for each in metadata for bound in BOUNDS if hasattr(each, bound)},
     )
-
-
-def text_fault(kind: Kind, value: str) -> str | None:
-    """What is wrong with a text; None when nothing is."""
-    if kind in ("any", "prompt"):  # of which a line break or tab is a blank
-        value = re.sub(r"[\r\n\t]", " ", value)
-    if any(unicodedata.category(character) == "Cc" for character in value):
-        return "holds a control character (a line break, a tab, ...)"
-    if any(unicodedata.category(character) == "Cs" for character in value):
-        return "holds bytes that are not UTF-8"
-    if kind == "any":
-        return None
-    if not value.strip():
-        return "is empty"
-    if kind in PATHS and any(len(os.fsencode(part)) > 255 for part in re.split(r"[/\\]", value)):
-        return "holds a name of more than 255 bytes"
-    if kind in PATHS and len(os.fsencode(value)) > 4000:
-        return "is longer than 4,000 bytes"
-    faults = {"placeholder": _placeholder_fault, "weights": _weights_fault, "model": _pickle_fault}
-    if kind == "modules":
-        return None if re.fullmatch(r"[\w.-]+", value) else "is not attention, feed-forward or the name of a module"
-    return faults[kind](value) if kind in faults else None
-
-
-def _placeholder_fault(value: str) -> str | None:
-    if any(character.isspace() or not character.isprintable() for character in value):
-        return "is not one token: it holds a blank or an invisible character"
-    if "/" in value or "\\" in value or not value.strip("."):
-        return "looks like a path"
-    if "," in value or ";" in value:
-        return "holds a comma: several words stand with blanks between them"
-    return "is longer than 64 characters" if len(value) > 64 else None
-
-
-def _pickle_fault(value: str) -> str | None:
-    if value.lower().endswith(PICKLES):
-        return "is a pickle, which can run any program when it is opened: convert it to .safetensors"
-    return None
-
-
-def _weights_fault(value: str) -> str | None:
-    try:
-        path, scale = path_and_scale(value)
-    except ValueError as error:
-        return str(error)
-    if not path.strip():
-        return "names no file"
-    if not fits(scale):
-        return f"has a scale that is not a number from -{LARGEST} to {LARGEST}"
-    return _pickle_fault(path)
-
-
-def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known word that is written most like `word`, if any is."""
-    return next(iter(get_close_matches(word[:100], known, n=1, cutoff=cutoff)), None)
-
-
-def unknown(name: str, known: Mapping[str, str]) -> Problem:
-    """The problem of a name that is no setting, with the nearest known ones: written alike, or with all of its words.
-
-    known: every name that is understood -> the setting that it stands for; empty for a setting itself.
-    """
-    wanted = set(name.casefold().split("_")) - {""}
-    near = nearest(name.casefold(), known, 0.76)
-    longer = [each for each in known if not known[each] and wanted and wanted < set(each.split("_"))]
-    found = [known[near] or near] if near else longer[:3]
-    return Problem(name, NO_SETTING, f"did you mean {' or '.join(found)}?" if found else "--help lists all settings")
-
-
-NO_SETTING = "is not a setting"
-UNITS = re.compile(r"\s*(px|pixels?|steps?|images?|epochs?|%|k)$", re.IGNORECASE)
-
-
-def number_meant(line: Setting, text: str) -> str | None:
-    """The number that a text in another notation was meant to be, where it fits: 1,000  0,5  1e3  512px  50%  512x512."""
-    plain = unicodedata.normalize("NFKC", text).strip().strip(",;'\"").strip()
-    unit = UNITS.search(plain)
-    factor = {"%": 0.01, "k": 1000}.get(unit[1].lower(), 1) if unit else 1
-    plain = plain[: unit.start()] if unit else plain
-    if size := re.fullmatch(r"(\d+)\s*[x*,\u00d7]\s*(\d+)", plain):
-        plain = size[1] if size[1] == size[2] else plain
-    if re.fullmatch(r"[-+]?\d{1,3}([, '_.]\d{3})+", plain) and (line.type is int or "," not in plain or plain.count(",") > 1):
-        plain = re.sub(r"[, '_.]", "", plain)
-    try:
-        value = float(plain.replace(",", ".").replace(" ", "")) * factor
-    except ValueError:
-        return None
-    if not math.isfinite(value):
-        return None
-    if (positive := re.fullmatch(r"(\d+(?:\.\d+)?)e(\d+)", plain, re.IGNORECASE)) and line.type is float and line.fault(value):
-        plain = f"{positive[1]}e-{positive[2]}"
-        return None if line.fault(float(plain)) else plain
-    if line.type is int and line.multiple_of and value % line.multiple_of:
-        value = round(value / line.multiple_of) * line.multiple_of
-    value = int(value) if line.type is int and value == int(value) else value
-    if (line.type is int) != isinstance(value, int) or line.fault(value):
-        return None
-    return written(value)

@@ -7,7 +7,8 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from customize.errors import InputError
-from customize.setting import PATHS, table
+from customize.setting import table
+from customize.settings.texts import PATHS
 
 PLACES = ("pretrained_model_name_or_path", "weights", "image", "mask_image", "vae")
 MOST_CONFIGS = 50

@@ -12,7 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 from customize import shipped
 from customize.aliases_table import SHORT
-from customize.setting import PATHS, Setting
+from customize.setting import Setting
+from customize.settings.texts import PATHS
 from customize.toml_faults import QUOTES
 
 DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"

@@ -8,16 +8,18 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from customize.errors import InputError, Problem
-from customize.setting import PATHS, Setting, nearest, number_meant, table, text_fault, unknown
+from customize.setting import Setting, table
 from customize.settings.rules.rule import Rule, broken
+from customize.settings.suggestions import nearest, number_meant, unknown
+from customize.settings.texts import PATHS, text_fault
 
 SECTIONS = {
-    "model": "the base model and how it is run",
+    "model": "base model and how it is run",
     "method": "what is learned",
     "inference": "what is generated",
-    "data": "the pictures and their captions",
+    "data": "images and their captions",
     "train": "the training loop",
-    "output": "what is written",
+    "output": "output files",
 }
 
 OUT_OF_RANGE = (

@@ -15,7 +15,7 @@ from random import Random
 
 from customize.errors import InputError, Problem
 from customize.printable import printable
-from customize.setting import nearest
+from customize.settings.suggestions import nearest
 
 SETTING = "wildcards_dir"
 WILDCARD = re.compile(r"__(?=\S)([^\s_](?:[^_\n]|_(?!_))*)__")

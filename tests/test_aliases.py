@@ -8,7 +8,8 @@ from customize import aliases, cli, compatibility
 from customize.aliases_table import BY_VALUE, FLAGS, SAME
 from customize.config import MODELS, DreamBoothSettings, InferenceSettings, TextualInversionSettings
 from customize.errors import InputError
-from customize.setting import table, unknown
+from customize.setting import table
+from customize.settings.suggestions import unknown
 
 DOG = '--instance_data_dir dogs --instance_prompt "a photo of sks dog" '
 TOY = '--train_data_dir toys --placeholder_token "<toy>" --initializer_token toy '

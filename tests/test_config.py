@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from customize import aliases, toml
 from customize.config import MODELS, DreamBoothSettings, InferenceSettings, TextualInversionSettings
 from customize.errors import InputError
-from customize.setting import PATHS, table
+from customize.setting import table
+from customize.settings.texts import PATHS
 from customize.validated import SECTIONS
 
 REQUIRED = {

@@ -32,20 +32,20 @@ OWN = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "ex
 class Settings(BaseModel):
     """The settings of a LoRA."""
 
-    rank: int = setting(16, "method", "the rank of the adapter", ge=1, le=4096)
+    rank: int = setting(16, "method", "rank of the adapter", ge=1, le=4096)
     lora_alpha: float | None = setting(
-        None, "method", "alpha: the adapter's answer counts alpha / rank times",
+        None, "method", "LoRA alpha; the update is scaled by alpha / rank",
         gt=0, le=1_000_000, default_in_words="none: the rank",
     )  # fmt: skip
-    lora_dropout: float = setting(0.0, "method", "dropout before the adapter", ge=0, lt=1)
+    lora_dropout: float = setting(0.0, "method", "dropout probability at the adapter's input", ge=0, lt=1)
     lora_targets: tuple[str, ...] = setting(
-        ("attention",), "method", "layers with an adapter: attention, feed-forward, or names of modules",
+        ("attention",), "method", "layers that get an adapter: attention, feed-forward, or names of modules",
         text="modules",
     )  # fmt: skip
-    use_rslora: bool = setting(False, "method", "rsLoRA: count alpha / sqrt(rank) times")
-    use_dora: bool = setting(False, "method", "DoRA: learn magnitude and direction apart")
+    use_rslora: bool = setting(False, "method", "rsLoRA: scale the update by alpha / sqrt(rank)")
+    use_dora: bool = setting(False, "method", "DoRA: learn magnitude and direction separately")
     lora_format: Literal["both", "diffusers", "kohya"] = setting(
-        "both", "output", "names in a LoRA file: those of diffusers, of kohya (ComfyUI, A1111, Forge), or a file of each",
+        "both", "output", "tensor names in the LoRA file: diffusers, kohya (ComfyUI, A1111, Forge), or one file of each",
     )  # fmt: skip
 
 

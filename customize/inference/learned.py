@@ -20,7 +20,7 @@ from customize.lora_formats import ADAPTER_METADATA
 from customize.reading import PICKLES
 from customize.safetensors_header import Header, read_header, refuse_not_finite
 from customize.scales import Scale
-from customize.setting import text_fault
+from customize.settings.texts import text_fault
 from customize.sharing import local_base
 
 SETTING = "weights"

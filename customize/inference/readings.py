@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
-from customize.config import OF_VIEWS
 from customize.inference.compositions import PARTS
 from customize.inference.figures import contact_sheet
 from customize.inference.inpainting import as_pixels
 from customize.inference.lessons import as_picture
 from customize.inference.sweep import Grid, Wanted
 from customize.inference.views import parse_view
+from customize.settings.inference import OF_VIEWS
 
 Reading = tuple[str, Image.Image]
 

@@ -14,7 +14,9 @@ from typing import Any
 from customize.config import InferenceSettings
 from customize.errors import InputError, Problem
 from customize.inference.seeds import RANDOM
-from customize.setting import PATHS, Setting, of_scope, table, unknown, written
+from customize.setting import Setting, of_scope, table, written
+from customize.settings.suggestions import unknown
+from customize.settings.texts import PATHS
 
 SETTING = "sweep"
 MOST_AXES, MOST_VALUES = 3, 1000

@@ -50,44 +50,44 @@ def class_images_have_a_folder(
 class SubjectSettings(TrainingSettings):
     """What DreamBooth has, whatever learns."""
 
-    instance_prompt: str = setting(..., "method", "the prompt of the subject, such as `a photo of sks dog`")
+    instance_prompt: str = setting(..., "method", "prompt of the subject, such as `a photo of sks dog`")
     class_prompt: str | None = setting(
-        None, "method", "the prompt of the subject's class, such as `a photo of dog`", only_with=WITH_PRIOR
+        None, "method", "prompt of the subject's class, such as `a photo of dog`", only_with=WITH_PRIOR
     )
     prior_preservation: Literal["none", "images", "teacher"] = setting(
-        "none", "method", "what keeps the class as it was: images of it, or the model itself without its adapter"
+        "none", "method", "prior preservation: by class images, or by the predictions of the model without its adapter (teacher)"
     )
-    prior_loss_weight: float = setting(1.0, "method", "weight of the class's loss", ge=0, le=100, only_with=WITH_PRIOR)
+    prior_loss_weight: float = setting(1.0, "method", "weight of the prior loss", ge=0, le=100, only_with=WITH_PRIOR)
     num_class_images: int = setting(
-        100, "method", "pictures of the class; missing ones are generated",
+        100, "method", "number of class images; missing ones are generated",
         ge=1, le=100_000, only_with=WITH_CLASS_IMAGES,
     )  # fmt: skip
     max_images: int = setting(
         1000, "method", "refuse to generate more class images than this", ge=1, le=MANY, only_with=WITH_CLASS_IMAGES, scope="run"
     )
     sample_batch_size: int = setting(
-        4, "method", "class pictures generated at a time", ge=1, le=1024, only_with=WITH_CLASS_IMAGES, scope="run"
+        4, "method", "class images generated at a time", ge=1, le=1024, only_with=WITH_CLASS_IMAGES, scope="run"
     )
     prior_generation_precision: Literal["no", "fp32", "fp16", "bf16"] | None = setting(
-        None, "method", "number format in which class pictures are generated",
+        None, "method", "number format for generating class images",
         only_with=WITH_CLASS_IMAGES, default_in_words="none: mixed_precision", scope="run",
     )  # fmt: skip
-    train_text_encoder: bool = setting(False, "method", "train the text encoder as well")
+    train_text_encoder: bool = setting(False, "method", "also train the text encoder")
     text_encoder_learning_rate: float | None = setting(
-        None, "method", "the text encoder's own learning rate",
+        None, "method", "learning rate of the text encoder",
         gt=0, le=10, only_with=("train_text_encoder", (True,)), default_in_words="none: learning_rate",
     )  # fmt: skip
     adapter: Annotated[str, OneOf(tuple(adapters.names()))] = setting(
-        "none", "method", "what learns: all weights, or an adapter beside them"
+        "none", "method", "train all weights (none) or an adapter (lora)"
     )
-    instance_data_dir: str | None = setting(None, "data", "the folder of pictures of the subject", text="path", scope="run")
+    instance_data_dir: str | None = setting(None, "data", "folder of images of the subject", text="path", scope="run")
     class_data_dir: str | None = setting(
-        None, "data", "the folder of pictures of the class", text="path", only_with=WITH_CLASS_IMAGES, scope="run"
+        None, "data", "folder of images of the class", text="path", only_with=WITH_CLASS_IMAGES, scope="run"
     )
     captions: Literal["auto", "files", "prompt"] = setting(
         "auto",
         "data",
-        "captions from files beside the pictures, instance_prompt, or (auto) files where there are some",
+        "captions from files beside the images, from instance_prompt, or (auto) from files where they exist",
         scope="run",
     )
     learning_rate: float = again(TrainingSettings, "learning_rate", 2e-6, default_in_words="2e-06; of an adapter 0.0001")
@@ -98,7 +98,7 @@ class SubjectSettings(TrainingSettings):
 
 
 class DreamBoothSettings(adapters.settings(), SubjectSettings):
-    """Teach a subject to a base model by DreamBooth: in full, or as a small adapter beside it."""
+    """Teach a base model a subject by DreamBooth: train all weights, or a small adapter (LoRA)."""
 
     command: ClassVar[str] = "train_dreambooth.py"
     rules = (

@@ -64,7 +64,7 @@ def placeholders_of_several_vectors(tokens: tuple[str, ...], num_vectors: tuple[
 
 
 class TextualInversionSettings(TrainingSettings):
-    """Teach new words to a base model by textual inversion: vectors are learned for them, nothing else changes."""
+    """Teach a base model new tokens by textual inversion: only their embedding vectors are trained."""
 
     command: ClassVar[str] = "train_textual_inversion.py"
     rules = (
@@ -75,24 +75,24 @@ class TextualInversionSettings(TrainingSettings):
     subject_setting: ClassVar[str] = "placeholder_token"
     image_folder_setting: ClassVar[str] = "train_data_dir"
 
-    placeholder_token: tuple[str, ...] = setting(..., "method", "new words to learn, such as <cat-toy>", text="placeholder")
+    placeholder_token: tuple[str, ...] = setting(..., "method", "new tokens to learn, such as <cat-toy>", text="placeholder")
     initializer_token: tuple[str, ...] = setting(
-        ..., "method", "known words or phrases to start from; one, or one per placeholder_token"
+        ..., "method", "known words or phrases to initialize from; one, or one per placeholder_token"
     )
     num_vectors: tuple[Annotated[int, Field(ge=1, le=75)], ...] = setting(
-        (1,), "method", "vectors per word; one count, or one per placeholder_token"
+        (1,), "method", "vectors per token; one number, or one per placeholder_token"
     )
-    learnable_property: Literal["object", "style"] = setting("object", "method", "what the words stand for")
+    learnable_property: Literal["object", "style"] = setting("object", "method", "what the tokens represent")
     normalize_embedding: bool = setting(
-        False, "method", "learn directions only, at the vocabulary's norm (Directional Textual Inversion)"
+        False, "method", "learn only the direction of the embeddings, at the vocabulary's norm (Directional Textual Inversion)"
     )
     train_data_dir: tuple[str, ...] = setting(
-        (), "data", "folders of pictures; one, or one per placeholder_token", text="path", scope="run"
+        (), "data", "folders of images; one, or one per placeholder_token", text="path", scope="run"
     )
     captions: Literal["auto", "files", "templates"] = setting(
         "auto",
         "data",
-        "captions from files beside the pictures, from templates, or (auto) files where there are some",
+        "captions from files beside the images, from templates, or (auto) from files where they exist",
         scope="run",
     )
     train_batch_size: int = again(TrainingSettings, "train_batch_size", 4)

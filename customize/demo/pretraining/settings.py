@@ -3,8 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import ClassVar, Literal
 
-from customize.config import MANY, Precision, Settings
+from customize.config import MANY, Settings
 from customize.setting import again, setting
+from customize.settings.common import Precision
 from customize.validated import Validated
 
 
