@@ -1,0 +1,107 @@
+"""Remakes docs/settings.md, the reference of all settings, from their JSON schemas: `python docs/make_settings.py`."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from customize.config import DreamBoothSettings, InferenceSettings, TextualInversionSettings
+from customize.validated import SECTIONS
+
+PAGE = Path(__file__).parent / "settings.md"
+INTRODUCTION = """\
+# Settings
+
+All settings of the three commands. In a configuration file each stands under any table, such as `rank = 8`; on the command line
+it is a flag, `--rank 8`, which overrides the file. A list takes several values: `["a", "b"]` in the file, `--prompt "a" "b"` on
+the command line. A switch is turned on by `--trace` and off by `--no-trace`. Names that diffusers' scripts, kohya's sd-scripts,
+OneTrainer, AUTOMATIC1111, ComfyUI and others have for the same settings are understood as well.
+
+`python docs/make_settings.py` writes this page from the JSON schemas of the settings
+(`customize.DreamBoothSettings.model_json_schema()`), which hold the same facts for other programs."""
+
+Properties = dict[str, dict[str, Any]]
+
+
+def page() -> str:
+    """The text of docs/settings.md."""
+    words, subject, inference = (
+        model.model_json_schema()["properties"] for model in (TextualInversionSettings, DreamBoothSettings, InferenceSettings)
+    )
+    shared = {name: field for name, field in words.items() if subject.get(name) == field}
+    commands = (
+        ("train_textual_inversion.py and train_dreambooth.py", shared),
+        ("train_textual_inversion.py", without(words, shared)),
+        ("train_dreambooth.py", without(subject, shared)),
+        ("infer.py", inference),
+    )
+    return "\n\n".join([INTRODUCTION, *(part for title, properties in commands for part in chapter(title, properties))]) + "\n"
+
+
+def without(properties: Properties, others: Iterable[str]) -> Properties:
+    return {name: field for name, field in properties.items() if name not in others}
+
+
+def chapter(title: str, properties: Properties) -> Iterator[str]:
+    """The settings of one command: a table for each section."""
+    yield f"## {title}"
+    for section, words in SECTIONS.items():
+        rows = [row(name, field) for name, field in properties.items() if field["section"] == section]
+        if rows:
+            head = ["| setting | values | default | meaning |", "|---|---|---|---|"]
+            yield "\n".join([f"**[{section}]** {words}", "", *head, *rows])
+
+
+def row(name: str, field: dict[str, Any]) -> str:
+    """One line of a table."""
+    meaning = field["description"].replace("<", "&lt;").replace("__", r"\_\_")
+    if needed := field.get("only_with"):
+        choices = " or ".join(code(value) for value in needed["values"] if value is not True)
+        meaning += f" (needs {code(needed['setting'])}{' = ' * bool(choices)}{choices})"
+    cells = (code(name), values(field), default(field), meaning.replace("|", r"\|"))
+    return f"| {' | '.join(cells)} |"
+
+
+def values(field: dict[str, Any]) -> str:
+    """Type, range and choices."""
+    alternatives = field.get("anyOf", [field])
+    (one,) = [each for each in alternatives if each["type"] != "null"]
+    many = one["type"] == "array"
+    one = one["items"] if many else one
+    if "enum" in one:
+        words = ", ".join(map(code, one["enum"]))
+    else:
+        names = {"boolean": "`true` or `false`", "integer": "integer", "number": "number", "string": field.get("text", "text")}
+        kinds = {"line": "text", "any": "text", "prompt": "text", "weights": "PATH[:SCALE]", "model": "name or path",
+                 "placeholder": "word", "modules": "name"}  # fmt: skip
+        words = kinds.get(names[one["type"]], names[one["type"]])
+    if limits := bounds(one):
+        words += f", {limits}" + (f" ({field['unit']})" if "unit" in field else "")
+    return ("list of: " if many else "") + words + (", or `none`" if len(alternatives) > 1 else "")
+
+
+def bounds(one: dict[str, Any]) -> str:
+    """The range of a number."""
+    signs = {"minimum": "\u2265", "exclusiveMinimum": ">", "maximum": "\u2264", "exclusiveMaximum": "<"}
+    found = [f"{sign} {one[name]:,}" for name, sign in signs.items() if name in one]
+    return ", ".join([*found, *([f"multiple of {one['multipleOf']}"] if "multipleOf" in one else [])])
+
+
+def default(field: dict[str, Any]) -> str:
+    if words := field.get("default_in_words"):
+        return words
+    if "default" not in field:
+        return "**required**"
+    value = field["default"]
+    if value in ("", []):
+        return "empty"
+    return " ".join(map(code, value)) if isinstance(value, list) else code(value)
+
+
+def code(value: Any) -> str:
+    """A value as it is written in a configuration file."""
+    return f"`{'none' if value is None else value if isinstance(value, str) else json.dumps(value)}`"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

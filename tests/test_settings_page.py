@@ -1,0 +1,45 @@
+"""docs/settings.md is what docs/make_settings.py writes, and holds every setting of every command."""
+
+import re
+
+import pytest
+
+from customize.config import MODELS
+from customize.setting import table
+from docs.make_settings import PAGE, page
+
+
+def test_the_page_is_the_one_that_is_made():
+    assert PAGE.read_text(encoding="utf-8") == page(), "run python docs/make_settings.py"
+
+
+def rows(text: str, command: str) -> dict[str, list[str]]:
+    """The cells behind each name, in the chapters of a command."""
+    chapters = [part for part in text.split("\n## ") if command in part.partition("\n")[0]]
+    lines = re.findall(r"^\| `(\w+)` \| (.*) \|$", "\n".join(chapters), re.MULTILINE)
+    assert len({name for name, _ in lines}) == len(lines)
+    return {name: cells.split(" | ") for name, cells in lines}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_setting_has_a_row_with_its_range_and_default(model):
+    found = rows(page(), model.command)
+    assert found.keys() == table(model).keys()
+    for name, line in table(model).items():
+        values, default, meaning = found[name]
+        for bound in (line.ge, line.gt, line.le, line.lt, line.multiple_of):
+            assert bound is None or f"{bound:,}" in values, name
+        assert all(f"`{choice}`" in values for choice in line.choices), name
+        assert values.startswith("list of: ") == line.many and values.endswith("or `none`") == line.optional, name
+        assert (default == "**required**") == line.required and line.default_in_words in default, name
+        assert line.only_with is None or f"`{line.only_with[0]}`" in meaning, name
+        assert line.unit in values and len(meaning) > 5, name
+
+
+def test_some_rows_as_they_are():
+    dreambooth, infer = rows(page(), "train_dreambooth.py"), rows(page(), "infer.py")
+    assert dreambooth["rank"] == ["integer, \u2265 1, \u2264 4,096", "`16`", "rank of the adapter (needs `adapter`)"]
+    assert dreambooth["learning_rate"][:2] == ["number, > 0, \u2264 10", "2e-06; of an adapter 0.0001"]
+    assert infer["height"][0] == "integer, \u2265 16, \u2264 4,096, multiple of 8 (pixels), or `none`"
+    assert infer["strength"][2] == "how much to change the input image (0: nothing, 1: everything) (needs `image`)"
+    assert infer["prompt"][0] == "list of: text" and "&lt;lora:NAME:0.8>" in infer["weights_dir"][2]
