@@ -1,4 +1,4 @@
-"""`--like`: a picture made again from what it says of itself, and whether the pixels are the same."""
+"""`--like`: generate an image again from its metadata, and compare the pixels."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,10 @@ from customize.inference.told import Told, read_told
 
 @dataclass(frozen=True)
 class Like:
-    """A picture that others are made like."""
+    """An image whose settings are used, with what its metadata say."""
 
     told: Told
-    picture: Image.Image
+    image: Image.Image
 
     @classmethod
     def read(cls, path: str | Path) -> "Like":
@@ -33,15 +33,15 @@ class Like:
         raise InputError(Problem("pretrained_model_name_or_path", what, "say where it is, or `demo`"))
 
     def is_asked_again(self, settings: InferenceSettings) -> bool:
-        """Whether the settings are the very ones that the picture was made with."""
+        """Whether the settings are exactly those that the image was generated with."""
         said = self.told.settings.items()
         return self.told.program == "customize" and all(getattr(settings, name) == value for name, value in said)
 
-    def verdict(self, picture: Image.Image) -> str:
-        """How far a picture is the same, in words."""
-        if picture.size != self.picture.size:
-            return f"not the same: {picture.width} x {picture.height} pixels, not {self.picture.width} x {self.picture.height}"
-        ours, theirs = (np.asarray(each.convert("RGB")).astype(int) for each in (picture, self.picture))
+    def verdict(self, image: Image.Image) -> str:
+        """Whether an image has the same pixels, and how many values differ if not."""
+        if image.size != self.image.size:
+            return f"not the same: {image.width} x {image.height} pixels, not {self.image.width} x {self.image.height}"
+        ours, theirs = (np.asarray(each.convert("RGB")).astype(int) for each in (image, self.image))
         difference = np.abs(ours - theirs)
         if not difference.any():
             return f"the same: all {difference.size:,} values are equal"

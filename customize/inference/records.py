@@ -28,7 +28,7 @@ VERSIONED = ("customize", "torch", "diffusers", "transformers", "peft")
 
 
 def facts(base_model: str, files: tuple[LearnedFile, ...]) -> dict[str, Any]:
-    """What all pictures of a pipeline share: the base model, the learned files with hashes, the versions."""
+    """What all images of a pipeline share: the base model, the learned files with hashes, the versions."""
     return {
         "base_model": shared_name(base_model),
         "weights": [{"path": shared_file(file.path), "scale": told(file.scale), **hashes(file)} for file in files],
@@ -70,8 +70,8 @@ def texts(
 ) -> dict[str, str]:
     """What one image says of how it was made, by the names of PNG's text chunks.
 
-    own_scheduler: class name of the base model's; size: (width, height); place: (place, number of pictures) in its batch,
-    on which the last bits of a picture can hang.
+    own_scheduler: class name of the base model's; size: (width, height); place: (place, number of images) in its batch,
+    on which the last bits of an image can depend.
     """
     of_the_run = of_scope(InferenceSettings, "run")
     settings = {name: value for name, value in shared_settings(wanted.settings, names=True).items() if name not in of_the_run}

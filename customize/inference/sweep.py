@@ -1,4 +1,4 @@
-"""Sweeps: settings that take several values each, and the labelled grid that their pictures form.
+"""Sweeps: settings with several values each, and the labelled grid of their images.
 
 `guidance_scale=1,2.5,5` `seed=1..4` `strength=0.2..1..0.2` `prompt=a cat|a dog`: values stand between commas, texts between
 bars. The first sweep makes the columns of the sheet, the second and third the rows.
@@ -33,7 +33,7 @@ class Axis:
 
     @property
     def labels(self) -> list[str]:
-        """What stands beside the pictures; of a path its last name."""
+        """Labels of the rows or columns; paths by their last names."""
         if table(InferenceSettings)[self.name].text in PATHS:
             return [f"{self.name.replace('_', ' ')} {text}" for text in short_names(self.values)]
         texts = [" ".join(value) if isinstance(value, tuple) else written(value) for value in self.values]
@@ -65,9 +65,9 @@ def last_names(path: str, kept: int) -> str:
 
 @dataclass(frozen=True)
 class Wanted:
-    """One picture that is asked for: by these settings, which hold no sweep, with these prompts (mostly one) and seed.
+    """A request for one image: settings without a sweep, prompts (mostly one) and seed.
 
-    link: its place in a chain; from 1 on it starts from the picture before it.
+    link: its place in a chain; from 1 on the input image is the one before it.
     """
 
     settings: InferenceSettings
@@ -78,7 +78,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Grid:
-    """All pictures of a run as they stand on the sheet, in rows of equal length."""
+    """All images of a run in the order of the contact sheet, in rows of equal length."""
 
     rows: list[list[Wanted]]
     column_labels: list[str]
@@ -86,12 +86,12 @@ class Grid:
 
     @property
     def wanted(self) -> list[Wanted]:
-        """The pictures in reading order."""
+        """The images in reading order."""
         return [wanted for row in self.rows for wanted in row]
 
 
 def grid(settings: InferenceSettings) -> Grid:
-    """The pictures that the settings ask for: without sweeps a row per prompt and a column per seed.
+    """The images that the settings ask for: without a sweep, one row per prompt and one column per seed.
 
     Raises InputError with every value that does not fit.
     """
@@ -134,7 +134,7 @@ def check_count(settings: InferenceSettings, axes: Sequence[Axis]) -> None:
 
 
 def pictured(settings: InferenceSettings) -> list[tuple[str, ...]]:
-    """The prompts of each picture: its own one, or all of them where they are made into one."""
+    """The prompts of each image: one each, or all of them for an image of several prompts."""
     together = settings.illusion != "none" or settings.between is not None
     return [settings.prompt] if together else [(prompt,) for prompt in settings.prompt or ("",)]
 
@@ -220,7 +220,7 @@ def _truth(text: str) -> bool:
 
 
 def batches(places: Iterable[int], alike: Callable[[int], Any], size: int) -> Iterator[list[int]]:
-    """Places of pictures that can be made together, at most `size` at a time. alike: what must be equal of each."""
+    """Places of images that can be generated together, at most `size` at a time. alike: what must be equal in a batch."""
     groups: dict[Any, list[int]] = {}
     for place in places:
         groups.setdefault(alike(place), []).append(place)

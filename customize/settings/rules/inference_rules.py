@@ -68,7 +68,7 @@ def chain_is_a_row_of_whole_images(chain: int, sweep: tuple[str, ...], mask_imag
     if chain > 1 and sweep:
         yield Problem("chain", "and sweep both make the columns of the sheet", "keep one of the two")
     if chain > 1 and mask_image is not None:
-        yield Problem("chain", "is not made of masked pictures", "leave mask_image out")
+        yield Problem("chain", "and mask_image: in a chain the whole image before is the input", "leave mask_image out")
 
 
 @rule("prompt", "merge", "lesson", "like")
@@ -80,7 +80,7 @@ def prompt_is_given(prompt: tuple[str, ...], merge: str | None, lesson: str, lik
 @rule("lesson", "image")
 def lesson_is_about_an_image(lesson: str, image: str | None) -> Iterator[Problem]:
     if lesson != "none" and image is None:
-        yield Problem("image", f"is missing: lesson = {lesson} is about it", "name a picture")
+        yield Problem("image", f"is missing: lesson = {lesson} is about it", "name an image")
 
 
 @rule("lesson", "trace", "show_start", "attention")
@@ -100,7 +100,7 @@ def one_prompt_for_each_part(
     if illusion == "none":
         return
     if between is not None:
-        yield Problem("illusion", "and between both make one picture of the prompts", "keep one of the two")
+        yield Problem("illusion", "and between both make one image of the prompts", "keep one of the two")
     wanted = len(PARTS_OF_AN_IMAGE.get(illusion, view)) - (image_part is not None)
     if illusion not in PARTS_OF_AN_IMAGE and wanted < 2:
         yield Problem("view", f"illusion = {illusion} needs one for each prompt", "give two or more, such as identity flip")
@@ -115,7 +115,7 @@ def illusion_has_the_part_of_an_image(illusion: str, part: str | None, image: st
     parts = PARTS_OF_AN_IMAGE.get(illusion, ())
     if part is not None and (part not in parts or len(parts) > 2):
         remedy = "take low or high of a hybrid, or grey or colour of colour"
-        yield Problem("image_part", f"illusion = {illusion} has no part {part} for a picture", remedy)
+        yield Problem("image_part", f"illusion = {illusion} has no part {part} for an image", remedy)
     if illusion != "none" and image is not None and part is None:
         yield Problem("image", f"illusion = {illusion} starts from noise", "leave it out, or say which image_part it shall be")
 
@@ -123,7 +123,7 @@ def illusion_has_the_part_of_an_image(illusion: str, part: str | None, image: st
 @rule("image_part", "mask_image", "strength")
 def image_part_is_kept_whole(image_part: str | None, mask_image: str | None, strength: float | None) -> Iterator[Problem]:
     if image_part is not None and mask_image is not None:
-        yield Problem("mask_image", "and image_part both say what stays of the picture", "keep one of the two")
+        yield Problem("mask_image", "and image_part both say what stays of the image", "keep one of the two")
     if image_part is not None and strength is not None:
         yield Problem("strength", "has no effect with image_part, which starts from noise", "leave it out")
 

@@ -16,7 +16,7 @@ def examples(name: str) -> tuple[Rule, ...]:
     @rule(name, "dataset_name")
     def one_source(folders: str | tuple[str, ...] | None, dataset_name: str | None) -> Iterator[Problem]:
         if not folders and not dataset_name:
-            yield Problem(name, "is missing: no pictures to learn from", f"set {name} to a folder of pictures (or dataset_name)")
+            yield Problem(name, "is missing: no images to learn from", f"set {name} to a folder of images (or dataset_name)")
         if folders and dataset_name:
             yield Problem(name, "and dataset_name are both given", "keep one of the two")
 
@@ -25,7 +25,7 @@ def examples(name: str) -> tuple[Rule, ...]:
         def check(folders: str | tuple[str, ...] | None, written: str | None) -> Iterator[Problem]:
             for folder in (folders,) if isinstance(folders, str) else folders or ():
                 if written and same(folder, written):
-                    yield Problem(other, f"is the same folder as {name}", "write to another folder than the pictures'")
+                    yield Problem(other, f"is the same folder as {name}", "write to another folder than the training images")
 
         return check
 
