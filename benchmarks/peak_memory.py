@@ -55,7 +55,7 @@ def measure(job: str, arguments: argparse.Namespace, folder: Path) -> None:
     if status:
         sys.exit(output.decode(errors="replace"))
     unit = 1 if sys.platform == "darwin" else 1024
-    print(f"{job}: {usage.ru_maxrss * unit / 1e9:.2f} GB in {time.perf_counter() - begin:.0f} s", flush=True)
+    print(f"{job}: {usage.ru_maxrss * unit / 2**30:.2f} GiB in {time.perf_counter() - begin:.0f} s", flush=True)
 
 
 def main() -> None:
