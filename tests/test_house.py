@@ -9,7 +9,7 @@ import pytest
 
 CEILINGS = {  # what is counted: (today, aim)
     "modules without a room": (0, 0),
-    "modules in import circles": (7, 0),
+    "modules in import circles": (0, 0),
     "imports of a higher room": (19, 0),
     "modules of one name": (1, 0),
     "rooms of more than 15 modules": (0, 0),

@@ -8,7 +8,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +20,11 @@ from customize.findings import first_few, unreadable
 from customize.images import open_image
 from customize.inference import image_folder, image_summary, merge
 from customize.inference.called import BREAKS, called_in
+from customize.inference.job import Job
 from customize.inference.learned import find_learned
 from customize.inference.masks import Mask, mask_of, open_mask
 from customize.inference.seeds import with_seed
-from customize.inference.sweep import Grid, grid
+from customize.inference.sweep import grid
 from customize.printable import printable
 from customize.prompts import CALLS, parse
 from customize.resources import resources
@@ -41,28 +41,6 @@ LATENT_WARNING = (
 )
 FOR_DISK = "make room, or name an --output_dir on another disk"
 FOR_MEMORY = "take a smaller --batch_size, a smaller picture, or --mixed_precision bf16"
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is to be done, as far as a look at files can tell: which pictures, from which ones."""
-
-    grid: Grid
-    images: "dict[str, Image]"
-    masks: "dict[Mask, Image]"
-    like: "Like | None" = None
-    remarks: tuple[str, ...] = ()
-
-    @property
-    def is_again(self) -> bool:
-        """Whether one picture is made, which was made before."""
-        like, wanted = self.like, self.grid.wanted
-        return like is not None and len(wanted) == 1 and like.is_asked_again(wanted[0].settings)
-
-    @property
-    def seat(self) -> tuple[int, int]:
-        """Where a picture that is made again was in its batch, and how large that was: the last bits hang on it."""
-        return self.like.told.place_in_batch if self.like and self.is_again else (0, 1)
 
 
 def run(settings: InferenceSettings) -> None:

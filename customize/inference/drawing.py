@@ -13,8 +13,8 @@ from customize.config import InferenceSettings
 from customize.errors import InputError
 from customize.findings import first_few
 from customize.images import open_image
-from customize.inference.command import Job
 from customize.inference.compositions import composition
+from customize.inference.job import Job
 from customize.inference.learned import find_learned
 from customize.inference.lessons import LESSONS
 from customize.inference.loading import load_pipeline

@@ -6,7 +6,7 @@ between these where both are mixed; an inpainting UNet, which was trained on sha
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,14 +15,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from customize.errors import InputError, Problem
+from customize.families.base import Family
 from customize.inference.estimates import Estimate, WithChannels
 from customize.inference.masks import levels, scaled
 from customize.inference.sampler import Correct, DenoisingTask, StepResult, draw_noise
 from customize.inference.solvers import Solver
 from customize.inference.step import Step
 
-if TYPE_CHECKING:
-    from customize.inference.pipeline import Pipeline
+
+class ImageEncoder(Protocol):
+    """What turns images and seeds into latents: a `Pipeline`."""
+
+    family: Family
+
+    def noise(self, size: tuple[int, int], generators: list[torch.Generator]) -> Tensor: ...
+    def encode(self, images: Sequence[Image.Image], generators: Sequence[torch.Generator]) -> Tensor: ...
+    def encode_pixels(self, pixels: Tensor, generator: torch.Generator) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class Known:
 
 
 def inpainted(
-    pipeline: "Pipeline",
+    pipeline: ImageEncoder,
     solver: Solver,
     estimate: Estimate,
     images: Sequence[Image.Image],

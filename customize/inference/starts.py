@@ -7,19 +7,16 @@ B images, C latent channels, H W latent height and width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from PIL import Image, ImageOps
 
 from customize.inference.estimates import Estimate
 from customize.inference.illusions import Components, keep_component
-from customize.inference.inpainting import inpainted, read_mask
+from customize.inference.inpainting import ImageEncoder, inpainted, read_mask
 from customize.inference.sampler import DenoisingTask, draw_noise
 from customize.inference.solvers import Solver
-
-if TYPE_CHECKING:
-    from customize.inference.pipeline import Pipeline
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -41,7 +38,9 @@ class Start(Protocol):
     @property
     def strength(self) -> float: ...
 
-    def task(self, pipeline: "Pipeline", solver: Solver, estimate: Estimate, size: Size, generators: Generators) -> DenoisingTask:
+    def task(
+        self, pipeline: ImageEncoder, solver: Solver, estimate: Estimate, size: Size, generators: Generators
+    ) -> DenoisingTask:
         """The task whose latents are of this size. solver: its steps are set; generators: one for each row of the latents."""
         ...
 
@@ -55,7 +54,9 @@ class TextToImage:
     images: ClassVar[Sequence[Image.Image]] = ()
     strength: ClassVar[float] = 1.0
 
-    def task(self, pipeline: "Pipeline", solver: Solver, estimate: Estimate, size: Size, generators: Generators) -> DenoisingTask:
+    def task(
+        self, pipeline: ImageEncoder, solver: Solver, estimate: Estimate, size: Size, generators: Generators
+    ) -> DenoisingTask:
         return DenoisingTask(solver.start(pipeline.noise(size, generators)), estimate)
 
 
@@ -68,7 +69,9 @@ class ImageToImage:
     gives_mask: ClassVar[bool] = False
     shortens: ClassVar[bool] = True
 
-    def task(self, pipeline: "Pipeline", solver: Solver, estimate: Estimate, size: Size, generators: Generators) -> DenoisingTask:
+    def task(
+        self, pipeline: ImageEncoder, solver: Solver, estimate: Estimate, size: Size, generators: Generators
+    ) -> DenoisingTask:
         clean = pipeline.encode(fitted(self.images, size), generators)
         return DenoisingTask(solver.start(draw_noise(clean.shape, generators, like=clean), clean), estimate)
 
@@ -85,7 +88,9 @@ class Inpainting:
     gives_mask: ClassVar[bool] = True
     shortens: ClassVar[bool] = False
 
-    def task(self, pipeline: "Pipeline", solver: Solver, estimate: Estimate, size: Size, generators: Generators) -> DenoisingTask:
+    def task(
+        self, pipeline: ImageEncoder, solver: Solver, estimate: Estimate, size: Size, generators: Generators
+    ) -> DenoisingTask:
         images, masks = fitted(self.images, size), [read_mask(mask, size) for mask in self.masks]
         return inpainted(pipeline, solver, estimate, images, masks, generators, self.num_resamples, self.jump_length)
 
@@ -101,7 +106,9 @@ class KeepComponent:
     gives_mask: ClassVar[bool] = False
     shortens: ClassVar[bool] = True
 
-    def task(self, pipeline: "Pipeline", solver: Solver, estimate: Estimate, size: Size, generators: Generators) -> DenoisingTask:
+    def task(
+        self, pipeline: ImageEncoder, solver: Solver, estimate: Estimate, size: Size, generators: Generators
+    ) -> DenoisingTask:
         clean = pipeline.encode(fitted(self.images, size), generators)
         start = solver.start(pipeline.noise(size, generators))
         return DenoisingTask(start, estimate, keep_component(self.components, clean, solver, generators, index=self.index))
