@@ -193,7 +193,7 @@ def test_how_the_base_was_loaded_goes_with_it(tiny_v, tmp_path, monkeypatch):
     ],
 )
 def test_what_cannot_be_merged_is_refused_before_anything_loads(learned, tmp_path, monkeypatch, target, weights, words):
-    monkeypatch.setattr("customize.families.load", lambda source: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("customize.families.load", lambda *_: pytest.fail("a model was loaded"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/holiday.jpg").write_bytes(b"mine")

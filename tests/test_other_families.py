@@ -133,3 +133,39 @@ def test_the_variance_is_not_guided():
         expected = family.predict(latents, torch.tensor([500]), family.encode_prompts(["a dog"])).variance
     torch.testing.assert_close(found[0], expected)
     torch.testing.assert_close(found[0], found[1])
+
+
+def test_a_family_is_recognised_and_loaded_by_its_specification(monkeypatch, tmp_path):
+    from customize import families
+    from customize.families import specs
+    from customize.families.base import Placement
+
+    def matches(folder):
+        return (folder / "tiny.json").exists()
+
+    spec = specs.FamilySpec("tiny-flow", matches, lambda folder, variant: folder, "test_other_families:loaded")
+    monkeypatch.setitem(specs.SPECS, spec.name, spec)
+    (tmp_path / "tiny.json").write_text("{}")
+    source = families.locate(str(tmp_path))
+    assert (source.family, source.folder) == ("tiny-flow", tmp_path)
+    found = families.load(source, Placement(dtype=torch.bfloat16))
+    assert isinstance(found, FlowTransformer) and found.dtype == torch.bfloat16
+    assert families.locate("demo").family == "stable_diffusion"
+
+
+def loaded(source, placement) -> Family:
+    """What the specification of the test names."""
+    return FlowTransformer().to(placement.device, placement.dtype)
+
+
+def test_a_base_model_is_loaded_in_its_dtype_as_if_cast_afterwards(tiny_epsilon):
+    from customize import families
+    from customize.families.base import Placement
+
+    source = families.locate(str(tiny_epsilon))
+    found, expected = families.load(source, Placement(dtype=torch.float16)), families.load(source).to(torch.float16)
+    for part, network in expected.components.items():
+        own = found.components[part].state_dict()
+        assert all(
+            torch.equal(tensor, own[name]) and tensor.dtype == own[name].dtype for name, tensor in network.state_dict().items()
+        )

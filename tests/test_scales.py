@@ -146,7 +146,7 @@ def test_scales_change_as_when_stock_is_told_by_hand(tiny_v, learned):
 def loads(monkeypatch) -> list:
     """Every base model that is loaded from now on."""
     calls, load = [], families.load
-    monkeypatch.setattr(families, "load", lambda source: calls.append(source) or load(source))
+    monkeypatch.setattr(families, "load", lambda *given: calls.append(given) or load(*given))
     return calls
 
 

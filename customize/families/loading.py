@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from customize.errors import InputError, Problem
+from customize.families.base import Placement
 from customize.families.clip_tokenizer import load_tokenizer
 from customize.families.networks import OTHER, load_network
 from customize.families.scheduler import load_scheduler
@@ -17,8 +19,8 @@ from customize.findings import refusing
 CLASSES = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 
 
-def load(source: Source) -> StableDiffusion:
-    """Loads a base model in float32 on the CPU; the safety checker and feature extractor stay where they are.
+def load(source: Source, placement: Placement) -> StableDiffusion:
+    """Loads a base model; the safety checker and feature extractor stay where they are.
 
     Raises InputError, also for weights and noise levels that are NaN or infinite.
     """
@@ -26,7 +28,8 @@ def load(source: Source) -> StableDiffusion:
         family = load_single_file(source, source.prediction_type)
     else:
         folder = source.folder or check_folder(download(source.name, source.revision, source.variant), source.variant)
-        family = load_folder(source.name, folder, source.variant, source.prediction_type)
+        family = load_folder(source.name, folder, source.variant, source.prediction_type, placement.dtype)
+    family.to(placement.device, placement.dtype)
     weights = [(name, weight) for network in family.components.values() for name, weight in network.named_parameters()]
     broken = [name for name, weight in weights if not weight.sum().isfinite() and not weight.isfinite().all()]
     if broken:
@@ -52,11 +55,11 @@ def download(name: str, revision: str | None, variant: str | None) -> Path:
         raise InputError(Problem(SETTING, f"{name} is no local folder and the hub gave none ({cause})", remedy)) from error
 
 
-def load_folder(name: str, folder: Path, variant: str | None = None, prediction_type: str | None = None) -> StableDiffusion:
+def load_folder(name: str, folder: Path, variant: str | None, prediction_type: str | None, dtype: torch.dtype) -> StableDiffusion:
     """Loads a folder in diffusers' layout that `check_folder` found whole. Raises InputError."""
 
     tokenizer, scheduler = load_tokenizer(folder), load_scheduler(folder)
-    unet, vae, text_encoder = (load_network(kind, folder / part, part, variant) for part, kind in CLASSES.items())
+    unet, vae, text_encoder = (load_network(kind, folder / part, part, variant, dtype) for part, kind in CLASSES.items())
     if len(tokenizer) > (rows := text_encoder.config.vocab_size):
         what = f"its tokenizer knows {len(tokenizer)} words, its text encoder {rows}"
         raise InputError(Problem(str(folder), what, AGAIN))

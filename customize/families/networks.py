@@ -26,8 +26,10 @@ NAMES_OF_2022 = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "
 """Of the attention layers in the autoencoders of Stable Diffusion 1.x, and what they are called now."""
 
 
-def load_network(network_class: type, folder: Path, part: str, variant: str | None = None) -> nn.Module:
-    """The network in a folder of its own, as the `part` of a model, in float32.
+def load_network(
+    network_class: type, folder: Path, part: str, variant: str | None = None, dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """The network in a folder of its own, as the `part` of a model.
 
     Raises InputError where configuration and file do not agree.
     """
@@ -44,7 +46,7 @@ def load_network(network_class: type, folder: Path, part: str, variant: str | No
         network = build(network_class, config)
     refuse_others(where, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}, shapes)
     with refusing(where, OTHER):
-        network.load_state_dict(tensors_of(folder, part, variant), assign=True)
+        network.load_state_dict(tensors_of(folder, part, variant, dtype), assign=True)
     return network
 
 
@@ -90,11 +92,11 @@ def refuse_others(where: str, wanted: Shapes, found: Shapes) -> None:
         raise InputError(Problem(where, f"cannot be loaded: {wrong[0]} is {shapes}", OTHER))
 
 
-def tensors_of(folder: Path, part: str, variant: str | None) -> dict[str, Tensor]:
-    """The tensors of a network's files as the network has them, each a copy in float32."""
+def tensors_of(folder: Path, part: str, variant: str | None, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of a network's files as the network has them, each a copy in `dtype`."""
     tensors: dict[str, Tensor] = {}
     for file in weight_files(folder, variant):
         with safe_open(file, framework="pt") as opened:
             names = {name: own for name in opened.keys() if (own := own_name(part, name))}
-            tensors |= {own: opened.get_tensor(name).to(torch.float32, copy=True) for name, own in names.items()}
+            tensors |= {own: opened.get_tensor(name).to(dtype, copy=True) for name, own in names.items()}
     return tensors

@@ -11,6 +11,7 @@ from customize.families.folder_check import AGAIN, NETWORKS, check_folder, weigh
 from customize.families.ldm_header import read_layout
 from customize.families.model_folder import OTHER_FORMATS
 from customize.families.recognition import WHOLE
+from customize.families.specs import STABLE_DIFFUSION, spec_of
 from customize.families.tokenizer_files import added_words, tokenizer_files
 from customize.findings import refusing
 from customize.near import remedy_for_missing
@@ -27,7 +28,8 @@ SETTING = "pretrained_model_name_or_path"
 class Source:
     """A base model: a `folder` in diffusers' layout, a single `file`, or the `name` of a model on the hub.
 
-    revision, variant: as for the hub; prediction_type: "epsilon" or "v_prediction" over what the model itself says.
+    revision, variant: as for the hub; prediction_type: "epsilon" or "v_prediction" over what the model itself says; family: the
+    name of its `FamilySpec`.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Source:
     revision: str | None = None
     variant: str | None = None
     prediction_type: str | None = None
+    family: str = STABLE_DIFFUSION.name
 
 
 def locate(name: str, *, revision: str | None = None, variant: str | None = None, prediction_type: str | None = None) -> Source:
@@ -57,7 +60,8 @@ def locate(name: str, *, revision: str | None = None, variant: str | None = None
         read_layout(path, prediction_type)
         return replace(source, file=path)
     if path.is_dir():
-        return replace(source, folder=check_folder(path, variant))
+        spec = spec_of(path)
+        return replace(source, folder=spec.check(path, variant), family=spec.name)
     if os.path.lexists(path):
         raise InputError(other_file(path))
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or "\\" in name:

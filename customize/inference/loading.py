@@ -8,6 +8,7 @@ import torch
 from customize import families
 from customize.errors import InputError, Problem
 from customize.families.autoencoder import load_autoencoder, locate_autoencoder
+from customize.families.base import Placement
 from customize.families.source import known_token_problems, vocabulary
 from customize.inference.adapters import add_adapters
 from customize.inference.checkpoints import put_into
@@ -43,7 +44,8 @@ def load_pipeline(
     source = locate(base, learned, revision=revision, variant=variant, prediction_type=prediction_type)
     read = [(file, read_tensors(file)) for file in learned.files]
     other = locate_autoencoder(vae) if vae else None
-    family = families.load(source)
+    changed = bool(learned.files or learned.network or other)  # what goes into the networks is added to them in float32
+    family = families.load(source) if changed else families.load(source, Placement(device, torch_dtype))
     if other:
         family.replace_vae(load_autoencoder(other), other)
     if learned.network:
