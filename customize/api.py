@@ -21,9 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """An image and how it was made. settings: those of this image, which hold no sweep; metadata: as text chunks of a PNG."""
+    """An image and how it was made: by these prompts (of which an illusion has several) and this seed.
+
+    settings: all of this image, without a sweep; metadata: the same for text chunks of a PNG, by their names.
+    """
 
     image: "Image"
+    prompts: tuple[str, ...]
+    seed: int
     settings: InferenceSettings
     metadata: Mapping[str, str]
 
@@ -97,7 +102,8 @@ def generate(settings: InferenceSettings, on_event: Callable[[Event], None] | No
         drawn: Drawn
         for drawn in draw(settings, job, models, lambda place: Path(f"{place:03d}.{settings.image_format}")):
             for place, image, texts in zip(drawn.places, drawn.images, drawn.texts, strict=True):
-                yield GeneratedImage(image, job.grid.wanted[place].settings, texts)
+                wanted = job.grid.wanted[place]
+                yield GeneratedImage(image, wanted.prompts, wanted.seed, wanted.settings, texts)
 
     return received(images(), on_event) if on_event else images()
 

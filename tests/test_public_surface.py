@@ -83,7 +83,10 @@ def test_images_are_those_of_the_command_and_carry_their_settings(trained, tiny_
     first = next(images)
     assert heard[-1] == events.DenoisingStep(3, 6) and list(tmp_path.iterdir()) == []  # PNDM asks three times in two steps
     second = next(images)
-    assert next(images, None) is None and [each.settings.prompt for each in (first, second)] == [("a sks dog",)] * 2
+    assert next(images, None) is None
+    assert [(each.prompts, each.seed, each.settings.num_inference_steps) for each in (first, second)] == [
+        (("a sks dog",), 0, 2), (("a sks dog",), 1, 2)
+    ]  # fmt: skip
     assert capfd.readouterr().out == ""
     first.save(tmp_path / "own.png")
     words = ["--weights", str(trained[0].folder), "--prompt", "a sks dog", "--num_images", "2", "--num_inference_steps", "2"]
@@ -126,3 +129,17 @@ def test_the_readme_s_lines_run(tiny_epsilon, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(short, "README.md", "exec"), {})
     assert len(list(tmp_path.glob("*.png"))) == 4 and (tmp_path / "runs").is_dir()
+
+
+def test_the_lines_of_the_documentation_run(tmp_path, monkeypatch):
+    """As they stand, one after another, but for fewer steps."""
+    text = (README.parent / "docs/inference.md").read_text(encoding="utf-8").partition("## In Python\n")[2]
+    snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(snippets) == 4
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for snippet in snippets:
+        short, count = re.subn(r"(num_images=4|guidance_scale=4|record=trace)", r"\1, num_inference_steps=2", snippet)
+        assert count == 1
+        exec(compile(short, "inference.md", "exec"), names)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"cat-{seed}.png" for seed in range(4)]
