@@ -57,7 +57,7 @@ def lora(folder: Path, base: Path, seed: int = 0, text_encoder: bool = True, **c
     generator = torch.Generator().manual_seed(seed)
     settings = SimpleNamespace(**{**options, "seed": seed, **changes})
     for network in networks:
-        adapter.attach([network], settings)
+        adapter.attach([network], settings, family.lora_targets)
         for parameter in network.parameters():
             if parameter.requires_grad:
                 parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)

@@ -37,8 +37,10 @@ class Adapter(Protocol):
 
     peft_type: str
 
-    def attach(self, networks: "Sequence[nn.Module]", settings) -> None:
-        """Makes those of the networks' parameters that learn require a gradient; they are float32 and stay float32."""
+    def attach(self, networks: "Sequence[nn.Module]", settings, presets: Mapping[str, Sequence[str]]) -> None:
+        """Makes those of the networks' parameters that learn require a gradient; they are float32 and stay float32.
+
+        presets: the base model's groups of modules, `Family.lora_targets`."""
 
     def disabled(self, *networks: "nn.Module") -> AbstractContextManager:
         """A context in which the networks predict as the base model does. Raises InputError where that is impossible."""

@@ -1,6 +1,6 @@
 """No adapter: every weight of the network learns, and the result is a complete pipeline folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ class Adapter:
 
     peft_type = ""
 
-    def attach(self, networks: "Sequence[nn.Module]", settings) -> None:
+    def attach(self, networks: "Sequence[nn.Module]", settings, presets: Mapping[str, Sequence[str]]) -> None:
         for network in networks:
             network.requires_grad_(True)
 

@@ -56,7 +56,7 @@ class Adapter:
     disabled = staticmethod(peft_layers.disabled)
     description = staticmethod(peft_layers.description)
 
-    def attach(self, networks: "Sequence[nn.Module]", settings) -> None:
+    def attach(self, networks: "Sequence[nn.Module]", settings, presets: Mapping[str, Sequence[str]]) -> None:
         from peft import LoraConfig
 
         from customize.dropout import SampleDropout
@@ -72,7 +72,7 @@ class Adapter:
                 init_lora_weights="gaussian",
             )
 
-        peft_layers.attach(networks, settings, config)
+        peft_layers.attach(networks, settings, presets, config)
         for network in networks if settings.lora_dropout else ():
             for name, layer in network.named_modules():
                 if hasattr(layer, "lora_dropout"):

@@ -19,26 +19,27 @@ if TYPE_CHECKING:
 
 NAME = "default"
 """peft's name of the adapter that learns."""
-TARGETS = {
-    "attention": ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj"),
-    "feed-forward": ("ff.net.0.proj", "ff.net.2", "mlp.fc1", "mlp.fc2"),
-}
 
 
-def attach(networks: "Sequence[nn.Module]", settings, config: "Callable[[list[str]], PeftConfig]") -> None:
-    """Adds an adapter beside the modules that `lora_targets` names: groups of `TARGETS`, or ends of module names.
+def attach(
+    networks: "Sequence[nn.Module]",
+    settings,
+    presets: Mapping[str, Sequence[str]],
+    config: "Callable[[list[str]], PeftConfig]",
+) -> None:
+    """Adds an adapter beside the modules that `lora_targets` names: presets of the family, or ends of module names.
 
-    config: from the ends of module names to peft's configuration. The initial weights depend on `seed` alone. Raises InputError
-    for targets that no network has.
+    presets: `Family.lora_targets`; config: from the ends of module names to peft's configuration. The initial weights depend
+    on `seed` alone. Raises InputError for targets that no network has.
     """
     import torch
     from peft import inject_adapter_in_model
 
-    ends = {target: TARGETS.get(target, (target,)) for target in settings.lora_targets}
+    ends = {target: presets.get(target, (target,)) for target in settings.lora_targets}
     found = [present(network, [end for group in ends.values() for end in group]) for network in networks]
     unknown = [target for target, group in ends.items() if not any(set(group) & set(each) for each in found)]
     if unknown or not all(found):
-        remedy = f"name linear or convolution modules of each network that learns, or groups: {', '.join(TARGETS)}"
+        remedy = f"name linear or convolution modules of each network that learns, or groups: {', '.join(presets)}"
         raise InputError(Problem("lora_targets", f"{', '.join(unknown or settings.lora_targets)} is not there", remedy))
     for network, target_modules in zip(networks, found, strict=True):
         own: Any = config(target_modules)

@@ -78,7 +78,7 @@ class Family(Protocol):
 
     @property
     def lora_targets(self) -> Mapping[str, Sequence[str]]:
-        """Presets of `lora_targets`: ends of the names of modules, over all trainable components."""
+        """Presets of the setting `lora_targets`: ends of names of modules, over all trainable components."""
         ...
 
     @property

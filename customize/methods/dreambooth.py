@@ -32,7 +32,7 @@ class DreamBooth(DenoisingMethod):
             if network is family.denoiser or settings.train_text_encoder:
                 self.add_module(name, network)
         start_from = IntoAdapter(settings, family)
-        adapter.attach(list(self.children()), settings)
+        adapter.attach(list(self.children()), settings, family.lora_targets)
         start_from(adapter)
 
     def called_by(self, captions: Sequence[str]) -> None:

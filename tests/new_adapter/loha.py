@@ -18,11 +18,11 @@ class Adapter:
     name_in_files = staticmethod(peft_layers.name_in_files)
     description = staticmethod(peft_layers.description)
 
-    def attach(self, networks, settings):
+    def attach(self, networks, settings, presets):
         from peft import LoHaConfig
 
         options = {"r": settings.rank, "alpha": settings.lora_alpha or settings.rank}
-        peft_layers.attach(networks, settings, lambda targets: LoHaConfig(**options, target_modules=targets))
+        peft_layers.attach(networks, settings, presets, lambda targets: LoHaConfig(**options, target_modules=targets))
 
     def files(self, settings):
         return (peft_layers.LORA,)
