@@ -144,7 +144,7 @@ def test_names_of_the_text_encoder_are_those_that_all_versions_read(tiny_epsilon
         assert (readback.answer(again, PROMPT) - readback.answer(family, PROMPT)).abs().max() < 1e-5
 
 
-def test_a_file_says_what_it_is_in_the_keys_that_others_know(tiny_epsilon, pictures, tmp_path):
+def test_a_file_says_what_it_is_in_the_keys_that_others_know(tiny_epsilon, pictures, tmp_path, monkeypatch):
     settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "unused")
     saved(settings, tmp_path / "run")
     for name in (LORA, KOHYA_LORA):
@@ -161,7 +161,7 @@ def test_a_file_says_what_it_is_in_the_keys_that_others_know(tiny_epsilon, pictu
         (1024, "v_prediction", ("stable-diffusion-v2-768-v/lora", "sd_v2_v", "v")),
         (1024, "epsilon", ("stable-diffusion-v2-512/lora", "sd_v2", "epsilon")),
     ):
-        family.unet.register_to_config(cross_attention_dim=width)
+        monkeypatch.setattr(type(family.text_encoders[0]), "width", width)
         family.scheduler.register_to_config(prediction_type=kind)
         own = model_spec.described({}, family, "lora")
         assert (
