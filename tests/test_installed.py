@@ -57,7 +57,7 @@ def test_a_wheel_has_the_command_the_configurations_and_the_examples(installed, 
     assert done.returncode == 2 and done.stderr.splitlines() == [
         "customize train_dreambooth: 1 problem with what was given; nothing was written",
         '  --rank: 0 is not a whole number from 1 to 4096',
-        "      -> give one that fits: the rank of the adapter (default: 16)",
+        "      -> give one that fits: rank of the adapter (default: 16)",
     ]  # fmt: skip
     assert not any(tmp_path.iterdir())
 
