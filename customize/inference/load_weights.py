@@ -17,12 +17,12 @@ from customize.inference.loaded import Loaded, LoadedAdapter, LoadedTogether, Lo
 
 def joined(files: Sequence[LearnedFile], words: Sequence[LoadedWords], adapters: Sequence[LoadedAdapter]) -> list[Loaded]:
     """What each file holds: words, an adapter, or both."""
-    left = iter(adapters)
-    found = [
-        [*([next(left)] if file.is_adapter else []), *([own] if own.vectors else [])]
-        for file, own in zip(files, words, strict=True)
-    ]
-    return [members[0] if len(members) == 1 else LoadedTogether(tuple(members)) for members in found]
+    left, found = list(adapters), []
+    for file, own in zip(files, words, strict=True):
+        members: list[Loaded] = [left.pop(0)] if file.is_adapter else []
+        members += [own] if own.vectors else []
+        found.append(members[0] if len(members) == 1 else LoadedTogether(tuple(members)))
+    return found
 
 
 def read_tensors(file: LearnedFile) -> dict[str, Tensor]:
