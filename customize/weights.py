@@ -22,7 +22,7 @@ LEFT_ALONE = ("safety_checker", "feature_extractor")
 
 def round_files(folder: Path, precision: str) -> None:
     """Writes the networks of a pipeline's folder again in another number format."""
-    for file in sorted(file for part in ("unet", "vae", "text_encoder") for file in (folder / part).glob("*.safetensors")):
+    for file in sorted(folder.glob("*/*.safetensors")):
         with safe_open(file, "pt") as opened:
             metadata = opened.metadata()
         save_file(rounded(load_file(file), precision, f"{file.parent.name}/{file.name}"), file, metadata)
