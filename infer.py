@@ -2,7 +2,7 @@
 
 import sys
 
-from customize.commands import infer
+from customize.cli.commands import infer
 
 if __name__ == "__main__":
     sys.exit(infer())

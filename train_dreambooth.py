@@ -2,7 +2,7 @@
 
 import sys
 
-from customize.commands import train_dreambooth
+from customize.cli.commands import train_dreambooth
 
 if __name__ == "__main__":
     sys.exit(train_dreambooth())

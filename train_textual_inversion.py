@@ -2,7 +2,7 @@
 
 import sys
 
-from customize.commands import train_textual_inversion
+from customize.cli.commands import train_textual_inversion
 
 if __name__ == "__main__":
     sys.exit(train_textual_inversion())

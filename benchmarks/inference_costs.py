@@ -18,8 +18,8 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-from customize.config import InferenceSettings
-from customize.inference import command, drawing, image_folder, output
+from customize.inference.run import command, generate, image_folder, output
+from customize.settings.inference import InferenceSettings
 
 
 def seconds(work: Callable[[], None]) -> float:
@@ -47,7 +47,7 @@ def main() -> None:
     asked = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     common = {"pretrained_model_name_or_path": asked.model, "num_inference_steps": asked.steps, "guidance_scale": 4.0}
-    models: dict[str, drawing.Models] = {}
+    models: dict[str, generate.Models] = {}
 
     def draw(**values) -> Callable[[], None]:
         """Draws and writes in a process that has the model already."""
@@ -59,10 +59,10 @@ def main() -> None:
             shutil.rmtree(folder / "out", ignore_errors=True)
             job = command.check(settings)
             if "one" not in models:
-                models["one"] = drawing.Models()
+                models["one"] = generate.Models()
                 models["one"].load(settings)
             with image_folder.claimed(settings, len(job.grid.wanted)) as place:
-                output.write_images(settings, job.grid, place, drawing.draw(settings, job, models["one"], place.image))
+                output.write_images(settings, job.grid, place, generate.draw(settings, job, models["one"], place.image))
 
         return work
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from customize.families.ldm_header import CLIP, OPEN_CLIP, UNET, VAE
-from customize.families.single_file import OPEN_CLIP_NAMES
+from customize.families.files.ldm_header import CLIP, OPEN_CLIP, UNET, VAE
+from customize.families.files.single_file import OPEN_CLIP_NAMES
 
 Rules = dict[str, str | Callable[[re.Match], str]]
 

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.ldm_layout import to_ldm
-from customize.families.clip_tokenizer import END, clip_tokenizer
-from customize.families.ldm_header import CONFIGS
+from customize.families.files.clip_tokenizer import END, clip_tokenizer
+from customize.families.files.ldm_header import CONFIGS
 from customize.families.loading import load_scheduler
 
 

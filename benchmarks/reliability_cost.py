@@ -18,10 +18,12 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from customize import cli, commands, trainer
-from customize.config import DreamBoothSettings, TextualInversionSettings
-from customize.guard import NanGuard
-from customize.watchers import Checkpoints
+from customize.cli import commands
+from customize.cli import main as cli
+from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.training import loop
+from customize.training.callbacks import Checkpoints
+from customize.training.nan_guard import NanGuard
 
 EVERY = 100  # steps between checkpoints, in the figure that is given
 SAVES = 3  # steps between checkpoints here
@@ -46,7 +48,7 @@ def main() -> int:
     steps = argv.pop(argv.index("--steps") + 1) if "--steps" in argv else "30"
     argv = [word for word in argv if word != "--steps"]
     model = TextualInversionSettings if "textual_inversion" in argv[0] else DreamBoothSettings
-    for place, name in ((trainer, "step"), (NanGuard, "before_step"), (NanGuard, "after_step"), (Checkpoints, "save")):
+    for place, name in ((loop, "step"), (NanGuard, "before_step"), (NanGuard, "after_step"), (Checkpoints, "save")):
         timed(place, name)
     with tempfile.TemporaryDirectory() as folder:
         own = ["--max_train_steps", steps, "--checkpointing_steps", str(SAVES), "--checkpoints_total_limit", "2"]

@@ -17,25 +17,26 @@ if TYPE_CHECKING:
     from customize.api import check as check
     from customize.api import generate as generate
     from customize.api import train as train
-    from customize.config import DreamBoothSettings as DreamBoothSettings
-    from customize.config import InferenceSettings as InferenceSettings
-    from customize.config import TextualInversionSettings as TextualInversionSettings
+    from customize.cli.settings_from_files import read_settings as read_settings
     from customize.errors import InputError as InputError
     from customize.errors import Interrupted as Interrupted
     from customize.errors import NumericsError as NumericsError
     from customize.errors import Problem as Problem
     from customize.errors import ResourceError as ResourceError
-    from customize.from_files import read_settings as read_settings
+    from customize.evaluation.run_integrity import verify as verify
     from customize.inference import load_pipeline as load_pipeline
-    from customize.run_integrity import verify as verify
+    from customize.methods import DreamBoothSettings as DreamBoothSettings
+    from customize.methods import TextualInversionSettings as TextualInversionSettings
+    from customize.settings.inference import InferenceSettings as InferenceSettings
 
 _FROM = {
     "customize.api": ("check", "generate", "train"),
-    "customize.config": ("DreamBoothSettings", "InferenceSettings", "TextualInversionSettings"),
+    "customize.methods": ("DreamBoothSettings", "TextualInversionSettings"),
+    "customize.settings.inference": ("InferenceSettings",),
     "customize.errors": ("InputError", "Interrupted", "NumericsError", "Problem", "ResourceError"),
-    "customize.from_files": ("read_settings",),
+    "customize.cli.settings_from_files": ("read_settings",),
     "customize.inference": ("load_pipeline",),
-    "customize.run_integrity": ("verify",),
+    "customize.evaluation.run_integrity": ("verify",),
 }
 _PLACES = {name: module for module, names in _FROM.items() for name in names}
 __all__ = ["__version__", *sorted(_PLACES)]  # noqa: PLE0604

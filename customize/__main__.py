@@ -5,8 +5,9 @@ import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
-from customize import __version__, commands
-from customize.cli import outcome, refuse_removed_folder
+from customize import __version__
+from customize.cli import commands
+from customize.cli.main import outcome, refuse_removed_folder
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train_dreambooth": (commands.train_dreambooth, "teaches a subject to a base model, in full or as a LoRA"),

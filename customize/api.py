@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from customize import events, manifest, quiet, run_folder
-from customize.config import InferenceSettings, TrainingSettings
+from customize import events, library_logs
 from customize.errors import InputError, Problem
 from customize.events import Event
-from customize.json_files import read_object
+from customize.settings.inference import InferenceSettings
+from customize.settings.training import TrainingSettings
+from customize.storage import manifest, run_folder
+from customize.storage.json_files import read_object
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from customize.inference.drawing import Drawn
-    from customize.trainer import Callback
+    from customize.inference.run.generate import Drawn
+    from customize.training.loop import Callback
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class GeneratedImage:
 
     def save(self, path: str | Path) -> None:
         """Writes a PNG, JPEG or WebP, by the suffix, that carries its settings: `--like PATH` makes it again."""
-        from customize.files import write_image
-        from customize.inference.records import saving
+        from customize.inference.metadata.write_png import saving
+        from customize.storage.atomic import write_image
 
         kind = Path(path).suffix.lower().removeprefix(".").replace("jpeg", "jpg")
         write_image(Path(path), self.image, **saving(kind, dict(self.metadata)))
@@ -67,12 +69,12 @@ def train(
     """Trains what the settings say, as `train_dreambooth.py` and `train_textual_inversion.py` do; returns what came of it.
 
     on_event: receives what happens meanwhile (`customize.events`): steps, checkpoints, validation images, notes.
-    callbacks: are called by the loop beside its own (`customize.trainer.Callback`), and may stop it.
+    callbacks: are called by the loop beside its own (`customize.training.loop.Callback`), and may stop it.
     With `dry_run` nothing is trained or returned. Raises InputError before anything is written, and ResourceError,
     NumericsError or Interrupted with the last good state saved.
     """
-    quiet.quiet()
-    from customize import preflight
+    library_logs.quiet()
+    from customize.training import preflight
 
     with events.sent_to(on_event) if on_event else nullcontext():
         folder = preflight.run(settings, callbacks)
@@ -85,9 +87,9 @@ def generate(settings: InferenceSettings, on_event: Callable[[Event], None] | No
     on_event: receives what happens meanwhile (`customize.events`): notes, and each denoising step.
     Raises InputError at once for what is wrong with settings and files, NumericsError for NaN and infinity.
     """
-    quiet.quiet()
-    from customize.inference import command
-    from customize.inference.seeds import with_seed
+    library_logs.quiet()
+    from customize.inference.metadata.seeds import with_seed
+    from customize.inference.run import command
 
     if settings.merge is not None:
         raise InputError(Problem("merge", "generates no image", "run it as a command: customize infer --merge"))
@@ -95,7 +97,7 @@ def generate(settings: InferenceSettings, on_event: Callable[[Event], None] | No
     job = command.check(settings)
 
     def images() -> Iterator[GeneratedImage]:
-        from customize.inference.drawing import Models, draw
+        from customize.inference.run.generate import Models, draw
 
         models = Models()
         models.load(job.grid.wanted[0].settings)
@@ -123,11 +125,12 @@ def check(settings: TrainingSettings | InferenceSettings) -> tuple[Problem, ...]
 
     Nothing is written, and torch is not imported. What is wrong with the settings themselves is raised when they are made.
     """
-    from customize import preflight, surroundings
-    from customize.inference import command, merge
+    from customize.inference.run import command, merge
+    from customize.settings import environment
+    from customize.training import preflight
 
     if isinstance(settings, TrainingSettings):
-        return (*preflight.examine(settings).problems, *surroundings.lacking(settings))
+        return (*preflight.examine(settings).problems, *environment.lacking(settings))
     try:
         merge.check(settings) if settings.merge is not None else command.check(settings)
     except InputError as error:

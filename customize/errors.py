@@ -1,4 +1,4 @@
-"""What can go wrong, by who can mend it. Each kind has its own exit status (see `customize.cli`)."""
+"""What can go wrong, by who can mend it. Each kind has its own exit status (see `customize.cli.main`)."""
 
 import signal as _signal
 from collections.abc import Iterable

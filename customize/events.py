@@ -5,7 +5,7 @@ A job calls `emit`; whoever starts it receives the events:
     with events.sent_to(print):
         customize.train(settings)
 
-Nothing is received where nobody asked, so the Python API is silent. The command line prints events (`customize.terminal`); a
+Nothing is received where nobody asked, so the Python API is silent. The command line prints events (`customize.cli.terminal`); a
 web page is one more consumer.
 
 The receiver is held in a context variable, not passed as a parameter, because notes arise many calls below the job, in

@@ -11,7 +11,7 @@ r"""The prompt grammar of AUTOMATIC1111's stable-diffusion-webui: text -> clause
     text        = any characters; \( \) \[ \] \: \| \{ \} \\ stand for themselves, any other backslash is left out
 
 A `when` with a dot is a part of all steps, without one a number of steps. BREAK starts a new chunk of tokens (see
-`customize.conditioning`). A colon or bar is text where the grammar has no use for it: a colon before anything but a
+`customize.families.prompt_encoding`). A colon or bar is text where the grammar has no use for it: a colon before anything but a
 number, a bar outside of [ ]. So that slips are not drawn as words, [ ] with two colons must be a schedule, and what
 looks like a number but is none ("1,3") is an error. The number after a colon in ( ) may be a schedule or alternation
 of numbers: (cat:[1:1.4:0.5]).

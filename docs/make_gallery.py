@@ -12,12 +12,12 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from customize import commands
-from customize.cli import main, read
-from customize.config import InferenceSettings
-from customize.setting import table
-from customize.toml import write
-from customize.validated import by_section
+from customize.cli import commands
+from customize.cli.main import main, read
+from customize.settings.field import table
+from customize.settings.files.toml_file import write
+from customize.settings.frozen_model import by_section
+from customize.settings.inference import InferenceSettings
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "configs/gallery"

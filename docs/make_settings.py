@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from customize.config import DreamBoothSettings, InferenceSettings, TextualInversionSettings
-from customize.validated import SECTIONS
+from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.settings.frozen_model import SECTIONS
+from customize.settings.inference import InferenceSettings
 
 PAGE = Path(__file__).parent / "settings.md"
 INTRODUCTION = """\

@@ -60,7 +60,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
 def terminal():
     """Events are printed as a command prints them, for tests that look at its output but call what is below it."""
     from customize import events
-    from customize.terminal import Terminal
+    from customize.cli.terminal import Terminal
 
     with Terminal() as terminal, events.sent_to(terminal):
         yield terminal

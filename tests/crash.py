@@ -38,7 +38,7 @@ def traced(action: Callable[[], None], *options: str) -> tuple[int, str]:
 
     The child ends with 0, or with 3 where the action raised disk.WriteError, or with 1.
     """
-    from customize.disk import WriteError
+    from customize.storage.disk import WriteError
 
     log = os.memfd_create("strace")
     wait, go = os.pipe()

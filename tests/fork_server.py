@@ -47,10 +47,13 @@ def set_trap(moment: str, number: int, action: str) -> None:
     """Makes `action` happen in this process when the moment comes for the `number`-th time."""
     import torch
 
-    from customize import checkpoint, class_pictures, latents_cache, manifest, readback, watchers
+    from customize.data import latents_cache
     from customize.diffusion import losses
+    from customize.evaluation import verify_result
     from customize.methods.method import Method
-    from customize.watchers import Checkpoints
+    from customize.storage import checkpoint, manifest
+    from customize.training import callbacks, class_images
+    from customize.training.callbacks import Checkpoints
 
     place, name = {
         "in a step": (Method, "before_step"),
@@ -58,9 +61,9 @@ def set_trap(moment: str, number: int, action: str) -> None:
         "after a checkpoint": (checkpoint, "prune"),
         "at the end of a step": (Checkpoints, "after_step"),
         "in the loss": (losses, "mean_squared_error"),
-        "in the bar": (watchers.Progress, "after_step"),
-        "in the result": (readback, "check"),
-        "at a class picture": (class_pictures, "write_image"),
+        "in the bar": (callbacks.Progress, "after_step"),
+        "in the result": (verify_result, "check"),
+        "at a class picture": (class_images, "write_image"),
         "at a cached latent": (latents_cache, "write_bytes"),
     }[moment]
     original, calls = getattr(place, name), 0
@@ -90,10 +93,10 @@ def serve() -> None:
 
     import customize.adapters.full
     import customize.adapters.lora
-    import customize.training  # noqa: F401
-    from customize.cli import main
-    from customize.commands import run_training
-    from customize.config import DreamBoothSettings, TextualInversionSettings
+    import customize.training.run  # noqa: F401
+    from customize.cli.commands import run_training
+    from customize.cli.main import main
+    from customize.methods import DreamBoothSettings, TextualInversionSettings
 
     torch.set_num_threads(1)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # so that it can be waited for with a limit

@@ -53,7 +53,7 @@ def denoiser(network):
 
 def settings_for(method: str, base: Path, pictures: Path, output: Path, **changes):
     """Settings of a short run of one of `METHODS`."""
-    from customize.config import DreamBoothSettings, TextualInversionSettings
+    from customize.methods import DreamBoothSettings, TextualInversionSettings
 
     common = {
         "pretrained_model_name_or_path": str(base), "output_dir": str(output), "max_train_steps": 6, "checkpointing_steps": 2,
@@ -76,7 +76,7 @@ def settings_for(method: str, base: Path, pictures: Path, output: Path, **change
 
 def train_loop(settings, training, accelerator, steps, callbacks=(), method=None, dataset=None, scale=1.0, resume=None):
     """The loop alone, as a run would call it; returns its last state."""
-    from customize.trainer import LoopConfig, train
+    from customize.training.loop import LoopConfig, train
 
     rates = training.learning_rates(settings, steps, scale)
     config, method, dataset = LoopConfig.of(settings, steps), method or training.method, dataset or training.dataset
@@ -85,7 +85,7 @@ def train_loop(settings, training, accelerator, steps, callbacks=(), method=None
 
 def parts_for(method, settings, scaler=None):
     """The parts of the state of such a run before its first step."""
-    from customize.resumable import parts_of
+    from customize.training.resumable import parts_of
 
     return parts_of(method, method.build_optimizer(settings), scaler)
 
@@ -95,8 +95,8 @@ def prepared(settings, first_step: int = 0, mixed_precision: str = "no", skipped
     from accelerate import Accelerator
 
     from customize.families import load
-    from customize.preflight import check
-    from customize.preparation import RunContext, prepare
+    from customize.training.preflight import check
+    from customize.training.setup import RunContext, prepare
 
     _, source, examples = check(settings)
     context = RunContext(

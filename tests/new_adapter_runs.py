@@ -1,6 +1,6 @@
 """Runs with an adapter that the package does not have, `new_adapter/loha.py`, in a process of its own.
 
-Settings are made when `customize.config` is imported, so the adapter must be found before.
+Settings are made when `customize.cli.settings_by_command` is imported, so the adapter must be found before.
 Usage: new_adapter_runs.py BASE IMAGES FOLDER
 """
 
@@ -15,7 +15,7 @@ customize.adapters.__path__.append(str(Path(__file__).with_name("new_adapter")))
 from kit import prepared, settings_for, train_loop  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
-from customize.commands import infer, train_dreambooth  # noqa: E402
+from customize.cli.commands import infer, train_dreambooth  # noqa: E402
 
 PROMPT = "a photo of sks dog"
 
@@ -36,8 +36,8 @@ def run(base: Path, images: Path, folder: Path) -> None:
     """Trains, generates and writes what the tests look at into the folder."""
     from PIL import Image
 
-    from customize.inference.loading import load_pipeline
     from customize.inference.pipeline import Pipeline
+    from customize.inference.pipeline_loading import load_pipeline
 
     own = {"adapter": "loha", "rank": 4, "lora_alpha": 3.0, "train_text_encoder": True, "learning_rate": 0.05}
     teacher = {"prior_preservation": "teacher", "class_prompt": "a photo of dog"}

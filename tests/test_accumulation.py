@@ -7,7 +7,7 @@ import pytest
 import torch
 from kit import conditioning, hidden_states, prepared, settings_for, train_loop, write_pictures
 
-from customize import dropout
+from customize.diffusion import dropout
 
 
 class Double:

@@ -4,11 +4,13 @@ import shlex
 
 import pytest
 
-from customize import aliases, cli, compatibility
-from customize.aliases_table import BY_VALUE, FLAGS, SAME
-from customize.config import MODELS, DreamBoothSettings, InferenceSettings, TextualInversionSettings
+from customize.cli import aliases, diffusers_flags, main
+from customize.cli.aliases_table import BY_VALUE, FLAGS, SAME
+from customize.cli.settings_by_command import MODELS
 from customize.errors import InputError
-from customize.setting import table
+from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.settings.field import table
+from customize.settings.inference import InferenceSettings
 from customize.settings.suggestions import unknown
 
 DOG = '--instance_data_dir dogs --instance_prompt "a photo of sks dog" '
@@ -22,7 +24,7 @@ def no_launcher(monkeypatch):
 
 
 def read(model, line):
-    return cli.read(model, shlex.split(line))
+    return main.read(model, shlex.split(line))
 
 
 def problems(model, line):
@@ -118,7 +120,7 @@ def test_the_table_has_no_name_twice_and_no_setting_of_its_own():
         same, flags = aliases.same(model), aliases.flags(model)
         names |= set(same) | set(flags)
         assert not set(same) & set(flags) and not (set(same) | set(flags)) & set(table(model))
-        assert not set(same) & set(compatibility.flags(model))
+        assert not set(same) & set(diffusers_flags.flags(model))
         for ours in set(same.values()):
             assert ours in table(model)
         rows = [name for ours, row in SAME.items() if ours in table(model) for name in row.split()]
@@ -177,7 +179,7 @@ def test_numbers_in_another_notation_are_told_as_they_were_meant(typed, meant):
 def test_a_configuration_may_use_the_same_names(tmp_path):
     config = tmp_path / "kohya.toml"
     config.write_text('network_dim = 8\nnetwork_alpha = 4\nunet_lr = 1e-4\noptimizer_type = "AdamW8bit"\nxformers = true\n')
-    settings, notes = cli.read(DreamBoothSettings, [str(config), *shlex.split(DOG)])
+    settings, notes = main.read(DreamBoothSettings, [str(config), *shlex.split(DOG)])
     assert (settings.rank, settings.lora_alpha, settings.adapter, settings.use_8bit_adam) == (8, 4.0, "lora", True)
     assert len(notes) == 3
     config.write_text("network_dim = 0\n")

@@ -10,7 +10,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from PIL import Image
 
 from customize.families import load, locate
-from customize.inference.attention import (
+from customize.inference.estimates import mixed
+from customize.inference.explain.attention import (  # fmt: skip
     LEVELS,
     AttentionMaps,
     WordMaps,
@@ -21,9 +22,8 @@ from customize.inference.attention import (
     heat_sheet,
     overlay,
     words,
-)  # fmt: skip
-from customize.inference.estimates import mixed
-from customize.inference.illusions import Factorised, hybrid
+)
+from customize.inference.illusions.illusion_estimates import Factorised, hybrid
 from customize.inference.pipeline import Pipeline
 from customize.inference.request import Composition
 from customize.prompts import plain

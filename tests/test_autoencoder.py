@@ -10,16 +10,18 @@ from kit import conditioning
 from safetensors.torch import save_file
 from test_single_file import load, sd15, small_configs  # noqa: F401
 
-from customize.cli import main
-from customize.config import DreamBoothSettings, InferenceSettings
+from customize.cli.main import main
 from customize.errors import InputError
-from customize.families import autoencoder, ldm_header
-from customize.families.autoencoder import load_autoencoder, locate_autoencoder
 from customize.families.facts import only_to_draw_with
+from customize.families.files import autoencoder, ldm_header
+from customize.families.files.autoencoder import load_autoencoder, locate_autoencoder
 from customize.families.source import Source
-from customize.inference import command, load_pipeline
-from customize.inference.sweep import grid
-from customize.inference.told import read_told
+from customize.inference import load_pipeline
+from customize.inference.metadata.read_png import read_told
+from customize.inference.run import command
+from customize.inference.run.grid import grid
+from customize.methods import DreamBoothSettings
+from customize.settings.inference import InferenceSettings
 
 
 @pytest.fixture(scope="module")

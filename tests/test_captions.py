@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from customize import model_card
-from customize.config import DreamBoothSettings, TextualInversionSettings
-from customize.data import examine_examples
+from customize.data.examples import examine_examples
 from customize.errors import InputError
+from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.training import model_card
 
 
 def put(folder: Path, *names: str) -> Path:

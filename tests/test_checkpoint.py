@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from customize import checkpoint
-from customize.checkpoint import Checkpoint
 from customize.errors import InputError
+from customize.storage import checkpoint
+from customize.storage.checkpoint import Checkpoint
 
 
 def example(step: int) -> Checkpoint:

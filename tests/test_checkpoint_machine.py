@@ -13,9 +13,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from customize import checkpoint, files
-from customize.checkpoint import Checkpoint
 from customize.errors import InputError
+from customize.storage import atomic, checkpoint
+from customize.storage.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -119,8 +119,8 @@ class Checkpoints(RuleBasedStateMachine):
 
     @rule()
     def claim(self) -> None:
-        files.recover(self.place)
-        assert files.leftovers(self.place) == []
+        atomic.recover(self.place)
+        assert atomic.leftovers(self.place) == []
 
     @rule()
     def resume(self) -> None:

@@ -9,12 +9,13 @@ from diffusers import StableDiffusionPipeline
 from kit import METHODS, prepared, settings_for, train_loop
 from safetensors import safe_open
 
-from customize import checkpoint, model_card
 from customize.errors import InputError
-from customize.inference.learned import find_learned
-from customize.inference.loading import load_pipeline
-from customize.readback import answer
-from customize.watchers import Checkpoints
+from customize.evaluation.verify_result import answer
+from customize.inference.pipeline_loading import load_pipeline
+from customize.storage import checkpoint
+from customize.training import model_card
+from customize.training.callbacks import Checkpoints
+from customize.weights.learned_weights import find_learned
 
 KINDS = {
     "textual_inversion": {},

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies
 
-from customize import cli
-from customize.config import MODELS, DreamBoothSettings, InferenceSettings, TextualInversionSettings
+from customize.cli import main
+from customize.cli.settings_by_command import MODELS
 from customize.errors import InputError, Interrupted, NumericsError, Problem, ResourceError
-from customize.setting import table
+from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.settings.field import table
+from customize.settings.inference import InferenceSettings
 
 ROOT = Path(__file__).parent.parent
 DOG = ["--instance_data_dir=dogs", "--instance_prompt", "a photo of sks dog"]
@@ -23,12 +25,12 @@ def no_launcher(monkeypatch):
 
 
 def read(model, *argv):
-    return cli.read(model, argv)[0]
+    return main.read(model, argv)[0]
 
 
 def refused(model, *argv, check=None):
     with pytest.raises(InputError) as caught:
-        cli.read(model, argv, check)
+        main.read(model, argv, check)
     return [problem.where for problem in caught.value.problems]
 
 
@@ -152,7 +154,7 @@ def test_exit_status(raised, status, capsys):
         if raised is not None:
             raise raised
 
-    assert cli.main(InferenceSettings, run, ["--prompt", "x"]) == status
+    assert main.main(InferenceSettings, run, ["--prompt", "x"]) == status
     error = capsys.readouterr().err
     assert ("Traceback" in error) == (status == 1)
     assert all(part in error for part in str(raised or "").splitlines()[:1])
@@ -161,7 +163,7 @@ def test_exit_status(raised, status, capsys):
 
 def test_report_is_harmless_to_a_terminal(capsys):
     argv = ["--prompt", "x\x1b]0;title\x07", "--he\x1b[31mllo", "\udcff", "--hub_token=secret", "--hub_token=secret"]
-    assert cli.main(InferenceSettings, print, argv) == 2
+    assert main.main(InferenceSettings, print, argv) == 2
     out, error = capsys.readouterr()
     assert out == "" and "\x1b" not in error and "\x07" not in error and "\udcff" not in error
     assert "\\x1b]0;title\\x07" in error and "secret" not in error
@@ -169,14 +171,14 @@ def test_report_is_harmless_to_a_terminal(capsys):
 
 def test_notes_are_told(capsys):
     argv = [*DOG, "--set_grads_to_none", "--lr_warmup_steps=5", "--hub_model_id", "x"]
-    assert cli.main(DreamBoothSettings, lambda settings: None, argv) == 0
+    assert main.main(DreamBoothSettings, lambda settings: None, argv) == 0
     notes = capsys.readouterr().err.splitlines()
     assert [note.split()[1] for note in notes] == ["set_grads_to_none", "lr_warmup_steps", "hub_model_id"]
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_help_has_every_setting_with_default_and_range(model, capsys):
-    assert cli.main(model, print, ["--help"]) == 0
+    assert main.main(model, print, ["--help"]) == 0
     words = " ".join(capsys.readouterr().out.split())
     for line in table(model).values():
         assert f"--{line.name}" in words
@@ -222,9 +224,9 @@ def test_run_is_imported_only_when_called(tmp_path, monkeypatch):
 
         late_module.run(settings)
 
-    assert cli.main(InferenceSettings, run, ["--seed=-1"]) == 2
+    assert main.main(InferenceSettings, run, ["--seed=-1"]) == 2
     assert "late_module" not in sys.modules
-    assert cli.main(InferenceSettings, run, ["--prompt=x"]) == 1
+    assert main.main(InferenceSettings, run, ["--prompt=x"]) == 1
     assert sys.modules.pop("late_module")
 
 
@@ -236,7 +238,7 @@ WORDS = strategies.sampled_from(["--seed", "--prompt=", "--trace", "--no-trace",
 def test_whatever_is_typed_is_read_or_reported(argv):
     for model in (InferenceSettings, DreamBoothSettings):
         try:
-            assert cli.read(model, argv)[0]
+            assert main.read(model, argv)[0]
         except InputError as error:
             assert all(problem.what and problem.remedy for problem in error.problems)
 
@@ -259,7 +261,7 @@ def said_of(model, line, *argv) -> list[Problem]:
     """What is wrong with this one setting, on a command line; that it may need others is another matter."""
     needed = [word for word in NEEDED[model.__name__] if not word.startswith(f"--{line.name}=")]
     try:
-        cli.read(model, [*needed, *argv])
+        main.read(model, [*needed, *argv])
     except InputError as error:
         ours = [problem for problem in error.problems if problem.where == f"--{line.name}"]
         return [problem for problem in ours if "has no effect without" not in problem.what]
@@ -297,7 +299,7 @@ def test_a_misspelt_choice_leads_to_the_nearest(model, line):
 def test_a_misspelt_setting_leads_to_the_nearest_and_two_values_are_one_too_many(model, line):
     """Case 39: one letter lost; given twice, whatever the value."""
     with pytest.raises(InputError) as caught:
-        cli.read(model, [*NEEDED[model.__name__], f"--{line.name[:-1]}=1"])
+        main.read(model, [*NEEDED[model.__name__], f"--{line.name[:-1]}=1"])
     found = {problem.where: problem for problem in caught.value.problems}
     if line.name[:-1] not in table(model):
         assert found[f"--{line.name[:-1]}"].remedy.startswith("did you mean ")

@@ -9,8 +9,8 @@ import pytest
 from corpus import chunk, encoded
 from PIL import Image
 
-from customize import colour
-from customize.images import open_image
+from customize.data.images import colour
+from customize.data.images.image_file import open_image
 
 PROFILES = Path(__file__).parent / "profiles"
 RANDOM = np.random.default_rng(5).integers(0, 256, (40, 50, 3), dtype=np.uint8)

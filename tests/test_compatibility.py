@@ -4,10 +4,10 @@ import shlex
 
 import pytest
 
-from customize import cli, compatibility
-from customize.config import DreamBoothSettings, TextualInversionSettings
+from customize.cli import diffusers_flags, main
 from customize.errors import InputError
-from customize.setting import table
+from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.settings.field import table
 
 ABSENT, REQUIRED = object(), object()
 
@@ -138,7 +138,7 @@ def test_documented_command_lines(number, monkeypatch):
     if number == 6:  # accelerate launch --mixed_precision="fp16"
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     model, line, meaning, num_notes = DOCUMENTED[number - 1]
-    settings, notes = cli.read(model, shlex.split(line))
+    settings, notes = main.read(model, shlex.split(line))
     assert {name: getattr(settings, name) for name in meaning} == meaning
     assert len(notes) == num_notes
 
@@ -151,7 +151,7 @@ def test_deepfloyd_command_line_is_refused_with_every_reason():
         --validation_images a.png b.png --class_labels_conditioning=timesteps --skip_save_text_encoder"""
     )
     with pytest.raises(InputError) as caught:
-        cli.read(DreamBoothSettings, shlex.split(line))
+        main.read(DreamBoothSettings, shlex.split(line))
     assert [problem.where for problem in caught.value.problems] == [
         "--text_encoder_use_attention_mask", "--validation_images", "--class_labels_conditioning",
         "--skip_save_text_encoder",
@@ -165,32 +165,32 @@ def accepting(model):
 
 def test_all_flags_are_there():
     assert len(DIFFUSERS) == 74
-    for model in compatibility.BOTH:
-        ours, other = set(table(model)), set(compatibility.flags(model))
+    for model in diffusers_flags.BOTH:
+        ours, other = set(table(model)), set(diffusers_flags.flags(model))
         assert accepting(model) <= ours | other
         assert not ours & other and other <= accepting(model)
-    for flag in compatibility.FLAGS.values():
+    for flag in diffusers_flags.FLAGS.values():
         assert bool(flag.means) + bool(flag.done) + bool(flag.refused) == 1
 
 
-@pytest.mark.parametrize("model", compatibility.BOTH)
+@pytest.mark.parametrize("model", diffusers_flags.BOTH)
 def test_no_flag_is_silently_ignored(model):
-    for name, flag in compatibility.flags(model).items():
+    for name, flag in diffusers_flags.flags(model).items():
         value = True if flag.type is bool else "3" if flag.type is int else ["a", "b"] if flag.many else "a"
-        values, notes, problems = compatibility.translate(model, {name: value, "seed": 1})
+        values, notes, problems = diffusers_flags.translate(model, {name: value, "seed": 1})
         assert values.pop("seed") == 1
         assert len(values) + len(notes) + len(problems) == 1, name
         if flag.means:
             assert table(model)[flag.means[0]] and values == dict([flag.means])
         if flag.type is bool:
             for off in (False, "false"):
-                assert compatibility.translate(model, {name: off}) == ({}, [], [])
-            assert len(compatibility.translate(model, {name: "perhaps"})[2]) == 1
+                assert diffusers_flags.translate(model, {name: off}) == ({}, [], [])
+            assert len(diffusers_flags.translate(model, {name: "perhaps"})[2]) == 1
 
 
 def test_values_of_flags():
     def translated(**given):
-        return compatibility.translate(DreamBoothSettings, given)
+        return diffusers_flags.translate(DreamBoothSettings, given)
 
     assert translated(tokenizer_max_length="77") == ({}, [], [])
     assert len(translated(tokenizer_max_length=64)[2]) == 1
@@ -201,7 +201,7 @@ def test_values_of_flags():
 
 
 def test_every_other_default_is_documented():
-    ours = {model: {name: line.default for name, line in table(model).items()} for model in compatibility.BOTH}
+    ours = {model: {name: line.default for name, line in table(model).items()} for model in diffusers_flags.BOTH}
     lora = DreamBoothSettings(instance_prompt="a dog", instance_data_dir="dogs", adapter="lora")
     columns = (ours[TextualInversionSettings], ours[DreamBoothSettings], dict(lora))
     others = set()
@@ -212,6 +212,6 @@ def test_every_other_default_is_documented():
             mine = here[name]
             if mine != theirs and mine not in ((theirs,), ()):
                 others.add(name)
-    documented = set(compatibility.DIFFERENCES) - {"pretrained_model_name_or_path", "random_flip", "max_grad_norm"}
+    documented = set(diffusers_flags.DIFFERENCES) - {"pretrained_model_name_or_path", "random_flip", "max_grad_norm"}
     assert documented == others
-    assert all(len(row) == 4 and all(row) for row in compatibility.differences())
+    assert all(len(row) == 4 and all(row) for row in diffusers_flags.differences())

@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 
 from customize import families
-from customize.config import InferenceSettings
 from customize.errors import InputError
 from customize.families.conditioning import slerp
-from customize.inference import command
-from customize.inference.compositions import composition
 from customize.inference.estimates import mixed
+from customize.inference.illusions.build import composition
 from customize.inference.pipeline import Pipeline
+from customize.inference.prompt_estimates import Between
 from customize.inference.request import Composition
-from customize.inference.wording import Between
+from customize.inference.run import command
+from customize.settings.inference import InferenceSettings
 
 PROMPTS = ("a photo of a dog", "a red cat")
 OPTIONS = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "latent"}

@@ -7,8 +7,8 @@ from kit import conditioning, hidden_states
 from models import WORDS
 
 from customize import families
-from customize.conditioning import Word, chunks, cut
 from customize.errors import InputError
+from customize.families.prompt_encoding import Word, chunks, cut
 from customize.families.stable_diffusion import StableDiffusion
 from customize.prompts import parse, plain
 

@@ -7,12 +7,15 @@ import pytest
 from hypothesis import assume, given, settings, strategies
 from pydantic import ValidationError
 
-from customize import aliases, toml
-from customize.config import MODELS, DreamBoothSettings, InferenceSettings, TextualInversionSettings
+from customize.cli import aliases
+from customize.cli.settings_by_command import MODELS
 from customize.errors import InputError
-from customize.setting import table
+from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.settings.field import table
+from customize.settings.files import toml_file
+from customize.settings.frozen_model import SECTIONS
+from customize.settings.inference import InferenceSettings
 from customize.settings.texts import PATHS
-from customize.validated import SECTIONS
 
 REQUIRED = {
     TextualInversionSettings: {"placeholder_token": "<cat>", "initializer_token": "cat", "train_data_dir": "cats"},
@@ -346,7 +349,7 @@ def test_secrets_are_kept_back():
 def test_toml_tables_are_for_reading(tmp_path):
     file = tmp_path / "config.toml"
     file.write_text('seed = 1\n[train]\n"instance-prompt" = "a dog"\n[data.deep]\nrank = 4\nlora_targets = ["to_q", "to_k"]\n')
-    values, places = toml.read(str(file))
+    values, places = toml_file.read(str(file))
     assert values == {"seed": 1, "instance_prompt": "a dog", "rank": 4, "lora_targets": ["to_q", "to_k"]}
     assert places["instance_prompt"] == f"{file}:3: instance-prompt" and places["rank"] == f"{file}:5: rank"
 
@@ -368,7 +371,7 @@ def test_toml_faults_name_file_and_line(tmp_path, content, line, phrase):
     file = tmp_path / "config.toml"
     file.write_bytes(content)
     with pytest.raises(InputError) as caught:
-        toml.read(str(file))
+        toml_file.read(str(file))
     (problem,) = caught.value.problems
     assert phrase in problem.what
     assert problem.where.startswith(f"{file}:{line}" if line else str(file))
@@ -377,13 +380,13 @@ def test_toml_faults_name_file_and_line(tmp_path, content, line, phrase):
 def test_toml_that_is_no_file(tmp_path):
     for path in (tmp_path, tmp_path / "missing.toml"):
         with pytest.raises(InputError, match="is not a file"):
-            toml.read(str(path))
+            toml_file.read(str(path))
 
 
 def test_toml_with_byte_order_mark(tmp_path):
     file = tmp_path / "config.toml"
     file.write_bytes(b"\xef\xbb\xbfseed = 3\r\n")
-    assert toml.read(str(file))[0] == {"seed": 3}
+    assert toml_file.read(str(file))[0] == {"seed": 3}
 
 
 @settings(max_examples=100, deadline=None)
@@ -392,7 +395,7 @@ def test_any_file_is_read_or_refused(content, tmp_path_factory):
     file = tmp_path_factory.getbasetemp() / "any.toml"
     file.write_bytes(content)
     try:
-        values, places = toml.read(str(file))
+        values, places = toml_file.read(str(file))
     except InputError:
         return
     _, problems = InferenceSettings.examine(values)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from customize.cli import read
-from customize.config import MODELS
-from customize.setting import table
+from customize.cli.main import read
+from customize.cli.settings_by_command import MODELS
+from customize.settings.field import table
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))

@@ -8,12 +8,12 @@ import pytest
 import torch
 from kit import parts_for, prepared, settings_for, train_loop, write_pictures
 
-from customize import checkpoint, manifest
-from customize.checkpoint import Checkpoint
 from customize.errors import InputError
-from customize.preflight import check
-from customize.resume import differences, find_checkpoint, fitting, identity
-from customize.trainer import Callback
+from customize.storage import checkpoint, manifest
+from customize.storage.checkpoint import Checkpoint
+from customize.training.loop import Callback
+from customize.training.preflight import check
+from customize.training.resume import differences, find_checkpoint, fitting, identity
 
 
 def identity_of(settings, num_processes: int = 1) -> dict:

@@ -12,8 +12,8 @@ import torch
 from crash import CHANGING, UNSTEADY, Replay, calls, kill_at, refuse_at, strace_works
 from test_checkpoint import example
 
-from customize import checkpoint, files, manifest
-from customize.checkpoint import Checkpoint
+from customize.storage import atomic, checkpoint, manifest
+from customize.storage.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.skipif(not strace_works(), reason="needs strace, and the right to look at a child process")
 ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EROFS")
@@ -56,7 +56,7 @@ def newest(old: float, new: float) -> Callable[[Path], str]:
 
 def put_result(content: str) -> Callable[[Path], None]:
     def put(folder: Path) -> None:
-        with files.new_entries(folder, unlisted=("README.md",)) as unfinished:
+        with atomic.new_entries(folder, unlisted=("README.md",)) as unfinished:
             for name in ("unet/weights", "embeds", "model_index.json", "README.md"):
                 if name.startswith("unet"):
                     (unfinished / "unet").mkdir()
@@ -70,7 +70,7 @@ def result(folder: Path) -> str:
     names = ("unet/weights", "embeds", "model_index.json")
     seen = {(folder / name).read_text().rpartition(" ")[2] for name in names if (folder / name).exists()}
     assert len(seen) <= 1, seen
-    files.recover(folder)
+    atomic.recover(folder)
     assert not manifest.faults(folder, others=True)
     [content] = {(folder / name).read_text().rpartition(" ")[2] for name in (*names, "README.md")}
     return content
@@ -93,7 +93,9 @@ CASES = {
     "pruning": Case(checkpoints(1, 2, 3), lambda folder: checkpoint.prune(folder / "checkpoints", 1), pruned),
     "a result": Case(put_result("old"), put_result("new"), result),
     "a file": Case(
-        lambda folder: files.write_text(folder / "file", "old"), lambda folder: files.write_text(folder / "file", "new"), one_file
+        lambda folder: atomic.write_text(folder / "file", "old"),
+        lambda folder: atomic.write_text(folder / "file", "new"),
+        one_file,
     ),
 }
 WITHOUT_EXCHANGE = "a checkpoint again, by two renames"
@@ -109,7 +111,7 @@ def without(names: tuple[str, ...]) -> list:
 @pytest.fixture(params=without(LIKE_OTHERS[:1]))
 def case(request, monkeypatch) -> Case:
     if request.param == WITHOUT_EXCHANGE:
-        monkeypatch.setattr(files, "exchange", lambda one, other: False)
+        monkeypatch.setattr(atomic, "exchange", lambda one, other: False)
     return CASES["a checkpoint again" if request.param == WITHOUT_EXCHANGE else request.param]
 
 
@@ -139,10 +141,10 @@ def stage(case, place) -> Callable[[], Path]:
 
 def whole_afterwards(case: Case, folder: Path, expected: tuple[str, ...] = ("old", "new")) -> None:
     assert case.judge(folder) in expected
-    files.recover(folder)
-    assert files.leftovers(folder) == []
+    atomic.recover(folder)
+    assert atomic.leftovers(folder) == []
     case.write(folder)
-    assert case.judge(folder) == "new" and files.leftovers(folder) == []
+    assert case.judge(folder) == "new" and atomic.leftovers(folder) == []
 
 
 @pytest.mark.parametrize("which", [CHANGING, pytest.param((), marks=pytest.mark.slow)], ids=["changing", "every"])
@@ -169,7 +171,7 @@ def test_refused_at_each_system_call(case, stage, error):
         assert status == 3 or (status == 0 and call[0] == "renameat2"), (call, status)  # that one has a substitute
         case.judge(folder)
         after_all = case.judge(folder) == "new" or case is CASES["pruning"]  # then what is left is what was to go
-        assert files.leftovers(folder) == [] or call[0] in REMOVALS or after_all, call
+        assert atomic.leftovers(folder) == [] or call[0] in REMOVALS or after_all, call
         whole_afterwards(case, folder)
 
 

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from customize import caption_files
-from customize.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, fill
-from customize.config import DreamBoothSettings, TextualInversionSettings
-from customize.crops import Variant, all_pixels, pixels, variants
-from customize.data import Example, load_class_examples, load_examples, small_pictures_note
+from customize.data import caption_files
+from customize.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, fill
+from customize.data.crops import Variant, all_pixels, pixels, variants
+from customize.data.examples import Example, load_class_examples, load_examples, small_pictures_note
+from customize.data.findings import Findings
 from customize.errors import InputError, ResourceError
-from customize.findings import Findings
+from customize.methods import DreamBoothSettings, TextualInversionSettings
 
 
 def noise(seed: int, height: int = 20, width: int = 30) -> np.ndarray:
@@ -335,8 +335,8 @@ def test_no_path_of_a_table_is_opened(tmp_path):
     (tmp_path / "in" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     code = """
 import sys
-from customize.config import DreamBoothSettings
-from customize.data import load_examples
+from customize.methods import DreamBoothSettings
+from customize.data.examples import load_examples
 settings = DreamBoothSettings(instance_prompt="x", instance_data_dir=sys.argv[1])
 seen = []
 sys.addaudithook(lambda event, args: seen.append((event, str(args))))
@@ -603,7 +603,7 @@ def test_an_empty_data_set_and_a_hub_out_of_reach(monkeypatch):
 
 
 def test_a_picture_that_changed_since_ends_the_run_with_its_name(tmp_path, capsys):
-    from customize import cli
+    from customize.cli import main
 
     folder = put(tmp_path / "set", "a.png", "b.png")
     words = ["--instance_prompt", "x", "--instance_data_dir", str(folder)]
@@ -614,7 +614,7 @@ def test_a_picture_that_changed_since_ends_the_run_with_its_name(tmp_path, capsy
         for example in examples.instances:
             pixels(example, Variant(0, 0, 16, False), 16)
 
-    assert cli.main(DreamBoothSettings, run, words) == 3
+    assert main.main(DreamBoothSettings, run, words) == 3
     said = capsys.readouterr().err
     assert "b.png: is another picture" in said and "a.png" not in said and "Traceback" not in said
 

@@ -6,7 +6,15 @@ import pytest
 import torch
 from kit import prepared, settings_for, train_loop, write_pictures
 
-from customize.batches import Batch, CachedImage, EpochSampler, LatentDataset, PriorDistillation, PriorPreservation, SampleConfig
+from customize.data.batches import (
+    Batch,
+    CachedImage,
+    EpochSampler,
+    LatentDataset,
+    PriorDistillation,
+    PriorPreservation,
+    SampleConfig,
+)
 from customize.families.conditioning import Conditioning
 
 C = 4

@@ -281,7 +281,7 @@ def test_negative_prompts_name_what_is_shown_or_something_else() -> None:
 
 def test_the_report_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All parts that need neither font nor model."""
-    monkeypatch.setattr("customize.inference.loading.load_pipeline", lambda model: Pipeline())
+    monkeypatch.setattr("customize.inference.pipeline_loading.load_pipeline", lambda model: Pipeline())
     monkeypatch.setattr(quality_report, "load_judge", lambda: Judge().eval())
     small = dict(num_pictures=5, num_combinations=12, num_guidance=2, num_negatives=4)
     settings = ReportSettings(output_dir=str(tmp_path), parts=("prompts", "combinations", "guidance", "negatives"), **small)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from kit import mounted
 
-from customize import checkpoint, disk, files
-from customize.checkpoint import Checkpoint
+from customize.storage import atomic, checkpoint, disk
+from customize.storage.checkpoint import Checkpoint
 
 PLACES = 64
 
@@ -45,7 +45,7 @@ def test_each_place_of_a_save(small_disk, monkeypatch, asked):
         with pytest.raises(disk.WriteError, match="disk full: .*step-000002 ") as caught:
             checkpoint.save(folder, state(2))
         assert ("are missing" in caught.value.strerror) == asked
-        assert only_the_old_one(folder) and files.leftovers(folder.parent) == []
+        assert only_the_old_one(folder) and atomic.leftovers(folder.parent) == []
         (small_disk / "filler").unlink()
     path = checkpoint.save(folder, state(2))
     assert torch.equal(checkpoint.load(path).learned["weight"], state(2).learned["weight"])

@@ -14,13 +14,18 @@ from PIL import Image, ImageEnhance, ImageOps
 from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter
 
-from customize import data, doctor, files, likeness, ownership, preflight
-from customize.config import DreamBoothSettings, TextualInversionSettings
-from customize.data import load_examples
+from customize.cli import check as doctor
+from customize.data import examples as data
+from customize.data.examples import load_examples
+from customize.data.images import similarity
+from customize.data.images.image_file import open_image
+from customize.data.images.similarity import ALIKE_BITS, SHARP, Likeness, fingerprint, measure, near_duplicates, sharpness
 from customize.errors import InputError
 from customize.families import Source, facts
-from customize.images import open_image
-from customize.likeness import ALIKE_BITS, SHARP, Likeness, fingerprint, measure, near_duplicates, sharpness
+from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.storage import atomic as files
+from customize.storage import ownership
+from customize.training import preflight
 
 ROOT = Path(__file__).parents[1]
 
@@ -397,7 +402,8 @@ def test_every_refused_picture_is_named_once(tmp_path):
     before = {path: path.lstat()[:7] + (path.lstat().st_mtime_ns,) for path in folder.iterdir()}
     code = """
 import resource, sys
-from customize import doctor, preflight
+from customize.cli import check as doctor
+from customize.training import preflight
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 status = doctor.main([sys.argv[1], "--resolution", "64", "--pretrained_model_name_or_path", "somebody/model"])
 print(status, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) // 1024 < 300)
@@ -480,7 +486,7 @@ def test_a_thousand_names_cost_a_thousand_reads_and_one_table_of_pairs(monkeypat
     """Counted, not timed: pairs are compared in one call for each picture."""
     calls = []
     count = np.bitwise_count
-    monkeypatch.setattr(likeness.np, "bitwise_count", lambda values: (calls.append(len(values)), count(values))[1])
+    monkeypatch.setattr(similarity.np, "bitwise_count", lambda values: (calls.append(len(values)), count(values))[1])
     random = np.random.default_rng(0)
     prints = [Likeness(int(random.integers(1 << 63)), bytes(48), 1.0) for _ in range(1000)]
     assert near_duplicates(prints) == [] and calls == list(range(999, 0, -1))

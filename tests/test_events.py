@@ -7,7 +7,7 @@ import pytest
 from kit import settings_for
 
 from customize import events
-from customize.config import InferenceSettings
+from customize.cli.terminal import Terminal
 from customize.errors import InputError
 from customize.events import (
     CheckpointSaved,
@@ -21,7 +21,7 @@ from customize.events import (
     TrainingStarted,
     ValidationImagesDrawn,
 )
-from customize.terminal import Terminal
+from customize.settings.inference import InferenceSettings
 
 CUSTOMIZE = Path(__file__).parent.parent / "customize"
 PRINTING = {"cli.py", "__main__.py", "doctor.py", "verify_command.py", "shipped.py", "terminal.py", "progress.py"}
@@ -104,7 +104,7 @@ def test_a_run_is_shown_as_it_goes(capsys):
 def test_a_run_reports_its_stages_steps_checkpoints_and_images(tiny_epsilon, pictures, tmp_path):
     import json
 
-    from customize import preflight
+    from customize.training import preflight
 
     settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "run", max_train_steps=4, validation_prompt=("a dog",))
     heard = []
@@ -138,7 +138,7 @@ def test_images_come_one_batch_after_another_and_nothing_is_written(tiny_epsilon
     """Each batch is generated when it is asked for, with the metadata of its images; the steps are reported meanwhile."""
     import json
 
-    from customize.inference import command, drawing
+    from customize.inference.run import command, generate
 
     monkeypatch.chdir(tmp_path)
     settings = InferenceSettings(
@@ -149,10 +149,10 @@ def test_images_come_one_batch_after_another_and_nothing_is_written(tiny_epsilon
         num_inference_steps=4,
         scheduler="DDIM",  # one evaluation a step
     )
-    job, models, heard = command.check(settings), drawing.Models(), []
+    job, models, heard = command.check(settings), generate.Models(), []
     models.load(settings)
     with events.sent_to(heard.append):
-        batches = drawing.draw(settings, job, models, lambda place: tmp_path / f"{place:03d}.png")
+        batches = generate.draw(settings, job, models, lambda place: tmp_path / f"{place:03d}.png")
         assert heard == []
         first = next(batches)
         assert [*first.places] == [0, 1] and heard == [DenoisingStep(done, 8) for done in range(1, 5)]

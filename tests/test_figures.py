@@ -6,9 +6,19 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from customize.config import DreamBoothSettings, TextualInversionSettings
-from customize.inference.figures import GAP, SMALLEST, before_after, box_of, contact_sheet, font_for, gif, line_length, wrapped
-from customize.inference.sweep import Axis
+from customize.inference.explain.contact_sheet import (
+    GAP,
+    SMALLEST,
+    before_after,
+    box_of,
+    contact_sheet,
+    font_for,
+    gif,
+    line_length,
+    wrapped,
+)
+from customize.inference.run.grid import Axis
+from customize.methods import DreamBoothSettings, TextualInversionSettings
 
 RED, GREEN, BLUE, YELLOW = (250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0)
 

@@ -6,9 +6,9 @@ import stat
 
 import pytest
 
-from customize import disk, files
 from customize.errors import ResourceError
-from customize.resources import resources
+from customize.storage import atomic, disk
+from customize.storage.resources import resources
 
 
 class PulledPlug(BaseException):
@@ -17,13 +17,13 @@ class PulledPlug(BaseException):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
-    files.write_text(path, "old\n")
+    atomic.write_text(path, "old\n")
     for name in ("fsync", "replace"):
         with monkeypatch.context() as patch, pytest.raises(PulledPlug):
             patch.setattr(os, name, pulled)
-            files.write_text(path, "new\n")
+            atomic.write_text(path, "new\n")
         assert path.read_text() == "old\n"
-    files.write_text(path, "new\n")
+    atomic.write_text(path, "new\n")
     assert path.read_bytes() == b"new\n"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 
@@ -34,17 +34,17 @@ def pulled(*args, **kwargs):
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "folder"
-    with files.new_folder(path) as unfinished:
+    with atomic.new_folder(path) as unfinished:
         (unfinished / "x").write_text("old")
         assert not path.exists()
-    with pytest.raises(PulledPlug), files.new_folder(path) as unfinished:
+    with pytest.raises(PulledPlug), atomic.new_folder(path) as unfinished:
         (unfinished / "x").write_text("new")
         raise PulledPlug
-    with monkeypatch.context() as patch, pytest.raises(PulledPlug), files.new_folder(path) as unfinished:
+    with monkeypatch.context() as patch, pytest.raises(PulledPlug), atomic.new_folder(path) as unfinished:
         patch.setattr(os, "fsync", pulled)
         (unfinished / "x").write_text("new")
     assert (path / "x").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
-    with files.new_folder(path) as unfinished:
+    with atomic.new_folder(path) as unfinished:
         (unfinished / "y").write_text("new")
     assert [entry.name for entry in path.iterdir()] == ["y"] and len(list(tmp_path.iterdir())) == 1
 
@@ -54,8 +54,8 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_mode_follows_the_umask(tmp_path, mask):
     before = os.umask(mask)
     try:
-        files.write_bytes(tmp_path / "file", b"")
-        with files.new_folder(tmp_path / "folder") as unfinished:
+        atomic.write_bytes(tmp_path / "file", b"")
+        with atomic.new_folder(tmp_path / "folder") as unfinished:
             os.close(os.open(unfinished / "private", os.O_CREAT | os.O_WRONLY, 0o600))
     finally:
         os.umask(before)
@@ -69,15 +69,15 @@ def test_what_a_dead_process_left_is_removed_by_the_next_write(tmp_path):
     os.waitpid(child, 0)
     for name in (f".a.txt.{child}.unfinished", f".a.txt.{os.getppid()}.unfinished", f".b.txt.{child}.unfinished"):
         (tmp_path / name).write_text("x")
-    files.write_text(tmp_path / "a.txt", "new")
+    atomic.write_text(tmp_path / "a.txt", "new")
     living, of_another_name = f".a.txt.{os.getppid()}.unfinished", f".b.txt.{child}.unfinished"
     assert sorted(os.listdir(tmp_path)) == sorted(["a.txt", living, of_another_name])
 
 
 def test_names_that_glob_would_read_otherwise(tmp_path):
     for name in ("[a]", "*", "a?b", "ü", "x" * 200):
-        files.write_text(tmp_path / name, name)
-        with files.new_folder(tmp_path / f"{name}.d") as unfinished:
+        atomic.write_text(tmp_path / name, name)
+        with atomic.new_folder(tmp_path / f"{name}.d") as unfinished:
             (unfinished / "file").write_text(name)
         assert (tmp_path / name).read_text() == (tmp_path / f"{name}.d/file").read_text() == name
     assert len(os.listdir(tmp_path)) == 10
@@ -90,7 +90,7 @@ def test_what_a_disk_raises_is_told_in_words(tmp_path, monkeypatch, number):
 
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(disk.WriteError) as caught:
-        files.write_bytes(tmp_path / "a.bin", b"x")
+        atomic.write_bytes(tmp_path / "a.bin", b"x")
     with pytest.raises(ResourceError, match="-> for disk") as told, resources("for memory", "for disk"):
         raise caught.value
     full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -101,17 +101,17 @@ def test_what_a_disk_raises_is_told_in_words(tmp_path, monkeypatch, number):
 def test_room_is_asked_for_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(disk, "free_bytes", lambda path: 1000)
     with pytest.raises(disk.WriteError, match="disk full: .* needs 4.88 KiB, 0.98 KiB are free; 3.91 KiB are missing"):
-        with files.new_folder(tmp_path / "a", 5000):
+        with atomic.new_folder(tmp_path / "a", 5000):
             raise AssertionError("not reached")
     with pytest.raises(disk.WriteError, match="; 24 bytes are missing"):
-        files.write_bytes(tmp_path / "a", bytes(1024))
+        atomic.write_bytes(tmp_path / "a", bytes(1024))
     assert os.listdir(tmp_path) == []
-    files.write_bytes(tmp_path / "a", bytes(1000))
+    atomic.write_bytes(tmp_path / "a", bytes(1000))
 
 
 def test_an_error_that_is_not_the_disk_s_passes(tmp_path):
     for error in (FileNotFoundError(errno.ENOENT, "no file", "model.json"), ValueError("x"), ConnectionError("no network")):
-        with pytest.raises(type(error)) as caught, files.new_folder(tmp_path / "a"):
+        with pytest.raises(type(error)) as caught, atomic.new_folder(tmp_path / "a"):
             raise error
         assert caught.value is error and not isinstance(error, disk.WriteError)
     assert os.listdir(tmp_path) == []
@@ -121,7 +121,7 @@ def test_temporaries_of_another_name_are_not_touched(tmp_path):
     """`.sd1.5.PID.unfinished` is one of `sd1.5`, not of `sd1`; no process has a number beyond all numbers."""
     for name in (".sd1.5.999999999.unfinished", ".sd1.999999999.unfinished", f".sd1.{'9' * 30}.unfinished"):
         (tmp_path / name).mkdir()
-    with files.new_folder(tmp_path / "sd1"):
+    with atomic.new_folder(tmp_path / "sd1"):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == [".sd1.5.999999999.unfinished", "sd1"]
 
@@ -141,11 +141,11 @@ def failing(number):
 
 def test_where_names_cannot_be_exchanged_a_refused_rename_is_undone(tmp_path, monkeypatch):
     path = tmp_path / "folder"
-    with files.new_folder(path) as unfinished:
+    with atomic.new_folder(path) as unfinished:
         (unfinished / "x").write_text("old")
-    monkeypatch.setattr(files, "exchange", lambda one, other: False)
+    monkeypatch.setattr(atomic, "exchange", lambda one, other: False)
     for number in (1, 2):
-        with monkeypatch.context() as patch, pytest.raises(disk.WriteError), files.new_folder(path) as unfinished:
+        with monkeypatch.context() as patch, pytest.raises(disk.WriteError), atomic.new_folder(path) as unfinished:
             (unfinished / "x").write_text("new")
             patch.setattr(os, "rename", failing(number))
         assert [entry.name for entry in tmp_path.iterdir()] == ["folder"] and (path / "x").read_text() == "old"
@@ -158,7 +158,7 @@ def test_a_pipeline_loses_its_index_first_and_gets_it_last(tmp_path, monkeypatch
     rename = os.rename
 
     def put(content):
-        with files.new_entries(tmp_path) as unfinished:
+        with atomic.new_entries(tmp_path) as unfinished:
             for name in names:
                 (unfinished / name).write_text(content)
 

@@ -12,9 +12,9 @@ import pytest
 from kit import settings_for, write_pictures
 from whole_runs import Run
 
-from customize.data import load_examples
+from customize.data.examples import load_examples
 from customize.errors import InputError, ResourceError
-from customize.preflight import check
+from customize.training.preflight import check
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,7 +65,7 @@ def test_a_picture_that_goes_bad_between_check_and_use(damage, tiny_epsilon, pic
     from accelerate import Accelerator
 
     from customize.families import load
-    from customize.preparation import RunContext, prepare
+    from customize.training.setup import RunContext, prepare
 
     folder = shutil.copytree(pictures, tmp_path / "set")
     settings = settings_for("lora", tiny_epsilon, folder, tmp_path / "out", max_train_steps=400)
@@ -127,8 +127,8 @@ def test_no_name_in_a_table_leads_out_of_the_folder(tmp_path, name):
     (folder / name).write_text("\n".join(rows))
     code = """
 import os, sys
-from customize.config import DreamBoothSettings
-from customize.data import load_examples
+from customize.methods import DreamBoothSettings
+from customize.data.examples import load_examples
 from customize.errors import InputError, ResourceError
 settings = DreamBoothSettings(instance_prompt="x", instance_data_dir=sys.argv[1])
 seen = []

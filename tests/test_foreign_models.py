@@ -12,15 +12,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_inference import lora, settings, vectors
 
-from customize import run_folder
-from customize.class_pictures import MANIFEST, check_manifest
-from customize.config import InferenceSettings
+from customize.adapters.lora_keys import ADAPTER_METADATA
 from customize.errors import InputError
 from customize.families import facts, load, locate
 from customize.families.source import vocabulary
-from customize.inference import command, load_pipeline
-from customize.inference.learned import find_learned
-from customize.lora_formats import ADAPTER_METADATA
+from customize.inference import load_pipeline
+from customize.inference.run import command
+from customize.settings.inference import InferenceSettings
+from customize.storage import run_folder
+from customize.training.class_images import MANIFEST, check_manifest
+from customize.weights.learned_weights import find_learned
 
 FILES = {
     "unet": "unet/diffusion_pytorch_model.safetensors", "vae": "vae/diffusion_pytorch_model.safetensors",

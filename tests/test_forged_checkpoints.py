@@ -12,10 +12,10 @@ from kit import parts_for, prepared, settings_for
 from safetensors.torch import load_file, save_file
 from whole_runs import LATEST, Run
 
-from customize import checkpoint, manifest
 from customize.errors import InputError
-from customize.optimizers import is_state_of
-from customize.resume import find_checkpoint, fitting
+from customize.optim.optimizers import is_state_of
+from customize.storage import checkpoint, manifest
+from customize.training.resume import find_checkpoint, fitting
 
 FILES = ("learned.safetensors", "state.safetensors", "state.json")
 NAME = "step-000002"
@@ -227,7 +227,7 @@ def assert_refused(run: Run, folder: Path) -> None:
 
 
 def test_a_finished_run_whose_description_is_forged_is_not_taken_for_finished(run, tmp_path):
-    from customize import run_folder
+    from customize.storage import run_folder
 
     folder = shutil.copytree(run.folder, tmp_path / "finished")
     about = json.dumps({"steps": 2}).encode()

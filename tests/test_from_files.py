@@ -6,12 +6,14 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from customize.cli import read
-from customize.config import MODELS, DreamBoothSettings, InferenceSettings, TextualInversionSettings
+from customize.cli.main import read
+from customize.cli.settings_by_command import MODELS
+from customize.cli.settings_from_files import complete, read_settings
 from customize.errors import InputError
-from customize.from_files import complete, read_settings
-from customize.inference import command
-from customize.setting import table
+from customize.inference.run import command
+from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.settings.field import table
+from customize.settings.inference import InferenceSettings
 
 TEXTS = {
     "line": "word", "any": "word", "prompt": "a word", "path": "nowhere/file.png", "placeholder": "<word>",

@@ -4,8 +4,8 @@ import shlex
 
 import pytest
 
-from customize.cli import read
-from customize.config import InferenceSettings
+from customize.cli.main import read
+from customize.settings.inference import InferenceSettings
 from docs.make_gallery import CONFIGS, ENTRIES, HERE, PICTURES, Entry, config, page
 
 

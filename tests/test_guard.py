@@ -11,11 +11,12 @@ from kit import prepared, settings_for, train_loop
 from safetensors.torch import load_file
 from whole_runs import LATEST, Run
 
-from customize import checkpoint, guard, resumable
 from customize.errors import NumericsError
-from customize.guard import IN_A_ROW, IN_ALL, SKIPPED_IN_A_ROW, NanGuard
-from customize.trainer import Callback
-from customize.watchers import Checkpoints, JsonlLogger
+from customize.storage import checkpoint
+from customize.training import nan_guard, resumable
+from customize.training.callbacks import Checkpoints, JsonlLogger
+from customize.training.loop import Callback
+from customize.training.nan_guard import IN_A_ROW, IN_ALL, SKIPPED_IN_A_ROW, NanGuard
 
 STEPS, BAD = 5, 2  # steps of a run, and of these the one, counted from 0, at which numbers give out
 
@@ -191,7 +192,7 @@ def test_it_stops_at_that_step_with_the_state_before_it(method, value, fault, st
 @pytest.mark.parametrize("fault", [InTheLoss, InAGradient, InAWeight, InTheOptimizer, BeforeTheStep])
 def test_what_is_too_large_to_keep_twice(fault, tiny_epsilon, pictures, tmp_path, monkeypatch):
     """Then a state that was not touched yet is saved as always; one that was is not, and the last checkpoint stays."""
-    monkeypatch.setattr(guard, "SNAPSHOT_LIMIT", 0)
+    monkeypatch.setattr(nan_guard, "SNAPSHOT_LIMIT", 0)
     run = Trained("lora", tiny_epsilon, pictures, tmp_path / "run", fault(math.nan))
     untouched = fault in (InTheLoss, InAGradient)
     assert ("the state of step 2 is kept" if untouched else "the last checkpoint is kept") in run.error
@@ -288,9 +289,9 @@ def test_what_is_kept_is_put_back_bit_for_bit(eight_bit, tiny_epsilon, pictures,
     before = copied(state.checkpoint())
     tensors: list[torch.Tensor] = []
     trees = resumable.copied({name: part.state_dict() for name, part in state.parts.items()}, tensors)
-    kept = guard.Snapshot(tensors)
+    kept = nan_guard.Snapshot(tensors)
     kept.copy(state.step, trees)
-    for tensor in guard.tensors_of(state).values():
+    for tensor in nan_guard.tensors_of(state).values():
         tensor.detach().fill_(7)
     for values in state.optimizer.state.values():
         values["step"] = 9

@@ -10,10 +10,10 @@ from corpus import UPRIGHT, encoded
 from PIL import Image
 from test_colour import P3, RANDOM, expected, opened, profile
 
-from customize.config import DreamBoothSettings
-from customize.data import load_examples
+from customize.data.examples import load_examples
+from customize.data.images.image_file import MAX_PIXELS, open_image
 from customize.errors import InputError
-from customize.images import MAX_PIXELS, open_image
+from customize.methods import DreamBoothSettings
 
 pillow_heif = pytest.importorskip("pillow_heif")
 FLAT = np.repeat(np.repeat(np.random.default_rng(0).integers(30, 220, (6, 8, 3)).astype(np.uint8), 16, 0), 16, 1)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from customize.cli import main
-from customize.config import InferenceSettings
+from customize.cli.main import main
 from customize.errors import InputError
-from customize.inference import command
+from customize.inference.run import command
+from customize.settings.inference import InferenceSettings
 
 
 @pytest.mark.parametrize(("scale", "strength", "size"), [(2, 0.5, (32, 32)), (1.4, 0.75, (22, 22))])

@@ -17,11 +17,11 @@ import pytest
 from kit import METHODS, settings_for, write_pictures
 from safetensors.numpy import save_file
 
+from customize.data.images.image_file import open_image
 from customize.errors import InputError
 from customize.families import locate
-from customize.images import open_image
-from customize.inference.learned import find_learned
-from customize.safetensors_header import read_header
+from customize.storage.safetensors_header import read_header
+from customize.weights.learned_weights import find_learned
 
 ROOT = Path(__file__).parents[1]
 NAMES = "weights.bin w.pt w.pth w.ckpt w.pkl w.safetensors w.json w.png w.jpg w.txt w.toml w.jsonl w.csv w".split()
@@ -38,8 +38,9 @@ def watch(event, args):
     if event == "pickle.find_class" or event.startswith(("subprocess.", "os.exec", "os.system", "socket.connect")):
         seen.append((event, str(args)))
 sys.addaudithook(watch)
-from customize import cli, commands, doctor
-from customize.config import DreamBoothSettings, InferenceSettings, TextualInversionSettings
+from customize.cli import main as cli, commands, check as doctor
+from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.settings.inference import InferenceSettings
 COMMANDS = {
     "check": doctor.main,
     "ti": lambda words: cli.main(TextualInversionSettings, commands.check_training, words),
@@ -206,7 +207,7 @@ def test_pickles_among_pictures_and_captions(work, watched, canary):
 
 def test_pickles_in_a_run_folder(work, watched, canary):
     """A manifest that vouches for it makes no difference: what it vouches for is not unpickled."""
-    from customize import manifest
+    from customize.storage import manifest
 
     for kind, content in corpus.pickles(canary).items():
         folder = work / f"state {kind}" / "checkpoints" / "step-000002"
@@ -283,7 +284,7 @@ def test_sound_runs_look_up_no_class_for_a_pickle(methods, work, training, tiny_
 )
 def test_pickles_in_all_that_training_reads_again(kinds, work, training, canary, tiny_epsilon):
     """Checkpoints that are vouched for, entries of the cache, class pictures and what is said of them."""
-    from customize import manifest
+    from customize.storage import manifest
 
     folders = {"latents_cache_dir": str(work / "cache 2"), "class_data_dir": str(work / "class 2")}
     prior = {"prior_preservation": "images", "class_prompt": "a dog", "num_class_images": 1, "sample_inference_steps": 1}

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from customize.errors import InputError
 from customize.families.conditioning import Conditioning
 from customize.inference.estimates import Conditional, guided, mixed
-from customize.inference.illusions import (
+from customize.inference.illusions.illusion_estimates import (  # fmt: skip
     Anagram,
     Components,
     Factorised,
@@ -27,12 +27,12 @@ from customize.inference.illusions import (
     motion,
     regions,
     triple,
-)  # fmt: skip
+)
+from customize.inference.illusions.views import VIEWS, parse_view
 from customize.inference.sampler import sample
 from customize.inference.schedulers import make_scheduler, scheduler_names
 from customize.inference.solvers import Solver
 from customize.inference.step import Step
-from customize.inference.views import VIEWS, parse_view
 
 CLOSE = {"rtol": 0, "atol": 1e-12}
 PREDICTION_TYPES = ["epsilon", "v_prediction", "sample"]

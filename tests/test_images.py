@@ -12,8 +12,8 @@ import pytest
 from corpus import UPRIGHT
 from PIL import Image, PngImagePlugin
 
+from customize.data.images.image_file import INTERPOLATIONS, MAX_PIXELS, crop, open_image, resize, resized_size
 from customize.errors import InputError
-from customize.images import INTERPOLATIONS, MAX_PIXELS, crop, open_image, resize, resized_size
 
 NOISE = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)  # not symmetric in any direction
 LOSSLESS = {"PNG": {}, "TIFF": {}, "WEBP": {"lossless": True, "exact": True}, "BMP": {}}
@@ -322,7 +322,7 @@ def test_bombs_take_no_memory(tmp_path):
 import resource, sys
 from pathlib import Path
 from customize.errors import InputError
-from customize.images import open_image
+from customize.data.images.image_file import open_image
 start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sorted(Path(sys.argv[1]).iterdir()):
     try:

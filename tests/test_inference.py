@@ -21,15 +21,18 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from customize import families, ownership
+from customize import families
 from customize.adapters.lora import Adapter
-from customize.cli import read
-from customize.config import InferenceSettings
+from customize.cli.main import read
 from customize.errors import InputError, Interrupted, NumericsError, ResourceError
-from customize.inference import command, drawing, load_pipeline
-from customize.inference.learned import find_learned
-from customize.inference.told import read_told
-from customize.resources import resources
+from customize.inference import load_pipeline
+from customize.inference.metadata.read_png import read_told
+from customize.inference.run import command
+from customize.inference.run import generate as drawing
+from customize.settings.inference import InferenceSettings
+from customize.storage import ownership
+from customize.storage.resources import resources
+from customize.weights.learned_weights import find_learned
 
 PROMPT = "a photo of <toy> dog"
 
@@ -268,7 +271,7 @@ def pixels(folder: Path) -> list[np.ndarray]:
 
 
 def test_the_command_writes_pictures_that_can_be_made_again(tiny_epsilon, run, tmp_path):
-    from customize import toml
+    from customize.settings.files import toml_file
 
     source = tmp_path / "start.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8)).save(source)
@@ -296,7 +299,7 @@ def test_the_command_writes_pictures_that_can_be_made_again(tiny_epsilon, run, t
     assert facts["settings"]["prompt"] == ["a häuschen"] and facts["settings"]["seed"] == 5
     assert facts["base_model"] == tiny_epsilon.name and len(facts["weights"][0]["sha256"]) == 64
 
-    values, _ = toml.read(out / "config.toml")
+    values, _ = toml_file.read(out / "config.toml")
     assert values.pop("trace") and values.pop("trace_decode") == "linear" and not values.pop("trace_page")
     command.run(InferenceSettings(**{**values, "output_dir": str(tmp_path / "again")}))
     assert all(map(np.array_equal, pixels(out), pixels(tmp_path / "again")))
@@ -366,7 +369,7 @@ def test_a_new_folder_each_time_where_none_is_named(tiny_epsilon, tmp_path, monk
 def test_the_command_reports_all_problems_before_torch_is_imported(tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"PK\x03\x04")
     code = (
-        "import sys; from customize.inference import command; from customize.config import InferenceSettings\n"
+        "import sys; from customize.inference.run import command; from customize.settings.inference import InferenceSettings\n"
         "from customize.errors import InputError\n"
         "try: command.run(InferenceSettings(prompt=['a'], weights=['bad.safetensors', 'none'], image='no.png'))\n"
         "except InputError as error: print(len(error.problems), 'torch' in sys.modules)"

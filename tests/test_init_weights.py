@@ -9,15 +9,15 @@ import torch
 from kit import prepared, settings_for, train_loop, write_pictures
 from safetensors.torch import load_file, save_file
 
-from customize import model_card
-from customize.config import DreamBoothSettings, TextualInversionSettings
+from customize.cli.settings_from_files import read_settings
 from customize.errors import InputError
-from customize.from_files import read_settings
-from customize.init_weights import end_of
-from customize.preflight import check
-from customize.readback import answer
-from customize.resume import differences, identity
-from customize.watchers import Checkpoints
+from customize.evaluation.verify_result import answer
+from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.training import model_card
+from customize.training.callbacks import Checkpoints
+from customize.training.preflight import check
+from customize.training.resume import differences, identity
+from customize.weights.init_weights import end_of
 
 KINDS = {
     "textual_inversion": {},
@@ -120,7 +120,7 @@ def as_kohya(tensors, alpha: float):
 
 def test_a_file_of_another_program(earlier, others, tmp_path, tiny_epsilon):
     """kohya's names; its rank, alpha and layers are read from the tensors."""
-    from customize.inference.loading import load_pipeline
+    from customize.inference.pipeline_loading import load_pipeline
 
     tensors = load_file(earlier("rslora")[0] / "result/pytorch_lora_weights.safetensors")
     path = written(tmp_path / "kohya", as_kohya(tensors, 3.0))

@@ -11,14 +11,14 @@ from PIL import Image, ImageDraw
 from test_sampler import OPTIONS, SCHEDULERS, picture
 
 from customize import families
-from customize.config import InferenceSettings
 from customize.errors import InputError
-from customize.inference import command
 from customize.inference.inpainting import Known, repaint_places, repaint_plan
 from customize.inference.pipeline import Pipeline
+from customize.inference.run import command
 from customize.inference.sampler import StepResult
 from customize.inference.schedulers import make_scheduler
 from customize.inference.solvers import Solver
+from customize.settings.inference import InferenceSettings
 
 
 @pytest.fixture(scope="module", params=["four channels", "nine channels", "v_prediction"])

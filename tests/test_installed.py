@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from customize import __main__, __version__, cli, next_command, shipped
-from customize.config import DreamBoothSettings, InferenceSettings
+from customize import __main__, __version__, next_command
+from customize.cli import main
+from customize.methods import DreamBoothSettings
+from customize.settings.files import shipped_configs
+from customize.settings.inference import InferenceSettings
 
 ROOT = Path(__file__).parent.parent
 
@@ -81,7 +84,7 @@ def test_version(word, capsys):
 
 
 def test_the_scripts_tell_the_version(capsys):
-    assert cli.main(InferenceSettings, print, ["--version"]) == 0
+    assert main.main(InferenceSettings, print, ["--version"]) == 0
     assert capsys.readouterr().out == f"customize {__version__}\n"
 
 
@@ -102,24 +105,24 @@ def test_each_job_has_its_help(name, capsys):
 
 def test_configurations_are_listed_and_copied_and_nothing_is_replaced(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert shipped.main([]) == 0
+    assert shipped_configs.main([]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in listed] == sorted(path.stem for path in (ROOT / "configs").glob("*.toml"))
-    assert shipped.main(["demo_dreambooth"]) == 0
+    assert shipped_configs.main(["demo_dreambooth"]) == 0
     copied = tmp_path / "demo_dreambooth.toml"
     assert copied.read_bytes() == (ROOT / "configs/demo_dreambooth.toml").read_bytes()
     copied.write_text("mine")
-    assert shipped.main(["demo_dreambooth"]) == 2 and "is there already" in capsys.readouterr().err
+    assert shipped_configs.main(["demo_dreambooth"]) == 2 and "is there already" in capsys.readouterr().err
     assert copied.read_text() == "mine"
-    assert shipped.main(["demo_dreambooth", "other.toml"]) == 0 and (tmp_path / "other.toml").exists()
-    assert shipped.main(["demo_dreamboth"]) == 2 and "did you mean demo_dreambooth?" in capsys.readouterr().err
-    assert shipped.main(["../pyproject"]) == 2 and shipped.main(["a", "b", "c"]) == 2
+    assert shipped_configs.main(["demo_dreambooth", "other.toml"]) == 0 and (tmp_path / "other.toml").exists()
+    assert shipped_configs.main(["demo_dreamboth"]) == 2 and "did you mean demo_dreambooth?" in capsys.readouterr().err
+    assert shipped_configs.main(["../pyproject"]) == 2 and shipped_configs.main(["a", "b", "c"]) == 2
 
 
 @pytest.mark.parametrize("word", ["demo_dreambooth_lora", "configs/demo_dreambooth_lora.toml", "demo_dreambooth_lora.toml"])
 def test_a_configuration_of_the_program_is_found_by_name_from_anywhere(word, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings, notes = cli.read(DreamBoothSettings, [word])
+    settings, notes = main.read(DreamBoothSettings, [word])
     assert settings.instance_prompt == "a sks toy" and settings.adapter == "lora"
     assert Path(settings.instance_data_dir or "").samefile(ROOT / "customize/demo/examples/subject")
     assert any("comes with the program" in note for note in notes)

@@ -11,7 +11,7 @@ from whole_runs import LATEST, Run
 
 from customize.errors import ResourceError
 from customize.families.latents import KLLatents
-from customize.preflight import check
+from customize.training.preflight import check
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_picture_that_changes_after_the_check_is_told_with_a_cache_too(tiny_ep
     for change in (lambda: write_pictures(pictures, seed=5), (pictures / "1.png").unlink):
         checked = check(settings)
         change()
-        monkeypatch.setattr("customize.preflight.check", lambda settings, checked=checked: checked)
+        monkeypatch.setattr("customize.training.preflight.check", lambda settings, checked=checked: checked)
         with pytest.raises(ResourceError, match="has changed since it was checked"):
             prepared(settings)
         monkeypatch.undo()
@@ -178,7 +178,7 @@ def test_class_pictures_killed_while_they_are_generated(number, server, tiny_eps
 
 
 def test_batches_of_class_pictures_are_those_of_a_run_without_a_kill():
-    from customize.class_pictures import batches
+    from customize.training.class_images import batches
 
     every = [str(number) for number in range(7)]
     assert batches(every, every, 3) == [["0", "1", "2"], ["3", "4", "5"], ["6"]]

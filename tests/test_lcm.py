@@ -7,13 +7,13 @@ from diffusers import LatentConsistencyModelImg2ImgPipeline, LatentConsistencyMo
 from test_sampler import picture
 
 from customize import families
-from customize.cli import main
-from customize.config import InferenceSettings
+from customize.cli.main import main
 from customize.errors import InputError
 from customize.families.stable_diffusion import guidance_embedding
-from customize.inference import command
+from customize.inference.explain.trace import Trace
 from customize.inference.pipeline import Pipeline
-from customize.inference.trace import Trace
+from customize.inference.run import command
+from customize.settings.inference import InferenceSettings
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from kit import prepared, settings_for, train_loop
 
-from customize.learned_change import Change, Probe, adapted
+from customize.evaluation.learned_change import Change, Probe, adapted
 
 
 def probed(method, base, pictures, folder, steps, **changes):

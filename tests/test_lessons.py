@@ -7,17 +7,18 @@ from PIL import Image
 from test_sampler import picture
 
 from customize import families
-from customize.config import InferenceSettings
 from customize.errors import InputError
-from customize.inference import command, lessons
 from customize.inference.estimates import Guided
-from customize.inference.lessons import LESSONS, clean_and_noise, in_one_step, psnr
+from customize.inference.explain import lessons
+from customize.inference.explain.lessons import LESSONS, clean_and_noise, in_one_step, psnr
+from customize.inference.illusions.views import VIEWS
 from customize.inference.pipeline import Pipeline
+from customize.inference.run import command
+from customize.inference.run.grid import Wanted
 from customize.inference.schedulers import make_scheduler
 from customize.inference.solvers import Solver
 from customize.inference.starts import fitted
-from customize.inference.sweep import Wanted
-from customize.inference.views import VIEWS
+from customize.settings.inference import InferenceSettings
 
 
 @pytest.fixture(scope="module", params=["epsilon", "v"])

@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from customize.cli import main, read
-from customize.config import InferenceSettings
+from customize.cli.main import main, read
+from customize.cli.settings_from_files import read_settings
 from customize.errors import InputError
-from customize.from_files import read_settings
-from customize.inference import command
-from customize.inference.like import Like
+from customize.inference.metadata.reproduce import Like
+from customize.inference.run import command
+from customize.settings.inference import InferenceSettings
 
 PROMPTS = (
     "a dog", "a (red:1.3) cat BREAK in the snow", "a [dog:cat:0.5] on the beach", "a dog AND a house :0.4", "a [cat|dog]",

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from customize import files, lock, ownership, run_folder
 from customize.errors import InputError
+from customize.storage import atomic, lock, ownership, run_folder
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def test_what_is_no_lock_is_left_alone(tmp_path, kind):
     for attempt in (lock.check, lambda folder: lock.hold(folder).__enter__()):
         with pytest.raises(InputError, match="is no lock of a run"):
             attempt(folder)
-    (folder / files.READY).mkdir()
+    (folder / atomic.READY).mkdir()
     run_folder.settle(folder)  # a reader goes on with what is there
     assert other.read_text() == "precious" and not (tmp_path / "nothing").exists()
 
@@ -115,8 +115,8 @@ def test_to_claim_a_folder_ends_what_a_dead_process_began(tmp_path):
         for name in (".a.123.unfinished", "checkpoints/.step-000004.123.unfinished"):
             record.add_temporary(tmp_path / name)
     (tmp_path / ".draft.7.unfinished").mkdir()  # of nobody who wrote it down
-    (tmp_path / files.READY).mkdir()
-    (tmp_path / files.READY / "weights").write_text("new")
+    (tmp_path / atomic.READY).mkdir()
+    (tmp_path / atomic.READY / "weights").write_text("new")
     (tmp_path / "weights").write_text("old")
     with another(tmp_path):
         run_folder.settle(tmp_path)  # a reader leaves it to the one that is at work

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from customize.config import InferenceSettings
 from customize.errors import InputError
-from customize.inference import command, load_pipeline
-from customize.inference.attention import AttentionMaps, heat_levels, heat_sheet
-from customize.ownership import NAME as RECORD
+from customize.inference import load_pipeline
+from customize.inference.explain.attention import AttentionMaps, heat_levels, heat_sheet
+from customize.inference.run import command
+from customize.settings.inference import InferenceSettings
+from customize.storage.ownership import NAME as RECORD
 
 PROMPTS = ["a red dog", "a cat BREAK house"]
 

@@ -9,14 +9,14 @@ from kit import conditioning
 from torch import Tensor
 
 from customize import families
+from customize.adapters.lora_keys import kohya_name, original_names, sorted_out, split
 from customize.errors import InputError
 from customize.inference import load_pipeline
-from customize.inference.adapters import add_adapters
-from customize.inference.learned import find_learned
-from customize.inference.merge import merge_adapters
+from customize.inference.run.merge import merge_adapters
 from customize.inference.scale_schedules import LoadedWeights
-from customize.lora_formats import kohya_name, original_names, sorted_out, split
-from customize.scales import Apart, Schedule
+from customize.settings.scale import Apart, Schedule
+from customize.weights.learned_weights import find_learned
+from customize.weights.load_adapters import add_adapters
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from test_inference import assert_same_picture, differs, embeddings, lora, stock, vectors
 from torch import Tensor
 
-from customize.config import InferenceSettings
 from customize.errors import InputError
-from customize.inference import command, load_pipeline
-from customize.inference.learned import find_learned
+from customize.inference import load_pipeline
+from customize.inference.run import command
+from customize.settings.inference import InferenceSettings
+from customize.weights.learned_weights import find_learned
 
 PROMPT = "a photo of <toy> dog"
 FILE = "pytorch_lora_weights.safetensors"

@@ -10,8 +10,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from transformers import CLIPTextModel
 
-from customize import draws
-from customize.batches import Batch
+from customize.data.batches import Batch
+from customize.diffusion import rng
 from customize.diffusion.predictions import add_noise
 from customize.methods.textual_inversion import DirectionalTextualInversion
 
@@ -251,4 +251,4 @@ def test_draws_of_a_batch_do_not_depend_on_how_it_is_cut(tiny_epsilon, pictures,
     for name in ("latents", "noise", "timesteps", "loss_weights"):
         assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts]))
     assert whole.names == tuple(part.names[0] for part in parts)
-    assert draws.shuffled(12, 3, 3, "instance/order") == int(whole.names[0].removesuffix(".png"))
+    assert rng.shuffled(12, 3, 3, "instance/order") == int(whole.names[0].removesuffix(".png"))

@@ -13,12 +13,12 @@ import torch
 from test_hostile_files import mutated, seeds
 from test_inference import embeddings, lora
 
-from customize.config import DreamBoothSettings
-from customize.data import load_examples
+from customize.data.examples import load_examples
+from customize.data.images.image_file import open_image
 from customize.errors import InputError
-from customize.images import open_image
-from customize.inference.loading import load_pipeline
-from customize.run_folder import LORA
+from customize.inference.pipeline_loading import load_pipeline
+from customize.methods import DreamBoothSettings
+from customize.storage.run_folder import LORA
 
 ENDINGS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif"}
 

@@ -107,7 +107,7 @@ def test_a_description_that_does_not_fit_the_tensors_is_refused(change, folder, 
     """A rank from a stranger's file allocates nothing."""
     import customize.adapters
     from customize.errors import InputError
-    from customize.inference.loading import load_pipeline
+    from customize.inference.pipeline_loading import load_pipeline
 
     monkeypatch.setattr(customize.adapters, "__path__", [*customize.adapters.__path__, str(HERE / "new_adapter")])
     customize.adapters.by_peft_type.cache_clear()

@@ -12,9 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from customize import __main__, cli, lock, ownership
-from customize.commands import run_inference, run_training
-from customize.config import DreamBoothSettings, InferenceSettings, TextualInversionSettings
+from customize import __main__
+from customize.cli import main
+from customize.cli.commands import run_inference, run_training
+from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.settings.inference import InferenceSettings
+from customize.storage import lock, ownership
 
 NAMES = (
     "001.png", "000.png", "002-trace.png", "config.toml", "config-002.toml", "README.md", "README-2.md", "log.jsonl",
@@ -41,17 +44,18 @@ CONTENTS = (
 @contextmanager
 def quick(base: Path) -> Iterator[None]:
     """Models are loaded once, and results not read back: what is looked at here is files."""
-    from customize import readback, training
+    from customize.evaluation import verify_result
     from customize.families import load, locate
-    from customize.inference import drawing
     from customize.inference.pipeline import Pipeline
+    from customize.inference.run import generate
+    from customize.training import run as training
 
     family = load(locate(str(base)))
     pipeline = Pipeline(copy.deepcopy(family))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "load", lambda source: copy.deepcopy(family))
-        patch.setattr(readback, "check", lambda *arguments: 0.0)
-        patch.setattr(drawing, "load_pipeline", lambda *arguments, **options: pipeline)
+        patch.setattr(verify_result, "check", lambda *arguments: 0.0)
+        patch.setattr(generate, "load_pipeline", lambda *arguments, **options: pipeline)
         yield
 
 
@@ -101,8 +105,8 @@ def called(command: str, words: list[str]) -> int:
         return __main__.main([command, *words])
     if command in ("words", "lora"):
         model = TextualInversionSettings if command == "words" else DreamBoothSettings
-        return cli.main(model, run_training, words)
-    return cli.main(InferenceSettings, run_inference, words)
+        return main.main(model, run_training, words)
+    return main.main(InferenceSettings, run_inference, words)
 
 
 user_files = st.dictionaries(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from kit import prepared, settings_for, train_loop, write_pictures
 
-from customize.optimizers import LearningRates, build_adamw
+from customize.optim.optimizers import LearningRates, build_adamw
 
 
 @pytest.fixture(scope="module")

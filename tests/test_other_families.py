@@ -7,8 +7,8 @@ from families_of_tests import FlowTransformer, PixelUNet
 from kit import settings_for, train_loop
 
 from customize.families.base import Family
+from customize.inference.explain.trace import Trace
 from customize.inference.pipeline import Pipeline
-from customize.inference.trace import Trace
 
 FAMILIES = [FlowTransformer, PixelUNet]
 STEPS, SCALE = 4, 3.0
@@ -23,15 +23,15 @@ def context_of(family: Family, base, pictures, folder, **changes):
     """What prepares a run, with this family in place of the base model."""
     from accelerate import Accelerator
 
-    from customize.preflight import check
-    from customize.preparation import RunContext
+    from customize.training.preflight import check
+    from customize.training.setup import RunContext
 
     settings = settings_for("lora", base, pictures, folder, train_batch_size=3, resolution=16, **changes)
     return settings, RunContext(settings, Accelerator(cpu=True), family, check(settings)[2], 0)
 
 
 def test_the_loss_of_a_batch_is_its_formula(family, tiny_epsilon, pictures, tmp_path):
-    from customize.preparation import prepare
+    from customize.training.setup import prepare
 
     settings, context = context_of(family, tiny_epsilon, pictures, tmp_path / "run")
     training = prepare(settings, context)
@@ -52,7 +52,7 @@ def test_the_loss_of_a_batch_is_its_formula(family, tiny_epsilon, pictures, tmp_
 
 
 def test_lora_is_trained_by_the_loop_and_changes_nothing_else(family, tiny_epsilon, pictures, tmp_path):
-    from customize.preparation import prepare
+    from customize.training.setup import prepare
 
     before = {name: p.clone() for name, p in family.denoiser.named_parameters()}
     settings, context = context_of(family, tiny_epsilon, pictures, tmp_path / "run", max_train_steps=8)

@@ -15,13 +15,13 @@ from kit import conditioning
 from PIL import Image
 
 from customize.diffusion.predictions import PREDICTIONS
-from customize.inference.attention import LEVELS, WordMaps, heat_colours
 from customize.inference.estimates import Conditional, guided
-from customize.inference.formulas import CLEAN, NOISE, X, reading
-from customize.inference.page import HEIGHT, LINES, WIDTH, chart, grid, page, template
+from customize.inference.explain.attention import LEVELS, WordMaps, heat_colours
+from customize.inference.explain.formulas import CLEAN, NOISE, X, reading
+from customize.inference.explain.trace import Trace, film
+from customize.inference.explain.trace_page import HEIGHT, LINES, WIDTH, chart, grid, page, template
 from customize.inference.sampler import StepResult
 from customize.inference.step import Step
-from customize.inference.trace import Trace, film
 
 NOBODY = Conditional(conditioning(torch.zeros(2, 1, 1)))
 HOSTILE = '</title></script><script>alert("1")</script><img src=x onerror=alert(2)>\'"&lt;<!-- {{data}} ' + "\u2028"

@@ -10,17 +10,18 @@ import torch
 from kit import METHODS, prepared, settings_for, write_pictures
 from whole_runs import LATEST, Run
 
-from customize import checkpoint, plan
-from customize.config import DreamBoothSettings
 from customize.errors import ResourceError
-from customize.preflight import check
-from customize.resources import for_memory, less_memory, safetensors_size
+from customize.methods import DreamBoothSettings
+from customize.storage import checkpoint
+from customize.storage.resources import for_memory, less_memory, safetensors_size
+from customize.training import dry_run
+from customize.training.preflight import check
 
 CLASS = {"prior_preservation": "images", "class_prompt": "a photo of dog", "num_class_images": 4, "sample_inference_steps": 2}
 
 
 def plan_of(settings):
-    return plan.make(settings, *check(settings))
+    return dry_run.make(settings, *check(settings))
 
 
 def everything(folder: Path) -> list[tuple[str, int]]:
@@ -100,13 +101,19 @@ def test_a_dry_run_of_a_run_to_go_on_with(server, tiny_epsilon, pictures, tmp_pa
 
 
 def test_the_fullest_moment_counts_a_new_checkpoint_beside_the_old_ones():
-    files = plan.Files({"a": 10}, 5, 1, {"b": 1}, 0, 0, 0)
+    files = dry_run.Files({"a": 10}, 5, 1, {"b": 1}, 0, 0, 0)
     assert files.largest == 20
     assert replace(files, kept=3).largest == 40 and replace(files, kept=None).largest == 51
     assert replace(files, result={"b": 100}).largest == 110
     assert replace(files, intermediate=2, samples=3, sample=7).largest == 20 + 2 + 21
     assert replace(files, checkpoints=1).largest == 11
-    assert [plan.times(0, 6, 4), plan.times(4, 6, 4), plan.times(0, 8, 4), plan.times(6, 6, 4), plan.times(3, 9, 2)] == [
+    assert [
+        dry_run.times(0, 6, 4),
+        dry_run.times(4, 6, 4),
+        dry_run.times(0, 8, 4),
+        dry_run.times(6, 6, 4),
+        dry_run.times(3, 9, 2),
+    ] == [
         2,
         1,
         2,
@@ -121,9 +128,9 @@ def test_what_is_short_is_told_with_what_helps(tiny_epsilon, pictures, tmp_path,
     assert planned.short == []
     assert "1 byte of disk is missing" in replace(planned, free_disk=planned.files.largest - 1).short[0]
     assert "--gradient_checkpointing, --mixed_precision bf16" in replace(planned, free_memory=planned.memory).short[0]
-    monkeypatch.setattr(plan, "make", lambda *given: replace(planned, free_disk=0))
+    monkeypatch.setattr(dry_run, "make", lambda *given: replace(planned, free_disk=0))
     with pytest.raises(ResourceError, match="iB of disk are missing"):
-        plan.run(settings, *check(settings))
+        dry_run.run(settings, *check(settings))
 
 
 def test_out_of_memory_in_the_trial_is_told_with_what_helps(server, tiny_epsilon, pictures, tmp_path):

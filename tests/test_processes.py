@@ -10,7 +10,7 @@ import pytest
 from kit import settings_for, write_pictures
 from whole_runs import Run
 
-from customize.files import write_text
+from customize.storage.atomic import write_text
 
 ROOT = Path(__file__).parents[1]
 

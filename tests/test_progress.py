@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from customize import progress
+from customize.cli.terminal import time_left
 from customize.progress import Bar, Pace
-from customize.terminal import time_left
-from customize.trainer import Callback, StepMetrics
-from customize.watchers import Checkpoints, EveryNSteps, Progress, times_left
+from customize.training.callbacks import Checkpoints, EveryNSteps, Progress, times_left
+from customize.training.loop import Callback, StepMetrics
 
 SECONDS = {"s": 1, "min": 60, "h": 3600, "days": 86400}
 
@@ -41,8 +41,8 @@ def simulate(clock, monkeypatch, steps, step, first, sample=0.0, every=100, chec
     saves = Checkpoints(None, checkpointing, None)
     monkeypatch.setattr(saves, "start", lambda state: setattr(saves, "saved", state.step))
     state.checkpoint = lambda: None
-    monkeypatch.setattr("customize.checkpoint.save", lambda *given: clock.passes(checkpoint))
-    monkeypatch.setattr("customize.checkpoint.prune", lambda *given: None)
+    monkeypatch.setattr("customize.storage.checkpoint.save", lambda *given: clock.passes(checkpoint))
+    monkeypatch.setattr("customize.storage.checkpoint.prune", lambda *given: None)
     callbacks: list[Callback] = []
     bar = Progress(callbacks)
     callbacks += [bar, samples, saves]

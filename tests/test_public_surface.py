@@ -63,7 +63,7 @@ def test_training_returns_what_was_learned(trained):
 
 
 def test_a_callback_of_the_caller_may_stop_the_run(tiny_epsilon, pictures, tmp_path):
-    from customize.trainer import Callback, Stop
+    from customize.training.loop import Callback, Stop
 
     class Enough(Callback):
         def after_step(self, state, metrics):
@@ -74,7 +74,7 @@ def test_a_callback_of_the_caller_may_stop_the_run(tiny_epsilon, pictures, tmp_p
 
 
 def test_images_are_those_of_the_command_and_carry_their_settings(trained, tiny_epsilon, tmp_path, monkeypatch, capfd):
-    from customize.commands import infer
+    from customize.cli.commands import infer
 
     monkeypatch.chdir(tmp_path)
     given = {"weights": [trained[0].folder], "prompt": "a sks dog", "num_images": 2, "num_inference_steps": 2, "batch_size": 1}

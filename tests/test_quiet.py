@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from customize.quiet import NOISE, quiet
+from customize.library_logs import NOISE, quiet
 
 CODE = """
 import logging

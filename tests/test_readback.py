@@ -7,8 +7,10 @@ import torch
 from kit import prepared, settings_for, write_pictures
 from safetensors.torch import load_file, safe_open, save_file
 
-from customize import families, model_card, readback
-from customize.weights import PRECISIONS
+from customize import families
+from customize.evaluation import verify_result
+from customize.training import model_card
+from customize.weights.save import PRECISIONS
 
 KINDS = {
     "textual_inversion": ("textual_inversion", {}),
@@ -55,12 +57,12 @@ def test_no_second_base_is_loaded_and_the_trained_one_is_left_as_it_was(kind, ti
     family, method = saved(kind, tiny_epsilon, pictures, tmp_path)
     monkeypatch.setattr(families, "load", None)
     tensors, modules, configs = everything(family)
-    trained = readback.answer(family, method.example_prompt)
-    assert readback.check(tmp_path, family, method.example_prompt, weights=method.learned()) < 1e-5
+    trained = verify_result.answer(family, method.example_prompt)
+    assert verify_result.check(tmp_path, family, method.example_prompt, weights=method.learned()) < 1e-5
     after, modules_after, configs_after = everything(family)
     assert modules == modules_after and configs == configs_after and tensors.keys() == after.keys()
     assert all(torch.equal(tensor, after[name]) for name, tensor in tensors.items())
-    assert torch.equal(readback.answer(family, method.example_prompt), trained)
+    assert torch.equal(verify_result.answer(family, method.example_prompt), trained)
 
 
 def changed(file, change):
@@ -85,7 +87,7 @@ def test_a_single_bit_is_found(kind, tiny_epsilon, pictures, tmp_path):
     [file] = tmp_path.glob("*.safetensors")
     changed(file, nudged)
     with pytest.raises(OSError, match="does not hold what was learned"):
-        readback.check(tmp_path, family, method.example_prompt, weights=method.learned())
+        verify_result.check(tmp_path, family, method.example_prompt, weights=method.learned())
 
 
 @pytest.mark.parametrize("kind", ["textual_inversion", "lora", "kohya"])
@@ -105,7 +107,7 @@ def test_tensors_in_each_others_place_are_found_by_the_prediction(kind, tiny_eps
     save_file(swapped, file, metadata)
     with pytest.raises(OSError, match="does not give what was learned"):
         weights = {} if kind == "textual_inversion" else method.learned()
-        readback.check(tmp_path, family, method.example_prompt, weights=weights)
+        verify_result.check(tmp_path, family, method.example_prompt, weights=weights)
 
 
 @pytest.mark.parametrize("part", PART_FILES)
@@ -113,7 +115,7 @@ def test_a_single_bit_of_a_network_is_found(part, tiny_epsilon, pictures, tmp_pa
     family, method = saved("full", tiny_epsilon, pictures, tmp_path)
     changed(tmp_path / PART_FILES[part], nudged)
     with pytest.raises(OSError, match=f"{part} does not hold what was learned"):
-        readback.check(tmp_path, family, method.example_prompt)
+        verify_result.check(tmp_path, family, method.example_prompt)
 
 
 def test_another_tokenizer_or_scheduler_is_found(tiny_epsilon, pictures, tmp_path):
@@ -122,7 +124,7 @@ def test_another_tokenizer_or_scheduler_is_found(tiny_epsilon, pictures, tmp_pat
     text = file.read_text()
     file.write_text(json.dumps({**json.loads(text), "prediction_type": "v_prediction"}))
     with pytest.raises(OSError, match="another tokenizer or scheduler"):
-        readback.check(tmp_path, family, method.example_prompt)
+        verify_result.check(tmp_path, family, method.example_prompt)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -130,7 +132,7 @@ def test_another_tokenizer_or_scheduler_is_found(tiny_epsilon, pictures, tmp_pat
 def test_rounded_results_are_compared_as_rounded(kind, precision, tiny_epsilon, pictures, tmp_path):
     family, method = saved(kind, tiny_epsilon, pictures, tmp_path, save_precision=precision)
     dtype = PRECISIONS[precision]
-    assert readback.check(tmp_path, family, method.example_prompt, dtype, method.learned()) > 1e-6
+    assert verify_result.check(tmp_path, family, method.example_prompt, dtype, method.learned()) > 1e-6
     other = torch.bfloat16 if precision == "fp16" else torch.float16
     with pytest.raises(OSError, match="does not hold what was learned"):
-        readback.check(tmp_path, family, method.example_prompt, other, method.learned())
+        verify_result.check(tmp_path, family, method.example_prompt, other, method.learned())

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from customize.config import InferenceSettings
+from customize.inference.illusions.readings import readings, readings_sheet
 from customize.inference.inpainting import as_pixels
-from customize.inference.readings import readings, readings_sheet
-from customize.inference.sweep import grid
+from customize.inference.run.grid import grid
+from customize.settings.inference import InferenceSettings
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 

@@ -17,7 +17,8 @@ from kit import METHODS, mounted
 from safetensors.torch import load_file
 from whole_runs import LATEST, Run
 
-from customize import checkpoint, lock, run_integrity
+from customize.evaluation import run_integrity
+from customize.storage import checkpoint, lock
 
 EACH_STEP = {"checkpointing_steps": 1, "checkpoints_total_limit": 1}
 slow = pytest.mark.slow

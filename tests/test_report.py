@@ -2,10 +2,10 @@
 
 import pytest
 
+from customize.cli.problem_report import MANY, headline, kinds, lines
 from customize.errors import InputError, Problem
+from customize.families.trigger_words import calls_learned
 from customize.prompts import parse
-from customize.report import MANY, headline, kinds, lines
-from customize.triggers import calls_learned
 
 
 def long_caption(index):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from whole_runs import LATEST, Run
 
 from customize.families import Source, locate
-from customize.resume import BLOCK, BLOCKS, fingerprint
+from customize.training.resume import BLOCK, BLOCKS, fingerprint
 
 SELDOM = [pytest.param(method, marks=pytest.mark.slow) for method in METHODS if method != "lora"]
 

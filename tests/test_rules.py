@@ -4,10 +4,11 @@ import inspect
 
 import pytest
 
-from customize.config import MODELS, DreamBoothSettings, InferenceSettings, TextualInversionSettings
+from customize.cli.settings_by_command import MODELS
 from customize.errors import Problem
-from customize.methods import dreambooth_settings, textual_inversion_settings
-from customize.setting import table
+from customize.methods import DreamBoothSettings, TextualInversionSettings, dreambooth_settings, textual_inversion_settings
+from customize.settings.field import table
+from customize.settings.inference import InferenceSettings
 from customize.settings.rules import inference_rules, training_rules
 from customize.settings.rules import rule as common
 from customize.settings.rules.rule import Rule, broken, rule

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from customize import safetensors_header
 from customize.errors import InputError
-from customize.safetensors_header import MAX_HEADER_BYTES, Header, TensorInfo, read_header, refuse_not_finite
+from customize.storage import safetensors_header
+from customize.storage.safetensors_header import MAX_HEADER_BYTES, Header, TensorInfo, read_header, refuse_not_finite
 
 A = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
 B = {"dtype": "F16", "shape": [4], "data_offsets": [24, 32]}

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from customize import cli, triggers
-from customize.config import DreamBoothSettings, TextualInversionSettings
-from customize.preparation import RunContext
-from customize.sample_prompts import images_per_prompt, sample_prompts
+from customize.cli import main
+from customize.families import trigger_words
+from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.settings.validation_prompts import images_per_prompt, sample_prompts
+from customize.training.setup import RunContext
 
 
 def dreambooth(prompt, **changes):
@@ -71,14 +72,14 @@ def test_given_prompts_are_taken_each_once_and_may_name_settings():
 def test_none_means_no_samples_and_survives_the_file(tmp_path):
     flags = ["--instance_prompt", "a sks dog", "--instance_data_dir", "photos"]
     for off in (["--validation_prompt", "none"], ["--validation_prompt=None"]):
-        settings, _ = cli.read(DreamBoothSettings, [*flags, *off])
+        settings, _ = main.read(DreamBoothSettings, [*flags, *off])
         assert settings.validation_prompt == () and sample_prompts(settings) == ()
         (tmp_path / "a.toml").write_text(settings.to_toml())
-        assert cli.read(DreamBoothSettings, [str(tmp_path / "a.toml")])[0] == settings
-    settings, _ = cli.read(DreamBoothSettings, flags)
+        assert main.read(DreamBoothSettings, [str(tmp_path / "a.toml")])[0] == settings
+    settings, _ = main.read(DreamBoothSettings, flags)
     (tmp_path / "b.toml").write_text(settings.to_toml())
-    assert cli.read(DreamBoothSettings, [str(tmp_path / "b.toml")])[0].validation_prompt is None
-    assert cli.read(DreamBoothSettings, [*flags, "--validation_prompt", "none of it", "none"])[0].validation_prompt == (
+    assert main.read(DreamBoothSettings, [str(tmp_path / "b.toml")])[0].validation_prompt is None
+    assert main.read(DreamBoothSettings, [*flags, "--validation_prompt", "none of it", "none"])[0].validation_prompt == (
         "none of it", "none",
     )  # fmt: skip
 
@@ -119,7 +120,7 @@ def test_when_and_of_which_prompts_samples_are_drawn(changes, device, parameters
     ],
 )  # fmt: skip
 def test_rare_words(prompt, of_class, rare):
-    assert triggers.rare_words(prompt, of_class) == rare
+    assert trigger_words.rare_words(prompt, of_class) == rare
 
 
 @pytest.mark.parametrize(
@@ -130,11 +131,11 @@ def test_rare_words(prompt, of_class, rare):
     ],
 )  # fmt: skip
 def test_calls(prompt, calls):
-    assert triggers.calls(prompt, ("sks",)) == calls
+    assert trigger_words.calls(prompt, ("sks",)) == calls
 
 
 def test_scripts_without_blanks():
-    assert triggers.calls("我的猫在海滩上", ("我的猫",)) and not triggers.calls("一只狗", ("我的猫",))
+    assert trigger_words.calls("我的猫在海滩上", ("我的猫",)) and not trigger_words.calls("一只狗", ("我的猫",))
 
 
 @pytest.mark.parametrize(
@@ -161,8 +162,8 @@ def test_prompts_that_do_not_show_the_subject_are_told(settings, told):
 
 @pytest.mark.parametrize("name", ["demo_dreambooth", "demo_dreambooth_lora", "sd15_dreambooth_lora_8gb", "sd15_dreambooth_24gb"])
 def test_the_prompts_of_a_configuration_follow_its_subject(name):
-    settings, found = cli.read(DreamBoothSettings, [f"configs/{name}.toml", "--instance_prompt", "a photo of zwx cat"])
-    assert triggers.any_calls(sample_prompts(settings), ("zwx",)) and not any("validation_prompt" in note for note in found)
+    settings, found = main.read(DreamBoothSettings, [f"configs/{name}.toml", "--instance_prompt", "a photo of zwx cat"])
+    assert trigger_words.any_calls(sample_prompts(settings), ("zwx",)) and not any("validation_prompt" in note for note in found)
 
 
 @given(st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=60).filter(str.strip))
@@ -170,7 +171,7 @@ def test_any_instance_prompt_calls_itself(prompt):
     settings = dreambooth(prompt)
     made = sample_prompts(settings)
     assert made[0] == prompt and len(made) <= 2 and all(len(each.encode()) <= 70 for each in made[1:])
-    rare = triggers.rare_words(prompt)
-    assert not rare or triggers.any_calls(made, rare)
+    rare = trigger_words.rare_words(prompt)
+    assert not rare or trigger_words.any_calls(made, rare)
     assert bool(rare) == bool(re.search(r"\w", prompt))
     assert not [note for note in dreambooth(prompt, validation_prompt=made).notes() if "sample images" in note]

@@ -11,11 +11,12 @@ from diffusers.schedulers import AysSchedules
 from test_sampler import OPTIONS, base_scheduler, picture
 
 from customize import families
-from customize.config import DreamBoothSettings, InferenceSettings
 from customize.errors import InputError
 from customize.inference.pipeline import Pipeline
-from customize.inference.samplers import AUTOMATIC, AYS, KNOWN, NEAREST, SPACINGS, TAKEN_BY, find, nearest, parts
 from customize.inference.schedulers import make_scheduler, scheduler_names
+from customize.methods import DreamBoothSettings
+from customize.settings.inference import InferenceSettings
+from customize.settings.sampler_names import AUTOMATIC, AYS, KNOWN, NEAREST, SPACINGS, TAKEN_BY, find, nearest, parts
 
 SDE, KARRAS = {"algorithm_type": "sde-dpmsolver++"}, {"use_karras_sigmas": True}
 EXPONENTIAL = {"use_exponential_sigmas": True, "timestep_spacing": "linspace"}
@@ -273,7 +274,7 @@ def test_more_layers_than_there_are_cannot_be_left_out(both):
 
 
 def test_a_name_is_found_as_a_class_and_back():
-    from customize.inference.samplers import shown
+    from customize.settings.sampler_names import shown
 
     assert shown("DPMSolverMultistepScheduler", "", True) == "DPM++ 2M Karras" == shown("dpmpp_2m_k", "")
     assert shown(None, "PNDMScheduler") == "PLMS" and shown("dpmpp_sde", "", True) == "DPM++ SDE Karras"

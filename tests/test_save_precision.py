@@ -6,11 +6,13 @@ from diffusers import StableDiffusionPipeline
 from kit import METHODS, prepared, settings_for
 from safetensors.torch import load_file
 
-from customize import model_card, readback, run_folder
-from customize.lora_formats import kohya_name
-from customize.plan import result_sizes
-from customize.run_folder import KOHYA_LORA, LORA
-from customize.tensor_files import PRECISIONS, save_tensors
+from customize.adapters.lora_keys import kohya_name
+from customize.evaluation import verify_result
+from customize.storage import run_folder
+from customize.storage.run_folder import KOHYA_LORA, LORA
+from customize.storage.tensor_files import PRECISIONS, save_tensors
+from customize.training import model_card
+from customize.training.dry_run import result_sizes
 
 FORMATS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -29,7 +31,7 @@ def test_a_result_is_what_was_learned_rounded_once(method, precision, tiny_epsil
     about = model_card.metadata(settings, training.method, context.family, 1)
     training.method.eval()
     files = training.method.save(folder, about)
-    assert readback.check(folder, context.family, training.method.example_prompt, PRECISIONS[precision]) > 1e-6
+    assert verify_result.check(folder, context.family, training.method.example_prompt, PRECISIONS[precision]) > 1e-6
     if method == "lora":
         assert files == [folder / LORA, folder / KOHYA_LORA]
         again = load_file(files.pop())
@@ -65,7 +67,7 @@ def test_what_fp16_cannot_hold_stays_in_fp32_and_is_told(tmp_path, capsys, termi
 def test_a_finished_result_is_written_again_in_another_format(tmp_path):
     import json
 
-    from customize import manifest
+    from customize.storage import manifest
 
     (tmp_path / "customize.json").write_text(json.dumps({"steps": 3, "settings": {"save_precision": "fp16"}}))
     manifest.write(tmp_path)

@@ -11,11 +11,12 @@ from PIL import Image
 from test_inference import embeddings, lora, stock, vectors
 
 from customize import families
-from customize.config import InferenceSettings
 from customize.errors import InputError
-from customize.inference import command, drawing, load_pipeline
-from customize.inference.told import read_told
-from customize.scales import Schedule, at, path_and_scale, times
+from customize.inference import load_pipeline
+from customize.inference.metadata.read_png import read_told
+from customize.inference.run import command, generate
+from customize.settings.inference import InferenceSettings
+from customize.settings.scale import Schedule, at, path_and_scale, times
 
 PROMPT = "a photo of <toy> dog"
 RISING = Schedule(((0.0, 0.0), (0.3, 1.0)))
@@ -193,7 +194,7 @@ def test_a_picture_tells_its_schedule_and_its_trace_knows_the_guidance(learned, 
 
 def test_each_file_is_told_of_in_a_line(tiny_v, learned, tmp_path, capsys, terminal):
     weights = [f"{learned['first']}:0.5", f"{learned['second']}:0@0,1@0.3", str(learned["word"])]
-    drawing.Models().load(InferenceSettings(prompt="a sks dog", weights=weights, output_dir=str(tmp_path / "out")))
+    generate.Models().load(InferenceSettings(prompt="a sks dog", weights=weights, output_dir=str(tmp_path / "out")))
     lines = capsys.readouterr().out.splitlines()
     name = "pytorch_lora_weights.safetensors"
     assert lines == [

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers.optimization import get_scheduler
 
-from customize.schedules import SCHEDULES, Span, factor, step_rules
+from customize.optim.lr_schedules import SCHEDULES, Span, factor, step_rules
 
 RULES = "1:10,0.1:15,0.01"
 

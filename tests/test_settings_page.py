@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from customize.config import MODELS
-from customize.setting import table
+from customize.cli.settings_by_command import MODELS
+from customize.settings.field import table
 from docs.make_settings import PAGE, page
 
 

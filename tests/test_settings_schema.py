@@ -5,9 +5,13 @@ import math
 
 import pytest
 
-from customize.config import MODELS, DreamBoothSettings, InferenceSettings, Settings, TextualInversionSettings, TrainingSettings
+from customize.cli.settings_by_command import MODELS
 from customize.demo.pretraining.settings import DemoSettings
-from customize.setting import of_scope, setting, table
+from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.settings.common import Settings
+from customize.settings.field import of_scope, setting, table
+from customize.settings.inference import InferenceSettings
+from customize.settings.training import TrainingSettings
 
 TYPES = {"boolean": bool, "integer": int, "number": float, "string": str}
 BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum", "multiple_of": "multipleOf"}

@@ -15,8 +15,8 @@ from safetensors.numpy import save_file as save_arrays
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from customize.errors import InputError
-from customize.families import ldm_header
-from customize.families.ldm_header import CLIP, CONFIGS, OPEN_CLIP, UNET, VAE, read_layout
+from customize.families.files import ldm_header
+from customize.families.files.ldm_header import CLIP, CONFIGS, OPEN_CLIP, UNET, VAE, read_layout
 from customize.families.source import Source
 
 V1_NAMES = {f"{UNET}input_blocks.0.0.weight": (8, 4, 3, 3), f"{VAE}x": (1,), f"{CLIP}text_model.x": (1,)}
@@ -145,7 +145,7 @@ def load(small_configs, tmp_path, monkeypatch):
     def write_and_load(tensors, prediction_type=None):
         from safetensors.torch import save_file
 
-        from customize.families.single_file import load_single_file
+        from customize.families.files.single_file import load_single_file
 
         monkeypatch.setattr(ldm_header, "CONFIGS", small_configs)
         save_file(tensors, tmp_path / "x.safetensors")
@@ -316,7 +316,7 @@ def test_the_configurations_are_the_published_architectures(version, counts, pub
 
 
 def test_the_tokenizer_is_clips():
-    from customize.families.clip_tokenizer import clip_tokenizer
+    from customize.families.files.clip_tokenizer import clip_tokenizer
 
     v1, v2 = clip_tokenizer(), clip_tokenizer("!")
     assert len(v1) == len(v2) == 49_408 and v1.model_max_length == v2.model_max_length == 77

@@ -7,10 +7,12 @@ import torch
 from kit import parts_for, prepared, settings_for, train_loop, write_pictures
 from safetensors.torch import load_file
 
-from customize import checkpoint, events, training
-from customize.preflight import check
-from customize.trainer import Callback, Stop
-from customize.watchers import Checkpoints, EveryNSteps
+from customize import events
+from customize.storage import checkpoint
+from customize.training import run
+from customize.training.callbacks import Checkpoints, EveryNSteps
+from customize.training.loop import Callback, Stop
+from customize.training.preflight import check
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def test_a_run_that_is_stopped_has_a_result(method, best, tiny_epsilon, pictures
     stop = StopAt(3, best)
     reported: list[events.Event] = []
     with events.sent_to(reported.append):
-        training.run(settings, *check(settings), callbacks=[stop])
+        run.run(settings, *check(settings), callbacks=[stop])
     assert events.Message("stopped after step 3 of 6: good enough") in reported
     [learned] = [text for each in reported for head, text in getattr(each, "rows", ()) if head == "learned"]
     assert "from 3 images in 3 steps" in learned
@@ -82,7 +84,7 @@ def test_further_callbacks_see_a_run_and_change_no_bit(tiny_epsilon, pictures, t
     results = []
     for name, callbacks in (("with", [count := Count()]), ("without", [])):
         settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / name, max_train_steps=2)
-        training.run(settings, *check(settings), callbacks=callbacks)
+        run.run(settings, *check(settings), callbacks=callbacks)
         results.append(load_file(tmp_path / name / "pytorch_lora_weights.safetensors"))
     assert count.steps == [1, 2]
     assert all(torch.equal(tensor, results[1][name]) for name, tensor in results[0].items())
@@ -122,14 +124,14 @@ class Average:
 
 def test_a_further_part_is_saved_restored_and_compared_by_being_in_the_dictionary(tiny_epsilon, pictures, tmp_path, monkeypatch):
     """Nothing but `parts_of` knows of it."""
-    from customize import resumable, resume, trainer
+    from customize.training import loop, resumable, resume
 
     settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "run")
 
     def parts_with_average(method, optimizer, scaler):
         return {**resumable.parts_of(method, optimizer, scaler), "average": Average(method)}
 
-    monkeypatch.setattr(trainer, "parts_of", parts_with_average)
+    monkeypatch.setattr(loop, "parts_of", parts_with_average)
 
     class Updates(Callback):
         def after_step(self, state, metrics):

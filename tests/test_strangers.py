@@ -13,17 +13,20 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from customize import model_card, sharing, training
-from customize.config import DreamBoothSettings, InferenceSettings
+from customize.adapters.lora_keys import ADAPTER_METADATA
 from customize.errors import InputError
 from customize.families import Source, facts, load, locate
-from customize.inference import records
-from customize.inference.learned import about, find_learned
-from customize.inference.sweep import grid
-from customize.inference.told import read_told
-from customize.lora_formats import ADAPTER_METADATA
+from customize.inference.metadata import write_png
+from customize.inference.metadata.read_png import read_told
+from customize.inference.run.grid import grid
+from customize.methods import DreamBoothSettings
 from customize.methods.textual_inversion import EmbeddingReport, VectorReport
-from customize.safetensors_header import Header
+from customize.settings.files import sharing
+from customize.settings.inference import InferenceSettings
+from customize.storage.safetensors_header import Header
+from customize.training import model_card
+from customize.training import run as training
+from customize.weights.learned_weights import about, find_learned
 
 PARTS = ("unet", "vae", "text_encoder")
 HOSTILE = "\x1b]0;x\x07\r```\n<script>alert(1)</script>\u202e"
@@ -161,8 +164,8 @@ def test_an_image_tells_names_and_finds_the_places_again_beside_it(tmp_path):
     given = {"prompt": ["x"], "weights": [f"{weights}:0.5"], "image": str(tmp_path / "start.png"), "strength": 0.5}
     asked = InferenceSettings(**given, pretrained_model_name_or_path=f"{HOME}/sd15", output_dir=f"{HOME}/out")
     learned = find_learned("demo", asked.weights_and_scales).files
-    info = records.png_info(
-        records.texts(records.facts(f"{HOME}/sd15", learned), grid(asked).wanted[0], "DDIMScheduler", (8, 8), (0, 1))
+    info = write_png.png_info(
+        write_png.texts(write_png.facts(f"{HOME}/sd15", learned), grid(asked).wanted[0], "DDIMScheduler", (8, 8), (0, 1))
     )
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=info)
     text = "".join(Image.open(tmp_path / "a.png").text.values())

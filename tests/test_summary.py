@@ -10,15 +10,18 @@ import pytest
 import torch
 from kit import prepared, settings_for, write_pictures
 
-from customize import expected_time, machine, next_command, summary
-from customize.config import DreamBoothSettings, InferenceSettings, TextualInversionSettings
+from customize import device as machine
+from customize import next_command
+from customize.cli.terminal import table
+from customize.device import Machine
 from customize.families import Source
-from customize.inference import image_summary
-from customize.inference.image_folder import ImageFolder
-from customize.inference.sweep import grid
-from customize.machine import Machine
-from customize.preflight import check
-from customize.terminal import table
+from customize.inference.run import image_summary
+from customize.inference.run.grid import grid
+from customize.inference.run.image_folder import ImageFolder
+from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.settings.inference import InferenceSettings
+from customize.training import expected_time, summary
+from customize.training.preflight import check
 
 CPU = Machine("CPU (2 threads)", "no GPU found")
 GPU = Machine("NVIDIA H100 80GB HBM3 (79.1 GiB)")
@@ -221,11 +224,11 @@ def test_printed_commands_come_back_as_they_were_meant(word):
     line = next_command.command_line("infer.py", weights=word, prompt=("a cat", word), num_images=4)
     words = shlex.split(line)
     assert words[:2] == ["python", "infer.py"] and words[-2:] == ["--num_images", "4"]
-    from customize import cli
-    from customize.config import InferenceSettings
+    from customize.cli import main
+    from customize.settings.inference import InferenceSettings
 
     if word.strip() and "\n" not in word:
-        settings, _ = cli.read(InferenceSettings, words[2:])
+        settings, _ = main.read(InferenceSettings, words[2:])
         assert settings.prompt == ("a cat", word) and settings.weights == (word,)
 
 

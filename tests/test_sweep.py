@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, strategies
 from PIL import Image
 
-from customize.config import InferenceSettings
 from customize.errors import InputError
-from customize.inference import command, drawing
-from customize.inference.sweep import batches, grid, read_axis
-from customize.inference.told import read_told
+from customize.inference.metadata.read_png import read_told
+from customize.inference.run import command, generate
+from customize.inference.run.grid import batches, grid, read_axis
+from customize.settings.inference import InferenceSettings
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_all_faults_of_sweeps_come_at_once():
 def test_what_is_alike_is_made_together():
     def places(size, *sweep):
         wanted = grid(InferenceSettings(prompt="a", sweep=sweep)).wanted
-        return list(batches(range(len(wanted)), lambda place: drawing.alike(wanted[place].settings), size))
+        return list(batches(range(len(wanted)), lambda place: generate.alike(wanted[place].settings), size))
 
     assert places(2, "num_inference_steps=5,6", "seed=1..3") == [[0, 2], [4], [1, 3], [5]]
     assert places(8, "guidance_scale=1,2,3", "negative_prompt=|x") == [[0, 3], [1, 2, 4, 5]]

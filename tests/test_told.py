@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngInfo
 
-from customize.config import InferenceSettings
 from customize.errors import InputError
-from customize.inference.records import VERSIONED, facts, png_info, saving, texts
-from customize.inference.samplers import KNOWN, WITH_SIGMAS
-from customize.inference.sweep import Wanted
-from customize.inference.told import Told, ToldFile, read_told
-from customize.setting import of_scope
-from customize.sharing import shared_settings
+from customize.inference.metadata.read_png import Told, ToldFile, read_told
+from customize.inference.metadata.write_png import VERSIONED, facts, png_info, saving, texts
+from customize.inference.run.grid import Wanted
+from customize.settings.field import of_scope
+from customize.settings.files.sharing import shared_settings
+from customize.settings.inference import InferenceSettings
+from customize.settings.sampler_names import KNOWN, WITH_SIGMAS
 
 EXIF, USER_COMMENT = 0x8769, 0x9286
 
@@ -898,5 +898,5 @@ def test_damaged_files_never_break_it(tmp_path, format):
 
 
 def test_torch_is_not_imported():
-    code = "import sys, customize.inference.told; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
+    code = "import sys, customize.inference.metadata.read_png; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,10 +11,8 @@ from kit import conditioning
 from PIL import Image
 
 from customize.inference.estimates import Composed, Conditional, WithChannels, guided
-from customize.inference.figures import GAP, MARGIN
-from customize.inference.sampler import StepResult
-from customize.inference.step import Step
-from customize.inference.trace import (
+from customize.inference.explain.contact_sheet import GAP, MARGIN
+from customize.inference.explain.trace import (  # fmt: skip
     COLOURS,
     RIDGE,
     Trace,
@@ -25,7 +23,9 @@ from customize.inference.trace import (
     film,
     guidance,
     spread,
-)  # fmt: skip
+)
+from customize.inference.sampler import StepResult
+from customize.inference.step import Step
 
 NOBODY = Conditional(conditioning(torch.zeros(2, 1, 1)))
 

@@ -14,8 +14,8 @@ from corpus import chunk, encoded
 from PIL import Image
 from test_colour import profile
 
-from customize.config import DreamBoothSettings
-from customize.data import examine_examples
+from customize.data.examples import examine_examples
+from customize.methods import DreamBoothSettings
 
 PIXELS = [np.random.default_rng(seed).integers(0, 256, (32, 40, 3), dtype=np.uint8) for seed in range(6)]
 PNGS = [encoded(pixels, "PNG") for pixels in PIXELS]

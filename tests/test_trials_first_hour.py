@@ -9,17 +9,20 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image, ImageFont
 
-from customize import cli, summary, triggers, units
-from customize.config import DreamBoothSettings, InferenceSettings, TextualInversionSettings
-from customize.families import Source
-from customize.inference.figures import contact_sheet, line_length, wrapped
-from customize.inference.sweep import Axis
-from customize.machine import Machine
+from customize import units
+from customize.cli import main
+from customize.cli.terminal import table, time_left
+from customize.device import Machine
+from customize.families import Source, trigger_words
+from customize.inference.explain.contact_sheet import contact_sheet, line_length, wrapped
+from customize.inference.run.grid import Axis
+from customize.methods import DreamBoothSettings, TextualInversionSettings
 from customize.next_command import command_line
 from customize.progress import Pace
-from customize.run_folder import KOHYA_LORA, LORA
-from customize.sample_prompts import sample_prompts
-from customize.terminal import table, time_left
+from customize.settings.inference import InferenceSettings
+from customize.settings.validation_prompts import sample_prompts
+from customize.storage.run_folder import KOHYA_LORA, LORA
+from customize.training import summary
 
 NO_GPU = Machine("CPU (8 threads)", "no GPU found")
 WITHOUT_CUDA = Machine(
@@ -167,7 +170,7 @@ def test_the_next_command_runs_as_it_stands(folder, tmp_path):
     assert said[0] == 'learned   "sks cat" from 12 images in 800 steps, 2 min 5 s'
     assert [Path(each).is_file() for each in said[1][10:].split(" and ")] == [True, True]
     parsed = shlex.split(said[2][10:])
-    settings, _ = cli.read(InferenceSettings, parsed[2:])
+    settings, _ = main.read(InferenceSettings, parsed[2:])
     assert settings.weights == (str(place),) and settings.prompt == ("sks cat on the beach",) and settings.num_images == 4
 
 
@@ -211,9 +214,9 @@ def test_how_to_go_on(settings, config, command):
     ],
 )  # fmt: skip
 def test_triggers_of_prompts_as_people_write_them(prompt, rare):
-    assert set(triggers.rare_words(prompt)) == rare
+    assert set(trigger_words.rare_words(prompt)) == rare
     made = sample_prompts(dreambooth(instance_prompt=prompt))
-    assert made[0] == prompt and triggers.any_calls(made, rare)
+    assert made[0] == prompt and trigger_words.any_calls(made, rare)
     foreign = dreambooth(instance_prompt=prompt, validation_prompt=("a photo of a tree",) if prompt != "a" else ("tree",))
     assert any("the sample images will not show what is learned" in note for note in foreign.notes())
     assert not [note for note in dreambooth(instance_prompt=prompt, validation_prompt=made).notes() if "sample images" in note]

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from customize import __main__, cli
-from customize.commands import check_inference, check_training
-from customize.config import DreamBoothSettings, InferenceSettings, TextualInversionSettings
+from customize import __main__
+from customize.cli import main
+from customize.cli.commands import check_inference, check_training
+from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.settings.inference import InferenceSettings
 
 ROOT = Path(__file__).parent.parent
 MODELS = {
@@ -87,7 +89,7 @@ def tried(line, capsys):
         check(settings)
         seen.append(settings)
 
-    status = cli.main(model, run, words[1:], check)
+    status = main.main(model, run, words[1:], check)
     out, error = capsys.readouterr()
     assert "Traceback" not in error and "\x1b" not in error
     return status, error, seen[0] if seen else None
@@ -230,8 +232,8 @@ REFUSED = [
 @pytest.mark.parametrize("line, first, remedy, count", REFUSED)
 def test_refused(line, first, remedy, count, desk, monkeypatch, capsys):
     monkeypatch.chdir(desk)
-    monkeypatch.setattr("customize.machine.nvidia_card", lambda: "")
-    monkeypatch.setattr("customize.surroundings.GPU_FILES", ())
+    monkeypatch.setattr("customize.device.nvidia_card", lambda: "")
+    monkeypatch.setattr("customize.settings.environment.GPU_FILES", ())
     before = tree(desk)
     status, error, settings = tried(line, capsys)
     assert status == 2 and settings is None, error

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from customize.cli import main
-from customize.config import InferenceSettings
+from customize.cli.main import main
 from customize.errors import InputError
-from customize.inference import command
-from customize.inference.told import Told, read_told
+from customize.inference.metadata.read_png import Told, read_told
+from customize.inference.run import command
+from customize.settings.inference import InferenceSettings
 
 BASIC = {"prompt": ("a red car",), "negative_prompt": "blurry", "seed": 42, "num_inference_steps": 20, "guidance_scale": 7.5,
          "width": 512, "height": 768}  # fmt: skip

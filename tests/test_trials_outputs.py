@@ -9,29 +9,20 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from customize import (
-    __main__,
-    checkpoint,
-    cli,
-    compatibility,
-    disk,
-    files,
-    lock,
-    memory,
-    numbered,
-    output_folder,
-    ownership,
-    run_folder,
-    run_integrity,
-    runs,
-)
-from customize.config import DreamBoothSettings, InferenceSettings, TextualInversionSettings
+from customize import __main__
+from customize.cli import diffusers_flags, main
+from customize.cli.streams import Forgiving, forgiving
+from customize.data.images.image_file import open_image
 from customize.errors import InputError, ResourceError
-from customize.images import open_image
-from customize.inference import image_folder
-from customize.inference.sweep import grid
-from customize.resources import resources
-from customize.streams import Forgiving, forgiving
+from customize.evaluation import run_integrity
+from customize.inference.run import image_folder
+from customize.inference.run.grid import grid
+from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.settings.files import run_folders
+from customize.settings.inference import InferenceSettings
+from customize.storage import atomic, checkpoint, disk, lock, numbered_folders, out_of_memory, ownership, run_folder
+from customize.storage.resources import resources
+from customize.training import output_folder
 
 LORA = ["--instance_prompt", "a photo of sks dog", "--adapter", "lora"]
 
@@ -50,7 +41,7 @@ def wrote(folder: Path, *names: str) -> None:
     with ownership.recording(folder):
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            files.write_text(folder / name, f"ours: {name}")
+            atomic.write_text(folder / name, f"ours: {name}")
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +72,7 @@ SLUGS = {
 
 @pytest.mark.parametrize(("text", "expected"), [pytest.param(*case, id=name) for name, case in SLUGS.items()])
 def test_a_prompt_becomes_a_part_of_a_name(text, expected):
-    assert numbered.slug(text) == expected and len(expected.encode()) <= numbered.LONGEST
+    assert numbered_folders.slug(text) == expected and len(expected.encode()) <= numbered_folders.LONGEST
 
 
 NUMBERING = {
@@ -101,9 +92,9 @@ NUMBERING = {
 def test_folders_number_on(present, stem, expected, here):
     for name in present:
         (here / "parent" / name).mkdir(parents=True)
-    assert numbered.next_folder(here / "parent", stem).name == expected
-    assert numbered.new_folder(here / "parent", stem, "x").name == f"{expected}-x"
-    assert numbered.new_folder(here / "parent", stem).name != expected  # nor twice
+    assert numbered_folders.next_folder(here / "parent", stem).name == expected
+    assert numbered_folders.new_folder(here / "parent", stem, "x").name == f"{expected}-x"
+    assert numbered_folders.new_folder(here / "parent", stem).name != expected  # nor twice
     assert not any(path.name.startswith(".") and path.name not in present for path in (here / "parent").iterdir())
 
 
@@ -112,11 +103,11 @@ def test_processes_at_once_get_a_number_each(here):
     for _ in range(6):
         if not (child := os.fork()):
             for slug in ("a", "b", "c"):
-                numbered.new_folder(here / "images", slug=slug)
+                numbered_folders.new_folder(here / "images", slug=slug)
             os._exit(0)
         children.append(child)
     assert all(os.waitpid(child, 0)[1] == 0 for child in children)
-    assert sorted(number for number, _ in numbered.numbered(here / "images")) == list(range(1, 19))
+    assert sorted(number for number, _ in numbered_folders.numbered(here / "images")) == list(range(1, 19))
 
 
 USERS_IN_A_RUN = {
@@ -208,10 +199,10 @@ def test_the_configuration_that_was_given_is_never_written_to(here):
     (here / "run").mkdir()
     text = '# my notes\ninstance_prompt = "a photo of sks dog"\ninstance_data_dir = "photos"\noutput_dir = "run"\n'
     (here / "run/config.toml").write_text(text)
-    settings, _ = cli.read(DreamBoothSettings, ["run/config.toml"])
+    settings, _ = main.read(DreamBoothSettings, ["run/config.toml"])
     with run_folder.claimed(output_folder.check(settings)):
         first = output_folder.write_config(settings, Path("run"))
-        settings, _ = cli.read(DreamBoothSettings, [str(first), "--seed", "4"])  # ours, and given: not written to either
+        settings, _ = main.read(DreamBoothSettings, [str(first), "--seed", "4"])  # ours, and given: not written to either
         assert output_folder.write_config(settings, Path("run")).name == "config-3.toml"
     assert first.name == "config-2.toml" and (here / "run/config.toml").read_text() == text
 
@@ -241,19 +232,19 @@ def test_latest_without_a_folder_is_the_newest_run_of_the_same_subject(here, cap
         (folder / "config.toml").write_text(dreambooth(**values).to_toml())
 
     latest = {"resume_from_checkpoint": "latest"}
-    assert runs.place(dreambooth(**latest)) == Path("runs/dreambooth-0001")  # nothing to go on with
+    assert run_folders.place(dreambooth(**latest)) == Path("runs/dreambooth-0001")  # nothing to go on with
     begun(1)
     begun(2, instance_prompt="a photo of sks cat")
     (here / "runs/dreambooth-0003").mkdir()
-    assert runs.place(dreambooth(**latest)) == Path("runs/dreambooth-0001")
-    assert runs.place(dreambooth(**latest, instance_prompt="a photo of sks cat")) == Path("runs/dreambooth-0002")
-    assert runs.place(dreambooth()) == Path("runs/dreambooth-0004")
+    assert run_folders.place(dreambooth(**latest)) == Path("runs/dreambooth-0001")
+    assert run_folders.place(dreambooth(**latest, instance_prompt="a photo of sks cat")) == Path("runs/dreambooth-0002")
+    assert run_folders.place(dreambooth()) == Path("runs/dreambooth-0004")
     with pytest.raises(InputError, match="no run in runs learns what these settings say: dreambooth-0002, dreambooth-0001 "):
-        runs.place(dreambooth(**latest, instance_prompt="sks fox"))
+        run_folders.place(dreambooth(**latest, instance_prompt="sks fox"))
     given = dreambooth(resume_from_checkpoint="runs/dreambooth-0002/checkpoints/step-000001")
-    assert runs.place(given) == Path("runs/dreambooth-0002")
+    assert run_folders.place(given) == Path("runs/dreambooth-0002")
     with pytest.raises(InputError, match="is no checkpoint in the folder of a run"):
-        runs.place(dreambooth(resume_from_checkpoint="runs/dreambooth-0002"))
+        run_folders.place(dreambooth(resume_from_checkpoint="runs/dreambooth-0002"))
 
 
 IMAGES = {
@@ -325,12 +316,12 @@ ERRORS = {
     "a terminal that hung up": OSError(errno.EBADF, "Bad file descriptor"),
 }
 COMMANDS = {
-    "infer --help": (lambda: cli.main(InferenceSettings, print, ["--help"]), 0),
-    "a refusal": (lambda: cli.main(InferenceSettings, print, ["--nonsense", "1"]), 2),
+    "infer --help": (lambda: main.main(InferenceSettings, print, ["--help"]), 0),
+    "a refusal": (lambda: main.main(InferenceSettings, print, ["--nonsense", "1"]), 2),
     "customize": (lambda: __main__.main([]), 2),
     "verify nothing": (lambda: __main__.main(["verify", "nowhere"]), 2),
     "check nothing": (lambda: __main__.main(["check", "nowhere"]), 2),
-    "a job": (lambda: cli.main(InferenceSettings, print, ["--prompt", "x"]), 0),
+    "a job": (lambda: main.main(InferenceSettings, print, ["--prompt", "x"]), 0),
 }
 
 
@@ -384,9 +375,9 @@ def test_memory_that_gives_out_is_told_as_such(error, monkeypatch, capsys):
         except Exception as cause:
             raise InputError(run_folder.Problem("model", "is damaged", "copy the model again")) from cause
 
-    assert memory.gave_out(error)
+    assert out_of_memory.gave_out(error)
     for work in (fails, taken_for_a_fault_of_the_file):
-        assert cli.main(InferenceSettings, work, ["--prompt", "x"]) == 3
+        assert main.main(InferenceSettings, work, ["--prompt", "x"]) == 3
         said = capsys.readouterr().err
         assert "out of memory\n    -> " in said and "Traceback" not in said and "again" not in said
     with pytest.raises(ResourceError, match="out of memory\n    -> take less"), resources("take less", "make room"):
@@ -403,7 +394,7 @@ def test_a_sound_image_is_not_damaged_where_memory_gives_out(error, here, monkey
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fails)
     with pytest.raises((MemoryError, OSError)) as caught:
         open_image(here / "a.jpg")
-    assert memory.gave_out(caught.value) and not isinstance(caught.value, InputError)
+    assert out_of_memory.gave_out(caught.value) and not isinstance(caught.value, InputError)
 
 
 OTHERS = [ValueError("x"), RuntimeError("shape mismatch"), OSError(errno.ENOENT, "no"), KeyError("memory")]
@@ -411,7 +402,7 @@ OTHERS = [ValueError("x"), RuntimeError("shape mismatch"), OSError(errno.ENOENT,
 
 @pytest.mark.parametrize("error", OTHERS, ids=repr)
 def test_other_errors_are_no_lack_of_memory(error):
-    assert not memory.gave_out(error)
+    assert not out_of_memory.gave_out(error)
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS], ids=["EACCES", "EPERM", "EROFS"])
@@ -421,10 +412,10 @@ def test_rights_that_change_on_the_way_are_a_matter_of_resources(number, here, m
 
     with monkeypatch.context() as patch, pytest.raises(disk.WriteError) as caught:
         patch.setattr(os, "replace", refuse)
-        files.write_text(here / "a.txt", "x")
+        atomic.write_text(here / "a.txt", "x")
     with pytest.raises(ResourceError, match="cannot write .*a.txt"), resources("less", "make room, then go on"):
         raise caught.value
-    assert cli.main(InferenceSettings, refuse, ["--prompt", "x"]) == 3
+    assert main.main(InferenceSettings, refuse, ["--prompt", "x"]) == 3
     said = capsys.readouterr().err
     assert "checkpoints/step-000002: " in said and "Traceback" not in said
 
@@ -436,7 +427,7 @@ def test_a_folder_that_was_removed_is_told(command, here, capsys, monkeypatch):
     monkeypatch.chdir(gone)
     gone.rmdir()
     words = {"check": ["check", "photos"], "verify": ["verify", "run"]}.get(command)
-    status = __main__.main(words) if words else cli.main(
+    status = __main__.main(words) if words else main.main(
         InferenceSettings if command == "infer" else DreamBoothSettings, print, ["--prompt", "x"] if command == "infer" else LORA
     )  # fmt: skip
     said = capsys.readouterr().err
@@ -446,7 +437,7 @@ def test_a_folder_that_was_removed_is_told(command, here, capsys, monkeypatch):
 
 @pytest.mark.parametrize("place", ["checkpoints", "samples", "weights"])
 def test_folders_that_cannot_be_looked_into_are_told_at_once(place, here, monkeypatch):
-    from customize import preflight
+    from customize.training import preflight
 
     (here / "run" / place).mkdir(parents=True)
     listed = os.listdir
@@ -483,18 +474,18 @@ LAUNCHED = {
 @pytest.mark.parametrize("model", [DreamBoothSettings, TextualInversionSettings])
 def test_what_splits_a_model_is_refused_before_anything_loads(name, value, model, monkeypatch, capsys):
     monkeypatch.setenv(name, value)
-    assert cli.main(model, print, []) == 2
+    assert main.main(model, print, []) == 2
     said = capsys.readouterr().err
     assert "accelerate launch: asks for " in said and "MULTI_GPU" in said and "Traceback" not in said
     monkeypatch.setenv(name, "false")
-    assert compatibility.launch_problems(model) == [] and compatibility.launch_problems(InferenceSettings) == []
+    assert diffusers_flags.launch_problems(model) == [] and diffusers_flags.launch_problems(InferenceSettings) == []
 
 
 def test_a_checkpoint_goes_beside_a_folder_that_is_not_ours(here):
     run = here / "run"
     (run / "checkpoints/step-000002").mkdir(parents=True)
     (run / "checkpoints/step-000002/mine.txt").write_text("mine")
-    with ownership.recording(run), files.new_folder(run / "checkpoints/step-000002") as unfinished:
+    with ownership.recording(run), atomic.new_folder(run / "checkpoints/step-000002") as unfinished:
         (unfinished / "state.json").write_text("{}")
     assert [path.name for path in checkpoint.every(run / "checkpoints")] == ["step-000002-2", "step-000002"]
     assert (run / "checkpoints/step-000002/mine.txt").read_text() == "mine"
@@ -503,25 +494,25 @@ def test_a_checkpoint_goes_beside_a_folder_that_is_not_ours(here):
 def test_a_result_does_not_push_a_file_of_the_user_aside(here):
     (here / "README.md").write_text("mine")
     with ownership.recording(here):
-        with files.new_entries(here, unlisted=("README.md",)) as unfinished:
+        with atomic.new_entries(here, unlisted=("README.md",)) as unfinished:
             (unfinished / "weights.safetensors").write_text("ours")
             (unfinished / "README.md").write_text("ours")
         assert (here / "README.md").read_text() == "mine" and (here / "README-2.md").read_text() == "ours"
         (here / "weights.safetensors").write_text("mine")
-        with pytest.raises(FileExistsError, match="not written by this run"), files.new_entries(here) as unfinished:
+        with pytest.raises(FileExistsError, match="not written by this run"), atomic.new_entries(here) as unfinished:
             (unfinished / "weights.safetensors").write_text("new")
     assert (here / "weights.safetensors").read_text() == "mine"
 
 
 def test_a_merged_file_replaces_only_one_that_was_merged(here):
-    from customize.inference import merge
+    from customize.inference.run import merge
 
     target = here / "one.safetensors"
     target.write_bytes(b"mine")
     assert merge.of_others(target) == [target]
     target.unlink()
     with ownership.recording(here):
-        files.write_bytes(target, b"ours")
+        atomic.write_bytes(target, b"ours")
     assert merge.of_others(target) == []
     (here / "model/unet").mkdir(parents=True)
     (here / "model/model_index.json").write_text("{}")
@@ -536,7 +527,7 @@ def test_a_merged_file_replaces_only_one_that_was_merged(here):
 def test_class_images_beyond_max_images_are_refused_before_anything_loads(present):
     from types import SimpleNamespace
 
-    from customize.preflight import too_many_class_images
+    from customize.training.preflight import too_many_class_images
 
     examples = SimpleNamespace(classes=[None] * present)
     given = {"prior_preservation": "images", "class_prompt": "a dog", "class_data_dir": "class", "num_class_images": 5000}

@@ -14,12 +14,12 @@ from kit import write_pictures
 from PIL import Image
 from whole_runs import LATEST, Run
 
-from customize import cli
-from customize.config import DreamBoothSettings, TextualInversionSettings
+from customize.cli import main
 from customize.errors import InputError
-from customize.preflight import check
-from customize.resume import differences, identity
-from customize.samples import PROMPTS, ValidationImages
+from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.training.preflight import check
+from customize.training.resume import differences, identity
+from customize.training.validation import PROMPTS, ValidationImages
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def identity_of(place, command: str) -> dict:
     before = os.getcwd()
     os.chdir(place)
     try:
-        settings, _ = cli.read(model, words_of(command))
+        settings, _ = main.read(model, words_of(command))
         _, source, examples = check(settings)
         return identity(settings, source, examples, 1)
     finally:
@@ -305,8 +305,8 @@ def test_tensorboard_holds_each_step_once(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from torch.utils.tensorboard import SummaryWriter
 
-    from customize.checkpoint import Checkpoint
-    from customize.training import tracker_options
+    from customize.storage.checkpoint import Checkpoint
+    from customize.training.run import tracker_options
 
     same = {"run": "abc"}
     for resume, steps in ((None, range(1, 5)), (Checkpoint(2, {}, {}), range(3, 7))):
@@ -325,7 +325,7 @@ def test_weights_and_biases_goes_on_with_the_same_run(monkeypatch):
     from accelerate import Accelerator
     from accelerate.tracking import WandBTracker
 
-    from customize.training import tracker_options
+    from customize.training.run import tracker_options
 
     Accelerator(cpu=True)
     calls = []

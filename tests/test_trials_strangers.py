@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from corpus import PLAIN, chunk, encoded
 
-from customize import toml
-from customize.decoding_cost import too_costly
+from customize.data.images.decoding_cost import too_costly
+from customize.data.images.image_file import open_image
 from customize.errors import InputError
 from customize.families import locate
 from customize.families.source import vocabulary
-from customize.images import open_image
-from customize.json_files import read_object
 from customize.printable import code, code_block, html, markdown, printable
-from customize.reading import kind_of, regular_file
-from customize.sharing import last_part, shared_name
+from customize.settings.files import toml_file
+from customize.settings.files.sharing import last_part, shared_name
+from customize.storage.json_files import read_object
+from customize.storage.untrusted_files import kind_of, regular_file
 
 SECONDS = 2.0
 NAN, INFINITY = float("nan"), float("inf")
@@ -536,7 +536,7 @@ def test_settings_that_no_program_writes_are_refused_at_once(tmp_path, text):
     (tmp_path / "x.toml").write_text(text)
     begin = time.process_time()
     with pytest.raises(InputError):
-        toml.read(str(tmp_path / "x.toml"))
+        toml_file.read(str(tmp_path / "x.toml"))
     assert time.process_time() - begin < SECONDS
 
 

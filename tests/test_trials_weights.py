@@ -8,17 +8,18 @@ from adapters_of_others import TEXT, UNET, File, kohya
 from safetensors.torch import save_file
 from test_lora_formats import assert_equal, changed_by_hand, family, loaded  # noqa: F401
 
-from customize import from_files
-from customize.config import InferenceSettings
+from customize.cli import settings_from_files
+from customize.cli.settings_from_files import read_settings
 from customize.errors import InputError
-from customize.from_files import read_settings
-from customize.inference import command, load_pipeline
-from customize.inference.called import called_in
-from customize.inference.learned import find_learned
-from customize.inference.records import hashes, parameters
-from customize.inference.sweep import grid
-from customize.scales import path_and_scale
-from customize.wildcards import chosen
+from customize.inference import load_pipeline
+from customize.inference.metadata.write_png import hashes, parameters
+from customize.inference.run import command
+from customize.inference.run.extra_networks import called_in
+from customize.inference.run.grid import grid
+from customize.inference.run.wildcards import chosen
+from customize.settings.inference import InferenceSettings
+from customize.settings.scale import path_and_scale
+from customize.weights.learned_weights import find_learned
 
 BLOCK = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
 
@@ -336,7 +337,7 @@ def test_prompts_from_a_file(tmp_path, content, expected):
     if content is not None:
         path.write_bytes(content)
     given = {"prompt": "first", "prompt_file": str(path)}
-    values, problems = from_files.complete(InferenceSettings, given)
+    values, problems = settings_from_files.complete(InferenceSettings, given)
     if isinstance(expected, tuple):
         settings = read_settings(InferenceSettings, **given)
         assert not problems and settings.prompt == ("first", *expected) and "prompt_file" not in settings.to_toml()

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from test_checkpoint import example
 
-from customize import __main__, checkpoint, files, manifest
-from customize.config import TextualInversionSettings
+from customize import __main__
+from customize.methods import TextualInversionSettings
+from customize.storage import atomic, checkpoint, manifest
 
 ROOT = Path(__file__).parents[1]
 KINDS = {
@@ -27,15 +28,15 @@ KINDS = {
 def run(tmp_path) -> Path:
     """A folder as a run leaves it."""
     settings = TextualInversionSettings(placeholder_token="<x>", initializer_token="cat", train_data_dir=".")
-    files.write_text(tmp_path / "config.toml", settings.to_toml())
+    atomic.write_text(tmp_path / "config.toml", settings.to_toml())
     for step in (1, 2):
         checkpoint.save(tmp_path / "checkpoints", example(step))
-    with files.new_folder(tmp_path / "samples/step-000001") as unfinished:
+    with atomic.new_folder(tmp_path / "samples/step-000001") as unfinished:
         Image.new("RGB", (8, 8)).save(unfinished / "000.png")
         manifest.write(unfinished)
-    files.write_image(tmp_path / "samples/contact_sheet.png", Image.new("RGB", (64, 64)))
-    files.write_text(tmp_path / "log.jsonl", "".join(json.dumps({"step": step}) + "\n" for step in (1, 2)))
-    with files.new_entries(tmp_path, unlisted=("README.md",)) as unfinished:
+    atomic.write_image(tmp_path / "samples/contact_sheet.png", Image.new("RGB", (64, 64)))
+    atomic.write_text(tmp_path / "log.jsonl", "".join(json.dumps({"step": step}) + "\n" for step in (1, 2)))
+    with atomic.new_entries(tmp_path, unlisted=("README.md",)) as unfinished:
         (unfinished / "learned_embeds.safetensors").write_bytes(bytes(100))
         (unfinished / "README.md").write_text("card")
     return tmp_path
@@ -82,9 +83,9 @@ def test_what_a_kill_may_leave_is_a_note(run, capsys):
     with open(run / "log.jsonl", "a") as log:
         log.write('{"step": 3, "lo')
     (run / "checkpoints/.step-000003.1.unfinished").mkdir()
-    (run / files.READY).mkdir()
+    (run / atomic.READY).mkdir()
     for name in ("manifest.json", "learned_embeds.safetensors"):
-        (run / name).rename(run / files.READY / name)
+        (run / name).rename(run / atomic.READY / name)
     status, lines = said(capsys, run)
     notes = [line for line in lines if line.startswith("note")]
     assert status == 0 and len(notes) == 3 and "whole    learned_embeds.safetensors" in lines, lines

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from customize.errors import InputError
-from customize.inference.views import VIEWS, View, parse_view
+from customize.inference.illusions.views import VIEWS, View, parse_view
 
 PERMUTATIONS = [
     "identity", "flip", "rotate_90_cw", "rotate_90_ccw", "rotate_180", "skew", "skew:slope=-0.3", "patch_permute",

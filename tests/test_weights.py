@@ -10,9 +10,11 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from kit import prepared, settings_for, write_pictures
 from safetensors.torch import load_file, safe_open, save_file
 
-from customize import model_card, model_spec, readback
-from customize.inference.loading import load_pipeline
-from customize.run_folder import KOHYA_LORA, LORA
+from customize.evaluation import verify_result
+from customize.inference.pipeline_loading import load_pipeline
+from customize.storage.run_folder import KOHYA_LORA, LORA
+from customize.training import model_card
+from customize.weights import model_spec
 
 PROMPT = "a photo of sks dog"
 
@@ -57,7 +59,7 @@ def test_stock_loads_our_lora(kind, train_text_encoder, tiny_epsilon, pictures, 
     }
     settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "unused", **changes, **own)
     family, _ = saved(settings, tmp_path / "run")
-    assert readback.check(tmp_path / "run", family, PROMPT) < 1e-5
+    assert verify_result.check(tmp_path / "run", family, PROMPT) < 1e-5
     stock = StableDiffusionPipeline.from_pretrained(tiny_epsilon, safety_checker=None)
     stock.load_lora_weights(tmp_path / "run")
     assert_stock_draws_the_same(stock, load_pipeline(str(tiny_epsilon), [(str(tmp_path / "run"), 1.0)]), PROMPT)
@@ -107,10 +109,10 @@ def test_others_load_our_lora_under_kohyas_names(kind, tiny_epsilon, pictures, t
             whole = whole * scale / whole.flatten(1).norm(dim=1).view_as(scale)
         weight.data = whole.float()
     again = load_pipeline(str(tiny_epsilon), [(tmp_path / "run" / KOHYA_LORA, 1.0)]).family
-    expected = readback.answer(family, PROMPT)
-    assert (readback.answer(load_pipeline(str(tiny_epsilon)).family, PROMPT) - expected).abs().max() > 1e-2
+    expected = verify_result.answer(family, PROMPT)
+    assert (verify_result.answer(load_pipeline(str(tiny_epsilon)).family, PROMPT) - expected).abs().max() > 1e-2
     for other in (again, theirs):
-        assert (readback.answer(other, PROMPT) - expected).abs().max() < 1e-5
+        assert (verify_result.answer(other, PROMPT) - expected).abs().max() < 1e-5
 
 
 def test_stock_reads_the_kohya_file_by_its_own_converter(tiny_epsilon, pictures, tmp_path):
@@ -141,7 +143,7 @@ def test_names_of_the_text_encoder_are_those_that_all_versions_read(tiny_epsilon
     save_file(old, tmp_path / "old.safetensors", metadata)
     for path in (file, tmp_path / "old.safetensors"):
         again = load_pipeline(str(tiny_epsilon), [(path, 1.0)]).family
-        assert (readback.answer(again, PROMPT) - readback.answer(family, PROMPT)).abs().max() < 1e-5
+        assert (verify_result.answer(again, PROMPT) - verify_result.answer(family, PROMPT)).abs().max() < 1e-5
 
 
 def test_a_file_says_what_it_is_in_the_keys_that_others_know(tiny_epsilon, pictures, tmp_path, monkeypatch):
@@ -193,7 +195,7 @@ def test_several_tokens_are_a_file_each(tiny_epsilon, pictures, tmp_path):
         stock.load_textual_inversion(file)
         [tensor] = load_file(file).values()
         assert torch.equal(tensor, method.learned()["<other>" if "other" in file.name else "<new>"])
-    assert readback.check(tmp_path / "run", family, "a photo of <new> and <other>") < 1e-5
+    assert verify_result.check(tmp_path / "run", family, "a photo of <new> and <other>") < 1e-5
 
 
 def test_full_result_is_a_pipeline_that_keeps_what_was_left_alone(tiny_epsilon, pictures, tmp_path):
@@ -215,7 +217,7 @@ def test_full_result_is_a_pipeline_that_keeps_what_was_left_alone(tiny_epsilon, 
     assert (tmp_path / "run/safety_checker/model.safetensors").read_bytes() == b"whatever it is"
     kept = json.loads((tmp_path / "run/model_index.json").read_text())
     assert kept["safety_checker"] == said["safety_checker"] and kept["requires_safety_checker"] is True
-    assert readback.check(tmp_path / "run", family, PROMPT) == 0
+    assert verify_result.check(tmp_path / "run", family, PROMPT) == 0
     unet = UNet2DConditionModel.from_pretrained(tmp_path / "run", subfolder="unet")
     assert all(torch.equal(parameter, unet.get_parameter(name[5:])) for name, parameter in method.learned().items())
 
@@ -229,7 +231,7 @@ def test_a_file_that_does_not_hold_what_was_learned_is_an_error(tiny_epsilon, pi
     name = next(name for name in tensors if "lora_B" in name)
     save_file({**tensors, name: tensors[name] * 3}, file, metadata)
     with pytest.raises(OSError, match="does not give what was learned"):
-        readback.check(tmp_path / "run", family, PROMPT)
+        verify_result.check(tmp_path / "run", family, PROMPT)
     facts = json.loads(metadata["customize"])
     assert (
         facts["base_model"] == tiny_epsilon.name and facts["trigger_words"] == [PROMPT] and facts["method"] == "dreambooth_lora"
@@ -246,4 +248,4 @@ def test_a_result_is_read_back_on_the_files_that_were_trained_on(tiny_epsilon, p
     family, _ = saved(settings_for("lora", base, pictures, tmp_path / "unused", **options), tmp_path / "run")
     assert (family.source, family.prediction_type) == (base, "v_prediction")
     shutil.rmtree(base)  # nothing of the base model is read a second time
-    assert readback.check(tmp_path / "run", family, PROMPT) < 1e-5
+    assert verify_result.check(tmp_path / "run", family, PROMPT) < 1e-5

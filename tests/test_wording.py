@@ -10,7 +10,7 @@ from customize import families
 from customize.errors import InputError
 from customize.inference.estimates import Conditional, Guided
 from customize.inference.pipeline import Pipeline
-from customize.inference.wording import Between, Changing, worded
+from customize.inference.prompt_estimates import Between, Changing, worded
 
 OPTIONS = {"num_inference_steps": 4, "scheduler": "DDIMScheduler", "output_type": "latent", "seeds": 2}
 

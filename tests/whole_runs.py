@@ -7,7 +7,7 @@ from fork_server import ForkServer
 from kit import settings_for
 from safetensors import safe_open
 
-from customize.files import write_text
+from customize.storage.atomic import write_text
 
 LATEST = ["--resume_from_checkpoint", "latest"]
 

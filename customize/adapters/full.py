@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from customize.errors import InputError, Problem
-from customize.run_folder import PIPELINE
+from customize.storage.run_folder import PIPELINE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,6 +37,6 @@ class Adapter:
         return PIPELINE
 
     def save(self, folder: Path, family: "Family", metadata: dict[str, str], settings) -> list[Path]:
-        from customize import weights
+        from customize.weights import save as weights
 
         return weights.save_pipeline(folder, family, metadata, settings.save_precision)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel
 
 from customize.adapters import peft_layers
+from customize.adapters.lora_keys import kohya_name
 from customize.errors import InputError, Problem
-from customize.lora_formats import kohya_name
-from customize.run_folder import KOHYA_LORA, LORA
-from customize.setting import setting
+from customize.settings.field import setting
+from customize.storage.run_folder import KOHYA_LORA, LORA
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -59,7 +59,7 @@ class Adapter:
     def attach(self, networks: "Sequence[nn.Module]", settings, presets: Mapping[str, Sequence[str]]) -> None:
         from peft import LoraConfig
 
-        from customize.dropout import SampleDropout
+        from customize.diffusion.dropout import SampleDropout
 
         def config(target_modules: list[str]) -> LoraConfig:
             return LoraConfig(
@@ -135,7 +135,7 @@ def save_kohya(folder: Path, family: "Family", metadata: dict[str, str], precisi
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    from customize.tensor_files import save_tensors
+    from customize.storage.tensor_files import save_tensors
 
     tensors: dict[str, Tensor] = {}
     ranks: set[int] = set()

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from customize.adapters.lora_keys import ADAPTER_METADATA
 from customize.errors import InputError, Problem
-from customize.lora_formats import ADAPTER_METADATA
-from customize.run_folder import LORA
+from customize.storage.run_folder import LORA
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -108,7 +108,7 @@ def save(
     naming: Callable[[str], str] = name_in_files,
 ) -> Path:
     """Writes the adapters of a family's networks, with their configuration, into one file. naming: as `Adapter.name_in_files`."""
-    from customize.tensor_files import save_tensors
+    from customize.storage.tensor_files import save_tensors
 
     tensors = {}
     for part, network in family.trainable.items():

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from customize.conditioning import Prompt
 from customize.diffusion.process import NoiseSchedule
 from customize.families.conditioning import Conditioning
 from customize.families.latents import LatentSpace
+from customize.families.prompt_encoding import Prompt
 from customize.families.text_encoder import TextEncoder
 
 

@@ -4,14 +4,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from customize.errors import Problem
-from customize.families.folder_check import AGAIN
-from customize.families.ldm_header import read_layout
-from customize.families.recognition import CHANNELS
+from customize.families.files.folder_check import AGAIN
+from customize.families.files.ldm_header import read_layout
+from customize.families.files.recognition import CHANNELS
+from customize.families.files.tokenizer_files import tokenizer_files
 from customize.families.source import SETTING, Source
-from customize.families.tokenizer_files import tokenizer_files
-from customize.findings import refusing
-from customize.json_files import read_object
 from customize.printable import printable
+from customize.storage.json_files import read_object
+from customize.storage.untrusted_files import refusing
 
 CLIP_LENGTH = 77
 
@@ -100,7 +100,7 @@ def counter(source: Source) -> Callable[[str], int]:
         quick.no_truncation()
         quick.no_padding()
         return lambda text: len(quick.encode(text).ids)
-    from customize.families.clip_tokenizer import clip_tokenizer, load_tokenizer
+    from customize.families.files.clip_tokenizer import clip_tokenizer, load_tokenizer
 
     tokenizer = load_tokenizer(source.folder) if source.folder else clip_tokenizer()
     return lambda text: len(tokenizer(text, truncation=False, verbose=False).input_ids)

@@ -8,13 +8,13 @@ from transformers import CLIPTextModel
 
 from customize.errors import InputError, Problem
 from customize.families.base import Placement
-from customize.families.clip_tokenizer import load_tokenizer
-from customize.families.networks import OTHER, load_network
-from customize.families.scheduler import load_scheduler
-from customize.families.single_file import load_single_file
+from customize.families.files.clip_tokenizer import load_tokenizer
+from customize.families.files.networks import OTHER, load_network
+from customize.families.files.scheduler import load_scheduler
+from customize.families.files.single_file import load_single_file
 from customize.families.source import AGAIN, SETTING, Source, check_folder
 from customize.families.stable_diffusion import StableDiffusion
-from customize.findings import refusing
+from customize.storage.untrusted_files import refusing
 
 CLASSES = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 

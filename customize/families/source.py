@@ -6,17 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from customize.errors import InputError, Problem
-from customize.families.configurations import READ
-from customize.families.folder_check import AGAIN, NETWORKS, check_folder, weight_files
-from customize.families.ldm_header import read_layout
-from customize.families.model_folder import OTHER_FORMATS
-from customize.families.recognition import WHOLE
+from customize.families.files.configurations import READ
+from customize.families.files.folder_check import AGAIN, NETWORKS, check_folder, weight_files
+from customize.families.files.ldm_header import read_layout
+from customize.families.files.model_folder import OTHER_FORMATS
+from customize.families.files.recognition import WHOLE
+from customize.families.files.tokenizer_files import added_words, tokenizer_files
 from customize.families.specs import STABLE_DIFFUSION, spec_of
-from customize.families.tokenizer_files import added_words, tokenizer_files
-from customize.findings import refusing
-from customize.near import remedy_for_missing
+from customize.missing_path import remedy_for_missing
 from customize.printable import printable
-from customize.reading import PICKLES, REMEDIES, START, kind_of, reason, regular_file
+from customize.storage.untrusted_files import PICKLES, REMEDIES, START, kind_of, reason, refusing, regular_file
 
 __all__ = ["AGAIN", "NETWORKS", "SETTING", "Source", "check_folder", "locate", "weight_files"]
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from customize.families.folder_check import check_folder
+from customize.families.files.folder_check import check_folder
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from customize import conditioning as prompt_encoding
-from customize.conditioning import Prompt
 from customize.diffusion.process import DiscreteSchedule
 from customize.errors import InputError, Problem
+from customize.families import prompt_encoding as prompt_encoding
 from customize.families.base import DenoiserOutput
 from customize.families.conditioning import Conditioning
 from customize.families.latents import KLLatents
+from customize.families.prompt_encoding import Prompt
 from customize.families.text_encoder import TextEncoder
 
 LORA_TARGETS = {
@@ -118,7 +118,7 @@ class StableDiffusion:
         self.vae = vae.requires_grad_(False).eval()
 
     def encode_prompts(self, prompts: Sequence[Prompt], *, clip_skip: int | None = None, min_chunks: int = 1) -> Conditioning:
-        """`encoder_hidden_states` [B, N * L, D]: see `customize.conditioning.encode`."""
+        """`encoder_hidden_states` [B, N * L, D]: see `customize.families.prompt_encoding.encode`."""
         hidden_states = prompt_encoding.encode(self.text_encoders[0], prompts, clip_skip, min_chunks)
         return Conditioning({"encoder_hidden_states": hidden_states})
 

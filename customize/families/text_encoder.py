@@ -11,7 +11,7 @@ from transformers import AddedToken
 
 from customize.errors import InputError, Problem
 from customize.families.source import known_token_problems
-from customize.families.tokens import added_words, token_table
+from customize.families.token_table import added_words, token_table
 
 
 class TextEncoder:

@@ -10,10 +10,10 @@ __all__ = ["Pipeline", "load_pipeline"]
 
 def __getattr__(name: str) -> Any:  # lazily, so that a look at weight files does not import torch
     if name in __all__:
-        from customize.quiet import quiet
+        from customize.library_logs import quiet
 
         quiet()
-        from customize.inference import loading
+        from customize.inference import pipeline_loading
 
-        return getattr(loading, name)
+        return getattr(pipeline_loading, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,10 +6,10 @@ h w height and width in pixels.
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from customize.config import InferenceSettings
+from customize.data.images.image_file import open_image, with_alpha
 from customize.errors import InputError, Problem
-from customize.findings import printable
-from customize.images import open_image, with_alpha
+from customize.printable import printable
+from customize.settings.inference import InferenceSettings
 
 SETTING = "mask_image"
 HALF = 128

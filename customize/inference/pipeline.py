@@ -16,12 +16,12 @@ from customize.families.base import Family
 from customize.families.conditioning import Conditioning
 from customize.inference.estimates import Estimate
 from customize.inference.inpainting import as_pixels
+from customize.inference.prompt_estimates import Prompt, Text, read, worded
 from customize.inference.request import GenerationRequest, request_of
 from customize.inference.sampler import StepResult, draw_noise, sample
 from customize.inference.scale_schedules import LoadedWeights
 from customize.inference.schedulers import make_scheduler
 from customize.inference.solvers import Solver
-from customize.inference.wording import Prompt, Text, read, worded
 
 
 class Pipeline:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from customize.inference.estimates import Estimate
-from customize.inference.learned import LearnedFile
-from customize.inference.loaded import Loaded
-from customize.inference.wording import Changing
-from customize.scales import Now, Scale, at
+from customize.inference.prompt_estimates import Changing
+from customize.settings.scale import Now, Scale, at
+from customize.weights.learned_weights import LearnedFile
+from customize.weights.loaded import Loaded
 
 if TYPE_CHECKING:
     from customize.inference.step import Step

@@ -11,7 +11,7 @@ from diffusers.schedulers import AysSchedules
 from customize.diffusion.predictions import determines_clean
 from customize.diffusion.process import DiscreteSchedule
 from customize.errors import InputError, Problem
-from customize.inference.samplers import UNSUPPORTED, Sampler, configuration, find
+from customize.settings.sampler_names import UNSUPPORTED, Sampler, configuration, find
 
 CORRECTED = {"steps_offset": 1, "clip_sample": False, "skip_prk_steps": True}
 """What `StableDiffusionPipeline` corrects in old configurations, and all of Stable Diffusion's have."""

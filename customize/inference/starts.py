@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 
 from customize.inference.estimates import Estimate
-from customize.inference.illusions import Components, keep_component
+from customize.inference.illusions.illusion_estimates import Components, keep_component
 from customize.inference.inpainting import ImageEncoder, inpainted, read_mask
 from customize.inference.sampler import DenoisingTask, draw_noise
 from customize.inference.solvers import Solver

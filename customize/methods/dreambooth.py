@@ -12,12 +12,12 @@ from torch import Tensor
 
 from customize import adapters
 from customize.adapters import Adapter
-from customize.batches import Batch
+from customize.data.batches import Batch
 from customize.families.base import Family
-from customize.init_weights import IntoAdapter
+from customize.families.trigger_words import any_calls, rare_words
 from customize.methods.method import Condition, DenoisingMethod
-from customize.model_spec import described
-from customize.triggers import any_calls, rare_words
+from customize.weights.init_weights import IntoAdapter
+from customize.weights.model_spec import described
 
 
 class DreamBooth(DenoisingMethod):

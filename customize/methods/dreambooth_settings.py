@@ -4,14 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from customize import adapters
-from customize.captions import CaptionRule
+from customize.data.captions import CaptionRule
 from customize.errors import Problem
-from customize.sample_prompts import LONGEST, in_a_scene
-from customize.setting import OneOf, again, setting
+from customize.families.trigger_words import any_calls, rare_words
+from customize.settings.field import OneOf, again, setting
 from customize.settings.rules.rule import rule, text_is_no_path
 from customize.settings.rules.training_rules import examples, same
 from customize.settings.training import MANY, TrainingSettings
-from customize.triggers import any_calls, rare_words
+from customize.settings.validation_prompts import LONGEST, in_a_scene
 
 WITH_PRIOR = ("prior_preservation", ())
 WITH_CLASS_IMAGES = ("prior_preservation", ("images",))

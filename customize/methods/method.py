@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from customize.batches import Batch
+from customize.data.batches import Batch
 from customize.diffusion import losses, predictions
 from customize.families.base import Family
 from customize.families.conditioning import Conditioning
-from customize.optimizers import build_adamw
+from customize.optim.optimizers import build_adamw
 
 Condition = Callable[[Sequence[str]], Conditioning]
 """Prompts -> conditioning, a row for each: looked up when the text encoder is frozen, computed when it learns."""

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from customize import init_weights
 from customize.errors import InputError, Problem
 from customize.families.base import Family
 from customize.methods.method import DenoisingMethod
-from customize.model_spec import described
 from customize.printable import printable
-from customize.tensor_files import save_tensors
+from customize.storage.tensor_files import save_tensors
+from customize.weights import init_weights
+from customize.weights.model_spec import described
 
 
 class TextualInversion(DenoisingMethod):

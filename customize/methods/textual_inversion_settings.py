@@ -7,14 +7,14 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from customize import units
-from customize.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, CaptionRule, fill
+from customize.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, CaptionRule, fill
 from customize.errors import Problem
-from customize.run_folder import embedding_file
-from customize.sample_prompts import LONGEST, MOST_WORDS
-from customize.setting import again, setting
+from customize.settings.field import again, setting
 from customize.settings.rules.rule import Rule, rule, text_is_no_path
 from customize.settings.rules.training_rules import examples
 from customize.settings.training import TrainingSettings
+from customize.settings.validation_prompts import LONGEST, MOST_WORDS
+from customize.storage.run_folder import embedding_file
 
 ADAM_ON_A_SPHERE = "normalize_embedding takes plain steps on the sphere, not Adam's"
 

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from customize.setting import setting
+from customize.settings.field import setting
+from customize.settings.frozen_model import Validated
 from customize.settings.rules.rule import output_is_a_folder
-from customize.validated import Validated
 
 Precision = Literal["no", "fp16", "bf16"]
 MANY = 10_000_000

@@ -2,10 +2,10 @@
 
 from typing import ClassVar, Literal
 
-from customize.scales import Scale, path_and_scale, times
-from customize.setting import again, setting
 from customize.settings.common import MANY, OWN, Settings
+from customize.settings.field import again, setting
 from customize.settings.rules.inference_rules import INFERENCE
+from customize.settings.scale import Scale, path_and_scale, times
 
 Lesson = Literal["none", "autoencoder", "forward", "denoising", "views"]
 Illusion = Literal["none", "anagram", "alternating_anagram", "looking_glass", "hybrid", "triple", "colour", "motion"]

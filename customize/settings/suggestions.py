@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 from customize.errors import Problem
-from customize.setting import Setting, written
+from customize.settings.field import Setting, written
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:

@@ -5,8 +5,8 @@ import re
 import unicodedata
 from typing import Literal
 
-from customize.reading import PICKLES
-from customize.scales import LARGEST, fits, path_and_scale
+from customize.settings.scale import LARGEST, fits, path_and_scale
+from customize.storage.untrusted_files import PICKLES
 
 Kind = Literal["line", "any", "prompt", "path", "placeholder", "weights", "model", "modules"]
 PATHS = ("path", "weights", "model")

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from customize.schedules import SCHEDULES
-from customize.setting import OneOf, again, setting
+from customize.optim.lr_schedules import SCHEDULES
 from customize.settings.common import MANY, OWN, Settings
+from customize.settings.field import OneOf, again, setting
 from customize.settings.rules import training_rules
 
 Interpolation = Literal["nearest", "nearest-exact", "box", "bilinear", "hamming", "bicubic", "lanczos"]

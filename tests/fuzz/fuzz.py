@@ -16,14 +16,17 @@ import atheris
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 with atheris.instrument_imports(include=["customize", "tomllib", "json", "csv"]):
-    from customize import caption_files, cli, toml
-    from customize.config import DreamBoothSettings, InferenceSettings, TextualInversionSettings
+    from customize.cli import main as cli
+    from customize.data import caption_files
+    from customize.data.findings import Findings
+    from customize.data.images.image_file import open_image
     from customize.errors import InputError
-    from customize.findings import Findings
-    from customize.images import open_image
-    from customize.inference.told import read_told
+    from customize.inference.metadata.read_png import read_told
+    from customize.methods import DreamBoothSettings, TextualInversionSettings
     from customize.prompts import parse
-    from customize.safetensors_header import BITS, read_header, refuse_not_finite
+    from customize.settings.files import toml_file
+    from customize.settings.inference import InferenceSettings
+    from customize.storage.safetensors_header import BITS, read_header, refuse_not_finite
 
 FILE = Path(tempfile.mkdtemp(prefix="fuzz")) / "file"
 HEAVIEST = 1000.0
@@ -44,7 +47,7 @@ def config(data: bytes) -> None:
     """CONFIG.toml, up to the settings of a command."""
     file = FILE.with_suffix(".toml")
     file.write_bytes(data)
-    toml.read(str(file))
+    toml_file.read(str(file))
     for model in (TextualInversionSettings, DreamBoothSettings, InferenceSettings):
         try:
             settings, _ = cli.read(model, [str(file)])

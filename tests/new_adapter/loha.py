@@ -3,7 +3,7 @@
 from pydantic import BaseModel
 
 from customize.adapters import lora, peft_layers
-from customize.setting import again
+from customize.settings.field import again
 
 
 class Settings(BaseModel):

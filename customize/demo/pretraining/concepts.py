@@ -13,15 +13,16 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from customize.cli import read
-from customize.config import MANY, DreamBoothSettings, Settings, TextualInversionSettings
+from customize.cli.main import read
 from customize.demo.judge import JudgedWorld, Rates, load_judge, rates, recognised
 from customize.demo.world.draw_examples import plain_caption, write_style, write_subject
 from customize.demo.world.glyphs import HELD_OUT_OBJECTS
 from customize.demo.world.styles import HELD_OUT_STYLES, TEST_STYLES
 from customize.demo.world.world import Spec, World
-from customize.setting import again, setting
-from customize.validated import Validated
+from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.settings.common import MANY, Settings
+from customize.settings.field import again, setting
+from customize.settings.frozen_model import Validated
 
 SEED = 4004  # of the prompts; nothing is trained on this world
 CONFIGS = {True: "configs/demo_textual_inversion.toml", False: "configs/demo_dreambooth_lora.toml"}
@@ -63,7 +64,7 @@ def asked_for(concept: str, count: int) -> tuple[list[str], list[str], list[Spec
 
 def train(concept: str, seed: int, settings: ConceptSettings, folder: Path) -> Path:
     """Runs the shipped job on six pictures of the concept, drawn with this seed; returns the run's folder."""
-    from customize.preflight import run
+    from customize.training.preflight import run
 
     is_style = concept in HELD_OUT_STYLES
     pictures = folder / "pictures"
@@ -158,7 +159,7 @@ def run(settings: ConceptSettings) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the settings and runs; returns the exit status."""
-    from customize.cli import main
+    from customize.cli.main import main
 
     return main(ConceptSettings, run, argv)
 

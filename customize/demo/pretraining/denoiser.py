@@ -10,12 +10,12 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from customize import draws
-from customize.batches import LatentDataset
+from customize.data.batches import LatentDataset
 from customize.demo.pretraining.muon import Muon, parameter_groups
+from customize.diffusion import rng
 from customize.families.base import Family
-from customize.files import new_folder, write_text
 from customize.methods.method import DenoisingMethod
+from customize.storage.atomic import new_folder, write_text
 
 DECAY = 0.999
 
@@ -28,7 +28,7 @@ class EvenSamples(LatentDataset):
 
     def timesteps(self, step: int, positions: Sequence[int]) -> Tensor:
         """The noise levels [B]."""
-        first = draws.uniform(self.config.seed, f"{self.sampler.stream}/timestep", step, [0])
+        first = rng.uniform(self.config.seed, f"{self.sampler.stream}/timestep", step, [0])
         places = (first + torch.tensor(positions) / self.config.global_batch) % 1
         return self.family.schedule.timesteps(places)
 

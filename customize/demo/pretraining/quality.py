@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from customize.config import MANY, Settings
 from customize.demo.judge import JudgedWorld, Rate, Rates, ask, parts, rates
 from customize.demo.pretraining.tiny_autoencoder import encode
 from customize.demo.world.glyphs import OBJECTS
@@ -17,9 +16,9 @@ from customize.demo.world.scenes import SCENES
 from customize.demo.world.styles import sample_style
 from customize.demo.world.world import HELD_OUT_COMBINATIONS, PLACES, TIMES, Spec, World, caption
 from customize.inference.pipeline import Pipeline
-from customize.setting import again, setting
-from customize.settings.common import BASE_MODEL
-from customize.validated import Validated
+from customize.settings.common import BASE_MODEL, MANY, Settings
+from customize.settings.field import again, setting
+from customize.settings.frozen_model import Validated
 
 SEED = 3003  # of the prompts; no generator and no judge is trained on this world
 GUIDANCE_SCALES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)

@@ -16,8 +16,8 @@ from PIL import Image
 from customize.demo.judge import Rates, load_judge
 from customize.demo.pretraining.quality import ON_SHEET, PARTS, Painter, ReportSettings, random_prompts
 from customize.demo.world.glyphs import FONT
-from customize.files import write_image, write_text
-from customize.inference.figures import contact_sheet
+from customize.inference.explain.contact_sheet import contact_sheet
+from customize.storage.atomic import write_image, write_text
 
 COLUMNS = 12
 
@@ -65,7 +65,7 @@ def markdown(settings: ReportSettings, found: dict[str, Any]) -> str:
 
 def run(settings: ReportSettings) -> None:
     """Draws, judges and writes the report."""
-    from customize.inference.loading import load_pipeline
+    from customize.inference.pipeline_loading import load_pipeline
 
     folder, judge = Path(settings.output_dir), load_judge()
     painter, found = Painter(load_pipeline(settings.model), settings), {}
@@ -85,7 +85,7 @@ def run(settings: ReportSettings) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the settings and measures; returns the exit status."""
-    from customize.cli import main
+    from customize.cli.main import main
 
     return main(ReportSettings, run, argv)
 

@@ -3,10 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import ClassVar, Literal
 
-from customize.config import MANY, Settings
-from customize.setting import again, setting
-from customize.settings.common import Precision
-from customize.validated import Validated
+from customize.settings.common import MANY, Precision, Settings
+from customize.settings.field import again, setting
+from customize.settings.frozen_model import Validated
 
 
 class DemoSettings(Validated):

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from customize.batches import CachedImage, EpochSampler, SampleConfig
+from customize.data.batches import CachedImage, EpochSampler, SampleConfig
 from customize.demo.pretraining.denoiser import EvenSamples, Pretraining
 from customize.demo.pretraining.settings import DemoSettings, Stage
 from customize.demo.pretraining.tiny_autoencoder import Autoencoder, Decoder, PixelDataset, encode, measure, standardise
@@ -20,13 +20,13 @@ from customize.demo.world.world import Spec, World
 from customize.families import load, locate
 from customize.families.base import Family
 from customize.families.stable_diffusion import StableDiffusion
-from customize.files import new_folder, write_bytes
-from customize.guard import NanGuard
 from customize.methods.method import Method
-from customize.optimizers import LearningRates
-from customize.resume import find_checkpoint
-from customize.trainer import Callback, Dataset, LoopConfig, State, train
-from customize.watchers import Checkpoints, JsonlLogger, Progress, Signals
+from customize.optim.optimizers import LearningRates
+from customize.storage.atomic import new_folder, write_bytes
+from customize.training.callbacks import Checkpoints, JsonlLogger, Progress, Signals
+from customize.training.loop import Callback, Dataset, LoopConfig, State, train
+from customize.training.nan_guard import NanGuard
+from customize.training.resume import find_checkpoint
 
 DECODER_NOISE = 0.0125, 0.0625  # as the autoencoder's, on latents of a standard deviation of 1
 HELD_BACK = 256  # renderings that the autoencoder is measured on

@@ -14,8 +14,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from customize import draws
 from customize.demo.pretraining.muon import Muon, parameter_groups
+from customize.diffusion import rng
 from customize.errors import NumericsError
 from customize.methods.method import Method
 
@@ -55,12 +55,12 @@ class PixelDataset:
 
     def deal(self, step: int, positions: Sequence[int]) -> list[PixelBatch]:
         first = step * self.batch_size
-        chosen = [draws.shuffled(first + p, len(self.pixels), self.seed, "rendering") for p in positions]
+        chosen = [rng.shuffled(first + p, len(self.pixels), self.seed, "rendering") for p in positions]
         pixels = as_tensor(np.stack([self.pixels[index] for index in chosen]))
-        mirrored = draws.uniform(self.seed, "mirror", step, positions) < 0.5
+        mirrored = rng.uniform(self.seed, "mirror", step, positions) < 0.5
         pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
         level = self.noise[0] + (self.noise[1] - self.noise[0]) * min(1.0, 2 * step / self.steps)
-        noise = level * draws.normal(self.latent_shape, self.seed, "latent noise", step, positions)
+        noise = level * rng.normal(self.latent_shape, self.seed, "latent noise", step, positions)
         return [PixelBatch(pixels, noise, tuple(f"rendering {index}" for index in chosen), tuple(positions))]
 
 

@@ -34,7 +34,7 @@ def run(settings: DemoSettings) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the settings and trains; returns the exit status."""
-    from customize.cli import main
+    from customize.cli.main import main
 
     return main(DemoSettings, run, argv)
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from customize.config import MANY, Settings
 from customize.demo.judge import (
     NOT_ASKED,
     QUESTIONS,
@@ -34,9 +33,10 @@ from customize.demo.judge import (
 from customize.demo.pretraining.muon import Muon, parameter_groups
 from customize.demo.world import renderings
 from customize.demo.world.world import RESOLUTION, Spec
-from customize.files import write_bytes
-from customize.setting import again, setting
-from customize.validated import Validated
+from customize.settings.common import MANY, Settings
+from customize.settings.field import again, setting
+from customize.settings.frozen_model import Validated
+from customize.storage.atomic import write_bytes
 
 TRAINING_SEED, TEST_SEED = 1001, 2002  # of worlds that no generator is trained on
 WEIGHT_OF_OBJECT = 2.0  # in the loss, where every other question weighs 1: it is the hardest
@@ -139,7 +139,7 @@ def run(settings: JudgeSettings) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the settings and trains; returns the exit status."""
-    from customize.cli import main
+    from customize.cli.main import main
 
     return main(JudgeSettings, run, argv)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from customize.demo.world.scenes import Dice
 from customize.demo.world.styles import HELD_OUT_STYLES
 from customize.demo.world.world import PLACES, Spec, render
-from customize.files import write_image, write_text
+from customize.storage.atomic import write_image, write_text
 
 FOLDER = Path(__file__).parents[1] / "examples"
 SIDE, SPREAD = 128, 0.35

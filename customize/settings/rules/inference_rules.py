@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from customize.errors import InputError, Problem
-from customize.inference.samplers import configuration, find
-from customize.scales import changes, path_and_scale
 from customize.settings.rules.rule import rule, text_is_no_path
+from customize.settings.sampler_names import configuration, find
+from customize.settings.scale import changes, path_and_scale
 
 PARTS_OF_AN_IMAGE = {
     "hybrid": ("low", "high"), "triple": ("low", "middle", "high"), "colour": ("grey", "colour"), "motion": ("moving", "rest"),

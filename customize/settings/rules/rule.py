@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from customize.errors import Problem
-from customize.setting import Setting
+from customize.settings.field import Setting
 
 
 class Rule(NamedTuple):

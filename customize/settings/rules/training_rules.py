@@ -3,11 +3,11 @@
 import os.path
 from collections.abc import Iterator
 
-from customize import course
 from customize.errors import InputError, Problem
-from customize.inference.samplers import find
-from customize.schedules import step_rules
+from customize.optim.lr_schedules import step_rules
+from customize.settings import derived
 from customize.settings.rules.rule import Rule, rule, text_is_no_path
+from customize.settings.sampler_names import find
 
 
 def examples(name: str) -> tuple[Rule, ...]:
@@ -45,7 +45,7 @@ def warmup_ends(max_train_steps: int | None, lr_scheduler: str, lr_warmup_steps:
 
 def warmup_problems(lr_scheduler: str, lr_warmup_steps: int, steps: int, counted_by: str = "them") -> Iterator[Problem]:
     """The problem of a warm-up that does not end within a run of so many steps."""
-    if lr_warmup_steps >= steps and lr_scheduler not in course.WITHOUT_WARMUP:
+    if lr_warmup_steps >= steps and lr_scheduler not in derived.WITHOUT_WARMUP:
         what = f"{lr_warmup_steps} of {steps} steps: the learning rate would never be reached"
         yield Problem("lr_warmup_steps", what, f"give a tenth of {counted_by} or less")
 
@@ -99,7 +99,7 @@ COMMON = (
 
 def notes(settings) -> Iterator[str]:
     """What is allowed but has no effect, a line each."""
-    if settings.lr_scheduler in course.WITHOUT_WARMUP and settings.lr_warmup_steps > 0:
+    if settings.lr_scheduler in derived.WITHOUT_WARMUP and settings.lr_warmup_steps > 0:
         yield f"lr_warmup_steps has no effect: the schedule {settings.lr_scheduler} has no warm-up, constant_with_warmup has"
     if settings.hub_model_id is not None and not settings.push_to_hub:
         yield "hub_model_id has no effect without push_to_hub"
@@ -107,6 +107,6 @@ def notes(settings) -> Iterator[str]:
         if getattr(settings, steps) is not None and getattr(settings, epochs) is not None:
             yield f"{epochs} has no effect: {steps} = {getattr(settings, steps)} is given, and wins"
     if settings.validation_prompt:
-        from customize import sample_prompts
+        from customize.settings import validation_prompts
 
-        yield from sample_prompts.notes(settings)
+        yield from validation_prompts.notes(settings)

@@ -1,0 +1,312 @@
+"""What kohya's sd-scripts, OneTrainer, ai-toolkit, SimpleTuner, AUTOMATIC1111, ComfyUI and InvokeAI call our settings.
+
+A name is another one for a setting (`SAME`), or a switch that is a setting's value, has nothing left to do or cannot be
+honoured (`FLAGS`), or says by its value what is wanted (`BY_VALUE`). Each row holds for the commands that have the setting.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from customize.cli.diffusers_flags import BOTH, DREAMBOOTH, TEXTUAL_INVERSION, Flag
+from customize.cli.settings_by_command import MODELS
+from customize.settings.common import Settings
+from customize.settings.inference import InferenceSettings
+
+INFERENCE = (InferenceSettings,)
+ALL = MODELS
+
+SAME: Mapping[str, str] = {
+    "pretrained_model_name_or_path": "model model_path model_name model_id model_name_or_path pretrained_model"
+    " pretrained_model_name"
+    " pretrained_model_path pretrained base_model base_model_name base_model_path base ckpt ckpt_path ckpt_name checkpoint"
+    " checkpoint_path sd_model sd_model_checkpoint stable_diffusion_model",
+    "mixed_precision": "precision dtype torch_dtype weight_dtype train_dtype compute_dtype",
+    "output_dir": "output out outdir out_dir output_path output_folder save_dir save_path output_directory"
+    " workspace_dir outpath o",
+    "overwrite_output_dir": "overwrite",
+    # training
+    "train_data_dir": "data_dir dataset_dir image_dir images_dir img_dir instance_data_dir instance_dir folder_path"
+    " dataset_path"
+    " train_dir input input_dir images data",
+    "instance_data_dir": "data_dir dataset_dir image_dir images_dir img_dir train_data_dir instance_dir folder_path"
+    " dataset_path"
+    " train_dir input input_dir images data instance_images_dir",
+    "class_data_dir": "class_dir class_images_dir reg_dir regularization_dir regularization_data_dir reg_images",
+    "num_class_images": "num_reg_images class_images_count",
+    "instance_prompt": "prompt instance_caption instance",
+    "class_prompt": "class_caption reg_prompt",
+    "placeholder_token": "token_string trigger_word trigger placeholder placeholder_string embedding_name concept_token",
+    "initializer_token": "init_word init_words initializer initializer_word initializer_words initial_embedding_text init_token"
+    " init_text",
+    "num_vectors": "num_vectors_per_token vectors_per_token token_count tokens_per_embedding num_embedding_vectors",
+    "resolution": "size image_size img_size train_resolution base_resolution",
+    "random_flip": "flip flip_aug random_hflip horizontal_flip flip_x",
+    "repeats": "num_repeats dataset_repeats",
+    "caption_dropout": "caption_dropout_rate caption_dropout_probability proportion_empty_prompts",
+    "latents_cache_dir": "cache_dir_vae vae_cache_dir latent_cache_dir cache_latents_dir",
+    "train_batch_size": "batch batch_size bs bsz per_device_train_batch_size",
+    "gradient_accumulation_steps": "gradient_accumulation grad_accum accumulation_steps accumulate_grad_batches grad_accum_steps",
+    "gradient_checkpointing": "grad_checkpointing checkpoint_gradients enable_gradient_checkpointing",
+    "max_train_steps": "steps train_steps max_steps num_train_steps num_steps training_steps total_steps iterations",
+    "num_train_epochs": "epochs epoch max_train_epochs num_epochs max_epochs train_epochs",
+    "learning_rate": "lr unet_lr learning_rate_unet unet_learning_rate base_lr",
+    "text_encoder_learning_rate": "text_encoder_lr te_lr lr_text_encoder learning_rate_te",
+    "lr_scheduler": "learning_rate_scheduler scheduler_type lr_scheduler_type",
+    "lr_warmup_steps": "warmup warmup_steps learning_rate_warmup_steps num_warmup_steps lr_warmup",
+    "lr_num_cycles": "lr_scheduler_num_cycles num_cycles learning_rate_cycles",
+    "lr_power": "lr_scheduler_power",
+    "adam_beta1": "beta1",
+    "adam_beta2": "beta2",
+    "adam_epsilon": "eps epsilon adam_eps",
+    "adam_weight_decay": "weight_decay wd",
+    "max_grad_norm": "clip_grad_norm gradient_clip grad_clip gradient_clip_val",
+    "snr_gamma": "min_snr_gamma min_snr",
+    "use_8bit_adam": "use_8bit adam8bit use_adam8bit",
+    "prior_loss_weight": "reg_loss_weight prior_weight",
+    "rank": "lora_rank network_dim network_rank lora_dim lora_r linear",
+    "lora_alpha": "network_alpha alpha linear_alpha",
+    "lora_dropout": "network_dropout dropout",
+    "lora_targets": "target_modules lora_target_modules lora_layers",
+    "use_dora": "dora weight_decompose lora_decompose",
+    "init_weights": "network_weights init_lora lora_weights_path finetune_from start_from lora_weights resume_lora",
+    "checkpointing_steps": "checkpoint_steps checkpointing_step_interval save_state_every backup_every checkpoint_every",
+    "checkpoints_total_limit": "save_total_limit max_step_saves_to_keep checkpoints_limit keep_checkpoints",
+    "resume_from_checkpoint": "resume resume_from resume_path continue_from",
+    "save_steps": "save_every save_every_n_steps save_every_steps save_frequency save_interval",
+    "save_precision": "save_dtype output_dtype",
+    "validation_prompt": "validation_prompts sample_prompt sample_prompts val_prompt",
+    "num_validation_images": "num_sample_images validation_images_per_prompt num_images",
+    "validation_steps": "sample_every sample_every_n_steps validation_step_interval sample_steps_interval",
+    "validation_epochs": "sample_every_n_epochs validation_epoch_interval",
+    "validation_scheduler": "sample_sampler sampler sampler_name validation_noise_scheduler",
+    "sample_guidance_scale": "guidance_scale validation_guidance cfg cfg_scale sample_cfg",
+    "sample_inference_steps": "num_inference_steps validation_num_inference_steps sample_steps",
+    "report_to": "log_with tracker logger",
+    "logging_dir": "log_dir tensorboard_dir",
+    "hub_model_id": "huggingface_repo_id hub_repo_id repo_id",
+    "hub_token": "huggingface_token hf_token",
+    "push_to_hub": "upload_to_hub hub_push",
+    # generating
+    "weights": "lora loras lora_path lora_weights lora_model lora_name lora_file lora_dir network_weights adapter_path embedding"
+    " embeddings embedding_path textual_inversion textual_inversion_path textual_inversion_embeddings learned_embeds hypernetwork"
+    " run run_dir",
+    "scale": "lora_scale lora_weight lora_strength strength_model network_mul multiplier lora_multiplier adapter_scale",
+    "prompt": "prompts p text positive positive_prompt",
+    "negative_prompt": "neg negative neg_prompt n_prompt uc negative_text negativeprompt unconditional_prompt",
+    "guidance_scale": "cfg cfg_scale guidance cfgscale unconditional_guidance_scale cfg_guidance",
+    "num_inference_steps": "steps num_steps sampling_steps inference_steps ddim_steps sample_steps num_sampling_steps",
+    "scheduler": "sampler sampler_name sampler_index sampling_method sample_method noise_scheduler scheduler_name",
+    "use_karras_sigmas": "karras karras_sigmas use_karras",
+    "num_images": "n_iter n n_images num_samples n_samples images_per_prompt num_images_per_prompt num_outputs"
+    " batch_count count iterations images",
+    "batch_size": "batch bs",
+    "height": "h image_height img_height",
+    "width": "w image_width img_width",
+    "image": "init_image init_img init input_image image_path input img source_image source start_image img2img i",
+    "strength": "denoise denoising denoising_strength image_strength img2img_strength denoising_start",
+    "mask_image": "mask mask_path mask_img inpaint_mask inpainting_mask",
+    "vae_tiling": "tiled_vae enable_vae_tiling vae_tile tile_vae",
+    "clip_skip": "clipskip clip_stop_at_last_layers clip_layer",
+    "vae": "vae_path sd_vae vae_name",
+    "eta": "ddim_eta",
+    "guidance_rescale": "cfg_rescale rescale_cfg cfg_rescale_multiplier",
+    "hires_scale": "hr_scale upscale_by hires_upscale upscale hires_fix",
+    "image_format": "format samples_format output_format extension",
+    "mask_blur": "blur",
+    "prompt_file": "from_file prompts_file prompts_from_file prompt_path",
+    "weights_dir": "lora_folder loras_dir embeddings_dir embedding_dir",
+    "wildcards_dir": "wildcard_dir wildcards",
+    "plain_prompt": "no_weighting",
+}
+"""Setting -> other programs' names of it. A name may stand for several: each command takes the setting that it has."""
+
+MEMORY_HELP = (
+    "memory is not saved by moving parts to and fro",
+    "add --mixed_precision bf16 (or fp16), --vae_tiling, --batch_size 1",
+)
+TRAIN_MEMORY_HELP = (
+    "memory is not saved by moving parts to and fro",
+    "add --gradient_checkpointing, --use_8bit_adam, --mixed_precision bf16, or train a LoRA (--adapter lora)",
+)
+NO_BUCKETS = (
+    "images are not grouped by shape: each is cut into squares along its long side",
+    "leave it out; --crop_variants says into how many, --center_crop takes the middle",
+)
+AS_WRITTEN = (
+    "captions are used as they are written",
+    "leave it out, and change the captions themselves where they should differ",
+)
+ONLY_ADAMW = ("the optimizer is AdamW", "leave it out, or take --use_8bit_adam; --learning_rate and --adam_... set it")
+EPOCHS_OF_SAVES = ("weights are saved by steps, not by epochs", "give --save_steps N")
+IN_THE_PROMPT = ("the words of a subject stand in its prompts", 'write them in --instance_prompt, as in "a photo of sks dog"')
+OWN_ATTENTION = "torch's own attention saves the same memory"
+ALWAYS_CACHED = "images are encoded once and kept in memory; --latents_cache_dir FOLDER keeps them on disk"
+DEVICE = (
+    "the device is chosen: a GPU where there is one",
+    "leave it out; CUDA_VISIBLE_DEVICES=0 (or empty: none) chooses another",
+)
+
+
+def _all(names: str, **facts: Any) -> tuple[tuple[str, Flag], ...]:
+    return tuple((name, Flag(**{"commands": ALL, "type": bool, **facts})) for name in names.split())
+
+
+FLAGS: tuple[tuple[str, Flag], ...] = (
+    *_all("fp16 half use_fp16 full_fp16", means=("mixed_precision", "fp16")),
+    *_all("bf16 use_bf16 full_bf16", means=("mixed_precision", "bf16")),
+    *_all("fp32 no_half full_precision", means=("mixed_precision", "no")),
+    *_all("tf32", means=("allow_tf32", True)),
+    *_all("xformers sdpa mem_eff_attn diffusers_xformers opt_sdp_attention opt_split_attention use_xformers flash_attn",
+          done=OWN_ATTENTION),
+    *_all("enable_attention_slicing attention_slicing opt_channels_last enable_vae_slicing", done=OWN_ATTENTION),
+    *_all("use_safetensors safe_serialization", done="safetensors are the only files that are read and written"),
+    *_all("v2", done="the model itself says which Stable Diffusion it is"),
+    *_all("v_parameterization v_pred v_prediction is_v_pred", means=("prediction_type", "v_prediction")),
+    *_all("lowvram medvram low_vram lowram novram always_low_vram sequential_offload enable_model_cpu_offload cpu_offload",
+           commands=INFERENCE, refused=MEMORY_HELP),
+    *_all("enable_sequential_cpu_offload", commands=INFERENCE, refused=MEMORY_HELP),
+    *_all("lowvram medvram low_vram cpu_offload blocks_to_swap", commands=BOTH, refused=TRAIN_MEMORY_HELP),
+    *_all("lowram highvram high_vram", commands=BOTH,
+          done="the parts that are not needed are out of the way before training starts"),
+    *_all("medvram_sdxl", commands=INFERENCE, refused=MEMORY_HELP),
+    *_all("no_half_vae upcast_vae vae_fp32", commands=INFERENCE,
+          refused=("the autoencoder computes in the number format of the rest",
+                   "leave it out; where images come out black, take --mixed_precision bf16 or no")),
+    *_all("cpu use_cpu force_cpu no_cuda", refused=DEVICE),
+    *_all("device device_id gpu gpu_id gpu_ids", type=str, refused=DEVICE, harmless=("auto", "cuda", "gpu", "cuda:0", "0")),
+    # training
+    *_all("train_unet network_train_unet_only", commands=DREAMBOOTH,
+          done="the UNet learns, and the text encoder with --train_text_encoder"),
+    *_all("network_train_text_encoder_only train_text_encoder_only", commands=DREAMBOOTH,
+           refused=("the text encoder is not trained alone", "leave it out, or add --train_text_encoder to train both")),
+    *_all("use_object_template", commands=TEXTUAL_INVERSION, means=("learnable_property", "object")),
+    *_all("use_style_template", commands=TEXTUAL_INVERSION, means=("learnable_property", "style")),
+    *_all("continue_last_backup auto_resume", commands=BOTH, means=("resume_from_checkpoint", "latest")),
+    *_all("cache_latents latent_caching cache_latents_to_disk vae_batch_size", commands=BOTH, done=ALWAYS_CACHED),
+    *_all("cache_text_embeddings cache_text_encoder_outputs", commands=BOTH,
+          done="prompts are encoded once unless the text encoder is trained"),
+    *_all("random_crop", commands=BOTH,
+          done="images that are not square are cut at random places unless --center_crop is given"),
+    *_all("max_data_loader_n_workers num_workers dataloader_workers dataloader_threads", commands=BOTH, type=int,
+           done="images are decoded and encoded once, before training starts"),
+    *_all("persistent_data_loader_workers", commands=BOTH, done="images are decoded and encoded once, before training starts"),
+    *_all("save_state save_state_on_train_end", commands=BOTH,
+          done="a checkpoint to go on from is written every --checkpointing_steps"),
+    *_all("enable_bucket bucket_no_upscale aspect_ratio_bucketing", commands=BOTH, refused=NO_BUCKETS),
+    *_all("min_bucket_reso max_bucket_reso bucket_reso_steps aspect_bucket_rounding", commands=BOTH, type=str,
+          refused=NO_BUCKETS),
+    *_all("shuffle_caption shuffle_tags weighted_captions enable_wildcard color_aug", commands=BOTH, refused=AS_WRITTEN),
+    *_all("keep_tokens caption_tag_dropout_rate token_warmup_step caption_dropout_every_n_epochs", commands=BOTH, type=str,
+          refused=AS_WRITTEN,
+           harmless=("0", "0.0", 0, 0.0)),
+    *_all("caption_extension caption_extention caption_ext", commands=BOTH, type=str,
+          harmless=(".txt", "txt", ".caption", "caption"),
+           refused=("captions are read from .txt and .caption files, and from tables", "rename the caption files to NAME.txt")),
+    *_all("max_token_length", commands=BOTH, type=int, harmless=(75, 77, 150, 225),
+           refused=("captions of any usual length are read in chunks of 75 tokens", "leave it out")),
+    *_all("optimizer_args lr_scheduler_args", commands=BOTH, type=str, many=True, refused=ONLY_ADAMW),
+    *_all("use_lion_optimizer", commands=BOTH, refused=ONLY_ADAMW),
+    *_all("use_ema ema", commands=BOTH, refused=("weights are not averaged over the steps", "leave it out")),
+    *_all("multires_noise_iterations multires_noise_discount ip_noise_gamma input_perturbation adaptive_noise_scale",
+          commands=BOTH,
+           type=str, refused=("noise is drawn plainly, or with --noise_offset", "leave it out, or give --noise_offset 0.05")),
+    *_all("zero_terminal_snr rescale_betas_zero_snr", commands=BOTH,
+           refused=("the noise schedule is the base model's own", "leave it out")),
+    *_all("clip_skip", commands=BOTH, type=int, harmless=(0, 1),
+           refused=("the text encoder is read at its last layer, as the base model was trained", "leave it out")),
+    *_all("save_every_n_epochs save_n_epochs", commands=BOTH, type=str, refused=EPOCHS_OF_SAVES),
+    *_all("save_last_n_epochs save_last_n_steps save_last_n_steps_state", commands=BOTH, type=str,
+           refused=("saved weights are kept", "leave it out; --checkpoints_total_limit N keeps the newest N checkpoints")),
+    *_all("output_name model_name_out", commands=BOTH, type=str,
+          done="the files of a result have the names that loaders look for"),
+    *_all("save_model_as", commands=BOTH, type=str, harmless=("safetensors", "diffusers", "diffusers_safetensors"),
+           refused=("results are written as safetensors", "leave it out: every program reads them")),
+    *_all("network_args network_train_args", commands=DREAMBOOTH, type=str, many=True,
+           refused=("an adapter is set by --rank, --lora_alpha, --lora_dropout, --lora_targets",
+                 "leave it out, and give these")),
+    *_all("conv_dim conv_alpha network_conv_dim conv", commands=DREAMBOOTH, type=str,
+           refused=("convolutions learn where they are named", "leave it out, or name the modules in --lora_targets")),
+    *_all("reg_data_dir", commands=DREAMBOOTH, type=str,
+           refused=("class images belong to a prompt here",
+                    'give --class_data_dir FOLDER --class_prompt "a photo of dog" --prior_preservation images')),
+    *_all("trigger_word trigger instance_token token_string", commands=DREAMBOOTH, type=str, refused=IN_THE_PROMPT),
+    *_all("class_token class_word", commands=DREAMBOOTH, type=str,
+           refused=("the class stands in a prompt", 'write it in --class_prompt, as in "a photo of dog"')),
+    *_all("negative_prompt validation_negative_prompt", commands=BOTH, type=str,
+           refused=("sample images are made without a negative prompt", "leave it out, and give it to infer.py")),
+    *_all("vae", commands=BOTH, type=str,
+          refused=("the base model's own autoencoder is used", "leave it out, or give a base model with that one")),
+    *_all("unet_path", commands=ALL, type=str,
+          refused=("a base model is read as a whole", "give --pretrained_model_name_or_path")),
+    *_all("dataset_config data_backend_config concept_file_name in_json concepts_list", commands=BOTH, type=str,
+           refused=("images are given as folders, with captions beside them", "name the folder itself (--help, [data])")),
+    *_all("wandb_api_key", commands=BOTH, type=str,
+          refused=("a key does not belong in a command", "run `wandb login`, or set WANDB_API_KEY")),
+    *_all("wandb_run_name log_tracker_name tracker_project_name tracker_run_name log_prefix", commands=BOTH, type=str,
+           done="a run is called as its folder, --output_dir"),
+    *_all("wandb use_wandb", commands=BOTH, means=("report_to", "wandb")),
+    *_all("stop_text_encoder_training train_text_encoder_ti", commands=DREAMBOOTH, type=str,
+           refused=("the text encoder learns as long as the UNet", "leave it out, and give --text_encoder_learning_rate")),
+    # generating
+    *_all("plms", commands=INFERENCE, means=("scheduler", "PNDMScheduler")),
+    *_all("dpm_solver dpm", commands=INFERENCE, means=("scheduler", "DPMSolverMultistepScheduler")),
+    *_all("ddim", commands=INFERENCE, means=("scheduler", "DDIMScheduler")),
+    *_all("disable_safety_checker no_safety_checker skip_safety_checker nsfw disable_nsfw_filter", commands=INFERENCE,
+          done="no safety checker is run"),
+    *_all("skip_grid no_grid skip_save no_preview", commands=INFERENCE,
+          done="each image is a file of its own, the sheet stands beside them"),
+    *_all("schedule_type noise_schedule sigma_schedule", commands=INFERENCE, type=str,
+          refused=("is a part of the sampler's name", 'write it behind the sampler, as in --scheduler "DPM++ 2M Karras"')),
+    *_all("size image_size resolution aspect_ratio ar", commands=INFERENCE, type=str,
+          refused=("width and height are given apart", "give --width 512 --height 512")),
+    *_all("interactive", commands=INFERENCE, refused=("prompts are not asked for", 'give them: --prompt "a cat" "a dog"')),
+    *_all("restore_faces tiling", commands=INFERENCE, refused=("images are not changed after they are made", "leave it out")),
+)  # fmt: skip
+
+LORA = {"adapter": "lora"}
+BY_VALUE: Mapping[str, tuple[tuple[type[Settings], ...], Mapping[str, Mapping[str, Any]], tuple[str, str]]] = {
+    "optimizer_type": (BOTH, {"adamw8bit": {"use_8bit_adam": True}, "adamw_8bit": {"use_8bit_adam": True},
+                              "adam8bit": {"use_8bit_adam": True}, "adamw": {}, "adam": {}}, ONLY_ADAMW),
+    "network_module": (DREAMBOOTH, {"networks.lora": LORA, "networks.lora_fa": LORA, "lora": LORA},
+                       ("only LoRA and what --adapter lists are trained", "give --adapter lora")),
+    "model_type": (DREAMBOOTH, {"lora": LORA, "full": {"adapter": "none"}}, ("is lora or full",
+          "give --adapter lora or --adapter none")),
+    "training_method": (DREAMBOOTH, {"lora": LORA, "fine_tune": {"adapter": "none"}, "full": {"adapter": "none"}},
+                        ("is lora or full", "give --adapter lora; new words are learned by train_textual_inversion.py")),
+    "model_family": (ALL, {"sd1x": {}, "sd15": {}, "sd1": {}, "sd2x": {}, "sd2": {}},
+                     ("only Stable Diffusion 1.x and 2.x are known", "leave it out: the model itself says what it is")),
+}  # fmt: skip
+"""Names whose value says what is wanted: commands, value -> settings, and what is said of other values."""
+BY_VALUE = {
+    **BY_VALUE,
+    "optimizer": BY_VALUE["optimizer_type"],
+    "network_type": BY_VALUE["network_module"],
+    "peft_type": BY_VALUE["network_module"],
+    "lora_type": (DREAMBOOTH, {"standard": LORA, "lora": LORA}, BY_VALUE["network_module"][2]),
+    "use_lora": (DREAMBOOTH, {"true": LORA, "1": LORA, "yes": LORA, "false": {}}, BY_VALUE["network_module"][2]),
+    "lora": (DREAMBOOTH, {"true": LORA, "1": LORA, "yes": LORA, "false": {}},
+             ("a LoRA is trained with --adapter lora", "give --adapter lora; --init_weights FILE starts from one")),
+}  # fmt: skip
+
+SHORT = {"W": "width", "H": "height", "s": "steps", "S": "seed", "C": "cfg", "n": "num_images", "o": "output_dir", "p": "prompt",
+         "i": "image", "m": "model", "c": "config", "r": "rank"}  # fmt: skip
+"""Flags of one letter after one dash."""
+CONFIG = ("config", "config_file", "cfg_file", "conf", "settings", "config_path")
+"""Names under which CONFIG.toml is given elsewhere."""
+
+PRECISIONS = {
+    **dict.fromkeys(("half", "float16", "fp16", "f16", "float_16", "16", "torch.float16", "fp16-mixed", "16-mixed"), "fp16"),
+    **dict.fromkeys(("bfloat16", "bf16", "bfloat_16", "torch.bfloat16", "bf16-mixed"), "bf16"),
+    **dict.fromkeys(("float32", "fp32", "f32", "float_32", "float", "full", "32", "torch.float32", "none"), "no"),
+}
+SCHEDULES = {"cosine_annealing": "cosine", "cosine_annealing_with_restarts": "cosine_with_restarts",
+      "warmup": "constant_with_warmup",
+             "constant_warmup": "constant_with_warmup", "cosine_restarts": "cosine_with_restarts"}  # fmt: skip
+VALUES: Mapping[str, Mapping[str, str]] = {"mixed_precision": PRECISIONS, "lr_scheduler": SCHEDULES}
+"""Other programs' words for a setting's values, in lower case."""
+SCHEDULE_NAMES = ("schedule_type", "noise_schedule", "sigma_schedule")
+SCHEDULES_APART = {
+    "karras": "Karras", "exponential": "Exponential", "sgm_uniform": "SGM Uniform", "sgm uniform": "SGM Uniform", "beta": "Beta",
+    "simple": "Simple", "normal": "", "automatic": "",
+}  # fmt: skip
+"""Noise schedules that ComfyUI and A1111 name apart from the sampler; the last two are its own."""

@@ -1,0 +1,221 @@
+"""The flags of diffusers' training scripts that are no settings here, and the defaults that are others here.
+
+Each such flag is another name of a setting, or has nothing left to do, or cannot be honoured: the table says which.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from customize.errors import Problem
+from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.settings.common import Settings
+from customize.settings.field import table, written
+
+TEXTUAL_INVERSION = (TextualInversionSettings,)
+DREAMBOOTH = (DreamBoothSettings,)
+BOTH = (TextualInversionSettings, DreamBoothSettings)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag that is no setting. One of `means`, `done` and `refused` says what becomes of it.
+
+    means: the setting and its value when the flag is on; done: why nothing is left to do, in words;
+    refused: why it cannot be honoured, and what to do instead.
+    """
+
+    commands: tuple[type[Settings], ...]
+    type: type = bool
+    many: bool = False
+    means: tuple[str, Any] | None = None
+    done: str = ""
+    refused: tuple[str, str] | None = None
+    harmless: tuple[Any, ...] = ()  # values of a refused flag that ask for what is done anyway
+
+
+FLAGS: Mapping[str, Flag] = {
+    "with_prior_preservation": Flag(DREAMBOOTH, means=("prior_preservation", "images")),
+    "offset_noise": Flag(DREAMBOOTH, means=("noise_offset", 0.1)),
+    "set_grads_to_none": Flag(DREAMBOOTH, done="gradients are always set to none between steps"),
+    "enable_xformers_memory_efficient_attention": Flag(BOTH, done="torch's own attention saves the same memory"),
+    "pre_compute_text_embeddings": Flag(DREAMBOOTH, done="prompts are encoded once unless the text encoder is trained"),
+    "dataloader_num_workers": Flag(BOTH, int, done="pictures are decoded and encoded once, before training starts"),
+    "local_rank": Flag(BOTH, int, done="processes are numbered by accelerate launch or torchrun"),
+    "no_safe_serialization": Flag(
+        TEXTUAL_INVERSION,
+        refused=("pickles are neither read nor written", "leave it out: learned_embeds.safetensors loads everywhere"),
+    ),
+    "save_as_full_pipeline": Flag(
+        TEXTUAL_INVERSION,
+        refused=(
+            "the base model is not changed, so no copy of it is written",
+            "leave it out, and use pipeline.load_textual_inversion() and save_pretrained() of diffusers for a copy",
+        ),
+    ),
+    "skip_save_text_encoder": Flag(
+        DREAMBOOTH,
+        refused=("a saved pipeline is always complete", "leave it out, and delete text_encoder/ if you do not need it"),
+    ),
+    "tokenizer_name": Flag(
+        BOTH,
+        str,
+        refused=(
+            "the text encoder understands only its own tokenizer",
+            "leave it out: the base model's own tokenizer is used",
+        ),
+    ),
+    "tokenizer_max_length": Flag(
+        DREAMBOOTH,
+        int,
+        harmless=(77,),
+        refused=("Stable Diffusion's text encoder reads 77 tokens", "leave it out, or give 77"),
+    ),
+    "text_encoder_use_attention_mask": Flag(
+        DREAMBOOTH,
+        refused=("Stable Diffusion was trained without an attention mask on its prompts", "leave it out"),
+    ),
+    "class_labels_conditioning": Flag(
+        DREAMBOOTH,
+        str,
+        refused=(
+            "only DeepFloyd IF's upscalers have class labels, and they cannot be trained here",
+            "leave it out, and take a Stable Diffusion 1.x or 2.x base model",
+        ),
+    ),
+    "validation_images": Flag(
+        DREAMBOOTH,
+        str,
+        many=True,
+        refused=(
+            "sample pictures are made from validation_prompt alone",
+            "leave it out, and run infer.py --image PICTURE --weights OUTPUT_DIR afterwards",
+        ),
+    ),
+}
+
+BOOLEANS = {
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0"), False),
+}
+"""How true and false are typed."""
+
+VALUES: Mapping[tuple[str, Any], Any] = {("image_interpolation_mode", "nearest_exact"): "nearest"}
+"""Values that diffusers' scripts know by another name than ours."""
+
+DIFFERENCES: Mapping[str, tuple[str, str]] = {
+    "pretrained_model_name_or_path": ("required", "an embedded model lets everything be tried without a download"),
+    "resolution": ("512", "512 is wrong for a model that was trained at 768 or 64"),
+    "learning_rate": (
+        "1e-4 (textual inversion), 5e-6 (DreamBooth), 5e-4 (LoRA)",
+        "set for our default steps; adapters bear more than full fine-tuning",
+    ),
+    "train_batch_size": ("16 (textual inversion), 4 (DreamBooth, LoRA)", "fits small cards"),
+    "max_train_steps": (
+        "5000 (textual inversion), from num_train_epochs (DreamBooth, LoRA)",
+        "most concepts are learned long before; a number of steps does not hang on the number of pictures",
+    ),
+    "num_train_epochs": (
+        "100 (textual inversion), 1 (DreamBooth, LoRA)",
+        "steps are counted unless epochs are asked for",
+    ),
+    "lr_warmup_steps": ("500", "would be most of a short run; has no effect with the default schedule"),
+    "repeats": ("100 (textual inversion)", "an epoch is one use of each picture"),
+    "random_flip": ("always (textual inversion)", "mirrored letters and faces are not the same"),
+    "max_grad_norm": ("no limit (textual inversion)", "one bad step cannot throw the words away"),
+    "rank": ("4", "a higher rank holds more detail for little more time"),
+    "seed": ("none: another one each time", "a run can be repeated"),
+    "mixed_precision": ("that of accelerate launch (DreamBooth, LoRA)", "the same, and fp32 without accelerate launch"),
+    "output_dir": ("text-inversion-model, dreambooth-model, lora-dreambooth-model", "runs stand beside each other"),
+    "save_steps": ("500 (textual inversion)", "what the sample images show can be taken as it is"),
+    "num_validation_images": ("4", "sample images of prompts that are made take a small part of the run"),
+    "validation_steps": ("100", "sample images of prompts that are made take a small part of the run"),
+    "validation_epochs": ("50 (LoRA)", "sample images every validation_steps"),
+    "validation_scheduler": ("DPMSolverMultistepScheduler (DreamBooth)", "the base model's own"),
+}
+"""Settings whose default does something else than diffusers' scripts: theirs, and why ours."""
+
+
+def flags(model: type[Settings]) -> dict[str, Flag]:
+    """The flags that the command of `model` understands beside its settings."""
+    return {name: flag for name, flag in FLAGS.items() if model in flag.commands}
+
+
+def translate(
+    model: type[Settings], given: Mapping[str, Any], known: Mapping[str, Flag] | None = None
+) -> tuple[dict[str, Any], list[str], list[Problem]]:
+    """The given values in terms of our settings, a line for each flag with nothing left to do, and the problems.
+
+    known: the flags that are looked for; those of diffusers' scripts where none are given.
+    """
+    known = flags(model) if known is None else known
+    values = {name: _value(name, value) for name, value in given.items() if name not in known}
+    notes, problems = [], []
+    for name, value in given.items():
+        if name not in known or (value := _parsed(known[name], value)) in (None, False, ()):
+            continue
+        flag = known[name]
+        if flag.type is bool and value is not True:
+            problems.append(Problem(name, f'"{value}" is not true or false', "give true or false"))
+        elif flag.means:
+            setting, meaning = flag.means
+            if values.setdefault(setting, meaning) != meaning:
+                contradiction = f"means {setting} = {meaning}, and {written(values[setting])} is given as well"
+                problems.append(Problem(name, contradiction, f"leave out {name} or {setting}"))
+        elif flag.refused and value not in flag.harmless:
+            problems.append(Problem(name, *flag.refused))
+        elif flag.done:
+            notes.append(f"{name} has nothing left to do: {flag.done}")
+    return values, notes, problems
+
+
+def _value(name: str, value: Any) -> Any:
+    return VALUES.get((name, value), value) if isinstance(value, str) else value
+
+
+def _parsed(flag: Flag, value: Any) -> Any:
+    if isinstance(value, str) and flag.type is bool:
+        return BOOLEANS.get(value.casefold(), value)
+    if isinstance(value, str) and flag.type is int and value.strip().isdecimal():
+        return int(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def launched(model: type[Settings]) -> dict[str, Any]:
+    """What `accelerate launch` hands on by environment that is a setting here: its `--mixed_precision`."""
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION")
+    return {"mixed_precision": precision} if precision and model in BOTH else {}
+
+
+TRUE = ("1", "true", "yes", "y", "on", "t")
+LAUNCHED_WITH = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor or context parallelism",
+}
+"""What `accelerate launch` asks for by environment and what splits a model over processes, which nothing here is ready for."""
+
+
+def launch_problems(model: type[Settings]) -> list[Problem]:
+    """What `accelerate launch` asks for and cannot be honoured."""
+    asked = {name: what for name, what in LAUNCHED_WITH.items() if os.environ.get(name, "").strip().lower() in TRUE}
+    remedy = "choose no distributed training or MULTI_GPU in `accelerate config`, or start without accelerate launch"
+    return [
+        Problem(
+            "accelerate launch", f"asks for {what} ({name}={os.environ[name]}), with which nothing can be trained here", remedy
+        )
+        for name, what in asked.items()
+        if model in BOTH
+    ]
+
+
+def differences() -> list[tuple[str, str, str, str]]:
+    """`DIFFERENCES` as rows for the documentation: setting, theirs, ours, why ours."""
+    rows = []
+    for name, (theirs, why) in DIFFERENCES.items():
+        ours = {model.command: table(model)[name].default_text for model in BOTH if name in table(model)}
+        words = [f"{text} ({command})" for command, text in ours.items()]
+        rows.append((name, theirs, ", ".join(words) if len(set(ours.values())) > 1 else next(iter(ours.values())), why))
+    return rows

@@ -1,0 +1,236 @@
+"""From the command line to a run and its exit status.
+
+Nothing here imports torch: the function that runs does, once the settings are right.
+"""
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from customize import __version__, events
+from customize.cli import aliases, diffusers_flags, other_command, pasted_text, problem_report, settings_from_files, streams
+from customize.cli.arguments import arguments, plain
+from customize.cli.settings_by_command import MODELS
+from customize.cli.terminal import Terminal
+from customize.errors import InputError, Interrupted, NumericsError, Problem, ResourceError
+from customize.next_command import called
+from customize.printable import printable
+from customize.settings.common import Settings
+from customize.settings.field import Setting, table
+from customize.settings.files import shipped_configs, toml_file
+from customize.settings.frozen_model import SECTIONS, by_section
+from customize.settings.rules.rule import implied as implied_by
+from customize.storage import out_of_memory, ownership
+from customize.storage.disk import BROKEN, DENIED, FULL
+
+Function = Callable[[Any], Any]
+"""Called with the settings; it imports what it needs then."""
+
+USAGE = "%(prog)s [CONFIG.toml] [--setting value ...]"
+EPILOG = """
+CONFIG.toml holds the same names (its tables are for reading); a flag wins over the file. Dashes and underscores are the
+same, and so are --a=b and --a b. Flags of diffusers' training scripts are understood too, and names that kohya's
+sd-scripts, OneTrainer, AUTOMATIC1111, ComfyUI and others have for the same settings. Exit status: 0 done, 2 what
+was given is at fault, 3 disk or memory gave out, 4 the numbers did, 128 + N stopped by signal N, 1 a fault of ours."""
+
+
+def main(model: type[Settings], run: Function, argv: Sequence[str] | None = None, check: Function | None = None) -> int:
+    """Reads the settings of `model` from the command line and calls `run` with them; returns the exit status.
+
+    check: looks at what the settings name (pictures, folders) and raises InputError. It is called only when settings
+    are at fault, so that all problems stand in one report; `run` looks for itself.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it warns of what nobody asked for
+
+    def work() -> int:
+        if {"--help", "-h", "-help", "/?", "-?"} & set(argv) or list(argv) == ["help"]:
+            print(help_text(model), end="")
+            return 0
+        if "--version" in argv:
+            print(f"customize {__version__}")
+            return 0
+        refuse_removed_folder()
+        settings, notes = read(model, argv, check)
+        for note in notes:
+            _say(f"note: {note}")
+        run(settings)
+        return 0
+
+    return outcome(called(model.command), work)
+
+
+def outcome(command: str, work: Callable[[], int]) -> int:
+    """The exit status of a command. work: does it and returns its status; what it raises is told in words."""
+    with streams.forgiving():
+        try:
+            is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes of `accelerate launch` on this machine
+            with Terminal() as terminal, events.sent_to(*[terminal] * is_first):
+                return work()
+        except InputError as error:
+            if out_of_memory.gave_out(error):  # a reader took it for a fault of the file
+                return unforeseen(command, error)
+            _say(problem_report.headline(command, error.problems), *problem_report.lines(error.problems))
+            return 2
+        except ResourceError as error:
+            _say(*f"{command}: {error}".splitlines())
+            return 3
+        except NumericsError as error:
+            _say(*f"{command}: {error}".splitlines())
+            return 4
+        except Interrupted as error:
+            _say(*str(error).splitlines())
+            return 128 + error.signal
+        except KeyboardInterrupt:
+            _say("stopped")
+            return 130
+        except Exception as error:
+            return unforeseen(command, error)
+
+
+def unforeseen(command: str, error: Exception) -> int:
+    """The exit status of what nobody turned into words before: a resource, or a fault of the program."""
+    if out_of_memory.gave_out(error):
+        _say(f"{command}: out of memory", f"    -> {out_of_memory.REMEDY}")
+        return 3
+    if isinstance(error, OSError) and error.errno in FULL | BROKEN | DENIED:
+        _say(
+            f"{command}: {error.filename or 'a file'}: {error.strerror}",
+            "    -> see to its rights, and try again",
+        )
+        return 3
+    _say(*"".join(traceback.format_exception(error)).splitlines())
+    _say("This is a fault of the program, not yours. Please report it with the lines above.")
+    return 1
+
+
+def refuse_removed_folder() -> None:
+    """Raises InputError where the folder that the command was started in is gone."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        what = f"the folder that it was started in is gone or cannot be read ({error.strerror})"
+        raise InputError(Problem("current folder", what, "change to another folder: cd")) from error
+
+
+def read(model: type[Settings], argv: Sequence[str], check: Function | None = None) -> tuple[Settings, list[str]]:
+    """The settings that a command line asks for, and notes for the user. Raises InputError with all problems."""
+    argv, notes = plain(model, argv)
+    config, flags, problems = arguments(model, argv)
+    from_file: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    unread = False
+    ownership.PROTECTED.clear()
+    if config is not None:
+        if not os.path.lexists(config) and (comes_with_us := shipped_configs.config_path(config)):
+            notes.append(f"{config} is the configuration that comes with the program, {comes_with_us}")
+            config = str(comes_with_us)
+        ownership.PROTECTED.add(os.path.realpath(config))
+        try:
+            from_file, places = toml_file.read(config)
+            if wrong := other_command.other_command(model, config, from_file):
+                raise InputError(wrong)
+        except InputError as error:
+            problems += error.problems
+            from_file, unread = {}, True
+    problems += diffusers_flags.launch_problems(model)
+    values = diffusers_flags.launched(model)
+    for given, where in (from_file, places), (flags, {name: f"--{name}" for name in flags}):
+        ours = aliases.ours(model, given, "--" if given is flags else "")
+        translated, found_notes, found = diffusers_flags.translate(model, ours.values)
+        places |= where | {name: where.get(theirs, theirs) for name, theirs in ours.origins.items()}
+        for name, value in translated.items():
+            values[name], more = (
+                pasted_text.value(places.get(name, name), table(model)[name], value) if name in table(model) else (value, [])
+            )
+            if given is flags and isinstance(values[name], list) and [*map(str.casefold, map(str, values[name]))] == ["none"]:
+                values[name] = "none"  # typed alone it unsets, also a list in which it may be a value
+            notes += more
+        notes += ours.notes + found_notes
+        problems += [Problem(where.get(each.where, each.where), each.what, each.remedy) for each in ours.problems]
+        problems += [Problem(places.get(each.where, each.where), each.what, each.remedy) for each in found]
+    notes += _epochs_over_steps(values, from_file, flags)
+    implied, more = implied_by(table(model), values)
+    values, of_files = settings_from_files.complete(model, values | implied)
+    settings, found = model.examine(values, {each.where for each in of_files})
+    found = of_files + [aliases.explained(each, model) for each in found]
+    found = [each for each in found if not (unread and each.what.startswith("is missing"))]
+    problems += [Problem(places.get(each.where, each.where), each.what, each.remedy) for each in found]
+    if problems:
+        raise InputError(problems + _further(check, settings, {each.where for each in found}))
+    return settings, notes + more + settings.notes()
+
+
+def _epochs_over_steps(values: dict[str, Any], from_file: Mapping[str, Any], flags: Mapping[str, Any]) -> list[str]:
+    """Epochs that a flag asks for win over steps that the file gives."""
+    typed_names = {aliases.same(model).get(name, name) for model in MODELS for name in flags}
+    filed = {aliases.same(model).get(name, name) for model in MODELS for name in from_file}
+    notes = []
+    for steps, epochs in (("max_train_steps", "num_train_epochs"), ("validation_steps", "validation_epochs")):
+        wanted = values.get(epochs) not in (None, "none") and values.get(steps) not in (None, "none")
+        if wanted and epochs in typed_names and steps in filed and steps not in typed_names:
+            notes.append(f"--{epochs} wins over {steps} = {values[steps]} of the file")
+            values[steps] = None
+    return notes
+
+
+def _further(check: Function | None, settings: Settings, known: set[str]) -> list[Problem]:
+    """What `check` finds in settings of which some are only stand-ins for faulty ones."""
+    try:
+        if check is not None:
+            check(settings)
+    except InputError as error:
+        return [problem for problem in error.problems if problem.where not in known]
+    except Exception:  # it may depend on what is missing, which is reported already
+        return []
+    return []
+
+
+def help_text(model: type[Settings]) -> str:
+    """`--help`: all settings by section, with default, range and choices."""
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        called(model.command), USAGE, model.__doc__, EPILOG, add_help=False, formatter_class=argparse.HelpFormatter
+    )
+    for section, lines in by_section(model).items():
+        group = parser.add_argument_group(f"[{section}] {SECTIONS[section]}")
+        for line in lines:
+            words = f"{line.description} ({_facts(line)})".replace("%", "%%")
+            if line.type is bool:
+                group.add_argument(f"--{line.name}", action=argparse.BooleanOptionalAction, help=words)
+            else:
+                group.add_argument(f"--{line.name}", nargs="+" if line.many else None, help=words, metavar=_metavar(line))
+    return parser.format_help()
+
+
+def _facts(line: Setting) -> str:
+    limits = line.range + (f" {line.unit}" if line.unit else "") if line.type in (int, float) else ""
+    default = "required" if line.required else f"default {line.default_text or 'empty'}"
+    return "; ".join(filter(None, (limits, default, _condition(line))))
+
+
+def _condition(line: Setting) -> str:
+    """The other setting without which this one has no effect."""
+    if not line.only_with:
+        return ""
+    name, values = line.only_with
+    choices = [str(value).lower() for value in values if value is not True]
+    return f"with --{name}" + (f" {' or '.join(choices)}" if choices else "")
+
+
+def _metavar(line: Setting) -> str:
+    if line.choices:
+        return "{" + ",".join(line.choices) + "}"
+    return {int: "N", float: "X", str: "TEXT"}[line.type]
+
+
+def _say(*lines: str) -> None:
+    """Writes lines to stderr, each kept in one line and harmless to a terminal."""
+    for line in lines:
+        print(printable(line), file=sys.stderr)

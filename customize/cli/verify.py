@@ -1,0 +1,34 @@
+"""`customize verify RUN`: is everything in a run's folder whole?"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from customize.evaluation.run_integrity import not_a_run, verify
+
+USAGE = """usage: customize verify RUN
+
+Says of each thing in the folder of a run whether it is whole: settings, checkpoints, result, intermediate weights,
+sample pictures, log. RUN may also be one checkpoint or any folder with a manifest.json. Nothing is changed.
+Exit status: 0 all is whole, 2 something is not.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints a line per thing; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if {"--help", "-h"} & set(argv):
+        print(USAGE, end="")
+        return 0
+    if len(argv) != 1:
+        print(USAGE, end="", file=sys.stderr)
+        return 2
+    if wrong := not_a_run(Path(argv[0])):
+        print(f"{wrong.where}: {wrong.what}", f"    -> {wrong.remedy}", sep="\n")
+        return 2
+    findings = list(verify(Path(argv[0])))
+    for finding in findings:
+        print(finding)
+    damaged = [finding for finding in findings if finding.whole is False]
+    print(f"{argv[0]}: {f'{len(damaged)} of {len(findings)} damaged' if damaged else 'all is whole'}")
+    return 2 if damaged else 0

@@ -1,0 +1,1 @@
+"""Images and captions: folders, datasets, crops, and the batches made of them."""

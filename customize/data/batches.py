@@ -1,0 +1,268 @@
+"""From examples to the samples of a step: which image, which crop, which caption, which noise, which noise level.
+
+Each choice is a function of (seed, step, position in the global batch); see `customize.diffusion.rng`. A dataset deals the
+samples of a step as batches in which all latents have one shape; datasets are made of datasets.
+
+B positions, C latent channels, H W latent height and width.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import chain, groupby
+from operator import itemgetter
+
+import torch
+from torch import Tensor
+
+from customize.diffusion import rng
+from customize.diffusion.losses import min_snr_weights
+from customize.diffusion.process import offset_noise
+from customize.families.base import Family
+from customize.families.conditioning import Conditioning
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one shape; each row is a function of (seed, step, position).
+
+    latents, noise: [B, C, H, W]; timesteps: [B]; loss_weights: [B], float32, the factor of each sample's loss;
+    is_prior: [B], bool, true for the samples of prior preservation; names: the image behind each sample, for messages;
+    positions: that of each sample in the step's global batch.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    prompts: tuple[str, ...]
+    loss_weights: Tensor
+    is_prior: Tensor
+    names: tuple[str, ...]
+    positions: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch with its tensors on the device."""
+        return self._map(lambda values: values.to(device) if isinstance(values, Tensor) else values)
+
+    def part(self, rows: slice | Tensor) -> "Batch":
+        """Some of the samples. rows: a slice, or bool [B]."""
+        chosen = torch.arange(len(self))[rows if isinstance(rows, slice) else rows.cpu()]
+        return self._map(
+            lambda values: values[chosen.to(values.device)] if isinstance(values, Tensor) else tuple(values[i] for i in chosen)
+        )
+
+    @staticmethod
+    def cat(batches: "Sequence[Batch]") -> "Batch":
+        """One batch of all samples, in this order. Their latents have one shape."""
+        columns = {f.name: [getattr(batch, f.name) for batch in batches] for f in fields(Batch)}
+        return Batch(**{k: torch.cat(v) if isinstance(v[0], Tensor) else tuple(chain(*v)) for k, v in columns.items()})
+
+    def _map(self, change: Callable) -> "Batch":
+        return replace(self, **{f.name: change(getattr(self, f.name)) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """The settings that decide on noise, timesteps, captions and loss weights of samples."""
+
+    seed: int
+    global_batch: int
+    caption_dropout: float = 0.0
+    noise_offset: float = 0.0
+    snr_gamma: float | None = None
+
+
+@dataclass(frozen=True)
+class CachedImage:
+    """An image as the loop needs it. stored: `LatentSpace.encode` of each variant (crop, flip) that the run draws."""
+
+    name: str
+    captions: tuple[str, ...]
+    stored: dict[int, Tensor]
+
+
+class EpochSampler:
+    """Infinite sampler of image indices, shuffled anew in each epoch. stream: keeps the draws of two samplers apart."""
+
+    def __init__(self, stream: str, config: SampleConfig, num_pictures: int, num_variants: Sequence[int]):
+        self.stream, self.config = stream, config
+        self.num_pictures, self.num_variants = num_pictures, num_variants
+
+    def draw(self, step: int, position: int) -> tuple[int, int]:
+        """(picture, variant) of a sample."""
+        number = step * self.config.global_batch + position
+        picture = rng.shuffled(number, self.num_pictures, self.config.seed, f"{self.stream}/order")
+        variant = rng.integers(self.num_variants[picture], self.config.seed, f"{self.stream}/variant", step, [position])
+        return picture, int(variant)
+
+    def needed(self, steps: Iterable[int]) -> set[tuple[int, int]]:
+        """Every (picture, variant) that is drawn in these steps: what has to be encoded."""
+        found: set[tuple[int, int]] = set()
+        for step in steps:
+            found.update(self.draw(step, position) for position in range(self.config.global_batch))
+            if len(found) == sum(self.num_variants):
+                break
+        return found
+
+
+class LatentDataset:
+    """Samples of images whose latents are cached. Images may have different sizes: each shape is a batch of its own."""
+
+    def __init__(self, family: Family, config: SampleConfig, sampler: EpochSampler, pictures: Sequence[CachedImage]):
+        self.family, self.config, self.sampler, self.pictures = family, config, sampler, pictures
+
+    def deal(self, step: int, positions: Sequence[int]) -> list[Batch]:
+        """The samples at these positions of the step's global batch, one batch for each shape of latents."""
+        of_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for position in positions:
+            index, variant = self.sampler.draw(step, position)
+            of_shape[tuple(self.pictures[index].stored[variant].shape)].append(position)
+        return [self.batch(step, alike) for alike in of_shape.values()]
+
+    def batch(self, step: int, positions: Sequence[int]) -> Batch:
+        """The samples at these positions, whose latents have one shape."""
+        seed, stream = self.config.seed, self.sampler.stream
+        drawn = [self.sampler.draw(step, position) for position in positions]
+        pictures = [self.pictures[index] for index, _ in drawn]
+        stored = torch.stack([self.pictures[index].stored[variant] for index, variant in drawn])
+        shape = self.family.latents.shape(stored)
+        noise = rng.normal(shape, seed, f"{stream}/noise", step, positions)
+        if self.config.noise_offset:
+            shift = rng.normal(shape[:1], seed, f"{stream}/noise_offset", step, positions)
+            noise = offset_noise(noise, shift, self.config.noise_offset)
+        timesteps = self.timesteps(step, positions)
+        return Batch(
+            latents=self.family.latents.sample(stored, rng.normal(shape, seed, f"{stream}/latent", step, positions)),
+            noise=noise,
+            timesteps=timesteps,
+            prompts=self.prompts(pictures, step, positions),
+            loss_weights=self.loss_weights(timesteps),
+            is_prior=torch.zeros(len(positions), dtype=torch.bool),
+            names=tuple(picture.name for picture in pictures),
+            positions=tuple(positions),
+        )
+
+    def probe(self, number: int) -> Batch:
+        """Fixed samples of one shape that do not depend on the draws of the steps: noise levels and images are spread evenly;
+        of each image the first crop that is cached, and the first caption."""
+        places, shown = range(number), self.shown
+        pictures = [self.pictures[place % len(self.pictures)] for place in places]
+        pictures = [picture if is_alike(picture, shown) else shown for picture in pictures]
+        stored = torch.stack([first_crop(picture) for picture in pictures])
+        shape = self.family.latents.shape(stored)
+        return Batch(
+            latents=self.family.latents.sample(stored, rng.normal(shape, self.config.seed, "probe/latent", 0, places)),
+            noise=rng.normal(shape, self.config.seed, "probe/noise", 0, places),
+            timesteps=self.family.schedule.timesteps((torch.arange(number) + 0.5) / number),
+            prompts=tuple(picture.captions[0] for picture in pictures),
+            loss_weights=torch.ones(number),
+            is_prior=torch.zeros(number, dtype=torch.bool),
+            names=tuple(picture.name for picture in pictures),
+            positions=tuple(places),
+        )
+
+    @property
+    def shown(self) -> CachedImage:
+        """The first image of which a crop is cached."""
+        return next(picture for picture in self.pictures if picture.stored)
+
+    def timesteps(self, step: int, positions: Sequence[int]) -> Tensor:
+        """The timesteps [B], by the base model's own distribution over noise levels."""
+        schedule, stream = self.family.schedule, f"{self.sampler.stream}/timestep"
+        return schedule.timesteps(rng.uniform(self.config.seed, stream, step, positions, schedule.num_levels))
+
+    def prompts(self, pictures: Sequence[CachedImage], step: int, positions: Sequence[int]) -> tuple[str, ...]:
+        """A caption of each picture, or none at the rate of `caption_dropout` (Ho & Salimans 2022)."""
+        seed, stream = self.config.seed, self.sampler.stream
+        captions = [
+            picture.captions[rng.integers(len(picture.captions), seed, f"{stream}/caption", step, [position])]
+            for picture, position in zip(pictures, positions, strict=True)
+        ]
+        kept = rng.uniform(seed, f"{stream}/caption_dropout", step, positions) >= self.config.caption_dropout
+        return tuple(caption if keep else "" for caption, keep in zip(captions, kept, strict=True))
+
+    def loss_weights(self, timesteps: Tensor) -> Tensor:
+        """The weight of each sample [B]: 1, or that of min-SNR."""
+        if self.config.snr_gamma is None:
+            return torch.ones(len(timesteps))
+        return min_snr_weights(self.family.schedule.snr(timesteps), self.config.snr_gamma, self.family.prediction_type)
+
+
+def first_crop(image: CachedImage) -> Tensor:
+    """What is cached of the first crop that the run draws of an image."""
+    return image.stored[min(image.stored)]
+
+
+def is_alike(image: CachedImage, other: CachedImage) -> bool:
+    """Whether a crop of the image is cached, of the shape of the other's."""
+    return bool(image.stored) and first_crop(image).shape == first_crop(other).shape
+
+
+class PriorPreservation:
+    """Prior preservation (DreamBooth, equation 2): beside each sample of the subject one of the class, weighted."""
+
+    def __init__(self, subject: LatentDataset, of_class: LatentDataset, prior_loss_weight: float):
+        self.subject, self.of_class, self.prior_loss_weight = subject, of_class, prior_loss_weight
+
+    def probe(self, number: int) -> Batch:
+        """Fixed samples of the subject."""
+        return self.subject.probe(number)
+
+    def deal(self, step: int, positions: Sequence[int]) -> list[Batch]:
+        """The samples of the subject and of the class; those of one shape are one batch, the subject first."""
+        of_class = [as_prior(batch, self.prior_loss_weight) for batch in self.of_class.deal(step, positions)]
+        return by_shape([*self.subject.deal(step, positions), *of_class])
+
+
+class PriorDistillation:
+    """Prior preservation by the base model as teacher: the same noisy latents once more, under the class prompt, weighted."""
+
+    def __init__(self, subject: LatentDataset, class_prompt: str, prior_loss_weight: float):
+        self.subject, self.class_prompt, self.prior_loss_weight = subject, class_prompt, prior_loss_weight
+
+    def probe(self, number: int) -> Batch:
+        """Fixed samples of the subject."""
+        return self.subject.probe(number)
+
+    def deal(self, step: int, positions: Sequence[int]) -> list[Batch]:
+        """The samples of the subject, then the same under the class prompt, in one batch for each shape."""
+        batches = self.subject.deal(step, positions)
+        of_class = [replace(batch, prompts=(self.class_prompt,) * len(batch)) for batch in batches]
+        return by_shape([*batches, *(as_prior(batch, self.prior_loss_weight) for batch in of_class)])
+
+
+def as_prior(batch: Batch, prior_loss_weight: float) -> Batch:
+    """The batch as samples of prior preservation, with their share of the loss."""
+    return replace(batch, loss_weights=prior_loss_weight * batch.loss_weights, is_prior=torch.ones_like(batch.is_prior))
+
+
+def by_shape(batches: Iterable[Batch]) -> list[Batch]:
+    """One batch for each shape of latents, the samples in their order."""
+    of_shape: dict[tuple[int, ...], list[Batch]] = defaultdict(list)
+    for batch in batches:
+        of_shape[tuple(batch.latents.shape[1:])].append(batch)
+    return [Batch.cat(alike) for alike in of_shape.values()]
+
+
+@torch.no_grad()
+def encode_pictures(
+    family: Family, needed: Iterable[tuple[int, int]], read_pixels: Callable[[int, list[int]], Tensor]
+) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """Encodes every (image, variant) once; yields each with what is stored of it, float32 on the CPU.
+
+    One at a time: what a network gives for an image can differ in the last bits with what else is in the batch, and a
+    resumed run needs fewer of them. read_pixels: (image, variants) -> [V, 3, height, width] in [-1, 1].
+    """
+    for picture, keys in groupby(sorted(needed), key=itemgetter(0)):
+        variants = [variant for _, variant in keys]
+        for variant, pixels in zip(variants, read_pixels(picture, variants), strict=True):
+            yield (picture, variant), family.latents.encode(pixels[None])[0].float().cpu()
+
+
+@torch.no_grad()
+def encode_captions(family: Family, captions: Iterable[str], least: int = 1) -> dict[str, Conditioning]:
+    """Evaluates the frozen text encoder once for every caption; returns one row for each, of `least` or more chunks."""
+    return {caption: family.encode_prompts([caption], min_chunks=least) for caption in sorted(set(captions))}

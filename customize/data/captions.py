@@ -1,0 +1,144 @@
+"""What may be said about each picture, and by what rule: its own captions, the built-in templates, or a prompt."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from customize.data.findings import Findings
+from customize.families.trigger_words import any_calls
+from customize.printable import first_few
+
+OBJECT_TEMPLATES = (
+    "a photo of {}",
+    "a photo of a {}",
+    "a picture showing the {}",
+    "a snapshot of my {}",
+    "{} seen up close",
+    "a close view of a {}",
+    "a sharp image of {}",
+    "a soft, slightly blurred shot of a {}",
+    "a picture of {} in dim light",
+    "a picture of {} in bright light",
+    "one {} and nothing else",
+    "a {} in the middle of the frame",
+    "a large {} that fills the frame",
+    "a small {} with space around it",
+    "an image with a {} in it",
+    "a detailed view of the {}",
+    "an everyday scene with a {}",
+    "a simple picture: {}",
+    "look, a {}",
+    "this is my {}",
+)
+STYLE_TEMPLATES = (
+    "a picture in the style of {}",
+    "a painting in the style of {}",
+    "a drawing in the style of {}",
+    "an illustration in {} style",
+    "a scene in {} style",
+    "artwork made the way of {}",
+    "a large canvas in the manner of {}",
+    "a small study in the manner of {}",
+    "something painted like {}",
+    "something drawn like {}",
+    "a detail of a work in {} style",
+    "a bright picture in {} style",
+    "a dark picture in {} style",
+    "a colourful piece after {}",
+    "a quiet piece after {}",
+    "a sketch in {} style",
+    "a poster in the style of {}",
+    "a print in the style of {}",
+    "a fine example of {} style",
+    "everything here looks like {}",
+)
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One caption as its author wrote it, and where (file and line), for messages."""
+
+    text: str
+    where: str
+
+
+@dataclass(frozen=True)
+class CaptionRule:
+    """How pictures come by their captions.
+
+    use: "auto" (a picture's own, else the fallback), "files" (its own); with anything else the fallback.
+    fallback: captions for pictures without their own; empty where none can be made up.
+    remedy: what the user can do about a picture that is left without.
+    placeholders: each caption that was read must hold one of them; empty: any caption will do.
+    prefix, suffix: what is put before and behind each caption that was read.
+    triggers: words that are to call up what is learned; that captions lack them is told.
+    """
+
+    use: str
+    fallback: tuple[str, ...]
+    remedy: str = ""
+    placeholders: tuple[str, ...] = ()
+    prefix: str = ""
+    suffix: str = ""
+    triggers: tuple[str, ...] = ()
+
+    @property
+    def reads(self) -> bool:
+        """Whether captions are looked for beside the pictures."""
+        return self.use in ("auto", "files")
+
+
+def fill(templates: Collection[str], token: str) -> tuple[str, ...]:
+    """The templates with `token` in the place of {}. Whatever stands in the token is taken as it is."""
+    return tuple(template.replace("{}", token) for template in templates)
+
+
+def apply_rule(
+    rule: CaptionRule, names: Sequence[str], captions: Mapping[str, tuple[Caption, ...]], where: str, found: Findings
+) -> dict[str, tuple[str, ...]]:
+    """Captions for each of the pictures `names`, some of which have `captions` of their own; problems if none fit."""
+    own = {name: tuple(_within(rule, caption) for caption in captions[name]) for name in names if name in captions}
+    tokens = rule.placeholders
+    strays = [
+        caption.where
+        for each in own.values()
+        for caption in each
+        if tokens and not any(token in caption.text for token in tokens)
+    ]
+    if strays:
+        what = f"no placeholder token ({' '.join(tokens)}) in captions that need one: {first_few(strays)}"
+        found.problem(where, what, "write the token where the thing is meant, or use --captions templates")
+    lacking = [name for name in names if name not in own]
+    what = f"no caption for {len(lacking)} of {len(names)} pictures"
+    if lacking and (rule.use == "files" or not rule.fallback):
+        found.problem(where, f"{what}: {first_few(lacking)}", rule.remedy)
+    elif lacking and own:
+        found.note(where, f"{what}, {'templates' if tokens else 'instance prompt'} instead: {first_few(lacking)}")
+    if (rule.prefix or rule.suffix) and names and not own:
+        found.note(where, "caption_prefix and caption_suffix have no effect: no caption was read")
+    _tell_triggers(rule, own, where, found)
+    return {name: tuple(caption.text for caption in own[name]) if name in own else rule.fallback for name in names}
+
+
+def _within(rule: CaptionRule, caption: Caption) -> Caption:
+    """The caption with prefix and suffix, each a blank apart from it, unless a suffix begins with a comma and the like."""
+    before = f"{rule.prefix.rstrip()} " if rule.prefix.strip() else ""
+    after = rule.suffix.strip()
+    after = f" {after}" if after and (after[0].isalnum() or after[0] in "<(") else after
+    return replace(caption, text=f"{before}{caption.text}{after}")
+
+
+def _tell_triggers(rule: CaptionRule, own: Mapping[str, tuple[Caption, ...]], where: str, found: Findings) -> None:
+    """A note where captions lack the words that are to call up what is learned."""
+    texts = {name: [caption.text for caption in each] for name, each in own.items() if each}
+    if not texts or not rule.triggers:
+        return
+    lacking = [name for name, each in texts.items() if not any_calls(each, rule.triggers)]
+    words = " or ".join(rule.triggers[:3])
+    if len(lacking) == len(texts):
+        what = f"no caption has {words} of instance_prompt (0 of {len(texts)} images), so it will not call up what is learned"
+        prefix = f'--caption_prefix "{rule.fallback[0]},"' if rule.fallback else "--caption_prefix"
+        found.note(where, f"{what}; write it into the captions, put it before each with {prefix}, or use --captions prompt")
+    elif lacking:
+        held = len(texts) - len(lacking)
+        what = f"{words} of instance_prompt is in the captions of {held} of {len(texts)} images, and not of"
+        found.note(where, f"{what}: {first_few(lacking)}")

@@ -1,0 +1,60 @@
+"""The squares of an example to learn from: where they lie in the resized image, and their pixels.
+
+Shapes: `R` resolution, `V` variants; pixels are np.uint8 [V, R, R, 3] in [0, 255].
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+
+from customize.data.examples import Example
+from customize.data.images.image_file import crop, resize, resized_size
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A square cut out of the resized picture, mirrored or not. left, top, side: pixels of the resized picture."""
+
+    left: int
+    top: int
+    side: int
+    flip: bool
+
+
+def variants(
+    example: Example, resolution: int, center_crop: bool, crop_variants: int, random_flip: bool, seed: int
+) -> tuple[Variant, ...]:
+    """The squares of side `resolution` to learn from: the central one, or `crop_variants` along the long side.
+
+    With `random_flip` each also mirrored. The k-th of n crops lies at random in the k-th n-th of the way: a function of
+    (seed, the example's name, k, n). No two are equal; a short way has fewer (a square picture has one).
+    """
+    width, height = resized_size(example.size, resolution)
+    way = max(width, height) - resolution + 1
+    count = min(crop_variants, way)
+    places = [_place(seed, example.name, index, count, way) for index in range(count)]
+    if center_crop:
+        places = [(way - 1) // 2]
+    corners = [(place, 0) if width > height else (0, place) for place in places]
+    flips = (False, True) if random_flip else (False,)
+    return tuple(Variant(left, top, resolution, flip) for left, top in corners for flip in flips)
+
+
+def pixels(example: Example, variant: Variant, resolution: int, interpolation: str = "lanczos") -> np.ndarray:
+    """np.uint8 [R, R, 3]: one variant of the picture, its short side resized to `resolution`. Raises InputError."""
+    return all_pixels(example, (variant,), resolution, interpolation)[0]
+
+
+def all_pixels(example: Example, cuts: Sequence[Variant], resolution: int, interpolation: str = "lanczos") -> np.ndarray:
+    """np.uint8 [V, R, R, 3]: as `pixels`, for several variants, with the picture read and resized once."""
+    image = resize(example.open(), resolution, interpolation)
+    return np.stack([crop(image, cut.left, cut.top, cut.side, cut.flip) for cut in cuts])
+
+
+def _place(seed: int, name: str, index: int, count: int, way: int) -> int:
+    """The index-th of `count` places in range(way), drawn from its own part of it."""
+    key = f"{seed}/crop/{index}/{name}".encode("utf-8", "surrogatepass")
+    start, end = way * index // count, way * (index + 1) // count
+    return start + int.from_bytes(blake2b(key, digest_size=8).digest(), "little") % (end - start)

@@ -1,0 +1,1 @@
+"""Image files: opened, checked, converted to sRGB and compared."""

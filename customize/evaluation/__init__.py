@@ -1,0 +1,1 @@
+"""What a run learned, and whether its files are intact."""

@@ -1,0 +1,149 @@
+"""Whether every file of a run is intact: what `customize verify` tells. Reads only; torch is not imported."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from customize import missing_path
+from customize.errors import InputError, Problem
+from customize.printable import first_few, printable
+from customize.settings.files import toml_file
+from customize.storage import checkpoint, lock, manifest, run_folder
+from customize.storage.atomic import READY, leftovers
+from customize.storage.run_log import read_log
+
+
+class Finding(NamedTuple):
+    """What became of one thing: whole (True), damaged (False), or only worth a note (None)."""
+
+    whole: bool | None
+    what: str
+    words: str = ""
+
+    def __str__(self) -> str:
+        mark = {True: "whole  ", False: "DAMAGED", None: "note   "}[self.whole]
+        return printable(f"{mark}  {self.what}{f': {self.words}' if self.words else ''}")
+
+
+def not_a_run(path: Path) -> Problem | None:
+    """The problem of a path that is not there, or nothing that a run or a manifest belongs to; None for all others."""
+    shown = printable(str(path))
+    try:
+        is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return Problem(shown, "there is no such folder", missing_path.remedy_for_missing(str(path), "name the folder of a run"))
+    except (OSError, ValueError):
+        return None
+    if not is_folder:
+        return Problem(shown, "is a file, not the folder of a run", f"did you mean its folder, {printable(str(path.parent))}?")
+    if os.access(path, os.R_OK | os.X_OK) and not any((path / name).is_file() for name in (run_folder.CONFIG, manifest.NAME)):
+        runs = [name for name in missing_path.names(path)[:200] if missing_path.is_run(path / name)]
+        remedy = f"did you mean {printable(str(path / runs[0]))}?" if runs else "name the folder of a run, or a checkpoint in it"
+        return Problem(shown, f"is neither a run's folder (no {run_folder.CONFIG}) nor one with a {manifest.NAME}", remedy)
+    return None
+
+
+def verify(folder: str | Path) -> Iterator[Finding]:
+    """Whether each thing in the folder of a run, or in one with a manifest, is intact; up to what cannot be read at all."""
+    folder = Path(folder)
+    try:
+        if (folder / run_folder.CONFIG).is_file():
+            yield from run(folder)
+        elif (folder / manifest.NAME).is_file():
+            yield from listed(folder, folder.name)
+        else:
+            yield Finding(False, str(folder), "is neither a run's folder (no config.toml) nor one with a manifest.json")
+    except OSError as error:
+        yield Finding(False, str(error.filename or folder), f"cannot be read ({error.strerror})")
+
+
+def run(folder: Path) -> Iterator[Finding]:
+    """All that a run writes, in the order in which it is written."""
+    yield config(folder / run_folder.CONFIG)
+    try:
+        lock.check(folder)
+    except InputError as error:
+        held = "is at work in" in error.problems[0].what
+        yield Finding(None if held else False, "lock", f"{error.problems[0].what}: {error.problems[0].remedy}")
+    for path in reversed(checkpoint.every(folder / run_folder.CHECKPOINTS)):
+        yield from listed(path, f"{run_folder.CHECKPOINTS}/{path.name}")
+    for parent in (run_folder.WEIGHTS, run_folder.SAMPLES):
+        for path in sorted(path for path in folder.glob(f"{parent}/*") if path.is_dir() and checkpoint.is_name(path.name)):
+            yield from listed(path, f"{parent}/{path.name}")
+    for path in (folder / run_folder.SAMPLES / "contact_sheet.png", folder / run_folder.BEFORE_AFTER):
+        if path.exists():
+            yield picture(path, str(path.relative_to(folder)))
+    yield from log(folder / run_folder.LOG)
+    yield from result(folder)
+    for path in leftovers(folder):
+        yield Finding(None, str(path.relative_to(folder)), "left over from a write that was cut off; the next run removes it")
+
+
+def config(path: Path) -> Finding:
+    """Whether the settings can be read."""
+    try:
+        toml_file.read(str(path))
+    except InputError as error:
+        return Finding(False, path.name, error.problems[0].what)
+    return Finding(True, path.name)
+
+
+def listed(folder: Path, name: str) -> Iterator[Finding]:
+    """Whether a folder holds what its manifest says; a note on what else is in it."""
+    found = manifest.faults(folder, others=True)
+    yield Finding(not found, name, "; ".join(f"{file} {fault}" for file, fault in found.items()))
+    others = sorted(manifest.faults(folder, contents=False).keys() - manifest.faults(folder, contents=False, others=True).keys())
+    if others:
+        yield Finding(None, name, f"holds more than the run wrote, which stays: {first_few(others)}")
+
+
+def picture(path: Path, name: str) -> Finding:
+    """Whether a picture that is in no manifest can be decoded."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            image.load()
+    except (OSError, ValueError, SyntaxError) as error:
+        return Finding(False, name, str(error))
+    return Finding(True, name)
+
+
+def log(path: Path) -> Iterator[Finding]:
+    """Whether each line can be read and the steps follow one another."""
+    if not path.exists():
+        return
+    steps = [step for step, line in read_log(path) if b'"left_out"' not in line]
+    torn = bool(steps) and steps[-1] is None
+    steps = steps[: len(steps) - torn]
+    if None in steps:
+        yield Finding(False, path.name, f"line {steps.index(None) + 1} cannot be read")
+    elif (done := sorted({step for step in steps if step})) != list(range(1, len(done) + 1)):
+        yield Finding(None, path.name, "steps are missing, as after a power cut")
+    else:
+        yield Finding(True, path.name, f"{len(done)} steps")
+    if torn:
+        yield Finding(None, path.name, "its last line is torn; the next run cuts it off")
+
+
+def result(folder: Path) -> Iterator[Finding]:
+    """What the run has to show, file by file."""
+    ready = folder / READY
+    if (ready / manifest.NAME).is_file():
+        yield Finding(None, "result", "a new one is not wholly in its place yet; the next run or infer.py puts it there")
+        for name, expected in manifest.read(ready).items():
+            said = manifest.fault(ready / name if (ready / name).exists() else folder / name, expected)
+            yield Finding(not said, name, said)
+        return
+    if not (folder / manifest.NAME).exists():
+        names = (run_folder.ABOUT, "model_index.json", "learned_embeds*.safetensors", "pytorch_lora_weights*.safetensors")
+        files = [path.name for name in names for path in sorted(folder.glob(name))]
+        yield from (Finding(False, name, f"stands there without a {manifest.NAME}") for name in files)
+        if not files:
+            yield Finding(None, "result", "there is none yet")
+        return
+    found = manifest.faults(folder, others=True)
+    names = found if manifest.NAME in found else manifest.read(folder)
+    yield from (Finding(name not in found, name, found.get(name, "")) for name in names)

@@ -1,0 +1,213 @@
+"""Verifies the saved result against the weights in memory.
+
+The result is loaded by the code that users load it with, but into the base model that is in memory already: an adapter beside
+the same modules once the trained one is taken off, words into the same vocabulary. Of full fine-tuning, whose result is a base
+model of its own, one network at a time is loaded.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import copy
+from hashlib import blake2b
+from itertools import accumulate
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from customize.adapters.peft_layers import is_tuner_layer
+from customize.diffusion import rng
+from customize.errors import InputError, NumericsError, Problem
+from customize.families.base import Family
+from customize.families.files.clip_tokenizer import load_tokenizer
+from customize.families.files.networks import load_network
+from customize.families.files.scheduler import load_scheduler
+from customize.families.token_table import TokenTable, token_table
+from customize.inference.pipeline_loading import read_tensors
+from customize.printable import first_few
+from customize.weights.learned_weights import LearnedFile, find_learned
+from customize.weights.load_adapters import add_adapters
+from customize.weights.loaded import LoadedWords
+
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Largest difference of two predictions, relative to the largest number in them, by the number format of the result."""
+
+
+def check(
+    folder: Path,
+    family: Family,
+    prompt: str,
+    saved: torch.dtype = torch.float32,
+    weights: Mapping[str, Tensor] | None = None,
+) -> float:
+    """Compares one prediction of the trained networks with one of the result in `folder`, and the tensors bit for bit.
+
+    The family is moved to the CPU in float32. saved: the number format of the result; weights: what was learned, each tensor of
+    which has to be in the files, rounded to that format (of a complete pipeline, all tensors have to be).
+    Returns the largest difference relative to the largest number. Raises OSError when the result differs by more than
+    `TOLERANCE` or cannot be loaded, NumericsError when the trained networks predict NaN or infinity.
+    """
+    expected = answer(family, prompt)
+    if not expected.isfinite().all():
+        remedy = "start anew with a lower learning_rate, or go on from an earlier checkpoint"
+        raise NumericsError(f"what was learned answers with NaN or infinity, and is not saved as the result\n    -> {remedy}")
+    try:
+        if (folder / "model_index.json").is_file():
+            predictions = predictions_of_pipeline(folder, family, prompt, saved)
+        else:
+            refuse_missing(folder, weights or {}, saved)
+            with loaded_into(family, folder):
+                predictions = [answer(family, prompt)]
+    except InputError as error:
+        raise OSError(f"what was saved cannot be loaded again: {error}") from error
+    difference = max(((each - expected).abs().max() / expected.abs().max()).item() for each in predictions)
+    if not difference <= TOLERANCE[saved]:
+        raise OSError(f"{folder} does not give what was learned: predictions differ by {difference:.1e}")
+    return difference
+
+
+@torch.no_grad()
+def answer(family: Family, prompt: str) -> Tensor:
+    """The denoiser's output [1, C, H, W] for a small latent of noise under the prompt, at the middle of the schedule."""
+    family.to("cpu", torch.float32)
+    side = 2 * family.size_multiple // family.latents.factor
+    noise = rng.normal((family.denoiser.config.in_channels, side, side), 0, "readback", 0, [0])
+    timesteps = family.schedule.timesteps(torch.tensor([0.5]))
+    return family.predict(noise, timesteps, family.encode_prompts([prompt])).prediction
+
+
+def refuse_missing(folder: Path, weights: Mapping[str, Tensor], saved: torch.dtype) -> None:
+    """Raises OSError when a learned tensor is in none of the files, under whatever name: as it is, or rounded.
+
+    Names are not compared, because files have those of several programs; a prediction tells whether each is in its place.
+    """
+    found = {digest(tensor) for file in folder.glob("*.safetensors") for tensor in load_file(file).values()}
+    missing = [name for name, tensor in weights.items() if found.isdisjoint({digest(tensor), digest(tensor.to(saved))})]
+    if missing:
+        raise OSError(f"{folder} does not hold what was learned: {first_few(missing, 3)}")
+
+
+def digest(tensor: Tensor) -> bytes:
+    """A hash of the number format and the bits of a tensor."""
+    data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return blake2b(data.numpy().tobytes(), digest_size=16, person=str(tensor.dtype).encode()[-16:]).digest()
+
+
+@contextmanager
+def loaded_into(family: Family, folder: Path) -> Iterator[None]:
+    """Within it the family has the adapters and words that are saved in `folder` in place of the trained ones."""
+    files = find_learned(str(family.source), [(folder, 1.0)]).files
+    with without_adapters(*family.trainable.values()), without_words(family, files):
+        for file in files:
+            load_words(family, file)
+        beside = [file for file in files if file.is_adapter]
+        loaded = add_adapters(family, beside, partial=False)[0] if beside else []
+        for adapter in loaded:
+            adapter.set_scale(1.0)
+        try:
+            yield
+        finally:
+            for adapter in loaded:  # those that change a weight itself put it back
+                adapter.set_scale(0.0)
+
+
+@contextmanager
+def without_adapters(*networks: nn.Module) -> Iterator[None]:
+    """Within it the modules of the base model stand in the place of the adapters' layers around them. What is put beside them
+    meanwhile goes at the end."""
+    trained = tuner_places(networks)
+    configs = [vars(network).pop("peft_config", None) for network in networks]
+    for parent, name, layer in trained:
+        setattr(parent, name, layer.get_base_layer())
+    try:
+        yield
+    finally:
+        for parent, name, layer in tuner_places(networks):
+            setattr(parent, name, layer.get_base_layer())
+        for parent, name, layer in trained:
+            setattr(parent, name, layer)
+        for network, config in zip(networks, configs, strict=True):
+            vars(network).pop("peft_config", None)
+            if config is not None:
+                vars(network)["peft_config"] = config
+
+
+def tuner_places(networks: tuple[nn.Module, ...]) -> list[tuple[nn.Module, str, nn.Module]]:
+    """(parent, name in it, layer) of each of the adapters' layers."""
+    parents = [parent for network in networks for parent in network.modules()]
+    return [(parent, name, child) for parent in parents for name, child in parent.named_children() if is_tuner_layer(child)]
+
+
+@contextmanager
+def without_words(family: Family, files: tuple[LearnedFile, ...]) -> Iterator[None]:
+    """Within it the vectors of learned words are zero, if the files hold words; `load_words` fills them."""
+    tables = [encoder.module.get_input_embeddings() for encoder in family.text_encoders]
+    hold_words = any(file.placeholders for file in files)
+    vectors = [each for table in tables if isinstance(table, TokenTable) and hold_words for each in table.vectors]
+    trained = [each.detach().clone() for each in vectors]
+    for each in vectors:
+        each.data.zero_()
+    try:
+        yield
+    finally:
+        for each, own in zip(vectors, trained, strict=True):
+            each.data.copy_(own)
+
+
+def load_words(family: Family, file: LearnedFile) -> None:
+    """Gives the words of a file, which the family knows already, the vectors of the file."""
+    if not file.placeholders:
+        return
+    encoder, tensors = family.text_encoders[0], read_tensors(file)
+    table = token_table(encoder.module)
+    starts = list(accumulate(map(len, table.vectors), initial=table.table.num_embeddings))
+    for placeholder, key in file.placeholders.items():
+        if placeholder not in encoder.placeholders:
+            raise InputError(Problem(str(file.path), f"holds the word {placeholder}, which was not learned", "train again"))
+        place = starts.index(encoder.tokenizer.convert_tokens_to_ids(encoder.placeholders[placeholder][0]))
+        LoadedWords(table, {place: tensors[key].float()}).set_scale(1.0)
+
+
+def predictions_of_pipeline(folder: Path, family: Family, prompt: str, saved: torch.dtype) -> list[Tensor]:
+    """The predictions of the family with each of the saved networks in turn in place of its own.
+
+    Only one is in memory at a time. Raises OSError when a tensor of a network differs, or tokenizer or scheduler do.
+    """
+    tokenizers = family.text_encoders[0].tokenizer, load_tokenizer(folder)
+    input_ids = [tokenizer(prompt).input_ids for tokenizer in tokenizers]
+    if input_ids[0] != input_ids[1] or load_scheduler(folder).config.prediction_type != family.prediction_type:
+        raise OSError(f"{folder} has another tokenizer or scheduler than the model that was trained")
+    predictions = []
+    for part, trained in family.components.items():
+        fresh = load_network(type(trained), folder / part, part).eval()
+        refuse_different(folder / part, trained, fresh, saved)
+        predictions.append(answer(with_component(family, part, fresh), prompt))
+    return predictions
+
+
+def with_component(family: Family, part: str, network: nn.Module) -> Family:
+    """The same model around another network. Components are attributes of the names of their folders."""
+    other = copy(family)
+    setattr(other, part, network)
+    other.text_encoders = tuple(map(copy, family.text_encoders))
+    for encoder in other.text_encoders:
+        encoder.module = other.components[encoder.name]
+    return other
+
+
+def refuse_different(folder: Path, trained: nn.Module, fresh: nn.Module, saved: torch.dtype) -> None:
+    """Raises OSError when the tensors of two networks are not the same, those of the second rounded to `saved`."""
+    own, theirs = trained.state_dict(), fresh.state_dict()
+    different = [
+        name
+        for name in sorted(own.keys() | theirs.keys())
+        if name not in own or name not in theirs or not is_rounded(theirs[name], own[name], saved)
+    ]
+    if different:
+        raise OSError(f"{folder} does not hold what was learned: {first_few(different, 3)}")
+
+
+def is_rounded(found: Tensor, expected: Tensor, saved: torch.dtype) -> bool:
+    """Whether the numbers found are those expected, as they are or in the format `saved`."""
+    return torch.equal(found, expected) or torch.equal(found, expected.to(saved).to(found.dtype))

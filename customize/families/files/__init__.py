@@ -1,0 +1,1 @@
+"""The files of base models: recognised, checked and read."""

@@ -1,0 +1,82 @@
+"""An autoencoder in place of the base model's own: a folder in diffusers' layout, or one .safetensors file."""
+
+import os
+from pathlib import Path
+
+from customize.errors import InputError, Problem
+from customize.families.files.folder_check import network_problems, read_configuration
+from customize.families.files.ldm_header import CONFIGS, VAE
+from customize.printable import printable
+from customize.storage.safetensors_header import Header, read_header
+
+SETTING = "vae"
+REMEDY = (
+    "give a folder with config.json and safetensors, or a .safetensors file, of an autoencoder of Stable Diffusion 1.x or 2.x"
+)
+LDM, DIFFUSERS = "encoder.down.0.", "encoder.down_blocks.0."
+LATENT_CHANNELS = 4
+
+
+def locate_autoencoder(name: str) -> Path:
+    """The folder or file that `load_autoencoder` takes. Raises InputError for what is no autoencoder; torch is not needed."""
+    path = Path(os.path.expanduser(name))
+    if path.is_dir():
+        folder = path if (path / "config.json").is_file() else path / "vae"
+        files = sorted(folder.glob("*.safetensors"))
+        if not (folder / "config.json").is_file() or not files:
+            raise InputError(Problem(SETTING, f"{name} holds no config.json with safetensors beside it", REMEDY))
+        kind = read_configuration(folder / "config.json", []).get("_class_name", "AutoencoderKL")
+        if kind != "AutoencoderKL":
+            raise InputError(Problem(SETTING, printable(f"{name} is {str(kind)[:40]!r}, not an AutoencoderKL"), REMEDY))
+        problems = network_problems(folder, "vae", None)
+        if problems:
+            raise InputError(problems)
+        return folder
+    if not path.is_file() or path.suffix != ".safetensors":
+        what = "is no .safetensors file" if path.exists() else "does not exist"
+        raise InputError(Problem(SETTING, f"{name} {what}", REMEDY))
+    header = read_header(path)
+    if layout(header) is None:
+        raise InputError(Problem(SETTING, f"{name} holds no autoencoder", REMEDY))
+    channels = next((each.shape[1] for key, each in header.tensors.items() if key.endswith("decoder.conv_in.weight")), None)
+    if channels != LATENT_CHANNELS:
+        what = f"{name} is an autoencoder of {channels} latent channels, not of {LATENT_CHANNELS}"
+        raise InputError(Problem(SETTING, what, REMEDY))
+    return path
+
+
+def layout(header: Header) -> str | None:
+    """The prefix of an autoencoder's tensors in the original layout ("": none), "diffusers", or None where there is none."""
+    names = header.tensors.keys()
+    if any(name.startswith(DIFFUSERS) for name in names):
+        return "diffusers"
+    return next((prefix for prefix in ("", VAE) if any(name.startswith(prefix + LDM) for name in names)), None)
+
+
+def load_autoencoder(path: Path):
+    """The AutoencoderKL of what `locate_autoencoder` found, in float32 on the CPU. Raises InputError, also for NaN."""
+    from customize.storage.untrusted_files import refusing
+
+    with refusing(path, REMEDY, "cannot be loaded as an autoencoder"):
+        vae = read_autoencoder(path)
+    if not all(weight.isfinite().all() for weight in vae.parameters()):
+        raise InputError(Problem(SETTING, f"{path} holds NaN or infinity", REMEDY))
+    return vae
+
+
+def read_autoencoder(path: Path):
+    """The same, with whatever its libraries raise."""
+    from diffusers import AutoencoderKL
+
+    from customize.families.files import networks
+    from customize.families.files.single_file import load_network, read_tensors
+
+    if path.is_dir():
+        return networks.load_network(AutoencoderKL, path, "vae")
+    kind, tensors = layout(read_header(path)) or "", read_tensors(path, "")
+    if kind == "diffusers":
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(CONFIGS / "sd15" / "vae"))
+        vae.load_state_dict(tensors)
+        return vae
+    own = {f"{VAE}{name.removeprefix(VAE)}": tensor for name, tensor in tensors.items() if name.startswith(kind)}
+    return load_network(AutoencoderKL, "vae", own, CONFIGS / "sd15")

@@ -1,0 +1,102 @@
+"""A network of a model in diffusers' layout: built from the values that are read here, compared with its file, then filled.
+
+Nothing in the model's folder chooses a class, an implementation or a way to load.
+"""
+
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from customize.errors import InputError, Problem
+from customize.families.files.configurations import READ, Shapes
+from customize.families.files.folder_check import AGAIN, weight_files
+from customize.printable import printable
+from customize.storage.json_files import read_object
+from customize.storage.safetensors_header import read_header
+from customize.storage.untrusted_files import refusing
+
+OTHER = f"is it Stable Diffusion 1.x or 2.x? {AGAIN}"
+OTHER_PARTS_OF_CLIP = ("text_projection.", "logit_scale", "vision_model.", "visual_projection.", "embeddings.position_ids")
+"""What may stand in a text encoder's file, too: nothing is asked of it here."""
+NAMES_OF_2022 = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Of the attention layers in the autoencoders of Stable Diffusion 1.x, and what they are called now."""
+
+
+def load_network(
+    network_class: type, folder: Path, part: str, variant: str | None = None, dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """The network in a folder of its own, as the `part` of a model.
+
+    Raises InputError where configuration and file do not agree.
+    """
+    values = READ[f"{part}/config.json"]
+    said = read_object(folder / "config.json")
+    config = {name: said[name] for name in values if name in said}
+    headers = [read_header(file).tensors for file in weight_files(folder, variant)]
+    shapes = {own: info.shape for header in headers for name, info in header.items() if (own := own_name(part, name))}
+    where = printable(folder)
+    if size_of(part, config) > 2 * len(shapes) + 2000:
+        what = f"its configuration describes far more than the {len(shapes)} tensors of its file"
+        raise InputError(Problem(where, what, AGAIN))
+    with refusing(where, OTHER):
+        network = build(network_class, config)
+    refuse_others(where, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}, shapes)
+    with refusing(where, OTHER):
+        network.load_state_dict(tensors_of(folder, part, variant, dtype), assign=True)
+    return network
+
+
+def build(network_class: type, config: dict) -> nn.Module:
+    """The network without memory for its weights."""
+    if network_class is CLIPTextModel:
+        with init_empty_weights():  # which keeps what is no weight, such as the places of tokens
+            return CLIPTextModel(CLIPTextConfig(**config))
+    with torch.device("meta"):
+        return network_class.from_config(config)
+
+
+def size_of(part: str, config: dict) -> int:
+    """At least how many tensors a network of that configuration has."""
+    if part == "text_encoder":
+        return 16 * config.get("num_hidden_layers", 12)
+    blocks = len(config.get("block_out_channels", (320, 640, 1280, 1280)))
+    depth = config.get("transformer_layers_per_block", 1)
+    depth = max(depth) if isinstance(depth, list) else depth
+    layers = config.get("layers_per_block", 1)
+    return sum(layers if isinstance(layers, list) else [layers] * blocks) * (8 + depth)
+
+
+def own_name(part: str, name: str) -> str:
+    """A tensor's name as the network has it; empty for one that it has no use for."""
+    if part == "text_encoder":
+        name = name.removeprefix("text_model.")
+        return "" if name.startswith(OTHER_PARTS_OF_CLIP) else name
+    if part == "vae" and ".attentions." in name:
+        parts = name.split(".")
+        parts[-2] = NAMES_OF_2022.get(parts[-2], parts[-2])
+        return ".".join(parts)
+    return name
+
+
+def refuse_others(where: str, wanted: Shapes, found: Shapes) -> None:
+    """Raises InputError where tensors are missing, too many, or of another shape."""
+    for names, what in (wanted.keys() - found, "of its tensors missing"), (found.keys() - wanted, "tensors too many"):
+        if names:
+            raise InputError(Problem(where, printable(f"{len(names)} {what}, such as {min(names)[:200]}"), AGAIN))
+    if wrong := sorted(name for name in wanted if wanted[name] != found[name]):
+        shapes = f"{list(found[wrong[0]])} in its file, {list(wanted[wrong[0]])} by its configuration"
+        raise InputError(Problem(where, f"cannot be loaded: {wrong[0]} is {shapes}", OTHER))
+
+
+def tensors_of(folder: Path, part: str, variant: str | None, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of a network's files as the network has them, each a copy in `dtype`."""
+    tensors: dict[str, Tensor] = {}
+    for file in weight_files(folder, variant):
+        with safe_open(file, framework="pt") as opened:
+            names = {name: own for name in opened.keys() if (own := own_name(part, name))}
+            tensors |= {own: opened.get_tensor(name).to(dtype, copy=True) for name, own in names.items()}
+    return tensors

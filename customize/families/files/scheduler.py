@@ -1,0 +1,46 @@
+"""A base model's own scheduler, from its folder."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import diffusers
+
+from customize.diffusion.predictions import DISCRETE_PREDICTIONS
+from customize.errors import InputError, Problem
+from customize.families.files.configurations import SCHEDULER
+from customize.families.files.folder_check import AGAIN, SCHEDULER_FILE
+from customize.printable import printable
+from customize.storage.json_files import read_object
+from customize.storage.untrusted_files import refusing
+
+
+def load_scheduler(folder: Path):
+    """The scheduler of the class that the folder's own configuration names. Raises InputError for one that cannot be had."""
+    config = told(read_object(folder / SCHEDULER_FILE))
+    name = str(config.get("_class_name", ""))
+    scheduler_class = getattr(diffusers, name, None)
+    if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, diffusers.SchedulerMixin)):
+        what = printable(f"unknown scheduler {name[:80]!r}")
+        raise InputError(Problem(f"{folder}/scheduler", what, "name one of diffusers' schedulers there"))
+    known = inspect.signature(scheduler_class).parameters
+    with refusing(f"{folder}/scheduler", AGAIN, "cannot be made"):
+        scheduler = scheduler_class.from_config({key: value for key, value in config.items() if key in known})
+    has_betas = {"beta_start", "beta_end", "prediction_type"} <= known.keys()
+    if not has_betas or scheduler.config.prediction_type not in DISCRETE_PREDICTIONS:
+        types = ", ".join(DISCRETE_PREDICTIONS)
+        what = f"{name} is not one of Stable Diffusion 1.x or 2.x: those have betas and predict {types}"
+        raise InputError(Problem(f"{folder}/scheduler", what, "is it the right model? or copy the folder of one that is"))
+    return scheduler
+
+
+def told(config: dict[str, Any]) -> dict[str, Any]:
+    """Of a scheduler's configuration what `configurations.faults` has looked at, and plain values beside it."""
+    return {name: value for name, value in config.items() if name in SCHEDULER or is_plain(value)}
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is empty, a short text, true or false, or a number that is one."""
+    if isinstance(value, float | int):
+        return value == value and abs(value) < 1e30
+    return value is None or (isinstance(value, str) and len(value) <= 100)

@@ -1,0 +1,57 @@
+"""The words of a prompt that call up what was learned: `sks` in `a photo of sks dog`. torch is not imported for it."""
+
+import gzip
+import re
+from collections.abc import Collection, Sequence
+from functools import cache
+from pathlib import Path
+
+MERGES = Path(__file__).parents[1] / "families" / "configs" / "clip_merges.txt.gz"
+RARE = 20_000
+"""Words whose last merge in CLIP's byte-pair encoding comes after this one (or that are no single token) are rare."""
+
+
+def rare_words(instance_prompt: str, class_prompt: str | None = None) -> tuple[str, ...]:
+    """The words of an instance prompt that the base model hardly knows, in lower case; the rarest one where all are known.
+
+    Words of the class prompt do not count, unless there are no others. Empty for a prompt without letters.
+    """
+    words = list(dict.fromkeys(words_of(instance_prompt)))
+    of_class = set(words_of(class_prompt or ""))
+    words = [word for word in words if word not in of_class] or words
+    ranks = merge_ranks()
+    by_rank = {word: 0 if word.isascii() and len(word) == 1 else ranks.get(word, len(ranks)) for word in words}
+    rare = tuple(word for word, rank in by_rank.items() if rank > RARE)
+    return rare or tuple(word for word in words if by_rank[word] == max(by_rank.values()))[:1]
+
+
+def words_of(prompt: str) -> list[str]:
+    """Runs of letters, digits and inner hyphens, in lower case."""
+    return [word.casefold() for word in re.findall(r"\w+(?:-\w+)*", prompt)]
+
+
+def calls(prompt: str, words: Collection[str]) -> bool:
+    """Whether a prompt has one of the words, in upper or lower case; in scripts without blanks, as part of a longer one."""
+    text, found = prompt.casefold(), set(words_of(prompt))
+    return any(word in found or (not word.isascii() and word in text) for word in map(str.casefold, words))
+
+
+def any_calls(prompts: Sequence[str], words: Collection[str]) -> bool:
+    """Whether one of the prompts does."""
+    return any(calls(prompt, words) for prompt in prompts)
+
+
+def calls_learned(prompts: Sequence[str], triggers: Collection[str]) -> bool:
+    """Whether a prompt calls what was learned. triggers: learned words, or instance prompts, of which the rare words count."""
+    text = "\n".join(prompts).casefold()
+    phrases = [trigger for trigger in triggers if len(trigger.split()) > 1]
+    words = [trigger.casefold() for trigger in triggers if trigger and trigger not in phrases]
+    return any(word in text for word in words) or any_calls(prompts, [word for each in phrases for word in rare_words(each)])
+
+
+@cache
+def merge_ranks() -> dict[str, int]:
+    """Whole words that are one token of CLIP's, with the number of their last merge: frequent words come first."""
+    lines = gzip.decompress(MERGES.read_bytes()).decode().split("\n")
+    merged = ("".join(line.split()) for line in lines)
+    return {word.removesuffix("</w>"): number for number, word in enumerate(merged) if word.endswith("</w>")}

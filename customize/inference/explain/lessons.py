@@ -1,0 +1,137 @@
+"""How a diffusion model works, in pictures: what the autoencoder keeps, what noise does, and three ways to take it out.
+
+B images, C latent channels, H W latent height and width. A lesson takes a pipeline and a picture, and returns a sheet.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image, ImageChops, ImageFilter
+from torch import Tensor
+
+from customize.diffusion.predictions import add_noise
+from customize.inference.estimates import Estimate
+from customize.inference.explain.contact_sheet import contact_sheet, stacked
+from customize.inference.explain.trace import colour_map
+from customize.inference.illusions.views import VIEWS
+from customize.inference.inpainting import as_pixels
+from customize.inference.pipeline import Pipeline
+from customize.inference.run.grid import Wanted
+from customize.inference.sampler import evaluate, sample
+from customize.inference.schedulers import make_scheduler
+from customize.inference.solvers import Solver
+from customize.inference.starts import fitted
+
+LEVELS = (250, 500, 750)
+"""Timesteps, of 1000, at which noise is shown."""
+AMPLIFIED = 4
+VIEWS_IN_A_ROW = 7
+
+
+def psnr(first: Image.Image, second: Image.Image) -> float:
+    """Peak signal-to-noise ratio of two RGB pictures of one size in dB; infinite where they are equal."""
+    difference = np.asarray(first, np.float64) - np.asarray(second, np.float64)
+    error = np.square(difference).mean()
+    return float(10 * np.log10(255**2 / error)) if error else float("inf")
+
+
+@torch.no_grad()
+def autoencoder(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Image.Image:
+    """Picture, its latents (by the linear map that fits best), the picture decoded from them, and the difference.
+
+    Rombach et al. 2022, section 3.1. The latents are the posterior's mean.
+    """
+    family, picture = pipeline.family, fitting(pipeline, picture)
+    latents = family.latents.sample(family.latents.encode(as_pixels(picture)))
+    (decoded,) = pipeline.decode(latents)
+    difference = ImageChops.difference(picture, decoded).point(lambda value: min(255, AMPLIFIED * value))
+    plain = latents[0].float().cpu()
+    seen = Image.fromarray(colour_map(plain, decoded)(plain[None])[0]).resize(picture.size, Image.Resampling.NEAREST)
+    ratio = 3 * picture.width * picture.height / latents.numel()
+    columns = ["picture", f"latents: {ratio:.0f} times fewer numbers", f"decoded: {psnr(picture, decoded):.1f} dB"]
+    return contact_sheet([[picture, seen, decoded, difference]], [*columns, f"difference x {AMPLIFIED}"])
+
+
+@torch.no_grad()
+def forward(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Image.Image:
+    """The forward process (DDPM, equation 4): the picture's latents under more and more of one noise, decoded."""
+    picture, schedule = fitting(pipeline, picture), pipeline.family.schedule
+    clean, noise = clean_and_noise(pipeline, picture, wanted.seed)
+    levels = [schedule.alpha_sigma(torch.tensor([timestep])) for timestep in LEVELS]
+    noisy = [pipeline.decode(add_noise(clean, noise, *level))[0] for level in levels]
+    labels = [f"t {timestep}, signal {float(alpha):.2f}" for timestep, (alpha, _) in zip(LEVELS, levels, strict=True)]
+    return contact_sheet([[picture, *noisy]], ["picture", *labels])
+
+
+@torch.no_grad()
+def denoising(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Image.Image:
+    """The same noisy picture cleaned by a Gaussian blur, by one answer of the network, and by a stride of small steps.
+
+    One step: the clean latents that the network's answer implies (DDPM, equation 15). Small steps: DDIM (Song et al. 2021,
+    "Denoising Diffusion Implicit Models") with `num_inference_steps` for the whole way.
+    """
+    picture, settings = fitting(pipeline, picture), wanted.settings
+    solver = Solver(make_scheduler(pipeline.family.scheduler, "DDIM"))
+    solver.set_steps(settings.num_inference_steps, device=pipeline.family.device)
+    estimate = pipeline.estimate(
+        [wanted.prompts[0]], [settings.negative_prompt], [settings.guidance_scale], settings.num_inference_steps,
+        rescale=settings.guidance_rescale, clip_skip=settings.clip_skip,
+    )  # fmt: skip
+    clean, noise = clean_and_noise(pipeline, picture, wanted.seed)
+    rows, labels = [], []
+    for level in LEVELS:
+        solver.first = int((solver.timesteps - level).abs().argmin())
+        start = solver.start(noise, clean)
+        (noisy,) = pipeline.decode(start)
+        blurred = noisy.filter(ImageFilter.GaussianBlur(level / 1000 * picture.width / 16))
+        (once,) = pipeline.decode(in_one_step(pipeline, solver, start, estimate))
+        (stepwise,) = pipeline.decode(sample(pipeline.family.predict, solver, start, estimate))
+        rows.append([noisy, blurred, once, stepwise, picture])
+        labels.append(f"t {int(solver.timesteps[solver.first])}, {len(solver.timesteps) - solver.first} steps")
+    return contact_sheet(rows, ["noisy", "blurred", "in one step", "in many steps", "picture"], labels)
+
+
+def views(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Image.Image:
+    """The picture under each view, those of which anagrams are made; one that changes what noise looks like is marked."""
+    side = max(pipeline.family.resolution // 64, 1) * 64  # which all views can do
+    (picture,) = fitted([picture], (side, side))
+    made = [make() for make in VIEWS.values()]
+    shown = [as_picture(view(as_pixels(picture))) for view in made]
+    labels = [view.name.replace("_", " ") + ("" if view.orthogonal else " (no anagrams)") for view in made]
+    rows = range(0, len(made), VIEWS_IN_A_ROW)
+    return stacked([contact_sheet([shown[i : i + VIEWS_IN_A_ROW]], labels[i : i + VIEWS_IN_A_ROW]) for i in rows])
+
+
+def as_picture(pixels: Tensor) -> Image.Image:
+    """pixels [1, 3, height, width] in [-1, 1] as a picture."""
+    return Image.fromarray(((pixels[0] / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+def in_one_step(pipeline: Pipeline, solver: Solver, start: Tensor, estimate: Estimate) -> Tensor:
+    """The clean latents [B, C, H, W] according to one output of the network, at the solver's first step."""
+    step = next(solver.steps())
+    model_input = solver.scale(start, step.timestep)
+    inputs = estimate.questions(model_input, step)
+    outputs = [each.prediction for each in evaluate(pipeline.family.predict, inputs, step.timestep, max_batch=len(start))]
+    return step.split(estimate.combine(iter(outputs), model_input, step), model_input)[1]
+
+
+def clean_and_noise(pipeline: Pipeline, picture: Image.Image, seed: int) -> tuple[Tensor, Tensor]:
+    """A picture's latents [1, C, H, W] and noise of their shape, both drawn with this seed."""
+    generators = [torch.Generator().manual_seed(seed)]
+    clean = pipeline.encode([picture], generators)
+    return clean, pipeline.noise((picture.height, picture.width), generators)
+
+
+def fitting(pipeline: Pipeline, picture: Image.Image) -> Image.Image:
+    """The picture as RGB in its own shape, as large as the base model's pictures."""
+    return fitted([picture], pipeline.size(None, None, picture))[0]
+
+
+LESSONS: dict[str, Callable[[Pipeline, Image.Image, Wanted], Image.Image]] = {
+    "autoencoder": autoencoder,
+    "forward": forward,
+    "denoising": denoising,
+    "views": views,
+}

@@ -1,0 +1,238 @@
+"""What happened at every step of sampling: numbers, a strip of pictures, and an animation.
+
+It costs a few percent of the sampling, as no latents are decoded for it: a linear map, fitted to the picture that came of
+them, shows them closely enough.
+
+B images, C latent channels, H W latent height and width, S evaluations, k pixels shown per latent along one side.
+"""
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from customize.inference.estimates import Composed, Guided, WithChannels
+from customize.inference.explain.contact_sheet import GAP, MARGIN, contact_sheet
+from customize.inference.prompt_estimates import Changing
+from customize.inference.sampler import StepResult
+from customize.inference.step import Step
+from customize.storage.atomic import append_text, write_bytes, write_image
+
+Decode = Callable[[Tensor], list[Image.Image]]
+"""Latents [B, C, H, W] -> B pictures."""
+MOST_COLUMNS, MOST_FRAMES = 10, 50
+SIDE = 128  # of a preview, in pixels
+COLOURS, GREYS = 240, 16
+ROWS = "latents", "predicted clean"
+RIDGE = 0.1  # of the variance of a latent channel
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One evaluation, kept on the CPU in float32: latents as the network saw them and predicted clean latents
+    [B, C, H, W], the norm of the noise [B] over C, H and W, and what guidance adds to it, as norms [B, H, W] over C
+    (None when there was none).
+    """
+
+    step: Step
+    latents: Tensor
+    clean: Tensor
+    noise_norm: Tensor
+    guidance: Tensor | None
+
+
+class Trace:
+    """Give it to the sampler as `record`; afterwards it can be read, drawn and played."""
+
+    def __init__(self) -> None:
+        self.steps: list[Seen] = []
+
+    def __call__(self, result: StepResult) -> None:
+        latents, clean, noise = (tensor.float().cpu() for tensor in (result.model_input, result.clean, result.noise))
+        self.steps.append(Seen(result.step, latents, clean, norm(noise), guidance(result)))
+
+    def norms(self) -> dict[str, list[list[float | None]]]:
+        """Of each kind one number per evaluation and image: [S][B]."""
+        return {
+            "latents_norm": [norm(seen.latents).tolist() for seen in self.steps],
+            "clean_norm": [norm(seen.clean).tolist() for seen in self.steps],
+            "noise_norm": [seen.noise_norm.tolist() for seen in self.steps],
+            "guidance_norm": [
+                [None] * len(seen.latents) if seen.guidance is None else norm(seen.guidance).tolist() for seen in self.steps
+            ],
+        }
+
+    def lines(self, places: Sequence[int]) -> str:
+        """trace.jsonl: one JSON object per image and evaluation; places: the numbers of the first images."""
+        norms, lines = self.norms(), []
+        for image, place in enumerate(places):
+            for index, step in enumerate(seen.step for seen in self.steps):
+                own = {"image": place, "step": step.index, "timestep": float(step.timestep)}
+                level = {"alpha": step.alpha, "sigma": step.sigma}
+                numbers = {name: values[index][image] for name, values in norms.items()}
+                plain = {name: None if number is None else round(number, 6) for name, number in numbers.items()}
+                lines.append(json.dumps(own | level | plain) + "\n")
+        return "".join(lines)
+
+    def write(
+        self,
+        folder: Path,
+        places: Sequence[int],
+        pictures: Sequence[Image.Image],
+        decode: Decode | None = None,
+        listing: str = "trace.jsonl",
+    ) -> None:
+        """Adds to the file `listing`, and writes NNN-trace.png and NNN-trace.gif of each picture that came of it.
+
+        places: their numbers NNN. With `decode`, predicted clean latents are decoded, one by one: exact, and slow.
+        """
+        append_text(folder / listing, self.lines(places))
+        shown = [self.steps[i] for i in spread(len(self.steps), MOST_FRAMES)]
+        for image, (place, picture) in enumerate(zip(places, pictures, strict=True)):
+            indices, palette = few_colours(film(shown, image, picture, decode))
+            indices, steps = enlarged(indices[..., None], SIDE)[..., 0], [seen.step for seen in shown]
+            write_image(folder / f"{place:03d}-trace.png", strip(indices, palette, steps), compress_level=1)
+            write_bytes(folder / f"{place:03d}-trace.gif", animation(pairs(indices), palette))
+
+
+def guidance(result: StepResult) -> Tensor | None:
+    """Norms [B, H, W] over C of the noise that prompts add to the negative one's, before it is scaled; None without guidance."""
+    estimate = result.estimate.estimate if isinstance(result.estimate, WithChannels) else result.estimate
+    estimate = estimate.now(result.step) if isinstance(estimate, Changing) else estimate
+    if not isinstance(estimate, Guided | Composed):
+        return None
+    parts = [
+        part.combine(iter(result.outputs), result.model_input, result.step)
+        for part in (estimate.negative, replace(estimate, scale=1.0))
+    ]
+    negative, positive = (result.step.split(part.float(), result.model_input.float())[0] for part in parts)
+    return (positive - negative).norm(dim=1).cpu()
+
+
+def norm(tensor: Tensor) -> Tensor:
+    """[B, ...] -> the Euclidean norm of each image's [B]."""
+    return tensor.flatten(1).norm(dim=1)
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of the places 0 to count - 1, evenly spread, with the first and the last."""
+    shown = min(count, most)
+    return [round(i * (count - 1) / max(shown - 1, 1)) for i in range(shown)]
+
+
+def film(shown: Sequence[Seen], image: int, picture: Image.Image, decode: Decode | None = None) -> np.ndarray:
+    """Frames [2, S, kH, kW, 3], 0 to 255, of one image: its latents, and its predicted clean latents.
+
+    picture: what came of them. decode: shows the clean ones in its place, and the others at that size.
+    """
+    latents, clean = (torch.stack([getattr(seen, name)[image] for seen in shown]) for name in ("latents", "clean"))
+    colours = colour_map(clean[-1], picture)
+    if decode is None:
+        return np.stack([colours(latents), colours(clean)])
+    decoded = np.stack([np.asarray(decode(each[None])[0]) for each in clean])
+    return np.stack([enlarged(colours(latents), max(decoded.shape[1:3])), decoded])
+
+
+@dataclass(frozen=True)
+class ColourMap:
+    """A linear map from 3 x 3 latents to the k x k pixels of the one in the middle: weight [3kk, C, 3, 3], bias [3kk]."""
+
+    weight: Tensor
+    bias: Tensor
+    k: int
+
+    def __call__(self, latents: Tensor) -> np.ndarray:
+        """[N, C, H, W] -> colours [N, kH, kW, 3], 0 to 255."""
+        patches = F.conv2d(F.pad(latents, (1, 1, 1, 1), mode="replicate"), self.weight, self.bias)
+        return F.pixel_shuffle(patches, self.k).clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def colour_map(latents: Tensor, picture: Image.Image) -> ColourMap:
+    """The map that makes the picture of these latents [C, H, W] best, by ridge regression; k so that `SIDE` is not passed.
+
+    It serves any autoencoder, as it is found anew from a picture that was decoded anyway.
+    """
+    channels, height, width = latents.shape
+    k = max(1, min(SIDE, max(picture.size)) // max(height, width))
+    small = np.asarray(picture.convert("RGB").resize((k * width, k * height), Image.Resampling.BOX), dtype=np.float32)
+    patches = F.pixel_unshuffle(torch.from_numpy(small).permute(2, 0, 1), k).flatten(1).T
+    seen = F.unfold(F.pad(latents[None], (1, 1, 1, 1), mode="replicate"), 3)[0].T
+    centre, level = seen.mean(0), patches.mean(0)
+    squares = (seen - centre).T @ (seen - centre)
+    squares += RIDGE * squares.trace() / len(squares) * torch.eye(len(squares))
+    weight = torch.linalg.lstsq(squares, (seen - centre).T @ (patches - level), driver="gelsd").solution.T
+    return ColourMap(weight.reshape(-1, channels, 3, 3), level - weight @ centre, k)
+
+
+def strip(indices: np.ndarray, palette: bytes, steps: Sequence[Step]) -> Image.Image:
+    """[2, S, h, w] as two rows over at most `MOST_COLUMNS` steps."""
+    columns = spread(len(steps), MOST_COLUMNS)
+    labels = tuple(f"step {steps[i].index + 1}/{steps[i].count}, t {float(steps[i].timestep):.0f}" for i in columns)
+    sheet = laid(indices[:, columns], paper(indices.shape[:1:-1], labels, ROWS))
+    return in_colours(sheet, palette)
+
+
+def pairs(indices: np.ndarray) -> list[np.ndarray]:
+    """[2, S, h, w] as sheets of two, one for each step, above a bar that grows."""
+    sheet, count = paper(indices.shape[:1:-1], ROWS, ()), indices.shape[1]
+    return [laid(indices[None, :, i], sheet, (i + 1) / count) for i in range(count)]
+
+
+def animation(frames: Sequence[np.ndarray], palette: bytes) -> bytes:
+    """As `figures.gif`, of indices [h, w] of one palette: twice as large a file in half the time."""
+    file, durations = io.BytesIO(), [120] * (len(frames) - 1) + [1500]
+    first, *others = [in_colours(frame, palette) for frame in frames]
+    first.save(file, "GIF", save_all=True, append_images=others, duration=durations, loop=0, optimize=False)
+    return file.getvalue()
+
+
+def in_colours(indices: np.ndarray, palette: bytes) -> Image.Image:
+    """Indices [h, w] as a picture."""
+    picture = Image.fromarray(indices)
+    picture.putpalette(palette)
+    return picture
+
+
+def few_colours(frames: np.ndarray) -> tuple[np.ndarray, bytes]:
+    """[..., w, 3] as indices [..., w] of a palette that they share: `COLOURS` of theirs, then `GREYS` from black to white."""
+    tall = Image.fromarray(frames.reshape(-1, *frames.shape[-2:]))
+    few = tall.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    palette = few.getpalette()
+    greys = [255 * i // (GREYS - 1) for i in range(GREYS) for _ in range(3)]
+    return np.asarray(few).reshape(frames.shape[:-1]), bytes(palette + [0] * (3 * COLOURS - len(palette)) + greys)
+
+
+def enlarged(frames: np.ndarray, side: int) -> np.ndarray:
+    """[..., h, w, 3] or 1 for 3, each pixel repeated by the whole factor that brings them to at most `side`, or as they are."""
+    factor = max(1, side // max(frames.shape[-3:-1]))
+    return frames.repeat(factor, -3).repeat(factor, -2)
+
+
+@lru_cache(maxsize=4)
+def paper(size: tuple[int, int], column_labels: tuple[str, ...], row_labels: tuple[str, ...]) -> np.ndarray:
+    """A contact sheet with empty places of `size` (width, height), in the greys of `few_colours`.
+
+    Kept, as labels take ten times as long to write as pictures to be put beside them.
+    """
+    empty = [[Image.new("L", size, "white")] * len(column_labels)] * max(1, len(row_labels))
+    sheet = np.asarray(contact_sheet(empty, column_labels, row_labels).convert("L"))
+    return COLOURS + sheet // (256 // GREYS)
+
+
+def laid(pictures: np.ndarray, sheet: np.ndarray, done: float = 0) -> np.ndarray:
+    """Pictures [R, K, h, w] in the places of a sheet, above a bar for the part that is done."""
+    (rows, columns, height, width), sheet = pictures.shape, sheet.copy()
+    for row, column in np.ndindex(rows, columns):
+        y = sheet.shape[0] - MARGIN + GAP - (rows - row) * (height + GAP)
+        x = sheet.shape[1] - MARGIN + GAP - (columns - column) * (width + GAP)
+        sheet[y : y + height, x : x + width] = pictures[row, column]
+    sheet[-MARGIN // 2 - 1 : -MARGIN // 2 + 2, MARGIN : MARGIN + round(done * (sheet.shape[1] - 2 * MARGIN))] = COLOURS + 8
+    return sheet

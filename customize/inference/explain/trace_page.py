@@ -1,0 +1,130 @@
+"""How an image came out of noise, as one HTML file that needs nothing else; its template is `trace.html.jinja`.
+
+The images in it are data URIs. A film is one image with all its frames in a grid, row by row.
+
+S evaluations, N words, h w height and width of a frame.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
+from PIL import Image
+from torch.nn import functional as F
+
+from customize.inference.explain.attention import WordMaps, heat_colours, heat_levels
+from customize.inference.explain.formulas import CLEAN, NOISE, X, formulas
+from customize.inference.explain.trace import Trace, film
+from customize.printable import printable
+
+WIDTH, HEIGHT = 520, 130  # of a chart, without its margins
+HEAT_SIDE, PICTURE_SIDE = 32, 512
+LINES = {
+    "latents": (f"‖{X}‖", "#3b6fb6"),
+    "clean": (f"‖{CLEAN}‖", "#2e8b57"),
+    "noise": (f"‖{NOISE}‖", "#c8553d"),
+    "guidance": (f"‖{NOISE}<sub>prompt</sub> − {NOISE}<sub>negative</sub>‖", "#8e5bb5"),
+    "alpha": ("<i>α</i>", "#2e8b57"),
+    "sigma": ("<i>σ</i>", "#c8553d"),
+}
+"""What a line of a chart shows, and its colour."""
+
+
+def page(
+    trace: Trace, image: int, picture: Image.Image, prompt: str, settings: Mapping[str, Any], looks: WordMaps | None = None
+) -> str:
+    """The page of one image of a trace, as HTML.
+
+    picture: the generated image; settings: what it was generated with, to be shown; looks: where the words look, at the same
+    evaluations. Whatever a user can write is escaped. Raises ValueError when looks are of another number of evaluations.
+    """
+    if looks and len(looks.maps) != len(trace.steps):
+        raise ValueError(f"maps of {len(looks.maps)} evaluations for a trace of {len(trace.steps)}")
+    of_image = {name.removesuffix("_norm"): [each[image] for each in values] for name, values in trace.norms().items()}
+    norms = {name: values for name, values in of_image.items() if None not in values}
+    levels = {name: [getattr(seen.step, name) for seen in trace.steps] for name in ("alpha", "sigma")}
+    latents, clean = film(trace.steps, image, picture)
+    panels = [reel("latents", Markup(f"latents {X}"), latents), reel("clean", Markup(f"predicted clean {CLEAN}"), clean)]
+    if "guidance" in norms:
+        maps = torch.stack([seen.guidance[image] for seen in trace.steps if seen.guidance is not None])
+        panels.append(reel("guidance", "what the prompt changes in it", heat_levels(maps[:, None])[:, 0]))
+    shrunk = picture.convert("RGB")
+    shrunk.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
+    return template().render(
+        prompt=prompt,
+        panels=panels,
+        picture=data_uri(shrunk, "WEBP", quality=90),
+        words=words(looks) if looks and looks.words else [],
+        formulas=formulas(trace.steps[0].step.prediction_type, "guidance" in norms, settings.get("guidance_scale")),
+        charts=[chart("norms", norms), chart("level", levels)],
+        settings=settings,
+        data={"timesteps": [float(seen.step.timestep) for seen in trace.steps], "lines": norms | levels},
+        width=WIDTH,
+        height=HEIGHT,
+    )
+
+
+def template() -> Template:
+    """The template of the page; `printable` is the filter for texts of others, which autoescape then makes HTML."""
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
+    environment.filters["printable"] = printable
+    return environment.get_template("trace.html.jinja")
+
+
+def reel(name: str, caption: str, frames: np.ndarray, seen_through: bool = False) -> dict[str, Any]:
+    """A film, its frames in one image. frames: colours [S, h, w, 3], or levels [S, h, w] as of `heat_levels`; seen_through:
+    as they lie over a picture."""
+    across = math.ceil(math.sqrt(len(frames)))
+    sheet = Image.fromarray(grid(frames, across))
+    options: dict[str, Any] = {"quality": 85, "method": 1}
+    if frames.ndim == 3:
+        sheet.putpalette(heat_colours()[:, :3].tobytes())
+        options = {"transparency": heat_colours()[:, 3].tobytes()} if seen_through else {}
+    source = data_uri(sheet, "PNG" if frames.ndim == 3 else "WEBP", **options)
+    size = {"height": frames.shape[1], "width": frames.shape[2]}
+    return {"id": name, "caption": caption, "frames": len(frames), "columns": across, "source": source, **size}
+
+
+def grid(frames: np.ndarray, across: int) -> np.ndarray:
+    """[S, h, w, ...] -> [rows * h, across * w, ...]; what is left of the last row is 0."""
+    down = -(-len(frames) // across)
+    missing = np.zeros((across * down - len(frames), *frames.shape[1:]), frames.dtype)
+    whole = np.concatenate([frames, missing]).reshape(down, across, *frames.shape[1:]).swapaxes(1, 2)
+    return whole.reshape(down * frames.shape[1], across * frames.shape[2], *frames.shape[3:])
+
+
+def words(looks: WordMaps) -> list[dict[str, Any]]:
+    """A film of where each word looks, to lie over the picture."""
+    size = [min(side, HEAT_SIDE) for side in looks.maps.shape[2:]]
+    levels = heat_levels(F.adaptive_avg_pool2d(looks.maps, size)).swapaxes(0, 1)
+    return [
+        reel(f"word-{i}", text, own, seen_through=True) for i, (text, own) in enumerate(zip(looks.words, levels, strict=True))
+    ]
+
+
+def chart(name: str, lines: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Lines over the evaluations, from 0 to a round number, as points of an SVG of WIDTH by HEIGHT."""
+    most = max(max(values) for values in lines.values()) or 1.0
+    unit = 10 ** math.floor(math.log10(most)) / 2
+    top = math.ceil(most / unit) * unit
+    drawn = []
+    for line, values in lines.items():
+        label, colour = LINES[line]
+        xs = np.linspace(0, WIDTH, len(values)) if len(values) > 1 else [WIDTH / 2]
+        points = " ".join(f"{x:.1f},{HEIGHT * (1 - value / top):.1f}" for x, value in zip(xs, values, strict=True))
+        drawn.append({"name": line, "label": Markup(label), "colour": colour, "points": points})
+    return {"name": name, "top": top, "lines": drawn}
+
+
+def data_uri(picture: Image.Image, kind: str, **options: Any) -> str:
+    """The picture as an address that holds it. kind: PNG or WEBP."""
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,1 @@
+"""One image of several prompts: views, hybrids, and how they are shown."""

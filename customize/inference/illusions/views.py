@@ -1,0 +1,298 @@
+"""Views: ways to look at a picture under which it shows something else.
+
+Geng, Park & Owens 2024, "Visual Anagrams: Generating Multi-View Optical Illusions with Diffusion Models". By its
+"conditions on views", a view is invertible, linear (so that it shows alpha * clean + sigma * noise again) and orthogonal
+(so that this noise is standard normal again). All but `blur` and `white_balance` are, and their inverse undoes them to
+the last bit. To add one, write a function here and decorate it. B images, C channels, H W height and width, in pixels or latents.
+"""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, wraps
+from inspect import signature
+from itertools import product
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from customize.diffusion import rng
+from customize.errors import InputError, Problem
+
+
+class View(Protocol):
+    """Another look at tensors [B, C, H, W], and the way back. Both raise InputError for an H, W that the view cannot do."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def orthogonal(self) -> bool:
+        """Whether standard normal noise is standard normal after it, so that a network can be asked about what it shows."""
+
+    @property
+    def permutes(self) -> bool:
+        """Whether it moves pixels and does nothing else. Only then may it be applied to a learned variance, which is never
+        below zero, and to latents, whose sign is not that of the colours.
+        """
+
+    def __call__(self, tensor: Tensor) -> Tensor: ...
+
+    def inverse(self, tensor: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """Pixels at other places. rule: given the numbers of the pixels [H, W], returns them as the view shows them."""
+
+    name: str
+    rule: Callable[..., Tensor]
+    options: tuple[tuple[str, int | float], ...] = ()
+    orthogonal: bool = True
+    permutes: bool = True
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        return tensor.flatten(-2)[..., order(self, *tensor.shape[-2:], tensor.device)].view(tensor.shape)
+
+    def inverse(self, tensor: Tensor) -> Tensor:
+        pixels, places = tensor.flatten(-2), order(self, *tensor.shape[-2:], tensor.device)
+        return torch.empty_like(pixels).index_copy_(-1, places, pixels).view(tensor.shape)
+
+
+@lru_cache(maxsize=16)
+def order(view: Permutation, height: int, width: int, device: torch.device) -> Tensor:
+    """[H * W]: which pixel the view shows at each place."""
+    numbers = torch.arange(height * width).view(height, width)
+    return view.rule(numbers, **dict(view.options)).flatten().to(device)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Every value times a factor."""
+
+    name: str
+    factor: float
+    orthogonal: bool = False
+    permutes: bool = False
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        return tensor * self.factor
+
+    def inverse(self, tensor: Tensor) -> Tensor:
+        return tensor / self.factor
+
+
+@dataclass(frozen=True)
+class Blur:
+    """`factor` times smaller and back, as from far away. There is no way back from it: the inverse changes nothing."""
+
+    name: str
+    factor: int
+    orthogonal: bool = False
+    permutes: bool = False
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        if self.factor < 1 or any(side % self.factor for side in tensor.shape[-2:]):
+            raise unfit(self.name, tensor, f"give it a factor that divides the sides, {self.name}:factor=2")
+        small = F.avg_pool2d(tensor, self.factor)
+        return F.interpolate(small, scale_factor=self.factor, mode="bilinear", align_corners=False)
+
+    def inverse(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+
+VIEWS: dict[str, Callable[..., View]] = {}
+
+
+def offered(make: Callable[..., View]) -> Callable[..., View]:
+    """Offers what makes a view, under its own name."""
+    VIEWS[make.__name__] = make
+    return make
+
+
+def permutation(rule: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Offers the view of a rule (see `Permutation`), with its options, under the rule's name."""
+    offered(wraps(rule)(lambda **options: Permutation(rule.__name__, rule, tuple(options.items()))))
+    return rule
+
+
+def parse_view(text: str) -> View:
+    """A view by its name, with options if need be: "flip", "patch_permute:patches=4,seed=3". Raises InputError."""
+    name, _, rest = text.partition(":")
+    if name not in VIEWS:
+        near = difflib.get_close_matches(name, VIEWS, n=1)
+        remedy = f"did you mean {near[0]}?" if near else f"take one of {', '.join(VIEWS)}"
+        raise InputError(Problem("views", f"unknown view {name!r}", remedy))
+    known = {p.name: p.default for p in signature(VIEWS[name]).parameters.values() if p.default is not p.empty}
+    options = {}
+    for option in filter(None, rest.split(",")):
+        key, _, value = option.partition("=")
+        try:
+            options[key] = type(known[key])(value)
+        except (KeyError, ValueError) as error:
+            takes = ", ".join(f"{key}={default}" for key, default in known.items()) or "nothing"
+            raise InputError(Problem("views", f"{option!r} in {text!r} is not understood", f"{name} takes {takes}")) from error
+    return VIEWS[name](**options)
+
+
+def unfit(name: str, tensor: Tensor, remedy: str) -> InputError:
+    """The error for a view that cannot be had at this size."""
+    height, width = tensor.shape[-2:]
+    return InputError(Problem("views", f"{name} cannot be had at {height} x {width}", remedy))
+
+
+def square(numbers: Tensor, name: str, unit: int = 1) -> int:
+    """The side of a square [H, W], a multiple of `unit`. Raises InputError for what is neither."""
+    height, width = numbers.shape
+    if height != width or height % unit:
+        raise unfit(name, numbers, f"take a square, its sides a multiple of {unit}" if unit > 1 else "take a square")
+    return height
+
+
+@permutation
+def identity(numbers: Tensor) -> Tensor:
+    """As it is."""
+    return numbers
+
+
+@permutation
+def flip(numbers: Tensor) -> Tensor:
+    """Top to bottom, mirrored."""
+    return numbers.flip(0)
+
+
+@permutation
+def rotate_90_cw(numbers: Tensor) -> Tensor:
+    """A quarter turn clockwise."""
+    square(numbers, "rotate_90_cw")
+    return numbers.rot90(-1)
+
+
+@permutation
+def rotate_90_ccw(numbers: Tensor) -> Tensor:
+    """A quarter turn counterclockwise."""
+    square(numbers, "rotate_90_ccw")
+    return numbers.rot90(1)
+
+
+@permutation
+def rotate_180(numbers: Tensor) -> Tensor:
+    """Upside down."""
+    return numbers.rot90(2)
+
+
+@permutation
+def skew(numbers: Tensor, slope: float = 1.5) -> Tensor:
+    """Each column `slope` pixels further down than the one before it, around the middle one; what leaves comes in above.
+
+    A slope is the same picture at every size: at 64 pixels the paper's 1.5 moves the outermost columns by 48, at 128 by 96.
+    """
+    middle = numbers.shape[1] // 2
+    columns = [column.roll(int(slope * (i - middle))) for i, column in enumerate(numbers.unbind(1))]
+    return torch.stack(columns, 1)
+
+
+@permutation
+def patch_permute(numbers: Tensor, patches: int = 8, seed: int = 0) -> Tensor:
+    """Shuffled patches, `patches` along a side."""
+    height, width = numbers.shape
+    if patches < 1 or height % patches or width % patches:
+        raise unfit(f"a permutation of {patches} x {patches} patches", numbers, "take patches that divide the sides")
+    tiles = numbers.view(patches, height // patches, patches, width // patches).transpose(1, 2)
+    shuffled = tiles.flatten(0, 1)[list(rng.permutation(patches**2, seed, "patches", 0))]
+    return shuffled.view_as(tiles).transpose(1, 2).reshape(height, width)
+
+
+@permutation
+def pixel_permute(numbers: Tensor, patches: int = 64, seed: int = 0) -> Tensor:
+    """As `patch_permute`, so fine that at 64 pixels each goes by itself; smaller tensors need fewer patches."""
+    return patch_permute(numbers, patches, seed)
+
+
+@permutation
+def inner_circle(numbers: Tensor, degrees: int = 180, radius: float = 0.375) -> Tensor:
+    """The disc in the middle turned counterclockwise, the rest as it is. radius: in sides; 0.5 is the inscribed circle.
+
+    The default is the authors' (half a turn, 24 pixels of 64); quarter turns are exact too. Other angles raise InputError:
+    they would have to interpolate, which is one of the paper's views that fail.
+    """
+    side = square(numbers, "inner_circle")
+    if degrees % 90:
+        raise InputError(Problem("views", f"inner_circle cannot turn by {degrees} degrees", "take 90, 180 or 270"))
+    squares = (torch.arange(side, dtype=torch.float64) - (side - 1) / 2) ** 2
+    return torch.where(squares[:, None] + squares < (radius * side) ** 2, numbers.rot90(degrees // 90), numbers)
+
+
+@permutation
+def square_hinge(numbers: Tensor) -> Tensor:
+    """3 x 3 squares, turned by a quarter in turns clockwise and counterclockwise, as if hinged at their corners.
+
+    What is left over at the right and below, when a side is no multiple of 3, stays.
+    """
+    side = square(numbers, "square_hinge") // 3
+    shown = numbers.clone()
+    for row, column in product(range(3), repeat=2):
+        place = slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
+        shown[place] = numbers[place].rot90(1 if (row + column) % 2 else -1)
+    return shown
+
+
+RIGHT, LEFT, DOWN, UP, OUT, IN = (0, 1), (0, -1), (1, 0), (-1, 0), 1, -1
+PIECES = {
+    "corner": ((0, 0), {RIGHT: OUT, DOWN: IN}),
+    "edge": ((0, 1), {LEFT: IN, RIGHT: OUT, DOWN: OUT}),
+    "inner": ((1, 1), {UP: IN, LEFT: IN, RIGHT: OUT, DOWN: IN}),
+}
+"""One piece of each kind: its row and column of 4 x 4, and on which sides its knob goes out or its neighbour's comes in."""
+OFFSET, RADIUS = 1 / 8, 5 / 32  # of a knob, in sides of a piece: binary fractions, so that a turned knob is the same to the pixel
+
+
+@permutation
+def jigsaw(numbers: Tensor, seed: int = 0) -> Tensor:
+    """A puzzle of 4 x 4 pieces, put together in another way: every piece at a place of its kind, turned as it must be.
+
+    Knobs run clockwise along the rim and around the middle, and from the rim inwards. So the drawing is its own quarter
+    turn, and the two pieces of an edge are alike: each of 4 corners, 8 edges, 4 inner pieces fits each place of its kind.
+    """
+    side = square(numbers, "jigsaw", 4)
+    pixels, shown = numbers.flatten(), numbers.flatten().clone()
+    for kind in PIECES:
+        piece = piece_mask(side, kind)
+        steps = (0, side // 4) if kind == "edge" else (0,)
+        places = torch.stack([numbers.rot90(turn).roll(-step, 1)[piece] for turn in range(4) for step in steps])
+        shown[places] = pixels[places[list(rng.permutation(len(places), seed, kind, 0))]]
+    return shown.view_as(numbers)
+
+
+def piece_mask(side: int, kind: str) -> Tensor:
+    """[side, side], true inside the piece of this kind: its square with the knobs that go out, without those that come in."""
+    unit = side // 4
+    (row, column), knobs = PIECES[kind]
+    y, x = torch.meshgrid(*2 * [torch.arange(side, dtype=torch.float64) + 0.5], indexing="ij")
+    piece = (y // unit == row) & (x // unit == column)
+    for (down, right), sense in knobs.items():
+        reach = 0.5 + sense * OFFSET
+        centre_y, centre_x = (row + 0.5 + down * reach) * unit, (column + 0.5 + right * reach) * unit
+        knob = (y - centre_y) ** 2 + (x - centre_x) ** 2 < (RADIUS * unit) ** 2
+        piece = piece | knob if sense == OUT else piece & ~knob
+    return piece
+
+
+@offered
+def negate() -> View:
+    """Colours inverted. Orthogonal, but for pixels only (see `View.permutes`)."""
+    return Scale("negate", -1.0, orthogonal=True)
+
+
+@offered
+def white_balance(factor: float = 1.5) -> View:
+    """Brighter, as in another light. A lesson: the noise that it shows is `factor` times too strong."""
+    return Scale("white_balance", factor)
+
+
+@offered
+def blur(factor: int = 8) -> View:
+    """As from far away. A lesson: the noise that it shows is too weak, its neighbours are alike, and there is no way back."""
+    return Blur("blur", factor)

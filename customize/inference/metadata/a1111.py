@@ -1,0 +1,166 @@
+"""A1111's text in a picture, which Forge, SD.Next, stable-diffusion.cpp and Civitai write too.
+
+    the prompt, on any number of lines
+    Negative prompt: likewise, where there is one
+    Steps: 20, Sampler: Euler a, Schedule type: Automatic, Lora hashes: "cat: 0123456789ab", Version: v1.10.1
+
+Values with a comma or colon stand in quotes, as in JSON; Civitai's are lists and objects of JSON.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from customize.inference.metadata.parsed import Reading, short
+
+HEADING = "Negative prompt:"
+OFFERED = {"Steps": "num_inference_steps", "CFG scale": "guidance_scale", "Seed": "seed"}
+SECOND_PASS = ("Hires", "First pass")
+HIRES = {"Hires upscale": "hires_scale", "Denoising strength": "hires_strength"}
+READ = {*OFFERED, "Size", "Sampler", "Schedule type", "Model", "Model hash", "Lora hashes", "TI hashes", "RNG", "Version", "App"}
+"""What needs no note of its own."""
+WHY = {
+    "Hires upscaler": "Lanczos is taken here",
+    "Hires steps": "the second pass has as many as the first here",
+    **dict.fromkeys(SECOND_PASS, "the second pass is like the first here, but for its size"),
+    "Variation seed": "noise has one seed here",
+    "Seed resize": "noise has one seed here",
+    "VAE": "a name, not a path; give the file as --vae",
+    "Mask blur": "its mask is not known; with --mask_image, say --mask_blur",
+    "Refiner": "one base model makes the picture",
+    "ADetailer": "pictures are not worked over",
+    "Face restoration": "pictures are not worked over",
+}
+"""Why a value is not read, by how its name begins."""
+STEPS = re.compile(r"\s*Steps: *\d")
+SIZE = re.compile(r"(\d+)\s*x\s*(\d+)")
+TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)
+QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+BLANKS = re.compile(r"\s*")
+JSON = json.JSONDecoder(strict=False)
+
+
+def read(reading: Reading, text: str) -> None:
+    """Reads the prompts without their tags (<lora:NAME:SCALE>), the settings, and the names of learned weights."""
+    lines = text.split("\n")
+    place = settings_line(lines)
+    end = len(lines) if place is None else place
+    values = {} if place is None else pairs(lines[place])
+    if place is None:
+        reading.note("there is a prompt, but no line of settings")
+    heading = next((i for i in range(end) if lines[i].lstrip().startswith(HEADING)), end)
+    hashes = pairs(values.get("Lora hashes", ""))
+    reading.offer("prompt", _without_tags(reading, "\n".join(lines[:heading]), hashes), "prompt")
+    if heading < end:
+        negative = "\n".join(lines[heading:end]).lstrip().removeprefix(HEADING)
+        for tag in TAG.findall(negative):
+            reading.note(f"{short(tag)} (not read: it stands in the negative prompt, where A1111 takes no weights from)")
+        reading.offer("negative_prompt", TAG.sub("", negative), HEADING[:-1])
+    for name, hash in hashes.items():
+        reading.file(f"LoRA {name}", name, None, hash)
+    for name, hash in pairs(values.get("TI hashes", "")).items():
+        reading.file(f"embedding {name}", name, None, hash)
+    _read_settings(reading, values)
+    if rest := "\n".join(lines[end + 1 :]).strip():
+        reading.unread("after the settings", rest)
+
+
+def settings_line(lines: Sequence[str]) -> int | None:
+    """The place of the line of settings: the last that begins with Steps, else the last of all if it looks like one."""
+    for i in reversed(range(len(lines))):
+        if STEPS.match(lines[i]):
+            return i
+    return len(lines) - 1 if lines and len(READ & pairs(lines[-1]).keys()) >= 3 else None
+
+
+def pairs(line: str) -> dict[str, str]:
+    """The values of `Name: value, ...`; what has no colon belongs to the value before it. Takes linear time."""
+    found: dict[str, str] = {}
+    place, name = 0, ""
+    while (colon := line.find(":", place)) >= 0:
+        before, _, following = line[place:colon].rpartition(",")
+        if name and before.strip():
+            found[name] += before.rstrip()
+        name = following.strip()
+        value, place = _value(line, BLANKS.match(line, colon + 1).end())
+        found[name] = value
+    if name:
+        found[name] += line[place:].rstrip(", ")
+    found.pop("", None)
+    return found
+
+
+def _value(line: str, start: int) -> tuple[str, int]:
+    """The value that starts there, and where it ends."""
+    if quoted := QUOTED.match(line, start):
+        try:
+            return JSON.decode(quoted[0]), quoted.end()
+        except ValueError:
+            return quoted[0][1:-1], quoted.end()
+    comma = line.find(",", start)
+    end = len(line) if comma < 0 else comma
+    if line[start : start + 1] in ("[", "{"):
+        try:
+            end = JSON.raw_decode(line, start)[1]
+        except (ValueError, RecursionError):
+            end = len(line)  # to try again at its next bracket would take quadratic time
+    return line[start:end].rstrip(), end
+
+
+def _without_tags(reading: Reading, prompt: str, hashes: dict[str, str]) -> str:
+    """The prompt that the text encoder saw; the weights that its tags name are kept, with their hashes."""
+    for tag in TAG.findall(prompt):
+        kind, name, *numbers = tag[1:-1].split(":")
+        if kind.casefold() == "hypernet":
+            reading.note(f"{short(tag)} (not read: there are no hypernetworks here)")
+        else:
+            reading.file(tag, name, _scale(numbers), hashes.pop(name, None))
+    return TAG.sub("", prompt)
+
+
+def _scale(numbers: Sequence[str]) -> float:
+    """The first of the words that is a number; 1 where none is."""
+    for word in numbers:
+        try:
+            if math.isfinite(number := float(word)):
+                return number
+        except ValueError:
+            continue
+    return 1.0
+
+
+def _read_settings(reading: Reading, values: Mapping[str, str]) -> None:
+    for name, setting in OFFERED.items():
+        if name in values:
+            reading.offer(setting, values[name], name)
+    if "Sampler" in values or "Schedule type" in values:
+        reading.sampler(values.get("Sampler", ""), values.get("Schedule type", ""))
+    if size := SIZE.fullmatch(values.get("Size", "")):
+        for setting, value in zip(("width", "height"), size.groups(), strict=True):
+            reading.offer(setting, value, "Size")
+    elif "Size" in values:
+        reading.unread("Size", values["Size"], "it is not two numbers")
+    if "Model" in values or "Model hash" in values:
+        reading.model(values.get("Model", ""), values.get("Model hash", ""))
+    if "seed" in reading.settings and values.get("RNG", "").casefold() != "cpu":
+        reading.note("Seed: the noise is the same here only if it was drawn on the CPU (RNG: CPU)")
+    if "Hires upscale" in values:
+        for name, setting in HIRES.items():
+            if name in values:
+                reading.offer(setting, values[name], name)
+        same = {"Hires upscaler": "Lanczos", "Hires steps": values.get("Steps")}
+        values = {name: value for name, value in values.items() if name not in HIRES and same.get(name) != value}
+    if (skip := values.get("Clip skip", "").removesuffix(".0")).isdecimal() and int(skip) > 0:
+        reading.clip_skip(int(skip) - 1, "Clip skip")
+        values = {name: value for name, value in values.items() if name != "Clip skip"}
+    for name, value in values.items():
+        if name not in READ:
+            reading.unread(name, value, _why(name, value, values))
+
+
+def _why(name: str, value: str, values: Mapping[str, str]) -> str:
+    if name == "Denoising strength" and not any(other.startswith(SECOND_PASS) for other in values):
+        return f"its start picture is not known; with --image, say --strength {short(value)}"
+    name = name.replace("Denoising strength", SECOND_PASS[0])
+    return next((why for start, why in WHY.items() if name.startswith(start)), "")

@@ -1,0 +1,252 @@
+"""ComfyUI's graph in a picture: nodes by number, each with its kind and its inputs, of which some are links to other nodes.
+
+Only built-in nodes are known. A graph may have cycles, so it is followed in loops with a memory. Every node behind the picture
+that was not read becomes a note.
+"""
+
+import re
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from customize.inference.metadata.parsed import Reading, Unreadable, short
+
+TEXT, NUMBER = (str,), (int, float)
+OFFERED = {"seed": "seed", "noise_seed": "seed", "cfg": "guidance_scale"}
+HANDED_ON = {"value", "text", "string", "prompt", "int", "float", "number", "seed", "noise_seed", "any"}
+"""Inputs by which nodes that only hold a value, or hand it on, may call it."""
+MOST_HANDED_ON = 20
+"""Such nodes in a row, and inputs of one."""
+PASSING = ("Reroute", "ControlNetApply", "ConditioningSet", "GLIGENTextBoxApply", "unCLIPConditioning")
+"""How the kinds of nodes begin that leave the prompt as it is."""
+LATENTS = ("latent_image", "samples", "latent", "pixels", "image", "images")
+"""Inputs that lead from a sampler to what it starts from."""
+WHOLE = {"add_noise": "enable", "start_at_step": 0, "end_at_step": None, "return_with_leftover_noise": "disable"}
+"""What KSamplerAdvanced's inputs are when it makes a picture alone."""
+EMBEDDING = re.compile(r"\bembedding:[^\s,:()]+")
+NO_NODES = {"extra", "extraMetadata", "extra_pnginfo", "workflow"}
+"""What Civitai's generator writes beside the nodes."""
+SILENT = {"VAEDecode", "VAEDecodeTiled", "VAEEncode", "SaveImage", "PreviewImage", "Reroute"}
+
+
+@dataclass(frozen=True)
+class Node:
+    """A step of the graph: its class, and by name its inputs, which are values or places in other nodes."""
+
+    kind: str
+    inputs: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The nodes by number, and those of them that have been read."""
+
+    nodes: Mapping[str, Node]
+    read: set[str] = field(default_factory=set)
+
+    def linked(self, value: Any) -> str | None:
+        """The node that an input is a link to, if it is one."""
+        match value:
+            case [str(number), int()] if number in self.nodes:
+                return number
+        return None
+
+    def next(self, number: str, names: Iterable[str]) -> str | None:
+        """The node that the first of these inputs that is a link leads to."""
+        inputs = self.nodes[number].inputs
+        return next((node for name in names if (node := self.linked(inputs.get(name)))), None)
+
+    def value(self, number: str, name: str, kinds: Sequence[type]) -> Any:
+        """What an input holds, if need be at the end of nodes that only hand it on; None where it is made by others."""
+        given, seen, names = self.nodes[number].inputs.get(name), {number}, HANDED_ON | {name}
+        while (node := self.linked(given)) and node not in seen:
+            seen.add(node)
+            inputs = self.nodes[node].inputs
+            if max(len(seen), len(inputs)) > MOST_HANDED_ON:
+                return None
+            fitting = [key for key, held in inputs.items() if type(held) in kinds or self.linked(held)]
+            if len(fitting) != 1 or fitting[0].casefold() not in names:
+                return None
+            given = inputs[fitting[0]]
+        if type(given) not in kinds:
+            return None
+        self.read.update(seen)
+        return given
+
+    def behind(self, start: str, seen: set[str]) -> list[str]:
+        """The nodes that lead to `start` and are not in `seen`, which they are added to; the nearest first."""
+        found, waiting = [], deque([start])
+        while waiting:
+            if (number := waiting.popleft()) not in seen:
+                seen.add(number)
+                found.append(number)
+                waiting += filter(None, map(self.linked, self.nodes[number].inputs.values()))
+        return found
+
+    def is_sampler(self, number: str) -> bool:
+        node = self.nodes[number]
+        return "KSampler" in node.kind and {"sampler_name", "positive"} <= node.inputs.keys()
+
+
+def read(reading: Reading, graph: Mapping[str, Any]) -> None:
+    """Reads the sampler that the saved picture starts with, its prompts, its size, and the weights and model behind it.
+
+    Raises Unreadable for what is no graph, or has no KSampler.
+    """
+    nodes = {}
+    for number, node in graph.items():
+        match node:
+            case {"class_type": str(kind), "inputs": dict(inputs)}:
+                nodes[number] = Node(kind, inputs)
+            case _ if number in NO_NODES:
+                continue
+            case _:
+                raise Unreadable("carries JSON that is no graph of ComfyUI")
+    comfy = Graph(nodes)
+    for number, node in list(nodes.items()):
+        if node.kind.startswith("SamplerCustom"):
+            nodes[number] = _joined(comfy, node)
+    last, behind = _last_sampler(comfy)
+    sampler, source = _first_pass(comfy, last)
+    _read_sampler(reading, comfy, sampler)
+    _read_start(reading, comfy, sampler, source)
+    for side, setting in (("positive", "prompt"), ("negative", "negative_prompt")):
+        text = _text(comfy, sampler, side)
+        if text is None:
+            reading.note(f"{side} prompt (not read: its nodes are not only CLIPTextEncode)")
+        else:
+            reading.offer(setting, text, f"{side} prompt")
+            for word in EMBEDDING.findall(text):
+                reading.file(word, word.partition(":")[2], None, None)
+    _read_clip_skip(reading, comfy, sampler)
+    _read_model(reading, comfy, sampler)
+    unread = Counter(nodes[number].kind for number in behind if number not in comfy.read)
+    for kind, count in unread.items():
+        if kind not in SILENT:
+            reading.note(f"node {short(kind)}{f' ({count} times)' if count > 1 else ''} (not read)")
+
+
+def _joined(graph: Graph, node: Node) -> Node:
+    """A custom sampler as a KSampler: what it takes stands in nodes of their own for noise, guidance, sampler and levels."""
+    inputs = dict(node.inputs)
+    for name in ("noise", "guider", "sampler", "sigmas"):
+        if part := graph.linked(node.inputs.get(name)):
+            graph.read.add(part)
+            inputs = {**graph.nodes[part].inputs, **inputs}
+    inputs.setdefault("positive", inputs.pop("conditioning", None))
+    if inputs.get("add_noise") is True:
+        del inputs["add_noise"]
+    return Node("KSampler", {name: value for name, value in inputs.items() if value is not None})
+
+
+def _last_sampler(graph: Graph) -> tuple[str, list[str]]:
+    """The sampler nearest to the last node that saves (else shows) pictures, and all nodes behind that."""
+    kinds = {number: node.kind for number, node in graph.nodes.items()}
+    saving = [number for number, kind in kinds.items() if "save" in kind.casefold()]
+    showing = [number for number, kind in kinds.items() if "preview" in kind.casefold()]
+    seen: set[str] = set()
+    for end in (*reversed(saving), *reversed(showing), *reversed(kinds)):
+        found = next(filter(graph.is_sampler, graph.behind(end, seen)), None)
+        if found:
+            return found, graph.behind(end, set())
+    raise Unreadable("carries a graph of ComfyUI without a KSampler")
+
+
+def _first_pass(graph: Graph, sampler: str) -> tuple[str, str]:
+    """The sampler that this one goes on from, if it does, and the node at the beginning of its latents."""
+    node, seen = sampler, set()
+    while node not in seen:
+        seen.add(node)
+        if graph.is_sampler(node):
+            sampler = node
+        node = graph.next(node, LATENTS) or node
+    return sampler, node
+
+
+def _read_sampler(reading: Reading, graph: Graph, sampler: str) -> None:
+    inputs = graph.nodes[sampler].inputs
+    for name, setting in OFFERED.items():
+        _offer(reading, graph, sampler, name, setting)
+    name, spacing = (graph.value(sampler, each, TEXT) for each in ("sampler_name", "scheduler"))
+    reading.sampler(name or "", spacing or "")
+    for name, value in inputs.items():
+        whole = WHOLE.get(name, value)
+        if value != whole and not (name == "end_at_step" and _reaches(value, inputs.get("steps"))):
+            reading.unread(name, value, "all steps are made at one go here")
+
+
+def _reaches(end: Any, steps: Any) -> bool:
+    return type(end) is type(steps) is int and end >= steps
+
+
+def _offer(reading: Reading, graph: Graph, node: str, name: str, setting: str) -> None:
+    if (value := graph.value(node, name, NUMBER)) is not None:
+        reading.offer(setting, value, name)
+    elif name in graph.nodes[node].inputs:
+        reading.unread(name, graph.nodes[node].inputs[name], "other nodes make it")
+
+
+def _read_start(reading: Reading, graph: Graph, sampler: str, source: str) -> None:
+    """Steps and size, which hang on what the sampler starts from.
+
+    From a picture, ComfyUI makes `steps` steps on the last part `denoise` of a schedule; here they are counted on all of it.
+    """
+    steps, strength = (graph.value(sampler, name, NUMBER) for name in ("steps", "denoise"))
+    partly = strength is not None and 0.001 <= strength < 1
+    image = graph.value(source, "image", TEXT)
+    if image is not None:
+        advice = f"give it as --image, with --strength {short(strength if partly else 1)}"
+        reading.unread("image", image, f"a name in ComfyUI's own folder; {advice}")
+    elif partly:
+        reading.unread("denoise", strength, "it starts from noise here")
+    if image is not None and partly and type(steps) is int and 0 < steps <= 10_000:
+        reading.offer("num_inference_steps", int(steps / strength), "steps")
+    else:
+        _offer(reading, graph, sampler, "steps", "num_inference_steps")
+    for name in ("width", "height"):
+        _offer(reading, graph, source, name, name)
+    if (count := graph.value(source, "batch_size", NUMBER)) not in (None, 1):
+        reading.unread("batch_size", count, "the picture is taken for the first of them")
+
+
+def _text(graph: Graph, sampler: str, side: str) -> str | None:
+    """The text of the node that a prompt comes from."""
+    node, seen = graph.next(sampler, (side,)), {sampler}
+    while node and node not in seen:
+        seen.add(node)
+        kind, inputs = graph.nodes[node].kind, graph.nodes[node].inputs
+        if kind.startswith("CLIPTextEncode"):
+            texts = {graph.value(node, name, TEXT) for name in ("text", "text_g", "text_l") if name in inputs}
+            return texts.pop() if len(texts) == 1 else None
+        if not kind.startswith(PASSING):
+            break
+        node = graph.next(node, inputs if kind == "Reroute" else ("conditioning", side))
+    return None
+
+
+def _read_clip_skip(reading: Reading, graph: Graph, sampler: str) -> None:
+    """CLIPSetLastLayer: -1 is the last layer, -2 the one before it."""
+    node = graph.next(sampler, ("positive",))
+    last = (
+        next((each for each in graph.behind(node, set()) if graph.nodes[each].kind == "CLIPSetLastLayer"), None) if node else None
+    )
+    layer = graph.value(last, "stop_at_clip_layer", NUMBER) if last else None
+    if last and type(layer) is int and layer < 0:
+        graph.read.add(last)
+        reading.clip_skip(-1 - layer, "stop_at_clip_layer")
+
+
+def _read_model(reading: Reading, graph: Graph, sampler: str) -> None:
+    """The LoRA files and the base model, by name."""
+    node, seen = graph.next(sampler, ("model",)), {sampler}
+    while node and node not in seen:
+        seen.add(node)
+        lora = graph.value(node, "lora_name", TEXT)
+        base = graph.value(node, "ckpt_name", TEXT) or graph.value(node, "unet_name", TEXT)
+        if lora is not None:
+            reading.file(f"LoRA {lora}", lora, graph.value(node, "strength_model", NUMBER), None)
+        elif base:
+            return reading.model(base)
+        node = graph.next(node, ("model",))
+    reading.note("base model (not read: no node names it)")

@@ -1,0 +1,106 @@
+"""What the readers of pictures fill: the settings and files that were found, and notes of what cannot be used."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from customize.printable import printable
+from customize.settings.field import table
+from customize.settings.inference import InferenceSettings
+from customize.settings.sampler_names import compact, nearest, not_taken, parts, sampler, spacings
+
+PLAIN_SPACINGS = ("", "Automatic", "Normal", "Simple", "SGM Uniform", "DDIM Uniform")
+"""Those that say that noise levels are not spaced in another way."""
+
+
+class Unreadable(Exception):
+    """What is wrong with the picture, a text each."""
+
+
+@dataclass(frozen=True)
+class ToldFile:
+    """Learned weights as a picture names them: by path (ours) or name; scale (text: a schedule) and hash where it tells them."""
+
+    name: str
+    scale: float | str | None = None
+    hash: str | None = None
+
+
+@dataclass
+class Reading:
+    """What has been found so far in `image`. places: of this disk, by the names that an image of ours calls them
+    (`sharing`)."""
+
+    image: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+    weights: list[ToldFile] = field(default_factory=list)
+    base_model: str | None = None
+    place_in_batch: tuple[int, int] = (0, 1)
+    notes: list[str] = field(default_factory=list)
+    places: Mapping[str, str] = field(default_factory=dict)
+
+    def note(self, text: str) -> None:
+        self.notes.append(printable(text))
+
+    def unread(self, name: str, value: object, why: str = "") -> None:
+        self.note(f"{short(name)}: {short(value)} (not read{why and ': '}{why})")
+
+    def offer(self, setting: str, value: Any, name: str) -> None:
+        """Keeps a value that infer.py takes; of another, a note by the name that it has in the picture."""
+        if "prompt" in setting:  # text encoders read line breaks as blanks
+            value = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", str(value)).strip()
+        if setting == "seed" and str(value).strip().startswith("-"):
+            return self.note(f"{name}: {short(value)} asks for a random one (not read)")
+        needed = (table(InferenceSettings)[setting].only_with or ("",))[0]
+        with_it = {needed: self.settings[needed]} if needed in self.settings else {}
+        value = [value] if setting == "prompt" else value  # alone, the word none would be no prompt
+        settings, problems = InferenceSettings.examine({"prompt": "x", **with_it, setting: value})
+        if problems:
+            self.note(f"{name}: {problems[0].what} (not read)")
+        else:
+            self.settings[setting] = getattr(settings, setting)
+
+    def clip_skip(self, count: int, name: str) -> None:
+        """Keeps how many last layers of the text encoder are left out."""
+        if count:
+            self.offer("clip_skip", count, name)
+
+    def file(self, said: str, name: str, scale: float | None, hash: str | None) -> None:
+        """Keeps learned weights of which another program knows where they are."""
+        self.weights.append(ToldFile(name, scale, hash))
+        given = "" if scale is None else f":{short(scale)}"
+        self.note(f"{short(said)} (not read: a name, not a path; give the file as --weights PATH{given})")
+
+    def model(self, name: str, hash: str = "") -> None:
+        """Keeps the name of the base model."""
+        self.base_model = name or None
+        known = f" (hash {short(hash)})" if hash else ""
+        self.note(f"base model: {short(name)}{known}, a name, not a path; say --pretrained_model_name_or_path")
+
+    def sampler(self, said: str, spacing: str) -> None:
+        """Keeps a sampler and how it spaces noise levels, by the names that other programs have for them."""
+        found = parts(said)
+        if not found and (found := nearest(said)):
+            self.note(f"Sampler: {short(said)} is not to be had here; {found[0]} is the nearest")
+        if not found:
+            return self.unread("Sampler", f"{said} {spacing}".strip(), "there is no such sampler here")
+        name, spaced = found[0], found[1] or spacings().get(compact(spacing), "")
+        chosen = sampler(name, spaced)
+        if spacing and not spaced or not_taken(chosen):
+            self.unread("Schedule type", spacing or spaced, f"{chosen.scheduler} has no such noise levels here")
+            chosen = sampler(name)
+        elif chosen.options.get("use_karras_sigmas"):
+            self.settings["use_karras_sigmas"], chosen = True, sampler(name)
+        elif chosen.options.keys() == {"timestep_spacing"}:
+            self.settings["timestep_spacing"], chosen = chosen.options["timestep_spacing"], sampler(name)
+        if "use_karras_sigmas" not in self.settings and spaced in PLAIN_SPACINGS:
+            self.settings["use_karras_sigmas"] = False
+        self.settings["scheduler"] = chosen.name if chosen.options or chosen.align_your_steps else chosen.scheduler
+
+
+def short(value: object) -> str:
+    """A value from a picture, printable and on part of a line."""
+    text = printable(str(value)[:100]) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,296 @@
+"""What a picture says about how it was made, as settings of infer.py: our own JSON, A1111's text, ComfyUI's graph, and others.
+
+A picture may be a stranger's: what it says is bounded and checked, and never names where to write. What it says and cannot be
+used here becomes a note.
+"""
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngImageFile, iTXt
+
+from customize.data.images.image_file import open_image, opened
+from customize.errors import InputError, Problem
+from customize.inference.metadata import a1111, comfyui, other_programs
+from customize.inference.metadata.parsed import Reading, ToldFile, Unreadable, short
+from customize.inference.metadata.seeds import RANDOM
+from customize.inference.metadata.write_png import EXIF_COMMENT, EXIF_FOLDER, EXIF_NOTE, NOTE, VERSIONED
+from customize.printable import printable
+from customize.settings.field import of_scope, table
+from customize.settings.files import sharing
+from customize.settings.inference import InferenceSettings
+from customize.settings.scale import fits, read_scale
+from customize.storage import out_of_memory
+from customize.storage.untrusted_files import regular_file
+
+__all__ = ["Program", "Told", "ToldFile", "read_told"]
+
+Program = Literal["customize", "A1111", "ComfyUI", "InvokeAI", "NovelAI", "Fooocus", "SwarmUI", "Easy Diffusion", "Draw Things"]
+
+LIKE = "like"
+REMEDY = (
+    "give a picture that carries its settings, as infer.py, A1111, ComfyUI, InvokeAI, NovelAI, Fooocus, SwarmUI, Easy Diffusion "
+    "and Draw Things write them"
+)
+MOST_NOTES = 50
+MOST_FILES = 100
+COMMENT = "EXIF user comment"
+OF_COMFYUI = re.compile(r"\s*prompt:", re.IGNORECASE)
+MOST_BESIDE = 1 << 20
+"""Bytes of a text file beside a picture that is read."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What `read_told` found.
+
+    settings: values that InferenceSettings takes; `prompt` is missing where the picture has none that can be used.
+    base_model: ours as it was given, else the name of a file. size: (width, height) of the picture itself.
+    place_in_batch: (place, size of the batch). notes: what was not read, or is another here; a printable line each.
+    """
+
+    program: Program
+    settings: dict[str, Any]
+    weights: tuple[ToldFile, ...]
+    base_model: str | None
+    size: tuple[int, int]
+    place_in_batch: tuple[int, int]
+    notes: tuple[str, ...]
+
+
+def read_told(path: Path | str) -> Told:
+    """Reads the text chunks of a PNG, EXIF and XMP of any picture, or A1111's text file beside it where that tells nothing.
+
+    Raises InputError when `open_image` refuses the picture, when it says nothing that is read here, when that is damaged or
+    longer than Pillow's limit, and when our own JSON holds settings that infer.py refuses.
+    """
+    reading = Reading(Path(path), places=sharing.local_places(Path(path).parent))
+    try:
+        size, texts = _opened(path)
+        program = _read(reading, texts) or _read_beside(reading, Path(path))
+        if program is None:
+            named = ", ".join(short(name) for name, text in list(texts.items())[:8] if text)
+            raise Unreadable("says nothing of how it was made that is read here" + (f" (it carries {named})" if named else ""))
+    except Unreadable as error:
+        raise InputError(Problem(LIKE, f"{printable(str(path))} {what}", REMEDY) for what in error.args) from None
+    notes, more = reading.notes[:MOST_NOTES], len(reading.notes) - MOST_NOTES
+    return Told(
+        program, reading.settings, tuple(reading.weights), reading.base_model, size, reading.place_in_batch,
+        (*notes, f"and {more} notes more") if more > 0 else tuple(notes),
+    )  # fmt: skip
+
+
+def _opened(path: Path | str) -> tuple[tuple[int, int], dict[str, str]]:
+    """Size and texts of a picture that `open_image` takes."""
+    try:
+        size = open_image(path).size
+        with warnings.catch_warnings(action="ignore"), regular_file(Path(path)) as stream:
+            with opened(stream) as image:
+                texts = image.text if isinstance(image, PngImageFile) else {}
+                return size, _exif(image) | {name: _decoded(text) for name, text in texts.items()}
+    except InputError as error:
+        raise InputError(Problem(LIKE, f"{each.where} {each.what}", each.remedy) for each in error.problems) from None
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+        if out_of_memory.gave_out(error):
+            raise
+        raise Unreadable(f"cannot be read ({printable(str(error)) or type(error).__name__})") from None
+
+
+def _decoded(text: str) -> str:
+    """A chunk's text: tEXt is Latin-1 by the standard, but some programs write UTF-8."""
+    try:
+        return str(text) if isinstance(text, iTXt) else text.encode("latin-1").decode()
+    except UnicodeError:
+        return text
+
+
+def _exif(image: Image.Image) -> dict[str, str]:
+    """What EXIF and XMP carry: the user comment, our maker note, ComfyUI's graph (as `prompt`) in some tag, XMP's text."""
+    found = {COMMENT: _comment(image)}
+    try:
+        tags = [value for value in image.getexif().values() if isinstance(value, str)]
+        note = image.getexif().get_ifd(EXIF_FOLDER).get(EXIF_NOTE)
+    except Exception:  # broken EXIF data say nothing against the rest
+        tags, note = [], None
+    if isinstance(note, bytes) and note.startswith(NOTE):
+        found["customize"] = note.removeprefix(NOTE).decode(errors="replace")
+    if graph := next(filter(OF_COMFYUI.match, tags), None):
+        found["prompt"] = graph.partition(":")[2]
+    if isinstance(xmp := image.info.get("xmp"), bytes):
+        found[other_programs.XMP] = xmp.decode(errors="replace")
+    return found
+
+
+def _comment(image: Image.Image) -> str:
+    """The EXIF user comment, in which JPEG and WebP carry A1111's text; empty where there is none."""
+    try:
+        comment = image.getexif().get_ifd(EXIF_FOLDER).get(EXIF_COMMENT)
+    except Exception:  # broken EXIF data say nothing against the rest
+        return ""
+    if not isinstance(comment, bytes):
+        return comment if isinstance(comment, str) else ""
+    if not comment.startswith(b"UNICODE\0"):
+        return comment.removeprefix(b"ASCII\0\0\0").decode(errors="replace").strip("\0")
+    texts = [comment[8:].decode(code, errors="replace").strip("\ufeff\0") for code in ("utf-16-be", "utf-16-le")]
+    return next((text for text in texts if "Steps: " in text or text.lstrip().startswith("{")), texts[0])
+
+
+def _read(reading: Reading, texts: Mapping[str, str]) -> Program | None:
+    """Reads the first text that tells something, and says whose it is; None where none does."""
+    if (own := _checked(texts, "customize")) is not None:
+        _read_own(reading, own)
+        return "customize"
+    short_enough = {name: text for name, text in texts.items() if len(text) <= MAX_TEXT_CHUNK}
+    short_enough["comment"] = short_enough.get(COMMENT, "")
+    for program, reader in other_programs.programs().items():
+        if reader(reading, short_enough):
+            if reading.settings:
+                return program
+            reading.notes.clear()
+    for name in ("parameters", COMMENT):
+        text = (_checked(texts, name) or "").replace("\r\n", "\n").strip()
+        if a1111.settings_line(text.split("\n")) is not None:
+            a1111.read(reading, text)
+            return "A1111"
+    if (graph := _checked(texts, "prompt")) is not None:
+        comfyui.read(reading, _parsed(graph))
+        return "ComfyUI"
+    text = texts.get("parameters", "").strip()
+    if text and not text.startswith("{"):
+        a1111.read(reading, text)
+        return "A1111"
+    return None
+
+
+def _read_beside(reading: Reading, path: Path) -> Program | None:
+    """A1111's text of a file beside the picture, of its name; a caption is none."""
+    for file in (path.with_suffix(".txt"), path.with_name(f"{path.name}.txt")):
+        try:
+            with regular_file(file) as stream:
+                text = stream.read(MOST_BESIDE).decode("utf-8-sig").replace("\r\n", "\n").strip()
+        except (OSError, ValueError, InputError):
+            continue
+        if a1111.settings_line(text.split("\n")) is not None:
+            reading.note(f"the settings are those of {file.name}, beside the picture")
+            a1111.read(reading, text)
+            return "A1111"
+    return None
+
+
+def _checked(texts: Mapping[str, str], name: str) -> str | None:
+    text = texts.get(name)
+    if text and len(text) > MAX_TEXT_CHUNK:
+        raise Unreadable(f"carries a text of {len(text):,} characters ({name}), more than {MAX_TEXT_CHUNK:,}")
+    return text
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise Unreadable("carries damaged JSON") from None
+    if not isinstance(value, dict):
+        raise Unreadable("carries JSON that holds no settings")
+    return value
+
+
+def _read_own(reading: Reading, text: str) -> None:
+    """What `records.texts` writes; settings of a run as a whole are never taken from it."""
+    match _parsed(text):
+        case {"settings": dict(said), "base_model": str(base), "weights": list(files), "versions": dict(versions), **more}:
+            reading.base_model = reading.places.get(base, base)
+        case _:
+            raise Unreadable("carries damaged settings")
+    match more.get("batch", [0, 1]):
+        case [int(place), int(count)] if 0 <= place < count <= (table(InferenceSettings)["batch_size"].le or 0):
+            reading.place_in_batch = int(place), int(count)
+        case _:
+            raise Unreadable("carries damaged settings: batch is not [place, size]")
+    of_the_run = of_scope(InferenceSettings, "run")
+    known = table(InferenceSettings).keys() - set(of_the_run)
+    values = {name: value for name, value in said.items() if name in known}
+    found = _beside(reading, values)
+    values |= {name: sharing.restored(values[name], reading.places) for name in sharing.PLACES if name in values} | found
+    if values.get("prompt") == [""]:  # a lesson without a prompt
+        values["prompt"] = []
+    if not all(_is_plain(each) for value in values.values() for each in (value if isinstance(value, list) else [value])):
+        raise Unreadable("carries damaged settings: lists within lists")
+    settings, problems = InferenceSettings.examine(values)
+    faults = [f"says {each.where}: {each.what}" for each in problems]
+    if settings.seed == RANDOM:
+        faults.append("says seed: -1, which no picture was made with")
+    if faults:
+        raise Unreadable(*faults)
+    reading.settings = {name: getattr(settings, name) for name in values}
+    for name, value in said.items():
+        if name not in known and name not in of_the_run:
+            reading.unread(name, value, "no setting of this version")
+    _read_files(reading, files)
+    for name in VERSIONED:
+        if name in versions and versions[name] != (here := _installed(name)):
+            reading.note(f"made with {name} {short(versions[name])}; here it is {here}")
+
+
+def _beside(reading: Reading, values: Mapping[str, Any]) -> dict[str, str]:
+    """The places of images that lie beside the one that calls them by their names, each told."""
+    found: dict[str, str] = {}
+    for name in ("image", "mask_image"):
+        if (place := sharing.beside(reading.image, values.get(name))) and values[name] not in reading.places:
+            found[name] = place
+            reading.note(f"{name}: {values[name]} is the one beside the picture")
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    return not isinstance(value, list | dict)
+
+
+def _read_files(reading: Reading, files: list[Any]) -> None:
+    if len(files) > MOST_FILES:
+        raise Unreadable(f"names {len(files):,} files of weights, more than {MOST_FILES}")
+    for file in files:
+        match file:
+            case {"path": str(path), "scale": int() | float() | str() as scale, "sha256": str(sha256)} if is_scale(scale):
+                reading.weights.append(ToldFile(sharing.restored(path, reading.places), scale, sha256))
+            case _:
+                raise Unreadable("carries damaged settings: weights are not files with scale and sha256")
+    for path, sha256 in dict.fromkeys((file.name, file.hash) for file in reading.weights):
+        if (here := _sha256(path)) != sha256:
+            what = f"has SHA-256 {here} now" if here else "is not here as a .safetensors file"
+            reading.note(f"weights {short(path)}: {what}; made with SHA-256 {short(sha256)}")
+
+
+def is_scale(scale: float | str) -> bool:
+    """Whether it is a number, or the text of one that changes on the way."""
+    try:
+        return not isinstance(scale, str) or fits(read_scale(scale))
+    except ValueError:
+        return False
+
+
+def _sha256(path: str) -> str:
+    """Of a regular .safetensors file, else empty: no picture makes us read anything else."""
+    try:
+        if path.endswith(".safetensors"):
+            with regular_file(Path(path)) as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+    except (OSError, ValueError):
+        pass
+    return ""
+
+
+@cache
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

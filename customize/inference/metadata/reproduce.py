@@ -1,0 +1,50 @@
+"""`--like`: generate an image again from its metadata, and compare the pixels."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from customize.data.images.image_file import open_image
+from customize.errors import InputError, Problem
+from customize.inference.metadata.read_png import Told, read_told
+from customize.settings.inference import InferenceSettings
+
+
+@dataclass(frozen=True)
+class Like:
+    """An image whose settings are used, with what its metadata say."""
+
+    told: Told
+    image: Image.Image
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Like":
+        """Raises InputError as `read_told`."""
+        return cls(read_told(path), open_image(path))
+
+    def check(self, settings: InferenceSettings) -> None:
+        """Raises InputError when the base model is not known: other programs tell its name, not where it is."""
+        if self.told.program == "customize" or settings.pretrained_model_name_or_path or settings.weights:
+            return
+        named = f"{self.told.base_model} by its name only" if self.told.base_model else "none"
+        what = f"is missing: {self.told.program} told of the base model {named}"
+        raise InputError(Problem("pretrained_model_name_or_path", what, "say where it is, or `demo`"))
+
+    def is_asked_again(self, settings: InferenceSettings) -> bool:
+        """Whether the settings are exactly those that the image was generated with."""
+        said = self.told.settings.items()
+        return self.told.program == "customize" and all(getattr(settings, name) == value for name, value in said)
+
+    def verdict(self, image: Image.Image) -> str:
+        """Whether an image has the same pixels, and how many values differ if not."""
+        if image.size != self.image.size:
+            return f"not the same: {image.width} x {image.height} pixels, not {self.image.width} x {self.image.height}"
+        ours, theirs = (np.asarray(each.convert("RGB")).astype(int) for each in (image, self.image))
+        difference = np.abs(ours - theirs)
+        if not difference.any():
+            return f"the same: all {difference.size:,} values are equal"
+        return (
+            f"not the same: {(difference > 0).sum():,} of {difference.size:,} values differ, by up to {difference.max()} of 255"
+        )

@@ -1,0 +1,1 @@
+"""infer.py: from its settings to image files."""

@@ -1,0 +1,32 @@
+"""What the first lines of a command tell of its base model and its device."""
+
+from collections.abc import Iterator
+
+from customize.data.examples import USUAL_RESOLUTION
+from customize.device import Machine
+from customize.families import Source
+from customize.printable import printable
+
+STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+TOY = 128
+Rows = Iterator[tuple[str, str]]
+
+
+def base_rows(source: Source, purpose: str = "for your own photos") -> Rows:
+    """The base model; of a toy, that it is one, and for which purpose to take which other."""
+    if source.name == "demo":
+        yield "base", "demo, a toy model of 64 x 64 pixels that comes with the program to show how it works"
+        yield "", f"{purpose}: --pretrained_model_name_or_path {STABLE_DIFFUSION}"
+    else:
+        where = "" if source.folder or source.file else f" (from the hub{f', {source.revision}' if source.revision else ''})"
+        yield "base", printable(f"{source.name}{where}")
+
+
+def device_rows(machine: Machine, precision: str, source: Source, resolution: int | None, cost: str) -> Rows:
+    """What computes; without a GPU why, and what that costs with a base model that is no toy (by its images' side in pixels)."""
+    number = "" if precision == "no" else f", {precision}"
+    yield "device", f"{machine.name}{number}" + (f": {machine.missing}" if machine.missing else "")
+    if machine.remedy:
+        yield "", f"-> {machine.remedy}"
+    if not machine.has_gpu and source.name != "demo" and (resolution or USUAL_RESOLUTION) > TOY:
+        yield "", f"a model of Stable Diffusion's size needs a GPU: on a CPU {cost}"

@@ -1,0 +1,232 @@
+r"""Weights that a prompt calls, and choices in it: what A1111 and ComfyUI write into prompts, made into settings of a picture.
+
+    <lora:NAME:0.8>  <lyco:NAME>  <lora:NAME:0.8:0.5>     a LoRA; with two scales the text encoder's, then the UNet's (A1111)
+    <lora:NAME:te=0.5:unet=0.8>                            the same by name
+    embedding:NAME  (embedding:NAME:1.2)                   the words of an embedding
+    {a|b}  __NAME__                                        see `customize.inference.run.wildcards`
+
+NAME is a file's name without its ending, or a run's folder, in `weights_dir` or given as `weights`; upper and lower case are
+one, and folders may stand before it. torch is not needed here.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from customize.errors import InputError, Problem
+from customize.inference.run.grid import Grid, Wanted
+from customize.inference.run.wildcards import chosen, has_choices
+from customize.printable import printable
+from customize.settings.inference import InferenceSettings
+from customize.settings.scale import LARGEST, path_and_scale
+from customize.storage.safetensors_header import read_header
+from customize.storage.untrusted_files import PICKLES
+from customize.weights.learned_weights import LearnedFile, files_of
+
+TAG = re.compile(r"<\s*(lora|lyco|hypernet)\s*:([^<>]*)>", re.IGNORECASE)
+EMBEDDING = re.compile(r"\bembedding:\s*([^\s,;()\[\]{}<>|:]+)", re.IGNORECASE)
+BREAKS = re.compile(r"[^\S\r\n\t]*[\r\n\t]\s*")
+AS_TEXT = "or take the prompt as plain text with --plain_prompt"
+MOST_FILES = 100_000
+
+
+def called_in(grid: Grid) -> Grid:
+    """The grid with each picture as `called` makes it. Raises InputError with all that is wrong."""
+    problems: list[Problem] = []
+    rows: list[list[Wanted]] = []
+    for row in grid.rows:
+        rows.append([])
+        for wanted in row:
+            try:
+                rows[-1].append(called(wanted))
+            except InputError as error:
+                problems += [each for each in error.problems if each not in problems]
+    if problems:
+        raise InputError(problems)
+    return replace(grid, rows=rows)
+
+
+def called(wanted: Wanted) -> Wanted:
+    """The picture with its prompts as plain as `customize.prompts` reads them, and the weights that they call.
+
+    Raises InputError with all that is wrong: a tag that is none, a file that is not there or of another kind, ...
+    """
+    settings = wanted.settings
+    if any(map(BREAKS.search, [*settings.prompt, settings.negative_prompt])):
+        every = tuple(BREAKS.sub(" ", text).strip() for text in settings.prompt)
+        changes = {"prompt": every, "negative_prompt": BREAKS.sub(" ", settings.negative_prompt).strip()}
+        settings = settings.model_copy(update=changes)
+        wanted = replace(wanted, settings=settings, prompts=tuple(BREAKS.sub(" ", text).strip() for text in wanted.prompts))
+    texts = [*wanted.prompts, *settings.prompt, settings.negative_prompt]
+    if settings.plain_prompt or not any(has_choices(text) or TAG.search(text) or EMBEDDING.search(text) for text in texts):
+        return wanted
+    caller = Caller(settings)
+    prompts = tuple(caller.plain(text, wanted.seed, "prompt") for text in wanted.prompts)
+    negative = caller.plain(settings.negative_prompt, wanted.seed, "negative_prompt")
+    others = Caller(settings)  # what other pictures call is known by their words alone
+    every = tuple(others.plain(text, wanted.seed, "prompt") for text in settings.prompt)
+    if problems := [*caller.problems, *(each for each in others.problems if each not in caller.problems)]:
+        raise InputError(problems)
+    changes = {"prompt": every, "negative_prompt": negative, "weights": tuple(caller.weights)}
+    return replace(wanted, settings=settings.model_copy(update=changes), prompts=prompts)
+
+
+@dataclass
+class Caller:
+    """Reads the prompts of one picture. weights: as in the settings, with those that were called."""
+
+    settings: InferenceSettings
+    weights: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.weights = list(self.settings.weights)
+
+    def plain(self, prompt: str, seed: int, where: str) -> str:
+        """A prompt with its choices made, without tags, and with an embedding's words in place of its call."""
+        try:
+            prompt = chosen(prompt, seed, self.settings.wildcards_dir, where) if has_choices(prompt) else prompt
+        except InputError as error:
+            self.problems += error.problems
+            return ""
+        if not TAG.search(prompt) and not EMBEDDING.search(prompt):
+            return prompt
+        text = TAG.sub(lambda found: self.attempt(self.lora, found, where), prompt)
+        return EMBEDDING.sub(lambda found: self.attempt(self.embedding, found, where), text).strip()
+
+    def attempt(self, read, found: re.Match, where: str) -> str:
+        try:
+            return read(found, where)
+        except InputError as error:
+            self.problems += [each for each in error.problems if each not in self.problems]
+            return ""
+
+    def lora(self, tag: re.Match, where: str) -> str:
+        """Adds the weights that a tag calls; nothing of it stays in the prompt."""
+        shown = printable(tag[0], 80)
+        if tag[1].casefold() == "hypernet":
+            raise InputError(Problem(where, f"{shown}: there are no hypernetworks here", f"leave it out, {AS_TEXT}"))
+        if where == "negative_prompt":
+            what = f"{shown}: a LoRA counts for the whole image"
+            raise InputError(Problem(where, what, "write it into the prompt; a scale below 0 turns it round"))
+        name, *numbers = (part.strip() for part in tag[2].split(":"))
+        scale = scales_of(shown, numbers, where)
+        path = self.find(name, shown, where)
+        if not LearnedFile(path, 1.0, read_header(path)).is_adapter:
+            what = f"{shown}: {path} holds embeddings, no LoRA"
+            raise InputError(Problem(where, what, f"write embedding:{path.stem} where its words shall stand"))
+        self.weights = [each for each in self.weights if each not in self.settings.weights or not same(each, path)]
+        self.weights.append(f"{path}:{scale}")
+        return ""
+
+    def embedding(self, call: re.Match, where: str) -> str:
+        """Adds the weights that are called; returns their words."""
+        shown = printable(call[0], 80)
+        name, dots = re.fullmatch(r"(.*?)([.!?]*)", call[1]).groups()  # type: ignore[union-attr]
+        path = self.find(name, shown, where)
+        file = LearnedFile(path, 1.0, read_header(path))
+        if not file.placeholders:
+            raise InputError(Problem(where, f"{shown}: {path} holds a LoRA, no embedding", f"write <lora:{path.stem}:1>"))
+        if not any(same(each, path) for each in self.weights):
+            self.weights.append(str(path))
+        return " ".join(sorted(file.placeholders, key=lambda word: (len(word), word))) + dots
+
+    def find(self, name: str, shown: str, where: str) -> Path:
+        """The file that a name means. Raises InputError where there is none, or more than one."""
+        folder = self.settings.weights_dir
+        given = [Path(path) for path, _ in self.settings.weights_and_scales]
+        wanted = re.sub(r"\.(safetensors|ckpt|pt|bin)$", "", name.replace("\\", "/").strip("/"), flags=re.IGNORECASE)
+        if not wanted:
+            raise InputError(Problem(where, f"{shown} names no file", f"write <lora:NAME:0.8>, {AS_TEXT}"))
+        if mine := [path for path in given if called_by(path, wanted)]:
+            return only_file(mine[0])
+        if folder is None:
+            remedy = f"say which folder with --weights_dir, or give the file as --weights and leave this out, {AS_TEXT}"
+            raise InputError(Problem(where, f"{shown} names a file, but not where it is", remedy))
+        files = list(candidates(Path(folder)))
+        found = [path for path in files if path.suffix == ".safetensors" and called_by(path, wanted, Path(folder))]
+        exact = [path for path in found if path.stem == wanted.rpartition("/")[2]]
+        best = exact if len(exact) == 1 else found
+        if len(best) == 1:
+            return best[0]
+        if best:
+            names = ", ".join(path.relative_to(folder).as_posix() for path in best[:4])
+            raise InputError(Problem(where, f"{shown} may mean {names}", "write the folder before the name, as in sub/NAME"))
+        if pickle := next(
+            (path for path in files if path.suffix != ".safetensors" and called_by(path, wanted, Path(folder))), None
+        ):
+            raise InputError(Problem(where, f"{shown}: {pickle} is a pickle, which is not opened", "convert it to .safetensors"))
+        raise InputError(Problem(where, f"{shown}: {folder} holds no {printable(wanted, 60)}.safetensors", near(wanted, files)))
+
+
+def scales_of(shown: str, numbers: list[str], where: str) -> str:
+    """The scales in a tag as `weights` has them: one, or that of the UNet before that of the text encoder."""
+    named = {"te": 1.0, "unet": None}
+    for place, number in enumerate(numbers):
+        name, equals, value = number.rpartition("=")
+        name = name.strip().casefold() if equals else ("te", "unet", "dyn")[min(place, 2)]
+        if name not in named:
+            remedy = "write <lora:NAME:SCALE>, or <lora:NAME:TEXT_ENCODER:UNET>"
+            raise InputError(Problem(where, f"{shown}: {printable(number, 40)} is nothing that can be obeyed here", remedy))
+        try:
+            named[name] = float(value)
+            fit = abs(float(value)) <= LARGEST
+        except ValueError:
+            fit = False
+        if not fit:
+            what = f"{shown}: {printable(value, 40) or 'nothing'} is no number from -{LARGEST} to {LARGEST}"
+            raise InputError(Problem(where, what, "write a scale such as 0.8"))
+    te, unet = named["te"], named["unet"]
+    return f"{te}" if unet is None or unet == te else f"{unet}:{te}"
+
+
+def candidates(folder: Path) -> Iterator[Path]:
+    """The files of weights in a folder and below it, each real folder once, in a lasting order."""
+    seen, count = set(), 0
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        for name in [] if real in seen else sorted(names):
+            if Path(name).suffix in (".safetensors", *PICKLES):
+                yield Path(root, name)
+                count += 1
+        seen.add(real)
+        if count > MOST_FILES:
+            raise InputError(Problem("weights_dir", f"{folder} holds more than {MOST_FILES:,} files", "name a smaller folder"))
+
+
+def called_by(path: Path, wanted: str, folder: Path | None = None) -> bool:
+    """Whether a file, or a run's folder, is meant by a name that may have folders before it."""
+    base = path.relative_to(folder) if folder else Path(path)
+    whole = [base.with_suffix("") if base.suffix.casefold() in (".safetensors", *PICKLES) else base]
+    if path.name in ("pytorch_lora_weights.safetensors", "learned_embeds.safetensors"):
+        whole.append(base.parent if base.parent.name else Path(path.absolute().parent.name))
+    names = [each.as_posix().casefold() for each in whole]
+    return any(name == wanted.casefold() or name.endswith(f"/{wanted.casefold()}") for name in names)
+
+
+def only_file(path: Path) -> Path:
+    """The one file of a run's folder, or the file itself. Raises InputError."""
+    return files_of(path)[0]
+
+
+def same(weights: str, path: Path) -> bool:
+    """Whether an entry of the weights is this file, or the run's folder that it is in."""
+    own = os.path.realpath(path_and_scale(weights)[0])
+    return own in (os.path.realpath(path), os.path.realpath(path.parent))
+
+
+def near(wanted: str, files: list[Path]) -> str:
+    """What to do about a name that no file has."""
+    from difflib import get_close_matches
+
+    stems = {path.stem.casefold(): path.stem for path in files if path.suffix == ".safetensors"}
+    close = get_close_matches(wanted.rpartition("/")[2].casefold()[:100], stems, n=3, cutoff=0.5)
+    close += [key for key in stems if wanted.casefold() in key and key not in close][: 3 - len(close)]
+    return (
+        f"did you mean {', '.join(printable(stems[each], 60) for each in close)}?"
+        if close
+        else "check the name and --weights_dir"
+    )

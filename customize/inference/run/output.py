@@ -1,0 +1,62 @@
+"""Images as files: each with the settings that made it, what was recorded of it, and a sheet of all."""
+
+import time
+from collections.abc import Iterable, Mapping
+
+from PIL.Image import Image
+
+from customize import events
+from customize.data.images.image_file import open_image
+from customize.inference.explain.contact_sheet import contact_sheet
+from customize.inference.illusions.readings import readings_sheet
+from customize.inference.metadata.write_png import saving
+from customize.inference.run.generate import Drawn
+from customize.inference.run.grid import Grid
+from customize.inference.run.image_folder import ImageFolder
+from customize.settings.inference import InferenceSettings
+from customize.storage.atomic import write_image
+
+MOST_ON_SHEET = 100
+WORTH_TELLING = 60
+"""Seconds from which on the expected time of all images is reported."""
+
+
+def write_images(settings: InferenceSettings, grid: Grid, place: ImageFolder, batches: Iterable[Drawn]) -> None:
+    """Writes each image, with its trace and attention, as it comes, and at the end sheet.png of 2 to `MOST_ON_SHEET` images."""
+    count = len(grid.wanted)
+    on_sheet = count <= MOST_ON_SHEET
+    images: dict[int, Image] = {number: open_image(place.image(number)) for number in sorted(place.finished) if on_sheet}
+    starts: dict[int, Image] = {}
+    left, begin, reported = count - len(place.finished), time.monotonic(), False
+    for drawn in batches:
+        numbers = [place.start + number for number in drawn.places]
+        drawn.looks.write(place.folder, numbers, drawn.images, place.file("trace.jsonl").name)
+        for number, image, texts in zip(drawn.places, drawn.images, drawn.texts, strict=True):
+            if number not in place.finished:
+                write_image(place.image(number), image, **saving(place.format, texts))
+                place.finished.add(number)
+        made = len(drawn.places)
+        seconds = (time.monotonic() - begin) * left / made
+        if not reported and made < left and seconds > WORTH_TELLING:
+            events.emit(events.TimeEstimate(left, made, seconds))
+        reported = True
+        if settings.show_start:
+            starts |= dict(zip(drawn.places, drawn.looks.starts(), strict=True))
+        if on_sheet:
+            images |= dict(zip(drawn.places, drawn.images, strict=True))
+    shown = readings_sheet(grid, images) if on_sheet and not starts else None
+    if shown or 1 < count <= MOST_ON_SHEET or settings.show_start:
+        write_image(place.file("sheet.png"), shown or sheet(grid, images, starts))
+
+
+def sheet(grid: Grid, images: Mapping[int, Image], starts: Mapping[int, Image]) -> Image:
+    """All images, with what they were made by beside and above them; above each row its noised starts, if there are any."""
+    places, rows, labels = iter(range(len(grid.wanted))), [], []
+    for number, row in enumerate(grid.rows):
+        here = [next(places) for _ in row]
+        for kind, shown in (("start with noise", starts), ("result", images)):
+            if shown:
+                rows.append([shown[place] for place in here])
+                own = grid.row_labels[number] if grid.row_labels else ""
+                labels.append(f"{own} {kind}".strip() if starts else own)
+    return contact_sheet(rows, grid.column_labels, labels if any(labels) else [])

@@ -1,0 +1,86 @@
+"""Optimizers and their learning rates, from the settings."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from customize.optim.lr_schedules import Span, factor
+
+
+def build_adamw(settings, parameter_groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019), fused; with `use_8bit_adam` bitsandbytes' (Dettmers et al. 2022).
+
+    bitsandbytes keeps the two moments of every tensor of at least 4,096 numbers in 8 bits, smaller ones in 32.
+    """
+    options = {
+        "betas": (settings.adam_beta1, settings.adam_beta2),
+        "eps": settings.adam_epsilon,
+        "weight_decay": settings.adam_weight_decay,
+    }
+    if settings.use_8bit_adam:
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(parameter_groups, **options)
+    return torch.optim.AdamW(parameter_groups, fused=True, **options)
+
+
+def is_state_of(optimizer: torch.optim.Optimizer, state: Any) -> bool:
+    """Whether a `state_dict()["state"]` is one that this optimizer could have given: the steps of those of `build_adamw` would
+    read beyond the end of tensors of other shapes. What others keep is not looked at."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if not isinstance(state, dict) or not all(type(key) is int and 0 <= key < len(parameters) for key in state):
+        return False
+    is_fit = {"AdamW": _is_adamw, "AdamW8bit": _is_adamw_8bit}.get(type(optimizer).__name__, lambda kept, parameter: True)
+    return all(isinstance(kept, dict) and is_fit(kept, parameters[key]) for key, kept in state.items())
+
+
+def has_done(state: dict[int, dict[str, Any]], steps: int, exactly: bool = True) -> bool:
+    """Whether an optimizer that counts its steps has done so many, or at most so many: fp16's loss scaler skips some."""
+    done = max((int(kept["step"]) for kept in state.values() if "step" in kept), default=None)
+    return done is None or (done == steps if exactly else done <= steps)
+
+
+def _is_adamw(kept: dict[str, Any], parameter: Tensor) -> bool:
+    if kept.keys() != {"step", "exp_avg", "exp_avg_sq"} or not all(isinstance(each, Tensor) for each in kept.values()):
+        return False
+    return kept["step"].shape == () and all(kept[name].shape == parameter.shape for name in ("exp_avg", "exp_avg_sq"))
+
+
+def _is_adamw_8bit(kept: dict[str, Any], parameter: Tensor) -> bool:
+    """Tensors of 8 bits have a table of their values and a scale for each 256 numbers. bitsandbytes wraps them up."""
+    wrapped = kept.get("__bnb_optimizer_quant_state__", {})
+    kept = {**kept, **wrapped} if isinstance(wrapped, dict) else {}
+    for moment in "12":
+        numbers, table, scales = (kept.get(name + moment) for name in ("state", "qmap", "absmax"))
+        if not isinstance(numbers, Tensor) or numbers.shape != parameter.shape:
+            return False
+        if numbers.dtype == torch.uint8 and not (
+            isinstance(table, Tensor) and table.shape == (256,) and isinstance(scales, Tensor)
+            and scales.numel() * 256 >= parameter.numel()
+        ):  # fmt: skip
+            return False
+    return type(kept.get("step")) is int
+
+
+class LearningRates:
+    """Sets each group's learning rate as a function of the step, so that nothing about it needs saving."""
+
+    def __init__(self, settings, optimizer: torch.optim.Optimizer, max_train_steps: int, scale: float):
+        self.name, self.optimizer = settings.lr_scheduler, optimizer
+        self.span = Span(
+            max_train_steps=max_train_steps,
+            warmup_steps=settings.lr_warmup_steps,
+            num_cycles=settings.lr_num_cycles,
+            power=settings.lr_power,
+            learning_rate=settings.learning_rate * scale,
+            step_rules=getattr(settings, "lr_step_rules", None) or "1",
+        )
+        self.base = [group["lr"] * scale for group in optimizer.param_groups]
+
+    def set(self, step: int, share: float = 1.0) -> float:
+        """Sets the rates for `step`, times `share`; returns the first group's."""
+        now = share * factor(self.name, step, self.span)
+        for group, base in zip(self.optimizer.param_groups, self.base, strict=True):
+            group["lr"] = base * now
+        return self.optimizer.param_groups[0]["lr"]

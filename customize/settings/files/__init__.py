@@ -1,0 +1,1 @@
+"""Settings as files: TOML, shipped configurations, shared settings."""

@@ -1,0 +1,86 @@
+"""Where a training run without an output_dir goes, and which one `latest` means then."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from customize import events
+from customize.errors import InputError, Problem
+from customize.printable import first_few
+from customize.settings.field import table
+from customize.settings.files import toml_file
+from customize.storage import numbered_folders
+
+PARENT = Path("runs")
+OF_THE_SUBJECT = ("method", "data")
+"""Sections whose settings tell one subject's runs from another's."""
+LATEST, SETTING = "latest", "resume_from_checkpoint"
+
+
+def place(settings) -> Path:
+    """The folder of the run: `output_dir`, or the run that is gone on with, or the next number. Nothing is made.
+
+    Raises InputError when several runs could be meant by `latest`, or the checkpoint is of no run.
+    """
+    if settings.output_dir is not None:
+        return Path(settings.output_dir)
+    wanted = settings.resume_from_checkpoint
+    if wanted and wanted != LATEST:
+        return of_checkpoint(Path(wanted))
+    return (newest(settings) if wanted else None) or numbered_folders.next_folder(PARENT, kind(settings))
+
+
+@contextmanager
+def made(settings, folder: Path) -> Iterator[Path]:
+    """Makes the new folder of a run that names none; it goes again where nothing was written into it."""
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes of `accelerate launch`, which agree on its folder later
+    if settings.output_dir is not None or folder.is_dir() or not is_first:
+        yield folder
+        return
+    folder = numbered_folders.new_folder(PARENT, kind(settings))
+    try:
+        yield folder
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()
+        raise
+
+
+def kind(settings) -> str:
+    """The method, by which folders are called."""
+    return settings.command.removeprefix("train_").removesuffix(".py")
+
+
+def of_checkpoint(path: Path) -> Path:
+    """The run that a checkpoint's folder belongs to."""
+    if path.is_dir() and path.absolute().parent.name == "checkpoints":
+        return path.parent.parent
+    remedy = "name its run by --output_dir, or give `latest`"
+    raise InputError(Problem(SETTING, f"{path} is no checkpoint in the folder of a run", remedy))
+
+
+def newest(settings) -> Path | None:
+    """The newest run of this method, with checkpoints, that learns the same; None where there is no run to go on with."""
+    found = sorted(numbered_folders.numbered(PARENT, kind(settings)), reverse=True)
+    begun = [path for _, path in found if any((path / "checkpoints").glob("step-*"))]
+    same = [path for path in begun if learns_the_same(settings, path / "config.toml")]
+    if begun and not same:
+        what = (
+            f"no run in {PARENT} learns what these settings say: {first_few([path.name for path in begun])} learn something else"
+        )
+        raise InputError(Problem(SETTING, what, f"name the one that is meant, as in --output_dir {begun[0]}"))
+    if same:
+        events.info(f"latest is {same[0]}")
+    return same[0] if same else None
+
+
+def learns_the_same(settings, config: Path) -> bool:
+    """Whether a run's settings name the same base model, method and data as these."""
+    try:
+        earlier, _ = type(settings).examine(toml_file.read(str(config))[0])
+    except InputError:
+        return False
+    lines = table(type(settings)).values()
+    names = [line.name for line in lines if line.section in OF_THE_SUBJECT and line.name != "latents_cache_dir"]
+    return all(getattr(settings, name) == getattr(earlier, name) for name in (*names, "pretrained_model_name_or_path"))

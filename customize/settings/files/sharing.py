@@ -1,0 +1,102 @@
+"""What a result may say of the machine that it was made on: nothing. Names stay, the folders that they lie in go."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from customize.errors import InputError
+from customize.settings.field import table
+from customize.settings.texts import PATHS
+
+PLACES = ("pretrained_model_name_or_path", "weights", "image", "mask_image", "vae")
+MOST_CONFIGS = 50
+USUAL = ("pytorch_lora_weights", "learned_embeds", "learned.", "adapter_model")
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+"""OWNER/NAME, of a model or data set on the hub."""
+
+
+def shared_name(name: str) -> str:
+    """A base model's name for others: that on the hub as it is, of one on this disk the last part of its path."""
+    return name if name == "demo" or is_hub_name(name) else last_part(name)
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name is that of something on the hub; a folder of that name goes first."""
+    plain = HUB_NAME.fullmatch(name) and not name.startswith((".", "~")) and not name.lower().endswith(".safetensors")
+    return bool(plain) and not os.path.exists(name)
+
+
+def last_part(path: str) -> str:
+    """The last part of a path, of this system's or of Windows'; empty for one that has none."""
+    parts = [part for part in re.split(r"[/\\]+", os.path.normpath(path) if path else "") if part not in ("", ".", "..", "~")]
+    return "" if not parts or PureWindowsPath(path).drive.rstrip("\\/") == path.rstrip("\\/") else parts[-1]
+
+
+def shared_settings(settings: Any, names: bool = False) -> dict[str, Any]:
+    """The settings without those that name a place on this disk; names: the last part of these in their stead."""
+    lines, shared = table(type(settings)), {}
+    for name, value in settings.values().items():
+        if lines[name].text not in PATHS:
+            shared[name] = value
+        elif lines[name].text == "model" and isinstance(value, str):
+            shared[name] = shared_name(value)
+        elif names and (parts := list(filter(None, map(last_part, value if lines[name].many else [value or ""])))):
+            shared[name] = parts if lines[name].many else parts[0]
+    return shared
+
+
+def shared_config(settings: Any) -> str:
+    """config.toml for others: of each path its last part."""
+    return type(settings)(**{**settings.values(), **shared_settings(settings, names=True)}).to_toml()
+
+
+def local_places(folder: Path) -> dict[str, str]:
+    """The places on this disk that the configurations in a folder name, by the last part of each.
+
+    What a shared file calls by its last part is found again so.
+    """
+    from customize.settings.files import toml_file
+    from customize.settings.scale import path_and_scale
+
+    found: dict[str, set[str]] = {}
+    for path in sorted(folder.glob("*.toml"))[:MOST_CONFIGS]:
+        try:
+            told = toml_file.read(str(path))[0]
+        except InputError:
+            continue
+        for name in PLACES:
+            values = told.get(name)
+            for value in values if isinstance(values, list) else [values]:
+                if isinstance(value, str) and value:
+                    place = path_and_scale(value)[0] if name == "weights" else value
+                    found.setdefault(last_part(str(place)), set()).add(str(place))
+    return {name: next(iter(those)) for name, those in found.items() if len(those) == 1}
+
+
+def restored(value: Any, places: Mapping[str, str]) -> Any:
+    """A value of a shared file with its place on this disk: of NAME, NAME:SCALE and NAME/FILE, or a list of them."""
+    if isinstance(value, list):
+        return [restored(each, places) for each in value]
+    if not isinstance(value, str):
+        return value
+    name, mark, rest = next((found for mark in "/:" if (found := value.partition(mark))[0] in places), (value, "", ""))
+    return places.get(name, name) + mark + rest
+
+
+def beside(image: Path, name: Any) -> str | None:
+    """The place of another file that is called by its name only and lies beside the image, as in a chain the one before it."""
+    other = isinstance(name, str) and name == last_part(name) and name != image.name
+    return str(image.with_name(name)) if other and os.path.isfile(image.parent / name) else None
+
+
+def shared_file(path: Path) -> str:
+    """A file's name, with that of its folder where all of its kind are called so."""
+    return f"{path.absolute().parent.name}/{path.name}" if path.name.startswith(USUAL) else path.name
+
+
+def local_base(file: Path, shared: str) -> str | None:
+    """The base model of a result, by the configuration of the run that it lies in; None where there is none."""
+    folders = [file.parent, *file.absolute().parents[1:3]]
+    return next((found for folder in folders if (found := local_places(folder).get(shared))), None)

@@ -1,0 +1,81 @@
+"""Memory and disk that give out, told in words; what would take less of them. torch is not imported for it."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from safetensors import SafetensorError
+
+from customize import events
+from customize.errors import ResourceError
+from customize.storage import out_of_memory
+from customize.storage.disk import BROKEN, DENIED, FULL, WriteError, error_number
+
+
+@contextmanager
+def resources(for_memory: str, for_disk: str) -> Iterator[None]:
+    """Turns what a full memory or disk raises into ResourceError, with what to do about each."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if out_of_memory.gave_out(error):
+            raise ResourceError(f"out of memory\n    -> {for_memory}") from error
+        if isinstance(error, WriteError):
+            remedy = for_disk.replace("make room", "make it writable") if error.errno in DENIED else for_disk
+            raise ResourceError(f"{error.strerror}\n    -> {remedy}") from error
+        if (number := error_number(error)) not in FULL | BROKEN:
+            raise
+        what = "disk full" if number in FULL else "the disk gave out"
+        raise ResourceError(f"{what} ({error})\n    -> {for_disk}") from error
+    except (RuntimeError, MemoryError, ImportError) as error:  # torch.OutOfMemoryError is one, and so is the CPU allocator's
+        if isinstance(error, ResourceError) or not out_of_memory.gave_out(error):
+            raise
+        raise ResourceError(f"out of memory\n    -> {for_memory}") from error
+
+
+@contextmanager
+def only_looked_at(what: str, *also: type[Exception]) -> Iterator[None]:
+    """A file that is only looked at and cannot be read or written is a note, and no reason to stop a run.
+
+    also: other exceptions that are. A full or broken disk stays what it is.
+    """
+    try:
+        yield
+    except (OSError, *also) as error:
+        if isinstance(error, OSError) and error_number(error) in FULL | BROKEN:
+            raise
+        events.note(f"{what}; the run goes on without ({str(error).partition(chr(10))[0][:200]})")
+
+
+def less_memory(settings) -> list[str]:
+    """The flags with which a training run takes less memory and that are not given yet; the ones that cost least come first."""
+    size, accumulated = settings.train_batch_size, settings.gradient_accumulation_steps
+    smaller = next((size // by for by in range(2, size + 1) if size % by == 0), 1)
+    full = settings.trains_whole_networks
+    flags = {
+        "--gradient_checkpointing": not settings.gradient_checkpointing,
+        f"--train_batch_size {smaller} --gradient_accumulation_steps {accumulated * size // smaller}": size > 1,
+        "--mixed_precision bf16": settings.mixed_precision == "no",
+        "--use_8bit_adam": full and not settings.use_8bit_adam,
+        "--adapter lora": full,
+    }
+    return [flag for flag, helps in flags.items() if helps]
+
+
+def for_memory(settings) -> str:
+    """What to do about a full memory, in words."""
+    flags = less_memory(settings)
+    return f"take less, one after another: {', '.join(flags)}" if flags else "take a smaller --resolution, or another machine"
+
+
+def safetensors_size(tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> int:
+    """Bytes of a safetensors file that holds these tensors, to within a few: the header's own order is not known here."""
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    end = 0
+    for name, tensor in sorted(tensors.items()):
+        start, end = end, end + tensor.nbytes
+        kind = f"{tensor.dtype}".removeprefix("torch.").replace("bfloat", "BF").replace("float", "F").replace("int", "I")
+        header[name] = {"dtype": kind, "shape": [*tensor.shape], "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
+    return 8 + -(-len(text.encode()) // 8) * 8 + end

@@ -1,0 +1,298 @@
+"""What a training run would do and take, said before it begins: `--dry_run`.
+
+All is checked and prepared as for the run itself, two optimizer steps are taken and thrown away, and nothing is written
+but into temporary folders that go again.
+"""
+
+import time
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+import torch
+from accelerate import Accelerator
+
+from customize import device, events, units
+from customize.data.examples import Examples, small_pictures_note
+from customize.errors import ResourceError
+from customize.families import Source, load
+from customize.printable import first_few
+from customize.settings import derived
+from customize.settings.validation_prompts import images_per_prompt
+from customize.storage import checkpoint, run_folder
+from customize.storage.disk import free_bytes
+from customize.storage.resources import for_memory, resources
+from customize.training import model_card, summary
+from customize.training.loop import Callback, LoopConfig, State, StepMetrics, train
+from customize.training.nan_guard import NanGuard
+from customize.training.resumable import OPTIMIZER, named_tensors, parts_of
+from customize.training.resume import done, find_checkpoint, fitting, identity
+from customize.training.run import check_machine, start_accelerator, weights_every
+from customize.training.setup import RunContext, TrainingSetup, prepare
+from customize.training.validation import ValidationImages
+from customize.weights.save import pipeline_sizes
+
+TRIAL_STEPS = 2
+"""The first one makes the optimizer's state, so only the second shows the most that is in memory; and it warms up."""
+TIGHT = 0.9
+"""The share of a memory or disk beyond which it is called short."""
+
+
+@dataclass(frozen=True)
+class Learns:
+    """What of one network learns, or one new word: its modules by name, and how many numbers."""
+
+    name: str
+    modules: tuple[str, ...]
+    numbers: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How often the run shows each of its pictures."""
+
+    role: str
+    pictures: int
+    shown: int
+
+    @property
+    def least(self) -> int:
+        return self.shown // self.pictures
+
+    @property
+    def most(self) -> int:
+        return -(-self.shown // self.pictures)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Bytes of what will be written. checkpoint, result: each file's; kept: checkpoints that stay, none keeps all."""
+
+    checkpoint: Mapping[str, int]
+    checkpoints: int
+    kept: int | None
+    result: Mapping[str, int]
+    intermediate: int
+    samples: int
+    sample: int
+
+    @property
+    def largest(self) -> int:
+        """Bytes at the fullest moment: with a new checkpoint beside those that it lets go, or with the result at the end."""
+        one, result = sum(self.checkpoint.values()), sum(self.result.values())
+        kept = self.checkpoints if self.kept is None else min(self.kept, self.checkpoints)
+        always = self.intermediate * result + self.samples * self.sample
+        return always + max(min(kept + 1, self.checkpoints) * one, kept * one + result)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do and take. Bytes, seconds."""
+
+    settings: object
+    folder: Path
+    steps: int
+    learns: tuple[Learns, ...]
+    optimizer: int
+    seen: tuple[Seen, ...]
+    to_generate: int
+    files: Files
+    free_disk: int
+    memory: int
+    free_memory: int
+    where: str
+    seconds: float
+
+    @property
+    def short(self) -> list[str]:
+        """What will not be enough, each with what to do about it."""
+        found = []
+        if self.files.largest > self.free_disk:
+            lacking = self.files.largest - self.free_disk
+            missing = f"{units.size(lacking)} of disk {'is' if lacking == 1 else 'are'} missing for {self.folder}"
+            found.append(f"{missing}\n    -> make room, or set a lower --checkpoints_total_limit, or another --output_dir")
+        if self.memory > TIGHT * self.free_memory:
+            taken = f"{units.size(self.memory)} of {units.size(self.free_memory)}"
+            found.append(f"{self.where} is short: {taken} are taken\n    -> {for_memory(self.settings)}")
+        return found
+
+    def __str__(self) -> str:
+        files, lines = self.files, []
+        for each in self.learns:
+            modules = f"{len(each.modules)} modules ({first_few(each.modules, 3)}), " if each.modules else ""
+            lines.append(("learns", f"{each.name}: {modules}{each.numbers:,} numbers"))
+        lines.append(("optimizer", f"{units.size(self.optimizer)} of state"))
+        for seen in self.seen:
+            times = f"{seen.least:,}" if seen.least == seen.most else f"{seen.least:,} or {seen.most:,}"
+            lines.append(("pictures", f"{seen.pictures:,} of the {seen.role}, each shown {times} times"))
+        if self.to_generate:
+            lines.append(("", f"{self.to_generate:,} of the class will be generated first"))
+        one, result = sum(files.checkpoint.values()), sum(files.result.values())
+        kept = "all" if files.kept is None else f"the newest {files.kept}"
+        lines.append(("files", f"{files.checkpoints:,} checkpoints of {units.size(one)}, of which {kept} are kept"))
+        if files.intermediate:
+            lines.append(("", f"{files.intermediate:,} times intermediate weights of {units.size(result)}"))
+        if files.samples:
+            lines.append(("", f"{files.samples:,} sample pictures of at most {units.size(files.sample)}"))
+        lines += [("", f"{name}: {units.size(number)}") for name, number in files.result.items()]
+        lines.append(
+            ("disk", f"{units.size(files.largest)} at the fullest moment; {units.size(self.free_disk)} are free in {self.folder}")
+        )
+        lines.append(("memory", f"{units.size(self.memory)} of {units.size(self.free_memory)} ({self.where})"))
+        words = f"{self.steps:,} steps of {units.each(self.seconds)}: about {units.duration(self.steps * self.seconds)}"
+        lines.append(("time", f"{words}, besides loading, encoding and drawing pictures"))
+        return "\n".join(f"{head:<10} {text}" for head, text in lines)
+
+
+def run(settings, folder: Path, source: Source, examples: Examples) -> None:
+    """Prints the plan. Raises ResourceError when disk or memory would give out, InputError as the run itself would."""
+    plan = make(settings, folder, source, examples)
+    events.info(f"plan of {settings.command} (dry_run: nothing was written)\n{plan}")
+    if plan.short:
+        raise ResourceError("\n".join(plan.short))
+
+
+def make(settings, folder: Path, source: Source, examples: Examples) -> Plan:
+    """Prepares as the run would, but for what only later steps need, and takes two steps."""
+    check_machine(settings)
+    accelerator = start_accelerator(settings, folder)
+    events.summarize("started", summary.before_loading(settings, folder, source, examples, device.describe(accelerator.device)))
+    same = identity(settings, source, examples, accelerator.num_processes)
+    steps = derived.max_train_steps(settings, len(examples.instances), accelerator.num_processes)
+    resume = find_checkpoint(settings, folder, same, events.info, steps)
+    family = load(source)
+    context = RunContext(settings, accelerator, family, examples, *done(resume))
+    for note in filter(None, (*examples.notes, small_pictures_note(examples.instances, context.resolution))):
+        events.note(note)
+    with resources(for_memory(settings), "make room"), trial_of(settings, context) as trial:
+        training = prepare(trial, RunContext(trial, accelerator, family, examples, *done(resume)))
+        learning_rates = training.learning_rates(trial, trial.max_train_steps, context.learning_rate_scale)
+        resume = resume and fitting(resume, parts_of(training.method, learning_rates.optimizer, accelerator.scaler))
+        ValidationImages(settings, context.sample_prompts, family, training.condition, folder / run_folder.SAMPLES)
+        clock = Clock()
+        config = LoopConfig.of(trial, trial.max_train_steps)
+        state = train(config, training.method, training.dataset, [NanGuard(), clock], accelerator, learning_rates, resume)
+        state.identity = same
+        files = files_of(settings, context, training, state)
+    memory, free_memory, where = memory_of(accelerator)
+    optimizer = sum(tensor.nbytes for _, tensor in named_tensors(state.parts[OPTIMIZER].state_dict()))
+    return Plan(
+        settings, folder, context.max_train_steps - context.first_step, learns(training), optimizer, seen(settings, context),
+        to_generate(settings, examples), files, free_bytes(folder / run_folder.CONFIG), memory, free_memory, where, clock.seconds,
+    )  # fmt: skip
+
+
+@contextmanager
+def trial_of(settings, context: RunContext):
+    """The settings of a run of two steps that writes nothing: class pictures that are missing are one, in a temporary folder."""
+    changes = {
+        "max_train_steps": context.first_step + TRIAL_STEPS,
+        "num_train_epochs": None,
+        "latents_cache_dir": None,
+        "on_nan": "stop",
+    }
+    with TemporaryDirectory() as folder:
+        if to_generate(settings, context.examples):
+            changes |= {"class_data_dir": folder, "num_class_images": 1}
+        yield settings.model_copy(update=changes)
+
+
+class Clock(Callback):
+    """Times the last step."""
+
+    def start(self, state: State) -> None:
+        self.begin = self.seconds = 0.0
+
+    def after_step(self, state: State, metrics: StepMetrics) -> None:
+        if state.accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.begin, self.seconds = now, now - self.begin
+
+
+def memory_of(accelerator: Accelerator) -> tuple[int, int, str]:
+    """(bytes that were taken at most, bytes that there are for this process, of what)."""
+    if accelerator.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info()
+        return torch.cuda.max_memory_allocated(), free + torch.cuda.memory_reserved(), "the GPU's memory"
+    now = psutil.Process().memory_info()
+    return peak(), psutil.virtual_memory().available + now.rss, "main memory"
+
+
+def peak() -> int:
+    """Bytes of main memory that this process took at most."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return psutil.Process().memory_info().peak_wset
+    unit = 1 if psutil.MACOS else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def learns(training: TrainingSetup) -> tuple[Learns, ...]:
+    """What learns, by network; a new word stands for itself."""
+    networks = dict(training.method.named_children())
+    groups: dict[str, dict[str, int]] = {}
+    for name, tensor in training.method.learned().items():
+        network, _, rest = name.partition(".")
+        module = module_name(networks[network], rest) if network in networks else ""
+        group = groups.setdefault(network if module else name, {})
+        group[module] = group.get(module, 0) + tensor.numel()
+    return tuple(Learns(name, tuple(filter(None, group)), sum(group.values())) for name, group in groups.items())
+
+
+def module_name(network: torch.nn.Module, parameter: str) -> str:
+    """The module that a parameter belongs to: that of the base model, where it is an adapter's."""
+    return parameter.partition(".lora_")[0] if ".lora_" in parameter else parameter.rpartition(".")[0]
+
+
+def seen(settings, context: RunContext) -> tuple[Seen, ...]:
+    """How often each picture is shown in the whole run: they are dealt in epochs."""
+    shown = context.max_train_steps * context.global_batch
+    subject = Seen("subject", len(context.examples.instances), shown)
+    if not settings.class_images:
+        return (subject,)
+    return subject, Seen("class", settings.class_images, shown)
+
+
+def to_generate(settings, examples: Examples) -> int:
+    """Class pictures that are missing."""
+    return max(0, settings.class_images - len(examples.classes))
+
+
+def files_of(settings, context: RunContext, training: TrainingSetup, state: State) -> Files:
+    """What will be written, but for config.toml, card, log, manifests and the trackers' files, which are small."""
+    first, last = context.first_step, context.max_train_steps
+    about = model_card.metadata(settings, training.method, context.family, last)
+    samples = 0
+    if context.sample_prompts:
+        at = {0, last, *range(0, last + 1, context.validation_steps)}
+        drawn = len(context.sample_prompts) * images_per_prompt(settings)
+        samples = drawn * len([step for step in at if step > first or step == first == 0])
+    return Files(
+        checkpoint.file_sizes(state.checkpoint(), {**training.method.description(), **about}),
+        times(first, last, settings.checkpointing_steps),
+        settings.checkpoints_total_limit,
+        result_sizes(settings, training, context, about),
+        times(first, last, every) if (every := weights_every(settings, context, training.method)) else 0,
+        samples,
+        3 * context.resolution**2 + 1024,
+    )
+
+
+def times(first: int, last: int, every: int) -> int:
+    """How often something happens that happens every so many steps and after the last one."""
+    return len({last, *range(first + every - first % every, last + 1, every)}) if last > first else 0
+
+
+def result_sizes(settings, training: TrainingSetup, context: RunContext, about: dict[str, str]) -> dict[str, int]:
+    """Bytes of each file of the result: of a whole pipeline by its shapes, of what is small by saving it once."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        if settings.trains_whole_networks:
+            return pipeline_sizes(folder, context.family, about, settings.save_precision)
+        sizes = {path.name: path.stat().st_size for path in training.method.save(folder, about)}
+        return sizes | {run_folder.ABOUT: len(about["customize"].encode())}

@@ -1,0 +1,45 @@
+"""What a run will take, measured before its first step by one step that is thrown away."""
+
+from time import perf_counter
+
+import torch
+
+from customize.diffusion import dropout
+from customize.settings.validation_prompts import images_per_prompt
+
+LONG = 20.0
+"""Seconds after which nothing is measured a second time."""
+
+
+def of_a_step(context, training) -> float:
+    """What a step takes, by one micro-batch forward and back, of which nothing is kept; 0 where none is left."""
+    if context.first_step >= context.max_train_steps:  # only the result is left to be made
+        return 0.0
+    accelerator, model, settings = context.accelerator, training.method, context.settings
+    batches = training.dataset.deal(context.draws.start, range(settings.train_batch_size))
+    batches = [batch.to(accelerator.device) for batch in batches]
+    model.train()
+    times: list[float] = []
+    while len(times) < 2 and sum(times) < LONG:  # the first time sets much up; but where it takes minutes, once is enough
+        begin = perf_counter()
+        for batch in batches:
+            with accelerator.autocast(), dropout.samples(settings.seed, 0, batch.positions):
+                latents, prompts = batch.latents, model.condition(batch.prompts)
+                answer = model.family.predict(latents, batch.timesteps, prompts).prediction
+            answer.float().mean().backward()
+        if accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(perf_counter() - begin)
+        for parameter in model.parameters():
+            parameter.grad = None
+    return min(times) * settings.gradient_accumulation_steps
+
+
+def of_a_run(context, step: float) -> float:
+    """Steps and sample images: a step is three evaluations of the network for each of its images, a denoising step two."""
+    settings = context.settings
+    first, last, every = context.first_step, context.max_train_steps, context.validation_steps
+    rounds = len({last, *range(first + every - first % every, last + 1, every)}) + (first == 0)
+    evaluations = 2 * settings.sample_inference_steps * len(context.sample_prompts) * images_per_prompt(settings) * rounds
+    evaluation = step / (3 * settings.train_batch_size * settings.gradient_accumulation_steps)
+    return step * (last - first) + evaluation * evaluations

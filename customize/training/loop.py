@@ -1,0 +1,251 @@
+"""The one and only training loop. It does not know what is trained, nor on what.
+
+B samples of a micro-batch, G samples of a step (the global batch).
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from customize.diffusion import dropout, rng
+from customize.methods.method import Method
+from customize.optim.optimizers import LearningRates
+from customize.storage.checkpoint import Checkpoint
+from customize.training.resumable import SKIPPED_DRAWS, WEIGHTS, Resumable, SkippedDraws, parts_of, saved_parts
+
+
+class Dataset(Protocol):
+    """Where samples come from."""
+
+    def deal(self, step: int, positions: Sequence[int]) -> Sequence[Any]:
+        """The samples at these positions of the step's global batch, as batches that each fit one forward pass.
+
+        step: the number of the draw, which is the step as long as no draw was skipped. A batch has `to(device)`, `names`
+        and `positions`, one for each of its samples; a position may come more than once.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What is known of a step once its gradients are there. loss: mean over the global batch; names: its pictures;
+    seconds: what the step took, without what callbacks do after it; 0 before it is done."""
+
+    step: int
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    names: tuple[str, ...]
+    seconds: float = 0.0
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the step changes nothing: its gradients are not finite, and the loss scaler of fp16 skips it."""
+        return not math.isfinite(self.gradient_norm)
+
+
+class SkipDraw(Exception):
+    """Raised by a callback to repeat a step with the next draw; the callback has put the state of the step before back."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Returned by a callback that ends the run early. weights: what to save as the result in place of the last weights."""
+
+    reason: str
+    weights: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """What the loop needs to know of the settings. max_grad_norm: gradients are clipped to this norm; None: they are not."""
+
+    seed: int
+    max_train_steps: int
+    train_batch_size: int
+    gradient_accumulation_steps: int
+    max_grad_norm: float | None
+
+    @classmethod
+    def of(cls, settings, max_train_steps: int) -> "LoopConfig":
+        """The values of these settings. max_train_steps: as computed, where the settings give epochs."""
+        own = {f.name: getattr(settings, f.name) for f in fields(cls)}
+        return cls(**{**own, "max_train_steps": max_train_steps})
+
+
+@dataclass
+class State:
+    """The state of a run. step: optimizer steps done; identity: what must be the same for a run to be the same;
+    parts: all that changes from step to step, by name; stop: set once a callback has ended the run.
+
+    sound: false while weights and optimizer are being changed; in between a checkpoint may be made.
+    """
+
+    identity: dict[str, Any]
+    step: int
+    max_train_steps: int
+    method: Method
+    optimizer: Any
+    accelerator: Accelerator
+    parts: dict[str, Resumable]
+    sound: bool = True
+    stop: Stop | None = None
+
+    @property
+    def skipped_draws(self) -> list[int]:
+        """The step at which a draw was skipped, once for each; every one halves the learning rate from there on."""
+        part = self.parts[SKIPPED_DRAWS]
+        assert isinstance(part, SkippedDraws)
+        return part.steps
+
+    @property
+    def draw(self) -> int:
+        """The number of the draw that the next step takes; skipped draws count."""
+        return self.step + len(self.skipped_draws)
+
+    def checkpoint(self) -> Checkpoint:
+        """The state as `restore` takes it; tensors are those in use, not copies."""
+        saved = {name: part.state_dict() for name, part in self.parts.items()}
+        return Checkpoint(self.step, saved.pop(WEIGHTS), {"identity": self.identity, **saved})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Goes back to where the checkpoint was made."""
+        self.step = checkpoint.step
+        saved = saved_parts(checkpoint)
+        for name, part in self.parts.items():
+            part.load_state_dict(saved[name])
+
+    def skip_draw(self) -> None:
+        """Drops the gradients of a step that was not done, and goes on to the next draw."""
+        if scaler := self.accelerator.scaler:
+            scaler.update(scaler.get_scale())  # forgets that it has seen these gradients
+        self.optimizer.zero_grad(set_to_none=True)
+        self.skipped_draws.append(self.step)
+
+
+class Callback:
+    """Is called at each stage of a run. Only by `SkipDraw` and `Stop` does a callback change the result."""
+
+    def start(self, state: State) -> None:
+        """Before the first step."""
+
+    def before_step(self, state: State, metrics: StepMetrics) -> None:
+        """With the gradients in place, before they are used; may raise to end the run while the weights are good."""
+
+    def after_step(self, state: State, metrics: StepMetrics) -> Stop | None:
+        """With the step done and counted. To return `Stop` ends the run after this step, with a result."""
+
+    def draw_skipped(self, state: State, reason: str) -> None:
+        """With a draw skipped, and the state ready for the same step with the next one."""
+
+    def time_left(self, state: State) -> float:
+        """Estimates the seconds that the callback itself will take in the rest of the run."""
+        return 0.0
+
+    def finish(self, state: State) -> None:
+        """At the end, also when the run was ended by an exception."""
+
+
+def train(
+    config: LoopConfig,
+    method: Method,
+    dataset: Dataset,
+    callbacks: Sequence[Callback],
+    accelerator: Accelerator,
+    learning_rates: LearningRates,
+    resume: Checkpoint | None = None,
+    identity: dict[str, Any] | None = None,
+) -> State:
+    """Trains `method` up to max_train_steps, or until a callback stops the run; returns the last state.
+
+    learning_rates: with the optimizer, built over the method's parameter groups; identity: what checkpoints say of the run.
+    Whatever a callback raises ends the run, after all callbacks finished.
+    """
+    parts = parts_of(method, learning_rates.optimizer, accelerator.scaler)
+    model, optimizer = accelerator.prepare(method, learning_rates.optimizer)
+    state = State(identity or {}, 0, config.max_train_steps, method, optimizer, accelerator, parts)
+    if resume:
+        state.restore(resume)
+    method.train()
+    with ExitStack() as started:
+        for callback in callbacks:
+            callback.start(state)
+            started.callback(callback.finish, state)
+        while state.step < config.max_train_steps and not state.stop:
+            try:
+                step(config, state, model, dataset, learning_rates, callbacks)
+            except SkipDraw as reason:
+                state.skip_draw()
+                for callback in callbacks:
+                    callback.draw_skipped(state, str(reason))
+    return state
+
+
+def step(
+    config: LoopConfig,
+    state: State,
+    model: Any,
+    dataset: Dataset,
+    learning_rates: LearningRates,
+    callbacks: Sequence[Callback],
+) -> None:
+    """One optimizer step over the global batch."""
+    begin = time.perf_counter()
+    accelerator, parts = state.accelerator, micro_batches(config, state.accelerator)
+    global_batch = config.train_batch_size * len(parts) * accelerator.num_processes
+    batches = [batch for positions in parts for batch in dataset.deal(state.draw, positions)]
+    total, names = torch.zeros((), device=accelerator.device), ()
+    for number, batch in enumerate(batches, 1):
+        batch = batch.to(accelerator.device)
+        seed_networks(config.seed, state.draw, batch.positions)
+        sync = accelerator.no_sync(model) if number < len(batches) else nullcontext()
+        with sync, dropout.samples(config.seed, state.draw, batch.positions):
+            losses: Tensor = model(batch)
+            # processes average their gradients, so each gives its share times their number
+            accelerator.backward(losses.sum() * (accelerator.num_processes / global_batch))
+        total, names = total + losses.detach().sum(), names + batch.names
+    norm = accelerator.clip_grad_norm_(state.method.parameters(), config.max_grad_norm or float("inf"))
+    loss = accelerator.reduce(total, "sum") / global_batch
+    learning_rate = learning_rates.set(state.step, 0.5 ** len(state.skipped_draws))
+    metrics = StepMetrics(state.step, loss.item(), norm.item(), learning_rate, names)
+    for callback in callbacks:
+        callback.before_step(state, metrics)
+    state.sound = False
+    state.method.before_step()
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.method.after_step()
+    state.step += 1
+    state.sound = True
+    metrics = replace(metrics, seconds=time.perf_counter() - begin)
+    stops = [callback.after_step(state, metrics) for callback in callbacks]
+    state.stop = agreed(next(filter(None, stops), None), accelerator)
+
+
+def agreed(stop: Stop | None, accelerator: Accelerator) -> Stop | None:
+    """The first of the stops on all processes: they end after the same step."""
+    if accelerator.num_processes == 1:
+        return stop
+    if not accelerator.gather(torch.tensor([stop is not None], device=accelerator.device)).any():
+        return None
+    return stop or Stop("another process stopped the run")
+
+
+def micro_batches(config: LoopConfig, accelerator: Accelerator) -> list[range]:
+    """The positions of the global batch that this process computes, one range for each micro-batch."""
+    size = config.train_batch_size
+    first = accelerator.process_index * config.gradient_accumulation_steps * size
+    return [range(first + i * size, first + (i + 1) * size) for i in range(config.gradient_accumulation_steps)]
+
+
+def seed_networks(seed: int, step: int, positions: Sequence[int]) -> None:
+    """What a network of others draws from torch's global generator follows from the step, too; an adapter's dropout follows from
+    each sample (`customize.diffusion.dropout`)."""
+    torch.manual_seed(rng.generator(seed, "networks", step, positions[0]).initial_seed())

@@ -1,0 +1,136 @@
+"""The folder of a training run, claimed before the run starts: whether it is free, and what `overwrite_output_dir` removes."""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from fnmatch import fnmatch
+from pathlib import Path
+
+from customize.errors import InputError, Problem
+from customize.printable import first_few
+from customize.settings.field import table
+from customize.settings.files import run_folders
+from customize.settings.texts import PATHS
+from customize.storage import lock, manifest, ownership
+from customize.storage.atomic import write_text
+from customize.storage.run_folder import (
+    ABOUT,
+    BEFORE_AFTER,
+    CARD,
+    CHECKPOINTS,
+    CONFIG,
+    KOHYA_LORA,
+    LOG,
+    LORA,
+    PIPELINE,
+    SAMPLES,
+    SHEET,
+    WEIGHTS,
+    check_place,
+)
+
+WRITTEN = (
+    CONFIG, LOG, CARD, CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER, "learned_embeds*.safetensors", LORA, KOHYA_LORA,
+    manifest.NAME, ABOUT, *PIPELINE,
+)  # fmt: skip
+"""What a run writes into its folder, as patterns."""
+
+
+def check(settings) -> Path:
+    """The run's folder. Raises InputError when it holds a run and nothing says what to do with it, when another process is
+    at work in it, when the user's files are where the run would write, or when it is none or cannot be written to."""
+    folder = run_folders.place(settings)
+    check_place("output_dir", folder)
+    lock.check(folder)
+    record = ownership.Record(folder)
+    for inner in (CHECKPOINTS, SAMPLES, WEIGHTS):
+        if (folder / inner).is_dir():
+            os.listdir(folder / inner)  # raises where it may not be looked into
+            check_place("output_dir", folder / inner)
+    ours = record.files()
+    blocking = in_its_place(settings, folder, record) if settings.resume_from_checkpoint else present(folder, record)
+    names = first_few([path.relative_to(folder.absolute()).as_posix() for path in blocking])
+    again = "--resume_from_checkpoint latest goes on with it"
+    if blocking and settings.resume_from_checkpoint:
+        what = f"{folder} holds what the run would write over, and did not write or not so: {names}"
+        raise InputError(Problem("output_dir", what, "move it away, or start anew in another --output_dir"))
+    if blocking and ours:
+        what = f"{folder} holds a run already, and what is not of it where a run writes: {names}"
+        raise InputError(Problem("output_dir", what, f"{again}; for a new run name another folder, or move those files away"))
+    if blocking:
+        what = f"{folder} holds no run, but what a run would write over: {names}"
+        earlier = f"; if it is a run of an earlier version, {again}" if (folder / CONFIG).is_file() else ""
+        raise InputError(Problem("output_dir", what, f"name another folder{earlier}"))
+    if ours and not (settings.resume_from_checkpoint or settings.overwrite_output_dir):
+        remedy = "add --resume_from_checkpoint latest, or --overwrite_output_dir, or name another --output_dir"
+        raise InputError(Problem("output_dir", f"{folder} holds a run already ({count_of(ours)})", remedy))
+    name = os.path.normpath(settings.logging_dir)
+    if name.startswith(".") or Path(name).name != name or any(fnmatch(name, pattern) for pattern in WRITTEN):
+        what = f'"{settings.logging_dir}" is no plain name for a folder of its own in output_dir'
+        raise InputError(Problem("logging_dir", what, "take one like logs"))
+    if problems := list(in_the_way(settings, folder, ours)) if settings.overwrite_output_dir else ():
+        raise InputError(problems)
+    return folder
+
+
+def count_of(files: list[Path]) -> str:
+    """How many files there are, in words."""
+    return f"{len(files)} file{'s' * (len(files) != 1)}"
+
+
+def removal(settings, folder: Path) -> str:
+    """What `overwrite_output_dir` will remove, in words; empty where there is nothing."""
+    if not settings.overwrite_output_dir or not (files := ownership.Record(folder).files()):
+        return ""
+    names = first_few([path.relative_to(folder.absolute()).as_posix() for path in files])
+    return f"overwrite_output_dir removes {count_of(files)} of an earlier run in {folder}: {names}"
+
+
+def in_the_way(settings, folder: Path, ours: list[Path]) -> Iterator[Problem]:
+    """What the run reads and would remove, being told to overwrite."""
+    doomed = [Path(os.path.realpath(path)) for path in ours]
+    for name, line in table(type(settings)).items():
+        if line.text in PATHS and name not in ("output_dir", "resume_from_checkpoint"):
+            values = getattr(settings, name)
+            for value in filter(is_place, values if line.many else [values]):
+                path = Path(os.path.realpath(value))
+                read = [Path(os.path.realpath(path / part)) for part in WRITTEN] if line.text == "model" else [path]
+                if any(entry.is_relative_to(each) for each in [*read, path] for entry in doomed):
+                    what = f"{value} is what overwrite_output_dir would remove with the earlier run in {folder}"
+                    yield Problem(name, what, "move it, or name another --output_dir")
+
+
+def is_place(value: str | None) -> bool:
+    """Whether a setting names something on this disk, rather than nothing, the embedded model, or a name on the hub."""
+    return value not in (None, "demo") and os.path.exists(value)
+
+
+def present(folder: Path, record: ownership.Record) -> list[Path]:
+    """What is not ours in the folder where a run writes. The settings of a run go beside a config.toml that is not ours."""
+    found = []
+    for path in sorted(path for pattern in WRITTEN if pattern != CONFIG for path in folder.glob(pattern)):
+        inner = path.name in (CHECKPOINTS, SAMPLES, WEIGHTS) and path.is_dir()
+        places = [each for pattern in ("step-*", SHEET) for each in sorted(path.glob(pattern))] if inner else [path]
+        found += [each for place in places for each in ownership.foreign(place, record)]
+    return found
+
+
+def in_its_place(settings, folder: Path, record: ownership.Record) -> list[Path]:
+    """What is not ours in the folder under the names of the result that the run will have."""
+    return [each for name in (manifest.NAME, ABOUT, *settings.result_files) for each in ownership.foreign(folder / name, record)]
+
+
+def config(settings) -> str:
+    """The settings that start the same run again, as TOML; whether to go on or to overwrite is asked anew each time."""
+    anew = ("overwrite_output_dir", "resume_from_checkpoint", "change_learning_rate")
+    kept = {name: value for name, value in settings.values().items() if name not in anew}
+    return type(settings)(**kept).to_toml()
+
+
+def write_config(settings, folder: Path) -> Path:
+    """Writes the settings into the folder, beside a config.toml that is the user's; returns the file that holds them."""
+    text, path = config(settings), folder / CONFIG
+    with suppress(OSError):
+        if path.read_bytes() == text.encode():
+            return path
+    return write_text(path, text)

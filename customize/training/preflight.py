@@ -1,0 +1,161 @@
+"""What a training run needs besides its settings: looked at in one go, before torch is imported."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from customize import events
+from customize.data.examples import USUAL_RESOLUTION, Examples, examine_examples
+from customize.errors import InputError, Problem
+from customize.families import Source, facts, locate
+from customize.families.source import known_token_problems, vocabulary
+from customize.printable import first_few
+from customize.settings import derived, environment
+from customize.settings.files import run_folders
+from customize.settings.rules.training_rules import warmup_problems
+from customize.settings.validation_prompts import sample_prompts
+from customize.storage import out_of_memory, run_folder
+from customize.storage.untrusted_files import unreadable
+from customize.training import output_folder
+from customize.weights import init_weights
+
+if TYPE_CHECKING:
+    from customize.training.loop import Callback
+
+T = TypeVar("T")
+MOST_CHUNKS = 16
+"""Of a caption; the UNet's time and memory grow with them."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that was looked at. folder, source: None where a problem is in the way; examples: those that are good."""
+
+    folder: Path | None
+    source: Source | None
+    examples: Examples
+    resolution: int
+    problems: tuple[Problem, ...]
+
+
+def run(settings, callbacks: "Sequence[Callback]" = ()) -> Path:
+    """Checks, then trains, or with `dry_run` reports what that would take; returns the run's folder."""
+    folder, source, examples = check(settings)
+    examples = with_lengths_for_the_hub(settings, source, examples)
+    if removed := output_folder.removal(settings, folder):
+        events.info(removed)
+    if settings.dry_run:
+        from customize.training.dry_run import run
+
+        run(settings, folder, source, examples)
+        return folder
+    with run_folders.made(settings, folder) as folder:
+        from customize.training.run import run
+
+        run(settings.model_copy(update={"output_dir": str(folder)}), folder, source, examples, callbacks)
+    return folder
+
+
+def check(settings) -> tuple[Path, Source, Examples]:
+    """The run's folder, the located base model and the examples. Raises one InputError with every problem found."""
+    report = examine(settings)
+    problems = [*report.problems, *environment.lacking(settings)]
+    if problems or not report.folder or not report.source:
+        raise InputError(problems)
+    return report.folder, report.source, report.examples
+
+
+def examine(settings) -> Report:
+    """What `check` looks at, and everything that is wrong with it."""
+    problems: list[Problem] = []
+    folder = attempt(lambda: output_folder.check(settings), problems)
+    if settings.latents_cache_dir:
+        attempt(lambda: run_folder.check_place("latents_cache_dir", Path(settings.latents_cache_dir)), problems)
+    attempt(lambda: class_pictures_place(settings), problems)
+    source = attempt(lambda: check_source(settings), problems)
+    resolution = settings.resolution or (facts.resolution(source) if source else None) or USUAL_RESOLUTION
+    examples, found = examine_examples(settings, resolution)
+    problems += [*found, *too_many_class_images(settings, examples)]
+    if settings.max_train_steps is None and examples.instances and not found:
+        steps = derived.max_train_steps(settings, len(examples.instances), derived.processes())
+        problems += warmup_problems(settings.lr_scheduler, settings.lr_warmup_steps, steps)
+    if settings.init_weights:
+        problems += attempt(lambda: list(init_weights.problems(settings)), problems) or []
+    if source and (source.folder or source.file):
+        examples = attempt(lambda: look_at_lengths(settings, source, examples), problems) or examples
+    return Report(folder, source, examples, resolution, tuple(problems))
+
+
+def attempt(one: Callable[[], T], problems: list[Problem]) -> T | None:
+    """The result, or None and the problems that it raised."""
+    try:
+        return one()
+    except InputError as error:
+        if out_of_memory.gave_out(error):
+            raise
+        problems += error.problems
+    except OSError as error:
+        if out_of_memory.gave_out(error):
+            raise
+        problems.append(unreadable(error))
+    return None
+
+
+def too_many_class_images(settings, examples: Examples) -> list[Problem]:
+    """The problem of more class images to generate than `max_images`."""
+    missing = settings.class_images - len(examples.classes)
+    if missing <= 0 or missing <= settings.max_images:
+        return []
+    what = f"{missing:,} class images would be generated, more than max_images = {settings.max_images:,}"
+    return [Problem("num_class_images", what, f"ask for fewer, or, if they are meant, add --max_images {missing}")]
+
+
+def class_pictures_place(settings) -> None:
+    """Raises InputError where class pictures could not be written."""
+    if settings.class_folder:
+        run_folder.check_place("class_data_dir", Path(settings.class_folder))
+
+
+def check_source(settings) -> Source:
+    """The located base model; the words to be learned must not be among those that it knows."""
+    source = locate(
+        settings.pretrained_model_name_or_path, revision=settings.revision, variant=settings.variant,
+        prediction_type=settings.prediction_type,
+    )  # fmt: skip
+    if problem := facts.only_to_draw_with(source):
+        raise InputError(problem)
+    if problems := known_token_problems(vocabulary(source), tuple(settings.placeholders)):
+        raise InputError(problems)
+    return source
+
+
+def with_lengths_for_the_hub(settings, source: Source | None, examples: Examples) -> Examples:
+    """As `look_at_lengths` for a model on the hub, by CLIP's tokenizer, which is slow to import: after all else is right."""
+    return look_at_lengths(settings, source, examples) if source and not (source.folder or source.file) else examples
+
+
+def look_at_lengths(settings, source: Source, examples: Examples) -> Examples:
+    """The examples with a note on captions and prompts that the text encoder does not read at once. Raises InputError for
+    those of more than `MOST_CHUNKS` chunks."""
+    of_text: dict[str, list[str]] = {text: ["validation_prompt"] for text in sample_prompts(settings)}
+    of_text |= {text: [name] for name, text in settings.prompts.items()}
+    for example in examples.instances:
+        for caption in example.captions:
+            of_text.setdefault(caption, []).append(example.name)
+    found = facts.too_long(source, list(of_text), settings.placeholders)
+    if not found:
+        return examples
+    most = found[0][2]
+    problems = [
+        Problem(
+            f"{text if len(text) <= 60 else f'{text[:57]}...'!r} ({first_few(of_text[text], 3)})",
+            f"is too long: {number} tokens, more than {MOST_CHUNKS * (most - 2)}", "shorten it",
+        )
+        for text, number, _ in found if number - 2 > MOST_CHUNKS * (most - 2)
+    ]  # fmt: skip
+    if problems:
+        raise InputError(problems)
+    named = first_few([f"{first_few(of_text[text], 3)} ({number} tokens)" for text, number, _ in found])
+    note = f"longer than the {most} tokens that the text encoder reads at once, so read in chunks, as infer.py does: {named}"
+    return replace(examples, notes=(*examples.notes, note))

@@ -1,0 +1,155 @@
+"""The parts of a training state: what checkpoints hold, what the guard puts back, and what a resumed run must fit.
+
+A further part (an average of the weights, say) is a class with the methods of `Resumable` and a line in `parts_of`; nothing
+else lists them.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from customize.methods.method import Method
+from customize.optim.optimizers import has_done, is_state_of
+from customize.storage.checkpoint import Checkpoint
+
+WEIGHTS, OPTIMIZER, SCALER, SKIPPED_DRAWS = "weights", "optimizer", "scaler", "left_out"
+"""Names of the parts, as they are in a checkpoint's state.json; the weights have a file of their own."""
+
+
+class Resumable(Protocol):
+    """A part of the state. Its `state_dict` holds tensors, numbers, texts and None in dictionaries and lists."""
+
+    def state_dict(self) -> Any:
+        """The state; tensors are those in use, not copies."""
+        ...
+
+    def load_state_dict(self, state: Any) -> None:
+        """Takes over what `state_dict` returned; the tensors may become the part's own."""
+        ...
+
+    def faults(self, saved: Any, step: int) -> list[str]:
+        """Why `saved` cannot be the state of this part after `step` steps; empty where it can. None: nothing was saved."""
+        ...
+
+
+class TrainableWeights:
+    """The weights that a method learns."""
+
+    def __init__(self, method: Method):
+        self.method = method
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.method.learned()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.method.load_learned(state)
+
+    def faults(self, saved: dict[str, Tensor], step: int) -> list[str]:
+        own = self.method.learned()
+        names = sorted(own.keys() | saved.keys())
+        return [
+            f"the learned {name}"
+            for name in names
+            if name not in own or name not in saved or own[name].shape != saved[name].shape
+        ]
+
+
+class OptimizerState:
+    """Moments and step counts. is_scaled: whether a loss scaler may skip steps, which are not counted then."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, is_scaled: bool):
+        self.optimizer, self.is_scaled = optimizer, is_scaled
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state)
+
+    def faults(self, saved: Any, step: int) -> list[str]:
+        state = saved.get("state") if isinstance(saved, dict) else None
+        if not is_state_of(self.optimizer, state):
+            return ["the state of the optimizer"]
+        return [] if has_done(state, step, exactly=not self.is_scaled) else [f"an optimizer that has not done {step} steps"]
+
+
+class LossScaler:
+    """The loss scale of fp16."""
+
+    def __init__(self, scaler: torch.amp.GradScaler):
+        self.scaler = scaler
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.scaler.load_state_dict(state)
+
+    def faults(self, saved: Any, step: int) -> list[str]:
+        own = self.scaler.state_dict()
+        fits = isinstance(saved, dict) and saved.keys() == own.keys()
+        return [] if fits and all(type(saved[name]) is type(own[name]) for name in own) else ["the scale of fp16"]
+
+
+class SkippedDraws:
+    """The step at which a draw was skipped, once for each draw."""
+
+    def __init__(self):
+        self.steps: list[int] = []
+
+    def state_dict(self) -> list[int]:
+        return list(self.steps)
+
+    def load_state_dict(self, state: list[int]) -> None:
+        self.steps = list(state)
+
+    def faults(self, saved: Any, step: int) -> list[str]:
+        is_list = isinstance(saved, list) and all(type(each) is int and 0 <= each <= step for each in saved)
+        return [] if saved is None or is_list else ["skipped draws"]
+
+
+def parts_of(method: Method, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> dict[str, Resumable]:
+    """Everything of a run that changes from step to step, in the order in which checkpoints list it."""
+    scaled: dict[str, Resumable] = {SCALER: LossScaler(scaler)} if scaler else {}
+    return {
+        WEIGHTS: TrainableWeights(method),
+        OPTIMIZER: OptimizerState(optimizer, is_scaled=scaler is not None),
+        **scaled,
+        SKIPPED_DRAWS: SkippedDraws(),
+    }
+
+
+def saved_parts(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a checkpoint holds of each part."""
+    return {SKIPPED_DRAWS: [], WEIGHTS: checkpoint.learned, **checkpoint.state}
+
+
+def copied(tree: Any, tensors: list[Tensor]) -> Any:
+    """A copy of the containers of a state; its tensors are not copied, but appended to the list."""
+    if isinstance(tree, dict):
+        return {key: copied(value, tensors) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(copied(value, tensors) for value in tree)
+    if isinstance(tree, Tensor):
+        tensors.append(tree)
+    return tree
+
+
+def replaced(tree: Any, by_id: Mapping[int, Tensor]) -> Any:
+    """The state with other tensors. by_id: the tensor to take for that of this `id`."""
+    if isinstance(tree, dict):
+        return {key: replaced(value, by_id) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(replaced(value, by_id) for value in tree)
+    return by_id[id(tree)] if isinstance(tree, Tensor) else tree
+
+
+def named_tensors(tree: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a tree, with the keys that lead to it."""
+    if isinstance(tree, Tensor):
+        yield name, tree
+    elif isinstance(tree, dict | list | tuple):
+        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from named_tensors(value, f"{name}/{key}" if name else str(key))

@@ -1,0 +1,260 @@
+"""A training run from beginning to end: check, load, ask the frozen parts once, train, save, read back."""
+
+import importlib.util
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, broadcast_object_list
+
+from customize import device, events
+from customize.data.examples import Examples, small_pictures_note
+from customize.errors import InputError
+from customize.evaluation import verify_result
+from customize.evaluation.learned_change import Probe
+from customize.families import Source, load
+from customize.families.base import Family
+from customize.methods.method import Method
+from customize.settings import derived
+from customize.settings.files import sharing
+from customize.storage import checkpoint, manifest, run_folder
+from customize.storage.atomic import new_entries, new_folder
+from customize.storage.checkpoint import Checkpoint, size
+from customize.storage.resources import for_memory, only_looked_at, resources
+from customize.storage.tensor_files import PRECISIONS
+from customize.training import expected_time, model_card, output_folder, summary
+from customize.training.callbacks import Checkpoints, EveryNSteps, JsonlLogger, Progress, Signals, Trackers
+from customize.training.loop import Callback, LoopConfig, State, Stop, train
+from customize.training.nan_guard import NanGuard
+from customize.training.resumable import parts_of
+from customize.training.resume import done, find_checkpoint, fitting, identity, refuse_other_class_images
+from customize.training.setup import RunContext, prepare
+from customize.training.validation import ValidationImages
+
+SMALL = 256 << 20
+"""Bytes of what learns up to which its weights are kept beside the sample images."""
+About = Callable[[int], dict[str, str]]
+"""What a file of the weights of a step says of itself."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run keeps of its loop: the method with its last weights, the sample images, the step that was reached, and why the
+    loop ended before the last one, if it did. began: the time of its beginning, of `time.perf_counter`."""
+
+    method: Method
+    samples: ValidationImages
+    step: int
+    stop: Stop | None
+    began: float
+
+
+def run(settings, folder: Path, source: Source, examples: Examples, callbacks: Sequence[Callback] = ()) -> None:
+    """Trains what the settings say and leaves the result in `folder`; what it is given has passed `preflight.check`.
+
+    callbacks: are called beside those of every run; what one of them raises ends the run with a checkpoint, `Stop` with a result.
+    """
+    check_machine(settings)
+    accelerator = start_accelerator(settings, folder)
+    folder = agreed(settings, folder, accelerator)
+    events.summarize("started", summary.before_loading(settings, folder, source, examples, device.describe(accelerator.device)))
+    same = identity(settings, source, examples, accelerator.num_processes)
+    steps = derived.max_train_steps(settings, len(examples.instances), accelerator.num_processes)
+    resume = find_checkpoint(settings, folder, same, events.info, steps)
+    family = load(source)
+    context = RunContext(settings, accelerator, family, examples, *done(resume))
+    if resume and resume.step >= context.max_train_steps and run_folder.is_finished(folder, resume.step, settings.save_precision):
+        events.info(f"{folder} is finished: nothing to do")
+        events.summarize("finished", summary.next_rows(settings, folder))
+        if settings.push_to_hub and accelerator.is_main_process:
+            upload(settings, folder)
+        accelerator.state.destroy_process_group()
+        return
+    for note in filter(None, (*examples.notes, small_pictures_note(examples.instances, context.resolution))):
+        events.note(note)
+    with resources(for_memory(settings), "make room, then go on with --resume_from_checkpoint latest"), ExitStack() as claim:
+        outcome = fit(context, folder, resume, same, callbacks, claim)
+        accelerator.free_memory()  # optimizer and gradients are not needed any more, nor are the cached latents
+        if accelerator.is_main_process:
+            files = finish(settings, folder, family, outcome)
+            outcome.samples.write_before_after(folder / run_folder.BEFORE_AFTER, examples.instances)
+            seconds, number = time.perf_counter() - outcome.began, len(examples.instances)
+            events.summarize("finished", summary.finished(settings, folder, files, source, number, outcome.step, seconds))
+    accelerator.wait_for_everyone()
+    accelerator.state.destroy_process_group()
+
+
+def fit(
+    context: RunContext, folder: Path, resume: Checkpoint | None, same: dict[str, Any],
+    further: Sequence[Callback], claim: ExitStack,
+) -> Outcome:  # fmt: skip
+    """Prepares the method and runs the loop. The folder becomes this run's, which `claim` ends, when all is prepared."""
+    settings, accelerator, family = context.settings, context.accelerator, context.family
+    setup = prepare(settings, context)
+    method, dataset = setup.method, setup.dataset
+    learning_rates = setup.learning_rates(settings, context.max_train_steps, context.learning_rate_scale)
+    resume = resume and fitting(resume, parts_of(method, learning_rates.optimizer, accelerator.scaler))
+    refuse_other_class_images(resume, same, setup.of_class)
+    samples = ValidationImages(settings, context.sample_prompts, family, setup.condition, folder / run_folder.SAMPLES)
+    about = partial(model_card.metadata, settings, method, family)
+    expected = expected_time.of_a_run(context, expected_time.of_a_step(context, setup))
+    events.summarize("prepared", summary.prepared(context, setup, expected))
+    began = time.perf_counter()
+    has_steps = context.first_step < context.max_train_steps  # else a kill left only the result to be made, of no image drawn
+    probe = has_steps and Probe(method, dataset, accelerator.device, settings.train_batch_size, accelerator.autocast)
+    config_file = claim.enter_context(claimed(settings, folder, accelerator, resume, same))  # up to here nothing is written
+    callbacks = callbacks_of(settings, config_file, context, method, samples, about, further)
+    config = LoopConfig.of(settings, context.max_train_steps)
+    state = train(config, method, dataset, callbacks, accelerator, learning_rates, resume, same)
+    if state.stop and state.step < state.max_train_steps:
+        events.info(f"stopped after step {state.step:,} of {state.max_train_steps:,}: {state.stop.reason}")
+    if probe and accelerator.is_main_process:
+        events.info(probe.change())
+    return Outcome(method, samples, state.step, state.stop, began)
+
+
+def check_machine(settings) -> None:
+    """Raises InputError where fp16 is asked for and torch has no GPU for it; the rest was looked at by `preflight.check`."""
+    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if problems := device.fp16_problem(settings.mixed_precision, "cuda" if has_gpu else "cpu"):
+        raise InputError(problems)
+
+
+def start_accelerator(settings, folder: Path) -> Accelerator:
+    """Device, precision, processes and trackers."""
+    torch.backends.cuda.matmul.allow_tf32 = settings.allow_tf32
+    return Accelerator(
+        mixed_precision=settings.mixed_precision,
+        log_with=trackers(settings) or None,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        project_config=ProjectConfiguration(str(folder), logging_dir=str(folder / settings.logging_dir)),
+    )
+
+
+def agreed(settings, folder: Path, accelerator: Accelerator) -> Path:
+    """The folder of the first process, for all of them: where it is numbered, only that one has made it."""
+    if accelerator.num_processes > 1:
+        folder = Path(broadcast_object_list([str(folder)])[0])
+        accelerator.project_configuration.set_directories(str(folder))
+        accelerator.project_configuration.logging_dir = str(folder / settings.logging_dir)
+    return folder
+
+
+def trackers(settings) -> list[str]:
+    """The trackers to report to; "all" is those that are installed."""
+    if "all" in settings.report_to:
+        return [name for name in ("tensorboard", "wandb") if importlib.util.find_spec(name)]
+    return [name for name in settings.report_to if name != "none"]
+
+
+@contextmanager
+def claimed(settings, folder: Path, accelerator: Accelerator, resume: Checkpoint | None, same: dict[str, Any]) -> Iterator[Path]:
+    """Makes the folder this run's: an earlier run's files go when the settings say so, config.toml comes first.
+
+    Yields the file that holds the settings.
+    """
+    config = folder / run_folder.CONFIG
+    with run_folder.claimed(folder) if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            if settings.overwrite_output_dir and not settings.resume_from_checkpoint:
+                run_folder.clear(folder)
+            config = output_folder.write_config(settings, folder)
+        accelerator.wait_for_everyone()
+        values = sharing.shared_settings(settings, names=True).items()
+        plain = {name: value if isinstance(value, int | float | str) else str(value) for name, value in values}
+        started = False
+        with only_looked_at("no trackers", Exception):
+            accelerator.init_trackers("customize", config=plain, init_kwargs=tracker_options(resume, same))
+            started = True
+        if not started:
+            accelerator.trackers = []
+        yield config
+
+
+def tracker_options(resume: Checkpoint | None, same: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """How trackers go on: TensorBoard drops what an earlier part of the run logged after this step, Weights & Biases goes on
+    with the run of the same number."""
+    purge_step = resume.step + 1 if resume else 0
+    return {"tensorboard": {"purge_step": purge_step}, "wandb": {"id": same["run"], "resume": "allow"}}
+
+
+def callbacks_of(
+    settings, config: Path, context: RunContext, method: Method, samples: ValidationImages, about: About,
+    further: Sequence[Callback],
+) -> list[Callback]:  # fmt: skip
+    """The callbacks of a run, in call order. config: the file in the run's folder that holds the settings."""
+    folder = config.parent
+    checkpoints = Checkpoints(
+        folder / run_folder.CHECKPOINTS, settings.checkpointing_steps, settings.checkpoints_total_limit,
+        lambda step: {**method.description(), **about(step)},
+    )  # fmt: skip
+    found: list[Callback] = [NanGuard(settings.on_nan), Trackers()]
+    if context.accelerator.is_main_process:
+        found += [Progress(found), JsonlLogger(folder / run_folder.LOG)]
+    found += further
+    if samples.prompts:
+        found.append(EveryNSteps(context.validation_steps, samples, at_start=True))
+    if every := weights_every(settings, context, method):
+        found.append(EveryNSteps(every, save_weights(folder / run_folder.WEIGHTS, method, about)))
+    found += [checkpoints, Signals(summary.resume_command(settings, config))]
+    return found
+
+
+def weights_every(settings, context: RunContext, method: Method) -> int | None:
+    """Steps between intermediate weights: with the sample images, where `save_steps` is 0 and the file is small."""
+    if settings.save_steps != 0:
+        return settings.save_steps
+    return context.validation_steps if context.sample_prompts and size(method.learned()) <= SMALL else None
+
+
+def save_weights(folder: Path, method: Method, about: About) -> Callable[[State], None]:
+    """Saves the result so far into a folder of its own, to choose from."""
+
+    def save(state: State) -> None:
+        what = f"no weights of step {state.step}"
+        if state.accelerator.is_main_process:
+            with only_looked_at(what), new_folder(folder / checkpoint.name(state.step)) as unfinished:
+                method.save(unfinished, about(state.step))
+                manifest.write(unfinished)
+
+    return save
+
+
+def finish(settings, folder: Path, family: Family, outcome: Outcome) -> list[Path]:
+    """Saves the result, reads it back through the public loader, and only then puts it, with its card, in its place."""
+    method, chosen = outcome.method.eval(), outcome.stop.weights if outcome.stop else None
+    metadata = model_card.metadata(settings, method, family, outcome.step)
+    with method.holding(chosen), new_entries(folder, size(method.learned()), unlisted=(run_folder.CARD,)) as unfinished:
+        files = method.save(unfinished, metadata)
+        saved = PRECISIONS[settings.save_precision]
+        difference = verify_result.check(unfinished, family, method.example_prompt, saved, method.learned())
+        report = method.report()
+        card = model_card.card(folder, json.loads(metadata["customize"]), files, report)
+        (unfinished / run_folder.CARD).write_text(card, encoding="utf-8", newline="\n")
+        (unfinished / run_folder.ABOUT).write_text(metadata["customize"], encoding="utf-8", newline="\n")
+    if report:
+        events.info(report)
+    events.summarize("saved", summary.saved(folder, files, difference))
+    if settings.push_to_hub:
+        upload(settings, folder)
+    return files
+
+
+def upload(settings, folder: Path) -> None:
+    """Puts the run's result on the hub, without checkpoints and logs."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=settings.hub_token)
+    repository = api.create_repo(settings.hub_model_id or folder.resolve().name, exist_ok=True).repo_id
+    ignore = [f"{run_folder.CHECKPOINTS}/*", f"{settings.logging_dir}/*", ".*"]
+    api.upload_folder(repo_id=repository, folder_path=folder, ignore_patterns=[*ignore, "*.toml", run_folder.LOG])
+    config = sharing.shared_config(settings).encode()
+    api.upload_file(repo_id=repository, path_or_fileobj=config, path_in_repo=run_folder.CONFIG)
+    events.info(f"uploaded to {repository}")

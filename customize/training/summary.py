@@ -1,0 +1,107 @@
+"""The first and the last lines of a training run: what will be done with what, what came of it, and what to do next."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from customize import units
+from customize.data.examples import Examples
+from customize.device import Machine
+from customize.families import Source, facts
+from customize.inference.run.base_summary import Rows, base_rows, device_rows
+from customize.next_command import command_line
+from customize.printable import printable
+from customize.settings.validation_prompts import MOST_WORDS, are_made, images_per_prompt
+from customize.storage.run_folder import BEFORE_AFTER, KOHYA_LORA, SAMPLES
+
+
+def before_loading(settings, folder: Path, source: Source, examples: Examples, machine: Machine) -> Rows:
+    """What is known before the base model is loaded."""
+    resolution = settings.resolution or facts.resolution(source)
+    yield from base_rows(source)
+    yield "method", printable(settings.description)
+    yield "images", images(settings, examples, resolution)
+    yield from device_rows(machine, settings.mixed_precision, source, resolution, "a run takes hours to days")
+    yield "folder", printable(folder)
+
+
+def images(settings, examples: Examples, resolution: int | None) -> str:
+    """How many images there are, of which size, and what becomes of it."""
+    sizes = sorted({example.size for example in examples.instances}, key=lambda size: size[0] * size[1])
+    where = ", ".join(settings.image_folders or (settings.dataset_name or "",))
+    span = " to ".join(dict.fromkeys(f"{width} x {height}" for width, height in [*sizes[:1], *sizes[-1:]]))
+    text = f"{len(examples.instances):,} in {where}, {span} pixels"
+    if resolution and sizes and set(sizes) != {(resolution, resolution)}:
+        crop = "cropped and " if any(width != height for width, height in sizes) else ""
+        text += f", {crop}scaled to {resolution} x {resolution}"
+    if settings.class_images:
+        missing = max(0, settings.class_images - len(examples.classes))
+        text += f"; {settings.class_images:,} of the class" + (f", {missing:,} of them generated first" if missing else "")
+    return printable(text)
+
+
+def prepared(context, training, seconds: float) -> Rows:
+    """What is known before the first step. seconds: of the whole run, about."""
+    settings, steps = context.settings, context.max_train_steps - context.first_step
+    learned = sum(tensor.numel() for tensor in training.method.learned().values())
+    left = f" of {context.max_train_steps:,} that are left" if context.first_step else ""
+    learn = f"{units.count(learned, 'parameter')} learn{'s' * (learned == 1)}"
+    time = units.duration(seconds) if seconds < 1 else f"about {units.duration(seconds)}"
+    text = f"{units.count(steps, 'step')}{left}, batch size {context.global_batch}; {learn}; {time}"
+    yield "training", text + (" without a GPU: Ctrl-C stops it and saves" if context.is_slow else "")
+    yield "samples", samples(context, settings)
+
+
+def samples(context, settings) -> str:
+    """Which sample images will be drawn, and when."""
+    prompts, number = context.sample_prompts, images_per_prompt(settings)
+    if not prompts:
+        return "none, so no before_after.png"
+    every, last = context.validation_steps, context.max_train_steps
+    shown = ", ".join(f'"{prompt}"' for prompt in prompts[:2]) + (f" and {len(prompts) - 2} more" if len(prompts) > 2 else "")
+    tokens = settings.placeholders
+    left_out = f"; of the first {MOST_WORDS} of {len(tokens)} words" if are_made(settings) and len(tokens) > MOST_WORDS else ""
+    each = units.count(number, "image") + (f" of each of {len(prompts)} prompts" if len(prompts) > 1 else "")
+    return printable(f"{each} every {units.count(min(every, last), 'step')}: {shown}{left_out}")
+
+
+def saved(folder: Path, files: Sequence[Path], difference: float) -> Rows:
+    """Where the result is. difference: of its predictions, read back, from those of what is in memory."""
+    whole = any(file.name == "model_index.json" for file in files)
+    places = [folder / file.name for file in files]
+    size = sum(file.stat().st_size for file in (folder.glob("*/*") if whole else places) if file.suffix == ".safetensors")
+    where = f"{folder}, a complete pipeline in diffusers' layout" if whole else ", ".join(map(str, places))
+    yield "saved", printable(f"{where} ({units.size(size)}; read back: predictions differ by {difference:.1e})")
+
+
+def finished(settings, folder: Path, files: Sequence[Path], source: Source, num_images: int, steps: int, seconds: float) -> Rows:
+    """What was learned from what, what to look at, and the next command. seconds: since the first step of this process."""
+    number, took = units.count(num_images, "image"), units.duration(seconds)
+    yield "learned", printable(f"{settings.subject} from {number} in {units.count(steps, 'step')}, {took}")
+    yield from next_rows(settings, folder)
+    if source.name != "demo":
+        yield from (("elsewhere", text) for text in elsewhere(folder, files))
+
+
+def next_rows(settings, folder: Path) -> Rows:
+    """The images to look at, and the command that draws with the result."""
+    looks = [path for path in (folder / BEFORE_AFTER, folder / SAMPLES / "contact_sheet.png") if path.exists()]
+    if looks:
+        yield "look at", printable(" and ".join(map(str, looks)))
+    yield "next", command_line("infer.py", weights=folder, prompt=settings.default_validation_prompts[-1], num_images=4)
+
+
+def elsewhere(folder: Path, files: Sequence[Path]) -> Iterator[str]:
+    """How other programs take the result."""
+    names = {file.name for file in files}
+    if "model_index.json" in names:
+        yield printable(f"diffusers: StableDiffusionPipeline.from_pretrained({str(folder)!r})")
+    elif any(name.startswith("learned_embeds") for name in names):
+        yield "copy the file to ComfyUI/models/embeddings or stable-diffusion-webui/embeddings; its name is the word there"
+    else:
+        file = next((file.name for file in files if file.name == KOHYA_LORA), files[0].name)
+        yield printable(f"copy {folder / file} to ComfyUI/models/loras or stable-diffusion-webui/models/Lora")
+
+
+def resume_command(settings, config: Path) -> str:
+    """How to go on with a run that stopped."""
+    return command_line(settings.command, str(config), resume_from_checkpoint="latest")

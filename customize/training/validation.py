@@ -1,0 +1,155 @@
+"""Sample pictures while a run goes on: the same prompts and seeds each time, the base model's in the first column."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from customize import events
+from customize.data.examples import Example
+from customize.errors import InputError, ResourceError
+from customize.families.base import Family
+from customize.families.conditioning import Conditioning
+from customize.inference.explain.contact_sheet import before_after, contact_sheet
+from customize.inference.pipeline import Pipeline
+from customize.inference.prompt_estimates import Text
+from customize.inference.schedulers import make_scheduler
+from customize.methods.method import Condition
+from customize.printable import first_few
+from customize.settings.validation_prompts import images_per_prompt
+from customize.storage import manifest
+from customize.storage.atomic import new_folder, write_image
+from customize.storage.resources import only_looked_at
+from customize.storage.untrusted_files import MIB, read_text, regular_file
+from customize.training.loop import State
+
+PROMPTS = "prompts.json"
+DAMAGE = (OSError, ValueError, SyntaxError, RecursionError, Image.DecompressionBombError)
+"""What is raised where a picture or a list of prompts cannot be read."""
+STEP, PICTURE = re.compile(r"step-([0-9]{6,})(?:-[0-9]+)?"), re.compile(r"[0-9]{3,}\.png")
+
+
+class ConditionedPipeline(Pipeline):
+    """A pipeline that takes its conditioning from a method's `condition`, where the text encoder may be gone."""
+
+    def __init__(self, family: Family, condition: Condition):
+        super().__init__(family)
+        self.condition = condition
+
+    def conditioning(self, texts: Sequence[Text], clip_skip: int | None = None) -> Conditioning:
+        return self.condition(["".join(span.text for span in text) for text in texts])
+
+
+class ValidationImages:
+    """Draws `images` pictures of each of the prompts into a folder per step, and the sheet of all."""
+
+    def __init__(self, settings, prompts: tuple[str, ...], family: Family, condition: Condition, folder: Path):
+        self.settings, self.family, self.folder = settings, family, folder
+        self.pipeline = ConditionedPipeline(family, condition)
+        self.prompts, self.images = prompts, images_per_prompt(settings)
+        self.damaged: list[str] = []
+        try:
+            make_scheduler(family.scheduler, settings.validation_scheduler)
+        except InputError as error:
+            raise InputError([replace(problem, where="validation_scheduler") for problem in error.problems]) from error
+
+    def __call__(self, state: State) -> None:
+        if state.accelerator.is_main_process:
+            state.method.eval()
+            self.family.latents.to(state.accelerator.device)
+            with state.accelerator.autocast():
+                pictures = {prompt: self.draw(prompt) for prompt in self.prompts}
+            self.family.latents.to("cpu")
+            state.method.train()
+            events.emit(events.ValidationImagesDrawn(state.step, pictures))
+            with only_looked_at(f"sample pictures of step {state.step} cannot be kept"):
+                self.keep(pictures, state)
+        state.accelerator.wait_for_everyone()
+
+    def draw(self, prompt: str) -> list[Image.Image]:
+        """The pictures of one prompt, of the seeds that follow the run's."""
+        seeds = range(self.settings.seed, self.settings.seed + self.images)
+        settings = self.settings
+        return self.pipeline.generate(
+            prompt,
+            plain_prompt=True,
+            seeds=list(seeds),
+            num_inference_steps=settings.sample_inference_steps,
+            guidance_scale=settings.sample_guidance_scale,
+            scheduler=settings.validation_scheduler,
+            height=settings.resolution,
+            width=settings.resolution,
+        )
+
+    def keep(self, pictures: dict[str, list[Image.Image]], state: State) -> None:
+        """Writes the pictures of a step, the sheet of all steps so far, and tells the trackers."""
+        with new_folder(self.folder / f"step-{state.step:06d}") as unfinished:
+            for row, picture in enumerate(picture for drawn in pictures.values() for picture in drawn):
+                picture.save(unfinished / f"{row:03d}.png")
+            (unfinished / PROMPTS).write_text(json.dumps(self.row_labels()), encoding="utf-8")
+            manifest.write(unfinished)
+        write_image(self.folder / "contact_sheet.png", self.sheet())
+        for tracker in state.accelerator.trackers:
+            options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            arrays = {prompt: np.stack([np.asarray(p) for p in drawn]) for prompt, drawn in pictures.items()}
+            with only_looked_at(f"{tracker.name} takes no sample images", Exception):
+                tracker.log_images(arrays, step=state.step, **options)
+
+    def sheet(self) -> Image.Image:
+        """Rows: prompts and seeds; columns: steps, the base model first."""
+        columns = self.columns()
+        return contact_sheet(
+            rows=list(zip(*columns.values(), strict=True)),
+            column_labels=[self.settings.start_label if step == 0 else f"step {step:,}" for step in columns],
+            row_labels=self.row_labels(),
+        )
+
+    def write_before_after(self, path: Path, examples: Sequence[Example]) -> None:
+        """The pictures that were learned from, above the base model's pictures beside the last ones; if any were drawn."""
+        columns = self.columns()
+        if columns and 0 not in columns:
+            events.note(f"no {path.name}: the base model's sample pictures are not there any more")
+        elif columns:
+            rows = list(zip(self.row_labels(), columns[0], columns[max(columns)], strict=True))
+            try:
+                with only_looked_at(f"no {path.name}"):
+                    labels = f"before: {self.settings.start_label}", f"after {max(columns):,} steps"
+                    shown = [example.open() for example in examples[:8]]
+                    write_image(path, before_after(shown, rows, of=len(examples), labels=labels))
+            except ResourceError as error:  # the run is done, and asks nothing of the pictures any more
+                events.note(f"no {path.name}: {error}")
+
+    def columns(self) -> dict[int, list[Image.Image]]:
+        """The pictures drawn so far of the prompts as they are now, by step; those of a step that are damaged are left out."""
+        found, damaged = {}, []
+        for folder in sorted(path for path in self.folder.glob("step-*") if STEP.fullmatch(path.name)):
+            try:
+                if (pictures := self.drawn(folder)) is not None:
+                    found[int(folder.name.split("-")[1])] = pictures
+            except DAMAGE:
+                damaged.append(folder.name)
+        if damaged and damaged != self.damaged:
+            events.note(f"left out, as sample pictures are missing or damaged in {self.folder}: {first_few(damaged)}")
+        self.damaged = damaged
+        return found
+
+    def drawn(self, folder: Path) -> list[Image.Image] | None:
+        """The pictures of a step, None when they are of other prompts. Raises one of `DAMAGE` where some are missing."""
+        if json.loads(read_text(folder / PROMPTS, MIB)) != self.row_labels():
+            return None
+        files = sorted(path for path in folder.glob("*.png") if PICTURE.fullmatch(path.name))
+        if [file.stem for file in files] != [f"{row:03d}" for row in range(len(self.row_labels()))]:
+            raise ValueError(f"other pictures in {folder} than were drawn")
+        pictures = []
+        for file in files:
+            with regular_file(file) as stream, Image.open(stream, formats=["PNG"]) as picture:
+                pictures.append(picture.convert("RGB"))
+        return pictures
+
+    def row_labels(self) -> list[str]:
+        """The prompt of each picture of a step."""
+        return [prompt for prompt in self.prompts for _ in range(self.images)]

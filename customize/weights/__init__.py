@@ -1,0 +1,1 @@
+"""Learned weights as files, saved and loaded."""

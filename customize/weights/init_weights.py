@@ -1,0 +1,249 @@
+"""`--init_weights`: a new run begins with weights that were learned before, with other images, another rate.
+
+What the files tell of themselves (rank, targets, words) stands for the settings that are not given; those that are given must
+agree. torch is imported only where the weights are put in their place.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from customize import adapters
+from customize.adapters import Adapter
+from customize.adapters.lora_keys import by_module, sorted_out, split
+from customize.errors import InputError, Problem
+from customize.printable import first_few
+from customize.weights.learned_weights import Learned, LearnedFile, adapter_description, find_learned
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from customize.families.base import Family
+
+SETTING = "init_weights"
+TRAINABLE = (
+    "to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj", "ff.net.0.proj", "ff.net.2", "mlp.fc1",
+    "mlp.fc2", "proj_in", "proj_out", "conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv",
+    "upsamplers.0.conv", "conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2",
+)  # fmt: skip
+"""Ends of the names of modules beside which an adapter can learn."""
+OF_TEXT_ENCODER = ("text_encoder.", "lora_te_", "te_", "text_model.")
+
+
+def find(path: str, base: str | None = None) -> Learned:
+    """The weights at a path: as for infer.py's `weights`, one of them. base: the base model that is named, for weights that do
+    not tell where theirs lies. Raises InputError that names this setting."""
+    try:
+        return find_learned(None, [(path, 1.0)])
+    except InputError as error:
+        if base:
+            with suppress(InputError):
+                return find_learned(base, [(path, 1.0)])
+        renamed = [replace(each, where=SETTING) if each.where == "weights" else each for each in error.problems]
+        raise InputError(renamed) from error
+
+
+def told(path: str, command: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that follow from the weights, for the command that trains on; given: those that are given. Raises InputError."""
+    learned = find(path, given.get("pretrained_model_name_or_path"))
+    found: dict[str, Any] = {"pretrained_model_name_or_path": learned.base} if learned.base else {}
+    words = {word: file for file in learned.files for word in file.placeholders}
+    adapters = [file for file in learned.files if file.is_adapter]
+    if command == "train_textual_inversion.py":
+        if adapters or learned.network or not words:
+            what = f"{path} holds no embeddings" if not words else f"{path} holds an adapter beside its words"
+            raise InputError(Problem(SETTING, what, "name a learned_embeds file, or train on with train_dreambooth.py"))
+        return found | told_of_words(words)
+    if words:
+        what = f"{path} holds words, which train_dreambooth.py does not learn"
+        raise InputError(Problem(SETTING, what, "train on with train_textual_inversion.py"))
+    for file in adapters:
+        found |= told_of_adapter(file)
+    if adapters and (adapter := given.get("adapter", found["adapter"])) != found["adapter"]:
+        what = f"is {adapter!r}, where {SETTING} has {found['adapter']!r}"
+        raise InputError(Problem("adapter", what, "leave it out, or merge them into the base model by infer.py --merge"))
+    return found
+
+
+def told_of_words(words: Mapping[str, LearnedFile]) -> dict[str, Any]:
+    """The words of embeddings, how many vectors each has, and where they began, as far as the files say."""
+    begun = dict[str, str]()
+    for file in words.values():
+        said = file.about.get("settings", {})
+        tokens, starts = (said.get(name) or () for name in ("placeholder_token", "initializer_token"))
+        if isinstance(tokens, list) and isinstance(starts, list) and starts:
+            begun |= dict(zip(tokens, starts * (len(tokens) if len(starts) == 1 else 1), strict=False))
+    counts = [rows(file, file.placeholders[word]) for word, file in words.items()]
+    starts = [begun.get(word, "thing") for word in words]
+    return {"placeholder_token": [*words], "num_vectors": counts, "initializer_token": starts}
+
+
+def rows(file: LearnedFile, name: str) -> int:
+    """Vectors of an embedding."""
+    shape = file.header.tensors[name].shape
+    return shape[0] if len(shape) == 2 else 1
+
+
+def told_of_adapter(file: LearnedFile) -> dict[str, Any]:
+    """Settings that follow from an adapter: from a LoRA's tensors, from the metadata of other kinds. Raises InputError."""
+    if not file.adapter:
+        return told_of_lora(file)
+    own = file.about.get("settings", {})
+    if own.get("adapter") != file.adapter:
+        what = f"{file.path} is an adapter ({file.adapter}) that does not tell how it was trained"
+        raise InputError(Problem(SETTING, what, "merge it into the base model by infer.py --merge"))
+    names = ("adapter", "train_text_encoder", *adapters.settings_of(file.adapter))
+    return {name: own[name] for name in names if name in own}
+
+
+def told_of_lora(file: LearnedFile) -> dict[str, Any]:
+    """What a LoRA's tensors and its description say: rank, alpha, targets, kind, and whether it has a text encoder's."""
+    pieces = {name: found for name in file.header.tensors if (found := split(name))}
+    ranks = {module: file.header.tensors[name].shape[0] for name, (module, kind) in pieces.items() if kind == "A"}
+    others = sorted({kind for _, kind in pieces.values()} - {"A", "B", "alpha", "magnitude"})
+    ends = {module: end_of(module) for module in ranks}
+    strange = sorted(module for module, end in ends.items() if end is None)
+    if not ranks or others or strange:
+        what = f"modules that are not known here: {first_few(strange, 3)}" if strange else "an adapter that is no LoRA"
+        remedy = "name a LoRA, or merge it into the base model by infer.py --merge"
+        raise InputError(Problem(SETTING, f"{file.path} is {what}", remedy))
+    rank, said = max(ranks.values()), adapter_description(file, "unet") or adapter_description(file, "text_encoder")
+    own = file.about.get("settings", {})
+    targets = own.get("lora_targets") or sorted({str(end) for end in ends.values()})
+    alpha = said.get("lora_alpha") if isinstance(said.get("lora_alpha"), int | float) else alpha_of(file, pieces)
+    return {
+        "adapter": "lora", "rank": rank, "lora_alpha": alpha or rank, "lora_targets": targets,
+        "use_rslora": bool(said.get("use_rslora", False)), "use_dora": any(kind == "magnitude" for _, kind in pieces.values()),
+        "train_text_encoder": any(name.startswith(OF_TEXT_ENCODER) for name in pieces),
+    }  # fmt: skip
+
+
+def alpha_of(file: LearnedFile, pieces: Mapping[str, tuple[str, str]]) -> float | None:
+    """The alpha that a file of others has for its first layer."""
+    from safetensors import safe_open
+
+    name = next((name for name, (_, kind) in pieces.items() if kind == "alpha"), None)
+    if name is None or file.header.tensors[name].dtype not in ("F16", "F32", "F64"):
+        return None
+    with safe_open(file.path, "np") as opened:
+        return float(opened.get_tensor(name).reshape(-1)[0])
+
+
+def end_of(module: str) -> str | None:
+    """The longest of `TRAINABLE` that a module's name ends in, with dots or, as kohya writes it, underscores."""
+    fits = [end for end in TRAINABLE if module.endswith((f".{end}", f"_{end.replace('.', '_')}")) or module == end]
+    return max(fits, key=len, default=None)
+
+
+def problems(settings) -> Iterator[Problem]:
+    """Given settings that the weights do not agree with."""
+    if settings.init_weights is None:
+        return
+    said = told(settings.init_weights, settings.command, settings.values())
+    learned, remedy = (
+        find(settings.init_weights, settings.pretrained_model_name_or_path),
+        "leave it out to have it as the weights are",
+    )
+    base = settings.pretrained_model_name_or_path
+    if not learned.files and not learned.network and base != learned.base:
+        what = f"is {base}, and {SETTING} is a whole model, too: {learned.base}"
+        yield Problem("pretrained_model_name_or_path", what, "keep one of the two")
+    for name in ("use_dora", "use_rslora"):
+        if name in said and getattr(settings, name) != said[name]:
+            yield Problem(name, f"is {getattr(settings, name)!r}, where {SETTING} has {said[name]!r}", remedy)
+    if said.get("rank", 0) > getattr(settings, "rank", 0):
+        yield Problem("rank", f"is {settings.rank}, where {SETTING} has {said['rank']}", f"{remedy}, or give a higher one")
+    if said.get("train_text_encoder") and not settings.train_text_encoder:
+        yield Problem("train_text_encoder", f"is false, where {SETTING} has weights of the text encoder", remedy)
+    if "placeholder_token" in said:
+        yield from word_problems(settings, dict(zip(said["placeholder_token"], said["num_vectors"], strict=True)))
+
+
+def word_problems(settings, counts: Mapping[str, int]) -> Iterator[Problem]:
+    """Words that are not in the weights, and other numbers of vectors than they have."""
+    tokens = settings.placeholder_token
+    wanted = settings.num_vectors * (len(tokens) if len(settings.num_vectors) == 1 else 1)
+    source = sources(tokens, counts)
+    if not source:
+        what = f"{first_few(tokens, 3)} is not in {SETTING}, which has {first_few([*counts], 3)}"
+        yield Problem("placeholder_token", what, "name one of its words")
+    for token, count in zip(tokens, wanted, strict=False):
+        if token in source and count != counts[source[token]]:
+            what = f"is {count} of {token}, where {SETTING} has {counts[source[token]]}"
+            yield Problem("num_vectors", what, "leave it out to have it as the weights are")
+
+
+def sources(tokens: tuple[str, ...], words: Mapping[str, Any]) -> dict[str, str]:
+    """The word of the weights from which each word to learn begins: that of its name; a single one may be called otherwise."""
+    if len(tokens) == len(words) == 1:
+        return {tokens[0]: next(iter(words))}
+    return {token: token for token in tokens if token in words}
+
+
+def digest(settings) -> str:
+    """A hash over what a run begins with; empty where it begins anew, or with a whole pipeline, which is its base model."""
+    if settings.init_weights is None:
+        return ""
+    learned, hashes = find(settings.init_weights, settings.pretrained_model_name_or_path), hashlib.sha256()
+    for file in (*filter(None, [learned.network]), *learned.files):
+        with open(file.path, "rb") as opened:
+            hashes.update(hashlib.file_digest(opened, "sha256").digest())
+    return hashes.hexdigest() if learned.files or learned.network else ""
+
+
+def into_base(settings, family: "Family") -> None:
+    """Gives a base model the weights of a network that learned in full. Raises InputError where they do not fit."""
+    if settings.init_weights is None or not (
+        network := find(settings.init_weights, settings.pretrained_model_name_or_path).network
+    ):
+        return
+    from customize.weights.checkpoint_weights import put_into
+    from customize.weights.load_weights import read_tensors
+
+    if getattr(settings, "adapter", "none") != "none":
+        what = f"{network.path} is a whole network, beside which an adapter would fit no base model that others have"
+        remedy = "write it as a model by infer.py --merge FOLDER first, and name that as the base"
+        raise InputError(Problem(SETTING, what, remedy))
+    put_into(family, network.path, read_tensors(network), "train on with the base model that it was learned on")
+
+
+def words_of(settings) -> "dict[str, Tensor]":
+    """The vectors [N, D], float32, from which words begin, by placeholder."""
+    if settings.init_weights is None:
+        return {}
+    from customize.weights.load_weights import read_tensors
+
+    found: dict[str, Tensor] = {}
+    for file in find(settings.init_weights, settings.pretrained_model_name_or_path).files:
+        tensors = read_tensors(file)
+        found |= {word: tensors[name].float().reshape(-1, tensors[name].shape[-1]) for word, name in file.placeholders.items()}
+    return {token: found[word] for token, word in sources(settings.placeholder_token, found).items()}
+
+
+class IntoAdapter:
+    """Puts the adapter of `init_weights` into one that is about to learn. Made before that is attached, called after it."""
+
+    def __init__(self, settings, family: "Family"):
+        from customize.weights.load_weights import read_tensors
+
+        self.family, self.files = family, []
+        if settings.init_weights and settings.adapter != "none":
+            modules = [[name for name, _ in part.named_modules() if name] for part in family.trainable.values()]
+            for file in find(settings.init_weights, settings.pretrained_model_name_or_path).files:
+                sort = by_module if file.adapter else sorted_out
+                self.files.append((file, *sort(read_tensors(file), *modules)))
+
+    def __call__(self, adapter: Adapter) -> None:
+        """Raises InputError for tensors that have no place in the adapter."""
+        for file, places, keys in self.files:
+            missing = sorted(file.header.tensors.keys() - set(keys.values()))
+            for part in dict.fromkeys(part for part, _ in places):
+                mine = {module: terms for (its, module), terms in places.items() if its == part}
+                without = adapter.start_from(self.family.trainable[part], mine, adapter_description(file, part))
+                missing += [f"{part}.{module}" for module in without]
+            if missing:
+                what = f"{file.path}: {len(missing)} have no place in the adapter that is to learn: {first_few(missing, 3)}"
+                remedy = "leave lora_targets out, and take the base model that it was learned on"
+                raise InputError(Problem(SETTING, what, remedy))

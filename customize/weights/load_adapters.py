@@ -1,0 +1,141 @@
+"""Adapters of every file layout into the networks of a family.
+
+Stock loaders skip what they do not know and take one alpha for all layers; here every tensor has its place in the network and
+every layer its own alpha, or the user is told. A file that names its kind of adapter is loaded by that adapter, a LoRA of any
+program goes beside its module, any other change into the weight itself.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from safetensors.torch import load_file
+from torch import nn
+
+from customize import adapters
+from customize.adapters.lora import Adapter as LoRA
+from customize.adapters.lora import fits_beside, is_lora
+from customize.adapters.lora_keys import Place, by_module, sorted_out
+from customize.adapters.peft_layers import tuner_layers
+from customize.errors import InputError, Problem
+from customize.families.base import Family
+from customize.weights import lycoris
+from customize.weights.learned_weights import SETTING, LearnedFile, adapter_description, listed, other_base
+from customize.weights.loaded import LoadedAdapter
+from customize.weights.lycoris import Changed, Terms
+
+
+class Networks:
+    """The networks of a family as they were before any adapter, and the changes of their weights by adapters."""
+
+    def __init__(self, family: Family):
+        self.family = family
+        self.modules = {part: {n: m for n, m in network.named_modules() if n} for part, network in family.trainable.items()}
+        self.changed: dict[tuple[Place, str], Changed] = {}
+
+    def module(self, place: Place) -> nn.Module:
+        """The module itself, never peft's wrapping of it."""
+        return self.modules[place[0]][place[1]]
+
+    def change(self, place: Place, name: str, adapter: str, terms: Terms) -> Changed:
+        """Has an adapter change one parameter of a module."""
+        changed = self.changed.setdefault((place, name), Changed(self.module(place), name))
+        changed.add(adapter, terms)
+        return changed
+
+
+def add_adapters(family: Family, files: Sequence[LearnedFile], partial: bool) -> tuple[list[LoadedAdapter], list[str]]:
+    """Puts every file into the networks; returns them, and notes on what the user should know. Raises InputError."""
+    names = [f"adapter_{i}" for i in range(len(files))]
+    networks = Networks(family)
+    loaded: list[LoadedAdapter] = []
+    problems: list[Problem] = []
+    notes: list[str] = []
+    for name, file in zip(names, files, strict=True):
+        try:
+            adapter, own = add_adapter(networks, file, name, partial)
+            loaded.append(adapter)
+            notes += own
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
+    for layer in tuner_layers(*family.trainable.values()):
+        layer.set_adapter(names)
+    for network in family.components.values():  # peft leaves its layers in training, with dropout
+        network.requires_grad_(False).eval()
+    return loaded, notes
+
+
+def add_adapter(networks: Networks, file: LearnedFile, name: str, partial: bool) -> tuple[LoadedAdapter, list[str]]:
+    """Loads one file as the adapter `name`; returns it and notes. Raises InputError.
+
+    A file that names its kind of adapter is loaded by that one. All others are a LoRA, or a change of the weights themselves.
+    """
+    tensors = {key: tensor for key, tensor in load_file(file.path).items() if key not in file.placeholders.values()}
+    own = file.adapter and adapters.build(file.adapter)
+    sort = by_module if own else sorted_out
+    found, keys = sort(tensors, networks.modules["unet"], networks.modules["text_encoder"])
+    fitting = found
+    if not own:
+        fitting = {place: as_peft_has_it(networks.module(place), terms) for place, terms in found.items()}
+        fitting = {place: terms for place, terms in fitting.items() if fits(networks.module(place), terms)}
+    left_out = sorted(tensors.keys() - {key for (place, _), key in keys.items() if place in fitting})
+    if left_out and not (fitting and partial):
+        what = f"{len(left_out) if fitting else 'all'} tensors do not fit this base model: {listed(left_out)}"
+        raise InputError(Problem(SETTING, f"{file.path}: {what}{widths(networks, found)}", other_base(file)))
+    beside = {place: terms for place, terms in fitting.items() if own or is_lora(terms)}
+    try:
+        for part, network in networks.family.trainable.items():
+            if mine := {module: terms for (its, module), terms in beside.items() if its == part}:
+                load = (own or LoRA()).load
+                load(network, name, mine, adapter_description(file, part))
+    except InputError as error:
+        raise InputError(replace(each, what=f"{file.path}: {each.what}") for each in error.problems) from error
+    changed: dict[str, list[Changed]] = {part: [] for part in networks.modules}
+    for place, terms in fitting.items() if not own else ():
+        if "bias" in terms:
+            changed[place[0]].append(networks.change(place, "bias", name, {"bias": terms["bias"]}))
+        if place not in beside and terms.keys() - {"bias"}:
+            changed[place[0]].append(networks.change(place, "weight", name, terms))
+    notes = [f"{file.path}: left out, as it does not fit this base model: {listed(left_out)}"] if left_out else []
+    if fitting and all("alpha" in terms and float(terms["alpha"]) == 0 for terms in fitting.values()):
+        notes.append(f"{file.path}: every alpha in it is 0, so it changes nothing")
+    return LoadedAdapter(networks.family, name, changed), notes
+
+
+def fits(module: nn.Module, terms: Terms) -> bool:
+    """Whether the tensors give a change of this module's parameters, and an alpha among them is a number."""
+    if "alpha" in terms and (terms["alpha"].numel() != 1 or not math.isfinite(float(terms["alpha"]))):
+        return False
+    parameters = {name: parameter for name, parameter in module.named_parameters(recurse=False)}
+    if {"A", "B"} & terms.keys():
+        is_layer = isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+        if not is_layer or not {"A", "B"} <= terms.keys() or min(terms["A"].dim(), terms["B"].dim()) < 2:
+            return False
+        if "mid" not in terms and not fits_beside(module.weight, terms["A"], terms["B"]):
+            return False
+    if "magnitude" in terms:
+        return is_lora(terms) and terms["magnitude"].numel() == len(module.weight)
+    return lycoris.fits(terms, parameters)
+
+
+def as_peft_has_it(module: nn.Module, terms: Terms) -> Terms:
+    """The terms with the magnitude of a DoRA's output rows under peft's name, where they are A and B beside it."""
+    plain = {"A", "B", "dora_scale"} <= terms.keys() <= {"A", "B", "alpha", "dora_scale", "bias"}
+    if not plain or not hasattr(module, "weight") or lycoris.over_inputs(terms["dora_scale"], module.weight):
+        return terms
+    return {"magnitude" if kind == "dora_scale" else kind: tensor for kind, tensor in terms.items()}
+
+
+def widths(networks: Networks, found: Mapping[Place, Terms]) -> str:
+    """How wide the prompts are that an adapter reads, where this base model has others."""
+    for (part, module), terms in found.items():
+        if part == "unet" and module.endswith(("attn2.to_k", "attn2.to_v")) and "A" in terms:
+            theirs, ours = terms["A"].shape[-1], networks.module((part, module)).weight.shape[1]
+            if terms["A"].dim() == 2 and theirs != ours:
+                named = {768: " (Stable Diffusion 1.x)", 1024: " (Stable Diffusion 2.x)", 2048: " (SDXL)"}
+                return (
+                    f"; it reads prompts {theirs} wide{named.get(theirs, '')}, this base model's are {ours}{named.get(ours, '')}"
+                )
+    return ""

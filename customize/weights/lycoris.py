@@ -1,0 +1,137 @@
+"""Adapters that are a plain change of a weight, W + scale * dW: LoHa, LoKr, Tucker LoRA, differences, DoRA over input columns.
+
+W a weight [out, in, ...] of a network, dW of its shape; A [rank, in, ...], B [out, rank, ...], mid [rank, rank, ...] of a LoRA.
+
+LoHa: Hyeon-Woo et al. 2022, "FedPara"; LoKr, Tucker form, names and scales as in LyCORIS: Yeh et al. 2024, "Navigating
+Text-To-Image Customization"; DoRA: Liu et al. 2024, with the norm over the axis that the shape of its magnitude tells.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+Terms = Mapping[str, Tensor]
+"""The tensors beside one module, by the kinds of `customize.adapters.lora_keys.KINDS`."""
+
+
+class Changed:
+    """A parameter of a module with the changes of any number of adapters: computed anew from what it was, never added up."""
+
+    def __init__(self, module: nn.Module, name: str):
+        self.module, self.name = module, name
+        self.base: Tensor = getattr(module, name).detach().float().clone()
+        self.terms: dict[str, Terms] = {}
+        self.scales: dict[str, float] = {}
+
+    def add(self, adapter: str, terms: Terms) -> None:
+        """Adds the change of one adapter, at scale 0."""
+        self.terms[adapter], self.scales[adapter] = terms, 0.0
+
+    @torch.no_grad()
+    def set_scale(self, adapter: str, scale: float) -> None:
+        """Makes one adapter count so strongly."""
+        self.scales[adapter] = scale
+        parameter = getattr(self.module, self.name)
+        total = base = self.base.to(parameter.device)
+        for name, terms in self.terms.items():
+            if self.scales[name]:
+                own = {kind: tensor.to(parameter.device) for kind, tensor in terms.items()}
+                total = total + self.scales[name] * change(own, self.name, base)
+        parameter.data.copy_(total)
+
+
+def change(terms: Terms, name: str, base: Tensor) -> Tensor:
+    """What the terms add to the parameter `name` ("weight" or "bias") that is `base`, at scale 1; of its shape.
+
+    Raises RuntimeError, KeyError or IndexError where the terms do not fit each other or the parameter.
+    """
+    if name == "bias":
+        return terms["bias"].float().view_as(base)
+    if "weight" in terms:
+        delta = terms["weight"].float()
+    elif "hada_w1_a" in terms:
+        delta = hada(terms)
+    elif "lokr_w1" in terms or "lokr_w1_a" in terms:
+        delta = lokr(terms)
+    else:
+        delta = lora(terms)
+    delta = delta.view_as(base)
+    return delta if "dora_scale" not in terms else decomposed(base, delta, terms["dora_scale"]) - base
+
+
+def factor(terms: Terms, rank: int | None) -> float:
+    """alpha / rank; 1 where one of the two is not there."""
+    return float(terms["alpha"]) / rank if "alpha" in terms and rank else 1.0
+
+
+def lora(terms: Terms) -> Tensor:
+    """alpha / rank * B A, with a core between the two (Tucker) where there is `mid`."""
+    down, up = terms["A"].float(), terms["B"].float()
+    if "mid" in terms:
+        joined = torch.einsum("or,rskl,si->oikl", up.flatten(1), terms["mid"].float(), down.flatten(1))
+    else:
+        joined = up.flatten(1) @ down.flatten(1)
+    return factor(terms, len(down)) * joined
+
+
+def hada(terms: Terms) -> Tensor:
+    """LoHa: alpha / rank * (w1_a w1_b) o (w2_a w2_b), each with a core where there is t1, t2."""
+    first, second = (rebuilt(terms, f"hada_w{i}", f"hada_t{i}") for i in (1, 2))
+    return factor(terms, len(terms["hada_w1_b"])) * first * second
+
+
+def lokr(terms: Terms) -> Tensor:
+    """LoKr: alpha / rank * w1 (x) w2, each whole or of two factors; whole ones have no rank."""
+    first, second = (rebuilt(terms, f"lokr_w{i}", f"lokr_t{i}") for i in (1, 2))
+    ranks = [len(terms[name]) for name in ("lokr_w1_b", "lokr_w2_b") if name in terms]
+    first = first.reshape(*first.shape, *[1] * (second.dim() - first.dim()))
+    return factor(terms, ranks[-1] if ranks else None) * torch.kron(first, second.contiguous())
+
+
+def rebuilt(terms: Terms, name: str, core: str) -> Tensor:
+    """A matrix given whole or as a b, a [out, rank] and b [rank, in]; with a core [rank, rank, ...] a is [rank, out]."""
+    if name in terms:
+        return terms[name].float()
+    a, b = terms[f"{name}_a"].float(), terms[f"{name}_b"].float()
+    if core not in terms:
+        return a @ b
+    return torch.einsum("rskl,ro,si->oikl", terms[core].float(), a, b)
+
+
+def decomposed(base: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
+    """DoRA: m (W + dW) / ||W + dW||, the norm of each output's row; of each input's column where m is [1, in, ...]."""
+    whole = base + delta
+    if over_inputs(magnitude, base):
+        norm = whole.transpose(0, 1).flatten(1).norm(dim=1).view(1, -1, *[1] * (base.dim() - 2))
+    else:
+        norm = whole.flatten(1).norm(dim=1).view(-1, *[1] * (base.dim() - 1))
+    return whole * magnitude.float().view_as(norm) / (norm + torch.finfo(norm.dtype).eps)
+
+
+def over_inputs(magnitude: Tensor, base: Tensor) -> bool:
+    """Whether a DoRA's magnitude is one of input columns, [1, in, ...], rather than one of output rows, [out, 1, ...]."""
+    return magnitude.dim() > 1 and magnitude.shape[0] == 1 != len(base)
+
+
+def fits(terms: Terms, parameters: Mapping[str, Tensor]) -> bool:
+    """Whether the terms give a change of each parameter that they are about, and nothing is left of them."""
+    about = {"bias"} & terms.keys() | ({"weight"} if terms.keys() - {"bias", "alpha"} else set())
+    if not about or not about <= parameters.keys() or not any(terms.keys() - {"bias", "alpha"} <= set(form) for form in FORMS):
+        return False
+    meta = {kind: tensor.to("meta") if kind != "alpha" else tensor for kind, tensor in terms.items()}
+    try:
+        return all(min(tensor.shape, default=1) > 0 for tensor in terms.values()) and all(
+            change(meta, name, parameters[name].to("meta")).shape == parameters[name].shape for name in about
+        )
+    except (RuntimeError, KeyError, IndexError, ValueError):
+        return False
+
+
+FORMS = (
+    ("weight",),
+    ("A", "B", "mid", "dora_scale"),
+    ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "dora_scale"),
+    ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2", "dora_scale"),
+)
+"""The kinds that can stand together."""

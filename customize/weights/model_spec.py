@@ -1,0 +1,78 @@
+"""What a file of learned weights says of itself in the keys that other programs know: `modelspec.*` and kohya's `ss_*`.
+
+The first is Stability AI's Model Metadata Standard 1.0.1 (github.com/Stability-AI/ModelSpec).
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from customize.families.files.ldm_header import MODELSPEC
+from customize.printable import printable
+
+if TYPE_CHECKING:
+    from customize.families.base import Family
+
+WIDTHS = {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2"}
+"""The base model by the width of its first text encoder."""
+BASES = {
+    "sd_v1": "Stable Diffusion 1.x", "sd_1.5": "Stable Diffusion 1.x", "stable-diffusion-v1": "Stable Diffusion 1.x",
+    "sd_v2": "Stable Diffusion 2.x", "stable-diffusion-v2": "Stable Diffusion 2.x", "sdxl": "SDXL",
+    "stable-diffusion-xl": "SDXL", "sd3": "Stable Diffusion 3", "stable-diffusion-3": "Stable Diffusion 3", "flux": "FLUX",
+}  # fmt: skip
+"""Names of base models in files of others, by how they begin."""
+LONGEST = 80
+FEW = 5
+
+
+def described(metadata: Mapping[str, str], family: "Family | None", kind: str) -> dict[str, str]:
+    """What a result says for other programs.
+
+    metadata: of `model_card.metadata`; kind: an adapter, such as "lora", or "textual-inversion".
+    """
+    said = json.loads(metadata.get("customize", "{}"))
+    words = ", ".join(map(str, said.get("trigger_words", [])))
+    own = {"modelspec.sai_model_spec": "1.0.1", "modelspec.title": words or kind, "modelspec.implementation": "diffusers"}
+    own |= {"modelspec.trigger_phrase": words} if words else {}
+    if family is None or (base := WIDTHS.get(family.text_encoders[0].width)) is None:
+        return own
+    predicts = MODELSPEC.get(family.prediction_type, family.prediction_type)
+    is_v = predicts == "v"
+    full = {"stable-diffusion-v1": base, "stable-diffusion-v2": f"{base}-{'768-v' if is_v else '512'}"}[base]
+    own |= {"modelspec.architecture": f"{full}/{kind}", "modelspec.prediction_type": predicts}
+    return own | {"ss_base_model_version": f"sd_{base[-2:]}{'_v' * (is_v and base[-1] == '2')}"}
+
+
+def read(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What a file of others says of itself, in printable texts: base, title, trigger (each where it is told), tags."""
+    found: dict[str, Any] = {}
+    version = metadata.get("modelspec.architecture") or metadata.get("ss_base_model_version") or ""
+    if version:
+        start = max((start for start in BASES if version.casefold().startswith(start)), key=len, default=None)
+        found["base"] = BASES[start] if start else short(version)
+    name = metadata.get("ss_sd_model_name", "")
+    if name and name.casefold() != "none":
+        found["base"] = f"{found.get('base', 'a model')} ({short(name)})"
+    for key, ours in (("modelspec.title", "title"), ("modelspec.trigger_phrase", "trigger")):
+        if metadata.get(key, "").strip():
+            found[ours] = short(metadata[key])
+    return found | ({"tags": tags} if (tags := most_frequent(metadata.get("ss_tag_frequency", ""))) else {})
+
+
+def most_frequent(text: str) -> tuple[str, ...]:
+    """The most frequent of the captions' tags, as kohya's scripts count them: {folder: {tag: count}}."""
+    try:
+        folders = json.loads(text) if len(text) < 10_000_000 else {}
+    except (ValueError, RecursionError):
+        return ()
+    counts: Counter[str] = Counter()
+    for tags in folders.values() if isinstance(folders, dict) else ():
+        for tag, count in tags.items() if isinstance(tags, dict) else ():
+            counts[tag] += count if type(count) is int else 0
+    return tuple(short(tag.strip()) for tag, _ in counts.most_common(FEW) if tag.strip())
+
+
+def short(text: str) -> str:
+    """A stranger's text, printable and on part of a line."""
+    return printable(text.strip(), LONGEST)

@@ -1,0 +1,83 @@
+"""Results to share, in the formats that other programs read: safetensors, with where they came from in the metadata."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from customize.library_logs import without_bars
+from customize.storage.resources import safetensors_size
+from customize.storage.run_folder import ABOUT
+from customize.storage.tensor_files import PRECISIONS, rounded
+
+if TYPE_CHECKING:
+    from customize.families.base import Family
+
+LEFT_ALONE = ("safety_checker", "feature_extractor")
+"""Parts of a base model that no method loads."""
+
+
+def round_files(folder: Path, precision: str) -> None:
+    """Writes the networks of a pipeline's folder again in another number format."""
+    for file in sorted(folder.glob("*/*.safetensors")):
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata()
+        save_file(rounded(load_file(file), precision, f"{file.parent.name}/{file.name}"), file, metadata)
+
+
+def save_pipeline(folder: Path, family: "Family", metadata: dict[str, str], precision: str = "fp32") -> list[Path]:
+    """A complete pipeline in diffusers' layout, in a folder that `files` puts in place once it is whole.
+
+    The base's safety checker and feature extractor, which were never loaded, are copied as they are.
+    """
+    with without_bars():
+        family.pipeline().save_pretrained(folder, safe_serialization=True)
+    if precision != "fp32":
+        round_files(folder, precision)
+    left_alone(family.source, folder)
+    (folder / ABOUT).write_text(metadata["customize"], encoding="utf-8", newline="\n")
+    return [folder / "model_index.json"]
+
+
+def left_alone(source: Path, folder: Path) -> None:
+    """Copies the parts of the base that no method loads, and their entries in model_index.json."""
+    kept = [part for part in LEFT_ALONE if (source / part).is_dir()]
+    if not kept:
+        return
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    theirs = json.loads((source / "model_index.json").read_text(encoding="utf-8"))
+    for part in kept:
+        shutil.copytree(source / part, folder / part)
+        index[part] = theirs[part]
+    index["requires_safety_checker"] = theirs.get("requires_safety_checker", True)
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def pipeline_sizes(folder: Path, family: "Family", metadata: dict[str, str], precision: str = "fp32") -> dict[str, int]:
+    """Bytes of each part that `save_pipeline` would write. All but the networks' weights are written to `folder` for it."""
+    pipeline = family.pipeline()
+    pipeline.save_config(folder)
+    for part, component in pipeline.components.items():
+        network = family.components.get(part)
+        if hasattr(network, "save_config"):
+            network.save_config(folder / part)
+        elif component is not None:  # transformers' networks have a configuration that saves itself
+            (network.config if network else component).save_pretrained(folder / part)
+    sizes = {path.name: size_of(path) for path in sorted(folder.iterdir())}
+    for part, network in family.components.items():
+        tensors = {name: tensor.to("meta") for name, tensor in network.state_dict().items()}
+        if precision != "fp32":
+            tensors = {
+                name: each.to(PRECISIONS[precision]) if each.is_floating_point() else each for name, each in tensors.items()
+            }
+        sizes[part] += safetensors_size(tensors, {"format": "pt"})
+    sizes |= {part: size_of(family.source / part) for part in LEFT_ALONE if (family.source / part).is_dir()}
+    return sizes | {ABOUT: len(metadata["customize"].encode())}
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())

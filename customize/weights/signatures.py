@@ -1,0 +1,69 @@
+"""What a file of learned weights is, by the names and shapes in its header: what cannot be loaded here, and what to do."""
+
+import re
+from collections.abc import Mapping
+
+from customize.adapters.lora_keys import split
+from customize.errors import Problem
+from customize.printable import printable
+from customize.storage.safetensors_header import TensorInfo
+
+OTHER_BASE = "give weights that were learned on Stable Diffusion 1.x or 2.x"
+MERGED = "merge it into its base model with the program that made it, and give that model as --pretrained_model_name_or_path"
+ELSEWHERE = "use it in a program that has it, such as ComfyUI"
+
+SIGNATURES: Mapping[str, tuple[str, str]] = {
+    # kinds of adapters that are no sum of W and a change that can be read here
+    r"\.oft_(blocks|diag|R)|\.boft_|oft_r\.": ("is an OFT, a rotation of weights", MERGED),
+    r"\.on_input$|\.ia3_l": ("is an (IA)^3, a scale of activations", MERGED),
+    r"\.[ab][12]\.weight$": ("is a GLoRA", MERGED),
+    r"\.bias_(indices|values|size)$": ("is a LyCORIS with sparse biases", "extract it again without use_sparse_bias"),
+    r"\.vera_lambda_|\.randlora_|\.shira_|\.boneblock|\.bone_|\.road_theta": ("is an adapter of peft other than a LoRA", MERGED),
+    r"\.lora_embedding_[AB]": ("is a LoRA of the vocabulary", MERGED),
+    r"\.lora_(up|down|A|B)(\.\w+)?\.bias$": ("is a LoRA with biases", "train it again with lora_bias = false"),
+    r"^lllite_": ("is a ControlNet-LLLite", ELSEWHERE),
+    # other base models, before their parts
+    r"(^|[._])single_transformer_blocks[._]|(^|[._])(double|single)_blocks[._]|double_stream_modulation": (
+        "was learned on FLUX (or a model built like it)", OTHER_BASE),
+    r"(^|[._])joint_blocks[._]": ("was learned on Stable Diffusion 3", OTHER_BASE),
+    r"^(transformer\.|lora_transformer_)?(transformer_blocks[._]\d+[._]attn[._]add_[qkv]_proj)": (
+        "was learned on Stable Diffusion 3 (or a transformer built like it)", OTHER_BASE),
+    r"^(diffusion_model|transformer|base_model\.model|model\.diffusion_model)\.(blocks|layers|transformer_blocks|double_layers|"
+    r"single_layers|context_refiner|noise_refiner)\.\d|^lora_unet_(blocks|layers)_\d|^lora_transformer_": (
+        "was learned on a transformer, such as Wan, Qwen-Image, Z-Image or PixArt", OTHER_BASE),
+    r"^lora_te[23]_|^text_encoder_[23]\.|^clip_g$|\.clip_g$|(^|[._])add_embedding[._]|(^|[._])label_emb[._]|"
+    r"attentions?_\d+_transformer_blocks_[1-9]|attentions\.\d+\.transformer_blocks\.[1-9]|"
+    r"^lora_unet_(input|output)_blocks_\d+_1_transformer_blocks_[1-9]|_blocks\.\d+\.1\.transformer_blocks\.[1-9]": (
+        "was learned on SDXL", OTHER_BASE),
+    r"^t5xxl$|^t5$": ("was learned on a model with T5, such as FLUX or Stable Diffusion 3", OTHER_BASE),
+    r"^lora_prior_|^prior\.|^stage_[abc]\.": ("was learned on Stable Cascade or Würstchen", OTHER_BASE),
+    # what is no learned weight of this kind at all
+    r"motion_modules\.|temporal_transformer": ("is a motion module of AnimateDiff", ELSEWHERE),
+    r"^(image_proj|ip_adapter)\.": ("is an IP-Adapter", ELSEWHERE),
+    r"^control_model\.|^controlnet_|^input_hint_block\.|^lora_controlnet": ("is a ControlNet", ELSEWHERE),
+    r"^adapter\.body\.|^body\.\d+\.block": ("is a T2I-Adapter", ELSEWHERE),
+    r"^\d+\.linear[12]?\.|^(320|640|768|1024|1280)\.\d": ("is a hypernetwork", ELSEWHERE),
+    r"^model\.\d+\.(sub|weight)|^body\.\d+\.rdb|^conv_first\.": ("is an upscaler", ELSEWHERE),
+    r"^(en|de)coder\.(down|up|mid|conv_in|mid_block|down_blocks|up_blocks)|^quant_conv\.": ("is a VAE", ELSEWHERE),
+    r"^(IN|OUT)\d\d$|^MID$": ("is an embedding with vectors of their own for each layer (XTI)", OTHER_BASE),
+}  # fmt: skip
+"""What stands in a tensor's name (a pattern), what such a file is, and what to do. The first that is found is told."""
+WIDE = 2048
+"""How wide the prompts are that SDXL's attention reads; no Stable Diffusion 1.x or 2.x reads such."""
+
+
+def unsupported(path: object, tensors: Mapping[str, TensorInfo]) -> Problem | None:
+    """The problem of a file that cannot be loaded, whatever the base model; None where that is not known."""
+    for pattern, (what, remedy) in SIGNATURES.items():
+        search = re.compile(pattern).search
+        if any(map(search, tensors)):
+            return Problem("weights", printable(f"{path} {what}, which is not supported"), remedy)
+    for name, info in tensors.items():
+        if re.search(r"attn2[._]to_[kv][._]", name) and len(info.shape) == 2 and info.shape[1] == WIDE:
+            return Problem("weights", printable(f"{path} was learned on SDXL, which is not supported"), OTHER_BASE)
+    return None
+
+
+def is_adapter(tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether a file holds an adapter of any kind rather than embeddings."""
+    return any(split(name) or re.search(r"lora_|[._]lora\.|lycoris_|\.oft_", name) for name in tensors)
