@@ -55,6 +55,7 @@ def test_four_by_one_two_by_two_and_one_by_four_are_the_same(method, base, pictu
 DROPOUT = {
     "a LoRA": {},
     "the text encoder, too": {"train_text_encoder": True},
+    "long captions": {"train_text_encoder": True, "instance_prompt": "a photo of the small sks dog in the red house " * 9},
     "activations computed twice": {"gradient_checkpointing": True},
     "convolutions": {"lora_targets": ("attention", "conv1", "time_emb_proj")},
     "a DoRA": {"use_dora": True},
@@ -63,7 +64,7 @@ DROPOUT = {
 }
 
 
-QUICK = ("a LoRA", "a prior by the teacher")
+QUICK = ("a LoRA", "a prior by the teacher", "long captions")
 
 
 @pytest.mark.parametrize("kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in DROPOUT])

@@ -74,6 +74,11 @@ class SampleDropout(nn.Module):
         return f"p={self.p}"
 
 
+def is_active(network: nn.Module) -> bool:
+    """Whether a forward pass of the network draws masks."""
+    return any(isinstance(module, SampleDropout) and module.training and module.p > 0 for module in network.modules())
+
+
 def keep(keys: Tensor, shape: Sequence[int], p: float) -> Tensor:
     """Which numbers stay, [B, *shape]: each with probability 1 - p. keys: [B], int64."""
     counter = torch.arange(1, math.prod(shape) + 1, device=keys.device)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from customize.diffusion.dropout import is_active
 from customize.errors import InputError, Problem
 from customize.families.text_encoder import TextEncoder
 from customize.prompts import BREAK, Span
@@ -43,8 +44,9 @@ def encode(encoder: TextEncoder, prompts: Sequence[Prompt], clip_skip: int | Non
 
     Prompts that need one length (an image's prompt and negative prompt) are encoded in one call; shorter ones are padded
     with empty chunks. Each different chunk is encoded once and by itself, so that its bits do not depend on the other
-    prompts; only texts that all fit into one chunk go through the encoder in one batch. clip_skip: the number of last layers
-    of the text encoder that are left out. Raises InputError for a learned word that does not fit into a chunk.
+    prompts; only texts that all fit into one chunk, and the captions of an encoder that trains with dropout, go through the
+    encoder in one batch. clip_skip: the number of last layers of the text encoder that are left out. Raises InputError for a
+    learned word that does not fit into a chunk.
     """
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     if len(texts) == len(prompts) and min_chunks == 1 and not any(map(encoder.words_beyond_the_end, texts)):
@@ -53,6 +55,10 @@ def encode(encoder: TextEncoder, prompts: Sequence[Prompt], clip_skip: int | Non
     count = max(min_chunks, *map(len, rows))
     empty = padded(encoder, [])
     rows = [row + [empty] * (count - len(row)) for row in rows]
+    if is_active(encoder.module):  # its masks are drawn for all samples of the batch, and differ from chunk to chunk
+        input_ids = torch.tensor([chunk.input_ids for column in zip(*rows, strict=True) for chunk in column])
+        encoded = encoder.encode(input_ids.to(encoder.module.device), clip_skip)
+        return encoded.unflatten(0, (count, len(rows))).transpose(0, 1).flatten(1, 2)
     different = dict.fromkeys(chunk for row in rows for chunk in row)
     hidden_states = {chunk: encode_chunk(encoder, chunk, clip_skip) for chunk in different}
     return torch.stack([torch.cat([hidden_states[chunk] for chunk in row]) for row in rows])
