@@ -102,7 +102,7 @@ def test_how_many():
 )  # fmt: skip
 def test_when_and_of_which_prompts_samples_are_drawn(changes, device, parameters, steps, prompts):
     accelerator = SimpleNamespace(device=SimpleNamespace(type=device), num_processes=1)
-    family = SimpleNamespace(unet=SimpleNamespace(parameters=lambda: [SimpleNamespace(numel=lambda: parameters)]))
+    family = SimpleNamespace(denoiser=SimpleNamespace(parameters=lambda: [SimpleNamespace(numel=lambda: parameters)]))
     settings = dreambooth("a sks dog", **changes)
     context = RunContext(settings, accelerator, family, SimpleNamespace(instances=(None,) * 5), 0)
     assert (context.validation_steps, len(context.sample_prompts)) == (steps, prompts)

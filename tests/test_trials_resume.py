@@ -186,7 +186,7 @@ def labelled(folder):
     """Sample images of two prompts at steps 0, 2 and 4, as a run leaves them."""
     samples = ValidationImages.__new__(ValidationImages)
     samples.folder, samples.prompts, samples.images, samples.damaged = folder, ("a dog", "a cat"), 1, []
-    samples.settings = types.SimpleNamespace()
+    samples.settings = types.SimpleNamespace(start_label="base model")
     for step in (0, 2, 4):
         (folder / f"step-{step:06d}").mkdir(parents=True)
         for row in range(2):
