@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from customize.api import check as check
     from customize.api import generate as generate
     from customize.api import train as train
-    from customize.cli.settings_from_files import read_settings as read_settings
+    from customize.cli.flags.settings_from_files import read_settings as read_settings
     from customize.errors import InputError as InputError
     from customize.errors import Interrupted as Interrupted
     from customize.errors import NumericsError as NumericsError
@@ -34,7 +34,7 @@ _FROM = {
     "customize.methods": ("DreamBoothSettings", "TextualInversionSettings"),
     "customize.settings.inference": ("InferenceSettings",),
     "customize.errors": ("InputError", "Interrupted", "NumericsError", "Problem", "ResourceError"),
-    "customize.cli.settings_from_files": ("read_settings",),
+    "customize.cli.flags.settings_from_files": ("read_settings",),
     "customize.inference": ("load_pipeline",),
     "customize.evaluation.run_integrity": ("verify",),
 }

@@ -1,11 +1,10 @@
 """Counts what docs/architecture.md promises about the package, from its source alone: `python tests/house.py`.
 
 Import circles, imports that point to a higher room, words that only one room may know, and size. `test_house.py` holds
-each count as a ceiling.
+each count.
 """
 
 import ast
-import json
 import re
 import sys
 from collections import defaultdict
@@ -13,13 +12,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PLACES: dict[str, str] = json.loads((ROOT / "tests" / "rooms.json").read_text())
-"""Module -> where it belongs, for modules that do not lie in their room yet."""
 ROOMS = "demo cli training evaluation inference methods data weights adapters settings families storage diffusion optim .".split()
 """From the top down; "." is the modules beside the rooms. An import may point down this list only."""
 ABOVE = "__init__ __main__ api".split()
 """Modules that lie beside the rooms, and above them but for the demo's."""
-BESIDE = "device errors events library_logs missing_path next_command printable progress prompts units".split()
+BESIDE = "device errors events library_logs missing_path next_command printable prompts units".split()
 """Modules that lie beside the rooms, and below them."""
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 300, 50
 PREDICTION_TYPES = {"epsilon", "v_prediction"}
@@ -32,14 +29,9 @@ def modules(root: Path = ROOT) -> dict[str, ast.Module]:
     return {path.relative_to(root).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
 
 
-def place(path: str) -> str:
-    """Where a module belongs: its path, or where `rooms.json` says that it should be moved."""
-    return PLACES.get(path, path)
-
-
 def room(path: str) -> str:
-    """The room that a module belongs to; "." for those beside the rooms, "" where nothing says it."""
-    first, *inner = place(path).removesuffix(".py").split("/")[1:]
+    """The room that a module belongs to; "." for those beside the rooms, "" for a module in none."""
+    first, *inner = path.removesuffix(".py").split("/")[1:]
     if inner:
         return first if first in ROOMS else ""
     return "cli" if first in ABOVE else "." if first in BESIDE else ""
@@ -142,7 +134,7 @@ def same_names(trees: dict[str, ast.Module]) -> list[str]:
     """Modules that share their name with another one, in whichever room."""
     by_name = defaultdict(list)
     for path in trees:
-        by_name[place(path).rpartition("/")[2]].append(path)
+        by_name[path.rpartition("/")[2]].append(path)
     return [" ".join(paths) for name, paths in by_name.items() if len(paths) > 1 and not name.startswith("__")]
 
 
@@ -150,7 +142,7 @@ def full_rooms(trees: dict[str, ast.Module]) -> list[str]:
     """Folders of more than 15 modules, without `__init__`."""
     folders = defaultdict(list)
     for path in trees:
-        folders[place(path).rpartition("/")[0]].append(path)
+        folders[path.rpartition("/")[0]].append(path)
     return [f"{folder} {len(paths) - 1}" for folder, paths in folders.items() if len(paths) > 16]
 
 

@@ -1,6 +1,6 @@
 """Runs with an adapter that the package does not have, `new_adapter/loha.py`, in a process of its own.
 
-Settings are made when `customize.cli.settings_by_command` is imported, so the adapter must be found before.
+Settings are made when `customize.cli.flags.settings_by_command` is imported, so the adapter must be found before.
 Usage: new_adapter_runs.py BASE IMAGES FOLDER
 """
 

@@ -4,9 +4,10 @@ import shlex
 
 import pytest
 
-from customize.cli import aliases, diffusers_flags, main
-from customize.cli.aliases_table import BY_VALUE, FLAGS, SAME
-from customize.cli.settings_by_command import MODELS
+from customize.cli import main
+from customize.cli.flags import aliases, diffusers_flags
+from customize.cli.flags.aliases_table import BY_VALUE, FLAGS, SAME
+from customize.cli.flags.settings_by_command import MODELS
 from customize.errors import InputError
 from customize.methods import DreamBoothSettings, TextualInversionSettings
 from customize.settings.field import table

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies
 
 from customize.cli import main
-from customize.cli.settings_by_command import MODELS
+from customize.cli.flags.settings_by_command import MODELS
 from customize.errors import InputError, Interrupted, NumericsError, Problem, ResourceError
 from customize.methods import DreamBoothSettings, TextualInversionSettings
 from customize.settings.field import table

@@ -4,7 +4,8 @@ import shlex
 
 import pytest
 
-from customize.cli import diffusers_flags, main
+from customize.cli import main
+from customize.cli.flags import diffusers_flags
 from customize.errors import InputError
 from customize.methods import DreamBoothSettings, TextualInversionSettings
 from customize.settings.field import table

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import assume, given, settings, strategies
 from pydantic import ValidationError
 
-from customize.cli import aliases
-from customize.cli.settings_by_command import MODELS
+from customize.cli.flags import aliases
+from customize.cli.flags.settings_by_command import MODELS
 from customize.errors import InputError
 from customize.methods import DreamBoothSettings, TextualInversionSettings
 from customize.settings.field import table

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from customize.cli.flags.settings_by_command import MODELS
 from customize.cli.main import read
-from customize.cli.settings_by_command import MODELS
 from customize.settings.field import table
 
 ROOT = Path(__file__).parents[1]

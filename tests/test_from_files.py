@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from customize.cli.flags.settings_by_command import MODELS
+from customize.cli.flags.settings_from_files import complete, read_settings
 from customize.cli.main import read
-from customize.cli.settings_by_command import MODELS
-from customize.cli.settings_from_files import complete, read_settings
 from customize.errors import InputError
 from customize.inference.run import command
 from customize.methods import DreamBoothSettings, TextualInversionSettings

@@ -9,7 +9,7 @@ import torch
 from kit import prepared, settings_for, train_loop, write_pictures
 from safetensors.torch import load_file, save_file
 
-from customize.cli.settings_from_files import read_settings
+from customize.cli.flags.settings_from_files import read_settings
 from customize.errors import InputError
 from customize.evaluation.verify_result import answer
 from customize.methods import DreamBoothSettings, TextualInversionSettings

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from customize import __main__, __version__, next_command
-from customize.cli import main
+from customize.cli import configs, main
 from customize.methods import DreamBoothSettings
-from customize.settings.files import shipped_configs
 from customize.settings.inference import InferenceSettings
 
 ROOT = Path(__file__).parent.parent
@@ -105,18 +104,18 @@ def test_each_job_has_its_help(name, capsys):
 
 def test_configurations_are_listed_and_copied_and_nothing_is_replaced(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert shipped_configs.main([]) == 0
+    assert configs.main([]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in listed] == sorted(path.stem for path in (ROOT / "configs").glob("*.toml"))
-    assert shipped_configs.main(["demo_dreambooth"]) == 0
+    assert configs.main(["demo_dreambooth"]) == 0
     copied = tmp_path / "demo_dreambooth.toml"
     assert copied.read_bytes() == (ROOT / "configs/demo_dreambooth.toml").read_bytes()
     copied.write_text("mine")
-    assert shipped_configs.main(["demo_dreambooth"]) == 2 and "is there already" in capsys.readouterr().err
+    assert configs.main(["demo_dreambooth"]) == 2 and "is there already" in capsys.readouterr().err
     assert copied.read_text() == "mine"
-    assert shipped_configs.main(["demo_dreambooth", "other.toml"]) == 0 and (tmp_path / "other.toml").exists()
-    assert shipped_configs.main(["demo_dreamboth"]) == 2 and "did you mean demo_dreambooth?" in capsys.readouterr().err
-    assert shipped_configs.main(["../pyproject"]) == 2 and shipped_configs.main(["a", "b", "c"]) == 2
+    assert configs.main(["demo_dreambooth", "other.toml"]) == 0 and (tmp_path / "other.toml").exists()
+    assert configs.main(["demo_dreamboth"]) == 2 and "did you mean demo_dreambooth?" in capsys.readouterr().err
+    assert configs.main(["../pyproject"]) == 2 and configs.main(["a", "b", "c"]) == 2
 
 
 @pytest.mark.parametrize("word", ["demo_dreambooth_lora", "configs/demo_dreambooth_lora.toml", "demo_dreambooth_lora.toml"])

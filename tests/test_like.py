@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from customize.cli.flags.settings_from_files import read_settings
 from customize.cli.main import main, read
-from customize.cli.settings_from_files import read_settings
 from customize.errors import InputError
 from customize.inference.metadata.reproduce import Like
 from customize.inference.run import command

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from customize import progress
+from customize.cli.progress_bar import Bar
 from customize.cli.terminal import time_left
-from customize.progress import Bar, Pace
-from customize.training.callbacks import Checkpoints, EveryNSteps, Progress, times_left
+from customize.training.callbacks import Checkpoints, EveryNSteps, Pace, Progress, times_left
 from customize.training.loop import Callback, StepMetrics
 
 SECONDS = {"s": 1, "min": 60, "h": 3600, "days": 86400}

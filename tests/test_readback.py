@@ -9,8 +9,8 @@ from safetensors.torch import load_file, safe_open, save_file
 
 from customize import families
 from customize.evaluation import verify_result
+from customize.storage.tensor_files import PRECISIONS
 from customize.training import model_card
-from customize.weights.save import PRECISIONS
 
 KINDS = {
     "textual_inversion": ("textual_inversion", {}),

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from customize.cli.settings_by_command import MODELS
+from customize.cli.flags.settings_by_command import MODELS
 from customize.errors import Problem
 from customize.methods import DreamBoothSettings, TextualInversionSettings, dreambooth_settings, textual_inversion_settings
 from customize.settings.field import table

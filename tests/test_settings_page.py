@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from customize.cli.settings_by_command import MODELS
+from customize.cli.flags.settings_by_command import MODELS
 from customize.settings.field import table
 from docs.make_settings import PAGE, page
 

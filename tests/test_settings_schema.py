@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from customize.cli.settings_by_command import MODELS
+from customize.cli.flags.settings_by_command import MODELS
 from customize.demo.pretraining.settings import DemoSettings
 from customize.methods import DreamBoothSettings, TextualInversionSettings
 from customize.settings.common import Settings

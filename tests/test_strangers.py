@@ -26,7 +26,8 @@ from customize.settings.inference import InferenceSettings
 from customize.storage.safetensors_header import Header
 from customize.training import model_card
 from customize.training import run as training
-from customize.weights.learned_weights import about, find_learned
+from customize.weights.learned_weights import find_learned
+from customize.weights.weight_file import about
 
 PARTS = ("unet", "vae", "text_encoder")
 HOSTILE = "\x1b]0;x\x07\r```\n<script>alert(1)</script>\u202e"

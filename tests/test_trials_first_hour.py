@@ -18,11 +18,11 @@ from customize.inference.explain.contact_sheet import contact_sheet, line_length
 from customize.inference.run.grid import Axis
 from customize.methods import DreamBoothSettings, TextualInversionSettings
 from customize.next_command import command_line
-from customize.progress import Pace
 from customize.settings.inference import InferenceSettings
 from customize.settings.validation_prompts import sample_prompts
 from customize.storage.run_folder import KOHYA_LORA, LORA
 from customize.training import summary
+from customize.training.callbacks import Pace
 
 NO_GPU = Machine("CPU (8 threads)", "no GPU found")
 WITHOUT_CUDA = Machine(

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from customize import __main__
-from customize.cli import diffusers_flags, main
+from customize.cli import main
+from customize.cli.flags import diffusers_flags
 from customize.cli.streams import Forgiving, forgiving
 from customize.data.images.image_file import open_image
 from customize.errors import InputError, ResourceError

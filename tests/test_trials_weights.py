@@ -8,8 +8,8 @@ from adapters_of_others import TEXT, UNET, File, kohya
 from safetensors.torch import save_file
 from test_lora_formats import assert_equal, changed_by_hand, family, loaded  # noqa: F401
 
-from customize.cli import settings_from_files
-from customize.cli.settings_from_files import read_settings
+from customize.cli.flags import settings_from_files
+from customize.cli.flags.settings_from_files import read_settings
 from customize.errors import InputError
 from customize.inference import load_pipeline
 from customize.inference.metadata.write_png import hashes, parameters

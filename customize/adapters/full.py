@@ -37,6 +37,6 @@ class Adapter:
         return PIPELINE
 
     def save(self, folder: Path, family: "Family", metadata: dict[str, str], settings) -> list[Path]:
-        from customize.weights import save as weights
+        from customize.families.pipeline_folder import save_pipeline
 
-        return weights.save_pipeline(folder, family, metadata, settings.save_precision)
+        return save_pipeline(folder, family, metadata, settings.save_precision)

@@ -45,9 +45,9 @@ def verify(argv: Sequence[str]) -> int:
 
 def configs(argv: Sequence[str]) -> int:
     """Lists the configurations that come with the program, and copies one."""
-    from customize.settings.files import shipped_configs
+    from customize.cli import configs
 
-    return shipped_configs.main(argv)
+    return configs.main(argv)
 
 
 def run_training(settings) -> None:

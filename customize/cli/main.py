@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from customize import __version__, events
-from customize.cli import aliases, diffusers_flags, other_command, pasted_text, problem_report, settings_from_files, streams
-from customize.cli.arguments import arguments, plain
-from customize.cli.settings_by_command import MODELS
+from customize.cli import problem_report, streams
+from customize.cli.flags import aliases, diffusers_flags, other_command, pasted_text, settings_from_files
+from customize.cli.flags.arguments import arguments, plain
+from customize.cli.flags.settings_by_command import MODELS
 from customize.cli.terminal import Terminal
 from customize.errors import InputError, Interrupted, NumericsError, Problem, ResourceError
 from customize.next_command import called

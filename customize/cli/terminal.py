@@ -21,7 +21,7 @@ from customize.units import duration, each
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from customize.progress import Bar
+    from customize.cli.progress_bar import Bar
 
 WIDTH = 10
 
@@ -67,7 +67,7 @@ class Terminal:
 
     def progress(self, event: Progress) -> None:
         """A bar, or in a log a line now and then."""
-        from customize.progress import Bar  # tqdm is slow to import
+        from customize.cli.progress_bar import Bar  # tqdm is slow to import
 
         if self.bar is None:
             self.bar = Bar(event.total, event.unit, event.description, initial=event.done)
@@ -79,7 +79,7 @@ class Terminal:
 
     def train(self, event: TrainingStarted | StepDone | TrainingEnded) -> None:
         """A bar with loss, learning rate, seconds per step and the time left; in a log a line now and then."""
-        from customize.progress import Bar
+        from customize.cli.progress_bar import Bar
 
         match event:
             case TrainingStarted(step, max_train_steps):

@@ -26,9 +26,10 @@ from customize.families.files.scheduler import load_scheduler
 from customize.families.token_table import TokenTable, token_table
 from customize.inference.pipeline_loading import read_tensors
 from customize.printable import first_few
-from customize.weights.learned_weights import LearnedFile, find_learned
+from customize.weights.learned_weights import find_learned
 from customize.weights.load_adapters import add_adapters
 from customize.weights.loaded import LoadedWords
+from customize.weights.weight_file import LearnedFile
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest difference of two predictions, relative to the largest number in them, by the number format of the result."""

@@ -14,9 +14,10 @@ from customize.inference.pipeline import Pipeline
 from customize.inference.scale_schedules import LoadedWeights
 from customize.settings.scale import Scale
 from customize.weights.checkpoint_weights import put_into
-from customize.weights.learned_weights import SETTING, Learned, find_learned, other_base
+from customize.weights.learned_weights import Learned, find_learned
 from customize.weights.load_adapters import add_adapters
 from customize.weights.load_weights import add_embeddings, joined, read_tensors
+from customize.weights.weight_file import SETTING, other_base
 
 
 def load_pipeline(

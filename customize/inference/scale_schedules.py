@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from customize.inference.estimates import Estimate
 from customize.inference.prompt_estimates import Changing
 from customize.settings.scale import Now, Scale, at
-from customize.weights.learned_weights import LearnedFile
 from customize.weights.loaded import Loaded
+from customize.weights.weight_file import LearnedFile
 
 if TYPE_CHECKING:
     from customize.inference.step import Step

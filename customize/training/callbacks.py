@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,6 @@ import torch
 
 from customize import events
 from customize.errors import Interrupted
-from customize.progress import Pace
 from customize.storage import checkpoint, ownership
 from customize.storage.atomic import write_bytes
 from customize.storage.disk import room_for
@@ -233,3 +233,26 @@ class Signals(Callback):
     def finish(self, state: State) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+
+
+class Pace:
+    """What a step takes, by the last hundred; the first one, in which much is set up, does not count."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.last: deque[float] = deque(maxlen=100)
+
+    def step(self, seconds: float) -> None:
+        """One more step took so long."""
+        if self.begun:
+            self.last.append(seconds)
+        self.begun = True
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of a step; None before the second one."""
+        return sum(self.last) / len(self.last) if self.last else None
+
+    def left(self, steps: int, others: float = 0.0) -> float | None:
+        """Seconds that so many more steps take. others: seconds of what is done between them."""
+        return None if self.seconds is None else self.seconds * steps + others

@@ -19,6 +19,7 @@ from customize import device, events, units
 from customize.data.examples import Examples, small_pictures_note
 from customize.errors import ResourceError
 from customize.families import Source, load
+from customize.families.pipeline_folder import pipeline_sizes
 from customize.printable import first_few
 from customize.settings import derived
 from customize.settings.validation_prompts import images_per_prompt
@@ -33,7 +34,6 @@ from customize.training.resume import done, find_checkpoint, fitting, identity
 from customize.training.run import check_machine, start_accelerator, weights_every
 from customize.training.setup import RunContext, TrainingSetup, prepare
 from customize.training.validation import ValidationImages
-from customize.weights.save import pipeline_sizes
 
 TRIAL_STEPS = 2
 """The first one makes the optimizer's state, so only the second shows the most that is in memory; and it warms up."""

@@ -15,7 +15,8 @@ from customize.adapters import Adapter
 from customize.adapters.lora_keys import by_module, sorted_out, split
 from customize.errors import InputError, Problem
 from customize.printable import first_few
-from customize.weights.learned_weights import Learned, LearnedFile, adapter_description, find_learned
+from customize.weights.learned_weights import Learned, find_learned
+from customize.weights.weight_file import LearnedFile, adapter_description
 
 if TYPE_CHECKING:
     from torch import Tensor

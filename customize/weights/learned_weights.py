@@ -1,105 +1,29 @@
-"""Learned weights as files: found and checked by their headers alone, before torch is imported or a model loaded."""
+"""All learned weights of a job: the files that are named, the base model that they share, and what does not fit together.
 
-import math
+Found by headers alone, before torch is imported or a model loaded.
+"""
+
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from customize import adapters, missing_path
-from customize.adapters.lora_keys import ADAPTER_METADATA
-from customize.diffusion.predictions import DISCRETE_PREDICTIONS
 from customize.errors import InputError, Problem
 from customize.printable import printable
 from customize.settings.files.sharing import local_base
 from customize.settings.scale import Scale
-from customize.settings.texts import text_fault
-from customize.storage import checkpoint, run_folder
-from customize.storage.json_files import json_object
-from customize.storage.safetensors_header import Header, read_header, refuse_not_finite
-from customize.storage.untrusted_files import PICKLES
-from customize.weights import model_spec
+from customize.storage import run_folder
 from customize.weights.checkpoint_weights import weights_in
-from customize.weights.signatures import is_adapter, unsupported
-
-SETTING = "weights"
-FLOATS = ("F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64")
-AGAIN = "_kohya"
-"""What ends the name of a file that holds the same as the one beside it, for other programs."""
-INTEGERS = ("U8", "I8", "I16", "I32", "I64")
-BASE_MARKS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conv_in.", "text_model.")
-UNNAMED = ("emb_params", "string_to_param.*", "string_to_param", "clip_l", "*")
-"""Names of tensors of embeddings whose word is the file's name."""
-BUNDLED = re.compile(r"bundle_emb\.(.+?)\.(?:string_to_param\.\*|emb_params|clip_l)")
-"""An embedding within a file of an adapter, as A1111 and OneTrainer have it; its word."""
-PATTERNS = re.compile(r"(^|\.)(rank_pattern|alpha_pattern)$")
-NUMBERS = re.compile(r"(^|\.)(r|lora_alpha)$")
-DESCRIBED = re.compile(r"(unet|text_encoder)\.")
-MOST_REPEATS = 3
-
-
-@dataclass(frozen=True)
-class LearnedFile:
-    """A safetensors file with learned weights, the scale they are wanted at, and what the file says of itself."""
-
-    path: Path
-    scale: Scale
-    header: Header
-    about: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def adapter(self) -> str | None:
-        """The adapter of `customize.adapters` that the file names as its own; None for a LoRA, whatever program wrote it."""
-        types = (str(value) for name, value in self.described_adapter.items() if name.endswith("peft_type"))
-        return next((name for each in types if (name := adapters.by_peft_type().get(each, "lora")) != "lora"), None)
-
-    @cached_property
-    def described_adapter(self) -> dict[str, Any]:
-        """peft's configuration of the file's adapter, as diffusers' loaders are told it; empty where there is none."""
-        return json_object(self.header.metadata.get(ADAPTER_METADATA, "{}"))
-
-    @property
-    def is_adapter(self) -> bool:
-        """Whether it holds an adapter (LoRA and its relatives), with or without embeddings, rather than these alone."""
-        return is_adapter(self.header.tensors) or self.adapter is not None
-
-    @property
-    def is_network(self) -> bool:
-        """Whether it holds the weights of whole networks, as the checkpoint of a run without an adapter."""
-        return not self.is_adapter and any(name.startswith("unet.") for name in self.header.tensors)
-
-    @property
-    def placeholders(self) -> dict[str, str]:
-        """For embeddings: the word that calls each tensor. Most programs keep the word in the file's name."""
-        if self.is_adapter:
-            return {found[1]: name for name in self.header.tensors if (found := BUNDLED.fullmatch(name))}
-        if self.is_network:
-            return {}
-        return {self.path.stem if name in UNNAMED else name: name for name in self.header.tensors}
-
-    @property
-    def trigger_words(self) -> tuple[str, ...]:
-        """The words that call what was learned, as far as the file tells."""
-        own = self.about.get("trigger_words", ()) if self.is_adapter or self.is_network else ()
-        return tuple(dict.fromkeys([*own, *self.placeholders]))
-
-    @property
-    def described(self) -> str:
-        """One line: what the file holds, its scale, the words that call it, and the base model that it was learned on."""
-        shapes = [self.header.tensors[name].shape for name in self.placeholders.values()]
-        rows = sum(shape[0] if len(shape) == 2 else 1 for shape in shapes)
-        words = f"embeddings, {rows} vector{'s' * (rows > 1)}"
-        kind = f"adapter{f' and {words}' if rows else ''}" if self.is_adapter else words
-        kind = "network" if self.is_network else kind
-        if self.path.name == checkpoint.LEARNED:
-            kind = f"checkpoint of step {self.about.get('steps', 'unknown')}, {kind}"
-        others = {} if self.about else model_spec.read(self.header.metadata)
-        words = self.trigger_words or filter(None, [others.get("trigger")])
-        line = described(self.path, kind, self.about, tuple(words), f", scale {self.scale}", others.get("base", ""))
-        return line + (f"; most frequent in its captions: {', '.join(others['tags'])}" if "tags" in others else "")
+from customize.weights.weight_file import (
+    SETTING,
+    LearnedFile,
+    check_file,
+    damaged,
+    described,
+    files_of,
+    read_about,
+)
 
 
 @dataclass(frozen=True)
@@ -128,15 +52,6 @@ class Learned:
         about = self.about_base
         base = [described(self.base, "complete model", about, about.get("trigger_words", ()))] if about else []
         return base + [file.described for file in (*filter(None, [self.network]), *self.files)]
-
-
-def described(path: object, kind: str, about: dict[str, Any], words: Iterable[str], scale: str = "", base: str = "") -> str:
-    """One line on learned weights, of what their metadata says; base: what files of others say of their base model."""
-    method = f" ({about['method']})" if about.get("method") else ""
-    called = f"trigger words: {', '.join(map(str, words))}" if words else "trigger words not told"
-    base = str(about.get("base_model") or base)
-    base = f"learned on {base}" if base else "base model not told"
-    return printable(f"{path}: {kind}{method}{scale}; {called}; {base}")
 
 
 def find_learned(base: str | None, weights: Sequence[tuple[str | Path, Scale]]) -> Learned:
@@ -176,12 +91,8 @@ def find_learned(base: str | None, weights: Sequence[tuple[str | Path, Scale]]) 
     problems += clashes(files)
     for file in (*networks, *files):
         find_base(file)
-    problems += [] if base else unknown_bases([*networks, *files])
-    named = {file.about["base_model"] for file in (*networks, *files) if "base_model" in file.about}
-    if not base and not pipelines and len(named) > 1:
-        remedy = "say which one to use with --pretrained_model_name_or_path"
-        problems.append(Problem(SETTING, f"learned on different base models: {', '.join(sorted(named))}", remedy))
-    base = base or (str(pipelines[0]) if pipelines else next(iter(named), None))
+    base, found = base_of(base, pipelines, [*networks, *files])
+    problems += found
     about_base: dict[str, Any] = {}
     if base not in (None, "demo") and (beside := Path(os.path.expanduser(base)) / run_folder.ABOUT).is_file():
         try:
@@ -191,6 +102,16 @@ def find_learned(base: str | None, weights: Sequence[tuple[str | Path, Scale]]) 
     if problems:
         raise InputError(problems)
     return Learned(base, tuple(files), about_base, networks[0] if networks else None)
+
+
+def base_of(base: str | None, pipelines: Sequence[Path], files: Sequence[LearnedFile]) -> tuple[str | None, list[Problem]]:
+    """The base model: the one that is given, a complete pipeline among the weights, or the one that files name."""
+    problems = [] if base else list(unknown_bases(files))
+    named = {file.about["base_model"] for file in files if "base_model" in file.about}
+    if not base and not pipelines and len(named) > 1:
+        remedy = "say which one to use with --pretrained_model_name_or_path"
+        problems.append(Problem(SETTING, f"learned on different base models: {', '.join(sorted(named))}", remedy))
+    return base or (str(pipelines[0]) if pipelines else next(iter(named), None)), problems
 
 
 def find_base(file: LearnedFile) -> None:
@@ -209,119 +130,6 @@ def unknown_bases(files: Iterable[LearnedFile]) -> Iterator[Problem]:
             yield Problem(SETTING, what, "say where it is with --pretrained_model_name_or_path")
 
 
-def is_plain_pattern(pattern: str) -> bool:
-    """Of a pattern that peft matches with the names of modules: whether it is one, and cannot take for ever."""
-    repeats = sum(map(pattern.count, "*+{"))
-    if len(pattern) > 300 or repeats > MOST_REPEATS or re.search(r"\)[*+?{]", pattern):
-        return False
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError):
-        return False
-    return True
-
-
-def files_of(path: Path) -> list[Path]:
-    """The weight files that the user means by a path: itself, or those of a run folder."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise InputError(
-            Problem(SETTING, f"no file or folder {path}", missing_path.remedy_for_missing(str(path), "check the path"))
-        )
-    files = sorted([*path.glob("learned_embeds*.safetensors"), *path.glob("pytorch_lora_weights*.safetensors")])
-    files = [
-        file for file in files if not file.stem.endswith(AGAIN) or file.with_stem(file.stem.removesuffix(AGAIN)) not in files
-    ]
-    if not files:
-        pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
-        what = f"{path} holds no learned_embeds*.safetensors and no pytorch_lora_weights.safetensors"
-        remedy = f"convert {pickles[0]} to .safetensors first" if pickles else missing_path.weights_remedy(path)
-        raise InputError(Problem(SETTING, what, remedy))
-    return files
-
-
-def check_file(path: Path, scale: Scale) -> LearnedFile:
-    """A weight file whose header is sound and of a kind that can be loaded; otherwise InputError."""
-    if path.suffix in PICKLES:
-        remedy = "convert it to .safetensors: a pickle can run any program when it is opened"
-        raise InputError(Problem(SETTING, f"{path} is a pickle, which is not opened", remedy))
-    header = read_header(path)
-    file = LearnedFile(path, scale, header, about(header, path))
-    problems = [problem for problem in [unsupported(path, header.tensors)] if problem and not file.adapter]
-    integers = {name for name, info in header.tensors.items() if name.endswith(".alpha") and info.dtype in INTEGERS}
-    wrong = sorted(name for name, info in header.tensors.items() if info.dtype not in FLOATS and name not in integers)
-    if wrong and not problems:
-        what = f"{path}: {listed(wrong)} hold {header.tensors[wrong[0]].dtype}, not floating point numbers"
-        problems.append(Problem(SETTING, what, "give a file in float32, float16 or bfloat16"))
-    if not problems and not file.is_network and not (file.is_adapter and not file.placeholders):
-        shapes = [header.tensors[name].shape for name in file.placeholders.values()]
-        if not file.is_adapter and any(name.startswith(BASE_MARKS) for name in header.tensors):
-            remedy = "give it as --pretrained_model_name_or_path"
-            problems.append(Problem(SETTING, f"{path} is a base model, not learned weights", remedy))
-        elif faults := [f"{word[:80]!r} {fault}" for word in file.placeholders if (fault := text_fault("placeholder", word))]:
-            remedy = "rename the file" if set(UNNAMED) & header.tensors.keys() else "call it otherwise where it is made"
-            problems.append(Problem(SETTING, printable(f"{path}: the word {faults[0]}"), remedy))
-        elif not shapes or not all(len(shape) in (1, 2) and min(shape) > 0 for shape in shapes):
-            what = f"{path} holds neither embeddings nor an adapter: {listed(sorted(header.tensors)) or 'nothing'}"
-            problems.append(Problem(SETTING, what, "give the learned_embeds or pytorch_lora_weights file of a run"))
-    if problems:
-        raise InputError(problems)
-    refuse_not_finite(path, header)
-    return file
-
-
-def about(header: Header, path: Path) -> dict[str, Any]:
-    """What our own metadata says of a file (base_model, method, trigger_words, ...); empty for files of others.
-
-    Raises InputError where that, or what diffusers is told of an adapter, is damaged.
-    """
-    try:
-        adapter = json_object(header.metadata.get(ADAPTER_METADATA, "{}"))
-    except ValueError as error:
-        raise InputError(damaged(path)) from error
-    for name, value in adapter.items():
-        if not DESCRIBED.match(name) and "r" not in adapter:
-            raise InputError(damaged(path))
-        numbers = [value] if NUMBERS.search(name) and value is not None else []
-        if PATTERNS.search(name) and value is not None:
-            if not isinstance(value, dict) or not all(map(is_plain_pattern, value)):
-                raise InputError(damaged(path))
-            numbers = [*value.values()]
-        least = 1 if re.search(r"(^|\.)r(ank_pattern)?$", name) else -math.inf
-        if not all(type(number) in (int, float) and least <= number < math.inf for number in numbers):
-            raise InputError(damaged(path))
-    return read_about(header.metadata.get("customize", "{}"), path)
-
-
-def adapter_description(file: LearnedFile, part: str) -> dict[str, Any]:
-    """peft's description of the file's LoRA of one network ("unet", "text_encoder"); empty where there is none."""
-    said = file.described_adapter
-    own = {name.removeprefix(f"{part}."): value for name, value in said.items() if name.startswith(f"{part}.")}
-    return own if any(map(DESCRIBED.match, said)) else said  # of a single network, as its save_lora_adapter writes it
-
-
-def read_about(text: str, path: Path) -> dict[str, Any]:
-    """What a run or a merge says of its result. Raises InputError for values that are not what they are called."""
-    try:
-        said = json_object(text)
-    except ValueError as error:
-        raise InputError(damaged(path)) from error
-    words, settings = said.get("trigger_words", []), said.get("settings", {})
-    if not isinstance(words, list) or not isinstance(settings, dict):
-        raise InputError(damaged(path))
-    texts = [*words, *(said.get(name, "") for name in ("base_model", "method"))]
-    texts += [settings.get(name) or "" for name in ("revision", "variant")]
-    if not all(isinstance(each, str) for each in texts) or settings.get("prediction_type") not in (None, *DISCRETE_PREDICTIONS):
-        raise InputError(damaged(path))
-    return said
-
-
-def damaged(path: Path) -> Problem:
-    """The problem of a result whose description of itself cannot be used."""
-    return Problem(SETTING, printable(f"{path} has damaged metadata"), "get the file again")
-
-
 def clashes(files: Iterable[LearnedFile]) -> list[Problem]:
     """Placeholders that more than one file brings."""
     origin: dict[str, Path] = {}
@@ -333,14 +141,3 @@ def clashes(files: Iterable[LearnedFile]) -> list[Problem]:
                 problems.append(Problem(SETTING, what, "load one of them"))
             origin.setdefault(placeholder, file.path)
     return problems
-
-
-def other_base(file: LearnedFile) -> str:
-    """What to do when weights do not fit the base model."""
-    named = file.about.get("base_model") or model_spec.read(file.header.metadata).get("base")
-    return f"load it with the base model that it was learned on{f', {named}' if named else ''}"
-
-
-def listed(names: Sequence[str], most: int = 8) -> str:
-    """The first names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -20,9 +20,9 @@ from customize.adapters.peft_layers import tuner_layers
 from customize.errors import InputError, Problem
 from customize.families.base import Family
 from customize.weights import lycoris
-from customize.weights.learned_weights import SETTING, LearnedFile, adapter_description, listed, other_base
 from customize.weights.loaded import LoadedAdapter
 from customize.weights.lycoris import Changed, Terms
+from customize.weights.weight_file import SETTING, LearnedFile, adapter_description, listed, other_base
 
 
 class Networks:

@@ -11,8 +11,8 @@ from torch import Tensor
 from customize.errors import InputError, Problem
 from customize.families.base import Family
 from customize.families.token_table import token_table
-from customize.weights.learned_weights import SETTING, LearnedFile, listed, other_base
 from customize.weights.loaded import Loaded, LoadedAdapter, LoadedTogether, LoadedWords
+from customize.weights.weight_file import SETTING, LearnedFile, listed, other_base
 
 
 def joined(files: Sequence[LearnedFile], words: Sequence[LoadedWords], adapters: Sequence[LoadedAdapter]) -> list[Loaded]:

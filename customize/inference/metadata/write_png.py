@@ -16,7 +16,7 @@ from customize.settings.files.sharing import shared_file, shared_name, shared_se
 from customize.settings.inference import InferenceSettings
 from customize.settings.sampler_names import shown
 from customize.settings.scale import Scale
-from customize.weights.learned_weights import LearnedFile
+from customize.weights.weight_file import LearnedFile
 
 EXIF_FOLDER, EXIF_COMMENT, EXIF_NOTE = 0x8769, 0x9286, 0x927C
 NOTE = b"customize\0"

@@ -127,7 +127,7 @@ def check(settings: InferenceSettings) -> Job:
 
     if settings.prompt_file is not None:
         what = f"{settings.prompt_file} has not been read"
-        problems.append(Problem("prompt_file", what, "make the settings by customize.cli.settings_from_files.read_settings"))
+        problems.append(Problem("prompt_file", what, "make the settings by customize.read_settings"))
     attempt(lambda: image_folder.check(on_its_own(settings)))
     like = attempt(lambda: likened(settings))
     found = attempt(lambda: called_in(grid(on_its_own(settings))))

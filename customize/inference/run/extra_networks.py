@@ -23,7 +23,7 @@ from customize.settings.inference import InferenceSettings
 from customize.settings.scale import LARGEST, path_and_scale
 from customize.storage.safetensors_header import read_header
 from customize.storage.untrusted_files import PICKLES
-from customize.weights.learned_weights import LearnedFile, files_of
+from customize.weights.weight_file import LearnedFile, files_of
 
 TAG = re.compile(r"<\s*(lora|lyco|hypernet)\s*:([^<>]*)>", re.IGNORECASE)
 EMBEDDING = re.compile(r"\bembedding:\s*([^\s,;()\[\]{}<>|:]+)", re.IGNORECASE)

@@ -134,7 +134,7 @@ def write_model(target: Path, pipeline: "Pipeline", said: dict[str, str], precis
     """The base model with everything in it, as a folder in diffusers' layout, in float32 or the precision asked for."""
     import torch
 
-    from customize.weights.save import save_pipeline
+    from customize.families.pipeline_folder import save_pipeline
 
     merge_adapters(pipeline.family)
     merge_words(pipeline.family)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from customize.cli.aliases_table import SHORT
+from customize.cli.flags.aliases_table import SHORT
 from customize.settings.field import Setting
 from customize.settings.files import shipped_configs
 from customize.settings.files.toml_faults import QUOTES

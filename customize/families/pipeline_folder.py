@@ -1,4 +1,4 @@
-"""Results to share, in the formats that other programs read: safetensors, with where they came from in the metadata."""
+"""Whole pipelines in folders in diffusers' layout, which other programs read: written, and measured before they are written."""
 
 import json
 import shutil

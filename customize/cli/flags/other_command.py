@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from customize.cli.arguments import known
-from customize.cli.settings_by_command import MODELS
+from customize.cli.flags.arguments import known
+from customize.cli.flags.settings_by_command import MODELS
 from customize.errors import Problem
 from customize.missing_path import is_run
 from customize.next_command import command_line

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from customize import missing_path
-from customize.cli import aliases, diffusers_flags, pasted_text
+from customize.cli.flags import aliases, diffusers_flags, pasted_text
 from customize.errors import Problem
 from customize.settings.common import Settings
 from customize.settings.field import Setting, table

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections import deque
 from contextlib import suppress
 from typing import Any
 
@@ -58,26 +57,3 @@ class Bar:
                 self.tqdm.close()
             elif self.done > self.shown:
                 self.say()
-
-
-class Pace:
-    """What a step takes, by the last hundred; the first one, in which much is set up, does not count."""
-
-    def __init__(self) -> None:
-        self.begun = False
-        self.last: deque[float] = deque(maxlen=100)
-
-    def step(self, seconds: float) -> None:
-        """One more step took so long."""
-        if self.begun:
-            self.last.append(seconds)
-        self.begun = True
-
-    @property
-    def seconds(self) -> float | None:
-        """Seconds of a step; None before the second one."""
-        return sum(self.last) / len(self.last) if self.last else None
-
-    def left(self, steps: int, others: float = 0.0) -> float | None:
-        """Seconds that so many more steps take. others: seconds of what is done between them."""
-        return None if self.seconds is None else self.seconds * steps + others

@@ -1,13 +1,13 @@
-"""Other programs' names of our settings, understood: see `customize.cli.aliases_table`."""
+"""Other programs' names of our settings, understood: see `customize.cli.flags.aliases_table`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from customize.cli.aliases_table import BY_VALUE, CONFIG, FLAGS, SAME, SCHEDULE_NAMES, SCHEDULES_APART, VALUES
-from customize.cli.diffusers_flags import Flag, translate
-from customize.cli.settings_by_command import MODELS
+from customize.cli.flags.aliases_table import BY_VALUE, CONFIG, FLAGS, SAME, SCHEDULE_NAMES, SCHEDULES_APART, VALUES
+from customize.cli.flags.diffusers_flags import Flag, translate
+from customize.cli.flags.settings_by_command import MODELS
 from customize.errors import Problem
 from customize.settings.common import Settings
 from customize.settings.field import Setting, table, written

@@ -7,8 +7,8 @@ honoured (`FLAGS`), or says by its value what is wanted (`BY_VALUE`). Each row h
 from collections.abc import Mapping
 from typing import Any
 
-from customize.cli.diffusers_flags import BOTH, DREAMBOOTH, TEXTUAL_INVERSION, Flag
-from customize.cli.settings_by_command import MODELS
+from customize.cli.flags.diffusers_flags import BOTH, DREAMBOOTH, TEXTUAL_INVERSION, Flag
+from customize.cli.flags.settings_by_command import MODELS
 from customize.settings.common import Settings
 from customize.settings.inference import InferenceSettings
 

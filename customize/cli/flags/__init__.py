@@ -1,0 +1,1 @@
+"""Flags, configurations and stray words of a command line, made into settings."""
