@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from customize import progress
+from customize.cli import progress_bar
 from customize.cli.progress_bar import Bar
 from customize.cli.terminal import time_left
 from customize.training.callbacks import Checkpoints, EveryNSteps, Pace, Progress, times_left
@@ -120,7 +120,7 @@ def test_a_short_job_says_once_that_it_is_done(monkeypatch, capsys):
 def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch):
     monkeypatch.setattr(sys, "stderr", output := Output())
     output.isatty = lambda: True
-    monkeypatch.setattr(progress, "tqdm", lambda **given: made.append(FakeBar(given)) or made[-1])
+    monkeypatch.setattr(progress_bar, "tqdm", lambda **given: made.append(FakeBar(given)) or made[-1])
     made = []
     with Bar(10, "step", initial=4) as bar:
         bar.update(text="loss 0.5, 12 s left")
