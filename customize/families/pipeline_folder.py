@@ -29,7 +29,7 @@ def round_files(folder: Path, precision: str) -> None:
 
 
 def save_pipeline(folder: Path, family: "Family", metadata: dict[str, str], precision: str = "fp32") -> list[Path]:
-    """A complete pipeline in diffusers' layout, in a folder that `files` puts in place once it is whole.
+    """A complete pipeline in diffusers' layout, in a folder that `storage.atomic` puts in place once it is whole.
 
     The base's safety checker and feature extractor, which were never loaded, are copied as they are.
     """

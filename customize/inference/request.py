@@ -18,7 +18,7 @@ class Composition:
     """One image of several prompts. of: given an estimate for each prompt, in their order, returns the image's.
 
     copies: how many latents each image has; the first of them is decoded. kept: components, and the index of the one that is
-    taken from the given image (`illusions.keep_component`).
+    taken from the given image (`illusion_estimates.keep_component`).
     """
 
     of: Callable[[Sequence[Estimate]], Estimate]

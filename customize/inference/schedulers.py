@@ -37,7 +37,7 @@ def scheduler_names(base) -> list[str]:
 def make_scheduler(base, name: str | None = None, use_karras_sigmas: bool | None = None, **options: Any):
     """A fresh scheduler with the base's noise schedule; the base's own class when no name is given.
 
-    name: a class of diffusers, or a sampler's name as other programs have it (see `samplers`). options: timestep_spacing,
+    name: a class of diffusers, or a sampler's name as other programs have it (see `sampler_names`). options: timestep_spacing,
     rescale_betas_zero_snr; eta is checked only, as it is given at each step. Raises InputError for a scheduler that is
     unknown or does not fit, and for options that it does not take.
     """

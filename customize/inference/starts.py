@@ -97,7 +97,7 @@ class Inpainting:
 
 @dataclass(frozen=True)
 class KeepComponent:
-    """Starts from noise, and keeps one component of images, that of `index` (see `illusions.keep_component`)."""
+    """Starts from noise, and keeps one component of images, that of `index` (see `illusion_estimates.keep_component`)."""
 
     images: Sequence[Image.Image]
     components: Components

@@ -1,4 +1,4 @@
-"""What `files` asks of the operating system: flushes, exchanges of names, and what it says when a disk gives out."""
+"""What `atomic` asks of the operating system: flushes, exchanges of names, and what it says when a disk gives out."""
 
 import ctypes
 import errno

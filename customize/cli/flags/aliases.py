@@ -55,7 +55,7 @@ def flags(model: type[Settings]) -> Mapping[str, Flag]:
 
 
 def lines(model: type[Settings]) -> dict[str, Setting | Flag]:
-    """How many words follow each name: what `cli.arguments` asks."""
+    """How many words follow each name: what `arguments` asks."""
     return {**flags(model), **{name: table(model)[ours] for name, ours in same(model).items()}}
 
 

@@ -187,7 +187,7 @@ def pairs(indices: np.ndarray) -> list[np.ndarray]:
 
 
 def animation(frames: Sequence[np.ndarray], palette: bytes) -> bytes:
-    """As `figures.gif`, of indices [h, w] of one palette: twice as large a file in half the time."""
+    """As `contact_sheet.gif`, of indices [h, w] of one palette: twice as large a file in half the time."""
     file, durations = io.BytesIO(), [120] * (len(frames) - 1) + [1500]
     first, *others = [in_colours(frame, palette) for frame in frames]
     first.save(file, "GIF", save_all=True, append_images=others, duration=durations, loop=0, optimize=False)

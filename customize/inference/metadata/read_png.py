@@ -204,7 +204,7 @@ def _parsed(text: str) -> dict[str, Any]:
 
 
 def _read_own(reading: Reading, text: str) -> None:
-    """What `records.texts` writes; settings of a run as a whole are never taken from it."""
+    """What `write_png.texts` writes; settings of a run as a whole are never taken from it."""
     match _parsed(text):
         case {"settings": dict(said), "base_model": str(base), "weights": list(files), "versions": dict(versions), **more}:
             reading.base_model = reading.places.get(base, base)

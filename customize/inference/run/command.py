@@ -1,4 +1,4 @@
-"""What infer.py does: everything is checked, then images are generated (`drawing.py`) and written (`output.py`) one by one.
+"""What infer.py does: everything is checked, then images are generated (`generate.py`) and written (`output.py`) one by one.
 
 Nothing here imports torch before all is checked.
 """
@@ -50,7 +50,7 @@ def run(settings: InferenceSettings) -> None:
 
     Written there: 000.png, 001.png, ..., numbered on from what is there, that carry their settings, each as it is finished;
     config.toml, with which they come out again; sheet.png for 2 to `output.MOST_ON_SHEET` images; trace.jsonl and what
-    `looks.Looks.write` names. With `like`, says whether the picture came out the same.
+    `observers.Looks.write` names. With `like`, says whether the picture came out the same.
     With `merge` no picture, but what `merge.run` says.
     Raises InputError before anything is written; ResourceError when memory or disk give out, Interrupted when a signal
     comes: what is finished stays, and they tell how to go on.
