@@ -42,8 +42,8 @@ def measure(job: str, arguments: argparse.Namespace, folder: Path) -> None:
     script, data_flag, own = JOBS[job]
     options = {
         "--pretrained_model_name_or_path": arguments.model, data_flag: folder / "images", "--output_dir": folder / job,
-        "--resolution": arguments.resolution, "--max_train_steps": arguments.steps, "--validation_prompt": "none",
-        "--report_to": "none",
+        "--resolution": arguments.resolution, "--max_train_steps": arguments.steps, "--train_batch_size": arguments.batch_size,
+        "--validation_prompt": "none", "--report_to": "none",
     }  # fmt: skip
     command = [sys.executable, script, *own, *(str(word) for pair in options.items() for word in pair)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(arguments.code)}
@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("job", nargs="+", choices=JOBS)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--resolution", type=int, default=256)
+    parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--code", type=Path, default=Path(__file__).parents[1])
     arguments = parser.parse_args()
     arguments.model = arguments.model.resolve()
