@@ -20,7 +20,7 @@ BESIDE = "device errors events library_logs missing_path next_command printable 
 """Modules that lie beside the rooms, and below them."""
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 300, 50
 PREDICTION_TYPES = {"epsilon", "v_prediction"}
-"""Those of `diffusion.process.PREDICTIONS` that are no everyday words."""
+"""Those of `diffusion.predictions.PREDICTIONS` that are no everyday words."""
 
 
 def modules(root: Path = ROOT) -> dict[str, ast.Module]:

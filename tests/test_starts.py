@@ -95,6 +95,8 @@ def test_a_new_start_is_one_class(pipeline):
 
     noise = torch.cat([torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (3, 4)])
     own = pipeline.run(request(Given(noise)), output_type="latent")
+    options = {"negative_prompt": ["", "small"], "seeds": [3, 4], "output_type": "latent", **SHORT}
+    assert torch.equal(own, pipeline.generate(["a dog", "a cat"], start=Given(noise), **options))
     assert torch.equal(own, pipeline.run(request(TextToImage()), output_type="latent"))
     assert not torch.allclose(own, pipeline.run(request(Given(noise.flip(0))), output_type="latent"), atol=1e-2)
 
@@ -103,7 +105,7 @@ def test_a_new_start_is_one_class(pipeline):
     ("options", "where"),
     [
         ({"mask_image": MASK}, "mask_image"), ({"strength": 0.5}, "strength"), ({"seeds": [1, 2, 3]}, "prompts"),
-        ({"image": PAIR, "strength": 0.0}, "strength"),
+        ({"image": PAIR, "strength": 0.0}, "strength"), ({"start": TextToImage(), "image": PAIR}, "start"),
     ],
 )  # fmt: skip
 def test_options_that_do_not_go_together(options, where, pipeline):

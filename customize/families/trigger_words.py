@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
 
-MERGES = Path(__file__).parents[1] / "families" / "configs" / "clip_merges.txt.gz"
+MERGES = Path(__file__).parent / "configs" / "clip_merges.txt.gz"
 RARE = 20_000
 """Words whose last merge in CLIP's byte-pair encoding comes after this one (or that are no single token) are rare."""
 

@@ -74,9 +74,13 @@ def request_of(
     num_resamples: int = 1,
     jump_length: int = 10,
     composition: Composition | None = None,
+    start: Start | None = None,
     **options: Any,
 ) -> GenerationRequest:
-    """The request that the options of `Pipeline.generate` stand for. Raises InputError where they do not go together."""
+    """The request that the options of `Pipeline.generate` stand for; without `start`, they decide where denoising starts.
+
+    Raises InputError where they do not go together.
+    """
     prompts = [prompts] if composition and isinstance(prompts, tuple) else prompts
     per_image = each_of_one_length(
         prompts=prompts, negative_prompt=negative_prompt, guidance_scale=guidance_scale, seeds=seeds, image=image,
@@ -84,7 +88,12 @@ def request_of(
     )  # fmt: skip
     images, masks = per_image["image"], per_image["mask_image"]
     given = {} if strength is None else {"strength": strength}
-    if masks[0]:
+    if start:
+        if images[0] or masks[0] or strength is not None or (composition and composition.kept):
+            raise InputError(
+                Problem("start", "says where denoising starts, and so do image, mask_image and strength", "give one")
+            )
+    elif masks[0]:
         if not images[0]:
             raise InputError(Problem("mask_image", "there is no image that it is for", "give the picture as image"))
         start = Inpainting(images, masks, num_resamples=num_resamples, jump_length=jump_length, **given)
