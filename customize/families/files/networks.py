@@ -25,6 +25,8 @@ OTHER_PARTS_OF_CLIP = ("text_projection.", "logit_scale", "vision_model.", "visu
 NAMES_OF_2022 = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Of the attention layers in the autoencoders of Stable Diffusion 1.x, and what they are called now."""
 
+AT_A_TIME = 64
+
 
 def load_network(
     network_class: type, folder: Path, part: str, variant: str | None = None, dtype: torch.dtype = torch.float32
@@ -93,10 +95,16 @@ def refuse_others(where: str, wanted: Shapes, found: Shapes) -> None:
 
 
 def tensors_of(folder: Path, part: str, variant: str | None, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of a network's files as the network has them, each a copy in `dtype`."""
+    """The tensors of a network's files as the network has them, each a copy in `dtype`.
+
+    A file is opened for `AT_A_TIME` tensors: what is read of a mapped file stays in memory until it is closed.
+    """
     tensors: dict[str, Tensor] = {}
     for file in weight_files(folder, variant):
         with safe_open(file, framework="pt") as opened:
-            names = {name: own for name in opened.keys() if (own := own_name(part, name))}
-            tensors |= {own: opened.get_tensor(name).to(dtype, copy=True) for name, own in names.items()}
+            names = [(name, own) for name in opened.keys() if (own := own_name(part, name))]
+        for start in range(0, len(names), AT_A_TIME):
+            with safe_open(file, framework="pt") as opened:
+                some = names[start : start + AT_A_TIME]
+                tensors |= {own: opened.get_tensor(name).to(dtype, copy=True) for name, own in some}
     return tensors
