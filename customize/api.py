@@ -93,14 +93,19 @@ def generate(settings: InferenceSettings, on_event: Callable[[Event], None] | No
 
     if settings.merge is not None:
         raise InputError(Problem("merge", "generates no image", "run it as a command: customize infer --merge"))
-    settings = with_seed(settings)
-    job = command.check(settings)
+    with events.sent_to(on_event) if on_event else nullcontext():
+        settings = with_seed(settings)
+        job = command.check(settings)
+        for note in command.notes(settings, job):
+            events.warn(note)
 
     def images() -> Iterator[GeneratedImage]:
         from customize.inference.run.generate import Models, draw
 
         models = Models()
         models.load(job.grid.wanted[0].settings)
+        if settings.lesson == "none":
+            models.check_steps(job.grid)
         drawn: Drawn
         for drawn in draw(settings, job, models, lambda place: Path(f"{place:03d}.{settings.image_format}")):
             for place, image, texts in zip(drawn.places, drawn.images, drawn.texts, strict=True):

@@ -16,6 +16,7 @@ from customize.data.batches import (
     SampleConfig,
 )
 from customize.families.conditioning import Conditioning
+from customize.training.loop import with_last
 
 C = 4
 
@@ -146,3 +147,13 @@ def test_the_gradient_of_a_step_of_several_shapes(prior, size, accumulated, tiny
     assert expected.keys() == found.keys() and any(gradient.abs().max() > 1e-6 for gradient in expected.values())
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 5])
+def test_only_one_batch_is_dealt_in_advance(number):
+    taken = []
+    items = with_last(taken.append(i) or i for i in range(number))
+    for place, (item, is_last) in enumerate(items):
+        assert item == place and is_last == (place == number - 1)
+        assert taken == list(range(min(place + 2, number)))
+    assert len(taken) == number

@@ -73,6 +73,28 @@ def test_a_callback_of_the_caller_may_stop_the_run(tiny_epsilon, pictures, tmp_p
     assert result.steps == 3 and result.files[0].is_file()
 
 
+def test_a_run_may_be_started_from_another_thread(tiny_epsilon, pictures, tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "run", max_train_steps=1)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(customize.train, settings).result().steps == 1
+
+
+def test_a_chain_starts_from_the_image_that_is_given_whatever_its_name(tiny_epsilon, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    for name in ("000.png", "other.png"):
+        Image.fromarray(pixels).save(name)
+    common = {"pretrained_model_name_or_path": str(tiny_epsilon), "prompt": "a dog", "num_images": 2, "chain": 2,
+              "batch_size": 1, "num_inference_steps": 2}  # fmt: skip
+    found = [
+        [np.asarray(each.image) for each in customize.generate(customize.InferenceSettings(image=name, **common))]
+        for name in ("000.png", "other.png")
+    ]
+    assert len(found[0]) == 4 and all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
+
+
 def test_images_are_those_of_the_command_and_carry_their_settings(trained, tiny_epsilon, tmp_path, monkeypatch, capfd):
     from customize.cli.commands import infer
 

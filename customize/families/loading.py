@@ -34,7 +34,10 @@ def load(source: Source, placement: Placement) -> StableDiffusion:
     broken = [name for name, weight in weights if not weight.sum().isfinite() and not weight.isfinite().all()]
     if broken:
         what = f"holds NaN or infinity in {len(broken)} of {len(weights)} tensors, such as {broken[0]}"
-        raise InputError(Problem(str(family.source), what, AGAIN))
+        remedy = AGAIN
+        if placement.dtype == torch.float16:  # in which the largest number is 65,504
+            what, remedy = f"{what}, in float16", f"take --mixed_precision no or bf16; if that is no help, {AGAIN}"
+        raise InputError(Problem(str(family.source), what, remedy))
     if not family.schedule.alphas_cumprod.isfinite().all():
         raise InputError(Problem(f"{family.source}/scheduler", "gives noise levels that are NaN or infinite", AGAIN))
     return family

@@ -8,7 +8,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from customize import events
-from customize.errors import ResourceError
+from customize.errors import Interrupted, ResourceError
 from customize.storage import out_of_memory
 from customize.storage.disk import BROKEN, DENIED, FULL, WriteError, error_number
 
@@ -42,6 +42,8 @@ def only_looked_at(what: str, *also: type[Exception]) -> Iterator[None]:
     """
     try:
         yield
+    except Interrupted:
+        raise
     except (OSError, *also) as error:
         if isinstance(error, OSError) and error_number(error) in FULL | BROKEN:
             raise

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from customize.errors import InputError, Problem
+from customize.errors import InputError, Interrupted, Problem
 from customize.printable import printable
 from customize.storage import out_of_memory
 
@@ -156,7 +156,7 @@ def refusing(where: object, remedy: str, what: str = "cannot be loaded") -> Iter
     """Turns whatever a library raises on a file into InputError with the first line of its message; lets MemoryError pass."""
     try:
         yield
-    except (InputError, MemoryError, KeyboardInterrupt, SystemExit):
+    except (InputError, Interrupted, MemoryError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of tokenizers, written in Rust, is no Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -213,6 +214,8 @@ class Signals(Callback):
         self.previous: dict[signal.Signals, object] = {}
 
     def start(self, state: State) -> None:
+        if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+            return
         for name in self.NAMES:
             if number := getattr(signal, name, None):  # Windows has no SIGHUP
                 self.previous[number] = signal.signal(number, self.receive)

@@ -5,7 +5,7 @@ B samples of a micro-batch, G samples of a step (the global batch).
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
@@ -200,12 +200,12 @@ def step(
     begin = time.perf_counter()
     accelerator, parts = state.accelerator, micro_batches(config, state.accelerator)
     global_batch = config.train_batch_size * len(parts) * accelerator.num_processes
-    batches = [batch for positions in parts for batch in dataset.deal(state.draw, positions)]
+    batches = (batch for positions in parts for batch in dataset.deal(state.draw, positions))
     total, names = torch.zeros((), device=accelerator.device), ()
-    for number, batch in enumerate(batches, 1):
+    for batch, is_last in with_last(batches):
         batch = batch.to(accelerator.device)
         seed_networks(config.seed, state.draw, batch.positions)
-        sync = accelerator.no_sync(model) if number < len(batches) else nullcontext()
+        sync = nullcontext() if is_last else accelerator.no_sync(model)
         with sync, dropout.samples(config.seed, state.draw, batch.positions):
             losses: Tensor = model(batch)
             # processes average their gradients, so each gives its share times their number
@@ -227,6 +227,16 @@ def step(
     metrics = replace(metrics, seconds=time.perf_counter() - begin)
     stops = [callback.after_step(state, metrics) for callback in callbacks]
     state.stop = agreed(next(filter(None, stops), None), accelerator)
+
+
+def with_last(items: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
+    """Each item, and whether it is the last one; only one is taken in advance."""
+    items = iter(items)
+    for item in items:
+        for following in items:
+            yield item, False
+            item = following
+        yield item, True
 
 
 def agreed(stop: Stop | None, accelerator: Accelerator) -> Stop | None:

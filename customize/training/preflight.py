@@ -53,8 +53,7 @@ def run(settings, callbacks: "Sequence[Callback]" = ()) -> Path:
     with run_folders.made(settings, folder) as folder:
         from customize.training.run import run
 
-        run(settings.model_copy(update={"output_dir": str(folder)}), folder, source, examples, callbacks)
-    return folder
+        return run(settings.model_copy(update={"output_dir": str(folder)}), folder, source, examples, callbacks)
 
 
 def check(settings) -> tuple[Path, Source, Examples]:

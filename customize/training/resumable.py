@@ -107,7 +107,7 @@ class SkippedDraws:
 
     def faults(self, saved: Any, step: int) -> list[str]:
         is_list = isinstance(saved, list) and all(type(each) is int and 0 <= each <= step for each in saved)
-        return [] if saved is None or is_list else ["skipped draws"]
+        return [] if is_list else ["skipped draws"]
 
 
 def parts_of(method: Method, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> dict[str, Resumable]:
@@ -123,7 +123,7 @@ def parts_of(method: Method, optimizer: torch.optim.Optimizer, scaler: torch.amp
 
 def saved_parts(checkpoint: Checkpoint) -> dict[str, Any]:
     """What a checkpoint holds of each part."""
-    return {SKIPPED_DRAWS: [], WEIGHTS: checkpoint.learned, **checkpoint.state}
+    return {SKIPPED_DRAWS: [], **checkpoint.state, WEIGHTS: checkpoint.learned}
 
 
 def copied(tree: Any, tensors: list[Tensor]) -> Any:

@@ -56,8 +56,10 @@ class Outcome:
     began: float
 
 
-def run(settings, folder: Path, source: Source, examples: Examples, callbacks: Sequence[Callback] = ()) -> None:
+def run(settings, folder: Path, source: Source, examples: Examples, callbacks: Sequence[Callback] = ()) -> Path:
     """Trains what the settings say and leaves the result in `folder`; what it is given has passed `preflight.check`.
+
+    Returns the folder of the first process, which is that of all.
 
     callbacks: are called beside those of every run; what one of them raises ends the run with a checkpoint, `Stop` with a result.
     """
@@ -76,7 +78,7 @@ def run(settings, folder: Path, source: Source, examples: Examples, callbacks: S
         if settings.push_to_hub and accelerator.is_main_process:
             upload(settings, folder)
         accelerator.state.destroy_process_group()
-        return
+        return folder
     for note in filter(None, (*examples.notes, small_pictures_note(examples.instances, context.resolution))):
         events.note(note)
     with resources(for_memory(settings), "make room, then go on with --resume_from_checkpoint latest"), ExitStack() as claim:
@@ -89,6 +91,7 @@ def run(settings, folder: Path, source: Source, examples: Examples, callbacks: S
             events.summarize("finished", summary.finished(settings, folder, files, source, number, outcome.step, seconds))
     accelerator.wait_for_everyone()
     accelerator.state.destroy_process_group()
+    return folder
 
 
 def fit(
@@ -116,7 +119,7 @@ def fit(
     if state.stop and state.step < state.max_train_steps:
         events.info(f"stopped after step {state.step:,} of {state.max_train_steps:,}: {state.stop.reason}")
     if probe and accelerator.is_main_process:
-        events.info(probe.change())
+        events.info(str(probe.change()))
     return Outcome(method, samples, state.step, state.stop, began)
 
 

@@ -140,7 +140,8 @@ def draw(
             continue
         batch = [wanted[place] for place in places] * crew
         with Looks(pipeline, batch, [denoising]) as looks:
-            images = generate(pipeline, batch, job.images | links, job.masks, looks)[seat : seat + len(places)]
+            starts = links if batch[0].link else job.images
+            images = generate(pipeline, batch, starts, job.masks, looks)[seat : seat + len(places)]
         if chained:
             links |= {str(path_of(place)): image for place, image in zip(places, images, strict=True)}
         own = type(pipeline.family.scheduler).__name__
