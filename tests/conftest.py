@@ -12,7 +12,9 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 
-DEAR = "processes quiet hostile_files documented_commands resume reliability told folders guard disk_full latents_cache".split()
+DEAR = (
+    "new_adapter processes quiet hostile_files documented_commands resume reliability told folders guard disk_full latents_cache"
+).split()
 """Files that take longest."""
 
 THINNED = {

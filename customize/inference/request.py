@@ -87,25 +87,9 @@ def request_of(
         mask_image=mask_image,
     )  # fmt: skip
     images, masks = per_image["image"], per_image["mask_image"]
-    given = {} if strength is None else {"strength": strength}
-    if start:
-        if images[0] or masks[0] or strength is not None or (composition and composition.kept):
-            raise InputError(
-                Problem("start", "says where denoising starts, and so do image, mask_image and strength", "give one")
-            )
-    elif masks[0]:
-        if not images[0]:
-            raise InputError(Problem("mask_image", "there is no image that it is for", "give the picture as image"))
-        start = Inpainting(images, masks, num_resamples=num_resamples, jump_length=jump_length, **given)
-    elif images[0] and composition:
-        kept = composition.kept
-        start = KeepComponent(images, *kept, **given) if kept else ImageToImage(images, **{"strength": 1.0} | given)
-    elif images[0]:
-        start = ImageToImage(images, **given)
-    elif strength not in (None, 1.0):
-        raise InputError(Problem("strength", "there is no image that it is for", "give the picture as image"))
-    else:
-        start = TextToImage()
+    if start and (images[0] or masks[0] or strength is not None or (composition and composition.kept)):
+        raise InputError(Problem("start", "says where denoising starts, and so do image, mask_image and strength", "give one"))
+    start = start or start_of(images, masks, strength, num_resamples, jump_length, composition)
     return GenerationRequest(
         prompts=per_image["prompts"] if composition else [(prompt,) for prompt in per_image["prompts"]],
         negative_prompts=per_image["negative_prompt"],
@@ -115,6 +99,28 @@ def request_of(
         composition=composition,
         **options,
     )
+
+
+def start_of(
+    images: list[Any],
+    masks: list[Any],
+    strength: float | None,
+    num_resamples: int,
+    jump_length: int,
+    composition: Composition | None,
+) -> Start:
+    """Where denoising starts, by what is given. Raises InputError for a mask or a strength without an image."""
+    given = {} if strength is None else {"strength": strength}
+    if not images[0]:
+        lonely = "mask_image" if masks[0] else "strength" if strength not in (None, 1.0) else None
+        if lonely:
+            raise InputError(Problem(lonely, "there is no image that it is for", "give the picture as image"))
+        return TextToImage()
+    if masks[0]:
+        return Inpainting(images, masks, num_resamples=num_resamples, jump_length=jump_length, **given)
+    if composition and composition.kept:
+        return KeepComponent(images, *composition.kept, **given)
+    return ImageToImage(images, **({"strength": 1.0} if composition else {}) | given)
 
 
 def each_of_one_length(**values: Any) -> dict[str, list]:
