@@ -8,8 +8,6 @@ from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-
 from customize.errors import InputError, Problem
 from customize.printable import printable
 from customize.storage.untrusted_files import REMEDIES, START, kind_of, reason, regular_file
@@ -161,6 +159,8 @@ def _quoted(name: str) -> str:
 
 
 def _is_finite(path: Path, info: TensorInfo) -> bool:
+    import numpy as np  # not for --help
+
     kind, mask = np.dtype(f"<u{BITS[info.dtype] // 8}"), EXPONENTS[info.dtype]
     left = prod(info.shape)
     with regular_file(path) as file:
