@@ -7,8 +7,10 @@ from contextlib import contextmanager
 NOISE = {
     "transformers.utils.import_utils": ("requires torchvision (not installed)",),
     "diffusers.models.modeling_utils": ("that should be kept in float32: [].",),
+    "bitsandbytes.backends.cpu.ops": ("gemm_4bit_forward from kernels-community",),
 }
-"""Logger -> parts of lines that tell a user nothing: a reader of images that is not used, a list that is empty."""
+"""Logger -> parts of lines that tell a user nothing: a reader of images that is not used, a list that is empty, a faster
+4-bit product that some processors would have."""
 
 
 class Leaves(logging.Filter):

@@ -1,5 +1,6 @@
 """Fixtures that several test modules share: tiny models, built once per run; torch is imported by these only."""
 
+import gc
 import os
 from functools import cache
 from pathlib import Path
@@ -42,6 +43,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for place, item in enumerate(family):
                 if place % step and item is not family[-1]:
                     item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish() -> None:
+    """What all test modules have imported is no garbage: collections, of which each run makes one, pass over it."""
+    gc.collect()
+    gc.freeze()
 
 
 def name_of(item: pytest.Item) -> str:

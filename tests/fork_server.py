@@ -2,6 +2,7 @@
 lines of JSON on standard input and output. A request may name a moment at which the child kills itself or is sent a signal.
 """
 
+import gc
 import json
 import os
 import resource
@@ -28,7 +29,7 @@ class ForkServer:
         """(exit status, all that was printed) of `train_COMMAND.py ARGUMENTS`; minus the signal's number for a killed one.
 
         limits: `after`, seconds until SIGKILL; `asleep`, seconds until it goes on where SIGSTOP stopped it; `file_size`, the
-        largest file in bytes; `umask`.
+        largest file in bytes; `umask`. With `port`, two processes train together and meet at that port.
         """
         assert self.process.stdin and self.process.stdout
         request = {"command": command, "arguments": arguments, "moment": moment, "number": number, "action": action, **limits}
@@ -90,21 +91,35 @@ def set_trap(moment: str, number: int, action: str) -> None:
 
 def serve() -> None:
     import torch
+    from PIL import Image
 
     import customize.adapters.full
     import customize.adapters.lora
+    import customize.families.loading
+    import customize.families.pipeline_folder
+    import customize.training.preflight
     import customize.training.run  # noqa: F401
     from customize.cli.commands import run_training
     from customize.cli.main import main
+    from customize.families.trigger_words import merge_ranks
     from customize.methods import DreamBoothSettings, TextualInversionSettings
 
+    Image.init()
+    merge_ranks()
     torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # each child collects garbage at its end: without what is imported it takes a tenth of half a second
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # so that it can be waited for with a limit
     models = {"textual_inversion": TextualInversionSettings, "dreambooth": DreamBoothSettings}
     for line in sys.stdin:
         request = json.loads(line)
         output = os.memfd_create("output")
-        if not (child := os.fork()):
+        other = os.fork() if "port" in request else None
+        if other == 0 or not (child := os.fork()):
+            if other is not None:
+                rank = {"RANK": str(int(other == 0)), "LOCAL_RANK": str(int(other == 0)), "WORLD_SIZE": "2"}
+                meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(request["port"]), "ACCELERATE_USE_CPU": "true"}
+                os.environ |= {**rank, **meeting}
             os.dup2(output, 1)
             os.dup2(output, 2)
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -126,6 +141,8 @@ def serve() -> None:
             time.sleep(request["asleep"])
             os.kill(child, signal.SIGCONT)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if other:
+            status = status or os.waitstatus_to_exitcode(os.waitpid(other, 0)[1])
         os.lseek(output, 0, os.SEEK_SET)
         with os.fdopen(output, "rb") as file:
             text = file.read().decode(errors="replace")

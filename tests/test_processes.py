@@ -1,44 +1,51 @@
 """Two processes compute what one computes with twice the batch."""
 
-import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from kit import settings_for, write_pictures
+from kit import write_pictures
 from whole_runs import Run
-
-from customize.storage.atomic import write_text
 
 ROOT = Path(__file__).parents[1]
 
 
-def losses(folder: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def launch(folder: Path, method: str, base: Path, pictures: Path, num_processes: int, **changes) -> list[float]:
-    config = folder / f"{num_processes}.toml"
-    settings = settings_for(method, base, pictures, folder / f"run_{num_processes}", max_train_steps=3, **changes)
-    write_text(config, settings.to_toml())
-    script = "train_textual_inversion.py" if method == "textual_inversion" else "train_dreambooth.py"
-    processes = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
-    command = [sys.executable, *processes, str(ROOT / script), str(config)]
+def launched(run: Run) -> None:
+    """The run as two processes of `torchrun`."""
+    script = "train_textual_inversion.py" if run.method == "textual_inversion" else "train_dreambooth.py"
+    processes = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, *processes, str(ROOT / script), str(run.config)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    return losses(Path(settings.output_dir))
 
 
-@pytest.mark.parametrize("method", ["textual_inversion", pytest.param("lora", marks=pytest.mark.slow)])
-def test_two_processes_equal_one_with_twice_the_batch(method, server, tiny_epsilon, tmp_path):
+def forked(run: Run) -> None:
+    """The run as two processes that have the variables of `torchrun`, and imported everything before."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    status, said = run(port=port)
+    assert status == 0, said
+
+
+@pytest.mark.parametrize(
+    ("method", "start"),
+    [
+        ("textual_inversion", forked),
+        *(pytest.param(method, launched, marks=pytest.mark.slow) for method in ("textual_inversion", "lora")),
+    ],
+)
+def test_two_processes_equal_one_with_twice_the_batch(method, start, server, tiny_epsilon, tmp_path):
     pictures = write_pictures(tmp_path / "pictures")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
     one = Run(server, tmp_path / "one", method, tiny_epsilon, pictures, max_train_steps=3, train_batch_size=4)
     assert one()[0] == 0
-    two = launch(tmp_path, method, tiny_epsilon, pictures, 2, train_batch_size=1, gradient_accumulation_steps=2)
-    assert two == pytest.approx(one.losses(), abs=1e-6)
-    assert (tmp_path / "run_2/learned_embeds.safetensors").exists() or (
-        tmp_path / "run_2/pytorch_lora_weights.safetensors"
-    ).exists()
+    changes = {"max_train_steps": 3, "train_batch_size": 1, "gradient_accumulation_steps": 2}
+    two = Run(server, tmp_path / "two", method, tiny_epsilon, pictures, **changes)
+    start(two)
+    assert two.losses() == pytest.approx(one.losses(), abs=1e-6)
+    assert two.result().keys() == one.result().keys()
