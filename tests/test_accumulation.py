@@ -35,7 +35,7 @@ def learned(method, base, pictures, folder, size, accumulated, **changes):
     model, batches, condition = training.method.double(), Double(training.dataset), training.method.condition
     model.condition = lambda prompts: conditioning(hidden_states(condition(prompts)).double())
     train_loop(settings, training, context.accelerator, 3, dataset=batches)
-    return {name: tensor.detach().clone() for name, tensor in model.learned().items()}, batches.given
+    return {name: tensor.detach().clone() for name, tensor in model.trainable_state_dict().items()}, batches.given
 
 
 @pytest.mark.parametrize("method", ["textual_inversion", "lora"])

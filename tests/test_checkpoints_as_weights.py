@@ -10,7 +10,7 @@ from kit import METHODS, prepared, settings_for, train_loop
 from safetensors import safe_open
 
 from customize.errors import InputError
-from customize.evaluation.verify_result import answer
+from customize.evaluation.verify_result import prediction_of
 from customize.inference.pipeline_loading import load_pipeline
 from customize.storage import checkpoint
 from customize.training import model_card
@@ -28,7 +28,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def run(tiny_epsilon, pictures, tmp_path_factory):
-    """By kind: (the run's folder with checkpoints of steps 1 and 2, an answer under what it taught, its prompt)."""
+    """By kind: (the run's folder with checkpoints of steps 1 and 2, a prediction under what it taught, its prompt)."""
     made = {}
 
     def make(kind: str) -> tuple[Path, torch.Tensor, str]:
@@ -43,7 +43,7 @@ def run(tiny_epsilon, pictures, tmp_path_factory):
             train_loop(settings, training, context.accelerator, 2, [saves])
             training.method.eval()
             prompt = training.method.example_prompt
-            made[kind] = folder, answer(context.family, prompt), prompt
+            made[kind] = folder, prediction_of(context.family, prompt), prompt
         return made[kind]
 
     return make
@@ -58,9 +58,9 @@ def test_it_answers_as_the_run_did(kind, path, run):
     [said] = learned.described
     assert "checkpoint of step 2, " in said and prompt.split()[-1] in said
     pipeline = load_pipeline(None, [(str(folder / path), 1.0)])
-    torch.testing.assert_close(answer(pipeline.family, prompt), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(prediction_of(pipeline.family, prompt), expected, rtol=0, atol=1e-5)
     earlier = load_pipeline(None, [(str(folder / "checkpoints/step-000001"), 1.0)])
-    assert (answer(earlier.family, prompt) - expected).abs().max() > 1e-4
+    assert (prediction_of(earlier.family, prompt) - expected).abs().max() > 1e-4
 
 
 def test_diffusers_loads_it_as_well(run, tiny_epsilon):
@@ -71,7 +71,7 @@ def test_diffusers_loads_it_as_well(run, tiny_epsilon):
     from customize.families.stable_diffusion import StableDiffusion
 
     parts = (getattr(pipeline, name) for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"))
-    found = answer(StableDiffusion("tiny", tiny_epsilon, *parts), prompt)
+    found = prediction_of(StableDiffusion("tiny", tiny_epsilon, *parts), prompt)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
@@ -128,7 +128,9 @@ def test_names_in_files_are_those_of_the_result(run, tmp_path, tiny_epsilon, pic
         context, training = prepared(settings)
         (tmp_path / kind).mkdir()
         [result] = build("lora").save(tmp_path / kind, context.family, {}, settings)
-        path = checkpoint.save(tmp_path / kind / "checkpoints", checkpoint.Checkpoint(1, training.method.learned(), {}))
+        path = checkpoint.save(
+            tmp_path / kind / "checkpoints", checkpoint.Checkpoint(1, training.method.trainable_state_dict(), {})
+        )
         saved, kept = load_file(result), load_file(path / "learned.safetensors")
         assert saved.keys() == kept.keys()
         assert all(torch.equal(saved[name], kept[name]) for name in saved)

@@ -133,16 +133,16 @@ def test_the_gradient_of_a_step_of_several_shapes(prior, size, accumulated, tiny
     dataset = InDouble(PriorDistillation(subject, "a photo of dog", 0.25) if prior else subject)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in method.learned().values():
+        for parameter in method.trainable_state_dict().values():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
     method.train()
     apart = [batch for position in range(4) for batch in dataset.deal(0, [position])]
     assert len({tuple(batch.latents.shape) for batch in apart}) == 3
     sum(method(batch).sum() for batch in apart).div(4).backward()
-    expected = {name: parameter.grad.clone() for name, parameter in method.learned().items()}
+    expected = {name: parameter.grad.clone() for name, parameter in method.trainable_state_dict().items()}
     method.zero_grad()
     found = {}
-    method.before_step = lambda: found.update({name: p.grad.clone() for name, p in method.learned().items()})
+    method.before_step = lambda: found.update({name: p.grad.clone() for name, p in method.trainable_state_dict().items()})
     train_loop(settings, training, context.accelerator, 1, dataset=dataset)
     assert expected.keys() == found.keys() and any(gradient.abs().max() > 1e-6 for gradient in expected.values())
     for name, gradient in expected.items():

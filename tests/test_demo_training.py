@@ -205,10 +205,10 @@ def test_the_average_of_the_weights_is_that_of_the_formula(tmp_path: Path) -> No
         average = method.average.module[part].get_parameter(name)
         torch.testing.assert_close(average.double(), expected[part], rtol=0, atol=1e-6)
         assert not torch.equal(average, now[part]) and not average.requires_grad
-    kept = {name: tensor.clone() for name, tensor in method.learned().items()}
+    kept = {name: tensor.clone() for name, tensor in method.trainable_state_dict().items()}
     another = Pretraining(stages.untrained(demo_settings(tmp_path, 1, seed=9), build_vae(TINY), tmp_path / "tokenizer"))
-    another.load_learned(kept)
-    assert all(torch.equal(tensor, kept[name]) for name, tensor in another.learned().items())
+    another.load_trainable_state_dict(kept)
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in another.trainable_state_dict().items())
     assert kept["average.n_averaged"] == 6
 
 

@@ -46,7 +46,7 @@ class InAGradient(InTheLoss):
 
     def start(self, state):
         self.now = False
-        list(state.method.learned().values())[-1].register_hook(self.spoil)
+        list(state.method.trainable_state_dict().values())[-1].register_hook(self.spoil)
 
     def deal(self, draw, positions):
         self.now = draw in self.draws
@@ -69,7 +69,7 @@ class InAWeight(InTheLoss):
             self.tensor(state).detach().view(-1)[0] = self.value
 
     def tensor(self, state):
-        return list(state.method.learned().values())[-1]
+        return list(state.method.trainable_state_dict().values())[-1]
 
 
 class InTheOptimizer(InAWeight):
@@ -83,7 +83,7 @@ class BeforeTheStep(InAWeight):
     """As if the memory were at fault: a learned number is `value` when the step begins."""
 
     def start(self, state):
-        self.learned, self.done = list(state.method.learned().values())[-1], False
+        self.learned, self.done = list(state.method.trainable_state_dict().values())[-1], False
 
     def deal(self, draw, positions):
         if draw in self.draws and not self.done:
@@ -132,7 +132,7 @@ class Trained:
             self.error = str(error)
 
     def learned(self):
-        return {name: tensor.detach().clone() for name, tensor in self.method.learned().items()}
+        return {name: tensor.detach().clone() for name, tensor in self.method.trainable_state_dict().items()}
 
     def checkpoint(self, step):
         path = self.folder / f"checkpoints/step-{step:06d}"
@@ -209,12 +209,12 @@ def by_hand(method, base, pictures, folder, steps):
     optimizer = torch.optim.AdamW(training.method.parameter_groups(), weight_decay=1e-2, fused=True)
     for draw, share in steps:
         (training.method(training.dataset.deal(draw, range(2))[0]).sum() / 2).backward()
-        torch.nn.utils.clip_grad_norm_(list(training.method.learned().values()), 1.0)
+        torch.nn.utils.clip_grad_norm_(list(training.method.trainable_state_dict().values()), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * share
         optimizer.step()
         optimizer.zero_grad()
-    return {name: tensor.detach().clone() for name, tensor in training.method.learned().items()}
+    return {name: tensor.detach().clone() for name, tensor in training.method.trainable_state_dict().items()}
 
 
 @each_fault
@@ -350,5 +350,5 @@ def test_a_fault_after_the_step_again_and_again(times, eight_bit, tiny_epsilon, 
 
 def test_numbers_whose_squares_are_not_finite_are_named(tiny_epsilon, pictures, tmp_path):
     run = Trained("lora", tiny_epsilon, pictures, tmp_path / "run", InAWeight(1e30))
-    [name] = [list(run.method.learned())[-1]]
+    [name] = [list(run.method.trainable_state_dict())[-1]]
     assert f"not finite after the step: {name} at step {BAD + 1}" in run.error

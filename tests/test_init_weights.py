@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from customize.cli.flags.settings_from_files import read_settings
 from customize.errors import InputError
-from customize.evaluation.verify_result import answer
+from customize.evaluation.verify_result import prediction_of
 from customize.methods import DreamBoothSettings, TextualInversionSettings
 from customize.training import model_card
 from customize.training.callbacks import Checkpoints
@@ -30,7 +30,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def earlier(tiny_epsilon, pictures, tmp_path_factory):
-    """By kind: (a run's folder with its result and a checkpoint of step 2, an answer under what it taught, its prompt)."""
+    """By kind: (a run's folder with its result and a checkpoint of step 2, a prediction under what it taught, its prompt)."""
     made = {}
 
     def make(kind):
@@ -47,7 +47,7 @@ def earlier(tiny_epsilon, pictures, tmp_path_factory):
             (folder / "config.toml").write_text(settings.to_toml())
             (folder / "result").mkdir()
             training.method.save(folder / "result", about(2))
-            made[kind] = folder, answer(context.family, training.method.example_prompt), training.method.example_prompt
+            made[kind] = folder, prediction_of(context.family, training.method.example_prompt), training.method.example_prompt
         return made[kind]
 
     return make
@@ -59,7 +59,7 @@ def others(tmp_path_factory):
 
 
 def begun(kind, others, folder, path, **changes):
-    """(the answer before the first step, settings) of a run that is told no more than it must be."""
+    """(the prediction before the first step, settings) of a run that is told no more than it must be."""
     common = {
         "init_weights": str(path), "output_dir": str(folder), "max_train_steps": 2, "report_to": ("none",), "seed": 8,
         "validation_prompt": None,
@@ -72,7 +72,7 @@ def begun(kind, others, folder, path, **changes):
         settings = read_settings(DreamBoothSettings, **{**common, **own, **changes})
     context, training = prepared(settings)
     training.method.eval()
-    return answer(context.family, training.method.example_prompt), settings, training
+    return prediction_of(context.family, training.method.example_prompt), settings, training
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,11 +92,11 @@ def test_it_begins_where_they_ended(kind, path, earlier, others, tmp_path):
 
 def test_what_is_learned_next_goes_on_from_there(earlier, others, tmp_path):
     _, settings, training = begun("lora", others, tmp_path / "run", earlier("lora")[0] / "result")
-    before = {name: tensor.detach().clone() for name, tensor in training.method.learned().items()}
+    before = {name: tensor.detach().clone() for name, tensor in training.method.trainable_state_dict().items()}
     from accelerate import Accelerator
 
     train_loop(settings, training, Accelerator(cpu=True), 1)
-    moved = max((tensor - before[name]).abs().max().item() for name, tensor in training.method.learned().items())
+    moved = max((tensor - before[name]).abs().max().item() for name, tensor in training.method.trainable_state_dict().items())
     assert 0 < moved <= 1.1e-4  # one step of AdamW at its rate
 
 
@@ -129,7 +129,7 @@ def test_a_file_of_another_program(earlier, others, tmp_path, tiny_epsilon):
     assert (settings.rank, settings.lora_alpha, settings.use_rslora) == (4, 3.0, False)
     assert set(settings.lora_targets) == {"to_q", "to_k", "to_v", "to_out.0"}
     family = load_pipeline(str(tiny_epsilon), [(str(path), 1.0)]).family
-    torch.testing.assert_close(found, answer(family, "a photo of sks dog"), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, prediction_of(family, "a photo of sks dog"), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("change", [{"rank": 7}, {"lora_alpha": 9.0}, {"rank": 8, "lora_alpha": 1.5}], ids=str)

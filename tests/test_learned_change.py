@@ -14,7 +14,7 @@ def probed(method, base, pictures, folder, steps, **changes):
     context, training = prepared(settings)
     accelerator = context.accelerator
     probe = Probe(training.method, training.dataset, accelerator.device, 3, accelerator.autocast)
-    before = {name: tensor.detach().double().clone() for name, tensor in training.method.learned().items()}
+    before = {name: tensor.detach().double().clone() for name, tensor in training.method.trainable_state_dict().items()}
     train_loop(settings, training, accelerator, steps)
     return probe, before, training
 
@@ -32,9 +32,9 @@ def test_a_lora_against_whole_matrices(tiny_epsilon, pictures, tmp_path):
     with torch.no_grad():
         batch = training.dataset.probe(8)
         training.method.eval()
-        now = training.method.predicted(batch)
+        now = training.method.prediction(batch)
         with training.method.adapter.disabled(*training.method.children()):
-            base = training.method.predicted(batch)
+            base = training.method.prediction(batch)
     assert change.predictions == pytest.approx(((now - base).norm() / base.norm()).item(), rel=1e-4)
     assert change.loss[0] == pytest.approx((base - batch.noise).square().mean().item(), rel=1e-5)
     assert change.loss[1] == pytest.approx((now - batch.noise).square().mean().item(), rel=1e-5)
@@ -44,7 +44,7 @@ def test_a_lora_against_whole_matrices(tiny_epsilon, pictures, tmp_path):
 @pytest.mark.parametrize("method", ["textual_inversion", "full"])
 def test_words_and_networks_against_all_their_numbers(method, tiny_epsilon, pictures, tmp_path):
     probe, before, training = probed(method, tiny_epsilon, pictures, tmp_path, 2)
-    now = training.method.learned()
+    now = training.method.trainable_state_dict()
     changed = sum((now[name].double() - tensor).square().sum().item() for name, tensor in before.items())
     total = sum(tensor.square().sum().item() for tensor in before.values())
     assert probe.change().weights == pytest.approx(math.sqrt(changed / total), rel=1e-4)
@@ -57,7 +57,10 @@ def test_it_changes_no_bit(tiny_epsilon, pictures, tmp_path):
     settings = settings_for("lora", tiny_epsilon, pictures, tmp_path, max_train_steps=3, **changes)
     context, other = prepared(settings)
     train_loop(settings, other, context.accelerator, 3)
-    assert all(torch.equal(tensor, other.method.learned()[name]) for name, tensor in one.method.learned().items())
+    assert all(
+        torch.equal(tensor, other.method.trainable_state_dict()[name])
+        for name, tensor in one.method.trainable_state_dict().items()
+    )
 
 
 def test_no_step_is_hardly_a_change_and_far_too_long_ones_are_told(tiny_epsilon, pictures, tmp_path):

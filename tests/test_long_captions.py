@@ -50,7 +50,7 @@ def test_the_loss_is_that_of_chunks_cut_by_hand(method, tiny_epsilon, captioned,
     loss = training.method(batch)
     assert torch.allclose(loss, reference, rtol=1e-5, atol=1e-6)
     loss.sum().backward()
-    gradients = [each.grad for each in training.method.learned().values() if each.grad is not None]
+    gradients = [each.grad for each in training.method.trainable_state_dict().values() if each.grad is not None]
     assert gradients and all(gradient.isfinite().all() for gradient in gradients)
 
 

@@ -66,7 +66,7 @@ def test_lora_gradient(rslora, tiny_epsilon, pictures, tmp_path):
     changes = {"train_batch_size": 2, "use_rslora": rslora, "lora_targets": ("attention", "feed-forward"), "snr_gamma": 5.0}
     context, training = prepared(settings_for("lora", tiny_epsilon, pictures, tmp_path / "run", **changes))
     method = training.method.double()
-    for name, parameter in method.learned().items():
+    for name, parameter in method.trainable_state_dict().items():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
     batch = double(training.dataset.deal(0, range(2))[0])
@@ -75,7 +75,7 @@ def test_lora_gradient(rslora, tiny_epsilon, pictures, tmp_path):
     method(batch).sum().backward()
 
     unet = UNet2DConditionModel.from_pretrained(tiny_epsilon, subfolder="unet").double().requires_grad_(False)
-    learned = {name: p.detach().clone().requires_grad_() for name, p in method.learned().items()}
+    learned = {name: p.detach().clone().requires_grad_() for name, p in method.trainable_state_dict().items()}
     scale = 2.0 / (4**0.5 if rslora else 4)
     merged = {}
     for name in learned:
@@ -89,7 +89,7 @@ def test_lora_gradient(rslora, tiny_epsilon, pictures, tmp_path):
         tiny_epsilon, batch, lambda noisy, t: functional_call(unet, merged, (noisy, t), {"encoder_hidden_states": hidden}).sample
     )
     losses.sum().backward()
-    ours = {name: parameter.grad for name, parameter in method.learned().items()}
+    ours = {name: parameter.grad for name, parameter in method.trainable_state_dict().items()}
     assert_equal_gradients(ours, {name: parameter.grad for name, parameter in learned.items()})
 
 
@@ -108,7 +108,7 @@ def test_full_gradient_of_unet_and_text_encoder(tiny_epsilon, pictures, tmp_path
     theirs = {f"unet.{name}": p.grad for name, p in unet.named_parameters()}
     theirs |= {f"text_encoder.{name}": p.grad for name, p in encoder.named_parameters()}
     scale = max(gradient.abs().max() for gradient in theirs.values())
-    ours = {name: parameter.grad for name, parameter in method.learned().items()}
+    ours = {name: parameter.grad for name, parameter in method.trainable_state_dict().items()}
     assert ours.keys() == theirs.keys() and len(ours) > 150
     for name in ours:  # some gradients are zero up to rounding, so the scale is that of all
         assert (ours[name] - theirs[name]).abs().max() <= 1e-6 * scale, name
@@ -120,7 +120,7 @@ def test_teacher_is_the_model_without_its_adapter(tiny_v, pictures, tmp_path):
     context, training = prepared(settings_for("lora", tiny_v, pictures, tmp_path / "run", **changes))
     method = training.method.double()
     generator = torch.Generator().manual_seed(1)
-    for parameter in method.learned().values():
+    for parameter in method.trainable_state_dict().values():
         torch.nn.init.normal_(parameter, std=0.1, generator=generator)
     batch = double(training.dataset.deal(0, range(2))[0])
     losses = method(batch)
@@ -139,7 +139,7 @@ def test_teacher_is_the_model_without_its_adapter(tiny_v, pictures, tmp_path):
     assert (own - taught).abs().max() > 1e-3
     torch.testing.assert_close(losses[2:], 0.5 * ((own - taught) ** 2).mean(dim=(1, 2, 3)), rtol=1e-9, atol=0)
     losses.sum().backward()
-    assert all(parameter.grad is not None for parameter in method.learned().values())
+    assert all(parameter.grad is not None for parameter in method.trainable_state_dict().values())
 
 
 @pytest.mark.parametrize("kind", METHODS)
@@ -151,7 +151,7 @@ def test_only_what_learns_changes(kind, tiny_epsilon, pictures, tmp_path):
     }
     train_loop(settings, training, context.accelerator, 2)
     after = {name: p for network in context.family.components.values() for name, p in _named(context.family, network)}
-    learned = {id(parameter) for parameter in training.method.learned().values()}
+    learned = {id(parameter) for parameter in training.method.trainable_state_dict().values()}
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and changed <= {name for name, p in after.items() if id(p) in learned}
     if kind == "textual_inversion":

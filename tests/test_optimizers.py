@@ -19,12 +19,14 @@ def test_8_bit_adam_keeps_large_tensors_in_8_bits_and_trains(tiny_epsilon, pictu
             "full", tiny_epsilon, pictures, tmp_path / str(use_8bit_adam), use_8bit_adam=use_8bit_adam, max_train_steps=4
         )
         context, training = prepared(settings)
-        before = {name: tensor.detach().clone() for name, tensor in training.method.learned().items()}
+        before = {name: tensor.detach().clone() for name, tensor in training.method.trainable_state_dict().items()}
         state = train_loop(settings, training, context.accelerator, 4)
-        results[use_8bit_adam] = {name: after.detach() - before[name] for name, after in training.method.learned().items()}
+        results[use_8bit_adam] = {
+            name: after.detach() - before[name] for name, after in training.method.trainable_state_dict().items()
+        }
     optimizer = state.optimizer.optimizer
     assert type(optimizer).__module__.startswith("bitsandbytes")
-    moments = {parameter: optimizer.state[parameter]["state1"] for parameter in training.method.learned().values()}
+    moments = {parameter: optimizer.state[parameter]["state1"] for parameter in training.method.trainable_state_dict().values()}
     assert all((moment.dtype == torch.uint8) == (parameter.numel() >= 4096) for parameter, moment in moments.items())
     share = sum(p.numel() for p, m in moments.items() if m.dtype == torch.uint8) / sum(p.numel() for p in moments)
     assert share > 0.9

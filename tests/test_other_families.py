@@ -60,12 +60,12 @@ def test_lora_is_trained_by_the_loop_and_changes_nothing_else(family, tiny_epsil
     probe = training.dataset.probe(16)
     with torch.no_grad():
         first = training.method(probe).mean()
-    start = {name: p.detach().clone() for name, p in training.method.learned().items()}
+    start = {name: p.detach().clone() for name, p in training.method.trainable_state_dict().items()}
     train_loop(settings, training, context.accelerator, 8)
     with torch.no_grad():
         assert training.method(probe).mean() < first
     assert any("lora" in name for name in start)
-    assert any(not torch.equal(p, start[name]) for name, p in training.method.learned().items())
+    assert any(not torch.equal(p, start[name]) for name, p in training.method.trainable_state_dict().items())
     after = {name.replace(".base_layer", ""): p for name, p in family.denoiser.named_parameters() if "lora" not in name}
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 

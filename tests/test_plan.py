@@ -59,7 +59,7 @@ def test_files_are_as_large_as_planned(method, server, tiny_epsilon, pictures, t
 def test_what_learns_and_how_often_pictures_are_seen(tiny_epsilon, pictures, tmp_path):
     settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "run", train_batch_size=2, max_train_steps=7)
     context, training = prepared(settings)
-    learned = training.method.learned()
+    learned = training.method.trainable_state_dict()
     planned = plan_of(settings)
     [unet] = planned.learns
     assert unet.name == "unet" and unet.numbers == sum(tensor.numel() for tensor in learned.values())

@@ -14,7 +14,7 @@ def test_bf16_trains_and_rounds_nothing_that_learns(method, tiny_v, tmp_path):
     settings = settings_for(method, tiny_v, pictures, tmp_path / "run", mixed_precision="bf16", learning_rate=1e-12)
     AcceleratorState._reset_state(reset_partial_state=True)
     context, training = prepared(settings, mixed_precision="bf16")
-    learned = training.method.learned()
+    learned = training.method.trainable_state_dict()
     before = {name: tensor.detach().clone() for name, tensor in learned.items()}
     frozen = [p for p in context.family.unet.parameters() if not p.requires_grad]
     assert all(tensor.dtype == torch.float32 for tensor in learned.values())
@@ -24,6 +24,6 @@ def test_bf16_trains_and_rounds_nothing_that_learns(method, tiny_v, tmp_path):
         assert all(torch.equal(before[f"unet.{name}"], parameter) for name, parameter in plain.named_parameters())
     state = train_loop(settings, training, context.accelerator, 2)
     assert state.step == 2
-    for name, tensor in training.method.learned().items():
+    for name, tensor in training.method.trainable_state_dict().items():
         torch.testing.assert_close(tensor.detach(), before[name], rtol=0, atol=1e-10)
     AcceleratorState._reset_state(reset_partial_state=True)

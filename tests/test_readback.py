@@ -38,7 +38,7 @@ def saved(kind, base, pictures, folder, **changes):
     context, training = prepared(settings)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in training.method.learned().values():
+        for parameter in training.method.trainable_state_dict().values():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
     training.method.eval()
     training.method.save(folder, model_card.metadata(settings, training.method, context.family, 6))
@@ -57,12 +57,12 @@ def test_no_second_base_is_loaded_and_the_trained_one_is_left_as_it_was(kind, ti
     family, method = saved(kind, tiny_epsilon, pictures, tmp_path)
     monkeypatch.setattr(families, "load", None)
     tensors, modules, configs = everything(family)
-    trained = verify_result.answer(family, method.example_prompt)
-    assert verify_result.check(tmp_path, family, method.example_prompt, weights=method.learned()) < 1e-5
+    trained = verify_result.prediction_of(family, method.example_prompt)
+    assert verify_result.check(tmp_path, family, method.example_prompt, weights=method.trainable_state_dict()) < 1e-5
     after, modules_after, configs_after = everything(family)
     assert modules == modules_after and configs == configs_after and tensors.keys() == after.keys()
     assert all(torch.equal(tensor, after[name]) for name, tensor in tensors.items())
-    assert torch.equal(verify_result.answer(family, method.example_prompt), trained)
+    assert torch.equal(verify_result.prediction_of(family, method.example_prompt), trained)
 
 
 def changed(file, change):
@@ -87,7 +87,7 @@ def test_a_single_bit_is_found(kind, tiny_epsilon, pictures, tmp_path):
     [file] = tmp_path.glob("*.safetensors")
     changed(file, nudged)
     with pytest.raises(OSError, match="does not hold what was learned"):
-        verify_result.check(tmp_path, family, method.example_prompt, weights=method.learned())
+        verify_result.check(tmp_path, family, method.example_prompt, weights=method.trainable_state_dict())
 
 
 @pytest.mark.parametrize("kind", ["textual_inversion", "lora", "kohya"])
@@ -106,7 +106,7 @@ def test_tensors_in_each_others_place_are_found_by_the_prediction(kind, tiny_eps
         swapped = {**tensors, one: tensors[other], other: tensors[one]}
     save_file(swapped, file, metadata)
     with pytest.raises(OSError, match="does not give what was learned"):
-        weights = {} if kind == "textual_inversion" else method.learned()
+        weights = {} if kind == "textual_inversion" else method.trainable_state_dict()
         verify_result.check(tmp_path, family, method.example_prompt, weights=weights)
 
 
@@ -132,7 +132,7 @@ def test_another_tokenizer_or_scheduler_is_found(tiny_epsilon, pictures, tmp_pat
 def test_rounded_results_are_compared_as_rounded(kind, precision, tiny_epsilon, pictures, tmp_path):
     family, method = saved(kind, tiny_epsilon, pictures, tmp_path, save_precision=precision)
     dtype = PRECISIONS[precision]
-    assert verify_result.check(tmp_path, family, method.example_prompt, dtype, method.learned()) > 1e-6
+    assert verify_result.check(tmp_path, family, method.example_prompt, dtype, method.trainable_state_dict()) > 1e-6
     other = torch.bfloat16 if precision == "fp16" else torch.float16
     with pytest.raises(OSError, match="does not hold what was learned"):
-        verify_result.check(tmp_path, family, method.example_prompt, other, method.learned())
+        verify_result.check(tmp_path, family, method.example_prompt, other, method.trainable_state_dict())

@@ -23,9 +23,9 @@ def test_a_result_is_what_was_learned_rounded_once(method, precision, tiny_epsil
     settings = settings_for(method, tiny_epsilon, pictures, tmp_path / "run", save_precision=precision)
     context, training = prepared(settings)
     with torch.no_grad():
-        for number, tensor in enumerate(training.method.learned().values()):
+        for number, tensor in enumerate(training.method.trainable_state_dict().values()):
             tensor += 0.01 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(number))
-    learned = {name: tensor.detach().clone() for name, tensor in training.method.learned().items()}
+    learned = {name: tensor.detach().clone() for name, tensor in training.method.trainable_state_dict().items()}
     folder = tmp_path / "result"
     folder.mkdir()
     about = model_card.metadata(settings, training.method, context.family, 1)

@@ -28,7 +28,7 @@ class StopAt(Callback):
 
     def after_step(self, state, metrics):
         if state.step == self.best:
-            self.weights = {name: tensor.detach().clone() for name, tensor in state.method.learned().items()}
+            self.weights = {name: tensor.detach().clone() for name, tensor in state.method.trainable_state_dict().items()}
         return Stop("good enough", self.weights) if state.step == self.step else None
 
     def finish(self, state):
@@ -93,22 +93,22 @@ def test_further_callbacks_see_a_run_and_change_no_bit(tiny_epsilon, pictures, t
 def test_other_weights_are_held_for_a_while(tiny_epsilon, pictures, tmp_path):
     _, setup = prepared(settings_for("lora", tiny_epsilon, pictures, tmp_path / "run"))
     method = setup.method
-    own = {name: tensor.detach().clone() for name, tensor in method.learned().items()}
+    own = {name: tensor.detach().clone() for name, tensor in method.trainable_state_dict().items()}
     other = {name: tensor + 1 for name, tensor in own.items()}
     with pytest.raises(KeyboardInterrupt), method.holding(other):
-        assert all(torch.equal(tensor, other[name]) for name, tensor in method.learned().items())
+        assert all(torch.equal(tensor, other[name]) for name, tensor in method.trainable_state_dict().items())
         raise KeyboardInterrupt
-    assert all(torch.equal(tensor, own[name]) for name, tensor in method.learned().items())
+    assert all(torch.equal(tensor, own[name]) for name, tensor in method.trainable_state_dict().items())
 
 
 class Average:
     """A further part of the state: a moving average of the weights."""
 
     def __init__(self, method):
-        self.method, self.tensors = method, {name: t.detach().clone() for name, t in method.learned().items()}
+        self.method, self.tensors = method, {name: t.detach().clone() for name, t in method.trainable_state_dict().items()}
 
     def update(self):
-        for name, tensor in self.method.learned().items():
+        for name, tensor in self.method.trainable_state_dict().items():
             self.tensors[name].lerp_(tensor.detach(), 0.5)
 
     def state_dict(self):

@@ -300,10 +300,10 @@ def test_the_step_that_is_timed_changes_nothing(tiny_epsilon, pictures, tmp_path
         context, training = prepared(
             settings_for(method, tiny_epsilon, pictures, tmp_path / method, gradient_accumulation_steps=3)
         )
-        before = {name: tensor.detach().clone() for name, tensor in training.method.learned().items()}
+        before = {name: tensor.detach().clone() for name, tensor in training.method.trainable_state_dict().items()}
         seconds = expected_time.of_a_step(context, training)
         assert 0 < seconds < 60 and all(parameter.grad is None for parameter in training.method.parameters())
-        assert all(torch.equal(tensor, before[name]) for name, tensor in training.method.learned().items())
+        assert all(torch.equal(tensor, before[name]) for name, tensor in training.method.trainable_state_dict().items())
 
 
 def test_the_time_of_a_run_counts_steps_and_samples():

@@ -28,7 +28,7 @@ def saved(settings, folder):
     """A result as a run leaves it, of weights that are far from their start."""
     context, training = prepared(settings)
     generator = torch.Generator().manual_seed(1)
-    for parameter in training.method.learned().values():
+    for parameter in training.method.trainable_state_dict().values():
         with torch.no_grad():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
     training.method.eval()
@@ -109,10 +109,10 @@ def test_others_load_our_lora_under_kohyas_names(kind, tiny_epsilon, pictures, t
             whole = whole * scale / whole.flatten(1).norm(dim=1).view_as(scale)
         weight.data = whole.float()
     again = load_pipeline(str(tiny_epsilon), [(tmp_path / "run" / KOHYA_LORA, 1.0)]).family
-    expected = verify_result.answer(family, PROMPT)
-    assert (verify_result.answer(load_pipeline(str(tiny_epsilon)).family, PROMPT) - expected).abs().max() > 1e-2
+    expected = verify_result.prediction_of(family, PROMPT)
+    assert (verify_result.prediction_of(load_pipeline(str(tiny_epsilon)).family, PROMPT) - expected).abs().max() > 1e-2
     for other in (again, theirs):
-        assert (verify_result.answer(other, PROMPT) - expected).abs().max() < 1e-5
+        assert (verify_result.prediction_of(other, PROMPT) - expected).abs().max() < 1e-5
 
 
 def test_stock_reads_the_kohya_file_by_its_own_converter(tiny_epsilon, pictures, tmp_path):
@@ -143,7 +143,7 @@ def test_names_of_the_text_encoder_are_those_that_all_versions_read(tiny_epsilon
     save_file(old, tmp_path / "old.safetensors", metadata)
     for path in (file, tmp_path / "old.safetensors"):
         again = load_pipeline(str(tiny_epsilon), [(path, 1.0)]).family
-        assert (verify_result.answer(again, PROMPT) - verify_result.answer(family, PROMPT)).abs().max() < 1e-5
+        assert (verify_result.prediction_of(again, PROMPT) - verify_result.prediction_of(family, PROMPT)).abs().max() < 1e-5
 
 
 def test_a_file_says_what_it_is_in_the_keys_that_others_know(tiny_epsilon, pictures, tmp_path, monkeypatch):
@@ -194,7 +194,7 @@ def test_several_tokens_are_a_file_each(tiny_epsilon, pictures, tmp_path):
     for file in (tmp_path / "run").iterdir():
         stock.load_textual_inversion(file)
         [tensor] = load_file(file).values()
-        assert torch.equal(tensor, method.learned()["<other>" if "other" in file.name else "<new>"])
+        assert torch.equal(tensor, method.trainable_state_dict()["<other>" if "other" in file.name else "<new>"])
     assert verify_result.check(tmp_path / "run", family, "a photo of <new> and <other>") < 1e-5
 
 
@@ -219,7 +219,7 @@ def test_full_result_is_a_pipeline_that_keeps_what_was_left_alone(tiny_epsilon, 
     assert kept["safety_checker"] == said["safety_checker"] and kept["requires_safety_checker"] is True
     assert verify_result.check(tmp_path / "run", family, PROMPT) == 0
     unet = UNet2DConditionModel.from_pretrained(tmp_path / "run", subfolder="unet")
-    assert all(torch.equal(parameter, unet.get_parameter(name[5:])) for name, parameter in method.learned().items())
+    assert all(torch.equal(parameter, unet.get_parameter(name[5:])) for name, parameter in method.trainable_state_dict().items())
 
 
 def test_a_file_that_does_not_hold_what_was_learned_is_an_error(tiny_epsilon, pictures, tmp_path):

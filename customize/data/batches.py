@@ -87,19 +87,19 @@ class CachedImage:
 class EpochSampler:
     """Infinite sampler of image indices, shuffled anew in each epoch. stream: keeps the draws of two samplers apart."""
 
-    def __init__(self, stream: str, config: SampleConfig, num_pictures: int, num_variants: Sequence[int]):
+    def __init__(self, stream: str, config: SampleConfig, num_images: int, num_variants: Sequence[int]):
         self.stream, self.config = stream, config
-        self.num_pictures, self.num_variants = num_pictures, num_variants
+        self.num_images, self.num_variants = num_images, num_variants
 
     def draw(self, step: int, position: int) -> tuple[int, int]:
-        """(picture, variant) of a sample."""
+        """(image, variant) of a sample."""
         number = step * self.config.global_batch + position
-        picture = rng.shuffled(number, self.num_pictures, self.config.seed, f"{self.stream}/order")
-        variant = rng.integers(self.num_variants[picture], self.config.seed, f"{self.stream}/variant", step, [position])
-        return picture, int(variant)
+        image = rng.shuffled(number, self.num_images, self.config.seed, f"{self.stream}/order")
+        variant = rng.integers(self.num_variants[image], self.config.seed, f"{self.stream}/variant", step, [position])
+        return image, int(variant)
 
     def needed(self, steps: Iterable[int]) -> set[tuple[int, int]]:
-        """Every (picture, variant) that is drawn in these steps: what has to be encoded."""
+        """Every (image, variant) that is drawn in these steps: what has to be encoded."""
         found: set[tuple[int, int]] = set()
         for step in steps:
             found.update(self.draw(step, position) for position in range(self.config.global_batch))
@@ -111,23 +111,23 @@ class EpochSampler:
 class LatentDataset:
     """Samples of images whose latents are cached. Images may have different sizes: each shape is a batch of its own."""
 
-    def __init__(self, family: Family, config: SampleConfig, sampler: EpochSampler, pictures: Sequence[CachedImage]):
-        self.family, self.config, self.sampler, self.pictures = family, config, sampler, pictures
+    def __init__(self, family: Family, config: SampleConfig, sampler: EpochSampler, images: Sequence[CachedImage]):
+        self.family, self.config, self.sampler, self.images = family, config, sampler, images
 
     def deal(self, step: int, positions: Sequence[int]) -> list[Batch]:
         """The samples at these positions of the step's global batch, one batch for each shape of latents."""
         of_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for position in positions:
             index, variant = self.sampler.draw(step, position)
-            of_shape[tuple(self.pictures[index].stored[variant].shape)].append(position)
+            of_shape[tuple(self.images[index].stored[variant].shape)].append(position)
         return [self.batch(step, alike) for alike in of_shape.values()]
 
     def batch(self, step: int, positions: Sequence[int]) -> Batch:
         """The samples at these positions, whose latents have one shape."""
         seed, stream = self.config.seed, self.sampler.stream
         drawn = [self.sampler.draw(step, position) for position in positions]
-        pictures = [self.pictures[index] for index, _ in drawn]
-        stored = torch.stack([self.pictures[index].stored[variant] for index, variant in drawn])
+        images = [self.images[index] for index, _ in drawn]
+        stored = torch.stack([self.images[index].stored[variant] for index, variant in drawn])
         shape = self.family.latents.shape(stored)
         noise = rng.normal(shape, seed, f"{stream}/noise", step, positions)
         if self.config.noise_offset:
@@ -138,10 +138,10 @@ class LatentDataset:
             latents=self.family.latents.sample(stored, rng.normal(shape, seed, f"{stream}/latent", step, positions)),
             noise=noise,
             timesteps=timesteps,
-            prompts=self.prompts(pictures, step, positions),
+            prompts=self.prompts(images, step, positions),
             loss_weights=self.loss_weights(timesteps),
             is_prior=torch.zeros(len(positions), dtype=torch.bool),
-            names=tuple(picture.name for picture in pictures),
+            names=tuple(image.name for image in images),
             positions=tuple(positions),
         )
 
@@ -149,37 +149,37 @@ class LatentDataset:
         """Fixed samples of one shape that do not depend on the draws of the steps: noise levels and images are spread evenly;
         of each image the first crop that is cached, and the first caption."""
         places, shown = range(number), self.shown
-        pictures = [self.pictures[place % len(self.pictures)] for place in places]
-        pictures = [picture if is_alike(picture, shown) else shown for picture in pictures]
-        stored = torch.stack([first_crop(picture) for picture in pictures])
+        images = [self.images[place % len(self.images)] for place in places]
+        images = [image if is_alike(image, shown) else shown for image in images]
+        stored = torch.stack([first_crop(image) for image in images])
         shape = self.family.latents.shape(stored)
         return Batch(
             latents=self.family.latents.sample(stored, rng.normal(shape, self.config.seed, "probe/latent", 0, places)),
             noise=rng.normal(shape, self.config.seed, "probe/noise", 0, places),
             timesteps=self.family.schedule.timesteps((torch.arange(number) + 0.5) / number),
-            prompts=tuple(picture.captions[0] for picture in pictures),
+            prompts=tuple(image.captions[0] for image in images),
             loss_weights=torch.ones(number),
             is_prior=torch.zeros(number, dtype=torch.bool),
-            names=tuple(picture.name for picture in pictures),
+            names=tuple(image.name for image in images),
             positions=tuple(places),
         )
 
     @property
     def shown(self) -> CachedImage:
         """The first image of which a crop is cached."""
-        return next(picture for picture in self.pictures if picture.stored)
+        return next(image for image in self.images if image.stored)
 
     def timesteps(self, step: int, positions: Sequence[int]) -> Tensor:
         """The timesteps [B], by the base model's own distribution over noise levels."""
         schedule, stream = self.family.schedule, f"{self.sampler.stream}/timestep"
         return schedule.timesteps(rng.uniform(self.config.seed, stream, step, positions, schedule.num_levels))
 
-    def prompts(self, pictures: Sequence[CachedImage], step: int, positions: Sequence[int]) -> tuple[str, ...]:
-        """A caption of each picture, or none at the rate of `caption_dropout` (Ho & Salimans 2022)."""
+    def prompts(self, images: Sequence[CachedImage], step: int, positions: Sequence[int]) -> tuple[str, ...]:
+        """A caption of each image, or none at the rate of `caption_dropout` (Ho & Salimans 2022)."""
         seed, stream = self.config.seed, self.sampler.stream
         captions = [
-            picture.captions[rng.integers(len(picture.captions), seed, f"{stream}/caption", step, [position])]
-            for picture, position in zip(pictures, positions, strict=True)
+            image.captions[rng.integers(len(image.captions), seed, f"{stream}/caption", step, [position])]
+            for image, position in zip(images, positions, strict=True)
         ]
         kept = rng.uniform(seed, f"{stream}/caption_dropout", step, positions) >= self.config.caption_dropout
         return tuple(caption if keep else "" for caption, keep in zip(captions, kept, strict=True))
@@ -248,7 +248,7 @@ def by_shape(batches: Iterable[Batch]) -> list[Batch]:
 
 
 @torch.no_grad()
-def encode_pictures(
+def encode_images(
     family: Family, needed: Iterable[tuple[int, int]], read_pixels: Callable[[int, list[int]], Tensor]
 ) -> Iterator[tuple[tuple[int, int], Tensor]]:
     """Encodes every (image, variant) once; yields each with what is stored of it, float32 on the CPU.
@@ -256,13 +256,13 @@ def encode_pictures(
     One at a time: what a network gives for an image can differ in the last bits with what else is in the batch, and a
     resumed run needs fewer of them. read_pixels: (image, variants) -> [V, 3, height, width] in [-1, 1].
     """
-    for picture, keys in groupby(sorted(needed), key=itemgetter(0)):
+    for image, keys in groupby(sorted(needed), key=itemgetter(0)):
         variants = [variant for _, variant in keys]
-        for variant, pixels in zip(variants, read_pixels(picture, variants), strict=True):
-            yield (picture, variant), family.latents.encode(pixels[None])[0].float().cpu()
+        for variant, pixels in zip(variants, read_pixels(image, variants), strict=True):
+            yield (image, variant), family.latents.encode(pixels[None])[0].float().cpu()
 
 
 @torch.no_grad()
-def encode_captions(family: Family, captions: Iterable[str], least: int = 1) -> dict[str, Conditioning]:
-    """Evaluates the frozen text encoder once for every caption; returns one row for each, of `least` or more chunks."""
-    return {caption: family.encode_prompts([caption], min_chunks=least) for caption in sorted(set(captions))}
+def encode_captions(family: Family, captions: Iterable[str], min_chunks: int = 1) -> dict[str, Conditioning]:
+    """Evaluates the frozen text encoder once for every caption; returns one row for each, of `min_chunks` chunks or more."""
+    return {caption: family.encode_prompts([caption], min_chunks=min_chunks) for caption in sorted(set(captions))}

@@ -92,7 +92,7 @@ class Probe:
         for first in range(0, SAMPLES, self.size):
             batch = self.batch.part(slice(first, first + self.size)).to(self.device)
             with self.autocast():
-                prediction, target = self.method.predicted(batch), self.method.wanted(batch)
+                prediction, target = self.method.prediction(batch), self.method.denoising_target(batch)
             answers.append(prediction.float().cpu())
             losses.append((prediction.float() - target.float()).square().flatten(1).mean(1).cpu())
         self.method.train(was_training)
@@ -113,7 +113,7 @@ def kept(method) -> dict[str, Any]:
     layers = adapted(method)
     if layers:
         return {name: factors(layer) if hasattr(layer, "lora_A") else delta(layer) for name, layer in layers.items()}
-    learned = method.learned()
+    learned = method.trainable_state_dict()
     most = WHOLE if sum(tensor.numel() for tensor in learned.values()) <= WHOLE else KEPT
     return {name: sampled(tensor, most) for name, tensor in learned.items()}
 

@@ -49,7 +49,7 @@ def check(
     Returns the largest difference relative to the largest number. Raises OSError when the result differs by more than
     `TOLERANCE` or cannot be loaded, NumericsError when the trained networks predict NaN or infinity.
     """
-    expected = answer(family, prompt)
+    expected = prediction_of(family, prompt)
     if not expected.isfinite().all():
         remedy = "start anew with a lower learning_rate, or go on from an earlier checkpoint"
         raise NumericsError(f"what was learned answers with NaN or infinity, and is not saved as the result\n    -> {remedy}")
@@ -59,7 +59,7 @@ def check(
         else:
             refuse_missing(folder, weights or {}, saved)
             with loaded_into(family, folder):
-                predictions = [answer(family, prompt)]
+                predictions = [prediction_of(family, prompt)]
     except InputError as error:
         raise OSError(f"what was saved cannot be loaded again: {error}") from error
     difference = max(((each - expected).abs().max() / expected.abs().max()).item() for each in predictions)
@@ -69,7 +69,7 @@ def check(
 
 
 @torch.no_grad()
-def answer(family: Family, prompt: str) -> Tensor:
+def prediction_of(family: Family, prompt: str) -> Tensor:
     """The denoiser's output [1, C, H, W] for a small latent of noise under the prompt, at the middle of the schedule."""
     family.to("cpu", torch.float32)
     side = 2 * family.size_multiple // family.latents.factor
@@ -183,7 +183,7 @@ def predictions_of_pipeline(folder: Path, family: Family, prompt: str, saved: to
     for part, trained in family.components.items():
         fresh = load_network(type(trained), folder / part, part).eval()
         refuse_different(folder / part, trained, fresh, saved)
-        predictions.append(answer(with_component(family, part, fresh), prompt))
+        predictions.append(prediction_of(with_component(family, part, fresh), prompt))
     return predictions
 
 

@@ -52,8 +52,8 @@ class DreamBooth(DenoisingMethod):
             for network in self.children()
         ]
 
-    def learned(self) -> dict[str, Tensor]:
-        return {self.adapter.name_in_files(name): parameter for name, parameter in super().learned().items()}
+    def trainable_state_dict(self) -> dict[str, Tensor]:
+        return {self.adapter.name_in_files(name): parameter for name, parameter in super().trainable_state_dict().items()}
 
     def description(self) -> dict[str, str]:
         return self.adapter.description(self.family)
@@ -71,9 +71,9 @@ class SelfDistillation(DreamBooth):
 
     def target(self, batch: Batch) -> Tensor:
         if not batch.is_prior.any():
-            return self.wanted(batch)
+            return self.denoising_target(batch)
         with torch.no_grad(), self.adapter.disabled(*self.children()):
-            base = self.predicted(batch.part(batch.is_prior))
-        target = self.wanted(batch).clone()
+            base = self.prediction(batch.part(batch.is_prior))
+        target = self.denoising_target(batch).clone()
         target[batch.is_prior] = base.to(target.dtype)
         return target

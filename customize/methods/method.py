@@ -1,4 +1,7 @@
-"""What a method is to the training loop: a module whose forward gives one weighted loss per sample."""
+"""The interface of a method to the training loop: a module whose forward returns one weighted loss per sample.
+
+B samples, C latent channels, H W latent height and width.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,10 +22,10 @@ Condition = Callable[[Sequence[str]], Conditioning]
 
 
 class Method(nn.Module):
-    """Something that can be trained: it says what learns, what a sample costs, and how the result is saved.
+    """A training method: which parameters are trained, the loss of a sample, and how the result is saved.
 
-    Submodules are the networks in use; only what requires a gradient is optimized and kept in checkpoints.
-    name: for the result's metadata; trigger_words: what calls the result up; example_prompt: a prompt with them.
+    Submodules are the networks in use; only parameters that require a gradient are optimized and checkpointed.
+    name: for the result's metadata; trigger_words: words that invoke the result in a prompt; example_prompt: a prompt with them.
     """
 
     name: str
@@ -30,44 +33,44 @@ class Method(nn.Module):
     example_prompt: str = ""
 
     def forward(self, batch: Any) -> Tensor:
-        """Returns the weighted loss of each sample [B], float32."""
+        """The weighted loss of each sample [B], float32."""
         raise NotImplementedError
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimizer is given: dictionaries with "params" and "lr"."""
+        """The parameter groups of the optimizer: dictionaries with "params" and "lr"."""
         raise NotImplementedError
 
     def build_optimizer(self, settings) -> torch.optim.Optimizer:
-        """AdamW over the parameter groups, unless the method has one of its own."""
+        """AdamW over the parameter groups; a method may override it."""
         return build_adamw(settings, self.parameter_groups())
 
-    def learned(self) -> dict[str, Tensor]:
-        """What a checkpoint holds, by name."""
+    def trainable_state_dict(self) -> dict[str, Tensor]:
+        """The trainable tensors by the names that checkpoints use; tensors are those in use, not copies."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     @torch.no_grad()
-    def load_learned(self, tensors: Mapping[str, Tensor]) -> None:
-        """Puts back what `learned` gave."""
-        mine = self.learned()
-        assert mine.keys() == tensors.keys(), "the checkpoint holds other tensors"
+    def load_trainable_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copies the tensors that `trainable_state_dict` returned back in place."""
+        own = self.trainable_state_dict()
+        assert own.keys() == tensors.keys(), "the checkpoint holds other tensors"
         for name, tensor in tensors.items():
-            mine[name].copy_(tensor)
+            own[name].copy_(tensor)
 
     @contextmanager
     def holding(self, weights: Mapping[str, Tensor] | None) -> Iterator[None]:
-        """Within it the networks hold these weights, an average or those of an earlier step; None: their own."""
+        """Inside the context the networks hold these weights (an average, or those of an earlier step); None: their own."""
         if weights is None:
             yield
             return
-        own = {name: tensor.detach().clone() for name, tensor in self.learned().items()}
-        self.load_learned(weights)
+        own = {name: tensor.detach().clone() for name, tensor in self.trainable_state_dict().items()}
+        self.load_trainable_state_dict(weights)
         try:
             yield
         finally:
-            self.load_learned(own)
+            self.load_trainable_state_dict(own)
 
     def description(self) -> dict[str, str]:
-        """What a file of `learned` must say of itself, so that it can be loaded as weights."""
+        """Metadata without which a file of `trainable_state_dict` cannot be loaded as weights."""
         return {}
 
     def before_step(self) -> None:
@@ -77,42 +80,42 @@ class Method(nn.Module):
         """Called after the optimizer stepped."""
 
     def report(self) -> str:
-        """What the user should know of the result; empty when there is nothing to say."""
+        """A report on the result for the user; may be empty."""
         return ""
 
     def save(self, folder: Path, metadata: dict[str, str]) -> list[Path]:
-        """Writes the result to share into the folder, reads it afresh and compares; returns the files."""
+        """Writes the result to share into the folder; returns the files."""
         raise NotImplementedError
 
 
 class DenoisingMethod(Method):
-    """The loss of a latent diffusion model on a batch; what learns is said by those that build on it."""
+    """The denoising loss of a diffusion model; subclasses decide which parameters are trained."""
 
     def __init__(self, family: Family, condition: Condition):
         super().__init__()
         self.family, self.condition = family, condition
 
     def forward(self, batch: Batch) -> Tensor:
-        """Returns the weighted loss of each sample [B], float32 (DDPM, equation 14, on latents)."""
-        prediction = self.predicted(batch)
+        """The weighted loss of each sample [B], float32 (DDPM, equation 14, on latents)."""
+        prediction = self.prediction(batch)
         return losses.mean_squared_error(prediction, self.target(batch)) * batch.loss_weights
 
-    def predicted(self, batch: Batch) -> Tensor:
-        """What the network answers [B, C, H, W] about the noisy latents of the batch."""
+    def prediction(self, batch: Batch) -> Tensor:
+        """The denoiser's output [B, C, H, W] for the noisy latents of the batch."""
         return self.family.predict(self.noisy_latents(batch), batch.timesteps, self.condition(batch.prompts)).prediction
 
     def noisy_latents(self, batch: Batch) -> Tensor:
         """The latents with the noise of their timesteps [B, C, H, W]."""
-        return predictions.add_noise(batch.latents, batch.noise, *self.levels(batch))
+        return predictions.add_noise(batch.latents, batch.noise, *self.alpha_sigma(batch))
 
-    def levels(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def alpha_sigma(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """alpha, sigma [B] at the timesteps of the batch."""
         return self.family.schedule.alpha_sigma(batch.timesteps, batch.latents.dtype)
 
-    def wanted(self, batch: Batch) -> Tensor:
-        """What the images of the batch ask of the network [B, C, H, W]."""
-        return predictions.target(batch.latents, batch.noise, *self.levels(batch), self.family.prediction_type)
+    def denoising_target(self, batch: Batch) -> Tensor:
+        """The target [B, C, H, W] that follows from latents and noise, by the base model's prediction type."""
+        return predictions.target(batch.latents, batch.noise, *self.alpha_sigma(batch), self.family.prediction_type)
 
     def target(self, batch: Batch) -> Tensor:
-        """What the network should have answered [B, C, H, W]: that, unless a method has something else to learn."""
-        return self.wanted(batch)
+        """The target of the loss [B, C, H, W]: the denoising target, unless a method overrides it."""
+        return self.denoising_target(batch)

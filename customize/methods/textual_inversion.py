@@ -47,18 +47,18 @@ class TextualInversion(DenoisingMethod):
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.vectors.values()), "lr": self.settings.learning_rate}]
 
-    def learned(self) -> dict[str, Tensor]:
+    def trainable_state_dict(self) -> dict[str, Tensor]:
         return dict(self.vectors)
 
     def save(self, folder: Path, metadata: dict[str, str]) -> list[Path]:
         """One file for each placeholder, its vectors [N, D] under the placeholder's name: stock loaders take one key a file."""
         metadata = {**metadata, **described(metadata, self.family, "textual-inversion")}
-        files = zip(self.settings.result_files, self.learned().items(), strict=True)
+        files = zip(self.settings.result_files, self.trainable_state_dict().items(), strict=True)
         return [save_tensors(folder / file, {word: rows}, metadata, self.settings.save_precision) for file, (word, rows) in files]
 
     def report(self) -> str:
         """What became of the vectors."""
-        return str(report(self.family, self.start, self.learned()))
+        return str(report(self.family, self.start, self.trainable_state_dict()))
 
 
 class DirectionalTextualInversion(TextualInversion):

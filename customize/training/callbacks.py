@@ -141,7 +141,7 @@ class Checkpoints(Callback):
         """Raises disk.WriteError when there is not even room for a checkpoint and a result of what learns."""
         self.saved = state.step
         if state.accelerator.is_main_process:
-            room_for(self.folder, 2 * checkpoint.size(state.method.learned()))
+            room_for(self.folder, 2 * checkpoint.size(state.method.trainable_state_dict()))
 
     def after_step(self, state: State, metrics: StepMetrics) -> None:
         if state.step % self.every == 0:

@@ -236,7 +236,7 @@ def learns(training: TrainingSetup) -> tuple[Learns, ...]:
     """What learns, by network; a new word stands for itself."""
     networks = dict(training.method.named_children())
     groups: dict[str, dict[str, int]] = {}
-    for name, tensor in training.method.learned().items():
+    for name, tensor in training.method.trainable_state_dict().items():
         network, _, rest = name.partition(".")
         module = module_name(networks[network], rest) if network in networks else ""
         group = groups.setdefault(network if module else name, {})

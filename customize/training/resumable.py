@@ -41,13 +41,13 @@ class TrainableWeights:
         self.method = method
 
     def state_dict(self) -> dict[str, Tensor]:
-        return self.method.learned()
+        return self.method.trainable_state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.method.load_learned(state)
+        self.method.load_trainable_state_dict(state)
 
     def faults(self, saved: dict[str, Tensor], step: int) -> list[str]:
-        own = self.method.learned()
+        own = self.method.trainable_state_dict()
         names = sorted(own.keys() | saved.keys())
         return [
             f"the learned {name}"

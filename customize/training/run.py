@@ -214,7 +214,7 @@ def weights_every(settings, context: RunContext, method: Method) -> int | None:
     """Steps between intermediate weights: with the sample images, where `save_steps` is 0 and the file is small."""
     if settings.save_steps != 0:
         return settings.save_steps
-    return context.validation_steps if context.sample_prompts and size(method.learned()) <= SMALL else None
+    return context.validation_steps if context.sample_prompts and size(method.trainable_state_dict()) <= SMALL else None
 
 
 def save_weights(folder: Path, method: Method, about: About) -> Callable[[State], None]:
@@ -234,10 +234,13 @@ def finish(settings, folder: Path, family: Family, outcome: Outcome) -> list[Pat
     """Saves the result, reads it back through the public loader, and only then puts it, with its card, in its place."""
     method, chosen = outcome.method.eval(), outcome.stop.weights if outcome.stop else None
     metadata = model_card.metadata(settings, method, family, outcome.step)
-    with method.holding(chosen), new_entries(folder, size(method.learned()), unlisted=(run_folder.CARD,)) as unfinished:
+    with (
+        method.holding(chosen),
+        new_entries(folder, size(method.trainable_state_dict()), unlisted=(run_folder.CARD,)) as unfinished,
+    ):
         files = method.save(unfinished, metadata)
         saved = PRECISIONS[settings.save_precision]
-        difference = verify_result.check(unfinished, family, method.example_prompt, saved, method.learned())
+        difference = verify_result.check(unfinished, family, method.example_prompt, saved, method.trainable_state_dict())
         report = method.report()
         card = model_card.card(folder, json.loads(metadata["customize"]), files, report)
         (unfinished / run_folder.CARD).write_text(card, encoding="utf-8", newline="\n")

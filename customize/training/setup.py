@@ -19,7 +19,7 @@ from customize.data.batches import (
     PriorPreservation,
     SampleConfig,
     encode_captions,
-    encode_pictures,
+    encode_images,
 )
 from customize.data.crops import all_pixels, variants
 from customize.data.examples import Example, Examples
@@ -223,7 +223,7 @@ def samples_of(stream: str, context: RunContext, examples: Sequence[Example]) ->
     }
     moments = cache.recall(keys)
     family.latents.to(context.accelerator.device)
-    for place, found in encode_pictures(family, keys.keys() - moments.keys(), read_pixels):
+    for place, found in encode_images(family, keys.keys() - moments.keys(), read_pixels):
         cache.keep(keys[place], found)
         moments[place] = found
     family.latents.to("cpu")

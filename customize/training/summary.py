@@ -42,7 +42,7 @@ def images(settings, examples: Examples, resolution: int | None) -> str:
 def prepared(context, training, seconds: float) -> Rows:
     """What is known before the first step. seconds: of the whole run, about."""
     settings, steps = context.settings, context.max_train_steps - context.first_step
-    learned = sum(tensor.numel() for tensor in training.method.learned().values())
+    learned = sum(tensor.numel() for tensor in training.method.trainable_state_dict().values())
     left = f" of {context.max_train_steps:,} that are left" if context.first_step else ""
     learn = f"{units.count(learned, 'parameter')} learn{'s' * (learned == 1)}"
     time = units.duration(seconds) if seconds < 1 else f"about {units.duration(seconds)}"

@@ -59,8 +59,11 @@ class Pretraining(DenoisingMethod):
         rate = settings.learning_rate
         return Muon(parameter_groups([*self.networks.values()], rate, rate / 10))
 
-    def learned(self) -> dict[str, Tensor]:
-        return {**super().learned(), **{f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}}
+    def trainable_state_dict(self) -> dict[str, Tensor]:
+        return {
+            **super().trainable_state_dict(),
+            **{f"average.{name}": tensor for name, tensor in self.average.state_dict().items()},
+        }
 
     def after_step(self) -> None:
         self.average.update_parameters(self.networks)
