@@ -47,7 +47,7 @@ def main() -> None:
     asked = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     common = {"pretrained_model_name_or_path": asked.model, "num_inference_steps": asked.steps, "guidance_scale": 4.0}
-    models: dict[str, generate.Models] = {}
+    models: dict[str, generate.PipelineCache] = {}
 
     def draw(**values) -> Callable[[], None]:
         """Draws and writes in a process that has the model already."""
@@ -59,10 +59,12 @@ def main() -> None:
             shutil.rmtree(folder / "out", ignore_errors=True)
             job = command.check(settings)
             if "one" not in models:
-                models["one"] = generate.Models()
+                models["one"] = generate.PipelineCache()
                 models["one"].load(settings)
-            with image_folder.claimed(settings, len(job.grid.wanted)) as place:
-                output.write_images(settings, job.grid, place, generate.draw(settings, job, models["one"], place.image))
+            with image_folder.claimed(settings, len(job.grid.requests)) as place:
+                output.write_images(
+                    settings, job.grid, place, generate.generate_batches(settings, job, models["one"], place.image)
+                )
 
         return work
 

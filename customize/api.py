@@ -17,7 +17,7 @@ from customize.storage.json_files import read_object
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from customize.inference.run.generate import Drawn
+    from customize.inference.run.generate import GeneratedBatch
     from customize.training.loop import Callback
 
 
@@ -100,17 +100,17 @@ def generate(settings: InferenceSettings, on_event: Callable[[Event], None] | No
             events.warn(note)
 
     def images() -> Iterator[GeneratedImage]:
-        from customize.inference.run.generate import Models, draw
+        from customize.inference.run.generate import PipelineCache, generate_batches
 
-        models = Models()
-        models.load(job.grid.wanted[0].settings)
+        models = PipelineCache()
+        models.load(job.grid.requests[0].settings)
         if settings.lesson == "none":
             models.check_steps(job.grid)
-        drawn: Drawn
-        for drawn in draw(settings, job, models, lambda place: Path(f"{place:03d}.{settings.image_format}")):
+        drawn: GeneratedBatch
+        for drawn in generate_batches(settings, job, models, lambda place: Path(f"{place:03d}.{settings.image_format}")):
             for place, image, texts in zip(drawn.places, drawn.images, drawn.texts, strict=True):
-                wanted = job.grid.wanted[place]
-                yield GeneratedImage(image, wanted.prompts, wanted.seed, wanted.settings, texts)
+                request = job.grid.requests[place]
+                yield GeneratedImage(image, request.prompts, request.seed, request.settings, texts)
 
     return received(images(), on_event) if on_event else images()
 

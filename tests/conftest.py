@@ -14,16 +14,17 @@ os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 
 DEAR = (
-    "new_adapter processes quiet hostile_files documented_commands resume reliability told folders guard disk_full latents_cache"
+    "new_adapter processes quiet hostile_files documented_commands resume reliability read_png folders guard disk_full"
+    " latents_cache"
 ).split()
 """Files that take longest."""
 
 THINNED = {
     2: "accumulation attention crash demo_training guard heif images latents_cache merge plan save_precision scales strangers"
-       " summary sweep told weights",
+       " summary sweep read_png weights",
     3: "bad_input checkpoints_as_weights demo_judge doctor foreign_models illusions init_weights lcm lora_formats masks sampler"
        " single_file trials_outputs trials_strangers trials_weights verify views",
-    4: "course forged_checkpoints hostile_files inpainting like samplers trials_first_hour trials_options trials_resume",
+    4: "course forged_checkpoints hostile_files inpainting reproduce samplers trials_first_hour trials_options trials_resume",
 }  # fmt: skip
 """Files of which a family of alike cases (one function, at least `FAMILY` parameters) has each second, third or fourth one
 and the last in the normal run; all of them are in the slow one."""

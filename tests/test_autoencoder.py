@@ -17,7 +17,7 @@ from customize.families.files import autoencoder, ldm_header
 from customize.families.files.autoencoder import load_autoencoder, locate_autoencoder
 from customize.families.source import Source
 from customize.inference import load_pipeline
-from customize.inference.metadata.read_png import read_told
+from customize.inference.metadata.read_png import read_generation_info
 from customize.inference.run import command
 from customize.inference.run.grid import grid
 from customize.methods import DreamBoothSettings
@@ -115,7 +115,7 @@ def test_seeds_of_64_bits_count_on_and_are_read_back(tiny_epsilon, tmp_path, cap
     words += ["--seed", str(seed), "--num_images", "2", "--output_dir", str(tmp_path / "a")]
     assert main(InferenceSettings, command.run, words) == 0
     second = next(path for path in sorted((tmp_path / "a").glob("*.png")) if path.name.startswith("001"))
-    assert read_told(second).settings["seed"] == seed + 1
+    assert read_generation_info(second).settings["seed"] == seed + 1
     assert main(InferenceSettings, command.run, ["--like", str(second), "--output_dir", str(tmp_path / "b")]) == 0
     assert "the same: all" in capsys.readouterr().out
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed + 1))
@@ -129,7 +129,7 @@ def test_a_random_seed_is_told_and_kept(tiny_epsilon, tmp_path, capsys):
         assert main(InferenceSettings, command.run, [*words, "--seed", "-1", "--output_dir", str(tmp_path / f"{number}")]) == 0
         said = capsys.readouterr().out
         (image,) = (tmp_path / f"{number}").glob("0*.png")
-        seed = read_told(image).settings["seed"]
+        seed = read_generation_info(image).settings["seed"]
         assert f"seed: {seed} (drawn at random)" in said and f"seed = {seed}" in (tmp_path / f"{number}/config.toml").read_text()
         seeds.add(seed)
     assert len(seeds) == 2 and min(seeds) >= 0
@@ -149,6 +149,6 @@ def test_other_seeds_are_refused(model, given, where):
 
 def test_a_sweep_of_large_seeds_is_exact():
     found = grid(InferenceSettings(prompt="a", sweep=f"seed={2**53}..{2**53 + 3}"))
-    assert [wanted.seed for wanted in found.wanted] == [2**53 + i for i in range(4)]
+    assert [wanted.seed for wanted in found.requests] == [2**53 + i for i in range(4)]
     with pytest.raises(InputError, match="no values to sweep over"):
         grid(InferenceSettings(prompt="a", sweep="seed=-1,-1"))

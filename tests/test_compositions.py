@@ -14,7 +14,7 @@ from customize.families.conditioning import slerp
 from customize.inference.estimates import mixed
 from customize.inference.illusions.build import composition
 from customize.inference.pipeline import Pipeline
-from customize.inference.prompt_estimates import Between
+from customize.inference.prompt_estimates import InterpolatedPrompt
 from customize.inference.request import Composition
 from customize.inference.run import command
 from customize.settings.inference import InferenceSettings
@@ -43,7 +43,7 @@ def test_slerp_against_the_formula_in_float64():
 
 @pytest.mark.parametrize("spherical", [False, True])
 def test_the_ends_of_a_way_are_its_prompts(pipeline, spherical):
-    ways = [Between(*PROMPTS, part, spherical) for part in (0.0, 0.5, 1.0)]
+    ways = [InterpolatedPrompt(*PROMPTS, part, spherical) for part in (0.0, 0.5, 1.0)]
     first, middle, last = pipeline.generate(ways, seeds=3, **OPTIONS)
     expected = pipeline.generate(list(PROMPTS), seeds=3, **OPTIONS)
     assert torch.allclose(torch.stack([first, last]), expected, atol=1e-5)

@@ -149,10 +149,10 @@ def test_images_come_one_batch_after_another_and_nothing_is_written(tiny_epsilon
         num_inference_steps=4,
         scheduler="DDIM",  # one evaluation a step
     )
-    job, models, heard = command.check(settings), generate.Models(), []
+    job, models, heard = command.check(settings), generate.PipelineCache(), []
     models.load(settings)
     with events.sent_to(heard.append):
-        batches = generate.draw(settings, job, models, lambda place: tmp_path / f"{place:03d}.png")
+        batches = generate.generate_batches(settings, job, models, lambda place: tmp_path / f"{place:03d}.png")
         assert heard == []
         first = next(batches)
         assert [*first.places] == [0, 1] and heard == [DenoisingStep(done, 8) for done in range(1, 5)]

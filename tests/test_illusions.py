@@ -77,7 +77,7 @@ def asked(prompt: Conditional, latents: Tensor) -> Tensor:
 
 def combined(estimate, latents: Tensor, at: Step) -> Tensor:
     """The estimate's answer: its questions go through the network in one batch."""
-    answers = [network(q.latents, at.timestep.expand(len(q.latents)), q.conditioning) for q in estimate.questions(latents, at)]
+    answers = [network(q.latents, at.timestep.expand(len(q.latents)), q.conditioning) for q in estimate.inputs(latents, at)]
     remaining = iter(answers)
     answer = estimate.combine(remaining, latents, at)
     assert next(remaining, None) is None, "every answer is used"
@@ -90,7 +90,7 @@ class Oracle:
 
     clean: Tensor
 
-    def questions(self, latents, step):
+    def inputs(self, latents, step):
         return []
 
     def combine(self, answers, latents, step):
@@ -113,7 +113,7 @@ def test_an_anagram_is_the_formula_of_the_paper():
         -(asked(negative, -latents) + 5 * (asked(c, -latents) - asked(negative, -latents))),
     ]
     torch.testing.assert_close(combined(estimate, latents, step()), sum(expected) / 3, **CLOSE)
-    assert len(estimate.questions(latents, step())) == 6
+    assert len(estimate.inputs(latents, step())) == 6
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
@@ -157,7 +157,7 @@ def test_alternate_asks_one_view_in_turn():
     expected = [asked(a, latents), asked(b, latents.flip(2)).flip(2)]
     for index in range(5):
         at = step(index=index)
-        assert len(estimate.questions(latents, at)) == 1
+        assert len(estimate.inputs(latents, at)) == 1
         assert torch.equal(combined(estimate, latents, at), expected[index % 2])
 
 
@@ -173,7 +173,7 @@ def test_views_that_cannot_be_used_are_refused_all_at_once():
     assert anagram(parts, "alternate", latent=False, lessons=True).mode == "alternate"
     assert anagram([parts[0], parts[2]], latent=False).views == (VIEWS["identity"](), VIEWS["negate"]())
     with pytest.raises(ValueError, match="zip"):
-        Anagram([a], [VIEWS["flip"](), VIEWS["flip"]()]).questions(rand(2, 3, 8, 8), step())
+        Anagram([a], [VIEWS["flip"](), VIEWS["flip"]()]).inputs(rand(2, 3, 8, 8), step())
 
 
 # hybrids
@@ -361,8 +361,8 @@ def test_first_spares_the_autoencoder_and_alone_asks_one_view():
     counts = []
     for index in range(10):
         decoded.clear()
-        counts.append((len(spy.questions(latents, step(index=index))), combined(spy, latents, step(index=index)), len(decoded)))
-    assert [(questions, decodes) for questions, _, decodes in counts] == 3 * [(2, 0)] + 5 * [(2, 2)] + 2 * [(1, 1)]
+        counts.append((len(spy.inputs(latents, step(index=index))), combined(spy, latents, step(index=index)), len(decoded)))
+    assert [(inputs, decodes) for inputs, _, decodes in counts] == 3 * [(2, 0)] + 5 * [(2, 2)] + 2 * [(1, 1)]
     clean = step().split(counts[-1][1], latents)[1]
     own = step().split(asked(estimates[0], latents[:2]), latents[:2])[1]
     torch.testing.assert_close(clean[:2], own, rtol=0, atol=1e-11)

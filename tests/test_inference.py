@@ -26,7 +26,7 @@ from customize.adapters.lora import Adapter
 from customize.cli.main import read
 from customize.errors import InputError, Interrupted, NumericsError, ResourceError
 from customize.inference import load_pipeline
-from customize.inference.metadata.read_png import read_told
+from customize.inference.metadata.read_png import read_generation_info
 from customize.inference.run import command
 from customize.inference.run import generate as drawing
 from customize.settings.inference import InferenceSettings
@@ -303,7 +303,7 @@ def test_the_command_writes_pictures_that_can_be_made_again(tiny_epsilon, run, t
     assert values.pop("trace") and values.pop("trace_decode") == "linear" and not values.pop("trace_page")
     command.run(InferenceSettings(**{**values, "output_dir": str(tmp_path / "again")}))
     assert all(map(np.array_equal, pixels(out), pixels(tmp_path / "again")))
-    alone = InferenceSettings(**read_told(out / "003.png").settings, output_dir=str(tmp_path / "alone"))
+    alone = InferenceSettings(**read_generation_info(out / "003.png").settings, output_dir=str(tmp_path / "alone"))
     command.run(alone)
     assert np.abs(pixels(tmp_path / "alone")[0].astype(int) - last.astype(int)).max() <= 1
 
@@ -389,20 +389,20 @@ def test_a_full_memory_or_disk_is_a_resource_error():
 
 def test_a_missing_trigger_word_is_noted(tiny_epsilon, run, tmp_path, capsys, terminal):
     for prompt, noted in (("a sks dog", False), ("a dog", True)):
-        drawing.Models().load(settings(weights=[str(run)], prompt=[prompt], output_dir=str(tmp_path / "out")))
+        drawing.PipelineCache().load(settings(weights=[str(run)], prompt=[prompt], output_dir=str(tmp_path / "out")))
         assert ("sks" in capsys.readouterr().err) == noted
 
 
 def test_what_is_put_into_the_folder_meanwhile_is_left_there(tiny_epsilon, tmp_path, monkeypatch, capsys, terminal):
     """The image has another name, then; none is lost."""
-    generate = drawing.generate
+    generate = drawing.generate_batch
 
     def meanwhile(*arguments):
         (tmp_path / "out/001.png").write_text("mine")
         (tmp_path / "out/sheet.png").write_text("mine")
         return generate(*arguments)
 
-    monkeypatch.setattr(drawing, "generate", meanwhile)
+    monkeypatch.setattr(drawing, "generate_batch", meanwhile)
     values = {"pretrained_model_name_or_path": str(tiny_epsilon), "output_dir": str(tmp_path / "out"), "num_inference_steps": 1}
     command.run(settings(prompt=["a dog"], num_images=2, **values))
     assert (tmp_path / "out/001.png").read_text() == (tmp_path / "out/sheet.png").read_text() == "mine"
@@ -414,7 +414,7 @@ def test_what_is_put_into_the_folder_meanwhile_is_left_there(tiny_epsilon, tmp_p
 def test_a_job_that_is_stopped_keeps_its_images_and_is_completed(stop, tiny_epsilon, tmp_path, monkeypatch):
     values = {"pretrained_model_name_or_path": str(tiny_epsilon), "prompt": ["a dog", "a cat"], "num_images": 3, "batch_size": 2}
     command.run(settings(**values, output_dir=str(tmp_path / "whole")))
-    generate, calls = drawing.generate, []
+    generate, calls = drawing.generate_batch, []
 
     def stopping(*arguments):
         calls.append(arguments)
@@ -428,7 +428,7 @@ def test_a_job_that_is_stopped_keeps_its_images_and_is_completed(stop, tiny_epsi
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch, pytest.raises((Interrupted, ResourceError, NumericsError)) as caught:
-        patch.setattr(drawing, "generate", stopping)
+        patch.setattr(drawing, "generate_batch", stopping)
         command.run(settings(**values, output_dir=str(out)))
     command_line = f"python infer.py {out / 'config.toml'} --skip_existing"
     assert f"2 of 6 images are finished, in {out}; for the others:\n    {command_line}" in str(caught.value)

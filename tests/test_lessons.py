@@ -14,7 +14,7 @@ from customize.inference.explain.lessons import LESSONS, clean_and_noise, in_one
 from customize.inference.illusions.views import VIEWS
 from customize.inference.pipeline import Pipeline
 from customize.inference.run import command
-from customize.inference.run.grid import Wanted
+from customize.inference.run.grid import ImageRequest
 from customize.inference.schedulers import make_scheduler
 from customize.inference.solvers import Solver
 from customize.inference.starts import fitted
@@ -76,7 +76,7 @@ def test_a_lesson_needs_its_picture_and_a_picture_its_prompt():
 def test_views_show_what_they_do(pipeline, monkeypatch):
     sheets = []
     monkeypatch.setattr(lessons, "contact_sheet", lambda rows, labels: sheets.append((rows, labels)) or Image.new("RGB", (8, 8)))
-    LESSONS["views"](pipeline, picture(), Wanted(InferenceSettings(lesson="views", image="x"), ("",), 0))
+    LESSONS["views"](pipeline, picture(), ImageRequest(InferenceSettings(lesson="views", image="x"), ("",), 0))
     shown = {label: np.asarray(each) for rows, labels in sheets for each, label in zip(rows[0], labels, strict=True)}
     plain = np.asarray(fitted([picture()], (64, 64))[0])
     assert len(shown) == len(VIEWS) and np.array_equal(shown["identity"], plain)

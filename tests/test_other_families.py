@@ -126,7 +126,7 @@ def test_the_variance_is_not_guided():
     pipeline, latents = Pipeline(family), torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     found = []
     for negative in ("grey", "a cat"):
-        inputs = pipeline.estimate(["a dog"], [negative], [7.0], STEPS).questions(latents, None)
+        inputs = pipeline.estimate(["a dog"], [negative], [7.0], STEPS).inputs(latents, None)
         with torch.no_grad():
             found.append(mean_variance(inputs, evaluate(family.predict, inputs, torch.tensor(500), None)))
     with torch.no_grad():

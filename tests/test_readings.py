@@ -26,7 +26,7 @@ def wanted(**changes):
     ],
 )  # fmt: skip
 def test_an_anagram_is_seen_under_each_view(view, transposed, words):
-    [found] = wanted(illusion="anagram", view=("identity", view)).wanted
+    [found] = wanted(illusion="anagram", view=("identity", view)).requests
     (first, one), (second, other) = readings(found, IMAGE)
     assert (first, second) == ("a cat (as it is)", f"a dog ({words})")
     assert one == IMAGE and other == IMAGE.transpose(transposed)
@@ -38,7 +38,7 @@ def test_an_anagram_is_seen_under_each_view(view, transposed, words):
 )  # fmt: skip
 def test_the_parts_of_a_sum_stand_under_their_prompts(illusion, names, count):
     prompts = ("a cat", "a dog", "a fox")[:count]
-    [found] = wanted(prompt=prompts, illusion=illusion).wanted
+    [found] = wanted(prompt=prompts, illusion=illusion).requests
     told = readings(found, IMAGE)
     assert [label for label, _ in told] == [f"{prompt} ({name})" for prompt, name in zip(prompts, names, strict=True)]
     if illusion == "colour":

@@ -96,9 +96,9 @@ def run(scheduler, answer, record=lambda moment: None, steps: int = 12, **option
     steps_taken = []
 
     class Estimate:
-        def questions(self, latents, step):
+        def inputs(self, latents, step):
             steps_taken.append(step)
-            return Conditional(conditioning(torch.zeros(1, 1, 1))).questions(latents, step)
+            return Conditional(conditioning(torch.zeros(1, 1, 1))).inputs(latents, step)
 
         def combine(self, answers, latents, step):
             return next(answers)

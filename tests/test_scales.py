@@ -13,7 +13,7 @@ from test_inference import embeddings, lora, stock, vectors
 from customize import families
 from customize.errors import InputError
 from customize.inference import load_pipeline
-from customize.inference.metadata.read_png import read_told
+from customize.inference.metadata.read_png import read_generation_info
 from customize.inference.run import command, generate
 from customize.settings.inference import InferenceSettings
 from customize.settings.scale import Schedule, at, path_and_scale, times
@@ -186,7 +186,7 @@ def test_a_picture_tells_its_schedule_and_its_trace_knows_the_guidance(learned, 
     given = f"{learned['second']}:0@0,1@0.3"
     made = {"prompt": PROMPT, "weights": [given], "num_inference_steps": 5, "trace": True}
     command.run(InferenceSettings(**made, output_dir=str(tmp_path / "out")))
-    told = read_told(tmp_path / "out/000.png")
+    told = read_generation_info(tmp_path / "out/000.png")
     assert told.settings["weights"] == (given,) and [file.scale for file in told.weights] == ["0@0,1@0.3"]
     lines = [json.loads(line) for line in (tmp_path / "out/trace.jsonl").read_text().splitlines()]
     assert len(lines) == 5 and all(line["guidance_norm"] > 0 for line in lines)
@@ -194,7 +194,7 @@ def test_a_picture_tells_its_schedule_and_its_trace_knows_the_guidance(learned, 
 
 def test_each_file_is_told_of_in_a_line(tiny_v, learned, tmp_path, capsys, terminal):
     weights = [f"{learned['first']}:0.5", f"{learned['second']}:0@0,1@0.3", str(learned["word"])]
-    generate.Models().load(InferenceSettings(prompt="a sks dog", weights=weights, output_dir=str(tmp_path / "out")))
+    generate.PipelineCache().load(InferenceSettings(prompt="a sks dog", weights=weights, output_dir=str(tmp_path / "out")))
     lines = capsys.readouterr().out.splitlines()
     name = "pytorch_lora_weights.safetensors"
     assert lines == [

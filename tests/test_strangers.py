@@ -17,7 +17,7 @@ from customize.adapters.lora_keys import ADAPTER_METADATA
 from customize.errors import InputError
 from customize.families import Source, facts, load, locate
 from customize.inference.metadata import write_png
-from customize.inference.metadata.read_png import read_told
+from customize.inference.metadata.read_png import read_generation_info
 from customize.inference.run.grid import grid
 from customize.methods import DreamBoothSettings
 from customize.methods.textual_inversion import EmbeddingReport, VectorReport
@@ -166,14 +166,14 @@ def test_an_image_tells_names_and_finds_the_places_again_beside_it(tmp_path):
     asked = InferenceSettings(**given, pretrained_model_name_or_path=f"{HOME}/sd15", output_dir=f"{HOME}/out")
     learned = find_learned("demo", asked.weights_and_scales).files
     info = write_png.png_info(
-        write_png.texts(write_png.facts(f"{HOME}/sd15", learned), grid(asked).wanted[0], "DDIMScheduler", (8, 8), (0, 1))
+        write_png.texts(write_png.facts(f"{HOME}/sd15", learned), grid(asked).requests[0], "DDIMScheduler", (8, 8), (0, 1))
     )
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=info)
     text = "".join(Image.open(tmp_path / "a.png").text.values())
     assert str(tmp_path) not in text and HOME not in text and "cat.safetensors" in text
-    assert read_told(tmp_path / "a.png").base_model == "sd15"
+    assert read_generation_info(tmp_path / "a.png").base_model == "sd15"
     (tmp_path / "config.toml").write_text(asked.to_toml())
-    found = read_told(tmp_path / "a.png")
+    found = read_generation_info(tmp_path / "a.png")
     assert found.base_model == f"{HOME}/sd15" and found.settings["image"] == given["image"] and found.notes == ()
     assert [(file.name, file.scale) for file in found.weights] == [(str(weights), 0.5)]
     assert list(found.settings["weights"]) == given["weights"]

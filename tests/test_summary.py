@@ -247,7 +247,7 @@ def test_commands_name_the_scripts_where_they_are(monkeypatch):
 
 
 def wanted_of(settings):
-    return grid(settings).wanted
+    return grid(settings).requests
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given, strategies
 from PIL import Image
 
 from customize.errors import InputError
-from customize.inference.metadata.read_png import read_told
+from customize.inference.metadata.read_png import read_generation_info
 from customize.inference.run import command, generate
 from customize.inference.run.grid import batches, grid, read_axis
 from customize.settings.inference import InferenceSettings
@@ -95,8 +95,8 @@ def test_all_faults_of_sweeps_come_at_once():
 
 def test_what_is_alike_is_made_together():
     def places(size, *sweep):
-        wanted = grid(InferenceSettings(prompt="a", sweep=sweep)).wanted
-        return list(batches(range(len(wanted)), lambda place: generate.alike(wanted[place].settings), size))
+        wanted = grid(InferenceSettings(prompt="a", sweep=sweep)).requests
+        return list(batches(range(len(wanted)), lambda place: generate.batch_key(wanted[place].settings), size))
 
     assert places(2, "num_inference_steps=5,6", "seed=1..3") == [[0, 2], [4], [1, 3], [5]]
     assert places(8, "guidance_scale=1,2,3", "negative_prompt=|x") == [[0, 3], [1, 2, 4, 5]]
@@ -141,7 +141,10 @@ def test_each_picture_of_a_chain_starts_from_the_one_before(tiny_epsilon, tmp_pa
         told = json.loads(Image.open(pictures[place]).text["customize"])["settings"]
         assert (told["image"], told["seed"]) == (start.name, seed) and "chain" not in told
         assert told["pretrained_model_name_or_path"] == tiny_epsilon.name
-        notes, found = read_told(pictures[place]).notes, read_told(pictures[place]).settings  # with the places on this disk
+        notes, found = (
+            read_generation_info(pictures[place]).notes,
+            read_generation_info(pictures[place]).settings,
+        )  # with the places on this disk
         assert notes == (() if place == 0 else (f"image: {start.name} is the one beside the picture",))
         assert (found["image"], found["pretrained_model_name_or_path"]) == (str(start), str(tiny_epsilon))
         command.run(InferenceSettings(**found, output_dir=str(tmp_path / f"alone-{place}")))

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from customize.cli.main import main
 from customize.errors import InputError
-from customize.inference.metadata.read_png import Told, read_told
+from customize.inference.metadata.read_png import GenerationInfo, read_generation_info
 from customize.inference.run import command
 from customize.settings.inference import InferenceSettings
 
@@ -202,7 +202,7 @@ INFOS = {  # what an image carries -> (program, settings, weights, what notes ar
 }  # fmt: skip
 
 
-def about(told: Told) -> list[str]:
+def about(told: GenerationInfo) -> list[str]:
     """What the notes are about."""
     return sorted(note.partition(":")[0].partition(" (")[0] for note in told.notes)
 
@@ -210,7 +210,7 @@ def about(told: Told) -> list[str]:
 @pytest.mark.parametrize("name", INFOS)
 def test_what_other_programs_write_is_read(name, tmp_path):
     make, program, settings, weights, notes = INFOS[name]
-    told = read_told(make(tmp_path))
+    told = read_generation_info(make(tmp_path))
     assert told.program == program and told.settings == settings
     assert tuple((file.name, file.scale) for file in told.weights) == weights
     assert about(told) == sorted(notes) and all(note.isprintable() for note in told.notes)
@@ -234,7 +234,7 @@ HOSTILE = [
 def test_hostile_texts_end_in_settings_or_one_report(number, tmp_path):
     path = png(tmp_path, **HOSTILE[number])
     try:
-        told = read_told(path)
+        told = read_generation_info(path)
     except InputError as error:
         assert all(problem.what.isprintable() and len(problem.what) < 500 for problem in error.problems)
         return
@@ -245,7 +245,7 @@ def test_hostile_texts_end_in_settings_or_one_report(number, tmp_path):
 @pytest.mark.parametrize("text", ["a caption of a red car", "", "a dog, a cat\nand a house", "\0\1\2", "Steps: to the house"])
 def test_a_caption_beside_is_no_text_of_a1111(text, tmp_path):
     with pytest.raises(InputError, match="says nothing"):
-        read_told(beside(tmp_path, "image.txt", text))
+        read_generation_info(beside(tmp_path, "image.txt", text))
 
 
 def lines(*words: str, folder: Path, base: Path) -> list[str]:

@@ -14,7 +14,7 @@ from customize.errors import InputError
 from customize.inference import load_pipeline
 from customize.inference.metadata.write_png import hashes, parameters
 from customize.inference.run import command
-from customize.inference.run.extra_networks import called_in
+from customize.inference.run.extra_networks import resolve_grid
 from customize.inference.run.grid import grid
 from customize.inference.run.wildcards import chosen
 from customize.settings.inference import InferenceSettings
@@ -183,7 +183,7 @@ def picture(shelf: Path, prompt: str, negative: str = "", **values):
     settings = InferenceSettings(
         **{"prompt": prompt, "negative_prompt": negative, "weights_dir": str(shelf), "wildcards_dir": str(shelf), **values}
     )
-    [wanted] = called_in(grid(settings)).wanted
+    [wanted] = resolve_grid(grid(settings)).requests
     weights = [weights.removeprefix(f"{shelf}/") for weights in wanted.settings.weights]
     return wanted.prompts[0], wanted.settings.negative_prompt, weights
 
@@ -280,7 +280,7 @@ def test_what_cannot_be_obeyed_is_refused_before_anything_is_loaded(shelf, tmp_p
 )
 def test_without_a_folder_the_report_asks_for_it(prompt, word):
     with pytest.raises(InputError, match=word):
-        called_in(grid(InferenceSettings(prompt=prompt)))
+        resolve_grid(grid(InferenceSettings(prompt=prompt)))
 
 
 def test_a_lora_in_the_negative_prompt_is_refused_and_a_given_file_takes_the_tags_scale(shelf):
@@ -294,7 +294,7 @@ def test_a_lora_in_the_negative_prompt_is_refused_and_a_given_file_takes_the_tag
 
 def test_each_picture_has_the_weights_of_its_own_prompt(shelf):
     settings = InferenceSettings(prompt=["a <lora:run-cat:1>", "b", "c {x|y}"], num_images=3, weights_dir=str(shelf))
-    wanted = called_in(grid(settings)).wanted
+    wanted = resolve_grid(grid(settings)).requests
     assert [len(each.settings.weights) for each in wanted] == [1] * 3 + [0] * 6
     assert len({each.prompts for each in wanted}) > 3 and all(each.prompts[0] in ("c x", "c y") for each in wanted[6:])
 

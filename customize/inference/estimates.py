@@ -37,11 +37,11 @@ class DenoiserInput:
 class Estimate(Protocol):
     """An answer [B, C, H, W] for each image, whatever it is made of."""
 
-    def questions(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
+    def inputs(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
         """What the network must be asked about these latents [B, C, H, W]."""
         ...
 
-    def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
+    def combine(self, outputs: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
         """Takes one answer [B, C, H, W] per question, in their order, and returns the estimate [B, C, H, W]."""
         ...
 
@@ -52,11 +52,11 @@ class Conditional:
 
     conditioning: Conditioning
 
-    def questions(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
+    def inputs(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
         return [DenoiserInput(latents, self.conditioning)]
 
-    def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
-        return next(answers)
+    def combine(self, outputs: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
+        return next(outputs)
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,12 @@ class WithChannels:
     estimate: Estimate
     channels: Tensor
 
-    def questions(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
-        asked = self.estimate.questions(latents, step)
-        return [replace(question, latents=torch.cat([question.latents, self.channels], 1)) for question in asked]
+    def inputs(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
+        asked = self.estimate.inputs(latents, step)
+        return [replace(each, latents=torch.cat([each.latents, self.channels], 1)) for each in asked]
 
-    def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
-        return self.estimate.combine(answers, latents, step)
+    def combine(self, outputs: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
+        return self.estimate.combine(outputs, latents, step)
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,12 @@ class Guided:
     scale: float | Tensor
     rescale: float = 0.0
 
-    def questions(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
-        return [*without_variance(self.negative.questions(latents, step)), *self.positive.questions(latents, step)]
+    def inputs(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
+        return [*without_variance(self.negative.inputs(latents, step)), *self.positive.inputs(latents, step)]
 
-    def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
-        negative = self.negative.combine(answers, latents, step)
-        positive = self.positive.combine(answers, latents, step)
+    def combine(self, outputs: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
+        negative = self.negative.combine(outputs, latents, step)
+        positive = self.positive.combine(outputs, latents, step)
         return rescaled(negative + self.scale * (positive - negative), positive, self.rescale)
 
 
@@ -103,13 +103,13 @@ class Composed:
     scale: float | Tensor
     rescale: float = 0.0
 
-    def questions(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
-        parts = [question for estimate, _ in self.parts for question in estimate.questions(latents, step)]
-        return [*without_variance(self.negative.questions(latents, step)), *parts]
+    def inputs(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
+        parts = [each for estimate, _ in self.parts for each in estimate.inputs(latents, step)]
+        return [*without_variance(self.negative.inputs(latents, step)), *parts]
 
-    def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
-        negative = self.negative.combine(answers, latents, step)
-        differences = (weight * (estimate.combine(answers, latents, step) - negative) for estimate, weight in self.parts)
+    def combine(self, outputs: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
+        negative = self.negative.combine(outputs, latents, step)
+        differences = (weight * (estimate.combine(outputs, latents, step) - negative) for estimate, weight in self.parts)
         difference = sum(differences)
         return rescaled(negative + self.scale * difference, negative + difference, self.rescale)
 
@@ -121,11 +121,11 @@ class Mixed:
     estimates: tuple[Estimate, ...]
     weights: tuple[float, ...]
 
-    def questions(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
-        return [question for estimate in self.estimates for question in estimate.questions(latents, step)]
+    def inputs(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
+        return [each for estimate in self.estimates for each in estimate.inputs(latents, step)]
 
-    def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
-        parts = [estimate.combine(answers, latents, step) for estimate in self.estimates]
+    def combine(self, outputs: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
+        parts = [estimate.combine(outputs, latents, step) for estimate in self.estimates]
         return sum(weight * part for weight, part in zip(self.weights, parts, strict=True))
 
 

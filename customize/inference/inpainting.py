@@ -74,7 +74,7 @@ class Known:
         return (1 - self.mask) * known + self.mask * made
 
 
-def inpainted(
+def inpainting_task(
     pipeline: ImageEncoder,
     solver: Solver,
     estimate: Estimate,

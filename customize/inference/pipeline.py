@@ -16,7 +16,7 @@ from customize.families.base import Family
 from customize.families.conditioning import Conditioning
 from customize.inference.estimates import Estimate
 from customize.inference.inpainting import as_pixels
-from customize.inference.prompt_estimates import Prompt, Text, read, worded
+from customize.inference.prompt_estimates import Prompt, Text, prompt_estimate, read
 from customize.inference.request import GenerationRequest, request_of
 from customize.inference.sampler import StepResult, draw_noise, sample
 from customize.inference.scale_schedules import LoadedWeights
@@ -112,12 +112,14 @@ class Pipeline:
         rescale: float = 0.0,
         clip_skip: int | None = None,
     ) -> Estimate:
-        """Guidance from the negative prompts to the prompts, one of each and a scale per picture: see `worded`."""
+        """Guidance from the negative prompts to the prompts, one of each and a scale per picture: see `prompt_estimate`."""
         guides = self.family.takes_guidance
         kind = {"dtype": torch.float64} if guides else {"dtype": self.family.dtype, "device": self.family.device}
         scale = torch.tensor(scales, **kind).view(-1, 1, 1, 1)
         encode = partial(self.conditioning, clip_skip=clip_skip) if clip_skip else self.conditioning
-        return self.weights.scheduled(lambda: worded(encode, prompts, negatives, scale, steps, plain, guides, rescale), steps)
+        return self.weights.scheduled(
+            lambda: prompt_estimate(encode, prompts, negatives, scale, steps, plain, guides, rescale), steps
+        )
 
     def lengths(self, prompts: Sequence[Prompt], negative_prompt: str, steps: int, plain: bool = False) -> tuple[int, int]:
         """How many chunks the longest of one picture's prompts has, at any step, and how many its negative prompt."""

@@ -26,7 +26,7 @@ Encode = Callable[[Sequence[Text]], Conditioning]
 
 
 @dataclass(frozen=True)
-class Between:
+class InterpolatedPrompt:
     """A prompt interpolated between two. part: 0 is the first, 1 the second; spherical: see `Conditioning.interpolate`."""
 
     first: str
@@ -35,7 +35,7 @@ class Between:
     spherical: bool = False
 
 
-Prompt = str | Between
+Prompt = str | InterpolatedPrompt
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class Changing:
         """The estimate of this step."""
         return self.estimates[self.place(step)]
 
-    def questions(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
-        return self.now(step).questions(latents, step)
+    def inputs(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
+        return self.now(step).inputs(latents, step)
 
-    def combine(self, answers: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
-        return self.now(step).combine(answers, latents, step)
+    def combine(self, outputs: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
+        return self.now(step).combine(outputs, latents, step)
 
 
 def read(prompt: Prompt, plain: bool, where: str = "prompt") -> Clauses:
@@ -86,7 +86,7 @@ def read(prompt: Prompt, plain: bool, where: str = "prompt") -> Clauses:
     return Clauses(first, second, prompt.part, prompt.spherical)
 
 
-def worded(
+def prompt_estimate(
     encode: Encode,
     prompts: Sequence[Prompt],
     negatives: Sequence[str],
@@ -116,17 +116,17 @@ def worded(
     texts = dict.fromkeys(text for each in [*wanted, *(unwanted if guided else [])] for text in each.texts(steps))
     encoded = dict(zip(texts, encode(list(texts)).split(1), strict=True))
     guidance = {"guidance_scale": scales.flatten()} if network_guides else {}
-    positives = [spoken(wanted, number, encoded, steps, guidance) for number in range(most)]
+    positives = [clause_estimate(wanted, number, encoded, steps, guidance) for number in range(most)]
     if not guided:
         return positives[0]
-    negative = spoken(unwanted, 0, encoded, steps)
+    negative = clause_estimate(unwanted, 0, encoded, steps)
     if most == 1 and bool((weights == 1).all()):
         return Guided(positives[0], negative, scales, rescale)
     parts = zip(positives, weights.to(scales).T[..., None, None, None], strict=True)
     return Composed(tuple(parts), negative, scales, rescale)
 
 
-def spoken(
+def clause_estimate(
     wanted: Sequence[Clauses],
     number: int,
     encoded: dict[Text, Conditioning],

@@ -82,7 +82,7 @@ def sample(
     latents = start
     for step in plan or solver.steps():
         model_input = solver.scale(latents, step.timestep)
-        inputs = estimate.questions(model_input, step)
+        inputs = estimate.inputs(model_input, step)
         evaluated = evaluate(denoiser, inputs, step.timestep, max_batch)
         outputs = [each.prediction for each in evaluated]
         output = estimate.combine(iter(outputs), model_input, step)

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from customize.inference.estimates import Estimate
 from customize.inference.illusions.illusion_estimates import Components, keep_component
-from customize.inference.inpainting import ImageEncoder, inpainted, read_mask
+from customize.inference.inpainting import ImageEncoder, inpainting_task, read_mask
 from customize.inference.sampler import DenoisingTask, draw_noise
 from customize.inference.solvers import Solver
 
@@ -92,7 +92,7 @@ class Inpainting:
         self, pipeline: ImageEncoder, solver: Solver, estimate: Estimate, size: Size, generators: Generators
     ) -> DenoisingTask:
         images, masks = fitted(self.images, size), [read_mask(mask, size) for mask in self.masks]
-        return inpainted(pipeline, solver, estimate, images, masks, generators, self.num_resamples, self.jump_length)
+        return inpainting_task(pipeline, solver, estimate, images, masks, generators, self.num_resamples, self.jump_length)
 
 
 @dataclass(frozen=True)

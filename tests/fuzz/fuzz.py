@@ -21,7 +21,7 @@ with atheris.instrument_imports(include=["customize", "tomllib", "json", "csv"])
     from customize.data.findings import Findings
     from customize.data.images.image_file import open_image
     from customize.errors import InputError
-    from customize.inference.metadata.read_png import read_told
+    from customize.inference.metadata.read_png import read_generation_info
     from customize.methods import DreamBoothSettings, TextualInversionSettings
     from customize.prompts import parse
     from customize.settings.files import toml_file
@@ -111,7 +111,7 @@ def told(data: bytes) -> None:
     name, _, text = data.partition(b"\n")
     name = (b"customize", b"parameters", b"prompt")[name[0] % 3] if name else b"customize"
     FILE.with_suffix(".png").write_bytes(corpus.png(1, 1, 8, 0, b"\0\0", corpus.chunk(b"tEXt", name + b"\0" + text)))
-    result = read_told(FILE.with_suffix(".png"))
+    result = read_generation_info(FILE.with_suffix(".png"))
     assert all(note.isprintable() for note in result.notes)
     InferenceSettings(**{"prompt": "x", **{name: value for name, value in result.settings.items() if value not in ((), "")}})
 

@@ -45,9 +45,9 @@ def _of_inference(values: Mapping[str, Any]) -> dict[str, Any]:
         given = (() if given.casefold() == "none" else (given,)) if isinstance(given, str) else tuple(given)
         values = {**values, "prompt": (*given, *read_prompts(path)), "prompt_file": None}
     if path := _path(values, "like"):
-        from customize.inference.metadata.read_png import read_told
+        from customize.inference.metadata.read_png import read_generation_info
 
-        values = {**read_told(path).settings, **values}
+        values = {**read_generation_info(path).settings, **values}
     return dict(values)
 
 

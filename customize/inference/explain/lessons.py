@@ -17,7 +17,7 @@ from customize.inference.explain.trace import colour_map
 from customize.inference.illusions.views import VIEWS
 from customize.inference.inpainting import as_pixels
 from customize.inference.pipeline import Pipeline
-from customize.inference.run.grid import Wanted
+from customize.inference.run.grid import ImageRequest
 from customize.inference.sampler import evaluate, sample
 from customize.inference.schedulers import make_scheduler
 from customize.inference.solvers import Solver
@@ -37,7 +37,7 @@ def psnr(first: Image.Image, second: Image.Image) -> float:
 
 
 @torch.no_grad()
-def autoencoder(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Image.Image:
+def autoencoder(pipeline: Pipeline, picture: Image.Image, request: ImageRequest) -> Image.Image:
     """Picture, its latents (by the linear map that fits best), the picture decoded from them, and the difference.
 
     Rombach et al. 2022, section 3.1. The latents are the posterior's mean.
@@ -54,10 +54,10 @@ def autoencoder(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Ima
 
 
 @torch.no_grad()
-def forward(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Image.Image:
+def forward(pipeline: Pipeline, picture: Image.Image, request: ImageRequest) -> Image.Image:
     """The forward process (DDPM, equation 4): the picture's latents under more and more of one noise, decoded."""
     picture, schedule = fitting(pipeline, picture), pipeline.family.schedule
-    clean, noise = clean_and_noise(pipeline, picture, wanted.seed)
+    clean, noise = clean_and_noise(pipeline, picture, request.seed)
     levels = [schedule.alpha_sigma(torch.tensor([timestep])) for timestep in LEVELS]
     noisy = [pipeline.decode(add_noise(clean, noise, *level))[0] for level in levels]
     labels = [f"t {timestep}, signal {float(alpha):.2f}" for timestep, (alpha, _) in zip(LEVELS, levels, strict=True)]
@@ -65,20 +65,20 @@ def forward(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Image.I
 
 
 @torch.no_grad()
-def denoising(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Image.Image:
+def denoising(pipeline: Pipeline, picture: Image.Image, request: ImageRequest) -> Image.Image:
     """The same noisy picture cleaned by a Gaussian blur, by one answer of the network, and by a stride of small steps.
 
     One step: the clean latents that the network's answer implies (DDPM, equation 15). Small steps: DDIM (Song et al. 2021,
     "Denoising Diffusion Implicit Models") with `num_inference_steps` for the whole way.
     """
-    picture, settings = fitting(pipeline, picture), wanted.settings
+    picture, settings = fitting(pipeline, picture), request.settings
     solver = Solver(make_scheduler(pipeline.family.scheduler, "DDIM"))
     solver.set_steps(settings.num_inference_steps, device=pipeline.family.device)
     estimate = pipeline.estimate(
-        [wanted.prompts[0]], [settings.negative_prompt], [settings.guidance_scale], settings.num_inference_steps,
+        [request.prompts[0]], [settings.negative_prompt], [settings.guidance_scale], settings.num_inference_steps,
         rescale=settings.guidance_rescale, clip_skip=settings.clip_skip,
     )  # fmt: skip
-    clean, noise = clean_and_noise(pipeline, picture, wanted.seed)
+    clean, noise = clean_and_noise(pipeline, picture, request.seed)
     rows, labels = [], []
     for level in LEVELS:
         solver.first = int((solver.timesteps - level).abs().argmin())
@@ -92,18 +92,18 @@ def denoising(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Image
     return contact_sheet(rows, ["noisy", "blurred", "in one step", "in many steps", "picture"], labels)
 
 
-def views(pipeline: Pipeline, picture: Image.Image, wanted: Wanted) -> Image.Image:
+def views(pipeline: Pipeline, picture: Image.Image, request: ImageRequest) -> Image.Image:
     """The picture under each view, those of which anagrams are made; one that changes what noise looks like is marked."""
     side = max(pipeline.family.resolution // 64, 1) * 64  # which all views can do
     (picture,) = fitted([picture], (side, side))
     made = [make() for make in VIEWS.values()]
-    shown = [as_picture(view(as_pixels(picture))) for view in made]
+    shown = [to_image(view(as_pixels(picture))) for view in made]
     labels = [view.name.replace("_", " ") + ("" if view.orthogonal else " (no anagrams)") for view in made]
     rows = range(0, len(made), VIEWS_IN_A_ROW)
     return stacked([contact_sheet([shown[i : i + VIEWS_IN_A_ROW]], labels[i : i + VIEWS_IN_A_ROW]) for i in rows])
 
 
-def as_picture(pixels: Tensor) -> Image.Image:
+def to_image(pixels: Tensor) -> Image.Image:
     """pixels [1, 3, height, width] in [-1, 1] as a picture."""
     return Image.fromarray(((pixels[0] / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
 
@@ -112,7 +112,7 @@ def in_one_step(pipeline: Pipeline, solver: Solver, start: Tensor, estimate: Est
     """The clean latents [B, C, H, W] according to one output of the network, at the solver's first step."""
     step = next(solver.steps())
     model_input = solver.scale(start, step.timestep)
-    inputs = estimate.questions(model_input, step)
+    inputs = estimate.inputs(model_input, step)
     outputs = [each.prediction for each in evaluate(pipeline.family.predict, inputs, step.timestep, max_batch=len(start))]
     return step.split(estimate.combine(iter(outputs), model_input, step), model_input)[1]
 
@@ -129,7 +129,7 @@ def fitting(pipeline: Pipeline, picture: Image.Image) -> Image.Image:
     return fitted([picture], pipeline.size(None, None, picture))[0]
 
 
-LESSONS: dict[str, Callable[[Pipeline, Image.Image, Wanted], Image.Image]] = {
+LESSONS: dict[str, Callable[[Pipeline, Image.Image, ImageRequest], Image.Image]] = {
     "autoencoder": autoencoder,
     "forward": forward,
     "denoising": denoising,

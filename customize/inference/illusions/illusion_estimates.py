@@ -37,11 +37,11 @@ class Anagram:
     views: Sequence[View]
     mode: Literal["mean", "alternate"] = "mean"
 
-    def questions(self, latents: Tensor, step: Step) -> list[DenoiserInput]:
-        return [question for estimate, view in self.asked(step) for question in estimate.questions(view(latents), step)]
+    def inputs(self, latents: Tensor, step: Step) -> list[DenoiserInput]:
+        return [each for estimate, view in self.asked(step) for each in estimate.inputs(view(latents), step)]
 
-    def combine(self, answers: Iterator[Tensor], latents: Tensor, step: Step) -> Tensor:
-        parts = [view.inverse(estimate.combine(answers, view(latents), step)) for estimate, view in self.asked(step)]
+    def combine(self, outputs: Iterator[Tensor], latents: Tensor, step: Step) -> Tensor:
+        parts = [view.inverse(estimate.combine(outputs, view(latents), step)) for estimate, view in self.asked(step)]
         return torch.stack(parts).mean(0)
 
     def asked(self, step: Step) -> list[tuple[Estimate, View]]:
@@ -95,11 +95,11 @@ class Factorised:
         if len(self.estimates) != len(self.components.names):
             raise ValueError(f"{len(self.estimates)} estimates for the components {', '.join(self.components.names)}")
 
-    def questions(self, latents: Tensor, step: Step) -> list[DenoiserInput]:
-        return [question for estimate in self.estimates for question in estimate.questions(latents, step)]
+    def inputs(self, latents: Tensor, step: Step) -> list[DenoiserInput]:
+        return [each for estimate in self.estimates for each in estimate.inputs(latents, step)]
 
-    def combine(self, answers: Iterator[Tensor], latents: Tensor, step: Step) -> Tensor:
-        splits = [self.components.split(estimate.combine(answers, latents, step)) for estimate in self.estimates]
+    def combine(self, outputs: Iterator[Tensor], latents: Tensor, step: Step) -> Tensor:
+        splits = [self.components.split(estimate.combine(outputs, latents, step)) for estimate in self.estimates]
         return torch.stack([parts[i] for i, parts in enumerate(splits)]).sum(0)
 
 
@@ -219,12 +219,12 @@ class LookingGlass:
     first: float = 0.3
     alone: float = 0.0
 
-    def questions(self, latents: Tensor, step: Step) -> list[DenoiserInput]:
-        return [question for estimate, own in self.asked(latents, step) for question in estimate.questions(own, step)]
+    def inputs(self, latents: Tensor, step: Step) -> list[DenoiserInput]:
+        return [each for estimate, own in self.asked(latents, step) for each in estimate.inputs(own, step)]
 
-    def combine(self, answers: Iterator[Tensor], latents: Tensor, step: Step) -> Tensor:
-        answered = [(estimate.combine(answers, own, step), own) for estimate, own in self.asked(latents, step)]
-        clean = [step.split(answer, own)[1] for answer, own in answered]
+    def combine(self, outputs: Iterator[Tensor], latents: Tensor, step: Step) -> Tensor:
+        answered = [(estimate.combine(outputs, own, step), own) for estimate, own in self.asked(latents, step)]
+        clean = [step.split(output, own)[1] for output, own in answered]
         in_latents = step.index < round(self.first * step.count) and all(view.permutes for view in self.views)
         agreed = self.shared(clean, self.views) if in_latents else self.shared_pixels(clean)
         return step.output_of(torch.cat(agreed).to(latents), latents)

@@ -5,26 +5,26 @@ from collections.abc import Mapping, Sequence
 from PIL import Image
 
 from customize.inference.explain.contact_sheet import contact_sheet
-from customize.inference.explain.lessons import as_picture
+from customize.inference.explain.lessons import to_image
 from customize.inference.illusions.build import PARTS
 from customize.inference.illusions.views import parse_view
 from customize.inference.inpainting import as_pixels
-from customize.inference.run.grid import Grid, Wanted
+from customize.inference.run.grid import Grid, ImageRequest
 from customize.settings.inference import OF_VIEWS
 
 Reading = tuple[str, Image.Image]
 
 
-def readings(wanted: Wanted, image: Image.Image) -> list[Reading]:
+def readings(request: ImageRequest, image: Image.Image) -> list[Reading]:
     """(prompt and how it is seen, the image seen so) for each prompt; empty for an image that is no illusion."""
-    settings, prompts = wanted.settings, wanted.prompts
+    settings, prompts = request.settings, request.prompts
     if settings.illusion in OF_VIEWS:
-        seen = [as_picture(parse_view(view)(as_pixels(image))) for view in settings.view]
+        seen = [to_image(parse_view(view)(as_pixels(image))) for view in settings.view]
         return [(f"{prompt} ({named(view)})", each) for prompt, view, each in zip(prompts, settings.view, seen, strict=True)]
     if settings.illusion not in PARTS:
         return []
     components = PARTS[settings.illusion]()
-    parts = [as_picture(part) for part in components.split(as_pixels(image).double())]
+    parts = [to_image(part) for part in components.split(as_pixels(image).double())]
     if settings.image_part:  # that part is another image's, and the one prompt makes the other
         return [(name, part) for name, part in zip(components.names, parts, strict=True)]
     return [(f"{prompt} ({name})", part) for prompt, name, part in zip(prompts, components.names, parts, strict=True)]
@@ -37,12 +37,12 @@ def named(view: str) -> str:
 
 def readings_sheet(grid: Grid, images: Mapping[int, Image.Image]) -> Image.Image | None:
     """A row for each image of the grid: all that it shows; None where none is an illusion."""
-    places, rows = iter(range(len(grid.wanted))), []
+    places, rows = iter(range(len(grid.requests))), []
     for number, row in enumerate(grid.rows):
-        for column, wanted in enumerate(row):
+        for column, request in enumerate(row):
             image = images[next(places)]
             own = [labels[at] for labels, at in ((grid.row_labels, number), (grid.column_labels, column)) if labels]
-            rows.append((row_label(own, wanted), readings(wanted, image) or [("the image", image)]))
+            rows.append((row_label(own, request), readings(request, image) or [("the image", image)]))
     if not any(len(found) > 1 for _, found in rows):
         return None
     headings = [[label for label, _ in found] for _, found in rows]
@@ -52,6 +52,6 @@ def readings_sheet(grid: Grid, images: Mapping[int, Image.Image]) -> Image.Image
     return contact_sheet(pictures, headings[0] if same else [], labels)
 
 
-def row_label(own: Sequence[str], wanted: Wanted) -> str:
+def row_label(own: Sequence[str], request: ImageRequest) -> str:
     """What tells an image from the others of the grid, without its prompts, which stand above."""
-    return ", ".join(label for label in own if label != ", ".join(wanted.prompts))
+    return ", ".join(label for label in own if label != ", ".join(request.prompts))

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-from customize.inference.metadata.parsed import Reading, short
+from customize.inference.metadata.parsed import ParsedInfo, short
 
 HEADING = "Negative prompt:"
 OFFERED = {"Steps": "num_inference_steps", "CFG scale": "guidance_scale", "Seed": "seed"}
@@ -41,29 +41,29 @@ BLANKS = re.compile(r"\s*")
 JSON = json.JSONDecoder(strict=False)
 
 
-def read(reading: Reading, text: str) -> None:
+def read(info: ParsedInfo, text: str) -> None:
     """Reads the prompts without their tags (<lora:NAME:SCALE>), the settings, and the names of learned weights."""
     lines = text.split("\n")
     place = settings_line(lines)
     end = len(lines) if place is None else place
     values = {} if place is None else pairs(lines[place])
     if place is None:
-        reading.note("there is a prompt, but no line of settings")
+        info.note("there is a prompt, but no line of settings")
     heading = next((i for i in range(end) if lines[i].lstrip().startswith(HEADING)), end)
     hashes = pairs(values.get("Lora hashes", ""))
-    reading.offer("prompt", _without_tags(reading, "\n".join(lines[:heading]), hashes), "prompt")
+    info.offer("prompt", _without_tags(info, "\n".join(lines[:heading]), hashes), "prompt")
     if heading < end:
         negative = "\n".join(lines[heading:end]).lstrip().removeprefix(HEADING)
         for tag in TAG.findall(negative):
-            reading.note(f"{short(tag)} (not read: it stands in the negative prompt, where A1111 takes no weights from)")
-        reading.offer("negative_prompt", TAG.sub("", negative), HEADING[:-1])
+            info.note(f"{short(tag)} (not read: it stands in the negative prompt, where A1111 takes no weights from)")
+        info.offer("negative_prompt", TAG.sub("", negative), HEADING[:-1])
     for name, hash in hashes.items():
-        reading.file(f"LoRA {name}", name, None, hash)
+        info.file(f"LoRA {name}", name, None, hash)
     for name, hash in pairs(values.get("TI hashes", "")).items():
-        reading.file(f"embedding {name}", name, None, hash)
-    _read_settings(reading, values)
+        info.file(f"embedding {name}", name, None, hash)
+    _read_settings(info, values)
     if rest := "\n".join(lines[end + 1 :]).strip():
-        reading.unread("after the settings", rest)
+        info.unread("after the settings", rest)
 
 
 def settings_line(lines: Sequence[str]) -> int | None:
@@ -108,14 +108,14 @@ def _value(line: str, start: int) -> tuple[str, int]:
     return line[start:end].rstrip(), end
 
 
-def _without_tags(reading: Reading, prompt: str, hashes: dict[str, str]) -> str:
+def _without_tags(info: ParsedInfo, prompt: str, hashes: dict[str, str]) -> str:
     """The prompt that the text encoder saw; the weights that its tags name are kept, with their hashes."""
     for tag in TAG.findall(prompt):
         kind, name, *numbers = tag[1:-1].split(":")
         if kind.casefold() == "hypernet":
-            reading.note(f"{short(tag)} (not read: there are no hypernetworks here)")
+            info.note(f"{short(tag)} (not read: there are no hypernetworks here)")
         else:
-            reading.file(tag, name, _scale(numbers), hashes.pop(name, None))
+            info.file(tag, name, _scale(numbers), hashes.pop(name, None))
     return TAG.sub("", prompt)
 
 
@@ -130,33 +130,33 @@ def _scale(numbers: Sequence[str]) -> float:
     return 1.0
 
 
-def _read_settings(reading: Reading, values: Mapping[str, str]) -> None:
+def _read_settings(info: ParsedInfo, values: Mapping[str, str]) -> None:
     for name, setting in OFFERED.items():
         if name in values:
-            reading.offer(setting, values[name], name)
+            info.offer(setting, values[name], name)
     if "Sampler" in values or "Schedule type" in values:
-        reading.sampler(values.get("Sampler", ""), values.get("Schedule type", ""))
+        info.sampler(values.get("Sampler", ""), values.get("Schedule type", ""))
     if size := SIZE.fullmatch(values.get("Size", "")):
         for setting, value in zip(("width", "height"), size.groups(), strict=True):
-            reading.offer(setting, value, "Size")
+            info.offer(setting, value, "Size")
     elif "Size" in values:
-        reading.unread("Size", values["Size"], "it is not two numbers")
+        info.unread("Size", values["Size"], "it is not two numbers")
     if "Model" in values or "Model hash" in values:
-        reading.model(values.get("Model", ""), values.get("Model hash", ""))
-    if "seed" in reading.settings and values.get("RNG", "").casefold() != "cpu":
-        reading.note("Seed: the noise is the same here only if it was drawn on the CPU (RNG: CPU)")
+        info.model(values.get("Model", ""), values.get("Model hash", ""))
+    if "seed" in info.settings and values.get("RNG", "").casefold() != "cpu":
+        info.note("Seed: the noise is the same here only if it was drawn on the CPU (RNG: CPU)")
     if "Hires upscale" in values:
         for name, setting in HIRES.items():
             if name in values:
-                reading.offer(setting, values[name], name)
+                info.offer(setting, values[name], name)
         same = {"Hires upscaler": "Lanczos", "Hires steps": values.get("Steps")}
         values = {name: value for name, value in values.items() if name not in HIRES and same.get(name) != value}
     if (skip := values.get("Clip skip", "").removesuffix(".0")).isdecimal() and int(skip) > 0:
-        reading.clip_skip(int(skip) - 1, "Clip skip")
+        info.clip_skip(int(skip) - 1, "Clip skip")
         values = {name: value for name, value in values.items() if name != "Clip skip"}
     for name, value in values.items():
         if name not in READ:
-            reading.unread(name, value, _why(name, value, values))
+            info.unread(name, value, _why(name, value, values))
 
 
 def _why(name: str, value: str, values: Mapping[str, str]) -> str:

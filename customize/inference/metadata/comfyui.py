@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from customize.inference.metadata.parsed import Reading, Unreadable, short
+from customize.inference.metadata.parsed import ParsedInfo, Unreadable, short
 
 TEXT, NUMBER = (str,), (int, float)
 OFFERED = {"seed": "seed", "noise_seed": "seed", "cfg": "guidance_scale"}
@@ -89,7 +89,7 @@ class Graph:
         return "KSampler" in node.kind and {"sampler_name", "positive"} <= node.inputs.keys()
 
 
-def read(reading: Reading, graph: Mapping[str, Any]) -> None:
+def read(info: ParsedInfo, graph: Mapping[str, Any]) -> None:
     """Reads the sampler that the saved picture starts with, its prompts, its size, and the weights and model behind it.
 
     Raises Unreadable for what is no graph, or has no KSampler.
@@ -109,22 +109,22 @@ def read(reading: Reading, graph: Mapping[str, Any]) -> None:
             nodes[number] = _joined(comfy, node)
     last, behind = _last_sampler(comfy)
     sampler, source = _first_pass(comfy, last)
-    _read_sampler(reading, comfy, sampler)
-    _read_start(reading, comfy, sampler, source)
+    _read_sampler(info, comfy, sampler)
+    _read_start(info, comfy, sampler, source)
     for side, setting in (("positive", "prompt"), ("negative", "negative_prompt")):
         text = _text(comfy, sampler, side)
         if text is None:
-            reading.note(f"{side} prompt (not read: its nodes are not only CLIPTextEncode)")
+            info.note(f"{side} prompt (not read: its nodes are not only CLIPTextEncode)")
         else:
-            reading.offer(setting, text, f"{side} prompt")
+            info.offer(setting, text, f"{side} prompt")
             for word in EMBEDDING.findall(text):
-                reading.file(word, word.partition(":")[2], None, None)
-    _read_clip_skip(reading, comfy, sampler)
-    _read_model(reading, comfy, sampler)
+                info.file(word, word.partition(":")[2], None, None)
+    _read_clip_skip(info, comfy, sampler)
+    _read_model(info, comfy, sampler)
     unread = Counter(nodes[number].kind for number in behind if number not in comfy.read)
     for kind, count in unread.items():
         if kind not in SILENT:
-            reading.note(f"node {short(kind)}{f' ({count} times)' if count > 1 else ''} (not read)")
+            info.note(f"node {short(kind)}{f' ({count} times)' if count > 1 else ''} (not read)")
 
 
 def _joined(graph: Graph, node: Node) -> Node:
@@ -164,30 +164,30 @@ def _first_pass(graph: Graph, sampler: str) -> tuple[str, str]:
     return sampler, node
 
 
-def _read_sampler(reading: Reading, graph: Graph, sampler: str) -> None:
+def _read_sampler(info: ParsedInfo, graph: Graph, sampler: str) -> None:
     inputs = graph.nodes[sampler].inputs
     for name, setting in OFFERED.items():
-        _offer(reading, graph, sampler, name, setting)
+        _offer(info, graph, sampler, name, setting)
     name, spacing = (graph.value(sampler, each, TEXT) for each in ("sampler_name", "scheduler"))
-    reading.sampler(name or "", spacing or "")
+    info.sampler(name or "", spacing or "")
     for name, value in inputs.items():
         whole = WHOLE.get(name, value)
         if value != whole and not (name == "end_at_step" and _reaches(value, inputs.get("steps"))):
-            reading.unread(name, value, "all steps are made at one go here")
+            info.unread(name, value, "all steps are made at one go here")
 
 
 def _reaches(end: Any, steps: Any) -> bool:
     return type(end) is type(steps) is int and end >= steps
 
 
-def _offer(reading: Reading, graph: Graph, node: str, name: str, setting: str) -> None:
+def _offer(info: ParsedInfo, graph: Graph, node: str, name: str, setting: str) -> None:
     if (value := graph.value(node, name, NUMBER)) is not None:
-        reading.offer(setting, value, name)
+        info.offer(setting, value, name)
     elif name in graph.nodes[node].inputs:
-        reading.unread(name, graph.nodes[node].inputs[name], "other nodes make it")
+        info.unread(name, graph.nodes[node].inputs[name], "other nodes make it")
 
 
-def _read_start(reading: Reading, graph: Graph, sampler: str, source: str) -> None:
+def _read_start(info: ParsedInfo, graph: Graph, sampler: str, source: str) -> None:
     """Steps and size, which hang on what the sampler starts from.
 
     From a picture, ComfyUI makes `steps` steps on the last part `denoise` of a schedule; here they are counted on all of it.
@@ -197,17 +197,17 @@ def _read_start(reading: Reading, graph: Graph, sampler: str, source: str) -> No
     image = graph.value(source, "image", TEXT)
     if image is not None:
         advice = f"give it as --image, with --strength {short(strength if partly else 1)}"
-        reading.unread("image", image, f"a name in ComfyUI's own folder; {advice}")
+        info.unread("image", image, f"a name in ComfyUI's own folder; {advice}")
     elif partly:
-        reading.unread("denoise", strength, "it starts from noise here")
+        info.unread("denoise", strength, "it starts from noise here")
     if image is not None and partly and type(steps) is int and 0 < steps <= 10_000:
-        reading.offer("num_inference_steps", int(steps / strength), "steps")
+        info.offer("num_inference_steps", int(steps / strength), "steps")
     else:
-        _offer(reading, graph, sampler, "steps", "num_inference_steps")
+        _offer(info, graph, sampler, "steps", "num_inference_steps")
     for name in ("width", "height"):
-        _offer(reading, graph, source, name, name)
+        _offer(info, graph, source, name, name)
     if (count := graph.value(source, "batch_size", NUMBER)) not in (None, 1):
-        reading.unread("batch_size", count, "the picture is taken for the first of them")
+        info.unread("batch_size", count, "the picture is taken for the first of them")
 
 
 def _text(graph: Graph, sampler: str, side: str) -> str | None:
@@ -225,7 +225,7 @@ def _text(graph: Graph, sampler: str, side: str) -> str | None:
     return None
 
 
-def _read_clip_skip(reading: Reading, graph: Graph, sampler: str) -> None:
+def _read_clip_skip(info: ParsedInfo, graph: Graph, sampler: str) -> None:
     """CLIPSetLastLayer: -1 is the last layer, -2 the one before it."""
     node = graph.next(sampler, ("positive",))
     last = (
@@ -234,10 +234,10 @@ def _read_clip_skip(reading: Reading, graph: Graph, sampler: str) -> None:
     layer = graph.value(last, "stop_at_clip_layer", NUMBER) if last else None
     if last and type(layer) is int and layer < 0:
         graph.read.add(last)
-        reading.clip_skip(-1 - layer, "stop_at_clip_layer")
+        info.clip_skip(-1 - layer, "stop_at_clip_layer")
 
 
-def _read_model(reading: Reading, graph: Graph, sampler: str) -> None:
+def _read_model(info: ParsedInfo, graph: Graph, sampler: str) -> None:
     """The LoRA files and the base model, by name."""
     node, seen = graph.next(sampler, ("model",)), {sampler}
     while node and node not in seen:
@@ -245,8 +245,8 @@ def _read_model(reading: Reading, graph: Graph, sampler: str) -> None:
         lora = graph.value(node, "lora_name", TEXT)
         base = graph.value(node, "ckpt_name", TEXT) or graph.value(node, "unet_name", TEXT)
         if lora is not None:
-            reading.file(f"LoRA {lora}", lora, graph.value(node, "strength_model", NUMBER), None)
+            info.file(f"LoRA {lora}", lora, graph.value(node, "strength_model", NUMBER), None)
         elif base:
-            return reading.model(base)
+            return info.model(base)
         node = graph.next(node, ("model",))
-    reading.note("base model (not read: no node names it)")
+    info.note("base model (not read: no node names it)")

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from customize.inference.metadata.parsed import Reading, Unreadable, short
+from customize.inference.metadata.parsed import ParsedInfo, Unreadable, short
 
 Texts = Mapping[str, str]
 XMP = "XML:com.adobe.xmp"
@@ -40,7 +40,7 @@ SILENT = {
 }  # fmt: skip
 
 
-def programs() -> Mapping[str, Callable[[Reading, Texts], bool]]:
+def programs() -> Mapping[str, Callable[[ParsedInfo, Texts], bool]]:
     """Readers by program: each says whether the texts were its program's."""
     return {
         "InvokeAI": invoke, "NovelAI": novel, "Fooocus": fooocus, "SwarmUI": swarm, "Easy Diffusion": easy,
@@ -59,14 +59,14 @@ def parsed(text: str | None, what: str = "JSON") -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def fields(reading: Reading, said: Mapping[str, Any], offered: Mapping[str, str], own: frozenset[str] | set[str]) -> None:
+def fields(info: ParsedInfo, metadata: Mapping[str, Any], offered: Mapping[str, str], own: frozenset[str] | set[str]) -> None:
     """Offers every value that is a setting here; a note of what is neither that, nor the reader's `own`, nor without effect."""
-    for name, value in said.items():
+    for name, value in metadata.items():
         if name in offered and (value or value == 0) and isinstance(value, str | int | float) and not isinstance(value, bool):
-            reading.offer(offered[name], value, name)
+            info.offer(offered[name], value, name)
         elif name not in own | SILENT and not name.startswith("_") and (name in offered or value not in NOTHING):
             if not (name in offered and value in (None, "")):
-                reading.unread(name, value)
+                info.unread(name, value)
 
 
 def weight(value: Any) -> float | None:
@@ -77,12 +77,12 @@ def weight(value: Any) -> float | None:
         return None
 
 
-def loras(reading: Reading, names: Any, weights: Any = ()) -> None:
+def loras(info: ParsedInfo, names: Any, weights: Any = ()) -> None:
     """LoRA files, by name."""
     names, weights = (each if isinstance(each, list) else [each] for each in (names, weights))
     for place, name in enumerate(names):
         if isinstance(name, str) and name not in NOTHING:
-            reading.file(f"LoRA {name}", name, weight(weights[place]) if place < len(weights) else None, None)
+            info.file(f"LoRA {name}", name, weight(weights[place]) if place < len(weights) else None, None)
 
 
 def named(value: Any) -> str:
@@ -93,51 +93,51 @@ def named(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def model(reading: Reading, value: Any) -> None:
+def model(info: ParsedInfo, value: Any) -> None:
     """The base model's name."""
     if name := named(value):
-        reading.model(name)
+        info.model(name)
     else:
-        reading.note("base model (not read: it is not named)")
+        info.note("base model (not read: it is not named)")
 
 
-def sampler(reading: Reading, name: Any, spacing: Any = "") -> None:
+def sampler(info: ParsedInfo, name: Any, spacing: Any = "") -> None:
     """A sampler's name, and how it spaces noise levels."""
     if isinstance(name, str) and name:
-        reading.sampler(name, spacing if isinstance(spacing, str) else "")
+        info.sampler(name, spacing if isinstance(spacing, str) else "")
 
 
-def of_gpu(reading: Reading, drawn_on: Any = None) -> None:
+def of_gpu(info: ParsedInfo, drawn_on: Any = None) -> None:
     """A note on noise that was not drawn on the CPU, as it is here."""
-    if "seed" in reading.settings and drawn_on != "cpu":
-        reading.note("Seed: the noise is the same here only if it was drawn on the CPU")
+    if "seed" in info.settings and drawn_on != "cpu":
+        info.note("Seed: the noise is the same here only if it was drawn on the CPU")
 
 
-def invoke(reading: Reading, texts: Texts) -> bool:
+def invoke(info: ParsedInfo, texts: Texts) -> bool:
     """InvokeAI: `invokeai_metadata` since 3.0, before that `sd-metadata` and the command line in `Dream`."""
-    if (said := parsed(texts.get("invokeai_metadata"))) is not None:
-        fields(reading, said, INVOKE, {"scheduler", "model", "loras"})
-        sampler(reading, said.get("scheduler"))
-        for each in said.get("loras") or () if isinstance(said.get("loras"), list) else ():
+    if (metadata := parsed(texts.get("invokeai_metadata"))) is not None:
+        fields(info, metadata, INVOKE, {"scheduler", "model", "loras"})
+        sampler(info, metadata.get("scheduler"))
+        for each in metadata.get("loras") or () if isinstance(metadata.get("loras"), list) else ():
             if isinstance(each, dict):
-                loras(reading, named(each.get("model") or each.get("lora")), each.get("weight"))
-        model(reading, said.get("model"))
-        of_gpu(reading, said.get("rand_device"))
+                loras(info, named(each.get("model") or each.get("lora")), each.get("weight"))
+        model(info, metadata.get("model"))
+        of_gpu(info, metadata.get("rand_device"))
         return True
-    if (said := parsed(texts.get("sd-metadata"))) and isinstance(said.get("image"), dict):
-        image = dict(said["image"])
+    if (metadata := parsed(texts.get("sd-metadata"))) and isinstance(metadata.get("image"), dict):
+        image = dict(metadata["image"])
         prompts = image.pop("prompt", None)
         text = prompts[0].get("prompt") if isinstance(prompts, list) and prompts and isinstance(prompts[0], dict) else prompts
-        in_brackets(reading, text)
-        fields(reading, image, INVOKE, {"sampler"})
-        sampler(reading, image.get("sampler"))
-        model(reading, said.get("model_weights"))
-        of_gpu(reading)
+        in_brackets(info, text)
+        fields(info, image, INVOKE, {"sampler"})
+        sampler(info, image.get("sampler"))
+        model(info, metadata.get("model_weights"))
+        of_gpu(info)
         return True
-    return dream(reading, texts.get("Dream") or texts.get("dream") or "")
+    return dream(info, texts.get("Dream") or texts.get("dream") or "")
 
 
-def dream(reading: Reading, text: str) -> bool:
+def dream(info: ParsedInfo, text: str) -> bool:
     """InvokeAI's command line: "a prompt [negative]" -s 20 -S 42 -W 512 -H 512 -C 7.5 -A k_lms"""
     try:
         words = shlex.split(text[:LONGEST])
@@ -146,108 +146,108 @@ def dream(reading: Reading, text: str) -> bool:
     flags = {"-s": "num_inference_steps", "-S": "seed", "-W": "width", "-H": "height", "-C": "guidance_scale"}
     if len(words) < 3 or not flags.keys() & set(words):
         return False
-    in_brackets(reading, words[0])
+    in_brackets(info, words[0])
     rest = iter(words[1:])
     for flag in rest:
         if flag in flags:
-            reading.offer(flags[flag], next(rest, ""), flag)
+            info.offer(flags[flag], next(rest, ""), flag)
         elif flag == "-A":
-            sampler(reading, next(rest, ""))
+            sampler(info, next(rest, ""))
         else:
-            reading.unread("Dream", flag)
-    model(reading, None)
-    of_gpu(reading)
+            info.unread("Dream", flag)
+    model(info, None)
+    of_gpu(info)
     return True
 
 
-def in_brackets(reading: Reading, text: Any) -> None:
+def in_brackets(info: ParsedInfo, text: Any) -> None:
     """A prompt in which what is not wanted stands in brackets."""
     if not isinstance(text, str):
-        return reading.unread("prompt", text)
+        return info.unread("prompt", text)
     unwanted = re.findall(r"\[([^\[\]]*)\]", text)
-    reading.offer("prompt", " ".join(re.sub(r"\[[^\[\]]*\]", "", text).split()), "prompt")
+    info.offer("prompt", " ".join(re.sub(r"\[[^\[\]]*\]", "", text).split()), "prompt")
     if unwanted:
-        reading.offer("negative_prompt", ", ".join(unwanted), "negative prompt")
+        info.offer("negative_prompt", ", ".join(unwanted), "negative prompt")
 
 
-def novel(reading: Reading, texts: Texts) -> bool:
+def novel(info: ParsedInfo, texts: Texts) -> bool:
     """NovelAI: JSON in `Comment`, the prompt in `Description`."""
     whole = parsed(texts.get("comment")) or {}
     if isinstance(whole.get("Comment"), str):  # in WebP, all of it as one JSON
         texts = {name: text for name, text in whole.items() if isinstance(text, str)}
     if texts.get("Software") != "NovelAI" and not texts.get("Source", "").startswith("NovelAI"):
         return False
-    said = parsed(texts.get("Comment")) or {}
-    fields(reading, {"prompt": texts.get("Description"), **said}, NOVEL, {"sampler", "strength", "noise", "hide_debug_overlay"})
-    sampler(reading, said.get("sampler"), said.get("noise_schedule"))
+    metadata = parsed(texts.get("Comment")) or {}
+    fields(info, {"prompt": texts.get("Description"), **metadata}, NOVEL, {"sampler", "strength", "noise", "hide_debug_overlay"})
+    sampler(info, metadata.get("sampler"), metadata.get("noise_schedule"))
     for name in ("strength", "noise"):  # written for every image, and told where there was a start image
-        if said.get(name) not in NOTHING and str(said.get("request_type")).endswith("Img2ImgRequest"):
-            reading.unread(name, said[name], "its start image is not known; give it as --image, with --strength")
-    model(reading, texts.get("Source"))
-    of_gpu(reading)
+        if metadata.get(name) not in NOTHING and str(metadata.get("request_type")).endswith("Img2ImgRequest"):
+            info.unread(name, metadata[name], "its start image is not known; give it as --image, with --strength")
+    model(info, texts.get("Source"))
+    of_gpu(info)
     return True
 
 
-def fooocus(reading: Reading, texts: Texts) -> bool:
+def fooocus(info: ParsedInfo, texts: Texts) -> bool:
     """Fooocus: JSON in `parameters` or an EXIF comment, by the names of its own scheme or of its log."""
-    said = next((each for name in ("parameters", "comment") if (each := parsed(texts.get(name)))), None)
-    if said is None or "sui_image_params" in said or "prompt" not in {key.casefold() for key in said}:
+    metadata = next((each for name in ("parameters", "comment") if (each := parsed(texts.get(name)))), None)
+    if metadata is None or "sui_image_params" in metadata or "prompt" not in {key.casefold() for key in metadata}:
         return False
-    said = {key.casefold().replace(" ", "_"): value for key, value in said.items()}
-    scheme = "fooocus" in f"{texts.get('fooocus_scheme')} {said.get('version')} {said.get('software')}".casefold()
-    if not scheme and not {"base_model", "performance", "fooocus_v2_expansion", "base_model_name"} & said.keys():
+    metadata = {key.casefold().replace(" ", "_"): value for key, value in metadata.items()}
+    scheme = "fooocus" in f"{texts.get('fooocus_scheme')} {metadata.get('version')} {metadata.get('software')}".casefold()
+    if not scheme and not {"base_model", "performance", "fooocus_v2_expansion", "base_model_name"} & metadata.keys():
         return False
-    numbered = sorted(name for name in said if re.fullmatch(r"lora_\d+|lora_combined_\d+", name))
+    numbered = sorted(name for name in metadata if re.fullmatch(r"lora_\d+|lora_combined_\d+", name))
     own = {"sampler", "sampler_name", "scheduler", "resolution", "base_model", "base_model_name", "loras", "clip_skip", *numbered}
-    fields(reading, said, FOOOCUS, own)
-    sampler(reading, said.get("sampler") or said.get("sampler_name"), said.get("scheduler"))
-    if size := re.fullmatch(r"\D*(\d+)\D+(\d+)\D*", str(said.get("resolution", ""))[:40]):
+    fields(info, metadata, FOOOCUS, own)
+    sampler(info, metadata.get("sampler") or metadata.get("sampler_name"), metadata.get("scheduler"))
+    if size := re.fullmatch(r"\D*(\d+)\D+(\d+)\D*", str(metadata.get("resolution", ""))[:40]):
         for setting, value in zip(("width", "height"), size.groups(), strict=True):
-            reading.offer(setting, value, "resolution")
-    if (skip := weight(said.get("clip_skip"))) and 1 <= skip < 100:
-        reading.clip_skip(int(skip) - 1, "clip_skip")
-    for each in said.get("loras") or () if isinstance(said.get("loras"), list) else ():
+            info.offer(setting, value, "resolution")
+    if (skip := weight(metadata.get("clip_skip"))) and 1 <= skip < 100:
+        info.clip_skip(int(skip) - 1, "clip_skip")
+    for each in metadata.get("loras") or () if isinstance(metadata.get("loras"), list) else ():
         if isinstance(each, list) and each:
-            loras(reading, each[0], each[1:2])
+            loras(info, each[0], each[1:2])
     for name in numbered:
-        text, _, scale = str(said[name]).rpartition(" : ")
-        loras(reading, text, scale)
-    model(reading, said.get("base_model") or said.get("base_model_name"))
-    of_gpu(reading, "cpu" if scheme else None)
+        text, _, scale = str(metadata[name]).rpartition(" : ")
+        loras(info, text, scale)
+    model(info, metadata.get("base_model") or metadata.get("base_model_name"))
+    of_gpu(info, "cpu" if scheme else None)
     return True
 
 
-def swarm(reading: Reading, texts: Texts) -> bool:
+def swarm(info: ParsedInfo, texts: Texts) -> bool:
     """SwarmUI: `sui_image_params` within JSON in `parameters` or an EXIF comment."""
     whole = next(
         (each for name in ("parameters", "comment") if "sui_image_params" in (each := parsed(texts.get(name)) or {})), None
     )
-    said = whole and whole["sui_image_params"]
-    if not isinstance(said, dict):
+    metadata = whole and whole["sui_image_params"]
+    if not isinstance(metadata, dict):
         return False
-    fields(reading, said, SWARM, {"sampler", "scheduler", "model", "loras", "loraweights", "clipstopatlayer"})
-    sampler(reading, said.get("sampler"), said.get("scheduler"))
-    loras(reading, said.get("loras") or [], said.get("loraweights") or [])
-    if (layer := weight(said.get("clipstopatlayer"))) and -100 < layer <= -1:
-        reading.clip_skip(-1 - int(layer), "clipstopatlayer")
-    model(reading, said.get("model"))
+    fields(info, metadata, SWARM, {"sampler", "scheduler", "model", "loras", "loraweights", "clipstopatlayer"})
+    sampler(info, metadata.get("sampler"), metadata.get("scheduler"))
+    loras(info, metadata.get("loras") or [], metadata.get("loraweights") or [])
+    if (layer := weight(metadata.get("clipstopatlayer"))) and -100 < layer <= -1:
+        info.clip_skip(-1 - int(layer), "clipstopatlayer")
+    model(info, metadata.get("model"))
     return True
 
 
-def easy(reading: Reading, texts: Texts) -> bool:
+def easy(info: ParsedInfo, texts: Texts) -> bool:
     """Easy Diffusion: a text for each setting, or JSON of them in an EXIF comment."""
-    said = parsed(texts.get("comment")) or dict(texts)
-    if not {"prompt", "num_inference_steps"} <= said.keys() and "use_stable_diffusion_model" not in said:
+    metadata = parsed(texts.get("comment")) or dict(texts)
+    if not {"prompt", "num_inference_steps"} <= metadata.keys() and "use_stable_diffusion_model" not in metadata:
         return False
     own = {"sampler_name", "use_stable_diffusion_model", "use_lora_model", "lora_alpha", "clip_skip", "comment"}
-    fields(reading, said, EASY, own)
-    sampler(reading, said.get("sampler_name"))
-    if str(said.get("clip_skip")).casefold() == "true":
-        reading.clip_skip(1, "clip_skip")
-    names, scales = said.get("use_lora_model"), said.get("lora_alpha")
-    loras(reading, *(parsed_list(each) for each in (names, scales)))
-    model(reading, said.get("use_stable_diffusion_model"))
-    of_gpu(reading)
+    fields(info, metadata, EASY, own)
+    sampler(info, metadata.get("sampler_name"))
+    if str(metadata.get("clip_skip")).casefold() == "true":
+        info.clip_skip(1, "clip_skip")
+    names, scales = metadata.get("use_lora_model"), metadata.get("lora_alpha")
+    loras(info, *(parsed_list(each) for each in (names, scales)))
+    model(info, metadata.get("use_stable_diffusion_model"))
+    of_gpu(info)
     return True
 
 
@@ -258,23 +258,23 @@ def parsed_list(value: Any) -> Any:
     return [each.strip(" '\"") for each in value.strip("[]").split(",") if each.strip(" '\"")]
 
 
-def draw_things(reading: Reading, texts: Texts) -> bool:
+def draw_things(info: ParsedInfo, texts: Texts) -> bool:
     """Draw Things: JSON in the user comment of XMP."""
     parts = (part.partition(">")[2].partition("</rdf:li>")[0].strip() for part in texts.get(XMP, "").split("<rdf:li")[1:])
     text = next((part for part in parts if part.startswith("{")), None)
-    said = parsed(html.unescape(text), "JSON in its XMP") if text else None
-    if said is None or "c" not in said:
+    metadata = parsed(html.unescape(text), "JSON in its XMP") if text else None
+    if metadata is None or "c" not in metadata:
         return False
-    fields(reading, said, DRAW_THINGS, {"sampler", "size", "model", "lora", "strength"})
-    sampler(reading, said.get("sampler"))
-    if size := re.fullmatch(r"(\d+)\s*x\s*(\d+)", str(said.get("size", ""))[:40]):
+    fields(info, metadata, DRAW_THINGS, {"sampler", "size", "model", "lora", "strength"})
+    sampler(info, metadata.get("sampler"))
+    if size := re.fullmatch(r"(\d+)\s*x\s*(\d+)", str(metadata.get("size", ""))[:40]):
         for setting, value in zip(("width", "height"), size.groups(), strict=True):
-            reading.offer(setting, value, "size")
-    if (strength := weight(said.get("strength"))) is not None and strength < 1:
-        reading.unread("strength", short(strength), "its start image is not known; give it as --image, with --strength")
-    for each in said.get("lora") or () if isinstance(said.get("lora"), list) else ():
+            info.offer(setting, value, "size")
+    if (strength := weight(metadata.get("strength"))) is not None and strength < 1:
+        info.unread("strength", short(strength), "its start image is not known; give it as --image, with --strength")
+    for each in metadata.get("lora") or () if isinstance(metadata.get("lora"), list) else ():
         if isinstance(each, dict):
-            loras(reading, named(each), each.get("weight"))
-    model(reading, said.get("model"))
-    of_gpu(reading)
+            loras(info, named(each), each.get("weight"))
+    model(info, metadata.get("model"))
+    of_gpu(info)
     return True

@@ -20,7 +20,7 @@ class Unreadable(Exception):
 
 
 @dataclass(frozen=True)
-class ToldFile:
+class NamedWeights:
     """Learned weights as a picture names them: by path (ours) or name; scale (text: a schedule) and hash where it tells them."""
 
     name: str
@@ -29,13 +29,13 @@ class ToldFile:
 
 
 @dataclass
-class Reading:
+class ParsedInfo:
     """What has been found so far in `image`. places: of this disk, by the names that an image of ours calls them
     (`sharing`)."""
 
     image: Path
     settings: dict[str, Any] = field(default_factory=dict)
-    weights: list[ToldFile] = field(default_factory=list)
+    weights: list[NamedWeights] = field(default_factory=list)
     base_model: str | None = None
     place_in_batch: tuple[int, int] = (0, 1)
     notes: list[str] = field(default_factory=list)
@@ -67,11 +67,11 @@ class Reading:
         if count:
             self.offer("clip_skip", count, name)
 
-    def file(self, said: str, name: str, scale: float | None, hash: str | None) -> None:
+    def file(self, shown: str, name: str, scale: float | None, hash: str | None) -> None:
         """Keeps learned weights of which another program knows where they are."""
-        self.weights.append(ToldFile(name, scale, hash))
+        self.weights.append(NamedWeights(name, scale, hash))
         given = "" if scale is None else f":{short(scale)}"
-        self.note(f"{short(said)} (not read: a name, not a path; give the file as --weights PATH{given})")
+        self.note(f"{short(shown)} (not read: a name, not a path; give the file as --weights PATH{given})")
 
     def model(self, name: str, hash: str = "") -> None:
         """Keeps the name of the base model."""
@@ -79,13 +79,13 @@ class Reading:
         known = f" (hash {short(hash)})" if hash else ""
         self.note(f"base model: {short(name)}{known}, a name, not a path; say --pretrained_model_name_or_path")
 
-    def sampler(self, said: str, spacing: str) -> None:
+    def sampler(self, written: str, spacing: str) -> None:
         """Keeps a sampler and how it spaces noise levels, by the names that other programs have for them."""
-        found = parts(said)
-        if not found and (found := nearest(said)):
-            self.note(f"Sampler: {short(said)} is not to be had here; {found[0]} is the nearest")
+        found = parts(written)
+        if not found and (found := nearest(written)):
+            self.note(f"Sampler: {short(written)} is not available; {found[0]} is the nearest")
         if not found:
-            return self.unread("Sampler", f"{said} {spacing}".strip(), "there is no such sampler here")
+            return self.unread("Sampler", f"{written} {spacing}".strip(), "no such sampler is available")
         name, spaced = found[0], found[1] or spacings().get(compact(spacing), "")
         chosen = sampler(name, spaced)
         if spacing and not spaced or not_taken(chosen):

@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngImageFile, iTXt
 from customize.data.images.image_file import open_image, opened
 from customize.errors import InputError, Problem
 from customize.inference.metadata import a1111, comfyui, other_programs
-from customize.inference.metadata.parsed import Reading, ToldFile, Unreadable, short
+from customize.inference.metadata.parsed import NamedWeights, ParsedInfo, Unreadable, short
 from customize.inference.metadata.seeds import RANDOM
 from customize.inference.metadata.write_png import EXIF_COMMENT, EXIF_FOLDER, EXIF_NOTE, NOTE, VERSIONED
 from customize.printable import printable
@@ -32,7 +32,7 @@ from customize.settings.scale import fits, read_scale
 from customize.storage import out_of_memory
 from customize.storage.untrusted_files import regular_file
 
-__all__ = ["Program", "Told", "ToldFile", "read_told"]
+__all__ = ["GenerationInfo", "NamedWeights", "Program", "read_generation_info"]
 
 Program = Literal["customize", "A1111", "ComfyUI", "InvokeAI", "NovelAI", "Fooocus", "SwarmUI", "Easy Diffusion", "Draw Things"]
 
@@ -50,8 +50,8 @@ MOST_BESIDE = 1 << 20
 
 
 @dataclass(frozen=True)
-class Told:
-    """What `read_told` found.
+class GenerationInfo:
+    """What `read_generation_info` found.
 
     settings: values that InferenceSettings takes; `prompt` is missing where the picture has none that can be used.
     base_model: ours as it was given, else the name of a file. size: (width, height) of the picture itself.
@@ -60,31 +60,31 @@ class Told:
 
     program: Program
     settings: dict[str, Any]
-    weights: tuple[ToldFile, ...]
+    weights: tuple[NamedWeights, ...]
     base_model: str | None
     size: tuple[int, int]
     place_in_batch: tuple[int, int]
     notes: tuple[str, ...]
 
 
-def read_told(path: Path | str) -> Told:
+def read_generation_info(path: Path | str) -> GenerationInfo:
     """Reads the text chunks of a PNG, EXIF and XMP of any picture, or A1111's text file beside it where that tells nothing.
 
     Raises InputError when `open_image` refuses the picture, when it says nothing that is read here, when that is damaged or
     longer than Pillow's limit, and when our own JSON holds settings that infer.py refuses.
     """
-    reading = Reading(Path(path), places=sharing.local_places(Path(path).parent))
+    info = ParsedInfo(Path(path), places=sharing.local_places(Path(path).parent))
     try:
         size, texts = _opened(path)
-        program = _read(reading, texts) or _read_beside(reading, Path(path))
+        program = _read(info, texts) or _read_beside(info, Path(path))
         if program is None:
             named = ", ".join(short(name) for name, text in list(texts.items())[:8] if text)
             raise Unreadable("says nothing of how it was made that is read here" + (f" (it carries {named})" if named else ""))
     except Unreadable as error:
         raise InputError(Problem(LIKE, f"{printable(str(path))} {what}", REMEDY) for what in error.args) from None
-    notes, more = reading.notes[:MOST_NOTES], len(reading.notes) - MOST_NOTES
-    return Told(
-        program, reading.settings, tuple(reading.weights), reading.base_model, size, reading.place_in_batch,
+    notes, more = info.notes[:MOST_NOTES], len(info.notes) - MOST_NOTES
+    return GenerationInfo(
+        program, info.settings, tuple(info.weights), info.base_model, size, info.place_in_batch,
         (*notes, f"and {more} notes more") if more > 0 else tuple(notes),
     )  # fmt: skip
 
@@ -144,34 +144,34 @@ def _comment(image: Image.Image) -> str:
     return next((text for text in texts if "Steps: " in text or text.lstrip().startswith("{")), texts[0])
 
 
-def _read(reading: Reading, texts: Mapping[str, str]) -> Program | None:
+def _read(info: ParsedInfo, texts: Mapping[str, str]) -> Program | None:
     """Reads the first text that tells something, and says whose it is; None where none does."""
     if (own := _checked(texts, "customize")) is not None:
-        _read_own(reading, own)
+        _read_own(info, own)
         return "customize"
     short_enough = {name: text for name, text in texts.items() if len(text) <= MAX_TEXT_CHUNK}
     short_enough["comment"] = short_enough.get(COMMENT, "")
     for program, reader in other_programs.programs().items():
-        if reader(reading, short_enough):
-            if reading.settings:
+        if reader(info, short_enough):
+            if info.settings:
                 return program
-            reading.notes.clear()
+            info.notes.clear()
     for name in ("parameters", COMMENT):
         text = (_checked(texts, name) or "").replace("\r\n", "\n").strip()
         if a1111.settings_line(text.split("\n")) is not None:
-            a1111.read(reading, text)
+            a1111.read(info, text)
             return "A1111"
     if (graph := _checked(texts, "prompt")) is not None:
-        comfyui.read(reading, _parsed(graph))
+        comfyui.read(info, _parsed(graph))
         return "ComfyUI"
     text = texts.get("parameters", "").strip()
     if text and not text.startswith("{"):
-        a1111.read(reading, text)
+        a1111.read(info, text)
         return "A1111"
     return None
 
 
-def _read_beside(reading: Reading, path: Path) -> Program | None:
+def _read_beside(info: ParsedInfo, path: Path) -> Program | None:
     """A1111's text of a file beside the picture, of its name; a caption is none."""
     for file in (path.with_suffix(".txt"), path.with_name(f"{path.name}.txt")):
         try:
@@ -180,8 +180,8 @@ def _read_beside(reading: Reading, path: Path) -> Program | None:
         except (OSError, ValueError, InputError):
             continue
         if a1111.settings_line(text.split("\n")) is not None:
-            reading.note(f"the settings are those of {file.name}, beside the picture")
-            a1111.read(reading, text)
+            info.note(f"the settings are those of {file.name}, beside the picture")
+            a1111.read(info, text)
             return "A1111"
     return None
 
@@ -203,23 +203,23 @@ def _parsed(text: str) -> dict[str, Any]:
     return value
 
 
-def _read_own(reading: Reading, text: str) -> None:
+def _read_own(info: ParsedInfo, text: str) -> None:
     """What `write_png.texts` writes; settings of a run as a whole are never taken from it."""
     match _parsed(text):
-        case {"settings": dict(said), "base_model": str(base), "weights": list(files), "versions": dict(versions), **more}:
-            reading.base_model = reading.places.get(base, base)
+        case {"settings": dict(stored), "base_model": str(base), "weights": list(files), "versions": dict(versions), **more}:
+            info.base_model = info.places.get(base, base)
         case _:
             raise Unreadable("carries damaged settings")
     match more.get("batch", [0, 1]):
         case [int(place), int(count)] if 0 <= place < count <= (table(InferenceSettings)["batch_size"].le or 0):
-            reading.place_in_batch = int(place), int(count)
+            info.place_in_batch = int(place), int(count)
         case _:
             raise Unreadable("carries damaged settings: batch is not [place, size]")
     of_the_run = of_scope(InferenceSettings, "run")
     known = table(InferenceSettings).keys() - set(of_the_run)
-    values = {name: value for name, value in said.items() if name in known}
-    found = _beside(reading, values)
-    values |= {name: sharing.restored(values[name], reading.places) for name in sharing.PLACES if name in values} | found
+    values = {name: value for name, value in stored.items() if name in known}
+    found = _beside(info, values)
+    values |= {name: sharing.restored(values[name], info.places) for name in sharing.PLACES if name in values} | found
     if values.get("prompt") == [""]:  # a lesson without a prompt
         values["prompt"] = []
     if not all(_is_plain(each) for value in values.values() for each in (value if isinstance(value, list) else [value])):
@@ -230,23 +230,23 @@ def _read_own(reading: Reading, text: str) -> None:
         faults.append("says seed: -1, which no picture was made with")
     if faults:
         raise Unreadable(*faults)
-    reading.settings = {name: getattr(settings, name) for name in values}
-    for name, value in said.items():
+    info.settings = {name: getattr(settings, name) for name in values}
+    for name, value in stored.items():
         if name not in known and name not in of_the_run:
-            reading.unread(name, value, "no setting of this version")
-    _read_files(reading, files)
+            info.unread(name, value, "no setting of this version")
+    _read_files(info, files)
     for name in VERSIONED:
         if name in versions and versions[name] != (here := _installed(name)):
-            reading.note(f"made with {name} {short(versions[name])}; here it is {here}")
+            info.note(f"made with {name} {short(versions[name])}; here it is {here}")
 
 
-def _beside(reading: Reading, values: Mapping[str, Any]) -> dict[str, str]:
+def _beside(info: ParsedInfo, values: Mapping[str, Any]) -> dict[str, str]:
     """The places of images that lie beside the one that calls them by their names, each told."""
     found: dict[str, str] = {}
     for name in ("image", "mask_image"):
-        if (place := sharing.beside(reading.image, values.get(name))) and values[name] not in reading.places:
+        if (place := sharing.beside(info.image, values.get(name))) and values[name] not in info.places:
             found[name] = place
-            reading.note(f"{name}: {values[name]} is the one beside the picture")
+            info.note(f"{name}: {values[name]} is the one beside the picture")
     return found
 
 
@@ -254,19 +254,19 @@ def _is_plain(value: Any) -> bool:
     return not isinstance(value, list | dict)
 
 
-def _read_files(reading: Reading, files: list[Any]) -> None:
+def _read_files(info: ParsedInfo, files: list[Any]) -> None:
     if len(files) > MOST_FILES:
         raise Unreadable(f"names {len(files):,} files of weights, more than {MOST_FILES}")
     for file in files:
         match file:
             case {"path": str(path), "scale": int() | float() | str() as scale, "sha256": str(sha256)} if is_scale(scale):
-                reading.weights.append(ToldFile(sharing.restored(path, reading.places), scale, sha256))
+                info.weights.append(NamedWeights(sharing.restored(path, info.places), scale, sha256))
             case _:
                 raise Unreadable("carries damaged settings: weights are not files with scale and sha256")
-    for path, sha256 in dict.fromkeys((file.name, file.hash) for file in reading.weights):
+    for path, sha256 in dict.fromkeys((file.name, file.hash) for file in info.weights):
         if (here := _sha256(path)) != sha256:
             what = f"has SHA-256 {here} now" if here else "is not here as a .safetensors file"
-            reading.note(f"weights {short(path)}: {what}; made with SHA-256 {short(sha256)}")
+            info.note(f"weights {short(path)}: {what}; made with SHA-256 {short(sha256)}")
 
 
 def is_scale(scale: float | str) -> bool:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from customize.data.images.image_file import open_image
 from customize.errors import InputError, Problem
-from customize.inference.metadata.read_png import Told, read_told
+from customize.inference.metadata.read_png import GenerationInfo, read_generation_info
 from customize.settings.inference import InferenceSettings
 
 
@@ -16,13 +16,13 @@ from customize.settings.inference import InferenceSettings
 class Like:
     """An image whose settings are used, with what its metadata say."""
 
-    told: Told
+    told: GenerationInfo
     image: Image.Image
 
     @classmethod
     def read(cls, path: str | Path) -> "Like":
-        """Raises InputError as `read_told`."""
-        return cls(read_told(path), open_image(path))
+        """Raises InputError as `read_generation_info`."""
+        return cls(read_generation_info(path), open_image(path))
 
     def check(self, settings: InferenceSettings) -> None:
         """Raises InputError when the base model is not known: other programs tell its name, not where it is."""
@@ -32,7 +32,7 @@ class Like:
         what = f"is missing: {self.told.program} told of the base model {named}"
         raise InputError(Problem("pretrained_model_name_or_path", what, "say where it is, or `demo`"))
 
-    def is_asked_again(self, settings: InferenceSettings) -> bool:
+    def is_reproduced_by(self, settings: InferenceSettings) -> bool:
         """Whether the settings are exactly those that the image was generated with."""
         said = self.told.settings.items()
         return self.told.program == "customize" and all(getattr(settings, name) == value for name, value in said)

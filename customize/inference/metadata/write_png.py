@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from customize.errors import InputError, Problem
-from customize.inference.run.grid import Wanted
+from customize.inference.run.grid import ImageRequest
 from customize.settings.field import of_scope
 from customize.settings.files.sharing import shared_file, shared_name, shared_settings
 from customize.settings.inference import InferenceSettings
@@ -66,7 +66,7 @@ def told(scale: Scale) -> float | str:
 
 
 def texts(
-    facts: dict[str, Any], wanted: Wanted, own_scheduler: str, size: tuple[int, int], place: tuple[int, int]
+    facts: dict[str, Any], request: ImageRequest, own_scheduler: str, size: tuple[int, int], place: tuple[int, int]
 ) -> dict[str, str]:
     """What one image says of how it was made, by the names of PNG's text chunks.
 
@@ -74,8 +74,8 @@ def texts(
     on which the last bits of an image can depend.
     """
     of_the_run = of_scope(InferenceSettings, "run")
-    settings = {name: value for name, value in shared_settings(wanted.settings, names=True).items() if name not in of_the_run}
-    settings |= {"prompt": list(wanted.prompts), "seed": wanted.seed}
+    settings = {name: value for name, value in shared_settings(request.settings, names=True).items() if name not in of_the_run}
+    settings |= {"prompt": list(request.prompts), "seed": request.seed}
     return {
         "parameters": parameters(facts, settings, settings["scheduler"] or own_scheduler, size),
         "customize": json.dumps({"settings": settings, **facts, "batch": place}),

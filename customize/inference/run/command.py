@@ -20,7 +20,7 @@ from customize.families.files.autoencoder import locate_autoencoder
 from customize.inference.masks import Mask, mask_of, open_mask
 from customize.inference.metadata.seeds import with_seed
 from customize.inference.run import image_folder, image_summary, merge
-from customize.inference.run.extra_networks import BREAKS, called_in
+from customize.inference.run.extra_networks import BREAKS, resolve_grid
 from customize.inference.run.grid import grid
 from customize.inference.run.job import Job
 from customize.printable import first_few, printable
@@ -50,7 +50,7 @@ def run(settings: InferenceSettings) -> None:
 
     Written there: 000.png, 001.png, ..., numbered on from what is there, that carry their settings, each as it is finished;
     config.toml, with which they come out again; sheet.png for 2 to `output.MOST_ON_SHEET` images; trace.jsonl and what
-    `observers.Looks.write` names. With `like`, says whether the picture came out the same.
+    `observers.Observers.write` names. With `like`, says whether the picture came out the same.
     With `merge` no picture, but what `merge.run` says.
     Raises InputError before anything is written; ResourceError when memory or disk give out, Interrupted when a signal
     comes: what is finished stays, and they tell how to go on.
@@ -61,17 +61,17 @@ def run(settings: InferenceSettings) -> None:
     job = check(settings)
     for note in notes(settings, job):
         events.warn(note)
-    count, plain = len(job.grid.wanted), on_its_own(settings)
+    count, plain = len(job.grid.requests), on_its_own(settings)
     with raised_signals(), resources(FOR_MEMORY, FOR_DISK):
-        from customize.inference.run.generate import Models, draw
+        from customize.inference.run.generate import PipelineCache, generate_batches
         from customize.inference.run.output import write_images
 
-        wanted = job.grid.wanted
-        source = base_of(wanted[0].settings)
+        requests = job.grid.requests
+        source = base_of(requests[0].settings)
         device = machine.describe(machine.best_device())
-        events.summarize("started", image_summary.before_loading(plain, wanted, source, device))
-        models = Models()
-        models.load(job.grid.wanted[0].settings)
+        events.summarize("started", image_summary.before_loading(plain, requests, source, device))
+        models = PipelineCache()
+        models.load(job.grid.requests[0].settings)
         if settings.lesson == "none":
             models.check_steps(job.grid)
         if removed := image_folder.removal(settings):
@@ -81,13 +81,13 @@ def run(settings: InferenceSettings) -> None:
             events.summarize("started", [("folder", printable(place.folder))])
             try:
                 with resources(FOR_MEMORY, FOR_DISK):
-                    write_images(plain, job.grid, place, draw(plain, job, models, place.image, place.finished.copy()))
+                    write_images(plain, job.grid, place, generate_batches(plain, job, models, place.image, place.finished.copy()))
             except (ResourceError, NumericsError) as error:
                 raise type(error)(f"{error}\n{place.how_to_go_on}") from error
             except Interrupted as error:
                 raise Interrupted(error.signal, f"stopped; {place.how_to_go_on}") from error
-    events.summarize("finished", image_summary.finished(plain, wanted, place))
-    if job.like and job.is_again:
+    events.summarize("finished", image_summary.finished(plain, requests, place))
+    if job.like and job.is_reproduction:
         events.info(f"{settings.like}: {job.like.verdict(open_image(place.image(0)))}")
 
 
@@ -130,8 +130,8 @@ def check(settings: InferenceSettings) -> Job:
         problems.append(Problem("prompt_file", what, "make the settings by customize.read_settings"))
     attempt(lambda: image_folder.check(on_its_own(settings)))
     like = attempt(lambda: likened(settings))
-    found = attempt(lambda: called_in(grid(on_its_own(settings))))
-    different = {wanted.settings: None for wanted in found.wanted} if found else [settings]
+    found = attempt(lambda: resolve_grid(grid(on_its_own(settings))))
+    different = {request.settings: None for request in found.requests} if found else [settings]
     images: dict[str, Image] = {}
     masks: dict[Mask, Image] = {}
     remarks: list[str] = []

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from customize.errors import InputError, Problem
-from customize.inference.run.grid import Grid, Wanted
+from customize.inference.run.grid import Grid, ImageRequest
 from customize.inference.run.wildcards import chosen, has_choices
 from customize.printable import printable
 from customize.settings.inference import InferenceSettings
@@ -32,15 +32,15 @@ AS_TEXT = "or take the prompt as plain text with --plain_prompt"
 MOST_FILES = 100_000
 
 
-def called_in(grid: Grid) -> Grid:
+def resolve_grid(grid: Grid) -> Grid:
     """The grid with each picture as `called` makes it. Raises InputError with all that is wrong."""
     problems: list[Problem] = []
-    rows: list[list[Wanted]] = []
+    rows: list[list[ImageRequest]] = []
     for row in grid.rows:
         rows.append([])
-        for wanted in row:
+        for request in row:
             try:
-                rows[-1].append(called(wanted))
+                rows[-1].append(resolve(request))
             except InputError as error:
                 problems += [each for each in error.problems if each not in problems]
     if problems:
@@ -48,29 +48,29 @@ def called_in(grid: Grid) -> Grid:
     return replace(grid, rows=rows)
 
 
-def called(wanted: Wanted) -> Wanted:
+def resolve(request: ImageRequest) -> ImageRequest:
     """The picture with its prompts as plain as `customize.prompts` reads them, and the weights that they call.
 
     Raises InputError with all that is wrong: a tag that is none, a file that is not there or of another kind, ...
     """
-    settings = wanted.settings
+    settings = request.settings
     if any(map(BREAKS.search, [*settings.prompt, settings.negative_prompt])):
         every = tuple(BREAKS.sub(" ", text).strip() for text in settings.prompt)
         changes = {"prompt": every, "negative_prompt": BREAKS.sub(" ", settings.negative_prompt).strip()}
         settings = settings.model_copy(update=changes)
-        wanted = replace(wanted, settings=settings, prompts=tuple(BREAKS.sub(" ", text).strip() for text in wanted.prompts))
-    texts = [*wanted.prompts, *settings.prompt, settings.negative_prompt]
+        request = replace(request, settings=settings, prompts=tuple(BREAKS.sub(" ", text).strip() for text in request.prompts))
+    texts = [*request.prompts, *settings.prompt, settings.negative_prompt]
     if settings.plain_prompt or not any(has_choices(text) or TAG.search(text) or EMBEDDING.search(text) for text in texts):
-        return wanted
+        return request
     caller = Caller(settings)
-    prompts = tuple(caller.plain(text, wanted.seed, "prompt") for text in wanted.prompts)
-    negative = caller.plain(settings.negative_prompt, wanted.seed, "negative_prompt")
+    prompts = tuple(caller.plain(text, request.seed, "prompt") for text in request.prompts)
+    negative = caller.plain(settings.negative_prompt, request.seed, "negative_prompt")
     others = Caller(settings)  # what other pictures call is known by their words alone
-    every = tuple(others.plain(text, wanted.seed, "prompt") for text in settings.prompt)
+    every = tuple(others.plain(text, request.seed, "prompt") for text in settings.prompt)
     if problems := [*caller.problems, *(each for each in others.problems if each not in caller.problems)]:
         raise InputError(problems)
     changes = {"prompt": every, "negative_prompt": negative, "weights": tuple(caller.weights)}
-    return replace(wanted, settings=settings.model_copy(update=changes), prompts=prompts)
+    return replace(request, settings=settings.model_copy(update=changes), prompts=prompts)
 
 
 @dataclass
@@ -137,28 +137,26 @@ class Caller:
         """The file that a name means. Raises InputError where there is none, or more than one."""
         folder = self.settings.weights_dir
         given = [Path(path) for path, _ in self.settings.weights_and_scales]
-        wanted = re.sub(r"\.(safetensors|ckpt|pt|bin)$", "", name.replace("\\", "/").strip("/"), flags=re.IGNORECASE)
-        if not wanted:
+        stem = re.sub(r"\.(safetensors|ckpt|pt|bin)$", "", name.replace("\\", "/").strip("/"), flags=re.IGNORECASE)
+        if not stem:
             raise InputError(Problem(where, f"{shown} names no file", f"write <lora:NAME:0.8>, {AS_TEXT}"))
-        if mine := [path for path in given if called_by(path, wanted)]:
+        if mine := [path for path in given if is_named(path, stem)]:
             return only_file(mine[0])
         if folder is None:
             remedy = f"say which folder with --weights_dir, or give the file as --weights and leave this out, {AS_TEXT}"
             raise InputError(Problem(where, f"{shown} names a file, but not where it is", remedy))
         files = list(candidates(Path(folder)))
-        found = [path for path in files if path.suffix == ".safetensors" and called_by(path, wanted, Path(folder))]
-        exact = [path for path in found if path.stem == wanted.rpartition("/")[2]]
+        found = [path for path in files if path.suffix == ".safetensors" and is_named(path, stem, Path(folder))]
+        exact = [path for path in found if path.stem == stem.rpartition("/")[2]]
         best = exact if len(exact) == 1 else found
         if len(best) == 1:
             return best[0]
         if best:
             names = ", ".join(path.relative_to(folder).as_posix() for path in best[:4])
             raise InputError(Problem(where, f"{shown} may mean {names}", "write the folder before the name, as in sub/NAME"))
-        if pickle := next(
-            (path for path in files if path.suffix != ".safetensors" and called_by(path, wanted, Path(folder))), None
-        ):
+        if pickle := next((path for path in files if path.suffix != ".safetensors" and is_named(path, stem, Path(folder))), None):
             raise InputError(Problem(where, f"{shown}: {pickle} is a pickle, which is not opened", "convert it to .safetensors"))
-        raise InputError(Problem(where, f"{shown}: {folder} holds no {printable(wanted, 60)}.safetensors", near(wanted, files)))
+        raise InputError(Problem(where, f"{shown}: {folder} holds no {printable(stem, 60)}.safetensors", near(stem, files)))
 
 
 def scales_of(shown: str, numbers: list[str], where: str) -> str:
@@ -197,14 +195,14 @@ def candidates(folder: Path) -> Iterator[Path]:
             raise InputError(Problem("weights_dir", f"{folder} holds more than {MOST_FILES:,} files", "name a smaller folder"))
 
 
-def called_by(path: Path, wanted: str, folder: Path | None = None) -> bool:
+def is_named(path: Path, stem: str, folder: Path | None = None) -> bool:
     """Whether a file, or a run's folder, is meant by a name that may have folders before it."""
     base = path.relative_to(folder) if folder else Path(path)
     whole = [base.with_suffix("") if base.suffix.casefold() in (".safetensors", *PICKLES) else base]
     if path.name in ("pytorch_lora_weights.safetensors", "learned_embeds.safetensors"):
         whole.append(base.parent if base.parent.name else Path(path.absolute().parent.name))
     names = [each.as_posix().casefold() for each in whole]
-    return any(name == wanted.casefold() or name.endswith(f"/{wanted.casefold()}") for name in names)
+    return any(name == stem.casefold() or name.endswith(f"/{stem.casefold()}") for name in names)
 
 
 def only_file(path: Path) -> Path:
@@ -218,13 +216,13 @@ def same(weights: str, path: Path) -> bool:
     return own in (os.path.realpath(path), os.path.realpath(path.parent))
 
 
-def near(wanted: str, files: list[Path]) -> str:
+def near(stem: str, files: list[Path]) -> str:
     """What to do about a name that no file has."""
     from difflib import get_close_matches
 
     stems = {path.stem.casefold(): path.stem for path in files if path.suffix == ".safetensors"}
-    close = get_close_matches(wanted.rpartition("/")[2].casefold()[:100], stems, n=3, cutoff=0.5)
-    close += [key for key in stems if wanted.casefold() in key and key not in close][: 3 - len(close)]
+    close = get_close_matches(stem.rpartition("/")[2].casefold()[:100], stems, n=3, cutoff=0.5)
+    close += [key for key in stems if stem.casefold() in key and key not in close][: 3 - len(close)]
     return (
         f"did you mean {', '.join(printable(stems[each], 60) for each in close)}?"
         if close

@@ -1,4 +1,4 @@
-"""The images of a job: which are generated together, by which model, and what each says of how it was made."""
+"""The images of a job: which are generated pipeline_batches, by which model, and what each says of how it was made."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,10 +19,10 @@ from customize.inference.masks import Mask, mask_of
 from customize.inference.metadata.write_png import facts, texts, told
 from customize.inference.pipeline import Pipeline
 from customize.inference.pipeline_loading import load_pipeline
-from customize.inference.prompt_estimates import Between, Prompt
-from customize.inference.run.grid import Grid, Wanted, batches
+from customize.inference.prompt_estimates import InterpolatedPrompt, Prompt
+from customize.inference.run.grid import Grid, ImageRequest, batches
 from customize.inference.run.job import Job
-from customize.inference.run.observers import Denoising, Looks
+from customize.inference.run.observers import DenoisingProgress, Observers
 from customize.inference.sampler import StepResult
 from customize.inference.schedulers import make_scheduler
 from customize.inference.solvers import Solver
@@ -32,7 +32,7 @@ from customize.settings.inference import InferenceSettings
 from customize.weights.learned_weights import find_learned
 
 
-class Models:
+class PipelineCache:
     """The pipeline that is in use, loaded when settings ask for another one; where just scales differ, these are set anew."""
 
     def load(self, settings: InferenceSettings) -> None:
@@ -41,7 +41,7 @@ class Models:
         if problems := machine.fp16_problem(settings.mixed_precision, device.type):
             raise InputError(problems)
         torch.backends.cuda.matmul.allow_tf32 = settings.allow_tf32
-        self.name = of_the_model(settings)
+        self.name = pipeline_key(settings)
         self.pipeline = load_pipeline(
             settings.pretrained_model_name_or_path, settings.weights_and_scales, revision=settings.revision,
             variant=settings.variant, prediction_type=settings.prediction_type, device=device,
@@ -64,7 +64,7 @@ class Models:
 
     def of(self, settings: InferenceSettings) -> Pipeline:
         """The pipeline that the settings name."""
-        if of_the_model(settings) != self.name:
+        if pipeline_key(settings) != self.name:
             self.load(settings)
         if settings.weights_and_scales != self.scales:
             self.rescale(settings)
@@ -72,8 +72,8 @@ class Models:
 
     def check_steps(self, grid: Grid) -> None:
         """Raises InputError where the model that is loaded cannot make the steps that some image asks for."""
-        asked = {steps_of(wanted.settings) for wanted in grid.wanted if of_the_model(wanted.settings) == self.name}
-        for number, scheduler, options in asked:
+        needed = {scheduler_key(each.settings) for each in grid.requests if pipeline_key(each.settings) == self.name}
+        for number, scheduler, options in needed:
             solver = Solver(make_scheduler(self.pipeline.family.scheduler, scheduler, **dict(options)))
             solver.set_steps(number, device=self.pipeline.family.device)
 
@@ -86,97 +86,97 @@ class Models:
         self.facts = {**self.facts, "weights": [{**each, "scale": told(file.scale)} for each, file in said]}
 
 
-def of_the_model(settings: InferenceSettings) -> tuple:
+def pipeline_key(settings: InferenceSettings) -> tuple:
     """What tells one loaded pipeline from another; the scales of weights do not."""
     names = of_scope(InferenceSettings, "model")
     return *(getattr(settings, name) for name in names), *(path for path, _ in settings.weights_and_scales)
 
 
-def steps_of(settings: InferenceSettings) -> tuple:
+def scheduler_key(settings: InferenceSettings) -> tuple:
     """What a scheduler's steps hang on: their number, the scheduler and its options."""
     options = ("use_karras_sigmas", "timestep_spacing", "rescale_betas_zero_snr", "eta")
     chosen = tuple((name, getattr(settings, name)) for name in options)
     return settings.num_inference_steps, settings.scheduler, chosen
 
 
-def alike(settings: InferenceSettings) -> tuple:
+def batch_key(settings: InferenceSettings) -> tuple:
     """What must be equal for pictures to be made together."""
     differing = of_scope(InferenceSettings, "image")
     given = {name: value for name, value in settings.values().items() if name not in differing}
-    return of_the_model(settings), settings.guidance_scale > 1, tuple(given.items())
+    return pipeline_key(settings), settings.guidance_scale > 1, tuple(given.items())
 
 
 @dataclass(frozen=True)
-class Drawn:
+class GeneratedBatch:
     """The images of one batch. places: where each belongs in the job (0, 1, ...); texts: what each says of how it was made, by
     the names of PNG's text chunks; looks: what was recorded meanwhile, of the batch that begins with these images."""
 
     places: Sequence[int]
     images: Sequence[Image]
     texts: Sequence[Mapping[str, str]]
-    looks: Looks
+    looks: Observers
 
 
-def draw(
+def generate_batches(
     settings: InferenceSettings,
     job: Job,
-    models: Models,
+    models: PipelineCache,
     path_of: Callable[[int], Path],
     finished: Collection[int] = (),
-) -> Iterator[Drawn]:
+) -> Iterator[GeneratedBatch]:
     """Generates the images of a job, `batch_size` at a time, each batch when it is asked for. Nothing is written.
 
     path_of: the file that the image of a place is to have, by which the next one in a chain names its start. finished: places
     whose images exist there; a batch of only these is left out, but with `show_start`, for which each is drawn again.
     """
-    wanted = [at_its_link(each, number, path_of) for number, each in enumerate(job.grid.wanted)]
+    requests = [with_start(each, number, path_of) for number, each in enumerate(job.grid.requests)]
     seat, crew = job.seat
-    chained = any(each.link for each in wanted)
+    chained = any(each.link for each in requests)
     links = {str(path_of(place)): open_image(path_of(place)) for place in sorted(finished)} if chained else {}
-    denoising = Denoising(len(wanted), settings.batch_size)
-    for pipeline, places in together(job.grid.wanted, models, settings.batch_size):
+    denoising = DenoisingProgress(len(requests), settings.batch_size)
+    for pipeline, places in pipeline_batches(job.grid.requests, models, settings.batch_size):
         denoising.begin(len(places))
         if set(places).issubset(finished) and not settings.show_start:
             continue
-        batch = [wanted[place] for place in places] * crew
-        with Looks(pipeline, batch, [denoising]) as looks:
+        batch = [requests[place] for place in places] * crew
+        with Observers(pipeline, batch, [denoising]) as looks:
             starts = links if batch[0].link else job.images
-            images = generate(pipeline, batch, starts, job.masks, looks)[seat : seat + len(places)]
+            images = generate_batch(pipeline, batch, starts, job.masks, looks)[seat : seat + len(places)]
         if chained:
             links |= {str(path_of(place)): image for place, image in zip(places, images, strict=True)}
         own = type(pipeline.family.scheduler).__name__
         said = [
-            texts(models.facts, wanted[place], own, image.size, (seat + number, len(batch)))
+            texts(models.facts, requests[place], own, image.size, (seat + number, len(batch)))
             for number, (place, image) in enumerate(zip(places, images, strict=True))
         ]
-        yield Drawn(places, images, said, looks)
+        yield GeneratedBatch(places, images, said, looks)
 
 
-def together(wanted: Sequence[Wanted], models: Models, size: int) -> Iterator[tuple[Pipeline, list[int]]]:
+def pipeline_batches(requests: Sequence[ImageRequest], models: PipelineCache, size: int) -> Iterator[tuple[Pipeline, list[int]]]:
     """The places of pictures that are made in one batch, each after what it starts from, with their pipeline."""
-    in_order = sorted(range(len(wanted)), key=lambda place: wanted[place].link)
-    for group in batches(in_order, lambda place: (wanted[place].link, alike(wanted[place].settings)), len(wanted)):
-        pipeline = models.of(wanted[group[0]].settings)
-        chunks = {place: lengths(pipeline, wanted[place]) for place in group}
+    in_order = sorted(range(len(requests)), key=lambda place: requests[place].link)
+    for group in batches(in_order, lambda place: (requests[place].link, batch_key(requests[place].settings)), len(requests)):
+        pipeline = models.of(requests[group[0]].settings)
+        chunks = {place: lengths(pipeline, requests[place]) for place in group}
         yield from ((pipeline, places) for places in batches(group, chunks.__getitem__, size))
 
 
-def at_its_link(wanted: Wanted, place: int, path_of: Callable[[int], Path]) -> Wanted:
+def with_start(request: ImageRequest, place: int, path_of: Callable[[int], Path]) -> ImageRequest:
     """What is asked for, with the start that it has in its chain: the picture before it."""
-    if not wanted.link:
-        return wanted
-    return replace(wanted, settings=wanted.settings.model_copy(update={"image": str(path_of(place - 1))}))
+    if not request.link:
+        return request
+    return replace(request, settings=request.settings.model_copy(update={"image": str(path_of(place - 1))}))
 
 
-def lengths(pipeline: Pipeline, wanted: Wanted) -> tuple[int, int]:
+def lengths(pipeline: Pipeline, request: ImageRequest) -> tuple[int, int]:
     """See `Pipeline.lengths`: a picture among longer prompts would be another one."""
-    settings = wanted.settings
-    return pipeline.lengths(wanted.prompts, settings.negative_prompt, settings.num_inference_steps, settings.plain_prompt)
+    settings = request.settings
+    return pipeline.lengths(request.prompts, settings.negative_prompt, settings.num_inference_steps, settings.plain_prompt)
 
 
-def generate(
+def generate_batch(
     pipeline: Pipeline,
-    batch: Sequence[Wanted],
+    batch: Sequence[ImageRequest],
     images: Mapping[str, Image],
     masks: Mapping[Mask, Image],
     record: Callable[[StepResult], None],
@@ -193,26 +193,26 @@ def generate(
         "record": record,
     }
     made = pipeline.generate(
-        [asked(each) for each in batch],
+        [prompts_of(each) for each in batch],
         image=[images.get(each.settings.image or "") for each in batch],
         mask_image=drawn and masks[drawn],
         composition=composition(common, pipeline),
         **options,
     )
-    return enlarged(pipeline, batch, made, options) if common.hires_scale else made
+    return hires_pass(pipeline, batch, made, options) if common.hires_scale else made
 
 
-def enlarged(pipeline: Pipeline, batch: Sequence[Wanted], made: Sequence[Image], options: dict[str, Any]) -> list[Image]:
+def hires_pass(pipeline: Pipeline, batch: Sequence[ImageRequest], made: Sequence[Image], options: dict[str, Any]) -> list[Image]:
     """The images of a first pass, enlarged by Lanczos' filter, and made anew to the part `hires_strength`."""
     common, unit = batch[0].settings, pipeline.family.latents.factor
     width, height = (max(round(side * common.hires_scale / unit), 1) * unit for side in made[0].size)
     large = [image.resize((width, height), Resampling.LANCZOS) for image in made]
     again = {"image": large, "strength": common.hires_strength, "width": width, "height": height}
-    return pipeline.generate([asked(each) for each in batch], **{**options, **again})
+    return pipeline.generate([prompts_of(each) for each in batch], **{**options, **again})
 
 
-def asked(wanted: Wanted) -> Prompt | tuple[Prompt, ...]:
+def prompts_of(request: ImageRequest) -> Prompt | tuple[Prompt, ...]:
     """What the pipeline is asked for one picture."""
-    if wanted.settings.between is not None:
-        return Between(*wanted.prompts, wanted.settings.between, wanted.settings.interpolation == "spherical")
-    return wanted.prompts if wanted.settings.illusion != "none" else wanted.prompts[0]
+    if request.settings.between is not None:
+        return InterpolatedPrompt(*request.prompts, request.settings.between, request.settings.interpolation == "spherical")
+    return request.prompts if request.settings.illusion != "none" else request.prompts[0]

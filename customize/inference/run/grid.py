@@ -64,7 +64,7 @@ def last_names(path: str, kept: int) -> str:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ImageRequest:
     """A request for one image: settings without a sweep, prompts (mostly one) and seed.
 
     link: its place in a chain; from 1 on the input image is the one before it.
@@ -80,14 +80,14 @@ class Wanted:
 class Grid:
     """All images of a run in the order of the contact sheet, in rows of equal length."""
 
-    rows: list[list[Wanted]]
+    rows: list[list[ImageRequest]]
     column_labels: list[str]
     row_labels: list[str]
 
     @property
-    def wanted(self) -> list[Wanted]:
+    def requests(self) -> list[ImageRequest]:
         """The images in reading order."""
-        return [wanted for row in self.rows for wanted in row]
+        return [request for row in self.rows for request in row]
 
 
 def grid(settings: InferenceSettings) -> Grid:
@@ -100,7 +100,7 @@ def grid(settings: InferenceSettings) -> Grid:
     check_count(settings, axes)
     if not axes:
         links = range(settings.chain)
-        rows = [[Wanted(settings, p, seed, link) for seed in seeds for link in links] for p in pictured(settings)]
+        rows = [[ImageRequest(settings, p, seed, link) for seed in seeds for link in links] for p in pictured(settings)]
         columns = [f"seed {seed}" + f", {link + 1}" * (len(links) > 1) for seed in seeds for link in links]
         return Grid(rows, columns, [", ".join(prompts) for prompts in pictured(settings)])
     columns, *others = axes
@@ -111,7 +111,7 @@ def grid(settings: InferenceSettings) -> Grid:
         row = [point(settings, {**fixed, columns.name: value}) for value in columns.values]
         for prompts in zip(*map(pictured, row), strict=True):
             for image in range(settings.num_images):
-                rows.append([Wanted(each, prompts[i], each.seed + image) for i, each in enumerate(row)])
+                rows.append([ImageRequest(each, prompts[i], each.seed + image) for i, each in enumerate(row)])
                 own = [", ".join(prompts[0])] if len(pictured(row[0])) > 1 else []
                 own += [f"seed + {image}"] if image else []
                 labels.append(", ".join([*heading, *own]))

@@ -6,7 +6,7 @@ from customize import units
 from customize.device import Machine
 from customize.families import Source, facts
 from customize.inference.run.base_summary import Rows, base_rows, device_rows
-from customize.inference.run.grid import Wanted
+from customize.inference.run.grid import ImageRequest
 from customize.inference.run.image_folder import ImageFolder
 from customize.next_command import command_line
 from customize.printable import first_few, printable
@@ -14,7 +14,7 @@ from customize.settings.field import table as setting_table
 from customize.settings.inference import InferenceSettings
 
 
-def before_loading(settings: InferenceSettings, wanted: Sequence[Wanted], source: Source, machine: Machine) -> Rows:
+def before_loading(settings: InferenceSettings, requests: Sequence[ImageRequest], source: Source, machine: Machine) -> Rows:
     """What is known before the base model is loaded."""
     base = list(base_rows(source, "for photos"))
     side = settings.width or facts.resolution(source)
@@ -24,28 +24,28 @@ def before_loading(settings: InferenceSettings, wanted: Sequence[Wanted], source
     width, height = settings.width, settings.height
     own = "the size of image" if settings.image else "the base model's own size"
     size = f"{width} x {height} pixels" if width and height else own
-    prompts = len(dict.fromkeys(each.prompts for each in wanted))
-    text = f"{len(wanted):,}" + (f" of {prompts:,} prompts" if prompts > 1 else "")
+    prompts = len(dict.fromkeys(each.prompts for each in requests))
+    text = f"{len(requests):,}" + (f" of {prompts:,} prompts" if prompts > 1 else "")
     yield "images", f"{text}, {size}, {units.count(settings.num_inference_steps, 'denoising step')} each"
 
 
-def finished(settings: InferenceSettings, wanted: Sequence[Wanted], place: ImageFolder) -> Rows:
+def finished(settings: InferenceSettings, requests: Sequence[ImageRequest], place: ImageFolder) -> Rows:
     """Where the images are, what to look at, and the command for more of them."""
-    first, last = place.image(0), place.image(len(wanted) - 1)
-    names = f"{first} to {last.name}" if len(wanted) > 1 else f"{first}"
-    yield "done", printable(f"{units.count(len(wanted), 'image')} of {seeds(wanted)}: {names}")
+    first, last = place.image(0), place.image(len(requests) - 1)
+    names = f"{first} to {last.name}" if len(requests) > 1 else f"{first}"
+    yield "done", printable(f"{units.count(len(requests), 'image')} of {seeds(requests)}: {names}")
     pages = [place.folder / f"{first.stem}-trace.html", place.folder / f"{first.stem}-attention.png"]
     if looks := [str(path) for path in (place.file("sheet.png"), *pages) if path.exists()]:
         yield "look at", printable(" and ".join(looks))
-    following = max(each.seed for each in wanted) + 1
+    following = max(each.seed for each in requests) + 1
     if settings.lesson == "none" and settings.chain == 1 and following <= (setting_table(InferenceSettings)["seed"].le or 0):
         more = {"like": first, "seed": following, "num_images": 4}
         yield "next", command_line("infer.py", **more)
 
 
-def seeds(wanted: Sequence[Wanted]) -> str:
+def seeds(requests: Sequence[ImageRequest]) -> str:
     """`seed 3`, `seeds 0 to 3` or the first few."""
-    found = sorted({each.seed for each in wanted})
+    found = sorted({each.seed for each in requests})
     if len(found) == 1:
         return f"seed {found[0]}"
     is_range = found[-1] - found[0] == len(found) - 1

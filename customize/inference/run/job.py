@@ -23,12 +23,12 @@ class Job:
     remarks: tuple[str, ...] = ()
 
     @property
-    def is_again(self) -> bool:
+    def is_reproduction(self) -> bool:
         """Whether one picture is made, which was made before."""
-        like, wanted = self.like, self.grid.wanted
-        return like is not None and len(wanted) == 1 and like.is_asked_again(wanted[0].settings)
+        like, requests = self.like, self.grid.requests
+        return like is not None and len(requests) == 1 and like.is_reproduced_by(requests[0].settings)
 
     @property
     def seat(self) -> tuple[int, int]:
         """Where a picture that is made again was in its batch, and how large that was: the last bits hang on it."""
-        return self.like.told.place_in_batch if self.like and self.is_again else (0, 1)
+        return self.like.told.place_in_batch if self.like and self.is_reproduction else (0, 1)

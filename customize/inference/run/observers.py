@@ -15,24 +15,24 @@ from customize.inference.explain.attention import AttentionMaps, heat_gif, heat_
 from customize.inference.explain.trace import Trace
 from customize.inference.explain.trace_page import page
 from customize.inference.pipeline import Pipeline
-from customize.inference.run.grid import Wanted
+from customize.inference.run.grid import ImageRequest
 from customize.inference.sampler import StepResult
 from customize.settings.field import table
 from customize.settings.inference import InferenceSettings
 from customize.storage.atomic import write_bytes, write_image, write_text
 
 
-class Looks:
+class Observers:
     """Give it to the sampler as `record`, within `with`: tells those who look on of every result."""
 
-    def __init__(self, pipeline: Pipeline, batch: Sequence[Wanted], others: Sequence[Callable[[StepResult], None]]):
+    def __init__(self, pipeline: Pipeline, batch: Sequence[ImageRequest], others: Sequence[Callable[[StepResult], None]]):
         self.settings, self.pipeline, self.batch = batch[0].settings, pipeline, batch
         self.trace = Trace() if self.settings.trace else None
         self.start = Start() if self.settings.show_start else None
         self.maps = attention(pipeline, batch) if self.settings.attention else None
         self.watchers = [*others, *filter(None, (self.trace, self.start, self.maps))]
 
-    def __enter__(self) -> "Looks":
+    def __enter__(self) -> "Observers":
         with ExitStack() as stack:
             if self.maps:
                 stack.enter_context(self.maps)
@@ -70,7 +70,7 @@ class Looks:
                 write_text(folder / f"{place:03d}-trace.html", told)
 
 
-class Denoising:
+class DenoisingProgress:
     """Give it to the sampler as `record`: reports how many evaluations of the network all batches of a job take."""
 
     def __init__(self, num_images: int, batch_size: int):
@@ -95,16 +95,16 @@ class Start:
             self.seen = result.model_input
 
 
-def attention(pipeline: Pipeline, batch: Sequence[Wanted]) -> AttentionMaps:
+def attention(pipeline: Pipeline, batch: Sequence[ImageRequest]) -> AttentionMaps:
     """Records where the words of each picture's prompt look."""
-    settings, prompts = batch[0].settings, [wanted.prompts[0] for wanted in batch]
+    settings, prompts = batch[0].settings, [request.prompts[0] for request in batch]
     steps, plain = settings.num_inference_steps, settings.plain_prompt
     return AttentionMaps(pipeline.family, prompts, num_inference_steps=steps, plain_prompt=plain)
 
 
-def chosen(wanted: Wanted) -> dict[str, Any]:
+def chosen(request: ImageRequest) -> dict[str, Any]:
     """The settings of a picture that are not the usual ones, with its seed and guidance."""
-    lines, said = table(InferenceSettings), wanted.settings.values()
+    lines, said = table(InferenceSettings), request.settings.values()
     unusual = {name: value for name, value in said.items() if lines[name].scope != "run" and value != lines[name].default}
     unusual.pop("prompt", None)  # it is the page's title
-    return unusual | {"seed": wanted.seed, "guidance_scale": wanted.settings.guidance_scale}
+    return unusual | {"seed": request.seed, "guidance_scale": request.settings.guidance_scale}

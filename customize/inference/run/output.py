@@ -10,7 +10,7 @@ from customize.data.images.image_file import open_image
 from customize.inference.explain.contact_sheet import contact_sheet
 from customize.inference.illusions.readings import readings_sheet
 from customize.inference.metadata.write_png import saving
-from customize.inference.run.generate import Drawn
+from customize.inference.run.generate import GeneratedBatch
 from customize.inference.run.grid import Grid
 from customize.inference.run.image_folder import ImageFolder
 from customize.settings.inference import InferenceSettings
@@ -21,9 +21,9 @@ WORTH_TELLING = 60
 """Seconds from which on the expected time of all images is reported."""
 
 
-def write_images(settings: InferenceSettings, grid: Grid, place: ImageFolder, batches: Iterable[Drawn]) -> None:
+def write_images(settings: InferenceSettings, grid: Grid, place: ImageFolder, batches: Iterable[GeneratedBatch]) -> None:
     """Writes each image, with its trace and attention, as it comes, and at the end sheet.png of 2 to `MOST_ON_SHEET` images."""
-    count = len(grid.wanted)
+    count = len(grid.requests)
     on_sheet = count <= MOST_ON_SHEET
     images: dict[int, Image] = {number: open_image(place.image(number)) for number in sorted(place.finished) if on_sheet}
     starts: dict[int, Image] = {}
@@ -51,7 +51,7 @@ def write_images(settings: InferenceSettings, grid: Grid, place: ImageFolder, ba
 
 def sheet(grid: Grid, images: Mapping[int, Image], starts: Mapping[int, Image]) -> Image:
     """All images, with what they were made by beside and above them; above each row its noised starts, if there are any."""
-    places, rows, labels = iter(range(len(grid.wanted))), [], []
+    places, rows, labels = iter(range(len(grid.requests))), [], []
     for number, row in enumerate(grid.rows):
         here = [next(places) for _ in row]
         for kind, shown in (("start with noise", starts), ("result", images)):

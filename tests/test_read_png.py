@@ -19,9 +19,9 @@ from PIL import Image
 from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngInfo
 
 from customize.errors import InputError
-from customize.inference.metadata.read_png import Told, ToldFile, read_told
+from customize.inference.metadata.read_png import GenerationInfo, NamedWeights, read_generation_info
 from customize.inference.metadata.write_png import VERSIONED, facts, png_info, saving, texts
-from customize.inference.run.grid import Wanted
+from customize.inference.run.grid import ImageRequest
 from customize.settings.field import of_scope
 from customize.settings.files.sharing import shared_settings
 from customize.settings.inference import InferenceSettings
@@ -38,20 +38,20 @@ def png(path: Path, size: tuple[int, int] = (2, 1), **texts: str) -> Path:
     return path
 
 
-def told(tmp_path: Path, **texts: str) -> Told:
-    return read_told(png(tmp_path / "told.png", **texts))
+def told(tmp_path: Path, **texts: str) -> GenerationInfo:
+    return read_generation_info(png(tmp_path / "told.png", **texts))
 
 
 def refusal(path: Path | str) -> list[str]:
     with pytest.raises(InputError) as caught:
-        read_told(path)
+        read_generation_info(path)
     for problem in caught.value.problems:
         assert problem.where == "like" and problem.remedy and str(path) in problem.what
         assert problem.what.isprintable()
     return [problem.what for problem in caught.value.problems]
 
 
-def unread(told: Told) -> list[str]:
+def unread(told: GenerationInfo) -> list[str]:
     """What the notes are about."""
     return [note.partition(":")[0].partition(" (")[0] for note in told.notes]
 
@@ -138,8 +138,8 @@ INFOTEXTS = {  # text -> settings, what the notes are about (those on seed and b
         'Lora hashes: "fur detail: 1a2b3c4d5e6f, ink: 0f0f0f0f0f0f, elsewhere: 777777777777", TI hashes: "bad: 99aa"',
         {"prompt": ("a fox ,  end",), "scheduler": "UniPCMultistepScheduler", "use_karras_sigmas": False, **BASIC},
         ["<lora", "<lora", "<lora", "LoRA elsewhere", "embedding bad"],
-        (ToldFile("fur detail", 0.8, "1a2b3c4d5e6f"), ToldFile("ink", 0.5, "0f0f0f0f0f0f"), ToldFile("plain", 1.0),
-         ToldFile("elsewhere", None, "777777777777"), ToldFile("bad", None, "99aa")),
+        (NamedWeights("fur detail", 0.8, "1a2b3c4d5e6f"), NamedWeights("ink", 0.5, "0f0f0f0f0f0f"), NamedWeights("plain", 1.0),
+         NamedWeights("elsewhere", None, "777777777777"), NamedWeights("bad", None, "99aa")),
     ),
     "a hypernetwork": (
         f"a fox <hypernet:anime:0.6>\nSteps: 20, Sampler: Heun, {TAIL}",
@@ -209,7 +209,7 @@ INFOTEXTS = {  # text -> settings, what the notes are about (those on seed and b
     "an empty prompt": (
         f"<lora:fox:1>\nNegative prompt: x\nSteps: 20, Sampler: Euler, {TAIL}",
         {"negative_prompt": "x", "scheduler": "EulerDiscreteScheduler", "use_karras_sigmas": False, **BASIC},
-        ["<lora", "prompt"], (ToldFile("fox", 1.0),),
+        ["<lora", "prompt"], (NamedWeights("fox", 1.0),),
     ),
     "settings in another order": (
         "a fox\nSampler: Euler, Seed: 1234, Size: 512x768, CFG scale: 7, Steps: 20",
@@ -268,7 +268,7 @@ def test_exif_user_comments(tmp_path, format, coded):
     exif.get_ifd(EXIF)[USER_COMMENT] = coded(text)
     path = tmp_path / f"picture.{format}"
     Image.new("RGB", (16, 8)).save(path, format, exif=exif.tobytes())
-    found = read_told(path)
+    found = read_generation_info(path)
     assert found.program == "A1111" and found.size == (16, 8)
     assert found.settings == INFOTEXTS["schedule type"][1] | {"prompt": ("狐 a fox ✓",)}
 
@@ -302,7 +302,7 @@ def test_kinds_of_chunks(tmp_path, after):
         (b"iTXt", b"parameters\0\0\0\0\0" + text.encode()),
         (b"iTXt", b"parameters\0\1\0\0\0" + zlib.compress(text.encode())),
     )):  # fmt: skip
-        assert read_told(raw_png(tmp_path / f"{number}.png", chunk, after=after)).settings["prompt"] == ("häuschen",)
+        assert read_generation_info(raw_png(tmp_path / f"{number}.png", chunk, after=after)).settings["prompt"] == ("häuschen",)
 
 
 # --- ComfyUI ---
@@ -331,7 +331,7 @@ def changed(number: str, **inputs) -> dict:
     return nodes
 
 
-def comfy(tmp_path: Path, nodes: dict) -> Told:
+def comfy(tmp_path: Path, nodes: dict) -> GenerationInfo:
     return told(tmp_path, prompt=json.dumps(nodes), workflow="{}")
 
 
@@ -380,7 +380,7 @@ def test_loras_on_the_way_to_the_model(tmp_path):
         "13": {"class_type": "FreeU", "inputs": {"model": ["4", 0], "b1": 1.1}},
     })  # fmt: skip
     assert found.settings == PLAIN and found.base_model == "v1-5.safetensors"
-    assert found.weights == (ToldFile("ink.safetensors", 0.7), ToldFile("fur.safetensors", 1))
+    assert found.weights == (NamedWeights("ink.safetensors", 0.7), NamedWeights("fur.safetensors", 1))
     assert unread(found) == ["LoRA ink.safetensors", "LoRA fur.safetensors", "base model", "node FreeU"]
 
 
@@ -452,7 +452,7 @@ def test_what_lies_on_the_way_of_a_prompt(tmp_path):
 def test_embeddings_in_a_prompt_are_files(tmp_path):
     found = comfy(tmp_path, changed("7", text="blurry, (embedding:bad-hands:1.2)"))
     assert found.settings == PLAIN | {"negative_prompt": "blurry, (embedding:bad-hands:1.2)"}
-    assert found.weights == (ToldFile("bad-hands"),) and "embedding" in unread(found)
+    assert found.weights == (NamedWeights("bad-hands"),) and "embedding" in unread(found)
 
 
 def test_seeds_of_64_bits_are_read_and_batches_are_notes(tmp_path):
@@ -493,7 +493,7 @@ FACTS = facts("demo", ())
 
 def written(path: Path, settings: InferenceSettings, place: tuple[int, int] = (0, 1), **changes) -> Path:
     """A picture as infer.py writes it; changes: other facts."""
-    wanted = Wanted(settings, settings.prompt or ("",), settings.seed)
+    wanted = ImageRequest(settings, settings.prompt or ("",), settings.seed)
     said = texts(FACTS | changes, wanted, "DDIMScheduler", (8, 8), place)
     if path.suffix == ".png":
         Image.new("RGB", (3, 2)).save(path, pnginfo=png_info(said))
@@ -508,7 +508,7 @@ def test_jpeg_and_webp_carry_the_same_texts(tmp_path, kind):
         prompt="häuschen 🦊", negative_prompt="狐", image_format=kind, seed=2**64 - 1, scheduler="dpmpp_2m_k"
     )
     path = written(tmp_path / f"a.{kind}", asked, (2, 3))
-    found = read_told(path)
+    found = read_generation_info(path)
     assert InferenceSettings(**found.settings) == of_a_picture(asked) and found.place_in_batch == (2, 3)
     with Image.open(path) as image:
         comment = image.getexif().get_ifd(EXIF)[USER_COMMENT]
@@ -519,7 +519,7 @@ def test_jpeg_and_webp_carry_the_same_texts(tmp_path, kind):
         with pytest.raises(InputError, match="a JPEG has room for 65,000"):
             written(tmp_path / "long.jpg", long)
     else:
-        assert read_told(written(tmp_path / "long.webp", long)).settings["prompt"] == ("a" * 40_000,)
+        assert read_generation_info(written(tmp_path / "long.webp", long)).settings["prompt"] == ("a" * 40_000,)
 
 
 LINES = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=60).filter(str.strip)
@@ -560,9 +560,9 @@ def test_what_we_write_comes_back(number, tmp_path):
     @given(values=SETTINGS, start=st.booleans(), strength=st.sampled_from([None, 0.3, 1.0]), count=st.integers(1, 64))
     def check(values, start, strength, count):
         asked = InferenceSettings(**values, **({"image": "start.png", "strength": strength} if start else {}))
-        found = read_told(written(tmp_path / "round.png", asked, (count - 1, count)))
+        found = read_generation_info(written(tmp_path / "round.png", asked, (count - 1, count)))
         assert InferenceSettings(**found.settings) == of_a_picture(asked)
-        assert found == Told("customize", found.settings, (), "demo", (3, 2), (count - 1, count), ())
+        assert found == GenerationInfo("customize", found.settings, (), "demo", (3, 2), (count - 1, count), ())
 
     check()
 
@@ -574,7 +574,7 @@ def test_compositions_and_lessons_come_back(tmp_path):
         InferenceSettings(lesson="forward", image="a.png"),
         InferenceSettings(prompt="a", image="a.png", mask_image="m.png", num_resamples=3, jump_length=4),
     ):
-        assert InferenceSettings(**read_told(written(tmp_path / "a.png", asked)).settings) == of_a_picture(asked)
+        assert InferenceSettings(**read_generation_info(written(tmp_path / "a.png", asked)).settings) == of_a_picture(asked)
 
 
 def learned(path: Path, content: bytes = b"weights") -> dict:
@@ -586,7 +586,7 @@ def test_weights_are_looked_at(tmp_path):
     same, changed, gone = (learned(tmp_path / f"{name}.safetensors") for name in ("same", "changed", "gone"))
     (tmp_path / "changed.safetensors").write_bytes(b"others")
     (tmp_path / "gone.safetensors").unlink()
-    found = read_told(written(tmp_path / "a.png", InferenceSettings(prompt="x"), weights=[same, changed, gone, same]))
+    found = read_generation_info(written(tmp_path / "a.png", InferenceSettings(prompt="x"), weights=[same, changed, gone, same]))
     assert [file.scale for file in found.weights] == [0.5] * 4 and found.weights[0].hash == same["sha256"]
     assert len(found.notes) == 2
     assert "changed" in found.notes[0] and hashlib.sha256(b"others").hexdigest() in found.notes[0]
@@ -605,13 +605,13 @@ def test_a_picture_makes_us_open_no_other_files(tmp_path):
         "a" * 5000 + ".safetensors",
     ]
     files = [{"path": path, "scale": 1, "sha256": hashlib.sha256(Path("/etc/passwd").read_bytes()).hexdigest()} for path in paths]
-    found = read_told(written(tmp_path / "a.png", InferenceSettings(prompt="x"), weights=files))
+    found = read_generation_info(written(tmp_path / "a.png", InferenceSettings(prompt="x"), weights=files))
     assert len(found.notes) == len(paths) and all("not here" in note for note in found.notes)
 
 
 def test_other_versions_are_noted(tmp_path):
     versions = FACTS["versions"] | {"torch": "1.0.0", "customize": "0.0.1"}
-    notes = read_told(written(tmp_path / "a.png", InferenceSettings(prompt="x"), versions=versions)).notes
+    notes = read_generation_info(written(tmp_path / "a.png", InferenceSettings(prompt="x"), versions=versions)).notes
     assert len(notes) == 2 and notes[0].startswith("made with customize 0.0.1") and "torch 1.0.0" in notes[1]
     assert set(VERSIONED) == versions.keys()
 
@@ -702,7 +702,7 @@ def test_files_that_are_no_pictures(tmp_path, monkeypatch):
     Path("cut.png").write_bytes(png(Path("whole.png"), (50, 50), parameters="a").read_bytes()[:60])
     for name in ("text.png", "empty.png", "folder.png", "cut.png", "missing.png", "\0", "", "x" * 5000):
         with pytest.raises(InputError) as caught:
-            read_told(name)
+            read_generation_info(name)
         assert caught.value.problems[0].where == "like"
     if sys.platform != "win32":
         os.mkfifo("pipe.png")
@@ -759,9 +759,9 @@ def test_large_graphs_take_linear_time(tmp_path):
     assert time.process_time() - started < 20
 
 
-def only_input_errors(path: Path) -> Told | None:
+def only_input_errors(path: Path) -> GenerationInfo | None:
     try:
-        found = read_told(path)
+        found = read_generation_info(path)
     except InputError as error:
         assert error.problems and all(each.where == "like" and each.remedy and each.what.isprintable() for each in error.problems)
         return None

@@ -10,7 +10,7 @@ from customize import families
 from customize.errors import InputError
 from customize.inference.estimates import Conditional, Guided
 from customize.inference.pipeline import Pipeline
-from customize.inference.prompt_estimates import Between, Changing, worded
+from customize.inference.prompt_estimates import Changing, InterpolatedPrompt, prompt_estimate
 
 OPTIONS = {"num_inference_steps": 4, "scheduler": "DDIMScheduler", "output_type": "latent", "seeds": 2}
 
@@ -77,10 +77,10 @@ def test_what_has_no_meaning_is_refused(pipeline):
     with pytest.raises(InputError, match="negative"):
         pipeline.generate("a dog", negative_prompt="a AND b", **OPTIONS)
     with pytest.raises(InputError, match="on the way"):
-        pipeline.generate([Between("a AND b", "c", 0.5)], **OPTIONS)
+        pipeline.generate([InterpolatedPrompt("a AND b", "c", 0.5)], **OPTIONS)
     with pytest.raises(InputError, match="not closed"):
         pipeline.generate("a (dog", **OPTIONS)
     plain = pipeline.generate("a (dog AND b", plain_prompt=True, **OPTIONS)
     states = encoded(pipeline, "a (dog AND b")
-    estimate = worded(pipeline.conditioning, ["a (dog AND b"], [""], torch.ones(1, 1, 1, 1), 3, plain=True)
+    estimate = prompt_estimate(pipeline.conditioning, ["a (dog AND b"], [""], torch.ones(1, 1, 1, 1), 3, plain=True)
     assert torch.equal(hidden_states(estimate.conditioning), states) and plain.isfinite().all()
