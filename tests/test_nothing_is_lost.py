@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kit import write_pictures
 
 from customize import __main__
 from customize.cli import main
@@ -65,6 +66,10 @@ def base(tmp_path_factory) -> Iterator[Path]:
 
     folder = tiny_stable_diffusion(tmp_path_factory.mktemp("base") / "tiny")
     with quick(folder):
+        images = write_pictures(folder.parent / "images")
+        learned = str(folder.parent / "learned")
+        words = [learned if word == "work/out" else word for word in commands(folder, images, [])["lora"]]
+        assert called("lora", words) == 0
         yield folder
 
 
@@ -85,6 +90,7 @@ def commands(base: Path, pictures: Path, flags: list[str]) -> dict[str, list[str
     model = ["--pretrained_model_name_or_path", str(base), "--output_dir", "work/out", *flags]
     training = ["--max_train_steps", "2", "--checkpointing_steps", "1", "--report_to", "none", "--validation_prompt", "none"]
     ours = "work/out/config.toml"
+    merged = ["--pretrained_model_name_or_path", str(base), "--weights", str(base.parent / "learned")]
     return {
         "infer": ["--prompt", "a dog", "--num_inference_steps", "1", *model],
         "sweep": ["--prompt", "a dog", "--num_inference_steps", "1", "--sweep", "seed=1,2", "--trace", *model],
@@ -93,7 +99,11 @@ def commands(base: Path, pictures: Path, flags: list[str]) -> dict[str, list[str
             "--train_data_dir", str(pictures), "--placeholder_token", "<x>", "--initializer_token", "toy", *training, *model
         ],
         "lora": ["--instance_data_dir", str(pictures), "--instance_prompt", "sks dog", "--adapter", "lora", *training, *model],
+        "full": ["--instance_data_dir", str(pictures), "--instance_prompt", "sks dog", *training, *model],
         "again": [ours, "--pretrained_model_name_or_path", str(base)],
+        "merge": [*merged, "--merge", "work/out", *flags],
+        "merge into a file": [*merged, "--merge", "work/out/pytorch_lora_weights.safetensors", *flags],
+        "configs": ["demo_dreambooth_lora", "work/out/config.toml"],
         "check": [str(pictures), "--output", "work/out/sheet.png", "--resolution", "16"],
         "verify": ["work/out"],
     }  # fmt: skip
@@ -101,9 +111,9 @@ def commands(base: Path, pictures: Path, flags: list[str]) -> dict[str, list[str
 
 def called(command: str, words: list[str]) -> int:
     """The exit status of a command."""
-    if command in ("check", "verify"):
+    if command in ("check", "verify", "configs"):
         return __main__.main([command, *words])
-    if command in ("words", "lora"):
+    if command in ("words", "lora", "full"):
         model = TextualInversionSettings if command == "words" else DreamBoothSettings
         return main.main(model, run_training, words)
     return main.main(InferenceSettings, run_inference, words)
@@ -119,8 +129,12 @@ flags = st.lists(
 )
 KNOWN = {
     "infer": ("overwrite", "num_images", "skip_existing"), "sweep": ("overwrite", "num_images"), "like": ("overwrite",),
-    "words": ("overwrite", "resume"), "lora": ("overwrite", "resume"), "again": (), "check": (), "verify": (),
+    "words": ("overwrite", "resume"), "lora": ("overwrite", "resume"), "full": ("overwrite", "resume"), "again": (), "check": (),
+    "verify": (), "merge": ("overwrite",), "merge into a file": ("overwrite",), "configs": (),
 }  # fmt: skip
+
+
+FIRST = (None, "infer", "words", "lora", "merge", "merge into a file")
 
 
 def put(folder: Path, files: dict[str, bytes | str], outside: Path) -> None:
@@ -188,7 +202,7 @@ def check_examples(base: Path, pictures: Path, number: int) -> None:
     @settings(
         max_examples=number, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=number < 100
     )
-    @given(st.sampled_from([None, "infer", "words", "lora"]), user_files, st.sampled_from(list(KNOWN)), flags)
+    @given(st.sampled_from(FIRST), user_files, st.sampled_from(list(KNOWN)), flags)
     def run(first, files, command, given):
         nothing_is_lost(base, pictures, first, files, command, given)
 
