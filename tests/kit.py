@@ -95,8 +95,9 @@ def prepared(settings, first_step: int = 0, mixed_precision: str = "no", skipped
     from accelerate import Accelerator
 
     from customize.families import load
+    from customize.methods import prepare
     from customize.training.preflight import check
-    from customize.training.setup import RunContext, prepare
+    from customize.training.setup import RunContext
 
     _, source, examples = check(settings)
     context = RunContext(

@@ -65,7 +65,8 @@ def test_a_picture_that_goes_bad_between_check_and_use(damage, tiny_epsilon, pic
     from accelerate import Accelerator
 
     from customize.families import load
-    from customize.training.setup import RunContext, prepare
+    from customize.methods import prepare
+    from customize.training.setup import RunContext
 
     folder = shutil.copytree(pictures, tmp_path / "set")
     settings = settings_for("lora", tiny_epsilon, folder, tmp_path / "out", max_train_steps=400)

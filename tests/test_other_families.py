@@ -31,7 +31,7 @@ def context_of(family: Family, base, pictures, folder, **changes):
 
 
 def test_the_loss_of_a_batch_is_its_formula(family, tiny_epsilon, pictures, tmp_path):
-    from customize.training.setup import prepare
+    from customize.methods import prepare
 
     settings, context = context_of(family, tiny_epsilon, pictures, tmp_path / "run")
     training = prepare(settings, context)
@@ -52,7 +52,7 @@ def test_the_loss_of_a_batch_is_its_formula(family, tiny_epsilon, pictures, tmp_
 
 
 def test_lora_is_trained_by_the_loop_and_changes_nothing_else(family, tiny_epsilon, pictures, tmp_path):
-    from customize.training.setup import prepare
+    from customize.methods import prepare
 
     before = {name: p.clone() for name, p in family.denoiser.named_parameters()}
     settings, context = context_of(family, tiny_epsilon, pictures, tmp_path / "run", max_train_steps=8)

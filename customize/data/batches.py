@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain, groupby
 from operator import itemgetter
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -62,6 +63,18 @@ class Batch:
 
     def _map(self, change: Callable) -> "Batch":
         return replace(self, **{f.name: change(getattr(self, f.name)) for f in fields(self)})
+
+
+class Dataset(Protocol):
+    """Where the batches of a step come from."""
+
+    def deal(self, step: int, positions: Sequence[int]) -> Sequence[Any]:
+        """The samples at these positions of the step's global batch, as batches that each fit one forward pass.
+
+        step: the number of the draw, which is the step as long as no draw was skipped. A batch has `to(device)`, `names`
+        and `positions`, one for each of its samples; a position may occur more than once.
+        """
+        ...
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,29 @@
-"""What is learned. A method is two files here: its settings, with all that is known before torch is imported, and its module.
+"""Training methods. A method is two files here: `NAME_settings.py`, without torch, and `NAME.py`.
 
-To add one, write NAME_settings.py with a class that builds on `TrainingSettings` and declares what the properties there ask
-for, add it to `SETTINGS`, and write NAME.py with the module (`method.Method`).
+`NAME_settings.py` has a class on top of `TrainingSettings` that declares what the properties there describe. `NAME.py` has the
+method (`method.Method`) and `prepare(settings, context)`, which builds it for a run. A line in `SETTINGS` registers both.
 """
 
 from collections.abc import Collection
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from customize.methods.dreambooth_settings import DreamBoothSettings
 from customize.methods.textual_inversion_settings import TextualInversionSettings
 from customize.settings.training import TrainingSettings
 
+if TYPE_CHECKING:
+    from customize.methods.method import MethodContext, TrainingSetup
+
 SETTINGS: tuple[type[TrainingSettings], ...] = (TextualInversionSettings, DreamBoothSettings)
-"""The settings of each method. The last one is meant where nothing tells."""
+"""The settings of each method. The last one is the default where the given settings fit several methods."""
 
 
 def settings_for(given: Collection[str]) -> type[TrainingSettings]:
-    """The settings of the method that is meant, by the names of those that are given."""
+    """The settings of the method that the names of the given settings imply."""
     return next((each for each in SETTINGS if each.subject_setting in given), SETTINGS[-1])
+
+
+def prepare(settings: TrainingSettings, context: "MethodContext") -> "TrainingSetup":
+    """Builds the method of these settings and its dataset: `prepare` of `NAME.py`, beside `NAME_settings.py`."""
+    return import_module(type(settings).__module__.removesuffix("_settings")).prepare(settings, context)

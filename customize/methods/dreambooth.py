@@ -12,12 +12,51 @@ from torch import Tensor
 
 from customize import adapters
 from customize.adapters import Adapter
-from customize.data.batches import Batch
+from customize.data.batches import Batch, Dataset, PriorDistillation, PriorPreservation
+from customize.data.examples import Example
 from customize.families.base import Family
 from customize.families.trigger_words import any_calls, rare_words
-from customize.methods.method import Condition, DenoisingMethod
-from customize.weights.init_weights import IntoAdapter
+from customize.methods.dreambooth_settings import DreamBoothSettings
+from customize.methods.method import (
+    Condition,
+    DenoisingMethod,
+    MethodContext,
+    TrainingSetup,
+    captions_of,
+    encoding_condition,
+)
+from customize.weights import init_weights
 from customize.weights.model_spec import described
+
+
+def prepare(settings: DreamBoothSettings, context: MethodContext) -> TrainingSetup:
+    """Images, and captions where the text encoder stays frozen, are encoded once; missing class images are generated first."""
+    family, captions = context.family, captions_of(context.examples.instances)
+    prompts = [*captions, settings.class_prompt or "", ""]
+    min_chunks = max(map(family.num_chunks, prompts))
+    class_examples = context.complete_class_images(settings) if settings.prior_preservation == "images" else ()
+    init_weights.into_base(settings, family)
+    if settings.train_text_encoder:
+        condition = encoding_condition(family, min_chunks)
+    else:
+        condition = context.encode_captions(prompts, min_chunks)
+    dataset = dataset_of(settings, context, class_examples)
+    method_class = SelfDistillation if settings.prior_preservation == "teacher" else DreamBooth
+    method = method_class(family, condition, adapters.build(settings.adapter), settings)
+    method.called_by(captions)
+    context.place(method)
+    return TrainingSetup(method, dataset, condition, class_examples)
+
+
+def dataset_of(settings: DreamBoothSettings, context: MethodContext, class_examples: Sequence[Example]) -> Dataset:
+    """The samples of a step: those of the subject, and by `prior_preservation` as many of its class."""
+    subject = context.encode_images("instance", context.examples.instances)
+    match settings.prior_preservation:
+        case "images":
+            return PriorPreservation(subject, context.encode_images("class", class_examples), settings.prior_loss_weight)
+        case "teacher":
+            return PriorDistillation(subject, settings.class_prompt, settings.prior_loss_weight)
+    return subject
 
 
 class DreamBooth(DenoisingMethod):
@@ -31,7 +70,7 @@ class DreamBooth(DenoisingMethod):
         for name, network in family.trainable.items():
             if network is family.denoiser or settings.train_text_encoder:
                 self.add_module(name, network)
-        start_from = IntoAdapter(settings, family)
+        start_from = init_weights.IntoAdapter(settings, family)
         adapter.attach(list(self.children()), settings, family.lora_targets)
         start_from(adapter)
 

@@ -3,19 +3,21 @@
 B samples, C latent channels, H W latent height and width.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from customize.data.batches import Batch
+from customize.data.batches import Batch, Dataset, LatentDataset
+from customize.data.examples import Example, Examples
 from customize.diffusion import losses, predictions
 from customize.families.base import Family
 from customize.families.conditioning import Conditioning
-from customize.optim.optimizers import build_adamw
+from customize.optim.optimizers import LearningRates, build_adamw
 
 Condition = Callable[[Sequence[str]], Conditioning]
 """Prompts -> conditioning, a row for each: looked up when the text encoder is frozen, computed when it learns."""
@@ -119,3 +121,58 @@ class DenoisingMethod(Method):
     def target(self, batch: Batch) -> Tensor:
         """The target of the loss [B, C, H, W]: the denoising target, unless a method overrides it."""
         return self.denoising_target(batch)
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """A prepared method: what the training loop needs.
+
+    condition: how the method conditions on prompts, for validation images; class_examples: the class images in use.
+    """
+
+    method: DenoisingMethod
+    dataset: Dataset
+    condition: Condition
+    class_examples: tuple[Example, ...] = ()
+
+    def learning_rates(self, settings, max_train_steps: int, scale: float = 1.0) -> LearningRates:
+        """The optimizer of the method and its schedule. scale: of all learning rates, see `scale_lr`."""
+        return LearningRates(settings, self.method.build_optimizer(settings), max_train_steps, scale)
+
+
+class MethodContext(Protocol):
+    """What a run offers a method's `prepare`: the base model, the examples, and the outputs of networks that stay frozen."""
+
+    @property
+    def family(self) -> Family: ...
+
+    @property
+    def examples(self) -> Examples: ...
+
+    def encode_images(self, stream: str, examples: Sequence[Example]) -> LatentDataset:
+        """Samples of these examples; each crop that the run will draw is encoded once. stream: names their random draws."""
+        ...
+
+    def encode_captions(self, captions: Iterable[str], min_chunks: int) -> Condition:
+        """Encodes captions, the prompts of validation images and the empty prompt once, in `min_chunks` chunks or more, and
+        moves the text encoders off the device; the result looks them up."""
+        ...
+
+    def complete_class_images(self, settings) -> tuple[Example, ...]:
+        """The class images that the settings of DreamBooth describe; missing ones are generated first."""
+        ...
+
+    def place(self, method: Method) -> None:
+        """Moves the method to its device, in the precision of the run, and enables gradient checkpointing where it is set."""
+        ...
+
+
+def captions_of(examples: Iterable[Example]) -> list[str]:
+    """Every caption that can be drawn."""
+    return sorted({caption for example in examples for caption in example.captions})
+
+
+def encoding_condition(family: Family, min_chunks: int) -> Condition:
+    """Evaluates the text encoder each time, for one that is trained. min_chunks: that of the longest caption of the run, so
+    that the conditioning of a prompt does not depend on the others in its batch."""
+    return lambda prompts: family.encode_prompts(prompts, min_chunks=min_chunks)

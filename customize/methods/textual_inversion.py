@@ -16,11 +16,22 @@ from torch.nn import functional as F
 
 from customize.errors import InputError, Problem
 from customize.families.base import Family
-from customize.methods.method import DenoisingMethod
+from customize.methods.method import DenoisingMethod, MethodContext, TrainingSetup, captions_of, encoding_condition
+from customize.methods.textual_inversion_settings import TextualInversionSettings
 from customize.printable import printable
 from customize.storage.tensor_files import save_tensors
 from customize.weights import init_weights
 from customize.weights.model_spec import described
+
+
+def prepare(settings: TextualInversionSettings, context: MethodContext) -> TrainingSetup:
+    """Images are encoded once; the text encoder is evaluated in every step, since its input embeddings are trained."""
+    family, examples = context.family, context.examples.instances
+    dataset = context.encode_images("instance", examples)
+    method = (DirectionalTextualInversion if settings.normalize_embedding else TextualInversion)(family, settings)
+    method.condition = encoding_condition(family, max(map(family.num_chunks, captions_of(examples))))
+    context.place(method)
+    return TrainingSetup(method, dataset, method.condition)
 
 
 class TextualInversion(DenoisingMethod):

@@ -20,6 +20,8 @@ from customize.data.examples import Examples, small_pictures_note
 from customize.errors import ResourceError
 from customize.families import Source, load
 from customize.families.pipeline_folder import pipeline_sizes
+from customize.methods import prepare
+from customize.methods.method import TrainingSetup
 from customize.printable import first_few
 from customize.settings import derived
 from customize.settings.validation_prompts import images_per_prompt
@@ -32,7 +34,7 @@ from customize.training.nan_guard import NanGuard
 from customize.training.resumable import OPTIMIZER, named_tensors, parts_of
 from customize.training.resume import done, find_checkpoint, fitting, identity
 from customize.training.run import check_machine, start_accelerator, weights_every
-from customize.training.setup import RunContext, TrainingSetup, prepare
+from customize.training.setup import RunContext
 from customize.training.validation import ValidationImages
 
 TRIAL_STEPS = 2

@@ -8,29 +8,18 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from customize.data.batches import Dataset
 from customize.diffusion import dropout, rng
 from customize.methods.method import Method
 from customize.optim.optimizers import LearningRates
 from customize.storage.checkpoint import Checkpoint
 from customize.training.resumable import SKIPPED_DRAWS, WEIGHTS, Resumable, SkippedDraws, parts_of, saved_parts
-
-
-class Dataset(Protocol):
-    """Where samples come from."""
-
-    def deal(self, step: int, positions: Sequence[int]) -> Sequence[Any]:
-        """The samples at these positions of the step's global batch, as batches that each fit one forward pass.
-
-        step: the number of the draw, which is the step as long as no draw was skipped. A batch has `to(device)`, `names`
-        and `positions`, one for each of its samples; a position may come more than once.
-        """
-        ...
 
 
 @dataclass(frozen=True)

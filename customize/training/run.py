@@ -21,6 +21,7 @@ from customize.evaluation import verify_result
 from customize.evaluation.learned_change import Probe
 from customize.families import Source, load
 from customize.families.base import Family
+from customize.methods import prepare
 from customize.methods.method import Method
 from customize.settings import derived
 from customize.settings.files import sharing
@@ -35,7 +36,7 @@ from customize.training.loop import Callback, LoopConfig, State, Stop, train
 from customize.training.nan_guard import NanGuard
 from customize.training.resumable import parts_of
 from customize.training.resume import done, find_checkpoint, fitting, identity, refuse_other_class_images
-from customize.training.setup import RunContext, prepare
+from customize.training.setup import RunContext
 from customize.training.validation import ValidationImages
 
 SMALL = 256 << 20
@@ -104,7 +105,7 @@ def fit(
     method, dataset = setup.method, setup.dataset
     learning_rates = setup.learning_rates(settings, context.max_train_steps, context.learning_rate_scale)
     resume = resume and fitting(resume, parts_of(method, learning_rates.optimizer, accelerator.scaler))
-    refuse_other_class_images(resume, same, setup.of_class)
+    refuse_other_class_images(resume, same, setup.class_examples)
     samples = ValidationImages(settings, context.sample_prompts, family, setup.condition, folder / run_folder.SAMPLES)
     about = partial(model_card.metadata, settings, method, family)
     expected = expected_time.of_a_run(context, expected_time.of_a_step(context, setup))

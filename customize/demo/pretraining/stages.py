@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from customize.data.batches import CachedImage, EpochSampler, SampleConfig
+from customize.data.batches import CachedImage, Dataset, EpochSampler, SampleConfig
 from customize.demo.pretraining.denoiser import EvenSamples, Pretraining
 from customize.demo.pretraining.settings import DemoSettings, Stage
 from customize.demo.pretraining.tiny_autoencoder import Autoencoder, Decoder, PixelDataset, encode, measure, standardise
@@ -24,7 +24,7 @@ from customize.methods.method import Method
 from customize.optim.optimizers import LearningRates
 from customize.storage.atomic import new_folder, write_bytes
 from customize.training.callbacks import Checkpoints, JsonlLogger, Progress, Signals
-from customize.training.loop import Callback, Dataset, LoopConfig, State, train
+from customize.training.loop import Callback, LoopConfig, State, train
 from customize.training.nan_guard import NanGuard
 from customize.training.resume import find_checkpoint
 
