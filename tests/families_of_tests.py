@@ -22,6 +22,8 @@ from customize.diffusion.process import DiscreteSchedule, FlowSchedule
 from customize.families.base import DenoiserOutput
 from customize.families.conditioning import Conditioning
 from customize.families.latents import KLLatents, Pixels
+from customize.families.specs.family_spec import FamilySpec
+from customize.families.specs.network_names import NetworkNames
 
 LENGTH, WIDTH = 32, 32
 
@@ -33,9 +35,30 @@ def characters(prompts) -> Tensor:
     return torch.stack([table[[ord(character) % 128 for character in text[:LENGTH].ljust(LENGTH)]] for text in texts])
 
 
+class TinySpec(FamilySpec):
+    """Of both: files call the networks as their folders are called, without anything that is read before loading."""
+
+    name, title, load = "tiny", "a tiny model of the tests", ""
+    networks = {
+        name: NetworkNames((f"{name}.",), (f"lora_{name}_",))
+        for name in ("transformer", "unet", "text_encoder", "text_encoder_2")
+    }
+
+    def matches(self, path):
+        return False
+
+    def check(self, source):
+        return source
+
+    def files(self, source):
+        return ()
+
+
 class TinyFamily:
     """What both have in common."""
 
+    spec = TinySpec()
+    model_spec: dict[str, str] = {}
     source = Path("nowhere")
     text_encoders = ()
     takes_mask = takes_guidance = False

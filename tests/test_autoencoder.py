@@ -12,10 +12,10 @@ from test_single_file import load, sd15, small_configs  # noqa: F401
 
 from customize.cli.main import main
 from customize.errors import InputError
-from customize.families.facts import only_to_draw_with
 from customize.families.files import autoencoder, ldm_header
 from customize.families.files.autoencoder import load_autoencoder, locate_autoencoder
 from customize.families.source import Source
+from customize.families.specs import STABLE_DIFFUSION
 from customize.inference import load_pipeline
 from customize.inference.metadata.read_png import read_generation_info
 from customize.inference.run import command
@@ -105,7 +105,7 @@ def test_an_inpainting_model_in_one_file_arrives_bit_equal_and_cannot_be_trained
         torch.testing.assert_close(
             family.predict(*inputs[:2], conditioning(inputs[2])).prediction, expected.eval()(*inputs).sample, rtol=0, atol=1e-4
         )
-    problem = only_to_draw_with(Source("x", file=tmp_path / "x.safetensors"))
+    problem = STABLE_DIFFUSION.not_trainable(Source("x", file=tmp_path / "x.safetensors"))
     assert problem and "takes 9 channels" in problem.what and "x.safetensors" in problem.what
 
 

@@ -21,7 +21,9 @@ from customize.data.images import similarity
 from customize.data.images.image_file import open_image
 from customize.data.images.similarity import ALIKE_BITS, SHARP, Likeness, fingerprint, measure, near_duplicates, sharpness
 from customize.errors import InputError
-from customize.families import Source, facts
+from customize.families import Source
+from customize.families.specs import STABLE_DIFFUSION
+from customize.families.specs.text_limits import too_long
 from customize.methods import DreamBoothSettings, TextualInversionSettings
 from customize.storage import atomic as files
 from customize.storage import ownership
@@ -218,7 +220,7 @@ def test_captions_too_long_for_the_text_encoder(tmp_path, capsys, tiny_epsilon):
     (folder / "b.txt").write_text("cat " * 1201)
     status, lines = check(capsys, folder, *base)
     assert status == 2 and sum(line.startswith("refused") for line in lines) == 1
-    assert "(b.png): is too long: 1203 tokens, more than 1200" in lines[0] and len(lines[0]) < 250
+    assert "(b.png): is too long: 1203 tokens, more than 1202" in lines[0] and len(lines[0]) < 250
     (folder / "b.txt").write_text("cat")
     (folder / "a.txt").write_text("cat " * 70 + "<x><X>")
     (folder / "b.txt").write_text("<x>")
@@ -247,13 +249,14 @@ def test_tokens_are_counted_as_the_model_counts_them(tiny_epsilon):
     pieces = ["cat", "dog", "zebra", "<x>", "<X>,", "ä", "sks2", ",", "...", "don't", "\N{GRINNING FACE}", "7", "<x><x>"]
     texts = [" ".join(random.choice(pieces, random.integers(5, 40))) for _ in range(200)]
     by_family = [text for text in texts if family.text_encoders[0].words_beyond_the_end(text)]
-    assert [text for text, _, _ in facts.too_long(source, texts, {"<x>": 3, "sks2": 2})] == by_family
+    found = too_long(STABLE_DIFFUSION.text_limits(source), texts, {"<x>": 3, "sks2": 2})
+    assert [text for text, _, _ in found] == by_family
     assert 20 < len(by_family) < 180
-    for text, number, most in facts.too_long(source, texts, {"<x>": 3, "sks2": 2}):
+    for text, number, limit in found:
         assert (
             number
             == len(family.tokenizer(family.text_encoders[0].expand(text), truncation=False, verbose=False).input_ids)
-            > most
+            > limit.at_once
             == 77
         )
 
@@ -261,9 +264,9 @@ def test_tokens_are_counted_as_the_model_counts_them(tiny_epsilon):
 def test_resolution_of_a_base_model(tiny_epsilon):
     from customize.families import locate
 
-    assert facts.resolution(locate("demo")) == 64
-    assert facts.resolution(locate(str(tiny_epsilon))) == 16
-    assert facts.resolution(Source("somebody/model")) is None
+    assert STABLE_DIFFUSION.resolution(locate("demo")) == 64
+    assert STABLE_DIFFUSION.resolution(locate(str(tiny_epsilon))) == 16
+    assert STABLE_DIFFUSION.resolution(Source("somebody/model")) is None
 
 
 def test_a_config_is_checked_as_its_command_would(tmp_path, capsys, monkeypatch, tiny_epsilon):

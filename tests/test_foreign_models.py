@@ -14,8 +14,10 @@ from test_inference import lora, settings, vectors
 
 from customize.adapters.lora_keys import ADAPTER_METADATA
 from customize.errors import InputError
-from customize.families import facts, load, locate
-from customize.families.source import vocabulary
+from customize.families import load, locate
+from customize.families.specs import STABLE_DIFFUSION
+from customize.families.specs.stable_diffusion_spec import length
+from customize.families.specs.text_limits import too_long
 from customize.inference import load_pipeline
 from customize.inference.run import command
 from customize.settings.inference import InferenceSettings
@@ -159,25 +161,23 @@ def test_a_tokenizer_of_two_files(model):
 
     renamed = {{"red</w>": "model", "blue</w>": "added_tokens"}.get(word, word): index for word, index in words.items()}
     write(renamed, [merge for merge in merges if merge.replace(" ", "") in renamed])
-    from customize.families.source import vocabulary
-
-    assert vocabulary(locate(str(model))) == set(renamed)
+    assert STABLE_DIFFUSION.vocabulary(locate(str(model))) == set(renamed)
     write(words, merges)
-    assert vocabulary(locate(str(model))) == set(words)
-    counted = facts.too_long(locate(str(model)), ["zebra " * 40, "cat"], {})
-    assert [(text, most) for text, _, most in counted] == [("zebra " * 40, 77)]
+    assert STABLE_DIFFUSION.vocabulary(locate(str(model))) == set(words)
+    counted = too_long(STABLE_DIFFUSION.text_limits(locate(str(model))), ["zebra " * 40, "cat"], {})
+    assert [(text, limit.at_once) for text, _, limit in counted] == [("zebra " * 40, 77)]
     for damage in (lambda: write({}, []), lambda: write(words, ["no such"]), lambda: (model / "tokenizer/merges.txt").unlink()):
         damage()
         with pytest.raises(InputError, match="holds no vocabulary"):
-            vocabulary(locate(str(model)))
+            STABLE_DIFFUSION.vocabulary(locate(str(model)))
 
 
 def test_the_length_is_that_of_the_text_encoder_whatever_the_tokenizer_says(model):
     for said in (..., None, 1e30, 10**30, 77):
         change(model / "tokenizer/tokenizer_config.json", model_max_length=said)
-        assert facts.length(locate(str(model))) == load(locate(str(model))).tokenizer.model_max_length == 77
+        assert length(locate(str(model))) == load(locate(str(model))).tokenizer.model_max_length == 77
     change(model / "tokenizer/tokenizer_config.json", model_max_length=20)
-    assert facts.length(locate(str(model))) == load(locate(str(model))).tokenizer.model_max_length == 20
+    assert length(locate(str(model))) == load(locate(str(model))).tokenizer.model_max_length == 20
 
 
 @pytest.mark.parametrize(
@@ -204,15 +204,15 @@ def test_a_value_that_is_not_understood_is_named(model, file, changed):
 
 
 def test_words_that_only_the_configuration_of_the_tokenizer_tells(model):
-    before = vocabulary(locate(str(model)))
+    before = STABLE_DIFFUSION.vocabulary(locate(str(model)))
     token = {"content": "<cat-toy>", **dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word", "special"), False)}
     change(model / "tokenizer/tokenizer_config.json", added_tokens_decoder={str(len(before)): token})
-    assert vocabulary(locate(str(model))) == before | {"<cat-toy>"}
+    assert STABLE_DIFFUSION.vocabulary(locate(str(model))) == before | {"<cat-toy>"}
 
 
 def test_a_model_that_tells_no_size(model, pictures, tmp_path):
     change(model / "unet/config.json", sample_size=...)
-    assert facts.resolution(locate(str(model))) is None
+    assert STABLE_DIFFUSION.resolution(locate(str(model))) is None
     with pytest.raises(InputError, match="--resolution in training"):
         assert load(locate(str(model))).resolution
 

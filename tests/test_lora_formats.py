@@ -9,8 +9,10 @@ from kit import conditioning
 from torch import Tensor
 
 from customize import families
-from customize.adapters.lora_keys import kohya_name, original_names, sorted_out, split
+from customize.adapters.lora_keys import sorted_out, split
 from customize.errors import InputError
+from customize.families.specs import STABLE_DIFFUSION
+from customize.families.specs.unet_names import original_names
 from customize.inference import load_pipeline
 from customize.inference.run.merge import merge_adapters
 from customize.inference.scale_schedules import LoadedWeights
@@ -268,8 +270,12 @@ def test_a_tensor_that_would_take_anothers_place_is_left(family, tmp_path):
     name = list(file.tensors)[0]
     twice = name.replace("lora_unet_", "lycoris_")
     file.tensors[twice] = file.tensors[name].clone()
-    _, names = sorted_out(file.tensors, UNET, TEXT)
+    _, names = sorted_out(file.tensors, {"unet": UNET, "text_encoder": TEXT}, STABLE_DIFFUSION.networks)
     assert set(file.tensors) - set(names.values()) == {twice}
     with pytest.raises(InputError, match=f"1 tensors do not fit this base model: {twice}"):
         loaded(family, file.write(tmp_path / "lora.safetensors"))
-    assert split("emb_params") is None and split(".alpha") is None and kohya_name("unet", "a.b") == "lora_unet_a_b"
+    assert (
+        split("emb_params") is None
+        and split(".alpha") is None
+        and STABLE_DIFFUSION.networks["unet"].written_by_kohya("a.b") == "lora_unet_a_b"
+    )

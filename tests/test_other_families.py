@@ -3,7 +3,7 @@ are made by the one sampler, as ten lines of formula say."""
 
 import pytest
 import torch
-from families_of_tests import FlowTransformer, PixelUNet
+from families_of_tests import FlowTransformer, PixelUNet, TinySpec
 from kit import settings_for, train_loop
 
 from customize.families.base import Family
@@ -140,10 +140,13 @@ def test_a_family_is_recognised_and_loaded_by_its_specification(monkeypatch, tmp
     from customize.families import specs
     from customize.families.base import Placement
 
-    def matches(folder):
-        return (folder / "tiny.json").exists()
+    class Spec(TinySpec):
+        name, load = "tiny-flow", "test_other_families:loaded"
 
-    spec = specs.FamilySpec("tiny-flow", matches, lambda folder, variant: folder, "test_other_families:loaded")
+        def matches(self, path):
+            return (path / "tiny.json").exists()
+
+    spec = Spec()
     monkeypatch.setitem(specs.SPECS, spec.name, spec)
     (tmp_path / "tiny.json").write_text("{}")
     source = families.locate(str(tmp_path))

@@ -11,7 +11,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from customize.errors import InputError
-from customize.families.source import NETWORKS, Source, check_folder, locate
+from customize.families.files.folder_check import NETWORKS, check_folder
+from customize.families.source import Source, locate
 
 
 @pytest.fixture

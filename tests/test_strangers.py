@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from customize.adapters.lora_keys import ADAPTER_METADATA
 from customize.errors import InputError
-from customize.families import Source, facts, load, locate
+from customize.families import Source, load, locate
+from customize.families.specs import STABLE_DIFFUSION
 from customize.inference.metadata import write_png
 from customize.inference.metadata.read_png import read_generation_info
 from customize.inference.run.grid import grid
@@ -88,7 +89,7 @@ def test_weights_in_half_precision_and_in_shards(tiny_epsilon, tmp_path):
 def test_training_says_what_it_cannot_go_on_from(tmp_path, changed, words):
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet/config.json").write_text(json.dumps(changed))
-    problem = facts.only_to_draw_with(Source("x", folder=tmp_path))
+    problem = STABLE_DIFFUSION.not_trainable(Source("x", folder=tmp_path))
     assert problem is not None and words in problem.what and "infer.py" in problem.remedy
 
 

@@ -14,7 +14,7 @@ from customize.data.images.decoding_cost import too_costly
 from customize.data.images.image_file import open_image
 from customize.errors import InputError
 from customize.families import locate
-from customize.families.source import vocabulary
+from customize.families.specs import STABLE_DIFFUSION
 from customize.printable import code, code_block, html, markdown, printable
 from customize.settings.files import toml_file
 from customize.settings.files.sharing import last_part, shared_name
@@ -29,7 +29,7 @@ def refusal(name: object, variant: str | None = None) -> str:
     """What is said of a base model: one report, of printable lines with remedies, in time."""
     begin = time.process_time()
     with pytest.raises(InputError) as caught:
-        vocabulary(locate(str(name), variant=variant))
+        STABLE_DIFFUSION.vocabulary(locate(str(name), variant=variant))
     assert time.process_time() - begin < SECONDS
     problems = caught.value.problems
     assert all(each.remedy and f"{each.where}{each.what}{each.remedy}".isprintable() for each in problems)
@@ -421,7 +421,7 @@ def test_a_tokenizer_that_cannot_be_is_refused(model, changes):
 
 
 def test_lengths_that_would_end_the_process_are_not_obeyed(model):
-    before = vocabulary(locate(str(model)))
+    before = STABLE_DIFFUSION.vocabulary(locate(str(model)))
     huge = {
         "strategy": {"Fixed": 10**18},
         "direction": "Right",
@@ -431,7 +431,7 @@ def test_lengths_that_would_end_the_process_are_not_obeyed(model):
         "pad_token": "x",
     }
     change(model / "tokenizer/tokenizer.json", padding=huge, truncation={"max_length": 10**18, "strategy": "x", "stride": -1})
-    assert vocabulary(locate(str(model))) == before
+    assert STABLE_DIFFUSION.vocabulary(locate(str(model))) == before
 
 
 # texts

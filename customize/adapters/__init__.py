@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic import BaseModel, create_model
 from pydantic.fields import FieldInfo
 
+from customize.families.specs.network_names import NetworkNames
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -45,8 +47,10 @@ class Adapter(Protocol):
     def disabled(self, *networks: "nn.Module") -> AbstractContextManager:
         """A context in which the networks predict as the base model does. Raises InputError where that is impossible."""
 
-    def name_in_files(self, name: str) -> str:
-        """The name that a learned parameter, such as `unet.mid_block...`, has in files of weights."""
+    def name_in_files(self, name: str, networks: Mapping[str, NetworkNames]) -> str:
+        """The name that a learned parameter, such as `unet.mid_block...`, has in files of weights.
+
+        networks: what files call those of the base model, `FamilySpec.networks`."""
 
     def description(self, family: "Family") -> dict[str, str]:
         """Metadata without which a file of these weights cannot be loaded: the configuration of each network's adapter."""

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from customize.errors import InputError, Problem
-from customize.storage.run_folder import PIPELINE
+from customize.families import specs
+from customize.families.specs.network_names import NetworkNames
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,14 +28,14 @@ class Adapter:
         remedy = "use --adapter lora, or --prior_preservation images"
         raise InputError(Problem("prior_preservation", "the base model is gone once all its weights learn", remedy))
 
-    def name_in_files(self, name: str) -> str:
+    def name_in_files(self, name: str, networks: Mapping[str, NetworkNames]) -> str:
         return name
 
     def description(self, family: "Family") -> dict[str, str]:
         return {}
 
     def files(self, settings) -> tuple[str, ...]:
-        return PIPELINE
+        return specs.pipeline_files()
 
     def save(self, folder: Path, family: "Family", metadata: dict[str, str], settings) -> list[Path]:
         from customize.families.pipeline_folder import save_pipeline

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel
 
 from customize.adapters import peft_layers
-from customize.adapters.lora_keys import kohya_name
 from customize.errors import InputError, Problem
+from customize.families.specs.network_names import NetworkNames
 from customize.settings.field import setting
 from customize.storage.run_folder import KOHYA_LORA, LORA
 
@@ -79,9 +79,10 @@ class Adapter:
                     dropout = SampleDropout(settings.lora_dropout, f"{type(network).__name__}.{name}")
                     layer.lora_dropout[peft_layers.NAME] = dropout
 
-    def name_in_files(self, name: str) -> str:
-        name = peft_layers.name_in_files(name)
-        if name.startswith("unet."):  # diffusers names the magnitudes of a DoRA otherwise than transformers
+    def name_in_files(self, name: str, networks: Mapping[str, NetworkNames]) -> str:
+        is_of_diffusers = networks[name.partition(".")[0]].library == "diffusers"
+        name = peft_layers.name_in_files(name, networks)
+        if is_of_diffusers:  # which names the magnitudes of a DoRA otherwise than transformers
             return name.replace("magnitude_vector.weight", "magnitude_vector")
         return name
 
@@ -143,7 +144,7 @@ def save_kohya(folder: Path, family: "Family", metadata: dict[str, str], precisi
         for module, layer in network.named_modules():
             if isinstance(layer, BaseTunerLayer):
                 [adapter] = layer.lora_A
-                name, down = kohya_name(part, module), layer.lora_A[adapter].weight
+                name, down = family.spec.networks[part].written_by_kohya(module), layer.lora_A[adapter].weight
                 tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": layer.lora_B[adapter].weight}
                 tensors[f"{name}.alpha"] = torch.tensor(layer.scaling[adapter] * len(down))
                 ranks.add(len(down))

@@ -1,6 +1,7 @@
-"""How programs name the tensors of an adapter: every layout to the modules of our networks, and ours to kohya's names.
+"""How programs name the tensors of an adapter: from every layout to the modules of a base model's networks.
 
-A tensor's name is a module's name in some spelling, then what it is beside that module:
+A tensor's name is a module's name in some spelling, then what it is beside that module. The spellings of a network are those
+of its family (`families.specs.network_names`); of Stable Diffusion:
 
     unet.mid_block.attentions.0.proj_in.lora_A.weight           diffusers (peft); text_encoder.text_model.encoder...
     unet.mid_block...attn1.processor.to_q_lora.down.weight      diffusers before 0.22
@@ -12,8 +13,10 @@ A tensor's name is a module's name in some spelling, then what it is beside that
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
+
+from customize.families.specs.network_names import NetworkNames
 
 Held = TypeVar("Held")
 
@@ -37,28 +40,8 @@ KINDS = {
 """What a tensor is, by how its name ends. magnitude: peft's of a DoRA, of output rows; dora_scale: of
 others, whose shape tells the axis; weight, bias: a difference as it stands."""
 ENDS = re.compile("(?:" + "|".join(f"(?P<{kind}>{pattern})" for kind, pattern in KINDS.items()) + ")$")
-ATTENTION = re.compile(r"(.*\.attn\d)\.(to_[qkv]|to_out)(\.0)?")
-TEXT_ATTENTION = re.compile(r"(.*\.self_attn)\.(q|k|v|out)_proj")
-DOTTED_UNET = ("unet.", "", "base_model.model.", "base_model.model.unet.", "unet.base_model.model.", "lora_unet.")
-UNDERSCORED_UNET = ("lora_unet_", "lycoris_")
-DOTTED_TEXT = (
-    "text_encoder.text_model.", "text_encoder.", "text_model.", "base_model.model.text_model.", "base_model.model.",
-    "text_encoder.base_model.model.text_model.", "lora_te.text_model.", "clip_l.text_model.", "clip_l.transformer.text_model.",
-    "clip_h.transformer.text_model.", "text_encoders.clip_l.transformer.text_model.",
-    "text_encoders.clip_h.transformer.text_model.",
-)  # fmt: skip
-UNDERSCORED_TEXT = ("lora_te_text_model_", "lora_te1_text_model_", "lora_te_", "lora_te1_", "lycoris_text_model_")
-IN_BLOCKS = re.compile(r"(down|mid|up)_blocks?(?:\.(\d+))?\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)(?:\.(.+))?")
-IN_RESNETS = {
-    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
-    "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
-}  # fmt: skip
-AT_THE_ENDS = {
-    "conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
-    "conv_norm_out": "out.0", "conv_out": "out.2",
-}  # fmt: skip
 Place = tuple[str, str]
-"""A network, "unet" or "text_encoder", and the name of a module in it."""
+"""A network, by the name of its folder, and the name of a module in it."""
 
 
 def split(name: str) -> tuple[str, str] | None:
@@ -68,102 +51,55 @@ def split(name: str) -> tuple[str, str] | None:
 
 
 def sorted_out(
-    tensors: Mapping[str, Held], unet: Iterable[str], text_encoder: Iterable[str]
+    tensors: Mapping[str, Held], modules: Mapping[str, Iterable[str]], names: Mapping[str, NetworkNames]
 ) -> tuple[dict[Place, dict[str, Held]], dict[tuple[Place, str], str]]:
     """The tensors of a file by the module that they belong to and by what they are, and the name that each has in the file.
 
-    unet, text_encoder: the names of the networks' modules. A tensor whose module is not there, or that would take the
-    place of another one, is in neither.
+    modules: the names of the modules of each network; names: what files call them. A tensor whose module is not there, or that
+    would take the place of another one, is in neither.
     """
-    known = spellings(unet, text_encoder)
+    known = spellings(modules, names)
+    return sorted_by(tensors, lambda name: (known.get(parts[0]), parts[1]) if (parts := split(name)) else (None, ""))
+
+
+def by_module(
+    tensors: Mapping[str, Held], modules: Mapping[str, Iterable[str]], names: Mapping[str, NetworkNames]
+) -> tuple[dict[Place, dict[str, Held]], dict[tuple[Place, str], str]]:
+    """As `sorted_out`, for kinds that have no spelling here: what a tensor is, is whatever follows the module in its name."""
+    known = spellings(modules, names)
+
+    def place_and_kind(name: str) -> tuple[Place | None, str]:
+        heads = (name[:at] for at in range(len(name) - 1, 0, -1) if name[at] == ".")
+        head = next((head for head in heads if head in known), None)
+        return (None, "") if head is None else (known[head], name[len(head) + 1 :])
+
+    return sorted_by(tensors, place_and_kind)
+
+
+def sorted_by(
+    tensors: Mapping[str, Held], place_and_kind: Callable[[str], tuple[Place | None, str]]
+) -> tuple[dict[Place, dict[str, Held]], dict[tuple[Place, str], str]]:
+    """What `sorted_out` and `by_module` return. place_and_kind: of a tensor's name; no place: it belongs to no module."""
     found: dict[Place, dict[str, Held]] = {}
     names: dict[tuple[Place, str], str] = {}
     for name, tensor in tensors.items():
-        if not (parts := split(name)):
-            continue
-        place, kind = known.get(parts[0]), parts[1]
+        place, kind = place_and_kind(name)
         if place and (place, kind) not in names:
             found.setdefault(place, {})[kind] = tensor
             names[place, kind] = name
     return found, names
 
 
-def by_module(
-    tensors: Mapping[str, Held], unet: Iterable[str], text_encoder: Iterable[str]
-) -> tuple[dict[Place, dict[str, Held]], dict[tuple[Place, str], str]]:
-    """As `sorted_out`, for kinds that have no spelling here: what a tensor is, is whatever follows the module in its name."""
-    known = spellings(unet, text_encoder)
-    found: dict[Place, dict[str, Held]] = {}
-    names: dict[tuple[Place, str], str] = {}
-    for name, tensor in tensors.items():
-        heads = (name[:at] for at in range(len(name) - 1, 0, -1) if name[at] == ".")
-        if head := next((head for head in heads if head in known), None):
-            place, kind = known[head], name[len(head) + 1 :]
-            found.setdefault(place, {})[kind] = tensor
-            names[place, kind] = name
-    return found, names
-
-
-def spellings(unet: Iterable[str], text_encoder: Iterable[str]) -> dict[str, Place]:
-    """Every name that a file may have for each module."""
-    unet = list(unet)
+def spellings(modules: Mapping[str, Iterable[str]], names: Mapping[str, NetworkNames]) -> dict[str, Place]:
+    """Every name that a file may have for each module. A name that two networks share is the first one's."""
     known: dict[str, Place] = {}
-    for module, original in zip(unet, original_names(unet), strict=True):
-        for name in spelled(module, DOTTED_UNET, UNDERSCORED_UNET):
-            known[name] = "unet", module
-        if original:
-            for name in spelled(original, ("diffusion_model.", "model.diffusion_model."), UNDERSCORED_UNET):
-                known.setdefault(name, ("unet", module))
-        if attention := ATTENTION.fullmatch(module):
-            for prefix in ("unet.", ""):
-                known[f"{prefix}{attention[1]}.processor.{attention[2]}"] = "unet", module
-    for module in text_encoder:
-        plain = module.removeprefix("text_model.")
-        for name in spelled(plain, DOTTED_TEXT, UNDERSCORED_TEXT):
-            known[name] = "text_encoder", module
-        if attention := TEXT_ATTENTION.fullmatch(plain):
-            for prefix in ("text_encoder.text_model.", "text_encoder."):
-                known[f"{prefix}{attention[1]}.to_{attention[2]}"] = "text_encoder", module
+    for network, own in modules.items():
+        for name, module in names[network].in_files(list(own)):
+            known.setdefault(name, (network, module))
     return known
 
 
-def spelled(module: str, dotted: Iterable[str], underscored: Iterable[str]) -> Iterator[str]:
-    """The module's name behind each prefix."""
-    yield from (prefix + module for prefix in dotted)
-    yield from (prefix + module.replace(".", "_") for prefix in underscored)
-
-
-def original_names(modules: Iterable[str]) -> list[str | None]:
-    """What the original (LDM) code calls each module of a `UNet2DConditionModel`; None where it has no counterpart."""
-    modules = list(modules)
-    blocks = [match for module in modules if (match := IN_BLOCKS.fullmatch(module))]
-    layers = 1 + max((int(match[4]) for match in blocks if match[1] == "down" and match[3] == "resnets"), default=0)
-    attentive = {int(match[2]) for match in blocks if match[1] == "up" and match[3] == "attentions"}
-    return [original_name(module, layers, attentive) for module in modules]
-
-
-def original_name(module: str, layers: int, attentive: set[int]) -> str | None:
-    """One of `original_names`. layers: `layers_per_block`; attentive: those of the up blocks that have attention."""
-    if module in AT_THE_ENDS:
-        return AT_THE_ENDS[module]
-    match = IN_BLOCKS.fullmatch(module)
-    if not match:
-        return None
-    way, block, kind, number, rest = match[1], int(match[2] or 0), match[3], int(match[4]), match[5] or ""
-    rest = IN_RESNETS.get(rest, rest) if kind == "resnets" else rest
-    if way == "mid":
-        where = f"middle_block.{2 * number if kind == 'resnets' else 1}"
-    elif kind == "downsamplers":
-        where, rest = f"input_blocks.{(layers + 1) * (block + 1)}.0", "op" if rest == "conv" else rest
-    elif kind == "upsamplers":
-        where = f"output_blocks.{(layers + 1) * block + layers}.{1 + (block in attentive)}"
-    else:
-        first = (layers + 1) * block + number + (way == "down")
-        where = f"{'input' if way == 'down' else 'output'}_blocks.{first}.{int(kind == 'attentions')}"
-    return f"{where}.{rest}" if rest else where
-
-
-def kohya_name(part: str, module: str) -> str:
-    """What kohya's scripts, A1111 and ComfyUI call a module; part: "unet" or "text_encoder"."""
-    prefix = "lora_unet_" if part == "unet" else "lora_te_text_model_"
-    return prefix + module.removeprefix("text_model.").replace(".", "_")
+def network_of(name: str, names: Mapping[str, NetworkNames]) -> str | None:
+    """The network that a tensor belongs to as the longest prefix of its name tells; None where no network has such names."""
+    prefixes = [(prefix, network) for network, own in names.items() for prefix in own.prefixes if name.startswith(prefix)]
+    return max(prefixes, key=lambda each: len(each[0]))[1] if prefixes else None

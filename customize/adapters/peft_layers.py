@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from customize.adapters.lora_keys import ADAPTER_METADATA
 from customize.errors import InputError, Problem
+from customize.families.specs.network_names import NetworkNames
 from customize.storage.run_folder import LORA
 
 if TYPE_CHECKING:
@@ -82,10 +83,10 @@ def disabled(*networks: "nn.Module") -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-def name_in_files(name: str) -> str:
-    """A parameter's name without peft's name of the adapter; modules of the text encoder are below `text_model.`"""
-    part, _, rest = re.sub(rf"\.{NAME}(?=\.|$)", "", name).partition(".")
-    return f"{part}.{'text_model.' * (part == 'text_encoder')}{rest.removeprefix('text_model.')}"
+def name_in_files(name: str, networks: Mapping[str, NetworkNames]) -> str:
+    """A parameter's name as diffusers has it in files, without peft's name of the adapter."""
+    network, _, rest = re.sub(rf"\.{NAME}(?=\.|$)", "", name).partition(".")
+    return networks[network].written(rest)
 
 
 def description(family: "Family") -> dict[str, str]:
@@ -105,7 +106,7 @@ def save(
     family: "Family",
     metadata: dict[str, str],
     precision: str,
-    naming: Callable[[str], str] = name_in_files,
+    naming: Callable[[str, Mapping[str, NetworkNames]], str] = name_in_files,
 ) -> Path:
     """Writes the adapters of a family's networks, with their configuration, into one file. naming: as `Adapter.name_in_files`."""
     from customize.storage.tensor_files import save_tensors
@@ -114,7 +115,7 @@ def save(
     for part, network in family.trainable.items():
         for module, layer in network.named_modules():
             for _, (name, parameter) in own_parameters(layer, NAME).items() if is_tuner_layer(layer) else ():
-                tensors[naming(f"{part}.{module}.{name}")] = parameter
+                tensors[naming(f"{part}.{module}.{name}", family.spec.networks)] = parameter
     return save_tensors(folder / LORA, tensors, {**metadata, **description(family)}, precision)
 
 

@@ -17,6 +17,7 @@ from customize.diffusion.process import NoiseSchedule
 from customize.families.conditioning import Conditioning
 from customize.families.latents import LatentSpace
 from customize.families.prompt_encoding import Prompt
+from customize.families.specs.family_spec import FamilySpec
 from customize.families.text_encoder import TextEncoder
 
 
@@ -39,10 +40,12 @@ class Placement:
 class Family(Protocol):
     """A loaded base model.
 
-    name: what the user called it; source: the folder or file that it came from; scheduler: the base's own of diffusers, for
-    sampling; schedule: its noise levels, for training; prediction_type: a key of `diffusion.predictions.PREDICTIONS`.
+    spec: what is known of all its family's models, without torch; name: what the user called it; source: the folder or file that
+    it came from; scheduler: the base's own of diffusers, for sampling; schedule: its noise levels, for training;
+    prediction_type: a key of `diffusion.predictions.PREDICTIONS`.
     """
 
+    spec: FamilySpec
     name: str
     source: Path
     scheduler: Any
@@ -58,7 +61,8 @@ class Family(Protocol):
 
     @property
     def trainable(self) -> Mapping[str, nn.Module]:
-        """Those components that adapters and fine-tuning may change, the denoiser first, then the text encoders."""
+        """Those components that adapters and fine-tuning may change, the denoiser first, then the text encoders; each is one
+        of `spec.networks`."""
         ...
 
     @property
@@ -79,6 +83,12 @@ class Family(Protocol):
     @property
     def lora_targets(self) -> Mapping[str, Sequence[str]]:
         """Presets of the setting `lora_targets`: ends of names of modules, over all trainable components."""
+        ...
+
+    @property
+    def model_spec(self) -> Mapping[str, str]:
+        """What files of learned weights say of the base model for other programs: `modelspec.architecture` (without the kind of
+        the file), `modelspec.prediction_type`, kohya's `ss_base_model_version`; empty where no program has a name for it."""
         ...
 
     @property

@@ -9,10 +9,11 @@ from transformers import CLIPTextModel
 from customize.errors import InputError, Problem
 from customize.families.base import Placement
 from customize.families.files.clip_tokenizer import load_tokenizer
+from customize.families.files.folder_check import AGAIN
 from customize.families.files.networks import OTHER, load_network
 from customize.families.files.scheduler import load_scheduler
 from customize.families.files.single_file import load_single_file
-from customize.families.source import AGAIN, SETTING, Source, check_folder
+from customize.families.source import SETTING, Source
 from customize.families.stable_diffusion import StableDiffusion
 from customize.storage.untrusted_files import refusing
 
@@ -27,8 +28,8 @@ def load(source: Source, placement: Placement) -> StableDiffusion:
     if source.file:
         family = load_single_file(source, source.prediction_type)
     else:
-        folder = source.folder or check_folder(download(source.name, source.revision, source.variant), source.variant)
-        family = load_folder(source.name, folder, source.variant, source.prediction_type, placement.dtype)
+        assert source.folder, "a model on the hub is downloaded by families.load"
+        family = load_folder(source.name, source.folder, source.variant, source.prediction_type, placement.dtype)
     family.to(placement.device, placement.dtype)
     weights = [(name, weight) for network in family.components.values() for name, weight in network.named_parameters()]
     broken = [name for name, weight in weights if not weight.sum().isfinite() and not weight.isfinite().all()]

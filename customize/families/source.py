@@ -1,43 +1,22 @@
-"""Where a base model lies and whether it can be read: answered from names and headers, before torch is imported."""
+"""Finds a base model by its name, and has its family check it. torch is not imported."""
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from customize.errors import InputError, Problem
-from customize.families.files.configurations import READ
-from customize.families.files.folder_check import AGAIN, NETWORKS, check_folder, weight_files
-from customize.families.files.ldm_header import read_layout
 from customize.families.files.model_folder import OTHER_FORMATS
 from customize.families.files.recognition import WHOLE
-from customize.families.files.tokenizer_files import added_words, tokenizer_files
-from customize.families.specs import STABLE_DIFFUSION, spec_of
+from customize.families.specs import STABLE_DIFFUSION, recognised
+from customize.families.specs.family_spec import SETTING, Source
 from customize.missing_path import remedy_for_missing
 from customize.printable import printable
-from customize.storage.untrusted_files import PICKLES, REMEDIES, START, kind_of, reason, refusing, regular_file
+from customize.storage.untrusted_files import PICKLES, REMEDIES, START, kind_of, reason, regular_file
 
-__all__ = ["AGAIN", "NETWORKS", "SETTING", "Source", "check_folder", "locate", "weight_files"]
+__all__ = ["SETTING", "Source", "locate"]
 
 DEMO = Path(__file__).parents[1] / "demo" / "model"
-SETTING = "pretrained_model_name_or_path"
-
-
-@dataclass(frozen=True)
-class Source:
-    """A base model: a `folder` in diffusers' layout, a single `file`, or the `name` of a model on the hub.
-
-    revision, variant: as for the hub; prediction_type: "epsilon" or "v_prediction" over what the model itself says; family: the
-    name of its `FamilySpec`.
-    """
-
-    name: str
-    folder: Path | None = None
-    file: Path | None = None
-    revision: str | None = None
-    variant: str | None = None
-    prediction_type: str | None = None
-    family: str = STABLE_DIFFUSION.name
 
 
 def locate(name: str, *, revision: str | None = None, variant: str | None = None, prediction_type: str | None = None) -> Source:
@@ -47,7 +26,7 @@ def locate(name: str, *, revision: str | None = None, variant: str | None = None
     """
     source = Source(name, revision=revision, variant=variant, prediction_type=prediction_type)
     if name == "demo":
-        return replace(source, folder=check_folder(DEMO, variant))
+        return STABLE_DIFFUSION.check(replace(source, folder=DEMO))
     path = Path(os.path.expanduser(name))
     suffix = path.suffix.lower()
     if suffix in PICKLES:
@@ -56,17 +35,22 @@ def locate(name: str, *, revision: str | None = None, variant: str | None = None
     if suffix == ".safetensors":
         if not os.path.lexists(path):
             raise InputError(Problem(SETTING, f"no file {name}", remedy_for_missing(name, "check the path")))
-        read_layout(path, prediction_type)
-        return replace(source, file=path)
+        spec = recognised(path)
+        return spec.check(replace(source, file=path, family=spec.name))
     if path.is_dir():
-        spec = spec_of(path)
-        return replace(source, folder=spec.check(path, variant), family=spec.name)
+        return in_folder(source, path)
     if os.path.lexists(path):
         raise InputError(other_file(path))
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or "\\" in name:
         remedy = remedy_for_missing(name, "check the path; a name on the hub is OWNER/NAME")
         raise InputError(Problem(SETTING, f"no folder {name}", remedy))
     return source
+
+
+def in_folder(source: Source, folder: Path) -> Source:
+    """The model in a folder, checked by its family. Raises InputError."""
+    spec = recognised(folder)
+    return spec.check(replace(source, folder=folder, family=spec.name))
 
 
 def other_file(path: Path) -> Problem:
@@ -81,29 +65,6 @@ def other_file(path: Path) -> Problem:
     name, remedy = OTHER_FORMATS.get(path.suffix.lower(), ("", WHOLE))
     what = f"is {kind or (f'a file of {name}' if name else 'a file')}, not a model that is read here"
     return Problem(printable(path), what, REMEDIES.get(kind, remedy))
-
-
-def files_read(source: Source) -> list[Path]:
-    """Every file of the model that is read, of what there is in its folder; none of one that is still on the hub."""
-    if not source.folder:
-        return [source.file] if source.file else []
-    configs = [source.folder / name for name in READ]
-    words = [path for path in sorted((source.folder / "tokenizer").iterdir()) if path.suffix in (".json", ".txt")]
-    weights = [file for part in NETWORKS for file in weight_files(source.folder / part, source.variant)]
-    return list(dict.fromkeys(path for path in (*configs, *words, *weights) if path.is_file()))
-
-
-def vocabulary(source: Source) -> set[str]:
-    """The words of a folder's tokenizer, read from its files; empty where the model is not in a folder yet.
-
-    Raises InputError for files that are no tokenizer.
-    """
-    if not source.folder:
-        return set()
-    folder = source.folder / "tokenizer"
-    with refusing(folder, AGAIN, "holds no vocabulary"):
-        files = tokenizer_files(folder)
-        return set(files.words()) | set(added_words(files))
 
 
 def known_token_problems(words: set[str], tokens: Iterable[str]) -> list[Problem]:

@@ -15,11 +15,13 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from customize.diffusion.process import DiscreteSchedule
 from customize.errors import InputError, Problem
-from customize.families import prompt_encoding as prompt_encoding
+from customize.families import prompt_encoding
 from customize.families.base import DenoiserOutput
 from customize.families.conditioning import Conditioning
+from customize.families.files.ldm_header import MODELSPEC
 from customize.families.latents import KLLatents
 from customize.families.prompt_encoding import Prompt
+from customize.families.specs import STABLE_DIFFUSION
 from customize.families.text_encoder import TextEncoder
 
 LORA_TARGETS = {
@@ -27,6 +29,8 @@ LORA_TARGETS = {
     "feed-forward": ("ff.net.0.proj", "ff.net.2", "mlp.fc1", "mlp.fc2"),
 }
 """Of the UNet, then of CLIP."""
+VERSIONS = {768: "v1", 1024: "v2"}
+"""Stable Diffusion 1.x and 2.x by the width of the text encoder."""
 
 
 class StableDiffusion:
@@ -36,6 +40,7 @@ class StableDiffusion:
     schedule: its noise levels, those that it was trained with.
     """
 
+    spec = STABLE_DIFFUSION
     lora_targets = LORA_TARGETS
 
     def __init__(self, name: str, source: Path, unet, vae, text_encoder, tokenizer, scheduler):
@@ -93,6 +98,19 @@ class StableDiffusion:
             what = f"its UNet takes {channels} channels, neither {own} nor {2 * own + 1} (inpainting)"
             raise InputError(Problem(self.name, what, "take a model for text to image or for inpainting"))
         return channels > own
+
+    @property
+    def model_spec(self) -> dict[str, str]:
+        """The names in Stability AI's specification and in kohya's scripts; none for a text encoder of another width."""
+        if (version := VERSIONS.get(self.text_encoders[0].width)) is None:
+            return {}
+        is_v = self.prediction_type == "v_prediction"
+        variant = "" if version == "v1" else "-768-v" if is_v else "-512"
+        return {
+            "modelspec.architecture": f"stable-diffusion-{version}{variant}",
+            "modelspec.prediction_type": MODELSPEC.get(self.prediction_type, self.prediction_type),
+            "ss_base_model_version": f"sd_{version}{'_v' * (is_v and version == 'v2')}",
+        }
 
     @property
     def device(self) -> torch.device:

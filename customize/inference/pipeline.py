@@ -83,7 +83,7 @@ class Pipeline:
         generators = [torch.Generator().manual_seed(seed) for seed in request.seeds] * copies
         scheduler = make_scheduler(
             self.family.scheduler, request.scheduler, request.use_karras_sigmas, timestep_spacing=request.timestep_spacing,
-            rescale_betas_zero_snr=request.rescale_betas_zero_snr, eta=request.eta,
+            rescale_betas_zero_snr=request.rescale_betas_zero_snr, eta=request.eta, spec=self.family.spec,
         )  # fmt: skip
         solver = Solver(scheduler, generators, request.eta or 0.0)
         solver.set_steps(steps, start.strength, self.family.device, self.family.takes_guidance and start.shortens)

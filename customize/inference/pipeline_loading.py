@@ -9,7 +9,8 @@ from customize import families
 from customize.errors import InputError, Problem
 from customize.families.base import Placement
 from customize.families.files.autoencoder import load_autoencoder, locate_autoencoder
-from customize.families.source import known_token_problems, vocabulary
+from customize.families.source import known_token_problems
+from customize.families.specs import spec_of
 from customize.inference.pipeline import Pipeline
 from customize.inference.scale_schedules import LoadedWeights
 from customize.settings.scale import Scale
@@ -73,7 +74,7 @@ def locate(base: str | None, learned: Learned, **options: str | None) -> familie
         remedy = "say where it is with --pretrained_model_name_or_path"
         raise InputError([Problem(SETTING, what, remedy), *error.problems]) from error
     words = [word for file in learned.files for word in file.placeholders]
-    if problems := known_token_problems(vocabulary(source), words):
+    if problems := known_token_problems(spec_of(source).vocabulary(source), words):
         remedy = "load it into the model that it was learned on"
         raise InputError(Problem(SETTING, problem.what, remedy) for problem in problems)
     return source

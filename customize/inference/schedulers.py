@@ -11,11 +11,12 @@ from diffusers.schedulers import AysSchedules
 from customize.diffusion.predictions import determines_clean
 from customize.diffusion.process import DiscreteSchedule
 from customize.errors import InputError, Problem
+from customize.families.specs import STABLE_DIFFUSION
+from customize.families.specs.family_spec import FamilySpec
 from customize.settings.sampler_names import UNSUPPORTED, Sampler, configuration, find
 
-CORRECTED = {"steps_offset": 1, "clip_sample": False, "skip_prk_steps": True}
-"""What `StableDiffusionPipeline` corrects in old configurations, and all of Stable Diffusion's have."""
-AYS_SIGMAS = np.array([*AysSchedules["StableDiffusionSigmas"][:-1], 0.029])
+LAST_AYS_SIGMA = 0.029
+"""The authors' last noise level, where diffusers' tables have 0."""
 
 
 def fitting(base) -> dict[str, type]:
@@ -34,12 +35,15 @@ def scheduler_names(base) -> list[str]:
     return sorted(fitting(base))
 
 
-def make_scheduler(base, name: str | None = None, use_karras_sigmas: bool | None = None, **options: Any):
+def make_scheduler(
+    base, name: str | None = None, use_karras_sigmas: bool | None = None, spec: FamilySpec = STABLE_DIFFUSION, **options: Any
+):
     """A fresh scheduler with the base's noise schedule; the base's own class when no name is given.
 
-    name: a class of diffusers, or a sampler's name as other programs have it (see `sampler_names`). options: timestep_spacing,
-    rescale_betas_zero_snr; eta is checked only, as it is given at each step. Raises InputError for a scheduler that is
-    unknown or does not fit, and for options that it does not take.
+    name: a class of diffusers, or a sampler's name as other programs have it (see `sampler_names`). spec: of the base model's
+    family. options: timestep_spacing, rescale_betas_zero_snr; eta is checked only, as it is given at each step.
+
+    Raises InputError for a scheduler that is unknown or does not fit, and for options that it does not take.
     """
     own = type(base).__name__
     chosen = Sampler(own, own) if name in (None, own) else find(name)
@@ -51,13 +55,18 @@ def make_scheduler(base, name: str | None = None, use_karras_sigmas: bool | None
     config.pop("eta", None)
     check_zero_snr(base, chosen, config)
     accepted = inspect.signature(scheduler_class.__init__).parameters
-    config = {key: CORRECTED[key] for key in CORRECTED.keys() & accepted.keys()} | config
+    config = {key: value for key, value in spec.scheduler_options.items() if key in accepted} | config
     try:
         scheduler = scheduler_class.from_config(base.config, **config)
     except (ValueError, NotImplementedError, ImportError) as error:
         what = f"{chosen.name} does not fit this base model: {error}"
         raise InputError(Problem("scheduler", what, "take Euler, DPM++ 2M or DDIM")) from error
-    return aligned(scheduler) if chosen.align_your_steps else scheduler
+    if not chosen.align_your_steps:
+        return scheduler
+    if not spec.align_your_steps:
+        what = f"{chosen.name} does not fit this base model: nobody has computed Align Your Steps for it"
+        raise InputError(Problem("scheduler", what, f"take {chosen.scheduler}"))
+    return aligned(scheduler, spec.align_your_steps)
 
 
 def check_zero_snr(base, chosen: Sampler, config: Mapping[str, Any]) -> None:
@@ -71,18 +80,19 @@ def check_zero_snr(base, chosen: Sampler, config: Mapping[str, Any]) -> None:
         raise InputError(Problem("rescale_betas_zero_snr", what, "take a base model that predicts v, or another scheduler"))
 
 
-def aligned(scheduler):
-    """The scheduler with the timesteps of Sabour et al. 2024, "Align Your Steps", for Stable Diffusion 1.5.
+def aligned(scheduler, model: str):
+    """The scheduler with the timesteps of Sabour et al. 2024, "Align Your Steps", for a model (`FamilySpec.align_your_steps`).
 
     For another number of steps than 10, noise levels are interpolated log-linearly, as its authors advise.
     """
     set_timesteps = scheduler.set_timesteps
+    sigmas = np.array([*AysSchedules[f"{model}Sigmas"][:-1], LAST_AYS_SIGMA])
 
     def set_aligned(num_inference_steps: int, device=None) -> None:
-        timesteps = list(AysSchedules["StableDiffusionTimesteps"])
+        timesteps = list(AysSchedules[f"{model}Timesteps"])
         if num_inference_steps != len(timesteps):
-            places = np.linspace(0, len(AYS_SIGMAS) - 1, num_inference_steps + 1)[:-1]
-            levels = np.interp(places, np.arange(len(AYS_SIGMAS)), np.log(AYS_SIGMAS))
+            places = np.linspace(0, len(sigmas) - 1, num_inference_steps + 1)[:-1]
+            levels = np.interp(places, np.arange(len(sigmas)), np.log(sigmas))
             trained = DiscreteSchedule.of(scheduler).noise_to_signal().log().numpy()
             timesteps = np.interp(levels, trained, np.arange(len(trained))).round().astype(int).tolist()
         if len(set(timesteps)) < len(timesteps):

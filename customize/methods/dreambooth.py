@@ -92,7 +92,8 @@ class DreamBooth(DenoisingMethod):
         ]
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
-        return {self.adapter.name_in_files(name): parameter for name, parameter in super().trainable_state_dict().items()}
+        networks, learned = self.family.spec.networks, super().trainable_state_dict()
+        return {self.adapter.name_in_files(name, networks): parameter for name, parameter in learned.items()}
 
     def description(self) -> dict[str, str]:
         return self.adapter.description(self.family)

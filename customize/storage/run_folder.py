@@ -16,8 +16,6 @@ CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER = "checkpoints", "samples", "weights
 SHEET = "contact_sheet.png"
 LORA, KOHYA_LORA = "pytorch_lora_weights.safetensors", "pytorch_lora_weights_kohya.safetensors"
 """An adapter, and the same LoRA under the names that ComfyUI, A1111 and Forge read."""
-PIPELINE = ("model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler", "safety_checker", "feature_extractor")
-"""The files and folders of a complete pipeline in diffusers' layout."""
 VERSIONED = ("customize", "torch", "diffusers", "transformers", "peft")
 
 

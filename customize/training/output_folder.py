@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from customize.errors import InputError, Problem
+from customize.families import specs
 from customize.printable import first_few
 from customize.settings.field import table
 from customize.settings.files import run_folders
@@ -22,7 +23,6 @@ from customize.storage.run_folder import (
     KOHYA_LORA,
     LOG,
     LORA,
-    PIPELINE,
     SAMPLES,
     SHEET,
     WEIGHTS,
@@ -31,9 +31,14 @@ from customize.storage.run_folder import (
 
 WRITTEN = (
     CONFIG, LOG, CARD, CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER, "learned_embeds*.safetensors", LORA, KOHYA_LORA,
-    manifest.NAME, ABOUT, *PIPELINE,
+    manifest.NAME, ABOUT,
 )  # fmt: skip
-"""What a run writes into its folder, as patterns."""
+"""What a run writes into its folder, as patterns, beside the files of a complete pipeline."""
+
+
+def written() -> tuple[str, ...]:
+    """What a run writes into its folder, as patterns."""
+    return (*WRITTEN, *specs.pipeline_files())
 
 
 def check(settings) -> Path:
@@ -65,7 +70,7 @@ def check(settings) -> Path:
         remedy = "add --resume_from_checkpoint latest, or --overwrite_output_dir, or name another --output_dir"
         raise InputError(Problem("output_dir", f"{folder} holds a run already ({count_of(ours)})", remedy))
     name = os.path.normpath(settings.logging_dir)
-    if name.startswith(".") or Path(name).name != name or any(fnmatch(name, pattern) for pattern in WRITTEN):
+    if name.startswith(".") or Path(name).name != name or any(fnmatch(name, pattern) for pattern in written()):
         what = f'"{settings.logging_dir}" is no plain name for a folder of its own in output_dir'
         raise InputError(Problem("logging_dir", what, "take one like logs"))
     if problems := list(in_the_way(settings, folder, ours)) if settings.overwrite_output_dir else ():
@@ -94,7 +99,7 @@ def in_the_way(settings, folder: Path, ours: list[Path]) -> Iterator[Problem]:
             values = getattr(settings, name)
             for value in filter(is_place, values if line.many else [values]):
                 path = Path(os.path.realpath(value))
-                read = [Path(os.path.realpath(path / part)) for part in WRITTEN] if line.text == "model" else [path]
+                read = [Path(os.path.realpath(path / part)) for part in written()] if line.text == "model" else [path]
                 if any(entry.is_relative_to(each) for each in [*read, path] for entry in doomed):
                     what = f"{value} is what overwrite_output_dir would remove with the earlier run in {folder}"
                     yield Problem(name, what, "move it, or name another --output_dir")
@@ -108,7 +113,7 @@ def is_place(value: str | None) -> bool:
 def present(folder: Path, record: ownership.Record) -> list[Path]:
     """What is not ours in the folder where a run writes. The settings of a run go beside a config.toml that is not ours."""
     found = []
-    for path in sorted(path for pattern in WRITTEN if pattern != CONFIG for path in folder.glob(pattern)):
+    for path in sorted(path for pattern in written() if pattern != CONFIG for path in folder.glob(pattern)):
         inner = path.name in (CHECKPOINTS, SAMPLES, WEIGHTS) and path.is_dir()
         places = [each for pattern in ("step-*", SHEET) for each in sorted(path.glob(pattern))] if inner else [path]
         found += [each for place in places for each in ownership.foreign(place, record)]

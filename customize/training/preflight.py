@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 from customize import events
 from customize.data.examples import USUAL_RESOLUTION, Examples, examine_examples
 from customize.errors import InputError, Problem
-from customize.families import Source, facts, locate
-from customize.families.source import known_token_problems, vocabulary
+from customize.families import Source, locate
+from customize.families.source import known_token_problems
+from customize.families.specs import spec_of
+from customize.families.specs.text_limits import too_long
 from customize.printable import first_few
 from customize.settings import derived, environment
 from customize.settings.files import run_folders
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from customize.training.loop import Callback
 
 T = TypeVar("T")
-MOST_CHUNKS = 16
-"""Of a caption; the UNet's time and memory grow with them."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def examine(settings) -> Report:
         attempt(lambda: run_folder.check_place("latents_cache_dir", Path(settings.latents_cache_dir)), problems)
     attempt(lambda: class_pictures_place(settings), problems)
     source = attempt(lambda: check_source(settings), problems)
-    resolution = settings.resolution or (facts.resolution(source) if source else None) or USUAL_RESOLUTION
+    resolution = settings.resolution or (spec_of(source).resolution(source) if source else None) or USUAL_RESOLUTION
     examples, found = examine_examples(settings, resolution)
     problems += [*found, *too_many_class_images(settings, examples)]
     if settings.max_train_steps is None and examples.instances and not found:
@@ -122,9 +122,10 @@ def check_source(settings) -> Source:
         settings.pretrained_model_name_or_path, revision=settings.revision, variant=settings.variant,
         prediction_type=settings.prediction_type,
     )  # fmt: skip
-    if problem := facts.only_to_draw_with(source):
+    spec = spec_of(source)
+    if problem := spec.not_trainable(source):
         raise InputError(problem)
-    if problems := known_token_problems(vocabulary(source), tuple(settings.placeholders)):
+    if problems := known_token_problems(spec.vocabulary(source), tuple(settings.placeholders)):
         raise InputError(problems)
     return source
 
@@ -135,26 +136,26 @@ def with_lengths_for_the_hub(settings, source: Source | None, examples: Examples
 
 
 def look_at_lengths(settings, source: Source, examples: Examples) -> Examples:
-    """The examples with a note on captions and prompts that the text encoder does not read at once. Raises InputError for
-    those of more than `MOST_CHUNKS` chunks."""
+    """The examples with a note on captions and prompts that the text encoders do not read at once. Raises InputError for those
+    that they do not read at all."""
     of_text: dict[str, list[str]] = {text: ["validation_prompt"] for text in sample_prompts(settings)}
     of_text |= {text: [name] for name, text in settings.prompts.items()}
     for example in examples.instances:
         for caption in example.captions:
             of_text.setdefault(caption, []).append(example.name)
-    found = facts.too_long(source, list(of_text), settings.placeholders)
+    found = too_long(spec_of(source).text_limits(source), list(of_text), settings.placeholders)
     if not found:
         return examples
-    most = found[0][2]
     problems = [
         Problem(
             f"{text if len(text) <= 60 else f'{text[:57]}...'!r} ({first_few(of_text[text], 3)})",
-            f"is too long: {number} tokens, more than {MOST_CHUNKS * (most - 2)}", "shorten it",
+            f"is too long: {number} tokens, more than {limit.most}", "shorten it",
         )
-        for text, number, _ in found if number - 2 > MOST_CHUNKS * (most - 2)
+        for text, number, limit in found if number > limit.most
     ]  # fmt: skip
     if problems:
         raise InputError(problems)
     named = first_few([f"{first_few(of_text[text], 3)} ({number} tokens)" for text, number, _ in found])
-    note = f"longer than the {most} tokens that the text encoder reads at once, so read in chunks, as infer.py does: {named}"
+    at_once = found[0].limit.at_once
+    note = f"longer than the {at_once} tokens that the text encoder reads at once, so read in chunks, as infer.py does: {named}"
     return replace(examples, notes=(*examples.notes, note))

@@ -11,8 +11,8 @@ from uuid import uuid4
 
 from customize.data.examples import Example, Examples
 from customize.errors import InputError, Problem
-from customize.families import Source, facts
-from customize.families.source import files_read
+from customize.families import Source
+from customize.families.specs import spec_of
 from customize.printable import first_few
 from customize.settings import derived
 from customize.settings.field import table
@@ -36,7 +36,8 @@ def identity(settings, source: Source, examples: Examples, num_processes: int) -
         name: value for name, value in settings.values().items() if name not in derived.SCHEDULE and not is_free(settings, name)
     }
     kept |= derived.learning_rates(settings, number, num_processes)
-    kept |= {"resolution": settings.resolution or facts.resolution(source), "prediction_type": facts.prediction_type(source)}
+    spec = spec_of(source)
+    kept |= {"resolution": settings.resolution or spec.resolution(source), "prediction_type": spec.prediction_type(source)}
     if "lora_targets" in kept:
         kept |= {"lora_targets": sorted(set(settings.lora_targets)), "lora_alpha": settings.lora_alpha or settings.rank}
     if "placeholder_token" in kept:
@@ -77,7 +78,7 @@ def digests(examples: Sequence[Example]) -> dict[str, str]:
 def fingerprint(source: Source) -> str:
     """A hash over those files of the base model that are read: the size of each and 64 blocks spread over it.
     Another model is found out, a single changed byte may not be. Empty for one on the hub: its name and revision tell."""
-    files = files_read(source)
+    files = spec_of(source).files(source)
     digest = hashlib.sha256()
     for path in files:
         size = path.stat().st_size

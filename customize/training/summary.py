@@ -6,7 +6,8 @@ from pathlib import Path
 from customize import units
 from customize.data.examples import Examples
 from customize.device import Machine
-from customize.families import Source, facts
+from customize.families import Source
+from customize.families.specs import spec_of
 from customize.inference.run.base_summary import Rows, base_rows, device_rows
 from customize.next_command import command_line
 from customize.printable import printable
@@ -16,7 +17,7 @@ from customize.storage.run_folder import BEFORE_AFTER, KOHYA_LORA, SAMPLES
 
 def before_loading(settings, folder: Path, source: Source, examples: Examples, machine: Machine) -> Rows:
     """What is known before the base model is loaded."""
-    resolution = settings.resolution or facts.resolution(source)
+    resolution = settings.resolution or spec_of(source).resolution(source)
     yield from base_rows(source)
     yield "method", printable(settings.description)
     yield "images", images(settings, examples, resolution)
@@ -79,7 +80,7 @@ def finished(settings, folder: Path, files: Sequence[Path], source: Source, num_
     yield "learned", printable(f"{settings.subject} from {number} in {units.count(steps, 'step')}, {took}")
     yield from next_rows(settings, folder)
     if source.name != "demo":
-        yield from (("elsewhere", text) for text in elsewhere(folder, files))
+        yield from (("elsewhere", text) for text in elsewhere(folder, files, spec_of(source).pipeline))
 
 
 def next_rows(settings, folder: Path) -> Rows:
@@ -90,11 +91,11 @@ def next_rows(settings, folder: Path) -> Rows:
     yield "next", command_line("infer.py", weights=folder, prompt=settings.default_validation_prompts[-1], num_images=4)
 
 
-def elsewhere(folder: Path, files: Sequence[Path]) -> Iterator[str]:
-    """How other programs take the result."""
+def elsewhere(folder: Path, files: Sequence[Path], pipeline: str) -> Iterator[str]:
+    """How other programs take the result. pipeline: diffusers' class of complete pipelines of this base model."""
     names = {file.name for file in files}
     if "model_index.json" in names:
-        yield printable(f"diffusers: StableDiffusionPipeline.from_pretrained({str(folder)!r})")
+        yield printable(f"diffusers: {pipeline}.from_pretrained({str(folder)!r})")
     elif any(name.startswith("learned_embeds") for name in names):
         yield "copy the file to ComfyUI/models/embeddings or stable-diffusion-webui/embeddings; its name is the word there"
     else:

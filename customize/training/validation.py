@@ -53,7 +53,7 @@ class ValidationImages:
         self.prompts, self.images = prompts, images_per_prompt(settings)
         self.damaged: list[str] = []
         try:
-            make_scheduler(family.scheduler, settings.validation_scheduler)
+            make_scheduler(family.scheduler, settings.validation_scheduler, spec=family.spec)
         except InputError as error:
             raise InputError([replace(problem, where="validation_scheduler") for problem in error.problems]) from error
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from customize import adapters
 from customize.adapters import Adapter
-from customize.adapters.lora_keys import by_module, sorted_out, split
+from customize.adapters.lora_keys import by_module, network_of, sorted_out, split
 from customize.errors import InputError, Problem
+from customize.families import specs
 from customize.printable import first_few
 from customize.weights.learned_weights import Learned, find_learned
 from customize.weights.weight_file import LearnedFile, adapter_description
@@ -30,7 +31,6 @@ TRAINABLE = (
     "upsamplers.0.conv", "conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2",
 )  # fmt: skip
 """Ends of the names of modules beside which an adapter can learn."""
-OF_TEXT_ENCODER = ("text_encoder.", "lora_te_", "te_", "text_model.")
 
 
 def find(path: str, base: str | None = None) -> Learned:
@@ -110,14 +110,15 @@ def told_of_lora(file: LearnedFile) -> dict[str, Any]:
         what = f"modules that are not known here: {first_few(strange, 3)}" if strange else "an adapter that is no LoRA"
         remedy = "name a LoRA, or merge it into the base model by infer.py --merge"
         raise InputError(Problem(SETTING, f"{file.path} is {what}", remedy))
-    rank, said = max(ranks.values()), adapter_description(file, "unet") or adapter_description(file, "text_encoder")
+    networks = specs.networks()
+    rank, said = max(ranks.values()), next(filter(None, (adapter_description(file, part) for part in networks)), {})
     own = file.about.get("settings", {})
     targets = own.get("lora_targets") or sorted({str(end) for end in ends.values()})
     alpha = said.get("lora_alpha") if isinstance(said.get("lora_alpha"), int | float) else alpha_of(file, pieces)
     return {
         "adapter": "lora", "rank": rank, "lora_alpha": alpha or rank, "lora_targets": targets,
         "use_rslora": bool(said.get("use_rslora", False)), "use_dora": any(kind == "magnitude" for _, kind in pieces.values()),
-        "train_text_encoder": any(name.startswith(OF_TEXT_ENCODER) for name in pieces),
+        "train_text_encoder": not {network_of(name, networks) for name in pieces} <= specs.denoisers(),
     }  # fmt: skip
 
 
@@ -231,10 +232,10 @@ class IntoAdapter:
 
         self.family, self.files = family, []
         if settings.init_weights and settings.adapter != "none":
-            modules = [[name for name, _ in part.named_modules() if name] for part in family.trainable.values()]
+            modules = {part: [name for name, _ in network.named_modules() if name] for part, network in family.trainable.items()}
             for file in find(settings.init_weights, settings.pretrained_model_name_or_path).files:
                 sort = by_module if file.adapter else sorted_out
-                self.files.append((file, *sort(read_tensors(file), *modules)))
+                self.files.append((file, *sort(read_tensors(file), modules, family.spec.networks)))
 
     def __call__(self, adapter: Adapter) -> None:
         """Raises InputError for tensors that have no place in the adapter."""

@@ -75,7 +75,7 @@ def add_adapter(networks: Networks, file: LearnedFile, name: str, partial: bool)
     tensors = {key: tensor for key, tensor in load_file(file.path).items() if key not in file.placeholders.values()}
     own = file.adapter and adapters.build(file.adapter)
     sort = by_module if own else sorted_out
-    found, keys = sort(tensors, networks.modules["unet"], networks.modules["text_encoder"])
+    found, keys = sort(tensors, networks.modules, networks.family.spec.networks)
     fitting = found
     if not own:
         fitting = {place: as_peft_has_it(networks.module(place), terms) for place, terms in found.items()}
@@ -130,12 +130,13 @@ def as_peft_has_it(module: nn.Module, terms: Terms) -> Terms:
 
 def widths(networks: Networks, found: Mapping[Place, Terms]) -> str:
     """How wide the prompts are that an adapter reads, where this base model has others."""
+    spec = networks.family.spec
     for (part, module), terms in found.items():
-        if part == "unet" and module.endswith(("attn2.to_k", "attn2.to_v")) and "A" in terms:
+        if module.endswith(spec.networks[part].reads_prompt) and "A" in terms:
             theirs, ours = terms["A"].shape[-1], networks.module((part, module)).weight.shape[1]
             if terms["A"].dim() == 2 and theirs != ours:
-                named = {768: " (Stable Diffusion 1.x)", 1024: " (Stable Diffusion 2.x)", 2048: " (SDXL)"}
-                return (
-                    f"; it reads prompts {theirs} wide{named.get(theirs, '')}, this base model's are {ours}{named.get(ours, '')}"
+                of_theirs, of_ours = (
+                    f" ({spec.prompt_widths[width]})" if width in spec.prompt_widths else "" for width in (theirs, ours)
                 )
+                return f"; it reads prompts {theirs} wide{of_theirs}, this base model's are {ours}{of_ours}"
     return ""

@@ -15,12 +15,12 @@ from customize.weights.loaded import Loaded, LoadedAdapter, LoadedTogether, Load
 from customize.weights.weight_file import SETTING, LearnedFile, listed, other_base
 
 
-def joined(files: Sequence[LearnedFile], words: Sequence[LoadedWords], adapters: Sequence[LoadedAdapter]) -> list[Loaded]:
+def joined(files: Sequence[LearnedFile], words: Sequence[LoadedWords | None], adapters: Sequence[LoadedAdapter]) -> list[Loaded]:
     """What each file holds: words, an adapter, or both."""
     left, found = list(adapters), []
     for file, own in zip(files, words, strict=True):
         members: list[Loaded] = [left.pop(0)] if file.is_adapter else []
-        members += [own] if own.vectors else []
+        members += [own] if own else []
         found.append(members[0] if len(members) == 1 else LoadedTogether(tuple(members)))
     return found
 
@@ -35,11 +35,11 @@ def read_tensors(file: LearnedFile) -> dict[str, Tensor]:
     return tensors
 
 
-def add_embeddings(family: Family, file: LearnedFile, tensors: dict[str, Tensor]) -> LoadedWords:
-    """Teaches the family the words of a file, if it has some, each with its vectors [N, D]. Raises InputError."""
-    encoder = family.text_encoders[0]
+def add_embeddings(family: Family, file: LearnedFile, tensors: dict[str, Tensor]) -> LoadedWords | None:
+    """Teaches the family the words of a file, each with its vectors [N, D]; None for a file without words. Raises InputError."""
     if not file.placeholders:
-        return LoadedWords(encoder.module.get_input_embeddings(), {})
+        return None
+    encoder = family.text_encoders[0]
     table, vectors = token_table(encoder.module), {}
     width = encoder.width
     for placeholder, key in file.placeholders.items():

@@ -8,14 +8,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from customize.families.files.ldm_header import MODELSPEC
 from customize.printable import printable
 
 if TYPE_CHECKING:
     from customize.families.base import Family
 
-WIDTHS = {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2"}
-"""The base model by the width of its first text encoder."""
 BASES = {
     "sd_v1": "Stable Diffusion 1.x", "sd_1.5": "Stable Diffusion 1.x", "stable-diffusion-v1": "Stable Diffusion 1.x",
     "sd_v2": "Stable Diffusion 2.x", "stable-diffusion-v2": "Stable Diffusion 2.x", "sdxl": "SDXL",
@@ -35,13 +32,10 @@ def described(metadata: Mapping[str, str], family: "Family | None", kind: str) -
     words = ", ".join(map(str, said.get("trigger_words", [])))
     own = {"modelspec.sai_model_spec": "1.0.1", "modelspec.title": words or kind, "modelspec.implementation": "diffusers"}
     own |= {"modelspec.trigger_phrase": words} if words else {}
-    if family is None or (base := WIDTHS.get(family.text_encoders[0].width)) is None:
-        return own
-    predicts = MODELSPEC.get(family.prediction_type, family.prediction_type)
-    is_v = predicts == "v"
-    full = {"stable-diffusion-v1": base, "stable-diffusion-v2": f"{base}-{'768-v' if is_v else '512'}"}[base]
-    own |= {"modelspec.architecture": f"{full}/{kind}", "modelspec.prediction_type": predicts}
-    return own | {"ss_base_model_version": f"sd_{base[-2:]}{'_v' * (is_v and base[-1] == '2')}"}
+    base = dict(family.model_spec) if family else {}
+    if "modelspec.architecture" in base:
+        base["modelspec.architecture"] += f"/{kind}"
+    return own | base
 
 
 def read(metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 
 from customize.adapters.lora_keys import split
 from customize.errors import Problem
+from customize.families import specs
 from customize.printable import printable
 from customize.storage.safetensors_header import TensorInfo
 
-OTHER_BASE = "give weights that were learned on Stable Diffusion 1.x or 2.x"
+OTHER_BASE = ""
+"""Stands for the remedy of `other_base`, in the place of weights of a base model that no family here is for."""
 MERGED = "merge it into its base model with the program that made it, and give that model as --pretrained_model_name_or_path"
 ELSEWHERE = "use it in a program that has it, such as ComfyUI"
 
@@ -47,21 +49,28 @@ SIGNATURES: Mapping[str, tuple[str, str]] = {
     r"^(en|de)coder\.(down|up|mid|conv_in|mid_block|down_blocks|up_blocks)|^quant_conv\.": ("is a VAE", ELSEWHERE),
     r"^(IN|OUT)\d\d$|^MID$": ("is an embedding with vectors of their own for each layer (XTI)", OTHER_BASE),
 }  # fmt: skip
-"""What stands in a tensor's name (a pattern), what such a file is, and what to do. The first that is found is told."""
+"""What stands in a tensor's name (a pattern), what such a file is, and what to do. The first that is found is reported; those of
+other base models only of a file that no family claims (`FamilySpec.learned_on`)."""
 WIDE = 2048
 """How wide the prompts are that SDXL's attention reads; no Stable Diffusion 1.x or 2.x reads such."""
 
 
 def unsupported(path: object, tensors: Mapping[str, TensorInfo]) -> Problem | None:
     """The problem of a file that cannot be loaded, whatever the base model; None where that is not known."""
+    is_known = any(spec.learned_on(tensors) for spec in specs.every())
     for pattern, (what, remedy) in SIGNATURES.items():
         search = re.compile(pattern).search
-        if any(map(search, tensors)):
-            return Problem("weights", printable(f"{path} {what}, which is not supported"), remedy)
-    for name, info in tensors.items():
+        if not (is_known and remedy == OTHER_BASE) and any(map(search, tensors)):
+            return Problem("weights", printable(f"{path} {what}, which is not supported"), remedy or other_base())
+    for name, info in tensors.items() if not is_known else ():
         if re.search(r"attn2[._]to_[kv][._]", name) and len(info.shape) == 2 and info.shape[1] == WIDE:
-            return Problem("weights", printable(f"{path} was learned on SDXL, which is not supported"), OTHER_BASE)
+            return Problem("weights", printable(f"{path} was learned on SDXL, which is not supported"), other_base())
     return None
+
+
+def other_base() -> str:
+    """What to do with weights of a base model that no family here is for."""
+    return f"give weights that were learned on {', or '.join(spec.title for spec in specs.every())}"
 
 
 def is_adapter(tensors: Mapping[str, TensorInfo]) -> bool:

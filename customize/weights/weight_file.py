@@ -12,6 +12,7 @@ from customize import adapters, missing_path
 from customize.adapters.lora_keys import ADAPTER_METADATA
 from customize.diffusion.predictions import DISCRETE_PREDICTIONS
 from customize.errors import InputError, Problem
+from customize.families import specs
 from customize.printable import printable
 from customize.settings.scale import Scale
 from customize.settings.texts import text_fault
@@ -34,7 +35,6 @@ BUNDLED = re.compile(r"bundle_emb\.(.+?)\.(?:string_to_param\.\*|emb_params|clip
 """An embedding within a file of an adapter, as A1111 and OneTrainer have it; its word."""
 PATTERNS = re.compile(r"(^|\.)(rank_pattern|alpha_pattern)$")
 NUMBERS = re.compile(r"(^|\.)(r|lora_alpha)$")
-DESCRIBED = re.compile(r"(unet|text_encoder)\.")
 MOST_REPEATS = 3
 
 
@@ -66,7 +66,8 @@ class LearnedFile:
     @property
     def is_network(self) -> bool:
         """Whether it holds the weights of whole networks, as the checkpoint of a run without an adapter."""
-        return not self.is_adapter and any(name.startswith("unet.") for name in self.header.tensors)
+        denoisers = tuple(f"{name}." for name in specs.denoisers())
+        return not self.is_adapter and any(name.startswith(denoisers) for name in self.header.tensors)
 
     @property
     def placeholders(self) -> dict[str, str]:
@@ -180,7 +181,7 @@ def about(header: Header, path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(damaged(path)) from error
     for name, value in adapter.items():
-        if not DESCRIBED.match(name) and "r" not in adapter:
+        if not of_network(name) and "r" not in adapter:
             raise InputError(damaged(path))
         numbers = [value] if NUMBERS.search(name) and value is not None else []
         if PATTERNS.search(name) and value is not None:
@@ -194,10 +195,15 @@ def about(header: Header, path: Path) -> dict[str, Any]:
 
 
 def adapter_description(file: LearnedFile, part: str) -> dict[str, Any]:
-    """peft's description of the file's LoRA of one network ("unet", "text_encoder"); empty where there is none."""
+    """peft's configuration of the file's adapter of one network, by the name of its folder; empty where there is none."""
     said = file.described_adapter
     own = {name.removeprefix(f"{part}."): value for name, value in said.items() if name.startswith(f"{part}.")}
-    return own if any(map(DESCRIBED.match, said)) else said  # of a single network, as its save_lora_adapter writes it
+    return own if any(map(of_network, said)) else said  # of a single network, as its save_lora_adapter writes it
+
+
+def of_network(name: str) -> bool:
+    """Whether an entry of `ADAPTER_METADATA` belongs to one of several networks: `unet.r`, not `r`."""
+    return "." in name and name.partition(".")[0] in specs.networks()
 
 
 def read_about(text: str, path: Path) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def denoising(pipeline: Pipeline, picture: Image.Image, request: ImageRequest) -
     "Denoising Diffusion Implicit Models") with `num_inference_steps` for the whole way.
     """
     picture, settings = fitting(pipeline, picture), request.settings
-    solver = Solver(make_scheduler(pipeline.family.scheduler, "DDIM"))
+    solver = Solver(make_scheduler(pipeline.family.scheduler, "DDIM", spec=pipeline.family.spec))
     solver.set_steps(settings.num_inference_steps, device=pipeline.family.device)
     estimate = pipeline.estimate(
         [request.prompts[0]], [settings.negative_prompt], [settings.guidance_scale], settings.num_inference_steps,

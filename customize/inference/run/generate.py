@@ -74,8 +74,9 @@ class PipelineCache:
         """Raises InputError where the model that is loaded cannot make the steps that some image asks for."""
         needed = {scheduler_key(each.settings) for each in grid.requests if pipeline_key(each.settings) == self.name}
         for number, scheduler, options in needed:
-            solver = Solver(make_scheduler(self.pipeline.family.scheduler, scheduler, **dict(options)))
-            solver.set_steps(number, device=self.pipeline.family.device)
+            family = self.pipeline.family
+            solver = Solver(make_scheduler(family.scheduler, scheduler, spec=family.spec, **dict(options)))
+            solver.set_steps(number, device=family.device)
 
     def rescale(self, settings: InferenceSettings) -> None:
         """Gives the files that are loaded the scales that the settings name."""

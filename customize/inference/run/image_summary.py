@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from customize import units
 from customize.device import Machine
-from customize.families import Source, facts
+from customize.families import Source
+from customize.families.specs import spec_of
 from customize.inference.run.base_summary import Rows, base_rows, device_rows
 from customize.inference.run.grid import ImageRequest
 from customize.inference.run.image_folder import ImageFolder
@@ -17,7 +18,7 @@ from customize.settings.inference import InferenceSettings
 def before_loading(settings: InferenceSettings, requests: Sequence[ImageRequest], source: Source, machine: Machine) -> Rows:
     """What is known before the base model is loaded."""
     base = list(base_rows(source, "for photos"))
-    side = settings.width or facts.resolution(source)
+    side = settings.width or spec_of(source).resolution(source)
     device = device_rows(machine, settings.mixed_precision, source, side, "an image takes minutes")
     yield from base[:1] if settings.weights else base
     yield from device

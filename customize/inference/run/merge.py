@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from customize import events
-from customize.adapters.lora_keys import ADAPTER_METADATA, kohya_name, split
+from customize.adapters.lora_keys import ADAPTER_METADATA, split
 from customize.errors import InputError, Problem
 from customize.settings.field import table
 from customize.settings.inference import InferenceSettings
@@ -194,11 +194,11 @@ def write_adapter(target: Path, pipeline: "Pipeline", said: dict[str, str], kohy
         joined = dict(joined_factors(network, adapters))
         for module, (down, up) in joined.items():
             if kohya:
-                name = kohya_name(part, module)
+                name = pipeline.family.spec.networks[part].written_by_kohya(module)
                 alpha = torch.tensor(float(len(down)))
                 tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": alpha}
             else:
-                name = f"{part}.{'text_model.' * (part == 'text_encoder')}{module.removeprefix('text_model.')}"
+                name = pipeline.family.spec.networks[part].written(module)
                 tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
         if joined and not kohya:
             configs |= {

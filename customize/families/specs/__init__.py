@@ -1,0 +1,41 @@
+"""Which families of base models there are."""
+
+from pathlib import Path
+
+from customize.families.specs.family_spec import FamilySpec, Source
+from customize.families.specs.network_names import NetworkNames
+from customize.families.specs.stable_diffusion_spec import STABLE_DIFFUSION
+
+SPECS: dict[str, FamilySpec] = {}
+"""Families by name, other than Stable Diffusion: what none of them recognises is checked as that, and its check names other
+models."""
+
+
+def every() -> tuple[FamilySpec, ...]:
+    """All families."""
+    return (STABLE_DIFFUSION, *SPECS.values())
+
+
+def recognised(path: Path) -> FamilySpec:
+    """The family of a model's folder or file."""
+    return next((spec for spec in SPECS.values() if spec.matches(path)), STABLE_DIFFUSION)
+
+
+def spec_of(source: Source) -> FamilySpec:
+    """The family of a base model that was located; Stable Diffusion's of one on the hub."""
+    return SPECS.get(source.family, STABLE_DIFFUSION)
+
+
+def networks() -> dict[str, NetworkNames]:
+    """What files call the networks of every family, by the names of their folders: for files that do not tell their family."""
+    return {name: own for spec in reversed(every()) for name, own in spec.networks.items()}
+
+
+def pipeline_files() -> tuple[str, ...]:
+    """The files and folders of complete pipelines of every family."""
+    return tuple(dict.fromkeys(name for spec in every() for name in spec.pipeline_files))
+
+
+def denoisers() -> set[str]:
+    """The names of the denoisers' folders of every family."""
+    return {next(iter(spec.networks)) for spec in every()}

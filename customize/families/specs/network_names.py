@@ -1,0 +1,62 @@
+"""What files of adapters call the modules of a network: one description for each network of a family that can learn."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class NetworkNames:
+    """The names of one network's modules in the files of every program.
+
+    dotted: prefixes of a module's name, the one that diffusers writes first.
+    underscored: prefixes of a module's name whose dots are underscores, the one that kohya's scripts write first.
+    inner: the beginning that all names have in files, and the network's own may lack (`text_model.`; transformers 5 dropped it).
+    original: from the names of all modules to those that the code of the model's authors gives them, None for a module that
+    it does not have. original_dotted: prefixes of these; they go behind `underscored`, too.
+    older: a pattern of a module's name, and what diffusers before 0.22 called it (templates of `re.Match.expand`).
+    reads_prompt: how the names of layers end whose input is the prompt's embeddings.
+    library: whose class the network is.
+    """
+
+    dotted: tuple[str, ...]
+    underscored: tuple[str, ...]
+    inner: str = ""
+    original: Callable[[Sequence[str]], Sequence[str | None]] = lambda modules: [None] * len(modules)
+    original_dotted: tuple[str, ...] = ()
+    older: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    reads_prompt: tuple[str, ...] = ()
+    library: Literal["diffusers", "transformers"] = "diffusers"
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """Every beginning of a name in files by which the network is told."""
+        return (*self.dotted, *self.underscored, *self.original_dotted)
+
+    def written(self, module: str) -> str:
+        """The name of a module, or of a tensor in one, in a file for diffusers."""
+        return self.dotted[0] + module.removeprefix(self.inner)
+
+    def written_by_kohya(self, module: str) -> str:
+        """The name of a module in a file for kohya's scripts, ComfyUI, A1111 and Forge."""
+        return self.underscored[0] + module.removeprefix(self.inner).replace(".", "_")
+
+    def in_files(self, modules: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """(name in a file, module) of every name that a file may have for each module; one of diffusers comes first where two
+        modules share a name."""
+        later = []
+        for module, original in zip(modules, self.original(modules), strict=True):
+            plain = module.removeprefix(self.inner)
+            yield from ((name, module) for name in spelled(plain, self.dotted, self.underscored))
+            later += [(name, module) for name in spelled(original, self.original_dotted, self.underscored)] if original else []
+            for pattern, templates in self.older:
+                if match := re.fullmatch(pattern, plain):
+                    yield from ((match.expand(template), module) for template in templates)
+        yield from later
+
+
+def spelled(module: str, dotted: Sequence[str], underscored: Sequence[str]) -> Iterator[str]:
+    """A module's name behind each prefix."""
+    yield from (prefix + module for prefix in dotted)
+    yield from (prefix + module.replace(".", "_") for prefix in underscored)

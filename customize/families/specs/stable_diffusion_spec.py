@@ -1,0 +1,145 @@
+"""Stable Diffusion 1.x and 2.x, before torch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from customize.errors import Problem
+from customize.families.files.configurations import READ
+from customize.families.files.folder_check import AGAIN, LEFT_ALONE, NETWORKS, check_folder, weight_files
+from customize.families.files.ldm_header import read_layout
+from customize.families.files.recognition import CHANNELS
+from customize.families.files.tokenizer_files import added_words, tokenizer_files
+from customize.families.specs.family_spec import SETTING, FamilySpec, Source
+from customize.families.specs.network_names import NetworkNames
+from customize.families.specs.text_limits import TextLimit
+from customize.families.specs.unet_names import UNET
+from customize.printable import printable
+from customize.storage.json_files import read_object
+from customize.storage.untrusted_files import refusing
+
+CLIP_LENGTH = 77
+MOST_CHUNKS = 16
+"""Of a text, which is read in chunks; the UNet's time and memory grow with them."""
+CLIP = NetworkNames(
+    dotted=(
+        "text_encoder.text_model.", "text_encoder.", "text_model.", "base_model.model.text_model.", "base_model.model.",
+        "text_encoder.base_model.model.text_model.", "lora_te.text_model.", "clip_l.text_model.",
+        "clip_l.transformer.text_model.", "clip_h.transformer.text_model.",
+        "text_encoders.clip_l.transformer.text_model.", "text_encoders.clip_h.transformer.text_model.",
+    ),
+    underscored=("lora_te_text_model_", "lora_te1_text_model_", "lora_te_", "lora_te1_", "lycoris_text_model_"),
+    inner="text_model.",
+    older=((r"(.*\.self_attn)\.(q|k|v|out)_proj", (r"text_encoder.text_model.\1.to_\2", r"text_encoder.\1.to_\2")),),
+    library="transformers",
+)  # fmt: skip
+
+
+class StableDiffusionSpec(FamilySpec):
+    name, title = "stable_diffusion", "Stable Diffusion 1.x or 2.x"
+    load = "customize.families.loading:load"
+    networks = {"unet": UNET, "text_encoder": CLIP}
+    pipeline = "StableDiffusionPipeline"
+    pipeline_files = ("model_index.json", *NETWORKS, "tokenizer", "scheduler", *LEFT_ALONE)
+    scheduler_options = {"steps_offset": 1, "clip_sample": False, "skip_prk_steps": True}
+    """What its pipeline corrects in old configurations, and all others have."""
+    align_your_steps = "StableDiffusion"
+    prompt_widths = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}
+
+    def matches(self, path: Path) -> bool:
+        return True
+
+    def check(self, source: Source) -> Source:
+        """Of a model of another family, the report names it."""
+        if source.file:
+            read_layout(source.file, source.prediction_type)
+        return replace(source, folder=check_folder(source.folder, source.variant)) if source.folder else source
+
+    def files(self, source: Source) -> Sequence[Path]:
+        if not source.folder:
+            return [source.file] if source.file else []
+        configs = [source.folder / name for name in READ]
+        words = [path for path in sorted((source.folder / "tokenizer").iterdir()) if path.suffix in (".json", ".txt")]
+        weights = [file for part in NETWORKS for file in weight_files(source.folder / part, source.variant)]
+        return list(dict.fromkeys(path for path in (*configs, *words, *weights) if path.is_file()))
+
+    def resolution(self, source: Source) -> int | None:
+        if source.file:
+            return read_layout(source.file, source.prediction_type).resolution
+        if source.folder is None:
+            return None
+        unet, vae = (read_object(source.folder / part / "config.json") for part in ("unet", "vae"))
+        try:
+            return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+        except (KeyError, TypeError, ValueError):  # a model may leave them to the library's defaults
+            return None
+
+    def prediction_type(self, source: Source) -> str | None:
+        if source.file:
+            return read_layout(source.file, source.prediction_type).prediction_type
+        if source.prediction_type or source.folder is None:
+            return source.prediction_type
+        return read_object(source.folder / "scheduler/scheduler_config.json").get("prediction_type", "epsilon")
+
+    def not_trainable(self, source: Source) -> Problem | None:
+        """A latent consistency model, and a UNet with further input channels."""
+        if source.file:
+            unet = {"in_channels": read_layout(source.file, source.prediction_type).channels}
+        elif source.folder:
+            unet = read_object(source.folder / "unet/config.json")
+        else:
+            return None
+        if unet.get("time_cond_proj_dim") is not None:
+            kind = "a latent consistency model (LCM): its UNet was distilled with the guidance scale as an input"
+            remedy = "train on the model that it was made from, and give the result to infer.py with this one"
+        elif (channels := unet.get("in_channels", 4)) != 4:
+            kind = f"Stable Diffusion for {CHANNELS.get(channels, 'another task')}: its UNet takes {channels} channels"
+            remedy = "train on the text-to-image model of that version, and give the result to infer.py with this one"
+        else:
+            return None
+        where = printable(source.folder or source.file)
+        return Problem(SETTING, f"{where} is {kind}; it can make images, but not be trained here", remedy)
+
+    def vocabulary(self, source: Source) -> set[str]:
+        """The words of the folder's tokenizer; empty where the model is not in a folder."""
+        if not source.folder:
+            return set()
+        folder = source.folder / "tokenizer"
+        with refusing(folder, AGAIN, "holds no vocabulary"):
+            files = tokenizer_files(folder)
+            return set(files.words()) | set(added_words(files))
+
+    def text_limits(self, source: Source) -> Sequence[TextLimit]:
+        """Counted by the model's own tokenizer, or by CLIP's where the model is a single file or on the hub."""
+        at_once = length(source)
+        return (TextLimit(at_once, MOST_CHUNKS * (at_once - 2) + 2, partial(counter, source)),)
+
+
+def length(source: Source) -> int:
+    """How many tokens the text encoder reads at once, start and end among them."""
+    if not source.folder:
+        return CLIP_LENGTH
+    positions = read_object(source.folder / "text_encoder/config.json").get("max_position_embeddings") or CLIP_LENGTH
+    config = source.folder / "tokenizer/tokenizer_config.json"
+    said = read_object(config).get("model_max_length") if config.exists() else None
+    return min(positions, said or positions)
+
+
+def counter(source: Source) -> Callable[[str], int]:
+    """How many tokens a text has, start and end among them. transformers, slow to import, is imported only where it is needed."""
+    if source.folder and (whole := source.folder / "tokenizer/tokenizer.json").exists():
+        from tokenizers import Tokenizer
+
+        with refusing(whole, AGAIN):
+            quick = Tokenizer.from_str(tokenizer_files(whole.parent).files[whole.name])
+        quick.no_truncation()
+        quick.no_padding()
+        return lambda text: len(quick.encode(text).ids)
+    from customize.families.files.clip_tokenizer import clip_tokenizer, load_tokenizer
+
+    tokenizer = load_tokenizer(source.folder) if source.folder else clip_tokenizer()
+    return lambda text: len(tokenizer(text, truncation=False, verbose=False).input_ids)
+
+
+STABLE_DIFFUSION = StableDiffusionSpec()
