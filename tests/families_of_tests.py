@@ -1,11 +1,13 @@
-"""Two tiny base models unlike Stable Diffusion, each complete in one class: what a new family has to write.
+"""Three tiny base models unlike Stable Diffusion, each complete in one class: what a new family has to write.
 
 `FlowTransformer`: rectified flow in the latents of an autoencoder with a shift, by a multimodal transformer with two kinds of
 conditioning (as SD3). `PixelUNet`: DDPM on pixels, by a UNet that predicts a variance as well (as DeepFloyd IF).
+`TwoEncoders`: Stable Diffusion with a second text encoder, a pooled embedding and size conditioning (as SDXL).
 
 B samples, C channels, H W height and width, L characters, D width.
 """
 
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -17,13 +19,18 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from customize.diffusion.process import DiscreteSchedule, FlowSchedule
-from customize.families.base import DenoiserOutput
+from customize.families import loading, prompt_encoding
+from customize.families.base import DenoiserOutput, Placement
 from customize.families.conditioning import Conditioning
 from customize.families.latents import KLLatents, Pixels
-from customize.families.specs.family_spec import FamilySpec
+from customize.families.specs.family_spec import FamilySpec, Source
 from customize.families.specs.network_names import NetworkNames
+from customize.families.specs.stable_diffusion_spec import StableDiffusionSpec
+from customize.families.stable_diffusion import StableDiffusion
+from customize.families.text_encoder import TextEncoder
 
 LENGTH, WIDTH = 32, 32
 
@@ -86,6 +93,9 @@ class TinyFamily:
     def collate(self, prompts, empty) -> Conditioning:
         return Conditioning.cat(prompts)
 
+    def size_conditioning(self, crops) -> dict[str, Tensor]:
+        return {}
+
     def replace_vae(self, vae, where) -> None:
         raise NotImplementedError
 
@@ -146,3 +156,72 @@ class PixelUNet(TinyFamily):
     def predict(self, noisy_latents, timesteps, conditioning) -> DenoiserOutput:
         output = self.denoiser(noisy_latents, timesteps, **conditioning.tensors, return_dict=False)[0]
         return DenoiserOutput(*output.chunk(2, 1))
+
+
+class TwoEncodersSpec(StableDiffusionSpec):
+    """A folder with `two_encoders.json`. Files with `clip_g` are of this family, and of no other."""
+
+    name, load = "two-encoders", "families_of_tests:load_two_encoders"
+    networks = {**StableDiffusionSpec.networks, "text_encoder_2": NetworkNames(("text_encoder_2.",), ("lora_te2_",))}
+
+    def matches(self, path):
+        return (path / "two_encoders.json").exists()
+
+    def learned_on(self, tensors):
+        return any(name.endswith("clip_g") for name in tensors)
+
+
+def load_two_encoders(source, placement) -> "TwoEncoders":
+    """What the specification names."""
+    return TwoEncoders(source.folder).to(placement.device, placement.dtype)
+
+
+class TwoEncoders(StableDiffusion):
+    """The encoders' hidden states side by side [B, L, 32 + 16], the pooled output of the second [B, 16], and six numbers of
+    size and crop [B, 6]."""
+
+    spec = TwoEncodersSpec()
+
+    def __init__(self, folder: Path):
+        base = loading.load(Source(str(folder), folder), Placement())
+        config, tokenizer = base.components["text_encoder"].config, deepcopy(base.text_encoders[0].tokenizer)
+        torch.manual_seed(0)
+        self.text_encoder_2 = CLIPTextModel(CLIPTextConfig(**{**config.to_dict(), "hidden_size": 16, "intermediate_size": 32}))
+        unet = UNet2DConditionModel(
+            sample_size=8, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8, cross_attention_dim=48,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            attention_head_dim=4, addition_embed_type="text_time", addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=16 + 6 * 8,
+        )  # fmt: skip
+        parts = (base.components["vae"], base.components["text_encoder"], base.text_encoders[0].tokenizer, base.scheduler)
+        super().__init__(str(folder), base.source, unet, *parts)
+        first, second = self.text_encoder, self.text_encoder_2
+        self.text_encoders = (
+            TextEncoder("text_encoder", first, self.tokenizer, self.name, "clip_l"),
+            TextEncoder("text_encoder_2", second, tokenizer, self.name, "clip_g"),
+        )
+
+    @property
+    def components(self) -> dict[str, nn.Module]:
+        return {**super().components, "text_encoder_2": self.text_encoder_2}
+
+    @property
+    def trainable(self) -> dict[str, nn.Module]:
+        return {**super().trainable, "text_encoder_2": self.text_encoder_2}
+
+    def encode_prompts(self, prompts, *, clip_skip=None, min_chunks=1) -> Conditioning:
+        hidden = [prompt_encoding.encode(encoder, prompts, clip_skip, min_chunks) for encoder in self.text_encoders]
+        return Conditioning({"encoder_hidden_states": torch.cat(hidden, -1), "text_embeds": hidden[1].mean(1)})
+
+    def size_conditioning(self, crops) -> dict[str, Tensor]:
+        rows = [(*crop.original_size, *crop.top_left, *crop.target_size) for crop in crops]
+        return {"time_ids": torch.tensor(rows, dtype=torch.float32, device=self.device)}
+
+    def collate(self, prompts, empty) -> Conditioning:
+        return Conditioning.cat(prompts)
+
+    def predict(self, noisy_latents, timesteps, conditioning) -> DenoiserOutput:
+        hidden_states, added = conditioning.tensors["encoder_hidden_states"], dict(conditioning.tensors)
+        del added["encoder_hidden_states"]
+        output = self.unet(noisy_latents, timesteps, hidden_states, added_cond_kwargs=added, return_dict=False)
+        return DenoiserOutput(output[0])

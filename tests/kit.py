@@ -90,17 +90,23 @@ def parts_for(method, settings, scaler=None):
     return parts_of(method, method.build_optimizer(settings), scaler)
 
 
-def prepared(settings, first_step: int = 0, mixed_precision: str = "no", skipped_draws: int = 0):
-    """(context, training) as a run prepares them, on the CPU."""
+def context_of(family, settings, examples=None, mixed_precision: str = "no", first_step: int = 0, skipped_draws: int = 0):
+    """What a run offers its method, with this family as the base model, on the CPU."""
     from accelerate import Accelerator
 
-    from customize.families import load
-    from customize.methods import prepare
     from customize.training.preflight import check
     from customize.training.setup import RunContext
 
+    accelerator = Accelerator(cpu=True, mixed_precision=mixed_precision)
+    return RunContext(settings, accelerator, family, examples or check(settings)[2], first_step, skipped_draws)
+
+
+def prepared(settings, first_step: int = 0, mixed_precision: str = "no", skipped_draws: int = 0):
+    """(context, training) as a run prepares them, on the CPU."""
+    from customize.families import load
+    from customize.methods import prepare
+    from customize.training.preflight import check
+
     _, source, examples = check(settings)
-    context = RunContext(
-        settings, Accelerator(cpu=True, mixed_precision=mixed_precision), load(source), examples, first_step, skipped_draws
-    )
+    context = context_of(load(source), settings, examples, mixed_precision, first_step, skipped_draws)
     return context, prepare(settings, context)

@@ -15,7 +15,7 @@ from customize.data.batches import (
     PriorPreservation,
     SampleConfig,
 )
-from customize.families.conditioning import Conditioning
+from customize.families.conditioning import Conditioning, Crop
 from customize.training.loop import with_last
 
 C = 4
@@ -32,12 +32,17 @@ def family(tiny_epsilon):
     return load(locate(str(tiny_epsilon)))
 
 
+def crop(height, width):
+    """All of an image of these latents."""
+    return Crop.whole(2 * height, 2 * width)
+
+
 def dataset_of(family, shapes, stream="instance", seed=3, global_batch=4):
     """A dataset of one image for each (H, W), with random moments."""
     config = SampleConfig(seed, global_batch)
     generator = torch.Generator().manual_seed(len(stream))
     images = [
-        CachedImage(f"{stream} {i}", (caption(i),), {0: torch.randn(2 * C, *shape, generator=generator)})
+        CachedImage(f"{stream} {i}", (caption(i),), {0: torch.randn(2 * C, *shape, generator=generator)}, [crop(*shape)])
         for i, shape in enumerate(shapes)
     ]
     return LatentDataset(family, config, EpochSampler(stream, config, len(images), [1] * len(images)), images)

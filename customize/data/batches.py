@@ -20,7 +20,7 @@ from customize.diffusion import rng
 from customize.diffusion.losses import min_snr_weights
 from customize.diffusion.process import offset_noise
 from customize.families.base import Family
-from customize.families.conditioning import Conditioning
+from customize.families.conditioning import Conditioning, Crop
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Batch:
     """Samples of one shape; each row is a function of (seed, step, position).
 
     latents, noise: [B, C, H, W]; timesteps: [B]; loss_weights: [B], float32, the factor of each sample's loss;
-    is_prior: [B], bool, true for the samples of prior preservation; names: the image behind each sample, for messages;
-    positions: that of each sample in the step's global batch.
+    is_prior: [B], bool, true for the samples of prior preservation; crops: the part of its image that each sample shows;
+    names: the image behind each sample, for messages; positions: that of each sample in the step's global batch.
     """
 
     latents: Tensor
@@ -38,6 +38,7 @@ class Batch:
     prompts: tuple[str, ...]
     loss_weights: Tensor
     is_prior: Tensor
+    crops: tuple[Crop, ...]
     names: tuple[str, ...]
     positions: tuple[int, ...]
 
@@ -90,11 +91,18 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class CachedImage:
-    """An image as the loop needs it. stored: `LatentSpace.encode` of each variant (crop, flip) that the run draws."""
+    """An image as the loop needs it. stored: `LatentSpace.encode` of each variant (crop, flip) that the run draws; crops: of
+    all variants."""
 
     name: str
     captions: tuple[str, ...]
     stored: dict[int, Tensor]
+    crops: Sequence[Crop]
+
+    @property
+    def first(self) -> int:
+        """The first variant that is stored."""
+        return min(self.stored)
 
 
 class EpochSampler:
@@ -154,6 +162,7 @@ class LatentDataset:
             prompts=self.prompts(images, step, positions),
             loss_weights=self.loss_weights(timesteps),
             is_prior=torch.zeros(len(positions), dtype=torch.bool),
+            crops=tuple(self.images[index].crops[variant] for index, variant in drawn),
             names=tuple(image.name for image in images),
             positions=tuple(positions),
         )
@@ -164,7 +173,7 @@ class LatentDataset:
         places, shown = range(number), self.shown
         images = [self.images[place % len(self.images)] for place in places]
         images = [image if is_alike(image, shown) else shown for image in images]
-        stored = torch.stack([first_crop(image) for image in images])
+        stored = torch.stack([image.stored[image.first] for image in images])
         shape = self.family.latents.shape(stored)
         return Batch(
             latents=self.family.latents.sample(stored, rng.normal(shape, self.config.seed, "probe/latent", 0, places)),
@@ -173,6 +182,7 @@ class LatentDataset:
             prompts=tuple(image.captions[0] for image in images),
             loss_weights=torch.ones(number),
             is_prior=torch.zeros(number, dtype=torch.bool),
+            crops=tuple(image.crops[image.first] for image in images),
             names=tuple(image.name for image in images),
             positions=tuple(places),
         )
@@ -204,14 +214,9 @@ class LatentDataset:
         return min_snr_weights(self.family.schedule.snr(timesteps), self.config.snr_gamma, self.family.prediction_type)
 
 
-def first_crop(image: CachedImage) -> Tensor:
-    """What is cached of the first crop that the run draws of an image."""
-    return image.stored[min(image.stored)]
-
-
 def is_alike(image: CachedImage, other: CachedImage) -> bool:
     """Whether a crop of the image is cached, of the shape of the other's."""
-    return bool(image.stored) and first_crop(image).shape == first_crop(other).shape
+    return bool(image.stored) and image.stored[image.first].shape == other.stored[other.first].shape
 
 
 class PriorPreservation:

@@ -11,6 +11,7 @@ import numpy as np
 
 from customize.data.examples import Example
 from customize.data.images.image_file import crop, resize, resized_size
+from customize.families.conditioning import Crop
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,13 @@ def variants(
     corners = [(place, 0) if width > height else (0, place) for place in places]
     flips = (False, True) if random_flip else (False,)
     return tuple(Variant(left, top, resolution, flip) for left, top in corners for flip in flips)
+
+
+def crop_of(example: Example, variant: Variant, resolution: int) -> Crop:
+    """What the denoiser is told of a variant; a mirrored one is a crop of the mirrored image."""
+    width, _ = resized_size(example.size, resolution)
+    left = width - variant.left - variant.side if variant.flip else variant.left
+    return Crop(example.size[::-1], (variant.top, left), (variant.side, variant.side))
 
 
 def pixels(example: Example, variant: Variant, resolution: int, interpolation: str = "lanczos") -> np.ndarray:

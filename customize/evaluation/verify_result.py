@@ -20,6 +20,7 @@ from customize.adapters.peft_layers import is_tuner_layer
 from customize.diffusion import rng
 from customize.errors import InputError, NumericsError, Problem
 from customize.families.base import Family
+from customize.families.conditioning import Crop
 from customize.families.files.clip_tokenizer import load_tokenizer
 from customize.families.files.networks import load_network
 from customize.families.files.scheduler import load_scheduler
@@ -75,7 +76,8 @@ def prediction_of(family: Family, prompt: str) -> Tensor:
     side = 2 * family.size_multiple // family.latents.factor
     noise = rng.normal((family.denoiser.config.in_channels, side, side), 0, "readback", 0, [0])
     timesteps = family.schedule.timesteps(torch.tensor([0.5]))
-    return family.predict(noise, timesteps, family.encode_prompts([prompt])).prediction
+    sizes = family.size_conditioning([Crop.whole(side * family.latents.factor, side * family.latents.factor)])
+    return family.predict(noise, timesteps, family.encode_prompts([prompt]).extended(**sizes)).prediction
 
 
 def refuse_missing(folder: Path, weights: Mapping[str, Tensor], saved: torch.dtype) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from customize.diffusion.process import NoiseSchedule
-from customize.families.conditioning import Conditioning
+from customize.families.conditioning import Conditioning, Crop
 from customize.families.latents import LatentSpace
 from customize.families.prompt_encoding import Prompt
 from customize.families.specs.family_spec import FamilySpec
@@ -138,6 +138,11 @@ class Family(Protocol):
 
     def collate(self, prompts: Sequence[Conditioning], empty: Conditioning) -> Conditioning:
         """One batch of prompts that were encoded one by one. Shorter ones are padded with the empty prompt."""
+        ...
+
+    def size_conditioning(self, crops: Sequence[Crop]) -> Mapping[str, Tensor]:
+        """Further conditioning [B, ...], on the denoiser's device, that follows from image sizes and crops; {} where the
+        denoiser takes none."""
         ...
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> DenoiserOutput:

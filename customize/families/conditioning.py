@@ -11,6 +11,24 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Crop:
+    """The part of an image that a sample shows, for size conditioning (Podell et al. 2023, "SDXL", section 2.2). In pixels.
+
+    original_size: (height, width) of the image before it was resized; top_left: the corner of the crop in the resized image,
+    mirrored where the sample is; target_size: (height, width) of the crop.
+    """
+
+    original_size: tuple[int, int]
+    top_left: tuple[int, int]
+    target_size: tuple[int, int]
+
+    @classmethod
+    def whole(cls, height: int, width: int) -> "Crop":
+        """All of an image of this size."""
+        return cls((height, width), (0, 0), (height, width))
+
+
+@dataclass(frozen=True)
 class Conditioning:
     """Tensors by the denoiser's own argument names (`encoder_hidden_states` [B, L, D], `pooled_projections` [B, P], ...).
 

@@ -17,7 +17,7 @@ from customize.diffusion.process import DiscreteSchedule
 from customize.errors import InputError, Problem
 from customize.families import prompt_encoding
 from customize.families.base import DenoiserOutput
-from customize.families.conditioning import Conditioning
+from customize.families.conditioning import Conditioning, Crop
 from customize.families.files.ldm_header import MODELSPEC
 from customize.families.latents import KLLatents
 from customize.families.prompt_encoding import Prompt
@@ -150,6 +150,10 @@ class StableDiffusion:
         longest, padding = max(row.shape[1] for row in rows), empty.tensors["encoder_hidden_states"]
         padded = [torch.cat([row, *[padding] * ((longest - row.shape[1]) // padding.shape[1])], 1) for row in rows]
         return Conditioning({"encoder_hidden_states": torch.cat(padded)})
+
+    def size_conditioning(self, crops: Sequence[Crop]) -> dict[str, Tensor]:
+        """None: the UNet does not take the size of an image."""
+        return {}
 
     @property
     def takes_guidance(self) -> bool:

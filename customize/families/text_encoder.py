@@ -17,12 +17,14 @@ from customize.families.token_table import added_words, token_table
 class TextEncoder:
     """A CLIP text encoder.
 
-    name: the component's, as the folder is called (`text_encoder`, `text_encoder_2`); base: the base model's, for messages.
-    placeholders: the tokens that each added word stands for.
+    name: that of the component, as the folder is called (`text_encoder`, `text_encoder_2`); base: that of the base model, for
+    messages; embedding_key: the name of this encoder's vectors in embedding files (`clip_l`, `clip_g`), where a family has
+    several encoders. placeholders: the tokens of each added word.
     """
 
-    def __init__(self, name: str, module: nn.Module, tokenizer, base: str):
+    def __init__(self, name: str, module: nn.Module, tokenizer, base: str, embedding_key: str = ""):
         self.name, self.module, self.tokenizer, self.base = name, module, tokenizer, base
+        self.embedding_key = embedding_key
         self.placeholders: dict[str, tuple[str, ...]] = added_words(tokenizer)
 
     @property

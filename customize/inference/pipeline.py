@@ -13,7 +13,7 @@ from torch import Tensor
 
 from customize.errors import InputError, NumericsError, Problem
 from customize.families.base import Family
-from customize.families.conditioning import Conditioning
+from customize.families.conditioning import Conditioning, Crop
 from customize.inference.estimates import Estimate
 from customize.inference.inpainting import as_pixels
 from customize.inference.prompt_estimates import Prompt, Text, prompt_estimate, read
@@ -90,7 +90,7 @@ class Pipeline:
         estimates = [
             self.estimate(
                 prompts, request.negative_prompts, request.guidance_scales, steps, request.plain_prompt,
-                request.guidance_rescale, request.clip_skip,
+                request.guidance_rescale, request.clip_skip, size,
             )
             for prompts in zip(*request.prompts, strict=True)
         ]  # fmt: skip
@@ -111,14 +111,19 @@ class Pipeline:
         plain: bool = False,
         rescale: float = 0.0,
         clip_skip: int | None = None,
+        size: tuple[int, int] | None = None,
     ) -> Estimate:
-        """Guidance from the negative prompts to the prompts, one of each and a scale per picture: see `prompt_estimate`."""
+        """Guidance from the negative prompts to the prompts, one of each and a scale per picture: see `prompt_estimate`.
+
+        size: (height, width) of the images; None: the base model's own.
+        """
         guides = self.family.takes_guidance
         kind = {"dtype": torch.float64} if guides else {"dtype": self.family.dtype, "device": self.family.device}
         scale = torch.tensor(scales, **kind).view(-1, 1, 1, 1)
         encode = partial(self.conditioning, clip_skip=clip_skip) if clip_skip else self.conditioning
+        sizes = self.family.size_conditioning([Crop.whole(*(size or self.size(None, None, None)))] * len(prompts))
         return self.weights.scheduled(
-            lambda: prompt_estimate(encode, prompts, negatives, scale, steps, plain, guides, rescale), steps
+            lambda: prompt_estimate(encode, prompts, negatives, scale, steps, plain, guides, rescale, sizes), steps
         )
 
     def lengths(self, prompts: Sequence[Prompt], negative_prompt: str, steps: int, plain: bool = False) -> tuple[int, int]:

@@ -95,12 +95,14 @@ def prompt_estimate(
     plain: bool = False,
     network_guides: bool = False,
     rescale: float = 0.0,
+    further: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Estimate:
     """The estimate of B pictures, each with its prompt, negative prompt and guidance scale [B, 1, 1, 1].
 
     steps: into how many parts the way is divided for prompts that change. Where no scale is above 1 and no prompt has
     AND, negative prompts are not asked. network_guides: the network takes the scale as an input, and negative prompts are
-    never asked. rescale: see `estimates.rescaled`. Raises InputError as `read`, for AND in a negative prompt, and for AND
+    never asked. rescale: see `estimates.rescaled`. further: conditioning of all B
+    images besides their texts. Raises InputError as `read`, for AND in a negative prompt, and for AND
     where the network guides.
     """
     wanted = [read(prompt, plain) for prompt in prompts]
@@ -116,10 +118,10 @@ def prompt_estimate(
     texts = dict.fromkeys(text for each in [*wanted, *(unwanted if guided else [])] for text in each.texts(steps))
     encoded = dict(zip(texts, encode(list(texts)).split(1), strict=True))
     guidance = {"guidance_scale": scales.flatten()} if network_guides else {}
-    positives = [clause_estimate(wanted, number, encoded, steps, guidance) for number in range(most)]
+    positives = [clause_estimate(wanted, number, encoded, steps, {**further, **guidance}) for number in range(most)]
     if not guided:
         return positives[0]
-    negative = clause_estimate(unwanted, 0, encoded, steps)
+    negative = clause_estimate(unwanted, 0, encoded, steps, further)
     if most == 1 and bool((weights == 1).all()):
         return Guided(positives[0], negative, scales, rescale)
     parts = zip(positives, weights.to(scales).T[..., None, None, None], strict=True)

@@ -104,7 +104,11 @@ class DenoisingMethod(Method):
 
     def prediction(self, batch: Batch) -> Tensor:
         """The denoiser's output [B, C, H, W] for the noisy latents of the batch."""
-        return self.family.predict(self.noisy_latents(batch), batch.timesteps, self.condition(batch.prompts)).prediction
+        return self.family.predict(self.noisy_latents(batch), batch.timesteps, self.conditioning(batch)).prediction
+
+    def conditioning(self, batch: Batch) -> Conditioning:
+        """The conditioning of each sample on its prompt and, where the family takes them, on the sizes of its image."""
+        return self.condition(batch.prompts).extended(**self.family.size_conditioning(batch.crops))
 
     def noisy_latents(self, batch: Batch) -> Tensor:
         """The latents with the noise of their timesteps [B, C, H, W]."""

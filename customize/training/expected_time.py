@@ -24,9 +24,8 @@ def of_a_step(context, training) -> float:
         begin = perf_counter()
         for batch in batches:
             with accelerator.autocast(), dropout.samples(settings.seed, 0, batch.positions):
-                latents, prompts = batch.latents, model.condition(batch.prompts)
-                answer = model.family.predict(latents, batch.timesteps, prompts).prediction
-            answer.float().mean().backward()
+                prediction = model.prediction(batch)
+            prediction.float().mean().backward()
         if accelerator.device.type == "cuda":
             torch.cuda.synchronize()
         times.append(perf_counter() - begin)

@@ -18,7 +18,7 @@ from customize.data.batches import (
     encode_captions,
     encode_images,
 )
-from customize.data.crops import all_pixels, variants
+from customize.data.crops import all_pixels, crop_of, variants
 from customize.data.examples import Example, Examples
 from customize.data.latents_cache import LatentsCache, NoCache
 from customize.families.base import Family
@@ -113,18 +113,18 @@ class RunContext:
         """Samples of these examples. Each crop that the run will draw, and that is not cached, is encoded once."""
         settings, family, cache = self.settings, self.family, self.latents_cache
         resolution, interpolation = self.resolution, settings.image_interpolation_mode
-        crops = [
+        cuts = [
             variants(example, resolution, settings.center_crop, settings.crop_variants, settings.random_flip, settings.seed)
             for example in examples
         ]
 
         def read_pixels(image: int, chosen: list[int]) -> Tensor:
-            arrays = all_pixels(examples[image], [crops[image][variant] for variant in chosen], resolution, interpolation)
+            arrays = all_pixels(examples[image], [cuts[image][variant] for variant in chosen], resolution, interpolation)
             return torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
 
-        sampler = EpochSampler(stream, self.sample_config, len(examples), [len(each) for each in crops])
+        sampler = EpochSampler(stream, self.sample_config, len(examples), [len(each) for each in cuts])
         keys = {
-            (image, variant): cache.key(examples[image], crops[image][variant], interpolation)
+            (image, variant): cache.key(examples[image], cuts[image][variant], interpolation)
             for image, variant in sampler.needed(self.draws)
         }
         stored = cache.recall(keys)
@@ -136,7 +136,10 @@ class RunContext:
         of_image: list[dict[int, Tensor]] = [{} for _ in examples]
         for (image, variant), found in stored.items():
             of_image[image][variant] = found
-        images = [CachedImage(each.name, each.captions, mine) for each, mine in zip(examples, of_image, strict=True)]
+        images = [
+            CachedImage(example.name, example.captions, own, [crop_of(example, cut, resolution) for cut in its_cuts])
+            for example, own, its_cuts in zip(examples, of_image, cuts, strict=True)
+        ]
         return LatentDataset(family, self.sample_config, sampler, images)
 
     def encode_captions(self, captions: Iterable[str], min_chunks: int) -> Condition:

@@ -19,6 +19,7 @@ from customize.demo.pretraining.tokenizer import build_tokenizer
 from customize.demo.world.world import Spec, World
 from customize.families import load, locate
 from customize.families.base import Family
+from customize.families.conditioning import Crop
 from customize.families.stable_diffusion import StableDiffusion
 from customize.methods.method import Method
 from customize.optim.optimizers import LearningRates
@@ -97,8 +98,9 @@ def train_denoiser(
 ) -> Path:
     """Text encoder and UNet; returns the pipeline folder."""
     moments = encoded(family.components["vae"], pixels, folder / "latents.safetensors")
+    crops = [Crop.whole(*pixels.shape[1:3])]
     pictures = [
-        CachedImage(f"rendering {index}", world.captions(spec, settings.seed, index, CAPTIONS), {0: moments[index]})
+        CachedImage(f"rendering {index}", world.captions(spec, settings.seed, index, CAPTIONS), {0: moments[index]}, crops)
         for index, spec in enumerate(specs)
     ]
     config = SampleConfig(settings.seed, settings.train_batch_size, CAPTION_DROPOUT)

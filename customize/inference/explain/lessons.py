@@ -76,7 +76,7 @@ def denoising(pipeline: Pipeline, picture: Image.Image, request: ImageRequest) -
     solver.set_steps(settings.num_inference_steps, device=pipeline.family.device)
     estimate = pipeline.estimate(
         [request.prompts[0]], [settings.negative_prompt], [settings.guidance_scale], settings.num_inference_steps,
-        rescale=settings.guidance_rescale, clip_skip=settings.clip_skip,
+        rescale=settings.guidance_rescale, clip_skip=settings.clip_skip, size=(picture.height, picture.width),
     )  # fmt: skip
     clean, noise = clean_and_noise(pipeline, picture, request.seed)
     rows, labels = [], []
