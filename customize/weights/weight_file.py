@@ -202,8 +202,8 @@ def adapter_description(file: LearnedFile, part: str) -> dict[str, Any]:
 
 
 def of_network(name: str) -> bool:
-    """Whether an entry of `ADAPTER_METADATA` belongs to one of several networks: `unet.r`, not `r`."""
-    return "." in name and name.partition(".")[0] in specs.networks()
+    """Whether an entry of `ADAPTER_METADATA` is of one of several networks, of whatever family: `unet.r`, not `r`."""
+    return "." in name
 
 
 def read_about(text: str, path: Path) -> dict[str, Any]:
