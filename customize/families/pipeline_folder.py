@@ -16,9 +16,6 @@ from customize.storage.tensor_files import PRECISIONS, rounded
 if TYPE_CHECKING:
     from customize.families.base import Family
 
-LEFT_ALONE = ("safety_checker", "feature_extractor")
-"""Parts of a base model that no method loads."""
-
 
 def round_files(folder: Path, precision: str) -> None:
     """Writes the networks of a pipeline's folder again in another number format."""
@@ -37,14 +34,15 @@ def save_pipeline(folder: Path, family: "Family", metadata: dict[str, str], prec
         family.pipeline().save_pretrained(folder, safe_serialization=True)
     if precision != "fp32":
         round_files(folder, precision)
-    left_alone(family.source, folder)
+    copy_unused(family, folder)
     (folder / ABOUT).write_text(metadata["customize"], encoding="utf-8", newline="\n")
     return [folder / "model_index.json"]
 
 
-def left_alone(source: Path, folder: Path) -> None:
-    """Copies the parts of the base that no method loads, and their entries in model_index.json."""
-    kept = [part for part in LEFT_ALONE if (source / part).is_dir()]
+def copy_unused(family: "Family", folder: Path) -> None:
+    """Copies the parts of the base that are never loaded, and their entries in model_index.json."""
+    source = family.source
+    kept = [part for part in family.spec.unused_parts if (source / part).is_dir()]
     if not kept:
         return
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
@@ -74,7 +72,7 @@ def pipeline_sizes(folder: Path, family: "Family", metadata: dict[str, str], pre
                 name: each.to(PRECISIONS[precision]) if each.is_floating_point() else each for name, each in tensors.items()
             }
         sizes[part] += safetensors_size(tensors, {"format": "pt"})
-    sizes |= {part: size_of(family.source / part) for part in LEFT_ALONE if (family.source / part).is_dir()}
+    sizes |= {part: size_of(family.source / part) for part in family.spec.unused_parts if (family.source / part).is_dir()}
     return sizes | {ABOUT: len(metadata["customize"].encode())}
 
 

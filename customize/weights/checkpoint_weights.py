@@ -48,7 +48,7 @@ def has_result(folder: Path) -> bool:
 
 
 def put_into(family: "Family", path: Path, tensors: "dict[str, Tensor]", remedy: str) -> None:
-    """Gives the networks of a family the weights that learned in full, under the names `unet.` and `text_encoder.`
+    """Copies fully trained weights into the networks of a family. tensors: by NETWORK.PARAMETER, such as `unet.conv_in.weight`.
 
     Raises InputError for tensors that are not those of this base model.
     """

@@ -37,7 +37,8 @@ class FamilySpec(ABC):
     load: "module:function" of (Source, Placement) -> Family.
     networks: what files of adapters call each network that can learn, by the name of its folder: the denoiser, then the text
     encoders.
-    pipeline: diffusers' class of its complete pipelines; pipeline_files: the files and folders of one.
+    pipeline: diffusers' class of its complete pipelines; pipeline_files: the files and folders of one; unused_parts: those that
+    are never loaded, and copied as they are.
     scheduler_options: configuration that every scheduler of diffusers gets, where it takes it.
     align_your_steps: the beginning of its keys in diffusers' `AysSchedules`; empty where it has none.
     prompt_widths: base models by the width of the prompts' embeddings, for messages.
@@ -49,6 +50,7 @@ class FamilySpec(ABC):
     networks: Mapping[str, NetworkNames]
     pipeline: str = "DiffusionPipeline"
     pipeline_files: tuple[str, ...] = ("model_index.json",)
+    unused_parts: tuple[str, ...] = ()
     scheduler_options: Mapping[str, object] = {}
     align_your_steps: str = ""
     prompt_widths: Mapping[int, str] = {}

@@ -41,7 +41,8 @@ class StableDiffusionSpec(FamilySpec):
     load = "customize.families.loading:load"
     networks = {"unet": UNET, "text_encoder": CLIP}
     pipeline = "StableDiffusionPipeline"
-    pipeline_files = ("model_index.json", *NETWORKS, "tokenizer", "scheduler", *LEFT_ALONE)
+    unused_parts = tuple(LEFT_ALONE)
+    pipeline_files = ("model_index.json", *NETWORKS, "tokenizer", "scheduler", *unused_parts)
     scheduler_options = {"steps_offset": 1, "clip_sample": False, "skip_prk_steps": True}
     """What its pipeline corrects in old configurations, and all others have."""
     align_your_steps = "StableDiffusion"
