@@ -417,5 +417,5 @@ def test_blended_is_the_weighted_average_of_every_band():
 
 def test_a_view_that_its_latents_cannot_have_is_said():
     estimate = looking_glass(prompts(2), [VIEWS["identity"](), parse_view("pixel_permute:patches=32")])
-    with pytest.raises(InputError, match="32 x 32 patches cannot be had at 16 x 16"):
+    with pytest.raises(InputError, match="32 x 32 patches does not support the size 16 x 16"):
         combined(estimate, rand(4, 4, 16, 16), step())

@@ -256,7 +256,7 @@ def test_the_base_model_is_the_one_that_the_weights_name(tiny_epsilon, tiny_v, t
         find_learned(None, [(first, 1.0), (second, 1.0)])
     assert find_learned("demo", [(first, 1.0), (second, 1.0)]).base == "demo"
     lost = embeddings(tmp_path / "lost.safetensors", tmp_path / "gone", {"<toy>": vectors(1)})
-    with pytest.raises(InputError, match="which is not here"):
+    with pytest.raises(InputError, match="which was not found"):
         load_pipeline(None, [(lost, 1.0)])
     with pytest.raises(InputError, match="<toy> comes from"):
         find_learned("demo", [(first, 1.0), (lost, 1.0)])
@@ -431,7 +431,7 @@ def test_a_job_that_is_stopped_keeps_its_images_and_is_completed(stop, tiny_epsi
         patch.setattr(drawing, "generate_batch", stopping)
         command.run(settings(**values, output_dir=str(out)))
     command_line = f"python infer.py {out / 'config.toml'} --skip_existing"
-    assert f"2 of 6 images are finished, in {out}; for the others:\n    {command_line}" in str(caught.value)
+    assert f"2 of 6 images are finished, in {out}; for the rest, run:\n    {command_line}" in str(caught.value)
     assert sorted(contents(out)) == ["000.png", "001.png", "config.toml"]
     kept = contents(out)
     again, _ = read(InferenceSettings, shlex.split(command_line)[2:])
@@ -439,5 +439,5 @@ def test_a_job_that_is_stopped_keeps_its_images_and_is_completed(stop, tiny_epsi
     assert {name: data for name, data in contents(out).items() if name in kept} == kept
     assert all(map(np.array_equal, pixels(out), pixels(tmp_path / "whole"))) and len(pixels(out)) == 6
     assert sorted(contents(out)) == sorted(contents(tmp_path / "whole"))
-    with pytest.raises(InputError, match="no images of these settings were begun"):
+    with pytest.raises(InputError, match="has no job with these settings"):
         command.run(again.model_copy(update={"seed": 99}))

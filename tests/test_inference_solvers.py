@@ -84,7 +84,7 @@ def test_inpainting_of_a_flow_keeps_the_known_region_at_every_level():
     def after(x: Tensor, sigma: float) -> Tensor:
         return mask * x + (1 - mask) * ((1 - sigma) * image + sigma * noise)
 
-    correct = Known(image, noise, mask).kept(solver)
+    correct = Known(image, noise, mask).keep_known(solver)
     found = sample(denoiser(network), solver, solver.start(noise), guided(PROMPT, NEGATIVE, 3.0), correct=correct)
     torch.testing.assert_close(found, euler_by_hand(noise, sigmas_by_hand(3.0, STEPS), 3.0, after), **CLOSE)
     assert torch.equal(found[..., 4:], image[..., 4:])
@@ -108,7 +108,7 @@ def test_a_flow_is_not_offered_the_samplers_of_other_models():
     assert scheduler_names(base) == ["FlowMatchEulerDiscreteScheduler"]
     with pytest.raises(InputError, match="DDIM does not fit this base model"):
         make_scheduler(base, "DDIM")
-    with pytest.raises(InputError, match="cannot go back"):
+    with pytest.raises(InputError, match="cannot jump back"):
         repaint_plan(flow(), 2, 2)
 
 

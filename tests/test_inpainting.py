@@ -107,13 +107,13 @@ def test_repaint_has_the_variance_of_the_level_that_it_goes_back_to():
 def test_a_scheduler_that_remembers_cannot_go_back(name):
     scheduler = make_scheduler(diffusers.DDIMScheduler(), name, None)
     scheduler.set_timesteps(4)
-    with pytest.raises(InputError, match="cannot go back"):
+    with pytest.raises(InputError, match="cannot jump back"):
         repaint_plan(Solver(scheduler), 2, 2)
 
 
 def test_what_lacks_its_picture_is_refused(both):
     generate = both.ours.generate
-    with pytest.raises(InputError, match="no image"):
+    with pytest.raises(InputError, match="needs an image"):
         generate("a dog", mask_image=mask_picture(), num_inference_steps=1)
     if both.ours.family.unet.config.in_channels == 9:
         with pytest.raises(InputError, match="an inpainting model"):
@@ -126,7 +126,7 @@ def test_a_mask_that_does_not_fit_is_refused_before_anything_loads(tiny_epsilon,
         Image.new("L", size, value).save(tmp_path / f"{name}.png")
     given = {"prompt": "a dog", "pretrained_model_name_or_path": str(tiny_epsilon), "image": str(tmp_path / "start.png")}
     given |= {"num_inference_steps": 1, "height": 16, "width": 32}
-    for name, fault in (("small", "has 16 x 16 pixels, the picture 32 x 16"), ("black", "nothing is white")):
+    for name, fault in (("small", "has 16 x 16 pixels, the image 32 x 16"), ("black", "nothing is white")):
         settings = InferenceSettings(**given, mask_image=str(tmp_path / f"{name}.png"), output_dir=str(tmp_path / name))
         with pytest.raises(InputError, match=fault):
             command.run(settings)

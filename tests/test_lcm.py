@@ -93,7 +93,7 @@ def test_the_network_is_asked_once_and_the_trace_knows_of_no_guidance(ours, monk
     trace = Trace()
     ours.generate("a dog", seeds=[1, 2], num_inference_steps=3, guidance_scale=6.0, record=trace)
     assert rows == [2, 2, 2] and trace.norms()["guidance_norm"] == [[None, None]] * 3
-    with pytest.raises(InputError, match="AND is not possible"):
+    with pytest.raises(InputError, match="AND needs classifier-free guidance"):
         ours.generate("a dog AND a cat", num_inference_steps=2)
 
 

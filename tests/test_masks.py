@@ -124,26 +124,26 @@ def test_blur_is_pillow_s_gaussian(tmp_path):
     mask_picture().save(tmp_path / "mask.png")
     mask, _ = open_mask(str(tmp_path / "mask.png"), False, 1.5, picture())
     assert np.array_equal(np.asarray(mask), np.asarray(mask_picture().filter(ImageFilter.GaussianBlur(1.5))))
-    with pytest.raises(InputError, match="blur .* away"):
+    with pytest.raises(InputError, match="a blur of .* pixels leaves no part"):
         open_mask(str(tmp_path / "mask.png"), False, 100, picture())
 
 
 @pytest.mark.parametrize(("mask", "invert", "words"), [
     (Image.new("L", SIZE), False, "nothing is white"), (Image.new("L", SIZE, 255), True, "nothing is black"),
-    (Image.new("RGBA", SIZE), False, "transparent all over"), (drawn(100, sharp()), False, "nothing is white"),
-    (Image.new("L", (24, 16), 255), False, "has 24 x 16 pixels, the picture 16 x 16"),
+    (Image.new("RGBA", SIZE), False, "completely transparent"), (drawn(100, sharp()), False, "nothing is white"),
+    (Image.new("L", (24, 16), 255), False, "has 24 x 16 pixels, the image 16 x 16"),
 ])  # fmt: skip
-def test_a_mask_that_makes_nothing_anew_is_refused(mask, invert, words, tmp_path):
+def test_a_mask_that_selects_nothing_is_refused(mask, invert, words, tmp_path):
     mask.save(tmp_path / "mask.png")
     with pytest.raises(InputError, match=words):
         open_mask(str(tmp_path / "mask.png"), invert, 0, picture())
 
 
 @pytest.mark.parametrize(("mask", "words"), [
-    (Image.new("L", SIZE, 255), "is white all over: all of the image is made anew"),
-    (Image.fromarray(np.where(np.arange(256).reshape(SIZE) < 240, 255, 0).astype(np.uint8)), "94% of the image is made anew"),
+    (Image.new("L", SIZE, 255), "is completely white: the whole image is regenerated"),
+    (Image.fromarray(np.where(np.arange(256).reshape(SIZE) < 240, 255, 0).astype(np.uint8)), "regenerates 94% of the image"),
 ])  # fmt: skip
-def test_a_mask_that_makes_nearly_all_anew_is_told(mask, words, tmp_path):
+def test_a_note_reports_a_mask_that_selects_nearly_everything(mask, words, tmp_path):
     mask.save(tmp_path / "mask.png")
     assert words in open_mask(str(tmp_path / "mask.png"), False, 0, picture())[1][0]
 

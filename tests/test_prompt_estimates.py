@@ -76,7 +76,7 @@ def test_prompts_of_different_lengths_go_together(pipeline):
 def test_what_has_no_meaning_is_refused(pipeline):
     with pytest.raises(InputError, match="negative"):
         pipeline.generate("a dog", negative_prompt="a AND b", **OPTIONS)
-    with pytest.raises(InputError, match="on the way"):
+    with pytest.raises(InputError, match="between two prompts"):
         pipeline.generate([InterpolatedPrompt("a AND b", "c", 0.5)], **OPTIONS)
     with pytest.raises(InputError, match="not closed"):
         pipeline.generate("a (dog", **OPTIONS)

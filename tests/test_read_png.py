@@ -216,7 +216,7 @@ INFOTEXTS = {  # text -> settings, what the notes are about (those on seed and b
         {"prompt": ("a fox",), "scheduler": "EulerDiscreteScheduler", "use_karras_sigmas": False, **BASIC},
         [], (),
     ),
-    "no settings": ("a fox: red,\nblue", {"prompt": ("a fox: red, blue",)}, ["there is a prompt, but no line of settings"], ()),
+    "no settings": ("a fox: red,\nblue", {"prompt": ("a fox: red, blue",)}, ["the text has no line of settings"], ()),
 }  # fmt: skip
 
 
@@ -232,13 +232,13 @@ def test_infotexts(tmp_path, name):
 
 def test_notes_say_why(tmp_path):
     notes = told(tmp_path, parameters=INFOTEXTS["hires fix"][0]).notes
-    assert "Hires upscaler: R-ESRGAN 4x+ (not read: Lanczos is taken here)" in notes
+    assert "Hires upscaler: R-ESRGAN 4x+ (not read: Lanczos is used instead)" in notes
     notes = told(tmp_path, parameters=INFOTEXTS["image to image"][0]).notes
     assert any("--image" in note and "--strength 0.4" in note for note in notes)
     notes = told(tmp_path, parameters=INFOTEXTS["what infer.py refuses"][0]).notes
-    assert '"-1" is not a whole number' not in notes[0] and "Seed: -1 asks for a random one (not read)" in notes
+    assert '"-1" is not a whole number' not in notes[0] and "Seed: -1 means a random seed (not read)" in notes
     notes = told(tmp_path, parameters=INFOTEXTS["LoRA tags with hashes"][0]).notes
-    assert "<lora:fur detail:0.8> (not read: a name, not a path; give the file as --weights PATH:0.8)" in notes
+    assert "<lora:fur detail:0.8> (not read: only a name; give the file as --weights PATH:0.8)" in notes
 
 
 def test_the_models_name_is_no_path(tmp_path):
@@ -277,7 +277,7 @@ def test_a_cameras_comment_is_no_prompt(tmp_path):
     exif = Image.Exif()
     exif.get_ifd(EXIF)[USER_COMMENT] = b"ASCII\0\0\0Our holidays, day 3: the sea"
     Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", exif=exif)
-    assert "says nothing" in refusal(tmp_path / "a.jpg")[0]
+    assert "has no generation metadata" in refusal(tmp_path / "a.jpg")[0]
 
 
 def raw_png(path: Path, *chunks: tuple[bytes, bytes], after: bool = False) -> Path:
@@ -516,7 +516,7 @@ def test_jpeg_and_webp_carry_the_same_texts(tmp_path, kind):
     assert text.startswith("häuschen 🦊\nNegative prompt: 狐\nSteps: 30, Sampler: DPM++ 2M Karras, CFG scale: 7.5, Seed: 184467")
     long = InferenceSettings(prompt="a" * 40_000)
     if kind == "jpg":
-        with pytest.raises(InputError, match="a JPEG has room for 65,000"):
+        with pytest.raises(InputError, match="a JPEG holds at most 65,000"):
             written(tmp_path / "long.jpg", long)
     else:
         assert read_generation_info(written(tmp_path / "long.webp", long)).settings["prompt"] == ("a" * 40_000,)
@@ -590,7 +590,7 @@ def test_weights_are_looked_at(tmp_path):
     assert [file.scale for file in found.weights] == [0.5] * 4 and found.weights[0].hash == same["sha256"]
     assert len(found.notes) == 2
     assert "changed" in found.notes[0] and hashlib.sha256(b"others").hexdigest() in found.notes[0]
-    assert "not here" in found.notes[1]
+    assert "not found" in found.notes[1]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes and devices in the file system")
@@ -606,13 +606,13 @@ def test_a_picture_makes_us_open_no_other_files(tmp_path):
     ]
     files = [{"path": path, "scale": 1, "sha256": hashlib.sha256(Path("/etc/passwd").read_bytes()).hexdigest()} for path in paths]
     found = read_generation_info(written(tmp_path / "a.png", InferenceSettings(prompt="x"), weights=files))
-    assert len(found.notes) == len(paths) and all("not here" in note for note in found.notes)
+    assert len(found.notes) == len(paths) and all("not found" in note for note in found.notes)
 
 
 def test_other_versions_are_noted(tmp_path):
     versions = FACTS["versions"] | {"torch": "1.0.0", "customize": "0.0.1"}
     notes = read_generation_info(written(tmp_path / "a.png", InferenceSettings(prompt="x"), versions=versions)).notes
-    assert len(notes) == 2 and notes[0].startswith("made with customize 0.0.1") and "torch 1.0.0" in notes[1]
+    assert len(notes) == 2 and notes[0].startswith("generated with customize 0.0.1") and "torch 1.0.0" in notes[1]
     assert set(VERSIONED) == versions.keys()
 
 
@@ -636,19 +636,19 @@ def test_a_picture_does_not_say_where_to_write(tmp_path):
 
 def test_settings_of_other_versions_are_noted(tmp_path):
     found = told(tmp_path, customize=own(settings={"prompt": ["x"], "freeu": 2}))
-    assert found.settings == {"prompt": ("x",)} and found.notes == ("freeu: 2 (not read: no setting of this version)",)
+    assert found.settings == {"prompt": ("x",)} and found.notes == ("freeu: 2 (not read: not a setting of this version)",)
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("", "damaged JSON"), ("{", "damaged JSON"), ("[]", "no settings"), ("1", "no settings"), ("null", "no settings"),
+    ("", "damaged JSON"), ("{", "damaged JSON"), ("[]", "not an object"), ("1", "not an object"), ("null", "not an object"),
     ("[" * 200_000, "damaged JSON"), ('{"a":' * 200_000, "damaged JSON"), ("9" * 5000, "damaged JSON"),
     ("{}", "damaged settings"), (own(settings=[]), "damaged settings"), (own(weights={}), "damaged settings"),
     (own(base_model=None), "damaged settings"), (own(versions=1), "damaged settings"),
     (own(weights=[1]), "weights are not files"), (own(weights=[{"path": "x", "scale": "1", "sha256": ""}]), "weights are not"),
     (own(weights=[{"path": "x", "scale": 1, "sha256": ""}] * 101), "101 files"), (own(batch=[1, 1]), "batch"),
     (own(batch=[0, 10**9]), "batch"), (own(batch="x"), "batch"), (own(settings={}), "prompt"),
-    (own(settings={"prompt": ["a\x1bb"]}), "control character"), (own(settings={"prompt": [[]]}), "lists within lists"),
-    (own(settings={"prompt": {"a": 1}}), "lists within lists"), (own(settings={"prompt": ["x"], "seed": -1}), "seed"),
+    (own(settings={"prompt": ["a\x1bb"]}), "control character"), (own(settings={"prompt": [[]]}), "nested lists"),
+    (own(settings={"prompt": {"a": 1}}), "nested lists"), (own(settings={"prompt": ["x"], "seed": -1}), "seed"),
     (own(settings={"prompt": ["x"], "seed": True}), "seed"), (own(settings={"prompt": ["x"], "seed": 10**4000}), "seed"),
     (own(settings={"prompt": ["x"], "guidance_scale": math.nan}), "guidance_scale"),
     (own(settings={"prompt": ["x"], "guidance_scale": 10**4000}), "guidance_scale"),
@@ -674,11 +674,11 @@ def test_every_refused_setting_is_told(tmp_path):
 
 
 def test_pictures_that_say_nothing(tmp_path):
-    assert "says nothing" in refusal(png(tmp_path / "a.png"))[0]
-    assert "it carries Software, invokeai_metadata" in refusal(png(tmp_path / "b.png", Software="x", invokeai_metadata="{}"))[0]
-    assert "it carries parameters" in refusal(png(tmp_path / "c.png", parameters='{"sui_image_params": {}}'))[0]
+    assert "has no generation metadata" in refusal(png(tmp_path / "a.png"))[0]
+    assert "found: Software, invokeai_metadata" in refusal(png(tmp_path / "b.png", Software="x", invokeai_metadata="{}"))[0]
+    assert "found: parameters" in refusal(png(tmp_path / "c.png", parameters='{"sui_image_params": {}}'))[0]
     Image.new("RGB", (8, 8)).save(tmp_path / "d.jpg")
-    assert "says nothing" in refusal(tmp_path / "d.jpg")[0]
+    assert "has no generation metadata" in refusal(tmp_path / "d.jpg")[0]
 
 
 def test_our_own_chunk_comes_first_then_a_line_of_settings(tmp_path):

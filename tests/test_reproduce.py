@@ -117,10 +117,13 @@ def test_what_another_program_made_needs_its_base_model(tmp_path, tiny_v, capsys
     Image.new("RGB", (16, 24)).save(tmp_path / "theirs.png", pnginfo=info)
     like = ["--like", str(tmp_path / "theirs.png"), "--output_dir", str(tmp_path / "out")]
     assert infer(*like) == 2
-    assert "A1111 told of the base model dreams by its name only" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert (
+        "the metadata of A1111 has only the name of the base model, dreams" in capsys.readouterr().err
+        and not (tmp_path / "out").exists()
+    )
     assert infer(*like, "--pretrained_model_name_or_path", str(tiny_v)) == 0
     said = capsys.readouterr()
-    assert "dreams, a name, not a path" in said.err and "same" not in said.out
+    assert "dreams, only a name" in said.err and "same" not in said.out
     ours = Image.open(tmp_path / "out/000.png")
     assert ours.size == (16, 24) and json.loads(ours.text["customize"])["settings"]["scheduler"] == "EulerDiscreteScheduler"
 

@@ -41,14 +41,14 @@ def test_values_of_an_axis(text, name, values):
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("guidance_scale", "names no values"), ("guidance_scale=", "names no values"), ("guidance=1", "guidance_scale"),
+        ("guidance_scale", "has no values"), ("guidance_scale=", "has no values"), ("guidance=1", "guidance_scale"),
         ("output_dir=a,b", "cannot be swept"), ("seed=1.5", "1.5"), ("seed=-1", "-1"), ("seed=1..9999999", "values"),
-        ("seed=4..1", "0 values"), ("seed=a..b", "no range"), ("strength=0..1..0", "no range"), ("strength=0,1", "above 0"),
+        ("seed=4..1", "0 values"), ("seed=a..b", "not a range"), ("strength=0..1..0", "not a range"), ("strength=0,1", "above 0"),
         ("mixed_precision=fp17", "fp17"), ("use_karras_sigmas=maybe", "maybe"), ("seed=" + "1," * 2000 + "1", "2001 values"),
-        ("seed=1..inf", "no range"), ("seed=nan..2", "no range"), ("seed=1..2..1..4", "1..2..1..4"),
+        ("seed=1..inf", "not a range"), ("seed=nan..2", "not a range"), ("seed=1..2..1..4", "1..2..1..4"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_said(text, fault):
+def test_invalid_sweeps_are_reported(text, fault):
     with pytest.raises(InputError) as caught:
         read_axis(text)
     assert fault in str(caught.value) and caught.value.problems[0].where == "sweep"
@@ -145,7 +145,7 @@ def test_each_picture_of_a_chain_starts_from_the_one_before(tiny_epsilon, tmp_pa
             read_generation_info(pictures[place]).notes,
             read_generation_info(pictures[place]).settings,
         )  # with the places on this disk
-        assert notes == (() if place == 0 else (f"image: {start.name} is the one beside the picture",))
+        assert notes == (() if place == 0 else (f"image: using {start.name} beside the image",))
         assert (found["image"], found["pretrained_model_name_or_path"]) == (str(start), str(tiny_epsilon))
         command.run(InferenceSettings(**found, output_dir=str(tmp_path / f"alone-{place}")))
         alone, link = (np.asarray(Image.open(file), dtype=int) for file in (tmp_path / f"alone-{place}/000.png", pictures[place]))

@@ -175,9 +175,9 @@ INFOS = {  # what an image carries -> (program, settings, weights, what notes ar
         lambda f: png(f, XMP=xmp(without(DRAW, "lora", "mask_blur", strength=0.4, sampler="Euler A"))), "Draw Things",
         BASIC | EULER_A, (), ["Seed", "base model", "strength"]),
     "A1111, .txt beside": (lambda f: beside(f, "image.txt", f"a red car\n{TAIL}"), "A1111", BASIC | EULER, (),
-                           ["the settings are those of image.txt, beside the picture"]),
+                           ["the settings were read from image.txt beside the image"]),
     "A1111, .png.txt beside": (lambda f: beside(f, "image.png.txt", f"a red car\r\n{TAIL}"), "A1111", BASIC | EULER, (),
-                               ["the settings are those of image.png.txt, beside the picture"]),
+                               ["the settings were read from image.png.txt beside the image"]),
     "A1111, JPEG": (lambda f: exif(f, "jpg", f"a red car\n{TAIL}"), "A1111", BASIC | EULER, (), []),
     "A1111, WebP": (lambda f: exif(f, "webp", f"a red car\n{TAIL}", "utf-16-le"), "A1111", BASIC | EULER, (), []),
     "A1111, LoRA in the negative prompt": (
@@ -244,7 +244,7 @@ def test_hostile_texts_end_in_settings_or_one_report(number, tmp_path):
 
 @pytest.mark.parametrize("text", ["a caption of a red car", "", "a dog, a cat\nand a house", "\0\1\2", "Steps: to the house"])
 def test_a_caption_beside_is_no_text_of_a1111(text, tmp_path):
-    with pytest.raises(InputError, match="says nothing"):
+    with pytest.raises(InputError, match="has no generation metadata"):
         read_generation_info(beside(tmp_path, "image.txt", text))
 
 
@@ -275,7 +275,7 @@ COMMANDS = {  # a command line as typed -> (exit status, what is printed on eith
     "guidance rescale": ((*DOG, "--guidance_rescale", "0.7", "--timestep_spacing", "trailing"), 0, ""),
     "zero SNR": ((*DOG, "--scheduler", "ddim", "--rescale_betas_zero_snr", "--timestep_spacing", "trailing"), 2, "epsilon"),
     "zero SNR by Euler": ((*DOG, "--scheduler", "euler", "--rescale_betas_zero_snr"), 0, ""),
-    "a random seed": ((*DOG, "--seed", "-1", "--num_images", "2"), 0, "(drawn at random)"),
+    "a random seed": ((*DOG, "--seed", "-1", "--num_images", "2"), 0, "(random)"),
     "a seed of ComfyUI": ((*DOG, "--seed", "1071208483241017"), 0, ""),
     "the largest seed": ((*DOG, "--seed", str(2**64 - 1)), 0, ""),
     "more images than seeds": ((*DOG, "--seed", str(2**64 - 1), "--num_images", "2"), 2, "is no seed"),
@@ -285,9 +285,9 @@ COMMANDS = {  # a command line as typed -> (exit status, what is printed on eith
     "a blur without a mask": ((*DOG, "--mask_blur", "2"), 2, "has no effect without"),
     "a mask without an image": ((*DOG, "--mask_image", "MASK"), 2, "has no effect without"),
     "a hole in the image": ((*DOG, "--image", "START", "--mask_image", "HOLE"), 0, "is an image with transparent parts"),
-    "a wholly white mask": ((*DOG, "--image", "START", "--mask_image", "WHITE"), 0, "white all over"),
+    "a wholly white mask": ((*DOG, "--image", "START", "--mask_image", "WHITE"), 0, "completely white"),
     "a black mask": ((*DOG, "--image", "START", "--mask_image", "BLACK"), 2, "--mask_invert"),
-    "a mask of another shape": ((*DOG, "--image", "START", "--mask_image", "WIDE"), 2, "the picture 16 x 16"),
+    "a mask of another shape": ((*DOG, "--image", "START", "--mask_image", "WIDE"), 2, "the image 16 x 16"),
     "a larger mask": ((*DOG, "--image", "START", "--mask_image", "LARGE"), 0, "it is scaled to the image's 16 x 16"),
     "a mask for all seeds of a sweep": ((*DOG, *START, "--sweep", "mask_blur=0,1", "--sweep", "seed=1,2"), 0, ""),
     "a mask with steps of RePaint": ((*DOG, *START, "--scheduler", "DDIM", "--num_resamples", "2", "--jump_length", "2"), 0, ""),

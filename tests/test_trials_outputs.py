@@ -292,7 +292,7 @@ def test_more_images_than_max_images_are_refused_at_once(asked, count):
     name, *values = asked
     with pytest.raises(InputError) as caught:
         grid(infer(**{name: tuple(values) if name == "sweep" else int(values[0])}))
-    assert f"{count} images are asked for" in str(caught.value) and "--max_images" in str(caught.value)
+    assert f"{count} images requested" in str(caught.value) and "--max_images" in str(caught.value)
 
 
 class Broken(io.StringIO):
@@ -569,5 +569,5 @@ def test_the_most_steps_that_a_scheduler_can_make(name, most):
         len(set(scheduler.timesteps.tolist())) >= most - 1 and 0 <= scheduler.timesteps.min() <= scheduler.timesteps.max() <= 999
     )
     for number in {1000, most + 1} - {most}:
-        with pytest.raises(InputError, match=f"take at most {most}; 20 to 50 are usual"):
+        with pytest.raises(InputError, match=f"use at most {most}; 20 to 50 is usual"):
             Solver(make_scheduler(base, name)).set_steps(number)

@@ -220,45 +220,45 @@ CALLED = [
 
 
 @pytest.mark.parametrize("prompt, negative, expected", CALLED)
-def test_what_a_prompt_calls_is_loaded(shelf, prompt, negative, expected):
+def test_weights_that_a_prompt_names_are_loaded(shelf, prompt, negative, expected):
     plain = expected is None
     got = picture(shelf, prompt, negative, plain_prompt=plain)
     assert got == ((prompt, negative, []) if plain else expected)
 
 
-NOT_CALLED = [
+INVALID_TAGS = [
     pytest.param("a <lora:mycat:1>", ["no mycat.safetensors", "did you mean MyCat_v2"], id="misspelt"),
     pytest.param("a <lora:zzz:1>", ["no zzz.safetensors", "--weights_dir"], id="not there"),
-    pytest.param("a <lora:twin:1>", ["may mean", "Styles/twin", "folder before"], id="two of that name"),
+    pytest.param("a <lora:twin:1>", ["matches", "Styles/twin", "add the folder"], id="two of that name"),
     pytest.param("a <lora:old:1>", ["old.pt is a pickle"], id="pickle"),
-    pytest.param("a <lora:EasyNeg:1>", ["holds embeddings, no LoRA", "embedding:EasyNeg"], id="an embedding as a LoRA"),
-    pytest.param("a embedding:mycat_v2", ["holds a LoRA", "<lora:MyCat_v2:1>"], id="a LoRA as an embedding"),
-    pytest.param("a <hypernet:x:1>", ["no hypernetworks"], id="hypernetwork"),
-    pytest.param("a <lora:mycat_v2:high>", ["high is no number"], id="a word as scale"),
-    pytest.param("a <lora:mycat_v2:0,8>", ["0,8 is no number"], id="decimal comma"),
-    pytest.param("a <lora:mycat_v2:>", ["nothing is no number"], id="no scale after the colon"),
+    pytest.param("a <lora:EasyNeg:1>", ["contains embeddings, not a LoRA", "embedding:EasyNeg"], id="an embedding as a LoRA"),
+    pytest.param("a embedding:mycat_v2", ["contains a LoRA", "<lora:MyCat_v2:1>"], id="a LoRA as an embedding"),
+    pytest.param("a <hypernet:x:1>", ["hypernetworks are not supported"], id="hypernetwork"),
+    pytest.param("a <lora:mycat_v2:high>", ["high is not a number"], id="a word as scale"),
+    pytest.param("a <lora:mycat_v2:0,8>", ["0,8 is not a number"], id="decimal comma"),
+    pytest.param("a <lora:mycat_v2:>", ["nothing is not a number"], id="no scale after the colon"),
     pytest.param("a <lora:mycat_v2:999>", ["from -100 to 100"], id="a scale beyond all"),
     pytest.param("a <lora:mycat_v2:nan>", ["from -100 to 100"], id="nan"),
-    pytest.param("a <lora:mycat_v2:1:1:8>", ["8 is nothing that can be obeyed"], id="third number"),
-    pytest.param("a <lora:mycat_v2:1:lbw=MIDD>", ["lbw=MIDD is nothing that can be obeyed"], id="block weights"),
-    pytest.param("a <lora:>", ["names no file"], id="no name"),
+    pytest.param("a <lora:mycat_v2:1:1:8>", ["8 is not supported"], id="third number"),
+    pytest.param("a <lora:mycat_v2:1:lbw=MIDD>", ["lbw=MIDD is not supported"], id="block weights"),
+    pytest.param("a <lora:>", ["has no file name"], id="no name"),
     pytest.param("a <lora:mycat_v2:0.8", ["is not obeyed here"], id="not closed"),
     pytest.param("a __zzz__", ["__zzz__ is not in"], id="no such wildcard"),
     pytest.param("a __anymal__", ["did you mean __animal__"], id="misspelt wildcard"),
-    pytest.param("a __self__", ["names itself"], id="a wildcard of itself"),
+    pytest.param("a __self__", ["name itself"], id="a wildcard of itself"),
     pytest.param("a __latin__", ["UTF-8"], id="a wildcard in Latin-1"),
-    pytest.param("a __empty__", ["holds no line"], id="an empty wildcard"),
-    pytest.param("a {red} car", ["holds no choice", "(word:1.05)"], id="NovelAI's emphasis"),
+    pytest.param("a __empty__", ["empty.txt is empty"], id="an empty wildcard"),
+    pytest.param("a {red} car", ["has only one option", "(word:1.05)"], id="NovelAI's emphasis"),
     pytest.param("a {red|blue car", ["{ is not closed"], id="choice not closed"),
-    pytest.param("a red|blue} car", ["} closes no bracket"], id="choice not opened"),
+    pytest.param("a red|blue} car", ["} has no matching {"], id="choice not opened"),
     pytest.param("{3$$a|b}", ["has 2 options"], id="more than there are"),
-    pytest.param("{x$$a|b}", ["no number of options"], id="no number of options"),
+    pytest.param("{x$$a|b}", ["not a number of options"], id="no number of options"),
     pytest.param("{0::a|0::b}", ["weight above 0"], id="weights of nothing"),
 ]
 
 
-@pytest.mark.parametrize("prompt, words", NOT_CALLED)
-def test_what_cannot_be_obeyed_is_refused_before_anything_is_loaded(shelf, tmp_path, prompt, words, monkeypatch):
+@pytest.mark.parametrize("prompt, words", INVALID_TAGS)
+def test_invalid_tags_are_refused_before_anything_is_loaded(shelf, tmp_path, prompt, words, monkeypatch):
     monkeypatch.setattr("customize.families.load", lambda *_: pytest.fail("a model was loaded"))
     before = {path: path.stat().st_mtime_ns for path in shelf.rglob("*")}
     asked = InferenceSettings(
@@ -284,7 +284,7 @@ def test_without_a_folder_the_report_asks_for_it(prompt, word):
 
 
 def test_a_lora_in_the_negative_prompt_is_refused_and_a_given_file_takes_the_tags_scale(shelf):
-    with pytest.raises(InputError, match="counts for the whole image"):
+    with pytest.raises(InputError, match="applies to the whole image"):
         picture(shelf, "a", "<lora:run-cat:1>")
     got = picture(
         shelf, "a <lora:mycat_v2:0.3>", weights=[f"{shelf}/{CAT}:0.9", f"{shelf}/EasyNeg.safetensors"], weights_dir=None

@@ -32,7 +32,7 @@ def fits(text: str, side: int) -> bool:
 @pytest.mark.parametrize("text", [*PERMUTATIONS, "negate"])
 def test_the_inverse_undoes_every_bit_both_ways(text, side):
     if not fits(text, side):
-        with pytest.raises(InputError, match=f"cannot be had at {side} x {side}"):
+        with pytest.raises(InputError, match=f"does not support the size {side} x {side}"):
             parse_view(text)(picture(side))
         return
     view = parse_view(text)
@@ -160,7 +160,7 @@ def test_jigsaw_pieces_move_whole_with_their_knobs():
         ("blur", (12, 12), "factor=2"),
     ],
 )  # fmt: skip
-def test_a_size_that_a_view_cannot_do_is_said(text, shape, words):
+def test_sizes_that_a_view_does_not_support_are_refused(text, shape, words):
     with pytest.raises(InputError, match=words):
         parse_view(text)(torch.zeros(1, 3, *shape))
 
@@ -168,12 +168,12 @@ def test_a_size_that_a_view_cannot_do_is_said(text, shape, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("flipp", "did you mean flip"), ("kaleidoscope", "take one of identity, flip"), ("flip:seed=3", "flip takes nothing"),
+        ("flipp", "did you mean flip"), ("kaleidoscope", "use one of identity, flip"), ("flip:seed=3", "flip takes nothing"),
         ("patch_permute:seed=x", "takes patches=8, seed=0"), ("patch_permute:tiles=4", "takes patches=8"),
         ("skew:2", "slope=1.5"),
     ],
 )  # fmt: skip
-def test_what_is_no_view_is_said(text, words):
+def test_unknown_views_and_options_are_reported(text, words):
     with pytest.raises(InputError, match=words) as caught:
         parse_view(text)
     assert caught.value.problems[0].where == "views"

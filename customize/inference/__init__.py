@@ -1,4 +1,4 @@
-"""Generation: a base model + learned weights -> pictures.
+"""Generation: a base model + learned weights -> images.
 
 load_pipeline("demo", [("outputs/run", 1.0)]).generate("a photo of <my-toy>", seeds=[1, 2, 3])
 """
@@ -8,7 +8,7 @@ from typing import Any
 __all__ = ["Pipeline", "load_pipeline"]
 
 
-def __getattr__(name: str) -> Any:  # lazily, so that a look at weight files does not import torch
+def __getattr__(name: str) -> Any:  # lazily, so that reading weight files does not import torch
     if name in __all__:
         from customize.library_logs import quiet
 

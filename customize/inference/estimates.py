@@ -1,8 +1,8 @@
-"""Noise estimates made of noise estimates: what is asked of the network at a step, and what is made of its answers.
+"""Composable noise estimates: which inputs a step needs from the denoiser, and how its outputs are combined.
 
-However deeply they are nested, all questions of a step go through the network in one batch. An estimate asks about the
-latents that it is given, so one that turns or filters them hands the changed ones to the estimates it is made of.
-Answers are in the network's own prediction_type; where weights sum to 1, combining these is combining noises.
+However deeply estimates are nested, all inputs of a step go through the denoiser in one batch. An estimate that transforms
+the latents passes the transformed ones to the estimates inside it. Outputs are in the denoiser's own prediction_type; where
+weights sum to 1, combining them is equivalent to combining predicted noises.
 
 B images, C latent channels, H W latent height and width.
 """
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DenoiserInput:
-    """What one evaluation of the denoiser is given: latents [B, C, H, W] as it sees them, and conditioning of B rows.
+    """The input of one denoiser evaluation: scaled latents [B, C, H, W] and conditioning of B rows.
 
-    variance_weight: the share of this evaluation in the variance of the step, where the denoiser predicts one. Guidance does
-    not extrapolate it: the share of a negative prompt is 0.
+    variance_weight: weight of this evaluation in the variance of the step, if the denoiser predicts one. Guidance does not
+    extrapolate the variance: a negative prompt has weight 0.
     """
 
     latents: Tensor
@@ -35,14 +35,14 @@ class DenoiserInput:
 
 
 class Estimate(Protocol):
-    """An answer [B, C, H, W] for each image, whatever it is made of."""
+    """A model output [B, C, H, W], possibly combined from several evaluations of the denoiser."""
 
     def inputs(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
-        """What the network must be asked about these latents [B, C, H, W]."""
+        """The evaluations of the denoiser that these latents [B, C, H, W] need."""
         ...
 
     def combine(self, outputs: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
-        """Takes one answer [B, C, H, W] per question, in their order, and returns the estimate [B, C, H, W]."""
+        """Takes one output [B, C, H, W] per input, in the same order, and returns the estimate [B, C, H, W]."""
         ...
 
 
@@ -61,14 +61,14 @@ class Conditional:
 
 @dataclass(frozen=True)
 class WithChannels:
-    """An estimate of a network that is also shown `channels` [B, K, H, W], the same at every step (inpainting UNets)."""
+    """An estimate of a network with additional input channels [B, K, H, W], constant over the steps (inpainting UNets)."""
 
     estimate: Estimate
     channels: Tensor
 
     def inputs(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
-        asked = self.estimate.inputs(latents, step)
-        return [replace(each, latents=torch.cat([each.latents, self.channels], 1)) for each in asked]
+        inputs = self.estimate.inputs(latents, step)
+        return [replace(each, latents=torch.cat([each.latents, self.channels], 1)) for each in inputs]
 
     def combine(self, outputs: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
         return self.estimate.combine(outputs, latents, step)
@@ -76,7 +76,7 @@ class WithChannels:
 
 @dataclass(frozen=True)
 class Guided:
-    """negative + scale * (positive - negative): see `guided`. scale: one for all, or [B, 1, 1, 1]; rescale: of `rescaled`."""
+    """negative + scale * (positive - negative), see `guided`. scale: one for all, or [B, 1, 1, 1]; rescale: see `rescaled`."""
 
     positive: Estimate
     negative: Estimate
@@ -130,12 +130,12 @@ class Mixed:
 
 
 def without_variance(inputs: Sequence[DenoiserInput]) -> list[DenoiserInput]:
-    """The same inputs, of which none has a share in the variance of the step."""
+    """The same inputs with variance weight 0."""
     return [replace(each, variance_weight=0.0) for each in inputs]
 
 
 def mean_variance(inputs: Sequence[DenoiserInput], outputs: Sequence[DenoiserOutput]) -> Tensor | None:
-    """The weighted mean of the variances [B, C, H, W] that the denoiser predicts; None where it predicts none."""
+    """The weighted mean of the variances [B, C, H, W] that the denoiser predicts; None if it predicts none."""
     total = sum(each.variance_weight for each in inputs)
     shares = [(each.variance_weight / total, output.variance) for each, output in zip(inputs, outputs, strict=True)]
     parts = [share * variance for share, variance in shares if share and variance is not None]
@@ -143,7 +143,9 @@ def mean_variance(inputs: Sequence[DenoiserInput], outputs: Sequence[DenoiserOut
 
 
 def rescaled(guided: Tensor, positive: Tensor, part: float) -> Tensor:
-    """The guided answer [B, C, H, W], the part `part` of it with the standard deviation of the positive one.
+    """Mixes the guided output [B, C, H, W] with its copy rescaled to the standard deviation of the positive output.
+
+    part: in 0..1, the share of the rescaled one; 0 returns `guided` unchanged.
 
     Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", equations 15 and 16.
     """
@@ -154,12 +156,12 @@ def rescaled(guided: Tensor, positive: Tensor, part: float) -> Tensor:
 
 
 def guided(positive: Estimate, negative: Estimate, scale: float) -> Estimate:
-    """Classifier-free guidance: Ho & Salimans 2022, equation 6, scale = 1 + w. Up to 1, only `positive` is asked."""
+    """Classifier-free guidance: Ho & Salimans 2022, equation 6, scale = 1 + w. Up to scale 1, only `positive` is evaluated."""
     return Guided(positive, negative, scale) if scale > 1 else positive
 
 
 def mixed(parts: Sequence[tuple[Estimate, float]]) -> Estimate:
-    """The weighted mean of (estimate, weight) pairs. Raises ValueError when the weights sum to zero."""
+    """The weighted mean of (estimate, weight) pairs. Raises ValueError if the weights sum to zero."""
     total = sum(weight for _, weight in parts)
     if not total:
         raise ValueError("the weights of a mixture sum to zero")

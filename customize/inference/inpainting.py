@@ -1,7 +1,7 @@
-"""Inpainting: a part of a picture is made anew, the rest is known and stays.
+"""Inpainting: regenerates a masked part of an image and keeps the rest.
 
-B images, C latent channels, H W latent height and width. A mask is 1 where the picture is made anew, 0 where it is known, and
-between these where both are mixed; an inpainting UNet, which was trained on sharp ones, is shown it rounded.
+B images, C latent channels, H W latent height and width. A mask is 1 where the image is regenerated, 0 where it is known, and
+between 0 and 1 where both are blended. Inpainting UNets were trained on binary masks, so their input is rounded.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ from customize.inference.step import Step
 
 
 class ImageEncoder(Protocol):
-    """What turns images and seeds into latents: a `Pipeline`."""
+    """Converts images and seeds to latents; implemented by `Pipeline`."""
 
     family: Family
 
@@ -35,14 +35,14 @@ class ImageEncoder(Protocol):
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of B pictures. latents: [B, C, H, W], clean; noise: the same shape; mask: [B, 1, H, W] in 0..1."""
+    """The known part of B images. latents: [B, C, H, W], clean; noise: the same shape; mask: [B, 1, H, W] in 0..1."""
 
     latents: Tensor
     noise: Tensor
     mask: Tensor
 
-    def kept(self, solver: Solver) -> Correct:
-        """After each step the known region is the picture's own, under the same noise at the level reached.
+    def keep_known(self, solver: Solver) -> Correct:
+        """Replaces the known region after each step by the original, noised to the current level with the same noise.
 
         Song et al. 2021, "Score-Based Generative Modeling through SDEs", section 5; noise as in Stable Diffusion's pipeline.
         """
@@ -53,8 +53,8 @@ class Known:
         return correct
 
     def resampled(self, solver: Solver, plan: list[Step], generators: list[torch.Generator]) -> Correct:
-        """RePaint (Lugmayr et al. 2022), algorithm 1: fresh noise on the known region at each step; where the plan goes
-        back, x_t = sqrt(a_t / a_s) x_s + sqrt(1 - a_t / a_s) noise, so that both regions are made to agree.
+        """RePaint (Lugmayr et al. 2022), algorithm 1: fresh noise on the known region at each step. Where the plan jumps
+        back, x_t = sqrt(a_t / a_s) x_s + sqrt(1 - a_t / a_s) noise, which harmonizes both regions.
         """
 
         def correct(next_latents: Tensor, result: StepResult) -> Tensor:
@@ -64,14 +64,14 @@ class Known:
             following = plan[result.step.index + 1] if result.step.index + 1 < len(plan) else None
             if following is None or following.timestep == reached:
                 return joined
-            kept = following.alpha / next((step.alpha for step in plan if step.timestep == reached), 1.0)
-            return kept * joined + (1 - kept**2) ** 0.5 * draw_noise(joined.shape, generators, like=joined)
+            signal = following.alpha / next((step.alpha for step in plan if step.timestep == reached), 1.0)
+            return signal * joined + (1 - signal**2) ** 0.5 * draw_noise(joined.shape, generators, like=joined)
 
         return correct
 
-    def joined(self, made: Tensor, known: Tensor) -> Tensor:
-        """[B, C, H, W]: `made` where the mask is 1, `known` where it is 0."""
-        return (1 - self.mask) * known + self.mask * made
+    def joined(self, generated: Tensor, known: Tensor) -> Tensor:
+        """[B, C, H, W]: `generated` where the mask is 1, `known` where it is 0."""
+        return (1 - self.mask) * known + self.mask * generated
 
 
 def inpainting_task(
@@ -84,47 +84,47 @@ def inpainting_task(
     num_resamples: int = 1,
     jump_length: int = 10,
 ) -> DenoisingTask:
-    """What makes the masked part of the images anew: pure noise from the first step on, else the images noised.
+    """The task that regenerates the masked part of the images: starts from noise at full strength, else from the noised images.
 
-    images: RGB, of one size (height, width); masks: [1, 1, height, width]. An inpainting UNet is shown the mask and the
-    known part at every step; any other model has the known part put back after every step.
-    Raises InputError for a model that was trained to be shown something else, and as `repaint_plan`.
+    images: RGB, of one size (height, width); masks: [1, 1, height, width]. An inpainting UNet receives the mask and the known
+    part as additional input channels; for any other model the known part is restored after each step.
+    Raises InputError as `repaint_plan`.
     """
     mask = torch.cat(list(masks))
-    shown = pipeline.family.takes_mask
+    takes_mask = pipeline.family.takes_mask
 
-    def finish(pictures: list[Image.Image]) -> list[Image.Image]:
-        return [paste(*parts) for parts in zip(pictures, images, masks, strict=True)]
+    def finish(generated: list[Image.Image]) -> list[Image.Image]:
+        return [paste(*parts) for parts in zip(generated, images, masks, strict=True)]
 
-    latents = pipeline.encode(images, generators) if solver.first or not shown else None
+    latents = pipeline.encode(images, generators) if solver.first or not takes_mask else None
     noise = pipeline.noise(mask.shape[2:], generators)
     small = to_latents(mask, pipeline.family.latents.factor).to(noise)
     start = solver.start(noise, latents if solver.first else None)
-    if shown:
-        rest = [as_pixels(image) * (mask < 0.5) for image, mask in zip(images, masks, strict=True)]
-        seen = [pipeline.encode_pixels(pixels, generator) for pixels, generator in zip(rest, generators, strict=True)]
-        channels = torch.cat([(small >= 0.5).to(small), torch.cat(seen)], 1)
+    if takes_mask:
+        masked = [as_pixels(image) * (mask < 0.5) for image, mask in zip(images, masks, strict=True)]
+        encoded = [pipeline.encode_pixels(pixels, generator) for pixels, generator in zip(masked, generators, strict=True)]
+        channels = torch.cat([(small >= 0.5).to(small), torch.cat(encoded)], 1)
         return DenoisingTask(start, WithChannels(estimate, channels), finish=finish)
     draw_noise(latents.shape, generators, like=latents)  # stock pipelines encode the known part for every model
     known = Known(latents, noise, small)
     if num_resamples == 1:
-        return DenoisingTask(start, estimate, known.kept(solver), finish=finish)
+        return DenoisingTask(start, estimate, known.keep_known(solver), finish=finish)
     plan = repaint_plan(solver, jump_length, num_resamples)
     return DenoisingTask(start, estimate, known.resampled(solver, plan, generators), plan, finish)
 
 
 def repaint_plan(solver: Solver, jump_length: int, num_resamples: int) -> list[Step]:
-    """The evaluations of RePaint's figure 9: after every `jump_length` steps as many are taken back and done again,
-    `num_resamples` times in all. Raises InputError for a scheduler that remembers its earlier steps.
+    """The evaluations of RePaint's figure 9: each stretch of `jump_length` steps is run `num_resamples` times in total, with a
+    jump back between them. Raises InputError for a multistep scheduler.
     """
     if not solver.is_memoryless:
-        what = f"{type(solver.scheduler).__name__} remembers earlier steps, so it cannot go back"
-        raise InputError(Problem("scheduler", what, "take DDIM or DDPM for --num_resamples"))
+        what = f"{type(solver.scheduler).__name__} depends on earlier steps, so it cannot jump back"
+        raise InputError(Problem("scheduler", what, "use DDIM or DDPM with --num_resamples"))
     return list(solver.steps(list(repaint_places(solver.first, len(solver.timesteps), jump_length, num_resamples))))
 
 
 def repaint_places(first: int, end: int, jump_length: int, num_resamples: int) -> Iterator[int]:
-    """Which places of the timesteps are evaluated, in order: stretches of `jump_length`, each `num_resamples` times."""
+    """The indices of the timesteps to evaluate, in order: stretches of `jump_length`, each `num_resamples` times."""
     for begin in range(first, end, jump_length):
         for _ in range(num_resamples):
             yield from range(begin, min(begin + jump_length, end))
@@ -136,17 +136,17 @@ def as_pixels(image: Image.Image) -> Tensor:
 
 
 def read_mask(mask: Image.Image, size: tuple[int, int]) -> Tensor:
-    """A mask (white: make anew; see `masks.levels`), fitted to (height, width) like the image: [1, 1, height, width] in 0..1."""
+    """A mask (white: regenerate; see `masks.levels`), fitted to (height, width) like the image: [1, 1, height, width] in 0..1."""
     grey = mask if mask.mode == "L" else levels(mask)[0]
     return torch.from_numpy(np.array(scaled(grey, size[::-1]), dtype=np.float32) / 255)[None, None]
 
 
 def to_latents(mask: Tensor, factor: int) -> Tensor:
-    """[B, 1, factor * H, factor * W] -> [B, 1, H, W], each the mask at its first pixel, as stock pipelines take it."""
+    """[B, 1, factor * H, factor * W] -> [B, 1, H, W] by nearest neighbour, as stock pipelines downsample masks."""
     return F.interpolate(mask, scale_factor=1 / factor)
 
 
-def paste(made: Image.Image, original: Image.Image, mask: Tensor) -> Image.Image:
-    """The picture made, with every pixel of the known region taken from the original (both RGB, of the mask's size)."""
+def paste(generated: Image.Image, original: Image.Image, mask: Tensor) -> Image.Image:
+    """The generated image with every pixel of the known region taken from the original (both RGB, of the mask's size)."""
     selection = Image.fromarray((mask[0, 0] * 255).round().to(torch.uint8).numpy())
-    return Image.composite(made, original, selection)
+    return Image.composite(generated, original, selection)

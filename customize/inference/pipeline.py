@@ -1,4 +1,4 @@
-"""A base model, with whatever was taught to it, as one object that generates images.
+"""A base model and its learned weights as one object that generates images.
 
 B images, C latent channels, H W latent height and width.
 """
@@ -25,10 +25,10 @@ from customize.inference.solvers import Solver
 
 
 class Pipeline:
-    """Generates with a family's parts as they are, whatever has been loaded into them or is learning in them.
+    """Generates images with the networks of a family, including weights that were loaded into them or are being trained.
 
-    trigger_words: the words that call what was learned. notes: what the user should know of how it was loaded. weights:
-    what was loaded, whose scales can be set anew.
+    trigger_words: words that make a prompt use the learned concept. notes: remarks for the user on how the weights were
+    loaded. weights: the loaded weights, whose scales can be changed.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class Pipeline:
         output_type: str = "pil",
         **options: Any,
     ) -> Any:
-        """Generates the images of one batch: builds a request of the options, and runs it.
+        """Generates one batch of images: builds a `GenerationRequest` from the options and runs it.
 
-        Of prompts and of the options negative_prompt, guidance_scale, seeds, image and mask_image, one serves for all B images,
-        or there is one for each. image, strength: start from it, noised to the part `strength` (above 0, up to 1; by default 0.8,
-        with a mask 1) of the schedule. mask_image: generate only where it is white; every other pixel stays as it was.
-        num_resamples, jump_length: see `repaint_plan`. With a composition each of the prompts is a tuple. All other options are
-        fields of `GenerationRequest`. record, output_type: see `run`, which says what is raised, too.
+        Give one value of prompts, negative_prompt, guidance_scale, seeds, image and mask_image for all B images, or a list with
+        one value per image. image, strength: image to image; strength, above 0 and up to 1, is the fraction of the schedule to
+        run (default: 0.8, or 1 with a mask). mask_image: inpainting; only the white part is regenerated, all other pixels stay
+        equal. num_resamples, jump_length: see `repaint_plan`. With a composition, each prompt is a tuple. All other options are
+        fields of `GenerationRequest`. record, output_type, and the errors raised: see `run`.
         """
         return self.run(request_of(prompts, **options), record, output_type)
 
@@ -68,15 +68,15 @@ class Pipeline:
         record: Callable[[StepResult], None] = lambda result: None,
         output_type: str = "pil",
     ) -> Any:
-        """The B images of a request; with output_type "latent" their clean latents [B, C, H, W].
+        """Returns the B images of a request, or their clean latents [B, C, H, W] if output_type is "latent".
 
-        record: receives the result of each step. Raises InputError for what cannot be done (a prompt that is too long, ...),
-        NumericsError for NaN and infinity.
+        record: a callback that receives the result of each step. Raises InputError for an invalid request (a size that does not
+        fit, too many steps, ...), and NumericsError if a pixel is NaN or infinite.
         """
         start, composition, steps = request.start, request.composition, request.num_inference_steps
         if self.family.takes_mask and not start.gives_mask:
-            what = "is an inpainting model, which is shown a picture and a mask"
-            raise InputError(Problem(self.family.name, what, "give image and mask_image, or take another model"))
+            what = "is an inpainting model, which needs an image and a mask"
+            raise InputError(Problem(self.family.name, what, "give image and mask_image, or use another model"))
         size = self.size(request.height, request.width, start.images[0] if start.images else None)
         self.family.latents.set_tiling(request.vae_tiling)
         copies = composition.copies if composition else 1
@@ -113,7 +113,7 @@ class Pipeline:
         clip_skip: int | None = None,
         size: tuple[int, int] | None = None,
     ) -> Estimate:
-        """Guidance from the negative prompts to the prompts, one of each and a scale per picture: see `prompt_estimate`.
+        """Guidance from negative prompts to prompts, with one of each and one scale per image; see `prompt_estimate`.
 
         size: (height, width) of the images; None: the base model's own.
         """
@@ -127,25 +127,25 @@ class Pipeline:
         )
 
     def lengths(self, prompts: Sequence[Prompt], negative_prompt: str, steps: int, plain: bool = False) -> tuple[int, int]:
-        """How many chunks the longest of one picture's prompts has, at any step, and how many its negative prompt."""
+        """The largest number of chunks, at any step, of one image's prompts and of its negative prompt."""
         positive, negative = (
-            [text for prompt in wanted for text in read(prompt, plain).texts(steps)] for wanted in (prompts, [negative_prompt])
+            [text for prompt in side for text in read(prompt, plain).texts(steps)] for side in (prompts, [negative_prompt])
         )
         return max(map(self.family.num_chunks, positive)), max(map(self.family.num_chunks, negative))
 
     def conditioning(self, texts: Sequence[Text], clip_skip: int | None = None) -> Conditioning:
-        """The conditioning of texts, a row for each."""
+        """The conditioning of the texts, one row each."""
         return self.family.encode_prompts(texts, clip_skip=clip_skip)
 
-    def size(self, height: int | None, width: int | None, picture: Image.Image | None) -> tuple[int, int]:
-        """(height, width) in pixels; what is not given follows the picture's shape and the base model's resolution."""
+    def size(self, height: int | None, width: int | None, image: Image.Image | None) -> tuple[int, int]:
+        """(height, width) in pixels. A side that is None follows from the image's aspect ratio and the model's resolution."""
         factor = self.family.latents.factor
         unit = self.family.size_multiple
-        shape = (picture.height / picture.width) ** 0.5 if picture else 1
+        shape = (image.height / image.width) ** 0.5 if image else 1
         own = [max(round(self.family.resolution * side / unit), 1) * unit for side in (shape, 1 / shape)]
         sides = {"height": height or own[0], "width": width or own[1]}
         problems = [
-            Problem(name, f"{side} is no multiple of {factor}", f"take {max(round(side / factor), 1) * factor}")
+            Problem(name, f"{side} is not a multiple of {factor}", f"use {max(round(side / factor), 1) * factor}")
             for name, side in sides.items()
             if side < factor or side % factor
         ]
@@ -154,14 +154,14 @@ class Pipeline:
         return sides["height"], sides["width"]
 
     def noise(self, size: tuple[int, int], generators: list[torch.Generator]) -> Tensor:
-        """Standard normal numbers [B, C, H, W], the latents' shape for pictures of `size` (height, width)."""
+        """Standard normal noise [B, C, H, W] in the shape of the latents of images of `size` (height, width)."""
         height, width = (side // self.family.latents.factor for side in size)
         shape = (len(generators), self.family.latents.channels, height, width)
         return draw_noise(shape, generators, like=torch.empty((), device=self.family.device, dtype=self.family.dtype))
 
     @torch.no_grad()
     def encode(self, images: Sequence[Image.Image], generators: Sequence[torch.Generator]) -> Tensor:
-        """RGB images of one size -> latents [B, C, H, W], each drawn by its own generator."""
+        """RGB images of one size -> latents [B, C, H, W], each sampled with its own generator."""
         return torch.cat([self.encode_pixels(as_pixels(image), g) for image, g in zip(images, generators, strict=True)])
 
     @torch.no_grad()
@@ -175,15 +175,15 @@ class Pipeline:
 
     @torch.no_grad()
     def decode(self, latents: Tensor, max_batch: int | None = None) -> list[Image.Image]:
-        """latents [B, C, H, W] -> B pictures. Raises NumericsError when a pixel is NaN or infinite."""
-        pictures = []
+        """latents [B, C, H, W] -> B images. Raises NumericsError if a pixel is NaN or infinite."""
+        images = []
         for piece in latents.split(max_batch or 1):
             pixels = self.family.latents.decode(piece).float()
             if not pixels.isfinite().all():
                 raise NumericsError(
-                    "a picture came out with NaN or infinite pixels: take a higher precision (mixed_precision no or "
-                    "bf16), a lower guidance_scale, or a smaller scale of the weights"
+                    "an image has NaN or infinite pixels: use a higher precision (mixed_precision no or bf16), a lower "
+                    "guidance_scale, or a smaller scale of the weights"
                 )
             pixels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-            pictures += [Image.fromarray(array) for array in pixels.permute(0, 2, 3, 1).cpu().numpy()]
-        return pictures
+            images += [Image.fromarray(array) for array in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+        return images

@@ -33,20 +33,20 @@ def load_pipeline(
     partial: bool = False,
     vae: str | None = None,
 ) -> Pipeline:
-    """Loads a base model and puts any number of learned weights into it, each at its scale.
+    """Loads a base model and any number of learned weights, each at its scale.
 
-    base: as `pretrained_model_name_or_path`; None: the one that the weights name, or the embedded demo model.
-    weights: (path, scale) pairs, see `find_learned`; the scale of embeddings multiplies their vectors. A scale may be a
-    `Schedule`, which changes during denoising.
-    vae: a folder or .safetensors file with an autoencoder that takes the place of the base model's own.
-    partial: load adapters of which only a part fits the base model; the pipeline's notes say what was left out.
-    Raises InputError, before the base model is loaded where that can be known.
+    base: as `pretrained_model_name_or_path`. None: the base model named in the weights' metadata, or the demo model.
+    weights: (path, scale) pairs, see `find_learned`. A scale of embeddings multiplies their vectors. A scale may be a
+    `Schedule`, which changes it during denoising.
+    vae: a folder or .safetensors file with an autoencoder that replaces the base model's own.
+    partial: also load adapters that fit the base model only in part; the pipeline's notes list what was skipped.
+    Raises InputError, if possible before the base model is loaded.
     """
     learned = find_learned(base, weights)
     source = locate(base, learned, revision=revision, variant=variant, prediction_type=prediction_type)
     read = [(file, read_tensors(file)) for file in learned.files]
     other = locate_autoencoder(vae) if vae else None
-    changed = bool(learned.files or learned.network or other)  # what goes into the networks is added to them in float32
+    changed = bool(learned.files or learned.network or other)  # weights are merged into the networks in float32
     family = families.load(source) if changed else families.load(source, Placement(device, torch_dtype))
     if other:
         family.replace_vae(load_autoencoder(other), other)
@@ -55,12 +55,12 @@ def load_pipeline(
     words = [add_embeddings(family, file, tensors) for file, tensors in read]
     adapters, notes = add_adapters(family, [file for file in learned.files if file.is_adapter], partial)
     family.to(device, torch_dtype)
-    in_place = LoadedWeights(learned.files, joined(learned.files, words, adapters))
-    return Pipeline(family, learned.trigger_words, notes, in_place)
+    loaded = LoadedWeights(learned.files, joined(learned.files, words, adapters))
+    return Pipeline(family, learned.trigger_words, notes, loaded)
 
 
 def locate(base: str | None, learned: Learned, **options: str | None) -> families.Source:
-    """The base model, by the user's name for it or by that of the weights, which also know how it was loaded.
+    """Locates the base model: the one that the user names, else the one in the weights' metadata, with its loading options.
 
     options: revision, variant, prediction_type. Raises InputError.
     """
@@ -70,18 +70,18 @@ def locate(base: str | None, learned: Learned, **options: str | None) -> familie
     except InputError as error:
         if base or learned.base is None:
             raise
-        what = f"{(learned.network or learned.files[0]).path} was learned on {learned.base}, which is not here"
-        remedy = "say where it is with --pretrained_model_name_or_path"
+        what = f"{(learned.network or learned.files[0]).path} was trained on {learned.base}, which was not found"
+        remedy = "give its location with --pretrained_model_name_or_path"
         raise InputError([Problem(SETTING, what, remedy), *error.problems]) from error
     words = [word for file in learned.files for word in file.placeholders]
     if problems := known_token_problems(spec_of(source).vocabulary(source), words):
-        remedy = "load it into the model that it was learned on"
+        remedy = "load it into the base model that it was trained on"
         raise InputError(Problem(SETTING, problem.what, remedy) for problem in problems)
     return source
 
 
 def options_of(base: str | None, learned: Learned, **options: str | None) -> dict[str, str | None]:
-    """How to load the base model, where the user did not say: as the first of the weights that name it were learned."""
+    """The options for loading the base model. Without a base, missing ones are those that the first weights were trained with."""
     files = (*filter(None, [learned.network]), *learned.files)
-    said = files[0].about.get("settings", {}) if base is None and files else {}
-    return {name: given or said.get(name) for name, given in options.items()}
+    stored = files[0].about.get("settings", {}) if base is None and files else {}
+    return {name: given or stored.get(name) for name, given in options.items()}

@@ -1,4 +1,4 @@
-"""What is asked of a pipeline: one batch of images, as a value."""
+"""A request for one batch of images, as a value."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from customize.inference.starts import ImageToImage, Inpainting, KeepComponent, 
 
 @dataclass(frozen=True)
 class Composition:
-    """One image of several prompts. of: given an estimate for each prompt, in their order, returns the image's.
+    """One image of several prompts. of: combines the estimates of the prompts, in order, into the estimate of the image.
 
-    copies: how many latents each image has; the first of them is decoded. kept: components, and the index of the one that is
-    taken from the given image (`illusion_estimates.keep_component`).
+    copies: number of latents per image, the first of which is decoded. kept: components, and the index of the one to keep from
+    the input image (see `illusion_estimates.keep_component`).
     """
 
     of: Callable[[Sequence[Estimate]], Estimate]
@@ -28,17 +28,17 @@ class Composition:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
-    """B images to generate in one batch. The first four fields have an entry for each.
+    """B images to generate in one batch. The first four fields have one entry per image.
 
-    prompts: each image's, read by the grammar of `customize.prompts`, unless `plain_prompt`: one, or those that `composition`
-    makes one image of. An image depends on its own prompt, seed and start only, not on the others in its batch, when all prompts
-    have as many chunks (see `Pipeline.lengths`); shorter ones are padded with empty chunks.
-    guidance_scales: where all are up to 1, the negative prompts are not evaluated; nor where the network takes the scale as an
-    input (LCM). height, width: in pixels; by default the base model's own, or the shape of the start's images at as many pixels.
-    scheduler, use_karras_sigmas, timestep_spacing, rescale_betas_zero_snr: see `make_scheduler`. eta: in 0..1, the noise that
-    DDIM or TCD adds at each step. guidance_rescale: in 0..1, see `estimates.rescaled`. clip_skip: last layers of the text
-    encoder that are left out, as diffusers counts them. max_batch: the largest number of rows in a call of a network (with
-    guidance, an image is two). vae_tiling: the autoencoder works on large images tile by tile.
+    prompts: a tuple of prompts per image, of length 1 unless a `composition` combines several. They are parsed by the grammar of
+    `customize.prompts`, unless `plain_prompt` is set. Shorter prompts are padded with empty chunks to the longest of the batch;
+    if all have the same number of chunks (see `Pipeline.lengths`), an image does not depend on the rest of its batch.
+    guidance_scales: if all are at most 1, or if the network takes the scale as an input (LCM), negative prompts are not
+    evaluated. height, width: in pixels, multiples of the latents' factor; the default is the base model's resolution, in the
+    aspect ratio of the input images. scheduler, use_karras_sigmas, timestep_spacing, rescale_betas_zero_snr: see
+    `make_scheduler`. eta: in 0..1, the noise that DDIM or TCD adds at each step. guidance_rescale: in 0..1, see
+    `estimates.rescaled`. clip_skip: number of final text encoder layers to skip, as in diffusers. max_batch: largest number of
+    rows per call of a network (guidance needs two rows per image). vae_tiling: encode and decode large images in tiles.
     """
 
     prompts: Sequence[tuple[Prompt, ...]]
@@ -77,9 +77,9 @@ def request_of(
     start: Start | None = None,
     **options: Any,
 ) -> GenerationRequest:
-    """The request that the options of `Pipeline.generate` stand for; without `start`, they decide where denoising starts.
+    """Builds a request from the options of `Pipeline.generate`; without `start`, the start follows from the other options.
 
-    Raises InputError where they do not go together.
+    Raises InputError for options that contradict each other.
     """
     prompts = [prompts] if composition and isinstance(prompts, tuple) else prompts
     per_image = each_of_one_length(
@@ -88,7 +88,8 @@ def request_of(
     )  # fmt: skip
     images, masks = per_image["image"], per_image["mask_image"]
     if start and (images[0] or masks[0] or strength is not None or (composition and composition.kept)):
-        raise InputError(Problem("start", "says where denoising starts, and so do image, mask_image and strength", "give one"))
+        what = "cannot be combined with image, mask_image, strength or a kept component"
+        raise InputError(Problem("start", what, "give one or the other"))
     start = start or start_of(images, masks, strength, num_resamples, jump_length, composition)
     return GenerationRequest(
         prompts=per_image["prompts"] if composition else [(prompt,) for prompt in per_image["prompts"]],
@@ -109,12 +110,12 @@ def start_of(
     jump_length: int,
     composition: Composition | None,
 ) -> Start:
-    """Where denoising starts, by what is given. Raises InputError for a mask or a strength without an image."""
+    """Chooses the start for the given options. Raises InputError for a mask or a strength without an image."""
     given = {} if strength is None else {"strength": strength}
     if not images[0]:
         lonely = "mask_image" if masks[0] else "strength" if strength not in (None, 1.0) else None
         if lonely:
-            raise InputError(Problem(lonely, "there is no image that it is for", "give the picture as image"))
+            raise InputError(Problem(lonely, "needs an image", "give it as image"))
         return TextToImage()
     if masks[0]:
         return Inpainting(images, masks, num_resamples=num_resamples, jump_length=jump_length, **given)
@@ -124,14 +125,14 @@ def start_of(
 
 
 def each_of_one_length(**values: Any) -> dict[str, list]:
-    """Each value as a list of one common length; a single one is repeated. Raises InputError when lengths differ."""
+    """Returns each value as a list of one common length; single values are repeated. Raises InputError if lengths differ."""
     lists = {
         name: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         for name, value in values.items()
     }
     count = max(map(len, lists.values()))
     problems = [
-        Problem(name, f"{len(items)} given for {count} pictures", f"give 1 or {count}")
+        Problem(name, f"{len(items)} given for {count} images", f"give 1 or {count}")
         for name, items in lists.items()
         if len(items) not in (1, count)
     ]

@@ -1,4 +1,4 @@
-"""The visible denoising loop. Every feature of inference is a start, an estimate or a correction given to `sample`.
+"""The denoising loop. Every feature of inference is a start, an estimate or a correction passed to `sample`.
 
 B images, C latent channels, H W latent height and width.
 """
@@ -18,15 +18,15 @@ from customize.inference.solvers import Solver
 from customize.inference.step import Step
 
 Denoiser = Callable[[Tensor, Tensor, Conditioning], DenoiserOutput]
-"""(noisy latents [B, C, H, W], timesteps [B], conditioning of B rows) -> its output for each, see `Family.predict`."""
+"""(noisy latents [B, C, H, W], timesteps [B], conditioning of B rows) -> output, see `Family.predict`."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What is known once the denoiser has been evaluated; all tensors are [B, C, H, W].
+    """The result of one evaluation step; all tensors are [B, C, H, W].
 
-    latents: before the step, as the solver holds them; model_input: the same as the denoiser gets them; outputs: one for each
-    input of `estimate`; noise, clean: the noise and the clean latents that the estimate finds in `model_input`.
+    latents: before the step, in the solver's scaling; model_input: the same, scaled for the denoiser; outputs: one per input of
+    `estimate`; noise, clean: predicted noise and predicted clean latents.
     """
 
     step: Step
@@ -43,15 +43,15 @@ Correct = Callable[[Tensor, StepResult], Tensor]
 
 
 def unchanged(next_latents: Tensor, result: StepResult) -> Tensor:
-    """The correction that changes nothing."""
+    """The identity correction."""
     return next_latents
 
 
 @dataclass(frozen=True)
 class DenoisingTask:
-    """One kind of generation: its start, its estimate, its correction after each step, and what becomes of the images.
+    """The inputs of one call of `sample`, and a function for the decoded images.
 
-    start: latents [B, C, H, W]; plan: see `sample`; finish: decoded images -> images to show.
+    start: latents [B, C, H, W]; estimate, correct, plan: see `sample`; finish: decoded images -> final images.
     """
 
     start: Tensor
@@ -73,11 +73,11 @@ def sample(
     record: Callable[[StepResult], None] = lambda result: None,
     max_batch: int | None = None,
 ) -> Tensor:
-    """Denoises `start` [B, C, H, W] and returns the clean latents. The solver's steps are set already.
+    """Denoises `start` [B, C, H, W] and returns the clean latents. Call `solver.set_steps` first.
 
-    start: of `solver.start`, or any latents at the level of the first step. plan: the evaluations, in order; by default
-    `solver.steps()`. correct: changes the latents after each step (inpainting). record: receives the result of each step.
-    max_batch: the largest number of rows in a call of the denoiser.
+    start: from `solver.start`, or any latents at the noise level of the first step. plan: the evaluations, in order (default:
+    `solver.steps()`). correct: modifies the latents after each step (inpainting). record: a callback for the result of each
+    step. max_batch: largest number of rows per call of the denoiser.
     """
     latents = start
     for step in plan or solver.steps():
@@ -96,7 +96,7 @@ def sample(
 def evaluate(
     denoiser: Denoiser, inputs: Sequence[DenoiserInput], timestep: Tensor, max_batch: int | None
 ) -> list[DenoiserOutput]:
-    """One output per input. All go through the denoiser in one batch, or in pieces of at most `max_batch` rows."""
+    """Returns one output per input. All go through the denoiser in one batch, or in chunks of at most `max_batch` rows."""
     latents = torch.cat([each.latents for each in inputs])
     conditioning = Conditioning.cat([each.conditioning for each in inputs])
     timesteps = timestep.to(latents.device).expand(len(latents))
@@ -112,5 +112,5 @@ def evaluate(
 
 
 def draw_noise(shape: Sequence[int], generators: list[torch.Generator], like: Tensor) -> Tensor:
-    """Standard normal numbers [B, C, H, W], an image's from its own generator; dtype and device of `like`."""
+    """Standard normal noise [B, C, H, W], each image's from its own generator, in the dtype and on the device of `like`."""
     return randn_tensor(tuple(shape), generator=generators, device=like.device, dtype=like.dtype)

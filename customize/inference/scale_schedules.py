@@ -1,4 +1,4 @@
-"""Learned weights in the networks of a pipeline, and estimates under scales that change during denoising."""
+"""The learned weights in a pipeline's networks, and estimates whose weight scales change during denoising."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class LoadedWeights:
-    """All files in a family's networks. scales: one for each, as the next pictures are to be made with; set it at will."""
+    """All weight files loaded into a family's networks. scales: one per file, used for the next images; may be assigned."""
 
     def __init__(self, files: Sequence[LearnedFile] = (), parts: Sequence[Loaded] = ()):
         self.files, self.parts = tuple(files), tuple(parts)
@@ -35,18 +35,18 @@ class LoadedWeights:
         self.now = tuple(scales)
 
     def scheduled(self, make: Callable[[], Estimate], steps: int) -> Estimate:
-        """What `make` returns; where scales change on the way, what it returns under those of each of the `steps`."""
-        wanted = [self.during(step, steps) for step in range(steps)]
+        """The estimate that `make` returns; if scales change during the `steps`, a `Scheduled` one, with one call per scale."""
+        planned = [self.during(step, steps) for step in range(steps)]
         made = {}
-        for scales in dict.fromkeys(wanted):
+        for scales in dict.fromkeys(planned):
             self.set(scales)
             made[scales] = make()
-        return Scheduled(tuple(made[scales] for scales in wanted), self, tuple(wanted)) if len(made) > 1 else made[wanted[0]]
+        return Scheduled(tuple(made[scales] for scales in planned), self, tuple(planned)) if len(made) > 1 else made[planned[0]]
 
 
 @dataclass(frozen=True)
 class Scheduled(Changing):
-    """One estimate after another, each asked of networks in which learned weights have the scales that it was made under."""
+    """A sequence of estimates; before each one is evaluated, the learned weights are set to its scales."""
 
     weights: LoadedWeights
     scales: tuple[tuple[Now, ...], ...]

@@ -1,8 +1,8 @@
-"""Diffusers' schedulers behind one interface: the only module that knows in which ways they differ.
+"""diffusers' schedulers behind one interface: the only module that knows how they differ.
 
 B images, C latent channels, H W latent height and width.
 
-The network's input is alpha * clean + sigma * noise. Some schedulers hold the latents in this form (DDIM, DPM++, flow
+The network's input is alpha * clean + sigma * noise. Some schedulers store the latents in this form (DDIM, DPM++, flow
 matching, ...), others as clean + (sigma / alpha) * noise, and scale them for the network (Euler, Heun, LMS, ...; Karras et al.
 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", section 3).
 """
@@ -23,10 +23,10 @@ from customize.inference.step import Step
 
 
 class Solver:
-    """A scheduler, and where sampling begins in its timesteps.
+    """A scheduler, and the index of the timestep at which sampling begins.
 
-    scheduler: see `schedulers.make_scheduler`; generators: one per image, for schedulers that add noise at each step; eta: how
-    much of it DDIM and TCD add, in 0..1; first: the place of the first timestep that is evaluated.
+    scheduler: see `schedulers.make_scheduler`; generators: one per image, for schedulers that add noise at each step; eta: in
+    0..1, the amount of noise that DDIM and TCD add; first: index of the first timestep to evaluate.
     """
 
     def __init__(self, scheduler, generators: list[torch.Generator] | None = None, eta: float = 0.0, first: int = 0):
@@ -39,7 +39,7 @@ class Solver:
 
     @property
     def timesteps(self) -> Tensor:
-        """The timesteps of all evaluations, also those before `first`."""
+        """The timesteps of all evaluations, including those before `first`."""
         return self.scheduler.timesteps
 
     @property
@@ -55,39 +55,39 @@ class Solver:
         device: torch.device | str = "cpu",
         distilled: bool = False,
     ) -> None:
-        """Sets the timesteps, and `first` so that the part `strength` (above 0, up to 1) of them is evaluated.
+        """Sets the timesteps, and `first` so that the last fraction `strength` (above 0, up to 1) of them is evaluated.
 
-        distilled: a scheduler that supports it (LCM) makes all steps on that part of the schedule, as in
-        `LatentConsistencyModelImg2ImgPipeline`. Raises InputError for a strength or a number of steps that is not possible.
+        distilled: a scheduler that supports it (LCM) makes all steps within that fraction of the schedule, as in
+        `LatentConsistencyModelImg2ImgPipeline`. Raises InputError for an invalid strength or number of steps.
         """
         if not 0 < strength <= 1:
-            raise InputError(Problem("strength", f"{strength} is not above 0 and up to 1", "take 0.3 to 0.9"))
+            raise InputError(Problem("strength", f"{strength} is not above 0 and at most 1", "use 0.3 to 0.9"))
         within = distilled and "strength" in inspect.signature(self.scheduler.set_timesteps).parameters
         options = {"device": device, **({"strength": strength} if within else {})}
         if fault := self._steps_fault(num_inference_steps, options):
             what = f"{num_inference_steps} is not possible with {type(self.scheduler).__name__} ({fault})"
             most = min(num_inference_steps, self.scheduler.config.num_train_timesteps + 1)
             fewer = next((count for count in range(most - 1, 0, -1) if not self._steps_fault(count, options)), None)
-            remedy = f"take at most {fewer}; 20 to 50 are usual" if fewer else "take more steps or another scheduler"
+            remedy = f"use at most {fewer}; 20 to 50 is usual" if fewer else "use more steps or another scheduler"
             raise InputError(Problem("num_inference_steps", what, remedy))
         if not within and int(num_inference_steps * strength) < 1:
             what = f"{strength} of {num_inference_steps} steps is less than one step"
-            raise InputError(Problem("strength", what, "take a larger strength or more num_inference_steps"))
+            raise InputError(Problem("strength", what, "increase strength or num_inference_steps"))
         self.first = 0 if within else self.first_place(num_inference_steps, strength)
 
     def first_place(self, num_inference_steps: int, strength: float) -> int:
-        """The place in the timesteps where image to image begins, as `StableDiffusionImg2ImgPipeline` counts it.
+        """The index of the first timestep of image to image, as in `StableDiffusionImg2ImgPipeline`.
 
-        strength: in 0..1, the part of the schedule that is evaluated, rounded down to whole steps.
+        strength: in 0..1, the fraction of the schedule to evaluate, rounded down to whole steps.
         """
         kept = min(int(num_inference_steps * strength), num_inference_steps)
         return (num_inference_steps - kept) * self.scheduler.order
 
     def _steps_fault(self, num_inference_steps: int, options: dict[str, Any]) -> str:
-        """Sets the timesteps and says why the scheduler cannot make so many steps; empty where it can."""
+        """Sets the timesteps; returns why the scheduler cannot make so many steps, or an empty string if it can."""
         scheduler, most = self.scheduler, self.scheduler.config.num_train_timesteps
         if not 1 <= num_inference_steps <= most:
-            return f"it is not in 1 to {most}"
+            return f"it must be 1 to {most}"
         try:
             scheduler.set_timesteps(num_inference_steps, **options)
         except (ValueError, IndexError) as error:
@@ -100,9 +100,9 @@ class Solver:
         return ""
 
     def steps(self, places: Sequence[int] | None = None) -> Iterator[Step]:
-        """The evaluations at these places of the timesteps; by default at every one from `first` on.
+        """The evaluations at these indices of the timesteps; by default at all from `first` on.
 
-        Lazy: the level of an evaluation of a solver of second order depends on the step taken before it.
+        Lazy: for second-order solvers, the noise level of an evaluation depends on the step before it.
         """
         self._begin()
         timesteps = [*self.timesteps, None]
@@ -112,7 +112,7 @@ class Solver:
             yield Step(index, len(places), timesteps[place], timesteps[place + 1], *level, self.prediction_type)
 
     def level(self, place: int) -> tuple[float, float]:
-        """(alpha, sigma) of the network's input at `place` of the timesteps; at a midpoint, only when it is reached."""
+        """(alpha, sigma) of the network's input at index `place` of the timesteps; of a midpoint, only once it is reached."""
         sigmas = getattr(self.scheduler, "sigmas", None)
         if sigmas is None:
             schedule = DiscreteSchedule.of(self.scheduler)
@@ -125,7 +125,7 @@ class Solver:
         return alpha, sigma * alpha
 
     def start(self, noise: Tensor, clean: Tensor | None = None) -> Tensor:
-        """The latents [B, C, H, W] with which sampling begins: noise, or clean latents noised to the first level (SDEdit).
+        """The initial latents [B, C, H, W]: noise, or clean latents noised to the first level (SDEdit).
 
         Meng et al. 2021, "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations".
         """
@@ -134,9 +134,9 @@ class Solver:
         return self.noised(clean, noise, self.timesteps[self.first])
 
     def noised(self, clean: Tensor, noise: Tensor, timestep: Tensor | None) -> Tensor:
-        """Clean latents [B, C, H, W] under noise, in the form in which the scheduler holds them.
+        """Adds noise to clean latents [B, C, H, W]; returns them in the scheduler's scaling.
 
-        timestep: that of the next evaluation; None after the last one, where they stay clean.
+        timestep: that of the next evaluation; None after the last one, which adds no noise.
         """
         if timestep is None:
             return clean
@@ -148,18 +148,18 @@ class Solver:
         return self.scheduler.add_noise(clean, noise, timestep.reshape(1))
 
     def scale(self, latents: Tensor, timestep: Tensor) -> Tensor:
-        """The network's input [B, C, H, W] from latents as the scheduler holds them."""
+        """The network's input [B, C, H, W] for latents in the scheduler's scaling."""
         scaled = getattr(self.scheduler, "scale_model_input", None)
         return scaled(latents, timestep) if scaled else latents
 
     def unscale(self, model_input: Tensor, timestep: Tensor) -> Tensor:
-        """The inverse of `scale`: latents [B, C, H, W] as the scheduler holds them, from the network's input."""
+        """The inverse of `scale`: latents [B, C, H, W] in the scheduler's scaling, from the network's input."""
         return model_input / self.scale(torch.ones_like(model_input), timestep)
 
     def step(self, output: Tensor, step: Step, latents: Tensor, variance: Tensor | None = None) -> Tensor:
-        """The latents [B, C, H, W] after the evaluation that gave this output, as the scheduler holds them.
+        """The latents [B, C, H, W] after the evaluation that returned this output, in the scheduler's scaling.
 
-        variance: as the denoiser predicts it; only schedulers whose `variance_type` is learned use it.
+        variance: the denoiser's prediction, used only by schedulers whose `variance_type` is learned.
         """
         if variance is not None and self.scheduler.config.get("variance_type") in ("learned", "learned_range"):
             output = torch.cat([output, variance], 1)
@@ -170,9 +170,9 @@ class Solver:
             self.scheduler.set_begin_index(self.first)
 
     def _midpoint(self, place: int | None) -> float | None:
-        """sigma / alpha where DPM2 is about to evaluate the midpoint of a step, else None."""
+        """sigma / alpha if DPM2 evaluates the midpoint of a step next, else None."""
         if getattr(self.scheduler, "state_in_first_order", True) or not hasattr(self.scheduler, "sigmas_interpol"):
             return None
         assert place is not None, "a midpoint comes after a step"
-        earlier = 1 if isinstance(self.scheduler, KDPM2AncestralDiscreteScheduler) else 0  # which keeps them a place earlier
+        earlier = 1 if isinstance(self.scheduler, KDPM2AncestralDiscreteScheduler) else 0  # it stores them one index earlier
         return float(self.scheduler.sigmas_interpol[place - earlier])

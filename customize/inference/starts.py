@@ -1,6 +1,6 @@
-"""Where denoising starts, and what is done after each step: one strategy for each kind of generation.
+"""Where denoising starts, and the correction after each step: one class per kind of generation.
 
-A new kind (an inverted image, blended noise) is one more class with the attributes and the method of `Start`.
+A new kind (an inverted image, blended noise) is another class that implements `Start`.
 
 B images, C latent channels, H W latent height and width.
 """
@@ -24,10 +24,10 @@ Generators = list[torch.Generator]
 
 
 class Start(Protocol):
-    """images: those that it starts from, or none; strength: the part of the schedule that is run, above 0 and up to 1.
+    """images: the input images, or empty; strength: the fraction of the schedule to run, above 0 and up to 1.
 
-    gives_mask: whether an inpainting network gets its mask here. shortens: whether a distilled solver makes all its steps within
-    the part `strength` of the schedule.
+    gives_mask: whether this start provides the mask for an inpainting network. shortens: whether a distilled solver makes all
+    its steps within the fraction `strength` of the schedule.
     """
 
     gives_mask: ClassVar[bool]
@@ -41,7 +41,7 @@ class Start(Protocol):
     def task(
         self, pipeline: ImageEncoder, solver: Solver, estimate: Estimate, size: Size, generators: Generators
     ) -> DenoisingTask:
-        """The task whose latents are of this size. solver: its steps are set; generators: one for each row of the latents."""
+        """The task for images of this size. solver: with its steps set; generators: one per row of the latents."""
         ...
 
 
@@ -62,7 +62,7 @@ class TextToImage:
 
 @dataclass(frozen=True)
 class ImageToImage:
-    """Starts from images, noised to the part `strength` of the schedule (SDEdit, see `Solver.start`)."""
+    """Starts from images, noised to the fraction `strength` of the schedule (SDEdit, see `Solver.start`)."""
 
     images: Sequence[Image.Image]
     strength: float = 0.8
@@ -78,7 +78,7 @@ class ImageToImage:
 
 @dataclass(frozen=True)
 class Inpainting:
-    """Generates images where their masks are white, and keeps every other pixel. num_resamples, jump_length: `repaint_plan`."""
+    """Regenerates images where their masks are white; all other pixels are kept. num_resamples, jump_length: `repaint_plan`."""
 
     images: Sequence[Image.Image]
     masks: Sequence[Image.Image]
@@ -97,7 +97,7 @@ class Inpainting:
 
 @dataclass(frozen=True)
 class KeepComponent:
-    """Starts from noise, and keeps one component of images, that of `index` (see `illusion_estimates.keep_component`)."""
+    """Starts from noise and keeps component `index` of the images (see `illusion_estimates.keep_component`)."""
 
     images: Sequence[Image.Image]
     components: Components
@@ -115,5 +115,5 @@ class KeepComponent:
 
 
 def fitted(images: Sequence[Image.Image], size: Size) -> list[Image.Image]:
-    """The images as RGB, cut and scaled to `size` (height, width)."""
+    """The images as RGB, cropped and scaled to `size` (height, width)."""
     return [ImageOps.fit(image.convert("RGB"), size[::-1], Image.Resampling.LANCZOS) for image in images]

@@ -213,25 +213,25 @@ def heat_levels(maps: Tensor) -> np.ndarray:
     return (heat * (LEVELS - 1)).round().to(torch.uint8).numpy()
 
 
-def overlay(picture: Image.Image, levels: np.ndarray) -> Image.Image:
+def overlay(image: Image.Image, levels: np.ndarray) -> Image.Image:
     """The picture without its colours under a map in others. levels: [H, W], see `heat_levels`."""
-    smooth = Image.fromarray(levels).resize(picture.size, Image.Resampling.BICUBIC)
+    smooth = Image.fromarray(levels).resize(image.size, Image.Resampling.BICUBIC)
     heat = Image.fromarray(heat_colours()[np.asarray(smooth).clip(0, LEVELS - 1)], "RGBA")
-    return Image.alpha_composite(picture.convert("L").convert("RGBA"), heat).convert("RGB")
+    return Image.alpha_composite(image.convert("L").convert("RGBA"), heat).convert("RGB")
 
 
-def heat_sheet(picture: Image.Image, words: Sequence[str], levels: np.ndarray, largest: int = LARGEST) -> Image.Image:
+def heat_sheet(image: Image.Image, words: Sequence[str], levels: np.ndarray, largest: int = LARGEST) -> Image.Image:
     """The picture, and beside it once for each word where that looks. levels: [N, H, W]; largest: side of a picture."""
-    small = picture.copy()
+    small = image.copy()
     small.thumbnail((largest, largest), Image.Resampling.LANCZOS)
-    pictures, labels = [small, *(overlay(small, each) for each in levels)], ["", *words]
-    rows = range(0, len(pictures), WORDS_IN_A_ROW)
-    return stacked([contact_sheet([pictures[i : i + WORDS_IN_A_ROW]], labels[i : i + WORDS_IN_A_ROW]) for i in rows])
+    images, labels = [small, *(overlay(small, each) for each in levels)], ["", *words]
+    rows = range(0, len(images), WORDS_IN_A_ROW)
+    return stacked([contact_sheet([images[i : i + WORDS_IN_A_ROW]], labels[i : i + WORDS_IN_A_ROW]) for i in rows])
 
 
-def heat_gif(picture: Image.Image, looks: WordMaps) -> bytes:
+def heat_gif(image: Image.Image, word_maps: WordMaps) -> bytes:
     """The sheet as an animation over the evaluations."""
-    levels = heat_levels(looks.maps)[spread(len(looks.maps), MOST_FRAMES)]
-    sheets = [np.asarray(heat_sheet(picture, looks.words, each, LARGEST_MOVING)) for each in levels]
+    levels = heat_levels(word_maps.maps)[spread(len(word_maps.maps), MOST_FRAMES)]
+    sheets = [np.asarray(heat_sheet(image, word_maps.words, each, LARGEST_MOVING)) for each in levels]
     indices, palette = few_colours(np.stack(sheets))
     return gif([in_colours(frame, palette) for frame in indices])

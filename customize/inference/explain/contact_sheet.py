@@ -33,11 +33,11 @@ def contact_sheet(
     All places have the size of the largest picture. Pictures are never shrunk; small ones are enlarged by a whole
     factor, pixel by pixel, towards `min_side`, so that labels have room and every pixel can be seen as it is.
     """
-    pictures = [picture for row in rows for picture in row if picture is not None]
-    assert pictures, "a sheet needs a picture"
-    factor = max(1, min_side // max(max(picture.size) for picture in pictures))
-    width = max(picture.width for picture in pictures) * factor
-    height = max(picture.height for picture in pictures) * factor
+    images = [image for row in rows for image in row if image is not None]
+    assert images, "a sheet needs a picture"
+    factor = max(1, min_side // max(max(image.size) for image in images))
+    width = max(image.width for image in images) * factor
+    height = max(image.height for image in images) * factor
     font = font_for("".join([*column_labels, *row_labels]), max(SMALLEST, min(LARGEST, width // 18)))
     above = [wrapped(label, font, width) for label in column_labels]
     beside = [wrapped(label, font, min(max(width, 150), 12 * font.size), height) for label in row_labels]
@@ -52,15 +52,15 @@ def contact_sheet(
     for y, text in zip(lines, beside, strict=False):
         write(draw, text, font, left - GAP, y + (height - box_of(text, font)[1]) // 2, 1.0)
     for y, row in zip(lines, rows, strict=True):
-        for x, picture in zip(columns, row, strict=False):
-            if picture is not None:
-                large = ImageOps.scale(picture.convert("RGB"), factor, Image.Resampling.NEAREST)
+        for x, image in zip(columns, row, strict=False):
+            if image is not None:
+                large = ImageOps.scale(image.convert("RGB"), factor, Image.Resampling.NEAREST)
                 sheet.paste(large, (x + (width - large.width) // 2, y + (height - large.height) // 2))
     return sheet
 
 
 def before_after(
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     rows: Sequence[tuple[str, Image.Image, Image.Image]],
     most: int = 8,
     of: int = 0,
@@ -73,11 +73,11 @@ def before_after(
     below = contact_sheet([row[1:] for row in rows], labels, [row[0] for row in rows])
     side = max(rows[0][1].width, 96)
     thumbnails = []
-    for picture in pictures[:most]:
-        thumbnail = picture.convert("RGB")
+    for image in images[:most]:
+        thumbnail = image.convert("RGB")
         thumbnail.thumbnail((side, side), Image.Resampling.LANCZOS)
         thumbnails.append(thumbnail)
-    count = max(of, len(pictures))
+    count = max(of, len(images))
     taught = f"taught: {len(thumbnails)} of {count:,}" if count > len(thumbnails) else "taught"
     return stacked([contact_sheet([thumbnails], row_labels=[taught]), below])
 

@@ -37,67 +37,67 @@ def psnr(first: Image.Image, second: Image.Image) -> float:
 
 
 @torch.no_grad()
-def autoencoder(pipeline: Pipeline, picture: Image.Image, request: ImageRequest) -> Image.Image:
+def autoencoder(pipeline: Pipeline, image: Image.Image, request: ImageRequest) -> Image.Image:
     """Picture, its latents (by the linear map that fits best), the picture decoded from them, and the difference.
 
     Rombach et al. 2022, section 3.1. The latents are the posterior's mean.
     """
-    family, picture = pipeline.family, fitting(pipeline, picture)
-    latents = family.latents.sample(family.latents.encode(as_pixels(picture)))
+    family, image = pipeline.family, fitting(pipeline, image)
+    latents = family.latents.sample(family.latents.encode(as_pixels(image)))
     (decoded,) = pipeline.decode(latents)
-    difference = ImageChops.difference(picture, decoded).point(lambda value: min(255, AMPLIFIED * value))
+    difference = ImageChops.difference(image, decoded).point(lambda value: min(255, AMPLIFIED * value))
     plain = latents[0].float().cpu()
-    seen = Image.fromarray(colour_map(plain, decoded)(plain[None])[0]).resize(picture.size, Image.Resampling.NEAREST)
-    ratio = 3 * picture.width * picture.height / latents.numel()
-    columns = ["picture", f"latents: {ratio:.0f} times fewer numbers", f"decoded: {psnr(picture, decoded):.1f} dB"]
-    return contact_sheet([[picture, seen, decoded, difference]], [*columns, f"difference x {AMPLIFIED}"])
+    seen = Image.fromarray(colour_map(plain, decoded)(plain[None])[0]).resize(image.size, Image.Resampling.NEAREST)
+    ratio = 3 * image.width * image.height / latents.numel()
+    columns = ["picture", f"latents: {ratio:.0f} times fewer numbers", f"decoded: {psnr(image, decoded):.1f} dB"]
+    return contact_sheet([[image, seen, decoded, difference]], [*columns, f"difference x {AMPLIFIED}"])
 
 
 @torch.no_grad()
-def forward(pipeline: Pipeline, picture: Image.Image, request: ImageRequest) -> Image.Image:
+def forward(pipeline: Pipeline, image: Image.Image, request: ImageRequest) -> Image.Image:
     """The forward process (DDPM, equation 4): the picture's latents under more and more of one noise, decoded."""
-    picture, schedule = fitting(pipeline, picture), pipeline.family.schedule
-    clean, noise = clean_and_noise(pipeline, picture, request.seed)
+    image, schedule = fitting(pipeline, image), pipeline.family.schedule
+    clean, noise = clean_and_noise(pipeline, image, request.seed)
     levels = [schedule.alpha_sigma(torch.tensor([timestep])) for timestep in LEVELS]
     noisy = [pipeline.decode(add_noise(clean, noise, *level))[0] for level in levels]
     labels = [f"t {timestep}, signal {float(alpha):.2f}" for timestep, (alpha, _) in zip(LEVELS, levels, strict=True)]
-    return contact_sheet([[picture, *noisy]], ["picture", *labels])
+    return contact_sheet([[image, *noisy]], ["picture", *labels])
 
 
 @torch.no_grad()
-def denoising(pipeline: Pipeline, picture: Image.Image, request: ImageRequest) -> Image.Image:
+def denoising(pipeline: Pipeline, image: Image.Image, request: ImageRequest) -> Image.Image:
     """The same noisy picture cleaned by a Gaussian blur, by one answer of the network, and by a stride of small steps.
 
     One step: the clean latents that the network's answer implies (DDPM, equation 15). Small steps: DDIM (Song et al. 2021,
     "Denoising Diffusion Implicit Models") with `num_inference_steps` for the whole way.
     """
-    picture, settings = fitting(pipeline, picture), request.settings
+    image, settings = fitting(pipeline, image), request.settings
     solver = Solver(make_scheduler(pipeline.family.scheduler, "DDIM", spec=pipeline.family.spec))
     solver.set_steps(settings.num_inference_steps, device=pipeline.family.device)
     estimate = pipeline.estimate(
         [request.prompts[0]], [settings.negative_prompt], [settings.guidance_scale], settings.num_inference_steps,
-        rescale=settings.guidance_rescale, clip_skip=settings.clip_skip, size=(picture.height, picture.width),
+        rescale=settings.guidance_rescale, clip_skip=settings.clip_skip, size=(image.height, image.width),
     )  # fmt: skip
-    clean, noise = clean_and_noise(pipeline, picture, request.seed)
+    clean, noise = clean_and_noise(pipeline, image, request.seed)
     rows, labels = [], []
     for level in LEVELS:
         solver.first = int((solver.timesteps - level).abs().argmin())
         start = solver.start(noise, clean)
         (noisy,) = pipeline.decode(start)
-        blurred = noisy.filter(ImageFilter.GaussianBlur(level / 1000 * picture.width / 16))
+        blurred = noisy.filter(ImageFilter.GaussianBlur(level / 1000 * image.width / 16))
         (once,) = pipeline.decode(in_one_step(pipeline, solver, start, estimate))
         (stepwise,) = pipeline.decode(sample(pipeline.family.predict, solver, start, estimate))
-        rows.append([noisy, blurred, once, stepwise, picture])
+        rows.append([noisy, blurred, once, stepwise, image])
         labels.append(f"t {int(solver.timesteps[solver.first])}, {len(solver.timesteps) - solver.first} steps")
     return contact_sheet(rows, ["noisy", "blurred", "in one step", "in many steps", "picture"], labels)
 
 
-def views(pipeline: Pipeline, picture: Image.Image, request: ImageRequest) -> Image.Image:
+def views(pipeline: Pipeline, image: Image.Image, request: ImageRequest) -> Image.Image:
     """The picture under each view, those of which anagrams are made; one that changes what noise looks like is marked."""
     side = max(pipeline.family.resolution // 64, 1) * 64  # which all views can do
-    (picture,) = fitted([picture], (side, side))
+    (image,) = fitted([image], (side, side))
     made = [make() for make in VIEWS.values()]
-    shown = [to_image(view(as_pixels(picture))) for view in made]
+    shown = [to_image(view(as_pixels(image))) for view in made]
     labels = [view.name.replace("_", " ") + ("" if view.orthogonal else " (no anagrams)") for view in made]
     rows = range(0, len(made), VIEWS_IN_A_ROW)
     return stacked([contact_sheet([shown[i : i + VIEWS_IN_A_ROW]], labels[i : i + VIEWS_IN_A_ROW]) for i in rows])
@@ -117,16 +117,16 @@ def in_one_step(pipeline: Pipeline, solver: Solver, start: Tensor, estimate: Est
     return step.split(estimate.combine(iter(outputs), model_input, step), model_input)[1]
 
 
-def clean_and_noise(pipeline: Pipeline, picture: Image.Image, seed: int) -> tuple[Tensor, Tensor]:
+def clean_and_noise(pipeline: Pipeline, image: Image.Image, seed: int) -> tuple[Tensor, Tensor]:
     """A picture's latents [1, C, H, W] and noise of their shape, both drawn with this seed."""
     generators = [torch.Generator().manual_seed(seed)]
-    clean = pipeline.encode([picture], generators)
-    return clean, pipeline.noise((picture.height, picture.width), generators)
+    clean = pipeline.encode([image], generators)
+    return clean, pipeline.noise((image.height, image.width), generators)
 
 
-def fitting(pipeline: Pipeline, picture: Image.Image) -> Image.Image:
+def fitting(pipeline: Pipeline, image: Image.Image) -> Image.Image:
     """The picture as RGB in its own shape, as large as the base model's pictures."""
-    return fitted([picture], pipeline.size(None, None, picture))[0]
+    return fitted([image], pipeline.size(None, None, image))[0]
 
 
 LESSONS: dict[str, Callable[[Pipeline, Image.Image, ImageRequest], Image.Image]] = {

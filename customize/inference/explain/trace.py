@@ -73,11 +73,11 @@ class Trace:
     def lines(self, places: Sequence[int]) -> str:
         """trace.jsonl: one JSON object per image and evaluation; places: the numbers of the first images."""
         norms, lines = self.norms(), []
-        for image, place in enumerate(places):
+        for position, place in enumerate(places):
             for index, step in enumerate(seen.step for seen in self.steps):
                 own = {"image": place, "step": step.index, "timestep": float(step.timestep)}
                 level = {"alpha": step.alpha, "sigma": step.sigma}
-                numbers = {name: values[index][image] for name, values in norms.items()}
+                numbers = {name: values[index][position] for name, values in norms.items()}
                 plain = {name: None if number is None else round(number, 6) for name, number in numbers.items()}
                 lines.append(json.dumps(own | level | plain) + "\n")
         return "".join(lines)
@@ -86,7 +86,7 @@ class Trace:
         self,
         folder: Path,
         places: Sequence[int],
-        pictures: Sequence[Image.Image],
+        images: Sequence[Image.Image],
         decode: Decode | None = None,
         listing: str = "trace.jsonl",
     ) -> None:
@@ -96,8 +96,8 @@ class Trace:
         """
         append_text(folder / listing, self.lines(places))
         shown = [self.steps[i] for i in spread(len(self.steps), MOST_FRAMES)]
-        for image, (place, picture) in enumerate(zip(places, pictures, strict=True)):
-            indices, palette = few_colours(film(shown, image, picture, decode))
+        for position, (place, image) in enumerate(zip(places, images, strict=True)):
+            indices, palette = few_colours(film(shown, position, image, decode))
             indices, steps = enlarged(indices[..., None], SIDE)[..., 0], [seen.step for seen in shown]
             write_image(folder / f"{place:03d}-trace.png", strip(indices, palette, steps), compress_level=1)
             write_bytes(folder / f"{place:03d}-trace.gif", animation(pairs(indices), palette))
@@ -128,13 +128,13 @@ def spread(count: int, most: int) -> list[int]:
     return [round(i * (count - 1) / max(shown - 1, 1)) for i in range(shown)]
 
 
-def film(shown: Sequence[Seen], image: int, picture: Image.Image, decode: Decode | None = None) -> np.ndarray:
+def film(shown: Sequence[Seen], position: int, image: Image.Image, decode: Decode | None = None) -> np.ndarray:
     """Frames [2, S, kH, kW, 3], 0 to 255, of one image: its latents, and its predicted clean latents.
 
     picture: what came of them. decode: shows the clean ones in its place, and the others at that size.
     """
-    latents, clean = (torch.stack([getattr(seen, name)[image] for seen in shown]) for name in ("latents", "clean"))
-    colours = colour_map(clean[-1], picture)
+    latents, clean = (torch.stack([getattr(seen, name)[position] for seen in shown]) for name in ("latents", "clean"))
+    colours = colour_map(clean[-1], image)
     if decode is None:
         return np.stack([colours(latents), colours(clean)])
     decoded = np.stack([np.asarray(decode(each[None])[0]) for each in clean])
@@ -155,14 +155,14 @@ class ColourMap:
         return F.pixel_shuffle(patches, self.k).clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def colour_map(latents: Tensor, picture: Image.Image) -> ColourMap:
+def colour_map(latents: Tensor, image: Image.Image) -> ColourMap:
     """The map that makes the picture of these latents [C, H, W] best, by ridge regression; k so that `SIDE` is not passed.
 
     It serves any autoencoder, as it is found anew from a picture that was decoded anyway.
     """
     channels, height, width = latents.shape
-    k = max(1, min(SIDE, max(picture.size)) // max(height, width))
-    small = np.asarray(picture.convert("RGB").resize((k * width, k * height), Image.Resampling.BOX), dtype=np.float32)
+    k = max(1, min(SIDE, max(image.size)) // max(height, width))
+    small = np.asarray(image.convert("RGB").resize((k * width, k * height), Image.Resampling.BOX), dtype=np.float32)
     patches = F.pixel_unshuffle(torch.from_numpy(small).permute(2, 0, 1), k).flatten(1).T
     seen = F.unfold(F.pad(latents[None], (1, 1, 1, 1), mode="replicate"), 3)[0].T
     centre, level = seen.mean(0), patches.mean(0)
@@ -196,9 +196,9 @@ def animation(frames: Sequence[np.ndarray], palette: bytes) -> bytes:
 
 def in_colours(indices: np.ndarray, palette: bytes) -> Image.Image:
     """Indices [h, w] as a picture."""
-    picture = Image.fromarray(indices)
-    picture.putpalette(palette)
-    return picture
+    image = Image.fromarray(indices)
+    image.putpalette(palette)
+    return image
 
 
 def few_colours(frames: np.ndarray) -> tuple[np.ndarray, bytes]:
@@ -227,12 +227,12 @@ def paper(size: tuple[int, int], column_labels: tuple[str, ...], row_labels: tup
     return COLOURS + sheet // (256 // GREYS)
 
 
-def laid(pictures: np.ndarray, sheet: np.ndarray, done: float = 0) -> np.ndarray:
+def laid(images: np.ndarray, sheet: np.ndarray, done: float = 0) -> np.ndarray:
     """Pictures [R, K, h, w] in the places of a sheet, above a bar for the part that is done."""
-    (rows, columns, height, width), sheet = pictures.shape, sheet.copy()
+    (rows, columns, height, width), sheet = images.shape, sheet.copy()
     for row, column in np.ndindex(rows, columns):
         y = sheet.shape[0] - MARGIN + GAP - (rows - row) * (height + GAP)
         x = sheet.shape[1] - MARGIN + GAP - (columns - column) * (width + GAP)
-        sheet[y : y + height, x : x + width] = pictures[row, column]
+        sheet[y : y + height, x : x + width] = images[row, column]
     sheet[-MARGIN // 2 - 1 : -MARGIN // 2 + 2, MARGIN : MARGIN + round(done * (sheet.shape[1] - 2 * MARGIN))] = COLOURS + 8
     return sheet

@@ -38,30 +38,30 @@ LINES = {
 
 
 def page(
-    trace: Trace, image: int, picture: Image.Image, prompt: str, settings: Mapping[str, Any], looks: WordMaps | None = None
+    trace: Trace, position: int, image: Image.Image, prompt: str, settings: Mapping[str, Any], word_maps: WordMaps | None = None
 ) -> str:
     """The page of one image of a trace, as HTML.
 
     picture: the generated image; settings: what it was generated with, to be shown; looks: where the words look, at the same
     evaluations. Whatever a user can write is escaped. Raises ValueError when looks are of another number of evaluations.
     """
-    if looks and len(looks.maps) != len(trace.steps):
-        raise ValueError(f"maps of {len(looks.maps)} evaluations for a trace of {len(trace.steps)}")
-    of_image = {name.removesuffix("_norm"): [each[image] for each in values] for name, values in trace.norms().items()}
+    if word_maps and len(word_maps.maps) != len(trace.steps):
+        raise ValueError(f"maps of {len(word_maps.maps)} evaluations for a trace of {len(trace.steps)}")
+    of_image = {name.removesuffix("_norm"): [each[position] for each in values] for name, values in trace.norms().items()}
     norms = {name: values for name, values in of_image.items() if None not in values}
     levels = {name: [getattr(seen.step, name) for seen in trace.steps] for name in ("alpha", "sigma")}
-    latents, clean = film(trace.steps, image, picture)
+    latents, clean = film(trace.steps, position, image)
     panels = [reel("latents", Markup(f"latents {X}"), latents), reel("clean", Markup(f"predicted clean {CLEAN}"), clean)]
     if "guidance" in norms:
-        maps = torch.stack([seen.guidance[image] for seen in trace.steps if seen.guidance is not None])
+        maps = torch.stack([seen.guidance[position] for seen in trace.steps if seen.guidance is not None])
         panels.append(reel("guidance", "what the prompt changes in it", heat_levels(maps[:, None])[:, 0]))
-    shrunk = picture.convert("RGB")
+    shrunk = image.convert("RGB")
     shrunk.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
     return template().render(
         prompt=prompt,
         panels=panels,
-        picture=data_uri(shrunk, "WEBP", quality=90),
-        words=words(looks) if looks and looks.words else [],
+        image=data_uri(shrunk, "WEBP", quality=90),
+        words=words(word_maps) if word_maps and word_maps.words else [],
         formulas=formulas(trace.steps[0].step.prediction_type, "guidance" in norms, settings.get("guidance_scale")),
         charts=[chart("norms", norms), chart("level", levels)],
         settings=settings,
@@ -100,12 +100,12 @@ def grid(frames: np.ndarray, across: int) -> np.ndarray:
     return whole.reshape(down * frames.shape[1], across * frames.shape[2], *frames.shape[3:])
 
 
-def words(looks: WordMaps) -> list[dict[str, Any]]:
+def words(word_maps: WordMaps) -> list[dict[str, Any]]:
     """A film of where each word looks, to lie over the picture."""
-    size = [min(side, HEAT_SIDE) for side in looks.maps.shape[2:]]
-    levels = heat_levels(F.adaptive_avg_pool2d(looks.maps, size)).swapaxes(0, 1)
+    size = [min(side, HEAT_SIDE) for side in word_maps.maps.shape[2:]]
+    levels = heat_levels(F.adaptive_avg_pool2d(word_maps.maps, size)).swapaxes(0, 1)
     return [
-        reel(f"word-{i}", text, own, seen_through=True) for i, (text, own) in enumerate(zip(looks.words, levels, strict=True))
+        reel(f"word-{i}", text, own, seen_through=True) for i, (text, own) in enumerate(zip(word_maps.words, levels, strict=True))
     ]
 
 
@@ -123,8 +123,8 @@ def chart(name: str, lines: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     return {"name": name, "top": top, "lines": drawn}
 
 
-def data_uri(picture: Image.Image, kind: str, **options: Any) -> str:
+def data_uri(image: Image.Image, kind: str, **options: Any) -> str:
     """The picture as an address that holds it. kind: PNG or WEBP."""
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

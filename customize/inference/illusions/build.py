@@ -1,4 +1,4 @@
-"""What the setting `illusion` names: how several prompts become one picture.
+"""Builds the illusion that the setting `illusion` names.
 
 B images, C latent channels, H W latent height and width.
 """
@@ -23,7 +23,7 @@ PARTS: dict[str, Callable[[], Components]] = {
 
 
 def composition(settings: InferenceSettings, pipeline: Pipeline) -> Composition | None:
-    """How the prompts of one picture become its estimate; None where a picture has one prompt. Raises InputError."""
+    """The composition of one image's prompts; None without an illusion. Raises InputError."""
     if settings.illusion == "none":
         return None
     if settings.illusion in PARTS:

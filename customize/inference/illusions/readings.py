@@ -1,4 +1,4 @@
-"""What an illusion shows: the image under the view, or the part of it, that each of its prompts is about."""
+"""The readings of an illusion: the image under each view, or each of its components, with the prompt that it shows."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,27 +16,27 @@ Reading = tuple[str, Image.Image]
 
 
 def readings(request: ImageRequest, image: Image.Image) -> list[Reading]:
-    """(prompt and how it is seen, the image seen so) for each prompt; empty for an image that is no illusion."""
+    """(label, image) for each prompt; empty for an image without an illusion."""
     settings, prompts = request.settings, request.prompts
     if settings.illusion in OF_VIEWS:
-        seen = [to_image(parse_view(view)(as_pixels(image))) for view in settings.view]
-        return [(f"{prompt} ({named(view)})", each) for prompt, view, each in zip(prompts, settings.view, seen, strict=True)]
+        shown = [to_image(parse_view(view)(as_pixels(image))) for view in settings.view]
+        return [(f"{prompt} ({named(view)})", each) for prompt, view, each in zip(prompts, settings.view, shown, strict=True)]
     if settings.illusion not in PARTS:
         return []
     components = PARTS[settings.illusion]()
     parts = [to_image(part) for part in components.split(as_pixels(image).double())]
-    if settings.image_part:  # that part is another image's, and the one prompt makes the other
+    if settings.image_part:  # one component comes from the input image, the other from the only prompt
         return [(name, part) for name, part in zip(components.names, parts, strict=True)]
     return [(f"{prompt} ({name})", part) for prompt, name, part in zip(prompts, components.names, parts, strict=True)]
 
 
 def named(view: str) -> str:
-    """A view in words."""
+    """A view as a label."""
     return "as it is" if view == "identity" else view.replace("_", " ")
 
 
 def readings_sheet(grid: Grid, images: Mapping[int, Image.Image]) -> Image.Image | None:
-    """A row for each image of the grid: all that it shows; None where none is an illusion."""
+    """A contact sheet with one row of readings per image of the grid; None without illusions."""
     places, rows = iter(range(len(grid.requests))), []
     for number, row in enumerate(grid.rows):
         for column, request in enumerate(row):
@@ -48,10 +48,10 @@ def readings_sheet(grid: Grid, images: Mapping[int, Image.Image]) -> Image.Image
     headings = [[label for label, _ in found] for _, found in rows]
     same = all(each == headings[0] for each in headings)
     labels = [label if same else f"{label}: {' / '.join(each)}" for (label, _), each in zip(rows, headings, strict=True)]
-    pictures = [[picture for _, picture in found] for _, found in rows]
-    return contact_sheet(pictures, headings[0] if same else [], labels)
+    shown = [[each for _, each in found] for _, found in rows]
+    return contact_sheet(shown, headings[0] if same else [], labels)
 
 
 def row_label(own: Sequence[str], request: ImageRequest) -> str:
-    """What tells an image from the others of the grid, without its prompts, which stand above."""
+    """The labels of an image in the grid, without its prompts, which are shown above."""
     return ", ".join(label for label in own if label != ", ".join(request.prompts))

@@ -1,9 +1,9 @@
-"""Views: ways to look at a picture under which it shows something else.
+"""Views: transformations of an image, under each of which an illusion shows something else.
 
 Geng, Park & Owens 2024, "Visual Anagrams: Generating Multi-View Optical Illusions with Diffusion Models". By its
-"conditions on views", a view is invertible, linear (so that it shows alpha * clean + sigma * noise again) and orthogonal
-(so that this noise is standard normal again). All but `blur` and `white_balance` are, and their inverse undoes them to
-the last bit. To add one, write a function here and decorate it. B images, C channels, H W height and width, in pixels or latents.
+"conditions on views", a view is invertible, linear (so that the result is alpha * clean + sigma * noise again) and orthogonal
+(so that the noise is standard normal again). All but `blur` and `white_balance` are, and are inverted to the last bit. To add
+one, write a function here and decorate it. B images, C channels, H W height and width, in pixels or latents.
 """
 
 import difflib
@@ -23,19 +23,19 @@ from customize.errors import InputError, Problem
 
 
 class View(Protocol):
-    """Another look at tensors [B, C, H, W], and the way back. Both raise InputError for an H, W that the view cannot do."""
+    """A transformation of tensors [B, C, H, W] and its inverse. Both raise InputError for an unsupported H, W."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def orthogonal(self) -> bool:
-        """Whether standard normal noise is standard normal after it, so that a network can be asked about what it shows."""
+        """Whether standard normal noise stays standard normal, so that a denoiser can evaluate the transformed latents."""
 
     @property
     def permutes(self) -> bool:
-        """Whether it moves pixels and does nothing else. Only then may it be applied to a learned variance, which is never
-        below zero, and to latents, whose sign is not that of the colours.
+        """Whether it only permutes pixels. Only then may it be applied to a learned variance, which is never negative, and to
+        latents, whose signs are unrelated to colours.
         """
 
     def __call__(self, tensor: Tensor) -> Tensor: ...
@@ -45,7 +45,7 @@ class View(Protocol):
 
 @dataclass(frozen=True)
 class Permutation:
-    """Pixels at other places. rule: given the numbers of the pixels [H, W], returns them as the view shows them."""
+    """A permutation of pixels. rule: returns pixel indices [H, W] in the order in which the view shows them."""
 
     name: str
     rule: Callable[..., Tensor]
@@ -63,7 +63,7 @@ class Permutation:
 
 @lru_cache(maxsize=16)
 def order(view: Permutation, height: int, width: int, device: torch.device) -> Tensor:
-    """[H * W]: which pixel the view shows at each place."""
+    """[H * W]: the index of the pixel that the view shows at each position."""
     numbers = torch.arange(height * width).view(height, width)
     return view.rule(numbers, **dict(view.options)).flatten().to(device)
 
@@ -86,7 +86,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Blur:
-    """`factor` times smaller and back, as from far away. There is no way back from it: the inverse changes nothing."""
+    """Downscales by `factor` and upscales again, as seen from far away. Not invertible: the inverse is the identity."""
 
     name: str
     factor: int
@@ -95,7 +95,7 @@ class Blur:
 
     def __call__(self, tensor: Tensor) -> Tensor:
         if self.factor < 1 or any(side % self.factor for side in tensor.shape[-2:]):
-            raise unfit(self.name, tensor, f"give it a factor that divides the sides, {self.name}:factor=2")
+            raise unfit(self.name, tensor, f"use a factor that divides the sides, such as {self.name}:factor=2")
         small = F.avg_pool2d(tensor, self.factor)
         return F.interpolate(small, scale_factor=self.factor, mode="bilinear", align_corners=False)
 
@@ -107,23 +107,23 @@ VIEWS: dict[str, Callable[..., View]] = {}
 
 
 def offered(make: Callable[..., View]) -> Callable[..., View]:
-    """Offers what makes a view, under its own name."""
+    """Registers a function that returns a view, under its own name."""
     VIEWS[make.__name__] = make
     return make
 
 
 def permutation(rule: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Offers the view of a rule (see `Permutation`), with its options, under the rule's name."""
+    """Registers the view of a rule (see `Permutation`) with its options, under the rule's name."""
     offered(wraps(rule)(lambda **options: Permutation(rule.__name__, rule, tuple(options.items()))))
     return rule
 
 
 def parse_view(text: str) -> View:
-    """A view by its name, with options if need be: "flip", "patch_permute:patches=4,seed=3". Raises InputError."""
+    """Parses a view, with optional options: "flip", "patch_permute:patches=4,seed=3". Raises InputError."""
     name, _, rest = text.partition(":")
     if name not in VIEWS:
         near = difflib.get_close_matches(name, VIEWS, n=1)
-        remedy = f"did you mean {near[0]}?" if near else f"take one of {', '.join(VIEWS)}"
+        remedy = f"did you mean {near[0]}?" if near else f"use one of {', '.join(VIEWS)}"
         raise InputError(Problem("views", f"unknown view {name!r}", remedy))
     known = {p.name: p.default for p in signature(VIEWS[name]).parameters.values() if p.default is not p.empty}
     options = {}
@@ -133,33 +133,33 @@ def parse_view(text: str) -> View:
             options[key] = type(known[key])(value)
         except (KeyError, ValueError) as error:
             takes = ", ".join(f"{key}={default}" for key, default in known.items()) or "nothing"
-            raise InputError(Problem("views", f"{option!r} in {text!r} is not understood", f"{name} takes {takes}")) from error
+            raise InputError(Problem("views", f"invalid option {option!r} in {text!r}", f"{name} takes {takes}")) from error
     return VIEWS[name](**options)
 
 
 def unfit(name: str, tensor: Tensor, remedy: str) -> InputError:
-    """The error for a view that cannot be had at this size."""
+    """The error for a view that does not support this size."""
     height, width = tensor.shape[-2:]
-    return InputError(Problem("views", f"{name} cannot be had at {height} x {width}", remedy))
+    return InputError(Problem("views", f"{name} does not support the size {height} x {width}", remedy))
 
 
 def square(numbers: Tensor, name: str, unit: int = 1) -> int:
-    """The side of a square [H, W], a multiple of `unit`. Raises InputError for what is neither."""
+    """The side of a square [H, W]. Raises InputError unless it is square and its side a multiple of `unit`."""
     height, width = numbers.shape
     if height != width or height % unit:
-        raise unfit(name, numbers, f"take a square, its sides a multiple of {unit}" if unit > 1 else "take a square")
+        raise unfit(name, numbers, f"use a square size, a multiple of {unit}" if unit > 1 else "use a square size")
     return height
 
 
 @permutation
 def identity(numbers: Tensor) -> Tensor:
-    """As it is."""
+    """Unchanged."""
     return numbers
 
 
 @permutation
 def flip(numbers: Tensor) -> Tensor:
-    """Top to bottom, mirrored."""
+    """Mirrored top to bottom."""
     return numbers.flip(0)
 
 
@@ -185,9 +185,9 @@ def rotate_180(numbers: Tensor) -> Tensor:
 
 @permutation
 def skew(numbers: Tensor, slope: float = 1.5) -> Tensor:
-    """Each column `slope` pixels further down than the one before it, around the middle one; what leaves comes in above.
+    """Each column is shifted down by `slope` pixels more than the one before it, around the middle column; pixels wrap around.
 
-    A slope is the same picture at every size: at 64 pixels the paper's 1.5 moves the outermost columns by 48, at 128 by 96.
+    A slope looks the same at every size: the paper's 1.5 moves the outermost columns by 48 at 64 pixels, and by 96 at 128.
     """
     middle = numbers.shape[1] // 2
     columns = [column.roll(int(slope * (i - middle))) for i, column in enumerate(numbers.unbind(1))]
@@ -199,7 +199,7 @@ def patch_permute(numbers: Tensor, patches: int = 8, seed: int = 0) -> Tensor:
     """Shuffled patches, `patches` along a side."""
     height, width = numbers.shape
     if patches < 1 or height % patches or width % patches:
-        raise unfit(f"a permutation of {patches} x {patches} patches", numbers, "take patches that divide the sides")
+        raise unfit(f"a permutation of {patches} x {patches} patches", numbers, "use a number of patches that divides the sides")
     tiles = numbers.view(patches, height // patches, patches, width // patches).transpose(1, 2)
     shuffled = tiles.flatten(0, 1)[list(rng.permutation(patches**2, seed, "patches", 0))]
     return shuffled.view_as(tiles).transpose(1, 2).reshape(height, width)
@@ -207,29 +207,29 @@ def patch_permute(numbers: Tensor, patches: int = 8, seed: int = 0) -> Tensor:
 
 @permutation
 def pixel_permute(numbers: Tensor, patches: int = 64, seed: int = 0) -> Tensor:
-    """As `patch_permute`, so fine that at 64 pixels each goes by itself; smaller tensors need fewer patches."""
+    """`patch_permute` with patches of one pixel at 64 x 64; smaller tensors need fewer patches."""
     return patch_permute(numbers, patches, seed)
 
 
 @permutation
 def inner_circle(numbers: Tensor, degrees: int = 180, radius: float = 0.375) -> Tensor:
-    """The disc in the middle turned counterclockwise, the rest as it is. radius: in sides; 0.5 is the inscribed circle.
+    """Rotates the central disc counterclockwise. radius: as a fraction of the side; 0.5 is the inscribed circle.
 
     The default is the authors' (half a turn, 24 pixels of 64); quarter turns are exact too. Other angles raise InputError:
-    they would have to interpolate, which is one of the paper's views that fail.
+    they would need interpolation, one of the views that fail in the paper.
     """
     side = square(numbers, "inner_circle")
     if degrees % 90:
-        raise InputError(Problem("views", f"inner_circle cannot turn by {degrees} degrees", "take 90, 180 or 270"))
+        raise InputError(Problem("views", f"inner_circle cannot rotate by {degrees} degrees", "use 90, 180 or 270"))
     squares = (torch.arange(side, dtype=torch.float64) - (side - 1) / 2) ** 2
     return torch.where(squares[:, None] + squares < (radius * side) ** 2, numbers.rot90(degrees // 90), numbers)
 
 
 @permutation
 def square_hinge(numbers: Tensor) -> Tensor:
-    """3 x 3 squares, turned by a quarter in turns clockwise and counterclockwise, as if hinged at their corners.
+    """3 x 3 squares, rotated by a quarter, alternately clockwise and counterclockwise, as if hinged at their corners.
 
-    What is left over at the right and below, when a side is no multiple of 3, stays.
+    If the side is not a multiple of 3, the remaining pixels at the right and bottom stay.
     """
     side = square(numbers, "square_hinge") // 3
     shown = numbers.clone()
@@ -245,16 +245,17 @@ PIECES = {
     "edge": ((0, 1), {LEFT: IN, RIGHT: OUT, DOWN: OUT}),
     "inner": ((1, 1), {UP: IN, LEFT: IN, RIGHT: OUT, DOWN: IN}),
 }
-"""One piece of each kind: its row and column of 4 x 4, and on which sides its knob goes out or its neighbour's comes in."""
-OFFSET, RADIUS = 1 / 8, 5 / 32  # of a knob, in sides of a piece: binary fractions, so that a turned knob is the same to the pixel
+"""One piece of each kind: its row and column of 4 x 4, and on which sides it has a knob (OUT) or a hole (IN)."""
+OFFSET, RADIUS = 1 / 8, 5 / 32  # of a knob, in sides of a piece; binary fractions, so that a rotated knob is exact to the pixel
 
 
 @permutation
 def jigsaw(numbers: Tensor, seed: int = 0) -> Tensor:
-    """A puzzle of 4 x 4 pieces, put together in another way: every piece at a place of its kind, turned as it must be.
+    """A jigsaw puzzle of 4 x 4 pieces, reassembled: every piece moves to a place of its kind, rotated to fit.
 
-    Knobs run clockwise along the rim and around the middle, and from the rim inwards. So the drawing is its own quarter
-    turn, and the two pieces of an edge are alike: each of 4 corners, 8 edges, 4 inner pieces fits each place of its kind.
+    Knobs run clockwise along the rim and around the middle, and from the rim inwards. The cut is therefore invariant under
+    quarter turns, and both pieces of an edge have one shape: each of the 4 corner, 8 edge and 4 inner pieces fits every place of
+    its kind.
     """
     side = square(numbers, "jigsaw", 4)
     pixels, shown = numbers.flatten(), numbers.flatten().clone()
@@ -267,7 +268,7 @@ def jigsaw(numbers: Tensor, seed: int = 0) -> Tensor:
 
 
 def piece_mask(side: int, kind: str) -> Tensor:
-    """[side, side], true inside the piece of this kind: its square with the knobs that go out, without those that come in."""
+    """[side, side], true inside the piece of this kind: its square plus its knobs, minus its holes."""
     unit = side // 4
     (row, column), knobs = PIECES[kind]
     y, x = torch.meshgrid(*2 * [torch.arange(side, dtype=torch.float64) + 0.5], indexing="ij")
@@ -282,17 +283,17 @@ def piece_mask(side: int, kind: str) -> Tensor:
 
 @offered
 def negate() -> View:
-    """Colours inverted. Orthogonal, but for pixels only (see `View.permutes`)."""
+    """Inverted colours. Orthogonal, but for pixels only (see `View.permutes`)."""
     return Scale("negate", -1.0, orthogonal=True)
 
 
 @offered
 def white_balance(factor: float = 1.5) -> View:
-    """Brighter, as in another light. A lesson: the noise that it shows is `factor` times too strong."""
+    """Brighter, as in another light. For lessons: the transformed noise is `factor` times too strong."""
     return Scale("white_balance", factor)
 
 
 @offered
 def blur(factor: int = 8) -> View:
-    """As from far away. A lesson: the noise that it shows is too weak, its neighbours are alike, and there is no way back."""
+    """As seen from far away. For lessons: the transformed noise is too weak and correlated, and the view is not invertible."""
     return Blur("blur", factor)

@@ -1,10 +1,10 @@
-"""A1111's text in a picture, which Forge, SD.Next, stable-diffusion.cpp and Civitai write too.
+"""Reads A1111's infotext, which Forge, SD.Next, stable-diffusion.cpp and Civitai write too.
 
     the prompt, on any number of lines
-    Negative prompt: likewise, where there is one
+    Negative prompt: likewise, if there is one
     Steps: 20, Sampler: Euler a, Schedule type: Automatic, Lora hashes: "cat: 0123456789ab", Version: v1.10.1
 
-Values with a comma or colon stand in quotes, as in JSON; Civitai's are lists and objects of JSON.
+Values with a comma or colon are quoted as in JSON; Civitai writes JSON lists and objects.
 """
 
 import json
@@ -19,20 +19,20 @@ OFFERED = {"Steps": "num_inference_steps", "CFG scale": "guidance_scale", "Seed"
 SECOND_PASS = ("Hires", "First pass")
 HIRES = {"Hires upscale": "hires_scale", "Denoising strength": "hires_strength"}
 READ = {*OFFERED, "Size", "Sampler", "Schedule type", "Model", "Model hash", "Lora hashes", "TI hashes", "RNG", "Version", "App"}
-"""What needs no note of its own."""
+"""Names that need no note."""
 WHY = {
-    "Hires upscaler": "Lanczos is taken here",
-    "Hires steps": "the second pass has as many as the first here",
-    **dict.fromkeys(SECOND_PASS, "the second pass is like the first here, but for its size"),
-    "Variation seed": "noise has one seed here",
-    "Seed resize": "noise has one seed here",
-    "VAE": "a name, not a path; give the file as --vae",
-    "Mask blur": "its mask is not known; with --mask_image, say --mask_blur",
-    "Refiner": "one base model makes the picture",
-    "ADetailer": "pictures are not worked over",
-    "Face restoration": "pictures are not worked over",
+    "Hires upscaler": "Lanczos is used instead",
+    "Hires steps": "the second pass has as many steps as the first",
+    **dict.fromkeys(SECOND_PASS, "the second pass differs from the first only in size"),
+    "Variation seed": "not supported",
+    "Seed resize": "not supported",
+    "VAE": "only a name; give the file as --vae",
+    "Mask blur": "its mask is unknown; with --mask_image, give --mask_blur",
+    "Refiner": "refiners are not supported",
+    "ADetailer": "post-processing is not supported",
+    "Face restoration": "post-processing is not supported",
 }
-"""Why a value is not read, by how its name begins."""
+"""Why a value is not read, by the beginning of its name."""
 STEPS = re.compile(r"\s*Steps: *\d")
 SIZE = re.compile(r"(\d+)\s*x\s*(\d+)")
 TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)
@@ -48,14 +48,14 @@ def read(info: ParsedInfo, text: str) -> None:
     end = len(lines) if place is None else place
     values = {} if place is None else pairs(lines[place])
     if place is None:
-        info.note("there is a prompt, but no line of settings")
+        info.note("the text has no line of settings")
     heading = next((i for i in range(end) if lines[i].lstrip().startswith(HEADING)), end)
     hashes = pairs(values.get("Lora hashes", ""))
     info.offer("prompt", _without_tags(info, "\n".join(lines[:heading]), hashes), "prompt")
     if heading < end:
         negative = "\n".join(lines[heading:end]).lstrip().removeprefix(HEADING)
         for tag in TAG.findall(negative):
-            info.note(f"{short(tag)} (not read: it stands in the negative prompt, where A1111 takes no weights from)")
+            info.note(f"{short(tag)} (not read: A1111 ignores weights in the negative prompt)")
         info.offer("negative_prompt", TAG.sub("", negative), HEADING[:-1])
     for name, hash in hashes.items():
         info.file(f"LoRA {name}", name, None, hash)
@@ -67,7 +67,7 @@ def read(info: ParsedInfo, text: str) -> None:
 
 
 def settings_line(lines: Sequence[str]) -> int | None:
-    """The place of the line of settings: the last that begins with Steps, else the last of all if it looks like one."""
+    """The index of the settings line: the last that begins with Steps, else the last of all if it looks like one."""
     for i in reversed(range(len(lines))):
         if STEPS.match(lines[i]):
             return i
@@ -75,7 +75,7 @@ def settings_line(lines: Sequence[str]) -> int | None:
 
 
 def pairs(line: str) -> dict[str, str]:
-    """The values of `Name: value, ...`; what has no colon belongs to the value before it. Takes linear time."""
+    """The values of `Name: value, ...`; a part without a colon belongs to the value before it. Takes linear time."""
     found: dict[str, str] = {}
     place, name = 0, ""
     while (colon := line.find(":", place)) >= 0:
@@ -92,7 +92,7 @@ def pairs(line: str) -> dict[str, str]:
 
 
 def _value(line: str, start: int) -> tuple[str, int]:
-    """The value that starts there, and where it ends."""
+    """The value that begins at `start`, and the index of its end."""
     if quoted := QUOTED.match(line, start):
         try:
             return JSON.decode(quoted[0]), quoted.end()
@@ -104,23 +104,23 @@ def _value(line: str, start: int) -> tuple[str, int]:
         try:
             end = JSON.raw_decode(line, start)[1]
         except (ValueError, RecursionError):
-            end = len(line)  # to try again at its next bracket would take quadratic time
+            end = len(line)  # another try at the next bracket would take quadratic time
     return line[start:end].rstrip(), end
 
 
 def _without_tags(info: ParsedInfo, prompt: str, hashes: dict[str, str]) -> str:
-    """The prompt that the text encoder saw; the weights that its tags name are kept, with their hashes."""
+    """The prompt without tags, as the text encoder gets it; stores the weights that the tags name, with their hashes."""
     for tag in TAG.findall(prompt):
         kind, name, *numbers = tag[1:-1].split(":")
         if kind.casefold() == "hypernet":
-            info.note(f"{short(tag)} (not read: there are no hypernetworks here)")
+            info.note(f"{short(tag)} (not read: hypernetworks are not supported)")
         else:
             info.file(tag, name, _scale(numbers), hashes.pop(name, None))
     return TAG.sub("", prompt)
 
 
 def _scale(numbers: Sequence[str]) -> float:
-    """The first of the words that is a number; 1 where none is."""
+    """The first word that is a number, else 1."""
     for word in numbers:
         try:
             if math.isfinite(number := float(word)):
@@ -140,11 +140,11 @@ def _read_settings(info: ParsedInfo, values: Mapping[str, str]) -> None:
         for setting, value in zip(("width", "height"), size.groups(), strict=True):
             info.offer(setting, value, "Size")
     elif "Size" in values:
-        info.unread("Size", values["Size"], "it is not two numbers")
+        info.unread("Size", values["Size"], "not two numbers")
     if "Model" in values or "Model hash" in values:
         info.model(values.get("Model", ""), values.get("Model hash", ""))
     if "seed" in info.settings and values.get("RNG", "").casefold() != "cpu":
-        info.note("Seed: the noise is the same here only if it was drawn on the CPU (RNG: CPU)")
+        info.note("Seed: reproduces the same noise only if it was drawn on the CPU (RNG: CPU)")
     if "Hires upscale" in values:
         for name, setting in HIRES.items():
             if name in values:
@@ -161,6 +161,6 @@ def _read_settings(info: ParsedInfo, values: Mapping[str, str]) -> None:
 
 def _why(name: str, value: str, values: Mapping[str, str]) -> str:
     if name == "Denoising strength" and not any(other.startswith(SECOND_PASS) for other in values):
-        return f"its start picture is not known; with --image, say --strength {short(value)}"
+        return f"its input image is unknown; with --image, give --strength {short(value)}"
     name = name.replace("Denoising strength", SECOND_PASS[0])
     return next((why for start, why in WHY.items() if name.startswith(start)), "")

@@ -1,7 +1,7 @@
-"""ComfyUI's graph in a picture: nodes by number, each with its kind and its inputs, of which some are links to other nodes.
+"""Reads ComfyUI's graph: nodes by number, each with its class and its inputs, some of which are links to other nodes.
 
-Only built-in nodes are known. A graph may have cycles, so it is followed in loops with a memory. Every node behind the picture
-that was not read becomes a note.
+Only built-in nodes are known. A graph may have cycles, so loops remember the nodes that they visited. Every node that
+contributed to the image and was not read becomes a note.
 """
 
 import re
@@ -15,24 +15,24 @@ from customize.inference.metadata.parsed import ParsedInfo, Unreadable, short
 TEXT, NUMBER = (str,), (int, float)
 OFFERED = {"seed": "seed", "noise_seed": "seed", "cfg": "guidance_scale"}
 HANDED_ON = {"value", "text", "string", "prompt", "int", "float", "number", "seed", "noise_seed", "any"}
-"""Inputs by which nodes that only hold a value, or hand it on, may call it."""
+"""Input names of nodes that only hold a value or pass it on."""
 MOST_HANDED_ON = 20
-"""Such nodes in a row, and inputs of one."""
+"""Limit for the number of such nodes in a row, and for the inputs of one."""
 PASSING = ("Reroute", "ControlNetApply", "ConditioningSet", "GLIGENTextBoxApply", "unCLIPConditioning")
-"""How the kinds of nodes begin that leave the prompt as it is."""
+"""Prefixes of node classes that do not change the prompt."""
 LATENTS = ("latent_image", "samples", "latent", "pixels", "image", "images")
-"""Inputs that lead from a sampler to what it starts from."""
+"""Inputs that link a sampler to its initial latents."""
 WHOLE = {"add_noise": "enable", "start_at_step": 0, "end_at_step": None, "return_with_leftover_noise": "disable"}
-"""What KSamplerAdvanced's inputs are when it makes a picture alone."""
+"""The inputs of a KSamplerAdvanced that runs all steps itself."""
 EMBEDDING = re.compile(r"\bembedding:[^\s,:()]+")
 NO_NODES = {"extra", "extraMetadata", "extra_pnginfo", "workflow"}
-"""What Civitai's generator writes beside the nodes."""
+"""Entries of Civitai's generator that are not nodes."""
 SILENT = {"VAEDecode", "VAEDecodeTiled", "VAEEncode", "SaveImage", "PreviewImage", "Reroute"}
 
 
 @dataclass(frozen=True)
 class Node:
-    """A step of the graph: its class, and by name its inputs, which are values or places in other nodes."""
+    """A node: its class, and its inputs by name, which are values or links to other nodes."""
 
     kind: str
     inputs: Mapping[str, Any]
@@ -40,25 +40,25 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """The nodes by number, and those of them that have been read."""
+    """The nodes by number, and the numbers of those that have been read."""
 
     nodes: Mapping[str, Node]
     read: set[str] = field(default_factory=set)
 
     def linked(self, value: Any) -> str | None:
-        """The node that an input is a link to, if it is one."""
+        """The node that an input links to, or None."""
         match value:
             case [str(number), int()] if number in self.nodes:
                 return number
         return None
 
     def next(self, number: str, names: Iterable[str]) -> str | None:
-        """The node that the first of these inputs that is a link leads to."""
+        """The node of the first of these inputs that is a link."""
         inputs = self.nodes[number].inputs
         return next((node for name in names if (node := self.linked(inputs.get(name)))), None)
 
     def value(self, number: str, name: str, kinds: Sequence[type]) -> Any:
-        """What an input holds, if need be at the end of nodes that only hand it on; None where it is made by others."""
+        """The value of an input, also through nodes that only pass it on; None if another node computes it."""
         given, seen, names = self.nodes[number].inputs.get(name), {number}, HANDED_ON | {name}
         while (node := self.linked(given)) and node not in seen:
             seen.add(node)
@@ -75,7 +75,7 @@ class Graph:
         return given
 
     def behind(self, start: str, seen: set[str]) -> list[str]:
-        """The nodes that lead to `start` and are not in `seen`, which they are added to; the nearest first."""
+        """The nodes that lead to `start`, nearest first, except those in `seen`; adds them to `seen`."""
         found, waiting = [], deque([start])
         while waiting:
             if (number := waiting.popleft()) not in seen:
@@ -90,9 +90,9 @@ class Graph:
 
 
 def read(info: ParsedInfo, graph: Mapping[str, Any]) -> None:
-    """Reads the sampler that the saved picture starts with, its prompts, its size, and the weights and model behind it.
+    """Reads the first sampler of the saved image: its settings, prompts, size, weights and base model.
 
-    Raises Unreadable for what is no graph, or has no KSampler.
+    Raises Unreadable if this is not a graph, or has no KSampler.
     """
     nodes = {}
     for number, node in graph.items():
@@ -102,7 +102,7 @@ def read(info: ParsedInfo, graph: Mapping[str, Any]) -> None:
             case _ if number in NO_NODES:
                 continue
             case _:
-                raise Unreadable("carries JSON that is no graph of ComfyUI")
+                raise Unreadable("has JSON that is not a ComfyUI graph")
     comfy = Graph(nodes)
     for number, node in list(nodes.items()):
         if node.kind.startswith("SamplerCustom"):
@@ -114,7 +114,7 @@ def read(info: ParsedInfo, graph: Mapping[str, Any]) -> None:
     for side, setting in (("positive", "prompt"), ("negative", "negative_prompt")):
         text = _text(comfy, sampler, side)
         if text is None:
-            info.note(f"{side} prompt (not read: its nodes are not only CLIPTextEncode)")
+            info.note(f"{side} prompt (not read: it has nodes other than CLIPTextEncode)")
         else:
             info.offer(setting, text, f"{side} prompt")
             for word in EMBEDDING.findall(text):
@@ -128,7 +128,7 @@ def read(info: ParsedInfo, graph: Mapping[str, Any]) -> None:
 
 
 def _joined(graph: Graph, node: Node) -> Node:
-    """A custom sampler as a KSampler: what it takes stands in nodes of their own for noise, guidance, sampler and levels."""
+    """A custom sampler as a KSampler: merges the inputs of its nodes for noise, guidance, sampler and noise levels."""
     inputs = dict(node.inputs)
     for name in ("noise", "guider", "sampler", "sigmas"):
         if part := graph.linked(node.inputs.get(name)):
@@ -141,7 +141,7 @@ def _joined(graph: Graph, node: Node) -> Node:
 
 
 def _last_sampler(graph: Graph) -> tuple[str, list[str]]:
-    """The sampler nearest to the last node that saves (else shows) pictures, and all nodes behind that."""
+    """The sampler nearest to the last node that saves (else shows) images, and all nodes that lead to that node."""
     kinds = {number: node.kind for number, node in graph.nodes.items()}
     saving = [number for number, kind in kinds.items() if "save" in kind.casefold()]
     showing = [number for number, kind in kinds.items() if "preview" in kind.casefold()]
@@ -150,11 +150,11 @@ def _last_sampler(graph: Graph) -> tuple[str, list[str]]:
         found = next(filter(graph.is_sampler, graph.behind(end, seen)), None)
         if found:
             return found, graph.behind(end, set())
-    raise Unreadable("carries a graph of ComfyUI without a KSampler")
+    raise Unreadable("has a ComfyUI graph without a KSampler")
 
 
 def _first_pass(graph: Graph, sampler: str) -> tuple[str, str]:
-    """The sampler that this one goes on from, if it does, and the node at the beginning of its latents."""
+    """The first sampler of the chain that ends with this one, and the node that creates its latents."""
     node, seen = sampler, set()
     while node not in seen:
         seen.add(node)
@@ -173,7 +173,7 @@ def _read_sampler(info: ParsedInfo, graph: Graph, sampler: str) -> None:
     for name, value in inputs.items():
         whole = WHOLE.get(name, value)
         if value != whole and not (name == "end_at_step" and _reaches(value, inputs.get("steps"))):
-            info.unread(name, value, "all steps are made at one go here")
+            info.unread(name, value, "partial sampling is not supported")
 
 
 def _reaches(end: Any, steps: Any) -> bool:
@@ -184,22 +184,23 @@ def _offer(info: ParsedInfo, graph: Graph, node: str, name: str, setting: str) -
     if (value := graph.value(node, name, NUMBER)) is not None:
         info.offer(setting, value, name)
     elif name in graph.nodes[node].inputs:
-        info.unread(name, graph.nodes[node].inputs[name], "other nodes make it")
+        info.unread(name, graph.nodes[node].inputs[name], "computed by other nodes")
 
 
 def _read_start(info: ParsedInfo, graph: Graph, sampler: str, source: str) -> None:
-    """Steps and size, which hang on what the sampler starts from.
+    """Reads steps and size, which depend on what the sampler starts from.
 
-    From a picture, ComfyUI makes `steps` steps on the last part `denoise` of a schedule; here they are counted on all of it.
+    From an image, ComfyUI makes `steps` steps within the last fraction `denoise` of the schedule; here `num_inference_steps`
+    counts those of the whole schedule.
     """
     steps, strength = (graph.value(sampler, name, NUMBER) for name in ("steps", "denoise"))
     partly = strength is not None and 0.001 <= strength < 1
     image = graph.value(source, "image", TEXT)
     if image is not None:
         advice = f"give it as --image, with --strength {short(strength if partly else 1)}"
-        info.unread("image", image, f"a name in ComfyUI's own folder; {advice}")
+        info.unread("image", image, f"a name in ComfyUI's folder; {advice}")
     elif partly:
-        info.unread("denoise", strength, "it starts from noise here")
+        info.unread("denoise", strength, "without an image, denoising starts from noise")
     if image is not None and partly and type(steps) is int and 0 < steps <= 10_000:
         info.offer("num_inference_steps", int(steps / strength), "steps")
     else:
@@ -207,11 +208,11 @@ def _read_start(info: ParsedInfo, graph: Graph, sampler: str, source: str) -> No
     for name in ("width", "height"):
         _offer(info, graph, source, name, name)
     if (count := graph.value(source, "batch_size", NUMBER)) not in (None, 1):
-        info.unread("batch_size", count, "the picture is taken for the first of them")
+        info.unread("batch_size", count, "the image is assumed to be the first")
 
 
 def _text(graph: Graph, sampler: str, side: str) -> str | None:
-    """The text of the node that a prompt comes from."""
+    """The text of a prompt's CLIPTextEncode node."""
     node, seen = graph.next(sampler, (side,)), {sampler}
     while node and node not in seen:
         seen.add(node)
@@ -238,7 +239,7 @@ def _read_clip_skip(info: ParsedInfo, graph: Graph, sampler: str) -> None:
 
 
 def _read_model(info: ParsedInfo, graph: Graph, sampler: str) -> None:
-    """The LoRA files and the base model, by name."""
+    """Reads the names of the LoRA files and the base model."""
     node, seen = graph.next(sampler, ("model",)), {sampler}
     while node and node not in seen:
         seen.add(node)

@@ -1,7 +1,6 @@
-"""What InvokeAI, NovelAI, Fooocus, SwarmUI, Easy Diffusion and Draw Things write into an image: JSON, each with its own names.
+"""Reads the metadata of InvokeAI, NovelAI, Fooocus, SwarmUI, Easy Diffusion and Draw Things: JSON, each with its own names.
 
-Of each program a table says which of its names are settings here. What has no effect on the image is passed over; of all else
-that is there, a note.
+A table per program maps its names to our settings. Names without effect on the image are ignored; all others become notes.
 """
 
 import html
@@ -16,7 +15,7 @@ from customize.inference.metadata.parsed import ParsedInfo, Unreadable, short
 Texts = Mapping[str, str]
 XMP = "XML:com.adobe.xmp"
 LONGEST = 20_000
-"""Characters of a command line that are read."""
+"""Maximum length of a command line, in characters."""
 NOTHING = (None, "", False, [], {}, "None", "none", "null", "False", "false", "0", 0)
 COMMON = {"prompt": "prompt", "negative_prompt": "negative_prompt", "seed": "seed", "steps": "num_inference_steps",
           "width": "width", "height": "height"}  # fmt: skip
@@ -41,7 +40,7 @@ SILENT = {
 
 
 def programs() -> Mapping[str, Callable[[ParsedInfo, Texts], bool]]:
-    """Readers by program: each says whether the texts were its program's."""
+    """Readers by program; each returns whether its program wrote the texts."""
     return {
         "InvokeAI": invoke, "NovelAI": novel, "Fooocus": fooocus, "SwarmUI": swarm, "Easy Diffusion": easy,
         "Draw Things": draw_things,
@@ -49,18 +48,18 @@ def programs() -> Mapping[str, Callable[[ParsedInfo, Texts], bool]]:
 
 
 def parsed(text: str | None, what: str = "JSON") -> dict[str, Any] | None:
-    """A JSON object; None where the text is none at all. Raises Unreadable for a damaged one."""
+    """A JSON object; None if the text is not one. Raises Unreadable for damaged JSON."""
     if not text or not text.lstrip().startswith("{"):
         return None
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        raise Unreadable(f"carries damaged {what}") from None
+        raise Unreadable(f"has damaged {what}") from None
     return value if isinstance(value, dict) else None
 
 
 def fields(info: ParsedInfo, metadata: Mapping[str, Any], offered: Mapping[str, str], own: frozenset[str] | set[str]) -> None:
-    """Offers every value that is a setting here; a note of what is neither that, nor the reader's `own`, nor without effect."""
+    """Offers every value whose name is in `offered`. All others become notes, except the reader's `own` and the silent ones."""
     for name, value in metadata.items():
         if name in offered and (value or value == 0) and isinstance(value, str | int | float) and not isinstance(value, bool):
             info.offer(offered[name], value, name)
@@ -70,7 +69,7 @@ def fields(info: ParsedInfo, metadata: Mapping[str, Any], offered: Mapping[str, 
 
 
 def weight(value: Any) -> float | None:
-    """A number, if it is one."""
+    """The value as a number, or None."""
     try:
         return None if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
@@ -78,7 +77,7 @@ def weight(value: Any) -> float | None:
 
 
 def loras(info: ParsedInfo, names: Any, weights: Any = ()) -> None:
-    """LoRA files, by name."""
+    """Stores LoRA files by name."""
     names, weights = (each if isinstance(each, list) else [each] for each in (names, weights))
     for place, name in enumerate(names):
         if isinstance(name, str) and name not in NOTHING:
@@ -86,7 +85,7 @@ def loras(info: ParsedInfo, names: Any, weights: Any = ()) -> None:
 
 
 def named(value: Any) -> str:
-    """The name that a model is told by, in any version of a program."""
+    """The name of a model, in the format of any version of a program."""
     if isinstance(value, dict):
         value = next((value[key] for key in ("name", "model_name", "model", "key") if value.get(key)), "")
         return named(value)
@@ -94,27 +93,27 @@ def named(value: Any) -> str:
 
 
 def model(info: ParsedInfo, value: Any) -> None:
-    """The base model's name."""
+    """Stores the name of the base model."""
     if name := named(value):
         info.model(name)
     else:
-        info.note("base model (not read: it is not named)")
+        info.note("base model (not read: it has no name)")
 
 
 def sampler(info: ParsedInfo, name: Any, spacing: Any = "") -> None:
-    """A sampler's name, and how it spaces noise levels."""
+    """Stores a sampler and its spacing of noise levels."""
     if isinstance(name, str) and name:
         info.sampler(name, spacing if isinstance(spacing, str) else "")
 
 
 def of_gpu(info: ParsedInfo, drawn_on: Any = None) -> None:
-    """A note on noise that was not drawn on the CPU, as it is here."""
+    """Adds a note if the noise was not drawn on the CPU, as it is here."""
     if "seed" in info.settings and drawn_on != "cpu":
-        info.note("Seed: the noise is the same here only if it was drawn on the CPU")
+        info.note("Seed: reproduces the same noise only if it was drawn on the CPU")
 
 
 def invoke(info: ParsedInfo, texts: Texts) -> bool:
-    """InvokeAI: `invokeai_metadata` since 3.0, before that `sd-metadata` and the command line in `Dream`."""
+    """InvokeAI: `invokeai_metadata` since version 3.0, before that `sd-metadata`, or the command line in `Dream`."""
     if (metadata := parsed(texts.get("invokeai_metadata"))) is not None:
         fields(info, metadata, INVOKE, {"scheduler", "model", "loras"})
         sampler(info, metadata.get("scheduler"))
@@ -161,35 +160,35 @@ def dream(info: ParsedInfo, text: str) -> bool:
 
 
 def in_brackets(info: ParsedInfo, text: Any) -> None:
-    """A prompt in which what is not wanted stands in brackets."""
+    """A prompt with its negative prompt in brackets."""
     if not isinstance(text, str):
         return info.unread("prompt", text)
-    unwanted = re.findall(r"\[([^\[\]]*)\]", text)
+    negative = re.findall(r"\[([^\[\]]*)\]", text)
     info.offer("prompt", " ".join(re.sub(r"\[[^\[\]]*\]", "", text).split()), "prompt")
-    if unwanted:
-        info.offer("negative_prompt", ", ".join(unwanted), "negative prompt")
+    if negative:
+        info.offer("negative_prompt", ", ".join(negative), "negative prompt")
 
 
 def novel(info: ParsedInfo, texts: Texts) -> bool:
     """NovelAI: JSON in `Comment`, the prompt in `Description`."""
     whole = parsed(texts.get("comment")) or {}
-    if isinstance(whole.get("Comment"), str):  # in WebP, all of it as one JSON
+    if isinstance(whole.get("Comment"), str):  # WebP: one JSON object of all texts
         texts = {name: text for name, text in whole.items() if isinstance(text, str)}
     if texts.get("Software") != "NovelAI" and not texts.get("Source", "").startswith("NovelAI"):
         return False
     metadata = parsed(texts.get("Comment")) or {}
     fields(info, {"prompt": texts.get("Description"), **metadata}, NOVEL, {"sampler", "strength", "noise", "hide_debug_overlay"})
     sampler(info, metadata.get("sampler"), metadata.get("noise_schedule"))
-    for name in ("strength", "noise"):  # written for every image, and told where there was a start image
+    for name in ("strength", "noise"):  # written for every image, relevant only with an input image
         if metadata.get(name) not in NOTHING and str(metadata.get("request_type")).endswith("Img2ImgRequest"):
-            info.unread(name, metadata[name], "its start image is not known; give it as --image, with --strength")
+            info.unread(name, metadata[name], "its input image is unknown; give it as --image, with --strength")
     model(info, texts.get("Source"))
     of_gpu(info)
     return True
 
 
 def fooocus(info: ParsedInfo, texts: Texts) -> bool:
-    """Fooocus: JSON in `parameters` or an EXIF comment, by the names of its own scheme or of its log."""
+    """Fooocus: JSON in `parameters` or an EXIF comment, with the names of its own scheme or of its log."""
     metadata = next((each for name in ("parameters", "comment") if (each := parsed(texts.get(name)))), None)
     if metadata is None or "sui_image_params" in metadata or "prompt" not in {key.casefold() for key in metadata}:
         return False
@@ -235,7 +234,7 @@ def swarm(info: ParsedInfo, texts: Texts) -> bool:
 
 
 def easy(info: ParsedInfo, texts: Texts) -> bool:
-    """Easy Diffusion: a text for each setting, or JSON of them in an EXIF comment."""
+    """Easy Diffusion: one text per setting, or JSON in an EXIF comment."""
     metadata = parsed(texts.get("comment")) or dict(texts)
     if not {"prompt", "num_inference_steps"} <= metadata.keys() and "use_stable_diffusion_model" not in metadata:
         return False
@@ -252,7 +251,7 @@ def easy(info: ParsedInfo, texts: Texts) -> bool:
 
 
 def parsed_list(value: Any) -> Any:
-    """A list that was written as text, as Python or JSON write one; anything else as it is."""
+    """Parses a Python or JSON list that was stored as text; returns anything else unchanged."""
     if not isinstance(value, str) or not value.startswith("["):
         return value
     return [each.strip(" '\"") for each in value.strip("[]").split(",") if each.strip(" '\"")]
@@ -271,7 +270,7 @@ def draw_things(info: ParsedInfo, texts: Texts) -> bool:
         for setting, value in zip(("width", "height"), size.groups(), strict=True):
             info.offer(setting, value, "size")
     if (strength := weight(metadata.get("strength"))) is not None and strength < 1:
-        info.unread("strength", short(strength), "its start image is not known; give it as --image, with --strength")
+        info.unread("strength", short(strength), "its input image is unknown; give it as --image, with --strength")
     for each in metadata.get("lora") or () if isinstance(metadata.get("lora"), list) else ():
         if isinstance(each, dict):
             loras(info, named(each), each.get("weight"))

@@ -1,4 +1,4 @@
-"""What the readers of pictures fill: the settings and files that were found, and notes of what cannot be used."""
+"""The result of parsing an image's metadata: settings and files, and notes on values that cannot be used."""
 
 import re
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ from customize.settings.inference import InferenceSettings
 from customize.settings.sampler_names import compact, nearest, not_taken, parts, sampler, spacings
 
 PLAIN_SPACINGS = ("", "Automatic", "Normal", "Simple", "SGM Uniform", "DDIM Uniform")
-"""Those that say that noise levels are not spaced in another way."""
+"""Schedule types that stand for the sampler's own spacing of noise levels."""
 
 
 class Unreadable(Exception):
-    """What is wrong with the picture, a text each."""
+    """The image has no metadata that can be read. args: one message per problem."""
 
 
 @dataclass(frozen=True)
 class NamedWeights:
-    """Learned weights as a picture names them: by path (ours) or name; scale (text: a schedule) and hash where it tells them."""
+    """Learned weights named in metadata: by path (ours) or name, with scale (a schedule as text) and hash if they are given."""
 
     name: str
     scale: float | str | None = None
@@ -30,8 +30,8 @@ class NamedWeights:
 
 @dataclass
 class ParsedInfo:
-    """What has been found so far in `image`. places: of this disk, by the names that an image of ours calls them
-    (`sharing`)."""
+    """Values found so far in the metadata of `image`. places: paths on this machine by their names in our metadata, see
+    `sharing`."""
 
     image: Path
     settings: dict[str, Any] = field(default_factory=dict)
@@ -48,14 +48,14 @@ class ParsedInfo:
         self.note(f"{short(name)}: {short(value)} (not read{why and ': '}{why})")
 
     def offer(self, setting: str, value: Any, name: str) -> None:
-        """Keeps a value that infer.py takes; of another, a note by the name that it has in the picture."""
-        if "prompt" in setting:  # text encoders read line breaks as blanks
+        """Stores a value that is valid for the setting; for any other, adds a note. name: that of the value in the metadata."""
+        if "prompt" in setting:  # text encoders read line breaks as spaces
             value = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", str(value)).strip()
         if setting == "seed" and str(value).strip().startswith("-"):
-            return self.note(f"{name}: {short(value)} asks for a random one (not read)")
+            return self.note(f"{name}: {short(value)} means a random seed (not read)")
         needed = (table(InferenceSettings)[setting].only_with or ("",))[0]
         with_it = {needed: self.settings[needed]} if needed in self.settings else {}
-        value = [value] if setting == "prompt" else value  # alone, the word none would be no prompt
+        value = [value] if setting == "prompt" else value  # the text "none" alone would mean no prompt
         settings, problems = InferenceSettings.examine({"prompt": "x", **with_it, setting: value})
         if problems:
             self.note(f"{name}: {problems[0].what} (not read)")
@@ -63,24 +63,24 @@ class ParsedInfo:
             self.settings[setting] = getattr(settings, setting)
 
     def clip_skip(self, count: int, name: str) -> None:
-        """Keeps how many last layers of the text encoder are left out."""
+        """Stores the number of final text encoder layers to skip."""
         if count:
             self.offer("clip_skip", count, name)
 
     def file(self, shown: str, name: str, scale: float | None, hash: str | None) -> None:
-        """Keeps learned weights of which another program knows where they are."""
+        """Stores learned weights that another program refers to by name."""
         self.weights.append(NamedWeights(name, scale, hash))
         given = "" if scale is None else f":{short(scale)}"
-        self.note(f"{short(shown)} (not read: a name, not a path; give the file as --weights PATH{given})")
+        self.note(f"{short(shown)} (not read: only a name; give the file as --weights PATH{given})")
 
     def model(self, name: str, hash: str = "") -> None:
-        """Keeps the name of the base model."""
+        """Stores the name of the base model."""
         self.base_model = name or None
         known = f" (hash {short(hash)})" if hash else ""
-        self.note(f"base model: {short(name)}{known}, a name, not a path; say --pretrained_model_name_or_path")
+        self.note(f"base model: {short(name)}{known}, only a name; give --pretrained_model_name_or_path")
 
     def sampler(self, written: str, spacing: str) -> None:
-        """Keeps a sampler and how it spaces noise levels, by the names that other programs have for them."""
+        """Stores a sampler and its spacing of noise levels, given by their names in other programs."""
         found = parts(written)
         if not found and (found := nearest(written)):
             self.note(f"Sampler: {short(written)} is not available; {found[0]} is the nearest")
@@ -89,7 +89,7 @@ class ParsedInfo:
         name, spaced = found[0], found[1] or spacings().get(compact(spacing), "")
         chosen = sampler(name, spaced)
         if spacing and not spaced or not_taken(chosen):
-            self.unread("Schedule type", spacing or spaced, f"{chosen.scheduler} has no such noise levels here")
+            self.unread("Schedule type", spacing or spaced, f"{chosen.scheduler} does not support it")
             chosen = sampler(name)
         elif chosen.options.get("use_karras_sigmas"):
             self.settings["use_karras_sigmas"], chosen = True, sampler(name)
@@ -101,6 +101,6 @@ class ParsedInfo:
 
 
 def short(value: object) -> str:
-    """A value from a picture, printable and on part of a line."""
+    """A value from metadata as printable text of at most 80 characters."""
     text = printable(str(value)[:100]) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."

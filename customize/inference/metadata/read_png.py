@@ -1,7 +1,7 @@
-"""What a picture says about how it was made, as settings of infer.py: our own JSON, A1111's text, ComfyUI's graph, and others.
+"""Reads the generation metadata of an image as settings of infer.py: our JSON, A1111's text, ComfyUI's graph, and others.
 
-A picture may be a stranger's: what it says is bounded and checked, and never names where to write. What it says and cannot be
-used here becomes a note.
+Metadata of strangers is untrusted: it is bounded and checked, and cannot set an output path. Values that cannot be used become
+notes.
 """
 
 import hashlib
@@ -38,24 +38,24 @@ Program = Literal["customize", "A1111", "ComfyUI", "InvokeAI", "NovelAI", "Foooc
 
 LIKE = "like"
 REMEDY = (
-    "give a picture that carries its settings, as infer.py, A1111, ComfyUI, InvokeAI, NovelAI, Fooocus, SwarmUI, Easy Diffusion "
-    "and Draw Things write them"
+    "give an image with the metadata of infer.py, A1111, ComfyUI, InvokeAI, NovelAI, Fooocus, SwarmUI, Easy Diffusion or Draw "
+    "Things"
 )
 MOST_NOTES = 50
 MOST_FILES = 100
 COMMENT = "EXIF user comment"
 OF_COMFYUI = re.compile(r"\s*prompt:", re.IGNORECASE)
 MOST_BESIDE = 1 << 20
-"""Bytes of a text file beside a picture that is read."""
+"""Largest size in bytes of a text file beside an image."""
 
 
 @dataclass(frozen=True)
 class GenerationInfo:
-    """What `read_generation_info` found.
+    """The result of `read_generation_info`.
 
-    settings: values that InferenceSettings takes; `prompt` is missing where the picture has none that can be used.
-    base_model: ours as it was given, else the name of a file. size: (width, height) of the picture itself.
-    place_in_batch: (place, size of the batch). notes: what was not read, or is another here; a printable line each.
+    settings: valid values for InferenceSettings; without `prompt` if the metadata has no usable one. base_model: as it was given
+    to infer.py, or the file name that another program stored. size: (width, height) of the image. place_in_batch: (place, size
+    of the batch). notes: values that were not read, and differences to this machine; one printable line each.
     """
 
     program: Program
@@ -68,10 +68,10 @@ class GenerationInfo:
 
 
 def read_generation_info(path: Path | str) -> GenerationInfo:
-    """Reads the text chunks of a PNG, EXIF and XMP of any picture, or A1111's text file beside it where that tells nothing.
+    """Reads the text chunks of a PNG and EXIF and XMP of any image; if they hold no settings, A1111's text file beside it.
 
-    Raises InputError when `open_image` refuses the picture, when it says nothing that is read here, when that is damaged or
-    longer than Pillow's limit, and when our own JSON holds settings that infer.py refuses.
+    Raises InputError if `open_image` refuses the image, if it has no known metadata, if the metadata is damaged or longer than
+    Pillow's limit, and if our own JSON has settings that infer.py refuses.
     """
     info = ParsedInfo(Path(path), places=sharing.local_places(Path(path).parent))
     try:
@@ -79,18 +79,18 @@ def read_generation_info(path: Path | str) -> GenerationInfo:
         program = _read(info, texts) or _read_beside(info, Path(path))
         if program is None:
             named = ", ".join(short(name) for name, text in list(texts.items())[:8] if text)
-            raise Unreadable("says nothing of how it was made that is read here" + (f" (it carries {named})" if named else ""))
+            raise Unreadable("has no generation metadata of a known program" + (f" (found: {named})" if named else ""))
     except Unreadable as error:
         raise InputError(Problem(LIKE, f"{printable(str(path))} {what}", REMEDY) for what in error.args) from None
     notes, more = info.notes[:MOST_NOTES], len(info.notes) - MOST_NOTES
     return GenerationInfo(
         program, info.settings, tuple(info.weights), info.base_model, size, info.place_in_batch,
-        (*notes, f"and {more} notes more") if more > 0 else tuple(notes),
+        (*notes, f"and {more} more notes") if more > 0 else tuple(notes),
     )  # fmt: skip
 
 
 def _opened(path: Path | str) -> tuple[tuple[int, int], dict[str, str]]:
-    """Size and texts of a picture that `open_image` takes."""
+    """The size and the texts of an image that `open_image` accepts."""
     try:
         size = open_image(path).size
         with warnings.catch_warnings(action="ignore"), regular_file(Path(path)) as stream:
@@ -106,7 +106,7 @@ def _opened(path: Path | str) -> tuple[tuple[int, int], dict[str, str]]:
 
 
 def _decoded(text: str) -> str:
-    """A chunk's text: tEXt is Latin-1 by the standard, but some programs write UTF-8."""
+    """The text of a chunk: tEXt is Latin-1 by the standard, but some programs write UTF-8."""
     try:
         return str(text) if isinstance(text, iTXt) else text.encode("latin-1").decode()
     except UnicodeError:
@@ -114,12 +114,12 @@ def _decoded(text: str) -> str:
 
 
 def _exif(image: Image.Image) -> dict[str, str]:
-    """What EXIF and XMP carry: the user comment, our maker note, ComfyUI's graph (as `prompt`) in some tag, XMP's text."""
+    """The texts in EXIF and XMP: the user comment, our maker note, ComfyUI's graph (as `prompt`) in some tag, the XMP packet."""
     found = {COMMENT: _comment(image)}
     try:
         tags = [value for value in image.getexif().values() if isinstance(value, str)]
         note = image.getexif().get_ifd(EXIF_FOLDER).get(EXIF_NOTE)
-    except Exception:  # broken EXIF data say nothing against the rest
+    except Exception:  # broken EXIF does not invalidate the rest
         tags, note = [], None
     if isinstance(note, bytes) and note.startswith(NOTE):
         found["customize"] = note.removeprefix(NOTE).decode(errors="replace")
@@ -131,10 +131,10 @@ def _exif(image: Image.Image) -> dict[str, str]:
 
 
 def _comment(image: Image.Image) -> str:
-    """The EXIF user comment, in which JPEG and WebP carry A1111's text; empty where there is none."""
+    """The EXIF user comment, where JPEG and WebP store A1111's text; empty if there is none."""
     try:
         comment = image.getexif().get_ifd(EXIF_FOLDER).get(EXIF_COMMENT)
-    except Exception:  # broken EXIF data say nothing against the rest
+    except Exception:  # broken EXIF does not invalidate the rest
         return ""
     if not isinstance(comment, bytes):
         return comment if isinstance(comment, str) else ""
@@ -145,7 +145,7 @@ def _comment(image: Image.Image) -> str:
 
 
 def _read(info: ParsedInfo, texts: Mapping[str, str]) -> Program | None:
-    """Reads the first text that tells something, and says whose it is; None where none does."""
+    """Reads the first known text, and returns the program that wrote it, or None."""
     if (own := _checked(texts, "customize")) is not None:
         _read_own(info, own)
         return "customize"
@@ -180,7 +180,7 @@ def _read_beside(info: ParsedInfo, path: Path) -> Program | None:
         except (OSError, ValueError, InputError):
             continue
         if a1111.settings_line(text.split("\n")) is not None:
-            info.note(f"the settings are those of {file.name}, beside the picture")
+            info.note(f"the settings were read from {file.name} beside the image")
             a1111.read(info, text)
             return "A1111"
     return None
@@ -189,7 +189,7 @@ def _read_beside(info: ParsedInfo, path: Path) -> Program | None:
 def _checked(texts: Mapping[str, str], name: str) -> str | None:
     text = texts.get(name)
     if text and len(text) > MAX_TEXT_CHUNK:
-        raise Unreadable(f"carries a text of {len(text):,} characters ({name}), more than {MAX_TEXT_CHUNK:,}")
+        raise Unreadable(f"has a text of {len(text):,} characters ({name}), more than {MAX_TEXT_CHUNK:,}")
     return text
 
 
@@ -197,24 +197,24 @@ def _parsed(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        raise Unreadable("carries damaged JSON") from None
+        raise Unreadable("has damaged JSON") from None
     if not isinstance(value, dict):
-        raise Unreadable("carries JSON that holds no settings")
+        raise Unreadable("has JSON that is not an object")
     return value
 
 
 def _read_own(info: ParsedInfo, text: str) -> None:
-    """What `write_png.texts` writes; settings of a run as a whole are never taken from it."""
+    """Reads the JSON of `write_png.texts`; settings of scope "run" are ignored."""
     match _parsed(text):
         case {"settings": dict(stored), "base_model": str(base), "weights": list(files), "versions": dict(versions), **more}:
             info.base_model = info.places.get(base, base)
         case _:
-            raise Unreadable("carries damaged settings")
+            raise Unreadable("has damaged settings")
     match more.get("batch", [0, 1]):
         case [int(place), int(count)] if 0 <= place < count <= (table(InferenceSettings)["batch_size"].le or 0):
             info.place_in_batch = int(place), int(count)
         case _:
-            raise Unreadable("carries damaged settings: batch is not [place, size]")
+            raise Unreadable("has damaged settings: batch is not [place, size]")
     of_the_run = of_scope(InferenceSettings, "run")
     known = table(InferenceSettings).keys() - set(of_the_run)
     values = {name: value for name, value in stored.items() if name in known}
@@ -223,30 +223,30 @@ def _read_own(info: ParsedInfo, text: str) -> None:
     if values.get("prompt") == [""]:  # a lesson without a prompt
         values["prompt"] = []
     if not all(_is_plain(each) for value in values.values() for each in (value if isinstance(value, list) else [value])):
-        raise Unreadable("carries damaged settings: lists within lists")
+        raise Unreadable("has damaged settings: nested lists")
     settings, problems = InferenceSettings.examine(values)
-    faults = [f"says {each.where}: {each.what}" for each in problems]
+    faults = [f"has {each.where}: {each.what}" for each in problems]
     if settings.seed == RANDOM:
-        faults.append("says seed: -1, which no picture was made with")
+        faults.append("has seed: -1, which cannot be the seed of an image")
     if faults:
         raise Unreadable(*faults)
     info.settings = {name: getattr(settings, name) for name in values}
     for name, value in stored.items():
         if name not in known and name not in of_the_run:
-            info.unread(name, value, "no setting of this version")
+            info.unread(name, value, "not a setting of this version")
     _read_files(info, files)
     for name in VERSIONED:
         if name in versions and versions[name] != (here := _installed(name)):
-            info.note(f"made with {name} {short(versions[name])}; here it is {here}")
+            info.note(f"generated with {name} {short(versions[name])}; installed is {here}")
 
 
 def _beside(info: ParsedInfo, values: Mapping[str, Any]) -> dict[str, str]:
-    """The places of images that lie beside the one that calls them by their names, each told."""
+    """The paths of input images that lie beside the image and are named in its metadata; each is noted."""
     found: dict[str, str] = {}
     for name in ("image", "mask_image"):
         if (place := sharing.beside(info.image, values.get(name))) and values[name] not in info.places:
             found[name] = place
-            info.note(f"{name}: {values[name]} is the one beside the picture")
+            info.note(f"{name}: using {values[name]} beside the image")
     return found
 
 
@@ -256,21 +256,21 @@ def _is_plain(value: Any) -> bool:
 
 def _read_files(info: ParsedInfo, files: list[Any]) -> None:
     if len(files) > MOST_FILES:
-        raise Unreadable(f"names {len(files):,} files of weights, more than {MOST_FILES}")
+        raise Unreadable(f"lists {len(files):,} files of weights, more than {MOST_FILES}")
     for file in files:
         match file:
             case {"path": str(path), "scale": int() | float() | str() as scale, "sha256": str(sha256)} if is_scale(scale):
                 info.weights.append(NamedWeights(sharing.restored(path, info.places), scale, sha256))
             case _:
-                raise Unreadable("carries damaged settings: weights are not files with scale and sha256")
+                raise Unreadable("has damaged settings: weights are not files with scale and sha256")
     for path, sha256 in dict.fromkeys((file.name, file.hash) for file in info.weights):
         if (here := _sha256(path)) != sha256:
-            what = f"has SHA-256 {here} now" if here else "is not here as a .safetensors file"
-            info.note(f"weights {short(path)}: {what}; made with SHA-256 {short(sha256)}")
+            what = f"now has SHA-256 {here}" if here else "was not found as a .safetensors file"
+            info.note(f"weights {short(path)}: {what}; generated with SHA-256 {short(sha256)}")
 
 
 def is_scale(scale: float | str) -> bool:
-    """Whether it is a number, or the text of one that changes on the way."""
+    """Whether it is a number, or the text of a schedule."""
     try:
         return not isinstance(scale, str) or fits(read_scale(scale))
     except ValueError:
@@ -278,7 +278,7 @@ def is_scale(scale: float | str) -> bool:
 
 
 def _sha256(path: str) -> str:
-    """Of a regular .safetensors file, else empty: no picture makes us read anything else."""
+    """The SHA-256 of a regular .safetensors file, else empty: metadata must not make us read any other file."""
     try:
         if path.endswith(".safetensors"):
             with regular_file(Path(path)) as stream:

@@ -14,9 +14,9 @@ from customize.settings.inference import InferenceSettings
 
 @dataclass(frozen=True)
 class Like:
-    """An image whose settings are used, with what its metadata say."""
+    """An image to reproduce, with its metadata."""
 
-    told: GenerationInfo
+    info: GenerationInfo
     image: Image.Image
 
     @classmethod
@@ -25,20 +25,20 @@ class Like:
         return cls(read_generation_info(path), open_image(path))
 
     def check(self, settings: InferenceSettings) -> None:
-        """Raises InputError when the base model is not known: other programs tell its name, not where it is."""
-        if self.told.program == "customize" or settings.pretrained_model_name_or_path or settings.weights:
+        """Raises InputError if the base model is unknown: other programs store its name, not its location."""
+        if self.info.program == "customize" or settings.pretrained_model_name_or_path or settings.weights:
             return
-        named = f"{self.told.base_model} by its name only" if self.told.base_model else "none"
-        what = f"is missing: {self.told.program} told of the base model {named}"
-        raise InputError(Problem("pretrained_model_name_or_path", what, "say where it is, or `demo`"))
+        named = f"only the name of the base model, {self.info.base_model}" if self.info.base_model else "no base model"
+        what = f"is missing: the metadata of {self.info.program} has {named}"
+        raise InputError(Problem("pretrained_model_name_or_path", what, "give its location, or `demo`"))
 
     def is_reproduced_by(self, settings: InferenceSettings) -> bool:
-        """Whether the settings are exactly those that the image was generated with."""
-        said = self.told.settings.items()
-        return self.told.program == "customize" and all(getattr(settings, name) == value for name, value in said)
+        """Whether the settings equal those that the image was generated with."""
+        stored = self.info.settings.items()
+        return self.info.program == "customize" and all(getattr(settings, name) == value for name, value in stored)
 
     def verdict(self, image: Image.Image) -> str:
-        """Whether an image has the same pixels, and how many values differ if not."""
+        """Says whether an image has the same pixels, and if not, how many values differ."""
         if image.size != self.image.size:
             return f"not the same: {image.width} x {image.height} pixels, not {self.image.width} x {self.image.height}"
         ours, theirs = (np.asarray(each.convert("RGB")).astype(int) for each in (image, self.image))

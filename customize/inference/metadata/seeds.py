@@ -1,4 +1,4 @@
-"""Seeds of images: whole numbers below 2^64, or -1 for one that is drawn."""
+"""Seeds of images: integers below 2^64, or -1 for a random one."""
 
 import secrets
 
@@ -9,9 +9,9 @@ RANDOM = -1
 
 
 def with_seed(settings: InferenceSettings) -> InferenceSettings:
-    """The settings, with a seed of 32 bits drawn and told where they ask for a random one."""
+    """The settings; if their seed is -1, with a random seed of 32 bits, which is reported."""
     if settings.seed != RANDOM:
         return settings
     seed = secrets.randbelow(2**32 - settings.num_images + 1)
-    events.info(f"seed: {seed} (drawn at random)")
+    events.info(f"seed: {seed} (random)")
     return settings.model_copy(update={"seed": seed})

@@ -1,4 +1,4 @@
-"""What a PNG says about how it was made: A1111's `parameters` for other programs, and JSON of ours."""
+"""Writes generation metadata: A1111's `parameters`, which other programs read, and our JSON."""
 
 import hashlib
 import json
@@ -20,24 +20,24 @@ from customize.weights.weight_file import LearnedFile
 
 EXIF_FOLDER, EXIF_COMMENT, EXIF_NOTE = 0x8769, 0x9286, 0x927C
 NOTE = b"customize\0"
-"""How our text begins in EXIF's maker note."""
+"""Prefix of our text in EXIF's maker note."""
 MOST_EXIF, QUALITY = 65_000, 95
 OF_A_RUN = ("pytorch_lora_weights", "pytorch_lora_weights_kohya", "learned_embeds")
-"""Names of files that say nothing: these are told by their folder's."""
+"""Generic file names: the folder's name is written instead."""
 VERSIONED = ("customize", "torch", "diffusers", "transformers", "peft")
 
 
 def facts(base_model: str, files: tuple[LearnedFile, ...]) -> dict[str, Any]:
-    """What all images of a pipeline share: the base model, the learned files with hashes, the versions."""
+    """Metadata common to all images of a pipeline: base model, weight files with hashes, versions."""
     return {
         "base_model": shared_name(base_model),
-        "weights": [{"path": shared_file(file.path), "scale": told(file.scale), **hashes(file)} for file in files],
+        "weights": [{"path": shared_file(file.path), "scale": scale_as_json(file.scale), **hashes(file)} for file in files],
         "versions": {name: version(name) for name in VERSIONED},
     }
 
 
 def hashes(file: LearnedFile) -> dict[str, str]:
-    """What programs know the file by: SHA-256 of the whole, and A1111's name and hash of it (a LoRA's without the header)."""
+    """The SHA-256 of the whole file, and A1111's name and hash (a LoRA's hash excludes the header)."""
     content = file.path.read_bytes()
     whole = hashlib.sha256(content).hexdigest()
     name = file.path.parent.name if file.path.stem in OF_A_RUN and file.path.parent.name else file.path.stem
@@ -48,29 +48,29 @@ def hashes(file: LearnedFile) -> dict[str, str]:
 
 
 def lora_tag(weights: dict[str, Any]) -> str:
-    """A1111's tag of a LoRA, with the text encoder's scale before the UNet's where there are two."""
+    """A1111's tag of a LoRA. Of two scales, the text encoder's comes first."""
     name = weights["lora"].translate(str.maketrans("<>:", "___"))
-    numbers = str(weights["scale"]).split("@")[0].split(":")  # of a scale that changes on the way, how it begins
+    numbers = str(weights["scale"]).split("@")[0].split(":")  # of a schedule, the first scale
     return f"<lora:{':'.join([name, *(f'{float(number):g}' for number in reversed(numbers))])}>"
 
 
 def quoted_hashes(weights: list[dict[str, Any]], kind: str) -> str:
-    """`"name: hash, name: hash"` of the files of one kind, as A1111 writes it; empty where there is none."""
+    """`"name: hash, name: hash"` of the files of one kind, as A1111 writes it; empty if there are none."""
     pairs = ", ".join(f"{each[kind]}: {each['hash']}" for each in weights if kind in each)
     return json.dumps(pairs, ensure_ascii=False) if pairs else ""
 
 
-def told(scale: Scale) -> float | str:
-    """A scale as JSON: a number, or the text of one that changes on the way."""
+def scale_as_json(scale: Scale) -> float | str:
+    """A scale as a JSON value: a number, or the text of a schedule."""
     return scale if isinstance(scale, float | int) else str(scale)
 
 
 def texts(
     facts: dict[str, Any], request: ImageRequest, own_scheduler: str, size: tuple[int, int], place: tuple[int, int]
 ) -> dict[str, str]:
-    """What one image says of how it was made, by the names of PNG's text chunks.
+    """The metadata of one image, by name of the PNG text chunk.
 
-    own_scheduler: class name of the base model's; size: (width, height); place: (place, number of images) in its batch,
+    own_scheduler: class name of the base model's scheduler; size: (width, height); place: (place, number of images) in its batch,
     on which the last bits of an image can depend.
     """
     of_the_run = of_scope(InferenceSettings, "run")
@@ -82,32 +82,32 @@ def texts(
     }
 
 
-def png_info(said: dict[str, str]) -> PngInfo:
+def png_info(texts: dict[str, str]) -> PngInfo:
     """The texts as chunks of a PNG."""
     info = PngInfo()
-    for name, text in said.items():
+    for name, text in texts.items():
         info.add_itxt(name, text)
     return info
 
 
-def saving(image_format: str, said: dict[str, str]) -> dict[str, Any]:
-    """Options of Pillow's `save` with which an image carries the texts: chunks of a PNG; in JPEG and WebP A1111's text as EXIF's
-    user comment, as A1111 does, and ours in its maker note. Raises InputError where JPEG's EXIF has no room for them."""
+def saving(image_format: str, texts: dict[str, str]) -> dict[str, Any]:
+    """Options for Pillow's `save` that store the texts: in a PNG as chunks; in JPEG and WebP as EXIF, A1111's text as user
+    comment and ours as maker note. Raises InputError if they exceed the size of EXIF in a JPEG."""
     if image_format == "png":
-        return {"pnginfo": png_info(said)}
+        return {"pnginfo": png_info(texts)}
     exif = Image.Exif()
     own = exif.get_ifd(EXIF_FOLDER)
-    own[EXIF_COMMENT] = b"UNICODE\0" + said["parameters"].encode("utf-16-be")
-    own[EXIF_NOTE] = NOTE + said["customize"].encode()
+    own[EXIF_COMMENT] = b"UNICODE\0" + texts["parameters"].encode("utf-16-be")
+    own[EXIF_NOTE] = NOTE + texts["customize"].encode()
     data = exif.tobytes()
     if image_format == "jpg" and len(data) > MOST_EXIF:
-        what = f"the settings of an image have {len(data):,} bytes, and a JPEG has room for {MOST_EXIF:,}"
-        raise InputError(Problem("image_format", what, "take png or webp"))
+        what = f"the metadata of an image has {len(data):,} bytes, and a JPEG holds at most {MOST_EXIF:,}"
+        raise InputError(Problem("image_format", what, "use png or webp"))
     return {"exif": data, "quality": QUALITY} | ({"subsampling": 0} if image_format == "jpg" else {})
 
 
 def parameters(facts: dict[str, Any], settings: dict[str, Any], scheduler: str, size: tuple[int, int]) -> str:
-    """The settings in A1111's wording, which many programs and sites read."""
+    """The settings in A1111's format, which many programs and sites read."""
     values = {
         "Steps": settings["num_inference_steps"],
         "Sampler": shown(scheduler, scheduler, settings.get("use_karras_sigmas")),

@@ -1,4 +1,4 @@
-"""What the first lines of a command tell of its base model and its device."""
+"""The lines about base model and device at the start of a command."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ Rows = Iterator[tuple[str, str]]
 
 
 def base_rows(source: Source, purpose: str = "for your own photos") -> Rows:
-    """The base model; of a toy, that it is one, and for which purpose to take which other."""
+    """The base model; for the demo model, a remark and the model to use instead."""
     if source.name == "demo":
         yield "base", "demo, a toy model of 64 x 64 pixels that comes with the program to show how it works"
         yield "", f"{purpose}: --pretrained_model_name_or_path {STABLE_DIFFUSION}"
@@ -23,9 +23,9 @@ def base_rows(source: Source, purpose: str = "for your own photos") -> Rows:
 
 
 def device_rows(machine: Machine, precision: str, source: Source, resolution: int | None, cost: str) -> Rows:
-    """What computes; without a GPU why, and what that costs with a base model that is no toy (by its images' side in pixels)."""
-    number = "" if precision == "no" else f", {precision}"
-    yield "device", f"{machine.name}{number}" + (f": {machine.missing}" if machine.missing else "")
+    """The device and precision; without a GPU the reason, and for a base model above `TOY` pixels what that costs."""
+    suffix = "" if precision == "no" else f", {precision}"
+    yield "device", f"{machine.name}{suffix}" + (f": {machine.missing}" if machine.missing else "")
     if machine.remedy:
         yield "", f"-> {machine.remedy}"
     if not machine.has_gpu and source.name != "demo" and (resolution or USUAL_RESOLUTION) > TOY:

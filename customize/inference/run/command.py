@@ -1,6 +1,6 @@
-"""What infer.py does: everything is checked, then images are generated (`generate.py`) and written (`output.py`) one by one.
+"""The command infer.py: checks everything, then generates images (`generate.py`) and writes them (`output.py`) one by one.
 
-Nothing here imports torch before all is checked.
+torch is not imported before all checks have passed.
 """
 
 import os
@@ -38,22 +38,22 @@ if TYPE_CHECKING:
     from customize.inference.metadata.reproduce import Like
 
 LATENT_WARNING = (
-    "views move latents here, and an autoencoder is not equivariant: a turned latent decodes to about the turned picture, which "
-    "shows as strokes and seams. --illusion looking_glass works on pixels, a decode and two encodes for each view and step"
+    "views transform latents here, but autoencoders are not equivariant: a rotated latent decodes only approximately to the "
+    "rotated image, which shows as strokes and seams. --illusion looking_glass works on pixels, at the cost of a decode and two "
+    "encodes per view and step"
 )
-FOR_DISK = "make room, or name an --output_dir on another disk"
-FOR_MEMORY = "take a smaller --batch_size, a smaller picture, or --mixed_precision bf16"
+FOR_DISK = "free space, or give an --output_dir on another disk"
+FOR_MEMORY = "use a smaller --batch_size, a smaller image, or --mixed_precision bf16"
 
 
 def run(settings: InferenceSettings) -> None:
-    """Generates `num_images` pictures of each prompt, at every value that is swept, into `output_dir` or a new folder.
+    """Generates `num_images` images of each prompt, for every swept value, into `output_dir` or a new folder.
 
-    Written there: 000.png, 001.png, ..., numbered on from what is there, that carry their settings, each as it is finished;
-    config.toml, with which they come out again; sheet.png for 2 to `output.MOST_ON_SHEET` images; trace.jsonl and what
-    `observers.Observers.write` names. With `like`, says whether the picture came out the same.
-    With `merge` no picture, but what `merge.run` says.
-    Raises InputError before anything is written; ResourceError when memory or disk give out, Interrupted when a signal
-    comes: what is finished stays, and they tell how to go on.
+    Writes 000.png, 001.png, ... as each is finished, numbered after existing images, with their settings as metadata;
+    config.toml, which reproduces them; sheet.png for 2 to `output.MOST_ON_SHEET` images; trace.jsonl and the files of
+    `observers.Observers.write`. With `like`, reports whether the image is identical. With `merge`, only runs `merge.run`.
+    Raises InputError before anything is written; ResourceError if memory or disk run out, and Interrupted on a signal: finished
+    images are kept, and the message contains the command to resume.
     """
     if settings.merge is not None:
         return merge.run(settings)
@@ -61,13 +61,13 @@ def run(settings: InferenceSettings) -> None:
     job = check(settings)
     for note in notes(settings, job):
         events.warn(note)
-    count, plain = len(job.grid.requests), on_its_own(settings)
+    count, plain = len(job.grid.requests), without_like(settings)
     with raised_signals(), resources(FOR_MEMORY, FOR_DISK):
         from customize.inference.run.generate import PipelineCache, generate_batches
         from customize.inference.run.output import write_images
 
         requests = job.grid.requests
-        source = base_of(requests[0].settings)
+        source = base_source(requests[0].settings)
         device = machine.describe(machine.best_device())
         events.summarize("started", image_summary.before_loading(plain, requests, source, device))
         models = PipelineCache()
@@ -83,9 +83,9 @@ def run(settings: InferenceSettings) -> None:
                 with resources(FOR_MEMORY, FOR_DISK):
                     write_images(plain, job.grid, place, generate_batches(plain, job, models, place.image, place.finished.copy()))
             except (ResourceError, NumericsError) as error:
-                raise type(error)(f"{error}\n{place.how_to_go_on}") from error
+                raise type(error)(f"{error}\n{place.how_to_resume}") from error
             except Interrupted as error:
-                raise Interrupted(error.signal, f"stopped; {place.how_to_go_on}") from error
+                raise Interrupted(error.signal, f"stopped; {place.how_to_resume}") from error
     events.summarize("finished", image_summary.finished(plain, requests, place))
     if job.like and job.is_reproduction:
         events.info(f"{settings.like}: {job.like.verdict(open_image(place.image(0)))}")
@@ -93,13 +93,13 @@ def run(settings: InferenceSettings) -> None:
 
 @contextmanager
 def raised_signals() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP are raised as Interrupted meanwhile: every file is whole at any moment."""
+    """Raises Interrupted on Ctrl-C, SIGTERM and SIGHUP within the context; files are complete at any moment."""
 
     def receive(number: int, frame: object) -> None:
         raise Interrupted(signal.Signals(number), "stopped")
 
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+    if threading.current_thread() is not threading.main_thread():  # handlers can only be set there
         numbers = []
     previous = {number: signal.signal(number, receive) for number in numbers}
     try:
@@ -110,12 +110,12 @@ def raised_signals() -> Iterator[None]:
 
 
 def check(settings: InferenceSettings) -> Job:
-    """Raises one InputError for all that is wrong with files and folders; torch is not needed for it."""
+    """Opens and checks all input files and folders, without torch. Raises one InputError with all problems."""
     problems: list[Problem] = []
 
-    def attempt(look: Callable[[], Any]) -> Any:
+    def attempt(check: Callable[[], Any]) -> Any:
         try:
-            return look()
+            return check()
         except InputError as error:
             if out_of_memory.gave_out(error):
                 raise
@@ -127,10 +127,10 @@ def check(settings: InferenceSettings) -> Job:
 
     if settings.prompt_file is not None:
         what = f"{settings.prompt_file} has not been read"
-        problems.append(Problem("prompt_file", what, "make the settings by customize.read_settings"))
-    attempt(lambda: image_folder.check(on_its_own(settings)))
-    like = attempt(lambda: likened(settings))
-    found = attempt(lambda: resolve_grid(grid(on_its_own(settings))))
+        problems.append(Problem("prompt_file", what, "create the settings with customize.read_settings"))
+    attempt(lambda: image_folder.check(without_like(settings)))
+    like = attempt(lambda: read_like(settings))
+    found = attempt(lambda: resolve_grid(grid(without_like(settings))))
     different = {request.settings: None for request in found.requests} if found else [settings]
     images: dict[str, Image] = {}
     masks: dict[Mask, Image] = {}
@@ -147,9 +147,9 @@ def check(settings: InferenceSettings) -> Job:
                     attempt(lambda name=name, prompt=prompt: parse(prompt, name))
         if each.image and each.image not in images:
             images[each.image] = attempt(lambda each=each: open_image(each.image, remarks=colours))
-        if (drawn := mask_of(each)) and drawn not in masks:
-            masks[drawn], told = attempt(lambda drawn=drawn, each=each: open_mask(*drawn, images[each.image])) or (None, ())
-            remarks += [note for note in told if note not in remarks]
+        if (mask := mask_of(each)) and mask not in masks:
+            masks[mask], found_notes = attempt(lambda mask=mask, each=each: open_mask(*mask, images[each.image])) or (None, ())
+            remarks += [note for note in found_notes if note not in remarks]
     problems += fp16_problems(settings)
     if not problems:
         problems += would_be_removed(settings, image_folder.removal(settings))
@@ -159,17 +159,17 @@ def check(settings: InferenceSettings) -> Job:
 
 
 def would_be_removed(settings: InferenceSettings, removed: Sequence[Path]) -> Iterator[Problem]:
-    """What is read and would be removed, being told to overwrite."""
+    """A problem for each input file that `overwrite_output_dir` would remove."""
     doomed = {os.path.realpath(path) for path in removed}
     weights = [("weights", path) for path, _ in settings.weights_and_scales]
     for name, path in (("image", settings.image), ("mask_image", settings.mask_image), ("like", settings.like), *weights):
         if path and os.path.realpath(path) in doomed:
-            what = f"{path} is what overwrite_output_dir would remove"
-            yield Problem(name, what, "leave overwrite_output_dir out: images number on")
+            what = f"overwrite_output_dir would remove {path}"
+            yield Problem(name, what, "omit overwrite_output_dir: new images are numbered after existing ones")
 
 
-def likened(settings: InferenceSettings) -> "Like | None":
-    """The picture that others are to be made like, if there is one. Raises InputError."""
+def read_like(settings: InferenceSettings) -> "Like | None":
+    """Reads the image of `like`, if it is set. Raises InputError."""
     if settings.like is None:
         return None
     from customize.inference.metadata.reproduce import Like
@@ -179,27 +179,27 @@ def likened(settings: InferenceSettings) -> "Like | None":
     return like
 
 
-def on_its_own(settings: InferenceSettings) -> InferenceSettings:
-    """The settings, which hold all that was taken from another picture, without its name."""
+def without_like(settings: InferenceSettings) -> InferenceSettings:
+    """The settings without `like`; they already contain the values that were read from its image."""
     return settings.model_copy(update={"like": None})
 
 
 def notes(settings: InferenceSettings, job: Job) -> list[str]:
-    """What the user should know before it starts."""
+    """Notes for the user before generation starts."""
     of_latents = [LATENT_WARNING] if settings.illusion in ("anagram", "alternating_anagram") else []
     broken = any(BREAKS.search(text) for text in (*settings.prompt, settings.negative_prompt))
-    of_prompts = ["a line break or tab in a prompt counts as a blank"] if broken else []
-    return [*(job.like.told.notes if job.like else ()), *job.remarks, *of_latents, *of_prompts]
+    of_prompts = ["a line break or tab in a prompt counts as a space"] if broken else []
+    return [*(job.like.info.notes if job.like else ()), *job.remarks, *of_latents, *of_prompts]
 
 
-def base_of(settings: InferenceSettings) -> Source:
-    """The base model of the weights, or the one that is named."""
+def base_source(settings: InferenceSettings) -> Source:
+    """The base model that the settings name, else that of the weights."""
     learned = find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales)
     return locate(learned.base or "demo", revision=settings.revision, variant=settings.variant)
 
 
 def check_model(settings: InferenceSettings) -> None:
-    """Raises InputError when weights or base model are not there or not sound."""
+    """Raises InputError if weights or base model are missing or invalid."""
     learned = find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales)
     if not learned.files:
         locate(learned.base or "demo", variant=settings.variant)

@@ -1,12 +1,12 @@
-r"""Weights that a prompt calls, and choices in it: what A1111 and ComfyUI write into prompts, made into settings of a picture.
+r"""Weights and choices in prompts: resolves the syntax of A1111 and ComfyUI to settings of an image.
 
-    <lora:NAME:0.8>  <lyco:NAME>  <lora:NAME:0.8:0.5>     a LoRA; with two scales the text encoder's, then the UNet's (A1111)
-    <lora:NAME:te=0.5:unet=0.8>                            the same by name
+    <lora:NAME:0.8>  <lyco:NAME>  <lora:NAME:0.8:0.5>     a LoRA; of two scales, the text encoder's is first (A1111)
+    <lora:NAME:te=0.5:unet=0.8>                            the same with named scales
     embedding:NAME  (embedding:NAME:1.2)                   the words of an embedding
     {a|b}  __NAME__                                        see `customize.inference.run.wildcards`
 
-NAME is a file's name without its ending, or a run's folder, in `weights_dir` or given as `weights`; upper and lower case are
-one, and folders may stand before it. torch is not needed here.
+NAME is a file name without its suffix, or a run folder, in `weights_dir` or given as `weights`. It is not case sensitive, and
+may include parent folders. torch is not needed here.
 """
 
 import os
@@ -28,12 +28,12 @@ from customize.weights.weight_file import LearnedFile, files_of
 TAG = re.compile(r"<\s*(lora|lyco|hypernet)\s*:([^<>]*)>", re.IGNORECASE)
 EMBEDDING = re.compile(r"\bembedding:\s*([^\s,;()\[\]{}<>|:]+)", re.IGNORECASE)
 BREAKS = re.compile(r"[^\S\r\n\t]*[\r\n\t]\s*")
-AS_TEXT = "or take the prompt as plain text with --plain_prompt"
+AS_TEXT = "or treat the prompt as plain text with --plain_prompt"
 MOST_FILES = 100_000
 
 
 def resolve_grid(grid: Grid) -> Grid:
-    """The grid with each picture as `called` makes it. Raises InputError with all that is wrong."""
+    """The grid with each request resolved by `resolve`. Raises InputError with all problems."""
     problems: list[Problem] = []
     rows: list[list[ImageRequest]] = []
     for row in grid.rows:
@@ -49,9 +49,9 @@ def resolve_grid(grid: Grid) -> Grid:
 
 
 def resolve(request: ImageRequest) -> ImageRequest:
-    """The picture with its prompts as plain as `customize.prompts` reads them, and the weights that they call.
+    """The request with its tags replaced: prompts that `customize.prompts` can parse, and the weights that they name.
 
-    Raises InputError with all that is wrong: a tag that is none, a file that is not there or of another kind, ...
+    Raises InputError with all problems: an invalid tag, a file that is missing or of the wrong kind, ...
     """
     settings = request.settings
     if any(map(BREAKS.search, [*settings.prompt, settings.negative_prompt])):
@@ -65,7 +65,7 @@ def resolve(request: ImageRequest) -> ImageRequest:
     caller = Caller(settings)
     prompts = tuple(caller.plain(text, request.seed, "prompt") for text in request.prompts)
     negative = caller.plain(settings.negative_prompt, request.seed, "negative_prompt")
-    others = Caller(settings)  # what other pictures call is known by their words alone
+    others = Caller(settings)  # of the other images' prompts, only the text is used
     every = tuple(others.plain(text, request.seed, "prompt") for text in settings.prompt)
     if problems := [*caller.problems, *(each for each in others.problems if each not in caller.problems)]:
         raise InputError(problems)
@@ -75,7 +75,7 @@ def resolve(request: ImageRequest) -> ImageRequest:
 
 @dataclass
 class Caller:
-    """Reads the prompts of one picture. weights: as in the settings, with those that were called."""
+    """Resolves the prompts of one image. weights: those of the settings, and those that the prompts name."""
 
     settings: InferenceSettings
     weights: list[str] = field(default_factory=list)
@@ -85,7 +85,7 @@ class Caller:
         self.weights = list(self.settings.weights)
 
     def plain(self, prompt: str, seed: int, where: str) -> str:
-        """A prompt with its choices made, without tags, and with an embedding's words in place of its call."""
+        """A prompt with its choices made, tags removed, and each `embedding:NAME` replaced by the embedding's words."""
         try:
             prompt = chosen(prompt, seed, self.settings.wildcards_dir, where) if has_choices(prompt) else prompt
         except InputError as error:
@@ -104,47 +104,47 @@ class Caller:
             return ""
 
     def lora(self, tag: re.Match, where: str) -> str:
-        """Adds the weights that a tag calls; nothing of it stays in the prompt."""
+        """Adds the weights that a tag names, and removes the tag from the prompt."""
         shown = printable(tag[0], 80)
         if tag[1].casefold() == "hypernet":
-            raise InputError(Problem(where, f"{shown}: there are no hypernetworks here", f"leave it out, {AS_TEXT}"))
+            raise InputError(Problem(where, f"{shown}: hypernetworks are not supported", f"remove it, {AS_TEXT}"))
         if where == "negative_prompt":
-            what = f"{shown}: a LoRA counts for the whole image"
-            raise InputError(Problem(where, what, "write it into the prompt; a scale below 0 turns it round"))
+            what = f"{shown}: a LoRA applies to the whole image"
+            raise InputError(Problem(where, what, "move it to the prompt; a scale below 0 inverts its effect"))
         name, *numbers = (part.strip() for part in tag[2].split(":"))
         scale = scales_of(shown, numbers, where)
         path = self.find(name, shown, where)
         if not LearnedFile(path, 1.0, read_header(path)).is_adapter:
-            what = f"{shown}: {path} holds embeddings, no LoRA"
-            raise InputError(Problem(where, what, f"write embedding:{path.stem} where its words shall stand"))
+            what = f"{shown}: {path} contains embeddings, not a LoRA"
+            raise InputError(Problem(where, what, f"write embedding:{path.stem} in place of its words"))
         self.weights = [each for each in self.weights if each not in self.settings.weights or not same(each, path)]
         self.weights.append(f"{path}:{scale}")
         return ""
 
     def embedding(self, call: re.Match, where: str) -> str:
-        """Adds the weights that are called; returns their words."""
+        """Adds the weights that are named; returns their words."""
         shown = printable(call[0], 80)
         name, dots = re.fullmatch(r"(.*?)([.!?]*)", call[1]).groups()  # type: ignore[union-attr]
         path = self.find(name, shown, where)
         file = LearnedFile(path, 1.0, read_header(path))
         if not file.placeholders:
-            raise InputError(Problem(where, f"{shown}: {path} holds a LoRA, no embedding", f"write <lora:{path.stem}:1>"))
+            raise InputError(Problem(where, f"{shown}: {path} contains a LoRA, not an embedding", f"write <lora:{path.stem}:1>"))
         if not any(same(each, path) for each in self.weights):
             self.weights.append(str(path))
         return " ".join(sorted(file.placeholders, key=lambda word: (len(word), word))) + dots
 
     def find(self, name: str, shown: str, where: str) -> Path:
-        """The file that a name means. Raises InputError where there is none, or more than one."""
+        """The file with this name. Raises InputError if there is none, or more than one."""
         folder = self.settings.weights_dir
         given = [Path(path) for path, _ in self.settings.weights_and_scales]
         stem = re.sub(r"\.(safetensors|ckpt|pt|bin)$", "", name.replace("\\", "/").strip("/"), flags=re.IGNORECASE)
         if not stem:
-            raise InputError(Problem(where, f"{shown} names no file", f"write <lora:NAME:0.8>, {AS_TEXT}"))
+            raise InputError(Problem(where, f"{shown} has no file name", f"write <lora:NAME:0.8>, {AS_TEXT}"))
         if mine := [path for path in given if is_named(path, stem)]:
             return only_file(mine[0])
         if folder is None:
-            remedy = f"say which folder with --weights_dir, or give the file as --weights and leave this out, {AS_TEXT}"
-            raise InputError(Problem(where, f"{shown} names a file, but not where it is", remedy))
+            remedy = f"give its folder as --weights_dir, or give the file as --weights and remove this, {AS_TEXT}"
+            raise InputError(Problem(where, f"{shown} names a file, but not its folder", remedy))
         files = list(candidates(Path(folder)))
         found = [path for path in files if path.suffix == ".safetensors" and is_named(path, stem, Path(folder))]
         exact = [path for path in found if path.stem == stem.rpartition("/")[2]]
@@ -153,35 +153,36 @@ class Caller:
             return best[0]
         if best:
             names = ", ".join(path.relative_to(folder).as_posix() for path in best[:4])
-            raise InputError(Problem(where, f"{shown} may mean {names}", "write the folder before the name, as in sub/NAME"))
+            raise InputError(Problem(where, f"{shown} matches {names}", "add the folder, as in sub/NAME"))
         if pickle := next((path for path in files if path.suffix != ".safetensors" and is_named(path, stem, Path(folder))), None):
-            raise InputError(Problem(where, f"{shown}: {pickle} is a pickle, which is not opened", "convert it to .safetensors"))
-        raise InputError(Problem(where, f"{shown}: {folder} holds no {printable(stem, 60)}.safetensors", near(stem, files)))
+            what = f"{shown}: {pickle} is a pickle, which is never opened"
+            raise InputError(Problem(where, what, "convert it to .safetensors"))
+        raise InputError(Problem(where, f"{shown}: {folder} has no {printable(stem, 60)}.safetensors", near(stem, files)))
 
 
 def scales_of(shown: str, numbers: list[str], where: str) -> str:
-    """The scales in a tag as `weights` has them: one, or that of the UNet before that of the text encoder."""
+    """The scales of a tag in the format of `weights`: one number, or UNet:TEXT_ENCODER."""
     named = {"te": 1.0, "unet": None}
     for place, number in enumerate(numbers):
         name, equals, value = number.rpartition("=")
         name = name.strip().casefold() if equals else ("te", "unet", "dyn")[min(place, 2)]
         if name not in named:
             remedy = "write <lora:NAME:SCALE>, or <lora:NAME:TEXT_ENCODER:UNET>"
-            raise InputError(Problem(where, f"{shown}: {printable(number, 40)} is nothing that can be obeyed here", remedy))
+            raise InputError(Problem(where, f"{shown}: {printable(number, 40)} is not supported", remedy))
         try:
             named[name] = float(value)
             fit = abs(float(value)) <= LARGEST
         except ValueError:
             fit = False
         if not fit:
-            what = f"{shown}: {printable(value, 40) or 'nothing'} is no number from -{LARGEST} to {LARGEST}"
+            what = f"{shown}: {printable(value, 40) or 'nothing'} is not a number from -{LARGEST} to {LARGEST}"
             raise InputError(Problem(where, what, "write a scale such as 0.8"))
     te, unet = named["te"], named["unet"]
     return f"{te}" if unet is None or unet == te else f"{unet}:{te}"
 
 
 def candidates(folder: Path) -> Iterator[Path]:
-    """The files of weights in a folder and below it, each real folder once, in a lasting order."""
+    """The weight files in a folder and its subfolders in a fixed order; each real folder is visited once."""
     seen, count = set(), 0
     for root, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
@@ -192,11 +193,11 @@ def candidates(folder: Path) -> Iterator[Path]:
                 count += 1
         seen.add(real)
         if count > MOST_FILES:
-            raise InputError(Problem("weights_dir", f"{folder} holds more than {MOST_FILES:,} files", "name a smaller folder"))
+            raise InputError(Problem("weights_dir", f"{folder} has more than {MOST_FILES:,} files", "give a smaller folder"))
 
 
 def is_named(path: Path, stem: str, folder: Path | None = None) -> bool:
-    """Whether a file, or a run's folder, is meant by a name that may have folders before it."""
+    """Whether a name, possibly with parent folders, matches a file or a run folder."""
     base = path.relative_to(folder) if folder else Path(path)
     whole = [base.with_suffix("") if base.suffix.casefold() in (".safetensors", *PICKLES) else base]
     if path.name in ("pytorch_lora_weights.safetensors", "learned_embeds.safetensors"):
@@ -206,18 +207,18 @@ def is_named(path: Path, stem: str, folder: Path | None = None) -> bool:
 
 
 def only_file(path: Path) -> Path:
-    """The one file of a run's folder, or the file itself. Raises InputError."""
+    """The file itself, or the only file of a run folder. Raises InputError."""
     return files_of(path)[0]
 
 
 def same(weights: str, path: Path) -> bool:
-    """Whether an entry of the weights is this file, or the run's folder that it is in."""
+    """Whether an entry of `weights` is this file, or its run folder."""
     own = os.path.realpath(path_and_scale(weights)[0])
     return own in (os.path.realpath(path), os.path.realpath(path.parent))
 
 
 def near(stem: str, files: list[Path]) -> str:
-    """What to do about a name that no file has."""
+    """The remedy for a name that matches no file."""
     from difflib import get_close_matches
 
     stems = {path.stem.casefold(): path.stem for path in files if path.suffix == ".safetensors"}

@@ -1,4 +1,4 @@
-"""The images of a job: which are generated pipeline_batches, by which model, and what each says of how it was made."""
+"""Generates the images of a job: batches, the pipeline of each, and the metadata of each image."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from customize.families.trigger_words import calls_learned
 from customize.inference.explain.lessons import LESSONS
 from customize.inference.illusions.build import composition
 from customize.inference.masks import Mask, mask_of
-from customize.inference.metadata.write_png import facts, texts, told
+from customize.inference.metadata.write_png import facts, scale_as_json, texts
 from customize.inference.pipeline import Pipeline
 from customize.inference.pipeline_loading import load_pipeline
 from customize.inference.prompt_estimates import InterpolatedPrompt, Prompt
@@ -33,10 +33,10 @@ from customize.weights.learned_weights import find_learned
 
 
 class PipelineCache:
-    """The pipeline that is in use, loaded when settings ask for another one; where just scales differ, these are set anew."""
+    """Holds the current pipeline. Reloads it when settings need another one; if only scales differ, sets these."""
 
     def load(self, settings: InferenceSettings) -> None:
-        """Puts the pipeline that the settings name on the best device; reports what the user should know of it."""
+        """Loads the pipeline of the settings to the best device, and emits notes about it."""
         device = machine.best_device()
         if problems := machine.fp16_problem(settings.mixed_precision, device.type):
             raise InputError(problems)
@@ -54,16 +54,16 @@ class PipelineCache:
             events.info(line)
         notes, words = list(self.pipeline.notes), self.pipeline.trigger_words
         if words and not calls_learned([*settings.prompt, settings.negative_prompt], words):
-            notes.append(f"no prompt has a word that calls what was learned: {first_few(words)}")
+            notes.append(f"no prompt contains a trigger word of the weights: {first_few(words)}")
         if self.pipeline.family.takes_guidance and settings.negative_prompt:
             notes.append(
-                "negative_prompt has no effect: this base model (LCM) takes guidance_scale as a number, and no such prompt"
+                "negative_prompt has no effect: this base model (LCM) takes guidance_scale as an input and no negative prompt"
             )
         for note in notes:
             events.warn(note)
 
     def of(self, settings: InferenceSettings) -> Pipeline:
-        """The pipeline that the settings name."""
+        """The pipeline of the settings."""
         if pipeline_key(settings) != self.name:
             self.load(settings)
         if settings.weights_and_scales != self.scales:
@@ -71,7 +71,7 @@ class PipelineCache:
         return self.pipeline
 
     def check_steps(self, grid: Grid) -> None:
-        """Raises InputError where the model that is loaded cannot make the steps that some image asks for."""
+        """Raises InputError if the scheduler of a request for the loaded model does not support its number of steps."""
         needed = {scheduler_key(each.settings) for each in grid.requests if pipeline_key(each.settings) == self.name}
         for number, scheduler, options in needed:
             family = self.pipeline.family
@@ -79,29 +79,29 @@ class PipelineCache:
             solver.set_steps(number, device=family.device)
 
     def rescale(self, settings: InferenceSettings) -> None:
-        """Gives the files that are loaded the scales that the settings name."""
+        """Sets the scales of the loaded files to those of the settings."""
         files = find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales).files
         self.scales = settings.weights_and_scales
         self.pipeline.weights.scales = tuple(file.scale for file in files)
-        said = zip(self.facts["weights"], files, strict=True)
-        self.facts = {**self.facts, "weights": [{**each, "scale": told(file.scale)} for each, file in said]}
+        entries = zip(self.facts["weights"], files, strict=True)
+        self.facts = {**self.facts, "weights": [{**each, "scale": scale_as_json(file.scale)} for each, file in entries]}
 
 
 def pipeline_key(settings: InferenceSettings) -> tuple:
-    """What tells one loaded pipeline from another; the scales of weights do not."""
+    """Settings with equal keys share a pipeline; the scales of weights may differ."""
     names = of_scope(InferenceSettings, "model")
     return *(getattr(settings, name) for name in names), *(path for path, _ in settings.weights_and_scales)
 
 
 def scheduler_key(settings: InferenceSettings) -> tuple:
-    """What a scheduler's steps hang on: their number, the scheduler and its options."""
+    """What determines a scheduler's steps: their number, the scheduler and its options."""
     options = ("use_karras_sigmas", "timestep_spacing", "rescale_betas_zero_snr", "eta")
     chosen = tuple((name, getattr(settings, name)) for name in options)
     return settings.num_inference_steps, settings.scheduler, chosen
 
 
 def batch_key(settings: InferenceSettings) -> tuple:
-    """What must be equal for pictures to be made together."""
+    """Images with equal keys can be generated in one batch."""
     differing = of_scope(InferenceSettings, "image")
     given = {name: value for name, value in settings.values().items() if name not in differing}
     return pipeline_key(settings), settings.guidance_scale > 1, tuple(given.items())
@@ -109,13 +109,13 @@ def batch_key(settings: InferenceSettings) -> tuple:
 
 @dataclass(frozen=True)
 class GeneratedBatch:
-    """The images of one batch. places: where each belongs in the job (0, 1, ...); texts: what each says of how it was made, by
-    the names of PNG's text chunks; looks: what was recorded meanwhile, of the batch that begins with these images."""
+    """The images of one batch. places: the index of each in the job (0, 1, ...); texts: the metadata of each, by name of the PNG
+    text chunk; observers: what was recorded of the batch, which begins with these images."""
 
     places: Sequence[int]
     images: Sequence[Image]
     texts: Sequence[Mapping[str, str]]
-    looks: Observers
+    observers: Observers
 
 
 def generate_batches(
@@ -125,13 +125,13 @@ def generate_batches(
     path_of: Callable[[int], Path],
     finished: Collection[int] = (),
 ) -> Iterator[GeneratedBatch]:
-    """Generates the images of a job, `batch_size` at a time, each batch when it is asked for. Nothing is written.
+    """Generates the images of a job lazily, in batches of at most `batch_size`. Nothing is written.
 
-    path_of: the file that the image of a place is to have, by which the next one in a chain names its start. finished: places
-    whose images exist there; a batch of only these is left out, but with `show_start`, for which each is drawn again.
+    path_of: the path of the image at a place, by which the next image in a chain names its input. finished: places whose
+    images exist; batches of only these are skipped, except with `show_start`, which needs every batch.
     """
     requests = [with_start(each, number, path_of) for number, each in enumerate(job.grid.requests)]
-    seat, crew = job.seat
+    first, copies = job.place_in_batch
     chained = any(each.link for each in requests)
     links = {str(path_of(place)): open_image(path_of(place)) for place in sorted(finished)} if chained else {}
     denoising = DenoisingProgress(len(requests), settings.batch_size)
@@ -139,22 +139,22 @@ def generate_batches(
         denoising.begin(len(places))
         if set(places).issubset(finished) and not settings.show_start:
             continue
-        batch = [requests[place] for place in places] * crew
-        with Observers(pipeline, batch, [denoising]) as looks:
+        batch = [requests[place] for place in places] * copies
+        with Observers(pipeline, batch, [denoising]) as observers:
             starts = links if batch[0].link else job.images
-            images = generate_batch(pipeline, batch, starts, job.masks, looks)[seat : seat + len(places)]
+            images = generate_batch(pipeline, batch, starts, job.masks, observers)[first : first + len(places)]
         if chained:
             links |= {str(path_of(place)): image for place, image in zip(places, images, strict=True)}
         own = type(pipeline.family.scheduler).__name__
-        said = [
-            texts(models.facts, requests[place], own, image.size, (seat + number, len(batch)))
+        metadata = [
+            texts(models.facts, requests[place], own, image.size, (first + number, len(batch)))
             for number, (place, image) in enumerate(zip(places, images, strict=True))
         ]
-        yield GeneratedBatch(places, images, said, looks)
+        yield GeneratedBatch(places, images, metadata, observers)
 
 
 def pipeline_batches(requests: Sequence[ImageRequest], models: PipelineCache, size: int) -> Iterator[tuple[Pipeline, list[int]]]:
-    """The places of pictures that are made in one batch, each after what it starts from, with their pipeline."""
+    """The places of the images of each batch, with their pipeline. An image in a chain comes after the one it starts from."""
     in_order = sorted(range(len(requests)), key=lambda place: requests[place].link)
     for group in batches(in_order, lambda place: (requests[place].link, batch_key(requests[place].settings)), len(requests)):
         pipeline = models.of(requests[group[0]].settings)
@@ -163,14 +163,14 @@ def pipeline_batches(requests: Sequence[ImageRequest], models: PipelineCache, si
 
 
 def with_start(request: ImageRequest, place: int, path_of: Callable[[int], Path]) -> ImageRequest:
-    """What is asked for, with the start that it has in its chain: the picture before it."""
+    """The request, with the previous image of its chain as input image."""
     if not request.link:
         return request
     return replace(request, settings=request.settings.model_copy(update={"image": str(path_of(place - 1))}))
 
 
 def lengths(pipeline: Pipeline, request: ImageRequest) -> tuple[int, int]:
-    """See `Pipeline.lengths`: a picture among longer prompts would be another one."""
+    """See `Pipeline.lengths`: in a batch with longer prompts, the image would differ."""
     settings = request.settings
     return pipeline.lengths(request.prompts, settings.negative_prompt, settings.num_inference_steps, settings.plain_prompt)
 
@@ -178,42 +178,44 @@ def lengths(pipeline: Pipeline, request: ImageRequest) -> tuple[int, int]:
 def generate_batch(
     pipeline: Pipeline,
     batch: Sequence[ImageRequest],
-    images: Mapping[str, Image],
+    inputs: Mapping[str, Image],
     masks: Mapping[Mask, Image],
     record: Callable[[StepResult], None],
 ) -> list[Image]:
-    """The pictures of one batch."""
+    """Generates the images of one batch."""
     common = batch[0].settings
     if common.lesson != "none":
-        return [LESSONS[common.lesson](pipeline, images[each.settings.image], each) for each in batch]
-    options, drawn = {name: getattr(common, name) for name in of_scope(InferenceSettings, "sampling")}, mask_of(common)
+        return [LESSONS[common.lesson](pipeline, inputs[each.settings.image], each) for each in batch]
+    options, mask = {name: getattr(common, name) for name in of_scope(InferenceSettings, "sampling")}, mask_of(common)
     options |= {
         "negative_prompt": [each.settings.negative_prompt for each in batch],
         "guidance_scale": [each.settings.guidance_scale for each in batch],
         "seeds": [each.seed for each in batch],
         "record": record,
     }
-    made = pipeline.generate(
+    images = pipeline.generate(
         [prompts_of(each) for each in batch],
-        image=[images.get(each.settings.image or "") for each in batch],
-        mask_image=drawn and masks[drawn],
+        image=[inputs.get(each.settings.image or "") for each in batch],
+        mask_image=mask and masks[mask],
         composition=composition(common, pipeline),
         **options,
     )
-    return hires_pass(pipeline, batch, made, options) if common.hires_scale else made
+    return hires_pass(pipeline, batch, images, options) if common.hires_scale else images
 
 
-def hires_pass(pipeline: Pipeline, batch: Sequence[ImageRequest], made: Sequence[Image], options: dict[str, Any]) -> list[Image]:
-    """The images of a first pass, enlarged by Lanczos' filter, and made anew to the part `hires_strength`."""
+def hires_pass(
+    pipeline: Pipeline, batch: Sequence[ImageRequest], images: Sequence[Image], options: dict[str, Any]
+) -> list[Image]:
+    """The second pass of `hires_scale`: Lanczos upscaling, then image to image with strength `hires_strength`."""
     common, unit = batch[0].settings, pipeline.family.latents.factor
-    width, height = (max(round(side * common.hires_scale / unit), 1) * unit for side in made[0].size)
-    large = [image.resize((width, height), Resampling.LANCZOS) for image in made]
-    again = {"image": large, "strength": common.hires_strength, "width": width, "height": height}
-    return pipeline.generate([prompts_of(each) for each in batch], **{**options, **again})
+    width, height = (max(round(side * common.hires_scale / unit), 1) * unit for side in images[0].size)
+    large = [image.resize((width, height), Resampling.LANCZOS) for image in images]
+    second = {"image": large, "strength": common.hires_strength, "width": width, "height": height}
+    return pipeline.generate([prompts_of(each) for each in batch], **{**options, **second})
 
 
 def prompts_of(request: ImageRequest) -> Prompt | tuple[Prompt, ...]:
-    """What the pipeline is asked for one picture."""
+    """The prompt or prompts of one image, as the pipeline takes them."""
     if request.settings.between is not None:
         return InterpolatedPrompt(*request.prompts, request.settings.between, request.settings.interpolation == "spherical")
     return request.prompts if request.settings.illusion != "none" else request.prompts[0]

@@ -1,7 +1,7 @@
 """Sweeps: settings with several values each, and the labelled grid of their images.
 
-`guidance_scale=1,2.5,5` `seed=1..4` `strength=0.2..1..0.2` `prompt=a cat|a dog`: values stand between commas, texts between
-bars. The first sweep makes the columns of the sheet, the second and third the rows.
+`guidance_scale=1,2.5,5` `seed=1..4` `strength=0.2..1..0.2` `prompt=a cat|a dog`: values are separated by commas, texts by
+bars. The first sweep gives the columns of the contact sheet, the second and third the rows.
 """
 
 import re
@@ -26,14 +26,14 @@ PROMPTS = ("prompt", "negative_prompt")
 
 @dataclass(frozen=True)
 class Axis:
-    """The values that one setting takes, each fit for it."""
+    """The valid values of one swept setting."""
 
     name: str
     values: tuple[Any, ...]
 
     @property
     def labels(self) -> list[str]:
-        """Labels of the rows or columns; paths by their last names."""
+        """Labels of the rows or columns; paths are shortened."""
         if table(InferenceSettings)[self.name].text in PATHS:
             return [f"{self.name.replace('_', ' ')} {text}" for text in short_names(self.values)]
         texts = [" ".join(value) if isinstance(value, tuple) else written(value) for value in self.values]
@@ -41,11 +41,11 @@ class Axis:
 
 
 GENERAL = ("pytorch_lora_weights", "learned_embeds")
-"""Names of files that say nothing: their folder's says more."""
+"""Generic file names: the folder's name is used instead."""
 
 
 def short_names(values: Sequence[Any]) -> list[str]:
-    """Paths (or several each) by their last name, with their scale, and as many folders before it as tell them apart."""
+    """Paths, or groups of paths, by their last name and scale, with as many parent folders as needed to distinguish them."""
     texts = [[str(each) for each in (value if isinstance(value, tuple) else (value,)) if each is not None] for value in values]
     for kept in range(1, 6):
         names = [" + ".join(last_names(each, kept) for each in text) or "(none)" for text in texts]
@@ -55,7 +55,7 @@ def short_names(values: Sequence[Any]) -> list[str]:
 
 
 def last_names(path: str, kept: int) -> str:
-    """The last `kept` names of a path, without what is the same of all results; a whole folder stands for a file of ours."""
+    """The last `kept` names of a path, without its suffix; for our generic file names, the run folder instead of the file."""
     parts = [part for part in re.split(r"[/\\]", path) if part]
     last, colon, scale = parts[-1].partition(":") if parts else ("", "", "")
     stem = last.removesuffix(".safetensors")
@@ -65,9 +65,9 @@ def last_names(path: str, kept: int) -> str:
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """A request for one image: settings without a sweep, prompts (mostly one) and seed.
+    """A request for one image: settings without a sweep, prompts (usually one) and seed.
 
-    link: its place in a chain; from 1 on the input image is the one before it.
+    link: its index in a chain; from 1 on, the input image is the previous image of the chain.
     """
 
     settings: InferenceSettings
@@ -91,56 +91,56 @@ class Grid:
 
 
 def grid(settings: InferenceSettings) -> Grid:
-    """The images that the settings ask for: without a sweep, one row per prompt and one column per seed.
+    """The requests of the settings. Without a sweep: one row per prompt, one column per seed.
 
-    Raises InputError with every value that does not fit.
+    Raises InputError with every invalid value.
     """
     seeds = range(settings.seed, settings.seed + settings.num_images)
     axes = read_axes(settings)
     check_count(settings, axes)
     if not axes:
         links = range(settings.chain)
-        rows = [[ImageRequest(settings, p, seed, link) for seed in seeds for link in links] for p in pictured(settings)]
+        rows = [[ImageRequest(settings, p, seed, link) for seed in seeds for link in links] for p in prompts_per_image(settings)]
         columns = [f"seed {seed}" + f", {link + 1}" * (len(links) > 1) for seed in seeds for link in links]
-        return Grid(rows, columns, [", ".join(prompts) for prompts in pictured(settings)])
+        return Grid(rows, columns, [", ".join(prompts) for prompts in prompts_per_image(settings)])
     columns, *others = axes
     rows, labels = [], []
     for chosen in product(*(range(len(axis.values)) for axis in reversed(others))):
         fixed = {axis.name: axis.values[place] for axis, place in zip(reversed(others), chosen, strict=True)}
         heading = [axis.labels[place] for axis, place in zip(reversed(others), chosen, strict=True)]
         row = [point(settings, {**fixed, columns.name: value}) for value in columns.values]
-        for prompts in zip(*map(pictured, row), strict=True):
+        for prompts in zip(*map(prompts_per_image, row), strict=True):
             for image in range(settings.num_images):
                 rows.append([ImageRequest(each, prompts[i], each.seed + image) for i, each in enumerate(row)])
-                own = [", ".join(prompts[0])] if len(pictured(row[0])) > 1 else []
+                own = [", ".join(prompts[0])] if len(prompts_per_image(row[0])) > 1 else []
                 own += [f"seed + {image}"] if image else []
                 labels.append(", ".join([*heading, *own]))
     return Grid(rows, columns.labels, labels if any(labels) else [])
 
 
 def check_count(settings: InferenceSettings, axes: Sequence[Axis]) -> None:
-    """Raises InputError when more images are asked for than `max_images`; none of them is thought of for it."""
+    """Raises InputError if the settings request more than `max_images` images; counts them without building requests."""
     swept = {axis.name: len(axis.values) for axis in axes}
     own = {
-        "prompt": 1 if "prompt" in swept else len(pictured(settings)),
+        "prompt": 1 if "prompt" in swept else len(prompts_per_image(settings)),
         "num_images": settings.num_images,
         "chain": settings.chain,
     }
     if (count := prod([*swept.values(), *own.values()])) > settings.max_images:
         factors = " x ".join(f"{number:,} {name}" for name, number in [*swept.items(), *own.items()] if number > 1)
-        what = f"{count:,} images are asked for ({factors}), more than max_images = {settings.max_images:,}"
+        what = f"{count:,} images requested ({factors}), more than max_images = {settings.max_images:,}"
         name = SETTING if swept else "num_images"
-        raise InputError(Problem(name, what, f"ask for fewer, or, if they are meant, add --max_images {count}"))
+        raise InputError(Problem(name, what, f"request fewer, or add --max_images {count}"))
 
 
-def pictured(settings: InferenceSettings) -> list[tuple[str, ...]]:
-    """The prompts of each image: one each, or all of them for an image of several prompts."""
+def prompts_per_image(settings: InferenceSettings) -> list[tuple[str, ...]]:
+    """The prompts of each image: one per image, or all of them if an image combines several prompts."""
     together = settings.illusion != "none" or settings.between is not None
     return [settings.prompt] if together else [(prompt,) for prompt in settings.prompt or ("",)]
 
 
 def point(settings: InferenceSettings, values: Mapping[str, Any]) -> InferenceSettings:
-    """The settings with these values instead of a sweep. Raises InputError."""
+    """The settings with these values in place of the sweep. Raises InputError."""
     given = {name: value for name, value in settings.values().items() if name != SETTING}
     try:
         return InferenceSettings(**{**given, **values})
@@ -158,21 +158,21 @@ def read_axes(settings: InferenceSettings) -> list[Axis]:
             problems += error.problems
     names = [axis.name for axis in axes]
     if len(axes) > MOST_AXES:
-        problems.append(Problem(SETTING, f"{len(axes)} sweeps at once", f"take {MOST_AXES} at most"))
+        problems.append(Problem(SETTING, f"{len(axes)} sweeps at once", f"use at most {MOST_AXES}"))
     if len(set(names)) < len(names):
-        problems.append(Problem(SETTING, f"{max(names, key=names.count)} is swept twice", "name all its values in one sweep"))
+        problems.append(Problem(SETTING, f"{max(names, key=names.count)} is swept twice", "put all its values into one sweep"))
     if problems:
         raise InputError(problems)
     return axes
 
 
 def read_axis(text: str) -> Axis:
-    """`name=values` as an axis. Raises InputError."""
+    """Parses `name=values`. Raises InputError."""
     name, equals, rest = text.partition("=")
     name = name.strip().lstrip("-").replace("-", "_")
     known = {key: line for key, line in table(InferenceSettings).items() if key not in NOT_SWEPT}
     if not equals or not rest.strip():
-        raise InputError(Problem(SETTING, f"{text!r} names no values", "write it as guidance_scale=1,2.5,5"))
+        raise InputError(Problem(SETTING, f"{text!r} has no values", "write it as guidance_scale=1,2.5,5"))
     if name not in known:
         problem = unknown(name, dict.fromkeys(known, ""))
         what = "cannot be swept" if name in NOT_SWEPT else problem.what
@@ -180,12 +180,12 @@ def read_axis(text: str) -> Axis:
     bars = "|" in rest or name in PROMPTS
     values = [each for part in rest.split("|" if bars else ",") for each in spread(part, known[name])]
     if len(values) > MOST_VALUES:
-        raise InputError(Problem(SETTING, f"{len(values)} values of {name}", f"take {MOST_VALUES} at most"))
+        raise InputError(Problem(SETTING, f"{len(values)} values of {name}", f"use at most {MOST_VALUES}"))
     return Axis(name, tuple(fit(each, known[name]) for each in values))
 
 
 def spread(text: str, line: Setting) -> Iterator[str]:
-    """A value, or for numbers `FROM..TO` and `FROM..TO..STEP`, both ends included, written out."""
+    """Expands the ranges `FROM..TO` and `FROM..TO..STEP` of numbers, both ends included; yields any other value unchanged."""
     ends = text.strip().split("..")
     if line.type not in (int, float) or len(ends) not in (2, 3):
         yield text.strip()
@@ -194,35 +194,35 @@ def spread(text: str, line: Setting) -> Iterator[str]:
         first, last, step = (line.type(each) for each in (*ends[:2], *(ends[2:] or "1")))
         count = (last - first) // step + 1 if line.type is int else int((last - first) / step + 1e-9) + 1
     except (ValueError, ZeroDivisionError, OverflowError):
-        raise InputError(Problem(SETTING, f"{text!r} is no range", "write it as 1..4 or 0.2..1..0.2")) from None
+        raise InputError(Problem(SETTING, f"{text!r} is not a range", "write it as 1..4 or 0.2..1..0.2")) from None
     if not 1 <= count <= MOST_VALUES:
-        raise InputError(Problem(SETTING, f"{text!r} is a range of {max(count, 0)} values", f"take 1 to {MOST_VALUES}"))
+        raise InputError(Problem(SETTING, f"{text!r} is a range of {max(count, 0)} values", f"use 1 to {MOST_VALUES}"))
     yield from (f"{first + i * step:{'d' if line.type is int else '.10g'}}" for i in range(count))
 
 
 def fit(text: str, line: Setting) -> Any:
-    """A value of the setting from its text. Raises InputError."""
+    """Converts a text to a valid value of the setting. Raises InputError."""
     if line.optional and text.casefold() == "none":
         return None
     try:
-        value: Any = {bool: _truth, int: int, float: float, str: str}[line.type](text)
+        value: Any = {bool: _boolean, int: int, float: float, str: str}[line.type](text)
     except (ValueError, KeyError):
-        raise InputError(Problem(SETTING, f"{line.name}: {text!r} is not {line.expected}", "give values that fit")) from None
+        raise InputError(Problem(SETTING, f"{line.name}: {text!r} is not {line.expected}", "give valid values")) from None
     if line.name == "seed" and value == RANDOM:
-        raise InputError(Problem(SETTING, "seed: -1 has no values to sweep over", "leave it out, and give --num_images"))
+        raise InputError(Problem(SETTING, "seed: -1 (random) cannot be swept", "remove it, and use --num_images"))
     if fault := line.fault(value):
-        raise InputError(Problem(SETTING, f"{line.name}: {line.quoted(value)} {fault}", "give values that fit"))
+        raise InputError(Problem(SETTING, f"{line.name}: {line.quoted(value)} {fault}", "give valid values"))
     return (value,) if line.many else value
 
 
-def _truth(text: str) -> bool:
+def _boolean(text: str) -> bool:
     return {"true": True, "false": False}[text.casefold()]
 
 
-def batches(places: Iterable[int], alike: Callable[[int], Any], size: int) -> Iterator[list[int]]:
-    """Places of images that can be generated together, at most `size` at a time. alike: what must be equal in a batch."""
+def batches(places: Iterable[int], key: Callable[[int], Any], size: int) -> Iterator[list[int]]:
+    """Groups the places of images into batches of at most `size` with equal keys."""
     groups: dict[Any, list[int]] = {}
     for place in places:
-        groups.setdefault(alike(place), []).append(place)
+        groups.setdefault(key(place), []).append(place)
     for group in groups.values():
         yield from (group[start : start + size] for start in range(0, len(group), size))

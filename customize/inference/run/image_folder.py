@@ -1,4 +1,5 @@
-"""The folder that the images of infer.py go to: numbered on from what is there, each file whole, none of the user's touched."""
+"""The output folder of infer.py: numbering continues after existing images, files are written atomically, and the user's files
+are never touched."""
 
 import hashlib
 import json
@@ -21,15 +22,15 @@ from customize.storage.disk import make_folder, remove
 PARENT = Path("images")
 OF_A_JOB = ("config.toml", "sheet.png", "trace.jsonl")
 NUMBERED = re.compile(r"(?:(?:config|sheet|trace)-)?([0-9]{3,6})(?![0-9]).*", re.DOTALL)
-"""Names that have a number of ours, whoever wrote them: the next image comes after them."""
+"""File names with an image number, whoever wrote them: numbering continues after the highest."""
 NOT_OF_A_JOB = ("output_dir", "overwrite_output_dir", "skip_existing", "max_images", "like")
 
 
 @dataclass
 class ImageFolder:
-    """A place for `count` images, the first of which has the number `start`. suffix: what tells this job's other files
-    from those of an earlier one. finished: places in the job (0, 1, ...) whose images are there. format: png, jpg or webp.
-    aside: (where it is now, where it was) of each file of an earlier job that goes once there is an image."""
+    """The files of a job of `count` images, numbered from `start`. suffix: distinguishes this job's other files from those of
+    earlier jobs. finished: indices (0, 1, ...) of the images that exist. format: png, jpg or webp. aside: (temporary path,
+    original path) of each file of an earlier job that is deleted once the first image exists."""
 
     folder: Path
     start: int
@@ -40,46 +41,49 @@ class ImageFolder:
     aside: list[tuple[Path, Path]] = field(default_factory=list)
 
     def image(self, place: int) -> Path:
-        """Where the image of a place in the job goes."""
+        """The path of the image with this index in the job."""
         return self.folder / f"{self.start + place:03d}.{self.format}"
 
     def file(self, name: str) -> Path:
-        """Where one of `OF_A_JOB` goes."""
+        """The path of one of `OF_A_JOB`."""
         path = self.folder / name
         return path.with_stem(f"{path.stem}{self.suffix}")
 
     @property
-    def how_to_go_on(self) -> str:
-        """What became of a job that stopped, and the command that makes the rest."""
+    def how_to_resume(self) -> str:
+        """The progress of a job that stopped, and the command that generates the rest."""
         command = f"{command_line('infer.py', str(self.file('config.toml')))} --skip_existing"
-        return f"{len(self.finished):,} of {self.count:,} images are finished, in {self.folder}; for the others:\n    {command}"
+        return (
+            f"{len(self.finished):,} of {self.count:,} images are finished, in {self.folder}; for the rest, run:\n    {command}"
+        )
 
 
 def check(settings: InferenceSettings) -> None:
-    """Raises InputError when images cannot go into `output_dir`, or when nothing is there of what is to be gone on with."""
+    """Raises InputError if images cannot be written to `output_dir`, or if `skip_existing` finds no job of these settings."""
     if settings.output_dir is None:
         run_folder.check_place("output_dir", PARENT)
         if settings.skip_existing:
-            raise InputError(Problem("output_dir", "is missing: skip_existing is about its images", "name the folder"))
+            what = "is missing: skip_existing completes the images of an existing folder"
+            raise InputError(Problem("output_dir", what, "name the folder"))
         return
     folder = Path(settings.output_dir)
     run_folder.check_place("output_dir", folder)
     record = ownership.Record(folder)
     if settings.skip_existing and earlier(record, settings) is None:
-        remedy = f"give the {folder / 'config.toml'} (or config-NNN.toml) of the images that are to be completed, unchanged"
-        raise InputError(Problem("skip_existing", f"no images of these settings were begun in {folder}", remedy))
+        remedy = f"run the unchanged {folder / 'config.toml'} (or config-NNN.toml) of the images to complete"
+        raise InputError(Problem("skip_existing", f"{folder} has no job with these settings", remedy))
 
 
 def removal(settings: InferenceSettings) -> list[Path]:
-    """What `overwrite_output_dir` removes."""
-    wanted = settings.overwrite_output_dir and settings.output_dir is not None and not settings.skip_existing
-    return ownership.Record(Path(settings.output_dir)).files() if wanted and settings.output_dir else []
+    """The files that `overwrite_output_dir` removes."""
+    overwrites = settings.overwrite_output_dir and settings.output_dir is not None and not settings.skip_existing
+    return ownership.Record(Path(settings.output_dir)).files() if overwrites and settings.output_dir else []
 
 
 @contextmanager
 def claimed(settings: InferenceSettings, count: int) -> Iterator[ImageFolder]:
-    """The place for the images of a job, with its config.toml. It goes again when what was given turns out to be at fault
-    before there is an image."""
+    """Reserves the numbers of a job's images and writes its config.toml. Both are undone if an InputError is raised before the
+    first image."""
     folder, had_record = opened(settings)
     with ownership.recording(folder) as record:
         with record.locked():
@@ -96,7 +100,7 @@ def claimed(settings: InferenceSettings, count: int) -> Iterator[ImageFolder]:
 
 
 def opened(settings: InferenceSettings) -> tuple[Path, bool]:
-    """The folder, made where it is missing, and whether it has a record already."""
+    """The folder, created if it is missing, and whether it already has a record."""
     if settings.output_dir is None:
         subject = settings.prompt[0] if settings.prompt else settings.lesson
         return numbered_folders.new_folder(PARENT, slug=numbered_folders.slug(subject)), False
@@ -106,7 +110,7 @@ def opened(settings: InferenceSettings) -> tuple[Path, bool]:
 
 
 def begun(settings: InferenceSettings, record: ownership.Record, count: int) -> ImageFolder:
-    """Takes numbers for a job and writes its config.toml, or finds those of the job that is gone on with."""
+    """Reserves numbers for a job and writes its config.toml, or finds the job to continue."""
     folder = record.path.parent
     if settings.skip_existing and (job := earlier(record, settings)):
         place = ImageFolder(folder, job["start"], job["count"], job["suffix"], format=settings.image_format)
@@ -123,7 +127,7 @@ def begun(settings: InferenceSettings, record: ownership.Record, count: int) -> 
 
 
 def set_aside(files: list[Path], folder: Path) -> list[tuple[Path, Path]]:
-    """Moves files into a hidden folder, from which `undo` brings them back."""
+    """Moves files into a hidden folder, from which `undo` restores them."""
     if not files:
         return []
     hidden = Path(mkdtemp(prefix=".earlier-", dir=folder))
@@ -134,35 +138,35 @@ def set_aside(files: list[Path], folder: Path) -> list[tuple[Path, Path]]:
 
 
 def first_free(folder: Path, record: ownership.Record) -> int:
-    """The number after the highest that a file has, or that another job took."""
+    """The number after the highest of all files and of all numbers that other jobs reserved."""
     taken = [int(match[1]) for name in os.listdir(folder) if (match := NUMBERED.fullmatch(name))]
     promised = [job["start"] + job["count"] - 1 for job in record.jobs if is_job(job) and any_there(folder, job)]
     return 1 + max([*taken, *promised], default=-1)
 
 
 def any_there(folder: Path, job: dict[str, Any]) -> bool:
-    """Whether a job still has its config.toml: one that was removed needs no numbers any more."""
+    """Whether a job still has its config.toml; a job that was removed no longer reserves numbers."""
     return os.path.lexists(ImageFolder(folder, job["start"], job["count"], job["suffix"]).file("config.toml"))
 
 
 def is_job(entry: dict[str, Any]) -> bool:
-    """Whether a line of the record tells of a job."""
+    """Whether a line of the record describes a job."""
     return all(type(entry.get(name)) is kind for name, kind in (("start", int), ("count", int), ("suffix", str)))
 
 
 def earlier(record: ownership.Record, settings: InferenceSettings) -> dict[str, Any] | None:
-    """The newest job of the same settings."""
+    """The most recent job with the same settings."""
     return next((job for job in reversed(record.jobs) if is_job(job) and job["job"] == identity(settings)), None)
 
 
 def identity(settings: InferenceSettings) -> str:
-    """What tells the images of one job from those of another."""
+    """A hash of the settings that identify a job."""
     values = {name: value for name, value in settings.values().items() if name not in NOT_OF_A_JOB}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def undo(place: ImageFolder, record: ownership.Record, had_record: bool) -> None:
-    """Removes what was written before it was known that what was given is at fault, and brings back what was set aside."""
+    """Removes the files of a job that failed before its first image, and restores the files that were set aside."""
     with suppress(OSError):
         place.file("config.toml").unlink()
         for there, path in place.aside:

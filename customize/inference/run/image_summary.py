@@ -1,4 +1,4 @@
-"""The first and the last lines of infer.py: what will be drawn by what, where it is, and a command for the next images."""
+"""The first and last lines that infer.py prints: base model, device and images; then the results and a next command."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from customize.settings.inference import InferenceSettings
 
 
 def before_loading(settings: InferenceSettings, requests: Sequence[ImageRequest], source: Source, machine: Machine) -> Rows:
-    """What is known before the base model is loaded."""
+    """The lines before the base model is loaded."""
     base = list(base_rows(source, "for photos"))
     side = settings.width or spec_of(source).resolution(source)
     device = device_rows(machine, settings.mixed_precision, source, side, "an image takes minutes")
@@ -31,13 +31,13 @@ def before_loading(settings: InferenceSettings, requests: Sequence[ImageRequest]
 
 
 def finished(settings: InferenceSettings, requests: Sequence[ImageRequest], place: ImageFolder) -> Rows:
-    """Where the images are, what to look at, and the command for more of them."""
+    """The paths of the images and pages, and a command for more images."""
     first, last = place.image(0), place.image(len(requests) - 1)
     names = f"{first} to {last.name}" if len(requests) > 1 else f"{first}"
     yield "done", printable(f"{units.count(len(requests), 'image')} of {seeds(requests)}: {names}")
     pages = [place.folder / f"{first.stem}-trace.html", place.folder / f"{first.stem}-attention.png"]
-    if looks := [str(path) for path in (place.file("sheet.png"), *pages) if path.exists()]:
-        yield "look at", printable(" and ".join(looks))
+    if existing := [str(path) for path in (place.file("sheet.png"), *pages) if path.exists()]:
+        yield "look at", printable(" and ".join(existing))
     following = max(each.seed for each in requests) + 1
     if settings.lesson == "none" and settings.chain == 1 and following <= (setting_table(InferenceSettings)["seed"].le or 0):
         more = {"like": first, "seed": following, "num_images": 4}

@@ -1,4 +1,4 @@
-"""What a run of infer.py generates, once its files have been looked at."""
+"""The images that infer.py generates, after its input files were checked."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done, as far as a look at files can tell: which pictures, from which ones."""
+    """The requests of a run, with their input images and masks, opened."""
 
     grid: Grid
     images: "dict[str, Image]"
@@ -24,11 +24,11 @@ class Job:
 
     @property
     def is_reproduction(self) -> bool:
-        """Whether one picture is made, which was made before."""
+        """Whether the only image of the run is the one that `like` names, with unchanged settings."""
         like, requests = self.like, self.grid.requests
         return like is not None and len(requests) == 1 and like.is_reproduced_by(requests[0].settings)
 
     @property
-    def seat(self) -> tuple[int, int]:
-        """Where a picture that is made again was in its batch, and how large that was: the last bits hang on it."""
-        return self.like.told.place_in_batch if self.like and self.is_reproduction else (0, 1)
+    def place_in_batch(self) -> tuple[int, int]:
+        """(place, size) of a reproduced image in its original batch, because the last bits of an image can depend on them."""
+        return self.like.info.place_in_batch if self.like and self.is_reproduction else (0, 1)

@@ -1,4 +1,4 @@
-"""What is looked at while a batch of pictures is made, and what is written of it afterwards.
+"""Callbacks that record a batch while it is generated, and the files written from the recordings.
 
 B images, C latent channels, H W latent height and width.
 """
@@ -23,14 +23,14 @@ from customize.storage.atomic import write_bytes, write_image, write_text
 
 
 class Observers:
-    """Give it to the sampler as `record`, within `with`: tells those who look on of every result."""
+    """A context manager to pass to the sampler as `record`: forwards every result to the callbacks that the settings select."""
 
     def __init__(self, pipeline: Pipeline, batch: Sequence[ImageRequest], others: Sequence[Callable[[StepResult], None]]):
         self.settings, self.pipeline, self.batch = batch[0].settings, pipeline, batch
         self.trace = Trace() if self.settings.trace else None
-        self.start = Start() if self.settings.show_start else None
+        self.start = FirstInput() if self.settings.show_start else None
         self.maps = attention(pipeline, batch) if self.settings.attention else None
-        self.watchers = [*others, *filter(None, (self.trace, self.start, self.maps))]
+        self.callbacks = [*others, *filter(None, (self.trace, self.start, self.maps))]
 
     def __enter__(self) -> "Observers":
         with ExitStack() as stack:
@@ -43,41 +43,42 @@ class Observers:
         self.stack.close()
 
     def __call__(self, result: StepResult) -> None:
-        for watcher in self.watchers:
-            watcher(result)
+        for callback in self.callbacks:
+            callback(result)
 
     def starts(self) -> list[Image.Image]:
-        """With `show_start`: what the network saw first, decoded."""
+        """With `show_start`: the network's first input, decoded."""
         assert self.start
-        return self.pipeline.decode(self.start.seen)
+        return self.pipeline.decode(self.start.model_input)
 
-    def write(self, folder: Path, places: Sequence[int], pictures: Sequence[Image.Image], listing: str = "trace.jsonl") -> None:
-        """Of each picture, whose number NNN is its place: NNN-trace.png, .gif, .html and NNN-attention.png, .gif.
+    def write(self, folder: Path, places: Sequence[int], images: Sequence[Image.Image], listing: str = "trace.jsonl") -> None:
+        """Writes NNN-trace.png, .gif, .html and NNN-attention.png, .gif of each image, where NNN is its place.
 
-        listing: the file to which the numbers of each step are added.
+        listing: the file to which the numbers of each step are appended.
         """
         if self.trace:
             decode = self.pipeline.decode if self.settings.trace_decode == "full" else None
-            self.trace.write(folder, places, pictures, decode, listing)
-        for image, (place, picture) in enumerate(zip(places, pictures, strict=True)):
-            looks = self.maps.of(image) if self.maps else None
-            if looks:
-                sheet = heat_sheet(picture, looks.words, heat_levels(looks.maps.mean(0)))
+            self.trace.write(folder, places, images, decode, listing)
+        for position, (place, image) in enumerate(zip(places, images, strict=True)):
+            word_maps = self.maps.of(position) if self.maps else None
+            if word_maps:
+                sheet = heat_sheet(image, word_maps.words, heat_levels(word_maps.maps.mean(0)))
                 write_image(folder / f"{place:03d}-attention.png", sheet)
-                write_bytes(folder / f"{place:03d}-attention.gif", heat_gif(picture, looks))
+                write_bytes(folder / f"{place:03d}-attention.gif", heat_gif(image, word_maps))
             if self.trace and self.settings.trace_page:
-                told = page(self.trace, image, picture, " / ".join(self.batch[image].prompts), chosen(self.batch[image]), looks)
-                write_text(folder / f"{place:03d}-trace.html", told)
+                request = self.batch[position]
+                html = page(self.trace, position, image, " / ".join(request.prompts), changed_settings(request), word_maps)
+                write_text(folder / f"{place:03d}-trace.html", html)
 
 
 class DenoisingProgress:
-    """Give it to the sampler as `record`: reports how many evaluations of the network all batches of a job take."""
+    """A callback for `record`: emits the number of evaluations made, and the total of all batches of the job."""
 
     def __init__(self, num_images: int, batch_size: int):
         self.left, self.size, self.done, self.total = num_images, batch_size, 0, 0
 
     def begin(self, num_images: int) -> None:
-        """To be called before a batch of so many images."""
+        """Call this before each batch, with its number of images."""
         self.left -= num_images
 
     def __call__(self, result: StepResult) -> None:
@@ -87,24 +88,24 @@ class DenoisingProgress:
         emit(DenoisingStep(self.done, self.total))
 
 
-class Start:
-    """Give it to the sampler as `record`; afterwards `seen` [B, C, H, W] is what the network saw first."""
+class FirstInput:
+    """A callback for `record`: `model_input` [B, C, H, W] is the network's first input."""
 
     def __call__(self, result: StepResult) -> None:
         if result.step.index == 0:
-            self.seen = result.model_input
+            self.model_input = result.model_input
 
 
 def attention(pipeline: Pipeline, batch: Sequence[ImageRequest]) -> AttentionMaps:
-    """Records where the words of each picture's prompt look."""
+    """Records the attention maps of the words of each image's prompt."""
     settings, prompts = batch[0].settings, [request.prompts[0] for request in batch]
     steps, plain = settings.num_inference_steps, settings.plain_prompt
     return AttentionMaps(pipeline.family, prompts, num_inference_steps=steps, plain_prompt=plain)
 
 
-def chosen(request: ImageRequest) -> dict[str, Any]:
-    """The settings of a picture that are not the usual ones, with its seed and guidance."""
-    lines, said = table(InferenceSettings), request.settings.values()
-    unusual = {name: value for name, value in said.items() if lines[name].scope != "run" and value != lines[name].default}
-    unusual.pop("prompt", None)  # it is the page's title
-    return unusual | {"seed": request.seed, "guidance_scale": request.settings.guidance_scale}
+def changed_settings(request: ImageRequest) -> dict[str, Any]:
+    """The settings of an image that differ from the defaults, with its seed and guidance scale."""
+    fields, values = table(InferenceSettings), request.settings.values()
+    changed = {name: value for name, value in values.items() if fields[name].scope != "run" and value != fields[name].default}
+    changed.pop("prompt", None)  # it is the page's title
+    return changed | {"seed": request.seed, "guidance_scale": request.settings.guidance_scale}

@@ -1,4 +1,4 @@
-"""Images as files: each with the settings that made it, what was recorded of it, and a sheet of all."""
+"""Writes images with their metadata and recordings, and a contact sheet of all."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -18,11 +18,12 @@ from customize.storage.atomic import write_image
 
 MOST_ON_SHEET = 100
 WORTH_TELLING = 60
-"""Seconds from which on the expected time of all images is reported."""
+"""Expected seconds for all images above which the estimate is reported."""
 
 
 def write_images(settings: InferenceSettings, grid: Grid, place: ImageFolder, batches: Iterable[GeneratedBatch]) -> None:
-    """Writes each image, with its trace and attention, as it comes, and at the end sheet.png of 2 to `MOST_ON_SHEET` images."""
+    """Writes each image with its trace and attention maps as it is finished, and at the end sheet.png of 2 to `MOST_ON_SHEET`
+    images."""
     count = len(grid.requests)
     on_sheet = count <= MOST_ON_SHEET
     images: dict[int, Image] = {number: open_image(place.image(number)) for number in sorted(place.finished) if on_sheet}
@@ -30,7 +31,7 @@ def write_images(settings: InferenceSettings, grid: Grid, place: ImageFolder, ba
     left, begin, reported = count - len(place.finished), time.monotonic(), False
     for drawn in batches:
         numbers = [place.start + number for number in drawn.places]
-        drawn.looks.write(place.folder, numbers, drawn.images, place.file("trace.jsonl").name)
+        drawn.observers.write(place.folder, numbers, drawn.images, place.file("trace.jsonl").name)
         for number, image, texts in zip(drawn.places, drawn.images, drawn.texts, strict=True):
             if number not in place.finished:
                 write_image(place.image(number), image, **saving(place.format, texts))
@@ -41,7 +42,7 @@ def write_images(settings: InferenceSettings, grid: Grid, place: ImageFolder, ba
             events.emit(events.TimeEstimate(left, made, seconds))
         reported = True
         if settings.show_start:
-            starts |= dict(zip(drawn.places, drawn.looks.starts(), strict=True))
+            starts |= dict(zip(drawn.places, drawn.observers.starts(), strict=True))
         if on_sheet:
             images |= dict(zip(drawn.places, drawn.images, strict=True))
     shown = readings_sheet(grid, images) if on_sheet and not starts else None
@@ -50,7 +51,7 @@ def write_images(settings: InferenceSettings, grid: Grid, place: ImageFolder, ba
 
 
 def sheet(grid: Grid, images: Mapping[int, Image], starts: Mapping[int, Image]) -> Image:
-    """All images, with what they were made by beside and above them; above each row its noised starts, if there are any."""
+    """A contact sheet of all images with the labels of the grid; above each row the noised starts, if given."""
     places, rows, labels = iter(range(len(grid.requests))), [], []
     for number, row in enumerate(grid.rows):
         here = [next(places) for _ in row]
