@@ -9,6 +9,7 @@ import torch
 from kit import prepared, settings_for, train_loop, write_pictures
 from safetensors.torch import load_file, save_file
 
+from customize.adapters.lora_files import end_of
 from customize.cli.flags.settings_from_files import read_settings
 from customize.errors import InputError
 from customize.evaluation.verify_result import prediction_of
@@ -17,7 +18,6 @@ from customize.training import model_card
 from customize.training.callbacks import Checkpoints
 from customize.training.preflight import check
 from customize.training.resume import differences, identity
-from customize.weights.init_weights import end_of
 
 KINDS = {
     "textual_inversion": {},

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from customize import families
 from customize.adapters.lora_keys import sorted_out, split
+from customize.adapters.peft_layers import merge
 from customize.errors import InputError
 from customize.families.specs import STABLE_DIFFUSION
 from customize.families.specs.unet_names import original_names
 from customize.inference import load_pipeline
-from customize.inference.run.merge import merge_adapters
 from customize.inference.scale_schedules import LoadedWeights
 from customize.settings.scale import Apart, Schedule
 from customize.weights.learned_weights import find_learned
@@ -93,8 +93,8 @@ def test_each_layer_counts_by_its_own_alpha_and_rank(family, tmp_path, form):
     by_hand = changed_by_hand(family, file.changes, 0.7)
     assert_equal(ours, by_hand)
     assert (answers(by_hand)[1] - answers(family)[1]).abs().max() > 1e-2
-    merge_adapters(ours)
     for part in ("unet", "text_encoder"):
+        merge(getattr(ours, part))
         theirs = getattr(by_hand, part).state_dict()
         for name, tensor in getattr(ours, part).state_dict().items():
             torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-6)

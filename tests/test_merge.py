@@ -72,9 +72,10 @@ def test_a_merged_model_draws_what_stock_draws_with_the_parts(tiny_epsilon, lear
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_doras_are_merged_as_they_are_used_together(learned, tmp_path):
-    """peft adds what each makes of the base by itself; merged one after the other they would multiply."""
-    parts = [(learned["dora"], 0.7), (learned["first"], 0.5)]
+@pytest.mark.parametrize("names", [("dora", "first"), ("first", "dora")])
+def test_doras_are_merged_as_they_are_used_together(names, learned, tmp_path):
+    """The norm that a DoRA divides by is that of the base model's weight, not of one with other adapters merged into it."""
+    parts = [(learned[name], {"dora": 0.7, "first": 0.5}[name]) for name in names]
     folder = merged(tmp_path / "model", *(f"{path}:{scale}" for path, scale in parts))
     ours, again = load_pipeline(None, parts), load_pipeline(str(folder))
     latents = [each.generate(PROMPT, num_inference_steps=2, seeds=2, output_type="latent") for each in (ours, again)]

@@ -1,13 +1,14 @@
-"""Adapters: which parameters of a network are trained, and how they are saved and loaded. One file per type.
+"""Adapters: which parameters of a network are trained, and how the result is saved, loaded and merged. One module per type.
 
-To add a type, put a module here with a class `Adapter` that has the methods of the protocol below, and a pydantic model
-`Settings` of its settings. `--adapter NAME` follows from the file's name, and its settings are part of DreamBooth's. Adapter
-modules import torch and peft inside their functions, so that `--help` and the checks of a file's header stay fast.
+To add a type, add a module with a class `Adapter`, which implements the protocol below, and a pydantic model `Settings`.
+`--adapter NAME` follows from the module's name; its settings join those of DreamBooth. A type that peft implements is a
+subclass of `peft_layers.PeftAdapter` and needs little more than peft's configuration. Adapter modules import torch and peft
+inside their functions, so that `--help` and checks of a file's header stay fast.
 
-`peft_layers` has the parts that adapters made of peft's layers have in common.
+W is a weight [out, in, ...] of the base model.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from copy import copy
 from functools import cache
@@ -20,6 +21,7 @@ from pydantic import BaseModel, create_model
 from pydantic.fields import FieldInfo
 
 from customize.families.specs.network_names import NetworkNames
+from customize.storage.safetensors_header import Header
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,36 +29,35 @@ if TYPE_CHECKING:
     from customize.families.base import Family as Family
 
 NONE = "none"
-"""The setting's value for training all weights, which is the module `full`."""
+"""The value of the setting `adapter` that trains all weights; its module is `full`."""
 
 
 class Adapter(Protocol):
-    """How a method that fine-tunes networks makes them learn, saves what they learned, and loads it again.
+    """How networks are made trainable, and how the result is saved, loaded, scaled and measured.
 
-    peft_type: what a file says in its metadata of the kind of adapter it holds, as in peft's configuration ("LORA"); empty
-    where the result is no adapter.
+    Where the result is a complete model (`full`), nothing below `save` is called.
+
+    peft_type: the type in the metadata of files, as in peft's configuration ("LORA"); empty where the result is no adapter.
+    learning_rate: the default of the setting `learning_rate`.
     """
 
     peft_type: str
+    learning_rate: float
 
     def attach(self, networks: "Sequence[nn.Module]", settings, presets: Mapping[str, Sequence[str]]) -> None:
-        """Makes those of the networks' parameters that learn require a gradient; they are float32 and stay float32.
-
-        presets: the base model's groups of modules, `Family.lora_targets`."""
+        """Makes the parameters that are trained require a gradient, in float32. presets: `Family.lora_targets`."""
 
     def disabled(self, *networks: "nn.Module") -> AbstractContextManager:
-        """A context in which the networks predict as the base model does. Raises InputError where that is impossible."""
+        """A context in which the networks compute what the base model does. Raises InputError where that is impossible."""
 
     def name_in_files(self, name: str, networks: Mapping[str, NetworkNames]) -> str:
-        """The name that a learned parameter, such as `unet.mid_block...`, has in files of weights.
-
-        networks: what files call those of the base model, `FamilySpec.networks`."""
+        """The name of a trained parameter, such as `unet.mid_block...`, in files. networks: `FamilySpec.networks`."""
 
     def description(self, family: "Family") -> dict[str, str]:
-        """Metadata without which a file of these weights cannot be loaded: the configuration of each network's adapter."""
+        """Metadata that `load` needs: the adapter's configuration in each network."""
 
     def files(self, settings) -> tuple[str, ...]:
-        """The names of what `save` writes."""
+        """The names of the files that `save` writes."""
 
     def save(self, folder: Path, family: "Family", metadata: dict[str, str], settings) -> list[Path]:
         """Writes the result into the folder; returns the files."""
@@ -64,27 +65,49 @@ class Adapter(Protocol):
     def load(
         self, network: "nn.Module", name: str, tensors: "Mapping[str, Mapping[str, Tensor]]", description: Mapping[str, Any]
     ) -> None:
-        """Adds a saved adapter to a network for inference, as the adapter `name`, at scale 1.
+        """Adds a saved adapter to a network for inference, under the name `name` and at scale 1.
 
-        tensors: by module of the network, then by what each is beside it; description: the adapter's configuration in the
-        file, {} where it has none. Raises InputError when the two contradict each other.
+        tensors: by module of the network, then by what follows the module in their names; description: the adapter's
+        configuration in the file, {} if there is none. Raises InputError if the two contradict each other.
         """
 
     def start_from(
         self, network: "nn.Module", tensors: "Mapping[str, Mapping[str, Tensor]]", description: Mapping[str, Any]
     ) -> list[str]:
-        """Copies a saved adapter into the attached one, which then learns on; returns the modules that have no place for it."""
+        """Copies a saved adapter into the attached one, to continue its training; returns the modules that do not fit."""
+
+    def settings_in(
+        self, path: Path, header: Header, description: Mapping[str, Any], recorded: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The adapter's settings that fit a file, without torch. recorded: those in its metadata, {} if there are none.
+
+        Raises InputError, without naming the file, if such an adapter cannot be trained on from the file.
+        """
+
+    def set_scale(self, layer: Any, name: str, scale: float) -> None:
+        """Scales the loaded adapter `name` in one layer. At 0 the layer computes exactly what the base model does, at 1 what
+        was learned."""
+
+    def delta_weight(self, layer: Any, name: str) -> "Tensor | None":
+        """The change [out, in, ...] of the layer's W at the present scale; None if the adapter does not change W."""
+
+    def factors(self, layer: Any, name: str) -> "tuple[Tensor, Tensor] | None":
+        """The change of W at the present scale as a product: float64 [out, rank, ...] and [rank, in, ...]; None if it is not
+        of low rank."""
+
+    def not_low_rank(self, names: Collection[str]) -> str:
+        """Why the tensors of a file with these names have no `factors`, as the end of a sentence; empty if they have."""
 
 
 def modules() -> Iterator[str]:
-    """The names of the modules here that hold an adapter."""
+    """The names of the modules that define an adapter."""
     for module in iter_modules(__path__):
         if hasattr(import_module(f"{__name__}.{module.name}"), "Adapter"):
             yield module.name
 
 
 def names() -> Iterator[str]:
-    """The values of the setting `adapter`; torch is not imported for them."""
+    """The values of the setting `adapter`. Does not import torch."""
     yield NONE
     yield from sorted(name for name in modules() if name != "full")
 
@@ -95,12 +118,17 @@ def build(name: str) -> Adapter:
 
 
 def settings_of(name: str) -> Mapping[str, FieldInfo]:
-    """The settings of the adapter of that name, as pydantic's fields."""
+    """The settings of the adapter of that name, as pydantic fields."""
     return import_module(f"{__name__}.{name}").Settings.model_fields
 
 
+def learning_rates() -> dict[str, float]:
+    """The default learning rate with each value of the setting `adapter`."""
+    return {name: build(name).learning_rate for name in names()}
+
+
 def settings() -> type[BaseModel]:
-    """A model of the settings of all adapters. Each has an effect with those adapters only that declare it."""
+    """A model of the settings of all adapters. Each has an effect only with the adapters that declare it."""
     own = {adapter: settings_of(adapter) for adapter in names() if adapter != NONE}
     fields: dict[str, Any] = {name: (field.annotation, copy(field)) for found in own.values() for name, field in found.items()}
     for name, (_, field) in fields.items():

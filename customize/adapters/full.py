@@ -1,4 +1,4 @@
-"""No adapter: every weight of the network learns, and the result is a complete pipeline folder."""
+"""No adapter: every weight of the network is trained, and the result is a complete pipeline folder."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 class Adapter:
-    """Fine-tunes a network in full. Its result is a base model, which `families` loads."""
+    """Fine-tunes a network in full. The result is a base model, which `families` loads."""
 
     peft_type = ""
+    learning_rate = 2e-6
 
     def attach(self, networks: "Sequence[nn.Module]", settings, presets: Mapping[str, Sequence[str]]) -> None:
         for network in networks:

@@ -1,4 +1,4 @@
-"""LoRA: a low-rank change W + (alpha / rank) * B A beside frozen weights, by peft.
+"""LoRA: a low-rank change W + (alpha / rank) * B A of frozen weights, by peft.
 
 Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models"; rank-stabilised scale alpha / sqrt(rank):
 Kalajdzievski 2023; weight-decomposed (DoRA): Liu et al. 2024.
@@ -7,26 +7,29 @@ W a weight [out, in, ...] of a network, A [rank, in, ...] and B [out, rank, ...]
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
-from customize.adapters import peft_layers
+from customize.adapters import lora_files, peft_layers
+from customize.adapters.lora_keys import split
 from customize.errors import InputError, Problem
 from customize.families.specs.network_names import NetworkNames
 from customize.settings.field import setting
 from customize.storage.run_folder import KOHYA_LORA, LORA
+from customize.storage.safetensors_header import Header
 
 if TYPE_CHECKING:
+    from peft import LoraConfig
     from torch import Tensor, nn
 
     from customize.adapters import Family
 
 OWN = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "layers_to_transform",
        "layers_pattern", "init_lora_weights", "use_dora", "lora_dropout", "inference_mode")  # fmt: skip
-"""Entries of peft's configuration that the tensors themselves tell, or that are for training."""
+"""Entries of peft's configuration that follow from the tensors, or matter in training only."""
 
 
 class Settings(BaseModel):
@@ -49,30 +52,29 @@ class Settings(BaseModel):
     )  # fmt: skip
 
 
-class Adapter:
-    """Adds LoRA to the modules that `lora_targets` names; loads that of any program, once its tensors are sorted by module."""
+class Adapter(peft_layers.PeftAdapter):
+    """Adds LoRA to the modules that `lora_targets` names; loads LoRA files of any program, once their tensors are sorted by
+    module."""
 
     peft_type = "LORA"
-    disabled = staticmethod(peft_layers.disabled)
-    description = staticmethod(peft_layers.description)
 
-    def attach(self, networks: "Sequence[nn.Module]", settings, presets: Mapping[str, Sequence[str]]) -> None:
+    def config(self, settings, target_modules: list[str]) -> "LoraConfig":
         from peft import LoraConfig
 
+        return LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.lora_alpha or settings.rank,
+            lora_dropout=settings.lora_dropout,
+            target_modules=target_modules,
+            use_rslora=settings.use_rslora,
+            use_dora=settings.use_dora,
+            init_lora_weights="gaussian",
+        )
+
+    def attach(self, networks: "Sequence[nn.Module]", settings, presets: Mapping[str, Sequence[str]]) -> None:
         from customize.diffusion.dropout import SampleDropout
 
-        def config(target_modules: list[str]) -> LoraConfig:
-            return LoraConfig(
-                r=settings.rank,
-                lora_alpha=settings.lora_alpha or settings.rank,
-                lora_dropout=settings.lora_dropout,
-                target_modules=target_modules,
-                use_rslora=settings.use_rslora,
-                use_dora=settings.use_dora,
-                init_lora_weights="gaussian",
-            )
-
-        peft_layers.attach(networks, settings, presets, config)
+        super().attach(networks, settings, presets)
         for network in networks if settings.lora_dropout else ():
             for name, layer in network.named_modules():
                 if hasattr(layer, "lora_dropout"):
@@ -81,7 +83,7 @@ class Adapter:
 
     def name_in_files(self, name: str, networks: Mapping[str, NetworkNames]) -> str:
         is_of_diffusers = networks[name.partition(".")[0]].library == "diffusers"
-        name = peft_layers.name_in_files(name, networks)
+        name = super().name_in_files(name, networks)
         if is_of_diffusers:  # which names the magnitudes of a DoRA otherwise than transformers
             return name.replace("magnitude_vector.weight", "magnitude_vector")
         return name
@@ -90,19 +92,18 @@ class Adapter:
         return {"diffusers": (LORA,), "kohya": (KOHYA_LORA,), "both": (LORA, KOHYA_LORA)}[settings.lora_format]
 
     def save(self, folder: Path, family: "Family", metadata: dict[str, str], settings) -> list[Path]:
-        """Writes a file under diffusers' names, one under kohya's, or both, as `lora_format` says."""
+        """Writes a file with diffusers' names, one with kohya's, or both, depending on `lora_format`."""
         files = []
         if settings.lora_format in ("diffusers", "both"):
-            files.append(peft_layers.save(folder, family, metadata, settings.save_precision, self.name_in_files))
+            files += super().save(folder, family, metadata, settings)
         if settings.lora_format in ("kohya", "both"):
-            files.append(save_kohya(folder, family, metadata, settings.save_precision))
+            files.append(lora_files.save_kohya(folder, family, metadata, settings.save_precision))
         return files
 
     def load(
         self, network: "nn.Module", name: str, tensors: "Mapping[str, Mapping[str, Tensor]]", description: Mapping[str, Any]
     ) -> None:
-        """tensors: "A", "B", and where they are there "alpha" and a DoRA's "magnitude", by module. Each layer keeps its own rank
-        and alpha."""
+        """tensors: "A" and "B", optionally "alpha" and a DoRA's "magnitude", by module. Each layer has its own rank and alpha."""
         from peft import LoraConfig
 
         plain = {key: value for key, value in description.items() if key not in OWN}
@@ -127,32 +128,22 @@ class Adapter:
             if not put(network.get_submodule(module), own, alpha_of(module, own, description))
         ]
 
+    def settings_in(
+        self, path: Path, header: Header, description: Mapping[str, Any], recorded: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Rank, alpha, targets and kind, from the tensors and the configuration of a LoRA of any program."""
+        return lora_files.settings_in(path, header, description, recorded)
 
-def save_kohya(folder: Path, family: "Family", metadata: dict[str, str], precision: str = "fp32") -> Path:
-    """The adapters under the names that ComfyUI, A1111, Forge and kohya's scripts read, each layer with its alpha.
+    def factors(self, layer: Any, name: str) -> "tuple[Tensor, Tensor]":
+        """s B and A, where s is the scale times alpha / rank. Of a DoRA, its change of direction alone."""
+        return layer.lora_B[name].weight.detach().double() * layer.scaling[name], layer.lora_A[name].weight.detach().double()
 
-    alpha / rank is the layer's scale, also where that is alpha / sqrt(rank) (rsLoRA).
-    """
-    import torch
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    from customize.storage.tensor_files import save_tensors
-
-    tensors: dict[str, Tensor] = {}
-    ranks: set[int] = set()
-    for part, network in family.trainable.items():
-        for module, layer in network.named_modules():
-            if isinstance(layer, BaseTunerLayer):
-                [adapter] = layer.lora_A
-                name, down = family.spec.networks[part].written_by_kohya(module), layer.lora_A[adapter].weight
-                tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": layer.lora_B[adapter].weight}
-                tensors[f"{name}.alpha"] = torch.tensor(layer.scaling[adapter] * len(down))
-                ranks.add(len(down))
-                if adapter in layer.lora_magnitude_vector:
-                    magnitude = layer.lora_magnitude_vector[adapter].weight
-                    tensors[f"{name}.dora_scale"] = magnitude.reshape(-1, *[1] * (down.dim() - 1))
-    own = {"ss_network_module": "networks.lora", "ss_network_dim": str(max(ranks))}
-    return save_tensors(folder / KOHYA_LORA, tensors, {**metadata, **own}, precision)
+    def not_low_rank(self, names: Collection[str]) -> str:
+        kinds = {parts[1] for name in names if (parts := split(name))}
+        if {"magnitude", "dora_scale"} & kinds:
+            return "is a DoRA, which sets the length of whole weights: no sum of low ranks is the same"
+        others = kinds - {"A", "B", "alpha"}
+        return f"is more than a LoRA's two factors ({', '.join(sorted(others))})" if others else ""
 
 
 def is_lora(tensors: "Mapping[str, Tensor]") -> bool:
@@ -161,12 +152,12 @@ def is_lora(tensors: "Mapping[str, Tensor]") -> bool:
 
 
 def fits_beside(weight: "Tensor", down: "Tensor", up: "Tensor") -> bool:
-    """Whether A and B belong to a weight [out, in, ...], except for axes of length 1 at the end."""
+    """Whether A and B fit a weight [out, in, ...], up to trailing axes of length 1."""
     return trimmed(down.shape[1:]) == trimmed(weight.shape[1:]) and trimmed(up.shape) == trimmed((len(weight), len(down)))
 
 
 def trimmed(shape: Sequence[int]) -> tuple[int, ...]:
-    """A shape without its axes of length 1 beyond the second."""
+    """A shape without trailing axes of length 1; the first axis stays."""
     shape = tuple(shape)
     while len(shape) > 1 and shape[-1] == 1:
         shape = shape[:-1]
@@ -174,7 +165,7 @@ def trimmed(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def fill(layer: Any, name: str, tensors: "Mapping[str, Tensor]", alpha: float) -> None:
-    """Gives peft's layer its tensors and its own alpha."""
+    """Copies tensors and alpha into peft's layer, at scale 1."""
     own = {"lora_A": tensors["A"], "lora_B": tensors["B"], "lora_magnitude_vector": tensors.get("magnitude")}
     for kind, tensor in own.items():
         if tensor is not None:
@@ -185,9 +176,9 @@ def fill(layer: Any, name: str, tensors: "Mapping[str, Tensor]", alpha: float) -
 
 
 def alpha_of(module: str, tensors: "Mapping[str, Tensor]", description: Mapping[str, Any]) -> float:
-    """A layer's alpha: its own tensor, else that of the file's configuration, else the rank.
+    """A layer's alpha: from its own tensor, else from the file's configuration, else the rank.
 
-    Raises InputError where the configuration has another rank than the tensors.
+    Raises InputError if the rank in the configuration is not that of the tensors.
     """
     if "alpha" in tensors:
         return float(tensors["alpha"])
@@ -200,14 +191,14 @@ def alpha_of(module: str, tensors: "Mapping[str, Tensor]", description: Mapping[
 
 
 def by_pattern(patterns: Mapping[str, Any] | None, module: str, otherwise: Any) -> Any:
-    """The value of the first pattern that matches a module's name or the end of it, as peft matches them."""
+    """The value of the first pattern that matches a module's name or its end, as in peft."""
     return next((value for key, value in (patterns or {}).items() if re.fullmatch(rf"(.*\.)?({key})", module)), otherwise)
 
 
 def put(layer: Any, tensors: "Mapping[str, Tensor]", alpha: float) -> bool:
-    """Copies the factors of a LoRA's layer into the first ranks of one that may have more; whether there was a place for them.
+    """Copies a LoRA's factors into the first ranks of a layer, which may have a higher rank; returns whether they fit.
 
-    Where alpha / rank is another one here, B takes up the difference, so that the layer's output is the same.
+    If the layer has a different alpha / rank, B is rescaled, so that the output stays the same.
     """
     name = peft_layers.NAME
     if name not in getattr(layer, "lora_A", {}) or not {"A", "B"} <= tensors.keys():

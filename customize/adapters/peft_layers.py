@@ -1,8 +1,11 @@
-"""What adapters made of peft's layers have in common, whatever their kind. torch and peft are imported when a run needs them."""
+"""What adapters made of peft's layers have in common. torch and peft are imported when they are needed.
+
+W is a weight [out, in, ...] of the base model, inside one of peft's layers.
+"""
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +14,7 @@ from customize.adapters.lora_keys import ADAPTER_METADATA
 from customize.errors import InputError, Problem
 from customize.families.specs.network_names import NetworkNames
 from customize.storage.run_folder import LORA
+from customize.storage.safetensors_header import Header
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -19,39 +23,145 @@ if TYPE_CHECKING:
     from customize.adapters import Family
 
 NAME = "default"
-"""peft's name of the adapter that learns."""
+"""peft's name of the adapter that is trained."""
 
 
-def attach(
-    networks: "Sequence[nn.Module]",
-    settings,
-    presets: Mapping[str, Sequence[str]],
-    config: "Callable[[list[str]], PeftConfig]",
-) -> None:
-    """Adds an adapter beside the modules that `lora_targets` names: presets of the family, or ends of module names.
+class PeftAdapter:
+    """The protocol `customize.adapters.Adapter` for one type of peft's adapters.
 
-    presets: `Family.lora_targets`; config: from the ends of module names to peft's configuration. The initial weights depend
-    on `seed` alone. Raises InputError for targets that no network has.
+    A subclass sets `peft_type` and `config`. The defaults of `set_scale` and `delta_weight` call peft's own methods of a layer
+    and those of `factors` and `not_low_rank` say that there are none; override them where peft's layers differ.
     """
-    import torch
-    from peft import inject_adapter_in_model
 
-    ends = {target: presets.get(target, (target,)) for target in settings.lora_targets}
-    found = [present(network, [end for group in ends.values() for end in group]) for network in networks]
-    unknown = [target for target, group in ends.items() if not any(set(group) & set(each) for each in found)]
-    if unknown or not all(found):
-        remedy = f"name linear or convolution modules of each network that learns, or groups: {', '.join(presets)}"
-        raise InputError(Problem("lora_targets", f"{', '.join(unknown or settings.lora_targets)} is not there", remedy))
-    for network, target_modules in zip(networks, found, strict=True):
-        own: Any = config(target_modules)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            inject_adapter_in_model(own, network, adapter_name=NAME)
-        network.peft_config = {NAME: own}
+    peft_type: str
+    learning_rate = 1e-4
+
+    def config(self, settings, target_modules: list[str]) -> "PeftConfig":
+        """peft's configuration. target_modules: ends of the names of modules."""
+        raise NotImplementedError
+
+    def attach(self, networks: "Sequence[nn.Module]", settings, presets: Mapping[str, Sequence[str]]) -> None:
+        """Adds an adapter to the modules that `lora_targets` names: presets, or ends of module names.
+
+        The initial weights depend on `seed` alone. Raises InputError for targets that no network has.
+        """
+        import torch
+        from peft import inject_adapter_in_model
+
+        ends = {target: presets.get(target, (target,)) for target in settings.lora_targets}
+        found = [present(network, [end for group in ends.values() for end in group]) for network in networks]
+        unknown = [target for target, group in ends.items() if not any(set(group) & set(each) for each in found)]
+        if unknown or not all(found):
+            remedy = f"name linear or convolution modules of each network that learns, or groups: {', '.join(presets)}"
+            raise InputError(Problem("lora_targets", f"{', '.join(unknown or settings.lora_targets)} is not there", remedy))
+        for network, target_modules in zip(networks, found, strict=True):
+            config: Any = self.config(settings, target_modules)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(settings.seed)
+                inject_adapter_in_model(config, network, adapter_name=NAME)
+            network.peft_config = {NAME: config}
+
+    @contextmanager
+    def disabled(self, *networks: "nn.Module") -> Iterator[None]:
+        layers = tuner_layers(*networks)
+        for layer in layers:
+            layer.enable_adapters(False)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
+
+    def name_in_files(self, name: str, networks: Mapping[str, NetworkNames]) -> str:
+        """The name that diffusers gives it, without peft's name of the adapter."""
+        network, _, rest = re.sub(rf"\.{NAME}(?=\.|$)", "", name).partition(".")
+        return networks[network].written(rest)
+
+    def description(self, family: "Family") -> dict[str, str]:
+        """The metadata entry from which diffusers' loaders configure the adapters in a family's networks."""
+        configs = {}
+        for part, network in family.trainable.items():
+            for config in getattr(network, "peft_config", {}).values():
+                # stock loaders leave the adapter in training mode, so dropout recorded here would be active in inference
+                without = {name: 0.0 for name in ("lora_dropout", "rank_dropout", "module_dropout") if hasattr(config, name)}
+                configs |= {f"{part}.{name}": value for name, value in {**config.to_dict(), **without}.items()}
+        plain = {name: sorted(value) if isinstance(value, set) else value for name, value in configs.items()}
+        return {ADAPTER_METADATA: json.dumps(plain, sort_keys=True, default=str)}
+
+    def files(self, settings) -> tuple[str, ...]:
+        return (LORA,)
+
+    def save(self, folder: Path, family: "Family", metadata: dict[str, str], settings) -> list[Path]:
+        """Writes the adapters of all networks, with their configuration, into one file."""
+        from customize.storage.tensor_files import save_tensors
+
+        tensors = {}
+        for part, network in family.trainable.items():
+            for module, layer in network.named_modules():
+                for _, (name, parameter) in own_parameters(layer, NAME).items() if is_tuner_layer(layer) else ():
+                    tensors[self.name_in_files(f"{part}.{module}.{name}", family.spec.networks)] = parameter
+        metadata = {**metadata, **self.description(family)}
+        return [save_tensors(folder / LORA, tensors, metadata, settings.save_precision)]
+
+    def load(
+        self, network: "nn.Module", name: str, tensors: "Mapping[str, Mapping[str, Tensor]]", description: Mapping[str, Any]
+    ) -> None:
+        """Layers are built on the meta device first, so that a file's configuration allocates nothing.
+
+        Raises InputError if the configuration does not fit the tensors.
+        """
+        from peft import get_peft_config
+
+        config = {**description, "peft_type": self.peft_type, "target_modules": list(tensors), "inference_mode": True}
+        inject(network, name, lambda: get_peft_config(config), low_cpu_mem_usage=True)
+        state, wrong = {}, set(tensors)
+        for module, own in tensors.items():
+            places = own_parameters(network.get_submodule(module), name)
+            if shapes({kind: tensor for kind, (_, tensor) in places.items()}) == shapes(own):
+                state |= {f"{module}.{places[kind][0]}": tensor.float() for kind, tensor in own.items()}
+                wrong -= {module}
+        if wrong:
+            what = f"{', '.join(sorted(wrong)[:3])}: the tensors do not fit this base model or the file's own description"
+            raise InputError(Problem("weights", what, "load it with the base model that it was learned on"))
+        network.load_state_dict(state, strict=False, assign=True)
+
+    def start_from(
+        self, network: "nn.Module", tensors: "Mapping[str, Mapping[str, Tensor]]", description: Mapping[str, Any]
+    ) -> list[str]:
+        missing = []
+        for module, own in tensors.items():
+            places = {kind: parameter for kind, (_, parameter) in own_parameters(network.get_submodule(module), NAME).items()}
+            if shapes(places) != shapes(own):
+                missing.append(module)
+                continue
+            for kind, tensor in own.items():
+                places[kind].data.copy_(tensor)
+        return missing
+
+    def settings_in(
+        self, path: Path, header: Header, description: Mapping[str, Any], recorded: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The recorded settings. Raises InputError if there are none."""
+        if not recorded:
+            what = f"is an adapter ({self.peft_type}) that does not record how it was trained"
+            raise InputError(Problem("weights", what, "merge it into the base model by infer.py --merge"))
+        return dict(recorded)
+
+    def set_scale(self, layer: Any, name: str, scale: float) -> None:
+        layer.set_scale(name, scale)
+
+    def delta_weight(self, layer: Any, name: str) -> "Tensor | None":
+        return layer.get_delta_weight(name) if hasattr(layer, "get_delta_weight") else None
+
+    def factors(self, layer: Any, name: str) -> "tuple[Tensor, Tensor] | None":
+        return None
+
+    def not_low_rank(self, names: Collection[str]) -> str:
+        return f"is an adapter that is no LoRA ({self.peft_type})"
 
 
 def present(network: "nn.Module", ends: Sequence[str]) -> list[str]:
-    """Those of the ends that names of linear or convolution modules of the network have."""
+    """The ends that match names of linear or convolution modules of the network."""
     from torch import nn
 
     names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
@@ -59,7 +169,7 @@ def present(network: "nn.Module", ends: Sequence[str]) -> list[str]:
 
 
 def tuner_layers(*networks: "nn.Module") -> list[Any]:
-    """peft's layers in the networks."""
+    """peft's layers in the networks. Layers of different types may be nested; outer ones come first."""
     return [module for network in networks for module in network.modules() if is_tuner_layer(module)]
 
 
@@ -70,106 +180,48 @@ def is_tuner_layer(module: "nn.Module") -> bool:
     return isinstance(module, BaseTunerLayer)
 
 
-@contextmanager
-def disabled(*networks: "nn.Module") -> Iterator[None]:
-    """A context in which the networks predict as the base model does."""
-    layers = tuner_layers(*networks)
-    for layer in layers:
-        layer.enable_adapters(False)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.enable_adapters(True)
+def has_adapter(layer: Any, name: str) -> bool:
+    """Whether one of peft's layers itself, rather than a layer nested in it, has the adapter."""
+    return any(name in getattr(layer, kind) for kind in layer.adapter_layer_names)
 
 
-def name_in_files(name: str, networks: Mapping[str, NetworkNames]) -> str:
-    """A parameter's name as diffusers has it in files, without peft's name of the adapter."""
-    network, _, rest = re.sub(rf"\.{NAME}(?=\.|$)", "", name).partition(".")
-    return networks[network].written(rest)
+def merge(network: "nn.Module") -> None:
+    """Merges all adapters, at their scales, into the parameters of a network, and removes their layers.
 
-
-def description(family: "Family") -> dict[str, str]:
-    """The metadata entry from which diffusers' loaders configure the adapters in a family's networks."""
-    configs = {}
-    for part, network in family.trainable.items():
-        for config in getattr(network, "peft_config", {}).values():
-            # stock loaders leave the adapter in training mode, so a dropout written here would go on in inference
-            without = {name: 0.0 for name in ("lora_dropout", "rank_dropout", "module_dropout") if hasattr(config, name)}
-            configs |= {f"{part}.{name}": value for name, value in {**config.to_dict(), **without}.items()}
-    plain = {name: sorted(value) if isinstance(value, set) else value for name, value in configs.items()}
-    return {ADAPTER_METADATA: json.dumps(plain, sort_keys=True, default=str)}
-
-
-def save(
-    folder: Path,
-    family: "Family",
-    metadata: dict[str, str],
-    precision: str,
-    naming: Callable[[str, Mapping[str, NetworkNames]], str] = name_in_files,
-) -> Path:
-    """Writes the adapters of a family's networks, with their configuration, into one file. naming: as `Adapter.name_in_files`."""
-    from customize.storage.tensor_files import save_tensors
-
-    tensors = {}
-    for part, network in family.trainable.items():
-        for module, layer in network.named_modules():
-            for _, (name, parameter) in own_parameters(layer, NAME).items() if is_tuner_layer(layer) else ():
-                tensors[naming(f"{part}.{module}.{name}", family.spec.networks)] = parameter
-    return save_tensors(folder / LORA, tensors, {**metadata, **description(family)}, precision)
-
-
-def load(
-    network: "nn.Module", name: str, tensors: "Mapping[str, Mapping[str, Tensor]]", description: Mapping[str, Any], config: Any
-) -> None:
-    """Adds a saved adapter beside each module that it has tensors for.
-
-    config: the class of peft's configuration, which is made of `description`. The layers are built without memory first, so
-    that nothing is allocated by what a file only says of itself. Raises InputError when that does not fit its tensors.
+    As in the forward pass, each adapter changes what the ones loaded before it computed; the sums are in float64.
     """
-    made = {**description, "target_modules": list(tensors), "inference_mode": True}
-    inject(network, name, lambda: config(**made), low_cpu_mem_usage=True)
-    state, wrong = {}, set(tensors)
-    for module, own in tensors.items():
-        places = own_parameters(network.get_submodule(module), name)
-        if {kind: tensor.shape for kind, (_, tensor) in places.items()} == {kind: each.shape for kind, each in own.items()}:
-            state |= {f"{module}.{places[kind][0]}": tensor.float() for kind, tensor in own.items()}
-            wrong -= {module}
-    if wrong:
-        what = f"{', '.join(sorted(wrong)[:3])}: the tensors do not fit this base model or the file's own description"
-        raise InputError(Problem("weights", what, "load it with the base model that it was learned on"))
-    network.load_state_dict(state, strict=False, assign=True)
+    from diffusers.utils import recurse_remove_peft_layers
+
+    for layer in reversed(tuner_layers(network)):
+        module = layer.get_base_layer()
+        dtype = module.weight.dtype
+        module.double()
+        layer.merge()
+        module.to(dtype)
+    recurse_remove_peft_layers(network)
 
 
 def inject(network: "nn.Module", name: str, config: "Callable[[], PeftConfig]", **options: Any) -> None:
-    """Lets peft add its layers. Raises InputError where the installed peft does not know the configuration of a file."""
+    """Adds peft's layers to a network. Raises InputError if the installed peft does not know a file's configuration."""
     from peft import inject_adapter_in_model
 
     try:
-        vars(network).pop("peft_config", None)  # that of an adapter loaded before, about which peft warns
+        vars(network).pop("peft_config", None)  # of an adapter loaded before, about which peft warns
         inject_adapter_in_model(config(), network, adapter_name=name, **options)
-    except (TypeError, ValueError, AttributeError, KeyError) as error:  # of peft's configurations, each version knows more
-        what = f"describes itself in words that the installed peft does not know ({first_line(error)})"
+    except (TypeError, ValueError, AttributeError, KeyError) as error:  # newer versions of peft have more options
+        what = f"has a configuration that the installed peft does not know ({first_line(error)})"
         raise InputError(Problem("weights", what, "update peft, or save it without its description")) from error
-
-
-def start_from(network: "nn.Module", tensors: "Mapping[str, Mapping[str, Tensor]]") -> list[str]:
-    """Copies saved tensors into the adapter that learns; returns the modules whose tensors are others in name or shape."""
-    missing = []
-    for module, own in tensors.items():
-        places = own_parameters(network.get_submodule(module), NAME)
-        if {kind: tensor.shape for kind, (_, tensor) in places.items()} != {kind: each.shape for kind, each in own.items()}:
-            missing.append(module)
-            continue
-        for kind, tensor in own.items():
-            places[kind][1].data.copy_(tensor)
-    return missing
 
 
 def own_parameters(layer: "nn.Module", name: str) -> "dict[str, tuple[str, nn.Parameter]]":
     """The parameters of one adapter in a layer, with their names there, by what they are called in files."""
     mark = re.compile(rf"\.{re.escape(name)}(?=\.|$)")
     return {mark.sub("", place): (place, parameter) for place, parameter in layer.named_parameters() if mark.search(place)}
+
+
+def shapes(tensors: "Mapping[str, Tensor]") -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def first_line(error: Exception) -> str:

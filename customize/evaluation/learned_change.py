@@ -1,8 +1,10 @@
-"""Did a run change anything? What learns, and what the network answers, at the start and at the end, on fixed draws.
+"""How much a run changed: the trained weights, and the network's predictions, before and after, on fixed samples.
 
-The draws are of a stream of their own and nothing is differentiated, so the run's bits are the same with and without it.
+The samples come from a random stream of their own and nothing is differentiated, so the run is bit-identical with and without
+this measurement.
 
-B fixed samples; W a weight [out, in, ...], A [rank, in, ...] and B [out, rank, ...] of a LoRA with the scale s.
+B fixed samples; W a weight [out, in, ...] of the base model, whose change by an adapter is a tensor [out, in, ...] or, if that is
+of low rank, a product of [out, rank] and [rank, in ...].
 """
 
 import math
@@ -11,21 +13,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor, nn
+from torch import Tensor
+
+from customize.adapters.peft_layers import NAME, is_tuner_layer, own_parameters
 
 SAMPLES = 8
-"""Fixed samples, at noise levels spread over the schedule: 16 answers in all, beside 2,400 of a run of 800 steps."""
+"""Fixed samples, at noise levels spread over the schedule: 16 predictions in all; a run of 800 steps makes 2,400."""
 WHOLE, KEPT = 1 << 22, 1 << 12
-"""Numbers up to which all that learns is kept; of more, so many of each tensor, spread over it: the change is an estimate."""
+"""Up to this many numbers all trained weights are compared; beyond it, this many evenly spread numbers of each tensor."""
 HARDLY, EXPLODED, TOO_FAR = 0.005, 1.3, 1.0
-"""Change of the predictions up to which a run has hardly changed anything; growth of the loss from which it came apart, and
-change of the weights of a network, which is a few hundredths where it learns. The vectors of words may go any way."""
+"""Below this change of the predictions a run has hardly changed anything; above this growth of the loss, or this change of a
+network's weights, it diverged. Useful training changes weights by a few hundredths; the vectors of words are not limited."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """weights: what learns, as far as it is kept; predictions: [B, C, H, W]; loss: the mean over the fixed samples."""
+    """weights: see `kept`; predictions: [B, C, H, W]; loss: the mean over the fixed samples."""
 
     weights: dict[str, Any]
     predictions: Tensor
@@ -34,8 +37,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class Change:
-    """How much came of a run, relative to what was there at its start. loss: before and after, on the fixed samples;
-    too_far: the change of the weights from which they came apart."""
+    """How much a run changed, relative to its start. loss: before and after, on the fixed samples; too_far: the change of the
+    weights above which the run diverged."""
 
     weights: float
     predictions: float
@@ -72,10 +75,10 @@ def percent(share: float) -> str:
 
 
 class Probe:
-    """Measures a method at its start; `change` measures it again and says what came of the steps in between.
+    """Measures a method when created; `change` measures it again and returns the difference.
 
-    method: a `DenoisingMethod`, as it is before its first step, also where a run goes on: then the change is that of the whole
-    run. dataset: whose `probe(number)` gives the fixed samples. autocast: the context in which the networks are asked.
+    method: a `DenoisingMethod` before its first step, also when a run is resumed, so that the change is that of the whole run.
+    dataset: its `probe(number)` returns the fixed samples. autocast: the context in which the networks are evaluated.
     """
 
     def __init__(self, method, dataset, device: torch.device, size: int, autocast: Callable[[], Any]):
@@ -85,21 +88,21 @@ class Probe:
 
     @torch.no_grad()
     def measure(self) -> Measured:
-        """Weights, predictions and loss as they are now; the method's mode stays what it was."""
+        """The present weights, predictions and loss. Leaves the method in the mode that it was in."""
         was_training = self.method.training
         self.method.eval()
-        answers, losses = [], []
+        predictions, losses = [], []
         for first in range(0, SAMPLES, self.size):
             batch = self.batch.part(slice(first, first + self.size)).to(self.device)
             with self.autocast():
                 prediction, target = self.method.prediction(batch), self.method.denoising_target(batch)
-            answers.append(prediction.float().cpu())
+            predictions.append(prediction.float().cpu())
             losses.append((prediction.float() - target.float()).square().flatten(1).mean(1).cpu())
         self.method.train(was_training)
-        return Measured(kept(self.method), torch.cat(answers), torch.cat(losses).mean().item())
+        return Measured(kept(self.method), torch.cat(predictions), torch.cat(losses).mean().item())
 
     def change(self) -> Change:
-        """What came of the steps since the start."""
+        """The change since the start."""
         now, start = self.measure(), self.start
         predictions = (now.predictions - start.predictions).norm() / start.predictions.norm()
         weights = relative_change(self.method, start.weights, now.weights)
@@ -108,19 +111,24 @@ class Probe:
 
 
 def kept(method) -> dict[str, Any]:
-    """Copies of what learns: the factors of a LoRA and the vectors of words whole, of other adapters and large networks a
-    sample."""
-    layers = adapted(method)
-    if layers:
-        return {name: factors(layer) if hasattr(layer, "lora_A") else delta(layer) for name, layer in layers.items()}
-    learned = method.trainable_state_dict()
+    """Copies of the trained weights: of an adapter, by module, its change of W, as factors or sampled; otherwise the parameters
+    themselves, sampled if there are many."""
+    found: dict[str, Any] = {}
+    learned = {} if (layers := adapted(method)) else method.trainable_state_dict()
+    for name, layer in layers.items():
+        if (factors := method.adapter.factors(layer, NAME)) is not None:
+            found[name] = tuple(factor.detach().double().flatten(1).cpu().clone() for factor in factors)
+        elif (delta := method.adapter.delta_weight(layer, NAME)) is not None:
+            found[name] = sampled(delta, KEPT)
+        else:
+            learned |= {f"{name}.{place}": parameter for place, parameter in own_parameters(layer, NAME).values()}
     most = WHOLE if sum(tensor.numel() for tensor in learned.values()) <= WHOLE else KEPT
-    return {name: sampled(tensor, most) for name, tensor in learned.items()}
+    return found | {name: sampled(tensor, most) for name, tensor in learned.items()}
 
 
-def adapted(method) -> dict[str, BaseTunerLayer]:
-    """The modules beside which an adapter learns."""
-    return {name: module for name, module in method.named_modules() if isinstance(module, BaseTunerLayer)}
+def adapted(method) -> dict[str, Any]:
+    """The layers of a trained adapter, by name."""
+    return {name: module for name, module in method.named_modules() if is_tuner_layer(module)}
 
 
 def sampled(tensor: Tensor, most: int) -> Tensor:
@@ -129,34 +137,20 @@ def sampled(tensor: Tensor, most: int) -> Tensor:
     return flat[:: max(1, len(flat) // most)].float().cpu().clone()
 
 
-def factors(layer: Any) -> tuple[Tensor, Tensor]:
-    """s B [out, rank] and A [rank, in ...] of a LoRA's layer, copied, float64."""
-    [name] = layer.active_adapters
-    up, down = layer.lora_B[name].weight.detach(), layer.lora_A[name].weight.detach()
-    return layer.scaling[name] * up.double().flatten(1).cpu(), down.double().flatten(1).cpu().clone()
-
-
-def delta(layer: Any) -> Tensor:
-    """A sample of what an adapter of any kind adds to the weight of its module, float32."""
-    [name] = layer.active_adapters
-    return sampled(layer.get_delta_weight(name), KEPT)
-
-
 def inner(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
-    """<B A, B' A'> of two products of low rank, without making them."""
+    """<B A, B' A'> of two products of low rank, without computing them."""
     return ((one[0].T @ other[0]) * (one[1] @ other[1].T)).sum().item()
 
 
 def relative_change(method, start: dict[str, Any], now: dict[str, Any]) -> float:
-    """The norm of all changes over the norm of what they change: words and networks themselves, the W beside an adapter."""
+    """The norm of all changes over the norm of what they change: W where an adapter changes it, else the parameters."""
     changed = total = 0.0
     layers = adapted(method)
     for name, before in start.items():
         after = now[name]
         if isinstance(before, tuple):
             changed += max(0.0, inner(after, after) + inner(before, before) - 2 * inner(after, before))
-            base: nn.Module = layers[name].get_base_layer()
-            total += base.weight.detach().double().square().sum().item()
+            total += layers[name].get_base_layer().weight.detach().double().square().sum().item()
         else:
             weight = sampled(layers[name].get_base_layer().weight, KEPT) if name in layers else before
             changed += (after - before).double().square().sum().item()

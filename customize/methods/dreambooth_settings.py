@@ -15,6 +15,8 @@ from customize.settings.validation_prompts import LONGEST, in_a_scene
 
 WITH_PRIOR = ("prior_preservation", ())
 WITH_CLASS_IMAGES = ("prior_preservation", ("images",))
+RATES = adapters.learning_rates()
+"""Default learning rates, by the setting `adapter`."""
 NO_PROMPT = "..."
 """Stands in where no prompt is given: it has no word that captions could lack."""
 
@@ -90,7 +92,10 @@ class SubjectSettings(TrainingSettings):
         "captions from files beside the images, from instance_prompt, or (auto) from files where they exist",
         scope="run",
     )
-    learning_rate: float = again(TrainingSettings, "learning_rate", 2e-6, default_in_words="2e-06; of an adapter 0.0001")
+    learning_rate: float = again(
+        TrainingSettings, "learning_rate", RATES[adapters.NONE],
+        default_in_words="; ".join(f"{rate:g} (adapter {name})" for name, rate in RATES.items()),
+    )  # fmt: skip
     max_train_steps: int | None = again(TrainingSettings, "max_train_steps", 800)
     output_dir: str | None = again(
         TrainingSettings, "output_dir", None, default_in_words="a new one each time: runs/dreambooth-0001, ..."
@@ -111,9 +116,11 @@ class DreamBoothSettings(adapters.settings(), SubjectSettings):
     @classmethod
     def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
         values = super().completed(values)
-        if values.get("adapter", adapters.NONE) == adapters.NONE:
-            return {"save_steps": None, **values}
-        return {"learning_rate": 1e-4, **values}
+        adapter = values.get("adapter", adapters.NONE)
+        defaults: dict[str, Any] = {"learning_rate": RATES.get(str(adapter), RATES[adapters.NONE])}
+        if adapter == adapters.NONE:
+            defaults["save_steps"] = None
+        return {**defaults, **values}
 
     @property
     def subject(self) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from customize import adapters
 from customize.adapters import Adapter
-from customize.adapters.lora_keys import by_module, network_of, sorted_out, split
+from customize.adapters.lora_keys import by_module, network_of, sorted_out
 from customize.errors import InputError, Problem
 from customize.families import specs
 from customize.printable import first_few
@@ -25,12 +25,6 @@ if TYPE_CHECKING:
     from customize.families.base import Family
 
 SETTING = "init_weights"
-TRAINABLE = (
-    "to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj", "ff.net.0.proj", "ff.net.2", "mlp.fc1",
-    "mlp.fc2", "proj_in", "proj_out", "conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv",
-    "upsamplers.0.conv", "conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2",
-)  # fmt: skip
-"""Ends of the names of modules beside which an adapter can learn."""
 
 
 def find(path: str, base: str | None = None) -> Learned:
@@ -88,55 +82,17 @@ def rows(file: LearnedFile, name: str) -> int:
 
 
 def told_of_adapter(file: LearnedFile) -> dict[str, Any]:
-    """Settings that follow from an adapter: from a LoRA's tensors, from the metadata of other kinds. Raises InputError."""
-    if not file.adapter:
-        return told_of_lora(file)
-    own = file.about.get("settings", {})
-    if own.get("adapter") != file.adapter:
-        what = f"{file.path} is an adapter ({file.adapter}) that does not tell how it was trained"
-        raise InputError(Problem(SETTING, what, "merge it into the base model by infer.py --merge"))
-    names = ("adapter", "train_text_encoder", *adapters.settings_of(file.adapter))
-    return {name: own[name] for name in names if name in own}
-
-
-def told_of_lora(file: LearnedFile) -> dict[str, Any]:
-    """What a LoRA's tensors and its description say: rank, alpha, targets, kind, and whether it has a text encoder's."""
-    pieces = {name: found for name in file.header.tensors if (found := split(name))}
-    ranks = {module: file.header.tensors[name].shape[0] for name, (module, kind) in pieces.items() if kind == "A"}
-    others = sorted({kind for _, kind in pieces.values()} - {"A", "B", "alpha", "magnitude"})
-    ends = {module: end_of(module) for module in ranks}
-    strange = sorted(module for module, end in ends.items() if end is None)
-    if not ranks or others or strange:
-        what = f"modules that are not known here: {first_few(strange, 3)}" if strange else "an adapter that is no LoRA"
-        remedy = "name a LoRA, or merge it into the base model by infer.py --merge"
-        raise InputError(Problem(SETTING, f"{file.path} is {what}", remedy))
+    """Settings that follow from an adapter's tensors and metadata. Raises InputError."""
+    name, recorded = file.adapter or "lora", file.about.get("settings", {})
+    own = {key: recorded[key] for key in adapters.settings_of(name) if key in recorded} if recorded.get("adapter") == name else {}
     networks = specs.networks()
-    rank, said = max(ranks.values()), next(filter(None, (adapter_description(file, part) for part in networks)), {})
-    own = file.about.get("settings", {})
-    targets = own.get("lora_targets") or sorted({str(end) for end in ends.values()})
-    alpha = said.get("lora_alpha") if isinstance(said.get("lora_alpha"), int | float) else alpha_of(file, pieces)
-    return {
-        "adapter": "lora", "rank": rank, "lora_alpha": alpha or rank, "lora_targets": targets,
-        "use_rslora": bool(said.get("use_rslora", False)), "use_dora": any(kind == "magnitude" for _, kind in pieces.values()),
-        "train_text_encoder": not {network_of(name, networks) for name in pieces} <= specs.denoisers(),
-    }  # fmt: skip
-
-
-def alpha_of(file: LearnedFile, pieces: Mapping[str, tuple[str, str]]) -> float | None:
-    """The alpha that a file of others has for its first layer."""
-    from safetensors import safe_open
-
-    name = next((name for name, (_, kind) in pieces.items() if kind == "alpha"), None)
-    if name is None or file.header.tensors[name].dtype not in ("F16", "F32", "F64"):
-        return None
-    with safe_open(file.path, "np") as opened:
-        return float(opened.get_tensor(name).reshape(-1)[0])
-
-
-def end_of(module: str) -> str | None:
-    """The longest of `TRAINABLE` that a module's name ends in, with dots or, as kohya writes it, underscores."""
-    fits = [end for end in TRAINABLE if module.endswith((f".{end}", f"_{end.replace('.', '_')}")) or module == end]
-    return max(fits, key=len, default=None)
+    description = next(filter(None, (adapter_description(file, part) for part in networks)), {})
+    try:
+        found = adapters.build(name).settings_in(file.path, file.header, description, own)
+    except InputError as error:
+        raise InputError(replace(each, where=SETTING, what=f"{file.path} {each.what}") for each in error.problems) from error
+    parts = {network_of(key, networks) for key in file.header.tensors}
+    return {"adapter": name, **found, "train_text_encoder": not parts <= specs.denoisers()}
 
 
 def problems(settings) -> Iterator[Problem]:

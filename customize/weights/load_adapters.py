@@ -74,6 +74,7 @@ def add_adapter(networks: Networks, file: LearnedFile, name: str, partial: bool)
     """
     tensors = {key: tensor for key, tensor in load_file(file.path).items() if key not in file.placeholders.values()}
     own = file.adapter and adapters.build(file.adapter)
+    adapter = own or LoRA()
     sort = by_module if own else sorted_out
     found, keys = sort(tensors, networks.modules, networks.family.spec.networks)
     fitting = found
@@ -88,8 +89,7 @@ def add_adapter(networks: Networks, file: LearnedFile, name: str, partial: bool)
     try:
         for part, network in networks.family.trainable.items():
             if mine := {module: terms for (its, module), terms in beside.items() if its == part}:
-                load = (own or LoRA()).load
-                load(network, name, mine, adapter_description(file, part))
+                adapter.load(network, name, mine, adapter_description(file, part))
     except InputError as error:
         raise InputError(replace(each, what=f"{file.path}: {each.what}") for each in error.problems) from error
     changed: dict[str, list[Changed]] = {part: [] for part in networks.modules}
@@ -101,7 +101,7 @@ def add_adapter(networks: Networks, file: LearnedFile, name: str, partial: bool)
     notes = [f"{file.path}: left out, as it does not fit this base model: {listed(left_out)}"] if left_out else []
     if fitting and all("alpha" in terms and float(terms["alpha"]) == 0 for terms in fitting.values()):
         notes.append(f"{file.path}: every alpha in it is 0, so it changes nothing")
-    return LoadedAdapter(networks.family, name, changed), notes
+    return LoadedAdapter(adapter, networks.family, name, changed), notes
 
 
 def fits(module: nn.Module, terms: Terms) -> bool:

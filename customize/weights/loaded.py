@@ -3,13 +3,14 @@
 N vectors of a word, D embedding width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
-from customize.adapters.peft_layers import tuner_layers
+from customize.adapters import Adapter
+from customize.adapters.peft_layers import has_adapter, tuner_layers
 from customize.families.base import Family
 from customize.families.token_table import TokenTable
 from customize.settings.scale import Now, apart
@@ -25,20 +26,23 @@ class Loaded(Protocol):
 
 
 class LoadedAdapter:
-    """The adapter `name`: layers beside modules of the family's networks, and changes of weights, by network."""
+    """The adapter `name` in the networks of a family: peft's layers that have it, and changes of the weights themselves."""
 
-    def __init__(self, family: Family, name: str, changed: Mapping[str, Sequence[Changed]]):
-        self.name = name
+    def __init__(self, adapter: Adapter, family: Family, name: str, changed: Mapping[str, Sequence[Changed]]):
+        self.adapter, self.name = adapter, name
         self.parts = [  # the denoiser's first
-            ([layer for layer in tuner_layers(network) if name in layer.scaling], changed[part])
+            ([layer for layer in tuner_layers(network) if has_adapter(layer, name)], changed[part])
             for part, network in family.trainable.items()
         ]
 
     def set_scale(self, scale: Now) -> None:
         denoiser, text_encoder = apart(scale)
         for place, (layers, changed) in enumerate(self.parts):
-            for each in (*layers, *changed):
-                each.set_scale(self.name, text_encoder if place else denoiser)
+            own = text_encoder if place else denoiser
+            for layer in layers:
+                self.adapter.set_scale(layer, self.name, own)
+            for each in changed:
+                each.set_scale(self.name, own)
 
 
 @dataclass(frozen=True)
@@ -62,3 +66,9 @@ class LoadedTogether:
     def set_scale(self, scale: Now) -> None:
         for member in self.members:
             member.set_scale(scale)
+
+
+def adapters_of(parts: Iterable[Loaded]) -> list[LoadedAdapter]:
+    """The adapters among what files hold, in the order of the files."""
+    flat = [member for part in parts for member in (part.members if isinstance(part, LoadedTogether) else (part,))]
+    return [each for each in flat if isinstance(each, LoadedAdapter)]

@@ -12,28 +12,10 @@ class Settings(BaseModel):
     lora_targets: tuple[str, ...] = again(lora.Settings, "lora_targets", ("attention",))
 
 
-class Adapter:
+class Adapter(peft_layers.PeftAdapter):
     peft_type = "LOHA"
-    disabled = staticmethod(peft_layers.disabled)
-    name_in_files = staticmethod(peft_layers.name_in_files)
-    description = staticmethod(peft_layers.description)
 
-    def attach(self, networks, settings, presets):
+    def config(self, settings, target_modules):
         from peft import LoHaConfig
 
-        options = {"r": settings.rank, "alpha": settings.lora_alpha or settings.rank}
-        peft_layers.attach(networks, settings, presets, lambda targets: LoHaConfig(**options, target_modules=targets))
-
-    def files(self, settings):
-        return (peft_layers.LORA,)
-
-    def save(self, folder, family, metadata, settings):
-        return [peft_layers.save(folder, family, metadata, settings.save_precision)]
-
-    def load(self, network, name, tensors, description):
-        from peft import LoHaConfig
-
-        peft_layers.load(network, name, tensors, description, LoHaConfig)
-
-    def start_from(self, network, tensors, description):
-        return peft_layers.start_from(network, tensors)
+        return LoHaConfig(r=settings.rank, alpha=settings.lora_alpha or settings.rank, target_modules=target_modules)
