@@ -54,11 +54,11 @@ def test_training_returns_what_was_learned(trained):
     assert result.steps == 2 and result.trigger_words == (result.example_prompt,) == ("a photo of sks dog",)
     steps = [each.step for each in heard if isinstance(each, events.StepDone)]
     assert steps == [1, 2] and customize.verify(result.folder)
-    assert all(finding.whole for finding in customize.verify(str(result.folder)))
+    assert all(finding.intact for finding in customize.verify(str(result.folder)))
     damaged = result.folder / "checkpoints/step-000002/learned.safetensors"
     content = damaged.read_bytes()
     damaged.write_bytes(content[:-1])
-    assert [each.what for each in customize.verify(result.folder) if each.whole is False] == ["checkpoints/step-000002"]
+    assert [each.what for each in customize.verify(result.folder) if each.intact is False] == ["checkpoints/step-000002"]
     damaged.write_bytes(content)
 
 

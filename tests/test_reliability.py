@@ -33,7 +33,7 @@ def digest(folder: Path) -> dict[str, tuple[str, int]]:
 
 
 def damaged(folder: Path) -> list[run_integrity.Finding]:
-    return [finding for finding in run_integrity.verify(folder) if finding.whole is False]
+    return [finding for finding in run_integrity.verify(folder) if finding.intact is False]
 
 
 @pytest.fixture(scope="module")

@@ -346,11 +346,11 @@ def test_understood(line, note, meaning, desk, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "words, status, said",
     [
-        pytest.param("verify runs/none", 2, ["runs/none: there is no such folder", "in runs: cat"], id="verify nothing"),
-        pytest.param("verify run", 2, ["run: there is no such folder", "did you mean runs?"], id="verify a misspelt folder"),
-        pytest.param("verify runs", 2, ["is neither a run's folder", "did you mean runs/cat?"], id="verify one level up"),
-        pytest.param("verify my_cat", 2, ["my_cat: is neither", "name the folder of a run"], id="verify images"),
-        pytest.param("verify dog.toml", 2, ["is a file, not the folder of a run"], id="verify a file"),
+        pytest.param("verify runs/none", 2, ["runs/none: no such folder", "in runs: cat"], id="verify nothing"),
+        pytest.param("verify run", 2, ["run: no such folder", "did you mean runs?"], id="verify a misspelt folder"),
+        pytest.param("verify runs", 2, ["is not a run folder", "did you mean runs/cat?"], id="verify one level up"),
+        pytest.param("verify my_cat", 2, ["my_cat: is not a run folder", "give the folder of a run"], id="verify images"),
+        pytest.param("verify dog.toml", 2, ["is a file, not a run folder"], id="verify a file"),
         pytest.param(
             "check my_cat/0.png", 2, ["my_cat/0.png: is an image", "did you mean its folder, my_cat?"], id="check an image"
         ),

@@ -47,18 +47,18 @@ def said(capsys, folder: Path) -> tuple[int, list[str]]:
     return status, capsys.readouterr().out.splitlines()
 
 
-def test_a_whole_run(run, capsys):
+def test_an_intact_run(run, capsys):
     (run / "README.md").write_text("edited, as a card may be")
     assert said(capsys, run) == (0, [
-        "whole    config.toml", "whole    checkpoints/step-000001", "whole    checkpoints/step-000002",
-        "whole    samples/step-000001", "whole    samples/contact_sheet.png", "whole    log.jsonl: 2 steps",
-        "whole    learned_embeds.safetensors", f"{run}: all is whole",
+        "intact   config.toml", "intact   checkpoints/step-000001", "intact   checkpoints/step-000002",
+        "intact   samples/step-000001", "intact   samples/contact_sheet.png", "intact   log.jsonl: 2 steps",
+        "intact   learned_embeds.safetensors", f"{run}: all files are intact",
     ])  # fmt: skip
 
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
-def test_a_damaged_thing_is_named(run, capsys, name, damage):
+def test_damaged_files_are_named(run, capsys, name, damage):
     data = bytearray((run / name).read_bytes())
     data[len(data) // 2] ^= 0x80
     cut = data[: data.index(b"=") + 1] if name == "config.toml" else data[: len(data) // 2]  # in the middle of a line
@@ -70,16 +70,16 @@ def test_a_damaged_thing_is_named(run, capsys, name, damage):
     assert status == 2 and len(damaged) == 1 and damaged[0].startswith(f"DAMAGED  {KINDS[name]}: "), lines
 
 
-def test_what_is_missing_or_extra_is_named(run, capsys):
+def test_missing_and_extra_files_are_named(run, capsys):
     (run / "learned_embeds.safetensors").unlink()
     (run / "checkpoints/step-000001/extra").touch()
     status, lines = said(capsys, run)
     assert status == 2 and "DAMAGED  learned_embeds.safetensors: is missing" in lines
-    assert "whole    checkpoints/step-000001" in lines
-    assert "note     checkpoints/step-000001: holds more than the run wrote, which stays: extra" in lines
+    assert "intact   checkpoints/step-000001" in lines
+    assert "note     checkpoints/step-000001: has files that the run did not write, which are kept: extra" in lines
 
 
-def test_what_a_kill_may_leave_is_a_note(run, capsys):
+def test_leftovers_of_a_kill_are_notes(run, capsys):
     with open(run / "log.jsonl", "a") as log:
         log.write('{"step": 3, "lo')
     (run / "checkpoints/.step-000003.1.unfinished").mkdir()
@@ -88,7 +88,7 @@ def test_what_a_kill_may_leave_is_a_note(run, capsys):
         (run / name).rename(run / atomic.READY / name)
     status, lines = said(capsys, run)
     notes = [line for line in lines if line.startswith("note")]
-    assert status == 0 and len(notes) == 3 and "whole    learned_embeds.safetensors" in lines, lines
+    assert status == 0 and len(notes) == 3 and "intact   learned_embeds.safetensors" in lines, lines
     (run / "log.jsonl").write_text('{"step": 1}\nx\n{"step": 3}\n')
     status, lines = said(capsys, run)
     assert status == 2 and "DAMAGED  log.jsonl: line 2 cannot be read" in lines
@@ -97,12 +97,12 @@ def test_what_a_kill_may_leave_is_a_note(run, capsys):
 def test_other_folders(run, tmp_path_factory, capsys):
     assert said(capsys, run / "checkpoints/step-000001")[0] == 0
     status, lines = said(capsys, tmp_path_factory.mktemp("empty"))
-    assert status == 2 and "is neither" in lines[0]
+    assert status == 2 and "is not a run folder" in lines[0]
     assert said(capsys, run / "missing")[0] == 2
     assert __main__.main(["verify"]) == 2 and __main__.main(["verify", "--help"]) == 0
 
 
-def test_what_cannot_be_read_is_said(run, capsys):
+def test_unreadable_files_are_reported(run, capsys):
     (run / "log.jsonl").unlink()
     (run / "log.jsonl").mkdir()
     status, lines = said(capsys, run)
@@ -122,4 +122,4 @@ def test_commands(capsys):
 def test_torch_is_not_imported(run):
     code = "import sys; from customize.__main__ import main; main(['verify', sys.argv[1]]); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, str(run)], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.stdout.endswith("all is whole\nFalse\n"), done.stderr
+    assert done.stdout.endswith("all files are intact\nFalse\n"), done.stderr

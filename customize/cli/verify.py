@@ -10,7 +10,7 @@ USAGE = """usage: customize verify RUN
 
 Says of each thing in the folder of a run whether it is whole: settings, checkpoints, result, intermediate weights,
 sample pictures, log. RUN may also be one checkpoint or any folder with a manifest.json. Nothing is changed.
-Exit status: 0 all is whole, 2 something is not.
+Exit status: 0 if all files are intact, 2 if any is damaged.
 """
 
 
@@ -29,6 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     findings = list(verify(Path(argv[0])))
     for finding in findings:
         print(finding)
-    damaged = [finding for finding in findings if finding.whole is False]
-    print(f"{argv[0]}: {f'{len(damaged)} of {len(findings)} damaged' if damaged else 'all is whole'}")
+    damaged = [finding for finding in findings if finding.intact is False]
+    print(f"{argv[0]}: {f'{len(damaged)} of {len(findings)} damaged' if damaged else 'all files are intact'}")
     return 2 if damaged else 0

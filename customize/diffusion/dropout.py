@@ -1,8 +1,8 @@
-"""Dropout as a function of (seed, step, position of the sample, module): however the samples of a step are cut into
-micro-batches or spread over processes, each meets the same mask; see `customize.diffusion.rng`.
+"""Dropout as a function of (seed, step, position of the sample, module): each sample gets the same mask, however the samples of
+a step are split into micro-batches or over processes; see `customize.diffusion.rng`.
 
-The bits of a mask are a hash of the place in it and a key for each sample, computed where the activations are, so that all
-devices draw the same. B samples.
+The bits of a mask are a hash of the element's index and the sample's key, computed on the device of the activations and equal on
+all devices. B samples.
 """
 
 import math
@@ -18,20 +18,20 @@ from customize.diffusion import rng
 
 BITS = 1 << 31
 _MULTIPLIERS = 0x9E3779B97F4A7C15 - (1 << 64), 0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64)
-"""Of splitmix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators"), as signed numbers."""
+"""Constants of splitmix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators"), as signed integers."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples that the networks are asked about: seed, step, and their positions in the step's global batch."""
+    """The samples of the current micro-batch: seed, step, and their positions in the global batch."""
 
     seed: int
     step: int
     positions: tuple[int, ...]
 
     def keys(self, name: str, rows: int, device: torch.device) -> Tensor:
-        """A number [rows] for each row of the batch. A position that comes more than once, as with images of the class beside
-        those of the subject and with captions of several chunks, has another number each time."""
+        """One key per row of the batch: [rows], int64. A position that occurs several times (class images beside instance images,
+        captions of several chunks) gets a different key each time."""
         assert rows % len(self.positions) == 0, (rows, self.positions)
         seen: Counter[int] = Counter()
         seeds = []
@@ -42,22 +42,22 @@ class Samples:
         return torch.tensor(seeds, dtype=torch.int64, device=device)
 
 
-_now: list[Samples] = []
+_current: list[Samples] = []
 
 
 @contextmanager
 def samples(seed: int, step: int, positions: Sequence[int]) -> Iterator[None]:
-    """Within it the networks are asked about these samples, forward and, where activations are computed twice, backward."""
-    _now.append(Samples(seed, step, tuple(positions)))
+    """Sets the samples for forward passes within the context, and for backward passes with gradient checkpointing."""
+    _current.append(Samples(seed, step, tuple(positions)))
     try:
         yield
     finally:
-        _now.pop()
+        _current.pop()
 
 
 class SampleDropout(nn.Module):
-    """Zeroes numbers of x [B, ...] at the rate p and scales the others by 1 / (1 - p), as `nn.Dropout`, by masks that follow
-    from the samples. name: tells one module from another."""
+    """Like `nn.Dropout`, zeroes elements of x [B, ...] with probability p and scales the others by 1 / (1 - p); the masks follow
+    from the samples. name: unique per module."""
 
     def __init__(self, p: float, name: str):
         super().__init__()
@@ -66,8 +66,8 @@ class SampleDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        assert _now, "dropout outside of customize.diffusion.dropout.samples"
-        keys = _now[-1].keys(self.name, len(x), x.device)
+        assert _current, "dropout outside of customize.diffusion.dropout.samples"
+        keys = _current[-1].keys(self.name, len(x), x.device)
         return x * keep(keys, x.shape[1:], self.p).to(x.dtype) * (1 / (1 - self.p))
 
     def extra_repr(self) -> str:
@@ -80,7 +80,7 @@ def is_active(network: nn.Module) -> bool:
 
 
 def keep(keys: Tensor, shape: Sequence[int], p: float) -> Tensor:
-    """Which numbers stay, [B, *shape]: each with probability 1 - p. keys: [B], int64."""
+    """The mask of elements to keep, bool [B, *shape]: each with probability 1 - p. keys: [B], int64."""
     counter = torch.arange(1, math.prod(shape) + 1, device=keys.device)
     bits = keys[:, None] + counter * _MULTIPLIERS[0]
     bits = (bits ^ shifted(bits, 30)) * _MULTIPLIERS[1]
@@ -89,5 +89,5 @@ def keep(keys: Tensor, shape: Sequence[int], p: float) -> Tensor:
 
 
 def shifted(bits: Tensor, by: int) -> Tensor:
-    """int64 shifted to the right with zeros coming in."""
+    """Logical right shift of int64."""
     return (bits >> by) & ((1 << (64 - by)) - 1)

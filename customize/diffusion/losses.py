@@ -7,7 +7,7 @@ from customize.diffusion.predictions import prediction
 
 
 def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """One loss per sample [B], at least float32: the mean of the squared difference over all but the first axis."""
+    """The mean squared error per sample [B], in float32 or higher precision."""
     dtype = torch.promote_types(output.dtype, torch.float32)
     return (output.to(dtype) - target.to(dtype)).square().flatten(1).mean(1)
 
@@ -16,7 +16,7 @@ def min_snr_weights(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
     """Weights [B] by Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy", section 3.4.
 
     snr: [B], the signal-to-noise ratio of each sample. The paper weights the squared error of the clean sample by
-    min(snr, gamma). The same error of the output is (c_clean - c_noise * alpha / sigma)^2 times as large (see `predictions`):
-    snr times for epsilon, snr + 1 times for the velocity, and its weight is as much smaller.
+    min(snr, gamma). The squared error of the output is larger by (c_clean - c_noise * alpha / sigma)^2 (see `predictions`):
+    by snr for epsilon, by snr + 1 for the velocity. Its weight is smaller by the same factor.
     """
     return prediction(prediction_type).min_snr(snr, gamma)

@@ -1,7 +1,7 @@
-"""The table of prediction types: how a network's output is made of the clean sample and the noise. Needs no torch.
+"""The table of prediction types: how a network's output depends on the clean sample and the noise. Needs no torch.
 
-The network sees noisy = alpha * clean + sigma * noise and its output is c_clean * clean + c_noise * noise. Everything else
-(training targets, reading an output, its inverse, the weights of losses) follows from these two coefficients.
+The network's input is noisy = alpha * clean + sigma * noise, and its output is c_clean * clean + c_noise * noise. All else
+(training targets, the clean sample and noise of an output, the inverse, loss weights) follows from these two coefficients.
 
 clean, noise, noisy, output: [B, ...], of latents or pixels; alpha, sigma: numbers, or one per sample [B].
 """
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class Prediction(NamedTuple):
     """One prediction type.
 
-    coefficients: (alpha, sigma) -> (c_clean, c_noise). Integers stand for constants: a term of 0 is left out, so that the
-    result is the other tensor itself. min_snr: (snr, gamma) -> weights [B], see `losses.min_snr_weights`. noise, clean: what
-    `split` makes of the output y and the noisy sample x, to be shown.
+    coefficients: (alpha, sigma) -> (c_clean, c_noise). Integers are constants: a term of 0 is skipped, so that the result is the
+    other tensor itself. min_snr: (snr, gamma) -> weights [B], see `losses.min_snr_weights`. noise, clean: the formulas of
+    `split` for output y and noisy sample x, as text.
     """
 
     coefficients: "Callable[[Level, Level], tuple[Level, Level]]"
@@ -61,13 +61,13 @@ PREDICTIONS: Mapping[str, Prediction] = {
         clean="x − σ y",
     ),
 }
-"""By the names that diffusers' schedulers have for them."""
+"""By their names in diffusers' schedulers."""
 DISCRETE_PREDICTIONS = tuple(name for name in PREDICTIONS if name != FLOW_PREDICTION)
 """Those of models with a discrete, variance-preserving noise schedule (`process.DiscreteSchedule`)."""
 
 
 def prediction(prediction_type: str) -> Prediction:
-    """The row of the table. Raises ValueError for a name that it does not have."""
+    """The row of the table. Raises ValueError for an unknown name."""
     if prediction_type not in PREDICTIONS:
         raise ValueError(f"unknown prediction_type {prediction_type!r}")
     return PREDICTIONS[prediction_type]
@@ -79,15 +79,15 @@ def add_noise(clean: "Tensor", noise: "Tensor", alpha: "Level", sigma: "Level") 
 
 
 def target(clean: "Tensor", noise: "Tensor", alpha: "Level", sigma: "Level", prediction_type: str) -> "Tensor":
-    """The output [B, ...] that a network is trained to give; for "epsilon" it is `noise` itself, for "sample" `clean`."""
+    """The training target [B, ...]; for "epsilon" it is `noise` itself, for "sample" `clean`."""
     c_clean, c_noise, _, _, _ = _coefficients(clean, alpha, sigma, prediction_type)
     return _sum((c_clean, clean), (c_noise, noise))
 
 
 def split(output: "Tensor", noisy: "Tensor", alpha: "Level", sigma: "Level", prediction_type: str) -> "tuple[Tensor, Tensor]":
-    """(noise, clean), both [B, ...]: the parts of `noisy` according to the network's output.
+    """(noise, clean), both [B, ...]: the noise and the clean sample of `noisy` that the network's output predicts.
 
-    Solves the two linear equations of this module. Whichever of the two the network predicts is `output` itself.
+    Solves the two linear equations at the top of this module. If the network predicts one of the two, that is `output` itself.
     """
     c_clean, c_noise, alpha, sigma, determinant = _coefficients(noisy, alpha, sigma, prediction_type)
     noise = output if _is_constant(c_clean, 0) else _sum((alpha, output), (-c_clean, noisy)) / determinant
@@ -96,13 +96,13 @@ def split(output: "Tensor", noisy: "Tensor", alpha: "Level", sigma: "Level", pre
 
 
 def output_of(clean: "Tensor", noisy: "Tensor", alpha: "Level", sigma: "Level", prediction_type: str) -> "Tensor":
-    """The output [B, ...] from which `split` finds these clean samples: its inverse."""
+    """The inverse of `split`: the output [B, ...] for which it returns these clean samples."""
     _, c_noise, _, sigma, determinant = _coefficients(noisy, alpha, sigma, prediction_type)
     return clean if _is_constant(c_noise, 0) else _sum((c_noise, noisy), (-determinant, clean)) / sigma
 
 
 def determines_clean(alpha: float, sigma: float, prediction_type: str) -> bool:
-    """Whether the output tells the clean sample at this level: epsilon does not where nothing is left of it (alpha = 0).
+    """Whether the output determines the clean sample at this level. epsilon does not at zero terminal SNR (alpha = 0).
 
     Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", section 3.2.
     """
@@ -111,7 +111,7 @@ def determines_clean(alpha: float, sigma: float, prediction_type: str) -> bool:
 
 
 def per_sample(values: "Level", like: "Tensor") -> "Level":
-    """Numbers as they are; one number per sample [B] as [B, 1, ...], with the device and dtype of `like` [B, ...]."""
+    """Reshapes one number per sample [B] to [B, 1, ...], with the device and dtype of `like` [B, ...]; a float stays a float."""
     if isinstance(values, float | int):
         return values
     return values.to(like.device, like.dtype).view(-1, *[1] * (like.dim() - 1))
@@ -129,6 +129,6 @@ def _is_constant(coefficient: "Level", value: int) -> bool:
 
 
 def _sum(*terms: "tuple[Level, Tensor]") -> "Tensor":
-    """The sum of factor * tensor. Terms of the constants 0 and 1 cost nothing and change no bit."""
+    """The sum of factor * tensor. The constant factors 0 and 1 are not multiplied, so they are exact."""
     kept = [(factor, tensor) for factor, tensor in terms if not _is_constant(factor, 0)]
     return reduce(add, (tensor if _is_constant(factor, 1) else factor * tensor for factor, tensor in kept))

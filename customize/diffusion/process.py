@@ -1,4 +1,4 @@
-"""Noise schedules: how much of the clean sample and of the noise is in a noisy one, and which timesteps are trained.
+"""Noise schedules: the coefficients of clean sample and noise at each timestep, and the distribution of training timesteps.
 
 noisy = alpha * clean + sigma * noise. B samples.
 """
@@ -12,10 +12,10 @@ from torch import Tensor
 
 
 class NoiseSchedule(Protocol):
-    """The levels of noise of a base model. Timesteps are as its network takes them."""
+    """The noise levels of a base model. Timesteps are in the units of its network."""
 
     num_levels: int | None
-    """How many timesteps there are; None where they are continuous."""
+    """The number of timesteps; None if they are continuous."""
 
     def alpha_sigma(self, timesteps: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """alpha, sigma [B] at timesteps [B], computed in `dtype`."""
@@ -29,7 +29,7 @@ class NoiseSchedule(Protocol):
         ...
 
     def timesteps(self, uniform: Tensor) -> Tensor:
-        """Timesteps [B] from numbers [B] drawn evenly from [0, 1). Rising, so that stratified draws stay stratified."""
+        """Timesteps [B] from uniform draws [B] in [0, 1). Monotonic, so that stratified draws stay stratified."""
         ...
 
 
@@ -44,7 +44,7 @@ class DiscreteSchedule:
 
     @classmethod
     def of(cls, scheduler) -> "DiscreteSchedule":
-        """The schedule of one of diffusers' schedulers."""
+        """The schedule of a diffusers scheduler."""
         return cls(scheduler.alphas_cumprod)
 
     @property
@@ -76,8 +76,8 @@ class FlowSchedule:
 
     Liu et al. 2023, "Flow Straight and Fast"; Esser et al. 2024, "Scaling Rectified Flow Transformers" (SD3).
     shift: moves timesteps towards noise, t -> shift t / (1 + (shift - 1) t) (SD3, section 5.3.2, equation 23).
-    logit_normal: (mean, standard deviation) of log(t / (1 - t)) where timesteps are drawn from that distribution (SD3,
-    equation 19) and not evenly; (0, 1) is SD3's.
+    logit_normal: (mean, standard deviation) of log(t / (1 - t)), to draw timesteps from that distribution (SD3, equation 19)
+    instead of uniformly; SD3 uses (0, 1).
     """
 
     shift: float = 1.0
@@ -104,6 +104,6 @@ class FlowSchedule:
 def offset_noise(noise: Tensor, per_channel: Tensor, strength: float) -> Tensor:
     """Noise [B, C, H, W] with a common shift per sample and channel (Guttenberg 2023, "Diffusion with Offset Noise").
 
-    per_channel: [B, C], standard normal; strength: 0 leaves the noise as it is, 0.1 is usual.
+    per_channel: [B, C], standard normal; strength: 0 changes nothing, 0.1 is common.
     """
     return torch.add(noise, per_channel[:, :, None, None], alpha=strength)

@@ -1,9 +1,9 @@
-"""Randomness as a function: every draw depends on (seed, stream, step, position) and on nothing drawn before.
+"""Counter-based randomness: every draw depends only on (seed, stream, step, position), not on earlier draws.
 
-So a resumed run draws what the uninterrupted one would have drawn, and it does not matter how the samples of a step
-are cut into micro-batches or spread over processes. Draws are made on the CPU and are the same on every device.
+A resumed run therefore draws the same numbers as an uninterrupted one, however the samples of a step are split into
+micro-batches or over processes. Numbers are drawn on the CPU and are the same for every device.
 
-B positions, that is samples of one step.
+B positions, the samples of one step.
 """
 
 from collections.abc import Sequence
@@ -26,12 +26,12 @@ def normal(shape: Sequence[int], seed: int, stream: str, step: int, positions: S
 
 
 def integers(end: int, seed: int, stream: str, step: int, positions: Sequence[int]) -> Tensor:
-    """Whole numbers [B] in 0..end-1, int64."""
+    """Integers [B] in 0..end-1, int64."""
     return torch.stack([torch.randint(end, (), generator=generator(seed, stream, step, p)) for p in positions])
 
 
 def uniform(seed: int, stream: str, step: int, positions: Sequence[int], levels: int | None = None) -> Tensor:
-    """Numbers [B] in [0, 1), float32. levels: only the middles of so many equal parts, each drawn as by `integers`."""
+    """Numbers [B] in [0, 1), float32. levels: draws only the midpoints of this many equal intervals, by `integers`."""
     if levels:
         return (integers(levels, seed, stream, step, positions) + 0.5) / levels
     return torch.stack([torch.rand((), generator=generator(seed, stream, step, p)) for p in positions])
@@ -39,11 +39,11 @@ def uniform(seed: int, stream: str, step: int, positions: Sequence[int], levels:
 
 @lru_cache(maxsize=4)
 def permutation(size: int, seed: int, stream: str, epoch: int) -> tuple[int, ...]:
-    """The order in which `size` things come in an epoch."""
+    """The order of `size` items in an epoch."""
     return tuple(torch.randperm(size, generator=generator(seed, stream, epoch)).tolist())
 
 
 def shuffled(number: int, size: int, seed: int, stream: str) -> int:
-    """Which of `size` things is the `number`-th of an endless row of shuffled epochs."""
+    """The item, of `size`, at index `number` of an infinite sequence of shuffled epochs."""
     epoch, place = divmod(number, size)
     return permutation(size, seed, stream, epoch)[place]

@@ -1,4 +1,4 @@
-"""Whether every file of a run is intact: what `customize verify` tells. Reads only; torch is not imported."""
+"""Checks that every file of a run is intact, for `customize verify`. Reads only; torch is not imported."""
 
 import os
 import stat
@@ -16,37 +16,37 @@ from customize.storage.run_log import read_log
 
 
 class Finding(NamedTuple):
-    """What became of one thing: whole (True), damaged (False), or only worth a note (None)."""
+    """The state of one file or folder. intact: True, False if it is damaged, or None for a note; detail: the fault or note."""
 
-    whole: bool | None
+    intact: bool | None
     what: str
-    words: str = ""
+    detail: str = ""
 
     def __str__(self) -> str:
-        mark = {True: "whole  ", False: "DAMAGED", None: "note   "}[self.whole]
-        return printable(f"{mark}  {self.what}{f': {self.words}' if self.words else ''}")
+        mark = {True: "intact ", False: "DAMAGED", None: "note   "}[self.intact]
+        return printable(f"{mark}  {self.what}{f': {self.detail}' if self.detail else ''}")
 
 
 def not_a_run(path: Path) -> Problem | None:
-    """The problem of a path that is not there, or nothing that a run or a manifest belongs to; None for all others."""
+    """The problem of a path that is missing, or is neither a run nor a folder with a manifest; None for any other path."""
     shown = printable(str(path))
     try:
         is_folder = stat.S_ISDIR(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
-        return Problem(shown, "there is no such folder", missing_path.remedy_for_missing(str(path), "name the folder of a run"))
+        return Problem(shown, "no such folder", missing_path.remedy_for_missing(str(path), "give the folder of a run"))
     except (OSError, ValueError):
         return None
     if not is_folder:
-        return Problem(shown, "is a file, not the folder of a run", f"did you mean its folder, {printable(str(path.parent))}?")
+        return Problem(shown, "is a file, not a run folder", f"did you mean its folder, {printable(str(path.parent))}?")
     if os.access(path, os.R_OK | os.X_OK) and not any((path / name).is_file() for name in (run_folder.CONFIG, manifest.NAME)):
         runs = [name for name in missing_path.names(path)[:200] if missing_path.is_run(path / name)]
-        remedy = f"did you mean {printable(str(path / runs[0]))}?" if runs else "name the folder of a run, or a checkpoint in it"
-        return Problem(shown, f"is neither a run's folder (no {run_folder.CONFIG}) nor one with a {manifest.NAME}", remedy)
+        remedy = f"did you mean {printable(str(path / runs[0]))}?" if runs else "give the folder of a run, or a checkpoint in it"
+        return Problem(shown, f"is not a run folder: it has neither {run_folder.CONFIG} nor {manifest.NAME}", remedy)
     return None
 
 
 def verify(folder: str | Path) -> Iterator[Finding]:
-    """Whether each thing in the folder of a run, or in one with a manifest, is intact; up to what cannot be read at all."""
+    """A finding for each file or subfolder of a run, or of a folder with a manifest. Ends at the first that cannot be read."""
     folder = Path(folder)
     try:
         if (folder / run_folder.CONFIG).is_file():
@@ -54,13 +54,13 @@ def verify(folder: str | Path) -> Iterator[Finding]:
         elif (folder / manifest.NAME).is_file():
             yield from listed(folder, folder.name)
         else:
-            yield Finding(False, str(folder), "is neither a run's folder (no config.toml) nor one with a manifest.json")
+            yield Finding(False, str(folder), f"has neither {run_folder.CONFIG} nor {manifest.NAME}")
     except OSError as error:
         yield Finding(False, str(error.filename or folder), f"cannot be read ({error.strerror})")
 
 
 def run(folder: Path) -> Iterator[Finding]:
-    """All that a run writes, in the order in which it is written."""
+    """Findings for everything that a run writes, in the order of writing."""
     yield config(folder / run_folder.CONFIG)
     try:
         lock.check(folder)
@@ -74,15 +74,15 @@ def run(folder: Path) -> Iterator[Finding]:
             yield from listed(path, f"{parent}/{path.name}")
     for path in (folder / run_folder.SAMPLES / "contact_sheet.png", folder / run_folder.BEFORE_AFTER):
         if path.exists():
-            yield picture(path, str(path.relative_to(folder)))
+            yield image(path, str(path.relative_to(folder)))
     yield from log(folder / run_folder.LOG)
     yield from result(folder)
     for path in leftovers(folder):
-        yield Finding(None, str(path.relative_to(folder)), "left over from a write that was cut off; the next run removes it")
+        yield Finding(None, str(path.relative_to(folder)), "left by an interrupted write; the next run removes it")
 
 
 def config(path: Path) -> Finding:
-    """Whether the settings can be read."""
+    """Checks that the settings can be read."""
     try:
         toml_file.read(str(path))
     except InputError as error:
@@ -91,28 +91,28 @@ def config(path: Path) -> Finding:
 
 
 def listed(folder: Path, name: str) -> Iterator[Finding]:
-    """Whether a folder holds what its manifest says; a note on what else is in it."""
+    """Compares a folder with its manifest; adds a note on other files in it."""
     found = manifest.faults(folder, others=True)
     yield Finding(not found, name, "; ".join(f"{file} {fault}" for file, fault in found.items()))
     others = sorted(manifest.faults(folder, contents=False).keys() - manifest.faults(folder, contents=False, others=True).keys())
     if others:
-        yield Finding(None, name, f"holds more than the run wrote, which stays: {first_few(others)}")
+        yield Finding(None, name, f"has files that the run did not write, which are kept: {first_few(others)}")
 
 
-def picture(path: Path, name: str) -> Finding:
-    """Whether a picture that is in no manifest can be decoded."""
+def image(path: Path, name: str) -> Finding:
+    """Checks that an image that is in no manifest can be decoded."""
     from PIL import Image
 
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            image.load()
+        with Image.open(path, formats=["PNG"]) as opened:
+            opened.load()
     except (OSError, ValueError, SyntaxError) as error:
         return Finding(False, name, str(error))
     return Finding(True, name)
 
 
 def log(path: Path) -> Iterator[Finding]:
-    """Whether each line can be read and the steps follow one another."""
+    """Checks that each line can be read and that no step is missing."""
     if not path.exists():
         return
     steps = [step for step, line in read_log(path) if b'"left_out"' not in line]
@@ -125,24 +125,24 @@ def log(path: Path) -> Iterator[Finding]:
     else:
         yield Finding(True, path.name, f"{len(done)} steps")
     if torn:
-        yield Finding(None, path.name, "its last line is torn; the next run cuts it off")
+        yield Finding(None, path.name, "its last line is incomplete; the next run removes it")
 
 
 def result(folder: Path) -> Iterator[Finding]:
-    """What the run has to show, file by file."""
+    """Findings for each file of the run's result."""
     ready = folder / READY
     if (ready / manifest.NAME).is_file():
-        yield Finding(None, "result", "a new one is not wholly in its place yet; the next run or infer.py puts it there")
+        yield Finding(None, "result", "a new one was not completely moved into place; the next run or infer.py completes it")
         for name, expected in manifest.read(ready).items():
-            said = manifest.fault(ready / name if (ready / name).exists() else folder / name, expected)
-            yield Finding(not said, name, said)
+            fault = manifest.fault(ready / name if (ready / name).exists() else folder / name, expected)
+            yield Finding(not fault, name, fault)
         return
     if not (folder / manifest.NAME).exists():
         names = (run_folder.ABOUT, "model_index.json", "learned_embeds*.safetensors", "pytorch_lora_weights*.safetensors")
         files = [path.name for name in names for path in sorted(folder.glob(name))]
-        yield from (Finding(False, name, f"stands there without a {manifest.NAME}") for name in files)
+        yield from (Finding(False, name, f"has no {manifest.NAME}") for name in files)
         if not files:
-            yield Finding(None, "result", "there is none yet")
+            yield Finding(None, "result", "not written yet")
         return
     found = manifest.faults(folder, others=True)
     names = found if manifest.NAME in found else manifest.read(folder)

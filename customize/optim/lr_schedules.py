@@ -1,4 +1,4 @@
-"""Learning-rate schedules as functions of the step: a factor for the learning rate, between 0 and 1 unless rules say more.
+"""Learning-rate schedules as functions of the step: a factor for the learning rate, in 0..1 except for `step_rules`.
 
 Names and curves are those of diffusers' scripts. To add one, write a function here and decorate it.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Span:
-    """The run that a schedule is for: its steps, how many of them warm up, and what shapes the curve."""
+    """The number of training and warm-up steps, and the options of the schedules."""
 
     max_train_steps: int
     warmup_steps: int = 0
@@ -24,20 +24,20 @@ SCHEDULES: dict[str, Callable[[float, Span], float]] = {}
 
 
 def schedule(function: Callable[[float, Span], float]) -> Callable[[float, Span], float]:
-    """Offers a function under its own name. It is given the progress after the warm-up, from 0 to 1."""
+    """Registers a function under its own name. Its argument is the progress after the warm-up, from 0 to 1."""
     SCHEDULES[function.__name__] = function
     return function
 
 
 @schedule
 def constant(progress: float, span: Span) -> float:
-    """The same from the first step to the last."""
+    """Constant, without warm-up."""
     return 1.0
 
 
 @schedule
 def constant_with_warmup(progress: float, span: Span) -> float:
-    """The same, once the warm-up is over."""
+    """Constant after the warm-up."""
     return 1.0
 
 
@@ -61,25 +61,25 @@ def cosine_with_restarts(progress: float, span: Span) -> float:
 
 @schedule
 def polynomial(progress: float, span: Span, end: float = 1e-7) -> float:
-    """Down to a learning rate of 1e-7 by a power of what is left."""
+    """Decay to a learning rate of 1e-7 by a power of the remaining progress."""
     floor = end / span.learning_rate
     return floor + (1 - floor) * (1 - progress) ** span.power
 
 
 @schedule
 def piecewise_constant(progress: float, span: Span) -> float:
-    """Constants between the steps of `step_rules`; `factor` asks `in_pieces`, which knows the step."""
+    """The constants of `step_rules`; `factor` calls `in_pieces` with the exact step."""
     return in_pieces(round(progress * span.max_train_steps), step_rules(span.step_rules))
 
 
 StepRules = tuple[tuple[tuple[int, float], ...], float]
-"""(step, factor before it) with rising steps, and the factor after the last."""
+"""(step, factor before it) in ascending order, and the factor after the last step."""
 
 
 def step_rules(text: str) -> StepRules:
-    """Reads rules as diffusers writes them: "1:10,0.1:20,0.01" is 1 up to step 10, 0.1 up to step 20, then 0.01.
+    """Parses rules in diffusers' format: "1:10,0.1:20,0.01" is 1 up to step 10, 0.1 up to step 20, then 0.01.
 
-    Raises ValueError, with the piece that is at fault.
+    Raises ValueError that names the invalid piece.
     """
     *pieces, last = text.split(",")
     rules: dict[int, float] = {}
@@ -88,13 +88,13 @@ def step_rules(text: str) -> StepRules:
         if not colon or not step.strip().isdecimal() or int(step) < 1:
             raise ValueError(f'"{piece.strip()}" is not FACTOR:STEP, such as 0.1:20')
         if int(step) in rules:
-            raise ValueError(f"step {int(step)} is there twice")
+            raise ValueError(f"step {int(step)} appears twice")
         rules[int(step)] = _factor_of(value)
     return tuple(sorted(rules.items())), _factor_of(last)
 
 
 def _factor_of(text: str) -> float:
-    """A factor of 0 or more."""
+    """Parses a factor from 0 to 1000."""
     try:
         value = float(text)
     except ValueError:
@@ -111,7 +111,7 @@ def in_pieces(step: int, rules: StepRules) -> float:
 
 
 def factor(name: str, step: int, span: Span) -> float:
-    """The factor for `step` (0 is the first). The constants but `constant_with_warmup` have no warm-up, as in diffusers."""
+    """The factor for `step`, counted from 0. `constant` and `piecewise_constant` have no warm-up, as in diffusers."""
     if name == "piecewise_constant":
         return in_pieces(step, step_rules(span.step_rules))
     if step < span.warmup_steps and name != "constant":

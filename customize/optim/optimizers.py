@@ -1,4 +1,4 @@
-"""Optimizers and their learning rates, from the settings."""
+"""Builds optimizers from the settings, and sets their learning rates."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from customize.optim.lr_schedules import Span, factor
 
 
 def build_adamw(settings, parameter_groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019), fused; with `use_8bit_adam` bitsandbytes' (Dettmers et al. 2022).
+    """Fused AdamW (Loshchilov & Hutter 2019), or with `use_8bit_adam` that of bitsandbytes (Dettmers et al. 2022).
 
-    bitsandbytes keeps the two moments of every tensor of at least 4,096 numbers in 8 bits, smaller ones in 32.
+    bitsandbytes stores the two moments of tensors of at least 4,096 elements in 8 bits, of smaller ones in 32.
     """
     options = {
         "betas": (settings.adam_beta1, settings.adam_beta2),
@@ -26,17 +26,18 @@ def build_adamw(settings, parameter_groups: list[dict[str, Any]]) -> torch.optim
 
 
 def is_state_of(optimizer: torch.optim.Optimizer, state: Any) -> bool:
-    """Whether a `state_dict()["state"]` is one that this optimizer could have given: the steps of those of `build_adamw` would
-    read beyond the end of tensors of other shapes. What others keep is not looked at."""
+    """Whether a `state_dict()["state"]` fits this optimizer. The optimizers of `build_adamw` would read beyond the end of
+    tensors of other shapes; states of any others are not checked."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if not isinstance(state, dict) or not all(type(key) is int and 0 <= key < len(parameters) for key in state):
         return False
-    is_fit = {"AdamW": _is_adamw, "AdamW8bit": _is_adamw_8bit}.get(type(optimizer).__name__, lambda kept, parameter: True)
-    return all(isinstance(kept, dict) and is_fit(kept, parameters[key]) for key, kept in state.items())
+    fits = {"AdamW": _is_adamw, "AdamW8bit": _is_adamw_8bit}.get(type(optimizer).__name__, lambda kept, parameter: True)
+    return all(isinstance(kept, dict) and fits(kept, parameters[key]) for key, kept in state.items())
 
 
 def has_done(state: dict[int, dict[str, Any]], steps: int, exactly: bool = True) -> bool:
-    """Whether an optimizer that counts its steps has done so many, or at most so many: fp16's loss scaler skips some."""
+    """Whether the step count of the state, if it has one, equals `steps`, or else is at most `steps`: fp16's loss scaler skips
+    steps."""
     done = max((int(kept["step"]) for kept in state.values() if "step" in kept), default=None)
     return done is None or (done == steps if exactly else done <= steps)
 
@@ -48,7 +49,7 @@ def _is_adamw(kept: dict[str, Any], parameter: Tensor) -> bool:
 
 
 def _is_adamw_8bit(kept: dict[str, Any], parameter: Tensor) -> bool:
-    """Tensors of 8 bits have a table of their values and a scale for each 256 numbers. bitsandbytes wraps them up."""
+    """8-bit tensors have a table of 256 values and a scale per block of 256 elements; bitsandbytes nests them in a dictionary."""
     wrapped = kept.get("__bnb_optimizer_quant_state__", {})
     kept = {**kept, **wrapped} if isinstance(wrapped, dict) else {}
     for moment in "12":
@@ -64,7 +65,7 @@ def _is_adamw_8bit(kept: dict[str, Any], parameter: Tensor) -> bool:
 
 
 class LearningRates:
-    """Sets each group's learning rate as a function of the step, so that nothing about it needs saving."""
+    """Sets the learning rate of each group as a function of the step, so it has no state to save."""
 
     def __init__(self, settings, optimizer: torch.optim.Optimizer, max_train_steps: int, scale: float):
         self.name, self.optimizer = settings.lr_scheduler, optimizer
