@@ -112,7 +112,7 @@ def test_all_tokens_of_a_place_share_its_attention_out(pipeline):
     maps = AttentionMaps(pipeline.family, PROMPTS)
     with maps:
         pipeline.generate(PROMPTS, **SHORT, record=lambda moment: None)
-    tokens = averaged([torch.cat(looked) for looked in maps.looked], (8, 8))
+    tokens = averaged([torch.cat(recorded) for recorded in maps.recorded], (8, 8))
     assert tokens.shape == (8, 77, 8, 8) and tokens.min() >= 0
     torch.testing.assert_close(tokens.sum(1), torch.ones(8, 8, 8))
 
@@ -207,8 +207,8 @@ def test_words_that_come_later_look_nowhere_before(pipeline):
     maps, _ = recorded(pipeline, ["a [red car:tree:0.5] house"], {"num_inference_steps": 4}, num_inference_steps=4)
     found = maps.of(0)
     assert found.words == ("a", "red", "car", "house", "tree")
-    looks = found.maps.sum((2, 3)) > 0
-    assert looks.tolist() == [[True, True, True, True, False]] * 2 + [[True, False, False, True, True]] * 2
+    word_maps = found.maps.sum((2, 3)) > 0
+    assert word_maps.tolist() == [[True, True, True, True, False]] * 2 + [[True, False, False, True, True]] * 2
 
 
 def test_brackets_may_be_text(pipeline):
@@ -261,9 +261,9 @@ def test_heat_is_drawn_where_it_is():
 
 
 def test_sheets_and_animations_show_every_word():
-    looks = WordMaps(tuple("abcdefghi"), torch.rand(4, 9, 8, 8))
+    word_maps = WordMaps(tuple("abcdefghi"), torch.rand(4, 9, 8, 8))
     picture = Image.new("RGB", (200, 100), (90, 90, 90))
-    sheet = heat_sheet(picture, looks.words, heat_levels(looks.maps.mean(0)))
+    sheet = heat_sheet(picture, word_maps.words, heat_levels(word_maps.maps.mean(0)))
     assert sheet.width > 8 * 200 and 2 * 100 < sheet.height < 3 * 100
-    with Image.open(io.BytesIO(heat_gif(picture, looks))) as animated:
+    with Image.open(io.BytesIO(heat_gif(picture, word_maps))) as animated:
         assert animated.n_frames == 4 and animated.width < sheet.width

@@ -25,7 +25,7 @@ from customize.inference.step import Step
 
 NOBODY = Conditional(conditioning(torch.zeros(2, 1, 1)))
 HOSTILE = '</title></script><script>alert("1")</script><img src=x onerror=alert(2)>\'"&lt;<!-- {{data}} ' + "\u2028"
-PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 16, 3), dtype=np.uint8))
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 16, 3), dtype=np.uint8))
 
 
 class Read(HTMLParser):
@@ -79,30 +79,30 @@ def frames_of(film: dict, height: int, width: int) -> list[np.ndarray]:
 
 
 def test_every_step_has_its_frame():
-    trace, looks = traced(7), WordMaps(("a", "dog"), torch.rand(7, 2, 12, 8))
-    read = Read(page(trace, 1, PICTURE, "a dog", {}, looks))
+    trace, word_maps = traced(7), WordMaps(("a", "dog"), torch.rand(7, 2, 12, 8))
+    read = Read(page(trace, 1, IMAGE, "a dog", {}, word_maps))
     films = {attributes["id"]: attributes for attributes in read.all("img") if "data-frames" in attributes}
     assert list(films) == ["latents", "clean", "guidance", "word-0", "word-1"]
     assert {film["data-frames"] for film in films.values()} == {"7"}
     sizes = {each["data-film"]: (int(each["height"]), int(each["width"])) for each in read.all("canvas") if "data-film" in each}
-    for name, exact in zip(("latents", "clean"), film(trace.steps, 1, PICTURE), strict=True):
+    for name, exact in zip(("latents", "clean"), film(trace.steps, 1, IMAGE), strict=True):
         frames = frames_of(films[name], *sizes[name])
         assert sizes[name] == (24, 16) and len(frames) == 7
         errors = [np.abs(a.astype(int) - b).mean() for a in frames for b in exact]
         assert (np.array(errors).reshape(7, 7).argmin(1) == range(7)).all(), "each is its own step's"
     (heat,) = [each for each in read.all("canvas") if each.get("id") == "heat"]
     colours = heat_colours()[:, :3].astype(int)
-    for name, maps in ("guidance", torch.stack([seen.guidance[1] for seen in trace.steps])), ("word-1", looks.maps[:, 1]):
+    for name, maps in ("guidance", torch.stack([seen.guidance[1] for seen in trace.steps])), ("word-1", word_maps.maps[:, 1]):
         shown = np.stack(frames_of(films[name], int(heat["height"]), int(heat["width"]))).astype(int)
         levels = (LEVELS - 1) * (maps - maps.min()) / (maps.max() - maps.min())
         np.testing.assert_allclose(shown, colours[levels.round().int().numpy()], atol=1)
     assert "transparency" in opened(films["word-0"]["src"]).info and "transparency" not in opened(films["guidance"]["src"]).info
-    assert opened(next(each["src"] for each in read.all("img") if "id" not in each)).size == PICTURE.size
+    assert opened(next(each["src"] for each in read.all("img") if "id" not in each)).size == IMAGE.size
 
 
 def test_every_number_of_the_trace_is_in_it():
     trace = traced(3)
-    data = json.loads(Read(page(trace, 0, PICTURE, "a dog", {})).text("script").split('"use strict"')[0])
+    data = json.loads(Read(page(trace, 0, IMAGE, "a dog", {})).text("script").split('"use strict"')[0])
     lines = [json.loads(line) for line in trace.lines([0]).splitlines()]
     assert data["timesteps"] == [900, 899, 898]
     for line, values in data["lines"].items():
@@ -112,11 +112,11 @@ def test_every_number_of_the_trace_is_in_it():
 
 
 def test_without_guidance_and_words_their_places_are_left_out():
-    text = page(traced(2, with_guidance=False), 0, PICTURE, "a dog", {"guidance_scale": 1.0})
+    text = page(traced(2, with_guidance=False), 0, IMAGE, "a dog", {"guidance_scale": 1.0})
     read = Read(text)
     assert [each.get("id") for each in read.all("img")] == ["latents", "clean", None]
     assert "<nav>" not in text and "negative" not in text and [each["id"] for each in read.all("button")] == ["play"]
-    assert "<nav>" not in page(traced(2), 0, PICTURE, "", {}, WordMaps((), torch.zeros(2, 0, 12, 8)))
+    assert "<nav>" not in page(traced(2), 0, IMAGE, "", {}, WordMaps((), torch.zeros(2, 0, 12, 8)))
 
 
 SHOWN = HOSTILE.replace("\u2028", "\\u2028")
@@ -124,9 +124,9 @@ SHOWN = HOSTILE.replace("\u2028", "\\u2028")
 
 
 def test_what_users_write_is_shown_and_nothing_else():
-    looks = WordMaps((HOSTILE, "dog"), torch.rand(2, 2, 12, 8))
+    word_maps = WordMaps((HOSTILE, "dog"), torch.rand(2, 2, 12, 8))
     harmless, hostile = (
-        Read(page(traced(2), 0, PICTURE, text, {name: text, "guidance_scale": text}, looks))
+        Read(page(traced(2), 0, IMAGE, text, {name: text, "guidance_scale": text}, word_maps))
         for text, name in (("a dog", "name"), (HOSTILE, HOSTILE))
     )
     tags = [[tag for tag, _ in read.elements] for read in (harmless, hostile)]
@@ -138,7 +138,7 @@ def test_what_users_write_is_shown_and_nothing_else():
 
 
 def test_nothing_is_fetched():
-    text = page(traced(2), 0, PICTURE, "a dog", {}, WordMaps(("dog",), torch.rand(2, 1, 12, 8)))
+    text = page(traced(2), 0, IMAGE, "a dog", {}, WordMaps(("dog",), torch.rand(2, 1, 12, 8)))
     read = Read(text)
     assert all(each["src"].startswith("data:") for each in read.all("img"))
     assert not read.all("link") and not any({"src", "href"} & set(each) for tag, each in read.elements if tag != "img")
@@ -167,7 +167,7 @@ def test_formulas_are_those_of_the_sampler(prediction_type):
 
 @pytest.mark.parametrize(("scale", "shown"), [(4.0, "<b>4</b>"), (2.5, "<b>2.5</b>"), (None, "<i>g</i>"), ((1, 2), "<i>g</i>")])
 def test_the_scale_of_guidance_is_filled_in(scale, shown):
-    assert f"negative</sub> + {shown} (" in page(traced(1), 0, PICTURE, "", {"guidance_scale": scale})
+    assert f"negative</sub> + {shown} (" in page(traced(1), 0, IMAGE, "", {"guidance_scale": scale})
 
 
 def test_a_chart_has_a_point_for_each_step():
@@ -178,7 +178,7 @@ def test_a_chart_has_a_point_for_each_step():
         [(0, 0.75 * HEIGHT), (WIDTH / 2, 0.75 * HEIGHT), (WIDTH, 0.75 * HEIGHT)],
     ]
     assert drawn["top"] == 60 and chart("level", {"alpha": [0.0]})["lines"][0]["points"].startswith("260.0,")
-    read = Read(page(traced(3), 0, PICTURE, "a dog", {}))
+    read = Read(page(traced(3), 0, IMAGE, "a dog", {}))
     assert [len(each["points"].split()) for each in read.all("polyline")] == [3] * len(LINES)
 
 
@@ -189,22 +189,22 @@ def test_frames_stand_in_a_grid_row_by_row():
 
 
 def test_large_maps_are_shown_small_and_long_traces_whole():
-    looks = WordMaps(("dog",), torch.rand(60, 1, 96, 64))
+    word_maps = WordMaps(("dog",), torch.rand(60, 1, 96, 64))
     trace = traced(60)
-    read = Read(page(trace, 0, PICTURE, "dog", {}, looks))
+    read = Read(page(trace, 0, IMAGE, "dog", {}, word_maps))
     (word,) = [each for each in read.all("img") if each.get("id") == "word-0"]
     assert len(frames_of(word, 32, 32)) == 60
 
 
 def test_maps_of_another_run_are_refused():
     with pytest.raises(ValueError, match="3 evaluations for a trace of 2"):
-        page(traced(2), 0, PICTURE, "dog", {}, WordMaps(("dog",), torch.rand(3, 1, 12, 8)))
+        page(traced(2), 0, IMAGE, "dog", {}, WordMaps(("dog",), torch.rand(3, 1, 12, 8)))
 
 
 def test_a_trace_in_which_nothing_differs_is_drawn():
     trace = traced(2)
     trace.steps[:] = [replace(seen, guidance=torch.zeros_like(seen.guidance)) for seen in trace.steps]
-    assert 'id="guidance"' in page(trace, 0, PICTURE, "dog", {})
+    assert 'id="guidance"' in page(trace, 0, IMAGE, "dog", {})
 
 
 def test_a_page_fits_a_telephone():

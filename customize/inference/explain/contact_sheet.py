@@ -1,4 +1,4 @@
-"""Pictures of pictures: labelled sheets and animations, with Pillow and its built-in font."""
+"""Labelled contact sheets and animations, with Pillow and its built-in font."""
 
 import io
 import math
@@ -13,13 +13,13 @@ from customize.printable import printable
 GAP, MARGIN, MAX_LINES = 6, 10, 4
 PAPER, INK, LINE = "white", "black", (225, 225, 225)
 SMALLEST, LARGEST, SPACE = 14, 36, 0.3
-"""Letters of labels in pixels, which grow with the images; the space between words, in letters' sizes: the built-in font's is
-too narrow to be seen."""
+"""Font sizes of labels in pixels, which grow with the images; and the space between words as a fraction of the font size,
+because that of the built-in font is too narrow."""
 OTHER_FONTS = (
     "DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "PingFang.ttc", "msyh.ttc",
     "meiryo.ttc", "malgun.ttf", "arial.ttf",
 )  # fmt: skip
-"""Where letters are looked for that the built-in font has not."""
+"""System fonts to try for characters that the built-in font does not have."""
 
 
 def contact_sheet(
@@ -28,13 +28,13 @@ def contact_sheet(
     row_labels: Sequence[str] = (),
     min_side: int = 128,
 ) -> Image.Image:
-    """Pictures in rows and columns, with labels above and to the left; None leaves a place empty.
+    """Images in rows and columns, with labels above and to the left; None leaves a cell empty.
 
-    All places have the size of the largest picture. Pictures are never shrunk; small ones are enlarged by a whole
-    factor, pixel by pixel, towards `min_side`, so that labels have room and every pixel can be seen as it is.
+    All cells have the size of the largest image. Images are never reduced; small ones are enlarged by an integer factor, with
+    nearest neighbour, towards `min_side`, so that labels fit and every pixel is visible.
     """
     images = [image for row in rows for image in row if image is not None]
-    assert images, "a sheet needs a picture"
+    assert images, "a contact sheet needs an image"
     factor = max(1, min_side // max(max(image.size) for image in images))
     width = max(image.width for image in images) * factor
     height = max(image.height for image in images) * factor
@@ -66,9 +66,9 @@ def before_after(
     of: int = 0,
     labels: tuple[str, str] = ("before", "after"),
 ) -> Image.Image:
-    """What was taught, above what came of it: the first pictures in a row, then (prompt, before, after) in a sheet.
+    """The training images in a row, above a sheet of samples (prompt, before, after).
 
-    of: how many pictures were taught, where not all are given; labels: of the two columns.
+    of: the total number of training images, if not all are given; labels: those of the two columns.
     """
     below = contact_sheet([row[1:] for row in rows], labels, [row[0] for row in rows])
     side = max(rows[0][1].width, 96)
@@ -95,7 +95,7 @@ def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
 
 
 def gif(frames: Sequence[Image.Image], milliseconds: int = 120, last: int = 1500) -> bytes:
-    """An animation that repeats for ever; every frame is shown for `milliseconds`, the last one for `last`."""
+    """A looping GIF; every frame is shown for `milliseconds`, the last one for `last` milliseconds."""
     file = io.BytesIO()
     durations = [milliseconds] * (len(frames) - 1) + [last]
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
@@ -103,7 +103,7 @@ def gif(frames: Sequence[Image.Image], milliseconds: int = 120, last: int = 1500
 
 
 def write(draw: ImageDraw.ImageDraw, text: str, font, x: int, y: int, align: float) -> None:
-    """Lines of text below y; align: the share of each line that stands left of x."""
+    """Draws lines of text below y; align: the fraction of each line to the left of x."""
     for line in text.split("\n"):
         place = x - align * line_length(line, font)
         for word in line.split(" "):
@@ -113,17 +113,17 @@ def write(draw: ImageDraw.ImageDraw, text: str, font, x: int, y: int, align: flo
 
 
 def line_length(line: str, font) -> float:
-    """Pixels of a line as `write` writes it."""
+    """The width in pixels of a line drawn by `write`."""
     return sum(font.getlength(word) for word in line.split(" ")) + line.count(" ") * SPACE * font.size
 
 
 def line_height(font) -> int:
-    """Pixels from one line to the next."""
+    """The line spacing in pixels."""
     return round(1.25 * font.size)
 
 
 def font_for(text: str, size: int):
-    """The built-in font, or one of the system's that has all letters, where there is one."""
+    """The built-in font; if it lacks a letter, a system font that has all letters, if there is one."""
     own = ImageFont.load_default(size)
     letters = set(without_accents(text))
     if has(own, letters):
@@ -137,21 +137,18 @@ def font_for(text: str, size: int):
 
 
 def has(font, letters: Iterable[str]) -> bool:
-    """Whether a font draws each of these letters as something else than what it draws for none."""
+    """Whether a font has a glyph of its own for each of these letters."""
     nothing = bytes(font.getmask("\U0010ffff"))
     return all(bytes(font.getmask(letter)) != nothing for letter in letters if not letter.isspace())
 
 
 def without_accents(text: str) -> str:
-    """Letters without accents, which the built-in font has not."""
+    """The text without accents, which the built-in font does not have."""
     return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
 
 
 def wrapped(text: str, font, width: int, height: int | None = None) -> str:
-    """The text in lines of at most `width` pixels, cut off with an ellipsis when there are too many of them.
-
-    Letters lose their accents, which the built-in font has not.
-    """
+    """Wraps text to lines of at most `width` pixels; too many lines are cut off with an ellipsis. Removes accents."""
     lines = [""]
     for word in without_accents(printable(" ".join(text.split()))).split():
         longer = f"{lines[-1]} {word}".strip()
@@ -166,7 +163,7 @@ def wrapped(text: str, font, width: int, height: int | None = None) -> str:
 
 
 def shortened(line: str, font, width: int) -> str:
-    """A line of at most `width` pixels: letters are dropped from its middle when a word is too long."""
+    """Shortens a line to at most `width` pixels by removing letters from its middle."""
     kept = line
     while len(kept) > 3 and line_length(kept, font) > width:
         half = (len(kept) - 2) // 2
@@ -175,6 +172,6 @@ def shortened(line: str, font, width: int) -> str:
 
 
 def box_of(text: str, font) -> tuple[int, int]:
-    """Width and height of a text of several lines in pixels."""
+    """Width and height of a multi-line text in pixels."""
     lines = text.split("\n")
     return math.ceil(max(line_length(line, font) for line in lines)), len(lines) * line_height(font)

@@ -1,6 +1,6 @@
-"""How a diffusion model works, in pictures: what the autoencoder keeps, what noise does, and three ways to take it out.
+"""Lessons: contact sheets that show how a diffusion model works: the autoencoder, the forward process, denoising, and views.
 
-B images, C latent channels, H W latent height and width. A lesson takes a pipeline and a picture, and returns a sheet.
+B images, C latent channels, H W latent height and width. A lesson takes a pipeline and an image, and returns a sheet.
 """
 
 from collections.abc import Callable
@@ -24,13 +24,13 @@ from customize.inference.solvers import Solver
 from customize.inference.starts import fitted
 
 LEVELS = (250, 500, 750)
-"""Timesteps, of 1000, at which noise is shown."""
+"""The timesteps, of 1000, that are shown."""
 AMPLIFIED = 4
 VIEWS_IN_A_ROW = 7
 
 
 def psnr(first: Image.Image, second: Image.Image) -> float:
-    """Peak signal-to-noise ratio of two RGB pictures of one size in dB; infinite where they are equal."""
+    """Peak signal-to-noise ratio in dB of two RGB images of one size; infinite if they are equal."""
     difference = np.asarray(first, np.float64) - np.asarray(second, np.float64)
     error = np.square(difference).mean()
     return float(10 * np.log10(255**2 / error)) if error else float("inf")
@@ -38,38 +38,38 @@ def psnr(first: Image.Image, second: Image.Image) -> float:
 
 @torch.no_grad()
 def autoencoder(pipeline: Pipeline, image: Image.Image, request: ImageRequest) -> Image.Image:
-    """Picture, its latents (by the linear map that fits best), the picture decoded from them, and the difference.
+    """The image, its latents (as colours by the best linear map), the decoded image, and the difference.
 
-    Rombach et al. 2022, section 3.1. The latents are the posterior's mean.
+    Rombach et al. 2022, section 3.1. The latents are the mean of the posterior.
     """
     family, image = pipeline.family, fitting(pipeline, image)
     latents = family.latents.sample(family.latents.encode(as_pixels(image)))
     (decoded,) = pipeline.decode(latents)
     difference = ImageChops.difference(image, decoded).point(lambda value: min(255, AMPLIFIED * value))
     plain = latents[0].float().cpu()
-    seen = Image.fromarray(colour_map(plain, decoded)(plain[None])[0]).resize(image.size, Image.Resampling.NEAREST)
+    coloured = Image.fromarray(colour_map(plain, decoded)(plain[None])[0]).resize(image.size, Image.Resampling.NEAREST)
     ratio = 3 * image.width * image.height / latents.numel()
-    columns = ["picture", f"latents: {ratio:.0f} times fewer numbers", f"decoded: {psnr(image, decoded):.1f} dB"]
-    return contact_sheet([[image, seen, decoded, difference]], [*columns, f"difference x {AMPLIFIED}"])
+    columns = ["image", f"latents: {ratio:.0f} times fewer numbers", f"decoded: {psnr(image, decoded):.1f} dB"]
+    return contact_sheet([[image, coloured, decoded, difference]], [*columns, f"difference x {AMPLIFIED}"])
 
 
 @torch.no_grad()
 def forward(pipeline: Pipeline, image: Image.Image, request: ImageRequest) -> Image.Image:
-    """The forward process (DDPM, equation 4): the picture's latents under more and more of one noise, decoded."""
+    """The forward process (DDPM, equation 4): the image's latents with increasing levels of the same noise, decoded."""
     image, schedule = fitting(pipeline, image), pipeline.family.schedule
     clean, noise = clean_and_noise(pipeline, image, request.seed)
     levels = [schedule.alpha_sigma(torch.tensor([timestep])) for timestep in LEVELS]
     noisy = [pipeline.decode(add_noise(clean, noise, *level))[0] for level in levels]
     labels = [f"t {timestep}, signal {float(alpha):.2f}" for timestep, (alpha, _) in zip(LEVELS, levels, strict=True)]
-    return contact_sheet([[image, *noisy]], ["picture", *labels])
+    return contact_sheet([[image, *noisy]], ["image", *labels])
 
 
 @torch.no_grad()
 def denoising(pipeline: Pipeline, image: Image.Image, request: ImageRequest) -> Image.Image:
-    """The same noisy picture cleaned by a Gaussian blur, by one answer of the network, and by a stride of small steps.
+    """A noisy image denoised by a Gaussian blur, in one step, and in many steps.
 
-    One step: the clean latents that the network's answer implies (DDPM, equation 15). Small steps: DDIM (Song et al. 2021,
-    "Denoising Diffusion Implicit Models") with `num_inference_steps` for the whole way.
+    One step: the clean latents that the network predicts (DDPM, equation 15). Many steps: DDIM (Song et al. 2021, "Denoising
+    Diffusion Implicit Models") with `num_inference_steps` for the whole schedule.
     """
     image, settings = fitting(pipeline, image), request.settings
     solver = Solver(make_scheduler(pipeline.family.scheduler, "DDIM", spec=pipeline.family.spec))
@@ -89,27 +89,27 @@ def denoising(pipeline: Pipeline, image: Image.Image, request: ImageRequest) -> 
         (stepwise,) = pipeline.decode(sample(pipeline.family.predict, solver, start, estimate))
         rows.append([noisy, blurred, once, stepwise, image])
         labels.append(f"t {int(solver.timesteps[solver.first])}, {len(solver.timesteps) - solver.first} steps")
-    return contact_sheet(rows, ["noisy", "blurred", "in one step", "in many steps", "picture"], labels)
+    return contact_sheet(rows, ["noisy", "blurred", "in one step", "in many steps", "image"], labels)
 
 
 def views(pipeline: Pipeline, image: Image.Image, request: ImageRequest) -> Image.Image:
-    """The picture under each view, those of which anagrams are made; one that changes what noise looks like is marked."""
-    side = max(pipeline.family.resolution // 64, 1) * 64  # which all views can do
+    """The image under each view of `--illusion anagram`; those that change the statistics of noise are marked."""
+    side = max(pipeline.family.resolution // 64, 1) * 64  # a size that all views support
     (image,) = fitted([image], (side, side))
-    made = [make() for make in VIEWS.values()]
-    shown = [to_image(view(as_pixels(image))) for view in made]
-    labels = [view.name.replace("_", " ") + ("" if view.orthogonal else " (no anagrams)") for view in made]
-    rows = range(0, len(made), VIEWS_IN_A_ROW)
+    all_views = [make() for make in VIEWS.values()]
+    shown = [to_image(view(as_pixels(image))) for view in all_views]
+    labels = [view.name.replace("_", " ") + ("" if view.orthogonal else " (no anagrams)") for view in all_views]
+    rows = range(0, len(all_views), VIEWS_IN_A_ROW)
     return stacked([contact_sheet([shown[i : i + VIEWS_IN_A_ROW]], labels[i : i + VIEWS_IN_A_ROW]) for i in rows])
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """pixels [1, 3, height, width] in [-1, 1] as a picture."""
+    """Converts pixels [1, 3, height, width] in [-1, 1] to an image."""
     return Image.fromarray(((pixels[0] / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
 def in_one_step(pipeline: Pipeline, solver: Solver, start: Tensor, estimate: Estimate) -> Tensor:
-    """The clean latents [B, C, H, W] according to one output of the network, at the solver's first step."""
+    """The clean latents [B, C, H, W] that the network predicts at the solver's first step."""
     step = next(solver.steps())
     model_input = solver.scale(start, step.timestep)
     inputs = estimate.inputs(model_input, step)
@@ -118,14 +118,14 @@ def in_one_step(pipeline: Pipeline, solver: Solver, start: Tensor, estimate: Est
 
 
 def clean_and_noise(pipeline: Pipeline, image: Image.Image, seed: int) -> tuple[Tensor, Tensor]:
-    """A picture's latents [1, C, H, W] and noise of their shape, both drawn with this seed."""
+    """An image's latents [1, C, H, W] and noise of the same shape, both sampled with this seed."""
     generators = [torch.Generator().manual_seed(seed)]
     clean = pipeline.encode([image], generators)
     return clean, pipeline.noise((image.height, image.width), generators)
 
 
 def fitting(pipeline: Pipeline, image: Image.Image) -> Image.Image:
-    """The picture as RGB in its own shape, as large as the base model's pictures."""
+    """The image as RGB in its own aspect ratio, at the resolution of the base model."""
     return fitted([image], pipeline.size(None, None, image))[0]
 
 

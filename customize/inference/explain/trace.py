@@ -1,7 +1,6 @@
-"""What happened at every step of sampling: numbers, a strip of pictures, and an animation.
+"""Traces of sampling: numbers of every step, a contact sheet, and an animation.
 
-It costs a few percent of the sampling, as no latents are decoded for it: a linear map, fitted to the picture that came of
-them, shows them closely enough.
+Latents are shown by a linear map that is fitted to the decoded image, so that recording costs only a few percent of sampling.
 
 B images, C latent channels, H W latent height and width, S evaluations, k pixels shown per latent along one side.
 """
@@ -27,7 +26,7 @@ from customize.inference.step import Step
 from customize.storage.atomic import append_text, write_bytes, write_image
 
 Decode = Callable[[Tensor], list[Image.Image]]
-"""Latents [B, C, H, W] -> B pictures."""
+"""Latents [B, C, H, W] -> B images."""
 MOST_COLUMNS, MOST_FRAMES = 10, 50
 SIDE = 128  # of a preview, in pixels
 COLOURS, GREYS = 240, 16
@@ -36,10 +35,9 @@ RIDGE = 0.1  # of the variance of a latent channel
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One evaluation, kept on the CPU in float32: latents as the network saw them and predicted clean latents
-    [B, C, H, W], the norm of the noise [B] over C, H and W, and what guidance adds to it, as norms [B, H, W] over C
-    (None when there was none).
+class TraceStep:
+    """One evaluation, on the CPU in float32: the network's input and the predicted clean latents [B, C, H, W], the norm of the
+    predicted noise [B] over C, H and W, and the norms [B, H, W] over C of the change by guidance (None without guidance).
     """
 
     step: Step
@@ -50,23 +48,23 @@ class Seen:
 
 
 class Trace:
-    """Give it to the sampler as `record`; afterwards it can be read, drawn and played."""
+    """A callback for `record` that keeps every step, to be written as numbers, sheet and animation."""
 
     def __init__(self) -> None:
-        self.steps: list[Seen] = []
+        self.steps: list[TraceStep] = []
 
     def __call__(self, result: StepResult) -> None:
         latents, clean, noise = (tensor.float().cpu() for tensor in (result.model_input, result.clean, result.noise))
-        self.steps.append(Seen(result.step, latents, clean, norm(noise), guidance(result)))
+        self.steps.append(TraceStep(result.step, latents, clean, norm(noise), guidance(result)))
 
     def norms(self) -> dict[str, list[list[float | None]]]:
-        """Of each kind one number per evaluation and image: [S][B]."""
+        """The norms by name, one number per evaluation and image: [S][B]."""
         return {
-            "latents_norm": [norm(seen.latents).tolist() for seen in self.steps],
-            "clean_norm": [norm(seen.clean).tolist() for seen in self.steps],
-            "noise_norm": [seen.noise_norm.tolist() for seen in self.steps],
+            "latents_norm": [norm(each.latents).tolist() for each in self.steps],
+            "clean_norm": [norm(each.clean).tolist() for each in self.steps],
+            "noise_norm": [each.noise_norm.tolist() for each in self.steps],
             "guidance_norm": [
-                [None] * len(seen.latents) if seen.guidance is None else norm(seen.guidance).tolist() for seen in self.steps
+                [None] * len(each.latents) if each.guidance is None else norm(each.guidance).tolist() for each in self.steps
             ],
         }
 
@@ -74,7 +72,7 @@ class Trace:
         """trace.jsonl: one JSON object per image and evaluation; places: the numbers of the first images."""
         norms, lines = self.norms(), []
         for position, place in enumerate(places):
-            for index, step in enumerate(seen.step for seen in self.steps):
+            for index, step in enumerate(each.step for each in self.steps):
                 own = {"image": place, "step": step.index, "timestep": float(step.timestep)}
                 level = {"alpha": step.alpha, "sigma": step.sigma}
                 numbers = {name: values[index][position] for name, values in norms.items()}
@@ -90,21 +88,21 @@ class Trace:
         decode: Decode | None = None,
         listing: str = "trace.jsonl",
     ) -> None:
-        """Adds to the file `listing`, and writes NNN-trace.png and NNN-trace.gif of each picture that came of it.
+        """Appends to the file `listing`, and writes NNN-trace.png and NNN-trace.gif of each generated image.
 
-        places: their numbers NNN. With `decode`, predicted clean latents are decoded, one by one: exact, and slow.
+        places: their numbers NNN. With `decode`, predicted clean latents are decoded one by one, which is exact but slow.
         """
         append_text(folder / listing, self.lines(places))
         shown = [self.steps[i] for i in spread(len(self.steps), MOST_FRAMES)]
         for position, (place, image) in enumerate(zip(places, images, strict=True)):
             indices, palette = few_colours(film(shown, position, image, decode))
-            indices, steps = enlarged(indices[..., None], SIDE)[..., 0], [seen.step for seen in shown]
+            indices, steps = enlarged(indices[..., None], SIDE)[..., 0], [each.step for each in shown]
             write_image(folder / f"{place:03d}-trace.png", strip(indices, palette, steps), compress_level=1)
             write_bytes(folder / f"{place:03d}-trace.gif", animation(pairs(indices), palette))
 
 
 def guidance(result: StepResult) -> Tensor | None:
-    """Norms [B, H, W] over C of the noise that prompts add to the negative one's, before it is scaled; None without guidance."""
+    """Norms [B, H, W] over C of the unscaled guidance (positive minus negative predicted noise); None without guidance."""
     estimate = result.estimate.estimate if isinstance(result.estimate, WithChannels) else result.estimate
     estimate = estimate.now(result.step) if isinstance(estimate, Changing) else estimate
     if not isinstance(estimate, Guided | Composed):
@@ -118,22 +116,23 @@ def guidance(result: StepResult) -> Tensor | None:
 
 
 def norm(tensor: Tensor) -> Tensor:
-    """[B, ...] -> the Euclidean norm of each image's [B]."""
+    """[B, ...] -> the Euclidean norm of each image [B]."""
     return tensor.flatten(1).norm(dim=1)
 
 
 def spread(count: int, most: int) -> list[int]:
-    """At most `most` of the places 0 to count - 1, evenly spread, with the first and the last."""
+    """At most `most` evenly spaced indices of 0 to count - 1, including the first and the last."""
     shown = min(count, most)
     return [round(i * (count - 1) / max(shown - 1, 1)) for i in range(shown)]
 
 
-def film(shown: Sequence[Seen], position: int, image: Image.Image, decode: Decode | None = None) -> np.ndarray:
-    """Frames [2, S, kH, kW, 3], 0 to 255, of one image: its latents, and its predicted clean latents.
+def film(shown: Sequence[TraceStep], position: int, image: Image.Image, decode: Decode | None = None) -> np.ndarray:
+    """Frames [2, S, kH, kW, 3] uint8 of one image: its latents, and its predicted clean latents.
 
-    picture: what came of them. decode: shows the clean ones in its place, and the others at that size.
+    position: index of the image in the batch; image: as it was generated. decode: decodes the clean latents instead of mapping
+    them, and enlarges the other frames to that size.
     """
-    latents, clean = (torch.stack([getattr(seen, name)[position] for seen in shown]) for name in ("latents", "clean"))
+    latents, clean = (torch.stack([getattr(each, name)[position] for each in shown]) for name in ("latents", "clean"))
     colours = colour_map(clean[-1], image)
     if decode is None:
         return np.stack([colours(latents), colours(clean)])
@@ -143,37 +142,37 @@ def film(shown: Sequence[Seen], position: int, image: Image.Image, decode: Decod
 
 @dataclass(frozen=True)
 class ColourMap:
-    """A linear map from 3 x 3 latents to the k x k pixels of the one in the middle: weight [3kk, C, 3, 3], bias [3kk]."""
+    """A linear map from 3 x 3 latents to the k x k pixels of the central one: weight [3kk, C, 3, 3], bias [3kk]."""
 
     weight: Tensor
     bias: Tensor
     k: int
 
     def __call__(self, latents: Tensor) -> np.ndarray:
-        """[N, C, H, W] -> colours [N, kH, kW, 3], 0 to 255."""
+        """[N, C, H, W] -> colours [N, kH, kW, 3], uint8."""
         patches = F.conv2d(F.pad(latents, (1, 1, 1, 1), mode="replicate"), self.weight, self.bias)
         return F.pixel_shuffle(patches, self.k).clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
 def colour_map(latents: Tensor, image: Image.Image) -> ColourMap:
-    """The map that makes the picture of these latents [C, H, W] best, by ridge regression; k so that `SIDE` is not passed.
+    """Fits the map from latents [C, H, W] to their decoded image by ridge regression, with k such that sides are at most `SIDE`.
 
-    It serves any autoencoder, as it is found anew from a picture that was decoded anyway.
+    It works with any autoencoder, because it is fitted to each image.
     """
     channels, height, width = latents.shape
     k = max(1, min(SIDE, max(image.size)) // max(height, width))
     small = np.asarray(image.convert("RGB").resize((k * width, k * height), Image.Resampling.BOX), dtype=np.float32)
     patches = F.pixel_unshuffle(torch.from_numpy(small).permute(2, 0, 1), k).flatten(1).T
-    seen = F.unfold(F.pad(latents[None], (1, 1, 1, 1), mode="replicate"), 3)[0].T
-    centre, level = seen.mean(0), patches.mean(0)
-    squares = (seen - centre).T @ (seen - centre)
+    inputs = F.unfold(F.pad(latents[None], (1, 1, 1, 1), mode="replicate"), 3)[0].T
+    centre, level = inputs.mean(0), patches.mean(0)
+    squares = (inputs - centre).T @ (inputs - centre)
     squares += RIDGE * squares.trace() / len(squares) * torch.eye(len(squares))
-    weight = torch.linalg.lstsq(squares, (seen - centre).T @ (patches - level), driver="gelsd").solution.T
+    weight = torch.linalg.lstsq(squares, (inputs - centre).T @ (patches - level), driver="gelsd").solution.T
     return ColourMap(weight.reshape(-1, channels, 3, 3), level - weight @ centre, k)
 
 
 def strip(indices: np.ndarray, palette: bytes, steps: Sequence[Step]) -> Image.Image:
-    """[2, S, h, w] as two rows over at most `MOST_COLUMNS` steps."""
+    """[2, S, h, w] as a sheet of two rows with at most `MOST_COLUMNS` steps."""
     columns = spread(len(steps), MOST_COLUMNS)
     labels = tuple(f"step {steps[i].index + 1}/{steps[i].count}, t {float(steps[i].timestep):.0f}" for i in columns)
     sheet = laid(indices[:, columns], paper(indices.shape[:1:-1], labels, ROWS))
@@ -181,13 +180,13 @@ def strip(indices: np.ndarray, palette: bytes, steps: Sequence[Step]) -> Image.I
 
 
 def pairs(indices: np.ndarray) -> list[np.ndarray]:
-    """[2, S, h, w] as sheets of two, one for each step, above a bar that grows."""
+    """[2, S, h, w] as one sheet of two images per step, with a progress bar."""
     sheet, count = paper(indices.shape[:1:-1], ROWS, ()), indices.shape[1]
     return [laid(indices[None, :, i], sheet, (i + 1) / count) for i in range(count)]
 
 
 def animation(frames: Sequence[np.ndarray], palette: bytes) -> bytes:
-    """As `contact_sheet.gif`, of indices [h, w] of one palette: twice as large a file in half the time."""
+    """Like `contact_sheet.gif`, for palette indices [h, w]: half the time, twice the file size."""
     file, durations = io.BytesIO(), [120] * (len(frames) - 1) + [1500]
     first, *others = [in_colours(frame, palette) for frame in frames]
     first.save(file, "GIF", save_all=True, append_images=others, duration=durations, loop=0, optimize=False)
@@ -195,14 +194,14 @@ def animation(frames: Sequence[np.ndarray], palette: bytes) -> bytes:
 
 
 def in_colours(indices: np.ndarray, palette: bytes) -> Image.Image:
-    """Indices [h, w] as a picture."""
+    """Palette indices [h, w] as an image."""
     image = Image.fromarray(indices)
     image.putpalette(palette)
     return image
 
 
 def few_colours(frames: np.ndarray) -> tuple[np.ndarray, bytes]:
-    """[..., w, 3] as indices [..., w] of a palette that they share: `COLOURS` of theirs, then `GREYS` from black to white."""
+    """Quantizes [..., w, 3] to indices [..., w] of one shared palette: `COLOURS` colours, then `GREYS` from black to white."""
     tall = Image.fromarray(frames.reshape(-1, *frames.shape[-2:]))
     few = tall.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     palette = few.getpalette()
@@ -211,16 +210,16 @@ def few_colours(frames: np.ndarray) -> tuple[np.ndarray, bytes]:
 
 
 def enlarged(frames: np.ndarray, side: int) -> np.ndarray:
-    """[..., h, w, 3] or 1 for 3, each pixel repeated by the whole factor that brings them to at most `side`, or as they are."""
+    """[..., h, w, 3] or [..., h, w, 1], each pixel repeated by the largest integer factor that keeps sides at most `side`."""
     factor = max(1, side // max(frames.shape[-3:-1]))
     return frames.repeat(factor, -3).repeat(factor, -2)
 
 
 @lru_cache(maxsize=4)
 def paper(size: tuple[int, int], column_labels: tuple[str, ...], row_labels: tuple[str, ...]) -> np.ndarray:
-    """A contact sheet with empty places of `size` (width, height), in the greys of `few_colours`.
+    """A contact sheet with empty cells of `size` (width, height), in the greys of `few_colours`.
 
-    Kept, as labels take ten times as long to write as pictures to be put beside them.
+    Cached, because drawing labels takes ten times as long as inserting images.
     """
     empty = [[Image.new("L", size, "white")] * len(column_labels)] * max(1, len(row_labels))
     sheet = np.asarray(contact_sheet(empty, column_labels, row_labels).convert("L"))
@@ -228,7 +227,7 @@ def paper(size: tuple[int, int], column_labels: tuple[str, ...], row_labels: tup
 
 
 def laid(images: np.ndarray, sheet: np.ndarray, done: float = 0) -> np.ndarray:
-    """Pictures [R, K, h, w] in the places of a sheet, above a bar for the part that is done."""
+    """Inserts images [R, K, h, w] into the cells of a sheet, with a progress bar for the fraction `done`."""
     (rows, columns, height, width), sheet = images.shape, sheet.copy()
     for row, column in np.ndindex(rows, columns):
         y = sheet.shape[0] - MARGIN + GAP - (rows - row) * (height + GAP)

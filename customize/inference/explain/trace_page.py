@@ -1,6 +1,6 @@
-"""How an image came out of noise, as one HTML file that needs nothing else; its template is `trace.html.jinja`.
+"""The trace of an image as one self-contained HTML file; its template is `trace.html.jinja`.
 
-The images in it are data URIs. A film is one image with all its frames in a grid, row by row.
+Images are embedded as data URIs. A film is one image with all frames in a grid, row by row.
 
 S evaluations, N words, h w height and width of a frame.
 """
@@ -34,7 +34,7 @@ LINES = {
     "alpha": ("<i>α</i>", "#2e8b57"),
     "sigma": ("<i>σ</i>", "#c8553d"),
 }
-"""What a line of a chart shows, and its colour."""
+"""The label and colour of each line of a chart."""
 
 
 def page(
@@ -42,8 +42,8 @@ def page(
 ) -> str:
     """The page of one image of a trace, as HTML.
 
-    picture: the generated image; settings: what it was generated with, to be shown; looks: where the words look, at the same
-    evaluations. Whatever a user can write is escaped. Raises ValueError when looks are of another number of evaluations.
+    position: index of the image in the batch; image: as it was generated; settings: those to show; word_maps: attention maps of
+    the same evaluations. All user text is escaped. Raises ValueError if word_maps has another number of evaluations.
     """
     if word_maps and len(word_maps.maps) != len(trace.steps):
         raise ValueError(f"maps of {len(word_maps.maps)} evaluations for a trace of {len(trace.steps)}")
@@ -54,7 +54,7 @@ def page(
     panels = [reel("latents", Markup(f"latents {X}"), latents), reel("clean", Markup(f"predicted clean {CLEAN}"), clean)]
     if "guidance" in norms:
         maps = torch.stack([seen.guidance[position] for seen in trace.steps if seen.guidance is not None])
-        panels.append(reel("guidance", "what the prompt changes in it", heat_levels(maps[:, None])[:, 0]))
+        panels.append(reel("guidance", "effect of the prompt", heat_levels(maps[:, None])[:, 0]))
     shrunk = image.convert("RGB")
     shrunk.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
     return template().render(
@@ -72,15 +72,15 @@ def page(
 
 
 def template() -> Template:
-    """The template of the page; `printable` is the filter for texts of others, which autoescape then makes HTML."""
+    """The template of the page. Its filter `printable` is for untrusted texts, which autoescape then converts to HTML."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
     environment.filters["printable"] = printable
     return environment.get_template("trace.html.jinja")
 
 
 def reel(name: str, caption: str, frames: np.ndarray, seen_through: bool = False) -> dict[str, Any]:
-    """A film, its frames in one image. frames: colours [S, h, w, 3], or levels [S, h, w] as of `heat_levels`; seen_through:
-    as they lie over a picture."""
+    """A film with its frames in one image. frames: colours [S, h, w, 3], or levels [S, h, w] of `heat_levels`; seen_through:
+    transparent, to overlay an image."""
     across = math.ceil(math.sqrt(len(frames)))
     sheet = Image.fromarray(grid(frames, across))
     options: dict[str, Any] = {"quality": 85, "method": 1}
@@ -93,7 +93,7 @@ def reel(name: str, caption: str, frames: np.ndarray, seen_through: bool = False
 
 
 def grid(frames: np.ndarray, across: int) -> np.ndarray:
-    """[S, h, w, ...] -> [rows * h, across * w, ...]; what is left of the last row is 0."""
+    """[S, h, w, ...] -> [rows * h, across * w, ...]; the rest of the last row is 0."""
     down = -(-len(frames) // across)
     missing = np.zeros((across * down - len(frames), *frames.shape[1:]), frames.dtype)
     whole = np.concatenate([frames, missing]).reshape(down, across, *frames.shape[1:]).swapaxes(1, 2)
@@ -101,7 +101,7 @@ def grid(frames: np.ndarray, across: int) -> np.ndarray:
 
 
 def words(word_maps: WordMaps) -> list[dict[str, Any]]:
-    """A film of where each word looks, to lie over the picture."""
+    """A film of each word's attention maps, to overlay the image."""
     size = [min(side, HEAT_SIDE) for side in word_maps.maps.shape[2:]]
     levels = heat_levels(F.adaptive_avg_pool2d(word_maps.maps, size)).swapaxes(0, 1)
     return [
@@ -110,7 +110,7 @@ def words(word_maps: WordMaps) -> list[dict[str, Any]]:
 
 
 def chart(name: str, lines: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Lines over the evaluations, from 0 to a round number, as points of an SVG of WIDTH by HEIGHT."""
+    """Lines over the evaluations, from 0 to a round number, as points of an SVG of size WIDTH x HEIGHT."""
     most = max(max(values) for values in lines.values()) or 1.0
     unit = 10 ** math.floor(math.log10(most)) / 2
     top = math.ceil(most / unit) * unit
@@ -124,7 +124,7 @@ def chart(name: str, lines: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 
 
 def data_uri(image: Image.Image, kind: str, **options: Any) -> str:
-    """The picture as an address that holds it. kind: PNG or WEBP."""
+    """The image as a data URI. kind: PNG or WEBP."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
