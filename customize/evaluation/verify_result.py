@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from hashlib import blake2b
-from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -24,7 +23,7 @@ from customize.families.conditioning import Crop
 from customize.families.files.clip_tokenizer import load_tokenizer
 from customize.families.files.networks import load_network
 from customize.families.files.scheduler import load_scheduler
-from customize.families.token_table import TokenTable, token_table
+from customize.families.text_encoder import vectors_by_encoder
 from customize.inference.pipeline_loading import read_tensors
 from customize.printable import first_few
 from customize.weights.learned_weights import find_learned
@@ -144,10 +143,9 @@ def tuner_places(networks: tuple[nn.Module, ...]) -> list[tuple[nn.Module, str, 
 
 @contextmanager
 def without_words(family: Family, files: tuple[LearnedFile, ...]) -> Iterator[None]:
-    """Within it the vectors of learned words are zero, if the files hold words; `load_words` fills them."""
-    tables = [encoder.module.get_input_embeddings() for encoder in family.text_encoders]
+    """Inside the context the vectors of learned words are zero, if the files hold words; `load_words` fills them."""
     hold_words = any(file.placeholders for file in files)
-    vectors = [each for table in tables if isinstance(table, TokenTable) and hold_words for each in table.vectors]
+    vectors = [each for encoder in family.text_encoders if hold_words for each in encoder.vectors.values()]
     trained = [each.detach().clone() for each in vectors]
     for each in vectors:
         each.data.zero_()
@@ -159,17 +157,16 @@ def without_words(family: Family, files: tuple[LearnedFile, ...]) -> Iterator[No
 
 
 def load_words(family: Family, file: LearnedFile) -> None:
-    """Gives the words of a file, which the family knows already, the vectors of the file."""
-    if not file.placeholders:
-        return
-    encoder, tensors = family.text_encoders[0], read_tensors(file)
-    table = token_table(encoder.module)
-    starts = list(accumulate(map(len, table.vectors), initial=table.table.num_embeddings))
-    for placeholder, key in file.placeholders.items():
-        if placeholder not in encoder.placeholders:
+    """Gives the words of a file, which the family already has, the vectors of the file."""
+    tensors, encoders = read_tensors(file) if file.placeholders else {}, family.text_encoders
+    for placeholder, names in file.placeholders.items():
+        if any(placeholder not in encoder.vectors for encoder in encoders):
             raise InputError(Problem(str(file.path), f"holds the word {placeholder}, which was not learned", "train again"))
-        place = starts.index(encoder.tokenizer.convert_tokens_to_ids(encoder.placeholders[placeholder][0]))
-        LoadedWords(table, {place: tensors[key].float()}).set_scale(1.0)
+        try:
+            own = vectors_by_encoder(encoders, {name: tensors[name] for name in names})
+        except ValueError as error:
+            raise InputError(Problem(str(file.path), f"{placeholder} {error}", "train again")) from error
+        LoadedWords([(encoder.vectors[placeholder], each) for encoder, each in zip(encoders, own, strict=True)]).set_scale(1.0)
 
 
 def predictions_of_pipeline(folder: Path, family: Family, prompt: str, saved: torch.dtype) -> list[Tensor]:

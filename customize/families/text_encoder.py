@@ -4,7 +4,7 @@ B texts, L tokens that the encoder reads at once, D embedding width, N vectors o
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 from transformers import AddedToken
@@ -19,13 +19,14 @@ class TextEncoder:
 
     name: that of the component, as the folder is called (`text_encoder`, `text_encoder_2`); base: that of the base model, for
     messages; embedding_key: the name of this encoder's vectors in embedding files (`clip_l`, `clip_g`), where a family has
-    several encoders. placeholders: the tokens of each added word.
+    several encoders. placeholders: the tokens of each added word; vectors: those [N, D] of the words that were added here.
     """
 
     def __init__(self, name: str, module: nn.Module, tokenizer, base: str, embedding_key: str = ""):
         self.name, self.module, self.tokenizer, self.base = name, module, tokenizer, base
         self.embedding_key = embedding_key
         self.placeholders: dict[str, tuple[str, ...]] = added_words(tokenizer)
+        self.vectors: dict[str, nn.Parameter] = {}
 
     @property
     def max_tokens(self) -> int:
@@ -113,7 +114,28 @@ class TextEncoder:
             raise InputError(Problem(self.base, what, "new words need a base model in which the two agree"))
         self.tokenizer.add_tokens([AddedToken(token, single_word=is_letter(token[-1])) for token in tokens])
         table.vectors.append(vectors)
-        self.placeholders[placeholder] = tokens
+        self.placeholders[placeholder], self.vectors[placeholder] = tokens, vectors
+
+    def tensor_name(self, placeholder: str) -> str:
+        """The name of a placeholder's vectors beside those of other placeholders and encoders in one file."""
+        return f"bundle_emb.{placeholder}.{self.embedding_key}" if self.embedding_key else placeholder
+
+
+def vectors_by_encoder(encoders: Sequence[TextEncoder], tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    """The vectors [N, D] of one word in float32, for each encoder: the tensor whose name ends in its `embedding_key`.
+
+    A single encoder takes a tensor of any name. Raises ValueError, with what is wrong, where the tensors are those of other
+    encoders.
+    """
+    by_key = {name.rpartition(".")[2]: tensor for name, tensor in tensors.items()}
+    keys = [encoder.embedding_key for encoder in encoders] if len(encoders) > 1 else [*by_key][:1]
+    if len(tensors) != len(keys) or by_key.keys() != set(keys):
+        raise ValueError(f"has {', '.join(sorted(tensors))}, and the vectors of this base model are {', '.join(keys)}")
+    found = [by_key[key] for key in keys]
+    for encoder, tensor in zip(encoders, found, strict=True):
+        if tensor.shape[-1] != encoder.width:
+            raise ValueError(f"is {tensor.shape[-1]} wide; words of this base model are {encoder.width} wide")
+    return [tensor.float().reshape(-1, tensor.shape[-1]) for tensor in found]
 
 
 def is_letter(character: str) -> bool:

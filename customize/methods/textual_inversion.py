@@ -5,7 +5,7 @@ Gal et al. 2022, "An Image is Worth One Word: Personalizing Text-to-Image Genera
 N vectors of a token, D embedding width, V words of the vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from torch.nn import functional as F
 
 from customize.errors import InputError, Problem
 from customize.families.base import Family
+from customize.families.text_encoder import TextEncoder, vectors_by_encoder
 from customize.methods.method import DenoisingMethod, MethodContext, TrainingSetup, captions_of, encoding_condition
 from customize.methods.textual_inversion_settings import TextualInversionSettings
 from customize.printable import printable
 from customize.storage.tensor_files import save_tensors
 from customize.weights import init_weights
 from customize.weights.model_spec import described
+from customize.weights.weight_file import PLACEHOLDER
 
 
 def prepare(settings: TextualInversionSettings, context: MethodContext) -> TrainingSetup:
@@ -35,7 +37,10 @@ def prepare(settings: TextualInversionSettings, context: MethodContext) -> Train
 
 
 class TextualInversion(DenoisingMethod):
-    """Learns the vectors of one or more placeholder tokens; every other weight stays as it is, bit for bit."""
+    """Learns the vectors of one or more placeholder tokens; every other weight stays as it is, bit for bit.
+
+    vectors: of each placeholder in each text encoder, by `TextEncoder.tensor_name`.
+    """
 
     name = "textual_inversion"
 
@@ -45,13 +50,16 @@ class TextualInversion(DenoisingMethod):
         word = "in the style of" if settings.learnable_property == "style" else "of"
         self.example_prompt = f"a picture {word} {self.trigger_words[0]}"
         self.vectors: dict[str, nn.Parameter] = {}
-        [encoder] = family.text_encoders
-        begun = init_weights.words_of(settings)
+        given = init_weights.words_of(settings)
         for placeholder, words, count in tokens_to_learn(settings):
-            vectors = encoder.initial_vectors(words, count).float()
-            self.vectors[placeholder] = nn.Parameter(fitting(begun.get(placeholder, vectors), vectors))
-            encoder.add_tokens(placeholder, self.vectors[placeholder])
-        self.start = {placeholder: vectors.detach().clone() for placeholder, vectors in self.vectors.items()}
+            start = [encoder.initial_vectors(words, count).float() for encoder in family.text_encoders]
+            if placeholder in given:
+                start = fitting(family.text_encoders, given[placeholder], start)
+            for encoder, vectors in zip(family.text_encoders, start, strict=True):
+                name = encoder.tensor_name(placeholder)
+                self.vectors[name] = nn.Parameter(vectors)
+                encoder.add_tokens(placeholder, self.vectors[name])
+        self.start = {name: vectors.detach().clone() for name, vectors in self.vectors.items()}
         for name, network in family.trainable.items():
             self.add_module(name, network)
 
@@ -62,14 +70,22 @@ class TextualInversion(DenoisingMethod):
         return dict(self.vectors)
 
     def save(self, folder: Path, metadata: dict[str, str]) -> list[Path]:
-        """One file for each placeholder, its vectors [N, D] under the placeholder's name: stock loaders take one key a file."""
+        """One file per placeholder: its vectors [N, D] under its own name or, for several encoders, under the name of each.
+
+        Stock loaders read one placeholder per file.
+        """
         metadata = {**metadata, **described(metadata, self.family, "textual-inversion")}
-        files = zip(self.settings.result_files, self.trainable_state_dict().items(), strict=True)
-        return [save_tensors(folder / file, {word: rows}, metadata, self.settings.save_precision) for file, (word, rows) in files]
+        saved = []
+        for file, placeholder in zip(self.settings.result_files, self.trigger_words, strict=True):
+            encoders = self.family.text_encoders
+            tensors = {encoder.embedding_key or placeholder: encoder.vectors[placeholder] for encoder in encoders}
+            own = {} if placeholder in tensors else {PLACEHOLDER: placeholder}
+            saved.append(save_tensors(folder / file, tensors, {**metadata, **own}, self.settings.save_precision))
+        return saved
 
     def report(self) -> str:
-        """What became of the vectors."""
-        return str(report(self.family, self.start, self.trainable_state_dict()))
+        """The learned vectors of each text encoder: norms, distances from the start, nearest words."""
+        return "\n".join(str(report(encoder, self.start)) for encoder in self.family.text_encoders)
 
 
 class DirectionalTextualInversion(TextualInversion):
@@ -84,9 +100,13 @@ class DirectionalTextualInversion(TextualInversion):
 
     def __init__(self, family: Family, settings):
         super().__init__(family, settings)
-        self.norm = family.text_encoders[0].embeddings.float().norm(dim=-1).mean().item()
+        self.norms = {
+            encoder.tensor_name(placeholder): encoder.embeddings.float().norm(dim=-1).mean().item()
+            for encoder in family.text_encoders
+            for placeholder in self.trigger_words
+        }
         self.after_step()
-        self.start = {placeholder: vectors.detach().clone() for placeholder, vectors in self.vectors.items()}
+        self.start = {name: vectors.detach().clone() for name, vectors in self.vectors.items()}
 
     def build_optimizer(self, settings) -> torch.optim.Optimizer:
         """Plain gradient descent: the steps are of the learning rate's length on the unit sphere."""
@@ -94,27 +114,32 @@ class DirectionalTextualInversion(TextualInversion):
 
     @torch.no_grad()
     def before_step(self) -> None:
-        for placeholder, vectors in self.vectors.items():
+        for name, vectors in self.vectors.items():
             assert vectors.grad is not None
             direction = F.normalize(vectors, dim=-1)
-            mean_direction = F.normalize(self.start[placeholder].to(vectors.device), dim=-1)
+            mean_direction = F.normalize(self.start[name].to(vectors.device), dim=-1)
             gradient = vectors.grad - self.CONCENTRATION * mean_direction
             tangent = gradient - (gradient * direction).sum(-1, keepdim=True) * direction
             was_used = vectors.grad.any(-1, keepdim=True)  # a word that no caption of the step has stays where it is
-            vectors.grad.copy_(self.norm * F.normalize(tangent, dim=-1) * was_used)
+            vectors.grad.copy_(self.norms[name] * F.normalize(tangent, dim=-1) * was_used)
 
     @torch.no_grad()
     def after_step(self) -> None:
-        for vectors in self.vectors.values():
-            vectors.copy_(self.norm * F.normalize(vectors, dim=-1))
+        for name, vectors in self.vectors.items():
+            vectors.copy_(self.norms[name] * F.normalize(vectors, dim=-1))
 
 
-def fitting(begun: Tensor, vectors: Tensor) -> Tensor:
-    """Vectors to start from, if they are as many and as wide as those of this base model. Raises InputError."""
-    if begun.shape != vectors.shape:
-        what = f"holds {len(begun)} vectors {begun.shape[-1]} wide, where {len(vectors)} of {vectors.shape[-1]} are to learn"
-        raise InputError(Problem("init_weights", what, "train on with the base model that they were learned on"))
-    return begun
+def fitting(encoders: Sequence[TextEncoder], given: Mapping[str, Tensor], vectors: Sequence[Tensor]) -> list[Tensor]:
+    """The given vectors for each encoder, if they are as many and as wide as `vectors`. Raises InputError."""
+    try:
+        found = vectors_by_encoder(encoders, given)
+        different = [(len(one), len(other)) for one, other in zip(found, vectors, strict=True) if len(one) != len(other)]
+        what = f"holds {different[0][0]} vectors, where {different[0][1]} are trained" if different else ""
+    except ValueError as error:
+        what = str(error)
+    if what:
+        raise InputError(Problem("init_weights", what, "take the base model that they were trained on"))
+    return found
 
 
 def tokens_to_learn(settings) -> list[tuple[str, str, int]]:
@@ -144,6 +169,7 @@ class EmbeddingReport:
     median_norm: float
     largest_norm: float
     vectors: tuple[VectorReport, ...]
+    encoder: str = ""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -158,7 +184,10 @@ class EmbeddingReport:
         return tuple(found)
 
     def __str__(self) -> str:
-        lines = [f"learned vectors (norms of the vocabulary: median {self.median_norm:.3f}, largest {self.largest_norm:.3f})"]
+        where = f" of {self.encoder}" if self.encoder else ""
+        lines = [
+            f"learned vectors{where} (norms of the vocabulary: median {self.median_norm:.3f}, largest {self.largest_norm:.3f})"
+        ]
         for vector in self.vectors:
             near = ", ".join(f"{printable(word, 60)} {cosine:.2f}" for word, cosine in vector.nearest)
             lines.append(f"  {vector.token}: norm {vector.norm:.3f}, moved {vector.distance:.3f}, nearest: {near}")
@@ -166,17 +195,16 @@ class EmbeddingReport:
 
 
 @torch.no_grad()
-def report(family: Family, start: dict[str, Tensor], learned: dict[str, Tensor], num_nearest: int = 4) -> EmbeddingReport:
-    """Compares learned vectors, each [N, D], with where they started and with the vocabulary [V, D]."""
-    table = family.text_encoders[0].embeddings.float().cpu()
-    words = {index: word.removesuffix("</w>") for word, index in family.text_encoders[0].tokenizer.get_vocab().items()}
+def report(encoder: TextEncoder, start: Mapping[str, Tensor], num_nearest: int = 4) -> EmbeddingReport:
+    """Compares the vectors of an encoder's words [N, D] with `start`, by `tensor_name`, and with the vocabulary [V, D]."""
+    table = encoder.embeddings.float().cpu()
+    words = {index: word.removesuffix("</w>") for word, index in encoder.tokenizer.get_vocab().items()}
     found = []
-    for placeholder, vectors in learned.items():
-        vectors = vectors.detach().float().cpu()
+    for placeholder, vectors in encoder.vectors.items():
+        vectors, begun = vectors.detach().float().cpu(), start[encoder.tensor_name(placeholder)].cpu()
         cosines, nearest = F.cosine_similarity(vectors[:, None], table[None], dim=-1).topk(num_nearest)
-        for i, token in enumerate(family.text_encoders[0].placeholders[placeholder]):
+        for i, token in enumerate(encoder.placeholders[placeholder]):
             near = tuple(zip((words[j] for j in nearest[i].tolist()), cosines[i].tolist(), strict=True))
-            distance = (vectors[i] - start[placeholder][i].cpu()).norm().item()
-            found.append(VectorReport(token, vectors[i].norm().item(), distance, near))
+            found.append(VectorReport(token, vectors[i].norm().item(), (vectors[i] - begun[i]).norm().item(), near))
     norms = table.norm(dim=-1)
-    return EmbeddingReport(norms.median().item(), norms.max().item(), tuple(found))
+    return EmbeddingReport(norms.median().item(), norms.max().item(), tuple(found), encoder.embedding_key)

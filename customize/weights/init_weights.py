@@ -70,7 +70,7 @@ def told_of_words(words: Mapping[str, LearnedFile]) -> dict[str, Any]:
         tokens, starts = (said.get(name) or () for name in ("placeholder_token", "initializer_token"))
         if isinstance(tokens, list) and isinstance(starts, list) and starts:
             begun |= dict(zip(tokens, starts * (len(tokens) if len(starts) == 1 else 1), strict=False))
-    counts = [rows(file, file.placeholders[word]) for word, file in words.items()]
+    counts = [rows(file, file.placeholders[word][0]) for word, file in words.items()]
     starts = [begun.get(word, "thing") for word in words]
     return {"placeholder_token": [*words], "num_vectors": counts, "initializer_token": starts}
 
@@ -167,16 +167,16 @@ def into_base(settings, family: "Family") -> None:
     put_into(family, network.path, read_tensors(network), "train on with the base model that it was learned on")
 
 
-def words_of(settings) -> "dict[str, Tensor]":
-    """The vectors [N, D], float32, from which words begin, by placeholder."""
+def words_of(settings) -> "dict[str, dict[str, Tensor]]":
+    """The tensors from which words begin, by placeholder and by name in the file, as `vectors_by_encoder` takes them."""
     if settings.init_weights is None:
         return {}
     from customize.weights.load_weights import read_tensors
 
-    found: dict[str, Tensor] = {}
+    found: dict[str, dict[str, Tensor]] = {}
     for file in find(settings.init_weights, settings.pretrained_model_name_or_path).files:
         tensors = read_tensors(file)
-        found |= {word: tensors[name].float().reshape(-1, tensors[name].shape[-1]) for word, name in file.placeholders.items()}
+        found |= {word: {name: tensors[name] for name in names} for word, names in file.placeholders.items()}
     return {token: found[word] for token, word in sources(settings.placeholder_token, found).items()}
 
 

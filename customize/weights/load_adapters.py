@@ -8,6 +8,7 @@ program goes beside its module, any other change into the weight itself.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from safetensors.torch import load_file
 from torch import nn
@@ -72,7 +73,8 @@ def add_adapter(networks: Networks, file: LearnedFile, name: str, partial: bool)
 
     A file that names its kind of adapter is loaded by that one. All others are a LoRA, or a change of the weights themselves.
     """
-    tensors = {key: tensor for key, tensor in load_file(file.path).items() if key not in file.placeholders.values()}
+    words = set(chain(*file.placeholders.values()))
+    tensors = {key: tensor for key, tensor in load_file(file.path).items() if key not in words}
     own = file.adapter and adapters.build(file.adapter)
     adapter = own or LoRA()
     sort = by_module if own else sorted_out

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from customize.errors import InputError, Problem
 from customize.families.base import Family
-from customize.families.token_table import token_table
+from customize.families.text_encoder import vectors_by_encoder
 from customize.weights.loaded import Loaded, LoadedAdapter, LoadedTogether, LoadedWords
 from customize.weights.weight_file import SETTING, LearnedFile, listed, other_base
 
@@ -39,14 +39,13 @@ def add_embeddings(family: Family, file: LearnedFile, tensors: dict[str, Tensor]
     """Teaches the family the words of a file, each with its vectors [N, D]; None for a file without words. Raises InputError."""
     if not file.placeholders:
         return None
-    encoder = family.text_encoders[0]
-    table, vectors = token_table(encoder.module), {}
-    width = encoder.width
-    for placeholder, key in file.placeholders.items():
-        own = tensors[key].float().view(-1, tensors[key].shape[-1])
-        if own.shape[-1] != width:
-            what = f"{file.path}: {placeholder} is {own.shape[-1]} wide; words of this base model are {width} wide"
-            raise InputError(Problem(SETTING, what, other_base(file)))
-        vectors[len(table.vectors)] = own
-        encoder.add_tokens(placeholder, own.clone())
-    return LoadedWords(table, vectors)
+    vectors = []
+    for placeholder, names in file.placeholders.items():
+        try:
+            own = vectors_by_encoder(family.text_encoders, {name: tensors[name] for name in names})
+        except ValueError as error:
+            raise InputError(Problem(SETTING, f"{file.path}: {placeholder} {error}", other_base(file))) from error
+        for encoder, each in zip(family.text_encoders, own, strict=True):
+            encoder.add_tokens(placeholder, each.clone())
+            vectors.append((encoder.vectors[placeholder], each))
+    return LoadedWords(vectors)

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from customize.adapters import Adapter
 from customize.adapters.peft_layers import has_adapter, tuner_layers
 from customize.families.base import Family
-from customize.families.token_table import TokenTable
 from customize.settings.scale import Now, apart
 from customize.weights.lycoris import Changed
 
@@ -47,14 +46,14 @@ class LoadedAdapter:
 
 @dataclass(frozen=True)
 class LoadedWords:
-    """Words of a token table. vectors: those that a word was learned as, [N, D] in float32 on the CPU, by its place there."""
+    """Words in the vocabularies of the text encoders. vectors: (the parameter in use [N, D], its values at scale 1 in float32)
+    of each word and encoder."""
 
-    table: TokenTable
-    vectors: dict[int, Tensor]
+    vectors: Sequence[tuple[nn.Parameter, Tensor]]
 
     def set_scale(self, scale: Now) -> None:
-        for place, vectors in self.vectors.items():
-            self.table.vectors[place].data.copy_(vectors * apart(scale)[1])
+        for parameter, vectors in self.vectors:
+            parameter.data.copy_(vectors * apart(scale)[1])
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,12 @@ AGAIN = "_kohya"
 """What ends the name of a file that holds the same as the one beside it, for other programs."""
 INTEGERS = ("U8", "I8", "I16", "I32", "I64")
 BASE_MARKS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conv_in.", "text_model.")
-UNNAMED = ("emb_params", "string_to_param.*", "string_to_param", "clip_l", "*")
+UNNAMED = ("emb_params", "string_to_param.*", "string_to_param", "clip_l", "clip_g", "*")
 """Names of tensors of embeddings whose word is the file's name."""
-BUNDLED = re.compile(r"bundle_emb\.(.+?)\.(?:string_to_param\.\*|emb_params|clip_l)")
-"""An embedding within a file of an adapter, as A1111 and OneTrainer have it; its word."""
+BUNDLED = re.compile(r"bundle_emb\.(.+?)\.(?:string_to_param\.\*|[a-z0-9_]+)")
+"""An embedding beside others in one file, as A1111 and OneTrainer have it in those of adapters; its word."""
+PLACEHOLDER = "placeholder_token"
+"""Metadata: the word of an embedding whose tensors are named after the text encoders."""
 PATTERNS = re.compile(r"(^|\.)(rank_pattern|alpha_pattern)$")
 NUMBERS = re.compile(r"(^|\.)(r|lora_alpha)$")
 MOST_REPEATS = 3
@@ -70,13 +72,19 @@ class LearnedFile:
         return not self.is_adapter and any(name.startswith(denoisers) for name in self.header.tensors)
 
     @property
-    def placeholders(self) -> dict[str, str]:
-        """For embeddings: the word that calls each tensor. Most programs keep the word in the file's name."""
-        if self.is_adapter:
-            return {found[1]: name for name in self.header.tensors if (found := BUNDLED.fullmatch(name))}
-        if self.is_network:
-            return {}
-        return {self.path.stem if name in UNNAMED else name: name for name in self.header.tensors}
+    def placeholders(self) -> dict[str, tuple[str, ...]]:
+        """For embeddings: the tensors of each word, one for each text encoder. Most programs keep the word in the file's name."""
+        words: dict[str, tuple[str, ...]] = {}
+        alone = None if self.is_adapter or self.is_network else self.header.metadata.get(PLACEHOLDER, self.path.stem)
+        for name in () if self.is_network else self.header.tensors:
+            if found := BUNDLED.fullmatch(name):
+                word = found[1]
+            elif alone is None:
+                continue
+            else:
+                word = alone if name in UNNAMED or PLACEHOLDER in self.header.metadata else name
+            words[word] = (*words.get(word, ()), name)
+        return words
 
     @property
     def trigger_words(self) -> tuple[str, ...]:
@@ -87,7 +95,7 @@ class LearnedFile:
     @property
     def described(self) -> str:
         """One line: what the file holds, its scale, the words that call it, and the base model that it was learned on."""
-        shapes = [self.header.tensors[name].shape for name in self.placeholders.values()]
+        shapes = [self.header.tensors[name].shape for name, *_ in self.placeholders.values()]
         rows = sum(shape[0] if len(shape) == 2 else 1 for shape in shapes)
         words = f"embeddings, {rows} vector{'s' * (rows > 1)}"
         kind = f"adapter{f' and {words}' if rows else ''}" if self.is_adapter else words
@@ -155,7 +163,7 @@ def check_file(path: Path, scale: Scale) -> LearnedFile:
         what = f"{path}: {listed(wrong)} hold {header.tensors[wrong[0]].dtype}, not floating point numbers"
         problems.append(Problem(SETTING, what, "give a file in float32, float16 or bfloat16"))
     if not problems and not file.is_network and not (file.is_adapter and not file.placeholders):
-        shapes = [header.tensors[name].shape for name in file.placeholders.values()]
+        shapes = [header.tensors[name].shape for names in file.placeholders.values() for name in names]
         if not file.is_adapter and any(name.startswith(BASE_MARKS) for name in header.tensors):
             remedy = "give it as --pretrained_model_name_or_path"
             problems.append(Problem(SETTING, f"{path} is a base model, not learned weights", remedy))
