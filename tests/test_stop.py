@@ -29,7 +29,7 @@ class StopAt(Callback):
     def after_step(self, state, metrics):
         if state.step == self.best:
             self.weights = {name: tensor.detach().clone() for name, tensor in state.method.trainable_state_dict().items()}
-        return Stop("good enough", self.weights) if state.step == self.step else None
+        return Stop("good enough", self.weights, self.best) if state.step == self.step else None
 
     def finish(self, state):
         self.finished += 1
@@ -60,7 +60,7 @@ def test_a_run_that_is_stopped_has_a_result(method, best, tiny_epsilon, pictures
     [learned] = [text for each in reported for head, text in getattr(each, "rows", ()) if head == "learned"]
     assert "from 3 images in 3 steps" in learned
     about = json.loads((folder / "customize.json").read_text())
-    assert about["steps"] == 3
+    assert about["steps"] == (best or 3)
     name = "pytorch_lora_weights.safetensors" if method == "lora" else "learned_embeds.safetensors"
     found = load_file(folder / name)
     last = checkpoint.load(folder / "checkpoints/step-000003").learned
@@ -68,6 +68,19 @@ def test_a_run_that_is_stopped_has_a_result(method, best, tiny_epsilon, pictures
     expected = kept if best else last
     assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
     assert any(not torch.equal(last[key], kept[key]) for key in last)
+
+
+def test_samples_and_card_are_those_of_the_chosen_weights(tiny_epsilon, pictures, tmp_path):
+    """A run that chose the weights of step 2 at step 3 shows what a run of two steps does."""
+    prompt = {"validation_prompt": ("a photo of sks dog",), "sample_inference_steps": 2, "num_validation_images": 1}
+    for name, steps, callbacks in (("chosen", 6, [StopAt(3, best=2)]), ("short", 2, [])):
+        settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / name, max_train_steps=steps, **prompt)
+        run.run(settings, *check(settings), callbacks=callbacks)
+    chosen, short = tmp_path / "chosen", tmp_path / "short"
+    assert (chosen / "before_after.png").read_bytes() == (short / "before_after.png").read_bytes()
+    assert (chosen / "README.md").read_text() == (short / "README.md").read_text().replace("short", "chosen")
+    drawn = {path.name: (path / "000.png").read_bytes() for path in (chosen / "samples").glob("step-*")}
+    assert drawn.keys() == {"step-000000", "step-000002", "step-000003"} and drawn["step-000002"] != drawn["step-000003"]
 
 
 class Count(Callback):

@@ -263,7 +263,7 @@ def test_damaged_samples_are_left_out_with_one_note(name, damage, told, tmp_path
     assert said.count("note: left out, as sample pictures are missing or damaged") == (told is True), said
     assert ("step-000002" in said) == (told is True)
     example = types.SimpleNamespace(open=lambda: Image.new("RGB", (16, 16)))
-    samples.write_before_after(tmp_path / "before_after.png", [example])
+    samples.write_before_after(tmp_path / "before_after.png", [example], 4)
     assert (tmp_path / "before_after.png").exists()
 
 
@@ -276,7 +276,7 @@ def test_without_the_base_models_images_nothing_is_called_before(what, tmp_path,
         (samples.folder / "step-000000/000.png").write_bytes(b"\x89PNG")
     else:
         (samples.folder / "step-000000" / PROMPTS).write_text('["x"]')
-    samples.write_before_after(tmp_path / "before_after.png", [])
+    samples.write_before_after(tmp_path / "before_after.png", [], 4)
     assert not (tmp_path / "before_after.png").exists()
     assert "no before_after.png: the base model's sample pictures are not there any more" in capsys.readouterr().out
 

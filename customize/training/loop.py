@@ -46,10 +46,15 @@ class SkipDraw(Exception):
 
 @dataclass(frozen=True)
 class Stop:
-    """Returned by a callback that ends the run early. weights: what to save as the result in place of the last weights."""
+    """Returned by a callback that ends the run early.
+
+    weights: the result, in place of the last weights, by the names of `Method.trainable_state_dict`; step: the optimizer step
+    that they are of, if it is not the last one.
+    """
 
     reason: str
     weights: Mapping[str, Tensor] | None = None
+    step: int | None = None
 
 
 @dataclass(frozen=True)

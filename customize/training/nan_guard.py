@@ -18,7 +18,7 @@ from customize.errors import NumericsError
 from customize.printable import first_few
 from customize.storage.checkpoint import is_finite
 from customize.training.loop import Callback, SkipDraw, State, StepMetrics
-from customize.training.resumable import SKIPPED_DRAWS, WEIGHTS, copied, named_tensors, replaced
+from customize.training.resumable import OPTIMIZER, SKIPPED_DRAWS, WEIGHTS, copied, named_tensors, replaced
 
 IN_A_ROW, IN_ALL = 3, 10
 """Draws that are left out at one step, and in a run."""
@@ -151,6 +151,17 @@ def are_finite(state: State, tensors: Iterable[Tensor]) -> bool:
 
 
 def damaged(state: State) -> list[str]:
-    """The names of the tensors of which `are_finite` says so."""
+    """The names of the tensors that are not finite."""
     found = [name for name, tensor in tensors_of(state).items() if not is_finite(tensor.detach())]
-    return [name.removeprefix(f"{WEIGHTS}/") for name in found] or ["on another process"]
+    return [readable(name, state) for name in found] or ["on another process"]
+
+
+def readable(name: str, state: State) -> str:
+    """The name of a tensor of the state; the optimizer numbers its parameters, which have names in the method."""
+    kept = f"{OPTIMIZER}/state/"
+    if not name.startswith(kept):
+        return name.removeprefix(f"{WEIGHTS}/")
+    number, _, what = name.removeprefix(kept).partition("/")
+    parameter = [each for group in state.optimizer.param_groups for each in group["params"]][int(number)]
+    names = [own for own, tensor in state.method.trainable_state_dict().items() if tensor is parameter]
+    return f"the optimizer's {what} of {names[0] if names else f'parameter {number}'}"

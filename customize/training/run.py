@@ -56,6 +56,11 @@ class Outcome:
     stop: Stop | None
     began: float
 
+    @property
+    def result_step(self) -> int:
+        """The step of the weights that are the result."""
+        return self.step if self.stop is None or self.stop.step is None else self.stop.step
+
 
 def run(settings, folder: Path, source: Source, examples: Examples, callbacks: Sequence[Callback] = ()) -> Path:
     """Trains what the settings say and leaves the result in `folder`; what it is given has passed `preflight.check`.
@@ -87,7 +92,7 @@ def run(settings, folder: Path, source: Source, examples: Examples, callbacks: S
         accelerator.free_memory()  # optimizer and gradients are not needed any more, nor are the cached latents
         if accelerator.is_main_process:
             files = finish(settings, folder, family, outcome)
-            outcome.samples.write_before_after(folder / run_folder.BEFORE_AFTER, examples.instances)
+            outcome.samples.write_before_after(folder / run_folder.BEFORE_AFTER, examples.instances, outcome.result_step)
             seconds, number = time.perf_counter() - outcome.began, len(examples.instances)
             events.summarize("finished", summary.finished(settings, folder, files, source, number, outcome.step, seconds))
     accelerator.wait_for_everyone()
@@ -119,9 +124,15 @@ def fit(
     state = train(config, method, dataset, callbacks, accelerator, learning_rates, resume, same)
     if state.stop and state.step < state.max_train_steps:
         events.info(f"stopped after step {state.step:,} of {state.max_train_steps:,}: {state.stop.reason}")
-    if probe and accelerator.is_main_process:
-        events.info(str(probe.change()))
-    return Outcome(method, samples, state.step, state.stop, began)
+    outcome = Outcome(method, samples, state.step, state.stop, began)
+    chosen = state.stop.weights if state.stop else None
+    if accelerator.is_main_process:
+        with method.holding(chosen):
+            if chosen is not None and samples.prompts:
+                samples.draw_step(state, outcome.result_step)
+            if probe:
+                events.info(str(probe.change()))
+    return outcome
 
 
 def check_machine(settings) -> None:
@@ -234,7 +245,7 @@ def save_weights(folder: Path, method: Method, about: About) -> Callable[[State]
 def finish(settings, folder: Path, family: Family, outcome: Outcome) -> list[Path]:
     """Saves the result, reads it back through the public loader, and only then puts it, with its card, in its place."""
     method, chosen = outcome.method.eval(), outcome.stop.weights if outcome.stop else None
-    metadata = model_card.metadata(settings, method, family, outcome.step)
+    metadata = model_card.metadata(settings, method, family, outcome.result_step)
     with (
         method.holding(chosen),
         new_entries(folder, size(method.trainable_state_dict()), unlisted=(run_folder.CARD,)) as unfinished,

@@ -59,16 +59,26 @@ class ValidationImages:
 
     def __call__(self, state: State) -> None:
         if state.accelerator.is_main_process:
-            state.method.eval()
-            self.family.latents.to(state.accelerator.device)
-            with state.accelerator.autocast():
-                pictures = {prompt: self.draw(prompt) for prompt in self.prompts}
-            self.family.latents.to("cpu")
-            state.method.train()
-            events.emit(events.ValidationImagesDrawn(state.step, pictures))
-            with only_looked_at(f"sample pictures of step {state.step} cannot be kept"):
-                self.keep(pictures, state)
+            images = self.draw_step(state, state.step)
+            for tracker in state.accelerator.trackers:
+                options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                arrays = {prompt: np.stack([np.asarray(image) for image in drawn]) for prompt, drawn in images.items()}
+                with only_looked_at(f"{tracker.name} takes no sample images", Exception):
+                    tracker.log_images(arrays, step=state.step, **options)
         state.accelerator.wait_for_everyone()
+
+    def draw_step(self, state: State, step: int) -> dict[str, list[Image.Image]]:
+        """Draws and keeps the images of the method's current weights, which are those of `step`; returns them by prompt."""
+        state.method.eval()
+        self.family.latents.to(state.accelerator.device)
+        with state.accelerator.autocast():
+            images = {prompt: self.draw(prompt) for prompt in self.prompts}
+        self.family.latents.to("cpu")
+        state.method.train()
+        events.emit(events.ValidationImagesDrawn(step, images))
+        with only_looked_at(f"sample pictures of step {step} cannot be kept"):
+            self.keep(images, step)
+        return images
 
     def draw(self, prompt: str) -> list[Image.Image]:
         """The pictures of one prompt, of the seeds that follow the run's."""
@@ -85,19 +95,14 @@ class ValidationImages:
             width=settings.resolution,
         )
 
-    def keep(self, pictures: dict[str, list[Image.Image]], state: State) -> None:
-        """Writes the pictures of a step, the sheet of all steps so far, and tells the trackers."""
-        with new_folder(self.folder / f"step-{state.step:06d}") as unfinished:
+    def keep(self, pictures: dict[str, list[Image.Image]], step: int) -> None:
+        """Writes the pictures of a step and the sheet of all steps so far."""
+        with new_folder(self.folder / f"step-{step:06d}") as unfinished:
             for row, picture in enumerate(picture for drawn in pictures.values() for picture in drawn):
                 picture.save(unfinished / f"{row:03d}.png")
             (unfinished / PROMPTS).write_text(json.dumps(self.row_labels()), encoding="utf-8")
             manifest.write(unfinished)
         write_image(self.folder / "contact_sheet.png", self.sheet())
-        for tracker in state.accelerator.trackers:
-            options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-            arrays = {prompt: np.stack([np.asarray(p) for p in drawn]) for prompt, drawn in pictures.items()}
-            with only_looked_at(f"{tracker.name} takes no sample images", Exception):
-                tracker.log_images(arrays, step=state.step, **options)
 
     def sheet(self) -> Image.Image:
         """Rows: prompts and seeds; columns: steps, the base model first."""
@@ -108,16 +113,17 @@ class ValidationImages:
             row_labels=self.row_labels(),
         )
 
-    def write_before_after(self, path: Path, examples: Sequence[Example]) -> None:
-        """The pictures that were learned from, above the base model's pictures beside the last ones; if any were drawn."""
+    def write_before_after(self, path: Path, examples: Sequence[Example], step: int) -> None:
+        """The training images, above the base model's images beside those of `step`; if any were drawn."""
         columns = self.columns()
         if columns and 0 not in columns:
             events.note(f"no {path.name}: the base model's sample pictures are not there any more")
         elif columns:
-            rows = list(zip(self.row_labels(), columns[0], columns[max(columns)], strict=True))
+            step = step if step in columns else max(columns)
+            rows = list(zip(self.row_labels(), columns[0], columns[step], strict=True))
             try:
                 with only_looked_at(f"no {path.name}"):
-                    labels = f"before: {self.settings.start_label}", f"after {max(columns):,} steps"
+                    labels = f"before: {self.settings.start_label}", f"after {step:,} steps"
                     shown = [example.open() for example in examples[:8]]
                     write_image(path, before_after(shown, rows, of=len(examples), labels=labels))
             except ResourceError as error:  # the run is done, and asks nothing of the pictures any more
