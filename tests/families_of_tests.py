@@ -7,7 +7,7 @@ conditioning (as SD3). `PixelUNet`: DDPM on pixels, by a UNet that predicts a va
 B samples, C channels, H W height and width, L characters, D width.
 """
 
-from copy import deepcopy
+from copy import copy, deepcopy
 from pathlib import Path
 
 import torch
@@ -71,8 +71,16 @@ class TinyFamily:
     takes_mask = takes_guidance = False
     lora_targets = {"attention": ("to_q", "to_k", "to_v", "to_out.0")}
     size_multiple, resolution = 4, 16
-    denoiser: nn.Module
     components: dict[str, nn.Module]
+    """The denoiser first."""
+
+    @property
+    def trainable(self) -> dict[str, nn.Module]:
+        return {name: network for name, network in self.components.items() if network is self.denoiser}
+
+    @property
+    def denoiser(self) -> nn.Module:
+        return next(iter(self.components.values()))
 
     @property
     def device(self) -> torch.device:
@@ -99,6 +107,11 @@ class TinyFamily:
     def replace_vae(self, vae, where) -> None:
         raise NotImplementedError
 
+    def with_component(self, name, network):
+        other = copy(self)
+        other.components = {**self.components, name: network}
+        return other
+
     def pipeline(self):
         raise NotImplementedError
 
@@ -108,22 +121,24 @@ class FlowTransformer(TinyFamily):
 
     def __init__(self):
         torch.manual_seed(0)
-        self.denoiser = SD3Transformer2DModel(
+        transformer = SD3Transformer2DModel(
             sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
             num_attention_heads=4, joint_attention_dim=WIDTH, caption_projection_dim=32, pooled_projection_dim=WIDTH,
             pos_embed_max_size=16,
         )  # fmt: skip
-        nn.init.normal_(self.denoiser.proj_out.weight, std=0.5)
-        self.vae = AutoencoderKL(
+        nn.init.normal_(transformer.proj_out.weight, std=0.5)
+        vae = AutoencoderKL(
             block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
             up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, latent_channels=4, scaling_factor=1.5, shift_factor=0.06,
         )  # fmt: skip
-        self.components = {"transformer": self.denoiser, "vae": self.vae}
-        self.trainable = {"transformer": self.denoiser}
-        self.latents = KLLatents(self.vae)
+        self.components = {"transformer": transformer, "vae": vae}
         self.scheduler, self.schedule = FlowMatchEulerDiscreteScheduler(shift=3.0), FlowSchedule(logit_normal=(0.0, 1.0))
         for component in self.components.values():
             component.eval().requires_grad_(False)
+
+    @property
+    def latents(self) -> KLLatents:
+        return KLLatents(self.components["vae"])
 
     def encode_prompts(self, prompts, *, clip_skip=None, min_chunks=1) -> Conditioning:
         vectors = characters(prompts)
@@ -138,17 +153,16 @@ class PixelUNet(TinyFamily):
 
     def __init__(self):
         torch.manual_seed(0)
-        self.denoiser = UNet2DConditionModel(
+        unet = UNet2DConditionModel(
             sample_size=16, in_channels=3, out_channels=6, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
             cross_attention_dim=WIDTH, attention_head_dim=4,
         )  # fmt: skip
-        self.components = self.trainable = {"unet": self.denoiser}
+        self.components = {"unet": unet.eval().requires_grad_(False)}
         self.scheduler = DDPMScheduler(
             variance_type="learned_range", beta_schedule="squaredcos_cap_v2", clip_sample=False, steps_offset=1
         )
         self.schedule = DiscreteSchedule.of(self.scheduler)
-        self.denoiser.eval().requires_grad_(False)
 
     def encode_prompts(self, prompts, *, clip_skip=None, min_chunks=1) -> Conditioning:
         return Conditioning({"encoder_hidden_states": characters(prompts)})

@@ -1,6 +1,8 @@
 """Base models unlike Stable Diffusion, each one class of `families_of_tests.py`: LoRA is trained by the one loop, and images
 are made by the one sampler, as ten lines of formula say."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from families_of_tests import FlowTransformer, PixelUNet, TinySpec
@@ -68,6 +70,21 @@ def test_lora_is_trained_by_the_loop_and_changes_nothing_else(family, tiny_epsil
     assert any(not torch.equal(p, start[name]) for name, p in training.method.trainable_state_dict().items())
     after = {name.replace(".base_layer", ""): p for name, p in family.denoiser.named_parameters() if "lora" not in name}
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+@torch.no_grad()
+def test_a_family_around_another_network_predicts_by_it(family):
+    name, network = next(iter(family.components.items()))
+    other = deepcopy(network)
+    for parameter in other.parameters():
+        parameter.mul_(1.1)
+    replaced, (t, text) = family.with_component(name, other), (torch.tensor([500]), family.encode_prompts(["a dog"]))
+    latents = torch.randn(1, network.config.in_channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    before = family.predict(latents, t, text).prediction
+    assert replaced.components[name] is replaced.denoiser is other and family.denoiser is network
+    network.load_state_dict(other.state_dict())
+    assert torch.equal(replaced.predict(latents, t, text).prediction, family.predict(latents, t, text).prediction)
+    assert not torch.equal(replaced.predict(latents, t, text).prediction, before)
 
 
 @torch.no_grad()

@@ -1,13 +1,12 @@
 """Verifies the saved result against the weights in memory.
 
-The result is loaded by the code that users load it with, but into the base model that is in memory already: an adapter beside
-the same modules once the trained one is taken off, words into the same vocabulary. Of full fine-tuning, whose result is a base
-model of its own, one network at a time is loaded.
+The result is loaded by the same code as for users, but into the base model that is already in memory: an adapter beside the
+same modules once the trained one is detached, new words into the same vocabulary. The result of full fine-tuning, which is a
+base model of its own, is loaded one network at a time.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from copy import copy
 from hashlib import blake2b
 from pathlib import Path
 
@@ -44,15 +43,15 @@ def check(
 ) -> float:
     """Compares one prediction of the trained networks with one of the result in `folder`, and the tensors bit for bit.
 
-    The family is moved to the CPU in float32. saved: the number format of the result; weights: what was learned, each tensor of
-    which has to be in the files, rounded to that format (of a complete pipeline, all tensors have to be).
+    The family is moved to the CPU in float32. saved: the number format of the result; weights: the trained tensors, which must
+    all be in the files, rounded to that format (of a complete pipeline, all tensors must be).
     Returns the largest difference relative to the largest number. Raises OSError when the result differs by more than
     `TOLERANCE` or cannot be loaded, NumericsError when the trained networks predict NaN or infinity.
     """
     expected = prediction_of(family, prompt)
     if not expected.isfinite().all():
-        remedy = "start anew with a lower learning_rate, or go on from an earlier checkpoint"
-        raise NumericsError(f"what was learned answers with NaN or infinity, and is not saved as the result\n    -> {remedy}")
+        remedy = "train again with a lower learning_rate, or resume from an earlier checkpoint"
+        raise NumericsError(f"the trained networks predict NaN or infinity, so no result was saved\n    -> {remedy}")
     try:
         if (folder / "model_index.json").is_file():
             predictions = predictions_of_pipeline(folder, family, prompt, saved)
@@ -61,10 +60,10 @@ def check(
             with loaded_into(family, folder):
                 predictions = [prediction_of(family, prompt)]
     except InputError as error:
-        raise OSError(f"what was saved cannot be loaded again: {error}") from error
+        raise OSError(f"the saved result cannot be loaded: {error}") from error
     difference = max(((each - expected).abs().max() / expected.abs().max()).item() for each in predictions)
     if not difference <= TOLERANCE[saved]:
-        raise OSError(f"{folder} does not give what was learned: predictions differ by {difference:.1e}")
+        raise OSError(f"{folder} does not reproduce the trained weights: predictions differ by {difference:.1e}")
     return difference
 
 
@@ -80,14 +79,14 @@ def prediction_of(family: Family, prompt: str) -> Tensor:
 
 
 def refuse_missing(folder: Path, weights: Mapping[str, Tensor], saved: torch.dtype) -> None:
-    """Raises OSError when a learned tensor is in none of the files, under whatever name: as it is, or rounded.
+    """Raises OSError when a trained tensor is in none of the files, exact or rounded, under any name.
 
-    Names are not compared, because files have those of several programs; a prediction tells whether each is in its place.
+    Names are not compared, because files use those of several programs; the prediction depends on every tensor being in place.
     """
     found = {digest(tensor) for file in folder.glob("*.safetensors") for tensor in load_file(file).values()}
     missing = [name for name, tensor in weights.items() if found.isdisjoint({digest(tensor), digest(tensor.to(saved))})]
     if missing:
-        raise OSError(f"{folder} does not hold what was learned: {first_few(missing, 3)}")
+        raise OSError(f"{folder} does not contain the trained weights: {first_few(missing, 3)}")
 
 
 def digest(tensor: Tensor) -> bytes:
@@ -98,7 +97,7 @@ def digest(tensor: Tensor) -> bytes:
 
 @contextmanager
 def loaded_into(family: Family, folder: Path) -> Iterator[None]:
-    """Within it the family has the adapters and words that are saved in `folder` in place of the trained ones."""
+    """Inside the context the family has the adapters and words that are saved in `folder` in place of the trained ones."""
     files = find_learned(str(family.source), [(folder, 1.0)]).files
     with without_adapters(*family.trainable.values()), without_words(family, files):
         for file in files:
@@ -110,14 +109,14 @@ def loaded_into(family: Family, folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            for adapter in loaded:  # those that change a weight itself put it back
+            for adapter in loaded:  # restores weights that an adapter changes in place
                 adapter.set_scale(0.0)
 
 
 @contextmanager
 def without_adapters(*networks: nn.Module) -> Iterator[None]:
-    """Within it the modules of the base model stand in the place of the adapters' layers around them. What is put beside them
-    meanwhile goes at the end."""
+    """Inside the context the base model's own modules replace the adapter layers around them. Layers that are added meanwhile
+    are removed at the end."""
     trained = tuner_places(networks)
     configs = [vars(network).pop("peft_config", None) for network in networks]
     for parent, name, layer in trained:
@@ -136,7 +135,7 @@ def without_adapters(*networks: nn.Module) -> Iterator[None]:
 
 
 def tuner_places(networks: tuple[nn.Module, ...]) -> list[tuple[nn.Module, str, nn.Module]]:
-    """(parent, name in it, layer) of each of the adapters' layers."""
+    """(parent, attribute name, layer) of each adapter layer."""
     parents = [parent for network in networks for parent in network.modules()]
     return [(parent, name, child) for parent in parents for name, child in parent.named_children() if is_tuner_layer(child)]
 
@@ -161,7 +160,7 @@ def load_words(family: Family, file: LearnedFile) -> None:
     tensors, encoders = read_tensors(file) if file.placeholders else {}, family.text_encoders
     for placeholder, names in file.placeholders.items():
         if any(placeholder not in encoder.vectors for encoder in encoders):
-            raise InputError(Problem(str(file.path), f"holds the word {placeholder}, which was not learned", "train again"))
+            raise InputError(Problem(str(file.path), f"contains the word {placeholder}, which was not trained", "train again"))
         try:
             own = vectors_by_encoder(encoders, {name: tensors[name] for name in names})
         except ValueError as error:
@@ -170,34 +169,24 @@ def load_words(family: Family, file: LearnedFile) -> None:
 
 
 def predictions_of_pipeline(folder: Path, family: Family, prompt: str, saved: torch.dtype) -> list[Tensor]:
-    """The predictions of the family with each of the saved networks in turn in place of its own.
+    """The predictions of the family with each saved network in turn in place of its own.
 
-    Only one is in memory at a time. Raises OSError when a tensor of a network differs, or tokenizer or scheduler do.
+    One saved network is in memory at a time. Raises OSError when a tensor, a tokenizer or the scheduler differs.
     """
-    tokenizers = family.text_encoders[0].tokenizer, load_tokenizer(folder)
-    input_ids = [tokenizer(prompt).input_ids for tokenizer in tokenizers]
-    if input_ids[0] != input_ids[1] or load_scheduler(folder).config.prediction_type != family.prediction_type:
+    tokenizers = [(each.tokenizer, load_tokenizer(folder, each.tokenizer_folder)) for each in family.text_encoders]
+    same_tokens = all(own(prompt).input_ids == saved_one(prompt).input_ids for own, saved_one in tokenizers)
+    if not same_tokens or load_scheduler(folder).config.prediction_type != family.prediction_type:
         raise OSError(f"{folder} has another tokenizer or scheduler than the model that was trained")
     predictions = []
     for part, trained in family.components.items():
         fresh = load_network(type(trained), folder / part, part).eval()
         refuse_different(folder / part, trained, fresh, saved)
-        predictions.append(prediction_of(with_component(family, part, fresh), prompt))
+        predictions.append(prediction_of(family.with_component(part, fresh), prompt))
     return predictions
 
 
-def with_component(family: Family, part: str, network: nn.Module) -> Family:
-    """The same model around another network. Components are attributes of the names of their folders."""
-    other = copy(family)
-    setattr(other, part, network)
-    other.text_encoders = tuple(map(copy, family.text_encoders))
-    for encoder in other.text_encoders:
-        encoder.module = other.components[encoder.name]
-    return other
-
-
 def refuse_different(folder: Path, trained: nn.Module, fresh: nn.Module, saved: torch.dtype) -> None:
-    """Raises OSError when the tensors of two networks are not the same, those of the second rounded to `saved`."""
+    """Raises OSError when the tensors of two networks differ by more than rounding to `saved`."""
     own, theirs = trained.state_dict(), fresh.state_dict()
     different = [
         name
@@ -205,9 +194,9 @@ def refuse_different(folder: Path, trained: nn.Module, fresh: nn.Module, saved: 
         if name not in own or name not in theirs or not is_rounded(theirs[name], own[name], saved)
     ]
     if different:
-        raise OSError(f"{folder} does not hold what was learned: {first_few(different, 3)}")
+        raise OSError(f"{folder} does not contain the trained weights: {first_few(different, 3)}")
 
 
 def is_rounded(found: Tensor, expected: Tensor, saved: torch.dtype) -> bool:
-    """Whether the numbers found are those expected, as they are or in the format `saved`."""
+    """Whether two tensors are equal, exactly or after rounding to `saved`."""
     return torch.equal(found, expected) or torch.equal(found, expected.to(saved).to(found.dtype))

@@ -149,6 +149,10 @@ class Family(Protocol):
         """Evaluates the denoiser on noisy latents [B, C, H, W] at timesteps [B]."""
         ...
 
+    def with_component(self, name: str, network: nn.Module) -> "Family":
+        """The same model with another network in the place of the component `name`; all other networks are shared."""
+        ...
+
     def pipeline(self) -> Any:
         """diffusers' own pipeline around these very components, for `save_pretrained`."""
         ...

@@ -5,6 +5,7 @@ Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Mode
 """
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 
 import torch
@@ -171,6 +172,15 @@ class StableDiffusion:
             width = self.unet.config.time_cond_proj_dim
             inputs["timestep_cond"] = guidance_embedding(scale - 1, width).to(noisy_latents)
         return DenoiserOutput(self.unet(noisy_latents, timesteps, **inputs, return_dict=False)[0])
+
+    def with_component(self, name: str, network: nn.Module) -> "StableDiffusion":
+        """The same model with another network in the place of the component `name`; all other networks are shared."""
+        other = copy(self)
+        setattr(other, name, network)
+        other.text_encoders = tuple(map(copy, self.text_encoders))
+        for encoder in other.text_encoders:
+            encoder.module = other.components[encoder.name]
+        return other
 
     def pipeline(self) -> StableDiffusionPipeline:
         """diffusers' own pipeline around these very parts (nothing is copied), without a safety checker."""

@@ -29,6 +29,11 @@ class TextEncoder:
         self.vectors: dict[str, nn.Parameter] = {}
 
     @property
+    def tokenizer_folder(self) -> str:
+        """The folder of its tokenizer in diffusers' layout: `tokenizer`, `tokenizer_2`."""
+        return self.name.replace("text_encoder", "tokenizer")
+
+    @property
     def max_tokens(self) -> int:
         """L, start and end among them."""
         return self.tokenizer.model_max_length

@@ -1,4 +1,4 @@
-"""New words for a frozen text encoder: an embedding table that is answered in part by vectors outside of it.
+"""New tokens for a frozen text encoder: an embedding table extended by vectors that are kept outside of it.
 
 B batch, L tokens, D embedding width, V rows of the frozen table, N new rows.
 """

@@ -23,10 +23,10 @@ def clip_tokenizer(pad_token: str = END) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad_token, model_max_length=77)
 
 
-def load_tokenizer(folder: Path) -> CLIPTokenizer:
-    """The tokenizer of a model in diffusers' layout. Raises InputError."""
-    with refusing(folder / "tokenizer", AGAIN):
-        files = tokenizer_files(folder / "tokenizer")
+def load_tokenizer(folder: Path, name: str = "tokenizer") -> CLIPTokenizer:
+    """The tokenizer in the folder `name` of a model in diffusers' layout. Raises InputError."""
+    with refusing(folder / name, AGAIN):
+        files = tokenizer_files(folder / name)
         files.words()  # refuses what the library would take for an empty vocabulary
         with files.folder() as own:
             tokenizer = CLIPTokenizer.from_pretrained(own, local_files_only=True)
