@@ -181,7 +181,7 @@ def test_a_word_may_be_called_otherwise(earlier, others, tmp_path):
 def test_an_embedding_of_another_width_is_refused(others, tmp_path, tiny_epsilon):
     path = written(tmp_path / "words", {"<wide>": torch.randn(2, 24)})
     said = refused("textual_inversion", others, tmp_path / "run", path, pretrained_model_name_or_path=str(tiny_epsilon))
-    assert "holds 2 vectors 24 wide, where 2 of 32 are to learn" in said
+    assert "is 24 wide; words of this base model are 32 wide" in said
 
 
 def test_an_adapter_that_is_no_lora_is_refused(others, tmp_path):

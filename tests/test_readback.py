@@ -86,7 +86,7 @@ def test_a_single_bit_is_found(kind, tiny_epsilon, pictures, tmp_path):
     family, method = saved(kind, tiny_epsilon, pictures, tmp_path, **({"lora_format": "diffusers"} if kind == "lora" else {}))
     [file] = tmp_path.glob("*.safetensors")
     changed(file, nudged)
-    with pytest.raises(OSError, match="does not hold what was learned"):
+    with pytest.raises(OSError, match="does not contain the trained weights"):
         verify_result.check(tmp_path, family, method.example_prompt, weights=method.trainable_state_dict())
 
 
@@ -105,7 +105,7 @@ def test_tensors_in_each_others_place_are_found_by_the_prediction(kind, tiny_eps
         one, other = next((a, b) for a in ups for b in ups if a != b and tensors[a].shape == tensors[b].shape)
         swapped = {**tensors, one: tensors[other], other: tensors[one]}
     save_file(swapped, file, metadata)
-    with pytest.raises(OSError, match="does not give what was learned"):
+    with pytest.raises(OSError, match="does not reproduce the trained weights"):
         weights = {} if kind == "textual_inversion" else method.trainable_state_dict()
         verify_result.check(tmp_path, family, method.example_prompt, weights=weights)
 
@@ -114,7 +114,7 @@ def test_tensors_in_each_others_place_are_found_by_the_prediction(kind, tiny_eps
 def test_a_single_bit_of_a_network_is_found(part, tiny_epsilon, pictures, tmp_path):
     family, method = saved("full", tiny_epsilon, pictures, tmp_path)
     changed(tmp_path / PART_FILES[part], nudged)
-    with pytest.raises(OSError, match=f"{part} does not hold what was learned"):
+    with pytest.raises(OSError, match=f"{part} does not contain the trained weights"):
         verify_result.check(tmp_path, family, method.example_prompt)
 
 
@@ -134,5 +134,5 @@ def test_rounded_results_are_compared_as_rounded(kind, precision, tiny_epsilon, 
     dtype = PRECISIONS[precision]
     assert verify_result.check(tmp_path, family, method.example_prompt, dtype, method.trainable_state_dict()) > 1e-6
     other = torch.bfloat16 if precision == "fp16" else torch.float16
-    with pytest.raises(OSError, match="does not hold what was learned"):
+    with pytest.raises(OSError, match="does not contain the trained weights"):
         verify_result.check(tmp_path, family, method.example_prompt, other, method.trainable_state_dict())

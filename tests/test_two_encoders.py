@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from copy import deepcopy
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ def test_vectors_in_another_order_are_found(key, trained, tmp_path):
         metadata = opened.metadata()
     tensors = load_file(file)
     save_file({**tensors, key: tensors[key].flip(0).contiguous()}, tmp_path / file.name, metadata)
-    with pytest.raises(OSError, match="does not give what was learned"):
+    with pytest.raises(OSError, match="does not reproduce the trained weights"):
         verify_result.check(tmp_path, family, method.example_prompt)
 
 
@@ -137,3 +138,14 @@ def test_directions_keep_the_norm_of_each_vocabulary(base, pictures, tmp_path):
         torch.testing.assert_close(encoder.vectors["<new>"].detach().norm(dim=-1), norm.expand(2))
         name = encoder.tensor_name("<new>")
         assert (training.method.vectors[name] - training.method.start[name]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_another_second_encoder_changes_its_part_of_the_conditioning(base):
+    family = TwoEncoders(base)
+    other = deepcopy(family.text_encoder_2)
+    for parameter in other.parameters():
+        parameter.mul_(1.1)
+    own, changed = (each.encode_prompts(["a dog"]) for each in (family, family.with_component("text_encoder_2", other)))
+    same = own.tensors["encoder_hidden_states"] == changed.tensors["encoder_hidden_states"]
+    assert same[..., :32].all() and not same[..., 32:].all()

@@ -230,7 +230,7 @@ def test_a_file_that_does_not_hold_what_was_learned_is_an_error(tiny_epsilon, pi
     tensors = load_file(file)
     name = next(name for name in tensors if "lora_B" in name)
     save_file({**tensors, name: tensors[name] * 3}, file, metadata)
-    with pytest.raises(OSError, match="does not give what was learned"):
+    with pytest.raises(OSError, match="does not reproduce the trained weights"):
         verify_result.check(tmp_path / "run", family, PROMPT)
     facts = json.loads(metadata["customize"])
     assert (

@@ -106,7 +106,7 @@ class CachedImage:
 
 
 class EpochSampler:
-    """Infinite sampler of image indices, shuffled anew in each epoch. stream: keeps the draws of two samplers apart."""
+    """Infinite sampler of image indices, reshuffled in each epoch. stream: separates the draws of two samplers."""
 
     def __init__(self, stream: str, config: SampleConfig, num_images: int, num_variants: Sequence[int]):
         self.stream, self.config = stream, config
@@ -189,7 +189,7 @@ class LatentDataset:
 
     @property
     def shown(self) -> CachedImage:
-        """The first image of which a crop is cached."""
+        """The first image with a cached crop."""
         return next(image for image in self.images if image.stored)
 
     def timesteps(self, step: int, positions: Sequence[int]) -> Tensor:

@@ -44,7 +44,7 @@ def variants(
 
 
 def crop_of(example: Example, variant: Variant, resolution: int) -> Crop:
-    """What the denoiser is told of a variant; a mirrored one is a crop of the mirrored image."""
+    """The crop that a variant shows; a mirrored variant is a crop of the mirrored image."""
     width, _ = resized_size(example.size, resolution)
     left = width - variant.left - variant.side if variant.flip else variant.left
     return Crop(example.size[::-1], (variant.top, left), (variant.side, variant.side))

@@ -1,4 +1,4 @@
-"""DreamBooth: the network itself learns a subject.
+"""DreamBooth: fine-tunes the denoiser on a subject.
 
 Ruiz et al. 2023, "DreamBooth: Fine Tuning Text-to-Image Diffusion Models for Subject-Driven Generation".
 """
@@ -60,7 +60,7 @@ def dataset_of(settings: DreamBoothSettings, context: MethodContext, class_examp
 
 
 class DreamBooth(DenoisingMethod):
-    """Fine-tunes the UNet, and the text encoder on request, by what the adapter says learns."""
+    """Fine-tunes the denoiser and, on request, the text encoders; the adapter decides which of their parameters are trained."""
 
     def __init__(self, family: Family, condition: Condition, adapter: Adapter, settings):
         super().__init__(family, condition)
@@ -75,7 +75,7 @@ class DreamBooth(DenoisingMethod):
         start_from(adapter)
 
     def called_by(self, captions: Sequence[str]) -> None:
-        """Claims no trigger word that none of the captions, which are learned from, has; one of them is the example then."""
+        """Drops the trigger words if no training caption has one; a caption is the example prompt then."""
         words = rare_words(self.settings.instance_prompt, self.settings.class_prompt)
         if captions and words and not any_calls(captions, words):
             self.trigger_words, self.example_prompt = (), min(captions, key=len)
@@ -105,7 +105,7 @@ class DreamBooth(DenoisingMethod):
 
 
 class SelfDistillation(DreamBooth):
-    """Prior preservation without class images: the target of a prior sample is the prediction of the base model, the same
+    """Prior preservation without class images: the target of a prior sample is the base model's prediction, that of the same
     network with its adapter disabled (see `batches.PriorDistillation`).
     """
 

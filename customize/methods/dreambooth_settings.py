@@ -1,4 +1,4 @@
-"""DreamBooth, as far as it is known before torch is imported: its settings and what follows from them."""
+"""DreamBooth without torch: its settings and what follows from them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,11 +18,12 @@ WITH_CLASS_IMAGES = ("prior_preservation", ("images",))
 RATES = adapters.learning_rates()
 """Default learning rates, by the setting `adapter`."""
 NO_PROMPT = "..."
-"""Stands in where no prompt is given: it has no word that captions could lack."""
+"""Placeholder where no prompt is given; it has no word that a caption could lack."""
 
 
 @rule("prior_preservation", "adapter")
 def teacher_has_an_adapter(prior_preservation: str, adapter: str) -> Iterator[Problem]:
+    """A teacher is the base model, so the adapter must be separable from it."""
     if prior_preservation == "teacher" and adapter == "none":
         remedy = "set adapter = lora, or prior_preservation = images"
         yield Problem("prior_preservation", "teacher needs an adapter that can be switched off", remedy)
@@ -30,6 +31,7 @@ def teacher_has_an_adapter(prior_preservation: str, adapter: str) -> Iterator[Pr
 
 @rule("prior_preservation", "class_prompt")
 def prior_has_a_prompt(prior_preservation: str, class_prompt: str | None) -> Iterator[Problem]:
+    """Prior preservation needs a prompt of the class."""
     if prior_preservation != "none" and class_prompt is None:
         what = f"is missing: prior_preservation = {prior_preservation} needs it"
         yield Problem("class_prompt", what, "set it, such as `a photo of dog`")
@@ -39,18 +41,19 @@ def prior_has_a_prompt(prior_preservation: str, class_prompt: str | None) -> Ite
 def class_images_have_a_folder(
     prior_preservation: str, class_data_dir: str | None, instance_data_dir: str | None
 ) -> Iterator[Problem]:
+    """Class images have a folder, other than that of the instance images."""
     if prior_preservation != "images":
         return
     if class_data_dir is None:
-        what = "is missing: prior_preservation = images keeps its pictures there"
-        yield Problem("class_data_dir", what, "name a folder; pictures that it lacks are generated")
+        what = "is missing: prior_preservation = images stores the class images there"
+        yield Problem("class_data_dir", what, "name a folder; missing images are generated")
     elif instance_data_dir is not None and same(class_data_dir, instance_data_dir):
         what = "is the same folder as instance_data_dir"
-        yield Problem("class_data_dir", what, "keep the class's pictures in a folder of their own")
+        yield Problem("class_data_dir", what, "use a separate folder for the class images")
 
 
 class SubjectSettings(TrainingSettings):
-    """What DreamBooth has, whatever learns."""
+    """The settings of DreamBooth apart from those of adapters."""
 
     instance_prompt: str = setting(..., "method", "prompt of the subject, such as `a photo of sks dog`")
     class_prompt: str | None = setting(

@@ -1,4 +1,4 @@
-"""Textual inversion: new words for a frozen model.
+"""Textual inversion: trains embeddings of new tokens for a frozen model.
 
 Gal et al. 2022, "An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual Inversion".
 
@@ -37,7 +37,7 @@ def prepare(settings: TextualInversionSettings, context: MethodContext) -> Train
 
 
 class TextualInversion(DenoisingMethod):
-    """Learns the vectors of one or more placeholder tokens; every other weight stays as it is, bit for bit.
+    """Trains the embeddings of one or more placeholder tokens; every other weight stays bit-identical.
 
     vectors: of each placeholder in each text encoder, by `TextEncoder.tensor_name`.
     """
@@ -89,7 +89,7 @@ class TextualInversion(DenoisingMethod):
 
 
 class DirectionalTextualInversion(TextualInversion):
-    """Learns the direction of each vector and leaves its length at the vocabulary's mean.
+    """Trains the direction of each vector and keeps its norm at the mean of the vocabulary.
 
     Kim et al. 2026, "Directional Textual Inversion for Personalized Text-to-Image Generation": gradient descent on the
     unit sphere. The gradient, less `CONCENTRATION` times the direction at the start (the log-density of a von
@@ -109,7 +109,7 @@ class DirectionalTextualInversion(TextualInversion):
         self.start = {name: vectors.detach().clone() for name, vectors in self.vectors.items()}
 
     def build_optimizer(self, settings) -> torch.optim.Optimizer:
-        """Plain gradient descent: the steps are of the learning rate's length on the unit sphere."""
+        """Plain gradient descent; steps on the unit sphere have the length of the learning rate."""
         return torch.optim.SGD(self.parameter_groups())
 
     @torch.no_grad()
@@ -120,7 +120,7 @@ class DirectionalTextualInversion(TextualInversion):
             mean_direction = F.normalize(self.start[name].to(vectors.device), dim=-1)
             gradient = vectors.grad - self.CONCENTRATION * mean_direction
             tangent = gradient - (gradient * direction).sum(-1, keepdim=True) * direction
-            was_used = vectors.grad.any(-1, keepdim=True)  # a word that no caption of the step has stays where it is
+            was_used = vectors.grad.any(-1, keepdim=True)  # a token in no caption of the step keeps its vector
             vectors.grad.copy_(self.norms[name] * F.normalize(tangent, dim=-1) * was_used)
 
     @torch.no_grad()
@@ -143,7 +143,7 @@ def fitting(encoders: Sequence[TextEncoder], given: Mapping[str, Tensor], vector
 
 
 def tokens_to_learn(settings) -> list[tuple[str, str, int]]:
-    """(placeholder, initial words, number of vectors) of each token; one value stands for all tokens."""
+    """(placeholder, initializer token, number of vectors) of each token; a single value applies to all tokens."""
     count = len(settings.placeholder_token)
 
     def spread(values: Sequence) -> Sequence:
@@ -154,7 +154,7 @@ def tokens_to_learn(settings) -> list[tuple[str, str, int]]:
 
 @dataclass(frozen=True)
 class VectorReport:
-    """One learned vector: its norm, its distance from the start, and its nearest words by cosine."""
+    """A learned vector: its norm, its distance from its initial value, and the nearest tokens by cosine similarity."""
 
     token: str
     norm: float
@@ -164,7 +164,7 @@ class VectorReport:
 
 @dataclass(frozen=True)
 class EmbeddingReport:
-    """What became of the learned vectors, beside the median and the largest norm of the vocabulary."""
+    """The learned vectors of a text encoder, with the median and the largest norm of its vocabulary."""
 
     median_norm: float
     largest_norm: float
@@ -173,7 +173,7 @@ class EmbeddingReport:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A sentence for each vector that stood still, or grew to twice the norm of any word."""
+        """A sentence for each vector that hardly moved, or grew beyond twice the largest norm of the vocabulary."""
         found = []
         for vector in self.vectors:
             if vector.distance < 0.01 * self.median_norm:
@@ -201,10 +201,10 @@ def report(encoder: TextEncoder, start: Mapping[str, Tensor], num_nearest: int =
     words = {index: word.removesuffix("</w>") for word, index in encoder.tokenizer.get_vocab().items()}
     found = []
     for placeholder, vectors in encoder.vectors.items():
-        vectors, begun = vectors.detach().float().cpu(), start[encoder.tensor_name(placeholder)].cpu()
+        vectors, initial = vectors.detach().float().cpu(), start[encoder.tensor_name(placeholder)].cpu()
         cosines, nearest = F.cosine_similarity(vectors[:, None], table[None], dim=-1).topk(num_nearest)
         for i, token in enumerate(encoder.placeholders[placeholder]):
             near = tuple(zip((words[j] for j in nearest[i].tolist()), cosines[i].tolist(), strict=True))
-            found.append(VectorReport(token, vectors[i].norm().item(), (vectors[i] - begun[i]).norm().item(), near))
+            found.append(VectorReport(token, vectors[i].norm().item(), (vectors[i] - initial[i]).norm().item(), near))
     norms = table.norm(dim=-1)
     return EmbeddingReport(norms.median().item(), norms.max().item(), tuple(found), encoder.embedding_key)

@@ -1,4 +1,4 @@
-"""Textual inversion, as far as it is known before torch is imported: its settings and what follows from them."""
+"""Textual inversion without torch: its settings and what follows from them."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -33,6 +33,7 @@ def one_or_one_each(name: str) -> Rule:
 
 @rule("placeholder_token")
 def distinct_placeholders(placeholder_token: tuple[str, ...]) -> Iterator[Problem]:
+    """Placeholders differ in more than case."""
     tokens = [token.casefold() for token in placeholder_token]
     for token in {token for token in tokens if tokens.count(token) > 1}:
         yield Problem("placeholder_token", f'"{token}" is given twice (upper and lower case are the same)', "choose another word")
@@ -40,7 +41,7 @@ def distinct_placeholders(placeholder_token: tuple[str, ...]) -> Iterator[Proble
 
 @rule("placeholder_token")
 def distinct_files(placeholder_token: tuple[str, ...]) -> Iterator[Problem]:
-    """Several words are a file each, named after the letters, digits, - and _ of the word."""
+    """With several placeholders each has a file, named after the letters, digits, - and _ of the placeholder."""
     tokens = {token.casefold(): token for token in placeholder_token}
     files = [embedding_file(token, alone=False) for token in tokens]
     clashing = [token for token, file in zip(tokens.values(), files, strict=True) if files.count(file) > 1]
@@ -50,13 +51,14 @@ def distinct_files(placeholder_token: tuple[str, ...]) -> Iterator[Problem]:
 
 @rule("normalize_embedding", "use_8bit_adam")
 def directions_only(normalize_embedding: bool, use_8bit_adam: bool) -> Iterator[Problem]:
+    """`normalize_embedding` has an optimizer of its own."""
     if normalize_embedding and use_8bit_adam:
         yield Problem("use_8bit_adam", ADAM_ON_A_SPHERE, "leave one of them out")
 
 
 @rule("placeholder_token", "num_vectors")
 def placeholders_of_several_vectors(tokens: tuple[str, ...], num_vectors: tuple[int, ...]) -> Iterator[Problem]:
-    """A word of several vectors is `<cat> <cat>_1 <cat>_2` to the tokenizer: no other word may be called so."""
+    """A placeholder of several vectors is `<cat> <cat>_1 <cat>_2` to the tokenizer; no other may have one of these names."""
     counts = num_vectors * len(tokens) if len(num_vectors) == 1 else num_vectors
     for token, count in zip(tokens, counts, strict=False):
         for other in {f"{token}_{index}" for index in range(1, count)} & set(tokens):
@@ -161,7 +163,7 @@ class TextualInversionSettings(TrainingSettings):
 
     @property
     def start_label(self) -> str:
-        """New words still are the known ones from which they start."""
+        """Before training, placeholders have the embeddings of their initializer tokens."""
         tokens, starts = self.placeholder_token, self.initializer_token
         starts = starts * len(tokens) if len(starts) == 1 else starts
         return ", ".join(f'"{start}" for {token}' for token, start in zip(tokens, starts, strict=True))
