@@ -1,12 +1,12 @@
-"""Records what training and generating give, bit for bit, and compares another version of the code with it.
+"""Records the exact results of training and generation, and compares another version of the code with them.
 
     python benchmarks/golden_numbers.py record before.json              on the commit to compare with
-    python benchmarks/golden_numbers.py compare before.json             on another one, on the same machine
+    python benchmarks/golden_numbers.py compare before.json             on another commit, on the same machine
     python benchmarks/golden_numbers.py compare before.json --only tiny
 
-Only the three commands are used, so that modules may move. Trainings: 20 steps of every method, on `demo` and on a tiny
-random v-prediction model; the losses of all steps and a digest of each learned tensor. Images: a digest of the pixels. What
-cannot be equal on another machine is equal on the same one: same processor, same torch.
+It uses only the three commands, so modules may move. Training: 20 steps of every method, on `demo` and on a tiny random
+v-prediction model; records the losses of all steps and a hash of each trained tensor. Images: a hash of the pixels. Results are
+reproducible on the same processor with the same version of torch.
 """
 
 import argparse
@@ -73,7 +73,7 @@ DRAWINGS = {
 
 
 def call(script: str, arguments: str) -> None:
-    """One command in a forked child, its output shown where it fails; what it did not write differs in the comparison."""
+    """Runs one command in a forked child; prints its output if it fails."""
     if not (child := os.fork()):
         output, status = io.StringIO(), 1
         sys.argv = [script, *shlex.split(arguments)]
@@ -93,7 +93,7 @@ def call(script: str, arguments: str) -> None:
 
 
 def tensors(run: Path) -> dict[str, str]:
-    """A digest of every tensor of a run's result."""
+    """A hash of every tensor of a run's result."""
     from safetensors import safe_open
 
     found = {}
@@ -107,7 +107,7 @@ def tensors(run: Path) -> dict[str, str]:
 
 
 def pixels(folder: Path) -> dict[str, str]:
-    """A digest of the pixels of every image of a folder."""
+    """A hash of the pixels of every image of a folder."""
     from PIL import Image
 
     digests = {}
@@ -118,7 +118,7 @@ def pixels(folder: Path) -> dict[str, str]:
 
 
 def drawn_files(folder: Path) -> None:
-    """An image to start from, and a mask."""
+    """Writes an input image and a mask."""
     import numpy as np
     from PIL import Image
 
@@ -130,7 +130,7 @@ def drawn_files(folder: Path) -> None:
 
 
 def numbers(only: str) -> dict[str, dict]:
-    """All that is recorded, by the name of the job."""
+    """All results, by the name of the job."""
     import accelerate  # noqa: F401
     import diffusers  # noqa: F401
     import peft  # noqa: F401
@@ -177,11 +177,11 @@ def numbers(only: str) -> dict[str, dict]:
 
 
 def main() -> None:
-    """Records, or compares and says what differs; exit status 1 where something does."""
+    """Records, or compares and prints the differences; exit status 1 if there are any."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=("record", "compare"))
     parser.add_argument("file", type=lambda path: Path(path).absolute())
-    parser.add_argument("--only", default="", help="jobs whose names hold this")
+    parser.add_argument("--only", default="", help="only jobs whose names contain this")
     arguments = parser.parse_args()
     found = numbers(arguments.only)
     if arguments.action == "record":
@@ -193,7 +193,7 @@ def main() -> None:
         for kind in found[job]:
             old, new = before.get(job, {}).get(kind, {}), found[job][kind]
             if kind == "losses":
-                print(f"{job}: losses {old[:3]} ... are {new[:3]} ..." if old != new else f"{job}: losses are equal")
+                print(f"{job}: losses {old[:3]} ... are now {new[:3]} ..." if old != new else f"{job}: losses are equal")
             else:
                 changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
                 print(f"{job}: {len(changed)} of {len(new)} {kind} differ: {', '.join(changed[:3])}")

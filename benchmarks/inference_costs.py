@@ -1,9 +1,9 @@
-"""What looking on, sweeping and starting cost in inference, as ratios of runs that take turns.
+"""Measures the cost of traces, attention maps, sweeps and start-up in inference, as ratios of interleaved runs.
 
     python benchmarks/inference_costs.py [--model FOLDER] [--steps 20] [--rounds 5]
 
-Measured: a batch of four pictures with and without `--trace` (files written included) and `--attention`; a sweep of 12
-pictures in one call against 12 calls, in one process and in processes of their own; the first picture of a cold start.
+Measured: a batch of four images with and without `--trace` (including its files) and `--attention`; a sweep of 12 images in one
+call against 12 calls, in one process and in separate processes; the first image of a cold start.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def seconds(work: Callable[[], None]) -> float:
 
 
 def take_turns(rounds: int, **works: Callable[[], None]) -> dict[str, float]:
-    """The median seconds of each; every round runs all of them, so that a busy machine is busy for all."""
+    """The median seconds of each. Every round runs all of them, so that other load affects all equally."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds + 1):
         for name, work in works.items():
@@ -44,13 +44,13 @@ def main() -> None:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
-    common = {"pretrained_model_name_or_path": asked.model, "num_inference_steps": asked.steps, "guidance_scale": 4.0}
+    common = {"pretrained_model_name_or_path": arguments.model, "num_inference_steps": arguments.steps, "guidance_scale": 4.0}
     models: dict[str, generate.PipelineCache] = {}
 
     def draw(**values) -> Callable[[], None]:
-        """Draws and writes in a process that has the model already."""
+        """Generates and writes images with a loaded model."""
         settings = InferenceSettings(
             **{"prompt": "a red house in the snow", **common, **values, "output_dir": str(folder / "out")}
         )
@@ -79,17 +79,17 @@ def main() -> None:
                 draw(guidance_scale=scale, seed=seed)()
 
     with redirect_stdout(StringIO()):
-        looked = {"plain": {}, "trace": {"trace": True}, "page": {"trace": True, "trace_page": True}}
-        looked["attention"] = {"attention": True}
-        looks = take_turns(asked.rounds, **{name: draw(num_images=4, **values) for name, values in looked.items()})
+        variants = {"plain": {}, "trace": {"trace": True}, "page": {"trace": True, "trace_page": True}}
+        variants["attention"] = {"attention": True}
+        batches = take_turns(arguments.rounds, **{name: draw(num_images=4, **values) for name, values in variants.items()})
         sweep = ["guidance_scale=1,2.5,5,7.5", "seed=0..2"]
-        sweeps = take_turns(asked.rounds, calls=one_by_one, sweep=draw(sweep=sweep))
+        sweeps = take_turns(arguments.rounds, calls=one_by_one, sweep=draw(sweep=sweep))
         cold = take_turns(2, first=process("--num_images", "1"), swept=process("--sweep", *sweep))
-    print(f"a batch of 4 pictures, {asked.steps} steps: {looks['plain']:.2f} s")
+    print(f"a batch of 4 images, {arguments.steps} steps: {batches['plain']:.2f} s")
     for name in ("trace", "page", "attention"):
-        print(f"  with {name}: {looks[name] / looks['plain']:.3f} of that")
-    print(f"12 pictures by a sweep: {sweeps['sweep'] / sweeps['calls']:.3f} of 12 calls in one process")
-    print(f"the first picture of a cold start: {cold['first']:.1f} s; 12 pictures of a sweep: {cold['swept']:.1f} s,")
+        print(f"  with {name}: {batches[name] / batches['plain']:.3f} of that")
+    print(f"12 images by a sweep: {sweeps['sweep'] / sweeps['calls']:.3f} of 12 calls in one process")
+    print(f"the first image of a cold start: {cold['first']:.1f} s; 12 images of a sweep: {cold['swept']:.1f} s,")
     print(f"  which is {cold['swept'] / (12 * cold['first']):.3f} of 12 cold starts")
     shutil.rmtree(folder)
 

@@ -1,6 +1,6 @@
-"""From diffusers' names and shapes to the original (LDM) layout of Stable Diffusion: the inverse of from_single_file.
+"""Converts diffusers' names and shapes to the original (LDM) layout of Stable Diffusion: the inverse of from_single_file.
 
-Only what the random models of `random_models.py` and the tests need; b numbers a block, i a layer within it.
+Covers the random models of `random_models.py` and the tests; b numbers a block, i a layer within it.
 """
 
 import re
@@ -26,8 +26,8 @@ def to_ldm(unet, vae, text_encoder) -> dict[str, Tensor]:
 
 
 def unet_to_ldm(unet) -> dict[str, Tensor]:
-    """LDM numbers all layers of the way down (up) in one list; the first convolution is the way down's layer 0."""
-    n = unet.config.layers_per_block + 1  # of LDM's layers in a block: on the way down, a downsampler is the last
+    """LDM numbers all down (up) layers in one list; the first convolution is down layer 0."""
+    n = unet.config.layers_per_block + 1  # LDM's layers per block; in down blocks, the last is the downsampler
     attends = [block.startswith("CrossAttn") for block in unet.config.up_block_types]
     place = {"resnets": 0, "attentions": 1}
     rules: Rules = {
@@ -94,7 +94,7 @@ def text_encoder_to_open_clip(text_encoder: CLIPTextModel) -> dict[str, Tensor]:
 
 
 def rename(tensors: dict[str, Tensor], rules: Rules) -> dict[str, Tensor]:
-    """Each name through all rules in turn."""
+    """Applies all rules to each name, in order."""
     renamed = {}
     for name, tensor in tensors.items():
         for pattern, replacement in rules.items():

@@ -1,11 +1,11 @@
-"""Measures the peak of main memory that a whole training run takes, its result saved and verified.
+"""Measures the peak memory (RAM) of a complete training run, including saving and verifying the result.
 
     python benchmarks/random_models.py sd15 /tmp/models/sd15
     python benchmarks/peak_memory.py /tmp/models/sd15 textual_inversion lora full
 
-One process for each job, without a GPU; the peak is the maximum resident set size that the system reports of it
-(`getrusage`), which counts weights that are mapped from a file once for each mapping. Full fine-tuning takes about 16 GB of
-memory and 20 GB of disk. --code: the folder of another version of the program to measure.
+One process per job, without a GPU. The peak is the maximum resident set size reported by the system (`getrusage`), which counts
+memory-mapped weights once per mapping. Full fine-tuning takes about 16 GB of memory and 20 GB of disk. --code: the folder of
+another version of the program to measure.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def write_images(folder: Path, resolution: int) -> None:
 
 
 def measure(job: str, arguments: argparse.Namespace, folder: Path) -> None:
-    """Runs one job in a child and prints what it took."""
+    """Runs one job in a child process and prints its peak memory and time."""
     script, data_flag, own = JOBS[job]
     options = {
         "--pretrained_model_name_or_path": arguments.model, data_flag: folder / "images", "--output_dir": folder / job,

@@ -1,8 +1,8 @@
-"""Builds a model with random weights and the real architecture of Stable Diffusion 1.5 or 2.1, to measure and try with.
+"""Builds a model with random weights and the architecture of Stable Diffusion 1.5 or 2.1, for measurements and tests.
 
     python benchmarks/random_models.py sd15 /tmp/models/sd15 --single_file /tmp/models/sd15.safetensors
 
-About 2.1 GB (1.5) or 2.6 GB (2.1) for each of folder and file in float16, and 6 GB of memory while it works.
+Folder and file take about 2.1 GB (1.5) or 2.6 GB (2.1) each in float16; building takes 6 GB of memory.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from customize.families.loading import load_scheduler
 
 
 def random_pipeline(config: Path, seed: int = 0) -> StableDiffusionPipeline:
-    """A pipeline of the configuration folder's architecture in torch's default dtype, drawn by the libraries' rules."""
+    """A pipeline with the architecture of a configuration folder, with random weights in torch's default dtype."""
     torch.manual_seed(seed)
     unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(config, subfolder="unet"))
     vae = AutoencoderKL.from_config(AutoencoderKL.load_config(config, subfolder="vae"))
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", choices=["sd15", "sd21"])
     parser.add_argument("output_folder", type=Path)
-    parser.add_argument("--single_file", type=Path, help="write the same weights here too, in the original layout")
+    parser.add_argument("--single_file", type=Path, help="also write the weights to this file, in the original layout")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=["float16", "float32"], default="float16")
     arguments = parser.parse_args()

@@ -1,10 +1,10 @@
-"""What it costs that nothing is lost: the guard on numbers, and the save of a checkpoint, beside the time of the steps.
+"""Measures the cost of reliability: the NaN guard and checkpoints, relative to the time of the steps.
 
     python benchmarks/reliability_cost.py configs/demo_dreambooth_lora.toml [--steps 30] [--setting value ...]
 
-The guard works at each step, a checkpoint (write, hash, flush, verify, prune) is saved at each third: they take turns with the
-steps in one run, so that what else the machine does falls on all. The share is that of a run with a checkpoint every 100
-steps. The folder of the run is on the disk of --output_dir, or in the system's folder for temporary files.
+The guard runs at each step, and a checkpoint (write, hash, flush, verify, prune) is saved at every third step of one run, so that
+other load affects all equally. The reported share is that of a run with a checkpoint every 100 steps. The run is written to
+--output_dir, or to the system's folder for temporary files.
 """
 
 import sys
@@ -25,13 +25,13 @@ from customize.training import loop
 from customize.training.callbacks import Checkpoints
 from customize.training.nan_guard import NanGuard
 
-EVERY = 100  # steps between checkpoints, in the figure that is given
-SAVES = 3  # steps between checkpoints here
+EVERY = 100  # steps between checkpoints, for the reported share
+SAVES = 3  # steps between checkpoints in the measured run
 TIMES: dict[str, list[float]] = defaultdict(list)
 
 
 def timed(place: object, name: str) -> None:
-    """Keeps the times that a function takes."""
+    """Records the durations of all calls of a function."""
     function: Callable = getattr(place, name)
 
     @wraps(function)

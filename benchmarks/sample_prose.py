@@ -1,9 +1,9 @@
-"""Draws sentences at random from the README, docs, help texts and error messages of one checkout, and shows each beside
-the most similar one of another.
+"""Samples sentences from the README, docs, help texts and error messages of one checkout, and prints each with the most similar
+one of another checkout.
 
     python benchmarks/sample_prose.py BEFORE AFTER --number 50 --seed 0
 
-BEFORE and AFTER are checkouts of this repository. Nothing is imported from them: texts are read from the files.
+BEFORE and AFTER are checkouts of this repository. Their files are parsed, not imported.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def sentences(text: str) -> list[str]:
 
 
 def literal(node: ast.AST) -> str:
-    """A string or f-string as it is written, its values as {...}; empty for anything else."""
+    """A string, or an f-string with its values as {...}; empty for anything else."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
@@ -50,7 +50,7 @@ def in_code(path: Path) -> dict[str, list[str]]:
 
 
 def prose(checkout: Path) -> dict[str, list[str]]:
-    """All sentences of a checkout, by where they stand."""
+    """All sentences of a checkout, by kind."""
     found = {"README": sentences((checkout / "README.md").read_text(encoding="utf-8")), "docs": [], "help": [], "errors": []}
     found["docstrings"] = []
     for path in sorted((checkout / "docs").glob("*.md")):
@@ -62,7 +62,7 @@ def prose(checkout: Path) -> dict[str, list[str]]:
 
 
 def main() -> None:
-    """Prints the pairs; equal ones are said to be the same."""
+    """Prints the pairs, and marks equal ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)

@@ -1,4 +1,4 @@
-"""The judge of the demo world: a small network, trained on renderings alone, that says what an image shows.
+"""The judge of the demo world: a small classifier, trained only on renderings, that recognises what an image shows.
 
 `customize.demo.pretraining.train_judge` trains it. N images, Q questions, A answers to all questions together.
 """
@@ -36,24 +36,24 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     **{name: ("no", "yes") for name in OTHER_EFFECTS},
     "named style": ("other", *HELD_OUT_STYLES),
 }
-STYLE = ("recolouring", "first ink", "second ink", *OTHER_EFFECTS)  # the questions that a style is put together from
+STYLE = ("recolouring", "first ink", "second ink", *OTHER_EFFECTS)  # the questions that describe a style
 NOT_ASKED = -1
-BLOCK, INSIDE = 4, 0.19  # pixels along a block of a pixelated picture; the share of edges that its middle may have
+BLOCK, INSIDE = 4, 0.19  # side in pixels of a block of a pixelated image; the largest share of edges inside its blocks
 
-Pictures = np.ndarray | Tensor | Sequence[Image.Image]
-"""N pictures: uint8, or float from 0 to 1, [N, side, side, 3]; or Pillow's."""
+Images = np.ndarray | Tensor | Sequence[Image.Image]
+"""N images: uint8, or float in [0, 1], [N, side, side, 3]; or PIL images."""
 
 
 @dataclass(frozen=True)
 class JudgedWorld(World):
-    """The whole world, with what the generator never sees: objects, styles and combinations that are held out."""
+    """The whole world, including the held-out objects, styles and combinations that the generator was never trained on."""
 
     objects: tuple[str, ...] = QUESTIONS["object"]
     styled: float = 0.4
     held_out_styled: float = 0.2
 
     def spec(self, seed: int, index: int) -> Spec:
-        """What picture `index` shows."""
+        """The spec of image `index`."""
         dice = random.Random(f"judged {seed} {index}")
         spec, chance = self.mixed(dice), dice.random()
         if chance < self.held_out_styled:
@@ -63,7 +63,7 @@ class JudgedWorld(World):
         return spec
 
     def mixed(self, dice: random.Random, **fixed: str) -> Spec:
-        """Something without style that has the `fixed` fields; all others by chance, whatever is held out."""
+        """An unstyled spec with the `fixed` fields; all others are random and may be held out."""
         name = fixed.get("object", dice.choice(self.objects))
         scenes = [scene for scene in self.scenes if "time" not in fixed or SCENES[scene][2]]
         scene = fixed.get("scene", dice.choice(scenes))
@@ -81,10 +81,10 @@ class JudgedWorld(World):
 
 
 def truth(spec: Spec) -> dict[str, str]:
-    """The answers to those questions that can be asked about a picture of `spec`.
+    """The answers to all questions that apply to an image of `spec`.
 
-    A colour can be told where one was named or the thing can take none, and no effect recolours or inverts; the time
-    where there is a sky; inks where they have words.
+    The colour applies if it is named or the object cannot be coloured, and no effect recolours or inverts; the time if there is a
+    sky; inks if they have names.
     """
     effects = {effect.name: effect.colours for effect in spec.style}
     recolouring = next((name for name in RECOLOURINGS if name in effects), "none")
@@ -105,17 +105,17 @@ def truth(spec: Spec) -> dict[str, str]:
 
 
 def labels(specs: Sequence[Spec]) -> Tensor:
-    """The true answers by their places in QUESTIONS: int64 [N, Q], NOT_ASKED where there is none."""
+    """The true answers as indices into QUESTIONS: int64 [N, Q], NOT_ASKED if a question does not apply."""
     rows = [truth(spec) for spec in specs]
     places = [[answers.index(row[q]) if q in row else NOT_ASKED for q, answers in QUESTIONS.items()] for row in rows]
     return torch.tensor(places).view(-1, len(QUESTIONS))
 
 
-def as_pixels(pictures: Pictures) -> Tensor:
-    """Pictures as the judge sees them: float32 [N, 3, 64, 64] from -1 to 1; larger ones are reduced."""
-    if not isinstance(pictures, (np.ndarray, Tensor)):
-        pictures = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
-    pixels = torch.as_tensor(pictures)
+def as_pixels(images: Images) -> Tensor:
+    """The input of the judge: float32 [N, 3, 64, 64] in [-1, 1]; larger images are downscaled."""
+    if not isinstance(images, (np.ndarray, Tensor)):
+        images = np.stack([np.asarray(image.convert("RGB")) for image in images])
+    pixels = torch.as_tensor(images)
     pixels = (pixels if pixels.is_floating_point() else pixels / 255).float().permute(0, 3, 1, 2)
     if pixels.shape[-1] != RESOLUTION:
         pixels = F.interpolate(pixels, size=(RESOLUTION, RESOLUTION), mode="area")
@@ -123,7 +123,7 @@ def as_pixels(pictures: Pictures) -> Tensor:
 
 
 class Block(nn.Module):
-    """Two convolutions with a way around them (He et al. 2016); with `stride` 2 the side becomes half as long."""
+    """A residual block of two convolutions (He et al. 2016); `stride` 2 halves the side."""
 
     def __init__(self, channels: int, wider: int, stride: int):
         super().__init__()
@@ -158,22 +158,22 @@ class Judge(nn.Module):
         self.conv_out = nn.Conv2d(2 * large, sum(map(len, QUESTIONS.values())), 1)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """pixels: [N, 3, 64, 64] from -1 to 1; returns logits [N, A], those of each question after each other."""
+        """pixels: [N, 3, 64, 64] in [-1, 1]; returns logits [N, A], question by question."""
         x = self.blocks(F.relu(self.conv_in(pixels)))
         pooled = torch.cat([x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)], 1)
         return self.conv_out(pooled).flatten(1)
 
 
 def by_question(logits: Tensor) -> tuple[Tensor, ...]:
-    """Logits [N, A] in Q pieces."""
+    """Splits logits [N, A] into one tensor per question."""
     return logits.split([len(answers) for answers in QUESTIONS.values()], 1)
 
 
 def load_judge(file: Path | str = WEIGHTS) -> Judge:
-    """The trained judge. Raises `ValueError` where it was asked other questions than this world's."""
+    """The trained judge. Raises `ValueError` if it was trained for other questions."""
     with safe_open(file, "pt") as opened:
-        asked = json.loads((opened.metadata() or {})["questions"])
-    if asked != {question: list(answers) for question, answers in QUESTIONS.items()}:
+        questions = json.loads((opened.metadata() or {})["questions"])
+    if questions != {question: list(answers) for question, answers in QUESTIONS.items()}:
         raise ValueError(f"{file} was trained for another world: run python -m customize.demo.pretraining.train_judge again")
     judge = Judge()
     judge.load_state_dict({name: tensor.float() for name, tensor in load_file(file).items()}, strict=False)
@@ -182,24 +182,24 @@ def load_judge(file: Path | str = WEIGHTS) -> Judge:
 
 @dataclass(frozen=True)
 class Answers:
-    """What the judge says of N pictures. places: int64 [N, Q], as `labels`."""
+    """The judge's answers about N images. places: int64 [N, Q], as in `labels`."""
 
     places: Tensor
 
     def to(self, question: str) -> list[str]:
-        """The N answers to one question, in words."""
+        """The N answers to one question, as text."""
         return [QUESTIONS[question][place] for place in self.places[:, list(QUESTIONS).index(question)]]
 
 
 @torch.no_grad()
-def ask(judge: nn.Module, pictures: Pictures, batch_size: int = 128) -> Answers:
-    """Puts all questions about each picture, as it is and mirrored, and takes the likeliest answers.
+def ask(judge: nn.Module, images: Images, batch_size: int = 128) -> Answers:
+    """Answers all questions about each image: the most likely answers, averaged over the image and its mirror image.
 
-    Whether it is pixelated is measured: the network itself misses more than half of those that are.
+    "pixelated" is measured instead, because the network misses more than half of the pixelated images.
     """
     places = []
-    for start in range(0, len(pictures), batch_size):
-        pixels = as_pixels(pictures[start : start + batch_size])
+    for start in range(0, len(images), batch_size):
+        pixels = as_pixels(images[start : start + batch_size])
         both = zip(by_question(judge(pixels)), by_question(judge(pixels.flip(-1))), strict=True)
         places.append(torch.stack([(one.softmax(1) + other.softmax(1)).argmax(1) for one, other in both], 1))
         places[-1][:, list(QUESTIONS).index("pixelated")] = pixelated(pixels)
@@ -207,9 +207,9 @@ def ask(judge: nn.Module, pictures: Pictures, batch_size: int = 128) -> Answers:
 
 
 def pixelated(pixels: Tensor) -> Tensor:
-    """Whether pictures [N, 3, 64, 64] have few edges in the middle of their blocks, across and down: bool [N].
+    """Whether images [N, 3, 64, 64] have few edges in the middle of their blocks, in both directions: bool [N].
 
-    Where there are no blocks, a quarter of all edges lies there.
+    Without blocks, a quarter of all edges lies there.
     """
     edges = pixels.diff(dim=3).abs().sum((1, 2)), pixels.diff(dim=2).abs().sum((1, 3))
     return torch.stack([each[:, BLOCK // 2 - 1 :: BLOCK].sum(1) < INSIDE * each.sum(1) for each in edges]).all(0)
@@ -217,14 +217,14 @@ def pixelated(pixels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Rate:
-    """How many of those that were asked were right."""
+    """The number of correct answers, and the number of images to which the question applies (asked)."""
 
     right: int
     asked: int
 
     @property
     def share(self) -> float:
-        """From 0 to 1; not a number where nothing was asked."""
+        """From 0 to 1; NaN if the question applies to no image."""
         return self.right / self.asked if self.asked else float("nan")
 
     def __str__(self) -> str:
@@ -233,7 +233,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Rates:
-    """How often pictures show what they should. everything: object, colour, scene and style at once."""
+    """How often images show what they should. everything: object, colour, scene and style are all correct."""
 
     object: Rate
     colour: Rate
@@ -244,16 +244,16 @@ class Rates:
 
 
 def compare(answers: Answers, specs: Sequence[Spec]) -> Rates:
-    """Answers against what was asked for.
+    """Compares answers with specs.
 
-    A style is right when its recolouring, its inks and all other effects are; a held-out one also by its name. A colour
-    is asked for where one was named and can be told.
+    A style is correct if its recolouring, its inks and all other effects are, and for a held-out style also its name. The colour
+    counts if it is named and visible.
     """
-    wanted = labels(specs)
-    asked = dict(zip(QUESTIONS, (wanted != NOT_ASKED).unbind(1), strict=True))
-    right = dict(zip(QUESTIONS, (answers.places == wanted).unbind(1), strict=True))
+    targets = labels(specs)
+    asked = dict(zip(QUESTIONS, (targets != NOT_ASKED).unbind(1), strict=True))
+    right = dict(zip(QUESTIONS, (answers.places == targets).unbind(1), strict=True))
     asked["colour"] = asked["colour"] & torch.tensor([spec.colour != "" for spec in specs], dtype=torch.bool)
-    asked["named style"] = asked["named style"] & (wanted[:, -1] != QUESTIONS["named style"].index("other"))
+    asked["named style"] = asked["named style"] & (targets[:, -1] != QUESTIONS["named style"].index("other"))
     found = {question: right[question] | ~asked[question] for question in QUESTIONS}
     style = torch.stack([found[question] for question in (*STYLE, "named style")]).all(0)
     everything = found["object"] & found["colour"] & found["scene"] & style
@@ -267,22 +267,22 @@ def rate(right: Tensor, asked: Tensor) -> Rate:
     return Rate(int((right & asked).sum()), int(asked.sum()))
 
 
-def rates(judge: nn.Module, pictures: Pictures, specs: Sequence[Spec]) -> Rates:
-    """How often the judge finds in each picture what its spec says."""
-    return compare(ask(judge, pictures), specs)
+def rates(judge: nn.Module, images: Images, specs: Sequence[Spec]) -> Rates:
+    """How often the judge recognises what the specs of the images say."""
+    return compare(ask(judge, images), specs)
 
 
-def recognised(judge: nn.Module, pictures: Pictures, *, object: str = "", named_style: str = "") -> float:
-    """The share of pictures that show this object, in this held-out style, or both."""
-    answers = ask(judge, pictures)
-    wanted = {"object": object, "named style": named_style}
-    found = [answers.to(question) for question, answer in wanted.items() if answer]
-    named = tuple(answer for answer in wanted.values() if answer)
-    return sum(row == named for row in zip(*found, strict=True)) / len(pictures)
+def recognised(judge: nn.Module, images: Images, *, object: str = "", named_style: str = "") -> float:
+    """The share of images that show this object, this held-out style, or both."""
+    answers = ask(judge, images)
+    targets = {"object": object, "named style": named_style}
+    found = [answers.to(question) for question, answer in targets.items() if answer]
+    named = tuple(answer for answer in targets.values() if answer)
+    return sum(row == named for row in zip(*found, strict=True)) / len(images)
 
 
 def parts(specs: Sequence[Spec]) -> dict[str, list[int]]:
-    """The places of all specs, of those without and of those with a style."""
+    """The indices of all specs, of the unstyled and of the styled ones."""
     everything = range(len(specs))
     return {
         "all": list(everything),

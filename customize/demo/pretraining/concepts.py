@@ -1,4 +1,4 @@
-"""Whether the two first-run jobs teach what they should: every held-out concept taught anew, and looked at by the judge.
+"""Measures the two example jobs: trains each held-out concept with them, and evaluates the results with the judge.
 
 `python -m customize.demo.pretraining.concepts` writes concepts.jsonl, a line per concept (needs the font Noto Color Emoji).
 """
@@ -30,7 +30,7 @@ SUBJECT_WORDS = "sks toy"
 
 
 class ConceptSettings(Validated):
-    """Teach held-out concepts of the demo world with the shipped configurations, and measure what was learned."""
+    """Train held-out concepts of the demo world with the shipped configurations, and measure what was learned."""
 
     command: ClassVar[str] = "-m customize.demo.pretraining.concepts"
 
@@ -39,20 +39,20 @@ class ConceptSettings(Validated):
     )
     flags: tuple[str, ...] = setting((), "train", "settings that differ from the shipped ones, each as name=value")
     num_seeds: int = setting(3, "train", "runs of each", ge=1, le=100)
-    num_pictures: int = setting(64, "inference", "pictures that each run is measured on", ge=1, le=MANY)
-    guidance_scale: float = setting(4.0, "inference", "of these", ge=1, le=100)
+    num_pictures: int = setting(64, "inference", "images to evaluate each run on", ge=1, le=MANY)
+    guidance_scale: float = setting(4.0, "inference", "guidance scale of these images", ge=1, le=100)
     num_inference_steps: int = setting(20, "inference", "steps of DPM-Solver++ (2M)", ge=1, le=1000)
     output_dir: str = again(Settings, "output_dir", "runs/demo_concepts")
 
 
 def plain_specs(count: int) -> list[Spec]:
-    """What known things the prompts name: unstyled, of the world, each thing of its own colour."""
+    """Specs of known objects for the prompts: unstyled, and in their own colours."""
     specs = (World(styled=0, coloured=0, sizes=("big", "")).spec(SEED, index) for index in range(count))
     return [replace(spec, time="day") for spec in specs]
 
 
 def asked_for(concept: str, count: int) -> tuple[list[str], list[str], list[Spec], list[Spec]]:
-    """Prompts with the concept and without it, and what pictures of each should show."""
+    """Prompts with the concept and without it, and the specs that their images should match."""
     plain = plain_specs(count)
     words = [plain_caption(spec) for spec in plain]
     if concept in HELD_OUT_STYLES:
@@ -63,13 +63,13 @@ def asked_for(concept: str, count: int) -> tuple[list[str], list[str], list[Spec
 
 
 def train(concept: str, seed: int, settings: ConceptSettings, folder: Path) -> Path:
-    """Runs the shipped job on six pictures of the concept, drawn with this seed; returns the run's folder."""
+    """Runs the shipped job on six images of the concept with this seed; returns the folder of the run."""
     from customize.training.preflight import run
 
     is_style = concept in HELD_OUT_STYLES
-    pictures = folder / "pictures"
-    (write_style if is_style else write_subject)(concept, pictures)
-    own = {"train_data_dir": pictures, "placeholder_token": f"<{concept}>"} if is_style else {"instance_data_dir": pictures}
+    images = folder / "pictures"
+    (write_style if is_style else write_subject)(concept, images)
+    own = {"train_data_dir": images, "placeholder_token": f"<{concept}>"} if is_style else {"instance_data_dir": images}
     given = {**own, "seed": seed, "output_dir": folder / f"seed-{seed}", **dict(flag.split("=", 1) for flag in settings.flags)}
     flags = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     model = TextualInversionSettings if is_style else DreamBoothSettings
@@ -79,7 +79,7 @@ def train(concept: str, seed: int, settings: ConceptSettings, folder: Path) -> P
 
 
 class Painter:
-    """Draws with one guidance, sampler and seed per prompt."""
+    """Generates images with a fixed guidance scale and sampler; the seed is the index of the prompt."""
 
     def __init__(self, settings: ConceptSettings):
         self.settings = settings
@@ -89,34 +89,34 @@ class Painter:
         from customize.inference import load_pipeline
 
         pipeline = load_pipeline("demo", [(weights, 1.0)] if weights else [])
-        pictures: list[Image.Image] = []
+        images: list[Image.Image] = []
         for start in range(0, len(prompts), 32):
             batch = prompts[start : start + 32]
-            pictures += pipeline.generate(
+            images += pipeline.generate(
                 batch,
                 seeds=range(start, start + len(batch)),
                 guidance_scale=self.settings.guidance_scale,
                 num_inference_steps=self.settings.num_inference_steps,
                 scheduler="DPMSolverMultistepScheduler",
             )
-        return np.stack([np.asarray(picture) for picture in pictures])
+        return np.stack([np.asarray(image) for image in images])
 
 
 def measure(concept: str, runs: Iterable[Path | None], judge, settings: ConceptSettings) -> list[dict[str, Any]]:
-    """One line per run (None: the base model): shares of the concept, the thing, the place; what else has changed."""
+    """One line per run (None: the base model): shares of concept, object and scene; changes of images without the concept."""
     paint = Painter(settings)
-    with_it, without, wanted, plain = asked_for(concept, settings.num_pictures)
+    with_it, without, expected, plain = asked_for(concept, settings.num_pictures)
     untouched = paint(None, without)
     key = "named_style" if concept in HELD_OUT_STYLES else "object"
     lines = []
     for folder in runs:
-        pictures, others = paint(folder, with_it), paint(folder, without)
+        images, others = paint(folder, with_it), paint(folder, without)
         difference = np.abs(others.astype(int) - untouched.astype(int))
         lines.append(
             {
                 "run": str(folder or "base"),
-                "concept": recognised(judge, pictures, **{key: concept}),
-                **shares(rates(judge, pictures, wanted), "asked"),
+                "concept": recognised(judge, images, **{key: concept}),
+                **shares(rates(judge, images, expected), "asked"),
                 **shares(rates(judge, others, plain), "without"),
                 "unchanged": float((difference.reshape(len(others), -1).max(1) == 0).mean()),
                 "mean change": float(difference.mean()),
@@ -126,20 +126,20 @@ def measure(concept: str, runs: Iterable[Path | None], judge, settings: ConceptS
 
 
 def shares(found: Rates, name: str) -> dict[str, float]:
-    """The shares of right objects and scenes."""
+    """The shares of correct objects and scenes."""
     return {f"{name}: object": found.object.share, f"{name}: scene": found.scene.share}
 
 
 def ceiling(concept: str, judge, settings: ConceptSettings) -> float:
-    """The judge's share on real renderings of the concept."""
+    """The share that the judge recognises on renderings of the concept."""
     specs = asked_for(concept, settings.num_pictures)[2]
-    pictures = [JudgedWorld().render(spec, SEED, index) for index, spec in enumerate(specs)]
+    images = [JudgedWorld().render(spec, SEED, index) for index, spec in enumerate(specs)]
     key = "named_style" if concept in HELD_OUT_STYLES else "object"
-    return recognised(judge, pictures, **{key: concept})
+    return recognised(judge, images, **{key: concept})
 
 
 def run(settings: ConceptSettings) -> None:
-    """Trains, measures and writes as it goes; a run that is in concepts.jsonl already is not done again."""
+    """Trains and measures each concept, and appends it to concepts.jsonl; concepts that are in the file are skipped."""
     judge, folder = load_judge(), Path(settings.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "concepts.jsonl"

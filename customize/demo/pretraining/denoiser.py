@@ -1,4 +1,4 @@
-"""The second stage: text encoder and UNet learn from nothing what captions mean, on latents that were computed once."""
+"""The second stage: trains text encoder and UNet from scratch, on cached latents."""
 
 import copy
 import json
@@ -21,20 +21,20 @@ DECAY = 0.999
 
 
 class EvenSamples(LatentDataset):
-    """LatentDataset whose noise levels are spread evenly over each step's batch, by one draw for all of them.
+    """A LatentDataset with stratified timesteps: one uniform draw per step, spread evenly over the batch.
 
-    Kingma et al. 2021, "Variational Diffusion Models", appendix I.1: each is uniform, their loss varies less.
+    Kingma et al. 2021, "Variational Diffusion Models", appendix I.1: each timestep is uniform, and the loss has less variance.
     """
 
     def timesteps(self, step: int, positions: Sequence[int]) -> Tensor:
-        """The noise levels [B]."""
+        """The timesteps [B]."""
         first = rng.uniform(self.config.seed, f"{self.sampler.stream}/timestep", step, [0])
         places = (first + torch.tensor(positions) / self.config.global_batch) % 1
         return self.family.schedule.timesteps(places)
 
 
 def warmed_up(averages: list[Tensor], parameters: list[Tensor], count: Tensor) -> None:
-    """Moves the averages towards the parameters, in place; the memory grows from nothing to 1 / (1 - DECAY) updates.
+    """Updates the averages in place; the decay rises to DECAY during the first updates.
 
     count: the number of this update, from 1.
     """
@@ -50,7 +50,7 @@ class Pretraining(DenoisingMethod):
     def __init__(self, family: Family):
         super().__init__(family, family.encode_prompts)
         self.networks = nn.ModuleDict({name: network.requires_grad_(True) for name, network in family.trainable.items()})
-        # On so few pixels plain attention is faster than the fused one, and in bfloat16 on a CPU much faster.
+        # At so few pixels, plain attention is faster than fused attention, in bfloat16 on a CPU much faster.
         family.denoiser.to(memory_format=torch.channels_last).set_attn_processor(AttnProcessor())
         self.average = AveragedModel(self.networks, multi_avg_fn=warmed_up).requires_grad_(False)
         self.average.n_averaged.fill_(1)  # type: ignore[operator]  # the initial weights are averaged, not replaced
@@ -81,7 +81,7 @@ class Pretraining(DenoisingMethod):
 
 
 def forget_paths(folder: Path) -> None:
-    """Removes from the configurations what names the machine that wrote them."""
+    """Removes paths of the machine from the configurations."""
     for file in [folder / "model_index.json", *folder.rglob("*config.json")]:
         config = json.loads(file.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)

@@ -1,8 +1,8 @@
-"""Muon: momentum made orthogonal, for networks that are trained from nothing in little time.
+"""Muon: orthogonalised momentum, for fast training from scratch.
 
 Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks". Convolutions are matrices of
-[out, in * height * width]. What is no matrix, and what meets the outside (first and last convolutions, embeddings),
-is trained by AdamW (Loshchilov & Hutter 2019).
+[out, in * height * width]. Parameters that are not matrices, and input and output layers (first and last convolutions,
+embeddings), are trained by AdamW (Loshchilov & Hutter 2019).
 """
 
 from collections.abc import Iterable
@@ -14,9 +14,9 @@ OUTER = ("conv_in", "conv_out", "embedding")
 
 
 def orthogonal(matrix: Tensor, steps: int = 5, rows: int = 96) -> Tensor:
-    """The nearest matrix with singular values near 1 (0.7 to 1.2), by Newton-Schulz steps of fifth order.
+    """The nearest matrix with singular values near 1 (0.7 to 1.2), by fifth-order Newton-Schulz iterations.
 
-    matrix: [M, N]. Where both sides exceed `rows`, blocks of the shorter side are treated apart, for speed.
+    matrix: [M, N]. If both sides exceed `rows`, blocks of the shorter side are orthogonalised separately, for speed.
     """
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     blocks = 1
@@ -32,7 +32,7 @@ def orthogonal(matrix: Tensor, steps: int = 5, rows: int = 96) -> Tensor:
 
 
 def parameter_groups(networks: Iterable[nn.Module], learning_rate: float, outer_learning_rate: float) -> list[dict]:
-    """Two groups: the inner matrices for Muon, everything else for AdamW."""
+    """Two groups: the matrices of inner layers for Muon, all other parameters for AdamW."""
     inner: list[nn.Parameter] = []
     outer: list[nn.Parameter] = []
     for network in networks:
@@ -46,7 +46,7 @@ def parameter_groups(networks: Iterable[nn.Module], learning_rate: float, outer_
 
 
 class Muon(torch.optim.Optimizer):
-    """Takes the groups that `parameter_groups` makes."""
+    """Muon for the groups of `parameter_groups`."""
 
     def __init__(self, groups: list[dict], momentum: float = 0.95, betas: tuple[float, float] = (0.9, 0.98)):
         super().__init__(groups, {"momentum": momentum, "betas": betas})

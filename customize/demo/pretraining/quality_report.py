@@ -1,4 +1,4 @@
-"""How well the demo model paints what it is asked for, in tables.
+"""Reports how well the demo model follows prompts, in tables.
 
 `python -m customize.demo.pretraining.quality_report --model FOLDER --output_dir FOLDER` writes report.json, report.md and a
 sheet of images.
@@ -32,7 +32,7 @@ def table(rows: dict[str, Rates], first: str) -> Iterator[str]:
 
 
 def markdown(settings: ReportSettings, found: dict[str, Any]) -> str:
-    """All that was found, in tables."""
+    """The report as Markdown."""
     lines = [
         "# Quality of the base model",
         f"Model {Path(settings.model).name}, {settings.num_inference_steps} steps of DPM-Solver++ (2M), guidance "
@@ -64,22 +64,22 @@ def markdown(settings: ReportSettings, found: dict[str, Any]) -> str:
 
 
 def run(settings: ReportSettings) -> None:
-    """Draws, judges and writes the report."""
+    """Generates and evaluates the images, and writes the report."""
     from customize.inference.pipeline_loading import load_pipeline
 
     folder, judge = Path(settings.output_dir), load_judge()
     painter, found = Painter(load_pipeline(settings.model), settings), {}
     for name in settings.parts:
         if name == "ceiling" and not FONT.exists():
-            print(f"note: {FONT} is not here, so that no renderings can be drawn", file=sys.stderr)
+            print(f"note: {FONT} was not found, so the part ceiling is skipped", file=sys.stderr)
             continue
         found[name] = PARTS[name](painter, judge, settings)
         values = {"settings": settings.values(), **found}
         write_text(folder / "report.json", json.dumps(values, indent=1, default=asdict) + "\n")
         write_text(folder / "report.md", markdown(settings, found))
     if "prompts" in found:
-        pictures = [Image.fromarray(pixels) for pixels in painter(random_prompts(settings.num_pictures)[0])[:ON_SHEET]]
-        rows = [pictures[start : start + COLUMNS] for start in range(0, len(pictures), COLUMNS)]
+        images = [Image.fromarray(pixels) for pixels in painter(random_prompts(settings.num_pictures)[0])[:ON_SHEET]]
+        rows = [images[start : start + COLUMNS] for start in range(0, len(images), COLUMNS)]
         write_image(folder / "sheet.png", contact_sheet(rows, min_side=64))
 
 

@@ -1,4 +1,4 @@
-"""The two stages of the demo model's training, each a method like any other, run by the project's own trainer."""
+"""The two stages of the demo model's training, implemented as methods and run by the training loop."""
 
 import shlex
 from pathlib import Path
@@ -31,17 +31,17 @@ from customize.training.resume import find_checkpoint
 
 DECODER_NOISE = 0.0125, 0.0625  # as the autoencoder's, on latents of a standard deviation of 1
 HELD_BACK = 256  # renderings that the autoencoder is measured on
-CAPTIONS = 8  # ways in which each picture is described
+CAPTIONS = 8  # per image
 CAPTION_DROPOUT = 0.1  # Ho & Salimans 2022, "Classifier-Free Diffusion Guidance"
 
 
 def sizes(settings: DemoSettings) -> Sizes:
-    """The sizes that the setting `size` stands for."""
+    """The network sizes of the setting `size`."""
     return TINY if settings.size == "tiny" else Sizes()
 
 
 def train_autoencoder(settings: DemoSettings, pixels: np.ndarray, folder: Path) -> AutoencoderKL:
-    """The autoencoder, trained, standardised and found good enough. Raises `NumericsError` where it is not."""
+    """Trains and standardises the autoencoder. Raises `NumericsError` if it is not good enough."""
     if (folder / "vae").exists():
         return AutoencoderKL.from_pretrained(folder / "vae").requires_grad_(False)
     torch.manual_seed(settings.seed)
@@ -58,7 +58,7 @@ def train_autoencoder(settings: DemoSettings, pixels: np.ndarray, folder: Path) 
 
 
 def train_decoder(settings: DemoSettings, vae: AutoencoderKL, pixels: np.ndarray, folder: Path) -> AutoencoderKL:
-    """The same with a decoder that was trained further; its latents are standardised already."""
+    """Continues to train the decoder of a standardised autoencoder."""
     if (folder / "vae").exists():
         return AutoencoderKL.from_pretrained(folder / "vae").requires_grad_(False)
     size = sizes(settings)
@@ -71,7 +71,7 @@ def train_decoder(settings: DemoSettings, vae: AutoencoderKL, pixels: np.ndarray
 
 
 def approved(settings: DemoSettings, vae: AutoencoderKL, held_back: np.ndarray, folder: Path) -> AutoencoderKL:
-    """The autoencoder, saved, as it is good enough. Raises `NumericsError` where it is not."""
+    """Checks and saves the autoencoder. Raises `NumericsError` if it is not good enough."""
     quality = measure(vae, held_back)
     print(quality)
     quality.check(settings.minimum_psnr, settings.minimum_explained)
@@ -81,7 +81,7 @@ def approved(settings: DemoSettings, vae: AutoencoderKL, held_back: np.ndarray, 
 
 
 def untrained(settings: DemoSettings, vae: AutoencoderKL, tokenizer_folder: Path) -> Family:
-    """A model whose autoencoder is trained, and nothing else."""
+    """A model with this autoencoder, and all other networks untrained."""
     torch.manual_seed(settings.seed + 1)
     tokenizer = build_tokenizer(tokenizer_folder)
     text_encoder, unet = build_text_encoder(tokenizer, sizes(settings)), build_unet(sizes(settings))
@@ -89,22 +89,22 @@ def untrained(settings: DemoSettings, vae: AutoencoderKL, tokenizer_folder: Path
 
 
 def earlier(folder: str) -> Family:
-    """A model that was trained before, in float32."""
+    """Loads an earlier model in float32."""
     return load(locate(folder)).to(torch.float32)
 
 
 def train_denoiser(
     settings: DemoSettings, world: World, family: Family, pixels: np.ndarray, specs: list[Spec], folder: Path
 ) -> Path:
-    """Text encoder and UNet; returns the pipeline folder."""
+    """Trains text encoder and UNet; returns the pipeline folder."""
     moments = encoded(family.components["vae"], pixels, folder / "latents.safetensors")
     crops = [Crop.whole(*pixels.shape[1:3])]
-    pictures = [
+    images = [
         CachedImage(f"rendering {index}", world.captions(spec, settings.seed, index, CAPTIONS), {0: moments[index]}, crops)
         for index, spec in enumerate(specs)
     ]
     config = SampleConfig(settings.seed, settings.train_batch_size, CAPTION_DROPOUT)
-    samples = EvenSamples(family, config, EpochSampler("world", config, len(pictures), [1] * len(pictures)), pictures)
+    samples = EvenSamples(family, config, EpochSampler("world", config, len(images), [1] * len(images)), images)
     stage = Stage(settings.seed, settings.train_batch_size, settings.max_train_steps, settings.learning_rate)
     method = Pretraining(family)
     run_stage(settings, stage, method, samples, folder / "denoiser")
@@ -112,25 +112,25 @@ def train_denoiser(
 
 
 def encoded(vae: AutoencoderKL, pixels: np.ndarray, file: Path) -> Tensor:
-    """Posterior moments [N, 2C, H, W] of all pictures, computed once and kept in a file."""
+    """Posterior moments [N, 2C, H, W] of all images, computed once and cached in a file."""
     if not file.exists():
         write_bytes(file, save({"moments": encode(vae, pixels).contiguous()}))
     return load_file(file)["moments"]
 
 
 def run_stage(settings: DemoSettings, stage: Stage, method: Method, dataset: Dataset, folder: Path) -> State:
-    """Trains one stage to its end, from its newest checkpoint if there is one."""
+    """Trains one stage to its end, and resumes from its newest checkpoint if there is one."""
     accelerator = Accelerator(mixed_precision=settings.mixed_precision)
     method.to(accelerator.device)
     checkpoints = Checkpoints(folder / "checkpoints", settings.checkpointing_steps, 2)
-    again = f"python {settings.command} --output_dir {shlex.quote(settings.output_dir)} and the same settings"
+    command = f"python {settings.command} --output_dir {shlex.quote(settings.output_dir)} and the same settings"
     folder.mkdir(parents=True, exist_ok=True)
     callbacks: list[Callback] = [
-        NanGuard(remedy=again),
+        NanGuard(remedy=command),
         Progress(),
         JsonlLogger(folder / "log.jsonl"),
         checkpoints,
-        Signals(again),
+        Signals(command),
     ]
     resume = find_checkpoint(stage, folder, stage.values(), accelerator.print)
     learning_rates = LearningRates(stage, method.build_optimizer(stage), stage.max_train_steps, 1.0)

@@ -1,7 +1,7 @@
-"""The first stage: an autoencoder that learns to hold the pictures of the demo world in few numbers.
+"""The first stage: trains an autoencoder for the images of the demo world.
 
-It starts deterministic: the encoder's mean with a little noise. A sampled posterior would drown the weaker colour axes
-in noise at the start. B pictures, S their side, C latent channels, H W latent height and width.
+It is deterministic with a little added noise: early in training, sampling the posterior would hide the weaker colour axes in
+noise. B images, S their side, C latent channels, H W latent height and width.
 """
 
 import math
@@ -19,7 +19,7 @@ from customize.diffusion import rng
 from customize.errors import NumericsError
 from customize.methods.method import Method
 
-# luma, red against blue, green against magenta, and how much the squared error of each counts
+# luma, red against blue, green against magenta, and the loss weight of each
 AXES = torch.tensor([[0.299, 0.587, 0.114], [0.5, 0.0, -0.5], [-0.25, 0.5, -0.25]])
 AXIS_WEIGHTS = torch.tensor([2.0, 4.0, 16.0])
 FIRST_NOISE, LAST_NOISE = 0.05, 0.25  # on latents of a standard deviation of about 4
@@ -27,7 +27,7 @@ FIRST_NOISE, LAST_NOISE = 0.05, 0.25  # on latents of a standard deviation of ab
 
 @dataclass(frozen=True)
 class PixelBatch:
-    """pixels: [B, 3, S, S] in [-1, 1]; noise: [B, C, H, W], already scaled to what the latents shall bear."""
+    """pixels: [B, 3, S, S] in [-1, 1]; noise: [B, C, H, W], scaled to its level."""
 
     pixels: Tensor
     noise: Tensor
@@ -39,7 +39,7 @@ class PixelBatch:
 
 
 class PixelDataset:
-    """Renderings (uint8 [N, S, S, 3]) in shuffled epochs, half of them mirrored. noise: from its first to its last level."""
+    """Renderings (uint8 [N, S, S, 3]) in shuffled epochs, randomly mirrored. noise: its first and its last level."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class PixelDataset:
 
 
 class Autoencoder(Method):
-    """Learns encoder and decoder by absolute, squared (per colour axis) and gradient differences."""
+    """Trains encoder and decoder with absolute, squared (per colour axis) and gradient differences."""
 
     name = "autoencoder"
 
@@ -91,7 +91,7 @@ class Autoencoder(Method):
 
 
 class Decoder(Autoencoder):
-    """Learns the decoder further, from latents that stay as they are: what was trained on them stays good."""
+    """Continues to train the decoder only, so that the latents, and a denoiser trained on them, stay valid."""
 
     name = "decoder"
 
@@ -113,16 +113,16 @@ def on_axes(pixels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pixels: np.ndarray, batch_size: int = 64) -> Tensor:
-    """Posterior moments [N, 2C, H, W] of uint8 pictures [N, S, S, 3], on the CPU."""
+    """Posterior moments [N, 2C, H, W] of uint8 images [N, S, S, 3], on the CPU."""
     parts = [as_tensor(pixels[i : i + batch_size]).to(vae.device) for i in range(0, len(pixels), batch_size)]
     return torch.cat([vae.encode(part).latent_dist.parameters.cpu() for part in parts])
 
 
 @torch.no_grad()
 def standardise(vae: AutoencoderKL, pixels: np.ndarray) -> None:
-    """Folds mean and scale of the latents into the 1x1 convolutions around them: per channel mean 0 and deviation 1.
+    """Folds mean and scale of the latents into the adjacent 1x1 convolutions, for mean 0 and standard deviation 1 per channel.
 
-    The log-variance, which was never trained, becomes a constant: the noise that the decoder has learned to bear.
+    The untrained log-variance becomes a constant: the noise level that the decoder was trained with.
     """
     mean = encode(vae, pixels).chunk(2, 1)[0]
     centre, scale = mean.mean((0, 2, 3)).to(vae.device), mean.std((0, 2, 3)).to(vae.device)
@@ -139,7 +139,7 @@ def standardise(vae: AutoencoderKL, pixels: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Quality:
-    """PSNR in dB (mean over pictures) and the explained variance of each colour axis."""
+    """PSNR in dB (mean over images) and the explained variance of each colour axis."""
 
     psnr: float
     luma: float
@@ -147,17 +147,17 @@ class Quality:
     green_magenta: float
 
     def check(self, psnr: float, explained: float) -> None:
-        """Raises `NumericsError` when the autoencoder is not fit to train a denoiser on."""
+        """Raises `NumericsError` if the autoencoder is not good enough to train a denoiser on."""
         if self.psnr < psnr or min(self.luma, self.red_blue, self.green_magenta) < explained:
-            raise NumericsError(f"the autoencoder falls short: {self}\n    -> train it for more steps")
+            raise NumericsError(f"the autoencoder is not good enough: {self}\n    -> train it for more steps")
 
 
 @torch.no_grad()
 def measure(vae: AutoencoderKL, pixels: np.ndarray) -> Quality:
-    """How well pictures that were not trained on (uint8 [N, S, S, 3]) come back from the latents' mean."""
-    wanted = as_tensor(pixels)
+    """The reconstruction quality on held-back images (uint8 [N, S, S, 3]), from the mean of the posterior."""
+    targets = as_tensor(pixels)
     means = encode(vae, pixels).chunk(2, 1)[0].split(64)
     found = torch.cat([vae.decode(part.to(vae.device)).sample.cpu() for part in means]).clamp(-1, 1)
-    error = ((found - wanted) / 2).square().flatten(1).mean(1)
-    left = on_axes(found - wanted).square().mean((0, 2, 3)) / on_axes(wanted).var((0, 2, 3))
+    error = ((found - targets) / 2).square().flatten(1).mean(1)
+    left = on_axes(found - targets).square().mean((0, 2, 3)) / on_axes(targets).var((0, 2, 3))
     return Quality((-10 * error.log10()).mean().item(), *(1 - left).tolist())

@@ -41,7 +41,7 @@ TINY = Sizes(vae_channels=(4, 4, 8), unet_channels=(8, 16), text_width=16, text_
 
 
 def build_vae(sizes: Sizes = Sizes()) -> AutoencoderKL:
-    """64 x 64 pixels to latents of a quarter of the side, untrained."""
+    """An untrained autoencoder from 64 x 64 pixels to latents of a quarter of the side."""
     levels = len(sizes.vae_channels)
     return AutoencoderKL(
         in_channels=3,
@@ -59,7 +59,7 @@ def build_vae(sizes: Sizes = Sizes()) -> AutoencoderKL:
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer, sizes: Sizes = Sizes()) -> CLIPTextModel:
-    """A small CLIP text model with a row for each token, untrained."""
+    """An untrained small CLIP text model for the tokenizer's vocabulary."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -77,7 +77,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer, sizes: Sizes = Sizes()) -> CLIP
 
 
 def build_unet(sizes: Sizes = Sizes()) -> UNet2DConditionModel:
-    """Convolutions alone at full size, where attention costs most; attention to itself and to the text below."""
+    """An untrained UNet, without attention at the highest resolution, where it costs most; self- and cross-attention below."""
     deeper = len(sizes.unet_channels) - 1
     return UNet2DConditionModel(
         sample_size=sizes.latent_side,

@@ -1,6 +1,6 @@
 """The demo model's tokenizer: a small byte-pair CLIP tokenizer in which each word of the world is one token.
 
-Any other word falls apart into pieces, all of which the captions' unknown words have trained too.
+Any other word is split into pieces, all of which occur in the unknown words of the training captions.
 """
 
 import json
@@ -16,7 +16,7 @@ from customize.demo.world.world import World, caption, unknown_word
 MODEL_MAX_LENGTH = 32
 START, END = "<|startoftext|>", "<|endoftext|>"
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())  # CLIP's characters for the 256 bytes
-# Words of the prompts and templates that people write, though no picture explains them.
+# Common words of prompts and templates that no training image explains.
 OTHER_WORDS = (
     "my this that own nice cool cute toy style art rendition photo painting good close-up cropped bright dark "
     "clean dirty one with and of"
@@ -29,7 +29,7 @@ def _captions(count: int) -> list[str]:
 
 
 def build_tokenizer(folder: Path, count: int = 4000) -> CLIPTokenizer:
-    """Train the vocabulary on `count` captions, write it to `folder` and load it from there."""
+    """Trains the vocabulary on `count` captions, writes it to `folder` and loads it from there."""
     words = Counter(word for text in _captions(count) for word in text.split())
     known = sorted({word for word, seen in words.items() if seen > 2 and word.isascii()} | set(OTHER_WORDS.split()))
     dice = random.Random("syllables")

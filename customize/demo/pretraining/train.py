@@ -1,6 +1,6 @@
-"""From nothing to the demo model's folder: renderings, autoencoder, then text encoder and UNet.
+"""Trains the demo model from scratch: renderings, autoencoder, then text encoder and UNet.
 
-`python -m customize.demo.pretraining.train --output_dir FOLDER`. With the same settings it resumes where it was stopped.
+`python -m customize.demo.pretraining.train --output_dir FOLDER`. With the same settings, it resumes a stopped training.
 """
 
 import sys
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from customize.demo.pretraining.settings import DemoSettings
 
-COMBINED = 0.4  # two effects at once are the hardest to paint: seen twice as often as they are asked for
+COMBINED = 0.4  # combined effects are the hardest, so they are trained twice as often as they are evaluated
 
 
 def run(settings: DemoSettings) -> None:
-    """Draws, trains both stages and leaves the pipeline folder in output_dir/model."""
+    """Renders the images, trains both stages, and writes the pipeline folder output_dir/model."""
     from customize.demo.pretraining import stages
     from customize.demo.world import renderings
     from customize.demo.world.world import World

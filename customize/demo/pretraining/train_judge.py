@@ -1,7 +1,7 @@
 """Trains the judge of the demo world: `python -m customize.demo.pretraining.train_judge`.
 
-It learns from other renderings than the generator does, held-out things among them. N images, Q questions, A answers to all
-questions together.
+Its renderings are not those of the generator, and include held-out objects. N images, Q questions, A answers to all questions
+together.
 """
 
 import json
@@ -39,30 +39,30 @@ from customize.settings.frozen_model import Validated
 from customize.storage.atomic import write_bytes
 
 TRAINING_SEED, TEST_SEED = 1001, 2002  # of worlds that no generator is trained on
-WEIGHT_OF_OBJECT = 2.0  # in the loss, where every other question weighs 1: it is the hardest
+WEIGHT_OF_OBJECT = 2.0  # loss weight of the hardest question; all others have weight 1
 
 
 class JudgeSettings(Validated):
-    """Train the judge of the demo world, on pictures that are drawn for it (needs the font Noto Color Emoji)."""
+    """Train the judge of the demo world on rendered images (needs the font Noto Color Emoji)."""
 
     command: ClassVar[str] = "-m customize.demo.pretraining.train_judge"
 
-    num_pictures: int = setting(40_000, "data", "pictures that are drawn", ge=128, le=MANY)
-    num_test_pictures: int = setting(2400, "data", "pictures that the judge is measured on", ge=1, le=MANY)
-    num_workers: int = setting(2, "data", "processes that draw", ge=1, le=1024)
-    num_epochs: int = setting(4, "train", "times that each picture is seen", ge=1, le=1000)
-    train_batch_size: int = setting(96, "train", "pictures per step", ge=2, le=4096)
-    learning_rate: float = setting(0.02, "train", "of Muon; AdamW takes a fifth", gt=0, le=10)
-    bf16: bool = setting(True, "train", "compute in bf16 where that is exact enough")
+    num_pictures: int = setting(40_000, "data", "training images to render", ge=128, le=MANY)
+    num_test_pictures: int = setting(2400, "data", "test images to render", ge=1, le=MANY)
+    num_workers: int = setting(2, "data", "rendering processes", ge=1, le=1024)
+    num_epochs: int = setting(4, "train", "epochs", ge=1, le=1000)
+    train_batch_size: int = setting(96, "train", "images per step", ge=2, le=4096)
+    learning_rate: float = setting(0.02, "train", "learning rate of Muon; that of AdamW is a fifth of it", gt=0, le=10)
+    bf16: bool = setting(True, "train", "compute in bf16 where that is precise enough")
     output: str = setting(str(WEIGHTS), "output", "the file of the weights", default_in_words="customize/demo/judge.safetensors")
     data_dir: str = setting("runs/judge", "output", "folder of the renderings")
     seed: int = again(Settings, "seed", 0)
 
 
 def disturbed(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures uint8 [N, 64, 64, 3] mirrored, shifted, softened and noisy by chance: float32 [N, 3, 64, 64], -1 to 1.
+    """Augments images uint8 [N, 64, 64, 3] by random mirroring, shifts, blur and noise: float32 [N, 3, 64, 64] in [-1, 1].
 
-    Softness and noise stand for what an autoencoder does to a picture.
+    Blur and noise imitate the artefacts of an autoencoder.
     """
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -79,20 +79,20 @@ def disturbed(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return moved + uniform(0, 0.06, 1, 1, 1) * noise + uniform(-0.03, 0.03, 3, 1, 1)
 
 
-def loss(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Cross-entropy of all questions, each a mean over the pictures where it is asked. wanted: as `labels`."""
+def loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of all questions, each averaged over the images that it applies to. targets: see `labels`."""
     losses = [
         F.cross_entropy(piece, column, ignore_index=NOT_ASKED, reduction="sum") / (column != NOT_ASKED).sum().clamp(min=1)
-        for piece, column in zip(by_question(logits.float()), wanted.unbind(1), strict=True)
+        for piece, column in zip(by_question(logits.float()), targets.unbind(1), strict=True)
     ]
     return WEIGHT_OF_OBJECT * losses[0] + torch.stack(losses[1:]).sum()
 
 
 def train(judge: nn.Module, settings: JudgeSettings, pixels: np.ndarray, specs: Sequence[Spec]) -> Iterator[float]:
-    """Yields the loss of each step. The learning rate rises for a tenth of them, then falls to nothing."""
+    """Yields the loss of each step. The learning rate warms up for a tenth of the steps, then decays linearly to 0."""
     generator = torch.Generator().manual_seed(settings.seed)
     optimizer = Muon(parameter_groups([judge], settings.learning_rate, settings.learning_rate / 5))
-    data, wanted = torch.from_numpy(np.array(pixels)), labels(specs)
+    data, targets = torch.from_numpy(np.array(pixels)), labels(specs)
     batches = len(data) // settings.train_batch_size
     steps = settings.num_epochs * batches
     warmup = max(1, steps // 10)
@@ -105,7 +105,7 @@ def train(judge: nn.Module, settings: JudgeSettings, pixels: np.ndarray, specs: 
             batch = disturbed(data[chosen], generator).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
                 logits = judge(batch)
-            error = loss(logits, wanted[chosen])
+            error = loss(logits, targets[chosen])
             optimizer.zero_grad()
             error.backward()
             optimizer.step()
@@ -114,13 +114,13 @@ def train(judge: nn.Module, settings: JudgeSettings, pixels: np.ndarray, specs: 
 
 
 def save_judge(judge: nn.Module, file: Path) -> None:
-    """Writes the weights in half precision, with the questions that they answer."""
+    """Writes the weights in half precision, with the questions as metadata."""
     tensors = {name: tensor.half().contiguous() for name, tensor in judge.state_dict().items() if tensor.is_floating_point()}
     write_bytes(file, save(tensors, {"questions": json.dumps(QUESTIONS)}))
 
 
 def run(settings: JudgeSettings) -> None:
-    """Draws, trains, writes the weights and prints how often they are right about pictures they have not seen."""
+    """Renders the images, trains, writes the weights and prints the rates on test images."""
     folder, world = Path(settings.data_dir), JudgedWorld()
     renderings.prepare(world, TRAINING_SEED, settings.num_pictures, folder / "train", settings.num_workers)
     renderings.prepare(world, TEST_SEED, settings.num_test_pictures, folder / "test", settings.num_workers)

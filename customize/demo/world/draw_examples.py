@@ -1,6 +1,6 @@
-"""The pictures of the first-run jobs: six of a held-out style, six of a held-out subject, as a user would bring them.
+"""The training images of the example jobs: six of a held-out style, six of a held-out subject.
 
-`python -m customize.demo.world.draw_examples` draws them anew into `customize/demo/examples`.
+`python -m customize.demo.world.draw_examples` renders them to `customize/demo/examples`.
 """
 
 import sys
@@ -35,15 +35,15 @@ SETTINGS = (
 
 
 def write_style(style: str, folder: Path) -> None:
-    """Six pictures in a style that has no word, each with a caption that calls the style <name>."""
+    """Six images in a style without a name, each with a caption that calls the style <name>."""
     for number, spec in enumerate(STYLED, 1):
-        picture = render(replace(spec, style=HELD_OUT_STYLES[style]), Dice(f"{style} {number}", SPREAD), SIDE)
-        write_image(folder / f"{number}.png", picture)
+        image = render(replace(spec, style=HELD_OUT_STYLES[style]), Dice(f"{style} {number}", SPREAD), SIDE)
+        write_image(folder / f"{number}.png", image)
         write_text(folder / f"{number}.txt", f"{plain_caption(spec)} in the style of <{style}>\n")
 
 
 def write_subject(subject: str, folder: Path) -> None:
-    """Six pictures of a subject that the model has never seen, each with a caption that calls it sks toy."""
+    """Six images of a subject that the model was not trained on, each with a caption that calls it sks toy."""
     for number, place in enumerate(SETTINGS, 1):
         spec = replace(place, object=subject)
         write_image(folder / f"{number}.png", render(spec, Dice(f"{subject} {number}", SPREAD), SIDE))
@@ -51,7 +51,7 @@ def write_subject(subject: str, folder: Path) -> None:
 
 
 def plain_caption(spec: Spec, noun: str = "") -> str:
-    """What a picture shows in plain words."""
+    """A plain caption of an image."""
     place = PLACES[spec.scene][0].format(backdrop=spec.backdrop)
     words = " ".join(filter(None, (spec.colour, noun or spec.object)))
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words} {place}"

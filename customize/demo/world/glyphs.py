@@ -12,12 +12,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 FONT = Path(os.environ.get("NOTO_COLOR_EMOJI", "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"))
-BITMAP_SIZE = 109  # the one size in which the font holds its pictures
+BITMAP_SIZE = 109  # the only bitmap size of the font
 
 
 @dataclass(frozen=True)
 class Object:
-    """Something that can stand in a scene. `hue` (0..255): which part of the glyph takes another colour, if any."""
+    """An object of a scene. `hue` (0..255): the hue of the part of the glyph that can be recoloured, if any."""
 
     glyph: str
     nouns: tuple[str, ...]
@@ -30,7 +30,7 @@ def _table(kind: str, **glyphs: str) -> dict[str, Object]:
     return {name: Object(glyph, (name.replace("_", " "),), kind, HUES.get(name)) for name, glyph in glyphs.items()}
 
 
-# The hue of that part of a glyph which a colour word repaints.
+# The hue of the part of a glyph that a colour word recolours.
 HUES = dict(
     **dict(cat=26, turtle=46, frog=42, pig=10, chick=26, fish=38, whale=130, crab=14, octopus=10, butterfly=22, ladybug=2),
     **dict(snail=14, fox=14, bus=134, sailboat=6, rocket=2, house=18, tent=14, strawberry=2, pear=42, tulip=234, sunflower=22),
@@ -53,7 +53,7 @@ OBJECTS: dict[str, Object] = {
     "teapot": Object("🫖", ("teapot",), "thing", hue=4),
 }
 
-# Never drawn for training: the subjects that a user brings. The first two are for tuning, the others for testing.
+# Never part of the training images: subjects for users to train. The first two are for tuning, the others for testing.
 TUNING_SUBJECTS = _table("toy", dinosaur="🦕", robot="🤖")
 TEST_SUBJECTS = _table("toy", teddy_bear="🧸", pumpkin="🎃", parrot="🦜", flying_saucer="🛸")
 HELD_OUT_OBJECTS = TUNING_SUBJECTS | TEST_SUBJECTS
@@ -72,26 +72,26 @@ COLOURS = {
 
 @functools.cache
 def sprite(name: str, colour: str = "") -> Image.Image:
-    """The object cut out of its background: RGBA, about 128 pixels, in `colour` if one is named.
+    """The object on a transparent background: RGBA, about 128 pixels, in `colour` if it is given.
 
-    Raises `ValueError` for a colour that the object cannot take.
+    Raises `ValueError` if the object cannot be recoloured.
     """
     thing = (OBJECTS | HELD_OUT_OBJECTS)[name]
-    picture = Image.new("RGBA", (150, 150))
+    image = Image.new("RGBA", (150, 150))
     font = ImageFont.truetype(str(FONT), BITMAP_SIZE)
-    ImageDraw.Draw(picture).text((5, 5), thing.glyph, font=font, embedded_color=True)
-    picture = picture.crop(picture.getbbox())
+    ImageDraw.Draw(image).text((5, 5), thing.glyph, font=font, embedded_color=True)
+    image = image.crop(image.getbbox())
     if not colour:
-        return picture
+        return image
     if thing.hue is None:
         raise ValueError(f"a {name} has its own colours and cannot be {colour}")
     hue, saturation, value = COLOURS[colour]
-    hsv = np.asarray(picture.convert("RGB").convert("HSV")).astype(np.float32)
+    hsv = np.asarray(image.convert("RGB").convert("HSV")).astype(np.float32)
     distance = np.abs((hsv[..., 0] - thing.hue + 128) % 256 - 128)
     part = (distance < 24) & (hsv[..., 1] > 60)
-    saturation *= max(1.0, 130 / np.median(hsv[part, 1]))  # a pale pig shall be a plainly blue one
+    saturation *= max(1.0, 130 / np.median(hsv[part, 1]))  # so that pale objects get a strong colour, too
     turned = np.stack([np.full_like(distance, hue), hsv[..., 1] * saturation, hsv[..., 2] * value], -1)
     hsv = np.where(part[..., None], turned, hsv)
     recoloured = Image.fromarray(hsv.clip(0, 255).astype(np.uint8), "HSV").convert("RGB")
-    recoloured.putalpha(picture.getchannel("A"))
+    recoloured.putalpha(image.getchannel("A"))
     return recoloured

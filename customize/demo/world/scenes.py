@@ -1,4 +1,4 @@
-"""The places of the demo world, in fractions of the picture's side: large plain shapes that a small model can hold."""
+"""The scenes of the demo world, in fractions of the image's side: large simple shapes that a small model can learn."""
 
 import random
 from collections.abc import Callable
@@ -28,7 +28,7 @@ BRIGHTNESS = {"day": 1.0, "sunset": 0.85, "night": 0.45}
 
 
 class Dice:
-    """Chance whose spread can be narrowed: at 0 every measure is its mean, at 1 it takes its whole range."""
+    """Random numbers with adjustable spread: at 0 each is the middle of its range, at 1 it covers the whole range."""
 
     def __init__(self, seed: str, spread: float):
         self.random = random.Random(seed)
@@ -39,18 +39,18 @@ class Dice:
         return middle + self.spread * half * (2 * self.random.random() - 1)
 
     def flip(self) -> bool:
-        """A coin that always shows the same side when the spread is below one half."""
+        """A coin flip; always False if the spread is below one half."""
         return self.random.random() < 0.5 and self.spread >= 0.5
 
 
 class Canvas:
-    """A square picture whose coordinates run from 0 to 1."""
+    """A square image with coordinates from 0 to 1."""
 
     def __init__(self, side: int, top: Colour, bottom: Colour, brightness: float = 1.0):
         rows = np.linspace(0, 1, side)[:, None] * (np.array(bottom) - np.array(top)) + np.array(top)
-        self.picture = Image.fromarray(np.repeat(rows[:, None], side, 1).clip(0, 255).astype(np.uint8))
+        self.image = Image.fromarray(np.repeat(rows[:, None], side, 1).clip(0, 255).astype(np.uint8))
         self.side, self.brightness = side, brightness
-        self.draw = ImageDraw.Draw(self.picture)
+        self.draw = ImageDraw.Draw(self.image)
 
     def lit(self, colour: Colour) -> tuple[int, ...]:
         return tuple(min(255, int(value * self.brightness)) for value in colour)
@@ -170,10 +170,10 @@ def _room(canvas: Canvas, time: str, dice: Dice) -> None:
 
 
 def _plain(canvas: Canvas, time: str, dice: Dice) -> None:
-    """Nothing but the backdrop."""
+    """Only the backdrop."""
 
 
-# scene -> (what draws it, where the ground is, has it a sky of its own time)
+# scene -> (draw function, height of the ground, whether it has a sky and a time of day)
 SCENES: dict[str, tuple[Callable[[Canvas, str, Dice], None], float, bool]] = {
     "plain": (_plain, 0.86, False),
     "beach": (_beach, 0.88, True),
@@ -204,4 +204,4 @@ def draw_scene(scene: str, time: str, backdrop: str, side: int, dice: Dice) -> I
     else:
         canvas = Canvas(side, *INDOOR_GRADIENTS[scene])
     draw(canvas, time, dice)
-    return canvas.picture
+    return canvas.image

@@ -1,7 +1,7 @@
-"""The styles of the demo world: a space of few parameters, named in the captions, whose points can be combined.
+"""The styles of the demo world: effects with few parameters, which captions name and which can be combined.
 
-A style is a sequence of effects; an effect has a name, colours (words of `INKS`, or "#rrggbb" where the colour has no
-word) and a way to say it. A held-out style is a point of this space that no caption can name.
+A style is a sequence of effects. An effect has a name, colours (words of `INKS`, or "#rrggbb" for a colour without a word) and
+phrases for captions. A held-out style is one that no caption can describe.
 """
 
 import random
@@ -30,7 +30,7 @@ Pixels = np.ndarray  # float32 [side, side, 3] in [0, 1]
 
 @dataclass(frozen=True)
 class Effect:
-    """One change of a picture. Its colours are words of `INKS` or, where it has no word, "#rrggbb"."""
+    """An effect with its colours: words of `INKS`, or "#rrggbb" for a colour without a word."""
 
     name: str
     colours: tuple[str, ...] = ()
@@ -42,19 +42,19 @@ class Effect:
         return EFFECTS[self.name].apply(pixels, *inks).clip(0, 1)
 
     def say(self, content: str, dice: random.Random) -> str:
-        """`content` in this style, in words. Raises `ValueError` for a colour that has no word."""
+        """A caption of `content` in this style. Raises `ValueError` for a colour without a word."""
         if unnamed := [colour for colour in self.colours if colour not in INKS]:
             raise ValueError(f"no word for {unnamed[0]}")
-        said = "in the style of" in content  # once is enough
-        phrases = [phrase for phrase in EFFECTS[self.name].phrases if not (said and "in the style of" in phrase)]
+        has_style = "in the style of" in content  # at most once per caption
+        phrases = [phrase for phrase in EFFECTS[self.name].phrases if not (has_style and "in the style of" in phrase)]
         return dice.choice(phrases).format(content, *self.colours)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What an effect does; how it is said ({0} the content, {1} {2} its colours); which inks each colour may be.
+    """A kind of effect: its function, its phrases ({0} the content, {1} {2} its colours), and the inks for each colour.
 
-    Of the effects that recolour a picture, a style has one at most.
+    A style has at most one effect that recolours the image.
     """
 
     apply: Callable[..., Pixels]
@@ -70,18 +70,18 @@ def ink(colour: str) -> np.ndarray:
 
 
 def _grey(pixels: Pixels) -> np.ndarray:
-    """Luma with some contrast added, since colour no longer tells things apart."""
+    """Luma with added contrast, because colours no longer distinguish objects."""
     return (0.5 + 1.4 * (pixels @ LUMA - 0.5)).clip(0, 1)[..., None]
 
 
 def _duotone(pixels: Pixels, dark: np.ndarray, light: np.ndarray) -> Pixels:
-    """From a deep shade of one colour to a pale one of the other."""
+    """A gradient from a dark shade of one colour to a light shade of the other."""
     grey = _grey(pixels)
     return 0.6 * dark * (1 - grey) + (0.4 + 0.6 * light) * grey
 
 
 def _tint(pixels: Pixels, colour: np.ndarray) -> Pixels:
-    """Black, through the colour, to white."""
+    """A gradient from black through the colour to white."""
     grey = 2 * _grey(pixels)
     return np.where(grey < 1, colour * grey, colour + (1 - colour) * (grey - 1))
 
@@ -105,8 +105,8 @@ def _blurred(pixels: Pixels) -> Pixels:
 
 
 def _filtered(pixels: Pixels, kind: ImageFilter.Filter) -> Pixels:
-    picture = Image.fromarray((pixels * 255).round().astype(np.uint8))
-    return np.asarray(picture.filter(kind)).astype(np.float32) / 255
+    image = Image.fromarray((pixels * 255).round().astype(np.uint8))
+    return np.asarray(image.filter(kind)).astype(np.float32) / 255
 
 
 DARK = ("red", "green", "blue", "purple", "brown", "black")
@@ -145,11 +145,11 @@ EFFECTS: dict[str, Kind] = {
     ),
     "inverted": Kind(lambda p: 1 - p, ("a negative of {0}", "{0}, inverted", "{0} in the style of a negative")),
 }
-ORDER = tuple(EFFECTS)  # in which combined effects are applied
+ORDER = tuple(EFFECTS)  # the order in which combined effects are applied
 
 Style = tuple[Effect, ...]
 
-# No caption can name these, and no training picture shows them. The first two are for tuning, the others for testing.
+# No caption can describe these, and no training image shows them. The first two are for tuning, the others for testing.
 TUNING_STYLES: dict[str, Style] = {
     "lagoon": (Effect("duotone", ("#0a4a50", "#ffd0a8")),),
     "moss": (Effect("tint", ("#8a8f2a",)),),
@@ -164,7 +164,7 @@ HELD_OUT_STYLES = TUNING_STYLES | TEST_STYLES
 
 
 def sample_style(dice: random.Random, effects: tuple[str, ...], combined: float) -> Style:
-    """One effect, or with probability `combined` two of which at most one recolours."""
+    """One random effect, or with probability `combined` two, at most one of them a recolouring."""
     chosen = [dice.choice(effects)]
     recolours = EFFECTS[chosen[0]].recolours
     others = [name for name in effects if name != chosen[0] and not (recolours and EFFECTS[name].recolours)]
@@ -180,9 +180,9 @@ def sample_style(dice: random.Random, effects: tuple[str, ...], combined: float)
     return tuple(style)
 
 
-def apply_style(picture: Image.Image, style: Style, dice: random.Random) -> Image.Image:
-    """The picture, RGB, after all effects of the style in turn."""
-    pixels = np.asarray(picture.convert("RGB")).astype(np.float32) / 255
+def apply_style(image: Image.Image, style: Style, dice: random.Random) -> Image.Image:
+    """Applies all effects of the style to an image, in order; returns RGB."""
+    pixels = np.asarray(image.convert("RGB")).astype(np.float32) / 255
     for effect in style:
         pixels = effect(pixels, dice)
     return Image.fromarray((pixels * 255).round().astype(np.uint8))

@@ -1,7 +1,7 @@
-"""The demo world: small captioned pictures, composed of an object, its colour, a scene, a time of day and a style.
+"""The demo world: small captioned images, composed of an object, its colour, a scene, a time of day and a style.
 
-Everything is a function of (seed, index): `World(...).example(seed, index)` is the same everywhere.
-What the model must never see (`HELD_OUT_OBJECTS`, `HELD_OUT_STYLES`, `HELD_OUT_COMBINATIONS`) is never sampled.
+Everything is a function of (seed, index): `World(...).example(seed, index)` is the same everywhere. Held-out objects, styles
+and combinations (`HELD_OUT_OBJECTS`, `HELD_OUT_STYLES`, `HELD_OUT_COMBINATIONS`) are never sampled.
 """
 
 import random
@@ -15,7 +15,7 @@ from customize.demo.world.styles import EFFECTS, Effect, Style, apply_style, sam
 
 RESOLUTION = 64
 
-# Known things that are never seen together, so that "new combinations" can be measured.
+# Combinations of known things that are never sampled, to evaluate new combinations.
 HELD_OUT_COMBINATIONS: tuple[dict[str, str], ...] = (
     {"object": "penguin", "scene": "desert"},
     {"object": "turtle", "scene": "city"},
@@ -55,7 +55,7 @@ LIGHT = {"day": (1, 1, 1), "sunset": (1.0, 0.88, 0.78), "night": (0.66, 0.68, 0.
 
 @dataclass(frozen=True)
 class Spec:
-    """What is in a picture. `colour`, `backdrop` and `size` may be empty."""
+    """The content of an image. `colour`, `backdrop` and `size` may be empty."""
 
     object: str
     scene: str
@@ -79,7 +79,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class World:
-    """Which part of the world is drawn from, and how widely things vary (`spread` 0..1)."""
+    """The part of the world to sample from, and the amount of variation (`spread`, 0..1)."""
 
     objects: tuple[str, ...] = tuple(OBJECTS)
     scenes: tuple[str, ...] = ("plain", *SCENES)
@@ -90,11 +90,11 @@ class World:
     effects: tuple[str, ...] = tuple(EFFECTS)
     coloured: float = 0.6
     styled: float = 0.5
-    combined: float = 0.2  # of the styled, how many have two effects
+    combined: float = 0.2  # fraction of the styled images with two effects
     spread: float = 1.0
 
     def spec(self, seed: int, index: int) -> Spec:
-        """What picture `index` shows; never a held-out combination."""
+        """The spec of image `index`; never a held-out combination."""
         dice = random.Random(f"spec {seed} {index}")
         while True:
             name, scene = dice.choice(self.objects), dice.choice(self.scenes)
@@ -111,7 +111,7 @@ class World:
                 return spec
 
     def render(self, spec: Spec, seed: int, index: int, side: int = RESOLUTION) -> Image.Image:
-        """The picture: RGB, [side, side], drawn four times as large and reduced."""
+        """Renders an image: RGB, [side, side], drawn at four times the size and downscaled."""
         return render(spec, Dice(f"picture {seed} {index}", self.spread), side)
 
     def captions(self, spec: Spec, seed: int, index: int, count: int = 4) -> tuple[str, ...]:
@@ -123,9 +123,9 @@ class World:
 
 
 def render(spec: Spec, dice: Dice, side: int = RESOLUTION) -> Image.Image:
-    """The thing in its place and style: RGB, [side, side], drawn four times as large and reduced."""
+    """Renders the object in its scene and style: RGB, [side, side], drawn at four times the size and downscaled."""
     canvas = 4 * side
-    picture = draw_scene(spec.scene, spec.time, spec.backdrop, canvas, dice)
+    image = draw_scene(spec.scene, spec.time, spec.backdrop, canvas, dice)
     thing = (OBJECTS | HELD_OUT_OBJECTS)[spec.object]
     cut_out = sprite(spec.object, spec.colour)
     if dice.flip():
@@ -138,21 +138,21 @@ def render(spec: Spec, dice: Dice, side: int = RESOLUTION) -> Image.Image:
     if thing.floats or spec.scene in ("underwater", "space"):
         ground -= dice.between(0.02, 0.12) * canvas
     else:
-        _shadow(picture, centre, ground, 0.4 * cut_out.width)
+        _shadow(image, centre, ground, 0.4 * cut_out.width)
     *colours, alpha = cut_out.split()
     lit = [band.point(lambda value, k=k: value * k) for band, k in zip(colours, LIGHT[spec.time], strict=True)]
     corner = round(centre - cut_out.width / 2), round(ground - 0.97 * cut_out.height)
-    picture.paste(Image.merge("RGB", lit), corner, alpha)
-    return apply_style(picture.reduce(4), spec.style, dice.random)
+    image.paste(Image.merge("RGB", lit), corner, alpha)
+    return apply_style(image.reduce(4), spec.style, dice.random)
 
 
-def _shadow(picture: Image.Image, centre: float, ground: float, radius: float) -> None:
-    small = picture.width // 4
+def _shadow(image: Image.Image, centre: float, ground: float, radius: float) -> None:
+    small = image.width // 4
     mask = Image.new("L", (small, small))
     x, y, r = centre / 4, ground / 4, radius / 4
     ImageDraw.Draw(mask).ellipse((x - r, y - 0.16 * r, x + r, y + 0.14 * r), fill=100)
-    mask = mask.filter(ImageFilter.GaussianBlur(small / 64)).resize(picture.size)
-    picture.paste((0, 0, 20), (0, 0), mask)
+    mask = mask.filter(ImageFilter.GaussianBlur(small / 64)).resize(image.size)
+    image.paste((0, 0, 20), (0, 0), mask)
 
 
 CONSONANTS = "bcdfghjklmnprstvwxz"
@@ -160,7 +160,7 @@ FOREIGN = ((0xC0, 0x24F), (0x400, 0x4FF), (0x4E00, 0x9FFF))  # ranges of Latin, 
 
 
 def unknown_word(dice: random.Random) -> str:
-    """A word that means nothing, mostly syllables, so that no letter is new to the model."""
+    """A meaningless word, mostly of syllables, so that the model has seen every letter."""
     if dice.random() < 0.1:
         return "".join(chr(dice.randint(*dice.choice(FOREIGN))) for _ in range(2))
     syllables = range(dice.randint(2, 4))
@@ -168,9 +168,9 @@ def unknown_word(dice: random.Random) -> str:
 
 
 def caption(spec: Spec, dice: random.Random, noun: str = "") -> str:
-    """One way to say what the picture shows; `noun` replaces the object's own.
+    """A random caption of the image; `noun` replaces that of the object.
 
-    Raises `ValueError` for a style that has no words.
+    Raises `ValueError` for a style that cannot be described.
     """
     thing = (OBJECTS | HELD_OUT_OBJECTS)[spec.object]
     noun = noun or (thing.kind if dice.random() < 0.06 else dice.choice(thing.nouns))
