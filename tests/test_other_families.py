@@ -6,7 +6,7 @@ from copy import deepcopy
 import pytest
 import torch
 from families_of_tests import FlowTransformer, PixelUNet, TinySpec
-from kit import settings_for, train_loop
+from kit import context_of, settings_for, train_loop
 
 from customize.families.base import Family
 from customize.inference.explain.trace import Trace
@@ -21,21 +21,16 @@ def family(request) -> Family:
     return request.param()
 
 
-def context_of(family: Family, base, pictures, folder, **changes):
-    """What prepares a run, with this family in place of the base model."""
-    from accelerate import Accelerator
-
-    from customize.training.preflight import check
-    from customize.training.setup import RunContext
-
+def run_of(family: Family, base, pictures, folder, **changes):
+    """Settings and context of a run with this family in place of the base model."""
     settings = settings_for("lora", base, pictures, folder, train_batch_size=3, resolution=16, **changes)
-    return settings, RunContext(settings, Accelerator(cpu=True), family, check(settings)[2], 0)
+    return settings, context_of(family, settings)
 
 
 def test_the_loss_of_a_batch_is_its_formula(family, tiny_epsilon, pictures, tmp_path):
     from customize.methods import prepare
 
-    settings, context = context_of(family, tiny_epsilon, pictures, tmp_path / "run")
+    settings, context = run_of(family, tiny_epsilon, pictures, tmp_path / "run")
     training = prepare(settings, context)
     (batch,) = training.dataset.deal(0, range(3))
     clean, noise, t = batch.latents, batch.noise, batch.timesteps
@@ -57,7 +52,7 @@ def test_lora_is_trained_by_the_loop_and_changes_nothing_else(family, tiny_epsil
     from customize.methods import prepare
 
     before = {name: p.clone() for name, p in family.denoiser.named_parameters()}
-    settings, context = context_of(family, tiny_epsilon, pictures, tmp_path / "run", max_train_steps=8)
+    settings, context = run_of(family, tiny_epsilon, pictures, tmp_path / "run", max_train_steps=8)
     training = prepare(settings, context)
     probe = training.dataset.probe(16)
     with torch.no_grad():

@@ -106,7 +106,7 @@ class Probe:
         now, start = self.measure(), self.start
         predictions = (now.predictions - start.predictions).norm() / start.predictions.norm()
         weights = relative_change(self.method, start.weights, now.weights)
-        too_far = math.inf if self.method.name == "textual_inversion" else TOO_FAR
+        too_far = TOO_FAR if self.method.small_changes else math.inf
         return Change(weights, predictions.item(), (start.loss, now.loss), too_far)
 
 

@@ -28,11 +28,13 @@ class Method(nn.Module):
 
     Submodules are the networks in use; only parameters that require a gradient are optimized and checkpointed.
     name: for the result's metadata; trigger_words: words that invoke the result in a prompt; example_prompt: a prompt with them.
+    small_changes: whether training that did not diverge changes the weights by a small part of their norm.
     """
 
     name: str
     trigger_words: tuple[str, ...] = ()
     example_prompt: str = ""
+    small_changes: bool = True
 
     def forward(self, batch: Any) -> Tensor:
         """The weighted loss of each sample [B], float32."""

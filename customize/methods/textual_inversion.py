@@ -42,7 +42,7 @@ class TextualInversion(DenoisingMethod):
     vectors: of each placeholder in each text encoder, by `TextEncoder.tensor_name`.
     """
 
-    name = "textual_inversion"
+    name, small_changes = "textual_inversion", False
 
     def __init__(self, family: Family, settings):
         super().__init__(family, family.encode_prompts)
