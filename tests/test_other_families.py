@@ -8,6 +8,7 @@ import torch
 from families_of_tests import FlowTransformer, PixelUNet, TinySpec
 from kit import context_of, settings_for, train_loop
 
+from customize.errors import InputError
 from customize.families.base import Family
 from customize.inference.explain.trace import Trace
 from customize.inference.pipeline import Pipeline
@@ -46,6 +47,14 @@ def test_the_loss_of_a_batch_is_its_formula(family, tiny_epsilon, pictures, tmp_
             output = family.denoiser(alphas.sqrt() * clean + (1 - alphas).sqrt() * noise, t, **tensors).sample
             expected = ((output[:, :3] - noise) ** 2).mean((1, 2, 3))
         torch.testing.assert_close(training.method(batch), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_textual_inversion_needs_a_text_encoder(family, tiny_epsilon, pictures, tmp_path):
+    from customize.methods import prepare
+
+    settings = settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "run")
+    with pytest.raises(InputError, match="has no text encoder that new tokens can be added to"):
+        prepare(settings, context_of(family, settings))
 
 
 def test_lora_is_trained_by_the_loop_and_changes_nothing_else(family, tiny_epsilon, pictures, tmp_path):

@@ -29,6 +29,9 @@ from customize.weights.weight_file import PLACEHOLDER
 def prepare(settings: TextualInversionSettings, context: MethodContext) -> TrainingSetup:
     """Images are encoded once; the text encoder is evaluated in every step, since its input embeddings are trained."""
     family, examples = context.family, context.examples.instances
+    if not family.text_encoders:
+        what = f"{family.name} has no text encoder that new tokens can be added to"
+        raise InputError(Problem("pretrained_model_name_or_path", what, "use train_dreambooth.py"))
     dataset = context.encode_images("instance", examples)
     method = (DirectionalTextualInversion if settings.normalize_embedding else TextualInversion)(family, settings)
     method.condition = encoding_condition(family, max(map(family.num_chunks, captions_of(examples))))
