@@ -68,7 +68,7 @@ QUICK = ("a LoRA", "a prior by the teacher", "long captions")
 
 
 @pytest.mark.parametrize("kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in DROPOUT])
-def test_dropout_meets_each_sample_alike_however_a_step_is_cut(kind, tiny_epsilon, pictures, tmp_path):
+def test_dropout_masks_do_not_depend_on_micro_batches(kind, tiny_epsilon, pictures, tmp_path):
     changes = {"lora_dropout": 0.5, **DROPOUT[kind]}
     if kind == "class images":
         changes["class_data_dir"] = str(pictures)
@@ -124,7 +124,7 @@ def test_dropout_keeps_the_mean_and_is_off_in_evaluation():
 
 @pytest.mark.parametrize("num_class", [2, 7])
 @pytest.mark.parametrize("size, accumulated", [(4, 1), (2, 2), (1, 4)])
-def test_every_picture_counts_the_same(num_class, size, accumulated, tiny_epsilon, pictures, tmp_path):
+def test_every_image_has_the_same_weight(num_class, size, accumulated, tiny_epsilon, pictures, tmp_path):
     """Fewer and more class pictures than the three of the subject, in groups that go into neither."""
     changes = {
         "train_batch_size": size, "gradient_accumulation_steps": accumulated, "max_train_steps": 5, "prior_loss_weight": 0.25,

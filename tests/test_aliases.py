@@ -82,7 +82,7 @@ def problems(model, line):
         (InferenceSettings, CAT + "--trace yes --plain_prompt on", {"trace": True, "plain_prompt": True}),
     ],
 )  # fmt: skip
-def test_a_name_is_read_as_the_setting_that_it_stands_for(model, line, meaning):
+def test_aliases_set_their_setting(model, line, meaning):
     settings, notes = read(model, line)
     assert {name: getattr(settings, name) for name in meaning} == meaning
     if "--trace yes" not in line and "--random_flip" not in line:
@@ -110,12 +110,12 @@ def test_a_name_is_read_as_the_setting_that_it_stands_for(model, line, meaning):
         (InferenceSettings, CAT + "--cfg x", "--cfg", "fits"),
     ],
 )
-def test_what_cannot_be_honoured_leads_to_the_right_setting(model, line, where, remedy):
+def test_unsupported_names_suggest_the_right_setting(model, line, where, remedy):
     (problem,) = problems(model, line)
     assert problem.where == where and remedy in problem.remedy
 
 
-def test_the_table_has_no_name_twice_and_no_setting_of_its_own():
+def test_the_table_has_no_duplicates_and_no_setting_names():
     names = set()
     for model in MODELS:
         same, flags = aliases.same(model), aliases.flags(model)
@@ -172,7 +172,7 @@ def test_all_words_of_a_longer_name_suggest_it():
         ("--resolution 512x768", None), ("--max_train_steps many", None), ("--max_train_steps 1.5", None),
     ],
 )  # fmt: skip
-def test_numbers_in_another_notation_are_told_as_they_were_meant(typed, meant):
+def test_numbers_in_other_notations_get_a_correction(typed, meant):
     (problem,) = problems(DreamBoothSettings, DOG + typed)
     assert (problem.remedy == f"did you mean {meant}?") if meant else "did you mean" not in problem.remedy
 

@@ -92,7 +92,7 @@ def tokens_by_hand(pipeline: Pipeline, call: int, prompts, **how) -> torch.Tenso
 
 
 @pytest.mark.parametrize("lora", [False, True])
-def test_maps_are_those_of_the_weights(pipeline, lora):
+def test_maps_equal_the_attention_weights(pipeline, lora):
     if lora:
         torch.manual_seed(0)
         config = LoraConfig(r=2, lora_alpha=4, target_modules=["to_q", "to_k", "to_v"], init_lora_weights=False)
@@ -108,7 +108,7 @@ def test_maps_are_those_of_the_weights(pipeline, lora):
             torch.testing.assert_close(maps.of(image).maps[step].double(), expected, rtol=0, atol=2e-6)
 
 
-def test_all_tokens_of_a_place_share_its_attention_out(pipeline):
+def test_the_maps_of_all_tokens_sum_to_one(pipeline):
     maps = AttentionMaps(pipeline.family, PROMPTS)
     with maps:
         pipeline.generate(PROMPTS, **SHORT, record=lambda moment: None)
@@ -118,7 +118,7 @@ def test_all_tokens_of_a_place_share_its_attention_out(pipeline):
 
 
 @pytest.mark.parametrize("processor", [AttnProcessor, AttnProcessor2_0])
-def test_pictures_are_the_same_to_the_last_bit(pipeline, processor):
+def test_recording_does_not_change_the_images(pipeline, processor):
     pipeline.family.unet.set_attn_processor(processor())
     before = dict(pipeline.family.unet.attn_processors)
     plain_pictures = pipeline.generate(PROMPTS, **SHORT, output_type="latent")
@@ -129,14 +129,14 @@ def test_pictures_are_the_same_to_the_last_bit(pipeline, processor):
     }
 
 
-def test_nothing_stays_behind_after_an_error(pipeline):
+def test_hooks_are_removed_after_an_error(pipeline):
     with pytest.raises(RuntimeError, match="stop"), AttentionMaps(pipeline.family, PROMPTS):
         assert all(layer._forward_pre_hooks for layer in cross_attention(pipeline.family))
         raise RuntimeError("stop")
     assert not any(layer._forward_pre_hooks for layer in cross_attention(pipeline.family))
 
 
-def test_with_guidance_only_what_is_asked_about_the_prompt_counts(pipeline):
+def test_with_guidance_only_evaluations_of_the_prompt_count(pipeline):
     alone, _ = recorded(pipeline, PROMPTS, guidance_scale=1.0)
     guided, _ = recorded(pipeline, PROMPTS, guidance_scale=5.0, negative_prompt="a blue bear")
     for image in range(2):
@@ -145,7 +145,7 @@ def test_with_guidance_only_what_is_asked_about_the_prompt_counts(pipeline):
 
 
 @pytest.mark.parametrize("max_batch", [None, 1, 3])
-def test_each_picture_of_a_batch_has_maps_of_its_own(pipeline, max_batch):
+def test_each_image_of_a_batch_has_its_own_maps(pipeline, max_batch):
     together, _ = recorded(pipeline, PROMPTS, max_batch=max_batch)
     for image, prompt in enumerate(PROMPTS):
         alone, _ = recorded(pipeline, [prompt], seeds=[image])
@@ -169,7 +169,7 @@ def told(pipeline: Pipeline, prompt: str) -> list[tuple[str, int, tuple[int, ...
     return [(word.text, word.number, word.places) for word in words(pipeline.family, plain(prompt).clauses[0].at(0, 1))]
 
 
-def test_words_know_their_tokens(pipeline):
+def test_words_have_the_indices_of_their_tokens(pipeline):
     assert told(pipeline, "a Red car, a tree!") == [
         ("a", 0, (1,)), ("red", 0, (2,)), ("car", 0, (3,)), ("a", 1, (5,)), ("tree", 0, (6,)),
     ]  # fmt: skip
@@ -177,7 +177,7 @@ def test_words_know_their_tokens(pipeline):
     assert told(pipeline, "") == told(pipeline, ", .") == []
 
 
-def test_learned_words_stay_whole_beside_others(pipeline):
+def test_placeholder_tokens_are_not_split(pipeline):
     pipeline.family.text_encoders[0].add_tokens("<my-cat>", torch.zeros(2, 32))
     pipeline.family.text_encoders[0].add_tokens("***", torch.zeros(1, 32))
     found = told(pipeline, "a <my-cat>'s house of *** <my-cat>")
@@ -186,14 +186,14 @@ def test_learned_words_stay_whole_beside_others(pipeline):
     ]  # fmt: skip
 
 
-def test_words_of_long_prompts_go_on_in_the_next_chunk(pipeline):
+def test_words_of_long_prompts_continue_in_the_next_chunk(pipeline):
     found = told(pipeline, "red " * 75 + "dog")
     assert found[-2:] == [("red", 74, (75,)), ("dog", 0, (78,))]
     maps, _ = recorded(pipeline, ["red " * 75 + "dog", "a cat"])
     assert maps.of(0).maps.shape == (2, 76, 8, 8) and maps.of(1).words == ("a", "cat")
 
 
-def test_parts_of_a_prompt_are_followed_one_at_a_time(pipeline):
+def test_parts_of_a_prompt_are_recorded_one_at_a_time(pipeline):
     prompts = ["a red dog AND a cat :0.5", "a tree"]
     for part, alone in enumerate([["a red dog", "a tree"], ["a cat", "a tree"]]):
         maps, _ = recorded(pipeline, prompts, {"part": part})
@@ -203,7 +203,7 @@ def test_parts_of_a_prompt_are_followed_one_at_a_time(pipeline):
             torch.testing.assert_close(maps.of(image).maps[0], expected.of(image).maps[0], rtol=0, atol=1e-6)
 
 
-def test_words_that_come_later_look_nowhere_before(pipeline):
+def test_maps_of_later_words_are_zero_before_they_appear(pipeline):
     maps, _ = recorded(pipeline, ["a [red car:tree:0.5] house"], {"num_inference_steps": 4}, num_inference_steps=4)
     found = maps.of(0)
     assert found.words == ("a", "red", "car", "house", "tree")
@@ -236,7 +236,7 @@ def test_mixtures_have_parts_and_illusions_are_refused(pipeline):
     assert not any(layer._forward_pre_hooks for layer in cross_attention(pipeline.family))
 
 
-def test_layers_are_brought_to_the_size_of_the_latents():
+def test_layers_are_resized_to_the_latents():
     torch.manual_seed(0)
     large, small = torch.rand(2, 9 * 6, 5), torch.rand(2, 5 * 3, 5)
     both = averaged([large / large.sum(2, keepdim=True), small / small.sum(2, keepdim=True)], (9, 6))
@@ -249,7 +249,7 @@ def test_layers_are_brought_to_the_size_of_the_latents():
     assert (scaled[:, :2] > 0.7).all() and (scaled[:, 4:] == 0).all()
 
 
-def test_heat_is_drawn_where_it_is():
+def test_heat_maps_are_drawn_at_the_right_place():
     maps = torch.full((3, 2, 8, 8), 0.1)
     maps[2, 0, :4, :4] = 0.5
     levels = heat_levels(maps)

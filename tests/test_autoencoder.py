@@ -35,7 +35,7 @@ def other(tiny_epsilon, tmp_path_factory):
     return folder, vae
 
 
-def test_another_autoencoder_decodes_and_encodes(tiny_epsilon, other):
+def test_another_autoencoder_is_used_for_decoding_and_encoding(tiny_epsilon, other):
     folder, vae = other
     options = {"num_inference_steps": 2, "scheduler": "DDIM", "output_type": "latent", "seeds": 3}
     ours, own = (load_pipeline(str(tiny_epsilon), vae=each) for each in (str(folder), None))
@@ -73,7 +73,7 @@ def test_autoencoders_in_one_file_arrive_bit_equal(sd15, small_configs, tmp_path
     (lambda folder: save_file({"encoder.down.0.x": torch.zeros(1), "decoder.conv_in.weight": torch.zeros(8, 16, 3, 3)},
                               folder / "flux.safetensors") or folder / "flux.safetensors", "16 latent channels"),
 ])  # fmt: skip
-def test_what_is_no_autoencoder_is_refused_before_the_model_loads(make, words, tmp_path, capsys):
+def test_invalid_autoencoders_are_refused_before_the_model_loads(make, words, tmp_path, capsys):
     (tmp_path / "in").mkdir()
     path = make(tmp_path / "in")
     words_given = ["--prompt", "a", "--vae", str(path), "--output_dir", str(tmp_path / "out")]
@@ -110,7 +110,7 @@ def test_an_inpainting_model_in_one_file_arrives_bit_equal_and_cannot_be_trained
 
 
 @pytest.mark.parametrize("seed", [2**32 - 1, 2**32, 2**63, 2**64 - 2])
-def test_seeds_of_64_bits_count_on_and_are_read_back(tiny_epsilon, tmp_path, capsys, seed):
+def test_seeds_of_64_bits_increment_and_are_read_back(tiny_epsilon, tmp_path, capsys, seed):
     words = ["--pretrained_model_name_or_path", str(tiny_epsilon), "--prompt", "a dog", "--num_inference_steps", "1"]
     words += ["--seed", str(seed), "--num_images", "2", "--output_dir", str(tmp_path / "a")]
     assert main(InferenceSettings, command.run, words) == 0
@@ -122,7 +122,7 @@ def test_seeds_of_64_bits_count_on_and_are_read_back(tiny_epsilon, tmp_path, cap
     assert torch.equal(load_pipeline(str(tiny_epsilon)).noise((16, 16), [torch.Generator().manual_seed(seed + 1)]), noise)
 
 
-def test_a_random_seed_is_told_and_kept(tiny_epsilon, tmp_path, capsys):
+def test_a_random_seed_is_reported_and_stored(tiny_epsilon, tmp_path, capsys):
     words = ["--pretrained_model_name_or_path", str(tiny_epsilon), "--prompt", "a dog", "--num_inference_steps", "1"]
     seeds = set()
     for number in range(2):

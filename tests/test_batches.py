@@ -46,7 +46,7 @@ def test_min_snr_with_prior_preservation_by_hand(base, batch_size, pictures, tmp
     assert not torch.allclose(losses, training.method(plain))
 
 
-def test_a_deck_deals_every_picture_equally_often():
+def test_the_epoch_sampler_draws_every_image_equally_often():
     sampler = EpochSampler("instance", SampleConfig(seed=0, global_batch=4), 5, [2] * 5)
     dealt = [sampler.draw(step, position) for step in range(25) for position in range(4)]
     assert all([picture for picture, _ in dealt].count(i) == 20 for i in range(5))
@@ -63,7 +63,7 @@ def test_captions_are_drawn_and_dropped_at_their_rate(tiny_epsilon, pictures, tm
     assert len(set(prompts)) > 15 and all("<new>" in prompt for prompt in prompts if prompt)
 
 
-def test_min_snr_and_offset_noise_leave_the_other_draws_alone(tiny_epsilon, pictures, tmp_path):
+def test_min_snr_and_offset_noise_do_not_change_other_draws(tiny_epsilon, pictures, tmp_path):
     plain, changed = (
         prepared(settings_for("lora", tiny_epsilon, pictures, tmp_path / "run", **more))[1].dataset.deal(1, [0])[0]
         for more in ({}, {"snr_gamma": 5.0, "noise_offset": 0.1, "caption_dropout": 1.0})

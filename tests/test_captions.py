@@ -155,7 +155,7 @@ def test_unicode_forms_and_case_are_matched_with_care(tmp_path):
     assert "names one of several images" in problem
 
 
-def test_what_goes_before_what_is_told(tmp_path):
+def test_the_precedence_of_captions_is_reported(tmp_path):
     put(tmp_path, "a.png", "b.png")
     for name, text in {"a.txt": "sks one", "a.caption": "other", "b.png.txt": "sks two", "b.txt": "other"}.items():
         write(tmp_path, name, text)
@@ -199,7 +199,7 @@ def test_a_table_above_its_images(tmp_path):
     )
 
 
-def test_a_path_to_the_very_folder_is_no_fault(tmp_path):
+def test_a_path_to_the_folder_itself_is_accepted(tmp_path):
     write(
         put(tmp_path, "a.png", "b.png"), "metadata.csv", f"file_name,text\n{tmp_path}/a.png,sks one\n{tmp_path}/b.png,sks two\n"
     )
@@ -229,7 +229,7 @@ def test_a_data_set_in_a_folder_keeps_its_captions(tmp_path, way):
     assert not any("ignored" in note for note in notes)
 
 
-def test_captions_in_two_folders_are_not_chosen_from(tmp_path):
+def test_captions_in_two_folders_are_ambiguous(tmp_path):
     put(tmp_path, "train/a.png")
     write(tmp_path, "train/a.txt", "one")
     write(tmp_path, "metadata.csv", "file_name,text\ntrain/a.png,two\n")
@@ -237,7 +237,7 @@ def test_captions_in_two_folders_are_not_chosen_from(tmp_path):
     assert "in more than one place" in problem and "train/a.png" in problem
 
 
-def test_an_encoding_that_is_not_read_says_what_it_may_be(tmp_path):
+def test_unreadable_encodings_are_guessed_in_the_report(tmp_path):
     write(put(tmp_path, "a.png"), "a.txt", "sks dog, café".encode("cp1252"))
     (problem,) = look(tmp_path)[1]
     assert "is not UTF-8 in line 1 (byte 0xe9)" in problem and "'sks dog, café', it is Windows-1252" in problem
@@ -302,7 +302,7 @@ def four(folder: Path, *captions: str) -> Path:
     return folder
 
 
-def test_that_no_caption_has_the_trigger_is_told(tmp_path):
+def test_a_trigger_missing_from_all_captions_is_reported(tmp_path):
     folder = four(tmp_path, "a brown dog on a sofa", "a dog in the snow", "a dog", "a dog, asleep")
     notes = look(folder)[2]
     assert notes == [
@@ -313,7 +313,7 @@ def test_that_no_caption_has_the_trigger_is_told(tmp_path):
     assert not any("instance_prompt" in note for note in look(folder, captions="prompt")[2])
 
 
-def test_that_some_captions_lack_the_trigger_is_told(tmp_path):
+def test_a_trigger_missing_from_some_captions_is_reported(tmp_path):
     folder = four(tmp_path, "a SKS dog", "a dog in the snow", "sks, a dog", "asks for food")
     assert look(folder)[2] == [f"{folder}: sks of instance_prompt is in the captions of 2 of 4 images, and not of: 1.png, 3.png"]
 
@@ -346,7 +346,7 @@ def test_a_placeholder_may_come_with_the_prefix(tmp_path):
         TextualInversionSettings(**words, caption_prefix="x", captions="templates")
 
 
-def test_the_card_claims_no_word_that_no_caption_has(tmp_path, tiny_epsilon):
+def test_the_card_lists_only_trigger_words_of_captions(tmp_path, tiny_epsilon):
     from kit import prepared, settings_for
 
     folder = four(tmp_path / "set", "a brown dog on a sofa", "a dog")

@@ -20,7 +20,7 @@ def example(step: int) -> Checkpoint:
     return Checkpoint(step, {"weight": torch.full((2, 3), float(step))}, state)
 
 
-def test_it_comes_back_as_it_was(tmp_path):
+def test_a_checkpoint_is_loaded_as_it_was_saved(tmp_path):
     path = checkpoint.save(tmp_path, example(7))
     back = checkpoint.load(path)
     assert path.name == "step-000007" and back.step == 7 and checkpoint.faults(path) == ""
@@ -33,7 +33,7 @@ def test_it_comes_back_as_it_was(tmp_path):
 
 @pytest.mark.parametrize("name", ["learned.safetensors", "state.safetensors", "state.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
-def test_a_damaged_one_is_passed_over_and_named(tmp_path, name, damage):
+def test_a_damaged_checkpoint_is_skipped_and_reported(tmp_path, name, damage):
     checkpoint.save(tmp_path, example(1))
     file = checkpoint.save(tmp_path, example(2)) / name
     data = bytearray(file.read_bytes())
@@ -61,17 +61,17 @@ def assert_each_flip_is_noticed(path, places) -> None:
     assert checkpoint.faults(path) == ""
 
 
-def test_a_flip_at_start_middle_and_end_of_each_file_is_noticed(tmp_path):
+def test_a_flip_at_start_middle_and_end_of_each_file_is_detected(tmp_path):
     assert_each_flip_is_noticed(checkpoint.save(tmp_path, example(1)), lambda size: (0, size // 2, size - 1))
 
 
 @pytest.mark.slow
-def test_a_flip_of_any_byte_is_noticed(tmp_path):
+def test_a_flip_of_any_byte_is_detected(tmp_path):
     assert_each_flip_is_noticed(checkpoint.save(tmp_path, example(1)), range)
 
 
 @pytest.mark.parametrize("name", ["learned.safetensors", "state.safetensors", "state.json", "manifest.json"])
-def test_an_empty_file_is_noticed_and_one_of_the_user_in_no_way_of_anything(tmp_path, name):
+def test_an_empty_file_is_detected_and_a_file_of_the_user_is_ignored(tmp_path, name):
     path = checkpoint.save(tmp_path, example(1))
     for other in (f"other-{name}", f".{name}"):
         (path / other).touch()
@@ -87,7 +87,7 @@ def test_a_strange_manifest_is_a_fault(tmp_path, manifest):
     assert checkpoint.faults(path)
 
 
-def test_when_none_is_whole_each_is_named_and_none_is_removed(tmp_path):
+def test_if_none_is_intact_each_is_reported_and_none_is_removed(tmp_path):
     for step in (1, 2):
         (checkpoint.save(tmp_path, example(step)) / "manifest.json").unlink()
     (tmp_path / "step-000099").mkdir()
@@ -127,13 +127,13 @@ def test_a_folder_that_lost_its_name_between_two_renames_has_it_back(tmp_path):
     assert checkpoint.find(tmp_path, "latest", lambda line: None) == path
 
 
-def test_a_run_folder_that_is_gone_is_not_made_again(tmp_path):
+def test_a_removed_run_folder_is_not_created_again(tmp_path):
     with pytest.raises(OSError, match="cannot write .*step-000001: No such file"):
         checkpoint.save(tmp_path / "gone/checkpoints", example(1))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_pruned_beside_a_newest_one_that_does_not_hold_what_it_says(tmp_path):
+def test_nothing_is_pruned_if_the_newest_is_damaged(tmp_path):
     for step in (1, 2):
         file = checkpoint.save(tmp_path, example(step)) / "state.json"
     data = file.read_bytes()
@@ -145,7 +145,7 @@ def test_nothing_is_pruned_beside_a_newest_one_that_does_not_hold_what_it_says(t
     assert [path.name for path in checkpoint.every(tmp_path)] == ["step-000002"]
 
 
-def test_pruning_keeps_the_newest_whole_ones(tmp_path):
+def test_pruning_keeps_the_newest_intact_ones(tmp_path):
     for step in (1, 2, 3, 4):
         checkpoint.save(tmp_path, example(step))
     (tmp_path / "step-000004/state.json").unlink()
@@ -156,7 +156,7 @@ def test_pruning_keeps_the_newest_whole_ones(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["notes.txt", ".hidden", "samples/mine.png", "learned.safetensors"])
-def test_a_checkpoint_with_something_of_the_user_in_it_is_not_pruned(tmp_path, name):
+def test_a_checkpoint_with_files_of_the_user_is_not_pruned(tmp_path, name):
     """A file of his own, or one of ours that he replaced by one of the same size."""
     for step in (1, 2, 3):
         path = checkpoint.save(tmp_path, example(step))
@@ -169,7 +169,7 @@ def test_a_checkpoint_with_something_of_the_user_in_it_is_not_pruned(tmp_path, n
     assert mine.read_bytes() == content
 
 
-def test_a_manifest_is_taken_only_as_it_was_written(tmp_path):
+def test_a_changed_manifest_is_not_accepted(tmp_path):
     """Other bytes may be the same JSON."""
     path = checkpoint.save(tmp_path, example(1))
     text = (path / "manifest.json").read_text()

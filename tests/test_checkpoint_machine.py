@@ -153,7 +153,7 @@ class Checkpoints(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize(("examples", "steps"), [(10, 15), pytest.param(300, 50, marks=pytest.mark.slow)], ids=["short", "long"])
-def test_what_is_resumed_is_the_latest_verified_state(examples, steps):
+def test_a_run_resumes_from_the_latest_verified_state(examples, steps):
     run_state_machine_as_test(
         Checkpoints, settings=settings(max_examples=examples, stateful_step_count=steps, deadline=None, database=None)
     )

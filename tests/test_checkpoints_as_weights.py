@@ -51,7 +51,7 @@ def run(tiny_epsilon, pictures, tmp_path_factory):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("path", ["checkpoints/step-000002", "checkpoints/step-000002/learned.safetensors", "."])
-def test_it_answers_as_the_run_did(kind, path, run):
+def test_a_checkpoint_predicts_what_the_run_did(kind, path, run):
     """The folder, its file, and the folder of a run that has no result yet."""
     folder, expected, prompt = run(kind)
     learned = find_learned(None, [(str(folder / path), 1.0)])
@@ -75,7 +75,7 @@ def test_diffusers_loads_it_as_well(run, tiny_epsilon):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-def test_it_says_which_step_it_is_of(run):
+def test_the_step_of_a_checkpoint_is_reported(run):
     folder, *_ = run("lora")
     for step in (1, 2):
         with safe_open(folder / f"checkpoints/step-{step:06d}/learned.safetensors", "pt") as file:

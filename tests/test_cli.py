@@ -86,7 +86,7 @@ def test_resolved_settings_start_the_same_run(tmp_path):
     assert read(DreamBoothSettings, str(config)) == made
 
 
-def test_everything_wrong_is_in_one_report(tmp_path):
+def test_all_problems_are_in_one_report(tmp_path):
     config = tmp_path / "run.toml"
     config.write_text("learning_rate = -1\nrezolution = 512\n\nno_such = 1\n")
     argv = [str(config), "extra", "--resolution", "65", "--max_train_step=5", "--foo", "bar", "--seed", "1", "--seed=2"]
@@ -118,11 +118,11 @@ def test_faulty_file_and_faulty_flags_are_reported_together(tmp_path):
         (["--trace=perhaps"], "--trace"),
     ],
 )
-def test_arguments_that_cannot_be_understood(argv, where):
+def test_invalid_arguments_are_reported(argv, where):
     assert refused(InferenceSettings, "--prompt", "x", "--height", "64", *argv) == [where]
 
 
-def test_what_the_settings_name_is_looked_at_in_the_same_report():
+def test_files_of_the_settings_are_checked_in_the_same_report():
     def check(settings):
         assert settings.learning_rate == 2e-6 and settings.instance_data_dir == "dogs"
         raise InputError([Problem("dogs/1.png", "is cut off", "copy it again"), Problem("rank", "x", "y")])
@@ -169,7 +169,7 @@ def test_report_is_harmless_to_a_terminal(capsys):
     assert "\\x1b]0;title\\x07" in error and "secret" not in error
 
 
-def test_notes_are_told(capsys):
+def test_notes_are_printed(capsys):
     argv = [*DOG, "--set_grads_to_none", "--lr_warmup_steps=5", "--hub_model_id", "x"]
     assert main.main(DreamBoothSettings, lambda settings: None, argv) == 0
     notes = capsys.readouterr().err.splitlines()
@@ -198,7 +198,7 @@ def test_help_has_every_setting_with_default_and_range(model, capsys):
         ("infer.py", ["--image=nowhere.png", "--prompt", "x"]),
     ],
 )
-def test_scripts_are_thin_and_answer_without_torch(script, data, tmp_path):
+def test_scripts_are_thin_and_do_not_import_torch(script, data, tmp_path):
     assert len((ROOT / script).read_text().splitlines()) < 40
     code = (
         "import sys, runpy, atexit; sys.argv = sys.argv[1:];"

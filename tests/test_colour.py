@@ -312,7 +312,7 @@ def test_chromaticities_of_a_png():
         ((chunk(b"cICP", bytes([77, 13, 0, 1])),), "77/13"),
     ],
 )
-def test_numbers_that_cannot_be_used_are_told(chunks, word):
+def test_unusable_numbers_are_reported(chunks, word):
     pixels, remarks = opened(png(RANDOM, *chunks))
     assert np.array_equal(pixels, RANDOM)
     assert len(remarks) == 1 and word in remarks[0] and remarks[0].startswith("colours taken as sRGB: ")
@@ -342,7 +342,7 @@ def exif(space: int, index: str | None) -> Image.Exif:
     return tags
 
 
-def test_adobe_rgb_that_only_exif_tells():
+def test_adobe_rgb_that_only_exif_declares():
     plain, _ = opened(encoded(RANDOM, "JPEG", quality=95))
     for space, index in ((65535, "R03"), (2, None)):
         data = encoded(RANDOM, "JPEG", quality=95, exif=exif(space, index))
@@ -376,7 +376,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF"])
-def test_broken_profiles_leave_the_pixels_as_they_are_and_are_told(name, format):
+def test_broken_profiles_are_reported_and_leave_the_pixels_unchanged(name, format):
     plain, _ = opened(encoded(RANDOM, format))
     pixels, remarks = opened(encoded(RANDOM, format, icc_profile=BROKEN[name]))
     assert np.array_equal(pixels, plain)
@@ -396,7 +396,7 @@ def test_a_huge_profile_is_not_used():
     assert np.array_equal(pixels, RANDOM) and "more than 16 MiB" in remarks[0]
 
 
-def test_mutated_profiles_are_used_or_told():
+def test_mutated_profiles_are_used_or_reported():
     icc, random = profile("DisplayP3-v4"), np.random.default_rng(3)
     plain = np.asarray(RANDOM)
     for place in random.integers(0, len(icc), 150):

@@ -164,7 +164,7 @@ def accepting(model):
     return {name for name, defaults in DIFFUSERS.items() if any(defaults[column] is not ABSENT for column in columns)}
 
 
-def test_all_flags_are_there():
+def test_all_flags_are_known():
     assert len(DIFFUSERS) == 74
     for model in diffusers_flags.BOTH:
         ours, other = set(table(model)), set(diffusers_flags.flags(model))

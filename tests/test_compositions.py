@@ -42,7 +42,7 @@ def test_slerp_against_the_formula_in_float64():
 
 
 @pytest.mark.parametrize("spherical", [False, True])
-def test_the_ends_of_a_way_are_its_prompts(pipeline, spherical):
+def test_the_ends_of_an_interpolation_are_its_prompts(pipeline, spherical):
     ways = [InterpolatedPrompt(*PROMPTS, part, spherical) for part in (0.0, 0.5, 1.0)]
     first, middle, last = pipeline.generate(ways, seeds=3, **OPTIONS)
     expected = pipeline.generate(list(PROMPTS), seeds=3, **OPTIONS)
@@ -68,7 +68,7 @@ def test_a_composition_is_given_an_estimate_for_each_prompt(pipeline):
         {"illusion": "hybrid"}, {"illusion": "motion"}, {"illusion": "colour"}, {"between": 0.4, "interpolation": "spherical"},
     ],
 )  # fmt: skip
-def test_the_command_makes_one_picture_of_all_prompts(tiny_v, tmp_path, settings):
+def test_the_command_combines_all_prompts_in_one_image(tiny_v, tmp_path, settings):
     common = {"pretrained_model_name_or_path": str(tiny_v), "num_inference_steps": 3, "prompt": PROMPTS, "num_images": 2}
     command.run(InferenceSettings(**common, **settings, output_dir=str(tmp_path / "one")))
     pictures = sorted((tmp_path / "one").glob("[0-9]*.png"))
@@ -88,7 +88,7 @@ def test_the_command_makes_one_picture_of_all_prompts(tiny_v, tmp_path, settings
     "settings",
     [{"illusion": "hybrid"}, {"illusion": "colour"}, {"illusion": "anagram", "view": ["identity", "flip"]}],
 )
-def test_every_prompt_has_a_part_in_the_picture(pipeline, settings):
+def test_every_prompt_affects_the_image(pipeline, settings):
     settings = InferenceSettings(prompt=PROMPTS, **settings)
     found = [
         pipeline.generate(prompts, composition=composition(settings, pipeline), seeds=1, **OPTIONS)
@@ -111,7 +111,7 @@ def picture(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8))
 
 
-def test_a_part_of_a_picture_stays_in_an_illusion(pipeline):
+def test_a_component_of_an_image_is_kept_in_an_illusion(pipeline):
     asked = InferenceSettings(prompt="a red cat", illusion="colour", image="x.png", image_part="grey")
     found = pipeline.generate(
         [("a red cat",)] * 2, composition=composition(asked, pipeline), image=[picture(1), picture(2)], seeds=[3, 4], **OPTIONS
@@ -134,13 +134,13 @@ def test_a_part_of_a_picture_stays_in_an_illusion(pipeline):
         ({"image_part": "low"}, "image_part"),
     ],
 )
-def test_what_no_illusion_does_with_a_picture_is_refused(values, where):
+def test_unsupported_illusions_of_an_image_are_refused(values, where):
     with pytest.raises(InputError) as caught:
         InferenceSettings(**{"prompt": "a", "image": "x.png", **values})
     assert where in [problem.where for problem in caught.value.problems]
 
 
-def test_a_large_picture_is_decoded_in_tiles_as_stock_does(pipeline):
+def test_a_large_image_is_decoded_in_tiles_like_stock(pipeline):
     latents = torch.randn(1, 4, 24, 16, generator=torch.Generator().manual_seed(0))
     vae = pipeline.family.vae
     whole = pipeline.decode(latents)[0]

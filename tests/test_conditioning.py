@@ -58,19 +58,19 @@ def with_a_mean(family):
 
 
 @pytest.mark.parametrize("text", ["", "a", "a photo of a small dog, painting", "zebra é 猫", words(75)])
-def test_one_chunk_without_weights_is_what_the_family_says(family, text):
+def test_one_chunk_without_weights_equals_the_text_encoder(family, text):
     with torch.no_grad():
         found, alone = family.encode_prompts([plain(text).clauses[0].at(0, 1)]), family.encode_prompts([text])
         assert torch.equal(hidden_states(found), hidden_states(alone))
 
 
 @pytest.mark.parametrize("text", ["", "a photo of a red circle, oil painting", "a" + " red" * 29])
-def test_one_chunk_of_the_demo_without_weights_is_what_the_family_says(demo, text):
+def test_one_chunk_of_the_demo_without_weights_equals_the_text_encoder(demo, text):
     assert torch.equal(encoded(demo, text), hidden_states(demo.encode_prompts([text])))
     assert encoded(demo, text).shape == (1, 32, demo.text_encoder.config.hidden_size)
 
 
-def test_a_long_prompt_goes_on_in_another_chunk(demo):
+def test_a_long_prompt_continues_in_another_chunk(demo):
     assert encoded(demo, "a" + " red" * 30).shape[1] == 2 * 32
 
 

@@ -113,13 +113,13 @@ def test_choices(model, line):
 
 
 @every(lambda line: line.type is str and not line.choices and line.text not in ("any", "prompt"))
-def test_text_is_one_line_with_something_in_it(model, line):
+def test_text_is_one_nonempty_line(model, line):
     for value in ("", "   ", "a\nb", "a\x00b", "\x1b[31m", 5, "\udcff"):
         assert line.name in [p.where for p in model.examine({**base(model, line), line.name: value})[1]], value
 
 
 @every(lambda line: True)
-def test_every_setting_is_described(model, line):
+def test_every_setting_has_a_help_text(model, line):
     assert line.description and line.section in SECTIONS
     if line.type in (int, float):
         low, high, *_ = bounds(line)
@@ -129,7 +129,7 @@ def test_every_setting_is_described(model, line):
             assert line.fault(value) is None or line.text == "any"
 
 
-def test_faults_that_diffusers_lets_pass():
+def test_faults_that_diffusers_accepts():
     wrong = {
         "learning_rate": (-1, 0, math.nan, 1e30), "resolution": (60, 65, 0), "train_batch_size": (0,),
         "gradient_accumulation_steps": (0,), "checkpointing_steps": (0,), "save_steps": (-1,), "repeats": (0,),
@@ -246,7 +246,7 @@ def test_unknown_names_lead_to_the_nearest_or_to_the_command_that_has_them():
     assert problem.remedy == "did you mean cosine?"
 
 
-def test_defaults_that_hang_on_other_settings():
+def test_defaults_that_depend_on_other_settings():
     def made(**values):
         return DreamBoothSettings(**base(DreamBoothSettings), **values)
 

@@ -33,7 +33,7 @@ def places(sheet: Image.Image, colour) -> tuple[int, int, int, int]:
     return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
 
 
-def test_pictures_stand_in_rows_and_columns():
+def test_images_are_in_rows_and_columns():
     sheet = contact_sheet([[flat(RED), flat(GREEN)], [flat(BLUE), None]], ["a", "b"], ["first", "second"])
     red, green, blue = (places(sheet, colour) for colour in (RED, GREEN, BLUE))
     for left, top, right, bottom in (red, green, blue):
@@ -45,13 +45,13 @@ def test_pictures_stand_in_rows_and_columns():
     assert (pixels[green[3] :, green[0] :] == 255).all(), "None leaves its place empty"
 
 
-def test_without_labels_there_is_no_room_for_them():
+def test_without_labels_no_space_is_reserved():
     sheet = contact_sheet([[flat(RED)]])
     left, top, right, bottom = places(sheet, RED)
     assert (left, top) == (sheet.width - right, sheet.height - bottom)
 
 
-def test_small_pictures_are_enlarged_pixel_by_pixel():
+def test_small_images_are_enlarged_pixel_by_pixel():
     picture = Image.fromarray(np.array([[RED, GREEN], [BLUE, YELLOW]], dtype=np.uint8))
     left, top, right, bottom = places(contact_sheet([[picture]]), RED)
     assert (right - left, bottom - top) == (64, 64)
@@ -62,7 +62,7 @@ def test_small_pictures_are_enlarged_pixel_by_pixel():
 
 @pytest.mark.parametrize("text", ["a photo of my dog in the bucket", "Donaudampfschifffahrtsgesellschaft" * 3, "", "x"])
 @pytest.mark.parametrize("width", [60, 128, 400])
-def test_labels_keep_to_their_width(text, width):
+def test_labels_fit_their_width(text, width):
     font = ImageFont.load_default(12)
     lines = wrapped(text, font, width).split("\n")
     assert len(lines) <= 4 and all(line_length(line, font) <= width for line in lines)
@@ -84,7 +84,7 @@ def test_letters_grow_with_the_images():
     assert contact_sheet([[flat(RED, (768, 768))]], ["x"]).height - 768 > contact_sheet([[flat(RED)]], ["x"]).height - 128
 
 
-def test_letters_that_the_font_lacks_come_from_another_one_where_there_is_one():
+def test_missing_letters_come_from_another_font():
     assert font_for("a photo of <cat>", 14).getname() == ImageFont.load_default(14).getname()
     assert font_for("\U0010fffe", 14).getname() == ImageFont.load_default(14).getname()
     try:
@@ -94,11 +94,11 @@ def test_letters_that_the_font_lacks_come_from_another_one_where_there_is_one():
     assert font_for("фото кошки", 14).getname() == other.getname()
 
 
-def test_labels_lose_accents_that_the_font_has_not():
+def test_labels_lose_accents_that_the_font_lacks():
     assert wrapped("Häuschen àéîõç", ImageFont.load_default(12), 400) == "Hauschen aeioc"
 
 
-def test_before_and_after_stand_beside_each_other_under_what_was_taught():
+def test_before_and_after_are_side_by_side_below_the_training_images():
     taught = [flat(YELLOW, (300, 200))] * 9
     sheet = before_after(taught, [("a photo of <toy>", flat(RED), flat(GREEN)), ("a dog", flat(BLUE), flat(BLUE))])
     red, green, blue, yellow = (places(sheet, colour) for colour in (RED, GREEN, BLUE, YELLOW))
@@ -127,7 +127,7 @@ def test_an_animation_has_its_frames_and_stops_at_the_last():
         ([(r"C:\Users\me\cat.safetensors",), ("dog",)], ["weights cat", "weights dog"]),
     ],
 )
-def test_columns_are_headed_by_names_and_not_by_paths(values, labels):
+def test_column_labels_are_names_not_paths(values, labels):
     assert Axis("weights", tuple(values)).labels == labels
 
 
@@ -147,5 +147,5 @@ def words(*tokens: str, **settings) -> TextualInversionSettings:
         (words("<a>", "<b>", initializer_token="toy"), '"toy" for <a>, "toy" for <b>'),
     ],
 )
-def test_before_says_what_it_shows(settings, label):
+def test_labels_of_before_and_after_can_be_chosen(settings, label):
     assert settings.start_label == label

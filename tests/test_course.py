@@ -70,7 +70,7 @@ SAME = {
 
 
 @pytest.mark.parametrize(("first", "second"), SAME.values(), ids=SAME)
-def test_the_same_course_in_other_words(first, second, tiny_epsilon, images, tmp_path):
+def test_equivalent_settings_are_the_same_run(first, second, tiny_epsilon, images, tmp_path):
     mine, of_class = images
     first, second = (
         {"max_train_steps": 8, **each, **({"class_data_dir": str(of_class)} if "class_prompt" in each else {})}
@@ -124,7 +124,7 @@ OTHER = {
 
 
 @pytest.mark.parametrize(("first", "second", "named"), OTHER.values(), ids=OTHER)
-def test_another_course_is_refused_by_name(first, second, named, tiny_epsilon, images, tmp_path):
+def test_other_settings_are_refused_by_name(first, second, named, tiny_epsilon, images, tmp_path):
     mine, of_class = images
     first, second = (
         {"max_train_steps": 8, **each, **({"class_data_dir": str(of_class)} if "class_prompt" in each else {})}
@@ -139,7 +139,7 @@ def test_another_course_is_refused_by_name(first, second, named, tiny_epsilon, i
         assert found.keys() == named.keys() and all("--change_learning_rate" in each.remedy for each in found.values())
 
 
-def test_more_processes_are_another_course(tiny_epsilon, images, tmp_path):
+def test_more_processes_are_another_run(tiny_epsilon, images, tmp_path):
     settings = settings_for("full", tiny_epsilon, images[0], tmp_path / "run", **EPOCHS, **COSINE)
     found = differences(identity_of(settings), identity_of(settings, 2))
     assert [problem.where for problem in found] == ["max_train_steps", "num_processes"]
@@ -182,7 +182,7 @@ ALIKE = ["epochs for steps, with a curve", "scaled and scaled by hand", "targets
 
 
 @pytest.mark.parametrize("name", [*ALIKE, *(pytest.param(name, marks=pytest.mark.slow) for name in SELDOM)])
-def test_other_words_go_on_to_the_same_bits(name, tiny_epsilon, images, tmp_path):
+def test_equivalent_settings_resume_to_the_same_bits(name, tiny_epsilon, images, tmp_path):
     """Half of the run in the first words, the rest in the others, beside the whole in the first."""
     first, second = ({"max_train_steps": 8, "adapter": "lora", "rank": 4, **each} for each in SAME[name])
     words = [settings_for("full", tiny_epsilon, images[0], tmp_path / "run", **each) for each in (first, second)]
@@ -229,7 +229,7 @@ def refusal(*args, **changes) -> str:
     return str(caught.value)
 
 
-def test_a_renamed_checkpoint_is_of_the_step_that_it_holds(stopped):
+def test_a_renamed_checkpoint_has_the_step_of_its_content(stopped):
     folder = stopped[0] / "checkpoints"
     (folder / "step-000004").rename(folder / "step-000009")
     resume, said, _ = found(stopped)
@@ -242,7 +242,7 @@ def test_a_renamed_checkpoint_is_of_the_step_that_it_holds(stopped):
     assert "holds step 2: the folder was given another name" in refusal(stopped)
 
 
-def test_a_renamed_checkpoint_neither_counts_nor_goes(stopped):
+def test_a_renamed_checkpoint_is_neither_counted_nor_removed(stopped):
     folder = stopped[0] / "checkpoints"
     (folder / "step-000002").rename(folder / "step-000009")
     state = checkpoint.load(folder / "step-000004").state
@@ -260,11 +260,11 @@ def test_a_checkpoint_of_an_earlier_version_is_refused(stopped):
     assert "does not say which step it is of: an earlier version of this program made it" in refusal(stopped)
 
 
-def test_a_name_that_is_not_there_lists_those_that_are(stopped):
+def test_a_missing_checkpoint_lists_the_existing_ones(stopped):
     assert "step-000004, step-000002" in refusal(stopped, "step-000003")
 
 
-def test_a_run_does_not_end_before_the_step_that_it_goes_on_from(stopped):
+def test_a_run_cannot_end_before_the_step_it_resumes_from(stopped):
     said = refusal(stopped, steps=3)
     assert "max_train_steps: is 3, and " in said and "step-000004 is of step 4 already" in said
     assert found(stopped, steps=4)[0].step == 4

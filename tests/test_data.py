@@ -58,7 +58,7 @@ def captions_of(settings) -> dict[str, tuple[str, ...]]:
 # folders
 
 
-def test_pictures_are_sorted_bytewise_whatever_the_order_on_disk(tmp_path):
+def test_images_are_sorted_bytewise(tmp_path):
     names = ["b.png", "a.PNG", "B.Jpg", "ä.png", "😀.webp", "a b.bmp", "10.tiff", "9.png", "line\nbreak.png"]
     for folder, order in (("one", names), ("two", names[::-1])):
         examples = load_examples(dreambooth(put(tmp_path / folder, *order))).instances
@@ -69,7 +69,7 @@ def test_pictures_are_sorted_bytewise_whatever_the_order_on_disk(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are no text")
-def test_names_that_are_no_text(tmp_path):
+def test_names_that_are_not_utf_8(tmp_path):
     put(tmp_path)
     buffer = io.BytesIO()
     Image.fromarray(noise(0)).save(buffer, "PNG")
@@ -84,7 +84,7 @@ def test_names_that_are_no_text(tmp_path):
     assert "\\udcfe.png" in problem
 
 
-def test_what_is_no_picture_is_ignored_and_counted(tmp_path):
+def test_other_files_are_ignored_and_counted(tmp_path):
     put(tmp_path, "a.png", "b.png")
     plain = load_examples(dreambooth(tmp_path))
     assert plain.notes == ()
@@ -98,7 +98,7 @@ def test_what_is_no_picture_is_ignored_and_counted(tmp_path):
     assert "ignored, not pictures (3): Thumbs.db, notes.md, sub" in ignored
 
 
-def test_folders_that_are_none(tmp_path):
+def test_invalid_folders_are_refused(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
     for name, words in {"missing": "does not exist", "file": "not a folder", "empty": "no pictures"}.items():
@@ -108,7 +108,7 @@ def test_folders_that_are_none(tmp_path):
         assert words in problem and "train_data_dir" in problem
 
 
-def test_everything_that_is_wrong_is_one_report_and_each_picture_in_it_once(tmp_path):
+def test_all_problems_are_in_one_report_with_each_image_once(tmp_path):
     one, two = put(tmp_path / "one", "good.png", "cut.png"), put(tmp_path / "two", "good.png")
     (one / "cut.png").write_bytes((one / "cut.png").read_bytes()[:200])
     (one / "text.jpg").write_text("no picture")
@@ -130,7 +130,7 @@ def test_everything_that_is_wrong_is_one_report_and_each_picture_in_it_once(tmp_
     assert all(isinstance(problem, str) and "Traceback" not in problem for problem in report)
 
 
-def test_links_inside_the_folder_are_pictures(tmp_path):
+def test_links_inside_the_folder_are_images(tmp_path):
     put(tmp_path, "a.png")
     os.symlink("a.png", tmp_path / "b.png")
     examples = load_examples(dreambooth(tmp_path))
@@ -139,7 +139,7 @@ def test_links_inside_the_folder_are_pictures(tmp_path):
     assert "same, pixel by pixel: a.png, b.png" in note
 
 
-def test_notes_on_few_equal_and_small_pictures(tmp_path):
+def test_notes_on_few_equal_and_small_images(tmp_path):
     put(tmp_path, "a.png")
     assert "only one picture" in load_examples(dreambooth(tmp_path)).notes[0]
     Image.open(tmp_path / "a.png").save(tmp_path / "b.bmp")
@@ -151,7 +151,7 @@ def test_notes_on_few_equal_and_small_pictures(tmp_path):
     assert small_pictures_note(examples.instances, 20) is None
 
 
-def test_the_same_bytes_in_another_shape_are_another_picture(tmp_path):
+def test_the_same_bytes_in_another_shape_are_another_image(tmp_path):
     for name, size in (("a.png", (40, 20)), ("b.png", (20, 40))):
         Image.new("RGB", size, "red").save(tmp_path / name)
     one, other = load_examples(dreambooth(tmp_path)).instances
@@ -317,7 +317,7 @@ def test_csv_faults(tmp_path):
         assert len(report) == len(words) and all(w in p for w, p in zip(words, report, strict=True)), report
 
 
-def test_two_places_of_captions_are_one_too_many(tmp_path):
+def test_captions_from_two_sources_are_refused(tmp_path):
     put(tmp_path, "a.png", "b.png")
     (tmp_path / "metadata.csv").write_text("file_name,text\na.png,x\nb.png,y\n")
     (tmp_path / "stray.txt").write_text("of no picture")
@@ -446,7 +446,7 @@ def test_pixels_are_the_resized_crop(tmp_path):
     assert np.array_equal(stack[0][:, ::-1], stack[1]) and cuts[1].flip and not cuts[0].flip
 
 
-def test_a_picture_that_changed_since_is_named(tmp_path):
+def test_an_image_that_changed_is_reported(tmp_path):
     example = example_of(tmp_path / "a" / "a.png", noise(1))
     whole = example.source.read_bytes()
     for damage in (whole[:100], b"", b"text", None):
@@ -466,7 +466,7 @@ def sized(width: int, height: int, name: str = "a.png") -> Example:
     return Example(name, ("x",), "instance", Path(name), (width, height), "")
 
 
-def test_center_crop_and_square_pictures():
+def test_center_crop_and_square_images():
     assert variants(sized(64, 32), 16, True, 5, False, 0) == (Variant(8, 0, 16, False),)
     assert variants(sized(35, 16), 16, True, 5, False, 0) == (Variant(9, 0, 16, False),)  # of 19 pixels too many
     assert variants(sized(32, 64), 16, True, 5, True, 0) == (Variant(0, 8, 16, False), Variant(0, 8, 16, True))
@@ -602,7 +602,7 @@ def test_an_empty_data_set_and_a_hub_out_of_reach(monkeypatch):
 # pictures that change while they are in use
 
 
-def test_a_picture_that_changed_since_ends_the_run_with_its_name(tmp_path, capsys):
+def test_an_image_that_changed_ends_the_run_with_its_name(tmp_path, capsys):
     from customize.cli import main
 
     folder = put(tmp_path / "set", "a.png", "b.png")
@@ -619,7 +619,7 @@ def test_a_picture_that_changed_since_ends_the_run_with_its_name(tmp_path, capsy
     assert "b.png: is another picture" in said and "a.png" not in said and "Traceback" not in said
 
 
-def test_pictures_are_not_needed_any_more_once_training_has_begun(tmp_path, tiny_epsilon, capsys):
+def test_images_are_not_needed_after_training_has_begun(tmp_path, tiny_epsilon, capsys):
     """By design: the run asks the VAE about every crop that it will draw before its first step, and keeps the answers."""
     import torch
     from kit import prepared, settings_for, write_pictures

@@ -76,7 +76,7 @@ def test_the_fixed_samples_are_of_one_shape(family):
     assert batch.prompts == tuple(caption(i) for i in (0, 0, 2, 0, 0, 0))
 
 
-def test_a_batch_is_cut_and_put_together_again(family):
+def test_a_batch_is_split_and_joined(family):
     [batch] = dataset_of(family, [(8, 8)] * 3).deal(1, range(4))
     assert equal(Batch.cat([batch.part(slice(1)), batch.part(slice(1, None))]), batch)
     rows = torch.tensor([True, False, True, False])
@@ -85,7 +85,7 @@ def test_a_batch_is_cut_and_put_together_again(family):
     assert part.positions == (0, 2) and len(part) == 2
 
 
-def test_prior_samples_are_told_from_those_of_the_subject(family):
+def test_prior_samples_are_marked(family):
     """Of one shape they share a batch, the subject first; other shapes are batches of their own."""
     subject = dataset_of(family, [(8, 8), (8, 16)])
     for prior, prompts in (
@@ -155,7 +155,7 @@ def test_the_gradient_of_a_step_of_several_shapes(prior, size, accumulated, tiny
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 5])
-def test_only_one_batch_is_dealt_in_advance(number):
+def test_only_one_batch_is_prepared_in_advance(number):
     taken = []
     items = with_last(taken.append(i) or i for i in range(number))
     for place, (item, is_last) in enumerate(items):

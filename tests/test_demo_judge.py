@@ -81,7 +81,7 @@ def test_labels_are_the_truth_in_numbers(index: int) -> None:
             assert places[0, place] == NOT_ASKED
 
 
-def test_what_cannot_be_told_is_not_asked() -> None:
+def test_questions_that_do_not_apply_have_no_answer() -> None:
     assert "colour" not in truth(replace(CAR, style=TINTED)) and "colour" not in truth(replace(CAR, style=(Effect("inverted"),)))
     assert truth(replace(CAR, style=(Effect("blurred"),)))["colour"] == "blue"
     assert "colour" not in truth(replace(CAR, colour="")) and truth(Spec("elephant", "room"))["colour"] == "own"
@@ -110,7 +110,7 @@ def test_the_judged_world_shows_what_is_held_out() -> None:
     assert all(any(spec.matches(part) for spec in specs) for part in HELD_OUT_COMBINATIONS)
 
 
-def test_right_answers_count() -> None:
+def test_correct_answers_count() -> None:
     specs = [CAR, CAT, PUMPKIN, Spec("elephant", "plain", backdrop="white")]
     found = compare(Answers(labels(specs)), specs)
     assert astuple(found) == ((4, 4), (1, 1), (4, 4), (2, 2), (4, 4), (4, 4))
@@ -136,7 +136,7 @@ def test_right_answers_count() -> None:
         (Spec("elephant", "room"), "colour", "pink", set()),
     ],
 )
-def test_a_wrong_answer_counts_where_it_was_asked(spec: Spec, question: str, answer: str, wrong: set[str]) -> None:
+def test_wrong_answers_count_only_if_the_question_applies(spec: Spec, question: str, answer: str, wrong: set[str]) -> None:
     specs = [spec, CAR, CAT]
     right, found = compare(Answers(labels(specs)), specs), compare(changed(specs, question, answer), specs)
     fewer = {name: getattr(right, name).right - getattr(found, name).right for name in right.__dataclass_fields__}
@@ -149,7 +149,7 @@ def test_shares() -> None:
     assert math.isnan(Rate(0, 0).share) and str(Rate(0, 0)) == "-"
 
 
-def test_pictures_are_asked_in_batches_and_in_any_form() -> None:
+def test_images_are_judged_in_batches_and_in_any_form() -> None:
     specs = [CAR, CAT, PUMPKIN]
     judge = Fixed(labels(specs))
     assert rates(judge, blank(3), specs).everything == Rate(3, 3)
@@ -174,7 +174,7 @@ def test_blocks_are_measured_even_when_soft_or_outlined() -> None:
     assert not any(pixelated(pictures).any() for pictures in (noise, noise * 0, larger))
 
 
-def test_questions_that_are_not_asked_teach_nothing() -> None:
+def test_questions_that_do_not_apply_have_no_gradient() -> None:
     logits = torch.randn(2, sum(map(len, QUESTIONS.values())), requires_grad=True)
     wanted = labels([PUMPKIN, CAT])
     (slope,) = torch.autograd.grad(loss(logits, wanted), logits)
@@ -182,7 +182,7 @@ def test_questions_that_are_not_asked_teach_nothing() -> None:
         assert torch.equal(piece.abs().sum(1) > 0, column != NOT_ASKED)
 
 
-def test_disturbed_pictures_stay_what_they_were() -> None:
+def test_augmented_images_keep_their_content() -> None:
     pixels = torch.full((8, 64, 64, 3), 255, dtype=torch.uint8)
     pixels[:, :, 32:] = 0
     found = disturbed(pixels, torch.Generator().manual_seed(0))
@@ -219,7 +219,7 @@ def test_a_judge_of_another_world_is_refused(tmp_path: Path, monkeypatch: pytest
         load_judge(tmp_path / "judge.safetensors")
 
 
-def test_the_shipped_judge_knows_the_example_pictures() -> None:
+def test_the_shipped_judge_recognises_the_example_images() -> None:
     assert WEIGHTS.stat().st_size <= 1.5e6
     judge = load_judge()
     subjects, styles = ([Image.open(file) for file in sorted((EXAMPLES / name).glob("*.png"))] for name in ("subject", "style"))

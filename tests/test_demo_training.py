@@ -112,7 +112,7 @@ def test_standardised_latents_decode_as_before(pictures) -> None:
     assert measure(vae, pixels[:8]).psnr == pytest.approx(before.psnr, abs=0.01)
 
 
-def test_the_gate_names_what_falls_short(pictures) -> None:
+def test_the_quality_check_names_what_is_too_low(pictures) -> None:
     quality = measure(build_vae(TINY), pictures[1][:8])
     with pytest.raises(NumericsError, match="psnr="):
         quality.check(25.0, 0.9)
@@ -145,7 +145,7 @@ def test_both_stages_stopped_and_resumed_give_the_same_bits(pictures, tmp_path: 
     assert not [file for file in (tmp_path / "whole/model").rglob("*.json") if str(tmp_path) in file.read_text()]
 
 
-def test_a_trained_model_is_trained_further(pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trained_model_can_be_trained_further(pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the earlier weights, not from new ones: one step at almost no learning rate leaves them almost as they were."""
     tokenizer = build_tokenizer(tmp_path / "words", 50)
     monkeypatch.setattr(stages, "build_tokenizer", lambda folder: tokenizer)

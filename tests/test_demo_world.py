@@ -51,7 +51,7 @@ def test_held_out_styles_have_no_word() -> None:
         assert max(np.abs(named["tint"] - colour).max(-1).min() for colour in colours) > 0.1
 
 
-def test_a_known_style_is_said_with_its_colours() -> None:
+def test_captions_name_a_style_with_its_colours() -> None:
     style = (Effect("duotone", ("purple", "yellow")), Effect("inverted"))
     for seed in range(20):
         text = caption(Spec("turtle", "forest", style=style), random.Random(seed))
@@ -59,7 +59,7 @@ def test_a_known_style_is_said_with_its_colours() -> None:
 
 
 @needs_font
-def test_a_picture_is_a_function_of_seed_and_index() -> None:
+def test_an_image_is_a_function_of_seed_and_index() -> None:
     world = World()
     first, again, other = world.example(3, 5), world.example(3, 5), world.example(3, 6)
     assert np.array_equal(first[0], again[0]) and first[1:] == again[1:]
@@ -81,7 +81,7 @@ def test_every_object_and_effect_can_be_drawn(side: int) -> None:
 
 
 @needs_font
-def test_colour_is_what_the_caption_says() -> None:
+def test_objects_have_the_colour_of_the_caption() -> None:
     for colour, channel in (("red", 0), ("green", 1), ("blue", 2)):
         spec = Spec("balloon", "plain", colour=colour, backdrop="white", size="big")
         centre = np.asarray(render(spec, Dice("x", 0.0)))[16:32, 24:40].reshape(-1, 3).mean(0)

@@ -116,7 +116,7 @@ def test_an_unknown_type_is_refused(tensors):
             function(*tensors, 0.6, 0.8, "flow")
 
 
-def test_pure_noise_tells_nothing_where_the_noise_is_predicted():
+def test_epsilon_does_not_determine_the_clean_sample_at_pure_noise():
     assert [kind for kind in PREDICTIONS if not determines_clean(0, 1, kind)] == ["epsilon"]
     assert all(determines_clean(0.1, 0.99, kind) for kind in PREDICTIONS)
 
@@ -149,7 +149,7 @@ def test_levels_of_the_schedules():
 
 
 @pytest.mark.parametrize("levels", [1, 7, 1000, 10_000])
-def test_every_timestep_of_a_discrete_schedule_has_its_equal_part(levels):
+def test_timesteps_of_a_discrete_schedule_are_uniform(levels):
     schedule, numbers = DiscreteSchedule(torch.ones(levels)), torch.arange(levels)
     assert schedule.num_levels == levels
     assert torch.equal(schedule.timesteps((numbers + 0.5) / levels), numbers)

@@ -33,7 +33,7 @@ def only_the_old_one(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("asked", [True, False], ids=["asked before", "taken by others meanwhile"])
-def test_each_place_of_a_save(small_disk, monkeypatch, asked):
+def test_a_full_disk_at_each_write_of_a_save(small_disk, monkeypatch, asked):
     if not asked:
         monkeypatch.setattr(checkpoint, "size", lambda tensors: 0)
         monkeypatch.setattr(checkpoint, "HEADERS", -10_000)

@@ -81,7 +81,7 @@ def bits(one: Image.Image, other: Image.Image) -> int:
     return (fingerprint(one.convert("L")) ^ fingerprint(other.convert("L"))).bit_count()
 
 
-def test_copies_are_alike_and_others_are_not():
+def test_copies_are_similar_and_others_are_not():
     scenes = [scene(seed) for seed in range(12)]
     copies = {
         "compressed": lambda image: as_jpeg(image, 30),
@@ -97,7 +97,7 @@ def test_copies_are_alike_and_others_are_not():
     assert near_duplicates([measure(image, 512) for image in scenes]) == []
 
 
-def test_the_same_shapes_in_other_colours_are_not_alike():
+def test_the_same_shapes_in_other_colours_are_not_similar():
     image = scene(1)
     other = Image.merge("RGB", [ImageOps.invert(image.getchannel(2)), image.getchannel(1), ImageOps.invert(image.getchannel(0))])
     bright = [Likeness(0, measure(each, 512).colours, 1.0) for each in (image, other)]
@@ -106,7 +106,7 @@ def test_the_same_shapes_in_other_colours_are_not_alike():
     assert near_duplicates(flat) == [(0, 2)] and flat[0].fingerprint == flat[1].fingerprint == 0
 
 
-def test_pairs_are_sorted_by_likeness():
+def test_pairs_are_sorted_by_similarity():
     grey = bytes(48)
     near, nearer, far = (Likeness(number, grey, 1.0) for number in (0b111, 0b1, (1 << 40) - 1))
     assert near_duplicates([near, Likeness(0, grey, 1.0), far, nearer]) == [(1, 3), (0, 3), (0, 1)]
@@ -117,7 +117,7 @@ def test_pairs_are_sorted_by_likeness():
 
 
 @pytest.mark.parametrize("sigma", [1, 2, 4])
-def test_sharpness_of_an_edge_is_what_the_error_function_says(sigma):
+def test_sharpness_of_an_edge_equals_the_error_function(sigma):
     """The slope of a Gaussian edge over one pixel, and over the means of two: both follow from its integral."""
     from scipy.special import erf
 
@@ -147,7 +147,7 @@ def test_blur_is_found_at_the_resolution_of_the_run():
         assert measure(image, 1024).sharpness > SHARP, "a small picture is measured as it is"
 
 
-def test_sharpness_does_not_hang_on_contrast_and_is_no_matter_of_flat_or_tiny_pictures():
+def test_sharpness_does_not_depend_on_contrast_and_skips_flat_or_tiny_images():
     grey = np.asarray(scene(3).convert("L"), np.float32)
     assert sharpness(grey * 0.3 + 40) == pytest.approx(sharpness(grey), rel=1e-3)
     for flat in (np.full((64, 64), 7, np.float32), np.zeros((1, 1), np.float32), np.zeros((3, 900), np.float32)):
@@ -190,7 +190,7 @@ def test_warnings_of_every_kind(tmp_path, capsys):
     ]
 
 
-def test_refusals_come_first_and_warnings_are_told_with_them(tmp_path, capsys):
+def test_refusals_come_first_with_the_warnings(tmp_path, capsys):
     folder = fill(tmp_path / "set", a=scene(0), b=as_jpeg(scene(0), 40))
     (folder / "cut.jpg").write_bytes(b"\xff\xd8\xff")
     (folder / "a.txt").write_text(" \n")
@@ -298,7 +298,7 @@ def test_a_config_is_checked_as_its_command_would(tmp_path, capsys, monkeypatch,
     assert check(capsys)[0] == 2 and check(capsys, "--help")[0] == 0
 
 
-def test_the_sheet_shows_pairs_and_blurred_pictures(tmp_path, capsys):
+def test_the_sheet_shows_pairs_and_blurred_images(tmp_path, capsys):
     sheet = tmp_path / "sheet.png"
     folder = fill(tmp_path / "one", a=scene(0), b=as_jpeg(scene(0), 40), c=soft(scene(1), 4), d=scene(2))
     status, lines = check(capsys, folder, "--resolution", 128, "--output", sheet)
@@ -321,7 +321,7 @@ def test_the_sheet_shows_pairs_and_blurred_pictures(tmp_path, capsys):
         ("bomb.png", "no sheet of"), ("pipe.png", "no sheet of"),
     ],
 )  # fmt: skip
-def test_a_sheet_takes_the_place_of_nothing(name, fault, tmp_path, capsys):
+def test_a_sheet_replaces_no_other_file(name, fault, tmp_path, capsys):
     folder = fill(tmp_path / "set", a=scene(0), b=as_jpeg(scene(0), 40))
     scene(1).save(tmp_path / "mine.png")
     (tmp_path / "folder.png").mkdir()
@@ -334,7 +334,7 @@ def test_a_sheet_takes_the_place_of_nothing(name, fault, tmp_path, capsys):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_a_sheet_takes_the_place_of_an_earlier_one(tmp_path, capsys):
+def test_a_sheet_replaces_an_earlier_one(tmp_path, capsys):
     folder = fill(tmp_path / "set", a=scene(0), b=as_jpeg(scene(0), 40))
     for _ in range(2):
         assert check(capsys, folder, "--resolution", 128, "--output", tmp_path / "sheet.png")[0] == 0
@@ -349,7 +349,7 @@ def corners(pixels: np.ndarray, shown: np.ndarray) -> np.ndarray:
 # one mechanism
 
 
-def test_a_run_says_what_the_doctor_says(tmp_path):
+def test_a_run_prints_the_same_warnings_as_check(tmp_path):
     folder = fill(tmp_path / "set", a=scene(0), b=as_jpeg(scene(0), 40), c=soft(scene(1), 3))
     settings = DreamBoothSettings(instance_prompt="x", instance_data_dir=str(folder), resolution=128, output_dir="none")
     report = preflight.examine(settings)
@@ -361,7 +361,7 @@ def test_a_run_says_what_the_doctor_says(tmp_path):
     )
 
 
-def test_each_picture_is_read_once(tmp_path, monkeypatch):
+def test_each_image_is_read_once(tmp_path, monkeypatch):
     folder = fill(tmp_path / "set", **{f"p{seed}": scene(seed) for seed in range(9)})
     read, measured = [], []
     monkeypatch.setattr(data, "open_image", lambda *source, **more: (read.append(source[1]), open_image(*source, **more))[1])
@@ -371,7 +371,7 @@ def test_each_picture_is_read_once(tmp_path, monkeypatch):
     assert [example.name for example in examples.instances] == [f"p{seed}.png" for seed in range(9)]
 
 
-def test_class_pictures_are_not_measured(tmp_path, monkeypatch):
+def test_class_images_are_not_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "measure", lambda *given: pytest.fail("measured"))
     examples = data.load_class_examples(fill(tmp_path / "set", a=scene(0)), "a cat")
     assert examples[0].likeness is None and examples[0].role == "class"
@@ -397,7 +397,7 @@ def put(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
-def test_every_refused_picture_is_named_once(tmp_path):
+def test_every_refused_image_is_named_once(tmp_path):
     """In a process of its own: within 300 MiB beyond the imports, nothing on standard error, torch not imported."""
     folder = put(tmp_path / "set", corpus.refused())
     names = [*corpus.refused(), *corpus.put_special_files(folder)]
@@ -424,7 +424,7 @@ print([name for name in ("torch", "diffusers", "datasets") if name in sys.module
 
 
 @pytest.mark.parametrize("name", [*corpus.refused(), "pipe.png", "socket.png", "device.png", "loop.png", "dangling.png"])
-def test_each_refused_picture_is_refused_alone(tmp_path, name):
+def test_each_refused_image_is_refused_alone(tmp_path, name):
     """A pipe without a writer must not be waited for."""
     if name in corpus.refused():
         put(tmp_path / "set", {name: corpus.refused()[name]})
@@ -457,7 +457,7 @@ def put_accepted(folder: Path) -> Path:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are no text")
-def test_accepted_pictures_are_what_they_show(tmp_path, capsys):
+def test_accepted_images_have_the_expected_pixels(tmp_path, capsys):
     folder = put_accepted(tmp_path / "set")
     examples = load_examples(DreamBoothSettings(instance_prompt="x", instance_data_dir=str(folder))).instances
     expected = corpus.accepted()

@@ -23,7 +23,7 @@ def assert_equal(first: Conditioning, second: Conditioning) -> None:
     assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
 
 
-def test_rows_are_taken_split_and_joined_alike_in_every_key():
+def test_rows_are_selected_split_and_joined_in_every_key():
     whole = bundle(6)
     assert len(whole) == 6
     for rows in (slice(1, 4), [5, 0, 0], torch.tensor([True, False] * 3)):

@@ -32,7 +32,7 @@ def pulled(*args, **kwargs):
     raise PulledPlug
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_folder_appears_complete_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "folder"
     with atomic.new_folder(path) as unfinished:
         (unfinished / "x").write_text("old")
@@ -63,7 +63,7 @@ def test_mode_follows_the_umask(tmp_path, mask):
         assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
 
 
-def test_what_a_dead_process_left_is_removed_by_the_next_write(tmp_path):
+def test_leftovers_of_a_dead_process_are_removed_by_the_next_write(tmp_path):
     if not (child := os.fork()):
         os._exit(0)
     os.waitpid(child, 0)
@@ -84,7 +84,7 @@ def test_names_that_glob_would_read_otherwise(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS])
-def test_what_a_disk_raises_is_told_in_words(tmp_path, monkeypatch, number):
+def test_errors_of_the_disk_are_explained(tmp_path, monkeypatch, number):
     def refuse(descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -98,7 +98,7 @@ def test_what_a_disk_raises_is_told_in_words(tmp_path, monkeypatch, number):
     assert os.listdir(tmp_path) == []
 
 
-def test_room_is_asked_for_before_anything_is_written(tmp_path, monkeypatch):
+def test_space_is_reserved_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(disk, "free_bytes", lambda path: 1000)
     with pytest.raises(disk.WriteError, match="disk full: .* needs 4.88 KiB, 0.98 KiB are free; 3.91 KiB are missing"):
         with atomic.new_folder(tmp_path / "a", 5000):
@@ -139,7 +139,7 @@ def failing(number):
     return refuse
 
 
-def test_where_names_cannot_be_exchanged_a_refused_rename_is_undone(tmp_path, monkeypatch):
+def test_without_renameat2_a_refused_rename_is_undone(tmp_path, monkeypatch):
     path = tmp_path / "folder"
     with atomic.new_folder(path) as unfinished:
         (unfinished / "x").write_text("old")

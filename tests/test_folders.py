@@ -25,7 +25,7 @@ def lora(server, base: Path, folder: Path, pictures: Path, **changes) -> Run:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are no text")
-def test_accepted_pictures_are_learned_from(server, tiny_epsilon, tmp_path):
+def test_accepted_images_can_be_trained_on(server, tiny_epsilon, tmp_path):
     """Names that are no text and names with line breaks come into the log and messages; every picture is drawn."""
     (tmp_path / "set").mkdir()
     for name, (content, _, _) in corpus.accepted().items():
@@ -51,7 +51,7 @@ def test_ignored_files_change_no_bit_of_the_result(server, tiny_epsilon, picture
     assert said.count("no captions of an image here, by name or content, so not read (1): alone.txt") == 1
 
 
-def test_one_picture_and_two_equal_ones_are_learned_from_with_a_word(server, tiny_epsilon, tmp_path):
+def test_one_image_and_two_equal_ones_train_with_a_note(server, tiny_epsilon, tmp_path):
     folder = write_pictures(tmp_path / "set", 1)
     for words in ("note: there is only one picture", "note: these pictures are the same, pixel by pixel: 0.png, 1.png"):
         status, said = lora(server, tiny_epsilon, tmp_path / words[6:15].strip(), folder)()
@@ -60,7 +60,7 @@ def test_one_picture_and_two_equal_ones_are_learned_from_with_a_word(server, tin
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "removed"])
-def test_a_picture_that_goes_bad_between_check_and_use(damage, tiny_epsilon, pictures, tmp_path):
+def test_an_image_that_is_damaged_between_check_and_use(damage, tiny_epsilon, pictures, tmp_path):
     """It is read again, once, before the first step, so that there is no state to save yet; no other takes its place."""
     from accelerate import Accelerator
 
@@ -82,7 +82,7 @@ def test_a_picture_that_goes_bad_between_check_and_use(damage, tiny_epsilon, pic
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_whose_pictures_vanish_after_the_check_ends_with_a_name(server, tiny_epsilon, pictures, tmp_path):
+def test_a_run_whose_images_vanish_after_the_check_names_one(server, tiny_epsilon, pictures, tmp_path):
     """While class pictures are made, which takes its time."""
     folder = shutil.copytree(pictures, tmp_path / "set")
     prior = {"prior_preservation": "images", "class_prompt": "a dog", "num_class_images": 1, "sample_inference_steps": 1}

@@ -70,7 +70,7 @@ def test_a_tensor_missing_too_many_or_of_another_shape(model, part):
         assert said.startswith(f"{model / part}: ") and word in said
 
 
-def test_what_else_a_file_of_clip_may_hold(model):
+def test_other_tensors_of_clip_files_are_ignored(model):
     file = model / FILES["text_encoder"]
     tensors = {f"text_model.{name}": tensor for name, tensor in load_file(file).items()}
     more = {"text_model.embeddings.position_ids": torch.arange(77)[None], "text_projection.weight": torch.ones(3, 3)}
@@ -136,7 +136,7 @@ CONFIGURATIONS = {
 
 
 @pytest.mark.parametrize("file", CONFIGURATIONS)
-def test_a_configuration_that_fits_no_network(model, file):
+def test_a_configuration_that_does_not_fit_its_network(model, file):
     whole = (model / file).read_text()
     for values in CONFIGURATIONS[file]:
         change(model / file, **values)
@@ -172,7 +172,7 @@ def test_a_tokenizer_of_two_files(model):
             STABLE_DIFFUSION.vocabulary(locate(str(model)))
 
 
-def test_the_length_is_that_of_the_text_encoder_whatever_the_tokenizer_says(model):
+def test_the_token_limit_is_that_of_the_text_encoder(model):
     for said in (..., None, 1e30, 10**30, 77):
         change(model / "tokenizer/tokenizer_config.json", model_max_length=said)
         assert length(locate(str(model))) == load(locate(str(model))).tokenizer.model_max_length == 77
@@ -197,20 +197,20 @@ def test_a_scheduler_of_other_models(model, name):
         ("unet/config.json", {"sample_size": [16, 16]}),
     ],
 )  # fmt: skip
-def test_a_value_that_is_not_understood_is_named(model, file, changed):
+def test_unknown_values_are_named(model, file, changed):
     change(model / file, **changed)
     [(name, value)] = changed.items()
     assert f"{model / file}: {name} is {str(value)!r}, which is not understood here" in refused(model)
 
 
-def test_words_that_only_the_configuration_of_the_tokenizer_tells(model):
+def test_words_that_only_the_tokenizer_configuration_declares(model):
     before = STABLE_DIFFUSION.vocabulary(locate(str(model)))
     token = {"content": "<cat-toy>", **dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word", "special"), False)}
     change(model / "tokenizer/tokenizer_config.json", added_tokens_decoder={str(len(before)): token})
     assert STABLE_DIFFUSION.vocabulary(locate(str(model))) == before | {"<cat-toy>"}
 
 
-def test_a_model_that_tells_no_size(model, pictures, tmp_path):
+def test_a_model_without_a_size(model, pictures, tmp_path):
     change(model / "unet/config.json", sample_size=...)
     assert STABLE_DIFFUSION.resolution(locate(str(model))) is None
     with pytest.raises(InputError, match="--resolution in training"):
@@ -254,7 +254,7 @@ def sides(tensors: dict, side: str, make: Callable) -> dict:
     return {name: make(tensor).contiguous() if f"lora_{side}" in name else tensor for name, tensor in tensors.items()}
 
 
-def test_an_adapter_of_which_none_some_or_all_fits(adapter, tiny_epsilon, tmp_path):
+def test_an_adapter_that_fits_not_at_all_partly_or_completely(adapter, tiny_epsilon, tmp_path):
     with safe_open(adapter, "pt") as opened:
         metadata = opened.metadata()
     tensors = load_file(adapter)
@@ -312,14 +312,14 @@ DESCRIPTIONS = (
 
 
 @pytest.mark.parametrize("description", DESCRIPTIONS, ids=lambda text: text[:40])
-def test_a_description_of_an_adapter_that_is_none(adapter, tiny_epsilon, tmp_path, description):
+def test_an_invalid_description_of_an_adapter(adapter, tiny_epsilon, tmp_path, description):
     save_file(load_file(adapter), tmp_path / "x.safetensors", {ADAPTER_METADATA: description})
     with pytest.raises(InputError, match=r"has damaged metadata|cannot be loaded|cannot read|describes itself"):
         load_pipeline(str(tiny_epsilon), [(tmp_path / "x.safetensors", 1.0)])
 
 
 @pytest.mark.parametrize("pattern", ["(((((", "(a+)+$", r".*(to_q|to_k)", 7, [], ["nothing"]], ids=str)
-def test_which_modules_are_meant_is_said_by_the_tensors(adapter, tiny_epsilon, tmp_path, pattern):
+def test_the_tensors_decide_which_modules_are_adapted(adapter, tiny_epsilon, tmp_path, pattern):
     tensors = {name: tensor for name, tensor in load_file(adapter).items() if name.startswith("unet.")}
     with safe_open(adapter, "pt") as file:
         said = json.loads(file.metadata()[ADAPTER_METADATA])
@@ -341,7 +341,7 @@ ABOUT = (
 
 
 @pytest.mark.parametrize("said", ABOUT, ids=lambda text: text[:40])
-def test_what_a_result_says_of_itself_is_not_believed(adapter, model, tmp_path, said):
+def test_metadata_of_a_result_are_not_trusted(adapter, model, tmp_path, said):
     """Of a file in its metadata, of a complete model in customize.json; as base model or as weights, and for --merge."""
     save_file(load_file(adapter), tmp_path / "x.safetensors", {"customize": said})
     (model / run_folder.ABOUT).write_text(said)
@@ -352,7 +352,7 @@ def test_what_a_result_says_of_itself_is_not_believed(adapter, model, tmp_path, 
         command.run(InferenceSettings(merge=str(tmp_path / "merged"), weights=[str(tmp_path / "x.safetensors")]))
 
 
-def test_a_description_is_not_taken_from_where_the_user_stands(tmp_path, monkeypatch):
+def test_a_description_is_not_read_from_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
     for folder in (tmp_path, tmp_path / "demo"):
@@ -361,7 +361,7 @@ def test_a_description_is_not_taken_from_where_the_user_stands(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("word", ["", " ", "../../tmp/evil", "a\\b", "\x1b[31mred", "a b", "<a>\n", "\u202e", "x" * 65, ".."])
-def test_words_that_are_no_placeholder(tiny_epsilon, tmp_path, word):
+def test_invalid_placeholders(tiny_epsilon, tmp_path, word):
     save_file({word: vectors(2)}, tmp_path / "x.safetensors")
     with pytest.raises(InputError, match="the word") as caught:
         find_learned(str(tiny_epsilon), [(tmp_path / "x.safetensors", 1.0)])
@@ -383,7 +383,7 @@ def test_notes_are_harmless_to_a_terminal(adapter, tiny_epsilon, tmp_path, capsy
 # class pictures
 
 
-def test_a_description_of_class_pictures_that_is_none(tmp_path):
+def test_an_invalid_description_of_class_images(tmp_path):
     for content in (b"", b"[]", b"7", b"\x80\x04.", b"[" * 100_000, b"\xff"):
         (tmp_path / MANIFEST).write_bytes(content)
         with pytest.raises(InputError, match="cannot be read"):

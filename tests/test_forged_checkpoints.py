@@ -88,7 +88,7 @@ def test_bad_safetensors(run, forged, fault):
 
 @pytest.mark.parametrize("name", FILES[:2])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_numbers_that_are_none(run, forged, name, value):
+def test_invalid_numbers(run, forged, name, value):
     file = forged / "checkpoints" / NAME / name
     tensors = load_file(file)
     next(tensor for tensor in tensors.values() if tensor.numel() > 4).view(-1)[2] = value
@@ -202,13 +202,13 @@ def test_eight_bits_need_their_table_and_scales():
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_whole_run_refuses_and_leaves_all_as_it_is(run, forged, tmp_path, name):
+def test_a_run_refuses_forged_checkpoints_and_changes_nothing(run, forged, tmp_path, name):
     (forged / "checkpoints" / NAME / name).write_bytes(corpus.pickles(tmp_path / "CANARY")["protocol 4"])
     assert_refused(run, forged)
     assert not (tmp_path / "CANARY").exists()
 
 
-def test_a_whole_run_refuses_tensors_of_other_shapes(run, forged):
+def test_a_run_refuses_tensors_of_other_shapes(run, forged):
     for name in FILES[:2]:
         file = forged / "checkpoints" / NAME / name
         whole = file.read_bytes()

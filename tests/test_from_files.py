@@ -61,7 +61,7 @@ def told(tmp_path):
     return tmp_path / "told.png"
 
 
-def test_what_is_given_wins_over_the_image(told):
+def test_flags_win_over_the_image(told):
     settings = read_settings(InferenceSettings, like=str(told), seed=5)
     assert (settings.prompt, settings.seed, settings.num_inference_steps, settings.height) == (("a dog",), 5, 3, 24)
     flags, _ = read(InferenceSettings, ["--like", str(told), "--seed", "5"])
@@ -97,14 +97,14 @@ def test_problems_of_files_and_values_are_in_one_report(tmp_path):
         assert complete(model, {"init_weights": "None"}) == ({"init_weights": "None"}, [])
 
 
-def test_prompts_that_nobody_read_are_not_left_out_silently(tmp_path):
+def test_unread_prompts_are_not_ignored_silently(tmp_path):
     (tmp_path / "prompts.txt").write_text("a cow\n")
     settings = InferenceSettings(prompt="a cat", prompt_file=str(tmp_path / "prompts.txt"), output_dir=str(tmp_path / "out"))
     with pytest.raises(InputError, match="has not been read"):
         command.check(settings)
 
 
-def test_an_image_makes_nothing_else_be_read(told, tmp_path):
+def test_an_image_makes_no_other_file_be_read(told, tmp_path):
     """A stranger's image that names a file of prompts: it is not opened, and its name is not kept."""
     (tmp_path / "secret.txt").write_text("a secret\n")
     info = PngInfo()

@@ -10,7 +10,7 @@ from docs.make_gallery import CONFIGS, ENTRIES, HERE, PICTURES, Entry, config, p
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_a_config_says_what_the_command_says(entry: Entry):
+def test_configs_equal_their_commands(entry: Entry):
     flags, _ = read(InferenceSettings, [*shlex.split(entry.command), "--output_dir", f"images/{entry.name}"])
     file = CONFIGS / f"{entry.name}.toml"
     assert file.read_text(encoding="utf-8") == config(entry)
@@ -18,6 +18,6 @@ def test_a_config_says_what_the_command_says(entry: Entry):
     assert len(list(PICTURES.glob(f"{entry.name}.*"))) == 1
 
 
-def test_the_page_is_the_one_that_is_made():
+def test_the_page_is_up_to_date():
     assert (HERE / "gallery.md").read_text(encoding="utf-8") == page()
     assert {path.stem for path in CONFIGS.iterdir()} == {entry.name for entry in ENTRIES}

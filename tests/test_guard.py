@@ -174,7 +174,7 @@ def straight(tiny_epsilon, pictures, tmp_path_factory):
 
 @each_fault
 @pytest.mark.parametrize("value", [math.nan, pytest.param(math.inf, marks=pytest.mark.slow)])
-def test_it_stops_at_that_step_with_the_state_before_it(method, value, fault, straight, tiny_epsilon, pictures, tmp_path):
+def test_the_run_stops_at_that_step_with_the_state_before_it(method, value, fault, straight, tiny_epsilon, pictures, tmp_path):
     before, whole = straight(method)
     run = Trained(method, tiny_epsilon, pictures, tmp_path / "run", fault(value))
     batch = prepared(run.settings)[1].dataset.deal(BAD, range(2))[0]
@@ -192,7 +192,7 @@ def test_it_stops_at_that_step_with_the_state_before_it(method, value, fault, st
 
 
 @pytest.mark.parametrize("fault", [InTheLoss, InAGradient, InAWeight, InTheOptimizer, BeforeTheStep])
-def test_what_is_too_large_to_keep_twice(fault, tiny_epsilon, pictures, tmp_path, monkeypatch):
+def test_weights_that_are_too_large_to_copy(fault, tiny_epsilon, pictures, tmp_path, monkeypatch):
     """Then a state that was not touched yet is saved as always; one that was is not, and the last checkpoint stays."""
     monkeypatch.setattr(nan_guard, "SNAPSHOT_LIMIT", 0)
     run = Trained("lora", tiny_epsilon, pictures, tmp_path / "run", fault(math.nan))
@@ -220,7 +220,7 @@ def by_hand(method, base, pictures, folder, steps):
 
 
 @each_fault
-def test_retry_leaves_the_draw_out_and_halves_the_rate(method, fault, tiny_epsilon, pictures, tmp_path, capsys, terminal):
+def test_retry_skips_the_draw_and_halves_the_rate(method, fault, tiny_epsilon, pictures, tmp_path, capsys, terminal):
     expected = by_hand(method, tiny_epsilon, pictures, tmp_path, [(0, 1), (1, 1), (3, 0.5), (4, 0.5), (5, 0.5)])
     run = Trained(method, tiny_epsilon, pictures, tmp_path / "run", fault(math.nan), on_nan="retry")
     assert run.error is None and same(run.learned(), expected)
@@ -235,7 +235,7 @@ def test_retry_leaves_the_draw_out_and_halves_the_rate(method, fault, tiny_epsil
     assert [(line["step"], line.get("learning_rate")) for line in resumed.log()] == steps
 
 
-def test_retries_have_an_end(tiny_epsilon, pictures, tmp_path):
+def test_retries_are_limited(tiny_epsilon, pictures, tmp_path):
     run = Trained("textual_inversion", tiny_epsilon, pictures, tmp_path / "a", InTheLoss(math.nan, range(1, 99)), on_nan="retry")
     assert "at step 2" in run.error and run.checkpoint(1).state["left_out"] == [1] * IN_A_ROW
     often = InTheLoss(math.nan, [draw for draw in range(99) if draw % 3])  # two at each step
@@ -262,7 +262,7 @@ def test_the_loss_scaler_may_skip_steps_but_not_for_ever(tiny_epsilon, pictures,
 
 
 @both
-def test_under_a_scaler_a_draw_can_be_left_out_too(method, tiny_epsilon, pictures, tmp_path):
+def test_with_a_loss_scaler_a_draw_can_be_skipped_too(method, tiny_epsilon, pictures, tmp_path):
     for fault in (InTheLoss, InAWeight):
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4)
         run = Trained(method, tiny_epsilon, pictures, tmp_path / fault.__name__, fault(math.nan), scaler=scaler, on_nan="retry")
@@ -284,7 +284,7 @@ def test_killed_after_a_retry_and_resumed(method, server, tiny_epsilon, pictures
 
 
 @pytest.mark.parametrize("eight_bit", [False, True])
-def test_what_is_kept_is_put_back_bit_for_bit(eight_bit, tiny_epsilon, pictures, tmp_path):
+def test_the_snapshot_is_restored_bit_for_bit(eight_bit, tiny_epsilon, pictures, tmp_path):
     """Weights, both moments, counts that are tensors or numbers, group settings: as `Checkpoint` would have them."""
     run = Trained("lora", tiny_epsilon, pictures, tmp_path / "run", steps=2, use_8bit_adam=eight_bit, rank=256)
     state = run.state
@@ -350,7 +350,7 @@ def test_a_fault_after_the_step_again_and_again(times, eight_bit, tiny_epsilon, 
             assert same(run.learned(), by_hand("textual_inversion", tiny_epsilon, pictures, tmp_path, draws))
 
 
-def test_numbers_whose_squares_are_not_finite_are_named(tiny_epsilon, pictures, tmp_path):
+def test_numbers_with_infinite_squares_are_named(tiny_epsilon, pictures, tmp_path):
     run = Trained("lora", tiny_epsilon, pictures, tmp_path / "run", InAWeight(1e30))
     [name] = [list(run.method.trainable_state_dict())[-1]]
     assert f"not finite after the step: {name} at step {BAD + 1}" in run.error

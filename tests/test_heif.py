@@ -107,7 +107,7 @@ def test_animations_are_refused():
 
 
 @pytest.mark.parametrize("kind", [heic, avif])
-def test_cut_and_damaged_files_are_refused_or_whole(kind):
+def test_truncated_and_damaged_files_are_refused_or_intact(kind):
     data = kind(FLAT)
     plain, _ = opened(data)
     for length in (12, 40, len(data) // 4, len(data) // 2, len(data) - 20):
@@ -133,7 +133,7 @@ def test_size_is_judged_before_decoding():
     assert f"{MAX_PIXELS:,}" in str(caught.value) or "damaged" in str(caught.value)
 
 
-def test_without_pillow_heif_the_remedy_is_told(monkeypatch):
+def test_without_pillow_heif_the_report_has_the_remedy(monkeypatch):
     data = heic(FLAT)
     monkeypatch.setitem(sys.modules, "pillow_heif.as_plugin", None)
     with pytest.raises(InputError) as caught:

@@ -42,7 +42,7 @@ def test_a_second_pass_is_image_to_image_of_the_enlarged_image(tiny_epsilon, tmp
     ({"prompt": ("a", "b"), "illusion": "hybrid"}, "hires_scale"), ({"hires_scale": 1}, "hires_scale"),
     ({"hires_scale": None, "hires_strength": 0.4}, "hires_strength"),
 ])  # fmt: skip
-def test_what_does_not_go_with_a_second_pass_is_refused(given, where):
+def test_settings_that_exclude_a_second_pass_are_refused(given, where):
     with pytest.raises(InputError) as caught:
         InferenceSettings(**{"prompt": "a", "hires_scale": 2, **given})
     assert [problem.where for problem in caught.value.problems] == [where]

@@ -142,7 +142,7 @@ def test_a_pickle_is_refused_as_any_single_file(work, watched, canary):
             (work / name).unlink()
 
 
-def test_a_pickle_is_named_by_what_it_is(work, watched, canary):
+def test_a_pickle_is_identified_by_its_content(work, watched, canary):
     for kind, content in corpus.pickles(canary).items():
         (work / "lora.safetensors").write_bytes(content)
         said = watched("infer", "--prompt", "x", "--weights", "lora.safetensors")[1]
@@ -186,7 +186,7 @@ def test_a_pickle_as_a_part_of_a_base_model(work, watched, canary, tiny_epsilon)
     assert not (work / "out").exists()
 
 
-def test_pickles_among_pictures_and_captions(work, watched, canary):
+def test_pickles_among_images_and_captions(work, watched, canary):
     for kind, content in corpus.pickles(canary).items():
         for name, expected in {
             "0.jpg": 2, "0.png": 2, "0.webp": 2, "0.tiff": 2, "0.gif": 2, "metadata.jsonl": 2, "metadata.csv": 2,
@@ -282,7 +282,7 @@ def test_sound_runs_look_up_no_class_for_a_pickle(methods, work, training, tiny_
     [["torch"], pytest.param(["protocol 0", "protocol 4", "torch", "torch before 1.6"], marks=pytest.mark.slow)],
     ids=["one", "every"],
 )
-def test_pickles_in_all_that_training_reads_again(kinds, work, training, canary, tiny_epsilon):
+def test_pickles_in_all_files_that_training_reads_again(kinds, work, training, canary, tiny_epsilon):
     """Checkpoints that are vouched for, entries of the cache, class pictures and what is said of them."""
     from customize.storage import manifest
 
@@ -312,7 +312,7 @@ def test_pickles_in_all_that_training_reads_again(kinds, work, training, canary,
             place.write_bytes(whole)
 
 
-def test_pickles_in_all_that_is_given_to_generating(work, watched, canary, tiny_epsilon):
+def test_pickles_in_all_inputs_of_generation(work, watched, canary, tiny_epsilon):
     """A picture to be made like, its text chunk, one to start from and its mask; files to merge; what a result says of itself."""
     import shutil
 
@@ -369,7 +369,7 @@ def embedding(path: Path, **tensors) -> Path:
 
 
 @pytest.mark.parametrize("fault", corpus.bad_safetensors())
-def test_a_bad_safetensors_file_is_refused_wherever_it_is_given(tmp_path, tiny_epsilon, fault):
+def test_an_invalid_safetensors_file_is_refused_everywhere(tmp_path, tiny_epsilon, fault):
     content, cause = corpus.bad_safetensors()[fault]
     file = tmp_path / "pytorch_lora_weights.safetensors"
     file.write_bytes(content)
@@ -405,7 +405,7 @@ def test_nan_and_infinity_are_refused_in_learned_weights(tmp_path, value):
                 find_learned(None, [(file, 1.0)])
 
 
-def test_learned_weights_of_no_tensor_or_of_no_use(tmp_path):
+def test_learned_weights_without_usable_tensors(tmp_path):
     arrays = np.ones((2, 3, 4), np.float32), np.zeros((0, 32), np.float32), np.ones(3, np.int64)
     for tensors in ({}, *({"<x>": array} for array in arrays)):
         save_file(tensors, tmp_path / "x.safetensors")
@@ -514,7 +514,7 @@ def try_mutations(folder: Path, first: int, last: int) -> dict[str, int]:
     return outcomes
 
 
-def test_mutated_files_are_refused_or_sound(tmp_path):
+def test_mutated_files_are_refused_or_valid(tmp_path):
     outcomes = try_mutations(tmp_path, 0, 300)
     assert outcomes["refused"] > 100 and sum(outcomes.values()) >= 300
 

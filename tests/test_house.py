@@ -31,7 +31,7 @@ def measured() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("what", COUNTS)
-def test_the_house_keeps_its_plan(measured, what):
+def test_the_counts_are_as_expected(measured, what):
     found = measured[what]
     assert len(found) == COUNTS[what], f"{what}: {len(found)}, expected {COUNTS[what]}:\n" + "\n".join(found)
 

@@ -117,7 +117,7 @@ def test_an_anagram_is_the_formula_of_the_paper():
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-def test_combining_answers_is_combining_noises(prediction_type):
+def test_combining_outputs_is_combining_noises(prediction_type):
     """Whatever the network predicts: it is linear in noise and clean, and so is a view."""
     at = step(prediction_type)
     parts, latents = prompts(2), rand(2, 3, 16, 16)
@@ -130,14 +130,14 @@ def test_combining_answers_is_combining_noises(prediction_type):
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-def test_views_of_one_clean_picture_are_agreed_on(prediction_type):
+def test_views_of_one_clean_image_agree(prediction_type):
     at, clean, latents = step(prediction_type), rand(1, 3, 64, 64), rand(1, 3, 64, 64, seed=1)
     views = [make() for name, make in VIEWS.items() if name not in ("white_balance", "blur")]
     answer = Anagram([Oracle(view(clean)) for view in views], views).combine(iter(()), latents, at)
     torch.testing.assert_close(at.split(answer, latents)[1], clean, **CLOSE)
 
 
-def test_two_plain_views_are_the_mean_and_one_is_the_estimate_itself():
+def test_two_identity_views_are_the_mean_and_one_is_the_estimate_itself():
     a, b, negative = prompts(3)
     start, identity = rand(2, 3, 16, 16), VIEWS["identity"]()
     a, b = guided(a, negative, 3.0), guided(b, negative, 3.0)
@@ -150,7 +150,7 @@ def test_two_plain_views_are_the_mean_and_one_is_the_estimate_itself():
     assert (results[0] - results[2]).abs().max() > 0.01
 
 
-def test_alternate_asks_one_view_in_turn():
+def test_alternate_evaluates_one_view_in_turn():
     a, b = prompts(2)
     latents, views = rand(2, 3, 16, 16), [VIEWS["identity"](), VIEWS["flip"]()]
     estimate = Anagram([a, b], views, "alternate")
@@ -191,7 +191,7 @@ def quarters(side: int) -> Components:
 
 
 @pytest.mark.parametrize("side", [16, 32, 64, 96])
-def test_components_sum_to_the_picture_and_are_linear(side):
+def test_components_sum_to_the_image_and_are_linear(side):
     for components in [*ALL_COMPONENTS.values(), quarters(side)]:
         for dtype, tolerance in [(torch.float64, 1e-12), (torch.float32, 1e-6)]:
             x, y = rand(2, 4, side, side).to(dtype), rand(2, 4, side, side, seed=1).to(dtype)
@@ -202,7 +202,7 @@ def test_components_sum_to_the_picture_and_are_linear(side):
                 torch.testing.assert_close(both, 2 * part - other, rtol=0, atol=20 * tolerance)
 
 
-def test_gaussian_is_that_of_scipy_and_grows_with_the_picture():
+def test_gaussian_equals_scipy_and_scales_with_the_image():
     x = rand(1, 2, 64, 64)
     expected = scipy.ndimage.gaussian_filter(x.numpy(), 2.0, mode="mirror", radius=16, axes=(2, 3))
     torch.testing.assert_close(gaussian(x, 2.0, 33), torch.from_numpy(expected), **CLOSE)
@@ -216,7 +216,7 @@ def test_gaussian_is_that_of_scipy_and_grows_with_the_picture():
         assert float(deviation) == pytest.approx(2 * side / 64, rel=0.1 if side == 16 else 1e-3)
 
 
-def test_components_are_what_their_names_say():
+def test_components_match_their_names():
     x = rand(1, 3, 64, 64)
     assert torch.equal(colour().split(x)[0], x.mean(1, keepdim=True).expand(1, 3, 64, 64))
     low, middle, high = triple().split(x)
@@ -276,7 +276,7 @@ def test_a_kept_component_is_at_the_level_of_every_evaluation(name):
 
 
 @pytest.mark.parametrize("first", [0, 3])
-def test_an_inverse_hybrid_keeps_the_component_of_the_real_picture(first):
+def test_an_inverse_hybrid_keeps_the_component_of_the_real_image(first):
     real, start, (prompt,) = rand(2, 3, 32, 32), rand(2, 3, 32, 32, seed=1), prompts(1)
     generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
     for components in [colour(), regions((rand(1, 32, 32, seed=2) > 0).double())]:
@@ -333,7 +333,7 @@ def test_looking_glass_is_algorithm_1(prediction_type):
     torch.testing.assert_close(at.split(answer, latents)[1], expected, rtol=0, atol=1e-11)
 
 
-def test_one_plain_view_is_the_estimate_itself_whatever_the_autoencoder_loses():
+def test_one_identity_view_is_the_estimate_itself_whatever_the_autoencoder_loses():
     (a,), latents = prompts(1), rand(2, 4, 16, 16)
     for view in (VIEWS["identity"](), VIEWS["rotate_180"]()):
         for first in (0.0, 1.0):
@@ -341,7 +341,7 @@ def test_one_plain_view_is_the_estimate_itself_whatever_the_autoencoder_loses():
             torch.testing.assert_close(combined(estimate, latents, step()), asked(a, latents), rtol=0, atol=1e-11)
 
 
-def test_of_a_perfect_autoencoder_it_is_the_anagram():
+def test_with_a_perfect_autoencoder_it_equals_the_anagram():
     """One noise seen by each view, averages without extra detail: every view's latents are the anagram's, seen by it."""
     estimates, views, start = prompts(2), [VIEWS["identity"](), VIEWS["jigsaw"]()], rand(2, 4, 16, 16)
     expected = sample(denoiser(network), solver(), start, Anagram(estimates, views))
@@ -352,7 +352,7 @@ def test_of_a_perfect_autoencoder_it_is_the_anagram():
             torch.testing.assert_close(own, view(expected), rtol=0, atol=1e-9)
 
 
-def test_first_spares_the_autoencoder_and_alone_asks_one_view():
+def test_first_skips_the_autoencoder_and_alone_evaluates_one_view():
     estimates, views, latents = prompts(2), [VIEWS["identity"](), VIEWS["flip"]()], rand(4, 4, 16, 16)
     decoded = []
     spy = looking_glass(
@@ -381,7 +381,7 @@ def test_colours_are_inverted_in_pixels_never_in_latents():
     torch.testing.assert_close(clean, expected, rtol=0, atol=1e-11)
 
 
-def test_a_picture_of_looking_glass_depends_on_itself_only():
+def test_an_image_of_looking_glass_does_not_depend_on_its_batch():
     parts, views = prompts(2), [VIEWS["identity"](), VIEWS["square_hinge"]()]
     start = rand(4, 4, 16, 16)
     both = sample(denoiser(network), solver("v_prediction"), start, looking_glass(parts, views))
@@ -391,7 +391,7 @@ def test_a_picture_of_looking_glass_depends_on_itself_only():
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-def test_an_answer_from_clean_says_just_that(prediction_type):
+def test_output_of_is_the_inverse_of_split(prediction_type):
     seen, answer = rand(2, 4, 8, 8), rand(2, 4, 8, 8, seed=1)
     plan = solver(prediction_type)
     for place in range(len(plan.timesteps)):
@@ -415,7 +415,7 @@ def test_blended_is_the_weighted_average_of_every_band():
     assert not blended([torch.zeros(1, 1, 8, 8)] * 2, 0.5).any(), "nothing stays nothing"
 
 
-def test_a_view_that_its_latents_cannot_have_is_said():
+def test_views_that_the_latents_do_not_support_are_refused():
     estimate = looking_glass(prompts(2), [VIEWS["identity"](), parse_view("pixel_permute:patches=32")])
     with pytest.raises(InputError, match="32 x 32 patches does not support the size 16 x 16"):
         combined(estimate, rand(4, 4, 16, 16), step())

@@ -62,11 +62,11 @@ def tiff(pixels: np.ndarray, bits: int, photometric: int, data: bytes | None = N
 
 
 @pytest.mark.parametrize("format", LOSSLESS)
-def test_plain_picture_keeps_its_pixels(format):
+def test_a_plain_image_keeps_its_pixels(format):
     assert np.array_equal(opened(encoded(NOISE, format)), NOISE)
 
 
-def test_all_sources_give_the_same(tmp_path):
+def test_all_sources_give_the_same_image(tmp_path):
     path = tmp_path / "a.picture"
     path.write_bytes(encoded(NOISE, "PNG"))
     for source in (path, str(path), path.read_bytes(), Image.fromarray(NOISE)):
@@ -90,13 +90,13 @@ def test_orientation_of_a_pillow_image_is_obeyed():
 
 
 @pytest.mark.parametrize("value", [0, 9, 60000])
-def test_senseless_orientation_is_upright(value):
+def test_invalid_orientation_is_upright(value):
     exif = Image.Exif()
     exif[274] = value
     assert np.array_equal(opened(encoded(NOISE, "PNG", exif=exif)), NOISE)
 
 
-def test_broken_metadata_say_nothing_against_the_pixels():
+def test_broken_metadata_do_not_invalidate_the_pixels():
     for broken in (
         b"Exif\0\0II*\0garbage",
         b"Exif\0\0",
@@ -216,7 +216,7 @@ def test_animations_and_pages_are_refused(format):
     assert "2 frames" in refusal(encoded(NOISE, format, save_all=True, append_images=more))
 
 
-def test_a_cameras_jpeg_with_previews_is_a_picture():
+def test_a_cameras_jpeg_with_previews_is_an_image():
     two = encoded(NOISE, "MPO", save_all=True, append_images=[Image.fromarray(NOISE[::-1].copy())])
     assert np.array_equal(opened(two), opened(encoded(NOISE, "JPEG")))
 
@@ -239,7 +239,7 @@ def passes(damaged: bytes, pixels: np.ndarray) -> bool:
         return False
 
 
-def test_no_damaged_png_passes_as_another_picture():
+def test_no_damaged_png_is_accepted_as_another_image():
     whole = encoded(NOISE, "PNG")
     flipped = [whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :] for place in range(len(whole))]
     assert sum(passes(each, NOISE) for each in flipped) < len(whole) / 5
@@ -247,7 +247,7 @@ def test_no_damaged_png_passes_as_another_picture():
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_no_cut_jpeg_passes_as_another_picture(progressive):
+def test_no_truncated_jpeg_is_accepted_as_another_image(progressive):
     for seed in range(20):
         noise = np.random.default_rng(seed).integers(0, 256, (17 + seed, 40, 3), dtype=np.uint8)
         whole = encoded(noise, "JPEG", progressive=progressive)
@@ -256,7 +256,7 @@ def test_no_cut_jpeg_passes_as_another_picture(progressive):
         assert not passes(whole[:-2], pixels), "only the marker of its end is missing"
 
 
-def test_what_is_no_picture(tmp_path, capfd):
+def test_files_that_are_not_images(tmp_path, capfd):
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
     gif = encoded(Image.new("P", (4, 4)), "GIF")
     for name, data in {"text.jpg": b"hello", "eps.jpg": eps, "gif.png": gif, "zeros.png": bytes(100)}.items():

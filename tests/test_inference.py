@@ -142,7 +142,7 @@ def test_an_adapter_as_stock_loaders_read_it(tiny_epsilon, tmp_path, changes):
     assert differs(ours, load_pipeline(str(tiny_epsilon)))
 
 
-def test_every_tensor_of_an_adapter_is_where_it_was(tiny_epsilon, tmp_path):
+def test_every_tensor_of_an_adapter_is_in_its_module(tiny_epsilon, tmp_path):
     folder = lora(tmp_path, tiny_epsilon, use_dora=True)
     networks = load_pipeline(None, [(folder, 1.0)]).family
     tensors = load_file(folder / "pytorch_lora_weights.safetensors")
@@ -168,7 +168,7 @@ def test_several_weights_at_once(tiny_epsilon, run, tmp_path):
     assert_same_picture(ours, theirs)
 
 
-def test_dropout_of_an_adapter_sleeps(tiny_epsilon, tmp_path):
+def test_dropout_of_an_adapter_is_off(tiny_epsilon, tmp_path):
     ours = load_pipeline(None, [(lora(tmp_path, tiny_epsilon, lora_dropout=0.5), 1.0)])
     assert not differs(ours, ours)
     assert not any(parameter.requires_grad for network in ours.family.components.values() for parameter in network.parameters())
@@ -233,7 +233,7 @@ def test_a_partly_fitting_adapter_lists_what_is_left_out(tiny_epsilon, run, tmp_
     assert differs(ours, load_pipeline(str(tiny_epsilon)))
 
 
-def test_files_that_are_no_safetensors_are_refused_and_all_at_once(tmp_path):
+def test_invalid_safetensors_files_are_refused_all_at_once(tmp_path):
     torch.save({"<toy>": torch.zeros(1)}, tmp_path / "a.bin")
     torch.save({"<toy>": torch.zeros(1)}, tmp_path / "b.safetensors")
     (tmp_path / "c.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
@@ -270,7 +270,7 @@ def pixels(folder: Path) -> list[np.ndarray]:
     return [np.asarray(Image.open(file)) for file in sorted(folder.glob("[0-9][0-9][0-9].png"))]
 
 
-def test_the_command_writes_pictures_that_can_be_made_again(tiny_epsilon, run, tmp_path):
+def test_the_command_writes_images_that_can_be_reproduced(tiny_epsilon, run, tmp_path):
     from customize.settings.files import toml_file
 
     source = tmp_path / "start.png"
@@ -312,7 +312,7 @@ def test_the_command_writes_pictures_that_can_be_made_again(tiny_epsilon, run, t
     assert all(line["guidance_norm"] > 0 and line["latents_norm"] > 0 for line in lines)
 
 
-def test_images_number_on_and_touch_nothing_of_the_user(tiny_epsilon, tmp_path, monkeypatch, capsys, terminal):
+def test_numbering_continues_and_files_of_the_user_are_kept(tiny_epsilon, tmp_path, monkeypatch, capsys, terminal):
     def ask(folder, **values):
         values |= {"pretrained_model_name_or_path": str(tiny_epsilon), "prompt": ["a dog"], "output_dir": str(folder)}
         command.run(settings(**values))
@@ -354,7 +354,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ownership.NAME}
 
 
-def test_a_new_folder_each_time_where_none_is_named(tiny_epsilon, tmp_path, monkeypatch, capsys, terminal):
+def test_without_output_dir_each_run_has_a_new_folder(tiny_epsilon, tmp_path, monkeypatch, capsys, terminal):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images/0006-of-mine").mkdir(parents=True)
     for prompt in ("A dog, in the (snow:1.3)!", "犬"):
@@ -393,7 +393,7 @@ def test_a_missing_trigger_word_is_noted(tiny_epsilon, run, tmp_path, capsys, te
         assert ("sks" in capsys.readouterr().err) == noted
 
 
-def test_what_is_put_into_the_folder_meanwhile_is_left_there(tiny_epsilon, tmp_path, monkeypatch, capsys, terminal):
+def test_files_added_meanwhile_are_kept(tiny_epsilon, tmp_path, monkeypatch, capsys, terminal):
     """The image has another name, then; none is lost."""
     generate = drawing.generate_batch
 
@@ -411,7 +411,7 @@ def test_what_is_put_into_the_folder_meanwhile_is_left_there(tiny_epsilon, tmp_p
 
 
 @pytest.mark.parametrize("stop", ["SIGINT", "SIGTERM", "disk", "numbers"])
-def test_a_job_that_is_stopped_keeps_its_images_and_is_completed(stop, tiny_epsilon, tmp_path, monkeypatch):
+def test_a_stopped_job_keeps_its_images_and_can_be_completed(stop, tiny_epsilon, tmp_path, monkeypatch):
     values = {"pretrained_model_name_or_path": str(tiny_epsilon), "prompt": ["a dog", "a cat"], "num_images": 3, "batch_size": 2}
     command.run(settings(**values, output_dir=str(tmp_path / "whole")))
     generate, calls = drawing.generate_batch, []

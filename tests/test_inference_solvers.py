@@ -91,7 +91,7 @@ def test_inpainting_of_a_flow_keeps_the_known_region_at_every_level():
 
 
 @pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"])
-def test_a_perfect_network_of_a_flow_leads_to_the_image(name):
+def test_a_perfect_flow_network_ends_at_the_image(name):
     solver, image, results = flow(name=name), rand(1), []
 
     def perfect(latents: Tensor, timesteps: Tensor, prompt) -> Tensor:

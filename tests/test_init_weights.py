@@ -77,7 +77,7 @@ def begun(kind, others, folder, path, **changes):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("path", ["result", "checkpoints/step-000002"])
-def test_it_begins_where_they_ended(kind, path, earlier, others, tmp_path):
+def test_a_run_begins_with_the_given_weights(kind, path, earlier, others, tmp_path):
     folder, expected, _ = earlier(kind)
     found, settings, training = begun(kind, others, tmp_path / "run", folder / path)
     assert torch.equal(found, expected)
@@ -90,7 +90,7 @@ def test_it_begins_where_they_ended(kind, path, earlier, others, tmp_path):
     assert type(settings)(**settings.values()) == settings
 
 
-def test_what_is_learned_next_goes_on_from_there(earlier, others, tmp_path):
+def test_training_continues_from_the_given_weights(earlier, others, tmp_path):
     _, settings, training = begun("lora", others, tmp_path / "run", earlier("lora")[0] / "result")
     before = {name: tensor.detach().clone() for name, tensor in training.method.trainable_state_dict().items()}
     from accelerate import Accelerator
@@ -133,7 +133,7 @@ def test_a_file_of_another_program(earlier, others, tmp_path, tiny_epsilon):
 
 
 @pytest.mark.parametrize("change", [{"rank": 7}, {"lora_alpha": 9.0}, {"rank": 8, "lora_alpha": 1.5}], ids=str)
-def test_a_higher_rank_and_another_alpha_answer_the_same(change, earlier, others, tmp_path):
+def test_a_higher_rank_and_another_alpha_predict_the_same(change, earlier, others, tmp_path):
     folder, expected, _ = earlier("lora")
     found, settings, training = begun("lora", others, tmp_path / "run", folder / "result", **change)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
@@ -146,7 +146,7 @@ def refused(*args, **changes) -> str:
     return str(caught.value)
 
 
-def test_what_does_not_agree_is_refused_by_name(earlier, others, tmp_path):
+def test_contradicting_settings_are_refused_by_name(earlier, others, tmp_path):
     lora, words, full = (earlier(kind)[0] for kind in ("lora", "textual_inversion", "full"))
     run = tmp_path / "run"
     for kind, path, changes, said in (
@@ -170,7 +170,7 @@ def test_what_does_not_agree_is_refused_by_name(earlier, others, tmp_path):
     assert not run.exists()
 
 
-def test_a_word_may_be_called_otherwise(earlier, others, tmp_path):
+def test_a_word_may_be_renamed(earlier, others, tmp_path):
     folder, expected, prompt = earlier("textual_inversion")
     changes = {"placeholder_token": "<mine>"}
     found, settings, training = begun("textual_inversion", others, tmp_path / "run", folder / "result", **changes)
@@ -184,7 +184,7 @@ def test_an_embedding_of_another_width_is_refused(others, tmp_path, tiny_epsilon
     assert "is 24 wide; words of this base model are 32 wide" in said
 
 
-def test_an_adapter_that_is_no_lora_is_refused(others, tmp_path):
+def test_adapters_other_than_lora_are_refused(others, tmp_path):
     loha = {f"lora_unet_mid_block_attn.hada_w1_{each}": torch.randn(4, 4) for each in "ab"}
     assert "adapter that is no LoRA" in refused("lora", others, tmp_path / "run", written(tmp_path / "loha", loha))
     strange = {"unet.my.layer.lora_A.weight": torch.randn(4, 8), "unet.my.layer.lora_B.weight": torch.randn(8, 4)}
@@ -193,7 +193,7 @@ def test_an_adapter_that_is_no_lora_is_refused(others, tmp_path):
     )
 
 
-def test_what_a_run_begins_with_is_part_of_what_it_is(earlier, others, tmp_path, tiny_epsilon):
+def test_the_initial_weights_are_part_of_the_identity_of_a_run(earlier, others, tmp_path, tiny_epsilon):
     """It may be moved; another one is refused by name when the run is resumed."""
     copy = shutil.copytree(earlier("lora")[0] / "result", tmp_path / "copy")
     own = {"instance_prompt": "a photo of sks dog", "instance_data_dir": str(others), "output_dir": str(tmp_path / "run")}
@@ -231,7 +231,7 @@ def test_ends_of_modules(module, end):
     assert end_of(module) == end
 
 
-def test_a_run_says_what_it_began_with(earlier, others, tmp_path):
+def test_a_run_reports_its_initial_weights(earlier, others, tmp_path):
     _, settings, training = begun("lora", others, tmp_path / "run", earlier("lora")[0] / "result")
     assert "init_weights" in settings.to_toml()
     assert json.dumps(settings.values(), default=str)

@@ -67,7 +67,7 @@ def test_latents_equal_diffusers(both, name, karras, strength):
 
 
 @pytest.mark.parametrize("options", [{}, {"num_resamples": 3, "jump_length": 2}])
-def test_the_known_region_comes_back_bit_for_bit(both, options):
+def test_the_known_region_is_bit_identical(both, options):
     if both.ours.family.unet.config.in_channels == 9 and options:
         options = {}
     (found,) = our_inpainting(both.ours, output_type="pil", strength=1.0, **options)
@@ -76,13 +76,13 @@ def test_the_known_region_comes_back_bit_for_bit(both, options):
     assert not difference[kept].any() and difference[~kept].mean() > 3
 
 
-def test_repaint_goes_back_as_often_as_asked():
+def test_repaint_jumps_back_as_often_as_requested():
     assert list(repaint_places(0, 4, 2, 3)) == [0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3]
     assert list(repaint_places(1, 4, 2, 2)) == [1, 2, 1, 2, 3, 3]
     assert list(repaint_places(0, 3, 10, 1)) == [0, 1, 2]
 
 
-def test_repaint_has_the_variance_of_the_level_that_it_goes_back_to():
+def test_repaint_has_the_variance_of_the_level_it_jumps_back_to():
     """Algorithm 1: data of variance 1 stays so; of clean data every level holds alpha of it and sigma of noise."""
     scheduler = make_scheduler(diffusers.DDIMScheduler(clip_sample=False), None, None)
     scheduler.set_timesteps(10)
@@ -104,14 +104,14 @@ def test_repaint_has_the_variance_of_the_level_that_it_goes_back_to():
 
 
 @pytest.mark.parametrize("name", ["PNDMScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler"])
-def test_a_scheduler_that_remembers_cannot_go_back(name):
+def test_a_multistep_scheduler_cannot_jump_back(name):
     scheduler = make_scheduler(diffusers.DDIMScheduler(), name, None)
     scheduler.set_timesteps(4)
     with pytest.raises(InputError, match="cannot jump back"):
         repaint_plan(Solver(scheduler), 2, 2)
 
 
-def test_what_lacks_its_picture_is_refused(both):
+def test_settings_that_lack_their_image_are_refused(both):
     generate = both.ours.generate
     with pytest.raises(InputError, match="needs an image"):
         generate("a dog", mask_image=mask_picture(), num_inference_steps=1)

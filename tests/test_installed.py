@@ -70,7 +70,7 @@ def test_every_package_is_listed():
     assert set(listed) == found | {"customize.configs"}
 
 
-def test_help_names_what_is_there(capsys):
+def test_help_lists_all_commands(capsys):
     assert __main__.main(["--help"]) == 0
     said = capsys.readouterr().out
     assert all(f"\n  {name} " in said for name in __main__.COMMANDS) and ".py" not in said
@@ -82,7 +82,7 @@ def test_version(word, capsys):
     assert __main__.main([word]) == 0 and capsys.readouterr().out == f"customize {__version__}\n"
 
 
-def test_the_scripts_tell_the_version(capsys):
+def test_the_scripts_print_the_version(capsys):
     assert main.main(InferenceSettings, print, ["--version"]) == 0
     assert capsys.readouterr().out == f"customize {__version__}\n"
 
@@ -90,7 +90,7 @@ def test_the_scripts_tell_the_version(capsys):
 @pytest.mark.parametrize(
     "word, meant", [("train", "train_dreambooth"), ("generate", "infer"), ("chek", "check"), ("config", "configs"), ("zzz", None)]
 )
-def test_a_command_that_is_none_leads_to_the_one_that_was_meant(word, meant, capsys):
+def test_an_unknown_command_suggests_the_nearest(word, meant, capsys):
     assert __main__.main([word]) == 2
     error = capsys.readouterr().err.splitlines()[0]
     assert error == f'no command "{word}"' + (f": did you mean {meant}?" if meant else "")
@@ -127,7 +127,7 @@ def test_a_configuration_of_the_program_is_found_by_name_from_anywhere(word, tmp
     assert any("comes with the program" in note for note in notes)
 
 
-def test_what_is_printed_to_run_next_is_what_was_called(monkeypatch):
+def test_the_next_command_is_the_one_that_was_called(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/venv/bin/customize", "train_dreambooth"])
     assert next_command.command_line("infer.py", prompt="a cat") == 'customize infer --prompt "a cat"'
     assert next_command.called("infer.py") == "customize infer"

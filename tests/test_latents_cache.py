@@ -47,7 +47,7 @@ def test_bits_are_equal_with_and_without(method, straight, server, tiny_epsilon,
     assert entries(tmp_path / "cache")
 
 
-def test_what_is_known_is_not_asked_again_and_what_differs_is(asked, tiny_epsilon, tiny_v, tmp_path):
+def test_cached_latents_are_not_computed_again_and_others_are(asked, tiny_epsilon, tiny_v, tmp_path):
     pictures, cache = write_pictures(tmp_path / "pictures"), tmp_path / "cache"
 
     def count(base=tiny_epsilon, **changes) -> int:
@@ -89,7 +89,7 @@ SELDOM = ["start", "metadata", "empty"]
 @pytest.mark.parametrize(
     "place", ["header", "numbers", "cut", "swapped", *(pytest.param(place, marks=pytest.mark.slow) for place in SELDOM)]
 )
-def test_a_damaged_entry_is_made_anew_and_told(place, asked, tiny_epsilon, pictures, tmp_path, capsys, terminal):
+def test_a_damaged_entry_is_replaced_and_reported(place, asked, tiny_epsilon, pictures, tmp_path, capsys, terminal):
     cache = tmp_path / "cache"
     settings = settings_with(cache, tiny_epsilon, pictures, tmp_path / "run")
     expected = latents(settings)
@@ -110,7 +110,7 @@ def test_a_damaged_entry_is_made_anew_and_told(place, asked, tiny_epsilon, pictu
 
 
 @pytest.mark.parametrize("kind", ["shape", "nan", "whole numbers"])
-def test_an_entry_that_is_vouched_for_is_not_believed(kind, asked, tiny_epsilon, pictures, tmp_path, capsys, terminal):
+def test_a_forged_entry_with_a_valid_hash_is_not_trusted(kind, asked, tiny_epsilon, pictures, tmp_path, capsys, terminal):
     """Its hash fits, but the autoencoder cannot have said that."""
     from customize.families.latents import hash_of
 
@@ -135,7 +135,7 @@ def test_killed_while_an_entry_is_written(straight, server, tiny_epsilon, pictur
     assert run(*LATEST)[0] == 0 and run.result() == plain.result()
 
 
-def test_a_picture_that_changes_after_the_check_is_told_with_a_cache_too(tiny_epsilon, tmp_path, monkeypatch):
+def test_an_image_that_changes_after_the_check_is_reported_with_a_cache_too(tiny_epsilon, tmp_path, monkeypatch):
     pictures, cache = write_pictures(tmp_path / "pictures"), tmp_path / "cache"
     settings = settings_with(cache, tiny_epsilon, pictures, tmp_path / "run")
     prepared(settings)
@@ -148,7 +148,7 @@ def test_a_picture_that_changes_after_the_check_is_told_with_a_cache_too(tiny_ep
         monkeypatch.undo()
 
 
-def test_a_place_that_will_not_do_is_told_first(server, tiny_epsilon, pictures, tmp_path):
+def test_an_unusable_cache_folder_is_reported_first(server, tiny_epsilon, pictures, tmp_path):
     (tmp_path / "file").write_text("mine")
     for place, words in ((tmp_path / "file", "is a file"), (pictures, "is the same folder as instance_data_dir")):
         run = Run(server, tmp_path / "run", "lora", tiny_epsilon, pictures)
@@ -157,7 +157,7 @@ def test_a_place_that_will_not_do_is_told_first(server, tiny_epsilon, pictures, 
 
 
 @pytest.mark.parametrize("number", [2, *(pytest.param(number, marks=pytest.mark.slow) for number in (3, 5))])
-def test_class_pictures_killed_while_they_are_generated(number, server, tiny_epsilon, pictures, tmp_path):
+def test_class_images_killed_while_they_are_generated(number, server, tiny_epsilon, pictures, tmp_path):
     """The same set, whenever the kill comes: between batches of two, or within one."""
 
     def run(name: str) -> Run:
@@ -177,7 +177,7 @@ def test_class_pictures_killed_while_they_are_generated(number, server, tiny_eps
     assert drawn("killed") == drawn("straight") and killed.result() == straight.result()
 
 
-def test_batches_of_class_pictures_are_those_of_a_run_without_a_kill():
+def test_batches_of_class_images_do_not_depend_on_kills():
     from customize.training.class_images import batches
 
     every = [str(number) for number in range(7)]

@@ -87,7 +87,7 @@ def test_other_samplers_and_pieces_of_a_batch(ours, folder):
     torch.testing.assert_close(ours.generate("a dog", seeds=[1, 2, 3], max_batch=2, **options), whole, rtol=0, atol=1e-4)
 
 
-def test_the_network_is_asked_once_and_the_trace_knows_of_no_guidance(ours, monkeypatch):
+def test_the_network_is_evaluated_once_and_the_trace_has_no_guidance(ours, monkeypatch):
     rows, predict = [], ours.family.predict
     monkeypatch.setattr(ours.family, "predict", lambda *inputs: rows.append(len(inputs[0])) or predict(*inputs))
     trace = Trace()

@@ -50,7 +50,7 @@ def test_words_and_networks_against_all_their_numbers(method, tiny_epsilon, pict
     assert probe.change().weights == pytest.approx(math.sqrt(changed / total), rel=1e-4)
 
 
-def test_it_changes_no_bit(tiny_epsilon, pictures, tmp_path):
+def test_measuring_changes_no_bit(tiny_epsilon, pictures, tmp_path):
     """With dropout, which draws from torch's own generator."""
     changes = {"lora_dropout": 0.3, "learning_rate": 1e-2}
     _, _, one = probed("lora", tiny_epsilon, pictures, tmp_path, 3, **changes)
@@ -63,7 +63,7 @@ def test_it_changes_no_bit(tiny_epsilon, pictures, tmp_path):
     )
 
 
-def test_no_step_is_hardly_a_change_and_far_too_long_ones_are_told(tiny_epsilon, pictures, tmp_path):
+def test_no_change_and_far_too_large_changes_are_reported(tiny_epsilon, pictures, tmp_path):
     probe, *_ = probed("lora", tiny_epsilon, pictures, tmp_path, 2, learning_rate=1e-6)
     assert probe.change().verdict == "hardly" and "more steps or a higher --learning_rate" in str(probe.change())
     probe, *_ = probed("lora", tiny_epsilon, pictures, tmp_path, 4, learning_rate=10.0)

@@ -65,7 +65,7 @@ def test_every_lesson_from_the_command(name, tiny_v, tmp_path):
         assert sheet.width > sheet.height if name != "denoising" else sheet.height > 128
 
 
-def test_a_lesson_needs_its_picture_and_a_picture_its_prompt():
+def test_a_lesson_needs_its_image_and_an_image_its_prompt():
     of_a_prompt = {"lesson": "denoising", "image": "a.png"}
     for given, missing in (({"lesson": "forward"}, "image"), ({}, "prompt"), (of_a_prompt, "prompt")):
         with pytest.raises(InputError, match="is missing") as caught:

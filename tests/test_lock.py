@@ -45,14 +45,14 @@ def test_a_second_process_is_refused_by_name_and_a_dead_one_does_not_block(tmp_p
     lock.check(folder)
 
 
-def test_to_look_writes_nothing(tmp_path):
+def test_checking_writes_nothing(tmp_path):
     lock.check(tmp_path / "missing")
     lock.check(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["link", "link to nothing", "folder", "pipe", "not to be read"])
-def test_what_is_no_lock_is_left_alone(tmp_path, kind):
+def test_files_that_are_not_locks_are_left_alone(tmp_path, kind):
     folder, other = tmp_path / "run", tmp_path / "important"
     folder.mkdir()
     other.write_text("precious")
@@ -76,7 +76,7 @@ def test_what_is_no_lock_is_left_alone(tmp_path, kind):
     assert other.read_text() == "precious" and not (tmp_path / "nothing").exists()
 
 
-def test_to_look_needs_no_right_to_write(tmp_path, monkeypatch):
+def test_checking_needs_no_write_permission(tmp_path, monkeypatch):
     with lock.hold(tmp_path):
         pass
     asked, opened = [], os.open
@@ -86,7 +86,7 @@ def test_to_look_needs_no_right_to_write(tmp_path, monkeypatch):
     assert len(asked) == 1 and not asked[0] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
 
 
-def test_a_file_system_without_locks_is_told_of_and_used(tmp_path, monkeypatch, capsys, terminal):
+def test_a_file_system_without_locks_is_reported_and_used(tmp_path, monkeypatch, capsys, terminal):
     import fcntl
 
     def refuse(descriptor: int, operation: int) -> None:
@@ -107,7 +107,7 @@ def test_a_locked_file_that_cannot_be_read_is_held_by_another_process(tmp_path, 
             lock.check(tmp_path)
 
 
-def test_to_claim_a_folder_ends_what_a_dead_process_began(tmp_path):
+def test_claiming_a_folder_completes_what_a_dead_process_began(tmp_path):
     for name in (".a.123.unfinished", "checkpoints/.step-000004.123.unfinished", "samples/.step-000002.replaced"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "file").write_text("x")

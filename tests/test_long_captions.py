@@ -64,7 +64,7 @@ def test_a_caption_means_the_same_whatever_is_in_its_batch(tiny_epsilon, caption
             assert torch.equal(hidden_states(training.condition([caption]))[0], together[index])
 
 
-def test_long_sample_prompts_change_nothing_that_is_learned(tiny_epsilon, tmp_path):
+def test_long_sample_prompts_do_not_change_training(tiny_epsilon, tmp_path):
     folder = write_pictures(tmp_path / "set")
     for changes in ({}, {"train_text_encoder": True}):
         plain = prepared(settings("lora", tiny_epsilon, folder, tmp_path / "one", **changes))[1]
@@ -74,7 +74,7 @@ def test_long_sample_prompts_change_nothing_that_is_learned(tiny_epsilon, tmp_pa
         assert hidden_states(beside.condition([LONGER, ""])).shape == (2, 3 * 77, 32)
 
 
-def test_training_reads_as_generating_does(tiny_epsilon, captioned, tmp_path):
+def test_training_and_generation_encode_captions_equally(tiny_epsilon, captioned, tmp_path):
     from customize.inference.pipeline import Pipeline
     from customize.prompts import Span
 

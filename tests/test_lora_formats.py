@@ -100,7 +100,7 @@ def test_each_layer_counts_by_its_own_alpha_and_rank(family, tmp_path, form):
             torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-6)
 
 
-def test_an_alpha_for_each_layer_in_a_picture(tiny_epsilon, family, tmp_path):
+def test_an_alpha_per_layer_changes_the_image(tiny_epsilon, family, tmp_path):
     """With a scale that changes on the way, and UNet and text encoder apart."""
     file = File(3).lora(ALL, rank=own_rank, alpha=own_alpha)
     path = file.write(tmp_path / "lora.safetensors")
@@ -146,7 +146,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_means_the_same(family, tmp_path, layout):
+def test_every_layout_gives_the_same_weights(family, tmp_path, layout):
     file = LAYOUTS[layout]
     ours, _, _ = loaded(family, file.write(tmp_path / "lora.safetensors"), 0.5)
     assert_equal(ours, changed_by_hand(family, file.changes, 0.5))
@@ -265,7 +265,7 @@ def test_the_names_of_the_original_unet_are_those_of_stable_diffusion():
     ]  # fmt: skip
 
 
-def test_a_tensor_that_would_take_anothers_place_is_left(family, tmp_path):
+def test_a_tensor_for_an_occupied_module_is_skipped(family, tmp_path):
     file = File().lora(UNET)
     name = list(file.tensors)[0]
     twice = name.replace("lora_unet_", "lycoris_")

@@ -52,7 +52,7 @@ def picture(pipe: StableDiffusionPipeline, prompt: str) -> np.ndarray:
     return pipe(prompt, num_inference_steps=3, generator=generator, output_type="np").images[0] * 255
 
 
-def test_a_merged_model_draws_what_stock_draws_with_the_parts(tiny_epsilon, learned, tmp_path):
+def test_a_merged_model_generates_what_stock_generates_with_the_parts(tiny_epsilon, learned, tmp_path):
     theirs = stock(tiny_epsilon)
     theirs.load_textual_inversion({"<toy>": 0.5 * vectors(2)})
     theirs.load_lora_weights(learned["first"], adapter_name="first")
@@ -83,7 +83,7 @@ def test_doras_are_merged_as_they_are_used_together(names, learned, tmp_path):
     assert differs(again, load_pipeline(None, parts[:1]), PROMPT)
 
 
-def test_what_was_not_learned_is_bit_identical_in_a_merged_model(tiny_epsilon, learned, tmp_path):
+def test_untrained_weights_are_bit_identical_in_a_merged_model(tiny_epsilon, learned, tmp_path):
     folder = merged(tmp_path / "model", str(learned["second"]))
     changed = set()
     for part in ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"):
@@ -94,7 +94,7 @@ def test_what_was_not_learned_is_bit_identical_in_a_merged_model(tiny_epsilon, l
     assert changed == {f"{module}.weight" for module in beside}
 
 
-def test_a_precision_can_be_asked_for(learned, tmp_path):
+def test_the_precision_can_be_chosen(learned, tmp_path):
     folder = merged(tmp_path / "model", str(learned["second"]), mixed_precision="bf16")
     assert {tensor.dtype for tensor in load_file(folder / "unet/diffusion_pytorch_model.safetensors").values()} == {
         torch.bfloat16
@@ -132,7 +132,7 @@ def test_a_merged_lora_is_the_sum_of_its_parts(learned, tmp_path):
     assert all(rank == 4 * (module in first) + 2 * (module in second) for module, rank in ranks.items())
 
 
-def test_a_merged_lora_has_the_names_that_are_asked_for(tiny_epsilon, learned, tmp_path):
+def test_a_merged_lora_has_the_chosen_names(tiny_epsilon, learned, tmp_path):
     parts = f"{learned['first']}:0.8", f"{learned['second']}:-0.4"
     ours, kohya = (merged(tmp_path / f"{name}.safetensors", *parts, lora_format=name) for name in ("diffusers", "kohya"))
     names = load_file(kohya)
@@ -160,7 +160,7 @@ def test_a_merged_lora_is_read_by_stock_and_by_us(tiny_epsilon, learned, tmp_pat
     assert line.endswith(f"adapter (merged), scale 1.0; trigger words: sks; learned on {tiny_epsilon.name}")
 
 
-def test_how_the_base_was_loaded_goes_with_it(tiny_v, tmp_path, monkeypatch):
+def test_the_loading_options_of_the_base_are_stored(tiny_v, tmp_path, monkeypatch):
     """v-prediction that only the weights' own settings tell."""
     base = tmp_path / "base"
     monkeypatch.chdir(tmp_path)
@@ -194,7 +194,7 @@ def test_how_the_base_was_loaded_goes_with_it(tiny_v, tmp_path, monkeypatch):
         ("loop/model", ["first"], ["loop"]),
     ],
 )
-def test_what_cannot_be_merged_is_refused_before_anything_loads(learned, tmp_path, monkeypatch, target, weights, words):
+def test_unmergeable_weights_are_refused_before_anything_loads(learned, tmp_path, monkeypatch, target, weights, words):
     monkeypatch.setattr("customize.families.load", lambda *_: pytest.fail("a model was loaded"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
@@ -207,7 +207,7 @@ def test_what_cannot_be_merged_is_refused_before_anything_loads(learned, tmp_pat
     assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["loop", "photos", "photos/holiday.jpg"]
 
 
-def test_what_is_there_already_is_replaced_when_asked_for(tiny_epsilon, learned, tmp_path, monkeypatch):
+def test_existing_files_are_replaced_only_on_request(tiny_epsilon, learned, tmp_path, monkeypatch):
     monkeypatch.chdir(tiny_epsilon.parent)
     for target in (tmp_path / "model", tmp_path / "one.safetensors"):
         merged(target, str(learned["first"]))
@@ -226,6 +226,6 @@ def test_what_is_there_already_is_replaced_when_asked_for(tiny_epsilon, learned,
         merged(tmp_path / "other", str(learned["first"]), sweep=["scale=0,1"])
 
 
-def test_what_is_about_pictures_is_told_to_have_no_effect(learned, tmp_path, capsys, terminal):
+def test_image_settings_without_effect_are_reported(learned, tmp_path, capsys, terminal):
     merged(tmp_path / "model", str(learned["first"]), prompt="a fox", num_inference_steps=5, guidance_scale=7.5)
     assert "note: no effect with merge, which draws nothing: prompt, num_inference_steps\n" in capsys.readouterr().err

@@ -143,7 +143,7 @@ def test_teacher_is_the_model_without_its_adapter(tiny_v, pictures, tmp_path):
 
 
 @pytest.mark.parametrize("kind", METHODS)
-def test_only_what_learns_changes(kind, tiny_epsilon, pictures, tmp_path):
+def test_only_trained_parameters_change(kind, tiny_epsilon, pictures, tmp_path):
     settings = settings_for(kind, tiny_epsilon, pictures, tmp_path / "run", max_train_steps=2)
     context, training = prepared(settings)
     before = {
@@ -220,7 +220,7 @@ def test_placeholders_are_found_as_whole_words(tiny_epsilon):
     assert len(new) == 2
 
 
-def test_gradients_are_clipped_and_dropout_is_awake(tiny_epsilon, pictures, tmp_path):
+def test_gradients_are_clipped_and_dropout_is_active(tiny_epsilon, pictures, tmp_path):
     """The record holds the norm before clipping; plain gradient descent shows what was left of it."""
     changes = {"max_grad_norm": 1e-3, "learning_rate": 1.0, "normalize_embedding": False}
     context, training = prepared(settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "run", **changes))
@@ -232,7 +232,7 @@ def test_gradients_are_clipped_and_dropout_is_awake(tiny_epsilon, pictures, tmp_
     assert method.training and method.unet.training
 
 
-def test_report_tells_a_vector_that_stood_still_from_one_that_blew_up(tiny_epsilon, pictures, tmp_path):
+def test_the_report_distinguishes_unchanged_and_exploded_vectors(tiny_epsilon, pictures, tmp_path):
     context, training = prepared(settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "run"))
     still = training.method.report()
     assert (
@@ -244,7 +244,7 @@ def test_report_tells_a_vector_that_stood_still_from_one_that_blew_up(tiny_epsil
     assert "did not move" not in blown and "<new> blew up" in blown and "<new>_1 blew up" in blown
 
 
-def test_draws_of_a_batch_do_not_depend_on_how_it_is_cut(tiny_epsilon, pictures, tmp_path):
+def test_draws_of_a_batch_do_not_depend_on_micro_batches(tiny_epsilon, pictures, tmp_path):
     _, training = prepared(settings_for("lora", tiny_epsilon, pictures, tmp_path / "run", train_batch_size=4, noise_offset=0.1))
     whole = training.dataset.deal(3, range(4))[0]
     parts = [training.dataset.deal(3, [position])[0] for position in range(4)]

@@ -52,7 +52,7 @@ def measured(command: list[str]) -> tuple[int, str, int]:
 
 
 @pytest.mark.parametrize(("count", "together"), [(200, 200), pytest.param(10_000, 500, marks=pytest.mark.slow)])
-def test_a_folder_of_mutated_pictures_is_checked(count, together, tmp_path):
+def test_a_folder_of_mutated_images_is_checked(count, together, tmp_path):
     """`customize check` counts each that is damaged and names no other, with less than 1 GiB; each is a problem by name."""
     for first in range(0, count, together):
         folder = tmp_path / str(first)

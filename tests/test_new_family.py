@@ -131,7 +131,7 @@ def test_check_asks_the_family(model, config, capsys, tmp_path):
     assert f"{tmp_path / 'damaged' / 'vae'}: missing" in capsys.readouterr().err
 
 
-def test_the_result_is_whole_and_is_what_was_learned(run, capsys):
+def test_the_result_is_intact_and_equals_the_trained_weights(run, capsys):
     assert commands.verify([str(run)]) == 0
     assert commands.train_dreambooth([str(run / "config.toml"), "--resume_from_checkpoint", "latest"]) == 0
     assert "is finished: nothing to do" in capsys.readouterr().out
@@ -162,7 +162,7 @@ def test_stock_loads_our_lora_and_predicts_the_same(model, run):
     assert (found["base"] - found["stock"]).abs().max() > 1e-4
 
 
-def test_infer_draws_with_it(model, run, tmp_path, capsys):
+def test_infer_generates_with_it(model, run, tmp_path, capsys):
     words = ["--weights", str(run), "--prompt", PROMPT, "--num_inference_steps", "3", "--seed", "4"]
     assert commands.infer([*words, "--output_dir", str(tmp_path)]) == 0
     (expected,) = load_pipeline(str(model), [(run, 1.0)]).generate(PROMPT, num_inference_steps=3, seeds=4)

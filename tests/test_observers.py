@@ -25,7 +25,7 @@ def drawn(folder: Path, base: Path, **values) -> list[np.ndarray]:
     return [np.asarray(Image.open(file)) for file in sorted(folder.glob("[0-9][0-9][0-9].png"))]
 
 
-def test_who_looks_on_changes_no_pixel_and_writes_what_it_saw(tiny_v, tmp_path):
+def test_observers_change_no_pixel_and_write_what_they_recorded(tiny_v, tmp_path):
     plain = drawn(tmp_path / "plain", tiny_v)
     looked = drawn(tmp_path / "looked", tiny_v, trace=True, trace_page=True, attention=True)
     assert all(map(np.array_equal, plain, looked)) and len(looked) == 4
@@ -54,7 +54,7 @@ def test_who_looks_on_changes_no_pixel_and_writes_what_it_saw(tiny_v, tmp_path):
     assert "<dt>seed<dd>1" in text and "<dt>guidance_scale<dd>7.5" in text and "<dt>prompt" not in text
 
 
-def test_the_files_are_known_as_ours(tiny_v, tmp_path):
+def test_the_files_are_recorded_as_ours(tiny_v, tmp_path):
     drawn(tmp_path / "out", tiny_v, trace=True, trace_page=True, attention=True)
     drawn(tmp_path / "out", tiny_v, overwrite_output_dir=True)
     assert [path.name for path in (tmp_path / "out").glob("*-*")] == [RECORD]
@@ -69,7 +69,7 @@ def test_the_files_are_known_as_ours(tiny_v, tmp_path):
         ({"trace_page": True}, "trace_page"),
     ],
 )
-def test_what_cannot_be_looked_at_is_refused(values, where):
+def test_unsupported_recordings_are_refused(values, where):
     with pytest.raises(InputError) as caught:
         InferenceSettings(**{"prompt": "a", "attention": where == "attention", **values})
     assert where in [problem.where for problem in caught.value.problems]

@@ -56,7 +56,7 @@ def test_files_are_as_large_as_planned(method, server, tiny_epsilon, pictures, t
     assert files.largest - about == pytest.approx(taken - sum(path.stat().st_size for path in small), rel=0.01)
 
 
-def test_what_learns_and_how_often_pictures_are_seen(tiny_epsilon, pictures, tmp_path):
+def test_trained_parameters_and_epochs_are_reported(tiny_epsilon, pictures, tmp_path):
     settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "run", train_batch_size=2, max_train_steps=7)
     context, training = prepared(settings)
     learned = training.method.trainable_state_dict()
@@ -90,7 +90,7 @@ def test_a_dry_run_writes_nothing(server, tiny_epsilon, pictures, tmp_path):
     assert status == 2 and "validation_scheduler" in said and everything(tmp_path) == before
 
 
-def test_a_dry_run_of_a_run_to_go_on_with(server, tiny_epsilon, pictures, tmp_path):
+def test_a_dry_run_of_a_resumed_run(server, tiny_epsilon, pictures, tmp_path):
     run = Run(server, tmp_path, "lora", tiny_epsilon, pictures)
     assert run(moment="in a step", number=4)[0] == -9
     before = everything(run.folder)
@@ -122,7 +122,7 @@ def test_the_fullest_moment_counts_a_new_checkpoint_beside_the_old_ones():
     ]
 
 
-def test_what_is_short_is_told_with_what_helps(tiny_epsilon, pictures, tmp_path, monkeypatch):
+def test_shortages_are_reported_with_remedies(tiny_epsilon, pictures, tmp_path, monkeypatch):
     settings = settings_for("full", tiny_epsilon, pictures, tmp_path / "run")
     planned = plan_of(settings)
     assert planned.short == []
@@ -133,7 +133,7 @@ def test_what_is_short_is_told_with_what_helps(tiny_epsilon, pictures, tmp_path,
         dry_run.run(settings, *check(settings))
 
 
-def test_out_of_memory_in_the_trial_is_told_with_what_helps(server, tiny_epsilon, pictures, tmp_path):
+def test_out_of_memory_in_the_trial_is_reported_with_remedies(server, tiny_epsilon, pictures, tmp_path):
     run = Run(server, tmp_path, "full", tiny_epsilon, pictures, train_batch_size=4)
     for flags in (["--dry_run"], []):
         status, said = run(*flags, moment="in the loss", number=2, action="memory")

@@ -86,7 +86,7 @@ def test_time_left_is_within_a_tenth_from_the_second_step_on(run, monkeypatch):
         assert said == pytest.approx(real, rel=0.1, abs=1e-9), number
 
 
-def test_how_often_something_is_still_to_come():
+def test_the_remaining_number_of_events():
     def left(step, last, every):
         return times_left(SimpleNamespace(step=step, max_train_steps=last), every)
 
@@ -109,7 +109,7 @@ def test_a_log_gets_a_line_now_and_then_and_no_bar(monkeypatch, capsys, terminal
     assert all(30 <= after - before <= 31 for before, after in zip(steps[1:-2], steps[2:-1], strict=True))
 
 
-def test_a_short_job_says_once_that_it_is_done(monkeypatch, capsys):
+def test_a_short_job_prints_one_line(monkeypatch, capsys):
     Time(monkeypatch)
     with Bar(3, "image", "class images") as bar:
         for _ in range(3):
@@ -143,7 +143,7 @@ class FakeBar:
 
 
 @pytest.mark.parametrize("gone", [None, "closed"])
-def test_nobody_reads_the_bar(gone, monkeypatch):
+def test_the_bar_is_not_drawn_without_a_terminal(gone, monkeypatch):
     class Closed(Output):
         def write(self, text):
             raise BrokenPipeError

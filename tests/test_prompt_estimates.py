@@ -38,7 +38,7 @@ def test_a_plain_prompt_is_encoded_bit_for_bit_as_before(pipeline):
     assert isinstance(alone, Conditional)
 
 
-def test_a_prompt_that_changes_asks_for_each_wording_at_its_steps(pipeline):
+def test_a_changing_prompt_uses_each_text_at_its_steps(pipeline):
     estimate = pipeline.estimate(["a [dog:cat:0.5]", "a [dog|cat|car]"], [""], [1.0], 6)
     assert isinstance(estimate, Changing)
     expected = [("a dog", "a dog"), ("a dog", "a cat"), ("a dog", "a car"), ("a cat", "a dog"), ("a cat", "a cat")]
@@ -73,7 +73,7 @@ def test_prompts_of_different_lengths_go_together(pipeline):
     assert found.isfinite().all() and not torch.allclose(found[0], found[1])
 
 
-def test_what_has_no_meaning_is_refused(pipeline):
+def test_invalid_combinations_are_refused(pipeline):
     with pytest.raises(InputError, match="negative"):
         pipeline.generate("a dog", negative_prompt="a AND b", **OPTIONS)
     with pytest.raises(InputError, match="between two prompts"):

@@ -246,7 +246,7 @@ def test_a_long_prompt_is_shown_around_the_place():
 
 
 @pytest.mark.parametrize(("prompt", "theirs", "same_as"), READ_OTHERWISE)
-def test_read_otherwise(prompt, theirs, same_as):
+def test_differences_to_other_grammars(prompt, theirs, same_as):
     assert trimmed(said(prompt)) == trimmed(said(same_as))
 
 
@@ -322,7 +322,7 @@ def test_text_without_markup_stays(text):
 @pytest.mark.parametrize(
     "text", ["<lora:x:0.5>, (a)", "a < LyCo: x>", "(embedding:x:1.2)", "a {red|blue} car", "a }", "__animal__", "a\\\\{b"]
 )
-def test_what_calls_weights_or_chooses_words_is_never_text(text):
+def test_unresolved_tags_and_choices_are_refused(text):
     with pytest.raises(InputError, match="is not obeyed here"):
         parse(text)
     for text in (r"a \{b\} c", "snake_case __", "a <lora> b", "embedding: x", "_a__ b"):

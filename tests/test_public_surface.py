@@ -47,7 +47,7 @@ def test_importing_costs_nothing():
     assert done.stdout == "['customize']\nFalse False\n", done.stderr
 
 
-def test_training_returns_what_was_learned(trained):
+def test_training_returns_the_result(trained):
     result, heard = trained
     names = ["pytorch_lora_weights.safetensors", "pytorch_lora_weights_kohya.safetensors"]
     assert [*result.files] == [result.folder / name for name in names] and all(file.is_file() for file in result.files)
@@ -95,7 +95,7 @@ def test_a_chain_starts_from_the_image_that_is_given_whatever_its_name(tiny_epsi
     assert len(found[0]) == 4 and all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
 
 
-def test_images_are_those_of_the_command_and_carry_their_settings(trained, tiny_epsilon, tmp_path, monkeypatch, capfd):
+def test_images_equal_those_of_the_command_and_have_its_metadata(trained, tiny_epsilon, tmp_path, monkeypatch, capfd):
     from customize.cli.commands import infer
 
     monkeypatch.chdir(tmp_path)
@@ -124,7 +124,7 @@ def test_images_are_those_of_the_command_and_carry_their_settings(trained, tiny_
     assert np.array_equal(np.asarray(next(customize.generate(again)).image), np.asarray(first.image))
 
 
-def test_what_is_wrong_is_returned_or_raised_at_once(tiny_epsilon, pictures, tmp_path):
+def test_all_problems_are_returned_or_raised_at_once(tiny_epsilon, pictures, tmp_path):
     good = settings_for("lora", tiny_epsilon, pictures, tmp_path / "run")
     assert customize.check(good) == ()
     bad = settings_for("lora", tmp_path / "none", tmp_path / "nowhere", tmp_path / "run")

@@ -25,7 +25,7 @@ def test_loading_and_generating_print_nothing_but_real_warnings(tmp_path):
     assert done.stdout == "" and done.stderr == "there are modules in it that should be kept in float32: [norm].\n"
 
 
-def test_filters_stand_once_and_let_all_else_through():
+def test_filters_are_installed_once_and_pass_everything_else():
     quiet()
     quiet()
     for name, parts in NOISE.items():

@@ -230,7 +230,7 @@ def test_infotexts(tmp_path, name):
     InferenceSettings(**{"prompt": "x"} | found.settings)
 
 
-def test_notes_say_why(tmp_path):
+def test_notes_give_the_reason(tmp_path):
     notes = told(tmp_path, parameters=INFOTEXTS["hires fix"][0]).notes
     assert "Hires upscaler: R-ESRGAN 4x+ (not read: Lanczos is used instead)" in notes
     notes = told(tmp_path, parameters=INFOTEXTS["image to image"][0]).notes
@@ -241,7 +241,7 @@ def test_notes_say_why(tmp_path):
     assert "<lora:fur detail:0.8> (not read: only a name; give the file as --weights PATH:0.8)" in notes
 
 
-def test_the_models_name_is_no_path(tmp_path):
+def test_a_model_name_is_not_a_path(tmp_path):
     text = f"a fox\nSteps: 20, Sampler: Euler, {TAIL}, Model hash: 6ce0161689, Model: v1-5-pruned"
     found = told(tmp_path, parameters=text)
     assert found.base_model == "v1-5-pruned"
@@ -251,7 +251,7 @@ def test_the_models_name_is_no_path(tmp_path):
     assert told(tmp_path, parameters=INFOTEXTS["a model's name with a comma"][0]).base_model == "mine, the best"
 
 
-def test_noise_of_the_gpu_is_a_note(tmp_path):
+def test_noise_from_a_gpu_is_noted(tmp_path):
     assert "Seed" in unread(told(tmp_path, parameters=INFOTEXTS["hires fix"][0]))
     assert "Seed" not in unread(told(tmp_path, parameters=INFOTEXTS["stable-diffusion.cpp"][0]))
 
@@ -273,7 +273,7 @@ def test_exif_user_comments(tmp_path, format, coded):
     assert found.settings == INFOTEXTS["schedule type"][1] | {"prompt": ("狐 a fox ✓",)}
 
 
-def test_a_cameras_comment_is_no_prompt(tmp_path):
+def test_a_comment_of_a_camera_is_not_a_prompt(tmp_path):
     exif = Image.Exif()
     exif.get_ifd(EXIF)[USER_COMMENT] = b"ASCII\0\0\0Our holidays, day 3: the sea"
     Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", exif=exif)
@@ -370,7 +370,7 @@ def test_comfyui_samplers(tmp_path, name, spacing, scheduler, options):
     assert len(found.notes) == 1 + told.get(name, 0)
 
 
-def test_loras_on_the_way_to_the_model(tmp_path):
+def test_loras_between_sampler_and_model_are_read(tmp_path):
     found = comfy(tmp_path, changed("3", model=["10", 0]) | {
         "10": {"class_type": "LoraLoader", "inputs": {
             "lora_name": "ink.safetensors", "strength_model": 0.7, "strength_clip": 1.0, "model": ["11", 0], "clip": ["11", 1]}},
@@ -400,7 +400,7 @@ def test_values_of_simple_nodes_are_followed(tmp_path):
     assert {"width", "negative prompt", "node Width", "node LoadCaption"} < {*unread(found)}
 
 
-def test_a_start_picture_is_a_note_and_steps_are_counted_on_the_whole_schedule(tmp_path):
+def test_an_input_image_is_noted_and_steps_count_for_the_whole_schedule(tmp_path):
     found = comfy(tmp_path, changed("3", denoise=0.5) | {
         "5": {"class_type": "VAEEncode", "inputs": {"pixels": ["30", 0], "vae": ["4", 2]}},
         "30": {"class_type": "LoadImage", "inputs": {"image": "photo.png"}},
@@ -433,7 +433,7 @@ def test_ksampler_advanced(tmp_path):
     assert {"start_at_step", "end_at_step"} < {*unread(found)}
 
 
-def test_what_lies_on_the_way_of_a_prompt(tmp_path):
+def test_nodes_between_sampler_and_prompt(tmp_path):
     control = ("ControlNetApplyAdvanced", {"positive": ["6", 0], "negative": ["7", 0], "image": ["51", 0], "strength": 1.0})
     load = ("LoadImage", {"image": "pose.png"})
     nodes = graph(n50=control, n51=load)
@@ -463,7 +463,7 @@ def test_seeds_of_64_bits_are_read_and_batches_are_notes(tmp_path):
     assert "batch_size" in unread(comfy(tmp_path, changed("5", batch_size=4)))
 
 
-def test_the_picture_that_is_saved_wins_over_previews(tmp_path):
+def test_the_saved_image_wins_over_previews(tmp_path):
     other = ("KSampler", {**graph()["3"]["inputs"], "seed": 1})
     preview = {"n70": other, "n71": ("VAEDecode", {"samples": ["70", 0]}), "n72": ("PreviewImage", {"images": ["71", 0]})}
     assert comfy(tmp_path, graph(**preview)).settings["seed"] == 99
@@ -503,7 +503,7 @@ def written(path: Path, settings: InferenceSettings, place: tuple[int, int] = (0
 
 
 @pytest.mark.parametrize("kind", ["jpg", "webp"])
-def test_jpeg_and_webp_carry_the_same_texts(tmp_path, kind):
+def test_jpeg_and_webp_have_the_same_texts(tmp_path, kind):
     asked = InferenceSettings(
         prompt="häuschen 🦊", negative_prompt="狐", image_format=kind, seed=2**64 - 1, scheduler="dpmpp_2m_k"
     )
@@ -555,7 +555,7 @@ def of_a_picture(settings: InferenceSettings) -> InferenceSettings:
 
 
 @pytest.mark.parametrize("number", [60, pytest.param(300, marks=pytest.mark.slow)], ids=["few", "many"])
-def test_what_we_write_comes_back(number, tmp_path):
+def test_our_metadata_are_read_back(number, tmp_path):
     @settings(max_examples=number, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
     @given(values=SETTINGS, start=st.booleans(), strength=st.sampled_from([None, 0.3, 1.0]), count=st.integers(1, 64))
     def check(values, start, strength, count):
@@ -567,7 +567,7 @@ def test_what_we_write_comes_back(number, tmp_path):
     check()
 
 
-def test_compositions_and_lessons_come_back(tmp_path):
+def test_metadata_of_compositions_and_lessons_are_read_back(tmp_path):
     for asked in (
         InferenceSettings(prompt=["a", "b"], illusion="anagram", view=["identity", "flip"]),
         InferenceSettings(prompt=["a", "b"], between=0.25, interpolation="spherical"),
@@ -582,7 +582,7 @@ def learned(path: Path, content: bytes = b"weights") -> dict:
     return {"path": str(path), "scale": 0.5, "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def test_weights_are_looked_at(tmp_path):
+def test_hashes_of_weights_are_compared(tmp_path):
     same, changed, gone = (learned(tmp_path / f"{name}.safetensors") for name in ("same", "changed", "gone"))
     (tmp_path / "changed.safetensors").write_bytes(b"others")
     (tmp_path / "gone.safetensors").unlink()
@@ -594,7 +594,7 @@ def test_weights_are_looked_at(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes and devices in the file system")
-def test_a_picture_makes_us_open_no_other_files(tmp_path):
+def test_metadata_make_us_open_no_other_files(tmp_path):
     os.mkfifo(tmp_path / "pipe.safetensors")
     paths = [
         "/dev/zero",
@@ -622,7 +622,7 @@ def own(**changes) -> str:
     return json.dumps(chunk)
 
 
-def test_a_picture_does_not_say_where_to_write(tmp_path):
+def test_metadata_cannot_set_the_output_folder(tmp_path):
     said = {
         "prompt": ["x"],
         "output_dir": "/home",
@@ -659,13 +659,13 @@ def test_damaged_chunks_of_ours(tmp_path, text, words):
     assert words in refusal(png(tmp_path / "a.png", customize=text))[0]
 
 
-def test_the_word_none_and_a_line_break_are_read_as_written(tmp_path):
+def test_the_word_none_and_line_breaks_are_read_as_written(tmp_path):
     for text in ("none", "NONE", "a\nb"):
         assert told(tmp_path, customize=own(settings={"prompt": [text]})).settings == {"prompt": (text,)}
     assert told(tmp_path, parameters=f"None\nSteps: 20, Sampler: Euler, {TAIL}").settings["prompt"] == ("None",)
 
 
-def test_every_refused_setting_is_told(tmp_path):
+def test_every_refused_setting_is_reported(tmp_path):
     said = {"prompt": ["x"], "seed": -1, "height": 7, "scheduler": 5}
     assert len(refusal(png(tmp_path / "a.png", customize=own(settings=said)))) == 3
 
@@ -673,7 +673,7 @@ def test_every_refused_setting_is_told(tmp_path):
 # --- whatever else comes ---
 
 
-def test_pictures_that_say_nothing(tmp_path):
+def test_images_without_metadata_are_refused(tmp_path):
     assert "has no generation metadata" in refusal(png(tmp_path / "a.png"))[0]
     assert "found: Software, invokeai_metadata" in refusal(png(tmp_path / "b.png", Software="x", invokeai_metadata="{}"))[0]
     assert "found: parameters" in refusal(png(tmp_path / "c.png", parameters='{"sui_image_params": {}}'))[0]
@@ -694,7 +694,7 @@ def test_damaged_graphs(tmp_path, text):
     assert refusal(png(tmp_path / "a.png", prompt=text))
 
 
-def test_files_that_are_no_pictures(tmp_path, monkeypatch):
+def test_files_that_are_not_images_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("text.png").write_text("hello")
     Path("empty.png").touch()

@@ -25,7 +25,7 @@ def wanted(**changes):
         ("rotate_90_ccw", Image.Transpose.ROTATE_90, "rotate 90 ccw"),
     ],
 )  # fmt: skip
-def test_an_anagram_is_seen_under_each_view(view, transposed, words):
+def test_an_anagram_has_a_reading_per_view(view, transposed, words):
     [found] = wanted(illusion="anagram", view=("identity", view)).requests
     (first, one), (second, other) = readings(found, IMAGE)
     assert (first, second) == ("a cat (as it is)", f"a dog ({words})")
@@ -36,7 +36,7 @@ def test_an_anagram_is_seen_under_each_view(view, transposed, words):
     ("illusion", "names", "count"), [("hybrid", ("low", "high"), 2), ("triple", ("low", "middle", "high"), 3),
                                      ("colour", ("grey", "colour"), 2), ("motion", ("moving", "rest"), 2)],
 )  # fmt: skip
-def test_the_parts_of_a_sum_stand_under_their_prompts(illusion, names, count):
+def test_components_are_labelled_with_their_prompts(illusion, names, count):
     prompts = ("a cat", "a dog", "a fox")[:count]
     [found] = wanted(prompt=prompts, illusion=illusion).requests
     told = readings(found, IMAGE)

@@ -129,7 +129,7 @@ def test_a_finished_run_is_left_as_it_is(straight, new_run):
     assert digest(run.folder) == before
 
 
-def test_pictures_and_base_model_may_be_moved(straight, new_run, tiny_epsilon, pictures, tmp_path):
+def test_images_and_base_model_may_be_moved(straight, new_run, tiny_epsilon, pictures, tmp_path):
     """Other paths, other times, written in another order: the same run."""
     reference = straight("lora")
     run = new_run("lora", checkpointing_steps=1)
@@ -157,7 +157,7 @@ def test_another_version_of_a_library_is_a_note(straight, new_run):
     assert status == 0 and f"note: peft was 0.1, is {version('peft')} now" in said and run.result() == reference.result(), said
 
 
-def test_what_belongs_to_another_run_is_named(straight, tiny_v, tmp_path, server, pictures):
+def test_settings_of_another_run_are_named(straight, tiny_v, tmp_path, server, pictures):
     run = straight("lora")
     before = digest(run.folder)
     other = Run(server, tmp_path, "textual_inversion", tiny_v, pictures, seed=4, output_dir=str(run.folder))

@@ -13,7 +13,7 @@ def long_caption(index):
 
 
 @pytest.mark.parametrize("count, shown", [(1, 1), (MANY, MANY), (MANY + 1, 1), (300, 1)])
-def test_many_problems_of_a_kind_are_one(count, shown):
+def test_many_problems_of_a_kind_are_joined(count, shown):
     problems = [long_caption(index) for index in range(count)] + [Problem("--rank", "is 0", "give 1")]
     assert [len(kind) for kind in kinds(problems)] == ([count] if shown == 1 else [1] * shown) + [1]
     assert headline("infer.py", problems).startswith(f"infer.py: {shown + 1} problems with what was given")
@@ -25,13 +25,13 @@ def test_many_problems_of_a_kind_are_one(count, shown):
         assert told[1] == f"      and 299 more in the same way: {names} and 289 more"
 
 
-def test_different_faults_stay_apart_and_equal_ones_are_told_once():
+def test_different_faults_are_separate_and_equal_ones_are_reported_once():
     problems = [Problem(f"{index}.png", what, "copy it again") for index in range(4) for what in ("is empty", "is cut")]
     assert [len(kind) for kind in kinds(problems)] == [1] * 8
     assert len(kinds([*problems, *problems])) == 8
 
 
-def test_the_caret_stands_under_its_place_and_no_text_gets_out_of_its_line():
+def test_the_caret_is_under_its_position_and_texts_stay_on_their_line():
     with pytest.raises(InputError) as caught:
         parse("a (red car")
     assert list(lines(caught.value.problems)) == [
@@ -58,5 +58,5 @@ def test_the_caret_stands_under_its_place_and_no_text_gets_out_of_its_line():
         ([], ["a sks toy"], False),
     ],
 )
-def test_a_prompt_calls_what_was_learned_by_its_rare_word(prompts, triggers, called):
+def test_a_prompt_has_the_trigger_if_it_has_the_rare_word(prompts, triggers, called):
     assert calls_learned(prompts, triggers) == called

@@ -60,7 +60,7 @@ def infer(*words: str) -> int:
 
 
 @pytest.mark.parametrize("number", range(20))
-def test_a_picture_of_random_settings_is_made_again_bit_by_bit(tiny_v, tmp_path, capsys, number):
+def test_an_image_of_random_settings_is_reproduced_bit_for_bit(tiny_v, tmp_path, capsys, number):
     dice = random.Random(number)
     picture(tmp_path / "start.png", number), picture(tmp_path / "mask.png", number, "L")
     assert infer(*random_settings(dice, tmp_path, tiny_v), "--output_dir", str(tmp_path / "first")) == 0
@@ -71,7 +71,7 @@ def test_a_picture_of_random_settings_is_made_again_bit_by_bit(tiny_v, tmp_path,
     assert Image.open(first).text == Image.open(tmp_path / "again/000.png").text
 
 
-def test_other_flags_change_just_these(tiny_v, tmp_path, capsys):
+def test_other_flags_override_the_metadata(tiny_v, tmp_path, capsys):
     infer(
         "--pretrained_model_name_or_path", str(tiny_v), "--prompt", "a dog", "--num_images", "3", "--num_inference_steps", "3",
         "--guidance_scale", "4", "--output_dir", str(tmp_path / "first"),
@@ -88,7 +88,7 @@ def test_other_flags_change_just_these(tiny_v, tmp_path, capsys):
     assert written.like is None and written.seed == 2 and written.sweep == ("guidance_scale=4,6",)
 
 
-def test_a_changed_picture_is_not_the_same(tmp_path, tiny_v, capsys):
+def test_a_changed_image_is_not_the_same(tmp_path, tiny_v, capsys):
     infer(
         "--pretrained_model_name_or_path",
         str(tiny_v),
@@ -111,7 +111,7 @@ def test_a_changed_picture_is_not_the_same(tmp_path, tiny_v, capsys):
     assert like.verdict(Image.new("RGB", (1, 2))) == f"not the same: 1 x 2 pixels, not {pixels.shape[1]} x {pixels.shape[0]}"
 
 
-def test_what_another_program_made_needs_its_base_model(tmp_path, tiny_v, capsys):
+def test_images_of_other_programs_need_a_base_model(tmp_path, tiny_v, capsys):
     info = PngInfo()
     info.add_text("parameters", "a dog\nSteps: 3, Sampler: Euler, CFG scale: 5, Seed: 7, Size: 16x24, Model: dreams, RNG: CPU")
     Image.new("RGB", (16, 24)).save(tmp_path / "theirs.png", pnginfo=info)
@@ -128,7 +128,7 @@ def test_what_another_program_made_needs_its_base_model(tmp_path, tiny_v, capsys
     assert ours.size == (16, 24) and json.loads(ours.text["customize"])["settings"]["scheduler"] == "EulerDiscreteScheduler"
 
 
-def test_a_picture_that_tells_nothing_is_refused_with_all_else(tmp_path):
+def test_an_image_without_metadata_is_refused_with_all_other_problems(tmp_path):
     picture(tmp_path / "plain.png", 0)
     with pytest.raises(InputError) as caught:
         read_settings(InferenceSettings, like=str(tmp_path / "plain.png"), num_inference_steps=0)

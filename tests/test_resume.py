@@ -38,7 +38,7 @@ def test_killed_at_three_moments_and_resumed(method, server, tiny_epsilon, pictu
     assert killed.losses() == straight.losses() and len(straight.losses()) == 6
 
 
-def test_eight_bit_adam_goes_on_to_the_same_bits(server, tiny_epsilon, pictures, tmp_path):
+def test_eight_bit_adam_resumes_to_the_same_bits(server, tiny_epsilon, pictures, tmp_path):
     """With moments of 8 bits (tensors of 4,096 numbers and more) and of 32."""
     changes = {"use_8bit_adam": True, "rank": 128}
     straight = Run(server, tmp_path / "straight", "lora", tiny_epsilon, pictures, **changes)
@@ -51,7 +51,7 @@ def test_eight_bit_adam_goes_on_to_the_same_bits(server, tiny_epsilon, pictures,
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
-def test_a_signal_finishes_the_step_saves_and_tells_how_to_go_on(
+def test_a_signal_finishes_the_step_saves_and_prints_how_to_resume(
     name, status, straight, server, tiny_epsilon, pictures, tmp_path
 ):
     straight = straight("textual_inversion")
@@ -63,7 +63,7 @@ def test_a_signal_finishes_the_step_saves_and_tells_how_to_go_on(
     assert run.result() == straight.result() and run.losses() == straight.losses()
 
 
-def test_numbers_that_give_out_leave_the_last_good_state(straight, server, tiny_epsilon, pictures, tmp_path):
+def test_nan_leaves_the_last_good_state(straight, server, tiny_epsilon, pictures, tmp_path):
     straight = straight("lora")
     run = Run(server, tmp_path / "nan", "lora", tiny_epsilon, pictures)
     status, said = run(moment="in the loss", number=4, action="nan")
@@ -89,7 +89,7 @@ def test_a_folder_with_a_run_is_refused_and_settings_that_matter_may_not_change(
 
 
 @pytest.mark.parametrize("method", [pytest.param("textual_inversion", marks=pytest.mark.slow), "lora"])
-def test_accumulation_is_a_bigger_batch(method, server, tiny_v, pictures, tmp_path):
+def test_accumulation_equals_a_larger_batch(method, server, tiny_v, pictures, tmp_path):
     batch = Run(server, tmp_path / "batch", method, tiny_v, pictures, train_batch_size=4)
     accumulated = Run(server, tmp_path / "accumulated", method, tiny_v, pictures, gradient_accumulation_steps=4)
     assert batch()[0] == accumulated()[0] == 0
@@ -97,7 +97,7 @@ def test_accumulation_is_a_bigger_batch(method, server, tiny_v, pictures, tmp_pa
 
 
 @pytest.mark.parametrize(("moment", "action", "expected"), [("in the loss", "memory", 3), ("in the bar", "errno 28", 3)])
-def test_when_memory_or_disk_give_out_the_state_is_saved(
+def test_the_state_is_saved_if_memory_or_disk_run_out(
     moment, action, expected, straight, server, tiny_epsilon, pictures, tmp_path
 ):
     straight = straight("textual_inversion")
@@ -139,7 +139,7 @@ def test_another_run_is_not_the_same_run(server, tiny_epsilon, tmp_path):
     assert run(*LATEST)[0] == 0
 
 
-def test_another_base_model_is_found_out_wherever_its_bytes_differ(tiny_epsilon, tmp_path):
+def test_another_base_model_is_detected_wherever_its_bytes_differ(tiny_epsilon, tmp_path):
     """In files of at most 64 blocks every byte counts; of larger ones the blocks are spread from start to end."""
     folder = shutil.copytree(tiny_epsilon, tmp_path / "base")
     file = folder / "unet/diffusion_pytorch_model.safetensors"
@@ -186,7 +186,7 @@ def test_no_file_of_the_user_is_overwritten_or_removed(server, tiny_epsilon, pic
     assert (folder / "unet/mine.safetensors").read_text() == (folder / "README.md").read_text() == "mine"
 
 
-def test_what_a_run_reads_is_not_removed_with_an_earlier_one(server, tiny_epsilon, pictures, tmp_path):
+def test_inputs_of_a_run_are_not_removed_with_an_earlier_one(server, tiny_epsilon, pictures, tmp_path):
     """A base model that is its result, pictures that are its samples; the user's own among them are not removed at all."""
     changes = {"validation_prompt": ("a dog",), "num_validation_images": 1, "sample_inference_steps": 1}
     earlier = Run(server, tmp_path, "full", tiny_epsilon, pictures, max_train_steps=1, **changes)
@@ -233,13 +233,13 @@ def test_what_a_run_reads_is_not_removed_with_an_earlier_one(server, tiny_epsilo
         "learned_embeds_x.safetensors",
     ],
 )
-def test_the_trackers_folder_is_one_of_its_own(name, server, tiny_epsilon, pictures, tmp_path):
+def test_trackers_have_their_own_folder(name, server, tiny_epsilon, pictures, tmp_path):
     run = Run(server, tmp_path, "textual_inversion", tiny_epsilon, pictures)
     status, said = run("--logging_dir", name)
     assert status == 2 and "logging_dir" in said and "no plain name for a folder" in said and not run.folder.exists()
 
 
-def test_numbers_that_give_out_in_the_result_are_no_fault_of_the_program(server, tiny_epsilon, pictures, tmp_path):
+def test_nan_in_the_result_is_a_numerics_error(server, tiny_epsilon, pictures, tmp_path):
     """One step so long that the weights are finite and what the network makes of them is not."""
     run = Run(server, tmp_path, "full", tiny_epsilon, pictures, learning_rate=10.0, max_train_steps=1)
     status, said = run()
@@ -247,7 +247,7 @@ def test_numbers_that_give_out_in_the_result_are_no_fault_of_the_program(server,
     assert not list(run.folder.glob("model_index.json"))
 
 
-def test_a_wrong_sampler_is_told_before_an_earlier_run_is_removed(server, tiny_epsilon, pictures, tmp_path):
+def test_a_wrong_sampler_is_reported_before_an_earlier_run_is_removed(server, tiny_epsilon, pictures, tmp_path):
     run = Run(server, tmp_path, "textual_inversion", tiny_epsilon, pictures)
     assert run()[0] == 0
     before = run.result()
@@ -256,7 +256,7 @@ def test_a_wrong_sampler_is_told_before_an_earlier_run_is_removed(server, tiny_e
     assert run.result() == before
 
 
-def test_samples_and_intermediate_weights_stand_in_folders_of_their_own(straight, server, tiny_epsilon, pictures, tmp_path):
+def test_samples_and_intermediate_weights_have_their_own_folders(straight, server, tiny_epsilon, pictures, tmp_path):
     prompts = ("a <new> in the house", "a dog", "a dog")  # one given twice is drawn once
     changes = {"validation_prompt": prompts, "num_validation_images": 2, "validation_steps": 3}
     run = Run(server, tmp_path, "textual_inversion", tiny_epsilon, pictures, save_steps=4, sample_inference_steps=2, **changes)
@@ -271,7 +271,7 @@ def test_samples_and_intermediate_weights_stand_in_folders_of_their_own(straight
     assert status == 0, said
 
 
-def test_class_pictures_of_another_prompt_are_not_taken(server, tiny_epsilon, pictures, tmp_path):
+def test_class_images_of_another_prompt_are_not_reused(server, tiny_epsilon, pictures, tmp_path):
     changes = {
         "prior_preservation": "images",
         "class_prompt": "a photo of dog",

@@ -15,7 +15,7 @@ def test_a_draw_depends_on_its_four_coordinates_alone():
     assert all(not torch.equal(first, torch.rand(5, generator=rng.generator(*other))) for other in others)
 
 
-def test_positions_can_be_cut_in_any_way():
+def test_draws_do_not_depend_on_how_positions_are_split():
     whole = rng.normal((2, 3), 0, "noise", 7, range(4))
     parts = [rng.normal((2, 3), 0, "noise", 7, positions) for positions in (range(2), range(2, 3), range(3, 4))]
     assert torch.equal(whole, torch.cat(parts))
@@ -32,13 +32,13 @@ def test_draws_have_the_right_distribution():
     assert 0 <= uniform.min() and uniform.max() < 1 and abs(uniform.mean() - 0.5) < 0.03
 
 
-def test_every_epoch_holds_each_thing_once_in_another_order():
+def test_every_epoch_has_each_item_once_in_another_order():
     epochs = [[rng.shuffled(5 * epoch + i, 5, 0, "order") for i in range(5)] for epoch in range(20)]
     assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 10
 
 
-def test_the_seed_of_a_draw_is_written_down():
+def test_the_seed_of_a_draw_has_a_fixed_value():
     """A run that is resumed by a later version of this code draws the same numbers: 63 bits of BLAKE2b of the four keys."""
     expected = int.from_bytes(hashlib.blake2b(b"7/noise/3/1", digest_size=8).digest(), "little") // 2
     assert rng.generator(7, "noise", 3, 1).initial_seed() == expected == 5017506220774216606

@@ -15,7 +15,7 @@ from customize.settings.rules.rule import Rule, broken, rule
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_rule_needs_settings_of_its_command_alone_and_says_them_in_order(model):
+def test_a_rule_declares_its_settings_in_order(model):
     """Else it would be skipped for ever."""
     assert len(set(model.rules)) == len(model.rules) > 5
     for each in model.rules:
@@ -32,7 +32,7 @@ def test_every_rule_belongs_to_a_command():
     assert declared <= {each.problems for model in MODELS for each in model.rules} and len(declared) > 20
 
 
-def test_a_rule_is_skipped_where_a_setting_that_it_needs_is_faulty():
+def test_a_rule_is_skipped_if_a_setting_it_needs_is_invalid():
     seen = []
 
     @rule("num_images", "seed")
@@ -58,7 +58,7 @@ def test_one_faulty_setting_hides_no_problem_of_others():
     assert sorted(found) == ["initializer_token", "num_vectors", "rank", "train_data_dir"]
 
 
-def test_what_has_no_effect_is_said_once():
+def test_settings_without_effect_are_reported_once():
     given = {"instance_prompt": "a photo of sks dog", "instance_data_dir": "dogs", "rank": 4, "class_prompt": None}
     [problem] = DreamBoothSettings.examine(given)[1]
     assert problem.where == "rank" and problem.what == "has no effect without a value for adapter"
@@ -66,7 +66,7 @@ def test_what_has_no_effect_is_said_once():
     assert settings.has_effect("rank") and not settings.has_effect("class_prompt") and settings.has_effect("seed")
 
 
-def test_a_note_is_no_problem():
+def test_a_note_is_not_a_problem():
     settings = DreamBoothSettings(
         instance_prompt="a photo of sks dog", instance_data_dir="dogs", lr_warmup_steps=5, hub_model_id="me/dog",
         num_train_epochs=2, max_train_steps=10,

@@ -118,7 +118,7 @@ def test_a_header_beyond_the_limit_is_not_read(tmp_path):
     assert "header of 25,000,001 bytes, more than 25,000,000" in refusal(file)
 
 
-def test_many_names_of_which_the_last_is_there_twice(tmp_path):
+def test_many_names_with_a_duplicate_at_the_end(tmp_path):
     text = "{" + ",".join(f'"{number}":0' for number in range(200_000)) + ',"199999":0}'
     assert "'199999' is in it twice" in refusal(write(tmp_path / "x.safetensors", text.encode(), 0))
 
@@ -158,7 +158,7 @@ def test_refuses_pickles_under_another_name(tmp_path):
         assert "is a pickle" in refusal(file)
 
 
-def test_refuses_what_is_no_file(tmp_path):
+def test_refuses_paths_that_are_not_files(tmp_path):
     assert "not a regular file" in refusal(tmp_path)
     assert "cannot be read" in refusal(tmp_path / "missing.safetensors")
     if hasattr(os, "mkfifo"):

@@ -40,7 +40,7 @@ def test_prompts_are_made_from_the_instance_prompt(prompt, second):
     assert sample_prompts(dreambooth(prompt)) == (prompt, second)
 
 
-def test_a_prompt_that_fills_the_text_encoder_stands_alone():
+def test_a_prompt_that_fills_the_text_encoder_is_used_alone():
     long = "a photo of sks dog " + "wow " * 14
     assert sample_prompts(dreambooth(long)) == (long,)
 
@@ -153,7 +153,7 @@ def test_scripts_without_blanks():
         (words("<a>", "<b>", validation_prompt=("a photo of b",)), "<a> or <b> of placeholder_token"),
     ],
 )
-def test_prompts_that_do_not_show_the_subject_are_told(settings, told):
+def test_prompts_without_the_subject_are_reported(settings, told):
     found = [note for note in settings.notes() if "validation_prompt" in note]
     assert len(found) == (told is not None)
     if told:
@@ -167,7 +167,7 @@ def test_the_prompts_of_a_configuration_follow_its_subject(name):
 
 
 @given(st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=60).filter(str.strip))
-def test_any_instance_prompt_calls_itself(prompt):
+def test_any_instance_prompt_contains_its_trigger(prompt):
     settings = dreambooth(prompt)
     made = sample_prompts(settings)
     assert made[0] == prompt and len(made) <= 2 and all(len(each.encode()) <= 70 for each in made[1:])

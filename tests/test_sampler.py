@@ -75,7 +75,7 @@ def test_image_to_image_equals_diffusers(both, name, karras):
     torch.testing.assert_close(from_us(both.ours, name, karras, **options), expected, rtol=0, atol=1e-4)
 
 
-def test_pictures_equal_diffusers(both):
+def test_images_equal_diffusers(both):
     options = {"output_type": "pil"}
     (expected,) = from_diffusers(both.stock, diffusers.StableDiffusionPipeline, "DDIMScheduler", None, **options)
     (ours,) = from_us(both.ours, "DDIMScheduler", None, **options)
@@ -113,7 +113,7 @@ ALL = scheduler_names(base_scheduler("epsilon"))
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("name", ALL)
-def test_a_perfect_network_is_understood_at_every_step(name, prediction_type):
+def test_a_perfect_network_predicts_the_image_at_every_step(name, prediction_type):
     """Told the true noise at the level (alpha, sigma) of each step, every scheduler ends at the true image."""
     clean = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -228,7 +228,7 @@ def test_a_given_latent_can_start_anywhere():
     assert scheduler.step_index == 100
 
 
-def test_correct_decides_with_what_to_go_on():
+def test_correct_replaces_the_latents():
     scheduler = base_scheduler("epsilon")
     known = torch.full((1, 4, 8, 8), 0.25)
     moments = []
@@ -272,7 +272,7 @@ def test_guided_and_mixed_equal_the_formula_in_float64():
         mixed([(a, 1.0), (b, -1.0)])
 
 
-def test_a_picture_does_not_depend_on_its_batch(pipeline):
+def test_an_image_does_not_depend_on_its_batch(pipeline):
     options = {"num_inference_steps": 4, "scheduler": "EulerAncestralDiscreteScheduler", "output_type": "latent"}
     prompts = ["a dog", "a cat", "a red car"]
     together = pipeline.generate(prompts, seeds=[1, 2, 3], **options)
@@ -313,7 +313,7 @@ def test_the_negative_prompt_takes_the_place_of_the_empty_one(pipeline):
     [(None, None, None, (16, 16)), (24, None, None, (24, 16)), (None, None, (400, 100), (8, 32)),
      (None, None, (160, 160), (16, 16)), (8, 32, (100, 100), (8, 32))],
 )  # fmt: skip
-def test_size_follows_the_model_or_the_picture(pipeline, height, width, picture_size, expected):
+def test_size_follows_the_model_or_the_image(pipeline, height, width, picture_size, expected):
     start = picture_size and picture(*picture_size)
     assert pipeline.size(height, width, start) == expected
     (image,) = pipeline.generate("a dog", num_inference_steps=1, height=height, width=width, image=start, strength=1.0)
@@ -346,7 +346,7 @@ def test_first_place_counts_as_diffusers_does():
         ({"seeds": [1, 2], "negative_prompt": ["a", "b", "c"]}, "seeds", "2 given for 3"),
     ],
 )
-def test_what_cannot_be_done_is_said(pipeline, options, setting, words):
+def test_invalid_requests_are_refused(pipeline, options, setting, words):
     with pytest.raises(InputError) as caught:
         pipeline.generate("a dog", **options)
     assert caught.value.problems[0].where == setting
@@ -366,7 +366,7 @@ def test_a_text_that_is_too_long_to_learn_from_is_refused_with_the_words_that_wo
         pipeline.family.text_encoders[0].tokenize([f"{prompt} red car"])
 
 
-def test_infinite_pixels_are_an_error_and_not_a_black_picture(pipeline):
+def test_infinite_pixels_are_an_error_and_not_a_black_image(pipeline):
     with pytest.raises(NumericsError, match="NaN"):
         pipeline.decode(torch.full((1, 4, 8, 8), float("nan")))
 

@@ -84,7 +84,7 @@ def test_names_of_other_programs_are_schedulers_of_diffusers(name):
     ("DPM++ SDE SGM Uniform", "does not space"), ("DDIM AYS", "take DDIM, or one of"), ("DPMSolverSDEScheduler", "whole batch"),
     ("Karras", "take one of DDIM"), ("none of these", "take one of"), ("a" * 5000, "take one of"), ("dpm++\x1b[31m", "take one"),
 ])  # fmt: skip
-def test_what_diffusers_has_not_is_refused_with_the_nearest(name, words):
+def test_samplers_that_diffusers_lacks_are_refused_with_the_nearest(name, words):
     for settings, where in (
         (lambda: InferenceSettings(prompt="a", scheduler=name), "scheduler"),
         (
@@ -266,7 +266,7 @@ def test_guidance_rescale_is_the_formula():
         torch.testing.assert_close(found, torch.tensor(np.stack(expected)), rtol=1e-12, atol=1e-12)
 
 
-def test_more_layers_than_there_are_cannot_be_left_out(both):
+def test_clip_skip_cannot_exceed_the_number_of_layers(both):
     with pytest.raises(InputError, match="the text encoder has 2 layers"):
         both.ours.generate("a dog", num_inference_steps=1, clip_skip=2)
     zero = both.ours.generate("a dog", num_inference_steps=1, clip_skip=0, output_type="latent")

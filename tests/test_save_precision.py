@@ -55,7 +55,7 @@ def test_a_result_is_what_was_learned_rounded_once(method, precision, tiny_epsil
             assert said[part] == pytest.approx(true, rel=0.01)
 
 
-def test_what_fp16_cannot_hold_stays_in_fp32_and_is_told(tmp_path, capsys, terminal):
+def test_numbers_beyond_fp16_stay_in_fp32_and_are_reported(tmp_path, capsys, terminal):
     tensors = {"small": torch.tensor([1.0, 2.5]), "large": torch.tensor([1.0, 70000.0])}
     read = load_file(save_tensors(tmp_path / "x.safetensors", tensors, {}, "fp16"))
     assert read["small"].dtype == torch.float16 and torch.equal(read["large"], tensors["large"])

@@ -66,7 +66,7 @@ def test_a_malformed_schedule_is_refused(scale, fault):
     assert problem.where == "weights" and fault in problem.what and "PATH[:SCALE]" in problem.remedy
 
 
-def test_a_decimal_comma_is_told_with_the_point_that_is_meant():
+def test_a_decimal_comma_is_reported_with_the_correction():
     with pytest.raises(InputError) as caught:
         InferenceSettings(prompt="x", weights="a:1,2")
     [problem] = caught.value.problems
@@ -105,7 +105,7 @@ def test_a_schedule_that_is_constant_is_the_scale_bit_for_bit(learned):
     assert torch.equal(latents(load_pipeline(None, [(path, 0.6) for path in learned.values()])), steady)
 
 
-def test_scales_change_as_when_stock_is_told_by_hand(tiny_v, learned):
+def test_scale_schedules_equal_stock_with_scales_set_by_hand(tiny_v, learned):
     """Each weight has its own schedule; stock diffusers gets its scales and prompt embeddings after each step."""
     schedules = [RISING, Schedule(((0.0, 1.0), (0.5, -0.4), (0.8, 0.2))), Schedule(((0.0, 0.2), (0.6, 1.0)))]
     by_hand = [  # of 10 steps, what holds for first, second and word
@@ -156,7 +156,7 @@ def pictures(folder: Path) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("precision", ["no", pytest.param("bf16", marks=pytest.mark.slow)])
-def test_a_sweep_of_scales_loads_once_and_draws_what_single_calls_draw(learned, tmp_path, loads, precision):
+def test_a_sweep_of_scales_loads_once_and_equals_single_calls(learned, tmp_path, loads, precision):
     common = {"prompt": PROMPT, "num_inference_steps": 2, "mixed_precision": precision}
     given, values = [f"{learned['first']}:0.8", str(learned["word"])], (0.0, 0.25, 0.5, 0.75, 1.0)
     sweep = f"scale={','.join(map(str, values))}"
@@ -175,14 +175,14 @@ def test_a_sweep_of_scales_loads_once_and_draws_what_single_calls_draw(learned, 
     assert len(loads) == 3
 
 
-def test_other_files_are_loaded_anew(learned, tmp_path, loads):
+def test_other_files_are_loaded(learned, tmp_path, loads):
     sweep = [f"weights={learned['second']}:0|{learned['second']}:0@0,1@0.5|{learned['second']}:1|{learned['word']}"]
     command.run(InferenceSettings(prompt=PROMPT, num_inference_steps=2, sweep=sweep, output_dir=str(tmp_path / "out")))
     assert len(loads) == 2
     assert len({picture.tobytes() for picture in pictures(tmp_path / "out")}) == 4
 
 
-def test_a_picture_tells_its_schedule_and_its_trace_knows_the_guidance(learned, tmp_path):
+def test_metadata_have_the_schedule_and_the_trace_has_the_guidance(learned, tmp_path):
     given = f"{learned['second']}:0@0,1@0.3"
     made = {"prompt": PROMPT, "weights": [given], "num_inference_steps": 5, "trace": True}
     command.run(InferenceSettings(**made, output_dir=str(tmp_path / "out")))
@@ -192,7 +192,7 @@ def test_a_picture_tells_its_schedule_and_its_trace_knows_the_guidance(learned, 
     assert len(lines) == 5 and all(line["guidance_norm"] > 0 for line in lines)
 
 
-def test_each_file_is_told_of_in_a_line(tiny_v, learned, tmp_path, capsys, terminal):
+def test_each_file_is_reported_in_one_line(tiny_v, learned, tmp_path, capsys, terminal):
     weights = [f"{learned['first']}:0.5", f"{learned['second']}:0@0,1@0.3", str(learned["word"])]
     generate.PipelineCache().load(InferenceSettings(prompt="a sks dog", weights=weights, output_dir=str(tmp_path / "out")))
     lines = capsys.readouterr().out.splitlines()

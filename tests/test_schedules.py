@@ -31,6 +31,6 @@ def test_pieces_are_those_of_diffusers(rules):
 @pytest.mark.parametrize(
     "rules", ["", "1:10", "x", "1:10,,0.1", "1:0,1", "1:-3,1", "-1:3,1", "nan:3,1", "1:3,inf", "1:3,1:3,1", "1:2.5,1"]
 )
-def test_pieces_that_are_none_are_told(rules):
+def test_invalid_pieces_are_reported(rules):
     with pytest.raises(ValueError, match="is not|twice"):
         step_rules(rules)

@@ -9,7 +9,7 @@ from customize.settings.field import table
 from docs.make_settings import PAGE, page
 
 
-def test_the_page_is_the_one_that_is_made():
+def test_the_page_is_up_to_date():
     assert PAGE.read_text(encoding="utf-8") == page(), "run python docs/make_settings.py"
 
 

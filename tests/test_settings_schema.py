@@ -27,7 +27,7 @@ def one_value(schema: dict) -> tuple[dict, bool, bool]:
 
 
 @pytest.mark.parametrize("model", CLASSES)
-def test_the_schema_says_what_the_table_says(model):
+def test_the_schema_equals_the_table(model):
     schema = json.loads(json.dumps(model.model_json_schema()))
     assert schema["properties"].keys() == table(model).keys() and not schema["additionalProperties"]
     assert set(schema.get("required", ())) == {name for name, line in table(model).items() if line.required}
@@ -114,6 +114,6 @@ def test_what_settings_bear_on():
         assert set(of_scope(model, "run")) == output | (free & table(model).keys())
 
 
-def test_a_fact_that_no_setting_has():
+def test_an_attribute_that_no_setting_has():
     with pytest.raises(TypeError, match="maximum"):
         setting(1, "model", "a number", maximum=3)

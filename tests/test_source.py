@@ -45,7 +45,7 @@ def test_a_hub_name_is_left_for_the_hub():
 
 
 @pytest.mark.parametrize("name", ["./no/such", "/no/such", "~/no_such_folder", "../no_such", "a/b/c", "a\\b"])
-def test_a_missing_folder_is_not_sought_on_the_hub(name):
+def test_a_missing_folder_is_not_searched_on_the_hub(name):
     assert f"no folder {name}" in refusal(name)
 
 

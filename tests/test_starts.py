@@ -108,7 +108,7 @@ def test_a_new_start_is_one_class(pipeline):
         ({"image": PAIR, "strength": 0.0}, "strength"), ({"start": TextToImage(), "image": PAIR}, "start"),
     ],
 )  # fmt: skip
-def test_options_that_do_not_go_together(options, where, pipeline):
+def test_contradicting_options_are_refused(options, where, pipeline):
     with pytest.raises(InputError) as caught:
         pipeline.generate(["a dog", "a cat"], **SHORT, **options)
     assert [problem.where for problem in caught.value.problems] == [where]

@@ -39,7 +39,7 @@ def change(file: Path, **values: object) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
-def test_networks_are_those_of_stock_whatever_else_a_configuration_says(tiny_epsilon, tmp_path):
+def test_networks_equal_stock_whatever_else_a_configuration_has(tiny_epsilon, tmp_path):
     stock = StableDiffusionPipeline.from_pretrained(tiny_epsilon, safety_checker=None)
     model = shutil.copytree(tiny_epsilon, tmp_path / "model")
     orders = {
@@ -86,14 +86,14 @@ def test_weights_in_half_precision_and_in_shards(tiny_epsilon, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "words"), [({"time_cond_proj_dim": 32}, "latent consistency model"), ({"in_channels": 9}, "for inpainting")]
 )
-def test_training_says_what_it_cannot_go_on_from(tmp_path, changed, words):
+def test_unusable_initial_weights_are_reported(tmp_path, changed, words):
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet/config.json").write_text(json.dumps(changed))
     problem = STABLE_DIFFUSION.not_trainable(Source("x", folder=tmp_path))
     assert problem is not None and words in problem.what and "infer.py" in problem.remedy
 
 
-def test_what_a_report_quotes_is_harmless_in_terminal_and_card(tmp_path):
+def test_quoted_texts_are_harmless_in_terminal_and_card(tmp_path):
     report = str(EmbeddingReport(1.0, 2.0, (VectorReport("<cat>", 1.0, 0.5, ((HOSTILE, 0.5), ("<|endoftext|>", 0.4))),)))
     assert all(line.isprintable() for line in report.split("\n")) and "<|endoftext|> 0.40" in report
     about_it = {
@@ -107,7 +107,7 @@ def test_what_a_report_quotes_is_harmless_in_terminal_and_card(tmp_path):
     assert "<script" not in outside.replace(json.dumps(HOSTILE), "") and "<b>" not in outside and "&lt;script&gt;" in outside
 
 
-def test_no_place_is_in_what_is_shared(tmp_path, monkeypatch):
+def test_shared_files_have_no_local_paths(tmp_path, monkeypatch):
     settings = DreamBoothSettings(
         pretrained_model_name_or_path=f"{HOME}/sd15", output_dir=f"{HOME}/out", instance_data_dir=f"{HOME}/cats",
         instance_prompt="a photo of sks cat", latents_cache_dir="C:\\Users\\Anna\\cache", hub_model_id="anna-b/cat",
@@ -159,7 +159,7 @@ def test_the_base_is_found_by_the_run_that_the_weights_lie_in(tiny_epsilon, tmp_
         find_learned(None, [(run, 1.0)])
 
 
-def test_an_image_tells_names_and_finds_the_places_again_beside_it(tmp_path):
+def test_an_image_stores_names_and_finds_files_beside_it(tmp_path):
     weights = tmp_path / "loras" / "cat.safetensors"
     weights.parent.mkdir()
     save_file({"<cat>": torch.ones(1, 32)}, weights)

@@ -36,7 +36,7 @@ def dreambooth(**changes):
     return DreamBoothSettings(**{"instance_prompt": "sks cat", "instance_data_dir": "my cat", **changes})
 
 
-def test_a_toy_says_that_it_is_one_and_what_becomes_of_the_photos():
+def test_the_demo_model_is_announced_as_a_toy():
     settings = dreambooth(resolution=64)
     found = examples(*[(3024, 4032)] * 6)
     assert table(summary.before_loading(settings, Path("runs/dreambooth"), Source("demo"), found, CPU)).splitlines() == [
@@ -49,7 +49,7 @@ def test_a_toy_says_that_it_is_one_and_what_becomes_of_the_photos():
     ]
 
 
-def test_stable_diffusion_on_a_cpu_is_told_in_so_many_words():
+def test_stable_diffusion_on_a_cpu_is_reported():
     settings = dreambooth(pretrained_model_name_or_path=HUB.name, mixed_precision="bf16")
     said = table(summary.before_loading(settings, Path("out"), HUB, examples((512, 512)), CPU)).splitlines()
     assert said[0] == "base      stable-diffusion-v1-5/stable-diffusion-v1-5 (from the hub)"
@@ -135,7 +135,7 @@ def test_no_gpu(no_card):
     assert re.fullmatch(r"CPU \(\d+ threads?\): no GPU found", str(found)) and not found.has_gpu
 
 
-def test_a_build_of_torch_without_cuda_beside_a_card_is_told_with_the_command(no_card):
+def test_torch_without_cuda_beside_a_gpu_is_reported_with_the_command(no_card):
     card(no_card)
     reason = "NVIDIA GeForce RTX 3060 is there, but torch 2.13.0+cpu is a build without CUDA"
     assert machine.why_no_gpu() == (reason, "pip install --force-reinstall torch==2.13.0")
@@ -162,7 +162,7 @@ def test_only_a_driver_is_there(no_card):
     [("NVIDIA A100-SXM4-40GB\nNVIDIA A100\n", 0, "NVIDIA A100-SXM4-40GB"), ("", 0, ""), ("No devices were found", 6, ""),
      ("\x1b[31mRTX\n", 0, r"\x1b[31mRTX")],
 )  # fmt: skip
-def test_nvidia_smi_is_asked(no_card, monkeypatch, output, status, found):
+def test_nvidia_smi_is_called(no_card, monkeypatch, output, status, found):
     program = no_card / "nvidia-smi"
     program.write_text(f"#!/bin/sh\nprintf '{output}'\nexit {status}\n")
     program.chmod(0o755)
@@ -170,7 +170,7 @@ def test_nvidia_smi_is_asked(no_card, monkeypatch, output, status, found):
     assert machine.nvidia_card() == found
 
 
-def test_an_nvidia_smi_that_hangs_or_cannot_run_is_no_card(no_card, monkeypatch):
+def test_without_a_working_nvidia_smi_no_gpu_is_assumed(no_card, monkeypatch):
     monkeypatch.setattr(machine.shutil, "which", lambda name: str(no_card / "gone"))
     assert machine.nvidia_card() == ""
 
@@ -220,7 +220,7 @@ def test_other_machines(no_card, monkeypatch):
         "*",
     ],
 )
-def test_printed_commands_come_back_as_they_were_meant(word):
+def test_printed_commands_are_parsed_as_intended(word):
     line = next_command.command_line("infer.py", weights=word, prompt=("a cat", word), num_images=4)
     words = shlex.split(line)
     assert words[:2] == ["python", "infer.py"] and words[-2:] == ["--num_images", "4"]
@@ -354,7 +354,7 @@ def test_a_run_in_full_prints_no_bar_into_a_log(server, tiny_epsilon, pictures, 
     assert "samples   none, so no before_after.png" in said and f"saved     {tmp_path / 'out'}, a complete pipeline" in said
 
 
-def test_a_dry_run_says_the_first_lines_too(server, tiny_epsilon, pictures, tmp_path):
+def test_a_dry_run_prints_the_first_lines_too(server, tiny_epsilon, pictures, tmp_path):
     settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "out")
     (tmp_path / "a.toml").write_text(settings.to_toml())
     status, said = server.run("dreambooth", [str(tmp_path / "a.toml"), "--dry_run"])

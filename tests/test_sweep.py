@@ -63,7 +63,7 @@ def test_any_text_is_an_axis_or_an_error_of_ours(text):
             pass
 
 
-def test_one_sweep_is_a_row_two_a_grid_three_longer():
+def test_one_sweep_is_a_row_two_are_a_grid_three_more_rows():
     def shape(*sweeps, **values):
         found = grid(InferenceSettings(prompt=["a", "b"], sweep=sweeps, **values))
         return len(found.rows), len(found.rows[0]), found.column_labels, found.row_labels
@@ -93,7 +93,7 @@ def test_all_faults_of_sweeps_come_at_once():
         grid(InferenceSettings(prompt="a", sweep=["strength=0.5"]))
 
 
-def test_what_is_alike_is_made_together():
+def test_compatible_images_are_generated_together():
     def places(size, *sweep):
         wanted = grid(InferenceSettings(prompt="a", sweep=sweep)).requests
         return list(batches(range(len(wanted)), lambda place: generate.batch_key(wanted[place].settings), size))
@@ -102,7 +102,7 @@ def test_what_is_alike_is_made_together():
     assert places(8, "guidance_scale=1,2,3", "negative_prompt=|x") == [[0, 3], [1, 2, 4, 5]]
 
 
-def test_a_picture_is_the_same_among_longer_prompts(tiny_epsilon, tmp_path):
+def test_an_image_is_the_same_among_longer_prompts(tiny_epsilon, tmp_path):
     common = {"pretrained_model_name_or_path": str(tiny_epsilon), "num_inference_steps": 2}
     for name, prompts in ("alone", ["a dog"]), ("among", ["a dog", "a dog BREAK a red cat", "a cat"]):
         command.run(InferenceSettings(prompt=prompts, output_dir=str(tmp_path / name), **common))
@@ -112,7 +112,7 @@ def test_a_picture_is_the_same_among_longer_prompts(tiny_epsilon, tmp_path):
     assert batches == [[0, 2], [0, 1], [1, 2]]
 
 
-def test_a_swept_picture_is_the_one_made_by_itself(tiny_epsilon, tmp_path):
+def test_a_swept_image_equals_one_generated_by_itself(tiny_epsilon, tmp_path):
     common = {"pretrained_model_name_or_path": str(tiny_epsilon), "num_inference_steps": 2}
     sweep = ["guidance_scale=1,4,7", "prompt=a dog|a red cat"]
     command.run(InferenceSettings(prompt="a", sweep=sweep, output_dir=str(tmp_path / "swept"), **common))
@@ -130,7 +130,7 @@ def test_a_swept_picture_is_the_one_made_by_itself(tiny_epsilon, tmp_path):
         assert np.abs(alone - np.asarray(swept, dtype=int)).max() <= 1
 
 
-def test_each_picture_of_a_chain_starts_from_the_one_before(tiny_epsilon, tmp_path):
+def test_each_image_of_a_chain_starts_from_the_one_before(tiny_epsilon, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / "start.png")
     common = {"pretrained_model_name_or_path": str(tiny_epsilon), "num_inference_steps": 4, "prompt": "a dog", "strength": 0.5}
     chained = {"image": str(tmp_path / "start.png"), "chain": 3, "num_images": 2, "show_start": True}

@@ -51,7 +51,7 @@ def decode(latents: torch.Tensor) -> list[Image.Image]:
 
 
 @pytest.mark.parametrize(("prediction_type", "factor"), [("epsilon", 1.0), ("v_prediction", 0.6)])
-def test_a_trace_tells_the_norms_of_every_step(prediction_type, factor):
+def test_a_trace_has_the_norms_of_every_step(prediction_type, factor):
     trace, moments = Trace(), [moment(index, 3, prediction_type) for index in range(3)]
     for each in moments:
         trace(each)
@@ -74,7 +74,7 @@ def test_without_guidance_its_norm_is_null():
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
-def test_guidance_is_what_prompts_add_at_each_place(prediction_type):
+def test_guidance_is_the_difference_of_the_predictions(prediction_type):
     one = moment(0, 1, prediction_type)
     negative, first = (answer.double() for answer in one.outputs)
     second, weights = torch.randn_like(first), [torch.full((2, 1, 1, 1), weight) for weight in (0.7, -0.4)]
@@ -115,7 +115,7 @@ def test_previews_come_close_to_a_linear_autoencoder():
         assert np.abs(colours(latents[None])[0] - exact).mean() < 6
 
 
-def test_a_picture_of_one_colour_and_latents_without_any_difference_are_shown_as_they_are():
+def test_uniform_images_and_latents_are_shown_unchanged():
     grey = Image.new("RGB", (16, 16), (10, 20, 30))
     for latents in (torch.zeros(4, 8, 8), torch.randn(4, 8, 8)):
         assert (colour_map(latents, grey)(latents[None]) == (10, 20, 30)).all()

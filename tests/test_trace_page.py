@@ -100,7 +100,7 @@ def test_every_step_has_its_frame():
     assert opened(next(each["src"] for each in read.all("img") if "id" not in each)).size == IMAGE.size
 
 
-def test_every_number_of_the_trace_is_in_it():
+def test_the_page_has_every_number_of_the_trace():
     trace = traced(3)
     data = json.loads(Read(page(trace, 0, IMAGE, "a dog", {})).text("script").split('"use strict"')[0])
     lines = [json.loads(line) for line in trace.lines([0]).splitlines()]
@@ -111,7 +111,7 @@ def test_every_number_of_the_trace_is_in_it():
     assert set(data["lines"]) == set(LINES)
 
 
-def test_without_guidance_and_words_their_places_are_left_out():
+def test_without_guidance_and_words_their_sections_are_omitted():
     text = page(traced(2, with_guidance=False), 0, IMAGE, "a dog", {"guidance_scale": 1.0})
     read = Read(text)
     assert [each.get("id") for each in read.all("img")] == ["latents", "clean", None]
@@ -123,7 +123,7 @@ SHOWN = HOSTILE.replace("\u2028", "\\u2028")
 """Marks that end a line are shown as what they are."""
 
 
-def test_what_users_write_is_shown_and_nothing_else():
+def test_user_texts_are_escaped():
     word_maps = WordMaps((HOSTILE, "dog"), torch.rand(2, 2, 12, 8))
     harmless, hostile = (
         Read(page(traced(2), 0, IMAGE, text, {name: text, "guidance_scale": text}, word_maps))
@@ -182,13 +182,13 @@ def test_a_chart_has_a_point_for_each_step():
     assert [len(each["points"].split()) for each in read.all("polyline")] == [3] * len(LINES)
 
 
-def test_frames_stand_in_a_grid_row_by_row():
+def test_frames_are_in_a_grid_row_by_row():
     frames = np.arange(1, 6)[:, None, None].repeat(2, 1).repeat(3, 2)
     assert grid(frames, 3)[::2, ::3].tolist() == [[1, 2, 3], [4, 5, 0]]
     assert grid(frames[..., None], 3).shape == (4, 9, 1)
 
 
-def test_large_maps_are_shown_small_and_long_traces_whole():
+def test_large_maps_are_reduced_and_long_traces_are_complete():
     word_maps = WordMaps(("dog",), torch.rand(60, 1, 96, 64))
     trace = traced(60)
     read = Read(page(trace, 0, IMAGE, "dog", {}, word_maps))

@@ -151,7 +151,7 @@ BENCH = {"max_train_steps": 800, "first_step": 0, "global_batch": 1, "is_slow": 
             id="more prompts"),
     ],
 )  # fmt: skip
-def test_what_is_said_before_the_first_step(changes, seconds, text):
+def test_messages_before_the_first_step(changes, seconds, text):
     settings = dreambooth()
     learned = SimpleNamespace(learned=lambda: {"a": SimpleNamespace(numel=lambda: 5000)})
     context = SimpleNamespace(**{**BENCH, "settings": settings, "sample_prompts": sample_prompts(settings), **changes})
@@ -161,7 +161,7 @@ def test_what_is_said_before_the_first_step(changes, seconds, text):
 @pytest.mark.parametrize(
     "folder", ["run", "my run", "it's mine", 'a "b"', "$HOME", "日本", "a;b", "a&b", "-x", "a#b", "(1)", "~x"]
 )
-def test_the_next_command_runs_as_it_stands(folder, tmp_path):
+def test_the_next_command_runs_unchanged(folder, tmp_path):
     place = tmp_path / folder
     (place / "samples").mkdir(parents=True)
     for name in ("before_after.png", "samples/contact_sheet.png"):
@@ -198,7 +198,7 @@ def test_where_to_put_the_result(names, source, text):
          'python train_textual_inversion.py "my run/config.toml" --resume_from_checkpoint latest'),
     ],
 )  # fmt: skip
-def test_how_to_go_on(settings, config, command):
+def test_the_command_to_resume(settings, config, command):
     assert summary.resume_command(settings, Path(config)) == command
 
 
@@ -279,7 +279,7 @@ def test_columns_of_weights(values, labels):
     assert Axis("weights", values).labels == [f"weights {label}" for label in labels]
 
 
-def test_commands_are_quoted_as_one_types_them():
+def test_commands_are_quoted_for_the_shell():
     assert command_line("infer.py", weights="runs/x", prompt=["a b", "c"]) == 'python infer.py --weights runs/x --prompt "a b" c'
     assert re.fullmatch(r"python infer.py --prompt='?-x'?", command_line("infer.py", prompt="-x"))
 

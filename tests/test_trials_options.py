@@ -208,7 +208,7 @@ def about(told: GenerationInfo) -> list[str]:
 
 
 @pytest.mark.parametrize("name", INFOS)
-def test_what_other_programs_write_is_read(name, tmp_path):
+def test_metadata_of_other_programs_are_read(name, tmp_path):
     make, program, settings, weights, notes = INFOS[name]
     told = read_generation_info(make(tmp_path))
     assert told.program == program and told.settings == settings
@@ -243,7 +243,7 @@ def test_hostile_texts_end_in_settings_or_one_report(number, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["a caption of a red car", "", "a dog, a cat\nand a house", "\0\1\2", "Steps: to the house"])
-def test_a_caption_beside_is_no_text_of_a1111(text, tmp_path):
+def test_a_caption_beside_an_image_is_not_metadata(text, tmp_path):
     with pytest.raises(InputError, match="has no generation metadata"):
         read_generation_info(beside(tmp_path, "image.txt", text))
 

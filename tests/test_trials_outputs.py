@@ -90,7 +90,7 @@ NUMBERING = {
 
 
 @pytest.mark.parametrize(("present", "stem", "expected"), [pytest.param(*case, id=name) for name, case in NUMBERING.items()])
-def test_folders_number_on(present, stem, expected, here):
+def test_folder_numbers_continue(present, stem, expected, here):
     for name in present:
         (here / "parent" / name).mkdir(parents=True)
     assert numbered_folders.next_folder(here / "parent", stem).name == expected
@@ -99,7 +99,7 @@ def test_folders_number_on(present, stem, expected, here):
     assert not any(path.name.startswith(".") and path.name not in present for path in (here / "parent").iterdir())
 
 
-def test_processes_at_once_get_a_number_each(here):
+def test_concurrent_processes_get_different_numbers(here):
     children = []
     for _ in range(6):
         if not (child := os.fork()):
@@ -131,7 +131,7 @@ USERS_IN_A_RUN = {
 
 @pytest.mark.parametrize("name", [pytest.param(name, id=what) for what, name in USERS_IN_A_RUN.items()])
 @pytest.mark.parametrize("overwrite", [False, True], ids=["plain", "overwrite"])
-def test_a_new_run_is_refused_where_it_would_write_over_the_user_s(name, overwrite, here):
+def test_a_new_run_never_overwrites_files_of_the_user(name, overwrite, here):
     path = here / "run" / name
     path.parent.mkdir(parents=True)
     path.write_bytes(b"mine")
@@ -155,7 +155,7 @@ OUT_OF_THE_WAY = {
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, id=what) for what, name in OUT_OF_THE_WAY.items()])
-def test_a_run_may_lie_beside_what_it_does_not_write_over(name, here):
+def test_a_run_may_share_a_folder_with_files_it_does_not_overwrite(name, here):
     path = here / "run" / name
     path.parent.mkdir(parents=True)
     path.write_bytes(b"mine")
@@ -167,7 +167,7 @@ def test_a_run_may_lie_beside_what_it_does_not_write_over(name, here):
     assert written.name == ("config-2.toml" if name == "config.toml" else "config.toml") and path.read_bytes() == b"mine"
 
 
-def test_an_earlier_run_goes_file_by_file_and_what_was_edited_stays(here, capsys, terminal):
+def test_an_earlier_run_is_removed_file_by_file_and_edited_files_stay(here, capsys, terminal):
     run = here / "run"
     wrote(run, "config.toml", "README.md", "samples/step-000001/000.png", "checkpoints/step-000002/state.json", "log.txt")
     (run / "samples/mine.png").write_bytes(b"mine")
@@ -187,7 +187,7 @@ def test_an_earlier_run_goes_file_by_file_and_what_was_edited_stays(here, capsys
     assert "note: " in capsys.readouterr().err
 
 
-def test_a_run_of_an_earlier_version_is_told_of_kindly(here):
+def test_a_run_of_an_earlier_version_is_explained(here):
     (here / "run/checkpoints/step-000002").mkdir(parents=True)
     for name in ("config.toml", "log.jsonl", "checkpoints/step-000002/state.json"):
         (here / "run" / name).write_text("{}")
@@ -209,7 +209,7 @@ def test_the_configuration_that_was_given_is_never_written_to(here):
 
 
 @pytest.mark.parametrize("content", ["text", "link", "a dictionary"])
-def test_a_record_that_is_none_is_refused_and_left(content, here):
+def test_an_invalid_record_is_refused_and_left(content, here):
     (here / "run").mkdir()
     path = here / "run" / ownership.NAME
     path.symlink_to(here / "elsewhere") if content == "link" else path.write_text("mine" if content == "text" else "{}")
@@ -264,7 +264,7 @@ IMAGES = {
 
 
 @pytest.mark.parametrize(("present", "start", "suffix"), [pytest.param(*case, id=name) for name, case in IMAGES.items()])
-def test_images_number_on(present, start, suffix, here):
+def test_image_numbers_continue(present, start, suffix, here):
     out = here / "out"
     out.mkdir()
     for name in present:
@@ -366,7 +366,7 @@ MEMORY = {
 
 
 @pytest.mark.parametrize("error", [pytest.param(error, id=name) for name, error in MEMORY.items()])
-def test_memory_that_gives_out_is_told_as_such(error, monkeypatch, capsys):
+def test_out_of_memory_is_reported_as_such(error, monkeypatch, capsys):
     def fails(settings=None):
         raise error
 
@@ -386,7 +386,7 @@ def test_memory_that_gives_out_is_told_as_such(error, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("error", [pytest.param(MEMORY[name], id=name) for name in ("Python", "mmap", "numpy")])
-def test_a_sound_image_is_not_damaged_where_memory_gives_out(error, here, monkeypatch):
+def test_a_valid_image_is_not_called_damaged_if_memory_runs_out(error, here, monkeypatch):
     Image.new("RGB", (64, 64)).save(here / "a.jpg")
 
     def fails(self):
@@ -402,12 +402,12 @@ OTHERS = [ValueError("x"), RuntimeError("shape mismatch"), OSError(errno.ENOENT,
 
 
 @pytest.mark.parametrize("error", OTHERS, ids=repr)
-def test_other_errors_are_no_lack_of_memory(error):
+def test_other_errors_are_not_out_of_memory(error):
     assert not out_of_memory.gave_out(error)
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS], ids=["EACCES", "EPERM", "EROFS"])
-def test_rights_that_change_on_the_way_are_a_matter_of_resources(number, here, monkeypatch, capsys):
+def test_permissions_that_change_during_a_run_are_resource_errors(number, here, monkeypatch, capsys):
     def refuse(*arguments, **options):
         raise OSError(number, os.strerror(number), "checkpoints/step-000002")
 
@@ -422,7 +422,7 @@ def test_rights_that_change_on_the_way_are_a_matter_of_resources(number, here, m
 
 
 @pytest.mark.parametrize("command", ["infer", "check", "verify", "train"])
-def test_a_folder_that_was_removed_is_told(command, here, capsys, monkeypatch):
+def test_a_removed_folder_is_reported(command, here, capsys, monkeypatch):
     gone = here / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
@@ -437,7 +437,7 @@ def test_a_folder_that_was_removed_is_told(command, here, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["checkpoints", "samples", "weights"])
-def test_folders_that_cannot_be_looked_into_are_told_at_once(place, here, monkeypatch):
+def test_unreadable_folders_are_reported_at_once(place, here, monkeypatch):
     from customize.training import preflight
 
     (here / "run" / place).mkdir(parents=True)
@@ -453,7 +453,7 @@ def refused(path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "text"])
-def test_verify_calls_no_folder_whole_that_no_run_could_use(kind, here):
+def test_verify_calls_no_unusable_folder_intact(kind, here):
     (here / "run").mkdir()
     (here / "run/config.toml").write_text("")
     path = here / "run" / lock.NAME
@@ -473,7 +473,7 @@ LAUNCHED = {
 
 @pytest.mark.parametrize(("name", "value"), [pytest.param(*case, id=what) for what, case in LAUNCHED.items()])
 @pytest.mark.parametrize("model", [DreamBoothSettings, TextualInversionSettings])
-def test_what_splits_a_model_is_refused_before_anything_loads(name, value, model, monkeypatch, capsys):
+def test_split_models_are_refused_before_anything_loads(name, value, model, monkeypatch, capsys):
     monkeypatch.setenv(name, value)
     assert main.main(model, print, []) == 2
     said = capsys.readouterr().err
@@ -482,7 +482,7 @@ def test_what_splits_a_model_is_refused_before_anything_loads(name, value, model
     assert diffusers_flags.launch_problems(model) == [] and diffusers_flags.launch_problems(InferenceSettings) == []
 
 
-def test_a_checkpoint_goes_beside_a_folder_that_is_not_ours(here):
+def test_a_checkpoint_does_not_replace_a_folder_of_the_user(here):
     run = here / "run"
     (run / "checkpoints/step-000002").mkdir(parents=True)
     (run / "checkpoints/step-000002/mine.txt").write_text("mine")
@@ -492,7 +492,7 @@ def test_a_checkpoint_goes_beside_a_folder_that_is_not_ours(here):
     assert (run / "checkpoints/step-000002/mine.txt").read_text() == "mine"
 
 
-def test_a_result_does_not_push_a_file_of_the_user_aside(here):
+def test_a_result_does_not_replace_a_file_of_the_user(here):
     (here / "README.md").write_text("mine")
     with ownership.recording(here):
         with atomic.new_entries(here, unlisted=("README.md",)) as unfinished:

@@ -118,7 +118,7 @@ SAME = {
 
 
 @pytest.mark.parametrize(("first", "second"), [pytest.param(*pair, id=name) for name, pair in SAME.items()])
-def test_the_same_run_in_other_words(place, first, second):
+def test_equivalent_flags_are_the_same_run(place, first, second):
     assert differences(*(identity_of(place, f"{DREAMBOOTH} {each}") for each in (first, second))) == []
 
 
@@ -128,7 +128,7 @@ INVERTED = {
 
 
 @pytest.mark.parametrize(("first", "second"), [pytest.param(*pair, id=name) for name, pair in INVERTED.items()])
-def test_the_same_words_in_other_words(place, first, second):
+def test_equivalent_captions_are_the_same_run(place, first, second):
     two = f"{BASE} --train_data_dir dog toy --placeholder_token '<toy>' '<sks>' --captions templates"
     assert differences(*(identity_of(place, f"{two} {each}") for each in (first, second))) == []
 
@@ -252,7 +252,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize(("name", "damage", "told"), [pytest.param(*each, id=name) for name, each in DAMAGES.items()])
-def test_damaged_samples_are_left_out_with_one_note(name, damage, told, tmp_path, capsys, terminal):
+def test_damaged_samples_are_skipped_with_one_note(name, damage, told, tmp_path, capsys, terminal):
     """told: whether a note says so; None: left out without, as images of other prompts are."""
     samples = labelled(tmp_path / "samples")
     damage(samples.folder / name)
@@ -281,7 +281,7 @@ def test_without_the_base_models_images_nothing_is_called_before(what, tmp_path,
     assert "no before_after.png: the base model's sample pictures are not there any more" in capsys.readouterr().out
 
 
-def test_nothing_that_is_only_looked_at_stops_a_run(server, tiny_epsilon, pictures, tmp_path):
+def test_optional_files_never_stop_a_run(server, tiny_epsilon, pictures, tmp_path):
     """Samples, sheet, log and trackers' files damaged, each in its way; the result is that of an untouched run, to the bit."""
     changes = {"validation_prompt": ("a dog",), "num_validation_images": 1, "validation_steps": 2, "sample_inference_steps": 2}
     changes |= {"max_train_steps": 4, "report_to": ("tensorboard",)}
@@ -300,7 +300,7 @@ def test_nothing_that_is_only_looked_at_stops_a_run(server, tiny_epsilon, pictur
     assert run.result() == straight.result()
 
 
-def test_tensorboard_holds_each_step_once(tmp_path):
+def test_tensorboard_has_each_step_once(tmp_path):
     """After going on from step 2 of 4, as `tracker_options` has it."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from torch.utils.tensorboard import SummaryWriter
@@ -321,7 +321,7 @@ def test_tensorboard_holds_each_step_once(tmp_path):
     ]  # fmt: skip
 
 
-def test_weights_and_biases_goes_on_with_the_same_run(monkeypatch):
+def test_weights_and_biases_continues_the_same_run(monkeypatch):
     from accelerate import Accelerator
     from accelerate.tracking import WandBTracker
 
@@ -360,7 +360,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("words", "said"), [pytest.param(*each, id=name) for name, each in WRONG.items()])
-def test_what_cannot_be_is_told_in_one_report(place, words, said):
+def test_impossible_settings_are_in_one_report(place, words, said):
     (place / "old.ckpt").write_bytes(b"\x80\x02}q\x00.")
     before = sorted(path for path in place.rglob("*"))
     if said is None:

@@ -264,12 +264,12 @@ FOLDERS: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 
 @pytest.mark.parametrize(("make", "kind"), [pytest.param(*value, id=name) for name, value in FOLDERS.items()])
-def test_a_folder_that_is_no_model_is_told_for_what_it_is(tmp_path, make, kind):
+def test_folders_that_are_not_models_are_identified(tmp_path, make, kind):
     said = refusal(make(tmp_path))
     assert kind in said and "copy the model again" not in said
 
 
-def test_only_pickles_is_said_where_there_are_some(tmp_path):
+def test_pickles_are_mentioned_only_if_there_are_any(tmp_path):
     write(tmp_path / "model_index.json", {})
     for part in ("unet", "vae", "text_encoder"):
         write(tmp_path / part / "config.json", {})
@@ -317,7 +317,7 @@ VALUES = [
 @pytest.mark.parametrize(
     ("part", "name", "value"), [pytest.param(*each, id=f"{each[0]} {each[1]} {str(each[2])[:30]}") for each in VALUES]
 )
-def test_a_value_that_cannot_be_is_refused_before_anything_is_built(model, part, name, value):
+def test_impossible_values_are_refused_before_anything_is_built(model, part, name, value):
     file = model / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
     change(file, **{name: value})
     said = refusal(model)
@@ -336,7 +336,7 @@ CONFIGURATIONS = (
     "kind", ["a pipe", "a link to a device", "a link to nothing", "a folder", "a loop", "0 bytes", "a web page"]
 )
 @pytest.mark.parametrize("file", CONFIGURATIONS)
-def test_a_file_of_a_model_that_is_none_is_refused_without_waiting(model, file, kind):
+def test_special_files_in_a_model_are_refused_without_waiting(model, file, kind):
     path = model / file
     path.unlink()
     match kind:
@@ -377,7 +377,7 @@ def test_a_safety_checker_that_would_be_copied_is_looked_at(model):
         ((1 << 40).to_bytes(8, "little") + bytes(40), "safetensors"), ((200_000_000).to_bytes(8, "little"), "safetensors"),
     ],
 )  # fmt: skip
-def test_what_calls_itself_safetensors_is_told_by_its_first_bytes(model, tmp_path, start, kind):
+def test_files_named_safetensors_are_identified_by_their_first_bytes(model, tmp_path, start, kind):
     (tmp_path / "x.safetensors").write_bytes(start)
     assert kind in refusal(tmp_path / "x.safetensors")
     file = model / "unet/diffusion_pytorch_model.safetensors"
@@ -396,7 +396,7 @@ def test_what_calls_itself_safetensors_is_told_by_its_first_bytes(model, tmp_pat
         ("sd.SafeTensors", b"", "safetensors"), ("notes", b"x", "not a model"),
     ],
 )  # fmt: skip
-def test_a_file_given_as_the_base_is_told_for_what_it_is(tmp_path, name, content, kind):
+def test_files_given_as_base_model_are_identified(tmp_path, name, content, kind):
     (tmp_path / name).write_bytes(content)
     assert kind in refusal(tmp_path / name)
 
@@ -415,12 +415,12 @@ def test_a_file_given_as_the_base_is_told_for_what_it_is(tmp_path, name, content
         pytest.param({"model": []}, id="no model"), pytest.param({"added_tokens": [{"id": 5}]}, id="half a token"),
     ],
 )  # fmt: skip
-def test_a_tokenizer_that_cannot_be_is_refused(model, changes):
+def test_impossible_tokenizers_are_refused(model, changes):
     change(model / "tokenizer/tokenizer.json", **changes)
     assert "holds no vocabulary" in refusal(model)
 
 
-def test_lengths_that_would_end_the_process_are_not_obeyed(model):
+def test_absurd_lengths_are_ignored(model):
     before = STABLE_DIFFUSION.vocabulary(locate(str(model)))
     huge = {
         "strategy": {"Fixed": 10**18},
@@ -448,7 +448,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in HOSTILE.items()])
-def test_a_text_cannot_reach_a_terminal_as_it_is(text):
+def test_texts_are_escaped_for_the_terminal(text):
     for shown in (printable(text), html(text), markdown(text), code(text)):
         assert shown.isprintable() and text not in shown and "\\" in shown
     assert len([line for line in code_block(text).split("\n") if not line.isprintable()]) == 0
@@ -457,16 +457,16 @@ def test_a_text_cannot_reach_a_terminal_as_it_is(text):
 @pytest.mark.parametrize(
     "text", ["plain", "köttbullar", "猫の写真", "❤️ photo", "naïve", "e\u0301té", "<my-cat>", "a  b", "😀", "Ελλάδα"]
 )
-def test_honest_names_stay_as_they_are(text):
+def test_ordinary_names_are_unchanged(text):
     assert printable(text) == text
 
 
-def test_a_long_text_says_how_much_is_left_out():
+def test_a_long_text_says_how_much_is_omitted():
     assert printable("x" * 5000, 10) == "x" * 10 + "... (4,990 more characters)"
     assert len(printable("\x1b" * 10**6)) < 20_000
 
 
-def test_no_markup_comes_of_a_text():
+def test_texts_never_become_markup():
     evil = "```\n<script>alert('1')</script> [a](javascript:x) ![b](http://c) **d** `e` &lt; | # h"
     assert html(evil) == (
         "```\\n&lt;script&gt;alert(&#x27;1&#x27;)&lt;/script&gt; [a](javascript:x) ![b](http://c) **d** `e` &amp;lt; | # h"
@@ -505,7 +505,7 @@ def test_an_image_that_takes_minutes_is_refused_at_once(data, kind):
     assert time.process_time() - begin < SECONDS
 
 
-def test_sound_images_are_not_too_costly():
+def test_ordinary_images_are_not_too_expensive():
     import io
 
     for format, options in (("JPEG", {"progressive": True}), ("JPEG", {}), ("PNG", {}), ("WEBP", {}), ("BMP", {}), ("TIFF", {})):
@@ -552,13 +552,13 @@ def test_settings_that_no_program_writes_are_refused_at_once(tmp_path, text):
         "{" + " " * (2 << 20),
     ],
 )
-def test_json_that_is_none_is_refused(tmp_path, text):
+def test_invalid_json_is_refused(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises((ValueError, OSError)):
         read_object(tmp_path / "x.json")
 
 
-def test_a_file_is_opened_only_where_it_is_one(tmp_path):
+def test_only_regular_files_are_opened_here(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path, "/dev/null", "/dev/zero", tmp_path / "gone", "a\0b"):
         with pytest.raises(OSError):
@@ -579,7 +579,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize(("path", "name"), PLACES.items())
-def test_of_a_place_only_the_last_part_is_shared(path, name):
+def test_only_the_last_part_of_a_path_is_shared(path, name):
     assert last_part(path) == name and "anna" not in shared_name(path).lower()
 
 

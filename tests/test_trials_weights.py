@@ -69,7 +69,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("tensors, word", REFUSED)
-def test_a_file_that_cannot_be_loaded_is_told_for_what_it_is(tmp_path, tensors, word):
+def test_files_that_cannot_be_loaded_are_identified(tmp_path, tensors, word):
     """From its header alone; the report is one problem with the file's name and something to do."""
     path = tmp_path / "x.safetensors"
     save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, path)
@@ -97,7 +97,7 @@ def test_number_formats_are_read(family, tmp_path, name):  # noqa: F811
 @pytest.mark.parametrize(
     "name, number", [("float8_e4m3fn", "nan"), ("float8_e5m2", "inf"), ("float8_e5m2", "nan"), ("float16", "inf")]
 )
-def test_numbers_that_are_none_are_refused(tmp_path, name, number):
+def test_nan_and_infinity_are_refused(tmp_path, name, number):
     tensors = File(4).lora(UNET, dtype=getattr(torch, name)).tensors
     first = next(iter(tensors))
     tensors[first] = torch.full(tensors[first].shape, float(number)).to(getattr(torch, name))
@@ -117,7 +117,7 @@ WORDS = [
 
 
 @pytest.mark.parametrize("tensors, word", WORDS)
-def test_an_embedding_is_called_by_its_word_or_its_file(tiny_epsilon, tmp_path, tensors, word):
+def test_an_embedding_is_named_by_its_word_or_its_file(tiny_epsilon, tmp_path, tensors, word):
     rows = {name: torch.randn(rows, 32) for name, rows in tensors.items()}
     save_file(rows, tmp_path / "my-toy.safetensors")
     learned = find_learned("demo", [(tmp_path / "my-toy.safetensors", 1.0)])
@@ -151,7 +151,7 @@ SAID = [
 
 
 @pytest.mark.parametrize("metadata, words", SAID)
-def test_what_files_of_others_say_of_themselves_is_told(tmp_path, metadata, words):
+def test_metadata_of_other_programs_files_are_reported(tmp_path, metadata, words):
     path = File().lora(UNET).write(tmp_path / "x.safetensors", metadata)
     [line] = find_learned("demo", [(path, 1.0)]).described
     assert words in line and line.isprintable()
@@ -292,7 +292,7 @@ def test_a_lora_in_the_negative_prompt_is_refused_and_a_given_file_takes_the_tag
     assert got == ("a", "", ["EasyNeg.safetensors", f"{CAT}:0.3"])
 
 
-def test_each_picture_has_the_weights_of_its_own_prompt(shelf):
+def test_each_image_has_the_weights_of_its_own_prompt(shelf):
     settings = InferenceSettings(prompt=["a <lora:run-cat:1>", "b", "c {x|y}"], num_images=3, weights_dir=str(shelf))
     wanted = resolve_grid(grid(settings)).requests
     assert [len(each.settings.weights) for each in wanted] == [1] * 3 + [0] * 6
@@ -345,7 +345,7 @@ def test_prompts_from_a_file(tmp_path, content, expected):
         assert expected in str(problems[0]) and problems[0].remedy
 
 
-def test_an_image_tells_its_loras_as_a1111_does(shelf):
+def test_loras_are_written_to_metadata_as_by_a1111(shelf):
     settings = {"prompt": ["a cat"], "negative_prompt": "", "num_inference_steps": 2, "guidance_scale": 7, "seed": 1}
     files = find_learned("demo", [(shelf / CAT, path_and_scale("x:0.5:0.8")[1]), (shelf / "EasyNeg.safetensors", 1.0)]).files
     weights = [

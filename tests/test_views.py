@@ -44,7 +44,7 @@ def test_the_inverse_undoes_every_bit_both_ways(text, side):
 
 
 @pytest.mark.parametrize("text", PERMUTATIONS)
-def test_a_permutation_shows_every_pixel_once_and_alike_in_all_channels(text):
+def test_a_permutation_shows_every_pixel_once_and_equally_in_all_channels(text):
     view = parse_view(text)
     shown = view(numbers(64))
     assert torch.equal(shown.flatten().sort().values, numbers(64).flatten())
@@ -63,7 +63,7 @@ def matrix(view: View, side: int) -> Tensor:
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_orthogonal_is_what_the_matrix_says(name):
+def test_orthogonal_equals_the_matrix_property(name):
     """Geng, Park & Owens 2024: a view is a matrix A with A^T A = 1, so that it keeps norms (Parseval) and white noise."""
     view = parse_view("pixel_permute:patches=16" if name == "pixel_permute" else name)
     a = matrix(view, 16)
@@ -94,7 +94,7 @@ def test_skew_moves_each_column_by_its_distance_from_the_middle():
         assert torch.equal(shown[..., column], tensor[..., column].roll(down, -1))
 
 
-def test_patches_are_moved_whole():
+def test_patches_move_as_blocks():
     tensor, view = picture(32), VIEWS["patch_permute"](patches=4, seed=1)
     before, after = (
         [t[..., y : y + 8, x : x + 8] for y in range(0, 32, 8) for x in range(0, 32, 8)] for t in (tensor, view(tensor))
@@ -135,7 +135,7 @@ def test_a_jigsaw_is_a_permutation_at_every_size(side):
         assert torch.equal(view(numbers(side)).flatten().sort().values, numbers(side).flatten())
 
 
-def test_jigsaw_pieces_move_whole_with_their_knobs():
+def test_jigsaw_pieces_move_with_their_knobs():
     """Neighbours in a piece stay neighbours; pieces of a kind go to places of that kind, most of them turned."""
     side = 64
     source = VIEWS["jigsaw"](seed=1)(numbers(side))[0, 0].long()
@@ -179,14 +179,14 @@ def test_unknown_views_and_options_are_reported(text, words):
     assert caught.value.problems[0].where == "views"
 
 
-def test_views_of_any_shape_that_have_no_need_of_a_square():
+def test_views_that_do_not_need_a_square():
     tensor = torch.randn(1, 4, 16, 24, dtype=torch.float64)
     for name in ("identity", "flip", "rotate_180", "skew", "patch_permute", "negate"):
         view = VIEWS[name]()
         assert torch.equal(view.inverse(view(tensor)), tensor)
 
 
-def test_the_lessons_do_what_the_paper_warns_of():
+def test_the_lesson_views_change_the_noise():
     noise = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert VIEWS["white_balance"]()(noise).std() == pytest.approx(1.5, rel=0.02)
     seen = VIEWS["blur"]()(noise)

@@ -146,7 +146,7 @@ def test_names_of_the_text_encoder_are_those_that_all_versions_read(tiny_epsilon
         assert (verify_result.prediction_of(again, PROMPT) - verify_result.prediction_of(family, PROMPT)).abs().max() < 1e-5
 
 
-def test_a_file_says_what_it_is_in_the_keys_that_others_know(tiny_epsilon, pictures, tmp_path, monkeypatch):
+def test_metadata_use_the_keys_of_other_programs(tiny_epsilon, pictures, tmp_path, monkeypatch):
     settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "unused")
     saved(settings, tmp_path / "run")
     for name in (LORA, KOHYA_LORA):
@@ -198,7 +198,7 @@ def test_several_tokens_are_a_file_each(tiny_epsilon, pictures, tmp_path):
     assert verify_result.check(tmp_path / "run", family, "a photo of <new> and <other>") < 1e-5
 
 
-def test_full_result_is_a_pipeline_that_keeps_what_was_left_alone(tiny_epsilon, pictures, tmp_path):
+def test_a_full_result_is_a_pipeline_with_the_untrained_parts_unchanged(tiny_epsilon, pictures, tmp_path):
     base = tmp_path / "base"
     base.symlink_to(tiny_epsilon)
     settings = settings_for("full", base, pictures, tmp_path / "unused")
@@ -222,7 +222,7 @@ def test_full_result_is_a_pipeline_that_keeps_what_was_left_alone(tiny_epsilon, 
     assert all(torch.equal(parameter, unet.get_parameter(name[5:])) for name, parameter in method.trainable_state_dict().items())
 
 
-def test_a_file_that_does_not_hold_what_was_learned_is_an_error(tiny_epsilon, pictures, tmp_path):
+def test_a_file_that_differs_from_the_trained_weights_is_an_error(tiny_epsilon, pictures, tmp_path):
     family, _ = saved(settings_for("lora", tiny_epsilon, pictures, tmp_path / "unused"), tmp_path / "run")
     file = tmp_path / "run" / LORA
     with safe_open(file, "pt") as opened:
