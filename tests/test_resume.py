@@ -243,7 +243,7 @@ def test_nan_in_the_result_is_a_numerics_error(server, tiny_epsilon, pictures, t
     """One step so long that the weights are finite and what the network makes of them is not."""
     run = Run(server, tmp_path, "full", tiny_epsilon, pictures, learning_rate=10.0, max_train_steps=1)
     status, said = run()
-    assert status == 4 and "NaN or infinity, and is not saved as the result" in said and "Traceback" not in said
+    assert status == 4 and "predict NaN or infinity, so no result was saved" in said and "Traceback" not in said
     assert not list(run.folder.glob("model_index.json"))
 
 
