@@ -6,7 +6,7 @@ import pytest
 import torch
 from kit import prepared, settings_for, train_loop
 
-from customize.evaluation.learned_change import Change, Probe, adapted
+from customize.evaluation.learned_change import Change, Probe, adapted, kept, relative_change
 
 
 def probed(method, base, pictures, folder, steps, **changes):
@@ -39,6 +39,34 @@ def test_a_lora_against_whole_matrices(tiny_epsilon, pictures, tmp_path):
     assert change.loss[0] == pytest.approx((base - batch.noise).square().mean().item(), rel=1e-5)
     assert change.loss[1] == pytest.approx((now - batch.noise).square().mean().item(), rel=1e-5)
     assert len(set(batch.timesteps.tolist())) == 8 and batch.timesteps.min() < 100 and batch.timesteps.max() > 900
+
+
+def test_an_adapter_without_factors_is_measured_by_its_change_of_weights_or_its_parameters(
+    tiny_epsilon, pictures, tmp_path, monkeypatch
+):
+    settings = settings_for("lora", tiny_epsilon, pictures, tmp_path, max_train_steps=2, learning_rate=1e-2)
+    context, training = prepared(settings)
+    method = training.method
+
+    def measured():
+        """What is kept of the weights: of factors, of the change of W, and of the parameters themselves."""
+        found = [kept(method)]
+        with monkeypatch.context() as patch:
+            for missing in ("factors", "delta_weight"):
+                patch.setattr(method.adapter, missing, lambda *_: None)
+                found.append(kept(method))
+        return found
+
+    def parameters():
+        return {name: tensor.detach().double().clone() for name, tensor in method.trainable_state_dict().items()}
+
+    start, before = measured(), parameters()
+    train_loop(settings, training, context.accelerator, 2)
+    of_factors, of_weights, of_parameters = (relative_change(method, *each) for each in zip(start, measured(), strict=True))
+    assert of_weights == pytest.approx(of_factors, rel=1e-5) and 1e-4 < of_factors < 1
+    changed = sum((tensor - before[name]).square().sum().item() for name, tensor in parameters().items())
+    total = sum(tensor.square().sum().item() for tensor in before.values())
+    assert of_parameters == pytest.approx(math.sqrt(changed / total), rel=1e-5) != pytest.approx(of_factors, rel=1e-2)
 
 
 @pytest.mark.parametrize("method", ["textual_inversion", "full"])

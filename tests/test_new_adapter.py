@@ -1,25 +1,34 @@
-"""An adapter is one file: LoHa, which the package does not have, trains, is verified, loads and learns on from its file alone."""
+"""An adapter is one file. LoHa, a change of weights that is not of low rank, and (IA)^3, a scale of outputs, which the package
+does not have, train, resume, load, merge and train on from their files alone."""
 
+import copy
+import functools
 import json
+import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from adapters_of_others import TEXT, UNET, File, diffusers
 from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 HERE = Path(__file__).parent
 PROMPT = "a photo of sks dog"
+FILE = "pytorch_lora_weights.safetensors"
+ADAPTERS = ("loha", "ia3")
 
 
 @pytest.fixture(scope="module")
 def folder(tiny_epsilon, pictures, tmp_path_factory) -> Path:
     """What `new_adapter_runs.py` wrote."""
-    folder = tmp_path_factory.mktemp("loha")
+    folder = tmp_path_factory.mktemp("new_adapter")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
     command = [sys.executable, HERE / "new_adapter_runs.py", tiny_epsilon, pictures, folder]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -28,78 +37,171 @@ def folder(tiny_epsilon, pictures, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def status(folder) -> dict:
-    return json.loads((folder / "status.json").read_text())
+def status(folder) -> dict[str, dict]:
+    """By adapter: exit statuses and numbers of its runs."""
+    return {name: json.loads((folder / f"{name}.json").read_text()) for name in ADAPTERS}
 
 
 @pytest.fixture(scope="module")
-def latents(folder) -> dict[str, torch.Tensor]:
-    return load_file(folder / "latents.safetensors")
+def latents(folder) -> dict[str, dict[str, Tensor]]:
+    """By adapter: the latents of one image, by how they were generated."""
+    return {name: load_file(folder / f"{name}.safetensors") for name in ADAPTERS}
 
 
-def test_the_file_is_short():
-    assert len((HERE / "new_adapter" / "loha.py").read_text().splitlines()) <= 40
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_the_file_is_short(name):
+    assert len((HERE / "new_adapter" / f"{name}.py").read_text().splitlines()) <= 40
 
 
-def test_it_trains_with_a_teacher_and_from_earlier_weights(status):
-    assert {name: status[name] for name in ("plain", "teacher", "onward", "infer")} == {
-        "plain": 0, "teacher": 0, "onward": 0, "infer": 0
-    }  # fmt: skip
+def test_every_command_succeeds(status):
+    assert status["loha"] == {"trained": 0, "trained on": 0, "generated": 0}
+    assert {name: status["ia3"][name] for name in ("trained", "resumed", "merged")} == {"trained": 0, "resumed": 0, "merged": 0}
 
 
-def test_the_loaded_file_generates_what_the_network_in_memory_does_to_the_bit(latents, status):
-    assert torch.equal(latents["loaded"], latents["in memory"])
-    assert torch.equal(latents["checkpoint"], latents["in memory"])
-    assert status["pixels equal"]
-    assert (latents["loaded"] - latents["base"]).abs().max() > 1e-3
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_the_loaded_file_generates_what_the_network_in_memory_does_to_the_bit(name, latents):
+    """That of (IA)^3 was trained in two runs, the second of which resumed the first."""
+    own = latents[name]
+    assert all(torch.equal(own[other], own["in memory"]) for other in ("loaded", "checkpoint", "again") if other in own)
+    assert (own["loaded"] - latents["loha"]["base"]).abs().max() > 1e-3
 
 
-def test_disabled_it_is_the_base_model(latents):
-    assert torch.equal(latents["disabled"], latents["base"])
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_disabled_or_at_scale_0_it_is_the_base_model_to_the_bit(name, latents):
+    own = latents[name]
+    assert all(torch.equal(own[other], latents["loha"]["base"]) for other in ("disabled", "none") if other in own)
 
 
-def delta(folder: Path, scale: float = 1.0) -> dict[str, torch.Tensor]:
-    """scale * alpha / rank * (w1_a w1_b) o (w2_a w2_b) of each module, in float64."""
-    tensors = {name: tensor.double() for name, tensor in load_file(folder / "pytorch_lora_weights.safetensors").items()}
-    modules = {name.rpartition(".")[0] for name in tensors}
-    return {
-        module: scale * 3.0 / 4
-        * (tensors[f"{module}.hada_w1_a"] @ tensors[f"{module}.hada_w1_b"])
-        * (tensors[f"{module}.hada_w2_a"] @ tensors[f"{module}.hada_w2_b"])
-        for module in modules
-    }  # fmt: skip
+def test_the_command_generates_the_same_pixels(folder):
+    from PIL import Image
+
+    [image] = (folder / "images").glob("*.png")
+    assert Image.open(image).tobytes() == Image.open(folder / "loaded.png").tobytes()
+
+
+def stock(base: Path) -> StableDiffusionPipeline:
+    """diffusers' own pipeline, to be changed at will."""
+    pipe = StableDiffusionPipeline(**copy.deepcopy(components(base)), requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@functools.cache
+def components(base: Path) -> dict[str, object]:
+    return StableDiffusionPipeline.from_pretrained(base, safety_checker=None).components
+
+
+def latents_of(pipe: StableDiffusionPipeline) -> Tensor:
+    return pipe(PROMPT, num_inference_steps=3, generator=torch.Generator().manual_seed(2), output_type="latent").images
+
+
+def module_of(pipe: StableDiffusionPipeline, name: str) -> nn.Module:
+    """The module of a name in files: `unet...`, `text_encoder.text_model...`."""
+    network, _, inner = name.partition(".")
+    known = dict(getattr(pipe, network).named_modules())
+    return known.get(inner) or known[inner.removeprefix("text_model.")]
+
+
+def tensors_of(run: Path) -> dict[str, Tensor]:
+    return {name: tensor.double() for name, tensor in load_file(run / FILE).items()}
+
+
+def add_loha(pipe: StableDiffusionPipeline, run: Path, scale: float) -> None:
+    """W + scale * alpha / rank * (w1_a w1_b) o (w2_a w2_b), in float64."""
+    tensors = tensors_of(run)
+    for name in {name.rpartition(".")[0] for name in tensors}:
+        one, two = (tensors[f"{name}.hada_w{i}_a"] @ tensors[f"{name}.hada_w{i}_b"] for i in (1, 2))
+        module_of(pipe, name).weight.add_((scale * 3.0 / 4 * one * two).float())
+
+
+def scale_by_ia3(pipe: StableDiffusionPipeline, run: Path, scale: float) -> None:
+    """l o (W x + b) with l = 1 + scale * (learned l - 1), in float64."""
+    for name, learned in tensors_of(run).items():
+        module = module_of(pipe, name.removesuffix(".ia3_l"))
+        factor = 1 + scale * (learned.flatten() - 1)
+        for parameter in module.parameters():  # W [out, in, ...], b [out]
+            parameter.copy_((parameter.double() * factor.view(-1, *[1] * (parameter.dim() - 1))).float())
+
+
+def add_lora(pipe: StableDiffusionPipeline, scale: float) -> None:
+    """W + scale * B A, in float64; the file that `new_adapter_runs.py` writes."""
+    for name, change in File().lora(UNET | TEXT, diffusers, ("lora_A.weight", "lora_B.weight")).changes.items():
+        weight = module_of(pipe, diffusers(name)).weight
+        weight.copy_((weight.double() + scale * change).float())
+
+
+def lora_then_ia3(pipe: StableDiffusionPipeline, folder: Path) -> None:
+    add_lora(pipe, 0.7)
+    scale_by_ia3(pipe, folder / "ia3", 0.5)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("name", "parts"),
-    [("loaded", {"plain": 1.0}), ("half", {"plain": 0.5}), ("beside", {"plain": 0.5, "teacher": 0.5})],
+    ("adapter", "name", "apply"),
+    [
+        ("loha", "loaded", lambda pipe, folder: add_loha(pipe, folder / "loha", 1.0)),
+        ("loha", "half", lambda pipe, folder: add_loha(pipe, folder / "loha", 0.5)),
+        ("loha", "beside", lambda pipe, folder: [add_loha(pipe, folder / run, 0.5) for run in ("loha", "onward")]),
+        ("ia3", "loaded", lambda pipe, folder: scale_by_ia3(pipe, folder / "ia3", 1.0)),
+        ("ia3", "half", lambda pipe, folder: scale_by_ia3(pipe, folder / "ia3", 0.5)),
+        ("ia3", "beside", lora_then_ia3),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_against_the_formula_in_stock_diffusers(name, parts, folder, latents, tiny_epsilon):
-    stock = StableDiffusionPipeline.from_pretrained(tiny_epsilon, safety_checker=None)
-    stock.set_progress_bar_config(disable=True)
-    for part, scale in parts.items():
-        for module, change in delta(folder / part, scale).items():
-            network, _, inner = module.partition(".")
-            known = dict(getattr(stock, network).named_modules())
-            layer = known.get(inner) or known[inner.removeprefix("text_model.")]
-            layer.weight.add_(change.float())
-    expected = stock(PROMPT, num_inference_steps=3, generator=torch.Generator().manual_seed(2), output_type="latent").images
-    torch.testing.assert_close(latents[name], expected, rtol=0, atol=1e-4)
+def test_against_the_formula_in_stock_diffusers(
+    adapter: str, name: str, apply: Callable[[StableDiffusionPipeline, Path], object], folder, latents, tiny_epsilon
+):
+    pipe = stock(tiny_epsilon)
+    apply(pipe, folder)
+    torch.testing.assert_close(latents[adapter][name], latents_of(pipe), rtol=0, atol=1e-4)
 
 
-def test_a_run_begins_with_what_was_learned(folder):
-    """After one step of a vanishing learning rate."""
-    first, then = (load_file(folder / run / "pytorch_lora_weights.safetensors") for run in ("plain", "onward"))
+@torch.no_grad()
+def test_a_merged_model_is_the_formula(folder, tiny_epsilon):
+    by_hand, merged = stock(tiny_epsilon), stock(folder / "merged")
+    lora_then_ia3(by_hand, folder)
+    for part in ("unet", "text_encoder"):
+        expected = getattr(by_hand, part).state_dict()
+        for name, tensor in getattr(merged, part).state_dict().items():
+            torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6)
+    torch.testing.assert_close(latents_of(merged), latents_of(by_hand), rtol=0, atol=1e-5)
+
+
+def test_it_cannot_become_one_lora(status, folder):
+    code, report = status["ia3"]["refused"]
+    assert code == 2 and f"merge: {folder}/ia3/{FILE} is an adapter that is no LoRA (IA3)\n      -> merge into a folder" in report
+    assert not (folder / "merged.safetensors").exists()
+
+
+@torch.no_grad()
+def test_its_change_is_that_of_the_weights(status, folder, tiny_epsilon):
+    """|(l - 1) o W| / |W| over all modules, of whose weights only every other number is measured in convolutions."""
+    pipe, changed, total = stock(tiny_epsilon), 0.0, 0.0
+    for name, learned in tensors_of(folder / "ia3").items():
+        weight = module_of(pipe, name.removesuffix(".ia3_l")).weight.double()
+        change = (learned.flatten() - 1).view(-1, *[1] * (weight.dim() - 1)) * weight
+        weight, change = (each.flatten()[:: max(1, each.numel() // 4096)] for each in (weight, change))
+        changed, total = changed + change.square().sum().item(), total + weight.square().sum().item()
+    assert status["ia3"]["change"] == pytest.approx(math.sqrt(changed / total), rel=1e-5)
+
+
+def test_a_run_begins_with_what_was_learned(folder, status, latents):
+    """LoHa: after one step of a vanishing learning rate; (IA)^3: before the first step."""
+    first, then = (load_file(folder / run / FILE) for run in ("loha", "onward"))
     assert first.keys() == then.keys()
     assert all((first[name] - then[name]).abs().max() < 1e-9 for name in first)
     settings = json.loads((folder / "onward" / "customize.json").read_text())["settings"]
     assert (settings["adapter"], settings["rank"], settings["lora_alpha"]) == ("loha", 4, 3.0)
+    assert torch.equal(latents["ia3"]["onward"], latents["ia3"]["loaded"])
 
 
-def test_its_settings_are_its_own(folder):
-    settings = json.loads((folder / "plain" / "customize.json").read_text())["settings"]
-    assert "rank" in settings and not {"lora_dropout", "use_dora", "lora_format"} & settings.keys()
+def test_its_settings_and_its_learning_rate_are_its_own(folder, status):
+    own = {name: json.loads((folder / name / "customize.json").read_text())["settings"] for name in ADAPTERS}
+    assert "rank" in own["loha"] and not {"lora_dropout", "use_dora", "lora_format"} & own["loha"].keys()
+    assert "lora_targets" in own["ia3"] and not {"rank", "lora_alpha"} & own["ia3"].keys()
+    assert status["ia3"]["onward"] == ["ia3", 3e-3, ["attention", "conv1"], True]  # that of the run was 0.05
+    rates = ["2e-06 (adapter none)", "0.003 (adapter ia3)", "0.0001 (adapter loha)", "0.0001 (adapter lora)"]
+    assert status["ia3"]["learning rates"] == "; ".join(rates)
 
 
 @pytest.mark.parametrize("change", [{"unet.r": 1 << 40}, {"unet.r": 3}, {"unet.strange": 1}])
@@ -111,7 +213,7 @@ def test_a_description_that_does_not_fit_the_tensors_is_refused(change, folder, 
 
     monkeypatch.setattr(customize.adapters, "__path__", [*customize.adapters.__path__, str(HERE / "new_adapter")])
     customize.adapters.by_peft_type.cache_clear()
-    path = folder / "plain" / "pytorch_lora_weights.safetensors"
+    path = folder / "loha" / FILE
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     description = json.loads(metadata["lora_adapter_metadata"])
