@@ -124,8 +124,16 @@ def test_a_run_begins_with_both_sets_of_vectors(base, pictures, trained, tmp_pat
 def test_a_file_of_other_encoders_is_refused(keys, base, trained, tmp_path):
     tensors = {key: torch.zeros(1, {"clip_g": 16}.get(key, 32)) for key in keys}
     save_file(tensors, tmp_path / "x.safetensors", {"placeholder_token": "<x>", "customize": json.dumps({})})
-    with pytest.raises(InputError, match="the vectors of this base model are clip_l, clip_g"):
+    with pytest.raises(InputError, match="this base model takes clip_l, clip_g"):
         load_pipeline(str(base), [(tmp_path / "x.safetensors", 1.0)])
+
+
+def test_a_single_encoder_takes_one_tensor_of_a_word(tiny_epsilon, tmp_path):
+    tensors = {"clip_l": torch.zeros(1, 32), "t\x1b[0m": torch.zeros(1, 32)}
+    save_file(tensors, tmp_path / "x.safetensors", {"placeholder_token": "<x>"})
+    with pytest.raises(InputError, match="<x> has the vectors clip_l.*this base model takes those of one text encoder") as caught:
+        load_pipeline(str(tiny_epsilon), [(tmp_path / "x.safetensors", 1.0)])
+    assert "\x1b" not in str(caught.value)
 
 
 def test_directions_keep_the_norm_of_each_vocabulary(base, pictures, tmp_path):

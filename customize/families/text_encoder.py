@@ -12,6 +12,7 @@ from transformers import AddedToken
 from customize.errors import InputError, Problem
 from customize.families.source import known_token_problems
 from customize.families.token_table import added_words, token_table
+from customize.printable import first_few
 
 
 class TextEncoder:
@@ -135,7 +136,8 @@ def vectors_by_encoder(encoders: Sequence[TextEncoder], tensors: Mapping[str, Te
     by_key = {name.rpartition(".")[2]: tensor for name, tensor in tensors.items()}
     keys = [encoder.embedding_key for encoder in encoders] if len(encoders) > 1 else [*by_key][:1]
     if len(tensors) != len(keys) or by_key.keys() != set(keys):
-        raise ValueError(f"has {', '.join(sorted(tensors))}, and the vectors of this base model are {', '.join(keys)}")
+        expected = ", ".join(keys) if len(encoders) > 1 else "those of one text encoder"
+        raise ValueError(f"has the vectors {first_few(sorted(tensors), 3)}; this base model takes {expected}")
     found = [by_key[key] for key in keys]
     for encoder, tensor in zip(encoders, found, strict=True):
         if tensor.shape[-1] != encoder.width:
