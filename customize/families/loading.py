@@ -1,4 +1,4 @@
-"""From a located source to a family object with its networks in memory."""
+"""Loads Stable Diffusion 1.x and 2.x, and downloads models from the hub."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ CLASSES = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": C
 
 
 def load(source: Source, placement: Placement) -> StableDiffusion:
-    """Loads a base model; the safety checker and feature extractor stay where they are.
+    """Loads a base model without its safety checker and feature extractor.
 
     Raises InputError, also for weights and noise levels that are NaN or infinite.
     """
@@ -45,7 +45,7 @@ def load(source: Source, placement: Placement) -> StableDiffusion:
 
 
 def download(name: str, revision: str | None, variant: str | None) -> Path:
-    """The local copy of a hub model, fetched when it is not there yet. Raises InputError when it cannot be had."""
+    """The folder of a hub model, downloaded unless it is cached. Raises InputError where that fails."""
     try:
         return Path(
             DiffusionPipeline.download(

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x and 2.x: the parts of the model and what they answer; nothing here trains or samples.
+"""Stable Diffusion 1.x and 2.x: the components of the model, its prompts and its predictions.
 
 B batch, C latent channels, H W latent height and width, L tokens, D embedding width.
 Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models".
@@ -38,7 +38,7 @@ class StableDiffusion:
     """A text-conditional latent diffusion model with one CLIP text encoder.
 
     name: what the user called it; source: the folder or file that it came from. scheduler: the base's own, for sampling;
-    schedule: its noise levels, those that it was trained with.
+    schedule: the noise levels it was trained with.
     """
 
     spec = STABLE_DIFFUSION
@@ -75,10 +75,10 @@ class StableDiffusion:
 
     @property
     def resolution(self) -> int:
-        """Side in pixels of the pictures that the model was made for. Raises InputError where the model does not say."""
+        """Side in pixels of the images that the model was trained on. Raises InputError where the model does not say."""
         if self.unet.config.sample_size is None:
             remedy = "give --resolution in training, --height and --width in generating"
-            raise InputError(Problem(str(self.source), "does not say for which size of pictures it was made", remedy))
+            raise InputError(Problem(str(self.source), "does not say for which size of images it was made", remedy))
         return self.unet.config.sample_size * self.latents.factor
 
     @property
@@ -131,8 +131,8 @@ class StableDiffusion:
         """Takes another autoencoder for its own. Raises InputError for one of another shape of latents."""
         sizes = [(each.factor, each.channels) for each in (KLLatents(vae), self.latents)]
         if sizes[0] != sizes[1]:
-            said = [f"{channels} channels of 1/{factor} the size" for factor, channels in sizes]
-            what = f"{where} makes latents of {said[0]}, the base model's own of {said[1]}"
+            spaces = [f"{channels} channels of 1/{factor} the size" for factor, channels in sizes]
+            what = f"{where} makes latents of {spaces[0]}, the base model's own of {spaces[1]}"
             raise InputError(Problem("vae", what, "take an autoencoder of the same kind of model"))
         self.vae = vae.requires_grad_(False).eval()
 

@@ -1,4 +1,4 @@
-"""The words of a prompt that call up what was learned: `sks` in `a photo of sks dog`. torch is not imported for it."""
+"""The trigger words of a prompt: `sks` in `a photo of sks dog`. torch is not imported."""
 
 import gzip
 import re
@@ -12,7 +12,7 @@ RARE = 20_000
 
 
 def rare_words(instance_prompt: str, class_prompt: str | None = None) -> tuple[str, ...]:
-    """The words of an instance prompt that the base model hardly knows, in lower case; the rarest one where all are known.
+    """The words of an instance prompt that are rare in the base model's vocabulary, in lower case; the rarest one if none is.
 
     Words of the class prompt do not count, unless there are no others. Empty for a prompt without letters.
     """
@@ -31,18 +31,18 @@ def words_of(prompt: str) -> list[str]:
 
 
 def calls(prompt: str, words: Collection[str]) -> bool:
-    """Whether a prompt has one of the words, in upper or lower case; in scripts without blanks, as part of a longer one."""
+    """Whether a prompt contains one of the words, whatever its case; in scripts without spaces, also within a longer word."""
     text, found = prompt.casefold(), set(words_of(prompt))
     return any(word in found or (not word.isascii() and word in text) for word in map(str.casefold, words))
 
 
 def any_calls(prompts: Sequence[str], words: Collection[str]) -> bool:
-    """Whether one of the prompts does."""
+    """Whether one of the prompts contains one of the words."""
     return any(calls(prompt, words) for prompt in prompts)
 
 
 def calls_learned(prompts: Sequence[str], triggers: Collection[str]) -> bool:
-    """Whether a prompt calls what was learned. triggers: learned words, or instance prompts, of which the rare words count."""
+    """Whether a prompt contains a trigger word. triggers: learned words, or instance prompts, whose rare words count."""
     text = "\n".join(prompts).casefold()
     phrases = [trigger for trigger in triggers if len(trigger.split()) > 1]
     words = [trigger.casefold() for trigger in triggers if trigger and trigger not in phrases]
@@ -51,7 +51,7 @@ def calls_learned(prompts: Sequence[str], triggers: Collection[str]) -> bool:
 
 @cache
 def merge_ranks() -> dict[str, int]:
-    """Whole words that are one token of CLIP's, with the number of their last merge: frequent words come first."""
+    """Words that are one token of CLIP, with the index of their last merge: frequent words have a low one."""
     lines = gzip.decompress(MERGES.read_bytes()).decode().split("\n")
     merged = ("".join(line.split()) for line in lines)
     return {word.removesuffix("</w>"): number for number, word in enumerate(merged) if word.endswith("</w>")}

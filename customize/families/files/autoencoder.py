@@ -1,4 +1,4 @@
-"""An autoencoder in place of the base model's own: a folder in diffusers' layout, or one .safetensors file."""
+"""Loads an autoencoder that replaces the base model's: from a folder in diffusers' layout or one .safetensors file."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ LATENT_CHANNELS = 4
 
 
 def locate_autoencoder(name: str) -> Path:
-    """The folder or file that `load_autoencoder` takes. Raises InputError for what is no autoencoder; torch is not needed."""
+    """The folder or file that `load_autoencoder` takes. Raises InputError where it is no autoencoder. torch is not imported."""
     path = Path(os.path.expanduser(name))
     if path.is_dir():
         folder = path if (path / "config.json").is_file() else path / "vae"
@@ -65,7 +65,7 @@ def load_autoencoder(path: Path):
 
 
 def read_autoencoder(path: Path):
-    """The same, with whatever its libraries raise."""
+    """As `load_autoencoder`, with the errors of the libraries."""
     from diffusers import AutoencoderKL
 
     from customize.families.files import networks

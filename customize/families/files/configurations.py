@@ -1,4 +1,4 @@
-"""The configurations of a model: which values are read, what each may be, and what the tensors' header says against them.
+"""The configurations of a model: which values are read, what each may be, and whether the tensors contradict them.
 
 Only what is listed here reaches a library; the rest of a file (code, classes, ways to compute, quantisation) is never obeyed.
 """
@@ -31,22 +31,22 @@ def number(least: float, most: float) -> Check:
 
 
 def one_of(*values: Any) -> Check:
-    """Whether a value is one of these, of the very type."""
+    """Whether a value is one of these and of the same type."""
     return lambda value: any(type(value) is type(each) and value == each for each in values)
 
 
 def or_none(is_fit: Check) -> Check:
-    """The same question of a value that may be left empty."""
+    """The same check for a value that may be None."""
     return lambda value: value is None or is_fit(value)
 
 
 def each(is_fit: Check, most: int = 8) -> Check:
-    """The same question of every value in a list."""
+    """The same check for every value of a list."""
     return lambda values: isinstance(values, list) and 0 < len(values) <= most and all(map(is_fit, values))
 
 
 def one_or_each(is_fit: Check) -> Check:
-    """The same question of one value, or of each in a list with one for each block."""
+    """The same check for one value, or for a list with one value per block."""
     return lambda value: is_fit(value) or each(is_fit)(value)
 
 
@@ -104,7 +104,7 @@ SCHEDULER: dict[str, Check] = {
     "use_lu_lambdas": or_none(flag), "sigma_min": limit, "sigma_max": limit, "original_inference_steps": whole(1, 10_000),
     "timestep_scaling": number(0, 1e6), "disable_corrector": lambda value: value == [] or each(whole(0, 10_000), 1000)(value),
 }  # fmt: skip
-"""Of a scheduler other plain values pass, too: there is a class for each, which knows its own words."""
+"""Other plain values of a scheduler are passed on: each scheduler class has settings of its own."""
 TOKENIZER: dict[str, Check] = {"model_max_length": or_none(number(1, 1e40))}
 READ: dict[str, dict[str, Check]] = {
     "model_index.json": {},
@@ -114,47 +114,48 @@ READ: dict[str, dict[str, Check]] = {
     "text_encoder/config.json": TEXT_ENCODER,
     "tokenizer/tokenizer_config.json": TOKENIZER,
 }
-"""The configurations of a model, and what the values in them may be."""
+"""The configuration files of a model, and the valid values in each."""
 
 
-def faults(values: Mapping[str, Check], said: Mapping[str, Any]) -> Iterator[str]:
-    """What cannot be, among the values of a configuration, in words."""
+def faults(values: Mapping[str, Check], config: Mapping[str, Any]) -> Iterator[str]:
+    """Values of a configuration that are out of range, as messages."""
     for name, is_fit in values.items():
-        if name in said and not is_fit(said[name]):
-            yield f"{name} is {str(said[name])[:80]!r}, which is not understood here"
+        if name in config and not is_fit(config[name]):
+            yield f"{name} is {str(config[name])[:80]!r}, which is not understood here"
 
 
-def scheduler_faults(said: Mapping[str, Any]) -> Iterator[str]:
-    """What cannot be between the values of a scheduler that are fit each for itself."""
-    steps, betas = said.get("num_train_timesteps", 1000), said.get("trained_betas")
+def scheduler_faults(config: Mapping[str, Any]) -> Iterator[str]:
+    """Values of a scheduler that are each valid but contradict each other."""
+    steps, betas = config.get("num_train_timesteps", 1000), config.get("trained_betas")
     if betas is not None and len(betas) != steps:
         yield f"trained_betas has {len(betas)} entries, num_train_timesteps is {steps}"
-    if betas is None and said.get("beta_start", 1e-4) > said.get("beta_end", 0.02):
-        yield f"beta_start {said.get('beta_start', 1e-4)} is above beta_end {said.get('beta_end', 0.02)}"
-    if said.get("original_inference_steps", 1) > steps:
-        yield f"original_inference_steps is {said['original_inference_steps']}, num_train_timesteps {steps}"
+    if betas is None and config.get("beta_start", 1e-4) > config.get("beta_end", 0.02):
+        yield f"beta_start {config.get('beta_start', 1e-4)} is above beta_end {config.get('beta_end', 0.02)}"
+    if config.get("original_inference_steps", 1) > steps:
+        yield f"original_inference_steps is {config['original_inference_steps']}, num_train_timesteps {steps}"
 
 
-def contradictions(part: str, said: Mapping[str, Any], shapes: Shapes) -> Iterator[str]:
-    """Values of a network's configuration, fit each for itself, that its tensors' names and shapes contradict."""
+def contradictions(part: str, config: Mapping[str, Any], shapes: Shapes) -> Iterator[str]:
+    """Valid values of a network's configuration that the names and shapes of its tensors contradict."""
     for name, seen in SEEN[part](shapes):
-        told = said.get(name)
-        if told is not None and seen and not fits(told, seen):
-            yield f"{name} is {told}, but its tensors show {seen if isinstance(told, list) or len(set(seen)) > 1 else seen[0]}"
+        declared = config.get(name)
+        if declared is not None and seen and not fits(declared, seen):
+            shown = seen if isinstance(declared, list) or len(set(seen)) > 1 else seen[0]
+            yield f"{name} is {declared}, but its tensors show {shown}"
     if part == "unet":
-        counts = [len(said[name]) for name in ("block_out_channels", "down_block_types", "up_block_types") if name in said]
+        counts = [len(config[name]) for name in ("block_out_channels", "down_block_types", "up_block_types") if name in config]
         if len(set(counts)) > 1:
             yield f"block_out_channels, down_block_types and up_block_types have {' and '.join(map(str, counts))} entries"
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        if part == "text_encoder" and (said.get(name) or 0) >= (rows := said.get("vocab_size", 49_408)):
-            yield f"{name} is {said[name]}, but vocab_size is {rows}"
-    if part == "text_encoder" and said.get("hidden_size", 512) % said.get("num_attention_heads", 8):
-        yield f"hidden_size {said.get('hidden_size')} is no multiple of num_attention_heads {said.get('num_attention_heads')}"
+        if part == "text_encoder" and (config.get(name) or 0) >= (rows := config.get("vocab_size", 49_408)):
+            yield f"{name} is {config[name]}, but vocab_size is {rows}"
+    if part == "text_encoder" and config.get("hidden_size", 512) % config.get("num_attention_heads", 8):
+        yield f"hidden_size {config.get('hidden_size')} is no multiple of num_attention_heads {config.get('num_attention_heads')}"
 
 
-def fits(told: Any, seen: list[int]) -> bool:
-    """Whether what is told of all blocks, or of each, is what is seen of each."""
-    return told == seen if isinstance(told, list) else all(told == each for each in seen)
+def fits(declared: Any, seen: list[int]) -> bool:
+    """Whether a value declared for all blocks, or for each, is the value seen in each."""
+    return declared == seen if isinstance(declared, list) else all(declared == each for each in seen)
 
 
 def unet_seen(shapes: Shapes) -> Iterator[tuple[str, list[int]]]:
@@ -195,11 +196,11 @@ SEEN = {"unet": unet_seen, "vae": vae_seen, "text_encoder": text_encoder_seen}
 
 
 def count(shapes: Shapes, pattern: str) -> int:
-    """One more than the largest number that stands in the pattern's group at the beginning of a name, at most `MOST_BLOCKS`."""
+    """One more than the largest number in the pattern's group at the start of a name, at most `MOST_BLOCKS`."""
     found = (re.match(pattern, name) for name in shapes)
     return min(1 + max((int(each[1][:9]) for each in found if each), default=-1), MOST_BLOCKS)
 
 
 def sizes(shapes: Shapes, names: list[str], axis: int) -> list[int]:
-    """The sizes of these tensors along an axis, of those that are there and have it."""
+    """The sizes of these tensors along an axis; missing tensors are left out."""
     return [shapes[name][axis] for name in names if len(shapes.get(name, ())) > axis and len(shapes[name]) > 1]

@@ -1,4 +1,4 @@
-"""Whether a folder in diffusers' layout is a whole Stable Diffusion 1.x or 2.x that a library can be given: no torch."""
+"""Checks a folder in diffusers' layout: a complete Stable Diffusion 1.x or 2.x that is safe to load. No torch."""
 
 import os
 from pathlib import Path
@@ -30,8 +30,8 @@ MOST_WORDS = 32 * MIB
 def check_folder(folder: Path, variant: str | None = None) -> Path:
     """The folder, if it holds every part of a Stable Diffusion model as safetensors; otherwise InputError.
 
-    Another model is told by its own word; configurations are compared with the tensors' header, and no other file is left to
-    a library than regular ones.
+    A model of another family is named in the report. Configurations are compared with the tensors' headers, and every file that
+    a library will open has to be a regular file.
     """
     folder = inside_cache(folder)
     if not os.path.lexists(folder / INDEX):
@@ -39,9 +39,9 @@ def check_folder(folder: Path, variant: str | None = None) -> Path:
     refuse_other(folder)
     problems = [] if (folder / "tokenizer").is_dir() else [Problem(f"{folder}/tokenizer", "missing", AGAIN)]
     for file in (file for file in READ if file.partition("/")[0] not in NETWORKS):
-        found, said = configuration_problems(folder / file, READ[file])
+        found, config = configuration_problems(folder / file, READ[file])
         if file == SCHEDULER_FILE and not found:
-            found = [Problem(printable(folder / file), fault, SET_RIGHT) for fault in scheduler_faults(said)]
+            found = [Problem(printable(folder / file), fault, SET_RIGHT) for fault in scheduler_faults(config)]
         missing = file.startswith("tokenizer/") and not os.path.lexists(folder / file)
         problems += [] if missing else found
     for part in NETWORKS:
@@ -63,14 +63,14 @@ def network_problems(folder: Path, part: str, variant: str | None) -> list[Probl
 
 
 def configuration_problems(path: Path, values: dict[str, Check]) -> tuple[list[Problem], dict[str, Any]]:
-    """What is wrong with a configuration, and what it says."""
+    """What is wrong with a configuration, and its values."""
     problems: list[Problem] = []
-    said = read_configuration(path, problems)
-    return problems + [Problem(printable(path), printable(fault), SET_RIGHT) for fault in faults(values, said)], said
+    config = read_configuration(path, problems)
+    return problems + [Problem(printable(path), printable(fault), SET_RIGHT) for fault in faults(values, config)], config
 
 
 def refuse_other(folder: Path) -> None:
-    """Raises InputError where a folder in diffusers' layout says that it is another model than Stable Diffusion 1.x or 2.x."""
+    """Raises InputError where the configurations in a folder are those of a model other than Stable Diffusion 1.x or 2.x."""
     index, unet = (read_configuration(folder / file, []) for file in (INDEX, "unet/config.json"))
     kind = other_pipeline(index) or other_unet(unet)
     if not kind and not (folder / "unet").is_dir():
@@ -93,7 +93,7 @@ def read_configuration(path: Path, problems: list[Problem]) -> dict[str, Any]:
 
 
 def other_files(folder: Path) -> list[Problem]:
-    """What is wrong with the files that are copied or read beside the networks: each must be a regular one."""
+    """What is wrong with the other files that are copied or read; each has to be a regular file."""
     problems = []
     for part in ("tokenizer", *LEFT_ALONE):
         names = names_in(folder / part)[0] if (folder / part).is_dir() else ()
@@ -117,7 +117,7 @@ def read_words(path: Path, problems: list[Problem]) -> None:
 
 
 def weight_files(folder: Path, variant: str | None) -> list[Path]:
-    """The safetensors files of one network of the model: the usual one, or all that there are."""
+    """The safetensors files of one network: the one with the usual name, else all."""
     files = [
         file for file in sorted(folder.glob("*.safetensors")) if (f".{variant}" in file.stem if variant else "." not in file.stem)
     ]
@@ -126,7 +126,7 @@ def weight_files(folder: Path, variant: str | None) -> list[Path]:
 
 
 def weights_problems(folder: Path, variant: str | None) -> tuple[list[Problem], dict[str, tuple[int, ...]]]:
-    """What is wrong with the safetensors files of one network of the model; and its tensors' shapes by name."""
+    """What is wrong with the safetensors files of one network, and the shapes of its tensors by name."""
     files = weight_files(folder, variant)
     shapes: dict[str, tuple[int, ...]] = {}
     if not files:
@@ -157,7 +157,7 @@ def weights_problems(folder: Path, variant: str | None) -> tuple[list[Problem], 
 
 
 def no_weights(folder: Path, variant: str | None) -> Problem:
-    """The problem of a network without the safetensors that are looked for, by what there is in their place."""
+    """The problem of a network whose safetensors files are missing; it names what was found instead."""
     files, _ = names_in(folder)
     what = f"has no safetensors of variant {variant}" if variant else "has no safetensors"
     remedy = "convert the model to safetensors, or name the --variant that is there"

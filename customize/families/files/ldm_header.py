@@ -1,4 +1,4 @@
-"""Which Stable Diffusion a single .safetensors file in the original (LDM) layout holds: read from its header alone."""
+"""Identifies the Stable Diffusion in a single .safetensors file of the original (LDM) layout, from its header alone."""
 
 import re
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ MODELSPEC = {"epsilon": "epsilon", "v_prediction": "v"}
 
 @dataclass(frozen=True)
 class Layout:
-    """What the file's networks are: the folder of their `config`uration, what the file says of their training, and how many
-    channels the UNet takes: 4, or 9 (inpainting)."""
+    """The networks of a file. config: the folder of their configuration; prediction_type, resolution: of their training;
+    channels: that the UNet takes, 4 or 9 (inpainting)."""
 
     config: Path
     prediction_type: str
@@ -32,34 +32,34 @@ class Layout:
 def read_layout(file: Path, prediction_type: str | None = None) -> Layout:
     """Reads the version, prediction type and resolution from the names, shapes and metadata in the header.
 
-    prediction_type: "epsilon" or "v_prediction", over what the file says. A 2.x file that says nothing predicts v at
-    768 pixels, a 1.x file epsilon at 512. Raises InputError for everything that is not Stable Diffusion 1.x or 2.x.
+    prediction_type: "epsilon" or "v_prediction", overrides the file. Without metadata, a 2.x file predicts v at 768
+    pixels, a 1.x file epsilon at 512. Raises InputError for everything that is not Stable Diffusion 1.x or 2.x.
     """
     header = read_header(file)
     refuse_foreign(file, header)
     is_v1 = any(name.startswith(CLIP) for name in header.tensors)
-    predicts = prediction_type or told_prediction_type(file, header.metadata)
-    told_resolution = re.fullmatch(r"(\d+)(x\1)?", header.metadata.get("modelspec.resolution", ""))
+    predicts = prediction_type or declared_prediction_type(file, header.metadata)
+    declared_resolution = re.fullmatch(r"(\d+)(x\1)?", header.metadata.get("modelspec.resolution", ""))
     if is_v1:
         config, resolution = "sd15", 512
         predicts = predicts or "epsilon"
     else:
-        small = predicts is None and told_resolution and told_resolution[1] == "512"
+        small = predicts is None and declared_resolution and declared_resolution[1] == "512"
         predicts = predicts or ("epsilon" if small else "v_prediction")
         config, resolution = ("sd21_base", 512) if predicts == "epsilon" else ("sd21", 768)
     channels = header.tensors[FIRST].shape[1]
-    return Layout(CONFIGS / config, predicts, int(told_resolution[1]) if told_resolution else resolution, channels)
+    return Layout(CONFIGS / config, predicts, int(declared_resolution[1]) if declared_resolution else resolution, channels)
 
 
-def told_prediction_type(file: Path, metadata: dict[str, str]) -> str | None:
-    """What the metadata says: `modelspec.prediction_type` (Stability's model specification), `ss_v_prediction`."""
-    if told := metadata.get("modelspec.prediction_type"):
-        if told not in PREDICTION_TYPES:
+def declared_prediction_type(file: Path, metadata: dict[str, str]) -> str | None:
+    """The prediction type in the metadata: `modelspec.prediction_type` (Stability's model specification), `ss_v_prediction`."""
+    if declared := metadata.get("modelspec.prediction_type"):
+        if declared not in PREDICTION_TYPES:
             remedy = "name the prediction type in the settings, epsilon or v_prediction"
-            raise InputError(Problem(str(file), f"says that it predicts {told!r}, which is unknown", remedy))
-        return PREDICTION_TYPES[told]
-    if told := metadata.get("ss_v_prediction"):
-        return "v_prediction" if told.lower() in ("true", "1") else "epsilon"
+            raise InputError(Problem(str(file), f"says that it predicts {declared!r}, which is unknown", remedy))
+        return PREDICTION_TYPES[declared]
+    if declared := metadata.get("ss_v_prediction"):
+        return "v_prediction" if declared.lower() in ("true", "1") else "epsilon"
     return None
 
 

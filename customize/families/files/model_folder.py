@@ -1,6 +1,6 @@
-"""What lies in a folder that was named as a base model: the model itself, one level up or down, or something else.
+"""Identifies a folder that was given as a base model but holds none: a folder of the model, one level up, something else.
 
-Only names are looked at, and small configurations; no folder is searched deeper than two levels.
+Only names and small configurations are read; folders are searched to a depth of two.
 """
 
 import os
@@ -14,7 +14,7 @@ from customize.storage.json_files import read_object
 
 INDEX = "model_index.json"
 MOST_ENTRIES = 2000
-"""Names of one folder that are looked at."""
+"""Names of one folder that are read at most."""
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".heic", ".tif", ".tiff", ".bmp")
 CONVERT = "convert it to diffusers' folders or to one .safetensors file, and give that"
 UNSAFE = "pickles can run code when they are loaded; convert it to .safetensors and give that file"
@@ -29,7 +29,7 @@ LEARNED = ("pytorch_lora_weights*.safetensors", "learned_embeds*.safetensors", "
 
 
 def inside_cache(folder: Path) -> Path:
-    """The folder itself, or of one of the hub's cache (models--OWNER--NAME) the snapshot that it stands for.
+    """The folder itself; for a folder of the hub's cache (models--OWNER--NAME), its snapshot.
 
     Raises InputError where there are several and none is main.
     """
@@ -50,14 +50,14 @@ def inside_cache(folder: Path) -> Path:
 
 
 def no_model(folder: Path) -> Problem:
-    """What a folder without model_index.json is, as far as its names tell, and what to do."""
+    """The problem of a folder without model_index.json: what it seems to be, and what to do."""
     where = printable(folder)
     what, remedy = next(signs(folder), ("holds no model: it has no model_index.json", WHOLE))
     return Problem(where, what, remedy)
 
 
 def signs(folder: Path) -> Iterator[tuple[str, str]]:
-    """What a folder may be, the most telling sign first."""
+    """What a folder may be, the strongest sign first."""
     files, folders = names_in(folder)
     if not files and not folders:
         yield f"is empty: no {INDEX}", WHOLE

@@ -1,4 +1,4 @@
-"""A network of a model in diffusers' layout: built from the values that are read here, compared with its file, then filled.
+"""Loads a network of a model in diffusers' layout: builds it from checked values, compares it with its file, fills it.
 
 Nothing in the model's folder chooses a class, an implementation or a way to load.
 """
@@ -21,9 +21,9 @@ from customize.storage.untrusted_files import refusing
 
 OTHER = f"is it Stable Diffusion 1.x or 2.x? {AGAIN}"
 OTHER_PARTS_OF_CLIP = ("text_projection.", "logit_scale", "vision_model.", "visual_projection.", "embeddings.position_ids")
-"""What may stand in a text encoder's file, too: nothing is asked of it here."""
+"""Other tensors that the file of a text encoder may hold; they are ignored."""
 NAMES_OF_2022 = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Of the attention layers in the autoencoders of Stable Diffusion 1.x, and what they are called now."""
+"""Old and current names of the attention layers in the autoencoders of Stable Diffusion 1.x."""
 
 AT_A_TIME = 64
 
@@ -36,8 +36,8 @@ def load_network(
     Raises InputError where configuration and file do not agree.
     """
     values = READ[f"{part}/config.json"]
-    said = read_object(folder / "config.json")
-    config = {name: said[name] for name in values if name in said}
+    declared = read_object(folder / "config.json")
+    config = {name: declared[name] for name in values if name in declared}
     headers = [read_header(file).tensors for file in weight_files(folder, variant)]
     shapes = {own: info.shape for header in headers for name, info in header.items() if (own := own_name(part, name))}
     where = printable(folder)

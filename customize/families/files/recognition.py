@@ -1,6 +1,6 @@
-"""What a model is that is none of Stable Diffusion 1.x or 2.x, by its own words: class names, settings, names of tensors.
+"""Names models other than Stable Diffusion 1.x and 2.x, by class names, settings and names of tensors.
 
-Each table goes from a sign to what such a model is called; the first sign that fits is told.
+Each table maps a sign to the name of such a model; the first sign that matches counts.
 """
 
 import re
@@ -154,16 +154,16 @@ TENSORS: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 """By a pattern in the names of a single file's tensors: what such a file is, and what to do."""
 MOST_TENSORS = 20_000
-"""Of a base model that is looked at; Stable Diffusion has 1,200, and 3,000 with the averages of its training."""
+"""Tensors of a base model at most; Stable Diffusion has 1,200, and 3,000 with the averages of its training."""
 
 
 def by_pattern(table: Mapping[str, str], word: str) -> str | None:
-    """What the first pattern that is found in the word stands for."""
+    """The value of the first pattern that is found in the word."""
     return next((kind for pattern, kind in table.items() if re.search(pattern, word)), None)
 
 
 def other_pipeline(index: Mapping[str, Any]) -> str | None:
-    """What a model is by its model_index.json; None where that is Stable Diffusion 1.x or 2.x, or does not tell."""
+    """The name of another model by its model_index.json; None for Stable Diffusion 1.x or 2.x, and where it is unknown."""
     name = index.get("_class_name")
     if not isinstance(name, str) or OURS.fullmatch(name):
         return None
@@ -172,7 +172,7 @@ def other_pipeline(index: Mapping[str, Any]) -> str | None:
 
 
 def other_unet(config: Mapping[str, Any]) -> str | None:
-    """What a model is by the configuration of its UNet; None where that is Stable Diffusion 1.x or 2.x."""
+    """The name of another model by the configuration of its UNet; None for Stable Diffusion 1.x or 2.x."""
     name = config.get("_class_name", "UNet2DConditionModel")
     if isinstance(name, str) and name != "UNet2DConditionModel" and (kind := by_pattern(NETWORK_CLASSES, name)):
         return f"{kind} ({printable(name, 60)})"
@@ -201,7 +201,7 @@ def other_unet(config: Mapping[str, Any]) -> str | None:
 
 
 def other_network(config: Mapping[str, Any]) -> str | None:
-    """What a folder with a single network is, by its config.json."""
+    """The kind of a single network, by its config.json; None where it is unknown."""
     words = [config.get("_class_name"), *(config.get("architectures") or ())] if isinstance(
         config.get("architectures") or [], list
     ) else [config.get("_class_name")]  # fmt: skip
@@ -209,11 +209,11 @@ def other_network(config: Mapping[str, Any]) -> str | None:
 
 
 def other_tensors(names: Iterable[str]) -> tuple[str, str] | None:
-    """What a single file is by the names of its tensors, and what to do; None where no sign is found."""
+    """The kind of a single file by the names of its tensors, and what to do; None where it is unknown."""
     text = "\n".join(names)
     return next((kind for pattern, kind in TENSORS.items() if re.search(pattern, text, re.MULTILINE)), None)
 
 
 def refusal(where: object, kind: str, remedy: str = SUPPORTED) -> Problem:
-    """The problem of a model that is another one."""
+    """The problem of a model of another family."""
     return Problem(printable(where), f"is {kind}, not Stable Diffusion 1.x or 2.x", remedy)

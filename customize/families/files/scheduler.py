@@ -1,4 +1,4 @@
-"""A base model's own scheduler, from its folder."""
+"""Loads a base model's scheduler from its folder."""
 
 import inspect
 from pathlib import Path
@@ -16,8 +16,8 @@ from customize.storage.untrusted_files import refusing
 
 
 def load_scheduler(folder: Path):
-    """The scheduler of the class that the folder's own configuration names. Raises InputError for one that cannot be had."""
-    config = told(read_object(folder / SCHEDULER_FILE))
+    """Builds the scheduler that the folder's configuration names. Raises InputError where that is impossible."""
+    config = checked_config(read_object(folder / SCHEDULER_FILE))
     name = str(config.get("_class_name", ""))
     scheduler_class = getattr(diffusers, name, None)
     if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, diffusers.SchedulerMixin)):
@@ -34,8 +34,8 @@ def load_scheduler(folder: Path):
     return scheduler
 
 
-def told(config: dict[str, Any]) -> dict[str, Any]:
-    """Of a scheduler's configuration what `configurations.faults` has looked at, and plain values beside it."""
+def checked_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a scheduler's configuration that `configurations.faults` has checked, and other plain values."""
     return {name: value for name, value in config.items() if name in SCHEDULER or is_plain(value)}
 
 

@@ -1,6 +1,6 @@
-"""The files of a CLIP tokenizer, read and cut down to what it is made of before a library gets them. No torch.
+"""The files of a CLIP tokenizer, reduced to what defines it before a library reads them. No torch.
 
-What is left out: truncation and padding (a length of 10**18 ends the process in the library), code, and templates.
+Left out: truncation and padding (a length of 10**18 ends the process in the library), code, and templates.
 """
 
 import json
@@ -18,13 +18,13 @@ from customize.storage.untrusted_files import MIB, read_text
 MOST_BYTES = 32 * MIB
 WHOLE, CONFIG, ADDED, SPECIAL = "tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"
 PARTS = ("version", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model")
-TOLD = (
+KEPT = (
     "bos_token", "eos_token", "unk_token", "pad_token", "model_max_length", "added_tokens_decoder", "do_lower_case",
     "add_prefix_space", "additional_special_tokens", "errors",
 )  # fmt: skip
-"""Of tokenizer_config.json."""
+"""The entries of tokenizer_config.json that are passed on."""
 REPEATED_GROUP = re.compile(r"\)[*+{]")
-"""In a regular expression: what may take for ever on a prompt. CLIP's have none."""
+"""Part of a regular expression that may run for ever on a prompt; CLIP's expressions have none."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class TokenizerFiles:
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
-        """A folder of our own with the files, for a library to read; it goes afterwards."""
+        """A temporary folder with the files, for a library to read."""
         with tempfile.TemporaryDirectory() as name:
             for file, text in self.files.items():
                 (Path(name) / file).write_text(text, encoding="utf-8")
@@ -68,14 +68,14 @@ def tokenizer_files(folder: Path) -> TokenizerFiles:
         files["merges.txt"] = read_text(folder / "merges.txt", MOST_BYTES)
     for name in (CONFIG, ADDED, SPECIAL):
         if (folder / name).exists():
-            said = read_object(folder / name, MOST_BYTES)
-            files[name] = json.dumps({key: said[key] for key in TOLD if key in said} if name == CONFIG else said)
+            content = read_object(folder / name, MOST_BYTES)
+            files[name] = json.dumps({key: content[key] for key in KEPT if key in content} if name == CONFIG else content)
     return TokenizerFiles(files)
 
 
-def without_surplus(said: dict[str, Any]) -> dict[str, Any]:
+def without_surplus(content: dict[str, Any]) -> dict[str, Any]:
     """The parts of tokenizer.json that say how text becomes tokens. Raises ValueError for a pattern that may take for ever."""
-    kept = {name: said[name] for name in PARTS if name in said}
+    kept = {name: content[name] for name in PARTS if name in content}
     texts = [kept.get(name) for name in ("normalizer", "pre_tokenizer", "decoder", "post_processor")]
     while texts:
         match texts.pop():
@@ -89,7 +89,7 @@ def without_surplus(said: dict[str, Any]) -> dict[str, Any]:
 
 
 def added_words(files: TokenizerFiles) -> list[str]:
-    """The words that were added to the vocabulary, as the files beside it tell. Raises ValueError where they tell no words."""
+    """The words that were added to the vocabulary, by the files beside it. Raises ValueError where these are malformed."""
     decoder = json.loads(files.files.get(CONFIG, "{}")).get("added_tokens_decoder") or {}
     if not isinstance(decoder, dict) or not all(isinstance(token, dict) for token in decoder.values()):
         raise ValueError("added_tokens_decoder holds no tokens")
