@@ -159,7 +159,7 @@ def test_class_images_are_known_by_what_is_in_them(tiny_epsilon, images, tmp_pat
     shutil.copy(mine / "0.png", moved / "2.png")
     (problem,) = differences(before, now(moved))
     assert (problem.where, problem.what) == (
-        "class_data_dir", "holds pictures that are not those of the run to be resumed: 2.png",
+        "class_data_dir", "holds images that are not those of the run to be resumed: 2.png",
     )  # fmt: skip
     (moved / "2.png").unlink()
     assert differences(before, now(moved)) == []  # it can be drawn again, and is compared then

@@ -9,10 +9,11 @@ from kit import conditioning
 from torch import Tensor
 
 from customize import families
-from customize.adapters.lora_keys import sorted_out, split
+from customize.adapters.lora_keys import network_of, sorted_out, split
 from customize.adapters.peft_layers import merge
 from customize.errors import InputError
 from customize.families.specs import STABLE_DIFFUSION
+from customize.families.specs.network_names import NetworkNames
 from customize.families.specs.unet_names import original_names
 from customize.inference import load_pipeline
 from customize.inference.scale_schedules import LoadedWeights
@@ -263,6 +264,25 @@ def test_the_names_of_the_original_unet_are_those_of_stable_diffusion():
         "output_blocks.2.0.skip_connection", "output_blocks.2.1.conv", "output_blocks.3.1",
         "output_blocks.5.2.conv", "output_blocks.11.1", "out.2", "time_embed.0", None,
     ]  # fmt: skip
+
+
+def test_each_of_three_networks_has_its_own_tensors():
+    """A name that two networks share belongs to the first; the longest prefix tells the network of a name."""
+    second = NetworkNames(("text_encoder_2.text_model.", "text_model."), ("lora_te2_text_model_",), inner="text_model.")
+    names = {**STABLE_DIFFUSION.networks, "text_encoder_2": second}
+    modules = {"unet": ["mid_block.attentions.0.proj_in"], **dict.fromkeys(("text_encoder", "text_encoder_2"), ["layers.0.fc1"])}
+    place = {
+        "lora_unet_middle_block_1_proj_in": ("unet", "mid_block.attentions.0.proj_in"),
+        "lora_te1_text_model_layers_0_fc1": ("text_encoder", "layers.0.fc1"),
+        "lora_te2_text_model_layers_0_fc1": ("text_encoder_2", "layers.0.fc1"),
+        "text_encoder_2.text_model.layers.0.fc1": ("text_encoder_2", "layers.0.fc1"),
+        "text_model.layers.0.fc1": ("text_encoder", "layers.0.fc1"),
+    }
+    for name, expected in place.items():
+        found, _ = sorted_out({f"{name}.lora_up.weight": 0}, modules, names)
+        assert found == {expected: {"B": 0}} and network_of(name, names) == expected[0]
+    assert second.written("layers.0.fc1") == second.written("text_model.layers.0.fc1") == "text_encoder_2.text_model.layers.0.fc1"
+    assert second.written_by_kohya("layers.0.fc1") == "lora_te2_text_model_layers_0_fc1"
 
 
 def test_a_tensor_for_an_occupied_module_is_skipped(family, tmp_path):

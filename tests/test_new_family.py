@@ -162,6 +162,15 @@ def test_stock_loads_our_lora_and_predicts_the_same(model, run):
     assert (found["base"] - found["stock"]).abs().max() > 1e-4
 
 
+def test_a_run_begins_with_its_lora(config, run):
+    """One more step at a learning rate next to 0 leaves it as it is."""
+    again = run.parent / "again"
+    words = f"--init_weights {run} --output_dir {again} --learning_rate 1e-30 --max_train_steps 1".split()
+    assert commands.train_dreambooth([str(config), *words]) == 0
+    before, after = load_file(run / LORA), load_file(again / LORA)
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_infer_generates_with_it(model, run, tmp_path, capsys):
     words = ["--weights", str(run), "--prompt", PROMPT, "--num_inference_steps", "3", "--seed", "4"]
     assert commands.infer([*words, "--output_dir", str(tmp_path)]) == 0

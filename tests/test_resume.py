@@ -127,14 +127,14 @@ def test_another_run_is_not_the_same_run(server, tiny_epsilon, tmp_path):
     assert status == 2 and "max_train_steps: was 6" in said
     (folder / "1.txt").write_text("a photo of sks dog in the house")
     status, said = run(*LATEST)
-    assert status == 2 and "pictures and captions" in said and "1.png" in said
+    assert status == 2 and "images and captions" in said and "1.png" in said
     (folder / "1.txt").unlink()
     before = (folder / "2.png").read_bytes()
     picture = Image.open(folder / "2.png")
     picture.putpixel((0, 0), tuple(255 - value for value in picture.getpixel((0, 0))))
     picture.save(folder / "2.png")
     status, said = run(*LATEST)
-    assert status == 2 and "pictures and captions" in said and "2.png" in said
+    assert status == 2 and "images and captions" in said and "2.png" in said
     (folder / "2.png").write_bytes(before)
     assert run(*LATEST)[0] == 0
 

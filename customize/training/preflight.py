@@ -1,4 +1,4 @@
-"""What a training run needs besides its settings: looked at in one go, before torch is imported."""
+"""Checks everything that a training run needs, and reports all problems at once, before torch is imported."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Report:
-    """All that was looked at. folder, source: None where a problem is in the way; examples: those that are good."""
+    """The results of all checks. folder, source: None where they failed; examples: the valid ones."""
 
     folder: Path | None
     source: Source | None
@@ -66,12 +66,12 @@ def check(settings) -> tuple[Path, Source, Examples]:
 
 
 def examine(settings) -> Report:
-    """What `check` looks at, and everything that is wrong with it."""
+    """Runs all checks; the report holds every problem found."""
     problems: list[Problem] = []
     folder = attempt(lambda: output_folder.check(settings), problems)
     if settings.latents_cache_dir:
         attempt(lambda: run_folder.check_place("latents_cache_dir", Path(settings.latents_cache_dir)), problems)
-    attempt(lambda: class_pictures_place(settings), problems)
+    attempt(lambda: check_class_folder(settings), problems)
     source = attempt(lambda: check_source(settings), problems)
     resolution = settings.resolution or (spec_of(source).resolution(source) if source else None) or USUAL_RESOLUTION
     examples, found = examine_examples(settings, resolution)
@@ -82,12 +82,12 @@ def examine(settings) -> Report:
     if settings.init_weights:
         problems += attempt(lambda: list(init_weights.problems(settings)), problems) or []
     if source and (source.folder or source.file):
-        examples = attempt(lambda: look_at_lengths(settings, source, examples), problems) or examples
+        examples = attempt(lambda: check_lengths(settings, source, examples), problems) or examples
     return Report(folder, source, examples, resolution, tuple(problems))
 
 
 def attempt(one: Callable[[], T], problems: list[Problem]) -> T | None:
-    """The result, or None and the problems that it raised."""
+    """The result; None where InputError or OSError is raised, whose problems are added."""
     try:
         return one()
     except InputError as error:
@@ -110,14 +110,14 @@ def too_many_class_images(settings, examples: Examples) -> list[Problem]:
     return [Problem("num_class_images", what, f"ask for fewer, or, if they are meant, add --max_images {missing}")]
 
 
-def class_pictures_place(settings) -> None:
-    """Raises InputError where class pictures could not be written."""
+def check_class_folder(settings) -> None:
+    """Raises InputError where class images could not be written."""
     if settings.class_folder:
         run_folder.check_place("class_data_dir", Path(settings.class_folder))
 
 
 def check_source(settings) -> Source:
-    """The located base model; the words to be learned must not be among those that it knows."""
+    """The located base model. Raises InputError where it cannot be trained, or knows a new word already."""
     source = locate(
         settings.pretrained_model_name_or_path, revision=settings.revision, variant=settings.variant,
         prediction_type=settings.prediction_type,
@@ -131,13 +131,13 @@ def check_source(settings) -> Source:
 
 
 def with_lengths_for_the_hub(settings, source: Source | None, examples: Examples) -> Examples:
-    """As `look_at_lengths` for a model on the hub, by CLIP's tokenizer, which is slow to import: after all else is right."""
-    return look_at_lengths(settings, source, examples) if source and not (source.folder or source.file) else examples
+    """As `check_lengths` for a model on the hub, whose tokenizer is slow to import: called after all other checks."""
+    return check_lengths(settings, source, examples) if source and not (source.folder or source.file) else examples
 
 
-def look_at_lengths(settings, source: Source, examples: Examples) -> Examples:
-    """The examples with a note on captions and prompts that the text encoders do not read at once. Raises InputError for those
-    that they do not read at all."""
+def check_lengths(settings, source: Source, examples: Examples) -> Examples:
+    """Returns the examples with a note on captions and prompts that a text encoder does not read at once. Raises InputError
+    for those longer than it can read."""
     of_text: dict[str, list[str]] = {text: ["validation_prompt"] for text in sample_prompts(settings)}
     of_text |= {text: [name] for name, text in settings.prompts.items()}
     for example in examples.instances:
@@ -149,13 +149,13 @@ def look_at_lengths(settings, source: Source, examples: Examples) -> Examples:
     problems = [
         Problem(
             f"{text if len(text) <= 60 else f'{text[:57]}...'!r} ({first_few(of_text[text], 3)})",
-            f"is too long: {number} tokens, more than {limit.most}", "shorten it",
+            f"is too long: {tokens} tokens, more than {limit.most}", "shorten it",
         )
-        for text, number, limit in found if number > limit.most
+        for text, tokens, limit in found if tokens > limit.most
     ]  # fmt: skip
     if problems:
         raise InputError(problems)
-    named = first_few([f"{first_few(of_text[text], 3)} ({number} tokens)" for text, number, _ in found])
+    named = first_few([f"{first_few(of_text[text], 3)} ({tokens} tokens)" for text, tokens, _ in found])
     at_once = found[0].limit.at_once
     note = f"longer than the {at_once} tokens that the text encoder reads at once, so read in chunks, as infer.py does: {named}"
     return replace(examples, notes=(*examples.notes, note))

@@ -1,4 +1,4 @@
-"""Going on with a run: finds its checkpoint, and makes sure that it is the same run."""
+"""Resumes a run: finds its checkpoint, and verifies that it belongs to the same run."""
 
 import hashlib
 import json
@@ -22,15 +22,15 @@ from customize.weights import init_weights
 
 PICTURES, CLASS_PICTURES, BASE_FILES = "pictures", "class_pictures", "base model's files"
 NOT_COMPARED = {"versions", "changes", "run", PICTURES, CLASS_PICTURES}
-"""What is not compared as a setting is."""
+"""Entries of the identity that are not compared like settings."""
 TABLES = ("versions", PICTURES, CLASS_PICTURES)
 BLOCKS, BLOCK = 64, 1 << 16
-ANEW = "start anew in another --output_dir"
+ANEW = "start a new run in another --output_dir"
 
 
 def identity(settings, source: Source, examples: Examples, num_processes: int) -> dict[str, Any]:
-    """What makes a run the one that it is: method, base model, images and captions to learn from, and every setting that its
-    steps hang on, as it comes out and not as it was typed."""
+    """What identifies a run: method, base model, training images and captions, and the effective value of every setting that
+    its steps depend on."""
     number, files = len(examples.instances), fingerprint(source)
     kept = {
         name: value for name, value in settings.values().items() if name not in derived.SCHEDULE and not is_free(settings, name)
@@ -56,28 +56,28 @@ def identity(settings, source: Source, examples: Examples, num_processes: int) -
 
 
 BASE_SETTINGS = ("pretrained_model_name_or_path", "revision", "variant")
-"""The names of a base model, which its files stand for where they are here."""
+"""Settings that name the base model; where its files are local, their fingerprint is compared instead."""
 
 
 def is_free(settings, name: str) -> bool:
-    """Whether a setting may differ when a run is resumed. What follows from it is compared: images, captions and learning rates.
-    Folders of images, and of a base model that is no name on the hub, may be moved: what is in them is compared."""
+    """Whether a setting may differ when a run is resumed. Its consequences are compared: images, captions and learning rates.
+    Folders of images, and of a local base model, may be moved, since their contents are compared."""
     return name in derived.RATES or table(type(settings))[name].scope == "run"
 
 
 def spread(values: Sequence[Any], count: int) -> list[Any]:
-    """One value for each word, where one stands for all."""
+    """One value for each word; a single value is repeated."""
     return list(values) * (count if len(values) == 1 else 1)
 
 
 def digests(examples: Sequence[Example]) -> dict[str, str]:
-    """What is in the images, by name."""
+    """The hashes of the images, by name."""
     return {example.name: example.digest for example in examples}
 
 
 def fingerprint(source: Source) -> str:
-    """A hash over those files of the base model that are read: the size of each and 64 blocks spread over it.
-    Another model is found out, a single changed byte may not be. Empty for one on the hub: its name and revision tell."""
+    """A hash over the base model's files: the size of each and 64 blocks spread over it. It detects another model, though not
+    every changed byte. Empty for a model on the hub, which name and revision identify."""
     files = spec_of(source).files(source)
     digest = hashlib.sha256()
     for path in files:
@@ -93,9 +93,9 @@ def fingerprint(source: Source) -> str:
 def find_checkpoint(
     settings, folder: Path, same: dict[str, Any], say: Callable[[str], None], max_train_steps: int | None = None
 ) -> checkpoint.Checkpoint | None:
-    """The state to go on from, when the settings ask for one; what they change of its course is noted in `same`.
+    """The checkpoint to resume from, where the settings name one; changed learning rates are noted in `same`.
 
-    max_train_steps: where the run shall end. Raises InputError when the checkpoint belongs to another run or lies beyond.
+    max_train_steps: the last step of the run. Raises InputError when the checkpoint belongs to another run or lies beyond.
     """
     if not settings.resume_from_checkpoint:
         return None
@@ -129,12 +129,12 @@ def find_checkpoint(
 
 
 def done(found: checkpoint.Checkpoint | None) -> tuple[int, int]:
-    """Steps that were done and draws that were skipped before the run is resumed."""
+    """(steps done, draws skipped) before the run is resumed."""
     return (found.step, len(saved_parts(found)[SKIPPED_DRAWS])) if found else (0, 0)
 
 
 def is_identity(value: Any) -> bool:
-    """Whether it is something that `identity` could have given, as far as it is used."""
+    """Whether a value has the structure of what `identity` returns."""
     try:
         plain = json.loads(json.dumps(value)) == value
     except (TypeError, ValueError, RecursionError):
@@ -148,8 +148,7 @@ def is_identity(value: Any) -> bool:
 
 
 def fitting(found: checkpoint.Checkpoint, parts: Mapping[str, Resumable]) -> checkpoint.Checkpoint:
-    """The checkpoint, if a run with these parts could have saved it; the optimizer's settings, which follow from the run's, are
-    those of the run.
+    """The checkpoint with the optimizer settings of this run. parts: those of this run's state.
 
     Raises InputError where a part of the state is not this run's.
     """
@@ -163,7 +162,7 @@ def fitting(found: checkpoint.Checkpoint, parts: Mapping[str, Resumable]) -> che
 
 
 def differences(earlier: dict[str, Any], now: dict[str, Any], may_change: Sequence[str] = ()) -> list[Problem]:
-    """What would make the rest of the run another one than was begun. may_change: settings that may."""
+    """The problems of settings, files and images that differ from the run to be resumed. may_change: settings that may differ."""
     names = earlier.keys() | now.keys()
     if earlier.get("method") != now.get("method"):  # each has settings of its own
         names = {"method", *(earlier.keys() & now.keys())}
@@ -179,19 +178,19 @@ def differences(earlier: dict[str, Any], now: dict[str, Any], may_change: Sequen
         )
         problems.append(Problem(BASE_FILES, what, f"name the one that it was begun with, or {ANEW}"))
     if PICTURES in changed:
-        problems += other_images("pictures and captions", earlier.get(PICTURES, {}), now.get(PICTURES, {}))
+        problems += other_images("images and captions", earlier.get(PICTURES, {}), now.get(PICTURES, {}))
     return problems + class_differences(earlier, now)
 
 
 def remedy(name: str) -> str:
-    """What to do where a setting was another one."""
+    """The remedy for a setting that differs."""
     if name in derived.RATES:
         return f"set it as it was, or add --change_learning_rate to go on with this one, or {ANEW}"
     return f"set it as it was, or {ANEW}"
 
 
 def class_differences(earlier: dict[str, Any], now: dict[str, Any], complete: bool = False) -> list[Problem]:
-    """Class images that are not those of the run. complete: all are there; before that, those that are missing are left out."""
+    """The problems of class images that differ from the run's. complete: whether all exist; else missing ones are ignored."""
     before, after = earlier.get(CLASS_PICTURES, {}), now.get(CLASS_PICTURES, {})
     if not complete and len(after) < len(before):
         before = {name: digest for name, digest in before.items() if name in after}
@@ -207,19 +206,20 @@ def refuse_other_class_images(found: checkpoint.Checkpoint | None, same: dict[st
 
 
 def other_images(where: str, before: dict[str, Any], after: dict[str, Any]) -> list[Problem]:
-    """The problem of images that are others than before, by name."""
+    """The problem of images that differ, by name."""
     names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    what = f"{'holds pictures' if where == 'class_data_dir' else 'are'} not those of the run to be resumed: {first_few(names)}"
-    return [Problem(where, what.replace("holds pictures not", "holds pictures that are not"), f"put them back, or {ANEW}")]
+    is_folder = where == "class_data_dir"
+    what = f"{'holds images that are' if is_folder else 'are'} not those of the run to be resumed: {first_few(names)}"
+    return [Problem(where, what, f"put them back, or {ANEW}")]
 
 
 def changed_rates(found: checkpoint.Checkpoint, earlier: dict[str, Any], now: dict[str, Any]) -> list[list[Any]]:
-    """[step, setting, was, is now] of each setting of the learning rate that is changed on request."""
+    """[step, setting, old value, new value] of each learning rate setting that is changed on request."""
     return [[found.step, name, earlier.get(name), now.get(name)] for name in derived.RATES if earlier.get(name) != now.get(name)]
 
 
 def of_another_course(folder: Path, step: int) -> list[Problem]:
-    """Checkpoints of later steps, which `latest` would take though they are of the learning rate before the change."""
+    """The problem of later checkpoints, which `latest` would load although they used the learning rate before the change."""
     later = [path.name for path in checkpoint.every(folder) if path.name > checkpoint.name(step)]
     what = f"changes the rate after step {step}, and {first_few(later, 3)} in {folder} went on with the earlier one"
     return [Problem("change_learning_rate", what, "go on from latest, or move them away first")] if later else []

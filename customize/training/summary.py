@@ -1,4 +1,4 @@
-"""The first and the last lines of a training run: what will be done with what, what came of it, and what to do next."""
+"""The first and last lines of a training run: what is trained on what, the result, and the next command."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from customize.storage.run_folder import BEFORE_AFTER, KOHYA_LORA, SAMPLES
 
 
 def before_loading(settings, folder: Path, source: Source, examples: Examples, machine: Machine) -> Rows:
-    """What is known before the base model is loaded."""
+    """The rows before the base model is loaded."""
     resolution = settings.resolution or spec_of(source).resolution(source)
     yield from base_rows(source)
     yield "method", printable(settings.description)
@@ -26,7 +26,7 @@ def before_loading(settings, folder: Path, source: Source, examples: Examples, m
 
 
 def images(settings, examples: Examples, resolution: int | None) -> str:
-    """How many images there are, of which size, and what becomes of it."""
+    """The number of images, their sizes, and how they are resized."""
     sizes = sorted({example.size for example in examples.instances}, key=lambda size: size[0] * size[1])
     where = ", ".join(settings.image_folders or (settings.dataset_name or "",))
     span = " to ".join(dict.fromkeys(f"{width} x {height}" for width, height in [*sizes[:1], *sizes[-1:]]))
@@ -41,7 +41,7 @@ def images(settings, examples: Examples, resolution: int | None) -> str:
 
 
 def prepared(context, training, seconds: float) -> Rows:
-    """What is known before the first step. seconds: of the whole run, about."""
+    """The rows before the first step. seconds: the expected time of the run."""
     settings, steps = context.settings, context.max_train_steps - context.first_step
     learned = sum(tensor.numel() for tensor in training.method.trainable_state_dict().values())
     left = f" of {context.max_train_steps:,} that are left" if context.first_step else ""
@@ -53,7 +53,7 @@ def prepared(context, training, seconds: float) -> Rows:
 
 
 def samples(context, settings) -> str:
-    """Which sample images will be drawn, and when."""
+    """Which sample images are generated, and when."""
     prompts, number = context.sample_prompts, images_per_prompt(settings)
     if not prompts:
         return "none, so no before_after.png"
@@ -66,7 +66,7 @@ def samples(context, settings) -> str:
 
 
 def saved(folder: Path, files: Sequence[Path], difference: float) -> Rows:
-    """Where the result is. difference: of its predictions, read back, from those of what is in memory."""
+    """The location of the result. difference: between its predictions, loaded again, and those of the weights in memory."""
     whole = any(file.name == "model_index.json" for file in files)
     places = [folder / file.name for file in files]
     size = sum(file.stat().st_size for file in (folder.glob("*/*") if whole else places) if file.suffix == ".safetensors")
@@ -75,7 +75,7 @@ def saved(folder: Path, files: Sequence[Path], difference: float) -> Rows:
 
 
 def finished(settings, folder: Path, files: Sequence[Path], source: Source, num_images: int, steps: int, seconds: float) -> Rows:
-    """What was learned from what, what to look at, and the next command. seconds: since the first step of this process."""
+    """What was learned, which images to look at, and the next command. seconds: since the first step of this process."""
     number, took = units.count(num_images, "image"), units.duration(seconds)
     yield "learned", printable(f"{settings.subject} from {number} in {units.count(steps, 'step')}, {took}")
     yield from next_rows(settings, folder)
@@ -84,7 +84,7 @@ def finished(settings, folder: Path, files: Sequence[Path], source: Source, num_
 
 
 def next_rows(settings, folder: Path) -> Rows:
-    """The images to look at, and the command that draws with the result."""
+    """The images to look at, and the command that generates with the result."""
     looks = [path for path in (folder / BEFORE_AFTER, folder / SAMPLES / "contact_sheet.png") if path.exists()]
     if looks:
         yield "look at", printable(" and ".join(map(str, looks)))
@@ -92,7 +92,7 @@ def next_rows(settings, folder: Path) -> Rows:
 
 
 def elsewhere(folder: Path, files: Sequence[Path], pipeline: str) -> Iterator[str]:
-    """How other programs take the result. pipeline: diffusers' class of complete pipelines of this base model."""
+    """How to use the result in other programs. pipeline: diffusers' class for this base model."""
     names = {file.name for file in files}
     if "model_index.json" in names:
         yield printable(f"diffusers: {pipeline}.from_pretrained({str(folder)!r})")
@@ -104,5 +104,5 @@ def elsewhere(folder: Path, files: Sequence[Path], pipeline: str) -> Iterator[st
 
 
 def resume_command(settings, config: Path) -> str:
-    """How to go on with a run that stopped."""
+    """The command that resumes a stopped run."""
     return command_line(settings.command, str(config), resume_from_checkpoint="latest")

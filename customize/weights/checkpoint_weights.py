@@ -1,4 +1,4 @@
-"""Checkpoints and intermediate weights of a run, to be tried like its result. torch is imported only where they are loaded."""
+"""Loads checkpoints and intermediate weights of a run like its result. torch is imported only for loading."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,13 +16,13 @@ SETTING = "weights"
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder holds what `checkpoint.save` writes."""
+    """Whether a folder was written by `checkpoint.save`."""
     return (folder / checkpoint.LEARNED).is_file() and (folder / checkpoint.STATE).is_file()
 
 
 def weights_in(path: Path) -> Path:
-    """What the user means by a path: a checkpoint's file of what learned; of a run without a result its newest weights;
-    everything else as it is. Raises InputError for a damaged checkpoint, and a run of which none is whole."""
+    """The weights of a path: the file of trained weights of a checkpoint; the newest weights of a run without a result; any
+    other path unchanged. Raises InputError for a damaged checkpoint, and for a run without an intact one."""
     if path.is_dir() and is_checkpoint(path):
         if fault := checkpoint.broken(path):
             raise InputError(Problem(SETTING, f"{path}: {fault}", "give another checkpoint, or the run's result"))
@@ -41,7 +41,7 @@ def weights_in(path: Path) -> Path:
 
 
 def has_result(folder: Path) -> bool:
-    """Whether a run's folder holds what the run was for."""
+    """Whether a run's folder holds its result."""
     return (folder / "model_index.json").is_file() or any(
         any(folder.glob(pattern)) for pattern in ("learned_embeds*.safetensors", "pytorch_lora_weights*.safetensors")
     )

@@ -1,6 +1,6 @@
-"""All learned weights of a job: the files that are named, the base model that they share, and what does not fit together.
+"""All learned weights of a job: the named files, the base model that they share, and conflicts between them.
 
-Found by headers alone, before torch is imported or a model loaded.
+Only headers are read; torch is not imported.
 """
 
 import os
@@ -28,10 +28,10 @@ from customize.weights.weight_file import (
 
 @dataclass(frozen=True)
 class Learned:
-    """All that is to be loaded: the base model (None: nobody named one) and the files to put into it.
+    """The base model (None where it is not named) and the files to load into it.
 
-    about_base: what a complete pipeline that is the base says of itself; empty for models of others.
-    network: weights that learned in full, which take the place of the base model's.
+    about_base: our own metadata of a complete pipeline that is the base; empty for other models.
+    network: fully trained weights, which replace the base model's.
     """
 
     base: str | None
@@ -41,14 +41,14 @@ class Learned:
 
     @property
     def trigger_words(self) -> tuple[str, ...]:
-        """The words that call what was learned, in the files and in a complete pipeline that is the base."""
+        """The trigger words of the files, and of a complete pipeline that is the base."""
         own = self.about_base.get("trigger_words", [])
         files = (*filter(None, [self.network]), *self.files)
         return tuple(dict.fromkeys([*own, *(word for file in files for word in file.trigger_words)]))
 
     @property
     def described(self) -> list[str]:
-        """A line for a base that was taught something and for each file: what it is and the words that call it."""
+        """A line for a fine-tuned base and for each file: kind, trigger words, base model."""
         about = self.about_base
         base = [described(self.base, "complete model", about, about.get("trigger_words", ()))] if about else []
         return base + [file.described for file in (*filter(None, [self.network]), *self.files)]
@@ -115,14 +115,14 @@ def base_of(base: str | None, pipelines: Sequence[Path], files: Sequence[Learned
 
 
 def find_base(file: LearnedFile) -> None:
-    """Puts the place of the file's base model in the place of its name, as the run that it lies in knows it."""
+    """Replaces the name of the file's base model by its location, where the run that the file belongs to recorded it."""
     name = file.about.get("base_model")
     if name and (place := local_base(file.path, name)):
         file.about["base_model"] = place
 
 
 def unknown_bases(files: Iterable[LearnedFile]) -> Iterator[Problem]:
-    """The problems of files that call their base model by a name that is neither the hub's nor that of a folder here."""
+    """The problems of files whose base model is neither a name on the hub nor a local path."""
     for file in files:
         name = file.about.get("base_model") or "demo"
         if name != "demo" and "/" not in name and "\\" not in name and not os.path.exists(os.path.expanduser(name)):
@@ -131,7 +131,7 @@ def unknown_bases(files: Iterable[LearnedFile]) -> Iterator[Problem]:
 
 
 def clashes(files: Iterable[LearnedFile]) -> list[Problem]:
-    """Placeholders that more than one file brings."""
+    """The problems of placeholders that several files define."""
     origin: dict[str, Path] = {}
     problems = []
     for file in files:

@@ -1,8 +1,8 @@
-"""Adapters of every file layout into the networks of a family.
+"""Loads adapters of every file layout into the networks of a family.
 
-Stock loaders skip what they do not know and take one alpha for all layers; here every tensor has its place in the network and
-every layer its own alpha, or the user is told. A file that names its kind of adapter is loaded by that adapter, a LoRA of any
-program goes beside its module, any other change into the weight itself.
+Stock loaders skip unknown tensors and use one alpha for all layers. Here every tensor is placed in a network and every layer
+has its own alpha; what does not fit is reported. A file that names its kind of adapter is loaded by that adapter, a LoRA of
+any program is added beside its module, any other change is added to the weight itself.
 """
 
 import math
@@ -35,18 +35,18 @@ class Networks:
         self.changed: dict[tuple[Place, str], Changed] = {}
 
     def module(self, place: Place) -> nn.Module:
-        """The module itself, never peft's wrapping of it."""
+        """The module itself, without peft's layer around it."""
         return self.modules[place[0]][place[1]]
 
     def change(self, place: Place, name: str, adapter: str, terms: Terms) -> Changed:
-        """Has an adapter change one parameter of a module."""
+        """Adds the change of one parameter of a module by an adapter."""
         changed = self.changed.setdefault((place, name), Changed(self.module(place), name))
         changed.add(adapter, terms)
         return changed
 
 
 def add_adapters(family: Family, files: Sequence[LearnedFile], partial: bool) -> tuple[list[LoadedAdapter], list[str]]:
-    """Puts every file into the networks; returns them, and notes on what the user should know. Raises InputError."""
+    """Loads every file into the networks; returns the adapters, and notes for the user. Raises InputError."""
     names = [f"adapter_{i}" for i in range(len(files))]
     networks = Networks(family)
     loaded: list[LoadedAdapter] = []
@@ -123,7 +123,7 @@ def fits(module: nn.Module, terms: Terms) -> bool:
 
 
 def as_peft_has_it(module: nn.Module, terms: Terms) -> Terms:
-    """The terms with the magnitude of a DoRA's output rows under peft's name, where they are A and B beside it."""
+    """The terms of a DoRA over output rows with the magnitude under peft's name; other terms unchanged."""
     plain = {"A", "B", "dora_scale"} <= terms.keys() <= {"A", "B", "alpha", "dora_scale", "bias"}
     if not plain or not hasattr(module, "weight") or lycoris.over_inputs(terms["dora_scale"], module.weight):
         return terms
@@ -131,7 +131,7 @@ def as_peft_has_it(module: nn.Module, terms: Terms) -> Terms:
 
 
 def widths(networks: Networks, found: Mapping[Place, Terms]) -> str:
-    """How wide the prompts are that an adapter reads, where this base model has others."""
+    """For a message: the width of prompt embeddings that an adapter was learned with, where this base model has another."""
     spec = networks.family.spec
     for (part, module), terms in found.items():
         if module.endswith(spec.networks[part].reads_prompt) and "A" in terms:

@@ -1,4 +1,4 @@
-"""Learned weights from files into the networks of a family.
+"""Loads learned weights from files into the networks of a family.
 
 N vectors of a word, D embedding width.
 """
@@ -16,7 +16,7 @@ from customize.weights.weight_file import SETTING, LearnedFile, listed, other_ba
 
 
 def joined(files: Sequence[LearnedFile], words: Sequence[LoadedWords | None], adapters: Sequence[LoadedAdapter]) -> list[Loaded]:
-    """What each file holds: words, an adapter, or both."""
+    """The loaded words, adapter, or both of each file."""
     left, found = list(adapters), []
     for file, own in zip(files, words, strict=True):
         members: list[Loaded] = [left.pop(0)] if file.is_adapter else []

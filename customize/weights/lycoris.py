@@ -16,7 +16,7 @@ Terms = Mapping[str, Tensor]
 
 
 class Changed:
-    """A parameter of a module with the changes of any number of adapters: computed anew from what it was, never added up."""
+    """A parameter of a module with the changes of any number of adapters, recomputed from its original value each time."""
 
     def __init__(self, module: nn.Module, name: str):
         self.module, self.name = module, name
@@ -30,7 +30,7 @@ class Changed:
 
     @torch.no_grad()
     def set_scale(self, adapter: str, scale: float) -> None:
-        """Makes one adapter count so strongly."""
+        """Sets the scale of one adapter."""
         self.scales[adapter] = scale
         parameter = getattr(self.module, self.name)
         total = base = self.base.to(parameter.device)
@@ -42,7 +42,7 @@ class Changed:
 
 
 def change(terms: Terms, name: str, base: Tensor) -> Tensor:
-    """What the terms add to the parameter `name` ("weight" or "bias") that is `base`, at scale 1; of its shape.
+    """The change of the parameter `name` ("weight" or "bias") that is `base`, at scale 1; of its shape.
 
     Raises RuntimeError, KeyError or IndexError where the terms do not fit each other or the parameter.
     """
@@ -61,7 +61,7 @@ def change(terms: Terms, name: str, base: Tensor) -> Tensor:
 
 
 def factor(terms: Terms, rank: int | None) -> float:
-    """alpha / rank; 1 where one of the two is not there."""
+    """alpha / rank; 1 where one of the two is missing."""
     return float(terms["alpha"]) / rank if "alpha" in terms and rank else 1.0
 
 
@@ -115,7 +115,7 @@ def over_inputs(magnitude: Tensor, base: Tensor) -> bool:
 
 
 def fits(terms: Terms, parameters: Mapping[str, Tensor]) -> bool:
-    """Whether the terms give a change of each parameter that they are about, and nothing is left of them."""
+    """Whether the terms define a change of the right shape for each parameter they name, with none left over."""
     about = {"bias"} & terms.keys() | ({"weight"} if terms.keys() - {"bias", "alpha"} else set())
     if not about or not about <= parameters.keys() or not any(terms.keys() - {"bias", "alpha"} <= set(form) for form in FORMS):
         return False

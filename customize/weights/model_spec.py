@@ -1,4 +1,4 @@
-"""What a file of learned weights says of itself in the keys that other programs know: `modelspec.*` and kohya's `ss_*`.
+"""Metadata of learned weights in the keys of other programs: `modelspec.*` and kohya's `ss_*`, written and read.
 
 The first is Stability AI's Model Metadata Standard 1.0.1 (github.com/Stability-AI/ModelSpec).
 """
@@ -18,18 +18,18 @@ BASES = {
     "sd_v2": "Stable Diffusion 2.x", "stable-diffusion-v2": "Stable Diffusion 2.x", "sdxl": "SDXL",
     "stable-diffusion-xl": "SDXL", "sd3": "Stable Diffusion 3", "stable-diffusion-3": "Stable Diffusion 3", "flux": "FLUX",
 }  # fmt: skip
-"""Names of base models in files of others, by how they begin."""
+"""Base models by the start of their names in files of other programs."""
 LONGEST = 80
 FEW = 5
 
 
 def described(metadata: Mapping[str, str], family: "Family | None", kind: str) -> dict[str, str]:
-    """What a result says for other programs.
+    """The metadata of a result for other programs.
 
     metadata: of `model_card.metadata`; kind: an adapter, such as "lora", or "textual-inversion".
     """
-    said = json.loads(metadata.get("customize", "{}"))
-    words = ", ".join(map(str, said.get("trigger_words", [])))
+    about = json.loads(metadata.get("customize", "{}"))
+    words = ", ".join(map(str, about.get("trigger_words", [])))
     own = {"modelspec.sai_model_spec": "1.0.1", "modelspec.title": words or kind, "modelspec.implementation": "diffusers"}
     own |= {"modelspec.trigger_phrase": words} if words else {}
     base = dict(family.model_spec) if family else {}
@@ -39,7 +39,7 @@ def described(metadata: Mapping[str, str], family: "Family | None", kind: str) -
 
 
 def read(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What a file of others says of itself, in printable texts: base, title, trigger (each where it is told), tags."""
+    """The metadata of a file of another program, as printable texts: base, title, trigger and tags, where they are given."""
     found: dict[str, Any] = {}
     version = metadata.get("modelspec.architecture") or metadata.get("ss_base_model_version") or ""
     if version:
@@ -55,7 +55,7 @@ def read(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def most_frequent(text: str) -> tuple[str, ...]:
-    """The most frequent of the captions' tags, as kohya's scripts count them: {folder: {tag: count}}."""
+    """The most frequent tags of the captions, as kohya's scripts count them: {folder: {tag: count}}."""
     try:
         folders = json.loads(text) if len(text) < 10_000_000 else {}
     except (ValueError, RecursionError):
@@ -68,5 +68,5 @@ def most_frequent(text: str) -> tuple[str, ...]:
 
 
 def short(text: str) -> str:
-    """A stranger's text, printable and on part of a line."""
+    """A stranger's text, printable and cut to part of a line."""
     return printable(text.strip(), LONGEST)

@@ -1,4 +1,4 @@
-"""What a file of learned weights is, by the names and shapes in its header: what cannot be loaded here, and what to do."""
+"""Identifies files of learned weights that cannot be loaded, by the names and shapes in their headers, and says what to do."""
 
 import re
 from collections.abc import Mapping
@@ -49,14 +49,14 @@ SIGNATURES: Mapping[str, tuple[str, str]] = {
     r"^(en|de)coder\.(down|up|mid|conv_in|mid_block|down_blocks|up_blocks)|^quant_conv\.": ("is a VAE", ELSEWHERE),
     r"^(IN|OUT)\d\d$|^MID$": ("is an embedding with vectors of their own for each layer (XTI)", OTHER_BASE),
 }  # fmt: skip
-"""What stands in a tensor's name (a pattern), what such a file is, and what to do. The first that is found is reported; those of
-other base models only of a file that no family claims (`FamilySpec.learned_on`)."""
+"""A pattern in the names of tensors, what such a file is, and what to do. The first match is reported; one with `OTHER_BASE`
+only where no family claims the file (`FamilySpec.learned_on`)."""
 WIDE = 2048
-"""How wide the prompts are that SDXL's attention reads; no Stable Diffusion 1.x or 2.x reads such."""
+"""The width of prompt embeddings in SDXL; Stable Diffusion 1.x and 2.x have others."""
 
 
 def unsupported(path: object, tensors: Mapping[str, TensorInfo]) -> Problem | None:
-    """The problem of a file that cannot be loaded, whatever the base model; None where that is not known."""
+    """The problem of a file that cannot be loaded into any base model; None where none is found."""
     is_known = any(spec.learned_on(tensors) for spec in specs.every())
     for pattern, (what, remedy) in SIGNATURES.items():
         search = re.compile(pattern).search

@@ -1,4 +1,4 @@
-"""One file of learned weights: recognised and checked by its header alone, before torch is imported."""
+"""One file of learned weights, identified and checked by its header alone, before torch is imported."""
 
 import math
 import re
@@ -26,13 +26,13 @@ from customize.weights.signatures import is_adapter, unsupported
 SETTING = "weights"
 FLOATS = ("F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64")
 AGAIN = "_kohya"
-"""What ends the name of a file that holds the same as the one beside it, for other programs."""
+"""Ends the name of a file with the same weights as the one beside it, for other programs."""
 INTEGERS = ("U8", "I8", "I16", "I32", "I64")
 BASE_MARKS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conv_in.", "text_model.")
 UNNAMED = ("emb_params", "string_to_param.*", "string_to_param", "clip_l", "clip_g", "*")
-"""Names of tensors of embeddings whose word is the file's name."""
+"""Names of embedding tensors whose placeholder is the file's name."""
 BUNDLED = re.compile(r"bundle_emb\.(.+?)\.(?:string_to_param\.\*|[a-z0-9_]+)")
-"""An embedding beside others in one file, as A1111 and OneTrainer have it in those of adapters; its word."""
+"""An embedding beside others in one file, as A1111 and OneTrainer write it in an adapter's; its placeholder."""
 PLACEHOLDER = "placeholder_token"
 """Metadata: the word of an embedding whose tensors are named after the text encoders."""
 PATTERNS = re.compile(r"(^|\.)(rank_pattern|alpha_pattern)$")
@@ -42,7 +42,7 @@ MOST_REPEATS = 3
 
 @dataclass(frozen=True)
 class LearnedFile:
-    """A safetensors file with learned weights, the scale they are wanted at, and what the file says of itself."""
+    """A safetensors file with learned weights, the scale to load them at, and its metadata (`about`)."""
 
     path: Path
     scale: Scale
@@ -57,23 +57,23 @@ class LearnedFile:
 
     @cached_property
     def described_adapter(self) -> dict[str, Any]:
-        """peft's configuration of the file's adapter, as diffusers' loaders are told it; empty where there is none."""
+        """peft's configuration of the file's adapter, as it is written for diffusers' loaders; empty where there is none."""
         return json_object(self.header.metadata.get(ADAPTER_METADATA, "{}"))
 
     @property
     def is_adapter(self) -> bool:
-        """Whether it holds an adapter (LoRA and its relatives), with or without embeddings, rather than these alone."""
+        """Whether it holds an adapter (LoRA and its relatives), with or without embeddings."""
         return is_adapter(self.header.tensors) or self.adapter is not None
 
     @property
     def is_network(self) -> bool:
-        """Whether it holds the weights of whole networks, as the checkpoint of a run without an adapter."""
+        """Whether it holds weights of whole networks, like the checkpoint of a run without an adapter."""
         denoisers = tuple(f"{name}." for name in specs.denoisers())
         return not self.is_adapter and any(name.startswith(denoisers) for name in self.header.tensors)
 
     @property
     def placeholders(self) -> dict[str, tuple[str, ...]]:
-        """For embeddings: the tensors of each word, one for each text encoder. Most programs keep the word in the file's name."""
+        """For embeddings: the tensors of each placeholder, one per text encoder. Most programs keep it in the file's name."""
         words: dict[str, tuple[str, ...]] = {}
         alone = None if self.is_adapter or self.is_network else self.header.metadata.get(PLACEHOLDER, self.path.stem)
         for name in () if self.is_network else self.header.tensors:
@@ -88,13 +88,13 @@ class LearnedFile:
 
     @property
     def trigger_words(self) -> tuple[str, ...]:
-        """The words that call what was learned, as far as the file tells."""
+        """The trigger words of the file, where it names them."""
         own = self.about.get("trigger_words", ()) if self.is_adapter or self.is_network else ()
         return tuple(dict.fromkeys([*own, *self.placeholders]))
 
     @property
     def described(self) -> str:
-        """One line: what the file holds, its scale, the words that call it, and the base model that it was learned on."""
+        """One line: kind, scale, trigger words and base model."""
         shapes = [self.header.tensors[name].shape for name, *_ in self.placeholders.values()]
         rows = sum(shape[0] if len(shape) == 2 else 1 for shape in shapes)
         words = f"embeddings, {rows} vector{'s' * (rows > 1)}"
@@ -109,7 +109,7 @@ class LearnedFile:
 
 
 def described(path: object, kind: str, about: dict[str, Any], words: Iterable[str], scale: str = "", base: str = "") -> str:
-    """One line on learned weights, of what their metadata says; base: what files of others say of their base model."""
+    """One line on learned weights, from their metadata. base: the base model that a file of another program names."""
     method = f" ({about['method']})" if about.get("method") else ""
     called = f"trigger words: {', '.join(map(str, words))}" if words else "trigger words not told"
     base = str(about.get("base_model") or base)
@@ -118,7 +118,7 @@ def described(path: object, kind: str, about: dict[str, Any], words: Iterable[st
 
 
 def is_plain_pattern(pattern: str) -> bool:
-    """Of a pattern that peft matches with the names of modules: whether it is one, and cannot take for ever."""
+    """Whether a text is a regular expression that peft may match with names of modules, and that cannot run for ever."""
     repeats = sum(map(pattern.count, "*+{"))
     if len(pattern) > 300 or repeats > MOST_REPEATS or re.search(r"\)[*+?{]", pattern):
         return False
@@ -130,7 +130,7 @@ def is_plain_pattern(pattern: str) -> bool:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The weight files that the user means by a path: itself, or those of a run folder."""
+    """The weight files of a path: the file itself, or those of a run folder. Raises InputError where there are none."""
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -150,7 +150,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def check_file(path: Path, scale: Scale) -> LearnedFile:
-    """A weight file whose header is sound and of a kind that can be loaded; otherwise InputError."""
+    """Checks the header of a weight file. Raises InputError where it is damaged, or of a kind that cannot be loaded."""
     if path.suffix in PICKLES:
         remedy = "convert it to .safetensors: a pickle can run any program when it is opened"
         raise InputError(Problem(SETTING, f"{path} is a pickle, which is not opened", remedy))
@@ -180,9 +180,9 @@ def check_file(path: Path, scale: Scale) -> LearnedFile:
 
 
 def about(header: Header, path: Path) -> dict[str, Any]:
-    """What our own metadata says of a file (base_model, method, trigger_words, ...); empty for files of others.
+    """Our own metadata of a file (base_model, method, trigger_words, ...); empty for files of other programs.
 
-    Raises InputError where that, or what diffusers is told of an adapter, is damaged.
+    Raises InputError where that, or the configuration of an adapter for diffusers, is damaged.
     """
     try:
         adapter = json_object(header.metadata.get(ADAPTER_METADATA, "{}"))
@@ -204,9 +204,9 @@ def about(header: Header, path: Path) -> dict[str, Any]:
 
 def adapter_description(file: LearnedFile, part: str) -> dict[str, Any]:
     """peft's configuration of the file's adapter of one network, by the name of its folder; empty where there is none."""
-    said = file.described_adapter
-    own = {name.removeprefix(f"{part}."): value for name, value in said.items() if name.startswith(f"{part}.")}
-    return own if any(map(of_network, said)) else said  # of a single network, as its save_lora_adapter writes it
+    metadata = file.described_adapter
+    own = {name.removeprefix(f"{part}."): value for name, value in metadata.items() if name.startswith(f"{part}.")}
+    return own if any(map(of_network, metadata)) else metadata  # of a single network, as its save_lora_adapter writes it
 
 
 def of_network(name: str) -> bool:
@@ -215,28 +215,28 @@ def of_network(name: str) -> bool:
 
 
 def read_about(text: str, path: Path) -> dict[str, Any]:
-    """What a run or a merge says of its result. Raises InputError for values that are not what they are called."""
+    """The metadata that a run or a merge writes into its result. Raises InputError for values of the wrong type."""
     try:
-        said = json_object(text)
+        metadata = json_object(text)
     except ValueError as error:
         raise InputError(damaged(path)) from error
-    words, settings = said.get("trigger_words", []), said.get("settings", {})
+    words, settings = metadata.get("trigger_words", []), metadata.get("settings", {})
     if not isinstance(words, list) or not isinstance(settings, dict):
         raise InputError(damaged(path))
-    texts = [*words, *(said.get(name, "") for name in ("base_model", "method"))]
+    texts = [*words, *(metadata.get(name, "") for name in ("base_model", "method"))]
     texts += [settings.get(name) or "" for name in ("revision", "variant")]
     if not all(isinstance(each, str) for each in texts) or settings.get("prediction_type") not in (None, *DISCRETE_PREDICTIONS):
         raise InputError(damaged(path))
-    return said
+    return metadata
 
 
 def damaged(path: Path) -> Problem:
-    """The problem of a result whose description of itself cannot be used."""
+    """The problem of a result with unusable metadata."""
     return Problem(SETTING, printable(f"{path} has damaged metadata"), "get the file again")
 
 
 def other_base(file: LearnedFile) -> str:
-    """What to do when weights do not fit the base model."""
+    """The remedy for weights that do not fit the base model."""
     named = file.about.get("base_model") or model_spec.read(file.header.metadata).get("base")
     return f"load it with the base model that it was learned on{f', {named}' if named else ''}"
 
