@@ -1,11 +1,11 @@
-"""Teach a text-to-image diffusion model something of your own from a handful of pictures, and generate with it.
+"""Teach a text-to-image diffusion model something of your own from a handful of images, and generate with it.
 
     settings = customize.DreamBoothSettings(instance_data_dir="photos", instance_prompt="a photo of sks dog", adapter="lora")
     result = customize.train(settings)
     for image in customize.generate(customize.InferenceSettings(weights=[result.folder], prompt="a sks dog on the beach")):
         image.save("beach.png")
 
-Everything is imported when it is first used: `import customize` alone costs nothing.
+Names are imported when first used: `import customize` alone is cheap.
 """
 
 from importlib import import_module

@@ -1,5 +1,5 @@
-"""All commands: `customize COMMAND ...`, or `python -m customize COMMAND ...`. The scripts beside a copy of the sources call
-the same functions: `customize infer` is `python infer.py`."""
+"""All commands: `customize COMMAND ...`, or `python -m customize COMMAND ...`. The scripts in a source checkout call the
+same functions: `customize infer` is `python infer.py`."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -10,12 +10,12 @@ from customize.cli import commands
 from customize.cli.main import outcome, refuse_removed_folder
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
-    "train_dreambooth": (commands.train_dreambooth, "teaches a subject to a base model, in full or as a LoRA"),
-    "train_textual_inversion": (commands.train_textual_inversion, "teaches new words to a base model"),
-    "infer": (commands.infer, "generates images with a base model and what was taught to it"),
-    "check": (commands.check, "everything that is wrong with the settings and images of a run, before it is begun"),
-    "verify": (commands.verify, "whether everything in a run's folder is whole"),
-    "configs": (commands.configs, "lists the configurations that come with the program, and copies one"),
+    "train_dreambooth": (commands.train_dreambooth, "teach a base model a subject, by full fine-tuning or as a LoRA"),
+    "train_textual_inversion": (commands.train_textual_inversion, "teach a base model new words"),
+    "infer": (commands.infer, "generate images with a base model and learned weights"),
+    "check": (commands.check, "list all problems of the settings and images of a run before it starts"),
+    "verify": (commands.verify, "check that every file of a run is intact"),
+    "configs": (commands.configs, "list the included configurations, or copy one"),
 }
 WORDS = {
     "generate": "infer", "draw": "infer", "txt2img": "infer", "img2img": "infer", "inference": "infer", "sample": "infer",
@@ -23,17 +23,17 @@ WORDS = {
     "textual_inversion": "train_textual_inversion", "embedding": "train_textual_inversion", "config": "configs",
     "doctor": "check",
 }  # fmt: skip
-"""What the commands are called elsewhere."""
+"""Other names that users may try -> the command."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Calls the command that the first word names; returns the exit status."""
+    """Run the command named by the first argument; return the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     return outcome(" ".join(["customize", *argv[:1]]), lambda: chosen(argv))
 
 
 def chosen(argv: Sequence[str]) -> int:
-    """The exit status of the command that the words name."""
+    """Run the command named by the arguments; return its exit status."""
     if not argv or argv[0] in ("--help", "-h", "help"):
         print(help_text(), end="")
         return 0 if argv else 2
@@ -43,7 +43,7 @@ def chosen(argv: Sequence[str]) -> int:
     name = argv[0].replace("-", "_").removesuffix(".py")
     if name not in COMMANDS:
         near = WORDS.get(name) or next(iter(get_close_matches(name, COMMANDS, 1)), None)
-        print(f'no command "{argv[0]}"{f": did you mean {near}?" if near else ""}\n{help_text()}', end="", file=sys.stderr)
+        print(f'unknown command "{argv[0]}"{f": did you mean {near}?" if near else ""}\n{help_text()}', end="", file=sys.stderr)
         return 2
     if not {"--help", "-h"} & set(argv):
         refuse_removed_folder()
@@ -52,10 +52,10 @@ def chosen(argv: Sequence[str]) -> int:
 
 
 def help_text() -> str:
-    """All commands, a line each."""
+    """All commands, one per line."""
     width = max(map(len, COMMANDS)) + 2
     lines = [f"  {name:{width}}{about}" for name, (_, about) in COMMANDS.items()]
-    return "\n".join(["usage: customize COMMAND ...", "", *lines, "", "customize COMMAND --help says what each takes.", ""])
+    return "\n".join(["usage: customize COMMAND ...", "", *lines, "", "`customize COMMAND --help` shows its settings.", ""])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `import customize` offers besides settings and errors: a job as a function call, which returns and prints nothing."""
+"""The Python API besides settings and errors: jobs as function calls, which print nothing."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """An image and how it was made: by these prompts (of which an illusion has several) and this seed.
+    """An image, and the prompts (an illusion has several) and the seed that it was generated with.
 
-    settings: all of this image, without a sweep; metadata: the same for text chunks of a PNG, by their names.
+    settings: all settings of this image, without a sweep; metadata: the same as text chunks of a PNG, by name.
     """
 
     image: "Image"
@@ -35,7 +35,7 @@ class GeneratedImage:
     metadata: Mapping[str, str]
 
     def save(self, path: str | Path) -> None:
-        """Writes a PNG, JPEG or WebP, by the suffix, that carries its settings: `--like PATH` makes it again."""
+        """Save as PNG, JPEG or WebP, by suffix, with the settings inside: `--like PATH` reproduces the image."""
         from customize.inference.metadata.write_png import saving
         from customize.storage.atomic import write_image
 
@@ -45,8 +45,8 @@ class GeneratedImage:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run left in `folder`. files: the learned weights; trigger_words: what calls them in a prompt, as in
-    `example_prompt`; steps: optimizer steps that they were trained for."""
+    """The result of a run in `folder`. files: the learned weights; trigger_words: the words that trigger them in a prompt, as
+    in `example_prompt`; steps: the number of optimizer steps."""
 
     folder: Path
     files: tuple[Path, ...]
@@ -56,7 +56,7 @@ class TrainingResult:
 
     @classmethod
     def read(cls, folder: str | Path) -> "TrainingResult":
-        """The result in the folder of a finished run. Raises OSError where it is not finished."""
+        """Read the result from the folder of a finished run. Raises OSError if the run is not finished."""
         folder = Path(folder)
         about = read_object(folder / run_folder.ABOUT)
         files = tuple(folder / name for name in manifest.read(folder) if name.endswith(".safetensors"))
@@ -66,12 +66,12 @@ class TrainingResult:
 def train(
     settings: TrainingSettings, on_event: Callable[[Event], None] | None = None, callbacks: "Sequence[Callback]" = ()
 ) -> TrainingResult | None:
-    """Trains what the settings say, as `train_dreambooth.py` and `train_textual_inversion.py` do; returns what came of it.
+    """Train according to the settings, like `train_dreambooth.py` and `train_textual_inversion.py`, and return the result.
 
-    on_event: receives what happens meanwhile (`customize.events`): steps, checkpoints, validation images, notes.
-    callbacks: are called by the loop beside its own (`customize.training.loop.Callback`), and may stop it.
+    on_event: receives events (`customize.events`): steps, checkpoints, validation images, notes.
+    callbacks: called by the loop in addition to its own (`customize.training.loop.Callback`); they may stop it.
     With `dry_run` nothing is trained or returned. Raises InputError before anything is written, and ResourceError,
-    NumericsError or Interrupted with the last good state saved.
+    NumericsError or Interrupted after the last good state is saved.
     """
     library_logs.quiet()
     from customize.training import preflight
@@ -82,17 +82,17 @@ def train(
 
 
 def generate(settings: InferenceSettings, on_event: Callable[[Event], None] | None = None) -> Iterator[GeneratedImage]:
-    """Generates what the settings say, as `infer.py` does, but writes nothing: each image comes when it is asked for.
+    """Generate images according to the settings, like `infer.py`, lazily and without writing files.
 
-    on_event: receives what happens meanwhile (`customize.events`): notes, and each denoising step.
-    Raises InputError at once for what is wrong with settings and files, NumericsError for NaN and infinity.
+    on_event: receives events (`customize.events`): notes, and each denoising step.
+    Raises InputError immediately for invalid settings and files, NumericsError for NaN and infinity.
     """
     library_logs.quiet()
     from customize.inference.metadata.seeds import with_seed
     from customize.inference.run import command
 
     if settings.merge is not None:
-        raise InputError(Problem("merge", "generates no image", "run it as a command: customize infer --merge"))
+        raise InputError(Problem("merge", "does not generate images", "run it as a command: customize infer --merge"))
     with events.sent_to(on_event) if on_event else nullcontext():
         settings = with_seed(settings)
         job = command.check(settings)
@@ -116,7 +116,7 @@ def generate(settings: InferenceSettings, on_event: Callable[[Event], None] | No
 
 
 def received(images: Iterator[GeneratedImage], on_event: Callable[[Event], None]) -> Iterator[GeneratedImage]:
-    """The same images; the events of each go to `on_event`. What the caller does between two images is not listened to."""
+    """The same images; the events of generating each go to `on_event`, but not those of the caller between two images."""
     while True:
         with events.sent_to(on_event):
             image = next(images, None)
@@ -126,9 +126,9 @@ def received(images: Iterator[GeneratedImage], on_event: Callable[[Event], None]
 
 
 def check(settings: TrainingSettings | InferenceSettings) -> tuple[Problem, ...]:
-    """Everything that is wrong with what the settings name (images, captions, base model, folders); empty if a job would start.
+    """All problems of the files that the settings name (images, captions, base model, folders); empty if a job would start.
 
-    Nothing is written, and torch is not imported. What is wrong with the settings themselves is raised when they are made.
+    Writes nothing, and does not import torch. Problems of the settings themselves are raised when they are created.
     """
     from customize.inference.run import command, merge
     from customize.settings import environment

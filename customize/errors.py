@@ -1,4 +1,4 @@
-"""What can go wrong, by who can mend it. Each kind has its own exit status (see `customize.cli.main`)."""
+"""Exceptions, by who can fix the cause. Each has its own exit status (see `customize.cli.main`)."""
 
 import signal as _signal
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with the user's input: the setting or file, what is wrong with it, what to do."""
+    """A problem of the user's input: the setting or file, what is wrong with it, what to do."""
 
     where: str
     what: str
@@ -18,7 +18,7 @@ class Problem:
 
 
 class InputError(ValueError):
-    """The user's input cannot be used. Carries every problem found, not only the first. Exit status 2."""
+    """The user's input is invalid. Has all problems, not only the first. Exit status 2."""
 
     def __init__(self, problems: Problem | Iterable[Problem]):
         self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
@@ -26,7 +26,7 @@ class InputError(ValueError):
 
 
 class ResourceError(RuntimeError):
-    """Disk or memory gave out; the last good state is saved. Exit status 3."""
+    """Out of disk space or memory; the last good state is saved. Exit status 3."""
 
 
 class NumericsError(ArithmeticError):
@@ -34,7 +34,7 @@ class NumericsError(ArithmeticError):
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop, and it did so after a checkpoint. Exit status 128 + the signal's number."""
+    """The run was stopped by a signal, after saving a checkpoint. Exit status 128 + the signal's number."""
 
     def __init__(self, signal: _signal.Signals, message: str):
         self.signal = signal

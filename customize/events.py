@@ -1,16 +1,16 @@
-"""What a long job reports while it works, and the way to whoever wants to know.
+"""Events that long jobs report, and how they reach their consumers.
 
-A job calls `emit`; whoever starts it receives the events:
+A job calls `emit`; its caller receives the events:
 
     with events.sent_to(print):
         customize.train(settings)
 
-Nothing is received where nobody asked, so the Python API is silent. The command line prints events (`customize.cli.terminal`); a
-web page is one more consumer.
+Without a consumer, events are dropped, so the Python API is silent. The command line prints events
+(`customize.cli.terminal`); a web page could be another consumer.
 
-The receiver is held in a context variable, not passed as a parameter, because notes arise many calls below the job, in
-modules that have nothing to do with reporting: a lock on a file system without locks, a damaged entry of a cache, a file that
-stays because it is the user's. A job whose events are its result (generating images, verifying a folder) yields them instead.
+The consumer is a context variable instead of a parameter, because notes arise many calls below the job, in modules that
+have nothing to do with reporting: a file system without locks, a damaged cache entry, a file that is kept because it
+belongs to the user. A job whose events are its result (generating images, verifying a folder) yields them instead.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,12 +29,12 @@ Stage = Literal["started", "prepared", "saved", "finished"]
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened. Texts are plain: whoever shows them makes them printable."""
+    """Base class of events. Texts may contain any characters: consumers make them printable."""
 
 
 @dataclass(frozen=True)
 class Message(Event):
-    """A text for the user. info: what happens; note: something worth knowing; warning: something to look at."""
+    """A text for the user. info: progress; note: something worth knowing; warning: something to check."""
 
     text: str
     level: Level = "info"
@@ -42,7 +42,7 @@ class Message(Event):
 
 @dataclass(frozen=True)
 class Summary(Event):
-    """What is known of the job at a stage, as rows of a heading and a text; an empty heading continues the row above."""
+    """Facts about the job at a stage, as rows of a heading and a text; an empty heading continues the row above."""
 
     stage: Stage
     rows: tuple[tuple[str, str], ...]
@@ -50,7 +50,7 @@ class Summary(Event):
 
 @dataclass(frozen=True)
 class Progress(Event):
-    """Images of a kind that are done, of those to be made; the first event has `done` 0."""
+    """`done` of `total` images of a kind are done; the first event has `done` 0."""
 
     description: str
     unit: str
@@ -60,7 +60,7 @@ class Progress(Event):
 
 @dataclass(frozen=True)
 class TrainingStarted(Event):
-    """The first step is about to be done. step: optimizer steps done by the run that is resumed, or 0."""
+    """The first step is about to start. step: the number of steps done before resuming, or 0."""
 
     step: int
     max_train_steps: int
@@ -68,9 +68,9 @@ class TrainingStarted(Event):
 
 @dataclass(frozen=True)
 class StepDone(Event):
-    """An optimizer step is done. smoothed_loss: exponential mean of the losses, of which the newest counts 0.05.
+    """An optimizer step is done. smoothed_loss: exponential mean of the losses, with weight 0.05 for the newest.
 
-    seconds_per_step, seconds_left: None before the second step; the latter with what validation and checkpoints will take.
+    seconds_per_step, seconds_left: None before the second step; the latter includes validation and checkpoints.
     """
 
     step: int
@@ -93,7 +93,7 @@ class ValidationImagesDrawn(Event):
 
 @dataclass(frozen=True)
 class CheckpointSaved(Event):
-    """The state after a step is safe in a folder."""
+    """The state after a step is saved in a folder."""
 
     step: int
     folder: Path
@@ -108,7 +108,7 @@ class TrainingEnded(Event):
 
 @dataclass(frozen=True)
 class DenoisingStep(Event):
-    """Evaluations of the network that are done, of those that all images of the job take."""
+    """`done` of `total` network evaluations of the whole job are done."""
 
     done: int
     total: int
@@ -116,7 +116,7 @@ class DenoisingStep(Event):
 
 @dataclass(frozen=True)
 class TimeEstimate(Event):
-    """The seconds that `num_images` take, measured on the first `measured` of them."""
+    """The seconds that `num_images` images take, estimated from the first `measured` of them."""
 
     num_images: int
     measured: int
@@ -129,7 +129,7 @@ _consumers: ContextVar[tuple[Consumer, ...]] = ContextVar("consumers", default=(
 
 @contextmanager
 def sent_to(*consumers: Consumer) -> Iterator[None]:
-    """Within it events go to these consumers only; with none, to nobody. Not to be held across a generator's `yield`."""
+    """Within this context, events go to these consumers only. Do not keep it open across a generator's `yield`."""
     token = _consumers.set(consumers)
     try:
         yield
@@ -138,26 +138,26 @@ def sent_to(*consumers: Consumer) -> Iterator[None]:
 
 
 def emit(event: Event) -> None:
-    """Hands an event to the consumers, in their order."""
+    """Send an event to the consumers, in order."""
     for consumer in _consumers.get():
         consumer(event)
 
 
 def info(text: str) -> None:
-    """Reports what happens."""
+    """Report progress."""
     emit(Message(text))
 
 
 def note(text: str) -> None:
-    """Reports something worth knowing."""
+    """Report something worth knowing."""
     emit(Message(text, "note"))
 
 
 def warn(text: str) -> None:
-    """Reports something that the user should look at."""
+    """Report something that the user should check."""
     emit(Message(text, "warning"))
 
 
 def summarize(stage: Stage, rows: Iterable[tuple[str, str]]) -> None:
-    """Reports what is known of the job at a stage."""
+    """Report facts about the job at a stage."""
     emit(Summary(stage, tuple(rows)))

@@ -1,4 +1,4 @@
-"""Lines of libraries that warn of nothing: left out, and nothing else of what they log."""
+"""Hides meaningless warnings of libraries, and only these."""
 
 import logging
 from collections.abc import Iterator
@@ -9,12 +9,11 @@ NOISE = {
     "diffusers.models.modeling_utils": ("that should be kept in float32: [].",),
     "bitsandbytes.backends.cpu.ops": ("gemm_4bit_forward from kernels-community",),
 }
-"""Logger -> parts of lines that tell a user nothing: a reader of images that is not used, a list that is empty, a faster
-4-bit product that some processors would have."""
+"""Logger -> parts of the lines to hide: about an unused image reader, an empty list, and a 4-bit product for some processors."""
 
 
-class Leaves(logging.Filter):
-    """Lets through what holds none of the parts."""
+class HideLines(logging.Filter):
+    """Passes lines that contain none of the parts."""
 
     def __init__(self, parts: tuple[str, ...]):
         super().__init__()
@@ -25,16 +24,16 @@ class Leaves(logging.Filter):
 
 
 def quiet() -> None:
-    """Leaves these lines out from now on; before the libraries are imported, or later. Twice is the same as once."""
+    """Hide these lines from now on. Can be called before the libraries are imported, and repeatedly."""
     for name, parts in NOISE.items():
         logger = logging.getLogger(name)
-        if not any(isinstance(each, Leaves) for each in logger.filters):
-            logger.addFilter(Leaves(parts))
+        if not any(isinstance(each, HideLines) for each in logger.filters):
+            logger.addFilter(HideLines(parts))
 
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Within it transformers draws no progress bars, such as one for a single file that is written."""
+    """Within this context, transformers shows no progress bars, such as one for writing a single file."""
     from transformers.utils import logging as theirs
 
     shown = theirs.is_progress_bar_enabled()

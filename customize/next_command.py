@@ -1,4 +1,4 @@
-"""Command lines that are printed for the user to run next: they run as they stand."""
+"""Command lines to print for the user to run next; they can be copied as they are."""
 
 import re
 import shlex
@@ -9,9 +9,9 @@ SCRIPTS = ("train_textual_inversion.py", "train_dreambooth.py", "infer.py")
 
 
 def command_line(script: str, *arguments: str, **settings: object) -> str:
-    """`python infer.py ARGUMENTS --name value ...`, quoted, with the scripts where the running one is.
+    """`python infer.py ARGUMENTS --name value ...`, quoted; the script is in the folder of the running one.
 
-    script: one of `SCRIPTS`. Several values make a list; a value that begins with a dash is written as --name=value.
+    script: one of `SCRIPTS`. Several values make a list; a value that starts with a dash is written as --name=value.
     """
     words = [*program(script), *map(quoted, arguments)]
     for name, value in settings.items():
@@ -24,7 +24,7 @@ def command_line(script: str, *arguments: str, **settings: object) -> str:
 
 
 def program(script: str) -> list[str]:
-    """How a script of ours is called, from the way that this process was."""
+    """The words that run one of our scripts, in the way in which this process was started."""
     running = Path(sys.argv[0] if sys.argv else "")
     if running.name in SCRIPTS:
         return ["python", quoted(str(running.parent / script))]
@@ -47,7 +47,7 @@ def is_installed() -> bool:
 
 
 def quoted(word: str) -> str:
-    """A word for the shell: in double quotes where that is enough, as one would type it."""
+    """A word quoted for the shell, in double quotes if possible, as one would type it."""
     if re.fullmatch(r"[\w@%+=:,./-]+", word, re.ASCII):
         return word
     return shlex.quote(word) if re.search(r'["$`\\!\n]', word) else f'"{word}"'

@@ -1,6 +1,6 @@
-"""One way for texts of others (file names, words of a tokenizer, metadata, messages of libraries) to be shown.
+"""Makes untrusted texts (file names, words of a tokenizer, metadata, messages of libraries) safe to show.
 
-What moves a cursor, colours, hides or reorders text is escaped; a text cannot leave the place that it is put into.
+Characters that move the cursor, colour, hide or reorder text are escaped; a text cannot affect what surrounds it.
 """
 
 import html as _html
@@ -9,17 +9,17 @@ import unicodedata
 from collections.abc import Sequence
 
 LONGEST = 4000
-"""Characters of one text that are shown; of a longer one the end is left out, and how much that is stands there."""
+"""Maximum number of characters; a longer text is cut, with the number of missing characters."""
 INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")
-"""What `str.isprintable` lets pass although nothing of it is seen."""
+"""Invisible characters that `str.isprintable` accepts."""
 MOST_MARKS = 3
-"""Accents and the like on one letter; the rest of a pile, which grows over other lines, is escaped."""
+"""Maximum number of combining marks on one letter; more, which would grow into other lines, are escaped."""
 PLACEHOLDER = re.compile(r"<[\w-]+>")
 MARKUP = re.compile(r"[\\`*\[\]<>&~|$]|(?<![^\W_])_|_(?![^\W_])|^[#+-]")
 
 
 def printable(text: object, most: int = LONGEST) -> str:
-    """`text` on one line: control and format characters, line breaks, hidden characters and undecodable bytes escaped."""
+    """`text` on one line, with control and format characters, line breaks, hidden characters and undecodable bytes escaped."""
     text = str(text)
     left_out = len(text) - most
     text = text[:most] if left_out > 0 else text
@@ -29,35 +29,35 @@ def printable(text: object, most: int = LONGEST) -> str:
 
 
 def first_few(names: Sequence[str], most: int = 10) -> str:
-    """The first `most` names, printable, and the number of those left out: `a, b and 3 more`."""
+    """The first `most` names, printable, and the number of the others: `a, b and 3 more`."""
     listed = ", ".join(printable(name) for name in names[:most])
     return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
 
 
 def html(text: object, most: int = LONGEST) -> str:
-    """`text` for an element or an attribute of HTML."""
+    """`text` for an HTML element or attribute."""
     return _html.escape(printable(text, most))
 
 
 def html_lines(text: str) -> str:
-    """Several lines for HTML's <pre>: each made printable, the line breaks kept."""
+    """Several lines for HTML's <pre>: each is made printable, line breaks are kept."""
     return "\n".join(html(line).replace("`", "&#96;") for line in text.split("\n"))
 
 
 def markdown(text: object, most: int = LONGEST) -> str:
-    """`text` as plain words of a Markdown paragraph: no emphasis, link, code or HTML comes of it."""
+    """`text` as plain text in a Markdown paragraph, without emphasis, links, code or HTML."""
     return MARKUP.sub(lambda found: f"&#{ord(found[0])};" if found[0] in "<>&`" else f"\\{found[0]}", printable(text, most))
 
 
 def code(text: object, most: int = LONGEST) -> str:
-    """`text` as code within a line of Markdown."""
+    """`text` as inline code of Markdown."""
     shown = printable(text, most)
     plain = "`" not in shown and (not set("<&") & set(shown) or PLACEHOLDER.fullmatch(shown))
     return f"`{shown}`" if plain and shown.strip() == shown != "" else f"<code>{_html.escape(shown).replace('`', '&#96;')}</code>"
 
 
 def code_block(text: str, language: str = "") -> str:
-    """Several lines as a block of code of Markdown, whose fence is longer than any in the text."""
+    """Several lines as a Markdown code block, with a fence longer than any in the text."""
     lines = [printable(line) for line in text.split("\n")]
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 0)
     return "\n".join([f"{fence}{language}", *lines, fence])
@@ -68,7 +68,7 @@ def _escaped(text: str):
     for character in text:
         category = unicodedata.category(character)
         marks = marks + 1 if category in ("Mn", "Me") else 0
-        selector = "\ufe00" <= character <= "\ufe0f"  # of the form of the sign before it: an emoji may have one
+        selector = "\ufe00" <= character <= "\ufe0f"  # selects the form of the preceding symbol: allowed after an emoji
         hidden = (
             character in INVISIBLE
             or "\U000e0100" <= character <= "\U000e01ef"

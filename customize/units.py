@@ -1,10 +1,10 @@
-"""Sizes and times as people read them."""
+"""Human-readable sizes, times and counts."""
 
 BINARY = ("KiB", "MiB", "GiB", "TiB")
 
 
 def size(count: int) -> str:
-    """A number of bytes in three digits: `1 byte`, `38.4 MiB`, `71.2 GiB`."""
+    """A number of bytes with three digits: `1 byte`, `38.4 MiB`, `71.2 GiB`."""
     if count < 1000:
         return f"{count} byte{'s' * (count != 1)}"
     power = next((power for power in (1, 2, 3) if count / 1024**power < 999.5), 4)
@@ -12,7 +12,7 @@ def size(count: int) -> str:
 
 
 def _three_digits(value: float) -> str:
-    """`0.98`, `1.5`, `38.4`, `147`, `12,345`: at least 0.01, no zeros at the end."""
+    """`0.98`, `1.5`, `38.4`, `147`, `12,345`: at least 0.01, no trailing zeros."""
     if value >= 99.95:
         return f"{value:,.0f}"
     digits = 1 if value >= 9.995 else 2
@@ -40,12 +40,12 @@ def _two(count: int, by: int, large: str, small: str) -> str:
 
 
 def each(seconds: float) -> str:
-    """What one step takes: `0.31 s`, `12 ms`, `4.2 s`, `1 min 30 s`."""
+    """The duration of one step: `0.31 s`, `12 ms`, `4.2 s`, `1 min 30 s`."""
     if seconds < 0.0995:
         return f"{_three_digits(max(seconds * 1000, 0.01))} ms" if seconds < 0.00995 else f"{seconds * 1000:.0f} ms"
     return f"{seconds:.2g} s" if seconds < 9.95 else duration(seconds)
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
-    """`1 image`, `12,000 images`. many: the plural, where it is not `one` with an s."""
+    """`1 image`, `12,000 images`. many: the plural, if it is not `one` with an s."""
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"

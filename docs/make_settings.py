@@ -1,4 +1,4 @@
-"""Remakes docs/settings.md, the reference of all settings, from their JSON schemas: `python docs/make_settings.py`."""
+"""Generates docs/settings.md, the reference of all settings, from their JSON schemas: `python docs/make_settings.py`."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -13,13 +13,13 @@ PAGE = Path(__file__).parent / "settings.md"
 INTRODUCTION = """\
 # Settings
 
-All settings of the three commands. In a configuration file each stands under any table, such as `rank = 8`; on the command line
-it is a flag, `--rank 8`, which overrides the file. A list takes several values: `["a", "b"]` in the file, `--prompt "a" "b"` on
-the command line. A switch is turned on by `--trace` and off by `--no-trace`. Names that diffusers' scripts, kohya's sd-scripts,
-OneTrainer, AUTOMATIC1111, ComfyUI and others have for the same settings are understood as well.
+All settings of the three commands. A configuration file has them under any table, such as `rank = 8`; on the command line they
+are flags, such as `--rank 8`, which override the file. A list takes several values: `["a", "b"]` in the file, `--prompt "a"
+"b"` on the command line. A switch is turned on by `--trace` and off by `--no-trace`. Names that diffusers' scripts, kohya's
+sd-scripts, OneTrainer, AUTOMATIC1111, ComfyUI and others use for the same settings are accepted as well.
 
 `python docs/make_settings.py` writes this page from the JSON schemas of the settings
-(`customize.DreamBoothSettings.model_json_schema()`), which hold the same facts for other programs."""
+(`customize.DreamBoothSettings.model_json_schema()`), which other programs can use too."""
 
 Properties = dict[str, dict[str, Any]]
 

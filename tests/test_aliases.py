@@ -103,11 +103,11 @@ def test_aliases_set_their_setting(model, line, meaning):
         (DreamBoothSettings, DOG + "--trigger_word sks", "--trigger_word", "--instance_prompt"),
         (DreamBoothSettings, DOG + "--device cpu", "--device", "CUDA_VISIBLE_DEVICES"),
         (DreamBoothSettings, DOG + "--rank 4 --network_dim 8", "--network_dim", "keep one"),
-        (DreamBoothSettings, DOG + "--network_dim 0", "--network_dim", "fits"),
+        (DreamBoothSettings, DOG + "--network_dim 0", "--network_dim", "valid value"),
         (InferenceSettings, CAT + "--network_dim 8", "--network_dim", "rank"),
         (InferenceSettings, CAT + "--medvram", "--medvram", "--vae_tiling"),
         (InferenceSettings, CAT + "--trace_page --no-trace", "--trace_page", "trace"),
-        (InferenceSettings, CAT + "--cfg x", "--cfg", "fits"),
+        (InferenceSettings, CAT + "--cfg x", "--cfg", "valid value"),
     ],
 )
 def test_unsupported_names_suggest_the_right_setting(model, line, where, remedy):

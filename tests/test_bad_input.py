@@ -64,7 +64,7 @@ def folder(tmp_path_factory, tiny_epsilon):
     folder = tmp_path_factory.mktemp("work")
     write_pictures(folder / "pictures")
     write_pictures(folder / "broken", 1)
-    (folder / "broken/fake.png").write_text("not a picture")
+    (folder / "broken/fake.png").write_text("not an image")
     Image.new("RGB", (64, 64), "red").save(folder / "broken/cut.png")
     (folder / "broken/empty.jpg").touch()
     data = (folder / "broken/cut.png").read_bytes()

@@ -144,15 +144,15 @@ def test_unicode_forms_and_case_are_matched_with_care(tmp_path):
     write(tmp_path / "doubt", "img.txt", "one")
     write(tmp_path / "doubt", "IMG.txt", "two")
     (problem,) = look(tmp_path / "doubt")[1]
-    assert "could have one of several captions: IMG.txt, img.txt" in problem
+    assert "matches several caption files: IMG.txt, img.txt" in problem
     put(tmp_path / "shared", "Img.png", "iMG.png")
     write(tmp_path / "shared", "img.txt", "one")
     (problem,) = look(tmp_path / "shared")[1]
-    assert "could be the caption of several images: Img.png, iMG.png" in problem
+    assert "matches several images: Img.png, iMG.png" in problem
     put(tmp_path / "rows", "Img.png", "iMG.png")
     write(tmp_path / "rows", "metadata.csv", "file_name,text\nimg.png,one\n")
     (problem,) = look(tmp_path / "rows")[1]
-    assert "names one of several images" in problem
+    assert "matches several images" in problem
 
 
 def test_the_precedence_of_captions_is_reported(tmp_path):
@@ -162,7 +162,7 @@ def test_the_precedence_of_captions_is_reported(tmp_path):
     captions, problems, notes = look(tmp_path)
     assert captions == TWO and problems == []
     told = " ".join(notes)
-    assert "more than one caption file for an image; not read (1): a.caption" in told and "b.txt" in told
+    assert "some images have several caption files; not used (1): a.caption" in told and "b.txt" in told
 
 
 def test_texts_that_belong_to_no_image_are_named(tmp_path):
@@ -173,7 +173,7 @@ def test_texts_that_belong_to_no_image_are_named(tmp_path):
     assert captions == {"IMG_0000.png": ["sks dog"], "IMG_0001.png": ["sks dog"]} and problems == []
     assert len(notes) == 1 and "(5): IMG_0.txt, IMG_1.caption, README.txt, notes.json, prompts.csv" in notes[0]
     (problem,) = look(tmp_path, captions="files")[1]
-    assert "no caption for 2 of 2 pictures" in problem
+    assert "no caption for 2 of 2 images" in problem
 
 
 def test_a_table_for_half_of_the_images(tmp_path):
@@ -181,7 +181,7 @@ def test_a_table_for_half_of_the_images(tmp_path):
     for way in ({}, {"dataset_name": str(tmp_path)}):
         captions, problems, notes = look(tmp_path, **way)
         assert captions == {"a.png": ["sks one"], "b.png": ["sks dog"], "c.png": ["sks dog"]} and problems == []
-        assert any("no caption for 2 of 3 pictures, instance prompt instead: b.png, c.png" in note for note in notes)
+        assert any("no caption for 2 of 3 images, instance prompt instead: b.png, c.png" in note for note in notes)
 
 
 def test_a_table_above_its_images(tmp_path):
@@ -195,7 +195,7 @@ def test_a_table_above_its_images(tmp_path):
     write(tmp_path, "metadata.csv", "file_name,text\ntrain/z.png,sks\n/etc/x.png,sks\nC:\\p\\a.png,sks\n../a.png,sks\n")
     problems = " ".join(look(tmp_path)[1])
     assert all(
-        words in problems for words in ("a file in a sub-folder that is not there", "an absolute path", "leaves the folder")
+        words in problems for words in ("refers to a missing file in a sub-folder", "an absolute path", "outside the folder")
     )
 
 
@@ -205,7 +205,7 @@ def test_a_path_to_the_folder_itself_is_accepted(tmp_path):
     )
     assert look(tmp_path)[0] == TWO
     write(tmp_path, "metadata.csv", "file_name,text\nC:\\Users\\x\\a.png,sks one\n")
-    assert "write 'a.png' alone" in look(tmp_path)[1][0]
+    assert "write only 'a.png'" in look(tmp_path)[1][0]
 
 
 @pytest.mark.parametrize("way", ["train/metadata.csv", "metadata.jsonl in classes", "txt in classes"])
@@ -240,9 +240,11 @@ def test_captions_in_two_folders_are_ambiguous(tmp_path):
 def test_unreadable_encodings_are_guessed_in_the_report(tmp_path):
     write(put(tmp_path, "a.png"), "a.txt", "sks dog, café".encode("cp1252"))
     (problem,) = look(tmp_path)[1]
-    assert "is not UTF-8 in line 1 (byte 0xe9)" in problem and "'sks dog, café', it is Windows-1252" in problem
+    assert (
+        "is not UTF-8 in line 1 (byte 0xe9)" in problem and "it is Windows-1252 now if the line reads 'sks dog, café'" in problem
+    )
     write(tmp_path, "a.txt", b"\xff\xfea")
-    assert "UTF-16 that breaks off" in look(tmp_path)[1][0]
+    assert "incomplete UTF-16" in look(tmp_path)[1][0]
     write(tmp_path, "a.txt", b"\x89PNG\r\n\x1a\n\xff\xff")
     assert "is a PNG image, not a text file" in look(tmp_path)[1][0]
 
@@ -258,7 +260,7 @@ def test_links_of_the_hubs_cache(tmp_path):
     captions, problems, _ = look(snapshot)
     assert captions == {"0.png": ["sks one"], "1.png": ["sks two"]} and problems == []
     (problem,) = look(root)[1]
-    assert f"did you mean {snapshot}? (it holds 2 images)" in problem
+    assert f"did you mean {snapshot}? (it contains 2 images)" in problem
 
 
 def test_links_to_images_elsewhere_are_images_and_links_to_texts_are_not_followed(tmp_path):
@@ -269,16 +271,16 @@ def test_links_to_images_elsewhere_are_images_and_links_to_texts_are_not_followe
     assert list(look(folder)[0]) == ["a.png", "b.png"]
     os.symlink(tmp_path / "secret.txt", folder / "b.txt")
     captions, (problem,), _ = look(folder)
-    assert "is a link that leads out of the folder" in problem and "of the house" not in str(captions)
+    assert "is a link to a file outside the folder" in problem and "of the house" not in str(captions)
 
 
 def test_a_folder_above_the_images_points_to_them(tmp_path):
     put(tmp_path / "kohya", "img/10_sks dog/a.png", "img/10_sks dog/b.png")
     (problem,) = look(tmp_path / "kohya")[1]
-    assert f"did you mean {tmp_path}/kohya/img/10_sks dog? (it holds 2 images)" in problem
+    assert f"did you mean {tmp_path}/kohya/img/10_sks dog? (it contains 2 images)" in problem
     put(tmp_path / "two", "cat/a.png", "dog/b.png", "dog/c.png")
     (problem,) = look(tmp_path / "two")[1]
-    assert f"did you mean {tmp_path}/two/dog? (it holds 2 images, or 1 more such folder in it)" in problem
+    assert f"did you mean {tmp_path}/two/dog? (it contains 2 images, or 1 more such folder in it)" in problem
     (tmp_path / "zip").mkdir()
     write(tmp_path / "zip", "photos.zip", b"PK\3\4")
     assert "unpack photos.zip" in look(tmp_path / "zip")[1][0]
@@ -306,8 +308,8 @@ def test_a_trigger_missing_from_all_captions_is_reported(tmp_path):
     folder = four(tmp_path, "a brown dog on a sofa", "a dog in the snow", "a dog", "a dog, asleep")
     notes = look(folder)[2]
     assert notes == [
-        f"{folder}: no caption has sks of instance_prompt (0 of 4 images), so it will not call up what is learned; write it "
-        'into the captions, put it before each with --caption_prefix "sks dog,", or use --captions prompt'
+        f"{folder}: no caption contains sks from instance_prompt (0 of 4 images), so it will not trigger the subject; add it "
+        'to the captions, prepend it with --caption_prefix "sks dog,", or use --captions prompt'
     ]
     assert look(folder, captions="files")[2] == notes
     assert not any("instance_prompt" in note for note in look(folder, captions="prompt")[2])
@@ -315,7 +317,9 @@ def test_a_trigger_missing_from_all_captions_is_reported(tmp_path):
 
 def test_a_trigger_missing_from_some_captions_is_reported(tmp_path):
     folder = four(tmp_path, "a SKS dog", "a dog in the snow", "sks, a dog", "asks for food")
-    assert look(folder)[2] == [f"{folder}: sks of instance_prompt is in the captions of 2 of 4 images, and not of: 1.png, 3.png"]
+    assert look(folder)[2] == [
+        f"{folder}: sks from instance_prompt is in the captions of 2 of 4 images, but not of: 1.png, 3.png"
+    ]
 
 
 def test_prefix_and_suffix_are_put_around_captions_that_are_read(tmp_path):
@@ -331,7 +335,7 @@ def test_prefix_and_suffix_are_put_around_captions_that_are_read(tmp_path):
     assert look(folder, caption_prefix="sks ", caption_suffix="in oil")[0]["0.png"] == ["sks a dog in oil"]
     (folder / "none").mkdir()
     assert any(
-        "have no effect: no caption was read" in note for note in look(put(folder / "none", "a.png"), caption_prefix="sks")[2]
+        "have no effect: no captions were read" in note for note in look(put(folder / "none", "a.png"), caption_prefix="sks")[2]
     )
 
 

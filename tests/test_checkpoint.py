@@ -94,7 +94,7 @@ def test_if_none_is_intact_each_is_reported_and_none_is_removed(tmp_path):
     with pytest.raises(InputError) as caught:
         checkpoint.find(tmp_path, "latest", lambda line: None)
     first, *others = caught.value.problems
-    assert first.what == f"no checkpoint in {tmp_path} is whole"
+    assert first.what == f"no checkpoint in {tmp_path} is intact"
     assert [(each.where, each.what) for each in others] == [
         (str(tmp_path / f"step-0000{step}"), "manifest.json is missing") for step in ("99", "02", "01")
     ]

@@ -214,7 +214,7 @@ def test_ycck_jpeg():
     assert data[place] == 0
     pixels, remarks = opened(data[:place] + b"\2" + data[place + 1 :])
     assert np.abs(pixels - (255 - ink[:3]) * (255 - ink[3]) / 255).max() <= 3
-    assert remarks == ["CMYK converted without a colour profile, so only roughly: there is none in the file"]
+    assert remarks == ["CMYK converted only roughly, without a colour profile: the file has none"]
 
 
 # grey, alpha, palettes
@@ -315,7 +315,7 @@ def test_chromaticities_of_a_png():
 def test_unusable_numbers_are_reported(chunks, word):
     pixels, remarks = opened(png(RANDOM, *chunks))
     assert np.array_equal(pixels, RANDOM)
-    assert len(remarks) == 1 and word in remarks[0] and remarks[0].startswith("colours taken as sRGB: ")
+    assert len(remarks) == 1 and word in remarks[0] and remarks[0].startswith("colours treated as sRGB: ")
 
 
 def test_srgb_chunk_and_code_points_go_before_the_rest():
@@ -380,7 +380,7 @@ def test_broken_profiles_are_reported_and_leave_the_pixels_unchanged(name, forma
     plain, _ = opened(encoded(RANDOM, format))
     pixels, remarks = opened(encoded(RANDOM, format, icc_profile=BROKEN[name]))
     assert np.array_equal(pixels, plain)
-    assert len(remarks) == 1 and remarks[0].startswith("colours taken as sRGB: its colour profile"), remarks
+    assert len(remarks) == 1 and remarks[0].startswith("colours treated as sRGB: its colour profile"), remarks
 
 
 def test_a_profile_of_another_kind_in_a_cmyk_image():
@@ -404,5 +404,5 @@ def test_mutated_profiles_are_used_or_reported():
         mutated[place] ^= 1 << int(random.integers(8))
         pixels, remarks = opened(encoded(RANDOM, "TIFF", icc_profile=bytes(mutated)))
         assert pixels.shape == plain.shape and len(remarks) <= 1
-        if remarks and remarks[0].startswith("colours taken"):
+        if remarks and remarks[0].startswith("colours treated"):
             assert np.array_equal(pixels, plain)

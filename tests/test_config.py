@@ -241,7 +241,7 @@ def test_unknown_names_lead_to_the_nearest_or_to_the_command_that_has_them():
     assert remedy(InferenceSettings, "guidance") == "did you mean guidance_scale?"
     assert remedy(InferenceSettings, "x" * 1_000_000) == "--help lists all settings"
     assert remedy(InferenceSettings, "xyzzy") == "--help lists all settings"
-    assert remedy(TextualInversionSettings, "rank") == "leave it out: train_dreambooth.py has it"
+    assert remedy(TextualInversionSettings, "rank") == "leave it out: it is a setting of train_dreambooth.py"
     (problem,) = DreamBoothSettings.examine({**base(DreamBoothSettings), "lr_scheduler": "cosin"})[1]
     assert problem.remedy == "did you mean cosine?"
 
@@ -379,7 +379,7 @@ def test_toml_faults_name_file_and_line(tmp_path, content, line, phrase):
 
 def test_toml_that_is_no_file(tmp_path):
     for path in (tmp_path, tmp_path / "missing.toml"):
-        with pytest.raises(InputError, match="is not a file"):
+        with pytest.raises(InputError, match="is a folder" if path.is_dir() else "does not exist"):
             toml_file.read(str(path))
 
 

@@ -233,13 +233,13 @@ def test_a_renamed_checkpoint_has_the_step_of_its_content(stopped):
     folder = stopped[0] / "checkpoints"
     (folder / "step-000004").rename(folder / "step-000009")
     resume, said, _ = found(stopped)
-    assert resume.step == 2 and said[0] == "passed over checkpoint step-000009: holds step 4: the folder was given another name"
+    assert resume.step == 2 and said[0] == "skipped checkpoint step-000009: contains step 4: the folder was renamed"
     resume, said, _ = found(stopped, "step-000009")
     assert resume.step == 4 and resume.learned["x"].tolist() == [4, 4] and said[-1].startswith("going on after step 4 (")
     (folder / "step-000009").rename(stopped[0].parent / "my best one")
     assert found(stopped, str(stopped[0].parent / "my best one"))[0].step == 4
     (folder / "step-000002").rename(folder / "step-000003")
-    assert "holds step 2: the folder was given another name" in refusal(stopped)
+    assert "contains step 2: the folder was renamed" in refusal(stopped)
 
 
 def test_a_renamed_checkpoint_is_neither_counted_nor_removed(stopped):
@@ -257,7 +257,7 @@ def test_a_checkpoint_of_an_earlier_version_is_refused(stopped):
     assert tree["items"][0] == ["step", 4]
     (path / "state.json").write_text(json.dumps({"items": tree["items"][1:]}))
     manifest.write(path)
-    assert "does not say which step it is of: an earlier version of this program made it" in refusal(stopped)
+    assert "does not contain its step: it was written by an earlier version of this program" in refusal(stopped)
 
 
 def test_a_missing_checkpoint_lists_the_existing_ones(stopped):
@@ -310,7 +310,7 @@ def test_a_warm_up_longer_than_the_run_is_refused_by_any_length(length, warmup, 
         run(warmup)
     (problem,) = caught.value.problems
     assert problem.where == "lr_warmup_steps"
-    assert problem.what == f"{warmup} of {steps} steps: the learning rate would never be reached"
+    assert problem.what == f"{warmup} of {steps} steps: the learning rate would never reach its full value"
 
 
 def test_two_processes_halve_an_epoch(tiny_epsilon, images, tmp_path, monkeypatch):

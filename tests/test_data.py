@@ -15,7 +15,7 @@ from PIL import Image
 from customize.data import caption_files
 from customize.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, fill
 from customize.data.crops import Variant, all_pixels, pixels, variants
-from customize.data.examples import Example, load_class_examples, load_examples, small_pictures_note
+from customize.data.examples import Example, load_class_examples, load_examples, small_images_note
 from customize.data.findings import Findings
 from customize.errors import InputError, ResourceError
 from customize.methods import DreamBoothSettings, TextualInversionSettings
@@ -94,14 +94,14 @@ def test_other_files_are_ignored_and_counted(tmp_path):
     examples = load_examples(dreambooth(tmp_path))
     assert examples.instances == plain.instances
     texts, ignored = examples.notes
-    assert texts.endswith("no captions of an image here, by name or content, so not read (1): alone.txt")
-    assert "ignored, not pictures (3): Thumbs.db, notes.md, sub" in ignored
+    assert texts.endswith("text files that do not belong to an image in this folder, not used (1): alone.txt")
+    assert "ignored, not images (3): Thumbs.db, notes.md, sub" in ignored
 
 
 def test_invalid_folders_are_refused(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
-    for name, words in {"missing": "does not exist", "file": "not a folder", "empty": "no pictures"}.items():
+    for name, words in {"missing": "does not exist", "file": "not a folder", "empty": "no images"}.items():
         (problem,) = problems(dreambooth(tmp_path / name))
         assert words in problem and f"instance_data_dir {tmp_path / name}" in problem
         (problem,) = problems(inversion(tmp_path / name))
@@ -136,19 +136,19 @@ def test_links_inside_the_folder_are_images(tmp_path):
     examples = load_examples(dreambooth(tmp_path))
     assert [example.name for example in examples.instances] == ["a.png", "b.png"]
     (note,) = examples.notes
-    assert "same, pixel by pixel: a.png, b.png" in note
+    assert "identical: a.png, b.png" in note
 
 
 def test_notes_on_few_equal_and_small_images(tmp_path):
     put(tmp_path, "a.png")
-    assert "only one picture" in load_examples(dreambooth(tmp_path)).notes[0]
+    assert "only one image" in load_examples(dreambooth(tmp_path)).notes[0]
     Image.open(tmp_path / "a.png").save(tmp_path / "b.bmp")
     put(tmp_path, "c.png")
     examples = load_examples(dreambooth(tmp_path))
-    assert examples.notes == ("these pictures are the same, pixel by pixel: a.png, b.bmp",)
-    note = small_pictures_note(examples.instances, 24)
-    assert note == "smaller than 24 pixels, so enlarged: a.png, b.bmp, c.png"
-    assert small_pictures_note(examples.instances, 20) is None
+    assert examples.notes == ("these images are identical: a.png, b.bmp",)
+    note = small_images_note(examples.instances, 24)
+    assert note == "smaller than 24 pixels, will be enlarged: a.png, b.bmp, c.png"
+    assert small_images_note(examples.instances, 20) is None
 
 
 def test_the_same_bytes_in_another_shape_are_another_image(tmp_path):
@@ -197,10 +197,10 @@ def test_captions_auto_files_and_none(tmp_path):
         ("a photo of sks cat",),
     ]
     note, of_trigger = examples.notes
-    assert "no caption for 2 of 3 pictures, instance prompt instead: a.png, c.png" in note
-    assert "no caption has sks of instance_prompt (0 of 1 images)" in of_trigger
+    assert "no caption for 2 of 3 images, instance prompt instead: a.png, c.png" in note
+    assert "no caption contains sks from instance_prompt (0 of 1 images)" in of_trigger
     (problem,) = problems(dreambooth(tmp_path, captions="files"))
-    assert "no caption for 2 of 3 pictures: a.png, c.png" in problem
+    assert "no caption for 2 of 3 images: a.png, c.png" in problem
     assert set(captions_of(dreambooth(tmp_path, captions="prompt")).values()) == {("a photo of sks cat",)}
     assert "b.txt" in load_examples(dreambooth(tmp_path, captions="prompt")).notes[0], "ignored files are told"
 
@@ -210,7 +210,7 @@ def test_every_caption_needs_a_placeholder(tmp_path):
     (tmp_path / "a.txt").write_text("a <cat>\na cat")
     (tmp_path / "b.txt").write_text("a <CAT>")
     (problem,) = problems(inversion(tmp_path))
-    assert "no placeholder token (<cat>) in captions that need one: " in problem and "--captions templates" in problem
+    assert "no placeholder token (<cat>) in some captions: " in problem and "--captions templates" in problem
     assert "a.txt line 2" in problem and "b.txt line 1" in problem and "line 3" not in problem
     assert captions_of(inversion(tmp_path, captions="templates"))["a.png"] == fill(OBJECT_TEMPLATES, "<cat>")
 
@@ -219,7 +219,7 @@ def test_several_tokens_in_one_folder_need_captions(tmp_path):
     put(tmp_path, "a.png", "b.png")
     tokens = ("<cat>", "<dog>")
     (problem,) = problems(inversion(tmp_path, tokens=tokens))
-    assert "no caption for 2 of 2 pictures" in problem and "one train_data_dir for each token" in problem
+    assert "no caption for 2 of 2 images" in problem and "one train_data_dir for each token" in problem
     (tmp_path / "a.txt").write_text("<cat> alone")
     (tmp_path / "b.txt").write_text("<cat> beside a dog")
     (problem,) = problems(inversion(tmp_path, tokens=tokens))
@@ -245,8 +245,8 @@ def test_caption_files_that_cannot_be_used(tmp_path):
     (tmp_path / "4.txt").write_text("good")
     os.mkfifo(tmp_path / "5.txt")
     report = problems(dreambooth(tmp_path))
-    words = ["0.txt: is not UTF-8 in line 2 (byte 0xff)", "2.txt: holds zero bytes"]
-    words += ["3.txt: holds no caption", "5.txt: cannot be read: not a regular file but a named pipe"]
+    words = ["0.txt: is not UTF-8 in line 2 (byte 0xff)", "2.txt: contains zero bytes"]
+    words += ["3.txt: contains no caption", "5.txt: cannot be read: not a regular file but a named pipe"]
     assert len(report) == len(words)
     assert all(word in problem for word, problem in zip(words, report, strict=True))
 
@@ -266,7 +266,7 @@ def test_jsonl(tmp_path):
     expected = {"a.png": ("of {} a",), "b.png": ("b one", "b two"), "c.png": ("c one", "c two")}
     assert captions_of(dreambooth(tmp_path)) == expected
     (note,) = load_examples(dreambooth(tmp_path)).notes
-    assert "no caption has sks of instance_prompt (0 of 3 images)" in note
+    assert "no caption contains sks from instance_prompt (0 of 3 images)" in note
     report = problems(dreambooth(tmp_path, caption_column="alt"))
     assert len(report) == 3 and "line 3" in report[0] and "columns: file_name, text" in report[0]
 
@@ -299,7 +299,7 @@ def test_every_bad_row_is_named_by_its_line(tmp_path):
     assert [problem.split("metadata.jsonl line ")[1].split(":")[0] for problem in report] == [
         str(number) for number in range(1, len(rows) + 1)
     ]
-    for problem, word in zip(report, ["absolute"] * 3 + ["leaves"] * 2 + ["URL"] * 2 + ["sub-folder", "not there"], strict=False):
+    for problem, word in zip(report, ["absolute"] * 3 + ["outside"] * 2 + ["URL"] * 2 + ["sub-folder", "missing"], strict=False):
         assert word in problem
 
 
@@ -415,7 +415,7 @@ def test_class_pictures_beside_the_instances(tmp_path):
     assert len(load_examples(dreambooth(instances, **prior)).classes) == 5
     examples = load_examples(dreambooth(instances, **prior, num_class_images=2))
     assert [example.name for example in examples.classes] == ["0.png", "1.png"]
-    assert "the first 2 of 5 class pictures are used" in examples.notes[0]
+    assert "only the first 2 of 5 class images are used" in examples.notes[0]
     (tmp_path / "class" / "x.png").touch()
     (instances / "y.png").touch()
     assert len(problems(dreambooth(instances, **prior))) == 2
@@ -534,7 +534,7 @@ def test_a_saved_data_set(tmp_path):
     name = saved(tmp_path / "set", rows, text=text, texts=datasets.List(text))
     examples = load_examples(dreambooth(dataset_name=name))
     assert [e.captions for e in examples.instances] == [("one",), ("a photo of sks cat",), ("a photo of sks cat",)]
-    assert "no caption for 2 of 3 pictures, instance prompt instead: row 1, row 2" in examples.notes[0]
+    assert "no caption for 2 of 3 images, instance prompt instead: row 1, row 2" in examples.notes[0]
     images = [np.asarray(example.open()) for example in examples.instances]
     assert np.array_equal(images[0], noise(0))
     assert np.array_equal(images[1], np.rot90(noise(1), -1)) and examples.instances[1].size == (20, 30)
@@ -543,9 +543,9 @@ def test_a_saved_data_set(tmp_path):
     (problem,) = problems(dreambooth(dataset_name=name, caption_column="caption"))
     assert "no column 'caption' with captions (its columns: image, text, texts)" in problem
     (problem,) = problems(dreambooth(dataset_name=name, image_column="text"))
-    assert "no column 'text' with pictures" in problem
+    assert "no column 'text' with images" in problem
     (problem,) = problems(inversion(dataset_name=name))
-    assert "no placeholder token (<cat>) in captions that need one: row 0" in problem
+    assert "no placeholder token (<cat>) in some captions: row 0" in problem
     assert captions_of(inversion(dataset_name=name, captions="templates"))["row 2"] == fill(OBJECT_TEMPLATES, "<cat>")
 
 
@@ -559,7 +559,7 @@ def test_the_split_of_a_saved_data_set(tmp_path):
     assert "has no captions in a column 'text' (its columns: image)" in examples.notes[0]
     datasets.DatasetDict(test=one, validation=two).save_to_disk(tmp_path / "none")
     (problem,) = problems(dreambooth(dataset_name=str(tmp_path / "none")))
-    assert "the splits test, validation, and none of them is train" in problem
+    assert "the splits test, validation, but no split train" in problem
 
 
 def test_bad_rows_are_named(tmp_path):
@@ -567,7 +567,7 @@ def test_bad_rows_are_named(tmp_path):
     name = saved(tmp_path / "set", rows)
     report = problems(dreambooth(dataset_name=name))
     assert [problem.split(": ")[0] for problem in report] == [f"{name} row 1", f"{name} row 2"]
-    assert "not a picture" in report[0] and "holds no picture" in report[1]
+    assert "not an image" in report[0] and "contains no image" in report[1]
 
 
 def test_a_folder_through_datasets(tmp_path, monkeypatch):
@@ -616,7 +616,7 @@ def test_an_image_that_changed_ends_the_run_with_its_name(tmp_path, capsys):
 
     assert main.main(DreamBoothSettings, run, words) == 3
     said = capsys.readouterr().err
-    assert "b.png: is another picture" in said and "a.png" not in said and "Traceback" not in said
+    assert "b.png: is a different image now" in said and "a.png" not in said and "Traceback" not in said
 
 
 def test_images_are_not_needed_after_training_has_begun(tmp_path, tiny_epsilon, capsys):

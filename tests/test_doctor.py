@@ -19,7 +19,7 @@ from customize.data import examples as data
 from customize.data.examples import load_examples
 from customize.data.images import similarity
 from customize.data.images.image_file import open_image
-from customize.data.images.similarity import ALIKE_BITS, SHARP, Likeness, fingerprint, measure, near_duplicates, sharpness
+from customize.data.images.similarity import DUPLICATE_BITS, SHARP, Features, fingerprint, measure, near_duplicates, sharpness
 from customize.errors import InputError
 from customize.families import Source
 from customize.families.specs import STABLE_DIFFUSION
@@ -91,16 +91,16 @@ def test_copies_are_similar_and_others_are_not():
     }
     for name, copy in copies.items():
         for image in scenes:
-            assert bits(image, copy(image)) <= ALIKE_BITS, name
+            assert bits(image, copy(image)) <= DUPLICATE_BITS, name
             assert near_duplicates([measure(image, 512), measure(copy(image), 512)]) == [(0, 1)], name
-    assert min(bits(scenes[i], scenes[j]) for i in range(12) for j in range(i)) > ALIKE_BITS + 4
+    assert min(bits(scenes[i], scenes[j]) for i in range(12) for j in range(i)) > DUPLICATE_BITS + 4
     assert near_duplicates([measure(image, 512) for image in scenes]) == []
 
 
 def test_the_same_shapes_in_other_colours_are_not_similar():
     image = scene(1)
     other = Image.merge("RGB", [ImageOps.invert(image.getchannel(2)), image.getchannel(1), ImageOps.invert(image.getchannel(0))])
-    bright = [Likeness(0, measure(each, 512).colours, 1.0) for each in (image, other)]
+    bright = [Features(0, measure(each, 512).colours, 1.0) for each in (image, other)]
     assert near_duplicates(bright) == []
     flat = [measure(Image.new("RGB", (60, 50), colour), 512) for colour in ("red", "blue", "#f00808")]
     assert near_duplicates(flat) == [(0, 2)] and flat[0].fingerprint == flat[1].fingerprint == 0
@@ -108,11 +108,11 @@ def test_the_same_shapes_in_other_colours_are_not_similar():
 
 def test_pairs_are_sorted_by_similarity():
     grey = bytes(48)
-    near, nearer, far = (Likeness(number, grey, 1.0) for number in (0b111, 0b1, (1 << 40) - 1))
-    assert near_duplicates([near, Likeness(0, grey, 1.0), far, nearer]) == [(1, 3), (0, 3), (0, 1)]
-    limit = Likeness((1 << ALIKE_BITS) - 1, grey, 1.0)
-    beyond = Likeness((1 << (ALIKE_BITS + 1)) - 1, grey, 1.0)
-    assert near_duplicates([Likeness(0, grey, 1.0), limit]) and not near_duplicates([Likeness(0, grey, 1.0), beyond])
+    near, nearer, far = (Features(number, grey, 1.0) for number in (0b111, 0b1, (1 << 40) - 1))
+    assert near_duplicates([near, Features(0, grey, 1.0), far, nearer]) == [(1, 3), (0, 3), (0, 1)]
+    limit = Features((1 << DUPLICATE_BITS) - 1, grey, 1.0)
+    beyond = Features((1 << (DUPLICATE_BITS + 1)) - 1, grey, 1.0)
+    assert near_duplicates([Features(0, grey, 1.0), limit]) and not near_duplicates([Features(0, grey, 1.0), beyond])
     assert near_duplicates([]) == near_duplicates([near]) == []
 
 
@@ -163,9 +163,9 @@ def test_a_good_folder(tmp_path, capsys):
     status, lines = check(capsys, folder)
     assert status == 0
     assert lines == [
-        "warning: looked at for Stable Diffusion 1.x: say --pretrained_model_name_or_path or --resolution for another",
-        "0 refusals, 1 warning; training would start",
-        "4 good pictures, 700 x 600, for 512 pixels",
+        "warning: checked for Stable Diffusion 1.x; for another model give --pretrained_model_name_or_path or --resolution",
+        "0 errors, 1 warning; training would start",
+        "4 usable images, 700 x 600, for 512 pixels",
     ]
 
 
@@ -178,15 +178,15 @@ def test_warnings_of_every_kind(tmp_path, capsys):
     status, lines = check(capsys, folder, "--trigger_word", "sks", "--resolution", 128, "--instance_prompt", "sks house")
     assert status == 0
     assert lines == [
-        "warning: no sks in a caption of 1 of 6 pictures: a.png",
-        "warning: smaller than 128 pixels, so enlarged: small.png",
-        f"warning: {folder}: no caption for 5 of 6 pictures, instance prompt instead: b.png, c.png, d.png, e.png, small.png",
-        "warning: these pictures are the same, pixel by pixel: d.png, e.png",
-        "warning: these pictures are nearly the same: a.png and b.png",
-        "warning: blurred, without a sharp edge at 128 pixels: c.png",
-        f"warning: {folder}: ignored, not pictures (1): notes.md",
-        "0 refusals, 7 warnings; training would start",
-        "6 good pictures, 99 x 90 to 240 x 180, for 128 pixels",
+        "warning: no sks in a caption of 1 of 6 images: a.png",
+        "warning: smaller than 128 pixels, will be enlarged: small.png",
+        f"warning: {folder}: no caption for 5 of 6 images, instance prompt instead: b.png, c.png, d.png, e.png, small.png",
+        "warning: these images are identical: d.png, e.png",
+        "warning: these images are nearly identical: a.png and b.png",
+        "warning: blurred (no sharp edge at 128 pixels): c.png",
+        f"warning: {folder}: ignored, not images (1): notes.md",
+        "0 errors, 7 warnings; training would start",
+        "6 usable images, 99 x 90 to 240 x 180, for 128 pixels",
     ]
 
 
@@ -196,9 +196,9 @@ def test_refusals_come_first_with_the_warnings(tmp_path, capsys):
     (folder / "a.txt").write_text(" \n")
     status, lines = check(capsys, folder, "--placeholder_token", "<x>", "--resolution", "64", "--output", tmp_path / "sheet.png")
     assert status == 2
-    assert [line.split(":")[0] for line in lines if not line.startswith(" ")][:3] == ["refused", "refused", "warning"]
-    assert "a.txt: holds no caption" in lines[0] and "cut.jpg" in lines[2] and "nearly the same" in "".join(lines[4:])
-    assert any("training would not start: 2 to mend" in line for line in lines)
+    assert [line.split(":")[0] for line in lines if not line.startswith(" ")][:3] == ["error", "error", "warning"]
+    assert "a.txt: contains no caption" in lines[0] and "cut.jpg" in lines[2] and "nearly identical" in "".join(lines[4:])
+    assert any("training would not start: 2 to fix" in line for line in lines)
     assert (tmp_path / "sheet.png").exists()
 
 
@@ -219,7 +219,7 @@ def test_captions_too_long_for_the_text_encoder(tmp_path, capsys, tiny_epsilon):
     assert status == 0 and told + "b.png (78 tokens)" in lines
     (folder / "b.txt").write_text("cat " * 1201)
     status, lines = check(capsys, folder, *base)
-    assert status == 2 and sum(line.startswith("refused") for line in lines) == 1
+    assert status == 2 and sum(line.startswith("error") for line in lines) == 1
     assert "(b.png): is too long: 1203 tokens, more than 1202" in lines[0] and len(lines[0]) < 250
     (folder / "b.txt").write_text("cat")
     (folder / "a.txt").write_text("cat " * 70 + "<x><X>")
@@ -280,10 +280,10 @@ def test_a_config_is_checked_as_its_command_would(tmp_path, capsys, monkeypatch,
         (tmp_path / f"{name}.toml").write_text(text)
         assert check(capsys, tmp_path / f"{name}.toml") == (
             0,
-            ["0 refusals, 0 warnings; training would start", "2 good pictures, 240 x 180, for 16 pixels"],
+            ["0 errors, 0 warnings; training would start", "2 usable images, 240 x 180, for 16 pixels"],
         )
         status, lines = check(capsys, tmp_path / f"{name}.toml", "--learning_rate=-1", "--rezolution=8")
-        assert status == 2 and "refused: --learning_rate: " in lines[0] and "did you mean resolution" in "".join(lines)
+        assert status == 2 and "error: --learning_rate: " in lines[0] and "did you mean resolution" in "".join(lines)
     status, lines = check(capsys, tmp_path / "ti.toml", "--placeholder_token", "photo")
     assert status == 2 and "is a word of the model" in lines[0]
     (tmp_path / "out").mkdir()
@@ -309,16 +309,16 @@ def test_the_sheet_shows_pairs_and_blurred_images(tmp_path, capsys):
         assert any(np.array_equal(pixels[top : top + 180, left : left + 240], shown) for top, left in corners(pixels, shown))
     sheet.unlink()
     status, lines = check(capsys, fill(tmp_path / "two", d=scene(2), e=scene(3)), "--resolution", 128, "--output", sheet)
-    assert status == 0 and "nothing to show" in lines[-1] and not sheet.exists()
+    assert status == 0 and "no near-duplicate or blurred images" in lines[-1] and not sheet.exists()
 
 
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        ("sheet.jpg", "end in .png"), ("sheet", "end in .png"), ("set/a.png", "among the pictures"), ("set/new.png", "among the"),
-        ("mine.png", "no sheet of this"), ("folder.png", "no sheet of this"), ("x" * 300 + ".png", "255 bytes"),
-        ("mine.png/sheet.png", "is a file"), ("link.png", "no sheet of this"),
-        ("bomb.png", "no sheet of"), ("pipe.png", "no sheet of"),
+        ("sheet.jpg", "end in .png"), ("sheet", "end in .png"), ("set/a.png", "image folder"), ("set/new.png", "image folder"),
+        ("mine.png", "not written by this"), ("folder.png", "not written by this"), ("x" * 300 + ".png", "255 bytes"),
+        ("mine.png/sheet.png", "is a file"), ("link.png", "not written by this"),
+        ("bomb.png", "not written by"), ("pipe.png", "not written by"),
     ],
 )  # fmt: skip
 def test_a_sheet_replaces_no_other_file(name, fault, tmp_path, capsys):
@@ -356,8 +356,8 @@ def test_a_run_prints_the_same_warnings_as_check(tmp_path):
     assert report.problems == ()
     assert preflight.check(settings)[2] == report.examples
     assert report.examples.notes == (
-        "these pictures are nearly the same: a.png and b.png",
-        "blurred, without a sharp edge at 128 pixels: c.png",
+        "these images are nearly identical: a.png and b.png",
+        "blurred (no sharp edge at 128 pixels): c.png",
     )
 
 
@@ -374,7 +374,7 @@ def test_each_image_is_read_once(tmp_path, monkeypatch):
 def test_class_images_are_not_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "measure", lambda *given: pytest.fail("measured"))
     examples = data.load_class_examples(fill(tmp_path / "set", a=scene(0)), "a cat")
-    assert examples[0].likeness is None and examples[0].role == "class"
+    assert examples[0].features is None and examples[0].role == "class"
 
 
 def test_warnings_of_libraries_stay_silent_in_all_threads(tmp_path, recwarn):
@@ -417,7 +417,7 @@ print([name for name in ("torch", "diffusers", "datasets") if name in sys.module
     )
     assert done.stderr == ""
     *lines, facts_line, modules = done.stdout.splitlines()
-    said = [line for line in lines if line.startswith("refused: ")]
+    said = [line for line in lines if line.startswith("error: ")]
     assert sorted(line.split(": ")[1] for line in said) == sorted(str(folder / name) for name in names)
     assert (facts_line, modules) == ("2 True", "[]")
     assert {path: path.lstat()[:7] + (path.lstat().st_mtime_ns,) for path in folder.iterdir()} == before
@@ -479,8 +479,8 @@ def test_ignored_files_change_nothing_and_are_counted(tmp_path, capsys):
     assert after.instances == before.instances and before.notes == ()
     others = [name for name in told if name != "alone.txt"]
     assert after.notes == (
-        f"{folder}: text files that are no captions of an image here, by name or content, so not read (1): alone.txt",
-        f"{folder}: ignored, not pictures ({len(others)}): {', '.join(others)}",
+        f"{folder}: text files that do not belong to an image in this folder, not used (1): alone.txt",
+        f"{folder}: ignored, not images ({len(others)}): {', '.join(others)}",
     )
     assert check(capsys, folder, "--resolution", 64)[0] == 0
 
@@ -491,7 +491,7 @@ def test_a_thousand_names_cost_a_thousand_reads_and_one_table_of_pairs(monkeypat
     count = np.bitwise_count
     monkeypatch.setattr(similarity.np, "bitwise_count", lambda values: (calls.append(len(values)), count(values))[1])
     random = np.random.default_rng(0)
-    prints = [Likeness(int(random.integers(1 << 63)), bytes(48), 1.0) for _ in range(1000)]
+    prints = [Features(int(random.integers(1 << 63)), bytes(48), 1.0) for _ in range(1000)]
     assert near_duplicates(prints) == [] and calls == list(range(999, 0, -1))
 
 

@@ -34,7 +34,7 @@ def test_accepted_images_can_be_trained_on(server, tiny_epsilon, tmp_path):
     half = math.ceil(len(corpus.accepted()) / 2)
     run = Run(server, tmp_path, "lora", tiny_epsilon, tmp_path / "set", max_train_steps=2, train_batch_size=half)
     status, said = run()
-    assert status == 0 and "these pictures are the same" in said and "Traceback" not in said, said
+    assert status == 0 and "these images are identical" in said and "Traceback" not in said, said
     assert len(run.losses()) == 2 and "\x1b" not in said
 
 
@@ -47,13 +47,13 @@ def test_ignored_files_change_no_bit_of_the_result(server, tiny_epsilon, picture
     status, said = run()
     assert status == 0 and run.result() == plain.result() and run.losses() == plain.losses()
     others = [name for name in names if name != "alone.txt"]
-    assert said.count(f"ignored, not pictures ({len(others)}): {', '.join(others)}") == 1
-    assert said.count("no captions of an image here, by name or content, so not read (1): alone.txt") == 1
+    assert said.count(f"ignored, not images ({len(others)}): {', '.join(others)}") == 1
+    assert said.count("text files that do not belong to an image in this folder, not used (1): alone.txt") == 1
 
 
 def test_one_image_and_two_equal_ones_train_with_a_note(server, tiny_epsilon, tmp_path):
     folder = write_pictures(tmp_path / "set", 1)
-    for words in ("note: there is only one picture", "note: these pictures are the same, pixel by pixel: 0.png, 1.png"):
+    for words in ("note: there is only one image", "note: these images are identical: 0.png, 1.png"):
         status, said = lora(server, tiny_epsilon, tmp_path / words[6:15].strip(), folder)()
         assert status == 0 and words in said, said
         shutil.copy(folder / "0.png", folder / "1.png")
@@ -76,7 +76,7 @@ def test_an_image_that_is_damaged_between_check_and_use(damage, tiny_epsilon, pi
         (folder / "1.png").unlink()
     else:
         (folder / "1.png").write_bytes(corpus.encoded(corpus.PLAIN, "PNG") if damage == "changed" else whole[:300])
-    with pytest.raises(ResourceError, match="a picture has changed since it was checked") as caught:
+    with pytest.raises(ResourceError, match="an image has changed since it was checked") as caught:
         prepare(settings, RunContext(settings, Accelerator(cpu=True), load(source), examples, 0))
     assert f"{folder / '1.png'}: " in str(caught.value) and "0.png" not in str(caught.value)
     assert not (tmp_path / "out").exists()

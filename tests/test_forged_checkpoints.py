@@ -57,7 +57,7 @@ def refusal(run: Run, folder: Path) -> str:
         find_checkpoint(settings, folder, same, print)
     (problem,) = caught.value.problems
     assert problem.where == str(path) and problem.what.isprintable() and problem.remedy
-    assert "holds what its manifest says, but no state of a run (" in problem.what
+    assert "matches its manifest, but does not contain the state of a run (" in problem.what
     return problem.what
 
 
@@ -222,7 +222,7 @@ def assert_refused(run: Run, folder: Path) -> None:
     vouch(folder)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     status, said = run("--output_dir", str(folder), *LATEST, "--max_train_steps", "4")
-    assert status == 2 and "Traceback" not in said and NAME in said and "no state of a run" in said, said
+    assert status == 2 and "Traceback" not in said and NAME in said and "not contain the state of a run" in said, said
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 

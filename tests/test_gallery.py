@@ -6,7 +6,7 @@ import pytest
 
 from customize.cli.main import read
 from customize.settings.inference import InferenceSettings
-from docs.make_gallery import CONFIGS, ENTRIES, HERE, PICTURES, Entry, config, page
+from docs.make_gallery import CONFIGS, ENTRIES, HERE, IMAGES, Entry, config, page
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
@@ -15,7 +15,7 @@ def test_configs_equal_their_commands(entry: Entry):
     file = CONFIGS / f"{entry.name}.toml"
     assert file.read_text(encoding="utf-8") == config(entry)
     assert read(InferenceSettings, [str(file)])[0] == flags
-    assert len(list(PICTURES.glob(f"{entry.name}.*"))) == 1
+    assert len(list(IMAGES.glob(f"{entry.name}.*"))) == 1
 
 
 def test_the_page_is_up_to_date():

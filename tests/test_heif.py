@@ -152,4 +152,4 @@ def test_a_folder_from_a_phone(tmp_path: Path):
     examples = load_examples(DreamBoothSettings(instance_prompt="sks dog", instance_data_dir=str(tmp_path)))
     assert [example.name for example in examples.instances] == ["IMG_0001.HEIC", "IMG_0002.jpg", "IMG_0003.avif", "IMG_0004.JPG"]
     assert [example.size for example in examples.instances] == [(128, 96)] * 4
-    assert "ignored, not pictures (2): IMG_0001.AAE, IMG_0001.MOV" in examples.notes[-1]
+    assert "ignored, not images (2): IMG_0001.AAE, IMG_0001.MOV" in examples.notes[-1]

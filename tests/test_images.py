@@ -261,7 +261,7 @@ def test_files_that_are_not_images(tmp_path, capfd):
     gif = encoded(Image.new("P", (4, 4)), "GIF")
     for name, data in {"text.jpg": b"hello", "eps.jpg": eps, "gif.png": gif, "zeros.png": bytes(100)}.items():
         (tmp_path / name).write_bytes(data)
-        assert "not a picture" in refusal(tmp_path / name, str(tmp_path / name))
+        assert "not an image" in refusal(tmp_path / name, str(tmp_path / name))
     (tmp_path / "empty.png").touch()
     assert "empty" in refusal(tmp_path / "empty.png")
     assert "does not exist" in refusal(tmp_path / "missing.png")
@@ -281,7 +281,7 @@ def test_only_regular_files_are_opened(tmp_path, monkeypatch):
     assert "socket" in refusal("socket.png")
     assert "device" in refusal("/dev/zero")
     assert "folder" in refusal("folder.png")
-    assert "link to nothing" in refusal("dangling.png")
+    assert "broken link" in refusal("dangling.png")
     assert "links" in refusal("loop.png")
     server.close()
 

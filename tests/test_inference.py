@@ -345,7 +345,7 @@ def test_numbering_continues_and_files_of_the_user_are_kept(tiny_epsilon, tmp_pa
         "001.png", "002.png", "003.png", "holiday.jpg", "config.toml",
     }  # fmt: skip
     assert (photos / "004.png").is_file() and (photos / "config-004.toml").is_file() and len(contents(photos)) == 7
-    with pytest.raises(InputError, match="is called as a file"):
+    with pytest.raises(InputError, match="looks like a file name"):
         ask(photos / "holiday.jpg", overwrite_output_dir=True)
 
 
@@ -407,7 +407,7 @@ def test_files_added_meanwhile_are_kept(tiny_epsilon, tmp_path, monkeypatch, cap
     command.run(settings(prompt=["a dog"], num_images=2, **values))
     assert (tmp_path / "out/001.png").read_text() == (tmp_path / "out/sheet.png").read_text() == "mine"
     assert sorted(contents(tmp_path / "out")) == ["000.png", "001-2.png", "001.png", "config.toml", "sheet-2.png", "sheet.png"]
-    assert "001-2.png is written beside it" in capsys.readouterr().err
+    assert "001-2.png is written instead" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stop", ["SIGINT", "SIGTERM", "disk", "numbers"])

@@ -57,9 +57,9 @@ def test_a_wheel_has_the_command_the_configurations_and_the_examples(installed, 
         assert here == {path.name for path in (installed / "customize" / folder).rglob("*") if path.is_file()}
     done = run(installed, tmp_path, "train-dreambooth", "demo_dreambooth_lora", "--rank", "0")
     assert done.returncode == 2 and done.stderr.splitlines() == [
-        "customize train_dreambooth: 1 problem with what was given; nothing was written",
+        "customize train_dreambooth: 1 problem in the input; nothing was written",
         '  --rank: 0 is not a whole number from 1 to 4096',
-        "      -> give one that fits: rank of the adapter (default: 16)",
+        "      -> give a valid value: rank of the adapter (default: 16)",
     ]  # fmt: skip
     assert not any(tmp_path.iterdir())
 
@@ -93,7 +93,7 @@ def test_the_scripts_print_the_version(capsys):
 def test_an_unknown_command_suggests_the_nearest(word, meant, capsys):
     assert __main__.main([word]) == 2
     error = capsys.readouterr().err.splitlines()[0]
-    assert error == f'no command "{word}"' + (f": did you mean {meant}?" if meant else "")
+    assert error == f'unknown command "{word}"' + (f": did you mean {meant}?" if meant else "")
 
 
 @pytest.mark.parametrize("name", ["train_dreambooth", "train-textual-inversion", "infer", "infer.py"])
@@ -124,7 +124,7 @@ def test_a_configuration_of_the_program_is_found_by_name_from_anywhere(word, tmp
     settings, notes = main.read(DreamBoothSettings, [word])
     assert settings.instance_prompt == "a sks toy" and settings.adapter == "lora"
     assert Path(settings.instance_data_dir or "").samefile(ROOT / "customize/demo/examples/subject")
-    assert any("comes with the program" in note for note in notes)
+    assert any("is the included configuration" in note for note in notes)
 
 
 def test_the_next_command_is_the_one_that_was_called(monkeypatch):

@@ -35,7 +35,7 @@ def test_a_second_process_is_refused_by_name_and_a_dead_one_does_not_block(tmp_p
     folder = tmp_path / "run"
     with another(folder, stop) as pid:
         for attempt in (lock.check, lambda folder: lock.hold(folder).__enter__()):
-            with pytest.raises(InputError, match=f"process {pid} is at work in"):
+            with pytest.raises(InputError, match=f"process {pid} is using"):
                 attempt(folder)
     lock.check(folder)
     with lock.hold(folder):
@@ -69,7 +69,7 @@ def test_files_that_are_not_locks_are_left_alone(tmp_path, kind):
         if os.access(path, os.R_OK):
             pytest.skip("this user may read everything")
     for attempt in (lock.check, lambda folder: lock.hold(folder).__enter__()):
-        with pytest.raises(InputError, match="is no lock of a run"):
+        with pytest.raises(InputError, match="is not the lock file of a run"):
             attempt(folder)
     (folder / atomic.READY).mkdir()
     run_folder.settle(folder)  # a reader goes on with what is there
@@ -94,7 +94,7 @@ def test_a_file_system_without_locks_is_reported_and_used(tmp_path, monkeypatch,
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     with lock.hold(tmp_path):
-        assert "has no locks" in capsys.readouterr().err
+        assert "does not support locks" in capsys.readouterr().err
 
 
 def test_a_locked_file_that_cannot_be_read_is_held_by_another_process(tmp_path, monkeypatch):
@@ -103,7 +103,7 @@ def test_a_locked_file_that_cannot_be_read_is_held_by_another_process(tmp_path, 
 
     with lock.hold(tmp_path):
         monkeypatch.setattr(os, "read", refuse)
-        with pytest.raises(InputError, match="another process is at work in"):
+        with pytest.raises(InputError, match="another process is using"):
             lock.check(tmp_path)
 
 

@@ -185,7 +185,7 @@ def test_the_loading_options_of_the_base_are_stored(tiny_v, tmp_path, monkeypatc
         ("one.safetensors", ["dora", "first"], ["DoRA", "folder"]),
         ("model", [], ["nothing to merge"]),
         ("model.ckpt", ["first"], ["pickle"]),
-        ("model", ["first:0@0,1@0.5"], ["on the way"]),
+        ("model", ["first:0@0,1@0.5"], ["during denoising"]),
         ("photos", ["first"], ["holiday.jpg"]),
         ("photos/holiday.jpg", ["first"], ["file"]),
         ("photos/holiday.jpg/model", ["first"], ["file"]),

@@ -61,11 +61,11 @@ def test_a_folder_of_mutated_images_is_checked(count, together, tmp_path):
         status, said, memory = measured(command)
         assert status == 2 and "Traceback" not in said, said
         assert memory < 1 << 20
-        firsts = re.findall(r"^refused: (.+?): ", said, re.MULTILINE)
-        alike = re.findall(r"^      and (\d+) more in the same way: (.+?)(?: and \d+ more)?$", said, re.MULTILINE)
+        firsts = re.findall(r"^error: (.+?): ", said, re.MULTILINE)
+        alike = re.findall(r"^      and (\d+) more with the same problem: (.+?)(?: and \d+ more)?$", said, re.MULTILINE)
         named = {Path(file).name for file in [*firsts, *(file for _, files in alike for file in files.split(", "))]}
         assert named <= refused and len(firsts) + sum(int(number) for number, _ in alike) == len(refused)
-        assert f"\n{len(refused)} refusals, " in said
+        assert f"\n{len(refused)} errors, " in said
         with pytest.raises(InputError) as caught:
             load_examples(DreamBoothSettings(instance_prompt="a dog", instance_data_dir=str(folder), resolution=512))
         assert sorted(refused) == sorted(Path(problem.where).name for problem in caught.value.problems)

@@ -147,29 +147,29 @@ CLAUSES = [
 ERRORS = [
     ("(unbalanced", "the same as (unbalanced)", "( is not closed", 0),
     ("a [unbalanced", "the same as [unbalanced]", "[ is not closed", 2),
-    ("a) b", "text", ") closes no bracket", 1),
-    ("a] b", "text", "] closes no bracket", 1),
-    (":)", "text", ") closes no bracket", 1),
-    ("(a [b) c]", "two ranges that overlap", ") where ] is missing", 5),
-    ("((a]:1.2)", "text a], x 1.32", "] where ) is missing", 3),
+    ("a) b", "text", ") does not close a bracket", 1),
+    ("a] b", "text", "] does not close a bracket", 1),
+    (":)", "text", ") does not close a bracket", 1),
+    ("(a [b) c]", "two ranges that overlap", ") instead of ]", 5),
+    ("((a]:1.2)", "text a], x 1.32", "] instead of )", 3),
     ("(a\\)", "text a), x 1.1", "( is not closed", 0),
     ("(a AND b)", "(a) and the text b)", "( is not closed on its side of AND", 0),
-    ("(a:1,3)", "text a:1,3, x 1.1", "1,3 is no number", 3),
-    ("(a:50%)", "text a:50%, x 1.1", "50% is no number", 3),
-    ("(a:1.2.3)", "a crash", "1.2.3 is no number", 3),
+    ("(a:1,3)", "text a:1,3, x 1.1", "1,3 is not a number", 3),
+    ("(a:50%)", "text a:50%, x 1.1", "50% is not a number", 3),
+    ("(a:1.2.3)", "a crash", "1.2.3 is not a number", 3),
     ("(a:2000)", "x 2000", "a weight beyond 1000", 3),
-    ("a :1,5 AND b", "text a :1,5", "1,5 is no number", 3),
-    ("[a:b:c]", "text a:b:c, / 1.1", "no number of a step", 5),
-    ("[a:b:]", "text a:b:, / 1.1", "no number of a step", 5),
-    ("[a:b:0,4]", "text a:b:0,4, / 1.1", "no number of a step", 5),
-    ("[a:1,5]", "text a:1,5, / 1.1", "no number of a step", 3),
+    ("a :1,5 AND b", "text a :1,5", "1,5 is not a number", 3),
+    ("[a:b:c]", "text a:b:c, / 1.1", "the step is not a number", 5),
+    ("[a:b:]", "text a:b:, / 1.1", "the step is not a number", 5),
+    ("[a:b:0,4]", "text a:b:0,4, / 1.1", "the step is not a number", 5),
+    ("[a:1,5]", "text a:1,5, / 1.1", "the step is not a number", 3),
     ("[a:b:c:0.4]", "text a:b:c:0.4, / 1.1", "more than two colons in one [ ]", 7),
     ("[a|b:0.4]", "text a|b:0.4, / 1.1", "a colon and a bar in one [ ]", 4),
     ("[a|b: c]", "text a|b: c, / 1.1", "a colon and a bar in one [ ]", 4),
     ("[: a|b]", "text : a|b, / 1.1", "a colon and a bar in one [ ]", 4),
-    ("(" * 10_000, "x inf", "more than 50 brackets within each other", 50),
-    ("[" * 10_000 + "]" * 10_000, "x 0", "more than 50 brackets within each other", 50),
-    (")" * 10_000, "text", ") closes no bracket", 0),
+    ("(" * 10_000, "x inf", "more than 50 nested brackets", 50),
+    ("[" * 10_000 + "]" * 10_000, "x 0", "more than 50 nested brackets", 50),
+    (")" * 10_000, "text", ") does not close a bracket", 0),
 ]
 # what it makes of the prompt, and another prompt that says what we make of it
 READ_OTHERWISE = [
@@ -323,7 +323,7 @@ def test_text_without_markup_stays(text):
     "text", ["<lora:x:0.5>, (a)", "a < LyCo: x>", "(embedding:x:1.2)", "a {red|blue} car", "a }", "__animal__", "a\\\\{b"]
 )
 def test_unresolved_tags_and_choices_are_refused(text):
-    with pytest.raises(InputError, match="is not obeyed here"):
+    with pytest.raises(InputError, match="are not supported here"):
         parse(text)
     for text in (r"a \{b\} c", "snake_case __", "a <lora> b", "embedding: x", "_a__ b"):
         assert "".join(span.text for span in said(text)) == text.replace("\\", "")

@@ -16,13 +16,13 @@ def long_caption(index):
 def test_many_problems_of_a_kind_are_joined(count, shown):
     problems = [long_caption(index) for index in range(count)] + [Problem("--rank", "is 0", "give 1")]
     assert [len(kind) for kind in kinds(problems)] == ([count] if shown == 1 else [1] * shown) + [1]
-    assert headline("infer.py", problems).startswith(f"infer.py: {shown + 1} problems with what was given")
+    assert headline("infer.py", problems).startswith(f"infer.py: {shown + 1} problems in the input")
     told = list(lines(problems))
     assert told[0] == "  'caption 0' (0.png): is too long: 78 tokens, of which 77 are read"
     if count == 300:
         assert len(told) == 5 and told[2] == "      -> shorten it" and told[3:] == ["  --rank: is 0", "      -> give 1"]
         names = ", ".join(f"'caption {index}' ({index}.png)" for index in range(1, 11))
-        assert told[1] == f"      and 299 more in the same way: {names} and 289 more"
+        assert told[1] == f"      and 299 more with the same problem: {names} and 289 more"
 
 
 def test_different_faults_are_separate_and_equal_ones_are_reported_once():
@@ -35,7 +35,7 @@ def test_the_caret_is_under_its_position_and_texts_stay_on_their_line():
     with pytest.raises(InputError) as caught:
         parse("a (red car")
     assert list(lines(caught.value.problems)) == [
-        "  prompt: ( is not closed", "      a (red car", "        ^", "      -> add ), or write \\( where it is text",
+        "  prompt: ( is not closed", "      a (red car", "        ^", "      -> add ), or write \\( if it is text",
     ]  # fmt: skip
     with pytest.raises(InputError) as caught:
         parse("红色(汽车")

@@ -16,7 +16,7 @@ from customize.inference.pipeline import Pipeline
 from customize.inference.schedulers import make_scheduler, scheduler_names
 from customize.methods import DreamBoothSettings
 from customize.settings.inference import InferenceSettings
-from customize.settings.sampler_names import AUTOMATIC, AYS, KNOWN, NEAREST, SPACINGS, TAKEN_BY, find, nearest, parts
+from customize.settings.sampler_names import AUTOMATIC, AYS, KNOWN, NEAREST, SPACINGS, SUPPORTED_BY, find, nearest, parts
 
 SDE, KARRAS = {"algorithm_type": "sde-dpmsolver++"}, {"use_karras_sigmas": True}
 EXPONENTIAL = {"use_exponential_sigmas": True, "timestep_spacing": "linspace"}
@@ -73,16 +73,16 @@ def test_names_of_other_programs_are_schedulers_of_diffusers(name):
 
 
 @pytest.mark.parametrize(("name", "words"), [
-    ("DPM adaptive", "the nearest is DPM++ 2M"), ("DPM fast", "the nearest is DPM++ 2M"), ("dpm_fast", "the nearest is DPM++ 2M"),
-    ("Restart", "the nearest is Heun"), ("res_multistep", "the nearest is DPM++ 2M"), ("heunpp2", "the nearest is Heun"),
-    ("DPM++ 2S a Karras", "the nearest is DPM++ 2S Karras"), ("dpmpp_2s_ancestral", "the nearest is DPM++ 2S"),
-    ("euler_cfg_pp", "the nearest is Euler"), ("euler_ancestral_cfg_pp", "the nearest is Euler a"), ("ipndm", "nearest is PLMS"),
-    ("DDIM CFG++", "the nearest is DDIM"), ("gradient_estimation", "nearest is Euler"), ("Eulr", "did you mean Euler?"),
+    ("DPM adaptive", "similar is DPM++ 2M"), ("DPM fast", "similar is DPM++ 2M"), ("dpm_fast", "similar is DPM++ 2M"),
+    ("Restart", "similar is Heun"), ("res_multistep", "similar is DPM++ 2M"), ("heunpp2", "similar is Heun"),
+    ("DPM++ 2S a Karras", "similar is DPM++ 2S Karras"), ("dpmpp_2s_ancestral", "similar is DPM++ 2S"),
+    ("euler_cfg_pp", "similar is Euler"), ("euler_ancestral_cfg_pp", "similar is Euler a"), ("ipndm", "similar is PLMS"),
+    ("DDIM CFG++", "similar is DDIM"), ("gradient_estimation", "similar is Euler"), ("Eulr", "did you mean Euler?"),
     ("EulerDiscrete", "did you mean EulerDiscreteScheduler?"), ("DPM++2", "did you mean DPM++ 2M?"),
-    ("banana", "take one of DDIM"),
-    ("LCM SGM Uniform", "take LCM, or one of"), ("Euler a Karras", "take Euler a, or one of"),
-    ("DPM++ SDE SGM Uniform", "does not space"), ("DDIM AYS", "take DDIM, or one of"), ("DPMSolverSDEScheduler", "whole batch"),
-    ("Karras", "take one of DDIM"), ("none of these", "take one of"), ("a" * 5000, "take one of"), ("dpm++\x1b[31m", "take one"),
+    ("banana", "use one of DDIM"),
+    ("LCM SGM Uniform", "use LCM, or one of"), ("Euler a Karras", "use Euler a, or one of"),
+    ("DPM++ SDE SGM Uniform", "not support"), ("DDIM AYS", "use DDIM, or one of"), ("DPMSolverSDEScheduler", "whole batch"),
+    ("Karras", "use one of DDIM"), ("none of these", "use one of"), ("a" * 5000, "use one of"), ("dpm++\x1b[31m", "use one"),
 ])  # fmt: skip
 def test_samplers_that_diffusers_lacks_are_refused_with_the_nearest(name, words):
     for settings, where in (
@@ -119,7 +119,7 @@ def test_options_that_contradict_are_refused_before_anything_loads(options, wher
 def test_the_tables_are_diffusers_own():
     fitting = scheduler_names(diffusers.PNDMScheduler())
     assert {scheduler for scheduler, _, _ in KNOWN.values()} == set(fitting)
-    for option, takers in TAKEN_BY.items():
+    for option, supporting in SUPPORTED_BY.items():
         if option == "eta":
             found = {name for name in fitting if "eta" in inspect.signature(getattr(diffusers, name).step).parameters}
         elif option == AYS:
@@ -130,7 +130,7 @@ def test_the_tables_are_diffusers_own():
         else:
             found = {name for name in fitting if option in inspect.signature(getattr(diffusers, name)).parameters}
             found -= {"LCMScheduler", "TCDScheduler"} if option == "timestep_spacing" else set()  # it has no effect there
-        assert takers == found, option
+        assert supporting == found, option
     assert set(NEAREST.values()) <= KNOWN.keys() and set(AUTOMATIC) <= KNOWN.keys() and set(AUTOMATIC.values()) <= SPACINGS.keys()
     assert not [name for name in NEAREST if parts(name)], "a name that is known needs no nearest"
     for name in KNOWN:

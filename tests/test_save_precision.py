@@ -59,7 +59,7 @@ def test_numbers_beyond_fp16_stay_in_fp32_and_are_reported(tmp_path, capsys, ter
     tensors = {"small": torch.tensor([1.0, 2.5]), "large": torch.tensor([1.0, 70000.0])}
     read = load_file(save_tensors(tmp_path / "x.safetensors", tensors, {}, "fp16"))
     assert read["small"].dtype == torch.float16 and torch.equal(read["large"], tensors["large"])
-    assert capsys.readouterr().out == "note: x.safetensors keeps in fp32 what is too large for fp16: large\n"
+    assert capsys.readouterr().out == "note: x.safetensors: too large for fp16, kept in fp32: large\n"
     assert load_file(save_tensors(tmp_path / "x.safetensors", tensors, {}, "bf16"))["large"].isfinite().all()
     assert capsys.readouterr().out == ""
 

@@ -54,7 +54,8 @@ def test_a_scale_is_read(text, path, scale):
     ("scale", "fault"),
     [
         ("0@0.1,1@0.3", "first steps"), ("0@0,1@1", "below 1"), ("0@0,1@-0.5", "from 0"), ("0@0,1@nan", "from 0"),
-        ("0@0,1@0.5,2@0.5", "order"), ("0@0,1@0.5,2@0.4", "order"), ("0@0,1", '"1"'), ("0@0,", '""'), ("0.5,1@0.3", '"0.5"'),
+        ("0@0,1@0.5,2@0.5", "increase"),
+        ("0@0,1@0.5,2@0.4", "increase"), ("0@0,1", '"1"'), ("0@0,", '""'), ("0.5,1@0.3", '"0.5"'),
         ("x@0", '"x@0"'), ("0@0@1", '"0@0@1"'), ("101@0", "-100 to 100"), ("0@0,nan@0.5", "-100 to 100"),
         ("0@0,-inf@0.5", "-100 to 100"),
     ],
@@ -71,7 +72,7 @@ def test_a_decimal_comma_is_reported_with_the_correction():
         InferenceSettings(prompt="x", weights="a:1,2")
     [problem] = caught.value.problems
     assert (problem.where, problem.remedy) == ("weights", "did you mean a:1.2?")
-    assert problem.what == '"a:1,2" has the scale "1" where SCALE@AT is needed, as in 0@0,1@0.3'
+    assert problem.what == '"a:1,2" has the scale "1" instead of SCALE@AT, as in 0@0,1@0.3'
 
 
 @given(strategies.text(alphabet="a:@,.-+0123456789e \\/", max_size=20))

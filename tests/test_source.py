@@ -60,7 +60,7 @@ def test_a_missing_single_file():
 
 def test_a_damaged_single_file(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"\xff" * 100)
-    assert "no whole safetensors file" in refusal(tmp_path / "x.safetensors")
+    assert "not a complete safetensors file" in refusal(tmp_path / "x.safetensors")
 
 
 def test_a_folder_of_something_else(tmp_path):
@@ -80,7 +80,7 @@ def test_all_missing_parts_are_named_at_once(folder):
 def test_a_truncated_network_is_named(folder):
     file = folder / "unet/model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    assert f"{file}: is not whole" in refusal(folder)
+    assert f"{file}: has the wrong size" in refusal(folder)
 
 
 def test_a_network_in_pickles_only(folder):

@@ -137,7 +137,7 @@ def test_no_gpu(no_card):
 
 def test_torch_without_cuda_beside_a_gpu_is_reported_with_the_command(no_card):
     card(no_card)
-    reason = "NVIDIA GeForce RTX 3060 is there, but torch 2.13.0+cpu is a build without CUDA"
+    reason = "NVIDIA GeForce RTX 3060 found, but torch 2.13.0+cpu is a build without CUDA"
     assert machine.why_no_gpu() == (reason, "pip install --force-reinstall torch==2.13.0")
 
 
@@ -154,7 +154,7 @@ def test_fp16_without_a_gpu_says_why_and_what_the_cpu_would_mean(no_card):
 def test_only_a_driver_is_there(no_card):
     (no_card / "dev").mkdir()
     (no_card / "dev/nvidiactl").touch()
-    assert machine.why_no_gpu()[0].startswith("an NVIDIA driver is there, but torch 2.13.0+cpu")
+    assert machine.why_no_gpu()[0].startswith("an NVIDIA driver found, but torch 2.13.0+cpu")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_card_that_is_hidden_or_too_new(no_card, monkeypatch):
     card(no_card, "RTX 5090")
     monkeypatch.setattr(torch.version, "cuda", "12.6")
     reason, remedy = machine.why_no_gpu()
-    assert reason == "RTX 5090 is there, but CUDA 12.6 of this torch cannot use it" and "update the NVIDIA driver" in remedy
+    assert reason == "RTX 5090 found, but this torch (CUDA 12.6) cannot use it" and "update the NVIDIA driver" in remedy
     for value in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
         assert machine.why_no_gpu() == (f"RTX 5090 is hidden by CUDA_VISIBLE_DEVICES={value}", "unset CUDA_VISIBLE_DEVICES")
@@ -191,9 +191,9 @@ def test_other_machines(no_card, monkeypatch):
     monkeypatch.setattr(machine.os, "name", "posix")
     (no_card / "dev").mkdir()
     (no_card / "dev/kfd").touch()
-    assert "an AMD GPU is there, but torch 2.13.0+cpu is a build without ROCm" in machine.why_no_gpu()[0]
+    assert "AMD GPU found, but torch 2.13.0+cpu is a build without ROCm" in machine.why_no_gpu()[0]
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    assert machine.why_no_gpu()[0] == "accelerate was told to use the CPU"
+    assert machine.why_no_gpu()[0] == "accelerate is configured to use the CPU"
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 24 * 2**30))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA GeForce RTX 3090")
     assert str(machine.describe(torch.device("cuda", 0))) == "NVIDIA GeForce RTX 3090 (24 GiB)"

@@ -26,7 +26,7 @@ from customize.training.callbacks import Pace
 
 NO_GPU = Machine("CPU (8 threads)", "no GPU found")
 WITHOUT_CUDA = Machine(
-    "CPU (8 threads)", "NVIDIA GeForce RTX 3060 is there, but torch 2.13.0+cpu is a build without CUDA",
+    "CPU (8 threads)", "NVIDIA GeForce RTX 3060 found, but torch 2.13.0+cpu is a build without CUDA",
     "pip install --force-reinstall torch==2.13.0",
 )  # fmt: skip
 GPU = Machine("NVIDIA GeForce RTX 3060 (12 GiB)")
@@ -73,7 +73,7 @@ def first_lines(settings, source=HUB, machine=GPU, found=PHONE, folder="runs/dre
         pytest.param(first_lines(dreambooth(), FILE, NO_GPU), ["on a CPU a run takes hours to days"],
             id="a single file on a CPU"),
         pytest.param(first_lines(dreambooth(), HUB, WITHOUT_CUDA),
-                     ["RTX 3060 is there, but torch 2.13.0+cpu is a build without CUDA",
+                     ["RTX 3060 found, but torch 2.13.0+cpu is a build without CUDA",
                       "          -> pip install --force-reinstall torch==2.13.0\n"], id="a CPU wheel beside a card"),
         pytest.param(first_lines(dreambooth(), HUB, MPS), ["device    Apple GPU (MPS)\n"], id="Apple"),
         pytest.param(first_lines(dreambooth(mixed_precision="bf16"), HUB, GPU), ["(12 GiB), bf16\n"], id="precision is named"),
@@ -153,7 +153,7 @@ BENCH = {"max_train_steps": 800, "first_step": 0, "global_batch": 1, "is_slow": 
 )  # fmt: skip
 def test_messages_before_the_first_step(changes, seconds, text):
     settings = dreambooth()
-    learned = SimpleNamespace(learned=lambda: {"a": SimpleNamespace(numel=lambda: 5000)})
+    learned = SimpleNamespace(trainable_state_dict=lambda: {"a": SimpleNamespace(numel=lambda: 5000)})
     context = SimpleNamespace(**{**BENCH, "settings": settings, "sample_prompts": sample_prompts(settings), **changes})
     assert text in table(summary.prepared(context, SimpleNamespace(method=learned), seconds)) + "\n"
 
@@ -218,7 +218,7 @@ def test_triggers_of_prompts_as_people_write_them(prompt, rare):
     made = sample_prompts(dreambooth(instance_prompt=prompt))
     assert made[0] == prompt and trigger_words.any_calls(made, rare)
     foreign = dreambooth(instance_prompt=prompt, validation_prompt=("a photo of a tree",) if prompt != "a" else ("tree",))
-    assert any("the sample images will not show what is learned" in note for note in foreign.notes())
+    assert any("sample images will not show what is learned" in note for note in foreign.notes())
     assert not [note for note in dreambooth(instance_prompt=prompt, validation_prompt=made).notes() if "sample images" in note]
 
 

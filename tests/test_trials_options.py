@@ -264,12 +264,12 @@ DOG = ("--prompt", "a dog")
 START = ("--image", "START", "--mask_image", "MASK")
 COMMANDS = {  # a command line as typed -> (exit status, what is printed on either stream)
     "DPM++ 2M Karras": ((*DOG, "--scheduler", "DPM++ 2M Karras"), 0, ""),
-    "dpmpp_2m_sde with eta": ((*DOG, "--scheduler", "dpmpp_2m_sde", "--eta", "0.5"), 2, "does not take it"),
+    "dpmpp_2m_sde with eta": ((*DOG, "--scheduler", "dpmpp_2m_sde", "--eta", "0.5"), 2, "is not supported by"),
     "euler a, many": ((*DOG, "--scheduler", "euler a", "--num_images", "3", "--batch_size", "2"), 0, ""),
-    "a sampler that is missing": ((*DOG, "--scheduler", "DPM adaptive"), 2, "the nearest is DPM++ 2M"),
+    "a sampler that is missing": ((*DOG, "--scheduler", "DPM adaptive"), 2, "the most similar is DPM++ 2M"),
     "a sampler misspelt": ((*DOG, "--scheduler", "DPM++2M Karas"), 2, "did you mean"),
     "a sweep of samplers": ((*DOG, "--sweep", "scheduler=Euler|DPM++ 2M Karras|lcm"), 0, ""),
-    "a sweep with a wrong one": ((*DOG, "--sweep", "scheduler=Euler|Restart"), 2, "the nearest is Heun"),
+    "a sweep with a wrong one": ((*DOG, "--sweep", "scheduler=Euler|Restart"), 2, "the most similar is Heun"),
     "too many LCM steps": ((*DOG, "--scheduler", "lcm", "--num_inference_steps=60"), 2, "60 is not possible with LCMScheduler"),
     "clip skip": ((*DOG, "--clip_skip", "1"), 0, ""), "too much clip skip": ((*DOG, "--clip_skip", "9"), 2, "has 2 layers"),
     "guidance rescale": ((*DOG, "--guidance_rescale", "0.7", "--timestep_spacing", "trailing"), 0, ""),
@@ -278,7 +278,7 @@ COMMANDS = {  # a command line as typed -> (exit status, what is printed on eith
     "a random seed": ((*DOG, "--seed", "-1", "--num_images", "2"), 0, "(random)"),
     "a seed of ComfyUI": ((*DOG, "--seed", "1071208483241017"), 0, ""),
     "the largest seed": ((*DOG, "--seed", str(2**64 - 1)), 0, ""),
-    "more images than seeds": ((*DOG, "--seed", str(2**64 - 1), "--num_images", "2"), 2, "is no seed"),
+    "more images than seeds": ((*DOG, "--seed", str(2**64 - 1), "--num_images", "2"), 2, "is not a valid seed"),
     "a mask": ((*DOG, *START), 0, ""), "a blurred mask": ((*DOG, *START, "--mask_blur", "2"), 0, ""),
     "an inverted mask": ((*DOG, *START, "--mask_invert"), 0, "--mask_invert"),
     "a mask blurred away": ((*DOG, *START, "--mask_blur", "90"), 2, "blur"),
@@ -298,7 +298,7 @@ COMMANDS = {  # a command line as typed -> (exit status, what is printed on eith
     "a sweep of formats": ((*DOG, "--sweep", "image_format=png,jpg"), 2, "cannot be swept"),
     "an autoencoder that is missing": ((*DOG, "--vae", "none.safetensors"), 2, "does not exist"),
     "AND with guidance rescale": (("--prompt", "a dog AND a cat", "--guidance_rescale", "0.5"), 0, ""),
-    "Karras of what has none": ((*DOG, "--scheduler", "DDIM", "--use_karras_sigmas"), 2, "does not take it"),
+    "Karras of what has none": ((*DOG, "--scheduler", "DDIM", "--use_karras_sigmas"), 2, "is not supported by"),
     "Karras twice": ((*DOG, "--scheduler", "Euler Karras", "--use_karras_sigmas"), 0, ""),
 }  # fmt: skip
 

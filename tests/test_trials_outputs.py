@@ -213,7 +213,7 @@ def test_an_invalid_record_is_refused_and_left(content, here):
     (here / "run").mkdir()
     path = here / "run" / ownership.NAME
     path.symlink_to(here / "elsewhere") if content == "link" else path.write_text("mine" if content == "text" else "{}")
-    with pytest.raises(InputError, match="is no record of written files"):
+    with pytest.raises(InputError, match="is not a record of written files"):
         output_folder.check(dreambooth(output_dir="run"))
     assert not (here / "elsewhere").exists()
 
@@ -221,7 +221,7 @@ def test_an_invalid_record_is_refused_and_left(content, here):
 @pytest.mark.parametrize("content", ["mine", "12 34", "7\n", "0x7"], ids=str)
 def test_a_lock_of_another_program_is_left(content, here):
     (here / lock.NAME).write_text(content)
-    with pytest.raises(InputError, match="is no lock of a run"), lock.hold(here):
+    with pytest.raises(InputError, match="is not the lock file of a run"), lock.hold(here):
         pass
     assert (here / lock.NAME).read_text() == content
 
@@ -240,11 +240,11 @@ def test_latest_without_a_folder_is_the_newest_run_of_the_same_subject(here, cap
     assert run_folders.place(dreambooth(**latest)) == Path("runs/dreambooth-0001")
     assert run_folders.place(dreambooth(**latest, instance_prompt="a photo of sks cat")) == Path("runs/dreambooth-0002")
     assert run_folders.place(dreambooth()) == Path("runs/dreambooth-0004")
-    with pytest.raises(InputError, match="no run in runs learns what these settings say: dreambooth-0002, dreambooth-0001 "):
+    with pytest.raises(InputError, match="no run in runs matches these settings: dreambooth-0002, dreambooth-0001 "):
         run_folders.place(dreambooth(**latest, instance_prompt="sks fox"))
     given = dreambooth(resume_from_checkpoint="runs/dreambooth-0002/checkpoints/step-000001")
     assert run_folders.place(given) == Path("runs/dreambooth-0002")
-    with pytest.raises(InputError, match="is no checkpoint in the folder of a run"):
+    with pytest.raises(InputError, match="is not a checkpoint in a run folder"):
         run_folders.place(dreambooth(resume_from_checkpoint="runs/dreambooth-0002"))
 
 
@@ -376,7 +376,7 @@ def test_out_of_memory_is_reported_as_such(error, monkeypatch, capsys):
         except Exception as cause:
             raise InputError(run_folder.Problem("model", "is damaged", "copy the model again")) from cause
 
-    assert out_of_memory.gave_out(error)
+    assert out_of_memory.caused(error)
     for work in (fails, taken_for_a_fault_of_the_file):
         assert main.main(InferenceSettings, work, ["--prompt", "x"]) == 3
         said = capsys.readouterr().err
@@ -395,7 +395,7 @@ def test_a_valid_image_is_not_called_damaged_if_memory_runs_out(error, here, mon
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fails)
     with pytest.raises((MemoryError, OSError)) as caught:
         open_image(here / "a.jpg")
-    assert out_of_memory.gave_out(caught.value) and not isinstance(caught.value, InputError)
+    assert out_of_memory.caused(caught.value) and not isinstance(caught.value, InputError)
 
 
 OTHERS = [ValueError("x"), RuntimeError("shape mismatch"), OSError(errno.ENOENT, "no"), KeyError("memory")]
@@ -403,7 +403,7 @@ OTHERS = [ValueError("x"), RuntimeError("shape mismatch"), OSError(errno.ENOENT,
 
 @pytest.mark.parametrize("error", OTHERS, ids=repr)
 def test_other_errors_are_not_out_of_memory(error):
-    assert not out_of_memory.gave_out(error)
+    assert not out_of_memory.caused(error)
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS], ids=["EACCES", "EPERM", "EROFS"])
@@ -433,7 +433,7 @@ def test_a_removed_folder_is_reported(command, here, capsys, monkeypatch):
     )  # fmt: skip
     said = capsys.readouterr().err
     monkeypatch.chdir(here)
-    assert status == 2 and "current folder: the folder that it was started in is gone" in said and "Traceback" not in said
+    assert status == 2 and "current folder: was removed" in said and "Traceback" not in said
 
 
 @pytest.mark.parametrize("place", ["checkpoints", "samples", "weights"])
@@ -459,7 +459,7 @@ def test_verify_calls_no_unusable_folder_intact(kind, here):
     path = here / "run" / lock.NAME
     {"folder": path.mkdir, "link": lambda: path.symlink_to("config.toml"), "text": lambda: path.write_text("mine")}[kind]()
     found = [each for each in run_integrity.run(here / "run") if each.what == "lock"]
-    assert [each.whole for each in found] == [False] and "is no lock of a run" in found[0].words
+    assert [each.whole for each in found] == [False] and "is not the lock file of a run" in found[0].words
 
 
 LAUNCHED = {
@@ -477,7 +477,7 @@ def test_split_models_are_refused_before_anything_loads(name, value, model, monk
     monkeypatch.setenv(name, value)
     assert main.main(model, print, []) == 2
     said = capsys.readouterr().err
-    assert "accelerate launch: asks for " in said and "MULTI_GPU" in said and "Traceback" not in said
+    assert "accelerate launch: requests " in said and "MULTI_GPU" in said and "Traceback" not in said
     monkeypatch.setenv(name, "false")
     assert diffusers_flags.launch_problems(model) == [] and diffusers_flags.launch_problems(InferenceSettings) == []
 

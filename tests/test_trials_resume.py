@@ -343,11 +343,11 @@ WRONG = {
     "a rule without its step": ("--lr_scheduler piecewise_constant --lr_step_rules 1,0.1", '"1" is not FACTOR:STEP'),
     "a last rule with a step": ("--lr_scheduler piecewise_constant --lr_step_rules 1:10", '"1:10" is not a factor'),
     "a warm-up as long as the run": (
-        "--lr_scheduler cosine --max_train_steps 8 --lr_warmup_steps 8", "8 of 8 steps: the learning rate would never be reached"
+        "--lr_scheduler cosine --max_train_steps 8 --lr_warmup_steps 8", "8 of 8 steps: the learning rate would never reach"
     ),
     "a warm-up longer than the epochs": (
         "--lr_scheduler cosine --num_train_epochs 1 --lr_warmup_steps 500",
-        "500 of 4 steps: the learning rate would never be reached",
+        "500 of 4 steps: the learning rate would never reach",
     ),
     "another rate without a run": ("--change_learning_rate", "change_learning_rate: has no effect without a value for resume"),
     "a precision that is none": ("--save_precision fp8", "is not one of fp32, fp16, bf16"),

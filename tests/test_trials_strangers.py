@@ -33,7 +33,7 @@ def refusal(name: object, variant: str | None = None) -> str:
     assert time.process_time() - begin < SECONDS
     problems = caught.value.problems
     assert all(each.remedy and f"{each.where}{each.what}{each.remedy}".isprintable() for each in problems)
-    assert "is a fault of" not in str(caught.value)
+    assert "is a bug in" not in str(caught.value)
     return str(caught.value)
 
 

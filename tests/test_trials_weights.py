@@ -242,7 +242,7 @@ INVALID_TAGS = [
     pytest.param("a <lora:mycat_v2:1:1:8>", ["8 is not supported"], id="third number"),
     pytest.param("a <lora:mycat_v2:1:lbw=MIDD>", ["lbw=MIDD is not supported"], id="block weights"),
     pytest.param("a <lora:>", ["has no file name"], id="no name"),
-    pytest.param("a <lora:mycat_v2:0.8", ["is not obeyed here"], id="not closed"),
+    pytest.param("a <lora:mycat_v2:0.8", ["are not supported here"], id="not closed"),
     pytest.param("a __zzz__", ["__zzz__ is not in"], id="no such wildcard"),
     pytest.param("a __anymal__", ["did you mean __animal__"], id="misspelt wildcard"),
     pytest.param("a __self__", ["name itself"], id="a wildcard of itself"),
@@ -324,9 +324,9 @@ FILES = [
     pytest.param("\ufeffein Häuschen\r\nzwei\r\n".encode(), ("ein Häuschen", "zwei"), id="Windows, mark of UTF-8"),
     pytest.param("a cat\n".encode("utf-16"), ("a cat",), id="UTF-16"),
     pytest.param(b"a cat", ("a cat",), id="no end of line"),
-    pytest.param(b"caf\xe9\n", "is no UTF-8 text", id="Latin-1"),
-    pytest.param(b"# nothing\n", "holds no prompt", id="comments alone"),
-    pytest.param(b'a cat\n--prompt "a dog" --seed 5\n', "holds options", id="A1111's options"),
+    pytest.param(b"caf\xe9\n", "is not UTF-8 text", id="Latin-1"),
+    pytest.param(b"# nothing\n", "contains no prompt", id="comments alone"),
+    pytest.param(b'a cat\n--prompt "a dog" --seed 5\n', "contains options", id="A1111's options"),
     pytest.param(None, "cannot be read", id="not there"),
 ]
 

@@ -11,7 +11,7 @@ from test_checkpoint import example
 
 from customize import __main__
 from customize.methods import TextualInversionSettings
-from customize.storage import atomic, checkpoint, manifest
+from customize.storage import atomic, checkpoint, lock, manifest
 
 ROOT = Path(__file__).parents[1]
 KINDS = {
@@ -109,6 +109,12 @@ def test_unreadable_files_are_reported(run, capsys):
     assert status == 2 and any("log.jsonl: cannot be read" in line for line in lines)
     status, lines = said(capsys, run / ("x" * 300))
     assert status == 2 and "cannot be read (File name too long)" in lines[0]
+
+
+def test_a_run_in_progress_is_a_note_not_damage(run, capsys):
+    with lock.hold(run):
+        status, lines = said(capsys, run)
+    assert status == 0 and any(line.startswith("note") and "is using" in line for line in lines)
 
 
 def test_commands(capsys):

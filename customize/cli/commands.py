@@ -1,6 +1,6 @@
-"""The commands, as functions of their words: each returns an exit status, and imports what it needs once it needs it.
+"""The commands, as functions of their arguments. Each returns an exit status and imports its modules lazily.
 
-So `--help` and a bad setting answer before the modules of a job are imported, and these before torch is.
+So `--help` and invalid settings are handled before the modules of a job, and torch, are imported.
 """
 
 from collections.abc import Sequence
@@ -9,42 +9,42 @@ from customize.cli import main
 
 
 def train_dreambooth(argv: Sequence[str] | None = None) -> int:
-    """Teaches a subject to a base model, in full or as a LoRA."""
+    """Teach a base model a subject, by full fine-tuning or as a LoRA."""
     from customize.methods import DreamBoothSettings
 
     return main.main(DreamBoothSettings, run_training, argv, check_training)
 
 
 def train_textual_inversion(argv: Sequence[str] | None = None) -> int:
-    """Teaches new words to a base model."""
+    """Teach a base model new words."""
     from customize.methods import TextualInversionSettings
 
     return main.main(TextualInversionSettings, run_training, argv, check_training)
 
 
 def infer(argv: Sequence[str] | None = None) -> int:
-    """Generates images with a base model and what was taught to it."""
+    """Generate images with a base model and learned weights."""
     from customize.settings.inference import InferenceSettings
 
     return main.main(InferenceSettings, run_inference, argv, check_inference)
 
 
 def check(argv: Sequence[str]) -> int:
-    """Lists everything that is wrong with the settings and images of a run, before it is begun."""
-    from customize.cli import check as doctor
+    """List all problems of the settings and images of a run before it starts."""
+    from customize.cli import check as check_command
 
-    return doctor.main(argv)
+    return check_command.main(argv)
 
 
 def verify(argv: Sequence[str]) -> int:
-    """Checks that every file of a run is intact."""
+    """Check that every file of a run is intact."""
     from customize.cli import verify as verify_command
 
     return verify_command.main(argv)
 
 
 def configs(argv: Sequence[str]) -> int:
-    """Lists the configurations that come with the program, and copies one."""
+    """List the included configurations, or copy one."""
     from customize.cli import configs
 
     return configs.main(argv)

@@ -1,6 +1,6 @@
 """From the command line to a run and its exit status.
 
-Nothing here imports torch: the function that runs does, once the settings are right.
+This module does not import torch: the function that runs the job does, once the settings are valid.
 """
 
 import logging
@@ -28,26 +28,26 @@ from customize.storage import out_of_memory, ownership
 from customize.storage.disk import BROKEN, DENIED, FULL
 
 Function = Callable[[Any], Any]
-"""Called with the settings; it imports what it needs then."""
+"""Called with the settings; imports what it needs when called."""
 
 USAGE = "%(prog)s [CONFIG.toml] [--setting value ...]"
 EPILOG = """
-CONFIG.toml holds the same names (its tables are for reading); a flag wins over the file. Dashes and underscores are the
-same, and so are --a=b and --a b. Flags of diffusers' training scripts are understood too, and names that kohya's
-sd-scripts, OneTrainer, AUTOMATIC1111, ComfyUI and others have for the same settings. Exit status: 0 done, 2 what
-was given is at fault, 3 disk or memory gave out, 4 the numbers did, 128 + N stopped by signal N, 1 a fault of ours."""
+CONFIG.toml uses the same names (its tables only group them); flags override the file. Dashes and underscores are
+equivalent, and so are --a=b and --a b. Flags of diffusers' training scripts are accepted too, as are the names that
+kohya's sd-scripts, OneTrainer, AUTOMATIC1111, ComfyUI and others use for the same settings. Exit status: 0 success,
+2 invalid input, 3 out of disk space or memory, 4 NaN or infinity, 128 + N stopped by signal N, 1 a bug."""
 
 
 def main(model: type[Settings], run: Function, argv: Sequence[str] | None = None, check: Function | None = None) -> int:
-    """Reads the settings of `model` from the command line and calls `run` with them; returns the exit status.
+    """Read the settings of `model` from the command line and call `run` with them; return the exit status.
 
-    check: looks at what the settings name (pictures, folders) and raises InputError. It is called only when settings
-    are at fault, so that all problems stand in one report; `run` looks for itself.
+    check: checks the files that the settings name (images, folders) and raises InputError. It is only called if
+    settings are invalid, so that one report has all problems; `run` does its own checks.
     """
     argv = sys.argv[1:] if argv is None else argv
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it warns of what nobody asked for
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it warns about unused features
 
     def work() -> int:
         if {"--help", "-h", "-help", "/?", "-?"} & set(argv) or list(argv) == ["help"]:
@@ -67,14 +67,14 @@ def main(model: type[Settings], run: Function, argv: Sequence[str] | None = None
 
 
 def outcome(command: str, work: Callable[[], int]) -> int:
-    """The exit status of a command. work: does it and returns its status; what it raises is told in words."""
+    """The exit status of a command. work: runs it and returns its status; its exceptions are reported."""
     with streams.forgiving():
         try:
             is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes of `accelerate launch` on this machine
             with Terminal() as terminal, events.sent_to(*[terminal] * is_first):
                 return work()
         except InputError as error:
-            if out_of_memory.gave_out(error):  # a reader took it for a fault of the file
+            if out_of_memory.caused(error):  # a reader mistook it for a problem of the file
                 return unforeseen(command, error)
             _say(problem_report.headline(command, error.problems), *problem_report.lines(error.problems))
             return 2
@@ -95,32 +95,32 @@ def outcome(command: str, work: Callable[[], int]) -> int:
 
 
 def unforeseen(command: str, error: Exception) -> int:
-    """The exit status of what nobody turned into words before: a resource, or a fault of the program."""
-    if out_of_memory.gave_out(error):
+    """The exit status of an unexpected exception: out of a resource, or a bug."""
+    if out_of_memory.caused(error):
         _say(f"{command}: out of memory", f"    -> {out_of_memory.REMEDY}")
         return 3
     if isinstance(error, OSError) and error.errno in FULL | BROKEN | DENIED:
         _say(
             f"{command}: {error.filename or 'a file'}: {error.strerror}",
-            "    -> see to its rights, and try again",
+            "    -> check its permissions, and try again",
         )
         return 3
     _say(*"".join(traceback.format_exception(error)).splitlines())
-    _say("This is a fault of the program, not yours. Please report it with the lines above.")
+    _say("This is a bug in customize. Please report it with the lines above.")
     return 1
 
 
 def refuse_removed_folder() -> None:
-    """Raises InputError where the folder that the command was started in is gone."""
+    """Raise InputError if the current folder does not exist."""
     try:
         os.getcwd()
     except OSError as error:
-        what = f"the folder that it was started in is gone or cannot be read ({error.strerror})"
+        what = f"was removed or cannot be read ({error.strerror})"
         raise InputError(Problem("current folder", what, "change to another folder: cd")) from error
 
 
 def read(model: type[Settings], argv: Sequence[str], check: Function | None = None) -> tuple[Settings, list[str]]:
-    """The settings that a command line asks for, and notes for the user. Raises InputError with all problems."""
+    """The settings given by a command line, and notes for the user. Raises InputError with all problems."""
     argv, notes = plain(model, argv)
     config, flags, problems = arguments(model, argv)
     from_file: dict[str, Any] = {}
@@ -128,9 +128,9 @@ def read(model: type[Settings], argv: Sequence[str], check: Function | None = No
     unread = False
     ownership.PROTECTED.clear()
     if config is not None:
-        if not os.path.lexists(config) and (comes_with_us := shipped_configs.config_path(config)):
-            notes.append(f"{config} is the configuration that comes with the program, {comes_with_us}")
-            config = str(comes_with_us)
+        if not os.path.lexists(config) and (included := shipped_configs.config_path(config)):
+            notes.append(f"{config} is the included configuration {included}")
+            config = str(included)
         ownership.PROTECTED.add(os.path.realpath(config))
         try:
             from_file, places = toml_file.read(config)
@@ -150,7 +150,7 @@ def read(model: type[Settings], argv: Sequence[str], check: Function | None = No
                 pasted_text.value(places.get(name, name), table(model)[name], value) if name in table(model) else (value, [])
             )
             if given is flags and isinstance(values[name], list) and [*map(str.casefold, map(str, values[name]))] == ["none"]:
-                values[name] = "none"  # typed alone it unsets, also a list in which it may be a value
+                values[name] = "none"  # given alone, it unsets even a list in which it could be a value
             notes += more
         notes += ours.notes + found_notes
         problems += [Problem(where.get(each.where, each.where), each.what, each.remedy) for each in ours.problems]
@@ -168,26 +168,26 @@ def read(model: type[Settings], argv: Sequence[str], check: Function | None = No
 
 
 def _epochs_over_steps(values: dict[str, Any], from_file: Mapping[str, Any], flags: Mapping[str, Any]) -> list[str]:
-    """Epochs that a flag asks for win over steps that the file gives."""
+    """Epochs given by a flag take precedence over steps given by the file."""
     typed_names = {aliases.same(model).get(name, name) for model in MODELS for name in flags}
     filed = {aliases.same(model).get(name, name) for model in MODELS for name in from_file}
     notes = []
     for steps, epochs in (("max_train_steps", "num_train_epochs"), ("validation_steps", "validation_epochs")):
-        wanted = values.get(epochs) not in (None, "none") and values.get(steps) not in (None, "none")
-        if wanted and epochs in typed_names and steps in filed and steps not in typed_names:
-            notes.append(f"--{epochs} wins over {steps} = {values[steps]} of the file")
+        both = values.get(epochs) not in (None, "none") and values.get(steps) not in (None, "none")
+        if both and epochs in typed_names and steps in filed and steps not in typed_names:
+            notes.append(f"--{epochs} takes precedence over {steps} = {values[steps]} from the file")
             values[steps] = None
     return notes
 
 
 def _further(check: Function | None, settings: Settings, known: set[str]) -> list[Problem]:
-    """What `check` finds in settings of which some are only stand-ins for faulty ones."""
+    """The problems that `check` finds in settings whose invalid values were replaced by stand-ins."""
     try:
         if check is not None:
             check(settings)
     except InputError as error:
         return [problem for problem in error.problems if problem.where not in known]
-    except Exception:  # it may depend on what is missing, which is reported already
+    except Exception:  # it may be caused by a missing setting, which is already reported
         return []
     return []
 
@@ -217,7 +217,7 @@ def _facts(line: Setting) -> str:
 
 
 def _condition(line: Setting) -> str:
-    """The other setting without which this one has no effect."""
+    """The other setting that this one needs to have an effect."""
     if not line.only_with:
         return ""
     name, values = line.only_with
@@ -232,6 +232,6 @@ def _metavar(line: Setting) -> str:
 
 
 def _say(*lines: str) -> None:
-    """Writes lines to stderr, each kept in one line and harmless to a terminal."""
+    """Print lines to stderr, each on one line and without control characters."""
     for line in lines:
         print(printable(line), file=sys.stderr)

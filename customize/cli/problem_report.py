@@ -1,4 +1,4 @@
-"""How problems are shown: each on its lines, and what is wrong with many files in the same way as one problem."""
+"""The layout of a problem report; the same problem with many files is shown once."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -7,14 +7,14 @@ from customize.errors import Problem
 from customize.printable import first_few, printable
 
 SHOWN = re.compile(r"([^\n]*)\n    ([^\n]*)\n    ( *\^)")
-"""What is wrong, the place in a text, and a caret under it."""
+"""What is wrong, the text concerned, and a caret below the position."""
 VARYING = re.compile(r"""\d[\d,.]*|"[^"]*"|'[^']*'|\([^()]*\)""")
 MANY = 5
-"""So many problems of a kind are shown one by one; of more, the first with the names of the others."""
+"""Up to this many problems of a kind are shown one by one; if there are more, the first with the names of the others."""
 
 
 def kinds(problems: Sequence[Problem]) -> list[list[Problem]]:
-    """The problems by kind, in their order: those of one kind differ in names, numbers and quoted texts only."""
+    """The problems by kind, in order. Problems of one kind differ only in names, numbers and quoted texts."""
     found: dict[tuple[str, str], list[Problem]] = {}
     for problem in dict.fromkeys(problems):
         found.setdefault((VARYING.sub("", problem.what), VARYING.sub("", problem.remedy)), []).append(problem)
@@ -22,17 +22,17 @@ def kinds(problems: Sequence[Problem]) -> list[list[Problem]]:
 
 
 def lines(problems: Sequence[Problem], before: str = "  ") -> Iterator[str]:
-    """The lines of a report, each harmless to a terminal; before: what stands before a problem."""
+    """The lines of a report, without control characters. before: the prefix of each problem."""
     for first, *others in kinds(problems):
         what, *place = match.groups() if (match := SHOWN.fullmatch(first.what)) else (first.what,)
         yield printable(f"{before}{first.where}: {what}")
         yield from (f"      {printable(line)}" for line in place)
         if others:
-            yield f"      and {len(others):,} more in the same way: {first_few([each.where for each in others])}"
+            yield f"      and {len(others):,} more with the same problem: {first_few([each.where for each in others])}"
         yield printable(f"      -> {first.remedy}")
 
 
 def headline(command: str, problems: Sequence[Problem]) -> str:
     """The first line of a report."""
     count = len(kinds(problems))
-    return f"{command}: {count} problem{'s' * (count > 1)} with what was given; nothing was written"
+    return f"{command}: {count} problem{'s' * (count > 1)} in the input; nothing was written"

@@ -1,4 +1,4 @@
-"""How far a long job is: a bar on a terminal, in a log a line now and then."""
+"""Progress of a long job: a bar on a terminal, a line every `EVERY` seconds in a log."""
 
 import sys
 import time
@@ -12,9 +12,9 @@ EVERY = 30.0
 
 
 class Bar:
-    """Counts what is done of `total`; use it within `with`. A reader of standard error that is gone stops nothing.
+    """A progress bar, used as a context manager. A closed standard error does not stop the job.
 
-    unit: what is counted, in the singular; initial: what was done before.
+    unit: what is counted, in the singular; initial: the count to start from.
     """
 
     def __init__(self, total: int, unit: str, description: str = "", initial: int = 0):
@@ -33,7 +33,7 @@ class Bar:
         self.close()
 
     def update(self, number: int = 1, text: str = "", line: bool = False) -> None:
-        """`number` more are done; text: what is known of them. line: say so in a log now, and not only in its turn."""
+        """Add `number` to the count; text: shown beside it. line: write a line to a log now, without waiting for its turn."""
         self.done += number
         self.text = text
         with suppress(OSError):
@@ -44,7 +44,7 @@ class Bar:
                 self.say()
 
     def say(self) -> None:
-        """Writes a line, unless it was written before."""
+        """Write a line, unless nothing changed since the last one."""
         if self.shown != self.done and sys.stderr is not None:
             self.last, self.shown = time.perf_counter(), self.done
             text = f": {self.text}" if self.text else ""

@@ -1,6 +1,6 @@
-"""Standard streams that take no text: on a full disk, to a reader that is gone, closed, or in an encoding without the letters.
+"""Standard streams that cannot be written to: on a full disk, closed, without a reader, or in an encoding that lacks characters.
 
-What cannot be printed is dropped or escaped; no command ends for it.
+Text that cannot be printed is dropped or escaped; it does not stop a command.
 """
 
 import os
@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 
 class Forgiving:
-    """A text stream that drops what cannot be written, from the first failure on."""
+    """A text stream that drops all text after the first failed write."""
 
     def __init__(self, stream: TextIO):
         self.stream, self.broken = stream, False
@@ -19,17 +19,17 @@ class Forgiving:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
 
     def write(self, text: str) -> int:
-        """Writes what can be written; says that all was."""
+        """Write the text if possible; always report success."""
         self._attempt(lambda: self.stream.write(text))
         return len(text)
 
     def writelines(self, lines: Any) -> None:
-        """Writes each line."""
+        """Write each line."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Hands on what is buffered."""
+        """Flush the buffer."""
         self._attempt(self.stream.flush)
 
     def _attempt(self, action: Any) -> None:
@@ -45,7 +45,7 @@ class Forgiving:
 
 @contextmanager
 def forgiving() -> Iterator[None]:
-    """Within it standard output and error take whatever is printed."""
+    """Within this context, printing to standard output and error never fails."""
     fill_closed()
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = streams = tuple(map(Forgiving, before))  # type: ignore[assignment]
@@ -60,7 +60,7 @@ def forgiving() -> Iterator[None]:
 
 
 def fill_closed() -> None:
-    """Opens standard streams that were closed on nothing, so that no file that is written gets their numbers."""
+    """Open closed standard streams on the null device, so that no output file gets their descriptors."""
     with suppress(OSError):
         while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
             pass
@@ -71,9 +71,9 @@ def fill_closed() -> None:
 
 
 def forget(stream: TextIO) -> None:
-    """Leads what is still buffered nowhere, so that the interpreter does not stumble over it when it ends."""
+    """Redirect a broken stream to the null device, so that flushing it when the interpreter exits does not fail."""
     if stream in (sys.__stdout__, sys.__stderr__):
         with suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)

@@ -27,7 +27,7 @@ WIDTH = 10
 
 
 class Terminal:
-    """Prints events; within `with`, its bars are closed at the end."""
+    """Prints events. As a context manager, it closes its bars at the end."""
 
     def __init__(self) -> None:
         self.bar: Bar | None = None
@@ -41,7 +41,7 @@ class Terminal:
         self.close()
 
     def close(self) -> None:
-        """Ends the bars that are shown."""
+        """Close the bars that are shown."""
         for bar in filter(None, (self.bar, self.denoising)):
             bar.close()
         self.bar = self.denoising = None
@@ -66,7 +66,7 @@ class Terminal:
                 self.denoise(event)
 
     def progress(self, event: Progress) -> None:
-        """A bar, or in a log a line now and then."""
+        """A bar; in a log, an occasional line."""
         from customize.cli.progress_bar import Bar  # tqdm is slow to import
 
         if self.bar is None:
@@ -78,7 +78,7 @@ class Terminal:
             self.bar = None
 
     def train(self, event: TrainingStarted | StepDone | TrainingEnded) -> None:
-        """A bar with loss, learning rate, seconds per step and the time left; in a log a line now and then."""
+        """A bar with loss, learning rate, seconds per step and the time left; in a log, an occasional line."""
         from customize.cli.progress_bar import Bar
 
         match event:
@@ -104,7 +104,7 @@ class Terminal:
 
 
 def table(rows: Iterable[tuple[str, str]]) -> str:
-    """Rows of a heading and a text; an empty heading goes on with the row above."""
+    """Rows of a heading and a text; an empty heading continues the row above."""
     return "\n".join(f"{heading:<{WIDTH}}{text}".rstrip() for heading, text in rows)
 
 

@@ -1,4 +1,4 @@
-"""`customize verify RUN`: is everything in a run's folder whole?"""
+"""`customize verify RUN`: checks that every file of a run is intact."""
 
 import sys
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ from customize.evaluation.run_integrity import not_a_run, verify
 
 USAGE = """usage: customize verify RUN
 
-Says of each thing in the folder of a run whether it is whole: settings, checkpoints, result, intermediate weights,
-sample pictures, log. RUN may also be one checkpoint or any folder with a manifest.json. Nothing is changed.
+Checks that every file of a run is intact: settings, checkpoints, result, intermediate weights, sample images, log.
+RUN may also be a checkpoint or any other folder with a manifest.json. Nothing is changed.
 Exit status: 0 if all files are intact, 2 if any is damaged.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints a line per thing; returns the exit status."""
+    """Print a line per finding; return the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     if {"--help", "-h"} & set(argv):
         print(USAGE, end="")

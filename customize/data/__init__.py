@@ -1,1 +1,1 @@
-"""Images and captions: folders, datasets, crops, and the batches made of them."""
+"""Images and captions: folders, datasets, crops and batches."""

@@ -1,6 +1,6 @@
 """Captions in a table for all images of a folder: CSV, TSV, JSON lines, or JSON, as other programs write them.
 
-metadata.jsonl and metadata.csv are those of datasets' ImageFolder; meta_cap.json and the like are kohya's.
+metadata.jsonl and metadata.csv are the format of datasets' ImageFolder; meta_cap.json and similar files are kohya's.
 """
 
 import csv
@@ -18,63 +18,63 @@ from customize.data.findings import Findings
 from customize.printable import first_few, printable
 
 DEFAULT_COLUMN = "text"
-"""A table may lack it; a column of any other name was asked for."""
+"""The default; another name was chosen by the user, and every table must have it."""
 STRICT = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
-"""Names of files that are tables of captions, whatever they hold."""
+"""Files that are always treated as tables of captions."""
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 TABLE_STEMS = ("captions", "caption", "prompts", "metadata", "labels", "meta_cap", "meta_lat")
-"""Names, without extension, of .txt files that may be a table."""
+"""Names, without extension, of .txt files that may be tables."""
 FILE_COLUMNS = "file_name filename file image image_file image_name image_path path file_path filepath img name key".split()
 CAPTION_COLUMNS = "text caption captions prompt prompts description tags tag_string".split()
-"""Looked at in this order where no column was asked for."""
+"""Tried in this order if the user chose no column."""
 DELIMITERS = ",;\t|"
 Row = tuple[str, str, Mapping[str, object]]
-"""Where it stands, the name of the image, its columns."""
+"""The location of the row, the name of the image, the columns."""
 
 
 def is_table(name: str) -> bool:
-    """Whether a file of this name may be a table of captions."""
+    """Whether a file with this name may be a table of captions."""
     base, suffix = os.path.splitext(name.lower())
     return suffix in SUFFIXES or (suffix == ".txt" and base in TABLE_STEMS)
 
 
 def table_captions(
-    path: Path, pictures: Collection[str], column: str, found: Findings, folders: Sequence[str] = ()
+    path: Path, images: Collection[str], column: str, found: Findings, folders: Sequence[str] = ()
 ) -> dict[str, tuple[Caption, ...]]:
-    """The captions in a table, by the name of the image; those in the sub-folders `folders` as sub-folder/name.
+    """The captions in a table, by image; images in the sub-folders `folders` are named sub-folder/name.
 
-    Several rows for one image are several captions, and so is a list in JSON.
+    Several rows for one image, or a list in JSON, are several captions.
     """
     text = read_text(path, found)
-    where, lookup = printable(str(path)), Lookup(path.parent, pictures, folders)
+    where, lookup = printable(str(path)), Lookup(path.parent, images, folders)
     captions: dict[str, dict[str, Caption]] = {}
     columns: dict[str, None] = {}
     twice = 0
     for place, name, row in _rows(path, text, where, lookup, found) if text is not None else ():
-        picture, fault, remedy = lookup.find(name)
+        image, fault, remedy = lookup.find(name)
         used, texts = caption_of(row, column)
         if fault:
             found.problem(place, fault, remedy)
         elif texts:
             columns[used] = None
-            mine = captions.setdefault(picture, {})
+            mine = captions.setdefault(image, {})
             twice += any(each in mine for each in texts)
             for each in texts:
                 mine.setdefault(each, Caption(each, place))
         else:
             what = f"has no caption in the column {printable(column)!r} (its columns: {first_few(list(map(str, row)))})"
-            found.problem(place, what, "write one there, or name the right column with --caption_column")
+            found.problem(place, what, "add one, or give the right column as --caption_column")
     if column == DEFAULT_COLUMN and columns.keys() - {DEFAULT_COLUMN}:
-        found.note(path, f"captions are those of the column {first_few(list(columns))}; another one: --caption_column")
+        found.note(path, f"captions are read from the column {first_few(list(columns))}; --caption_column selects another")
     if twice:
-        found.note(path, f"{twice} rows say of an image what another row says already, so they count once")
-    return {picture: tuple(each.values()) for picture, each in captions.items()}
+        found.note(path, f"{twice} rows repeat the caption of another row for the same image and are ignored")
+    return {image: tuple(each.values()) for image, each in captions.items()}
 
 
 def caption_of(row: Mapping[str, object], column: str) -> tuple[str, tuple[str, ...]]:
-    """(the column, the captions in it): of the first column with captions; of `column` alone unless it is the default.
+    """(column, its captions) of the first column with captions; only `column` is tried unless it is the default.
 
-    As in kohya's programs, tags follow the caption where there are both and no text.
+    As in kohya's programs, tags are appended to the caption if there are both and no text.
     """
     plain = {_plain(key): value for key, value in row.items()}
     for name in CAPTION_COLUMNS if column == DEFAULT_COLUMN else [_plain(column)]:
@@ -88,7 +88,7 @@ def caption_of(row: Mapping[str, object], column: str) -> tuple[str, tuple[str, 
 
 
 def caption_texts(value: object) -> tuple[str, ...]:
-    """The captions in a cell: a string or a list of strings, none of them blank. Of anything else none."""
+    """The captions in a cell: a string or a list of strings, none of them blank. Anything else gives no captions."""
     texts = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(text, str) and text.strip() and _is_unicode(text) for text in texts):
         return ()
@@ -96,42 +96,42 @@ def caption_texts(value: object) -> tuple[str, ...]:
 
 
 class Lookup:
-    """Which image of a folder a table means. No path in a table is followed: names are looked up in lists of what is there."""
+    """Finds the image that a row refers to. Paths are never followed: names are looked up in the folder's listing."""
 
-    def __init__(self, folder: Path, pictures: Collection[str], folders: Sequence[str]):
-        self.folder, self.names, self.stems = folder, Names(pictures), Names(map(stem, pictures))
+    def __init__(self, folder: Path, images: Collection[str], folders: Sequence[str]):
+        self.folder, self.names, self.stems = folder, Names(images), Names(map(stem, images))
         self.folders, self.within = Names(folders), {}
-        self.pictures = pictures
+        self.images = images
         self.here = os.path.realpath(folder)
 
     def find(self, name: str) -> tuple[str, str, str]:
         """(the image, "", "") or ("", what is wrong with the name, the remedy)."""
-        remedy = "name an image of the folder, or delete the row"
+        remedy = "give the name of an image in the folder, or delete the row"
         if not name.strip():
             return "", "has no file_name", remedy
         posix, windows = PurePosixPath(name.strip()), PureWindowsPath(name.strip())
         if "://" in name:
-            return "", f"names a URL: {printable(name)!r}", remedy
+            return "", f"contains a URL: {printable(name)!r}", remedy
         if posix.is_absolute() or windows.drive or windows.root:
             own = windows.name
             if posix.is_absolute() and os.path.normpath(posix.parent) in (self.here, os.path.abspath(self.folder)):
                 return self.find(posix.name)
-            hint = f"write {printable(own)!r} alone" if self.names.find(own) else remedy
-            return "", f"names an absolute path: {printable(name)!r}", hint
+            hint = f"write only {printable(own)!r}" if self.names.find(own) else remedy
+            return "", f"contains an absolute path: {printable(name)!r}", hint
         if ".." in posix.parts or ".." in windows.parts:
-            return "", f"names a path that leaves the folder: {printable(name)!r}", remedy
+            return "", f"contains a path outside the folder: {printable(name)!r}", remedy
         hits = self.names.find(str(posix)) or self.inside(posix.parts)
         if not hits and "\\" in name:
             hits = self.names.find(windows.as_posix()) or self.inside(windows.parts)
         if len(hits) == 1:
             return hits[0], "", ""
         if hits:
-            return "", f"names one of several images: {first_few(hits)}", "write the very name of the one that is meant"
-        kind = "a file in a sub-folder" if len(windows.parts) > 1 else "a picture"
-        return "", f"names {kind} that is not there: {printable(name)!r}", remedy
+            return "", f"matches several images: {first_few(hits)}", "write the exact name of one"
+        kind = "file in a sub-folder" if len(windows.parts) > 1 else "image"
+        return "", f"refers to a missing {kind}: {printable(name)!r}", remedy
 
     def inside(self, parts: tuple[str, ...]) -> list[str]:
-        """The image of a sub-folder that is meant, as sub-folder/name; none where there is none."""
+        """The matching images of a sub-folder, as sub-folder/name."""
         if not 1 < len(parts) < 6 or len(found := self.folders.find(parts[0])) != 1:
             return []
         way = "/".join((found[0], *parts[1:-1]))
@@ -143,15 +143,15 @@ class Lookup:
         return [f"{way}/{name}" for name in self.within[way].find(parts[-1])]
 
     def by_key(self, key: str) -> str:
-        """The name of an image that kohya's key stands for: with or without folders and extension."""
+        """The name of the image for kohya's key, which may lack the extension and may contain folders."""
         name = ntpath.basename(key)
         if self.names.find(name):
             return name
-        meant = [picture for base in self.stems.find(name) for picture in self.pictures if stem(picture) == base]
-        return meant[0] if meant else key
+        intended = [image for base in self.stems.find(name) for image in self.images if stem(image) == base]
+        return intended[0] if intended else key
 
     def is_there(self, name: str) -> bool:
-        """Whether an image of this name is meant."""
+        """Whether the name refers to an image."""
         return bool(name) and not self.find(name)[1]
 
 
@@ -160,7 +160,7 @@ def _plain(key: object) -> str:
 
 
 def _is_unicode(text: str) -> bool:
-    """JSON can write one half of a surrogate pair, which no tokenizer takes."""
+    """JSON can contain half of a surrogate pair, which no tokenizer accepts."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
@@ -181,7 +181,7 @@ def _jsonl_rows(text: str, where: str, lookup: Lookup, found: Findings) -> Itera
             continue
         try:
             row = json.loads(line)
-            what = None if isinstance(row, dict) else "is JSON, but no object"
+            what = None if isinstance(row, dict) else "is JSON but not an object"
         except (ValueError, RecursionError) as error:
             what = f"is not JSON ({printable(str(error))})"
         if what:
@@ -191,11 +191,11 @@ def _jsonl_rows(text: str, where: str, lookup: Lookup, found: Findings) -> Itera
 
 
 def _json_rows(text: str, where: str, lookup: Lookup, found: Findings) -> Iterator[Row]:
-    """A list of objects, or an object whose names are those of images: {"a.png": {"caption": ..., "tags": ...}}."""
+    """A list of objects, or an object with image names as keys: {"a.png": {"caption": ..., "tags": ...}}."""
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError) as error:
-        found.problem(where, f"is not JSON ({printable(str(error))})", "mend it, or take it out")
+        found.problem(where, f"is not JSON ({printable(str(error))})", "fix or remove the file")
         return
     if isinstance(whole, list):
         for number, row in enumerate(whole, start=1):
@@ -208,7 +208,7 @@ def _json_rows(text: str, where: str, lookup: Lookup, found: Findings) -> Iterat
 
 
 def _csv_rows(text: str, where: str, lookup: Lookup, found: Findings) -> Iterator[Row]:
-    """Rows of a table with a header, as of Excel, too; or without one, where the first field names an image."""
+    """Rows of a table with a header, also from Excel, or without one if the first field is the name of an image."""
     skipped = text[:4].casefold() == "sep="
     body = text.partition("\n")[2] if skipped else text
     head = body.lstrip("\n").partition("\n")[0]
@@ -225,7 +225,7 @@ def _csv_rows(text: str, where: str, lookup: Lookup, found: Findings) -> Iterato
                 if not {_plain(cell) for cell in cells} & {*FILE_COLUMNS}:
                     if not lookup.is_there(cells[0]):
                         what = f"has no column file_name (its columns: {first_few(cells)})"
-                        found.problem(place, what, "begin it with the line file_name,text")
+                        found.problem(place, what, "add the first line file_name,text")
                         return
                     fields = ["file_name", DEFAULT_COLUMN]
                 else:
@@ -236,13 +236,13 @@ def _csv_rows(text: str, where: str, lookup: Lookup, found: Findings) -> Iterato
             row = dict(zip(fields, cells, strict=False))
             yield place, _file_of(row), row
     except csv.Error as error:
-        found.problem(f"{where} line {reader.line_num + skipped}", f"is not CSV ({error})", "mend the line")
+        found.problem(f"{where} line {reader.line_num + skipped}", f"is not CSV ({error})", "fix the line")
     if fields is None:
-        found.problem(f"{where} line 1", "has no column file_name (it is empty)", "begin it with the line file_name,text")
+        found.problem(f"{where} line 1", "has no column file_name (the file is empty)", "add the first line file_name,text")
 
 
 def _fit(head: str, delimiter: str, lookup: Lookup) -> int:
-    """How well a delimiter cuts the first line: into known columns, or into an image and its caption."""
+    """How well a delimiter splits the first line: into known columns, or into an image and its caption."""
     cells = [cell.strip().strip('"') for cell in head.split(delimiter)]
     if {_plain(cell) for cell in cells} & {*FILE_COLUMNS}:
         return 2 + len(cells)

@@ -1,4 +1,4 @@
-"""The text of a file of captions: UTF-8, or UTF-16 with a byte-order mark."""
+"""Reads text files with captions: UTF-8, or UTF-16 with a byte order mark."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ MAX_BYTES = 1 << 26
 
 
 def read_text(path: Path, found: Findings) -> str | None:
-    """The text of a file in UTF-8, or in UTF-16 with byte-order mark, its line ends as \\n; None and a problem otherwise."""
+    """The text of a file in UTF-8, or UTF-16 with a byte order mark, with \\n as line ends; otherwise None and a problem."""
     where, remedy = printable(str(path)), "save the file as UTF-8"
     try:
         with regular_file(path) as stream:
@@ -20,18 +20,18 @@ def read_text(path: Path, found: Findings) -> str | None:
         line = error.object[: error.start].count(b"\n") + 1
         what = f"is not UTF-8 in line {line} (byte 0x{error.object[error.start]:02x})"
         shown = error.object.split(b"\n")[line - 1].decode("cp1252", "replace").strip()
-        remedy += f" (if it reads {printable(shown, 60)!r}, it is Windows-1252 now)" if shown.isprintable() else ""
+        remedy += f" (it is Windows-1252 now if the line reads {printable(shown, 60)!r})" if shown.isprintable() else ""
         if kind := kind_of(data):
-            what, remedy = f"is {kind}, not a text file", "put a readable text file there, or take it out"
+            what, remedy = f"is {kind}, not a text file", "replace it by a readable text file, or remove it"
         elif error.encoding.startswith("utf-16"):
-            what = "is UTF-16 that breaks off"
+            what = "is incomplete UTF-16"
     except OSError as error:
-        what, remedy = f"cannot be read: {error.strerror or error}", "put a readable text file there, or take it out"
+        what, remedy = f"cannot be read: {error.strerror or error}", "replace it by a readable text file, or remove it"
     else:
         if "\0" in text:
-            what = "holds zero bytes, as UTF-16 does"
+            what = "contains zero bytes, like UTF-16 without a byte order mark"
         elif len(data) > MAX_BYTES:
-            what, remedy = f"is larger than {MAX_BYTES:,} bytes", "put a file of captions there, or take it out"
+            what, remedy = f"is larger than {MAX_BYTES:,} bytes", "replace it by a file of captions, or remove it"
         else:
             return text
     found.problem(where, what, remedy)
@@ -39,6 +39,6 @@ def read_text(path: Path, found: Findings) -> str | None:
 
 
 def decoded(data: bytes) -> str:
-    """The text of UTF-8, or of UTF-16 that begins with its mark; line ends as \\n. Raises UnicodeDecodeError."""
+    """Decode UTF-8, or UTF-16 with a byte order mark; line ends become \\n. Raises UnicodeDecodeError."""
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")

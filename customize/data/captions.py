@@ -1,4 +1,4 @@
-"""What may be said about each picture, and by what rule: its own captions, the built-in templates, or a prompt."""
+"""The captions of each image: its own, the built-in templates, or a prompt."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -55,7 +55,7 @@ STYLE_TEMPLATES = (
 
 @dataclass(frozen=True)
 class Caption:
-    """One caption as its author wrote it, and where (file and line), for messages."""
+    """A caption as written by its author, and its location (file and line) for messages."""
 
     text: str
     where: str
@@ -63,14 +63,14 @@ class Caption:
 
 @dataclass(frozen=True)
 class CaptionRule:
-    """How pictures come by their captions.
+    """How images get their captions.
 
-    use: "auto" (a picture's own, else the fallback), "files" (its own); with anything else the fallback.
-    fallback: captions for pictures without their own; empty where none can be made up.
-    remedy: what the user can do about a picture that is left without.
-    placeholders: each caption that was read must hold one of them; empty: any caption will do.
-    prefix, suffix: what is put before and behind each caption that was read.
-    triggers: words that are to call up what is learned; that captions lack them is told.
+    use: "auto" (an image's own captions, else the fallback), "files" (its own only); anything else: the fallback only.
+    fallback: captions for images without their own; may be empty.
+    remedy: what the user can do about an image without a caption.
+    placeholders: each caption that is read must contain one of them; empty: no condition.
+    prefix, suffix: text added before and after each caption that is read.
+    triggers: words that will trigger the subject; a note lists captions without them.
     """
 
     use: str
@@ -83,19 +83,19 @@ class CaptionRule:
 
     @property
     def reads(self) -> bool:
-        """Whether captions are looked for beside the pictures."""
+        """Whether captions are read from files or columns."""
         return self.use in ("auto", "files")
 
 
 def fill(templates: Collection[str], token: str) -> tuple[str, ...]:
-    """The templates with `token` in the place of {}. Whatever stands in the token is taken as it is."""
+    """The templates with {} replaced by `token`, literally."""
     return tuple(template.replace("{}", token) for template in templates)
 
 
 def apply_rule(
     rule: CaptionRule, names: Sequence[str], captions: Mapping[str, tuple[Caption, ...]], where: str, found: Findings
 ) -> dict[str, tuple[str, ...]]:
-    """Captions for each of the pictures `names`, some of which have `captions` of their own; problems if none fit."""
+    """The captions of each of the images `names`; `captions` are those that were read. Adds problems for missing ones."""
     own = {name: tuple(_within(rule, caption) for caption in captions[name]) for name in names if name in captions}
     tokens = rule.placeholders
     strays = [
@@ -105,40 +105,40 @@ def apply_rule(
         if tokens and not any(token in caption.text for token in tokens)
     ]
     if strays:
-        what = f"no placeholder token ({' '.join(tokens)}) in captions that need one: {first_few(strays)}"
-        found.problem(where, what, "write the token where the thing is meant, or use --captions templates")
+        what = f"no placeholder token ({' '.join(tokens)}) in some captions: {first_few(strays)}"
+        found.problem(where, what, "write the token where the caption means the subject, or use --captions templates")
     lacking = [name for name in names if name not in own]
-    what = f"no caption for {len(lacking)} of {len(names)} pictures"
+    what = f"no caption for {len(lacking)} of {len(names)} images"
     if lacking and (rule.use == "files" or not rule.fallback):
         found.problem(where, f"{what}: {first_few(lacking)}", rule.remedy)
     elif lacking and own:
         found.note(where, f"{what}, {'templates' if tokens else 'instance prompt'} instead: {first_few(lacking)}")
     if (rule.prefix or rule.suffix) and names and not own:
-        found.note(where, "caption_prefix and caption_suffix have no effect: no caption was read")
-    _tell_triggers(rule, own, where, found)
+        found.note(where, "caption_prefix and caption_suffix have no effect: no captions were read")
+    _note_missing_triggers(rule, own, where, found)
     return {name: tuple(caption.text for caption in own[name]) if name in own else rule.fallback for name in names}
 
 
 def _within(rule: CaptionRule, caption: Caption) -> Caption:
-    """The caption with prefix and suffix, each a blank apart from it, unless a suffix begins with a comma and the like."""
+    """The caption with prefix and suffix, separated by blanks, except before a suffix that starts with punctuation."""
     before = f"{rule.prefix.rstrip()} " if rule.prefix.strip() else ""
     after = rule.suffix.strip()
     after = f" {after}" if after and (after[0].isalnum() or after[0] in "<(") else after
     return replace(caption, text=f"{before}{caption.text}{after}")
 
 
-def _tell_triggers(rule: CaptionRule, own: Mapping[str, tuple[Caption, ...]], where: str, found: Findings) -> None:
-    """A note where captions lack the words that are to call up what is learned."""
+def _note_missing_triggers(rule: CaptionRule, own: Mapping[str, tuple[Caption, ...]], where: str, found: Findings) -> None:
+    """A note if captions lack the words that will trigger the subject."""
     texts = {name: [caption.text for caption in each] for name, each in own.items() if each}
     if not texts or not rule.triggers:
         return
     lacking = [name for name, each in texts.items() if not any_calls(each, rule.triggers)]
     words = " or ".join(rule.triggers[:3])
     if len(lacking) == len(texts):
-        what = f"no caption has {words} of instance_prompt (0 of {len(texts)} images), so it will not call up what is learned"
+        what = f"no caption contains {words} from instance_prompt (0 of {len(texts)} images), so it will not trigger the subject"
         prefix = f'--caption_prefix "{rule.fallback[0]},"' if rule.fallback else "--caption_prefix"
-        found.note(where, f"{what}; write it into the captions, put it before each with {prefix}, or use --captions prompt")
+        found.note(where, f"{what}; add it to the captions, prepend it with {prefix}, or use --captions prompt")
     elif lacking:
-        held = len(texts) - len(lacking)
-        what = f"{words} of instance_prompt is in the captions of {held} of {len(texts)} images, and not of"
+        having = len(texts) - len(lacking)
+        what = f"{words} from instance_prompt is in the captions of {having} of {len(texts)} images, but not of"
         found.note(where, f"{what}: {first_few(lacking)}")

@@ -1,4 +1,4 @@
-"""The squares of an example to learn from: where they lie in the resized image, and their pixels.
+"""Square crops of training images: their position in the resized image, and their pixels.
 
 Shapes: `R` resolution, `V` variants; pixels are np.uint8 [V, R, R, 3] in [0, 255].
 """
@@ -16,7 +16,7 @@ from customize.families.conditioning import Crop
 
 @dataclass(frozen=True)
 class Variant:
-    """A square cut out of the resized picture, mirrored or not. left, top, side: pixels of the resized picture."""
+    """A square crop of the resized image, flipped or not. left, top, side: pixels of the resized image."""
 
     left: int
     top: int
@@ -27,10 +27,10 @@ class Variant:
 def variants(
     example: Example, resolution: int, center_crop: bool, crop_variants: int, random_flip: bool, seed: int
 ) -> tuple[Variant, ...]:
-    """The squares of side `resolution` to learn from: the central one, or `crop_variants` along the long side.
+    """The square crops of side `resolution` to train on: the central one, or `crop_variants` along the long side.
 
-    With `random_flip` each also mirrored. The k-th of n crops lies at random in the k-th n-th of the way: a function of
-    (seed, the example's name, k, n). No two are equal; a short way has fewer (a square picture has one).
+    With `random_flip`, each is also flipped. The k-th of n crops has a random position in the k-th n-th of the range, a
+    function of (seed, the example's name, k, n). No two are equal; a short range has fewer (a square image has one crop).
     """
     width, height = resized_size(example.size, resolution)
     way = max(width, height) - resolution + 1
@@ -51,18 +51,18 @@ def crop_of(example: Example, variant: Variant, resolution: int) -> Crop:
 
 
 def pixels(example: Example, variant: Variant, resolution: int, interpolation: str = "lanczos") -> np.ndarray:
-    """np.uint8 [R, R, 3]: one variant of the picture, its short side resized to `resolution`. Raises InputError."""
+    """np.uint8 [R, R, 3]: one variant of the image, its short side resized to `resolution`. Raises ResourceError."""
     return all_pixels(example, (variant,), resolution, interpolation)[0]
 
 
 def all_pixels(example: Example, cuts: Sequence[Variant], resolution: int, interpolation: str = "lanczos") -> np.ndarray:
-    """np.uint8 [V, R, R, 3]: as `pixels`, for several variants, with the picture read and resized once."""
+    """np.uint8 [V, R, R, 3]: `pixels` of several variants, reading and resizing the image once."""
     image = resize(example.open(), resolution, interpolation)
     return np.stack([crop(image, cut.left, cut.top, cut.side, cut.flip) for cut in cuts])
 
 
 def _place(seed: int, name: str, index: int, count: int, way: int) -> int:
-    """The index-th of `count` places in range(way), drawn from its own part of it."""
+    """The position number `index` of `count` in range(way), drawn from its own part of the range."""
     key = f"{seed}/crop/{index}/{name}".encode("utf-8", "surrogatepass")
     start, end = way * index // count, way * (index + 1) // count
     return start + int.from_bytes(blake2b(key, digest_size=8).digest(), "little") % (end - start)

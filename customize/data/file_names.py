@@ -1,4 +1,4 @@
-"""File names as different systems write them: the same name in another Unicode form, or in upper and lower case."""
+"""Comparison of file names across systems: in another Unicode form, or in upper and lower case."""
 
 import os
 import unicodedata
@@ -6,16 +6,16 @@ from collections.abc import Iterable
 
 
 def composed(name: str) -> str:
-    """The name in Unicode's form NFC; macOS writes NFD."""
+    """The name in Unicode form NFC; macOS writes NFD."""
     return unicodedata.normalize("NFC", name)
 
 
 FORMS = (lambda name: name, composed, lambda name: composed(composed(name).casefold()))
-"""From strict to tolerant: names are the same when one of these makes the same of them."""
+"""From strict to tolerant: names match if one of these gives the same result for both."""
 
 
 class Names:
-    """A set of names that is looked up exactly first, then in another Unicode form, then in upper or lower case."""
+    """A set of names with lookup: exact first, then in another Unicode form, then ignoring case."""
 
     def __init__(self, names: Iterable[str]):
         self.tables: list[dict[str, list[str]]] = [{}, {}, {}]
@@ -27,14 +27,14 @@ class Names:
         return name in self.tables[0]
 
     def find(self, name: str) -> list[str]:
-        """The names that are meant: one, none, or several where upper and lower case would have to decide."""
+        """The matching names: one, none, or several that differ only in case."""
         for level in range(len(FORMS)):
             if found := self.at(level, name):
                 return found
         return []
 
     def at(self, level: int, name: str) -> list[str]:
-        """The names that are the same as this one in the form number `level`."""
+        """The names that match this one in the form number `level`."""
         return self.tables[level].get(FORMS[level](name), [])
 
 

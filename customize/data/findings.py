@@ -1,4 +1,4 @@
-"""Problems and notes that are found while data are read."""
+"""Problems and notes found while reading data."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from customize.printable import printable
 
 @dataclass(frozen=True)
 class Findings:
-    """Problems stop the run, all in one report. Notes are shown to the user; remarks, which matter less, after them."""
+    """Problems stop the run, all in one report. Notes are shown to the user, followed by remarks, which matter less."""
 
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -24,6 +24,6 @@ class Findings:
         self.remarks.append(f"{printable(str(where))}: {what}")
 
     def raise_problems(self) -> None:
-        """Raises InputError with all problems, if there are any."""
+        """Raise InputError with all problems, if there are any."""
         if self.problems:
             raise InputError(self.problems)

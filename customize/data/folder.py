@@ -1,4 +1,4 @@
-"""A folder of images: what lies in it, told by name, and the captions beside the images."""
+"""Lists a folder of images, and reads the captions beside the images."""
 
 import os
 from collections.abc import Iterator
@@ -16,30 +16,30 @@ OTHER_PICTURES = frozenset(
     ".gif .apng .jxl .jp2 .j2k .psd .eps .svg .ai .tga .ppm .pgm .pbm .pnm .ico .exr .hdr"
     " .dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .raw".split()
 )
-"""Extensions of pictures that are not read. They are problems: who has them in the folder means them to be used."""
+"""Extensions of unsupported image formats. Such files are problems, since the user meant them to be used."""
 
 OF_DATASETS = ("state.json", "dataset_dict.json", "dataset_info.json")
-"""Names of files of a data set that was saved to disk."""
+"""Files of a dataset saved by `datasets`."""
 ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz")
 MOST_FOLDERS, DEPTH = 500, 5
-"""Sub-folders that are looked into, and how deep, for what may be meant instead of an empty folder, or for a data set."""
+"""Limits of the search in sub-folders, for a dataset or for what was meant instead of an empty folder."""
 MOST_LOOKED_AT = 1000
-"""Files without an image's extension of which the first bytes are read."""
+"""Files without an image extension whose first bytes are read."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Names of files and folders, each group sorted bytewise; hidden ones are in none."""
+    """Names of files and folders, each group sorted bytewise, without hidden ones."""
 
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     others: tuple[str, ...]
     folders: tuple[str, ...]
 
 
 def list_folder(folder: Path, setting: str, found: Findings) -> Listing | None:
-    """The names in a folder; None and a problem where it cannot be listed.
+    """The names in a folder; None and a problem if it cannot be listed.
 
-    An image may be a link to one elsewhere, as in the hub's cache; a text may be so within the folder, or in that cache.
+    An image may be a link to any file, as in the hub's cache; a text only to one in the folder or in that cache.
     """
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
@@ -48,44 +48,44 @@ def list_folder(folder: Path, setting: str, found: Findings) -> Listing | None:
         what = what or f"cannot be listed: {getattr(error, 'strerror', None) or error}"
         found.problem(f"{setting} {folder}", what, missing_path.folder_remedy(str(folder)))
         return None
-    pictures, others, folders = [], [], []
+    images, others, folders = [], [], []
     for entry in entries:
         suffix = os.path.splitext(entry.name)[1].lower()
         if entry.name.startswith("."):
             continue
-        if os.path.isdir(entry.path):  # unlike entry.is_dir, at peace with loops of links
+        if os.path.isdir(entry.path):  # unlike entry.is_dir, accepts loops of links
             folders.append(entry.name)
         elif fault := _fault(entry, suffix, folder):
             found.problem(entry.path, *fault)
         else:
-            (pictures if suffix in EXTENSIONS else others).append(entry.name)
-    return Listing(tuple(pictures), tuple(others), tuple(folders))
+            (images if suffix in EXTENSIONS else others).append(entry.name)
+    return Listing(tuple(images), tuple(others), tuple(folders))
 
 
 def folder_captions(
     folder: Path, listing: Listing, column: str | None, found: Findings, sub_folders_too: bool = False
 ) -> Captions:
-    """The captions beside the images (column None: not looked for), and a line on what is of no use.
+    """The captions beside the images (column None: not read), and a line that lists ignored files.
 
-    sub_folders_too: the sub-folders are of use, since their images are read as well.
+    sub_folders_too: the sub-folders are not ignored, since their images are read as well.
     """
     captions = Captions()
     if column is not None:
-        captions = read_captions(folder, listing.pictures, listing.others, column, found, listing.folders)
+        captions = read_captions(folder, listing.images, listing.others, column, found, listing.folders)
     ignored = [name for name in listing.others if name not in captions.used]
     if renamed := [name for name in ignored[:MOST_LOOKED_AT] if _is_image(folder / name)]:
-        what = "images by their first bytes, but not by their names' ends, so not read"
+        what = "images without an image extension, not used"
         found.note(folder, f"{what} ({len(renamed)}): {first_few(renamed)}; rename them, as in photo.jpg")
         ignored = [name for name in ignored if name not in renamed]
     within = {name.split("/")[0] for name in captions.of if "/" in name}
     ignored += [] if sub_folders_too else [name for name in listing.folders if name not in within]
     if ignored:
-        found.remark(folder, f"ignored, not pictures ({len(ignored)}): {first_few(ignored)}")
+        found.remark(folder, f"ignored, not images ({len(ignored)}): {first_few(ignored)}")
     return captions
 
 
 def sub_folders(folder: Path, depth: int = DEPTH) -> Iterator[str]:
-    """The sub-folders, as a/b, in order; links are not followed, hidden ones are left out."""
+    """The sub-folders, as a/b, in order; links are not followed, hidden folders are skipped."""
     for parent, names, _ in os.walk(folder):
         way = os.path.relpath(parent, folder)
         names[:] = sorted((name for name in names if not name.startswith((".", "__"))), key=os.fsencode)
@@ -96,7 +96,7 @@ def sub_folders(folder: Path, depth: int = DEPTH) -> Iterator[str]:
 
 
 def is_tree_of_images(folder: Path) -> bool:
-    """Whether a folder and its sub-folders hold images, and nothing that `datasets` reads otherwise."""
+    """Whether a folder and its sub-folders contain images, and no dataset in another format."""
     if not folder.is_dir():
         return False
     ways = ["", *(way for _, way in zip(range(MOST_FOLDERS), sub_folders(folder), strict=False))]
@@ -114,27 +114,27 @@ def _names(folder: Path) -> list[str]:
 
 
 def meant_instead(folder: Path, listing: Listing) -> tuple[str, str]:
-    """(what is wrong, remedy) with a folder without images: where they are, when they are not far."""
+    """(what is wrong, remedy) for a folder without images: suggests where they are, if they are near."""
     if remedy := missing_path.no_images_remedy(folder, ""):
-        return "holds no pictures", remedy
+        return "contains no images", remedy
     ways = [way for _, way in zip(range(MOST_FOLDERS), sub_folders(folder, depth=3), strict=False)]
     full = sorted(((missing_path.num_images(folder / way), way) for way in ways), key=lambda each: -each[0])
     if full and full[0][0]:
         meant = printable(str(folder / full[0][1]))
         others = sum(count > 0 for count, _ in full) - 1
         more = f", or {others} more such folder{'s' * (others > 1)} in it" if others else ""
-        return "holds no pictures", f"did you mean {meant}? ({missing_path.described(meant)}{more})"
+        return "contains no images", f"did you mean {meant}? ({missing_path.contents(meant)}{more})"
     renamed = [name for name in listing.others[:MOST_LOOKED_AT] if _is_image(folder / name)]
     if renamed:
-        return "holds no pictures by their names", f"rename them, so that they end in .jpg or .png: {first_few(renamed, 3)}"
+        return "contains no files with an image extension", f"rename them to end in .jpg or .png: {first_few(renamed, 3)}"
     archives = [name for name in listing.others if name.lower().endswith(ARCHIVES)]
     if archives:
-        return "holds no pictures", f"unpack {first_few(archives, 3)}, and name the folder that comes of it"
-    return "holds no pictures", f"put some there ({' '.join(sorted(EXTENSIONS))})"
+        return "contains no images", f"unpack {first_few(archives, 3)}, and give the unpacked folder"
+    return "contains no images", f"put some there ({' '.join(sorted(EXTENSIONS))})"
 
 
 def _is_image(path: Path) -> bool:
-    """Whether a file without an image's extension begins like one."""
+    """Whether the first bytes of a file are those of an image."""
     try:
         with regular_file(path) as file:
             return kind_of(file.read(16)).endswith(" image")
@@ -145,15 +145,15 @@ def _is_image(path: Path) -> bool:
 def _fault(entry: os.DirEntry[str], suffix: str, folder: Path) -> tuple[str, str] | None:
     """What is wrong with a file that the user meant to be used, and the remedy."""
     if suffix in OTHER_PICTURES:
-        remedy = f"save it as one of {', '.join(FORMATS)}, or move it away"
-        return f"is a picture of a kind that is not read ({suffix})", remedy
+        remedy = f"save it as one of {', '.join(FORMATS)}, or move it elsewhere"
+        return f"is an image in an unsupported format ({suffix})", remedy
     if suffix in TEXTS and entry.is_symlink() and not _stays(entry.path, folder):
-        return "is a link that leads out of the folder", "put the file itself there, or move the link away"
+        return "is a link to a file outside the folder", "replace it by the file itself, or remove the link"
     return None
 
 
 def _stays(link: str, folder: Path) -> bool:
-    """Whether a link leads to a file of the folder, or of the same data set in the hub's cache (snapshots/... -> blobs/...)."""
+    """Whether a link points into the folder, or to the same dataset in the hub's cache (snapshots/... -> blobs/...)."""
     target, here = Path(os.path.realpath(link)), Path(os.path.realpath(folder))
     caches = [parent.parent for parent in here.parents if parent.name == "snapshots"]
     return target.is_relative_to(here) or any(target.is_relative_to(cache / "blobs") for cache in caches)

@@ -1,7 +1,7 @@
-"""Encoded images (`LatentSpace.encode`), kept in a folder from one run to the next, by content.
+"""A cache of encoded images (`LatentSpace.encode`) in a folder, shared by runs and keyed by content.
 
-An entry's name is a hash of everything that its numbers follow from, so that an edited image, another crop or another
-autoencoder has another entry, and runs may share the folder. A damaged entry is computed again. Nothing is ever removed.
+An entry's name is a hash of everything that determines its values, so an edited image, another crop or another
+autoencoder gets a new entry, and runs can share the folder. A damaged entry is recomputed. Nothing is ever removed.
 """
 
 import hashlib
@@ -29,22 +29,22 @@ Place = TypeVar("Place", bound=Hashable)
 
 
 class NoCache:
-    """Keeps nothing."""
+    """A cache that stores nothing."""
 
     def key(self, example: Example, cut: Variant, interpolation: str) -> str:
         """The name of an entry."""
         return ""
 
     def recall(self, keys: Mapping[Place, str]) -> dict[Place, Tensor]:
-        """What is stored of each image whose entry is there and whole."""
+        """The stored moments of each image that has an intact entry."""
         return {}
 
     def keep(self, key: str, moments: Tensor) -> None:
-        """Writes an entry, whole or not at all."""
+        """Write an entry atomically."""
 
 
 class LatentsCache(NoCache):
-    """A folder of entries. device: on which images are encoded."""
+    """A folder of entries. device: the device on which images are encoded."""
 
     def __init__(self, folder: Path, latents: LatentSpace, device: torch.device):
         self.folder, self.latents = folder, latents
@@ -60,8 +60,8 @@ class LatentsCache(NoCache):
     def key(self, example: Example, cut: Variant, interpolation: str) -> str:
         if example.source not in self.hashes:
             self.hashes[example.source] = content(example)
-        picture = {"sha256": self.hashes[example.source], "pixels": example.digest, "interpolation": interpolation}
-        key = hashlib.sha256(json.dumps({**self.facts, **picture, **asdict(cut)}, sort_keys=True).encode()).hexdigest()
+        image = {"sha256": self.hashes[example.source], "pixels": example.digest, "interpolation": interpolation}
+        key = hashlib.sha256(json.dumps({**self.facts, **image, **asdict(cut)}, sort_keys=True).encode()).hexdigest()
         self.shapes[key] = self.latents.stored_shape(cut.side, cut.side)
         return key
 
@@ -70,7 +70,7 @@ class LatentsCache(NoCache):
         return {place: moments for place, moments in found.items() if moments is not None}
 
     def read(self, key: str) -> Tensor | None:
-        """An entry; None where there is none, and, with a word about it, where it does not hold what was written."""
+        """The moments of an entry; None if there is none, or, with a note, if it is damaged."""
         path = self.path(key)
         try:
             with safe_open(path, "pt") as file:
@@ -83,7 +83,7 @@ class LatentsCache(NoCache):
             return None
         except (OSError, SafetensorError) as error:
             fault = str(error)
-        events.note(f"{path} is damaged ({fault}): computed anew")
+        events.note(f"{path} is damaged ({fault}) and will be recomputed")
         return None
 
     def keep(self, key: str, moments: Tensor) -> None:
@@ -95,7 +95,7 @@ class LatentsCache(NoCache):
 
 
 def content(example: Example) -> str:
-    """SHA-256 of the picture's bytes; empty where they are gone, which `Example.open` is to tell."""
+    """SHA-256 of the image file's bytes; empty if it cannot be read, which `Example.open` reports."""
     try:
         source = example.source if isinstance(example.source, Path) else example.source.read()
         return sha256(source) if isinstance(source, Path) else hashlib.sha256(source).hexdigest()

@@ -65,7 +65,7 @@ def run(folder: Path) -> Iterator[Finding]:
     try:
         lock.check(folder)
     except InputError as error:
-        held = "is at work in" in error.problems[0].what
+        held = "is using" in error.problems[0].what
         yield Finding(None if held else False, "lock", f"{error.problems[0].what}: {error.problems[0].remedy}")
     for path in reversed(checkpoint.every(folder / run_folder.CHECKPOINTS)):
         yield from listed(path, f"{run_folder.CHECKPOINTS}/{path.name}")

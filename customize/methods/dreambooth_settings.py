@@ -7,7 +7,7 @@ from customize import adapters
 from customize.data.captions import CaptionRule
 from customize.errors import Problem
 from customize.families.trigger_words import any_calls, rare_words
-from customize.settings.field import OneOf, again, setting
+from customize.settings.field import OneOf, override, setting
 from customize.settings.rules.rule import rule, text_is_no_path
 from customize.settings.rules.training_rules import examples, same
 from customize.settings.training import MANY, TrainingSettings
@@ -95,12 +95,12 @@ class SubjectSettings(TrainingSettings):
         "captions from files beside the images, from instance_prompt, or (auto) from files where they exist",
         scope="run",
     )
-    learning_rate: float = again(
+    learning_rate: float = override(
         TrainingSettings, "learning_rate", RATES[adapters.NONE],
         default_in_words="; ".join(f"{rate:g} (adapter {name})" for name, rate in RATES.items()),
     )  # fmt: skip
-    max_train_steps: int | None = again(TrainingSettings, "max_train_steps", 800)
-    output_dir: str | None = again(
+    max_train_steps: int | None = override(TrainingSettings, "max_train_steps", 800)
+    output_dir: str | None = override(
         TrainingSettings, "output_dir", None, default_in_words="a new one each time: runs/dreambooth-0001, ..."
     )
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from customize import units
 from customize.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, CaptionRule, fill
 from customize.errors import Problem
-from customize.settings.field import again, setting
+from customize.settings.field import override, setting
 from customize.settings.rules.rule import Rule, rule, text_is_no_path
 from customize.settings.rules.training_rules import examples
 from customize.settings.training import TrainingSettings
@@ -97,10 +97,10 @@ class TextualInversionSettings(TrainingSettings):
         "captions from files beside the images, from templates, or (auto) from files where they exist",
         scope="run",
     )
-    train_batch_size: int = again(TrainingSettings, "train_batch_size", 4)
-    learning_rate: float = again(TrainingSettings, "learning_rate", 5e-3)
-    max_train_steps: int | None = again(TrainingSettings, "max_train_steps", 500)
-    output_dir: str | None = again(
+    train_batch_size: int = override(TrainingSettings, "train_batch_size", 4)
+    learning_rate: float = override(TrainingSettings, "learning_rate", 5e-3)
+    max_train_steps: int | None = override(TrainingSettings, "max_train_steps", 500)
+    output_dir: str | None = override(
         TrainingSettings, "output_dir", None, default_in_words="a new one each time: runs/textual_inversion-0001, ..."
     )
 

@@ -1,1 +1,1 @@
-"""What the user asked for: pure values with ranges, from which help, reports, documentation and JSON schema are made."""
+"""What the user asked for: pure values with ranges, from which help, reports, documentation and JSON schema are generated."""

@@ -1,4 +1,4 @@
-"""Settings that training and inference have in common."""
+"""Settings shared by training and inference."""
 
 from typing import Literal
 
@@ -13,7 +13,7 @@ OWN = "none: the base model's own"
 
 
 class Settings(Validated):
-    """What training and generating have in common."""
+    """Settings shared by training and inference."""
 
     rules = (output_is_a_folder,)
 
@@ -23,13 +23,13 @@ class Settings(Validated):
     prediction_type: Literal["epsilon", "v_prediction"] | None = setting(
         None,
         "model",
-        "what the network predicts, if the model's files do not say",
-        default_in_words="none: as the model's files say",
+        "what the network predicts, if the model's files do not specify it",
+        default_in_words="none: as in the model's files",
     )
     mixed_precision: Precision = setting("no", "model", "number format of the networks; no is fp32")
     allow_tf32: bool = setting(False, "model", "allow TF32 matrix products on the GPU: faster, slightly less exact")
     seed: int = setting(0, "model", "random seed", ge=0, le=2**32 - 1, scope="step")
     output_dir: str | None = setting(None, "output", "folder for all output files", text="path")
     overwrite_output_dir: bool = setting(
-        False, "output", "first remove what an earlier run wrote to output_dir, and nothing else"
+        False, "output", "first remove the files that an earlier run wrote to output_dir, and no others"
     )

@@ -1,4 +1,4 @@
-"""What the course of a run hangs on, resolved: the same course in other words is the same. No torch."""
+"""Values derived from settings, in a canonical form: equivalent settings give equal values. No torch."""
 
 import math
 import os
@@ -8,14 +8,14 @@ from customize.optim.lr_schedules import step_rules
 
 SCHEDULE = ("lr_scheduler", "lr_warmup_steps", "lr_num_cycles", "lr_power", "lr_step_rules", "max_train_steps")
 RATES = ("learning_rate", "text_encoder_learning_rate", *SCHEDULE)
-"""What decides on the learning rate of each step."""
+"""Settings that determine the learning rate of each step."""
 WITHOUT_WARMUP = ("constant", "piecewise_constant")
 WITHOUT_LENGTH = ("constant", "constant_with_warmup", "piecewise_constant")
-"""Schedules whose curve does not hang on the number of steps: a run with one of them may be made longer."""
+"""Schedules whose curve does not depend on the number of steps: a run with one of them may be extended."""
 
 
 def processes() -> int:
-    """How many processes train together, as their launcher says."""
+    """The number of training processes, as set by their launcher (`WORLD_SIZE`)."""
     number = os.environ.get("WORLD_SIZE", "1")
     return max(1, int(number)) if number.isdecimal() else 1
 
@@ -31,22 +31,22 @@ def steps_per_epoch(settings, num_images: int, num_processes: int) -> int:
 
 
 def max_train_steps(settings, num_images: int, num_processes: int) -> int:
-    """The steps of the whole run, however its length is given."""
+    """The number of steps of the whole run, given in steps or in epochs."""
     return settings.max_train_steps or (settings.num_train_epochs or 1) * steps_per_epoch(settings, num_images, num_processes)
 
 
 def learning_rate_scale(settings, num_processes: int) -> int:
-    """What `scale_lr` multiplies the learning rates by."""
+    """The factor that `scale_lr` applies to the learning rates."""
     return global_batch(settings, num_processes) if settings.scale_lr else 1
 
 
 def warmup_steps(settings) -> int:
-    """Steps in which the learning rate rises, 0 for a schedule that has no warm-up."""
+    """The number of warm-up steps; 0 for a schedule without warm-up."""
     return 0 if settings.lr_scheduler in WITHOUT_WARMUP else settings.lr_warmup_steps
 
 
 def learning_rates(settings, num_images: int, num_processes: int) -> dict[str, Any]:
-    """What decides on the learning rate of each step, by the names of settings, and nothing that has no effect on it."""
+    """The values that determine the learning rate of each step, by setting; those without effect are left out."""
     scale, name, warmup = learning_rate_scale(settings, num_processes), settings.lr_scheduler, warmup_steps(settings)
     found = {"learning_rate": settings.learning_rate * scale}
     found |= {name: rate * scale for name, rate in settings.other_learning_rates.items()}
@@ -62,6 +62,6 @@ def learning_rates(settings, num_images: int, num_processes: int) -> dict[str, A
 
 
 def rules_in_words(text: str) -> str:
-    """Rules as they come out, the same for the same."""
+    """`lr_step_rules` in a canonical form."""
     pieces, last = step_rules(text)
     return ",".join([*(f"{value!r}:{step}" for step, value in pieces), repr(last)])

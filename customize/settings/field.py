@@ -1,6 +1,6 @@
-"""One setting: what its line in the table says, and whether a value is fit for it.
+"""One setting: its declaration, and whether a value is valid for it.
 
-Flags, help, TOML and checks are all made from this.
+Flags, help, TOML files and checks are all generated from it.
 """
 
 from collections.abc import Mapping
@@ -19,26 +19,26 @@ from customize.settings.texts import Kind, text_fault
 BOUNDS = ("ge", "gt", "le", "lt", "multiple_of")
 """pydantic's constraints on a number."""
 FACTS = ("section", "scope", "unit", "text", "only_with", "secret", "default_in_words")
-"""What a field's `json_schema_extra` holds."""
+"""The keys of a field's `json_schema_extra`."""
 
 Scope = Literal["model", "step", "sampling", "batch", "image", "file", "run"]
-"""What a setting bears on.
+"""What a setting affects.
 
 model: which networks are loaded, in which precision. step: an optimizer step.
-sampling: passed to `Pipeline.generate` under the same name. batch: something else that is equal for images generated together.
+sampling: passed to `Pipeline.generate` under the same name. batch: equal for all images that are generated together.
 image: may differ between images that are generated together. file: how an image is written.
-run: the run as a whole. Images do not record it. It may differ when a run is resumed: the steps that remain are the same with
-either value, or what follows from it (images, captions, learning rates) is compared instead.
+run: the run as a whole. Images do not record it. It may change when a run is resumed: it has no effect on the remaining
+steps, or its consequences (images, captions, learning rates) are compared instead.
 """
 SCOPES: Mapping[str, Scope] = {
     "model": "model", "method": "step", "data": "step", "train": "step", "inference": "batch", "output": "run",
 }  # fmt: skip
-"""The scope of a setting that names none, by its section."""
+"""The default scope of the settings of a section."""
 
 
 @dataclass(frozen=True)
 class OneOf:
-    """An annotation: a text that is one of those. For choices that a registry knows; others are a `Literal`."""
+    """An annotation: a string that is one of `choices`. For choices from a registry; fixed ones are a `Literal`."""
 
     choices: tuple[str, ...]
 
@@ -48,13 +48,13 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Setting:
-    """One line of the table: what a pydantic field says about a setting, in the terms of a command line.
+    """The declaration of a setting, read from a pydantic field, in the terms of a command line.
 
     name; type (bool, int, float or str) of one value; many: the setting is a tuple of such values; optional: it may be None,
     which is written "none"; one_value: the annotation of one value, with its constraints.
-    scope: what it bears on. unit: of a number.
-    only_with: another setting and those of its values (empty: any) without which this one has no effect.
-    secret: never printed, never written. default_in_words: in place of the default, where that depends on other things.
+    scope: what it affects. unit: of a number.
+    only_with: another setting and the values of it (empty: any) that this one needs to have an effect.
+    secret: never printed, never written. default_in_words: shown instead of the default, if that depends on something else.
     """
 
     name: str
@@ -91,13 +91,13 @@ class Setting:
 
     @property
     def expected(self) -> str:
-        """What one value of this setting is, in words."""
+        """A valid value of this setting, in words."""
         if self.choices:
             words = f"one of {', '.join(self.choices)}"
         elif self.type is bool:
             words = "true or false"
         elif self.type is str:
-            words = "a text"
+            words = "text"
         else:
             words = f"a {'whole ' if self.type is int else ''}number {self.range}"
         return words + (", or none" if self.optional else "")
@@ -112,11 +112,11 @@ class Setting:
         return " ".join(map(written, self.default if self.many else (self.default,)))
 
     def has_effect(self, needed: Any) -> bool:
-        """Whether it has an effect where the setting that it needs has this value."""
+        """Whether it has an effect when the setting that it depends on has the value `needed`."""
         if self.only_with is None:
             return True
-        _, wanted = self.only_with
-        return needed in wanted if wanted else needed not in (None, "none", ())
+        _, values = self.only_with
+        return needed in values if values else needed not in (None, "none", ())
 
     def fault(self, value: Any) -> str | None:
         """What is wrong with one value of the right type, in words; None when it is valid."""
@@ -133,7 +133,7 @@ class Setting:
         return TypeAdapter(self.one_value, config=ConfigDict(allow_inf_nan=False))
 
     def quoted(self, value: Any) -> str:
-        """A value as a report quotes it: short, and a secret one not at all."""
+        """A value as a report quotes it: shortened; the value of a secret is not shown."""
         if self.secret:
             return "the value"
         text = f'"{printable(value)}"' if isinstance(value, str) else written(value)
@@ -157,9 +157,9 @@ def setting(
     multiple_of: int | None = None,
     **facts: Any,
 ) -> Any:
-    """A pydantic field that carries its line of the table. default: `...` = required; facts: `FACTS`, see `Setting`.
+    """A pydantic field that declares a setting. default: `...` = required; facts: `FACTS`, see `Setting`.
 
-    A bound of each value of a tuple stands in the annotation: `tuple[Annotated[int, Field(ge=1)], ...]`.
+    Bounds of the values of a tuple go into the annotation: `tuple[Annotated[int, Field(ge=1)], ...]`.
     """
     if unknown := facts.keys() - set(FACTS):
         raise TypeError(f"a setting has no {', '.join(sorted(unknown))}")
@@ -175,8 +175,8 @@ def setting(
     )
 
 
-def again(model: type[BaseModel], name: str, default: Any, **changes: Any) -> Any:
-    """The setting `name` of a parent model with another default (and other facts, where given)."""
+def override(model: type[BaseModel], name: str, default: Any, **changes: Any) -> Any:
+    """The setting `name` of a parent model with another default, and other facts if given."""
     line = table(model)[name]
     facts = {fact: getattr(line, fact) for fact in ("description", *FACTS, *BOUNDS)}
     return setting(default, **{**facts, "default_in_words": "", **changes})

@@ -1,4 +1,4 @@
-"""A frozen pydantic model that is valid as a whole or not made at all: whatever is wrong comes in one `InputError`."""
+"""A frozen pydantic model that is only created if all of it is valid; one `InputError` lists all problems."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from customize.settings.suggestions import nearest, number_meant, unknown
 from customize.settings.texts import PATHS, text_fault
 
 SECTIONS = {
-    "model": "base model and how it is run",
+    "model": "base model and how to run it",
     "method": "what is learned",
     "inference": "what is generated",
     "data": "images and their captions",
@@ -25,11 +25,11 @@ SECTIONS = {
 OUT_OF_RANGE = (
     "greater_than", "greater_than_equal", "less_than", "less_than_equal", "multiple_of", "finite_number",
 )  # fmt: skip
-"""pydantic's types of errors of what could be read as a number."""
+"""pydantic's error types for values that are numbers but not allowed ones."""
 
 
 class Validated(BaseModel):
-    """Parent of all settings. Fields are made by `customize.settings.field.setting`."""
+    """Base class of all settings. Fields are declared with `customize.settings.field.setting`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
     command: ClassVar[str] = ""
@@ -47,9 +47,9 @@ class Validated(BaseModel):
 
     @classmethod
     def examine(cls, values: Mapping[str, Any], faulty: Collection[str] = ()) -> tuple[Self, list[Problem]]:
-        """A settings object and all that is wrong with it. Where something is, it holds defaults or None.
+        """A settings object and all its problems. Invalid values are replaced by defaults or None.
 
-        faulty: names of settings of which a problem is known already; rules that need these are skipped.
+        faulty: names of settings whose problems are already known; rules that need these are skipped.
         """
         fit: dict[str, Any] = {}
         settings = cls.__new__(cls)
@@ -61,11 +61,11 @@ class Validated(BaseModel):
 
     @classmethod
     def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The values, with those defaults filled in that depend on other values."""
+        """The values, completed with the defaults that depend on other values."""
         return values
 
     def _fill(self, values: Mapping[str, Any], fit: dict[str, Any], faulty: Collection[str] = ()) -> list[Problem]:
-        """Validate all fields into `self` and those that pass also into `fit`; return what is wrong."""
+        """Validate all fields into `self`, and the valid ones also into `fit`; return the problems."""
         problems: list[Problem] = []
         faulty = set(faulty)
         try:
@@ -82,7 +82,7 @@ class Validated(BaseModel):
         line = table(cls)[str(info.field_name)]
         words = value if isinstance(value, (list, tuple)) else (value,)
         unset = line.optional or (line.many and line.default == () and not line.choices)
-        unset &= line.text != "prompt" or isinstance(value, str)  # in a list of prompts the word is one
+        unset &= line.text != "prompt" or isinstance(value, str)  # in a list, "none" is a prompt
         if unset and len(words) == 1 and isinstance(words[0], str) and words[0].casefold() == "none":
             return () if line.many else None
         if line.optional and line.many and value is None:
@@ -112,12 +112,12 @@ class Validated(BaseModel):
 
     @classmethod
     def _problem(cls, name: str, fault: Any) -> Problem:
-        """A fault that pydantic found, in the words of the table."""
+        """A pydantic error, in the words of the setting's declaration."""
         if fault["type"] == "extra_forbidden":
             return cls.unknown_setting(name)
         line = table(cls)[name]
         if fault["type"] == "missing":
-            return Problem(name, "is missing", f"give {line.description}")
+            return Problem(name, "is missing", f"set it: {line.description}")
         given = fault["input"]
         if fault["type"] in OUT_OF_RANGE and isinstance(given, str):
             given = TypeAdapter(line.type).validate_python(given)
@@ -128,20 +128,20 @@ class Validated(BaseModel):
         if line.type in (int, float) and isinstance(fault["input"], str) and not line.secret:
             near = number_meant(line, fault["input"])
         if line.text in PATHS and "control character" in what:
-            near = "backslashes begin escapes in double quotes: use forward slashes, or single quotes"
+            near = "in double quotes a backslash starts an escape: use forward slashes, or single quotes"
             return Problem(name, what, near)
         if line.text == "weights" and (comma := re.match(r'"([^"]+:\d*),(\d+)" has', what)):
             near = f"{comma[1]}.{comma[2]}"
         default = "" if line.required else f" (default: {line.default_text})"
-        remedy = f"did you mean {near}?" if near else f"give one that fits: {line.description}{default}"
+        remedy = f"did you mean {near}?" if near else f"give a valid value: {line.description}{default}"
         return Problem(name, what, remedy)
 
     @classmethod
     def unknown_setting(cls, name: str) -> Problem:
-        """The problem of a name that is no setting of this command: whose it is, else the nearest one."""
+        """The problem of an unknown name: the command that has this setting, otherwise the most similar name."""
         for other in cls.commands:
             if other is not cls and name in table(other):
-                return Problem(name, f"is not a setting of {cls.command}", f"leave it out: {other.command} has it")
+                return Problem(name, f"is not a setting of {cls.command}", f"leave it out: it is a setting of {other.command}")
         return unknown(name, dict.fromkeys(table(cls), ""))
 
     def values(self) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class Validated(BaseModel):
         return line.only_with is None or line.has_effect(getattr(self, line.only_with[0]))
 
     def notes(self) -> list[str]:
-        """What is allowed and has no effect, a line each."""
+        """One line for each setting that is allowed but has no effect."""
         return []
 
     def to_toml(self) -> str:
@@ -164,12 +164,12 @@ class Validated(BaseModel):
 
         values = self.values()
         others = {name: value for name, value in values.items() if value is not None}
-        told = {name for name in values if values[name] is None and self.completed(others).get(name) is not None}
-        return write(by_section(type(self)), values, told)
+        explicit = {name for name in values if values[name] is None and self.completed(others).get(name) is not None}
+        return write(by_section(type(self)), values, explicit)
 
 
 def by_section(model: type[BaseModel]) -> dict[str, list[Setting]]:
-    """The settings under the headings that they have in TOML and help."""
+    """The settings by section, as in TOML and help."""
     lines = table(model).values()
     found = {section: [line for line in lines if line.section == section] for section in SECTIONS}
     return {section: members for section, members in found.items() if members}

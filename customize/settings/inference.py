@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 
 from customize.settings.common import MANY, OWN, Settings
-from customize.settings.field import again, setting
+from customize.settings.field import override, setting
 from customize.settings.rules.inference_rules import INFERENCE
 from customize.settings.scale import Scale, path_and_scale, times
 
@@ -21,7 +21,7 @@ class InferenceSettings(Settings):
     command: ClassVar[str] = "infer.py"
     rules = (*Settings.rules, *INFERENCE)
 
-    pretrained_model_name_or_path: str | None = again(
+    pretrained_model_name_or_path: str | None = override(
         Settings, "pretrained_model_name_or_path", None, default_in_words="none: the one of the weights, else demo"
     )
     weights: tuple[str, ...] = setting(
@@ -36,12 +36,10 @@ class InferenceSettings(Settings):
         text="model", default_in_words=OWN,
     )  # fmt: skip
     weights_dir: str | None = setting(
-        None, "model", "folder of the weights that prompts call by <lora:NAME:0.8> or embedding:NAME", text="path", scope="batch"
+        None, "model", "folder of weights that prompts load with <lora:NAME:0.8> or embedding:NAME", text="path", scope="batch"
     )
-    partial_weights: bool = setting(
-        False, "model", "load the matching part of an adapter of which only a part fits this base model"
-    )
-    seed: int = again(
+    partial_weights: bool = setting(False, "model", "load an adapter that only partly fits this base model: the matching part")
+    seed: int = override(
         Settings, "seed", 0, description="random seed of the noise; -1 chooses one and prints it", ge=-1, le=2**64 - 1,
         scope="image",
     )  # fmt: skip
@@ -66,7 +64,7 @@ class InferenceSettings(Settings):
     )  # fmt: skip
     num_inference_steps: int = setting(30, "inference", "denoising steps", ge=1, le=10_000, scope="sampling")
     guidance_rescale: float = setting(
-        0.0, "inference", "rescaling of guided predictions against overexposure (Lin et al. 2023); 0.7 is usual",
+        0.0, "inference", "rescaling of guided predictions against overexposure (Lin et al. 2023); 0.7 is typical",
         ge=0, le=1, scope="sampling",
     )  # fmt: skip
     clip_skip: int | None = setting(
@@ -88,7 +86,7 @@ class InferenceSettings(Settings):
         False, "inference", "start the noise schedule at zero SNR (pure noise), for models trained that way", scope="sampling"
     )
     eta: float | None = setting(
-        None, "inference", "noise added at each step by DDIM (1: as much as DDPM) or TCD (0.3 is usual)", ge=0, le=1,
+        None, "inference", "noise added at each step by DDIM (1: as much as DDPM) or TCD (0.3 is typical)", ge=0, le=1,
         default_in_words="none: 0", scope="sampling",
     )  # fmt: skip
     num_images: int = setting(1, "inference", "images per prompt, with seeds seed, seed + 1, ...", ge=1, le=10_000, scope="run")
@@ -116,7 +114,7 @@ class InferenceSettings(Settings):
         default_in_words="0.8; with a mask 1", scope="sampling",
     )  # fmt: skip
     chain: int = setting(
-        1, "inference", "loopback: images in a row, each with the one before as its input image",
+        1, "inference", "loopback: number of images in a row, each with the one before as its input image",
         ge=1, le=1000, only_with=WITH_IMAGE, scope="run",
     )  # fmt: skip
     show_start: bool = setting(
@@ -139,7 +137,7 @@ class InferenceSettings(Settings):
         10, "inference", "RePaint: steps in such a stretch", ge=1, le=1000, only_with=WITH_MASK, scope="sampling"
     )
     between: float | None = setting(
-        None, "inference", "one image between two prompts: the first (0) to the second (1)", ge=0, le=1
+        None, "inference", "one image between two prompts: from the first (0) to the second (1)", ge=0, le=1
     )
     interpolation: Literal["linear", "spherical"] = setting(
         "linear", "inference", "interpolation between the two prompts", only_with=("between", ())
@@ -162,11 +160,11 @@ class InferenceSettings(Settings):
         scope="run",
     )  # fmt: skip
     lesson: Lesson = setting(
-        "none", "inference", "a sheet that explains, with image: the autoencoder, noising, denoising, or the views of illusions"
+        "none", "inference", "a sheet that explains, for image: the autoencoder, noising, denoising, or the views of illusions"
     )
     trace: bool = setting(False, "inference", "record every denoising step: image strip, GIF and trace.jsonl", scope="run")
     trace_decode: Literal["linear", "full"] = setting(
-        "linear", "inference", "how latents of the trace are decoded: by a linear map, at no cost, or by the autoencoder",
+        "linear", "inference", "how latents of the trace are decoded: by a linear map (fast) or by the autoencoder",
         only_with=WITH_TRACE, scope="run",
     )  # fmt: skip
     trace_page: bool = setting(
@@ -174,8 +172,8 @@ class InferenceSettings(Settings):
     )
     attention: bool = setting(False, "inference", "write cross-attention maps for each word: a sheet and a GIF", scope="run")
 
-    output_dir: str | None = again(
-        Settings, "output_dir", None, default_in_words="a new one each time: images/0001-a-dog-in-the-snow, ..."
+    output_dir: str | None = override(
+        Settings, "output_dir", None, default_in_words="a new one per call: images/0001-a-dog-in-the-snow, ..."
     )
     max_images: int = setting(1000, "output", "refuse to generate more images than this", ge=1, le=MANY)
     skip_existing: bool = setting(
@@ -185,7 +183,7 @@ class InferenceSettings(Settings):
         "png", "output", "file format of the images; jpg and webp are lossy, and store the settings in EXIF", scope="file"
     )
     merge: str | None = setting(
-        None, "output", "only merge: base model and weights into this folder, or all LoRAs into this .safetensors file",
+        None, "output", "merge only: write base model and weights to this folder, or all LoRAs to this .safetensors file",
         text="model",
     )  # fmt: skip
     lora_format: Literal["diffusers", "kohya"] = setting(
@@ -194,5 +192,5 @@ class InferenceSettings(Settings):
 
     @property
     def weights_and_scales(self) -> tuple[tuple[str, Scale], ...]:
-        """`weights` as (path, scale), where the scale (1 if none is given) is multiplied by `scale`."""
+        """`weights` as (path, scale); each scale (1 if none is given) is multiplied by `scale`."""
         return tuple((path, times(scale, self.scale)) for path, scale in map(path_and_scale, self.weights))

@@ -1,7 +1,7 @@
-"""Samplers by the names that programs have for them: which scheduler of diffusers each is, and with which options. No torch.
+"""Sampler names of other programs, and the diffusers scheduler and options that each stands for. No torch.
 
-A name is read without regard to case, blanks, `_` and `-`: "DPM++ 2M Karras" (A1111), `dpmpp_2m` (ComfyUI), `dpmpp_2m_k`
-(InvokeAI) and `k_dpmpp_2m` (NovelAI) are found in one table; what follows it says how noise levels are spaced.
+Case, blanks, `_` and `-` in a name are ignored: "DPM++ 2M Karras" (A1111), `dpmpp_2m` (ComfyUI), `dpmpp_2m_k`
+(InvokeAI) and `k_dpmpp_2m` (NovelAI) are found in one table; a suffix selects the spacing of noise levels.
 """
 
 import difflib
@@ -19,7 +19,7 @@ SDE = {"algorithm_type": "sde-dpmsolver++"}
 
 @dataclass(frozen=True)
 class Sampler:
-    """A scheduler's class by name, and its configuration. align_your_steps: with that list of timesteps."""
+    """A scheduler's class by name, and its configuration. align_your_steps: use the AYS list of timesteps."""
 
     name: str
     scheduler: str
@@ -50,7 +50,7 @@ KNOWN: Mapping[str, tuple[str, Mapping[str, Any], str]] = {  # name: (class, opt
     "TCD": ("TCDScheduler", {}, ""),
     "UniPC": ("UniPCMultistepScheduler", {}, "uni_pc_bh2 unipc_bh2 unipc_multistep"),
 }  # fmt: skip
-NEAREST = {  # what diffusers has not, and the nearest that it has
+NEAREST = {  # samplers that diffusers lacks -> the most similar one that it has
     "DPM adaptive": "DPM++ 2M", "DPM fast": "DPM++ 2M", "DPM Solver Stability": "DPM++ 2M", "Res Multistep": "DPM++ 2M",
     "Res Multistep a": "DPM++ 2M SDE", "DPM++ 2S a": "DPM++ 2S", "DPM++ 2M CFG++": "DPM++ 2M", "ER SDE": "DPM++ 2M SDE",
     "SA Solver": "DPM++ 2M SDE", "SA Solver PECE": "DPM++ 2M SDE", "SEEDS 2": "DPM++ SDE", "SEEDS 3": "DPM++ 3M SDE",
@@ -62,7 +62,7 @@ NEAREST = {  # what diffusers has not, and the nearest that it has
 }  # fmt: skip
 KARRAS, LINSPACE, TRAILING = {"use_karras_sigmas": True}, {"timestep_spacing": "linspace"}, {"timestep_spacing": "trailing"}
 AYS = "align_your_steps"
-SPACINGS: Mapping[str, tuple[Mapping[str, Any], str]] = {  # how noise levels are spaced: (options, other names)
+SPACINGS: Mapping[str, tuple[Mapping[str, Any], str]] = {  # spacing of noise levels: (options, other names)
     "Karras": (KARRAS, "k"),
     "Exponential": ({"use_exponential_sigmas": True, **LINSPACE}, "polyexponential"),
     "Beta": ({"use_beta_sigmas": True, **LINSPACE}, "beta57"),
@@ -73,7 +73,7 @@ SPACINGS: Mapping[str, tuple[Mapping[str, Any], str]] = {  # how noise levels ar
     "AYS": ({AYS: True}, "align_your_steps ays_sd15"),
     "Automatic": ({}, "auto default native"),
 }
-AUTOMATIC = {  # what A1111 takes since 1.9 where "Automatic" is chosen
+AUTOMATIC = {  # what "Automatic" means in A1111 since 1.9
     **dict.fromkeys(("DPM++ 2M", "DPM++ SDE", "DPM2", "DPM2 a", "DPM++ 2S"), "Karras"),
     **dict.fromkeys(("DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE"), "Exponential"),
 }
@@ -85,7 +85,7 @@ SPACED = {
 WITH_SIGMAS = (SPACED - {"DDIMScheduler", "DDPMScheduler", "EulerAncestralDiscreteScheduler", "PNDMScheduler"}) | {
     "DPMSolverSinglestepScheduler"
 }
-TAKEN_BY = {  # which schedulers take an option
+SUPPORTED_BY = {  # option -> the schedulers that support it
     "use_karras_sigmas": WITH_SIGMAS,
     "use_exponential_sigmas": WITH_SIGMAS,
     "use_beta_sigmas": WITH_SIGMAS,
@@ -99,41 +99,41 @@ TAKEN_BY = {  # which schedulers take an option
           "HeunDiscreteScheduler"},
 }  # fmt: skip
 UNSUPPORTED = {
-    "EDMEulerScheduler": "is for networks with EDM's preconditioning, which Stable Diffusion has not",
-    "DPMSolverSDEScheduler": "draws its noise for the whole batch at once, so that an image would depend on the others",
+    "EDMEulerScheduler": "needs a network with EDM's preconditioning, which Stable Diffusion lacks",
+    "DPMSolverSDEScheduler": "draws its noise for the whole batch at once, so each image would depend on the others",
 }
 SCHEDULERS = {scheduler for scheduler, _, _ in KNOWN.values()}
 
 
 def compact(name: str) -> str:
-    """A name without what programs write differently."""
+    """A name in the form in which names are compared: without case, blanks and prefixes."""
     text = name.casefold().replace("dpmpp", "dpm++").replace("plus", "+").replace("ancestral", "a").replace("cfg_pp", "cfg++")
     return re.sub(r"[\s_\-]+", "", text.removeprefix("sample_"))
 
 
 @cache
 def by_name() -> Mapping[str, str]:
-    """The names of `KNOWN` by what `compact` makes of each of their names."""
+    """`compact` form of each name -> the name in `KNOWN`."""
     return {compact(each): name for name, (_, _, others) in KNOWN.items() for each in (name, *others.split())}
 
 
 @cache
 def spacings() -> Mapping[str, str]:
-    """The names of `SPACINGS` by what `compact` makes of each of their names, the longest first."""
+    """`compact` form of each name -> the name in `SPACINGS`, longest first."""
     found = {compact(each): name for name, (_, others) in SPACINGS.items() for each in (name, *others.split())}
     return dict(sorted(found.items(), key=lambda item: -len(item[0])))
 
 
 @cache
 def nearest_by_name() -> Mapping[str, str]:
-    """The sampler that is nearest to one which diffusers has not, by what `compact` makes of the name of that."""
+    """`compact` form of the name of each sampler that diffusers lacks -> the most similar one."""
     return {compact(each): near for each, near in NEAREST.items()}
 
 
 def parts(name: str, table: Mapping[str, str] | None = None) -> tuple[str, str] | None:
-    """The names in `KNOWN` and `SPACINGS` ("": none) that a name is made of; None where it is not. table: see `by_name`."""
-    said, table = compact(name), by_name() if table is None else table
-    for text in (said, said.removeprefix("k")):
+    """The names in `KNOWN` and `SPACINGS` ("": none) that a name consists of, otherwise None. table: see `by_name`."""
+    key, table = compact(name), by_name() if table is None else table
+    for text in (key, key.removeprefix("k")):
         if text in table:
             return table[text], ""
         for ending, spacing in spacings().items():
@@ -143,12 +143,12 @@ def parts(name: str, table: Mapping[str, str] | None = None) -> tuple[str, str] 
 
 
 def nearest(name: str) -> tuple[str, str] | None:
-    """The same of the nearest sampler to one that diffusers has not."""
+    """`parts` of the sampler that is most similar to one that diffusers lacks."""
     return parts(name, nearest_by_name())
 
 
 def sampler(known: str, spacing: str = "") -> Sampler:
-    """The sampler of a name in `KNOWN`, its noise levels spaced as a name in `SPACINGS` says."""
+    """The sampler with a name from `KNOWN` and a spacing from `SPACINGS`."""
     scheduler, options, _ = KNOWN[known]
     if spacing == "Automatic":
         spacing = AUTOMATIC.get(known, "")
@@ -159,60 +159,60 @@ def sampler(known: str, spacing: str = "") -> Sampler:
 
 
 def find(name: str, where: str = "scheduler") -> Sampler:
-    """The sampler that a name means: a class of diffusers or a name of another program. Raises InputError."""
+    """The sampler with this name: a diffusers class or a name of another program. Raises InputError."""
     if why := UNSUPPORTED.get(name):
-        raise InputError(Problem(where, f"{name} {why}", "take DPM++ SDE, or another one"))
+        raise InputError(Problem(where, f"{name} {why}", "use DPM++ SDE, or another sampler"))
     classes = {each.casefold(): each for each in SCHEDULERS}
     if scheduler := classes.get(name.casefold().strip()):
         return Sampler(scheduler, scheduler)
     if found := parts(name):
         chosen = sampler(*found)
-        if lacks := not_taken(chosen):
-            what = f'"{printable(name)}": {chosen.scheduler} does not space its noise levels in this way ({lacks[0]})'
-            raise InputError(Problem(where, what, f"take {found[0]}, or one of {', '.join(takers(lacks[0]))}"))
+        if missing := unsupported(chosen):
+            what = f'"{printable(name)}": {chosen.scheduler} does not support this spacing of noise levels ({missing[0]})'
+            raise InputError(Problem(where, what, f"use {found[0]}, or one of {', '.join(samplers_with(missing[0]))}"))
         return chosen
     raise InputError(Problem(where, f"unknown scheduler {printable(name)[:80]!r}", remedy(name)))
 
 
 def remedy(name: str) -> str:
-    """What to take instead of a name that means no sampler here."""
-    names = f"take one of {', '.join(KNOWN)}, with Karras, Exponential, Beta, SGM Uniform, Simple, Normal or AYS behind it, "
+    """What to use instead of an unknown name."""
+    names = f"use one of {', '.join(KNOWN)}, optionally with Karras, Exponential, Beta, SGM Uniform, Simple, Normal or AYS, "
     names += f"or one of {', '.join(sorted(SCHEDULERS))}"
     if near := nearest(name):
-        return f"diffusers has no such sampler; the nearest is {' '.join(near).strip()}"
-    said = compact(name).removesuffix("scheduler")
+        return f"diffusers has no such sampler; the most similar is {' '.join(near).strip()}"
+    wanted = compact(name).removesuffix("scheduler")
     short = {compact(each).removesuffix("scheduler"): each for each in (*KNOWN, *sorted(SCHEDULERS))}
-    close = [known for key, known in short.items() if said and key.startswith(said)][:1] or [
-        short[key] for key in difflib.get_close_matches(said, short, n=1, cutoff=0.5)
+    close = [known for key, known in short.items() if wanted and key.startswith(wanted)][:1] or [
+        short[key] for key in difflib.get_close_matches(wanted, short, n=1, cutoff=0.5)
     ]
     return f"did you mean {close[0]}? {names}" if close else names
 
 
-def not_taken(chosen: Sampler) -> list[str]:
-    """The names of what a sampler asks of its scheduler and that does not take."""
-    asked = [*chosen.options, *([AYS] if chosen.align_your_steps else [])]
-    return [each for each in asked if chosen.scheduler not in TAKEN_BY.get(each, SCHEDULERS)]
+def unsupported(chosen: Sampler) -> list[str]:
+    """The names of a sampler's options that its scheduler does not support."""
+    options = [*chosen.options, *([AYS] if chosen.align_your_steps else [])]
+    return [each for each in options if chosen.scheduler not in SUPPORTED_BY.get(each, SCHEDULERS)]
 
 
-def takers(option: str) -> list[str]:
-    """The samplers, as users name them, that take an option."""
-    return [name for name, (scheduler, _, _) in KNOWN.items() if scheduler in TAKEN_BY[option]]
+def samplers_with(option: str) -> list[str]:
+    """The names of the samplers that support an option."""
+    return [name for name, (scheduler, _, _) in KNOWN.items() if scheduler in SUPPORTED_BY[option]]
 
 
 def configuration(chosen: Sampler, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a sampler with what else is asked for. given: options by name; None stands for not given.
+    """The configuration of a sampler with further options. given: options by name; None: not given.
 
-    Raises InputError for what its scheduler does not take, and for what contradicts its name.
+    Raises InputError for an option that its scheduler does not support or that contradicts its name.
     """
     found, problems = dict(chosen.options), []
     for name, value in given.items():
         if value is None or value is False and name not in found:
-            if value is False and chosen.scheduler in TAKEN_BY[name]:
+            if value is False and chosen.scheduler in SUPPORTED_BY[name]:
                 found[name] = value
             continue
-        if chosen.scheduler not in TAKEN_BY[name]:
-            what = f"{chosen.scheduler} does not take it"
-            problems.append(Problem(name, what, f"leave it out, or take one of {', '.join(takers(name))}"))
+        if chosen.scheduler not in SUPPORTED_BY[name]:
+            what = f"is not supported by {chosen.scheduler}"
+            problems.append(Problem(name, what, f"leave it out, or use one of {', '.join(samplers_with(name))}"))
         elif chosen.align_your_steps and name != "rescale_betas_zero_snr" or found.get(name, value) != value:
             problems.append(Problem(name, f"contradicts {chosen.name}", "leave one of the two out"))
         found[name] = value
@@ -222,7 +222,7 @@ def configuration(chosen: Sampler, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shown(name: str | None, own: str, use_karras_sigmas: bool | None = None) -> str:
-    """A sampler as A1111 writes it. name: as the settings have it; own: the class of the base model's."""
+    """A sampler as A1111 writes it. name: the value of the setting; own: the scheduler class of the base model."""
     try:
         chosen = find(name or own)
     except InputError:

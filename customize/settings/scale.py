@@ -1,10 +1,10 @@
-"""How strongly learned weights count, as users write it: `PATH`, `PATH:0.8`, or `PATH:0@0,1@0.3`, which changes on the way.
+"""Scales of learned weights, as users write them: `PATH`, `PATH:0.8`, or `PATH:0@0,1@0.3`, which changes during denoising.
 
-`PATH:0.8:0.5` gives the UNet the first scale and the text encoder the second; words follow the second.
+`PATH:0.8:0.5` gives the UNet the first scale and the text encoder the second; learned words use the second.
 
-SCALE@AT holds from the part AT of the denoising steps on, until the next one: at step 0, 1, ... of N it is the last one
-whose AT * N, rounded down, is not beyond the step (as in prompts that change). So of 10 steps `0@0,1@0.3` leaves the first
-three without the weights. torch is not needed here.
+SCALE@AT applies from the fraction AT of the denoising steps until the next one: at step 0, 1, ... of N the scale is the
+last one whose AT * N, rounded down, is at most the step (as in scheduled prompts). With 10 steps, `0@0,1@0.3` runs the
+first three without the weights. No torch.
 """
 
 import math
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 LARGEST = 100
 LIKE_A_SCHEDULE = re.compile(r"[^/\\]*@[^/\\]*|[-+.\d][^/\\]*,[^/\\]*")
-"""What follows the last colon and cannot be the rest of a path (`C:\\me@home\\cat` can)."""
+"""Text after the last colon that cannot be the rest of a path (`C:\\me@home\\cat` can)."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A scale that changes on the way. pieces: (AT, SCALE) pairs; the first AT is 0, and each is larger than the one before."""
+    """A scale that changes during denoising. pieces: (AT, SCALE) pairs; the first AT is 0, and AT increases."""
 
     pieces: tuple[tuple[float, float], ...]
 
@@ -28,7 +28,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Apart:
-    """A scale for the UNet and another one for the text encoder."""
+    """Separate scales for the UNet and the text encoder."""
 
     unet: float | Schedule
     text_encoder: float | Schedule
@@ -43,9 +43,9 @@ Now = float | tuple[float, float]
 
 
 def path_and_scale(weights: str) -> tuple[str, Scale]:
-    """`PATH[:SCALE[:SCALE]]` in two, such as `("cat.safetensors", 0.8)`; the scale is 1 where none is given.
+    """Split `PATH[:SCALE[:SCALE]]`, for example into `("cat.safetensors", 0.8)`; the default scale is 1.
 
-    Raises ValueError, in words that follow the text, for what looks like a schedule and is none.
+    Raises ValueError, with a message that continues the quoted text, for an invalid schedule.
     """
     path, last = path_and_one(weights)
     if last is None:
@@ -55,7 +55,7 @@ def path_and_scale(weights: str) -> tuple[str, Scale]:
 
 
 def path_and_one(weights: str) -> tuple[str, float | Schedule | None]:
-    """A text in two before the last colon, where a scale follows it. Raises ValueError as `path_and_scale`."""
+    """Split a text at the last colon if a scale follows it. Raises ValueError like `path_and_scale`."""
     path, colon, scale = weights.rpartition(":")
     if not colon:
         return weights, None
@@ -68,7 +68,7 @@ def path_and_one(weights: str) -> tuple[str, float | Schedule | None]:
 
 
 def read_scale(text: str) -> Scale:
-    """The text of a scale that is more than a number. Raises ValueError, in words that follow the text."""
+    """Parse a scale that is more than a number. Raises ValueError, with a message that continues the quoted text."""
     first, colon, second = text.partition(":")
     return (
         Apart(*(read_schedule(each) if "@" in each else float(each) for each in (first, second)))
@@ -78,21 +78,21 @@ def read_scale(text: str) -> Scale:
 
 
 def read_schedule(text: str) -> Schedule:
-    """`SCALE@AT,SCALE@AT,...` as a schedule. Raises ValueError, in words that follow the text."""
+    """Parse `SCALE@AT,SCALE@AT,...`. Raises ValueError, with a message that continues the quoted text."""
     pieces = []
     for part in text.split(","):
         try:
             scale, at = map(float, part.split("@"))
         except ValueError:
-            raise ValueError(f'has the scale "{part}" where SCALE@AT is needed, as in 0@0,1@0.3') from None
+            raise ValueError(f'has the scale "{part}" instead of SCALE@AT, as in 0@0,1@0.3') from None
         pieces.append((at, scale))
     starts = [at for at, _ in pieces]
     if starts[0] != 0:
-        raise ValueError(f"has no scale for the first steps: begin with SCALE@0, not @{starts[0]}")
+        raise ValueError(f"has no scale for the first steps: start with SCALE@0, not @{starts[0]}")
     if not all(0 <= at < 1 for at in starts):
-        raise ValueError("has a scale at a place that is not a part of the steps, from 0 to below 1")
+        raise ValueError("has an AT outside the range from 0 to below 1 (a fraction of the steps)")
     if not all(before < after for before, after in zip(starts, starts[1:], strict=False)):
-        raise ValueError("has scales that do not come in the order of their places, each place once")
+        raise ValueError("has scales whose AT values do not increase")
     return Schedule(tuple(pieces))
 
 
@@ -105,35 +105,35 @@ def fits(scale: Scale) -> bool:
 
 
 def times(scale: Scale, factor: float) -> Scale:
-    """A scale multiplied."""
+    """A scale multiplied by a factor."""
     if isinstance(scale, Apart):
         return Apart(*(one_times(each, factor) for each in (scale.unet, scale.text_encoder)))
     return one_times(scale, factor)
 
 
 def one_times(scale: float | Schedule, factor: float) -> float | Schedule:
-    """The scale of one network, each of its numbers times a factor."""
+    """The scale of one network multiplied by a factor."""
     if isinstance(scale, Schedule):
         return Schedule(tuple((at, number * factor) for at, number in scale.pieces))
     return scale * factor
 
 
 def at(scale: Scale, step: int, steps: int) -> Now:
-    """What the scale is at step 0, 1, ... of `steps`."""
+    """The scale at step 0, 1, ... of `steps`."""
     if isinstance(scale, Apart):
         return one_at(scale.unet, step, steps), one_at(scale.text_encoder, step, steps)
     return one_at(scale, step, steps)
 
 
 def one_at(scale: float | Schedule, step: int, steps: int) -> float:
-    """What the scale of one network is at step 0, 1, ... of `steps`."""
+    """The scale of one network at step 0, 1, ... of `steps`."""
     if not isinstance(scale, Schedule):
         return scale
     return [number for at, number in scale.pieces if int(at * steps + 1e-9) <= step][-1]
 
 
 def changes(scale: Scale) -> bool:
-    """Whether it changes on the way."""
+    """Whether the scale changes during denoising."""
     return any(
         isinstance(each, Schedule) for each in ((scale.unet, scale.text_encoder) if isinstance(scale, Apart) else (scale,))
     )

@@ -1,4 +1,4 @@
-"""What a misspelt name, or a number in another notation, was meant to be."""
+"""Suggestions for misspelt names and for numbers in another notation."""
 
 import math
 import re
@@ -11,18 +11,18 @@ from customize.settings.field import Setting, written
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known word that is written most like `word`, if any is."""
+    """The known word with the most similar spelling, if any."""
     return next(iter(get_close_matches(word[:100], known, n=1, cutoff=cutoff)), None)
 
 
 def unknown(name: str, known: Mapping[str, str]) -> Problem:
-    """The problem of a name that is no setting, with the nearest known ones: written alike, or with all of its words.
+    """The problem of an unknown name, with suggestions: a similar spelling, or names that contain all of its words.
 
-    known: every name that is understood -> the setting that it stands for; empty for a setting itself.
+    known: every recognised name -> the setting that it stands for; empty for a setting itself.
     """
-    wanted = set(name.casefold().split("_")) - {""}
+    words = set(name.casefold().split("_")) - {""}
     near = nearest(name.casefold(), known, 0.76)
-    longer = [each for each in known if not known[each] and wanted and wanted < set(each.split("_"))]
+    longer = [each for each in known if not known[each] and words and words < set(each.split("_"))]
     found = [known[near] or near] if near else longer[:3]
     return Problem(name, NO_SETTING, f"did you mean {' or '.join(found)}?" if found else "--help lists all settings")
 
@@ -32,7 +32,7 @@ UNITS = re.compile(r"\s*(px|pixels?|steps?|images?|epochs?|%|k)$", re.IGNORECASE
 
 
 def number_meant(line: Setting, text: str) -> str | None:
-    """The number that a text in another notation was meant to be, where it fits: 1,000  0,5  1e3  512px  50%  512x512."""
+    """A number in another notation (1,000  0,5  1e3  512px  50%  512x512) as the setting takes it, if it is valid."""
     plain = unicodedata.normalize("NFKC", text).strip().strip(",;'\"").strip()
     unit = UNITS.search(plain)
     factor = {"%": 0.01, "k": 1000}.get(unit[1].lower(), 1) if unit else 1

@@ -1,4 +1,4 @@
-"""What a text of each kind may be: a line, a prompt, a path, a new word."""
+"""Validation of texts by kind: a line, a prompt, a path, a new word."""
 
 import os
 import re
@@ -10,23 +10,23 @@ from customize.storage.untrusted_files import PICKLES
 
 Kind = Literal["line", "any", "prompt", "path", "placeholder", "weights", "model", "modules"]
 PATHS = ("path", "weights", "model")
-"""Kinds of texts that name a file or folder, in which ~ is the user's home."""
+"""Kinds of texts that name a file or folder; ~ is expanded to the user's home."""
 
 
 def text_fault(kind: Kind, value: str) -> str | None:
     """What is wrong with a text; None when nothing is."""
-    if kind in ("any", "prompt"):  # of which a line break or tab is a blank
+    if kind in ("any", "prompt"):  # line breaks and tabs count as blanks
         value = re.sub(r"[\r\n\t]", " ", value)
     if any(unicodedata.category(character) == "Cc" for character in value):
-        return "holds a control character (a line break, a tab, ...)"
+        return "contains a control character (a line break, a tab, ...)"
     if any(unicodedata.category(character) == "Cs" for character in value):
-        return "holds bytes that are not UTF-8"
+        return "contains bytes that are not UTF-8"
     if kind == "any":
         return None
     if not value.strip():
         return "is empty"
     if kind in PATHS and any(len(os.fsencode(part)) > 255 for part in re.split(r"[/\\]", value)):
-        return "holds a name of more than 255 bytes"
+        return "contains a name of more than 255 bytes"
     if kind in PATHS and len(os.fsencode(value)) > 4000:
         return "is longer than 4,000 bytes"
     faults = {"placeholder": _placeholder_fault, "weights": _weights_fault, "model": _pickle_fault}
@@ -37,17 +37,17 @@ def text_fault(kind: Kind, value: str) -> str | None:
 
 def _placeholder_fault(value: str) -> str | None:
     if any(character.isspace() or not character.isprintable() for character in value):
-        return "is not one token: it holds a blank or an invisible character"
+        return "is not one token: it contains a blank or an invisible character"
     if "/" in value or "\\" in value or not value.strip("."):
         return "looks like a path"
     if "," in value or ";" in value:
-        return "holds a comma: several words stand with blanks between them"
+        return "contains a comma: separate several words by blanks"
     return "is longer than 64 characters" if len(value) > 64 else None
 
 
 def _pickle_fault(value: str) -> str | None:
     if value.lower().endswith(PICKLES):
-        return "is a pickle, which can run any program when it is opened: convert it to .safetensors"
+        return "is a pickle, which can run arbitrary code when opened: convert it to .safetensors"
     return None
 
 

@@ -1,11 +1,11 @@
-"""Settings that every method of training has. Each method adds its own (`customize.methods`)."""
+"""Settings of all training methods. Each method adds its own (`customize.methods`)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from customize.optim.lr_schedules import SCHEDULES
 from customize.settings.common import MANY, OWN, Settings
-from customize.settings.field import OneOf, again, setting
+from customize.settings.field import OneOf, override, setting
 from customize.settings.rules import training_rules
 
 Interpolation = Literal["nearest", "nearest-exact", "box", "bilinear", "hamming", "bicubic", "lanczos"]
@@ -16,30 +16,30 @@ WITH_CAPTIONS = ("captions", ("auto", "files"))
 
 
 class TrainingSettings(Settings):
-    """What every method of training has in common.
+    """Settings of all training methods.
 
-    The properties say what a method teaches, from what, and what it writes, to code that must not know the method. Those
-    that have no value here are declared by each method (`customize.methods`).
+    The properties describe what a method teaches, from what, and what it writes, to code that does not know the method.
+    Each method (`customize.methods`) implements the abstract ones.
     """
 
     subject_setting: ClassVar[str]
-    """The setting that names what is taught; where it is given, this method is meant."""
+    """The setting that names the subject. If it is given, this method is meant."""
     image_folder_setting: ClassVar[str]
-    """The setting that names the folders of training images."""
+    """The setting that lists the folders of training images."""
 
     rules = (*Settings.rules, *training_rules.COMMON)
 
-    pretrained_model_name_or_path: str = again(Settings, "pretrained_model_name_or_path", "demo")
+    pretrained_model_name_or_path: str = override(Settings, "pretrained_model_name_or_path", "demo")
 
     init_weights: str | None = setting(
         None,
         "model",
-        "learned weights to start from, as in infer.py's weights; settings that the file stores need not be given",
+        "learned weights to start from, as in infer.py's weights; settings stored in the file are the default",
         text="path",
         scope="run",
     )
     dataset_name: str | None = setting(
-        None, "data", "dataset of the `datasets` library instead of folders: path or hub name", text="path", scope="run"
+        None, "data", "dataset of the `datasets` library, instead of folders: path or hub name", text="path", scope="run"
     )
     dataset_config_name: str | None = setting(
         None, "data", "configuration of the dataset, if it has several", only_with=WITH_DATASET, scope="run"
@@ -50,7 +50,7 @@ class TrainingSettings(Settings):
         None, "data", "width and height of the training images",
         unit="pixels", ge=16, le=4096, multiple_of=8, default_in_words=OWN,
     )  # fmt: skip
-    center_crop: bool = setting(False, "data", "crop images that are not square at the center, not at random positions")
+    center_crop: bool = setting(False, "data", "crop images that are not square at the center instead of at random positions")
     crop_variants: int = setting(4, "data", "random crops per image", ge=1, le=64)
     random_flip: bool = setting(False, "data", "also train on each image flipped horizontally")
     repeats: int = setting(1, "data", "number of times each image is used per epoch", ge=1, le=MANY, scope="run")
@@ -78,7 +78,7 @@ class TrainingSettings(Settings):
     learning_rate: float = setting(1e-4, "train", "learning rate of the optimizer", gt=0, le=10)
     scale_lr: bool = setting(False, "train", "multiply the learning rate by batch size, accumulation and processes", scope="run")
     change_learning_rate: bool = setting(
-        False, "train", "resume with a learning rate or schedule other than the run started with",
+        False, "train", "resume with a learning rate or schedule that differs from the checkpoint's",
         only_with=("resume_from_checkpoint", ()), scope="run",
     )  # fmt: skip
     lr_scheduler: Annotated[str, OneOf(tuple(SCHEDULES))] = setting("constant", "train", "learning-rate schedule")
@@ -98,7 +98,7 @@ class TrainingSettings(Settings):
     adam_weight_decay: float = setting(1e-2, "train", "AdamW's decoupled weight decay", ge=0, le=10)
     max_grad_norm: float | None = setting(1.0, "train", "gradients are clipped to this norm", gt=0, le=1_000_000)
     snr_gamma: float | None = setting(
-        None, "train", "gamma of min-SNR loss weights (Hang et al. 2023); 5 is usual", gt=0, le=1000
+        None, "train", "gamma of min-SNR loss weights (Hang et al. 2023); 5 is typical", gt=0, le=1000
     )
     noise_offset: float = setting(0.0, "train", "noise offset: share of noise that is constant over each channel", ge=0, le=1)
     on_nan: Literal["stop", "retry"] = setting(
@@ -111,11 +111,11 @@ class TrainingSettings(Settings):
     dry_run: bool = setting(
         False,
         "output",
-        "write nothing; check everything, run two steps, and report the memory, disk space and time of the run",
+        "write nothing: check everything, run two steps, and report the memory, disk space and time that the run would take",
     )
     checkpointing_steps: int = setting(500, "output", "steps between checkpoints", ge=1, le=MANY)
     checkpoints_total_limit: int | None = setting(
-        None, "output", "number of checkpoints to keep, newest first; none keeps all", ge=1, le=MANY
+        None, "output", "number of newest checkpoints to keep; none keeps all", ge=1, le=MANY
     )
     resume_from_checkpoint: str | None = setting(None, "output", "checkpoint to resume from: latest, or its folder", text="path")
     save_steps: int | None = setting(
@@ -128,7 +128,7 @@ class TrainingSettings(Settings):
         "stand for those settings", default_in_words="generated from instance_prompt or placeholder_token",
     )  # fmt: skip
     num_validation_images: int | None = setting(
-        None, "output", "sample images per prompt", ge=1, le=64, default_in_words="4; 1 of a generated prompt"
+        None, "output", "sample images per prompt", ge=1, le=64, default_in_words="4; 1 for generated prompts"
     )
     validation_steps: int | None = setting(
         None, "output", "steps between sample images; takes precedence over validation_epochs", ge=1, le=MANY,
@@ -150,12 +150,12 @@ class TrainingSettings(Settings):
 
     @property
     def subject(self) -> str:
-        """What is taught, for messages."""
+        """The subject that is taught, for messages."""
         raise NotImplementedError
 
     @property
     def description(self) -> str:
-        """What the run does, in one line."""
+        """One line that describes the run."""
         raise NotImplementedError
 
     @property
@@ -164,21 +164,21 @@ class TrainingSettings(Settings):
         raise NotImplementedError
 
     def caption_rule(self, index: int, num_folders: int) -> Any:
-        """How the images of one of the folders come by their captions: a `captions.CaptionRule`."""
+        """How the images of a folder get their captions: a `captions.CaptionRule`."""
         raise NotImplementedError
 
     @property
     def trigger_words(self) -> tuple[str, ...]:
-        """The words of a prompt that call up what is taught."""
+        """The words of a prompt that trigger the subject."""
         raise NotImplementedError
 
     def is_called_by(self, prompts: Sequence[str]) -> bool:
-        """Whether one of the prompts calls up what is taught."""
+        """Whether one of the prompts triggers the subject."""
         raise NotImplementedError
 
     @property
     def default_validation_prompts(self) -> tuple[str, ...]:
-        """The prompts of validation images where none are given. Each calls up what is taught, and says nothing else of it."""
+        """The prompts of validation images if none are given. Each triggers the subject without describing it."""
         raise NotImplementedError
 
     @property
@@ -188,7 +188,7 @@ class TrainingSettings(Settings):
 
     @classmethod
     def standing_in(cls, folder: str) -> dict[str, str]:
-        """The required settings, where only the images of a folder are to be checked."""
+        """Stand-ins for the required settings, for a check of the images of a folder alone."""
         raise NotImplementedError
 
     @property
@@ -203,7 +203,7 @@ class TrainingSettings(Settings):
 
     @property
     def prompts(self) -> dict[str, str]:
-        """Prompts that the text encoder reads besides captions and validation prompts, by setting."""
+        """Prompts that are encoded besides captions and validation prompts, by setting."""
         return {}
 
     @property
@@ -213,7 +213,7 @@ class TrainingSettings(Settings):
 
     @property
     def class_folder(self) -> str | None:
-        """The folder of class images, where they are used."""
+        """The folder of class images, if they are used."""
         return None
 
     @property

@@ -1,18 +1,18 @@
-"""Which sample images a training run draws: of the prompts that are given, or of prompts made from what is taught."""
+"""The prompts of a training run's sample images: given by the user, or generated from the subject."""
 
 from collections.abc import Iterator
 
 MOST_WORDS = 4
-"""New words that get a prompt of their own."""
+"""The largest number of new words that each get their own prompt."""
 LONGEST = 70
-"""Bytes, and so at most tokens, of a made prompt: text encoders read 77 tokens, two of which are start and end."""
+"""Maximum bytes, and so tokens, of a generated prompt: text encoders read 77 tokens, including start and end."""
 PLACEHOLDERS = "{instance_prompt}", "{placeholder_token}"
 
 
 def sample_prompts(settings) -> tuple[str, ...]:
-    """The prompts of the sample images, each once; empty where there are to be none.
+    """The prompts of the sample images, without duplicates; empty for no sample images.
 
-    `{instance_prompt}` and `{placeholder_token}` in a given prompt stand for the value of that setting (its first one).
+    `{instance_prompt}` and `{placeholder_token}` in a given prompt are replaced by the (first) value of that setting.
     """
     if settings.validation_prompt is not None:
         return tuple(dict.fromkeys(filled(prompt, settings) for prompt in settings.validation_prompt))
@@ -20,7 +20,7 @@ def sample_prompts(settings) -> tuple[str, ...]:
 
 
 def filled(prompt: str, settings) -> str:
-    """A prompt with the values of the settings that it names."""
+    """A prompt with the settings that it names replaced by their values."""
     for name in PLACEHOLDERS:
         value = getattr(settings, name.strip("{}"), None)
         if value:
@@ -29,14 +29,14 @@ def filled(prompt: str, settings) -> str:
 
 
 def in_a_scene(prompt: str) -> str:
-    """The prompt with a place that it does not name yet."""
+    """The prompt with a scene added that it does not mention yet."""
     scene = "in the snow" if "beach" in prompt.casefold() else "on the beach"
     text = prompt.strip().rstrip(".,;:!?。、 ")
     return f"{text}, {scene}" if "," in text or not text.isascii() else f"{text} {scene}"
 
 
 def are_made(settings) -> bool:
-    """Whether the prompts are made, and not given."""
+    """Whether the prompts are generated, not given."""
     return settings.validation_prompt is None
 
 
@@ -46,10 +46,12 @@ def images_per_prompt(settings) -> int:
 
 
 def notes(settings) -> Iterator[str]:
-    """A line where sample prompts are given, and none of them shows what is taught."""
+    """A line if prompts of sample images are given, and none of them shows the subject."""
     prompts = () if are_made(settings) else sample_prompts(settings)
     words = settings.trigger_words
     if prompts and words and not settings.is_called_by(prompts):
         source = settings.subject_setting
-        what = f"no validation_prompt has {' or '.join(words[:3])} of {source}: the sample images will not show what is learned"
-        yield f"{what}; write the word into one, or leave validation_prompt out, and prompts are made from {source}"
+        what = (
+            f"no validation_prompt contains {' or '.join(words[:3])} from {source}: sample images will not show what is learned"
+        )
+        yield f"{what}; add the word to one, or leave validation_prompt out to generate prompts from {source}"

@@ -1,1 +1,1 @@
-"""Bytes on disk, with no idea of models: atomic writes, locks, checkpoints, checked files of others."""
+"""Files, independent of models: atomic writes, locks, checkpoints, and safe reading of untrusted files."""

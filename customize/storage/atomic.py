@@ -1,11 +1,10 @@
-"""Every file that is written: whole or not at all.
+"""Atomic writes: every file is written completely or not at all.
 
-A file or folder is built beside its final name, flushed to the disk, and put in its place in one instant. A reader sees
-the old one or the new one, never a part. A process killed at any moment, or a power cut, leaves at worst hidden
-temporaries, which the next write of that name or the next run in that folder removes. What a folder's record
-(`ownership.py`) does not know as ours is not replaced. What a disk that is full or broken
-raises becomes `disk.WriteError`, with the bytes that are missing. Two things are appended to instead: log.jsonl and
-the files of the trackers.
+A file or folder is built under a temporary name beside its final one, flushed to the disk, and renamed. A reader sees the
+old one or the new one, never a part. A process killed at any moment, or a power cut, leaves at worst hidden temporary
+files, which the next write of that name or the next run in that folder removes. Files that the folder's record
+(`ownership.py`) does not list as ours are not replaced. Errors of a full or broken disk become `disk.WriteError`, with the
+number of missing bytes. Only log.jsonl and the trackers' files are appended to instead.
 """
 
 import errno
@@ -29,12 +28,12 @@ READY, ASIDE = ".entries.ready", ".entries.aside"
 
 
 def write_bytes(path: Path, data: bytes, grows: bool = False) -> Path:
-    """Writes a file, replacing an older one of that name; returns its path.
+    """Write a file, replacing an older one with that name; return its path.
 
-    Where a record is kept (`ownership.recording`) and the older one is not ours, the new one is called NAME-2 and a line
-    says so. grows: lines will be appended to it.
+    If a record is kept (`ownership.recording`) and the older file is not ours, the new one is named NAME-2, with a
+    warning. grows: lines will be appended to the file.
     """
-    asked, path = path, ownership.free(path)
+    requested, path = path, ownership.free(path)
     with writing(path, len(data)):
         temporary = _temporary(path)
         try:
@@ -49,18 +48,18 @@ def write_bytes(path: Path, data: bytes, grows: bool = False) -> Path:
             _forget(temporary)
             raise
         sync_folder(path.parent)
-    if path != asked:
-        ownership.say_kept(asked, path)
+    if path != requested:
+        ownership.warn_kept(requested, path)
     return path
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Writes a text file as UTF-8 with plain line feeds, as `write_bytes`."""
+    """Write a text file as UTF-8 with \\n line ends, like `write_bytes`."""
     return write_bytes(path, text.encode("utf-8"))
 
 
 def append_text(path: Path, text: str) -> None:
-    """Adds lines to a text file, which is begun where it is missing."""
+    """Append lines to a text file, which is created if it does not exist."""
     with writing(path, len(text)):
         if (record := ownership.of(path)) and not path.exists():
             record.add_growing(path, text.encode())
@@ -69,7 +68,7 @@ def append_text(path: Path, text: str) -> None:
 
 
 def write_image(path: Path, image: "Image", **options) -> Path:
-    """Writes a Pillow image in the format of the name's ending, as `write_bytes`; options: as for Pillow's `save`."""
+    """Write a Pillow image in the format of the name's extension, like `write_bytes`; options: of Pillow's `save`."""
     data = BytesIO()
     image.save(data, format={".jpg": "JPEG"}.get(path.suffix, path.suffix.removeprefix(".")), **options)
     return write_bytes(path, data.getvalue())
@@ -77,32 +76,32 @@ def write_image(path: Path, image: "Image", **options) -> Path:
 
 @contextmanager
 def new_folder(path: Path, size: int = 0) -> Iterator[Path]:
-    """Yields a temporary folder to fill; on success it takes the place of `path`, on an exception it is removed.
+    """Yield a temporary folder to fill; on success it replaces `path`, on an exception it is removed.
 
-    size: the bytes that will be written, where they are known beforehand. Where a record is kept and something in the
-    older folder is not ours, the new one is called NAME-2 and a line says so.
+    size: the number of bytes that will be written, if known. If a record is kept and a file in the older folder is not
+    ours, the new one is named NAME-2, with a warning.
     """
     with writing(path, size):
         with _filled(path) as temporary:
             yield temporary
             sync_tree(temporary)
-            asked, path = path, ownership.free(path)
+            requested, path = path, ownership.free(path)
             if record := ownership.of(path):
                 record.add_tree(temporary, path)
             _put(temporary, path)
         sync_folder(path.parent)
         remove(temporary)
-    if path != asked:
-        ownership.say_kept(asked, path)
+    if path != requested:
+        ownership.warn_kept(requested, path)
 
 
 @contextmanager
 def new_entries(folder: Path, size: int = 0, unlisted: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Yields a temporary folder to fill; on success what is in it takes its places in `folder`, all or nothing.
+    """Yield a temporary folder to fill; on success all of its entries are moved into `folder`, or none.
 
-    Other entries of `folder` stay as they are. A manifest of all but the `unlisted` files comes with them, last. Where a
-    record is kept, an unlisted file gives way to one of its name that is not ours (NAME-2); anything else that is not ours
-    and in the way is a FileExistsError.
+    Other entries of `folder` are not changed. A manifest of all but the `unlisted` files is added last. If a record is
+    kept, an unlisted file whose name is taken by a file that is not ours is named NAME-2; any other conflict with a file
+    that is not ours raises FileExistsError.
     """
     with writing(folder / "entries", size):
         settle(folder)
@@ -111,33 +110,33 @@ def new_entries(folder: Path, size: int = 0, unlisted: tuple[str, ...] = ()) -> 
             manifest.write(temporary, unlisted)
             sync_tree(temporary)
             _make_way(temporary, folder, unlisted)
-            os.rename(temporary, folder / READY)  # from here on the new ones will be there, whatever happens
+            os.rename(temporary, folder / READY)  # from here on `settle` completes the move, whatever happens
         sync_folder(folder)
         settle(folder)
 
 
 def _make_way(built: Path, folder: Path, unlisted: tuple[str, ...]) -> None:
-    """Records the entries that are about to come into `folder`; those in the way must be ours."""
+    """Record the entries that will be moved into `folder`; files that they replace must be ours."""
     if not (record := ownership.of(folder / READY)):
         return
     for name in unlisted:
         if (built / name).exists() and (place := ownership.free(folder / name)) != folder / name:
             os.rename(built / name, built / place.name)
-            ownership.say_kept(folder / name, place)
+            ownership.warn_kept(folder / name, place)
             unlisted = (*unlisted, place.name)
     for entry in built.iterdir():
         if blocking := ownership.foreign(folder / entry.name):
-            raise FileExistsError(errno.EEXIST, "not written by this run, and in the way", str(blocking[0]))
+            raise FileExistsError(errno.EEXIST, "in the way, and not written by this run", str(blocking[0]))
     for name in (*unlisted, manifest.NAME):
         if (file := built / name).exists():
             record.add(folder / name, file.stat().st_size, manifest.sha256(file))
 
 
 def settle(folder: Path) -> None:
-    """Ends what `new_entries` began, if a kill left it half done: first the old ones go, then the new ones come.
+    """Complete `new_entries` after a kill: first the old entries are moved away, then the new ones are moved in.
 
-    So nothing that reads the folder in between finds a mixture: of old ones alone or of new ones alone, some are missing.
-    The index of a pipeline goes first and comes, but for the manifest, last.
+    So a reader in between never finds a mixture, only an incomplete set of old or of new entries. The index of a
+    pipeline is moved away first; it is moved in last, before the manifest.
     """
     ready, aside = folder / READY, folder / ASIDE
     if not ready.is_dir():
@@ -158,7 +157,7 @@ def settle(folder: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Removes a file or folder: it loses its name in one instant, so that nothing finds half of it."""
+    """Remove a file or folder atomically: it is renamed first, so that nothing finds a part of it."""
     if os.path.lexists(path):
         with writing(path):
             temporary = _temporary(path)
@@ -168,7 +167,7 @@ def discard(path: Path) -> None:
 
 
 def put_back(folder: Path) -> None:
-    """Gives a folder back its name where a kill came between the two renames of `new_folder`."""
+    """Restore the name of a folder after a kill between the two renames of `new_folder`."""
     for old in folder.glob(REPLACED.format(name="*")):
         path = folder / old.name.removeprefix(".").removesuffix(".replaced")
         if not path.exists():
@@ -176,13 +175,13 @@ def put_back(folder: Path) -> None:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Temporaries in a run's folder and one level below it."""
+    """Temporary files in a run folder and one level below it."""
     kinds = (UNFINISHED.format(name="*", pid="*"), REPLACED.format(name="*"), ASIDE)
     return sorted(path for kind in kinds for pattern in (kind, f"*/{kind}") for path in folder.glob(pattern))
 
 
 def recover(folder: Path) -> None:
-    """Ends or undoes what a dead process left half done. Only for a folder in which nobody else writes."""
+    """Complete or undo what a dead process left unfinished. Only for a folder that no other process writes to."""
     with writing(folder / READY):
         for parent in {path.parent for path in leftovers(folder)}:
             put_back(parent)
@@ -207,7 +206,7 @@ def _filled(path: Path) -> Iterator[Path]:
 
 
 def _put(folder: Path, path: Path) -> None:
-    """Gives a folder the name `path`; one that has it already is then called as the folder was, or is gone."""
+    """Rename `folder` to `path`; a folder with that name gets the name of `folder`, or is removed."""
     if not path.exists():
         os.rename(folder, path)
     elif not exchange(folder, path):
@@ -215,7 +214,7 @@ def _put(folder: Path, path: Path) -> None:
         remove(old)
         os.rename(path, old)
         try:
-            os.rename(folder, path)  # `put_back` is for a kill before this one
+            os.rename(folder, path)  # `put_back` recovers from a kill before this rename
         except OSError:
             os.rename(old, path)
             raise
@@ -224,14 +223,14 @@ def _put(folder: Path, path: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """A name beside `path` that no running process uses; what dead ones left under such names is removed."""
+    """A temporary name beside `path` that no running process uses; leftovers of dead processes are removed."""
     make_folder(path.parent)
     mine = path.with_name(UNFINISHED.format(name=path.name, pid=os.getpid()))
     record = ownership.of(mine)
     for other in path.parent.glob(UNFINISHED.format(name=glob.escape(path.name), pid="[0-9]*")):
         pid = other.name.removeprefix(f".{path.name}.").removesuffix(".unfinished")
         known = record is None or record.name(other) in record.temporaries
-        if known and pid.isdecimal() and (other == mine or not is_running(int(pid))):  # .sd1.5. is of another name than sd1
+        if known and pid.isdecimal() and (other == mine or not is_running(int(pid))):  # .sd1.5. does not belong to sd1
             remove(other)
     if record:
         record.add_temporary(mine)

@@ -1,9 +1,8 @@
-"""State to resume from: what learns, the optimizer, and the step. All randomness follows from the step.
+"""Checkpoints: the trained tensors, the optimizer state and the step. All randomness follows from the step.
 
-A checkpoint is a folder `step-000500` written whole or not at all, with a manifest of sizes and SHA-256 hashes. Its step
-stands in it; a folder that was given the name of another step is told. To resume is to take the newest one whose manifest
-holds; one that does not is passed over and named, never deleted.
-torch is imported only where tensors are written or read.
+A checkpoint is a folder `step-000500`, written atomically, with a manifest of sizes and SHA-256 hashes. It stores its step,
+so a renamed folder is detected. A run resumes from the newest checkpoint that matches its manifest; others are skipped and
+reported, never deleted. torch is only imported to write or read tensors.
 """
 
 import errno
@@ -29,15 +28,15 @@ if TYPE_CHECKING:
 
 SETTING = "resume_from_checkpoint"
 LEARNED, STATE = "learned.safetensors", "state.json"
-ANEW = "start anew with --overwrite_output_dir, or elsewhere"
-HEADERS = 1 << 16  # bytes of all that is no tensor and no state, roughly
+START_OVER = "start over with --overwrite_output_dir, or in another folder"
+HEADERS = 1 << 16  # bytes of the headers and the manifest, roughly
 NAME = re.compile(r"step-([0-9]{6,})(?:-([2-9]|[1-9][0-9]+))?")
-"""With -2 and so on behind it where something that no run wrote had the name."""
+"""A suffix such as -2 is added if a file or folder of the user has the name."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds. state: anything JSON can hold, plus tensors, to any depth."""
+    """The content of a checkpoint. learned: the trained tensors; state: nested JSON values and tensors."""
 
     step: int
     learned: "dict[str, Tensor]"
@@ -45,14 +44,14 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, metadata: dict[str, str] | None = None) -> Path:
-    """Writes `folder/step-NNNNNN`; returns it. metadata: what the file of what learns says of itself, so that it can be tried.
+    """Write `folder/step-NNNNNN` and return it. metadata: of the file of trained tensors, so that infer.py can load it.
 
-    Raises disk.WriteError where there is no room or no folder for `folder`, NumericsError when a number is NaN or infinite.
+    Raises disk.WriteError if the disk is full or the parent of `folder` does not exist, NumericsError for NaN or infinity.
     """
     from safetensors.torch import save_file
 
     path = folder / name(checkpoint.step)
-    if not folder.parent.is_dir():  # somebody removed the run's folder: what is written there has no config.toml any more
+    if not folder.parent.is_dir():  # the run folder was removed, and with it config.toml
         raise write_error(path, errno.ENOENT, 0)
     tree, packed = _pack({"step": checkpoint.step, **checkpoint.state})
     learned, tensors = (
@@ -60,7 +59,7 @@ def save(folder: Path, checkpoint: Checkpoint, metadata: dict[str, str] | None =
     )
     if bad := [key for key, tensor in (learned | tensors).items() if not is_finite(tensor)]:
         raise NumericsError(
-            f"{path.name} is not saved, not finite: {first_few(bad, 3)}\n    -> go on from the checkpoint before it"
+            f"{path.name} is not saved: NaN or infinity in {first_few(bad, 3)}\n    -> resume from the previous checkpoint"
         )
     text = json.dumps(tree)
     with new_folder(path, size(learned) + size(tensors) + len(text) + HEADERS) as unfinished:
@@ -72,19 +71,19 @@ def save(folder: Path, checkpoint: Checkpoint, metadata: dict[str, str] | None =
 
 
 def is_finite(tensor: "Tensor") -> bool:
-    """Whether no number is NaN or infinite, or so large that its square is not finite in float32."""
+    """Whether all numbers are finite and small enough that their squares are finite in float32."""
     from torch.linalg import vector_norm
 
     return not tensor.is_floating_point() or bool(vector_norm(tensor.float()).isfinite())
 
 
 def size(tensors: "dict[str, Tensor]") -> int:
-    """Bytes that the tensors take."""
+    """The size of the tensors in bytes."""
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def file_sizes(checkpoint: Checkpoint, metadata: dict[str, str] | None = None) -> dict[str, int]:
-    """Bytes of each file that `save` would write; nothing is copied or written for it."""
+    """The size in bytes of each file that `save` would write; nothing is copied or written."""
     tree, tensors = _pack({"step": checkpoint.step, **checkpoint.state})
     sizes = {
         LEARNED: safetensors_size(checkpoint.learned, {"format": "pt", **(metadata or {})}),
@@ -96,7 +95,7 @@ def file_sizes(checkpoint: Checkpoint, metadata: dict[str, str] | None = None) -
 
 
 def load(path: Path) -> Checkpoint:
-    """Reads a checkpoint that `broken` found whole. Raises InputError when it was made by something else than `save`."""
+    """Read a checkpoint without faults (see `broken`). Raises InputError if it was not written by `save`."""
     from safetensors.torch import load_file
 
     files = path / LEARNED, path / "state.safetensors"
@@ -106,22 +105,20 @@ def load(path: Path) -> Checkpoint:
         learned, tensors = map(load_file, files)
         state = _unpack(read_object(path / STATE), tensors)
         if not isinstance(state, dict):
-            raise ValueError("state.json holds one tensor")
+            raise ValueError("state.json contains a single tensor")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         cause = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
         raise InputError(not_ours(path, cause)) from error
     if "step" not in state and "identity" in state:
-        what = "does not say which step it is of: an earlier version of this program made it"
-        raise InputError(
-            Problem(str(path), what, "go on with that version, or start anew with --overwrite_output_dir, or elsewhere")
-        )
+        what = "does not contain its step: it was written by an earlier version of this program"
+        raise InputError(Problem(str(path), what, f"resume with that version, or {START_OVER}"))
     if type(step := state.pop("step", None)) is not int or step < 0:
-        raise InputError(not_ours(path, "its step is no whole number"))
+        raise InputError(not_ours(path, "its step is not a whole number"))
     return Checkpoint(step, learned, state)
 
 
 def step_inside(path: Path) -> int | None:
-    """The step that a checkpoint says it is of; None where it says none, as those of earlier versions."""
+    """The step stored in a checkpoint; None if there is none, as in those of earlier versions."""
     try:
         step = dict(read_object(path / STATE)["items"])["step"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -130,41 +127,41 @@ def step_inside(path: Path) -> int | None:
 
 
 def not_ours(path: Path, cause: str) -> Problem:
-    """The problem of a checkpoint that holds what its manifest says, but not what a run saves."""
-    what = printable(f"holds what its manifest says, but no state of a run ({cause.partition(chr(10))[0][:300]})")
-    return Problem(str(path), what, f"give another checkpoint, or {ANEW}")
+    """The problem of a checkpoint that matches its manifest but was not saved by a run."""
+    what = printable(f"matches its manifest, but does not contain the state of a run ({cause.partition(chr(10))[0][:300]})")
+    return Problem(str(path), what, f"give another checkpoint, or {START_OVER}")
 
 
-def find(folder: Path, wanted: str, say: Callable[[str], None]) -> Path | None:
-    """The checkpoint to resume from: the newest whole one for "latest" (None when there is none at all), or a path.
+def find(folder: Path, requested: str, say: Callable[[str], None]) -> Path | None:
+    """The checkpoint to resume from: the newest intact one for "latest" (None if there are none), or the given one.
 
-    Raises InputError when the one asked for is missing or damaged, or when there are some and none is whole.
+    Raises InputError if the given one is missing or damaged, or if there are checkpoints but none is intact.
     """
     put_back(folder)
-    if wanted == "latest":
+    if requested == "latest":
         path, damaged = choose(every(folder))
-        problem = Problem(SETTING, f"no checkpoint in {folder} is whole", "start anew with --overwrite_output_dir, or elsewhere")
+        problem = Problem(SETTING, f"no checkpoint in {folder} is intact", START_OVER)
     else:
-        path, damaged = given(folder, wanted)
-        there = first_few([each.name for each in every(folder)]) or "none"
-        remedy = f"give another one, or `latest` for the newest that is whole; in {folder}: {there}"
-        problem = Problem(SETTING, f"cannot go on from {wanted}", remedy)
+        path, damaged = given(folder, requested)
+        existing = first_few([each.name for each in every(folder)]) or "none"
+        remedy = f"give another one, or `latest` for the newest intact one; in {folder}: {existing}"
+        problem = Problem(SETTING, f"cannot resume from {requested}", remedy)
     if damaged and not path:
-        raise InputError([problem, *(Problem(str(at), fault, "it was left as it is") for at, fault in damaged)])
+        raise InputError([problem, *(Problem(str(at), fault, "it was not changed") for at, fault in damaged)])
     for at, fault in damaged:
-        say(f"passed over checkpoint {at.name}: {fault}")
+        say(f"skipped checkpoint {at.name}: {fault}")
     return path
 
 
-def given(folder: Path, wanted: str) -> tuple[Path | None, list[tuple[Path, str]]]:
-    """The checkpoint that was asked for by path or name, whatever it is called; or what is wrong with it."""
-    path = Path(wanted) if Path(wanted).exists() else folder / wanted
+def given(folder: Path, requested: str) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """The checkpoint given by path or by name, even if it was renamed; or what is wrong with it."""
+    path = Path(requested) if Path(requested).exists() else folder / requested
     fault = broken(path)
     return (None, [(path, fault)]) if fault else (path, [])
 
 
 def choose(candidates: list[Path]) -> tuple[Path | None, list[tuple[Path, str]]]:
-    """The first whole checkpoint, and what is wrong with each that stands before it."""
+    """The first intact checkpoint, and what is wrong with each one before it."""
     damaged = []
     for path in candidates:
         if not (found := faults(path)):
@@ -174,41 +171,41 @@ def choose(candidates: list[Path]) -> tuple[Path | None, list[tuple[Path, str]]]
 
 
 def every(folder: Path) -> list[Path]:
-    """All folders that are named like a checkpoint, newest first; links and files of such names are none."""
+    """All folders that are named like a checkpoint, newest first, without links and files."""
     paths = [path for path in folder.iterdir() if is_name(path.name)] if folder.is_dir() else []
     return sorted((path for path in paths if path.is_dir() and not path.is_symlink()), key=_order, reverse=True)
 
 
 def prune(folder: Path, keep: int | None) -> None:
-    """Removes all but the newest `keep` checkpoints; None keeps all.
+    """Remove all but the newest `keep` checkpoints; None keeps all.
 
-    Damaged ones neither count nor go, and one that holds what no run wrote stays. Nothing goes unless one of those that
-    stay holds what its manifest says.
+    Damaged ones are neither counted nor removed, and one that contains files of the user stays. Nothing is removed unless
+    one of the checkpoints to keep matches its manifest.
     """
     if keep is None:
         return
     whole = [path for path in every(folder) if not faults(path, contents=False)]
     if whole[keep:] and choose(whole[:keep])[0]:
         for path in whole[keep:]:
-            if not foreign(path):  # with something of the user's in it, it stays
+            if not foreign(path):  # one with files of the user stays
                 discard(path)
 
 
 def faults(path: Path, contents: bool = True) -> str:
-    """What is wrong with a checkpoint, in words; empty when it is whole and of the step of its name.
+    """What is wrong with a checkpoint; empty if it is intact and contains the step of its name.
 
-    contents: hash the files too. What else lies in the folder is not read, and no fault.
+    contents: also compare hashes. Other files in the folder are ignored.
     """
     if not is_name(path.name):
         return "is not named step-NNNNNN"
     if fault := broken(path, contents):
         return fault
     step = step_inside(path)
-    return "" if step in (None, _step(path)) else f"holds step {step}: the folder was given another name"
+    return "" if step in (None, _step(path)) else f"contains step {step}: the folder was renamed"
 
 
 def broken(path: Path, contents: bool = True) -> str:
-    """What is wrong with the files of a checkpoint, in words; empty when they are whole. contents: hash them too."""
+    """What is wrong with the files of a checkpoint; empty if they are intact. contents: also compare hashes."""
     if not path.is_dir():
         return "does not exist"
     return "; ".join(f"{printable(file)} {fault}" for file, fault in manifest.faults(path, contents, others=True).items())
@@ -220,7 +217,7 @@ def name(step: int) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Whether a folder of that name can be a checkpoint."""
+    """Whether a folder with that name can be a checkpoint."""
     match = NAME.fullmatch(text)
     return bool(match) and name(int(match[1])) == text[: match.end(1)]
 
@@ -236,7 +233,7 @@ def _order(path: Path) -> tuple[int, int]:
 
 
 def _pack(tree: Any) -> "tuple[Any, dict[str, Tensor]]":
-    """The tree with each tensor replaced by the name under which it stands in the flat dictionary, shared ones once."""
+    """The tree with each tensor replaced by its name in the flat dictionary, which has shared tensors once."""
     from torch import Tensor
 
     tensors: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""What `atomic` asks of the operating system: flushes, exchanges of names, and what it says when a disk gives out."""
+"""Operating system services for `atomic`: flushing, swapping names, and errors of full or broken disks."""
 
 import ctypes
 import errno
@@ -21,14 +21,14 @@ DENIED = {errno.EACCES, errno.EPERM}
 
 
 class WriteError(OSError):
-    """A file or folder could not be written. `strerror` is a sentence; what stood there before still does."""
+    """A file or folder could not be written. `strerror` is a sentence. The old file or folder is unchanged."""
 
 
 @contextmanager
 def writing(path: Path, size: int = 0) -> Iterator[None]:
-    """Turns what a full, broken or forbidden disk raises into WriteError that names `path` and the bytes that are missing.
+    """Turn errors of a full, broken or read-only disk into WriteError, with `path` and the number of missing bytes.
 
-    size: the bytes to be written, as far as they are known; asked for before anything is written.
+    size: the number of bytes to be written, if known; the free space is checked first.
     """
     try:
         room_for(path, size)
@@ -42,13 +42,13 @@ def writing(path: Path, size: int = 0) -> Iterator[None]:
 
 
 def room_for(path: Path, size: int) -> None:
-    """Raises WriteError when `size` bytes do not fit where `path` is to be."""
+    """Raise WriteError if `size` bytes do not fit on the disk of `path`."""
     if size and free_bytes(path) < size:
         raise write_error(path, errno.ENOSPC, size)
 
 
 def write_error(path: Path, number: int, size: int) -> WriteError:
-    """The error in words."""
+    """The WriteError for a system error number."""
     if number not in FULL:
         return WriteError(number, f"cannot write {path}: {os.strerror(number)}", str(path))
     free = free_bytes(path)
@@ -58,7 +58,7 @@ def write_error(path: Path, number: int, size: int) -> WriteError:
 
 
 def error_number(error: Exception) -> int | None:
-    """The system's number for an error; safetensors' writer gives it in words only."""
+    """The system's number for an error; safetensors' writer only has it in its message."""
     if isinstance(error, OSError):
         return error.errno
     found = re.search(r"\(os error (\d+)\)", str(error))
@@ -66,13 +66,13 @@ def error_number(error: Exception) -> int | None:
 
 
 def free_bytes(path: Path) -> int:
-    """The room where `path` is to be."""
+    """The free bytes on the disk of `path`, which need not exist."""
     place = next(folder for folder in path.absolute().parents if folder.is_dir())
     return shutil.disk_usage(place).free
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder and what is missing above it, so that a power cut does not take them away again."""
+    """Create a folder and its missing parents durably: they survive a power cut."""
     if not folder.is_dir():
         make_folder(folder.absolute().parent)
         try:
@@ -83,9 +83,9 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Flushes a folder that others filled, and gives its files the mode that the user's umask asks for."""
+    """Flush a folder that libraries filled, and set the mode of its files according to the user's umask."""
     mode = 0o666 & ~umask()
-    for path in sorted(folder.rglob("*"), key=lambda path: (path.name == manifest.NAME, path)):  # none is younger than a manifest
+    for path in sorted(folder.rglob("*"), key=lambda path: (path.name == manifest.NAME, path)):  # the manifest is the newest file
         if path.is_dir():
             sync_folder(path)
         else:
@@ -95,13 +95,13 @@ def sync_tree(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flushes the names in a folder. Windows has no such thing."""
+    """Flush the names in a folder. Not possible on Windows."""
     if os.name != "nt":
         sync(folder, os.O_RDONLY)
 
 
 def sync(path: Path, flags: int) -> None:
-    """Flushes a file or folder to the disk."""
+    """Flush a file or folder to the disk."""
     descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
@@ -110,14 +110,14 @@ def sync(path: Path, flags: int) -> None:
 
 
 def umask() -> int:
-    """The bits that the user does not want to see set."""
+    """The user's umask: the mode bits that new files must not have."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Swaps two names in one instant; False where the system or the file system cannot (only Linux can)."""
+    """Swap two names atomically; False if the system or the file system does not support it (only Linux does)."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None
     if rename is None:
         return False
@@ -130,7 +130,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a folder, if it is there."""
+    """Remove a file or folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -138,8 +138,8 @@ def remove(path: Path) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process of this machine has that number."""
-    if os.name == "nt":  # there, signal 0 would end it
+    """Whether a process with that number runs on this machine."""
+    if os.name == "nt":  # on Windows, signal 0 would end it
         return True
     try:
         os.kill(pid, 0)

@@ -17,11 +17,11 @@ NAME = ".lock"
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Locks the folder, which is made if it is missing. Raises InputError when another process holds it."""
+    """Lock the folder, which is created if missing. Raises InputError if another process holds the lock."""
     make_folder(folder)
     with _opened(folder, os.O_RDWR | os.O_CREAT) as descriptor:
         if not taken(descriptor):
-            time.sleep(0.1)  # a `check` may have held it for a moment
+            time.sleep(0.1)  # a `check` may have held it briefly
             if not taken(descriptor):
                 raise refusal(folder, descriptor)
         os.ftruncate(descriptor, 0)
@@ -30,37 +30,39 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def check(folder: Path) -> None:
-    """Raises InputError when a running process holds the folder. Writes nothing."""
+    """Raise InputError if a running process holds the lock of the folder. Writes nothing."""
     if os.path.lexists(folder / NAME):
-        may_write = os.access(folder / NAME, os.W_OK)  # network drives lock only files that are open for writing
+        may_write = os.access(folder / NAME, os.W_OK)  # network drives only lock files that are open for writing
         with _opened(folder, os.O_RDWR if may_write else os.O_RDONLY) as descriptor:
             if not taken(descriptor):
                 raise refusal(folder, descriptor)
 
 
 def taken(descriptor: int) -> bool:
-    """Locks an open file without waiting; false when it is locked already."""
-    import filelock  # 70 ms, and most folders that are checked hold no lock
+    """Lock an open file without waiting; False if it is locked already."""
+    import filelock  # 70 ms to import, and most folders have no lock file
 
     try:
         return filelock.lock_descriptor(descriptor, blocking=False)
     except OSError as error:
-        events.warn(f"this file system has no locks ({error.strerror}): start no second run in this folder")
+        events.warn(f"this file system does not support locks ({error.strerror}): do not start a second run in this folder")
         return True
 
 
 def refusal(folder: Path, descriptor: int) -> InputError:
-    """Who holds the folder, and what to do about it."""
+    """The error for a folder that another process uses."""
     who = f"process {pid}" if (pid := _content(descriptor).decode(errors="replace")) else "another process"
-    remedy = "wait for it to end, or name another --output_dir"
-    return InputError(Problem("output_dir", f"{who} is at work in {folder}", remedy))
+    remedy = "wait for it to end, or give another --output_dir"
+    return InputError(Problem("output_dir", f"{who} is using {folder}", remedy))
 
 
 @contextmanager
 def _opened(folder: Path, flags: int) -> Iterator[int]:
-    """The open lock file. Raises InputError for anything else of that name, such as a link to a file of the user's."""
+    """The open lock file. Raises InputError for anything else with that name, such as a link to a file of the user."""
     path = folder / NAME
-    fault = InputError(Problem("output_dir", f"{path} is no lock of a run, or not yours", "move it away, or name another folder"))
+    fault = InputError(
+        Problem("output_dir", f"{path} is not the lock file of a run, or not yours", "move it elsewhere, or give another folder")
+    )
     try:
         descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
     except OSError as error:
@@ -68,7 +70,7 @@ def _opened(folder: Path, flags: int) -> Iterator[int]:
             raise fault from error
         raise
     try:
-        content = _content(descriptor) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b"no file"
+        content = _content(descriptor) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b"not a file"
         if content and not content.isdigit():
             raise fault
         yield descriptor
@@ -77,7 +79,7 @@ def _opened(folder: Path, flags: int) -> Iterator[int]:
 
 
 def _content(descriptor: int) -> bytes:
-    """The number of the process in a lock file; empty when there is none, or when Windows keeps the locked file from readers."""
+    """The process number in a lock file; empty if there is none, or if Windows does not let others read a locked file."""
     os.lseek(descriptor, 0, os.SEEK_SET)
     try:
         return os.read(descriptor, 21)

@@ -1,4 +1,4 @@
-"""What a folder should hold: the sizes and SHA-256 hashes of its files, written last. Without one a folder is not whole."""
+"""Manifests: the sizes and SHA-256 hashes of a folder's files, written last. A folder without one is incomplete."""
 
 import hashlib
 import json
@@ -10,16 +10,16 @@ NAME = "manifest.json"
 
 
 def write(folder: Path, unlisted: tuple[str, ...] = ()) -> None:
-    """Lists all files in and below a folder, but for those of the `unlisted` names."""
+    """Write the manifest of all files in and below a folder, except those with `unlisted` names."""
     files = [file for file in listed(folder) if file.name not in unlisted]
     entries = {name(folder, file): {"size": file.stat().st_size, "sha256": sha256(file)} for file in files}
     (folder / NAME).write_text(text(entries), encoding="utf-8", newline="\n")
 
 
 def faults(folder: Path, contents: bool = True, others: bool = False) -> dict[str, str]:
-    """What is wrong with each file of a folder, in words; empty when it is whole.
+    """What is wrong with each faulty file of a folder; empty if the folder is intact.
 
-    contents: hash the files, not only ask for their sizes; others: files that are not listed may be there, too.
+    contents: compare hashes, not only sizes; others: accept files that are not listed.
     """
     try:
         entries = read(folder)
@@ -27,13 +27,13 @@ def faults(folder: Path, contents: bool = True, others: bool = False) -> dict[st
         return {NAME: "is missing"}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {NAME: "cannot be read"}
-    found = {file: said for file in entries if (said := fault(folder / file, entries[file], contents))}
+    found = {file: what for file in entries if (what := fault(folder / file, entries[file], contents))}
     extra = () if others else (name(folder, file) for file in listed(folder))
-    return found | {file: "does not belong there" for file in extra if file not in entries}
+    return found | {file: "is not listed" for file in extra if file not in entries}
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
-    """The entries by name. Raises OSError, ValueError, KeyError, TypeError or AttributeError where there is no sound one."""
+    """The entries by name. Raises OSError, ValueError, KeyError, TypeError or AttributeError if there is no valid manifest."""
     data = (folder / NAME).read_bytes()
     entries = {key: {"size": value["size"], "sha256": value["sha256"]} for key, value in json.loads(data).items()}
     if data != text(entries).encode():
@@ -42,7 +42,7 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def listed(folder: Path) -> Iterator[Path]:
-    """All files in and below a folder but the manifest and hidden ones, which other programs put there."""
+    """All files in and below a folder, except the manifest and hidden files, which other programs add."""
     files = (path for path in sorted(folder.rglob("*")) if not path.is_dir())
     return (path for path in files if path != folder / NAME and not path.name.startswith("."))
 
@@ -53,12 +53,12 @@ def name(folder: Path, file: Path) -> str:
 
 
 def text(entries: dict[str, dict[str, Any]]) -> str:
-    """The manifest as it is written."""
+    """The text of a manifest."""
     return json.dumps(entries, indent=1)
 
 
 def fault(file: Path, expected: dict[str, Any], contents: bool = True) -> str:
-    """What is wrong with a file, by its entry in a manifest; empty when nothing is."""
+    """What is wrong with a file, compared with its entry in a manifest; empty if nothing is."""
     try:
         if (size := file.stat().st_size) != expected["size"]:
             return f"has {size} bytes instead of {expected['size']}"
@@ -72,6 +72,6 @@ def fault(file: Path, expected: dict[str, Any], contents: bool = True) -> str:
 
 
 def sha256(file: Path) -> str:
-    """The hash of a file, in hexadecimal digits."""
+    """The SHA-256 hash of a file, in hexadecimal digits."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""New folders for results, numbered on from those that are there: `runs/dreambooth-0003`, `images/0007-a-dog-in-the-snow`."""
+"""New numbered folders for results, such as `runs/dreambooth-0003` and `images/0007-a-dog-in-the-snow`."""
 
 import os
 import re
@@ -9,13 +9,13 @@ from pathlib import Path
 from customize.storage.disk import make_folder
 
 LONGEST = 40
-"""Letters of a slug; a name stays far below what any file system takes."""
+"""Maximum length of a slug; far below the limit of any file system."""
 
 
 def new_folder(parent: Path, stem: str = "", slug: str = "") -> Path:
-    """Makes `parent/STEM-NNNN-SLUG` with the number after the highest that is there; returns it.
+    """Create `parent/STEM-NNNN-SLUG` with the number after the highest existing one, and return it.
 
-    Two processes at once get two numbers: a hidden folder of the number, which only one of them can make, decides.
+    Concurrent processes get different numbers: only one of them can create the hidden folder for a number.
     """
     make_folder(parent)
     while True:
@@ -35,7 +35,7 @@ def new_folder(parent: Path, stem: str = "", slug: str = "") -> Path:
 
 
 def next_folder(parent: Path, stem: str = "", slug: str = "") -> Path:
-    """The folder that `new_folder` would make."""
+    """The folder that `new_folder` would create."""
     return parent / name(stem, 1 + max(numbers(parent, stem), default=0), slug)
 
 
@@ -45,12 +45,12 @@ def name(stem: str, number: int, slug: str = "") -> str:
 
 
 def numbers(parent: Path, stem: str = "", hidden: bool = True) -> list[int]:
-    """The numbers that are taken, by whatever has such a name."""
+    """The numbers that are taken by any file or folder."""
     return [number for number, _ in numbered(parent, stem, hidden)]
 
 
 def numbered(parent: Path, stem: str = "", hidden: bool = False) -> Iterator[tuple[int, Path]]:
-    """What has a number, with it. hidden: numbers that are being taken as well."""
+    """The numbered files and folders with their numbers. hidden: also numbers that are being claimed."""
     dash = f"{re.escape(stem)}-" if stem else ""
     pattern = re.compile(rf"{dash}([0-9]{{4,9}})(?:-.*)?" + (rf"|\.{re.escape(stem)}([0-9]{{4,9}})" if hidden else ""), re.DOTALL)
     for entry in os.listdir(parent) if parent.is_dir() else ():
@@ -59,7 +59,7 @@ def numbered(parent: Path, stem: str = "", hidden: bool = False) -> Iterator[tup
 
 
 def slug(text: str) -> str:
-    """A text as a part of a name that every file system takes: small ASCII letters, digits and dashes; may be empty."""
+    """A text as part of a name that is valid everywhere: lower-case ASCII letters, digits and dashes; may be empty."""
     plain = unicodedata.normalize("NFKD", text.casefold()).encode("ascii", "ignore").decode()
     words = re.sub(r"[^a-z0-9]+", "-", re.sub(r"['’]", "", plain)).strip("-")
     return words if len(words) <= LONGEST else words[: LONGEST + 1].rpartition("-")[0] or words[:LONGEST]

@@ -1,4 +1,4 @@
-"""Whether an error means that memory gave out: the one place that decides it. torch is not imported for it."""
+"""Recognises errors that mean out of memory. No torch."""
 
 import errno
 
@@ -9,12 +9,12 @@ PHRASES = (
     "bad_alloc", "failed to map segment", "unable to mmap", "alloc_failed", "not enough memory", "can't start new thread",
     "unable to allocate", "insufficient memory",
 )  # fmt: skip
-"""What libraries say instead of raising MemoryError: torch, oneDNN, CUDA's, safetensors, the system's loader, numpy."""
-REMEDY = "close other programs, or raise the limit that is set on memory (ulimit -v, the container's)"
+"""Messages of libraries that do not raise MemoryError: torch, oneDNN, CUDA's, safetensors, the system's loader, numpy."""
+REMEDY = "close other programs, or raise the memory limit (ulimit -v, the container's)"
 
 
-def gave_out(error: BaseException) -> bool:
-    """Whether it, or what it came of, is memory that gave out."""
+def caused(error: BaseException) -> bool:
+    """Whether the error, or one that caused it, means out of memory."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, MemoryError) or type(seen).__name__ == "OutOfMemoryError":

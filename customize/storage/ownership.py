@@ -1,8 +1,8 @@
-"""Which files of a folder this program wrote: only these are ever replaced or removed, one by one.
+"""Records which files of a folder this program wrote: only these are ever replaced or removed, one by one.
 
-A folder of results keeps a record of what was written there, a line of JSON each, appended before the file takes its place:
-its name, size and SHA-256. A file that was edited, or put in the place of one of ours, does not match and is the user's.
-A manifest that is recorded vouches for the files that it lists. What grows (log.jsonl) is known by its name and its lines.
+A folder of results has a record with one line of JSON per written file, appended before the file is moved into place: its
+name, size and SHA-256. A file that was edited or replaced does not match and belongs to the user. The files listed in a
+recorded manifest count as recorded. Growing files (log.jsonl) are identified by their name and their lines.
 """
 
 import hashlib
@@ -23,19 +23,19 @@ from customize.storage.run_log import read_log
 NAME = ".customize-files.jsonl"
 HEADER = {"customize": "the files that were written here"}
 PROTECTED: set[str] = set()
-"""Files that the user named on the command line as theirs: never replaced or removed, whoever wrote them."""
+"""Files that the user gave on the command line: never replaced or removed, whoever wrote them."""
 _active: "list[Record]" = []
 
 
 class Record:
-    """What was written into a folder and below it. Raises InputError where something else has the record's name."""
+    """The files written into and below a folder. Raises InputError if another file has the record's name."""
 
     def __init__(self, folder: Path):
         self.folder, self.path = Path(os.path.abspath(folder)), folder / NAME
         self.read()
 
     def read(self) -> None:
-        """Takes in the lines; one that is torn or unknown says nothing."""
+        """Read the lines; incomplete and unknown ones are ignored."""
         self.hashes: dict[str, set[tuple[int, str]]] = {}
         self.growing: dict[str, set[str]] = {}
         self.temporaries: set[str] = set()
@@ -43,7 +43,9 @@ class Record:
         self.exists, self.torn = False, False
         if not os.path.lexists(self.path):
             return
-        fault = InputError(Problem(str(self.path), "is no record of written files", "move it away, or name another folder"))
+        fault = InputError(
+            Problem(str(self.path), "is not a record of written files", "move it elsewhere, or give another folder")
+        )
         try:
             data = b"" if self.path.is_symlink() or not self.path.is_file() else self.path.read_bytes()
         except OSError as error:
@@ -67,7 +69,7 @@ class Record:
                 self.hashes.setdefault(name, set()).add((entry.get("size", -1), entry.get("sha256", "")))
 
     def append(self, entry: dict[str, Any], flush: bool = True) -> None:
-        """Adds a line. flush: it must be on the disk before what it tells of."""
+        """Append a line. flush: to the disk, before the file that it describes."""
         text = "\n" * self.torn + json.dumps(entry) + "\n"
         options = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
         descriptor = os.open(self.path, options, 0o666)
@@ -81,7 +83,7 @@ class Record:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """No other process takes numbers meanwhile, where the file system has locks; what others wrote is read first."""
+        """Lock the record, if the file system supports locks, so that no other process takes numbers; reads it again first."""
         with open(self.path, "rb") as file:
             with suppress(ImportError, OSError):
                 import fcntl
@@ -91,37 +93,37 @@ class Record:
             yield
 
     def name(self, path: Path) -> str | None:
-        """A file's name in the record; None outside of the folder."""
+        """A file's name in the record; None if it is outside the folder."""
         path = Path(os.path.abspath(path))
         return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else None
 
     def add(self, path: Path, size: int, sha256: str) -> None:
-        """Tells of a file that is about to take its place."""
+        """Record a file that is about to be moved into place."""
         if name := self.name(path):
             self.append({"name": name, "size": size, "sha256": sha256})
             self.hashes.setdefault(name, set()).add((size, sha256))
 
     def add_growing(self, path: Path, lines: bytes) -> None:
-        """Tells of a file that lines are appended to, and of the first of them, by which it is known."""
+        """Record a file that lines are appended to, with its first line, which identifies it."""
         start = sha256(lines.partition(b"\n")[0]) if lines else ""
         if (name := self.name(path)) and start not in self.growing.get(name, ()):
             self.append({"name": name, "grows": True, "start": start})
             self.growing.setdefault(name, set()).add(start)
 
     def add_temporary(self, path: Path) -> None:
-        """Tells of a name under which something is built."""
+        """Record the name of a temporary file or folder."""
         if name := self.name(path):
             self.append({"name": name, "temporary": True}, flush=False)
             self.temporaries.add(name)
 
     def add_tree(self, built: Path, path: Path) -> None:
-        """Tells of a folder that was built and is about to be called `path`: by its manifest, or file by file."""
+        """Record a folder that is about to be renamed to `path`: its manifest, or else each of its files."""
         files = [built / manifest.NAME] if (built / manifest.NAME).is_file() else [f for f in built.rglob("*") if f.is_file()]
         for file in files:
             self.add(path / file.relative_to(built), file.stat().st_size, manifest.sha256(file))
 
     def has(self, path: Path) -> bool:
-        """Whether a file is recorded and as it was written."""
+        """Whether a file is recorded and unchanged since it was written."""
         name = self.name(path)
         if name is None or os.path.realpath(path) in PROTECTED or not is_regular(path):
             return False
@@ -136,7 +138,7 @@ class Record:
         return False
 
     def files(self) -> list[Path]:
-        """Every file in the folder that is ours."""
+        """All files in the folder that are ours."""
         names = self.hashes.keys() | self.growing.keys()
         vouching = [name for name in names if Path(name).name == manifest.NAME]
         names = names | {
@@ -146,18 +148,18 @@ class Record:
 
 
 def is_line_of_ours(line: bytes) -> bool:
-    """Whether a line is one of log.jsonl or trace.jsonl."""
+    """Whether a line belongs to log.jsonl or trace.jsonl."""
     entry = line_of(line)
     return "step" in entry and bool(entry.keys() & {"loss", "left_out", "timestep"})
 
 
 def is_begun(line: bytes) -> bool:
-    """Whether it can be the beginning of such a line, cut off by a kill."""
+    """Whether it can be the start of such a line, cut off by a kill."""
     return any(line.startswith(start) or start.startswith(line) for start in (b'{"step": ', b'{"image": '))
 
 
 def line_of(line: bytes) -> dict[str, Any]:
-    """The object in a line; an empty one where it is torn or something else."""
+    """The JSON object in a line; empty if the line is incomplete or something else."""
     with suppress(ValueError, RecursionError):
         entry = json.loads(line)
         return entry if isinstance(entry, dict) else {}
@@ -166,7 +168,7 @@ def line_of(line: bytes) -> dict[str, Any]:
 
 @contextmanager
 def recording(folder: Path) -> Iterator[Record]:
-    """What is written in and below the folder meanwhile is recorded; what is not ours there is not replaced."""
+    """Within this context, files written in and below the folder are recorded, and files that are not ours are not replaced."""
     record = Record(folder)
     if not record.exists:
         record.append(HEADER)
@@ -178,12 +180,12 @@ def recording(folder: Path) -> Iterator[Record]:
 
 
 def of(path: Path) -> Record | None:
-    """The record that tells of a path, if one is kept."""
+    """The active record for a path, if any."""
     return next((record for record in reversed(_active) if record.name(path) is not None), None)
 
 
 def is_regular(path: Path) -> bool:
-    """Whether it is a file, and no link to one."""
+    """Whether it is a regular file, not a link to one."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
@@ -191,7 +193,7 @@ def is_regular(path: Path) -> bool:
 
 
 def entries_of(path: Path, record: Record | None) -> dict[str, dict[str, Any]]:
-    """What a manifest lists, if it is to be believed: recorded, or, where nothing is, of the very form that is written."""
+    """The entries of a manifest that is recorded or, without a record, has exactly the format that we write; otherwise {}."""
     if not (record.has(path) if record else is_regular(path)):
         return {}
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -200,7 +202,7 @@ def entries_of(path: Path, record: Record | None) -> dict[str, dict[str, Any]]:
 
 
 def is_ours(path: Path, record: Record | None, top: Path | None = None) -> bool:
-    """Whether a file was written by this program and is as it was written. top: how far up manifests are looked for."""
+    """Whether a file was written by this program and is unchanged. top: the highest folder to look for manifests in."""
     if record and record.has(path):
         return True
     if not is_regular(path) or os.path.realpath(path) in PROTECTED:
@@ -215,8 +217,8 @@ def is_ours(path: Path, record: Record | None, top: Path | None = None) -> bool:
 
 
 def is_as_listed(path: Path, expected: dict[str, Any], listing: Path) -> bool:
-    """Whether a file is as its manifest says. One of that size that was not touched since the manifest is not hashed again:
-    to edit a file, and to put another one in its place, however old, moves the time of its last change (st_ctime)."""
+    """Whether a file matches its manifest. A file of the right size that did not change since the manifest is not hashed
+    again: editing or replacing a file, even by an older one, updates the time of its last change (st_ctime)."""
     with suppress(OSError):
         about = path.stat()
         if os.name != "nt" and about.st_size == expected["size"] and about.st_ctime_ns <= listing.stat().st_ctime_ns:
@@ -225,7 +227,7 @@ def is_as_listed(path: Path, expected: dict[str, Any], listing: Path) -> bool:
 
 
 def foreign(path: Path, record: Record | None = None) -> list[Path]:
-    """What at and below a path is not ours; links are never ours, empty folders are nobody's."""
+    """The files at and below a path that are not ours. Links are never ours; empty folders are ignored."""
     record = record or of(path)
     path = Path(os.path.abspath(path))
     if not path.is_dir() or path.is_symlink():
@@ -239,7 +241,7 @@ def foreign(path: Path, record: Record | None = None) -> list[Path]:
 
 
 def sign(folder: Path) -> None:
-    """Makes the record of a folder that was just built, with every file in it."""
+    """Write the record of a new folder, with every file in it."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
     with recording(folder) as record:
         for file in files:
@@ -247,20 +249,20 @@ def sign(folder: Path) -> None:
 
 
 def free(path: Path) -> Path:
-    """The path itself where nothing stands, or what is ours; otherwise the next one of NAME-2, NAME-3, ... of which that is so.
+    """The path if it is free or ours; otherwise the first of NAME-2, NAME-3, ... that is.
 
-    Where nothing is recorded it is always the path itself.
+    Without a record it is always the path itself.
     """
     if of(path) is None or not foreign(path):
         return path
     return next(each for number in count(2) if not foreign(each := path.with_stem(f"{path.stem}-{number}")))
 
 
-def say_kept(path: Path, instead: Path) -> None:
-    """Tells that something of the user's stays, and under which name ours is."""
-    events.warn(f"{path} is not what was written here: it stays, and {instead.name} is written beside it")
+def warn_kept(path: Path, instead: Path) -> None:
+    """Warn that a file of the user is kept, and that ours gets another name."""
+    events.warn(f"{path} was changed or not written by this program: it is kept, and {instead.name} is written instead")
 
 
 def sha256(data: bytes) -> str:
-    """The hash of what is about to be written."""
+    """The SHA-256 hash of bytes to be written."""
     return hashlib.sha256(data).hexdigest()

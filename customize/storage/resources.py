@@ -1,4 +1,4 @@
-"""Memory and disk that give out, told in words; what would take less of them. torch is not imported for it."""
+"""Reports running out of memory or disk space, and suggests settings that need less. No torch."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -15,30 +15,34 @@ from customize.storage.disk import BROKEN, DENIED, FULL, WriteError, error_numbe
 
 @contextmanager
 def resources(for_memory: str, for_disk: str) -> Iterator[None]:
-    """Turns what a full memory or disk raises into ResourceError, with what to do about each."""
+    """Turn errors of full memory or a full disk into ResourceError, with the remedy for each."""
     try:
         yield
     except (OSError, SafetensorError) as error:
-        if out_of_memory.gave_out(error):
+        if out_of_memory.caused(error):
             raise ResourceError(f"out of memory\n    -> {for_memory}") from error
         if isinstance(error, WriteError):
             remedy = for_disk.replace("make room", "make it writable") if error.errno in DENIED else for_disk
             raise ResourceError(f"{error.strerror}\n    -> {remedy}") from error
         if (number := error_number(error)) not in FULL | BROKEN:
             raise
-        what = "disk full" if number in FULL else "the disk gave out"
+        what = "disk full" if number in FULL else "the disk failed"
         raise ResourceError(f"{what} ({error})\n    -> {for_disk}") from error
-    except (RuntimeError, MemoryError, ImportError) as error:  # torch.OutOfMemoryError is one, and so is the CPU allocator's
-        if isinstance(error, ResourceError) or not out_of_memory.gave_out(error):
+    except (
+        RuntimeError,
+        MemoryError,
+        ImportError,
+    ) as error:  # torch.OutOfMemoryError is one, and so is the error of the CPU allocator
+        if isinstance(error, ResourceError) or not out_of_memory.caused(error):
             raise
         raise ResourceError(f"out of memory\n    -> {for_memory}") from error
 
 
 @contextmanager
-def only_looked_at(what: str, *also: type[Exception]) -> Iterator[None]:
-    """A file that is only looked at and cannot be read or written is a note, and no reason to stop a run.
+def optional_file(what: str, *also: type[Exception]) -> Iterator[None]:
+    """Turn the failure to read or write a file that the run does not need into a note.
 
-    also: other exceptions that are. A full or broken disk stays what it is.
+    also: further exceptions to treat like this. Errors of a full or broken disk are still raised.
     """
     try:
         yield
@@ -47,11 +51,11 @@ def only_looked_at(what: str, *also: type[Exception]) -> Iterator[None]:
     except (OSError, *also) as error:
         if isinstance(error, OSError) and error_number(error) in FULL | BROKEN:
             raise
-        events.note(f"{what}; the run goes on without ({str(error).partition(chr(10))[0][:200]})")
+        events.note(f"{what}; the run continues without it ({str(error).partition(chr(10))[0][:200]})")
 
 
 def less_memory(settings) -> list[str]:
-    """The flags with which a training run takes less memory and that are not given yet; the ones that cost least come first."""
+    """The flags, not given yet, that reduce the memory of a training run; the cheapest first."""
     size, accumulated = settings.train_batch_size, settings.gradient_accumulation_steps
     smaller = next((size // by for by in range(2, size + 1) if size % by == 0), 1)
     full = settings.trains_whole_networks
@@ -66,13 +70,17 @@ def less_memory(settings) -> list[str]:
 
 
 def for_memory(settings) -> str:
-    """What to do about a full memory, in words."""
+    """The remedy for running out of memory."""
     flags = less_memory(settings)
-    return f"take less, one after another: {', '.join(flags)}" if flags else "take a smaller --resolution, or another machine"
+    return (
+        f"reduce memory, trying one after another: {', '.join(flags)}"
+        if flags
+        else "use a smaller --resolution, or another machine"
+    )
 
 
 def safetensors_size(tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> int:
-    """Bytes of a safetensors file that holds these tensors, to within a few: the header's own order is not known here."""
+    """The size in bytes of a safetensors file with these tensors, to within a few bytes (the order of its header varies)."""
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     end = 0
     for name, tensor in sorted(tensors.items()):

@@ -1,4 +1,4 @@
-"""The folder of a training run: the names of what lies in it, its lock, and whether its result is complete."""
+"""The folder of a training run: the names of its files, its lock, and whether its result is complete."""
 
 import os
 from collections.abc import Iterator
@@ -15,27 +15,27 @@ CONFIG, LOG, CARD, ABOUT = "config.toml", "log.jsonl", "README.md", "customize.j
 CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER = "checkpoints", "samples", "weights", "before_after.png"
 SHEET = "contact_sheet.png"
 LORA, KOHYA_LORA = "pytorch_lora_weights.safetensors", "pytorch_lora_weights_kohya.safetensors"
-"""An adapter, and the same LoRA under the names that ComfyUI, A1111 and Forge read."""
+"""An adapter, and the same LoRA with the tensor names of ComfyUI, A1111 and Forge."""
 VERSIONED = ("customize", "torch", "diffusers", "transformers", "peft")
 
 
 def check_place(setting: str, folder: Path) -> None:
-    """Raises InputError when a folder, there or to be made, is none or cannot be written to."""
+    """Raise InputError if a folder, which may not exist yet, is not a folder or is not writable."""
     path = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not path.exists():
-        raise InputError(Problem(setting, f"{path} is a link that leads nowhere", "name another folder"))
+        raise InputError(Problem(setting, f"{path} is a broken link", "give another folder"))
     if not path.is_dir():
-        raise InputError(Problem(setting, f"{path} is a file", "name another folder"))
+        raise InputError(Problem(setting, f"{path} is a file", "give another folder"))
     if not os.access(path, os.W_OK | os.X_OK):
-        raise InputError(Problem(setting, f"{path} cannot be written to", "name another folder"))
+        raise InputError(Problem(setting, f"{path} is not writable", "give another folder"))
 
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Keeps the folder for this process, and a record of what is written into it; what a dead process left half done in it
-    is ended or undone first.
+    """Lock the folder for this process and record the files written into it. What a dead process left unfinished is
+    completed or undone first.
 
-    Raises InputError when another process is at work in it.
+    Raises InputError if another process is using the folder.
     """
     with lock.hold(folder), ownership.recording(folder):
         recover(folder)
@@ -43,27 +43,27 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def settle(folder: Path) -> None:
-    """For those who read a result: what a kill left half in its place is put there, unless a run is about to do it."""
+    """Before a result is read: complete a move that was interrupted by a kill, unless a running process is about to do it."""
     if (folder / READY).is_dir():
         with suppress(InputError, OSError), claimed(folder):
             pass
 
 
 def clear(folder: Path) -> None:
-    """Removes what an earlier run wrote, file by file, and nothing else; config.toml goes last."""
+    """Remove the files that an earlier run wrote, one by one, and nothing else; config.toml is removed last."""
     record = ownership.of(folder / CONFIG) or ownership.Record(folder)
     files = sorted(record.files(), key=lambda path: path.name == CONFIG)
     folders = {parent for path in files for parent in path.parents if parent.is_relative_to(record.folder)} - {record.folder}
     for path in files:
         path.unlink()
     for parent in sorted(folders, reverse=True):
-        with suppress(OSError):  # it holds something of the user's
+        with suppress(OSError):  # it contains files of the user
             parent.rmdir()
     sync_folder(folder)
 
 
 def is_finished(folder: Path, steps: int, precision: str = "fp32") -> bool:
-    """Whether the folder holds the whole result of so many steps in this number format."""
+    """Whether the folder contains the complete result of `steps` steps in this number format."""
     if manifest.faults(folder, others=True):
         return False
     try:
@@ -74,6 +74,6 @@ def is_finished(folder: Path, steps: int, precision: str = "fp32") -> bool:
 
 
 def embedding_file(placeholder: str, alone: bool) -> str:
-    """learned_embeds.safetensors, or learned_embeds_NAME.safetensors when it is one of several."""
+    """learned_embeds.safetensors, or learned_embeds_NAME.safetensors if it is one of several."""
     name = "".join(letter for letter in placeholder if letter.isalnum() or letter in "-_")
     return "learned_embeds.safetensors" if alone else f"learned_embeds_{name}.safetensors"

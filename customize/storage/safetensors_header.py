@@ -1,4 +1,4 @@
-"""The header of a safetensors file, checked against the file before anything is loaded from it."""
+"""Reads the header of a safetensors file and checks it against the file before anything is loaded."""
 
 import json
 import os
@@ -13,23 +13,23 @@ from customize.printable import printable
 from customize.storage.untrusted_files import REMEDIES, START, kind_of, reason, regular_file
 
 MAX_HEADER_BYTES = 25_000_000
-"""A quarter of safetensors' own limit; the largest that are known, with the tags of a whole data set, have a tenth."""
-PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # also the start of a fitting length, such as 640
+"""A quarter of safetensors' own limit; the largest known headers, with the tags of a whole dataset, have a tenth."""
+PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # also the start of a valid length, such as 640
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
     "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
 }  # fmt: skip
 
 EXPONENTS = {"F8_E4M3": 0x7F, "F8_E5M2": 0x7C, "F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F80_0000, "F64": 0x7FF0_0000_0000_0000}
-"""The bits of a number that are all set in NaN and infinity, and only there."""
+"""The bits of a number that are all set only in NaN and infinity."""
 CHUNK = 1 << 20
 MAX_AXES = 32
-AGAIN = "get the file again, or save it again as safetensors"
+GET_AGAIN = "get the file again, or save it again as safetensors"
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor of the file: its dtype by safetensors' name, its shape, and the byte at which it begins."""
+    """One tensor of the file: its dtype in safetensors' notation, its shape, and the position of its first byte."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -38,17 +38,17 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says about itself."""
+    """The header of a safetensors file."""
 
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
 
 
 def read_header(path: Path) -> Header:
-    """Reads and checks the header of a safetensors file. Raises InputError naming the file and the cause.
+    """Read and check the header of a safetensors file. Raises InputError with the file and the cause.
 
-    Checked: a regular file, the header's length, its JSON (each name once), each tensor's dtype, and that the tensors fill
-    the rest of the file without gap or overlap.
+    Checks that the file is regular, the header's length, its JSON (unique names), each tensor's dtype, and that the tensors
+    fill the rest of the file without gap or overlap.
     """
     try:
         with regular_file(path) as file:
@@ -60,38 +60,38 @@ def read_header(path: Path) -> Header:
     except _Fault as fault:
         raise InputError(Problem(printable(str(path)), printable(str(fault)), fault.remedy)) from None
     except OSError as error:
-        raise InputError(Problem(printable(str(path)), f"cannot be read ({reason(error)})", AGAIN)) from error
+        raise InputError(Problem(printable(str(path)), f"cannot be read ({reason(error)})", GET_AGAIN)) from error
 
 
 def refuse_not_finite(path: Path, header: Header) -> None:
-    """Raises InputError when a tensor of the file holds NaN or infinity."""
+    """Raise InputError if a tensor of the file contains NaN or infinity."""
     broken = [name for name, info in header.tensors.items() if info.dtype in EXPONENTS and not _is_finite(path, info)]
     if broken:
-        what = f"holds NaN or infinity in {len(broken)} of {len(header.tensors)} tensors, such as {_quoted(broken[0])}"
-        remedy = "get the file again; if it was trained so, train it anew with a lower learning rate"
+        what = f"contains NaN or infinity in {len(broken)} of {len(header.tensors)} tensors, such as {_quoted(broken[0])}"
+        remedy = "get the file again; if it was trained like this, train it again with a lower learning rate"
         raise InputError(Problem(printable(str(path)), printable(what), remedy))
 
 
 class _Fault(ValueError):
-    """What is wrong with the file, in words, and what to do."""
+    """What is wrong with the file, and the remedy."""
 
-    def __init__(self, what: str, remedy: str = AGAIN):
+    def __init__(self, what: str, remedy: str = GET_AGAIN):
         self.remedy = remedy
         super().__init__(what)
 
 
 def _header_length(start: bytes, size: int) -> int:
-    """The bytes of the header, by the file's first bytes `start` and its size."""
+    """The length of the header in bytes, from the file's first bytes `start` and its size."""
     length = int.from_bytes(start[:8], "little")
     if size >= 8 and length <= min(MAX_HEADER_BYTES, size - 8):
         return length
     if start.startswith(PICKLES):
-        raise _Fault("is a pickle, whatever its name: it can run code when it is loaded, and is not read")
+        raise _Fault("is a pickle, despite its name: pickles can run code when loaded and are not read")
     if kind := kind_of(start):
-        raise _Fault(f"is no whole safetensors file but {kind}", REMEDIES.get(kind, AGAIN))
+        raise _Fault(f"is {kind}, not a safetensors file", REMEDIES.get(kind, GET_AGAIN))
     if size >= 8 and length <= size - 8:
         raise _Fault(f"has a header of {length:,} bytes, more than {MAX_HEADER_BYTES:,}")
-    raise _Fault(f"is no whole safetensors file: {size} bytes, header of {length}")
+    raise _Fault(f"is not a complete safetensors file: {size} bytes, header of {length}")
 
 
 def _parsed(text: bytes) -> dict[str, Any]:
@@ -99,40 +99,40 @@ def _parsed(text: bytes) -> dict[str, Any]:
         entries = dict(pairs)
         if len(entries) < len(pairs):
             (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
-            _damaged(f"{_quoted(name)} is in it twice")
+            _damaged(f"{_quoted(name)} occurs twice")
         return entries
 
     def number(digits: str) -> float:
-        return -0.0 if digits == "-0" else int(digits)  # the library, too, takes -0 for no whole number
+        return -0.0 if digits == "-0" else int(digits)  # safetensors does not accept -0 as a whole number either
 
     try:
         entries = json.loads(text.decode(), object_pairs_hook=once, parse_int=number)
     except UnicodeDecodeError:
         raise _Fault("has a damaged header: it is not UTF-8") from None
     except RecursionError:
-        raise _Fault("has a damaged header: brackets within brackets without end") from None
+        raise _Fault("has a damaged header: brackets are nested too deeply") from None
     except _Fault:
         raise
     except ValueError as error:
         raise _Fault(f"has a damaged header: it is not JSON ({error})") from None
-    return entries if isinstance(entries, dict) else _damaged("it is no JSON object")
+    return entries if isinstance(entries, dict) else _damaged("it is not a JSON object")
 
 
 def _header(entries: dict[str, Any], length: int, size: int) -> Header:
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        _damaged("its metadata are not texts by name")
+        _damaged("its metadata is not an object of strings")
     spans, tensors = [], {}
     for name, entry in entries.items():
         match entry:
             case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, stop]}:
                 numbers = [*shape, begin, stop]
                 if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
-                    _damaged(f"shape or place of {_quoted(name)} are not whole numbers of 0 or more")
+                    _damaged(f"the shape or offsets of {_quoted(name)} are not whole numbers of at least 0")
                 if len(shape) > MAX_AXES:
                     _damaged(f"{_quoted(name)} has {len(shape):,} axes")
                 if dtype not in BITS:
-                    raise _Fault(f"holds {_quoted(name)} in the unknown dtype {_quoted(dtype)}")
+                    raise _Fault(f"contains {_quoted(name)} in the unknown dtype {_quoted(dtype)}")
                 tensors[name] = TensorInfo(dtype, tuple(shape), 8 + length + begin)
                 spans.append((begin, stop, name))
             case _:
@@ -146,7 +146,7 @@ def _header(entries: dict[str, Any], length: int, size: int) -> Header:
             _damaged(f"the bytes of {_quoted(name)} do not fit its shape")
         end = stop
     if 8 + length + end != size:
-        raise _Fault(f"is not whole: {size} bytes, {8 + length + end} expected")
+        raise _Fault(f"has the wrong size: {size} bytes, {8 + length + end} expected")
     return Header(tensors, metadata)
 
 
@@ -159,7 +159,7 @@ def _quoted(name: str) -> str:
 
 
 def _is_finite(path: Path, info: TensorInfo) -> bool:
-    import numpy as np  # not for --help
+    import numpy as np  # not needed for --help
 
     kind, mask = np.dtype(f"<u{BITS[info.dtype] // 8}"), EXPONENTS[info.dtype]
     left = prod(info.shape)

@@ -1,4 +1,4 @@
-"""Tensors in safetensors files. After saving, a file is read back and its tensors compared bit for bit with those in memory."""
+"""Saves tensors to safetensors files. Each file is read back and compared bit for bit with the tensors in memory."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,13 +12,13 @@ from customize.printable import first_few
 from customize.storage.atomic import write_bytes
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-"""Number formats of results, by the values of the setting `save_precision`."""
+"""Values of the setting `save_precision` -> dtype."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], precision: str = "fp32") -> Path:
-    """Writes tensors to one safetensors file, reads it afresh and compares. Raises OSError when they differ.
+    """Write tensors to a safetensors file, read it back and compare. Raises OSError if they differ.
 
-    precision: fp32, fp16 or bf16; what fp16 cannot hold stays in fp32, and is told.
+    precision: fp32, fp16 or bf16; tensors beyond the range of fp16 stay in fp32, with a note.
     """
     tensors = rounded(
         {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}, precision, path.name
@@ -26,12 +26,12 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     write_bytes(path, save(tensors, {"format": "pt", **metadata}))
     read = load_file(path)
     if read.keys() != tensors.keys() or not all(torch.equal(read[name], tensors[name]) for name in tensors):
-        raise OSError(f"{path} does not hold what was written to it")
+        raise OSError(f"{path} does not contain what was written to it")
     return path
 
 
 def rounded(tensors: dict[str, Tensor], precision: str, where: str) -> dict[str, Tensor]:
-    """The tensors (not single numbers) in another format, but those that would overflow in it: they stay fp32, and are told."""
+    """The tensors (except scalars) in another format; those that would overflow stay in fp32, with a note."""
     if precision == "fp32":
         return tensors
     dtype = PRECISIONS[precision]
@@ -40,5 +40,5 @@ def rounded(tensors: dict[str, Tensor], precision: str, where: str) -> dict[str,
     }
     too_large = [name for name, tensor in found.items() if not tensor.isfinite().all()]
     if too_large:
-        events.note(f"{where} keeps in fp32 what is too large for {precision}: {first_few(too_large, 3)}")
+        events.note(f"{where}: too large for {precision}, kept in fp32: {first_few(too_large, 3)}")
     return found | {name: tensors[name] for name in too_large}

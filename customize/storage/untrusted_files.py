@@ -1,7 +1,7 @@
-"""One door for files that others wrote: regular files of bounded size, told for what they are by their first bytes.
+"""Safe reading of untrusted files: regular files of bounded size, identified by their first bytes.
 
-A library gets the name of a file only after it passed here: a named pipe would keep it waiting for ever, a link to a device
-would fill the memory.
+A file is checked here before a library opens it: a named pipe would make the library wait forever, a link to a device would
+fill the memory.
 """
 
 import errno
@@ -17,7 +17,7 @@ from customize.printable import printable
 from customize.storage import out_of_memory
 
 START = 512
-"""Bytes that tell what a file is."""
+"""The number of bytes that identify a file."""
 KIB, MIB = 1 << 10, 1 << 20
 NOT_FILES = {
     stat.S_IFIFO: "a named pipe",
@@ -28,12 +28,12 @@ NOT_FILES = {
 }
 LFS_POINTER, WEB_PAGE = "a Git LFS pointer, not the file itself", "a web page (HTML)"
 REMEDIES = {
-    LFS_POINTER: "fetch the file itself: run `git lfs pull` in its folder, or download it again",
-    WEB_PAGE: "download the file itself: this is a page about it, or one that asks for a login",
+    LFS_POINTER: "get the file itself: run `git lfs pull` in its folder, or download it again",
+    WEB_PAGE: "download the file itself: this is a web page about it, or a login page",
 }
-"""What to do about a file that is something else than its name says, where that can be told."""
+"""Remedies for files that are something else than their name says."""
 PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
-"""Suffixes of files that can run code when they are loaded."""
+"""Suffixes of files that can run code when loaded."""
 SIGNATURES = (
     (b"version https://git-lfs", LFS_POINTER),
     (b"\x89PNG\r\n\x1a\n", "a PNG image"),
@@ -53,7 +53,7 @@ SIGNATURES = (
     (b"GGUF", "a GGUF file (quantised weights of llama.cpp and ComfyUI-GGUF)"),
     (b"\x89HDF", "an HDF5 file (weights of Keras or TensorFlow)"),
     (b"\x08\x01\x12", "an ONNX file"),
-    (b"PK\x03\x04", "a zip archive, as PyTorch's pickles are, too"),
+    (b"PK\x03\x04", "a zip archive (PyTorch's pickles are zip archives too)"),
     (b"PK\x05\x06", "an empty zip archive"),
     (b"\x1f\x8b", "a gzip archive"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
@@ -65,7 +65,7 @@ SIGNATURES = (
     (b"MZ", "a program for Windows"),
     (b"#!", "a script"),
     (b"SQLite format 3", "a database"),
-    *((b"\x80" + bytes([protocol]), "a pickle, which can run code when it is loaded") for protocol in range(2, 6)),
+    *((b"\x80" + bytes([protocol]), "a pickle, which can run code when loaded") for protocol in range(2, 6)),
 )
 BRANDS = {b"heim": "a HEIC image", b"heis": "a HEIC image", b"hevc": "a HEIF sequence", b"crx ": "a camera's raw file",
           b"avif": "an AVIF image", b"avis": "an AVIF image", b"heic": "a HEIC image", b"heix": "a HEIC image",
@@ -73,15 +73,15 @@ BRANDS = {b"heim": "a HEIC image", b"heis": "a HEIC image", b"hevc": "a HEIF seq
 
 
 class NotRegular(OSError):
-    """A name that stands for no regular file; `strerror` says what it stands for."""
+    """A path that is not a regular file; `strerror` says what it is."""
 
 
 class TooLarge(OSError):
-    """A file of more bytes than such a file can have."""
+    """A file that is larger than allowed."""
 
 
 class NotText(ValueError):
-    """A file that holds no UTF-8 text. line: the first one that is none."""
+    """A file that is not UTF-8 text. line: the first invalid one."""
 
     def __init__(self, what: str, line: int):
         self.line = line
@@ -89,16 +89,16 @@ class NotText(ValueError):
 
 
 def regular_file(path: Path | str, most: int | None = None) -> io.BufferedReader:
-    """Opens a regular file of at most `most` bytes for reading, without ever waiting.
+    """Open a regular file of at most `most` bytes for reading, without ever blocking.
 
-    Raises OSError: NotRegular for pipes, sockets, devices and folders, TooLarge.
+    Raises OSError: NotRegular for pipes, sockets, devices and folders, TooLarge for larger files.
     """
     if "\0" in str(path):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     _refuse_others(os.stat(path).st_mode)
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
-        found = os.fstat(descriptor)  # another file may have taken the name meanwhile
+        found = os.fstat(descriptor)  # another file may have got the name meanwhile
         _refuse_others(found.st_mode)
         if most is not None and found.st_size > most:
             raise TooLarge(0, f"has {found.st_size:,} bytes, more than {most:,}")
@@ -109,14 +109,14 @@ def regular_file(path: Path | str, most: int | None = None) -> io.BufferedReader
 
 
 def read_bytes(path: Path | str, most: int) -> bytes:
-    """The content of a regular file of at most `most` bytes. Raises OSError, as `regular_file`."""
+    """The content of a regular file of at most `most` bytes. Raises OSError like `regular_file`."""
     with regular_file(path, most) as file:
-        size = os.fstat(file.fileno()).st_size  # files of /proc have none, and may go on for ever
+        size = os.fstat(file.fileno()).st_size  # files of /proc have size 0 and may be endless
         return file.read(size)
 
 
 def read_text(path: Path | str, most: int) -> str:
-    """The text of a regular UTF-8 file of at most `most` bytes. Raises OSError, and NotText, which says what else it is."""
+    """The text of a regular UTF-8 file of at most `most` bytes. Raises OSError, or NotText, which says what it is instead."""
     data = read_bytes(path, most)
     try:
         return data.decode("utf-8-sig")
@@ -126,7 +126,7 @@ def read_text(path: Path | str, most: int) -> str:
 
 
 def kind_of(start: bytes) -> str:
-    """What a file is by its first bytes (`START` of them are enough), in words; empty where they do not tell."""
+    """The kind of a file, from its first bytes (`START` are enough); empty if unknown."""
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "a WebP image"
     if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
@@ -145,7 +145,7 @@ def kind_of(start: bytes) -> str:
 
 
 def reason(error: Exception) -> str:
-    """Why a file cannot be read, in words."""
+    """Why a file cannot be read."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return str(error)
@@ -153,15 +153,15 @@ def reason(error: Exception) -> str:
 
 @contextmanager
 def refusing(where: object, remedy: str, what: str = "cannot be loaded") -> Iterator[None]:
-    """Turns whatever a library raises on a file into InputError with the first line of its message; lets MemoryError pass."""
+    """Turn any exception of a library into InputError with the first line of its message; MemoryError passes through."""
     try:
         yield
     except (InputError, Interrupted, MemoryError, KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # a panic of tokenizers, written in Rust, is no Exception
+    except BaseException as error:  # a panic of tokenizers, written in Rust, is not an Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        if out_of_memory.gave_out(error):
+        if out_of_memory.caused(error):
             raise
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise InputError(Problem(printable(str(where)), printable(f"{what} ({cause})"), remedy)) from error
@@ -170,7 +170,7 @@ def refusing(where: object, remedy: str, what: str = "cannot be loaded") -> Iter
 def unreadable(error: OSError) -> Problem:
     """The problem of a file or folder that the system refuses to open."""
     where = printable(str(error.filename or "a file"))
-    return Problem(where, f"cannot be read ({error.strerror or error})", "mend its rights, or name another one")
+    return Problem(where, f"cannot be read ({error.strerror or error})", "fix its permissions, or give another one")
 
 
 def _refuse_others(mode: int) -> None:

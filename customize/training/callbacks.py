@@ -18,7 +18,7 @@ from customize.errors import Interrupted
 from customize.storage import checkpoint, ownership
 from customize.storage.atomic import write_bytes
 from customize.storage.disk import room_for
-from customize.storage.resources import only_looked_at
+from customize.storage.resources import optional_file
 from customize.storage.run_log import read_log
 from customize.training.loop import Callback, State, StepMetrics
 
@@ -70,7 +70,7 @@ class JsonlLogger(Callback):
 
     def start(self, state: State) -> None:
         self.file: TextIO | None = None
-        with only_looked_at(f"{self.path.name} cannot be read or written"):
+        with optional_file(f"{self.path.name} cannot be read or written"):
             record = ownership.of(self.path)
             earlier = read_log(self.path) if record is None or record.has(self.path) else []
             kept = [line for step, line in earlier if step is not None and step <= state.step]
@@ -115,7 +115,7 @@ class Trackers(Callback):
     def after_step(self, state: State, metrics: StepMetrics) -> None:
         values = {"loss": metrics.loss, "learning_rate": metrics.learning_rate, "gradient_norm": metrics.gradient_norm}
         done = False
-        with only_looked_at("trackers fail", Exception):
+        with optional_file("trackers fail", Exception):
             state.accelerator.log(values, step=state.step)
             done = True
         if not done:
@@ -123,7 +123,7 @@ class Trackers(Callback):
 
     def finish(self, state: State) -> None:
         for tracker in state.accelerator.trackers:
-            with only_looked_at(f"{tracker.name} does not end well", Exception):
+            with optional_file(f"{tracker.name} does not end well", Exception):
                 tracker.finish()
 
 

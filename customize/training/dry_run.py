@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 
 from customize import device, events, units
-from customize.data.examples import Examples, small_pictures_note
+from customize.data.examples import Examples, small_images_note
 from customize.errors import ResourceError
 from customize.families import Source, load
 from customize.families.pipeline_folder import pipeline_sizes
@@ -167,7 +167,7 @@ def make(settings, folder: Path, source: Source, examples: Examples) -> Plan:
     resume = find_checkpoint(settings, folder, same, events.info, steps)
     family = load(source)
     context = RunContext(settings, accelerator, family, examples, *done(resume))
-    for note in filter(None, (*examples.notes, small_pictures_note(examples.instances, context.resolution))):
+    for note in filter(None, (*examples.notes, small_images_note(examples.instances, context.resolution))):
         events.note(note)
     with resources(for_memory(settings), "make room"), trial_of(settings, context) as trial:
         training = prepare(trial, RunContext(trial, accelerator, family, examples, *done(resume)))

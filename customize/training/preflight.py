@@ -91,11 +91,11 @@ def attempt(one: Callable[[], T], problems: list[Problem]) -> T | None:
     try:
         return one()
     except InputError as error:
-        if out_of_memory.gave_out(error):
+        if out_of_memory.caused(error):
             raise
         problems += error.problems
     except OSError as error:
-        if out_of_memory.gave_out(error):
+        if out_of_memory.caused(error):
             raise
         problems.append(unreadable(error))
     return None

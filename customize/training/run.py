@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, broadcast_object_list
 
 from customize import device, events
-from customize.data.examples import Examples, small_pictures_note
+from customize.data.examples import Examples, small_images_note
 from customize.errors import InputError
 from customize.evaluation import verify_result
 from customize.evaluation.learned_change import Probe
@@ -28,7 +28,7 @@ from customize.settings.files import sharing
 from customize.storage import checkpoint, manifest, run_folder
 from customize.storage.atomic import new_entries, new_folder
 from customize.storage.checkpoint import Checkpoint, size
-from customize.storage.resources import for_memory, only_looked_at, resources
+from customize.storage.resources import for_memory, optional_file, resources
 from customize.storage.tensor_files import PRECISIONS
 from customize.training import expected_time, model_card, output_folder, summary
 from customize.training.callbacks import Checkpoints, EveryNSteps, JsonlLogger, Progress, Signals, Trackers
@@ -85,7 +85,7 @@ def run(settings, folder: Path, source: Source, examples: Examples, callbacks: S
             upload(settings, folder)
         accelerator.state.destroy_process_group()
         return folder
-    for note in filter(None, (*examples.notes, small_pictures_note(examples.instances, context.resolution))):
+    for note in filter(None, (*examples.notes, small_images_note(examples.instances, context.resolution))):
         events.note(note)
     with resources(for_memory(settings), "make room, then go on with --resume_from_checkpoint latest"), ExitStack() as claim:
         outcome = fit(context, folder, resume, same, callbacks, claim)
@@ -185,7 +185,7 @@ def claimed(settings, folder: Path, accelerator: Accelerator, resume: Checkpoint
         values = sharing.shared_settings(settings, names=True).items()
         plain = {name: value if isinstance(value, int | float | str) else str(value) for name, value in values}
         started = False
-        with only_looked_at("no trackers", Exception):
+        with optional_file("no trackers", Exception):
             accelerator.init_trackers("customize", config=plain, init_kwargs=tracker_options(resume, same))
             started = True
         if not started:
@@ -235,7 +235,7 @@ def save_weights(folder: Path, method: Method, about: About) -> Callable[[State]
     def save(state: State) -> None:
         what = f"no weights of step {state.step}"
         if state.accelerator.is_main_process:
-            with only_looked_at(what), new_folder(folder / checkpoint.name(state.step)) as unfinished:
+            with optional_file(what), new_folder(folder / checkpoint.name(state.step)) as unfinished:
                 method.save(unfinished, about(state.step))
                 manifest.write(unfinished)
 

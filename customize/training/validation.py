@@ -23,7 +23,7 @@ from customize.printable import first_few
 from customize.settings.validation_prompts import images_per_prompt
 from customize.storage import manifest
 from customize.storage.atomic import new_folder, write_image
-from customize.storage.resources import only_looked_at
+from customize.storage.resources import optional_file
 from customize.storage.untrusted_files import MIB, read_text, regular_file
 from customize.training.loop import State
 
@@ -63,7 +63,7 @@ class ValidationImages:
             for tracker in state.accelerator.trackers:
                 options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
                 arrays = {prompt: np.stack([np.asarray(image) for image in drawn]) for prompt, drawn in images.items()}
-                with only_looked_at(f"{tracker.name} takes no sample images", Exception):
+                with optional_file(f"{tracker.name} takes no sample images", Exception):
                     tracker.log_images(arrays, step=state.step, **options)
         state.accelerator.wait_for_everyone()
 
@@ -76,7 +76,7 @@ class ValidationImages:
         self.family.latents.to("cpu")
         state.method.train()
         events.emit(events.ValidationImagesDrawn(step, images))
-        with only_looked_at(f"sample pictures of step {step} cannot be kept"):
+        with optional_file(f"sample pictures of step {step} cannot be kept"):
             self.keep(images, step)
         return images
 
@@ -122,7 +122,7 @@ class ValidationImages:
             step = step if step in columns else max(columns)
             rows = list(zip(self.row_labels(), columns[0], columns[step], strict=True))
             try:
-                with only_looked_at(f"no {path.name}"):
+                with optional_file(f"no {path.name}"):
                     labels = f"before: {self.settings.start_label}", f"after {step:,} steps"
                     shown = [example.open() for example in examples[:8]]
                     write_image(path, before_after(shown, rows, of=len(examples), labels=labels))

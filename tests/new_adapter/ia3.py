@@ -7,11 +7,11 @@ import torch
 from pydantic import BaseModel
 
 from customize.adapters import lora, peft_layers
-from customize.settings.field import again
+from customize.settings.field import override
 
 
 class Settings(BaseModel):
-    lora_targets: tuple[str, ...] = again(lora.Settings, "lora_targets", ("attention",))
+    lora_targets: tuple[str, ...] = override(lora.Settings, "lora_targets", ("attention",))
 
 
 class Adapter(peft_layers.PeftAdapter):

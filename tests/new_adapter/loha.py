@@ -3,13 +3,13 @@
 from pydantic import BaseModel
 
 from customize.adapters import lora, peft_layers
-from customize.settings.field import again
+from customize.settings.field import override
 
 
 class Settings(BaseModel):
-    rank: int = again(lora.Settings, "rank", 16)
-    lora_alpha: float | None = again(lora.Settings, "lora_alpha", None, default_in_words="none: the rank")
-    lora_targets: tuple[str, ...] = again(lora.Settings, "lora_targets", ("attention",))
+    rank: int = override(lora.Settings, "rank", 16)
+    lora_alpha: float | None = override(lora.Settings, "lora_alpha", None, default_in_words="none: the rank")
+    lora_targets: tuple[str, ...] = override(lora.Settings, "lora_targets", ("attention",))
 
 
 class Adapter(peft_layers.PeftAdapter):

@@ -1,1 +1,1 @@
-"""Flags, configurations and stray words of a command line, made into settings."""
+"""Turns flags, configurations and stray words of a command line into settings."""

@@ -1,4 +1,4 @@
-"""Other programs' names of our settings, understood: see `customize.cli.flags.aliases_table`."""
+"""Translates other programs' names of our settings: see `customize.cli.flags.aliases_table`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ __all__ = ["CONFIG", "elsewhere", "explained", "flags", "is_switch", "lines", "o
 
 @dataclass
 class Ours:
-    """What was given, in our names. origins: setting -> the name that was typed for it."""
+    """The given values under our names. origins: setting -> the name that was typed for it."""
 
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
@@ -34,7 +34,7 @@ def same(model: type[Settings]) -> Mapping[str, str]:
 
 
 def explained(problem: Problem, model: type[Settings]) -> Problem:
-    """The problem of a name that is no setting, with what is known of it from other programs; any other problem as it is."""
+    """The problem of an unknown name, with a remedy if another program uses that name; other problems unchanged."""
     name, others = problem.where, same(model)
     if problem.what != NO_SETTING:
         return problem
@@ -42,25 +42,25 @@ def explained(problem: Problem, model: type[Settings]) -> Problem:
         return Problem(name, NO_SETTING, f"did you mean {others[name]}?")
     if found := elsewhere(name, model):
         other, theirs = found
-        return Problem(name, f"{NO_SETTING} of {model.command}", f"leave it out: {other.command} has it as {theirs}")
+        return Problem(name, f"{NO_SETTING} of {model.command}", f"leave it out: in {other.command} it is {theirs}")
     return unknown(name, {**others, **dict.fromkeys(table(model), "")})
 
 
 @cache
 def flags(model: type[Settings]) -> Mapping[str, Flag]:
-    """The other switches that the command of `model` understands."""
+    """The switches of other programs that the command of `model` accepts."""
     taken = {**table(model), **same(model)}
     by_value = {name: Flag(commands, str) for name, (commands, _, _) in BY_VALUE.items()}
     return {name: flag for name, flag in (*FLAGS, *by_value.items()) if model in flag.commands and name not in taken}
 
 
 def lines(model: type[Settings]) -> dict[str, Setting | Flag]:
-    """How many words follow each name: what `arguments` asks."""
+    """Each name with the setting or flag that tells `arguments` how many values follow."""
     return {**flags(model), **{name: table(model)[ours] for name, ours in same(model).items()}}
 
 
 def ours(model: type[Settings], given: Mapping[str, Any], sign: str = "") -> Ours:
-    """The values by the names of our settings; `sign`: what stands before a name in notes, such as --."""
+    """The values under the names of our settings. sign: the prefix of a name in notes, such as --."""
     found = Ours()
     given = _with_schedule(model, given, found)
     names, switches = same(model), flags(model)
@@ -71,7 +71,7 @@ def ours(model: type[Settings], given: Mapping[str, Any], sign: str = "") -> Our
         elif name in switches:
             continue
         elif (setting := names.get(name, name)) in found.values:
-            what = f"and {sign}{found.origins[setting]} are the same setting, {setting}"
+            what = f"and {sign}{found.origins[setting]} both set {setting}"
             found.problems.append(Problem(name, what, "keep one of the two"))
         else:
             found.values[setting], found.origins[setting] = _worded(setting, value), name
@@ -82,7 +82,7 @@ def ours(model: type[Settings], given: Mapping[str, Any], sign: str = "") -> Our
     more, notes, problems = translate(model, switched, switches)
     for setting, value in more.items():
         if found.values.setdefault(setting, value) != value:
-            what = f"is {written(found.values[setting])} and {written(value)} by what was given"
+            what = f"is given as both {written(found.values[setting])} and {written(value)}"
             found.problems.append(Problem(setting, what, "keep one of the two"))
     for name in switched:
         if (means := switches[name].means) and means[0] in more:
@@ -93,7 +93,7 @@ def ours(model: type[Settings], given: Mapping[str, Any], sign: str = "") -> Our
 
 
 def _with_schedule(model: type[Settings], given: Mapping[str, Any], found: Ours) -> Mapping[str, Any]:
-    """ComfyUI and A1111 give a sampler and its noise schedule apart; here they are one name: DPM++ 2M, Karras."""
+    """Join the sampler and its noise schedule, which ComfyUI and A1111 give separately: DPM++ 2M, Karras."""
     names = [name for name in given if same(model).get(name) == "scheduler"]
     apart = next((name for name in ("scheduler", *SCHEDULE_NAMES) if str(given.get(name)).casefold() in SCHEDULES_APART), None)
     if "scheduler" not in table(model) or not apart or (not names and apart == "scheduler"):
@@ -107,29 +107,27 @@ def _with_schedule(model: type[Settings], given: Mapping[str, Any], found: Ours)
 
 
 def _by_value(name: str, value: Any, found: Ours) -> None:
-    """Takes in a name whose value says what is wanted."""
+    """Add a name whose meaning depends on its value."""
     _, meanings, (what, remedy) = BY_VALUE[name]
     meaning = meanings.get(written(value).casefold())
     if meaning is None:
-        found.problems.append(Problem(name, f'"{value}" is not known here: {what}', remedy))
+        found.problems.append(Problem(name, f'"{value}" is not supported: {what}', remedy))
     else:
         found.values |= {setting: meant for setting, meant in meaning.items() if setting not in found.values}
         says = ", ".join(f"{setting} = {written(meant)}" for setting, meant in meaning.items())
-        found.notes.append(
-            f"read {name} {value} as {says}" if says else f"{name} {value} has nothing left to do: it is so anyway"
-        )
+        found.notes.append(f"read {name} {value} as {says}" if says else f"{name} {value} has no effect: it is the default")
 
 
 def is_switch(name: str) -> bool:
-    """Whether a name says something without a value."""
+    """Whether a name needs no value."""
     return name in BY_VALUE and "true" in BY_VALUE[name][1]
 
 
 def _worded(setting: str, value: Any) -> Any:
-    """A value in our words where another program's word was given."""
+    """A value, translated if another program has a different word for it."""
     return VALUES.get(setting, {}).get(value.casefold(), value) if isinstance(value, str) else value
 
 
 def elsewhere(name: str, model: type[Settings]) -> tuple[type[Settings], str] | None:
-    """Another command that has the setting that other programs call so, and our name of it."""
+    """Another command that has this setting of other programs, and our name for it."""
     return next(((other, same(other)[name]) for other in MODELS if other is not model and name in same(other)), None)

@@ -1,7 +1,7 @@
-"""What kohya's sd-scripts, OneTrainer, ai-toolkit, SimpleTuner, AUTOMATIC1111, ComfyUI and InvokeAI call our settings.
+"""Names of our settings in kohya's sd-scripts, OneTrainer, ai-toolkit, SimpleTuner, AUTOMATIC1111, ComfyUI and InvokeAI.
 
-A name is another one for a setting (`SAME`), or a switch that is a setting's value, has nothing left to do or cannot be
-honoured (`FLAGS`), or says by its value what is wanted (`BY_VALUE`). Each row holds for the commands that have the setting.
+`SAME`: another name of a setting. `FLAGS`: a switch that stands for a value of a setting, has no effect, or is not
+supported. `BY_VALUE`: a name whose meaning depends on its value. Rows apply to the commands that have the setting.
 """
 
 from collections.abc import Mapping
@@ -118,32 +118,32 @@ SAME: Mapping[str, str] = {
     "wildcards_dir": "wildcard_dir wildcards",
     "plain_prompt": "no_weighting",
 }
-"""Setting -> other programs' names of it. A name may stand for several: each command takes the setting that it has."""
+"""Setting -> its names in other programs. A name may stand for several settings: each command uses the one that it has."""
 
 MEMORY_HELP = (
-    "memory is not saved by moving parts to and fro",
+    "offloading to the CPU is not supported",
     "add --mixed_precision bf16 (or fp16), --vae_tiling, --batch_size 1",
 )
 TRAIN_MEMORY_HELP = (
-    "memory is not saved by moving parts to and fro",
+    "offloading to the CPU is not supported",
     "add --gradient_checkpointing, --use_8bit_adam, --mixed_precision bf16, or train a LoRA (--adapter lora)",
 )
 NO_BUCKETS = (
-    "images are not grouped by shape: each is cut into squares along its long side",
-    "leave it out; --crop_variants says into how many, --center_crop takes the middle",
+    "images are not grouped by shape: each is cropped to squares along its long side",
+    "leave it out; --crop_variants sets their number, --center_crop uses the center only",
 )
 AS_WRITTEN = (
     "captions are used as they are written",
-    "leave it out, and change the captions themselves where they should differ",
+    "leave it out, and edit the captions themselves",
 )
-ONLY_ADAMW = ("the optimizer is AdamW", "leave it out, or take --use_8bit_adam; --learning_rate and --adam_... set it")
+ONLY_ADAMW = ("the optimizer is AdamW", "leave it out, or use --use_8bit_adam; --learning_rate and --adam_... configure it")
 EPOCHS_OF_SAVES = ("weights are saved by steps, not by epochs", "give --save_steps N")
-IN_THE_PROMPT = ("the words of a subject stand in its prompts", 'write them in --instance_prompt, as in "a photo of sks dog"')
+IN_THE_PROMPT = ("the words of a subject are part of its prompts", 'write them in --instance_prompt, as in "a photo of sks dog"')
 OWN_ATTENTION = "torch's own attention saves the same memory"
-ALWAYS_CACHED = "images are encoded once and kept in memory; --latents_cache_dir FOLDER keeps them on disk"
+ALWAYS_CACHED = "images are encoded once and kept in memory; --latents_cache_dir FOLDER caches them on disk"
 DEVICE = (
-    "the device is chosen: a GPU where there is one",
-    "leave it out; CUDA_VISIBLE_DEVICES=0 (or empty: none) chooses another",
+    "the device is chosen automatically: a GPU if there is one",
+    "leave it out; CUDA_VISIBLE_DEVICES=0 (or empty: none) selects another",
 )
 
 
@@ -159,26 +159,26 @@ FLAGS: tuple[tuple[str, Flag], ...] = (
     *_all("xformers sdpa mem_eff_attn diffusers_xformers opt_sdp_attention opt_split_attention use_xformers flash_attn",
           done=OWN_ATTENTION),
     *_all("enable_attention_slicing attention_slicing opt_channels_last enable_vae_slicing", done=OWN_ATTENTION),
-    *_all("use_safetensors safe_serialization", done="safetensors are the only files that are read and written"),
-    *_all("v2", done="the model itself says which Stable Diffusion it is"),
+    *_all("use_safetensors safe_serialization", done="only safetensors files are read and written"),
+    *_all("v2", done="the model's files specify which Stable Diffusion it is"),
     *_all("v_parameterization v_pred v_prediction is_v_pred", means=("prediction_type", "v_prediction")),
     *_all("lowvram medvram low_vram lowram novram always_low_vram sequential_offload enable_model_cpu_offload cpu_offload",
            commands=INFERENCE, refused=MEMORY_HELP),
     *_all("enable_sequential_cpu_offload", commands=INFERENCE, refused=MEMORY_HELP),
     *_all("lowvram medvram low_vram cpu_offload blocks_to_swap", commands=BOTH, refused=TRAIN_MEMORY_HELP),
     *_all("lowram highvram high_vram", commands=BOTH,
-          done="the parts that are not needed are out of the way before training starts"),
+          done="components that training does not need are moved off the device before it starts"),
     *_all("medvram_sdxl", commands=INFERENCE, refused=MEMORY_HELP),
     *_all("no_half_vae upcast_vae vae_fp32", commands=INFERENCE,
           refused=("the autoencoder computes in the number format of the rest",
-                   "leave it out; where images come out black, take --mixed_precision bf16 or no")),
+                   "leave it out; if images come out black, use --mixed_precision bf16 or no")),
     *_all("cpu use_cpu force_cpu no_cuda", refused=DEVICE),
     *_all("device device_id gpu gpu_id gpu_ids", type=str, refused=DEVICE, harmless=("auto", "cuda", "gpu", "cuda:0", "0")),
     # training
     *_all("train_unet network_train_unet_only", commands=DREAMBOOTH,
-          done="the UNet learns, and the text encoder with --train_text_encoder"),
+          done="the UNet is trained, and the text encoder only with --train_text_encoder"),
     *_all("network_train_text_encoder_only train_text_encoder_only", commands=DREAMBOOTH,
-           refused=("the text encoder is not trained alone", "leave it out, or add --train_text_encoder to train both")),
+           refused=("the text encoder cannot be trained alone", "leave it out, or add --train_text_encoder to train both")),
     *_all("use_object_template", commands=TEXTUAL_INVERSION, means=("learnable_property", "object")),
     *_all("use_style_template", commands=TEXTUAL_INVERSION, means=("learnable_property", "style")),
     *_all("continue_last_backup auto_resume", commands=BOTH, means=("resume_from_checkpoint", "latest")),
@@ -186,12 +186,12 @@ FLAGS: tuple[tuple[str, Flag], ...] = (
     *_all("cache_text_embeddings cache_text_encoder_outputs", commands=BOTH,
           done="prompts are encoded once unless the text encoder is trained"),
     *_all("random_crop", commands=BOTH,
-          done="images that are not square are cut at random places unless --center_crop is given"),
+          done="images that are not square are cropped at random positions unless --center_crop is given"),
     *_all("max_data_loader_n_workers num_workers dataloader_workers dataloader_threads", commands=BOTH, type=int,
            done="images are decoded and encoded once, before training starts"),
     *_all("persistent_data_loader_workers", commands=BOTH, done="images are decoded and encoded once, before training starts"),
     *_all("save_state save_state_on_train_end", commands=BOTH,
-          done="a checkpoint to go on from is written every --checkpointing_steps"),
+          done="a checkpoint to resume from is written every --checkpointing_steps"),
     *_all("enable_bucket bucket_no_upscale aspect_ratio_bucketing", commands=BOTH, refused=NO_BUCKETS),
     *_all("min_bucket_reso max_bucket_reso bucket_reso_steps aspect_bucket_rounding", commands=BOTH, type=str,
           refused=NO_BUCKETS),
@@ -203,64 +203,64 @@ FLAGS: tuple[tuple[str, Flag], ...] = (
           harmless=(".txt", "txt", ".caption", "caption"),
            refused=("captions are read from .txt and .caption files, and from tables", "rename the caption files to NAME.txt")),
     *_all("max_token_length", commands=BOTH, type=int, harmless=(75, 77, 150, 225),
-           refused=("captions of any usual length are read in chunks of 75 tokens", "leave it out")),
+           refused=("captions are encoded in chunks of 75 tokens", "leave it out")),
     *_all("optimizer_args lr_scheduler_args", commands=BOTH, type=str, many=True, refused=ONLY_ADAMW),
     *_all("use_lion_optimizer", commands=BOTH, refused=ONLY_ADAMW),
     *_all("use_ema ema", commands=BOTH, refused=("weights are not averaged over the steps", "leave it out")),
     *_all("multires_noise_iterations multires_noise_discount ip_noise_gamma input_perturbation adaptive_noise_scale",
           commands=BOTH,
-           type=str, refused=("noise is drawn plainly, or with --noise_offset", "leave it out, or give --noise_offset 0.05")),
+           type=str, refused=("only plain noise and --noise_offset are supported", "leave it out, or give --noise_offset 0.05")),
     *_all("zero_terminal_snr rescale_betas_zero_snr", commands=BOTH,
            refused=("the noise schedule is the base model's own", "leave it out")),
     *_all("clip_skip", commands=BOTH, type=int, harmless=(0, 1),
-           refused=("the text encoder is read at its last layer, as the base model was trained", "leave it out")),
+           refused=("the last layer of the text encoder is used, as when the base model was trained", "leave it out")),
     *_all("save_every_n_epochs save_n_epochs", commands=BOTH, type=str, refused=EPOCHS_OF_SAVES),
     *_all("save_last_n_epochs save_last_n_steps save_last_n_steps_state", commands=BOTH, type=str,
-           refused=("saved weights are kept", "leave it out; --checkpoints_total_limit N keeps the newest N checkpoints")),
+           refused=("all saved weights are kept", "leave it out; --checkpoints_total_limit N keeps the newest N checkpoints")),
     *_all("output_name model_name_out", commands=BOTH, type=str,
-          done="the files of a result have the names that loaders look for"),
+          done="result files have the names that other programs expect"),
     *_all("save_model_as", commands=BOTH, type=str, harmless=("safetensors", "diffusers", "diffusers_safetensors"),
            refused=("results are written as safetensors", "leave it out: every program reads them")),
     *_all("network_args network_train_args", commands=DREAMBOOTH, type=str, many=True,
-           refused=("an adapter is set by --rank, --lora_alpha, --lora_dropout, --lora_targets",
-                 "leave it out, and give these")),
+           refused=("an adapter is configured by --rank, --lora_alpha, --lora_dropout, --lora_targets",
+                 "leave it out, and use these")),
     *_all("conv_dim conv_alpha network_conv_dim conv", commands=DREAMBOOTH, type=str,
-           refused=("convolutions learn where they are named", "leave it out, or name the modules in --lora_targets")),
+           refused=("convolutions are only trained if they are targets", "leave it out, or list the modules in --lora_targets")),
     *_all("reg_data_dir", commands=DREAMBOOTH, type=str,
-           refused=("class images belong to a prompt here",
+           refused=("class images need a class prompt here",
                     'give --class_data_dir FOLDER --class_prompt "a photo of dog" --prior_preservation images')),
     *_all("trigger_word trigger instance_token token_string", commands=DREAMBOOTH, type=str, refused=IN_THE_PROMPT),
     *_all("class_token class_word", commands=DREAMBOOTH, type=str,
-           refused=("the class stands in a prompt", 'write it in --class_prompt, as in "a photo of dog"')),
+           refused=("the class is part of a prompt", 'write it in --class_prompt, as in "a photo of dog"')),
     *_all("negative_prompt validation_negative_prompt", commands=BOTH, type=str,
-           refused=("sample images are made without a negative prompt", "leave it out, and give it to infer.py")),
+           refused=("sample images are generated without a negative prompt", "leave it out, and use it with infer.py")),
     *_all("vae", commands=BOTH, type=str,
-          refused=("the base model's own autoencoder is used", "leave it out, or give a base model with that one")),
+          refused=("the base model's own autoencoder is used", "leave it out, or use a base model that contains the other one")),
     *_all("unet_path", commands=ALL, type=str,
-          refused=("a base model is read as a whole", "give --pretrained_model_name_or_path")),
+          refused=("a base model is loaded as a whole", "give --pretrained_model_name_or_path")),
     *_all("dataset_config data_backend_config concept_file_name in_json concepts_list", commands=BOTH, type=str,
-           refused=("images are given as folders, with captions beside them", "name the folder itself (--help, [data])")),
+           refused=("images are given as folders, with captions beside them", "give the folder (--help, [data])")),
     *_all("wandb_api_key", commands=BOTH, type=str,
-          refused=("a key does not belong in a command", "run `wandb login`, or set WANDB_API_KEY")),
+          refused=("a key does not belong on a command line", "run `wandb login`, or set WANDB_API_KEY")),
     *_all("wandb_run_name log_tracker_name tracker_project_name tracker_run_name log_prefix", commands=BOTH, type=str,
-           done="a run is called as its folder, --output_dir"),
+           done="a run is named after its folder, --output_dir"),
     *_all("wandb use_wandb", commands=BOTH, means=("report_to", "wandb")),
     *_all("stop_text_encoder_training train_text_encoder_ti", commands=DREAMBOOTH, type=str,
-           refused=("the text encoder learns as long as the UNet", "leave it out, and give --text_encoder_learning_rate")),
+           refused=("the text encoder is trained as long as the UNet", "leave it out, and give --text_encoder_learning_rate")),
     # generating
     *_all("plms", commands=INFERENCE, means=("scheduler", "PNDMScheduler")),
     *_all("dpm_solver dpm", commands=INFERENCE, means=("scheduler", "DPMSolverMultistepScheduler")),
     *_all("ddim", commands=INFERENCE, means=("scheduler", "DDIMScheduler")),
     *_all("disable_safety_checker no_safety_checker skip_safety_checker nsfw disable_nsfw_filter", commands=INFERENCE,
-          done="no safety checker is run"),
+          done="there is no safety checker"),
     *_all("skip_grid no_grid skip_save no_preview", commands=INFERENCE,
-          done="each image is a file of its own, the sheet stands beside them"),
+          done="each image is written to its own file, beside the contact sheet"),
     *_all("schedule_type noise_schedule sigma_schedule", commands=INFERENCE, type=str,
-          refused=("is a part of the sampler's name", 'write it behind the sampler, as in --scheduler "DPM++ 2M Karras"')),
+          refused=("is part of the sampler's name", 'write it after the sampler, as in --scheduler "DPM++ 2M Karras"')),
     *_all("size image_size resolution aspect_ratio ar", commands=INFERENCE, type=str,
-          refused=("width and height are given apart", "give --width 512 --height 512")),
-    *_all("interactive", commands=INFERENCE, refused=("prompts are not asked for", 'give them: --prompt "a cat" "a dog"')),
-    *_all("restore_faces tiling", commands=INFERENCE, refused=("images are not changed after they are made", "leave it out")),
+          refused=("width and height are separate settings", "give --width 512 --height 512")),
+    *_all("interactive", commands=INFERENCE, refused=("there is no interactive mode", 'give prompts: --prompt "a cat" "a dog"')),
+    *_all("restore_faces tiling", commands=INFERENCE, refused=("images are not post-processed", "leave it out")),
 )  # fmt: skip
 
 LORA = {"adapter": "lora"}
@@ -274,9 +274,9 @@ BY_VALUE: Mapping[str, tuple[tuple[type[Settings], ...], Mapping[str, Mapping[st
     "training_method": (DREAMBOOTH, {"lora": LORA, "fine_tune": {"adapter": "none"}, "full": {"adapter": "none"}},
                         ("is lora or full", "give --adapter lora; new words are learned by train_textual_inversion.py")),
     "model_family": (ALL, {"sd1x": {}, "sd15": {}, "sd1": {}, "sd2x": {}, "sd2": {}},
-                     ("only Stable Diffusion 1.x and 2.x are known", "leave it out: the model itself says what it is")),
+                     ("only Stable Diffusion 1.x and 2.x are supported", "leave it out: the model's files specify it")),
 }  # fmt: skip
-"""Names whose value says what is wanted: commands, value -> settings, and what is said of other values."""
+"""Names whose meaning depends on their value: commands, value -> settings, and the problem of other values."""
 BY_VALUE = {
     **BY_VALUE,
     "optimizer": BY_VALUE["optimizer_type"],
@@ -290,9 +290,9 @@ BY_VALUE = {
 
 SHORT = {"W": "width", "H": "height", "s": "steps", "S": "seed", "C": "cfg", "n": "num_images", "o": "output_dir", "p": "prompt",
          "i": "image", "m": "model", "c": "config", "r": "rank"}  # fmt: skip
-"""Flags of one letter after one dash."""
+"""Single-letter flags."""
 CONFIG = ("config", "config_file", "cfg_file", "conf", "settings", "config_path")
-"""Names under which CONFIG.toml is given elsewhere."""
+"""Flags that give CONFIG.toml in other programs."""
 
 PRECISIONS = {
     **dict.fromkeys(("half", "float16", "fp16", "f16", "float_16", "16", "torch.float16", "fp16-mixed", "16-mixed"), "fp16"),
@@ -303,10 +303,10 @@ SCHEDULES = {"cosine_annealing": "cosine", "cosine_annealing_with_restarts": "co
       "warmup": "constant_with_warmup",
              "constant_warmup": "constant_with_warmup", "cosine_restarts": "cosine_with_restarts"}  # fmt: skip
 VALUES: Mapping[str, Mapping[str, str]] = {"mixed_precision": PRECISIONS, "lr_scheduler": SCHEDULES}
-"""Other programs' words for a setting's values, in lower case."""
+"""Other programs' words for values of settings, in lower case."""
 SCHEDULE_NAMES = ("schedule_type", "noise_schedule", "sigma_schedule")
 SCHEDULES_APART = {
     "karras": "Karras", "exponential": "Exponential", "sgm_uniform": "SGM Uniform", "sgm uniform": "SGM Uniform", "beta": "Beta",
     "simple": "Simple", "normal": "", "automatic": "",
 }  # fmt: skip
-"""Noise schedules that ComfyUI and A1111 name apart from the sampler; the last two are its own."""
+"""Noise schedules that ComfyUI and A1111 give separately; the last two are the sampler's own."""

@@ -1,6 +1,6 @@
-"""The words of a command line: which are flags with values, which is CONFIG.toml, and what the others were meant to be.
+"""Parses a command line into flags with values and CONFIG.toml, and suggests what other words were meant to be.
 
-argparse writes the help, but reads nothing: it stops at the first fault, and takes what follows an unknown flag for
+argparse formats the help but does not parse: it stops at the first error, and takes the value of an unknown flag for
 CONFIG.toml.
 """
 
@@ -20,17 +20,19 @@ from customize.settings.files import shipped_configs
 from customize.settings.inference import InferenceSettings
 
 SMALL = frozenset("a an the of in on at with and by is from to for".split())
-"""Words that nobody wants an image of."""
+"""Words that are not prompts by themselves."""
 Given = tuple[str | None, dict[str, Any], list[Problem]]
+FOLDERS = ["train_data_dir", "instance_data_dir"]
+"""The settings of the training methods that name a folder of images."""
 
 
 def known(model: type[Settings]) -> dict[str, Any]:
-    """Every name that a command understands: settings, flags of diffusers' scripts, other programs' names."""
+    """Every name that a command accepts: settings, flags of diffusers' scripts, other programs' names."""
     return {**aliases.lines(model), **diffusers_flags.flags(model), **table(model)}
 
 
 def plain(model: type[Settings], argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words as they were meant where a word processor or another shell changed them, and notes."""
+    """The words with changes by a word processor or another shell undone, and notes."""
     names, ours = known(model), table(model)
 
     def positive(name: str) -> str:
@@ -45,10 +47,10 @@ def plain(model: type[Settings], argv: Sequence[str]) -> tuple[list[str], list[s
 
 
 def arguments(model: type[Settings], argv: Sequence[str]) -> Given:
-    """CONFIG.toml, the values of the flags by name (unknown names included), and what cannot be understood."""
+    """CONFIG.toml, the values of the flags by name (including unknown names), and problems."""
     names = known(model)
-    words: list[str] = []  # that belong to no flag
-    flags: list[tuple[str, list[str]]] = []  # each with the words up to the next one
+    words: list[str] = []  # the words before the first flag
+    flags: list[tuple[str, list[str]]] = []  # each flag with the words up to the next one
     for word in argv:
         if word.startswith("--"):
             flags.append((word, []))
@@ -71,7 +73,7 @@ def arguments(model: type[Settings], argv: Sequence[str]) -> Given:
         elif name in names and names[name].many:
             values[name] = [*values.get(name, ()), *given]
             if given[-1].endswith(".toml"):
-                problems.append(Problem(flag, f'"{given[-1]}" is taken for its value', "put CONFIG.toml first"))
+                problems.append(Problem(flag, f'"{given[-1]}" is read as a value of it', "put CONFIG.toml first"))
         elif name in values:
             problems.append(Problem(flag, "is given twice", "keep one of the two"))
         else:
@@ -86,16 +88,16 @@ def arguments(model: type[Settings], argv: Sequence[str]) -> Given:
 
 
 def _taken_apart(flag: str, line: Any, given: list[Any], left: list[str]) -> Problem | None:
-    """The problem of a text whose words the shell took apart, because no quotes stood around it."""
+    """The problem of a text that the shell split into words because it was not quoted."""
     if not isinstance(line, Setting) or line.type is not str or line.choices or not all(isinstance(each, str) for each in given):
         return None
     more = [word for word in left if not is_config(word)]
     if line.many:
         if flag_like := [word for word in given[1:] if re.fullmatch(r"-[^\W\d]\w*", word)]:
             remedy = f"write --{flag_like[0][1:]} for a flag, {flag}={flag_like[0]} for a value"
-            return Problem(flag_like[0], f"is taken for a value of {flag}", remedy)
+            return Problem(flag_like[0], f"is read as a value of {flag}", remedy)
         if signs := [word for word in given if word.strip() and not set(word) - set(",;|&+. ")]:
-            return Problem(flag, f'"{signs[0]}" is taken for a value', "leave it out: values stand with blanks between them")
+            return Problem(flag, f'"{signs[0]}" is read as a value', "leave it out: separate values by blanks")
         single = not any(len(each.split()) > 1 for each in given) and not SMALL.isdisjoint(map(str.casefold, given))
         if line.text not in ("line", "any", "prompt") or len(given) < 2 or not single:
             return None
@@ -104,12 +106,12 @@ def _taken_apart(flag: str, line: Any, given: list[Any], left: list[str]) -> Pro
     if not more:
         return None
     given[0] = " ".join([given[0], *more])
-    what = f"belong{'s' * (len(more) == 1)} to no setting"
+    what = f"do{'es' * (len(more) == 1)} not belong to any setting"
     return Problem(" ".join(more), what, f"did you mean {flag} {_quoted(given[0])}?")
 
 
 def _example(line: Any) -> str:
-    """What may stand behind a flag, where one value is likely."""
+    """An example value of a flag."""
     if getattr(line, "name", "") == "resume_from_checkpoint":
         return "latest"
     choices = [choice for choice in getattr(line, "choices", ()) if choice != "none"]
@@ -117,7 +119,7 @@ def _example(line: Any) -> str:
 
 
 def is_config(word: str) -> bool:
-    """Whether a word that belongs to no flag is to be read as CONFIG.toml."""
+    """Whether a word that belongs to no flag is read as CONFIG.toml."""
     if word.lower().endswith((".toml", ".json", ".yaml", ".yml", ".txt", ".cfg", ".ini", ".conf")) and "\n" not in word:
         return True
     if shipped_configs.config_path(word):
@@ -135,7 +137,7 @@ def is_config(word: str) -> bool:
 def _without_config(
     model: type[Settings], rest: list[str], values: dict[str, Any], problems: list[Problem]
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """Words before or after the flags, of which none is CONFIG.toml: the settings that they were likely meant for."""
+    """Assign words that belong to no flag to the settings that they were likely meant for, if none is CONFIG.toml."""
     meant: dict[str, str] = {}
     strays, guessed = [], []
     for word in _texts_joined(rest):
@@ -148,14 +150,14 @@ def _without_config(
     if meant:
         words = " ".join(map(_quoted, guessed))
         remedy = " ".join(f"--{name} {_quoted(word)}" for name, word in meant.items())
-        what = "belongs to no setting" if len(meant) == 1 else "belong to no setting"
+        what = f"do{'es' * (len(meant) == 1)} not belong to any setting"
         problems = [Problem(words, what, f"did you mean {remedy}?"), *problems]
         values = {**values, **{name: [word] if table(model)[name].many else word for name, word in meant.items()}}
     return values, [*strays, *problems]
 
 
 def _texts_joined(rest: list[str]) -> list[str]:
-    """The words, with those in a row as one that are no paths and no flags: a text without quotes around it."""
+    """The words, with consecutive ones joined that are neither paths nor flags: a text without quotes."""
     found: list[str] = []
     joins = False
     for word in rest:
@@ -170,34 +172,34 @@ def _texts_joined(rest: list[str]) -> list[str]:
 
 
 def _quoted(word: str) -> str:
-    """A word as it is typed in any shell: in double quotes where quotes are needed."""
+    """A word as it can be typed in any shell: in double quotes if it needs quotes."""
     return word if shlex.quote(word) == word else f'"{word}"' if not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
 def _meant(model: type[Settings], word: str, taken: Mapping[str, Any]) -> tuple[str | None, str]:
-    """The setting that a word without a flag was likely meant for, of those that are not given yet, and its value."""
+    """The setting, not given yet, that a word without a flag was likely meant for, and its value."""
     path = Path(os.path.expanduser(word)) if len(os.fsencode(word)) < 200 else Path("/nowhere at all")
     is_file, is_folder = path.is_file(), path.is_dir()
     training = model is not InferenceSettings
     value = word
     if (is_folder and (path / "model_index.json").is_file()) or (word == "demo" and not is_folder):
-        wanted = ["pretrained_model_name_or_path"]
+        candidates = ["pretrained_model_name_or_path"]
     elif word.endswith(".safetensors"):
-        wanted = ["pretrained_model_name_or_path" if training else "weights"]
+        candidates = ["pretrained_model_name_or_path" if training else "weights"]
     elif is_folder:
-        wanted = ["weights"] if not training else [] if missing_path.is_run(path) else ["train_data_dir", "instance_data_dir"]
+        candidates = ["weights"] if not training else [] if missing_path.is_run(path) else FOLDERS
     elif is_file or missing_path.is_image_name(word):
-        wanted, value = (["train_data_dir", "instance_data_dir"], str(path.parent)) if training else (["image"], word)
+        candidates, value = (FOLDERS, str(path.parent)) if training else (["image"], word)
     elif os.path.isdir(found := missing_path.similar(word) or ""):
-        wanted, value = ["train_data_dir", "instance_data_dir", "weights"], found
+        candidates, value = [*FOLDERS, "weights"], found
     elif word.startswith("<") and word.endswith(">"):
-        wanted = ["placeholder_token", "prompt"]
+        candidates = ["placeholder_token", "prompt"]
     elif _is_text(word):
-        wanted = ["instance_prompt", "prompt", "initializer_token"]
+        candidates = ["instance_prompt", "prompt", "initializer_token"]
     else:
-        wanted = []
+        candidates = []
     own = {"prompt", "weights"} & set(taken) if not training else set()
-    return next((name for name in wanted if name in table(model) and name not in taken and name not in own), None), value
+    return next((name for name in candidates if name in table(model) and name not in taken and name not in own), None), value
 
 
 def _is_text(word: str) -> bool:
@@ -211,24 +213,24 @@ def _is_text(word: str) -> bool:
 
 
 def _second_config(word: str) -> Problem:
-    return Problem(word, "is a second CONFIG.toml, where one is read", "write the settings of both into one file")
+    return Problem(word, "is a second CONFIG.toml; only one is read", "put the settings of both into one file")
 
 
 def _stray(model: type[Settings], word: str) -> Problem:
-    """The problem of a word that belongs to no setting."""
+    """The problem of a word that does not belong to any setting."""
     name, equals, value = word.partition("=")
     plain_name = name.lstrip("-").replace("-", "_")
     if equals and plain_name in known(model):
-        return Problem(word, "belongs to no setting", f"did you mean --{plain_name}={_quoted(value)}?")
+        return Problem(word, "does not belong to any setting", f"did you mean --{plain_name}={_quoted(value)}?")
     path = Path(os.path.expanduser(word)) if len(os.fsencode(word)) < 200 else Path("/nowhere at all")
     if path.is_dir() and missing_path.is_run(path):
         config = shlex.quote(str(path / "config.toml"))
-        return Problem(word, "is the folder of a run", f"did you mean {config} --resume_from_checkpoint latest?")
-    return Problem(word, "belongs to no setting", "write --name VALUE, with quotes around blanks")
+        return Problem(word, "is a run folder", f"did you mean {config} --resume_from_checkpoint latest?")
+    return Problem(word, "does not belong to any setting", "write --name VALUE, with quotes around text that has blanks")
 
 
 def _flag(names: Mapping[str, Any], flag: str, following: list[str]) -> tuple[str, list[Any], list[str]]:
-    """The name of a flag, its values, and what is left of the words that follow it."""
+    """The name of a flag, its values, and the remaining words after it."""
     word, equals, value = flag.partition("=")
     name = word.removeprefix("--").replace("-", "_")
     positive = name.removeprefix("no_")
@@ -239,9 +241,9 @@ def _flag(names: Mapping[str, Any], flag: str, following: list[str]) -> tuple[st
     if name in aliases.CONFIG and name not in names:
         return name, following[:1], following[1:]
     if name not in names:
-        return name, [True], []  # nobody knows how many values it takes
+        return name, [True], []  # the number of its values is unknown
     if names[name].type is bool:
-        told = bool(following) and following[0].casefold() in diffusers_flags.BOOLEANS
-        return name, (following[:1] if told else [True]), following[told:]
+        has_value = bool(following) and following[0].casefold() in diffusers_flags.BOOLEANS
+        return name, (following[:1] if has_value else [True]), following[has_value:]
     most = len(following) if names[name].many else 1
     return name, following[:most], following[most:]

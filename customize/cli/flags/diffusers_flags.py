@@ -1,6 +1,6 @@
-"""The flags of diffusers' training scripts that are no settings here, and the defaults that are others here.
+"""Flags of diffusers' training scripts that are not settings here, and defaults that differ here.
 
-Each such flag is another name of a setting, or has nothing left to do, or cannot be honoured: the table says which.
+Each such flag is another name of a setting, has no effect, or is not supported: see the table.
 """
 
 import os
@@ -20,10 +20,10 @@ BOTH = (TextualInversionSettings, DreamBoothSettings)
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag that is no setting. One of `means`, `done` and `refused` says what becomes of it.
+    """A flag that is not a setting. Exactly one of `means`, `done` and `refused` is given.
 
-    means: the setting and its value when the flag is on; done: why nothing is left to do, in words;
-    refused: why it cannot be honoured, and what to do instead.
+    means: the setting and its value when the flag is on; done: why the flag has no effect here;
+    refused: why the flag is not supported, and what to do instead.
     """
 
     commands: tuple[type[Settings], ...]
@@ -32,7 +32,7 @@ class Flag:
     means: tuple[str, Any] | None = None
     done: str = ""
     refused: tuple[str, str] | None = None
-    harmless: tuple[Any, ...] = ()  # values of a refused flag that ask for what is done anyway
+    harmless: tuple[Any, ...] = ()  # values of a refused flag that ask for the default
 
 
 FLAGS: Mapping[str, Flag] = {
@@ -41,16 +41,16 @@ FLAGS: Mapping[str, Flag] = {
     "set_grads_to_none": Flag(DREAMBOOTH, done="gradients are always set to none between steps"),
     "enable_xformers_memory_efficient_attention": Flag(BOTH, done="torch's own attention saves the same memory"),
     "pre_compute_text_embeddings": Flag(DREAMBOOTH, done="prompts are encoded once unless the text encoder is trained"),
-    "dataloader_num_workers": Flag(BOTH, int, done="pictures are decoded and encoded once, before training starts"),
+    "dataloader_num_workers": Flag(BOTH, int, done="images are decoded and encoded once, before training starts"),
     "local_rank": Flag(BOTH, int, done="processes are numbered by accelerate launch or torchrun"),
     "no_safe_serialization": Flag(
         TEXTUAL_INVERSION,
-        refused=("pickles are neither read nor written", "leave it out: learned_embeds.safetensors loads everywhere"),
+        refused=("pickles are neither read nor written", "leave it out: every program loads learned_embeds.safetensors"),
     ),
     "save_as_full_pipeline": Flag(
         TEXTUAL_INVERSION,
         refused=(
-            "the base model is not changed, so no copy of it is written",
+            "the base model does not change, so no copy of it is written",
             "leave it out, and use pipeline.load_textual_inversion() and save_pretrained() of diffusers for a copy",
         ),
     ),
@@ -62,7 +62,7 @@ FLAGS: Mapping[str, Flag] = {
         BOTH,
         str,
         refused=(
-            "the text encoder understands only its own tokenizer",
+            "the text encoder only works with its own tokenizer",
             "leave it out: the base model's own tokenizer is used",
         ),
     ),
@@ -81,7 +81,7 @@ FLAGS: Mapping[str, Flag] = {
         str,
         refused=(
             "only DeepFloyd IF's upscalers have class labels, and they cannot be trained here",
-            "leave it out, and take a Stable Diffusion 1.x or 2.x base model",
+            "leave it out, and use a Stable Diffusion 1.x or 2.x base model",
         ),
     ),
     "validation_images": Flag(
@@ -89,8 +89,8 @@ FLAGS: Mapping[str, Flag] = {
         str,
         many=True,
         refused=(
-            "sample pictures are made from validation_prompt alone",
-            "leave it out, and run infer.py --image PICTURE --weights OUTPUT_DIR afterwards",
+            "sample images are generated from validation_prompt alone",
+            "leave it out, and run infer.py --image IMAGE --weights OUTPUT_DIR afterwards",
         ),
     ),
 }
@@ -99,55 +99,55 @@ BOOLEANS = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
     **dict.fromkeys(("false", "no", "off", "0"), False),
 }
-"""How true and false are typed."""
+"""Ways to write true and false."""
 
 VALUES: Mapping[tuple[str, Any], Any] = {("image_interpolation_mode", "nearest_exact"): "nearest"}
-"""Values that diffusers' scripts know by another name than ours."""
+"""Values that have a different name in diffusers' scripts."""
 
 DIFFERENCES: Mapping[str, tuple[str, str]] = {
-    "pretrained_model_name_or_path": ("required", "an embedded model lets everything be tried without a download"),
+    "pretrained_model_name_or_path": ("required", "with the embedded model, everything can be tried without a download"),
     "resolution": ("512", "512 is wrong for a model that was trained at 768 or 64"),
     "learning_rate": (
         "1e-4 (textual inversion), 5e-6 (DreamBooth), 5e-4 (LoRA)",
-        "set for our default steps; adapters bear more than full fine-tuning",
+        "chosen for our default steps; adapters tolerate more than full fine-tuning",
     ),
-    "train_batch_size": ("16 (textual inversion), 4 (DreamBooth, LoRA)", "fits small cards"),
+    "train_batch_size": ("16 (textual inversion), 4 (DreamBooth, LoRA)", "fits small GPUs"),
     "max_train_steps": (
         "5000 (textual inversion), from num_train_epochs (DreamBooth, LoRA)",
-        "most concepts are learned long before; a number of steps does not hang on the number of pictures",
+        "most concepts are learned much sooner; steps do not depend on the number of images",
     ),
     "num_train_epochs": (
         "100 (textual inversion), 1 (DreamBooth, LoRA)",
-        "steps are counted unless epochs are asked for",
+        "the length is given in steps unless epochs are requested",
     ),
     "lr_warmup_steps": ("500", "would be most of a short run; has no effect with the default schedule"),
-    "repeats": ("100 (textual inversion)", "an epoch is one use of each picture"),
-    "random_flip": ("always (textual inversion)", "mirrored letters and faces are not the same"),
-    "max_grad_norm": ("no limit (textual inversion)", "one bad step cannot throw the words away"),
-    "rank": ("4", "a higher rank holds more detail for little more time"),
-    "seed": ("none: another one each time", "a run can be repeated"),
+    "repeats": ("100 (textual inversion)", "an epoch uses each image once"),
+    "random_flip": ("always (textual inversion)", "flipping changes letters and faces"),
+    "max_grad_norm": ("no limit (textual inversion)", "one bad step cannot destroy the learned words"),
+    "rank": ("4", "a higher rank learns more detail for little more time"),
+    "seed": ("none: a new one each time", "runs are reproducible"),
     "mixed_precision": ("that of accelerate launch (DreamBooth, LoRA)", "the same, and fp32 without accelerate launch"),
-    "output_dir": ("text-inversion-model, dreambooth-model, lora-dreambooth-model", "runs stand beside each other"),
-    "save_steps": ("500 (textual inversion)", "what the sample images show can be taken as it is"),
-    "num_validation_images": ("4", "sample images of prompts that are made take a small part of the run"),
-    "validation_steps": ("100", "sample images of prompts that are made take a small part of the run"),
+    "output_dir": ("text-inversion-model, dreambooth-model, lora-dreambooth-model", "a new folder for each run"),
+    "save_steps": ("500 (textual inversion)", "the weights behind each set of sample images are available"),
+    "num_validation_images": ("4", "sample images of generated prompts take a small part of the run"),
+    "validation_steps": ("100", "sample images of generated prompts take a small part of the run"),
     "validation_epochs": ("50 (LoRA)", "sample images every validation_steps"),
     "validation_scheduler": ("DPMSolverMultistepScheduler (DreamBooth)", "the base model's own"),
 }
-"""Settings whose default does something else than diffusers' scripts: theirs, and why ours."""
+"""Settings whose default differs from diffusers' scripts: their default, and the reason for ours."""
 
 
 def flags(model: type[Settings]) -> dict[str, Flag]:
-    """The flags that the command of `model` understands beside its settings."""
+    """The flags that the command of `model` accepts besides its settings."""
     return {name: flag for name, flag in FLAGS.items() if model in flag.commands}
 
 
 def translate(
     model: type[Settings], given: Mapping[str, Any], known: Mapping[str, Flag] | None = None
 ) -> tuple[dict[str, Any], list[str], list[Problem]]:
-    """The given values in terms of our settings, a line for each flag with nothing left to do, and the problems.
+    """The given values as values of our settings, a line for each flag without effect, and the problems.
 
-    known: the flags that are looked for; those of diffusers' scripts where none are given.
+    known: the flags to translate; by default those of diffusers' scripts.
     """
     known = flags(model) if known is None else known
     values = {name: _value(name, value) for name, value in given.items() if name not in known}
@@ -161,12 +161,12 @@ def translate(
         elif flag.means:
             setting, meaning = flag.means
             if values.setdefault(setting, meaning) != meaning:
-                contradiction = f"means {setting} = {meaning}, and {written(values[setting])} is given as well"
+                contradiction = f"means {setting} = {meaning}, but {written(values[setting])} is given too"
                 problems.append(Problem(name, contradiction, f"leave out {name} or {setting}"))
         elif flag.refused and value not in flag.harmless:
             problems.append(Problem(name, *flag.refused))
         elif flag.done:
-            notes.append(f"{name} has nothing left to do: {flag.done}")
+            notes.append(f"{name} has no effect: {flag.done}")
     return values, notes, problems
 
 
@@ -183,7 +183,7 @@ def _parsed(flag: Flag, value: Any) -> Any:
 
 
 def launched(model: type[Settings]) -> dict[str, Any]:
-    """What `accelerate launch` hands on by environment that is a setting here: its `--mixed_precision`."""
+    """Settings that `accelerate launch` passes through the environment: its `--mixed_precision`."""
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION")
     return {"mixed_precision": precision} if precision and model in BOTH else {}
 
@@ -195,24 +195,22 @@ LAUNCHED_WITH = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor or context parallelism",
 }
-"""What `accelerate launch` asks for by environment and what splits a model over processes, which nothing here is ready for."""
+"""Requests of `accelerate launch`, in environment variables, to split a model over processes, which is not supported."""
 
 
 def launch_problems(model: type[Settings]) -> list[Problem]:
-    """What `accelerate launch` asks for and cannot be honoured."""
-    asked = {name: what for name, what in LAUNCHED_WITH.items() if os.environ.get(name, "").strip().lower() in TRUE}
+    """Requests of `accelerate launch` that are not supported."""
+    requested = {name: what for name, what in LAUNCHED_WITH.items() if os.environ.get(name, "").strip().lower() in TRUE}
     remedy = "choose no distributed training or MULTI_GPU in `accelerate config`, or start without accelerate launch"
     return [
-        Problem(
-            "accelerate launch", f"asks for {what} ({name}={os.environ[name]}), with which nothing can be trained here", remedy
-        )
-        for name, what in asked.items()
+        Problem("accelerate launch", f"requests {what} ({name}={os.environ[name]}), which is not supported", remedy)
+        for name, what in requested.items()
         if model in BOTH
     ]
 
 
 def differences() -> list[tuple[str, str, str, str]]:
-    """`DIFFERENCES` as rows for the documentation: setting, theirs, ours, why ours."""
+    """`DIFFERENCES` as rows for the documentation: setting, their default, our default, reason."""
     rows = []
     for name, (theirs, why) in DIFFERENCES.items():
         ours = {model.command: table(model)[name].default_text for model in BOTH if name in table(model)}

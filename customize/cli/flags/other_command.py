@@ -1,4 +1,4 @@
-"""A configuration that was given to another command than its own."""
+"""Detects a configuration that belongs to another command."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from customize.settings.inference import InferenceSettings
 
 
 def other_command(model: type[Settings], config: str, values: Mapping[str, Any]) -> Problem | None:
-    """The one problem of a configuration of another command: its own command knows all of it, this one does not."""
+    """The problem of a configuration that another command, but not this one, accepts as a whole; otherwise None."""
     foreign = [name for name in values if name not in table(model)]
     strange = [name for name in foreign if name not in known(model)]
     owners = [other for other in MODELS if other is not model and not any(name not in known(other) for name in values)]

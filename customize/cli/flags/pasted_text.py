@@ -1,6 +1,6 @@
-"""What word processors, web pages and other shells make of a command line: put right where it can mean only one thing.
+"""Undoes what word processors, web pages and other shells do to a command line, if only one meaning is possible.
 
-Each change is told in a note. Names of flags are dealt with by `words`, values by `value`.
+A note reports each change. `words` corrects the names of flags, `value` their values.
 """
 
 import os
@@ -18,11 +18,11 @@ from customize.settings.texts import PATHS
 
 DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
 INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
-"""Soft hyphen, zero-width blank, marks of direction, byte order mark. Joiners stay: scripts and emoji are written with them."""
+"""Soft hyphen, zero-width space, direction marks, byte order mark. Joiners stay: scripts and emoji need them."""
 BLANKS = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 TYPOGRAPHIC = re.compile("[\u201c\u201d\u201e\u00ab\u00bb\uff02\u300c\u300d]")
 CONTINUATIONS = ("\\", "^", "`")
-"""What ends a line that goes on, in the shells of Unix and Windows."""
+"""Line continuations of Unix and Windows shells."""
 FLAG = re.compile(f"[{DASHES}]+(?=[^\\W\\d])")
 NAME = re.compile(r"[\w-]+")
 
@@ -34,7 +34,7 @@ def words(argv: Sequence[str], is_ours: IsKnown, is_known: IsKnown, awaits: Awai
     """The words of a command line with plain flags, and notes.
 
     is_ours: whether a name is a setting; is_known: whether it is one or another program's name of one; awaits: whether a
-    setting of that name takes a value.
+    setting with that name takes a value.
     """
     found: list[str] = []
     notes: list[str] = []
@@ -55,25 +55,25 @@ def words(argv: Sequence[str], is_ours: IsKnown, is_known: IsKnown, awaits: Awai
 
 
 def _without_remains(argv: Sequence[str], notes: list[str]) -> list[str]:
-    """The words without what is left over of lines that went on, and of the line ends of Windows."""
+    """The words without leftover line continuations and carriage returns."""
     found = []
     for place, word in enumerate(argv):
         stripped = word.rstrip("\r\n")
         if stripped != word:
-            notes.append("the carriage returns of Windows are left out")
+            notes.append("carriage returns were removed")
         following = argv[place + 1] if place + 1 < len(argv) else "--"
         after_flag = bool(found) and found[-1].startswith("--") and "=" not in found[-1]
         remains = stripped.strip() in CONTINUATIONS or (not stripped.strip() and (stripped != word or bool(word)))
         if remains and (_is_flag(following) or following.strip() in CONTINUATIONS) and (not after_flag or stripped.strip()):
             if stripped.strip():
-                notes.append(f"a {stripped.strip()} that joins lines is left out")
+                notes.append(f"a line continuation {stripped.strip()} was removed")
             continue
         found.append(stripped)
     return found
 
 
 def _joined(argv: Sequence[str], notes: list[str]) -> list[str]:
-    """Words that one pair of quotes holds together, where the shell did not know them for quotes."""
+    """The words, joined between quotes that the shell did not recognise as quotes."""
     found: list[str] = []
     rest = list(argv)
     while rest:
@@ -95,10 +95,10 @@ def _is_flag(word: str) -> bool:
 
 
 def _flag(word: str, waiting: bool, is_ours: IsKnown, is_known: IsKnown, notes: list[str]) -> list[str]:
-    """The word, or the plain flag (and the value that hangs on it) that it stands for."""
+    """The word, or the plain flag (and its attached value) that it stands for."""
     clean = INVISIBLE.sub("", word)
     if clean[:1].isspace() and FLAG.match(clean.strip()) and is_known(_name(clean.strip().lstrip(DASHES))):
-        clean = clean.lstrip()  # what a backslash with a blank behind it leaves
+        clean = clean.lstrip()  # left by a backslash followed by a blank
     dashes = FLAG.match(clean)
     if not dashes:
         name, mark, rest = re.fullmatch(r"/?([\w-]*)([:=]?)(.*)", word, re.DOTALL).groups() if word[:1] == "/" else ("", "", "")
@@ -124,7 +124,7 @@ def _flag(word: str, waiting: bool, is_ours: IsKnown, is_known: IsKnown, notes: 
         and any(blank.isspace() for blank in body.partition("=")[0])
         and not is_known(_name(name))
     ):
-        return [word]  # a text that begins with a dash
+        return [word]  # a text that starts with a dash
     mark = rest[:1]
     if mark and BLANKS.match(mark) and is_known(_name(name)):
         made = [f"--{name}={rest[1:]}"]
@@ -141,7 +141,7 @@ def _flag(word: str, waiting: bool, is_ours: IsKnown, is_known: IsKnown, notes: 
 
 
 def _in_our_case(word: str, name: str, is_known: IsKnown, notes: list[str]) -> str:
-    """The flag in small letters where only these are known."""
+    """The flag in lower case if only that is known."""
     if is_known(_name(name)) or not is_known(_name(name.lower())):
         return word
     lower = word.replace(name, name.lower(), 1)
@@ -171,18 +171,18 @@ def value(name: str, line: Setting, given: Any) -> tuple[Any, list[str]]:
         return given, []
     text, notes = given, []
     if (clean := INVISIBLE.sub("", text)) != text:
-        text, _ = clean, notes.append(f"{name}: invisible characters in it are left out")
+        text, _ = clean, notes.append(f"{name}: invisible characters were removed")
     text, quotes = _unquoted(text)
     if quotes:
-        notes.append(f"{name}: the quotes {quotes} around it are left out")
+        notes.append(f"{name}: the quotes {quotes} around the value were removed")
     if line.text == "placeholder" and (clean := unicodedata.normalize("NFKC", text)) != text:
-        text, _ = clean, notes.append(f"{name}: read as {clean}, in letters of the usual width")
+        text, _ = clean, notes.append(f"{name}: read as {clean}, in normal-width characters")
     if line.text in PATHS:
         text = _path(name, line, text, notes)
     elif (clean := BLANKS.sub(" ", text)) != text:
-        text, _ = clean, notes.append(f"{name}: blanks of another width in it are read as plain ones")
+        text, _ = clean, notes.append(f"{name}: special blanks are read as plain ones")
     if line.text not in PATHS and (left := TYPOGRAPHIC.findall(text)):
-        notes.append(f"{name}: the quotes {' '.join(dict.fromkeys(left))} in it are part of the text")
+        notes.append(f"{name}: the quotes {' '.join(dict.fromkeys(left))} are kept as part of the text")
     return text, notes
 
 
@@ -195,10 +195,10 @@ def _unquoted(text: str) -> tuple[str, str]:
 
 
 def _path(name: str, line: Setting, text: str, notes: list[str]) -> str:
-    """A path or name of a model without what surrounds it where it was copied: blanks, file://, the hub's address."""
+    """A path or model name without copied surroundings: blanks, file://, the hub's address."""
     clean = text.strip()
     if clean != text and clean:
-        notes.append(f"{name}: blanks around it are left out")
+        notes.append(f"{name}: surrounding blanks were removed")
     if re.match(r"file://", clean, re.IGNORECASE):
         clean = unquote(urlsplit(clean).path)
         clean = clean[1:] if re.match(r"/[A-Za-z]:/", clean) else clean

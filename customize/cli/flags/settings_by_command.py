@@ -1,4 +1,4 @@
-"""The settings of every command, by one name: each class is declared where its command is at home."""
+"""The settings classes of all commands."""
 
 from customize.methods import SETTINGS
 from customize.settings.inference import InferenceSettings

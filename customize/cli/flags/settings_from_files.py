@@ -1,6 +1,6 @@
-"""Settings that files hold: the prompts of `prompt_file`, the settings of the image `like`, what `init_weights` say.
+"""Settings that come from files: prompts of `prompt_file`, settings stored in the image `like` or in `init_weights`.
 
-Settings are pure values and read nothing when they are made. A command calls `complete` between reading its command line and
+Settings are pure values; creating them reads no files. A command calls `complete` between reading its command line and
 checking the settings; Python code calls `read_settings`.
 """
 
@@ -16,7 +16,7 @@ Model = TypeVar("Model", bound=Settings)
 
 
 def read_settings(model: type[Model], **values: Any) -> Model:
-    """The settings object of these values and of the files that they name; values that are given win over those of a file.
+    """Create settings from these values and the files that they name; given values take precedence over those of a file.
 
     `read_settings(InferenceSettings, like="dog.png", seed=5)`: as dog.png was generated, with another seed.
     Raises InputError with all problems of the files and of the values.
@@ -29,7 +29,7 @@ def read_settings(model: type[Model], **values: Any) -> Model:
 
 
 def complete(model: type[Settings], values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """The values, as they were given, with those that files hold; and the problems of the files, whose values are missing."""
+    """The given values completed with those from files, and the problems of files that could not be read."""
     try:
         completed = _of_inference(values) if issubclass(model, InferenceSettings) else _of_training(model, values)
     except InputError as error:
@@ -60,6 +60,6 @@ def _of_training(model: type[Settings], values: Mapping[str, Any]) -> dict[str, 
 
 
 def _path(values: Mapping[str, Any], name: str) -> str | None:
-    """The path that a setting names, if it names one."""
+    """The path that a setting contains, if any."""
     path = values.get(name)
     return os.path.expanduser(path) if isinstance(path, str) and path.casefold() != "none" else None

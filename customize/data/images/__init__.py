@@ -1,1 +1,1 @@
-"""Image files: opened, checked, converted to sRGB and compared."""
+"""Opens, checks, converts (to sRGB) and compares image files."""

@@ -1,6 +1,6 @@
-"""What would make the decoding of an image take minutes, counted in the file before anything is decoded.
+"""Detects images that would take minutes to decode, by counting their parts before decoding.
 
-No image that a camera or a program writes comes near these bounds.
+Images written by cameras and programs are far below these limits.
 """
 
 import re
@@ -9,23 +9,23 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 MOST_SCANS = 100
-"""Of a progressive JPEG; programs write 10 to 40. Each passes over all pixels."""
+"""Scans of a progressive JPEG, each over all pixels; programs write 10 to 40."""
 MOST_SCANNED = 1_000_000_000
 """Pixels times scans."""
 MOST_PARTS = 50_000
 """Segments of a JPEG's header, chunks of a PNG, strips or tiles of a TIFF."""
 MOST_FILL = 10_000
-"""Bytes of 0xFF before the markers of a JPEG that mean nothing."""
+"""Meaningless bytes of 0xFF before the markers of a JPEG."""
 MOST_FRAMES = 100
 MOST_RLE_BYTES = 2_000_000
-"""Of a BMP with run-length codes, which Pillow unpacks run by run."""
+"""Size of a BMP with run-length codes, which Pillow decodes run by run."""
 FILL, NEXT_MARKER = re.compile(rb"\xff+"), re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 SIZE_MARKERS = range(0xC0, 0xD0)
 STRIPS, TILES = 273, 324
 
 
 def too_costly(stream: BinaryIO) -> str | None:
-    """What in the file would take minutes, in words; None where nothing would. The stream is left at its beginning."""
+    """Why the file would take minutes to decode; None if it would not. Rewinds the stream."""
     start = stream.read(16)
     stream.seek(0)
     if start.startswith(b"\xff\xd8"):
@@ -46,7 +46,7 @@ def too_costly(stream: BinaryIO) -> str | None:
 
 
 def jpeg_cost(data: bytes) -> str | None:
-    """Scans, segments and fill bytes of a JPEG, where they are too many."""
+    """The problem of a JPEG with too many scans, segments or fill bytes."""
     place, parts, scans, pixels, fills = 2, 0, 0, 0, 0
     while (fill := FILL.match(data, place)) and parts <= MOST_PARTS:
         fills += fill.end() - place - 1
@@ -70,7 +70,7 @@ def jpeg_cost(data: bytes) -> str | None:
 
 
 def png_chunks(stream: BinaryIO) -> Iterator[bytes]:
-    """The kinds of the chunks of a PNG."""
+    """The types of the chunks of a PNG."""
     stream.seek(8)
     while len(header := stream.read(8)) == 8:
         yield header[4:]
@@ -78,7 +78,7 @@ def png_chunks(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def tiff_cost(stream: BinaryIO) -> str | None:
-    """Strips or tiles of the first page of a TIFF, where they are too many."""
+    """The problem of a TIFF with too many strips or tiles in its first page."""
     order = "<" if stream.read(4)[:1] == b"I" else ">"
     stream.seek(int.from_bytes(stream.read(4), "little" if order == "<" else "big"))
     entries = int.from_bytes(stream.read(2), "little" if order == "<" else "big")
@@ -90,7 +90,7 @@ def tiff_cost(stream: BinaryIO) -> str | None:
 
 
 def count_frames(image) -> int:
-    """Frames or pages of a file that Pillow has opened; those of a TIFF, which are sought one by one, up to `MOST_FRAMES`."""
+    """The number of frames or pages of an opened image; up to `MOST_FRAMES` for a TIFF, whose pages are counted one by one."""
     if image.format != "TIFF":
         return getattr(image, "n_frames", 1)
     count = 1
@@ -98,7 +98,7 @@ def count_frames(image) -> int:
         while count < MOST_FRAMES:
             image.seek(count)
             count += 1
-    except Exception:  # the end of the pages, or a damaged page, which Pillow's reader meets with nearly anything
+    except Exception:  # the end of the pages, or a damaged page: Pillow's reader raises nearly anything
         pass
     image.seek(0)
     return count

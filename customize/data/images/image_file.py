@@ -1,7 +1,7 @@
-"""One door for pictures: what passes is a whole, upright, opaque 8-bit RGB picture of a sane size.
+"""The only way in for images: `open_image` returns an intact, upright, opaque 8-bit RGB image of a reasonable size.
 
-Whatever else comes (a truncated file, a named pipe, a decompression bomb, floating-point pixels, an animation) is an
-`InputError` that names it. Pillow's global settings are left as they are.
+Anything else (a truncated file, a named pipe, a decompression bomb, floating-point pixels, an animation) raises an
+`InputError` that names the file. Pillow's global settings are not changed.
 
 Shapes: `h w` height and width in pixels; arrays are np.uint8 [h, w, 3] in [0, 255].
 """
@@ -27,7 +27,7 @@ from customize.storage import out_of_memory
 from customize.storage.untrusted_files import REMEDIES, START, kind_of, regular_file
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF")
-"""What Pillow may try. Never all that it knows: its EPS reader starts another program. HEIC is read by pillow-heif."""
+"""Formats that Pillow may try. Not all that it knows: its EPS reader starts another program. pillow-heif reads HEIC."""
 EXTENSIONS = frozenset(".png .jpg .jpeg .jpe .jfif .pjpeg .pjp .webp .bmp .dib .tif .tiff .avif .heic .heif .hif .mpo".split())
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"hevc", b"hevx", b"hevm", b"hevs", b"msf1")
 SEQUENCES = (b"hevc", b"hevx", b"hevm", b"hevs", b"msf1")
@@ -35,11 +35,11 @@ SEQUENCES = (b"hevc", b"hevx", b"hevm", b"hevs", b"msf1")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 1 << 29
 MAX_RATIO = 10
-"""A picture whose long side is this many times the short one, or more, is refused."""
+"""An image whose long side is at least this many times its short side is refused."""
 BACKGROUND = (255, 255, 255)
-"""What shows through transparent pixels: white."""
+"""The colour behind transparent pixels: white."""
 Convert = Callable[[Image.Image], Image.Image]
-"""A decoded image of any mode -> RGB, or what its caller makes of it."""
+"""Converts a decoded image of any mode to RGB, or to another mode that the caller needs."""
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "nearest-exact": Image.Resampling.NEAREST,
@@ -50,7 +50,7 @@ INTERPOLATIONS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
-_TURNS = {  # EXIF orientation -> what makes the picture upright
+_TURNS = {  # EXIF orientation -> the transposition that makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -60,11 +60,11 @@ _TURNS = {  # EXIF orientation -> what makes the picture upright
     8: Image.Transpose.ROTATE_90,
 }
 _EXIF_ORIENTATION, _TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC, _TIFF_SUBFILE_TYPE, _DNG_VERSION = 274, 258, 262, 254, 50706
-_COPY_AGAIN = "copy or export the picture again, or take it out"
-_EXPORT = f"save it as PNG or JPEG (formats that are read: {', '.join(FORMATS)})"
+_COPY_AGAIN = "copy or export the image again, or remove it"
+_EXPORT = f"save it as PNG or JPEG (supported: {', '.join(FORMATS)})"
 
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it says of damaged files is said here, by name
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # damaged files are reported here, by name
 
 
 class _Refused(Exception):
@@ -78,20 +78,20 @@ def open_image(
     convert: Convert | None = None,
     remarks: list[str] | None = None,
 ) -> Image.Image:
-    """An image file, the bytes of one, or a Pillow image of any mode, as an upright opaque Pillow image of mode RGB in sRGB.
+    """Open an image file, its bytes, or a Pillow image of any mode as an upright, opaque Pillow image of mode RGB in sRGB.
 
-    EXIF orientation is obeyed; colours are converted to sRGB (see `customize.data.images.colour`); transparency is composited
+    EXIF orientation is applied; colours are converted to sRGB (see `customize.data.images.colour`); transparency is composited
     over `BACKGROUND` after that; 16-bit grey becomes round(value / 257); palettes, and CMYK without a profile, are converted as
-    Pillow does. Of a HEIC file with several images the primary one is read. Size and shape are judged from the header,
-    before anything is decoded. Raises InputError that names the image by `name` (default: its path).
+    by Pillow. The primary image of a HEIC file is read. Size and shape are checked in the header, before decoding. Raises
+    InputError that names the image by `name` (default: its path).
 
-    convert: what makes an RGB image of the decoded one instead, such as `with_alpha`; the numbers stay those of the file.
-    remarks: is added what the user should know about the colours.
+    convert: replaces the conversion to RGB, such as `with_alpha`; no colour conversion is done then.
+    remarks: receives remarks about the colours for the user.
     """
     if name is None:
-        name = "the picture" if isinstance(source, bytes | Image.Image) else str(source)
+        name = "the image" if isinstance(source, bytes | Image.Image) else str(source)
     try:
-        with warnings.catch_warnings():  # on broken EXIF and large sizes: both are dealt with here
+        with warnings.catch_warnings():  # on broken EXIF and large sizes, both handled here
             warnings.simplefilter("ignore")
             return _read(source, convert, [] if remarks is None else remarks)
     except _Refused as refusal:
@@ -100,9 +100,9 @@ def open_image(
         what, remedy = _what_else(str(error))
     except Image.DecompressionBombError as error:
         claim = str(error).partition(" exceeds")[0]
-        what, remedy = f"has far more than {MAX_PIXELS:,} pixels ({claim})", "scale it down"
+        what, remedy = f"has many more than {MAX_PIXELS:,} pixels ({claim})", "scale it down"
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        if out_of_memory.gave_out(error):
+        if out_of_memory.caused(error):
             raise
         reason = printable(str(error)) or type(error).__name__
         what, remedy = f"is damaged and cannot be decoded ({reason})", _COPY_AGAIN
@@ -117,29 +117,29 @@ def resized_size(size: tuple[int, int], resolution: int) -> tuple[int, int]:
 
 
 def resize(image: Image.Image, resolution: int, interpolation: str = "lanczos") -> Image.Image:
-    """`image` in its proportions, the short side `resolution` pixels. interpolation: a key of `INTERPOLATIONS`."""
+    """Resize `image` so that its short side is `resolution` pixels. interpolation: a key of `INTERPOLATIONS`."""
     size = resized_size(image.size, resolution)
     return image if size == image.size else image.resize(size, INTERPOLATIONS[interpolation])
 
 
 def crop(image: Image.Image, left: int, top: int, side: int, flip: bool) -> np.ndarray:
-    """The square of `side` pixels at (left, top), mirrored left to right when `flip`: np.uint8 [side, side, 3]."""
+    """The square of `side` pixels at (left, top), flipped left to right if `flip`: np.uint8 [side, side, 3]."""
     assert 0 <= left <= image.width - side and 0 <= top <= image.height - side, (image.size, left, top, side)
     pixels = np.asarray(image.crop((left, top, left + side, top + side)))
     return np.ascontiguousarray(pixels[:, ::-1]) if flip else pixels.copy()
 
 
 def opened(stream: BinaryIO) -> Image.Image:
-    """The Pillow image in a file, not decoded yet, of `FORMATS` or HEIF. Raises what Pillow's readers raise."""
+    """The Pillow image in a file of `FORMATS` or HEIF, not decoded yet. Raises the exceptions of Pillow's readers."""
     start = stream.read(START)
     stream.seek(0)
     if start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS and b"avi" not in start[16:64]:
         try:
             from pillow_heif.as_plugin import HeifImageFile
         except ImportError:
-            raise _Refused("is a HEIC image, and pillow-heif is not installed", "pip install pillow-heif") from None
+            raise _Refused("is a HEIC image, but pillow-heif is not installed", "pip install pillow-heif") from None
         if start[8:12] in SEQUENCES:
-            raise _Refused("is an animation (a HEIF sequence)", "save the frame that is meant as an image of its own")
+            raise _Refused("is an animation (a HEIF sequence)", "save one frame as a separate image")
         return HeifImageFile(stream)
     try:
         return Image.open(stream, formats=FORMATS)
@@ -148,7 +148,7 @@ def opened(stream: BinaryIO) -> Image.Image:
 
 
 def _kind(start: bytes) -> str:
-    """What else a file is, by its first bytes; empty where that cannot be told."""
+    """The kind of a file, from its first bytes; empty if unknown."""
     if kind := kind_of(start):
         return kind
     words = start.decode("utf-8", "ignore")
@@ -156,11 +156,11 @@ def _kind(start: bytes) -> str:
 
 
 def _what_else(kind: str) -> tuple[str, str]:
-    """(what is wrong, remedy) with a file that is no image of those that are read."""
-    if not kind or kind.removeprefix("a ").removesuffix(" image") in FORMATS:  # it begins like one
-        return "is not a picture in a format that is read here", f"{_EXPORT}, or take it out"
-    remedy = f"{_EXPORT}, or take it out" if kind.endswith(("image", "file")) else "put the image itself there, or take it out"
-    what = f"is {kind}" if kind in REMEDIES else f"is {kind}, not a picture in a format that is read here"
+    """(what is wrong, remedy) for a file that is not an image in a supported format."""
+    if not kind or kind.removeprefix("a ").removesuffix(" image") in FORMATS:  # it starts like one
+        return "is not an image in a supported format", f"{_EXPORT}, or remove it"
+    remedy = f"{_EXPORT}, or remove it" if kind.endswith(("image", "file")) else "replace it by the image itself, or remove it"
+    what = f"is {kind}" if kind in REMEDIES else f"is {kind}, not an image in a supported format"
     return what, REMEDIES.get(kind, remedy)
 
 
@@ -168,7 +168,7 @@ def _read(source: Path | str | bytes | Image.Image, convert: Convert | None, rem
     if isinstance(source, Image.Image):
         _check_header(source)
         return _converted(source, convert, colours_of(source), remarks)
-    with io.BytesIO(source) if isinstance(source, bytes) else _picture_file(Path(source)) as stream:
+    with io.BytesIO(source) if isinstance(source, bytes) else _image_file(Path(source)) as stream:
         if cost := too_costly(stream):
             raise _Refused(f"{cost}: it would take minutes to decode", _COPY_AGAIN)
         with opened(stream) as image:
@@ -181,14 +181,14 @@ def _read(source: Path | str | bytes | Image.Image, convert: Convert | None, rem
             return _converted(image, convert, colours, remarks)
 
 
-def _picture_file(path: Path) -> io.BufferedReader:
+def _image_file(path: Path) -> io.BufferedReader:
     if path.is_dir():
         raise _Refused("is a folder, not an image", missing_path.image_remedy(str(path)))
     try:
         stream = regular_file(path)
         size = os.fstat(stream.fileno()).st_size
     except FileNotFoundError:
-        what = "is a link to nothing" if path.is_symlink() else "does not exist"
+        what = "is a broken link" if path.is_symlink() else "does not exist"
         raise _Refused(what, missing_path.image_remedy(str(path))) from None
     except (OSError, ValueError) as error:
         raise _Refused(f"cannot be read: {getattr(error, 'strerror', None) or error}", _COPY_AGAIN) from None
@@ -202,33 +202,33 @@ def _converted(image: Image.Image, convert: Convert | None, colours: Colours, re
     rgb = convert(image) if convert else _opaque_rgb(image, colours, remarks)
     turn = _TURNS.get(_orientation(image))
     upright = rgb if turn is None else rgb.transpose(turn)
-    for what in ("icc_profile", "gamma", "chromaticity", "srgb"):  # of the file's colours, which these are not any more
+    for what in ("icc_profile", "gamma", "chromaticity", "srgb"):  # these describe the colours before conversion
         upright.info.pop(what, None)
     return upright
 
 
 def _check_header(image: Image.Image) -> None:
-    """Refuse what would be too large, too long, animated, or without a true 8-bit picture, before it is decoded."""
+    """Refuse, before decoding, images that are too large, too long, animated, or cannot be converted to 8 bits."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise _Refused(f"has {width} x {height} pixels, more than {MAX_PIXELS:,}", "scale it down")
     if max(width, height) >= MAX_RATIO * min(width, height):
-        raise _Refused(f"has {width} x {height} pixels, a strip of 1:{MAX_RATIO} or worse", "crop it to what matters")
-    # a camera's file may carry previews after the image itself
+        raise _Refused(f"has {width} x {height} pixels, an aspect ratio of 1:{MAX_RATIO} or more", "crop it")
+    # a camera's file may contain previews after the image itself
     if image.format not in ("MPO", "HEIF") and (frames := count_frames(image)) > 1:
         raise _Refused(
             f"has {frames}{' or more' * (frames == MOST_FRAMES)} frames or pages",
-            "save the one that is meant as a picture of its own",
+            "save one of them as a separate image",
         )
     tags = getattr(image, "tag_v2", {})
     if image.format == "TIFF" and (_DNG_VERSION in tags or tags.get(_TIFF_SUBFILE_TYPE, 0) == 1):
-        raise _Refused("is a camera's raw file, of which only a preview can be read", "develop it: export it as JPEG or PNG")
+        raise _Refused("is a camera's raw file with only a readable preview", "export it as JPEG or PNG")
     if image.mode in ("I", "F"):
         what = "32-bit integers" if image.mode == "I" else "floating-point numbers"
-        remedy = "save it with 8 or 16 bits a channel"
-        raise _Refused(f"has {what} as pixels: what is black and what is white is not known", remedy)
+        remedy = "save it with 8 or 16 bits per channel"
+        raise _Refused(f"has {what} as pixels: the values of black and white are unknown", remedy)
     if "transparency" in image.info and _raw_mode(image) in ("L;2", "L;4", "RGB;16B"):
-        what = "marks a colour as transparent at a bit depth at which that is lost in reading"
+        what = "marks a colour as transparent at a bit depth for which Pillow loses it"
         raise _Refused(what, "save it with an alpha channel")
 
 
@@ -245,7 +245,7 @@ def _opaque_rgb(image: Image.Image, colours: Colours, remarks: list[str]) -> Ima
         image = image.convert("LA" if image.mode in ("L", "LA") else "RGBA")
         alpha, image = image.getchannel("A"), image.convert("L" if image.mode == "LA" else "RGB")
     if image.mode == "LAB":
-        colours = Colours()  # they are what they say, whatever profile is with them
+        colours = Colours()  # LAB is independent of any profile
     if image.mode not in SPACES:
         image = image.convert("L" if image.mode == "1" else "RGB")
     rgb, remark = to_srgb(image, colours)
@@ -259,7 +259,7 @@ def _opaque_rgb(image: Image.Image, colours: Colours, remarks: list[str]) -> Ima
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits (12 in some TIFFs) to mode L: round(value * 255 / largest value), `BACKGROUND` where transparent."""
+    """Convert 16-bit grey (12-bit in some TIFFs) to mode L: round(value * 255 / largest value), `BACKGROUND` if transparent."""
     tags = getattr(image, "tag_v2", {})
     largest = 4095 if tags.get(_TIFF_BITS_PER_SAMPLE) in (12, (12,)) else 65535
     values = np.arange(65536, dtype=np.int64).clip(max=largest)
@@ -272,16 +272,16 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
 
 
 def with_alpha(image: Image.Image) -> Image.Image:
-    """The image with its transparency, of mode RGBA; of mode RGB where it has none."""
+    """The image in mode RGBA if it has transparency, otherwise in mode RGB."""
     if image.has_transparency_data and not image.mode.startswith("I;16"):
         return image.convert("RGBA")
     return _opaque_rgb(image, Colours(), [])
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) where there is none or the EXIF data are broken."""
+    """The EXIF orientation; 1 (upright) if there is none or the EXIF data are broken."""
     try:
         value = image.getexif().get(_EXIF_ORIENTATION)
-    except Exception:  # broken EXIF data say nothing against the pixels
+    except Exception:  # broken EXIF data do not affect the pixels
         return 1
     return value if isinstance(value, int) else 1

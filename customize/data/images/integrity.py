@@ -1,7 +1,7 @@
-"""Whether a picture file holds all the pixels that it announces, as they were written.
+"""Checks that an image file contains all of its pixels, undamaged.
 
-Decoders stop when the last row is full, without a look at the check sums behind it, and fill up rows that are missing:
-with black (PNG, TIFF) or middle grey (JPEG). Only where a picture ends like that is it read twice.
+Decoders stop when the last row is full, without checking the checksums after it, and fill missing rows with black (PNG,
+TIFF) or middle grey (JPEG). Only an image that ends like that is read twice.
 """
 
 import io
@@ -16,22 +16,22 @@ from PIL import Image, ImageFile
 END_OF_JPEG = b"\xff\xd9"
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 MORE_OF_JPEG = b"\x55\xaa\x33\xcc" * 64
-"""Code that draws something wherever blocks are still missing, and nothing behind the last one."""
+"""Code that draws something if blocks are missing, and nothing if the image is complete."""
 MIDDLE_GREY = range(126, 131)
 SAMPLES_OF_PNG = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-"""Of each pass: left and top of its first pixel, and the steps across and down (PNG specification, 8.2)."""
+"""For each pass: left and top of its first pixel, and the steps across and down (PNG specification, 8.2)."""
 
 
 def covers_all(image: Image.Image) -> bool:
-    """Whether the parts that the file lists reach the right and lower ends. To be asked before the picture is decoded."""
+    """Whether the tiles listed in the file reach the right and lower edges. Call it before the image is decoded."""
     extents = [tile[1] for tile in getattr(image, "tile", ()) if tile[1]]
     reach = [max(extent[side] for extent in extents) for side in (2, 3)] if extents else image.size
-    return reach[0] * reach[1] >= image.width * image.height  # in a TIFF the one may lie on its side
+    return reach[0] * reach[1] >= image.width * image.height  # in a TIFF they may be rotated
 
 
 def is_whole(stream: BinaryIO, image: ImageFile.ImageFile) -> bool:
-    """Whether a decoded picture's file has its end and its last row. stream: the file; it may be left at any place."""
+    """Whether the file of a decoded image contains its end and its last row. stream: the file; its position may change."""
     if image.format == "PNG":
         ends_in_black = not any(_last_rows(image))
         return _sums_hold(stream) and not (ends_in_black and _inflated(stream, announced := _announced(stream)) < announced)
@@ -41,7 +41,7 @@ def is_whole(stream: BinaryIO, image: ImageFile.ImageFile) -> bool:
 
 
 def _last_rows(image: Image.Image) -> bytes:
-    """Two rows: the last pass of an interlaced picture holds every other one."""
+    """The last two rows: the last pass of an interlaced image contains every other row."""
     return image.crop((0, max(0, image.height - 2), image.width, image.height)).tobytes()
 
 
@@ -50,7 +50,7 @@ def _last_pixel(image: Image.Image) -> bytes:
 
 
 def _chunks(stream: BinaryIO) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """(kind, data, check sum) of the parts of a PNG that are needed to show it (their kinds begin with a capital)."""
+    """(kind, data, checksum) of the critical chunks of a PNG (their kinds start with a capital)."""
     stream.seek(8)
     while len(header := stream.read(8)) == 8:
         size, kind = struct.unpack(">I4s", header)
@@ -70,7 +70,7 @@ def _sums_hold(stream: BinaryIO) -> bool:
 
 
 def _inflated(stream: BinaryIO, most: int) -> int:
-    """Bytes of pixels in the file, unpacked a bit at a time, up to about `most`."""
+    """The number of bytes of pixels in the file, decompressed in pieces, up to about `most`."""
     inflater, length = zlib.decompressobj(), 0
     for data in (data for kind, data, _ in _chunks(stream) if kind == b"IDAT"):
         while data and length < most:
@@ -80,7 +80,7 @@ def _inflated(stream: BinaryIO, most: int) -> int:
 
 
 def _announced(stream: BinaryIO) -> int:
-    """Bytes of pixels that the header of a PNG calls for: each row has a byte for its filter."""
+    """The number of bytes of pixels according to the header of a PNG, including one byte per row for its filter."""
     stream.seek(16)
     width, height, depth, colour, interlaced = struct.unpack(">IIBBxxB", stream.read(13))
     bits = depth * SAMPLES_OF_PNG[colour]
@@ -91,7 +91,7 @@ def _announced(stream: BinaryIO) -> int:
 
 
 def _is_closed_jpeg(stream: BinaryIO, image: ImageFile.ImageFile) -> bool:
-    """Whether the picture has an end, and nothing is drawn by more code before it."""
+    """Whether the image has an end, and more code before it draws nothing."""
     stream.seek(0)
     data = stream.read()
     if not (end := _end_of_jpeg(data)):
@@ -104,7 +104,7 @@ def _is_closed_jpeg(stream: BinaryIO, image: ImageFile.ImageFile) -> bool:
 
 
 def _end_of_jpeg(data: bytes) -> int:
-    """Where the first picture of the file ends; previews in its metadata have ends of their own. 0: nowhere."""
+    """The end of the first image in the file, skipping previews in its metadata; 0 if there is none."""
     place = 2
     while data[place : place + 1] == b"\xff":
         kind = data[place + 1 : place + 2]

@@ -1,6 +1,6 @@
-"""What can be measured of a picture as it is read: which others it is like, and whether it has a sharp edge.
+"""Image features for finding near-duplicates (a perceptual hash and colours) and blurred images (sharpness).
 
-Shapes: `h w` height and width; a grey is np.float32 [h, w] in [0, 255].
+Shapes: `h w` height and width; a grey image is np.float32 [h, w] in [0, 255].
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from PIL import Image
 SIDE, WAVES, TILES = 32, 8, 4
 COSINES = np.cos(np.pi / SIDE * np.outer(np.arange(1, WAVES + 1), np.arange(SIDE) + 0.5))
 """[8, 32]: rows 1 to 8 of the discrete cosine transform (type II), without the constant row 0."""
-ALIKE_BITS, ALIKE_COLOURS = 8, 32.0
-"""Pictures are nearly the same when at most so many of 64 bits differ, and their tiles in the mean by at most so much.
+DUPLICATE_BITS, DUPLICATE_COLOURS = 8, 32.0
+"""Near-duplicates differ in at most this many of 64 bits, and in at most this mean difference of their tiles' colours.
 
 Measured on 21 photographs: copies as JPEG of quality 30, at half and at double size differ in at most 6 bits; 20 of 21
 cropped by 1% and 15 of 21 cropped by 2.5% on each side are still found; different photographs differ in 12 or more.
 """
 SHARP = 0.6
-"""A picture whose `sharpness` is less is blurred.
+"""An image with a lower `sharpness` is blurred.
 
 Measured on 17 photographs at 512 pixels: sharp they have 0.70 to 1.12, blurred by a Gaussian of 1.5 pixels or more 0.48
 to 0.58. Noise hides blur: with a standard deviation of 5 of 255 it is seldom found.
@@ -27,7 +27,7 @@ to 0.58. Noise hides blur: with a standard deviation of 5 of 255 it is seldom fo
 
 
 @dataclass(frozen=True)
-class Likeness:
+class Features:
     """fingerprint: 64 bits; colours: the means of 4 x 4 tiles in RGB, 48 bytes; sharpness: see `sharpness`."""
 
     fingerprint: int
@@ -35,33 +35,33 @@ class Likeness:
     sharpness: float
 
 
-def measure(image: Image.Image, resolution: int) -> Likeness:
-    """Of an RGB picture; sharpness as it is after resizing so that the short side is `resolution`, never enlarged."""
+def measure(image: Image.Image, resolution: int) -> Features:
+    """The features of an RGB image; sharpness after reducing the short side to `resolution`, if it is longer."""
     grey = image.convert("L")
     colours = image.resize((TILES, TILES), Image.Resampling.BOX, reducing_gap=1.0).tobytes()
     scale = resolution / min(grey.size)
     if scale < 1:
         size = max(1, round(grey.width * scale)), max(1, round(grey.height * scale))
         grey = grey.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return Likeness(fingerprint(grey), colours, sharpness(np.asarray(grey, np.float32)))
+    return Features(fingerprint(grey), colours, sharpness(np.asarray(grey, np.float32)))
 
 
 def fingerprint(grey: Image.Image) -> int:
-    """A hash of 64 bits that hardly changes with size, compression and brightness.
+    """A 64-bit hash that hardly changes with size, compression and brightness.
 
     pHash (Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", 3.2.1): whether each of the
-    8 x 8 lowest frequencies of the picture in 32 x 32 pixels, the constant ones left out, is above their median.
+    8 x 8 lowest frequencies of the image at 32 x 32 pixels, without the constant ones, is above their median.
     """
     pixels = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.LANCZOS), np.float64)
-    waves = np.round(COSINES @ pixels @ COSINES.T, 3)  # so that rounding makes no pattern in a flat picture
+    waves = np.round(COSINES @ pixels @ COSINES.T, 3)  # so that rounding errors make no pattern in a flat image
     return int.from_bytes(np.packbits(waves > np.median(waves)).tobytes())
 
 
 def sharpness(grey: np.ndarray) -> float:
-    """How steep the steepest edges are, over how steep they are at half the size; the least over two halvings.
+    """The slope of the steepest edges, divided by their slope at half the size; the minimum over two halvings.
 
-    About 1 where an edge is as sharp as pixels can show it, 1/2 where it is so wide that halving doubles its slope. A
-    ratio, so neither contrast nor content matters; flat pictures and those too small to tell count as sharp, 1.
+    About 1 for an edge as sharp as pixels can show, 1/2 for an edge so wide that halving doubles its slope. As a ratio, it
+    does not depend on contrast or content. Flat and very small images count as sharp (1).
     """
     slopes = []
     for _ in range(3):
@@ -75,15 +75,15 @@ def sharpness(grey: np.ndarray) -> float:
     return min((float(fine / coarse) for fine, coarse in zip(slopes, slopes[1:], strict=False) if coarse > 0), default=1.0)
 
 
-def near_duplicates(pictures: Sequence[Likeness]) -> list[tuple[int, int]]:
-    """Pairs (i, j), i < j, of pictures that are nearly the same, the most alike first."""
-    prints = np.array([picture.fingerprint for picture in pictures], np.uint64)
-    colours = np.array([np.frombuffer(picture.colours, np.uint8) for picture in pictures], np.int16)
+def near_duplicates(images: Sequence[Features]) -> list[tuple[int, int]]:
+    """Pairs (i, j), i < j, of near-duplicates, most similar first."""
+    prints = np.array([image.fingerprint for image in images], np.uint64)
+    colours = np.array([np.frombuffer(image.colours, np.uint8) for image in images], np.int16)
     pairs = []
-    for i in range(len(pictures) - 1):
+    for i in range(len(images) - 1):
         bits = np.bitwise_count(prints[i] ^ prints[i + 1 :])
-        for j in np.flatnonzero(bits <= ALIKE_BITS):
-            if np.abs(colours[i] - colours[i + 1 + j]).mean() <= ALIKE_COLOURS:
+        for j in np.flatnonzero(bits <= DUPLICATE_BITS):
+            if np.abs(colours[i] - colours[i + 1 + j]).mean() <= DUPLICATE_COLOURS:
                 pairs.append((int(bits[j]), i, int(i + 1 + j)))
     return [(i, j) for _, i, j in sorted(pairs)]
 

@@ -21,7 +21,7 @@ from customize.demo.world.styles import HELD_OUT_STYLES, TEST_STYLES
 from customize.demo.world.world import Spec, World
 from customize.methods import DreamBoothSettings, TextualInversionSettings
 from customize.settings.common import MANY, Settings
-from customize.settings.field import again, setting
+from customize.settings.field import override, setting
 from customize.settings.frozen_model import Validated
 
 SEED = 4004  # of the prompts; nothing is trained on this world
@@ -42,7 +42,7 @@ class ConceptSettings(Validated):
     num_pictures: int = setting(64, "inference", "images to evaluate each run on", ge=1, le=MANY)
     guidance_scale: float = setting(4.0, "inference", "guidance scale of these images", ge=1, le=100)
     num_inference_steps: int = setting(20, "inference", "steps of DPM-Solver++ (2M)", ge=1, le=1000)
-    output_dir: str = again(Settings, "output_dir", "runs/demo_concepts")
+    output_dir: str = override(Settings, "output_dir", "runs/demo_concepts")
 
 
 def plain_specs(count: int) -> list[Spec]:

@@ -17,7 +17,7 @@ from customize.demo.world.styles import sample_style
 from customize.demo.world.world import HELD_OUT_COMBINATIONS, PLACES, TIMES, Spec, World, caption
 from customize.inference.pipeline import Pipeline
 from customize.settings.common import BASE_MODEL, MANY, Settings
-from customize.settings.field import again, setting
+from customize.settings.field import override, setting
 from customize.settings.frozen_model import Validated
 
 SEED = 3003  # of the prompts; no generator and no judge is trained on this world
@@ -43,7 +43,7 @@ class ReportSettings(Validated):
     num_combinations: int = setting(120, "inference", "prompts of held-out combinations", ge=1, le=MANY)
     num_guidance: int = setting(200, "inference", "random prompts per guidance scale", ge=1, le=MANY)
     num_negatives: int = setting(100, "inference", "prompts with a negative prompt, each of objects and scenes", ge=2, le=MANY)
-    output_dir: str = again(Settings, "output_dir", "runs/demo_report")
+    output_dir: str = override(Settings, "output_dir", "runs/demo_report")
 
 
 class Painter:

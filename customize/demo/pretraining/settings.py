@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import ClassVar, Literal
 
 from customize.settings.common import MANY, Precision, Settings
-from customize.settings.field import again, setting
+from customize.settings.field import override, setting
 from customize.settings.frozen_model import Validated
 
 
@@ -31,9 +31,9 @@ class DemoSettings(Validated):
     checkpointing_steps: int = setting(250, "output", "steps between checkpoints", ge=1, le=MANY)
     minimum_psnr: float = setting(27.0, "train", "minimum PSNR of the autoencoder", unit="dB", ge=0, le=100)
     minimum_explained: float = setting(0.95, "train", "minimum explained variance of each colour axis", ge=-MANY, le=1)
-    output_dir: str = again(Settings, "output_dir", "runs/demo_model")
-    mixed_precision: Precision = again(Settings, "mixed_precision", "no")
-    seed: int = again(Settings, "seed", 0)
+    output_dir: str = override(Settings, "output_dir", "runs/demo_model")
+    mixed_precision: Precision = override(Settings, "mixed_precision", "no")
+    seed: int = override(Settings, "seed", 0)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from customize.demo.pretraining.muon import Muon, parameter_groups
 from customize.demo.world import renderings
 from customize.demo.world.world import RESOLUTION, Spec
 from customize.settings.common import MANY, Settings
-from customize.settings.field import again, setting
+from customize.settings.field import override, setting
 from customize.settings.frozen_model import Validated
 from customize.storage.atomic import write_bytes
 
@@ -56,7 +56,7 @@ class JudgeSettings(Validated):
     bf16: bool = setting(True, "train", "compute in bf16 where that is precise enough")
     output: str = setting(str(WEIGHTS), "output", "the file of the weights", default_in_words="customize/demo/judge.safetensors")
     data_dir: str = setting("runs/judge", "output", "folder of the renderings")
-    seed: int = again(Settings, "seed", 0)
+    seed: int = override(Settings, "seed", 0)
 
 
 def disturbed(pixels: Tensor, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 from customize.printable import printable
 from customize.settings.field import table
 from customize.settings.inference import InferenceSettings
-from customize.settings.sampler_names import compact, nearest, not_taken, parts, sampler, spacings
+from customize.settings.sampler_names import compact, nearest, parts, sampler, spacings, unsupported
 
 PLAIN_SPACINGS = ("", "Automatic", "Normal", "Simple", "SGM Uniform", "DDIM Uniform")
 """Schedule types that stand for the sampler's own spacing of noise levels."""
@@ -88,7 +88,7 @@ class ParsedInfo:
             return self.unread("Sampler", f"{written} {spacing}".strip(), "no such sampler is available")
         name, spaced = found[0], found[1] or spacings().get(compact(spacing), "")
         chosen = sampler(name, spaced)
-        if spacing and not spaced or not_taken(chosen):
+        if spacing and not spaced or unsupported(chosen):
             self.unread("Schedule type", spacing or spaced, f"{chosen.scheduler} does not support it")
             chosen = sampler(name)
         elif chosen.options.get("use_karras_sigmas"):

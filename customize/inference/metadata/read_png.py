@@ -100,7 +100,7 @@ def _opened(path: Path | str) -> tuple[tuple[int, int], dict[str, str]]:
     except InputError as error:
         raise InputError(Problem(LIKE, f"{each.where} {each.what}", each.remedy) for each in error.problems) from None
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        if out_of_memory.gave_out(error):
+        if out_of_memory.caused(error):
             raise
         raise Unreadable(f"cannot be read ({printable(str(error)) or type(error).__name__})") from None
 

@@ -117,11 +117,11 @@ def check(settings: InferenceSettings) -> Job:
         try:
             return check()
         except InputError as error:
-            if out_of_memory.gave_out(error):
+            if out_of_memory.caused(error):
                 raise
             problems.extend(each for each in error.problems if each not in problems)
         except OSError as error:
-            if out_of_memory.gave_out(error):
+            if out_of_memory.caused(error):
                 raise
             problems.append(unreadable(error))
 

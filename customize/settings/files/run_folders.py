@@ -1,4 +1,4 @@
-"""Where a training run without an output_dir goes, and which one `latest` means then."""
+"""The folder of a training run without an output_dir, and the run that `latest` refers to then."""
 
 import os
 from collections.abc import Iterator
@@ -14,27 +14,27 @@ from customize.storage import numbered_folders
 
 PARENT = Path("runs")
 OF_THE_SUBJECT = ("method", "data")
-"""Sections whose settings tell one subject's runs from another's."""
+"""Sections whose settings distinguish the runs of one subject from those of another."""
 LATEST, SETTING = "latest", "resume_from_checkpoint"
 
 
 def place(settings) -> Path:
-    """The folder of the run: `output_dir`, or the run that is gone on with, or the next number. Nothing is made.
+    """The folder of the run: `output_dir`, the run to resume, or the next number. It is not created.
 
-    Raises InputError when several runs could be meant by `latest`, or the checkpoint is of no run.
+    Raises InputError if no run for `latest` matches the settings, or the checkpoint does not belong to a run.
     """
     if settings.output_dir is not None:
         return Path(settings.output_dir)
-    wanted = settings.resume_from_checkpoint
-    if wanted and wanted != LATEST:
-        return of_checkpoint(Path(wanted))
-    return (newest(settings) if wanted else None) or numbered_folders.next_folder(PARENT, kind(settings))
+    checkpoint = settings.resume_from_checkpoint
+    if checkpoint and checkpoint != LATEST:
+        return of_checkpoint(Path(checkpoint))
+    return (newest(settings) if checkpoint else None) or numbered_folders.next_folder(PARENT, kind(settings))
 
 
 @contextmanager
 def made(settings, folder: Path) -> Iterator[Path]:
-    """Makes the new folder of a run that names none; it goes again where nothing was written into it."""
-    is_first = os.environ.get("RANK", "0") == "0"  # of the processes of `accelerate launch`, which agree on its folder later
+    """Create the new folder of a run that names none; on an error it is removed again if it is empty."""
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes of `accelerate launch`; the others learn the folder later
     if settings.output_dir is not None or folder.is_dir() or not is_first:
         yield folder
         return
@@ -48,7 +48,7 @@ def made(settings, folder: Path) -> Iterator[Path]:
 
 
 def kind(settings) -> str:
-    """The method, by which folders are called."""
+    """The method, after which run folders are named."""
     return settings.command.removeprefix("train_").removesuffix(".py")
 
 
@@ -56,20 +56,18 @@ def of_checkpoint(path: Path) -> Path:
     """The run that a checkpoint's folder belongs to."""
     if path.is_dir() and path.absolute().parent.name == "checkpoints":
         return path.parent.parent
-    remedy = "name its run by --output_dir, or give `latest`"
-    raise InputError(Problem(SETTING, f"{path} is no checkpoint in the folder of a run", remedy))
+    remedy = "give the run's folder as --output_dir, or use `latest`"
+    raise InputError(Problem(SETTING, f"{path} is not a checkpoint in a run folder", remedy))
 
 
 def newest(settings) -> Path | None:
-    """The newest run of this method, with checkpoints, that learns the same; None where there is no run to go on with."""
+    """The newest run of this method with checkpoints that learns the same subject; None if there is no run to resume."""
     found = sorted(numbered_folders.numbered(PARENT, kind(settings)), reverse=True)
     begun = [path for _, path in found if any((path / "checkpoints").glob("step-*"))]
     same = [path for path in begun if learns_the_same(settings, path / "config.toml")]
     if begun and not same:
-        what = (
-            f"no run in {PARENT} learns what these settings say: {first_few([path.name for path in begun])} learn something else"
-        )
-        raise InputError(Problem(SETTING, what, f"name the one that is meant, as in --output_dir {begun[0]}"))
+        what = f"no run in {PARENT} matches these settings: {first_few([path.name for path in begun])} learn something else"
+        raise InputError(Problem(SETTING, what, f"give the run to resume, as in --output_dir {begun[0]}"))
     if same:
         events.info(f"latest is {same[0]}")
     return same[0] if same else None

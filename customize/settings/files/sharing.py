@@ -1,4 +1,4 @@
-"""What a result may say of the machine that it was made on: nothing. Names stay, the folders that they lie in go."""
+"""Removes everything about this machine from results that are shared: file names stay, their folders are removed."""
 
 import os
 import re
@@ -14,28 +14,28 @@ PLACES = ("pretrained_model_name_or_path", "weights", "image", "mask_image", "va
 MOST_CONFIGS = 50
 USUAL = ("pytorch_lora_weights", "learned_embeds", "learned.", "adapter_model")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-"""OWNER/NAME, of a model or data set on the hub."""
+"""OWNER/NAME, of a model or dataset on the hub."""
 
 
 def shared_name(name: str) -> str:
-    """A base model's name for others: that on the hub as it is, of one on this disk the last part of its path."""
+    """A base model's name in shared files: a hub name as it is, otherwise the last part of the path."""
     return name if name == "demo" or is_hub_name(name) else last_part(name)
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether a name is that of something on the hub; a folder of that name goes first."""
+    """Whether a name is a hub name; a local folder of that name takes precedence."""
     plain = HUB_NAME.fullmatch(name) and not name.startswith((".", "~")) and not name.lower().endswith(".safetensors")
     return bool(plain) and not os.path.exists(name)
 
 
 def last_part(path: str) -> str:
-    """The last part of a path, of this system's or of Windows'; empty for one that has none."""
+    """The last part of a path of this system or of Windows; empty if there is none."""
     parts = [part for part in re.split(r"[/\\]+", os.path.normpath(path) if path else "") if part not in ("", ".", "..", "~")]
     return "" if not parts or PureWindowsPath(path).drive.rstrip("\\/") == path.rstrip("\\/") else parts[-1]
 
 
 def shared_settings(settings: Any, names: bool = False) -> dict[str, Any]:
-    """The settings without those that name a place on this disk; names: the last part of these in their stead."""
+    """The settings without those that contain local paths; names: with the last part of these paths instead."""
     lines, shared = table(type(settings)), {}
     for name, value in settings.values().items():
         if lines[name].text not in PATHS:
@@ -48,14 +48,14 @@ def shared_settings(settings: Any, names: bool = False) -> dict[str, Any]:
 
 
 def shared_config(settings: Any) -> str:
-    """config.toml for others: of each path its last part."""
+    """config.toml for sharing, with only the last part of each path."""
     return type(settings)(**{**settings.values(), **shared_settings(settings, names=True)}).to_toml()
 
 
 def local_places(folder: Path) -> dict[str, str]:
-    """The places on this disk that the configurations in a folder name, by the last part of each.
+    """The local paths in a folder's configurations, by the last part of each.
 
-    What a shared file calls by its last part is found again so.
+    They resolve the names in shared files.
     """
     from customize.settings.files import toml_file
     from customize.settings.scale import path_and_scale
@@ -63,20 +63,20 @@ def local_places(folder: Path) -> dict[str, str]:
     found: dict[str, set[str]] = {}
     for path in sorted(folder.glob("*.toml"))[:MOST_CONFIGS]:
         try:
-            told = toml_file.read(str(path))[0]
+            given = toml_file.read(str(path))[0]
         except InputError:
             continue
         for name in PLACES:
-            values = told.get(name)
+            values = given.get(name)
             for value in values if isinstance(values, list) else [values]:
                 if isinstance(value, str) and value:
                     place = path_and_scale(value)[0] if name == "weights" else value
                     found.setdefault(last_part(str(place)), set()).add(str(place))
-    return {name: next(iter(those)) for name, those in found.items() if len(those) == 1}
+    return {name: next(iter(paths)) for name, paths in found.items() if len(paths) == 1}
 
 
 def restored(value: Any, places: Mapping[str, str]) -> Any:
-    """A value of a shared file with its place on this disk: of NAME, NAME:SCALE and NAME/FILE, or a list of them."""
+    """A value of a shared file with local paths restored, in NAME, NAME:SCALE and NAME/FILE, or a list of them."""
     if isinstance(value, list):
         return [restored(each, places) for each in value]
     if not isinstance(value, str):
@@ -86,17 +86,17 @@ def restored(value: Any, places: Mapping[str, str]) -> Any:
 
 
 def beside(image: Path, name: Any) -> str | None:
-    """The place of another file that is called by its name only and lies beside the image, as in a chain the one before it."""
+    """The path of a file that is given by name only and lies beside the image, such as the previous one of a chain."""
     other = isinstance(name, str) and name == last_part(name) and name != image.name
     return str(image.with_name(name)) if other and os.path.isfile(image.parent / name) else None
 
 
 def shared_file(path: Path) -> str:
-    """A file's name, with that of its folder where all of its kind are called so."""
+    """A file's name, with that of its folder if the file has a standard name."""
     return f"{path.absolute().parent.name}/{path.name}" if path.name.startswith(USUAL) else path.name
 
 
 def local_base(file: Path, shared: str) -> str | None:
-    """The base model of a result, by the configuration of the run that it lies in; None where there is none."""
+    """The local base model of a result, from the configuration of its run; None if there is none."""
     folders = [file.parent, *file.absolute().parents[1:3]]
     return next((found for folder in folders if (found := local_places(folder).get(shared))), None)

@@ -1,4 +1,4 @@
-"""What is wrong with a file that should be TOML, and what to do: the mistake that was likely made, not the parser's words."""
+"""Problems of invalid TOML files: the likely mistake instead of the parser's message."""
 
 import os
 import re
@@ -18,31 +18,31 @@ QUOTES = {
     "\u2019": "\u2019", "\u201a": "\u2018\u2019", "\u00ab": "\u00bb", "\u00bb": "\u00ab", "\u2039": "\u203a", "\u300c": "\u300d",
     "\uff02": "\uff02",
 }  # fmt: skip
-"""Opening quote -> those that may close it."""
+"""Opening quote -> the quotes that may close it."""
 ESCAPES = re.compile(r'=\s*"[^"]*\\')
 CURLY = re.compile("[" + "".join(quote for quote in QUOTES if not quote.isascii()) + "]")
 QUOTED = re.compile(r"^\s*([\w-]+)\s*=\s*(.*?)\s*[,;]?\s*$")
-MOST = 10_000  # characters of a line that are looked at
+MOST = 10_000  # characters of a line that are examined
 
 
 def not_toml(path: str, text: str, error: Exception) -> Problem:
     """The problem of a text that is not TOML."""
     if isinstance(error, RecursionError):
-        return Problem(path, "is not TOML: brackets within brackets without end", "mend the line; texts stand in quotes")
+        return Problem(path, "is not TOML: brackets are nested too deeply", "fix the line; texts need quotes")
     place = re.search(r"\(at line (\d+), column \d+\)", str(error))
-    said = str(error).replace(place[0], "").strip() if place else str(error)
+    message = str(error).replace(place[0], "").strip() if place else str(error)
     whole = _other_format(text)
     if whole:
         return Problem(path, f"is not TOML: {whole}", EXAMPLE)
     lines = text.splitlines()
-    number = int(place[1]) if place else _twice(text) if "Cannot overwrite" in said else None
+    number = int(place[1]) if place else _twice(text) if "Cannot overwrite" in message else None
     line = lines[number - 1][:MOST] if number and number <= len(lines) else ""
-    what, remedy = _of_line(line, said)
+    what, remedy = _of_line(line, message)
     return Problem(f"{path}:{number}" if number else path, f"is not TOML: {what}", remedy)
 
 
 def _other_format(text: str) -> str:
-    """What else a text is; empty where it may be TOML with a fault."""
+    """What a text in another format is; empty if it may be TOML with a mistake."""
     start = text.lstrip()[:MOST]
     if start.startswith("{") or re.match(r"\[\s*\{", start):
         return "it is JSON"
@@ -55,35 +55,35 @@ def _other_format(text: str) -> str:
     return ""
 
 
-def _of_line(line: str, said: str) -> tuple[str, str]:
-    """What is wrong with a line, and the line as it should be where that can be told."""
+def _of_line(line: str, message: str) -> tuple[str, str]:
+    """What is wrong with a line, and the corrected line if it is known."""
     pair = QUOTED.match(line)
     name, value = (pair[1], pair[2]) if pair else ("", "")
     if ESCAPES.search(line):
         slashes = re.sub(r"\\+", "/", re.sub(r'^"|"$', "", value))
         remedy = "use forward slashes or single quotes" + (f": {name} = '{printable(slashes)}'" if name else "")
-        return "a backslash in double quotes begins an escape", remedy
-    if "Illegal character '\\n'" in said or "Unterminated" in said or said.startswith('Expected "\'"'):
+        return "a backslash in double quotes starts an escape", remedy
+    if "Illegal character '\\n'" in message or "Unterminated" in message or message.startswith('Expected "\'"'):
         return "a quote is not closed", "close it on the same line"
-    if "Cannot overwrite" in said:
+    if "Cannot overwrite" in message:
         return f"{printable(name) or 'a name'} is given twice", "keep one of the two"
     if name and CURLY.search(value):
         plain = CURLY.sub("", value).replace('"', "")
-        return "the quotes are typographic ones", f'use plain quotes: {name} = "{printable(plain)}"'
+        return "the quotes are typographic quotes", f'use plain quotes: {name} = "{printable(plain)}"'
     if name and value in ("True", "False", "Yes", "No", "On", "Off", "yes", "no", "on", "off"):
-        return f"{value} is no value of TOML", f"write {name} = {'true' if value.lower() in ('true', 'yes', 'on') else 'false'}"
+        return f"{value} is not a TOML value", f"write {name} = {'true' if value.lower() in ('true', 'yes', 'on') else 'false'}"
     if name and value.lower() in ("none", "null", "nil", ""):
         return f"{name} has no value", f'write {name} = "none", or leave the line out'
     if (colon := re.match(r"\s*([\w-]+)\s*:\s*(.+)$", line)) and "=" not in line:
-        return "a colon stands where = is wanted", f"write {colon[1]} = {printable(colon[2])}"
+        return "there is a colon instead of =", f"write {colon[1]} = {printable(colon[2])}"
     if name and re.fullmatch(r"[-+]?[\d.][\d.,]*", value):
-        return f"{value} is no number of TOML", f"write {name} = {_number(value)}"
+        return f"{value} is not a TOML number", f"write {name} = {_number(value)}"
     if name and line.rstrip()[-1:] in (",", ";") and not value.startswith(("[", "{")):
-        return f"the line ends with {line.rstrip()[-1]}", f"leave it out: {name} = {printable(value)}"
+        return f"the line ends with {line.rstrip()[-1]}", f"remove it: {name} = {printable(value)}"
     if name and re.match(r"[^\"'\[{\d]", value):
         quote = '"' if not set(value) & set('"\\') else "'"
-        return said, f"texts stand in quotes: {name} = {quote}{printable(value)}{quote}"
-    return said, "mend the line; texts stand in quotes"
+        return message, f"texts need quotes: {name} = {quote}{printable(value)}{quote}"
+    return message, "fix the line; texts need quotes"
 
 
 def _number(value: str) -> str:
@@ -93,7 +93,7 @@ def _number(value: str) -> str:
 
 
 def _twice(text: str) -> int | None:
-    """The line on which a name is given for the second time in its table; None where there is none."""
+    """The line on which a name is given for the second time in its table, otherwise None."""
     seen: set[str] = set()
     for number, line in enumerate(text.splitlines(), 1):
         if line.lstrip().startswith("["):
@@ -106,26 +106,24 @@ def _twice(text: str) -> int | None:
 
 
 def no_file(path: str) -> Problem:
-    """The problem of a CONFIG.toml that is not there, or is a folder."""
+    """The problem of a CONFIG.toml that does not exist or is a folder."""
     folder = Path(os.path.expanduser(path))
-    otherwise = f"name a TOML file; those that come with the program: {', '.join(config_names())}"
+    otherwise = f"give a TOML file, or an included configuration: {', '.join(config_names())}"
     if folder.is_dir():
         inside = [name for name in missing_path.names(folder) if name.lower().endswith(".toml")]
         remedy = f"did you mean {printable(os.path.join(path, inside[0]))}?" if len(inside) == 1 else otherwise
-        return Problem(path, "is not a file but a folder", remedy)
+        return Problem(path, "is a folder, not a file", remedy)
     ours = get_close_matches(folder.stem, config_names(), 1, 0.7)
-    otherwise = f"did you mean {ours[0]}? (it comes with the program)" if ours else otherwise
-    return Problem(path, "is not a file: there is none of that name", missing_path.remedy_for_missing(path, otherwise))
+    otherwise = f"did you mean {ours[0]}? (an included configuration)" if ours else otherwise
+    return Problem(path, "does not exist", missing_path.remedy_for_missing(path, otherwise))
 
 
 def dataset_configuration(path: str, values: dict[str, Any]) -> Problem | None:
-    """The problem of a data set configuration of sd-scripts, which is no configuration of a run; None for any other."""
+    """The problem of a dataset configuration of sd-scripts, which does not describe a run; otherwise None."""
     sets = values.get("datasets")
     if not (isinstance(sets, list) and sets and all(isinstance(each, dict) for each in sets)):
         return None
     subsets = [subset for each in sets for subset in each.get("subsets", ()) if isinstance(subset, dict)]
     folders = [subset["image_dir"] for subset in subsets if isinstance(subset.get("image_dir"), str)]
-    remedy = (
-        f"name the folder itself: --instance_data_dir {printable(folders[0])}" if folders else "name the folder of images itself"
-    )
-    return Problem(path, "describes a data set of sd-scripts, not a run", remedy)
+    remedy = f"give the folder: --instance_data_dir {printable(folders[0])}" if folders else "give the folder of images"
+    return Problem(path, "is a dataset configuration of sd-scripts and does not describe a run", remedy)

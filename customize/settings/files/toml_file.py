@@ -1,4 +1,4 @@
-"""Settings as TOML: a flat set of names under tables that are for reading only."""
+"""Settings as TOML: a flat set of names; tables only group them for readers."""
 
 import json
 import os
@@ -19,16 +19,16 @@ MAX_BYTES = 1_000_000
 MOST_VALUES = 1000
 PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+"""
 DEEP = re.compile(rf"""(?<![\w-])(?:{PART}\.[ \t]*+){{16}}""")
-"""A name of more parts than settings have; tomllib takes minutes for some thousands."""
+"""A name with more parts than any setting; tomllib takes minutes for thousands of parts."""
 ASSIGNMENT = re.compile(r"""\s*(?:[\w-]{1,99}\s*\.\s*)*+["']?([\w-]{1,99})["']?\s*=""")
 
 
-def write(sections: Mapping[str, list[Setting]], values: Mapping[str, Any], told: Collection[str] = ()) -> str:
-    """TOML of the values, one table per section; what is None by default is left out, unless it is among those to be told."""
+def write(sections: Mapping[str, list[Setting]], values: Mapping[str, Any], explicit: Collection[str] = ()) -> str:
+    """TOML of the values, one table per section. A value that is None by default is left out, unless it is in `explicit`."""
     tables = []
     for section, lines in sections.items():
         kept = [line for line in lines if line.name in values]
-        kept = [line for line in kept if values[line.name] is not None or line.default is not None or line.name in told]
+        kept = [line for line in kept if values[line.name] is not None or line.default is not None or line.name in explicit]
         tables.append("\n".join((f"[{section}]", *(f"{line.name} = {_literal(values[line.name])}" for line in kept))))
     return "\n\n".join(tables) + "\n"
 
@@ -44,14 +44,14 @@ def _literal(value: Any) -> str:
 
 
 def read(path: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The values in a TOML file, and where each one stands (`FILE:LINE: name`), by name.
+    """The values in a TOML file and their locations (`FILE:LINE: name`), by name.
 
     Raises InputError with file and line.
     """
     text = _text(path)
     if found := DEEP.search(text):
         where = f"{path}:{text.count(chr(10), 0, found.start()) + 1}"
-        raise InputError(Problem(where, "has tables within tables without end", "settings stand in one table: [train]"))
+        raise InputError(Problem(where, "nests tables too deeply", "put settings into one table, such as [train]"))
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
@@ -64,7 +64,7 @@ def read(path: str) -> tuple[dict[str, Any], dict[str, str]]:
     lines = _lines_of_names(text)
     for number, (name, value) in enumerate(_flat(document)):
         if number == MOST_VALUES:
-            raise InputError(Problem(path, f"holds more than {MOST_VALUES:,} values", "name a TOML file of settings"))
+            raise InputError(Problem(path, f"contains more than {MOST_VALUES:,} values", "give a TOML file of settings"))
         where = f"{path}:{lines.get(name, 1)}: {name}"
         if (key := name.replace("-", "_")) in values:
             problems.append(Problem(where, "is given twice", "keep one of the two"))
@@ -78,25 +78,25 @@ def _text(path: str) -> str:
     try:
         return read_text(Path(os.path.expanduser(path)), MAX_BYTES)
     except TooLarge as error:
-        what, remedy = f"{reason(error)}: too large for settings", "name a TOML file"
+        what, remedy = f"{reason(error)}: too large for settings", "give a TOML file"
     except PermissionError as error:
-        what, remedy = f"cannot be read: {reason(error)}", "mend its permissions"
+        what, remedy = f"cannot be read: {reason(error)}", "fix its permissions"
     except OSError:
         raise InputError(toml_faults.no_file(path)) from None
     except NotText as error:
         data = read_bytes(os.path.expanduser(path), MAX_BYTES)
         with suppress(UnicodeDecodeError):
-            if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):  # what PowerShell writes
+            if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):  # written by PowerShell
                 return data.decode("utf-16")
-        remedy = "name a TOML file, saved as UTF-8"
+        remedy = "give a TOML file, saved as UTF-8"
         if "image" in str(error):
-            remedy = "name a TOML file; images are given as a folder, in --instance_data_dir or --train_data_dir"
+            remedy = "give a TOML file; give a folder of images as --instance_data_dir or --train_data_dir"
         raise InputError(Problem(f"{path}:{error.line}", str(error), remedy)) from None
     raise InputError(Problem(path, what, remedy))
 
 
 def _flat(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The values in all tables, in their order."""
+    """The values in all tables, in order."""
     waiting = [iter(document.items())]
     while waiting:
         for name, value in waiting[-1]:
@@ -109,7 +109,7 @@ def _flat(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _lines_of_names(text: str) -> dict[str, int]:
-    """The line on which each name is first set: tomllib does not tell."""
+    """The line on which each name is first set, which tomllib does not report."""
     lines: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if found := ASSIGNMENT.match(line):

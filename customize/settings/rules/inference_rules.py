@@ -1,4 +1,4 @@
-"""Rules that join settings of infer.py. See `rule.py`."""
+"""Rules about combinations of infer.py's settings. See `rule.py`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,23 +16,28 @@ PARTS_OF_AN_IMAGE = {
 
 @rule("seed", "num_images")
 def seeds_exist(seed: int, num_images: int) -> Iterator[Problem]:
+    """The seed of the last image is below 2**64."""
     if seed + num_images > 2**64:
-        what = f"{seed} + {num_images - 1} is no seed: the largest is {2**64 - 1}"
-        yield Problem("num_images", what, "take a smaller seed, or fewer images")
+        what = f"{seed} + {num_images - 1} is not a valid seed: the largest is {2**64 - 1}"
+        yield Problem("num_images", what, "use a smaller seed, or fewer images")
 
 
 @rule("hires_scale", "image", "illusion", "lesson")
 def second_pass_starts_from_noise(hires_scale: float | None, image: str | None, illusion: str, lesson: str) -> Iterator[Problem]:
+    """hires_scale is not combined with an input image, an illusion or a lesson."""
     for name, is_given in ("image", image is not None), ("illusion", illusion != "none"), ("lesson", lesson != "none"):
         if hires_scale is not None and is_given:
-            yield Problem("hires_scale", f"and {name}: a second pass is made of images of noise", "leave one of the two out")
+            yield Problem(
+                "hires_scale", f"cannot be combined with {name}: the first pass starts from noise", "leave one of the two out"
+            )
 
 
 @rule("hires_scale", "trace", "attention", "show_start")
 def records_show_one_pass(hires_scale: float | None, trace: bool, attention: bool, show_start: bool) -> Iterator[Problem]:
+    """Records of the denoising steps are not combined with hires_scale."""
     for name, is_on in ("trace", trace), ("attention", attention), ("show_start", show_start):
         if hires_scale is not None and is_on:
-            yield Problem(name, "shows one pass, and hires_scale makes two", "leave one of the two out")
+            yield Problem(name, "shows one pass, but hires_scale makes two", "leave one of the two out")
 
 
 OPTIONS = ("use_karras_sigmas", "timestep_spacing", "rescale_betas_zero_snr", "eta")
@@ -41,7 +46,7 @@ OPTIONS = ("use_karras_sigmas", "timestep_spacing", "rescale_betas_zero_snr", "e
 
 @rule("scheduler", *OPTIONS)
 def sampler_takes_its_options(scheduler: str | None, *options: Any) -> Iterator[Problem]:
-    """A sampler that is named is known, and takes what else is asked of it."""
+    """scheduler is the name of a sampler, and the sampler supports the given options."""
     if scheduler is not None:
         try:
             configuration(find(scheduler), dict(zip(OPTIONS, options, strict=True)))
@@ -51,94 +56,115 @@ def sampler_takes_its_options(scheduler: str | None, *options: Any) -> Iterator[
 
 @rule("merge", "weights")
 def merged_weights_have_one_scale(merge: str | None, weights: tuple[str, ...]) -> Iterator[Problem]:
+    """Weights to merge have constant scales."""
     for each in weights if merge is not None else ():
         if changes(path_and_scale(each)[1]):
             remedy = "give one scale, as in PATH:0.8"
-            yield Problem("weights", f"{each} changes on the way, which merged weights cannot", remedy)
+            yield Problem("weights", f"{each} changes during denoising, but merged weights have one scale", remedy)
 
 
 @rule("merge", "sweep")
 def one_model_is_merged(merge: str | None, sweep: tuple[str, ...]) -> Iterator[Problem]:
+    """merge is not combined with sweep."""
     if merge is not None and sweep:
-        yield Problem("sweep", "and merge: one model is written, with one scale of each weight", "leave one of the two out")
+        yield Problem(
+            "sweep", "cannot be combined with merge, which writes one model with one scale per file", "leave one of the two out"
+        )
 
 
 @rule("chain", "sweep", "mask_image")
 def chain_is_a_row_of_whole_images(chain: int, sweep: tuple[str, ...], mask_image: str | None) -> Iterator[Problem]:
+    """chain is not combined with sweep or mask_image."""
     if chain > 1 and sweep:
-        yield Problem("chain", "and sweep both make the columns of the sheet", "keep one of the two")
+        yield Problem(
+            "chain", "cannot be combined with sweep: both make the columns of the contact sheet", "leave one of the two out"
+        )
     if chain > 1 and mask_image is not None:
-        yield Problem("chain", "and mask_image: in a chain the whole image before is the input", "leave mask_image out")
+        yield Problem(
+            "chain",
+            "cannot be combined with mask_image: each image of a chain continues from the whole one before",
+            "leave mask_image out",
+        )
 
 
 @rule("prompt", "merge", "lesson", "like")
 def prompt_is_given(prompt: tuple[str, ...], merge: str | None, lesson: str, like: str | None) -> Iterator[Problem]:
+    """A prompt is given, except for merging and for lessons that need none."""
     if not prompt and merge is None and lesson in ("none", "denoising"):
-        yield Problem("prompt", "is missing" if like is None else f"is missing: {like} tells none", "give what to show")
+        yield Problem(
+            "prompt", "is missing" if like is None else f"is missing: {like} stores none", "give a prompt: what the image shows"
+        )
 
 
 @rule("lesson", "image")
 def lesson_is_about_an_image(lesson: str, image: str | None) -> Iterator[Problem]:
+    """A lesson has an image."""
     if lesson != "none" and image is None:
-        yield Problem("image", f"is missing: lesson = {lesson} is about it", "name an image")
+        yield Problem("image", f"is missing: lesson = {lesson} needs one", "give an image")
 
 
 @rule("lesson", "trace", "show_start", "attention")
 def lesson_is_a_sheet_of_its_own(lesson: str, trace: bool, show_start: bool, attention: bool) -> Iterator[Problem]:
+    """A lesson is not combined with other sheets and records."""
     for name, is_on in ("trace", trace), ("show_start", show_start), ("attention", attention):
         if lesson != "none" and is_on:
-            yield Problem(name, f"lesson = {lesson} is a sheet of its own", f"leave {name} out")
+            yield Problem(name, f"cannot be combined with lesson = {lesson}, which makes its own sheet", f"leave {name} out")
 
 
 @rule("prompt", "between", "illusion", "view", "image_part")
 def one_prompt_for_each_part(
     prompt: tuple[str, ...], between: float | None, illusion: str, view: tuple[str, ...], image_part: str | None
 ) -> Iterator[Problem]:
-    """One image of several prompts needs as many as it has views, parts or ends."""
+    """An image made from several prompts has one for each of its views, parts or ends."""
     if between is not None and len(prompt) != 2:
-        yield Problem("prompt", f"{len(prompt)} given, where between leads from one to another", "give two prompts")
+        yield Problem("prompt", f"{len(prompt)} given, but between needs two", "give two prompts")
     if illusion == "none":
         return
     if between is not None:
-        yield Problem("illusion", "and between both make one image of the prompts", "keep one of the two")
-    wanted = len(PARTS_OF_AN_IMAGE.get(illusion, view)) - (image_part is not None)
-    if illusion not in PARTS_OF_AN_IMAGE and wanted < 2:
-        yield Problem("view", f"illusion = {illusion} needs one for each prompt", "give two or more, such as identity flip")
-    elif len(prompt) != wanted:
-        what = f"{len(prompt)} given, where illusion = {illusion} takes {wanted}"
+        yield Problem(
+            "illusion", "cannot be combined with between: both make one image of the prompts", "leave one of the two out"
+        )
+    needed = len(PARTS_OF_AN_IMAGE.get(illusion, view)) - (image_part is not None)
+    if illusion not in PARTS_OF_AN_IMAGE and needed < 2:
+        yield Problem("view", f"illusion = {illusion} needs one view per prompt", "give two or more, such as identity flip")
+    elif len(prompt) != needed:
+        what = f"{len(prompt)} given, but illusion = {illusion} needs {needed}"
         yield Problem("prompt", what, "give one for each part or view")
 
 
 @rule("illusion", "image_part", "image")
 def illusion_has_the_part_of_an_image(illusion: str, part: str | None, image: str | None) -> Iterator[Problem]:
-    """Of an illusion with an image, one of two parts is the image's."""
+    """An input image of an illusion replaces one of its two parts."""
     parts = PARTS_OF_AN_IMAGE.get(illusion, ())
     if part is not None and (part not in parts or len(parts) > 2):
-        remedy = "take low or high of a hybrid, or grey or colour of colour"
-        yield Problem("image_part", f"illusion = {illusion} has no part {part} for an image", remedy)
+        remedy = "use low or high with hybrid, or grey or colour with colour"
+        yield Problem("image_part", f"illusion = {illusion} has no part {part} to take from an image", remedy)
     if illusion != "none" and image is not None and part is None:
-        yield Problem("image", f"illusion = {illusion} starts from noise", "leave it out, or say which image_part it shall be")
+        yield Problem("image", f"illusion = {illusion} starts from noise", "leave it out, or give the image_part to take from it")
 
 
 @rule("image_part", "mask_image", "strength")
-def image_part_is_kept_whole(image_part: str | None, mask_image: str | None, strength: float | None) -> Iterator[Problem]:
+def image_part_is_kept(image_part: str | None, mask_image: str | None, strength: float | None) -> Iterator[Problem]:
+    """image_part is not combined with a mask or a strength."""
     if image_part is not None and mask_image is not None:
-        yield Problem("mask_image", "and image_part both say what stays of the image", "keep one of the two")
+        yield Problem(
+            "mask_image", "cannot be combined with image_part: both choose what is kept of the image", "leave one of the two out"
+        )
     if image_part is not None and strength is not None:
-        yield Problem("strength", "has no effect with image_part, which starts from noise", "leave it out")
+        yield Problem("strength", "has no effect with image_part: generation starts from noise", "leave it out")
 
 
 @rule("attention", "illusion", "between")
-def attention_is_of_one_prompt(attention: bool, illusion: str, between: float | None) -> Iterator[Problem]:
-    """Attention is recorded for a prompt that the network is asked about the image as it is."""
+def attention_has_one_prompt(attention: bool, illusion: str, between: float | None) -> Iterator[Problem]:
+    """attention is not combined with an illusion or with between."""
     for name, value, none in ("illusion", illusion, "none"), ("between", between, None):
         if attention and value != none:
-            yield Problem("attention", f"is not known with {name} = {value}", "leave one of the two out")
+            yield Problem("attention", f"cannot be recorded with {name} = {value}", "leave one of the two out")
 
 
 INFERENCE = (
     text_is_no_path("prompt"), text_is_no_path("negative_prompt"), seeds_exist, second_pass_starts_from_noise,
     records_show_one_pass, sampler_takes_its_options, merged_weights_have_one_scale, one_model_is_merged,
     chain_is_a_row_of_whole_images, prompt_is_given, lesson_is_about_an_image, lesson_is_a_sheet_of_its_own,
-    one_prompt_for_each_part, illusion_has_the_part_of_an_image, image_part_is_kept_whole, attention_is_of_one_prompt,
+    one_prompt_for_each_part, illusion_has_the_part_of_an_image, image_part_is_kept, attention_has_one_prompt,
 )  # fmt: skip

@@ -1,6 +1,6 @@
-"""Rules that join settings: what they are, how they are checked, and those that every command has.
+"""Rules about combinations of settings: how they are declared and checked, and the ones shared by all commands.
 
-A rule names the settings that it needs. It is skipped where one of them is faulty, which is reported already.
+A rule names the settings that it needs. It is skipped if one of them is faulty, since that is already reported.
 """
 
 import os.path
@@ -12,21 +12,21 @@ from customize.settings.field import Setting
 
 
 class Rule(NamedTuple):
-    """needs: names of settings; problems: what is wrong with their values, which it is called with in this order."""
+    """needs: names of settings; problems: called with their values, in this order, it yields what is wrong."""
 
     needs: tuple[str, ...]
     problems: Callable[..., Iterable[Problem]]
 
 
 def rule(*needs: str) -> Callable[[Callable[..., Iterable[Problem]]], Rule]:
-    """Makes a rule of the function below it, whose arguments are the values of these settings."""
+    """Turn the decorated function into a rule; its arguments are the values of these settings."""
     return lambda problems: Rule(needs, problems)
 
 
 def broken(
     rules: Iterable[Rule], table: Mapping[str, Setting], given: Mapping[str, Any], faulty: Collection[str]
 ) -> list[Problem]:
-    """All problems between settings. given: the valid values that the user gave; faulty: names of the other ones."""
+    """All problems between settings. given: the valid values from the user; faulty: names of the invalid ones."""
     defaults = {name: line.default for name, line in table.items() if not line.required}
     values = {name: value for name, value in {**defaults, **given}.items() if name not in faulty}
     found = [*without_effect(table, given, values)]
@@ -37,26 +37,26 @@ def broken(
 
 
 def without_effect(table: Mapping[str, Setting], given: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Problem]:
-    """A setting that is given, and has no effect without another one."""
+    """A setting that is given must have an effect: the setting that it depends on is given too."""
     for name in given:
         line = table[name]
         if line.only_with is None or given[name] is None:
             continue
-        other, wanted = line.only_with
+        other, needed = line.only_with
         if other not in values or line.has_effect(values[other]):
             continue
-        words = " or ".join(f"{other} = {str(value).lower()}" for value in wanted) or f"a value for {other}"
-        choices = [choice for choice in table[other].choices if choice != "none"] if not wanted else []
+        words = " or ".join(f"{other} = {str(value).lower()}" for value in needed) or f"a value for {other}"
+        choices = [choice for choice in table[other].choices if choice != "none"] if not needed else []
         remedy = f"set {other} = {' or '.join(choices)}" if choices else f"set {words}"
         yield Problem(name, f"has no effect without {words}", f"{remedy}, or leave {name} out")
 
 
 IMPLIED = {"trace": True, "train_text_encoder": True}
-"""Switches that are turned on where a setting is given that has no effect without them."""
+"""Switches that are turned on automatically when a given setting needs them."""
 
 
 def implied(table: Mapping[str, Setting], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The switches that are not given and that a given setting needs, and a note for each."""
+    """The missing switches that a given setting needs, and a note for each."""
     found: dict[str, Any] = {}
     notes = []
     for name, value in given.items():
@@ -64,7 +64,7 @@ def implied(table: Mapping[str, Setting], given: Mapping[str, Any]) -> tuple[dic
         is_off = str(value).casefold() in ("false", "none", "no", "0")
         if other in IMPLIED and other not in given and other not in found and not is_off:
             found[other] = IMPLIED[other]
-            notes.append(f"{name} needs {other}, which is switched on")
+            notes.append(f"{name} needs {other}, which is now turned on")
     return found, notes
 
 
@@ -72,7 +72,7 @@ FILES = (".safetensors", ".ckpt", ".pt", ".bin", ".txt", ".csv", ".png", ".jpg",
 
 
 def text_is_no_path(name: str) -> Rule:
-    """Where words are wanted, the name of a file or folder would be learned or drawn as words."""
+    """A setting that takes words is not the name of a file or folder."""
 
     @rule(name)
     def check(given: str | tuple[str, ...] | None) -> Iterator[Problem]:
@@ -85,22 +85,22 @@ def text_is_no_path(name: str) -> Rule:
                 continue
             remedy = "write the words themselves"
             if name == "initializer_token" and weights:
-                remedy = "name known words to start from, such as cat; --init_weights FILE goes on from learned weights"
+                remedy = "give known words to start from, such as cat; to continue from learned weights, use --init_weights FILE"
             elif weights:
-                remedy = "give it to --weights, and write the words themselves"
+                remedy = "pass the file to --weights, and write the words themselves"
             elif name == "prompt" and text.lower().endswith((".txt", ".csv")):
-                remedy = "give a file of prompts to --prompt_file, or write the words themselves"
+                remedy = "pass a file of prompts to --prompt_file, or write the words themselves"
             elif os.path.isdir(text):
-                remedy = "give the folder to --instance_data_dir or --train_data_dir, and write the words themselves"
-            yield Problem(name, f'"{text}" is the name of a {"file" if is_file else "folder"}, where words are wanted', remedy)
+                remedy = "pass the folder to --instance_data_dir or --train_data_dir, and write the words themselves"
+            yield Problem(name, f'"{text}" is a {"file" if is_file else "folder"}, but words are expected', remedy)
 
     return check
 
 
 @rule("output_dir")
 def output_is_a_folder(output_dir: str | None) -> Iterator[Problem]:
-    """A name such as cat.png would become a folder."""
+    """output_dir does not look like the name of a file, such as cat.png."""
     images = (".png", ".jpg", ".jpeg", ".webp", ".safetensors")
     if output_dir and output_dir.lower().endswith(images) and not os.path.isdir(output_dir):
-        what = f"{output_dir} is called as a file, and all is written into a folder"
-        yield Problem("output_dir", what, f"name a folder, such as {os.path.splitext(output_dir)[0]}")
+        what = f"{output_dir} looks like a file name, but output_dir is a folder"
+        yield Problem("output_dir", what, f"give a folder, such as {os.path.splitext(output_dir)[0]}")

@@ -1,4 +1,4 @@
-"""Rules that join settings of training. See `rule.py`."""
+"""Rules about combinations of training settings. See `rule.py`."""
 
 import os.path
 from collections.abc import Iterator
@@ -11,21 +11,23 @@ from customize.settings.sampler_names import find
 
 
 def examples(name: str) -> tuple[Rule, ...]:
-    """The folder of images `name` or a data set is given, and nothing is written into it."""
+    """Either the image folder `name` or a dataset is given, and nothing is written into that folder."""
 
     @rule(name, "dataset_name")
     def one_source(folders: str | tuple[str, ...] | None, dataset_name: str | None) -> Iterator[Problem]:
+        """Either a folder of images or a dataset is given, not both."""
         if not folders and not dataset_name:
             yield Problem(name, "is missing: no images to learn from", f"set {name} to a folder of images (or dataset_name)")
         if folders and dataset_name:
-            yield Problem(name, "and dataset_name are both given", "keep one of the two")
+            yield Problem(name, "cannot be combined with dataset_name", "leave one of the two out")
 
     def is_not(other: str) -> Rule:
         @rule(name, other)
         def check(folders: str | tuple[str, ...] | None, written: str | None) -> Iterator[Problem]:
+            """No output goes into a folder of training images."""
             for folder in (folders,) if isinstance(folders, str) else folders or ():
                 if written and same(folder, written):
-                    yield Problem(other, f"is the same folder as {name}", "write to another folder than the training images")
+                    yield Problem(other, f"is the same folder as {name}", "write to a different folder than the training images")
 
         return check
 
@@ -33,25 +35,27 @@ def examples(name: str) -> tuple[Rule, ...]:
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two paths lead to one place."""
+    """Whether two paths refer to the same file or folder."""
     return os.path.realpath(one) == os.path.realpath(other)
 
 
 @rule("max_train_steps", "lr_scheduler", "lr_warmup_steps")
 def warmup_ends(max_train_steps: int | None, lr_scheduler: str, lr_warmup_steps: int) -> Iterator[Problem]:
+    """The warm-up ends before the run does."""
     if max_train_steps is not None:
         yield from warmup_problems(lr_scheduler, lr_warmup_steps, max_train_steps, "max_train_steps")
 
 
 def warmup_problems(lr_scheduler: str, lr_warmup_steps: int, steps: int, counted_by: str = "them") -> Iterator[Problem]:
-    """The problem of a warm-up that does not end within a run of so many steps."""
+    """The problem of a warm-up that does not end within a run of `steps` steps."""
     if lr_warmup_steps >= steps and lr_scheduler not in derived.WITHOUT_WARMUP:
-        what = f"{lr_warmup_steps} of {steps} steps: the learning rate would never be reached"
+        what = f"{lr_warmup_steps} of {steps} steps: the learning rate would never reach its full value"
         yield Problem("lr_warmup_steps", what, f"give a tenth of {counted_by} or less")
 
 
 @rule("lr_scheduler", "lr_step_rules")
 def pieces_have_rules(lr_scheduler: str, lr_step_rules: str | None) -> Iterator[Problem]:
+    """piecewise_constant has valid lr_step_rules."""
     if lr_scheduler != "piecewise_constant":
         return
     remedy = "give factors and the steps at which they end, as in 1:100,0.1:200,0.01"
@@ -66,24 +70,30 @@ def pieces_have_rules(lr_scheduler: str, lr_step_rules: str | None) -> Iterator[
 
 @rule("max_train_steps", "num_train_epochs")
 def steps_or_epochs(max_train_steps: int | None, num_train_epochs: int | None) -> Iterator[Problem]:
+    """The length of the run is given, in steps or in epochs."""
     if max_train_steps is None and num_train_epochs is None:
         yield Problem("max_train_steps", "is none, and so is num_train_epochs", "give one of the two")
 
 
 @rule("report_to")
-def trackers_stand_alone(report_to: tuple[str, ...]) -> Iterator[Problem]:
+def none_and_all_are_alone(report_to: tuple[str, ...]) -> Iterator[Problem]:
+    """none and all are not combined with other trackers."""
     if len(report_to) > 1 and {"none", "all"} & set(report_to):
-        yield Problem("report_to", "none and all stand alone", "name the trackers, or only none, or only all")
+        yield Problem(
+            "report_to", "none and all cannot be combined with others", "list the trackers, or give only none, or only all"
+        )
 
 
 @rule("overwrite_output_dir", "resume_from_checkpoint")
 def overwrite_or_resume(overwrite_output_dir: bool, resume_from_checkpoint: str | None) -> Iterator[Problem]:
+    """A run either overwrites an earlier one or resumes it."""
     if overwrite_output_dir and resume_from_checkpoint is not None:
-        yield Problem("resume_from_checkpoint", "and overwrite_output_dir contradict each other", "keep one of the two")
+        yield Problem("resume_from_checkpoint", "cannot be combined with overwrite_output_dir", "leave one of the two out")
 
 
 @rule("validation_scheduler")
 def validation_sampler_is_known(validation_scheduler: str | None) -> Iterator[Problem]:
+    """validation_scheduler is the name of a sampler."""
     if validation_scheduler is not None:
         try:
             find(validation_scheduler, "validation_scheduler")
@@ -93,19 +103,19 @@ def validation_sampler_is_known(validation_scheduler: str | None) -> Iterator[Pr
 
 COMMON = (
     text_is_no_path("validation_prompt"), validation_sampler_is_known, warmup_ends, pieces_have_rules, steps_or_epochs,
-    trackers_stand_alone, overwrite_or_resume,
+    none_and_all_are_alone, overwrite_or_resume,
 )  # fmt: skip
 
 
 def notes(settings) -> Iterator[str]:
-    """What is allowed but has no effect, a line each."""
+    """One line for each setting that is allowed but has no effect."""
     if settings.lr_scheduler in derived.WITHOUT_WARMUP and settings.lr_warmup_steps > 0:
-        yield f"lr_warmup_steps has no effect: the schedule {settings.lr_scheduler} has no warm-up, constant_with_warmup has"
+        yield f"lr_warmup_steps has no effect: {settings.lr_scheduler} has no warm-up (constant_with_warmup has)"
     if settings.hub_model_id is not None and not settings.push_to_hub:
         yield "hub_model_id has no effect without push_to_hub"
     for steps, epochs in ("max_train_steps", "num_train_epochs"), ("validation_steps", "validation_epochs"):
         if getattr(settings, steps) is not None and getattr(settings, epochs) is not None:
-            yield f"{epochs} has no effect: {steps} = {getattr(settings, steps)} is given, and wins"
+            yield f"{epochs} has no effect: {steps} = {getattr(settings, steps)} takes precedence"
     if settings.validation_prompt:
         from customize.settings import validation_prompts
 
