@@ -31,7 +31,7 @@ from customize.weights.model_spec import described
 
 def prepare(settings: DreamBoothSettings, context: MethodContext) -> TrainingSetup:
     """Images, and captions where the text encoder stays frozen, are encoded once; missing class images are generated first."""
-    family, captions = context.family, captions_of(context.examples.instances)
+    family, captions = context.family.to(context.device), captions_of(context.examples.instances)
     prompts = [*captions, settings.class_prompt or "", ""]
     min_chunks = max(map(family.num_chunks, prompts))
     class_examples = context.complete_class_images(settings) if settings.prior_preservation == "images" else ()

@@ -155,6 +155,11 @@ class MethodContext(Protocol):
     @property
     def examples(self) -> Examples: ...
 
+    @property
+    def device(self) -> torch.device:
+        """The device on which the run trains."""
+        ...
+
     def encode_images(self, stream: str, examples: Sequence[Example]) -> LatentDataset:
         """Samples of these examples; each crop that the run will draw is encoded once. stream: names their random draws."""
         ...

@@ -51,6 +51,10 @@ class RunContext:
     skipped_draws: int = 0
 
     @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @property
     def resolution(self) -> int:
         return self.settings.resolution or self.family.resolution
 
@@ -79,7 +83,7 @@ class RunContext:
         if self.settings.latents_cache_dir is None:
             return NoCache()
         folder = Path(self.settings.latents_cache_dir)
-        return LatentsCache(folder, self.family.latents, self.accelerator.device)
+        return LatentsCache(folder, self.family.latents, self.device)
 
     @property
     def validation_steps(self) -> int:
@@ -98,7 +102,7 @@ class RunContext:
     def is_slow(self) -> bool:
         """Whether a step takes about a minute: a denoiser of Stable Diffusion's size without a GPU."""
         parameters = sum(parameter.numel() for parameter in self.family.denoiser.parameters())
-        return self.accelerator.device.type == "cpu" and parameters > LARGE
+        return self.device.type == "cpu" and parameters > LARGE
 
     @property
     def learning_rate_scale(self) -> int:
@@ -128,7 +132,7 @@ class RunContext:
             for image, variant in sampler.needed(self.draws)
         }
         stored = cache.recall(keys)
-        family.latents.to(self.accelerator.device)
+        family.latents.to(self.device)
         for place, found in encode_images(family, keys.keys() - stored.keys(), read_pixels):
             cache.keep(keys[place], found)
             stored[place] = found
@@ -145,7 +149,7 @@ class RunContext:
     def encode_captions(self, captions: Iterable[str], min_chunks: int) -> Condition:
         """Looks up the conditioning of these captions, of validation prompts and of the empty prompt, each encoded once; the
         text encoders are moved off the device."""
-        family, device = self.family.to(self.accelerator.device), self.accelerator.device
+        family, device = self.family.to(self.device), self.device
         known = encode_captions(family, [*captions, *self.sample_prompts, ""], min_chunks)
         for encoder in family.text_encoders:
             encoder.module.to("cpu")
@@ -153,14 +157,14 @@ class RunContext:
 
     def complete_class_images(self, settings) -> tuple[Example, ...]:
         """The class images of prior preservation; missing ones are generated first."""
-        family, device = self.family.to(self.accelerator.device), self.accelerator.device
+        family, device = self.family.to(self.device), self.device
         dtype = DTYPES[settings.prior_generation_precision or settings.mixed_precision]
         with self.accelerator.main_process_first(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             return class_images.complete(settings, family, self.resolution)
 
     def place(self, method: Method) -> None:
         """Moves the method to the device, casts the modules in which nothing is trained, and enables gradient checkpointing."""
-        method.to(self.accelerator.device)
+        method.to(self.device)
         cast_frozen(method, DTYPES[self.settings.mixed_precision])
         if self.settings.gradient_checkpointing:
             for network in method.children():
