@@ -103,22 +103,22 @@ def server():
 
 
 @pytest.fixture(scope="session")
-def straight(server, tiny_epsilon, pictures, tmp_path_factory):
+def finished_run(server, tiny_epsilon, image_folder, tmp_path_factory):
     """A function that gives the finished run of a method with no setting changed; made once, to be looked at only."""
     from whole_runs import Run
 
     @cache
-    def straight(method: str) -> Run:
-        run = Run(server, tmp_path_factory.mktemp("straight"), method, tiny_epsilon, pictures)
+    def finished_run(method: str) -> Run:
+        run = Run(server, tmp_path_factory.mktemp("straight"), method, tiny_epsilon, image_folder)
         assert run()[0] == 0
         return run
 
-    return straight
+    return finished_run
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with three pictures."""
-    from kit import write_pictures
+    from kit import write_images
 
-    return write_pictures(tmp_path_factory.mktemp("pictures"))
+    return write_images(tmp_path_factory.mktemp("pictures"))

@@ -12,7 +12,7 @@ from PIL import Image
 METHODS = ("textual_inversion", "lora", "full")
 
 
-def write_pictures(folder: Path, count: int = 3, size: tuple[int, int] = (24, 16), seed: int = 0) -> Path:
+def write_images(folder: Path, count: int = 3, size: tuple[int, int] = (24, 16), seed: int = 0) -> Path:
     """Random pictures as PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
@@ -51,7 +51,7 @@ def denoiser(network):
     return lambda *inputs: DenoiserOutput(network(*inputs))
 
 
-def settings_for(method: str, base: Path, pictures: Path, output: Path, **changes):
+def settings_for(method: str, base: Path, image_folder: Path, output: Path, **changes):
     """Settings of a short run of one of `METHODS`."""
     from customize.methods import DreamBoothSettings, TextualInversionSettings
 
@@ -65,10 +65,10 @@ def settings_for(method: str, base: Path, pictures: Path, output: Path, **change
             "placeholder_token": ("<new>",),
             "initializer_token": ("toy dog",),
             "num_vectors": (2,),
-            "train_data_dir": (str(pictures),),
+            "train_data_dir": (str(image_folder),),
         }
         return TextualInversionSettings(**{**common, **own, **changes})
-    own = {"instance_prompt": "a photo of sks dog", "instance_data_dir": str(pictures)}
+    own = {"instance_prompt": "a photo of sks dog", "instance_data_dir": str(image_folder)}
     if method == "lora":
         own |= {"adapter": "lora", "rank": 4, "lora_alpha": 2.0}
     return DreamBoothSettings(**{**common, **own, **changes})

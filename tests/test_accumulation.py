@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from kit import conditioning, hidden_states, prepared, settings_for, train_loop, write_pictures
+from kit import conditioning, hidden_states, prepared, settings_for, train_loop, write_images
 
 from customize.diffusion import dropout
 
@@ -26,9 +26,9 @@ class Double:
         return replace(batch, **floats)
 
 
-def learned(method, base, pictures, folder, size, accumulated, **changes):
+def learned(method, base, image_folder, folder, size, accumulated, **changes):
     settings = settings_for(
-        method, base, pictures, folder, train_batch_size=size, gradient_accumulation_steps=accumulated, snr_gamma=5.0,
+        method, base, image_folder, folder, train_batch_size=size, gradient_accumulation_steps=accumulated, snr_gamma=5.0,
         max_train_steps=3, **changes,
     )  # fmt: skip
     context, training = prepared(settings)
@@ -40,13 +40,13 @@ def learned(method, base, pictures, folder, size, accumulated, **changes):
 
 @pytest.mark.parametrize("method", ["textual_inversion", "lora"])
 @pytest.mark.parametrize("base", ["tiny_epsilon", pytest.param("tiny_v", marks=pytest.mark.slow)])
-def test_four_by_one_two_by_two_and_one_by_four_are_the_same(method, base, pictures, tmp_path, request):
+def test_four_by_one_two_by_two_and_one_by_four_are_the_same(method, base, image_folder, tmp_path, request):
     """Three pictures in groups of four: a group ends in the middle of an epoch."""
     base = request.getfixturevalue(base)
-    expected, drawn = learned(method, base, pictures, tmp_path, 4, 1)
+    expected, drawn = learned(method, base, image_folder, tmp_path, 4, 1)
     assert all(tensor.dtype == torch.float64 for tensor in expected.values()) and len(drawn) == 12
     for size, accumulated in ((2, 2), (1, 4)):
-        found, given = learned(method, base, pictures, tmp_path, size, accumulated)
+        found, given = learned(method, base, image_folder, tmp_path, size, accumulated)
         assert given == drawn
         for name, tensor in expected.items():
             torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-12)
@@ -68,17 +68,17 @@ QUICK = ("a LoRA", "a prior by the teacher", "long captions")
 
 
 @pytest.mark.parametrize("kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in DROPOUT])
-def test_dropout_masks_do_not_depend_on_micro_batches(kind, tiny_epsilon, pictures, tmp_path):
+def test_dropout_masks_do_not_depend_on_micro_batches(kind, tiny_epsilon, image_folder, tmp_path):
     changes = {"lora_dropout": 0.5, **DROPOUT[kind]}
     if kind == "class images":
-        changes["class_data_dir"] = str(pictures)
-        pictures = write_pictures(tmp_path / "mine", 3, seed=5)
-    expected, drawn = learned("lora", tiny_epsilon, pictures, tmp_path / "run", 4, 1, **changes)
+        changes["class_data_dir"] = str(image_folder)
+        image_folder = write_images(tmp_path / "mine", 3, seed=5)
+    expected, drawn = learned("lora", tiny_epsilon, image_folder, tmp_path / "run", 4, 1, **changes)
     if kind == "a LoRA":
-        without, _ = learned("lora", tiny_epsilon, pictures, tmp_path / "run", 4, 1, **changes | {"lora_dropout": 0.0})
+        without, _ = learned("lora", tiny_epsilon, image_folder, tmp_path / "run", 4, 1, **changes | {"lora_dropout": 0.0})
         assert max((expected[name] - without[name]).abs().max() for name in expected) > 1e-4
     for size, accumulated in ((2, 2), (1, 4)) if kind == "a LoRA" else ((2, 2),):
-        found, _ = learned("lora", tiny_epsilon, pictures, tmp_path / "run", size, accumulated, **changes)
+        found, _ = learned("lora", tiny_epsilon, image_folder, tmp_path / "run", size, accumulated, **changes)
         for name, tensor in expected.items():
             torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-12)
 
@@ -124,14 +124,14 @@ def test_dropout_keeps_the_mean_and_is_off_in_evaluation():
 
 @pytest.mark.parametrize("num_class", [2, 7])
 @pytest.mark.parametrize("size, accumulated", [(4, 1), (2, 2), (1, 4)])
-def test_every_image_has_the_same_weight(num_class, size, accumulated, tiny_epsilon, pictures, tmp_path):
+def test_every_image_has_the_same_weight(num_class, size, accumulated, tiny_epsilon, image_folder, tmp_path):
     """Fewer and more class pictures than the three of the subject, in groups that go into neither."""
     changes = {
         "train_batch_size": size, "gradient_accumulation_steps": accumulated, "max_train_steps": 5, "prior_loss_weight": 0.25,
         "prior_preservation": "images", "class_prompt": "a photo of dog", "num_class_images": num_class,
-        "class_data_dir": str(write_pictures(tmp_path / "class", num_class, seed=1)),
+        "class_data_dir": str(write_images(tmp_path / "class", num_class, seed=1)),
     }  # fmt: skip
-    _, training = prepared(settings_for("full", tiny_epsilon, pictures, tmp_path / "run", **changes))
+    _, training = prepared(settings_for("full", tiny_epsilon, image_folder, tmp_path / "run", **changes))
     used: dict[str, Counter] = {"a photo of sks dog": Counter(), "a photo of dog": Counter()}
     for step in range(5):
         for first in range(0, 4, size):

@@ -39,8 +39,8 @@ def pipeline(tiny_epsilon) -> Pipeline:
 
 def recorded(pipeline: Pipeline, prompts, options=(), **how) -> tuple[AttentionMaps, list[Image.Image]]:
     with AttentionMaps(pipeline.family, prompts, **dict(options)) as maps:
-        pictures = pipeline.generate(prompts, record=maps, **{**SHORT, "seeds": range(len(prompts)), **how})
-    return maps, pictures
+        images = pipeline.generate(prompts, record=maps, **{**SHORT, "seeds": range(len(prompts)), **how})
+    return maps, images
 
 
 def inputs_of_layers(pipeline: Pipeline, prompts, **how) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from kit import write_pictures
+from kit import write_images
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -62,8 +62,8 @@ CASES = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tiny_epsilon):
     folder = tmp_path_factory.mktemp("work")
-    write_pictures(folder / "pictures")
-    write_pictures(folder / "broken", 1)
+    write_images(folder / "pictures")
+    write_images(folder / "broken", 1)
     (folder / "broken/fake.png").write_text("not an image")
     Image.new("RGB", (64, 64), "red").save(folder / "broken/cut.png")
     (folder / "broken/empty.jpg").touch()

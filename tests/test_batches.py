@@ -4,26 +4,26 @@ from dataclasses import replace
 
 import pytest
 import torch
-from kit import hidden_states, prepared, settings_for, write_pictures
+from kit import hidden_states, prepared, settings_for, write_images
 from torch.nn import functional as F
 
 from customize.data.batches import EpochSampler, SampleConfig
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"))
+def image_folder(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.mark.parametrize("base", ["tiny_epsilon", "tiny_v"])
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_min_snr_with_prior_preservation_by_hand(base, batch_size, pictures, tmp_path, request):
+def test_min_snr_with_prior_preservation_by_hand(base, batch_size, image_folder, tmp_path, request):
     """Every sample of the batch, of the subject and of the class, has its own min-SNR weight; the class's are scaled."""
     changes = {
         "train_batch_size": batch_size, "prior_preservation": "images", "class_prompt": "a photo of dog", "num_class_images": 4,
-        "class_data_dir": str(write_pictures(tmp_path / "class", 4, seed=1)), "prior_loss_weight": 0.7, "snr_gamma": 5.0,
+        "class_data_dir": str(write_images(tmp_path / "class", 4, seed=1)), "prior_loss_weight": 0.7, "snr_gamma": 5.0,
     }  # fmt: skip
-    context, training = prepared(settings_for("full", request.getfixturevalue(base), pictures, tmp_path / "run", **changes))
+    context, training = prepared(settings_for("full", request.getfixturevalue(base), image_folder, tmp_path / "run", **changes))
     family = context.family
     batch = training.dataset.deal(2, range(batch_size))[0]
     assert batch.prompts == ("a photo of sks dog",) * batch_size + ("a photo of dog",) * batch_size
@@ -53,9 +53,9 @@ def test_the_epoch_sampler_draws_every_image_equally_often():
     assert sampler.needed(range(25)) == set(dealt) and sampler.needed(range(3, 5)) == set(dealt[12:20])
 
 
-def test_captions_are_drawn_and_dropped_at_their_rate(tiny_epsilon, pictures, tmp_path):
+def test_captions_are_drawn_and_dropped_at_their_rate(tiny_epsilon, image_folder, tmp_path):
     settings = settings_for(
-        "textual_inversion", tiny_epsilon, pictures, tmp_path, train_batch_size=8, max_train_steps=40, caption_dropout=0.25
+        "textual_inversion", tiny_epsilon, image_folder, tmp_path, train_batch_size=8, max_train_steps=40, caption_dropout=0.25
     )
     _, training = prepared(settings)
     prompts = [prompt for step in range(40) for prompt in training.dataset.deal(step, range(8))[0].prompts]
@@ -63,9 +63,9 @@ def test_captions_are_drawn_and_dropped_at_their_rate(tiny_epsilon, pictures, tm
     assert len(set(prompts)) > 15 and all("<new>" in prompt for prompt in prompts if prompt)
 
 
-def test_min_snr_and_offset_noise_do_not_change_other_draws(tiny_epsilon, pictures, tmp_path):
+def test_min_snr_and_offset_noise_do_not_change_other_draws(tiny_epsilon, image_folder, tmp_path):
     plain, changed = (
-        prepared(settings_for("lora", tiny_epsilon, pictures, tmp_path / "run", **more))[1].dataset.deal(1, [0])[0]
+        prepared(settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", **more))[1].dataset.deal(1, [0])[0]
         for more in ({}, {"snr_gamma": 5.0, "noise_offset": 0.1, "caption_dropout": 1.0})
     )
     assert torch.equal(plain.latents, changed.latents) and torch.equal(plain.timesteps, changed.timesteps)

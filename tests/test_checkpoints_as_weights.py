@@ -27,7 +27,7 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def run(tiny_epsilon, pictures, tmp_path_factory):
+def run(tiny_epsilon, image_folder, tmp_path_factory):
     """By kind: (the run's folder with checkpoints of steps 1 and 2, a prediction under what it taught, its prompt)."""
     made = {}
 
@@ -35,7 +35,9 @@ def run(tiny_epsilon, pictures, tmp_path_factory):
         if kind not in made:
             folder = tmp_path_factory.mktemp(kind)
             method = kind if kind in METHODS else "lora"
-            settings = settings_for(method, tiny_epsilon, pictures, folder, max_train_steps=2, learning_rate=1e-2, **KINDS[kind])
+            settings = settings_for(
+                method, tiny_epsilon, image_folder, folder, max_train_steps=2, learning_rate=1e-2, **KINDS[kind]
+            )
             context, training = prepared(settings)
             about = partial(model_card.metadata, settings, training.method, context.family)
             saves = Checkpoints(folder / "checkpoints", 1, None, lambda step: {**training.method.description(), **about(step)})
@@ -117,14 +119,14 @@ def test_networks_of_another_shape_are_refused(run, tmp_path, tiny_epsilon):
         load_pipeline(str(tiny_epsilon), [(str(tmp_path / "other.safetensors"), 1.0)])
 
 
-def test_names_in_files_are_those_of_the_result(run, tmp_path, tiny_epsilon, pictures):
+def test_names_in_files_are_those_of_the_result(run, tmp_path, tiny_epsilon, image_folder):
     """The tensors of a checkpoint are those of `pytorch_lora_weights.safetensors`, by name and to the bit."""
     from safetensors.torch import load_file
 
     from customize.adapters import build
 
     for kind in ("lora", "dora"):
-        settings = settings_for("lora", tiny_epsilon, pictures, tmp_path, lora_format="diffusers", **KINDS[kind])
+        settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path, lora_format="diffusers", **KINDS[kind])
         context, training = prepared(settings)
         (tmp_path / kind).mkdir()
         [result] = build("lora").save(tmp_path / kind, context.family, {}, settings)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from kit import parts_for, prepared, settings_for, train_loop, write_pictures
+from kit import parts_for, prepared, settings_for, train_loop, write_images
 
 from customize.errors import InputError
 from customize.storage import checkpoint, manifest
@@ -25,7 +25,7 @@ def identity_of(settings, num_processes: int = 1) -> dict:
 def images(tmp_path_factory):
     """Four images to learn from, and four of the class."""
     folder = tmp_path_factory.mktemp("images")
-    return write_pictures(folder / "mine", 4), write_pictures(folder / "class", 4, seed=1)
+    return write_images(folder / "mine", 4), write_images(folder / "class", 4, seed=1)
 
 
 OF_LORA = {"adapter": "lora", "rank": 4, "lora_alpha": 2.0}

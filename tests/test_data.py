@@ -622,9 +622,9 @@ def test_an_image_that_changed_ends_the_run_with_its_name(tmp_path, capsys):
 def test_images_are_not_needed_after_training_has_begun(tmp_path, tiny_epsilon, capsys):
     """By design: the run asks the VAE about every crop that it will draw before its first step, and keeps the answers."""
     import torch
-    from kit import prepared, settings_for, write_pictures
+    from kit import prepared, settings_for, write_images
 
-    folder = write_pictures(tmp_path / "set")
+    folder = write_images(tmp_path / "set")
     settings = settings_for("lora", tiny_epsilon, folder, tmp_path / "out")
     context, training = prepared(settings)
     before = [training.dataset.deal(step, range(1))[0] for step in range(settings.max_train_steps)]

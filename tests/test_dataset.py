@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from kit import prepared, settings_for, train_loop, write_pictures
+from kit import prepared, settings_for, train_loop, write_images
 
 from customize.data.batches import (
     Batch,
@@ -125,7 +125,7 @@ class InDouble:
 def test_the_gradient_of_a_step_of_several_shapes(prior, size, accumulated, tiny_epsilon, tmp_path):
     """Equals that of the losses of each sample, computed apart and summed, in float64."""
     settings = settings_for(
-        "lora", tiny_epsilon, write_pictures(tmp_path / "pictures"), tmp_path / "run", train_batch_size=size, max_grad_norm=None,
+        "lora", tiny_epsilon, write_images(tmp_path / "pictures"), tmp_path / "run", train_batch_size=size, max_grad_norm=None,
         gradient_accumulation_steps=accumulated, max_train_steps=1,
         **({"prior_preservation": prior, "class_prompt": "a photo of dog"} if prior else {}),
     )  # fmt: skip

@@ -169,9 +169,9 @@ def test_blocks_are_measured_even_when_soft_or_outlined() -> None:
     blocks = noise[..., :16, :16].repeat_interleave(4, 2).repeat_interleave(4, 3)
     soft = nn.functional.avg_pool2d(blocks, 3, 1, 1, count_include_pad=False)
     outlined = nn.functional.max_pool2d(blocks, 3, 1, 1) + nn.functional.max_pool2d(-blocks, 3, 1, 1)
-    assert all(pixelated(pictures).all() for pictures in (blocks, soft, outlined, blocks + 0.05 * noise))
+    assert all(pixelated(images).all() for images in (blocks, soft, outlined, blocks + 0.05 * noise))
     larger = noise[..., :8, :8].repeat_interleave(8, 2).repeat_interleave(8, 3).roll((1, 2), (2, 3))
-    assert not any(pixelated(pictures).any() for pictures in (noise, noise * 0, larger))
+    assert not any(pixelated(images).any() for images in (noise, noise * 0, larger))
 
 
 def test_questions_that_do_not_apply_have_no_gradient() -> None:

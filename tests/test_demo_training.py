@@ -30,7 +30,7 @@ COLOURS = ("white", "yellow", "pink", "blue")
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, list[Spec]]:
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, list[Spec]]:
     """Stand-ins for renderings, so that no font is needed: plain colours with a square on them."""
     rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("demo") / "data"
     pixels = np.repeat(rng.integers(0, 256, (64, 1, 1, 3), np.uint8), 64, 1).repeat(64, 2)
@@ -84,11 +84,11 @@ def test_every_parameter_is_in_one_group() -> None:
     assert any(parameter is vae.encoder.conv_in.weight for parameter in outer)
 
 
-def test_autoencoder_learns(pictures) -> None:
+def test_autoencoder_learns(rendered) -> None:
     torch.manual_seed(0)
     method = Autoencoder(build_vae(TINY))
     optimizer = Muon(parameter_groups([method.vae], 0.01, 0.005))
-    batches = PixelDataset(pictures[1], (4, 16, 16), seed=0, batch_size=4, steps=20)
+    batches = PixelDataset(rendered[1], (4, 16, 16), seed=0, batch_size=4, steps=20)
     losses = []
     for _ in range(20):
         loss = method(batches.deal(0, range(4))[0])
@@ -100,9 +100,9 @@ def test_autoencoder_learns(pictures) -> None:
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_standardised_latents_decode_as_before(pictures) -> None:
+def test_standardised_latents_decode_as_before(rendered) -> None:
     torch.manual_seed(1)
-    vae, pixels = build_vae(TINY).eval(), pictures[1]
+    vae, pixels = build_vae(TINY).eval(), rendered[1]
     before = measure(vae, pixels[:8])
     standardise(vae, pixels)
     mean, log_variance = encode(vae, pixels).chunk(2, 1)
@@ -112,8 +112,8 @@ def test_standardised_latents_decode_as_before(pictures) -> None:
     assert measure(vae, pixels[:8]).psnr == pytest.approx(before.psnr, abs=0.01)
 
 
-def test_the_quality_check_names_what_is_too_low(pictures) -> None:
-    quality = measure(build_vae(TINY), pictures[1][:8])
+def test_the_quality_check_names_what_is_too_low(rendered) -> None:
+    quality = measure(build_vae(TINY), rendered[1][:8])
     with pytest.raises(NumericsError, match="psnr="):
         quality.check(25.0, 0.9)
 
@@ -126,8 +126,8 @@ def test_axes_of_grey_and_of_pure_colours() -> None:
     assert torch.allclose(green_magenta, torch.tensor([0.0, -0.25, 0.5]))
 
 
-def test_both_stages_stopped_and_resumed_give_the_same_bits(pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, pixels, specs = pictures
+def test_both_stages_stopped_and_resumed_give_the_same_bits(rendered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, pixels, specs = rendered
     tokenizer = build_tokenizer(tmp_path / "words", 50)
     monkeypatch.setattr(stages, "build_tokenizer", lambda folder: tokenizer)
     results = []
@@ -145,13 +145,13 @@ def test_both_stages_stopped_and_resumed_give_the_same_bits(pictures, tmp_path: 
     assert not [file for file in (tmp_path / "whole/model").rglob("*.json") if str(tmp_path) in file.read_text()]
 
 
-def test_a_trained_model_can_be_trained_further(pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trained_model_can_be_trained_further(rendered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the earlier weights, not from new ones: one step at almost no learning rate leaves them almost as they were."""
     tokenizer = build_tokenizer(tmp_path / "words", 50)
     monkeypatch.setattr(stages, "build_tokenizer", lambda folder: tokenizer)
-    train_both(demo_settings(tmp_path / "first", 2), *pictures[1:])
+    train_both(demo_settings(tmp_path / "first", 2), *rendered[1:])
     settings = demo_settings(tmp_path / "second", 1, initial_model=str(tmp_path / "first/model"), learning_rate=1e-6)
-    run(settings, pictures[0])
+    run(settings, rendered[0])
     before, after = (weights(tmp_path / name) for name in ("first", "second"))
     for part, file in after.items():
         found, expected = load_file(file), load_file(before[part])
@@ -159,22 +159,22 @@ def test_a_trained_model_can_be_trained_further(pictures, tmp_path: Path, monkey
     assert not (tmp_path / "second/autoencoder").exists()
 
 
-def test_a_decoder_is_trained_further_and_its_latents_stay(pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_is_trained_further_and_its_latents_stay(rendered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = build_tokenizer(tmp_path / "words", 50)
     monkeypatch.setattr(stages, "build_tokenizer", lambda folder: tokenizer)
-    train_both(demo_settings(tmp_path / "first", 2), *pictures[1:])
+    train_both(demo_settings(tmp_path / "first", 2), *rendered[1:])
     first = str(tmp_path / "first/model")
-    run(demo_settings(tmp_path / "second", 2, initial_model=first, learning_rate=1e-3, decoder_steps=2), pictures[0])
+    run(demo_settings(tmp_path / "second", 2, initial_model=first, learning_rate=1e-3, decoder_steps=2), rendered[0])
     before, after = (load_file(weights(tmp_path / name)["vae"]) for name in ("first", "second"))
     changed = {name.partition(".")[0] for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     assert changed == {"decoder", "post_quant_conv"}
-    run(demo_settings(tmp_path / "without", 2, initial_model=first, learning_rate=1e-3), pictures[0])
+    run(demo_settings(tmp_path / "without", 2, initial_model=first, learning_rate=1e-3), rendered[0])
     for part in ("unet", "text_encoder"):  # does not notice
         found, expected = (load_file(weights(tmp_path / name)[part]) for name in ("second", "without"))
         assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
 
 
-def test_noise_levels_of_a_step_are_spread_evenly_and_each_is_uniform(pictures, tmp_path: Path) -> None:
+def test_noise_levels_of_a_step_are_spread_evenly_and_each_is_uniform(rendered, tmp_path: Path) -> None:
     """Variational Diffusion Models, appendix I.1: within a step one in each of its parts; over the steps all alike."""
     config, schedule = SampleConfig(seed=3, global_batch=8), DiscreteSchedule(torch.linspace(1, 0, 1000))
     samples = EvenSamples.__new__(EvenSamples)

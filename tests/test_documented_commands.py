@@ -4,7 +4,7 @@ import re
 import shlex
 
 import pytest
-from kit import write_pictures
+from kit import write_images
 
 TI = """--pretrained_model_name_or_path=$MODEL_NAME --train_data_dir=$DATA_DIR --learnable_property="object"
   --placeholder_token="<cat-toy>" --initializer_token="toy" --resolution=512 --train_batch_size=1
@@ -68,7 +68,7 @@ def small(number, base, folder):
         line = re.sub(large, little, line)
     places = {
         "MODEL_NAME": base,
-        "DATA_DIR": write_pictures(folder / "pictures"),
+        "DATA_DIR": write_images(folder / "pictures"),
         "OUTPUT_DIR": folder / "out",
         "CLASS_DIR": folder / "class",
     }

@@ -101,12 +101,12 @@ def test_a_run_is_shown_as_it_goes(capsys):
     assert capsys.readouterr() == ("", "step 7 of 7: loss 0.5000, lr 1.00e-05, 3 s per step, under 1 s left\n")
 
 
-def test_a_run_reports_its_stages_steps_checkpoints_and_images(tiny_epsilon, pictures, tmp_path):
+def test_a_run_reports_its_stages_steps_checkpoints_and_images(tiny_epsilon, image_folder, tmp_path):
     import json
 
     from customize.training import preflight
 
-    settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "run", max_train_steps=4, validation_prompt=("a dog",))
+    settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", max_train_steps=4, validation_prompt=("a dog",))
     heard = []
     with events.sent_to(heard.append):
         preflight.run(settings.model_copy(update={"validation_steps": 2, "sample_inference_steps": 1}))

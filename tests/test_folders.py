@@ -10,7 +10,7 @@ from pathlib import Path
 
 import corpus
 import pytest
-from kit import settings_for, write_pictures
+from kit import settings_for, write_images
 from whole_runs import Run
 
 from customize.data.examples import load_examples
@@ -20,8 +20,8 @@ from customize.training.preflight import check
 ROOT = Path(__file__).parents[1]
 
 
-def lora(server, base: Path, folder: Path, pictures: Path, **changes) -> Run:
-    return Run(server, folder, "lora", base, pictures, max_train_steps=2, **changes)
+def lora(server, base: Path, folder: Path, image_folder: Path, **changes) -> Run:
+    return Run(server, folder, "lora", base, image_folder, max_train_steps=2, **changes)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are no text")
@@ -38,8 +38,8 @@ def test_accepted_images_can_be_trained_on(server, tiny_epsilon, tmp_path):
     assert len(run.losses()) == 2 and "\x1b" not in said
 
 
-def test_ignored_files_change_no_bit_of_the_result(server, tiny_epsilon, pictures, tmp_path):
-    folder = shutil.copytree(pictures, tmp_path / "set")
+def test_ignored_files_change_no_bit_of_the_result(server, tiny_epsilon, image_folder, tmp_path):
+    folder = shutil.copytree(image_folder, tmp_path / "set")
     plain = lora(server, tiny_epsilon, tmp_path / "plain", folder)
     assert plain()[0] == 0
     names = corpus.put_ignored(folder)
@@ -52,7 +52,7 @@ def test_ignored_files_change_no_bit_of_the_result(server, tiny_epsilon, picture
 
 
 def test_one_image_and_two_equal_ones_train_with_a_note(server, tiny_epsilon, tmp_path):
-    folder = write_pictures(tmp_path / "set", 1)
+    folder = write_images(tmp_path / "set", 1)
     for words in ("note: there is only one image", "note: these images are identical: 0.png, 1.png"):
         status, said = lora(server, tiny_epsilon, tmp_path / words[6:15].strip(), folder)()
         assert status == 0 and words in said, said
@@ -60,7 +60,7 @@ def test_one_image_and_two_equal_ones_train_with_a_note(server, tiny_epsilon, tm
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "removed"])
-def test_an_image_that_is_damaged_between_check_and_use(damage, tiny_epsilon, pictures, tmp_path):
+def test_an_image_that_is_damaged_between_check_and_use(damage, tiny_epsilon, image_folder, tmp_path):
     """It is read again, once, before the first step, so that there is no state to save yet; no other takes its place."""
     from accelerate import Accelerator
 
@@ -68,7 +68,7 @@ def test_an_image_that_is_damaged_between_check_and_use(damage, tiny_epsilon, pi
     from customize.methods import prepare
     from customize.training.setup import RunContext
 
-    folder = shutil.copytree(pictures, tmp_path / "set")
+    folder = shutil.copytree(image_folder, tmp_path / "set")
     settings = settings_for("lora", tiny_epsilon, folder, tmp_path / "out", max_train_steps=400)
     _, source, examples = check(settings)
     whole = (folder / "1.png").read_bytes()
@@ -82,9 +82,9 @@ def test_an_image_that_is_damaged_between_check_and_use(damage, tiny_epsilon, pi
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_whose_images_vanish_after_the_check_names_one(server, tiny_epsilon, pictures, tmp_path):
+def test_a_run_whose_images_vanish_after_the_check_names_one(server, tiny_epsilon, image_folder, tmp_path):
     """While class pictures are made, which takes its time."""
-    folder = shutil.copytree(pictures, tmp_path / "set")
+    folder = shutil.copytree(image_folder, tmp_path / "set")
     prior = {"prior_preservation": "images", "class_prompt": "a dog", "num_class_images": 1, "sample_inference_steps": 1}
     run = lora(server, tiny_epsilon, tmp_path, folder, class_data_dir=str(tmp_path / "class"), **prior)
     status, said = run(moment="at a class picture", action=f"remove {folder}")
@@ -94,7 +94,7 @@ def test_a_run_whose_images_vanish_after_the_check_names_one(server, tiny_epsilo
 
 def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
     """Whoever runs the tests may read everything, hence not by its mode."""
-    write_pictures(tmp_path / "set")
+    write_images(tmp_path / "set")
     settings = settings_for("lora", tmp_path / "base", tmp_path / "set", tmp_path / "out")
     scandir = os.scandir
 
@@ -119,8 +119,8 @@ LEADING_OUT = (
 @pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
 def test_no_name_in_a_table_leads_out_of_the_folder(tmp_path, name):
     """Seen by a hook on every file that is opened or listed and every socket, in a process of its own."""
-    folder = write_pictures(tmp_path / "set")
-    write_pictures(folder / "sub", 1)
+    folder = write_images(tmp_path / "set")
+    write_images(folder / "sub", 1)
     (tmp_path / "outside.png").write_bytes(corpus.encoded(corpus.PLAIN, "PNG"))
     rows = [json.dumps({"file_name": each, "text": "x"}) for each in LEADING_OUT]
     if name.endswith("csv"):
@@ -156,13 +156,13 @@ for path in {os.fsdecode(path) for path in touched if isinstance(path, str | byt
 
 
 @pytest.mark.parametrize("token", ["photo", "Photo", "photo</w>", "<|endoftext|>", "<|startoftext|>", "a", "dog", "dog</w>"])
-def test_a_word_of_the_model_is_no_placeholder(token, tiny_epsilon, pictures, tmp_path):
+def test_a_word_of_the_model_is_no_placeholder(token, tiny_epsilon, image_folder, tmp_path):
     """Case 41: whole words, parts of words, special tokens; the good one beside it passes."""
     given = {"placeholder_token": (token,), "resolution": 16}
     with pytest.raises(InputError) as caught:
-        check(settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "out", **given))
+        check(settings_for("textual_inversion", tiny_epsilon, image_folder, tmp_path / "out", **given))
     assert [problem.where for problem in caught.value.problems] == ["placeholder_token"]
-    assert check(settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "out", placeholder_token=("<photo>",)))
+    assert check(settings_for("textual_inversion", tiny_epsilon, image_folder, tmp_path / "out", placeholder_token=("<photo>",)))
 
 
 def test_an_initializer_is_a_phrase_of_at_least_one_token(tiny_epsilon):

@@ -210,7 +210,7 @@ def test_words_that_only_the_tokenizer_configuration_declares(model):
     assert STABLE_DIFFUSION.vocabulary(locate(str(model))) == before | {"<cat-toy>"}
 
 
-def test_a_model_without_a_size(model, pictures, tmp_path):
+def test_a_model_without_a_size(model, image_folder, tmp_path):
     change(model / "unet/config.json", sample_size=...)
     assert STABLE_DIFFUSION.resolution(locate(str(model))) is None
     with pytest.raises(InputError, match="--resolution in training"):

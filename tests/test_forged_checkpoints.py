@@ -24,9 +24,9 @@ WRAPPED = "__bnb_optimizer_quant_state__"
 
 
 @pytest.fixture(scope="module")
-def run(server, tiny_epsilon, pictures, tmp_path_factory) -> Run:
+def run(server, tiny_epsilon, image_folder, tmp_path_factory) -> Run:
     """A LoRA's run of 2 steps that is to have 4."""
-    run = Run(server, tmp_path_factory.mktemp("forged"), "lora", tiny_epsilon, pictures, max_train_steps=2)
+    run = Run(server, tmp_path_factory.mktemp("forged"), "lora", tiny_epsilon, image_folder, max_train_steps=2)
     assert run()[0] == 0
     return run
 
@@ -124,9 +124,9 @@ def test_an_entry_of_another_form(run, forged, entry, value):
 
 
 @pytest.fixture(scope="module")
-def resumed(run, tiny_epsilon, pictures, tmp_path_factory):
+def resumed(run, tiny_epsilon, image_folder, tmp_path_factory):
     """(the checkpoint as it was made, the method that it is for, its settings)."""
-    settings = settings_for("lora", tiny_epsilon, pictures, tmp_path_factory.mktemp("resumed"))
+    settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path_factory.mktemp("resumed"))
     return checkpoint.load(run.folder / "checkpoints" / NAME), prepared(settings)[1].method, settings
 
 

@@ -106,11 +106,11 @@ each_fault = pytest.mark.parametrize(
 class Trained:
     """A run of the loop alone, with a fault in it: its settings, its last state, and what it raised."""
 
-    def __init__(self, method, base, pictures, folder, fault=None, steps=STEPS, resume=None, scaler=None, **changes):
+    def __init__(self, method, base, image_folder, folder, fault=None, steps=STEPS, resume=None, scaler=None, **changes):
         self.folder = folder
         self.settings = settings_for(
-            method, base, pictures, folder / "unused", max_train_steps=max(steps, STEPS), train_batch_size=2, random_flip=False,
-            **changes,
+            method, base, image_folder, folder / "unused", max_train_steps=max(steps, STEPS), train_batch_size=2,
+            random_flip=False, **changes,
         )  # fmt: skip
         done = {"first_step": resume.step, "skipped_draws": len(resume.state["left_out"])} if resume else {}
         context, training = prepared(self.settings, **done)
@@ -160,23 +160,25 @@ def same_state(one, other):
 
 
 @pytest.fixture(scope="module")
-def straight(tiny_epsilon, pictures, tmp_path_factory):
+def finished_run(tiny_epsilon, image_folder, tmp_path_factory):
     """A function that gives, once made, a run without a fault up to the bad step, and one to the end."""
     folder = tmp_path_factory.mktemp("straight")
 
     @cache
-    def straight(method):
-        runs = (Trained(method, tiny_epsilon, pictures, folder / f"{method}{steps}", steps=steps) for steps in (BAD, STEPS))
+    def finished_run(method):
+        runs = (Trained(method, tiny_epsilon, image_folder, folder / f"{method}{steps}", steps=steps) for steps in (BAD, STEPS))
         return tuple(runs)
 
-    return straight
+    return finished_run
 
 
 @each_fault
 @pytest.mark.parametrize("value", [math.nan, pytest.param(math.inf, marks=pytest.mark.slow)])
-def test_the_run_stops_at_that_step_with_the_state_before_it(method, value, fault, straight, tiny_epsilon, pictures, tmp_path):
-    before, whole = straight(method)
-    run = Trained(method, tiny_epsilon, pictures, tmp_path / "run", fault(value))
+def test_the_run_stops_at_that_step_with_the_state_before_it(
+    method, value, fault, finished_run, tiny_epsilon, image_folder, tmp_path
+):
+    before, whole = finished_run(method)
+    run = Trained(method, tiny_epsilon, image_folder, tmp_path / "run", fault(value))
     batch = prepared(run.settings)[1].dataset.deal(BAD, range(2))[0]
     assert f"at step {BAD + 1} (pictures: {', '.join(dict.fromkeys(batch.names))})" in run.error
     assert f"the state of step {BAD} is kept" in run.error
@@ -187,24 +189,24 @@ def test_the_run_stops_at_that_step_with_the_state_before_it(method, value, faul
     files = list(run.folder.rglob("*.safetensors"))
     assert files and all(tensor.isfinite().all() for file in files for tensor in load_file(file).values())
     assert [line["step"] for line in run.log()] == list(range(1, BAD + 1))
-    resumed = Trained(method, tiny_epsilon, pictures, tmp_path / "run", resume=run.checkpoint(BAD))
+    resumed = Trained(method, tiny_epsilon, image_folder, tmp_path / "run", resume=run.checkpoint(BAD))
     assert whole.error is resumed.error is None and same(whole.learned(), resumed.learned())
 
 
 @pytest.mark.parametrize("fault", [InTheLoss, InAGradient, InAWeight, InTheOptimizer, BeforeTheStep])
-def test_weights_that_are_too_large_to_copy(fault, tiny_epsilon, pictures, tmp_path, monkeypatch):
+def test_weights_that_are_too_large_to_copy(fault, tiny_epsilon, image_folder, tmp_path, monkeypatch):
     """Then a state that was not touched yet is saved as always; one that was is not, and the last checkpoint stays."""
     monkeypatch.setattr(nan_guard, "SNAPSHOT_LIMIT", 0)
-    run = Trained("lora", tiny_epsilon, pictures, tmp_path / "run", fault(math.nan))
+    run = Trained("lora", tiny_epsilon, image_folder, tmp_path / "run", fault(math.nan))
     untouched = fault in (InTheLoss, InAGradient)
     assert ("the state of step 2 is kept" if untouched else "the last checkpoint is kept") in run.error
     assert (run.folder / "checkpoints").exists() == untouched
 
 
-def by_hand(method, base, pictures, folder, steps):
+def by_hand(method, base, image_folder, folder, steps):
     """Learned tensors after steps of (draw, share of the learning rate): plain torch."""
     settings = settings_for(
-        method, base, pictures, folder, max_train_steps=STEPS, train_batch_size=2, random_flip=False, on_nan="retry"
+        method, base, image_folder, folder, max_train_steps=STEPS, train_batch_size=2, random_flip=False, on_nan="retry"
     )
     _, training = prepared(settings)
     training.method.train()
@@ -220,9 +222,9 @@ def by_hand(method, base, pictures, folder, steps):
 
 
 @each_fault
-def test_retry_skips_the_draw_and_halves_the_rate(method, fault, tiny_epsilon, pictures, tmp_path, capsys, terminal):
-    expected = by_hand(method, tiny_epsilon, pictures, tmp_path, [(0, 1), (1, 1), (3, 0.5), (4, 0.5), (5, 0.5)])
-    run = Trained(method, tiny_epsilon, pictures, tmp_path / "run", fault(math.nan), on_nan="retry")
+def test_retry_skips_the_draw_and_halves_the_rate(method, fault, tiny_epsilon, image_folder, tmp_path, capsys, terminal):
+    expected = by_hand(method, tiny_epsilon, image_folder, tmp_path, [(0, 1), (1, 1), (3, 0.5), (4, 0.5), (5, 0.5)])
+    run = Trained(method, tiny_epsilon, image_folder, tmp_path / "run", fault(math.nan), on_nan="retry")
     assert run.error is None and same(run.learned(), expected)
     assert "step 3 again with other draws, at half the learning rate" in capsys.readouterr().out
     steps = [(line["step"], line.get("learning_rate")) for line in run.log()]
@@ -230,25 +232,27 @@ def test_retry_skips_the_draw_and_halves_the_rate(method, fault, tiny_epsilon, p
     assert "pictures: " in run.log()[2]["left_out"]
     killed = run.checkpoint(BAD)  # it is written before the step is done again
     assert killed.state["left_out"] == [BAD]
-    resumed = Trained(method, tiny_epsilon, pictures, tmp_path / "run", resume=killed)
+    resumed = Trained(method, tiny_epsilon, image_folder, tmp_path / "run", resume=killed)
     assert resumed.error is None and same(resumed.learned(), run.learned())
     assert [(line["step"], line.get("learning_rate")) for line in resumed.log()] == steps
 
 
-def test_retries_are_limited(tiny_epsilon, pictures, tmp_path):
-    run = Trained("textual_inversion", tiny_epsilon, pictures, tmp_path / "a", InTheLoss(math.nan, range(1, 99)), on_nan="retry")
+def test_retries_are_limited(tiny_epsilon, image_folder, tmp_path):
+    run = Trained(
+        "textual_inversion", tiny_epsilon, image_folder, tmp_path / "a", InTheLoss(math.nan, range(1, 99)), on_nan="retry"
+    )
     assert "at step 2" in run.error and run.checkpoint(1).state["left_out"] == [1] * IN_A_ROW
     often = InTheLoss(math.nan, [draw for draw in range(99) if draw % 3])  # two at each step
-    run = Trained("textual_inversion", tiny_epsilon, pictures, tmp_path / "b", often, steps=99, on_nan="retry")
+    run = Trained("textual_inversion", tiny_epsilon, image_folder, tmp_path / "b", often, steps=99, on_nan="retry")
     [path] = sorted((tmp_path / "b/checkpoints").iterdir())[-1:]
     assert checkpoint.load(path).state["left_out"] == [step for step in range(1, 6) for _ in range(2)]
     assert "at step 6" not in run.error or len(checkpoint.load(path).state["left_out"]) == IN_ALL
 
 
-def test_the_loss_scaler_may_skip_steps_but_not_for_ever(tiny_epsilon, pictures, tmp_path, capsys, terminal):
-    before = Trained("lora", tiny_epsilon, pictures, tmp_path / "before", steps=0).learned()
+def test_the_loss_scaler_may_skip_steps_but_not_for_ever(tiny_epsilon, image_folder, tmp_path, capsys, terminal):
+    before = Trained("lora", tiny_epsilon, image_folder, tmp_path / "before", steps=0).learned()
     first = torch.amp.GradScaler("cpu", init_scale=2.0**16)
-    skips = Trained("lora", tiny_epsilon, pictures, tmp_path / "few", InAGradient(math.inf, [0, 1]), scaler=first, steps=2)
+    skips = Trained("lora", tiny_epsilon, image_folder, tmp_path / "few", InAGradient(math.inf, [0, 1]), scaler=first, steps=2)
     assert skips.error is None and same(skips.learned(), before) and first.get_scale() == 2**14
     assert [(line["step"], line["skipped"], line["gradient_norm"]) for line in skips.log()] == [(1, True, None), (2, True, None)]
     said = capsys.readouterr().out
@@ -256,37 +260,39 @@ def test_the_loss_scaler_may_skip_steps_but_not_for_ever(tiny_epsilon, pictures,
     for bad, stopped in ((range(99), SKIPPED_IN_A_ROW), (set(range(99)) - {7}, 8 + SKIPPED_IN_A_ROW)):
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
         folder = tmp_path / f"many{stopped}"
-        run = Trained("lora", tiny_epsilon, pictures, folder, InAGradient(math.inf, bad), scaler=scaler, steps=40)
+        run = Trained("lora", tiny_epsilon, image_folder, folder, InAGradient(math.inf, bad), scaler=scaler, steps=40)
         assert f"{SKIPPED_IN_A_ROW} steps in a row" in run.error and f"last one: step {stopped}" in run.error
         assert run.checkpoint(stopped).step == stopped
 
 
 @both
-def test_with_a_loss_scaler_a_draw_can_be_skipped_too(method, tiny_epsilon, pictures, tmp_path):
+def test_with_a_loss_scaler_a_draw_can_be_skipped_too(method, tiny_epsilon, image_folder, tmp_path):
     for fault in (InTheLoss, InAWeight):
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4)
-        run = Trained(method, tiny_epsilon, pictures, tmp_path / fault.__name__, fault(math.nan), scaler=scaler, on_nan="retry")
+        run = Trained(
+            method, tiny_epsilon, image_folder, tmp_path / fault.__name__, fault(math.nan), scaler=scaler, on_nan="retry"
+        )
         assert run.error is None and scaler.get_scale() == 2**4
         assert len(run.log()) == STEPS + 1
 
 
 @pytest.mark.parametrize("method", ["lora", pytest.param("textual_inversion", marks=pytest.mark.slow)])
-def test_killed_after_a_retry_and_resumed(method, server, tiny_epsilon, pictures, tmp_path):
-    whole = Run(server, tmp_path / "whole", method, tiny_epsilon, pictures, on_nan="retry")
+def test_killed_after_a_retry_and_resumed(method, server, tiny_epsilon, image_folder, tmp_path):
+    whole = Run(server, tmp_path / "whole", method, tiny_epsilon, image_folder, on_nan="retry")
     status, said = whole(moment="in the loss", number=4, action="nan")
     assert status == 0 and "step 4 again with other draws, at half the learning rate" in said
-    killed = Run(server, tmp_path / "killed", method, tiny_epsilon, pictures, on_nan="retry")
+    killed = Run(server, tmp_path / "killed", method, tiny_epsilon, image_folder, on_nan="retry")
     assert killed(moment="in the loss", number=4, action="nan, then SIGKILL")[0] == -9
     assert killed(*LATEST, "--on_nan", "stop")[0] == 0
     assert killed.result() == whole.result()
-    plain = Run(server, tmp_path / "plain", method, tiny_epsilon, pictures)
+    plain = Run(server, tmp_path / "plain", method, tiny_epsilon, image_folder)
     assert plain()[0] == 0 and plain.result() != whole.result()
 
 
 @pytest.mark.parametrize("eight_bit", [False, True])
-def test_the_snapshot_is_restored_bit_for_bit(eight_bit, tiny_epsilon, pictures, tmp_path):
+def test_the_snapshot_is_restored_bit_for_bit(eight_bit, tiny_epsilon, image_folder, tmp_path):
     """Weights, both moments, counts that are tensors or numbers, group settings: as `Checkpoint` would have them."""
-    run = Trained("lora", tiny_epsilon, pictures, tmp_path / "run", steps=2, use_8bit_adam=eight_bit, rank=256)
+    run = Trained("lora", tiny_epsilon, image_folder, tmp_path / "run", steps=2, use_8bit_adam=eight_bit, rank=256)
     state = run.state
     before = copied(state.checkpoint())
     tensors: list[torch.Tensor] = []
@@ -308,8 +314,8 @@ def copied(kept):
     return copy.deepcopy(checkpoint.Checkpoint(kept.step, {k: v.detach() for k, v in kept.learned.items()}, kept.state))
 
 
-def test_a_checkpoint_holds_finite_numbers_only(tiny_epsilon, pictures, tmp_path):
-    run = Trained("textual_inversion", tiny_epsilon, pictures, tmp_path / "run", steps=2)
+def test_a_checkpoint_holds_finite_numbers_only(tiny_epsilon, image_folder, tmp_path):
+    run = Trained("textual_inversion", tiny_epsilon, image_folder, tmp_path / "run", steps=2)
     for value in (math.nan, math.inf):
         kept = copied(run.state.checkpoint())
         next(iter(kept.state["optimizer"]["state"].values()))["exp_avg_sq"].view(-1)[0] = value
@@ -318,10 +324,10 @@ def test_a_checkpoint_holds_finite_numbers_only(tiny_epsilon, pictures, tmp_path
         assert not (tmp_path / "run/again").exists()
 
 
-def test_at_the_first_step_the_optimizer_goes_back_to_having_nothing(tiny_epsilon, pictures, tmp_path):
-    expected = by_hand("textual_inversion", tiny_epsilon, pictures, tmp_path, [(draw, 0.5) for draw in range(1, STEPS + 1)])
+def test_at_the_first_step_the_optimizer_goes_back_to_having_nothing(tiny_epsilon, image_folder, tmp_path):
+    expected = by_hand("textual_inversion", tiny_epsilon, image_folder, tmp_path, [(draw, 0.5) for draw in range(1, STEPS + 1)])
     fault = InTheOptimizer(math.nan, draws=[0])
-    run = Trained("textual_inversion", tiny_epsilon, pictures, tmp_path / "run", fault, on_nan="retry")
+    run = Trained("textual_inversion", tiny_epsilon, image_folder, tmp_path / "run", fault, on_nan="retry")
     assert run.error is None and same(run.learned(), expected)
 
 
@@ -335,10 +341,10 @@ class AfterEachStep(InAWeight):
 
 @pytest.mark.parametrize("times", [*(pytest.param(times, marks=pytest.mark.slow) for times in (1, 2)), 3, 4])
 @pytest.mark.parametrize("eight_bit", [False, True])
-def test_a_fault_after_the_step_again_and_again(times, eight_bit, tiny_epsilon, pictures, tmp_path):
+def test_a_fault_after_the_step_again_and_again(times, eight_bit, tiny_epsilon, image_folder, tmp_path):
     """Each time with the next draw at half the rate, until there were enough."""
     options = {"on_nan": "retry", "use_8bit_adam": eight_bit}
-    run = Trained("textual_inversion", tiny_epsilon, pictures, tmp_path / "run", AfterEachStep(math.nan, times), **options)
+    run = Trained("textual_inversion", tiny_epsilon, image_folder, tmp_path / "run", AfterEachStep(math.nan, times), **options)
     left_out = [BAD] * min(times, IN_A_ROW)
     assert run.checkpoint(STEPS if times <= IN_A_ROW else BAD).state["left_out"] == left_out
     if times > IN_A_ROW:
@@ -347,10 +353,10 @@ def test_a_fault_after_the_step_again_and_again(times, eight_bit, tiny_epsilon, 
         assert run.error is None and run.log()[-1]["learning_rate"] == 1e-3 * 0.5**times
         if not eight_bit:
             draws = [(0, 1), (1, 1), *((draw + times, 0.5**times) for draw in range(BAD, STEPS))]
-            assert same(run.learned(), by_hand("textual_inversion", tiny_epsilon, pictures, tmp_path, draws))
+            assert same(run.learned(), by_hand("textual_inversion", tiny_epsilon, image_folder, tmp_path, draws))
 
 
-def test_numbers_with_infinite_squares_are_named(tiny_epsilon, pictures, tmp_path):
-    run = Trained("lora", tiny_epsilon, pictures, tmp_path / "run", InAWeight(1e30))
+def test_numbers_with_infinite_squares_are_named(tiny_epsilon, image_folder, tmp_path):
+    run = Trained("lora", tiny_epsilon, image_folder, tmp_path / "run", InAWeight(1e30))
     [name] = [list(run.method.trainable_state_dict())[-1]]
     assert f"not finite after the step: {name} at step {BAD + 1}" in run.error

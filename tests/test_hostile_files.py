@@ -14,7 +14,7 @@ from pathlib import Path
 import corpus
 import numpy as np
 import pytest
-from kit import METHODS, settings_for, write_pictures
+from kit import METHODS, settings_for, write_images
 from safetensors.numpy import save_file
 
 from customize.data.images.image_file import open_image
@@ -82,7 +82,7 @@ class Watched:
 @pytest.fixture(scope="module")
 def work(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
-    write_pictures(folder / "pictures")
+    write_images(folder / "pictures")
     return folder
 
 
@@ -192,14 +192,14 @@ def test_pickles_among_images_and_captions(work, watched, canary):
             "0.jpg": 2, "0.png": 2, "0.webp": 2, "0.tiff": 2, "0.gif": 2, "metadata.jsonl": 2, "metadata.csv": 2,
             "0.json": None, "0.bin": 0, "0.pkl": 0, "0.pt": 0, "0.safetensors": 0,
         }.items():  # fmt: skip
-            folder = write_pictures(work / f"pictures {kind} {name}")
+            folder = write_images(work / f"pictures {kind} {name}")
             (folder / name).write_bytes(content)
             status, said = watched("check", folder, "--resolution", "16")
             if name != "0.json":  # a file of captions: refused where it holds no text
                 assert status == expected, (kind, name, said)
             assert name in said, (kind, name, said)
         if not content.isascii():
-            folder = write_pictures(work / f"captions {kind}")
+            folder = write_images(work / f"captions {kind}")
             (folder / "0.txt").write_bytes(content)
             status, said = watched("check", folder, "--resolution", "16")
             assert status == 2 and "0.txt" in said
@@ -242,7 +242,7 @@ def config(work: Path, method: str, base: Path, **changes) -> tuple[str, Path]:
 def test_sound_runs_look_up_no_class_for_a_pickle(methods, work, training, tiny_epsilon):
     """All that reads and writes: training with class pictures, cache and samples, resuming, merging, generating, verifying."""
     place = work / f"sound {len(methods)}"
-    write_pictures(place / "pictures")
+    write_images(place / "pictures")
     prior = {
         "prior_preservation": "images",
         "class_prompt": "a dog",

@@ -408,10 +408,10 @@ def test_blended_is_the_weighted_average_of_every_band():
     plain, weighted = (x + y) / 2, (x.abs() * x + y.abs() * y) / (x.abs() + y.abs())
     torch.testing.assert_close(blended([x, y], 0.25), plain + 0.25 * (weighted - plain), **CLOSE)
     for side in ((16, 16), (37, 22), (64, 64)):
-        pictures = [rand(2, 3, *side, seed=seed) for seed in range(3)]
-        torch.testing.assert_close(blended(pictures, 0.0), sum(pictures) / 3, **CLOSE)
-        torch.testing.assert_close(blended(pictures[:1], 0.5), pictures[0], **CLOSE)
-        assert blended(pictures, 0.5).std() > 1.1 * blended(pictures, 0.0).std(), "detail is kept"
+        images = [rand(2, 3, *side, seed=seed) for seed in range(3)]
+        torch.testing.assert_close(blended(images, 0.0), sum(images) / 3, **CLOSE)
+        torch.testing.assert_close(blended(images[:1], 0.5), images[0], **CLOSE)
+        assert blended(images, 0.5).std() > 1.1 * blended(images, 0.0).std(), "detail is kept"
     assert not blended([torch.zeros(1, 1, 8, 8)] * 2, 0.5).any(), "nothing stays nothing"
 
 

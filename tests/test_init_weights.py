@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from kit import prepared, settings_for, train_loop, write_pictures
+from kit import prepared, settings_for, train_loop, write_images
 from safetensors.torch import load_file, save_file
 
 from customize.adapters.lora_files import end_of
@@ -29,7 +29,7 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def earlier(tiny_epsilon, pictures, tmp_path_factory):
+def earlier(tiny_epsilon, image_folder, tmp_path_factory):
     """By kind: (a run's folder with its result and a checkpoint of step 2, a prediction under what it taught, its prompt)."""
     made = {}
 
@@ -38,7 +38,7 @@ def earlier(tiny_epsilon, pictures, tmp_path_factory):
             folder = tmp_path_factory.mktemp(kind)
             method = kind if kind in ("textual_inversion", "full") else "lora"
             changes = {"max_train_steps": 2, "learning_rate": 1e-2, **KINDS[kind]}
-            settings = settings_for(method, tiny_epsilon, pictures, folder, **changes)
+            settings = settings_for(method, tiny_epsilon, image_folder, folder, **changes)
             context, training = prepared(settings)
             about = partial(model_card.metadata, settings, training.method, context.family)
             saves = Checkpoints(folder / "checkpoints", 2, None, lambda step: {**training.method.description(), **about(step)})
@@ -55,7 +55,7 @@ def earlier(tiny_epsilon, pictures, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("others"), 2, seed=9)
+    return write_images(tmp_path_factory.mktemp("others"), 2, seed=9)
 
 
 def begun(kind, others, folder, path, **changes):

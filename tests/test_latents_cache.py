@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kit import METHODS, prepared, settings_for, write_pictures
+from kit import METHODS, prepared, settings_for, write_images
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from whole_runs import LATEST, Run
@@ -23,9 +23,9 @@ def asked(monkeypatch):
     return calls
 
 
-def settings_with(cache, base, pictures, folder, **changes):
+def settings_with(cache, base, image_folder, folder, **changes):
     changes = {"latents_cache_dir": str(cache), "max_train_steps": 400, **changes}
-    return settings_for("textual_inversion", base, pictures, folder, **changes)
+    return settings_for("textual_inversion", base, image_folder, folder, **changes)
 
 
 def entries(cache: Path) -> list[Path]:
@@ -39,20 +39,20 @@ def latents(settings) -> torch.Tensor:
 @pytest.mark.parametrize(
     "method", ["lora", *(pytest.param(method, marks=pytest.mark.slow) for method in METHODS if method != "lora")]
 )
-def test_bits_are_equal_with_and_without(method, straight, server, tiny_epsilon, pictures, tmp_path):
-    plain = straight(method)
+def test_bits_are_equal_with_and_without(method, finished_run, server, tiny_epsilon, image_folder, tmp_path):
+    plain = finished_run(method)
     for name in ("first", "second"):
-        run = Run(server, tmp_path / name, method, tiny_epsilon, pictures, latents_cache_dir=str(tmp_path / "cache"))
+        run = Run(server, tmp_path / name, method, tiny_epsilon, image_folder, latents_cache_dir=str(tmp_path / "cache"))
         assert run()[0] == 0 and run.result() == plain.result() and run.losses() == plain.losses()
     assert entries(tmp_path / "cache")
 
 
 def test_cached_latents_are_not_computed_again_and_others_are(asked, tiny_epsilon, tiny_v, tmp_path):
-    pictures, cache = write_pictures(tmp_path / "pictures"), tmp_path / "cache"
+    image_folder, cache = write_images(tmp_path / "pictures"), tmp_path / "cache"
 
     def count(base=tiny_epsilon, **changes) -> int:
         asked.clear()
-        prepared(settings_with(cache, base, pictures, tmp_path / "run", **changes))
+        prepared(settings_with(cache, base, image_folder, tmp_path / "run", **changes))
         return len(asked)
 
     everything = count()
@@ -62,11 +62,11 @@ def test_cached_latents_are_not_computed_again_and_others_are(asked, tiny_epsilo
     assert count(random_flip=False) == 0  # half of them
     assert count(center_crop=True) == 4  # of six: the centre of one picture is among its random places
     assert count(image_interpolation_mode="nearest") == 18 and count(resolution=24) > 0
-    image = Image.open(pictures / "0.png")
+    image = Image.open(image_folder / "0.png")
     image.putpixel((3, 3), (1, 2, 3))
-    image.save(pictures / "0.png")
+    image.save(image_folder / "0.png")
     assert count() == 6
-    image.save(pictures / "0.png", compress_level=0)  # the same pixels in other bytes
+    image.save(image_folder / "0.png", compress_level=0)  # the same pixels in other bytes
     assert count() == 6 and count() == 0
     other = changed_autoencoder(tiny_epsilon, tmp_path / "other")
     assert count(other) == 18
@@ -89,9 +89,9 @@ SELDOM = ["start", "metadata", "empty"]
 @pytest.mark.parametrize(
     "place", ["header", "numbers", "cut", "swapped", *(pytest.param(place, marks=pytest.mark.slow) for place in SELDOM)]
 )
-def test_a_damaged_entry_is_replaced_and_reported(place, asked, tiny_epsilon, pictures, tmp_path, capsys, terminal):
+def test_a_damaged_entry_is_replaced_and_reported(place, asked, tiny_epsilon, image_folder, tmp_path, capsys, terminal):
     cache = tmp_path / "cache"
-    settings = settings_with(cache, tiny_epsilon, pictures, tmp_path / "run")
+    settings = settings_with(cache, tiny_epsilon, image_folder, tmp_path / "run")
     expected = latents(settings)
     path, other = entries(cache)[:2]
     whole = path.read_bytes()
@@ -110,11 +110,11 @@ def test_a_damaged_entry_is_replaced_and_reported(place, asked, tiny_epsilon, pi
 
 
 @pytest.mark.parametrize("kind", ["shape", "nan", "whole numbers"])
-def test_a_forged_entry_with_a_valid_hash_is_not_trusted(kind, asked, tiny_epsilon, pictures, tmp_path, capsys, terminal):
+def test_a_forged_entry_with_a_valid_hash_is_not_trusted(kind, asked, tiny_epsilon, image_folder, tmp_path, capsys, terminal):
     """Its hash fits, but the autoencoder cannot have said that."""
     from customize.families.latents import hash_of
 
-    settings = settings_with(tmp_path / "cache", tiny_epsilon, pictures, tmp_path / "run")
+    settings = settings_with(tmp_path / "cache", tiny_epsilon, image_folder, tmp_path / "run")
     expected = latents(settings)
     for entry in entries(tmp_path / "cache"):
         moments = load_file(entry)["moments"]
@@ -125,10 +125,10 @@ def test_a_forged_entry_with_a_valid_hash_is_not_trusted(kind, asked, tiny_epsil
     assert "will be recomputed" in capsys.readouterr().out
 
 
-def test_killed_while_an_entry_is_written(straight, server, tiny_epsilon, pictures, tmp_path):
-    plain = straight("lora")
+def test_killed_while_an_entry_is_written(finished_run, server, tiny_epsilon, image_folder, tmp_path):
+    plain = finished_run("lora")
     cache = tmp_path / "cache"
-    run = Run(server, tmp_path / "killed", "lora", tiny_epsilon, pictures, latents_cache_dir=str(cache))
+    run = Run(server, tmp_path / "killed", "lora", tiny_epsilon, image_folder, latents_cache_dir=str(cache))
     assert run(moment="at a cached latent", number=3)[0] == -9
     assert len(entries(cache)) == 2
     (cache / f".{'0' * 64}.safetensors.999999999.unfinished").write_text("left by a kill within the write")
@@ -136,10 +136,10 @@ def test_killed_while_an_entry_is_written(straight, server, tiny_epsilon, pictur
 
 
 def test_an_image_that_changes_after_the_check_is_reported_with_a_cache_too(tiny_epsilon, tmp_path, monkeypatch):
-    pictures, cache = write_pictures(tmp_path / "pictures"), tmp_path / "cache"
-    settings = settings_with(cache, tiny_epsilon, pictures, tmp_path / "run")
+    image_folder, cache = write_images(tmp_path / "pictures"), tmp_path / "cache"
+    settings = settings_with(cache, tiny_epsilon, image_folder, tmp_path / "run")
     prepared(settings)
-    for change in (lambda: write_pictures(pictures, seed=5), (pictures / "1.png").unlink):
+    for change in (lambda: write_images(image_folder, seed=5), (image_folder / "1.png").unlink):
         checked = check(settings)
         change()
         monkeypatch.setattr("customize.training.preflight.check", lambda settings, checked=checked: checked)
@@ -148,16 +148,16 @@ def test_an_image_that_changes_after_the_check_is_reported_with_a_cache_too(tiny
         monkeypatch.undo()
 
 
-def test_an_unusable_cache_folder_is_reported_first(server, tiny_epsilon, pictures, tmp_path):
+def test_an_unusable_cache_folder_is_reported_first(server, tiny_epsilon, image_folder, tmp_path):
     (tmp_path / "file").write_text("mine")
-    for place, words in ((tmp_path / "file", "is a file"), (pictures, "is the same folder as instance_data_dir")):
-        run = Run(server, tmp_path / "run", "lora", tiny_epsilon, pictures)
+    for place, words in ((tmp_path / "file", "is a file"), (image_folder, "is the same folder as instance_data_dir")):
+        run = Run(server, tmp_path / "run", "lora", tiny_epsilon, image_folder)
         status, said = run("--latents_cache_dir", str(place))
         assert status == 2 and "latents_cache_dir" in said and words in said and not run.folder.exists()
 
 
 @pytest.mark.parametrize("number", [2, *(pytest.param(number, marks=pytest.mark.slow) for number in (3, 5))])
-def test_class_images_killed_while_they_are_generated(number, server, tiny_epsilon, pictures, tmp_path):
+def test_class_images_killed_while_they_are_generated(number, server, tiny_epsilon, image_folder, tmp_path):
     """The same set, whenever the kill comes: between batches of two, or within one."""
 
     def run(name: str) -> Run:
@@ -165,16 +165,16 @@ def test_class_images_killed_while_they_are_generated(number, server, tiny_epsil
             "prior_preservation": "images", "class_prompt": "a photo of dog", "num_class_images": 5, "sample_batch_size": 2,
             "sample_inference_steps": 2, "class_data_dir": str(tmp_path / name / "class"),
         }  # fmt: skip
-        return Run(server, tmp_path / name, "lora", tiny_epsilon, pictures, **changes)
+        return Run(server, tmp_path / name, "lora", tiny_epsilon, image_folder, **changes)
 
     def drawn(name: str) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in (tmp_path / name / "class").glob("*.png")}
 
-    straight, killed = run("straight"), run("killed")
-    assert straight()[0] == 0 and len(drawn("straight")) == 5
+    finished_run, killed = run("straight"), run("killed")
+    assert finished_run()[0] == 0 and len(drawn("straight")) == 5
     assert killed(moment="at a class picture", number=number)[0] == -9 and len(drawn("killed")) == number - 1
     assert killed()[0] == 0
-    assert drawn("killed") == drawn("straight") and killed.result() == straight.result()
+    assert drawn("killed") == drawn("straight") and killed.result() == finished_run.result()
 
 
 def test_batches_of_class_images_do_not_depend_on_kills():

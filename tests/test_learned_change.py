@@ -9,8 +9,8 @@ from kit import prepared, settings_for, train_loop
 from customize.evaluation.learned_change import Change, Probe, adapted, kept, relative_change
 
 
-def probed(method, base, pictures, folder, steps, **changes):
-    settings = settings_for(method, base, pictures, folder, max_train_steps=steps, **changes)
+def probed(method, base, image_folder, folder, steps, **changes):
+    settings = settings_for(method, base, image_folder, folder, max_train_steps=steps, **changes)
     context, training = prepared(settings)
     accelerator = context.accelerator
     probe = Probe(training.method, training.dataset, accelerator.device, 3, accelerator.autocast)
@@ -19,9 +19,9 @@ def probed(method, base, pictures, folder, steps, **changes):
     return probe, before, training
 
 
-def test_a_lora_against_whole_matrices(tiny_epsilon, pictures, tmp_path):
+def test_a_lora_against_whole_matrices(tiny_epsilon, image_folder, tmp_path):
     probe, _, training = probed(
-        "lora", tiny_epsilon, pictures, tmp_path, 3, lora_targets=("attention", "conv1"), learning_rate=1e-2
+        "lora", tiny_epsilon, image_folder, tmp_path, 3, lora_targets=("attention", "conv1"), learning_rate=1e-2
     )
     changed = total = 0.0
     for layer in adapted(training.method).values():
@@ -42,9 +42,9 @@ def test_a_lora_against_whole_matrices(tiny_epsilon, pictures, tmp_path):
 
 
 def test_an_adapter_without_factors_is_measured_by_its_change_of_weights_or_its_parameters(
-    tiny_epsilon, pictures, tmp_path, monkeypatch
+    tiny_epsilon, image_folder, tmp_path, monkeypatch
 ):
-    settings = settings_for("lora", tiny_epsilon, pictures, tmp_path, max_train_steps=2, learning_rate=1e-2)
+    settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path, max_train_steps=2, learning_rate=1e-2)
     context, training = prepared(settings)
     method = training.method
 
@@ -70,19 +70,19 @@ def test_an_adapter_without_factors_is_measured_by_its_change_of_weights_or_its_
 
 
 @pytest.mark.parametrize("method", ["textual_inversion", "full"])
-def test_words_and_networks_against_all_their_numbers(method, tiny_epsilon, pictures, tmp_path):
-    probe, before, training = probed(method, tiny_epsilon, pictures, tmp_path, 2)
+def test_words_and_networks_against_all_their_numbers(method, tiny_epsilon, image_folder, tmp_path):
+    probe, before, training = probed(method, tiny_epsilon, image_folder, tmp_path, 2)
     now = training.method.trainable_state_dict()
     changed = sum((now[name].double() - tensor).square().sum().item() for name, tensor in before.items())
     total = sum(tensor.square().sum().item() for tensor in before.values())
     assert probe.change().weights == pytest.approx(math.sqrt(changed / total), rel=1e-4)
 
 
-def test_measuring_changes_no_bit(tiny_epsilon, pictures, tmp_path):
+def test_measuring_changes_no_bit(tiny_epsilon, image_folder, tmp_path):
     """With dropout, which draws from torch's own generator."""
     changes = {"lora_dropout": 0.3, "learning_rate": 1e-2}
-    _, _, one = probed("lora", tiny_epsilon, pictures, tmp_path, 3, **changes)
-    settings = settings_for("lora", tiny_epsilon, pictures, tmp_path, max_train_steps=3, **changes)
+    _, _, one = probed("lora", tiny_epsilon, image_folder, tmp_path, 3, **changes)
+    settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path, max_train_steps=3, **changes)
     context, other = prepared(settings)
     train_loop(settings, other, context.accelerator, 3)
     assert all(
@@ -91,10 +91,10 @@ def test_measuring_changes_no_bit(tiny_epsilon, pictures, tmp_path):
     )
 
 
-def test_no_change_and_far_too_large_changes_are_reported(tiny_epsilon, pictures, tmp_path):
-    probe, *_ = probed("lora", tiny_epsilon, pictures, tmp_path, 2, learning_rate=1e-6)
+def test_no_change_and_far_too_large_changes_are_reported(tiny_epsilon, image_folder, tmp_path):
+    probe, *_ = probed("lora", tiny_epsilon, image_folder, tmp_path, 2, learning_rate=1e-6)
     assert probe.change().verdict == "hardly" and "more steps or a higher --learning_rate" in str(probe.change())
-    probe, *_ = probed("lora", tiny_epsilon, pictures, tmp_path, 4, learning_rate=10.0)
+    probe, *_ = probed("lora", tiny_epsilon, image_folder, tmp_path, 4, learning_rate=10.0)
     assert probe.change().verdict == "exploded" and "came apart" in str(probe.change())
 
 

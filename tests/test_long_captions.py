@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kit import METHODS, conditioning, hidden_states, prepared, settings_for, write_pictures
+from kit import METHODS, conditioning, hidden_states, prepared, settings_for, write_images
 
 from customize.diffusion.predictions import add_noise
 
@@ -23,7 +23,7 @@ def by_hand(family, text: str, count: int) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def captioned(tmp_path_factory):
-    folder = write_pictures(tmp_path_factory.mktemp("captioned"), 3)
+    folder = write_images(tmp_path_factory.mktemp("captioned"), 3)
     for number, text in enumerate((LONG, "a photo of sks dog", LONGER)):
         (folder / f"{number}.txt").write_text(f"{text} <new>")
     return folder
@@ -65,7 +65,7 @@ def test_a_caption_means_the_same_whatever_is_in_its_batch(tiny_epsilon, caption
 
 
 def test_long_sample_prompts_do_not_change_training(tiny_epsilon, tmp_path):
-    folder = write_pictures(tmp_path / "set")
+    folder = write_images(tmp_path / "set")
     for changes in ({}, {"train_text_encoder": True}):
         plain = prepared(settings("lora", tiny_epsilon, folder, tmp_path / "one", **changes))[1]
         looked = settings("lora", tiny_epsilon, folder, tmp_path / "two", validation_prompt=(LONGER,), **changes)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from kit import METHODS, conditioning, hidden_states, prepared, settings_for, train_loop, write_pictures
+from kit import METHODS, conditioning, hidden_states, prepared, settings_for, train_loop, write_images
 from torch.func import functional_call
 from torch.nn import functional as F
 from transformers import CLIPTextModel
@@ -17,8 +17,8 @@ from customize.methods.textual_inversion import DirectionalTextualInversion
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"))
+def image_folder(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("pictures"))
 
 
 def double(batch: Batch) -> Batch:
@@ -42,9 +42,9 @@ def assert_equal_gradients(ours: dict[str, torch.Tensor], theirs: dict[str, torc
 
 
 @pytest.mark.parametrize("base", ["tiny_epsilon", "tiny_v"])
-def test_textual_inversion_gradient(base, pictures, tmp_path, request):
+def test_textual_inversion_gradient(base, image_folder, tmp_path, request):
     base = request.getfixturevalue(base)
-    context, training = prepared(settings_for("textual_inversion", base, pictures, tmp_path / "run", train_batch_size=3))
+    context, training = prepared(settings_for("textual_inversion", base, image_folder, tmp_path / "run", train_batch_size=3))
     method, family = training.method.double(), context.family
     batch = double(training.dataset.deal(0, range(3))[0])
     method(batch).sum().backward()
@@ -62,9 +62,9 @@ def test_textual_inversion_gradient(base, pictures, tmp_path, request):
 
 
 @pytest.mark.parametrize("rslora", [False, True])
-def test_lora_gradient(rslora, tiny_epsilon, pictures, tmp_path):
+def test_lora_gradient(rslora, tiny_epsilon, image_folder, tmp_path):
     changes = {"train_batch_size": 2, "use_rslora": rslora, "lora_targets": ("attention", "feed-forward"), "snr_gamma": 5.0}
-    context, training = prepared(settings_for("lora", tiny_epsilon, pictures, tmp_path / "run", **changes))
+    context, training = prepared(settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", **changes))
     method = training.method.double()
     for name, parameter in method.trainable_state_dict().items():
         if "lora_B" in name:
@@ -93,9 +93,9 @@ def test_lora_gradient(rslora, tiny_epsilon, pictures, tmp_path):
     assert_equal_gradients(ours, {name: parameter.grad for name, parameter in learned.items()})
 
 
-def test_full_gradient_of_unet_and_text_encoder(tiny_epsilon, pictures, tmp_path):
+def test_full_gradient_of_unet_and_text_encoder(tiny_epsilon, image_folder, tmp_path):
     context, training = prepared(
-        settings_for("full", tiny_epsilon, pictures, tmp_path / "run", train_batch_size=2, train_text_encoder=True)
+        settings_for("full", tiny_epsilon, image_folder, tmp_path / "run", train_batch_size=2, train_text_encoder=True)
     )
     method = training.method.double()
     batch = double(training.dataset.deal(0, range(2))[0])
@@ -114,10 +114,10 @@ def test_full_gradient_of_unet_and_text_encoder(tiny_epsilon, pictures, tmp_path
         assert (ours[name] - theirs[name]).abs().max() <= 1e-6 * scale, name
 
 
-def test_teacher_is_the_model_without_its_adapter(tiny_v, pictures, tmp_path):
+def test_teacher_is_the_model_without_its_adapter(tiny_v, image_folder, tmp_path):
     changes = {"prior_preservation": "teacher", "class_prompt": "a photo of dog", "prior_loss_weight": 0.5}
     changes |= {"train_text_encoder": True, "train_batch_size": 2}
-    context, training = prepared(settings_for("lora", tiny_v, pictures, tmp_path / "run", **changes))
+    context, training = prepared(settings_for("lora", tiny_v, image_folder, tmp_path / "run", **changes))
     method = training.method.double()
     generator = torch.Generator().manual_seed(1)
     for parameter in method.trainable_state_dict().values():
@@ -143,8 +143,8 @@ def test_teacher_is_the_model_without_its_adapter(tiny_v, pictures, tmp_path):
 
 
 @pytest.mark.parametrize("kind", METHODS)
-def test_only_trained_parameters_change(kind, tiny_epsilon, pictures, tmp_path):
-    settings = settings_for(kind, tiny_epsilon, pictures, tmp_path / "run", max_train_steps=2)
+def test_only_trained_parameters_change(kind, tiny_epsilon, image_folder, tmp_path):
+    settings = settings_for(kind, tiny_epsilon, image_folder, tmp_path / "run", max_train_steps=2)
     context, training = prepared(settings)
     before = {
         name: p.detach().clone() for network in context.family.components.values() for name, p in _named(context.family, network)
@@ -165,9 +165,9 @@ def _named(family, network):
     return [(f"{part}.{name}", parameter) for name, parameter in network.named_parameters()]
 
 
-def test_directional_step_equals_its_formula(tiny_epsilon, pictures, tmp_path):
+def test_directional_step_equals_its_formula(tiny_epsilon, image_folder, tmp_path):
     settings = settings_for(
-        "textual_inversion", tiny_epsilon, pictures, tmp_path / "run", normalize_embedding=True, learning_rate=0.02
+        "textual_inversion", tiny_epsilon, image_folder, tmp_path / "run", normalize_embedding=True, learning_rate=0.02
     )
     context, training = prepared(settings)
     method = training.method
@@ -187,9 +187,9 @@ def test_directional_step_equals_its_formula(tiny_epsilon, pictures, tmp_path):
     torch.testing.assert_close(method.vectors["<new>"].detach().double(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_direction_that_no_caption_has_stays(tiny_epsilon, pictures, tmp_path):
+def test_a_direction_that_no_caption_has_stays(tiny_epsilon, image_folder, tmp_path):
     changes = {"normalize_embedding": True, "caption_dropout": 1.0}
-    context, training = prepared(settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "run", **changes))
+    context, training = prepared(settings_for("textual_inversion", tiny_epsilon, image_folder, tmp_path / "run", **changes))
     train_loop(context.settings, training, context.accelerator, 1)
     start, after = training.method.start["<new>"], training.method.vectors["<new>"].detach()
     torch.testing.assert_close(after, start, rtol=0, atol=1e-6)
@@ -220,10 +220,10 @@ def test_placeholders_are_found_as_whole_words(tiny_epsilon):
     assert len(new) == 2
 
 
-def test_gradients_are_clipped_and_dropout_is_active(tiny_epsilon, pictures, tmp_path):
+def test_gradients_are_clipped_and_dropout_is_active(tiny_epsilon, image_folder, tmp_path):
     """The record holds the norm before clipping; plain gradient descent shows what was left of it."""
     changes = {"max_grad_norm": 1e-3, "learning_rate": 1.0, "normalize_embedding": False}
-    context, training = prepared(settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "run", **changes))
+    context, training = prepared(settings_for("textual_inversion", tiny_epsilon, image_folder, tmp_path / "run", **changes))
     method = training.method
     method.build_optimizer = lambda settings: torch.optim.SGD(method.parameter_groups())
     train_loop(context.settings, training, context.accelerator, 1)
@@ -232,8 +232,8 @@ def test_gradients_are_clipped_and_dropout_is_active(tiny_epsilon, pictures, tmp
     assert method.training and method.unet.training
 
 
-def test_the_report_distinguishes_unchanged_and_exploded_vectors(tiny_epsilon, pictures, tmp_path):
-    context, training = prepared(settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "run"))
+def test_the_report_distinguishes_unchanged_and_exploded_vectors(tiny_epsilon, image_folder, tmp_path):
+    context, training = prepared(settings_for("textual_inversion", tiny_epsilon, image_folder, tmp_path / "run"))
     still = training.method.report()
     assert (
         "<new> did not move" in still and "nearest: toy 1.00" in still and "<new>_1: " in still and "nearest: dog 1.00" in still
@@ -244,8 +244,10 @@ def test_the_report_distinguishes_unchanged_and_exploded_vectors(tiny_epsilon, p
     assert "did not move" not in blown and "<new> blew up" in blown and "<new>_1 blew up" in blown
 
 
-def test_draws_of_a_batch_do_not_depend_on_micro_batches(tiny_epsilon, pictures, tmp_path):
-    _, training = prepared(settings_for("lora", tiny_epsilon, pictures, tmp_path / "run", train_batch_size=4, noise_offset=0.1))
+def test_draws_of_a_batch_do_not_depend_on_micro_batches(tiny_epsilon, image_folder, tmp_path):
+    _, training = prepared(
+        settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", train_batch_size=4, noise_offset=0.1)
+    )
     whole = training.dataset.deal(3, range(4))[0]
     parts = [training.dataset.deal(3, [position])[0] for position in range(4)]
     for name in ("latents", "noise", "timesteps", "loss_weights"):

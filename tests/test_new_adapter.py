@@ -26,11 +26,11 @@ ADAPTERS = ("loha", "ia3")
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_epsilon, pictures, tmp_path_factory) -> Path:
+def folder(tiny_epsilon, image_folder, tmp_path_factory) -> Path:
     """What `new_adapter_runs.py` wrote."""
     folder = tmp_path_factory.mktemp("new_adapter")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
-    command = [sys.executable, HERE / "new_adapter_runs.py", tiny_epsilon, pictures, folder]
+    command = [sys.executable, HERE / "new_adapter_runs.py", tiny_epsilon, image_folder, folder]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder

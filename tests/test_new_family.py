@@ -97,11 +97,11 @@ def model(tmp_path_factory, registered) -> Path:
 
 
 @pytest.fixture(scope="module")
-def config(model, pictures, tmp_path_factory) -> Path:
+def config(model, image_folder, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("flow") / "flow.toml"
     path.write_text(f"""
         pretrained_model_name_or_path = "{model}"
-        instance_data_dir = "{pictures}"
+        instance_data_dir = "{image_folder}"
         instance_prompt = "{PROMPT}"
         validation_prompt = ["{PROMPT}"]
         output_dir = "{path.parent / "run"}"

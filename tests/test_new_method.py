@@ -12,7 +12,7 @@ HERE = Path(__file__).parent / "new_method"
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_epsilon, pictures, tmp_path_factory):
+def trained(tiny_epsilon, image_folder, tmp_path_factory):
     """(the result of a run of three steps that was resumed after two, the folder)."""
     patch = pytest.MonkeyPatch()
     patch.syspath_prepend(str(HERE))
@@ -21,7 +21,7 @@ def trained(tiny_epsilon, pictures, tmp_path_factory):
     patch.setattr(methods, "SETTINGS", (*methods.SETTINGS, BiasSettings))
     folder = tmp_path_factory.mktemp("bias") / "run"
     settings = BiasSettings(
-        pretrained_model_name_or_path=str(tiny_epsilon), subject_prompt="a photo of sks dog", images=str(pictures),
+        pretrained_model_name_or_path=str(tiny_epsilon), subject_prompt="a photo of sks dog", images=str(image_folder),
         output_dir=str(folder), max_train_steps=2, learning_rate=1e-2, report_to=("none",), sample_inference_steps=2,
     )  # fmt: skip
     customize.train(settings)

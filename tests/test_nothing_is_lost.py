@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kit import write_pictures
+from kit import write_images
 
 from customize import __main__
 from customize.cli import main
@@ -66,7 +66,7 @@ def base(tmp_path_factory) -> Iterator[Path]:
 
     folder = tiny_stable_diffusion(tmp_path_factory.mktemp("base") / "tiny")
     with quick(folder):
-        images = write_pictures(folder.parent / "images")
+        images = write_images(folder.parent / "images")
         learned = str(folder.parent / "learned")
         words = [learned if word == "work/out" else word for word in commands(folder, images, [])["lora"]]
         assert called("lora", words) == 0
@@ -85,7 +85,7 @@ def state(folder: Path) -> dict[str, tuple]:
     return found
 
 
-def commands(base: Path, pictures: Path, flags: list[str]) -> dict[str, list[str]]:
+def commands(base: Path, image_folder: Path, flags: list[str]) -> dict[str, list[str]]:
     """The command lines that write into `work/out`, or look at it."""
     model = ["--pretrained_model_name_or_path", str(base), "--output_dir", "work/out", *flags]
     training = ["--max_train_steps", "2", "--checkpointing_steps", "1", "--report_to", "none", "--validation_prompt", "none"]
@@ -96,15 +96,17 @@ def commands(base: Path, pictures: Path, flags: list[str]) -> dict[str, list[str
         "sweep": ["--prompt", "a dog", "--num_inference_steps", "1", "--sweep", "seed=1,2", "--trace", *model],
         "like": ["--like", "work/out/000.png", *model],
         "words": [
-            "--train_data_dir", str(pictures), "--placeholder_token", "<x>", "--initializer_token", "toy", *training, *model
+            "--train_data_dir", str(image_folder), "--placeholder_token", "<x>", "--initializer_token", "toy", *training, *model
         ],
-        "lora": ["--instance_data_dir", str(pictures), "--instance_prompt", "sks dog", "--adapter", "lora", *training, *model],
-        "full": ["--instance_data_dir", str(pictures), "--instance_prompt", "sks dog", *training, *model],
+        "lora": [
+            "--instance_data_dir", str(image_folder), "--instance_prompt", "sks dog", "--adapter", "lora", *training, *model
+        ],
+        "full": ["--instance_data_dir", str(image_folder), "--instance_prompt", "sks dog", *training, *model],
         "again": [ours, "--pretrained_model_name_or_path", str(base)],
         "merge": [*merged, "--merge", "work/out", *flags],
         "merge into a file": [*merged, "--merge", "work/out/pytorch_lora_weights.safetensors", *flags],
         "configs": ["demo_dreambooth_lora", "work/out/config.toml"],
-        "check": [str(pictures), "--output", "work/out/sheet.png", "--resolution", "16"],
+        "check": [str(image_folder), "--output", "work/out/sheet.png", "--resolution", "16"],
         "verify": ["work/out"],
     }  # fmt: skip
 
@@ -165,7 +167,7 @@ def replace_by_one_alike(path: Path) -> None:
         os.utime(path, (1, 1))
 
 
-def nothing_is_lost(base: Path, pictures: Path, first: str | None, files: dict, command: str, given: list[str]) -> None:
+def nothing_is_lost(base: Path, image_folder: Path, first: str | None, files: dict, command: str, given: list[str]) -> None:
     """Runs `first`, lets the user put files there, runs `command`, and looks whether all of the user's are as they were."""
     work = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
     before_folder = Path.cwd()
@@ -174,13 +176,13 @@ def nothing_is_lost(base: Path, pictures: Path, first: str | None, files: dict, 
         (work / "outside/file.txt").write_text("elsewhere")
         os.chdir(work)
         if first:
-            assert called(first, commands(base, pictures, [])[first]) == 0
+            assert called(first, commands(base, image_folder, [])[first]) == 0
         made = state(work)
         (work / "work/out").mkdir(parents=True, exist_ok=True)
         put(work / "work/out", files, work / "outside")
         before = state(work)
         words = [word for flag in given if flag.strip("-").startswith(KNOWN[command]) for word in flag.split()]
-        status = called(command, commands(base, pictures, words)[command])
+        status = called(command, commands(base, image_folder, words)[command])
         assert status in (0, 2, 3), (status, command, words)
         after = state(work)
         users = {name: each for name, each in before.items() if made.get(name) != each and not name.endswith(lock.NAME)}
@@ -198,32 +200,32 @@ def nothing_is_lost(base: Path, pictures: Path, first: str | None, files: dict, 
         shutil.rmtree(work)
 
 
-def check_examples(base: Path, pictures: Path, number: int) -> None:
+def check_examples(base: Path, image_folder: Path, number: int) -> None:
     @settings(
         max_examples=number, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=number < 100
     )
     @given(st.sampled_from(FIRST), user_files, st.sampled_from(list(KNOWN)), flags)
     def run(first, files, command, given):
-        nothing_is_lost(base, pictures, first, files, command, given)
+        nothing_is_lost(base, image_folder, first, files, command, given)
 
     run()
 
 
 @pytest.mark.parametrize("name", ["log.jsonl", "checkpoints/step-000001/learned.safetensors", "README.md"])
-def test_files_that_look_like_ours_stay(name, base, pictures):
+def test_files_that_look_like_ours_stay(name, base, image_folder):
     line = b'{"step": 1, "loss": 0.5, "gradient_norm": 1.0}\n'
     files = {name: line if name == "log.jsonl" else "alike"}
-    nothing_is_lost(base, pictures, "lora", files, "lora", ["--overwrite_output_dir"])
+    nothing_is_lost(base, image_folder, "lora", files, "lora", ["--overwrite_output_dir"])
 
 
 @pytest.mark.parametrize("number", [12, pytest.param(400, marks=pytest.mark.slow)], ids=["few", "many"])
-def test_no_file_of_the_user_is_changed_or_removed(number, base, pictures):
-    check_examples(base, pictures, number)
+def test_no_file_of_the_user_is_changed_or_removed(number, base, image_folder):
+    check_examples(base, image_folder, number)
 
 
-def test_what_is_refused_when_the_model_is_known_removes_nothing(base, pictures, tmp_path, monkeypatch):
+def test_what_is_refused_when_the_model_is_known_removes_nothing(base, image_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    line = commands(base, pictures, [])["infer"]
+    line = commands(base, image_folder, [])["infer"]
     assert called("infer", line) == 0
     before = state(tmp_path)
     assert called("infer", [*line, "--overwrite_output_dir", "--clip_skip", "11"]) == 2

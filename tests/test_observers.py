@@ -35,10 +35,10 @@ def test_observers_change_no_pixel_and_write_what_they_recorded(tiny_v, tmp_path
 
     pipeline = load_pipeline(str(tiny_v))
     with AttentionMaps(pipeline.family, [PROMPTS[1]] * 2) as maps:
-        pictures = pipeline.generate([PROMPTS[1]] * 2, seeds=[0, 1], num_inference_steps=4, record=maps)
+        images = pipeline.generate([PROMPTS[1]] * 2, seeds=[0, 1], num_inference_steps=4, record=maps)
     word_maps = maps.of(1)
     assert word_maps.words == ("a", "cat", "house") and word_maps.maps.shape == (4, 3, 8, 8)
-    expected = heat_sheet(pictures[1], word_maps.words, heat_levels(word_maps.maps.mean(0)))
+    expected = heat_sheet(images[1], word_maps.words, heat_levels(word_maps.maps.mean(0)))
     found = Image.open(tmp_path / "looked/003-attention.png")
     assert np.abs(np.asarray(found, dtype=int) - np.asarray(expected, dtype=int)).max() <= 4
     assert Image.open(tmp_path / "looked/003-attention.gif").n_frames == 4

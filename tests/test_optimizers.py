@@ -2,21 +2,21 @@
 
 import pytest
 import torch
-from kit import prepared, settings_for, train_loop, write_pictures
+from kit import prepared, settings_for, train_loop, write_images
 
 from customize.optim.optimizers import LearningRates, build_adamw
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"))
+def image_folder(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("pictures"))
 
 
-def test_8_bit_adam_keeps_large_tensors_in_8_bits_and_trains(tiny_epsilon, pictures, tmp_path):
+def test_8_bit_adam_keeps_large_tensors_in_8_bits_and_trains(tiny_epsilon, image_folder, tmp_path):
     results = {}
     for use_8bit_adam in (False, True):
         settings = settings_for(
-            "full", tiny_epsilon, pictures, tmp_path / str(use_8bit_adam), use_8bit_adam=use_8bit_adam, max_train_steps=4
+            "full", tiny_epsilon, image_folder, tmp_path / str(use_8bit_adam), use_8bit_adam=use_8bit_adam, max_train_steps=4
         )
         context, training = prepared(settings)
         before = {name: tensor.detach().clone() for name, tensor in training.method.trainable_state_dict().items()}
@@ -34,8 +34,8 @@ def test_8_bit_adam_keeps_large_tensors_in_8_bits_and_trains(tiny_epsilon, pictu
     assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.9 and ours.abs().max() > 1e-3
 
 
-def test_adamw_is_fused_and_equals_its_formula(tiny_epsilon, pictures, tmp_path):
-    settings = settings_for("lora", tiny_epsilon, pictures, tmp_path, adam_weight_decay=0.1)
+def test_adamw_is_fused_and_equals_its_formula(tiny_epsilon, image_folder, tmp_path):
+    settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path, adam_weight_decay=0.1)
     parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
     optimizer = build_adamw(settings, [{"params": [parameter], "lr": 0.01}])
     assert optimizer.defaults["fused"]
@@ -45,9 +45,15 @@ def test_adamw_is_fused_and_equals_its_formula(tiny_epsilon, pictures, tmp_path)
     torch.testing.assert_close(parameter.detach(), expected, rtol=1e-5, atol=0)
 
 
-def test_every_group_keeps_its_own_rate(tiny_epsilon, pictures, tmp_path):
+def test_every_group_keeps_its_own_rate(tiny_epsilon, image_folder, tmp_path):
     settings = settings_for(
-        "full", tiny_epsilon, pictures, tmp_path, train_text_encoder=True, text_encoder_learning_rate=1e-5, lr_scheduler="linear"
+        "full",
+        tiny_epsilon,
+        image_folder,
+        tmp_path,
+        train_text_encoder=True,
+        text_encoder_learning_rate=1e-5,
+        lr_scheduler="linear",
     )
     _, training = prepared(settings)
     optimizer = training.method.build_optimizer(settings)

@@ -22,16 +22,16 @@ def family(request) -> Family:
     return request.param()
 
 
-def run_of(family: Family, base, pictures, folder, **changes):
+def run_of(family: Family, base, image_folder, folder, **changes):
     """Settings and context of a run with this family in place of the base model."""
-    settings = settings_for("lora", base, pictures, folder, train_batch_size=3, resolution=16, **changes)
+    settings = settings_for("lora", base, image_folder, folder, train_batch_size=3, resolution=16, **changes)
     return settings, context_of(family, settings)
 
 
-def test_the_loss_of_a_batch_is_its_formula(family, tiny_epsilon, pictures, tmp_path):
+def test_the_loss_of_a_batch_is_its_formula(family, tiny_epsilon, image_folder, tmp_path):
     from customize.methods import prepare
 
-    settings, context = run_of(family, tiny_epsilon, pictures, tmp_path / "run")
+    settings, context = run_of(family, tiny_epsilon, image_folder, tmp_path / "run")
     training = prepare(settings, context)
     (batch,) = training.dataset.deal(0, range(3))
     clean, noise, t = batch.latents, batch.noise, batch.timesteps
@@ -49,19 +49,19 @@ def test_the_loss_of_a_batch_is_its_formula(family, tiny_epsilon, pictures, tmp_
         torch.testing.assert_close(training.method(batch), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_textual_inversion_needs_a_text_encoder(family, tiny_epsilon, pictures, tmp_path):
+def test_textual_inversion_needs_a_text_encoder(family, tiny_epsilon, image_folder, tmp_path):
     from customize.methods import prepare
 
-    settings = settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "run")
+    settings = settings_for("textual_inversion", tiny_epsilon, image_folder, tmp_path / "run")
     with pytest.raises(InputError, match="has no text encoder that new tokens can be added to"):
         prepare(settings, context_of(family, settings))
 
 
-def test_lora_is_trained_by_the_loop_and_changes_nothing_else(family, tiny_epsilon, pictures, tmp_path):
+def test_lora_is_trained_by_the_loop_and_changes_nothing_else(family, tiny_epsilon, image_folder, tmp_path):
     from customize.methods import prepare
 
     before = {name: p.clone() for name, p in family.denoiser.named_parameters()}
-    settings, context = run_of(family, tiny_epsilon, pictures, tmp_path / "run", max_train_steps=8)
+    settings, context = run_of(family, tiny_epsilon, image_folder, tmp_path / "run", max_train_steps=8)
     training = prepare(settings, context)
     probe = training.dataset.probe(16)
     with torch.no_grad():

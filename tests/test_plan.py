@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kit import METHODS, prepared, settings_for, write_pictures
+from kit import METHODS, prepared, settings_for, write_images
 from whole_runs import LATEST, Run
 
 from customize.errors import ResourceError
@@ -29,10 +29,10 @@ def everything(folder: Path) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_files_are_as_large_as_planned(method, server, tiny_epsilon, pictures, tmp_path):
+def test_files_are_as_large_as_planned(method, server, tiny_epsilon, image_folder, tmp_path):
     changes = {"train_batch_size": 2, "checkpointing_steps": 4, "save_steps": 3}
-    run = Run(server, tmp_path, method, tiny_epsilon, pictures, **changes)
-    planned = plan_of(settings_for(method, tiny_epsilon, pictures, run.folder, **changes))
+    run = Run(server, tmp_path, method, tiny_epsilon, image_folder, **changes)
+    planned = plan_of(settings_for(method, tiny_epsilon, image_folder, run.folder, **changes))
     files = planned.files
     assert not run.folder.exists()
     assert run()[0] == 0
@@ -56,8 +56,8 @@ def test_files_are_as_large_as_planned(method, server, tiny_epsilon, pictures, t
     assert files.largest - about == pytest.approx(taken - sum(path.stat().st_size for path in small), rel=0.01)
 
 
-def test_trained_parameters_and_epochs_are_reported(tiny_epsilon, pictures, tmp_path):
-    settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "run", train_batch_size=2, max_train_steps=7)
+def test_trained_parameters_and_epochs_are_reported(tiny_epsilon, image_folder, tmp_path):
+    settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", train_batch_size=2, max_train_steps=7)
     context, training = prepared(settings)
     learned = training.method.trainable_state_dict()
     planned = plan_of(settings)
@@ -70,15 +70,15 @@ def test_trained_parameters_and_epochs_are_reported(tiny_epsilon, pictures, tmp_
     assert planned.steps == 7 and planned.seconds > 0
     optimizer = 2 * unet.numbers * 4 + 4 * len(learned)  # two moments, and a count of steps for each tensor
     assert planned.optimizer == optimizer
-    settings = settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "run")
+    settings = settings_for("textual_inversion", tiny_epsilon, image_folder, tmp_path / "run")
     assert [(each.name, each.modules, each.numbers) for each in plan_of(settings).learns] == [("<new>", (), 64)]
 
 
-def test_a_dry_run_writes_nothing(server, tiny_epsilon, pictures, tmp_path):
+def test_a_dry_run_writes_nothing(server, tiny_epsilon, image_folder, tmp_path):
     tmp_path.joinpath("temporary").mkdir()
-    class_pictures = write_pictures(tmp_path / "class", 1, seed=1)
+    class_pictures = write_images(tmp_path / "class", 1, seed=1)
     changes = {**CLASS, "class_data_dir": str(class_pictures), "latents_cache_dir": str(tmp_path / "cache")}
-    run = Run(server, tmp_path / "of", "full", tiny_epsilon, pictures, **changes)
+    run = Run(server, tmp_path / "of", "full", tiny_epsilon, image_folder, **changes)
     before = everything(tmp_path)
     status, said = run("--dry_run", "--validation_prompt", "a dog")
     assert status == 0 and "dry_run: nothing was written" in said and "Traceback" not in said
@@ -90,8 +90,8 @@ def test_a_dry_run_writes_nothing(server, tiny_epsilon, pictures, tmp_path):
     assert status == 2 and "validation_scheduler" in said and everything(tmp_path) == before
 
 
-def test_a_dry_run_of_a_resumed_run(server, tiny_epsilon, pictures, tmp_path):
-    run = Run(server, tmp_path, "lora", tiny_epsilon, pictures)
+def test_a_dry_run_of_a_resumed_run(server, tiny_epsilon, image_folder, tmp_path):
+    run = Run(server, tmp_path, "lora", tiny_epsilon, image_folder)
     assert run(moment="in a step", number=4)[0] == -9
     before = everything(run.folder)
     status, said = run(*LATEST, "--dry_run")
@@ -122,8 +122,8 @@ def test_the_fullest_moment_counts_a_new_checkpoint_beside_the_old_ones():
     ]
 
 
-def test_shortages_are_reported_with_remedies(tiny_epsilon, pictures, tmp_path, monkeypatch):
-    settings = settings_for("full", tiny_epsilon, pictures, tmp_path / "run")
+def test_shortages_are_reported_with_remedies(tiny_epsilon, image_folder, tmp_path, monkeypatch):
+    settings = settings_for("full", tiny_epsilon, image_folder, tmp_path / "run")
     planned = plan_of(settings)
     assert planned.short == []
     assert "1 byte of disk is missing" in replace(planned, free_disk=planned.files.largest - 1).short[0]
@@ -133,8 +133,8 @@ def test_shortages_are_reported_with_remedies(tiny_epsilon, pictures, tmp_path, 
         dry_run.run(settings, *check(settings))
 
 
-def test_out_of_memory_in_the_trial_is_reported_with_remedies(server, tiny_epsilon, pictures, tmp_path):
-    run = Run(server, tmp_path, "full", tiny_epsilon, pictures, train_batch_size=4)
+def test_out_of_memory_in_the_trial_is_reported_with_remedies(server, tiny_epsilon, image_folder, tmp_path):
+    run = Run(server, tmp_path, "full", tiny_epsilon, image_folder, train_batch_size=4)
     for flags in (["--dry_run"], []):
         status, said = run(*flags, moment="in the loss", number=2, action="memory")
         assert status == 3 and "out of memory" in said and "Traceback" not in said
@@ -165,8 +165,8 @@ def test_the_size_of_a_safetensors_file():
         assert math.isclose(safetensors_size(tensors, metadata), len(save(tensors, metadata)), abs_tol=16)
 
 
-def test_a_checkpoint_of_other_tensors_is_refused_as_the_run_would(server, tiny_epsilon, pictures, tmp_path):
-    run = Run(server, tmp_path, "lora", tiny_epsilon, pictures, max_train_steps=4)
+def test_a_checkpoint_of_other_tensors_is_refused_as_the_run_would(server, tiny_epsilon, image_folder, tmp_path):
+    run = Run(server, tmp_path, "lora", tiny_epsilon, image_folder, max_train_steps=4)
     assert run(moment="in a step", number=4)[0] < 0
     [path] = (run.folder / "checkpoints").iterdir()
     kept = checkpoint.load(path)

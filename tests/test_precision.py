@@ -3,15 +3,15 @@
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from kit import METHODS, prepared, settings_for, train_loop, write_pictures
+from kit import METHODS, prepared, settings_for, train_loop, write_images
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_bf16_trains_and_rounds_nothing_that_learns(method, tiny_v, tmp_path):
     from accelerate.state import AcceleratorState
 
-    pictures = write_pictures(tmp_path / "pictures")
-    settings = settings_for(method, tiny_v, pictures, tmp_path / "run", mixed_precision="bf16", learning_rate=1e-12)
+    image_folder = write_images(tmp_path / "pictures")
+    settings = settings_for(method, tiny_v, image_folder, tmp_path / "run", mixed_precision="bf16", learning_rate=1e-12)
     AcceleratorState._reset_state(reset_partial_state=True)
     context, training = prepared(settings, mixed_precision="bf16")
     learned = training.method.trainable_state_dict()

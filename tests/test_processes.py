@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from kit import write_pictures
+from kit import write_images
 from whole_runs import Run
 
 ROOT = Path(__file__).parents[1]
@@ -39,13 +39,13 @@ def forked(run: Run) -> None:
     ],
 )
 def test_two_processes_equal_one_with_twice_the_batch(method, start, server, tiny_epsilon, tmp_path):
-    pictures = write_pictures(tmp_path / "pictures")
+    image_folder = write_images(tmp_path / "pictures")
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    one = Run(server, tmp_path / "one", method, tiny_epsilon, pictures, max_train_steps=3, train_batch_size=4)
+    one = Run(server, tmp_path / "one", method, tiny_epsilon, image_folder, max_train_steps=3, train_batch_size=4)
     assert one()[0] == 0
     changes = {"max_train_steps": 3, "train_batch_size": 1, "gradient_accumulation_steps": 2}
-    two = Run(server, tmp_path / "two", method, tiny_epsilon, pictures, **changes)
+    two = Run(server, tmp_path / "two", method, tiny_epsilon, image_folder, **changes)
     start(two)
     assert two.losses() == pytest.approx(one.losses(), abs=1e-6)
     assert two.result().keys() == one.result().keys()

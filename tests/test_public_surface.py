@@ -23,10 +23,10 @@ NAMES = {
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_epsilon, pictures, tmp_path_factory):
+def trained(tiny_epsilon, image_folder, tmp_path_factory):
     """(what `train` returned, the events)."""
     heard, folder = [], tmp_path_factory.mktemp("surface") / "run"
-    return customize.train(settings_for("lora", tiny_epsilon, pictures, folder, max_train_steps=2), heard.append), heard
+    return customize.train(settings_for("lora", tiny_epsilon, image_folder, folder, max_train_steps=2), heard.append), heard
 
 
 def test_the_names_are_these():
@@ -62,21 +62,21 @@ def test_training_returns_the_result(trained):
     damaged.write_bytes(content)
 
 
-def test_a_callback_of_the_caller_may_stop_the_run(tiny_epsilon, pictures, tmp_path):
+def test_a_callback_of_the_caller_may_stop_the_run(tiny_epsilon, image_folder, tmp_path):
     from customize.training.loop import Callback, Stop
 
     class Enough(Callback):
         def after_step(self, state, metrics):
             return Stop("enough") if state.step == 3 else None
 
-    result = customize.train(settings_for("lora", tiny_epsilon, pictures, tmp_path / "run"), callbacks=[Enough()])
+    result = customize.train(settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run"), callbacks=[Enough()])
     assert result.steps == 3 and result.files[0].is_file()
 
 
-def test_a_run_may_be_started_from_another_thread(tiny_epsilon, pictures, tmp_path):
+def test_a_run_may_be_started_from_another_thread(tiny_epsilon, image_folder, tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 
-    settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "run", max_train_steps=1)
+    settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", max_train_steps=1)
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(customize.train, settings).result().steps == 1
 
@@ -124,8 +124,8 @@ def test_images_equal_those_of_the_command_and_have_its_metadata(trained, tiny_e
     assert np.array_equal(np.asarray(next(customize.generate(again)).image), np.asarray(first.image))
 
 
-def test_all_problems_are_returned_or_raised_at_once(tiny_epsilon, pictures, tmp_path):
-    good = settings_for("lora", tiny_epsilon, pictures, tmp_path / "run")
+def test_all_problems_are_returned_or_raised_at_once(tiny_epsilon, image_folder, tmp_path):
+    good = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run")
     assert customize.check(good) == ()
     bad = settings_for("lora", tmp_path / "none", tmp_path / "nowhere", tmp_path / "run")
     found = customize.check(bad)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from kit import prepared, settings_for, write_pictures
+from kit import prepared, settings_for, write_images
 from safetensors.torch import load_file, safe_open, save_file
 
 from customize import families
@@ -27,14 +27,14 @@ PART_FILES = {
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"))
+def image_folder(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("pictures"))
 
 
-def saved(kind, base, pictures, folder, **changes):
+def saved(kind, base, image_folder, folder, **changes):
     """(family, method) with weights far from their start, saved into the folder."""
     method, own = KINDS[kind]
-    settings = settings_for(method, base, pictures, folder / "unused", **{**own, **changes})
+    settings = settings_for(method, base, image_folder, folder / "unused", **{**own, **changes})
     context, training = prepared(settings)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -53,8 +53,8 @@ def everything(family):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_second_base_is_loaded_and_the_trained_one_is_left_as_it_was(kind, tiny_epsilon, pictures, tmp_path, monkeypatch):
-    family, method = saved(kind, tiny_epsilon, pictures, tmp_path)
+def test_no_second_base_is_loaded_and_the_trained_one_is_left_as_it_was(kind, tiny_epsilon, image_folder, tmp_path, monkeypatch):
+    family, method = saved(kind, tiny_epsilon, image_folder, tmp_path)
     monkeypatch.setattr(families, "load", None)
     tensors, modules, configs = everything(family)
     trained = verify_result.prediction_of(family, method.example_prompt)
@@ -82,8 +82,8 @@ def nudged(tensor):
 
 
 @pytest.mark.parametrize("kind", ["textual_inversion", "lora", "kohya"])
-def test_a_single_bit_is_found(kind, tiny_epsilon, pictures, tmp_path):
-    family, method = saved(kind, tiny_epsilon, pictures, tmp_path, **({"lora_format": "diffusers"} if kind == "lora" else {}))
+def test_a_single_bit_is_found(kind, tiny_epsilon, image_folder, tmp_path):
+    family, method = saved(kind, tiny_epsilon, image_folder, tmp_path, **({"lora_format": "diffusers"} if kind == "lora" else {}))
     [file] = tmp_path.glob("*.safetensors")
     changed(file, nudged)
     with pytest.raises(OSError, match="does not contain the trained weights"):
@@ -91,9 +91,9 @@ def test_a_single_bit_is_found(kind, tiny_epsilon, pictures, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["textual_inversion", "lora", "kohya"])
-def test_tensors_in_each_others_place_are_found_by_the_prediction(kind, tiny_epsilon, pictures, tmp_path):
+def test_tensors_in_each_others_place_are_found_by_the_prediction(kind, tiny_epsilon, image_folder, tmp_path):
     """All bits are in the file, under the wrong names; or the vectors of a word in another order."""
-    family, method = saved(kind, tiny_epsilon, pictures, tmp_path, **({"lora_format": "diffusers"} if kind == "lora" else {}))
+    family, method = saved(kind, tiny_epsilon, image_folder, tmp_path, **({"lora_format": "diffusers"} if kind == "lora" else {}))
     [file] = tmp_path.glob("*.safetensors")
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata()
@@ -111,15 +111,15 @@ def test_tensors_in_each_others_place_are_found_by_the_prediction(kind, tiny_eps
 
 
 @pytest.mark.parametrize("part", PART_FILES)
-def test_a_single_bit_of_a_network_is_found(part, tiny_epsilon, pictures, tmp_path):
-    family, method = saved("full", tiny_epsilon, pictures, tmp_path)
+def test_a_single_bit_of_a_network_is_found(part, tiny_epsilon, image_folder, tmp_path):
+    family, method = saved("full", tiny_epsilon, image_folder, tmp_path)
     changed(tmp_path / PART_FILES[part], nudged)
     with pytest.raises(OSError, match=f"{part} does not contain the trained weights"):
         verify_result.check(tmp_path, family, method.example_prompt)
 
 
-def test_another_tokenizer_or_scheduler_is_found(tiny_epsilon, pictures, tmp_path):
-    family, method = saved("full", tiny_epsilon, pictures, tmp_path)
+def test_another_tokenizer_or_scheduler_is_found(tiny_epsilon, image_folder, tmp_path):
+    family, method = saved("full", tiny_epsilon, image_folder, tmp_path)
     file = tmp_path / "scheduler/scheduler_config.json"
     text = file.read_text()
     file.write_text(json.dumps({**json.loads(text), "prediction_type": "v_prediction"}))
@@ -129,8 +129,8 @@ def test_another_tokenizer_or_scheduler_is_found(tiny_epsilon, pictures, tmp_pat
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("kind", ["textual_inversion", "lora", "full"])
-def test_rounded_results_are_compared_as_rounded(kind, precision, tiny_epsilon, pictures, tmp_path):
-    family, method = saved(kind, tiny_epsilon, pictures, tmp_path, save_precision=precision)
+def test_rounded_results_are_compared_as_rounded(kind, precision, tiny_epsilon, image_folder, tmp_path):
+    family, method = saved(kind, tiny_epsilon, image_folder, tmp_path, save_precision=precision)
     dtype = PRECISIONS[precision]
     assert verify_result.check(tmp_path, family, method.example_prompt, dtype, method.trainable_state_dict()) > 1e-6
     other = torch.bfloat16 if precision == "fp16" else torch.float16

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from kit import write_pictures
+from kit import write_images
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -51,11 +51,19 @@ def test_two_steps_saved_and_loaded(method, form, model, tmp_path):
     base = model if form == "folder" else model.with_suffix(".safetensors")
     script, *arguments = METHODS[method]
     data = "--train_data_dir" if method == "textual_inversion" else "--instance_data_dir"
-    pictures = write_pictures(tmp_path / "pictures", size=(128, 128))
+    image_folder = write_images(tmp_path / "pictures", size=(128, 128))
     sizes = ["--resolution", "128", "--max_train_steps", "2", "--train_batch_size", "1", "--report_to", "none"]
     out = tmp_path / "run"
     said = python(
-        script, "--pretrained_model_name_or_path", str(base), data, str(pictures), "--output_dir", str(out), *sizes, *arguments
+        script,
+        "--pretrained_model_name_or_path",
+        str(base),
+        data,
+        str(image_folder),
+        "--output_dir",
+        str(out),
+        *sizes,
+        *arguments,
     )
     assert "read back: predictions differ by" in said
     assert len((out / "log.jsonl").read_text().splitlines()) == 2

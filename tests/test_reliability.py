@@ -37,13 +37,13 @@ def damaged(folder: Path) -> list[run_integrity.Finding]:
 
 
 @pytest.fixture(scope="module")
-def straight(server, tiny_epsilon, pictures, tmp_path_factory):
+def finished_run(server, tiny_epsilon, image_folder, tmp_path_factory):
     """A function that gives the uninterrupted run of a method; made once."""
     made: dict[str, Run] = {}
 
     def give(method: str) -> Run:
         if method not in made:
-            run = Run(server, tmp_path_factory.mktemp(method), method, tiny_epsilon, pictures, checkpointing_steps=1)
+            run = Run(server, tmp_path_factory.mktemp(method), method, tiny_epsilon, image_folder, checkpointing_steps=1)
             started = time.perf_counter()
             assert run()[0] == 0
             run.seconds = time.perf_counter() - started
@@ -54,21 +54,21 @@ def straight(server, tiny_epsilon, pictures, tmp_path_factory):
 
 
 @pytest.fixture
-def new_run(server, tiny_epsilon, pictures, tmp_path):
+def new_run(server, tiny_epsilon, image_folder, tmp_path):
     """A function that gives a run in a folder of its own."""
 
     def give(method: str, folder: Path = tmp_path, **changes) -> Run:
         folder.mkdir(parents=True, exist_ok=True)
-        return Run(server, folder, method, tiny_epsilon, pictures, **changes)
+        return Run(server, folder, method, tiny_epsilon, image_folder, **changes)
 
     return give
 
 
 @pytest.mark.parametrize("method", ["lora", *(pytest.param(method, marks=slow) for method in METHODS if method != "lora")])
 @pytest.mark.parametrize("chain", [0, *(pytest.param(chain, marks=slow) for chain in range(1, 67))])
-def test_killed_at_random_until_done(method, chain, straight, new_run):
+def test_killed_at_random_until_done(method, chain, finished_run, new_run):
     """A checkpoint at every step and only one of them kept: nothing to fall back on."""
-    reference, dice = straight(method), random.Random(f"{method} {chain}")
+    reference, dice = finished_run(method), random.Random(f"{method} {chain}")
     run = new_run(method, **EACH_STEP)
     flags: list[str] = []
     for _ in range(100):
@@ -86,9 +86,9 @@ def test_killed_at_random_until_done(method, chain, straight, new_run):
     ("method", "steps"),
     [("textual_inversion", (1, 5)), *(pytest.param(method, range(1, 7), marks=slow) for method in METHODS)],
 )
-def test_stopped_after_each_step(method, steps, straight, new_run, tmp_path):
+def test_stopped_after_each_step(method, steps, finished_run, new_run, tmp_path):
     """Also: in a folder of another path, with the other checkpoints gone."""
-    reference = straight(method)
+    reference = finished_run(method)
     for step in steps:
         run = new_run(method, tmp_path / str(step), checkpointing_steps=1)
         shutil.copytree(
@@ -101,8 +101,8 @@ def test_stopped_after_each_step(method, steps, straight, new_run, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["lora", pytest.param("textual_inversion", marks=slow), pytest.param("full", marks=slow)])
-def test_a_flipped_byte_costs_one_checkpoint_and_a_damaged_run_says_so(method, straight, new_run, tmp_path):
-    reference = straight(method)
+def test_a_flipped_byte_costs_one_checkpoint_and_a_damaged_run_says_so(method, finished_run, new_run, tmp_path):
+    reference = finished_run(method)
     run = new_run(method, checkpointing_steps=1)
     shutil.copytree(reference.folder, run.folder)
     for name in ("learned.safetensors", "state.safetensors", "state.json", "manifest.json")[: None if method == "lora" else 1]:
@@ -121,22 +121,22 @@ def test_a_flipped_byte_costs_one_checkpoint_and_a_damaged_run_says_so(method, s
     assert not checkpoint.faults(run.folder / "checkpoints/step-000006-2")
 
 
-def test_a_finished_run_is_left_as_it_is(straight, new_run):
-    run = straight("lora")
+def test_a_finished_run_is_left_as_it_is(finished_run, new_run):
+    run = finished_run("lora")
     before = digest(run.folder)
     status, said = run(*LATEST)
     assert status == 0 and "is finished: nothing to do" in said
     assert digest(run.folder) == before
 
 
-def test_images_and_base_model_may_be_moved(straight, new_run, tiny_epsilon, pictures, tmp_path):
+def test_images_and_base_model_may_be_moved(finished_run, new_run, tiny_epsilon, image_folder, tmp_path):
     """Other paths, other times, written in another order: the same run."""
-    reference = straight("lora")
+    reference = finished_run("lora")
     run = new_run("lora", checkpointing_steps=1)
     shutil.copytree(reference.folder / "checkpoints/step-000002", run.folder / "checkpoints/step-000002")
     shutil.copy(reference.folder / "config.toml", run.folder)
     (tmp_path / "pictures").mkdir()
-    for number, file in enumerate(sorted(pictures.iterdir(), reverse=True)):
+    for number, file in enumerate(sorted(image_folder.iterdir(), reverse=True)):
         shutil.copyfile(file, tmp_path / "pictures" / file.name)
         os.utime(tmp_path / "pictures" / file.name, (number, number))
     shutil.copytree(tiny_epsilon, tmp_path / "base")
@@ -145,8 +145,8 @@ def test_images_and_base_model_may_be_moved(straight, new_run, tiny_epsilon, pic
     assert status == 0 and "going on after step 2 " in said and run.result() == reference.result(), said
 
 
-def test_another_version_of_a_library_is_a_note(straight, new_run):
-    reference, run = straight("lora"), new_run("lora", checkpointing_steps=1)
+def test_another_version_of_a_library_is_a_note(finished_run, new_run):
+    reference, run = finished_run("lora"), new_run("lora", checkpointing_steps=1)
     path = run.folder / "checkpoints/step-000004"
     shutil.copytree(reference.folder / "checkpoints/step-000004", path)
     shutil.copy(reference.folder / "config.toml", run.folder)
@@ -157,10 +157,10 @@ def test_another_version_of_a_library_is_a_note(straight, new_run):
     assert status == 0 and f"note: peft was 0.1, is {version('peft')} now" in said and run.result() == reference.result(), said
 
 
-def test_settings_of_another_run_are_named(straight, tiny_v, tmp_path, server, pictures):
-    run = straight("lora")
+def test_settings_of_another_run_are_named(finished_run, tiny_v, tmp_path, server, image_folder):
+    run = finished_run("lora")
     before = digest(run.folder)
-    other = Run(server, tmp_path, "textual_inversion", tiny_v, pictures, seed=4, output_dir=str(run.folder))
+    other = Run(server, tmp_path, "textual_inversion", tiny_v, image_folder, seed=4, output_dir=str(run.folder))
     other.folder = run.folder
     status, said = other(*LATEST)
     assert status == 2 and "method: was 'train_dreambooth.py'" in said and "seed: was 3" in said
@@ -197,8 +197,8 @@ def test_two_processes(new_run):
         pytest.param("at the end of a step", 3, "SIGTERM SIGTERM", 143, 2, marks=slow),
     ],
 )
-def test_signals_in_a_save(moment, number, action, status, step, straight, new_run):
-    reference = straight("textual_inversion")
+def test_signals_in_a_save(moment, number, action, status, step, finished_run, new_run):
+    reference = finished_run("textual_inversion")
     run = new_run("textual_inversion", checkpointing_steps=1)
     ended, said = run(moment=moment, number=number, action=action)
     assert ended == status and "Traceback" not in said and damaged(run.folder) == []
@@ -225,16 +225,16 @@ def test_a_learning_rate_far_too_high(method, new_run):
 
 @pytest.mark.parametrize("seconds", [0.2, pytest.param(60, marks=slow)])
 @pytest.mark.parametrize("moment", ["in a step", "inside a checkpoint"])
-def test_stopped_for_a_while_and_continued(moment, seconds, straight, new_run):
-    reference, run = straight("lora"), new_run("lora", checkpointing_steps=1)
+def test_stopped_for_a_while_and_continued(moment, seconds, finished_run, new_run):
+    reference, run = finished_run("lora"), new_run("lora", checkpointing_steps=1)
     assert run(moment=moment, number=3, action="SIGSTOP", asleep=seconds)[0] == 0
     assert run.result() == reference.result() and run.losses() == reference.losses() and damaged(run.folder) == []
 
 
 @pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=slow), pytest.param("textual_inversion", marks=slow)])
-def test_killed_in_the_final_save_over_an_earlier_result(method, straight, new_run):
+def test_killed_in_the_final_save_over_an_earlier_result(method, finished_run, new_run):
     """The result of 6 steps stands there while that of 7 is made: until it is in place, the old one loads and is whole."""
-    reference = straight(method)
+    reference = finished_run(method)
     run = new_run(method, checkpointing_steps=1)
     shutil.copytree(reference.folder, run.folder)
     status, _ = run(*LATEST, "--max_train_steps", "7", moment="in the result")
@@ -253,8 +253,8 @@ def test_modes_follow_the_umask(mask, new_run):
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o666 & ~mask} and len(files) > 10
 
 
-def test_a_file_limit_is_met_at_any_file(straight, new_run):
-    reference = straight("lora")
+def test_a_file_limit_is_met_at_any_file(finished_run, new_run):
+    reference = finished_run("lora")
     run = new_run("lora", checkpointing_steps=1)
     sizes = [path.stat().st_size for path in (reference.folder / "checkpoints/step-000006").iterdir()]
     status, said = run(file_size=max(sizes) - 1)
@@ -279,8 +279,8 @@ def fill(disk: Path, free: int) -> Path:
 
 
 @pytest.mark.parametrize("places", [(5,), pytest.param(range(64), marks=slow)], ids=["once", "swept"])
-def test_a_disk_that_fills_up_costs_nothing_but_time(places, straight, new_run, small_disk):
-    reference = straight("lora")
+def test_a_disk_that_fills_up_costs_nothing_but_time(places, finished_run, new_run, small_disk):
+    reference = finished_run("lora")
     one = sum(path.stat().st_size for path in (reference.folder / "checkpoints/step-000006").iterdir())
     whole = sum(path.stat().st_size for path in reference.folder.rglob("*") if path.is_file())
     seen = set()

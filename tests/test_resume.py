@@ -5,7 +5,7 @@ import signal
 
 import pytest
 import torch
-from kit import METHODS, write_pictures
+from kit import METHODS, write_images
 from PIL import Image
 from safetensors.torch import load_file
 from whole_runs import LATEST, Run
@@ -17,15 +17,15 @@ SELDOM = [pytest.param(method, marks=pytest.mark.slow) for method in METHODS if 
 
 
 @pytest.mark.parametrize("method", ["lora", *SELDOM])
-def test_killed_at_three_moments_and_resumed(method, server, tiny_epsilon, pictures, tmp_path):
-    straight = (
-        Run(server, tmp_path / "straight", method, tiny_epsilon, pictures, lora_dropout=0.2)
+def test_killed_at_three_moments_and_resumed(method, server, tiny_epsilon, image_folder, tmp_path):
+    finished_run = (
+        Run(server, tmp_path / "straight", method, tiny_epsilon, image_folder, lora_dropout=0.2)
         if method == "lora"
-        else Run(server, tmp_path / "straight", method, tiny_epsilon, pictures)
+        else Run(server, tmp_path / "straight", method, tiny_epsilon, image_folder)
     )
-    assert straight()[0] == 0
+    assert finished_run()[0] == 0
     killed = Run(
-        server, tmp_path / "killed", method, tiny_epsilon, pictures, **({"lora_dropout": 0.2} if method == "lora" else {})
+        server, tmp_path / "killed", method, tiny_epsilon, image_folder, **({"lora_dropout": 0.2} if method == "lora" else {})
     )
     assert killed(moment="in a step", number=4)[0] == -signal.SIGKILL  # step 4: the checkpoint of step 2 is there
     status, said = killed(*LATEST, moment="inside a checkpoint")  # that of step 4, with its files but without its manifest
@@ -34,48 +34,48 @@ def test_killed_at_three_moments_and_resumed(method, server, tiny_epsilon, pictu
     assert status == -signal.SIGKILL and "going on after step 2" in said
     status, said = killed(*LATEST)
     assert status == 0 and "going on after step 4" in said
-    assert killed.result() == straight.result()
-    assert killed.losses() == straight.losses() and len(straight.losses()) == 6
+    assert killed.result() == finished_run.result()
+    assert killed.losses() == finished_run.losses() and len(finished_run.losses()) == 6
 
 
-def test_eight_bit_adam_resumes_to_the_same_bits(server, tiny_epsilon, pictures, tmp_path):
+def test_eight_bit_adam_resumes_to_the_same_bits(server, tiny_epsilon, image_folder, tmp_path):
     """With moments of 8 bits (tensors of 4,096 numbers and more) and of 32."""
     changes = {"use_8bit_adam": True, "rank": 128}
-    straight = Run(server, tmp_path / "straight", "lora", tiny_epsilon, pictures, **changes)
-    killed = Run(server, tmp_path / "killed", "lora", tiny_epsilon, pictures, **changes)
-    assert straight()[0] == 0 and killed(moment="in a step", number=4)[0] == -signal.SIGKILL
+    finished_run = Run(server, tmp_path / "straight", "lora", tiny_epsilon, image_folder, **changes)
+    killed = Run(server, tmp_path / "killed", "lora", tiny_epsilon, image_folder, **changes)
+    assert finished_run()[0] == 0 and killed(moment="in a step", number=4)[0] == -signal.SIGKILL
     assert any(
         torch.uint8 == each.dtype for each in load_file(killed.folder / "checkpoints/step-000002/state.safetensors").values()
     )
-    assert killed(*LATEST)[0] == 0 and killed.result() == straight.result()
+    assert killed(*LATEST)[0] == 0 and killed.result() == finished_run.result()
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_finishes_the_step_saves_and_prints_how_to_resume(
-    name, status, straight, server, tiny_epsilon, pictures, tmp_path
+    name, status, finished_run, server, tiny_epsilon, image_folder, tmp_path
 ):
-    straight = straight("textual_inversion")
-    run = Run(server, tmp_path / "stopped", "textual_inversion", tiny_epsilon, pictures)
+    finished_run = finished_run("textual_inversion")
+    run = Run(server, tmp_path / "stopped", "textual_inversion", tiny_epsilon, image_folder)
     stopped, said = run(moment="in a step", number=3, action=name)
     assert stopped == status and (run.folder / "checkpoints/step-000003").is_dir() and "Traceback" not in said
     assert f"{run.folder / 'config.toml'} --resume_from_checkpoint latest" in said
     assert run(*LATEST)[0] == 0
-    assert run.result() == straight.result() and run.losses() == straight.losses()
+    assert run.result() == finished_run.result() and run.losses() == finished_run.losses()
 
 
-def test_nan_leaves_the_last_good_state(straight, server, tiny_epsilon, pictures, tmp_path):
-    straight = straight("lora")
-    run = Run(server, tmp_path / "nan", "lora", tiny_epsilon, pictures)
+def test_nan_leaves_the_last_good_state(finished_run, server, tiny_epsilon, image_folder, tmp_path):
+    finished_run = finished_run("lora")
+    run = Run(server, tmp_path / "nan", "lora", tiny_epsilon, image_folder)
     status, said = run(moment="in the loss", number=4, action="nan")
     assert status == 4 and "the loss is nan at step 4" in said and ".png" in said and "Traceback" not in said
     assert not list(run.folder.glob("*.safetensors"))
     status, said = run(*LATEST)
     assert status == 0 and "going on after step 3" in said
-    assert run.result() == straight.result()
+    assert run.result() == finished_run.result()
 
 
-def test_a_folder_with_a_run_is_refused_and_settings_that_matter_may_not_change(server, tiny_epsilon, pictures, tmp_path):
-    run = Run(server, tmp_path, "lora", tiny_epsilon, pictures)
+def test_a_folder_with_a_run_is_refused_and_settings_that_matter_may_not_change(server, tiny_epsilon, image_folder, tmp_path):
+    run = Run(server, tmp_path, "lora", tiny_epsilon, image_folder)
     assert run()[0] == 0
     before = run.result()
     status, said = run()
@@ -89,28 +89,28 @@ def test_a_folder_with_a_run_is_refused_and_settings_that_matter_may_not_change(
 
 
 @pytest.mark.parametrize("method", [pytest.param("textual_inversion", marks=pytest.mark.slow), "lora"])
-def test_accumulation_equals_a_larger_batch(method, server, tiny_v, pictures, tmp_path):
-    batch = Run(server, tmp_path / "batch", method, tiny_v, pictures, train_batch_size=4)
-    accumulated = Run(server, tmp_path / "accumulated", method, tiny_v, pictures, gradient_accumulation_steps=4)
+def test_accumulation_equals_a_larger_batch(method, server, tiny_v, image_folder, tmp_path):
+    batch = Run(server, tmp_path / "batch", method, tiny_v, image_folder, train_batch_size=4)
+    accumulated = Run(server, tmp_path / "accumulated", method, tiny_v, image_folder, gradient_accumulation_steps=4)
     assert batch()[0] == accumulated()[0] == 0
     assert accumulated.losses() == pytest.approx(batch.losses(), abs=1e-6)
 
 
 @pytest.mark.parametrize(("moment", "action", "expected"), [("in the loss", "memory", 3), ("in the bar", "errno 28", 3)])
 def test_the_state_is_saved_if_memory_or_disk_run_out(
-    moment, action, expected, straight, server, tiny_epsilon, pictures, tmp_path
+    moment, action, expected, finished_run, server, tiny_epsilon, image_folder, tmp_path
 ):
-    straight = straight("textual_inversion")
-    run = Run(server, tmp_path / "short", "textual_inversion", tiny_epsilon, pictures)
+    finished_run = finished_run("textual_inversion")
+    run = Run(server, tmp_path / "short", "textual_inversion", tiny_epsilon, image_folder)
     status, said = run(moment=moment, number=4, action=action)
     assert status == expected and "Traceback" not in said and "->" in said
     status, said = run(*LATEST)
     assert status == 0 and f"going on after step {3 if moment == 'in the loss' else 4}" in said
-    assert run.result() == straight.result()
+    assert run.result() == finished_run.result()
 
 
-def test_a_finished_run_resumed_changes_nothing(server, tiny_epsilon, pictures, tmp_path):
-    run = Run(server, tmp_path, "lora", tiny_epsilon, pictures)
+def test_a_finished_run_resumed_changes_nothing(server, tiny_epsilon, image_folder, tmp_path):
+    run = Run(server, tmp_path, "lora", tiny_epsilon, image_folder)
     assert run()[0] == 0
     before, losses = run.result(), run.losses()
     status, said = run(*LATEST)
@@ -120,7 +120,7 @@ def test_a_finished_run_resumed_changes_nothing(server, tiny_epsilon, pictures, 
 
 def test_another_run_is_not_the_same_run(server, tiny_epsilon, tmp_path):
     """Pictures, captions and the length of a schedule that it shapes are part of what a run is."""
-    folder = write_pictures(tmp_path / "own")
+    folder = write_images(tmp_path / "own")
     run = Run(server, tmp_path, "lora", tiny_epsilon, folder, lr_scheduler="cosine")
     assert run(moment="in a step", number=4)[0] == -signal.SIGKILL
     status, said = run(*LATEST, "--max_train_steps", "9")
@@ -174,24 +174,24 @@ def test_another_base_model_is_detected_wherever_its_bytes_differ(tiny_epsilon, 
     assert len(found) == 3
 
 
-def test_no_file_of_the_user_is_overwritten_or_removed(server, tiny_epsilon, pictures, tmp_path):
+def test_no_file_of_the_user_is_overwritten_or_removed(server, tiny_epsilon, image_folder, tmp_path):
     folder = tmp_path / "run"
     (folder / "unet").mkdir(parents=True)
     (folder / "unet/mine.safetensors").write_text("mine")
     (folder / "README.md").write_text("mine")
-    run = Run(server, tmp_path, "full", tiny_epsilon, pictures)
+    run = Run(server, tmp_path, "full", tiny_epsilon, image_folder)
     for flags in ([], ["--overwrite_output_dir"]):
         status, said = run(*flags)
         assert status == 2 and "README.md" in said and "unet" in said and "name another folder" in said
     assert (folder / "unet/mine.safetensors").read_text() == (folder / "README.md").read_text() == "mine"
 
 
-def test_inputs_of_a_run_are_not_removed_with_an_earlier_one(server, tiny_epsilon, pictures, tmp_path):
+def test_inputs_of_a_run_are_not_removed_with_an_earlier_one(server, tiny_epsilon, image_folder, tmp_path):
     """A base model that is its result, pictures that are its samples; the user's own among them are not removed at all."""
     changes = {"validation_prompt": ("a dog",), "num_validation_images": 1, "sample_inference_steps": 1}
-    earlier = Run(server, tmp_path, "full", tiny_epsilon, pictures, max_train_steps=1, **changes)
+    earlier = Run(server, tmp_path, "full", tiny_epsilon, image_folder, max_train_steps=1, **changes)
     assert earlier()[0] == 0
-    shutil.copytree(pictures, earlier.folder / "samples/mine")
+    shutil.copytree(image_folder, earlier.folder / "samples/mine")
     mine = {path: path.read_bytes() for path in earlier.folder.glob("samples/mine/*")}
     (tmp_path / "linked").mkdir()
     for part in ("model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler"):
@@ -233,22 +233,22 @@ def test_inputs_of_a_run_are_not_removed_with_an_earlier_one(server, tiny_epsilo
         "learned_embeds_x.safetensors",
     ],
 )
-def test_trackers_have_their_own_folder(name, server, tiny_epsilon, pictures, tmp_path):
-    run = Run(server, tmp_path, "textual_inversion", tiny_epsilon, pictures)
+def test_trackers_have_their_own_folder(name, server, tiny_epsilon, image_folder, tmp_path):
+    run = Run(server, tmp_path, "textual_inversion", tiny_epsilon, image_folder)
     status, said = run("--logging_dir", name)
     assert status == 2 and "logging_dir" in said and "no plain name for a folder" in said and not run.folder.exists()
 
 
-def test_nan_in_the_result_is_a_numerics_error(server, tiny_epsilon, pictures, tmp_path):
+def test_nan_in_the_result_is_a_numerics_error(server, tiny_epsilon, image_folder, tmp_path):
     """One step so long that the weights are finite and what the network makes of them is not."""
-    run = Run(server, tmp_path, "full", tiny_epsilon, pictures, learning_rate=10.0, max_train_steps=1)
+    run = Run(server, tmp_path, "full", tiny_epsilon, image_folder, learning_rate=10.0, max_train_steps=1)
     status, said = run()
     assert status == 4 and "predict NaN or infinity, so no result was saved" in said and "Traceback" not in said
     assert not list(run.folder.glob("model_index.json"))
 
 
-def test_a_wrong_sampler_is_reported_before_an_earlier_run_is_removed(server, tiny_epsilon, pictures, tmp_path):
-    run = Run(server, tmp_path, "textual_inversion", tiny_epsilon, pictures)
+def test_a_wrong_sampler_is_reported_before_an_earlier_run_is_removed(server, tiny_epsilon, image_folder, tmp_path):
+    run = Run(server, tmp_path, "textual_inversion", tiny_epsilon, image_folder)
     assert run()[0] == 0
     before = run.result()
     status, said = run("--overwrite_output_dir", "--validation_prompt", "a dog", "--validation_scheduler", "EulerDiscrete")
@@ -256,29 +256,31 @@ def test_a_wrong_sampler_is_reported_before_an_earlier_run_is_removed(server, ti
     assert run.result() == before
 
 
-def test_samples_and_intermediate_weights_have_their_own_folders(straight, server, tiny_epsilon, pictures, tmp_path):
+def test_samples_and_intermediate_weights_have_their_own_folders(finished_run, server, tiny_epsilon, image_folder, tmp_path):
     prompts = ("a <new> in the house", "a dog", "a dog")  # one given twice is drawn once
     changes = {"validation_prompt": prompts, "num_validation_images": 2, "validation_steps": 3}
-    run = Run(server, tmp_path, "textual_inversion", tiny_epsilon, pictures, save_steps=4, sample_inference_steps=2, **changes)
+    run = Run(
+        server, tmp_path, "textual_inversion", tiny_epsilon, image_folder, save_steps=4, sample_inference_steps=2, **changes
+    )
     assert run()[0] == 0
     assert sorted(path.name for path in (run.folder / "samples").iterdir()) == [
         "contact_sheet.png", "step-000000", "step-000003", "step-000006",
     ]  # fmt: skip
     assert len(list((run.folder / "samples/step-000003").glob("*.png"))) == 4
     assert sorted(path.name for path in (run.folder / "weights").iterdir()) == ["step-000004", "step-000006"]
-    assert run.result() == straight("textual_inversion").result()  # looking on changes nothing
+    assert run.result() == finished_run("textual_inversion").result()  # looking on changes nothing
     status, said = run(*LATEST, "--num_validation_images", "1")
     assert status == 0, said
 
 
-def test_class_images_of_another_prompt_are_not_reused(server, tiny_epsilon, pictures, tmp_path):
+def test_class_images_of_another_prompt_are_not_reused(server, tiny_epsilon, image_folder, tmp_path):
     changes = {
         "prior_preservation": "images",
         "class_prompt": "a photo of dog",
         "num_class_images": 3,
         "sample_inference_steps": 2,
     }
-    run = Run(server, tmp_path, "full", tiny_epsilon, pictures, class_data_dir=str(tmp_path / "class"), **changes)
+    run = Run(server, tmp_path, "full", tiny_epsilon, image_folder, class_data_dir=str(tmp_path / "class"), **changes)
     assert run()[0] == 0
     drawn = {path.name: path.read_bytes() for path in (tmp_path / "class").glob("*.png")}
     assert len(drawn) == len(set(drawn.values())) == 3

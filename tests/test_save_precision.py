@@ -19,8 +19,8 @@ FORMATS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 @pytest.mark.parametrize("precision", FORMATS)
 @pytest.mark.parametrize("method", METHODS)
-def test_a_result_is_what_was_learned_rounded_once(method, precision, tiny_epsilon, pictures, tmp_path):
-    settings = settings_for(method, tiny_epsilon, pictures, tmp_path / "run", save_precision=precision)
+def test_a_result_is_what_was_learned_rounded_once(method, precision, tiny_epsilon, image_folder, tmp_path):
+    settings = settings_for(method, tiny_epsilon, image_folder, tmp_path / "run", save_precision=precision)
     context, training = prepared(settings)
     with torch.no_grad():
         for number, tensor in enumerate(training.method.trainable_state_dict().values()):

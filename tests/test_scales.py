@@ -152,7 +152,7 @@ def loads(monkeypatch) -> list:
     return calls
 
 
-def pictures(folder: Path) -> list[np.ndarray]:
+def read_images(folder: Path) -> list[np.ndarray]:
     return [np.asarray(Image.open(file)) for file in sorted(folder.glob("[0-9][0-9][0-9].png"))]
 
 
@@ -163,7 +163,7 @@ def test_a_sweep_of_scales_loads_once_and_equals_single_calls(learned, tmp_path,
     sweep = f"scale={','.join(map(str, values))}"
     command.run(InferenceSettings(**common, weights=given, sweep=[sweep], output_dir=str(tmp_path / "swept")))
     assert len(loads) == 1
-    swept = pictures(tmp_path / "swept")
+    swept = read_images(tmp_path / "swept")
     assert len(swept) == 5 and not any(np.array_equal(swept[0], other) for other in swept[1:])
     for place, value in enumerate(values):
         facts = json.loads(Image.open(tmp_path / f"swept/{place:03d}.png").text["customize"])
@@ -172,7 +172,7 @@ def test_a_sweep_of_scales_loads_once_and_equals_single_calls(learned, tmp_path,
     for place in (1, 0):
         alone = [f"{learned['first']}:{0.8 * values[place]}", f"{learned['word']}:{values[place]}"]
         command.run(InferenceSettings(**common, weights=alone, output_dir=str(tmp_path / f"{place}")))
-        assert np.array_equal(pictures(tmp_path / f"{place}")[0], swept[place])
+        assert np.array_equal(read_images(tmp_path / f"{place}")[0], swept[place])
     assert len(loads) == 3
 
 
@@ -180,7 +180,7 @@ def test_other_files_are_loaded(learned, tmp_path, loads):
     sweep = [f"weights={learned['second']}:0|{learned['second']}:0@0,1@0.5|{learned['second']}:1|{learned['word']}"]
     command.run(InferenceSettings(prompt=PROMPT, num_inference_steps=2, sweep=sweep, output_dir=str(tmp_path / "out")))
     assert len(loads) == 2
-    assert len({picture.tobytes() for picture in pictures(tmp_path / "out")}) == 4
+    assert len({picture.tobytes() for picture in read_images(tmp_path / "out")}) == 4
 
 
 def test_metadata_have_the_schedule_and_the_trace_has_the_guidance(learned, tmp_path):

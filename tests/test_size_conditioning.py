@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from families_of_tests import TwoEncoders
-from kit import context_of, settings_for, write_pictures
+from kit import context_of, settings_for, write_images
 
 from customize.data.crops import variants
 from customize.data.images.image_file import resize
@@ -21,13 +21,13 @@ SIZES = [(48, 32), (32, 80)]
 @pytest.fixture
 def setup(tiny_epsilon, tmp_path):
     """A prepared run on one wide and one tall image, with class images of 32 x 32 pixels."""
-    write_pictures(tmp_path / "pictures", 1, SIZES[0])
-    write_pictures(tmp_path / "tall", 1, SIZES[1], seed=1)
+    write_images(tmp_path / "pictures", 1, SIZES[0])
+    write_images(tmp_path / "tall", 1, SIZES[1], seed=1)
     (tmp_path / "tall/0.png").rename(tmp_path / "pictures/1.png")
     settings = settings_for(
         "lora", tiny_epsilon, tmp_path / "pictures", tmp_path / "run", train_batch_size=8, resolution=16,
         prior_preservation="images", class_prompt="a photo of dog", num_class_images=1, prior_loss_weight=0.5,
-        class_data_dir=str(write_pictures(tmp_path / "class", 1, (32, 32), seed=2)),
+        class_data_dir=str(write_images(tmp_path / "class", 1, (32, 32), seed=2)),
     )  # fmt: skip
     context = context_of(TwoEncoders(tiny_epsilon), settings)
     return context, prepare(settings, context)

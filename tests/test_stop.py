@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from kit import parts_for, prepared, settings_for, train_loop, write_pictures
+from kit import parts_for, prepared, settings_for, train_loop, write_images
 from safetensors.torch import load_file
 
 from customize import events
@@ -16,8 +16,8 @@ from customize.training.preflight import check
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"))
+def image_folder(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("pictures"))
 
 
 class StopAt(Callback):
@@ -35,8 +35,8 @@ class StopAt(Callback):
         self.finished += 1
 
 
-def test_the_loop_ends_after_the_step_with_every_callback_called(tiny_epsilon, pictures, tmp_path):
-    settings = settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "run")
+def test_the_loop_ends_after_the_step_with_every_callback_called(tiny_epsilon, image_folder, tmp_path):
+    settings = settings_for("textual_inversion", tiny_epsilon, image_folder, tmp_path / "run")
     context, setup = prepared(settings)
     acted = []
     stop, every = StopAt(3), EveryNSteps(2, lambda state: acted.append(state.step))
@@ -49,9 +49,9 @@ def test_the_loop_ends_after_the_step_with_every_callback_called(tiny_epsilon, p
 
 
 @pytest.mark.parametrize("method, best", [("lora", None), ("lora", 2), ("textual_inversion", 2)])
-def test_a_run_that_is_stopped_has_a_result(method, best, tiny_epsilon, pictures, tmp_path):
+def test_a_run_that_is_stopped_has_a_result(method, best, tiny_epsilon, image_folder, tmp_path):
     folder = tmp_path / "run"
-    settings = settings_for(method, tiny_epsilon, pictures, folder, checkpointing_steps=2)
+    settings = settings_for(method, tiny_epsilon, image_folder, folder, checkpointing_steps=2)
     stop = StopAt(3, best)
     reported: list[events.Event] = []
     with events.sent_to(reported.append):
@@ -70,11 +70,11 @@ def test_a_run_that_is_stopped_has_a_result(method, best, tiny_epsilon, pictures
     assert any(not torch.equal(last[key], kept[key]) for key in last)
 
 
-def test_samples_and_card_are_those_of_the_chosen_weights(tiny_epsilon, pictures, tmp_path):
+def test_samples_and_card_are_those_of_the_chosen_weights(tiny_epsilon, image_folder, tmp_path):
     """A run that chose the weights of step 2 at step 3 shows what a run of two steps does."""
     prompt = {"validation_prompt": ("a photo of sks dog",), "sample_inference_steps": 2, "num_validation_images": 1}
     for name, steps, callbacks in (("chosen", 6, [StopAt(3, best=2)]), ("short", 2, [])):
-        settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / name, max_train_steps=steps, **prompt)
+        settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / name, max_train_steps=steps, **prompt)
         run.run(settings, *check(settings), callbacks=callbacks)
     chosen, short = tmp_path / "chosen", tmp_path / "short"
     assert (chosen / "before_after.png").read_bytes() == (short / "before_after.png").read_bytes()
@@ -93,18 +93,18 @@ class Count(Callback):
         self.steps.append(state.step)
 
 
-def test_further_callbacks_see_a_run_and_change_no_bit(tiny_epsilon, pictures, tmp_path):
+def test_further_callbacks_see_a_run_and_change_no_bit(tiny_epsilon, image_folder, tmp_path):
     results = []
     for name, callbacks in (("with", [count := Count()]), ("without", [])):
-        settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / name, max_train_steps=2)
+        settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / name, max_train_steps=2)
         run.run(settings, *check(settings), callbacks=callbacks)
         results.append(load_file(tmp_path / name / "pytorch_lora_weights.safetensors"))
     assert count.steps == [1, 2]
     assert all(torch.equal(tensor, results[1][name]) for name, tensor in results[0].items())
 
 
-def test_other_weights_are_held_for_a_while(tiny_epsilon, pictures, tmp_path):
-    _, setup = prepared(settings_for("lora", tiny_epsilon, pictures, tmp_path / "run"))
+def test_other_weights_are_held_for_a_while(tiny_epsilon, image_folder, tmp_path):
+    _, setup = prepared(settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run"))
     method = setup.method
     own = {name: tensor.detach().clone() for name, tensor in method.trainable_state_dict().items()}
     other = {name: tensor + 1 for name, tensor in own.items()}
@@ -135,11 +135,13 @@ class Average:
         return [] if isinstance(saved, dict) and saved.keys() == self.tensors.keys() else ["the average"]
 
 
-def test_a_further_part_is_saved_restored_and_compared_by_being_in_the_dictionary(tiny_epsilon, pictures, tmp_path, monkeypatch):
+def test_a_further_part_is_saved_restored_and_compared_by_being_in_the_dictionary(
+    tiny_epsilon, image_folder, tmp_path, monkeypatch
+):
     """Nothing but `parts_of` knows of it."""
     from customize.training import loop, resumable, resume
 
-    settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "run")
+    settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run")
 
     def parts_with_average(method, optimizer, scaler):
         return {**resumable.parts_of(method, optimizer, scaler), "average": Average(method)}

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from kit import prepared, settings_for, write_pictures
+from kit import prepared, settings_for, write_images
 
 from customize import device as machine
 from customize import next_command
@@ -295,10 +295,10 @@ def test_the_last_lines_of_images(changes, seeds, tmp_path):
     assert shlex.split(following)[1:] == ["python", "infer.py", *words]
 
 
-def test_the_step_that_is_timed_changes_nothing(tiny_epsilon, pictures, tmp_path):
+def test_the_step_that_is_timed_changes_nothing(tiny_epsilon, image_folder, tmp_path):
     for method in ("textual_inversion", "lora", "full"):
         context, training = prepared(
-            settings_for(method, tiny_epsilon, pictures, tmp_path / method, gradient_accumulation_steps=3)
+            settings_for(method, tiny_epsilon, image_folder, tmp_path / method, gradient_accumulation_steps=3)
         )
         before = {name: tensor.detach().clone() for name, tensor in training.method.trainable_state_dict().items()}
         seconds = expected_time.of_a_step(context, training)
@@ -320,7 +320,7 @@ def test_the_time_of_a_run_counts_steps_and_samples():
 
 @pytest.mark.parametrize("method", ["textual_inversion", "lora"])
 def test_first_and_last_lines_of_a_run(method, server, tiny_epsilon, tmp_path):
-    photos = write_pictures(tmp_path / "it's my cat", 3, (40, 30))
+    photos = write_images(tmp_path / "it's my cat", 3, (40, 30))
     folder = tmp_path / "out put"
     changes = {"max_train_steps": 4, "sample_inference_steps": 2, "validation_prompt": None}
     settings = settings_for(method, tiny_epsilon, photos, folder, **changes)
@@ -346,16 +346,16 @@ def test_first_and_last_lines_of_a_run(method, server, tiny_epsilon, tmp_path):
     assert lines[heads.index("learned")].endswith("s") and "from 3 images in 4 steps" in lines[heads.index("learned")]
 
 
-def test_a_run_in_full_prints_no_bar_into_a_log(server, tiny_epsilon, pictures, tmp_path):
-    settings = settings_for("full", tiny_epsilon, pictures, tmp_path / "out", max_train_steps=2)
+def test_a_run_in_full_prints_no_bar_into_a_log(server, tiny_epsilon, image_folder, tmp_path):
+    settings = settings_for("full", tiny_epsilon, image_folder, tmp_path / "out", max_train_steps=2)
     (tmp_path / "a.toml").write_text(settings.to_toml())
     status, said = server.run("dreambooth", [str(tmp_path / "a.toml")])
     assert status == 0 and "it/s" not in said and "\r" not in said and "%|" not in said
     assert "samples   none, so no before_after.png" in said and f"saved     {tmp_path / 'out'}, a complete pipeline" in said
 
 
-def test_a_dry_run_prints_the_first_lines_too(server, tiny_epsilon, pictures, tmp_path):
-    settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "out")
+def test_a_dry_run_prints_the_first_lines_too(server, tiny_epsilon, image_folder, tmp_path):
+    settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "out")
     (tmp_path / "a.toml").write_text(settings.to_toml())
     status, said = server.run("dreambooth", [str(tmp_path / "a.toml"), "--dry_run"])
     assert status == 0 and said.startswith(f"base      {tiny_epsilon}\nmethod    DreamBooth: a LoRA of rank 4")

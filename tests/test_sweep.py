@@ -135,20 +135,20 @@ def test_each_image_of_a_chain_starts_from_the_one_before(tiny_epsilon, tmp_path
     common = {"pretrained_model_name_or_path": str(tiny_epsilon), "num_inference_steps": 4, "prompt": "a dog", "strength": 0.5}
     chained = {"image": str(tmp_path / "start.png"), "chain": 3, "num_images": 2, "show_start": True}
     command.run(InferenceSettings(**common, **chained, output_dir=str(tmp_path / "chain")))
-    pictures = sorted((tmp_path / "chain").glob("[0-9]*.png"))
-    assert len(pictures) == 6
-    for place, seed, start in ((0, 0, tmp_path / "start.png"), (2, 0, pictures[1]), (4, 1, pictures[3])):
-        told = json.loads(Image.open(pictures[place]).text["customize"])["settings"]
+    images = sorted((tmp_path / "chain").glob("[0-9]*.png"))
+    assert len(images) == 6
+    for place, seed, start in ((0, 0, tmp_path / "start.png"), (2, 0, images[1]), (4, 1, images[3])):
+        told = json.loads(Image.open(images[place]).text["customize"])["settings"]
         assert (told["image"], told["seed"]) == (start.name, seed) and "chain" not in told
         assert told["pretrained_model_name_or_path"] == tiny_epsilon.name
         notes, found = (
-            read_generation_info(pictures[place]).notes,
-            read_generation_info(pictures[place]).settings,
+            read_generation_info(images[place]).notes,
+            read_generation_info(images[place]).settings,
         )  # with the places on this disk
         assert notes == (() if place == 0 else (f"image: using {start.name} beside the image",))
         assert (found["image"], found["pretrained_model_name_or_path"]) == (str(start), str(tiny_epsilon))
         command.run(InferenceSettings(**found, output_dir=str(tmp_path / f"alone-{place}")))
-        alone, link = (np.asarray(Image.open(file), dtype=int) for file in (tmp_path / f"alone-{place}/000.png", pictures[place]))
+        alone, link = (np.asarray(Image.open(file), dtype=int) for file in (tmp_path / f"alone-{place}/000.png", images[place]))
         assert np.abs(alone - link).max() <= 1
     with pytest.raises(InputError, match="columns"):
         InferenceSettings(**common, **chained, sweep=["seed=1,2"])

@@ -123,15 +123,15 @@ def test_uniform_images_and_latents_are_shown_unchanged():
 
 def test_a_trace_is_written_without_decoding(tmp_path):
     trace = traced(25)
-    pictures = decode(trace.steps[-1].clean)
-    trace.write(tmp_path, [7, 12], pictures)
+    images = decode(trace.steps[-1].clean)
+    trace.write(tmp_path, [7, 12], images)
     names = [path.name for path in sorted(tmp_path.iterdir())]
     assert names == ["007-trace.gif", "007-trace.png", "012-trace.gif", "012-trace.png", "trace.jsonl"]
     animated = Image.open(tmp_path / "007-trace.gif")
     assert animated.n_frames == 25
     for number, picture in zip((7, 12), (0, 1), strict=True):
         strip = np.asarray(Image.open(tmp_path / f"{number:03d}-trace.png").convert("RGB"))
-        indices, palette = few_colours(film(trace.steps, picture, pictures[picture]))
+        indices, palette = few_colours(film(trace.steps, picture, images[picture]))
         colours = np.frombuffer(palette, np.uint8).reshape(-1, 3)
         for row in range(2):
             for column, step in enumerate(spread(25, 10)):
@@ -150,11 +150,11 @@ def test_every_shown_step_is_decoded_on_request(tmp_path):
         asked.append(latents)
         return decode(latents)
 
-    pictures = decode(trace.steps[-1].clean)
-    trace.write(tmp_path, [0, 1], pictures, noticed)
+    images = decode(trace.steps[-1].clean)
+    trace.write(tmp_path, [0, 1], images, noticed)
     assert len(asked) == 100 and all(len(latents) == 1 for latents in asked)
     assert Image.open(tmp_path / "000-trace.gif").n_frames == 50
-    latents, clean = film(trace.steps, 1, pictures[1], decode)
+    latents, clean = film(trace.steps, 1, images[1], decode)
     assert latents.shape == clean.shape == (60, 16, 16, 3)
     assert all(np.array_equal(frame, decode(seen.clean[1:])[0]) for frame, seen in zip(clean, trace.steps, strict=True))
 

@@ -10,7 +10,7 @@ import types
 import zlib
 
 import pytest
-from kit import write_pictures
+from kit import write_images
 from PIL import Image
 from whole_runs import LATEST, Run
 
@@ -26,12 +26,12 @@ from customize.training.validation import PROMPTS, ValidationImages
 def place(tiny_epsilon, tmp_path_factory):
     """A folder with `dog` (4 images), `toy` (the same 4, with captions), `dogs` (of the class), `tiny` (a base model)."""
     folder = tmp_path_factory.mktemp("place")
-    write_pictures(folder / "dog", 4)
+    write_images(folder / "dog", 4)
     shutil.copytree(folder / "dog", folder / "moved")
     shutil.copytree(folder / "dog", folder / "toy")
     for number in range(4):
         (folder / f"toy/{number}.txt").write_text(f"a photo of sks dog {number}")
-    write_pictures(folder / "dogs", 3, seed=1)
+    write_images(folder / "dogs", 3, seed=1)
     shutil.copytree(folder / "dogs", folder / "more dogs")
     shutil.copytree(tiny_epsilon, folder / "tiny")
     shutil.copytree(tiny_epsilon, folder / "tiny 2")
@@ -281,13 +281,13 @@ def test_without_the_base_models_images_nothing_is_called_before(what, tmp_path,
     assert "no before_after.png: the base model's sample pictures are not there any more" in capsys.readouterr().out
 
 
-def test_optional_files_never_stop_a_run(server, tiny_epsilon, pictures, tmp_path):
+def test_optional_files_never_stop_a_run(server, tiny_epsilon, image_folder, tmp_path):
     """Samples, sheet, log and trackers' files damaged, each in its way; the result is that of an untouched run, to the bit."""
     changes = {"validation_prompt": ("a dog",), "num_validation_images": 1, "validation_steps": 2, "sample_inference_steps": 2}
     changes |= {"max_train_steps": 4, "report_to": ("tensorboard",)}
-    straight = Run(server, tmp_path / "straight", "textual_inversion", tiny_epsilon, pictures, max_train_steps=4)
-    assert straight()[0] == 0
-    run = Run(server, tmp_path / "run", "textual_inversion", tiny_epsilon, pictures, **changes)
+    finished_run = Run(server, tmp_path / "straight", "textual_inversion", tiny_epsilon, image_folder, max_train_steps=4)
+    assert finished_run()[0] == 0
+    run = Run(server, tmp_path / "run", "textual_inversion", tiny_epsilon, image_folder, **changes)
     assert run(moment="in a step", number=4)[0] < 0
     (run.folder / "samples/step-000000/000.png").write_bytes(b"")
     (run.folder / f"samples/step-000002/{PROMPTS}").unlink()
@@ -297,7 +297,7 @@ def test_optional_files_never_stop_a_run(server, tiny_epsilon, pictures, tmp_pat
     (run.folder / "logs").write_text("a file")
     status, said = run(*LATEST)
     assert status == 0 and "Traceback" not in said, said
-    assert run.result() == straight.result()
+    assert run.result() == finished_run.result()
 
 
 def test_tensorboard_has_each_step_once(tmp_path):

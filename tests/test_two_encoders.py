@@ -34,10 +34,10 @@ def base(tiny_epsilon, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(base, pictures, tmp_path_factory):
+def trained(base, image_folder, tmp_path_factory):
     """(family, method, vectors before the first step, folder of the result, last state) of three steps."""
     folder = tmp_path_factory.mktemp("result")
-    settings = settings_for("textual_inversion", base, pictures, folder / "run", learning_rate=0.1, train_batch_size=2)
+    settings = settings_for("textual_inversion", base, image_folder, folder / "run", learning_rate=0.1, train_batch_size=2)
     context = context_of(TwoEncoders(base), settings)
     training = prepare(settings, context)
     method = training.method
@@ -53,12 +53,12 @@ def picture(family):
     return Pipeline(family).generate("a photo of <new>", num_inference_steps=3, seeds=2, output_type="latent")
 
 
-def test_the_vectors_of_both_encoders_learn(base, pictures, trained, tmp_path):
+def test_the_vectors_of_both_encoders_learn(base, image_folder, trained, tmp_path):
     family, method, start, _, _ = trained
     vectors = method.trainable_state_dict()
     assert {name: tensor.shape[-1] for name, tensor in vectors.items()} == NAMES
     assert all((tensor - start[name]).abs().max() > 0.05 for name, tensor in vectors.items())
-    settings = settings_for("textual_inversion", base, pictures, tmp_path / "run")
+    settings = settings_for("textual_inversion", base, image_folder, tmp_path / "run")
     training = prepare(settings, context_of(TwoEncoders(base), settings))
     training.method(training.dataset.deal(0, [0])[0]).sum().backward()
     assert all(tensor.grad.abs().max() > 0 for tensor in training.method.trainable_state_dict().values())
@@ -112,9 +112,9 @@ def family_vectors(family, name):
     return next(encoder.vectors["<new>"] for encoder in family.text_encoders if encoder.name == name)
 
 
-def test_a_run_begins_with_both_sets_of_vectors(base, pictures, trained, tmp_path):
+def test_a_run_begins_with_both_sets_of_vectors(base, image_folder, trained, tmp_path):
     _, method, _, folder, _ = trained
-    settings = settings_for("textual_inversion", base, pictures, tmp_path / "run", init_weights=str(folder))
+    settings = settings_for("textual_inversion", base, image_folder, tmp_path / "run", init_weights=str(folder))
     begun = prepare(settings, context_of(TwoEncoders(base), settings)).method.trainable_state_dict()
     assert begun.keys() == NAMES.keys()
     assert all(torch.equal(begun[name], tensor) for name, tensor in method.trainable_state_dict().items())
@@ -136,8 +136,10 @@ def test_a_single_encoder_takes_one_tensor_of_a_word(tiny_epsilon, tmp_path):
     assert "\x1b" not in str(caught.value)
 
 
-def test_directions_keep_the_norm_of_each_vocabulary(base, pictures, tmp_path):
-    settings = settings_for("textual_inversion", base, pictures, tmp_path / "run", normalize_embedding=True, learning_rate=0.1)
+def test_directions_keep_the_norm_of_each_vocabulary(base, image_folder, tmp_path):
+    settings = settings_for(
+        "textual_inversion", base, image_folder, tmp_path / "run", normalize_embedding=True, learning_rate=0.1
+    )
     context = context_of(TwoEncoders(base), settings)
     training = prepare(settings, context)
     train_loop(settings, training, context.accelerator, 1)

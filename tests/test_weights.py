@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from kit import prepared, settings_for, write_pictures
+from kit import prepared, settings_for, write_images
 from safetensors.torch import load_file, safe_open, save_file
 
 from customize.evaluation import verify_result
@@ -20,8 +20,8 @@ PROMPT = "a photo of sks dog"
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"))
+def image_folder(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("pictures"))
 
 
 def saved(settings, folder):
@@ -49,7 +49,7 @@ def assert_stock_draws_the_same(stock: StableDiffusionPipeline, ours, prompt: st
 
 @pytest.mark.parametrize("train_text_encoder", [False, True])
 @pytest.mark.parametrize("kind", ["alpha", "use_rslora", "use_dora", "dropout"])
-def test_stock_loads_our_lora(kind, train_text_encoder, tiny_epsilon, pictures, tmp_path):
+def test_stock_loads_our_lora(kind, train_text_encoder, tiny_epsilon, image_folder, tmp_path):
     own = {"use_rslora": {"use_rslora": True}, "use_dora": {"use_dora": True}, "dropout": {"lora_dropout": 0.5}}.get(kind, {})
     changes = {
         "rank": 4,
@@ -57,7 +57,7 @@ def test_stock_loads_our_lora(kind, train_text_encoder, tiny_epsilon, pictures, 
         "lora_targets": ("attention", "feed-forward"),
         "train_text_encoder": train_text_encoder,
     }
-    settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "unused", **changes, **own)
+    settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "unused", **changes, **own)
     family, _ = saved(settings, tmp_path / "run")
     assert verify_result.check(tmp_path / "run", family, PROMPT) < 1e-5
     stock = StableDiffusionPipeline.from_pretrained(tiny_epsilon, safety_checker=None)
@@ -83,11 +83,11 @@ def by_comfyui(family) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", ["alpha", "use_rslora", "use_dora", "unet alone"])
-def test_others_load_our_lora_under_kohyas_names(kind, tiny_epsilon, pictures, tmp_path):
+def test_others_load_our_lora_under_kohyas_names(kind, tiny_epsilon, image_folder, tmp_path):
     """As ComfyUI adds it to the weights, by its names and formulas (stock diffusers leaves out the magnitudes of such files)."""
     own = {kind: True} if kind.startswith("use") else {"lora_alpha": 1.5}
     settings = settings_for(
-        "lora", tiny_epsilon, pictures, tmp_path / "unused", lora_targets=CONV, train_text_encoder=kind != "unet alone", **own
+        "lora", tiny_epsilon, image_folder, tmp_path / "unused", lora_targets=CONV, train_text_encoder=kind != "unet alone", **own
     )
     family, _ = saved(settings, tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [LORA, KOHYA_LORA]
@@ -115,8 +115,8 @@ def test_others_load_our_lora_under_kohyas_names(kind, tiny_epsilon, pictures, t
         assert (verify_result.prediction_of(other, PROMPT) - expected).abs().max() < 1e-5
 
 
-def test_stock_reads_the_kohya_file_by_its_own_converter(tiny_epsilon, pictures, tmp_path):
-    settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "unused", train_text_encoder=True, lora_format="kohya")
+def test_stock_reads_the_kohya_file_by_its_own_converter(tiny_epsilon, image_folder, tmp_path):
+    settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "unused", train_text_encoder=True, lora_format="kohya")
     saved(settings, tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == [KOHYA_LORA]
     stock = StableDiffusionPipeline.from_pretrained(tiny_epsilon, safety_checker=None)
@@ -124,9 +124,11 @@ def test_stock_reads_the_kohya_file_by_its_own_converter(tiny_epsilon, pictures,
     assert_stock_draws_the_same(stock, load_pipeline(str(tiny_epsilon), [(str(tmp_path / "run"), 1.0)]), PROMPT)
 
 
-def test_names_of_the_text_encoder_are_those_that_all_versions_read(tiny_epsilon, pictures, tmp_path):
+def test_names_of_the_text_encoder_are_those_that_all_versions_read(tiny_epsilon, image_folder, tmp_path):
     """transformers since 5.6 has no `text_model.`; other programs and older versions ask for it."""
-    settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "unused", train_text_encoder=True, lora_format="diffusers")
+    settings = settings_for(
+        "lora", tiny_epsilon, image_folder, tmp_path / "unused", train_text_encoder=True, lora_format="diffusers"
+    )
     family, _ = saved(settings, tmp_path / "run")
     file = tmp_path / "run" / LORA
     assert [path.name for path in (tmp_path / "run").iterdir()] == [LORA]
@@ -146,8 +148,8 @@ def test_names_of_the_text_encoder_are_those_that_all_versions_read(tiny_epsilon
         assert (verify_result.prediction_of(again, PROMPT) - verify_result.prediction_of(family, PROMPT)).abs().max() < 1e-5
 
 
-def test_metadata_use_the_keys_of_other_programs(tiny_epsilon, pictures, tmp_path, monkeypatch):
-    settings = settings_for("lora", tiny_epsilon, pictures, tmp_path / "unused")
+def test_metadata_use_the_keys_of_other_programs(tiny_epsilon, image_folder, tmp_path, monkeypatch):
+    settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "unused")
     saved(settings, tmp_path / "run")
     for name in (LORA, KOHYA_LORA):
         with safe_open(tmp_path / "run" / name, "pt") as opened:
@@ -173,19 +175,19 @@ def test_metadata_use_the_keys_of_other_programs(tiny_epsilon, pictures, tmp_pat
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_stock_loads_our_embeddings(normalize, tiny_v, pictures, tmp_path):
-    settings = settings_for("textual_inversion", tiny_v, pictures, tmp_path / "unused", normalize_embedding=normalize)
+def test_stock_loads_our_embeddings(normalize, tiny_v, image_folder, tmp_path):
+    settings = settings_for("textual_inversion", tiny_v, image_folder, tmp_path / "unused", normalize_embedding=normalize)
     saved(settings, tmp_path / "run")
     stock = StableDiffusionPipeline.from_pretrained(tiny_v, safety_checker=None)
     stock.load_textual_inversion(tmp_path / "run/learned_embeds.safetensors")
     assert_stock_draws_the_same(stock, load_pipeline(str(tiny_v), [(str(tmp_path / "run"), 1.0)]), "a photo of <new>")
 
 
-def test_several_tokens_are_a_file_each(tiny_epsilon, pictures, tmp_path):
+def test_several_tokens_are_a_file_each(tiny_epsilon, image_folder, tmp_path):
     (tmp_path / "more").mkdir()
-    folders = (str(pictures), str(write_pictures(tmp_path / "more", seed=2)))
+    folders = (str(image_folder), str(write_images(tmp_path / "more", seed=2)))
     changes = {"placeholder_token": ("<new>", "<other>"), "train_data_dir": folders, "num_vectors": (1, 3)}
-    settings = settings_for("textual_inversion", tiny_epsilon, pictures, tmp_path / "unused", **changes)
+    settings = settings_for("textual_inversion", tiny_epsilon, image_folder, tmp_path / "unused", **changes)
     family, method = saved(settings, tmp_path / "run")
     assert sorted(file.name for file in (tmp_path / "run").iterdir()) == [
         "learned_embeds_new.safetensors", "learned_embeds_other.safetensors",
@@ -198,10 +200,10 @@ def test_several_tokens_are_a_file_each(tiny_epsilon, pictures, tmp_path):
     assert verify_result.check(tmp_path / "run", family, "a photo of <new> and <other>") < 1e-5
 
 
-def test_a_full_result_is_a_pipeline_with_the_untrained_parts_unchanged(tiny_epsilon, pictures, tmp_path):
+def test_a_full_result_is_a_pipeline_with_the_untrained_parts_unchanged(tiny_epsilon, image_folder, tmp_path):
     base = tmp_path / "base"
     base.symlink_to(tiny_epsilon)
-    settings = settings_for("full", base, pictures, tmp_path / "unused")
+    settings = settings_for("full", base, image_folder, tmp_path / "unused")
     extra = tiny_epsilon / "safety_checker"
     index = json.loads((tiny_epsilon / "model_index.json").read_text())
     try:
@@ -222,8 +224,8 @@ def test_a_full_result_is_a_pipeline_with_the_untrained_parts_unchanged(tiny_eps
     assert all(torch.equal(parameter, unet.get_parameter(name[5:])) for name, parameter in method.trainable_state_dict().items())
 
 
-def test_a_file_that_differs_from_the_trained_weights_is_an_error(tiny_epsilon, pictures, tmp_path):
-    family, _ = saved(settings_for("lora", tiny_epsilon, pictures, tmp_path / "unused"), tmp_path / "run")
+def test_a_file_that_differs_from_the_trained_weights_is_an_error(tiny_epsilon, image_folder, tmp_path):
+    family, _ = saved(settings_for("lora", tiny_epsilon, image_folder, tmp_path / "unused"), tmp_path / "run")
     file = tmp_path / "run" / LORA
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata()
@@ -238,14 +240,14 @@ def test_a_file_that_differs_from_the_trained_weights_is_an_error(tiny_epsilon, 
     )
 
 
-def test_a_result_is_read_back_on_the_files_that_were_trained_on(tiny_epsilon, pictures, tmp_path):
+def test_a_result_is_read_back_on_the_files_that_were_trained_on(tiny_epsilon, image_folder, tmp_path):
     """A base model whose files are of a variant, under another kind of prediction, in a folder that no configuration names."""
     base = tmp_path / "halves"
     shutil.copytree(tiny_epsilon, base)
     for file in list(base.glob("*/*.safetensors")):
         file.rename(file.with_suffix(".fp16.safetensors"))
     options = {"variant": "fp16", "prediction_type": "v_prediction", "lora_format": "diffusers"}
-    family, _ = saved(settings_for("lora", base, pictures, tmp_path / "unused", **options), tmp_path / "run")
+    family, _ = saved(settings_for("lora", base, image_folder, tmp_path / "unused", **options), tmp_path / "run")
     assert (family.source, family.prediction_type) == (base, "v_prediction")
     shutil.rmtree(base)  # nothing of the base model is read a second time
     assert verify_result.check(tmp_path / "run", family, PROMPT) < 1e-5

@@ -15,8 +15,8 @@ LATEST = ["--resume_from_checkpoint", "latest"]
 class Run:
     """A run of one method in a folder of its own."""
 
-    def __init__(self, server: ForkServer, folder: Path, method: str, base: Path, pictures: Path, **changes):
-        settings = settings_for(method, base, pictures, folder / "run", **changes)
+    def __init__(self, server: ForkServer, folder: Path, method: str, base: Path, image_folder: Path, **changes):
+        settings = settings_for(method, base, image_folder, folder / "run", **changes)
         self.server, self.folder, self.method = server, folder / "run", method
         self.command = "textual_inversion" if method == "textual_inversion" else "dreambooth"
         self.config = folder / "config.toml"
