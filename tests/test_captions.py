@@ -195,7 +195,7 @@ def test_a_table_above_its_images(tmp_path):
     write(tmp_path, "metadata.csv", "file_name,text\ntrain/z.png,sks\n/etc/x.png,sks\nC:\\p\\a.png,sks\n../a.png,sks\n")
     problems = " ".join(look(tmp_path)[1])
     assert all(
-        words in problems for words in ("refers to a missing file in a sub-folder", "an absolute path", "outside the folder")
+        words in problems for words in ("refers to a missing file in a subfolder", "an absolute path", "outside the folder")
     )
 
 

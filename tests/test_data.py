@@ -299,7 +299,7 @@ def test_every_bad_row_is_named_by_its_line(tmp_path):
     assert [problem.split("metadata.jsonl line ")[1].split(":")[0] for problem in report] == [
         str(number) for number in range(1, len(rows) + 1)
     ]
-    for problem, word in zip(report, ["absolute"] * 3 + ["outside"] * 2 + ["URL"] * 2 + ["sub-folder", "missing"], strict=False):
+    for problem, word in zip(report, ["absolute"] * 3 + ["outside"] * 2 + ["URL"] * 2 + ["subfolder", "missing"], strict=False):
         assert word in problem
 
 

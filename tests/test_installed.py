@@ -111,7 +111,7 @@ def test_configurations_are_listed_and_copied_and_nothing_is_replaced(tmp_path, 
     copied = tmp_path / "demo_dreambooth.toml"
     assert copied.read_bytes() == (ROOT / "configs/demo_dreambooth.toml").read_bytes()
     copied.write_text("mine")
-    assert configs.main(["demo_dreambooth"]) == 2 and "is there already" in capsys.readouterr().err
+    assert configs.main(["demo_dreambooth"]) == 2 and "already exists" in capsys.readouterr().err
     assert copied.read_text() == "mine"
     assert configs.main(["demo_dreambooth", "other.toml"]) == 0 and (tmp_path / "other.toml").exists()
     assert configs.main(["demo_dreamboth"]) == 2 and "did you mean demo_dreambooth?" in capsys.readouterr().err

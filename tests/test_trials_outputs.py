@@ -459,7 +459,7 @@ def test_verify_calls_no_unusable_folder_intact(kind, here):
     path = here / "run" / lock.NAME
     {"folder": path.mkdir, "link": lambda: path.symlink_to("config.toml"), "text": lambda: path.write_text("mine")}[kind]()
     found = [each for each in run_integrity.run(here / "run") if each.what == "lock"]
-    assert [each.whole for each in found] == [False] and "is not the lock file of a run" in found[0].words
+    assert [each.intact for each in found] == [False] and "is not the lock file of a run" in found[0].detail
 
 
 LAUNCHED = {

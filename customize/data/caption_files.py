@@ -24,7 +24,7 @@ TEXTS = frozenset({*SIDECARS, *SUFFIXES})
 
 @dataclass
 class Captions:
-    """The captions of a folder. of: captions by image, including images in sub-folders that a table lists."""
+    """The captions of a folder. of: captions by image, including images in subfolders that a table lists."""
 
     of: dict[str, tuple[Caption, ...]] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
@@ -34,7 +34,7 @@ class Captions:
 def read_captions(
     folder: Path, images: Collection[str], others: Collection[str], column: str, found: Findings, folders: Sequence[str] = ()
 ) -> Captions:
-    """The captions of a folder with the files `images` and `others` and the sub-folders `folders`.
+    """The captions of a folder with the files `images` and `others` and the subfolders `folders`.
 
     An image's captions are the lines of the text file with its name, or its rows in the folder's table.
     """

@@ -41,7 +41,7 @@ def is_table(name: str) -> bool:
 def table_captions(
     path: Path, images: Collection[str], column: str, found: Findings, folders: Sequence[str] = ()
 ) -> dict[str, tuple[Caption, ...]]:
-    """The captions in a table, by image; images in the sub-folders `folders` are named sub-folder/name.
+    """The captions in a table, by image; images in the subfolders `folders` are named subfolder/name.
 
     Several rows for one image, or a list in JSON, are several captions.
     """
@@ -127,20 +127,20 @@ class Lookup:
             return hits[0], "", ""
         if hits:
             return "", f"matches several images: {first_few(hits)}", "write the exact name of one"
-        kind = "file in a sub-folder" if len(windows.parts) > 1 else "image"
+        kind = "file in a subfolder" if len(windows.parts) > 1 else "image"
         return "", f"refers to a missing {kind}: {printable(name)!r}", remedy
 
     def inside(self, parts: tuple[str, ...]) -> list[str]:
-        """The matching images of a sub-folder, as sub-folder/name."""
+        """The matching images of a subfolder, as subfolder/name."""
         if not 1 < len(parts) < 6 or len(found := self.folders.find(parts[0])) != 1:
             return []
-        way = "/".join((found[0], *parts[1:-1]))
-        if way not in self.within:
+        subfolder = "/".join((found[0], *parts[1:-1]))
+        if subfolder not in self.within:
             try:
-                self.within[way] = Names(entry.name for entry in os.scandir(self.folder / way) if not entry.is_dir())
+                self.within[subfolder] = Names(entry.name for entry in os.scandir(self.folder / subfolder) if not entry.is_dir())
             except (OSError, ValueError):
-                self.within[way] = Names(())
-        return [f"{way}/{name}" for name in self.within[way].find(parts[-1])]
+                self.within[subfolder] = Names(())
+        return [f"{subfolder}/{name}" for name in self.within[subfolder].find(parts[-1])]
 
     def by_key(self, key: str) -> str:
         """The name of the image for kohya's key, which may lack the extension and may contain folders."""

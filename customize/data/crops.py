@@ -33,12 +33,12 @@ def variants(
     function of (seed, the example's name, k, n). No two are equal; a short range has fewer (a square image has one crop).
     """
     width, height = resized_size(example.size, resolution)
-    way = max(width, height) - resolution + 1
-    count = min(crop_variants, way)
-    places = [_place(seed, example.name, index, count, way) for index in range(count)]
+    positions = max(width, height) - resolution + 1
+    count = min(crop_variants, positions)
+    starts = [_place(seed, example.name, index, count, positions) for index in range(count)]
     if center_crop:
-        places = [(way - 1) // 2]
-    corners = [(place, 0) if width > height else (0, place) for place in places]
+        starts = [(positions - 1) // 2]
+    corners = [(place, 0) if width > height else (0, place) for place in starts]
     flips = (False, True) if random_flip else (False,)
     return tuple(Variant(left, top, resolution, flip) for left, top in corners for flip in flips)
 
@@ -61,8 +61,8 @@ def all_pixels(example: Example, cuts: Sequence[Variant], resolution: int, inter
     return np.stack([crop(image, cut.left, cut.top, cut.side, cut.flip) for cut in cuts])
 
 
-def _place(seed: int, name: str, index: int, count: int, way: int) -> int:
-    """The position number `index` of `count` in range(way), drawn from its own part of the range."""
+def _place(seed: int, name: str, index: int, count: int, positions: int) -> int:
+    """The position number `index` of `count` in range(positions), drawn from its own part of the range."""
     key = f"{seed}/crop/{index}/{name}".encode("utf-8", "surrogatepass")
-    start, end = way * index // count, way * (index + 1) // count
+    start, end = positions * index // count, positions * (index + 1) // count
     return start + int.from_bytes(blake2b(key, digest_size=8).digest(), "little") % (end - start)

@@ -17,7 +17,7 @@ from PIL import Image
 from customize.data.caption_tables import DEFAULT_COLUMN
 from customize.data.captions import Caption, CaptionRule, apply_rule
 from customize.data.findings import Findings
-from customize.data.folder import folder_captions, is_tree_of_images, list_folder, meant_instead, sub_folders
+from customize.data.folder import folder_captions, is_tree_of_images, list_folder, meant_instead, walk_subfolders
 from customize.data.hub_dataset import Row, image_rows, load_dataset, row_captions
 from customize.data.images.colour import CONVERTED
 from customize.data.images.image_file import open_image
@@ -130,7 +130,7 @@ def _from_folder(
 ) -> list[Example]:
     """The valid images of a folder, sorted bytewise by name; the others are problems. resolution: as for `_examples`.
 
-    Images in sub-folders are included if a table of captions lists them.
+    Images in subfolders are included if a table of captions lists them.
     """
     earlier = len(found.problems)
     listing = list_folder(folder, setting, found)
@@ -144,21 +144,21 @@ def _from_folder(
 
 
 def _from_tree(folder: Path, column: str, rule: CaptionRule, resolution: int, found: Findings) -> list[Example]:
-    """The valid images of a dataset that is a folder with sub-folders (`train`, classes), each with captions like a folder."""
-    ways = ["", *sub_folders(folder)]
-    if "train" in ways:  # the split to train on
-        others = sorted({way.split("/")[0] for way in ways} - {"", "train"})
-        ways = [way for way in ways if way == "" or way.split("/")[0] == "train"]
+    """The valid images of a dataset that is a folder with subfolders (`train`, classes), each with captions like a folder."""
+    subfolders = ["", *walk_subfolders(folder)]
+    if "train" in subfolders:  # the split to train on
+        others = sorted({subfolder.split("/")[0] for subfolder in subfolders} - {"", "train"})
+        subfolders = [subfolder for subfolder in subfolders if subfolder == "" or subfolder.split("/")[0] == "train"]
         if others:
             found.remark(folder, f"only the images of train are used, not those of {first_few(others)}")
     names: set[str] = set()
     captions: dict[str, tuple[Caption, ...]] = {}
-    for way in ways:
-        listing = list_folder(folder / way, "dataset_name", found)
+    for subfolder in subfolders:
+        listing = list_folder(folder / subfolder, "dataset_name", found)
         if listing is None:
             continue
-        mine = folder_captions(folder / way, listing, column if rule.reads else None, found, sub_folders_too=True)
-        prefix = f"{way}/" if way else ""
+        mine = folder_captions(folder / subfolder, listing, column if rule.reads else None, found, with_subfolders=True)
+        prefix = f"{subfolder}/" if subfolder else ""
         names |= {prefix + name for name in listing.images}
         for name, texts in mine.of.items():
             if captions.get(prefix + name, texts) != texts:

@@ -22,7 +22,7 @@ OF_DATASETS = ("state.json", "dataset_dict.json", "dataset_info.json")
 """Files of a dataset saved by `datasets`."""
 ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz")
 MOST_FOLDERS, DEPTH = 500, 5
-"""Limits of the search in sub-folders, for a dataset or for what was meant instead of an empty folder."""
+"""Limits of the search in subfolders, for a dataset or for what was meant instead of an empty folder."""
 MOST_LOOKED_AT = 1000
 """Files without an image extension whose first bytes are read."""
 
@@ -63,11 +63,11 @@ def list_folder(folder: Path, setting: str, found: Findings) -> Listing | None:
 
 
 def folder_captions(
-    folder: Path, listing: Listing, column: str | None, found: Findings, sub_folders_too: bool = False
+    folder: Path, listing: Listing, column: str | None, found: Findings, with_subfolders: bool = False
 ) -> Captions:
     """The captions beside the images (column None: not read), and a line that lists ignored files.
 
-    sub_folders_too: the sub-folders are not ignored, since their images are read as well.
+    with_subfolders: the subfolders are not ignored, since their images are read as well.
     """
     captions = Captions()
     if column is not None:
@@ -78,29 +78,29 @@ def folder_captions(
         found.note(folder, f"{what} ({len(renamed)}): {first_few(renamed)}; rename them, as in photo.jpg")
         ignored = [name for name in ignored if name not in renamed]
     within = {name.split("/")[0] for name in captions.of if "/" in name}
-    ignored += [] if sub_folders_too else [name for name in listing.folders if name not in within]
+    ignored += [] if with_subfolders else [name for name in listing.folders if name not in within]
     if ignored:
         found.remark(folder, f"ignored, not images ({len(ignored)}): {first_few(ignored)}")
     return captions
 
 
-def sub_folders(folder: Path, depth: int = DEPTH) -> Iterator[str]:
-    """The sub-folders, as a/b, in order; links are not followed, hidden folders are skipped."""
+def walk_subfolders(folder: Path, depth: int = DEPTH) -> Iterator[str]:
+    """The subfolders, as a/b, in order; links are not followed, hidden folders are skipped."""
     for parent, names, _ in os.walk(folder):
-        way = os.path.relpath(parent, folder)
+        subfolder = os.path.relpath(parent, folder)
         names[:] = sorted((name for name in names if not name.startswith((".", "__"))), key=os.fsencode)
-        if way != ".":
-            yield way.replace(os.sep, "/")
-            if way.count(os.sep) >= depth - 1:
+        if subfolder != ".":
+            yield subfolder.replace(os.sep, "/")
+            if subfolder.count(os.sep) >= depth - 1:
                 names.clear()
 
 
 def is_tree_of_images(folder: Path) -> bool:
-    """Whether a folder and its sub-folders contain images, and no dataset in another format."""
+    """Whether a folder and its subfolders contain images, and no dataset in another format."""
     if not folder.is_dir():
         return False
-    ways = ["", *(way for _, way in zip(range(MOST_FOLDERS), sub_folders(folder), strict=False))]
-    names = [name.lower() for way in ways for name in _names(folder / way)]
+    subfolders = ["", *(subfolder for _, subfolder in zip(range(MOST_FOLDERS), walk_subfolders(folder), strict=False))]
+    names = [name.lower() for subfolder in subfolders for name in _names(folder / subfolder)]
     if any(name in OF_DATASETS or name.endswith((".parquet", ".arrow", ".py", *ARCHIVES)) for name in names):
         return False
     return any(os.path.splitext(name)[1] in EXTENSIONS for name in names)
@@ -117,8 +117,10 @@ def meant_instead(folder: Path, listing: Listing) -> tuple[str, str]:
     """(what is wrong, remedy) for a folder without images: suggests where they are, if they are near."""
     if remedy := missing_path.no_images_remedy(folder, ""):
         return "contains no images", remedy
-    ways = [way for _, way in zip(range(MOST_FOLDERS), sub_folders(folder, depth=3), strict=False)]
-    full = sorted(((missing_path.num_images(folder / way), way) for way in ways), key=lambda each: -each[0])
+    subfolders = [subfolder for _, subfolder in zip(range(MOST_FOLDERS), walk_subfolders(folder, depth=3), strict=False)]
+    full = sorted(
+        ((missing_path.num_images(folder / subfolder), subfolder) for subfolder in subfolders), key=lambda each: -each[0]
+    )
     if full and full[0][0]:
         meant = printable(str(folder / full[0][1]))
         others = sum(count > 0 for count, _ in full) - 1

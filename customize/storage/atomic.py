@@ -33,7 +33,7 @@ def write_bytes(path: Path, data: bytes, grows: bool = False) -> Path:
     If a record is kept (`ownership.recording`) and the older file is not ours, the new one is named NAME-2, with a
     warning. grows: lines will be appended to the file.
     """
-    requested, path = path, ownership.free(path)
+    requested, path = path, ownership.free_name(path)
     with writing(path, len(data)):
         temporary = _temporary(path)
         try:
@@ -41,7 +41,7 @@ def write_bytes(path: Path, data: bytes, grows: bool = False) -> Path:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            if record := ownership.of(path):
+            if record := ownership.record_for(path):
                 record.add_growing(path, data) if grows else record.add(path, len(data), ownership.sha256(data))
             os.replace(temporary, path)
         except BaseException:
@@ -61,7 +61,7 @@ def write_text(path: Path, text: str) -> Path:
 def append_text(path: Path, text: str) -> None:
     """Append lines to a text file, which is created if it does not exist."""
     with writing(path, len(text)):
-        if (record := ownership.of(path)) and not path.exists():
+        if (record := ownership.record_for(path)) and not path.exists():
             record.add_growing(path, text.encode())
         with open(path, "a", encoding="utf-8", newline="\n") as file:
             file.write(text)
@@ -85,8 +85,8 @@ def new_folder(path: Path, size: int = 0) -> Iterator[Path]:
         with _filled(path) as temporary:
             yield temporary
             sync_tree(temporary)
-            requested, path = path, ownership.free(path)
-            if record := ownership.of(path):
+            requested, path = path, ownership.free_name(path)
+            if record := ownership.record_for(path):
                 record.add_tree(temporary, path)
             _put(temporary, path)
         sync_folder(path.parent)
@@ -117,10 +117,10 @@ def new_entries(folder: Path, size: int = 0, unlisted: tuple[str, ...] = ()) -> 
 
 def _make_way(built: Path, folder: Path, unlisted: tuple[str, ...]) -> None:
     """Record the entries that will be moved into `folder`; files that they replace must be ours."""
-    if not (record := ownership.of(folder / READY)):
+    if not (record := ownership.record_for(folder / READY)):
         return
     for name in unlisted:
-        if (built / name).exists() and (place := ownership.free(folder / name)) != folder / name:
+        if (built / name).exists() and (place := ownership.free_name(folder / name)) != folder / name:
             os.rename(built / name, built / place.name)
             ownership.warn_kept(folder / name, place)
             unlisted = (*unlisted, place.name)
@@ -186,7 +186,7 @@ def recover(folder: Path) -> None:
         for parent in {path.parent for path in leftovers(folder)}:
             put_back(parent)
         settle(folder)
-        record = ownership.of(folder / READY)
+        record = ownership.record_for(folder / READY)
         for path in leftovers(folder):
             if record is None or record.name(path) in record.temporaries or path.name == ASIDE:
                 remove(path)
@@ -226,7 +226,7 @@ def _temporary(path: Path) -> Path:
     """A temporary name beside `path` that no running process uses; leftovers of dead processes are removed."""
     make_folder(path.parent)
     mine = path.with_name(UNFINISHED.format(name=path.name, pid=os.getpid()))
-    record = ownership.of(mine)
+    record = ownership.record_for(mine)
     for other in path.parent.glob(UNFINISHED.format(name=glob.escape(path.name), pid="[0-9]*")):
         pid = other.name.removeprefix(f".{path.name}.").removesuffix(".unfinished")
         known = record is None or record.name(other) in record.temporaries

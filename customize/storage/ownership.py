@@ -179,7 +179,7 @@ def recording(folder: Path) -> Iterator[Record]:
         _active.remove(record)
 
 
-def of(path: Path) -> Record | None:
+def record_for(path: Path) -> Record | None:
     """The active record for a path, if any."""
     return next((record for record in reversed(_active) if record.name(path) is not None), None)
 
@@ -228,7 +228,7 @@ def is_as_listed(path: Path, expected: dict[str, Any], listing: Path) -> bool:
 
 def foreign(path: Path, record: Record | None = None) -> list[Path]:
     """The files at and below a path that are not ours. Links are never ours; empty folders are ignored."""
-    record = record or of(path)
+    record = record or record_for(path)
     path = Path(os.path.abspath(path))
     if not path.is_dir() or path.is_symlink():
         return [path] if os.path.lexists(path) and not is_ours(path, record) else []
@@ -248,12 +248,12 @@ def sign(folder: Path) -> None:
             record.add(file, file.stat().st_size, manifest.sha256(file))
 
 
-def free(path: Path) -> Path:
+def free_name(path: Path) -> Path:
     """The path if it is free or ours; otherwise the first of NAME-2, NAME-3, ... that is.
 
     Without a record it is always the path itself.
     """
-    if of(path) is None or not foreign(path):
+    if record_for(path) is None or not foreign(path):
         return path
     return next(each for number in count(2) if not foreign(each := path.with_stem(f"{path.stem}-{number}")))
 

@@ -51,7 +51,7 @@ def settle(folder: Path) -> None:
 
 def clear(folder: Path) -> None:
     """Remove the files that an earlier run wrote, one by one, and nothing else; config.toml is removed last."""
-    record = ownership.of(folder / CONFIG) or ownership.Record(folder)
+    record = ownership.record_for(folder / CONFIG) or ownership.Record(folder)
     files = sorted(record.files(), key=lambda path: path.name == CONFIG)
     folders = {parent for path in files for parent in path.parents if parent.is_relative_to(record.folder)} - {record.folder}
     for path in files:

@@ -71,7 +71,7 @@ class JsonlLogger(Callback):
     def start(self, state: State) -> None:
         self.file: TextIO | None = None
         with optional_file(f"{self.path.name} cannot be read or written"):
-            record = ownership.of(self.path)
+            record = ownership.record_for(self.path)
             earlier = read_log(self.path) if record is None or record.has(self.path) else []
             kept = [line for step, line in earlier if step is not None and step <= state.step]
             self.path = write_bytes(self.path, b"".join(line + b"\n" for line in kept), grows=True)
@@ -99,7 +99,7 @@ class JsonlLogger(Callback):
         """Appends a line."""
         if self.file:
             line = json.dumps(entry) + "\n"
-            if self.is_empty and (record := ownership.of(self.path)):
+            if self.is_empty and (record := ownership.record_for(self.path)):
                 record.add_growing(self.path, line.encode())
             self.is_empty = False
             self.file.write(line)
