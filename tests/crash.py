@@ -60,8 +60,8 @@ def traced(action: Callable[[], None], *options: str) -> tuple[int, str]:
     command = ["strace", "-p", str(child), "-o", f"/proc/{os.getpid()}/fd/{log}", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as tracer:
         assert tracer.stderr
-        said = tracer.stderr.readline()
-        attached = b"attached" in said
+        output = tracer.stderr.readline()
+        attached = b"attached" in output
         os.close(go)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     os.lseek(log, 0, os.SEEK_SET)

@@ -102,9 +102,9 @@ def test_maps_equal_the_attention_weights(pipeline, lora):
         tokens = tokens_by_hand(pipeline, step, PROMPTS, guidance_scale=3.0)
         torch.testing.assert_close(tokens.sum(1), torch.ones(4, 8, 8, dtype=torch.float64))
         for image, prompt in enumerate(PROMPTS):
-            told = words(pipeline.family, plain(prompt).clauses[0].at(0, 1))
-            expected = torch.stack([tokens[2 + image, list(word.places)].sum(0) for word in told])
-            assert maps.of(image).words == tuple(word.text for word in told)
+            words_in = words(pipeline.family, plain(prompt).clauses[0].at(0, 1))
+            expected = torch.stack([tokens[2 + image, list(word.places)].sum(0) for word in words_in])
+            assert maps.of(image).words == tuple(word.text for word in words_in)
             torch.testing.assert_close(maps.of(image).maps[step].double(), expected, rtol=0, atol=2e-6)
 
 
@@ -165,29 +165,29 @@ def test_the_map_of_a_learned_word_is_the_sum_of_its_vectors(pipeline):
     torch.testing.assert_close(maps.of(0).maps[0, 1].double(), expected, rtol=0, atol=2e-6)
 
 
-def told(pipeline: Pipeline, prompt: str) -> list[tuple[str, int, tuple[int, ...]]]:
+def words_in(pipeline: Pipeline, prompt: str) -> list[tuple[str, int, tuple[int, ...]]]:
     return [(word.text, word.number, word.places) for word in words(pipeline.family, plain(prompt).clauses[0].at(0, 1))]
 
 
 def test_words_have_the_indices_of_their_tokens(pipeline):
-    assert told(pipeline, "a Red car, a tree!") == [
+    assert words_in(pipeline, "a Red car, a tree!") == [
         ("a", 0, (1,)), ("red", 0, (2,)), ("car", 0, (3,)), ("a", 1, (5,)), ("tree", 0, (6,)),
     ]  # fmt: skip
-    assert told(pipeline, "the éx") == [("the", 0, (1,)), ("éx", 0, (2, 3, 4))], "a token for each byte"
-    assert told(pipeline, "") == told(pipeline, ", .") == []
+    assert words_in(pipeline, "the éx") == [("the", 0, (1,)), ("éx", 0, (2, 3, 4))], "a token for each byte"
+    assert words_in(pipeline, "") == words_in(pipeline, ", .") == []
 
 
 def test_placeholder_tokens_are_not_split(pipeline):
     pipeline.family.text_encoders[0].add_tokens("<my-cat>", torch.zeros(2, 32))
     pipeline.family.text_encoders[0].add_tokens("***", torch.zeros(1, 32))
-    found = told(pipeline, "a <my-cat>'s house of *** <my-cat>")
+    found = words_in(pipeline, "a <my-cat>'s house of *** <my-cat>")
     assert [(text, places) for text, _, places in found] == [
         ("a", (1,)), ("<my-cat>", (2, 3)), ("'s", (4, 5)), ("house", (6,)), ("of", (7,)), ("***", (8,)), ("<my-cat>", (9, 10)),
     ]  # fmt: skip
 
 
 def test_words_of_long_prompts_continue_in_the_next_chunk(pipeline):
-    found = told(pipeline, "red " * 75 + "dog")
+    found = words_in(pipeline, "red " * 75 + "dog")
     assert found[-2:] == [("red", 74, (75,)), ("dog", 0, (78,))]
     maps, _ = recorded(pipeline, ["red " * 75 + "dog", "a cat"])
     assert maps.of(0).maps.shape == (2, 76, 8, 8) and maps.of(1).words == ("a", "cat")

@@ -127,10 +127,10 @@ def test_a_random_seed_is_reported_and_stored(tiny_epsilon, tmp_path, capsys):
     seeds = set()
     for number in range(2):
         assert main(InferenceSettings, command.run, [*words, "--seed", "-1", "--output_dir", str(tmp_path / f"{number}")]) == 0
-        said = capsys.readouterr().out
+        output = capsys.readouterr().out
         (image,) = (tmp_path / f"{number}").glob("0*.png")
         seed = read_generation_info(image).settings["seed"]
-        assert f"seed: {seed} (random)" in said and f"seed = {seed}" in (tmp_path / f"{number}/config.toml").read_text()
+        assert f"seed: {seed} (random)" in output and f"seed = {seed}" in (tmp_path / f"{number}/config.toml").read_text()
         seeds.add(seed)
     assert len(seeds) == 2 and min(seeds) >= 0
 

@@ -111,9 +111,9 @@ def test_layouts(tmp_path, files):
     captions, problems, notes = look(tmp_path)
     assert captions == TWO and problems == []
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    told = " ".join(notes)
+    reported = " ".join(notes)
     unused = [name for name in files if name in ("meta.json", "a.json") and len(files) > 2]
-    assert all(name in told for name in unused)
+    assert all(name in reported for name in unused)
 
 
 def test_kohya_puts_tags_behind_the_caption(tmp_path):
@@ -161,8 +161,8 @@ def test_the_precedence_of_captions_is_reported(tmp_path):
         write(tmp_path, name, text)
     captions, problems, notes = look(tmp_path)
     assert captions == TWO and problems == []
-    told = " ".join(notes)
-    assert "some images have several caption files; not used (1): a.caption" in told and "b.txt" in told
+    reported = " ".join(notes)
+    assert "some images have several caption files; not used (1): a.caption" in reported and "b.txt" in reported
 
 
 def test_texts_that_belong_to_no_image_are_named(tmp_path):

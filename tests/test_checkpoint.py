@@ -42,11 +42,11 @@ def test_a_damaged_checkpoint_is_skipped_and_reported(tmp_path, name, damage):
     file.write_bytes(data if damage == "flip" else data[:-1])
     if damage == "remove":
         file.unlink()
-    said: list[str] = []
-    assert checkpoint.find(tmp_path, "latest", said.append) == tmp_path / "step-000001"
-    assert len(said) == 1 and "step-000002" in said[0]
+    output: list[str] = []
+    assert checkpoint.find(tmp_path, "latest", output.append) == tmp_path / "step-000001"
+    assert len(output) == 1 and "step-000002" in output[0]
     with pytest.raises(InputError):
-        checkpoint.find(tmp_path, "step-000002", said.append)
+        checkpoint.find(tmp_path, "step-000002", output.append)
     assert (tmp_path / "step-000002").exists()
 
 

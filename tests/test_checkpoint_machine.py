@@ -125,16 +125,16 @@ class Checkpoints(RuleBasedStateMachine):
     @rule()
     def resume(self) -> None:
         whole = [step for step, is_whole in self.model.items() if is_whole]
-        said: list[str] = []
+        output: list[str] = []
         if self.model and not whole:
             with pytest.raises(InputError) as caught:
-                checkpoint.find(self.folder, "latest", said.append)
+                checkpoint.find(self.folder, "latest", output.append)
             assert len(caught.value.problems) == 1 + len(self.model)
             self.step = 0
             return
-        path = checkpoint.find(self.folder, "latest", said.append)
+        path = checkpoint.find(self.folder, "latest", output.append)
         self.step = max(whole, default=0)
-        assert len(said) == sum(step > self.step for step in self.model)
+        assert len(output) == sum(step > self.step for step in self.model)
         if path is None:
             assert not whole
             return

@@ -57,8 +57,8 @@ def test_a_checkpoint_predicts_what_the_run_did(kind, path, run):
     """The folder, its file, and the folder of a run that has no result yet."""
     folder, expected, prompt = run(kind)
     learned = find_learned(None, [(str(folder / path), 1.0)])
-    [said] = learned.described
-    assert "checkpoint of step 2, " in said and prompt.split()[-1] in said
+    [output] = learned.described
+    assert "checkpoint of step 2, " in output and prompt.split()[-1] in output
     pipeline = load_pipeline(None, [(str(folder / path), 1.0)])
     torch.testing.assert_close(prediction_of(pipeline.family, prompt), expected, rtol=0, atol=1e-5)
     earlier = load_pipeline(None, [(str(folder / "checkpoints/step-000001"), 1.0)])

@@ -73,13 +73,15 @@ def test_the_command_combines_all_prompts_in_one_image(tiny_v, tmp_path, setting
     command.run(InferenceSettings(**common, **settings, output_dir=str(tmp_path / "one")))
     images = sorted((tmp_path / "one").glob("[0-9]*.png"))
     assert len(images) == 2
-    told = json.loads(Image.open(images[1]).text["customize"])["settings"]
-    assert told.pop("pretrained_model_name_or_path") == tiny_v.name  # an image names no folder
-    told |= {"pretrained_model_name_or_path": str(tiny_v)}
+    stored = json.loads(Image.open(images[1]).text["customize"])["settings"]
+    assert stored.pop("pretrained_model_name_or_path") == tiny_v.name  # an image names no folder
+    stored |= {"pretrained_model_name_or_path": str(tiny_v)}
     assert (
-        told["prompt"] == list(PROMPTS) and told["seed"] == 1 and settings.items() <= {**told, "view": told.get("view")}.items()
+        stored["prompt"] == list(PROMPTS)
+        and stored["seed"] == 1
+        and settings.items() <= {**stored, "view": stored.get("view")}.items()
     )
-    command.run(InferenceSettings(**told, output_dir=str(tmp_path / "again")))
+    command.run(InferenceSettings(**stored, output_dir=str(tmp_path / "again")))
     first, again = (np.asarray(Image.open(file), dtype=int) for file in (images[1], tmp_path / "again/000.png"))
     assert np.abs(first - again).max() <= 1
 

@@ -219,8 +219,8 @@ def stopped(tiny_epsilon, images, tmp_path):
 def found(stopped, wanted="latest", steps=6, **changes):
     folder, settings = stopped
     settings = settings.model_copy(update={"resume_from_checkpoint": wanted, **changes})
-    said: list[str] = []
-    return find_checkpoint(settings, folder, same := identity_of(settings), said.append, steps), said, same
+    messages: list[str] = []
+    return find_checkpoint(settings, folder, same := identity_of(settings), messages.append, steps), messages, same
 
 
 def refusal(*args, **changes) -> str:
@@ -232,10 +232,10 @@ def refusal(*args, **changes) -> str:
 def test_a_renamed_checkpoint_has_the_step_of_its_content(stopped):
     folder = stopped[0] / "checkpoints"
     (folder / "step-000004").rename(folder / "step-000009")
-    resume, said, _ = found(stopped)
-    assert resume.step == 2 and said[0] == "skipped checkpoint step-000009: contains step 4: the folder was renamed"
-    resume, said, _ = found(stopped, "step-000009")
-    assert resume.step == 4 and resume.learned["x"].tolist() == [4, 4] and said[-1].startswith("going on after step 4 (")
+    resume, messages, _ = found(stopped)
+    assert resume.step == 2 and messages[0] == "skipped checkpoint step-000009: contains step 4: the folder was renamed"
+    resume, messages, _ = found(stopped, "step-000009")
+    assert resume.step == 4 and resume.learned["x"].tolist() == [4, 4] and messages[-1].startswith("going on after step 4 (")
     (folder / "step-000009").rename(stopped[0].parent / "my best one")
     assert found(stopped, str(stopped[0].parent / "my best one"))[0].step == 4
     (folder / "step-000002").rename(folder / "step-000003")
@@ -265,8 +265,8 @@ def test_a_missing_checkpoint_lists_the_existing_ones(stopped):
 
 
 def test_a_run_cannot_end_before_the_step_it_resumes_from(stopped):
-    said = refusal(stopped, steps=3)
-    assert "max_train_steps: is 3, and " in said and "step-000004 is of step 4 already" in said
+    messages = refusal(stopped, steps=3)
+    assert "max_train_steps: is 3, and " in messages and "step-000004 is of step 4 already" in messages
     assert found(stopped, steps=4)[0].step == 4
 
 
@@ -282,14 +282,14 @@ def test_an_optimizer_of_other_steps_is_refused(tiny_epsilon, images, tmp_path):
 def test_another_learning_rate_on_request(stopped):
     assert "learning_rate: was 0.001 in the run to be resumed, is 0.0005 now" in refusal(stopped, learning_rate=5e-4)
     changes = {"learning_rate": 5e-4, "lr_scheduler": "linear", "change_learning_rate": True}
-    resume, said, same = found(stopped, **changes)
-    assert resume.step == 4 and "note: learning_rate was 0.001 up to step 4, is 0.0005 from there on" in said
+    resume, messages, same = found(stopped, **changes)
+    assert resume.step == 4 and "note: learning_rate was 0.001 up to step 4, is 0.0005 from there on" in messages
     assert same["changes"] == [
         [4, "learning_rate", 0.001, 0.0005], [4, "lr_scheduler", "constant", "linear"], [4, "max_train_steps", None, 6],
     ]  # fmt: skip
     assert "seed: was 3" in refusal(stopped, seed=4, change_learning_rate=True)
-    said = refusal(stopped, "step-000002", **changes)
-    assert "changes the rate after step 2, and step-000004 in " in said and "move them away first" in said
+    messages = refusal(stopped, "step-000002", **changes)
+    assert "changes the rate after step 2, and step-000004 in " in messages and "move them away first" in messages
     assert found(stopped, "step-000002", change_learning_rate=True)[2]["changes"] == []
 
 

@@ -615,8 +615,8 @@ def test_an_image_that_changed_ends_the_run_with_its_name(tmp_path, capsys):
             pixels(example, Variant(0, 0, 16, False), 16)
 
     assert main.main(DreamBoothSettings, run, words) == 3
-    said = capsys.readouterr().err
-    assert "b.png: is a different image now" in said and "a.png" not in said and "Traceback" not in said
+    output = capsys.readouterr().err
+    assert "b.png: is a different image now" in output and "a.png" not in output and "Traceback" not in output
 
 
 def test_images_are_not_needed_after_training_has_begun(tmp_path, tiny_epsilon, capsys):

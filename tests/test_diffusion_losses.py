@@ -28,11 +28,11 @@ def test_min_snr_makes_every_prediction_type_weigh_the_clean_sample_alike(predic
     alpha, sigma = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
     snr = compute_snr(SCHEDULER, torch.arange(1, 1000)).double()
     error = 0.3
-    told = {"epsilon": alpha / sigma * error, "v_prediction": error / sigma, "sample": torch.full_like(alpha, error)}[
+    output_error = {"epsilon": alpha / sigma * error, "v_prediction": error / sigma, "sample": torch.full_like(alpha, error)}[
         prediction_type
     ]
     weights = min_snr_weights(DiscreteSchedule(alphas_cumprod).snr(torch.arange(999)), 5.0, prediction_type)
-    torch.testing.assert_close(weights * told**2, snr.clamp(max=5.0) * error**2, rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(weights * output_error**2, snr.clamp(max=5.0) * error**2, rtol=1e-5, atol=1e-9)
 
 
 def test_min_snr_of_a_flow_weighs_the_clean_sample_alike():

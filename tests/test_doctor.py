@@ -215,8 +215,8 @@ def test_captions_too_long_for_the_text_encoder(tmp_path, capsys, tiny_epsilon):
     (folder / "c.txt").write_text("cat")
     base = ("--pretrained_model_name_or_path", tiny_epsilon, "--resolution", 64)
     status, lines = check(capsys, folder, *base)
-    told = "warning: longer than the 77 tokens that the text encoder reads at once, so read in chunks, as infer.py does: "
-    assert status == 0 and told + "b.png (78 tokens)" in lines
+    reported = "warning: longer than the 77 tokens that the text encoder reads at once, so read in chunks, as infer.py does: "
+    assert status == 0 and reported + "b.png (78 tokens)" in lines
     (folder / "b.txt").write_text("cat " * 1201)
     status, lines = check(capsys, folder, *base)
     assert status == 2 and sum(line.startswith("error") for line in lines) == 1
@@ -227,13 +227,13 @@ def test_captions_too_long_for_the_text_encoder(tmp_path, capsys, tiny_epsilon):
     (folder / "c.txt").write_text("<x>")
     for vectors, expected in ((2, False), (3, True)):
         status, lines = check(capsys, folder, *base, "--placeholder_token", "<x>", "--num_vectors", vectors)
-        assert status == 0 and any(line.startswith(told) for line in lines) == expected
+        assert status == 0 and any(line.startswith(reported) for line in lines) == expected
     with_prompt = (*base, "--captions", "prompt", "--instance_prompt", "a " * 80, "--validation_prompt", "dog " * 80)
     lines = check(capsys, folder, *with_prompt)[1]
-    assert told + "validation_prompt (82 tokens), a.png, b.png, c.png (82 tokens)" in lines
+    assert reported + "validation_prompt (82 tokens), a.png, b.png, c.png (82 tokens)" in lines
     status, lines = check(capsys, folder, "--resolution", 64, "--instance_prompt", "cat", "--captions", "prompt",
                           "--pretrained_model_name_or_path", "somebody/model", "--validation_prompt", "dog " * 80)  # fmt: skip
-    assert status == 0 and told + "validation_prompt (82 tokens)" in lines
+    assert status == 0 and reported + "validation_prompt (82 tokens)" in lines
 
 
 def test_tokens_are_counted_as_the_model_counts_them(tiny_epsilon):
@@ -417,8 +417,8 @@ print([name for name in ("torch", "diffusers", "datasets") if name in sys.module
     )
     assert done.stderr == ""
     *lines, facts_line, modules = done.stdout.splitlines()
-    said = [line for line in lines if line.startswith("error: ")]
-    assert sorted(line.split(": ")[1] for line in said) == sorted(str(folder / name) for name in names)
+    output = [line for line in lines if line.startswith("error: ")]
+    assert sorted(line.split(": ")[1] for line in output) == sorted(str(folder / name) for name in names)
     assert (facts_line, modules) == ("2 True", "[]")
     assert {path: path.lstat()[:7] + (path.lstat().st_mtime_ns,) for path in folder.iterdir()} == before
 
@@ -474,10 +474,10 @@ def test_ignored_files_change_nothing_and_are_counted(tmp_path, capsys):
     folder = fill(tmp_path / "set", a=scene(0), b=scene(1))
     settings = DreamBoothSettings(instance_prompt="x", instance_data_dir=str(folder), resolution=64)
     before = load_examples(settings, 64)
-    told = corpus.put_ignored(folder)
+    reported = corpus.put_ignored(folder)
     after = load_examples(settings, 64)
     assert after.instances == before.instances and before.notes == ()
-    others = [name for name in told if name != "alone.txt"]
+    others = [name for name in reported if name != "alone.txt"]
     assert after.notes == (
         f"{folder}: text files that do not belong to an image in this folder, not used (1): alone.txt",
         f"{folder}: ignored, not images ({len(others)}): {', '.join(others)}",

@@ -46,8 +46,8 @@ def test_documented_command(number, server, tiny_epsilon, tmp_path):
     """Only sizes are made small: the resolution, the steps of training and of denoising, the number of class pictures."""
     if number == 8:
         pytest.importorskip("wandb")
-    status, said = server.run(*small(number, tiny_epsilon, tmp_path))
-    assert status == 0, said
+    status, output = server.run(*small(number, tiny_epsilon, tmp_path))
+    assert status == 0, output
     results = {1: "learned_embeds.safetensors", 8: "pytorch_lora_weights.safetensors"}
     assert (tmp_path / "out" / results.get(number, "model_index.json")).is_file()
     assert len((tmp_path / "out/log.jsonl").read_text().splitlines()) == 2
@@ -57,8 +57,8 @@ def test_documented_command(number, server, tiny_epsilon, tmp_path):
 def test_the_fp16_command_is_refused_without_a_gpu(server, tiny_epsilon, tmp_path, monkeypatch):
     """Number 6 asks for fp16 by `accelerate launch --mixed_precision="fp16"`, which comes as this variable."""
     command, arguments = small(6, tiny_epsilon, tmp_path)
-    status, said = server.run(command, [*arguments, "--mixed_precision", "fp16"])
-    assert status == 2 and "fp16 needs a GPU" in said and "--mixed_precision bf16" in said and "Traceback" not in said
+    status, output = server.run(command, [*arguments, "--mixed_precision", "fp16"])
+    assert status == 2 and "fp16 needs a GPU" in output and "--mixed_precision bf16" in output and "Traceback" not in output
     assert not (tmp_path / "out").exists()
 
 

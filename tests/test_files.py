@@ -91,10 +91,10 @@ def test_errors_of_the_disk_are_explained(tmp_path, monkeypatch, number):
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(disk.WriteError) as caught:
         atomic.write_bytes(tmp_path / "a.bin", b"x")
-    with pytest.raises(ResourceError, match="-> for disk") as told, resources("for memory", "for disk"):
+    with pytest.raises(ResourceError, match="-> for disk") as reported, resources("for memory", "for disk"):
         raise caught.value
     full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    assert ("disk full" in str(told.value)) == full and str(tmp_path / "a.bin") in str(told.value)
+    assert ("disk full" in str(reported.value)) == full and str(tmp_path / "a.bin") in str(reported.value)
     assert os.listdir(tmp_path) == []
 
 

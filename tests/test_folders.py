@@ -33,9 +33,9 @@ def test_accepted_images_can_be_trained_on(server, tiny_epsilon, tmp_path):
             file.write(content)
     half = math.ceil(len(corpus.accepted()) / 2)
     run = Run(server, tmp_path, "lora", tiny_epsilon, tmp_path / "set", max_train_steps=2, train_batch_size=half)
-    status, said = run()
-    assert status == 0 and "these images are identical" in said and "Traceback" not in said, said
-    assert len(run.losses()) == 2 and "\x1b" not in said
+    status, output = run()
+    assert status == 0 and "these images are identical" in output and "Traceback" not in output, output
+    assert len(run.losses()) == 2 and "\x1b" not in output
 
 
 def test_ignored_files_change_no_bit_of_the_result(server, tiny_epsilon, image_folder, tmp_path):
@@ -44,18 +44,18 @@ def test_ignored_files_change_no_bit_of_the_result(server, tiny_epsilon, image_f
     assert plain()[0] == 0
     names = corpus.put_ignored(folder)
     run = lora(server, tiny_epsilon, tmp_path / "beside", folder)
-    status, said = run()
+    status, output = run()
     assert status == 0 and run.result() == plain.result() and run.losses() == plain.losses()
     others = [name for name in names if name != "alone.txt"]
-    assert said.count(f"ignored, not images ({len(others)}): {', '.join(others)}") == 1
-    assert said.count("text files that do not belong to an image in this folder, not used (1): alone.txt") == 1
+    assert output.count(f"ignored, not images ({len(others)}): {', '.join(others)}") == 1
+    assert output.count("text files that do not belong to an image in this folder, not used (1): alone.txt") == 1
 
 
 def test_one_image_and_two_equal_ones_train_with_a_note(server, tiny_epsilon, tmp_path):
     folder = write_images(tmp_path / "set", 1)
     for words in ("note: there is only one image", "note: these images are identical: 0.png, 1.png"):
-        status, said = lora(server, tiny_epsilon, tmp_path / words[6:15].strip(), folder)()
-        assert status == 0 and words in said, said
+        status, output = lora(server, tiny_epsilon, tmp_path / words[6:15].strip(), folder)()
+        assert status == 0 and words in output, output
         shutil.copy(folder / "0.png", folder / "1.png")
 
 
@@ -87,8 +87,8 @@ def test_a_run_whose_images_vanish_after_the_check_names_one(server, tiny_epsilo
     folder = shutil.copytree(image_folder, tmp_path / "set")
     prior = {"prior_preservation": "images", "class_prompt": "a dog", "num_class_images": 1, "sample_inference_steps": 1}
     run = lora(server, tiny_epsilon, tmp_path, folder, class_data_dir=str(tmp_path / "class"), **prior)
-    status, said = run(moment="at a class picture", action=f"remove {folder}")
-    assert status == 3 and f"{folder / '0.png'}: does not exist" in said and "Traceback" not in said, said
+    status, output = run(moment="at a class picture", action=f"remove {folder}")
+    assert status == 3 and f"{folder / '0.png'}: does not exist" in output and "Traceback" not in output, output
     assert not run.folder.exists()
 
 

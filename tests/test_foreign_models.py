@@ -40,8 +40,8 @@ def model(tiny_epsilon, tmp_path) -> Path:
 
 def change(file: Path, **values: object) -> None:
     """Sets values in a JSON file; ... takes one out."""
-    said = {**json.loads(file.read_text()), **values}
-    file.write_text(json.dumps({name: value for name, value in said.items() if value is not ...}))
+    output = {**json.loads(file.read_text()), **values}
+    file.write_text(json.dumps({name: value for name, value in output.items() if value is not ...}))
 
 
 def refused(folder: Path) -> str:
@@ -66,8 +66,8 @@ def test_a_tensor_missing_too_many_or_of_another_shape(model, part):
         (tensors | {name: torch.zeros(3)}, "cannot be loaded"),
     ):
         save_file(changed, file, {"format": "pt"})
-        said = refused(model)
-        assert said.startswith(f"{model / part}: ") and word in said
+        output = refused(model)
+        assert output.startswith(f"{model / part}: ") and word in output
 
 
 def test_other_tensors_of_clip_files_are_ignored(model):
@@ -140,9 +140,9 @@ def test_a_configuration_that_does_not_fit_its_network(model, file):
     whole = (model / file).read_text()
     for values in CONFIGURATIONS[file]:
         change(model / file, **values)
-        said = refused(model)
-        assert str(model) in said, values
-        assert file.split("/")[0] in said or values == {"pad_token": "<z>"}, (values, said)
+        output = refused(model)
+        assert str(model) in output, values
+        assert file.split("/")[0] in output or values == {"pad_token": "<z>"}, (values, output)
         (model / file).write_text(whole)
     for text in ("", "[]", "7", "{", "[" * 100_000, "\x80"):
         (model / file).write_bytes(text.encode("latin-1"))
@@ -173,8 +173,8 @@ def test_a_tokenizer_of_two_files(model):
 
 
 def test_the_token_limit_is_that_of_the_text_encoder(model):
-    for said in (..., None, 1e30, 10**30, 77):
-        change(model / "tokenizer/tokenizer_config.json", model_max_length=said)
+    for output in (..., None, 1e30, 10**30, 77):
+        change(model / "tokenizer/tokenizer_config.json", model_max_length=output)
         assert length(locate(str(model))) == load(locate(str(model))).tokenizer.model_max_length == 77
     change(model / "tokenizer/tokenizer_config.json", model_max_length=20)
     assert length(locate(str(model))) == load(locate(str(model))).tokenizer.model_max_length == 20
@@ -288,14 +288,14 @@ def test_an_adapter_that_fits_not_at_all_partly_or_completely(adapter, tiny_epsi
         assert all(word in str(caught.value) for word in [str(file), *words]), (words, str(caught.value))
     smaller = sides(sides(tensors, "A", lambda tensor: tensor[:2]), "B", lambda tensor: tensor[:, :2])
     bare = {name.removeprefix("unet."): tensor for name, tensor in tensors.items()}
-    for changed, said in (
+    for changed, output in (
         (tensors, metadata),
         (bare, metadata),
         (smaller, {}),
         (tensors, {ADAPTER_METADATA: "{}"}),
         ({n: t.half() for n, t in tensors.items()}, metadata),
     ):
-        save_file(changed, file, said)
+        save_file(changed, file, output)
         loaded = load_pipeline(str(tiny_epsilon), [(file, 1.0)])
         assert loaded.notes == () or loaded.notes == []
     save_file(smaller, file, metadata)  # of which the description says rank 4
@@ -322,9 +322,9 @@ def test_an_invalid_description_of_an_adapter(adapter, tiny_epsilon, tmp_path, d
 def test_the_tensors_decide_which_modules_are_adapted(adapter, tiny_epsilon, tmp_path, pattern):
     tensors = {name: tensor for name, tensor in load_file(adapter).items() if name.startswith("unet.")}
     with safe_open(adapter, "pt") as file:
-        said = json.loads(file.metadata()[ADAPTER_METADATA])
+        output = json.loads(file.metadata()[ADAPTER_METADATA])
     for name in ("sound", "odd"):
-        changed = {**said, "unet.target_modules": pattern, "unet.exclude_modules": pattern} if name == "odd" else said
+        changed = {**output, "unet.target_modules": pattern, "unet.exclude_modules": pattern} if name == "odd" else output
         save_file(tensors, tmp_path / f"{name}.safetensors", {ADAPTER_METADATA: json.dumps(changed)})
     sound, odd = (load_pipeline(str(tiny_epsilon), [(tmp_path / f"{name}.safetensors", 1.0)]) for name in ("sound", "odd"))
     weights, others = sound.family.unet.state_dict(), odd.family.unet.state_dict()
@@ -332,7 +332,7 @@ def test_the_tensors_decide_which_modules_are_adapted(adapter, tiny_epsilon, tmp
 
 
 ABOUT = (
-    "", "7", "[1]", "[" * 100_000, *(json.dumps(said) for said in (
+    "", "7", "[1]", "[" * 100_000, *(json.dumps(output) for output in (
         {"trigger_words": 7}, {"trigger_words": [[1]]}, {"trigger_words": "x"}, {"trigger_words": None}, {"settings": []},
         {"settings": 7}, {"settings": {"variant": 7}}, {"settings": {"revision": [1]}}, {"settings": {"prediction_type": "foo"}},
         {"settings": {"prediction_type": NAN}}, {"base_model": 7}, {"base_model": ["x"]}, {"method": [1]},
@@ -340,11 +340,11 @@ ABOUT = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("said", ABOUT, ids=lambda text: text[:40])
-def test_metadata_of_a_result_are_not_trusted(adapter, model, tmp_path, said):
+@pytest.mark.parametrize("output", ABOUT, ids=lambda text: text[:40])
+def test_metadata_of_a_result_are_not_trusted(adapter, model, tmp_path, output):
     """Of a file in its metadata, of a complete model in customize.json; as base model or as weights, and for --merge."""
-    save_file(load_file(adapter), tmp_path / "x.safetensors", {"customize": said})
-    (model / run_folder.ABOUT).write_text(said)
+    save_file(load_file(adapter), tmp_path / "x.safetensors", {"customize": output})
+    (model / run_folder.ABOUT).write_text(output)
     for base, weights in ((None, [tmp_path / "x.safetensors"]), (None, [model]), (str(model), [])):
         with pytest.raises(InputError, match="has damaged metadata"):
             find_learned(base, [(each, 1.0) for each in weights])
@@ -372,12 +372,12 @@ def test_invalid_placeholders(tiny_epsilon, tmp_path, word):
 
 
 def test_notes_are_harmless_to_a_terminal(adapter, tiny_epsilon, tmp_path, capsys, terminal):
-    said = {"customize": json.dumps({"trigger_words": ["\x1b[31mred"], "base_model": str(tiny_epsilon)})}
-    save_file(load_file(adapter), tmp_path / "x.safetensors", said)
+    output = {"customize": json.dumps({"trigger_words": ["\x1b[31mred"], "base_model": str(tiny_epsilon)})}
+    save_file(load_file(adapter), tmp_path / "x.safetensors", output)
     asked = settings(weights=[str(tmp_path / "x.safetensors")], prompt=["a dog"], output_dir=str(tmp_path / "out"))
     command.run(asked)
-    told = "".join(capsys.readouterr())
-    assert "\x1b" not in told and "\\x1b[31mred" in told
+    reported = "".join(capsys.readouterr())
+    assert "\x1b" not in reported and "\\x1b[31mred" in reported
 
 
 # class pictures

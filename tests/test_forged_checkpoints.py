@@ -66,8 +66,8 @@ def test_a_file_of_another_kind(run, forged, tmp_path, name):
     file = forged / "checkpoints" / NAME / name
     for kind, content in corpus.pickles(tmp_path / "CANARY").items():
         file.write_bytes(content)
-        said = refusal(run, forged)
-        assert "is a pickle" in said or name == "state.json" or kind in ("protocol 0", "protocol 1")
+        output = refusal(run, forged)
+        assert "is a pickle" in output or name == "state.json" or kind in ("protocol 0", "protocol 1")
     for content in (b"", b"\xff\xfe", b"[" * 200_000, b"{}", b"<!DOCTYPE html>"):
         file.write_bytes(content)
         refusal(run, forged)
@@ -221,8 +221,8 @@ def test_a_run_refuses_tensors_of_other_shapes(run, forged):
 def assert_refused(run: Run, folder: Path) -> None:
     vouch(folder)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    status, said = run("--output_dir", str(folder), *LATEST, "--max_train_steps", "4")
-    assert status == 2 and "Traceback" not in said and NAME in said and "not contain the state of a run" in said, said
+    status, output = run("--output_dir", str(folder), *LATEST, "--max_train_steps", "4")
+    assert status == 2 and "Traceback" not in output and NAME in output and "not contain the state of a run" in output, output
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 

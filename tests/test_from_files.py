@@ -54,32 +54,32 @@ def test_no_setting_opens_a_file(model, opened):
 
 
 @pytest.fixture
-def told(tmp_path):
+def tagged_image(tmp_path):
     info = PngInfo()
     info.add_text("parameters", "a dog\nSteps: 3, Sampler: Euler, CFG scale: 5, Seed: 7, Size: 16x24")
     Image.new("RGB", (16, 24)).save(tmp_path / "told.png", pnginfo=info)
     return tmp_path / "told.png"
 
 
-def test_flags_win_over_the_image(told):
-    settings = read_settings(InferenceSettings, like=str(told), seed=5)
+def test_flags_win_over_the_image(tagged_image):
+    settings = read_settings(InferenceSettings, like=str(tagged_image), seed=5)
     assert (settings.prompt, settings.seed, settings.num_inference_steps, settings.height) == (("a dog",), 5, 3, 24)
-    flags, _ = read(InferenceSettings, ["--like", str(told), "--seed", "5"])
+    flags, _ = read(InferenceSettings, ["--like", str(tagged_image), "--seed", "5"])
     assert flags == settings
-    pure = InferenceSettings(like=str(told), prompt="a cat")
-    assert (pure.like, pure.num_inference_steps, pure.seed) == (str(told), 30, 0)
+    pure = InferenceSettings(like=str(tagged_image), prompt="a cat")
+    assert (pure.like, pure.num_inference_steps, pure.seed) == (str(tagged_image), 30, 0)
 
 
-def test_prompts_of_a_file_come_after_those_given_and_win_over_the_image(told, tmp_path):
+def test_prompts_of_a_file_come_after_those_given_and_win_over_the_image(tagged_image, tmp_path):
     (tmp_path / "prompts.txt").write_text("a cow\n# none\na hen\n")
-    values = {"prompt": "a cat", "prompt_file": str(tmp_path / "prompts.txt"), "like": str(told)}
+    values = {"prompt": "a cat", "prompt_file": str(tmp_path / "prompts.txt"), "like": str(tagged_image)}
     settings = read_settings(InferenceSettings, **values)
     assert settings.prompt == ("a cat", "a cow", "a hen") and settings.prompt_file is None and settings.seed == 7
     assert values["prompt"] == "a cat" and read_settings(InferenceSettings, **{**values, "prompt": "none"}).prompt[0] == "a cow"
 
 
-def test_the_home_folder_is_known(told, monkeypatch):
-    monkeypatch.setenv("HOME", str(told.parent))
+def test_the_home_folder_is_known(tagged_image, monkeypatch):
+    monkeypatch.setenv("HOME", str(tagged_image.parent))
     assert read_settings(InferenceSettings, like="~/told.png").prompt == ("a dog",)
 
 
@@ -104,7 +104,7 @@ def test_unread_prompts_are_not_ignored_silently(tmp_path):
         command.check(settings)
 
 
-def test_an_image_makes_no_other_file_be_read(told, tmp_path):
+def test_an_image_makes_no_other_file_be_read(tagged_image, tmp_path):
     """A stranger's image that names a file of prompts: it is not opened, and its name is not kept."""
     (tmp_path / "secret.txt").write_text("a secret\n")
     info = PngInfo()
@@ -113,6 +113,6 @@ def test_an_image_makes_no_other_file_be_read(told, tmp_path):
         f'{{"settings": {{"prompt": ["a dog"], "prompt_file": "{tmp_path / "secret.txt"}"}}, "base_model": "demo",'
         ' "weights": [], "versions": {}}',
     )
-    Image.new("RGB", (16, 24)).save(told, pnginfo=info)
-    settings = read_settings(InferenceSettings, like=str(told))
+    Image.new("RGB", (16, 24)).save(tagged_image, pnginfo=info)
+    settings = read_settings(InferenceSettings, like=str(tagged_image))
     assert settings.prompt == ("a dog",) and settings.prompt_file is None

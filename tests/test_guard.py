@@ -255,8 +255,8 @@ def test_the_loss_scaler_may_skip_steps_but_not_for_ever(tiny_epsilon, image_fol
     skips = Trained("lora", tiny_epsilon, image_folder, tmp_path / "few", InAGradient(math.inf, [0, 1]), scaler=first, steps=2)
     assert skips.error is None and same(skips.learned(), before) and first.get_scale() == 2**14
     assert [(line["step"], line["skipped"], line["gradient_norm"]) for line in skips.log()] == [(1, True, None), (2, True, None)]
-    said = capsys.readouterr().out
-    assert "step 2 changed nothing" in said and "2 so far" in said
+    output = capsys.readouterr().out
+    assert "step 2 changed nothing" in output and "2 so far" in output
     for bad, stopped in ((range(99), SKIPPED_IN_A_ROW), (set(range(99)) - {7}, 8 + SKIPPED_IN_A_ROW)):
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
         folder = tmp_path / f"many{stopped}"
@@ -279,8 +279,8 @@ def test_with_a_loss_scaler_a_draw_can_be_skipped_too(method, tiny_epsilon, imag
 @pytest.mark.parametrize("method", ["lora", pytest.param("textual_inversion", marks=pytest.mark.slow)])
 def test_killed_after_a_retry_and_resumed(method, server, tiny_epsilon, image_folder, tmp_path):
     whole = Run(server, tmp_path / "whole", method, tiny_epsilon, image_folder, on_nan="retry")
-    status, said = whole(moment="in the loss", number=4, action="nan")
-    assert status == 0 and "step 4 again with other draws, at half the learning rate" in said
+    status, output = whole(moment="in the loss", number=4, action="nan")
+    assert status == 0 and "step 4 again with other draws, at half the learning rate" in output
     killed = Run(server, tmp_path / "killed", method, tiny_epsilon, image_folder, on_nan="retry")
     assert killed(moment="in the loss", number=4, action="nan, then SIGKILL")[0] == -9
     assert killed(*LATEST, "--on_nan", "stop")[0] == 0

@@ -74,9 +74,12 @@ class Watched:
         """Exit status and all that was said. Asserts that no class was looked up by a pickle, nothing started or called."""
         assert self.process.stdin and self.process.stdout
         print(json.dumps([command, [str(word) for word in words]]), file=self.process.stdin, flush=True)
-        status, said, _, seen, _ = json.loads(self.process.stdout.readline())
-        assert [event for event in seen if event[0].startswith(self.forbidden)] == [] and "Traceback" not in said, (seen, said)
-        return status, said
+        status, output, _, seen, _ = json.loads(self.process.stdout.readline())
+        assert [event for event in seen if event[0].startswith(self.forbidden)] == [] and "Traceback" not in output, (
+            seen,
+            output,
+        )
+        return status, output
 
 
 @pytest.fixture(scope="module")
@@ -137,17 +140,19 @@ def test_a_pickle_is_refused_as_any_single_file(work, watched, canary):
                     ("check", "pictures", "--pretrained_model_name_or_path", f"./{name}"),
                 ]
             for use in uses:
-                status, said = watched(*use)
-                assert status == 2 and name in said, (kind, use, said)
+                status, output = watched(*use)
+                assert status == 2 and name in output, (kind, use, output)
             (work / name).unlink()
 
 
 def test_a_pickle_is_identified_by_its_content(work, watched, canary):
     for kind, content in corpus.pickles(canary).items():
         (work / "lora.safetensors").write_bytes(content)
-        said = watched("infer", "--prompt", "x", "--weights", "lora.safetensors")[1]
-        assert ("is a pickle" in said) == (kind not in ("protocol 0", "protocol 1")) or "not a complete safetensors file" in said
-        assert "safetensors" in said
+        output = watched("infer", "--prompt", "x", "--weights", "lora.safetensors")[1]
+        assert ("is a pickle" in output) == (
+            kind not in ("protocol 0", "protocol 1")
+        ) or "not a complete safetensors file" in output
+        assert "safetensors" in output
     for name in ("lora.bin", "lora.pt", "lora.ckpt", "lora.pkl"):
         (work / name).write_bytes(content)
         assert "pickle" in watched("infer", "--prompt", "x", "--weights", name)[1]
@@ -159,8 +164,8 @@ def test_pickles_in_a_folder_of_weights(work, watched, canary):
             folder = work / f"run {kind} {name}".replace(".", " ")
             folder.mkdir()
             (folder / name).write_bytes(content)
-            status, said = watched("infer", "--prompt", "x", "--weights", folder)
-            assert status == 2 and folder.name in said
+            status, output = watched("infer", "--prompt", "x", "--weights", folder)
+            assert status == 2 and folder.name in output
 
 
 def test_a_pickle_as_a_part_of_a_base_model(work, watched, canary, tiny_epsilon):
@@ -173,15 +178,15 @@ def test_a_pickle_as_a_part_of_a_base_model(work, watched, canary, tiny_epsilon)
             folder = shutil.copytree(tiny_epsilon, work / "base")
             (folder / part).write_bytes(content)
             for use in uses if kind == "protocol 4" else uses[:1]:
-                status, said = watched(*use, "--pretrained_model_name_or_path", folder, "--output_dir", work / "out")
-                assert status == 2 and str(folder) in said, (kind, part, use, said)
+                status, output = watched(*use, "--pretrained_model_name_or_path", folder, "--output_dir", work / "out")
+                assert status == 2 and str(folder) in output, (kind, part, use, output)
             shutil.rmtree(folder)
         for part in ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"):
             folder = shutil.copytree(tiny_epsilon, work / "base")
             (folder / f"{part}.safetensors").unlink()
             (folder / f"{part}.bin").write_bytes(content)
-            status, said = watched("db", *DB, "pictures", "--pretrained_model_name_or_path", folder)
-            assert status == 2 and "only pickles" in said
+            status, output = watched("db", *DB, "pictures", "--pretrained_model_name_or_path", folder)
+            assert status == 2 and "only pickles" in output
             shutil.rmtree(folder)
     assert not (work / "out").exists()
 
@@ -194,15 +199,15 @@ def test_pickles_among_images_and_captions(work, watched, canary):
         }.items():  # fmt: skip
             folder = write_images(work / f"pictures {kind} {name}")
             (folder / name).write_bytes(content)
-            status, said = watched("check", folder, "--resolution", "16")
+            status, output = watched("check", folder, "--resolution", "16")
             if name != "0.json":  # a file of captions: refused where it holds no text
-                assert status == expected, (kind, name, said)
-            assert name in said, (kind, name, said)
+                assert status == expected, (kind, name, output)
+            assert name in output, (kind, name, output)
         if not content.isascii():
             folder = write_images(work / f"captions {kind}")
             (folder / "0.txt").write_bytes(content)
-            status, said = watched("check", folder, "--resolution", "16")
-            assert status == 2 and "0.txt" in said
+            status, output = watched("check", folder, "--resolution", "16")
+            assert status == 2 and "0.txt" in output
 
 
 def test_pickles_in_a_run_folder(work, watched, canary):
@@ -256,8 +261,8 @@ def test_sound_runs_look_up_no_class_for_a_pickle(methods, work, training, tiny_
         command, file = config(place, method, tiny_epsilon, **changes[method], **more)
         assert training(command, file)[0] == 0
         resume = ("--resume_from_checkpoint", "latest", "--max_train_steps", "3")
-        status, said = training(command, file, *resume)
-        assert status == 0 and "going on after step 2" in said, said
+        status, output = training(command, file, *resume)
+        assert status == 0 and "going on after step 2" in output, output
         assert training("verify", place / f"run {method}")[0] == 0
     learned = [place / f"run {method}" for method in methods if method != "full"]
     asked = ("--num_inference_steps", "1", "--overwrite_output_dir")
@@ -273,8 +278,8 @@ def test_sound_runs_look_up_no_class_for_a_pickle(methods, work, training, tiny_
             else []
         ),
     ):
-        status, said = training("infer", *words, *(() if "--merge" in words else asked))
-        assert status == 0, said
+        status, output = training("infer", *words, *(() if "--merge" in words else asked))
+        assert status == 0, output
 
 
 @pytest.mark.parametrize(
@@ -300,15 +305,15 @@ def test_pickles_in_all_files_that_training_reads_again(kinds, work, training, c
             whole = state.read_bytes()
             state.write_bytes(content)
             manifest.write(step)
-            status, said = training(command, file, "--resume_from_checkpoint", "latest", "--max_train_steps", "3")
-            assert status == 2 and "not contain the state of a run" in said, (kind, state, said)
+            status, output = training(command, file, "--resume_from_checkpoint", "latest", "--max_train_steps", "3")
+            assert status == 2 and "not contain the state of a run" in output, (kind, state, output)
             state.write_bytes(whole)
         manifest.write(step)
         for place, status, words in ((entry, 0, "will be recomputed"), (picture, 2, str(picture)), (note, 2, "class_data_dir")):
             whole = place.read_bytes()
             place.write_bytes(content)
-            ended, said = training(command, file, "--overwrite_output_dir")
-            assert ended == status and words in said, (kind, place, said)
+            ended, output = training(command, file, "--overwrite_output_dir")
+            assert ended == status and words in output, (kind, place, output)
             place.write_bytes(whole)
 
 
@@ -319,23 +324,23 @@ def test_pickles_in_all_inputs_of_generation(work, watched, canary, tiny_epsilon
     for content in corpus.pickles(canary).values():
         for name in ("like.png", "like.jpg"):
             (work / name).write_bytes(content)
-            status, said = watched("infer", "--like", name)
-            assert status == 2 and name in said
+            status, output = watched("infer", "--like", name)
+            assert status == 2 and name in output
         for chunk in (b"customize", b"parameters", b"prompt", b"workflow"):
             text = corpus.chunk(b"tEXt", chunk + b"\0" + content)
             (work / "told.png").write_bytes(corpus.png(1, 1, 8, 0, b"\0\0", text))
-            status, said = watched(
+            status, output = watched(
                 "infer", "--like", "told.png", "--output_dir", work / "of told", "--prompt", "x", "--scheduler", "No"
             )
-            assert status == 2, said
+            assert status == 2, output
         for name in ("merged.safetensors", "merged.bin", "merged.pt"):
             (work / name).write_bytes(content)
-            status, said = watched("infer", "--weights", name, "--merge", work / "merged by force")
-            assert status == 2 and name in said
+            status, output = watched("infer", "--weights", name, "--merge", work / "merged by force")
+            assert status == 2 and name in output
     model = shutil.copytree(tiny_epsilon, work / "complete")
     (model / "customize.json").write_bytes(content)
-    status, said = watched("infer", "--prompt", "x", "--weights", model)
-    assert status == 2 and "customize.json has damaged metadata" in said
+    status, output = watched("infer", "--prompt", "x", "--weights", model)
+    assert status == 2 and "customize.json has damaged metadata" in output
     assert not (work / "merged by force").exists() and not (work / "of told").exists()
 
 
@@ -355,8 +360,8 @@ def test_pickles_and_archives_in_a_data_set(work, training, canary):
             folder.mkdir(parents=True)
             (folder / name).write_bytes(kinds[kind])
             words = ("--instance_prompt", "x", "--dataset_name", folder, "--resolution", "16")
-            status, said = training("db", *words)
-            assert status == 2 and str(folder) in said, (kind, name, said)
+            status, output = training("db", *words)
+            assert status == 2 and str(folder) in output, (kind, name, output)
     assert not (work / "EVIL.png").exists() and not any(work.parent.rglob("evil.png"))
 
 

@@ -331,8 +331,10 @@ def test_numbering_continues_and_files_of_the_user_are_kept(tiny_epsilon, tmp_pa
     (out / "001.png").write_bytes(b"mine")
     capsys.readouterr()
     ask(out, overwrite_output_dir=True, num_inference_steps=2)
-    said = f"overwrite_output_dir removes 5 files of earlier runs in {out}: 000.png, 002.png, config-001.toml, config.toml, sheet"
-    assert said in capsys.readouterr().out
+    output = (
+        f"overwrite_output_dir removes 5 files of earlier runs in {out}: 000.png, 002.png, config-001.toml, config.toml, sheet"
+    )
+    assert output in capsys.readouterr().out
     assert sorted(contents(out)) == ["001.png", "002.png", "config.toml"] and (out / "001.png").read_bytes() == b"mine"
 
     photos = tmp_path / "photos"

@@ -149,7 +149,7 @@ def refused(*args, **changes) -> str:
 def test_contradicting_settings_are_refused_by_name(earlier, others, tmp_path):
     lora, words, full = (earlier(kind)[0] for kind in ("lora", "textual_inversion", "full"))
     run = tmp_path / "run"
-    for kind, path, changes, said in (
+    for kind, path, changes, output in (
         ("lora", lora / "result", {"rank": 2}, "rank: is 2, where init_weights has 4"),
         ("lora", lora / "result", {"adapter": "none"}, "adapter: is 'none', where init_weights has 'lora'"),
         ("lora", lora / "result", {"use_dora": True}, "use_dora: is True, where init_weights has False"),
@@ -166,7 +166,7 @@ def test_contradicting_settings_are_refused_by_name(earlier, others, tmp_path):
         ("full", full / "result", {"pretrained_model_name_or_path": "demo"}, "init_weights is a whole model, too"),
         ("lora", tmp_path / "none", {}, "init_weights: no file or folder"),
     ):  # fmt: skip
-        assert said in refused(kind, others, run, path, **changes), said
+        assert output in refused(kind, others, run, path, **changes), output
     assert not run.exists()
 
 
@@ -180,8 +180,8 @@ def test_a_word_may_be_renamed(earlier, others, tmp_path):
 
 def test_an_embedding_of_another_width_is_refused(others, tmp_path, tiny_epsilon):
     path = written(tmp_path / "words", {"<wide>": torch.randn(2, 24)})
-    said = refused("textual_inversion", others, tmp_path / "run", path, pretrained_model_name_or_path=str(tiny_epsilon))
-    assert "is 24 wide; words of this base model are 32 wide" in said
+    output = refused("textual_inversion", others, tmp_path / "run", path, pretrained_model_name_or_path=str(tiny_epsilon))
+    assert "is 24 wide; words of this base model are 32 wide" in output
 
 
 def test_adapters_other_than_lora_are_refused(others, tmp_path):

@@ -132,5 +132,5 @@ def test_a_mask_that_does_not_fit_is_refused_before_anything_loads(tiny_epsilon,
             command.run(settings)
         assert not (tmp_path / name).exists()
     command.run(InferenceSettings(**given, mask_image=str(tmp_path / "good.png"), output_dir=str(tmp_path / "good")))
-    told = Image.open(tmp_path / "good/000.png").text
-    assert "Denoising strength: 1.0" in told["parameters"]
+    texts = Image.open(tmp_path / "good/000.png").text
+    assert "Denoising strength: 1.0" in texts["parameters"]

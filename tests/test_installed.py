@@ -72,8 +72,8 @@ def test_every_package_is_listed():
 
 def test_help_lists_all_commands(capsys):
     assert __main__.main(["--help"]) == 0
-    said = capsys.readouterr().out
-    assert all(f"\n  {name} " in said for name in __main__.COMMANDS) and ".py" not in said
+    output = capsys.readouterr().out
+    assert all(f"\n  {name} " in output for name in __main__.COMMANDS) and ".py" not in output
     assert set(__main__.WORDS.values()) <= set(__main__.COMMANDS)
 
 

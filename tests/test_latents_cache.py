@@ -103,8 +103,8 @@ def test_a_damaged_entry_is_replaced_and_reported(place, asked, tiny_epsilon, im
     asked.clear()
     capsys.readouterr()
     assert torch.equal(latents(settings), expected) and len(asked) == 1
-    said = capsys.readouterr().out
-    assert said.count("is damaged") == 1 and path.name in said and "will be recomputed" in said
+    output = capsys.readouterr().out
+    assert output.count("is damaged") == 1 and path.name in output and "will be recomputed" in output
     asked.clear()
     assert torch.equal(latents(settings), expected) and not asked and "damaged" not in capsys.readouterr().out
 
@@ -152,8 +152,8 @@ def test_an_unusable_cache_folder_is_reported_first(server, tiny_epsilon, image_
     (tmp_path / "file").write_text("mine")
     for place, words in ((tmp_path / "file", "is a file"), (image_folder, "is the same folder as instance_data_dir")):
         run = Run(server, tmp_path / "run", "lora", tiny_epsilon, image_folder)
-        status, said = run("--latents_cache_dir", str(place))
-        assert status == 2 and "latents_cache_dir" in said and words in said and not run.folder.exists()
+        status, output = run("--latents_cache_dir", str(place))
+        assert status == 2 and "latents_cache_dir" in output and words in output and not run.folder.exists()
 
 
 @pytest.mark.parametrize("number", [2, *(pytest.param(number, marks=pytest.mark.slow) for number in (3, 5))])

@@ -102,8 +102,8 @@ def test_a_mask_means_what_was_drawn(form, tmp_path):
     mask, notes = open_mask(path, False, 0, image)
     assert mask.mode == "L" and mask.size == SIZE
     assert np.abs(np.asarray(mask).astype(int) - expected()).max() <= 1
-    told = [note for note in notes if "--mask_invert makes" not in note]
-    assert len(told) == (form in TOLD) and TOLD.get(form, "") in "".join(told)
+    reported = [note for note in notes if "--mask_invert makes" not in note]
+    assert len(reported) == (form in TOLD) and TOLD.get(form, "") in "".join(reported)
     inverted, _ = open_mask(path, True, 0, image)
     assert np.array_equal(np.asarray(inverted), 255 - np.asarray(mask))
 

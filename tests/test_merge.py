@@ -104,15 +104,15 @@ def test_the_precision_can_be_chosen(learned, tmp_path):
 def change(file: Path) -> dict[str, Tensor]:
     """alpha / rank * B A by module, in float64, by the file's own word for alpha and rank."""
     with safe_open(file, "pt") as opened:
-        said = json.loads(opened.metadata()["lora_adapter_metadata"])
+        output = json.loads(opened.metadata()["lora_adapter_metadata"])
     tensors = load_file(file)
     found = {}
     for name, up in tensors.items():
         if ".lora_B." in name:
             module = name.split(".lora_")[0]
             part, _, rest = module.replace(".text_model.", ".").partition(".")
-            alpha = said[f"{part}.alpha_pattern"].get(rest, said[f"{part}.lora_alpha"])
-            rank = said[f"{part}.rank_pattern"].get(rest, said[f"{part}.r"])
+            alpha = output[f"{part}.alpha_pattern"].get(rest, output[f"{part}.lora_alpha"])
+            rank = output[f"{part}.rank_pattern"].get(rest, output[f"{part}.r"])
             assert rank == up.shape[1]
             down = tensors[name.replace("lora_B", "lora_A")].double()
             found[module] = alpha / rank * up.double().flatten(1) @ down.flatten(1)

@@ -58,14 +58,14 @@ def test_a_folder_of_mutated_images_is_checked(count, together, tmp_path):
         folder = tmp_path / str(first)
         refused = put_pictures(folder, first, first + together)
         command = [sys.executable, "-m", "customize", "check", str(folder), "--captions", "prompt", "--instance_prompt", "a dog"]
-        status, said, memory = measured(command)
-        assert status == 2 and "Traceback" not in said, said
+        status, printed, memory = measured(command)
+        assert status == 2 and "Traceback" not in printed, printed
         assert memory < 1 << 20
-        firsts = re.findall(r"^error: (.+?): ", said, re.MULTILINE)
-        alike = re.findall(r"^      and (\d+) more with the same problem: (.+?)(?: and \d+ more)?$", said, re.MULTILINE)
+        firsts = re.findall(r"^error: (.+?): ", printed, re.MULTILINE)
+        alike = re.findall(r"^      and (\d+) more with the same problem: (.+?)(?: and \d+ more)?$", printed, re.MULTILINE)
         named = {Path(file).name for file in [*firsts, *(file for _, files in alike for file in files.split(", "))]}
         assert named <= refused and len(firsts) + sum(int(number) for number, _ in alike) == len(refused)
-        assert f"\n{len(refused)} errors, " in said
+        assert f"\n{len(refused)} errors, " in printed
         with pytest.raises(InputError) as caught:
             load_examples(DreamBoothSettings(instance_prompt="a dog", instance_data_dir=str(folder), resolution=512))
         assert sorted(refused) == sorted(Path(problem.where).name for problem in caught.value.problems)

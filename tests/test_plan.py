@@ -80,24 +80,24 @@ def test_a_dry_run_writes_nothing(server, tiny_epsilon, image_folder, tmp_path):
     changes = {**CLASS, "class_data_dir": str(class_pictures), "latents_cache_dir": str(tmp_path / "cache")}
     run = Run(server, tmp_path / "of", "full", tiny_epsilon, image_folder, **changes)
     before = everything(tmp_path)
-    status, said = run("--dry_run", "--validation_prompt", "a dog")
-    assert status == 0 and "dry_run: nothing was written" in said and "Traceback" not in said
+    status, output = run("--dry_run", "--validation_prompt", "a dog")
+    assert status == 0 and "dry_run: nothing was written" in output and "Traceback" not in output
     assert everything(tmp_path) == before
-    assert "3 of the class will be generated first" in said
-    assert "3 of the subject, each shown 2 times" in said and "4 of the class, each shown 1 or 2 times" in said
-    assert "unet: " in said and "iB at the fullest moment" in said and "main memory" in said
-    status, said = run("--dry_run", "--validation_prompt", "a dog", "--validation_scheduler", "Eulr", "--no_random_flip")
-    assert status == 2 and "validation_scheduler" in said and everything(tmp_path) == before
+    assert "3 of the class will be generated first" in output
+    assert "3 of the subject, each shown 2 times" in output and "4 of the class, each shown 1 or 2 times" in output
+    assert "unet: " in output and "iB at the fullest moment" in output and "main memory" in output
+    status, output = run("--dry_run", "--validation_prompt", "a dog", "--validation_scheduler", "Eulr", "--no_random_flip")
+    assert status == 2 and "validation_scheduler" in output and everything(tmp_path) == before
 
 
 def test_a_dry_run_of_a_resumed_run(server, tiny_epsilon, image_folder, tmp_path):
     run = Run(server, tmp_path, "lora", tiny_epsilon, image_folder)
     assert run(moment="in a step", number=4)[0] == -9
     before = everything(run.folder)
-    status, said = run(*LATEST, "--dry_run")
-    assert status == 0 and "going on after step 2" in said and "4 steps of" in said and everything(run.folder) == before
-    status, said = run(*LATEST, "--dry_run", "--seed", "9")
-    assert status == 2 and "seed: was 3" in said
+    status, output = run(*LATEST, "--dry_run")
+    assert status == 0 and "going on after step 2" in output and "4 steps of" in output and everything(run.folder) == before
+    status, output = run(*LATEST, "--dry_run", "--seed", "9")
+    assert status == 2 and "seed: was 3" in output
 
 
 def test_the_fullest_moment_counts_a_new_checkpoint_beside_the_old_ones():
@@ -136,9 +136,9 @@ def test_shortages_are_reported_with_remedies(tiny_epsilon, image_folder, tmp_pa
 def test_out_of_memory_in_the_trial_is_reported_with_remedies(server, tiny_epsilon, image_folder, tmp_path):
     run = Run(server, tmp_path, "full", tiny_epsilon, image_folder, train_batch_size=4)
     for flags in (["--dry_run"], []):
-        status, said = run(*flags, moment="in the loss", number=2, action="memory")
-        assert status == 3 and "out of memory" in said and "Traceback" not in said
-        assert "--gradient_checkpointing, --train_batch_size 2 --gradient_accumulation_steps 2, --mixed_precision bf16" in said
+        status, output = run(*flags, moment="in the loss", number=2, action="memory")
+        assert status == 3 and "out of memory" in output and "Traceback" not in output
+        assert "--gradient_checkpointing, --train_batch_size 2 --gradient_accumulation_steps 2, --mixed_precision bf16" in output
 
 
 def test_switches_that_are_on_are_not_proposed():
@@ -172,5 +172,5 @@ def test_a_checkpoint_of_other_tensors_is_refused_as_the_run_would(server, tiny_
     kept = checkpoint.load(path)
     checkpoint.save(path.parent, replace(kept, learned={name: tensor[:1] for name, tensor in kept.learned.items()}))
     for flags in (["--dry_run"], []):
-        status, said = run(*LATEST, *flags)
-        assert status == 2 and "other tensors than this run's" in said, said
+        status, output = run(*LATEST, *flags)
+        assert status == 2 and "other tensors than this run's" in output, output

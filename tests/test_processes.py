@@ -27,8 +27,8 @@ def forked(run: Run) -> None:
     """The run as two processes that have the variables of `torchrun`, and imported everything before."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    status, said = run(port=port)
-    assert status == 0, said
+    status, output = run(port=port)
+    assert status == 0, output
 
 
 @pytest.mark.parametrize(

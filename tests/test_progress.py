@@ -82,8 +82,8 @@ def simulate(clock, monkeypatch, steps, step, first, sample=0.0, every=100, chec
 def test_time_left_is_within_a_tenth_from_the_second_step_on(run, monkeypatch):
     found = simulate(Time(monkeypatch), monkeypatch, **run)
     assert found[0][1] is None, "one step says nothing yet"
-    for number, said, real in found[1:]:
-        assert said == pytest.approx(real, rel=0.1, abs=1e-9), number
+    for number, estimate, real in found[1:]:
+        assert estimate == pytest.approx(real, rel=0.1, abs=1e-9), number
 
 
 def test_the_remaining_number_of_events():

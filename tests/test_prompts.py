@@ -188,7 +188,7 @@ READ_OTHERWISE = [
 # fmt: on
 
 
-def said(prompt: str, step: int = 0, steps: int = 1) -> tuple[Span, ...]:
+def spans_at(prompt: str, step: int = 0, steps: int = 1) -> tuple[Span, ...]:
     (clause,) = parse(prompt).clauses
     return clause.at(step, steps)
 
@@ -202,12 +202,12 @@ def trimmed(spans: tuple[Span, ...]) -> list[Span]:
 @pytest.mark.parametrize(("prompt", "theirs"), ATTENTION)
 def test_attention(prompt, theirs):
     expected = [BREAK if pair == ("BREAK", -1) else Span(*pair) for pair in theirs if pair[0]]
-    assert list(said(prompt)) == expected
+    assert list(spans_at(prompt)) == expected
 
 
 @pytest.mark.parametrize(("prompt", "theirs"), SCHEDULES)
 def test_schedules(prompt, theirs):
-    expected = [next(said(text) for last, text in theirs if step < last) for step in range(10)]
+    expected = [next(spans_at(text) for last, text in theirs if step < last) for step in range(10)]
     (clause,) = parse(prompt).clauses
     assert clause.schedule(10) == tuple(expected)
 
@@ -215,7 +215,7 @@ def test_schedules(prompt, theirs):
 @pytest.mark.parametrize(("prompt", "theirs"), ALTERNATIONS)
 def test_alternations(prompt, theirs):
     (clause,) = parse(prompt).clauses
-    assert clause.schedule(4) == tuple(map(said, theirs))
+    assert clause.schedule(4) == tuple(map(spans_at, theirs))
 
 
 @pytest.mark.parametrize(("prompt", "theirs"), CLAUSES)
@@ -247,19 +247,19 @@ def test_a_long_prompt_is_shown_around_the_place():
 
 @pytest.mark.parametrize(("prompt", "theirs", "same_as"), READ_OTHERWISE)
 def test_differences_to_other_grammars(prompt, theirs, same_as):
-    assert trimmed(said(prompt)) == trimmed(said(same_as))
+    assert trimmed(spans_at(prompt)) == trimmed(spans_at(same_as))
 
 
 def test_brackets_may_be_as_deep_as_the_limit():
-    (span,) = said("(" * DEEPEST + "a" + ")" * DEEPEST)
+    (span,) = spans_at("(" * DEEPEST + "a" + ")" * DEEPEST)
     assert math.isclose(span.weight, 1.1**DEEPEST)
-    (span,) = said("(" * DEEPEST + "a" + ":1000)" * DEEPEST)
+    (span,) = spans_at("(" * DEEPEST + "a" + ":1000)" * DEEPEST)
     assert math.isfinite(span.weight)
 
 
 def test_numbers_of_steps_may_be_absurd():
     for when in ("9e999", "-9e999", "9" * 400, f"{'9' * 400}.5", "-.5"):
-        assert [span.text for span in said(f"[a:b:{when}]")] == ["b" if when.startswith("-") else "a"]
+        assert [span.text for span in spans_at(f"[a:b:{when}]")] == ["b" if when.startswith("-") else "a"]
 
 
 @pytest.mark.parametrize("text", ["", "(a:1.3) [b|c] AND \\( BREAK d:2", "a) :("])
@@ -316,7 +316,7 @@ def read_or_reported(text):
 @settings(max_examples=300, deadline=None, database=None)
 @given(st.text(st.characters(exclude_characters="()[]{}:|\\_")).filter(lambda text: "AND" not in text and "BREAK" not in text))
 def test_text_without_markup_stays(text):
-    assert parse(text) == parse(text, "else") and said(text) == plain(text).clauses[0].at(0, 1)
+    assert parse(text) == parse(text, "else") and spans_at(text) == plain(text).clauses[0].at(0, 1)
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_unresolved_tags_and_choices_are_refused(text):
     with pytest.raises(InputError, match="are not supported here"):
         parse(text)
     for text in (r"a \{b\} c", "snake_case __", "a <lora> b", "embedding: x", "_a__ b"):
-        assert "".join(span.text for span in said(text)) == text.replace("\\", "")
+        assert "".join(span.text for span in spans_at(text)) == text.replace("\\", "")
 
 
 def test_nothing_heavy_is_imported():

@@ -38,7 +38,7 @@ def png(path: Path, size: tuple[int, int] = (2, 1), **texts: str) -> Path:
     return path
 
 
-def told(tmp_path: Path, **texts: str) -> GenerationInfo:
+def info_of(tmp_path: Path, **texts: str) -> GenerationInfo:
     return read_generation_info(png(tmp_path / "told.png", **texts))
 
 
@@ -51,9 +51,9 @@ def refusal(path: Path | str) -> list[str]:
     return [problem.what for problem in caught.value.problems]
 
 
-def unread(told: GenerationInfo) -> list[str]:
+def unread(info: GenerationInfo) -> list[str]:
     """What the notes are about."""
-    return [note.partition(":")[0].partition(" (")[0] for note in told.notes]
+    return [note.partition(":")[0].partition(" (")[0] for note in info.notes]
 
 
 # --- A1111 ---
@@ -223,7 +223,7 @@ INFOTEXTS = {  # text -> settings, what the notes are about (those on seed and b
 @pytest.mark.parametrize("name", INFOTEXTS)
 def test_infotexts(tmp_path, name):
     text, expected, notes, weights = INFOTEXTS[name]
-    found = told(tmp_path, parameters=text)
+    found = info_of(tmp_path, parameters=text)
     assert found.program == "A1111" and found.size == (2, 1) and found.place_in_batch == (0, 1)
     assert found.settings == expected and found.weights == weights
     assert [note for note in unread(found) if note not in ("base model", "Seed")] == [note for note in notes if note != "Seed"]
@@ -231,29 +231,29 @@ def test_infotexts(tmp_path, name):
 
 
 def test_notes_give_the_reason(tmp_path):
-    notes = told(tmp_path, parameters=INFOTEXTS["hires fix"][0]).notes
+    notes = info_of(tmp_path, parameters=INFOTEXTS["hires fix"][0]).notes
     assert "Hires upscaler: R-ESRGAN 4x+ (not read: Lanczos is used instead)" in notes
-    notes = told(tmp_path, parameters=INFOTEXTS["image to image"][0]).notes
+    notes = info_of(tmp_path, parameters=INFOTEXTS["image to image"][0]).notes
     assert any("--image" in note and "--strength 0.4" in note for note in notes)
-    notes = told(tmp_path, parameters=INFOTEXTS["what infer.py refuses"][0]).notes
+    notes = info_of(tmp_path, parameters=INFOTEXTS["what infer.py refuses"][0]).notes
     assert '"-1" is not a whole number' not in notes[0] and "Seed: -1 means a random seed (not read)" in notes
-    notes = told(tmp_path, parameters=INFOTEXTS["LoRA tags with hashes"][0]).notes
+    notes = info_of(tmp_path, parameters=INFOTEXTS["LoRA tags with hashes"][0]).notes
     assert "<lora:fur detail:0.8> (not read: only a name; give the file as --weights PATH:0.8)" in notes
 
 
 def test_a_model_name_is_not_a_path(tmp_path):
     text = f"a fox\nSteps: 20, Sampler: Euler, {TAIL}, Model hash: 6ce0161689, Model: v1-5-pruned"
-    found = told(tmp_path, parameters=text)
+    found = info_of(tmp_path, parameters=text)
     assert found.base_model == "v1-5-pruned"
     assert any("6ce0161689" in note and "--pretrained_model_name_or_path" in note for note in found.notes)
-    only_hash = told(tmp_path, parameters=INFOTEXTS["old and plain"][0])
+    only_hash = info_of(tmp_path, parameters=INFOTEXTS["old and plain"][0])
     assert only_hash.base_model is None and any("45dee52b" in note for note in only_hash.notes)
-    assert told(tmp_path, parameters=INFOTEXTS["a model's name with a comma"][0]).base_model == "mine, the best"
+    assert info_of(tmp_path, parameters=INFOTEXTS["a model's name with a comma"][0]).base_model == "mine, the best"
 
 
 def test_noise_from_a_gpu_is_noted(tmp_path):
-    assert "Seed" in unread(told(tmp_path, parameters=INFOTEXTS["hires fix"][0]))
-    assert "Seed" not in unread(told(tmp_path, parameters=INFOTEXTS["stable-diffusion.cpp"][0]))
+    assert "Seed" in unread(info_of(tmp_path, parameters=INFOTEXTS["hires fix"][0]))
+    assert "Seed" not in unread(info_of(tmp_path, parameters=INFOTEXTS["stable-diffusion.cpp"][0]))
 
 
 @pytest.mark.parametrize("format", ["JPEG", "WEBP", "PNG"])
@@ -332,7 +332,7 @@ def changed(number: str, **inputs) -> dict:
 
 
 def comfy(tmp_path: Path, nodes: dict) -> GenerationInfo:
-    return told(tmp_path, prompt=json.dumps(nodes), workflow="{}")
+    return info_of(tmp_path, prompt=json.dumps(nodes), workflow="{}")
 
 
 PLAIN = {
@@ -366,8 +366,8 @@ def test_comfyui_samplers(tmp_path, name, spacing, scheduler, options):
     found = comfy(tmp_path, changed("3", sampler_name=name, scheduler=spacing))
     assert found.settings.get("scheduler") == scheduler
     assert {key: found.settings[key] for key in ("use_karras_sigmas", "timestep_spacing") if key in found.settings} == options
-    told = {"dpmpp_2s_ancestral": 2, "lcm": 1, "banana": 1}
-    assert len(found.notes) == 1 + told.get(name, 0)
+    info_of = {"dpmpp_2s_ancestral": 2, "lcm": 1, "banana": 1}
+    assert len(found.notes) == 1 + info_of.get(name, 0)
 
 
 def test_loras_between_sampler_and_model_are_read(tmp_path):
@@ -494,11 +494,11 @@ FACTS = facts("demo", ())
 def written(path: Path, settings: InferenceSettings, place: tuple[int, int] = (0, 1), **changes) -> Path:
     """A picture as infer.py writes it; changes: other facts."""
     wanted = ImageRequest(settings, settings.prompt or ("",), settings.seed)
-    said = texts(FACTS | changes, wanted, "DDIMScheduler", (8, 8), place)
+    output = texts(FACTS | changes, wanted, "DDIMScheduler", (8, 8), place)
     if path.suffix == ".png":
-        Image.new("RGB", (3, 2)).save(path, pnginfo=png_info(said))
+        Image.new("RGB", (3, 2)).save(path, pnginfo=png_info(output))
     else:
-        Image.new("RGB", (16, 8)).save(path, **saving(path.suffix[1:], said))
+        Image.new("RGB", (16, 8)).save(path, **saving(path.suffix[1:], output))
     return path
 
 
@@ -623,7 +623,7 @@ def own(**changes) -> str:
 
 
 def test_metadata_cannot_set_the_output_folder(tmp_path):
-    said = {
+    output = {
         "prompt": ["x"],
         "output_dir": "/home",
         "overwrite_output_dir": True,
@@ -631,11 +631,11 @@ def test_metadata_cannot_set_the_output_folder(tmp_path):
         "sweep": ["seed=1..999"],
         "trace": True,
     }
-    assert told(tmp_path, customize=own(settings=said)).settings == {"prompt": ("x",)}
+    assert info_of(tmp_path, customize=own(settings=output)).settings == {"prompt": ("x",)}
 
 
 def test_settings_of_other_versions_are_noted(tmp_path):
-    found = told(tmp_path, customize=own(settings={"prompt": ["x"], "freeu": 2}))
+    found = info_of(tmp_path, customize=own(settings={"prompt": ["x"], "freeu": 2}))
     assert found.settings == {"prompt": ("x",)} and found.notes == ("freeu: 2 (not read: not a setting of this version)",)
 
 
@@ -661,13 +661,13 @@ def test_damaged_chunks_of_ours(tmp_path, text, words):
 
 def test_the_word_none_and_line_breaks_are_read_as_written(tmp_path):
     for text in ("none", "NONE", "a\nb"):
-        assert told(tmp_path, customize=own(settings={"prompt": [text]})).settings == {"prompt": (text,)}
-    assert told(tmp_path, parameters=f"None\nSteps: 20, Sampler: Euler, {TAIL}").settings["prompt"] == ("None",)
+        assert info_of(tmp_path, customize=own(settings={"prompt": [text]})).settings == {"prompt": (text,)}
+    assert info_of(tmp_path, parameters=f"None\nSteps: 20, Sampler: Euler, {TAIL}").settings["prompt"] == ("None",)
 
 
 def test_every_refused_setting_is_reported(tmp_path):
-    said = {"prompt": ["x"], "seed": -1, "height": 7, "scheduler": 5}
-    assert len(refusal(png(tmp_path / "a.png", customize=own(settings=said)))) == 3
+    output = {"prompt": ["x"], "seed": -1, "height": 7, "scheduler": 5}
+    assert len(refusal(png(tmp_path / "a.png", customize=own(settings=output)))) == 3
 
 
 # --- whatever else comes ---
@@ -683,10 +683,10 @@ def test_images_without_metadata_are_refused(tmp_path):
 
 def test_our_own_chunk_comes_first_then_a_line_of_settings(tmp_path):
     infotext = INFOTEXTS["old and plain"][0]
-    assert told(tmp_path, parameters=infotext, prompt=json.dumps(graph()), customize=own()).program == "customize"
-    assert told(tmp_path, parameters=infotext, prompt=json.dumps(graph())).program == "A1111"
-    assert told(tmp_path, parameters="a fox", prompt=json.dumps(graph())).program == "ComfyUI"
-    assert told(tmp_path, parameters='{"prompt": "a fox"}', prompt=json.dumps(graph())).program == "ComfyUI"
+    assert info_of(tmp_path, parameters=infotext, prompt=json.dumps(graph()), customize=own()).program == "customize"
+    assert info_of(tmp_path, parameters=infotext, prompt=json.dumps(graph())).program == "A1111"
+    assert info_of(tmp_path, parameters="a fox", prompt=json.dumps(graph())).program == "ComfyUI"
+    assert info_of(tmp_path, parameters='{"prompt": "a fox"}', prompt=json.dumps(graph())).program == "ComfyUI"
 
 
 @pytest.mark.parametrize("text", ['"', "{", "[1]", '{"1": 2}', '{"1": {"class_type": "KSampler"}}', "not JSON", "[" * 200_000])
@@ -717,7 +717,7 @@ def test_texts_that_are_too_long(tmp_path):
     assert "MAX_TEXT_CHUNK" in refusal(raw_png(tmp_path / "b.png", (b"zTXt", bomb)))[0]
     many = [(b"zTXt", f"t{i}".encode() + b"\0\0" + zlib.compress(b"x" * 1_000_000)) for i in range(70)]
     assert "too much memory" in refusal(raw_png(tmp_path / "c.png", *many))[0].lower()
-    assert told(tmp_path, workflow=long, prompt=json.dumps(graph())).settings == PLAIN, "what is not read may be long"
+    assert info_of(tmp_path, workflow=long, prompt=json.dumps(graph())).settings == PLAIN, "what is not read may be long"
 
 
 HOSTILE = [
@@ -742,7 +742,7 @@ HOSTILE = [
 def test_long_texts_take_linear_time(tmp_path, piece):
     text = "a fox\nSteps: 20, " + piece * (900_000 // len(piece))
     started = time.process_time()
-    found = told(tmp_path, parameters=text)
+    found = info_of(tmp_path, parameters=text)
     assert time.process_time() - started < 20, "a second where it is linear, hours where it is not"
     assert len(found.notes) <= 51 and all(len(note) < 400 and note.isprintable() for note in found.notes)
 
@@ -823,7 +823,7 @@ FILE = st.fixed_dictionaries({"path": st.text(), "scale": SCALARS, "sha256": st.
 FACT = st.one_of(
     st.tuples(st.just("settings"), st.one_of(
         st.dictionaries(SETTING_NAMES, st.one_of(SCALARS, st.lists(SCALARS, max_size=3), JSON), max_size=6),
-        st.dictionaries(SETTING_NAMES, SCALARS, max_size=3).map(lambda said: said | {"prompt": ["x"]}),
+        st.dictionaries(SETTING_NAMES, SCALARS, max_size=3).map(lambda output: output | {"prompt": ["x"]}),
     )),
     st.tuples(st.just("weights"), st.lists(FILE, max_size=3)),
     st.tuples(st.just("versions"), st.dictionaries(st.sampled_from(VERSIONED), JSON)),

@@ -39,11 +39,11 @@ def test_an_anagram_has_a_reading_per_view(view, transposed, words):
 def test_components_are_labelled_with_their_prompts(illusion, names, count):
     prompts = ("a cat", "a dog", "a fox")[:count]
     [found] = wanted(prompt=prompts, illusion=illusion).requests
-    told = readings(found, IMAGE)
-    assert [label for label, _ in told] == [f"{prompt} ({name})" for prompt, name in zip(prompts, names, strict=True)]
+    reported = readings(found, IMAGE)
+    assert [label for label, _ in reported] == [f"{prompt} ({name})" for prompt, name in zip(prompts, names, strict=True)]
     if illusion == "colour":
         grey = np.asarray(IMAGE, dtype=np.float64).mean(-1)
-        assert np.abs(np.asarray(told[0][1], dtype=float) - grey[..., None]).max() <= 1
+        assert np.abs(np.asarray(reported[0][1], dtype=float) - grey[..., None]).max() <= 1
 
 
 def test_a_sheet_has_a_row_for_each_image_and_a_column_for_each_reading():

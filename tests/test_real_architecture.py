@@ -54,7 +54,7 @@ def test_two_steps_saved_and_loaded(method, form, model, tmp_path):
     image_folder = write_images(tmp_path / "pictures", size=(128, 128))
     sizes = ["--resolution", "128", "--max_train_steps", "2", "--train_batch_size", "1", "--report_to", "none"]
     out = tmp_path / "run"
-    said = python(
+    output = python(
         script,
         "--pretrained_model_name_or_path",
         str(base),
@@ -65,7 +65,7 @@ def test_two_steps_saved_and_loaded(method, form, model, tmp_path):
         *sizes,
         *arguments,
     )
-    assert "read back: predictions differ by" in said
+    assert "read back: predictions differ by" in output
     assert len((out / "log.jsonl").read_text().splitlines()) == 2
     drawn = ["--num_inference_steps", "2", "--height", "64", "--width", "64"]
     prompt = PROMPTS.get(method, "a photo of sks dog")

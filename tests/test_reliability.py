@@ -72,10 +72,10 @@ def test_killed_at_random_until_done(method, chain, finished_run, new_run):
     run = new_run(method, **EACH_STEP)
     flags: list[str] = []
     for _ in range(100):
-        status, said = run(*flags, after=dice.uniform(0.3, 1.3) * reference.seconds)
+        status, output = run(*flags, after=dice.uniform(0.3, 1.3) * reference.seconds)
         if status == 0:
             break
-        assert status == -signal.SIGKILL, said
+        assert status == -signal.SIGKILL, output
         begun = (run.folder / "config.toml").exists()
         assert not begun or damaged(run.folder) == []
         flags = LATEST if begun else []
@@ -95,8 +95,8 @@ def test_stopped_after_each_step(method, steps, finished_run, new_run, tmp_path)
             reference.folder / "checkpoints" / checkpoint.name(step), run.folder / "checkpoints" / checkpoint.name(step)
         )
         shutil.copy(reference.folder / "config.toml", run.folder)
-        status, said = run(*LATEST)
-        assert status == 0 and f"going on after step {step} " in said, said
+        status, output = run(*LATEST)
+        assert status == 0 and f"going on after step {step} " in output, output
         assert run.result() == reference.result()
 
 
@@ -114,8 +114,8 @@ def test_a_flipped_byte_costs_one_checkpoint_and_a_damaged_run_says_so(method, f
     assert found.what == "checkpoints/step-000006"
     for path in run.folder.glob("*.safetensors"):
         path.unlink()
-    status, said = run(*LATEST)
-    assert status == 0 and "skipped checkpoint step-000006: " in said and "going on after step 5 " in said
+    status, output = run(*LATEST)
+    assert status == 0 and "skipped checkpoint step-000006: " in output and "going on after step 5 " in output
     assert run.result() == reference.result()
     assert damaged(run.folder) == [found], "what is not as it was written may be the user's, and stays"
     assert not checkpoint.faults(run.folder / "checkpoints/step-000006-2")
@@ -124,8 +124,8 @@ def test_a_flipped_byte_costs_one_checkpoint_and_a_damaged_run_says_so(method, f
 def test_a_finished_run_is_left_as_it_is(finished_run, new_run):
     run = finished_run("lora")
     before = digest(run.folder)
-    status, said = run(*LATEST)
-    assert status == 0 and "is finished: nothing to do" in said
+    status, output = run(*LATEST)
+    assert status == 0 and "is finished: nothing to do" in output
     assert digest(run.folder) == before
 
 
@@ -141,8 +141,8 @@ def test_images_and_base_model_may_be_moved(finished_run, new_run, tiny_epsilon,
         os.utime(tmp_path / "pictures" / file.name, (number, number))
     shutil.copytree(tiny_epsilon, tmp_path / "base")
     moved = ["--instance_data_dir", str(tmp_path / "pictures"), "--pretrained_model_name_or_path", str(tmp_path / "base")]
-    status, said = run(*LATEST, *moved)
-    assert status == 0 and "going on after step 2 " in said and run.result() == reference.result(), said
+    status, output = run(*LATEST, *moved)
+    assert status == 0 and "going on after step 2 " in output and run.result() == reference.result(), output
 
 
 def test_another_version_of_a_library_is_a_note(finished_run, new_run):
@@ -153,8 +153,10 @@ def test_another_version_of_a_library_is_a_note(finished_run, new_run):
     kept = checkpoint.load(path)
     kept.state["identity"]["versions"]["peft"] = "0.1"
     checkpoint.save(path.parent, kept)
-    status, said = run(*LATEST)
-    assert status == 0 and f"note: peft was 0.1, is {version('peft')} now" in said and run.result() == reference.result(), said
+    status, output = run(*LATEST)
+    assert status == 0 and f"note: peft was 0.1, is {version('peft')} now" in output and run.result() == reference.result(), (
+        output
+    )
 
 
 def test_settings_of_another_run_are_named(finished_run, tiny_v, tmp_path, server, image_folder):
@@ -162,9 +164,9 @@ def test_settings_of_another_run_are_named(finished_run, tiny_v, tmp_path, serve
     before = digest(run.folder)
     other = Run(server, tmp_path, "textual_inversion", tiny_v, image_folder, seed=4, output_dir=str(run.folder))
     other.folder = run.folder
-    status, said = other(*LATEST)
-    assert status == 2 and "method: was 'train_dreambooth.py'" in said and "seed: was 3" in said
-    assert "base model's files: are not those of the run" in said and "Traceback" not in said
+    status, output = other(*LATEST)
+    assert status == 2 and "method: was 'train_dreambooth.py'" in output and "seed: was 3" in output
+    assert "base model's files: are not those of the run" in output and "Traceback" not in output
     assert digest(run.folder) == before
 
 
@@ -178,8 +180,8 @@ def test_two_processes(new_run):
             signal.pause()
     os.read(ready, 1)
     try:
-        status, said = run()
-        assert status == 2 and f"process {child} is using {run.folder}" in said
+        status, output = run()
+        assert status == 2 and f"process {child} is using {run.folder}" in output
         assert [path.name for path in run.folder.iterdir()] == [lock.NAME]
     finally:
         os.kill(child, signal.SIGKILL)
@@ -200,8 +202,8 @@ def test_two_processes(new_run):
 def test_signals_in_a_save(moment, number, action, status, step, finished_run, new_run):
     reference = finished_run("textual_inversion")
     run = new_run("textual_inversion", checkpointing_steps=1)
-    ended, said = run(moment=moment, number=number, action=action)
-    assert ended == status and "Traceback" not in said and damaged(run.folder) == []
+    ended, output = run(moment=moment, number=number, action=action)
+    assert ended == status and "Traceback" not in output and damaged(run.folder) == []
     steps = [path.name for path in checkpoint.every(run.folder / "checkpoints")]
     assert steps[0] <= checkpoint.name(step), steps
     assert run(*LATEST)[0] == 0 and run.result() == reference.result()
@@ -211,15 +213,15 @@ def test_signals_in_a_save(moment, number, action, status, step, finished_run, n
 def test_a_learning_rate_far_too_high(method, new_run):
     """Weights of hundreds end in an infinity, which is in no file; a word of that length is told of."""
     run = new_run(method, learning_rate=10.0, max_train_steps=20, checkpointing_steps=2)
-    status, said = run()
+    status, output = run()
     files = list(run.folder.rglob("*.safetensors"))
     assert len(files) >= 2 and all(tensor.isfinite().all() for file in files for tensor in load_file(file).values())
-    assert damaged(run.folder) == [] and "Traceback" not in said
+    assert damaged(run.folder) == [] and "Traceback" not in output
     if method == "textual_inversion":
-        assert status == 0 and "<new> blew up" in said
+        assert status == 0 and "<new> blew up" in output
     else:
         step = len(run.losses())
-        assert status == 4 and f"at step {step + 1} (pictures: " in said and f"the state of step {step} is kept" in said
+        assert status == 4 and f"at step {step + 1} (pictures: " in output and f"the state of step {step} is kept" in output
         assert checkpoint.every(run.folder / "checkpoints")[0].name == checkpoint.name(step)
 
 
@@ -257,8 +259,8 @@ def test_a_file_limit_is_met_at_any_file(finished_run, new_run):
     reference = finished_run("lora")
     run = new_run("lora", checkpointing_steps=1)
     sizes = [path.stat().st_size for path in (reference.folder / "checkpoints/step-000006").iterdir()]
-    status, said = run(file_size=max(sizes) - 1)
-    assert status == 3 and "disk full: " in said and "(File too large)" in said and "Traceback" not in said
+    status, output = run(file_size=max(sizes) - 1)
+    assert status == 3 and "disk full: " in output and "(File too large)" in output and "Traceback" not in output
     assert damaged(run.folder) == [] and not list(run.folder.rglob("*.unfinished"))
     assert run(*LATEST)[0] == 0 and run.result() == reference.result()
 
@@ -287,23 +289,23 @@ def test_a_disk_that_fills_up_costs_nothing_but_time(places, finished_run, new_r
     for place in places:
         run = new_run("lora", small_disk / str(place), checkpointing_steps=1)
         filler = fill(small_disk, one + (whole - one) * place // 63 if len(places) > 1 else 3 * one)
-        status, said = run()
+        status, output = run()
         seen.add(status)
         if status:
-            assert status == 3 and "disk full: " in said and "Traceback" not in said, said
-            assert "are missing" in said or len(places) > 1
+            assert status == 3 and "disk full: " in output and "Traceback" not in output, output
+            assert "are missing" in output or len(places) > 1
         assert damaged(run.folder) == [] and not list(run.folder.rglob("*.unfinished"))
         filler.unlink()
-        status, said = run(*LATEST)
-        assert status == 0 and run.result() == reference.result(), said
+        status, output = run(*LATEST)
+        assert status == 0 and run.result() == reference.result(), output
         shutil.rmtree(run.folder.parent)
     assert 3 in seen
 
 
 def test_a_run_folder_that_vanishes(new_run):
     run = new_run("textual_inversion")
-    status, said = run(moment="in a step", number=1, action=f"remove {run.folder}")
-    assert status == 3 and said.count("cannot write ") == 1 and "Traceback" not in said, said
+    status, output = run(moment="in a step", number=1, action=f"remove {run.folder}")
+    assert status == 3 and output.count("cannot write ") == 1 and "Traceback" not in output, output
 
 
 @pytest.mark.parametrize(
@@ -323,8 +325,8 @@ def test_names_of_output_folders(name, status, what, new_run, tmp_path):
     run = new_run("textual_inversion", tmp_path / "config", max_train_steps=1)
     before = digest(tmp_path)
     given = str(tmp_path / name) if name else name
-    ended, said = run("--output_dir", given)
-    assert ended == status and what in said and "Traceback" not in said, said
+    ended, output = run("--output_dir", given)
+    assert ended == status and what in output and "Traceback" not in output, output
     if status:
         assert digest(tmp_path) == before
     else:
@@ -337,5 +339,5 @@ def test_names_of_output_folders(name, status, what, new_run, tmp_path):
 def test_a_folder_that_cannot_be_written_to(new_run, small_disk):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     run = new_run("textual_inversion")
-    status, said = run("--output_dir", str(small_disk / "run"))
-    assert status == 2 and f"{small_disk} is not writable" in said
+    status, output = run("--output_dir", str(small_disk / "run"))
+    assert status == 2 and f"{small_disk} is not writable" in output

@@ -17,12 +17,14 @@ def test_many_problems_of_a_kind_are_joined(count, shown):
     problems = [long_caption(index) for index in range(count)] + [Problem("--rank", "is 0", "give 1")]
     assert [len(kind) for kind in kinds(problems)] == ([count] if shown == 1 else [1] * shown) + [1]
     assert headline("infer.py", problems).startswith(f"infer.py: {shown + 1} problems in the input")
-    told = list(lines(problems))
-    assert told[0] == "  'caption 0' (0.png): is too long: 78 tokens, of which 77 are read"
+    reported = list(lines(problems))
+    assert reported[0] == "  'caption 0' (0.png): is too long: 78 tokens, of which 77 are read"
     if count == 300:
-        assert len(told) == 5 and told[2] == "      -> shorten it" and told[3:] == ["  --rank: is 0", "      -> give 1"]
+        assert (
+            len(reported) == 5 and reported[2] == "      -> shorten it" and reported[3:] == ["  --rank: is 0", "      -> give 1"]
+        )
         names = ", ".join(f"'caption {index}' ({index}.png)" for index in range(1, 11))
-        assert told[1] == f"      and 299 more with the same problem: {names} and 289 more"
+        assert reported[1] == f"      and 299 more with the same problem: {names} and 289 more"
 
 
 def test_different_faults_are_separate_and_equal_ones_are_reported_once():

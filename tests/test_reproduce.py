@@ -66,7 +66,7 @@ def test_an_image_of_random_settings_is_reproduced_bit_for_bit(tiny_v, tmp_path,
     assert infer(*random_settings(dice, tmp_path, tiny_v), "--output_dir", str(tmp_path / "first")) == 0
     first = dice.choice(sorted((tmp_path / "first").glob("[0-9]*.png")))
     assert infer("--like", str(first), "--output_dir", str(tmp_path / "again")) == 0
-    assert "the same: all" in (told := capsys.readouterr().out) and "not the same" not in told
+    assert "the same: all" in (reported := capsys.readouterr().out) and "not the same" not in reported
     assert np.array_equal(np.asarray(Image.open(first)), np.asarray(Image.open(tmp_path / "again/000.png")))
     assert Image.open(first).text == Image.open(tmp_path / "again/000.png").text
 
@@ -82,8 +82,8 @@ def test_other_flags_override_the_metadata(tiny_v, tmp_path, capsys):
     capsys.readouterr()
     infer(*like, "--sweep", "guidance_scale=4,6", "--output_dir", str(tmp_path / "other"))
     assert "same" not in capsys.readouterr().out
-    told = [json.loads(Image.open(tmp_path / f"other/00{i}.png").text["customize"])["settings"] for i in range(2)]
-    assert [each["guidance_scale"] for each in told] == [4, 6] and [each["seed"] for each in told] == [2, 2]
+    reported = [json.loads(Image.open(tmp_path / f"other/00{i}.png").text["customize"])["settings"] for i in range(2)]
+    assert [each["guidance_scale"] for each in reported] == [4, 6] and [each["seed"] for each in reported] == [2, 2]
     written, _ = read(InferenceSettings, [str(tmp_path / "other/config.toml")])
     assert written.like is None and written.seed == 2 and written.sweep == ("guidance_scale=4,6",)
 
@@ -122,8 +122,8 @@ def test_images_of_other_programs_need_a_base_model(tmp_path, tiny_v, capsys):
         and not (tmp_path / "out").exists()
     )
     assert infer(*like, "--pretrained_model_name_or_path", str(tiny_v)) == 0
-    said = capsys.readouterr()
-    assert "dreams, only a name" in said.err and "same" not in said.out
+    output = capsys.readouterr()
+    assert "dreams, only a name" in output.err and "same" not in output.out
     ours = Image.open(tmp_path / "out/000.png")
     assert ours.size == (16, 24) and json.loads(ours.text["customize"])["settings"]["scheduler"] == "EulerDiscreteScheduler"
 

@@ -28,12 +28,12 @@ def test_killed_at_three_moments_and_resumed(method, server, tiny_epsilon, image
         server, tmp_path / "killed", method, tiny_epsilon, image_folder, **({"lora_dropout": 0.2} if method == "lora" else {})
     )
     assert killed(moment="in a step", number=4)[0] == -signal.SIGKILL  # step 4: the checkpoint of step 2 is there
-    status, said = killed(*LATEST, moment="inside a checkpoint")  # that of step 4, with its files but without its manifest
-    assert status == -signal.SIGKILL and "going on after step 2" in said
-    status, said = killed(*LATEST, moment="after a checkpoint")
-    assert status == -signal.SIGKILL and "going on after step 2" in said
-    status, said = killed(*LATEST)
-    assert status == 0 and "going on after step 4" in said
+    status, output = killed(*LATEST, moment="inside a checkpoint")  # that of step 4, with its files but without its manifest
+    assert status == -signal.SIGKILL and "going on after step 2" in output
+    status, output = killed(*LATEST, moment="after a checkpoint")
+    assert status == -signal.SIGKILL and "going on after step 2" in output
+    status, output = killed(*LATEST)
+    assert status == 0 and "going on after step 4" in output
     assert killed.result() == finished_run.result()
     assert killed.losses() == finished_run.losses() and len(finished_run.losses()) == 6
 
@@ -56,9 +56,9 @@ def test_a_signal_finishes_the_step_saves_and_prints_how_to_resume(
 ):
     finished_run = finished_run("textual_inversion")
     run = Run(server, tmp_path / "stopped", "textual_inversion", tiny_epsilon, image_folder)
-    stopped, said = run(moment="in a step", number=3, action=name)
-    assert stopped == status and (run.folder / "checkpoints/step-000003").is_dir() and "Traceback" not in said
-    assert f"{run.folder / 'config.toml'} --resume_from_checkpoint latest" in said
+    stopped, output = run(moment="in a step", number=3, action=name)
+    assert stopped == status and (run.folder / "checkpoints/step-000003").is_dir() and "Traceback" not in output
+    assert f"{run.folder / 'config.toml'} --resume_from_checkpoint latest" in output
     assert run(*LATEST)[0] == 0
     assert run.result() == finished_run.result() and run.losses() == finished_run.losses()
 
@@ -66,11 +66,11 @@ def test_a_signal_finishes_the_step_saves_and_prints_how_to_resume(
 def test_nan_leaves_the_last_good_state(finished_run, server, tiny_epsilon, image_folder, tmp_path):
     finished_run = finished_run("lora")
     run = Run(server, tmp_path / "nan", "lora", tiny_epsilon, image_folder)
-    status, said = run(moment="in the loss", number=4, action="nan")
-    assert status == 4 and "the loss is nan at step 4" in said and ".png" in said and "Traceback" not in said
+    status, output = run(moment="in the loss", number=4, action="nan")
+    assert status == 4 and "the loss is nan at step 4" in output and ".png" in output and "Traceback" not in output
     assert not list(run.folder.glob("*.safetensors"))
-    status, said = run(*LATEST)
-    assert status == 0 and "going on after step 3" in said
+    status, output = run(*LATEST)
+    assert status == 0 and "going on after step 3" in output
     assert run.result() == finished_run.result()
 
 
@@ -78,10 +78,10 @@ def test_a_folder_with_a_run_is_refused_and_settings_that_matter_may_not_change(
     run = Run(server, tmp_path, "lora", tiny_epsilon, image_folder)
     assert run()[0] == 0
     before = run.result()
-    status, said = run()
-    assert status == 2 and "--resume_from_checkpoint latest" in said and "--overwrite_output_dir" in said
-    status, said = run(*LATEST, "--learning_rate", "0.5", "--seed", "4")
-    assert status == 2 and "learning_rate: was 0.001" in said and "seed: was 3" in said and "Traceback" not in said
+    status, output = run()
+    assert status == 2 and "--resume_from_checkpoint latest" in output and "--overwrite_output_dir" in output
+    status, output = run(*LATEST, "--learning_rate", "0.5", "--seed", "4")
+    assert status == 2 and "learning_rate: was 0.001" in output and "seed: was 3" in output and "Traceback" not in output
     assert run.result() == before
     assert run("--overwrite_output_dir", "--seed", "4")[0] == 0
     assert run.result() != before
@@ -102,10 +102,10 @@ def test_the_state_is_saved_if_memory_or_disk_run_out(
 ):
     finished_run = finished_run("textual_inversion")
     run = Run(server, tmp_path / "short", "textual_inversion", tiny_epsilon, image_folder)
-    status, said = run(moment=moment, number=4, action=action)
-    assert status == expected and "Traceback" not in said and "->" in said
-    status, said = run(*LATEST)
-    assert status == 0 and f"going on after step {3 if moment == 'in the loss' else 4}" in said
+    status, output = run(moment=moment, number=4, action=action)
+    assert status == expected and "Traceback" not in output and "->" in output
+    status, output = run(*LATEST)
+    assert status == 0 and f"going on after step {3 if moment == 'in the loss' else 4}" in output
     assert run.result() == finished_run.result()
 
 
@@ -113,8 +113,8 @@ def test_a_finished_run_resumed_changes_nothing(server, tiny_epsilon, image_fold
     run = Run(server, tmp_path, "lora", tiny_epsilon, image_folder)
     assert run()[0] == 0
     before, losses = run.result(), run.losses()
-    status, said = run(*LATEST)
-    assert status == 0 and "going on after step 6" in said
+    status, output = run(*LATEST)
+    assert status == 0 and "going on after step 6" in output
     assert run.result() == before and run.losses() == losses
 
 
@@ -123,18 +123,18 @@ def test_another_run_is_not_the_same_run(server, tiny_epsilon, tmp_path):
     folder = write_images(tmp_path / "own")
     run = Run(server, tmp_path, "lora", tiny_epsilon, folder, lr_scheduler="cosine")
     assert run(moment="in a step", number=4)[0] == -signal.SIGKILL
-    status, said = run(*LATEST, "--max_train_steps", "9")
-    assert status == 2 and "max_train_steps: was 6" in said
+    status, output = run(*LATEST, "--max_train_steps", "9")
+    assert status == 2 and "max_train_steps: was 6" in output
     (folder / "1.txt").write_text("a photo of sks dog in the house")
-    status, said = run(*LATEST)
-    assert status == 2 and "images and captions" in said and "1.png" in said
+    status, output = run(*LATEST)
+    assert status == 2 and "images and captions" in output and "1.png" in output
     (folder / "1.txt").unlink()
     before = (folder / "2.png").read_bytes()
     picture = Image.open(folder / "2.png")
     picture.putpixel((0, 0), tuple(255 - value for value in picture.getpixel((0, 0))))
     picture.save(folder / "2.png")
-    status, said = run(*LATEST)
-    assert status == 2 and "images and captions" in said and "2.png" in said
+    status, output = run(*LATEST)
+    assert status == 2 and "images and captions" in output and "2.png" in output
     (folder / "2.png").write_bytes(before)
     assert run(*LATEST)[0] == 0
 
@@ -181,8 +181,8 @@ def test_no_file_of_the_user_is_overwritten_or_removed(server, tiny_epsilon, ima
     (folder / "README.md").write_text("mine")
     run = Run(server, tmp_path, "full", tiny_epsilon, image_folder)
     for flags in ([], ["--overwrite_output_dir"]):
-        status, said = run(*flags)
-        assert status == 2 and "README.md" in said and "unet" in said and "name another folder" in said
+        status, output = run(*flags)
+        assert status == 2 and "README.md" in output and "unet" in output and "name another folder" in output
     assert (folder / "unet/mine.safetensors").read_text() == (folder / "README.md").read_text() == "mine"
 
 
@@ -205,15 +205,15 @@ def test_inputs_of_a_run_are_not_removed_with_an_earlier_one(server, tiny_epsilo
         (["--pretrained_model_name_or_path", str(tmp_path / "linked")], "pretrained_model_name_or_path"),
         (["--latents_cache_dir", str(earlier.folder / "samples")], "latents_cache_dir"),
     ):
-        status, said = earlier("--overwrite_output_dir", *flags)
-        assert status == 2 and f"  {name}: " in said and "would remove with the earlier run" in said, said
+        status, output = earlier("--overwrite_output_dir", *flags)
+        assert status == 2 and f"  {name}: " in output and "would remove with the earlier run" in output, output
     assert {path: path.read_bytes() for path in earlier.folder.rglob("*") if path.is_file() and path.name != ".lock"} == {
         path: content for path, content in before.items() if path.name != ".lock"
     }
-    status, said = earlier("--overwrite_output_dir", "--instance_data_dir", str(earlier.folder / "samples/mine"))
-    [removed] = [line for line in said.splitlines() if line.startswith("overwrite_output_dir removes ")]
-    assert status == 0 and "samples/mine" not in removed, said
-    assert f"images    3 in {earlier.folder / 'samples/mine'}, " in said
+    status, output = earlier("--overwrite_output_dir", "--instance_data_dir", str(earlier.folder / "samples/mine"))
+    [removed] = [line for line in output.splitlines() if line.startswith("overwrite_output_dir removes ")]
+    assert status == 0 and "samples/mine" not in removed, output
+    assert f"images    3 in {earlier.folder / 'samples/mine'}, " in output
     assert mine == {path: path.read_bytes() for path in earlier.folder.glob("samples/mine/*")}
     assert len(mine) == 3 and (earlier.folder / "model_index.json").is_file()
 
@@ -235,15 +235,15 @@ def test_inputs_of_a_run_are_not_removed_with_an_earlier_one(server, tiny_epsilo
 )
 def test_trackers_have_their_own_folder(name, server, tiny_epsilon, image_folder, tmp_path):
     run = Run(server, tmp_path, "textual_inversion", tiny_epsilon, image_folder)
-    status, said = run("--logging_dir", name)
-    assert status == 2 and "logging_dir" in said and "no plain name for a folder" in said and not run.folder.exists()
+    status, output = run("--logging_dir", name)
+    assert status == 2 and "logging_dir" in output and "no plain name for a folder" in output and not run.folder.exists()
 
 
 def test_nan_in_the_result_is_a_numerics_error(server, tiny_epsilon, image_folder, tmp_path):
     """One step so long that the weights are finite and what the network makes of them is not."""
     run = Run(server, tmp_path, "full", tiny_epsilon, image_folder, learning_rate=10.0, max_train_steps=1)
-    status, said = run()
-    assert status == 4 and "predict NaN or infinity, so no result was saved" in said and "Traceback" not in said
+    status, output = run()
+    assert status == 4 and "predict NaN or infinity, so no result was saved" in output and "Traceback" not in output
     assert not list(run.folder.glob("model_index.json"))
 
 
@@ -251,8 +251,8 @@ def test_a_wrong_sampler_is_reported_before_an_earlier_run_is_removed(server, ti
     run = Run(server, tmp_path, "textual_inversion", tiny_epsilon, image_folder)
     assert run()[0] == 0
     before = run.result()
-    status, said = run("--overwrite_output_dir", "--validation_prompt", "a dog", "--validation_scheduler", "EulerDiscrete")
-    assert status == 2 and "validation_scheduler" in said and "EulerDiscreteScheduler" in said
+    status, output = run("--overwrite_output_dir", "--validation_prompt", "a dog", "--validation_scheduler", "EulerDiscrete")
+    assert status == 2 and "validation_scheduler" in output and "EulerDiscreteScheduler" in output
     assert run.result() == before
 
 
@@ -269,8 +269,8 @@ def test_samples_and_intermediate_weights_have_their_own_folders(finished_run, s
     assert len(list((run.folder / "samples/step-000003").glob("*.png"))) == 4
     assert sorted(path.name for path in (run.folder / "weights").iterdir()) == ["step-000004", "step-000006"]
     assert run.result() == finished_run("textual_inversion").result()  # looking on changes nothing
-    status, said = run(*LATEST, "--num_validation_images", "1")
-    assert status == 0, said
+    status, output = run(*LATEST, "--num_validation_images", "1")
+    assert status == 0, output
 
 
 def test_class_images_of_another_prompt_are_not_reused(server, tiny_epsilon, image_folder, tmp_path):
@@ -287,5 +287,5 @@ def test_class_images_of_another_prompt_are_not_reused(server, tiny_epsilon, ima
     (tmp_path / "class/class-000001.png").unlink()
     assert run("--overwrite_output_dir")[0] == 0  # the missing one is drawn again, the same
     assert drawn == {path.name: path.read_bytes() for path in (tmp_path / "class").glob("*.png")}
-    status, said = run("--overwrite_output_dir", "--class_prompt", "a photo of cat")
-    assert status == 2 and "class_data_dir" in said and "prompt was 'a photo of dog'" in said
+    status, output = run("--overwrite_output_dir", "--class_prompt", "a photo of cat")
+    assert status == 2 and "class_data_dir" in output and "prompt was 'a photo of dog'" in output

@@ -140,7 +140,7 @@ def test_scripts_without_blanks():
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "reported"),
     [
         (dreambooth("a photo of zwx cat", validation_prompt=("a photo of sks dog on the beach",)), "zwx from instance_prompt"),
         (dreambooth("a photo of zwx cat", validation_prompt=("a zwx cat", "a dog")), None),
@@ -154,11 +154,11 @@ def test_scripts_without_blanks():
         (words("<a>", "<b>", validation_prompt=("a photo of b",)), "<a> or <b> from placeholder_token"),
     ],
 )
-def test_prompts_without_the_subject_are_reported(settings, told):
+def test_prompts_without_the_subject_are_reported(settings, reported):
     found = [note for note in settings.notes() if "validation_prompt" in note]
-    assert len(found) == (told is not None)
-    if told:
-        assert f"no validation_prompt contains {told}: sample images will not show what is learned" in found[0]
+    assert len(found) == (reported is not None)
+    if reported:
+        assert f"no validation_prompt contains {reported}: sample images will not show what is learned" in found[0]
 
 
 @pytest.mark.parametrize("name", ["demo_dreambooth", "demo_dreambooth_lora", "sd15_dreambooth_lora_8gb", "sd15_dreambooth_24gb"])

@@ -49,10 +49,10 @@ def test_a_result_is_what_was_learned_rounded_once(method, precision, tiny_epsil
         assert tensor.dtype == FORMATS[precision] and torch.equal(tensor, learned[prefix + name].to(FORMATS[precision]))
     if method == "full":
         StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
-        said = result_sizes(settings, training, context, about)
+        output = result_sizes(settings, training, context, about)
         for part in ("unet", "vae", "text_encoder"):
             true = sum(path.stat().st_size for path in (folder / part).iterdir())
-            assert said[part] == pytest.approx(true, rel=0.01)
+            assert output[part] == pytest.approx(true, rel=0.01)
 
 
 def test_numbers_beyond_fp16_stay_in_fp32_and_are_reported(tmp_path, capsys, terminal):

@@ -118,7 +118,7 @@ def test_scale_schedules_equal_stock_with_scales_set_by_hand(tiny_v, learned):
         theirs.load_lora_weights(learned[name], adapter_name=name)
     rows = theirs.tokenizer.convert_tokens_to_ids(["<toy>", "<toy>_1"])
 
-    def told(step: int) -> torch.Tensor:
+    def latents_at(step: int) -> torch.Tensor:
         first, second, word = by_hand[step]
         theirs.set_adapters(["first", "second"], [first, second])
         theirs.text_encoder.get_input_embeddings().weight.data[rows] = vectors(2) * word
@@ -126,10 +126,10 @@ def test_scale_schedules_equal_stock_with_scales_set_by_hand(tiny_v, learned):
         return torch.cat([negative, positive])
 
     def callback(pipe, step: int, time, values: dict) -> dict:
-        return {"prompt_embeds": told(step + 1)} if step < 9 else values
+        return {"prompt_embeds": latents_at(step + 1)} if step < 9 else values
 
     with torch.no_grad():
-        told(0)
+        latents_at(0)
         expected = theirs(
             PROMPT, num_inference_steps=10, generator=torch.Generator().manual_seed(2), output_type="latent",
             callback_on_step_end=callback, callback_on_step_end_tensor_inputs=["prompt_embeds"],
@@ -187,8 +187,8 @@ def test_metadata_have_the_schedule_and_the_trace_has_the_guidance(learned, tmp_
     given = f"{learned['second']}:0@0,1@0.3"
     made = {"prompt": PROMPT, "weights": [given], "num_inference_steps": 5, "trace": True}
     command.run(InferenceSettings(**made, output_dir=str(tmp_path / "out")))
-    told = read_generation_info(tmp_path / "out/000.png")
-    assert told.settings["weights"] == (given,) and [file.scale for file in told.weights] == ["0@0,1@0.3"]
+    latents_at = read_generation_info(tmp_path / "out/000.png")
+    assert latents_at.settings["weights"] == (given,) and [file.scale for file in latents_at.weights] == ["0@0,1@0.3"]
     lines = [json.loads(line) for line in (tmp_path / "out/trace.jsonl").read_text().splitlines()]
     assert len(lines) == 5 and all(line["guidance_norm"] > 0 for line in lines)
 

@@ -114,9 +114,11 @@ def test_shared_files_have_no_local_paths(tmp_path, monkeypatch):
         hub_token="hf_x",
     )  # fmt: skip
     method = SimpleNamespace(name="lora", trigger_words=["sks"], example_prompt="a photo of sks cat")
-    said = model_card.metadata(settings, method, SimpleNamespace(name=settings.pretrained_model_name_or_path), 3)["customize"]
-    assert json.loads(said)["base_model"] == "sd15" and json.loads(said)["settings"]["instance_prompt"] == "a photo of sks cat"
-    card = model_card.card(Path(f"{HOME}/out"), json.loads(said), [Path("x")], "")
+    output = model_card.metadata(settings, method, SimpleNamespace(name=settings.pretrained_model_name_or_path), 3)["customize"]
+    assert (
+        json.loads(output)["base_model"] == "sd15" and json.loads(output)["settings"]["instance_prompt"] == "a photo of sks cat"
+    )
+    card = model_card.card(Path(f"{HOME}/out"), json.loads(output), [Path("x")], "")
     calls = []
 
     class Api:
@@ -135,9 +137,9 @@ def test_shared_files_have_no_local_paths(tmp_path, monkeypatch):
     training.upload(settings, tmp_path)
     folder, config = calls
     assert {"*.toml", "log.jsonl"} <= set(folder["ignore_patterns"]) and config["path_in_repo"] == "config.toml"
-    told = config["path_or_fileobj"].decode()
-    assert 'pretrained_model_name_or_path = "sd15"' in told and 'instance_data_dir = "cats"' in told
-    for text in (said, card, told):
+    reported = config["path_or_fileobj"].decode()
+    assert 'pretrained_model_name_or_path = "sd15"' in reported and 'instance_data_dir = "cats"' in reported
+    for text in (output, card, reported):
         assert not any(word in text for word in ("secret", "/home", "Users", "Anna", "hf_x"))
 
 
@@ -145,8 +147,8 @@ def test_the_base_is_found_by_the_run_that_the_weights_lie_in(tiny_epsilon, tmp_
     run = tmp_path / "run"
     (run / "weights/step-000002").mkdir(parents=True)
     for folder in (run, run / "weights/step-000002"):
-        said = {"customize": json.dumps({"base_model": "tiny_epsilon"})}
-        save_file({"<cat>": torch.ones(1, 32)}, folder / "learned_embeds.safetensors", said)
+        output = {"customize": json.dumps({"base_model": "tiny_epsilon"})}
+        save_file({"<cat>": torch.ones(1, 32)}, folder / "learned_embeds.safetensors", output)
     (run / "config.toml").write_text(f"[model]\npretrained_model_name_or_path = {json.dumps(str(tiny_epsilon))}\n")
     for path in (run, run / "learned_embeds.safetensors", run / "weights/step-000002"):
         assert find_learned(None, [(path, 1.0)]).base == str(tiny_epsilon)
@@ -191,12 +193,12 @@ def test_an_image_stores_names_and_finds_files_beside_it(tmp_path):
     ],
 )  # fmt: skip
 def test_a_pattern_of_an_adapter_is_refused_only_where_it_may_take_for_ever(tmp_path, pattern, sound):
-    said = {ADAPTER_METADATA: json.dumps({"unet.r": 4, "unet.rank_pattern": {pattern: 4}})}
+    output = {ADAPTER_METADATA: json.dumps({"unet.r": 4, "unet.rank_pattern": {pattern: 4}})}
     if sound:
-        assert about(Header({}, said), tmp_path) == {}
+        assert about(Header({}, output), tmp_path) == {}
     else:
         with pytest.raises(InputError, match="damaged metadata"):
-            about(Header({}, said), tmp_path)
+            about(Header({}, output), tmp_path)
 
 
 def test_a_saved_adapter_names_no_base_by_its_place(tiny_epsilon, tmp_path):

@@ -51,16 +51,16 @@ def test_the_demo_model_is_announced_as_a_toy():
 
 def test_stable_diffusion_on_a_cpu_is_reported():
     settings = dreambooth(pretrained_model_name_or_path=HUB.name, mixed_precision="bf16")
-    said = table(summary.before_loading(settings, Path("out"), HUB, examples((512, 512)), CPU)).splitlines()
-    assert said[0] == "base      stable-diffusion-v1-5/stable-diffusion-v1-5 (from the hub)"
-    assert "images    1 in my cat, 512 x 512 pixels" in said
-    assert said[-3:] == [
+    printed = table(summary.before_loading(settings, Path("out"), HUB, examples((512, 512)), CPU)).splitlines()
+    assert printed[0] == "base      stable-diffusion-v1-5/stable-diffusion-v1-5 (from the hub)"
+    assert "images    1 in my cat, 512 x 512 pixels" in printed
+    assert printed[-3:] == [
         "device    CPU (2 threads), bf16: no GPU found",
         "          a model of Stable Diffusion's size needs a GPU: on a CPU a run takes hours to days",
         "folder    out",
     ]
-    said = table(summary.before_loading(settings, Path("out"), HUB, examples((512, 512)), GPU))
-    assert "device    NVIDIA H100 80GB HBM3 (79.1 GiB), bf16\nfolder" in said and "needs a GPU" not in said
+    printed = table(summary.before_loading(settings, Path("out"), HUB, examples((512, 512)), GPU))
+    assert "device    NVIDIA H100 80GB HBM3 (79.1 GiB), bf16\nfolder" in printed and "needs a GPU" not in printed
 
 
 @pytest.mark.parametrize(
@@ -265,12 +265,14 @@ def wanted_of(settings):
 )
 def test_the_first_lines_of_images(changes, text):
     settings = InferenceSettings(**{"prompt": ("a cat",), **changes})
-    said = table(image_summary.before_loading(settings, wanted_of(settings), Source("demo"), CPU)).splitlines()
-    assert said[0].startswith("base      demo, a toy model") and said[1].startswith("          for photos: --pretrained_model")
-    assert said[2:] == ["device    CPU (2 threads): no GPU found", text]
+    printed = table(image_summary.before_loading(settings, wanted_of(settings), Source("demo"), CPU)).splitlines()
+    assert printed[0].startswith("base      demo, a toy model") and printed[1].startswith(
+        "          for photos: --pretrained_model"
+    )
+    assert printed[2:] == ["device    CPU (2 threads): no GPU found", text]
     learned = settings.model_copy(update={"weights": ("runs/cat",), "mixed_precision": "bf16"})
-    said = table(image_summary.before_loading(learned, wanted_of(settings), HUB, GPU)).splitlines()
-    assert said[:2] == [f"base      {HUB.name} (from the hub)", "device    NVIDIA H100 80GB HBM3 (79.1 GiB), bf16"]
+    printed = table(image_summary.before_loading(learned, wanted_of(settings), HUB, GPU)).splitlines()
+    assert printed[:2] == [f"base      {HUB.name} (from the hub)", "device    NVIDIA H100 80GB HBM3 (79.1 GiB), bf16"]
 
 
 @pytest.mark.parametrize(
@@ -326,15 +328,15 @@ def test_first_and_last_lines_of_a_run(method, server, tiny_epsilon, tmp_path):
     settings = settings_for(method, tiny_epsilon, photos, folder, **changes)
     (tmp_path / "a.toml").write_text(settings.to_toml())
     command = "textual_inversion" if method == "textual_inversion" else "dreambooth"
-    status, said = server.run(command, [str(tmp_path / "a.toml")])
-    assert status == 0, said
-    lines = said.splitlines()
+    status, printed = server.run(command, [str(tmp_path / "a.toml")])
+    assert status == 0, printed
+    lines = printed.splitlines()
     heads = [line[:10].strip() for line in lines]
     order = ["base", "method", "images", "device", "folder", "training", "samples", "saved", "learned", "look at", "next"]
     places = [heads.index(head) for head in order]
     assert places == sorted(places)
-    assert f"3 in {photos}, 40 x 30 pixels, cropped and scaled to 16 x 16" in said and f"folder    {folder}" in lines
-    assert re.search(r"training  4 steps, batch size 1; [\d,]+ parameters learn; about \d+ s", said) or "under 1 s" in said
+    assert f"3 in {photos}, 40 x 30 pixels, cropped and scaled to 16 x 16" in printed and f"folder    {folder}" in lines
+    assert re.search(r"training  4 steps, batch size 1; [\d,]+ parameters learn; about \d+ s", printed) or "under 1 s" in printed
     look = lines[heads.index("look at")][10:]
     for path in look.split(" and "):
         assert Path(path).is_file(), path
@@ -349,15 +351,15 @@ def test_first_and_last_lines_of_a_run(method, server, tiny_epsilon, tmp_path):
 def test_a_run_in_full_prints_no_bar_into_a_log(server, tiny_epsilon, image_folder, tmp_path):
     settings = settings_for("full", tiny_epsilon, image_folder, tmp_path / "out", max_train_steps=2)
     (tmp_path / "a.toml").write_text(settings.to_toml())
-    status, said = server.run("dreambooth", [str(tmp_path / "a.toml")])
-    assert status == 0 and "it/s" not in said and "\r" not in said and "%|" not in said
-    assert "samples   none, so no before_after.png" in said and f"saved     {tmp_path / 'out'}, a complete pipeline" in said
+    status, printed = server.run("dreambooth", [str(tmp_path / "a.toml")])
+    assert status == 0 and "it/s" not in printed and "\r" not in printed and "%|" not in printed
+    assert "samples   none, so no before_after.png" in printed and f"saved     {tmp_path / 'out'}, a complete pipeline" in printed
 
 
 def test_a_dry_run_prints_the_first_lines_too(server, tiny_epsilon, image_folder, tmp_path):
     settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "out")
     (tmp_path / "a.toml").write_text(settings.to_toml())
-    status, said = server.run("dreambooth", [str(tmp_path / "a.toml"), "--dry_run"])
-    assert status == 0 and said.startswith(f"base      {tiny_epsilon}\nmethod    DreamBooth: a LoRA of rank 4")
-    assert "\ndevice    CPU" in said and f"\nfolder    {tmp_path / 'out'}" in said and not (tmp_path / "out").exists()
+    status, printed = server.run("dreambooth", [str(tmp_path / "a.toml"), "--dry_run"])
+    assert status == 0 and printed.startswith(f"base      {tiny_epsilon}\nmethod    DreamBooth: a LoRA of rank 4")
+    assert "\ndevice    CPU" in printed and f"\nfolder    {tmp_path / 'out'}" in printed and not (tmp_path / "out").exists()
     assert check(settings)

@@ -138,9 +138,9 @@ def test_each_image_of_a_chain_starts_from_the_one_before(tiny_epsilon, tmp_path
     images = sorted((tmp_path / "chain").glob("[0-9]*.png"))
     assert len(images) == 6
     for place, seed, start in ((0, 0, tmp_path / "start.png"), (2, 0, images[1]), (4, 1, images[3])):
-        told = json.loads(Image.open(images[place]).text["customize"])["settings"]
-        assert (told["image"], told["seed"]) == (start.name, seed) and "chain" not in told
-        assert told["pretrained_model_name_or_path"] == tiny_epsilon.name
+        reported = json.loads(Image.open(images[place]).text["customize"])["settings"]
+        assert (reported["image"], reported["seed"]) == (start.name, seed) and "chain" not in reported
+        assert reported["pretrained_model_name_or_path"] == tiny_epsilon.name
         notes, found = (
             read_generation_info(images[place]).notes,
             read_generation_info(images[place]).settings,

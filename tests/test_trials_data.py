@@ -249,12 +249,12 @@ def look(folder: Path):
 
 @pytest.mark.parametrize("name", [pytest.param(name, id=name) for name in GOOD])
 def test_what_is_read(tmp_path, name):
-    files, count, told = GOOD[name]
+    files, count, reported = GOOD[name]
     found, problems = look(fill(tmp_path / "set", files))
     assert problems == [] and len(found.instances) == count
     notes = [note for note in found.notes if "enlarged" not in note]
-    assert all(any(words in note for note in notes) for words in told), notes
-    assert told or notes == [], notes
+    assert all(any(words in note for note in notes) for words in reported), notes
+    assert reported or notes == [], notes
     captions = {caption for example in found.instances for caption in example.captions}
     has_words = any(name.lower().endswith((".txt", ".csv", ".jsonl")) and b"sks" in (c.encode() if isinstance(c, str) else c)
                     for name, c in files.items())  # fmt: skip

@@ -58,7 +58,7 @@ def first_lines(settings, source=HUB, machine=GPU, found=PHONE, folder="runs/dre
 
 
 @pytest.mark.parametrize(
-    ("said", "lines"),
+    ("output", "lines"),
     [
         pytest.param(first_lines(dreambooth(resolution=64), DEMO, NO_GPU), ["base      demo, a toy model of 64 x 64 pixels"],
                      id="the toy says that it is one"),
@@ -117,11 +117,11 @@ def first_lines(settings, source=HUB, machine=GPU, found=PHONE, folder="runs/dre
         pytest.param(first_lines(dreambooth(instance_prompt="фото sks кошки")), ['trained on "фото sks кошки"'], id="Cyrillic"),
     ],
 )  # fmt: skip
-def test_first_lines(said, lines):
+def test_first_lines(output, lines):
     for line in lines:
-        assert line in said
-    assert "\x1b" not in said and 5 <= len(said.splitlines()) <= 8
-    assert [line[:10].strip() for line in said.splitlines() if line[:1] != " "] == [
+        assert line in output
+    assert "\x1b" not in output and 5 <= len(output.splitlines()) <= 8
+    assert [line[:10].strip() for line in output.splitlines() if line[:1] != " "] == [
         "base",
         "method",
         "images",
@@ -166,10 +166,10 @@ def test_the_next_command_runs_unchanged(folder, tmp_path):
     (place / "samples").mkdir(parents=True)
     for name in ("before_after.png", "samples/contact_sheet.png"):
         (place / name).touch()
-    said = table(summary.finished(dreambooth(), place, [place / LORA], HUB, 12, 800, 125)).splitlines()
-    assert said[0] == 'learned   "sks cat" from 12 images in 800 steps, 2 min 5 s'
-    assert [Path(each).is_file() for each in said[1][10:].split(" and ")] == [True, True]
-    parsed = shlex.split(said[2][10:])
+    output = table(summary.finished(dreambooth(), place, [place / LORA], HUB, 12, 800, 125)).splitlines()
+    assert output[0] == 'learned   "sks cat" from 12 images in 800 steps, 2 min 5 s'
+    assert [Path(each).is_file() for each in output[1][10:].split(" and ")] == [True, True]
+    parsed = shlex.split(output[2][10:])
     settings, _ = main.read(InferenceSettings, parsed[2:])
     assert settings.weights == (str(place),) and settings.prompt == ("sks cat on the beach",) and settings.num_images == 4
 
@@ -186,8 +186,8 @@ def test_the_next_command_runs_unchanged(folder, tmp_path):
     ],
 )  # fmt: skip
 def test_where_to_put_the_result(names, source, text):
-    said = table(summary.finished(dreambooth(), Path("runs/x"), [Path(name) for name in names], source, 1, 2, 3))
-    assert (text in said) if text else ("elsewhere" not in said)
+    output = table(summary.finished(dreambooth(), Path("runs/x"), [Path(name) for name in names], source, 1, 2, 3))
+    assert (text in output) if text else ("elsewhere" not in output)
 
 
 @pytest.mark.parametrize(

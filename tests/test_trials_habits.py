@@ -344,7 +344,7 @@ def test_understood(line, note, meaning, desk, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "words, status, said",
+    "words, status, output",
     [
         pytest.param("verify runs/none", 2, ["runs/none: no such folder", "in runs: cat"], id="verify nothing"),
         pytest.param("verify run", 2, ["run: no such folder", "did you mean runs?"], id="verify a misspelt folder"),
@@ -365,13 +365,13 @@ def test_understood(line, note, meaning, desk, monkeypatch, capsys):
         pytest.param("train my_cat", 2, ["did you mean train_dreambooth?"], id="a command of another name"),
     ],
 )
-def test_other_commands(words, status, said, desk, monkeypatch, capsys):
+def test_other_commands(words, status, output, desk, monkeypatch, capsys):
     monkeypatch.chdir(desk)
     before = tree(desk)
     assert __main__.main(shlex.split(words)) == status
     out, error = capsys.readouterr()
     assert "Traceback" not in error and "DAMAGED" not in out
-    assert all(part in out + error for part in said), out + error
+    assert all(part in out + error for part in output), out + error
     assert tree(desk) == before
 
 

@@ -68,8 +68,8 @@ CUSTOM = COMFY | {
 EULER_KARRAS = {"scheduler": "EulerDiscreteScheduler", "use_karras_sigmas": True}
 
 
-def without(said: dict, *names: str, **changes) -> dict:
-    return {name: value for name, value in said.items() if name not in names} | changes
+def without(output: dict, *names: str, **changes) -> dict:
+    return {name: value for name, value in output.items() if name not in names} | changes
 
 
 def png(folder: Path, **texts: str) -> Path:
@@ -90,8 +90,8 @@ def exif(folder: Path, kind: str, comment: str | None = None, code: str = "utf-1
     return folder / f"image.{kind}"
 
 
-def xmp(said: dict) -> str:
-    body = html.escape(json.dumps(said), quote=False)
+def xmp(output: dict) -> str:
+    body = html.escape(json.dumps(output), quote=False)
     return (
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description><exif:UserComment><rdf:Alt>'
         f'<rdf:li xml:lang="x-default">{body}</rdf:li></rdf:Alt></exif:UserComment></rdf:Description></rdf:RDF></x:xmpmeta>'
@@ -202,19 +202,19 @@ INFOS = {  # what an image carries -> (program, settings, weights, what notes ar
 }  # fmt: skip
 
 
-def about(told: GenerationInfo) -> list[str]:
+def about(reported: GenerationInfo) -> list[str]:
     """What the notes are about."""
-    return sorted(note.partition(":")[0].partition(" (")[0] for note in told.notes)
+    return sorted(note.partition(":")[0].partition(" (")[0] for note in reported.notes)
 
 
 @pytest.mark.parametrize("name", INFOS)
 def test_metadata_of_other_programs_are_read(name, tmp_path):
     make, program, settings, weights, notes = INFOS[name]
-    told = read_generation_info(make(tmp_path))
-    assert told.program == program and told.settings == settings
-    assert tuple((file.name, file.scale) for file in told.weights) == weights
-    assert about(told) == sorted(notes) and all(note.isprintable() for note in told.notes)
-    InferenceSettings(**{"prompt": "x"} | told.settings)
+    reported = read_generation_info(make(tmp_path))
+    assert reported.program == program and reported.settings == settings
+    assert tuple((file.name, file.scale) for file in reported.weights) == weights
+    assert about(reported) == sorted(notes) and all(note.isprintable() for note in reported.notes)
+    InferenceSettings(**{"prompt": "x"} | reported.settings)
 
 
 HOSTILE = [
@@ -234,12 +234,12 @@ HOSTILE = [
 def test_hostile_texts_end_in_settings_or_one_report(number, tmp_path):
     path = png(tmp_path, **HOSTILE[number])
     try:
-        told = read_generation_info(path)
+        reported = read_generation_info(path)
     except InputError as error:
         assert all(problem.what.isprintable() and len(problem.what) < 500 for problem in error.problems)
         return
-    InferenceSettings(**{"prompt": "x"} | told.settings)
-    assert all(note.isprintable() and len(note) < 400 for note in told.notes) and len(told.notes) <= 51
+    InferenceSettings(**{"prompt": "x"} | reported.settings)
+    assert all(note.isprintable() and len(note) < 400 for note in reported.notes) and len(reported.notes) <= 51
 
 
 @pytest.mark.parametrize("text", ["a caption of a red car", "", "a dog, a cat\nand a house", "\0\1\2", "Steps: to the house"])
@@ -320,7 +320,7 @@ def drawings(tmp_path_factory) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_lines(name, tiny_epsilon, tmp_path, drawings, capsys):
-    words, status, said = COMMANDS[name]
+    words, status, output = COMMANDS[name]
     words = [drawings.get(word, word) for word in words]
     if any(word.startswith("--num_inference_steps") for word in words):
         given = ["--pretrained_model_name_or_path", str(tiny_epsilon), "--output_dir", str(tmp_path / "out"), *words]
@@ -329,7 +329,7 @@ def test_command_lines(name, tiny_epsilon, tmp_path, drawings, capsys):
     before = {path: Path(path).read_bytes() for path in drawings.values()}
     assert main(InferenceSettings, command.run, given) == status
     printed = capsys.readouterr()
-    assert said in printed.out + printed.err and "Traceback" not in printed.err
+    assert output in printed.out + printed.err and "Traceback" not in printed.err
     assert {path: Path(path).read_bytes() for path in drawings.values()} == before
     if status == 0:
         image = next(path for path in sorted((tmp_path / "out").iterdir()) if path.stem == "000")

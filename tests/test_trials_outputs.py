@@ -379,8 +379,8 @@ def test_out_of_memory_is_reported_as_such(error, monkeypatch, capsys):
     assert out_of_memory.caused(error)
     for work in (fails, taken_for_a_fault_of_the_file):
         assert main.main(InferenceSettings, work, ["--prompt", "x"]) == 3
-        said = capsys.readouterr().err
-        assert "out of memory\n    -> " in said and "Traceback" not in said and "again" not in said
+        output = capsys.readouterr().err
+        assert "out of memory\n    -> " in output and "Traceback" not in output and "again" not in output
     with pytest.raises(ResourceError, match="out of memory\n    -> take less"), resources("take less", "make room"):
         raise error
 
@@ -417,8 +417,8 @@ def test_permissions_that_change_during_a_run_are_resource_errors(number, here, 
     with pytest.raises(ResourceError, match="cannot write .*a.txt"), resources("less", "make room, then go on"):
         raise caught.value
     assert main.main(InferenceSettings, refuse, ["--prompt", "x"]) == 3
-    said = capsys.readouterr().err
-    assert "checkpoints/step-000002: " in said and "Traceback" not in said
+    output = capsys.readouterr().err
+    assert "checkpoints/step-000002: " in output and "Traceback" not in output
 
 
 @pytest.mark.parametrize("command", ["infer", "check", "verify", "train"])
@@ -431,9 +431,9 @@ def test_a_removed_folder_is_reported(command, here, capsys, monkeypatch):
     status = __main__.main(words) if words else main.main(
         InferenceSettings if command == "infer" else DreamBoothSettings, print, ["--prompt", "x"] if command == "infer" else LORA
     )  # fmt: skip
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     monkeypatch.chdir(here)
-    assert status == 2 and "current folder: was removed" in said and "Traceback" not in said
+    assert status == 2 and "current folder: was removed" in output and "Traceback" not in output
 
 
 @pytest.mark.parametrize("place", ["checkpoints", "samples", "weights"])
@@ -476,8 +476,8 @@ LAUNCHED = {
 def test_split_models_are_refused_before_anything_loads(name, value, model, monkeypatch, capsys):
     monkeypatch.setenv(name, value)
     assert main.main(model, print, []) == 2
-    said = capsys.readouterr().err
-    assert "accelerate launch: requests " in said and "MULTI_GPU" in said and "Traceback" not in said
+    output = capsys.readouterr().err
+    assert "accelerate launch: requests " in output and "MULTI_GPU" in output and "Traceback" not in output
     monkeypatch.setenv(name, "false")
     assert diffusers_flags.launch_problems(model) == [] and diffusers_flags.launch_problems(InferenceSettings) == []
 

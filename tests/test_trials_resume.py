@@ -251,17 +251,17 @@ DAMAGES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "damage", "told"), [pytest.param(*each, id=name) for name, each in DAMAGES.items()])
-def test_damaged_samples_are_skipped_with_one_note(name, damage, told, tmp_path, capsys, terminal):
+@pytest.mark.parametrize(("name", "damage", "reported"), [pytest.param(*each, id=name) for name, each in DAMAGES.items()])
+def test_damaged_samples_are_skipped_with_one_note(name, damage, reported, tmp_path, capsys, terminal):
     """told: whether a note says so; None: left out without, as images of other prompts are."""
     samples = labelled(tmp_path / "samples")
     damage(samples.folder / name)
-    assert [*samples.columns()] == ([0, 2, 4] if told is False else [0, 4])
+    assert [*samples.columns()] == ([0, 2, 4] if reported is False else [0, 4])
     sheet = samples.sheet()
-    assert sheet.width > 100 and [*samples.columns()] == ([0, 2, 4] if told is False else [0, 4])
-    said = capsys.readouterr().out
-    assert said.count("note: left out, as sample pictures are missing or damaged") == (told is True), said
-    assert ("step-000002" in said) == (told is True)
+    assert sheet.width > 100 and [*samples.columns()] == ([0, 2, 4] if reported is False else [0, 4])
+    output = capsys.readouterr().out
+    assert output.count("note: left out, as sample pictures are missing or damaged") == (reported is True), output
+    assert ("step-000002" in output) == (reported is True)
     example = types.SimpleNamespace(open=lambda: Image.new("RGB", (16, 16)))
     samples.write_before_after(tmp_path / "before_after.png", [example], 4)
     assert (tmp_path / "before_after.png").exists()
@@ -295,8 +295,8 @@ def test_optional_files_never_stop_a_run(server, tiny_epsilon, image_folder, tmp
     (run.folder / "log.jsonl").write_bytes(b"\xff\0{\n\n[]")
     shutil.rmtree(run.folder / "logs", ignore_errors=True)
     (run.folder / "logs").write_text("a file")
-    status, said = run(*LATEST)
-    assert status == 0 and "Traceback" not in said, said
+    status, output = run(*LATEST)
+    assert status == 0 and "Traceback" not in output, output
     assert run.result() == finished_run.result()
 
 
@@ -359,15 +359,15 @@ WRONG = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("words", "said"), [pytest.param(*each, id=name) for name, each in WRONG.items()])
-def test_impossible_settings_are_in_one_report(place, words, said):
+@pytest.mark.parametrize(("words", "output"), [pytest.param(*each, id=name) for name, each in WRONG.items()])
+def test_impossible_settings_are_in_one_report(place, words, output):
     (place / "old.ckpt").write_bytes(b"\x80\x02}q\x00.")
     before = sorted(path for path in place.rglob("*"))
-    if said is None:
+    if output is None:
         assert identity_of(place, f"{DREAMBOOTH} {words}")
     else:
         with pytest.raises(InputError) as caught:
             identity_of(place, f"{DREAMBOOTH} {words}")
-        assert said in str(caught.value)
+        assert output in str(caught.value)
         assert all(problem.remedy for problem in caught.value.problems)
     assert before == sorted(path for path in place.rglob("*"))

@@ -99,8 +99,10 @@ PIPELINES = {
 @pytest.mark.parametrize(("name", "kind"), [pytest.param(*each, id=each[0]) for each in PIPELINES.items()])
 def test_a_folder_of_another_pipeline_is_named(tmp_path, name, kind):
     write(tmp_path / "model_index.json", {"_class_name": name})
-    said = refusal(tmp_path)
-    assert kind in said and name in said and "not Stable Diffusion 1.x or 2.x" in said and "copy the model again" not in said
+    output = refusal(tmp_path)
+    assert (
+        kind in output and name in output and "not Stable Diffusion 1.x or 2.x" in output and "copy the model again" not in output
+    )
 
 
 UNETS = [
@@ -130,8 +132,8 @@ def test_a_unet_of_another_model_is_named_whatever_the_pipeline_is_called(tmp_pa
     for index in ({"_class_name": "StableDiffusionPipeline"}, {}, {"_class_name": ["pipeline", "Evil"]}, {"_class_name": 7}):
         write(tmp_path / "model_index.json", index)
         write(tmp_path / "unet/config.json", config)
-        said = refusal(tmp_path)
-        assert kind in said and "not Stable Diffusion 1.x or 2.x" in said
+        output = refusal(tmp_path)
+        assert kind in output and "not Stable Diffusion 1.x or 2.x" in output
 
 
 @pytest.mark.parametrize(
@@ -265,20 +267,20 @@ FOLDERS: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 @pytest.mark.parametrize(("make", "kind"), [pytest.param(*value, id=name) for name, value in FOLDERS.items()])
 def test_folders_that_are_not_models_are_identified(tmp_path, make, kind):
-    said = refusal(make(tmp_path))
-    assert kind in said and "copy the model again" not in said
+    output = refusal(make(tmp_path))
+    assert kind in output and "copy the model again" not in output
 
 
 def test_pickles_are_mentioned_only_if_there_are_any(tmp_path):
     write(tmp_path / "model_index.json", {})
     for part in ("unet", "vae", "text_encoder"):
         write(tmp_path / part / "config.json", {})
-    said = refusal(tmp_path)
-    assert "only pickles" not in said and said.count("has no safetensors") == 3
+    output = refusal(tmp_path)
+    assert "only pickles" not in output and output.count("has no safetensors") == 3
     (tmp_path / "vae/diffusion_pytorch_model.bin").write_bytes(b"")
     (tmp_path / "unet/model.onnx").write_bytes(b"")
-    said = refusal(tmp_path)
-    assert said.count("only pickles") == 1 and "has no safetensors, only ONNX" in said
+    output = refusal(tmp_path)
+    assert output.count("only pickles") == 1 and "has no safetensors, only ONNX" in output
 
 
 # numbers that the tensors contradict
@@ -320,8 +322,8 @@ VALUES = [
 def test_impossible_values_are_refused_before_anything_is_built(model, part, name, value):
     file = model / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
     change(file, **{name: value})
-    said = refusal(model)
-    assert str(file) in said and name in said
+    output = refusal(model)
+    assert str(file) in output and name in output
 
 
 # files that are none

@@ -42,14 +42,14 @@ def run(tmp_path) -> Path:
     return tmp_path
 
 
-def said(capsys, folder: Path) -> tuple[int, list[str]]:
+def verified(capsys, folder: Path) -> tuple[int, list[str]]:
     status = __main__.main(["verify", str(folder)])
     return status, capsys.readouterr().out.splitlines()
 
 
 def test_an_intact_run(run, capsys):
     (run / "README.md").write_text("edited, as a card may be")
-    assert said(capsys, run) == (0, [
+    assert verified(capsys, run) == (0, [
         "intact   config.toml", "intact   checkpoints/step-000001", "intact   checkpoints/step-000002",
         "intact   samples/step-000001", "intact   samples/contact_sheet.png", "intact   log.jsonl: 2 steps",
         "intact   learned_embeds.safetensors", f"{run}: all files are intact",
@@ -65,7 +65,7 @@ def test_damaged_files_are_named(run, capsys, name, damage):
     (run / name).write_bytes({"flip": data, "cut": cut, "empty": b""}[damage])
     if name == "config.toml" and damage == "empty":
         pytest.skip("an empty file is TOML; that settings are missing is told when it is used")
-    status, lines = said(capsys, run)
+    status, lines = verified(capsys, run)
     damaged = [line for line in lines if line.startswith("DAMAGED")]
     assert status == 2 and len(damaged) == 1 and damaged[0].startswith(f"DAMAGED  {KINDS[name]}: "), lines
 
@@ -73,7 +73,7 @@ def test_damaged_files_are_named(run, capsys, name, damage):
 def test_missing_and_extra_files_are_named(run, capsys):
     (run / "learned_embeds.safetensors").unlink()
     (run / "checkpoints/step-000001/extra").touch()
-    status, lines = said(capsys, run)
+    status, lines = verified(capsys, run)
     assert status == 2 and "DAMAGED  learned_embeds.safetensors: is missing" in lines
     assert "intact   checkpoints/step-000001" in lines
     assert "note     checkpoints/step-000001: has files that the run did not write, which are kept: extra" in lines
@@ -86,34 +86,34 @@ def test_leftovers_of_a_kill_are_notes(run, capsys):
     (run / atomic.READY).mkdir()
     for name in ("manifest.json", "learned_embeds.safetensors"):
         (run / name).rename(run / atomic.READY / name)
-    status, lines = said(capsys, run)
+    status, lines = verified(capsys, run)
     notes = [line for line in lines if line.startswith("note")]
     assert status == 0 and len(notes) == 3 and "intact   learned_embeds.safetensors" in lines, lines
     (run / "log.jsonl").write_text('{"step": 1}\nx\n{"step": 3}\n')
-    status, lines = said(capsys, run)
+    status, lines = verified(capsys, run)
     assert status == 2 and "DAMAGED  log.jsonl: line 2 cannot be read" in lines
 
 
 def test_other_folders(run, tmp_path_factory, capsys):
-    assert said(capsys, run / "checkpoints/step-000001")[0] == 0
-    status, lines = said(capsys, tmp_path_factory.mktemp("empty"))
+    assert verified(capsys, run / "checkpoints/step-000001")[0] == 0
+    status, lines = verified(capsys, tmp_path_factory.mktemp("empty"))
     assert status == 2 and "is not a run folder" in lines[0]
-    assert said(capsys, run / "missing")[0] == 2
+    assert verified(capsys, run / "missing")[0] == 2
     assert __main__.main(["verify"]) == 2 and __main__.main(["verify", "--help"]) == 0
 
 
 def test_unreadable_files_are_reported(run, capsys):
     (run / "log.jsonl").unlink()
     (run / "log.jsonl").mkdir()
-    status, lines = said(capsys, run)
+    status, lines = verified(capsys, run)
     assert status == 2 and any("log.jsonl: cannot be read" in line for line in lines)
-    status, lines = said(capsys, run / ("x" * 300))
+    status, lines = verified(capsys, run / ("x" * 300))
     assert status == 2 and "cannot be read (File name too long)" in lines[0]
 
 
 def test_a_run_in_progress_is_a_note_not_damage(run, capsys):
     with lock.hold(run):
-        status, lines = said(capsys, run)
+        status, lines = verified(capsys, run)
     assert status == 0 and any(line.startswith("note") and "is using" in line for line in lines)
 
 

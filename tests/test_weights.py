@@ -153,10 +153,10 @@ def test_metadata_use_the_keys_of_other_programs(tiny_epsilon, image_folder, tmp
     saved(settings, tmp_path / "run")
     for name in (LORA, KOHYA_LORA):
         with safe_open(tmp_path / "run" / name, "pt") as opened:
-            said = opened.metadata()
-        own = {key.removeprefix("modelspec."): value for key, value in said.items() if key.startswith("modelspec.")}
+            output = opened.metadata()
+        own = {key.removeprefix("modelspec."): value for key, value in output.items() if key.startswith("modelspec.")}
         assert own == {"sai_model_spec": "1.0.1", "title": PROMPT, "trigger_phrase": PROMPT, "implementation": "diffusers"}
-        assert (said.get("ss_network_module"), said.get("ss_network_dim")) == (
+        assert (output.get("ss_network_module"), output.get("ss_network_dim")) == (
             ("networks.lora", "4") if name == KOHYA_LORA else (None, None)
         )
     family = load_pipeline(str(tiny_epsilon)).family
@@ -209,8 +209,12 @@ def test_a_full_result_is_a_pipeline_with_the_untrained_parts_unchanged(tiny_eps
     try:
         extra.mkdir()
         (extra / "model.safetensors").write_bytes(b"whatever it is")
-        said = {**index, "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"], "requires_safety_checker": True}
-        (tiny_epsilon / "model_index.json").write_text(json.dumps(said))
+        output = {
+            **index,
+            "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+            "requires_safety_checker": True,
+        }
+        (tiny_epsilon / "model_index.json").write_text(json.dumps(output))
         family, method = saved(settings, tmp_path / "run")
     finally:
         (extra / "model.safetensors").unlink()
@@ -218,7 +222,7 @@ def test_a_full_result_is_a_pipeline_with_the_untrained_parts_unchanged(tiny_eps
         (tiny_epsilon / "model_index.json").write_text(json.dumps(index))
     assert (tmp_path / "run/safety_checker/model.safetensors").read_bytes() == b"whatever it is"
     kept = json.loads((tmp_path / "run/model_index.json").read_text())
-    assert kept["safety_checker"] == said["safety_checker"] and kept["requires_safety_checker"] is True
+    assert kept["safety_checker"] == output["safety_checker"] and kept["requires_safety_checker"] is True
     assert verify_result.check(tmp_path / "run", family, PROMPT) == 0
     unet = UNet2DConditionModel.from_pretrained(tmp_path / "run", subfolder="unet")
     assert all(torch.equal(parameter, unet.get_parameter(name[5:])) for name, parameter in method.trainable_state_dict().items())

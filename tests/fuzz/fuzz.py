@@ -104,7 +104,7 @@ def picture(data: bytes) -> None:
     assert image.mode == "RGB" and max(image.size) < 10 * min(image.size) and image.width * image.height <= 64_000_000
 
 
-def told(data: bytes) -> None:
+def image_metadata(data: bytes) -> None:
     """What a PNG says of itself: the name of a text chunk, a line break, its text."""
     import corpus
 
@@ -117,7 +117,7 @@ def told(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (captions, config, flags, prompt, header, header_json, picture, told)
+    target.__name__: target for target in (captions, config, flags, prompt, header, header_json, picture, image_metadata)
 }
 SEEDS: dict[str, list[bytes]] = {
     "captions": [
@@ -133,7 +133,7 @@ SEEDS: dict[str, list[bytes]] = {
     "flags": [b"--instance_prompt\na dog\n--rank=4\n--no-random_flip\n--learning_rate\n1e-4", b"--prompt\na\n--sweep\nseed=1..3"],
     "prompt": [b"a (cat:1.3) [dog:bear:0.4] AND [a|b|c] :2 BREAK \\(x\\) [[y]] (z:[1:1.4:0.5])"],
     "header_json": [b'{"__metadata__":{"a":"b"},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}\n\0\0\0\0'],
-    "told": [
+    "image_metadata": [
         b'\0\n{"settings":{"prompt":["x"],"seed":1},"base_model":"demo","weights":[],"versions":{},"batch":[0,1]}',
         b"\1\na dog\nNegative prompt: b\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512",
         b'\2\n{"3":{"class_type":"KSampler","inputs":{"seed":1,"steps":20,"cfg":8,"sampler_name":"euler","positive":["6",0]}},'
