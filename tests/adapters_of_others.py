@@ -1,4 +1,4 @@
-"""Adapter files as other programs write them, for the tiny model, and what each must do to the weights, in float64."""
+"""Adapter files as other programs write them, for the tiny model, and the expected change of each weight in float64."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -68,7 +68,7 @@ def processor(module: str) -> str:
 
 @dataclass
 class File:
-    """Tensors by name and, by module, the change of the weight that they mean."""
+    """Tensors by name, and the expected change of the weight by module."""
 
     seed: int = 0
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class File:
         rank: Callable[[int], int] = lambda i: 4, alpha: Callable[[int], float | None] = lambda i: None,
         dtype: torch.dtype = torch.float32, make_alpha: Callable[[float], Tensor] = torch.tensor,
     ) -> "File":  # fmt: skip
-        """LoRAs beside the modules; rank and alpha are functions of a module's place."""
+        """Adds a LoRA for each module; rank and alpha are functions of a module's index."""
         for i, (module, (out, width, *kernel)) in enumerate(modules.items()):
             down = self.random(rank(i), width, *kernel).to(dtype)
             up = self.random(out, rank(i), *[1 for _ in kernel]).to(dtype)

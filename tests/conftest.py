@@ -1,4 +1,4 @@
-"""Fixtures that several test modules share: tiny models, built once per run; torch is imported by these only."""
+"""Shared fixtures: tiny models, built once per session. Only fixtures import torch."""
 
 import gc
 import os
@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process for each core runs tests; threads of theirs would only wait
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in one process per core, so more threads would only wait
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 
-DEAR = (
+SLOWEST = (
     "new_adapter processes quiet hostile_files documented_commands resume reliability read_png folders guard disk_full"
     " latents_cache"
 ).split()
-"""Files that take longest."""
+"""The slowest test files."""
 
 THINNED = {
     2: "accumulation attention crash demo_training guard heif images latents_cache merge plan save_precision scales strangers"
@@ -26,15 +26,15 @@ THINNED = {
        " single_file trials_outputs trials_strangers trials_weights verify views",
     4: "course forged_checkpoints hostile_files inpainting reproduce samplers trials_first_hour trials_options trials_resume",
 }  # fmt: skip
-"""Files of which a family of alike cases (one function, at least `FAMILY` parameters) has each second, third or fourth one
-and the last in the normal run; all of them are in the slow one."""
+"""Files in which only every second, third or fourth case (and the last) of a test with at least `FAMILY` parameters runs by
+default; all cases run with the marker `slow`."""
 FAMILY = 5
 
 
-@pytest.hookimpl(tryfirst=True)  # before the slow ones are left out
+@pytest.hookimpl(tryfirst=True)  # before slow tests are deselected
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Dear files first, so that no process is left alone with one of them at the end; large families thinned."""
-    items.sort(key=lambda item: name_of(item) not in DEAR)
+    """Runs the slowest files first, so that none is left for the end, and thins large families of cases."""
+    items.sort(key=lambda item: name_of(item) not in SLOWEST)
     families: dict[str, list[pytest.Item]] = {}
     for item in items:
         families.setdefault(item.nodeid.partition("[")[0], []).append(item)
@@ -47,19 +47,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What all test modules have imported is no garbage: collections, of which each run makes one, pass over it."""
+    """Excludes all imported modules from garbage collection, which each run triggers."""
     gc.collect()
     gc.freeze()
 
 
 def name_of(item: pytest.Item) -> str:
-    """The name of a test's file."""
+    """The name of a test's file without prefix and suffix."""
     return item.path.stem.removeprefix("test_")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
-    """Each file in one process, whose fixtures are made once; in the order of collection."""
+    """Runs each file in one process, so that its fixtures are built once, in the order of collection."""
     from xdist.scheduler import LoadFileScheduling
 
     config.option.loadscopereorder = False
@@ -68,7 +68,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
 
 @pytest.fixture
 def terminal():
-    """Events are printed as a command prints them, for tests that look at its output but call what is below it."""
+    """Prints events as a command does, for tests that check the output of functions below the command line."""
     from customize import events
     from customize.cli.terminal import Terminal
 
@@ -94,7 +94,7 @@ def tiny_v(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server():
-    """A process that has imported everything and runs training commands in forked children."""
+    """A process with all modules imported that runs training commands in forked children."""
     from fork_server import ForkServer
 
     server = ForkServer()
@@ -104,7 +104,7 @@ def server():
 
 @pytest.fixture(scope="session")
 def finished_run(server, tiny_epsilon, image_folder, tmp_path_factory):
-    """A function that gives the finished run of a method with no setting changed; made once, to be looked at only."""
+    """A function that returns the finished run of a method with default settings; made once, read-only."""
     from whole_runs import Run
 
     @cache
@@ -118,7 +118,7 @@ def finished_run(server, tiny_epsilon, image_folder, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with three pictures."""
+    """A folder with three images."""
     from kit import write_images
 
     return write_images(tmp_path_factory.mktemp("pictures"))

@@ -1,7 +1,7 @@
-"""Writes that are cut off: killed or refused at each system call in turn, or replayed as a power cut leaves them.
+"""Interrupted writes: killed or refused at each system call, or replayed as a power cut leaves them.
 
-`traced` runs an action in a forked child under strace; `Replay` reads the trace and makes folders as they may stand on the
-disk after a power cut at any call: what was not flushed is there, or not, or in part.
+`traced` runs an action in a forked child under strace. `Replay` reads the trace and builds the folders that a power cut at any
+call may leave: data that was not flushed is present, missing or incomplete.
 """
 
 import os
@@ -22,19 +22,19 @@ CHANGING = (
     "open openat creat write pwrite64 writev pwritev ftruncate truncate fallocate mkdir mkdirat rmdir unlink unlinkat "
     "rename renameat renameat2 link linkat symlink symlinkat chmod fchmod fchmodat fsync fdatasync sendfile copy_file_range"
 ).split()
-"""System calls that can change what is on the disk."""
+"""System calls that can change the disk."""
 UNSTEADY = ("brk", "mmap", "munmap", "mremap", "madvise", "futex", "getrandom")
-"""System calls whose number is not the same each time."""
+"""System calls whose number varies between runs."""
 
 
 @cache
 def strace_works() -> bool:
-    """Whether strace is there and may look at a child of ours."""
+    """Whether strace is installed and may trace a child process."""
     return sys.platform == "linux" and shutil.which("strace") is not None and traced(lambda: None)[0] == 0
 
 
 def traced(action: Callable[[], None], *options: str) -> tuple[int, str]:
-    """Runs `action` in a child under strace: (exit status, minus the signal's number for a killed one; the trace).
+    """Runs `action` in a child under strace; returns (exit status, negative for a signal; the trace).
 
     The child ends with 0, or with 3 where the action raised disk.WriteError, or with 1.
     """
@@ -44,7 +44,7 @@ def traced(action: Callable[[], None], *options: str) -> tuple[int, str]:
     wait, go = os.pipe()
     if not (child := os.fork()):
         os.close(go)
-        gate = select.poll()  # not a read, of which `action` makes some too
+        gate = select.poll()  # not a read, because `action` reads too
         gate.register(wait)
         gate.poll()
         try:
@@ -70,7 +70,7 @@ def traced(action: Callable[[], None], *options: str) -> tuple[int, str]:
 
 
 def calls(action: Callable[[], None], names: Sequence[str] = ()) -> list[tuple[str, int]]:
-    """(name, how many of that name until then) of each system call that `action` makes; without names: of all."""
+    """(name, running number of that name) of each system call that `action` makes; without names, of all calls."""
     status, log = traced(action, *(["-e", f"trace={','.join(names)}"] if names else []))
     assert status == 0, log
     counted: Counter[str] = Counter()
@@ -85,18 +85,18 @@ def calls(action: Callable[[], None], names: Sequence[str] = ()) -> list[tuple[s
 
 
 def kill_at(action: Callable[[], None], call: tuple[str, int]) -> int:
-    """Runs `action` and kills it with SIGKILL when it makes that call, which is not carried out."""
+    """Runs `action` and kills it with SIGKILL instead of executing that call."""
     return traced(action, "-e", f"trace={call[0]}", "-e", f"inject={call[0]}:signal=KILL:when={call[1]}")[0]
 
 
 def refuse_at(action: Callable[[], None], call: tuple[str, int], error: str) -> int:
-    """Runs `action` and lets that call fail."""
+    """Runs `action` and makes that call fail."""
     return traced(action, "-e", f"trace={call[0]}", "-e", f"inject={call[0]}:error={error}:when={call[1]}")[0]
 
 
 @dataclass
 class Node:
-    """A file or folder as it stands on the disk. names: of a folder, to the nodes; data: of a file."""
+    """A file or folder on the disk. names: the entries of a folder; data: the content of a file."""
 
     names: "dict[str, Node] | None" = None
     data: bytes = b""
@@ -104,7 +104,7 @@ class Node:
 
 @dataclass
 class Change:
-    """One thing that a call changed: names of folders, or bytes of a file. `flushed` from the call of that number on."""
+    """One change by a call: entries of folders, or bytes of a file. `flushed`: the number of the call that flushed it."""
 
     at: int
     node: list[Node]
@@ -114,7 +114,7 @@ class Change:
 
 @dataclass
 class Replay:
-    """All that an action did to a folder, change by change."""
+    """All changes of a folder by an action."""
 
     root: Path
     action: Callable[[], None]
@@ -140,7 +140,7 @@ class Replay:
         return Node(data=path.read_bytes())
 
     def copy(self) -> Callable[[], None]:
-        """A function that puts the tree back as it is now, each node in its place."""
+        """A function that restores the current tree."""
         kept: list[tuple[Node, dict[str, Node] | None, bytes]] = []
 
         def walk(node: Node) -> None:
@@ -164,7 +164,7 @@ class Replay:
         return re.sub(r"\\x([0-9a-f]{2})", lambda match: chr(int(match[1], 16)), word.strip('"')) if '"' in word else word
 
     def place(self, folder: str, path: str) -> tuple[Node, str] | None:
-        """The folder in which a path stands, and its name there; None outside of the root."""
+        """The parent folder of a path, and its name; None outside of the root."""
         node = self.tree
         if path.startswith("/") or folder == "AT_FDCWD":
             whole = Path(path) if path.startswith("/") else Path.cwd() / path
@@ -185,7 +185,7 @@ class Replay:
         self.changes.append(Change(self.number, nodes, apply))
 
     def name(self, *entries: tuple[Node, str, Node | None]) -> None:
-        """Sets names of folders, all of them or none."""
+        """Sets entries of folders, all of them or none."""
 
         def apply(how: str) -> None:
             for folder, key, node in entries:
@@ -212,7 +212,7 @@ class Replay:
         self.change([node], apply)
 
     def read(self, call: str, words: list[str], result: int) -> None:
-        """Takes one line of the trace."""
+        """Processes one line of the trace."""
         if call in ("open", "creat", "mkdir", "rmdir", "unlink", "chmod"):
             words = ["AT_FDCWD", *words]
         if call == "rename":
@@ -274,16 +274,16 @@ class Replay:
                 self.opened[int(words[0])] = node, offset + result
 
     def flush(self, node: Node) -> None:
-        """What was changed of a file or folder until now is safe from now on."""
+        """Marks all earlier changes of a file or folder as flushed."""
         for change in self.changes:
             if any(each is node for each in change.node):
                 change.flushed = min(change.flushed, self.number)
 
     def states(self, folder: Path, subsets: int, most: int, seed: int) -> Iterator[tuple[Path, bool]]:
-        """(folder as a power cut may leave it, whether the action had ended).
+        """Yields (folder as a power cut may leave it, whether the action had ended).
 
-        At each call every subset of what was not flushed, where that is up to `subsets` changes, else none and all of it;
-        then `most` states with a share of it drawn at random, some cut or zeroed.
+        At each call: every subset of the unflushed changes if there are at most `subsets`, else none and all of them; then
+        `most` random subsets, with some changes truncated or zeroed.
         """
         moments = sorted({change.at for change in self.changes} | {self.number})
         dice = random.Random(seed)
@@ -306,7 +306,7 @@ class Replay:
             shutil.rmtree(folder / str(number))
 
     def pending(self, moment: int) -> list[Change]:
-        """What was changed up to a call, and not flushed by then."""
+        """The changes up to a call that were not flushed by then."""
         return [change for change in self.changes if change.at <= moment < change.flushed]
 
     def build(self, path: Path) -> Path:
@@ -323,5 +323,5 @@ class Replay:
 
 
 def split(words: str) -> list[str]:
-    """The arguments of a call, of which strings hold no commas or quotes (-xx)."""
+    """The arguments of a call, whose strings contain no commas or quotes (-xx)."""
     return [word.strip() for word in words.split(",")]

@@ -1,5 +1,5 @@
-"""Runs the training commands in forked children: imports once, so a whole run takes a second. Requests and answers are
-lines of JSON on standard input and output. A request may name a moment at which the child kills itself or is sent a signal.
+"""Runs the training commands in forked children of a process that imports once, so a complete run takes a second. Requests and
+responses are lines of JSON on standard input and output. A request may name a moment at which the child is killed or signalled.
 """
 
 import gc
@@ -15,7 +15,7 @@ from typing import Any
 
 
 class ForkServer:
-    """The client's side. Threads and forks do not go together, hence one thread."""
+    """The client. Forking is unsafe with threads, so the server has one thread."""
 
     def __init__(self):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
@@ -26,17 +26,17 @@ class ForkServer:
     def run(
         self, command: str, arguments: list[str], moment: str = "", number: int = 1, action: str = "SIGKILL", **limits: float
     ) -> tuple[int, str]:
-        """(exit status, all that was printed) of `train_COMMAND.py ARGUMENTS`; minus the signal's number for a killed one.
+        """Returns (exit status, output) of `train_COMMAND.py ARGUMENTS`; the status is negative for a signal.
 
-        limits: `after`, seconds until SIGKILL; `asleep`, seconds until it goes on where SIGSTOP stopped it; `file_size`, the
-        largest file in bytes; `umask`. With `port`, two processes train together and meet at that port.
+        limits: `after`, seconds until SIGKILL; `asleep`, seconds until SIGCONT after SIGSTOP; `file_size`, the largest file in
+        bytes; `umask`. With `port`, two processes train together and connect at that port.
         """
         assert self.process.stdin and self.process.stdout
         request = {"command": command, "arguments": arguments, "moment": moment, "number": number, "action": action, **limits}
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline())
-        return answer["status"], answer["output"]
+        response = json.loads(self.process.stdout.readline())
+        return response["status"], response["output"]
 
     def close(self) -> None:
         assert self.process.stdin
@@ -45,7 +45,7 @@ class ForkServer:
 
 
 def set_trap(moment: str, number: int, action: str) -> None:
-    """Makes `action` happen in this process when the moment comes for the `number`-th time."""
+    """Triggers `action` in this process when the moment is reached for the `number`-th time."""
     import torch
 
     from customize.data import latents_cache
@@ -73,7 +73,7 @@ def set_trap(moment: str, number: int, action: str) -> None:
         nonlocal calls
         calls += 1
         if calls == number and action.startswith("errno "):
-            raise OSError(int(action.split()[1]), "as the test wants it", "a file")
+            raise OSError(int(action.split()[1]), "raised by the test", "a file")
         if calls == number and action == "memory":
             raise torch.OutOfMemoryError("out of memory")
         if calls == number and action.startswith("remove "):
@@ -108,8 +108,8 @@ def serve() -> None:
     merge_ranks()
     torch.set_num_threads(1)
     gc.collect()
-    gc.freeze()  # each child collects garbage at its end: without what is imported it takes a tenth of half a second
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # so that it can be waited for with a limit
+    gc.freeze()  # so that the final garbage collection of each child skips the imported modules
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # to wait for it with a time limit
     models = {"textual_inversion": TextualInversionSettings, "dreambooth": DreamBoothSettings}
     for line in sys.stdin:
         request = json.loads(line)

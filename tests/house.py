@@ -1,7 +1,7 @@
-"""Counts what docs/architecture.md promises about the package, from its source alone: `python tests/house.py`.
+"""Checks the structure of the package that docs/architecture.md describes, from its source: `python tests/house.py`.
 
-Import circles, imports that point to a higher room, words that only one room may know, and size. `test_house.py` holds
-each count.
+Counts import circles, imports of a higher room, words that only one room may use, and sizes. `test_house.py` holds each
+count.
 """
 
 import ast
@@ -15,12 +15,12 @@ ROOT = Path(__file__).parents[1]
 ROOMS = "demo cli training evaluation inference methods data weights adapters settings families storage diffusion optim .".split()
 """From the top down; "." is the modules beside the rooms. An import may point down this list only."""
 ABOVE = "__init__ __main__ api".split()
-"""Modules that lie beside the rooms, and above them but for the demo's."""
+"""Top-level modules above all rooms except demo."""
 BESIDE = "device errors events library_logs missing_path next_command printable prompts units".split()
-"""Modules that lie beside the rooms, and below them."""
+"""Top-level modules below all rooms."""
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 300, 50
 PREDICTION_TYPES = {"epsilon", "v_prediction"}
-"""Those of `diffusion.predictions.PREDICTIONS` that are no everyday words."""
+"""The names in `diffusion.predictions.PREDICTIONS` that are not ordinary words."""
 
 
 def modules(root: Path = ROOT) -> dict[str, ast.Module]:

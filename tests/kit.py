@@ -1,4 +1,4 @@
-"""What several tests of training need: pictures on disk, settings for each method, and the parts of a run without the run."""
+"""Helpers for tests of training: images on disk, settings for each method, and the parts of a run without the run."""
 
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ METHODS = ("textual_inversion", "lora", "full")
 
 
 def write_images(folder: Path, count: int = 3, size: tuple[int, int] = (24, 16), seed: int = 0) -> Path:
-    """Random pictures as PNG."""
+    """Writes random images as PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     for i in range(count):
@@ -23,29 +23,29 @@ def write_images(folder: Path, count: int = 3, size: tuple[int, int] = (24, 16),
 
 @contextmanager
 def mounted(folder: Path, mebibytes: int) -> Iterator[Path]:
-    """A disk of its own at this place; the test is skipped where that is not allowed."""
+    """Mounts a separate disk at this path; skips the test without the permission to mount."""
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("needs the right to mount")
+        pytest.skip("needs the permission to mount")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def conditioning(hidden_states):
-    """Conditioning on encoder_hidden_states [B, L, D] alone."""
+    """Conditioning that consists of encoder_hidden_states [B, L, D] only."""
     from customize.families.conditioning import Conditioning
 
     return Conditioning({"encoder_hidden_states": hidden_states})
 
 
 def hidden_states(conditioning):
-    """encoder_hidden_states [B, L, D] of a conditioning that has nothing else."""
+    """encoder_hidden_states [B, L, D] of a conditioning that has no other tensors."""
     assert conditioning.tensors.keys() == {"encoder_hidden_states"}
     return conditioning.tensors["encoder_hidden_states"]
 
 
 def denoiser(network):
-    """A function (latents, timesteps, conditioning) -> tensor as the sampler takes it."""
+    """Wraps a function (latents, timesteps, conditioning) -> tensor as a denoiser for the sampler."""
     from customize.families.base import DenoiserOutput
 
     return lambda *inputs: DenoiserOutput(network(*inputs))
@@ -75,7 +75,7 @@ def settings_for(method: str, base: Path, image_folder: Path, output: Path, **ch
 
 
 def train_loop(settings, training, accelerator, steps, callbacks=(), method=None, dataset=None, scale=1.0, resume=None):
-    """The loop alone, as a run would call it; returns its last state."""
+    """Runs only the training loop, as a run calls it; returns its last state."""
     from customize.training.loop import LoopConfig, train
 
     rates = training.learning_rates(settings, steps, scale)
@@ -84,14 +84,14 @@ def train_loop(settings, training, accelerator, steps, callbacks=(), method=None
 
 
 def parts_for(method, settings, scaler=None):
-    """The parts of the state of such a run before its first step."""
+    """The parts of the state of a run before its first step."""
     from customize.training.resumable import parts_of
 
     return parts_of(method, method.build_optimizer(settings), scaler)
 
 
 def context_of(family, settings, examples=None, mixed_precision: str = "no", first_step: int = 0, skipped_draws: int = 0):
-    """What a run offers its method, with this family as the base model, on the CPU."""
+    """The context that a run passes to its method, with this family as the base model, on the CPU."""
     from accelerate import Accelerator
 
     from customize.training.preflight import check
@@ -102,7 +102,7 @@ def context_of(family, settings, examples=None, mixed_precision: str = "no", fir
 
 
 def prepared(settings, first_step: int = 0, mixed_precision: str = "no", skipped_draws: int = 0):
-    """(context, training) as a run prepares them, on the CPU."""
+    """Returns (context, training) as a run prepares them, on the CPU."""
     from customize.families import load
     from customize.methods import prepare
     from customize.training.preflight import check

@@ -1,4 +1,4 @@
-"""Tiny random Stable Diffusion models for tests: real classes, real files, small numbers; made in under a second."""
+"""Tiny random Stable Diffusion models for tests: real classes and files, built in under a second."""
 
 from pathlib import Path
 
@@ -18,13 +18,13 @@ NOISE_SCHEDULE = dict(
 
 
 def tiny_tokenizer() -> CLIPTokenizer:
-    """A byte-level CLIP tokenizer: each of `WORDS` is one token, every other word is spelled out."""
+    """A byte-level CLIP tokenizer: each of `WORDS` is one token, every other word is a sequence of bytes."""
     letters = sorted(ByteLevel.alphabet())
     vocabulary = letters + [f"{letter}</w>" for letter in letters]
     merges: list[tuple[str, str]] = []
     for word in WORDS:
         parts = split([*word[:-1], f"{word[-1]}</w>"], merges)
-        while len(parts) > 1:  # what is left after the merges of earlier words, from left to right
+        while len(parts) > 1:  # merge the remaining parts from left to right
             merges.append((parts[0], parts[1]))
             parts = ["".join(merges[-1]), *parts[2:]]
             vocabulary.append(parts[0])
@@ -33,7 +33,7 @@ def tiny_tokenizer() -> CLIPTokenizer:
 
 
 def split(parts: list[str], merges: list[tuple[str, str]]) -> list[str]:
-    """What byte-pair encoding makes of a word's parts: the earliest merge that applies, again and again."""
+    """Byte-pair encoding of a word's parts: applies all merges in order."""
     for merge in merges:
         for place in reversed(range(len(parts) - 1)):
             if tuple(parts[place : place + 2]) == merge:
@@ -44,7 +44,7 @@ def split(parts: list[str], merges: list[tuple[str, str]]) -> list[str]:
 def tiny_stable_diffusion(folder: str | Path, prediction_type: str = "epsilon", seed: int = 0) -> Path:
     """Writes a pipeline folder: latents [4, 8, 8], pixels [3, 16, 16], 77 tokens of width 32. Returns the folder.
 
-    As the real ones: epsilon comes with PNDM (Stable Diffusion 1.5), v-prediction with DDIM (2.1).
+    As in the original models, epsilon comes with PNDM (Stable Diffusion 1.5) and v-prediction with DDIM (2.1).
     """
     state = torch.get_rng_state()
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Whole runs of the training commands, for tests that stop them, starve them and go on with them."""
+"""Complete runs of the training commands, for tests that stop them, limit their resources and resume them."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ LATEST = ["--resume_from_checkpoint", "latest"]
 
 
 class Run:
-    """A run of one method in a folder of its own."""
+    """A run of one method in its own folder."""
 
     def __init__(self, server: ForkServer, folder: Path, method: str, base: Path, image_folder: Path, **changes):
         settings = settings_for(method, base, image_folder, folder / "run", **changes)
@@ -28,7 +28,7 @@ class Run:
         return self.server.run(self.command, [str(self.config), *arguments], moment, number, action, **limits)
 
     def result(self) -> dict[str, bytes]:
-        """The bytes of every learned tensor."""
+        """The bytes of every trained tensor."""
         pattern = {
             "textual_inversion": "learned_embeds.safetensors",
             "lora": "pytorch_lora_weights.safetensors",
