@@ -1,4 +1,4 @@
-"""Other programs' names of settings: each is read as the setting that it stands for, or answered with the right remedy."""
+"""Other programs' names of settings: each sets the right setting, or is refused with the right remedy."""
 
 import shlex
 

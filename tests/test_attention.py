@@ -1,4 +1,4 @@
-"""Cross-attention maps: the numbers are those of the weights, and recording them changes no picture."""
+"""Cross-attention maps equal the attention weights, and recording them changes no image."""
 
 import io
 

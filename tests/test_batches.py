@@ -1,4 +1,4 @@
-"""What a step is made of: weights by hand, decks without gaps, captions and their dropout."""
+"""The batches of a step: loss weights by hand, epochs without gaps, captions and their dropout."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""A checkpoint comes back as it was, a damaged one is passed over, and the newest whole one is never removed."""
+"""A checkpoint is loaded as it was saved, damaged ones are skipped, and the newest intact one is never removed."""
 
 import pytest
 import torch

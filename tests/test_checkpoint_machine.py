@@ -1,4 +1,4 @@
-"""Any order of steps, saves, kills, damages, resumes and prunings: what is resumed is always the latest verified state."""
+"""In any order of steps, saves, kills, damage, resumes and pruning, a run resumes from the latest verified state."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""A checkpoint is tried like a result: what infer.py loads of it answers as the networks did when it was made."""
+"""A checkpoint can be used like a result: loaded by infer.py, it predicts what the networks in training did."""
 
 from functools import partial
 from pathlib import Path

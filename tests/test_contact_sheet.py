@@ -1,4 +1,4 @@
-"""Sheets and animations: every picture is where it belongs, pixel for pixel."""
+"""Contact sheets and animations: every image is in its place, pixel for pixel."""
 
 import io
 

@@ -104,7 +104,7 @@ LIKE_OTHERS = ("the first checkpoint", "a checkpoint again", WITHOUT_EXCHANGE)
 
 
 def without(names: tuple[str, ...]) -> list:
-    """The cases, of which those of these names are left to the slow tests."""
+    """The cases; those with these names are marked slow."""
     return [pytest.param(name, marks=pytest.mark.slow) if name in names else name for name in ALL]
 
 

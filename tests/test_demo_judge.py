@@ -1,4 +1,4 @@
-"""The judge of the demo world: what it is asked, how its answers are counted, and what the report makes of them."""
+"""The judge of the demo world: its questions, how answers are counted, and the report."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The demo model's training: its optimizer, its two stages, and that a stopped run goes on as if it had not stopped."""
+"""The demo model's training: its optimizer, its two stages, and exact resuming."""
 
 import json
 import shutil

@@ -23,7 +23,7 @@ def test_loss_is_one_mean_per_sample():
 
 @pytest.mark.parametrize("prediction_type", DISCRETE_PREDICTIONS)
 def test_min_snr_makes_every_prediction_type_weigh_the_clean_sample_alike(prediction_type):
-    """One error of the clean sample, told as an error of each target, must get the loss min(snr, gamma) * error^2."""
+    """An error of the clean sample, expressed as an error of each target, must have the loss min(snr, gamma) * error^2."""
     alphas_cumprod = SCHEDULER.alphas_cumprod.double()[1:]
     alpha, sigma = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
     snr = compute_snr(SCHEDULER, torch.arange(1, 1000)).double()

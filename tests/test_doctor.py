@@ -1,4 +1,4 @@
-"""`customize check`: what it says of pictures and captions, and whether it agrees with what a run does first."""
+"""`customize check`: its report on images and captions, which agrees with that of a run."""
 
 import io
 import os
@@ -155,7 +155,7 @@ def test_sharpness_does_not_depend_on_contrast_and_skips_flat_or_tiny_images():
     assert measure(Image.new("RGB", (1, 1)), 512).sharpness == 1.0
 
 
-# what is said
+# the report
 
 
 def test_a_good_folder(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The named bundle of what a denoiser is given: rows are samples, whatever the keys and shapes."""
+"""Conditioning, the named inputs of a denoiser: rows are samples, whatever the keys and shapes."""
 
 import pytest
 import torch

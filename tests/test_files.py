@@ -1,4 +1,4 @@
-"""Whole or not at all: what a reader can see while a write goes wrong at any point."""
+"""Files are complete or absent: what a reader sees while a write fails at any point."""
 
 import errno
 import os
@@ -127,7 +127,7 @@ def test_temporaries_of_another_name_are_not_touched(tmp_path):
 
 
 def failing(number):
-    """os.rename, of which the call of that number is refused."""
+    """os.rename whose call of that number fails."""
     rename, calls = os.rename, []
 
     def refuse(*names):
@@ -152,7 +152,7 @@ def test_without_renameat2_a_refused_rename_is_undone(tmp_path, monkeypatch):
 
 
 def test_a_pipeline_loses_its_index_first_and_gets_it_last(tmp_path, monkeypatch):
-    """So whoever looks in between finds no pipeline, rather than one of which a part is missing."""
+    """A reader finds no pipeline in between, rather than an incomplete one."""
     names = ("unet", "model_index.json", "weights")
     seen = []
     rename = os.rename

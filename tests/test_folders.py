@@ -1,4 +1,4 @@
-"""Folders of pictures as people have them, through whole runs: what is bad is told, what is strange changes no bit."""
+"""Real-world image folders in complete runs: faults are reported, and unusual but valid files change no bit."""
 
 import json
 import math

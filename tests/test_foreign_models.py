@@ -1,4 +1,4 @@
-"""Base models and learned weights of strangers: each part that is not what it says is named, and no code of theirs is run."""
+"""Untrusted base models and weights: every invalid part is named, and none of their code is run."""
 
 import json
 import shutil

@@ -49,7 +49,7 @@ def vouch(folder: Path) -> Path:
 
 
 def refusal(run: Run, folder: Path) -> str:
-    """What is said of the checkpoint before a model is loaded."""
+    """The report on the checkpoint before a model is loaded."""
     path = vouch(folder)
     settings = settings_for("lora", Path("base"), Path("pictures"), folder, resume_from_checkpoint="latest")
     same = checkpoint.load(run.folder / "checkpoints" / NAME).state["identity"]

@@ -18,7 +18,7 @@ from customize.training.callbacks import Checkpoints, JsonlLogger
 from customize.training.loop import Callback
 from customize.training.nan_guard import IN_A_ROW, IN_ALL, SKIPPED_IN_A_ROW, NanGuard
 
-STEPS, BAD = 5, 2  # steps of a run, and of these the one, counted from 0, at which numbers give out
+STEPS, BAD = 5, 2  # steps of a run, and the one, counted from 0, with NaN
 
 
 class InTheLoss(Callback):

@@ -71,7 +71,7 @@ class Watched:
         )  # fmt: skip
 
     def __call__(self, command: str, *words: object) -> tuple[int, str]:
-        """Exit status and all that was said. Asserts that no class was looked up by a pickle, nothing started or called."""
+        """Exit status and output. Asserts that no class was looked up by a pickle, nothing started or called."""
         assert self.process.stdin and self.process.stdout
         print(json.dumps([command, [str(word) for word in words]]), file=self.process.stdin, flush=True)
         status, output, _, seen, _ = json.loads(self.process.stdout.readline())
@@ -288,7 +288,7 @@ def test_sound_runs_look_up_no_class_for_a_pickle(methods, work, training, tiny_
     ids=["one", "every"],
 )
 def test_pickles_in_all_files_that_training_reads_again(kinds, work, training, canary, tiny_epsilon):
-    """Checkpoints that are vouched for, entries of the cache, class pictures and what is said of them."""
+    """Checkpoints with valid manifests, cache entries, class images and their descriptions."""
     from customize.storage import manifest
 
     folders = {"latents_cache_dir": str(work / "cache 2"), "class_data_dir": str(work / "class 2")}

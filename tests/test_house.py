@@ -1,4 +1,4 @@
-"""The package keeps the plan of docs/architecture.md: what `house.py` counts is as expected, and the counting itself is right."""
+"""The package follows docs/architecture.md: the counts of `house.py` are as expected, and the counting is correct."""
 
 from pathlib import Path
 

@@ -76,7 +76,7 @@ def asked(prompt: Conditional, latents: Tensor) -> Tensor:
 
 
 def combined(estimate, latents: Tensor, at: Step) -> Tensor:
-    """The estimate's answer: its questions go through the network in one batch."""
+    """The combined estimate; its inputs go through the network in one batch."""
     answers = [network(q.latents, at.timestep.expand(len(q.latents)), q.conditioning) for q in estimate.inputs(latents, at)]
     remaining = iter(answers)
     answer = estimate.combine(remaining, latents, at)

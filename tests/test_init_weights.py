@@ -1,4 +1,4 @@
-"""A run that begins with learned weights answers, before its first step, as they do."""
+"""A run that begins with learned weights predicts, before its first step, what they predict."""
 
 import json
 import shutil
@@ -59,7 +59,7 @@ def others(tmp_path_factory):
 
 
 def begun(kind, others, folder, path, **changes):
-    """(the prediction before the first step, settings) of a run that is told no more than it must be."""
+    """(the prediction before the first step, settings) of a run with only the required settings."""
     common = {
         "init_weights": str(path), "output_dir": str(folder), "max_train_steps": 2, "report_to": ("none",), "seed": 8,
         "validation_prompt": None,

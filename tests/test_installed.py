@@ -1,4 +1,4 @@
-"""What a wheel holds: the command with all of its commands, the configurations, the examples; and what `customize` answers."""
+"""The contents of a wheel (commands, configurations, examples), and the output of `customize`."""
 
 import os
 import shutil

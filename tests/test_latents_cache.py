@@ -1,4 +1,4 @@
-"""The cache of what the autoencoder says: the same bits with and without it, and any doubt about an entry makes it anew."""
+"""The latents cache: results are bit-identical with and without it, and doubtful entries are computed again."""
 
 from pathlib import Path
 
@@ -111,7 +111,7 @@ def test_a_damaged_entry_is_replaced_and_reported(place, asked, tiny_epsilon, im
 
 @pytest.mark.parametrize("kind", ["shape", "nan", "whole numbers"])
 def test_a_forged_entry_with_a_valid_hash_is_not_trusted(kind, asked, tiny_epsilon, image_folder, tmp_path, capsys, terminal):
-    """Its hash fits, but the autoencoder cannot have said that."""
+    """Its hash fits, but the autoencoder cannot have computed it."""
     from customize.families.latents import hash_of
 
     settings = settings_with(tmp_path / "cache", tiny_epsilon, image_folder, tmp_path / "run")

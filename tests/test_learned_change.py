@@ -1,4 +1,4 @@
-"""What a run says of its own effect, against sums over the whole matrices."""
+"""The reported effect of a run, against sums over the complete matrices."""
 
 import math
 

@@ -30,7 +30,7 @@ def drawn(ink, alpha: np.ndarray, hidden: int = 0) -> Image.Image:
 
 
 def palette(transparent: int) -> Image.Image:
-    """White on black as a palette of which one entry is transparent."""
+    """White on black with a palette, one entry of which is transparent."""
     image = Image.fromarray((sharp() // 255).astype(np.uint8))
     image.putpalette([0, 0, 0, 255, 255, 255])
     image.info["transparency"] = transparent

@@ -1,4 +1,4 @@
-"""Merged models and LoRAs: what stock diffusers makes of them, exact sums of changes, and what is refused."""
+"""Merged models and LoRAs: equal to stock diffusers and to exact sums of changes; and what is refused."""
 
 import json
 import shutil

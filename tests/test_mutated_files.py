@@ -25,7 +25,7 @@ ENDINGS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "BMP": "bmp", "TIFF": "t
 
 
 def put_pictures(folder: Path, first: int, last: int) -> set[str]:
-    """Mutated pictures under endings that are looked at; returns the names of those that are refused one by one."""
+    """Writes mutated images with image suffixes; returns the names of those that are refused individually."""
     folder.mkdir()
     originals = {name: data for name, data in seeds().items() if name not in ("safetensors", "animated")}
     refused = set()

@@ -1,4 +1,4 @@
-"""Trace, page and attention maps as infer.py writes them: the files, their content, and pictures that are the same without."""
+"""Trace, page and attention maps of infer.py: the files and their content; the images are the same without them."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The plan of a run says what the run then does: files to within a per cent, pictures exactly; and nothing is written."""
+"""A dry run predicts the run: file sizes to within a per cent, image counts exactly; and it writes nothing."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What learns is kept in float32 and never rounded; what is frozen is kept in the format that was asked for."""
+"""Trained parameters are kept in float32 and never rounded; frozen ones have the requested dtype."""
 
 import pytest
 import torch

@@ -17,7 +17,7 @@ SECONDS = {"s": 1, "min": 60, "h": 3600, "days": 86400}
 
 
 class Time:
-    """A clock that goes on when it is told to."""
+    """A clock that advances on request."""
 
     def __init__(self, monkeypatch):
         self.now = 1000.0
@@ -33,7 +33,7 @@ class Output(io.StringIO):
 
 
 def simulate(clock, monkeypatch, steps, step, first, sample=0.0, every=100, checkpoint=0.0, checkpointing=500, begin=0):
-    """Runs the callbacks of a run whose parts take so many seconds; returns (step, seconds told, seconds that it took)."""
+    """Runs the callbacks of a run whose parts take so many seconds; returns (step, estimated seconds, actual seconds)."""
     state = SimpleNamespace(
         step=begin, max_train_steps=steps, sound=True, stop=None, accelerator=SimpleNamespace(is_main_process=True)
     )

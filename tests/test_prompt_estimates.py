@@ -1,4 +1,4 @@
-"""From prompts to estimates: weights, changes, AND, and long prompts, against formulas written straight."""
+"""Estimates of prompts: weights, changes, AND, and long prompts, against direct formulas."""
 
 from types import SimpleNamespace
 

@@ -211,7 +211,7 @@ def test_signals_in_a_save(moment, number, action, status, step, finished_run, n
 
 @pytest.mark.parametrize("method", ["textual_inversion", "lora", pytest.param("full", marks=slow)])
 def test_a_learning_rate_far_too_high(method, new_run):
-    """Weights of hundreds end in an infinity, which is in no file; a word of that length is told of."""
+    """Weights in the hundreds end in infinity, which is never saved; a vector of that length is reported."""
     run = new_run(method, learning_rate=10.0, max_train_steps=20, checkpointing_steps=2)
     status, output = run()
     files = list(run.folder.rglob("*.safetensors"))

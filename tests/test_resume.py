@@ -1,4 +1,4 @@
-"""A run that was killed, stopped or gave out, and was resumed, ends with the bits of one that was not."""
+"""A run that was killed, stopped or failed, and then resumed, ends bit-identical to one that was not."""
 
 import shutil
 import signal

@@ -1,4 +1,4 @@
-"""Randomness is a function: draws depend on what they are for, and on nothing that was drawn before."""
+"""Counter-based randomness: draws depend on their coordinates, not on earlier draws."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""The header of a safetensors file: what is read, and what is refused before anything is loaded."""
+"""Headers of safetensors files: valid ones are read, invalid ones are refused before anything is loaded."""
 
 import json
 import os

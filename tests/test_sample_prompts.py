@@ -1,4 +1,4 @@
-"""Sample images show what is taught: their prompts are made from it, and given ones without it are told."""
+"""Sample images show the trained concept: prompts are derived from it, and given prompts without it are reported."""
 
 import os
 import re

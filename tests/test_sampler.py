@@ -114,7 +114,7 @@ ALL = scheduler_names(base_scheduler("epsilon"))
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("name", ALL)
 def test_a_perfect_network_predicts_the_image_at_every_step(name, prediction_type):
-    """Told the true noise at the level (alpha, sigma) of each step, every scheduler ends at the true image."""
+    """Given the true noise at the level (alpha, sigma) of each step, every scheduler ends at the true image."""
     clean = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
 
     def answer(seen, step):
@@ -133,7 +133,7 @@ def test_a_perfect_network_predicts_the_image_at_every_step(name, prediction_typ
 @pytest.mark.parametrize("karras", [False, True])
 @pytest.mark.parametrize("name", ALL)
 def test_the_level_is_that_of_the_timestep(name, karras):
-    """sigma / alpha of what the network sees is what the training schedule has at the timestep that it is told."""
+    """sigma / alpha of the network's input equals that of the training schedule at its timestep."""
     try:
         scheduler = make_scheduler(base_scheduler("epsilon"), name, karras or None)
     except InputError:
@@ -266,7 +266,7 @@ def test_guided_and_mixed_equal_the_formula_in_float64():
     prompt = 0.25 * answers[0] + 0.75 * (0.75 * answers[1] + 0.25 * answers[2])
     expected = answers[3] + 4.5 * (prompt - answers[3])
     torch.testing.assert_close(seen[0].noise, expected, rtol=1e-12, atol=1e-12)
-    assert batches == [8], "all questions of a step go through the network in one batch"
+    assert batches == [8], "all inputs of a step go through the network in one batch"
     assert guided(a, negative, 1.0) is a
     with pytest.raises(ValueError, match="zero"):
         mixed([(a, 1.0), (b, -1.0)])

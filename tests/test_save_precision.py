@@ -1,4 +1,4 @@
-"""Results in fewer bits: what is read is what was learned, rounded once; what does not fit is kept and told."""
+"""Results in lower precision: weights are rounded once; numbers that do not fit are kept in fp32 and reported."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Scales of learned weights: how they are written, that they change on the way, and sweeps of them that load once."""
+"""Scales of learned weights: their syntax, schedules that change them during denoising, and sweeps that load once."""
 
 import json
 from pathlib import Path

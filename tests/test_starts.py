@@ -1,4 +1,4 @@
-"""A request says what to generate; where denoising starts is a strategy, of which a new one is one class."""
+"""Generation requests, and starts of denoising; a new start is one class."""
 
 import numpy as np
 import pytest

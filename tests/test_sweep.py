@@ -1,4 +1,4 @@
-"""Sweeps: how values are read, what the grid looks like, and that a swept picture is the one made by itself."""
+"""Sweeps: parsing of values, the layout of the grid, and swept images equal to those generated alone."""
 
 import json
 
@@ -123,7 +123,7 @@ def test_a_swept_image_equals_one_generated_by_itself(tiny_epsilon, tmp_path):
         facts = json.loads(swept.text["customize"])
         assert facts["settings"]["guidance_scale"] == (1, 4, 7)[place % 3]
         assert facts["settings"]["prompt"] == [("a dog", "a red cat")[place // 3]] and "sweep" not in facts["settings"]
-        base = {"pretrained_model_name_or_path": str(tiny_epsilon)}  # of which the image tells the name only
+        base = {"pretrained_model_name_or_path": str(tiny_epsilon)}  # the image stores only its name
         assert facts["settings"]["pretrained_model_name_or_path"] == facts["base_model"] == tiny_epsilon.name
         command.run(InferenceSettings(**facts["settings"] | base, output_dir=str(tmp_path / f"alone-{place}")))
         alone = np.asarray(Image.open(tmp_path / f"alone-{place}/000.png"), dtype=int)

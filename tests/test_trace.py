@@ -1,4 +1,4 @@
-"""Traces: the numbers are those of the tensors, the pictures those of a linear map, and nothing is decoded for them."""
+"""Traces: numbers equal those of the tensors, previews those of a linear map, and nothing is decoded for them."""
 
 import io
 import json

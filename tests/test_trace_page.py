@@ -1,4 +1,4 @@
-"""The page of a trace: it parses, holds every frame and every number, and says what users wrote without doing it."""
+"""The page of a trace: it is valid, has every frame and number, and escapes user texts."""
 
 import base64
 import io
@@ -29,7 +29,7 @@ IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 16, 3), d
 
 
 class Read(HTMLParser):
-    """Elements with their attributes, and the text of those that are asked for."""
+    """Collects elements with their attributes, and the text of selected ones."""
 
     def __init__(self, text: str):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Folders as people have them: what is read from each, what is refused, what is told, and nothing in them changed."""
+"""Real-world folders: what is read, refused and reported; nothing in them is changed."""
 
 import io
 import json
@@ -52,7 +52,7 @@ AB = images("a.png", "b.png")
 NFD = unicodedata.normalize("NFD", "Café été")
 NFC = unicodedata.normalize("NFC", "Café été")
 
-GOOD: dict[str, tuple[dict[str, bytes | str], int, list[str]]] = {  # files, number of images, what is told
+GOOD: dict[str, tuple[dict[str, bytes | str], int, list[str]]] = {  # files, number of images, expected notes
     "names with blanks": (images("a b.png", " c.png", "d .png"), 3, []),
     "names in other scripts": (images("犬.png", "كلب.png", "собака.png", "😀.png"), 4, []),
     "names with quotes": (images("it's.png", 'a"b.png', "$(x).png", "-rf.png"), 4, []),

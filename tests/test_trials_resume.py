@@ -253,7 +253,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize(("name", "damage", "reported"), [pytest.param(*each, id=name) for name, each in DAMAGES.items()])
 def test_damaged_samples_are_skipped_with_one_note(name, damage, reported, tmp_path, capsys, terminal):
-    """told: whether a note says so; None: left out without, as images of other prompts are."""
+    """reported: whether a note says so; None: skipped silently, like images of other prompts."""
     samples = labelled(tmp_path / "samples")
     damage(samples.folder / name)
     assert [*samples.columns()] == ([0, 2, 4] if reported is False else [0, 4])

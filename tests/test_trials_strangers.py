@@ -1,4 +1,4 @@
-"""What strangers' files may hold: each is told for what it is, in a line, fast, and nothing of it is obeyed or changed."""
+"""Untrusted files: each is identified in one line and quickly, and neither obeyed nor changed."""
 
 import json
 import os
@@ -26,7 +26,7 @@ NAN, INFINITY = float("nan"), float("inf")
 
 
 def refusal(name: object, variant: str | None = None) -> str:
-    """What is said of a base model: one report, of printable lines with remedies, in time."""
+    """The report on a base model: printable lines with remedies, in time."""
     begin = time.process_time()
     with pytest.raises(InputError) as caught:
         STABLE_DIFFUSION.vocabulary(locate(str(name), variant=variant))

@@ -64,7 +64,7 @@ def test_damaged_files_are_named(run, capsys, name, damage):
     cut = data[: data.index(b"=") + 1] if name == "config.toml" else data[: len(data) // 2]  # in the middle of a line
     (run / name).write_bytes({"flip": data, "cut": cut, "empty": b""}[damage])
     if name == "config.toml" and damage == "empty":
-        pytest.skip("an empty file is TOML; that settings are missing is told when it is used")
+        pytest.skip("an empty file is TOML; missing settings are reported when it is used")
     status, lines = verified(capsys, run)
     damaged = [line for line in lines if line.startswith("DAMAGED")]
     assert status == 2 and len(damaged) == 1 and damaged[0].startswith(f"DAMAGED  {KINDS[name]}: "), lines

@@ -1,4 +1,4 @@
-"""Results as others read them: stock diffusers' own loaders draw the same pictures from our files."""
+"""Results in other programs: stock diffusers' loaders generate the same images from our files."""
 
 import json
 import shutil

@@ -172,7 +172,7 @@ def _read(info: ParsedInfo, texts: Mapping[str, str]) -> Program | None:
 
 
 def _read_beside(info: ParsedInfo, path: Path) -> Program | None:
-    """A1111's text of a file beside the picture, of its name; a caption is none."""
+    """Reads A1111's text from a .txt file of the image's name beside it; a caption does not count."""
     for file in (path.with_suffix(".txt"), path.with_name(f"{path.name}.txt")):
         try:
             with regular_file(file) as stream:
