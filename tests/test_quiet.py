@@ -30,7 +30,7 @@ def test_filters_are_installed_once_and_pass_everything_else():
     quiet()
     for name, parts in NOISE.items():
         logger = logging.getLogger(name)
-        assert len([each for each in logger.filters if type(each).__name__ == "Leaves"]) == 1
+        assert len([each for each in logger.filters if type(each).__name__ == "HideLines"]) == 1
         for part in parts:
             record = logging.LogRecord(name, logging.WARNING, "", 0, f"x {part} y", None, None)
             assert not logger.filter(record)
