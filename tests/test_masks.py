@@ -102,7 +102,7 @@ def test_a_mask_means_what_was_drawn(form, tmp_path):
     mask, notes = open_mask(path, False, 0, image)
     assert mask.mode == "L" and mask.size == SIZE
     assert np.abs(np.asarray(mask).astype(int) - expected()).max() <= 1
-    reported = [note for note in notes if "--mask_invert makes" not in note]
+    reported = [note for note in notes if "--mask_invert regenerates" not in note]
     assert len(reported) == (form in TOLD) and TOLD.get(form, "") in "".join(reported)
     inverted, _ = open_mask(path, True, 0, image)
     assert np.array_equal(np.asarray(inverted), 255 - np.asarray(mask))

@@ -340,7 +340,7 @@ def test_first_place_counts_as_diffusers_does():
         ({"num_inference_steps": 0}, "num_inference_steps", "1 to 1000"),
         ({"num_inference_steps": 1001}, "num_inference_steps", "1 to 1000"),
         ({"image": picture(), "strength": 0.1, "num_inference_steps": 5}, "strength", "less than one step"),
-        ({"image": picture(), "strength": 1.5}, "strength", "up to 1"),
+        ({"image": picture(), "strength": 1.5}, "strength", "at most 1"),
         ({"height": 15, "width": 17}, "height", "multiple of 2"),
         ({"height": -8}, "height", "multiple of 2"),
         ({"seeds": [1, 2], "negative_prompt": ["a", "b", "c"]}, "seeds", "2 given for 3"),

@@ -38,13 +38,13 @@ class Anagram:
     mode: Literal["mean", "alternate"] = "mean"
 
     def inputs(self, latents: Tensor, step: Step) -> list[DenoiserInput]:
-        return [each for estimate, view in self.asked(step) for each in estimate.inputs(view(latents), step)]
+        return [each for estimate, view in self.active(step) for each in estimate.inputs(view(latents), step)]
 
     def combine(self, outputs: Iterator[Tensor], latents: Tensor, step: Step) -> Tensor:
-        parts = [view.inverse(estimate.combine(outputs, view(latents), step)) for estimate, view in self.asked(step)]
+        parts = [view.inverse(estimate.combine(outputs, view(latents), step)) for estimate, view in self.active(step)]
         return torch.stack(parts).mean(0)
 
-    def asked(self, step: Step) -> list[tuple[Estimate, View]]:
+    def active(self, step: Step) -> list[tuple[Estimate, View]]:
         """The pairs that contribute to this step."""
         pairs = list(zip(self.estimates, self.views, strict=True))
         return pairs if self.mode == "mean" else [pairs[step.index % len(pairs)]]
@@ -221,16 +221,16 @@ class LookingGlass:
     alone: float = 0.0
 
     def inputs(self, latents: Tensor, step: Step) -> list[DenoiserInput]:
-        return [each for estimate, own in self.asked(latents, step) for each in estimate.inputs(own, step)]
+        return [each for estimate, own in self.active(latents, step) for each in estimate.inputs(own, step)]
 
     def combine(self, outputs: Iterator[Tensor], latents: Tensor, step: Step) -> Tensor:
-        combined = [(estimate.combine(outputs, own, step), own) for estimate, own in self.asked(latents, step)]
+        combined = [(estimate.combine(outputs, own, step), own) for estimate, own in self.active(latents, step)]
         clean = [step.split(output, own)[1] for output, own in combined]
         in_latents = step.index < round(self.first * step.count) and all(view.permutes for view in self.views)
         shared = self.shared(clean, self.views) if in_latents else self.shared_pixels(clean)
         return step.output_of(torch.cat(shared).to(latents), latents)
 
-    def asked(self, latents: Tensor, step: Step) -> list[tuple[Estimate, Tensor]]:
+    def active(self, latents: Tensor, step: Step) -> list[tuple[Estimate, Tensor]]:
         """The estimates that contribute to this step, each with the latents [B, C, H, W] of its view."""
         pairs = list(zip(self.estimates, latents.unflatten(0, (len(self.views), -1)), strict=True))
         return pairs if step.index < round((1 - self.alone) * step.count) else pairs[:1]
