@@ -313,7 +313,7 @@ def test_a_run_folder_that_vanishes(new_run):
     [
         ("file", 2, "is a file"), ("file/below", 2, "is a file"), ("x" * 255, 0, ""), ("é" * 127, 0, ""), ("a 😀 'q\"", 0, ""),
         ("x" * 256, 2, "more than 255 bytes"), ("é" * 128, 2, "more than 255 bytes"), ("a\nb", 2, "control character"),
-        ("link", 0, ""), ("dangling", 2, "is a broken link"), ("loop/below", 2, "leads nowhere"), ("", 2, "is empty"),
+        ("link", 0, ""), ("dangling", 2, "is a broken link"), ("loop/below", 2, "is a broken link"), ("", 2, "is empty"),
         ("caf\udce9", 2, "not UTF-8"), ("~nobody-of-that-name/run", 0, ""),
     ],
 )  # fmt: skip
