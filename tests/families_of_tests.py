@@ -224,7 +224,8 @@ class TwoEncoders(StableDiffusion):
         return {**super().trainable, "text_encoder_2": self.text_encoder_2}
 
     def encode_prompts(self, prompts, *, clip_skip=None, min_chunks=1) -> Conditioning:
-        hidden = [prompt_encoding.encode(encoder, prompts, clip_skip, min_chunks) for encoder in self.text_encoders]
+        encoded = [prompt_encoding.encode(encoder, prompts, clip_skip, min_chunks) for encoder in self.text_encoders]
+        hidden = [each.hidden_states for each in encoded]
         return Conditioning({"encoder_hidden_states": torch.cat(hidden, -1), "text_embeds": hidden[1].mean(1)})
 
     def size_conditioning(self, crops) -> dict[str, Tensor]:

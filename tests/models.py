@@ -3,9 +3,17 @@
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 WORDS = (
     "a an the of in on with and photo picture painting style toy dog cat car house tree red blue green small big "
@@ -14,6 +22,10 @@ WORDS = (
 NOISE_SCHEDULE = dict(
     num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
     set_alpha_to_one=False, steps_offset=1,
+)  # fmt: skip
+SDXL_SCHEDULE = dict(
+    num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1,
+    timestep_spacing="leading", interpolation_type="linear", use_karras_sigmas=False,
 )  # fmt: skip
 
 
@@ -75,5 +87,40 @@ def tiny_stable_diffusion(folder: str | Path, prediction_type: str = "epsilon", 
     StableDiffusionPipeline(
         vae, text_encoder, tokenizer, unet, scheduler, safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
+    ).save_pretrained(folder)  # fmt: skip
+    return Path(folder)
+
+
+def tiny_stable_diffusion_xl(folder: str | Path, seed: int = 0, force_zeros_for_empty_prompt: bool = True, **scheduler) -> Path:
+    """Writes a pipeline folder: latents [4, 8, 8], pixels [3, 16, 16], 77 tokens of two text encoders, each of width 32.
+
+    Euler's scheduler, and as in SDXL's files `leading` steps; scheduler: further configuration. Returns the folder.
+    """
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    tokenizer, tokenizer_2 = tiny_tokenizer(), tiny_tokenizer()
+    tokenizer_2.pad_token = "!"
+    text = dict(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+        max_position_embeddings=77, projection_dim=32, bos_token_id=0, eos_token_id=2,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=64, attention_head_dim=(2, 4), transformer_layers_per_block=(1, 2), use_linear_projection=True,
+        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=32 + 6 * 8,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(16, 32), layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=8,
+        sample_size=16, scaling_factor=0.13025,
+    )  # fmt: skip
+    text_encoder = CLIPTextModel(CLIPTextConfig(**text, hidden_act="quick_gelu"))
+    text_encoder_2 = CLIPTextModelWithProjection(CLIPTextConfig(**text, hidden_act="gelu"))
+    torch.set_rng_state(state)
+    StableDiffusionXLPipeline(
+        vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2, unet,
+        EulerDiscreteScheduler(**{**SDXL_SCHEDULE, **scheduler}),
+        force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, add_watermarker=False,
     ).save_pretrained(folder)  # fmt: skip
     return Path(folder)

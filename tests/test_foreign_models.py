@@ -187,7 +187,7 @@ def test_the_token_limit_is_that_of_the_text_encoder(model):
 def test_a_scheduler_of_other_models(model, name):
     """Those predict something else, or have no betas: trained with ours, they would learn nonsense in silence."""
     change(model / "scheduler/scheduler_config.json", _class_name=name)
-    assert "is not one of Stable Diffusion 1.x or 2.x" in refused(model)
+    assert "is not one of Stable Diffusion 1.x, 2.x or XL" in refused(model)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def changed_by_hand(family, changes: dict[str, Tensor], scale: float = 1.0, text
 def answers(family) -> tuple[Tensor, Tensor]:
     """What text encoder and UNet say."""
     input_ids = torch.tensor([[5, 90, 17, 300, 4, 4, 4, 4]])
-    hidden = family.text_encoders[0].encode(input_ids)
+    hidden = family.text_encoders[0].encode(input_ids).hidden_states
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     return hidden, family.predict(latents, torch.tensor([400]), conditioning(hidden)).prediction
 

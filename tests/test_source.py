@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from customize.errors import InputError
-from customize.families.files.folder_check import NETWORKS, check_folder
+from customize.families.files.folder_check import Parts, check_folder
 from customize.families.source import Source, locate
 
 
@@ -19,9 +19,9 @@ from customize.families.source import Source, locate
 def folder(tmp_path) -> Path:
     """A model in diffusers' layout as far as it is looked at: one small tensor a network."""
     folder = tmp_path / "model"
-    for part in (*NETWORKS, "tokenizer", "scheduler"):
+    for part in (*Parts().networks, "tokenizer", "scheduler"):
         (folder / part).mkdir(parents=True)
-    for part in NETWORKS:
+    for part in Parts().networks:
         (folder / part / "config.json").write_text("{}")
         save_file({"weight": np.ones(3, np.float32)}, folder / part / "model.safetensors")
     (folder / "scheduler/scheduler_config.json").write_text(json.dumps({"_class_name": "DDIMScheduler"}))
@@ -90,13 +90,13 @@ def test_a_network_in_pickles_only(folder):
 
 def test_a_variant_is_looked_for_in_every_network(folder):
     assert refusal(folder, "fp16").count("fp16") == 3
-    for part in NETWORKS:
+    for part in Parts().networks:
         shutil.copy(folder / part / "model.safetensors", folder / part / "model.fp16.safetensors")
     assert locate(str(folder), variant="fp16") == Source(str(folder), folder=folder, variant="fp16")
 
 
 def test_a_folder_of_only_variants_needs_its_name(folder):
-    for part in NETWORKS:
+    for part in Parts().networks:
         (folder / part / "model.safetensors").rename(folder / part / "model.fp16-00001-of-00001.safetensors")
     assert refusal(folder).count("model.fp16-00001-of-00001.safetensors") == 3 and "--variant" in refusal(folder)
     assert locate(str(folder), variant="fp16") == Source(str(folder), folder=folder, variant="fp16")

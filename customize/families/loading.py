@@ -1,6 +1,8 @@
 """Loads Stable Diffusion 1.x and 2.x, and downloads models from the hub."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
@@ -17,6 +19,7 @@ from customize.families.source import SETTING, Source
 from customize.families.stable_diffusion import StableDiffusion
 from customize.storage.untrusted_files import refusing
 
+Loaded = TypeVar("Loaded", bound=StableDiffusion)
 CLASSES = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 
 
@@ -26,10 +29,12 @@ def load(source: Source, placement: Placement) -> StableDiffusion:
     Raises InputError, also for weights and noise levels that are NaN or infinite.
     """
     if source.file:
-        family = load_single_file(source, source.prediction_type)
-    else:
-        assert source.folder, "a model on the hub is downloaded by families.load"
-        family = load_folder(source.name, source.folder, source.variant, source.prediction_type, placement.dtype)
+        return placed(load_single_file(source, source.prediction_type), placement)
+    return placed(load_folder(StableDiffusion, CLASSES, source, placement.dtype), placement)
+
+
+def placed(family: Loaded, placement: Placement) -> Loaded:
+    """The family where it belongs, in its precision. Raises InputError for weights and noise levels that are NaN or infinite."""
     family.to(placement.device, placement.dtype)
     weights = [(name, weight) for network in family.components.values() for name, weight in network.named_parameters()]
     broken = [name for name, weight in weights if not weight.sum().isfinite() and not weight.isfinite().all()]
@@ -59,16 +64,25 @@ def download(name: str, revision: str | None, variant: str | None) -> Path:
         raise InputError(Problem(SETTING, f"{name} is no local folder and the hub gave none ({cause})", remedy)) from error
 
 
-def load_folder(name: str, folder: Path, variant: str | None, prediction_type: str | None, dtype: torch.dtype) -> StableDiffusion:
-    """Loads a folder in diffusers' layout that `check_folder` found whole. Raises InputError."""
+def load_folder(
+    family: type[StableDiffusion], classes: Mapping[str, type], source: Source, dtype: torch.dtype, **options: Any
+) -> StableDiffusion:
+    """Loads a folder in diffusers' layout that the family's spec found whole. Raises InputError.
 
-    tokenizer, scheduler = load_tokenizer(folder), load_scheduler(folder)
-    unet, vae, text_encoder = (load_network(kind, folder / part, part, variant, dtype) for part, kind in CLASSES.items())
-    if len(tokenizer) > (rows := text_encoder.config.vocab_size):
-        what = f"its tokenizer knows {len(tokenizer)} words, its text encoder {rows}"
-        raise InputError(Problem(str(folder), what, AGAIN))
-    tokenizer.model_max_length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
-    if prediction_type:
-        scheduler.register_to_config(prediction_type=prediction_type)
+    classes: those of the networks, by the names of their folders; options: further arguments of the family.
+    """
+    folder = source.folder
+    assert folder, "a model on the hub is downloaded by families.load"
+    networks = {part: load_network(kind, folder / part, part, source.variant, dtype) for part, kind in classes.items()}
+    tokenizers = {part: load_tokenizer(folder, part) for part in family.spec.parts.tokenizers}
+    for part, tokenizer in tokenizers.items():
+        config = networks[part.replace("tokenizer", "text_encoder")].config
+        if len(tokenizer) > config.vocab_size:
+            what = f"its {part} knows {len(tokenizer)} words, its text encoder {config.vocab_size}"
+            raise InputError(Problem(str(folder), what, AGAIN))
+        tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
+    scheduler = load_scheduler(folder)
+    if source.prediction_type:
+        scheduler.register_to_config(prediction_type=source.prediction_type)
     with refusing(folder / "scheduler", OTHER):
-        return StableDiffusion(name, folder, unet, vae, text_encoder, tokenizer, scheduler)
+        return family(source.name, folder, **networks, **tokenizers, scheduler=scheduler, **options)

@@ -10,11 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from customize.diffusion.dropout import is_active
 from customize.errors import InputError, Problem
-from customize.families.text_encoder import TextEncoder
+from customize.families.text_encoder import EncodedText, TextEncoder
 from customize.prompts import BREAK, Span
 
 Prompt = str | Sequence[Span]
@@ -39,8 +38,8 @@ class Chunk:
     weights: tuple[float, ...]
 
 
-def encode(encoder: TextEncoder, prompts: Sequence[Prompt], clip_skip: int | None = None, min_chunks: int = 1) -> Tensor:
-    """Hidden states [B, N * L, D] of prompts; N: most chunks of any, or `min_chunks`.
+def encode(encoder: TextEncoder, prompts: Sequence[Prompt], clip_skip: int | None = None, min_chunks: int = 1) -> EncodedText:
+    """Hidden states [B, N * L, D] of prompts; N: most chunks of any, or `min_chunks`. Pooled: that of each first chunk.
 
     Prompts that need one length (an image's prompt and negative prompt) are encoded in one call; shorter ones are padded
     with empty chunks. Each different chunk is encoded once and by itself, so that its bits do not depend on the other
@@ -57,11 +56,14 @@ def encode(encoder: TextEncoder, prompts: Sequence[Prompt], clip_skip: int | Non
     rows = [row + [empty] * (count - len(row)) for row in rows]
     if is_active(encoder.module):  # its masks are drawn for all samples of the batch, and differ from chunk to chunk
         input_ids = torch.tensor([chunk.input_ids for column in zip(*rows, strict=True) for chunk in column])
-        encoded = encoder.encode(input_ids.to(encoder.module.device), clip_skip)
-        return encoded.unflatten(0, (count, len(rows))).transpose(0, 1).flatten(1, 2)
+        states, pooled = encoder.encode(input_ids.to(encoder.module.device), clip_skip)
+        states = states.unflatten(0, (count, len(rows))).transpose(0, 1).flatten(1, 2)
+        return EncodedText(states, None if pooled is None else pooled[: len(rows)])
     different = dict.fromkeys(chunk for row in rows for chunk in row)
-    hidden_states = {chunk: encode_chunk(encoder, chunk, clip_skip) for chunk in different}
-    return torch.stack([torch.cat([hidden_states[chunk] for chunk in row]) for row in rows])
+    encoded = {chunk: encode_chunk(encoder, chunk, clip_skip) for chunk in different}
+    pooled = [each for row in rows if (each := encoded[row[0]].pooled) is not None]
+    states = torch.stack([torch.cat([encoded[chunk].hidden_states for chunk in row]) for row in rows])
+    return EncodedText(states, torch.stack(pooled) if pooled else None)
 
 
 def num_chunks(encoder: TextEncoder, prompt: Prompt) -> int:
@@ -76,21 +78,22 @@ def spans_of(prompt: Prompt) -> Sequence[Span]:
     return (Span(prompt),) if isinstance(prompt, str) else prompt
 
 
-def encode_chunk(encoder: TextEncoder, chunk: Chunk, clip_skip: int | None = None) -> Tensor:
-    """[L, D]: h' = w h mean(h) / mean(w h), the means over all of [L, D]. Weights of 1 change no bit.
+def encode_chunk(encoder: TextEncoder, chunk: Chunk, clip_skip: int | None = None) -> EncodedText:
+    """[L, D]: h' = w h mean(h) / mean(w h), the means over all of [L, D]. Weights of 1 change no bit. Pooled [P]: unweighted.
 
     Where all tokens' means have one sign, the quotient lies between 1 / max(w) and 1 / min(w). It is kept there, since
     with a mean of about 0 (our demo model's) it would be noise.
     """
     input_ids = torch.tensor([chunk.input_ids], device=encoder.module.device)
-    hidden_states = encoder.encode(input_ids, clip_skip)[0]
+    states, pooled = encoder.encode(input_ids, clip_skip)
+    hidden_states, pooled = states[0], None if pooled is None else pooled[0]
     if set(chunk.weights) == {1.0}:
-        return hidden_states
+        return EncodedText(hidden_states, pooled)
     plain = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
     weighted = plain * torch.tensor(chunk.weights, dtype=plain.dtype, device=plain.device)[:, None]
     least, most = max(min(chunk.weights), LEAST), max(chunk.weights)
     factor = (plain.mean() / weighted.mean()).nan_to_num(1).clamp(1 / most, 1 / least)
-    return (weighted * factor).to(hidden_states.dtype)
+    return EncodedText((weighted * factor).to(hidden_states.dtype), pooled)
 
 
 def chunks(encoder: TextEncoder, spans: Sequence[Span]) -> list[Chunk]:

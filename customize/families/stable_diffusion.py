@@ -138,8 +138,8 @@ class StableDiffusion:
 
     def encode_prompts(self, prompts: Sequence[Prompt], *, clip_skip: int | None = None, min_chunks: int = 1) -> Conditioning:
         """`encoder_hidden_states` [B, N * L, D]: see `customize.families.prompt_encoding.encode`."""
-        hidden_states = prompt_encoding.encode(self.text_encoders[0], prompts, clip_skip, min_chunks)
-        return Conditioning({"encoder_hidden_states": hidden_states})
+        encoded = prompt_encoding.encode(self.text_encoders[0], prompts, clip_skip, min_chunks)
+        return Conditioning({"encoder_hidden_states": encoded.hidden_states})
 
     def num_chunks(self, prompt: Prompt) -> int:
         """In how many chunks the text encoder reads a prompt, at least 1."""

@@ -5,6 +5,7 @@ B texts, L tokens that the encoder reads at once, D embedding width, N vectors o
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from transformers import AddedToken
@@ -13,6 +14,13 @@ from customize.errors import InputError, Problem
 from customize.families.source import known_token_problems
 from customize.families.token_table import added_words, token_table
 from customize.printable import first_few
+
+
+class EncodedText(NamedTuple):
+    """Hidden states [B, L, D], and where the text encoder has a projection of whole texts, that [B, P]."""
+
+    hidden_states: Tensor
+    pooled: Tensor | None = None
 
 
 class TextEncoder:
@@ -62,18 +70,18 @@ class TextEncoder:
         tokens = self.tokenizer(expanded, padding="max_length", truncation=True, return_tensors="pt")
         return tokens.input_ids.to(self.module.device)
 
-    def encode(self, input_ids: Tensor, clip_skip: int | None = None) -> Tensor:
+    def encode(self, input_ids: Tensor, clip_skip: int | None = None) -> EncodedText:
         """input_ids: [B, L]; returns hidden states [B, L, D] of the last layer, normalised.
 
         clip_skip: the number of last layers that are left out. Raises InputError where there are not as many.
         """
         if not clip_skip:
-            return self.module(input_ids, return_dict=False)[0]
+            return EncodedText(self.module(input_ids, return_dict=False)[0])
         if clip_skip >= (layers := self.module.config.num_hidden_layers):
             what = f"{clip_skip} is too many: the text encoder has {layers} layers"
             raise InputError(Problem("clip_skip", what, f"take {layers - 1} at most; 1 is usual (A1111's Clip skip 2)"))
         hidden_states = self.module(input_ids, output_hidden_states=True).hidden_states[-1 - clip_skip]
-        return getattr(self.module, "text_model", self.module).final_layer_norm(hidden_states)
+        return EncodedText(getattr(self.module, "text_model", self.module).final_layer_norm(hidden_states))
 
     def expand(self, text: str) -> str:
         """The text with each placeholder written out as the tokens that stand for it."""

@@ -53,7 +53,7 @@ class GenerationRequest:
     scheduler: str | None = None
     use_karras_sigmas: bool | None = None
     timestep_spacing: str | None = None
-    rescale_betas_zero_snr: bool = False
+    rescale_betas_zero_snr: bool | None = None
     eta: float | None = None
     guidance_rescale: float = 0.0
     clip_skip: int | None = None

@@ -75,7 +75,8 @@ def check_zero_snr(base, chosen: Sampler, config: Mapping[str, Any]) -> None:
     Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", section 3.2.
     """
     by_alphas = chosen.scheduler in ("DDIMScheduler", "DDPMScheduler", "LCMScheduler", "TCDScheduler")
-    if config.get("rescale_betas_zero_snr") and by_alphas and not determines_clean(0, 1, base.config.prediction_type):
+    zero_snr = config.get("rescale_betas_zero_snr", base.config.get("rescale_betas_zero_snr"))
+    if zero_snr and by_alphas and not determines_clean(0, 1, base.config.prediction_type):
         what = f"{chosen.name} cannot begin at pure noise with a base model that predicts {base.config.prediction_type}"
         raise InputError(Problem("rescale_betas_zero_snr", what, "take a base model that predicts v, or another scheduler"))
 

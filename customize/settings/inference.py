@@ -82,9 +82,10 @@ class InferenceSettings(Settings):
         None, "inference", "spacing of the timesteps (Lin et al. 2023, table 2); trailing is A1111's SGM Uniform",
         default_in_words=OWN, scope="sampling",
     )  # fmt: skip
-    rescale_betas_zero_snr: bool = setting(
-        False, "inference", "start the noise schedule at zero SNR (pure noise), for models trained that way", scope="sampling"
-    )
+    rescale_betas_zero_snr: bool | None = setting(
+        None, "inference", "start the noise schedule at zero SNR (pure noise), for models trained that way",
+        default_in_words=OWN, scope="sampling",
+    )  # fmt: skip
     eta: float | None = setting(
         None, "inference", "noise added at each step by DDIM (1: as much as DDPM) or TCD (0.3 is typical)", ge=0, le=1,
         default_in_words="none: 0", scope="sampling",

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from customize.errors import InputError, Problem
+from customize.families import specs
+from customize.families.source import DEMO
 from customize.printable import printable
 from customize.settings.files.sharing import local_base
 from customize.settings.scale import Scale
@@ -93,6 +95,7 @@ def find_learned(base: str | None, weights: Sequence[tuple[str | Path, Scale]]) 
         find_base(file)
     base, found = base_of(base, pipelines, [*networks, *files])
     problems += found
+    problems += of_other_families(base, files)
     about_base: dict[str, Any] = {}
     if base not in (None, "demo") and (beside := Path(os.path.expanduser(base)) / run_folder.ABOUT).is_file():
         try:
@@ -112,6 +115,19 @@ def base_of(base: str | None, pipelines: Sequence[Path], files: Sequence[Learned
         remedy = "say which one to use with --pretrained_model_name_or_path"
         problems.append(Problem(SETTING, f"learned on different base models: {', '.join(sorted(named))}", remedy))
     return base or (str(pipelines[0]) if pipelines else next(iter(named), None)), problems
+
+
+def of_other_families(base: str | None, files: Iterable[LearnedFile]) -> Iterator[Problem]:
+    """The problems of files that are known to belong to another family of base models than `base`, where that is found here."""
+    path = Path(os.path.expanduser(base)) if base and base != "demo" else DEMO
+    if not base or not path.exists():
+        return
+    family = specs.recognised(path)
+    for file in files:
+        others = [spec for spec in specs.every() if spec.learned_on(file.header.tensors)]
+        if others and family not in others:
+            what = printable(f"{file.path} was learned on {others[0].title}; {base} is {family.title}")
+            yield Problem(SETTING, what, f"give weights that were learned on {family.title}, or another base model")
 
 
 def find_base(file: LearnedFile) -> None:

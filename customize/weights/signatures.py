@@ -33,10 +33,6 @@ SIGNATURES: Mapping[str, tuple[str, str]] = {
     r"^(diffusion_model|transformer|base_model\.model|model\.diffusion_model)\.(blocks|layers|transformer_blocks|double_layers|"
     r"single_layers|context_refiner|noise_refiner)\.\d|^lora_unet_(blocks|layers)_\d|^lora_transformer_": (
         "was learned on a transformer, such as Wan, Qwen-Image, Z-Image or PixArt", OTHER_BASE),
-    r"^lora_te[23]_|^text_encoder_[23]\.|^clip_g$|\.clip_g$|(^|[._])add_embedding[._]|(^|[._])label_emb[._]|"
-    r"attentions?_\d+_transformer_blocks_[1-9]|attentions\.\d+\.transformer_blocks\.[1-9]|"
-    r"^lora_unet_(input|output)_blocks_\d+_1_transformer_blocks_[1-9]|_blocks\.\d+\.1\.transformer_blocks\.[1-9]": (
-        "was learned on SDXL", OTHER_BASE),
     r"^t5xxl$|^t5$": ("was learned on a model with T5, such as FLUX or Stable Diffusion 3", OTHER_BASE),
     r"^lora_prior_|^prior\.|^stage_[abc]\.": ("was learned on Stable Cascade or Würstchen", OTHER_BASE),
     # what is no learned weight of this kind at all
@@ -51,8 +47,6 @@ SIGNATURES: Mapping[str, tuple[str, str]] = {
 }  # fmt: skip
 """A pattern in the names of tensors, what such a file is, and what to do. The first match is reported; one with `OTHER_BASE`
 only where no family claims the file (`FamilySpec.learned_on`)."""
-WIDE = 2048
-"""The width of prompt embeddings in SDXL; Stable Diffusion 1.x and 2.x have others."""
 
 
 def unsupported(path: object, tensors: Mapping[str, TensorInfo]) -> Problem | None:
@@ -62,9 +56,6 @@ def unsupported(path: object, tensors: Mapping[str, TensorInfo]) -> Problem | No
         search = re.compile(pattern).search
         if not (is_known and remedy == OTHER_BASE) and any(map(search, tensors)):
             return Problem("weights", printable(f"{path} {what}, which is not supported"), remedy or other_base())
-    for name, info in tensors.items() if not is_known else ():
-        if re.search(r"attn2[._]to_[kv][._]", name) and len(info.shape) == 2 and info.shape[1] == WIDE:
-            return Problem("weights", printable(f"{path} was learned on SDXL, which is not supported"), other_base())
     return None
 
 

@@ -10,9 +10,7 @@ from customize.printable import printable
 from customize.storage.safetensors_header import Header, read_header
 
 SETTING = "vae"
-REMEDY = (
-    "give a folder with config.json and safetensors, or a .safetensors file, of an autoencoder of Stable Diffusion 1.x or 2.x"
-)
+REMEDY = "give a folder with config.json and safetensors, or a .safetensors file, of an autoencoder of Stable Diffusion"
 LDM, DIFFUSERS = "encoder.down.0.", "encoder.down_blocks.0."
 LATENT_CHANNELS = 4
 

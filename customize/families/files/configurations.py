@@ -69,6 +69,8 @@ UNET: dict[str, Check] = {
     "timestep_post_act": or_none(one_of(*ACTIVATIONS)), "time_cond_proj_dim": or_none(channels),
     "conv_in_kernel": one_of(1, 3, 5, 7), "conv_out_kernel": one_of(1, 3, 5, 7),
     "mid_block_only_cross_attention": or_none(flag), "cross_attention_norm": or_none(one_of("layer_norm", "group_norm")),
+    "addition_embed_type": or_none(one_of("text_time")), "addition_time_embed_dim": or_none(channels),
+    "projection_class_embeddings_input_dim": or_none(whole(1, 65_536)),
 }  # fmt: skip
 VAE: dict[str, Check] = {
     "in_channels": one_of(3), "out_channels": one_of(3),
@@ -106,15 +108,13 @@ SCHEDULER: dict[str, Check] = {
 }  # fmt: skip
 """Other plain values of a scheduler are passed on: each scheduler class has settings of its own."""
 TOKENIZER: dict[str, Check] = {"model_max_length": or_none(number(1, 1e40))}
-READ: dict[str, dict[str, Check]] = {
-    "model_index.json": {},
-    "scheduler/scheduler_config.json": SCHEDULER,
-    "unet/config.json": UNET,
-    "vae/config.json": VAE,
-    "text_encoder/config.json": TEXT_ENCODER,
-    "tokenizer/tokenizer_config.json": TOKENIZER,
-}
-"""The configuration files of a model, and the valid values in each."""
+OF_NETWORKS: dict[str, dict[str, Check]] = {"unet": UNET, "vae": VAE, "text_encoder": TEXT_ENCODER}
+"""The valid values in the configuration of a network, by its kind."""
+
+
+def kind_of(part: str) -> str:
+    """The kind of a network by the name of its folder: that of `text_encoder_2` is `text_encoder`."""
+    return part.removesuffix("_2")
 
 
 def faults(values: Mapping[str, Check], config: Mapping[str, Any]) -> Iterator[str]:
@@ -137,6 +137,7 @@ def scheduler_faults(config: Mapping[str, Any]) -> Iterator[str]:
 
 def contradictions(part: str, config: Mapping[str, Any], shapes: Shapes) -> Iterator[str]:
     """Valid values of a network's configuration that the names and shapes of its tensors contradict."""
+    part = kind_of(part)
     for name, seen in SEEN[part](shapes):
         declared = config.get(name)
         if declared is not None and seen and not fits(declared, seen):
@@ -153,19 +154,19 @@ def contradictions(part: str, config: Mapping[str, Any], shapes: Shapes) -> Iter
         yield f"hidden_size {config.get('hidden_size')} is no multiple of num_attention_heads {config.get('num_attention_heads')}"
 
 
-def fits(declared: Any, seen: list[int]) -> bool:
-    """Whether a value declared for all blocks, or for each, is the value seen in each."""
-    return declared == seen if isinstance(declared, list) else all(declared == each for each in seen)
+def fits(declared: Any, seen: list[int | None]) -> bool:
+    """Whether a value declared for all blocks, or for each, is the value seen in each; None: the tensors do not show it."""
+    values = declared if isinstance(declared, list) else [declared] * len(seen)
+    return len(values) == len(seen) and all(each in (None, value) for value, each in zip(values, seen, strict=True))
 
 
-def unet_seen(shapes: Shapes) -> Iterator[tuple[str, list[int]]]:
+def unet_seen(shapes: Shapes) -> Iterator[tuple[str, list[int | None]]]:
     """What the tensors of a UNet show of its configuration."""
     blocks = range(count(shapes, r"down_blocks\.(\d+)\."))
     yield "layers_per_block", [count(shapes, rf"down_blocks\.{i}\.resnets\.(\d+)\.") for i in blocks]
     yield "block_out_channels", sizes(shapes, [f"down_blocks.{i}.resnets.0.conv1.weight" for i in blocks], 0)
-    depths = [count(shapes, rf"down_blocks\.{i}\.attentions\.0\.transformer_blocks\.(\d+)\.") for i in blocks]
-    if len({depth for depth in depths if depth}) == 1:
-        yield "transformer_layers_per_block", [next(filter(None, depths))] * len(depths)
+    depths = [count(shapes, rf"down_blocks\.{i}\.attentions\.0\.transformer_blocks\.(\d+)\.") or None for i in blocks]
+    yield "transformer_layers_per_block", depths if any(depths) else []
     yield "in_channels", sizes(shapes, ["conv_in.weight"], 1)
     yield "out_channels", sizes(shapes, ["conv_out.weight"], 0)
     keys = [name for name in shapes if name.endswith("attn2.to_k.weight")]

@@ -1,11 +1,22 @@
-"""Checks a folder in diffusers' layout: a complete Stable Diffusion 1.x or 2.x that is safe to load. No torch."""
+"""Checks a folder in diffusers' layout: a complete model that is safe to load. No torch."""
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from customize.errors import InputError, Problem
-from customize.families.files.configurations import READ, Check, contradictions, faults, scheduler_faults
+from customize.families.files.configurations import (
+    OF_NETWORKS,
+    SCHEDULER,
+    TOKENIZER,
+    Check,
+    contradictions,
+    faults,
+    kind_of,
+    scheduler_faults,
+)
 from customize.families.files.model_folder import INDEX, OTHER_FORMATS, inside_cache, names_in, no_model
 from customize.families.files.recognition import MOST_TENSORS, other_network, other_pipeline, other_unet, refusal
 from customize.printable import first_few, printable
@@ -13,7 +24,6 @@ from customize.storage.json_files import read_object
 from customize.storage.safetensors_header import read_header
 from customize.storage.untrusted_files import MIB, reason, regular_file
 
-NETWORKS = ("unet", "vae", "text_encoder")
 LEFT_ALONE = {
     "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
     "feature_extractor": ["transformers", "CLIPImageProcessor"],
@@ -27,26 +37,45 @@ MOST_WORDS = 32 * MIB
 """Bytes of a tokenizer's file; CLIP's largest has 4 million."""
 
 
-def check_folder(folder: Path, variant: str | None = None) -> Path:
-    """The folder, if it holds every part of a Stable Diffusion model as safetensors; otherwise InputError.
+@dataclass(frozen=True)
+class Parts:
+    """The folders of a model: its networks and its tokenizers."""
 
-    A model of another family is named in the report. Configurations are compared with the tensors' headers, and every file that
-    a library will open has to be a regular file.
+    networks: tuple[str, ...] = ("unet", "vae", "text_encoder")
+    tokenizers: tuple[str, ...] = ("tokenizer",)
+
+    @property
+    def configurations(self) -> list[str]:
+        """The files with configurations that are read."""
+        of_tokenizers = [f"{part}/tokenizer_config.json" for part in self.tokenizers]
+        return [INDEX, SCHEDULER_FILE, *(f"{part}/config.json" for part in self.networks), *of_tokenizers]
+
+
+def check_folder(
+    folder: Path,
+    variant: str | None = None,
+    parts: Parts = Parts(),  # noqa: B008
+    refuse_others: Callable[[Path], None] | None = None,
+) -> Path:
+    """Returns the folder if it holds every part of a model as safetensors. Raises InputError otherwise.
+
+    Configurations are compared with the tensors' headers, and every file that a library will open has to be a regular file.
+    refuse_others: raises InputError, by its name, for a model of another family; None: for all but Stable Diffusion 1.x and 2.x.
     """
     folder = inside_cache(folder)
     if not os.path.lexists(folder / INDEX):
         raise InputError(no_model(folder))
-    refuse_other(folder)
-    problems = [] if (folder / "tokenizer").is_dir() else [Problem(f"{folder}/tokenizer", "missing", AGAIN)]
-    for file in (file for file in READ if file.partition("/")[0] not in NETWORKS):
-        found, config = configuration_problems(folder / file, READ[file])
-        if file == SCHEDULER_FILE and not found:
-            found = [Problem(printable(folder / file), fault, SET_RIGHT) for fault in scheduler_faults(config)]
-        missing = file.startswith("tokenizer/") and not os.path.lexists(folder / file)
-        problems += [] if missing else found
-    for part in NETWORKS:
+    (refuse_others or refuse_other)(folder)
+    problems = [Problem(f"{folder}/{part}", "missing", AGAIN) for part in parts.tokenizers if not (folder / part).is_dir()]
+    problems += configuration_problems(folder / INDEX, {})[0]
+    found, config = configuration_problems(folder / SCHEDULER_FILE, SCHEDULER)
+    problems += found or [Problem(printable(folder / SCHEDULER_FILE), fault, SET_RIGHT) for fault in scheduler_faults(config)]
+    for part in parts.tokenizers:
+        if os.path.lexists(file := folder / part / "tokenizer_config.json"):
+            problems += configuration_problems(file, TOKENIZER)[0]
+    for part in parts.networks:
         problems += network_problems(folder / part, part, variant)
-    problems += other_files(folder)
+    problems += other_files(folder, parts.tokenizers)
     if problems:
         raise InputError(problems)
     return folder
@@ -54,7 +83,7 @@ def check_folder(folder: Path, variant: str | None = None) -> Path:
 
 def network_problems(folder: Path, part: str, variant: str | None) -> list[Problem]:
     """What is wrong with the configuration and the files of a network in a folder of its own, as the `part` of a model."""
-    values = READ[f"{part}/config.json"]
+    values = OF_NETWORKS[kind_of(part)]
     problems, config = configuration_problems(folder / "config.json", values)
     found, shapes = weights_problems(folder, variant)
     if not found and not problems:
@@ -92,17 +121,18 @@ def read_configuration(path: Path, problems: list[Problem]) -> dict[str, Any]:
     return {}
 
 
-def other_files(folder: Path) -> list[Problem]:
-    """What is wrong with the other files that are copied or read; each has to be a regular file."""
+def other_files(folder: Path, tokenizers: tuple[str, ...]) -> list[Problem]:
+    """What is wrong with the files that are copied or read beside the networks: each must be a regular one."""
     problems = []
-    for part in ("tokenizer", *LEFT_ALONE):
+    for part in (*tokenizers, *LEFT_ALONE):
         names = names_in(folder / part)[0] if (folder / part).is_dir() else ()
         for path in (folder / part / name for name in names):
             try:
-                regular_file(path, MOST_WORDS if part == "tokenizer" else None).close()
+                regular_file(path, MOST_WORDS if part in tokenizers else None).close()
             except OSError as error:
                 problems.append(Problem(printable(path), f"cannot be read ({reason(error)})", AGAIN))
-    for path in sorted((folder / "tokenizer").glob("*.json")) if not problems else ():
+    words = [path for part in tokenizers for path in sorted((folder / part).glob("*.json"))]
+    for path in words if not problems else ():
         if path.name != "tokenizer_config.json":
             read_words(path, problems)
     return problems

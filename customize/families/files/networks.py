@@ -9,17 +9,17 @@ import torch
 from accelerate import init_empty_weights
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from customize.errors import InputError, Problem
-from customize.families.files.configurations import READ, Shapes
+from customize.families.files.configurations import OF_NETWORKS, Shapes, kind_of
 from customize.families.files.folder_check import AGAIN, weight_files
 from customize.printable import printable
 from customize.storage.json_files import read_object
 from customize.storage.safetensors_header import read_header
 from customize.storage.untrusted_files import refusing
 
-OTHER = f"is it Stable Diffusion 1.x or 2.x? {AGAIN}"
+OTHER = f"is it Stable Diffusion 1.x, 2.x or XL? {AGAIN}"
 OTHER_PARTS_OF_CLIP = ("text_projection.", "logit_scale", "vision_model.", "visual_projection.", "embeddings.position_ids")
 """Other tensors that the file of a text encoder may hold; they are ignored."""
 NAMES_OF_2022 = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -35,7 +35,7 @@ def load_network(
 
     Raises InputError where configuration and file do not agree.
     """
-    values = READ[f"{part}/config.json"]
+    values = OF_NETWORKS[kind_of(part)]
     declared = read_object(folder / "config.json")
     config = {name: declared[name] for name in values if name in declared}
     headers = [read_header(file).tensors for file in weight_files(folder, variant)]
@@ -54,16 +54,16 @@ def load_network(
 
 def build(network_class: type, config: dict) -> nn.Module:
     """The network without memory for its weights."""
-    if network_class is CLIPTextModel:
+    if network_class in (CLIPTextModel, CLIPTextModelWithProjection):
         with init_empty_weights():  # which keeps what is no weight, such as the places of tokens
-            return CLIPTextModel(CLIPTextConfig(**config))
+            return network_class(CLIPTextConfig(**config))
     with torch.device("meta"):
         return network_class.from_config(config)
 
 
 def size_of(part: str, config: dict) -> int:
     """At least how many tensors a network of that configuration has."""
-    if part == "text_encoder":
+    if kind_of(part) == "text_encoder":
         return 16 * config.get("num_hidden_layers", 12)
     blocks = len(config.get("block_out_channels", (320, 640, 1280, 1280)))
     depth = config.get("transformer_layers_per_block", 1)

@@ -11,12 +11,12 @@ from customize.errors import Problem
 from customize.printable import printable
 
 SUPPORTED = (
-    "give a text-to-image model of Stable Diffusion 1.x or 2.x, such as stable-diffusion-v1-5/stable-diffusion-v1-5; "
+    "give a text-to-image model of Stable Diffusion 1.x, 2.x or XL, such as stable-diffusion-v1-5/stable-diffusion-v1-5; "
     "others are not supported"
 )
 ADDED = "give it as --weights to infer.py, and here the base model that it was trained on"
 WHOLE = "give the whole folder, the one with model_index.json, or a single file with UNet, VAE and text encoder"
-BESIDE = "it goes beside a base model, and is not supported here: give the base alone, Stable Diffusion 1.x or 2.x"
+BESIDE = "it goes beside a base model, and is not supported here: give the base alone, Stable Diffusion 1.x, 2.x or XL"
 
 PIPELINES = {
     r"Onnx|ORT": "an ONNX export",
@@ -216,4 +216,4 @@ def other_tensors(names: Iterable[str]) -> tuple[str, str] | None:
 
 def refusal(where: object, kind: str, remedy: str = SUPPORTED) -> Problem:
     """The problem of a model of another family."""
-    return Problem(printable(where), f"is {kind}, not Stable Diffusion 1.x or 2.x", remedy)
+    return Problem(printable(where), f"is {kind}, not a text-to-image model of Stable Diffusion 1.x, 2.x or XL", remedy)

@@ -29,7 +29,7 @@ def load_scheduler(folder: Path):
     has_betas = {"beta_start", "beta_end", "prediction_type"} <= known.keys()
     if not has_betas or scheduler.config.prediction_type not in DISCRETE_PREDICTIONS:
         types = ", ".join(DISCRETE_PREDICTIONS)
-        what = f"{name} is not one of Stable Diffusion 1.x or 2.x: those have betas and predict {types}"
+        what = f"{name} is not one of Stable Diffusion 1.x, 2.x or XL: those have betas and predict {types}"
         raise InputError(Problem(f"{folder}/scheduler", what, "is it the right model? or copy the folder of one that is"))
     return scheduler
 

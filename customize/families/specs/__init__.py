@@ -5,8 +5,9 @@ from pathlib import Path
 from customize.families.specs.family_spec import FamilySpec, Source
 from customize.families.specs.network_names import NetworkNames
 from customize.families.specs.stable_diffusion_spec import STABLE_DIFFUSION
+from customize.families.specs.stable_diffusion_xl_spec import STABLE_DIFFUSION_XL
 
-SPECS: dict[str, FamilySpec] = {}
+SPECS: dict[str, FamilySpec] = {STABLE_DIFFUSION_XL.name: STABLE_DIFFUSION_XL}
 """Families by name, other than Stable Diffusion: what none of them recognises is checked as that, and its check names other
 models."""
 

@@ -1,13 +1,13 @@
 """Stable Diffusion 1.x and 2.x, before torch."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from customize.errors import Problem
-from customize.families.files.configurations import READ
-from customize.families.files.folder_check import AGAIN, LEFT_ALONE, NETWORKS, check_folder, weight_files
+from customize.families.files.folder_check import AGAIN, LEFT_ALONE, Parts, check_folder, weight_files
 from customize.families.files.ldm_header import read_layout
 from customize.families.files.recognition import CHANNELS
 from customize.families.files.tokenizer_files import added_words, tokenizer_files
@@ -17,6 +17,7 @@ from customize.families.specs.text_limits import TextLimit
 from customize.families.specs.unet_names import UNET
 from customize.printable import printable
 from customize.storage.json_files import read_object
+from customize.storage.safetensors_header import TensorInfo
 from customize.storage.untrusted_files import refusing
 
 CLIP_LENGTH = 77
@@ -36,13 +37,18 @@ CLIP = NetworkNames(
 )  # fmt: skip
 
 
+READS_PROMPT = re.compile(r"attn2[._]to_[kv][._]")
+"""Layers whose input is the prompt."""
+
+
 class StableDiffusionSpec(FamilySpec):
     name, title = "stable_diffusion", "Stable Diffusion 1.x or 2.x"
     load = "customize.families.loading:load"
     networks = {"unet": UNET, "text_encoder": CLIP}
+    parts = Parts()
     pipeline = "StableDiffusionPipeline"
     unused_parts = tuple(LEFT_ALONE)
-    pipeline_files = ("model_index.json", *NETWORKS, "tokenizer", "scheduler", *unused_parts)
+    pipeline_files = ("model_index.json", *parts.networks, *parts.tokenizers, "scheduler", *unused_parts)
     scheduler_options = {"steps_offset": 1, "clip_sample": False, "skip_prk_steps": True}
     """What its pipeline corrects in old configurations, and all others have."""
     align_your_steps = "StableDiffusion"
@@ -60,9 +66,10 @@ class StableDiffusionSpec(FamilySpec):
     def files(self, source: Source) -> Sequence[Path]:
         if not source.folder:
             return [source.file] if source.file else []
-        configs = [source.folder / name for name in READ]
-        words = [path for path in sorted((source.folder / "tokenizer").iterdir()) if path.suffix in (".json", ".txt")]
-        weights = [file for part in NETWORKS for file in weight_files(source.folder / part, source.variant)]
+        configs = [source.folder / name for name in self.parts.configurations]
+        tokenizers = [path for part in self.parts.tokenizers for path in sorted((source.folder / part).iterdir())]
+        words = [path for path in tokenizers if path.suffix in (".json", ".txt")]
+        weights = [file for part in self.parts.networks for file in weight_files(source.folder / part, source.variant)]
         return list(dict.fromkeys(path for path in (*configs, *words, *weights) if path.is_file()))
 
     def resolution(self, source: Source) -> int | None:
@@ -111,10 +118,19 @@ class StableDiffusionSpec(FamilySpec):
             files = tokenizer_files(folder)
             return set(files.words()) | set(added_words(files))
 
+    def learned_on(self, tensors: Mapping[str, TensorInfo]) -> bool:
+        return bool(widths_read(tensors) & {768, 1024})
+
     def text_limits(self, source: Source) -> Sequence[TextLimit]:
         """Counted by the model's own tokenizer, or by CLIP's where the model is a single file or on the hub."""
         at_once = length(source)
         return (TextLimit(at_once, MOST_CHUNKS * (at_once - 2) + 2, partial(counter, source)),)
+
+
+def widths_read(tensors: Mapping[str, TensorInfo]) -> set[int]:
+    """How wide the prompts are that the cross-attention of a UNet reads, by the tensors of an adapter beside it."""
+    shapes = [info.shape for name, info in tensors.items() if READS_PROMPT.search(name)]
+    return {shape[1] for shape in shapes if len(shape) == 2}
 
 
 def length(source: Source) -> int:

@@ -1,0 +1,98 @@
+"""Stable Diffusion XL, before torch."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from customize.errors import InputError, Problem
+from customize.families.files.folder_check import AGAIN, INDEX, Parts, check_folder, read_configuration
+from customize.families.files.recognition import CHANNELS, other_pipeline, refusal
+from customize.families.specs.family_spec import SETTING, Source
+from customize.families.specs.network_names import NetworkNames
+from customize.families.specs.stable_diffusion_spec import StableDiffusionSpec, widths_read
+from customize.families.specs.unet_names import UNET
+from customize.printable import printable
+from customize.storage.safetensors_header import TensorInfo
+
+PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline")
+REFINER_WIDTH = 1280
+"""Of the prompts' embeddings: the refiner has the second text encoder only."""
+
+
+SIGNS = re.compile(
+    r"^lora_te2_|^text_encoder_2\.|^clip_g$|\.clip_g[.$]|(^|[._])add_embedding[._]|(^|[._])label_emb[._]|"
+    r"attentions?_\d+_transformer_blocks_[1-9]|attentions\.\d+\.transformer_blocks\.[1-9]|"
+    r"^lora_unet_(input|output)_blocks_\d+_1_transformer_blocks_[1-9]|_blocks\.\d+\.1\.transformer_blocks\.[1-9]"
+)
+"""Names of tensors in files that were learned on SDXL: of its second text encoder, of its UNet's size conditioning, and of
+transformers with several blocks in a row."""
+WIDTH = 2048
+"""Of the prompts' embeddings: that of both text encoders together."""
+
+
+def clip_names(part: str, kohya: str, comfyui: str) -> NetworkNames:
+    """What files call the modules of one of several CLIP text encoders, by its names in each program."""
+    comfyui_prefixes = (f"{comfyui}.text_model.", f"{comfyui}.transformer.text_model.")
+    older = (rf"{part}.text_model.\1.to_\2", rf"{part}.\1.to_\2")
+    return NetworkNames(
+        dotted=(
+            f"{part}.text_model.", f"{part}.", f"{kohya}.text_model.", *comfyui_prefixes,
+            f"text_encoders.{comfyui}.transformer.text_model.",
+        ),
+        underscored=(f"{kohya}_text_model_", f"{kohya}_"),
+        inner="text_model.",
+        older=((r"(.*\.self_attn)\.(q|k|v|out)_proj", older),),
+        library="transformers",
+    )  # fmt: skip
+
+
+class StableDiffusionXLSpec(StableDiffusionSpec):
+    name, title = "stable_diffusion_xl", "SDXL"
+    load = "customize.families.stable_diffusion_xl:load"
+    networks: Mapping[str, NetworkNames] = {
+        "unet": UNET,
+        "text_encoder": clip_names("text_encoder", "lora_te1", "clip_l"),
+        "text_encoder_2": clip_names("text_encoder_2", "lora_te2", "clip_g"),
+    }
+    parts = Parts(("unet", "vae", "text_encoder", "text_encoder_2"), ("tokenizer", "tokenizer_2"))
+    pipeline = "StableDiffusionXLPipeline"
+    unused_parts = ()
+    pipeline_files = (INDEX, *parts.networks, *parts.tokenizers, "scheduler")
+    scheduler_options = {}
+    align_your_steps = "StableDiffusionXL"
+
+    def matches(self, path: Path) -> bool:
+        """A folder whose model_index.json names SDXL, or names nothing known beside a UNet that takes the size of images."""
+        if not path.is_dir():
+            return False
+        index, unet = (read_configuration(path / file, []) for file in (INDEX, "unet/config.json"))
+        takes_size = unet.get("addition_embed_type") == "text_time"
+        return index.get("_class_name") in PIPELINES or (takes_size and other_pipeline(index) is None)
+
+    def check(self, source: Source) -> Source:
+        assert source.folder
+        return replace(source, folder=check_folder(source.folder, source.variant, self.parts, refuse_others))
+
+    def learned_on(self, tensors: Mapping[str, TensorInfo]) -> bool:
+        return WIDTH in widths_read(tensors) or any(map(SIGNS.search, tensors))
+
+
+def refuse_others(folder: Path) -> None:
+    """Raises InputError for models that are built like SDXL and cannot be used."""
+    unet = read_configuration(folder / "unet/config.json", [])
+    if unet and unet.get("addition_embed_type") != "text_time":
+        what = "is SDXL by its model_index.json, but its UNet does not take the size of an image (addition_embed_type)"
+        raise InputError(Problem(SETTING, f"{printable(folder)} {what}", AGAIN))
+    if unet.get("cross_attention_dim") == REFINER_WIDTH:
+        raise InputError(refusal(folder, "the SDXL refiner", "give the base model of SDXL, whose images it refines"))
+    if (channels := unet.get("in_channels", 4)) not in (4, 9):
+        raise InputError(
+            refusal(folder, f"SDXL for {CHANNELS.get(channels, 'another task')} (its UNet takes {channels} channels)")
+        )
+    if str(read_configuration(folder / "scheduler/scheduler_config.json", []).get("_class_name")).startswith("EDM"):
+        what = "is a model of SDXL's architecture that was trained with EDM preconditioning, such as Playground v2.5"
+        raise InputError(Problem(SETTING, f"{printable(folder)} {what}", "use a model that predicts epsilon or v"))
+
+
+STABLE_DIFFUSION_XL = StableDiffusionXLSpec()

@@ -1,0 +1,247 @@
+"""SDXL against diffusers' pipelines: conditioning, images, the loss by a formula, and results in stock loaders."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
+    StableDiffusionXLPipeline,
+)
+from kit import prepared, settings_for, train_loop, write_images
+from models import tiny_stable_diffusion_xl
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from customize.data.crops import crop_of, variants
+from customize.errors import InputError
+from customize.families import load, locate
+from customize.families.conditioning import Crop
+from customize.inference.pipeline import Pipeline
+from customize.inference.pipeline_loading import load_pipeline
+from customize.inference.schedulers import make_scheduler
+from customize.training import model_card
+from customize.weights.learned_weights import find_learned
+
+PROMPT = "a photo of sks dog"
+SAMPLERS = (
+    "DDIM", "DDPM", "PNDM", "Euler", "Euler a", "DPM++ 2M Karras", "DPM++ 2M SDE", "UniPC", "Heun", "LMS", "DPM2 a", "DEIS",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return tiny_stable_diffusion_xl(tmp_path_factory.mktemp("models") / "tiny_xl")
+
+
+@pytest.fixture(scope="module")
+def family(base):
+    return load(locate(str(base)))
+
+
+def stock(folder, kind=StableDiffusionXLPipeline, **components):
+    """diffusers' own pipeline of a folder."""
+    pipeline = kind.from_pretrained(folder, add_watermarker=False, **components)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.mark.parametrize("clip_skip", [None, 1])
+@pytest.mark.parametrize("prompt", [PROMPT, "a small red house, and a blue car on the street"])
+def test_prompts_are_encoded_as_stock_does(prompt, clip_skip, base, family):
+    expected = stock(base).encode_prompt(prompt, do_classifier_free_guidance=False, clip_skip=clip_skip)
+    found = family.encode_prompts([prompt], clip_skip=clip_skip).tensors
+    assert torch.equal(found["encoder_hidden_states"], expected[0]) and torch.equal(found["text_embeds"], expected[2])
+
+
+@pytest.mark.parametrize("force_zeros", [True, False])
+def test_an_empty_prompt_is_zeros_where_the_model_says_so(force_zeros, tmp_path, base):
+    folder = shutil.copytree(base, tmp_path / "base")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "force_zeros_for_empty_prompt": force_zeros}))
+    own = load(locate(str(folder)))
+    _, hidden, _, pooled = stock(folder).encode_prompt(PROMPT, do_classifier_free_guidance=True)
+    for found in (own.encode_prompts([""]), own.encode_prompts([PROMPT, " "])[1:]):
+        assert torch.equal(found.tensors["encoder_hidden_states"], hidden)
+        torch.testing.assert_close(found.tensors["text_embeds"], pooled)
+    assert (hidden.abs().max() == 0) == force_zeros
+    assert own.pipeline().config.force_zeros_for_empty_prompt == force_zeros
+
+
+def test_the_size_conditioning_is_that_of_each_crop(base, family, tmp_path):
+    from customize.data.examples import load_examples
+
+    write_images(tmp_path / "images", 1, (48, 32))
+    [example] = load_examples(settings_for("lora", base, tmp_path / "images", tmp_path / "run", resolution=16)).instances
+    variant, mirrored = variants(example, 16, center_crop=True, crop_variants=1, random_flip=True, seed=0)
+    crops = [crop_of(example, variant, 16), crop_of(example, mirrored, 16), Crop.whole(24, 16)]
+    expected = [  # 48 x 32 becomes 24 x 16, of which the middle is cut out
+        stock(base)._get_add_time_ids(size, corner, target, torch.float32, text_encoder_projection_dim=32)
+        for size, corner, target in [((32, 48), (0, 4), (16, 16)), ((32, 48), (0, 4), (16, 16)), ((24, 16), (0, 0), (24, 16))]
+    ]
+    assert torch.equal(family.size_conditioning(crops)["time_ids"], torch.cat(expected))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_text_to_image_equals_stock(name, base, family):
+    pipeline, theirs = Pipeline(family), stock(base)
+    options = {"num_inference_steps": 4, "negative_prompt": "a car"}
+    found = pipeline.generate(PROMPT, seeds=3, scheduler=name, output_type="latent", **options)
+    theirs.scheduler = make_scheduler(family.scheduler, name, spec=family.spec)
+    expected = theirs(
+        PROMPT, generator=torch.Generator().manual_seed(3), guidance_scale=7.5, output_type="latent", **options
+    ).images
+    assert (found - expected).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_image_to_image_and_inpainting_equal_stock(base, family):
+    random = np.random.default_rng(0)
+    image = Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    mask = Image.fromarray(np.repeat([[0] * 8 + [255] * 8], 16, 0).astype(np.uint8))
+    options = {"num_inference_steps": 6, "strength": 0.5}
+    pipeline = Pipeline(family)
+    theirs = {"generator": torch.Generator().manual_seed(3), "guidance_scale": 7.5, "output_type": "latent", "image": image}
+    found = pipeline.generate(PROMPT, image=image, seeds=3, output_type="latent", **options)
+    expected = stock(base, StableDiffusionXLImg2ImgPipeline)(PROMPT, **theirs, **options).images
+    assert (found - expected).abs().max() < 1e-4
+    found = pipeline.generate(PROMPT, image=image, mask_image=mask, seeds=3, output_type="latent", **options)
+    theirs |= {"generator": torch.Generator().manual_seed(3), "mask_image": mask, "height": 16, "width": 16}
+    expected = stock(base, StableDiffusionXLInpaintPipeline)(PROMPT, **theirs, **options).images
+    assert (found - expected).abs().max() < 1e-4
+
+
+@pytest.fixture(scope="module")
+def trained(base, image_folder, tmp_path_factory):
+    """(context, training, folder of the result) of two steps by each method, with the text encoders where it has a say."""
+    runs = {}
+    for method in ("textual_inversion", "lora", "full"):
+        folder = tmp_path_factory.mktemp(method)
+        changes = {} if method == "textual_inversion" else {"train_text_encoder": True}
+        settings = settings_for(method, base, image_folder, folder / "run", learning_rate=0.05, **changes)
+        context, training = prepared(settings)
+        first = training.dataset.deal(0, [0])[0]
+        loss = training.method(first).detach()
+        train_loop(settings, training, context.accelerator, 2)
+        training.method.eval()
+        (folder / "result").mkdir()
+        training.method.save(folder / "result", model_card.metadata(settings, training.method, context.family, 2))
+        runs[method] = (context, first, loss, folder / "result")
+    return runs
+
+
+@torch.no_grad()
+def test_the_first_loss_is_that_of_the_formula(base, trained):
+    """Stock networks on the very batch: noise added, text and size given by hand."""
+    theirs = stock(base)
+    _, batch, loss, _ = trained["lora"]
+    alphas = theirs.scheduler.alphas_cumprod[batch.timesteps].view(-1, 1, 1, 1)
+    noisy = alphas.sqrt() * batch.latents + (1 - alphas).sqrt() * batch.noise
+    hidden, _, pooled, _ = theirs.encode_prompt(batch.prompts[0], do_classifier_free_guidance=False)
+    [crop] = batch.crops
+    sizes = torch.tensor([[*crop.original_size, *crop.top_left, *crop.target_size]], dtype=torch.float32)
+    added = {"text_embeds": pooled, "time_ids": sizes}
+    output = theirs.unet(noisy, batch.timesteps, hidden, added_cond_kwargs=added).sample
+    assert abs((output - batch.noise).square().mean().item() - loss.item()) < 1e-6
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", ["textual_inversion", "lora", "full"])
+def test_results_give_the_same_image_in_memory_loaded_and_in_stock(method, base, trained):
+    context, _, _, folder = trained[method]
+    prompt = "a photo of <new>" if method == "textual_inversion" else PROMPT
+    options = {"num_inference_steps": 3, "output_type": "latent"}
+    expected = Pipeline(context.family).generate(prompt, seeds=2, **options)
+    own = load_pipeline(None if method == "full" else str(base), [(folder, 1.0)]).generate(prompt, seeds=2, **options)
+    assert torch.equal(own, expected)
+    assert (expected - load_pipeline(str(base)).generate(PROMPT, seeds=2, **options)).abs().max() > 1e-3
+    theirs = stock(folder if method == "full" else base)
+    if method == "lora":
+        theirs.load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors")
+    if method == "textual_inversion":
+        vectors = load_file(folder / "learned_embeds.safetensors")
+        assert vectors.keys() == {"clip_l", "clip_g"}
+        for key, number in (("clip_l", ""), ("clip_g", "_2")):
+            encoder, tokenizer = (getattr(theirs, f"{name}{number}") for name in ("text_encoder", "tokenizer"))
+            theirs.load_textual_inversion({"<new>": vectors[key]}, token="<new>", text_encoder=encoder, tokenizer=tokenizer)
+        theirs.text_encoder_2.text_model.eos_token_id = theirs.tokenizer_2.eos_token_id  # else it pools at the learned word
+    images = theirs(prompt, generator=torch.Generator().manual_seed(2), guidance_scale=7.5, **options).images
+    assert (images - expected).abs().max() < 1e-4
+
+
+def test_the_pooled_text_is_read_at_the_first_end_token(trained):
+    """A learned word has a larger id than the end token, at which transformers would read."""
+    family = trained["textual_inversion"][0].family
+    encoder = family.text_encoders[1]
+    input_ids = encoder.tokenize(["a photo of <new> in a house"])
+    end = input_ids[0].tolist().index(encoder.tokenizer.eos_token_id)
+    assert input_ids[0].argmax() != end
+    with torch.no_grad():
+        state = encoder.module.text_model(input_ids=input_ids).last_hidden_state[:, end]
+        expected = encoder.module.text_projection(state)
+        assert torch.equal(encoder.encode(input_ids).pooled, expected)
+
+
+def test_a_lora_s_kohya_names_are_those_of_sdxl(trained):
+    names = load_file(trained["lora"][3] / "pytorch_lora_weights_kohya.safetensors").keys()
+    assert {name.split("_", 2)[1] for name in names} == {"unet", "te1", "te2"}
+    assert "lora_te2_text_model_encoder_layers_0_self_attn_q_proj.alpha" in names
+
+
+def test_class_images_have_size_conditioning_of_their_own(base, tmp_path):
+    instances, of_class = write_images(tmp_path / "a", 1, (24, 16)), write_images(tmp_path / "b", 2, (40, 20), seed=5)
+    prior = {"prior_preservation": "images", "class_prompt": "a dog", "class_data_dir": str(of_class), "num_class_images": 2}
+    _, training = prepared(settings_for("lora", base, instances, tmp_path / "run", center_crop=True, random_flip=False, **prior))
+    batch = training.dataset.deal(0, [0])[0]
+    sizes = {prior: crop.original_size for prior, crop in zip(batch.is_prior.tolist(), batch.crops, strict=True)}
+    assert sizes == {False: (16, 24), True: (20, 40)}
+
+
+@pytest.mark.parametrize(("file", "change", "words"), [
+    ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "EDM preconditioning"),
+    ("unet/config.json", {"in_channels": 8}, "SDXL for instruct-pix2pix"),
+    ("unet/config.json", {"cross_attention_dim": 1280}, "is the SDXL refiner"),
+    ("unet/config.json", {"transformer_layers_per_block": [1, 3]}, "transformer_layers_per_block is"),
+    ("text_encoder_2/config.json", {"num_hidden_layers": 5}, "num_hidden_layers is 5"),
+    ("tokenizer_2/tokenizer.json", None, "tokenizer_2"),
+    ("text_encoder_2/model.safetensors", None, "text_encoder_2"),
+])  # fmt: skip
+def test_other_and_damaged_models_are_refused_by_name(file, change, words, base, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "base")
+    if change is None:
+        (folder / file).write_bytes(b"{")
+    else:
+        (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text()), **change}))
+    with pytest.raises(InputError) as caught:
+        load(locate(str(folder)))
+    assert any(words in str(problem) for problem in caught.value.problems), caught.value
+
+
+@pytest.mark.parametrize(("width", "other", "words"), [
+    (2048, "demo", "was learned on SDXL; demo is Stable Diffusion 1.x or 2.x"),
+    (768, None, "was learned on Stable Diffusion 1.x or 2.x; {} is SDXL"),
+])  # fmt: skip
+def test_weights_of_the_other_family_are_refused_by_name(width, other, words, base, tmp_path):
+    module = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+    tensors = {f"{module}.lora_A.weight": torch.zeros(4, width), f"{module}.lora_B.weight": torch.zeros(640, 4)}
+    save_file(tensors, tmp_path / "lora.safetensors")
+    with pytest.raises(InputError, match=words.format(base)):
+        find_learned(other or str(base), [(tmp_path / "lora.safetensors", 1.0)])
+
+
+def test_v_prediction_is_read_from_the_scheduler(base, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "base")
+    config = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+    changes = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    (folder / "scheduler/scheduler_config.json").write_text(json.dumps({**config, **changes}))
+    own = load(locate(str(folder)))
+    assert own.prediction_type == "v_prediction"
+    found = Pipeline(own).generate(PROMPT, seeds=1, num_inference_steps=3, output_type="latent")
+    with torch.no_grad():
+        options = {"generator": torch.Generator().manual_seed(1), "guidance_scale": 7.5, "output_type": "latent"}
+        expected = stock(folder)(PROMPT, num_inference_steps=3, **options).images
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
