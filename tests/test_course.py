@@ -134,7 +134,7 @@ def test_other_settings_are_refused_by_name(first, second, named, tiny_epsilon, 
     found = {problem.where: problem for problem in differences(before, after)}
     assert found.keys() >= named.keys()
     for name, values in named.items():
-        assert found[name].what == f"was {values[0]!r} in the run to be resumed, is {values[1]!r} now"
+        assert found[name].what == f"was {values[0]!r} in the run to resume, is {values[1]!r} now"
     if set(named) <= {"max_train_steps", "lr_scheduler", "learning_rate", "lr_warmup_steps", "lr_num_cycles", "lr_power"}:
         assert found.keys() == named.keys() and all("--change_learning_rate" in each.remedy for each in found.values())
 
@@ -159,7 +159,7 @@ def test_class_images_are_known_by_what_is_in_them(tiny_epsilon, images, tmp_pat
     shutil.copy(mine / "0.png", moved / "2.png")
     (problem,) = differences(before, now(moved))
     assert (problem.where, problem.what) == (
-        "class_data_dir", "holds images that are not those of the run to be resumed: 2.png",
+        "class_data_dir", "contains images that differ from those of the run to resume: 2.png",
     )  # fmt: skip
     (moved / "2.png").unlink()
     assert differences(before, now(moved)) == []  # it can be drawn again, and is compared then
@@ -235,7 +235,7 @@ def test_a_renamed_checkpoint_has_the_step_of_its_content(stopped):
     resume, messages, _ = found(stopped)
     assert resume.step == 2 and messages[0] == "skipped checkpoint step-000009: contains step 4: the folder was renamed"
     resume, messages, _ = found(stopped, "step-000009")
-    assert resume.step == 4 and resume.learned["x"].tolist() == [4, 4] and messages[-1].startswith("going on after step 4 (")
+    assert resume.step == 4 and resume.learned["x"].tolist() == [4, 4] and messages[-1].startswith("resuming after step 4 (")
     (folder / "step-000009").rename(stopped[0].parent / "my best one")
     assert found(stopped, str(stopped[0].parent / "my best one"))[0].step == 4
     (folder / "step-000002").rename(folder / "step-000003")
@@ -266,7 +266,7 @@ def test_a_missing_checkpoint_lists_the_existing_ones(stopped):
 
 def test_a_run_cannot_end_before_the_step_it_resumes_from(stopped):
     messages = refusal(stopped, steps=3)
-    assert "max_train_steps: is 3, and " in messages and "step-000004 is of step 4 already" in messages
+    assert "max_train_steps: is 3, but " in messages and "step-000004 is of step 4" in messages
     assert found(stopped, steps=4)[0].step == 4
 
 
@@ -280,16 +280,16 @@ def test_an_optimizer_of_other_steps_is_refused(tiny_epsilon, images, tmp_path):
 
 
 def test_another_learning_rate_on_request(stopped):
-    assert "learning_rate: was 0.001 in the run to be resumed, is 0.0005 now" in refusal(stopped, learning_rate=5e-4)
+    assert "learning_rate: was 0.001 in the run to resume, is 0.0005 now" in refusal(stopped, learning_rate=5e-4)
     changes = {"learning_rate": 5e-4, "lr_scheduler": "linear", "change_learning_rate": True}
     resume, messages, same = found(stopped, **changes)
-    assert resume.step == 4 and "note: learning_rate was 0.001 up to step 4, is 0.0005 from there on" in messages
+    assert resume.step == 4 and "note: learning_rate was 0.001 up to step 4, is 0.0005 from then on" in messages
     assert same["changes"] == [
         [4, "learning_rate", 0.001, 0.0005], [4, "lr_scheduler", "constant", "linear"], [4, "max_train_steps", None, 6],
     ]  # fmt: skip
     assert "seed: was 3" in refusal(stopped, seed=4, change_learning_rate=True)
     messages = refusal(stopped, "step-000002", **changes)
-    assert "changes the rate after step 2, and step-000004 in " in messages and "move them away first" in messages
+    assert "changes the learning rate after step 2, but step-000004 in " in messages and "move them away first" in messages
     assert found(stopped, "step-000002", change_learning_rate=True)[2]["changes"] == []
 
 

@@ -292,7 +292,7 @@ def test_a_config_is_checked_as_its_command_would(tmp_path, capsys, monkeypatch,
     (tmp_path / "out" / "config.toml").unlink()
     with ownership.recording(tmp_path / "out"):
         files.write_text(tmp_path / "out/config.toml", "")
-    assert "holds a run already" in check(capsys, tmp_path / "db.toml")[1][0]
+    assert "already contains a run" in check(capsys, tmp_path / "db.toml")[1][0]
     for target in ("nothing", "--resolution", str(tmp_path / "set" / "a.png")):
         assert check(capsys, target)[0] == 2
     assert check(capsys)[0] == 2 and check(capsys, "--help")[0] == 0

@@ -180,7 +180,7 @@ def test_the_run_stops_at_that_step_with_the_state_before_it(
     before, whole = finished_run(method)
     run = Trained(method, tiny_epsilon, image_folder, tmp_path / "run", fault(value))
     batch = prepared(run.settings)[1].dataset.deal(BAD, range(2))[0]
-    assert f"at step {BAD + 1} (pictures: {', '.join(dict.fromkeys(batch.names))})" in run.error
+    assert f"at step {BAD + 1} (images: {', '.join(dict.fromkeys(batch.names))})" in run.error
     assert f"the state of step {BAD} is kept" in run.error
     if fault is InTheOptimizer:
         assert f"the optimizer's exp_avg_sq of {list(run.learned())[-1]} " in run.error
@@ -226,10 +226,10 @@ def test_retry_skips_the_draw_and_halves_the_rate(method, fault, tiny_epsilon, i
     expected = by_hand(method, tiny_epsilon, image_folder, tmp_path, [(0, 1), (1, 1), (3, 0.5), (4, 0.5), (5, 0.5)])
     run = Trained(method, tiny_epsilon, image_folder, tmp_path / "run", fault(math.nan), on_nan="retry")
     assert run.error is None and same(run.learned(), expected)
-    assert "step 3 again with other draws, at half the learning rate" in capsys.readouterr().out
+    assert "repeating step 3 with other draws, at half the learning rate" in capsys.readouterr().out
     steps = [(line["step"], line.get("learning_rate")) for line in run.log()]
     assert steps == [(1, 1e-3), (2, 1e-3), (2, None), (3, 5e-4), (4, 5e-4), (5, 5e-4)]
-    assert "pictures: " in run.log()[2]["left_out"]
+    assert "images: " in run.log()[2]["left_out"]
     killed = run.checkpoint(BAD)  # it is written before the step is done again
     assert killed.state["left_out"] == [BAD]
     resumed = Trained(method, tiny_epsilon, image_folder, tmp_path / "run", resume=killed)
@@ -256,7 +256,7 @@ def test_the_loss_scaler_may_skip_steps_but_not_for_ever(tiny_epsilon, image_fol
     assert skips.error is None and same(skips.learned(), before) and first.get_scale() == 2**14
     assert [(line["step"], line["skipped"], line["gradient_norm"]) for line in skips.log()] == [(1, True, None), (2, True, None)]
     output = capsys.readouterr().out
-    assert "step 2 changed nothing" in output and "2 so far" in output
+    assert "step 2 was skipped" in output and "2 so far" in output
     for bad, stopped in ((range(99), SKIPPED_IN_A_ROW), (set(range(99)) - {7}, 8 + SKIPPED_IN_A_ROW)):
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
         folder = tmp_path / f"many{stopped}"
@@ -280,7 +280,7 @@ def test_with_a_loss_scaler_a_draw_can_be_skipped_too(method, tiny_epsilon, imag
 def test_killed_after_a_retry_and_resumed(method, server, tiny_epsilon, image_folder, tmp_path):
     whole = Run(server, tmp_path / "whole", method, tiny_epsilon, image_folder, on_nan="retry")
     status, output = whole(moment="in the loss", number=4, action="nan")
-    assert status == 0 and "step 4 again with other draws, at half the learning rate" in output
+    assert status == 0 and "repeating step 4 with other draws, at half the learning rate" in output
     killed = Run(server, tmp_path / "killed", method, tiny_epsilon, image_folder, on_nan="retry")
     assert killed(moment="in the loss", number=4, action="nan, then SIGKILL")[0] == -9
     assert killed(*LATEST, "--on_nan", "stop")[0] == 0
@@ -304,7 +304,7 @@ def test_the_snapshot_is_restored_bit_for_bit(eight_bit, tiny_epsilon, image_fol
     for values in state.optimizer.state.values():
         values["step"] = 9
     state.optimizer.param_groups[0]["lr"], state.step = 5.0, 8
-    kept.put_back(state)
+    kept.restore(state)
     after = state.checkpoint()
     assert state.step == 2 and same_state(before, after)
     assert before.state["optimizer"]["param_groups"] == after.state["optimizer"]["param_groups"]

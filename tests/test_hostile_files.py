@@ -262,7 +262,7 @@ def test_sound_runs_look_up_no_class_for_a_pickle(methods, work, training, tiny_
         assert training(command, file)[0] == 0
         resume = ("--resume_from_checkpoint", "latest", "--max_train_steps", "3")
         status, output = training(command, file, *resume)
-        assert status == 0 and "going on after step 2" in output, output
+        assert status == 0 and "resuming after step 2" in output, output
         assert training("verify", place / f"run {method}")[0] == 0
     learned = [place / f"run {method}" for method in methods if method != "full"]
     asked = ("--num_inference_steps", "1", "--overwrite_output_dir")

@@ -61,17 +61,17 @@ def test_trained_parameters_and_epochs_are_reported(tiny_epsilon, image_folder, 
     context, training = prepared(settings)
     learned = training.method.trainable_state_dict()
     planned = plan_of(settings)
-    [unet] = planned.learns
-    assert unet.name == "unet" and unet.numbers == sum(tensor.numel() for tensor in learned.values())
+    [unet] = planned.trained
+    assert unet.name == "unet" and unet.parameters == sum(tensor.numel() for tensor in learned.values())
     assert set(unet.modules) == {name.removeprefix("unet.").partition(".lora_")[0] for name in learned}
-    [seen] = planned.seen
+    [repeats] = planned.repeats
     shown = Counter(name for step in range(7) for name in training.dataset.deal(step, range(2))[0].names)
-    assert (seen.pictures, seen.least, seen.most) == (len(shown), min(shown.values()), max(shown.values()))
+    assert (repeats.images, repeats.least, repeats.most) == (len(shown), min(shown.values()), max(shown.values()))
     assert planned.steps == 7 and planned.seconds > 0
-    optimizer = 2 * unet.numbers * 4 + 4 * len(learned)  # two moments, and a count of steps for each tensor
+    optimizer = 2 * unet.parameters * 4 + 4 * len(learned)  # two moments, and a count of steps for each tensor
     assert planned.optimizer == optimizer
     settings = settings_for("textual_inversion", tiny_epsilon, image_folder, tmp_path / "run")
-    assert [(each.name, each.modules, each.numbers) for each in plan_of(settings).learns] == [("<new>", (), 64)]
+    assert [(each.name, each.modules, each.parameters) for each in plan_of(settings).trained] == [("<new>", (), 64)]
 
 
 def test_a_dry_run_writes_nothing(server, tiny_epsilon, image_folder, tmp_path):
@@ -85,7 +85,7 @@ def test_a_dry_run_writes_nothing(server, tiny_epsilon, image_folder, tmp_path):
     assert everything(tmp_path) == before
     assert "3 of the class will be generated first" in output
     assert "3 of the subject, each shown 2 times" in output and "4 of the class, each shown 1 or 2 times" in output
-    assert "unet: " in output and "iB at the fullest moment" in output and "main memory" in output
+    assert "unet: " in output and "iB at the peak" in output and "main memory" in output
     status, output = run("--dry_run", "--validation_prompt", "a dog", "--validation_scheduler", "Eulr", "--no_random_flip")
     assert status == 2 and "validation_scheduler" in output and everything(tmp_path) == before
 
@@ -95,12 +95,12 @@ def test_a_dry_run_of_a_resumed_run(server, tiny_epsilon, image_folder, tmp_path
     assert run(moment="in a step", number=4)[0] == -9
     before = everything(run.folder)
     status, output = run(*LATEST, "--dry_run")
-    assert status == 0 and "going on after step 2" in output and "4 steps of" in output and everything(run.folder) == before
+    assert status == 0 and "resuming after step 2" in output and "4 steps of" in output and everything(run.folder) == before
     status, output = run(*LATEST, "--dry_run", "--seed", "9")
     assert status == 2 and "seed: was 3" in output
 
 
-def test_the_fullest_moment_counts_a_new_checkpoint_beside_the_old_ones():
+def test_the_peak_counts_a_new_checkpoint_beside_the_old_ones():
     files = dry_run.Files({"a": 10}, 5, 1, {"b": 1}, 0, 0, 0)
     assert files.largest == 20
     assert replace(files, kept=3).largest == 40 and replace(files, kept=None).largest == 51
@@ -126,10 +126,10 @@ def test_shortages_are_reported_with_remedies(tiny_epsilon, image_folder, tmp_pa
     settings = settings_for("full", tiny_epsilon, image_folder, tmp_path / "run")
     planned = plan_of(settings)
     assert planned.short == []
-    assert "1 byte of disk is missing" in replace(planned, free_disk=planned.files.largest - 1).short[0]
+    assert ": 1 byte more needed" in replace(planned, free_disk=planned.files.largest - 1).short[0]
     assert "--gradient_checkpointing, --mixed_precision bf16" in replace(planned, free_memory=planned.memory).short[0]
     monkeypatch.setattr(dry_run, "make", lambda *given: replace(planned, free_disk=0))
-    with pytest.raises(ResourceError, match="iB of disk are missing"):
+    with pytest.raises(ResourceError, match="not enough disk space for .*iB more needed"):
         dry_run.run(settings, *check(settings))
 
 

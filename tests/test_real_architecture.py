@@ -65,7 +65,7 @@ def test_two_steps_saved_and_loaded(method, form, model, tmp_path):
         *sizes,
         *arguments,
     )
-    assert "read back: predictions differ by" in output
+    assert "verified: predictions differ by" in output
     assert len((out / "log.jsonl").read_text().splitlines()) == 2
     drawn = ["--num_inference_steps", "2", "--height", "64", "--width", "64"]
     prompt = PROMPTS.get(method, "a photo of sks dog")

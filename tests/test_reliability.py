@@ -96,7 +96,7 @@ def test_stopped_after_each_step(method, steps, finished_run, new_run, tmp_path)
         )
         shutil.copy(reference.folder / "config.toml", run.folder)
         status, output = run(*LATEST)
-        assert status == 0 and f"going on after step {step} " in output, output
+        assert status == 0 and f"resuming after step {step} " in output, output
         assert run.result() == reference.result()
 
 
@@ -115,7 +115,7 @@ def test_a_flipped_byte_costs_one_checkpoint_and_a_damaged_run_says_so(method, f
     for path in run.folder.glob("*.safetensors"):
         path.unlink()
     status, output = run(*LATEST)
-    assert status == 0 and "skipped checkpoint step-000006: " in output and "going on after step 5 " in output
+    assert status == 0 and "skipped checkpoint step-000006: " in output and "resuming after step 5 " in output
     assert run.result() == reference.result()
     assert damaged(run.folder) == [found], "what is not as it was written may be the user's, and stays"
     assert not checkpoint.faults(run.folder / "checkpoints/step-000006-2")
@@ -142,7 +142,7 @@ def test_images_and_base_model_may_be_moved(finished_run, new_run, tiny_epsilon,
     shutil.copytree(tiny_epsilon, tmp_path / "base")
     moved = ["--instance_data_dir", str(tmp_path / "pictures"), "--pretrained_model_name_or_path", str(tmp_path / "base")]
     status, output = run(*LATEST, *moved)
-    assert status == 0 and "going on after step 2 " in output and run.result() == reference.result(), output
+    assert status == 0 and "resuming after step 2 " in output and run.result() == reference.result(), output
 
 
 def test_another_version_of_a_library_is_a_note(finished_run, new_run):
@@ -166,7 +166,7 @@ def test_settings_of_another_run_are_named(finished_run, tiny_v, tmp_path, serve
     other.folder = run.folder
     status, output = other(*LATEST)
     assert status == 2 and "method: was 'train_dreambooth.py'" in output and "seed: was 3" in output
-    assert "base model's files: are not those of the run" in output and "Traceback" not in output
+    assert "base model's files: differ from those of the run" in output and "Traceback" not in output
     assert digest(run.folder) == before
 
 
@@ -221,7 +221,7 @@ def test_a_learning_rate_far_too_high(method, new_run):
         assert status == 0 and "<new> blew up" in output
     else:
         step = len(run.losses())
-        assert status == 4 and f"at step {step + 1} (pictures: " in output and f"the state of step {step} is kept" in output
+        assert status == 4 and f"at step {step + 1} (images: " in output and f"the state of step {step} is kept" in output
         assert checkpoint.every(run.folder / "checkpoints")[0].name == checkpoint.name(step)
 
 

@@ -29,11 +29,11 @@ def test_killed_at_three_moments_and_resumed(method, server, tiny_epsilon, image
     )
     assert killed(moment="in a step", number=4)[0] == -signal.SIGKILL  # step 4: the checkpoint of step 2 is there
     status, output = killed(*LATEST, moment="inside a checkpoint")  # that of step 4, with its files but without its manifest
-    assert status == -signal.SIGKILL and "going on after step 2" in output
+    assert status == -signal.SIGKILL and "resuming after step 2" in output
     status, output = killed(*LATEST, moment="after a checkpoint")
-    assert status == -signal.SIGKILL and "going on after step 2" in output
+    assert status == -signal.SIGKILL and "resuming after step 2" in output
     status, output = killed(*LATEST)
-    assert status == 0 and "going on after step 4" in output
+    assert status == 0 and "resuming after step 4" in output
     assert killed.result() == finished_run.result()
     assert killed.losses() == finished_run.losses() and len(finished_run.losses()) == 6
 
@@ -70,7 +70,7 @@ def test_nan_leaves_the_last_good_state(finished_run, server, tiny_epsilon, imag
     assert status == 4 and "the loss is nan at step 4" in output and ".png" in output and "Traceback" not in output
     assert not list(run.folder.glob("*.safetensors"))
     status, output = run(*LATEST)
-    assert status == 0 and "going on after step 3" in output
+    assert status == 0 and "resuming after step 3" in output
     assert run.result() == finished_run.result()
 
 
@@ -105,7 +105,7 @@ def test_the_state_is_saved_if_memory_or_disk_run_out(
     status, output = run(moment=moment, number=4, action=action)
     assert status == expected and "Traceback" not in output and "->" in output
     status, output = run(*LATEST)
-    assert status == 0 and f"going on after step {3 if moment == 'in the loss' else 4}" in output
+    assert status == 0 and f"resuming after step {3 if moment == 'in the loss' else 4}" in output
     assert run.result() == finished_run.result()
 
 
@@ -114,7 +114,7 @@ def test_a_finished_run_resumed_changes_nothing(server, tiny_epsilon, image_fold
     assert run()[0] == 0
     before, losses = run.result(), run.losses()
     status, output = run(*LATEST)
-    assert status == 0 and "going on after step 6" in output
+    assert status == 0 and "resuming after step 6" in output
     assert run.result() == before and run.losses() == losses
 
 
@@ -236,7 +236,7 @@ def test_inputs_of_a_run_are_not_removed_with_an_earlier_one(server, tiny_epsilo
 def test_trackers_have_their_own_folder(name, server, tiny_epsilon, image_folder, tmp_path):
     run = Run(server, tmp_path, "textual_inversion", tiny_epsilon, image_folder)
     status, output = run("--logging_dir", name)
-    assert status == 2 and "logging_dir" in output and "no plain name for a folder" in output and not run.folder.exists()
+    assert status == 2 and "logging_dir" in output and "not a plain, unused name" in output and not run.folder.exists()
 
 
 def test_nan_in_the_result_is_a_numerics_error(server, tiny_epsilon, image_folder, tmp_path):

@@ -336,7 +336,7 @@ def test_first_and_last_lines_of_a_run(method, server, tiny_epsilon, tmp_path):
     places = [heads.index(head) for head in order]
     assert places == sorted(places)
     assert f"3 in {photos}, 40 x 30 pixels, cropped and scaled to 16 x 16" in printed and f"folder    {folder}" in lines
-    assert re.search(r"training  4 steps, batch size 1; [\d,]+ parameters learn; about \d+ s", printed) or "under 1 s" in printed
+    assert re.search(r"4 steps, batch size 1; [\d,]+ trainable parameters; about \d+ s", printed) or "under 1 s" in printed
     look = lines[heads.index("look at")][10:]
     for path in look.split(" and "):
         assert Path(path).is_file(), path

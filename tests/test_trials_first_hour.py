@@ -136,12 +136,12 @@ BENCH = {"max_train_steps": 800, "first_step": 0, "global_batch": 1, "is_slow": 
 @pytest.mark.parametrize(
     ("changes", "seconds", "text"),
     [
-        pytest.param({}, 250, "800 steps, batch size 1; 5,000 parameters learn; about 4 min 10 s\n", id="minutes"),
-        pytest.param({"is_slow": True}, 68_400, "about 19 h without a GPU: Ctrl-C stops it and saves\n", id="hours on a CPU"),
+        pytest.param({}, 250, "800 steps, batch size 1; 5,000 trainable parameters; about 4 min 10 s\n", id="minutes"),
+        pytest.param({"is_slow": True}, 68_400, "about 19 h without a GPU: Ctrl-C saves and stops\n", id="hours on a CPU"),
         pytest.param({"is_slow": True}, 260_000, "about 3 days without a GPU", id="days on a CPU"),
-        pytest.param({"first_step": 300}, 100, "500 steps of 800 that are left, batch size 1", id="a run that is gone on with"),
+        pytest.param({"first_step": 300}, 100, "500 steps left of 800, batch size 1", id="a resumed run"),
         pytest.param({"global_batch": 16}, 100, "batch size 16", id="batch size over all processes"),
-        pytest.param({"max_train_steps": 1}, 0.2, "training  1 step, batch size 1; 5,000 parameters learn; under 1 s",
+        pytest.param({"max_train_steps": 1}, 0.2, "training  1 step, batch size 1; 5,000 trainable parameters; under 1 s",
                      id="one step"),
         pytest.param({}, 100, '1 image of each of 2 prompts every 400 steps: "sks cat", "sks cat on the beach"', id="samples"),
         pytest.param({"sample_prompts": ()}, 100, "samples   none, so no before_after.png", id="samples are off"),

@@ -171,7 +171,7 @@ def test_an_earlier_run_is_removed_file_by_file_and_edited_files_stay(here, caps
     run = here / "run"
     wrote(run, "config.toml", "README.md", "samples/step-000001/000.png", "checkpoints/step-000002/state.json", "log.txt")
     (run / "samples/mine.png").write_bytes(b"mine")
-    with pytest.raises(InputError, match="holds a run already \\(5 files\\)"):
+    with pytest.raises(InputError, match="already contains a run \\(5 files\\)"):
         output_folder.check(dreambooth(output_dir="run"))
     settings = dreambooth(output_dir="run", overwrite_output_dir=True)
     assert output_folder.removal(settings, Path("run")) == (
@@ -191,7 +191,7 @@ def test_a_run_of_an_earlier_version_is_explained(here):
     (here / "run/checkpoints/step-000002").mkdir(parents=True)
     for name in ("config.toml", "log.jsonl", "checkpoints/step-000002/state.json"):
         (here / "run" / name).write_text("{}")
-    with pytest.raises(InputError, match="if it is a run of an earlier version, --resume_from_checkpoint latest goes on with it"):
+    with pytest.raises(InputError, match="if it is a run of an earlier version, --resume_from_checkpoint latest resumes it"):
         output_folder.check(dreambooth(output_dir="run", overwrite_output_dir=True))
     assert output_folder.check(dreambooth(output_dir="run", resume_from_checkpoint="latest")) == Path("run")
 

@@ -178,7 +178,7 @@ def test_another_run_is_named(place, first, second, named):
     before, after = (identity_of(place, f"{DREAMBOOTH} {each}") for each in (first, second))
     found = differences(before, after)
     assert named <= {problem.where for problem in found}
-    assert all("was " in problem.what or "not those of the run" in problem.what for problem in found)
+    assert all("was " in problem.what or "from those of the run" in problem.what for problem in found)
     assert all(problem.remedy and "\n" not in str(problem.what) for problem in found)
 
 
@@ -260,7 +260,7 @@ def test_damaged_samples_are_skipped_with_one_note(name, damage, reported, tmp_p
     sheet = samples.sheet()
     assert sheet.width > 100 and [*samples.columns()] == ([0, 2, 4] if reported is False else [0, 4])
     output = capsys.readouterr().out
-    assert output.count("note: left out, as sample pictures are missing or damaged") == (reported is True), output
+    assert output.count("note: not shown, because sample images are missing or damaged") == (reported is True), output
     assert ("step-000002" in output) == (reported is True)
     example = types.SimpleNamespace(open=lambda: Image.new("RGB", (16, 16)))
     samples.write_before_after(tmp_path / "before_after.png", [example], 4)
@@ -278,7 +278,7 @@ def test_without_the_base_models_images_nothing_is_called_before(what, tmp_path,
         (samples.folder / "step-000000" / PROMPTS).write_text('["x"]')
     samples.write_before_after(tmp_path / "before_after.png", [], 4)
     assert not (tmp_path / "before_after.png").exists()
-    assert "no before_after.png: the base model's sample pictures are not there any more" in capsys.readouterr().out
+    assert "no before_after.png: the base model's sample images no longer exist" in capsys.readouterr().out
 
 
 def test_optional_files_never_stop_a_run(server, tiny_epsilon, image_folder, tmp_path):

@@ -26,7 +26,7 @@ from customize.training.loop import Callback, State, StepMetrics
 class Progress(Callback):
     """Reports each step as an event, with the time left.
 
-    callbacks: all of the run, which tell how long they will take themselves.
+    callbacks: all callbacks of the run, asked for the time that they will take themselves.
     """
 
     def __init__(self, callbacks: Sequence[Callback] = ()):
@@ -60,9 +60,9 @@ class Progress(Callback):
 
 
 class JsonlLogger(Callback):
-    """One line of JSON per step in log.jsonl, and one for each draw that was left out.
+    """Writes one line of JSON per step to log.jsonl, and one for each skipped draw.
 
-    A resumed run goes on after the step that it resumes from.
+    A resumed run first removes the lines after the step it resumes from.
     """
 
     def __init__(self, path: Path):
@@ -110,12 +110,12 @@ class JsonlLogger(Callback):
 
 
 class Trackers(Callback):
-    """TensorBoard, Weights & Biases: whatever Accelerate was told to report to."""
+    """Logs to the trackers of Accelerate: TensorBoard, Weights & Biases."""
 
     def after_step(self, state: State, metrics: StepMetrics) -> None:
         values = {"loss": metrics.loss, "learning_rate": metrics.learning_rate, "gradient_norm": metrics.gradient_norm}
         done = False
-        with optional_file("trackers fail", Exception):
+        with optional_file("the trackers failed", Exception):
             state.accelerator.log(values, step=state.step)
             done = True
         if not done:
@@ -123,14 +123,14 @@ class Trackers(Callback):
 
     def finish(self, state: State) -> None:
         for tracker in state.accelerator.trackers:
-            with optional_file(f"{tracker.name} does not end well", Exception):
+            with optional_file(f"{tracker.name} failed to finish", Exception):
                 tracker.finish()
 
 
 class Checkpoints(Callback):
-    """Saves the state every `every` steps, and when the run ends, for whatever reason, with its state sound.
+    """Saves the state every `every` steps, and at the end of the run, whatever ended it, if the state is consistent.
 
-    metadata: what the weights of a step say of themselves.
+    keep: the number of checkpoints kept, None for all; metadata: of the weights of a step.
     """
 
     def __init__(self, folder: Path, every: int, keep: int | None, metadata: Callable[[int], dict[str, str]] = lambda step: {}):
@@ -138,7 +138,7 @@ class Checkpoints(Callback):
         self.saved, self.seconds = -1, 0.0
 
     def start(self, state: State) -> None:
-        """Raises disk.WriteError when there is not even room for a checkpoint and a result of what learns."""
+        """Raises disk.WriteError when a checkpoint and a result of the trained weights would not even fit on the disk."""
         self.saved = state.step
         if state.accelerator.is_main_process:
             room_for(self.folder, 2 * checkpoint.size(state.method.trainable_state_dict()))
@@ -155,7 +155,7 @@ class Checkpoints(Callback):
             self.save(state)
 
     def save(self, state: State) -> None:
-        """Writes a checkpoint, then removes old ones beyond the limit; the new one is safe before an old one goes."""
+        """Writes a checkpoint, and only when it is safe, removes old ones beyond the limit."""
         begin = time.perf_counter()
         if state.accelerator.is_main_process:
             path = checkpoint.save(self.folder, state.checkpoint(), self.metadata(state.step))
@@ -168,7 +168,7 @@ class Checkpoints(Callback):
 
 
 class EveryNSteps(Callback):
-    """Calls `action(state)` every so many steps and after the last one; at the start too, if asked to."""
+    """Calls `action(state)` every so many steps and after the last one. at_start: also before the first step."""
 
     def __init__(self, steps: int, action: Callable[[State], None], at_start: bool = False):
         self.steps, self.action, self.at_start = steps, action, at_start
@@ -187,7 +187,7 @@ class EveryNSteps(Callback):
             self.act(state)
 
     def act(self, state: State) -> None:
-        """Calls the action, and notes what it takes."""
+        """Calls the action and measures its time."""
         begin, self.last = time.perf_counter(), state.step
         self.action(state)
         self.seconds = time.perf_counter() - begin
@@ -197,24 +197,24 @@ class EveryNSteps(Callback):
 
 
 def times_left(state: State, every: int) -> int:
-    """How often something still happens that happens every so many steps and after the last one; what is due at this step
-    is counted, since it comes after the bar."""
+    """How often something is still due that is due every so many steps and after the last one; the present step is counted,
+    because the progress bar comes first."""
     first, last = state.step, state.max_train_steps
     return last // every - (first - 1) // every + (last % every > 0)
 
 
 class Signals(Callback):
-    """Ctrl-C, SIGTERM and SIGHUP: finish the step, stop, say how to go on. A second Ctrl-C stops at once."""
+    """On Ctrl-C, SIGTERM or SIGHUP: finishes the step, stops, and reports how to resume. A second signal stops at once."""
 
     NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 
-    def __init__(self, how_to_go_on: str):
-        self.how_to_go_on = how_to_go_on
+    def __init__(self, resume_command: str):
+        self.resume_command = resume_command
         self.received: signal.Signals | None = None
         self.previous: dict[signal.Signals, object] = {}
 
     def start(self, state: State) -> None:
-        if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+        if threading.current_thread() is not threading.main_thread():  # no handler can be set elsewhere
             return
         for name in self.NAMES:
             if number := getattr(signal, name, None):  # Windows has no SIGHUP
@@ -224,14 +224,14 @@ class Signals(Callback):
         if self.received is not None:
             os._exit(128 + number)
         self.received = signal.Signals(number)
-        with suppress(OSError):  # whoever read the output may be gone, by the same Ctrl-C
-            events.info(f"\n{self.received.name}: finishing this step, then saving; once more to stop at once")
+        with suppress(OSError):  # the reader of the output may have been stopped by the same Ctrl-C
+            events.info(f"\n{self.received.name}: finishing this step, then saving; repeat to stop at once")
 
     def after_step(self, state: State, metrics: StepMetrics) -> None:
         received = torch.tensor(self.received or 0, device=state.accelerator.device)
         number = int(state.accelerator.gather(received).max())  # all processes stop after the same step
         if number and state.step < state.max_train_steps:
-            raise Interrupted(signal.Signals(number), f"stopped after step {state.step}; to go on:\n    {self.how_to_go_on}")
+            raise Interrupted(signal.Signals(number), f"stopped after step {state.step}; to resume:\n    {self.resume_command}")
 
     def finish(self, state: State) -> None:
         for number, handler in self.previous.items():
@@ -239,23 +239,23 @@ class Signals(Callback):
 
 
 class Pace:
-    """What a step takes, by the last hundred; the first one, in which much is set up, does not count."""
+    """The seconds per step, averaged over the last hundred; the first step, which includes setup, is not counted."""
 
     def __init__(self) -> None:
         self.begun = False
         self.last: deque[float] = deque(maxlen=100)
 
     def step(self, seconds: float) -> None:
-        """One more step took so long."""
+        """Adds the time of one more step."""
         if self.begun:
             self.last.append(seconds)
         self.begun = True
 
     @property
     def seconds(self) -> float | None:
-        """Seconds of a step; None before the second one."""
+        """Seconds per step; None before the second step."""
         return sum(self.last) / len(self.last) if self.last else None
 
     def left(self, steps: int, others: float = 0.0) -> float | None:
-        """Seconds that so many more steps take. others: seconds of what is done between them."""
+        """Estimated seconds of so many more steps. others: seconds of other work between them."""
         return None if self.seconds is None else self.seconds * steps + others

@@ -1,7 +1,7 @@
-"""What a training run would do and take, said before it begins: `--dry_run`.
+"""`--dry_run`: reports what a training run would do, and the time, memory and disk space it would need.
 
-All is checked and prepared as for the run itself, two optimizer steps are taken and thrown away, and nothing is written
-but into temporary folders that go again.
+Everything is checked and prepared as for the run itself, and two optimizer steps are taken and discarded. Only temporary
+folders are written to, and they are removed.
 """
 
 import time
@@ -38,40 +38,41 @@ from customize.training.setup import RunContext
 from customize.training.validation import ValidationImages
 
 TRIAL_STEPS = 2
-"""The first one makes the optimizer's state, so only the second shows the most that is in memory; and it warms up."""
+"""The first step creates the optimizer's state and warms up; only the second shows the peak of memory and a step's time."""
 TIGHT = 0.9
-"""The share of a memory or disk beyond which it is called short."""
+"""Memory is reported as short when more than this share of it is used."""
 
 
 @dataclass(frozen=True)
-class Learns:
-    """What of one network learns, or one new word: its modules by name, and how many numbers."""
+class Trained:
+    """The trained parameters of one network, with the modules that hold them, or of one new word."""
 
     name: str
     modules: tuple[str, ...]
-    numbers: int
+    parameters: int
 
 
 @dataclass(frozen=True)
-class Seen:
-    """How often the run shows each of its pictures."""
+class Repeats:
+    """How often the run uses each image of a role (subject or class). shown: samples of this role in the whole run."""
 
     role: str
-    pictures: int
+    images: int
     shown: int
 
     @property
     def least(self) -> int:
-        return self.shown // self.pictures
+        return self.shown // self.images
 
     @property
     def most(self) -> int:
-        return -(-self.shown // self.pictures)
+        return -(-self.shown // self.images)
 
 
 @dataclass(frozen=True)
 class Files:
-    """Bytes of what will be written. checkpoint, result: each file's; kept: checkpoints that stay, none keeps all."""
+    """Bytes that will be written. checkpoint, result: of each file; kept: the number of checkpoints kept, None for all;
+    intermediate, samples: the number of intermediate weights and of sample images; sample: of one image at most."""
 
     checkpoint: Mapping[str, int]
     checkpoints: int
@@ -83,23 +84,23 @@ class Files:
 
     @property
     def largest(self) -> int:
-        """Bytes at the fullest moment: with a new checkpoint beside those that it lets go, or with the result at the end."""
+        """The peak, in bytes: with a new checkpoint beside the one that it replaces, or with the result at the end."""
         one, result = sum(self.checkpoint.values()), sum(self.result.values())
         kept = self.checkpoints if self.kept is None else min(self.kept, self.checkpoints)
-        always = self.intermediate * result + self.samples * self.sample
-        return always + max(min(kept + 1, self.checkpoints) * one, kept * one + result)
+        permanent = self.intermediate * result + self.samples * self.sample
+        return permanent + max(min(kept + 1, self.checkpoints) * one, kept * one + result)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do and take. Bytes, seconds."""
+    """What a run would do and need. Sizes are in bytes; where: the kind of memory; seconds: of one step."""
 
     settings: object
     folder: Path
     steps: int
-    learns: tuple[Learns, ...]
+    trained: tuple[Trained, ...]
     optimizer: int
-    seen: tuple[Seen, ...]
+    repeats: tuple[Repeats, ...]
     to_generate: int
     files: Files
     free_disk: int
@@ -110,47 +111,45 @@ class Plan:
 
     @property
     def short(self) -> list[str]:
-        """What will not be enough, each with what to do about it."""
+        """What is insufficient, each with a remedy."""
         found = []
         if self.files.largest > self.free_disk:
-            lacking = self.files.largest - self.free_disk
-            missing = f"{units.size(lacking)} of disk {'is' if lacking == 1 else 'are'} missing for {self.folder}"
-            found.append(f"{missing}\n    -> make room, or set a lower --checkpoints_total_limit, or another --output_dir")
+            missing = units.size(self.files.largest - self.free_disk)
+            what = f"not enough disk space for {self.folder}: {missing} more needed"
+            found.append(f"{what}\n    -> free some, or set a lower --checkpoints_total_limit, or another --output_dir")
         if self.memory > TIGHT * self.free_memory:
-            taken = f"{units.size(self.memory)} of {units.size(self.free_memory)}"
-            found.append(f"{self.where} is short: {taken} are taken\n    -> {for_memory(self.settings)}")
+            needed = f"{units.size(self.memory)} of {units.size(self.free_memory)}"
+            found.append(f"{self.where} is short: the run needs {needed}\n    -> {for_memory(self.settings)}")
         return found
 
     def __str__(self) -> str:
         files, lines = self.files, []
-        for each in self.learns:
+        for each in self.trained:
             modules = f"{len(each.modules)} modules ({first_few(each.modules, 3)}), " if each.modules else ""
-            lines.append(("learns", f"{each.name}: {modules}{each.numbers:,} numbers"))
+            lines.append(("trained", f"{each.name}: {modules}{units.count(each.parameters, 'parameter')}"))
         lines.append(("optimizer", f"{units.size(self.optimizer)} of state"))
-        for seen in self.seen:
-            times = f"{seen.least:,}" if seen.least == seen.most else f"{seen.least:,} or {seen.most:,}"
-            lines.append(("pictures", f"{seen.pictures:,} of the {seen.role}, each shown {times} times"))
+        for each in self.repeats:
+            times = f"{each.least:,}" if each.least == each.most else f"{each.least:,} or {each.most:,}"
+            lines.append(("images", f"{each.images:,} of the {each.role}, each shown {times} times"))
         if self.to_generate:
             lines.append(("", f"{self.to_generate:,} of the class will be generated first"))
         one, result = sum(files.checkpoint.values()), sum(files.result.values())
-        kept = "all" if files.kept is None else f"the newest {files.kept}"
-        lines.append(("files", f"{files.checkpoints:,} checkpoints of {units.size(one)}, of which {kept} are kept"))
+        kept = "all" if files.kept is None else f"only the newest {files.kept}"
+        lines.append(("files", f"{units.count(files.checkpoints, 'checkpoint')} of {units.size(one)}; {kept} kept"))
         if files.intermediate:
-            lines.append(("", f"{files.intermediate:,} times intermediate weights of {units.size(result)}"))
+            lines.append(("", f"intermediate weights of {units.size(result)}, {files.intermediate:,} times"))
         if files.samples:
-            lines.append(("", f"{files.samples:,} sample pictures of at most {units.size(files.sample)}"))
+            lines.append(("", f"{units.count(files.samples, 'sample image')} of at most {units.size(files.sample)}"))
         lines += [("", f"{name}: {units.size(number)}") for name, number in files.result.items()]
-        lines.append(
-            ("disk", f"{units.size(files.largest)} at the fullest moment; {units.size(self.free_disk)} are free in {self.folder}")
-        )
+        lines.append(("disk", f"{units.size(files.largest)} at the peak; {units.size(self.free_disk)} free in {self.folder}"))
         lines.append(("memory", f"{units.size(self.memory)} of {units.size(self.free_memory)} ({self.where})"))
-        words = f"{self.steps:,} steps of {units.each(self.seconds)}: about {units.duration(self.steps * self.seconds)}"
-        lines.append(("time", f"{words}, besides loading, encoding and drawing pictures"))
+        duration = f"{self.steps:,} steps of {units.each(self.seconds)}: about {units.duration(self.steps * self.seconds)}"
+        lines.append(("time", f"{duration}, without loading, encoding and generating images"))
         return "\n".join(f"{head:<10} {text}" for head, text in lines)
 
 
 def run(settings, folder: Path, source: Source, examples: Examples) -> None:
-    """Prints the plan. Raises ResourceError when disk or memory would give out, InputError as the run itself would."""
+    """Reports the plan. Raises ResourceError when disk space or memory is insufficient, InputError as the run itself would."""
     plan = make(settings, folder, source, examples)
     events.info(f"plan of {settings.command} (dry_run: nothing was written)\n{plan}")
     if plan.short:
@@ -158,7 +157,7 @@ def run(settings, folder: Path, source: Source, examples: Examples) -> None:
 
 
 def make(settings, folder: Path, source: Source, examples: Examples) -> Plan:
-    """Prepares as the run would, but for what only later steps need, and takes two steps."""
+    """Prepares as the run would, except for what only later steps need, and takes two steps."""
     check_machine(settings)
     accelerator = start_accelerator(settings, folder)
     events.summarize("started", summary.before_loading(settings, folder, source, examples, device.describe(accelerator.device)))
@@ -182,14 +181,15 @@ def make(settings, folder: Path, source: Source, examples: Examples) -> Plan:
     memory, free_memory, where = memory_of(accelerator)
     optimizer = sum(tensor.nbytes for _, tensor in named_tensors(state.parts[OPTIMIZER].state_dict()))
     return Plan(
-        settings, folder, context.max_train_steps - context.first_step, learns(training), optimizer, seen(settings, context),
+        settings, folder, context.max_train_steps - context.first_step, trained(training), optimizer, repeats(settings, context),
         to_generate(settings, examples), files, free_bytes(folder / run_folder.CONFIG), memory, free_memory, where, clock.seconds,
     )  # fmt: skip
 
 
 @contextmanager
 def trial_of(settings, context: RunContext):
-    """The settings of a run of two steps that writes nothing: class pictures that are missing are one, in a temporary folder."""
+    """The settings of a run of two steps that writes nothing; where class images are missing, it generates one in a temporary
+    folder."""
     changes = {
         "max_train_steps": context.first_step + TRIAL_STEPS,
         "num_train_epochs": None,
@@ -216,7 +216,7 @@ class Clock(Callback):
 
 
 def memory_of(accelerator: Accelerator) -> tuple[int, int, str]:
-    """(bytes that were taken at most, bytes that there are for this process, of what)."""
+    """(peak bytes of this process, bytes available to it, the kind of memory)."""
     if accelerator.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info()
         return torch.cuda.max_memory_allocated(), free + torch.cuda.memory_reserved(), "the GPU's memory"
@@ -225,7 +225,7 @@ def memory_of(accelerator: Accelerator) -> tuple[int, int, str]:
 
 
 def peak() -> int:
-    """Bytes of main memory that this process took at most."""
+    """Peak main memory of this process, in bytes."""
     try:
         import resource
     except ImportError:  # Windows
@@ -234,8 +234,8 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def learns(training: TrainingSetup) -> tuple[Learns, ...]:
-    """What learns, by network; a new word stands for itself."""
+def trained(training: TrainingSetup) -> tuple[Trained, ...]:
+    """The trained parameters, by network; each new word by itself."""
     networks = dict(training.method.named_children())
     groups: dict[str, dict[str, int]] = {}
     for name, tensor in training.method.trainable_state_dict().items():
@@ -243,37 +243,37 @@ def learns(training: TrainingSetup) -> tuple[Learns, ...]:
         module = module_name(networks[network], rest) if network in networks else ""
         group = groups.setdefault(network if module else name, {})
         group[module] = group.get(module, 0) + tensor.numel()
-    return tuple(Learns(name, tuple(filter(None, group)), sum(group.values())) for name, group in groups.items())
+    return tuple(Trained(name, tuple(filter(None, group)), sum(group.values())) for name, group in groups.items())
 
 
 def module_name(network: torch.nn.Module, parameter: str) -> str:
-    """The module that a parameter belongs to: that of the base model, where it is an adapter's."""
+    """The module of the base model that a parameter belongs to; for an adapter, the module that it is attached to."""
     return parameter.partition(".lora_")[0] if ".lora_" in parameter else parameter.rpartition(".")[0]
 
 
-def seen(settings, context: RunContext) -> tuple[Seen, ...]:
-    """How often each picture is shown in the whole run: they are dealt in epochs."""
+def repeats(settings, context: RunContext) -> tuple[Repeats, ...]:
+    """How often each image is used in the whole run; images are drawn in epochs."""
     shown = context.max_train_steps * context.global_batch
-    subject = Seen("subject", len(context.examples.instances), shown)
+    subject = Repeats("subject", len(context.examples.instances), shown)
     if not settings.class_images:
         return (subject,)
-    return subject, Seen("class", settings.class_images, shown)
+    return subject, Repeats("class", settings.class_images, shown)
 
 
 def to_generate(settings, examples: Examples) -> int:
-    """Class pictures that are missing."""
+    """The number of missing class images."""
     return max(0, settings.class_images - len(examples.classes))
 
 
 def files_of(settings, context: RunContext, training: TrainingSetup, state: State) -> Files:
-    """What will be written, but for config.toml, card, log, manifests and the trackers' files, which are small."""
+    """What will be written, without config.toml, model card, log, manifests and trackers' files, which are small."""
     first, last = context.first_step, context.max_train_steps
     about = model_card.metadata(settings, training.method, context.family, last)
     samples = 0
     if context.sample_prompts:
         at = {0, last, *range(0, last + 1, context.validation_steps)}
-        drawn = len(context.sample_prompts) * images_per_prompt(settings)
-        samples = drawn * len([step for step in at if step > first or step == first == 0])
+        images = len(context.sample_prompts) * images_per_prompt(settings)
+        samples = images * len([step for step in at if step > first or step == first == 0])
     return Files(
         checkpoint.file_sizes(state.checkpoint(), {**training.method.description(), **about}),
         times(first, last, settings.checkpointing_steps),
@@ -286,12 +286,12 @@ def files_of(settings, context: RunContext, training: TrainingSetup, state: Stat
 
 
 def times(first: int, last: int, every: int) -> int:
-    """How often something happens that happens every so many steps and after the last one."""
+    """How often something is due that is due every so many steps and after the last one."""
     return len({last, *range(first + every - first % every, last + 1, every)}) if last > first else 0
 
 
 def result_sizes(settings, training: TrainingSetup, context: RunContext, about: dict[str, str]) -> dict[str, int]:
-    """Bytes of each file of the result: of a whole pipeline by its shapes, of what is small by saving it once."""
+    """Bytes of each file of the result: computed from the shapes for a complete pipeline, measured by saving for small files."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         if settings.trains_whole_networks:

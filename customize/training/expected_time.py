@@ -1,4 +1,4 @@
-"""What a run will take, measured before its first step by one step that is thrown away."""
+"""The expected time of a run, measured before its first step by one step that is discarded."""
 
 from time import perf_counter
 
@@ -8,19 +8,19 @@ from customize.diffusion import dropout
 from customize.settings.validation_prompts import images_per_prompt
 
 LONG = 20.0
-"""Seconds after which nothing is measured a second time."""
+"""Seconds beyond which the measurement is not repeated."""
 
 
 def of_a_step(context, training) -> float:
-    """What a step takes, by one micro-batch forward and back, of which nothing is kept; 0 where none is left."""
-    if context.first_step >= context.max_train_steps:  # only the result is left to be made
+    """Seconds of a step, measured by the forward and backward pass of one micro-batch; 0 if no step is left."""
+    if context.first_step >= context.max_train_steps:  # only the result is missing
         return 0.0
     accelerator, model, settings = context.accelerator, training.method, context.settings
     batches = training.dataset.deal(context.draws.start, range(settings.train_batch_size))
     batches = [batch.to(accelerator.device) for batch in batches]
     model.train()
     times: list[float] = []
-    while len(times) < 2 and sum(times) < LONG:  # the first time sets much up; but where it takes minutes, once is enough
+    while len(times) < 2 and sum(times) < LONG:  # the first time includes setup; where it takes minutes, once is enough
         begin = perf_counter()
         for batch in batches:
             with accelerator.autocast(), dropout.samples(settings.seed, 0, batch.positions):
@@ -35,7 +35,7 @@ def of_a_step(context, training) -> float:
 
 
 def of_a_run(context, step: float) -> float:
-    """Steps and sample images: a step is three evaluations of the network for each of its images, a denoising step two."""
+    """Seconds of all steps and sample images. A step costs three evaluations of the network per sample, a denoising step two."""
     settings = context.settings
     first, last, every = context.first_step, context.max_train_steps, context.validation_steps
     rounds = len({last, *range(first + every - first % every, last + 1, every)}) + (first == 0)

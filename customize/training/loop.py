@@ -1,4 +1,4 @@
-"""The one and only training loop. It does not know what is trained, nor on what.
+"""The only training loop. It knows neither the method nor the family.
 
 B samples of a micro-batch, G samples of a step (the global batch).
 """
@@ -24,8 +24,8 @@ from customize.training.resumable import SKIPPED_DRAWS, WEIGHTS, Resumable, Skip
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What is known of a step once its gradients are there. loss: mean over the global batch; names: its pictures;
-    seconds: what the step took, without what callbacks do after it; 0 before it is done."""
+    """Metrics of a step, known once its gradients are computed. loss: mean over the global batch; names: of its images;
+    seconds: time of the step, without callbacks after it; 0 before the step is done."""
 
     step: int
     loss: float
@@ -36,20 +36,20 @@ class StepMetrics:
 
     @property
     def skipped(self) -> bool:
-        """Whether the step changes nothing: its gradients are not finite, and the loss scaler of fp16 skips it."""
+        """Whether the loss scaler of fp16 skips the step, because its gradients are not finite."""
         return not math.isfinite(self.gradient_norm)
 
 
 class SkipDraw(Exception):
-    """Raised by a callback to repeat a step with the next draw; the callback has put the state of the step before back."""
+    """Raised by a callback to repeat a step with the next draw, after it has restored the state of the step before."""
 
 
 @dataclass(frozen=True)
 class Stop:
     """Returned by a callback that ends the run early.
 
-    weights: the result, in place of the last weights, by the names of `Method.trainable_state_dict`; step: the optimizer step
-    that they are of, if it is not the last one.
+    weights: the result instead of the last weights, with the names of `Method.trainable_state_dict`; step: the optimizer step
+    of these weights, if not the last one.
     """
 
     reason: str
@@ -59,7 +59,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """What the loop needs to know of the settings. max_grad_norm: gradients are clipped to this norm; None: they are not."""
+    """The settings of the loop. max_grad_norm: gradients are clipped to this norm; None: they are not."""
 
     seed: int
     max_train_steps: int
@@ -69,17 +69,17 @@ class LoopConfig:
 
     @classmethod
     def of(cls, settings, max_train_steps: int) -> "LoopConfig":
-        """The values of these settings. max_train_steps: as computed, where the settings give epochs."""
+        """The values from these settings. max_train_steps: the computed number, because settings may give epochs."""
         own = {f.name: getattr(settings, f.name) for f in fields(cls)}
         return cls(**{**own, "max_train_steps": max_train_steps})
 
 
 @dataclass
 class State:
-    """The state of a run. step: optimizer steps done; identity: what must be the same for a run to be the same;
-    parts: all that changes from step to step, by name; stop: set once a callback has ended the run.
+    """The state of a run. step: optimizer steps done; identity: what a resumed run must have in common with this one;
+    parts: everything that changes from step to step, by name; stop: set once a callback has ended the run.
 
-    sound: false while weights and optimizer are being changed; in between a checkpoint may be made.
+    sound: False while weights and optimizer are being changed; a checkpoint may be saved only while it is True.
     """
 
     identity: dict[str, Any]
@@ -94,50 +94,50 @@ class State:
 
     @property
     def skipped_draws(self) -> list[int]:
-        """The step at which a draw was skipped, once for each; every one halves the learning rate from there on."""
+        """The step of each skipped draw; each of them halves the learning rate from that step on."""
         part = self.parts[SKIPPED_DRAWS]
         assert isinstance(part, SkippedDraws)
         return part.steps
 
     @property
     def draw(self) -> int:
-        """The number of the draw that the next step takes; skipped draws count."""
+        """The number of the draw that the next step uses; skipped draws count."""
         return self.step + len(self.skipped_draws)
 
     def checkpoint(self) -> Checkpoint:
-        """The state as `restore` takes it; tensors are those in use, not copies."""
+        """The state, for `restore`; its tensors are those in use, not copies."""
         saved = {name: part.state_dict() for name, part in self.parts.items()}
         return Checkpoint(self.step, saved.pop(WEIGHTS), {"identity": self.identity, **saved})
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Goes back to where the checkpoint was made."""
+        """Restores the state of a checkpoint."""
         self.step = checkpoint.step
         saved = saved_parts(checkpoint)
         for name, part in self.parts.items():
             part.load_state_dict(saved[name])
 
     def skip_draw(self) -> None:
-        """Drops the gradients of a step that was not done, and goes on to the next draw."""
+        """Discards the gradients of a step that was not done, and moves to the next draw."""
         if scaler := self.accelerator.scaler:
-            scaler.update(scaler.get_scale())  # forgets that it has seen these gradients
+            scaler.update(scaler.get_scale())  # makes the scaler forget these gradients
         self.optimizer.zero_grad(set_to_none=True)
         self.skipped_draws.append(self.step)
 
 
 class Callback:
-    """Is called at each stage of a run. Only by `SkipDraw` and `Stop` does a callback change the result."""
+    """Called at each stage of a run. A callback changes the result only by `SkipDraw` and `Stop`."""
 
     def start(self, state: State) -> None:
         """Before the first step."""
 
     def before_step(self, state: State, metrics: StepMetrics) -> None:
-        """With the gradients in place, before they are used; may raise to end the run while the weights are good."""
+        """After the gradients are computed, before they are used; may raise to end the run before the weights change."""
 
     def after_step(self, state: State, metrics: StepMetrics) -> Stop | None:
-        """With the step done and counted. To return `Stop` ends the run after this step, with a result."""
+        """After the step is done and counted. Returning `Stop` ends the run after this step, with a result."""
 
     def draw_skipped(self, state: State, reason: str) -> None:
-        """With a draw skipped, and the state ready for the same step with the next one."""
+        """After a draw is skipped, before the same step starts with the next one."""
 
     def time_left(self, state: State) -> float:
         """Estimates the seconds that the callback itself will take in the rest of the run."""
@@ -159,8 +159,8 @@ def train(
 ) -> State:
     """Trains `method` up to max_train_steps, or until a callback stops the run; returns the last state.
 
-    learning_rates: with the optimizer, built over the method's parameter groups; identity: what checkpoints say of the run.
-    Whatever a callback raises ends the run, after all callbacks finished.
+    learning_rates: with the optimizer, built over the method's parameter groups; identity: of the run, saved in checkpoints.
+    An exception of a callback ends the run, after `finish` of all callbacks.
     """
     parts = parts_of(method, learning_rates.optimizer, accelerator.scaler)
     model, optimizer = accelerator.prepare(method, learning_rates.optimizer)
@@ -202,7 +202,7 @@ def step(
         sync = nullcontext() if is_last else accelerator.no_sync(model)
         with sync, dropout.samples(config.seed, state.draw, batch.positions):
             losses: Tensor = model(batch)
-            # processes average their gradients, so each gives its share times their number
+            # gradients are averaged over processes, so each one is multiplied by their number
             accelerator.backward(losses.sum() * (accelerator.num_processes / global_batch))
         total, names = total + losses.detach().sum(), names + batch.names
     norm = accelerator.clip_grad_norm_(state.method.parameters(), config.max_grad_norm or float("inf"))
@@ -224,7 +224,7 @@ def step(
 
 
 def with_last(items: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
-    """Each item, and whether it is the last one; only one is taken in advance."""
+    """Each item, and whether it is the last one; only one item is read ahead."""
     items = iter(items)
     for item in items:
         for following in items:
@@ -234,7 +234,7 @@ def with_last(items: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
 
 
 def agreed(stop: Stop | None, accelerator: Accelerator) -> Stop | None:
-    """The first of the stops on all processes: they end after the same step."""
+    """A stop on any process, so that all processes end after the same step."""
     if accelerator.num_processes == 1:
         return stop
     if not accelerator.gather(torch.tensor([stop is not None], device=accelerator.device)).any():
@@ -250,6 +250,6 @@ def micro_batches(config: LoopConfig, accelerator: Accelerator) -> list[range]:
 
 
 def seed_networks(seed: int, step: int, positions: Sequence[int]) -> None:
-    """What a network of others draws from torch's global generator follows from the step, too; an adapter's dropout follows from
-    each sample (`customize.diffusion.dropout`)."""
+    """Seeds torch's global generator, from which networks of other libraries draw, by the step. Dropout of adapters is seeded by
+    sample instead (`customize.diffusion.dropout`)."""
     torch.manual_seed(rng.generator(seed, "networks", step, positions[0]).initial_seed())

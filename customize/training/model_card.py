@@ -1,4 +1,4 @@
-"""What a result says about how it was made: the metadata of its files, and the model card."""
+"""Documents how a result was made: the metadata of its files, and the model card."""
 
 import json
 import shlex
@@ -11,7 +11,7 @@ from customize.storage.run_folder import CONFIG, VERSIONED
 
 
 def metadata(settings, method, family, max_train_steps: int) -> dict[str, str]:
-    """What goes into every file of a result: where it came from and how it is called up."""
+    """The metadata of every file of a result: how it was made, and its trigger words."""
     facts = {
         "base_model": shared_name(family.name),
         "method": method.name,

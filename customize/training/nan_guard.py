@@ -1,7 +1,7 @@
-"""The guard on numbers: a loss, gradient, learned weight or state of the optimizer that is NaN or infinite ends the run.
+"""Stops a run when a loss, gradient, trained weight or optimizer state is NaN or infinite.
 
-It ends at that very step, with the state of the step before: what was bad is in no file. With `on_nan = retry` that
-step's draw is left out instead, and the learning rate halved from there on.
+The run stops at that step with the state of the step before, so no file holds a bad number. With `on_nan = retry` the
+step is repeated with other draws instead, and the learning rate is halved from there on.
 """
 
 import math
@@ -21,21 +21,21 @@ from customize.training.loop import Callback, SkipDraw, State, StepMetrics
 from customize.training.resumable import OPTIMIZER, SKIPPED_DRAWS, WEIGHTS, copied, named_tensors, replaced
 
 IN_A_ROW, IN_ALL = 3, 10
-"""Draws that are left out at one step, and in a run."""
+"""Draws that may be skipped at one step, and in a run."""
 SKIPPED_IN_A_ROW = 20
-"""Steps that the loss scaler of fp16 may skip, looking for its scale, which it halves each time."""
+"""Steps in a row that the loss scaler of fp16 may skip; it halves its scale each time."""
 SNAPSHOT_LIMIT = 1 << 26
-"""Bytes of weights and optimizer state up to which the last good ones are kept in memory: adapters and words are far below,
-a network that learns in full is far above."""
-REMEDY = "start anew with a lower learning_rate, or go on with --resume_from_checkpoint latest --on_nan retry"
+"""Bytes of weights and optimizer state up to which a snapshot of the last finite ones is kept in memory. Adapters and words
+are far below the limit, a fully trained network is far above."""
+REMEDY = "start over with a lower learning_rate, or resume with --resume_from_checkpoint latest --on_nan retry"
 
 
 class NanGuard(Callback):
-    """Stops, or leaves a draw out, where numbers give out. It is to be asked first, before anything is saved.
+    """Stops the run, or skips a draw, on NaN or infinity. Must be the first callback, before anything is saved.
 
-    Loss and gradients are looked at before they are used, weights and optimizer state after each step (of a network too
-    large to be kept twice only the weights: what the optimizer keeps of it is looked at when it is saved). Under fp16 an
-    infinite gradient is how the loss scaler finds its scale: then the step is skipped, not the run ended.
+    Loss and gradients are checked before they are used, weights and optimizer state after each step (for a network too
+    large for a snapshot only the weights; its optimizer state is checked when it is saved). With fp16, infinite gradients are
+    how the loss scaler finds its scale: they skip the step and do not stop the run.
     """
 
     def __init__(self, on_nan: str = "stop", remedy: str = REMEDY):
@@ -45,7 +45,7 @@ class NanGuard(Callback):
 
     def start(self, state: State) -> None:
         self.tensors: list[Tensor] = []
-        self.look(state)
+        self.check(state)
 
     def before_step(self, state: State, metrics: StepMetrics) -> None:
         watched = {"the loss": metrics.loss}
@@ -56,21 +56,21 @@ class NanGuard(Callback):
                 self.refuse(state, metrics, f"{what} is {value}")
 
     def after_step(self, state: State, metrics: StepMetrics) -> None:
-        if not self.look(state):
+        if not self.check(state):
             self.refuse(state, metrics, f"not finite after the step: {first_few(damaged(state), 3)}")
         if metrics.skipped:
             self.count_skipped(state, metrics)
         else:
             self.in_a_row = 0
 
-    def look(self, state: State) -> bool:
-        """Whether the numbers are finite. Those that are, and are not too many, are kept."""
+    def check(self, state: State) -> bool:
+        """Whether the numbers are finite; if so, and within `SNAPSHOT_LIMIT`, they are kept."""
         tensors: list[Tensor] = []
         trees = copied({name: part.state_dict() for name, part in state.parts.items()}, tensors)
-        if [*map(id, tensors)] != [*map(id, self.tensors)]:  # the optimizer makes its own in its first step
+        if [*map(id, tensors)] != [*map(id, self.tensors)]:  # the optimizer creates its tensors in its first step
             self.tensors, small = tensors, sum(tensor.nbytes for tensor in tensors) <= SNAPSHOT_LIMIT
-            self.rooms = (Snapshot(tensors), Snapshot(tensors)) if small else ()
-        spare = next((room for room in self.rooms if room is not self.good), None)
+            self.snapshots = (Snapshot(tensors), Snapshot(tensors)) if small else ()
+        spare = next((snapshot for snapshot in self.snapshots if snapshot is not self.good), None)
         if spare:
             spare.copy(state.step, trees)
         if finite := are_finite(state, spare.packed.values() if spare else trees[WEIGHTS].values()):
@@ -78,33 +78,33 @@ class NanGuard(Callback):
         return finite
 
     def count_skipped(self, state: State, metrics: StepMetrics) -> None:
-        """Says which steps the loss scaler skipped; raises NumericsError when it finds no scale."""
+        """Reports a step that the loss scaler skipped; raises NumericsError when it finds no scale."""
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         scale = state.accelerator.scaler.get_scale()
         why = "its gradients are too large for fp16"
-        events.info(f"step {state.step} changed nothing: {why} ({self.skipped} so far; scale now {scale:g})")
+        events.info(f"step {state.step} was skipped: {why} ({self.skipped} so far; scale now {scale:g})")
         if self.in_a_row == SKIPPED_IN_A_ROW:
             raise NumericsError(
-                f"{self.in_a_row} steps in a row changed nothing, their gradients too large for fp16 (last one: step "
-                f"{state.step}, pictures: {names(metrics)})\n    -> use --mixed_precision bf16 or no, or a lower learning_rate"
+                f"{self.in_a_row} steps in a row were skipped: their gradients are too large for fp16 (last one: step "
+                f"{state.step}, images: {names(metrics)})\n    -> use --mixed_precision bf16 or no, or a lower learning_rate"
             )
 
     def refuse(self, state: State, metrics: StepMetrics, what: str) -> NoReturn:
-        """Puts the state of the step before back, where it is not there any more, and raises SkipDraw or NumericsError."""
-        what += f" at step {metrics.step + 1} (pictures: {names(metrics)})"
+        """Restores the state of the step before if this step changed it, and raises SkipDraw or NumericsError."""
+        what += f" at step {metrics.step + 1} (images: {names(metrics)})"
         if not are_finite(state, tensors_of(state).values()):
             if self.good is None:
                 state.sound = False
                 raise NumericsError(f"{what}; the last checkpoint is kept\n    -> {self.remedy}")
-            self.good.put_back(state)
+            self.good.restore(state)
         if self.on_nan == "retry" and state.skipped_draws.count(state.step) < IN_A_ROW and len(state.skipped_draws) < IN_ALL:
-            events.info(f"{what}; step {metrics.step + 1} again with other draws, at half the learning rate")
+            events.info(f"{what}; repeating step {metrics.step + 1} with other draws, at half the learning rate")
             raise SkipDraw(what)
         raise NumericsError(f"{what}; the state of step {metrics.step} is kept\n    -> {self.remedy}")
 
 
 class Snapshot:
-    """Room for a state to go back to: one tensor for all of its tensors of one dtype and device, and a piece of it for each."""
+    """A copy of a state, to return to. The tensors of one dtype and device share one buffer; `pieces` are views into it."""
 
     def __init__(self, tensors: list[Tensor]):
         self.tensors: dict[Any, list[Tensor]] = defaultdict(list)
@@ -119,33 +119,33 @@ class Snapshot:
 
     @torch.no_grad()
     def copy(self, step: int, trees: dict[str, Any]) -> None:
-        """Keeps the state as it is now. trees: the state of each part, in containers that are copies already."""
+        """Copies the present state. trees: the state of each part, in containers that are copies already."""
         self.step, self.trees = step, trees
         for kind, tensors in self.tensors.items():
             torch._foreach_copy_(self.pieces[kind], tensors)
 
-    def put_back(self, state: State) -> None:
-        """Makes the state what it was, but for the draws that were skipped since: those stay skipped."""
+    def restore(self, state: State) -> None:
+        """Restores the state, except for the draws that were skipped since: they stay skipped."""
         state.step = self.step
         pairs = (pair for kind, same in self.tensors.items() for pair in zip(same, self.pieces[kind], strict=True))
-        copies = {id(tensor): piece.clone() for tensor, piece in pairs}  # a part may make them its own
+        copies = {id(tensor): piece.clone() for tensor, piece in pairs}  # a part may keep them
         for name, part in state.parts.items():
             if name != SKIPPED_DRAWS:
                 part.load_state_dict(replaced(self.trees[name], copies))
 
 
 def names(metrics: StepMetrics) -> str:
-    """The pictures of a step."""
+    """The images of a step."""
     return ", ".join(dict.fromkeys(metrics.names))
 
 
 def tensors_of(state: State) -> dict[str, Tensor]:
-    """All tensors of the state: those that learn, and what the optimizer keeps of each."""
+    """All tensors of the state: the trained ones, and the optimizer's state of each."""
     return dict(named_tensors({name: part.state_dict() for name, part in state.parts.items()}))
 
 
 def are_finite(state: State, tensors: Iterable[Tensor]) -> bool:
-    """Whether all numbers of these tensors are finite, and not so large that their squares are not, on every process."""
+    """Whether the norm of these tensors is finite on every process: so are all numbers in them, and their squares."""
     norm = get_total_norm([tensor.detach() for tensor in tensors if tensor.is_floating_point()])
     return bool(state.accelerator.gather(norm.float().to(state.accelerator.device)).isfinite().all())
 
@@ -157,7 +157,7 @@ def damaged(state: State) -> list[str]:
 
 
 def readable(name: str, state: State) -> str:
-    """The name of a tensor of the state; the optimizer numbers its parameters, which have names in the method."""
+    """The name of a tensor of the state, for messages. The optimizer only numbers its parameters; the method names them."""
     kept = f"{OPTIMIZER}/state/"
     if not name.startswith(kept):
         return name.removeprefix(f"{WEIGHTS}/")

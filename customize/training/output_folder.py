@@ -1,4 +1,4 @@
-"""The folder of a training run, claimed before the run starts: whether it is free, and what `overwrite_output_dir` removes."""
+"""Checks the folder of a training run before it starts, lists what `overwrite_output_dir` removes, and writes config.toml."""
 
 import os
 from collections.abc import Iterator
@@ -33,58 +33,58 @@ WRITTEN = (
     CONFIG, LOG, CARD, CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER, "learned_embeds*.safetensors", LORA, KOHYA_LORA,
     manifest.NAME, ABOUT,
 )  # fmt: skip
-"""What a run writes into its folder, as patterns, beside the files of a complete pipeline."""
+"""Patterns of the files that a run writes into its folder, without those of a complete pipeline."""
 
 
 def written() -> tuple[str, ...]:
-    """What a run writes into its folder, as patterns."""
+    """Patterns of all files that a run may write into its folder."""
     return (*WRITTEN, *specs.pipeline_files())
 
 
 def check(settings) -> Path:
-    """The run's folder. Raises InputError when it holds a run and nothing says what to do with it, when another process is
-    at work in it, when the user's files are where the run would write, or when it is none or cannot be written to."""
+    """The run's folder. Raises InputError when it contains a run and the settings neither resume nor overwrite it, when another
+    process is using it, when the user's files are where the run would write, or when it is no folder or not writable."""
     folder = run_folders.place(settings)
     check_place("output_dir", folder)
     lock.check(folder)
     record = ownership.Record(folder)
     for inner in (CHECKPOINTS, SAMPLES, WEIGHTS):
         if (folder / inner).is_dir():
-            os.listdir(folder / inner)  # raises where it may not be looked into
+            os.listdir(folder / inner)  # raises where it may not be listed
             check_place("output_dir", folder / inner)
     ours = record.files()
     blocking = in_its_place(settings, folder, record) if settings.resume_from_checkpoint else present(folder, record)
     names = first_few([path.relative_to(folder.absolute()).as_posix() for path in blocking])
-    again = "--resume_from_checkpoint latest goes on with it"
+    resume = "--resume_from_checkpoint latest resumes it"
     if blocking and settings.resume_from_checkpoint:
-        what = f"{folder} holds what the run would write over, and did not write or not so: {names}"
-        raise InputError(Problem("output_dir", what, "move it away, or start anew in another --output_dir"))
+        what = f"{folder} contains files that the run would overwrite but did not write, or that were changed since: {names}"
+        raise InputError(Problem("output_dir", what, "move them away, or start over in another --output_dir"))
     if blocking and ours:
-        what = f"{folder} holds a run already, and what is not of it where a run writes: {names}"
-        raise InputError(Problem("output_dir", what, f"{again}; for a new run name another folder, or move those files away"))
+        what = f"{folder} already contains a run, and other files where a run writes: {names}"
+        raise InputError(Problem("output_dir", what, f"{resume}; for a new run, name another folder or move those files away"))
     if blocking:
-        what = f"{folder} holds no run, but what a run would write over: {names}"
-        earlier = f"; if it is a run of an earlier version, {again}" if (folder / CONFIG).is_file() else ""
+        what = f"{folder} contains no run, but files that a run would overwrite: {names}"
+        earlier = f"; if it is a run of an earlier version, {resume}" if (folder / CONFIG).is_file() else ""
         raise InputError(Problem("output_dir", what, f"name another folder{earlier}"))
     if ours and not (settings.resume_from_checkpoint or settings.overwrite_output_dir):
         remedy = "add --resume_from_checkpoint latest, or --overwrite_output_dir, or name another --output_dir"
-        raise InputError(Problem("output_dir", f"{folder} holds a run already ({count_of(ours)})", remedy))
+        raise InputError(Problem("output_dir", f"{folder} already contains a run ({count_of(ours)})", remedy))
     name = os.path.normpath(settings.logging_dir)
     if name.startswith(".") or Path(name).name != name or any(fnmatch(name, pattern) for pattern in written()):
-        what = f'"{settings.logging_dir}" is no plain name for a folder of its own in output_dir'
-        raise InputError(Problem("logging_dir", what, "take one like logs"))
+        what = f'"{settings.logging_dir}" is not a plain, unused name for a folder in output_dir'
+        raise InputError(Problem("logging_dir", what, "use a name such as logs"))
     if problems := list(in_the_way(settings, folder, ours)) if settings.overwrite_output_dir else ():
         raise InputError(problems)
     return folder
 
 
 def count_of(files: list[Path]) -> str:
-    """How many files there are, in words."""
+    """The number of files, in words."""
     return f"{len(files)} file{'s' * (len(files) != 1)}"
 
 
 def removal(settings, folder: Path) -> str:
-    """What `overwrite_output_dir` will remove, in words; empty where there is nothing."""
+    """What `overwrite_output_dir` will remove, in words; empty if nothing."""
     if not settings.overwrite_output_dir or not (files := ownership.Record(folder).files()):
         return ""
     names = first_few([path.relative_to(folder.absolute()).as_posix() for path in files])
@@ -92,7 +92,7 @@ def removal(settings, folder: Path) -> str:
 
 
 def in_the_way(settings, folder: Path, ours: list[Path]) -> Iterator[Problem]:
-    """What the run reads and would remove, being told to overwrite."""
+    """The problems of files that the run reads, but `overwrite_output_dir` would remove."""
     doomed = [Path(os.path.realpath(path)) for path in ours]
     for name, line in table(type(settings)).items():
         if line.text in PATHS and name not in ("output_dir", "resume_from_checkpoint"):
@@ -101,17 +101,17 @@ def in_the_way(settings, folder: Path, ours: list[Path]) -> Iterator[Problem]:
                 path = Path(os.path.realpath(value))
                 read = [Path(os.path.realpath(path / part)) for part in written()] if line.text == "model" else [path]
                 if any(entry.is_relative_to(each) for each in [*read, path] for entry in doomed):
-                    what = f"{value} is what overwrite_output_dir would remove with the earlier run in {folder}"
+                    what = f"{value} would be removed by overwrite_output_dir with the earlier run in {folder}"
                     yield Problem(name, what, "move it, or name another --output_dir")
 
 
 def is_place(value: str | None) -> bool:
-    """Whether a setting names something on this disk, rather than nothing, the embedded model, or a name on the hub."""
+    """Whether the value of a setting is an existing local path: not None, the embedded model or a name on the hub."""
     return value not in (None, "demo") and os.path.exists(value)
 
 
 def present(folder: Path, record: ownership.Record) -> list[Path]:
-    """What is not ours in the folder where a run writes. The settings of a run go beside a config.toml that is not ours."""
+    """Files where a run writes that the program did not write. A foreign config.toml is allowed: settings are saved beside it."""
     found = []
     for path in sorted(path for pattern in written() if pattern != CONFIG for path in folder.glob(pattern)):
         inner = path.name in (CHECKPOINTS, SAMPLES, WEIGHTS) and path.is_dir()
@@ -121,19 +121,19 @@ def present(folder: Path, record: ownership.Record) -> list[Path]:
 
 
 def in_its_place(settings, folder: Path, record: ownership.Record) -> list[Path]:
-    """What is not ours in the folder under the names of the result that the run will have."""
+    """Files under the names of the run's result that the program did not write."""
     return [each for name in (manifest.NAME, ABOUT, *settings.result_files) for each in ownership.foreign(folder / name, record)]
 
 
 def config(settings) -> str:
-    """The settings that start the same run again, as TOML; whether to go on or to overwrite is asked anew each time."""
-    anew = ("overwrite_output_dir", "resume_from_checkpoint", "change_learning_rate")
-    kept = {name: value for name, value in settings.values().items() if name not in anew}
+    """The settings that start the same run again, as TOML, without those that must be given each time."""
+    each_time = ("overwrite_output_dir", "resume_from_checkpoint", "change_learning_rate")
+    kept = {name: value for name, value in settings.values().items() if name not in each_time}
     return type(settings)(**kept).to_toml()
 
 
 def write_config(settings, folder: Path) -> Path:
-    """Writes the settings into the folder, beside a config.toml that is the user's; returns the file that holds them."""
+    """Writes the settings into the folder, beside a config.toml of the user; returns the file written."""
     text, path = config(settings), folder / CONFIG
     with suppress(OSError):
         if path.read_bytes() == text.encode():

@@ -40,7 +40,7 @@ class Report:
 
 
 def run(settings, callbacks: "Sequence[Callback]" = ()) -> Path:
-    """Checks, then trains, or with `dry_run` reports what that would take; returns the run's folder."""
+    """Checks, then trains, or with `dry_run` reports what training would need; returns the run's folder."""
     folder, source, examples = check(settings)
     examples = with_lengths_for_the_hub(settings, source, examples)
     if removed := output_folder.removal(settings, folder):
@@ -107,17 +107,17 @@ def too_many_class_images(settings, examples: Examples) -> list[Problem]:
     if missing <= 0 or missing <= settings.max_images:
         return []
     what = f"{missing:,} class images would be generated, more than max_images = {settings.max_images:,}"
-    return [Problem("num_class_images", what, f"ask for fewer, or, if they are meant, add --max_images {missing}")]
+    return [Problem("num_class_images", what, f"reduce it, or add --max_images {missing}")]
 
 
 def check_class_folder(settings) -> None:
-    """Raises InputError where class images could not be written."""
+    """Raises InputError if class images could not be written."""
     if settings.class_folder:
         run_folder.check_place("class_data_dir", Path(settings.class_folder))
 
 
 def check_source(settings) -> Source:
-    """The located base model. Raises InputError where it cannot be trained, or knows a new word already."""
+    """The located base model. Raises InputError if it cannot be trained, or already knows a new word."""
     source = locate(
         settings.pretrained_model_name_or_path, revision=settings.revision, variant=settings.variant,
         prediction_type=settings.prediction_type,
@@ -136,8 +136,8 @@ def with_lengths_for_the_hub(settings, source: Source | None, examples: Examples
 
 
 def check_lengths(settings, source: Source, examples: Examples) -> Examples:
-    """Returns the examples with a note on captions and prompts that a text encoder does not read at once. Raises InputError
-    for those longer than it can read."""
+    """Returns the examples with a note on captions and prompts that the text encoder reads in several chunks. Raises InputError
+    for longer ones than it can read."""
     of_text: dict[str, list[str]] = {text: ["validation_prompt"] for text in sample_prompts(settings)}
     of_text |= {text: [name] for name, text in settings.prompts.items()}
     for example in examples.instances:

@@ -1,7 +1,7 @@
-"""The parts of a training state: what checkpoints hold, what the guard puts back, and what a resumed run must fit.
+"""The parts of a training state, which checkpoints hold, the NaN guard restores, and a resumed run is checked against.
 
-A further part (an average of the weights, say) is a class with the methods of `Resumable` and a line in `parts_of`; nothing
-else lists them.
+A further part (such as an average of the weights) is a class with the methods of `Resumable` and a line in `parts_of`;
+nothing else lists the parts.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,27 +15,27 @@ from customize.optim.optimizers import has_done, is_state_of
 from customize.storage.checkpoint import Checkpoint
 
 WEIGHTS, OPTIMIZER, SCALER, SKIPPED_DRAWS = "weights", "optimizer", "scaler", "left_out"
-"""Names of the parts, as they are in a checkpoint's state.json; the weights have a file of their own."""
+"""Names of the parts in a checkpoint's state.json; the weights are in a separate file."""
 
 
 class Resumable(Protocol):
-    """A part of the state. Its `state_dict` holds tensors, numbers, texts and None in dictionaries and lists."""
+    """A part of the state. Its `state_dict` holds tensors, numbers, strings and None in dictionaries and lists."""
 
     def state_dict(self) -> Any:
         """The state; tensors are those in use, not copies."""
         ...
 
     def load_state_dict(self, state: Any) -> None:
-        """Takes over what `state_dict` returned; the tensors may become the part's own."""
+        """Restores what `state_dict` returned; the tensors may be kept, not copied."""
         ...
 
     def faults(self, saved: Any, step: int) -> list[str]:
-        """Why `saved` cannot be the state of this part after `step` steps; empty where it can. None: nothing was saved."""
+        """Why `saved` cannot be the state of this part after `step` steps; empty if it can. saved: None if nothing was saved."""
         ...
 
 
 class TrainableWeights:
-    """The weights that a method learns."""
+    """The weights that a method trains."""
 
     def __init__(self, method: Method):
         self.method = method
@@ -57,7 +57,7 @@ class TrainableWeights:
 
 
 class OptimizerState:
-    """Moments and step counts. is_scaled: whether a loss scaler may skip steps, which are not counted then."""
+    """Moments and step counts. is_scaled: whether a loss scaler may skip steps, which the optimizer does not count."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, is_scaled: bool):
         self.optimizer, self.is_scaled = optimizer, is_scaled
@@ -94,7 +94,7 @@ class LossScaler:
 
 
 class SkippedDraws:
-    """The step at which a draw was skipped, once for each draw."""
+    """The step of each skipped draw."""
 
     def __init__(self):
         self.steps: list[int] = []
@@ -111,7 +111,7 @@ class SkippedDraws:
 
 
 def parts_of(method: Method, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> dict[str, Resumable]:
-    """Everything of a run that changes from step to step, in the order in which checkpoints list it."""
+    """Everything that changes from step to step, in the order in which checkpoints list it."""
     scaled: dict[str, Resumable] = {SCALER: LossScaler(scaler)} if scaler else {}
     return {
         WEIGHTS: TrainableWeights(method),
@@ -122,7 +122,7 @@ def parts_of(method: Method, optimizer: torch.optim.Optimizer, scaler: torch.amp
 
 
 def saved_parts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a checkpoint holds of each part."""
+    """The saved state of each part in a checkpoint."""
     return {SKIPPED_DRAWS: [], **checkpoint.state, WEIGHTS: checkpoint.learned}
 
 
@@ -138,7 +138,7 @@ def copied(tree: Any, tensors: list[Tensor]) -> Any:
 
 
 def replaced(tree: Any, by_id: Mapping[int, Tensor]) -> Any:
-    """The state with other tensors. by_id: the tensor to take for that of this `id`."""
+    """The state with other tensors. by_id: the replacement of each tensor, by the `id` of the original."""
     if isinstance(tree, dict):
         return {key: replaced(value, by_id) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):
@@ -147,7 +147,7 @@ def replaced(tree: Any, by_id: Mapping[int, Tensor]) -> Any:
 
 
 def named_tensors(tree: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a tree, with the keys that lead to it."""
+    """The tensors of a nested state, each with its path of keys."""
     if isinstance(tree, Tensor):
         yield name, tree
     elif isinstance(tree, dict | list | tuple):

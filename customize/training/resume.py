@@ -20,12 +20,13 @@ from customize.storage import checkpoint, run_folder
 from customize.training.resumable import OPTIMIZER, SKIPPED_DRAWS, Resumable, SkippedDraws, saved_parts
 from customize.weights import init_weights
 
-PICTURES, CLASS_PICTURES, BASE_FILES = "pictures", "class_pictures", "base model's files"
-NOT_COMPARED = {"versions", "changes", "run", PICTURES, CLASS_PICTURES}
+IMAGES, CLASS_IMAGES, BASE_FILES = "pictures", "class_pictures", "base model's files"
+"""Entries of the identity."""
+NOT_COMPARED = {"versions", "changes", "run", IMAGES, CLASS_IMAGES}
 """Entries of the identity that are not compared like settings."""
-TABLES = ("versions", PICTURES, CLASS_PICTURES)
+TABLES = ("versions", IMAGES, CLASS_IMAGES)
 BLOCKS, BLOCK = 64, 1 << 16
-ANEW = "start a new run in another --output_dir"
+START_OVER = "start a new run in another --output_dir"
 
 
 def identity(settings, source: Source, examples: Examples, num_processes: int) -> dict[str, Any]:
@@ -49,9 +50,9 @@ def identity(settings, source: Source, examples: Examples, num_processes: int) -
     versions = {name: version(name) for name in run_folder.VERSIONED}
     kept |= {"init_weights": init_weights.digest(settings)[:16]}
     about = {"method": settings.command, BASE_FILES: files, "num_processes": num_processes}
-    of_class = {CLASS_PICTURES: digests(examples.classes)}
+    of_class = {CLASS_IMAGES: digests(examples.classes)}
     return json.loads(
-        json.dumps({**kept, **about, PICTURES: images, **of_class, "versions": versions, "changes": [], "run": uuid4().hex})
+        json.dumps({**kept, **about, IMAGES: images, **of_class, "versions": versions, "changes": [], "run": uuid4().hex})
     )
 
 
@@ -76,8 +77,8 @@ def digests(examples: Sequence[Example]) -> dict[str, str]:
 
 
 def fingerprint(source: Source) -> str:
-    """A hash over the base model's files: the size of each and 64 blocks spread over it. It detects another model, though not
-    every changed byte. Empty for a model on the hub, which name and revision identify."""
+    """A hash of the base model's files: the size of each file and 64 blocks spread over it. It detects another model, but not
+    every changed byte. Empty for a model on the hub, which is identified by name and revision."""
     files = spec_of(source).files(source)
     digest = hashlib.sha256()
     for path in files:
@@ -93,7 +94,7 @@ def fingerprint(source: Source) -> str:
 def find_checkpoint(
     settings, folder: Path, same: dict[str, Any], say: Callable[[str], None], max_train_steps: int | None = None
 ) -> checkpoint.Checkpoint | None:
-    """The checkpoint to resume from, where the settings name one; changed learning rates are noted in `same`.
+    """The checkpoint to resume from, if the settings name one; changed learning rates are recorded in `same`.
 
     max_train_steps: the last step of the run. Raises InputError when the checkpoint belongs to another run or lies beyond.
     """
@@ -102,29 +103,29 @@ def find_checkpoint(
     checkpoints = folder / run_folder.CHECKPOINTS
     path = checkpoint.find(checkpoints, settings.resume_from_checkpoint, say)
     if path is None:
-        say("no checkpoint yet: starting at the beginning")
+        say("no checkpoint yet: starting from the beginning")
         return None
     found = checkpoint.load(path)
     earlier = found.state.get("identity")
     if not is_identity(earlier) or SkippedDraws().faults(saved_parts(found)[SKIPPED_DRAWS], found.step):
-        raise InputError(checkpoint.not_ours(path, "state.json does not tell which run it is of"))
+        raise InputError(checkpoint.not_ours(path, "state.json does not identify its run"))
     may_change = derived.RATES if getattr(settings, "change_learning_rate", False) else ()
     problems = differences(earlier, same, may_change)
     if max_train_steps is not None and found.step > max_train_steps:
-        what = f"is {max_train_steps}, and {path} is of step {found.step} already"
-        problems.append(Problem("max_train_steps", what, "set it higher, or go on from an earlier checkpoint"))
+        what = f"is {max_train_steps}, but {path} is of step {found.step}"
+        problems.append(Problem("max_train_steps", what, "set it higher, or resume from an earlier checkpoint"))
     changes = changed_rates(found, earlier, same) if may_change else []
-    problems += of_another_course(checkpoints, found.step) if changes else []
+    problems += later_checkpoints(checkpoints, found.step) if changes else []
     if problems:
         raise InputError(problems)
     same["run"] = earlier.get("run", same.get("run"))
     same["changes"] = [*earlier.get("changes", []), *changes]
     for _, name, was, now in changes:
-        say(f"note: {name} was {was!r} up to step {found.step}, is {now!r} from there on")
+        say(f"note: {name} was {was!r} up to step {found.step}, is {now!r} from then on")
     for name, now in same.get("versions", {}).items():
         if (before := earlier.get("versions", {}).get(name, now)) != now:
-            say(f"note: {name} was {before}, is {now} now: the last bits of what follows may differ")
-    say(f"going on after step {found.step} ({path})")
+            say(f"note: {name} was {before}, is {now} now: the last bits of the following steps may differ")
+    say(f"resuming after step {found.step} ({path})")
     return found
 
 
@@ -162,45 +163,43 @@ def fitting(found: checkpoint.Checkpoint, parts: Mapping[str, Resumable]) -> che
 
 
 def differences(earlier: dict[str, Any], now: dict[str, Any], may_change: Sequence[str] = ()) -> list[Problem]:
-    """The problems of settings, files and images that differ from the run to be resumed. may_change: settings that may differ."""
+    """The problems of settings, files and images that differ from the run to resume. may_change: settings that may differ."""
     names = earlier.keys() | now.keys()
-    if earlier.get("method") != now.get("method"):  # each has settings of its own
+    if earlier.get("method") != now.get("method"):  # each method has its own settings
         names = {"method", *(earlier.keys() & now.keys())}
     changed = sorted(name for name in names if earlier.get(name) != now.get(name) and name not in may_change)
     problems = [
-        Problem(name, f"was {earlier.get(name)!r} in the run to be resumed, is {now.get(name)!r} now", remedy(name))
+        Problem(name, f"was {earlier.get(name)!r} in the run to resume, is {now.get(name)!r} now", remedy(name))
         for name in changed
         if name not in (*NOT_COMPARED, BASE_FILES)
     ]
     if BASE_FILES in changed:
-        what = (
-            "are not those of the run to be resumed: it is another model, or it was changed, or an earlier version began the run"
-        )
-        problems.append(Problem(BASE_FILES, what, f"name the one that it was begun with, or {ANEW}"))
-    if PICTURES in changed:
-        problems += other_images("images and captions", earlier.get(PICTURES, {}), now.get(PICTURES, {}))
+        what = "differ from those of the run to resume: another model, a changed one, or a run started by an earlier version"
+        problems.append(Problem(BASE_FILES, what, f"name the base model that the run was started with, or {START_OVER}"))
+    if IMAGES in changed:
+        problems += other_images("images and captions", earlier.get(IMAGES, {}), now.get(IMAGES, {}))
     return problems + class_differences(earlier, now)
 
 
 def remedy(name: str) -> str:
     """The remedy for a setting that differs."""
     if name in derived.RATES:
-        return f"set it as it was, or add --change_learning_rate to go on with this one, or {ANEW}"
-    return f"set it as it was, or {ANEW}"
+        return f"set it as it was, or add --change_learning_rate to resume with the new one, or {START_OVER}"
+    return f"set it as it was, or {START_OVER}"
 
 
 def class_differences(earlier: dict[str, Any], now: dict[str, Any], complete: bool = False) -> list[Problem]:
     """The problems of class images that differ from the run's. complete: whether all exist; else missing ones are ignored."""
-    before, after = earlier.get(CLASS_PICTURES, {}), now.get(CLASS_PICTURES, {})
+    before, after = earlier.get(CLASS_IMAGES, {}), now.get(CLASS_IMAGES, {})
     if not complete and len(after) < len(before):
         before = {name: digest for name, digest in before.items() if name in after}
     return other_images("class_data_dir", before, after) if before != after else []
 
 
 def refuse_other_class_images(found: checkpoint.Checkpoint | None, same: dict[str, Any], of_class: Sequence[Example]) -> None:
-    """Notes the class images of the run, with those that were generated, in `same`. Raises InputError when a run that is
-    resumed had others."""
-    same[CLASS_PICTURES] = digests(of_class)
+    """Records the class images of the run, including generated ones, in `same`. Raises InputError if the run to resume had
+    others."""
+    same[CLASS_IMAGES] = digests(of_class)
     if found and (problems := class_differences(found.state["identity"], same, complete=True)):
         raise InputError(problems)
 
@@ -209,8 +208,8 @@ def other_images(where: str, before: dict[str, Any], after: dict[str, Any]) -> l
     """The problem of images that differ, by name."""
     names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     is_folder = where == "class_data_dir"
-    what = f"{'holds images that are' if is_folder else 'are'} not those of the run to be resumed: {first_few(names)}"
-    return [Problem(where, what, f"put them back, or {ANEW}")]
+    what = f"{'contains images that differ' if is_folder else 'differ'} from those of the run to resume: {first_few(names)}"
+    return [Problem(where, what, f"restore them, or {START_OVER}")]
 
 
 def changed_rates(found: checkpoint.Checkpoint, earlier: dict[str, Any], now: dict[str, Any]) -> list[list[Any]]:
@@ -218,8 +217,8 @@ def changed_rates(found: checkpoint.Checkpoint, earlier: dict[str, Any], now: di
     return [[found.step, name, earlier.get(name), now.get(name)] for name in derived.RATES if earlier.get(name) != now.get(name)]
 
 
-def of_another_course(folder: Path, step: int) -> list[Problem]:
+def later_checkpoints(folder: Path, step: int) -> list[Problem]:
     """The problem of later checkpoints, which `latest` would load although they used the learning rate before the change."""
     later = [path.name for path in checkpoint.every(folder) if path.name > checkpoint.name(step)]
-    what = f"changes the rate after step {step}, and {first_few(later, 3)} in {folder} went on with the earlier one"
-    return [Problem("change_learning_rate", what, "go on from latest, or move them away first")] if later else []
+    what = f"changes the learning rate after step {step}, but {first_few(later, 3)} in {folder} used the earlier one"
+    return [Problem("change_learning_rate", what, "resume from latest, or move them away first")] if later else []

@@ -1,4 +1,4 @@
-"""A training run from beginning to end: check, load, ask the frozen parts once, train, save, read back."""
+"""A training run from beginning to end: load, evaluate frozen networks once, train, save, verify the result."""
 
 import importlib.util
 import json
@@ -40,15 +40,15 @@ from customize.training.setup import RunContext
 from customize.training.validation import ValidationImages
 
 SMALL = 256 << 20
-"""Bytes of what learns up to which its weights are kept beside the sample images."""
+"""Bytes of trained weights up to which they are saved whenever sample images are generated."""
 About = Callable[[int], dict[str, str]]
-"""What a file of the weights of a step says of itself."""
+"""The metadata of the weights of a step."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run keeps of its loop: the method with its last weights, the sample images, the step that was reached, and why the
-    loop ended before the last one, if it did. began: the time of its beginning, of `time.perf_counter`."""
+    """The outcome of the loop: the method with its last weights, the sample images, the step reached, and the stop if the loop
+    ended early. began: its start, by `time.perf_counter`."""
 
     method: Method
     samples: ValidationImages
@@ -63,11 +63,10 @@ class Outcome:
 
 
 def run(settings, folder: Path, source: Source, examples: Examples, callbacks: Sequence[Callback] = ()) -> Path:
-    """Trains what the settings say and leaves the result in `folder`; what it is given has passed `preflight.check`.
+    """Trains, and saves the result in `folder`. The arguments have passed `preflight.check`.
 
-    Returns the folder of the first process, which is that of all.
-
-    callbacks: are called beside those of every run; what one of them raises ends the run with a checkpoint, `Stop` with a result.
+    callbacks: called after those of every run; an exception of one ends the run with a checkpoint, a `Stop` with a result.
+    Returns the folder of the first process, which all processes share.
     """
     check_machine(settings)
     accelerator = start_accelerator(settings, folder)
@@ -87,9 +86,9 @@ def run(settings, folder: Path, source: Source, examples: Examples, callbacks: S
         return folder
     for note in filter(None, (*examples.notes, small_images_note(examples.instances, context.resolution))):
         events.note(note)
-    with resources(for_memory(settings), "make room, then go on with --resume_from_checkpoint latest"), ExitStack() as claim:
+    with resources(for_memory(settings), "make room, then resume with --resume_from_checkpoint latest"), ExitStack() as claim:
         outcome = fit(context, folder, resume, same, callbacks, claim)
-        accelerator.free_memory()  # optimizer and gradients are not needed any more, nor are the cached latents
+        accelerator.free_memory()  # the optimizer, gradients and cached latents are no longer needed
         if accelerator.is_main_process:
             files = finish(settings, folder, family, outcome)
             outcome.samples.write_before_after(folder / run_folder.BEFORE_AFTER, examples.instances, outcome.result_step)
@@ -104,7 +103,7 @@ def fit(
     context: RunContext, folder: Path, resume: Checkpoint | None, same: dict[str, Any],
     further: Sequence[Callback], claim: ExitStack,
 ) -> Outcome:  # fmt: skip
-    """Prepares the method and runs the loop. The folder becomes this run's, which `claim` ends, when all is prepared."""
+    """Prepares the method and runs the loop. The folder is claimed once everything is prepared; `claim` releases it."""
     settings, accelerator, family = context.settings, context.accelerator, context.family
     setup = prepare(settings, context)
     method, dataset = setup.method, setup.dataset
@@ -116,9 +115,9 @@ def fit(
     expected = expected_time.of_a_run(context, expected_time.of_a_step(context, setup))
     events.summarize("prepared", summary.prepared(context, setup, expected))
     began = time.perf_counter()
-    has_steps = context.first_step < context.max_train_steps  # else a kill left only the result to be made, of no image drawn
+    has_steps = context.first_step < context.max_train_steps  # else a killed run lacks only its result
     probe = has_steps and Probe(method, dataset, accelerator.device, settings.train_batch_size, accelerator.autocast)
-    config_file = claim.enter_context(claimed(settings, folder, accelerator, resume, same))  # up to here nothing is written
+    config_file = claim.enter_context(claimed(settings, folder, accelerator, resume, same))  # nothing is written before this
     callbacks = callbacks_of(settings, config_file, context, method, samples, about, further)
     config = LoopConfig.of(settings, context.max_train_steps)
     state = train(config, method, dataset, callbacks, accelerator, learning_rates, resume, same)
@@ -136,14 +135,14 @@ def fit(
 
 
 def check_machine(settings) -> None:
-    """Raises InputError where fp16 is asked for and torch has no GPU for it; the rest was looked at by `preflight.check`."""
+    """Raises InputError for fp16 without a GPU, which only torch can tell; `preflight.check` has checked everything else."""
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     if problems := device.fp16_problem(settings.mixed_precision, "cuda" if has_gpu else "cpu"):
         raise InputError(problems)
 
 
 def start_accelerator(settings, folder: Path) -> Accelerator:
-    """Device, precision, processes and trackers."""
+    """Sets up device, precision, processes and trackers."""
     torch.backends.cuda.matmul.allow_tf32 = settings.allow_tf32
     return Accelerator(
         mixed_precision=settings.mixed_precision,
@@ -154,7 +153,7 @@ def start_accelerator(settings, folder: Path) -> Accelerator:
 
 
 def agreed(settings, folder: Path, accelerator: Accelerator) -> Path:
-    """The folder of the first process, for all of them: where it is numbered, only that one has made it."""
+    """The folder of the first process, for all processes: where it is numbered, only the first one has created it."""
     if accelerator.num_processes > 1:
         folder = Path(broadcast_object_list([str(folder)])[0])
         accelerator.project_configuration.set_directories(str(folder))
@@ -163,7 +162,7 @@ def agreed(settings, folder: Path, accelerator: Accelerator) -> Path:
 
 
 def trackers(settings) -> list[str]:
-    """The trackers to report to; "all" is those that are installed."""
+    """The trackers to report to; "all" means all installed ones."""
     if "all" in settings.report_to:
         return [name for name in ("tensorboard", "wandb") if importlib.util.find_spec(name)]
     return [name for name in settings.report_to if name != "none"]
@@ -171,9 +170,9 @@ def trackers(settings) -> list[str]:
 
 @contextmanager
 def claimed(settings, folder: Path, accelerator: Accelerator, resume: Checkpoint | None, same: dict[str, Any]) -> Iterator[Path]:
-    """Makes the folder this run's: an earlier run's files go when the settings say so, config.toml comes first.
+    """Claims the folder for this run: removes an earlier run if the settings say so, then writes config.toml.
 
-    Yields the file that holds the settings.
+    Yields the file with the settings.
     """
     config = folder / run_folder.CONFIG
     with run_folder.claimed(folder) if accelerator.is_main_process else nullcontext():
@@ -185,7 +184,7 @@ def claimed(settings, folder: Path, accelerator: Accelerator, resume: Checkpoint
         values = sharing.shared_settings(settings, names=True).items()
         plain = {name: value if isinstance(value, int | float | str) else str(value) for name, value in values}
         started = False
-        with optional_file("no trackers", Exception):
+        with optional_file("the trackers could not be started", Exception):
             accelerator.init_trackers("customize", config=plain, init_kwargs=tracker_options(resume, same))
             started = True
         if not started:
@@ -194,8 +193,8 @@ def claimed(settings, folder: Path, accelerator: Accelerator, resume: Checkpoint
 
 
 def tracker_options(resume: Checkpoint | None, same: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """How trackers go on: TensorBoard drops what an earlier part of the run logged after this step, Weights & Biases goes on
-    with the run of the same number."""
+    """Options with which trackers continue a resumed run: TensorBoard drops entries after the step it resumes from, Weights &
+    Biases continues the run with the same id."""
     purge_step = resume.step + 1 if resume else 0
     return {"tensorboard": {"purge_step": purge_step}, "wandb": {"id": same["run"], "resume": "allow"}}
 
@@ -204,7 +203,7 @@ def callbacks_of(
     settings, config: Path, context: RunContext, method: Method, samples: ValidationImages, about: About,
     further: Sequence[Callback],
 ) -> list[Callback]:  # fmt: skip
-    """The callbacks of a run, in call order. config: the file in the run's folder that holds the settings."""
+    """The callbacks of a run, in call order. config: the file in the run's folder with the settings."""
     folder = config.parent
     checkpoints = Checkpoints(
         folder / run_folder.CHECKPOINTS, settings.checkpointing_steps, settings.checkpoints_total_limit,
@@ -230,10 +229,10 @@ def weights_every(settings, context: RunContext, method: Method) -> int | None:
 
 
 def save_weights(folder: Path, method: Method, about: About) -> Callable[[State], None]:
-    """Saves the result so far into a folder of its own, to choose from."""
+    """Returns an action that saves the present weights like a result, in a subfolder per step."""
 
     def save(state: State) -> None:
-        what = f"no weights of step {state.step}"
+        what = f"the weights of step {state.step} could not be saved"
         if state.accelerator.is_main_process:
             with optional_file(what), new_folder(folder / checkpoint.name(state.step)) as unfinished:
                 method.save(unfinished, about(state.step))
@@ -243,7 +242,7 @@ def save_weights(folder: Path, method: Method, about: About) -> Callable[[State]
 
 
 def finish(settings, folder: Path, family: Family, outcome: Outcome) -> list[Path]:
-    """Saves the result, reads it back through the public loader, and only then puts it, with its card, in its place."""
+    """Saves the result, verifies it by loading it like a user, and only then moves it, with its model card, into the folder."""
     method, chosen = outcome.method.eval(), outcome.stop.weights if outcome.stop else None
     metadata = model_card.metadata(settings, method, family, outcome.result_step)
     with (
@@ -266,7 +265,7 @@ def finish(settings, folder: Path, family: Family, outcome: Outcome) -> list[Pat
 
 
 def upload(settings, folder: Path) -> None:
-    """Puts the run's result on the hub, without checkpoints and logs."""
+    """Uploads the run's result to the hub, without checkpoints and logs."""
     from huggingface_hub import HfApi
 
     api = HfApi(token=settings.hub_token)

@@ -33,7 +33,7 @@ DTYPES = {"no": torch.float32, "fp32": torch.float32, "fp16": torch.float16, "bf
 
 USUAL_VALIDATION_STEPS = 100
 LARGE = 200_000_000
-"""Parameters of a denoiser from which on a step takes about a minute without a GPU; Stable Diffusion's has 860 million."""
+"""Parameters of a denoiser above which a step takes about a minute without a GPU; Stable Diffusion's has 860 million."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,13 @@ class RunContext:
 
     @property
     def draws(self) -> range:
-        """The draws that the run may take: one per step, and as many more as may be skipped."""
+        """The draws that the run may use: one per step, and as many more as may be skipped."""
         most = IN_ALL if self.settings.on_nan == "retry" else self.skipped_draws
         return range(self.first_step + self.skipped_draws, self.max_train_steps + most)
 
     @cached_property
     def latents_cache(self) -> NoCache:
-        """The cache of encoded images that runs share."""
+        """The cache of encoded images, which several runs may share."""
         if self.settings.latents_cache_dir is None:
             return NoCache()
         folder = Path(self.settings.latents_cache_dir)

@@ -44,11 +44,11 @@ def prepared(context, training, seconds: float) -> Rows:
     """The rows before the first step. seconds: the expected time of the run."""
     settings, steps = context.settings, context.max_train_steps - context.first_step
     learned = sum(tensor.numel() for tensor in training.method.trainable_state_dict().values())
-    left = f" of {context.max_train_steps:,} that are left" if context.first_step else ""
-    learn = f"{units.count(learned, 'parameter')} learn{'s' * (learned == 1)}"
+    left = f" left of {context.max_train_steps:,}" if context.first_step else ""
+    parameters = f"{units.count(learned, 'trainable parameter')}"
     time = units.duration(seconds) if seconds < 1 else f"about {units.duration(seconds)}"
-    text = f"{units.count(steps, 'step')}{left}, batch size {context.global_batch}; {learn}; {time}"
-    yield "training", text + (" without a GPU: Ctrl-C stops it and saves" if context.is_slow else "")
+    text = f"{units.count(steps, 'step')}{left}, batch size {context.global_batch}; {parameters}; {time}"
+    yield "training", text + (" without a GPU: Ctrl-C saves and stops" if context.is_slow else "")
     yield "samples", samples(context, settings)
 
 
@@ -60,18 +60,20 @@ def samples(context, settings) -> str:
     every, last = context.validation_steps, context.max_train_steps
     shown = ", ".join(f'"{prompt}"' for prompt in prompts[:2]) + (f" and {len(prompts) - 2} more" if len(prompts) > 2 else "")
     tokens = settings.placeholders
-    left_out = f"; of the first {MOST_WORDS} of {len(tokens)} words" if are_made(settings) and len(tokens) > MOST_WORDS else ""
+    left_out = (
+        f"; only of the first {MOST_WORDS} of {len(tokens)} words" if are_made(settings) and len(tokens) > MOST_WORDS else ""
+    )
     each = units.count(number, "image") + (f" of each of {len(prompts)} prompts" if len(prompts) > 1 else "")
     return printable(f"{each} every {units.count(min(every, last), 'step')}: {shown}{left_out}")
 
 
 def saved(folder: Path, files: Sequence[Path], difference: float) -> Rows:
-    """The location of the result. difference: between its predictions, loaded again, and those of the weights in memory."""
+    """The location of the result. difference: of its predictions from those of the weights in memory."""
     whole = any(file.name == "model_index.json" for file in files)
     places = [folder / file.name for file in files]
     size = sum(file.stat().st_size for file in (folder.glob("*/*") if whole else places) if file.suffix == ".safetensors")
     where = f"{folder}, a complete pipeline in diffusers' layout" if whole else ", ".join(map(str, places))
-    yield "saved", printable(f"{where} ({units.size(size)}; read back: predictions differ by {difference:.1e})")
+    yield "saved", printable(f"{where} ({units.size(size)}; verified: predictions differ by {difference:.1e})")
 
 
 def finished(settings, folder: Path, files: Sequence[Path], source: Source, num_images: int, steps: int, seconds: float) -> Rows:
@@ -85,9 +87,9 @@ def finished(settings, folder: Path, files: Sequence[Path], source: Source, num_
 
 def next_rows(settings, folder: Path) -> Rows:
     """The images to look at, and the command that generates with the result."""
-    looks = [path for path in (folder / BEFORE_AFTER, folder / SAMPLES / "contact_sheet.png") if path.exists()]
-    if looks:
-        yield "look at", printable(" and ".join(map(str, looks)))
+    images = [path for path in (folder / BEFORE_AFTER, folder / SAMPLES / "contact_sheet.png") if path.exists()]
+    if images:
+        yield "look at", printable(" and ".join(map(str, images)))
     yield "next", command_line("infer.py", weights=folder, prompt=settings.default_validation_prompts[-1], num_images=4)
 
 

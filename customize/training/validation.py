@@ -1,4 +1,4 @@
-"""Sample pictures while a run goes on: the same prompts and seeds each time, the base model's in the first column."""
+"""Sample images during a run: the same prompts and seeds each time, with those of the base model in the first column."""
 
 import json
 import re
@@ -29,12 +29,12 @@ from customize.training.loop import State
 
 PROMPTS = "prompts.json"
 DAMAGE = (OSError, ValueError, SyntaxError, RecursionError, Image.DecompressionBombError)
-"""What is raised where a picture or a list of prompts cannot be read."""
-STEP, PICTURE = re.compile(r"step-([0-9]{6,})(?:-[0-9]+)?"), re.compile(r"[0-9]{3,}\.png")
+"""Errors raised for an image or a list of prompts that cannot be read."""
+STEP, IMAGE = re.compile(r"step-([0-9]{6,})(?:-[0-9]+)?"), re.compile(r"[0-9]{3,}\.png")
 
 
 class ConditionedPipeline(Pipeline):
-    """A pipeline that takes its conditioning from a method's `condition`, where the text encoder may be gone."""
+    """A pipeline that takes its conditioning from a method's `condition`, because the text encoder may be off the device."""
 
     def __init__(self, family: Family, condition: Condition):
         super().__init__(family)
@@ -45,7 +45,7 @@ class ConditionedPipeline(Pipeline):
 
 
 class ValidationImages:
-    """Draws `images` pictures of each of the prompts into a folder per step, and the sheet of all."""
+    """Generates `images` images of each prompt into a folder per step, and a contact sheet of all steps."""
 
     def __init__(self, settings, prompts: tuple[str, ...], family: Family, condition: Condition, folder: Path):
         self.settings, self.family, self.folder = settings, family, folder
@@ -63,12 +63,12 @@ class ValidationImages:
             for tracker in state.accelerator.trackers:
                 options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
                 arrays = {prompt: np.stack([np.asarray(image) for image in drawn]) for prompt, drawn in images.items()}
-                with optional_file(f"{tracker.name} takes no sample images", Exception):
+                with optional_file(f"{tracker.name} cannot log sample images", Exception):
                     tracker.log_images(arrays, step=state.step, **options)
         state.accelerator.wait_for_everyone()
 
     def draw_step(self, state: State, step: int) -> dict[str, list[Image.Image]]:
-        """Draws and keeps the images of the method's current weights, which are those of `step`; returns them by prompt."""
+        """Generates and saves images with the method's current weights, which are those of `step`; returns them by prompt."""
         state.method.eval()
         self.family.latents.to(state.accelerator.device)
         with state.accelerator.autocast():
@@ -76,12 +76,12 @@ class ValidationImages:
         self.family.latents.to("cpu")
         state.method.train()
         events.emit(events.ValidationImagesDrawn(step, images))
-        with optional_file(f"sample pictures of step {step} cannot be kept"):
-            self.keep(images, step)
+        with optional_file(f"sample images of step {step} cannot be saved"):
+            self.save(images, step)
         return images
 
     def draw(self, prompt: str) -> list[Image.Image]:
-        """The pictures of one prompt, of the seeds that follow the run's."""
+        """The images of one prompt, with the run's seed and the seeds after it."""
         seeds = range(self.settings.seed, self.settings.seed + self.images)
         settings = self.settings
         return self.pipeline.generate(
@@ -95,11 +95,11 @@ class ValidationImages:
             width=settings.resolution,
         )
 
-    def keep(self, pictures: dict[str, list[Image.Image]], step: int) -> None:
-        """Writes the pictures of a step and the sheet of all steps so far."""
+    def save(self, images: dict[str, list[Image.Image]], step: int) -> None:
+        """Writes the images of a step and the contact sheet of all steps so far."""
         with new_folder(self.folder / f"step-{step:06d}") as unfinished:
-            for row, picture in enumerate(picture for drawn in pictures.values() for picture in drawn):
-                picture.save(unfinished / f"{row:03d}.png")
+            for row, image in enumerate(image for drawn in images.values() for image in drawn):
+                image.save(unfinished / f"{row:03d}.png")
             (unfinished / PROMPTS).write_text(json.dumps(self.row_labels()), encoding="utf-8")
             manifest.write(unfinished)
         write_image(self.folder / "contact_sheet.png", self.sheet())
@@ -114,10 +114,10 @@ class ValidationImages:
         )
 
     def write_before_after(self, path: Path, examples: Sequence[Example], step: int) -> None:
-        """The training images, above the base model's images beside those of `step`; if any were drawn."""
+        """Writes the training images, above the base model's images beside those of `step`, if any were generated."""
         columns = self.columns()
         if columns and 0 not in columns:
-            events.note(f"no {path.name}: the base model's sample pictures are not there any more")
+            events.note(f"no {path.name}: the base model's sample images no longer exist")
         elif columns:
             step = step if step in columns else max(columns)
             rows = list(zip(self.row_labels(), columns[0], columns[step], strict=True))
@@ -126,36 +126,36 @@ class ValidationImages:
                     labels = f"before: {self.settings.start_label}", f"after {step:,} steps"
                     shown = [example.open() for example in examples[:8]]
                     write_image(path, before_after(shown, rows, of=len(examples), labels=labels))
-            except ResourceError as error:  # the run is done, and asks nothing of the pictures any more
+            except ResourceError as error:  # the run is done and does not depend on these images
                 events.note(f"no {path.name}: {error}")
 
     def columns(self) -> dict[int, list[Image.Image]]:
-        """The pictures drawn so far of the prompts as they are now, by step; those of a step that are damaged are left out."""
+        """The images generated so far from the present prompts, by step; a step with damaged images is left out."""
         found, damaged = {}, []
         for folder in sorted(path for path in self.folder.glob("step-*") if STEP.fullmatch(path.name)):
             try:
-                if (pictures := self.drawn(folder)) is not None:
-                    found[int(folder.name.split("-")[1])] = pictures
+                if (images := self.images_in(folder)) is not None:
+                    found[int(folder.name.split("-")[1])] = images
             except DAMAGE:
                 damaged.append(folder.name)
         if damaged and damaged != self.damaged:
-            events.note(f"left out, as sample pictures are missing or damaged in {self.folder}: {first_few(damaged)}")
+            events.note(f"not shown, because sample images are missing or damaged in {self.folder}: {first_few(damaged)}")
         self.damaged = damaged
         return found
 
-    def drawn(self, folder: Path) -> list[Image.Image] | None:
-        """The pictures of a step, None when they are of other prompts. Raises one of `DAMAGE` where some are missing."""
+    def images_in(self, folder: Path) -> list[Image.Image] | None:
+        """The images of a step, None if they are of other prompts. Raises one of `DAMAGE` if some are missing."""
         if json.loads(read_text(folder / PROMPTS, MIB)) != self.row_labels():
             return None
-        files = sorted(path for path in folder.glob("*.png") if PICTURE.fullmatch(path.name))
+        files = sorted(path for path in folder.glob("*.png") if IMAGE.fullmatch(path.name))
         if [file.stem for file in files] != [f"{row:03d}" for row in range(len(self.row_labels()))]:
-            raise ValueError(f"other pictures in {folder} than were drawn")
-        pictures = []
+            raise ValueError(f"{folder} does not contain the images that were generated")
+        images = []
         for file in files:
-            with regular_file(file) as stream, Image.open(stream, formats=["PNG"]) as picture:
-                pictures.append(picture.convert("RGB"))
-        return pictures
+            with regular_file(file) as stream, Image.open(stream, formats=["PNG"]) as image:
+                images.append(image.convert("RGB"))
+        return images
 
     def row_labels(self) -> list[str]:
-        """The prompt of each picture of a step."""
+        """The prompt of each image of a step."""
         return [prompt for prompt in self.prompts for _ in range(self.images)]
