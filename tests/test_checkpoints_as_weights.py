@@ -57,7 +57,7 @@ def test_a_checkpoint_predicts_what_the_run_did(kind, path, run):
     """The folder, its file, and the folder of a run that has no result yet."""
     folder, expected, prompt = run(kind)
     learned = find_learned(None, [(str(folder / path), 1.0)])
-    [output] = learned.described
+    [output] = learned.summaries
     assert "checkpoint of step 2, " in output and prompt.split()[-1] in output
     pipeline = load_pipeline(None, [(str(folder / path), 1.0)])
     torch.testing.assert_close(prediction_of(pipeline.family, prompt), expected, rtol=0, atol=1e-5)
@@ -92,17 +92,17 @@ def test_a_damaged_one_is_refused_and_an_earlier_one_taken_for_the_run(run, tmp_
     file.write_bytes(file.read_bytes()[:-1] + b" ")
     with pytest.raises(InputError, match="state.json has changed since it was written"):
         find_learned(None, [(str(file.parent), 1.0)])
-    assert "step 1" in find_learned(None, [(str(folder), 1.0)]).described[0]
+    assert "step 1" in find_learned(None, [(str(folder), 1.0)]).summaries[0]
     (folder / "checkpoints/step-000001/manifest.json").unlink()
-    with pytest.raises(InputError, match="no result yet, and none of its checkpoints is whole: step-000002, step-000001"):
+    with pytest.raises(InputError, match="no result yet, and none of its checkpoints is intact: step-000002, step-000001"):
         find_learned(None, [(str(folder), 1.0)])
 
 
 def test_whole_networks_have_no_scale_and_one_base(run, tiny_v):
     path = str(run("full")[0] / "checkpoints/step-000002")
-    with pytest.raises(InputError, match="is a whole network, which has no scale"):
+    with pytest.raises(InputError, match="is a fully trained network, which has no scale"):
         find_learned(None, [(path, 0.5)])
-    with pytest.raises(InputError, match="several whole networks"):
+    with pytest.raises(InputError, match="several fully trained networks"):
         find_learned(None, [(path, 1.0), (path, 1.0)])
 
 

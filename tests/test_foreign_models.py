@@ -299,7 +299,7 @@ def test_an_adapter_that_fits_not_at_all_partly_or_completely(adapter, tiny_epsi
         loaded = load_pipeline(str(tiny_epsilon), [(file, 1.0)])
         assert loaded.notes == () or loaded.notes == []
     save_file(smaller, file, metadata)  # of which the description says rank 4
-    with pytest.raises(InputError, match="what it says of itself does not fit its tensors: .* has rank 2, not 4"):
+    with pytest.raises(InputError, match="its configuration does not fit its tensors: .* has rank 2, not 4"):
         load_pipeline(str(tiny_epsilon), [(file, 1.0)])
 
 

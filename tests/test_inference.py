@@ -258,7 +258,7 @@ def test_the_base_model_is_the_one_that_the_weights_name(tiny_epsilon, tiny_v, t
     lost = embeddings(tmp_path / "lost.safetensors", tmp_path / "gone", {"<toy>": vectors(1)})
     with pytest.raises(InputError, match="which was not found"):
         load_pipeline(None, [(lost, 1.0)])
-    with pytest.raises(InputError, match="<toy> comes from"):
+    with pytest.raises(InputError, match="define <toy>"):
         find_learned("demo", [(first, 1.0), (lost, 1.0)])
 
 

@@ -154,16 +154,16 @@ def test_contradicting_settings_are_refused_by_name(earlier, others, tmp_path):
         ("lora", lora / "result", {"adapter": "none"}, "adapter: is 'none', where init_weights has 'lora'"),
         ("lora", lora / "result", {"use_dora": True}, "use_dora: is True, where init_weights has False"),
         ("lora", lora / "result", {"train_text_encoder": False}, "train_text_encoder: is false, where init_weights has weights"),
-        ("lora", lora / "result", {"lora_targets": ("to_q", "q_proj")}, "have no place in the adapter that is to learn"),
-        ("lora", words / "result", {}, "holds words, which train_dreambooth.py does not learn"),
-        ("textual_inversion", lora / "result", {}, "holds no embeddings"),
-        ("textual_inversion", full / "checkpoints/step-000002", {}, "holds no embeddings"),
+        ("lora", lora / "result", {"lora_targets": ("to_q", "q_proj")}, "tensors do not fit the adapter to be trained"),
+        ("lora", words / "result", {}, "contains words, which train_dreambooth.py does not train"),
+        ("textual_inversion", lora / "result", {}, "contains no embeddings"),
+        ("textual_inversion", full / "checkpoints/step-000002", {}, "contains no embeddings"),
         ("textual_inversion", words / "result", {"num_vectors": 3}, "num_vectors: is 3 of <new>, where init_weights has 2"),
         ("textual_inversion", words / "result",
          {"placeholder_token": ["<a>", "<b>"], "num_vectors": 2, "initializer_token": "dog"},
          "<a>, <b> is not in init_weights, which has <new>"),
-        ("full", full / "checkpoints/step-000002", {"adapter": "lora"}, "is a whole network, beside which an adapter"),
-        ("full", full / "result", {"pretrained_model_name_or_path": "demo"}, "init_weights is a whole model, too"),
+        ("full", full / "checkpoints/step-000002", {"adapter": "lora"}, "is a fully trained network; an adapter"),
+        ("full", full / "result", {"pretrained_model_name_or_path": "demo"}, "init_weights is a complete model, too"),
         ("lora", tmp_path / "none", {}, "init_weights: no file or folder"),
     ):  # fmt: skip
         assert output in refused(kind, others, run, path, **changes), output
@@ -186,9 +186,9 @@ def test_an_embedding_of_another_width_is_refused(others, tmp_path, tiny_epsilon
 
 def test_adapters_other_than_lora_are_refused(others, tmp_path):
     loha = {f"lora_unet_mid_block_attn.hada_w1_{each}": torch.randn(4, 4) for each in "ab"}
-    assert "adapter that is no LoRA" in refused("lora", others, tmp_path / "run", written(tmp_path / "loha", loha))
+    assert "an adapter other than a LoRA" in refused("lora", others, tmp_path / "run", written(tmp_path / "loha", loha))
     strange = {"unet.my.layer.lora_A.weight": torch.randn(4, 8), "unet.my.layer.lora_B.weight": torch.randn(8, 4)}
-    assert "modules that are not known here: unet.my.layer" in refused(
+    assert "an adapter of unknown modules: unet.my.layer" in refused(
         "lora", others, tmp_path / "run", written(tmp_path / "x", strange)
     )
 

@@ -156,7 +156,7 @@ def test_a_merged_lora_is_read_by_stock_and_by_us(tiny_epsilon, learned, tmp_pat
     ours = load_pipeline(None, [(file, 1.0)])
     assert_same_picture(ours, theirs, PROMPT)
     assert ours.trigger_words == ("sks",) and ours.family.name == tiny_epsilon.name
-    [line] = find_learned("demo", [(file, 1.0)]).described
+    [line] = find_learned("demo", [(file, 1.0)]).summaries
     assert line.endswith(f"adapter (merged), scale 1.0; trigger words: sks; learned on {tiny_epsilon.name}")
 
 

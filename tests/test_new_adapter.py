@@ -169,7 +169,9 @@ def test_a_merged_model_is_the_formula(folder, tiny_epsilon):
 
 def test_it_cannot_become_one_lora(status, folder):
     code, report = status["ia3"]["refused"]
-    assert code == 2 and f"merge: {folder}/ia3/{FILE} is an adapter that is no LoRA (IA3)\n      -> merge into a folder" in report
+    assert (
+        code == 2 and f"merge: {folder}/ia3/{FILE} is an adapter other than a LoRA (IA3)\n      -> merge into a folder" in report
+    )
     assert not (folder / "merged.safetensors").exists()
 
 

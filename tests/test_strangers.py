@@ -153,11 +153,11 @@ def test_the_base_is_found_by_the_run_that_the_weights_lie_in(tiny_epsilon, tmp_
     for path in (run, run / "learned_embeds.safetensors", run / "weights/step-000002"):
         assert find_learned(None, [(path, 1.0)]).base == str(tiny_epsilon)
     moved = shutil.copy(run / "learned_embeds.safetensors", tmp_path / "cat.safetensors")
-    with pytest.raises(InputError, match="was learned on tiny_epsilon, and where that lies is not known here"):
+    with pytest.raises(InputError, match="was learned on tiny_epsilon, whose location is not known"):
         find_learned(None, [(moved, 1.0)])
     assert find_learned(str(tiny_epsilon), [(moved, 1.0)]).base == str(tiny_epsilon)
     (run / "config.toml").write_text('pretrained_model_name_or_path = "/another/model"\n')
-    with pytest.raises(InputError, match="not known here"):
+    with pytest.raises(InputError, match="location is not known"):
         find_learned(None, [(run, 1.0)])
 
 

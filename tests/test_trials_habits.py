@@ -161,7 +161,7 @@ REFUSED = [
     refused("a folder where an image is wanted", f"{CAT} --image my_cat", "my_cat: is a folder, not an image", "my_cat/0.png"),
     refused("an image of another ending", f"{CAT} --image my_cat/0.jpg", "my_cat/0.jpg: does not exist", "my_cat/0.png"),
     refused("weights that are not there", f"{CAT} --weights runs/dog", "no file or folder runs/dog", "runs"),
-    refused("weights of images", f"{CAT} --weights my_cat", "my_cat holds no", "it contains 3 images"),
+    refused("weights of images", f"{CAT} --weights my_cat", "my_cat contains no", "it contains 3 images"),
     refused("a learned file as initializer", TI.replace("token cat", "token runs/learned_embeds.safetensors"),
             "--initializer_token", "known words to start from"),
     refused("a file of prompts as prompt", "infer --prompt prompts.txt", "--prompt", "words", None),

@@ -352,7 +352,7 @@ WRONG = {
     "another rate without a run": ("--change_learning_rate", "change_learning_rate: has no effect without a value for resume"),
     "a precision that is none": ("--save_precision fp8", "is not one of fp32, fp16, bf16"),
     "weights that are not there": ("--init_weights nowhere", "init_weights: no file or folder nowhere"),
-    "images for weights": ("--init_weights dog", "dog holds no"),
+    "images for weights": ("--init_weights dog", "dog contains no"),
     "an image for weights": ("--init_weights dog/0.png", "dog/0.png"),
     "a pickle for weights": ("--init_weights old.ckpt", "old.ckpt"),
     "a run that is not there": ("--resume_from_checkpoint step-000004", None),

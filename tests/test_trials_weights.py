@@ -121,7 +121,7 @@ def test_an_embedding_is_named_by_its_word_or_its_file(tiny_epsilon, tmp_path, t
     rows = {name: torch.randn(rows, 32) for name, rows in tensors.items()}
     save_file(rows, tmp_path / "my-toy.safetensors")
     learned = find_learned("demo", [(tmp_path / "my-toy.safetensors", 1.0)])
-    assert learned.trigger_words == (word,) and f"trigger words: {word};" in learned.described[0]
+    assert learned.trigger_words == (word,) and f"trigger words: {word};" in learned.summaries[0]
 
 
 def test_an_embedding_in_a_lora_file_is_loaded_with_it(tiny_epsilon, family, tmp_path):  # noqa: F811
@@ -133,7 +133,7 @@ def test_an_embedding_in_a_lora_file_is_loaded_with_it(tiny_epsilon, family, tmp
     assert ours.family.text_encoders[0].placeholders == {"mytoy": ("mytoy", "mytoy_1")} and ours.trigger_words == ("mytoy",)
     assert torch.equal(ours.family.text_encoder.get_input_embeddings().vectors[0], vectors)
     assert_equal(ours.family, changed_by_hand(family, file.changes))
-    assert "adapter and embeddings, 2 vectors" in find_learned("demo", [(path, 1.0)]).described[0]
+    assert "adapter and embeddings, 2 vectors" in find_learned("demo", [(path, 1.0)]).summaries[0]
 
 
 SAID = [
@@ -146,14 +146,14 @@ SAID = [
     pytest.param({"ss_tag_frequency": "{{{", "ss_base_model_version": "\x1b[31mfoo\nbar"},
                  "learned on \\x1b[31mfoo\\nbar", id="hostile metadata"),
     pytest.param({"ss_tag_frequency": '{"a": {"b": "c"}, "d": 4}', "ss_sd_model_name": "None"},
-                 "base model not told", id="odd metadata"),
+                 "base model unknown", id="odd metadata"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("metadata, words", SAID)
 def test_metadata_of_other_programs_files_are_reported(tmp_path, metadata, words):
     path = File().lora(UNET).write(tmp_path / "x.safetensors", metadata)
-    [line] = find_learned("demo", [(path, 1.0)]).described
+    [line] = find_learned("demo", [(path, 1.0)]).summaries
     assert words in line and line.isprintable()
 
 

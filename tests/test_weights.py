@@ -167,7 +167,7 @@ def test_metadata_use_the_keys_of_other_programs(tiny_epsilon, image_folder, tmp
     ):
         monkeypatch.setattr(type(family.text_encoders[0]), "width", width)
         family.scheduler.register_to_config(prediction_type=kind)
-        own = model_spec.described({}, family, "lora")
+        own = model_spec.entries({}, family, "lora")
         assert (
             tuple(own[f"{key}"] for key in ("modelspec.architecture", "ss_base_model_version", "modelspec.prediction_type"))
             == expected

@@ -27,7 +27,9 @@ class Adapter:
 
     def disabled(self, *networks: "nn.Module") -> AbstractContextManager:
         remedy = "use --adapter lora, or --prior_preservation images"
-        raise InputError(Problem("prior_preservation", "the base model is gone once all its weights learn", remedy))
+        raise InputError(
+            Problem("prior_preservation", "the base model's predictions are lost once all its weights are trained", remedy)
+        )
 
     def name_in_files(self, name: str, networks: Mapping[str, NetworkNames]) -> str:
         return name

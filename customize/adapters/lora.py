@@ -84,7 +84,7 @@ class Adapter(peft_layers.PeftAdapter):
     def name_in_files(self, name: str, networks: Mapping[str, NetworkNames]) -> str:
         is_of_diffusers = networks[name.partition(".")[0]].library == "diffusers"
         name = super().name_in_files(name, networks)
-        if is_of_diffusers:  # which names the magnitudes of a DoRA otherwise than transformers
+        if is_of_diffusers:  # diffusers and transformers name the magnitudes of a DoRA differently
             return name.replace("magnitude_vector.weight", "magnitude_vector")
         return name
 
@@ -141,13 +141,13 @@ class Adapter(peft_layers.PeftAdapter):
     def not_low_rank(self, names: Collection[str]) -> str:
         kinds = {parts[1] for name in names if (parts := split(name))}
         if {"magnitude", "dora_scale"} & kinds:
-            return "is a DoRA, which sets the length of whole weights: no sum of low ranks is the same"
+            return "is a DoRA, which rescales whole weights, so its change is not of low rank"
         others = kinds - {"A", "B", "alpha"}
-        return f"is more than a LoRA's two factors ({', '.join(sorted(others))})" if others else ""
+        return f"has more than the two factors of a LoRA ({', '.join(sorted(others))})" if others else ""
 
 
 def is_lora(tensors: "Mapping[str, Tensor]") -> bool:
-    """Whether a module's tensors are a LoRA as peft has it: A and B, and a DoRA's magnitude of output rows."""
+    """Whether a module's tensors are a LoRA that peft implements: A and B, and a DoRA's magnitude of output rows."""
     return {"A", "B"} <= tensors.keys() <= {"A", "B", "alpha", "magnitude", "bias"}
 
 
@@ -183,8 +183,8 @@ def alpha_of(module: str, tensors: "Mapping[str, Tensor]", description: Mapping[
     if "alpha" in tensors:
         return float(tensors["alpha"])
     rank = len(tensors["A"])
-    if (told := by_pattern(description.get("rank_pattern"), module, description.get("r", rank))) != rank:
-        what = f"what it says of itself does not fit its tensors: {module} has rank {rank}, not {told}"
+    if (stated := by_pattern(description.get("rank_pattern"), module, description.get("r", rank))) != rank:
+        what = f"its configuration does not fit its tensors: {module} has rank {rank}, not {stated}"
         raise InputError(Problem("weights", what, "get the file again"))
     alpha = by_pattern(description.get("alpha_pattern"), module, description.get("lora_alpha"))
     return rank if alpha is None else alpha

@@ -37,7 +37,7 @@ def settings_in(path: Path, header: Header, description: Mapping[str, Any], reco
     ends = {module: end_of(module) for module in ranks}
     strange = sorted(module for module, end in ends.items() if end is None)
     if not ranks or others or strange:
-        what = f"modules that are not known here: {first_few(strange, 3)}" if strange else "an adapter that is no LoRA"
+        what = f"an adapter of unknown modules: {first_few(strange, 3)}" if strange else "an adapter other than a LoRA"
         remedy = "name a LoRA, or merge it into the base model by infer.py --merge"
         raise InputError(Problem("weights", f"is {what}", remedy))
     rank, alpha = max(ranks.values()), description.get("lora_alpha")
@@ -126,10 +126,10 @@ def joined(
 
 
 def config_with(ranks: dict[str, int]) -> dict[str, Any]:
-    """peft's configuration of a LoRA with these ranks by module, each of which is also its alpha."""
+    """peft's configuration of a LoRA with these ranks by module; each alpha equals the rank."""
     from peft import LoraConfig
 
     most = max(ranks.values())
     own = {module: rank for module, rank in ranks.items() if rank != most}
-    made = LoraConfig(r=most, lora_alpha=most, target_modules=sorted(ranks), rank_pattern=own, alpha_pattern=dict(own))
-    return {name: sorted(value) if isinstance(value, set) else value for name, value in made.to_dict().items()}
+    config = LoraConfig(r=most, lora_alpha=most, target_modules=sorted(ranks), rank_pattern=own, alpha_pattern=dict(own))
+    return {name: sorted(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}

@@ -1,7 +1,7 @@
-"""How programs name the tensors of an adapter: from every layout to the modules of a base model's networks.
+"""How programs name the tensors of an adapter: maps the names of every layout to modules of a base model's networks.
 
-A tensor's name is a module's name in some spelling, then what it is beside that module. The spellings of a network are those
-of its family (`families.specs.network_names`); of Stable Diffusion:
+A tensor's name is a spelling of a module's name, followed by the kind of the tensor. A family defines the spellings of its
+networks (`families.specs.network_names`); those of Stable Diffusion:
 
     unet.mid_block.attentions.0.proj_in.lora_A.weight           diffusers (peft); text_encoder.text_model.encoder...
     unet.mid_block...attn1.processor.to_q_lora.down.weight      diffusers before 0.22
@@ -37,15 +37,15 @@ KINDS = {
         "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
     )},
 }  # fmt: skip
-"""What a tensor is, by how its name ends. magnitude: peft's of a DoRA, of output rows; dora_scale: of
-others, whose shape tells the axis; weight, bias: a difference as it stands."""
+"""The kinds of tensors, by the end of their names. magnitude: of a DoRA by peft, over output rows; dora_scale: of a DoRA by
+other programs, with the axis given by its shape; weight, bias: the change itself."""
 ENDS = re.compile("(?:" + "|".join(f"(?P<{kind}>{pattern})" for kind, pattern in KINDS.items()) + ")$")
 Place = tuple[str, str]
-"""A network, by the name of its folder, and the name of a module in it."""
+"""The folder name of a network, and the name of a module in it."""
 
 
 def split(name: str) -> tuple[str, str] | None:
-    """A tensor's name in two: a module's name in some spelling, and one of `KINDS`. None for any other name."""
+    """Splits a tensor's name into a spelling of a module's name and one of `KINDS`. None for any other name."""
     end = ENDS.search(name)
     return (name[: end.start()], str(end.lastgroup)) if end and end.start() else None
 
@@ -53,10 +53,10 @@ def split(name: str) -> tuple[str, str] | None:
 def sorted_out(
     tensors: Mapping[str, Held], modules: Mapping[str, Iterable[str]], names: Mapping[str, NetworkNames]
 ) -> tuple[dict[Place, dict[str, Held]], dict[tuple[Place, str], str]]:
-    """The tensors of a file by the module that they belong to and by what they are, and the name that each has in the file.
+    """The tensors of a file by module and kind, and the name of each in the file.
 
-    modules: the names of the modules of each network; names: what files call them. A tensor whose module is not there, or that
-    would take the place of another one, is in neither.
+    modules: the names of the modules of each network; names: their names in files. Both results leave out tensors of unknown
+    modules, and a second tensor for the same module and kind.
     """
     known = spellings(modules, names)
     return sorted_by(tensors, lambda name: (known.get(parts[0]), parts[1]) if (parts := split(name)) else (None, ""))
@@ -65,7 +65,7 @@ def sorted_out(
 def by_module(
     tensors: Mapping[str, Held], modules: Mapping[str, Iterable[str]], names: Mapping[str, NetworkNames]
 ) -> tuple[dict[Place, dict[str, Held]], dict[tuple[Place, str], str]]:
-    """As `sorted_out`, for kinds that have no spelling here: what a tensor is, is whatever follows the module in its name."""
+    """As `sorted_out`, for adapters of other kinds: the kind is whatever follows the module in a tensor's name."""
     known = spellings(modules, names)
 
     def place_and_kind(name: str) -> tuple[Place | None, str]:
@@ -79,7 +79,7 @@ def by_module(
 def sorted_by(
     tensors: Mapping[str, Held], place_and_kind: Callable[[str], tuple[Place | None, str]]
 ) -> tuple[dict[Place, dict[str, Held]], dict[tuple[Place, str], str]]:
-    """What `sorted_out` and `by_module` return. place_and_kind: of a tensor's name; no place: it belongs to no module."""
+    """The result of `sorted_out` and `by_module`. place_and_kind: of a tensor's name; the place is None for an unknown module."""
     found: dict[Place, dict[str, Held]] = {}
     names: dict[tuple[Place, str], str] = {}
     for name, tensor in tensors.items():
@@ -91,7 +91,7 @@ def sorted_by(
 
 
 def spellings(modules: Mapping[str, Iterable[str]], names: Mapping[str, NetworkNames]) -> dict[str, Place]:
-    """Every name that a file may have for each module. A name that two networks share is the first one's."""
+    """Every name that a file may use for each module. A name that two networks share belongs to the first."""
     known: dict[str, Place] = {}
     for network, own in modules.items():
         for name, module in names[network].in_files(list(own)):
@@ -100,6 +100,6 @@ def spellings(modules: Mapping[str, Iterable[str]], names: Mapping[str, NetworkN
 
 
 def network_of(name: str, names: Mapping[str, NetworkNames]) -> str | None:
-    """The network that a tensor belongs to as the longest prefix of its name tells; None where no network has such names."""
+    """The network that a tensor belongs to, by the longest matching prefix of its name; None if no prefix matches."""
     prefixes = [(prefix, network) for network, own in names.items() for prefix in own.prefixes if name.startswith(prefix)]
     return max(prefixes, key=lambda each: len(each[0]))[1] if prefixes else None

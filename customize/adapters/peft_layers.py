@@ -1,4 +1,4 @@
-"""What adapters made of peft's layers have in common. torch and peft are imported when they are needed.
+"""Shared code of adapters that use peft's layers. torch and peft are imported only when needed.
 
 W is a weight [out, in, ...] of the base model, inside one of peft's layers.
 """
@@ -27,10 +27,10 @@ NAME = "default"
 
 
 class PeftAdapter:
-    """The protocol `customize.adapters.Adapter` for one type of peft's adapters.
+    """Implements `customize.adapters.Adapter` for one type of adapter in peft.
 
-    A subclass sets `peft_type` and `config`. The defaults of `set_scale` and `delta_weight` call peft's own methods of a layer
-    and those of `factors` and `not_low_rank` say that there are none; override them where peft's layers differ.
+    A subclass sets `peft_type` and `config`. By default, `set_scale` and `delta_weight` call the methods of peft's layer,
+    and there are no low-rank `factors`; override these methods where peft's layers differ.
     """
 
     peft_type: str
@@ -52,8 +52,10 @@ class PeftAdapter:
         found = [present(network, [end for group in ends.values() for end in group]) for network in networks]
         unknown = [target for target, group in ends.items() if not any(set(group) & set(each) for each in found)]
         if unknown or not all(found):
-            remedy = f"name linear or convolution modules of each network that learns, or groups: {', '.join(presets)}"
-            raise InputError(Problem("lora_targets", f"{', '.join(unknown or settings.lora_targets)} is not there", remedy))
+            remedy = f"name linear or convolution modules of each trained network, or groups: {', '.join(presets)}"
+            raise InputError(
+                Problem("lora_targets", f"{', '.join(unknown or settings.lora_targets)} not found in the network", remedy)
+            )
         for network, target_modules in zip(networks, found, strict=True):
             config: Any = self.config(settings, target_modules)
             with torch.random.fork_rng(devices=[]):
@@ -73,7 +75,7 @@ class PeftAdapter:
                 layer.enable_adapters(True)
 
     def name_in_files(self, name: str, networks: Mapping[str, NetworkNames]) -> str:
-        """The name that diffusers gives it, without peft's name of the adapter."""
+        """The name in diffusers' layout, without peft's adapter name."""
         network, _, rest = re.sub(rf"\.{NAME}(?=\.|$)", "", name).partition(".")
         return networks[network].written(rest)
 
@@ -121,7 +123,7 @@ class PeftAdapter:
                 state |= {f"{module}.{places[kind][0]}": tensor.float() for kind, tensor in own.items()}
                 wrong -= {module}
         if wrong:
-            what = f"{', '.join(sorted(wrong)[:3])}: the tensors do not fit this base model or the file's own description"
+            what = f"{', '.join(sorted(wrong)[:3])}: the tensors do not fit this base model or the configuration in the file"
             raise InputError(Problem("weights", what, "load it with the base model that it was learned on"))
         network.load_state_dict(state, strict=False, assign=True)
 
@@ -143,7 +145,7 @@ class PeftAdapter:
     ) -> dict[str, Any]:
         """The recorded settings. Raises InputError if there are none."""
         if not recorded:
-            what = f"is an adapter ({self.peft_type}) that does not record how it was trained"
+            what = f"is an adapter ({self.peft_type}) without recorded settings"
             raise InputError(Problem("weights", what, "merge it into the base model by infer.py --merge"))
         return dict(recorded)
 
@@ -157,7 +159,7 @@ class PeftAdapter:
         return None
 
     def not_low_rank(self, names: Collection[str]) -> str:
-        return f"is an adapter that is no LoRA ({self.peft_type})"
+        return f"is an adapter other than a LoRA ({self.peft_type})"
 
 
 def present(network: "nn.Module", ends: Sequence[str]) -> list[str]:
@@ -206,15 +208,15 @@ def inject(network: "nn.Module", name: str, config: "Callable[[], PeftConfig]", 
     from peft import inject_adapter_in_model
 
     try:
-        vars(network).pop("peft_config", None)  # of an adapter loaded before, about which peft warns
+        vars(network).pop("peft_config", None)  # of an adapter loaded before; peft would warn
         inject_adapter_in_model(config(), network, adapter_name=name, **options)
-    except (TypeError, ValueError, AttributeError, KeyError) as error:  # newer versions of peft have more options
+    except (TypeError, ValueError, AttributeError, KeyError) as error:  # from a newer version of peft
         what = f"has a configuration that the installed peft does not know ({first_line(error)})"
-        raise InputError(Problem("weights", what, "update peft, or save it without its description")) from error
+        raise InputError(Problem("weights", what, "update peft, or save the adapter without its configuration")) from error
 
 
 def own_parameters(layer: "nn.Module", name: str) -> "dict[str, tuple[str, nn.Parameter]]":
-    """The parameters of one adapter in a layer, with their names there, by what they are called in files."""
+    """(name in the layer, parameter) of each parameter of one adapter, by its name in files."""
     mark = re.compile(rf"\.{re.escape(name)}(?=\.|$)")
     return {mark.sub("", place): (place, parameter) for place, parameter in layer.named_parameters() if mark.search(place)}
 

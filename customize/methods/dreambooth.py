@@ -25,8 +25,7 @@ from customize.methods.method import (
     captions_of,
     encoding_condition,
 )
-from customize.weights import init_weights
-from customize.weights.model_spec import described
+from customize.weights import init_weights, model_spec
 
 
 def prepare(settings: DreamBoothSettings, context: MethodContext) -> TrainingSetup:
@@ -100,7 +99,7 @@ class DreamBooth(DenoisingMethod):
 
     def save(self, folder: Path, metadata: dict[str, str]) -> list[Path]:
         if self.adapter.peft_type:
-            metadata = {**metadata, **described(metadata, self.family, self.settings.adapter)}
+            metadata = {**metadata, **model_spec.entries(metadata, self.family, self.settings.adapter)}
         return self.adapter.save(folder, self.family, metadata, self.settings)
 
 

@@ -21,8 +21,7 @@ from customize.methods.method import DenoisingMethod, MethodContext, TrainingSet
 from customize.methods.textual_inversion_settings import TextualInversionSettings
 from customize.printable import printable
 from customize.storage.tensor_files import save_tensors
-from customize.weights import init_weights
-from customize.weights.model_spec import described
+from customize.weights import init_weights, model_spec
 from customize.weights.weight_file import PLACEHOLDER
 
 
@@ -77,7 +76,7 @@ class TextualInversion(DenoisingMethod):
 
         Stock loaders read one placeholder per file.
         """
-        metadata = {**metadata, **described(metadata, self.family, "textual-inversion")}
+        metadata = {**metadata, **model_spec.entries(metadata, self.family, "textual-inversion")}
         saved = []
         for file, placeholder in zip(self.settings.result_files, self.trigger_words, strict=True):
             encoders = self.family.text_encoders

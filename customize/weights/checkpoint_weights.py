@@ -36,8 +36,8 @@ def weights_in(path: Path) -> Path:
             return each / checkpoint.LEARNED if is_checkpoint(each) else each
     if not candidates:
         return path
-    what = f"{path} has no result yet, and none of its checkpoints is whole: {first_few([each.name for each in candidates])}"
-    raise InputError(Problem(SETTING, what, "customize verify says what is wrong with each"))
+    what = f"{path} has no result yet, and none of its checkpoints is intact: {first_few([each.name for each in candidates])}"
+    raise InputError(Problem(SETTING, what, "customize verify reports what is wrong with each"))
 
 
 def has_result(folder: Path) -> bool:

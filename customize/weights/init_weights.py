@@ -1,7 +1,7 @@
-"""`--init_weights`: a new run begins with weights that were learned before, with other images, another rate.
+"""`--init_weights`: a new run starts from weights trained before, for example with other images or another learning rate.
 
-What the files tell of themselves (rank, targets, words) stands for the settings that are not given; those that are given must
-agree. torch is imported only where the weights are put in their place.
+Settings that are recorded in the files (rank, targets, words) are the defaults of the new run; settings that are given must
+agree with them. torch is imported only where the weights are copied.
 """
 
 import hashlib
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from customize.families.base import Family
 
 SETTING = "init_weights"
+LEAVE_OUT = "leave it out to use the value of the weights"
 
 
 def find(path: str, base: str | None = None) -> Learned:
-    """The weights at a path: as for infer.py's `weights`, one of them. base: the base model that is named, for weights that do
-    not tell where theirs lies. Raises InputError that names this setting."""
+    """The weights at a path, as infer.py's `weights` finds them. base: the given base model, for weights that do not name theirs.
+    Raises InputError that names this setting."""
     try:
         return find_learned(None, [(path, 1.0)])
     except InputError as error:
@@ -40,49 +41,49 @@ def find(path: str, base: str | None = None) -> Learned:
         raise InputError(renamed) from error
 
 
-def told(path: str, command: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that follow from the weights, for the command that trains on; given: those that are given. Raises InputError."""
+def implied_settings(path: str, command: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that follow from the weights, for this command. given: the settings given by the user. Raises InputError."""
     learned = find(path, given.get("pretrained_model_name_or_path"))
     found: dict[str, Any] = {"pretrained_model_name_or_path": learned.base} if learned.base else {}
     words = {word: file for file in learned.files for word in file.placeholders}
     adapters = [file for file in learned.files if file.is_adapter]
     if command == "train_textual_inversion.py":
         if adapters or learned.network or not words:
-            what = f"{path} holds no embeddings" if not words else f"{path} holds an adapter beside its words"
-            raise InputError(Problem(SETTING, what, "name a learned_embeds file, or train on with train_dreambooth.py"))
-        return found | told_of_words(words)
+            what = f"{path} contains no embeddings" if not words else f"{path} contains an adapter besides its words"
+            raise InputError(Problem(SETTING, what, "give a learned_embeds file, or continue with train_dreambooth.py"))
+        return found | settings_of_words(words)
     if words:
-        what = f"{path} holds words, which train_dreambooth.py does not learn"
-        raise InputError(Problem(SETTING, what, "train on with train_textual_inversion.py"))
+        what = f"{path} contains words, which train_dreambooth.py does not train"
+        raise InputError(Problem(SETTING, what, "continue with train_textual_inversion.py"))
     for file in adapters:
-        found |= told_of_adapter(file)
+        found |= settings_of_adapter(file)
     if adapters and (adapter := given.get("adapter", found["adapter"])) != found["adapter"]:
         what = f"is {adapter!r}, where {SETTING} has {found['adapter']!r}"
         raise InputError(Problem("adapter", what, "leave it out, or merge them into the base model by infer.py --merge"))
     return found
 
 
-def told_of_words(words: Mapping[str, LearnedFile]) -> dict[str, Any]:
-    """The words of embeddings, how many vectors each has, and where they began, as far as the files say."""
-    begun = dict[str, str]()
+def settings_of_words(words: Mapping[str, LearnedFile]) -> dict[str, Any]:
+    """The words of embeddings, their numbers of vectors, and their initializer tokens where the files record them."""
+    initializers = dict[str, str]()
     for file in words.values():
-        said = file.about.get("settings", {})
-        tokens, starts = (said.get(name) or () for name in ("placeholder_token", "initializer_token"))
+        recorded = file.about.get("settings", {})
+        tokens, starts = (recorded.get(name) or () for name in ("placeholder_token", "initializer_token"))
         if isinstance(tokens, list) and isinstance(starts, list) and starts:
-            begun |= dict(zip(tokens, starts * (len(tokens) if len(starts) == 1 else 1), strict=False))
+            initializers |= dict(zip(tokens, starts * (len(tokens) if len(starts) == 1 else 1), strict=False))
     counts = [rows(file, file.placeholders[word][0]) for word, file in words.items()]
-    starts = [begun.get(word, "thing") for word in words]
+    starts = [initializers.get(word, "thing") for word in words]
     return {"placeholder_token": [*words], "num_vectors": counts, "initializer_token": starts}
 
 
 def rows(file: LearnedFile, name: str) -> int:
-    """Vectors of an embedding."""
+    """The number of vectors of an embedding."""
     shape = file.header.tensors[name].shape
     return shape[0] if len(shape) == 2 else 1
 
 
-def told_of_adapter(file: LearnedFile) -> dict[str, Any]:
-    """Settings that follow from an adapter's tensors and metadata. Raises InputError."""
+def settings_of_adapter(file: LearnedFile) -> dict[str, Any]:
+    """The settings that follow from an adapter's tensors and metadata. Raises InputError."""
     name, recorded = file.adapter or "lora", file.about.get("settings", {})
     own = {key: recorded[key] for key in adapters.settings_of(name) if key in recorded} if recorded.get("adapter") == name else {}
     networks = specs.networks()
@@ -96,52 +97,49 @@ def told_of_adapter(file: LearnedFile) -> dict[str, Any]:
 
 
 def problems(settings) -> Iterator[Problem]:
-    """Given settings that the weights do not agree with."""
+    """The problems of given settings that contradict the weights."""
     if settings.init_weights is None:
         return
-    said = told(settings.init_weights, settings.command, settings.values())
-    learned, remedy = (
-        find(settings.init_weights, settings.pretrained_model_name_or_path),
-        "leave it out to have it as the weights are",
-    )
+    implied = implied_settings(settings.init_weights, settings.command, settings.values())
+    learned = find(settings.init_weights, settings.pretrained_model_name_or_path)
     base = settings.pretrained_model_name_or_path
     if not learned.files and not learned.network and base != learned.base:
-        what = f"is {base}, and {SETTING} is a whole model, too: {learned.base}"
-        yield Problem("pretrained_model_name_or_path", what, "keep one of the two")
+        what = f"is {base}, but {SETTING} is a complete model, too: {learned.base}"
+        yield Problem("pretrained_model_name_or_path", what, "give only one of the two")
     for name in ("use_dora", "use_rslora"):
-        if name in said and getattr(settings, name) != said[name]:
-            yield Problem(name, f"is {getattr(settings, name)!r}, where {SETTING} has {said[name]!r}", remedy)
-    if said.get("rank", 0) > getattr(settings, "rank", 0):
-        yield Problem("rank", f"is {settings.rank}, where {SETTING} has {said['rank']}", f"{remedy}, or give a higher one")
-    if said.get("train_text_encoder") and not settings.train_text_encoder:
-        yield Problem("train_text_encoder", f"is false, where {SETTING} has weights of the text encoder", remedy)
-    if "placeholder_token" in said:
-        yield from word_problems(settings, dict(zip(said["placeholder_token"], said["num_vectors"], strict=True)))
+        if name in implied and getattr(settings, name) != implied[name]:
+            yield Problem(name, f"is {getattr(settings, name)!r}, where {SETTING} has {implied[name]!r}", LEAVE_OUT)
+    if implied.get("rank", 0) > getattr(settings, "rank", 0):
+        yield Problem("rank", f"is {settings.rank}, where {SETTING} has {implied['rank']}", f"{LEAVE_OUT}, or set a higher one")
+    if implied.get("train_text_encoder") and not settings.train_text_encoder:
+        yield Problem("train_text_encoder", f"is false, where {SETTING} has weights of the text encoder", LEAVE_OUT)
+    if "placeholder_token" in implied:
+        yield from word_problems(settings, dict(zip(implied["placeholder_token"], implied["num_vectors"], strict=True)))
 
 
 def word_problems(settings, counts: Mapping[str, int]) -> Iterator[Problem]:
-    """Words that are not in the weights, and other numbers of vectors than they have."""
+    """The problems of words that the weights do not contain, and of other numbers of vectors."""
     tokens = settings.placeholder_token
-    wanted = settings.num_vectors * (len(tokens) if len(settings.num_vectors) == 1 else 1)
+    numbers = settings.num_vectors * (len(tokens) if len(settings.num_vectors) == 1 else 1)
     source = sources(tokens, counts)
     if not source:
         what = f"{first_few(tokens, 3)} is not in {SETTING}, which has {first_few([*counts], 3)}"
-        yield Problem("placeholder_token", what, "name one of its words")
-    for token, count in zip(tokens, wanted, strict=False):
+        yield Problem("placeholder_token", what, "use one of its words")
+    for token, count in zip(tokens, numbers, strict=False):
         if token in source and count != counts[source[token]]:
             what = f"is {count} of {token}, where {SETTING} has {counts[source[token]]}"
-            yield Problem("num_vectors", what, "leave it out to have it as the weights are")
+            yield Problem("num_vectors", what, LEAVE_OUT)
 
 
 def sources(tokens: tuple[str, ...], words: Mapping[str, Any]) -> dict[str, str]:
-    """The word of the weights from which each word to learn begins: that of its name; a single one may be called otherwise."""
+    """The word of the weights from which each new word starts: the one of the same name; a single word may be renamed."""
     if len(tokens) == len(words) == 1:
         return {tokens[0]: next(iter(words))}
     return {token: token for token in tokens if token in words}
 
 
 def digest(settings) -> str:
-    """A hash over what a run begins with; empty where it begins anew, or with a whole pipeline, which is its base model."""
+    """A hash of the initial weights of a run; empty without them, and for a complete pipeline, which is the base model."""
     if settings.init_weights is None:
         return ""
     learned, hashes = find(settings.init_weights, settings.pretrained_model_name_or_path), hashlib.sha256()
@@ -152,7 +150,7 @@ def digest(settings) -> str:
 
 
 def into_base(settings, family: "Family") -> None:
-    """Gives a base model the weights of a network that learned in full. Raises InputError where they do not fit."""
+    """Copies the weights of fully trained networks into a base model. Raises InputError where they do not fit."""
     if settings.init_weights is None or not (
         network := find(settings.init_weights, settings.pretrained_model_name_or_path).network
     ):
@@ -161,14 +159,14 @@ def into_base(settings, family: "Family") -> None:
     from customize.weights.load_weights import read_tensors
 
     if getattr(settings, "adapter", "none") != "none":
-        what = f"{network.path} is a whole network, beside which an adapter would fit no base model that others have"
-        remedy = "write it as a model by infer.py --merge FOLDER first, and name that as the base"
+        what = f"{network.path} is a fully trained network; an adapter trained on it would fit no published base model"
+        remedy = "save it as a model by infer.py --merge FOLDER first, and use that as the base model"
         raise InputError(Problem(SETTING, what, remedy))
-    put_into(family, network.path, read_tensors(network), "train on with the base model that it was learned on")
+    put_into(family, network.path, read_tensors(network), "use the base model that it was trained on")
 
 
 def words_of(settings) -> "dict[str, dict[str, Tensor]]":
-    """The tensors from which words begin, by placeholder and by name in the file, as `vectors_by_encoder` takes them."""
+    """The initial vectors of words, by placeholder and by name in the file, for `vectors_by_encoder`."""
     if settings.init_weights is None:
         return {}
     from customize.weights.load_weights import read_tensors
@@ -181,7 +179,7 @@ def words_of(settings) -> "dict[str, dict[str, Tensor]]":
 
 
 class IntoAdapter:
-    """Puts the adapter of `init_weights` into one that is about to learn. Made before that is attached, called after it."""
+    """Copies the adapter of `init_weights` into the one to be trained. Created before that is attached, called afterwards."""
 
     def __init__(self, settings, family: "Family"):
         from customize.weights.load_weights import read_tensors
@@ -194,7 +192,7 @@ class IntoAdapter:
                 self.files.append((file, *sort(read_tensors(file), modules, family.spec.networks)))
 
     def __call__(self, adapter: Adapter) -> None:
-        """Raises InputError for tensors that have no place in the adapter."""
+        """Raises InputError for tensors that do not fit the adapter."""
         for file, places, keys in self.files:
             missing = sorted(file.header.tensors.keys() - set(keys.values()))
             for part in dict.fromkeys(part for part, _ in places):
@@ -202,6 +200,6 @@ class IntoAdapter:
                 without = adapter.start_from(self.family.trainable[part], mine, adapter_description(file, part))
                 missing += [f"{part}.{module}" for module in without]
             if missing:
-                what = f"{file.path}: {len(missing)} have no place in the adapter that is to learn: {first_few(missing, 3)}"
-                remedy = "leave lora_targets out, and take the base model that it was learned on"
+                what = f"{file.path}: {len(missing)} tensors do not fit the adapter to be trained: {first_few(missing, 3)}"
+                remedy = "leave out lora_targets, and use the base model that it was trained on"
                 raise InputError(Problem(SETTING, what, remedy))

@@ -22,9 +22,9 @@ from customize.weights.weight_file import (
     LearnedFile,
     check_file,
     damaged,
-    described,
     files_of,
     read_about,
+    summary_line,
 )
 
 
@@ -49,17 +49,17 @@ class Learned:
         return tuple(dict.fromkeys([*own, *(word for file in files for word in file.trigger_words)]))
 
     @property
-    def described(self) -> list[str]:
+    def summaries(self) -> list[str]:
         """A line for a fine-tuned base and for each file: kind, trigger words, base model."""
         about = self.about_base
-        base = [described(self.base, "complete model", about, about.get("trigger_words", ()))] if about else []
-        return base + [file.described for file in (*filter(None, [self.network]), *self.files)]
+        base = [summary_line(self.base, "complete model", about, about.get("trigger_words", ()))] if about else []
+        return base + [file.summary for file in (*filter(None, [self.network]), *self.files)]
 
 
 def find_learned(base: str | None, weights: Sequence[tuple[str | Path, Scale]]) -> Learned:
     """Finds and checks learned weights, and the base model that they name where none is given.
 
-    weights: (path, scale) of .safetensors files, run folders, or complete pipeline folders (each a base of its own).
+    weights: (path, scale) of .safetensors files, run folders, or complete pipeline folders (each is a base model).
     Raises InputError with every problem found.
     """
     problems: list[Problem] = []
@@ -81,15 +81,15 @@ def find_learned(base: str | None, weights: Sequence[tuple[str | Path, Scale]]) 
             problems += error.problems
     if len(pipelines) + (base is not None) > 1:
         what = f"several base models: {', '.join([*([base] if base else []), *map(str, pipelines)])}"
-        problems.append(Problem(SETTING, what, "a complete model is a base of its own: give one only"))
+        problems.append(Problem(SETTING, what, "a complete model is a base model itself: give only one"))
     networks = [file for file in files if file.is_network]
     files = [file for file in files if not file.is_network]
     for file in networks:
         if file.scale != 1:
-            problems.append(Problem(SETTING, f"{file.path} is a whole network, which has no scale", "leave the scale out"))
+            problems.append(Problem(SETTING, f"{file.path} is a fully trained network, which has no scale", "leave it out"))
     if len(networks) > 1:
-        what = f"several whole networks: {', '.join(str(file.path) for file in networks)}"
-        problems.append(Problem(SETTING, what, "give one only"))
+        what = f"several fully trained networks: {', '.join(str(file.path) for file in networks)}"
+        problems.append(Problem(SETTING, what, "give only one"))
     problems += clashes(files)
     for file in (*networks, *files):
         find_base(file)
@@ -108,11 +108,11 @@ def find_learned(base: str | None, weights: Sequence[tuple[str | Path, Scale]]) 
 
 
 def base_of(base: str | None, pipelines: Sequence[Path], files: Sequence[LearnedFile]) -> tuple[str | None, list[Problem]]:
-    """The base model: the one that is given, a complete pipeline among the weights, or the one that files name."""
+    """The base model: the given one, a complete pipeline among the weights, or the one that the files name."""
     problems = [] if base else list(unknown_bases(files))
     named = {file.about["base_model"] for file in files if "base_model" in file.about}
     if not base and not pipelines and len(named) > 1:
-        remedy = "say which one to use with --pretrained_model_name_or_path"
+        remedy = "choose one with --pretrained_model_name_or_path"
         problems.append(Problem(SETTING, f"learned on different base models: {', '.join(sorted(named))}", remedy))
     return base or (str(pipelines[0]) if pipelines else next(iter(named), None)), problems
 
@@ -142,8 +142,8 @@ def unknown_bases(files: Iterable[LearnedFile]) -> Iterator[Problem]:
     for file in files:
         name = file.about.get("base_model") or "demo"
         if name != "demo" and "/" not in name and "\\" not in name and not os.path.exists(os.path.expanduser(name)):
-            what = printable(f"{file.path} was learned on {name}, and where that lies is not known here")
-            yield Problem(SETTING, what, "say where it is with --pretrained_model_name_or_path")
+            what = printable(f"{file.path} was learned on {name}, whose location is not known")
+            yield Problem(SETTING, what, "give its path with --pretrained_model_name_or_path")
 
 
 def clashes(files: Iterable[LearnedFile]) -> list[Problem]:
@@ -153,7 +153,7 @@ def clashes(files: Iterable[LearnedFile]) -> list[Problem]:
     for file in files:
         for placeholder in file.placeholders:
             if placeholder in origin:
-                what = f"{placeholder} comes from {origin[placeholder]} and from {file.path}"
+                what = f"both {origin[placeholder]} and {file.path} define {placeholder}"
                 problems.append(Problem(SETTING, what, "load one of them"))
             origin.setdefault(placeholder, file.path)
     return problems

@@ -63,7 +63,7 @@ def add_adapters(family: Family, files: Sequence[LearnedFile], partial: bool) ->
         raise InputError(problems)
     for layer in tuner_layers(*family.trainable.values()):
         layer.set_adapter(names)
-    for network in family.components.values():  # peft leaves its layers in training, with dropout
+    for network in family.components.values():  # peft leaves its layers in training mode, with dropout
         network.requires_grad_(False).eval()
     return loaded, notes
 
@@ -100,14 +100,14 @@ def add_adapter(networks: Networks, file: LearnedFile, name: str, partial: bool)
             changed[place[0]].append(networks.change(place, "bias", name, {"bias": terms["bias"]}))
         if place not in beside and terms.keys() - {"bias"}:
             changed[place[0]].append(networks.change(place, "weight", name, terms))
-    notes = [f"{file.path}: left out, as it does not fit this base model: {listed(left_out)}"] if left_out else []
+    notes = [f"{file.path}: ignored, because it does not fit this base model: {listed(left_out)}"] if left_out else []
     if fitting and all("alpha" in terms and float(terms["alpha"]) == 0 for terms in fitting.values()):
-        notes.append(f"{file.path}: every alpha in it is 0, so it changes nothing")
+        notes.append(f"{file.path}: every alpha is 0, so it changes nothing")
     return LoadedAdapter(adapter, networks.family, name, changed), notes
 
 
 def fits(module: nn.Module, terms: Terms) -> bool:
-    """Whether the tensors give a change of this module's parameters, and an alpha among them is a number."""
+    """Whether the tensors define a change of this module's parameters; an alpha must be a finite number."""
     if "alpha" in terms and (terms["alpha"].numel() != 1 or not math.isfinite(float(terms["alpha"]))):
         return False
     parameters = {name: parameter for name, parameter in module.named_parameters(recurse=False)}
@@ -140,5 +140,5 @@ def widths(networks: Networks, found: Mapping[Place, Terms]) -> str:
                 of_theirs, of_ours = (
                     f" ({spec.prompt_widths[width]})" if width in spec.prompt_widths else "" for width in (theirs, ours)
                 )
-                return f"; it reads prompts {theirs} wide{of_theirs}, this base model's are {ours}{of_ours}"
+                return f"; it needs prompt embeddings of width {theirs}{of_theirs}, this base model has {ours}{of_ours}"
     return ""

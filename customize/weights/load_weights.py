@@ -31,12 +31,12 @@ def read_tensors(file: LearnedFile) -> dict[str, Tensor]:
     broken = sorted(name for name, tensor in tensors.items() if not tensor.float().isfinite().all())
     if broken:
         what = f"{file.path}: NaN or infinity in {listed(broken)}"
-        raise InputError(Problem(SETTING, what, "the training went wrong: use earlier weights"))
+        raise InputError(Problem(SETTING, what, "the training diverged: use earlier weights"))
     return tensors
 
 
 def add_embeddings(family: Family, file: LearnedFile, tensors: dict[str, Tensor]) -> LoadedWords | None:
-    """Teaches the family the words of a file, each with its vectors [N, D]; None for a file without words. Raises InputError."""
+    """Adds the words of a file to the family, each with its vectors [N, D]; None for a file without words. Raises InputError."""
     if not file.placeholders:
         return None
     vectors = []

@@ -1,4 +1,4 @@
-"""Learned weights in the networks of a family: their scales can be set without loading anything again.
+"""Learned weights that are loaded into the networks of a family. Their scales can be changed without loading them again.
 
 N vectors of a word, D embedding width.
 """
@@ -17,10 +17,10 @@ from customize.weights.lycoris import Changed
 
 
 class Loaded(Protocol):
-    """What one file holds, in the networks."""
+    """The loaded contents of one file."""
 
     def set_scale(self, scale: Now) -> None:
-        """Makes it count so strongly."""
+        """Sets the scale of the contents."""
         ...
 
 
@@ -29,7 +29,7 @@ class LoadedAdapter:
 
     def __init__(self, adapter: Adapter, family: Family, name: str, changed: Mapping[str, Sequence[Changed]]):
         self.adapter, self.name = adapter, name
-        self.parts = [  # the denoiser's first
+        self.parts = [  # the denoiser first
             ([layer for layer in tuner_layers(network) if has_adapter(layer, name)], changed[part])
             for part, network in family.trainable.items()
         ]
@@ -58,7 +58,7 @@ class LoadedWords:
 
 @dataclass(frozen=True)
 class LoadedTogether:
-    """What one file holds of several kinds."""
+    """The loaded contents of one file with several kinds of weights."""
 
     members: tuple[Loaded, ...]
 
@@ -68,6 +68,6 @@ class LoadedTogether:
 
 
 def adapters_of(parts: Iterable[Loaded]) -> list[LoadedAdapter]:
-    """The adapters among what files hold, in the order of the files."""
+    """The adapters among the loaded files, in their order."""
     flat = [member for part in parts for member in (part.members if isinstance(part, LoadedTogether) else (part,))]
     return [each for each in flat if isinstance(each, LoadedAdapter)]

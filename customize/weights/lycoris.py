@@ -1,9 +1,9 @@
-"""Adapters that are a plain change of a weight, W + scale * dW: LoHa, LoKr, Tucker LoRA, differences, DoRA over input columns.
+"""Adapters that add a change to a weight, W + scale * dW: LoHa, LoKr, Tucker LoRA, differences, DoRA over input columns.
 
 W a weight [out, in, ...] of a network, dW of its shape; A [rank, in, ...], B [out, rank, ...], mid [rank, rank, ...] of a LoRA.
 
 LoHa: Hyeon-Woo et al. 2022, "FedPara"; LoKr, Tucker form, names and scales as in LyCORIS: Yeh et al. 2024, "Navigating
-Text-To-Image Customization"; DoRA: Liu et al. 2024, with the norm over the axis that the shape of its magnitude tells.
+Text-To-Image Customization"; DoRA: Liu et al. 2024, with the norm over the axis given by the shape of its magnitude.
 """
 
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ def factor(terms: Terms, rank: int | None) -> float:
 
 
 def lora(terms: Terms) -> Tensor:
-    """alpha / rank * B A, with a core between the two (Tucker) where there is `mid`."""
+    """alpha / rank * B A, with the core `mid` between the two if present (Tucker)."""
     down, up = terms["A"].float(), terms["B"].float()
     if "mid" in terms:
         joined = torch.einsum("or,rskl,si->oikl", up.flatten(1), terms["mid"].float(), down.flatten(1))
@@ -76,13 +76,13 @@ def lora(terms: Terms) -> Tensor:
 
 
 def hada(terms: Terms) -> Tensor:
-    """LoHa: alpha / rank * (w1_a w1_b) o (w2_a w2_b), each with a core where there is t1, t2."""
+    """LoHa: alpha / rank * (w1_a w1_b) o (w2_a w2_b), each with the core t1 or t2 if present."""
     first, second = (rebuilt(terms, f"hada_w{i}", f"hada_t{i}") for i in (1, 2))
     return factor(terms, len(terms["hada_w1_b"])) * first * second
 
 
 def lokr(terms: Terms) -> Tensor:
-    """LoKr: alpha / rank * w1 (x) w2, each whole or of two factors; whole ones have no rank."""
+    """LoKr: alpha / rank * w1 (x) w2, each a full matrix or two factors; full ones have no rank."""
     first, second = (rebuilt(terms, f"lokr_w{i}", f"lokr_t{i}") for i in (1, 2))
     ranks = [len(terms[name]) for name in ("lokr_w1_b", "lokr_w2_b") if name in terms]
     first = first.reshape(*first.shape, *[1] * (second.dim() - first.dim()))
@@ -90,7 +90,7 @@ def lokr(terms: Terms) -> Tensor:
 
 
 def rebuilt(terms: Terms, name: str, core: str) -> Tensor:
-    """A matrix given whole or as a b, a [out, rank] and b [rank, in]; with a core [rank, rank, ...] a is [rank, out]."""
+    """A matrix stored in full or as a b, a [out, rank] and b [rank, in]; with a core [rank, rank, ...] a is [rank, out]."""
     if name in terms:
         return terms[name].float()
     a, b = terms[f"{name}_a"].float(), terms[f"{name}_b"].float()
@@ -100,7 +100,7 @@ def rebuilt(terms: Terms, name: str, core: str) -> Tensor:
 
 
 def decomposed(base: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
-    """DoRA: m (W + dW) / ||W + dW||, the norm of each output's row; of each input's column where m is [1, in, ...]."""
+    """DoRA: m (W + dW) / ||W + dW||, with the norm of each output row, or of each input column if m is [1, in, ...]."""
     whole = base + delta
     if over_inputs(magnitude, base):
         norm = whole.transpose(0, 1).flatten(1).norm(dim=1).view(1, -1, *[1] * (base.dim() - 2))
@@ -134,4 +134,4 @@ FORMS = (
     ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "dora_scale"),
     ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2", "dora_scale"),
 )
-"""The kinds that can stand together."""
+"""The kinds that can occur together."""

@@ -23,7 +23,7 @@ LONGEST = 80
 FEW = 5
 
 
-def described(metadata: Mapping[str, str], family: "Family | None", kind: str) -> dict[str, str]:
+def entries(metadata: Mapping[str, str], family: "Family | None", kind: str) -> dict[str, str]:
     """The metadata of a result for other programs.
 
     metadata: of `model_card.metadata`; kind: an adapter, such as "lora", or "textual-inversion".
@@ -39,7 +39,7 @@ def described(metadata: Mapping[str, str], family: "Family | None", kind: str) -
 
 
 def read(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The metadata of a file of another program, as printable texts: base, title, trigger and tags, where they are given."""
+    """The metadata of a file of another program, as printable texts: base, title, trigger and tags, if present."""
     found: dict[str, Any] = {}
     version = metadata.get("modelspec.architecture") or metadata.get("ss_base_model_version") or ""
     if version:

@@ -10,12 +10,12 @@ from customize.printable import printable
 from customize.storage.safetensors_header import TensorInfo
 
 OTHER_BASE = ""
-"""Stands for the remedy of `other_base`, in the place of weights of a base model that no family here is for."""
+"""A placeholder for the remedy of `other_base`: weights of a base model that no family here supports."""
 MERGED = "merge it into its base model with the program that made it, and give that model as --pretrained_model_name_or_path"
-ELSEWHERE = "use it in a program that has it, such as ComfyUI"
+ELSEWHERE = "use it in a program that supports it, such as ComfyUI"
 
 SIGNATURES: Mapping[str, tuple[str, str]] = {
-    # kinds of adapters that are no sum of W and a change that can be read here
+    # adapters whose change of W cannot be read here
     r"\.oft_(blocks|diag|R)|\.boft_|oft_r\.": ("is an OFT, a rotation of weights", MERGED),
     r"\.on_input$|\.ia3_l": ("is an (IA)^3, a scale of activations", MERGED),
     r"\.[ab][12]\.weight$": ("is a GLoRA", MERGED),
@@ -35,7 +35,7 @@ SIGNATURES: Mapping[str, tuple[str, str]] = {
         "was learned on a transformer, such as Wan, Qwen-Image, Z-Image or PixArt", OTHER_BASE),
     r"^t5xxl$|^t5$": ("was learned on a model with T5, such as FLUX or Stable Diffusion 3", OTHER_BASE),
     r"^lora_prior_|^prior\.|^stage_[abc]\.": ("was learned on Stable Cascade or Würstchen", OTHER_BASE),
-    # what is no learned weight of this kind at all
+    # files that are neither adapters nor embeddings
     r"motion_modules\.|temporal_transformer": ("is a motion module of AnimateDiff", ELSEWHERE),
     r"^(image_proj|ip_adapter)\.": ("is an IP-Adapter", ELSEWHERE),
     r"^control_model\.|^controlnet_|^input_hint_block\.|^lora_controlnet": ("is a ControlNet", ELSEWHERE),
@@ -43,14 +43,14 @@ SIGNATURES: Mapping[str, tuple[str, str]] = {
     r"^\d+\.linear[12]?\.|^(320|640|768|1024|1280)\.\d": ("is a hypernetwork", ELSEWHERE),
     r"^model\.\d+\.(sub|weight)|^body\.\d+\.rdb|^conv_first\.": ("is an upscaler", ELSEWHERE),
     r"^(en|de)coder\.(down|up|mid|conv_in|mid_block|down_blocks|up_blocks)|^quant_conv\.": ("is a VAE", ELSEWHERE),
-    r"^(IN|OUT)\d\d$|^MID$": ("is an embedding with vectors of their own for each layer (XTI)", OTHER_BASE),
+    r"^(IN|OUT)\d\d$|^MID$": ("is an embedding with separate vectors for each layer (XTI)", OTHER_BASE),
 }  # fmt: skip
-"""A pattern in the names of tensors, what such a file is, and what to do. The first match is reported; one with `OTHER_BASE`
-only where no family claims the file (`FamilySpec.learned_on`)."""
+"""Patterns in the names of tensors, the kind of such a file, and the remedy. The first match is reported; one with
+`OTHER_BASE` only if no family claims the file (`FamilySpec.learned_on`)."""
 
 
 def unsupported(path: object, tensors: Mapping[str, TensorInfo]) -> Problem | None:
-    """The problem of a file that cannot be loaded into any base model; None where none is found."""
+    """The problem of a file that cannot be loaded into any base model; None if there is none."""
     is_known = any(spec.learned_on(tensors) for spec in specs.every())
     for pattern, (what, remedy) in SIGNATURES.items():
         search = re.compile(pattern).search
@@ -60,7 +60,7 @@ def unsupported(path: object, tensors: Mapping[str, TensorInfo]) -> Problem | No
 
 
 def other_base() -> str:
-    """What to do with weights of a base model that no family here is for."""
+    """The remedy for weights of a base model that no family here supports."""
     return f"give weights that were learned on {', or '.join(spec.title for spec in specs.every())}"
 
 

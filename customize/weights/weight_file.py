@@ -25,16 +25,16 @@ from customize.weights.signatures import is_adapter, unsupported
 
 SETTING = "weights"
 FLOATS = ("F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64")
-AGAIN = "_kohya"
-"""Ends the name of a file with the same weights as the one beside it, for other programs."""
+KOHYA_SUFFIX = "_kohya"
+"""Suffix of a file that holds the same weights as the one beside it, for other programs."""
 INTEGERS = ("U8", "I8", "I16", "I32", "I64")
 BASE_MARKS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conv_in.", "text_model.")
 UNNAMED = ("emb_params", "string_to_param.*", "string_to_param", "clip_l", "clip_g", "*")
 """Names of embedding tensors whose placeholder is the file's name."""
 BUNDLED = re.compile(r"bundle_emb\.(.+?)\.(?:string_to_param\.\*|[a-z0-9_]+)")
-"""An embedding beside others in one file, as A1111 and OneTrainer write it in an adapter's; its placeholder."""
+"""An embedding among others in one file, as A1111 and OneTrainer write it into adapters; group 1 is its placeholder."""
 PLACEHOLDER = "placeholder_token"
-"""Metadata: the word of an embedding whose tensors are named after the text encoders."""
+"""Metadata entry with the word of an embedding whose tensors are named after the text encoders."""
 PATTERNS = re.compile(r"(^|\.)(rank_pattern|alpha_pattern)$")
 NUMBERS = re.compile(r"(^|\.)(r|lora_alpha)$")
 MOST_REPEATS = 3
@@ -52,28 +52,28 @@ class LearnedFile:
     @property
     def adapter(self) -> str | None:
         """The adapter of `customize.adapters` that the file names as its own; None for a LoRA, whatever program wrote it."""
-        types = (str(value) for name, value in self.described_adapter.items() if name.endswith("peft_type"))
+        types = (str(value) for name, value in self.adapter_config.items() if name.endswith("peft_type"))
         return next((name for each in types if (name := adapters.by_peft_type().get(each, "lora")) != "lora"), None)
 
     @cached_property
-    def described_adapter(self) -> dict[str, Any]:
-        """peft's configuration of the file's adapter, as it is written for diffusers' loaders; empty where there is none."""
+    def adapter_config(self) -> dict[str, Any]:
+        """peft's configuration of the file's adapter, as written for diffusers' loaders; empty if there is none."""
         return json_object(self.header.metadata.get(ADAPTER_METADATA, "{}"))
 
     @property
     def is_adapter(self) -> bool:
-        """Whether it holds an adapter (LoRA and its relatives), with or without embeddings."""
+        """Whether it contains an adapter, with or without embeddings."""
         return is_adapter(self.header.tensors) or self.adapter is not None
 
     @property
     def is_network(self) -> bool:
-        """Whether it holds weights of whole networks, like the checkpoint of a run without an adapter."""
+        """Whether it contains fully trained networks, like the checkpoint of a run without an adapter."""
         denoisers = tuple(f"{name}." for name in specs.denoisers())
         return not self.is_adapter and any(name.startswith(denoisers) for name in self.header.tensors)
 
     @property
     def placeholders(self) -> dict[str, tuple[str, ...]]:
-        """For embeddings: the tensors of each placeholder, one per text encoder. Most programs keep it in the file's name."""
+        """For embeddings: the tensors of each placeholder, one per text encoder. Most programs use the file's name."""
         words: dict[str, tuple[str, ...]] = {}
         alone = None if self.is_adapter or self.is_network else self.header.metadata.get(PLACEHOLDER, self.path.stem)
         for name in () if self.is_network else self.header.tensors:
@@ -93,7 +93,7 @@ class LearnedFile:
         return tuple(dict.fromkeys([*own, *self.placeholders]))
 
     @property
-    def described(self) -> str:
+    def summary(self) -> str:
         """One line: kind, scale, trigger words and base model."""
         shapes = [self.header.tensors[name].shape for name, *_ in self.placeholders.values()]
         rows = sum(shape[0] if len(shape) == 2 else 1 for shape in shapes)
@@ -104,21 +104,21 @@ class LearnedFile:
             kind = f"checkpoint of step {self.about.get('steps', 'unknown')}, {kind}"
         others = {} if self.about else model_spec.read(self.header.metadata)
         words = self.trigger_words or filter(None, [others.get("trigger")])
-        line = described(self.path, kind, self.about, tuple(words), f", scale {self.scale}", others.get("base", ""))
+        line = summary_line(self.path, kind, self.about, tuple(words), f", scale {self.scale}", others.get("base", ""))
         return line + (f"; most frequent in its captions: {', '.join(others['tags'])}" if "tags" in others else "")
 
 
-def described(path: object, kind: str, about: dict[str, Any], words: Iterable[str], scale: str = "", base: str = "") -> str:
+def summary_line(path: object, kind: str, about: dict[str, Any], words: Iterable[str], scale: str = "", base: str = "") -> str:
     """One line on learned weights, from their metadata. base: the base model that a file of another program names."""
     method = f" ({about['method']})" if about.get("method") else ""
-    called = f"trigger words: {', '.join(map(str, words))}" if words else "trigger words not told"
+    triggers = f"trigger words: {', '.join(map(str, words))}" if words else "trigger words unknown"
     base = str(about.get("base_model") or base)
-    base = f"learned on {base}" if base else "base model not told"
-    return printable(f"{path}: {kind}{method}{scale}; {called}; {base}")
+    base = f"learned on {base}" if base else "base model unknown"
+    return printable(f"{path}: {kind}{method}{scale}; {triggers}; {base}")
 
 
 def is_plain_pattern(pattern: str) -> bool:
-    """Whether a text is a regular expression that peft may match with names of modules, and that cannot run for ever."""
+    """Whether a text is a regular expression that peft may safely match with names of modules: one that cannot run for ever."""
     repeats = sum(map(pattern.count, "*+{"))
     if len(pattern) > 300 or repeats > MOST_REPEATS or re.search(r"\)[*+?{]", pattern):
         return False
@@ -139,11 +139,13 @@ def files_of(path: Path) -> list[Path]:
         )
     files = sorted([*path.glob("learned_embeds*.safetensors"), *path.glob("pytorch_lora_weights*.safetensors")])
     files = [
-        file for file in files if not file.stem.endswith(AGAIN) or file.with_stem(file.stem.removesuffix(AGAIN)) not in files
+        file
+        for file in files
+        if not file.stem.endswith(KOHYA_SUFFIX) or file.with_stem(file.stem.removesuffix(KOHYA_SUFFIX)) not in files
     ]
     if not files:
         pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
-        what = f"{path} holds no learned_embeds*.safetensors and no pytorch_lora_weights.safetensors"
+        what = f"{path} contains no learned_embeds*.safetensors and no pytorch_lora_weights.safetensors"
         remedy = f"convert {pickles[0]} to .safetensors first" if pickles else missing_path.weights_remedy(path)
         raise InputError(Problem(SETTING, what, remedy))
     return files
@@ -152,7 +154,7 @@ def files_of(path: Path) -> list[Path]:
 def check_file(path: Path, scale: Scale) -> LearnedFile:
     """Checks the header of a weight file. Raises InputError where it is damaged, or of a kind that cannot be loaded."""
     if path.suffix in PICKLES:
-        remedy = "convert it to .safetensors: a pickle can run any program when it is opened"
+        remedy = "convert it to .safetensors: a pickle can run any code when it is opened"
         raise InputError(Problem(SETTING, f"{path} is a pickle, which is not opened", remedy))
     header = read_header(path)
     file = LearnedFile(path, scale, header, about(header, path))
@@ -160,7 +162,7 @@ def check_file(path: Path, scale: Scale) -> LearnedFile:
     integers = {name for name, info in header.tensors.items() if name.endswith(".alpha") and info.dtype in INTEGERS}
     wrong = sorted(name for name, info in header.tensors.items() if info.dtype not in FLOATS and name not in integers)
     if wrong and not problems:
-        what = f"{path}: {listed(wrong)} hold {header.tensors[wrong[0]].dtype}, not floating point numbers"
+        what = f"{path}: {listed(wrong)} contain {header.tensors[wrong[0]].dtype}, not floating point numbers"
         problems.append(Problem(SETTING, what, "give a file in float32, float16 or bfloat16"))
     if not problems and not file.is_network and not (file.is_adapter and not file.placeholders):
         shapes = [header.tensors[name].shape for names in file.placeholders.values() for name in names]
@@ -168,10 +170,12 @@ def check_file(path: Path, scale: Scale) -> LearnedFile:
             remedy = "give it as --pretrained_model_name_or_path"
             problems.append(Problem(SETTING, f"{path} is a base model, not learned weights", remedy))
         elif faults := [f"{word[:80]!r} {fault}" for word in file.placeholders if (fault := text_fault("placeholder", word))]:
-            remedy = "rename the file" if set(UNNAMED) & header.tensors.keys() else "call it otherwise where it is made"
+            remedy = (
+                "rename the file" if set(UNNAMED) & header.tensors.keys() else "rename the word in the program that made the file"
+            )
             problems.append(Problem(SETTING, printable(f"{path}: the word {faults[0]}"), remedy))
         elif not shapes or not all(len(shape) in (1, 2) and min(shape) > 0 for shape in shapes):
-            what = f"{path} holds neither embeddings nor an adapter: {listed(sorted(header.tensors)) or 'nothing'}"
+            what = f"{path} contains neither embeddings nor an adapter: {listed(sorted(header.tensors)) or 'nothing'}"
             problems.append(Problem(SETTING, what, "give the learned_embeds or pytorch_lora_weights file of a run"))
     if problems:
         raise InputError(problems)
@@ -204,7 +208,7 @@ def about(header: Header, path: Path) -> dict[str, Any]:
 
 def adapter_description(file: LearnedFile, part: str) -> dict[str, Any]:
     """peft's configuration of the file's adapter of one network, by the name of its folder; empty where there is none."""
-    metadata = file.described_adapter
+    metadata = file.adapter_config
     own = {name.removeprefix(f"{part}."): value for name, value in metadata.items() if name.startswith(f"{part}.")}
     return own if any(map(of_network, metadata)) else metadata  # of a single network, as its save_lora_adapter writes it
 

@@ -55,7 +55,7 @@ def _of_training(model: type[Settings], values: Mapping[str, Any]) -> dict[str, 
     if path := _path(values, "init_weights"):
         from customize.weights import init_weights
 
-        values = {**init_weights.told(path, model.command, values), **values}
+        values = {**init_weights.implied_settings(path, model.command, values), **values}
     return dict(values)
 
 

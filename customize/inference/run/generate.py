@@ -50,7 +50,7 @@ class PipelineCache:
         )  # fmt: skip
         self.scales = settings.weights_and_scales
         self.facts = facts(self.pipeline.family.name, self.pipeline.weights.files)
-        for line in find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales).described:
+        for line in find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales).summaries:
             events.info(line)
         notes, words = list(self.pipeline.notes), self.pipeline.trigger_words
         if words and not calls_learned([*settings.prompt, settings.negative_prompt], words):

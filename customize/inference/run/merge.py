@@ -18,8 +18,8 @@ from customize.storage.atomic import new_folder
 from customize.storage.disk import make_folder
 from customize.storage.resources import resources
 from customize.storage.untrusted_files import PICKLES
+from customize.weights import model_spec
 from customize.weights.learned_weights import Learned, find_learned
-from customize.weights.model_spec import described
 
 if TYPE_CHECKING:
     from customize.families.base import Family
@@ -48,7 +48,7 @@ def run(settings: InferenceSettings) -> None:
         pipeline = load_pipeline(
             settings.pretrained_model_name_or_path, settings.weights_and_scales, partial=settings.partial_weights, **options
         )
-        for line in learned.described:
+        for line in learned.summaries:
             events.info(line)
         for note in pipeline.notes:
             events.note(note)
@@ -171,4 +171,4 @@ def write_adapter(target: Path, pipeline: "Pipeline", said: dict[str, str], kohy
     tensors, own = lora_files.joined(changes, pipeline.family.spec.networks, kohya)
     make_folder(target.parent)
     with ownership.recording(target.parent):
-        save_tensors(target, tensors, {**said, **described(said, pipeline.family, "lora"), **own})
+        save_tensors(target, tensors, {**said, **model_spec.entries(said, pipeline.family, "lora"), **own})
