@@ -39,7 +39,9 @@ class StepResult:
 
 
 Correct = Callable[[Tensor, StepResult], Tensor]
-"""(latents [B, C, H, W] after a step, its result) -> the latents for the next step."""
+"""(latents [B, C, H, W] after a step, its result) -> the latents for the next step, both in the solver's scaling.
+
+The solver's step is done; an `Estimate` changes the predicted clean latents before it."""
 
 
 def unchanged(next_latents: Tensor, result: StepResult) -> Tensor:
