@@ -67,8 +67,8 @@ def test_autoencoders_in_one_file_arrive_bit_equal(sd15, small_configs, tmp_path
 @pytest.mark.parametrize(("make", "words"), [
     (lambda folder: folder / "none", "does not exist"),
     (lambda folder: (folder / "vae.ckpt").write_bytes(b"x") and folder / "vae.ckpt", "is a pickle"),
-    (lambda folder: (folder / "vae.txt").write_bytes(b"x") and folder / "vae.txt", "is no .safetensors file"),
-    (lambda folder: folder, "holds no config.json"),
+    (lambda folder: (folder / "vae.txt").write_bytes(b"x") and folder / "vae.txt", "is not a .safetensors file"),
+    (lambda folder: folder, "contains no config.json"),
     (lambda folder: save_file({"lora_x": torch.zeros(1)}, folder / "x.safetensors") or folder / "x.safetensors", "no auto"),
     (lambda folder: save_file({"encoder.down.0.x": torch.zeros(1), "decoder.conv_in.weight": torch.zeros(8, 16, 3, 3)},
                               folder / "flux.safetensors") or folder / "flux.safetensors", "16 latent channels"),
@@ -84,7 +84,7 @@ def test_invalid_autoencoders_are_refused_before_the_model_loads(make, words, tm
 def test_an_autoencoder_of_another_scale_is_refused(tiny_epsilon, tmp_path):
     vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4)
     vae.save_pretrained(tmp_path / "vae")
-    with pytest.raises(InputError, match="of 1/1 the size, the base model.s own of 4 channels of 1/2"):
+    with pytest.raises(InputError, match="of 1/1 the size, the base model.s own autoencoder of 4 channels of 1/2"):
         load_pipeline(str(tiny_epsilon), vae=str(tmp_path / "vae"))
     (tmp_path / "vae/config.json").write_text(json.dumps({"_class_name": "VQModel"}))
     with pytest.raises(InputError, match="'VQModel', not an AutoencoderKL"):

@@ -173,5 +173,5 @@ def test_an_initializer_is_a_phrase_of_at_least_one_token(tiny_epsilon):
     toy, dog = family.tokenizer("toy dog", add_special_tokens=False).input_ids
     assert family.text_encoders[0].initial_vectors("toy dog", 3).equal(table[[toy, dog, toy]])
     for words in ("", " ", "\u00a0", "\t\n"):
-        with pytest.raises(InputError, match="holds no token"):
+        with pytest.raises(InputError, match="contains no token"):
             family.text_encoders[0].initial_vectors(words, 1)

@@ -62,7 +62,7 @@ def test_a_tensor_missing_too_many_or_of_another_shape(model, part):
     for changed, word in (
         ({key: tensor for key, tensor in tensors.items() if key != name}, f"1 of its tensors missing, such as {name}"),
         ({}, f"{len(tensors)} of its tensors missing"),
-        (tensors | {"another.weight": torch.zeros(3)}, "1 tensors too many, such as another.weight"),
+        (tensors | {"another.weight": torch.zeros(3)}, "1 of its tensors unexpected, such as another.weight"),
         (tensors | {name: torch.zeros(3)}, "cannot be loaded"),
     ):
         save_file(changed, file, {"format": "pt"})
@@ -168,7 +168,7 @@ def test_a_tokenizer_of_two_files(model):
     assert [(text, limit.at_once) for text, _, limit in counted] == [("zebra " * 40, 77)]
     for damage in (lambda: write({}, []), lambda: write(words, ["no such"]), lambda: (model / "tokenizer/merges.txt").unlink()):
         damage()
-        with pytest.raises(InputError, match="holds no vocabulary"):
+        with pytest.raises(InputError, match="contains no vocabulary"):
             STABLE_DIFFUSION.vocabulary(locate(str(model)))
 
 
@@ -187,7 +187,7 @@ def test_the_token_limit_is_that_of_the_text_encoder(model):
 def test_a_scheduler_of_other_models(model, name):
     """Those predict something else, or have no betas: trained with ours, they would learn nonsense in silence."""
     change(model / "scheduler/scheduler_config.json", _class_name=name)
-    assert "is not one of Stable Diffusion 1.x, 2.x or XL" in refused(model)
+    assert "is not a scheduler of Stable Diffusion 1.x, 2.x or XL" in refused(model)
 
 
 @pytest.mark.parametrize(

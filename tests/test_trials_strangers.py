@@ -233,17 +233,17 @@ def network(name: str, key: str = "_class_name") -> Callable[[Path], Path]:
 FOLDERS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "empty": (lambda folder: folder, "is empty"),
     "missing": (lambda folder: folder / "gone", "no folder"),
-    "pickle": (lambda folder: touched(folder, "v1-5.ckpt"), "holds pickles only (v1-5.ckpt)"),
-    "GGUF": (lambda folder: touched(folder, "flux-Q4.gguf"), "holds GGUF only"),
-    "ONNX": (lambda folder: touched(folder, "model.onnx"), "holds ONNX only"),
+    "pickle": (lambda folder: touched(folder, "v1-5.ckpt"), "contains only pickles (v1-5.ckpt)"),
+    "GGUF": (lambda folder: touched(folder, "flux-Q4.gguf"), "contains only GGUF"),
+    "ONNX": (lambda folder: touched(folder, "model.onnx"), "contains only ONNX"),
     "OpenVINO": (lambda folder: touched(folder, "openvino_model.xml", "openvino_model.bin"), "holds OpenVINO only"),
     "Flax": (lambda folder: touched(folder, "flax_model.msgpack"), "holds Flax only"),
     "TensorFlow": (lambda folder: touched(folder, "tf_model.h5"), "holds TensorFlow only"),
-    "images": (lambda folder: touched(folder, "a.png", "b.JPG"), "holds images"),
-    "LoRA": (lambda folder: touched(folder, "pytorch_lora_weights.safetensors"), "holds learned weights"),
-    "embedding": (lambda folder: touched(folder, "learned_embeds.safetensors"), "holds learned weights"),
-    "peft": (lambda folder: touched(folder, "adapter_config.json"), "holds learned weights"),
-    "IP-Adapter": (lambda folder: touched(folder, "ip-adapter_sd15.bin"), "holds an IP-Adapter"),
+    "images": (lambda folder: touched(folder, "a.png", "b.JPG"), "contains images"),
+    "LoRA": (lambda folder: touched(folder, "pytorch_lora_weights.safetensors"), "contains learned weights"),
+    "embedding": (lambda folder: touched(folder, "learned_embeds.safetensors"), "contains learned weights"),
+    "peft": (lambda folder: touched(folder, "adapter_config.json"), "contains learned weights"),
+    "IP-Adapter": (lambda folder: touched(folder, "ip-adapter_sd15.bin"), "contains an IP-Adapter"),
     "checkpoints": (lambda folder: touched(folder, "a.safetensors", "b.safetensors"),
     "2 single files: a.safetensors, b.safetensors"),
     "ComfyUI": (lambda f: touched(f, "vae/x.safetensors", "checkpoints/sd.safetensors"), "checkpoints/sd.safetensors, vae/x"),
@@ -416,7 +416,7 @@ def test_files_given_as_base_model_are_identified(tmp_path, name, content, kind)
 )  # fmt: skip
 def test_impossible_tokenizers_are_refused(model, changes):
     change(model / "tokenizer/tokenizer.json", **changes)
-    assert "holds no vocabulary" in refusal(model)
+    assert "contains no vocabulary" in refusal(model)
 
 
 def test_absurd_lengths_are_ignored(model):

@@ -61,8 +61,8 @@ class Change:
         loss = f"the loss on {SAMPLES} fixed samples went from {self.loss[0]:.4f} to {self.loss[1]:.4f}"
         match self.verdict:
             case "exploded":
-                advice = "start anew with a lower --learning_rate, or take earlier weights"
-                return f"warning: the training came apart: {loss} ({numbers}): {advice}"
+                advice = "start over with a lower --learning_rate, or use earlier weights"
+                return f"warning: the training diverged: {loss} ({numbers}): {advice}"
             case "hardly":
                 advice = "more steps or a higher --learning_rate"
                 return f"warning: the training has hardly changed anything ({numbers}; {loss}): {advice}"
@@ -70,7 +70,7 @@ class Change:
 
 
 def percent(share: float) -> str:
-    """A share with two digits that count, such as 0.012 %."""
+    """A share with two significant digits, such as 0.012 %."""
     return f"{100 * share:.2g} %" if share < 1 else f"{100 * share:.0f} %"
 
 
@@ -88,7 +88,7 @@ class Probe:
 
     @torch.no_grad()
     def measure(self) -> Measured:
-        """The present weights, predictions and loss. Leaves the method in the mode that it was in."""
+        """The present weights, predictions and loss. The method keeps its training or evaluation mode."""
         was_training = self.method.training
         self.method.eval()
         predictions, losses = [], []

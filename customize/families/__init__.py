@@ -1,4 +1,4 @@
-"""Base models. `load` gives a family object whatever the user named: demo, a folder, a file, a hub model."""
+"""Base models. `load` returns a family object for any base model: demo, a folder, a file, a hub model."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -13,9 +13,9 @@ __all__ = ["Source", "load", "locate"]
 
 
 def load(source: Source, placement: "Placement | None" = None) -> "Family":
-    """Loads what `locate` found, by its family's own function; a model on the hub is downloaded, and checked, first.
+    """Loads a base model that `locate` found, with the function of its family. A hub model is downloaded and checked first.
 
-    placement: float32 on the CPU if none. Raises InputError."""
+    placement: by default the CPU, in float32. Raises InputError."""
     from customize.families.base import Placement
 
     if not (source.folder or source.file):

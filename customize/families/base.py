@@ -1,6 +1,6 @@
-"""What a base model is to the rest of the program: components, prompts, latents, and one evaluation of the denoiser.
+"""The interface of base models: components, prompt encoding, latents, and one evaluation of the denoiser.
 
-A new base model is one module here that implements `Family`, and a `FamilySpec` by which its files are recognised.
+A new base model is one module here that implements `Family`, and a `FamilySpec` that recognises its files.
 
 B samples, C latent channels, H W latent height and width.
 """
@@ -22,8 +22,8 @@ from customize.families.text_encoder import TextEncoder
 
 
 class DenoiserOutput(NamedTuple):
-    """What a denoiser returns: a prediction [B, C, H, W], of the kind that `prediction_type` names, and where the network
-    predicts it, the variance of the step back [B, C, H, W], of the kind that the scheduler's `variance_type` names."""
+    """The output of a denoiser: a prediction [B, C, H, W], of the kind that `prediction_type` names, and, if the network predicts
+    it, the variance of the reverse step [B, C, H, W], of the kind that the scheduler's `variance_type` names."""
 
     prediction: Tensor
     variance: Tensor | None = None
@@ -31,7 +31,7 @@ class DenoiserOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a base model is loaded, and in which precision."""
+    """The device and the precision that a base model is loaded in."""
 
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
@@ -40,8 +40,8 @@ class Placement:
 class Family(Protocol):
     """A loaded base model.
 
-    spec: what is known of all its family's models, without torch; name: what the user called it; source: the folder or file that
-    it came from; scheduler: the base's own of diffusers, for sampling; schedule: its noise levels, for training;
+    spec: the torch-free description of its family; name: the name that the user gave; source: the folder or file that it was
+    loaded from; scheduler: the base model's own scheduler of diffusers, for sampling; schedule: its noise levels, for training;
     prediction_type: a key of `diffusion.predictions.PREDICTIONS`.
     """
 
@@ -56,13 +56,13 @@ class Family(Protocol):
 
     @property
     def components(self) -> Mapping[str, nn.Module]:
-        """Every network by the name of its folder: what is moved, cast and saved."""
+        """All networks, which are moved, cast and saved, by the names of their folders."""
         ...
 
     @property
     def trainable(self) -> Mapping[str, nn.Module]:
-        """Those components that adapters and fine-tuning may change, the denoiser first, then the text encoders; each is one
-        of `spec.networks`."""
+        """The components that adapters and fine-tuning may change, the denoiser first, then the text encoders. Their names are
+        those of `spec.networks`."""
         ...
 
     @property
@@ -77,7 +77,7 @@ class Family(Protocol):
     def latents(self) -> LatentSpace: ...
 
     def replace_vae(self, vae: Any, where: Path) -> None:
-        """Takes another autoencoder for its own. Raises InputError where it does not fit."""
+        """Replaces the autoencoder. Raises InputError if the new one does not fit."""
         ...
 
     @property
@@ -87,18 +87,18 @@ class Family(Protocol):
 
     @property
     def model_spec(self) -> Mapping[str, str]:
-        """What files of learned weights say of the base model for other programs: `modelspec.architecture` (without the kind of
-        the file), `modelspec.prediction_type`, kohya's `ss_base_model_version`; empty where no program has a name for it."""
+        """Metadata on the base model in files of learned weights, for other programs: `modelspec.architecture` (without the kind
+        of the file), `modelspec.prediction_type`, kohya's `ss_base_model_version`; empty if it has no established name."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """That of the denoiser."""
+        """Of the denoiser."""
         ...
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of the denoiser."""
+        """Of the denoiser."""
         ...
 
     def to(self, *args: Any, **kwargs: Any) -> "Family":
@@ -107,19 +107,19 @@ class Family(Protocol):
 
     @property
     def resolution(self) -> int:
-        """Side in pixels of the images that the model was made for. Raises InputError where its files do not say."""
+        """Side in pixels of the images that the model was trained on. Raises InputError if its files do not specify it."""
         ...
 
     @property
     def size_multiple(self) -> int:
-        """Sides in pixels that are proposed are multiples of this."""
+        """Image sides that are suggested to the user are multiples of this, in pixels."""
         ...
 
     @property
     def takes_mask(self) -> bool:
-        """Whether the denoiser is given, beside the latents, a mask and the latents of the known region (inpainting).
+        """Whether the denoiser's input includes a mask and the latents of the known region (inpainting).
 
-        Raises InputError where it takes yet other channels."""
+        Raises InputError for other additional channels."""
         ...
 
     @property
@@ -128,21 +128,20 @@ class Family(Protocol):
         ...
 
     def encode_prompts(self, prompts: Sequence[Prompt], *, clip_skip: int | None = None, min_chunks: int = 1) -> Conditioning:
-        """Conditioning of prompts, a row for each. Prompts of different lengths have one length in it: that of the longest,
-        and of `min_chunks` at least. clip_skip: last layers of the text encoder that are left out. Raises InputError."""
+        """The conditioning of prompts, one row each. All are padded to the length of the longest, and of at least `min_chunks`.
+        clip_skip: the number of last layers of the text encoder to skip. Raises InputError."""
         ...
 
     def num_chunks(self, prompt: Prompt) -> int:
-        """In how many parts the text encoder reads a prompt, at least 1: prompts of as many parts have one length."""
+        """The number of chunks that the text encoder reads a prompt in, at least 1. It determines the encoded length."""
         ...
 
     def collate(self, prompts: Sequence[Conditioning], empty: Conditioning) -> Conditioning:
-        """One batch of prompts that were encoded one by one. Shorter ones are padded with the empty prompt."""
+        """Batches prompts that were encoded one by one. Shorter ones are padded with the empty prompt."""
         ...
 
     def size_conditioning(self, crops: Sequence[Crop]) -> Mapping[str, Tensor]:
-        """Further conditioning [B, ...], on the denoiser's device, that follows from image sizes and crops; {} where the
-        denoiser takes none."""
+        """Additional conditioning [B, ...] on image sizes and crops, on the denoiser's device; {} if the denoiser takes none."""
         ...
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> DenoiserOutput:
@@ -150,9 +149,9 @@ class Family(Protocol):
         ...
 
     def with_component(self, name: str, network: nn.Module) -> "Family":
-        """The same model with another network in the place of the component `name`; all other networks are shared."""
+        """The same model with another network as the component `name`; all other networks are shared."""
         ...
 
     def pipeline(self) -> Any:
-        """diffusers' own pipeline around these very components, for `save_pretrained`."""
+        """diffusers' pipeline of these components (not copies), for `save_pretrained`."""
         ...

@@ -1,6 +1,6 @@
-"""Conditioning: everything that a denoiser is given besides latents and timesteps, as one named bundle of tensors.
+"""Conditioning: all inputs of a denoiser besides latents and timesteps, as one set of named tensors.
 
-B samples; the other axes are the denoiser's own.
+B samples; the other axes depend on the denoiser.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Crop:
-    """The part of an image that a sample shows, for size conditioning (Podell et al. 2023, "SDXL", section 2.2). In pixels.
+    """The part of an image that a sample uses, in pixels, for size conditioning (Podell et al. 2023, "SDXL", section 2.2).
 
-    original_size: (height, width) of the image before it was resized; top_left: the corner of the crop in the resized image,
-    mirrored where the sample is; target_size: (height, width) of the crop.
+    original_size: (height, width) of the image before resizing; top_left: the corner of the crop in the resized image, which is
+    mirrored if the sample is; target_size: (height, width) of the crop.
     """
 
     original_size: tuple[int, int]
@@ -24,15 +24,15 @@ class Crop:
 
     @classmethod
     def whole(cls, height: int, width: int) -> "Crop":
-        """All of an image of this size."""
+        """A whole image of this size."""
         return cls((height, width), (0, 0), (height, width))
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Tensors by the denoiser's own argument names (`encoder_hidden_states` [B, L, D], `pooled_projections` [B, P], ...).
+    """Tensors by the names of the denoiser's arguments (`encoder_hidden_states` [B, L, D], `pooled_projections` [B, P], ...).
 
-    The first axis of each is the samples'. A family may use further keys, which its `predict` reads: `guidance_scale` [B] of
+    The first axis of each tensor is B. A family may use further keys that its `predict` reads, such as `guidance_scale` [B] of
     a latent consistency model.
     """
 
@@ -55,20 +55,20 @@ class Conditioning:
         return Conditioning({**self.tensors, **tensors})
 
     def split(self, sizes: int | Sequence[int]) -> list["Conditioning"]:
-        """Consecutive parts of so many samples each, as `torch.split`."""
+        """Consecutive parts of the given sizes, as `torch.split`."""
         pieces = zip(*(tensor.split(sizes) for tensor in self.tensors.values()), strict=True)
         return [Conditioning(dict(zip(self.tensors, piece, strict=True))) for piece in pieces]
 
     @staticmethod
     def cat(parts: Sequence["Conditioning"]) -> "Conditioning":
-        """The samples of all parts. Raises ValueError where their keys differ."""
+        """The samples of all parts. Raises ValueError if their keys differ."""
         if any(part.tensors.keys() != parts[0].tensors.keys() for part in parts):
             raise ValueError(f"conditioning of different keys: {[sorted(part.tensors) for part in parts]}")
         return Conditioning({name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors})
 
     def interpolate(self, other: "Conditioning", weight: float, spherical: bool = False) -> "Conditioning":
-        """(1 - weight) * self + weight * other, or along the arc (`slerp`). Integers and booleans (masks) are joined: a token
-        counts where it does in either."""
+        """(1 - weight) * self + weight * other, or spherical (`slerp`). Integers and booleans are masks, of which the
+        maximum is taken: a token counts if it counts in either."""
 
         def between(first: Tensor, second: Tensor) -> Tensor:
             if not first.is_floating_point():
@@ -81,7 +81,7 @@ class Conditioning:
 def slerp(first: Tensor, second: Tensor, weight: float) -> Tensor:
     """Spherical interpolation of each last-axis vector (Shoemake 1985, "Animating Rotation with Quaternion Curves").
 
-    sin((1 - weight) * angle) / sin(angle) * first + sin(weight * angle) / sin(angle) * second; a straight line where the two
+    sin((1 - weight) * angle) / sin(angle) * first + sin(weight * angle) / sin(angle) * second; linear where the two
     vectors are parallel.
     """
     cosine = torch.cosine_similarity(first.double(), second.double(), dim=-1).clamp(-1, 1).unsqueeze(-1)

@@ -17,7 +17,7 @@ from torch import Tensor
 class LatentSpace(Protocol):
     """From pixels [B, 3, factor * H, factor * W] in [-1, 1] to latents [B, C, H, W] and back.
 
-    Encoding has two halves: what can be computed once and stored, and what is sampled afresh at each training step.
+    Encoding has two parts: `encode` is computed once and stored, `sample` draws from it at each training step.
     """
 
     @property
@@ -31,11 +31,11 @@ class LatentSpace(Protocol):
         ...
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """What is stored of the pixels: a function of them alone. Two images in a batch do not bear on each other."""
+        """The stored encoding of the pixels, which depends on them alone; the images of a batch are independent."""
         ...
 
     def stored_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """The shape of what `encode` returns for one image of so many pixels."""
+        """The shape of what `encode` returns for one image of this size in pixels."""
         ...
 
     def shape(self, stored: Tensor) -> tuple[int, int, int]:
@@ -43,7 +43,7 @@ class LatentSpace(Protocol):
         ...
 
     def sample(self, stored: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Latents [B, C, H, W], scaled as the denoiser takes them. noise: the same shape, standard normal; None: the mean."""
+        """Latents [B, C, H, W], scaled for the denoiser. noise: the same shape, standard normal; None: the mean."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class LatentSpace(Protocol):
         ...
 
     def identity(self) -> dict[str, str]:
-        """What the numbers of `encode` follow from besides the pixels, as a key for caches."""
+        """What the result of `encode` depends on besides the pixels, as a key for caches."""
         ...
 
     def to(self, device: torch.device | str) -> None:
@@ -59,17 +59,17 @@ class LatentSpace(Protocol):
         ...
 
     def set_tiling(self, tiling: bool) -> None:
-        """Whether large images are encoded and decoded tile by tile, which takes less memory."""
+        """Switches encoding and decoding large images tile by tile, which needs less memory, on or off."""
         ...
 
 
 @dataclass(frozen=True)
 class KLLatents:
-    """Latents of a variational autoencoder; what is stored are the posterior's moments [B, 2C, H, W]: mean and log-variance.
+    """Latents of a variational autoencoder. The moments of the posterior are stored, mean and log-variance [B, 2C, H, W].
 
     Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models", section 3.1. Scaled latents are
-    (latents - shift) * scale, by the autoencoder's `scaling_factor`, and its `shift_factor` or `latents_mean` and
-    `latents_std` where it has them.
+    (latents - shift) * scale, with the autoencoder's `scaling_factor`, and its `shift_factor` or `latents_mean` and
+    `latents_std` if it has them.
     """
 
     vae: AutoencoderKL
@@ -93,7 +93,7 @@ class KLLatents:
         return channels // 2, height, width
 
     def sample(self, stored: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Kingma & Welling 2014, the reparameterised posterior: mean + standard deviation * noise, scaled."""
+        """The reparameterised posterior (Kingma & Welling 2014): mean + standard deviation * noise, scaled."""
         posterior = DiagonalGaussianDistribution(stored)
         latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise
         shift, scale = self.shift_and_scale(like=latents)
@@ -159,7 +159,7 @@ class Pixels:
 
 
 def hash_of(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and numbers."""
+    """SHA-256 of names, dtypes, shapes and values."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())

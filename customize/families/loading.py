@@ -42,15 +42,15 @@ def placed(family: Loaded, placement: Placement) -> Loaded:
         what = f"holds NaN or infinity in {len(broken)} of {len(weights)} tensors, such as {broken[0]}"
         remedy = AGAIN
         if placement.dtype == torch.float16:  # in which the largest number is 65,504
-            what, remedy = f"{what}, in float16", f"take --mixed_precision no or bf16; if that is no help, {AGAIN}"
+            what, remedy = f"{what}, in float16", f"use --mixed_precision no or bf16; if that does not help, {AGAIN}"
         raise InputError(Problem(str(family.source), what, remedy))
     if not family.schedule.alphas_cumprod.isfinite().all():
-        raise InputError(Problem(f"{family.source}/scheduler", "gives noise levels that are NaN or infinite", AGAIN))
+        raise InputError(Problem(f"{family.source}/scheduler", "defines noise levels that are NaN or infinite", AGAIN))
     return family
 
 
 def download(name: str, revision: str | None, variant: str | None) -> Path:
-    """The folder of a hub model, downloaded unless it is cached. Raises InputError where that fails."""
+    """The folder of a hub model, which is downloaded unless cached. Raises InputError if that fails."""
     try:
         return Path(
             DiffusionPipeline.download(
@@ -61,15 +61,17 @@ def download(name: str, revision: str | None, variant: str | None) -> Path:
     except (OSError, ValueError) as error:
         cause = str(error).strip().splitlines()[0].split(" (")[0][:150]
         remedy = "check the name and the network, or give a local folder or .safetensors file instead"
-        raise InputError(Problem(SETTING, f"{name} is no local folder and the hub gave none ({cause})", remedy)) from error
+        raise InputError(
+            Problem(SETTING, f"{name} is neither a local folder nor available on the hub ({cause})", remedy)
+        ) from error
 
 
 def load_folder(
     family: type[StableDiffusion], classes: Mapping[str, type], source: Source, dtype: torch.dtype, **options: Any
 ) -> StableDiffusion:
-    """Loads a folder in diffusers' layout that the family's spec found whole. Raises InputError.
+    """Loads a folder in diffusers' layout that passed the check of the family's spec. Raises InputError.
 
-    classes: those of the networks, by the names of their folders; options: further arguments of the family.
+    classes: of the networks, by folder name; options: further arguments of the family.
     """
     folder = source.folder
     assert folder, "a model on the hub is downloaded by families.load"
@@ -78,7 +80,7 @@ def load_folder(
     for part, tokenizer in tokenizers.items():
         config = networks[part.replace("tokenizer", "text_encoder")].config
         if len(tokenizer) > config.vocab_size:
-            what = f"its {part} knows {len(tokenizer)} words, its text encoder {config.vocab_size}"
+            what = f"its {part} has {len(tokenizer)} tokens, its text encoder {config.vocab_size}"
             raise InputError(Problem(str(folder), what, AGAIN))
         tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
     scheduler = load_scheduler(folder)

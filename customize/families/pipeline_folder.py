@@ -1,4 +1,4 @@
-"""Whole pipelines in folders in diffusers' layout, which other programs read: written, and measured before they are written."""
+"""Saves complete pipelines in diffusers' layout, and computes their size in advance."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def round_files(folder: Path, precision: str) -> None:
-    """Writes the networks of a pipeline's folder again in another number format."""
+    """Rewrites the networks in a pipeline's folder in another number format."""
     for file in sorted(folder.glob("*/*.safetensors")):
         with safe_open(file, "pt") as opened:
             metadata = opened.metadata()
@@ -26,9 +26,9 @@ def round_files(folder: Path, precision: str) -> None:
 
 
 def save_pipeline(folder: Path, family: "Family", metadata: dict[str, str], precision: str = "fp32") -> list[Path]:
-    """A complete pipeline in diffusers' layout, in a folder that `storage.atomic` puts in place once it is whole.
+    """Saves a complete pipeline in diffusers' layout into a temporary folder, which `storage.atomic` renames when it is complete.
 
-    The base's safety checker and feature extractor, which were never loaded, are copied as they are.
+    Parts of the base model that were never loaded, such as the safety checker, are copied.
     """
     with without_bars():
         family.pipeline().save_pretrained(folder, safe_serialization=True)
@@ -40,7 +40,7 @@ def save_pipeline(folder: Path, family: "Family", metadata: dict[str, str], prec
 
 
 def copy_unused(family: "Family", folder: Path) -> None:
-    """Copies the parts of the base that are never loaded, and their entries in model_index.json."""
+    """Copies the parts of the base model that are never loaded, and their entries in model_index.json."""
     source = family.source
     kept = [part for part in family.spec.unused_parts if (source / part).is_dir()]
     if not kept:
@@ -55,14 +55,15 @@ def copy_unused(family: "Family", folder: Path) -> None:
 
 
 def pipeline_sizes(folder: Path, family: "Family", metadata: dict[str, str], precision: str = "fp32") -> dict[str, int]:
-    """Bytes of each part that `save_pipeline` would write. All but the networks' weights are written to `folder` for it."""
+    """Bytes of each part that `save_pipeline` would write. Everything except the networks' weights is
+    written to `folder` to measure it."""
     pipeline = family.pipeline()
     pipeline.save_config(folder)
     for part, component in pipeline.components.items():
         network = family.components.get(part)
         if hasattr(network, "save_config"):
             network.save_config(folder / part)
-        elif component is not None:  # transformers' networks have a configuration that saves itself
+        elif component is not None:  # networks of transformers save only their config
             (network.config if network else component).save_pretrained(folder / part)
     sizes = {path.name: size_of(path) for path in sorted(folder.iterdir())}
     for part, network in family.components.items():

@@ -1,9 +1,9 @@
-"""From spans of text to hidden states: prompts of any length, in chunks, with a weight for each token.
+"""Encodes prompts of any length to hidden states, in chunks, with a weight for each token.
 
 B prompts, N chunks, L tokens that the text encoder reads at once (two of them mark start and end), D embedding width.
 
-Chunks are cut and weights applied as by AUTOMATIC1111's stable-diffusion-webui ("Original" emphasis), so that prompts
-written for it mean the same here.
+Chunks are split and weights are applied as in AUTOMATIC1111's stable-diffusion-webui ("Original" emphasis), so prompts
+written for it have the same meaning here.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,14 +17,14 @@ from customize.families.text_encoder import EncodedText, TextEncoder
 from customize.prompts import BREAK, Span
 
 Prompt = str | Sequence[Span]
-"""A text that is taken literally, or the spans of one that was parsed."""
-NEAR = 20  # a chunk ends after its last comma, where fewer tokens than this follow it
-LEAST = 0.1  # no mean is restored by more than the inverse of this
+"""A literal text, or the spans of a parsed prompt."""
+NEAR = 20  # a chunk ends after its last comma if fewer tokens than this follow it
+LEAST = 0.1  # the mean is restored by a factor of at most 1 / LEAST
 
 
 @dataclass(frozen=True)
 class Word:
-    """Tokens that stay in one chunk: a learned word's, or a single one."""
+    """Tokens that stay in one chunk: those of a learned word, or a single one."""
 
     input_ids: tuple[int, ...]
     weight: float
@@ -32,20 +32,22 @@ class Word:
 
 @dataclass(frozen=True)
 class Chunk:
-    """What the text encoder reads at once: L tokens and the weight of each."""
+    """L tokens, which the text encoder reads at once, and their weights."""
 
     input_ids: tuple[int, ...]
     weights: tuple[float, ...]
 
 
 def encode(encoder: TextEncoder, prompts: Sequence[Prompt], clip_skip: int | None = None, min_chunks: int = 1) -> EncodedText:
-    """Hidden states [B, N * L, D] of prompts; N: most chunks of any, or `min_chunks`. Pooled: that of each first chunk.
+    """Hidden states [B, N * L, D] of prompts, and the pooled output of each first chunk.
 
-    Prompts that need one length (an image's prompt and negative prompt) are encoded in one call; shorter ones are padded
-    with empty chunks. Each different chunk is encoded once and by itself, so that its bits do not depend on the other
-    prompts; only texts that all fit into one chunk, and the captions of an encoder that trains with dropout, go through the
-    encoder in one batch. clip_skip: the number of last layers of the text encoder that are left out. Raises InputError for a
-    learned word that does not fit into a chunk.
+    N: the largest number of chunks of any prompt, at least `min_chunks`.
+
+    Prompts that must have the same length (such as prompt and negative prompt) are encoded in one call; shorter ones are
+    padded with empty chunks. Each distinct chunk is encoded once and by itself, so that its bits do not depend on the other
+    prompts. Only texts that all fit into one chunk, and captions of an encoder that is trained with dropout, are encoded in
+    one batch. clip_skip: the number of last layers of the text encoder to skip. Raises InputError for a learned word that
+    does not fit into a chunk.
     """
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     if len(texts) == len(prompts) and min_chunks == 1 and not any(map(encoder.words_beyond_the_end, texts)):
@@ -54,20 +56,20 @@ def encode(encoder: TextEncoder, prompts: Sequence[Prompt], clip_skip: int | Non
     count = max(min_chunks, *map(len, rows))
     empty = padded(encoder, [])
     rows = [row + [empty] * (count - len(row)) for row in rows]
-    if is_active(encoder.module):  # its masks are drawn for all samples of the batch, and differ from chunk to chunk
+    if is_active(encoder.module):  # dropout masks are drawn for the whole batch and differ between chunks
         input_ids = torch.tensor([chunk.input_ids for column in zip(*rows, strict=True) for chunk in column])
         states, pooled = encoder.encode(input_ids.to(encoder.module.device), clip_skip)
         states = states.unflatten(0, (count, len(rows))).transpose(0, 1).flatten(1, 2)
         return EncodedText(states, None if pooled is None else pooled[: len(rows)])
-    different = dict.fromkeys(chunk for row in rows for chunk in row)
-    encoded = {chunk: encode_chunk(encoder, chunk, clip_skip) for chunk in different}
+    distinct = dict.fromkeys(chunk for row in rows for chunk in row)
+    encoded = {chunk: encode_chunk(encoder, chunk, clip_skip) for chunk in distinct}
     pooled = [each for row in rows if (each := encoded[row[0]].pooled) is not None]
     states = torch.stack([torch.cat([encoded[chunk].hidden_states for chunk in row]) for row in rows])
     return EncodedText(states, torch.stack(pooled) if pooled else None)
 
 
 def num_chunks(encoder: TextEncoder, prompt: Prompt) -> int:
-    """Into how many chunks a prompt is cut, at least 1."""
+    """The number of chunks of a prompt, at least 1."""
     if isinstance(prompt, str) and not encoder.words_beyond_the_end(prompt):
         return 1
     return len(chunks(encoder, spans_of(prompt)))
@@ -81,8 +83,8 @@ def spans_of(prompt: Prompt) -> Sequence[Span]:
 def encode_chunk(encoder: TextEncoder, chunk: Chunk, clip_skip: int | None = None) -> EncodedText:
     """[L, D]: h' = w h mean(h) / mean(w h), the means over all of [L, D]. Weights of 1 change no bit. Pooled [P]: unweighted.
 
-    Where all tokens' means have one sign, the quotient lies between 1 / max(w) and 1 / min(w). It is kept there, since
-    with a mean of about 0 (our demo model's) it would be noise.
+    If the means of all tokens have the same sign, the quotient lies between 1 / max(w) and 1 / min(w). It is clamped to this
+    range, because with a mean near 0 (as in our demo model) it would be noise.
     """
     input_ids = torch.tensor([chunk.input_ids], device=encoder.module.device)
     states, pooled = encoder.encode(input_ids, clip_skip)
@@ -119,9 +121,9 @@ def words(encoder: TextEncoder, spans: Sequence[Span]) -> Iterator[Word | None]:
 
 
 def cut(words: Iterable[Word | None], size: int, comma: int) -> list[list[tuple[int, float]]]:
-    """Lists of at most `size` (token, weight); a new one starts at None, and where a word does not fit.
+    """Splits words into lists of at most `size` (token, weight). A new list starts at None, and when a word does not fit.
 
-    What follows the last comma of a full list moves to the next, where it is fewer than `NEAR` tokens.
+    The tokens after the last comma of a full list move to the next list, if there are fewer than `NEAR`.
     """
     result: list[list[tuple[int, float]]] = [[]]
     after_comma = 0
@@ -132,7 +134,7 @@ def cut(words: Iterable[Word | None], size: int, comma: int) -> list[list[tuple[
             continue
         length = len(word.input_ids)
         if length > size:
-            what = f"a learned word has {length} vectors, and the text encoder reads {size} at once"
+            what = f"a learned word has {length} vectors, but the text encoder reads {size} at once"
             raise InputError(Problem("prompt", what, "leave it out"))
         if len(result[-1]) + length > size:
             is_near = after_comma and len(result[-1]) - after_comma < NEAR and word.input_ids != (comma,)
@@ -148,7 +150,7 @@ def cut(words: Iterable[Word | None], size: int, comma: int) -> list[list[tuple[
 
 
 def padded(encoder: TextEncoder, tokens: Sequence[tuple[int, float]]) -> Chunk:
-    """At most L - 2 (token, weight) between start and end, filled up to L."""
+    """At most L - 2 (token, weight) between the start and end tokens, padded to L."""
     tokenizer = encoder.tokenizer
     fill = tokenizer.model_max_length - 2 - len(tokens)
     input_ids = (tokenizer.bos_token_id, *(token for token, _ in tokens), tokenizer.eos_token_id)

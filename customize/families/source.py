@@ -1,4 +1,4 @@
-"""Finds a base model by its name, and has its family check it. torch is not imported."""
+"""Finds a base model by its name and checks it with its family's spec. torch is not imported."""
 
 import os
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ DEMO = Path(__file__).parents[1] / "demo" / "model"
 
 
 def locate(name: str, *, revision: str | None = None, variant: str | None = None, prediction_type: str | None = None) -> Source:
-    """Finds a base model by name and checks what can be checked without loading it.
+    """Finds a base model by name, and checks everything that can be checked without loading it.
 
     name: "demo", a folder, a single .safetensors file, or OWNER/NAME on the hub. Raises InputError.
     """
@@ -54,23 +54,23 @@ def in_folder(source: Source, folder: Path) -> Source:
 
 
 def other_file(path: Path) -> Problem:
-    """The problem of a file that is no model, by its ending and its first bytes."""
+    """The problem of a file that is not a model, by its suffix and first bytes."""
     if path.name.endswith(("config.json", "model_index.json")):
-        return Problem(printable(path), "is a part of a model's description, not the model", f"give {printable(path.parent)}")
+        return Problem(printable(path), "is a config file of a model, not the model", f"give {printable(path.parent)}")
     try:
         with regular_file(path) as file:
             kind = kind_of(file.read(START))
     except OSError as error:
         return Problem(printable(path), f"cannot be read ({reason(error)})", WHOLE)
     name, remedy = OTHER_FORMATS.get(path.suffix.lower(), ("", WHOLE))
-    what = f"is {kind or (f'a file of {name}' if name else 'a file')}, not a model that is read here"
+    what = f"is {kind or (f'a file of {name}' if name else 'a file')}, not a supported model"
     return Problem(printable(path), what, REMEDIES.get(kind, remedy))
 
 
 def known_token_problems(words: set[str], tokens: Iterable[str]) -> list[Problem]:
-    """Tokens that are words already: a tokenizer would take them as new, and they would be trained over."""
+    """The problems of new tokens that are already in the vocabulary, which training would overwrite."""
     return [
-        Problem("placeholder_token", f"{token!r} is a word of the model already", "choose one such as <my-cat>")
+        Problem("placeholder_token", f"{token!r} is already a word of the model", "choose one such as <my-cat>")
         for token in tokens
         if token in words or f"{token.lower()}</w>" in words
     ]

@@ -37,7 +37,7 @@ VERSIONS = {768: "v1", 1024: "v2"}
 class StableDiffusion:
     """A text-conditional latent diffusion model with one CLIP text encoder.
 
-    name: what the user called it; source: the folder or file that it came from. scheduler: the base's own, for sampling;
+    name: the name that the user gave; source: the folder or file that it was loaded from. scheduler: its own, for sampling;
     schedule: the noise levels it was trained with.
     """
 
@@ -75,34 +75,34 @@ class StableDiffusion:
 
     @property
     def resolution(self) -> int:
-        """Side in pixels of the images that the model was trained on. Raises InputError where the model does not say."""
+        """Side in pixels of the images that the model was trained on. Raises InputError if the model does not specify it."""
         if self.unet.config.sample_size is None:
-            remedy = "give --resolution in training, --height and --width in generating"
-            raise InputError(Problem(str(self.source), "does not say for which size of images it was made", remedy))
+            remedy = "set --resolution for training, --height and --width for generating"
+            raise InputError(Problem(str(self.source), "does not specify the image size that it was trained on", remedy))
         return self.unet.config.sample_size * self.latents.factor
 
     @property
     def prediction_type(self) -> str:
-        """The row of `diffusion.predictions.PREDICTIONS` that the base's scheduler names."""
+        """The key of `diffusion.predictions.PREDICTIONS` that the scheduler names."""
         return self.scheduler.config.prediction_type
 
     @property
     def size_multiple(self) -> int:
-        """The sides at which every block of the UNet halves evenly, in pixels."""
+        """Sides in pixels that are multiples of this are divisible by two in every block of the UNet."""
         return self.latents.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
 
     @property
     def takes_mask(self) -> bool:
-        """Whether the UNet is given, beside the latents, a mask and the known region's latents. Raises InputError for others."""
+        """Whether the UNet's input includes a mask and the known region's latents. Raises InputError for other channels."""
         channels, own = self.unet.config.in_channels, self.latents.channels
         if channels not in (own, 2 * own + 1):
             what = f"its UNet takes {channels} channels, neither {own} nor {2 * own + 1} (inpainting)"
-            raise InputError(Problem(self.name, what, "take a model for text to image or for inpainting"))
+            raise InputError(Problem(self.name, what, "use a model for text-to-image or for inpainting"))
         return channels > own
 
     @property
     def model_spec(self) -> dict[str, str]:
-        """The names in Stability AI's specification and in kohya's scripts; none for a text encoder of another width."""
+        """The names in Stability AI's specification and in kohya's scripts; none for another width of the text encoder."""
         if (version := VERSIONS.get(self.text_encoders[0].width)) is None:
             return {}
         is_v = self.prediction_type == "v_prediction"
@@ -128,12 +128,12 @@ class StableDiffusion:
         return self
 
     def replace_vae(self, vae: AutoencoderKL, where: Path) -> None:
-        """Takes another autoencoder for its own. Raises InputError for one of another shape of latents."""
+        """Replaces the autoencoder. Raises InputError for another shape of latents."""
         sizes = [(each.factor, each.channels) for each in (KLLatents(vae), self.latents)]
         if sizes[0] != sizes[1]:
             spaces = [f"{channels} channels of 1/{factor} the size" for factor, channels in sizes]
-            what = f"{where} makes latents of {spaces[0]}, the base model's own of {spaces[1]}"
-            raise InputError(Problem("vae", what, "take an autoencoder of the same kind of model"))
+            what = f"{where} has latents of {spaces[0]}, the base model's own autoencoder of {spaces[1]}"
+            raise InputError(Problem("vae", what, "use an autoencoder of the same kind of model"))
         self.vae = vae.requires_grad_(False).eval()
 
     def encode_prompts(self, prompts: Sequence[Prompt], *, clip_skip: int | None = None, min_chunks: int = 1) -> Conditioning:
@@ -142,11 +142,11 @@ class StableDiffusion:
         return Conditioning({"encoder_hidden_states": encoded.hidden_states})
 
     def num_chunks(self, prompt: Prompt) -> int:
-        """In how many chunks the text encoder reads a prompt, at least 1."""
+        """The number of chunks that the text encoder reads a prompt in, at least 1."""
         return prompt_encoding.num_chunks(self.text_encoders[0], prompt)
 
     def collate(self, prompts: Sequence[Conditioning], empty: Conditioning) -> Conditioning:
-        """One batch of prompts that were encoded apart, one row each. A shorter prompt is padded with chunks of the empty one."""
+        """Batches prompts that were encoded one by one. A shorter prompt is padded with chunks of the empty one."""
         rows = [prompt.tensors["encoder_hidden_states"] for prompt in prompts]
         longest, padding = max(row.shape[1] for row in rows), empty.tensors["encoder_hidden_states"]
         padded = [torch.cat([row, *[padding] * ((longest - row.shape[1]) // padding.shape[1])], 1) for row in rows]
@@ -199,5 +199,7 @@ def guidance_embedding(w: Tensor, width: int) -> Tensor:
     """
     half = width // 2
     frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * -(torch.tensor(10_000.0).log() / (half - 1)))
-    angles = 1000 * w.cpu().float()[:, None] * frequencies  # up to thousands: on the CPU, so that they are the same everywhere
+    angles = (
+        1000 * w.cpu().float()[:, None] * frequencies
+    )  # up to thousands: computed on the CPU, so that they are the same on every device
     return F.pad(torch.cat([angles.sin(), angles.cos()], 1), (0, width % 2))

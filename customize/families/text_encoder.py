@@ -1,4 +1,4 @@
-"""A text encoder with its tokenizer, and the words that were added to both. A family has one or more.
+"""A text encoder with its tokenizer, and the words added to both. A family has one or more.
 
 B texts, L tokens that the encoder reads at once, D embedding width, N vectors of a word.
 """
@@ -26,9 +26,9 @@ class EncodedText(NamedTuple):
 class TextEncoder:
     """A CLIP text encoder.
 
-    name: that of the component, as the folder is called (`text_encoder`, `text_encoder_2`); base: that of the base model, for
-    messages; embedding_key: the name of this encoder's vectors in embedding files (`clip_l`, `clip_g`), where a family has
-    several encoders. placeholders: the tokens of each added word; vectors: those [N, D] of the words that were added here.
+    name: of the component and its folder (`text_encoder`, `text_encoder_2`); base: the base model's name, for messages;
+    embedding_key: the name of this encoder's vectors in embedding files (`clip_l`, `clip_g`), if a family has several
+    encoders. placeholders: the tokens of each added word; vectors: the vectors [N, D] of words added by `add_tokens`.
     """
 
     def __init__(self, name: str, module: nn.Module, tokenizer, base: str, embedding_key: str = ""):
@@ -44,7 +44,7 @@ class TextEncoder:
 
     @property
     def max_tokens(self) -> int:
-        """L, start and end among them."""
+        """L, including the start and end tokens."""
         return self.tokenizer.model_max_length
 
     @property
@@ -73,50 +73,50 @@ class TextEncoder:
     def encode(self, input_ids: Tensor, clip_skip: int | None = None) -> EncodedText:
         """input_ids: [B, L]; returns hidden states [B, L, D] of the last layer, normalised.
 
-        clip_skip: the number of last layers that are left out. Raises InputError where there are not as many.
+        clip_skip: the number of last layers to skip. Raises InputError if the encoder has no more than that.
         """
         if not clip_skip:
             return EncodedText(self.module(input_ids, return_dict=False)[0])
         if clip_skip >= (layers := self.module.config.num_hidden_layers):
             what = f"{clip_skip} is too many: the text encoder has {layers} layers"
-            raise InputError(Problem("clip_skip", what, f"take {layers - 1} at most; 1 is usual (A1111's Clip skip 2)"))
+            raise InputError(Problem("clip_skip", what, f"use at most {layers - 1}; 1 is usual (A1111's Clip skip 2)"))
         hidden_states = self.module(input_ids, output_hidden_states=True).hidden_states[-1 - clip_skip]
         return EncodedText(getattr(self.module, "text_model", self.module).final_layer_norm(hidden_states))
 
     def expand(self, text: str) -> str:
-        """The text with each placeholder written out as the tokens that stand for it."""
+        """Replaces each placeholder by its tokens."""
         if not self.placeholders:
             return text
-        written_out = {placeholder.casefold(): " ".join(tokens) for placeholder, tokens in self.placeholders.items()}
+        expansions = {placeholder.casefold(): " ".join(tokens) for placeholder, tokens in self.placeholders.items()}
         patterns = "|".join(sorted(map(as_a_word, self.placeholders), key=len, reverse=True))
-        # "<cat>s" is "<cat> <cat>_1 s": the last token, as a word of its own, would not be found in "<cat>_1s"
+        # "<cat>s" becomes "<cat> <cat>_1 s": the tokenizer would not find the last token in "<cat>_1s"
         return re.sub(
             f"({patterns})(?=(\\w?))",
-            lambda found: written_out[found[1].casefold()] + (" " if found[2] else ""),
+            lambda found: expansions[found[1].casefold()] + (" " if found[2] else ""),
             text,
             flags=re.IGNORECASE,
         )
 
     def words_beyond_the_end(self, text: str) -> str:
-        """The end of the text that the encoder cannot read; empty when all of it fits."""
+        """The end of the text that is beyond L; empty if all of it fits."""
         input_ids = self.tokenizer(self.expand(text), truncation=False, verbose=False).input_ids
         return self.tokenizer.decode(input_ids[self.max_tokens - 1 : -1])
 
     def initial_vectors(self, words: str, num_vectors: int) -> Tensor:
-        """[num_vectors, D]: the embeddings of the words' tokens, repeated in turn or cut to `num_vectors`.
+        """[num_vectors, D]: the embeddings of the words' tokens, cycled or cut to `num_vectors`.
 
-        Raises InputError when the words hold no token.
+        Raises InputError if the words contain no token.
         """
         input_ids = self.tokenizer(words, add_special_tokens=False).input_ids
         if not input_ids:
-            raise InputError(Problem("initializer_token", f"{words!r} holds no token", "give a word, such as toy"))
+            raise InputError(Problem("initializer_token", f"{words!r} contains no token", "use a word such as toy"))
         rows = [input_ids[i % len(input_ids)] for i in range(num_vectors)]
         return self.embeddings[rows].detach().clone()
 
     def add_tokens(self, placeholder: str, vectors: Tensor) -> None:
-        """Adds a placeholder that stands for `vectors` [N, D]; a Parameter is used as it is.
+        """Adds a placeholder with `vectors` [N, D]; a Parameter is used itself, not copied.
 
-        Raises InputError when the placeholder is a word already.
+        Raises InputError if the placeholder is already in the vocabulary.
         """
         tokens = (placeholder, *(f"{placeholder}_{i}" for i in range(1, len(vectors))))
         if problems := known_token_problems(set(self.tokenizer.get_vocab()), tokens):
@@ -124,22 +124,21 @@ class TextEncoder:
         table = token_table(self.module)
         vectors = vectors if isinstance(vectors, nn.Parameter) else nn.Parameter(vectors, requires_grad=False)
         if len(self.tokenizer) != table.num_rows:
-            what = f"its tokenizer knows {len(self.tokenizer)} words, its text encoder {table.num_rows}"
-            raise InputError(Problem(self.base, what, "new words need a base model in which the two agree"))
+            what = f"its tokenizer has {len(self.tokenizer)} tokens, its text encoder {table.num_rows}"
+            raise InputError(Problem(self.base, what, "use a base model in which both numbers agree"))
         self.tokenizer.add_tokens([AddedToken(token, single_word=is_letter(token[-1])) for token in tokens])
         table.vectors.append(vectors)
         self.placeholders[placeholder], self.vectors[placeholder] = tokens, vectors
 
     def tensor_name(self, placeholder: str) -> str:
-        """The name of a placeholder's vectors beside those of other placeholders and encoders in one file."""
+        """The name of a placeholder's vectors in a file with several placeholders or encoders."""
         return f"bundle_emb.{placeholder}.{self.embedding_key}" if self.embedding_key else placeholder
 
 
 def vectors_by_encoder(encoders: Sequence[TextEncoder], tensors: Mapping[str, Tensor]) -> list[Tensor]:
     """The vectors [N, D] of one word in float32, for each encoder: the tensor whose name ends in its `embedding_key`.
 
-    A single encoder takes a tensor of any name. Raises ValueError, with what is wrong, where the tensors are those of other
-    encoders.
+    For a single encoder the tensor may have any name. Raises ValueError, with the reason, for tensors of other encoders.
     """
     by_key = {name.rpartition(".")[2]: tensor for name, tensor in tensors.items()}
     keys = [encoder.embedding_key for encoder in encoders] if len(encoders) > 1 else [*by_key][:1]
@@ -154,11 +153,12 @@ def vectors_by_encoder(encoders: Sequence[TextEncoder], tensors: Mapping[str, Te
 
 
 def is_letter(character: str) -> bool:
-    """Whether a word goes on with it: <cat> ends by itself, sks ends where no letter, digit or _ follows."""
+    """Whether a character may continue a word: letters, digits and _ . `sks` ends only where none of them follows, `<cat>`
+    anywhere."""
     return character.isalnum() or character == "_"
 
 
 def as_a_word(placeholder: str) -> str:
-    """A pattern that finds the placeholder, but not inside a longer word."""
+    """A pattern that matches the placeholder, but not inside a longer word."""
     before, after = ("(?<!\\w)" if is_letter(placeholder[0]) else "", "(?!\\w)" if is_letter(placeholder[-1]) else "")
     return before + re.escape(placeholder) + after

@@ -1,4 +1,4 @@
-"""New tokens for a frozen text encoder: an embedding table extended by vectors that are kept outside of it.
+"""New tokens for a frozen text encoder: an embedding table that is extended by separate vectors.
 
 B batch, L tokens, D embedding width, V rows of the frozen table, N new rows.
 """
@@ -11,8 +11,8 @@ from torch.nn import functional as F
 class TokenTable(nn.Module):
     """Row v of the frozen table for v < V, row v - V of the new vectors beyond.
 
-    The table is neither copied nor resized, so a gradient reaches the new vectors alone and costs what they cost
-    (resizing the table and masking its gradient costs an optimizer step over all V rows).
+    The table is neither copied nor resized, so only the new vectors have gradients and optimizer state. (Resizing the table
+    and masking its gradient costs an optimizer step over all V rows.)
     """
 
     def __init__(self, table: nn.Embedding):
@@ -40,7 +40,7 @@ class TokenTable(nn.Module):
 
 
 def token_table(text_encoder: nn.Module) -> TokenTable:
-    """The encoder's `TokenTable`, put in place of its embedding on first use."""
+    """The encoder's `TokenTable`, which replaces its embedding on first use."""
     table = text_encoder.get_input_embeddings()
     if not isinstance(table, TokenTable):
         table = TokenTable(table)
@@ -49,9 +49,9 @@ def token_table(text_encoder: nn.Module) -> TokenTable:
 
 
 def added_words(tokenizer) -> dict[str, tuple[str, ...]]:
-    """Words that somebody has added to a tokenizer, each with the tokens that stand for it: <cat>, <cat>_1, <cat>_2, ...
+    """Words that were added to a tokenizer before, each with its tokens: <cat>, <cat>_1, <cat>_2, ...
 
-    So diffusers names the vectors of a word, in the tokenizer of a model that learned words were merged into.
+    diffusers uses these names for the vectors of a word, in the tokenizer of a model that learned words were merged into.
     """
     special = set(tokenizer.all_special_tokens)
     own = [token.content for token in tokenizer.added_tokens_decoder.values() if token.content not in special]

@@ -16,13 +16,13 @@ LATENT_CHANNELS = 4
 
 
 def locate_autoencoder(name: str) -> Path:
-    """The folder or file that `load_autoencoder` takes. Raises InputError where it is no autoencoder. torch is not imported."""
+    """The folder or file for `load_autoencoder`. Raises InputError if it is not an autoencoder. torch is not imported."""
     path = Path(os.path.expanduser(name))
     if path.is_dir():
         folder = path if (path / "config.json").is_file() else path / "vae"
         files = sorted(folder.glob("*.safetensors"))
         if not (folder / "config.json").is_file() or not files:
-            raise InputError(Problem(SETTING, f"{name} holds no config.json with safetensors beside it", REMEDY))
+            raise InputError(Problem(SETTING, f"{name} contains no config.json with a .safetensors file beside it", REMEDY))
         kind = read_configuration(folder / "config.json", []).get("_class_name", "AutoencoderKL")
         if kind != "AutoencoderKL":
             raise InputError(Problem(SETTING, printable(f"{name} is {str(kind)[:40]!r}, not an AutoencoderKL"), REMEDY))
@@ -31,14 +31,14 @@ def locate_autoencoder(name: str) -> Path:
             raise InputError(problems)
         return folder
     if not path.is_file() or path.suffix != ".safetensors":
-        what = "is no .safetensors file" if path.exists() else "does not exist"
+        what = "is not a .safetensors file" if path.exists() else "does not exist"
         raise InputError(Problem(SETTING, f"{name} {what}", REMEDY))
     header = read_header(path)
     if layout(header) is None:
-        raise InputError(Problem(SETTING, f"{name} holds no autoencoder", REMEDY))
+        raise InputError(Problem(SETTING, f"{name} contains no autoencoder", REMEDY))
     channels = next((each.shape[1] for key, each in header.tensors.items() if key.endswith("decoder.conv_in.weight")), None)
     if channels != LATENT_CHANNELS:
-        what = f"{name} is an autoencoder of {channels} latent channels, not of {LATENT_CHANNELS}"
+        what = f"{name} is an autoencoder with {channels} latent channels, not {LATENT_CHANNELS}"
         raise InputError(Problem(SETTING, what, REMEDY))
     return path
 
@@ -52,13 +52,13 @@ def layout(header: Header) -> str | None:
 
 
 def load_autoencoder(path: Path):
-    """The AutoencoderKL of what `locate_autoencoder` found, in float32 on the CPU. Raises InputError, also for NaN."""
+    """Loads the AutoencoderKL that `locate_autoencoder` found, in float32 on the CPU. Raises InputError, also for NaN."""
     from customize.storage.untrusted_files import refusing
 
     with refusing(path, REMEDY, "cannot be loaded as an autoencoder"):
         vae = read_autoencoder(path)
     if not all(weight.isfinite().all() for weight in vae.parameters()):
-        raise InputError(Problem(SETTING, f"{path} holds NaN or infinity", REMEDY))
+        raise InputError(Problem(SETTING, f"{path} contains NaN or infinity", REMEDY))
     return vae
 
 

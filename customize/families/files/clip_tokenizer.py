@@ -1,4 +1,4 @@
-"""CLIP's tokenizer: that of a folder, or the one that comes with the project, since a single file holds the networks only."""
+"""CLIP's tokenizer: from a folder, or for single files, which contain only networks, the one included in the package."""
 
 import gzip
 from pathlib import Path
@@ -27,7 +27,7 @@ def load_tokenizer(folder: Path, name: str = "tokenizer") -> CLIPTokenizer:
     """The tokenizer in the folder `name` of a model in diffusers' layout. Raises InputError."""
     with refusing(folder / name, AGAIN):
         files = tokenizer_files(folder / name)
-        files.words()  # refuses what the library would take for an empty vocabulary
+        files.words()  # refuses files that the library would read as an empty vocabulary
         with files.folder() as own:
             tokenizer = CLIPTokenizer.from_pretrained(own, local_files_only=True)
     tokenizer.name_or_path = ""

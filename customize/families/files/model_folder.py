@@ -1,6 +1,6 @@
-"""Identifies a folder that was given as a base model but holds none: a folder of the model, one level up, something else.
+"""Identifies a folder that was given as a base model but is none: a part of a model, its parent folder, something else.
 
-Only names and small configurations are read; folders are searched to a depth of two.
+Only names and small configuration files are read; folders are searched to a depth of two.
 """
 
 import os
@@ -14,7 +14,7 @@ from customize.storage.json_files import read_object
 
 INDEX = "model_index.json"
 MOST_ENTRIES = 2000
-"""Names of one folder that are read at most."""
+"""The largest number of names read from a folder."""
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".heic", ".tif", ".tiff", ".bmp")
 CONVERT = "convert it to diffusers' folders or to one .safetensors file, and give that"
 UNSAFE = "pickles can run code when they are loaded; convert it to .safetensors and give that file"
@@ -24,14 +24,14 @@ OTHER_FORMATS = {
     ".mlmodelc": ("Core ML", CONVERT), ".mlpackage": ("Core ML", CONVERT), ".engine": ("TensorRT", CONVERT),
     ".ckpt": ("pickles", UNSAFE), ".pt": ("pickles", UNSAFE), ".pth": ("pickles", UNSAFE), ".bin": ("pickles", UNSAFE),
 }  # fmt: skip
-"""By the ending of a file of weights: its format, and what to do."""
+"""By the suffix of a weight file: its format, and the remedy."""
 LEARNED = ("pytorch_lora_weights*.safetensors", "learned_embeds*.safetensors", "adapter_config.json", "adapter_model.safetensors")
 
 
 def inside_cache(folder: Path) -> Path:
     """The folder itself; for a folder of the hub's cache (models--OWNER--NAME), its snapshot.
 
-    Raises InputError where there are several and none is main.
+    Raises InputError if there are several and none is main.
     """
     root = folder.parent if folder.name == "snapshots" else folder
     if not (root / "snapshots").is_dir() or (folder / INDEX).is_file():
@@ -50,14 +50,14 @@ def inside_cache(folder: Path) -> Path:
 
 
 def no_model(folder: Path) -> Problem:
-    """The problem of a folder without model_index.json: what it seems to be, and what to do."""
+    """The problem of a folder without model_index.json: what it probably is, and the remedy."""
     where = printable(folder)
-    what, remedy = next(signs(folder), ("holds no model: it has no model_index.json", WHOLE))
+    what, remedy = next(signs(folder), ("contains no model: it has no model_index.json", WHOLE))
     return Problem(where, what, remedy)
 
 
 def signs(folder: Path) -> Iterator[tuple[str, str]]:
-    """What a folder may be, the strongest sign first."""
+    """What a folder may be, most reliable sign first."""
     files, folders = names_in(folder)
     if not files and not folders:
         yield f"is empty: no {INDEX}", WHOLE
@@ -67,22 +67,22 @@ def signs(folder: Path) -> Iterator[tuple[str, str]]:
     if repositories := [name for name in folders if name.startswith(("models--", "datasets--"))]:
         yield f"is the hub's cache of {len(repositories)} repositories", f"give one of them: {first_few(repositories, 5)}"
     if below := [name for name in folders if (folder / name / INDEX).is_file()]:
-        yield f"holds no {INDEX}, but {first_few(below, 5)} in it", f"give {printable(folder / below[0])}"
+        yield f"contains no {INDEX}, but {first_few(below, 5)} in it", f"give {printable(folder / below[0])}"
     if any(next(folder.glob(pattern), None) for pattern in LEARNED):
-        yield "holds learned weights, not a base model", ADDED
+        yield "contains learned weights, not a base model", ADDED
     if any(name.startswith("ip-adapter") for name in files) or "ip_adapter" in folders:
-        yield "holds an IP-Adapter, not a base model", BESIDE
+        yield "contains an IP-Adapter, not a base model", BESIDE
     yield from network_signs(folder, files)
     yield from single_file_signs(folder, files, folders)
     for suffix, (kind, remedy) in OTHER_FORMATS.items():
         if found := [name for name in (*files, *folders) if name.lower().endswith(suffix)]:
-            yield f"holds {kind} only ({first_few(found, 3)}): no {INDEX}", remedy
+            yield f"contains only {kind} ({first_few(found, 3)}): no {INDEX}", remedy
     if sum(name.lower().endswith(IMAGES) for name in files) > 0:
-        yield "holds images, not a model", "give it as the folder to learn from, and here a base model"
+        yield "contains images, not a model", "give it as the image folder, and a base model here"
 
 
 def network_signs(folder: Path, files: list[str]) -> Iterator[tuple[str, str]]:
-    """What a folder with a single network is."""
+    """The sign of a folder with a single network."""
     if "config.json" not in files:
         return
     try:
@@ -90,22 +90,22 @@ def network_signs(folder: Path, files: list[str]) -> Iterator[tuple[str, str]]:
     except (OSError, ValueError):
         return
     if kind:
-        yield f"is {kind}, not a whole model: no {INDEX}", WHOLE if "alone" in kind else SUPPORTED
+        yield f"is {kind}, not a complete model: no {INDEX}", WHOLE if "alone" in kind else SUPPORTED
 
 
 def single_file_signs(folder: Path, files: list[str], folders: list[str]) -> Iterator[tuple[str, str]]:
-    """The single files in a folder, and in those below it, as ComfyUI and A1111 keep them."""
+    """The single-file models in a folder and its subfolders, as ComfyUI and A1111 store them."""
     found = [name for name in files if name.endswith(".safetensors")]
     for name in folders if not found else ():
         found += [f"{name}/{file}" for file in names_in(folder / name)[0] if file.endswith(".safetensors")]
     if found:
         best = sorted(found, key=lambda name: ("checkpoint" not in name.lower() and "stable" not in name.lower(), name))
-        what = f"holds no {INDEX}, but {len(found)} single file{'s' * (len(found) > 1)}: {first_few(best, 5)}"
+        what = f"contains no {INDEX}, but {len(found)} single file{'s' * (len(found) > 1)}: {first_few(best, 5)}"
         yield what, f"give the file itself: {printable(folder / best[0])}"
 
 
 def names_in(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the files and of the folders in a folder; hidden ones are left out."""
+    """The names of the files and of the subfolders in a folder, without hidden ones."""
     files, folders = [], []
     try:
         with os.scandir(folder) as entries:
@@ -118,5 +118,5 @@ def names_in(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder."""
+    """The subfolders of a folder."""
     return [folder / name for name in names_in(folder)[1]]

@@ -1,6 +1,6 @@
-"""Loads a network of a model in diffusers' layout: builds it from checked values, compares it with its file, fills it.
+"""Loads a network of a model in diffusers' layout: builds it from checked values, compares it with its file, loads the weights.
 
-Nothing in the model's folder chooses a class, an implementation or a way to load.
+Nothing in the model's folder determines a class, an implementation or a way of loading.
 """
 
 from pathlib import Path
@@ -31,9 +31,9 @@ AT_A_TIME = 64
 def load_network(
     network_class: type, folder: Path, part: str, variant: str | None = None, dtype: torch.dtype = torch.float32
 ) -> nn.Module:
-    """The network in a folder of its own, as the `part` of a model.
+    """Loads the network in `folder`, the component `part` of a model.
 
-    Raises InputError where configuration and file do not agree.
+    Raises InputError if its configuration and file contradict each other.
     """
     values = OF_NETWORKS[kind_of(part)]
     declared = read_object(folder / "config.json")
@@ -42,7 +42,7 @@ def load_network(
     shapes = {own: info.shape for header in headers for name, info in header.items() if (own := own_name(part, name))}
     where = printable(folder)
     if size_of(part, config) > 2 * len(shapes) + 2000:
-        what = f"its configuration describes far more than the {len(shapes)} tensors of its file"
+        what = f"its configuration defines far more than the {len(shapes)} tensors in its file"
         raise InputError(Problem(where, what, AGAIN))
     with refusing(where, OTHER):
         network = build(network_class, config)
@@ -53,16 +53,16 @@ def load_network(
 
 
 def build(network_class: type, config: dict) -> nn.Module:
-    """The network without memory for its weights."""
+    """The network on the meta device, without memory for its weights."""
     if network_class in (CLIPTextModel, CLIPTextModelWithProjection):
-        with init_empty_weights():  # which keeps what is no weight, such as the places of tokens
+        with init_empty_weights():  # keeps buffers such as the position ids on the CPU
             return network_class(CLIPTextConfig(**config))
     with torch.device("meta"):
         return network_class.from_config(config)
 
 
 def size_of(part: str, config: dict) -> int:
-    """At least how many tensors a network of that configuration has."""
+    """A lower bound of the number of tensors of a network with this configuration."""
     if kind_of(part) == "text_encoder":
         return 16 * config.get("num_hidden_layers", 12)
     blocks = len(config.get("block_out_channels", (320, 640, 1280, 1280)))
@@ -73,7 +73,7 @@ def size_of(part: str, config: dict) -> int:
 
 
 def own_name(part: str, name: str) -> str:
-    """A tensor's name as the network has it; empty for one that it has no use for."""
+    """The name in the network of a tensor in the file; empty for one that is not used."""
     if part == "text_encoder":
         name = name.removeprefix("text_model.")
         return "" if name.startswith(OTHER_PARTS_OF_CLIP) else name
@@ -84,20 +84,23 @@ def own_name(part: str, name: str) -> str:
     return name
 
 
-def refuse_others(where: str, wanted: Shapes, found: Shapes) -> None:
-    """Raises InputError where tensors are missing, too many, or of another shape."""
-    for names, what in (wanted.keys() - found, "of its tensors missing"), (found.keys() - wanted, "tensors too many"):
+def refuse_others(where: str, expected: Shapes, found: Shapes) -> None:
+    """Raises InputError if tensors are missing, unexpected, or of another shape."""
+    for names, what in (
+        (expected.keys() - found, "of its tensors missing"),
+        (found.keys() - expected, "of its tensors unexpected"),
+    ):
         if names:
             raise InputError(Problem(where, printable(f"{len(names)} {what}, such as {min(names)[:200]}"), AGAIN))
-    if wrong := sorted(name for name in wanted if wanted[name] != found[name]):
-        shapes = f"{list(found[wrong[0]])} in its file, {list(wanted[wrong[0]])} by its configuration"
+    if wrong := sorted(name for name in expected if expected[name] != found[name]):
+        shapes = f"{list(found[wrong[0]])} in its file, {list(expected[wrong[0]])} in its configuration"
         raise InputError(Problem(where, f"cannot be loaded: {wrong[0]} is {shapes}", OTHER))
 
 
 def tensors_of(folder: Path, part: str, variant: str | None, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of a network's files as the network has them, each a copy in `dtype`.
+    """The tensors of a network's files, by their names in the network, each a copy in `dtype`.
 
-    A file is opened for `AT_A_TIME` tensors: what is read of a mapped file stays in memory until it is closed.
+    A file is reopened every `AT_A_TIME` tensors, because the pages read from a mapped file stay in memory until it is closed.
     """
     tensors: dict[str, Tensor] = {}
     for file in weight_files(folder, variant):

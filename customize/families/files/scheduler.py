@@ -16,21 +16,23 @@ from customize.storage.untrusted_files import refusing
 
 
 def load_scheduler(folder: Path):
-    """Builds the scheduler that the folder's configuration names. Raises InputError where that is impossible."""
+    """Builds the scheduler that the folder's configuration names. Raises InputError if that is impossible."""
     config = checked_config(read_object(folder / SCHEDULER_FILE))
     name = str(config.get("_class_name", ""))
     scheduler_class = getattr(diffusers, name, None)
     if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, diffusers.SchedulerMixin)):
         what = printable(f"unknown scheduler {name[:80]!r}")
-        raise InputError(Problem(f"{folder}/scheduler", what, "name one of diffusers' schedulers there"))
+        raise InputError(Problem(f"{folder}/scheduler", what, "use the name of a scheduler of diffusers"))
     known = inspect.signature(scheduler_class).parameters
-    with refusing(f"{folder}/scheduler", AGAIN, "cannot be made"):
+    with refusing(f"{folder}/scheduler", AGAIN, "cannot be built"):
         scheduler = scheduler_class.from_config({key: value for key, value in config.items() if key in known})
     has_betas = {"beta_start", "beta_end", "prediction_type"} <= known.keys()
     if not has_betas or scheduler.config.prediction_type not in DISCRETE_PREDICTIONS:
         types = ", ".join(DISCRETE_PREDICTIONS)
-        what = f"{name} is not one of Stable Diffusion 1.x, 2.x or XL: those have betas and predict {types}"
-        raise InputError(Problem(f"{folder}/scheduler", what, "is it the right model? or copy the folder of one that is"))
+        what = f"{name} is not a scheduler of Stable Diffusion 1.x, 2.x or XL, which has betas and predicts {types}"
+        raise InputError(
+            Problem(f"{folder}/scheduler", what, "check that it is the right model, or copy the scheduler folder of such a model")
+        )
     return scheduler
 
 
@@ -40,7 +42,7 @@ def checked_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value is empty, a short text, true or false, or a number that is one."""
+    """Whether a value is None, a boolean, a short string, or a finite number below 1e30."""
     if isinstance(value, float | int):
         return value == value and abs(value) < 1e30
     return value is None or (isinstance(value, str) and len(value) <= 100)

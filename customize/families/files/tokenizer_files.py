@@ -1,4 +1,4 @@
-"""The files of a CLIP tokenizer, reduced to what defines it before a library reads them. No torch.
+"""The files of a CLIP tokenizer, reduced to their essential entries before a library reads them. No torch.
 
 Left out: truncation and padding (a length of 10**18 ends the process in the library), code, and templates.
 """
@@ -34,7 +34,7 @@ class TokenizerFiles:
     files: dict[str, str]
 
     def words(self) -> dict[str, int]:
-        """The vocabulary, token to id. Raises ValueError, and what the library raises, where the files hold none."""
+        """The vocabulary, token to id. Raises ValueError, and errors of the library, if the files contain none."""
         from tokenizers import Tokenizer
         from tokenizers.models import BPE
 
@@ -43,10 +43,10 @@ class TokenizerFiles:
                 words = Tokenizer.from_str(self.files[WHOLE]).get_vocab()
             else:
                 words_and_merges = BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
-                BPE(*words_and_merges)  # refuses merges into what is no word
+                BPE(*words_and_merges)  # refuses merges whose result is not in the vocabulary
                 words = words_and_merges[0]
         if not words:
-            raise ValueError("there are none")
+            raise ValueError("the vocabulary is empty")
         return words
 
     @contextmanager
@@ -74,13 +74,13 @@ def tokenizer_files(folder: Path) -> TokenizerFiles:
 
 
 def without_surplus(content: dict[str, Any]) -> dict[str, Any]:
-    """The parts of tokenizer.json that say how text becomes tokens. Raises ValueError for a pattern that may take for ever."""
+    """The parts of tokenizer.json that define how text is tokenized. Raises ValueError for a pattern that may run for ever."""
     kept = {name: content[name] for name in PARTS if name in content}
     texts = [kept.get(name) for name in ("normalizer", "pre_tokenizer", "decoder", "post_processor")]
     while texts:
         match texts.pop():
             case {"Regex": str(pattern)} if len(pattern) > 500 or REPEATED_GROUP.search(pattern):
-                raise ValueError("it splits text by a pattern that may take for ever")
+                raise ValueError("it splits text by a pattern that may run for ever")
             case dict(entries):
                 texts += entries.values()
             case list(entries):
@@ -89,11 +89,11 @@ def without_surplus(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def added_words(files: TokenizerFiles) -> list[str]:
-    """The words that were added to the vocabulary, by the files beside it. Raises ValueError where these are malformed."""
+    """The words added to the vocabulary, from the files beside it. Raises ValueError if these are malformed."""
     decoder = json.loads(files.files.get(CONFIG, "{}")).get("added_tokens_decoder") or {}
     if not isinstance(decoder, dict) or not all(isinstance(token, dict) for token in decoder.values()):
-        raise ValueError("added_tokens_decoder holds no tokens")
+        raise ValueError("added_tokens_decoder contains no tokens")
     words = [token.get("content") for token in decoder.values()] + list(json.loads(files.files.get(ADDED, "{}")))
     if not all(isinstance(word, str) for word in words):
-        raise ValueError("added_tokens_decoder holds what is no word")
+        raise ValueError("added_tokens_decoder contains a token that is not text")
     return words

@@ -1,4 +1,4 @@
-"""Which families of base models there are."""
+"""The list of families of base models."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from customize.families.specs.stable_diffusion_spec import STABLE_DIFFUSION
 from customize.families.specs.stable_diffusion_xl_spec import STABLE_DIFFUSION_XL
 
 SPECS: dict[str, FamilySpec] = {STABLE_DIFFUSION_XL.name: STABLE_DIFFUSION_XL}
-"""Families by name, other than Stable Diffusion: what none of them recognises is checked as that, and its check names other
-models."""
+"""Families by name, except Stable Diffusion. A model that none of them recognises is checked as Stable Diffusion; that check
+names the kinds of other models."""
 
 
 def every() -> tuple[FamilySpec, ...]:
@@ -23,12 +23,12 @@ def recognised(path: Path) -> FamilySpec:
 
 
 def spec_of(source: Source) -> FamilySpec:
-    """The family of a base model that was located; Stable Diffusion's of one on the hub."""
+    """The family of a base model that was located; for one on the hub, Stable Diffusion."""
     return SPECS.get(source.family, STABLE_DIFFUSION)
 
 
 def networks() -> dict[str, NetworkNames]:
-    """What files call the networks of every family, by the names of their folders: for files that do not tell their family."""
+    """The names in files of the networks of all families, by folder name: for files that do not name their family."""
     return {name: own for spec in reversed(every()) for name, own in spec.networks.items()}
 
 

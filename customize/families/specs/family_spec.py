@@ -1,4 +1,4 @@
-"""The side of a family that needs no torch: which models belong to it, and what their files tell before one is loaded."""
+"""The torch-free side of a family: which models belong to it, and what is known from their files before loading."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -33,15 +33,15 @@ class Source:
 class FamilySpec(ABC):
     """A family of base models; `families/specs/__init__.py` lists the families.
 
-    name: of the family; title: its models in messages, such as "Stable Diffusion 1.x or 2.x".
+    name: of the family; title: its name in messages, such as "Stable Diffusion 1.x or 2.x".
     load: "module:function" of (Source, Placement) -> Family.
-    networks: what files of adapters call each network that can learn, by the name of its folder: the denoiser, then the text
+    networks: the names in adapter files of each trainable network, by folder name: the denoiser first, then the text
     encoders.
-    pipeline: diffusers' class of its complete pipelines; pipeline_files: the files and folders of one; unused_parts: those that
-    are never loaded, and copied as they are.
-    scheduler_options: configuration that every scheduler of diffusers gets, where it takes it.
-    align_your_steps: the beginning of its keys in diffusers' `AysSchedules`; empty where it has none.
-    prompt_widths: base models by the width of the prompts' embeddings, for messages.
+    pipeline: diffusers' class of its complete pipelines; pipeline_files: the files and folders of one; unused_parts: folders
+    that are never loaded, only copied.
+    scheduler_options: configuration of every scheduler of diffusers that accepts it.
+    align_your_steps: the prefix of its keys in diffusers' `AysSchedules`; empty if it has none.
+    prompt_widths: names of base models by the width of their prompt embeddings, for messages.
     """
 
     name: str
@@ -57,37 +57,37 @@ class FamilySpec(ABC):
 
     @abstractmethod
     def matches(self, path: Path) -> bool:
-        """Whether a folder or a .safetensors file is a model of the family, damaged or not."""
+        """Whether a folder or a .safetensors file is a model of the family, even a damaged one."""
 
     @abstractmethod
     def check(self, source: Source) -> Source:
-        """The source, with the folder in which the model lies. Raises InputError with everything that is wrong with the model."""
+        """The source, with the folder that contains the model. Raises InputError with every problem of the model."""
 
     @abstractmethod
     def files(self, source: Source) -> Sequence[Path]:
-        """The model's files that are read; none of a model on the hub."""
+        """The files of the model that are read; none for a model on the hub."""
 
     def resolution(self, source: Source) -> int | None:
-        """The side in pixels of the images that the model was trained on; None where its files do not tell."""
+        """The side in pixels of the images that the model was trained on; None if unknown."""
         return None
 
     def prediction_type(self, source: Source) -> str | None:
-        """A key of `diffusion.predictions.PREDICTIONS`; None where the model's files do not tell."""
+        """A key of `diffusion.predictions.PREDICTIONS`; None if unknown."""
         return source.prediction_type
 
     def not_trainable(self, source: Source) -> Problem | None:
-        """Why a model that images can be made with cannot be trained; None where it can."""
+        """Why a model that can generate images cannot be trained; None if it can."""
         return None
 
     def vocabulary(self, source: Source) -> set[str]:
-        """The words that a new word may not be called. Raises InputError for files that are no tokenizer."""
+        """The existing words, which a new word must not use. Raises InputError if the files are not a tokenizer."""
         return set()
 
     def text_limits(self, source: Source) -> Sequence[TextLimit]:
-        """How long its texts may be; one for text encoders that count alike."""
+        """The limits of text lengths; text encoders with the same tokenizer share one."""
         return ()
 
     def learned_on(self, tensors: Mapping[str, TensorInfo]) -> bool:
-        """Whether a file of learned weights is known for one of this family, by the names and shapes of its tensors, although
-        `weights/signatures.py` refuses it as one of another base model."""
+        """Whether learned weights belong to this family, by the names and shapes of their tensors, although
+        `weights/signatures.py` refuses them as those of another base model."""
         return False

@@ -1,4 +1,4 @@
-"""What files of adapters call the modules of a network: one description for each network of a family that can learn."""
+"""The names of a network's modules in files of adapters: one `NetworkNames` for each trainable network of a family."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -12,12 +12,12 @@ class NetworkNames:
 
     dotted: prefixes of a module's name, the one that diffusers writes first.
     underscored: prefixes of a module's name whose dots are underscores, the one that kohya's scripts write first.
-    inner: the beginning that all names have in files, and the network's own may lack (`text_model.`; transformers 5 dropped it).
-    original: from the names of all modules to those that the code of the model's authors gives them, None for a module that
-    it does not have. original_dotted: prefixes of these; they go behind `underscored`, too.
-    older: a pattern of a module's name, and what diffusers before 0.22 called it (templates of `re.Match.expand`).
-    reads_prompt: how the names of layers end whose input is the prompt's embeddings.
-    library: whose class the network is.
+    inner: a prefix of all names in files that the network's own names may lack (`text_model.`; transformers 5 dropped it).
+    original: maps the names of all modules to those in the code of the model's authors, None for a module that it does not
+    have. original_dotted: prefixes of these names, which also occur with the prefixes of `underscored`.
+    older: a pattern of a module's name, and its names in diffusers before 0.22 (templates of `re.Match.expand`).
+    reads_prompt: ends of the names of layers whose input is the prompt embeddings.
+    library: the library of the network's class.
     """
 
     dotted: tuple[str, ...]
@@ -31,7 +31,7 @@ class NetworkNames:
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """Every beginning of a name in files by which the network is told."""
+        """All prefixes of names in files that identify the network."""
         return (*self.dotted, *self.underscored, *self.original_dotted)
 
     def written(self, module: str) -> str:
@@ -43,8 +43,8 @@ class NetworkNames:
         return self.underscored[0] + module.removeprefix(self.inner).replace(".", "_")
 
     def in_files(self, modules: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """(name in a file, module) of every name that a file may have for each module; one of diffusers comes first where two
-        modules share a name."""
+        """(name in a file, module) for every name that a file may use for each module. Where two modules share a name, the one
+        with diffusers' name comes first."""
         later = []
         for module, original in zip(modules, self.original(modules), strict=True):
             plain = module.removeprefix(self.inner)
@@ -57,6 +57,6 @@ class NetworkNames:
 
 
 def spelled(module: str, dotted: Sequence[str], underscored: Sequence[str]) -> Iterator[str]:
-    """A module's name behind each prefix."""
+    """A module's name after each prefix."""
     yield from (prefix + module for prefix in dotted)
     yield from (prefix + module.replace(".", "_") for prefix in underscored)

@@ -22,7 +22,7 @@ from customize.storage.untrusted_files import refusing
 
 CLIP_LENGTH = 77
 MOST_CHUNKS = 16
-"""Of a text, which is read in chunks; the UNet's time and memory grow with them."""
+"""The largest number of chunks of a text; the time and memory of the UNet grow with it."""
 CLIP = NetworkNames(
     dotted=(
         "text_encoder.text_model.", "text_encoder.", "text_model.", "base_model.model.text_model.", "base_model.model.",
@@ -50,7 +50,7 @@ class StableDiffusionSpec(FamilySpec):
     unused_parts = tuple(LEFT_ALONE)
     pipeline_files = ("model_index.json", *parts.networks, *parts.tokenizers, "scheduler", *unused_parts)
     scheduler_options = {"steps_offset": 1, "clip_sample": False, "skip_prk_steps": True}
-    """What its pipeline corrects in old configurations, and all others have."""
+    """Values that diffusers' pipeline corrects in old configurations."""
     align_your_steps = "StableDiffusion"
     prompt_widths = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}
 
@@ -58,7 +58,7 @@ class StableDiffusionSpec(FamilySpec):
         return True
 
     def check(self, source: Source) -> Source:
-        """Of a model of another family, the report names it."""
+        """The report names the family of another model."""
         if source.file:
             read_layout(source.file, source.prediction_type)
         return replace(source, folder=check_folder(source.folder, source.variant)) if source.folder else source
@@ -80,7 +80,7 @@ class StableDiffusionSpec(FamilySpec):
         unet, vae = (read_object(source.folder / part / "config.json") for part in ("unet", "vae"))
         try:
             return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
-        except (KeyError, TypeError, ValueError):  # a model may leave them to the library's defaults
+        except (KeyError, TypeError, ValueError):  # a config may omit values that equal the library's defaults
             return None
 
     def prediction_type(self, source: Source) -> str | None:
@@ -91,7 +91,7 @@ class StableDiffusionSpec(FamilySpec):
         return read_object(source.folder / "scheduler/scheduler_config.json").get("prediction_type", "epsilon")
 
     def not_trainable(self, source: Source) -> Problem | None:
-        """A latent consistency model, and a UNet with further input channels."""
+        """A problem for latent consistency models, and for UNets with additional input channels."""
         if source.file:
             unet = {"in_channels": read_layout(source.file, source.prediction_type).channels}
         elif source.folder:
@@ -100,21 +100,21 @@ class StableDiffusionSpec(FamilySpec):
             return None
         if unet.get("time_cond_proj_dim") is not None:
             kind = "a latent consistency model (LCM): its UNet was distilled with the guidance scale as an input"
-            remedy = "train on the model that it was made from, and give the result to infer.py with this one"
+            remedy = "train on the model that it was distilled from, and use the result with this one in infer.py"
         elif (channels := unet.get("in_channels", 4)) != 4:
             kind = f"Stable Diffusion for {CHANNELS.get(channels, 'another task')}: its UNet takes {channels} channels"
-            remedy = "train on the text-to-image model of that version, and give the result to infer.py with this one"
+            remedy = "train on the text-to-image model of that version, and use the result with this one in infer.py"
         else:
             return None
         where = printable(source.folder or source.file)
-        return Problem(SETTING, f"{where} is {kind}; it can make images, but not be trained here", remedy)
+        return Problem(SETTING, f"{where} is {kind}; it can generate images, but cannot be trained here", remedy)
 
     def vocabulary(self, source: Source) -> set[str]:
-        """The words of the folder's tokenizer; empty where the model is not in a folder."""
+        """The words of the folder's tokenizer; empty if the model is not in a folder."""
         if not source.folder:
             return set()
         folder = source.folder / "tokenizer"
-        with refusing(folder, AGAIN, "holds no vocabulary"):
+        with refusing(folder, AGAIN, "contains no vocabulary"):
             files = tokenizer_files(folder)
             return set(files.words()) | set(added_words(files))
 
@@ -122,7 +122,7 @@ class StableDiffusionSpec(FamilySpec):
         return bool(widths_read(tensors) & {768, 1024})
 
     def text_limits(self, source: Source) -> Sequence[TextLimit]:
-        """Counted by the model's own tokenizer, or by CLIP's where the model is a single file or on the hub."""
+        """Counted by the model's own tokenizer; for a single file, or a model on the hub, by CLIP's."""
         at_once = length(source)
         return (TextLimit(at_once, MOST_CHUNKS * (at_once - 2) + 2, partial(counter, source)),)
 
@@ -134,17 +134,17 @@ def widths_read(tensors: Mapping[str, TensorInfo]) -> set[int]:
 
 
 def length(source: Source) -> int:
-    """How many tokens the text encoder reads at once, start and end among them."""
+    """The number of tokens that the text encoder reads at once, including start and end."""
     if not source.folder:
         return CLIP_LENGTH
     positions = read_object(source.folder / "text_encoder/config.json").get("max_position_embeddings") or CLIP_LENGTH
     config = source.folder / "tokenizer/tokenizer_config.json"
-    said = read_object(config).get("model_max_length") if config.exists() else None
-    return min(positions, said or positions)
+    declared = read_object(config).get("model_max_length") if config.exists() else None
+    return min(positions, declared or positions)
 
 
 def counter(source: Source) -> Callable[[str], int]:
-    """How many tokens a text has, start and end among them. transformers, slow to import, is imported only where it is needed."""
+    """Counts the tokens of a text, including start and end. transformers, slow to import, is imported only if needed."""
     if source.folder and (whole := source.folder / "tokenizer/tokenizer.json").exists():
         from tokenizers import Tokenizer
 

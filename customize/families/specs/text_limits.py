@@ -1,4 +1,4 @@
-"""How long the texts may be that a model's text encoders read, counted before a network is loaded."""
+"""The lengths of texts that a model's text encoders can read, checked before a network is loaded."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class TextLimit:
-    """How many tokens of a text one text encoder reads; the tokens that mark start and end count.
+    """The number of tokens that one text encoder reads, including the start and end tokens.
 
-    at_once: of one pass; most: in all, in as many passes as it takes (`at_once` where the encoder makes one pass only).
-    load_counter: loads what counts the tokens of a text. Raises InputError where that is impossible.
+    at_once: in one pass; most: in total, in several passes (`at_once` if the encoder makes only one pass).
+    load_counter: loads a function that counts the tokens of a text. Raises InputError if that is impossible.
     """
 
     at_once: int
@@ -20,7 +20,7 @@ class TextLimit:
 
 
 class LongText(NamedTuple):
-    """A text that a text encoder does not read at once, and how many tokens it has."""
+    """A text that a text encoder cannot read at once, and its number of tokens."""
 
     text: str
     tokens: int
@@ -28,10 +28,10 @@ class LongText(NamedTuple):
 
 
 def too_long(limits: Sequence[TextLimit], texts: Sequence[str], placeholders: Mapping[str, int]) -> list[LongText]:
-    """The texts that an encoder does not read at once, in order, for each of the limits.
+    """The texts that an encoder cannot read at once, in order, for each of the limits.
 
-    placeholders: how many tokens each new word stands for. A counter is loaded when a text is so long that its bytes do not
-    settle it. Raises InputError where it cannot be.
+    placeholders: the number of tokens of each new word. A counter is loaded only if the number of bytes does not rule out that
+    a text is too long. Raises InputError if it cannot be loaded.
     """
     found = []
     for limit in limits:

@@ -17,7 +17,7 @@ AT_THE_ENDS = {
 
 
 def original_names(modules: Sequence[str]) -> list[str | None]:
-    """What the original code calls each module; None for a module that it does not have."""
+    """The name of each module in the original code; None for a module that it does not have."""
     blocks = [match for module in modules if (match := IN_BLOCKS.fullmatch(module))]
     layers = 1 + max((int(match[4]) for match in blocks if match[1] == "down" and match[3] == "resnets"), default=0)
     attentive = {int(match[2]) for match in blocks if match[1] == "up" and match[3] == "attentions"}
@@ -25,7 +25,7 @@ def original_names(modules: Sequence[str]) -> list[str | None]:
 
 
 def original_name(module: str, layers: int, attentive: set[int]) -> str | None:
-    """One of `original_names`. layers: `layers_per_block`; attentive: those of the up blocks that have attention."""
+    """One of `original_names`. layers: `layers_per_block`; attentive: the up blocks with attention."""
     if module in AT_THE_ENDS:
         return AT_THE_ENDS[module]
     match = IN_BLOCKS.fullmatch(module)
