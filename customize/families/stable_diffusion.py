@@ -162,8 +162,8 @@ class StableDiffusion:
         return self.unet.config.time_cond_proj_dim is not None
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> DenoiserOutput:
-        """noisy_latents: [B, C, H, W]; timesteps: [B]; conditioning: `encoder_hidden_states` [B, L, D], and where
-        `takes_guidance`, `guidance_scale` [B].
+        """noisy_latents: [B, C, H, W]; timesteps: [B]; conditioning: `encoder_hidden_states` [B, L, D], and with
+        `takes_guidance` also `guidance_scale` [B].
 
         Returns the UNet's output [B, C, H, W], of the kind that `prediction_type` names.
         """
@@ -174,7 +174,7 @@ class StableDiffusion:
         return DenoiserOutput(self.unet(noisy_latents, timesteps, **inputs, return_dict=False)[0])
 
     def with_component(self, name: str, network: nn.Module) -> "StableDiffusion":
-        """The same model with another network in the place of the component `name`; all other networks are shared."""
+        """The same model with another network as the component `name`; all other networks are shared."""
         other = copy(self)
         setattr(other, name, network)
         other.text_encoders = tuple(map(copy, self.text_encoders))
@@ -183,7 +183,7 @@ class StableDiffusion:
         return other
 
     def pipeline(self) -> StableDiffusionPipeline:
-        """diffusers' own pipeline around these very parts (nothing is copied), without a safety checker."""
+        """diffusers' pipeline of these components (not copies), without a safety checker."""
         return StableDiffusionPipeline(
             vae=self.vae, text_encoder=self.text_encoder, tokenizer=self.tokenizer, unet=self.unet,
             scheduler=self.scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
@@ -199,7 +199,5 @@ def guidance_embedding(w: Tensor, width: int) -> Tensor:
     """
     half = width // 2
     frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * -(torch.tensor(10_000.0).log() / (half - 1)))
-    angles = (
-        1000 * w.cpu().float()[:, None] * frequencies
-    )  # up to thousands: computed on the CPU, so that they are the same on every device
+    angles = 1000 * w.cpu().float()[:, None] * frequencies  # up to thousands; on the CPU, so that all devices get the same
     return F.pad(torch.cat([angles.sin(), angles.cos()], 1), (0, width % 2))
