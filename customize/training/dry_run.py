@@ -161,9 +161,9 @@ def make(settings, folder: Path, source: Source, examples: Examples) -> Plan:
     check_machine(settings)
     accelerator = start_accelerator(settings, folder)
     events.summarize("started", summary.before_loading(settings, folder, source, examples, device.describe(accelerator.device)))
-    same = identity(settings, source, examples, accelerator.num_processes)
+    run_identity = identity(settings, source, examples, accelerator.num_processes)
     steps = derived.max_train_steps(settings, len(examples.instances), accelerator.num_processes)
-    resume = find_checkpoint(settings, folder, same, events.info, steps)
+    resume = find_checkpoint(settings, folder, run_identity, events.info, steps)
     family = load(source)
     context = RunContext(settings, accelerator, family, examples, *done(resume))
     for note in filter(None, (*examples.notes, small_images_note(examples.instances, context.resolution))):
@@ -176,7 +176,7 @@ def make(settings, folder: Path, source: Source, examples: Examples) -> Plan:
         clock = Clock()
         config = LoopConfig.of(trial, trial.max_train_steps)
         state = train(config, training.method, training.dataset, [NanGuard(), clock], accelerator, learning_rates, resume)
-        state.identity = same
+        state.identity = run_identity
         files = files_of(settings, context, training, state)
     memory, free_memory, where = memory_of(accelerator)
     optimizer = sum(tensor.nbytes for _, tensor in named_tensors(state.parts[OPTIMIZER].state_dict()))

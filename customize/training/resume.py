@@ -92,40 +92,40 @@ def fingerprint(source: Source) -> str:
 
 
 def find_checkpoint(
-    settings, folder: Path, same: dict[str, Any], say: Callable[[str], None], max_train_steps: int | None = None
+    settings, folder: Path, current: dict[str, Any], report: Callable[[str], None], max_train_steps: int | None = None
 ) -> checkpoint.Checkpoint | None:
-    """The checkpoint to resume from, if the settings name one; changed learning rates are recorded in `same`.
+    """The checkpoint to resume from, if the settings name one; changed learning rates are recorded in `current`.
 
     max_train_steps: the last step of the run. Raises InputError when the checkpoint belongs to another run or lies beyond.
     """
     if not settings.resume_from_checkpoint:
         return None
     checkpoints = folder / run_folder.CHECKPOINTS
-    path = checkpoint.find(checkpoints, settings.resume_from_checkpoint, say)
+    path = checkpoint.find(checkpoints, settings.resume_from_checkpoint, report)
     if path is None:
-        say("no checkpoint yet: starting from the beginning")
+        report("no checkpoint yet: starting from the beginning")
         return None
     found = checkpoint.load(path)
     earlier = found.state.get("identity")
     if not is_identity(earlier) or SkippedDraws().faults(saved_parts(found)[SKIPPED_DRAWS], found.step):
         raise InputError(checkpoint.not_ours(path, "state.json does not identify its run"))
     may_change = derived.RATES if getattr(settings, "change_learning_rate", False) else ()
-    problems = differences(earlier, same, may_change)
+    problems = differences(earlier, current, may_change)
     if max_train_steps is not None and found.step > max_train_steps:
         what = f"is {max_train_steps}, but {path} is of step {found.step}"
         problems.append(Problem("max_train_steps", what, "set it higher, or resume from an earlier checkpoint"))
-    changes = changed_rates(found, earlier, same) if may_change else []
+    changes = changed_rates(found, earlier, current) if may_change else []
     problems += later_checkpoints(checkpoints, found.step) if changes else []
     if problems:
         raise InputError(problems)
-    same["run"] = earlier.get("run", same.get("run"))
-    same["changes"] = [*earlier.get("changes", []), *changes]
+    current["run"] = earlier.get("run", current.get("run"))
+    current["changes"] = [*earlier.get("changes", []), *changes]
     for _, name, was, now in changes:
-        say(f"note: {name} was {was!r} up to step {found.step}, is {now!r} from then on")
-    for name, now in same.get("versions", {}).items():
+        report(f"note: {name} was {was!r} up to step {found.step}, is {now!r} from then on")
+    for name, now in current.get("versions", {}).items():
         if (before := earlier.get("versions", {}).get(name, now)) != now:
-            say(f"note: {name} was {before}, is {now} now: the last bits of the following steps may differ")
-    say(f"resuming after step {found.step} ({path})")
+            report(f"note: {name} was {before}, is {now} now: the last bits of the following steps may differ")
+    report(f"resuming after step {found.step} ({path})")
     return found
 
 
@@ -196,11 +196,11 @@ def class_differences(earlier: dict[str, Any], now: dict[str, Any], complete: bo
     return other_images("class_data_dir", before, after) if before != after else []
 
 
-def refuse_other_class_images(found: checkpoint.Checkpoint | None, same: dict[str, Any], of_class: Sequence[Example]) -> None:
-    """Records the class images of the run, including generated ones, in `same`. Raises InputError if the run to resume had
+def refuse_other_class_images(found: checkpoint.Checkpoint | None, current: dict[str, Any], of_class: Sequence[Example]) -> None:
+    """Records the class images of the run, including generated ones, in `current`. Raises InputError if the run to resume had
     others."""
-    same[CLASS_IMAGES] = digests(of_class)
-    if found and (problems := class_differences(found.state["identity"], same, complete=True)):
+    current[CLASS_IMAGES] = digests(of_class)
+    if found and (problems := class_differences(found.state["identity"], current, complete=True)):
         raise InputError(problems)
 
 

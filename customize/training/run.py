@@ -72,9 +72,9 @@ def run(settings, folder: Path, source: Source, examples: Examples, callbacks: S
     accelerator = start_accelerator(settings, folder)
     folder = agreed(settings, folder, accelerator)
     events.summarize("started", summary.before_loading(settings, folder, source, examples, device.describe(accelerator.device)))
-    same = identity(settings, source, examples, accelerator.num_processes)
+    run_identity = identity(settings, source, examples, accelerator.num_processes)
     steps = derived.max_train_steps(settings, len(examples.instances), accelerator.num_processes)
-    resume = find_checkpoint(settings, folder, same, events.info, steps)
+    resume = find_checkpoint(settings, folder, run_identity, events.info, steps)
     family = load(source)
     context = RunContext(settings, accelerator, family, examples, *done(resume))
     if resume and resume.step >= context.max_train_steps and run_folder.is_finished(folder, resume.step, settings.save_precision):
@@ -87,7 +87,7 @@ def run(settings, folder: Path, source: Source, examples: Examples, callbacks: S
     for note in filter(None, (*examples.notes, small_images_note(examples.instances, context.resolution))):
         events.note(note)
     with resources(for_memory(settings), "make room, then resume with --resume_from_checkpoint latest"), ExitStack() as claim:
-        outcome = fit(context, folder, resume, same, callbacks, claim)
+        outcome = fit(context, folder, resume, run_identity, callbacks, claim)
         accelerator.free_memory()  # the optimizer, gradients and cached latents are no longer needed
         if accelerator.is_main_process:
             files = finish(settings, folder, family, outcome)
@@ -100,7 +100,7 @@ def run(settings, folder: Path, source: Source, examples: Examples, callbacks: S
 
 
 def fit(
-    context: RunContext, folder: Path, resume: Checkpoint | None, same: dict[str, Any],
+    context: RunContext, folder: Path, resume: Checkpoint | None, run_identity: dict[str, Any],
     further: Sequence[Callback], claim: ExitStack,
 ) -> Outcome:  # fmt: skip
     """Prepares the method and runs the loop. The folder is claimed once everything is prepared; `claim` releases it."""
@@ -109,7 +109,7 @@ def fit(
     method, dataset = setup.method, setup.dataset
     learning_rates = setup.learning_rates(settings, context.max_train_steps, context.learning_rate_scale)
     resume = resume and fitting(resume, parts_of(method, learning_rates.optimizer, accelerator.scaler))
-    refuse_other_class_images(resume, same, setup.class_examples)
+    refuse_other_class_images(resume, run_identity, setup.class_examples)
     samples = ValidationImages(settings, context.sample_prompts, family, setup.condition, folder / run_folder.SAMPLES)
     about = partial(model_card.metadata, settings, method, family)
     expected = expected_time.of_a_run(context, expected_time.of_a_step(context, setup))
@@ -117,10 +117,11 @@ def fit(
     began = time.perf_counter()
     has_steps = context.first_step < context.max_train_steps  # else a killed run lacks only its result
     probe = has_steps and Probe(method, dataset, accelerator.device, settings.train_batch_size, accelerator.autocast)
-    config_file = claim.enter_context(claimed(settings, folder, accelerator, resume, same))  # nothing is written before this
+    # nothing is written before this
+    config_file = claim.enter_context(claimed(settings, folder, accelerator, resume, run_identity))
     callbacks = callbacks_of(settings, config_file, context, method, samples, about, further)
     config = LoopConfig.of(settings, context.max_train_steps)
-    state = train(config, method, dataset, callbacks, accelerator, learning_rates, resume, same)
+    state = train(config, method, dataset, callbacks, accelerator, learning_rates, resume, run_identity)
     if state.stop and state.step < state.max_train_steps:
         events.info(f"stopped after step {state.step:,} of {state.max_train_steps:,}: {state.stop.reason}")
     outcome = Outcome(method, samples, state.step, state.stop, began)
@@ -169,7 +170,9 @@ def trackers(settings) -> list[str]:
 
 
 @contextmanager
-def claimed(settings, folder: Path, accelerator: Accelerator, resume: Checkpoint | None, same: dict[str, Any]) -> Iterator[Path]:
+def claimed(
+    settings, folder: Path, accelerator: Accelerator, resume: Checkpoint | None, run_identity: dict[str, Any]
+) -> Iterator[Path]:
     """Claims the folder for this run: removes an earlier run if the settings say so, then writes config.toml.
 
     Yields the file with the settings.
@@ -185,18 +188,18 @@ def claimed(settings, folder: Path, accelerator: Accelerator, resume: Checkpoint
         plain = {name: value if isinstance(value, int | float | str) else str(value) for name, value in values}
         started = False
         with optional_file("the trackers could not be started", Exception):
-            accelerator.init_trackers("customize", config=plain, init_kwargs=tracker_options(resume, same))
+            accelerator.init_trackers("customize", config=plain, init_kwargs=tracker_options(resume, run_identity))
             started = True
         if not started:
             accelerator.trackers = []
         yield config
 
 
-def tracker_options(resume: Checkpoint | None, same: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def tracker_options(resume: Checkpoint | None, run_identity: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Options with which trackers continue a resumed run: TensorBoard drops entries after the step it resumes from, Weights &
     Biases continues the run with the same id."""
     purge_step = resume.step + 1 if resume else 0
-    return {"tensorboard": {"purge_step": purge_step}, "wandb": {"id": same["run"], "resume": "allow"}}
+    return {"tensorboard": {"purge_step": purge_step}, "wandb": {"id": run_identity["run"], "resume": "allow"}}
 
 
 def callbacks_of(
