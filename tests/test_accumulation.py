@@ -41,7 +41,7 @@ def learned(method, base, image_folder, folder, size, accumulated, **changes):
 @pytest.mark.parametrize("method", ["textual_inversion", "lora"])
 @pytest.mark.parametrize("base", ["tiny_epsilon", pytest.param("tiny_v", marks=pytest.mark.slow)])
 def test_four_by_one_two_by_two_and_one_by_four_are_the_same(method, base, image_folder, tmp_path, request):
-    """Three pictures in groups of four: a group ends in the middle of an epoch."""
+    """Three images in global batches of four: a batch ends in the middle of an epoch."""
     base = request.getfixturevalue(base)
     expected, drawn = learned(method, base, image_folder, tmp_path, 4, 1)
     assert all(tensor.dtype == torch.float64 for tensor in expected.values()) and len(drawn) == 12
@@ -125,7 +125,7 @@ def test_dropout_keeps_the_mean_and_is_off_in_evaluation():
 @pytest.mark.parametrize("num_class", [2, 7])
 @pytest.mark.parametrize("size, accumulated", [(4, 1), (2, 2), (1, 4)])
 def test_every_image_has_the_same_weight(num_class, size, accumulated, tiny_epsilon, image_folder, tmp_path):
-    """Fewer and more class pictures than the three of the subject, in groups that go into neither."""
+    """Fewer and more class images than the three of the subject, in batches whose size divides neither number."""
     changes = {
         "train_batch_size": size, "gradient_accumulation_steps": accumulated, "max_train_steps": 5, "prior_loss_weight": 0.25,
         "prior_preservation": "images", "class_prompt": "a photo of dog", "num_class_images": num_class,

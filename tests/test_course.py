@@ -146,7 +146,7 @@ def test_more_processes_are_another_run(tiny_epsilon, images, tmp_path):
 
 
 def test_class_images_are_known_by_what_is_in_them(tiny_epsilon, images, tmp_path):
-    """They may be moved; another one, a changed one and one that is gone from a full set are told by name."""
+    """Images may be moved; another image, a changed one and a missing one of a complete set are reported by name."""
     mine, of_class = images
     folder = shutil.copytree(of_class, tmp_path / "class")
 

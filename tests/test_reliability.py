@@ -235,7 +235,7 @@ def test_stopped_for_a_while_and_continued(moment, seconds, finished_run, new_ru
 
 @pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=slow), pytest.param("textual_inversion", marks=slow)])
 def test_killed_in_the_final_save_over_an_earlier_result(method, finished_run, new_run):
-    """The result of 6 steps stands there while that of 7 is made: until it is in place, the old one loads and is whole."""
+    """The result of 6 steps exists while that of 7 is written: until the new one is complete, the old one is intact and loads."""
     reference = finished_run(method)
     run = new_run(method, checkpointing_steps=1)
     shutil.copytree(reference.folder, run.folder)

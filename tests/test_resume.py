@@ -27,7 +27,7 @@ def test_killed_at_three_moments_and_resumed(method, server, tiny_epsilon, image
     killed = Run(
         server, tmp_path / "killed", method, tiny_epsilon, image_folder, **({"lora_dropout": 0.2} if method == "lora" else {})
     )
-    assert killed(moment="in a step", number=4)[0] == -signal.SIGKILL  # step 4: the checkpoint of step 2 is there
+    assert killed(moment="in a step", number=4)[0] == -signal.SIGKILL  # step 4: after the checkpoint of step 2
     status, output = killed(*LATEST, moment="inside a checkpoint")  # that of step 4, with its files but without its manifest
     assert status == -signal.SIGKILL and "resuming after step 2" in output
     status, output = killed(*LATEST, moment="after a checkpoint")
@@ -187,7 +187,7 @@ def test_no_file_of_the_user_is_overwritten_or_removed(server, tiny_epsilon, ima
 
 
 def test_inputs_of_a_run_are_not_removed_with_an_earlier_one(server, tiny_epsilon, image_folder, tmp_path):
-    """A base model that is its result, pictures that are its samples; the user's own among them are not removed at all."""
+    """The base model is its result, the images are its samples; the user's own files among them are never removed."""
     changes = {"validation_prompt": ("a dog",), "num_validation_images": 1, "sample_inference_steps": 1}
     earlier = Run(server, tmp_path, "full", tiny_epsilon, image_folder, max_train_steps=1, **changes)
     assert earlier()[0] == 0
