@@ -189,8 +189,8 @@ def test_the_loading_options_of_the_base_are_stored(tiny_v, tmp_path, monkeypatc
         ("photos", ["first"], ["holiday.jpg"]),
         ("photos/holiday.jpg", ["first"], ["file"]),
         ("photos/holiday.jpg/model", ["first"], ["file"]),
-        (".", ["first"], ["around"]),
-        ("loop", ["first"], ["leads nowhere"]),
+        (".", ["first"], ["current folder"]),
+        ("loop", ["first"], ["broken link"]),
         ("loop/model", ["first"], ["loop"]),
     ],
 )
@@ -218,9 +218,9 @@ def test_existing_files_are_replaced_only_on_request(tiny_epsilon, learned, tmp_
         assert inside.read_bytes() == before
         merged(target, f"{learned['first']}:0.5", overwrite_output_dir=True)
         assert inside.read_bytes() != before
-    with pytest.raises(InputError, match="what is merged"):
+    with pytest.raises(InputError, match="file to merge"):
         merged(tmp_path / "one.safetensors", str(tmp_path / "one.safetensors"), overwrite_output_dir=True)
-    with pytest.raises(InputError, match="what is merged"):
+    with pytest.raises(InputError, match="file to merge"):
         merged(Path(tiny_epsilon), str(learned["first"]), overwrite_output_dir=True)
     with pytest.raises(InputError, match="one of the two"):
         merged(tmp_path / "other", str(learned["first"]), sweep=["scale=0,1"])
@@ -228,4 +228,4 @@ def test_existing_files_are_replaced_only_on_request(tiny_epsilon, learned, tmp_
 
 def test_image_settings_without_effect_are_reported(learned, tmp_path, capsys, terminal):
     merged(tmp_path / "model", str(learned["first"]), prompt="a fox", num_inference_steps=5, guidance_scale=7.5)
-    assert "note: no effect with merge, which draws nothing: prompt, num_inference_steps\n" in capsys.readouterr().err
+    assert "note: no effect with merge, which generates no images: prompt, num_inference_steps\n" in capsys.readouterr().err

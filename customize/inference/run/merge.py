@@ -1,6 +1,6 @@
 """`--merge`: a base model and learned weights as one model, or several LoRAs as one.
 
-How adapters change weights is known to `customize.adapters` alone.
+Only `customize.adapters` knows how adapters change weights.
 """
 
 import json
@@ -39,8 +39,8 @@ def run(settings: InferenceSettings) -> None:
     lines = table(InferenceSettings).items()
     ignored = [name for name, line in lines if line.section == "inference" and getattr(settings, name) != line.default]
     if ignored:
-        events.warn(f"no effect with merge, which draws nothing: {', '.join(ignored)}")
-    with resources("take a machine with more memory", "make room, or merge onto another disk"):
+        events.warn(f"no effect with merge, which generates no images: {', '.join(ignored)}")
+    with resources("use a machine with more memory", "make room, or merge onto another disk"):
         from customize.inference.pipeline_loading import load_pipeline, options_of
 
         options = {name: getattr(settings, name) for name in ("revision", "variant", "prediction_type")}
@@ -52,12 +52,12 @@ def run(settings: InferenceSettings) -> None:
             events.info(line)
         for note in pipeline.notes:
             events.note(note)
-        said = about(pipeline, options)
+        metadata = about(pipeline, options)
         if target.suffix == ".safetensors":
-            write_adapter(target, pipeline, said, settings.lora_format == "kohya")
+            write_adapter(target, pipeline, metadata, settings.lora_format == "kohya")
         else:
-            write_model(target, pipeline, said, settings.mixed_precision)
-    events.info(f"{target}: {len(learned.files)} file{'s' * (len(learned.files) > 1)} merged, no picture drawn")
+            write_model(target, pipeline, metadata, settings.mixed_precision)
+    events.info(f"{target}: {len(learned.files)} file{'s' * (len(learned.files) > 1)} merged; no image was generated")
 
 
 def check(settings: InferenceSettings) -> tuple[Path, Learned]:
@@ -70,21 +70,21 @@ def check(settings: InferenceSettings) -> tuple[Path, Learned]:
 
 
 def unfit(learned: Learned, target: Path) -> Iterator[Problem]:
-    """Learned weights that cannot be merged into the target."""
+    """The problems of learned weights that cannot be merged into the target."""
     if not learned.files and not learned.network:
-        yield Problem(SETTING, "there is nothing to merge", "give learned weights by --weights")
+        yield Problem(SETTING, "nothing to merge", "give learned weights by --weights")
     for file in learned.files if target.suffix == ".safetensors" else ():
         remedy = f"merge into a folder, as in --merge {target.with_suffix('').name}, or leave it out"
         if not file.is_adapter:
-            yield Problem(SETTING, f"{file.path} holds embeddings, which no LoRA can", remedy)
+            yield Problem(SETTING, f"{file.path} contains embeddings, which a LoRA file cannot", remedy)
         elif reason := adapters.build(file.adapter or "lora").not_low_rank(file.header.tensors):
             yield Problem(SETTING, f"{file.path} {reason}", remedy)
         elif file.placeholders:
-            yield Problem(SETTING, f"{file.path} holds embeddings beside its LoRA", remedy)
+            yield Problem(SETTING, f"{file.path} contains embeddings besides its LoRA", remedy)
 
 
 def in_the_way(learned: Learned, target: Path, overwrite: bool) -> Iterator[Problem]:
-    """What prevents writing the result to the target."""
+    """The problems that prevent writing the result to the target."""
     blocking = next((path for path in target.parents if os.path.lexists(path) and not path.is_dir()), None)
     sources = [Path(os.path.realpath(os.path.expanduser(learned.base or ""))), *(file.path.resolve() for file in learned.files)]
     is_file = target.suffix == ".safetensors"
@@ -95,15 +95,15 @@ def in_the_way(learned: Learned, target: Path, overwrite: bool) -> Iterator[Prob
     elif blocking:
         yield Problem(SETTING, f"{blocking} is a file", FREE)
     elif any(source.is_relative_to(target) for source in sources) or Path.cwd().is_relative_to(target):
-        yield Problem(SETTING, f"{target} is what is merged, or a folder around it or you", FREE)
+        yield Problem(SETTING, f"{target} is or contains a file to merge, or the current folder", FREE)
     elif os.path.lexists(target) and not target.exists():
-        yield Problem(SETTING, f"{target} is a link that leads nowhere", FREE)
+        yield Problem(SETTING, f"{target} is a broken link", FREE)
     elif target.exists() and is_file != target.is_file():
         yield Problem(SETTING, f"{target} is a {'folder' if is_file else 'file'}", FREE)
     elif foreign:
-        yield Problem(SETTING, f"{target} is or holds what was not merged here, or edited since ({foreign[0]})", FREE)
+        yield Problem(SETTING, f"{target} was not written by --merge, or was changed since ({foreign[0]})", FREE)
     elif not overwrite and (present or target.is_file()):
-        yield Problem(SETTING, f"{target} is there already", f"add --overwrite_output_dir, or {FREE}")
+        yield Problem(SETTING, f"{target} already exists", f"add --overwrite_output_dir, or {FREE}")
 
 
 def of_others(target: Path) -> list[Path]:
@@ -121,7 +121,7 @@ def about(pipeline: "Pipeline", options: dict[str, Any]) -> dict[str, str]:
     return {"customize": json.dumps({**facts(pipeline.family.name, pipeline.weights.files), **own})}
 
 
-def write_model(target: Path, pipeline: "Pipeline", said: dict[str, str], precision: str) -> None:
+def write_model(target: Path, pipeline: "Pipeline", metadata: dict[str, str], precision: str) -> None:
     """Writes the merged model as a folder in diffusers' layout, in float32 or the given precision."""
     import torch
 
@@ -133,7 +133,7 @@ def write_model(target: Path, pipeline: "Pipeline", said: dict[str, str], precis
     merge_words(pipeline.family)
     pipeline.family.to({"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision])
     with new_folder(target) as unfinished:
-        save_pipeline(unfinished, pipeline.family, said)
+        save_pipeline(unfinished, pipeline.family, metadata)
         ownership.sign(unfinished)
 
 
@@ -152,7 +152,7 @@ def merge_words(family: "Family") -> None:
             encoder.module.config.vocab_size = len(rows)
 
 
-def write_adapter(target: Path, pipeline: "Pipeline", said: dict[str, str], kohya: bool = False) -> None:
+def write_adapter(target: Path, pipeline: "Pipeline", metadata: dict[str, str], kohya: bool = False) -> None:
     """One LoRA file with the sum of all adapters, at their scales. kohya: under kohya's names instead of diffusers'."""
     from customize.adapters import lora_files
     from customize.adapters.peft_layers import has_adapter, is_tuner_layer
@@ -171,4 +171,4 @@ def write_adapter(target: Path, pipeline: "Pipeline", said: dict[str, str], kohy
     tensors, own = lora_files.joined(changes, pipeline.family.spec.networks, kohya)
     make_folder(target.parent)
     with ownership.recording(target.parent):
-        save_tensors(target, tensors, {**said, **model_spec.entries(said, pipeline.family, "lora"), **own})
+        save_tensors(target, tensors, {**metadata, **model_spec.entries(metadata, pipeline.family, "lora"), **own})
