@@ -45,7 +45,7 @@ CASES = {
     "a cut picture": ([*DB[:-1], "broken"], ["broken/cut.png"]),
     "a pickle as base model": ([*TI, "--pretrained_model_name_or_path", "v1-5.ckpt"], ["v1-5.ckpt", "pickle", "safetensors"]),
     "half a base model": ([*DB, "--pretrained_model_name_or_path", "half"], ["half/vae", "missing", "half/unet"]),
-    "a word of the model": ([*TI[:2], "photo", *TI[3:], "--pretrained_model_name_or_path", "BASE"], ["photo", "is a word"]),
+    "a word of the model": ([*TI[:2], "photo", *TI[3:], "--pretrained_model_name_or_path", "BASE"], ["photo", "already a word"]),
     "settings that contradict": (
         [*DB, "--prior_preservation", "teacher", "--class_prompt", "a dog"],
         ["teacher", "adapter"],

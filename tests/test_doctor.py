@@ -285,7 +285,7 @@ def test_a_config_is_checked_as_its_command_would(tmp_path, capsys, monkeypatch,
         status, lines = check(capsys, tmp_path / f"{name}.toml", "--learning_rate=-1", "--rezolution=8")
         assert status == 2 and "error: --learning_rate: " in lines[0] and "did you mean resolution" in "".join(lines)
     status, lines = check(capsys, tmp_path / "ti.toml", "--placeholder_token", "photo")
-    assert status == 2 and "is a word of the model" in lines[0]
+    assert status == 2 and "is already a word of the model" in lines[0]
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.toml").touch()  # anybody's
     assert check(capsys, tmp_path / "db.toml")[0] == 0

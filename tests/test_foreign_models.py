@@ -213,7 +213,7 @@ def test_words_that_only_the_tokenizer_configuration_declares(model):
 def test_a_model_without_a_size(model, image_folder, tmp_path):
     change(model / "unet/config.json", sample_size=...)
     assert STABLE_DIFFUSION.resolution(locate(str(model))) is None
-    with pytest.raises(InputError, match="--resolution in training"):
+    with pytest.raises(InputError, match="--resolution for training"):
         assert load(locate(str(model))).resolution
 
 
@@ -273,7 +273,7 @@ def test_an_adapter_that_fits_not_at_all_partly_or_completely(adapter, tiny_epsi
         (tensors | {first: tensors[first][None]}, ["2 tensors do not fit", first]),
         (tensors | {first: torch.ones(())}, ["2 tensors do not fit", first]),
         (tensors | {first: tensors[first] * NAN}, [f"NaN or infinity in 1 of {count} tensors", first]),
-        ({name: tensor.int() for name, tensor in tensors.items()}, ["hold I32", first]),
+        ({name: tensor.int() for name, tensor in tensors.items()}, ["contain I32", first]),
         ({}, ["neither embeddings nor an adapter"]),
         (
             {"text_encoder.no.lora_A.weight": vectors(4), "text_encoder.no.lora_B.weight": vectors(4).T.contiguous()},

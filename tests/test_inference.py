@@ -179,7 +179,7 @@ def test_a_complete_folder_is_a_base_of_its_own(tiny_v, tmp_path):
     (tmp_path / "customize.json").write_text(json.dumps({"trigger_words": ["sks"]}))
     ours = load_pipeline(None, [(tmp_path, 1.0)])
     assert (ours.family.prediction_type, ours.trigger_words) == ("v_prediction", ("sks",))
-    with pytest.raises(InputError, match="base of its own"):
+    with pytest.raises(InputError, match="is a base model itself"):
         load_pipeline("demo", [(tiny_v, 1.0)])
 
 

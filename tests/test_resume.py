@@ -206,7 +206,7 @@ def test_inputs_of_a_run_are_not_removed_with_an_earlier_one(server, tiny_epsilo
         (["--latents_cache_dir", str(earlier.folder / "samples")], "latents_cache_dir"),
     ):
         status, output = earlier("--overwrite_output_dir", *flags)
-        assert status == 2 and f"  {name}: " in output and "would remove with the earlier run" in output, output
+        assert status == 2 and f"  {name}: " in output and "would be removed by overwrite_output_dir" in output, output
     assert {path: path.read_bytes() for path in earlier.folder.rglob("*") if path.is_file() and path.name != ".lock"} == {
         path: content for path, content in before.items() if path.name != ".lock"
     }

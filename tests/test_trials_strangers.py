@@ -236,9 +236,9 @@ FOLDERS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "pickle": (lambda folder: touched(folder, "v1-5.ckpt"), "contains only pickles (v1-5.ckpt)"),
     "GGUF": (lambda folder: touched(folder, "flux-Q4.gguf"), "contains only GGUF"),
     "ONNX": (lambda folder: touched(folder, "model.onnx"), "contains only ONNX"),
-    "OpenVINO": (lambda folder: touched(folder, "openvino_model.xml", "openvino_model.bin"), "holds OpenVINO only"),
-    "Flax": (lambda folder: touched(folder, "flax_model.msgpack"), "holds Flax only"),
-    "TensorFlow": (lambda folder: touched(folder, "tf_model.h5"), "holds TensorFlow only"),
+    "OpenVINO": (lambda folder: touched(folder, "openvino_model.xml", "openvino_model.bin"), "contains only OpenVINO"),
+    "Flax": (lambda folder: touched(folder, "flax_model.msgpack"), "contains only Flax"),
+    "TensorFlow": (lambda folder: touched(folder, "tf_model.h5"), "contains only TensorFlow"),
     "images": (lambda folder: touched(folder, "a.png", "b.JPG"), "contains images"),
     "LoRA": (lambda folder: touched(folder, "pytorch_lora_weights.safetensors"), "contains learned weights"),
     "embedding": (lambda folder: touched(folder, "learned_embeds.safetensors"), "contains learned weights"),
@@ -392,7 +392,7 @@ def test_files_named_safetensors_are_identified_by_their_first_bytes(model, tmp_
         ("model.zip", b"PK\x03\x04", "zip archive"),
         ("model_index.json", b"{}", "give "), ("photo.png", encoded(PLAIN, "PNG"), "PNG image"),
         ("model.CKPT", b"", "is a pickle"),
-        ("sd.SafeTensors", b"", "safetensors"), ("notes", b"x", "not a model"),
+        ("sd.SafeTensors", b"", "safetensors"), ("notes", b"x", "not a supported model"),
     ],
 )  # fmt: skip
 def test_files_given_as_base_model_are_identified(tmp_path, name, content, kind):
