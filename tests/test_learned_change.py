@@ -91,6 +91,20 @@ def test_measuring_changes_no_bit(tiny_epsilon, image_folder, tmp_path):
     )
 
 
+def test_the_loss_is_the_methods(tiny_epsilon, image_folder, tmp_path, monkeypatch):
+    """A loss of the left half of each image, as a mask has it, is trained and reported."""
+    context, training = prepared(settings_for("lora", tiny_epsilon, image_folder, tmp_path))
+    batch, method = training.dataset.probe(8), training.method.eval()
+    monkeypatch.setattr(
+        method, "losses", lambda prediction, target, batch: (prediction - target)[..., :4].square().mean((1, 2, 3))
+    )
+    probe = Probe(method, training.dataset, context.accelerator.device, 3, context.accelerator.autocast)
+    with torch.no_grad():
+        expected = (method.prediction(batch) - batch.noise)[..., :4].square().mean((1, 2, 3))
+        torch.testing.assert_close(method(batch), expected, rtol=1e-5, atol=0)
+    assert probe.start.loss == pytest.approx(expected.mean().item(), rel=1e-5)
+
+
 def test_no_change_and_far_too_large_changes_are_reported(tiny_epsilon, image_folder, tmp_path):
     probe, *_ = probed("lora", tiny_epsilon, image_folder, tmp_path, 2, learning_rate=1e-6)
     assert probe.change().verdict == "hardly" and "more steps or a higher --learning_rate" in str(probe.change())

@@ -97,7 +97,7 @@ class Probe:
             with self.autocast():
                 prediction, target = self.method.prediction(batch), self.method.denoising_target(batch)
             predictions.append(prediction.float().cpu())
-            losses.append((prediction.float() - target.float()).square().flatten(1).mean(1).cpu())
+            losses.append(self.method.losses(prediction, target, batch).cpu())
         self.method.train(was_training)
         return Measured(kept(self.method), torch.cat(predictions), torch.cat(losses).mean().item())
 

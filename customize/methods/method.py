@@ -102,7 +102,11 @@ class DenoisingMethod(Method):
     def forward(self, batch: Batch) -> Tensor:
         """The weighted loss of each sample [B], float32 (DDPM, equation 14, on latents)."""
         prediction = self.prediction(batch)
-        return losses.mean_squared_error(prediction, self.target(batch)) * batch.loss_weights
+        return self.losses(prediction, self.target(batch), batch) * batch.loss_weights
+
+    def losses(self, prediction: Tensor, target: Tensor, batch: Batch) -> Tensor:
+        """The loss of each sample [B], float32, before its weight. prediction, target: [B, C, H, W]."""
+        return losses.mean_squared_error(prediction, target)
 
     def prediction(self, batch: Batch) -> Tensor:
         """The denoiser's output [B, C, H, W] for the noisy latents of the batch."""
