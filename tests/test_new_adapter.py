@@ -206,6 +206,28 @@ def test_its_settings_and_its_learning_rate_are_its_own(folder, status):
     assert status["ia3"]["learning rates"] == "; ".join(rates)
 
 
+def test_a_type_that_peft_does_not_attach_is_refused_before_anything_is_written(
+    tiny_epsilon, image_folder, tmp_path, monkeypatch
+):
+    """VeRA's layers share tensors, which `inject_adapter_in_model` refuses; a configuration may refuse its values."""
+    from kit import settings_for
+    from peft import VeraConfig
+
+    from customize import api
+    from customize.adapters import lora
+    from customize.errors import InputError
+
+    settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run")
+    for config, cause in (
+        (lambda self, settings, targets: VeraConfig(target_modules=targets), "ValueError: .*VERA"),
+        (lambda self, settings, targets: VeraConfig(ranks=4), "TypeError: .*ranks"),
+    ):
+        monkeypatch.setattr(lora.Adapter, "config", config)
+        with pytest.raises(InputError, match=f"lora cannot be attached by peft to UNet2DConditionModel \\({cause}") as caught:
+            api.train(settings)
+        assert [problem.where for problem in caught.value.problems] == ["adapter"] and not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("change", [{"unet.r": 1 << 40}, {"unet.r": 3}, {"unet.strange": 1}])
 def test_a_description_that_does_not_fit_the_tensors_is_refused(change, folder, tmp_path, monkeypatch):
     """A rank from a stranger's file allocates nothing."""

@@ -43,7 +43,7 @@ class PeftAdapter:
     def attach(self, networks: "Sequence[nn.Module]", settings, presets: Mapping[str, Sequence[str]]) -> None:
         """Adds an adapter to the modules that `lora_targets` names: presets, or ends of module names.
 
-        The initial weights depend on `seed` alone. Raises InputError for targets that no network has.
+        The initial weights depend on `seed` alone. Raises InputError for targets that no network has, and where peft refuses.
         """
         import torch
         from peft import inject_adapter_in_model
@@ -57,10 +57,15 @@ class PeftAdapter:
                 Problem("lora_targets", f"{', '.join(unknown or settings.lora_targets)} not found in the network", remedy)
             )
         for network, target_modules in zip(networks, found, strict=True):
-            config: Any = self.config(settings, target_modules)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(settings.seed)
-                inject_adapter_in_model(config, network, adapter_name=NAME)
+            try:
+                config: Any = self.config(settings, target_modules)
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(settings.seed)
+                    inject_adapter_in_model(config, network, adapter_name=NAME)
+            except (TypeError, ValueError) as error:
+                what = f"{settings.adapter} cannot be attached by peft to {type(network).__name__} ({first_line(error)})"
+                remedy = "change the adapter's settings, or choose another --adapter"
+                raise InputError(Problem("adapter", what, remedy)) from error
             network.peft_config = {NAME: config}
 
     @contextmanager
