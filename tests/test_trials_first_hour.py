@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image, ImageFont
 
-from customize import units
+from customize import adapters, units
+from customize.adapters import lora
+from customize.adapters.peft_layers import PeftAdapter
 from customize.cli import main
 from customize.cli.terminal import table, time_left
 from customize.device import Machine
@@ -188,6 +190,15 @@ def test_the_next_command_runs_unchanged(folder, tmp_path):
 def test_where_to_put_the_result(names, source, text):
     output = table(summary.finished(dreambooth(), Path("runs/x"), [Path(name) for name in names], source, 1, 2, 3))
     assert (text in output) if text else ("elsewhere" not in output)
+
+
+def test_only_an_adapter_whose_files_others_read_is_copied_to_them(monkeypatch):
+    """LoRA's are; those of another type of peft are not unless it says so."""
+    settings = dreambooth(adapter="lora")
+    for read, adapter in ((True, lora.Adapter), (False, PeftAdapter)):
+        monkeypatch.setattr(adapters, "build", lambda name, adapter=adapter: adapter())
+        output = table(summary.finished(settings, Path("runs/x"), [Path(LORA)], HUB, 1, 2, 3))
+        assert ("elsewhere" in output) == read
 
 
 @pytest.mark.parametrize(

@@ -39,10 +39,12 @@ class Adapter(Protocol):
 
     peft_type: the type in the metadata of files, as in peft's configuration ("LORA"); empty where the result is no adapter.
     learning_rate: the default of the setting `learning_rate`.
+    read_by_others: whether other programs (ComfyUI, A1111; diffusers for a complete model) read the files.
     """
 
     peft_type: str
     learning_rate: float
+    read_by_others: bool
 
     def attach(self, networks: "Sequence[nn.Module]", settings, presets: Mapping[str, Sequence[str]]) -> None:
         """Makes the parameters that are trained require a gradient, in float32. presets: `Family.lora_targets`."""

@@ -20,6 +20,7 @@ class Adapter:
 
     peft_type = ""
     learning_rate = 2e-6
+    read_by_others = True
 
     def attach(self, networks: "Sequence[nn.Module]", settings, presets: Mapping[str, Sequence[str]]) -> None:
         for network in networks:

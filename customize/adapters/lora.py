@@ -57,6 +57,7 @@ class Adapter(peft_layers.PeftAdapter):
     module."""
 
     peft_type = "LORA"
+    read_by_others = True
 
     def config(self, settings, target_modules: list[str]) -> "LoraConfig":
         from peft import LoraConfig

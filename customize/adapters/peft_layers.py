@@ -35,6 +35,7 @@ class PeftAdapter:
 
     peft_type: str
     learning_rate = 1e-4
+    read_by_others = False
 
     def config(self, settings, target_modules: list[str]) -> "PeftConfig":
         """peft's configuration. target_modules: ends of the names of modules."""

@@ -184,6 +184,10 @@ class DreamBoothSettings(adapters.settings(), SubjectSettings):
         return adapters.build(self.adapter).files(self)
 
     @property
+    def read_by_others(self) -> bool:
+        return adapters.build(self.adapter).read_by_others
+
+    @property
     def trains_whole_networks(self) -> bool:
         return self.adapter == adapters.NONE
 

@@ -217,6 +217,11 @@ class TrainingSettings(Settings):
         return None
 
     @property
+    def read_by_others(self) -> bool:
+        """Whether other programs read the files of the result."""
+        return True
+
+    @property
     def trains_whole_networks(self) -> bool:
         """Whether all weights of a network are trained."""
         return False

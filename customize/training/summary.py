@@ -81,7 +81,7 @@ def finished(settings, folder: Path, files: Sequence[Path], source: Source, num_
     number, took = units.count(num_images, "image"), units.duration(seconds)
     yield "learned", printable(f"{settings.subject} from {number} in {units.count(steps, 'step')}, {took}")
     yield from next_rows(settings, folder)
-    if source.name != "demo":
+    if source.name != "demo" and settings.read_by_others:
         yield from (("elsewhere", text) for text in elsewhere(folder, files, spec_of(source).pipeline))
 
 
