@@ -70,6 +70,7 @@ def train(
 
     on_event: receives events (`customize.events`): steps, checkpoints, validation images, notes.
     callbacks: called by the loop in addition to its own (`customize.training.loop.Callback`); they may stop it.
+    settings: the prompts of sample images are generated if `validation_prompt` is None, the default; () draws no sample images.
     With `dry_run` nothing is trained or returned. Raises InputError before anything is written, and ResourceError,
     NumericsError or Interrupted after the last good state is saved.
     """

@@ -266,7 +266,7 @@ def by_shape(batches: Iterable[Batch]) -> list[Batch]:
 
 
 @torch.no_grad()
-def encode_images(
+def encode_crops(
     family: Family, needed: Iterable[tuple[int, int]], read_pixels: Callable[[int, list[int]], Tensor]
 ) -> Iterator[tuple[tuple[int, int], Tensor]]:
     """Encodes every (image, variant) once; yields each with what is stored of it, float32 on the CPU.
@@ -281,6 +281,6 @@ def encode_images(
 
 
 @torch.no_grad()
-def encode_captions(family: Family, captions: Iterable[str], min_chunks: int = 1) -> dict[str, Conditioning]:
+def encode_each_caption(family: Family, captions: Iterable[str], min_chunks: int = 1) -> dict[str, Conditioning]:
     """Evaluates the frozen text encoder once for every caption; returns one row for each, of `min_chunks` chunks or more."""
     return {caption: family.encode_prompts([caption], min_chunks=min_chunks) for caption in sorted(set(captions))}

@@ -15,7 +15,8 @@ from customize.optim.optimizers import has_done, is_state_of
 from customize.storage.checkpoint import Checkpoint
 
 WEIGHTS, OPTIMIZER, SCALER, SKIPPED_DRAWS = "weights", "optimizer", "scaler", "left_out"
-"""Names of the parts in a checkpoint's state.json; the weights are in a separate file."""
+"""Names of the parts in a checkpoint's state.json; the weights are in a separate file. Skipped draws are `left_out` there and in
+log.jsonl, so that the files of earlier versions can be read."""
 
 
 class Resumable(Protocol):

@@ -15,8 +15,8 @@ from customize.data.batches import (
     EpochSampler,
     LatentDataset,
     SampleConfig,
-    encode_captions,
-    encode_images,
+    encode_crops,
+    encode_each_caption,
 )
 from customize.data.crops import all_pixels, crop_of, variants
 from customize.data.examples import Example, Examples
@@ -133,7 +133,7 @@ class RunContext:
         }
         stored = cache.recall(keys)
         family.latents.to(self.device)
-        for place, found in encode_images(family, keys.keys() - stored.keys(), read_pixels):
+        for place, found in encode_crops(family, keys.keys() - stored.keys(), read_pixels):
             cache.keep(keys[place], found)
             stored[place] = found
         family.latents.to("cpu")
@@ -150,7 +150,7 @@ class RunContext:
         """Looks up the conditioning of these captions, of validation prompts and of the empty prompt, each encoded once; the
         text encoders are moved off the device."""
         family, device = self.family.to(self.device), self.device
-        known = encode_captions(family, [*captions, *self.sample_prompts, ""], min_chunks)
+        known = encode_each_caption(family, [*captions, *self.sample_prompts, ""], min_chunks)
         for encoder in family.text_encoders:
             encoder.module.to("cpu")
         return lambda prompts: family.collate([known[prompt] for prompt in prompts], known[""]).to(device)
