@@ -58,9 +58,9 @@ class TrainingResult:
     def read(cls, folder: str | Path) -> "TrainingResult":
         """Read the result from the folder of a finished run. Raises OSError if the run is not finished."""
         folder = Path(folder)
-        about = read_object(folder / run_folder.ABOUT)
+        metadata = read_object(folder / run_folder.METADATA)
         files = tuple(folder / name for name in manifest.read(folder) if name.endswith(".safetensors"))
-        return cls(folder, files, tuple(about["trigger_words"]), about["example_prompt"], about["steps"])
+        return cls(folder, files, tuple(metadata["trigger_words"]), metadata["example_prompt"], metadata["steps"])
 
 
 def train(

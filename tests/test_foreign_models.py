@@ -344,7 +344,7 @@ ABOUT = (
 def test_metadata_of_a_result_are_not_trusted(adapter, model, tmp_path, output):
     """Of a file in its metadata, of a complete model in customize.json; as base model or as weights, and for --merge."""
     save_file(load_file(adapter), tmp_path / "x.safetensors", {"customize": output})
-    (model / run_folder.ABOUT).write_text(output)
+    (model / run_folder.METADATA).write_text(output)
     for base, weights in ((None, [tmp_path / "x.safetensors"]), (None, [model]), (str(model), [])):
         with pytest.raises(InputError, match="has damaged metadata"):
             find_learned(base, [(each, 1.0) for each in weights])
@@ -356,7 +356,7 @@ def test_a_description_is_not_read_from_the_working_directory(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
     for folder in (tmp_path, tmp_path / "demo"):
-        (folder / run_folder.ABOUT).write_text('{"trigger_words": ["evil"]}')
+        (folder / run_folder.METADATA).write_text('{"trigger_words": ["evil"]}')
     assert find_learned(None, []).trigger_words == find_learned("demo", []).trigger_words == ()
 
 

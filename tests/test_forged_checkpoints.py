@@ -232,9 +232,9 @@ def test_a_finished_run_whose_description_is_forged_is_not_taken_for_finished(ru
     folder = shutil.copytree(run.folder, tmp_path / "finished")
     about = json.dumps({"steps": 2}).encode()
     for content, expected in ((about, True), (b"[]", False), (b"\x80\x04.", False), (b"[" * 100_000, False), (b"", False)):
-        (folder / run_folder.ABOUT).write_bytes(content)
+        (folder / run_folder.METADATA).write_bytes(content)
         entries = manifest.read(folder) | {
-            run_folder.ABOUT: {"size": len(content), "sha256": manifest.sha256(folder / run_folder.ABOUT)}
+            run_folder.METADATA: {"size": len(content), "sha256": manifest.sha256(folder / run_folder.METADATA)}
         }
         (folder / manifest.NAME).write_text(manifest.text(entries))
         assert run_folder.is_finished(folder, 2) == expected

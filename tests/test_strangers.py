@@ -28,7 +28,7 @@ from customize.storage.safetensors_header import Header
 from customize.training import model_card
 from customize.training import run as training
 from customize.weights.learned_weights import find_learned
-from customize.weights.weight_file import about
+from customize.weights.weight_file import metadata_of
 
 PARTS = ("unet", "vae", "text_encoder")
 HOSTILE = "\x1b]0;x\x07\r```\n<script>alert(1)</script>\u202e"
@@ -195,10 +195,10 @@ def test_an_image_stores_names_and_finds_files_beside_it(tmp_path):
 def test_a_pattern_of_an_adapter_is_refused_only_where_it_may_take_for_ever(tmp_path, pattern, sound):
     output = {ADAPTER_METADATA: json.dumps({"unet.r": 4, "unet.rank_pattern": {pattern: 4}})}
     if sound:
-        assert about(Header({}, output), tmp_path) == {}
+        assert metadata_of(Header({}, output), tmp_path) == {}
     else:
         with pytest.raises(InputError, match="damaged metadata"):
-            about(Header({}, output), tmp_path)
+            metadata_of(Header({}, output), tmp_path)
 
 
 def test_a_saved_adapter_names_no_base_by_its_place(tiny_epsilon, tmp_path):

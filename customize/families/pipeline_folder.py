@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from customize.library_logs import without_bars
 from customize.storage.resources import safetensors_size
-from customize.storage.run_folder import ABOUT
+from customize.storage.run_folder import METADATA
 from customize.storage.tensor_files import PRECISIONS, rounded
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def save_pipeline(folder: Path, family: "Family", metadata: dict[str, str], prec
     if precision != "fp32":
         round_files(folder, precision)
     copy_unused(family, folder)
-    (folder / ABOUT).write_text(metadata["customize"], encoding="utf-8", newline="\n")
+    (folder / METADATA).write_text(metadata["customize"], encoding="utf-8", newline="\n")
     return [folder / "model_index.json"]
 
 
@@ -74,7 +74,7 @@ def pipeline_sizes(folder: Path, family: "Family", metadata: dict[str, str], pre
             }
         sizes[part] += safetensors_size(tensors, {"format": "pt"})
     sizes |= {part: size_of(family.source / part) for part in family.spec.unused_parts if (family.source / part).is_dir()}
-    return sizes | {ABOUT: len(metadata["customize"].encode())}
+    return sizes | {METADATA: len(metadata["customize"].encode())}
 
 
 def size_of(path: Path) -> int:

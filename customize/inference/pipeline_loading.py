@@ -83,5 +83,5 @@ def locate(base: str | None, learned: Learned, **options: str | None) -> familie
 def options_of(base: str | None, learned: Learned, **options: str | None) -> dict[str, str | None]:
     """The options for loading the base model. Without a base, missing ones are those that the first weights were trained with."""
     files = (*filter(None, [learned.network]), *learned.files)
-    stored = files[0].about.get("settings", {}) if base is None and files else {}
+    stored = files[0].metadata.get("settings", {}) if base is None and files else {}
     return {name: given or stored.get(name) for name, given in options.items()}

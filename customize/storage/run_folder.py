@@ -11,7 +11,7 @@ from customize.storage.atomic import READY, recover
 from customize.storage.disk import sync_folder
 from customize.storage.json_files import read_object
 
-CONFIG, LOG, CARD, ABOUT = "config.toml", "log.jsonl", "README.md", "customize.json"
+CONFIG, LOG, CARD, METADATA = "config.toml", "log.jsonl", "README.md", "customize.json"
 CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER = "checkpoints", "samples", "weights", "before_after.png"
 SHEET = "contact_sheet.png"
 LORA, KOHYA_LORA = "pytorch_lora_weights.safetensors", "pytorch_lora_weights_kohya.safetensors"
@@ -67,8 +67,8 @@ def is_finished(folder: Path, steps: int, precision: str = "fp32") -> bool:
     if manifest.faults(folder, others=True):
         return False
     try:
-        about = read_object(folder / ABOUT)
-        return about.get("steps") == steps and about.get("settings", {}).get("save_precision", "fp32") == precision
+        metadata = read_object(folder / METADATA)
+        return metadata.get("steps") == steps and metadata.get("settings", {}).get("save_precision", "fp32") == precision
     except (OSError, ValueError, AttributeError):
         return False
 

@@ -268,17 +268,17 @@ def to_generate(settings, examples: Examples) -> int:
 def files_of(settings, context: RunContext, training: TrainingSetup, state: State) -> Files:
     """What will be written, without config.toml, model card, log, manifests and trackers' files, which are small."""
     first, last = context.first_step, context.max_train_steps
-    about = model_card.metadata(settings, training.method, context.family, last)
+    metadata = model_card.metadata(settings, training.method, context.family, last)
     samples = 0
     if context.sample_prompts:
         at = {0, last, *range(0, last + 1, context.validation_steps)}
         images = len(context.sample_prompts) * images_per_prompt(settings)
         samples = images * len([step for step in at if step > first or step == first == 0])
     return Files(
-        checkpoint.file_sizes(state.checkpoint(), {**training.method.description(), **about}),
+        checkpoint.file_sizes(state.checkpoint(), {**training.method.description(), **metadata}),
         times(first, last, settings.checkpointing_steps),
         settings.checkpoints_total_limit,
-        result_sizes(settings, training, context, about),
+        result_sizes(settings, training, context, metadata),
         times(first, last, every) if (every := weights_every(settings, context, training.method)) else 0,
         samples,
         3 * context.resolution**2 + 1024,
@@ -290,11 +290,11 @@ def times(first: int, last: int, every: int) -> int:
     return len({last, *range(first + every - first % every, last + 1, every)}) if last > first else 0
 
 
-def result_sizes(settings, training: TrainingSetup, context: RunContext, about: dict[str, str]) -> dict[str, int]:
+def result_sizes(settings, training: TrainingSetup, context: RunContext, metadata: dict[str, str]) -> dict[str, int]:
     """Bytes of each file of the result: computed from the shapes for a complete pipeline, measured by saving for small files."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         if settings.trains_whole_networks:
-            return pipeline_sizes(folder, context.family, about, settings.save_precision)
-        sizes = {path.name: path.stat().st_size for path in training.method.save(folder, about)}
-        return sizes | {run_folder.ABOUT: len(about["customize"].encode())}
+            return pipeline_sizes(folder, context.family, metadata, settings.save_precision)
+        sizes = {path.name: path.stat().st_size for path in training.method.save(folder, metadata)}
+        return sizes | {run_folder.METADATA: len(metadata["customize"].encode())}

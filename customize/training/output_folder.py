@@ -15,7 +15,6 @@ from customize.settings.texts import PATHS
 from customize.storage import lock, manifest, ownership
 from customize.storage.atomic import write_text
 from customize.storage.run_folder import (
-    ABOUT,
     BEFORE_AFTER,
     CARD,
     CHECKPOINTS,
@@ -23,6 +22,7 @@ from customize.storage.run_folder import (
     KOHYA_LORA,
     LOG,
     LORA,
+    METADATA,
     SAMPLES,
     SHEET,
     WEIGHTS,
@@ -31,7 +31,7 @@ from customize.storage.run_folder import (
 
 WRITTEN = (
     CONFIG, LOG, CARD, CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER, "learned_embeds*.safetensors", LORA, KOHYA_LORA,
-    manifest.NAME, ABOUT,
+    manifest.NAME, METADATA,
 )  # fmt: skip
 """Patterns of the files that a run writes into its folder, without those of a complete pipeline."""
 
@@ -122,7 +122,9 @@ def present(folder: Path, record: ownership.Record) -> list[Path]:
 
 def in_its_place(settings, folder: Path, record: ownership.Record) -> list[Path]:
     """Files under the names of the run's result that the program did not write."""
-    return [each for name in (manifest.NAME, ABOUT, *settings.result_files) for each in ownership.foreign(folder / name, record)]
+    return [
+        each for name in (manifest.NAME, METADATA, *settings.result_files) for each in ownership.foreign(folder / name, record)
+    ]
 
 
 def config(settings) -> str:

@@ -49,10 +49,10 @@ def identity(settings, source: Source, examples: Examples, num_processes: int) -
     images = {example.name: [example.digest, *example.captions] for example in examples.instances}
     versions = {name: version(name) for name in run_folder.VERSIONED}
     kept |= {"init_weights": init_weights.digest(settings)[:16]}
-    about = {"method": settings.command, BASE_FILES: files, "num_processes": num_processes}
+    others = {"method": settings.command, BASE_FILES: files, "num_processes": num_processes}
     of_class = {CLASS_IMAGES: digests(examples.classes)}
     return json.loads(
-        json.dumps({**kept, **about, IMAGES: images, **of_class, "versions": versions, "changes": [], "run": uuid4().hex})
+        json.dumps({**kept, **others, IMAGES: images, **of_class, "versions": versions, "changes": [], "run": uuid4().hex})
     )
 
 

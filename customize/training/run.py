@@ -41,7 +41,7 @@ from customize.training.validation import ValidationImages
 
 SMALL = 256 << 20
 """Bytes of trained weights up to which they are saved whenever sample images are generated."""
-About = Callable[[int], dict[str, str]]
+MetadataOfStep = Callable[[int], dict[str, str]]
 """The metadata of the weights of a step."""
 
 
@@ -111,7 +111,7 @@ def fit(
     resume = resume and fitting(resume, parts_of(method, learning_rates.optimizer, accelerator.scaler))
     refuse_other_class_images(resume, run_identity, setup.class_examples)
     samples = ValidationImages(settings, context.sample_prompts, family, setup.condition, folder / run_folder.SAMPLES)
-    about = partial(model_card.metadata, settings, method, family)
+    metadata_of = partial(model_card.metadata, settings, method, family)
     expected = expected_time.of_a_run(context, expected_time.of_a_step(context, setup))
     events.summarize("prepared", summary.prepared(context, setup, expected))
     began = time.perf_counter()
@@ -119,7 +119,7 @@ def fit(
     probe = has_steps and Probe(method, dataset, accelerator.device, settings.train_batch_size, accelerator.autocast)
     # nothing is written before this
     config_file = claim.enter_context(claimed(settings, folder, accelerator, resume, run_identity))
-    callbacks = callbacks_of(settings, config_file, context, method, samples, about, further)
+    callbacks = callbacks_of(settings, config_file, context, method, samples, metadata_of, further)
     config = LoopConfig.of(settings, context.max_train_steps)
     state = train(config, method, dataset, callbacks, accelerator, learning_rates, resume, run_identity)
     if state.stop and state.step < state.max_train_steps:
@@ -203,14 +203,14 @@ def tracker_options(resume: Checkpoint | None, run_identity: dict[str, Any]) -> 
 
 
 def callbacks_of(
-    settings, config: Path, context: RunContext, method: Method, samples: ValidationImages, about: About,
+    settings, config: Path, context: RunContext, method: Method, samples: ValidationImages, metadata_of: MetadataOfStep,
     further: Sequence[Callback],
 ) -> list[Callback]:  # fmt: skip
     """The callbacks of a run, in call order. config: the file in the run's folder with the settings."""
     folder = config.parent
     checkpoints = Checkpoints(
         folder / run_folder.CHECKPOINTS, settings.checkpointing_steps, settings.checkpoints_total_limit,
-        lambda step: {**method.description(), **about(step)},
+        lambda step: {**method.description(), **metadata_of(step)},
     )  # fmt: skip
     found: list[Callback] = [NanGuard(settings.on_nan), Trackers()]
     if context.accelerator.is_main_process:
@@ -219,7 +219,7 @@ def callbacks_of(
     if samples.prompts:
         found.append(EveryNSteps(context.validation_steps, samples, at_start=True))
     if every := weights_every(settings, context, method):
-        found.append(EveryNSteps(every, save_weights(folder / run_folder.WEIGHTS, method, about)))
+        found.append(EveryNSteps(every, save_weights(folder / run_folder.WEIGHTS, method, metadata_of)))
     found += [checkpoints, Signals(summary.resume_command(settings, config))]
     return found
 
@@ -231,14 +231,14 @@ def weights_every(settings, context: RunContext, method: Method) -> int | None:
     return context.validation_steps if context.sample_prompts and size(method.trainable_state_dict()) <= SMALL else None
 
 
-def save_weights(folder: Path, method: Method, about: About) -> Callable[[State], None]:
+def save_weights(folder: Path, method: Method, metadata_of: MetadataOfStep) -> Callable[[State], None]:
     """Returns an action that saves the present weights like a result, in a subfolder per step."""
 
     def save(state: State) -> None:
         what = f"the weights of step {state.step} could not be saved"
         if state.accelerator.is_main_process:
             with optional_file(what), new_folder(folder / checkpoint.name(state.step)) as unfinished:
-                method.save(unfinished, about(state.step))
+                method.save(unfinished, metadata_of(state.step))
                 manifest.write(unfinished)
 
     return save
@@ -258,7 +258,7 @@ def finish(settings, folder: Path, family: Family, outcome: Outcome) -> list[Pat
         report = method.report()
         card = model_card.card(folder, json.loads(metadata["customize"]), files, report)
         (unfinished / run_folder.CARD).write_text(card, encoding="utf-8", newline="\n")
-        (unfinished / run_folder.ABOUT).write_text(metadata["customize"], encoding="utf-8", newline="\n")
+        (unfinished / run_folder.METADATA).write_text(metadata["customize"], encoding="utf-8", newline="\n")
     if report:
         events.info(report)
     events.summarize("saved", summary.saved(folder, files, difference))

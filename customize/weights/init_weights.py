@@ -67,7 +67,7 @@ def settings_of_words(words: Mapping[str, LearnedFile]) -> dict[str, Any]:
     """The words of embeddings, their numbers of vectors, and their initializer tokens where the files record them."""
     initializers = dict[str, str]()
     for file in words.values():
-        recorded = file.about.get("settings", {})
+        recorded = file.metadata.get("settings", {})
         tokens, starts = (recorded.get(name) or () for name in ("placeholder_token", "initializer_token"))
         if isinstance(tokens, list) and isinstance(starts, list) and starts:
             initializers |= dict(zip(tokens, starts * (len(tokens) if len(starts) == 1 else 1), strict=False))
@@ -84,7 +84,7 @@ def rows(file: LearnedFile, name: str) -> int:
 
 def settings_of_adapter(file: LearnedFile) -> dict[str, Any]:
     """The settings that follow from an adapter's tensors and metadata. Raises InputError."""
-    name, recorded = file.adapter or "lora", file.about.get("settings", {})
+    name, recorded = file.adapter or "lora", file.metadata.get("settings", {})
     own = {key: recorded[key] for key in adapters.settings_of(name) if key in recorded} if recorded.get("adapter") == name else {}
     networks = specs.networks()
     description = next(filter(None, (adapter_description(file, part) for part in networks)), {})

@@ -23,7 +23,7 @@ from customize.weights.weight_file import (
     check_file,
     damaged,
     files_of,
-    read_about,
+    parse_metadata,
     summary_line,
 )
 
@@ -32,27 +32,27 @@ from customize.weights.weight_file import (
 class Learned:
     """The base model (None where it is not named) and the files to load into it.
 
-    about_base: our own metadata of a complete pipeline that is the base; empty for other models.
+    base_metadata: our own metadata of a complete pipeline that is the base; empty for other models.
     network: fully trained weights, which replace the base model's.
     """
 
     base: str | None
     files: tuple[LearnedFile, ...]
-    about_base: dict[str, Any] = field(default_factory=dict)
+    base_metadata: dict[str, Any] = field(default_factory=dict)
     network: LearnedFile | None = None
 
     @property
     def trigger_words(self) -> tuple[str, ...]:
         """The trigger words of the files, and of a complete pipeline that is the base."""
-        own = self.about_base.get("trigger_words", [])
+        own = self.base_metadata.get("trigger_words", [])
         files = (*filter(None, [self.network]), *self.files)
         return tuple(dict.fromkeys([*own, *(word for file in files for word in file.trigger_words)]))
 
     @property
     def summaries(self) -> list[str]:
         """A line for a fine-tuned base and for each file: kind, trigger words, base model."""
-        about = self.about_base
-        base = [summary_line(self.base, "complete model", about, about.get("trigger_words", ()))] if about else []
+        metadata = self.base_metadata
+        base = [summary_line(self.base, "complete model", metadata, metadata.get("trigger_words", ()))] if metadata else []
         return base + [file.summary for file in (*filter(None, [self.network]), *self.files)]
 
 
@@ -96,21 +96,21 @@ def find_learned(base: str | None, weights: Sequence[tuple[str | Path, Scale]]) 
     base, found = base_of(base, pipelines, [*networks, *files])
     problems += found
     problems += of_other_families(base, files)
-    about_base: dict[str, Any] = {}
-    if base not in (None, "demo") and (beside := Path(os.path.expanduser(base)) / run_folder.ABOUT).is_file():
+    base_metadata: dict[str, Any] = {}
+    if base not in (None, "demo") and (beside := Path(os.path.expanduser(base)) / run_folder.METADATA).is_file():
         try:
-            about_base = read_about(beside.read_text(encoding="utf-8"), beside)
+            base_metadata = parse_metadata(beside.read_text(encoding="utf-8"), beside)
         except (InputError, OSError, UnicodeDecodeError):
             problems.append(damaged(beside))
     if problems:
         raise InputError(problems)
-    return Learned(base, tuple(files), about_base, networks[0] if networks else None)
+    return Learned(base, tuple(files), base_metadata, networks[0] if networks else None)
 
 
 def base_of(base: str | None, pipelines: Sequence[Path], files: Sequence[LearnedFile]) -> tuple[str | None, list[Problem]]:
     """The base model: the given one, a complete pipeline among the weights, or the one that the files name."""
     problems = [] if base else list(unknown_bases(files))
-    named = {file.about["base_model"] for file in files if "base_model" in file.about}
+    named = {file.metadata["base_model"] for file in files if "base_model" in file.metadata}
     if not base and not pipelines and len(named) > 1:
         remedy = "choose one with --pretrained_model_name_or_path"
         problems.append(Problem(SETTING, f"learned on different base models: {', '.join(sorted(named))}", remedy))
@@ -132,15 +132,15 @@ def of_other_families(base: str | None, files: Iterable[LearnedFile]) -> Iterato
 
 def find_base(file: LearnedFile) -> None:
     """Replaces the name of the file's base model by its location, where the run that the file belongs to recorded it."""
-    name = file.about.get("base_model")
+    name = file.metadata.get("base_model")
     if name and (place := local_base(file.path, name)):
-        file.about["base_model"] = place
+        file.metadata["base_model"] = place
 
 
 def unknown_bases(files: Iterable[LearnedFile]) -> Iterator[Problem]:
     """The problems of files whose base model is neither a name on the hub nor a local path."""
     for file in files:
-        name = file.about.get("base_model") or "demo"
+        name = file.metadata.get("base_model") or "demo"
         if name != "demo" and "/" not in name and "\\" not in name and not os.path.exists(os.path.expanduser(name)):
             what = printable(f"{file.path} was learned on {name}, whose location is not known")
             yield Problem(SETTING, what, "give its path with --pretrained_model_name_or_path")

@@ -116,13 +116,13 @@ def over_inputs(magnitude: Tensor, base: Tensor) -> bool:
 
 def fits(terms: Terms, parameters: Mapping[str, Tensor]) -> bool:
     """Whether the terms define a change of the right shape for each parameter they name, with none left over."""
-    about = {"bias"} & terms.keys() | ({"weight"} if terms.keys() - {"bias", "alpha"} else set())
-    if not about or not about <= parameters.keys() or not any(terms.keys() - {"bias", "alpha"} <= set(form) for form in FORMS):
+    names = {"bias"} & terms.keys() | ({"weight"} if terms.keys() - {"bias", "alpha"} else set())
+    if not names or not names <= parameters.keys() or not any(terms.keys() - {"bias", "alpha"} <= set(form) for form in FORMS):
         return False
     meta = {kind: tensor.to("meta") if kind != "alpha" else tensor for kind, tensor in terms.items()}
     try:
         return all(min(tensor.shape, default=1) > 0 for tensor in terms.values()) and all(
-            change(meta, name, parameters[name].to("meta")).shape == parameters[name].shape for name in about
+            change(meta, name, parameters[name].to("meta")).shape == parameters[name].shape for name in names
         )
     except (RuntimeError, KeyError, IndexError, ValueError):
         return False

@@ -28,8 +28,8 @@ def entries(metadata: Mapping[str, str], family: "Family | None", kind: str) -> 
 
     metadata: of `model_card.metadata`; kind: an adapter, such as "lora", or "textual-inversion".
     """
-    about = json.loads(metadata.get("customize", "{}"))
-    words = ", ".join(map(str, about.get("trigger_words", [])))
+    facts = json.loads(metadata.get("customize", "{}"))
+    words = ", ".join(map(str, facts.get("trigger_words", [])))
     own = {"modelspec.sai_model_spec": "1.0.1", "modelspec.title": words or kind, "modelspec.implementation": "diffusers"}
     own |= {"modelspec.trigger_phrase": words} if words else {}
     base = dict(family.model_spec) if family else {}

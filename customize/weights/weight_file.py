@@ -42,12 +42,15 @@ MOST_REPEATS = 3
 
 @dataclass(frozen=True)
 class LearnedFile:
-    """A safetensors file with learned weights, the scale to load them at, and its metadata (`about`)."""
+    """A safetensors file with learned weights, and the scale to load them at.
+
+    metadata: our own, such as base_model and trigger_words; empty for files of other programs.
+    """
 
     path: Path
     scale: Scale
     header: Header
-    about: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
     @property
     def adapter(self) -> str | None:
@@ -89,7 +92,7 @@ class LearnedFile:
     @property
     def trigger_words(self) -> tuple[str, ...]:
         """The trigger words of the file, where it names them."""
-        own = self.about.get("trigger_words", ()) if self.is_adapter or self.is_network else ()
+        own = self.metadata.get("trigger_words", ()) if self.is_adapter or self.is_network else ()
         return tuple(dict.fromkeys([*own, *self.placeholders]))
 
     @property
@@ -101,18 +104,18 @@ class LearnedFile:
         kind = f"adapter{f' and {words}' if rows else ''}" if self.is_adapter else words
         kind = "network" if self.is_network else kind
         if self.path.name == checkpoint.LEARNED:
-            kind = f"checkpoint of step {self.about.get('steps', 'unknown')}, {kind}"
-        others = {} if self.about else model_spec.read(self.header.metadata)
+            kind = f"checkpoint of step {self.metadata.get('steps', 'unknown')}, {kind}"
+        others = {} if self.metadata else model_spec.read(self.header.metadata)
         words = self.trigger_words or filter(None, [others.get("trigger")])
-        line = summary_line(self.path, kind, self.about, tuple(words), f", scale {self.scale}", others.get("base", ""))
+        line = summary_line(self.path, kind, self.metadata, tuple(words), f", scale {self.scale}", others.get("base", ""))
         return line + (f"; most frequent in its captions: {', '.join(others['tags'])}" if "tags" in others else "")
 
 
-def summary_line(path: object, kind: str, about: dict[str, Any], words: Iterable[str], scale: str = "", base: str = "") -> str:
+def summary_line(path: object, kind: str, metadata: dict[str, Any], words: Iterable[str], scale: str = "", base: str = "") -> str:
     """One line on learned weights, from their metadata. base: the base model that a file of another program names."""
-    method = f" ({about['method']})" if about.get("method") else ""
+    method = f" ({metadata['method']})" if metadata.get("method") else ""
     triggers = f"trigger words: {', '.join(map(str, words))}" if words else "trigger words unknown"
-    base = str(about.get("base_model") or base)
+    base = str(metadata.get("base_model") or base)
     base = f"learned on {base}" if base else "base model unknown"
     return printable(f"{path}: {kind}{method}{scale}; {triggers}; {base}")
 
@@ -157,7 +160,7 @@ def check_file(path: Path, scale: Scale) -> LearnedFile:
         remedy = "convert it to .safetensors: a pickle can run any code when it is opened"
         raise InputError(Problem(SETTING, f"{path} is a pickle, which is not opened", remedy))
     header = read_header(path)
-    file = LearnedFile(path, scale, header, about(header, path))
+    file = LearnedFile(path, scale, header, metadata_of(header, path))
     problems = [problem for problem in [unsupported(path, header.tensors)] if problem and not file.adapter]
     integers = {name for name, info in header.tensors.items() if name.endswith(".alpha") and info.dtype in INTEGERS}
     wrong = sorted(name for name, info in header.tensors.items() if info.dtype not in FLOATS and name not in integers)
@@ -183,7 +186,7 @@ def check_file(path: Path, scale: Scale) -> LearnedFile:
     return file
 
 
-def about(header: Header, path: Path) -> dict[str, Any]:
+def metadata_of(header: Header, path: Path) -> dict[str, Any]:
     """Our own metadata of a file (base_model, method, trigger_words, ...); empty for files of other programs.
 
     Raises InputError where that, or the configuration of an adapter for diffusers, is damaged.
@@ -203,7 +206,7 @@ def about(header: Header, path: Path) -> dict[str, Any]:
         least = 1 if re.search(r"(^|\.)r(ank_pattern)?$", name) else -math.inf
         if not all(type(number) in (int, float) and least <= number < math.inf for number in numbers):
             raise InputError(damaged(path))
-    return read_about(header.metadata.get("customize", "{}"), path)
+    return parse_metadata(header.metadata.get("customize", "{}"), path)
 
 
 def adapter_description(file: LearnedFile, part: str) -> dict[str, Any]:
@@ -218,7 +221,7 @@ def of_network(name: str) -> bool:
     return "." in name
 
 
-def read_about(text: str, path: Path) -> dict[str, Any]:
+def parse_metadata(text: str, path: Path) -> dict[str, Any]:
     """The metadata that a run or a merge writes into its result. Raises InputError for values of the wrong type."""
     try:
         metadata = json_object(text)
@@ -241,7 +244,7 @@ def damaged(path: Path) -> Problem:
 
 def other_base(file: LearnedFile) -> str:
     """The remedy for weights that do not fit the base model."""
-    named = file.about.get("base_model") or model_spec.read(file.header.metadata).get("base")
+    named = file.metadata.get("base_model") or model_spec.read(file.header.metadata).get("base")
     return f"load it with the base model that it was learned on{f', {named}' if named else ''}"
 
 

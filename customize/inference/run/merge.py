@@ -52,7 +52,7 @@ def run(settings: InferenceSettings) -> None:
             events.info(line)
         for note in pipeline.notes:
             events.note(note)
-        metadata = about(pipeline, options)
+        metadata = metadata_of(pipeline, options)
         if target.suffix == ".safetensors":
             write_adapter(target, pipeline, metadata, settings.lora_format == "kohya")
         else:
@@ -113,7 +113,7 @@ def of_others(target: Path) -> list[Path]:
     return ownership.foreign(target, ownership.Record(target if target.is_dir() else target.parent))
 
 
-def about(pipeline: "Pipeline", options: dict[str, Any]) -> dict[str, str]:
+def metadata_of(pipeline: "Pipeline", options: dict[str, Any]) -> dict[str, str]:
     """The metadata of the result, with the keys that runs use. options: how the base model was loaded."""
     from customize.inference.metadata.write_png import facts
 
