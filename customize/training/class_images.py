@@ -33,7 +33,7 @@ def complete(settings, family: Family, resolution: int) -> tuple[Example, ...]:
         return present[: settings.num_class_images]
     note = {"prompt": settings.class_prompt, "model": family.name, "seed": settings.seed, "resolution": resolution}
     note |= {"guidance_scale": settings.sample_guidance_scale, "num_inference_steps": settings.sample_inference_steps}
-    if any(folder.glob("class-*.png")) or not is_note(folder / MANIFEST):
+    if any(folder.glob("class-*.png")) or not is_own_manifest(folder / MANIFEST):
         check_manifest(folder / MANIFEST, note)
     write_text(folder / MANIFEST, json.dumps(note, indent=1) + "\n")
     pipeline = Pipeline(family)
@@ -69,7 +69,7 @@ def batches(every: list[str], todo: list[str], size: int) -> list[list[str]]:
     return [batch for batch in cut if not set(todo).isdisjoint(batch)]
 
 
-def is_note(path: Path) -> bool:
+def is_own_manifest(path: Path) -> bool:
     """Whether the file does not exist, or was written by this program."""
     try:
         return not os.path.lexists(path) or (not path.is_symlink() and "guidance_scale" in read_object(path))

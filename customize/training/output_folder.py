@@ -53,7 +53,7 @@ def check(settings) -> Path:
             os.listdir(folder / inner)  # raises where it may not be listed
             check_place("output_dir", folder / inner)
     ours = record.files()
-    blocking = in_its_place(settings, folder, record) if settings.resume_from_checkpoint else present(folder, record)
+    blocking = foreign_results(settings, folder, record) if settings.resume_from_checkpoint else foreign_files(folder, record)
     names = first_few([path.relative_to(folder.absolute()).as_posix() for path in blocking])
     resume = "--resume_from_checkpoint latest resumes it"
     if blocking and settings.resume_from_checkpoint:
@@ -73,7 +73,7 @@ def check(settings) -> Path:
     if name.startswith(".") or Path(name).name != name or any(fnmatch(name, pattern) for pattern in written()):
         what = f'"{settings.logging_dir}" is not a plain, unused name for a folder in output_dir'
         raise InputError(Problem("logging_dir", what, "use a name such as logs"))
-    if problems := list(in_the_way(settings, folder, ours)) if settings.overwrite_output_dir else ():
+    if problems := list(removed_inputs(settings, folder, ours)) if settings.overwrite_output_dir else ():
         raise InputError(problems)
     return folder
 
@@ -91,7 +91,7 @@ def removal(settings, folder: Path) -> str:
     return f"overwrite_output_dir removes {count_of(files)} of an earlier run in {folder}: {names}"
 
 
-def in_the_way(settings, folder: Path, ours: list[Path]) -> Iterator[Problem]:
+def removed_inputs(settings, folder: Path, ours: list[Path]) -> Iterator[Problem]:
     """The problems of files that the run reads, but `overwrite_output_dir` would remove."""
     doomed = [Path(os.path.realpath(path)) for path in ours]
     for name, line in table(type(settings)).items():
@@ -110,7 +110,7 @@ def is_place(value: str | None) -> bool:
     return value not in (None, "demo") and os.path.exists(value)
 
 
-def present(folder: Path, record: ownership.Record) -> list[Path]:
+def foreign_files(folder: Path, record: ownership.Record) -> list[Path]:
     """Files where a run writes that the program did not write. A foreign config.toml is allowed: settings are saved beside it."""
     found = []
     for path in sorted(path for pattern in written() if pattern != CONFIG for path in folder.glob(pattern)):
@@ -120,7 +120,7 @@ def present(folder: Path, record: ownership.Record) -> list[Path]:
     return found
 
 
-def in_its_place(settings, folder: Path, record: ownership.Record) -> list[Path]:
+def foreign_results(settings, folder: Path, record: ownership.Record) -> list[Path]:
     """Files under the names of the run's result that the program did not write."""
     return [
         each for name in (manifest.NAME, METADATA, *settings.result_files) for each in ownership.foreign(folder / name, record)

@@ -81,12 +81,12 @@ def add_adapter(networks: Networks, file: LearnedFile, name: str, partial: bool)
     found, keys = sort(tensors, networks.modules, networks.family.spec.networks)
     fitting = found
     if not own:
-        fitting = {place: as_peft_has_it(networks.module(place), terms) for place, terms in found.items()}
+        fitting = {place: with_peft_names(networks.module(place), terms) for place, terms in found.items()}
         fitting = {place: terms for place, terms in fitting.items() if fits(networks.module(place), terms)}
     left_out = sorted(tensors.keys() - {key for (place, _), key in keys.items() if place in fitting})
     if left_out and not (fitting and partial):
         what = f"{len(left_out) if fitting else 'all'} tensors do not fit this base model: {listed(left_out)}"
-        raise InputError(Problem(SETTING, f"{file.path}: {what}{widths(networks, found)}", other_base(file)))
+        raise InputError(Problem(SETTING, f"{file.path}: {what}{other_width(networks, found)}", other_base(file)))
     beside = {place: terms for place, terms in fitting.items() if own or is_lora(terms)}
     try:
         for part, network in networks.family.trainable.items():
@@ -122,7 +122,7 @@ def fits(module: nn.Module, terms: Terms) -> bool:
     return lycoris.fits(terms, parameters)
 
 
-def as_peft_has_it(module: nn.Module, terms: Terms) -> Terms:
+def with_peft_names(module: nn.Module, terms: Terms) -> Terms:
     """The terms of a DoRA over output rows with the magnitude under peft's name; other terms unchanged."""
     plain = {"A", "B", "dora_scale"} <= terms.keys() <= {"A", "B", "alpha", "dora_scale", "bias"}
     if not plain or not hasattr(module, "weight") or lycoris.over_inputs(terms["dora_scale"], module.weight):
@@ -130,7 +130,7 @@ def as_peft_has_it(module: nn.Module, terms: Terms) -> Terms:
     return {"magnitude" if kind == "dora_scale" else kind: tensor for kind, tensor in terms.items()}
 
 
-def widths(networks: Networks, found: Mapping[Place, Terms]) -> str:
+def other_width(networks: Networks, found: Mapping[Place, Terms]) -> str:
     """For a message: the width of prompt embeddings that an adapter was learned with, where this base model has another."""
     spec = networks.family.spec
     for (part, module), terms in found.items():

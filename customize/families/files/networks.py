@@ -22,7 +22,7 @@ from customize.storage.untrusted_files import refusing
 OTHER = f"is it Stable Diffusion 1.x, 2.x or XL? {AGAIN}"
 OTHER_PARTS_OF_CLIP = ("text_projection.", "logit_scale", "vision_model.", "visual_projection.", "embeddings.position_ids")
 """Other tensors that the file of a text encoder may hold; they are ignored."""
-NAMES_OF_2022 = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Old and current names of the attention layers in the autoencoders of Stable Diffusion 1.x."""
 
 AT_A_TIME = 64
@@ -46,7 +46,7 @@ def load_network(
         raise InputError(Problem(where, what, AGAIN))
     with refusing(where, OTHER):
         network = build(network_class, config)
-    refuse_others(where, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}, shapes)
+    refuse_mismatch(where, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}, shapes)
     with refusing(where, OTHER):
         network.load_state_dict(tensors_of(folder, part, variant, dtype), assign=True)
     return network
@@ -79,12 +79,12 @@ def own_name(part: str, name: str) -> str:
         return "" if name.startswith(OTHER_PARTS_OF_CLIP) else name
     if part == "vae" and ".attentions." in name:
         parts = name.split(".")
-        parts[-2] = NAMES_OF_2022.get(parts[-2], parts[-2])
+        parts[-2] = OLD_NAMES.get(parts[-2], parts[-2])
         return ".".join(parts)
     return name
 
 
-def refuse_others(where: str, expected: Shapes, found: Shapes) -> None:
+def refuse_mismatch(where: str, expected: Shapes, found: Shapes) -> None:
     """Raises InputError if tensors are missing, unexpected, or of another shape."""
     for names, what in (
         (expected.keys() - found, "of its tensors missing"),
