@@ -14,8 +14,8 @@ os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 
 SLOWEST = (
-    "new_adapter processes quiet hostile_files documented_commands resume reliability read_png folders guard disk_full"
-    " latents_cache"
+    "new_adapter quiet hostile_files documented_commands resume reliability guard stable_diffusion_xl folders disk_full"
+    " latents_cache read_png weights inference merge"
 ).split()
 """The slowest test files."""
 
