@@ -49,9 +49,8 @@ def set_trap(moment: str, number: int, action: str) -> None:
     import torch
 
     from customize.data import latents_cache
-    from customize.diffusion import losses
     from customize.evaluation import verify_result
-    from customize.methods.method import Method
+    from customize.methods.method import DenoisingMethod, Method
     from customize.storage import checkpoint, manifest
     from customize.training import callbacks, class_images
     from customize.training.callbacks import Checkpoints
@@ -61,7 +60,7 @@ def set_trap(moment: str, number: int, action: str) -> None:
         "inside a checkpoint": (manifest, "write"),
         "after a checkpoint": (checkpoint, "prune"),
         "at the end of a step": (Checkpoints, "after_step"),
-        "in the loss": (losses, "mean_squared_error"),
+        "in the loss": (DenoisingMethod, "forward"),
         "in the bar": (callbacks.Progress, "after_step"),
         "in the result": (verify_result, "check"),
         "at a class picture": (class_images, "write_image"),
