@@ -77,10 +77,12 @@ def settings_for(method: str, base: Path, image_folder: Path, output: Path, **ch
 def train_loop(settings, training, accelerator, steps, callbacks=(), method=None, dataset=None, scale=1.0, resume=None):
     """Runs only the training loop, as a run calls it; returns its last state."""
     from customize.training.loop import LoopConfig, train
+    from customize.training.resumable import parts_of
 
     rates = training.learning_rates(settings, steps, scale)
     config, method, dataset = LoopConfig.of(settings, steps), method or training.method, dataset or training.dataset
-    return train(config, method, dataset, callbacks, accelerator, rates, resume, {})
+    parts = parts_of(method, rates.optimizer, accelerator.scaler, *(callback.parts(method) for callback in callbacks))
+    return train(config, method, dataset, callbacks, accelerator, rates, parts, resume, {})
 
 
 def parts_for(method, settings, scaler=None):

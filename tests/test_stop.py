@@ -1,17 +1,20 @@
 """A callback may end a run early: the run has a result, a checkpoint and sample images like any other."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from kit import parts_for, prepared, settings_for, train_loop, write_images
+from kit import prepared, settings_for, train_loop, write_images
 from safetensors.torch import load_file
 
 from customize import events
+from customize.errors import InputError
 from customize.storage import checkpoint
-from customize.training import run
+from customize.training import dry_run, resumable, run
 from customize.training.callbacks import Checkpoints, EveryNSteps
 from customize.training.loop import Callback, Stop
+from customize.training.nan_guard import NanGuard
 from customize.training.preflight import check
 
 
@@ -114,15 +117,20 @@ def test_other_weights_are_held_for_a_while(tiny_epsilon, image_folder, tmp_path
     assert all(torch.equal(tensor, own[name]) for name, tensor in method.trainable_state_dict().items())
 
 
-class Average:
-    """A further part of the state: a moving average of the weights."""
+class Average(Callback):
+    """A moving average of the trained weights, which becomes the result; a part of the state."""
 
-    def __init__(self, method):
+    def parts(self, method):
         self.method, self.tensors = method, {name: t.detach().clone() for name, t in method.trainable_state_dict().items()}
+        return {"average": self}
 
-    def update(self):
+    def start(self, state):
+        return Stop("averaged", self.tensors) if state.step == state.max_train_steps else None
+
+    def after_step(self, state, metrics):
         for name, tensor in self.method.trainable_state_dict().items():
             self.tensors[name].lerp_(tensor.detach(), 0.5)
+        return self.start(state)
 
     def state_dict(self):
         return dict(self.tensors)
@@ -135,34 +143,100 @@ class Average:
         return [] if isinstance(saved, dict) and saved.keys() == self.tensors.keys() else ["the average"]
 
 
-def test_a_further_part_is_saved_restored_and_compared_by_being_in_the_dictionary(
-    tiny_epsilon, image_folder, tmp_path, monkeypatch
-):
-    """Nothing but `parts_of` knows of it."""
-    from customize.training import loop, resumable, resume
+class Dies(Callback):
+    """Ends the run by an error, in the step after so many or after a step."""
 
-    settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run")
+    def __init__(self, before=None, after=None):
+        self.before, self.after = before, after
 
-    def parts_with_average(method, optimizer, scaler):
-        return {**resumable.parts_of(method, optimizer, scaler), "average": Average(method)}
+    def before_step(self, state, metrics):
+        if state.step == self.before:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "parts_of", parts_with_average)
+    def after_step(self, state, metrics):
+        if state.step == self.after:
+            raise KeyboardInterrupt
 
-    class Updates(Callback):
-        def after_step(self, state, metrics):
-            state.parts["average"].update()
 
-    def trained(steps, given=None):
-        context, setup = prepared(settings, given.step if given else 0)
-        state = train_loop(settings, setup, context.accelerator, steps, [Updates()], resume=given)
-        return state, setup.method
+@pytest.fixture(scope="module")
+def averaged(tiny_epsilon, image_folder, tmp_path_factory):
+    """(settings of a run of four steps whose result is the average, its tensors), with a checkpoint of each step."""
+    folder = tmp_path_factory.mktemp("averaged") / "run"
+    settings = settings_for("lora", tiny_epsilon, image_folder, folder, max_train_steps=4, checkpointing_steps=1)
+    run.run(settings, *check(settings), callbacks=[Average()])
+    return settings, load_file(folder / "pytorch_lora_weights.safetensors")
 
-    whole, _ = trained(4)
-    half, _ = trained(2)
-    saved = checkpoint.load(checkpoint.save(tmp_path, half.checkpoint()))
-    resumed, method = trained(4, saved)
-    for name, tensor in whole.parts["average"].tensors.items():
-        assert torch.equal(tensor, resumed.parts["average"].tensors[name])
-    with pytest.raises(Exception, match="the average"):
-        without = checkpoint.Checkpoint(2, saved.learned, {k: v for k, v in saved.state.items() if k != "average"})
-        resume.fitting(without, {**parts_for(method, settings), "average": Average(method)})
+
+def same_run(averaged, folder, **changes):
+    """The settings of the same run in another folder."""
+    return averaged[0].model_copy(update={"output_dir": str(folder), **changes})
+
+
+def test_a_callback_brings_a_part_of_the_state(averaged, tmp_path):
+    """The average of the weights that the checkpoints have is the result; a checkpoint and the plan of a run have it too."""
+    settings, found = averaged
+    planned = same_run(averaged, tmp_path / "planned")
+    expected = {name: t.detach().clone() for name, t in prepared(planned)[1].method.trainable_state_dict().items()}
+    for step in range(1, 5):
+        saved = checkpoint.load(Path(settings.output_dir) / f"checkpoints/step-{step:06d}")
+        for name, tensor in saved.learned.items():
+            expected[name].lerp_(tensor, 0.5)
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in saved.state["average"].items())
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+    sizes = dry_run.make(planned, *check(planned), callbacks=[Average()]).files.checkpoint
+    written = Path(settings.output_dir) / "checkpoints/step-000004/state.safetensors"
+    assert sizes[written.name] == written.stat().st_size
+
+
+@pytest.mark.parametrize("moment", [{"before": 3}, {"after": 4}], ids=["in a step", "before the result is saved"])
+def test_a_part_of_a_callback_is_resumed_to_the_same_bits(moment, averaged, tmp_path):
+    settings = same_run(averaged, tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        run.run(settings, *check(settings), callbacks=[Average(), Dies(**moment)])
+    assert not (tmp_path / "run/pytorch_lora_weights.safetensors").exists()
+    settings = same_run(averaged, tmp_path / "run", resume_from_checkpoint="latest")
+    run.run(settings, *check(settings), callbacks=[Average()])
+    found = load_file(tmp_path / "run/pytorch_lora_weights.safetensors")
+    assert all(torch.equal(tensor, found[name]) for name, tensor in averaged[1].items())
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "what"),
+    [(False, True, "has no state of average, a part"), (True, False, "has the state of average, a part")],
+)
+def test_a_checkpoint_with_other_parts_is_refused(first, then, what, averaged, tmp_path):
+    settings = same_run(averaged, tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        run.run(settings, *check(settings), callbacks=[*[Average()] * first, Dies(after=1)])
+    settings = same_run(averaged, tmp_path / "run", resume_from_checkpoint="latest")
+    with pytest.raises(InputError, match=f"step-000001: {what}.*\n.*-> resume with the callbacks that the run was started with"):
+        run.run(settings, *check(settings), callbacks=[Average()] * then)
+
+
+def test_a_part_has_a_name_of_its_own(averaged, tmp_path):
+    method = prepared(same_run(averaged, tmp_path / "run"))[1].method
+    for name in ("weights", "step", "average"):
+        with pytest.raises(InputError, match=f"has the name of another part: {name}"):
+            resumable.parts_of(method, method.build_optimizer(averaged[0]), None, {"average": Average()}, {name: Average()})
+
+
+class SpoilsAWeight(Callback):
+    """Makes a trained weight NaN at one draw, once the step is done."""
+
+    def after_step(self, state, metrics):
+        if state.draw == 3:
+            next(iter(state.method.trainable_state_dict().values())).data.fill_(torch.nan)
+
+
+def test_a_skipped_draw_leaves_the_part_as_it_was(averaged, tmp_path):
+    """The average is that of the steps that were kept."""
+    settings = same_run(averaged, tmp_path / "run", on_nan="retry")
+    context, setup = prepared(settings)
+    callbacks = [SpoilsAWeight(), NanGuard("retry"), average := Average(), Checkpoints(tmp_path, 1, None)]
+    expected = {name: t.detach().clone() for name, t in setup.method.trainable_state_dict().items()}
+    state = train_loop(settings, setup, context.accelerator, 4, callbacks)
+    assert state.skipped_draws == [2]
+    for step in range(1, 5):
+        for name, tensor in checkpoint.load(tmp_path / f"step-{step:06d}").learned.items():
+            expected[name].lerp_(tensor, 0.5)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in average.tensors.items())

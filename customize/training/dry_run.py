@@ -5,7 +5,7 @@ folders are written to, and they are removed.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,16 +148,16 @@ class Plan:
         return "\n".join(f"{head:<10} {text}" for head, text in lines)
 
 
-def run(settings, folder: Path, source: Source, examples: Examples) -> None:
+def run(settings, folder: Path, source: Source, examples: Examples, callbacks: Sequence[Callback] = ()) -> None:
     """Reports the plan. Raises ResourceError when disk space or memory is insufficient, InputError as the run itself would."""
-    plan = make(settings, folder, source, examples)
+    plan = make(settings, folder, source, examples, callbacks)
     events.info(f"plan of {settings.command} (dry_run: nothing was written)\n{plan}")
     if plan.short:
         raise ResourceError("\n".join(plan.short))
 
 
-def make(settings, folder: Path, source: Source, examples: Examples) -> Plan:
-    """Prepares as the run would, except for what only later steps need, and takes two steps."""
+def make(settings, folder: Path, source: Source, examples: Examples, callbacks: Sequence[Callback] = ()) -> Plan:
+    """Prepares as the run would, except for what only later steps need, and takes two steps. Callbacks only bring their parts."""
     check_machine(settings)
     accelerator = start_accelerator(settings, folder)
     events.summarize("started", summary.before_loading(settings, folder, source, examples, device.describe(accelerator.device)))
@@ -171,11 +171,14 @@ def make(settings, folder: Path, source: Source, examples: Examples) -> Plan:
     with resources(for_memory(settings), "make room"), trial_of(settings, context) as trial:
         training = prepare(trial, RunContext(trial, accelerator, family, examples, *done(resume)))
         learning_rates = training.learning_rates(trial, trial.max_train_steps, context.learning_rate_scale)
-        resume = resume and fitting(resume, parts_of(training.method, learning_rates.optimizer, accelerator.scaler))
+        own = (callback.parts(training.method) for callback in callbacks)
+        parts = parts_of(training.method, learning_rates.optimizer, accelerator.scaler, *own)
+        resume = resume and fitting(resume, parts)
         ValidationImages(settings, context.sample_prompts, family, training.condition, folder / run_folder.SAMPLES)
         clock = Clock()
         config = LoopConfig.of(trial, trial.max_train_steps)
-        state = train(config, training.method, training.dataset, [NanGuard(), clock], accelerator, learning_rates, resume)
+        watching = [NanGuard(), clock]
+        state = train(config, training.method, training.dataset, watching, accelerator, learning_rates, parts, resume)
         state.identity = run_identity
         files = files_of(settings, context, training, state)
     memory, free_memory, where = memory_of(accelerator)
@@ -190,12 +193,8 @@ def make(settings, folder: Path, source: Source, examples: Examples) -> Plan:
 def trial_of(settings, context: RunContext):
     """The settings of a run of two steps that writes nothing; where class images are missing, it generates one in a temporary
     folder."""
-    changes = {
-        "max_train_steps": context.first_step + TRIAL_STEPS,
-        "num_train_epochs": None,
-        "latents_cache_dir": None,
-        "on_nan": "stop",
-    }
+    changes: dict[str, object] = {"num_train_epochs": None, "latents_cache_dir": None, "on_nan": "stop"}
+    changes["max_train_steps"] = context.first_step + TRIAL_STEPS
     with TemporaryDirectory() as folder:
         if to_generate(settings, context.examples):
             changes |= {"class_data_dir": folder, "num_class_images": 1}

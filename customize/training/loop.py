@@ -19,7 +19,7 @@ from customize.diffusion import dropout, rng
 from customize.methods.method import Method
 from customize.optim.optimizers import LearningRates
 from customize.storage.checkpoint import Checkpoint
-from customize.training.resumable import SKIPPED_DRAWS, WEIGHTS, Resumable, SkippedDraws, parts_of, saved_parts
+from customize.training.resumable import IDENTITY, SKIPPED_DRAWS, WEIGHTS, Resumable, SkippedDraws, saved_parts
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class State:
     def checkpoint(self) -> Checkpoint:
         """The state, for `restore`; its tensors are those in use, not copies."""
         saved = {name: part.state_dict() for name, part in self.parts.items()}
-        return Checkpoint(self.step, saved.pop(WEIGHTS), {"identity": self.identity, **saved})
+        return Checkpoint(self.step, saved.pop(WEIGHTS), {IDENTITY: self.identity, **saved})
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Restores the state of a checkpoint."""
@@ -127,8 +127,12 @@ class State:
 class Callback:
     """Called at each stage of a run. A callback changes the result only by `SkipDraw` and `Stop`."""
 
-    def start(self, state: State) -> None:
-        """Before the first step."""
+    def parts(self, method: Method) -> Mapping[str, Resumable]:
+        """The parts of the state that the callback brings, by name; called once, before a run is started or resumed."""
+        return {}
+
+    def start(self, state: State) -> Stop | None:
+        """Before the first step. Returning `Stop` ends the run before it, as `after_step` does after a step."""
 
     def before_step(self, state: State, metrics: StepMetrics) -> None:
         """After the gradients are computed, before they are used; may raise to end the run before the weights change."""
@@ -154,24 +158,27 @@ def train(
     callbacks: Sequence[Callback],
     accelerator: Accelerator,
     learning_rates: LearningRates,
+    parts: dict[str, Resumable],
     resume: Checkpoint | None = None,
     identity: dict[str, Any] | None = None,
 ) -> State:
     """Trains `method` up to max_train_steps, or until a callback stops the run; returns the last state.
 
-    learning_rates: with the optimizer, built over the method's parameter groups; identity: of the run, saved in checkpoints.
+    learning_rates: with the optimizer, built over the method's parameter groups; parts: of the state, those of `callbacks`
+    included (`resumable.parts_of`); identity: of the run, saved in checkpoints.
     An exception of a callback ends the run, after `finish` of all callbacks.
     """
-    parts = parts_of(method, learning_rates.optimizer, accelerator.scaler)
     model, optimizer = accelerator.prepare(method, learning_rates.optimizer)
     state = State(identity or {}, 0, config.max_train_steps, method, optimizer, accelerator, parts)
     if resume:
         state.restore(resume)
     method.train()
     with ExitStack() as started:
+        stops = []
         for callback in callbacks:
-            callback.start(state)
+            stops.append(callback.start(state))
             started.callback(callback.finish, state)
+        state.stop = agreed(next(filter(None, stops), None), accelerator)
         while state.step < config.max_train_steps and not state.stop:
             try:
                 step(config, state, model, dataset, learning_rates, callbacks)

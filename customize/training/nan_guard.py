@@ -6,7 +6,8 @@ step is repeated with other draws instead, and the learning rate is halved from 
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
+from copy import deepcopy
 from typing import Any, NoReturn
 
 import torch
@@ -18,7 +19,7 @@ from customize.errors import NumericsError
 from customize.printable import first_few
 from customize.storage.checkpoint import is_finite
 from customize.training.loop import Callback, SkipDraw, State, StepMetrics
-from customize.training.resumable import OPTIMIZER, SKIPPED_DRAWS, WEIGHTS, copied, named_tensors, replaced
+from customize.training.resumable import OF_LOOP, OPTIMIZER, SKIPPED_DRAWS, WEIGHTS, copied, named_tensors, replaced
 
 IN_A_ROW, IN_ALL = 3, 10
 """Draws that may be skipped at one step, and in a run."""
@@ -41,6 +42,7 @@ class NanGuard(Callback):
     def __init__(self, on_nan: str = "stop", remedy: str = REMEDY):
         self.on_nan, self.remedy = on_nan, remedy
         self.good: Snapshot | None = None
+        self.of_callbacks: dict[str, Any] = {}
         self.skipped = self.in_a_row = 0
 
     def start(self, state: State) -> None:
@@ -48,6 +50,8 @@ class NanGuard(Callback):
         self.check(state)
 
     def before_step(self, state: State, metrics: StepMetrics) -> None:
+        if self.good:  # callbacks have changed their parts since it was copied
+            self.of_callbacks = deepcopy(states(state, state.parts.keys() - set(OF_LOOP)))
         watched = {"the loss": metrics.loss}
         if state.accelerator.scaler is None:
             watched["a gradient"] = metrics.gradient_norm
@@ -66,7 +70,7 @@ class NanGuard(Callback):
     def check(self, state: State) -> bool:
         """Whether the numbers are finite; if so, and within `SNAPSHOT_LIMIT`, they are kept."""
         tensors: list[Tensor] = []
-        trees = copied({name: part.state_dict() for name, part in state.parts.items()}, tensors)
+        trees = copied(states(state, state.parts.keys() & set(OF_LOOP)), tensors)
         if [*map(id, tensors)] != [*map(id, self.tensors)]:  # the optimizer creates its tensors in its first step
             self.tensors, small = tensors, sum(tensor.nbytes for tensor in tensors) <= SNAPSHOT_LIMIT
             self.snapshots = (Snapshot(tensors), Snapshot(tensors)) if small else ()
@@ -97,6 +101,8 @@ class NanGuard(Callback):
                 state.sound = False
                 raise NumericsError(f"{what}; the last checkpoint is kept\n    -> {self.remedy}")
             self.good.restore(state)
+            for name, saved in self.of_callbacks.items():
+                state.parts[name].load_state_dict(saved)
         if self.on_nan == "retry" and state.skipped_draws.count(state.step) < IN_A_ROW and len(state.skipped_draws) < IN_ALL:
             events.info(f"{what}; repeating step {metrics.step + 1} with other draws, at half the learning rate")
             raise SkipDraw(what)
@@ -129,9 +135,14 @@ class Snapshot:
         state.step = self.step
         pairs = (pair for kind, same in self.tensors.items() for pair in zip(same, self.pieces[kind], strict=True))
         copies = {id(tensor): piece.clone() for tensor, piece in pairs}  # a part may keep them
-        for name, part in state.parts.items():
+        for name, tree in self.trees.items():
             if name != SKIPPED_DRAWS:
-                part.load_state_dict(replaced(self.trees[name], copies))
+                state.parts[name].load_state_dict(replaced(tree, copies))
+
+
+def states(state: State, names: Set[str]) -> dict[str, Any]:
+    """The state of each of these parts."""
+    return {name: part.state_dict() for name, part in state.parts.items() if name in names}
 
 
 def names(metrics: StepMetrics) -> str:
@@ -141,7 +152,7 @@ def names(metrics: StepMetrics) -> str:
 
 def tensors_of(state: State) -> dict[str, Tensor]:
     """All tensors of the state: the trained ones, and the optimizer's state of each."""
-    return dict(named_tensors({name: part.state_dict() for name, part in state.parts.items()}))
+    return dict(named_tensors(states(state, state.parts.keys())))
 
 
 def are_finite(state: State, tensors: Iterable[Tensor]) -> bool:

@@ -48,7 +48,7 @@ def run(settings, callbacks: "Sequence[Callback]" = ()) -> Path:
     if settings.dry_run:
         from customize.training.dry_run import run
 
-        run(settings, folder, source, examples)
+        run(settings, folder, source, examples, callbacks)
         return folder
     with run_folders.made(settings, folder) as folder:
         from customize.training.run import run

@@ -1,7 +1,7 @@
 """The parts of a training state, which checkpoints hold, the NaN guard restores, and a resumed run is checked against.
 
-A further part (such as an average of the weights) is a class with the methods of `Resumable` and a line in `parts_of`;
-nothing else lists the parts.
+A further part (such as an average of the weights) is a class with the methods of `Resumable`, which a callback brings
+(`Callback.parts`); nothing but `parts_of` lists the parts.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,13 +10,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from customize.errors import InputError, Problem
 from customize.methods.method import Method
 from customize.optim.optimizers import has_done, is_state_of
+from customize.printable import first_few
 from customize.storage.checkpoint import Checkpoint
 
 WEIGHTS, OPTIMIZER, SCALER, SKIPPED_DRAWS = "weights", "optimizer", "scaler", "left_out"
 """Names of the parts in a checkpoint's state.json; the weights are in a separate file. Skipped draws are `left_out` there and in
 log.jsonl, so that the files of earlier versions can be read."""
+OF_LOOP = (WEIGHTS, OPTIMIZER, SCALER, SKIPPED_DRAWS)
+"""The parts that the loop changes; callbacks change their own after it."""
+STEP, IDENTITY = "step", "identity"
+"""Other entries of state.json."""
 
 
 class Resumable(Protocol):
@@ -111,15 +117,26 @@ class SkippedDraws:
         return [] if is_list else ["skipped draws"]
 
 
-def parts_of(method: Method, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> dict[str, Resumable]:
-    """Everything that changes from step to step, in the order in which checkpoints list it."""
+def parts_of(
+    method: Method, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None, *further: Mapping[str, Resumable]
+) -> dict[str, Resumable]:
+    """Everything that changes from step to step, in the order in which checkpoints list it.
+
+    further: the parts of each callback. Raises InputError where two parts have one name.
+    """
     scaled: dict[str, Resumable] = {SCALER: LossScaler(scaler)} if scaler else {}
-    return {
+    parts = {
         WEIGHTS: TrainableWeights(method),
         OPTIMIZER: OptimizerState(optimizer, is_scaled=scaler is not None),
         **scaled,
         SKIPPED_DRAWS: SkippedDraws(),
     }
+    for own in further:
+        if taken := own.keys() & {*parts, STEP, IDENTITY}:
+            what = f"a callback's part of the state has the name of another part: {first_few(sorted(taken))}"
+            raise InputError(Problem("callbacks", what, "give it another name"))
+        parts |= own
+    return parts
 
 
 def saved_parts(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,11 +13,11 @@ from customize.data.examples import Example, Examples
 from customize.errors import InputError, Problem
 from customize.families import Source
 from customize.families.specs import spec_of
-from customize.printable import first_few
+from customize.printable import first_few, printable
 from customize.settings import derived
 from customize.settings.field import table
 from customize.storage import checkpoint, run_folder
-from customize.training.resumable import OPTIMIZER, SKIPPED_DRAWS, Resumable, SkippedDraws, saved_parts
+from customize.training.resumable import IDENTITY, OPTIMIZER, SKIPPED_DRAWS, Resumable, SkippedDraws, saved_parts
 from customize.weights import init_weights
 
 IMAGES, CLASS_IMAGES, BASE_FILES = "pictures", "class_pictures", "base model's files"
@@ -106,7 +106,7 @@ def find_checkpoint(
         report("no checkpoint yet: starting from the beginning")
         return None
     found = checkpoint.load(path)
-    earlier = found.state.get("identity")
+    earlier = found.state.get(IDENTITY)
     if not is_identity(earlier) or SkippedDraws().faults(saved_parts(found)[SKIPPED_DRAWS], found.step):
         raise InputError(checkpoint.not_ours(path, "state.json does not identify its run"))
     may_change = derived.RATES if getattr(settings, "change_learning_rate", False) else ()
@@ -154,12 +154,27 @@ def fitting(found: checkpoint.Checkpoint, parts: Mapping[str, Resumable]) -> che
     Raises InputError where a part of the state is not this run's.
     """
     saved = saved_parts(found)
+    if problems := other_parts(found, saved.keys() - {IDENTITY}, parts.keys()):
+        raise InputError(problems)
     faults = [fault for name, part in parts.items() for fault in part.faults(saved.get(name), found.step)]
     if faults:
         what = f"other tensors than this run's: {first_few(faults, 3)}"
         raise InputError(checkpoint.not_ours(Path(checkpoint.name(found.step)), what))
     own = parts[OPTIMIZER].state_dict()
     return replace(found, state={**found.state, OPTIMIZER: {**own, "state": saved[OPTIMIZER]["state"]}})
+
+
+def other_parts(found: checkpoint.Checkpoint, saved: Set[str], own: Set[str]) -> list[Problem]:
+    """The problems of parts that only the checkpoint or only this run's state has. saved, own: their names."""
+    differences = ((own - saved, "has no state of"), (saved - own, "has the state of"))
+    remedy = f"resume with the callbacks that the run was started with, or {START_OVER}"
+    return [
+        Problem(
+            checkpoint.name(found.step), printable(f"{what} {first_few(sorted(names))}, a part that a callback brings"), remedy
+        )
+        for names, what in differences
+        if names
+    ]
 
 
 def differences(earlier: dict[str, Any], now: dict[str, Any], may_change: Sequence[str] = ()) -> list[Problem]:
@@ -200,7 +215,7 @@ def refuse_other_class_images(found: checkpoint.Checkpoint | None, current: dict
     """Records the class images of the run, including generated ones, in `current`. Raises InputError if the run to resume had
     others."""
     current[CLASS_IMAGES] = digests(of_class)
-    if found and (problems := class_differences(found.state["identity"], current, complete=True)):
+    if found and (problems := class_differences(found.state[IDENTITY], current, complete=True)):
         raise InputError(problems)
 
 

@@ -108,7 +108,9 @@ def fit(
     setup = prepare(settings, context)
     method, dataset = setup.method, setup.dataset
     learning_rates = setup.learning_rates(settings, context.max_train_steps, context.learning_rate_scale)
-    resume = resume and fitting(resume, parts_of(method, learning_rates.optimizer, accelerator.scaler))
+    own = (callback.parts(method) for callback in further)
+    parts = parts_of(method, learning_rates.optimizer, accelerator.scaler, *own)
+    resume = resume and fitting(resume, parts)
     refuse_other_class_images(resume, run_identity, setup.class_examples)
     samples = ValidationImages(settings, context.sample_prompts, family, setup.condition, folder / run_folder.SAMPLES)
     metadata_of = partial(model_card.metadata, settings, method, family)
@@ -121,7 +123,7 @@ def fit(
     config_file = claim.enter_context(claimed(settings, folder, accelerator, resume, run_identity))
     callbacks = callbacks_of(settings, config_file, context, method, samples, metadata_of, further)
     config = LoopConfig.of(settings, context.max_train_steps)
-    state = train(config, method, dataset, callbacks, accelerator, learning_rates, resume, run_identity)
+    state = train(config, method, dataset, callbacks, accelerator, learning_rates, parts, resume, run_identity)
     if state.stop and state.step < state.max_train_steps:
         events.info(f"stopped after step {state.step:,} of {state.max_train_steps:,}: {state.stop.reason}")
     outcome = Outcome(method, samples, state.step, state.stop, began)

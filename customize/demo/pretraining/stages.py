@@ -27,6 +27,7 @@ from customize.storage.atomic import new_folder, write_bytes
 from customize.training.callbacks import Checkpoints, JsonlLogger, Progress, Signals
 from customize.training.loop import Callback, LoopConfig, State, train
 from customize.training.nan_guard import NanGuard
+from customize.training.resumable import parts_of
 from customize.training.resume import find_checkpoint
 
 DECODER_NOISE = 0.0125, 0.0625  # as the autoencoder's, on latents of a standard deviation of 1
@@ -135,4 +136,5 @@ def run_stage(settings: DemoSettings, stage: Stage, method: Method, dataset: Dat
     resume = find_checkpoint(stage, folder, stage.values(), accelerator.print)
     learning_rates = LearningRates(stage, method.build_optimizer(stage), stage.max_train_steps, 1.0)
     config = LoopConfig.of(stage, stage.max_train_steps)
-    return train(config, method, dataset, callbacks, accelerator, learning_rates, resume, stage.values())
+    parts = parts_of(method, learning_rates.optimizer, accelerator.scaler)
+    return train(config, method, dataset, callbacks, accelerator, learning_rates, parts, resume, stage.values())
