@@ -157,7 +157,7 @@ def test_the_lines_of_the_documentation_run(tmp_path, monkeypatch):
     """As they stand, one after another, but for fewer steps."""
     text = (README.parent / "docs/inference.md").read_text(encoding="utf-8").partition("## In Python\n")[2]
     snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(snippets) == 4
+    assert len(snippets) == 5
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for snippet in snippets:

@@ -228,14 +228,34 @@ class SpoilsAWeight(Callback):
             next(iter(state.method.trainable_state_dict().values())).data.fill_(torch.nan)
 
 
-def test_a_skipped_draw_leaves_the_part_as_it_was(averaged, tmp_path):
-    """The average is that of the steps that were kept."""
+class CountsSteps(Callback):
+    """Counts the steps, before each of them; the number is a part of the state."""
+
+    def parts(self, method):
+        self.steps = 0
+        return {"steps": self}
+
+    def before_step(self, state, metrics):
+        self.steps += 1
+
+    def state_dict(self):
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state):
+        self.steps = state["steps"]
+
+    def faults(self, saved, step):
+        return []
+
+
+def test_a_skipped_draw_leaves_the_parts_as_they_were(averaged, tmp_path):
+    """The average is that of the steps that were kept, and so is the number."""
     settings = same_run(averaged, tmp_path / "run", on_nan="retry")
     context, setup = prepared(settings)
-    callbacks = [SpoilsAWeight(), NanGuard("retry"), average := Average(), Checkpoints(tmp_path, 1, None)]
+    callbacks = [SpoilsAWeight(), NanGuard("retry"), average := Average(), count := CountsSteps(), Checkpoints(tmp_path, 1, None)]
     expected = {name: t.detach().clone() for name, t in setup.method.trainable_state_dict().items()}
     state = train_loop(settings, setup, context.accelerator, 4, callbacks)
-    assert state.skipped_draws == [2]
+    assert state.skipped_draws == [2] and count.steps == 4
     for step in range(1, 5):
         for name, tensor in checkpoint.load(tmp_path / f"step-{step:06d}").learned.items():
             expected[name].lerp_(tensor, 0.5)
