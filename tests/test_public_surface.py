@@ -161,7 +161,9 @@ def test_the_lines_of_the_documentation_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for snippet in snippets:
-        short, count = re.subn(r"(num_images=4|guidance_scale=4|record=trace)", r"\1, num_inference_steps=2", snippet)
+        short, count = re.subn(
+            r"(num_images=4|guidance_scale=4|record=trace|strength=0.6\))", r"\1, num_inference_steps=2", snippet
+        )
         assert count == 1
         exec(compile(short, "inference.md", "exec"), names)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"cat-{seed}.png" for seed in range(4)]
