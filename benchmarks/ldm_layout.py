@@ -1,4 +1,4 @@
-"""Converts diffusers' names and shapes to the original (LDM) layout of Stable Diffusion: the inverse of from_single_file.
+"""Converts diffusers' names and shapes to the original (LDM) layout of Stable Diffusion and SDXL: the inverse of `single_file`.
 
 Covers the random models of `random_models.py` and the tests; b numbers a block, i a layer within it.
 """
@@ -10,18 +10,22 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from customize.families.files.ldm_header import CLIP, OPEN_CLIP, UNET, VAE
+from customize.families.files.ldm_header import CLIP, CLIP_G, CLIP_L, OPEN_CLIP, UNET, VAE
 from customize.families.files.single_file import OPEN_CLIP_NAMES
 
 Rules = dict[str, str | Callable[[re.Match], str]]
 
 
-def to_ldm(unet, vae, text_encoder) -> dict[str, Tensor]:
-    """The weights of a UNet, VAE and text encoder as one checkpoint: CLIP as 1.x has it, or OpenCLIP as 2.x."""
+def to_ldm(unet, vae, text_encoder, text_encoder_2=None) -> dict[str, Tensor]:
+    """The weights of a UNet, VAE and text encoder as one checkpoint: CLIP as 1.x has it, OpenCLIP as 2.x, or both, as SDXL."""
     tensors = {UNET + name: tensor for name, tensor in unet_to_ldm(unet).items()}
     tensors |= {VAE + name: tensor for name, tensor in vae_to_ldm(vae).items()}
-    is_v1 = text_encoder.config.hidden_act == "quick_gelu"
-    tensors |= text_encoder_to_clip(text_encoder) if is_v1 else text_encoder_to_open_clip(text_encoder)
+    if text_encoder_2 is not None:
+        tensors |= text_encoder_to_clip(text_encoder, CLIP_L) | text_encoder_to_open_clip(text_encoder_2, CLIP_G)
+    elif text_encoder.config.hidden_act == "quick_gelu":
+        tensors |= text_encoder_to_clip(text_encoder)
+    else:
+        tensors |= text_encoder_to_open_clip(text_encoder)
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
@@ -52,6 +56,8 @@ def unet_to_ldm(unet) -> dict[str, Tensor]:
         r"^conv_out": "out.2",
         r"^time_embedding\.linear_1": "time_embed.0",
         r"^time_embedding\.linear_2": "time_embed.2",
+        r"^add_embedding\.linear_1": "label_emb.0.0",
+        r"^add_embedding\.linear_2": "label_emb.0.2",
     }
     return rename(unet.state_dict(), rules)
 
@@ -78,19 +84,21 @@ def vae_to_ldm(vae) -> dict[str, Tensor]:
     }
 
 
-def text_encoder_to_clip(text_encoder: CLIPTextModel) -> dict[str, Tensor]:
+def text_encoder_to_clip(text_encoder: CLIPTextModel, prefix: str = CLIP) -> dict[str, Tensor]:
     """As the first transformers versions named it, which 1.x files keep."""
-    return {f"{CLIP}text_model.{name}": tensor for name, tensor in text_encoder.state_dict().items()}
+    return {f"{prefix}text_model.{name}": tensor for name, tensor in text_encoder.state_dict().items()}
 
 
-def text_encoder_to_open_clip(text_encoder: CLIPTextModel) -> dict[str, Tensor]:
-    """OpenCLIP's names; query, key and value become one projection."""
-    rules: Rules = {re.escape(ours): theirs for theirs, ours in reversed(OPEN_CLIP_NAMES.items())}
+def text_encoder_to_open_clip(text_encoder, prefix: str = OPEN_CLIP) -> dict[str, Tensor]:
+    """OpenCLIP's names; query, key and value become one projection, and the one of the pooled text is transposed."""
+    rules: Rules = {"^text_model\\.": ""} | {re.escape(ours): theirs for theirs, ours in reversed(OPEN_CLIP_NAMES.items())}
     weights = rename(text_encoder.state_dict(), rules)
     for query in [name for name in weights if ".q_proj." in name]:
         parts = [weights.pop(query.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
         weights[query.replace(".q_proj.", ".in_proj_")] = torch.cat(parts)
-    return {OPEN_CLIP + name: tensor for name, tensor in weights.items()}
+    if (projection := weights.pop("text_projection.weight", None)) is not None:
+        weights["text_projection"] = projection.T
+    return {prefix + name: tensor for name, tensor in weights.items()}
 
 
 def rename(tensors: dict[str, Tensor], rules: Rules) -> dict[str, Tensor]:

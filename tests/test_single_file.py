@@ -59,8 +59,8 @@ def test_version_and_prediction_type(tmp_path, shapes, metadata, given, expected
         ({"unet.x.lora_A.weight": (2, 2)}, "is a LoRA", "--weights"),
         ({"emb_params": (1, 768)}, "textual inversion embedding", "--weights"),
         ({"<cat>": (1, 768)}, "textual inversion embedding", "--weights"),
-        (V1_NAMES | {"conditioner.embedders.0.transformer.x": (1,)}, "SDXL", "1.x, 2.x or XL"),
-        ({f"{UNET}label_emb.0.0.weight": (1,), f"{UNET}x": (1,)}, "SDXL", "1.x, 2.x or XL"),
+        ({f"{UNET}x": (1,), f"{VAE}x": (1,), "conditioner.embedders.0.model.x": (1,)}, "the SDXL refiner", "base model of SDXL"),
+        ({f"{UNET}label_emb.0.0.weight": (1,), f"{UNET}x": (1,)}, "an unCLIP model", "1.x, 2.x or XL"),
         ({f"{UNET}joint_blocks.0.x": (1,)}, "Stable Diffusion 3", "1.x, 2.x or XL"),
         ({"double_blocks.0.img_attn.x": (1,)}, "FLUX", "1.x, 2.x or XL"),
         ({"control_model.x": (1,)}, "ControlNet", "1.x, 2.x or XL"),
@@ -145,12 +145,11 @@ def load(small_configs, tmp_path, monkeypatch):
     def write_and_load(tensors, prediction_type=None):
         from safetensors.torch import save_file
 
-        from customize.families.files.single_file import load_single_file
+        from customize.families import load
 
         monkeypatch.setattr(ldm_header, "CONFIGS", small_configs)
         save_file(tensors, tmp_path / "x.safetensors")
-        source = Source("x.safetensors", file=tmp_path / "x.safetensors")
-        return load_single_file(source, prediction_type)
+        return load(Source("x.safetensors", file=tmp_path / "x.safetensors", prediction_type=prediction_type))
 
     return write_and_load
 
@@ -234,9 +233,12 @@ def test_names_of_old_merges_half_precision_and_a_given_prediction_type(sd15, lo
 @pytest.mark.parametrize(
     "name, what",
     [
-        (f"{UNET}middle_block.0.in_layers.0.weight", "tensors of the unet are missing"),
-        (f"{VAE}decoder.conv_in.bias", "tensors of the vae are missing"),
-        (f"{OPEN_CLIP}ln_final.bias", "1 tensors of the text encoder are missing, such as final_layer_norm.bias"),
+        (
+            f"{UNET}middle_block.0.in_layers.0.weight",
+            "1 tensors of the unet are missing, such as mid_block.resnets.0.norm1.weight",
+        ),
+        (f"{VAE}decoder.conv_in.bias", "1 tensors of the vae are missing, such as decoder.conv_in.bias"),
+        (f"{OPEN_CLIP}ln_final.bias", "1 tensors of the text_encoder are missing, such as final_layer_norm.bias"),
     ],
 )
 def test_a_missing_tensor_is_named(sd21, load, name, what):

@@ -107,6 +107,17 @@ def test_a_single_file_of_another_kind_is_refused_before_loading(tmp_path):
     assert "is a LoRA, not a base model" in refusal(tmp_path / "x.safetensors")
 
 
-def test_torch_is_not_imported(folder):
-    code = "import sys; from customize.families import locate; locate(sys.argv[1]); assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, cwd=Path(__file__).parents[1])
+def test_torch_is_not_imported(folder, tmp_path):
+    """By a folder, a file of SDXL, and one that is refused."""
+    names = ["first_stage_model.x", "conditioner.embedders.0.transformer.x", "conditioner.embedders.1.model.x"]
+    shapes = dict.fromkeys([*names, "model.diffusion_model.label_emb.0.0.weight"], 1)
+    shapes |= {"model.diffusion_model.input_blocks.0.0.weight": (8, 4, 3, 3)}
+    save_file({name: np.zeros(shape, np.float32) for name, shape in shapes.items()}, tmp_path / "xl.safetensors")
+    save_file({name: np.zeros(1, np.float32) for name in names}, tmp_path / "part.safetensors")
+    code = """import sys; from customize.families import locate; from customize.errors import InputError
+locate(sys.argv[1]), locate(sys.argv[2])
+try: locate(sys.argv[3])
+except InputError: assert 'torch' not in sys.modules
+else: raise AssertionError"""
+    files = [str(tmp_path / name) for name in ("xl.safetensors", "part.safetensors")]
+    subprocess.run([sys.executable, "-c", code, str(folder), *files], check=True, cwd=Path(__file__).parents[1])

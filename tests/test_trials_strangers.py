@@ -156,7 +156,8 @@ SDXL = [
     "model.diffusion_model.label_emb.0.0.weight",
 ]
 FILES = {
-    "SDXL": (SDXL, "SDXL"), "SDXL refiner": (["conditioner.embedders.0.model.x", "model.diffusion_model.x"], "refiner"),
+    "SDXL without a VAE": (SDXL, "is SDXL, but holds no VAE"),
+    "SDXL refiner": (["conditioner.embedders.0.model.x", "model.diffusion_model.x"], "refiner"),
     "SD3": (["model.diffusion_model.joint_blocks.0.x"], "Stable Diffusion 3"),
     "SD3 in diffusers' layout": (["transformer_blocks.0.attn.to_q.weight", "context_embedder.weight"], "Stable Diffusion 3"),
     "FLUX dev": (["double_blocks.0.img_attn.x", "guidance_in.in_layer.weight"], "FLUX"),

@@ -28,9 +28,8 @@ def load(source: Source, placement: Placement) -> StableDiffusion:
 
     Raises InputError, also for weights and noise levels that are NaN or infinite.
     """
-    if source.file:
-        return placed(load_single_file(source, source.prediction_type), placement)
-    return placed(load_folder(StableDiffusion, CLASSES, source, placement.dtype), placement)
+    load_model = load_single_file if source.file else load_folder
+    return placed(load_model(StableDiffusion, CLASSES, source, placement.dtype), placement)
 
 
 def placed(family: Loaded, placement: Placement) -> Loaded:

@@ -18,6 +18,7 @@ from customize.families.base import DenoiserOutput, Placement
 from customize.families.conditioning import Conditioning, Crop
 from customize.families.files.folder_check import INDEX
 from customize.families.files.ldm_header import MODELSPEC
+from customize.families.files.single_file import load_single_file
 from customize.families.loading import load_folder, placed
 from customize.families.prompt_encoding import Prompt
 from customize.families.specs.family_spec import Source
@@ -144,8 +145,9 @@ CLASSES = {
 
 
 def load(source: Source, placement: Placement) -> StableDiffusion:
-    """Loads a folder that the spec has checked. Raises InputError, also for weights that are NaN or infinite."""
-    assert source.folder
+    """Loads a folder or file that the spec has checked. Raises InputError, also for weights that are NaN or infinite."""
+    if not source.folder:
+        return placed(load_single_file(StableDiffusionXL, CLASSES, source, placement.dtype), placement)
     force_zeros = read_object(source.folder / INDEX).get("force_zeros_for_empty_prompt", True) is not False
     return placed(load_folder(StableDiffusionXL, CLASSES, source, placement.dtype, force_zeros=force_zeros), placement)
 

@@ -46,10 +46,10 @@ def load_pipeline(
     source = locate(base, learned, revision=revision, variant=variant, prediction_type=prediction_type)
     read = [(file, read_tensors(file)) for file in learned.files]
     other = locate_autoencoder(vae) if vae else None
-    changed = bool(learned.files or learned.network or other)  # weights are merged into the networks in float32
+    changed = bool(learned.files or learned.network)  # weights are merged into the networks in float32
     family = families.load(source) if changed else families.load(source, Placement(device, torch_dtype))
     if other:
-        family.replace_vae(load_autoencoder(other), other)
+        family.replace_vae(load_autoencoder(other, family.spec.autoencoder), other)
     if learned.network:
         put_into(family, learned.network.path, read_tensors(learned.network), other_base(learned.network))
     words = [add_embeddings(family, file, tensors) for file, tensors in read]

@@ -10,7 +10,7 @@ from customize.printable import printable
 from customize.storage.safetensors_header import Header, read_header
 
 SETTING = "vae"
-REMEDY = "give a folder with config.json and safetensors, or a .safetensors file, of an autoencoder of Stable Diffusion"
+REMEDY = "give a folder with config.json and safetensors, or a .safetensors file, of an autoencoder of Stable Diffusion or SDXL"
 LDM, DIFFUSERS = "encoder.down.0.", "encoder.down_blocks.0."
 LATENT_CHANNELS = 4
 
@@ -51,18 +51,21 @@ def layout(header: Header) -> str | None:
     return next((prefix for prefix in ("", VAE) if any(name.startswith(prefix + LDM) for name in names)), None)
 
 
-def load_autoencoder(path: Path):
-    """Loads the AutoencoderKL that `locate_autoencoder` found, in float32 on the CPU. Raises InputError, also for NaN."""
+def load_autoencoder(path: Path, config: str = "sd15"):
+    """Loads the AutoencoderKL that `locate_autoencoder` found, in float32 on the CPU. Raises InputError, also for NaN.
+
+    config: the configuration of a single file, which has none (`FamilySpec.autoencoder`): shape and scale of the latents.
+    """
     from customize.storage.untrusted_files import refusing
 
     with refusing(path, REMEDY, "cannot be loaded as an autoencoder"):
-        vae = read_autoencoder(path)
+        vae = read_autoencoder(path, CONFIGS / config)
     if not all(weight.isfinite().all() for weight in vae.parameters()):
         raise InputError(Problem(SETTING, f"{path} contains NaN or infinity", REMEDY))
     return vae
 
 
-def read_autoencoder(path: Path):
+def read_autoencoder(path: Path, config: Path):
     """As `load_autoencoder`, with the errors of the libraries."""
     from diffusers import AutoencoderKL
 
@@ -73,8 +76,8 @@ def read_autoencoder(path: Path):
         return networks.load_network(AutoencoderKL, path, "vae")
     kind, tensors = layout(read_header(path)) or "", read_tensors(path, "")
     if kind == "diffusers":
-        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(CONFIGS / "sd15" / "vae"))
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(config / "vae"))
         vae.load_state_dict(tensors)
         return vae
     own = {f"{VAE}{name.removeprefix(VAE)}": tensor for name, tensor in tensors.items() if name.startswith(kind)}
-    return load_network(AutoencoderKL, "vae", own, CONFIGS / "sd15")
+    return load_network(AutoencoderKL, "vae", own, config)

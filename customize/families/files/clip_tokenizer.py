@@ -14,7 +14,8 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def clip_tokenizer(pad_token: str = END) -> CLIPTokenizer:
-    """The byte-pair tokenizer of Radford et al. 2021, 49,408 tokens; Stable Diffusion 2.x pads with "!" instead."""
+    """The byte-pair tokenizer of Radford et al. 2021, 49,408 tokens; Stable Diffusion 2.x and the
+    second text encoder of SDXL pad with "!" instead."""
     merges = [tuple(line.split()) for line in gzip.decompress(MERGES.read_bytes()).decode().split("\n")]
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     letters = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]

@@ -3,6 +3,8 @@
 Nothing in the model's folder determines a class, an implementation or a way of loading.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -98,16 +100,23 @@ def refuse_mismatch(where: str, expected: Shapes, found: Shapes) -> None:
 
 
 def tensors_of(folder: Path, part: str, variant: str | None, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of a network's files, by their names in the network, each a copy in `dtype`.
-
-    A file is reopened every `AT_A_TIME` tensors, because the pages read from a mapped file stay in memory until it is closed.
-    """
+    """The tensors of a network's files, by their names in the network, each a copy in `dtype`."""
     tensors: dict[str, Tensor] = {}
     for file in weight_files(folder, variant):
+        tensors |= copy_tensors(file, partial(own_name, part), dtype)
+    return tensors
+
+
+def copy_tensors(file: Path, rename: Callable[[str], str], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Copies of a file's tensors in `dtype`, by the names that `rename` gives them; tensors without a name are left out.
+
+    The file is reopened every `AT_A_TIME` tensors, because the pages read from a mapped file stay in memory until it is closed.
+    """
+    tensors: dict[str, Tensor] = {}
+    with safe_open(file, framework="pt") as opened:
+        names = [(name, own) for name in opened.keys() if (own := rename(name))]
+    for start in range(0, len(names), AT_A_TIME):
         with safe_open(file, framework="pt") as opened:
-            names = [(name, own) for name in opened.keys() if (own := own_name(part, name))]
-        for start in range(0, len(names), AT_A_TIME):
-            with safe_open(file, framework="pt") as opened:
-                some = names[start : start + AT_A_TIME]
-                tensors |= {own: opened.get_tensor(name).to(dtype, copy=True) for name, own in some}
+            some = names[start : start + AT_A_TIME]
+            tensors |= {own: opened.get_tensor(name).to(dtype, copy=True) for name, own in some}
     return tensors

@@ -119,11 +119,9 @@ TENSORS: dict[str, tuple[str, str]] = {
     r"time_stack|time_mix_blocks|temporal_conv": ("holds a video model", SUPPORTED),
     r"time_embed\.cond_proj\.": (
         "holds a latent consistency model (LCM) in one file", "give its folder, the one with model_index.json"),
-    r"^conditioner\.embedders\.1\.": ("holds SDXL", SUPPORTED),
-    r"^conditioner\.embedders\.0\.model\.": ("holds the SDXL refiner", SUPPORTED),
-    r"^conditioner\.embedders\.": ("holds SDXL", SUPPORTED),
+    r"^conditioner\.embedders\.0\.model\.": ("holds the SDXL refiner", "give the base model of SDXL, whose images it refines"),
     r"^model\.diffusion_model\.label_emb\.weight": ("holds a class-conditional model, such as the x4 upscaler", SUPPORTED),
-    r"^model\.diffusion_model\.label_emb\.": ("holds SDXL or an unCLIP model", SUPPORTED),
+    r"^model\.diffusion_model\.label_emb\.": ("holds an unCLIP model, or a part of the SDXL refiner", SUPPORTED),
     r"audio_branch|^vocoder\.": ("holds a model for sound", SUPPORTED),
     r"(^|\.)joint_blocks\.": ("holds Stable Diffusion 3", SUPPORTED),
     r"distilled_guidance_layer": ("holds Chroma", SUPPORTED),
@@ -141,7 +139,7 @@ TENSORS: dict[str, tuple[str, str]] = {
     r"(^|\.)context_embedder\.": ("holds Stable Diffusion 3", SUPPORTED),
     r"^add_embedding\.pool|^encoder_proj\.": ("holds DeepFloyd IF", SUPPORTED),
     r"^add_embedding\.(image|text)_": ("holds Kandinsky", SUPPORTED),
-    r"^add_embedding\.linear": ("holds the UNet of SDXL, in diffusers' layout", SUPPORTED),
+    r"^add_embedding\.linear": ("holds the UNet of SDXL alone, in diffusers' layout", WHOLE),
     r"^vision_model\.|^visual\.(transformer|conv1|proj)": ("is a CLIP image encoder, not a base model", BESIDE),
     r"^(encoder\.block|decoder\.block)\.\d|^shared\.weight": ("is a T5 text encoder alone", WHOLE),
     r"^text_model\.|^(transformer\.)?resblocks\.|^embeddings\.token_embedding": ("is a text encoder alone", WHOLE),
@@ -154,7 +152,7 @@ TENSORS: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 """By a pattern in the names of a single file's tensors: what such a file is, and what to do."""
 MOST_TENSORS = 20_000
-"""Tensors of a base model at most; Stable Diffusion has 1,200, and 3,000 with the averages of its training."""
+"""Tensors of a base model at most; Stable Diffusion has 1,200, SDXL 2,500, and averages of the training are as many again."""
 
 
 def by_pattern(table: Mapping[str, str], word: str) -> str | None:

@@ -39,6 +39,7 @@ class FamilySpec(ABC):
     encoders.
     pipeline: diffusers' class of its complete pipelines; pipeline_files: the files and folders of one; unused_parts: folders
     that are never loaded, only copied.
+    autoencoder: the folder in families/configs with the configuration of an autoencoder in a single file (`--vae`).
     scheduler_options: configuration of every scheduler of diffusers that accepts it.
     align_your_steps: the prefix of its keys in diffusers' `AysSchedules`; empty if it has none.
     prompt_widths: names of base models by the width of their prompt embeddings, for messages.
@@ -51,6 +52,7 @@ class FamilySpec(ABC):
     pipeline: str = "DiffusionPipeline"
     pipeline_files: tuple[str, ...] = ("model_index.json",)
     unused_parts: tuple[str, ...] = ()
+    autoencoder: str = "sd15"
     scheduler_options: Mapping[str, object] = {}
     align_your_steps: str = ""
     prompt_widths: Mapping[int, str] = {}

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from customize.errors import Problem
-from customize.families.files.folder_check import AGAIN, LEFT_ALONE, Parts, check_folder, weight_files
-from customize.families.files.ldm_header import read_layout
+from customize.families.files.folder_check import AGAIN, LEFT_ALONE, Parts, check_folder, refuse_other, weight_files
+from customize.families.files.ldm_header import Layout, read_layout
 from customize.families.files.recognition import CHANNELS
 from customize.families.files.tokenizer_files import added_words, tokenizer_files
 from customize.families.specs.family_spec import SETTING, FamilySpec, Source
@@ -60,8 +60,19 @@ class StableDiffusionSpec(FamilySpec):
     def check(self, source: Source) -> Source:
         """The report names the family of another model."""
         if source.file:
-            read_layout(source.file, source.prediction_type)
-        return replace(source, folder=check_folder(source.folder, source.variant)) if source.folder else source
+            self.layout(source)
+        if not source.folder:
+            return source
+        return replace(source, folder=check_folder(source.folder, source.variant, self.parts, self.refuse_others))
+
+    def refuse_others(self, folder: Path) -> None:
+        """Raises InputError where a folder is known to hold another model, by its name."""
+        refuse_other(folder)
+
+    def layout(self, source: Source) -> Layout:
+        """The networks of a single file. Raises InputError for files of other models."""
+        assert source.file
+        return read_layout(source.file, source.prediction_type)
 
     def files(self, source: Source) -> Sequence[Path]:
         if not source.folder:
@@ -74,7 +85,7 @@ class StableDiffusionSpec(FamilySpec):
 
     def resolution(self, source: Source) -> int | None:
         if source.file:
-            return read_layout(source.file, source.prediction_type).resolution
+            return self.layout(source).resolution
         if source.folder is None:
             return None
         unet, vae = (read_object(source.folder / part / "config.json") for part in ("unet", "vae"))
@@ -85,7 +96,7 @@ class StableDiffusionSpec(FamilySpec):
 
     def prediction_type(self, source: Source) -> str | None:
         if source.file:
-            return read_layout(source.file, source.prediction_type).prediction_type
+            return self.layout(source).prediction_type
         if source.prediction_type or source.folder is None:
             return source.prediction_type
         return read_object(source.folder / "scheduler/scheduler_config.json").get("prediction_type", "epsilon")
@@ -93,7 +104,7 @@ class StableDiffusionSpec(FamilySpec):
     def not_trainable(self, source: Source) -> Problem | None:
         """A problem for latent consistency models, and for UNets with additional input channels."""
         if source.file:
-            unet = {"in_channels": read_layout(source.file, source.prediction_type).channels}
+            unet = {"in_channels": self.layout(source).channels}
         elif source.folder:
             unet = read_object(source.folder / "unet/config.json")
         else:

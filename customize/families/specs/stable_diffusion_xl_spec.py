@@ -2,18 +2,18 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from customize.errors import InputError, Problem
-from customize.families.files.folder_check import AGAIN, INDEX, Parts, check_folder, read_configuration
+from customize.families.files.folder_check import AGAIN, INDEX, Parts, read_configuration
+from customize.families.files.ldm_header import XL_WIDTH, Layout, is_xl, read_xl_layout
 from customize.families.files.recognition import CHANNELS, other_pipeline, refusal
 from customize.families.specs.family_spec import SETTING, Source
 from customize.families.specs.network_names import NetworkNames
 from customize.families.specs.stable_diffusion_spec import StableDiffusionSpec, widths_read
 from customize.families.specs.unet_names import UNET
 from customize.printable import printable
-from customize.storage.safetensors_header import TensorInfo
+from customize.storage.safetensors_header import TensorInfo, read_header
 
 PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline")
 REFINER_WIDTH = 1280
@@ -27,8 +27,6 @@ SIGNS = re.compile(
 )
 """Names of tensors in files that were learned on SDXL: of its second text encoder, of its UNet's size conditioning, and of
 transformers with several blocks in a row."""
-WIDTH = 2048
-"""Of the prompts' embeddings: that of both text encoders together."""
 
 
 def clip_names(part: str, kohya: str, comfyui: str) -> NetworkNames:
@@ -60,39 +58,43 @@ class StableDiffusionXLSpec(StableDiffusionSpec):
     unused_parts = ()
     pipeline_files = (INDEX, *parts.networks, *parts.tokenizers, "scheduler")
     scheduler_options = {}
+    autoencoder = "sdxl"
     align_your_steps = "StableDiffusionXL"
 
     def matches(self, path: Path) -> bool:
-        """A folder whose model_index.json names SDXL, or names nothing known beside a UNet that takes the size of images."""
+        """A folder whose model_index.json names SDXL, or names nothing known beside a UNet that takes the size of images; a file
+        with networks of SDXL."""
         if not path.is_dir():
-            return False
+            try:
+                return is_xl(read_header(path).tensors)
+            except InputError:  # the file is damaged, or has another format
+                return False
         index, unet = (read_configuration(path / file, []) for file in (INDEX, "unet/config.json"))
         takes_size = unet.get("addition_embed_type") == "text_time"
         return index.get("_class_name") in PIPELINES or (takes_size and other_pipeline(index) is None)
 
-    def check(self, source: Source) -> Source:
-        assert source.folder
-        return replace(source, folder=check_folder(source.folder, source.variant, self.parts, refuse_others))
+    def layout(self, source: Source) -> Layout:
+        assert source.file
+        return read_xl_layout(source.file, source.prediction_type)
+
+    def refuse_others(self, folder: Path) -> None:
+        """Raises InputError for models that are built like SDXL and cannot be used."""
+        unet = read_configuration(folder / "unet/config.json", [])
+        if unet and unet.get("addition_embed_type") != "text_time":
+            what = "is SDXL by its model_index.json, but its UNet does not take the size of an image (addition_embed_type)"
+            raise InputError(Problem(SETTING, f"{printable(folder)} {what}", AGAIN))
+        if unet.get("cross_attention_dim") == REFINER_WIDTH:
+            raise InputError(refusal(folder, "the SDXL refiner", "give the base model of SDXL, whose images it refines"))
+        if (channels := unet.get("in_channels", 4)) not in (4, 9):
+            raise InputError(
+                refusal(folder, f"SDXL for {CHANNELS.get(channels, 'another task')} (its UNet takes {channels} channels)")
+            )
+        if str(read_configuration(folder / "scheduler/scheduler_config.json", []).get("_class_name")).startswith("EDM"):
+            what = "is a model of SDXL's architecture that was trained with EDM preconditioning, such as Playground v2.5"
+            raise InputError(Problem(SETTING, f"{printable(folder)} {what}", "use a model that predicts epsilon or v"))
 
     def learned_on(self, tensors: Mapping[str, TensorInfo]) -> bool:
-        return WIDTH in widths_read(tensors) or any(map(SIGNS.search, tensors))
-
-
-def refuse_others(folder: Path) -> None:
-    """Raises InputError for models that are built like SDXL and cannot be used."""
-    unet = read_configuration(folder / "unet/config.json", [])
-    if unet and unet.get("addition_embed_type") != "text_time":
-        what = "is SDXL by its model_index.json, but its UNet does not take the size of an image (addition_embed_type)"
-        raise InputError(Problem(SETTING, f"{printable(folder)} {what}", AGAIN))
-    if unet.get("cross_attention_dim") == REFINER_WIDTH:
-        raise InputError(refusal(folder, "the SDXL refiner", "give the base model of SDXL, whose images it refines"))
-    if (channels := unet.get("in_channels", 4)) not in (4, 9):
-        raise InputError(
-            refusal(folder, f"SDXL for {CHANNELS.get(channels, 'another task')} (its UNet takes {channels} channels)")
-        )
-    if str(read_configuration(folder / "scheduler/scheduler_config.json", []).get("_class_name")).startswith("EDM"):
-        what = "is a model of SDXL's architecture that was trained with EDM preconditioning, such as Playground v2.5"
-        raise InputError(Problem(SETTING, f"{printable(folder)} {what}", "use a model that predicts epsilon or v"))
+        return XL_WIDTH in widths_read(tensors) or any(map(SIGNS.search, tensors))
 
 
 STABLE_DIFFUSION_XL = StableDiffusionXLSpec()

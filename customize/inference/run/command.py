@@ -195,13 +195,15 @@ def notes(settings: InferenceSettings, job: Job) -> list[str]:
 def base_source(settings: InferenceSettings) -> Source:
     """The base model that the settings name, else that of the weights."""
     learned = find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales)
-    return locate(learned.base or "demo", revision=settings.revision, variant=settings.variant)
+    return locate(
+        learned.base or "demo", revision=settings.revision, variant=settings.variant, prediction_type=settings.prediction_type
+    )
 
 
 def check_model(settings: InferenceSettings) -> None:
     """Raises InputError if weights or base model are missing or invalid."""
     learned = find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales)
     if not learned.files:
-        locate(learned.base or "demo", variant=settings.variant)
+        locate(learned.base or "demo", variant=settings.variant, prediction_type=settings.prediction_type)
     if settings.vae:
         locate_autoencoder(settings.vae)
