@@ -16,6 +16,7 @@ from diffusers import (
     DDPMScheduler,
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     UNet2DConditionModel,
 )
 from torch import Tensor, nn
@@ -115,6 +116,9 @@ class TinyFamily:
     def pipeline(self):
         raise NotImplementedError
 
+    def load_component(self, folder, name):
+        return type(self.components.get(name, self.scheduler)).from_pretrained(folder, subfolder=name)
+
 
 class FlowTransformer(TinyFamily):
     name, prediction_type = "tiny-flow", "flow_prediction"
@@ -139,6 +143,11 @@ class FlowTransformer(TinyFamily):
     @property
     def latents(self) -> KLLatents:
         return KLLatents(self.components["vae"])
+
+    def pipeline(self):
+        """diffusers' pipeline of Stable Diffusion 3, without its text encoders."""
+        without = dict.fromkeys(f"{kind}{number}" for kind in ("text_encoder", "tokenizer") for number in ("", "_2", "_3"))
+        return StableDiffusion3Pipeline(**self.components, scheduler=self.scheduler, **without)
 
     def encode_prompts(self, prompts, *, clip_skip=None, min_chunks=1) -> Conditioning:
         vectors = characters(prompts)

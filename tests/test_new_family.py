@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler
+from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from diffusers.loaders import SD3LoraLoaderMixin
 from families_of_tests import LENGTH, FlowTransformer
 from PIL import Image
@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from customize.cli import commands
 from customize.errors import InputError, Problem
+from customize.evaluation import verify_result
 from customize.families import specs
 from customize.families.specs.family_spec import FamilySpec
 from customize.families.specs.network_names import NetworkNames
@@ -25,6 +26,7 @@ from customize.storage.run_folder import KOHYA_LORA, LORA
 
 PROMPT = "a photo of sks dog"
 PARTS = ("transformer", "vae")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 class FlowSpec(FamilySpec):
@@ -34,23 +36,23 @@ class FlowSpec(FamilySpec):
             ("transformer.", "diffusion_model."), ("lora_unet_",), reads_prompt=("add_k_proj", "add_v_proj")
         )
     }
-    pipeline, pipeline_files = "StableDiffusion3Pipeline", ("model_index.json", *PARTS)
+    pipeline, pipeline_files = "StableDiffusion3Pipeline", ("model_index.json", "scheduler", *PARTS)
     prompt_widths = {32: "a tiny flow"}
 
     def matches(self, path):
         return (path / "transformer").is_dir()
 
     def check(self, source):
-        missing = [source.folder / part for part in PARTS if not (source.folder / part / "weights.safetensors").is_file()]
+        missing = [source.folder / part for part in PARTS if not (source.folder / part / WEIGHTS).is_file()]
         if missing:
             raise InputError(Problem(str(path), "missing", "get the model again") for path in missing)
         return source
 
     def files(self, source):
-        return [source.folder / part / "weights.safetensors" for part in PARTS]
+        return [source.folder / part / WEIGHTS for part in PARTS]
 
     def resolution(self, source):
-        return json.loads((source.folder / "model_index.json").read_text())["resolution"]
+        return 2 * json.loads((source.folder / "transformer/config.json").read_text())["sample_size"]
 
     def prediction_type(self, source):
         return "flow_prediction"
@@ -71,7 +73,7 @@ def load_flow(source, placement) -> Flow:
     family = Flow()
     family.name, family.source = source.name, source.folder
     for part in PARTS:
-        family.components[part].load_state_dict(load_file(source.folder / part / "weights.safetensors"))
+        family.components[part].load_state_dict(load_file(source.folder / part / WEIGHTS))
     return family.to(placement.device, placement.dtype)
 
 
@@ -87,12 +89,10 @@ def model(tmp_path_factory, registered) -> Path:
     """The folder of a model whose weights are not those that the class begins with."""
     folder, family = tmp_path_factory.mktemp("models") / "flow", Flow()
     for part in PARTS:
-        (folder / part).mkdir(parents=True)
         generator = torch.Generator().manual_seed(1)
-        tensors = family.components[part].state_dict().items()
-        tensors = {name: tensor + 0.02 * torch.randn(tensor.shape, generator=generator) for name, tensor in tensors}
-        save_file(tensors, folder / part / "weights.safetensors")
-    (folder / "model_index.json").write_text('{"_class_name": "TinyFlowPipeline", "resolution": 16}')
+        for tensor in family.components[part].state_dict().values():
+            tensor.add_(0.02 * torch.randn(tensor.shape, generator=generator))
+    family.pipeline().save_pretrained(folder)
     return folder
 
 
@@ -178,6 +178,35 @@ def test_infer_generates_with_it(model, run, tmp_path, capsys):
     found = Image.open(tmp_path / "000.png")
     assert found.size == (16, 16) and found.tobytes() == expected.tobytes()
     assert commands.infer([*words, "--scheduler", "Euler AYS", "--output_dir", str(tmp_path / "no")]) == 2
+
+
+def test_it_is_fine_tuned_in_full(model, image_folder, tmp_path, capsys):
+    """The result is a base model of the family, verified when it is saved, and a transformer that stock loads."""
+    run = tmp_path / "run"
+    words = ["--pretrained_model_name_or_path", str(model), "--instance_data_dir", str(image_folder), "--instance_prompt", PROMPT,
+             "--max_train_steps", "2", "--learning_rate", "1e-3", "--validation_prompt", "none", "--report_to", "none",
+             "--output_dir", str(run)]  # fmt: skip
+    assert commands.train_dreambooth(words) == 0
+    assert "verified: predictions differ by 0.0e+00" in capsys.readouterr().out
+    assert commands.verify([str(run)]) == 0
+    before, after = (load_file(folder / "transformer" / WEIGHTS) for folder in (model, run))
+    assert before.keys() == after.keys() and any((after[name] - before[name]).abs().max() > 1e-4 for name in after)
+    same, frozen = (load_file(folder / "vae" / WEIGHTS) for folder in (model, run))
+    assert all(torch.equal(tensor, frozen[name]) for name, tensor in same.items())
+    ours, stock = load_pipeline(str(run)).family, SD3Transformer2DModel.from_pretrained(run / "transformer")
+    x, t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([500.0])
+    conditioning = ours.encode_prompts([PROMPT])
+    with torch.no_grad():
+        assert torch.equal(ours.predict(x, t, conditioning).prediction, stock(x, timestep=t, **conditioning.tensors).sample)
+
+
+def test_another_scheduler_in_the_result_is_found(model, tmp_path):
+    family, found = load_pipeline(str(model)).family, tmp_path / "saved"
+    family.pipeline().save_pretrained(found)
+    assert verify_result.check(found, family, PROMPT) == 0
+    FlowMatchEulerDiscreteScheduler(shift=1.0).save_pretrained(found / "scheduler")
+    with pytest.raises(OSError, match="another tokenizer or scheduler"):
+        verify_result.check(found, family, PROMPT)
 
 
 def test_what_is_of_another_base_model_is_refused_as_before(model, run, tiny_epsilon, tmp_path, capsys):

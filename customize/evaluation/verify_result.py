@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -19,9 +20,6 @@ from customize.diffusion import rng
 from customize.errors import InputError, NumericsError, Problem
 from customize.families.base import Family
 from customize.families.conditioning import Crop
-from customize.families.files.clip_tokenizer import load_tokenizer
-from customize.families.files.networks import load_network
-from customize.families.files.scheduler import load_scheduler
 from customize.families.text_encoder import vectors_by_encoder
 from customize.inference.pipeline_loading import read_tensors
 from customize.printable import first_few
@@ -173,16 +171,22 @@ def predictions_of_pipeline(folder: Path, family: Family, prompt: str, saved: to
 
     One saved network is in memory at a time. Raises OSError when a tensor, a tokenizer or the scheduler differs.
     """
-    tokenizers = [(each.tokenizer, load_tokenizer(folder, each.tokenizer_folder)) for each in family.text_encoders]
+    tokenizers = [(each.tokenizer, family.load_component(folder, each.tokenizer_folder)) for each in family.text_encoders]
     same_tokens = all(own(prompt).input_ids == saved_one(prompt).input_ids for own, saved_one in tokenizers)
-    if not same_tokens or load_scheduler(folder).config.prediction_type != family.prediction_type:
+    if not same_tokens or configuration(family.load_component(folder, "scheduler")) != configuration(family.scheduler):
         raise OSError(f"{folder} has another tokenizer or scheduler than the model that was trained")
     predictions = []
     for part, trained in family.components.items():
-        fresh = load_network(type(trained), folder / part, part).eval()
+        fresh = family.load_component(folder, part).eval()
         refuse_different(folder / part, trained, fresh, saved)
         predictions.append(prediction_of(family.with_component(part, fresh), prompt))
     return predictions
+
+
+def configuration(scheduler: Any) -> dict[str, Any]:
+    """The class and the configuration of a scheduler, without diffusers' own entries (`_use_default_values`, ...)."""
+    plain = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+    return {"class": type(scheduler).__name__, **plain}
 
 
 def refuse_different(folder: Path, trained: nn.Module, fresh: nn.Module, saved: torch.dtype) -> None:

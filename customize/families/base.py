@@ -155,3 +155,8 @@ class Family(Protocol):
     def pipeline(self) -> Any:
         """diffusers' pipeline of these components (not copies), for `save_pretrained`."""
         ...
+
+    def load_component(self, folder: Path, name: str) -> Any:
+        """What `pipeline().save_pretrained(folder)` wrote into the subfolder `name`: a network of `components` in float32 on the
+        CPU, a text encoder's tokenizer (`TextEncoder.tokenizer_folder`), or the scheduler ("scheduler"). Raises InputError."""
+        ...

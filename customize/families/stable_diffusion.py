@@ -7,6 +7,7 @@ Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Mode
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -19,7 +20,10 @@ from customize.errors import InputError, Problem
 from customize.families import prompt_encoding
 from customize.families.base import DenoiserOutput
 from customize.families.conditioning import Conditioning, Crop
+from customize.families.files.clip_tokenizer import load_tokenizer
 from customize.families.files.ldm_header import MODELSPEC
+from customize.families.files.networks import load_network
+from customize.families.files.scheduler import load_scheduler
 from customize.families.latents import KLLatents
 from customize.families.prompt_encoding import Prompt
 from customize.families.specs import STABLE_DIFFUSION
@@ -181,6 +185,12 @@ class StableDiffusion:
         for encoder in other.text_encoders:
             encoder.module = other.components[encoder.name]
         return other
+
+    def load_component(self, folder: Path, name: str) -> Any:
+        """A network in float32, a tokenizer or the scheduler of a complete pipeline. Raises InputError."""
+        if (network := self.components.get(name)) is not None:
+            return load_network(type(network), folder / name, name).eval()
+        return load_scheduler(folder) if name == "scheduler" else load_tokenizer(folder, name)
 
     def pipeline(self) -> StableDiffusionPipeline:
         """diffusers' pipeline of these components (not copies), without a safety checker."""
