@@ -294,6 +294,8 @@ KEYS = f"{UNET}input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
     ({f"{UNET}time_embed.cond_proj.weight": (1,)}, "latent consistency model", "folder"),
     ({f"{UNET}input_blocks.1.0.time_stack.x": (1,)}, "a video model", "1.x, 2.x or XL"),
     ({"lora_unet_x.lora_up.weight": (1,)}, "is a LoRA", "--weights"),
+    ({f"{UNET}out.2.scale_weight": (), f"{UNET}scaled_fp8": (0,)}, "quantised weights", "float16"),
+    ({f"{UNET}middle_block.1.proj_in.weight.absmax": (1,)}, "quantised weights", "float16"),
 ])  # fmt: skip
 def test_other_and_incomplete_files_are_refused_before_loading(change, what, remedy, tmp_path, capsys):
     shapes = {name: shape for name, shape in (WHOLE | change).items() if shape is not None}

@@ -149,6 +149,8 @@ TENSORS: dict[str, tuple[str, str]] = {
     r"^(encoder|decoder)\.layers\.|^taesd": ("is a tiny VAE (TAESD)", WHOLE),
     r"^(down_blocks|mid_block|up_blocks)\.": ("holds one network in diffusers' layout", WHOLE),
     r"^model\.layers\.\d|^lm_head\.": ("is a language model", SUPPORTED),
+    r"scaled_fp8$|\.(scale_weight|weight_scale|comfy_quant)$|\.weight\.(absmax|quant_map)$": (
+        "holds quantised weights", "give the model in float32, float16 or bfloat16"),
 }  # fmt: skip
 """By a pattern in the names of a single file's tensors: what such a file is, and what to do."""
 MOST_TENSORS = 20_000
