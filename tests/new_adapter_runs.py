@@ -13,13 +13,17 @@ from pathlib import Path
 import customize.adapters
 
 customize.adapters.__path__.append(str(Path(__file__).with_name("new_adapter")))
+sys.path.append(str(Path(__file__).parents[1] / "docs"))
 
 from adapters_of_others import TEXT, UNET, File, diffusers  # noqa: E402
 from kit import prepared, settings_for, train_loop  # noqa: E402
+from make_settings import row  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from customize.cli.commands import infer, train_dreambooth  # noqa: E402
 from customize.cli.flags.settings_from_files import read_settings  # noqa: E402
+from customize.cli.main import help_text  # noqa: E402
+from customize.errors import InputError  # noqa: E402
 from customize.evaluation.learned_change import kept, relative_change  # noqa: E402
 from customize.inference.pipeline import Pipeline  # noqa: E402
 from customize.inference.pipeline_loading import load_pipeline  # noqa: E402
@@ -28,7 +32,7 @@ from customize.settings.field import table  # noqa: E402
 
 PROMPT = "a photo of sks dog"
 OWN = {"train_text_encoder": True, "learning_rate": 0.05, "checkpointing_steps": 2}
-LOHA = {**OWN, "adapter": "loha", "rank": 4, "lora_alpha": 3.0, "max_train_steps": 4}
+LOHA = {**OWN, "adapter": "loha", "lora_alpha": 3.0, "max_train_steps": 4}
 IA3 = {
     **OWN, "adapter": "ia3", "lora_targets": ("attention", "conv1"), "max_train_steps": 4,
     "prior_preservation": "teacher", "class_prompt": "a photo of dog",
@@ -117,7 +121,23 @@ def ia3(base: Path, images: Path, folder: Path):
     with redirect_stderr(StringIO()) as refusal:
         status["refused"] = infer([*merge, f"{folder}/merged.safetensors"]), refusal.getvalue()
     status["learning rates"] = table(DreamBoothSettings)["learning_rate"].default_text
-    return status, latents
+    return status | of_rank(base, images, folder), latents
+
+
+def of_rank(base: Path, images: Path, folder: Path):
+    """What is known of a setting whose default and range differ between adapters."""
+    ranks = {}
+    for adapter in ("lora", "loha", "none"):
+        for rank in (None, 64, 65):
+            given = {"adapter": adapter, **({"rank": rank} if rank else {})}
+            try:
+                settings = DreamBoothSettings(instance_prompt="a photo of sks dog", instance_data_dir=str(images), **given)
+                ranks[f"{adapter} {rank}"] = settings.values().get("rank")
+            except InputError as error:
+                ranks[f"{adapter} {rank}"] = str(error)
+    schema = DreamBoothSettings.model_json_schema()["properties"]["rank"]
+    line = next(line for line in help_text(DreamBoothSettings).split("--") if line.startswith("rank"))
+    return {"ranks": ranks, "schema": schema, "help": " ".join(line.split()), "page": row("rank", schema)}
 
 
 if __name__ == "__main__":

@@ -228,6 +228,21 @@ def test_a_type_that_peft_does_not_attach_is_refused_before_anything_is_written(
         assert [problem.where for problem in caught.value.problems] == ["adapter"] and not (tmp_path / "run").exists()
 
 
+def test_a_setting_has_the_default_and_the_range_of_its_adapter(status):
+    """LoHa's rank is 4, at most 64; LoRA's stays 16, at most 4,096. Without an adapter it has no effect."""
+    ranks = status["ia3"]["ranks"]
+    refused = "rank: 65 is not a whole number from 1 to 64, with adapter = loha\n"
+    assert ranks["loha 65"].startswith(refused) and "has no effect" in ranks["none 64"]
+    assert [ranks[f"lora {rank}"] for rank in (None, 64, 65)] == [16, 64, 65]
+    assert [ranks[f"loha {rank}"] for rank in (None, 64)] == [4, 64] and ranks["none None"] is None
+    schema, defaults = status["ia3"]["schema"], "4 (adapter loha); 16 (adapter lora)"
+    own = "from 1 to 64 with adapter loha; from 1 to 4096 with adapter lora"
+    assert (schema["minimum"], schema["maximum"], schema["default_in_words"]) == (1, 4096, defaults)
+    assert own in schema["description"] and schema["only_with"]["values"] == ["loha", "lora"]
+    assert own in status["ia3"]["help"] and f"(from 1 to 4096; default {defaults}; with" in status["ia3"]["help"]
+    assert own in status["ia3"]["page"] and f"| {defaults} |" in status["ia3"]["page"]
+
+
 @pytest.mark.parametrize("change", [{"unet.r": 1 << 40}, {"unet.r": 3}, {"unet.strange": 1}])
 def test_a_description_that_does_not_fit_the_tensors_is_refused(change, folder, tmp_path, monkeypatch):
     """A rank from a stranger's file allocates nothing."""

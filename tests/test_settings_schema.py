@@ -4,12 +4,13 @@ import json
 import math
 
 import pytest
+from pydantic import BaseModel, create_model
 
 from customize.cli.flags.settings_by_command import MODELS
 from customize.demo.pretraining.settings import DemoSettings
 from customize.methods import DreamBoothSettings, TextualInversionSettings
 from customize.settings.common import Settings
-from customize.settings.field import of_scope, setting, table
+from customize.settings.field import joined, of_scope, setting, table
 from customize.settings.inference import InferenceSettings
 from customize.settings.training import TrainingSettings
 
@@ -117,3 +118,25 @@ def test_what_settings_bear_on():
 def test_an_attribute_that_no_setting_has():
     with pytest.raises(TypeError, match="maximum"):
         setting(1, "model", "a number", maximum=3)
+
+
+def test_one_declaration_of_a_setting_with_several_ranges():
+    """The range is the smallest that includes all; a bound itself is valid if it is so for one of them."""
+
+    class One(BaseModel):
+        share: float = setting(0.5, "train", "a share", gt=0, lt=1)
+
+    class Other(BaseModel):
+        share: float = setting(0.25, "train", "a share", ge=0, le=0.5)
+
+    class Text(BaseModel):
+        share: str = setting("all", "train", "a share")
+
+    model = create_model("Both", share=(float, joined({"one": One, "other": Other}, "share", "kind")))
+    line = table(model)["share"]
+    assert (line.ge, line.gt, line.le, line.lt) == (0, None, None, 1)
+    assert line.default_text == "0.5 (kind one); 0.25 (kind other)"
+    assert line.description == "a share (above 0, below 1 with kind one; from 0 to 0.5 with kind other)"
+    assert line.fault(1) and not line.fault(0)
+    with pytest.raises(TypeError, match="share is declared with other types or choices by one, text"):
+        joined({"one": One, "text": Text}, "share", "kind")

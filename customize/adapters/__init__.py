@@ -10,7 +10,6 @@ W is a weight [out, in, ...] of the base model.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from copy import copy
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -18,9 +17,9 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel, create_model
-from pydantic.fields import FieldInfo
 
 from customize.families.specs.network_names import NetworkNames
+from customize.settings.field import Setting, joined, table
 from customize.storage.safetensors_header import Header
 
 if TYPE_CHECKING:
@@ -119,9 +118,14 @@ def build(name: str) -> Adapter:
     return import_module(f"{__name__}.{'full' if name == NONE else name}").Adapter()
 
 
-def settings_of(name: str) -> Mapping[str, FieldInfo]:
-    """The settings of the adapter of that name, as pydantic fields."""
-    return import_module(f"{__name__}.{name}").Settings.model_fields
+def settings_model(name: str) -> type[BaseModel]:
+    """The settings that the adapter of that name declares; `NONE` has none."""
+    return import_module(f"{__name__}.{name}").Settings if name != NONE else BaseModel
+
+
+def settings_of(name: str) -> Mapping[str, Setting]:
+    """The settings of the adapter of that name, with its own defaults and ranges."""
+    return table(settings_model(name))
 
 
 def learning_rates() -> dict[str, float]:
@@ -130,13 +134,16 @@ def learning_rates() -> dict[str, float]:
 
 
 def settings() -> type[BaseModel]:
-    """A model of the settings of all adapters. Each has an effect only with the adapters that declare it."""
-    own = {adapter: settings_of(adapter) for adapter in names() if adapter != NONE}
-    fields: dict[str, Any] = {name: (field.annotation, copy(field)) for found in own.values() for name, field in found.items()}
-    for name, (_, field) in fields.items():
-        owners = [adapter for adapter, found in own.items() if name in found]
-        only_with = {"setting": "adapter", "values": [] if len(owners) == len(own) else owners}
-        field.json_schema_extra = {**field.json_schema_extra, "only_with": only_with}
+    """A model of the settings of all adapters. Each has an effect only with the adapters that declare it.
+
+    Defaults and ranges may differ between adapters; `settings_of` has those of one.
+    """
+    models, fields = {name: settings_model(name) for name in names() if name != NONE}, {}
+    for name in dict.fromkeys(name for model in models.values() for name in model.model_fields):
+        own = {adapter: model for adapter, model in models.items() if name in model.model_fields}
+        only_with = ("adapter", () if len(own) == len(models) else (*own,))
+        annotation = next(iter(own.values())).__annotations__[name]
+        fields[name] = (annotation, joined(own, name, "adapter", only_with=only_with))
     return create_model("AdapterSettings", **fields)
 
 

@@ -8,7 +8,7 @@ from customize.data.captions import CaptionRule
 from customize.errors import Problem
 from customize.families.trigger_words import any_calls, rare_words
 from customize.settings.field import OneOf, override, setting
-from customize.settings.rules.rule import rule, text_is_no_path
+from customize.settings.rules.rule import Rule, rule, text_is_no_path
 from customize.settings.rules.training_rules import examples, same
 from customize.settings.training import MANY, TrainingSettings
 from customize.settings.validation_prompts import LONGEST, in_a_scene
@@ -17,6 +17,8 @@ WITH_PRIOR = ("prior_preservation", ())
 WITH_CLASS_IMAGES = ("prior_preservation", ("images",))
 RATES = adapters.learning_rates()
 """Default learning rates, by the setting `adapter`."""
+OF_ADAPTERS = adapters.settings()
+"""The settings of all adapters."""
 NO_PROMPT = "..."
 """Placeholder where no prompt is given; it has no word that a caption could lack."""
 
@@ -50,6 +52,19 @@ def class_images_have_a_folder(
     elif instance_data_dir is not None and same(class_data_dir, instance_data_dir):
         what = "is the same folder as instance_data_dir"
         yield Problem("class_data_dir", what, "use a separate folder for the class images")
+
+
+def within_range_of_adapter(name: str) -> Rule:
+    """A number is in the range that its own adapter declares, which may be narrower than that of others."""
+
+    @rule("adapter", name)
+    def check(adapter: str, value: Any) -> Iterator[Problem]:
+        line = adapters.settings_of(adapter).get(name)
+        if line and line.type in (int, float) and value is not None and (fault := line.fault(value)):
+            remedy = f"give a valid value: {line.description} (default: {line.default_text})"
+            yield Problem(name, f"{line.quoted(value)} {fault}, with adapter = {adapter}", remedy)
+
+    return check
 
 
 class SubjectSettings(TrainingSettings):
@@ -105,13 +120,14 @@ class SubjectSettings(TrainingSettings):
     )
 
 
-class DreamBoothSettings(adapters.settings(), SubjectSettings):
+class DreamBoothSettings(OF_ADAPTERS, SubjectSettings):
     """Teach a base model a subject by DreamBooth: train all weights, or a small adapter (LoRA)."""
 
     command: ClassVar[str] = "train_dreambooth.py"
     rules = (
         *TrainingSettings.rules, text_is_no_path("instance_prompt"), text_is_no_path("class_prompt"),
         *examples("instance_data_dir"), teacher_has_an_adapter, prior_has_a_prompt, class_images_have_a_folder,
+        *map(within_range_of_adapter, OF_ADAPTERS.model_fields),
     )  # fmt: skip
     subject_setting: ClassVar[str] = "instance_prompt"
     image_folder_setting: ClassVar[str] = "instance_data_dir"
@@ -119,8 +135,11 @@ class DreamBoothSettings(adapters.settings(), SubjectSettings):
     @classmethod
     def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
         values = super().completed(values)
-        adapter = values.get("adapter", adapters.NONE)
-        defaults: dict[str, Any] = {"learning_rate": RATES.get(str(adapter), RATES[adapters.NONE])}
+        adapter = str(values.get("adapter", adapters.NONE))
+        if adapter not in RATES:  # a fault of the settings that is reported elsewhere
+            return values
+        defaults: dict[str, Any] = {"learning_rate": RATES[adapter]}
+        defaults |= {name: line.default for name, line in adapters.settings_of(adapter).items()}
         if adapter == adapters.NONE:
             defaults["save_steps"] = None
         return {**defaults, **values}

@@ -3,7 +3,7 @@
 Flags, help, TOML files and checks are all generated from it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from types import NoneType, UnionType
@@ -180,6 +180,34 @@ def override(model: type[BaseModel], name: str, default: Any, **changes: Any) ->
     line = table(model)[name]
     facts = {fact: getattr(line, fact) for fact in ("description", *FACTS, *BOUNDS)}
     return setting(default, **{**facts, "default_in_words": "", **changes})
+
+
+def joined(models: Mapping[str, type[BaseModel]], name: str, where: str, **changes: Any) -> Any:
+    """One declaration of a setting that each of these models has, with the widest of their ranges.
+
+    models: by the value of the setting `where` with which they apply. Where their defaults or ranges differ, the words for the
+    default and the description list them. Raises TypeError where their types differ.
+    """
+    lines = {value: table(model)[name] for value, model in models.items()}
+    if len({(line.type, line.many, line.optional, line.choices) for line in lines.values()}) > 1:
+        raise TypeError(f"{name} is declared with other types or choices by {', '.join(lines)}")
+    model, first = next(iter(models.values())), next(iter(lines.values()))
+    changes["default_in_words"] = first.default_in_words
+    if len({line.default_text for line in lines.values()}) > 1:
+        changes["default_in_words"] = "; ".join(f"{line.default_text} ({where} {value})" for value, line in lines.items())
+    if len({tuple(getattr(line, bound) for bound in BOUNDS) for line in lines.values()}) > 1:
+        words = "; ".join(f"{line.range} with {where} {value}" for value, line in lines.items())
+        changes |= {"description": f"{first.description} ({words})", **widest([*lines.values()])}
+    return override(model, name, model.model_fields[name].default, **changes)
+
+
+def widest(lines: Sequence[Setting]) -> dict[str, float | None]:
+    """The bounds of the smallest range that includes those of all these numbers."""
+    low, is_above = min((line.gt, True) if line.ge is None else (line.ge, False) for line in lines)
+    high, is_included = max((line.lt, False) if line.le is None else (line.le, True) for line in lines)
+    steps = {line.multiple_of for line in lines}
+    own = {"gt" if is_above else "ge": low, "le" if is_included else "lt": high}
+    return {**dict.fromkeys(BOUNDS), **own, "multiple_of": steps.pop() if len(steps) == 1 else None}
 
 
 @cache

@@ -7,7 +7,7 @@ from customize.settings.field import override
 
 
 class Settings(BaseModel):
-    rank: int = override(lora.Settings, "rank", 16)
+    rank: int = override(lora.Settings, "rank", 4, le=64)
     lora_alpha: float | None = override(lora.Settings, "lora_alpha", None, default_in_words="none: the rank")
     lora_targets: tuple[str, ...] = override(lora.Settings, "lora_targets", ("attention",))
 
