@@ -188,10 +188,12 @@ def main() -> None:
         arguments.file.write_text(json.dumps(found, indent=1) + "\n")
         return
     before = json.loads(arguments.file.read_text())
-    different = [job for job, values in found.items() if before.get(job) != values]
+    if missing := found.keys() - before.keys():
+        raise SystemExit(f"not recorded in {arguments.file}: {', '.join(sorted(missing))}")
+    different = [job for job, values in found.items() if before[job] != values]
     for job in different:
         for kind in found[job]:
-            old, new = before.get(job, {}).get(kind, {}), found[job][kind]
+            old, new = before[job][kind], found[job][kind]
             if kind == "losses":
                 print(f"{job}: losses {old[:3]} ... are now {new[:3]} ..." if old != new else f"{job}: losses are equal")
             else:
