@@ -20,11 +20,13 @@ SLOWEST = (
 """The slowest test files."""
 
 THINNED = {
-    2: "accumulation attention crash demo_training guard heif images latents_cache merge plan save_precision scales strangers"
-       " summary sweep read_png weights",
-    3: "bad_input checkpoints_as_weights demo_judge doctor foreign_models illusions init_weights lcm lora_formats masks sampler"
-       " single_file trials_outputs trials_strangers trials_weights verify views",
-    4: "course forged_checkpoints hostile_files inpainting reproduce samplers trials_first_hour trials_options trials_resume",
+    2: "accumulation attention compositions demo_training documented_commands guard heif images latents_cache merge plan"
+       " save_precision scales strangers summary sweep read_png",
+    3: "bad_input demo_judge doctor foreign_models illusions init_weights lcm lora_formats masks readback sampler single_file"
+       " stable_diffusion_xl stable_diffusion_xl_file trials_outputs trials_strangers trials_weights verify views weights",
+    4: "checkpoints_as_weights course crash forged_checkpoints hostile_files inpainting reliability trials_first_hour"
+       " trials_resume",
+    6: "reproduce samplers trials_options",
 }  # fmt: skip
 """Files in which only every second, third or fourth case (and the last) of a test with at least `FAMILY` parameters runs by
 default; all cases run with the marker `slow`."""

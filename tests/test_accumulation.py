@@ -64,7 +64,7 @@ DROPOUT = {
 }
 
 
-QUICK = ("a LoRA", "a prior by the teacher", "long captions")
+QUICK = ("a LoRA", "a prior by the teacher")
 
 
 @pytest.mark.parametrize("kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in DROPOUT])

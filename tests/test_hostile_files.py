@@ -63,9 +63,9 @@ for line in sys.stdin:
 class Watched:
     """The commands, one after the other in a process with an audit hook. forbidden: how the events begin that may not be."""
 
-    def __init__(self, folder: Path, forbidden: str = ""):
+    def __init__(self, folder: Path, forbidden: str = "", process: subprocess.Popen | None = None):
         self.forbidden = forbidden
-        self.process = subprocess.Popen(
+        self.process = process or subprocess.Popen(
             [sys.executable, "-c", RUNNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder,
             env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / "data sets")},
         )  # fmt: skip
@@ -226,13 +226,9 @@ def test_pickles_in_a_run_folder(work, watched, canary):
 
 
 @pytest.fixture(scope="module")
-def training(work, tiny_epsilon):
+def training(work, watched):
     """The same with runs that train, in which libraries may start programs; a pickle they may not read."""
-    run = Watched(work, "pickle.find_class")
-    yield run
-    assert run.process.stdin
-    run.process.stdin.close()
-    run.process.wait(20)
+    return Watched(work, "pickle.find_class", watched.process)
 
 
 def config(work: Path, method: str, base: Path, **changes) -> tuple[str, Path]:

@@ -124,7 +124,9 @@ def test_an_embedding_of_a1111_is_called_by_its_file_name(tiny_epsilon, tmp_path
     assert ours.family.text_encoders[0].placeholders == {"my-toy": ("my-toy", "my-toy_1")}
 
 
-@pytest.mark.parametrize("changes", [{}, {"use_rslora": True, "text_encoder": False}, {"use_dora": True}])
+@pytest.mark.parametrize(
+    "changes", [{"use_rslora": True, "text_encoder": False}, {"use_dora": True}, pytest.param({}, marks=pytest.mark.slow)]
+)
 def test_an_adapter_as_stock_loaders_read_it(tiny_epsilon, tmp_path, changes):
     lora(tmp_path, tiny_epsilon, **changes)
     ours, theirs = load_pipeline(None, [(tmp_path, 0.6)]), stock(tiny_epsilon)
@@ -412,7 +414,9 @@ def test_files_added_meanwhile_are_kept(tiny_epsilon, tmp_path, monkeypatch, cap
     assert "001-2.png is written instead" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("stop", ["SIGINT", "SIGTERM", "disk", "numbers"])
+@pytest.mark.parametrize(
+    "stop", ["SIGTERM", "disk", *(pytest.param(stop, marks=pytest.mark.slow) for stop in ("SIGINT", "numbers"))]
+)
 def test_a_stopped_job_keeps_its_images_and_can_be_completed(stop, tiny_epsilon, tmp_path, monkeypatch):
     values = {"pretrained_model_name_or_path": str(tiny_epsilon), "prompt": ["a dog", "a cat"], "num_images": 3, "batch_size": 2}
     command.run(settings(**values, output_dir=str(tmp_path / "whole")))

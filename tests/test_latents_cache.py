@@ -109,7 +109,7 @@ def test_a_damaged_entry_is_replaced_and_reported(place, asked, tiny_epsilon, im
     assert torch.equal(latents(settings), expected) and not asked and "damaged" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("kind", ["shape", "nan", "whole numbers"])
+@pytest.mark.parametrize("kind", ["shape", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("nan", "whole numbers"))])
 def test_a_forged_entry_with_a_valid_hash_is_not_trusted(kind, asked, tiny_epsilon, image_folder, tmp_path, capsys, terminal):
     """Its hash fits, but the autoencoder cannot have computed it."""
     from customize.families.latents import hash_of

@@ -582,8 +582,9 @@ def learned(path: Path, content: bytes = b"weights") -> dict:
     return {"path": str(path), "scale": 0.5, "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def test_hashes_of_weights_are_compared(tmp_path):
-    same, changed, gone = (learned(tmp_path / f"{name}.safetensors") for name in ("same", "changed", "gone"))
+def test_hashes_of_weights_are_compared(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # long paths are shortened in notes
+    same, changed, gone = (learned(Path(f"{name}.safetensors")) for name in ("same", "changed", "gone"))
     (tmp_path / "changed.safetensors").write_bytes(b"others")
     (tmp_path / "gone.safetensors").unlink()
     found = read_generation_info(written(tmp_path / "a.png", InferenceSettings(prompt="x"), weights=[same, changed, gone, same]))

@@ -50,7 +50,9 @@ def test_eight_bit_adam_resumes_to_the_same_bits(server, tiny_epsilon, image_fol
     assert killed(*LATEST)[0] == 0 and killed.result() == finished_run.result()
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+@pytest.mark.parametrize(
+    ("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), pytest.param("SIGHUP", 129, marks=pytest.mark.slow)]
+)
 def test_a_signal_finishes_the_step_saves_and_prints_how_to_resume(
     name, status, finished_run, server, tiny_epsilon, image_folder, tmp_path
 ):

@@ -51,7 +51,9 @@ def test_the_loop_ends_after_the_step_with_every_callback_called(tiny_epsilon, i
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-000003"]
 
 
-@pytest.mark.parametrize("method, best", [("lora", None), ("lora", 2), ("textual_inversion", 2)])
+@pytest.mark.parametrize(
+    "method, best", [("lora", None), ("textual_inversion", 2), pytest.param("lora", 2, marks=pytest.mark.slow)]
+)
 def test_a_run_that_is_stopped_has_a_result(method, best, tiny_epsilon, image_folder, tmp_path):
     folder = tmp_path / "run"
     settings = settings_for(method, tiny_epsilon, image_folder, folder, checkpointing_steps=2)
