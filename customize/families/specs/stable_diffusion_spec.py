@@ -42,6 +42,8 @@ READS_PROMPT = re.compile(r"attn2[._]to_[kv][._]")
 
 
 class StableDiffusionSpec(FamilySpec):
+    """Recognises every model that no other family does: its check names models that cannot be used."""
+
     name, title = "stable_diffusion", "Stable Diffusion 1.x or 2.x"
     load = "customize.families.loading:load"
     networks = {"unet": UNET, "text_encoder": CLIP}

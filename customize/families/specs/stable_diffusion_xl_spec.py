@@ -46,6 +46,8 @@ def clip_names(part: str, kohya: str, comfyui: str) -> NetworkNames:
 
 
 class StableDiffusionXLSpec(StableDiffusionSpec):
+    """Folders and single files of SDXL; files and limits are read as those of Stable Diffusion, for two text encoders."""
+
     name, title = "stable_diffusion_xl", "SDXL"
     load = "customize.families.stable_diffusion_xl:load"
     networks: Mapping[str, NetworkNames] = {
