@@ -363,3 +363,21 @@ def test_a_dry_run_prints_the_first_lines_too(server, tiny_epsilon, image_folder
     assert status == 0 and printed.startswith(f"base      {tiny_epsilon}\nmethod    DreamBooth: a LoRA of rank 4")
     assert "\ndevice    CPU" in printed and f"\nfolder    {tmp_path / 'out'}" in printed and not (tmp_path / "out").exists()
     assert check(settings)
+
+
+@pytest.mark.parametrize(("name", "by"), [
+    ("stabilityai/sdxl-turbo", "turbo"), ("models/dreamshaperXL_v21TurboDPMSDE.safetensors", "turbo"),
+    ("C:\\models\\RealVisXL_V5.0_Lightning", "lightning"), ("ByteDance/Hyper-SD", "hyper-sd"), ("x/lcm-ssd-1b", "lcm"),
+    ("turbo/plain", None), ("me/hyperrealism_xl", None), ("stable-diffusion-v1-5/stable-diffusion-v1-5", None),
+])  # fmt: skip
+def test_a_distilled_model_is_told_by_its_name(name, by):
+    source = Source(name)
+    training = table(summary.before_loading(dreambooth(), Path("out"), source, examples((512, 512)), GPU))
+    request = InferenceSettings(prompt="a cat", num_inference_steps=30)
+    inference = table(image_summary.before_loading(request, grid(request).requests, source, GPU))
+    if by:
+        assert f"by its name ({by}) distilled to few steps: training undoes that" in training
+        assert f"by its name ({by}) distilled to few steps: its author says how many" in inference
+        assert "here 30 steps and guidance_scale 7.5" in inference
+    else:
+        assert "distilled" not in training + inference

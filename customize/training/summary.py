@@ -18,7 +18,7 @@ from customize.storage.run_folder import BEFORE_AFTER, KOHYA_LORA, SAMPLES
 def before_loading(settings, folder: Path, source: Source, examples: Examples, machine: Machine) -> Rows:
     """The rows before the base model is loaded."""
     resolution = settings.resolution or spec_of(source).resolution(source)
-    yield from base_rows(source)
+    yield from base_rows(source, distilled="training undoes that; train on the model it was made of, and use the result with it")
     yield "method", printable(settings.description)
     yield "images", images(settings, examples, resolution)
     yield from device_rows(machine, settings.mixed_precision, source, resolution, "a run takes hours to days")

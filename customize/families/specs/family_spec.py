@@ -77,6 +77,10 @@ class FamilySpec(ABC):
         """A key of `diffusion.predictions.PREDICTIONS`; None if unknown."""
         return source.prediction_type
 
+    def distilled(self, source: Source) -> str | None:
+        """By which method the model was distilled to few steps, such as "turbo"; None if it is not known to be."""
+        return None
+
     def not_trainable(self, source: Source) -> Problem | None:
         """Why a model that can generate images cannot be trained; None if it can."""
         return None

@@ -17,7 +17,7 @@ from customize.families.specs.text_limits import TextLimit
 from customize.families.specs.unet_names import UNET
 from customize.printable import printable
 from customize.storage.json_files import read_object
-from customize.storage.safetensors_header import TensorInfo
+from customize.storage.safetensors_header import TensorInfo, read_header
 from customize.storage.untrusted_files import refusing
 
 CLIP_LENGTH = 77
@@ -37,6 +37,8 @@ CLIP = NetworkNames(
 )  # fmt: skip
 
 
+DISTILLED = re.compile(r"turbo|lightning|hyper-?sd|(?<![a-z])(hyper|lcm|dmd2?|pcm|tcd)(?![a-z])", re.IGNORECASE)
+"""Names of methods by which models are distilled to few steps, in names of models."""
 READS_PROMPT = re.compile(r"attn2[._]to_[kv][._]")
 """Layers whose input is the prompt."""
 
@@ -102,6 +104,14 @@ class StableDiffusionSpec(FamilySpec):
         if source.prediction_type or source.folder is None:
             return source.prediction_type
         return read_object(source.folder / "scheduler/scheduler_config.json").get("prediction_type", "epsilon")
+
+    def distilled(self, source: Source) -> str | None:
+        """By the name of the model and the title in its metadata: the networks are those of other models."""
+        names = [re.split(r"[/\\]", source.name)[-1]]
+        if source.file:
+            names.append(read_header(source.file).metadata.get("modelspec.title", ""))
+        found = DISTILLED.search(" ".join(names))
+        return found[0].lower() if found else None
 
     def not_trainable(self, source: Source) -> Problem | None:
         """A problem for latent consistency models, and for UNets with additional input channels."""

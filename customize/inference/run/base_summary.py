@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from customize.data.examples import USUAL_RESOLUTION
 from customize.device import Machine
 from customize.families import Source
+from customize.families.specs import spec_of
 from customize.printable import printable
 
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -12,14 +13,19 @@ TOY = 128
 Rows = Iterator[tuple[str, str]]
 
 
-def base_rows(source: Source, purpose: str = "for your own photos") -> Rows:
-    """The base model; for the demo model, a remark and the model to use instead."""
+def base_rows(source: Source, purpose: str = "for your own photos", distilled: str = "") -> Rows:
+    """The base model; for the demo model, a remark and the model to use instead.
+
+    distilled: what follows from it if the model is known to be distilled to few steps.
+    """
     if source.name == "demo":
         yield "base", "demo, a toy model of 64 x 64 pixels that comes with the program to show how it works"
         yield "", f"{purpose}: --pretrained_model_name_or_path {STABLE_DIFFUSION}"
     else:
         where = "" if source.folder or source.file else f" (from the hub{f', {source.revision}' if source.revision else ''})"
         yield "base", printable(f"{source.name}{where}")
+        if by := spec_of(source).distilled(source):
+            yield "", f"by its name ({by}) distilled to few steps: {distilled}"
 
 
 def device_rows(machine: Machine, precision: str, source: Source, resolution: int | None, cost: str) -> Rows:

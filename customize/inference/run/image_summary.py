@@ -17,10 +17,11 @@ from customize.settings.inference import InferenceSettings
 
 def before_loading(settings: InferenceSettings, requests: Sequence[ImageRequest], source: Source, machine: Machine) -> Rows:
     """The lines before the base model is loaded."""
-    base = list(base_rows(source, "for photos"))
+    given = f"{units.count(settings.num_inference_steps, 'step')} and guidance_scale {settings.guidance_scale:g}"
+    base = list(base_rows(source, "for photos", f"its author says how many, and which guidance; here {given}"))
     side = settings.width or spec_of(source).resolution(source)
     device = device_rows(machine, settings.mixed_precision, source, side, "an image takes minutes")
-    yield from base[:1] if settings.weights else base
+    yield from base[:1] if settings.weights and source.name == "demo" else base
     yield from device
     width, height = settings.width, settings.height
     own = "the size of image" if settings.image else "the base model's own size"
