@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from customize.cli import main
-from customize.cli.flags import diffusers_flags
+from customize.cli.flags import aliases, diffusers_flags
 from customize.errors import InputError
 from customize.methods import DreamBoothSettings, TextualInversionSettings
 from customize.settings.field import table
@@ -89,6 +89,12 @@ DIFFUSERS = {  # flag: its default in textual_inversion.py, train_dreambooth.py 
     "with_prior_preservation": (ABSENT, False, False),
 }
 
+OF_SDXL = (
+    "adam_weight_decay_text_encoder cache_dir cache_latents caption_column dataset_config_name dataset_name do_edm_style_training"
+    " image_column lora_unet_blocks noise_offset output_kohya_format prodigy_beta3 prodigy_decouple prodigy_safeguard_warmup"
+    " prodigy_use_bias_correction random_flip text_encoder_lr train_text_encoder_frac use_blora use_dora"
+).split()
+"""Flags of train_dreambooth_lora_sdxl.py and its advanced version that the scripts of Stable Diffusion lack."""
 TOY = """--pretrained_model_name_or_path=demo --train_data_dir=./cat --learnable_property="object"
     --placeholder_token="<cat-toy>" --initializer_token="toy" --resolution=512 --train_batch_size=1
     --gradient_accumulation_steps=4 --max_train_steps=3000 --learning_rate=5.0e-04 --scale_lr --lr_scheduler="constant"
@@ -130,10 +136,16 @@ DOCUMENTED = [  # the README's command lines: arguments, what they mean, how man
         "adapter": "lora", "checkpointing_steps": 100, "learning_rate": 1e-4, "report_to": ("wandb",), "seed": 0,
         "validation_prompt": ("A photo of sks dog in a bucket",), "validation_epochs": 50,
         "validation_steps": None}, 0),
+    (DreamBoothSettings, DOG + """--gradient_accumulation_steps=4 --learning_rate=1e-4 --report_to="wandb" --max_train_steps=500
+        --validation_prompt="A photo of sks dog in a bucket" --validation_epochs=25 --seed="0" --adapter lora
+        --mixed_precision="fp16" --gradient_checkpointing --use_8bit_adam --enable_xformers_memory_efficient_attention
+        --use_dora --output_kohya_format --text_encoder_lr 5e-6 --train_text_encoder --prodigy_decouple true""", {
+        "adapter": "lora", "mixed_precision": "fp16", "use_dora": True, "lora_format": "both", "train_text_encoder": True,
+        "gradient_checkpointing": True}, 3),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("number", range(1, 9))
+@pytest.mark.parametrize("number", range(1, 1 + len(DOCUMENTED)))
 def test_documented_command_lines(number, monkeypatch):
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     if number == 6:  # accelerate launch --mixed_precision="fp16"
@@ -168,8 +180,9 @@ def test_all_flags_are_known():
     assert len(DIFFUSERS) == 74
     for model in diffusers_flags.BOTH:
         ours, other = set(table(model)), set(diffusers_flags.flags(model))
-        assert accepting(model) <= ours | other
-        assert not ours & other and other <= accepting(model)
+        of_sdxl = set(OF_SDXL) if model is DreamBoothSettings else set()
+        assert accepting(model) | of_sdxl <= ours | other | set(aliases.lines(model))
+        assert not ours & other and other <= accepting(model) | of_sdxl
     for flag in diffusers_flags.FLAGS.values():
         assert bool(flag.means) + bool(flag.done) + bool(flag.refused) == 1
 

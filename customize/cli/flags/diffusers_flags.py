@@ -1,4 +1,4 @@
-"""Flags of diffusers' training scripts that are not settings here, and defaults that differ here.
+"""Flags of diffusers' training scripts, for Stable Diffusion and SDXL, that are not settings here, and defaults that differ here.
 
 Each such flag is another name of a setting, has no effect, or is not supported: see the table.
 """
@@ -83,6 +83,39 @@ FLAGS: Mapping[str, Flag] = {
             "only DeepFloyd IF's upscalers have class labels, and they cannot be trained here",
             "leave it out, and use a Stable Diffusion 1.x or 2.x base model",
         ),
+    ),
+    # SDXL
+    "cache_dir": Flag(
+        DREAMBOOTH,
+        str,
+        refused=("downloads go to the cache of the hub", "leave it out, and set HF_HOME=FOLDER before the command"),
+    ),
+    "do_edm_style_training": Flag(
+        DREAMBOOTH,
+        refused=(
+            "models with EDM preconditioning are not supported",
+            "leave it out, and use a base model that predicts epsilon or v",
+        ),
+    ),
+    "output_kohya_format": Flag(DREAMBOOTH, means=("lora_format", "both")),
+    **dict.fromkeys(
+        ("prodigy_beta3", "prodigy_decouple", "prodigy_use_bias_correction", "prodigy_safeguard_warmup"),
+        Flag(DREAMBOOTH, str, done="it configures Prodigy, and the optimizer is AdamW"),
+    ),
+    "adam_weight_decay_text_encoder": Flag(
+        DREAMBOOTH, str, refused=("one weight decay applies to all networks", "leave it out, and give --adam_weight_decay")
+    ),
+    "train_text_encoder_frac": Flag(
+        DREAMBOOTH,
+        str,
+        harmless=("1", "1.0"),
+        refused=("the text encoders are trained as long as the UNet", "leave it out, and give --text_encoder_learning_rate"),
+    ),
+    "lora_unet_blocks": Flag(
+        DREAMBOOTH, str, refused=("blocks are not named by a pattern", "leave it out, and name modules by --lora_targets")
+    ),
+    "use_blora": Flag(
+        DREAMBOOTH, refused=("there is no list of the modules of B-LoRA", "leave it out, and name modules by --lora_targets")
     ),
     "validation_images": Flag(
         DREAMBOOTH,
