@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from adapters_of_others import kohya
 from diffusers import StableDiffusionPipeline
 from kit import METHODS, prepared, settings_for
 from safetensors.torch import load_file
 
 from customize.evaluation import verify_result
-from customize.families.specs import STABLE_DIFFUSION
 from customize.storage import run_folder
 from customize.storage.run_folder import KOHYA_LORA, LORA
 from customize.storage.tensor_files import PRECISIONS, save_tensors
@@ -36,9 +36,9 @@ def test_a_result_is_what_was_learned_rounded_once(method, precision, tiny_epsil
         assert files == [folder / LORA, folder / KOHYA_LORA]
         again = load_file(files.pop())
         for name, tensor in learned.items():
-            part, _, module = name.removesuffix(".weight").partition(".")
+            module = name.removesuffix(".weight").removeprefix("unet.")
             side = {"A": "lora_down", "B": "lora_up"}[module[-1]]
-            read = again.pop(f"{STABLE_DIFFUSION.networks[part].written_by_kohya(module[: -len('.lora_A')])}.{side}.weight")
+            read = again.pop(f"{kohya(module[: -len('.lora_A')])}.{side}.weight")
             assert read.dtype == FORMATS[precision] and torch.equal(read, tensor.to(FORMATS[precision]))
         assert 2 * len(again) == len(learned) and all(name.endswith(".alpha") for name in again)
     files = [folder / "unet/diffusion_pytorch_model.safetensors"] if method == "full" else files

@@ -98,7 +98,7 @@ class Adapter(peft_layers.PeftAdapter):
         if settings.lora_format in ("diffusers", "both"):
             files += super().save(folder, family, metadata, settings)
         if settings.lora_format in ("kohya", "both"):
-            files.append(lora_files.save_kohya(folder, family, metadata, settings.save_precision))
+            files.append(lora_files.save(folder, family, metadata, settings.save_precision))
         return files
 
     def load(

@@ -4,12 +4,15 @@ A [rank, in, ...] and B [out, rank, ...] of a LoRA.
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from customize.adapters import peft_layers
-from customize.adapters.lora_keys import ADAPTER_METADATA, split
+from customize.adapters.lora_keys import ADAPTER_METADATA, Place, split
+from customize.adapters.lora_layouts import KOHYA, LoraLayout, named
 from customize.errors import InputError, Problem
 from customize.families.specs.network_names import NetworkNames
 from customize.printable import first_few
@@ -68,68 +71,123 @@ def first_alpha(path: Path, header: Header, pieces: Mapping[str, tuple[str, str]
         return float(opened.get_tensor(name).reshape(-1)[0])
 
 
-def kohya_layer(name: str, down: "Tensor", up: "Tensor", alpha: float) -> "dict[str, Tensor]":
-    """The tensors of one layer in kohya's layout. name: of the module, in that layout; down, up: A and B."""
-    import torch
-
-    return {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(alpha)}
-
-
-def save_kohya(folder: Path, family: "Family", metadata: dict[str, str], precision: str = "fp32") -> Path:
-    """Writes the attached LoRA under the names that ComfyUI, A1111, Forge and kohya's scripts read, with an alpha per layer.
+def save(folder: Path, family: "Family", metadata: dict[str, str], precision: str = "fp32") -> Path:
+    """Writes the attached LoRA in kohya's layout, with an alpha per layer.
 
     alpha / rank is the layer's scale, also where that is alpha / sqrt(rank) (rsLoRA).
     """
     from customize.storage.tensor_files import save_tensors
 
-    tensors: dict[str, Tensor] = {}
-    ranks: set[int] = set()
+    layers: dict[Place, dict[str, Tensor]] = {}
     for part, network in family.trainable.items():
         for module, layer in network.named_modules():
             if peft_layers.is_tuner_layer(layer):
                 [adapter] = layer.lora_A
                 down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-                name = family.spec.networks[part].written_by_kohya(module)
-                tensors |= kohya_layer(name, down, up, layer.scaling[adapter] * len(down))
-                ranks.add(len(down))
+                own = {"A": down, "B": up, "alpha": alpha_like(layer.scaling[adapter] * len(down), down)}
                 if adapter in layer.lora_magnitude_vector:
-                    magnitude = layer.lora_magnitude_vector[adapter].weight
-                    tensors[f"{name}.dora_scale"] = magnitude.reshape(-1, *[1] * (down.dim() - 1))
-    own = {"ss_network_module": "networks.lora", "ss_network_dim": str(max(ranks))}
+                    own["magnitude"] = layer.lora_magnitude_vector[adapter].weight
+                layers[part, module] = own
+    tensors, _ = in_layout(KOHYA, layers, family.spec.networks, modules_of(family))
+    own = {"ss_network_module": "networks.lora", "ss_network_dim": str(max(len(layer["A"]) for layer in layers.values()))}
     return save_tensors(folder / KOHYA_LORA, tensors, {**metadata, **own}, precision)
 
 
+def modules_of(family: "Family") -> dict[str, list[str]]:
+    """The names of all modules of each network, without peft's layers in them."""
+    wrapped = re.compile(r"\.(base_layer|lora_\w+)(\.|$)")
+    names = {part: [name for name, _ in network.named_modules() if name] for part, network in family.trainable.items()}
+    return {part: [name for name in own if not wrapped.search(name)] for part, own in names.items()}
+
+
 def joined(
-    changes: "Mapping[str, Mapping[str, list[tuple[Tensor, Tensor]]]]", networks: Mapping[str, NetworkNames], kohya: bool
+    changes: "Mapping[str, Mapping[str, list[tuple[Tensor, Tensor]]]]", family: "Family", layout: LoraLayout
 ) -> "tuple[dict[str, Tensor], dict[str, str]]":
     """Tensors and metadata of one LoRA file that adds up the products `up down` of each module.
 
     changes: the factors (up, down) of `Adapter.factors` by network and module; they become B = [up1 | up2 | ...] and
-    A = [down1; down2; ...] with alpha = rank. networks: `FamilySpec.networks`; kohya: in kohya's layout instead of diffusers'.
+    A = [down1; down2; ...] with alpha = rank.
     """
     import torch
 
-    tensors, configs = {}, {}
+    layers: dict[Place, dict[str, Tensor]] = {}
     for part, modules in changes.items():
-        ranks = {}
         for module, factors in modules.items():
             ups, downs = zip(*factors, strict=True)
-            up, down = torch.cat(ups, 1), torch.cat(downs)
-            ranks[module] = len(down)
-            if kohya:
-                tensors |= kohya_layer(networks[part].written_by_kohya(module), down, up, float(len(down)))
-            else:
-                name = networks[part].written(module)
-                tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
-        configs |= {f"{part}.{name}": value for name, value in config_with(ranks).items()} if ranks else {}
-    return tensors, {} if kohya else {ADAPTER_METADATA: json.dumps(configs, sort_keys=True, default=str)}
+            down = torch.cat(downs)
+            layers[part, module] = {"A": down, "B": torch.cat(ups, 1), "alpha": alpha_like(len(down), down)}
+    return in_layout(layout, layers, family.spec.networks, modules_of(family))
 
 
-def config_with(ranks: dict[str, int]) -> dict[str, Any]:
-    """peft's configuration of a LoRA with these ranks by module; each alpha equals the rank."""
+def in_layout(
+    layout: LoraLayout,
+    layers: "Mapping[Place, Mapping[str, Tensor]]",
+    networks: Mapping[str, NetworkNames],
+    modules: Mapping[str, Sequence[str]],
+) -> "tuple[dict[str, Tensor], dict[str, str]]":
+    """Tensors and metadata of an adapter file in a layout. Raises InputError for what the layout cannot express.
+
+    layers: the tensors of each module by `lora_keys.KINDS`, each with an alpha; networks: `FamilySpec.networks`; modules: all
+    modules of each network.
+    """
+    expressed = {place: expressible(layout, own) for place, own in layers.items()}
+    tensors, left_out = named(layout, expressed, networks, modules)
+    if left_out:
+        what = first_few([f"{kind} of {part}.{module}" for (part, module), kind in left_out], 3)
+        raise InputError(Problem("layout", f"the layout of {layout.title} has no place for {what}", "choose another layout"))
+    return tensors, {} if layout.alphas else configuration(layers)
+
+
+def expressible(layout: LoraLayout, own: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """The tensors of a module as a layout names them: magnitudes of a DoRA by peft, or by the other programs; alphas."""
+    found = dict(own)
+    down, up = found.get("A"), found.get("B")
+    if "magnitude" in found and "magnitude" not in layout.ends and down is not None:
+        found["dora_scale"] = found.pop("magnitude").reshape(-1, *[1] * (down.dim() - 1))
+    scale = found.get("dora_scale")
+    if scale is not None and "magnitude" in layout.ends and down is not None and scale.shape[:1] == up.shape[:1]:
+        found["magnitude"] = found.pop("dora_scale").reshape(-1 if down.dim() == 2 else (1, -1, *[1] * (down.dim() - 2)))
+    if not layout.alphas:
+        del found["alpha"]
+    return found
+
+
+def alpha_like(alpha: float, tensor: "Tensor") -> "Tensor":
+    """An alpha in the number format of another tensor, or in float32 if that would change it."""
+    import torch
+
+    exact = torch.tensor(alpha, dtype=torch.float32)
+    own = exact.to(tensor.dtype if tensor.dtype in (torch.float16, torch.bfloat16) else torch.float32)
+    return own if own.float() == exact else exact
+
+
+def configuration(layers: "Mapping[Place, Mapping[str, Tensor]]") -> dict[str, str]:
+    """The metadata entry from which diffusers' loaders configure the adapters of each network. Raises InputError for a network
+    in which only some adapters are DoRAs."""
+    configs: dict[str, Any] = {}
+    for part in dict.fromkeys(part for part, _ in layers):
+        own = {module: layer for (its, module), layer in layers.items() if its == part}
+        is_dora = {bool({"magnitude", "dora_scale"} & layer.keys()) for layer in own.values()}
+        if len(is_dora) > 1:
+            what = f"the layout has no place for LoRAs and DoRAs together in {part}"
+            raise InputError(Problem("layout", what, "choose another layout, such as kohya"))
+        ranks = {module: len(layer["A"]) for module, layer in own.items()}
+        config = config_with(ranks, {module: float(layer["alpha"]) for module, layer in own.items()}, is_dora.pop())
+        configs |= {f"{part}.{name}": value for name, value in config.items()}
+    return {ADAPTER_METADATA: json.dumps(configs, sort_keys=True, default=str)}
+
+
+def config_with(ranks: Mapping[str, int], alphas: Mapping[str, float], use_dora: bool) -> dict[str, Any]:
+    """peft's configuration of a LoRA with these ranks and alphas by module."""
     from peft import LoraConfig
 
-    most = max(ranks.values())
-    own = {module: rank for module, rank in ranks.items() if rank != most}
-    config = LoraConfig(r=most, lora_alpha=most, target_modules=sorted(ranks), rank_pattern=own, alpha_pattern=dict(own))
+    rank, alpha = Counter(ranks.values()).most_common(1)[0][0], Counter(alphas.values()).most_common(1)[0][0]
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=sorted(ranks),
+        rank_pattern={module: own for module, own in ranks.items() if own != rank},
+        alpha_pattern={module: own for module, own in alphas.items() if own != alpha},
+        use_dora=use_dora,
+    )
     return {name: sorted(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}

@@ -14,7 +14,8 @@ class NetworkNames:
     underscored: prefixes of a module's name whose dots are underscores, the one that kohya's scripts write first.
     inner: a prefix of all names in files that the network's own names may lack (`text_model.`; transformers 5 dropped it).
     original: maps the names of all modules to those in the code of the model's authors, None for a module that it does not
-    have. original_dotted: prefixes of these names, which also occur with the prefixes of `underscored`.
+    have. original_dotted: prefixes of these names, the one that ComfyUI writes first; they also occur with the prefixes of
+    `underscored`, and kohya's scripts write those if `kohya_is_original`.
     older: a pattern of a module's name, and its names in diffusers before 0.22 (templates of `re.Match.expand`).
     reads_prompt: ends of the names of layers whose input is the prompt embeddings.
     library: the library of the network's class.
@@ -25,6 +26,7 @@ class NetworkNames:
     inner: str = ""
     original: Callable[[Sequence[str]], Sequence[str | None]] = lambda modules: [None] * len(modules)
     original_dotted: tuple[str, ...] = ()
+    kohya_is_original: bool = False
     older: tuple[tuple[str, tuple[str, ...]], ...] = ()
     reads_prompt: tuple[str, ...] = ()
     library: Literal["diffusers", "transformers"] = "diffusers"
@@ -36,18 +38,22 @@ class NetworkNames:
 
     def written(self, module: str) -> str:
         """The name of a module, or of a tensor in one, in a file for diffusers."""
-        return self.dotted[0] + module.removeprefix(self.inner)
+        return self.dotted[0] + self.plain(module)
 
-    def written_by_kohya(self, module: str) -> str:
-        """The name of a module in a file for kohya's scripts, ComfyUI, A1111 and Forge."""
-        return self.underscored[0] + module.removeprefix(self.inner).replace(".", "_")
+    def plain(self, module: str) -> str:
+        """The name of a module without `inner`."""
+        return module.removeprefix(self.inner)
+
+    def originals(self, modules: Sequence[str]) -> Sequence[str | None]:
+        """`original` of the names without `inner`."""
+        return self.original([self.plain(module) for module in modules])
 
     def in_files(self, modules: Sequence[str]) -> Iterator[tuple[str, str]]:
         """(name in a file, module) for every name that a file may use for each module. Where two modules share a name, the one
         with diffusers' name comes first."""
         later = []
-        for module, original in zip(modules, self.original(modules), strict=True):
-            plain = module.removeprefix(self.inner)
+        for module, original in zip(modules, self.originals(modules), strict=True):
+            plain = self.plain(module)
             yield from ((name, module) for name in spelled(plain, self.dotted, self.underscored))
             later += [(name, module) for name in spelled(original, self.original_dotted, self.underscored)] if original else []
             for pattern, templates in self.older:

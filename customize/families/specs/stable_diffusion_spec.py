@@ -28,10 +28,11 @@ CLIP = NetworkNames(
         "text_encoder.text_model.", "text_encoder.", "text_model.", "base_model.model.text_model.", "base_model.model.",
         "text_encoder.base_model.model.text_model.", "lora_te.text_model.", "clip_l.text_model.",
         "clip_l.transformer.text_model.", "clip_h.transformer.text_model.",
-        "text_encoders.clip_l.transformer.text_model.", "text_encoders.clip_h.transformer.text_model.",
     ),
     underscored=("lora_te_text_model_", "lora_te1_text_model_", "lora_te_", "lora_te1_", "lycoris_text_model_"),
     inner="text_model.",
+    original=list,
+    original_dotted=("text_encoders.clip_l.transformer.text_model.", "text_encoders.clip_h.transformer.text_model."),
     older=((r"(.*\.self_attn)\.(q|k|v|out)_proj", (r"text_encoder.text_model.\1.to_\2", r"text_encoder.\1.to_\2")),),
     library="transformers",
 )  # fmt: skip

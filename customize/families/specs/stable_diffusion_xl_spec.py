@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from customize.errors import InputError, Problem
@@ -36,10 +37,11 @@ def clip_names(part: str, kohya: str, comfyui: str) -> NetworkNames:
     return NetworkNames(
         dotted=(
             f"{part}.text_model.", f"{part}.", f"{kohya}.text_model.", *comfyui_prefixes,
-            f"text_encoders.{comfyui}.transformer.text_model.",
         ),
         underscored=(f"{kohya}_text_model_", f"{kohya}_"),
         inner="text_model.",
+        original=list,
+        original_dotted=(f"text_encoders.{comfyui}.transformer.text_model.",),
         older=((r"(.*\.self_attn)\.(q|k|v|out)_proj", older),),
         library="transformers",
     )  # fmt: skip
@@ -51,7 +53,7 @@ class StableDiffusionXLSpec(StableDiffusionSpec):
     name, title = "stable_diffusion_xl", "SDXL"
     load = "customize.families.stable_diffusion_xl:load"
     networks: Mapping[str, NetworkNames] = {
-        "unet": UNET,
+        "unet": replace(UNET, kohya_is_original=True),
         "text_encoder": clip_names("text_encoder", "lora_te1", "clip_l"),
         "text_encoder_2": clip_names("text_encoder_2", "lora_te2", "clip_g"),
     }

@@ -54,7 +54,7 @@ def run(settings: InferenceSettings) -> None:
             events.note(note)
         metadata = metadata_of(pipeline, options)
         if target.suffix == ".safetensors":
-            write_adapter(target, pipeline, metadata, settings.lora_format == "kohya")
+            write_adapter(target, pipeline, metadata, settings.lora_format)
         else:
             write_model(target, pipeline, metadata, settings.mixed_precision)
     events.info(f"{target}: {len(learned.files)} file{'s' * (len(learned.files) > 1)} merged; no image was generated")
@@ -152,9 +152,10 @@ def merge_words(family: "Family") -> None:
             encoder.module.config.vocab_size = len(rows)
 
 
-def write_adapter(target: Path, pipeline: "Pipeline", metadata: dict[str, str], kohya: bool = False) -> None:
-    """One LoRA file with the sum of all adapters, at their scales. kohya: under kohya's names instead of diffusers'."""
+def write_adapter(target: Path, pipeline: "Pipeline", metadata: dict[str, str], layout: str) -> None:
+    """One LoRA file with the sum of all adapters, at their scales. layout: a name in `LAYOUTS`."""
     from customize.adapters import lora_files
+    from customize.adapters.lora_layouts import LAYOUTS
     from customize.adapters.peft_layers import has_adapter, is_tuner_layer
     from customize.storage.tensor_files import save_tensors
     from customize.weights.loaded import adapters_of
@@ -168,7 +169,7 @@ def write_adapter(target: Path, pipeline: "Pipeline", metadata: dict[str, str], 
         }
         for part, network in pipeline.family.trainable.items()
     }
-    tensors, own = lora_files.joined(changes, pipeline.family.spec.networks, kohya)
+    tensors, own = lora_files.joined(changes, pipeline.family, LAYOUTS[layout])
     make_folder(target.parent)
     with ownership.recording(target.parent):
         save_tensors(target, tensors, {**metadata, **model_spec.entries(metadata, pipeline.family, "lora"), **own})
