@@ -164,7 +164,7 @@ def test_a_merged_model_is_the_formula(folder, tiny_epsilon):
         expected = getattr(by_hand, part).state_dict()
         for name, tensor in getattr(merged, part).state_dict().items():
             torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6)
-    torch.testing.assert_close(latents_of(merged), latents_of(by_hand), rtol=0, atol=1e-5)
+    torch.testing.assert_close(latents_of(merged), latents_of(by_hand), rtol=0, atol=1e-4)
 
 
 def test_it_cannot_become_one_lora(status, folder):

@@ -59,10 +59,15 @@ def theirs(base):
     return stock(base)
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("clip_skip", [None, 1])
 @pytest.mark.parametrize("prompt", [PROMPT, "a small red house, and a blue car on the street"])
 def test_prompts_are_encoded_as_stock_does(prompt, clip_skip, theirs, family):
-    expected = theirs.encode_prompt(prompt, do_classifier_free_guidance=False, clip_skip=clip_skip)
+    """In the same networks: the last bits of a product can depend on the place of a matrix in memory."""
+    own = {name: module for name, module in family.components.items() if name.startswith("text_encoder")}
+    expected = StableDiffusionXLPipeline(**{**theirs.components, **own}, add_watermarker=False).encode_prompt(
+        prompt, do_classifier_free_guidance=False, clip_skip=clip_skip
+    )
     found = family.encode_prompts([prompt], clip_skip=clip_skip).tensors
     assert torch.equal(found["encoder_hidden_states"], expected[0]) and torch.equal(found["text_embeds"], expected[2])
 

@@ -17,7 +17,7 @@ from customize.families.specs.text_limits import TextLimit
 from customize.families.specs.unet_names import UNET
 from customize.printable import printable
 from customize.storage.json_files import read_object
-from customize.storage.safetensors_header import TensorInfo, read_header
+from customize.storage.safetensors_header import TensorInfo
 from customize.storage.untrusted_files import refusing
 
 CLIP_LENGTH = 77
@@ -107,11 +107,8 @@ class StableDiffusionSpec(FamilySpec):
         return read_object(source.folder / "scheduler/scheduler_config.json").get("prediction_type", "epsilon")
 
     def distilled(self, source: Source) -> str | None:
-        """By the name of the model and the title in its metadata: the networks are those of other models."""
-        names = [re.split(r"[/\\]", source.name)[-1]]
-        if source.file:
-            names.append(read_header(source.file).metadata.get("modelspec.title", ""))
-        found = DISTILLED.search(" ".join(names))
+        """By the name of the model: its networks are those of other models."""
+        found = DISTILLED.search(re.split(r"[/\\]", source.name)[-1])
         return found[0].lower() if found else None
 
     def not_trainable(self, source: Source) -> Problem | None:
