@@ -160,7 +160,7 @@ FLAGS: tuple[tuple[str, Flag], ...] = (
           done=OWN_ATTENTION),
     *_all("enable_attention_slicing attention_slicing opt_channels_last enable_vae_slicing", done=OWN_ATTENTION),
     *_all("use_safetensors safe_serialization", done="only safetensors files are read and written"),
-    *_all("v2", done="the model's files specify which Stable Diffusion it is"),
+    *_all("v2 is_v2 sdxl xl is_xl", done="the model's files specify which Stable Diffusion it is"),
     *_all("v_parameterization v_pred v_prediction is_v_pred", means=("prediction_type", "v_prediction")),
     *_all("lowvram medvram low_vram lowram novram always_low_vram sequential_offload enable_model_cpu_offload cpu_offload",
            commands=INFERENCE, refused=MEMORY_HELP),
@@ -172,6 +172,7 @@ FLAGS: tuple[tuple[str, Flag], ...] = (
     *_all("no_half_vae upcast_vae vae_fp32", commands=INFERENCE,
           refused=("the autoencoder computes in the number format of the rest",
                    "leave it out; if images come out black, use --mixed_precision bf16 or no")),
+    *_all("no_half_vae upcast_vae vae_fp32", commands=BOTH, done="images are encoded in float32"),
     *_all("cpu use_cpu force_cpu no_cuda", refused=DEVICE),
     *_all("device device_id gpu gpu_id gpu_ids", type=str, refused=DEVICE, harmless=("auto", "cuda", "gpu", "cuda:0", "0")),
     # training
@@ -183,7 +184,7 @@ FLAGS: tuple[tuple[str, Flag], ...] = (
     *_all("use_style_template", commands=TEXTUAL_INVERSION, means=("learnable_property", "style")),
     *_all("continue_last_backup auto_resume", commands=BOTH, means=("resume_from_checkpoint", "latest")),
     *_all("cache_latents latent_caching cache_latents_to_disk vae_batch_size", commands=BOTH, done=ALWAYS_CACHED),
-    *_all("cache_text_embeddings cache_text_encoder_outputs", commands=BOTH,
+    *_all("cache_text_embeddings cache_text_encoder_outputs cache_text_encoder_outputs_to_disk", commands=BOTH,
           done="prompts are encoded once unless the text encoder is trained"),
     *_all("random_crop", commands=BOTH,
           done="images that are not square are cropped at random positions unless --center_crop is given"),
@@ -273,13 +274,14 @@ BY_VALUE: Mapping[str, tuple[tuple[type[Settings], ...], Mapping[str, Mapping[st
           "give --adapter lora or --adapter none")),
     "training_method": (DREAMBOOTH, {"lora": LORA, "fine_tune": {"adapter": "none"}, "full": {"adapter": "none"}},
                         ("is lora or full", "give --adapter lora; new words are learned by train_textual_inversion.py")),
-    "model_family": (ALL, {"sd1x": {}, "sd15": {}, "sd1": {}, "sd2x": {}, "sd2": {}},
-                     ("only Stable Diffusion 1.x and 2.x are supported", "leave it out: the model's files specify it")),
+    "model_family": (ALL, dict.fromkeys(("sd1x", "sd15", "sd1", "sd2x", "sd2", "sdxl", "xl"), {}),
+                     ("only Stable Diffusion 1.x, 2.x and XL are supported", "leave it out: the model's files specify it")),
 }  # fmt: skip
 """Names whose meaning depends on their value: commands, value -> settings, and the problem of other values."""
 BY_VALUE = {
     **BY_VALUE,
     "optimizer": BY_VALUE["optimizer_type"],
+    "arch": BY_VALUE["model_family"],
     "network_type": BY_VALUE["network_module"],
     "peft_type": BY_VALUE["network_module"],
     "lora_type": (DREAMBOOTH, {"standard": LORA, "lora": LORA}, BY_VALUE["network_module"][2]),
