@@ -166,7 +166,7 @@ def weights_remedy(folder: Path) -> str:
 
 
 def _has_weights(folder: Path) -> bool:
-    marks = ("learned_embeds", "pytorch_lora_weights", "model_index.json")
+    marks = ("learned_embeds", "pytorch_lora_weights", "model_index.json", "model.safetensors")
     return any(name.startswith(marks) for name in names(folder))
 
 

@@ -91,8 +91,11 @@ def tiny_stable_diffusion(folder: str | Path, prediction_type: str = "epsilon", 
     return Path(folder)
 
 
-def tiny_stable_diffusion_xl(folder: str | Path, seed: int = 0, force_zeros_for_empty_prompt: bool = True, **scheduler) -> Path:
-    """Writes a pipeline folder: latents [4, 8, 8], pixels [3, 16, 16], 77 tokens of two text encoders, each of width 32.
+def tiny_stable_diffusion_xl(
+    folder: str | Path, seed: int = 0, force_zeros_for_empty_prompt: bool = True, second_width: int = 32, **scheduler
+) -> Path:
+    """Writes a pipeline folder: latents [4, 8, 8], pixels [3, 16, 16], 77 tokens of two text encoders, of width 32 and
+    `second_width`.
 
     Euler's scheduler, and as in SDXL's files `leading` steps; scheduler: further configuration. Returns the folder.
     """
@@ -107,7 +110,8 @@ def tiny_stable_diffusion_xl(folder: str | Path, seed: int = 0, force_zeros_for_
     unet = UNet2DConditionModel(
         sample_size=8, in_channels=4, out_channels=4, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=64, attention_head_dim=(2, 4), transformer_layers_per_block=(1, 2), use_linear_projection=True,
+        cross_attention_dim=32 + second_width, attention_head_dim=(2, 4), transformer_layers_per_block=(1, 2),
+        use_linear_projection=True,
         addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=32 + 6 * 8,
     )  # fmt: skip
     vae = AutoencoderKL(
@@ -116,7 +120,7 @@ def tiny_stable_diffusion_xl(folder: str | Path, seed: int = 0, force_zeros_for_
         sample_size=16, scaling_factor=0.13025,
     )  # fmt: skip
     text_encoder = CLIPTextModel(CLIPTextConfig(**text, hidden_act="quick_gelu"))
-    text_encoder_2 = CLIPTextModelWithProjection(CLIPTextConfig(**text, hidden_act="gelu"))
+    text_encoder_2 = CLIPTextModelWithProjection(CLIPTextConfig(**{**text, "hidden_size": second_width}, hidden_act="gelu"))
     torch.set_rng_state(state)
     StableDiffusionXLPipeline(
         vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2, unet,

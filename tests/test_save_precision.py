@@ -71,5 +71,8 @@ def test_a_finished_result_is_written_again_in_another_format(tmp_path):
 
     (tmp_path / "customize.json").write_text(json.dumps({"steps": 3, "settings": {"save_precision": "fp16"}}))
     manifest.write(tmp_path)
-    assert run_folder.is_finished(tmp_path, 3, "fp16") and not run_folder.is_finished(tmp_path, 3)
-    assert not run_folder.is_finished(tmp_path, 2, "fp16")
+    assert run_folder.is_finished(tmp_path, 3, save_precision="fp16") and not run_folder.is_finished(
+        tmp_path, 3, save_precision="fp32"
+    )
+    assert not run_folder.is_finished(tmp_path, 2, save_precision="fp16")
+    assert not run_folder.is_finished(tmp_path, 3, save_precision="fp16", save_model_as="safetensors")

@@ -1,4 +1,4 @@
-"""No adapter: every weight of the network is trained, and the result is a complete pipeline folder."""
+"""No adapter: every weight of the network is trained, and the result is a complete model, as a folder or a single file."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from customize.errors import InputError, Problem
 from customize.families import specs
 from customize.families.specs.network_names import NetworkNames
+from customize.storage.run_folder import MODEL
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,9 +40,13 @@ class Adapter:
         return {}
 
     def files(self, settings) -> tuple[str, ...]:
-        return specs.pipeline_files()
+        return (MODEL,) if settings.save_model_as == "safetensors" else specs.pipeline_files()
 
     def save(self, folder: Path, family: "Family", metadata: dict[str, str], settings) -> list[Path]:
+        if settings.save_model_as == "safetensors":
+            from customize.families.model_file import save_model_file
+
+            return save_model_file(folder / MODEL, family, metadata, settings.save_precision)
         from customize.families.pipeline_folder import save_pipeline
 
         return save_pipeline(folder, family, metadata, settings.save_precision)

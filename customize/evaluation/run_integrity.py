@@ -138,7 +138,13 @@ def result(folder: Path) -> Iterator[Finding]:
             yield Finding(not fault, name, fault)
         return
     if not (folder / manifest.NAME).exists():
-        names = (run_folder.METADATA, "model_index.json", "learned_embeds*.safetensors", "pytorch_lora_weights*.safetensors")
+        names = (
+            run_folder.METADATA,
+            run_folder.INDEX,
+            run_folder.MODEL,
+            "learned_embeds*.safetensors",
+            "pytorch_lora_weights*.safetensors",
+        )
         files = [path.name for name in names for path in sorted(folder.glob(name))]
         yield from (Finding(False, name, f"has no {manifest.NAME}") for name in files)
         if not files:

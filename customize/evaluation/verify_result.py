@@ -20,9 +20,11 @@ from customize.diffusion import rng
 from customize.errors import InputError, NumericsError, Problem
 from customize.families.base import Family
 from customize.families.conditioning import Crop
+from customize.families.files.original_layout import NOISE
 from customize.families.text_encoder import vectors_by_encoder
 from customize.inference.pipeline_loading import read_tensors
 from customize.printable import first_few
+from customize.storage import run_folder
 from customize.weights.learned_weights import find_learned
 from customize.weights.load_adapters import add_adapters
 from customize.weights.loaded import LoadedWords
@@ -51,8 +53,8 @@ def check(
         remedy = "train again with a lower learning_rate, or resume from an earlier checkpoint"
         raise NumericsError(f"the trained networks predict NaN or infinity, so no result was saved\n    -> {remedy}")
     try:
-        if (folder / "model_index.json").is_file():
-            predictions = predictions_of_pipeline(folder, family, prompt, saved)
+        if model := run_folder.model_in(folder):
+            predictions = predictions_of_model(model, family, prompt, saved)
         else:
             refuse_missing(folder, weights or {}, saved)
             with loaded_into(family, folder):
@@ -166,19 +168,20 @@ def load_words(family: Family, file: LearnedFile) -> None:
         LoadedWords([(encoder.vectors[placeholder], each) for encoder, each in zip(encoders, own, strict=True)]).set_scale(1.0)
 
 
-def predictions_of_pipeline(folder: Path, family: Family, prompt: str, saved: torch.dtype) -> list[Tensor]:
+def predictions_of_model(model: Path, family: Family, prompt: str, saved: torch.dtype) -> list[Tensor]:
     """The predictions of the family with each saved network in turn in place of its own.
 
     One saved network is in memory at a time. Raises OSError when a tensor, a tokenizer or the scheduler differs.
     """
-    tokenizers = [(each.tokenizer, family.load_component(folder, each.tokenizer_folder)) for each in family.text_encoders]
+    tokenizers = [(each.tokenizer, family.load_component(model, each.tokenizer_folder)) for each in family.text_encoders]
     same_tokens = all(own(prompt).input_ids == saved_one(prompt).input_ids for own, saved_one in tokenizers)
-    if not same_tokens or configuration(family.load_component(folder, "scheduler")) != configuration(family.scheduler):
-        raise OSError(f"{folder} has another tokenizer or scheduler than the model that was trained")
+    known = noise_levels if model.is_file() else configuration  # a single file has no scheduler, only its noise levels
+    if not same_tokens or known(family.load_component(model, "scheduler")) != known(family.scheduler):
+        raise OSError(f"{model} has another tokenizer or scheduler than the model that was trained")
     predictions = []
     for part, trained in family.components.items():
-        fresh = family.load_component(folder, part).eval()
-        refuse_different(folder / part, trained, fresh, saved)
+        fresh = family.load_component(model, part).eval()
+        refuse_different(model / part, trained, fresh, saved)
         predictions.append(prediction_of(family.with_component(part, fresh), prompt))
     return predictions
 
@@ -187,6 +190,11 @@ def configuration(scheduler: Any) -> dict[str, Any]:
     """The class and the configuration of a scheduler, without diffusers' own entries (`_use_default_values`, ...)."""
     plain = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
     return {"class": type(scheduler).__name__, **plain}
+
+
+def noise_levels(scheduler: Any) -> list[Any]:
+    """What determines a scheduler's noise levels and prediction type."""
+    return [scheduler.config.get(name) or None for name in (*sorted(NOISE), "prediction_type", "rescale_betas_zero_snr")]
 
 
 def refuse_different(folder: Path, trained: nn.Module, fresh: nn.Module, saved: torch.dtype) -> None:

@@ -156,7 +156,8 @@ class Family(Protocol):
         """diffusers' pipeline of these components (not copies), for `save_pretrained`."""
         ...
 
-    def load_component(self, folder: Path, name: str) -> Any:
-        """What `pipeline().save_pretrained(folder)` wrote into the subfolder `name`: a network of `components` in float32 on the
-        CPU, a text encoder's tokenizer (`TextEncoder.tokenizer_folder`), or the scheduler ("scheduler"). Raises InputError."""
+    def load_component(self, model: Path, name: str) -> Any:
+        """What `pipeline().save_pretrained(model)` wrote into the subfolder `name`, or `model_file.save_model_file` into the file
+        `model`: a network of `components` in float32 on the CPU, a text encoder's tokenizer (`TextEncoder.tokenizer_folder`), or
+        the scheduler ("scheduler"). Raises InputError."""
         ...

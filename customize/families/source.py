@@ -12,6 +12,7 @@ from customize.families.specs import STABLE_DIFFUSION, recognised
 from customize.families.specs.family_spec import SETTING, Source
 from customize.missing_path import remedy_for_missing
 from customize.printable import printable
+from customize.storage.run_folder import model_in
 from customize.storage.untrusted_files import PICKLES, REMEDIES, START, kind_of, reason, regular_file
 
 __all__ = ["SETTING", "Source", "locate"]
@@ -37,6 +38,10 @@ def locate(name: str, *, revision: str | None = None, variant: str | None = None
             raise InputError(Problem(SETTING, f"no file {name}", remedy_for_missing(name, "check the path")))
         spec = recognised(path)
         return spec.check(replace(source, file=path, family=spec.name))
+    model = model_in(path)
+    if model is not None and model != path:  # the result of a run
+        spec = recognised(model)
+        return spec.check(replace(source, file=model, family=spec.name))
     if path.is_dir():
         return in_folder(source, path)
     if os.path.lexists(path):

@@ -20,6 +20,7 @@ from customize.errors import InputError, Problem
 from customize.families import prompt_encoding
 from customize.families.base import DenoiserOutput
 from customize.families.conditioning import Conditioning, Crop
+from customize.families.files import single_file
 from customize.families.files.clip_tokenizer import load_tokenizer
 from customize.families.files.ldm_header import MODELSPEC
 from customize.families.files.networks import load_network
@@ -27,6 +28,7 @@ from customize.families.files.scheduler import load_scheduler
 from customize.families.latents import KLLatents
 from customize.families.prompt_encoding import Prompt
 from customize.families.specs import STABLE_DIFFUSION
+from customize.families.specs.family_spec import Source
 from customize.families.text_encoder import TextEncoder
 
 LORA_TARGETS = {
@@ -186,11 +188,19 @@ class StableDiffusion:
             encoder.module = other.components[encoder.name]
         return other
 
-    def load_component(self, folder: Path, name: str) -> Any:
-        """A network in float32, a tokenizer or the scheduler of a complete pipeline. Raises InputError."""
-        if (network := self.components.get(name)) is not None:
-            return load_network(type(network), folder / name, name).eval()
-        return load_scheduler(folder) if name == "scheduler" else load_tokenizer(folder, name)
+    def load_component(self, model: Path, name: str) -> Any:
+        """A network in float32, a tokenizer or the scheduler of a complete pipeline or a single file. Raises InputError."""
+        network = self.components.get(name)
+        if model.is_file():
+            layout = self.spec.layout(Source(self.name, file=model))
+            if network is not None:
+                return single_file.load_part(type(network), name, model, layout, torch.float32).eval()
+            if name == "scheduler":
+                return single_file.scheduler_of(layout)
+            return single_file.tokenizer_of(layout, name.replace("tokenizer", "text_encoder"))
+        if network is not None:
+            return load_network(type(network), model / name, name).eval()
+        return load_scheduler(model) if name == "scheduler" else load_tokenizer(model, name)
 
     def pipeline(self) -> StableDiffusionPipeline:
         """diffusers' pipeline of these components (not copies), without a safety checker."""

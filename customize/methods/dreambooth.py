@@ -15,6 +15,7 @@ from customize.adapters import Adapter
 from customize.data.batches import Batch, Dataset, PriorDistillation, PriorPreservation
 from customize.data.examples import Example
 from customize.families.base import Family
+from customize.families.source import Source
 from customize.families.trigger_words import any_calls, rare_words
 from customize.methods.dreambooth_settings import DreamBoothSettings
 from customize.methods.method import (
@@ -30,6 +31,7 @@ from customize.weights import init_weights, model_spec
 
 def prepare(settings: DreamBoothSettings, context: MethodContext) -> TrainingSetup:
     """Images, and captions where the text encoder stays frozen, are encoded once; missing class images are generated first."""
+    refuse_single_file(settings, context.family)
     family, captions = context.family.to(context.device), captions_of(context.examples.instances)
     prompts = [*captions, settings.class_prompt or "", ""]
     min_chunks = max(map(family.num_chunks, prompts))
@@ -45,6 +47,13 @@ def prepare(settings: DreamBoothSettings, context: MethodContext) -> TrainingSet
     method.called_by(captions)
     context.place(method)
     return TrainingSetup(method, dataset, condition, class_examples)
+
+
+def refuse_single_file(settings: DreamBoothSettings, family: Family) -> None:
+    """Raises InputError if the result is to be a single file, and the base model does not fit one. Only a model on the hub gets
+    here: others are refused before they are loaded."""
+    if settings.writes_model_file and family.source.is_dir():
+        family.spec.refuse_single_file(Source(family.name, family.source))
 
 
 def dataset_of(settings: DreamBoothSettings, context: MethodContext, class_examples: Sequence[Example]) -> Dataset:
@@ -98,8 +107,8 @@ class DreamBooth(DenoisingMethod):
         return self.adapter.description(self.family)
 
     def save(self, folder: Path, metadata: dict[str, str]) -> list[Path]:
-        if self.adapter.peft_type:
-            metadata = {**metadata, **model_spec.entries(metadata, self.family, self.settings.adapter)}
+        kind = self.settings.adapter if self.adapter.peft_type else ""
+        metadata = {**metadata, **model_spec.entries(metadata, self.family, kind)}
         return self.adapter.save(folder, self.family, metadata, self.settings)
 
 

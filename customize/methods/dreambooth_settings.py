@@ -110,6 +110,10 @@ class SubjectSettings(TrainingSettings):
         "captions from files beside the images, from instance_prompt, or (auto) from files where they exist",
         scope="run",
     )
+    save_model_as: Literal["diffusers", "safetensors"] = setting(
+        "diffusers", "output", "a fully trained model as a folder in diffusers' layout, or as one .safetensors file for ComfyUI, "
+        "A1111 and Forge; other results are .safetensors files anyway",
+    )  # fmt: skip
     learning_rate: float = override(
         TrainingSettings, "learning_rate", RATES[adapters.NONE],
         default_in_words="; ".join(f"{rate:g} (adapter {name})" for name, rate in RATES.items()),
@@ -209,6 +213,14 @@ class DreamBoothSettings(OF_ADAPTERS, SubjectSettings):
     @property
     def trains_whole_networks(self) -> bool:
         return self.adapter == adapters.NONE
+
+    @property
+    def formats(self) -> dict[str, str]:
+        return {**super().formats, "save_model_as": self.save_model_as}
+
+    @property
+    def writes_model_file(self) -> bool:
+        return self.trains_whole_networks and self.save_model_as == "safetensors"
 
     @property
     def other_learning_rates(self) -> dict[str, float]:

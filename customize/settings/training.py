@@ -227,6 +227,16 @@ class TrainingSettings(Settings):
         return False
 
     @property
+    def formats(self) -> dict[str, str]:
+        """The settings that determine how the same result is written."""
+        return {"save_precision": self.save_precision}
+
+    @property
+    def writes_model_file(self) -> bool:
+        """Whether the result is a complete model in a single file."""
+        return False
+
+    @property
     def other_learning_rates(self) -> dict[str, float]:
         """Learning rates besides `learning_rate`, by setting."""
         return {}

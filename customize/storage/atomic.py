@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from customize.storage import manifest, ownership
-from customize.storage.disk import exchange, is_running, make_folder, remove, sync_folder, sync_tree, writing
+from customize.storage.disk import exchange, is_running, make_folder, remove, sync, sync_folder, sync_tree, writing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,6 +51,29 @@ def write_bytes(path: Path, data: bytes, grows: bool = False) -> Path:
     if path != requested:
         ownership.warn_kept(requested, path)
     return path
+
+
+@contextmanager
+def new_file(path: Path, size: int = 0) -> Iterator[Path]:
+    """Yield the path of a temporary file to fill, which replaces `path` like the file of `write_bytes`.
+
+    size: the number of bytes that will be written, if known.
+    """
+    requested, path = path, ownership.free_name(path)
+    with writing(path, size):
+        temporary = _temporary(path)
+        try:
+            yield temporary
+            sync(temporary, os.O_RDWR)
+            if record := ownership.record_for(path):
+                record.add(path, temporary.stat().st_size, manifest.sha256(temporary))
+            os.replace(temporary, path)
+        except BaseException:
+            _forget(temporary)
+            raise
+        sync_folder(path.parent)
+    if path != requested:
+        ownership.warn_kept(requested, path)
 
 
 def write_text(path: Path, text: str) -> Path:

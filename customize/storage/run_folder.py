@@ -16,6 +16,8 @@ CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER = "checkpoints", "samples", "weights
 SHEET = "contact_sheet.png"
 LORA, KOHYA_LORA = "pytorch_lora_weights.safetensors", "pytorch_lora_weights_kohya.safetensors"
 """An adapter, and the same LoRA with the tensor names of ComfyUI, A1111 and Forge."""
+MODEL, INDEX = "model.safetensors", "model_index.json"
+"""A complete model: as a single file, or as a folder in diffusers' layout, by the file that it has."""
 VERSIONED = ("customize", "torch", "diffusers", "transformers", "peft")
 
 
@@ -42,6 +44,14 @@ def claimed(folder: Path) -> Iterator[None]:
         yield
 
 
+def model_in(folder: Path) -> Path | None:
+    """The complete model in a folder: the folder itself in diffusers' layout, or a single file; None if there is none."""
+    if (folder / INDEX).is_file():
+        return folder
+    is_file = (folder / MODEL).is_file() and not (folder / "config.json").exists()  # else it is one network of diffusers
+    return folder / MODEL if is_file else None
+
+
 def settle(folder: Path) -> None:
     """Before a result is read: complete a move that was interrupted by a kill, unless a running process is about to do it."""
     if (folder / READY).is_dir():
@@ -62,13 +72,14 @@ def clear(folder: Path) -> None:
     sync_folder(folder)
 
 
-def is_finished(folder: Path, steps: int, precision: str = "fp32") -> bool:
-    """Whether the folder contains the complete result of `steps` steps in this number format."""
+def is_finished(folder: Path, steps: int, **formats: str) -> bool:
+    """Whether the folder contains the complete result of `steps` steps in these formats, the values of settings by name."""
     if manifest.faults(folder, others=True):
         return False
     try:
         metadata = read_object(folder / METADATA)
-        return metadata.get("steps") == steps and metadata.get("settings", {}).get("save_precision", "fp32") == precision
+        settings = {"save_precision": "fp32", "save_model_as": "diffusers", **metadata.get("settings", {})}
+        return metadata.get("steps") == steps and all(settings[name] == value for name, value in formats.items())
     except (OSError, ValueError, AttributeError):
         return False
 

@@ -1,7 +1,12 @@
-"""Saves tensors to safetensors files. Each file is read back and compared bit for bit with the tensors in memory."""
+"""Saves tensors to safetensors files: small ones at once, read back and compared bit for bit; a whole model one tensor at a
+time."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -13,6 +18,8 @@ from customize.storage.atomic import write_bytes
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Values of the setting `save_precision` -> dtype."""
+NOTATION = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
+"""What safetensors calls the number formats of a model."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], precision: str = "fp32") -> Path:
@@ -42,3 +49,51 @@ def rounded(tensors: dict[str, Tensor], precision: str, where: str) -> dict[str,
     if too_large:
         events.note(f"{where}: too large for {precision}, kept in fp32: {first_few(too_large, 3)}")
     return found | {name: tensors[name] for name in too_large}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A safetensors file to write: its header, and the dtype and first byte of each tensor; size: of the file, in bytes."""
+
+    header: bytes
+    places: Mapping[str, tuple[torch.dtype, int]]
+    size: int
+
+
+def plan_of(tensors: Iterable[tuple[str, Tensor]], metadata: Mapping[str, str], precision: str, where: str) -> Plan:
+    """Places the tensors in a file; those with the largest numbers come first, so that each number is aligned.
+
+    Tensors beyond the range of fp16 stay in fp32, with a note.
+    """
+    found = {name: (format_of(tensor, precision), tuple(tensor.shape)) for name, tensor in tensors}
+    if large := [name for name, (dtype, shape) in found.items() if precision != "fp32" and dtype == torch.float32 and shape]:
+        events.note(f"{where}: too large for {precision}, kept in fp32: {first_few(large, 3)}")
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
+    begins, end = {}, 0
+    for name, (dtype, shape) in sorted(found.items(), key=lambda item: (-item[1][0].itemsize, item[0])):
+        begins[name], end = end, end + prod(shape) * dtype.itemsize
+        header[name] = {"dtype": NOTATION[dtype], "shape": shape, "data_offsets": [begins[name], end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)
+    start = 8 + len(text)
+    places = {name: (dtype, start + begins[name]) for name, (dtype, _) in found.items()}
+    return Plan(len(text).to_bytes(8, "little") + text, places, start + end)
+
+
+def format_of(tensor: Tensor, precision: str) -> torch.dtype:
+    """The dtype of a tensor in a file of this precision: its own for whole numbers and scalars, fp32 where it would overflow."""
+    if not tensor.is_floating_point() or not tensor.dim():
+        return tensor.dtype
+    dtype = PRECISIONS[precision]
+    return dtype if dtype == torch.float32 or tensor.is_meta or tensor.to(dtype).isfinite().all() else torch.float32
+
+
+def write_tensors(path: Path, planned: Plan, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Writes the planned tensors into a new file, one at a time; no other copy is in memory."""
+    with open(path, "wb") as file:
+        file.write(planned.header)
+        for name, tensor in tensors:
+            dtype, begin = planned.places[name]
+            file.seek(begin)
+            file.write(tensor.detach().to("cpu", dtype).contiguous().flatten().view(torch.uint8).numpy())
+        file.truncate(planned.size)

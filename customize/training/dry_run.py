@@ -19,6 +19,7 @@ from customize import device, events, units
 from customize.data.examples import Examples, small_images_note
 from customize.errors import ResourceError
 from customize.families import Source, load
+from customize.families.model_file import model_file_sizes
 from customize.families.pipeline_folder import pipeline_sizes
 from customize.methods import prepare
 from customize.methods.method import TrainingSetup
@@ -171,14 +172,13 @@ def make(settings, folder: Path, source: Source, examples: Examples, callbacks: 
     with resources(for_memory(settings), "make room"), trial_of(settings, context) as trial:
         training = prepare(trial, RunContext(trial, accelerator, family, examples, *done(resume)))
         learning_rates = training.learning_rates(trial, trial.max_train_steps, context.learning_rate_scale)
-        own = (callback.parts(training.method) for callback in callbacks)
+        own = (each.parts(training.method) for each in callbacks)
         parts = parts_of(training.method, learning_rates.optimizer, accelerator.scaler, *own)
         resume = resume and fitting(resume, parts)
         ValidationImages(settings, context.sample_prompts, family, training.condition, folder / run_folder.SAMPLES)
         clock = Clock()
         config = LoopConfig.of(trial, trial.max_train_steps)
-        watching = [NanGuard(), clock]
-        state = train(config, training.method, training.dataset, watching, accelerator, learning_rates, parts, resume)
+        state = train(config, training.method, training.dataset, [NanGuard(), clock], accelerator, learning_rates, parts, resume)
         state.identity = run_identity
         files = files_of(settings, context, training, state)
     memory, free_memory, where = memory_of(accelerator)
@@ -291,9 +291,10 @@ def times(first: int, last: int, every: int) -> int:
 
 def result_sizes(settings, training: TrainingSetup, context: RunContext, metadata: dict[str, str]) -> dict[str, int]:
     """Bytes of each file of the result: computed from the shapes for a complete pipeline, measured by saving for small files."""
-    with TemporaryDirectory() as name:
-        folder = Path(name)
+    if settings.writes_model_file:
+        return model_file_sizes(context.family, metadata, settings.save_precision)
+    with TemporaryDirectory() as folder:
         if settings.trains_whole_networks:
-            return pipeline_sizes(folder, context.family, metadata, settings.save_precision)
-        sizes = {path.name: path.stat().st_size for path in training.method.save(folder, metadata)}
+            return pipeline_sizes(Path(folder), context.family, metadata, settings.save_precision)
+        sizes = {path.name: path.stat().st_size for path in training.method.save(Path(folder), metadata)}
         return sizes | {run_folder.METADATA: len(metadata["customize"].encode())}

@@ -23,6 +23,7 @@ from customize.storage.run_folder import (
     LOG,
     LORA,
     METADATA,
+    MODEL,
     SAMPLES,
     SHEET,
     WEIGHTS,
@@ -31,7 +32,7 @@ from customize.storage.run_folder import (
 
 WRITTEN = (
     CONFIG, LOG, CARD, CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER, "learned_embeds*.safetensors", LORA, KOHYA_LORA,
-    manifest.NAME, METADATA,
+    MODEL, manifest.NAME, METADATA,
 )  # fmt: skip
 """Patterns of the files that a run writes into its folder, without those of a complete pipeline."""
 

@@ -125,6 +125,8 @@ def check_source(settings) -> Source:
     spec = spec_of(source)
     if problem := spec.not_trainable(source):
         raise InputError(problem)
+    if settings.writes_model_file:
+        spec.refuse_single_file(source)
     if problems := known_token_problems(spec.vocabulary(source), tuple(settings.placeholders)):
         raise InputError(problems)
     return source

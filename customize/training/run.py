@@ -77,7 +77,7 @@ def run(settings, folder: Path, source: Source, examples: Examples, callbacks: S
     resume = find_checkpoint(settings, folder, run_identity, events.info, steps)
     family = load(source)
     context = RunContext(settings, accelerator, family, examples, *done(resume))
-    if resume and resume.step >= context.max_train_steps and run_folder.is_finished(folder, resume.step, settings.save_precision):
+    if resume and resume.step >= context.max_train_steps and run_folder.is_finished(folder, resume.step, **settings.formats):
         events.info(f"{folder} is finished: nothing to do")
         events.summarize("finished", summary.next_rows(settings, folder))
         if settings.push_to_hub and accelerator.is_main_process:

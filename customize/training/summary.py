@@ -12,7 +12,7 @@ from customize.inference.run.base_summary import Rows, base_rows, device_rows
 from customize.next_command import command_line
 from customize.printable import printable
 from customize.settings.validation_prompts import MOST_WORDS, are_made, images_per_prompt
-from customize.storage.run_folder import BEFORE_AFTER, KOHYA_LORA, SAMPLES
+from customize.storage.run_folder import BEFORE_AFTER, INDEX, KOHYA_LORA, MODEL, SAMPLES
 
 
 def before_loading(settings, folder: Path, source: Source, examples: Examples, machine: Machine) -> Rows:
@@ -69,7 +69,7 @@ def samples(context, settings) -> str:
 
 def saved(folder: Path, files: Sequence[Path], difference: float) -> Rows:
     """The location of the result. difference: of its predictions from those of the weights in memory."""
-    whole = any(file.name == "model_index.json" for file in files)
+    whole = any(file.name == INDEX for file in files)
     places = [folder / file.name for file in files]
     size = sum(file.stat().st_size for file in (folder.glob("*/*") if whole else places) if file.suffix == ".safetensors")
     where = f"{folder}, a complete pipeline in diffusers' layout" if whole else ", ".join(map(str, places))
@@ -96,8 +96,10 @@ def next_rows(settings, folder: Path) -> Rows:
 def elsewhere(folder: Path, files: Sequence[Path], pipeline: str) -> Iterator[str]:
     """How to use the result in other programs. pipeline: diffusers' class for this base model."""
     names = {file.name for file in files}
-    if "model_index.json" in names:
+    if INDEX in names:
         yield printable(f"diffusers: {pipeline}.from_pretrained({str(folder)!r})")
+    elif MODEL in names:
+        yield printable(f"copy {folder / MODEL} to ComfyUI/models/checkpoints or stable-diffusion-webui/models/Stable-diffusion")
     elif any(name.startswith("learned_embeds") for name in names):
         yield "copy the file to ComfyUI/models/embeddings or stable-diffusion-webui/embeddings; its name is the word there"
     else:

@@ -42,7 +42,7 @@ def weights_in(path: Path) -> Path:
 
 def has_result(folder: Path) -> bool:
     """Whether a run's folder holds its result."""
-    return (folder / "model_index.json").is_file() or any(
+    return run_folder.model_in(folder) is not None or any(
         any(folder.glob(pattern)) for pattern in ("learned_embeds*.safetensors", "pytorch_lora_weights*.safetensors")
     )
 

@@ -6,16 +6,19 @@ Only headers are read; torch is not imported.
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from customize.errors import InputError, Problem
 from customize.families import specs
+from customize.families.files.ldm_header import UNET, VAE
 from customize.families.source import DEMO
 from customize.printable import printable
 from customize.settings.files.sharing import local_base
 from customize.settings.scale import Scale
 from customize.storage import run_folder
+from customize.storage.safetensors_header import read_header
 from customize.weights.checkpoint_weights import weights_in
 from customize.weights.weight_file import (
     SETTING,
@@ -23,6 +26,7 @@ from customize.weights.weight_file import (
     check_file,
     damaged,
     files_of,
+    metadata_of,
     parse_metadata,
     summary_line,
 )
@@ -70,8 +74,8 @@ def find_learned(base: str | None, weights: Sequence[tuple[str | Path, Scale]]) 
         run_folder.settle(path)
         try:
             path = weights_in(path)
-            if (path / "model_index.json").is_file():
-                pipelines.append(path)
+            if model := complete_model(path):
+                pipelines.append(model)
                 if scale != 1:
                     what = f"{path} is a complete model, which has no scale"
                     problems.append(Problem(SETTING, what, "leave the scale out"))
@@ -97,14 +101,37 @@ def find_learned(base: str | None, weights: Sequence[tuple[str | Path, Scale]]) 
     problems += found
     problems += of_other_families(base, files)
     base_metadata: dict[str, Any] = {}
-    if base not in (None, "demo") and (beside := Path(os.path.expanduser(base)) / run_folder.METADATA).is_file():
-        try:
-            base_metadata = parse_metadata(beside.read_text(encoding="utf-8"), beside)
-        except (InputError, OSError, UnicodeDecodeError):
-            problems.append(damaged(beside))
+    try:
+        base_metadata = metadata_of_base(base)
+    except InputError as error:
+        problems += error.problems
     if problems:
         raise InputError(problems)
     return Learned(base, tuple(files), base_metadata, networks[0] if networks else None)
+
+
+def complete_model(path: Path) -> Path | None:
+    """The complete model at a path, which is a base model by itself: a folder in diffusers' layout, or a single file in the
+    original layout, also in the folder of a run. None for other weights."""
+    if path.suffix == ".safetensors" and path.is_file():
+        names = read_header(path).tensors
+        return path if all(any(map(str.startswith, names, repeat(prefix))) for prefix in (UNET, VAE)) else None
+    return run_folder.model_in(path)
+
+
+def metadata_of_base(base: str | None) -> dict[str, Any]:
+    """Our own metadata of a complete model, if it was written here. Raises InputError where that is damaged."""
+    if base in (None, "demo"):
+        return {}
+    path = Path(os.path.expanduser(base))
+    model = run_folder.model_in(path) or path
+    if model.suffix == ".safetensors" and model.is_file():
+        return metadata_of(read_header(model), model)
+    beside = path / run_folder.METADATA
+    try:
+        return parse_metadata(beside.read_text(encoding="utf-8"), beside) if beside.is_file() else {}
+    except (InputError, OSError, UnicodeDecodeError) as error:
+        raise InputError(damaged(beside)) from error
 
 
 def base_of(base: str | None, pipelines: Sequence[Path], files: Sequence[LearnedFile]) -> tuple[str | None, list[Problem]]:

@@ -26,14 +26,19 @@ FEW = 5
 def entries(metadata: Mapping[str, str], family: "Family | None", kind: str) -> dict[str, str]:
     """The metadata of a result for other programs.
 
-    metadata: of `model_card.metadata`; kind: an adapter, such as "lora", or "textual-inversion".
+    metadata: of `model_card.metadata`; kind: an adapter, such as "lora", or "textual-inversion", or "" for a
+    complete model.
     """
     facts = json.loads(metadata.get("customize", "{}"))
     words = ", ".join(map(str, facts.get("trigger_words", [])))
-    own = {"modelspec.sai_model_spec": "1.0.1", "modelspec.title": words or kind, "modelspec.implementation": "diffusers"}
+    own = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.title": words or kind or "model",
+        "modelspec.implementation": "diffusers",
+    }
     own |= {"modelspec.trigger_phrase": words} if words else {}
     base = dict(family.model_spec) if family else {}
-    if "modelspec.architecture" in base:
+    if kind and "modelspec.architecture" in base:
         base["modelspec.architecture"] += f"/{kind}"
     return own | base
 

@@ -220,7 +220,7 @@ FLAGS: tuple[tuple[str, Flag], ...] = (
            refused=("all saved weights are kept", "leave it out; --checkpoints_total_limit N keeps the newest N checkpoints")),
     *_all("output_name model_name_out", commands=BOTH, type=str,
           done="result files have the names that other programs expect"),
-    *_all("save_model_as", commands=BOTH, type=str, harmless=("safetensors", "diffusers", "diffusers_safetensors"),
+    *_all("save_model_as", commands=TEXTUAL_INVERSION, type=str, harmless=("safetensors", "diffusers", "diffusers_safetensors"),
            refused=("results are written as safetensors", "leave it out: every program reads them")),
     *_all("network_args network_train_args", commands=DREAMBOOTH, type=str, many=True,
            refused=("an adapter is configured by --rank, --lora_alpha, --lora_dropout, --lora_targets",
@@ -304,7 +304,9 @@ PRECISIONS = {
 SCHEDULES = {"cosine_annealing": "cosine", "cosine_annealing_with_restarts": "cosine_with_restarts",
       "warmup": "constant_with_warmup",
              "constant_warmup": "constant_with_warmup", "cosine_restarts": "cosine_with_restarts"}  # fmt: skip
-VALUES: Mapping[str, Mapping[str, str]] = {"mixed_precision": PRECISIONS, "lr_scheduler": SCHEDULES}
+VALUES: Mapping[str, Mapping[str, str]] = {
+    "mixed_precision": PRECISIONS, "lr_scheduler": SCHEDULES, "save_model_as": {"diffusers_safetensors": "diffusers"},
+}  # fmt: skip
 """Other programs' words for values of settings, in lower case."""
 SCHEDULE_NAMES = ("schedule_type", "noise_schedule", "sigma_schedule")
 SCHEDULES_APART = {

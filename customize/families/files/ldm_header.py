@@ -21,7 +21,7 @@ FIRST, SIZES = f"{UNET}input_blocks.0.0.weight", f"{UNET}label_emb.0.0.weight"
 XL_WIDTH = 2048
 """Of the prompts' embeddings that the UNet of SDXL reads."""
 V_PREDICTION, ZERO_SNR = "v_pred", "ztsnr"
-"""Tensors without content that mark SDXL files: the UNet predicts v; its noise schedule ends in pure noise."""
+"""Tensors without content that mark files: the UNet predicts v (SDXL only); its noise schedule ends in pure noise."""
 EDM = re.compile(r"edm_(mean|std|vpred\..*)")
 """Tensors of SDXL files that were trained with EDM preconditioning: Playground v2.5, CosXL."""
 WHOLE_FILE = "get the whole model, with the VAE and text encoder in it"
@@ -45,6 +45,12 @@ class Layout:
     text_encoders: Mapping[str, str]
     zero_snr: bool = False
 
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """The names of the empty tensors that tell programs of `prediction_type` (SDXL only) and `zero_snr`."""
+        predicts_v = len(self.text_encoders) > 1 and self.prediction_type == "v_prediction"
+        return (*([V_PREDICTION] if predicts_v else []), *([ZERO_SNR] if self.zero_snr else []))
+
 
 def read_layout(file: Path, prediction_type: str | None = None) -> Layout:
     """Reads the version, prediction type and resolution from the names, shapes and metadata in the header.
@@ -64,7 +70,8 @@ def read_layout(file: Path, prediction_type: str | None = None) -> Layout:
         predicts = predicts or ("epsilon" if declared == 512 else "v_prediction")
         config, resolution = ("sd21_base", 512) if predicts == "epsilon" else ("sd21", 768)
     text_encoders = {"text_encoder": CLIP if is_v1 else OPEN_CLIP}
-    return Layout(CONFIGS / config, predicts, declared or resolution, header.tensors[FIRST].shape[1], text_encoders)
+    zero_snr = predicts == "v_prediction" and ZERO_SNR in header.tensors
+    return Layout(CONFIGS / config, predicts, declared or resolution, header.tensors[FIRST].shape[1], text_encoders, zero_snr)
 
 
 def read_xl_layout(file: Path, prediction_type: str | None = None) -> Layout:

@@ -1,14 +1,16 @@
-"""Stable Diffusion 1.x, 2.x and XL from one .safetensors file in the original (LDM) layout, without a connection."""
+"""Stable Diffusion 1.x, 2.x and XL in one .safetensors file in the original (LDM) layout: read and written, without a
+connection."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from diffusers import DDIMScheduler
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from torch import Tensor, nn
-from transformers import CLIPTextConfig
+from transformers import CLIPTextConfig, CLIPTokenizer
 
 from customize.errors import InputError, Problem
 from customize.families.files.clip_tokenizer import END, clip_tokenizer
@@ -16,9 +18,8 @@ from customize.families.files.ldm_header import CLIP_G, OPEN_CLIP, UNET, VAE, La
 from customize.families.files.networks import copy_tensors
 from customize.families.files.scheduler import load_scheduler
 from customize.families.source import Source
-from customize.families.stable_diffusion import StableDiffusion
+from customize.families.specs.unet_names import original_names
 
-Loaded = TypeVar("Loaded", bound=StableDiffusion)
 CONVERT = {"unet": convert_ldm_unet_checkpoint, "vae": convert_ldm_vae_checkpoint}
 OPEN_CLIP_NAMES = {  # OpenCLIP's names, and transformers' for the same
     "positional_embedding": "embeddings.position_embedding.weight",
@@ -32,16 +33,27 @@ OPEN_CLIP_NAMES = {  # OpenCLIP's names, and transformers' for the same
     ".mlp.c_proj.": ".mlp.fc2.",
 }
 PROJECTION = "text_projection"
-ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+VAE_NAMES = {  # diffusers' names, and LDM's for the same
+    ".mid_block.attentions.0.": ".mid.attn_1.",
+    ".mid_block.resnets.0.": ".mid.block_1.",
+    ".mid_block.resnets.1.": ".mid.block_2.",
+    ".down_blocks.": ".down.",
+    ".resnets.": ".block.",
+    "samplers.0.": "sample.",
+    ".conv_norm_out.": ".norm_out.",
+    ".conv_shortcut.": ".nin_shortcut.",
+    ".attn_1.group_norm.": ".attn_1.norm.",
+    ".attn_1.to_out.0.": ".attn_1.proj_out.",
+    ".attn_1.to_": ".attn_1.",
+}
+OF_ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 """The scheduler of a model whose noise schedule ends in pure noise (Lin et al. 2023, sections 3.1 and 3.3)."""
 
 
-def load_single_file(
-    family: type[Loaded], classes: Mapping[str, type], source: Source, dtype: torch.dtype = torch.float32
-) -> Loaded:
+def load_single_file(family: Any, classes: Mapping[str, type], source: Source, dtype: torch.dtype = torch.float32) -> Any:
     """Loads the file on the CPU in `dtype`, one network after another. Configuration and tokenizers come with the project.
 
-    classes: those of the networks, by the names of their folders. Raises InputError.
+    family: the class of what is returned; classes: those of the networks, by the names of their folders. Raises InputError.
     """
     layout = family.spec.layout(source)
     try:
@@ -52,12 +64,22 @@ def load_single_file(
         raise InputError(Problem(str(source.file), f"cannot be loaded as {layout.config.name} ({cause})", remedy)) from error
     factor = 2 ** (len(networks["vae"].config.block_out_channels) - 1)
     networks["unet"].register_to_config(sample_size=layout.resolution // factor)
-    pads = {part: "!" if prefix in (OPEN_CLIP, CLIP_G) else END for part, prefix in layout.text_encoders.items()}
-    tokenizers = {part.replace("text_encoder", "tokenizer"): clip_tokenizer(pad) for part, pad in pads.items()}
+    tokenizers = {part.replace("text_encoder", "tokenizer"): tokenizer_of(layout, part) for part in layout.text_encoders}
+    return family(source.name, source.file, **networks, **tokenizers, scheduler=scheduler_of(layout))
+
+
+def tokenizer_of(layout: Layout, part: str) -> CLIPTokenizer:
+    """The tokenizer of a text encoder."""
+    return clip_tokenizer("!" if layout.text_encoders[part] in (OPEN_CLIP, CLIP_G) else END)
+
+
+def scheduler_of(layout: Layout) -> Any:
+    """The scheduler of diffusers, in the configuration that the file was trained with."""
     scheduler = load_scheduler(layout.config)
-    changes = {"prediction_type": layout.prediction_type, **(ZERO_SNR if layout.zero_snr else {})}
-    scheduler = type(scheduler).from_config(scheduler.config, **changes)
-    return family(source.name, source.file, **networks, **tokenizers, scheduler=scheduler)
+    changes = {"prediction_type": layout.prediction_type, **(OF_ZERO_SNR if layout.zero_snr else {})}
+    knows = "rescale_betas_zero_snr" in scheduler.config  # PNDM, the scheduler of 1.x, does not
+    kind = DDIMScheduler if layout.zero_snr and not knows else type(scheduler)
+    return kind.from_config(scheduler.config, **changes)
 
 
 def load_part(network_class: type, part: str, file: Path, layout: Layout, dtype: torch.dtype) -> nn.Module:
@@ -128,3 +150,57 @@ def from_open_clip(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         else:
             weights[name] = tensor
     return weights
+
+
+def original_tensors(networks: Mapping[str, nn.Module], layout: Layout) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of all that the file of these networks holds, one at a time, on their devices: the inverse of loading.
+
+    networks: by the names of their folders. The tensors are those of the networks, or views of them, except for a text encoder's
+    joined projections. OpenCLIP's `logit_scale`, and in 2.x its last layer and projection, are no part of the model and are left
+    out. Raises ValueError for a UNet with modules that the layout does not have.
+    """
+    yield from unet_tensors(networks["unet"])
+    last = len(networks["vae"].config.block_out_channels) - 1
+    for name, tensor in networks["vae"].state_dict().items():
+        for block in range(last + 1):  # the decoder's are counted from the last
+            name = name.replace(f".up_blocks.{block}.", f".up.{last - block}.")
+        for ours, theirs in VAE_NAMES.items():
+            name = name.replace(ours, theirs)
+        yield VAE + name, tensor[..., None, None] if ".attn_1." in name and tensor.dim() == 2 else tensor
+    for part, prefix in layout.text_encoders.items():
+        tensors = {name.removeprefix("text_model."): tensor for name, tensor in networks[part].state_dict().items()}
+        to_original = to_open_clip if prefix in (OPEN_CLIP, CLIP_G) else to_clip
+        yield from ((prefix + name, tensor) for name, tensor in to_original(tensors))
+    yield from ((name, torch.zeros(0)) for name in layout.markers)
+
+
+def unet_tensors(unet: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(name in the file, tensor) of a UNet."""
+    tensors = unet.state_dict()
+    parts = [name.rpartition(".") for name in tensors]
+    for (module, _, leaf), original in zip(parts, original_names([module for module, *_ in parts]), strict=True):
+        if original is None:
+            raise ValueError(f"the original layout has no place for {module}")
+        yield f"{UNET}{original}.{leaf}", tensors[f"{module}.{leaf}"]
+
+
+def to_clip(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """CLIP's names as the first versions of transformers had them, with the positions that they kept as a tensor."""
+    yield from ((f"text_model.{name}", tensor) for name, tensor in tensors.items())
+    positions = len(tensors["embeddings.position_embedding.weight"])
+    yield "text_model.embeddings.position_ids", torch.arange(positions)[None]
+
+
+def to_open_clip(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The inverse of `from_open_clip`."""
+    for name, tensor in tensors.items():
+        if ".k_proj." in name or ".v_proj." in name:
+            continue
+        if ".q_proj." in name:
+            tensor = torch.cat([tensors[name.replace(".q_proj.", f".{part}_proj.")] for part in "qkv"])
+            name = name.replace(".q_proj.", ".in_proj_")
+        elif name == f"{PROJECTION}.weight":
+            name, tensor = PROJECTION, tensor.T
+        for theirs, ours in OPEN_CLIP_NAMES.items():
+            name = name.replace(ours, theirs)
+        yield name, tensor

@@ -4,8 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from customize.errors import Problem
+from customize.errors import InputError, Problem
 from customize.families.specs.network_names import NetworkNames
 from customize.families.specs.text_limits import TextLimit
 from customize.storage.safetensors_header import TensorInfo
@@ -88,6 +89,18 @@ class FamilySpec(ABC):
     def vocabulary(self, source: Source) -> set[str]:
         """The existing words, which a new word must not use. Raises InputError if the files are not a tokenizer."""
         return set()
+
+    def single_file_layout(self, configs: Mapping[str, Mapping[str, Any]], where: object) -> Any:
+        """The layout of a single file for a model with these configurations, by the names of their folders.
+
+        Raises InputError, with the model's name `where`, for a model that no single file can hold.
+        """
+        remedy = "leave it out: the result is a folder in diffusers' layout"
+        raise InputError(Problem("save_model_as", f"{self.title} has no layout of a single file", remedy))
+
+    def refuse_single_file(self, source: Source) -> None:
+        """Raises InputError if a located model cannot be saved as a single file; one on the hub is checked once downloaded."""
+        self.single_file_layout({}, source.name)
 
     def text_limits(self, source: Source) -> Sequence[TextLimit]:
         """The limits of text lengths; text encoders with the same tokenizer share one."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from customize.errors import Problem
 from customize.families.files.folder_check import AGAIN, LEFT_ALONE, Parts, check_folder, refuse_other, weight_files
 from customize.families.files.ldm_header import Layout, read_layout
+from customize.families.files.original_layout import Configs, configurations, sd_layout
 from customize.families.files.recognition import CHANNELS
 from customize.families.files.tokenizer_files import added_words, tokenizer_files
 from customize.families.specs.family_spec import SETTING, FamilySpec, Source
@@ -78,6 +79,13 @@ class StableDiffusionSpec(FamilySpec):
         """The networks of a single file. Raises InputError for files of other models."""
         assert source.file
         return read_layout(source.file, source.prediction_type)
+
+    def single_file_layout(self, configs: Configs, where: object) -> Layout:
+        return sd_layout(configs, where)
+
+    def refuse_single_file(self, source: Source) -> None:
+        if source.folder:
+            self.single_file_layout(configurations(source.folder, self.parts.networks), source.name)
 
     def files(self, source: Source) -> Sequence[Path]:
         if not source.folder:

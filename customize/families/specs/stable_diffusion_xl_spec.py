@@ -8,6 +8,7 @@ from pathlib import Path
 from customize.errors import InputError, Problem
 from customize.families.files.folder_check import AGAIN, INDEX, Parts, read_configuration
 from customize.families.files.ldm_header import XL_WIDTH, Layout, is_xl, read_xl_layout
+from customize.families.files.original_layout import Configs, xl_layout
 from customize.families.files.recognition import CHANNELS, other_pipeline, refusal
 from customize.families.specs.family_spec import SETTING, Source
 from customize.families.specs.network_names import NetworkNames
@@ -80,6 +81,9 @@ class StableDiffusionXLSpec(StableDiffusionSpec):
     def layout(self, source: Source) -> Layout:
         assert source.file
         return read_xl_layout(source.file, source.prediction_type)
+
+    def single_file_layout(self, configs: Configs, where: object) -> Layout:
+        return xl_layout(configs, where)
 
     def refuse_others(self, folder: Path) -> None:
         """Raises InputError for models that are built like SDXL and cannot be used."""
