@@ -33,6 +33,8 @@ from customize.families.pipeline_folder import save_pipeline
 from customize.families.specs import recognised
 from customize.families.stable_diffusion_xl import CLASSES as XL_CLASSES
 from customize.inference import load_pipeline
+from customize.inference.run import command
+from customize.settings.inference import InferenceSettings
 from customize.storage.run_folder import MODEL
 from customize.storage.safetensors_header import BITS, read_header
 from customize.storage.tensor_files import PRECISIONS
@@ -284,3 +286,25 @@ def test_a_finished_run_is_written_again_in_another_form(bases, image_folder, tm
     again = own.model_copy(update={"save_model_as": "safetensors", "resume_from_checkpoint": "latest"})
     preflight.run(again)
     assert load_pipeline(None, [(tmp_path / "run" / MODEL, 1.0)]).trigger_words
+
+
+def test_a_merged_model_is_one_file(bases, image_folder, tmp_path):
+    lora = {"rank": 2, "max_train_steps": 2, "output_dir": str(tmp_path / "lora")}
+    run = preflight.run(settings_for("lora", bases / "sdxl", image_folder, tmp_path / "lora", **lora))
+    given = {"weights": (f"{run}:0.5",), "save_model_as": "safetensors"}
+    command.run(InferenceSettings(**given, merge=str(tmp_path / "merged.safetensors")))
+    options = {"num_inference_steps": 2, "seeds": 1, "output_type": "latent"}
+    images = [
+        each.generate("a photo of sks dog", **options)
+        for each in (load_pipeline(str(tmp_path / "merged.safetensors")), load_pipeline(None, [(run, 0.5)]))
+    ]
+    torch.testing.assert_close(*images, rtol=0, atol=1e-4)
+    assert find_learned(str(tmp_path / "merged.safetensors"), []).trigger_words == ("a photo of sks dog",)
+    with pytest.raises(InputError, match="already exists"):
+        command.run(InferenceSettings(**given, merge=str(tmp_path / "merged.safetensors")))
+    with pytest.raises(InputError, match="no .safetensors file"):
+        command.run(InferenceSettings(**given, merge=str(tmp_path / "merged")))
+    words = {"max_train_steps": 1, "num_vectors": (1,)}
+    word = preflight.run(settings_for("textual_inversion", bases / "sdxl", image_folder, tmp_path / "word", **words))
+    with pytest.raises(InputError, match="no vocabulary of its own"):
+        command.run(InferenceSettings(**{**given, "weights": (str(word),)}, merge=str(tmp_path / "other.safetensors")))

@@ -187,6 +187,12 @@ class InferenceSettings(Settings):
         None, "output", "merge only: write base model and weights to this folder, or all LoRAs to this .safetensors file",
         text="model",
     )  # fmt: skip
+    save_model_as: Literal["diffusers", "safetensors"] = setting(
+        "diffusers",
+        "output",
+        "a merged model as a folder in diffusers' layout, or as one .safetensors file",
+        only_with=WITH_MERGE,
+    )
     lora_format: Literal["diffusers", "kohya"] = setting(
         "diffusers", "output", "tensor names in a merged LoRA: diffusers, or kohya (ComfyUI, A1111, Forge)", only_with=WITH_MERGE
     )

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from customize import adapters, events
 from customize.errors import InputError, Problem
+from customize.families import locate
+from customize.families.specs import spec_of
 from customize.settings.field import table
 from customize.settings.inference import InferenceSettings
-from customize.storage import ownership
+from customize.storage import ownership, run_folder
 from customize.storage.atomic import new_folder
 from customize.storage.disk import make_folder
 from customize.storage.resources import resources
@@ -30,8 +32,8 @@ FREE = "name another path"
 
 
 def run(settings: InferenceSettings) -> None:
-    """Writes the base model with the learned weights at their scales: a complete pipeline folder or, if `merge` ends with
-    .safetensors, one LoRA that is the sum of the given ones.
+    """Writes the base model with the learned weights at their scales: a complete model as a folder or, as `save_model_as` says, a
+    single file. If `merge` ends with .safetensors otherwise, writes one LoRA that is the sum of the given ones.
 
     Raises InputError, before anything is loaded if possible, and ResourceError if memory or disk space run out.
     """
@@ -53,10 +55,10 @@ def run(settings: InferenceSettings) -> None:
         for note in pipeline.notes:
             events.note(note)
         metadata = metadata_of(pipeline, options)
-        if target.suffix == ".safetensors":
+        if is_lora(settings):
             write_adapter(target, pipeline, metadata, settings.lora_format)
         else:
-            write_model(target, pipeline, metadata, settings.mixed_precision)
+            write_model(target, pipeline, metadata, settings.mixed_precision, settings.save_model_as == "safetensors")
     events.info(f"{target}: {len(learned.files)} file{'s' * (len(learned.files) > 1)} merged; no image was generated")
 
 
@@ -64,16 +66,40 @@ def check(settings: InferenceSettings) -> tuple[Path, Learned]:
     """The target and the learned weights to merge. Raises InputError with every problem; does not import torch."""
     target = Path(os.path.realpath(settings.merge or ""))
     learned = find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales)
-    if problems := [*unfit(learned, target), *in_the_way(learned, target, settings.overwrite_output_dir)]:
+    problems = list(unfit_for_model(settings, learned, target) if not is_lora(settings) else unfit(learned, target))
+    if not learned.files and not learned.network:
+        problems.append(Problem(SETTING, "nothing to merge", "give learned weights by --weights"))
+    if problems := [*problems, *in_the_way(learned, target, settings.overwrite_output_dir)]:
         raise InputError(problems)
     return target, learned
 
 
+def is_lora(settings: InferenceSettings) -> bool:
+    """Whether the result is a LoRA rather than a complete model."""
+    return str(settings.merge).endswith(".safetensors") and settings.save_model_as == "diffusers"
+
+
+def unfit_for_model(settings: InferenceSettings, learned: Learned, target: Path) -> Iterator[Problem]:
+    """The problems of what cannot be merged into a single model file."""
+    if settings.save_model_as == "diffusers":
+        return
+    if target.suffix != ".safetensors":
+        remedy = f"name a file, as in --merge {target.name}.safetensors, or leave save_model_as out"
+        yield Problem(SETTING, f"{target} is no .safetensors file", remedy)
+    for file in learned.files:
+        if file.placeholders:
+            what = f"{file.path} contains embeddings; a model in a single file has no vocabulary of its own"
+            yield Problem(SETTING, what, "leave it out, and load it beside the merged model; or merge into a folder")
+    source = locate(learned.base or "demo", revision=settings.revision, variant=settings.variant)
+    try:
+        spec_of(source).refuse_single_file(source)
+    except InputError as error:
+        yield from error.problems
+
+
 def unfit(learned: Learned, target: Path) -> Iterator[Problem]:
-    """The problems of learned weights that cannot be merged into the target."""
-    if not learned.files and not learned.network:
-        yield Problem(SETTING, "nothing to merge", "give learned weights by --weights")
-    for file in learned.files if target.suffix == ".safetensors" else ():
+    """The problems of learned weights that cannot be merged into one LoRA."""
+    for file in learned.files:
         remedy = f"merge into a folder, as in --merge {target.with_suffix('').name}, or leave it out"
         if not file.is_adapter:
             yield Problem(SETTING, f"{file.path} contains embeddings, which a LoRA file cannot", remedy)
@@ -86,7 +112,8 @@ def unfit(learned: Learned, target: Path) -> Iterator[Problem]:
 def in_the_way(learned: Learned, target: Path, overwrite: bool) -> Iterator[Problem]:
     """The problems that prevent writing the result to the target."""
     blocking = next((path for path in target.parents if os.path.lexists(path) and not path.is_dir()), None)
-    sources = [Path(os.path.realpath(os.path.expanduser(learned.base or ""))), *(file.path.resolve() for file in learned.files)]
+    base = Path(os.path.realpath(os.path.expanduser(learned.base or "")))
+    sources = [base, *filter(None, [run_folder.model_in(base)]), *(file.path.resolve() for file in learned.files)]
     is_file = target.suffix == ".safetensors"
     present = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
     foreign = [path.relative_to(target.parent) for path in of_others(target)]
@@ -121,15 +148,22 @@ def metadata_of(pipeline: "Pipeline", options: dict[str, Any]) -> dict[str, str]
     return {"customize": json.dumps({**facts(pipeline.family.name, pipeline.weights.files), **own})}
 
 
-def write_model(target: Path, pipeline: "Pipeline", metadata: dict[str, str], precision: str) -> None:
-    """Writes the merged model as a folder in diffusers' layout, in float32 or the given precision."""
+def write_model(target: Path, pipeline: "Pipeline", metadata: dict[str, str], precision: str, single_file: bool = False) -> None:
+    """Writes the merged model as a folder in diffusers' layout or a single file, in float32 or the given precision."""
     import torch
 
     from customize.adapters import peft_layers
+    from customize.families.model_file import save_model_file
     from customize.families.pipeline_folder import save_pipeline
 
     for network in pipeline.family.trainable.values():
         peft_layers.merge(network)
+    if single_file:
+        make_folder(target.parent)
+        own = {**metadata, **model_spec.entries(metadata, pipeline.family, "")}
+        with ownership.recording(target.parent):
+            save_model_file(target, pipeline.family, own, "fp32" if precision == "no" else precision)
+        return
     merge_words(pipeline.family)
     pipeline.family.to({"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision])
     with new_folder(target) as unfinished:
