@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from customize.errors import InputError, Problem
+from customize.families.specs.architectures import Architecture
 from customize.families.specs.network_names import NetworkNames
 from customize.families.specs.text_limits import TextLimit
 from customize.storage.safetensors_header import TensorInfo
@@ -104,6 +105,10 @@ class FamilySpec(ABC):
 
     def text_limits(self, source: Source) -> Sequence[TextLimit]:
         """The limits of text lengths; text encoders with the same tokenizer share one."""
+        return ()
+
+    def architectures(self) -> Sequence[Architecture]:
+        """The family's base models whose modules are known without their files."""
         return ()
 
     def learned_on(self, tensors: Mapping[str, TensorInfo]) -> bool:

@@ -12,6 +12,7 @@ from customize.families.files.ldm_header import Layout, read_layout
 from customize.families.files.original_layout import Configs, configurations, sd_layout
 from customize.families.files.recognition import CHANNELS
 from customize.families.files.tokenizer_files import added_words, tokenizer_files
+from customize.families.specs.architectures import Architecture, known
 from customize.families.specs.family_spec import SETTING, FamilySpec, Source
 from customize.families.specs.network_names import NetworkNames
 from customize.families.specs.text_limits import TextLimit
@@ -38,6 +39,8 @@ CLIP = NetworkNames(
     library="transformers",
 )  # fmt: skip
 
+OPEN_CLIP = replace(CLIP, original_dotted=CLIP.original_dotted[::-1])
+"""Of Stable Diffusion 2.x, whose text encoder ComfyUI calls clip_h."""
 
 DISTILLED = re.compile(r"turbo|lightning|hyper-?sd|(?<![a-z])(hyper|lcm|dmd2?|pcm|tcd)(?![a-z])", re.IGNORECASE)
 """Names of methods by which models are distilled to few steps, in names of models."""
@@ -146,6 +149,13 @@ class StableDiffusionSpec(FamilySpec):
         with refusing(folder, AGAIN, "contains no vocabulary"):
             files = tokenizer_files(folder)
             return set(files.words()) | set(added_words(files))
+
+    def architectures(self) -> Sequence[Architecture]:
+        first, second = (self.prompt_widths[width] for width in (768, 1024))
+        return [
+            known(first, "sd15", (("unet", UNET), ("text_encoder", CLIP))),
+            known(second, "sd21", (("unet", UNET), ("text_encoder", OPEN_CLIP))),
+        ]
 
     def learned_on(self, tensors: Mapping[str, TensorInfo]) -> bool:
         return bool(widths_read(tensors) & {768, 1024})

@@ -1,7 +1,7 @@
 """Stable Diffusion XL, before torch."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from customize.families.files.folder_check import AGAIN, INDEX, Parts, read_conf
 from customize.families.files.ldm_header import XL_WIDTH, Layout, is_xl, read_xl_layout
 from customize.families.files.original_layout import Configs, xl_layout
 from customize.families.files.recognition import CHANNELS, other_pipeline, refusal
+from customize.families.specs.architectures import Architecture, known
 from customize.families.specs.family_spec import SETTING, Source
 from customize.families.specs.network_names import NetworkNames
 from customize.families.specs.stable_diffusion_spec import StableDiffusionSpec, widths_read
@@ -100,6 +101,9 @@ class StableDiffusionXLSpec(StableDiffusionSpec):
         if str(read_configuration(folder / "scheduler/scheduler_config.json", []).get("_class_name")).startswith("EDM"):
             what = "is a model of SDXL's architecture that was trained with EDM preconditioning, such as Playground v2.5"
             raise InputError(Problem(SETTING, f"{printable(folder)} {what}", "use a model that predicts epsilon or v"))
+
+    def architectures(self) -> Sequence[Architecture]:
+        return [known(self.title, "sdxl", tuple(self.networks.items()))]
 
     def learned_on(self, tensors: Mapping[str, TensorInfo]) -> bool:
         return XL_WIDTH in widths_read(tensors) or any(map(SIGNS.search, tensors))
