@@ -1,11 +1,13 @@
-"""Measures the peak memory (RAM) of a complete training run, including saving and verifying the result.
+"""Measures the peak memory (RAM) of complete training runs, including saving and verifying the result, and of infer.py with it.
 
     python benchmarks/random_models.py sd15 /tmp/models/sd15
     python benchmarks/peak_memory.py /tmp/models/sd15 textual_inversion lora full
+    python benchmarks/random_models.py sdxl /tmp/models/sdxl
+    python benchmarks/peak_memory.py /tmp/models/sdxl textual_inversion lora lora_16 --mixed_precision bf16
 
 One process per job, without a GPU. The peak is the maximum resident set size reported by the system (`getrusage`), which counts
-memory-mapped weights once per mapping. Full fine-tuning takes about 16 GB of memory and 20 GB of disk. --code: the folder of
-another version of the program to measure.
+memory-mapped weights once per mapping. Full fine-tuning of Stable Diffusion 1.5 takes about 16 GB of memory and 20 GB of disk.
+--code: the folder of another version of the program to measure.
 """
 
 import argparse
@@ -24,6 +26,7 @@ SUBJECT = ["--instance_prompt", "a photo of sks dog"]
 JOBS = {
     "textual_inversion": ("train_textual_inversion.py", "--train_data_dir", WORDS),
     "lora": ("train_dreambooth.py", "--instance_data_dir", [*SUBJECT, "--adapter", "lora", "--rank", "4"]),
+    "lora_16": ("train_dreambooth.py", "--instance_data_dir", [*SUBJECT, "--adapter", "lora", "--rank", "16"]),
     "full": ("train_dreambooth.py", "--instance_data_dir", [*SUBJECT, "--checkpoints_total_limit", "1"]),
 }
 
@@ -38,24 +41,35 @@ def write_images(folder: Path, resolution: int) -> None:
 
 
 def measure(job: str, arguments: argparse.Namespace, folder: Path) -> None:
-    """Runs one job in a child process and prints its peak memory and time."""
+    """Trains, generates an image with the result, and prints the peak memory and the time of both."""
     script, data_flag, own = JOBS[job]
-    options = {
-        "--pretrained_model_name_or_path": arguments.model, data_flag: folder / "images", "--output_dir": folder / job,
+    train = {
+        "--pretrained_model_name_or_path": arguments.model, data_flag: folder / "images", "--output_dir": folder / "run",
         "--resolution": arguments.resolution, "--max_train_steps": arguments.steps, "--train_batch_size": arguments.batch_size,
-        "--validation_prompt": "none", "--report_to": "none",
+        "--mixed_precision": arguments.mixed_precision, "--validation_prompt": "none", "--report_to": "none",
     }  # fmt: skip
-    command = [sys.executable, script, *own, *(str(word) for pair in options.items() for word in pair)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(arguments.code)}
+    generate = {
+        "--weights": folder / "run", "--prompt": "a photo of <new>" if own is WORDS else SUBJECT[1],
+        "--height": arguments.resolution, "--width": arguments.resolution, "--num_inference_steps": 2,
+        "--mixed_precision": arguments.mixed_precision, "--output_dir": folder / "drawn",
+    }  # fmt: skip
+    peaks = [command(arguments.code, script, own, train), command(arguments.code, "infer.py", [], generate)]
+    print(f"{job}: training {peaks[0]}; infer.py {peaks[1]}", flush=True)
+
+
+def command(code: Path, script: str, own: list[str], options: dict[str, object]) -> str:
+    """Runs a command in a child process; returns its peak memory and time."""
+    words = [sys.executable, script, *own, *(str(word) for pair in options.items() for word in pair)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(code)}
     begin = time.perf_counter()
-    process = subprocess.Popen(command, cwd=arguments.code, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(words, cwd=code, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.stdout
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(output.decode(errors="replace"))
-    unit = 1 if sys.platform == "darwin" else 1024
-    print(f"{job}: {usage.ru_maxrss * unit / 2**30:.2f} GiB in {time.perf_counter() - begin:.0f} s", flush=True)
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return f"{peak / 1e9:.2f} GB ({peak / 2**30:.2f} GiB) in {time.perf_counter() - begin:.0f} s"
 
 
 def main() -> None:
@@ -65,6 +79,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--batch_size", type=int, default=1)
+    parser.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="no")
     parser.add_argument("--code", type=Path, default=Path(__file__).parents[1])
     arguments = parser.parse_args()
     arguments.model = arguments.model.resolve()

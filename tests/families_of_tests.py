@@ -196,7 +196,14 @@ class TwoEncodersSpec(StableDiffusionSpec):
 
 def load_two_encoders(source, placement) -> "TwoEncoders":
     """What the specification names."""
-    return TwoEncoders(source.folder).to(placement.device, placement.dtype)
+    return in_place(TwoEncoders(source.folder), placement)
+
+
+def in_place(family, placement):
+    """The family on its device, each network in its precision."""
+    for name, network in family.components.items():
+        network.to(placement.device, placement.dtype_of(name))
+    return family
 
 
 class TwoEncoders(StableDiffusion):

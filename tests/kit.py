@@ -108,7 +108,8 @@ def prepared(settings, first_step: int = 0, mixed_precision: str = "no", skipped
     from customize.families import load
     from customize.methods import prepare
     from customize.training.preflight import check
+    from customize.training.setup import placement_of
 
     _, source, examples = check(settings)
-    context = context_of(load(source), settings, examples, mixed_precision, first_step, skipped_draws)
+    context = context_of(load(source, placement_of(settings)), settings, examples, mixed_precision, first_step, skipped_draws)
     return context, prepare(settings, context)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from diffusers.loaders import SD3LoraLoaderMixin
-from families_of_tests import LENGTH, FlowTransformer
+from families_of_tests import LENGTH, FlowTransformer, in_place
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -74,7 +74,7 @@ def load_flow(source, placement) -> Flow:
     family.name, family.source = source.name, source.folder
     for part in PARTS:
         family.components[part].load_state_dict(load_file(source.folder / part / WEIGHTS))
-    return family.to(placement.device, placement.dtype)
+    return in_place(family, placement)
 
 
 @pytest.fixture(scope="module")

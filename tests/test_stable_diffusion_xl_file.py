@@ -167,7 +167,7 @@ def test_a_network_is_read_in_its_dtype_a_few_tensors_at_a_time(file, monkeypatc
 
     opens = networks.safe_open
     monkeypatch.setattr(networks, "safe_open", lambda *given, **options: Opened(opens(*given, **options)))
-    family = load_single_file(StableDiffusionXL, CLASSES, locate(str(file)), torch.bfloat16)
+    family = load_single_file(StableDiffusionXL, CLASSES, locate(str(file)), Placement(dtype=torch.bfloat16))
     assert max(map(len, at_once)) == networks.AT_A_TIME
     assert len(taken) == len(set(taken)) and not any(name.startswith("model_ema") for name in taken)
     assert {tensor.dtype for network in family.components.values() for tensor in network.parameters()} == {torch.bfloat16}

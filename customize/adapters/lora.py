@@ -76,6 +76,8 @@ class Adapter(peft_layers.PeftAdapter):
         from customize.diffusion.dropout import SampleDropout
 
         super().attach(networks, settings, presets)
+        for layer in peft_layers.tuner_layers(*networks) if settings.use_dora else ():
+            reset_magnitude(layer, peft_layers.NAME)
         for network in networks if settings.lora_dropout else ():
             for name, layer in network.named_modules():
                 if hasattr(layer, "lora_dropout"):
@@ -145,6 +147,16 @@ class Adapter(peft_layers.PeftAdapter):
             return "is a DoRA, which rescales whole weights, so its change is not of low rank"
         others = kinds - {"A", "B", "alpha"}
         return f"has more than the two factors of a LoRA ({', '.join(sorted(others))})" if others else ""
+
+
+def reset_magnitude(layer: Any, name: str) -> None:
+    """Sets the magnitudes of a DoRA to the norms of W + s B A, in float32: W in the precision in which it is used, so that the
+    layer computes at first exactly what it does without the DoRA. (peft rounds the norms to the precision of W.)"""
+    magnitude = layer.lora_magnitude_vector[name]
+    magnitude.update_layer(
+        base_layer=layer.get_base_layer(), lora_A=layer.lora_A[name].weight.data, lora_B=layer.lora_B[name].weight.data,
+        scaling=layer.scaling[name],
+    )  # fmt: skip
 
 
 def is_lora(tensors: "Mapping[str, Tensor]") -> bool:

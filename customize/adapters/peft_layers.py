@@ -44,7 +44,8 @@ class PeftAdapter:
     def attach(self, networks: "Sequence[nn.Module]", settings, presets: Mapping[str, Sequence[str]]) -> None:
         """Adds an adapter to the modules that `lora_targets` names: presets, or ends of module names.
 
-        The initial weights depend on `seed` alone. Raises InputError for targets that no network has, and where peft refuses.
+        The initial weights depend on `seed` alone, rounded to the network's precision; they are float32 from there on. Raises
+        InputError for targets that no network has, and where peft refuses.
         """
         import torch
         from peft import inject_adapter_in_model
@@ -68,6 +69,9 @@ class PeftAdapter:
                 remedy = "change the adapter's settings, or choose another --adapter"
                 raise InputError(Problem("adapter", what, remedy)) from error
             network.peft_config = {NAME: config}
+        for layer in tuner_layers(*networks):
+            for _, parameter in own_parameters(layer, NAME).values():
+                parameter.data = parameter.data.float()
 
     @contextmanager
     def disabled(self, *networks: "nn.Module") -> Iterator[None]:

@@ -43,10 +43,11 @@ def check(
 ) -> float:
     """Compares one prediction of the trained networks with one of the result in `folder`, and the tensors bit for bit.
 
-    The family is moved to the CPU in float32. saved: the number format of the result; weights: the trained tensors, which must
-    all be in the files, rounded to that format (of a complete pipeline, all tensors must be).
-    Returns the largest difference relative to the largest number. Raises OSError when the result differs by more than
-    `TOLERANCE` or cannot be loaded, NumericsError when the trained networks predict NaN or infinity.
+    The networks are evaluated where the denoiser is, in the precision in which they are. saved: the number format of the
+    result; weights: the trained tensors, which must all be in the files, rounded to that format (of a complete pipeline, all
+    tensors must be).
+    Returns the largest difference relative to the largest number. Raises OSError when the result differs by more than the
+    `TOLERANCE` of the two formats or cannot be loaded, NumericsError when the trained networks predict NaN or infinity.
     """
     expected = prediction_of(family, prompt)
     if not expected.isfinite().all():
@@ -62,7 +63,7 @@ def check(
     except InputError as error:
         raise OSError(f"the saved result cannot be loaded: {error}") from error
     difference = max(((each - expected).abs().max() / expected.abs().max()).item() for each in predictions)
-    if not difference <= TOLERANCE[saved]:
+    if not difference <= max(TOLERANCE[saved], TOLERANCE[family.dtype]):
         raise OSError(f"{folder} does not reproduce the trained weights: predictions differ by {difference:.1e}")
     return difference
 
@@ -70,12 +71,15 @@ def check(
 @torch.no_grad()
 def prediction_of(family: Family, prompt: str) -> Tensor:
     """The denoiser's output [1, C, H, W] for a small latent of noise under the prompt, at the middle of the schedule."""
-    family.to("cpu", torch.float32)
+    device, dtype = family.device, family.dtype
+    family.to(device)
     side = 2 * family.size_multiple // family.latents.factor
     noise = rng.normal((family.denoiser.config.in_channels, side, side), 0, "readback", 0, [0])
-    timesteps = family.schedule.timesteps(torch.tensor([0.5]))
+    timesteps = family.schedule.timesteps(torch.tensor([0.5])).to(device)
     sizes = family.size_conditioning([Crop.whole(side * family.latents.factor, side * family.latents.factor)])
-    return family.predict(noise, timesteps, family.encode_prompts([prompt]).extended(**sizes)).prediction
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        conditioning = family.encode_prompts([prompt]).extended(**sizes)
+        return family.predict(noise.to(device), timesteps, conditioning).prediction.float()
 
 
 def refuse_missing(folder: Path, weights: Mapping[str, Tensor], saved: torch.dtype) -> None:
@@ -180,7 +184,7 @@ def predictions_of_model(model: Path, family: Family, prompt: str, saved: torch.
         raise OSError(f"{model} has another tokenizer or scheduler than the model that was trained")
     predictions = []
     for part, trained in family.components.items():
-        fresh = family.load_component(model, part).eval()
+        fresh = family.load_component(model, part).eval().to(family.device)
         refuse_different(model / part, trained, fresh, saved)
         predictions.append(prediction_of(family.with_component(part, fresh), prompt))
     return predictions

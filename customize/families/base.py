@@ -5,7 +5,7 @@ A new base model is one module here that implements `Family`, and a `FamilySpec`
 B samples, C latent channels, H W latent height and width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -31,10 +31,15 @@ class DenoiserOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class Placement:
-    """The device and the precision that a base model is loaded in."""
+    """The device and the precision that a base model is loaded in. in_float32: the components that do not have `dtype`."""
 
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
+    in_float32: Collection[str] = ()
+
+    def dtype_of(self, component: str) -> torch.dtype:
+        """The precision of a component, named as in `Family.components`."""
+        return torch.float32 if component in self.in_float32 else self.dtype
 
 
 class Family(Protocol):

@@ -83,7 +83,8 @@ class KLLatents:
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        return self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist.parameters
+        with self.own_precision():
+            return self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist.parameters
 
     def stored_shape(self, height: int, width: int) -> tuple[int, ...]:
         return 2 * self.channels, height // self.factor, width // self.factor
@@ -103,7 +104,12 @@ class KLLatents:
         latents = latents.to(self.vae.device, self.vae.dtype)
         shift, scale = self.shift_and_scale(like=latents)
         latents = latents / scale if shift is None else latents / scale + shift
-        return self.vae.decode(latents, return_dict=False)[0]
+        with self.own_precision():
+            return self.vae.decode(latents, return_dict=False)[0]
+
+    def own_precision(self) -> torch.autocast:
+        """A context without autocast: some autoencoders overflow in float16, and their weights have the right precision."""
+        return torch.autocast(self.vae.device.type, enabled=False)
 
     def shift_and_scale(self, like: Tensor) -> tuple[Tensor | float | None, Tensor | float]:
         """(shift, scale), each a number or one per channel [C, 1, 1]; None: no shift."""

@@ -29,12 +29,12 @@ def load(source: Source, placement: Placement) -> StableDiffusion:
     Raises InputError, also for weights and noise levels that are NaN or infinite.
     """
     load_model = load_single_file if source.file else load_folder
-    return placed(load_model(StableDiffusion, CLASSES, source, placement.dtype), placement)
+    return placed(load_model(StableDiffusion, CLASSES, source, placement), placement)
 
 
 def placed(family: Loaded, placement: Placement) -> Loaded:
-    """The family where it belongs, in its precision. Raises InputError for weights and noise levels that are NaN or infinite."""
-    family.to(placement.device, placement.dtype)
+    """The family on its device. Raises InputError for weights and noise levels that are NaN or infinite."""
+    family.to(placement.device)
     weights = [(name, weight) for network in family.components.values() for name, weight in network.named_parameters()]
     broken = [name for name, weight in weights if not weight.sum().isfinite() and not weight.isfinite().all()]
     if broken:
@@ -66,15 +66,17 @@ def download(name: str, revision: str | None, variant: str | None) -> Path:
 
 
 def load_folder(
-    family: type[StableDiffusion], classes: Mapping[str, type], source: Source, dtype: torch.dtype, **options: Any
+    family: type[StableDiffusion], classes: Mapping[str, type], source: Source, placement: Placement, **options: Any
 ) -> StableDiffusion:
-    """Loads a folder in diffusers' layout that passed the check of the family's spec. Raises InputError.
+    """Loads a folder in diffusers' layout that passed the check of the family's spec, on the CPU. Raises InputError.
 
     classes: of the networks, by folder name; options: further arguments of the family.
     """
     folder = source.folder
     assert folder, "a model on the hub is downloaded by families.load"
-    networks = {part: load_network(kind, folder / part, part, source.variant, dtype) for part, kind in classes.items()}
+    networks = {
+        part: load_network(kind, folder / part, part, source.variant, placement.dtype_of(part)) for part, kind in classes.items()
+    }
     tokenizers = {part: load_tokenizer(folder, part) for part in family.spec.parts.tokenizers}
     for part, tokenizer in tokenizers.items():
         config = networks[part.replace("tokenizer", "text_encoder")].config

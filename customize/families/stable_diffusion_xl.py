@@ -147,9 +147,9 @@ CLASSES = {
 def load(source: Source, placement: Placement) -> StableDiffusion:
     """Loads a folder or file that the spec has checked. Raises InputError, also for weights that are NaN or infinite."""
     if not source.folder:
-        return placed(load_single_file(StableDiffusionXL, CLASSES, source, placement.dtype), placement)
+        return placed(load_single_file(StableDiffusionXL, CLASSES, source, placement), placement)
     force_zeros = read_object(source.folder / INDEX).get("force_zeros_for_empty_prompt", True) is not False
-    return placed(load_folder(StableDiffusionXL, CLASSES, source, placement.dtype, force_zeros=force_zeros), placement)
+    return placed(load_folder(StableDiffusionXL, CLASSES, source, placement, force_zeros=force_zeros), placement)
 
 
 def is_blank(prompt: Prompt) -> bool:

@@ -46,8 +46,9 @@ def load_pipeline(
     source = locate(base, learned, revision=revision, variant=variant, prediction_type=prediction_type)
     read = [(file, read_tensors(file)) for file in learned.files]
     other = locate_autoencoder(vae) if vae else None
-    changed = bool(learned.files or learned.network)  # weights are merged into the networks in float32
-    family = families.load(source) if changed else families.load(source, Placement(device, torch_dtype))
+    changed = bool(learned.files or learned.network)
+    exact = all(file.leaves_weights for file in learned.files)  # else the weights are changed in float32, and rounded once
+    family = families.load(source, Placement("cpu" if changed else device, torch_dtype if exact else torch.float32))
     if other:
         family.replace_vae(load_autoencoder(other, family.spec.autoencoder), other)
     if learned.network:

@@ -35,7 +35,7 @@ from customize.training.nan_guard import NanGuard
 from customize.training.resumable import OPTIMIZER, named_tensors, parts_of
 from customize.training.resume import done, find_checkpoint, fitting, identity
 from customize.training.run import check_machine, start_accelerator, weights_every
-from customize.training.setup import RunContext
+from customize.training.setup import RunContext, placement_of
 from customize.training.validation import ValidationImages
 
 TRIAL_STEPS = 2
@@ -165,7 +165,7 @@ def make(settings, folder: Path, source: Source, examples: Examples, callbacks: 
     run_identity = identity(settings, source, examples, accelerator.num_processes)
     steps = derived.max_train_steps(settings, len(examples.instances), accelerator.num_processes)
     resume = find_checkpoint(settings, folder, run_identity, events.info, steps)
-    family = load(source)
+    family = load(source, placement_of(settings))
     context = RunContext(settings, accelerator, family, examples, *done(resume))
     for note in filter(None, (*examples.notes, small_images_note(examples.instances, context.resolution))):
         events.note(note)

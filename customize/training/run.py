@@ -36,7 +36,7 @@ from customize.training.loop import Callback, LoopConfig, State, Stop, train
 from customize.training.nan_guard import NanGuard
 from customize.training.resumable import parts_of
 from customize.training.resume import done, find_checkpoint, fitting, identity, refuse_other_class_images
-from customize.training.setup import RunContext
+from customize.training.setup import RunContext, placement_of
 from customize.training.validation import ValidationImages
 
 SMALL = 256 << 20
@@ -75,7 +75,7 @@ def run(settings, folder: Path, source: Source, examples: Examples, callbacks: S
     run_identity = identity(settings, source, examples, accelerator.num_processes)
     steps = derived.max_train_steps(settings, len(examples.instances), accelerator.num_processes)
     resume = find_checkpoint(settings, folder, run_identity, events.info, steps)
-    family = load(source)
+    family = load(source, placement_of(settings))
     context = RunContext(settings, accelerator, family, examples, *done(resume))
     if resume and resume.step >= context.max_train_steps and run_folder.is_finished(folder, resume.step, **settings.formats):
         events.info(f"{folder} is finished: nothing to do")

@@ -1,7 +1,8 @@
 """What a run offers a method while it is prepared: frozen networks are evaluated once, for images and captions."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from customize.data.batches import (
 from customize.data.crops import all_pixels, crop_of, variants
 from customize.data.examples import Example, Examples
 from customize.data.latents_cache import LatentsCache, NoCache
-from customize.families.base import Family
+from customize.families.base import Family, Placement
 from customize.methods.method import Condition, Method
 from customize.settings import derived
 from customize.settings import validation_prompts as sample_prompts
@@ -157,27 +158,38 @@ class RunContext:
 
     def complete_class_images(self, settings) -> tuple[Example, ...]:
         """The class images of prior preservation; missing ones are generated first."""
-        family, device = self.family.to(self.device), self.device
+        family = self.family.to(self.device)
         dtype = DTYPES[settings.prior_generation_precision or settings.mixed_precision]
-        with self.accelerator.main_process_first(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with self.accelerator.main_process_first(), computing_in(dtype, family):
             return class_images.complete(settings, family, self.resolution)
 
     def place(self, method: Method) -> None:
-        """Moves the method to the device, casts the modules in which nothing is trained, and enables gradient checkpointing."""
+        """Moves the method to the device, and enables gradient checkpointing."""
         method.to(self.device)
-        cast_frozen(method, DTYPES[self.settings.mixed_precision])
         if self.settings.gradient_checkpointing:
             for network in method.children():
                 enable_checkpointing(network)
 
 
-def cast_frozen(method: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Casts the modules in which nothing is trained; trained parameters stay in float32 and are never rounded."""
-    for module in method.modules():
-        parameters = list(module.parameters(recurse=False))
-        if not any(parameter.requires_grad for parameter in parameters):
-            for parameter in parameters:
-                parameter.data = parameter.data.to(dtype)
+def placement_of(settings) -> Placement:
+    """Where and how the base model is loaded for training: frozen networks in the precision in which the run computes.
+
+    The autoencoder is in float32, because its encodings are the data of the whole run. A run that trains whole networks has all
+    of them in float32, because its result contains them all.
+    """
+    return Placement() if settings.trains_whole_networks else Placement("cpu", DTYPES[settings.mixed_precision], ("vae",))
+
+
+@contextmanager
+def computing_in(dtype: torch.dtype, family: Family) -> Iterator[None]:
+    """Inside the context the networks compute in `dtype`. Those that cannot represent its numbers are float32 meanwhile."""
+    loaded = [(network, network.dtype) for network in family.components.values()]
+    for network, own in loaded:
+        network.to(torch.promote_types(own, dtype))
+    with torch.autocast(family.device.type, dtype, enabled=dtype != torch.float32):
+        yield
+    for network, own in loaded:
+        network.to(own)
 
 
 def enable_checkpointing(network: torch.nn.Module) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from customize import adapters, missing_path
-from customize.adapters.lora_keys import ADAPTER_METADATA
+from customize.adapters.lora_keys import ADAPTER_METADATA, split
 from customize.diffusion.predictions import DISCRETE_PREDICTIONS
 from customize.errors import InputError, Problem
 from customize.families import specs
@@ -67,6 +67,13 @@ class LearnedFile:
     def is_adapter(self) -> bool:
         """Whether it contains an adapter, with or without embeddings."""
         return is_adapter(self.header.tensors) or self.adapter is not None
+
+    @property
+    def leaves_weights(self) -> bool:
+        """Whether everything that it contains is added beside the weights of the networks: words and a LoRA. Other
+        adapters change the weights themselves."""
+        kinds = {parts[1] for name in self.header.tensors if (parts := split(name))}
+        return self.adapter is None and kinds <= {"A", "B", "alpha", "magnitude"}
 
     @property
     def is_network(self) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTokenizer
 
 from customize.errors import InputError, Problem
+from customize.families.base import Placement
 from customize.families.files.clip_tokenizer import END, clip_tokenizer
 from customize.families.files.ldm_header import CLIP_G, OPEN_CLIP, UNET, VAE, Layout
 from customize.families.files.networks import copy_tensors
@@ -50,14 +51,14 @@ OF_ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 """The scheduler of a model whose noise schedule ends in pure noise (Lin et al. 2023, sections 3.1 and 3.3)."""
 
 
-def load_single_file(family: Any, classes: Mapping[str, type], source: Source, dtype: torch.dtype = torch.float32) -> Any:
-    """Loads the file on the CPU in `dtype`, one network after another. Configuration and tokenizers come with the project.
+def load_single_file(family: Any, classes: Mapping[str, type], source: Source, placement: Placement) -> Any:
+    """Loads the file on the CPU, one network after another. Configuration and tokenizers come with the project.
 
     family: the class of what is returned; classes: those of the networks, by the names of their folders. Raises InputError.
     """
     layout = family.spec.layout(source)
     try:
-        networks = {part: load_part(kind, part, source.file, layout, dtype) for part, kind in classes.items()}
+        networks = {part: load_part(kind, part, source.file, layout, placement.dtype_of(part)) for part, kind in classes.items()}
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         cause = " ".join(str(error).split())[:300]
         remedy = f"is it {family.spec.title}? get the file again, whole"
