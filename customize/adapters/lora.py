@@ -106,15 +106,17 @@ class Adapter(peft_layers.PeftAdapter):
     def load(
         self, network: "nn.Module", name: str, tensors: "Mapping[str, Mapping[str, Tensor]]", description: Mapping[str, Any]
     ) -> None:
-        """tensors: "A" and "B", optionally "alpha" and a DoRA's "magnitude", by module. Each layer has its own rank and alpha."""
+        """tensors: "A" and "B", optionally "alpha", "B_bias" and a DoRA's "magnitude", by module. Each layer has its own rank and
+        alpha."""
         from peft import LoraConfig
 
         plain = {key: value for key, value in description.items() if key not in OWN}
-        for is_dora in (False, True):
-            ranks = {module: len(own["A"]) for module, own in tensors.items() if ("magnitude" in own) == is_dora}
+        for extra in ((), ("magnitude",), ("B_bias",), ("magnitude", "B_bias")):
+            kinds = {"magnitude", "B_bias"}
+            ranks = {module: len(own["A"]) for module, own in tensors.items() if own.keys() & kinds == {*extra}}
             if ranks:
                 config = {
-                    **plain, "use_dora": is_dora, "r": max(ranks.values()),
+                    **plain, "use_dora": "magnitude" in extra, "lora_bias": "B_bias" in extra, "r": max(ranks.values()),
                     "rank_pattern": {re.escape(module): rank for module, rank in ranks.items()},
                     "target_modules": list(ranks), "lora_alpha": 1, "init_lora_weights": False,
                 }  # fmt: skip
@@ -145,6 +147,8 @@ class Adapter(peft_layers.PeftAdapter):
         kinds = {parts[1] for name in names if (parts := split(name))}
         if {"magnitude", "dora_scale"} & kinds:
             return "is a DoRA, which rescales whole weights, so its change is not of low rank"
+        if "B_bias" in kinds:
+            return "has biases, which are not part of a product"
         others = kinds - {"A", "B", "alpha"}
         return f"has more than the two factors of a LoRA ({', '.join(sorted(others))})" if others else ""
 
@@ -160,8 +164,8 @@ def reset_magnitude(layer: Any, name: str) -> None:
 
 
 def is_lora(tensors: "Mapping[str, Tensor]") -> bool:
-    """Whether a module's tensors are a LoRA that peft implements: A and B, and a DoRA's magnitude of output rows."""
-    return {"A", "B"} <= tensors.keys() <= {"A", "B", "alpha", "magnitude", "bias"}
+    """Whether a module's tensors are a LoRA that peft implements: A and B, a bias, and a DoRA's magnitude of output rows."""
+    return {"A", "B"} <= tensors.keys() <= {"A", "B", "alpha", "magnitude", "bias", "B_bias"}
 
 
 def fits_beside(weight: "Tensor", down: "Tensor", up: "Tensor") -> bool:
@@ -184,6 +188,8 @@ def fill(layer: Any, name: str, tensors: "Mapping[str, Tensor]", alpha: float) -
         if tensor is not None:
             weight = getattr(layer, kind)[name].weight
             weight.data = tensor.float().reshape(weight.shape).clone()
+    if "B_bias" in tensors:
+        layer.lora_B[name].bias.data = tensors["B_bias"].float().clone()
     layer.lora_alpha[name] = alpha
     layer.set_scale(name, 1.0)
 

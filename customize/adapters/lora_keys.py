@@ -32,20 +32,30 @@ KINDS = {
     "dora_scale": r"\.dora_scale",
     "weight": r"\.diff|\.w_norm",
     "bias": r"\.diff_b|\.b_norm",
-    **{name: rf"\.{name}" for name in (
+    "B_bias": r"\.lora_B(\.\w+)?\.bias|\.lora_up\.bias",
+    "oft_R": r"\.oft_R(\.\w+)?\.weight",
+    "scaled_oft": r"\.oft_R(\.\w+)?\.scaled_oft",
+    **{name: rf"\.{name}\.weight" for name in ("a1", "a2", "b1", "b2")},
+    **{name: rf"\.{name}(\.\w+)?" for name in (
         "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
         "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
+        "oft_blocks", "rescale", "on_input", "ia3_l",
     )},
 }  # fmt: skip
 """The kinds of tensors, by the end of their names. magnitude: of a DoRA by peft, over output rows; dora_scale: of a DoRA by
-other programs, with the axis given by its shape; weight, bias: the change itself."""
+other programs, with the axis given by its shape; weight, bias: the change itself; B_bias: what is added after B; a1 to b2: of a
+GLoRA; ia3_l: of an (IA)^3 by peft, ia3 and on_input by LyCORIS; oft_blocks, rescale: of an OFT; oft_R: of an OFT of inputs."""
 ENDS = re.compile("(?:" + "|".join(f"(?P<{kind}>{pattern})" for kind, pattern in KINDS.items()) + ")$")
+IA3 = re.compile(r"((?:lora|lycoris)_\w+)\.weight")
+"""The factors of an (IA)^3 by LyCORIS, kind `ia3`."""
 Place = tuple[str, str]
 """The folder name of a network, and the name of a module in it."""
 
 
 def split(name: str) -> tuple[str, str] | None:
-    """Splits a tensor's name into a spelling of a module's name and one of `KINDS`. None for any other name."""
+    """Splits a tensor's name into a spelling of a module's name and its kind. None for any other name."""
+    if own := IA3.fullmatch(name):
+        return own[1], "ia3"
     end = ENDS.search(name)
     return (name[: end.start()], str(end.lastgroup)) if end and end.start() else None
 

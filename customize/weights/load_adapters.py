@@ -22,7 +22,9 @@ from customize.errors import InputError, Problem
 from customize.families.base import Family
 from customize.weights import lycoris
 from customize.weights.loaded import LoadedAdapter
-from customize.weights.lycoris import Changed, Terms
+from customize.weights.lycoris import Changed
+from customize.weights.peft_terms import with_configuration
+from customize.weights.rotations import Terms
 from customize.weights.weight_file import SETTING, LearnedFile, adapter_description, listed, other_base
 
 
@@ -81,7 +83,7 @@ def add_adapter(networks: Networks, file: LearnedFile, name: str, partial: bool)
     found, keys = sort(tensors, networks.modules, networks.family.spec.networks)
     fitting = found
     if not own:
-        fitting = {place: with_peft_names(networks.module(place), terms) for place, terms in found.items()}
+        fitting = {place: terms_of(networks, place, terms, file) for place, terms in found.items()}
         fitting = {place: terms for place, terms in fitting.items() if fits(networks.module(place), terms)}
     left_out = sorted(tensors.keys() - {key for (place, _), key in keys.items() if place in fitting})
     if left_out and not (fitting and partial):
@@ -101,9 +103,18 @@ def add_adapter(networks: Networks, file: LearnedFile, name: str, partial: bool)
         if place not in beside and terms.keys() - {"bias"}:
             changed[place[0]].append(networks.change(place, "weight", name, terms))
     notes = [f"{file.path}: ignored, because it does not fit this base model: {listed(left_out)}"] if left_out else []
-    if fitting and all("alpha" in terms and float(terms["alpha"]) == 0 for terms in fitting.values()):
+    if fitting and all(
+        "alpha" in terms and float(terms["alpha"]) == 0 and "oft_blocks" not in terms for terms in fitting.values()
+    ):
         notes.append(f"{file.path}: every alpha is 0, so it changes nothing")
     return LoadedAdapter(adapter, networks.family, name, changed), notes
+
+
+def terms_of(networks: Networks, place: Place, terms: Terms, file: LearnedFile) -> Terms:
+    """The terms of one module with what the file's configuration says of them, and with peft's names of a DoRA."""
+    part, name = place
+    module = networks.module(place)
+    return with_peft_names(module, with_configuration(module, name, terms, adapter_description(file, part)))
 
 
 def fits(module: nn.Module, terms: Terms) -> bool:
@@ -117,8 +128,9 @@ def fits(module: nn.Module, terms: Terms) -> bool:
             return False
         if "mid" not in terms and not fits_beside(module.weight, terms["A"], terms["B"]):
             return False
-    if "magnitude" in terms:
-        return is_lora(terms) and terms["magnitude"].numel() == len(module.weight)
+    if {"magnitude", "B_bias"} & terms.keys():
+        own = [terms[kind] for kind in ("magnitude", "B_bias") if kind in terms]
+        return is_lora(terms) and all(tensor.numel() == len(module.weight) for tensor in own)
     return lycoris.fits(terms, parameters)
 
 

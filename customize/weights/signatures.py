@@ -16,13 +16,14 @@ ELSEWHERE = "use it in a program that supports it, such as ComfyUI"
 
 SIGNATURES: Mapping[str, tuple[str, str]] = {
     # adapters whose change of W cannot be read here
-    r"\.oft_(blocks|diag|R)|\.boft_|oft_r\.": ("is an OFT, a rotation of weights", MERGED),
-    r"\.on_input$|\.ia3_l": ("is an (IA)^3, a scale of activations", MERGED),
-    r"\.[ab][12]\.weight$": ("is a GLoRA", MERGED),
+    r"\.oft_diag|\.oft_r(\.|$)": ("is an OFT in the form of an early version of its program", MERGED),
+    r"\.boft_(R|s)": ("is a BOFT of peft", MERGED),
+    r"\.lambda_layer$": ("is a T-LoRA, whose change depends on the timestep", MERGED),
+    r"\.bm\.weight$": ("is a GLoRA with a Tucker core", MERGED),
     r"\.bias_(indices|values|size)$": ("is a LyCORIS with sparse biases", "extract it again without use_sparse_bias"),
-    r"\.vera_lambda_|\.randlora_|\.shira_|\.boneblock|\.bone_|\.road_theta": ("is an adapter of peft other than a LoRA", MERGED),
+    r"\.(p?vera_lambda|randlora|shira|bone|road|miss|hra|hira|glora|gralora|delora|fourierft|c3a|vblora|waveft|psoft|peanut|beft|deft|"
+    r"frod|lily|unilora|tinylora|adamss|shadow)_|\.boneblock": ("is an adapter of peft other than a LoRA", MERGED),
     r"\.lora_embedding_[AB]": ("is a LoRA of the vocabulary", MERGED),
-    r"\.lora_(up|down|A|B)(\.\w+)?\.bias$": ("is a LoRA with biases", "train it again with lora_bias = false"),
     r"^lllite_": ("is a ControlNet-LLLite", ELSEWHERE),
     # other base models, before their parts
     r"(^|[._])single_transformer_blocks[._]|(^|[._])(double|single)_blocks[._]|double_stream_modulation": (

@@ -17,7 +17,7 @@ from customize.printable import printable
 from customize.settings.scale import Scale
 from customize.settings.texts import text_fault
 from customize.storage import checkpoint
-from customize.storage.json_files import json_object
+from customize.storage.json_files import json_object, read_object
 from customize.storage.safetensors_header import Header, read_header, refuse_not_finite
 from customize.storage.untrusted_files import PICKLES
 from customize.weights import model_spec
@@ -27,7 +27,11 @@ SETTING = "weights"
 FLOATS = ("F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64")
 KOHYA_SUFFIX = "_kohya"
 """Suffix of a file that holds the same weights as the one beside it, for other programs."""
-INTEGERS = ("U8", "I8", "I16", "I32", "I64")
+INTEGERS = ("BOOL", "U8", "I8", "I16", "I32", "I64")
+PLAIN = (".alpha", ".on_input", ".scaled_oft")
+"""Ends of the names of numbers that files also store as integers."""
+PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+"""The names of an adapter and of its configuration in a folder of peft's `save_pretrained`."""
 BASE_MARKS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conv_in.", "text_model.")
 UNNAMED = ("emb_params", "string_to_param.*", "string_to_param", "clip_l", "clip_g", "*")
 """Names of embedding tensors whose placeholder is the file's name."""
@@ -36,8 +40,8 @@ BUNDLED = re.compile(r"bundle_emb\.(.+?)\.(?:string_to_param\.\*|[a-z0-9_]+)")
 PLACEHOLDER = "placeholder_token"
 """Metadata entry with the word of an embedding whose tensors are named after the text encoders."""
 PATTERNS = re.compile(r"(^|\.)(rank_pattern|alpha_pattern)$")
-NUMBERS = re.compile(r"(^|\.)(r|lora_alpha)$")
-MOST_REPEATS = 3
+NUMBERS = re.compile(r"(^|\.)(r|lora_alpha|alpha|num_cayley_neumann_terms)$")
+MOST_REPEATS, MOST_TERMS = 3, 100
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,8 @@ class LearnedFile:
 
     @cached_property
     def adapter_config(self) -> dict[str, Any]:
-        """peft's configuration of the file's adapter, as written for diffusers' loaders; empty if there is none."""
-        return json_object(self.header.metadata.get(ADAPTER_METADATA, "{}"))
+        """`configuration_of` the file."""
+        return configuration_of(self.header, self.path)
 
     @property
     def is_adapter(self) -> bool:
@@ -147,7 +151,8 @@ def files_of(path: Path) -> list[Path]:
         raise InputError(
             Problem(SETTING, f"no file or folder {path}", missing_path.remedy_for_missing(str(path), "check the path"))
         )
-    files = sorted([*path.glob("learned_embeds*.safetensors"), *path.glob("pytorch_lora_weights*.safetensors")])
+    patterns = "learned_embeds*.safetensors", "pytorch_lora_weights*.safetensors", PEFT_FILE
+    files = sorted(file for pattern in patterns for file in path.glob(pattern))
     files = [
         file
         for file in files
@@ -169,7 +174,7 @@ def check_file(path: Path, scale: Scale) -> LearnedFile:
     header = read_header(path)
     file = LearnedFile(path, scale, header, metadata_of(header, path))
     problems = [problem for problem in [unsupported(path, header.tensors)] if problem and not file.adapter]
-    integers = {name for name, info in header.tensors.items() if name.endswith(".alpha") and info.dtype in INTEGERS}
+    integers = {name for name, info in header.tensors.items() if name.endswith(PLAIN) and info.dtype in INTEGERS}
     wrong = sorted(name for name, info in header.tensors.items() if info.dtype not in FLOATS and name not in integers)
     if wrong and not problems:
         what = f"{path}: {listed(wrong)} contain {header.tensors[wrong[0]].dtype}, not floating point numbers"
@@ -199,21 +204,32 @@ def metadata_of(header: Header, path: Path) -> dict[str, Any]:
     Raises InputError where that, or the configuration of an adapter for diffusers, is damaged.
     """
     try:
-        adapter = json_object(header.metadata.get(ADAPTER_METADATA, "{}"))
-    except ValueError as error:
+        adapter = configuration_of(header, path)
+    except (OSError, ValueError) as error:
         raise InputError(damaged(path)) from error
+    is_lora = adapter.get("peft_type", "LORA") == "LORA"
     for name, value in adapter.items():
-        if not of_network(name) and "r" not in adapter:
+        if not of_network(name) and is_lora and "r" not in adapter:
             raise InputError(damaged(path))
         numbers = [value] if NUMBERS.search(name) and value is not None else []
         if PATTERNS.search(name) and value is not None:
             if not isinstance(value, dict) or not all(map(is_plain_pattern, value)):
                 raise InputError(damaged(path))
             numbers = [*value.values()]
-        least = 1 if re.search(r"(^|\.)r(ank_pattern)?$", name) else -math.inf
-        if not all(type(number) in (int, float) and least <= number < math.inf for number in numbers):
+        least = int(adapter.get("peft_type") != "OFT") if re.search(r"(^|\.)r(ank_pattern)?$", name) else -math.inf
+        most = MOST_TERMS if name.endswith("terms") else math.inf
+        if not all(type(number) in (int, float) and least <= number < most for number in numbers):
             raise InputError(damaged(path))
     return parse_metadata(header.metadata.get("customize", "{}"), path)
+
+
+def configuration_of(header: Header, path: Path) -> dict[str, Any]:
+    """peft's configuration of an adapter: in its metadata for diffusers' loaders, or in the file that peft's `save_pretrained`
+    writes beside it; empty if there is none. Raises ValueError or OSError for one that is damaged."""
+    beside = path.with_name(PEFT_CONFIG)
+    if ADAPTER_METADATA not in header.metadata and path.name == PEFT_FILE and beside.is_file():
+        return read_object(beside)
+    return json_object(header.metadata.get(ADAPTER_METADATA, "{}"))
 
 
 def adapter_description(file: LearnedFile, part: str) -> dict[str, Any]:

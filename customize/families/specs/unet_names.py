@@ -48,7 +48,7 @@ def original_name(module: str, layers: int, attentive: set[int]) -> str | None:
 
 UNET = NetworkNames(
     dotted=("unet.", "", "base_model.model.", "base_model.model.unet.", "unet.base_model.model.", "lora_unet."),
-    underscored=("lora_unet_", "lycoris_"),
+    underscored=("lora_unet_", "lycoris_", "oft_unet_"),
     original=original_names,
     original_dotted=("diffusion_model.", "model.diffusion_model."),
     older=((r"(.*\.attn\d)\.(to_[qkv]|to_out(?=\.0))(\.0)?", (r"unet.\1.processor.\2", r"\1.processor.\2")),),
