@@ -158,11 +158,11 @@ class Validated(BaseModel):
         """One line for each setting that is allowed but has no effect."""
         return []
 
-    def to_toml(self) -> str:
-        """A TOML file that starts the same run again; secrets (`hub_token`) are left out."""
+    def to_toml(self, only: Mapping[str, Any] | None = None) -> str:
+        """A TOML file that starts the same run again; secrets (`hub_token`) are left out. only: these values instead."""
         from customize.settings.files.toml_file import write
 
-        values = self.values()
+        values = self.values() if only is None else dict(only)
         others = {name: value for name, value in values.items() if value is not None}
         explicit = {name for name in values if values[name] is None and self.completed(others).get(name) is not None}
         return write(by_section(type(self)), values, explicit)

@@ -2,12 +2,17 @@
 
 import json
 import shlex
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from customize.printable import code, code_block, html_lines, markdown
 from customize.settings.files.sharing import is_hub_name, shared_name, shared_settings
-from customize.storage.run_folder import CONFIG, VERSIONED
+from customize.storage.run_folder import CONFIG, SAMPLES, SHEET, VERSIONED
+
+TAGS = {"dreambooth_lora": ["dreambooth", "lora", "template:sd-lora"]}
+"""The tags of methods by which the hub finds and shows models, where they are not the method's name."""
+MOST_PICTURES = 12
 
 
 def metadata(settings, method, family, max_train_steps: int) -> dict[str, str]:
@@ -24,34 +29,58 @@ def metadata(settings, method, family, max_train_steps: int) -> dict[str, str]:
     return {"customize": json.dumps(facts)}
 
 
-def card(folder: Path, facts: dict, files: list[Path], report: str) -> str:
-    """The model card: how the result in `folder` was made and how to use it, with the header that the hub reads."""
-    base, triggers = facts["base_model"], facts["trigger_words"]
-    outside = folder.is_absolute() or ".." in folder.parts
-    place = shlex.quote(folder.resolve().name if outside else folder.as_posix())
-    tags = ["text-to-image", "diffusers", facts["method"].replace("_", "-")]
+def card(
+    folder: Path, facts: dict, files: Sequence[Path], report: str, family: str = "", images: Sequence[tuple[str, Path]] = ()
+) -> str:
+    """The model card: how the result in `folder` was made and how to use it, with the header that the hub reads.
+
+    family: the name of the base model's spec; images: (prompt, file in the folder) of sample images, which the hub shows as a
+    gallery. No license is stated: that is the user's to choose, within the base model's.
+    """
+    base, triggers, name = facts["base_model"], facts["trigger_words"], folder.resolve().name
+    pictures = [(prompt, file.relative_to(folder).as_posix()) for prompt, file in images]
+    sheet = f"{SAMPLES}/{SHEET}"
     lines = [
-        "---",
-        *([f"base_model: {base}"] if is_hub_name(base) else []),
-        "library_name: diffusers",
-        f"tags: [{', '.join(tags)}]",
-        *(
-            [f"instance_prompt: {json.dumps(facts['settings']['instance_prompt'])}"]
-            if triggers and "instance_prompt" in facts["settings"]
-            else []
-        ),
-        "---",
-        f"# {markdown(folder.resolve().name)}",
+        *header(facts, family, pictures),
+        f"# {markdown(name)}",
         "",
+        *(["<Gallery />", ""] if pictures else []),
         f"Learned on {code(base)} by {facts['method'].replace('_', ' ')}, {facts['steps']} steps.",
         "",
         f"Trigger words: {', '.join(map(code, triggers))}" if triggers else "No trigger words.",
         "",
-        code_block(f"python infer.py --weights {place} --prompt {shlex.quote(facts['example_prompt'])}", "bash"),
+        code_block(f"python infer.py --weights {shlex.quote(name)} --prompt {shlex.quote(facts['example_prompt'])}", "bash"),
         "",
         "Files: " + ", ".join(code(file.name) for file in files) + f"; all settings: `{CONFIG}`.",
+        *(["", f"The same prompts and seeds during training; the first column is the base model:\n\n![samples]({sheet})"]
+          if pictures else []),
         *(["", f"<pre>\n{html_lines(report)}\n</pre>"] if report else []),
         "",
         "Made with " + ", ".join(f"{name} {number}" for name, number in facts["versions"].items()) + ".",
-    ]
+    ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def header(facts: dict, family: str, pictures: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """The lines of YAML that the hub reads: every value is JSON, which YAML includes."""
+    base, method, prompt = facts["base_model"], facts["method"], facts["settings"].get("instance_prompt")
+    tags = [
+        "text-to-image",
+        "diffusers",
+        *filter(None, [family.replace("_", "-")]),
+        *TAGS.get(method, [method.replace("_", "-")]),
+    ]
+    yield "---"
+    if is_hub_name(base):
+        yield f"base_model: {json.dumps(base)}"
+    yield "library_name: diffusers"
+    yield "pipeline_tag: text-to-image"
+    yield f"tags: {json.dumps(tags)}"
+    if facts["trigger_words"] and prompt is not None:
+        yield f"instance_prompt: {json.dumps(prompt)}"
+    if pictures:
+        yield "widget:"
+    for text, url in pictures[:MOST_PICTURES]:
+        yield f"- text: {json.dumps(text)}"
+        yield f"  output: {json.dumps({'url': url})}"
+    yield "---"

@@ -186,7 +186,7 @@ def claimed(
                 run_folder.clear(folder)
             config = output_folder.write_config(settings, folder)
         accelerator.wait_for_everyone()
-        values = sharing.shared_settings(settings, names=True).items()
+        values = sharing.shared_settings(settings).items()
         plain = {name: value if isinstance(value, int | float | str) else str(value) for name, value in values}
         started = False
         with optional_file("the trackers could not be started", Exception):
@@ -258,7 +258,8 @@ def finish(settings, folder: Path, family: Family, outcome: Outcome) -> list[Pat
         saved = PRECISIONS[settings.save_precision]
         difference = verify_result.check(unfinished, family, method.example_prompt, saved, method.trainable_state_dict())
         report = method.report()
-        card = model_card.card(folder, json.loads(metadata["customize"]), files, report)
+        images = outcome.samples.of_step(outcome.result_step)
+        card = model_card.card(folder, json.loads(metadata["customize"]), files, report, family.spec.name, images)
         (unfinished / run_folder.CARD).write_text(card, encoding="utf-8", newline="\n")
         (unfinished / run_folder.METADATA).write_text(metadata["customize"], encoding="utf-8", newline="\n")
     if report:
@@ -270,13 +271,17 @@ def finish(settings, folder: Path, family: Family, outcome: Outcome) -> list[Pat
 
 
 def upload(settings, folder: Path) -> None:
-    """Uploads the run's result to the hub, without checkpoints and logs."""
+    """Uploads the run's result, its card and sample images to the hub, with the settings that say nothing of this machine.
+
+    Nothing else goes: no checkpoints, logs or training images, which `before_after.png` shows, and no files of the user.
+    """
     from huggingface_hub import HfApi
 
     api = HfApi(token=settings.hub_token)
     repository = api.create_repo(settings.hub_model_id or folder.resolve().name, exist_ok=True).repo_id
-    ignore = [f"{run_folder.CHECKPOINTS}/*", f"{settings.logging_dir}/*", ".*"]
-    api.upload_folder(repo_id=repository, folder_path=folder, ignore_patterns=[*ignore, "*.toml", run_folder.LOG])
+    names = (*settings.result_files, run_folder.CARD, run_folder.METADATA, manifest.NAME)
+    shared = [*names, *(f"{name}/*" for name in names), f"{run_folder.SAMPLES}/*.png"]
+    api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=shared)
     config = sharing.shared_config(settings).encode()
     api.upload_file(repo_id=repository, path_or_fileobj=config, path_in_repo=run_folder.CONFIG)
     events.info(f"uploaded to {repository}")

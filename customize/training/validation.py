@@ -21,7 +21,7 @@ from customize.inference.schedulers import make_scheduler
 from customize.methods.method import Condition
 from customize.printable import first_few
 from customize.settings.validation_prompts import images_per_prompt
-from customize.storage import manifest
+from customize.storage import checkpoint, manifest
 from customize.storage.atomic import new_folder, write_image
 from customize.storage.resources import optional_file
 from customize.storage.untrusted_files import MIB, read_text, regular_file
@@ -142,6 +142,11 @@ class ValidationImages:
             events.note(f"not shown, because sample images are missing or damaged in {self.folder}: {first_few(damaged)}")
         self.damaged = damaged
         return found
+
+    def of_step(self, step: int) -> list[tuple[str, Path]]:
+        """(prompt, file) of each image of a step, as far as they were saved."""
+        files = [self.folder / checkpoint.name(step) / f"{row:03d}.png" for row in range(len(self.row_labels()))]
+        return [pair for pair in zip(self.row_labels(), files, strict=True) if pair[1].is_file()]
 
     def images_in(self, folder: Path) -> list[Image.Image] | None:
         """The images of a step, None if they are of other prompts. Raises one of `DAMAGE` if some are missing."""

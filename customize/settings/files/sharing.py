@@ -48,8 +48,8 @@ def shared_settings(settings: Any, names: bool = False) -> dict[str, Any]:
 
 
 def shared_config(settings: Any) -> str:
-    """config.toml for sharing, with only the last part of each path."""
-    return type(settings)(**{**settings.values(), **shared_settings(settings, names=True)}).to_toml()
+    """config.toml for sharing, without local paths; the base model has its name."""
+    return settings.to_toml(shared_settings(settings))
 
 
 def local_places(folder: Path) -> dict[str, str]:
