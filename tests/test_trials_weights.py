@@ -47,6 +47,8 @@ REFUSED = [
     pytest.param({"clip_l": (2, 768), "clip_g": (2, 1280)}, "SDXL", id="embedding for SDXL"),
     pytest.param({"clip_l": (2, 768), "t5xxl": (2, 4096)}, "T5", id="embedding for FLUX"),
     pytest.param({f"IN0{i}": (1, 32) for i in range(4)}, "XTI", id="XTI embedding"),
+    pytest.param({"emp_params": (2, 768), "emp_params_out": (2, 768)}, "OneTrainer", id="embedding of outputs"),
+    pytest.param({"bundle_emb.toy.clip_l_out": (2, 768), **pair(BLOCK)}, "OneTrainer", id="bundled embedding of outputs"),
     pytest.param({f"{BLOCK}.oft_diag": (4, 8)}, "OFT", id="early OFT of LyCORIS"),
     pytest.param({"base_model.model.x.oft_r": (4, 8, 8)}, "OFT", id="early OFT of peft"),
     pytest.param({"base_model.model.x.boft_R": (1, 4, 8, 8)}, "BOFT", id="BOFT of peft"),
@@ -105,8 +107,19 @@ def test_nan_and_infinity_are_refused(tmp_path, name, number):
         find_learned("demo", [(tmp_path / "x.safetensors", 1.0)])
 
 
+def test_what_an_optimizer_left_in_a_file_is_no_part_of_it(family, tmp_path):  # noqa: F811
+    file = File(4).lora(UNET, alpha=lambda i: 2.0)
+    first = next(iter(file.tensors))
+    left = {f"{first}.exp_avg": torch.zeros(3), "optimizer_state.0": torch.zeros(2), "x.position_ids": torch.zeros(1, 77).long()}
+    file.tensors |= left
+    ours, _, notes = loaded(family, file.write(tmp_path / "x.safetensors"))
+    assert_equal(ours, changed_by_hand(family, file.changes))
+    assert notes == []
+
+
 WORDS = [
     pytest.param({"emb_params": 2}, "my-toy", id="A1111"),
+    pytest.param({"emp_params": 2}, "my-toy", id="OneTrainer"),
     pytest.param({"clip_l": 2}, "my-toy", id="kohya, OneTrainer: clip_l"),
     pytest.param({"string_to_param.*": 2}, "my-toy", id="pickle converted by hand"),
     pytest.param({"*": 3}, "my-toy", id="the star of the first implementation"),

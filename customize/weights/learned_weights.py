@@ -20,6 +20,7 @@ from customize.settings.scale import Scale
 from customize.storage import run_folder
 from customize.storage.safetensors_header import read_header
 from customize.weights.checkpoint_weights import weights_in
+from customize.weights.signatures import prompt_width
 from customize.weights.weight_file import (
     SETTING,
     LearnedFile,
@@ -145,16 +146,25 @@ def base_of(base: str | None, pipelines: Sequence[Path], files: Sequence[Learned
 
 
 def of_other_families(base: str | None, files: Iterable[LearnedFile]) -> Iterator[Problem]:
-    """The problems of files that are known to belong to another family of base models than `base`, where that is found here."""
+    """The problems of files that are known to belong to another family or version of base models than `base`, where that is found
+    here."""
     path = Path(os.path.expanduser(base)) if base and base != "demo" else DEMO
     if not base or not path.exists():
         return
     family = specs.recognised(path)
+    names, width = family.prompt_widths, family.prompt_width(path)
     for file in files:
-        others = [spec for spec in specs.every() if spec.learned_on(file.header.tensors)]
+        tensors = file.header.tensors
+        others = [spec for spec in specs.every() if spec.learned_on(tensors)]
+        theirs = prompt_width(tensors, [name for own in file.placeholders.values() for name in own], family)
         if others and family not in others:
-            what = printable(f"{file.path} was learned on {others[0].title}; {base} is {family.title}")
-            yield Problem(SETTING, what, f"give weights that were learned on {family.title}, or another base model")
+            made_for, ours = others[0].title, family.title
+        elif width in names and theirs in names and theirs != width:
+            made_for, ours = names[theirs], names[width]
+        else:
+            continue
+        what = printable(f"{file.path} was learned on {made_for}; {base} is {ours}")
+        yield Problem(SETTING, what, f"give weights that were learned on {ours}, or another base model")
 
 
 def find_base(file: LearnedFile) -> None:

@@ -25,6 +25,7 @@ from customize.weights.loaded import LoadedAdapter
 from customize.weights.lycoris import Changed
 from customize.weights.peft_terms import with_configuration
 from customize.weights.rotations import Terms
+from customize.weights.signatures import LEFTOVER
 from customize.weights.weight_file import SETTING, LearnedFile, adapter_description, listed, other_base
 
 
@@ -75,8 +76,8 @@ def add_adapter(networks: Networks, file: LearnedFile, name: str, partial: bool)
 
     A file that names its kind of adapter is loaded by that one. All others are a LoRA, or a change of the weights themselves.
     """
-    words = set(chain(*file.placeholders.values()))
-    tensors = {key: tensor for key, tensor in load_file(file.path).items() if key not in words}
+    beside = {key for key in file.header.tensors if LEFTOVER.search(key)} | {*chain(*file.placeholders.values())}
+    tensors = {key: tensor for key, tensor in load_file(file.path).items() if key not in beside}
     own = file.adapter and adapters.build(file.adapter)
     adapter = own or LoRA()
     sort = by_module if own else sorted_out
@@ -89,10 +90,10 @@ def add_adapter(networks: Networks, file: LearnedFile, name: str, partial: bool)
     if left_out and not (fitting and partial):
         what = f"{len(left_out) if fitting else 'all'} tensors do not fit this base model: {listed(left_out)}"
         raise InputError(Problem(SETTING, f"{file.path}: {what}{other_width(networks, found)}", other_base(file)))
-    beside = {place: terms for place, terms in fitting.items() if own or is_lora(terms)}
+    loras = {place: terms for place, terms in fitting.items() if own or is_lora(terms)}
     try:
         for part, network in networks.family.trainable.items():
-            if mine := {module: terms for (its, module), terms in beside.items() if its == part}:
+            if mine := {module: terms for (its, module), terms in loras.items() if its == part}:
                 adapter.load(network, name, mine, adapter_description(file, part))
     except InputError as error:
         raise InputError(replace(each, what=f"{file.path}: {each.what}") for each in error.problems) from error
@@ -100,7 +101,7 @@ def add_adapter(networks: Networks, file: LearnedFile, name: str, partial: bool)
     for place, terms in fitting.items() if not own else ():
         if "bias" in terms:
             changed[place[0]].append(networks.change(place, "bias", name, {"bias": terms["bias"]}))
-        if place not in beside and terms.keys() - {"bias"}:
+        if place not in loras and terms.keys() - {"bias"}:
             changed[place[0]].append(networks.change(place, "weight", name, terms))
     notes = [f"{file.path}: ignored, because it does not fit this base model: {listed(left_out)}"] if left_out else []
     if fitting and all(

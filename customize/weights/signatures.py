@@ -1,11 +1,12 @@
 """Identifies files of learned weights that cannot be loaded, by the names and shapes in their headers, and says what to do."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from customize.adapters.lora_keys import split
 from customize.errors import Problem
 from customize.families import specs
+from customize.families.specs.family_spec import FamilySpec
 from customize.printable import printable
 from customize.storage.safetensors_header import TensorInfo
 
@@ -24,6 +25,8 @@ SIGNATURES: Mapping[str, tuple[str, str]] = {
     r"\.(p?vera_lambda|randlora|shira|bone|road|miss|hra|hira|glora|gralora|delora|fourierft|c3a|vblora|waveft|psoft|peanut|beft|deft|"
     r"frod|lily|unilora|tinylora|adamss|shadow)_|\.boneblock": ("is an adapter of peft other than a LoRA", MERGED),
     r"\.lora_embedding_[AB]": ("is a LoRA of the vocabulary", MERGED),
+    r"(^|\.)(clip_[lg]|em[bp]_params)_out$": (
+        "has vectors for the output of a text encoder (OneTrainer)", "save it in OneTrainer without output embedding"),
     r"^lllite_": ("is a ControlNet-LLLite", ELSEWHERE),
     # other base models, before their parts
     r"(^|[._])single_transformer_blocks[._]|(^|[._])(double|single)_blocks[._]|double_stream_modulation": (
@@ -68,3 +71,28 @@ def other_base() -> str:
 def is_adapter(tensors: Mapping[str, TensorInfo]) -> bool:
     """Whether a file holds an adapter of any kind rather than embeddings."""
     return any(split(name) or re.search(r"lora_|[._]lora\.|lycoris_|\.oft_", name) for name in tensors)
+
+
+def prompt_width(tensors: Mapping[str, TensorInfo], words: Collection[str], spec: FamilySpec) -> int | None:
+    """The width of the prompt embeddings of the base model that a file was learned on; None if its tensors do not tell.
+
+    It is that of the input of the layers that read the prompt, else of the vectors `words` (tensors of embeddings), else of the
+    layers of the text encoder where the family has one.
+    """
+    pieces = [(parts[0].replace(".", "_"), info.shape) for name, info in tensors.items() if (parts := input_of(name))]
+    readers = {shape[1] for name, shape in pieces if name.endswith(READERS) and len(shape) == 2}
+    vectors = sum({tensors[name].shape[-1] for name in words})
+    texts = {shape[1] for name, shape in pieces if name.endswith(TEXT_LAYERS) and len(shape) == 2 and len(spec.networks) == 2}
+    return next(iter(readers or ({vectors} if vectors else texts)), None)
+
+
+def input_of(name: str) -> tuple[str, str] | None:
+    """The module and kind of a tensor whose second axis is the module's input."""
+    parts = split(name)
+    return parts if parts and parts[1] in ("A", "hada_w1_b", "weight") else None
+
+
+LEFTOVER = re.compile(r"(^|[._])(exp_avg(_sq)?|optimizer\w*|position_ids|num_batches_tracked|dtype_tensor|state_step)(\.|$)")
+"""Names of tensors beside an adapter that are no part of it, such as the state of an optimizer."""
+READERS = ("attn2_to_k", "attn2_to_v", "attn2_processor_to_k", "attn2_processor_to_v")
+TEXT_LAYERS = ("self_attn_q_proj", "self_attn_k_proj", "self_attn_v_proj", "mlp_fc1")

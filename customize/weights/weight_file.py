@@ -21,7 +21,7 @@ from customize.storage.json_files import json_object, read_object
 from customize.storage.safetensors_header import Header, read_header, refuse_not_finite
 from customize.storage.untrusted_files import PICKLES
 from customize.weights import model_spec
-from customize.weights.signatures import is_adapter, unsupported
+from customize.weights.signatures import LEFTOVER, is_adapter, unsupported
 
 SETTING = "weights"
 FLOATS = ("F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64")
@@ -33,7 +33,7 @@ PLAIN = (".alpha", ".on_input", ".scaled_oft")
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 """The names of an adapter and of its configuration in a folder of peft's `save_pretrained`."""
 BASE_MARKS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conv_in.", "text_model.")
-UNNAMED = ("emb_params", "string_to_param.*", "string_to_param", "clip_l", "clip_g", "*")
+UNNAMED = ("emb_params", "emp_params", "string_to_param.*", "string_to_param", "clip_l", "clip_g", "*")
 """Names of embedding tensors whose placeholder is the file's name."""
 BUNDLED = re.compile(r"bundle_emb\.(.+?)\.(?:string_to_param\.\*|[a-z0-9_]+)")
 """An embedding among others in one file, as A1111 and OneTrainer write it into adapters; group 1 is its placeholder."""
@@ -174,7 +174,8 @@ def check_file(path: Path, scale: Scale) -> LearnedFile:
     header = read_header(path)
     file = LearnedFile(path, scale, header, metadata_of(header, path))
     problems = [problem for problem in [unsupported(path, header.tensors)] if problem and not file.adapter]
-    integers = {name for name, info in header.tensors.items() if name.endswith(PLAIN) and info.dtype in INTEGERS}
+    may_be_integers = {name for name in header.tensors if name.endswith(PLAIN) or LEFTOVER.search(name)}
+    integers = {name for name in may_be_integers if header.tensors[name].dtype in INTEGERS}
     wrong = sorted(name for name, info in header.tensors.items() if info.dtype not in FLOATS and name not in integers)
     if wrong and not problems:
         what = f"{path}: {listed(wrong)} contain {header.tensors[wrong[0]].dtype}, not floating point numbers"

@@ -83,6 +83,10 @@ class FamilySpec(ABC):
         """By which method the model was distilled to few steps, such as "turbo"; None if it is not known to be."""
         return None
 
+    def prompt_width(self, path: Path) -> int | None:
+        """The width of the prompt embeddings that the denoiser of a model's folder or file reads; None if unknown."""
+        return None
+
     def not_trainable(self, source: Source) -> Problem | None:
         """Why a model that can generate images cannot be trained; None if it can."""
         return None

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from customize.errors import Problem
+from customize.errors import InputError, Problem
 from customize.families.files.folder_check import AGAIN, LEFT_ALONE, Parts, check_folder, refuse_other, weight_files
 from customize.families.files.ldm_header import Layout, read_layout
 from customize.families.files.original_layout import Configs, configurations, sd_layout
@@ -19,7 +19,7 @@ from customize.families.specs.text_limits import TextLimit
 from customize.families.specs.unet_names import UNET
 from customize.printable import printable
 from customize.storage.json_files import read_object
-from customize.storage.safetensors_header import TensorInfo
+from customize.storage.safetensors_header import TensorInfo, read_header
 from customize.storage.untrusted_files import refusing
 
 CLIP_LENGTH = 77
@@ -44,7 +44,7 @@ OPEN_CLIP = replace(CLIP, original_dotted=CLIP.original_dotted[::-1])
 
 DISTILLED = re.compile(r"turbo|lightning|hyper-?sd|(?<![a-z])(hyper|lcm|dmd2?|pcm|tcd)(?![a-z])", re.IGNORECASE)
 """Names of methods by which models are distilled to few steps, in names of models."""
-READS_PROMPT = re.compile(r"attn2[._]to_[kv][._]")
+READS_PROMPT = re.compile(r"attn2[._](processor\.)?to_[kv][._]")
 """Layers whose input is the prompt."""
 
 
@@ -121,6 +121,17 @@ class StableDiffusionSpec(FamilySpec):
         """By the name of the model: its networks are those of other models."""
         found = DISTILLED.search(re.split(r"[/\\]", source.name)[-1])
         return found[0].lower() if found else None
+
+    def prompt_width(self, path: Path) -> int | None:
+        """By the UNet's configuration, or by its tensors in a single file."""
+        try:
+            if path.is_dir():
+                width = read_object(path / "unet/config.json").get("cross_attention_dim")
+                return width if type(width) is int else None
+            layers = (info.shape for name, info in read_header(path).tensors.items() if name.endswith(".attn2.to_k.weight"))
+            return next((shape[1] for shape in layers if len(shape) == 2), None)
+        except (InputError, OSError, ValueError):  # the check of the model reports what is wrong with it
+            return None
 
     def not_trainable(self, source: Source) -> Problem | None:
         """A problem for latent consistency models, and for UNets with additional input channels."""
