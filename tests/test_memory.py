@@ -15,6 +15,7 @@ from customize.families import load, locate
 from customize.families.base import Placement
 from customize.inference import load_pipeline
 from customize.training import model_card
+from customize.training.loop import Callback
 from customize.training.setup import computing_in, placement_of
 
 KINDS = {
@@ -158,3 +159,26 @@ def test_generating_in_bf16_loads_the_base_in_bf16(base, image_folder, tmp_path,
             assert all(torch.equal(own[name], tensor) for name, tensor in rounded.items())
         monkeypatch.undo()
     assert [placement.dtype for placement in placements] == [torch.bfloat16, torch.float32] * 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_steps_do_not_need_leaves_memory_before_them(kind, base, image_folder, tmp_path, monkeypatch):
+    """A whole run: frozen text encoders and the autoencoder are released, and the result is verified without them."""
+    from customize.training import preflight, run
+
+    held, families = {}, []
+    monkeypatch.setattr(run, "load", lambda source, placement: families.append(load(source, placement)) or families[0])
+
+    class Spy(Callback):
+        def before_step(self, state, metrics):
+            held.update({part: next(network.parameters()).device.type for part, network in families[0].components.items()})
+
+    method, own = KINDS[kind]
+    changes = {"mixed_precision": "bf16", "max_train_steps": 1, **own}
+    settings = settings_for(method, base, image_folder, tmp_path / "run", **changes)
+    preflight.run(settings, [Spy()])
+    trained = kind != "lora"
+    encoders = [part for part in held if part.startswith("text_encoder")]
+    assert held == {"unet": "cpu", "vae": "meta", **dict.fromkeys(encoders, "cpu" if trained else "meta")}
+    drawn = load_pipeline(None, [(tmp_path / "run", 1.0)]).generate("a photo of dog", seeds=1, num_inference_steps=1)
+    assert drawn[0].size == (16, 16)

@@ -5,7 +5,7 @@ same modules once the trained one is detached, new words into the same vocabular
 base model of its own, is loaded one network at a time.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -19,7 +19,7 @@ from customize.adapters.peft_layers import is_tuner_layer
 from customize.diffusion import rng
 from customize.errors import InputError, NumericsError, Problem
 from customize.families.base import Family
-from customize.families.conditioning import Crop
+from customize.families.conditioning import Conditioning, Crop
 from customize.families.files.original_layout import NOISE
 from customize.families.text_encoder import vectors_by_encoder
 from customize.inference.pipeline_loading import read_tensors
@@ -30,6 +30,8 @@ from customize.weights.load_adapters import add_adapters
 from customize.weights.loaded import LoadedWords
 from customize.weights.weight_file import LearnedFile
 
+Condition = Callable[[Sequence[str]], Conditioning]
+"""Prompts -> conditioning, a row for each."""
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest difference of two predictions, relative to the largest number in them, by the number format of the result."""
 
@@ -40,16 +42,17 @@ def check(
     prompt: str,
     saved: torch.dtype = torch.float32,
     weights: Mapping[str, Tensor] | None = None,
+    condition: Condition | None = None,
 ) -> float:
     """Compares one prediction of the trained networks with one of the result in `folder`, and the tensors bit for bit.
 
     The networks are evaluated where the denoiser is, in the precision in which they are. saved: the number format of the
     result; weights: the trained tensors, which must all be in the files, rounded to that format (of a complete pipeline, all
-    tensors must be).
+    tensors must be); condition: the conditioning of prompts where the text encoders are frozen, and may have been released.
     Returns the largest difference relative to the largest number. Raises OSError when the result differs by more than the
     `TOLERANCE` of the two formats or cannot be loaded, NumericsError when the trained networks predict NaN or infinity.
     """
-    expected = prediction_of(family, prompt)
+    expected = prediction_of(family, prompt, condition)
     if not expected.isfinite().all():
         remedy = "train again with a lower learning_rate, or resume from an earlier checkpoint"
         raise NumericsError(f"the trained networks predict NaN or infinity, so no result was saved\n    -> {remedy}")
@@ -59,7 +62,7 @@ def check(
         else:
             refuse_missing(folder, weights or {}, saved)
             with loaded_into(family, folder):
-                predictions = [prediction_of(family, prompt)]
+                predictions = [prediction_of(family, prompt, condition)]
     except InputError as error:
         raise OSError(f"the saved result cannot be loaded: {error}") from error
     difference = max(((each - expected).abs().max() / expected.abs().max()).item() for each in predictions)
@@ -69,17 +72,19 @@ def check(
 
 
 @torch.no_grad()
-def prediction_of(family: Family, prompt: str) -> Tensor:
+def prediction_of(family: Family, prompt: str, condition: Condition | None = None) -> Tensor:
     """The denoiser's output [1, C, H, W] for a small latent of noise under the prompt, at the middle of the schedule."""
     device, dtype = family.device, family.dtype
-    family.to(device)
+    for network in family.components.values():
+        if network.device.type != "meta":  # on which released networks are
+            network.to(device)
     side = 2 * family.size_multiple // family.latents.factor
     noise = rng.normal((family.denoiser.config.in_channels, side, side), 0, "readback", 0, [0])
     timesteps = family.schedule.timesteps(torch.tensor([0.5])).to(device)
     sizes = family.size_conditioning([Crop.whole(side * family.latents.factor, side * family.latents.factor)])
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        conditioning = family.encode_prompts([prompt]).extended(**sizes)
-        return family.predict(noise.to(device), timesteps, conditioning).prediction.float()
+        conditioning = (condition or family.encode_prompts)([prompt])
+        return family.predict(noise.to(device), timesteps, conditioning.extended(**sizes)).prediction.float()
 
 
 def refuse_missing(folder: Path, weights: Mapping[str, Tensor], saved: torch.dtype) -> None:

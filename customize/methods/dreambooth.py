@@ -40,7 +40,7 @@ def prepare(settings: DreamBoothSettings, context: MethodContext) -> TrainingSet
     if settings.train_text_encoder:
         condition = encoding_condition(family, min_chunks)
     else:
-        condition = context.encode_captions(prompts, min_chunks)
+        condition = context.encode_captions([*prompts, settings.instance_prompt], min_chunks)
     dataset = dataset_of(settings, context, class_examples)
     method_class = SelfDistillation if settings.prior_preservation == "teacher" else DreamBooth
     method = method_class(family, condition, adapters.build(settings.adapter), settings)

@@ -35,7 +35,7 @@ from customize.training.nan_guard import NanGuard
 from customize.training.resumable import OPTIMIZER, named_tensors, parts_of
 from customize.training.resume import done, find_checkpoint, fitting, identity
 from customize.training.run import check_machine, start_accelerator, weights_every
-from customize.training.setup import RunContext, placement_of
+from customize.training.setup import RunContext, placement_of, release_unused
 from customize.training.validation import ValidationImages
 
 TRIAL_STEPS = 2
@@ -171,6 +171,7 @@ def make(settings, folder: Path, source: Source, examples: Examples, callbacks: 
         events.note(note)
     with resources(for_memory(settings), "make room"), trial_of(settings, context) as trial:
         training = prepare(trial, RunContext(trial, accelerator, family, examples, *done(resume)))
+        release_unused(settings, family, training.method)
         learning_rates = training.learning_rates(trial, trial.max_train_steps, context.learning_rate_scale)
         own = (each.parts(training.method) for each in callbacks)
         parts = parts_of(training.method, learning_rates.optimizer, accelerator.scaler, *own)
@@ -210,8 +211,7 @@ class Clock(Callback):
     def after_step(self, state: State, metrics: StepMetrics) -> None:
         if state.accelerator.device.type == "cuda":
             torch.cuda.synchronize()
-        now = time.perf_counter()
-        self.begin, self.seconds = now, now - self.begin
+        self.begin, self.seconds = (now := time.perf_counter()), now - self.begin
 
 
 def memory_of(accelerator: Accelerator) -> tuple[int, int, str]:

@@ -22,7 +22,7 @@ from customize.evaluation.learned_change import Probe
 from customize.families import Source, load
 from customize.families.base import Family
 from customize.methods import prepare
-from customize.methods.method import Method
+from customize.methods.method import DenoisingMethod, Method
 from customize.settings import derived
 from customize.settings.files import sharing
 from customize.storage import checkpoint, manifest, run_folder
@@ -36,7 +36,7 @@ from customize.training.loop import Callback, LoopConfig, State, Stop, train
 from customize.training.nan_guard import NanGuard
 from customize.training.resumable import parts_of
 from customize.training.resume import done, find_checkpoint, fitting, identity, refuse_other_class_images
-from customize.training.setup import RunContext, placement_of
+from customize.training.setup import RunContext, placement_of, release_unused
 from customize.training.validation import ValidationImages
 
 SMALL = 256 << 20
@@ -50,7 +50,7 @@ class Outcome:
     """The outcome of the loop: the method with its last weights, the sample images, the step reached, and the stop if the loop
     ended early. began: its start, by `time.perf_counter`."""
 
-    method: Method
+    method: DenoisingMethod
     samples: ValidationImages
     step: int
     stop: Stop | None
@@ -107,6 +107,7 @@ def fit(
     settings, accelerator, family = context.settings, context.accelerator, context.family
     setup = prepare(settings, context)
     method, dataset = setup.method, setup.dataset
+    release_unused(settings, family, method)
     learning_rates = setup.learning_rates(settings, context.max_train_steps, context.learning_rate_scale)
     own = (callback.parts(method) for callback in further)
     parts = parts_of(method, learning_rates.optimizer, accelerator.scaler, *own)
@@ -255,8 +256,8 @@ def finish(settings, folder: Path, family: Family, outcome: Outcome) -> list[Pat
         new_entries(folder, size(method.trainable_state_dict()), unlisted=(run_folder.CARD,)) as unfinished,
     ):
         files = method.save(unfinished, metadata)
-        saved = PRECISIONS[settings.save_precision]
-        difference = verify_result.check(unfinished, family, method.example_prompt, saved, method.trainable_state_dict())
+        saved, learned = PRECISIONS[settings.save_precision], method.trainable_state_dict()
+        difference = verify_result.check(unfinished, family, method.example_prompt, saved, learned, method.condition)
         report = method.report()
         images = outcome.samples.of_step(outcome.result_step)
         card = model_card.card(folder, json.loads(metadata["customize"]), files, report, family.spec.name, images)

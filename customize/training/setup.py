@@ -192,6 +192,17 @@ def computing_in(dtype: torch.dtype, family: Family) -> Iterator[None]:
         network.to(own)
 
 
+def release_unused(settings, family: Family, method: Method) -> None:
+    """Frees the memory of the networks that the rest of a run does not need: those that are in neither its steps nor its sample
+    images nor its result. They keep their names and shapes, on the meta device."""
+    if settings.trains_whole_networks:  # and saves the others with them
+        return
+    needed = [*method.children(), *([family.components.get("vae")] if settings.validation_prompt != () else [])]
+    for network in family.components.values():
+        if network not in needed:
+            network.to("meta")
+
+
 def enable_checkpointing(network: torch.nn.Module) -> None:
     """Enables gradient checkpointing, which diffusers and transformers name differently."""
     of_diffusers = getattr(network, "enable_gradient_checkpointing", None)
