@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "infer": (commands.infer, "generate images with a base model and learned weights"),
     "check": (commands.check, "list all problems of the settings and images of a run before it starts"),
     "verify": (commands.verify, "check that every file of a run is intact"),
+    "convert": (commands.convert, "write learned weights in the layout of another program"),
     "configs": (commands.configs, "list the included configurations, or copy one"),
 }
 WORDS = {

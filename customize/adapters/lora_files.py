@@ -6,9 +6,9 @@ A [rank, in, ...] and B [out, rank, ...] of a LoRA.
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from customize.adapters import peft_layers
 from customize.adapters.lora_keys import ADAPTER_METADATA, Place, split
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from customize.adapters import Family
 
+Number = TypeVar("Number", int, float)
 TRAINABLE = (
     "to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj", "ff.net.0.proj", "ff.net.2", "mlp.fc1",
     "mlp.fc2", "proj_in", "proj_out", "conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv",
@@ -148,7 +149,7 @@ def expressible(layout: LoraLayout, own: "Mapping[str, Tensor]") -> "dict[str, T
     if scale is not None and "magnitude" in layout.ends and down is not None and scale.shape[:1] == up.shape[:1]:
         found["magnitude"] = found.pop("dora_scale").reshape(-1 if down.dim() == 2 else (1, -1, *[1] * (down.dim() - 2)))
     if not layout.alphas:
-        del found["alpha"]
+        found.pop("alpha", None)
     return found
 
 
@@ -181,7 +182,7 @@ def config_with(ranks: Mapping[str, int], alphas: Mapping[str, float], use_dora:
     """peft's configuration of a LoRA with these ranks and alphas by module."""
     from peft import LoraConfig
 
-    rank, alpha = Counter(ranks.values()).most_common(1)[0][0], Counter(alphas.values()).most_common(1)[0][0]
+    rank, alpha = most_frequent(ranks.values()), most_frequent(alphas.values())
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -191,3 +192,9 @@ def config_with(ranks: Mapping[str, int], alphas: Mapping[str, float], use_dora:
         use_dora=use_dora,
     )
     return {name: sorted(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}
+
+
+def most_frequent(values: Iterable[Number]) -> Number:
+    """The value that occurs most often; of several, the largest."""
+    counts = Counter(values)
+    return max(counts, key=lambda value: (counts[value], value))

@@ -68,7 +68,13 @@ def sorted_out(
     modules: the names of the modules of each network; names: their names in files. Both results leave out tensors of unknown
     modules, and a second tensor for the same module and kind.
     """
-    known = spellings(modules, names)
+    return sorted_among(tensors, spellings(modules, names))
+
+
+def sorted_among(
+    tensors: Mapping[str, Held], known: Mapping[str, Place]
+) -> tuple[dict[Place, dict[str, Held]], dict[tuple[Place, str], str]]:
+    """As `sorted_out`, with the names that files may use for each module: `spellings`."""
     return sorted_by(tensors, lambda name: (known.get(parts[0]), parts[1]) if (parts := split(name)) else (None, ""))
 
 

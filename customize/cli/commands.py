@@ -50,6 +50,13 @@ def configs(argv: Sequence[str]) -> int:
     return configs.main(argv)
 
 
+def convert(argv: Sequence[str]) -> int:
+    """Write learned weights in the layout of another program."""
+    from customize.cli import convert as convert_command
+
+    return convert_command.main(argv)
+
+
 def run_training(settings) -> None:
     """See `preflight.run`."""
     from customize.training.preflight import run

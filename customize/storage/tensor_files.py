@@ -22,14 +22,14 @@ NOTATION = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", 
 """What safetensors calls the number formats of a model."""
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], precision: str = "fp32") -> Path:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], precision: str | None = "fp32") -> Path:
     """Write tensors to a safetensors file, read it back and compare. Raises OSError if they differ.
 
-    precision: fp32, fp16 or bf16; tensors beyond the range of fp16 stay in fp32, with a note.
+    precision: fp32, fp16 or bf16; tensors beyond the range of fp16 stay in fp32, with a note. None: the tensors' own.
     """
-    tensors = rounded(
-        {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}, precision, path.name
-    )
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    if precision:
+        tensors = rounded({name: tensor.float() for name, tensor in tensors.items()}, precision, path.name)
     write_bytes(path, save(tensors, {"format": "pt", **metadata}))
     read = load_file(path)
     if read.keys() != tensors.keys() or not all(torch.equal(read[name], tensors[name]) for name in tensors):
@@ -38,12 +38,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def rounded(tensors: dict[str, Tensor], precision: str, where: str) -> dict[str, Tensor]:
-    """The tensors (except scalars) in another format; those that would overflow stay in fp32, with a note."""
+    """The tensors in another format; those that would overflow stay in fp32, with a note, and so do scalars that would change."""
     if precision == "fp32":
         return tensors
     dtype = PRECISIONS[precision]
     found = {
-        name: tensor.to(dtype) if tensor.dim() and tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+        name: tensor.to(dtype) if tensor.dim() or tensor.to(dtype).float() == tensor else tensor
+        for name, tensor in tensors.items()
     }
     too_large = [name for name, tensor in found.items() if not tensor.isfinite().all()]
     if too_large:

@@ -14,7 +14,7 @@ Shapes = dict[str, tuple[int, ...]]
 """The shape of the weight of each module that has one, by its name without `NetworkNames.inner`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Architecture:
     """A base model: its name in messages, the names of its networks in files, and the modules of each network."""
 

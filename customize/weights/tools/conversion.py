@@ -1,0 +1,202 @@
+"""Adapters and embeddings in the layout of another program: the same tensors in the same number formats, under other names."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from customize import events
+from customize.adapters.lora import alpha_of, trimmed
+from customize.adapters.lora_keys import ADAPTER_METADATA, Place, sorted_among, spellings, split
+from customize.adapters.lora_layouts import LAYOUTS, OF_KOHYA, OF_PEFT
+from customize.errors import InputError, Problem
+from customize.families import specs
+from customize.families.source import SETTING as BASE
+from customize.families.source import locate
+from customize.families.specs.architectures import Architecture, of_folder
+from customize.printable import first_few, printable
+from customize.storage.safetensors_header import TensorInfo
+from customize.weights.tools import target as output
+from customize.weights.weight_file import BUNDLED, PLACEHOLDER, LearnedFile, adapter_description, check_file, files_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LAYOUT = "layout"
+STALE = (ADAPTER_METADATA, "format", "sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
+"""Metadata that another layout makes wrong: an adapter's configuration, and hashes of the tensors' bytes."""
+RENAMED = {*OF_KOHYA, *OF_PEFT}
+"""Kinds of tensors whose names differ between layouts; all others have LyCORIS' names."""
+EMBEDDINGS = {
+    "diffusers": "diffusers, A1111, ComfyUI, InvokeAI", "a1111": "A1111, ComfyUI, Forge", "comfyui": "ComfyUI, A1111",
+}  # fmt: skip
+"""Layouts of embeddings: the word as the tensor's name, `emb_params`, or the name of each text encoder."""
+ENCODERS = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}
+"""ComfyUI's names of text encoders by the width of their vectors."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The adapter of a file: the base model whose modules it fits, and its tensors by module and kind, with their names.
+
+    rest: names of tensors beside it (embeddings).
+    """
+
+    architecture: Architecture
+    found: Mapping[Place, Mapping[str, TensorInfo]]
+    names: Mapping[tuple[Place, str], str]
+    rest: tuple[str, ...]
+
+
+def convert(
+    source: Path, target: Path, layout: str | None, base: str | None = None, precision: str | None = None, overwrite: bool = False
+) -> None:
+    """Writes an adapter or embeddings in another layout, with its metadata. Raises InputError before anything is written.
+
+    source: a file, or the folder of a run with one; layout: one of `LAYOUTS` for adapters (default kohya), of `EMBEDDINGS` for
+    embeddings (default diffusers); base: a base model of the adapter's architecture, where its modules are not those of a known
+    one; precision: a value of `save_precision`, None: as in the file.
+    """
+    source, *others = files_of(source)
+    if others:
+        what = f"several files: {first_few([source.name, *(each.name for each in others)], 3)}"
+        raise InputError(Problem(printable(source.parent), what, "name one of them"))
+    file = check_file(source, 1.0)
+    problems = list(output.in_the_way(target, [source], overwrite))
+    choices = LAYOUTS if file.is_adapter else EMBEDDINGS
+    layout = layout or ("kohya" if file.is_adapter else "diffusers")
+    if layout not in choices:
+        kind = "an adapter" if file.is_adapter else "embeddings"
+        problems.append(Problem(LAYOUT, f"{printable(layout)} is not a layout of {kind}", f"choose one of: {', '.join(choices)}"))
+    if file.adapter or file.is_network:
+        kind = f"an adapter of type {file.adapter}" if file.adapter else "a fully trained network"
+        problems.append(Problem(printable(source), f"is {kind}, which has no other layout", "use it with infer.py"))
+    if problems:
+        raise InputError(problems)
+    tensors, own = converted_adapter(file, layout, base) if file.is_adapter else converted_embeddings(file, layout)
+    metadata = {name: value for name, value in file.header.metadata.items() if name not in STALE}
+    output.write(target, tensors, metadata | own, precision)
+    read_by = LAYOUTS[layout].read_by if file.is_adapter else EMBEDDINGS[layout]
+    events.info(f"{target}: {len(tensors)} tensors in the layout of {layout}, which {read_by} read")
+
+
+def contents(file: LearnedFile, base: str | None = None) -> Contents:
+    """The adapter of a file, sorted by the modules of the base model that it fits. Raises InputError if it fits none."""
+    tried = [sorted_into(file, each) for each in (architectures_of(base) if base else known())]
+    fitting = [found for found, wrong in tried if not wrong]
+    if fitting:
+        return fitting[0]
+    _, wrong = min(tried, key=lambda each: len(each[1]))
+    what = f"{len(wrong)} tensors fit no module of {base or 'a known base model'}: {first_few(wrong, 3)}"
+    remedy = "name a base model of its architecture" if base else f"give a base model of its architecture by --{BASE}"
+    raise InputError(Problem(printable(file.path), what, remedy))
+
+
+def known() -> list[Architecture]:
+    """The base models whose modules are known without their files."""
+    return [each for spec in specs.every() for each in spec.architectures()]
+
+
+def architectures_of(base: str) -> Sequence[Architecture]:
+    """The architecture of a base model; the known ones of its family where its configuration is not in a folder."""
+    source = locate(base)
+    spec = specs.spec_of(source)
+    if not source.folder:
+        return spec.architectures()
+    try:
+        own = of_folder(spec.title, source.folder, spec.networks)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"the modules of {printable(base)} ({spec.title}) are not known without loading it"
+        raise InputError(Problem(BASE, what, "name a base model of Stable Diffusion or SDXL")) from error
+    return [next((each for each in spec.architectures() if each.shapes == own.shapes), own)]
+
+
+def sorted_into(file: LearnedFile, architecture: Architecture) -> tuple[Contents, list[str]]:
+    """The file's tensors by the modules of a base model, and the names of those that do not fit."""
+    found, names = sorted_among(file.header.tensors, spellings_of(architecture))
+    rest = tuple(name for name in file.header.tensors if BUNDLED.fullmatch(name))
+    wrong = sorted(file.header.tensors.keys() - {*names.values(), *rest})
+    for (part, module), own in found.items():
+        if not fits(architecture.shapes[part][module], own):
+            wrong += [names[(part, module), kind] for kind in own]
+    return Contents(architecture, found, names, rest), wrong
+
+
+@cache
+def spellings_of(architecture: Architecture) -> Mapping[str, Place]:
+    """Every name that a file may use for each module of a base model."""
+    return spellings(architecture.modules, architecture.networks)
+
+
+def fits(shape: tuple[int, ...], own: Mapping[str, TensorInfo]) -> bool:
+    """Whether the factors of a LoRA, if there are any, fit a weight of this shape."""
+    if not {"A", "B"} <= own.keys() or "mid" in own:
+        return True
+    down, up = own["A"].shape, own["B"].shape
+    return trimmed(down[1:]) == trimmed(shape[1:]) and trimmed(up) == trimmed((shape[0], down[0]))
+
+
+def converted_adapter(file: LearnedFile, layout: str, base: str | None) -> "tuple[dict[str, Tensor], dict[str, str]]":
+    """Tensors and metadata of an adapter in another layout. Raises InputError for what that cannot express."""
+    inside = contents(file, base)
+    own, parts = LAYOUTS[layout], {part for part, _ in inside.found}
+    if layout == "peft" and len(parts) > 1:
+        what = f"a file of peft holds one network, {printable(file.path)} has {' and '.join(sorted(parts))}"
+        raise InputError(Problem(LAYOUT, what, "choose another layout"))
+    if inside.rest and not own.others:
+        what = f"the layout of {own.title} has no place for the embeddings in {printable(file.path)}"
+        raise InputError(Problem(LAYOUT, what, "choose another layout, such as kohya"))
+    from safetensors.torch import load_file
+
+    from customize.adapters.lora_files import in_layout
+
+    architecture, tensors = inside.architecture, load_file(file.path)
+    layers = {place: layer_of(file, inside, place, tensors) for place in inside.found}
+    written, metadata = in_layout(own, layers, architecture.networks, architecture.modules)
+    again, _ = sorted_among(written, spellings_of(architecture))
+    if lost := [place for place in layers if place not in again]:
+        what = f"the layout of {own.title} has no name for {lost[0][0]}.{lost[0][1]}"
+        raise InputError(Problem(LAYOUT, what, "choose another layout, such as kohya"))
+    return written | {name: tensors[name] for name in inside.rest}, metadata
+
+
+def layer_of(file: LearnedFile, inside: Contents, place: Place, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """The tensors of one module by kind, or by the end of their names where all layouts agree; with an alpha beside factors."""
+    from customize.adapters.lora_files import alpha_like
+
+    own = {kind: tensors[inside.names[place, kind]] for kind in inside.found[place]}
+    layer = {}
+    for kind, tensor in own.items():
+        name = inside.names[place, kind]
+        stem, _ = split(name) or (name, "")
+        layer[kind if kind in RENAMED else name[len(stem) :]] = tensor
+    if "A" in own and "alpha" not in own:
+        description = adapter_description(file, place[0])
+        scale = math.sqrt(len(own["A"])) if description.get("use_rslora") else 1
+        layer["alpha"] = alpha_like(scale * alpha_of(place[1], own, description), own["A"])
+    return layer
+
+
+def converted_embeddings(file: LearnedFile, layout: str) -> "tuple[dict[str, Tensor], dict[str, str]]":
+    """Tensors and metadata of embeddings in another layout. Raises InputError for what that cannot express."""
+    words = file.placeholders
+    problem = None
+    if layout != "diffusers" and len(words) > 1:
+        problem = f"a file of {layout} holds one embedding, {printable(file.path)} has {len(words)}: {first_few(list(words), 3)}"
+    elif layout == "diffusers" and any(len(names) > 1 for names in words.values()):
+        problem = f"diffusers reads the vectors of each text encoder from a file of its own, {printable(file.path)} has several"
+    widths = {name: file.header.tensors[name].shape[-1] for names in words.values() for name in names}
+    if layout == "comfyui" and (odd := sorted(set(widths.values()) - ENCODERS.keys())):
+        problem = f"ComfyUI has no name for a text encoder with vectors of width {odd[0]}"
+    if problem:
+        raise InputError(Problem(LAYOUT, problem, f"choose another layout: {', '.join(EMBEDDINGS)}"))
+    from safetensors.torch import load_file
+
+    tensors, named = load_file(file.path), {}
+    for word, names in words.items():
+        for name in names:
+            encoder = ENCODERS.get(widths[name], "") if layout == "comfyui" or len(names) > 1 else ""
+            named[encoder or (word if layout == "diffusers" else "emb_params")] = tensors[name]
+    return named, {} if layout == "diffusers" else {PLACEHOLDER: next(iter(words))}
