@@ -20,6 +20,8 @@ FIRST, SIZES = f"{UNET}input_blocks.0.0.weight", f"{UNET}label_emb.0.0.weight"
 """The first convolution of a UNet, and the layer that is given the size of an image."""
 XL_WIDTH = 2048
 """Of the prompts' embeddings that the UNet of SDXL reads."""
+AVERAGES = "model_ema."
+"""Of the UNet's weights during training, beside them or alone, under names without dots."""
 V_PREDICTION, ZERO_SNR = "v_pred", "ztsnr"
 """Tensors without content that mark files: the UNet predicts v (SDXL only); its noise schedule ends in pure noise."""
 EDM = re.compile(r"edm_(mean|std|vpred\..*)")
@@ -159,7 +161,9 @@ def unusable(file: Path, what: str, remedy: str) -> InputError:
 
 def missing_parts(parts: Mapping[str, str], names: Mapping[str, TensorInfo]) -> list[str]:
     """The parts that no tensor belongs to. parts: their titles, by the beginnings of their tensors' names."""
-    return [part for prefix, part in parts.items() if not any(name.startswith(prefix) for name in names)]
+    missing = [part for prefix, part in parts.items() if not any(name.startswith(prefix) for name in names)]
+    averages = any(name.startswith(AVERAGES) for name in names)
+    return [f"{part} but the averages of its training ({AVERAGES})" if averages and part == "UNet" else part for part in missing]
 
 
 def refuse_many(file: Path, names: Mapping[str, TensorInfo]) -> None:

@@ -148,6 +148,11 @@ TENSORS: dict[str, tuple[str, str]] = {
         "is a VAE alone", WHOLE),
     r"^(encoder|decoder)\.layers\.|^taesd": ("is a tiny VAE (TAESD)", WHOLE),
     r"^(down_blocks|mid_block|up_blocks)\.": ("holds one network in diffusers' layout", WHOLE),
+    r"^(diffusion_model\.)?(input|output)_blocks\.\d|^(diffusion_model\.)?middle_block\.": (
+        "holds a UNet alone, in the original layout", WHOLE),
+    r"^(state_dict|module)\.": (
+        "is a checkpoint of a training run, whose names begin with state_dict. or module.",
+        "save what is under that name as a file of its own; ComfyUI's Save Checkpoint does"),
     r"^model\.layers\.\d|^lm_head\.": ("is a language model", SUPPORTED),
     r"scaled_fp8$|\.(scale_weight|weight_scale|comfy_quant)$|\.weight\.(absmax|quant_map)$": (
         "holds quantised weights", "give the model in float32, float16 or bfloat16"),
