@@ -95,6 +95,14 @@ def tiny_v(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline folder of a tiny random SDXL."""
+    from models import tiny_stable_diffusion_xl
+
+    return tiny_stable_diffusion_xl(tmp_path_factory.mktemp("models") / "tiny_xl")
+
+
+@pytest.fixture(scope="session")
 def server():
     """A process with all modules imported that runs training commands in forked children."""
     from fork_server import ForkServer

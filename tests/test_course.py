@@ -63,7 +63,7 @@ SAME = {
         {**OF_LORA, "lora_targets": ("feed-forward", "attention", "attention")},
     ),
     "the text encoder's own rate, the same": (
-        {"train_text_encoder": True}, {"train_text_encoder": True, "text_encoder_learning_rate": 1e-3}
+        {"train_text_encoder": True}, {"train_text_encoder": True, "text_encoder_learning_rate": (1e-3,)}
     ),
     "how class images would be drawn": (PRIOR, {**PRIOR, "sample_batch_size": 1, "prior_generation_precision": "fp32"}),
 }  # fmt: skip
@@ -110,7 +110,7 @@ OTHER = {
     "another resolution": ({}, {"resolution": 32}, {"resolution": (16, 32)}),
     "another prediction": ({}, {"prediction_type": "v_prediction"}, {"prediction_type": ("epsilon", "v_prediction")}),
     "another rate of the text encoder": (
-        {"train_text_encoder": True}, {"train_text_encoder": True, "text_encoder_learning_rate": 1e-4},
+        {"train_text_encoder": True}, {"train_text_encoder": True, "text_encoder_learning_rate": (1e-4,)},
         {"text_encoder_learning_rate": (1e-3, 1e-4)},
     ),
     "another rank": (OF_LORA, {**OF_LORA, "rank": 8}, {"rank": (4, 8)}),

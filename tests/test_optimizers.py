@@ -1,10 +1,14 @@
 """AdamW as it should be: fused in 32 bits, bitsandbytes' in 8 bits, with the schedule's rates."""
 
+import json
+
 import pytest
 import torch
 from kit import prepared, settings_for, train_loop, write_images
 
+from customize.errors import InputError
 from customize.optim.optimizers import LearningRates, build_adamw
+from customize.settings import derived
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +56,7 @@ def test_every_group_keeps_its_own_rate(tiny_epsilon, image_folder, tmp_path):
         image_folder,
         tmp_path,
         train_text_encoder=True,
-        text_encoder_learning_rate=1e-5,
+        text_encoder_learning_rate=(1e-5,),
         lr_scheduler="linear",
     )
     _, training = prepared(settings)
@@ -61,3 +65,33 @@ def test_every_group_keeps_its_own_rate(tiny_epsilon, image_folder, tmp_path):
     rates = LearningRates(settings, optimizer, 10, scale=4)
     assert rates.set(5) == pytest.approx(4 * 1e-3 / 2)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([2e-3, 2e-5])
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, (1e-3, 1e-3)), ((1e-5,), (1e-5, 1e-5)), ((1e-5, 2e-5), (1e-5, 2e-5))])
+def test_text_encoders_have_one_rate_or_one_each(given, expected, tiny_xl, image_folder, tmp_path):
+    """In the optimizer, in the identity of a run, and in the log."""
+    from customize.training import preflight
+
+    changes = {"train_text_encoder": True, "text_encoder_learning_rate": given, "max_train_steps": 1, "lr_scheduler": "linear"}
+    settings = settings_for("lora", tiny_xl, image_folder, tmp_path / "run", **changes)
+    _, training = prepared(settings)
+    groups = training.method.build_optimizer(settings).param_groups
+    assert [group["lr"] for group in groups] == [1e-3, *expected]
+    networks = [training.method.unet, training.method.text_encoder, training.method.text_encoder_2]
+    for group, network in zip(groups, networks, strict=True):
+        assert {id(each) for each in group["params"]} == {id(each) for each in network.parameters() if each.requires_grad}
+    rate = derived.learning_rates(settings, 3, 1)["text_encoder_learning_rate"]
+    assert rate == (list(expected) if len(set(expected)) > 1 else expected[0])
+    [line] = (preflight.run(settings) / "log.jsonl").read_text().splitlines()
+    logged = {name: value for name, value in json.loads(line).items() if name.startswith("learning_rate")}
+    numbered = {f"learning_rate_{place}": value for place, value in enumerate(expected, 2) if value != 1e-3}
+    assert logged == {"learning_rate": 1e-3, **numbered}
+
+
+def test_more_rates_than_text_encoders_are_refused(tiny_epsilon, image_folder, tmp_path):
+    from customize.training import preflight
+
+    changes = {"train_text_encoder": True, "text_encoder_learning_rate": (1e-5, 2e-5)}
+    settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", **changes)
+    with pytest.raises(InputError, match="text_encoder_learning_rate: has 2 values; .* has 1 text encoder"):
+        preflight.check(settings)

@@ -89,14 +89,13 @@ class DreamBooth(DenoisingMethod):
             self.trigger_words, self.example_prompt = (), min(captions, key=len)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        rate = self.settings.learning_rate
-        of_text_encoder = self.settings.text_encoder_learning_rate or rate
+        networks = [*self.children()]
+        encoders = len(networks) - 1
+        own = self.settings.text_encoder_learning_rate or (self.settings.learning_rate,)
+        rates = [self.settings.learning_rate, *(own if len(own) == encoders else own * encoders)]
         return [
-            {
-                "params": [parameter for parameter in network.parameters() if parameter.requires_grad],
-                "lr": rate if network is self.family.denoiser else of_text_encoder,
-            }
-            for network in self.children()
+            {"params": [parameter for parameter in network.parameters() if parameter.requires_grad], "lr": rate}
+            for network, rate in zip(networks, rates, strict=True)
         ]
 
     def trainable_state_dict(self) -> dict[str, Tensor]:

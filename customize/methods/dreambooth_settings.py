@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
+from pydantic import Field
+
 from customize import adapters
 from customize.data.captions import CaptionRule
 from customize.errors import Problem
@@ -93,9 +95,9 @@ class SubjectSettings(TrainingSettings):
         only_with=WITH_CLASS_IMAGES, default_in_words="none: mixed_precision", scope="run",
     )  # fmt: skip
     train_text_encoder: bool = setting(False, "method", "also train the text encoder")
-    text_encoder_learning_rate: float | None = setting(
-        None, "method", "learning rate of the text encoder",
-        gt=0, le=10, only_with=("train_text_encoder", (True,)), default_in_words="none: learning_rate",
+    text_encoder_learning_rate: tuple[Annotated[float, Field(gt=0, le=10)], ...] | None = setting(
+        None, "method", "learning rate of the text encoder: one value, or one per text encoder",
+        only_with=("train_text_encoder", (True,)), default_in_words="none: learning_rate",
     )  # fmt: skip
     adapter: Annotated[str, OneOf(tuple(adapters.names()))] = setting(
         "none", "method", "train all weights (none) or an adapter (lora)"
@@ -223,8 +225,8 @@ class DreamBoothSettings(OF_ADAPTERS, SubjectSettings):
         return self.trains_whole_networks and self.save_model_as == "safetensors"
 
     @property
-    def other_learning_rates(self) -> dict[str, float]:
-        own = self.text_encoder_learning_rate or self.learning_rate
+    def other_learning_rates(self) -> dict[str, tuple[float, ...]]:
+        own = self.text_encoder_learning_rate or (self.learning_rate,)
         return {"text_encoder_learning_rate": own} if self.train_text_encoder else {}
 
     @classmethod

@@ -237,8 +237,8 @@ class TrainingSettings(Settings):
         return False
 
     @property
-    def other_learning_rates(self) -> dict[str, float]:
-        """Learning rates besides `learning_rate`, by setting."""
+    def other_learning_rates(self) -> dict[str, tuple[float, ...]]:
+        """Learning rates besides `learning_rate`, by setting: of all text encoders, or of each."""
         return {}
 
     @classmethod

@@ -88,7 +88,7 @@ class JsonlLogger(Callback):
             "learning_rate": metrics.learning_rate,
             "seconds": round(now - self.time, 4),
         }
-        entry |= {"gradient_norm": None, "skipped": True} if metrics.skipped else {}
+        entry |= other_rates(state) | ({"gradient_norm": None, "skipped": True} if metrics.skipped else {})
         self.write(entry)
         self.time = now
 
@@ -109,11 +109,19 @@ class JsonlLogger(Callback):
             self.file.close()
 
 
+def other_rates(state: State) -> dict[str, float]:
+    """The learning rates of a step that differ from the first: `learning_rate_2` is that of the second network, in the order of
+    `Family.trainable`."""
+    first, *others = [group["lr"] for group in state.optimizer.param_groups]
+    return {f"learning_rate_{place}": rate for place, rate in enumerate(others, 2) if rate != first}
+
+
 class Trackers(Callback):
     """Logs to the trackers of Accelerate: TensorBoard, Weights & Biases."""
 
     def after_step(self, state: State, metrics: StepMetrics) -> None:
         values = {"loss": metrics.loss, "learning_rate": metrics.learning_rate, "gradient_norm": metrics.gradient_norm}
+        values |= other_rates(state)
         done = False
         with optional_file("the trackers failed", Exception):
             state.accelerator.log(values, step=state.step)

@@ -20,6 +20,7 @@ from customize.settings.validation_prompts import sample_prompts
 from customize.storage import out_of_memory, run_folder
 from customize.storage.untrusted_files import unreadable
 from customize.training import output_folder
+from customize.units import count
 from customize.weights import init_weights
 
 if TYPE_CHECKING:
@@ -125,6 +126,11 @@ def check_source(settings) -> Source:
     spec = spec_of(source)
     if problem := spec.not_trainable(source):
         raise InputError(problem)
+    encoders = len(spec.networks) - 1
+    for name, rates in settings.other_learning_rates.items():
+        if len(rates) not in (1, encoders):
+            what = f"has {len(rates)} values; {spec.title} has {count(encoders, 'text encoder')}"
+            raise InputError(Problem(name, what, "give one value, or one for each"))
     if settings.writes_model_file:
         spec.refuse_single_file(source)
     if problems := known_token_problems(spec.vocabulary(source), tuple(settings.placeholders)):

@@ -248,6 +248,8 @@ FLAGS: tuple[tuple[str, Flag], ...] = (
     *_all("wandb use_wandb", commands=BOTH, means=("report_to", "wandb")),
     *_all("stop_text_encoder_training train_text_encoder_ti", commands=DREAMBOOTH, type=str,
            refused=("the text encoder is trained as long as the UNet", "leave it out, and give --text_encoder_learning_rate")),
+    *_all("learning_rate_te1 learning_rate_te2 text_encoder_1_lr text_encoder_2_lr", commands=DREAMBOOTH, type=str,
+           refused=("the rates of the text encoders are one setting", "give --text_encoder_learning_rate RATE_1 RATE_2")),
     # generating
     *_all("plms", commands=INFERENCE, means=("scheduler", "PNDMScheduler")),
     *_all("dpm_solver dpm", commands=INFERENCE, means=("scheduler", "DPMSolverMultistepScheduler")),
