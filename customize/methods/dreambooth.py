@@ -45,6 +45,7 @@ def prepare(settings: DreamBoothSettings, context: MethodContext) -> TrainingSet
     method_class = SelfDistillation if settings.prior_preservation == "teacher" else DreamBooth
     method = method_class(family, condition, adapters.build(settings.adapter), settings)
     method.called_by(captions)
+    method.images = model_spec.Images.of(example.captions for example in context.examples.instances)
     context.place(method)
     return TrainingSetup(method, dataset, condition, class_examples)
 
@@ -68,7 +69,12 @@ def dataset_of(settings: DreamBoothSettings, context: MethodContext, class_examp
 
 
 class DreamBooth(DenoisingMethod):
-    """Fine-tunes the denoiser and, on request, the text encoders; the adapter decides which of their parameters are trained."""
+    """Fine-tunes the denoiser and, on request, the text encoders; the adapter decides which of their parameters are trained.
+
+    images: what the metadata of the result says of the training images.
+    """
+
+    images = model_spec.Images()
 
     def __init__(self, family: Family, condition: Condition, adapter: Adapter, settings):
         super().__init__(family, condition)
@@ -107,7 +113,8 @@ class DreamBooth(DenoisingMethod):
 
     def save(self, folder: Path, metadata: dict[str, str]) -> list[Path]:
         kind = self.settings.adapter if self.adapter.peft_type else ""
-        metadata = {**metadata, **model_spec.entries(metadata, self.family, kind)}
+        own = {**metadata, **model_spec.entries(metadata, self.family, kind, self.images)}
+        metadata = metadata if self.settings.writes_folder else {} if self.settings.no_metadata else own
         return self.adapter.save(folder, self.family, metadata, self.settings)
 
 

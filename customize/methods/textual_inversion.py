@@ -76,7 +76,8 @@ class TextualInversion(DenoisingMethod):
 
         Stock loaders read one placeholder per file.
         """
-        metadata = {**metadata, **model_spec.entries(metadata, self.family, "textual-inversion")}
+        metadata = {**metadata, **model_spec.entries(metadata, self.family, model_spec.EMBEDDING)}
+        metadata = {} if self.settings.no_metadata else metadata
         saved = []
         for file, placeholder in zip(self.settings.result_files, self.trigger_words, strict=True):
             encoders = self.family.text_encoders
