@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -40,8 +41,19 @@ def write_images(folder: Path, resolution: int) -> None:
         Image.fromarray(pixels).save(folder / f"{number}.png")
 
 
-def measure(job: str, arguments: argparse.Namespace, folder: Path) -> None:
-    """Trains, generates an image with the result, and prints the peak memory and the time of both."""
+class Cost(NamedTuple):
+    """The peak memory of a command in bytes, and its time in seconds."""
+
+    peak: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.peak / 1e9:.2f} GB ({self.peak / 2**30:.2f} GiB) in {self.seconds:.0f} s"
+
+
+def measure(job: str, arguments: argparse.Namespace, folder: Path) -> tuple[Cost, Cost]:
+    """Trains, and generates an image with the result; returns the cost of both."""
+    write_images(folder / "images", arguments.resolution)
     script, data_flag, own = JOBS[job]
     train = {
         "--pretrained_model_name_or_path": arguments.model, data_flag: folder / "images", "--output_dir": folder / "run",
@@ -53,12 +65,11 @@ def measure(job: str, arguments: argparse.Namespace, folder: Path) -> None:
         "--height": arguments.resolution, "--width": arguments.resolution, "--num_inference_steps": 2,
         "--mixed_precision": arguments.mixed_precision, "--output_dir": folder / "drawn",
     }  # fmt: skip
-    peaks = [command(arguments.code, script, own, train), command(arguments.code, "infer.py", [], generate)]
-    print(f"{job}: training {peaks[0]}; infer.py {peaks[1]}", flush=True)
+    return command(arguments.code, script, own, train), command(arguments.code, "infer.py", [], generate)
 
 
-def command(code: Path, script: str, own: list[str], options: dict[str, object]) -> str:
-    """Runs a command in a child process; returns its peak memory and time."""
+def command(code: Path, script: str, own: list[str], options: dict[str, object]) -> Cost:
+    """Runs a command in a child process."""
     words = [sys.executable, script, *own, *(str(word) for pair in options.items() for word in pair)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(code)}
     begin = time.perf_counter()
@@ -68,11 +79,11 @@ def command(code: Path, script: str, own: list[str], options: dict[str, object])
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(output.decode(errors="replace"))
-    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return f"{peak / 1e9:.2f} GB ({peak / 2**30:.2f} GiB) in {time.perf_counter() - begin:.0f} s"
+    return Cost(usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024), time.perf_counter() - begin)
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="a base model's folder")
     parser.add_argument("job", nargs="+", choices=JOBS)
@@ -81,12 +92,16 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="no")
     parser.add_argument("--code", type=Path, default=Path(__file__).parents[1])
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = parser().parse_args()
     arguments.model = arguments.model.resolve()
     for job in arguments.job:
         with tempfile.TemporaryDirectory() as folder:
-            write_images(Path(folder) / "images", arguments.resolution)
-            measure(job, arguments, Path(folder))
+            training, generating = measure(job, arguments, Path(folder))
+            print(f"{job}: training {training}; infer.py {generating}", flush=True)
 
 
 if __name__ == "__main__":

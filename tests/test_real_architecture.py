@@ -1,4 +1,5 @@
-"""Every method on random weights of the real Stable Diffusion 1.5 and 2.1: two steps, the result saved, and loaded by infer.py.
+"""Every method on random weights of the real Stable Diffusion 1.5 and 2.1, and those of small results on SDXL: two steps, the
+result saved, and loaded by infer.py.
 
 Slow: an hour on two cores, 20 GB of disk, 16 GB of memory. CUSTOMIZE_MODELS names a folder for the models, so that they are
 built once.
@@ -11,6 +12,10 @@ from pathlib import Path
 
 import pytest
 from kit import write_images
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import peak_memory
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -36,12 +41,25 @@ def python(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    return Path(os.environ.get("CUSTOMIZE_MODELS") or tmp_path_factory.mktemp("models"))
+
+
 @pytest.fixture(scope="module", params=["sd15", "sd21"])
-def model(request, tmp_path_factory) -> Path:
-    folder = Path(os.environ.get("CUSTOMIZE_MODELS") or tmp_path_factory.mktemp("models")) / request.param
+def model(request, models) -> Path:
+    folder = models / request.param
     if not folder.exists():
         single = ["--single_file", str(folder.with_suffix(".safetensors")), "--dtype", "float16"]
         python("benchmarks/random_models.py", request.param, str(folder), *single)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def xl_model(models) -> Path:
+    folder = models / "sdxl"
+    if not folder.exists():
+        python("benchmarks/random_models.py", "sdxl", str(folder))
     return folder
 
 
@@ -71,3 +89,13 @@ def test_two_steps_saved_and_loaded(method, form, model, tmp_path):
     prompt = PROMPTS.get(method, "a photo of sks dog")
     python("infer.py", "--weights", str(out), "--prompt", prompt, "--output_dir", str(tmp_path / "images"), *drawn)
     assert (tmp_path / "images/000.png").is_file()
+
+
+@pytest.mark.parametrize("job", ["textual_inversion", "lora", "lora_16"])
+def test_a_run_on_sdxl_in_bf16_stays_below_9_gb(job, xl_model, tmp_path):
+    """From loading to the verified result; and so does the image that is generated with it."""
+    given = [str(xl_model), job, "--mixed_precision", "bf16", "--steps", "1"]
+    for cost in peak_memory.measure(job, peak_memory.parser().parse_args(given), tmp_path):
+        assert cost.peak < 9e9
+    assert (tmp_path / "drawn/000.png").is_file()
+    assert len((tmp_path / "run/log.jsonl").read_text().splitlines()) == 1

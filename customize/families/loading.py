@@ -13,7 +13,7 @@ from customize.families.base import Placement
 from customize.families.files.clip_tokenizer import load_tokenizer
 from customize.families.files.folder_check import AGAIN
 from customize.families.files.networks import OTHER, load_network
-from customize.families.files.scheduler import load_scheduler
+from customize.families.files.scheduler import changed_scheduler, load_scheduler
 from customize.families.files.single_file import load_single_file
 from customize.families.source import SETTING, Source
 from customize.families.stable_diffusion import StableDiffusion
@@ -84,8 +84,6 @@ def load_folder(
             what = f"its {part} has {len(tokenizer)} tokens, its text encoder {config.vocab_size}"
             raise InputError(Problem(str(folder), what, AGAIN))
         tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
-    scheduler = load_scheduler(folder)
-    if source.prediction_type:
-        scheduler.register_to_config(prediction_type=source.prediction_type)
+    scheduler = changed_scheduler(load_scheduler(folder), source.prediction_type, source.rescale_betas_zero_snr)
     with refusing(folder / "scheduler", OTHER):
         return family(source.name, folder, **networks, **tokenizers, scheduler=scheduler, **options)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from customize.errors import InputError, Problem
 from customize.families.files.model_folder import OTHER_FORMATS
@@ -20,12 +21,13 @@ __all__ = ["SETTING", "Source", "locate"]
 DEMO = Path(__file__).parents[1] / "demo" / "model"
 
 
-def locate(name: str, *, revision: str | None = None, variant: str | None = None, prediction_type: str | None = None) -> Source:
+def locate(name: str, **options: Any) -> Source:
     """Finds a base model by name, and checks everything that can be checked without loading it.
 
-    name: "demo", a folder, a single .safetensors file, or OWNER/NAME on the hub. Raises InputError.
+    name: "demo", a folder, a single .safetensors file, or OWNER/NAME on the hub; options: revision, variant, prediction_type and
+    rescale_betas_zero_snr of the `Source`. Raises InputError.
     """
-    source = Source(name, revision=revision, variant=variant, prediction_type=prediction_type)
+    source = Source(name, **options)
     if name == "demo":
         return STABLE_DIFFUSION.check(replace(source, folder=DEMO))
     path = Path(os.path.expanduser(name))
@@ -79,3 +81,11 @@ def known_token_problems(words: set[str], tokens: Iterable[str]) -> list[Problem
         for token in tokens
         if token in words or f"{token.lower()}</w>" in words
     ]
+
+
+def refuse_zero_snr(prediction_type: str | None) -> None:
+    """Raises InputError if a model of this prediction type cannot begin at pure noise."""
+    if prediction_type == "epsilon":
+        what = "needs a model that predicts v: a prediction of the noise says nothing of an image that is nothing but noise"
+        remedy = "add --prediction_type v_prediction if the model was trained that way, or leave it out"
+        raise InputError(Problem("rescale_betas_zero_snr", what, remedy))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,7 +44,8 @@ def load_pipeline(
     Raises InputError, if possible before the base model is loaded.
     """
     learned = find_learned(base, weights)
-    source = locate(base, learned, revision=revision, variant=variant, prediction_type=prediction_type)
+    options = {"revision": revision, "variant": variant, "prediction_type": prediction_type}
+    source = locate(base, learned, **options, rescale_betas_zero_snr=None)
     read = [(file, read_tensors(file)) for file in learned.files]
     other = locate_autoencoder(vae) if vae else None
     changed = bool(learned.files or learned.network)
@@ -60,10 +62,10 @@ def load_pipeline(
     return Pipeline(family, learned.trigger_words, notes, loaded)
 
 
-def locate(base: str | None, learned: Learned, **options: str | None) -> families.Source:
+def locate(base: str | None, learned: Learned, **options: Any) -> families.Source:
     """Locates the base model: the one that the user names, else the one in the weights' metadata, with its loading options.
 
-    options: revision, variant, prediction_type. Raises InputError.
+    options: those of `families.locate`. Raises InputError.
     """
     options = options_of(base, learned, **options)
     try:
@@ -81,8 +83,8 @@ def locate(base: str | None, learned: Learned, **options: str | None) -> familie
     return source
 
 
-def options_of(base: str | None, learned: Learned, **options: str | None) -> dict[str, str | None]:
+def options_of(base: str | None, learned: Learned, **options: Any) -> dict[str, Any]:
     """The options for loading the base model. Without a base, missing ones are those that the first weights were trained with."""
     files = (*filter(None, [learned.network]), *learned.files)
     stored = files[0].metadata.get("settings", {}) if base is None and files else {}
-    return {name: given or stored.get(name) for name, given in options.items()}
+    return {name: stored.get(name) if given is None else given for name, given in options.items()}

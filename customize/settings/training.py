@@ -31,6 +31,10 @@ class TrainingSettings(Settings):
 
     pretrained_model_name_or_path: str = override(Settings, "pretrained_model_name_or_path", "demo")
 
+    rescale_betas_zero_snr: bool | None = setting(
+        None, "model", "whether the noise schedule ends in zero SNR (pure noise), if the model's files do not specify it",
+        default_in_words=OWN,
+    )  # fmt: skip
     init_weights: str | None = setting(
         None,
         "model",

@@ -9,7 +9,7 @@ from customize import events
 from customize.data.examples import USUAL_RESOLUTION, Examples, examine_examples
 from customize.errors import InputError, Problem
 from customize.families import Source, locate
-from customize.families.source import known_token_problems
+from customize.families.source import known_token_problems, refuse_zero_snr
 from customize.families.specs import spec_of
 from customize.families.specs.text_limits import too_long
 from customize.printable import first_few
@@ -121,9 +121,11 @@ def check_source(settings) -> Source:
     """The located base model. Raises InputError if it cannot be trained, or already knows a new word."""
     source = locate(
         settings.pretrained_model_name_or_path, revision=settings.revision, variant=settings.variant,
-        prediction_type=settings.prediction_type,
+        prediction_type=settings.prediction_type, rescale_betas_zero_snr=settings.rescale_betas_zero_snr,
     )  # fmt: skip
     spec = spec_of(source)
+    if settings.rescale_betas_zero_snr:
+        refuse_zero_snr(spec.prediction_type(source))
     if problem := spec.not_trainable(source):
         raise InputError(problem)
     encoders = len(spec.networks) - 1

@@ -256,7 +256,8 @@ def parse_metadata(text: str, path: Path) -> dict[str, Any]:
         raise InputError(damaged(path))
     texts = [*words, *(metadata.get(name, "") for name in ("base_model", "method"))]
     texts += [settings.get(name) or "" for name in ("revision", "variant")]
-    if not all(isinstance(each, str) for each in texts) or settings.get("prediction_type") not in (None, *DISCRETE_PREDICTIONS):
+    choices = {"prediction_type": (None, *DISCRETE_PREDICTIONS), "rescale_betas_zero_snr": (None, True, False)}
+    if not all(isinstance(each, str) for each in texts) or any(settings.get(name) not in own for name, own in choices.items()):
         raise InputError(damaged(path))
     return metadata
 

@@ -20,6 +20,7 @@ SAME: Mapping[str, str] = {
     " pretrained_model_name"
     " pretrained_model_path pretrained base_model base_model_name base_model_path base ckpt ckpt_path ckpt_name checkpoint"
     " checkpoint_path sd_model sd_model_checkpoint stable_diffusion_model",
+    "rescale_betas_zero_snr": "zero_terminal_snr zero_snr ztsnr",
     "mixed_precision": "precision dtype torch_dtype weight_dtype train_dtype compute_dtype",
     "output_dir": "output out outdir out_dir output_path output_folder save_dir save_path output_directory"
     " workspace_dir outpath o",
@@ -211,8 +212,6 @@ FLAGS: tuple[tuple[str, Flag], ...] = (
     *_all("multires_noise_iterations multires_noise_discount ip_noise_gamma input_perturbation adaptive_noise_scale",
           commands=BOTH,
            type=str, refused=("only plain noise and --noise_offset are supported", "leave it out, or give --noise_offset 0.05")),
-    *_all("zero_terminal_snr rescale_betas_zero_snr", commands=BOTH,
-           refused=("the noise schedule is the base model's own", "leave it out")),
     *_all("clip_skip", commands=BOTH, type=int, harmless=(0, 1),
            refused=("the last layer of the text encoder is used, as when the base model was trained", "leave it out")),
     *_all("save_every_n_epochs save_n_epochs", commands=BOTH, type=str, refused=EPOCHS_OF_SAVES),

@@ -10,9 +10,13 @@ from customize.diffusion.predictions import DISCRETE_PREDICTIONS
 from customize.errors import InputError, Problem
 from customize.families.files.configurations import SCHEDULER
 from customize.families.files.folder_check import AGAIN, SCHEDULER_FILE
+from customize.families.source import refuse_zero_snr
 from customize.printable import printable
 from customize.storage.json_files import read_object
 from customize.storage.untrusted_files import refusing
+
+ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+"""The scheduler of a model whose noise schedule ends in pure noise."""
 
 
 def load_scheduler(folder: Path):
@@ -34,6 +38,23 @@ def load_scheduler(folder: Path):
             Problem(f"{folder}/scheduler", what, "check that it is the right model, or copy the scheduler folder of such a model")
         )
     return scheduler
+
+
+def changed_scheduler(scheduler: Any, prediction_type: str | None, zero_snr: bool | None) -> Any:
+    """The scheduler with another prediction type, and another end of the noise schedule; None: its own.
+
+    zero_snr: whether the schedule ends in pure noise, from which on its steps begin there (Lin et al. 2023, "Common Diffusion
+    Noise Schedules and Sample Steps are Flawed", sections 3.1 and 3.3). Raises InputError for that with epsilon, which says
+    nothing of an image there (section 3.2).
+    """
+    changes: dict[str, Any] = {"prediction_type": prediction_type} if prediction_type else {}
+    kind = type(scheduler)
+    if zero_snr is not None:
+        changes |= ZERO_SNR if zero_snr else {"rescale_betas_zero_snr": False}
+        if zero_snr and "rescale_betas_zero_snr" not in scheduler.config:  # PNDM, the scheduler of 1.x, does not know it
+            kind, changes = diffusers.DDIMScheduler, {**changes, "clip_sample": False}
+        refuse_zero_snr(changes.get("prediction_type", scheduler.config.prediction_type) if zero_snr else None)
+    return kind.from_config(scheduler.config, **changes) if changes else scheduler
 
 
 def checked_config(config: dict[str, Any]) -> dict[str, Any]:

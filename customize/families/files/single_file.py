@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import DDIMScheduler
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTokenizer
@@ -17,7 +16,7 @@ from customize.families.base import Placement
 from customize.families.files.clip_tokenizer import END, clip_tokenizer
 from customize.families.files.ldm_header import CLIP_G, OPEN_CLIP, UNET, VAE, Layout
 from customize.families.files.networks import copy_tensors
-from customize.families.files.scheduler import load_scheduler
+from customize.families.files.scheduler import changed_scheduler, load_scheduler
 from customize.families.source import Source
 from customize.families.specs.unet_names import original_names
 
@@ -47,8 +46,6 @@ VAE_NAMES = {  # diffusers' names, and LDM's for the same
     ".attn_1.to_out.0.": ".attn_1.proj_out.",
     ".attn_1.to_": ".attn_1.",
 }
-OF_ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-"""The scheduler of a model whose noise schedule ends in pure noise (Lin et al. 2023, sections 3.1 and 3.3)."""
 
 
 def load_single_file(family: Any, classes: Mapping[str, type], source: Source, placement: Placement) -> Any:
@@ -66,7 +63,8 @@ def load_single_file(family: Any, classes: Mapping[str, type], source: Source, p
     factor = 2 ** (len(networks["vae"].config.block_out_channels) - 1)
     networks["unet"].register_to_config(sample_size=layout.resolution // factor)
     tokenizers = {part.replace("text_encoder", "tokenizer"): tokenizer_of(layout, part) for part in layout.text_encoders}
-    return family(source.name, source.file, **networks, **tokenizers, scheduler=scheduler_of(layout))
+    scheduler = changed_scheduler(scheduler_of(layout), None, source.rescale_betas_zero_snr)
+    return family(source.name, source.file, **networks, **tokenizers, scheduler=scheduler)
 
 
 def tokenizer_of(layout: Layout, part: str) -> CLIPTokenizer:
@@ -76,11 +74,7 @@ def tokenizer_of(layout: Layout, part: str) -> CLIPTokenizer:
 
 def scheduler_of(layout: Layout) -> Any:
     """The scheduler of diffusers, in the configuration that the file was trained with."""
-    scheduler = load_scheduler(layout.config)
-    changes = {"prediction_type": layout.prediction_type, **(OF_ZERO_SNR if layout.zero_snr else {})}
-    knows = "rescale_betas_zero_snr" in scheduler.config  # PNDM, the scheduler of 1.x, does not
-    kind = DDIMScheduler if layout.zero_snr and not knows else type(scheduler)
-    return kind.from_config(scheduler.config, **changes)
+    return changed_scheduler(load_scheduler(layout.config), layout.prediction_type, layout.zero_snr or None)
 
 
 def load_part(network_class: type, part: str, file: Path, layout: Layout, dtype: torch.dtype) -> nn.Module:

@@ -19,8 +19,8 @@ SETTING = "pretrained_model_name_or_path"
 class Source:
     """A base model: a `folder` in diffusers' layout, a single `file`, or the `name` of a model on the hub.
 
-    revision, variant: as for the hub; prediction_type: "epsilon" or "v_prediction", which replaces the model's own; family: the
-    name of its `FamilySpec`.
+    revision, variant: as for the hub; prediction_type ("epsilon" or "v_prediction"), rescale_betas_zero_snr (whether the noise
+    schedule ends in pure noise): replace the model's own; family: the name of its `FamilySpec`.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Source:
     revision: str | None = None
     variant: str | None = None
     prediction_type: str | None = None
+    rescale_betas_zero_snr: bool | None = None
     family: str = "stable_diffusion"
 
 
