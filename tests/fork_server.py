@@ -50,13 +50,14 @@ def set_trap(moment: str, number: int, action: str) -> None:
 
     from customize.data import latents_cache
     from customize.evaluation import verify_result
-    from customize.methods.method import DenoisingMethod, Method
+    from customize.methods.method import DenoisingMethod
+    from customize.optim.optimizers import LearningRates
     from customize.storage import checkpoint, manifest
     from customize.training import callbacks, class_images
     from customize.training.callbacks import Checkpoints
 
     place, name = {
-        "in a step": (Method, "before_step"),
+        "in a step": (LearningRates, "set"),
         "inside a checkpoint": (manifest, "write"),
         "after a checkpoint": (checkpoint, "prune"),
         "at the end of a step": (Checkpoints, "after_step"),

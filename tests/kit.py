@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 METHODS = ("textual_inversion", "lora", "full")
+"""Those of most tests; a fourth kind is `pivotal`, which learns a word beside a LoRA."""
 
 
 def write_images(folder: Path, count: int = 3, size: tuple[int, int] = (24, 16), seed: int = 0) -> Path:
@@ -52,7 +53,7 @@ def denoiser(network):
 
 
 def settings_for(method: str, base: Path, image_folder: Path, output: Path, **changes):
-    """Settings of a short run of one of `METHODS`."""
+    """Settings of a short run of one of `METHODS`, or of `pivotal` tuning."""
     from customize.methods import DreamBoothSettings, TextualInversionSettings
 
     common = {
@@ -60,16 +61,13 @@ def settings_for(method: str, base: Path, image_folder: Path, output: Path, **ch
         "train_batch_size": 1, "report_to": ("none",), "validation_prompt": (), "seed": 3, "learning_rate": 1e-3,
         "random_flip": True, "crop_variants": 3,
     }  # fmt: skip
+    words = {"placeholder_token": ("<new>",), "initializer_token": ("toy dog",), "num_vectors": (2,)}
     if method == "textual_inversion":
-        own = {
-            "placeholder_token": ("<new>",),
-            "initializer_token": ("toy dog",),
-            "num_vectors": (2,),
-            "train_data_dir": (str(image_folder),),
-        }
-        return TextualInversionSettings(**{**common, **own, **changes})
+        return TextualInversionSettings(**{**common, **words, "train_data_dir": (str(image_folder),), **changes})
     own = {"instance_prompt": "a photo of sks dog", "instance_data_dir": str(image_folder)}
-    if method == "lora":
+    if method == "pivotal":
+        own |= {**words, "instance_prompt": "a photo of <new> dog"}
+    if method in ("lora", "pivotal"):
         own |= {"adapter": "lora", "rank": 4, "lora_alpha": 2.0}
     return DreamBoothSettings(**{**common, **own, **changes})
 

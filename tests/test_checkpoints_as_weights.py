@@ -23,6 +23,7 @@ KINDS = {
     "full": {"train_text_encoder": True},
     "dora": {"use_dora": True, "train_text_encoder": True},
     "rslora": {"use_rslora": True},
+    "pivotal": {"train_text_encoder": True},
 }
 
 
@@ -34,7 +35,7 @@ def run(tiny_epsilon, image_folder, tmp_path_factory):
     def make(kind: str) -> tuple[Path, torch.Tensor, str]:
         if kind not in made:
             folder = tmp_path_factory.mktemp(kind)
-            method = kind if kind in METHODS else "lora"
+            method = kind if kind in (*METHODS, "pivotal") else "lora"
             settings = settings_for(
                 method, tiny_epsilon, image_folder, folder, max_train_steps=2, learning_rate=1e-2, **KINDS[kind]
             )
@@ -58,7 +59,7 @@ def test_a_checkpoint_predicts_what_the_run_did(kind, path, run):
     folder, expected, prompt = run(kind)
     learned = find_learned(None, [(str(folder / path), 1.0)])
     [output] = learned.summaries
-    assert "checkpoint of step 2, " in output and prompt.split()[-1] in output
+    assert "checkpoint of step 2, " in output and ("<new>" if kind == "pivotal" else prompt.split()[-1]) in output
     pipeline = load_pipeline(None, [(str(folder / path), 1.0)])
     torch.testing.assert_close(prediction_of(pipeline.family, prompt), expected, rtol=0, atol=1e-5)
     earlier = load_pipeline(None, [(str(folder / "checkpoints/step-000001"), 1.0)])

@@ -29,6 +29,12 @@ CONDITIONS = {
     ("prior_preservation", ()): PRIOR,
     ("prior_preservation", ("images",)): PRIOR,
     ("captions", ("auto", "files")): {"captions": "auto"},
+    ("placeholder_token", ()): {
+        "placeholder_token": ["<cat>"],
+        "initializer_token": "cat",
+        "adapter": "lora",
+        "instance_prompt": "a photo of <cat>",
+    },
     ("train_text_encoder", (True,)): {"train_text_encoder": True},
     ("dataset_name", ()): {"dataset_name": "pictures", "train_data_dir": (), "instance_data_dir": None},
     ("image", ()): {"image": "cat.png"},

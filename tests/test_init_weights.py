@@ -24,6 +24,7 @@ KINDS = {
     "lora": {"train_text_encoder": True, "lora_targets": ("attention", "conv1")},
     "dora": {"use_dora": True},
     "rslora": {"use_rslora": True, "lora_alpha": 3.0},
+    "pivotal": {},
     "full": {"train_text_encoder": True},
 }
 
@@ -36,7 +37,7 @@ def earlier(tiny_epsilon, image_folder, tmp_path_factory):
     def make(kind):
         if kind not in made:
             folder = tmp_path_factory.mktemp(kind)
-            method = kind if kind in ("textual_inversion", "full") else "lora"
+            method = kind if kind in ("textual_inversion", "pivotal", "full") else "lora"
             changes = {"max_train_steps": 2, "learning_rate": 1e-2, **KINDS[kind]}
             settings = settings_for(method, tiny_epsilon, image_folder, folder, **changes)
             context, training = prepared(settings)
@@ -68,7 +69,7 @@ def begun(kind, others, folder, path, **changes):
         own = {"train_data_dir": str(others), "train_batch_size": 1}
         settings = read_settings(TextualInversionSettings, **{**common, **own, **changes})
     else:
-        own = {"instance_prompt": "a photo of sks dog", "instance_data_dir": str(others)}
+        own = {"instance_prompt": f"a photo of {'<new>' if kind == 'pivotal' else 'sks'} dog", "instance_data_dir": str(others)}
         settings = read_settings(DreamBoothSettings, **{**common, **own, **changes})
     context, training = prepared(settings)
     training.method.eval()
@@ -85,9 +86,26 @@ def test_a_run_begins_with_the_given_weights(kind, path, earlier, others, tmp_pa
         assert (settings.adapter, settings.rank, settings.learning_rate) == ("lora", 4, 1e-4)
         assert settings.lora_alpha == KINDS[kind].get("lora_alpha", 2.0)
         assert settings.train_text_encoder == (kind == "lora") and settings.use_dora == (kind == "dora")
-    if kind == "textual_inversion":
-        assert settings.placeholder_token == ("<new>",) and settings.num_vectors == (2,)
+    if kind in ("textual_inversion", "pivotal"):
+        words = {"placeholder_token": ("<new>",), "initializer_token": ("toy dog",), "num_vectors": (2,)}
+        assert {name: getattr(settings, name) for name in words} == words
     assert type(settings)(**settings.values()) == settings
+
+
+@pytest.mark.parametrize("start", ["textual_inversion", "lora"])
+def test_pivotal_tuning_begins_with_a_word_or_an_adapter_alone(start, earlier, others, tmp_path):
+    """What the weights lack starts anew: the adapter, which then changes nothing, or the word, as its initializer tokens."""
+    folder, expected, prompt = earlier(start)
+    own = {"adapter": "lora"} if start == "textual_inversion" else {"placeholder_token": "<new>", "initializer_token": "toy dog"}
+    own |= {"instance_prompt": prompt if start == "textual_inversion" else prompt.replace("sks dog", "<new>"), "num_vectors": 2}
+    found, settings, training = begun("pivotal", others, tmp_path / "run", folder / "result", **own)
+    assert settings.placeholder_token == ("<new>",) and settings.adapter == "lora"
+    if start == "textual_inversion":
+        assert torch.equal(found, expected)
+    else:
+        theirs, ours = load_file(folder / "result/pytorch_lora_weights.safetensors"), training.method.trainable_state_dict()
+        assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+        assert ours.keys() - theirs.keys() == {"bundle_emb.<new>.string_to_param.*"}
 
 
 def test_training_continues_from_the_given_weights(earlier, others, tmp_path):
@@ -147,7 +165,7 @@ def refused(*args, **changes) -> str:
 
 
 def test_contradicting_settings_are_refused_by_name(earlier, others, tmp_path):
-    lora, words, full = (earlier(kind)[0] for kind in ("lora", "textual_inversion", "full"))
+    lora, words, pivotal, full = (earlier(kind)[0] for kind in ("lora", "textual_inversion", "pivotal", "full"))
     run = tmp_path / "run"
     for kind, path, changes, output in (
         ("lora", lora / "result", {"rank": 2}, "rank: is 2, where init_weights has 4"),
@@ -155,7 +173,9 @@ def test_contradicting_settings_are_refused_by_name(earlier, others, tmp_path):
         ("lora", lora / "result", {"use_dora": True}, "use_dora: is True, where init_weights has False"),
         ("lora", lora / "result", {"train_text_encoder": False}, "train_text_encoder: is false, where init_weights has weights"),
         ("lora", lora / "result", {"lora_targets": ("to_q", "q_proj")}, "tensors do not fit the adapter to be trained"),
-        ("lora", words / "result", {}, "contains words, which train_dreambooth.py does not train"),
+        ("lora", words / "result", {}, "placeholder_token: needs an adapter"),
+        ("textual_inversion", pivotal / "result", {}, "contains an adapter besides its words"),
+        ("pivotal", pivotal / "result", {"num_vectors": 3}, "num_vectors: is 3 of <new>, where init_weights has 2"),
         ("textual_inversion", lora / "result", {}, "contains no embeddings"),
         ("textual_inversion", full / "checkpoints/step-000002", {}, "contains no embeddings"),
         ("textual_inversion", words / "result", {"num_vectors": 3}, "num_vectors: is 3 of <new>, where init_weights has 2"),

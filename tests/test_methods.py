@@ -13,7 +13,7 @@ from transformers import CLIPTextModel
 from customize.data.batches import Batch
 from customize.diffusion import rng
 from customize.diffusion.predictions import add_noise
-from customize.methods.textual_inversion import DirectionalTextualInversion
+from customize.methods.words import DirectionalWords
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_textual_inversion_gradient(base, image_folder, tmp_path, request):
     hidden = functional_call(encoder, {name: torch.cat([table, vectors])}, (family.text_encoders[0].tokenize(batch.prompts),))[0]
     losses = straight_losses(base, batch, lambda noisy, t: unet(noisy, t, encoder_hidden_states=hidden).sample)
     losses.sum().backward()
-    assert_equal_gradients({"v": method.vectors["<new>"].grad}, {"v": vectors.grad})
+    assert_equal_gradients({"v": method.words.vectors["<new>"].grad}, {"v": vectors.grad})
 
 
 @pytest.mark.parametrize("rslora", [False, True])
@@ -142,7 +142,7 @@ def test_teacher_is_the_model_without_its_adapter(tiny_v, image_folder, tmp_path
     assert all(parameter.grad is not None for parameter in method.trainable_state_dict().values())
 
 
-@pytest.mark.parametrize("kind", METHODS)
+@pytest.mark.parametrize("kind", [*METHODS, "pivotal"])
 def test_only_trained_parameters_change(kind, tiny_epsilon, image_folder, tmp_path):
     settings = settings_for(kind, tiny_epsilon, image_folder, tmp_path / "run", max_train_steps=2)
     context, training = prepared(settings)
@@ -171,12 +171,12 @@ def test_directional_step_equals_its_formula(tiny_epsilon, image_folder, tmp_pat
     )
     context, training = prepared(settings)
     method = training.method
-    assert isinstance(method, DirectionalTextualInversion)
+    assert isinstance(method.words, DirectionalWords)
     norm = context.family.text_encoder.get_input_embeddings().weight.norm(dim=1).mean()
-    start = method.vectors["<new>"].detach().clone()
+    start = method.words.vectors["<new>"].detach().clone()
     torch.testing.assert_close(start.norm(dim=1), norm.expand(2))
     method(training.dataset.deal(0, [0])[0]).sum().backward()
-    gradient = method.vectors["<new>"].grad.clone().double()
+    gradient = method.words.vectors["<new>"].grad.clone().double()
     method.zero_grad()
     train_loop(settings, training, context.accelerator, 1)
 
@@ -184,14 +184,14 @@ def test_directional_step_equals_its_formula(tiny_epsilon, image_folder, tmp_pat
     ambient = gradient - 1e-4 * v
     tangent = ambient - (ambient * v).sum(1, keepdim=True) * v
     expected = norm.double() * F.normalize(v - 0.02 * F.normalize(tangent, dim=1), dim=1)
-    torch.testing.assert_close(method.vectors["<new>"].detach().double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(method.words.vectors["<new>"].detach().double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_direction_that_no_caption_has_stays(tiny_epsilon, image_folder, tmp_path):
     changes = {"normalize_embedding": True, "caption_dropout": 1.0}
     context, training = prepared(settings_for("textual_inversion", tiny_epsilon, image_folder, tmp_path / "run", **changes))
     train_loop(context.settings, training, context.accelerator, 1)
-    start, after = training.method.start["<new>"], training.method.vectors["<new>"].detach()
+    start, after = training.method.words.start["<new>"], training.method.words.vectors["<new>"].detach()
     torch.testing.assert_close(after, start, rtol=0, atol=1e-6)
 
 
@@ -227,7 +227,7 @@ def test_gradients_are_clipped_and_dropout_is_active(tiny_epsilon, image_folder,
     method = training.method
     method.build_optimizer = lambda settings: torch.optim.SGD(method.parameter_groups())
     train_loop(context.settings, training, context.accelerator, 1)
-    moved = (method.vectors["<new>"].detach() - method.start["<new>"]).norm()
+    moved = (method.words.vectors["<new>"].detach() - method.words.start["<new>"]).norm()
     assert moved == pytest.approx(1e-3, rel=1e-3)
     assert method.training and method.unet.training
 
@@ -239,7 +239,7 @@ def test_the_report_distinguishes_unchanged_and_exploded_vectors(tiny_epsilon, i
         "<new> did not move" in still and "nearest: toy 1.00" in still and "<new>_1: " in still and "nearest: dog 1.00" in still
     )
     with torch.no_grad():
-        training.method.vectors["<new>"] *= 50
+        training.method.words.vectors["<new>"] *= 50
     blown = training.method.report()
     assert "did not move" not in blown and "<new> blew up" in blown and "<new>_1 blew up" in blown
 

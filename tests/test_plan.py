@@ -28,7 +28,10 @@ def everything(folder: Path) -> list[tuple[str, int]]:
     return sorted((str(path.relative_to(folder)), path.stat().st_mtime_ns) for path in folder.rglob("*"))
 
 
-@pytest.mark.parametrize("method", ["lora", "full", pytest.param("textual_inversion", marks=pytest.mark.slow)])
+SELDOM = [pytest.param(method, marks=pytest.mark.slow) for method in ("textual_inversion", "lora")]
+
+
+@pytest.mark.parametrize("method", ["pivotal", "full", *SELDOM])
 def test_files_are_as_large_as_planned(method, server, tiny_epsilon, image_folder, tmp_path):
     changes = {"train_batch_size": 2, "checkpointing_steps": 4, "save_steps": 3}
     run = Run(server, tmp_path, method, tiny_epsilon, image_folder, **changes)

@@ -17,6 +17,7 @@ KINDS = {
     "lora": ("lora", {"lora_targets": ("attention", "feed-forward")}),
     "dora and text encoder": ("lora", {"use_dora": True, "train_text_encoder": True}),
     "kohya": ("lora", {"lora_format": "kohya"}),
+    "pivotal": ("pivotal", {"train_text_encoder": True}),
     "full": ("full", {"train_text_encoder": True}),
 }
 PART_FILES = {

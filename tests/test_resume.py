@@ -6,6 +6,7 @@ import signal
 import pytest
 import torch
 from kit import METHODS, write_images
+from models import tiny_stable_diffusion_xl
 from PIL import Image
 from safetensors.torch import load_file
 from whole_runs import LATEST, Run
@@ -36,6 +37,30 @@ def test_killed_at_three_moments_and_resumed(method, server, tiny_epsilon, image
     assert status == 0 and "resuming after step 4" in output
     assert killed.result() == finished_run.result()
     assert killed.losses() == finished_run.losses() and len(finished_run.losses()) == 6
+
+
+@pytest.fixture(scope="module")
+def tiny_xl(tmp_path_factory):
+    return tiny_stable_diffusion_xl(tmp_path_factory.mktemp("models") / "tiny_xl")
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        pytest.param("textual_inversion", {}, marks=pytest.mark.slow),
+        pytest.param("lora", {"train_text_encoder": True, "lora_dropout": 0.2}, marks=pytest.mark.slow),
+        pytest.param("pivotal", {}, marks=pytest.mark.slow),
+        ("pivotal", {"normalize_embedding": True, "train_text_encoder": True, "embedding_train_fraction": 0.5}),
+    ],
+)
+def test_a_killed_run_on_sdxl_resumes_to_the_same_bits(method, changes, server, tiny_xl, image_folder, tmp_path):
+    changes = {**changes, "max_train_steps": 5, "lr_scheduler": "cosine"}
+    straight = Run(server, tmp_path / "straight", method, tiny_xl, image_folder, **changes)
+    killed = Run(server, tmp_path / "killed", method, tiny_xl, image_folder, **changes)
+    assert straight()[0] == 0 and killed(moment="in a step", number=4)[0] == -signal.SIGKILL
+    status, output = killed(*LATEST)
+    assert status == 0 and "resuming after step 2" in output
+    assert killed.result() == straight.result() and killed.losses() == straight.losses()
 
 
 def test_eight_bit_adam_resumes_to_the_same_bits(server, tiny_epsilon, image_folder, tmp_path):

@@ -1,7 +1,9 @@
-"""SDXL against diffusers' pipelines: conditioning, images, the loss by a formula, and results in stock loaders."""
+"""SDXL against diffusers' pipelines: conditioning, images, and results in stock loaders."""
 
 import json
 import shutil
+from functools import cache
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -135,66 +137,90 @@ def test_image_to_image_and_inpainting_equal_stock(theirs, family):
     assert (found - expected).abs().max() < 1e-4
 
 
+TEXT, TEACHER, IMAGES = {"train_text_encoder": True}, {"prior_preservation": "teacher"}, {"prior_preservation": "images"}
+RUNS = {
+    "textual_inversion": ("textual_inversion", {}),
+    "lora": ("lora", TEXT),
+    "lora, teacher": ("lora", TEACHER),
+    "lora, class images": ("lora", TEXT | IMAGES),
+    "full": ("full", TEXT),
+    "full, class images": ("full", IMAGES),
+    "pivotal": ("pivotal", TEXT),
+    "pivotal, teacher": ("pivotal", {"normalize_embedding": True} | TEACHER),
+    "pivotal, class images": ("pivotal", IMAGES),
+}
+
+
 @pytest.fixture(scope="module")
 def trained(base, image_folder, tmp_path_factory):
-    """(context, training, folder of the result) of two steps by each method, with the text encoders where it has a say."""
-    runs = {}
-    for method in ("textual_inversion", "lora", "full"):
-        folder = tmp_path_factory.mktemp(method)
-        changes = {} if method == "textual_inversion" else {"train_text_encoder": True}
-        settings = settings_for(method, base, image_folder, folder / "run", learning_rate=0.05, **changes)
+    """A function that returns (family, folder of the result) of two steps; each is made once."""
+    of_class = write_images(tmp_path_factory.mktemp("class"), 2, (40, 20), seed=5)
+
+    @cache
+    def trained(kind):
+        folder = tmp_path_factory.mktemp("trained")
+        method, changes = RUNS[kind]
+        if "prior_preservation" in changes:
+            changes = {**changes, "class_prompt": "a dog"}
+        if changes.get("prior_preservation") == "images":
+            changes |= {"class_data_dir": str(of_class), "num_class_images": 2}
+        words = {"embedding_learning_rate": 0.05} if method == "pivotal" else {}
+        settings = settings_for(method, base, image_folder, folder / "run", learning_rate=0.05, **words, **changes)
         context, training = prepared(settings)
-        first = training.dataset.deal(0, [0])[0]
-        loss = training.method(first).detach()
-        train_loop(settings, training, context.accelerator, 2)
+        with torch.enable_grad():
+            train_loop(settings, training, context.accelerator, 2)
         training.method.eval()
         (folder / "result").mkdir()
         training.method.save(folder / "result", model_card.metadata(settings, training.method, context.family, 2))
-        runs[method] = (context, first, loss, folder / "result")
-    return runs
+        return context.family, folder / "result"
+
+    return trained
 
 
-@torch.no_grad()
-def test_the_first_loss_is_that_of_the_formula(theirs, trained):
-    """Stock networks on the very batch: noise added, text and size given by hand."""
-    _, batch, loss, _ = trained["lora"]
-    alphas = theirs.scheduler.alphas_cumprod[batch.timesteps].view(-1, 1, 1, 1)
-    noisy = alphas.sqrt() * batch.latents + (1 - alphas).sqrt() * batch.noise
-    hidden, _, pooled, _ = theirs.encode_prompt(batch.prompts[0], do_classifier_free_guidance=False)
-    [crop] = batch.crops
-    sizes = torch.tensor([[*crop.original_size, *crop.top_left, *crop.target_size]], dtype=torch.float32)
-    added = {"text_embeds": pooled, "time_ids": sizes}
-    output = theirs.unet(noisy, batch.timesteps, hidden, added_cond_kwargs=added).sample
-    assert abs((output - batch.noise).square().mean().item() - loss.item()) < 1e-6
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("method", ["textual_inversion", "lora", "full"])
-def test_results_give_the_same_image_in_memory_loaded_and_in_stock(method, base, trained):
-    context, _, _, folder = trained[method]
-    prompt = "a photo of <new>" if method == "textual_inversion" else PROMPT
-    options = {"num_inference_steps": 3, "output_type": "latent"}
-    expected = Pipeline(context.family).generate(prompt, seeds=2, **options)
-    own = load_pipeline(None if method == "full" else str(base), [(folder, 1.0)]).generate(prompt, seeds=2, **options)
-    assert torch.equal(own, expected)
-    assert (expected - load_pipeline(str(base)).generate(PROMPT, seeds=2, **options)).abs().max() > 1e-3
-    theirs = stock(folder if method == "full" else base)
-    if method == "lora":
-        theirs.load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors")
-    if method == "textual_inversion":
+def load_in_stock(pipeline, folder):
+    """Loads the files of a result as the documentation of diffusers does."""
+    if (folder / "pytorch_lora_weights.safetensors").exists():
+        pipeline.load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors")
+    if (folder / "learned_embeds.safetensors").exists():
         vectors = load_file(folder / "learned_embeds.safetensors")
         assert vectors.keys() == {"clip_l", "clip_g"}
         for key, number in (("clip_l", ""), ("clip_g", "_2")):
-            encoder, tokenizer = (getattr(theirs, f"{name}{number}") for name in ("text_encoder", "tokenizer"))
-            theirs.load_textual_inversion({"<new>": vectors[key]}, token="<new>", text_encoder=encoder, tokenizer=tokenizer)
-        theirs.text_encoder_2.text_model.eos_token_id = theirs.tokenizer_2.eos_token_id  # else it pools at the learned word
+            encoder, tokenizer = (getattr(pipeline, f"{name}{number}") for name in ("text_encoder", "tokenizer"))
+            pipeline.load_textual_inversion({"<new>": vectors[key]}, token="<new>", text_encoder=encoder, tokenizer=tokenizer)
+        pipeline.text_encoder_2.text_model.eos_token_id = pipeline.tokenizer_2.eos_token_id  # else it pools at the learned word
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", RUNS)
+def test_results_give_the_same_image_in_memory_loaded_and_in_stock(kind, base, trained):
+    family, folder = trained(kind)
+    is_full = kind.startswith("full")
+    prompt = PROMPT if kind.startswith("lora") or is_full else "a photo of <new>"
+    options = {"num_inference_steps": 3, "output_type": "latent"}
+    expected = Pipeline(family).generate(prompt, seeds=2, **options)
+    own = load_pipeline(None if is_full else str(base), [(folder, 1.0)]).generate(prompt, seeds=2, **options)
+    assert torch.equal(own, expected)
+    assert (expected - load_pipeline(str(base)).generate(PROMPT, seeds=2, **options)).abs().max() > 1e-3
+    theirs = stock(folder if is_full else base)
+    load_in_stock(theirs, folder)
     images = theirs(prompt, generator=torch.Generator().manual_seed(2), guidance_scale=7.5, **options).images
     assert (images - expected).abs().max() < 1e-4
 
 
+@torch.no_grad()
+def test_the_adapter_and_the_word_of_a_run_also_work_alone(base, trained):
+    """In all four combinations; each changes the image."""
+    _, folder = trained("pivotal, teacher")
+    files = [[], [folder / "pytorch_lora_weights.safetensors"], [folder / "learned_embeds.safetensors"], [folder]]
+    pipelines = [load_pipeline(str(base), [(file, 1.0) for file in each]) for each in files]
+    images = [each.generate("a photo of <new>", seeds=2, num_inference_steps=3, output_type="latent") for each in pipelines]
+    assert [each.trigger_words for each in pipelines] == [(), ("<new>",), ("<new>",), ("<new>",)]
+    assert all((one - other).abs().max() > 1e-3 for one, other in combinations(images, 2))
+
+
 def test_the_pooled_text_is_read_at_the_first_end_token(trained):
     """A learned word has a larger id than the end token, at which transformers would read."""
-    family = trained["textual_inversion"][0].family
+    family = trained("textual_inversion")[0]
     encoder = family.text_encoders[1]
     input_ids = encoder.tokenize(["a photo of <new> in a house"])
     end = input_ids[0].tolist().index(encoder.tokenizer.eos_token_id)
@@ -206,7 +232,7 @@ def test_the_pooled_text_is_read_at_the_first_end_token(trained):
 
 
 def test_a_lora_s_kohya_names_are_those_of_sdxl(trained):
-    names = load_file(trained["lora"][3] / "pytorch_lora_weights_kohya.safetensors").keys()
+    names = load_file(trained("lora")[1] / "pytorch_lora_weights_kohya.safetensors").keys()
     assert {name.split("_", 2)[1] for name in names} == {"unet", "te1", "te2"}
     assert "lora_te2_text_model_encoder_layers_0_self_attn_q_proj.alpha" in names
 

@@ -44,10 +44,10 @@ class Straight:
 
     def losses(self, batch: Batch, prior: str, changed, vectors) -> torch.Tensor:
         """[B]: the weighted loss of each sample."""
-        target = batch.noise
+        target = batch.noise.clone()
         if prior == "teacher":
             with torch.no_grad():
-                target = torch.where(batch.is_prior.view(-1, 1, 1, 1), self.predict(batch, {}, {}), target)
+                target[batch.is_prior] = self.predict(batch.part(batch.is_prior), {}, {})
         return ((self.predict(batch, changed, vectors) - target) ** 2).mean(dim=(1, 2, 3)) * batch.loss_weights
 
     def predict(self, batch: Batch, changed, vectors) -> torch.Tensor:
@@ -100,6 +100,8 @@ CASES = [
     ("textual_inversion", {}, "none"),
     *(("lora", {}, prior) for prior in ("none", "images", "teacher")),
     *(("lora", {"train_text_encoder": True}, prior) for prior in ("none", "images", "teacher")),
+    *(("pivotal", {}, prior) for prior in ("none", "images", "teacher")),
+    ("pivotal", {"train_text_encoder": True}, "teacher"),
     *(("full", {"train_text_encoder": True}, prior) for prior in ("none", "images")),
 ]
 

@@ -21,7 +21,7 @@ from customize.inference.metadata import write_png
 from customize.inference.metadata.read_png import read_generation_info
 from customize.inference.run.grid import grid
 from customize.methods import DreamBoothSettings
-from customize.methods.textual_inversion import EmbeddingReport, VectorReport
+from customize.methods.words import EmbeddingReport, VectorReport
 from customize.settings.files import sharing
 from customize.settings.inference import InferenceSettings
 from customize.storage.safetensors_header import Header

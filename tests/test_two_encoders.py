@@ -147,7 +147,7 @@ def test_directions_keep_the_norm_of_each_vocabulary(base, image_folder, tmp_pat
         norm = encoder.embeddings.norm(dim=-1).mean()
         torch.testing.assert_close(encoder.vectors["<new>"].detach().norm(dim=-1), norm.expand(2))
         name = encoder.tensor_name("<new>")
-        assert (training.method.vectors[name] - training.method.start[name]).abs().max() > 1e-3
+        assert (training.method.words.vectors[name] - training.method.words.start[name]).abs().max() > 1e-3
 
 
 @torch.no_grad()

@@ -29,14 +29,14 @@ class Run:
 
     def result(self) -> dict[str, bytes]:
         """The bytes of every trained tensor."""
-        pattern = {
-            "textual_inversion": "learned_embeds.safetensors",
-            "lora": "pytorch_lora_weights.safetensors",
-            "full": "unet/*.safetensors",
-        }
-        [file] = self.folder.glob(pattern[self.method])
-        with safe_open(file, "pt") as tensors:
-            return {name: tensors.get_tensor(name).numpy().tobytes() for name in tensors.keys()}  # noqa: SIM118
+        words, lora = "learned_embeds.safetensors", "pytorch_lora_weights.safetensors"
+        patterns = {"textual_inversion": [words], "lora": [lora], "pivotal": [words, lora], "full": ["unet/*.safetensors"]}
+        found = {}
+        for pattern in patterns[self.method]:
+            [file] = self.folder.glob(pattern)
+            with safe_open(file, "pt") as tensors:
+                found |= {name: tensors.get_tensor(name).numpy().tobytes() for name in tensors.keys()}  # noqa: SIM118
+        return found
 
     def losses(self) -> list[float]:
         return [json.loads(line)["loss"] for line in (self.folder / "log.jsonl").read_text().splitlines()]

@@ -87,7 +87,7 @@ def read(argv: Sequence[str]) -> tuple[TrainingSettings, list[str]]:
         named = {**toml_file.read(target)[0], **given}
         return cli.read(methods.settings_for(named), argv, preflight.check)
     kind = methods.settings_for(given)
-    standing_in = {**kind.standing_in(target), "output_dir": f"{target.rstrip('/')}.run"}
+    standing_in = {**kind.standing_in(target, given), "output_dir": f"{target.rstrip('/')}.run"}
     notes = []
     if not given.keys() & {"pretrained_model_name_or_path", "resolution"}:
         standing_in["resolution"] = "512"

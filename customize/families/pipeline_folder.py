@@ -35,8 +35,7 @@ def save_pipeline(folder: Path, family: "Family", metadata: dict[str, str], prec
     if precision != "fp32":
         round_files(folder, precision)
     copy_unused(family, folder)
-    if "customize" in metadata:
-        (folder / METADATA).write_text(metadata["customize"], encoding="utf-8", newline="\n")
+    (folder / METADATA).write_text(metadata["customize"], encoding="utf-8", newline="\n")
     return [folder / "model_index.json"]
 
 

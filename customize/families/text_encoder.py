@@ -132,7 +132,11 @@ class TextEncoder:
 
     def tensor_name(self, placeholder: str) -> str:
         """The name of a placeholder's vectors in a file with several placeholders or encoders."""
-        return f"bundle_emb.{placeholder}.{self.embedding_key}" if self.embedding_key else placeholder
+        return self.name_beside_adapter(placeholder) if self.embedding_key else placeholder
+
+    def name_beside_adapter(self, placeholder: str) -> str:
+        """The name of a placeholder's vectors in a file that also has an adapter, as A1111 and OneTrainer write it."""
+        return f"bundle_emb.{placeholder}.{self.embedding_key or 'string_to_param.*'}"
 
 
 def vectors_by_encoder(encoders: Sequence[TextEncoder], tensors: Mapping[str, Tensor]) -> list[Tensor]:

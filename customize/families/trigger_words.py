@@ -31,9 +31,12 @@ def words_of(prompt: str) -> list[str]:
 
 
 def calls(prompt: str, words: Collection[str]) -> bool:
-    """Whether a prompt contains one of the words, whatever its case; in scripts without spaces, also within a longer word."""
+    """Whether a prompt contains one of the words, whatever its case. Words in scripts without spaces, and those that punctuation
+    sets apart, such as <cat>, may also be within a longer word."""
     text, found = prompt.casefold(), set(words_of(prompt))
-    return any(word in found or (not word.isascii() and word in text) for word in map(str.casefold, words))
+    return any(
+        word in found or ((not word.isascii() or words_of(word) != [word]) and word in text) for word in map(str.casefold, words)
+    )
 
 
 def any_calls(prompts: Sequence[str], words: Collection[str]) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from customize.methods.dreambooth_settings import DreamBoothSettings
 from customize.methods.textual_inversion_settings import TextualInversionSettings
+from customize.settings.field import table
 from customize.settings.training import TrainingSettings
 
 if TYPE_CHECKING:
@@ -20,8 +21,10 @@ SETTINGS: tuple[type[TrainingSettings], ...] = (TextualInversionSettings, DreamB
 
 
 def settings_for(given: Collection[str]) -> type[TrainingSettings]:
-    """The settings of the method that the names of the given settings imply."""
-    return next((each for each in SETTINGS if each.subject_setting in given), SETTINGS[-1])
+    """The settings of the method that the names of the given settings imply: of those that have all of these settings, the one
+    whose subject is given."""
+    fitting = [each for each in SETTINGS if all(name in table(each) for name in given)] or SETTINGS
+    return next((each for each in fitting if each.subject_setting in given), fitting[-1])
 
 
 def prepare(settings: TrainingSettings, context: "MethodContext") -> "TrainingSetup":

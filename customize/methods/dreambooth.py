@@ -1,4 +1,4 @@
-"""DreamBooth: fine-tunes the denoiser on a subject.
+"""DreamBooth: fine-tunes the denoiser on a subject, and on request learns new words beside an adapter (pivotal tuning).
 
 Ruiz et al. 2023, "DreamBooth: Fine Tuning Text-to-Image Diffusion Models for Subject-Driven Generation".
 """
@@ -16,10 +16,10 @@ from customize.data.batches import Batch, Dataset, PriorDistillation, PriorPrese
 from customize.data.examples import Example
 from customize.families.base import Family
 from customize.families.source import Source
-from customize.families.trigger_words import any_calls, rare_words
+from customize.families.trigger_words import any_calls
+from customize.methods import words
 from customize.methods.dreambooth_settings import DreamBoothSettings
 from customize.methods.method import (
-    Condition,
     DenoisingMethod,
     MethodContext,
     TrainingSetup,
@@ -30,24 +30,24 @@ from customize.weights import init_weights, model_spec
 
 
 def prepare(settings: DreamBoothSettings, context: MethodContext) -> TrainingSetup:
-    """Images, and captions where the text encoder stays frozen, are encoded once; missing class images are generated first."""
+    """Images, and captions where neither text encoder nor words learn, are encoded once; missing class images are generated
+    first."""
     refuse_single_file(settings, context.family)
     family, captions = context.family.to(context.device), captions_of(context.examples.instances)
-    prompts = [*captions, settings.class_prompt or "", ""]
-    min_chunks = max(map(family.num_chunks, prompts))
     class_examples = context.complete_class_images(settings) if settings.prior_preservation == "images" else ()
     init_weights.into_base(settings, family)
-    if settings.train_text_encoder:
-        condition = encoding_condition(family, min_chunks)
-    else:
-        condition = context.encode_captions([*prompts, settings.instance_prompt], min_chunks)
-    dataset = dataset_of(settings, context, class_examples)
     method_class = SelfDistillation if settings.prior_preservation == "teacher" else DreamBooth
-    method = method_class(family, condition, adapters.build(settings.adapter), settings)
+    method = method_class(family, adapters.build(settings.adapter), settings)
     method.called_by(captions)
-    method.images = model_spec.Images.of(example.captions for example in context.examples.instances)
+    prompts = [*captions, settings.class_prompt or "", ""]
+    min_chunks = max(map(family.num_chunks, prompts))
+    if settings.train_text_encoder or settings.placeholder_token:
+        method.condition = encoding_condition(family, min_chunks)
+    else:
+        method.condition = context.encode_captions([*prompts, settings.instance_prompt], min_chunks)
+    dataset = dataset_of(settings, context, class_examples)
     context.place(method)
-    return TrainingSetup(method, dataset, condition, class_examples)
+    return TrainingSetup(method, dataset, method.condition, class_examples)
 
 
 def refuse_single_file(settings: DreamBoothSettings, family: Family) -> None:
@@ -71,51 +71,69 @@ def dataset_of(settings: DreamBoothSettings, context: MethodContext, class_examp
 class DreamBooth(DenoisingMethod):
     """Fine-tunes the denoiser and, on request, the text encoders; the adapter decides which of their parameters are trained.
 
-    images: what the metadata of the result says of the training images.
+    networks: those that are fine-tuned, by name; words: the new words, which may be none.
     """
 
-    images = model_spec.Images()
-
-    def __init__(self, family: Family, condition: Condition, adapter: Adapter, settings):
-        super().__init__(family, condition)
+    def __init__(self, family: Family, adapter: Adapter, settings):
+        super().__init__(family, family.encode_prompts)
         self.settings, self.adapter = settings, adapter
-        self.name = "dreambooth" if settings.adapter == adapters.NONE else f"dreambooth_{settings.adapter}"
-        self.trigger_words, self.example_prompt = (settings.instance_prompt,), settings.instance_prompt
-        for name, network in family.trainable.items():
-            if network is family.denoiser or settings.train_text_encoder:
-                self.add_module(name, network)
+        kind = "pivotal_tuning" if settings.placeholder_token else "dreambooth"
+        self.name = kind if settings.adapter == adapters.NONE else f"{kind}_{settings.adapter}"
+        self.trigger_words = settings.placeholder_token or (settings.instance_prompt,)
+        self.example_prompt = settings.instance_prompt
+        self.networks = {
+            name: network
+            for name, network in family.trainable.items()
+            if network is family.denoiser or settings.train_text_encoder
+        }
         start_from = init_weights.IntoAdapter(settings, family)
-        adapter.attach(list(self.children()), settings, family.lora_targets)
+        adapter.attach([*self.networks.values()], settings, family.lora_targets)
         start_from(adapter)
+        self.words = words.build(family, settings)
+        for name, network in (family.trainable if self.words.vectors else self.networks).items():
+            self.add_module(name, network)
 
     def called_by(self, captions: Sequence[str]) -> None:
         """Drops the trigger words if no training caption has one; a caption is the example prompt then."""
-        words = rare_words(self.settings.instance_prompt, self.settings.class_prompt)
-        if captions and words and not any_calls(captions, words):
+        triggers = self.settings.trigger_words
+        if captions and triggers and not any_calls(captions, triggers):
             self.trigger_words, self.example_prompt = (), min(captions, key=len)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        networks = [*self.children()]
+        networks = [*self.networks.values()]
         encoders = len(networks) - 1
         own = self.settings.text_encoder_learning_rate or (self.settings.learning_rate,)
         rates = [self.settings.learning_rate, *(own if len(own) == encoders else own * encoders)]
         return [
-            {"params": [parameter for parameter in network.parameters() if parameter.requires_grad], "lr": rate}
+            {"params": [each for each in network.parameters() if each.requires_grad and each not in self.words], "lr": rate}
             for network, rate in zip(networks, rates, strict=True)
         ]
 
+    def build_optimizer(self, settings) -> torch.optim.Optimizer:
+        rate, fraction = settings.embedding_learning_rate, settings.embedding_train_fraction
+        return self.words.build_optimizer(settings, self.parameter_groups(), self.words.parameter_groups(rate, fraction=fraction))
+
     def trainable_state_dict(self) -> dict[str, Tensor]:
         networks, learned = self.family.spec.networks, super().trainable_state_dict()
-        return {self.adapter.name_in_files(name, networks): parameter for name, parameter in learned.items()}
+        own = {self.adapter.name_in_files(name, networks): each for name, each in learned.items() if each not in self.words}
+        return own | self.words.beside_an_adapter()
+
+    def before_step(self) -> None:
+        self.words.before_step()
+
+    def after_step(self) -> None:
+        self.words.after_step()
 
     def description(self) -> dict[str, str]:
         return self.adapter.description(self.family)
 
     def save(self, folder: Path, metadata: dict[str, str]) -> list[Path]:
         kind = self.settings.adapter if self.adapter.peft_type else ""
-        own = {**metadata, **model_spec.entries(metadata, self.family, kind, self.images)}
-        metadata = metadata if self.settings.writes_folder else {} if self.settings.no_metadata else own
-        return self.adapter.save(folder, self.family, metadata, self.settings)
+        own = {**metadata, **model_spec.entries(metadata, self.family, kind)}
+        return [*self.adapter.save(folder, self.family, own, self.settings), *self.words.save(folder, metadata)]
+
+    def report(self) -> str:
+        return self.words.report()
 
 
 class SelfDistillation(DreamBooth):
@@ -126,7 +144,7 @@ class SelfDistillation(DreamBooth):
     def target(self, batch: Batch) -> Tensor:
         if not batch.is_prior.any():
             return self.denoising_target(batch)
-        with torch.no_grad(), self.adapter.disabled(*self.children()):
+        with torch.no_grad(), self.adapter.disabled(*self.networks.values()):
             base = self.prediction(batch.part(batch.is_prior))
         target = self.denoising_target(batch).clone()
         target[batch.is_prior] = base.to(target.dtype)

@@ -1,6 +1,6 @@
 """DreamBooth without torch: its settings and what follows from them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -9,6 +9,8 @@ from customize import adapters
 from customize.data.captions import CaptionRule
 from customize.errors import Problem
 from customize.families.trigger_words import any_calls, rare_words
+from customize.methods import words_settings
+from customize.methods.words_settings import WITH_WORDS, WordSettings
 from customize.settings.field import OneOf, override, setting
 from customize.settings.rules.rule import Rule, rule, text_is_no_path
 from customize.settings.rules.training_rules import examples, same
@@ -21,6 +23,8 @@ RATES = adapters.learning_rates()
 """Default learning rates, by the setting `adapter`."""
 OF_ADAPTERS = adapters.settings()
 """The settings of all adapters."""
+OF_WORDS = words_settings.optional(WordSettings)
+"""The settings of new words, which are learned beside an adapter if some are given."""
 NO_PROMPT = "..."
 """Placeholder where no prompt is given; it has no word that a caption could lack."""
 
@@ -56,6 +60,26 @@ def class_images_have_a_folder(
         yield Problem("class_data_dir", what, "use a separate folder for the class images")
 
 
+@rule("placeholder_token", "adapter")
+def words_are_beside_an_adapter(tokens: tuple[str, ...], adapter: str) -> Iterator[Problem]:
+    """New words are learned beside an adapter."""
+    if tokens and adapter == adapters.NONE:
+        remedy = "add --adapter lora, or learn the words alone with train_textual_inversion.py"
+        yield Problem("placeholder_token", "needs an adapter: new words are not learned while all weights are trained", remedy)
+
+
+@rule("placeholder_token", "instance_prompt", "class_prompt")
+def prompts_of_words(tokens: tuple[str, ...], instance_prompt: str, class_prompt: str | None) -> Iterator[Problem]:
+    """The instance prompt has a new word, the class prompt has none: it describes what the base model knows."""
+    if tokens and not any_calls([instance_prompt], tokens):
+        what = f'has no new word: "{instance_prompt}"'
+        yield Problem("instance_prompt", what, f"write {' or '.join(tokens)} in it, or leave it out")
+    for token in tokens:
+        if class_prompt and any_calls([class_prompt], [token]):
+            what = f"contains {token}, but the base model does not know new words"
+            yield Problem("class_prompt", what, "describe the class in known words, such as `a photo of dog`")
+
+
 def within_range_of_adapter(name: str) -> Rule:
     """A number is in the range that its own adapter declares, which may be narrower than that of others."""
 
@@ -72,7 +96,9 @@ def within_range_of_adapter(name: str) -> Rule:
 class SubjectSettings(TrainingSettings):
     """The settings of DreamBooth apart from those of adapters."""
 
-    instance_prompt: str = setting(..., "method", "prompt of the subject, such as `a photo of sks dog`")
+    instance_prompt: str = setting(
+        ..., "method", "prompt of the subject, such as `a photo of sks dog`; a single placeholder_token implies one"
+    )
     class_prompt: str | None = setting(
         None, "method", "prompt of the subject's class, such as `a photo of dog`", only_with=WITH_PRIOR
     )
@@ -98,6 +124,11 @@ class SubjectSettings(TrainingSettings):
     text_encoder_learning_rate: tuple[Annotated[float, Field(gt=0, le=10)], ...] | None = setting(
         None, "method", "learning rate of the text encoder: one value, or one per text encoder",
         only_with=("train_text_encoder", (True,)), default_in_words="none: learning_rate",
+    )  # fmt: skip
+    embedding_learning_rate: float = setting(5e-3, "method", "learning rate of new tokens", gt=0, le=10, only_with=WITH_WORDS)
+    embedding_train_fraction: float = setting(
+        1.0, "method", "share of the steps in which new tokens are trained; they keep their embeddings after it",
+        gt=0, le=1, only_with=WITH_WORDS,
     )  # fmt: skip
     adapter: Annotated[str, OneOf(tuple(adapters.names()))] = setting(
         "none", "method", "train all weights (none) or an adapter (lora)"
@@ -126,13 +157,14 @@ class SubjectSettings(TrainingSettings):
     )
 
 
-class DreamBoothSettings(OF_ADAPTERS, SubjectSettings):
-    """Teach a base model a subject by DreamBooth: train all weights, or a small adapter (LoRA)."""
+class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
+    """Teach a base model a subject by DreamBooth: train all weights, or a small adapter (LoRA), with new tokens beside it."""
 
     command: ClassVar[str] = "train_dreambooth.py"
     rules = (
         *TrainingSettings.rules, text_is_no_path("instance_prompt"), text_is_no_path("class_prompt"),
         *examples("instance_data_dir"), teacher_has_an_adapter, prior_has_a_prompt, class_images_have_a_folder,
+        *words_settings.RULES, words_settings.words_have_a_start, words_are_beside_an_adapter, prompts_of_words,
         *map(within_range_of_adapter, OF_ADAPTERS.model_fields),
     )  # fmt: skip
     subject_setting: ClassVar[str] = "instance_prompt"
@@ -148,7 +180,7 @@ class DreamBoothSettings(OF_ADAPTERS, SubjectSettings):
         defaults |= {name: line.default for name, line in adapters.settings_of(adapter).items()}
         if adapter == adapters.NONE:
             defaults["save_steps"] = None
-        return {**defaults, **values}
+        return {**defaults, **of_words(values), **values}
 
     @property
     def subject(self) -> str:
@@ -164,7 +196,8 @@ class DreamBoothSettings(OF_ADAPTERS, SubjectSettings):
             what = f"a {kind}{rank} beside the {networks} is"
         prior = {"images": "class images", "teacher": "the base model"}.get(self.prior_preservation)
         kept = f'; prior preservation of "{self.class_prompt}" by {prior}' if prior else ""
-        return f'DreamBooth: {what} trained on "{self.instance_prompt}"{kept}'
+        words = f"; learns {self.words_in_words}" if self.placeholder_token else ""
+        return f'DreamBooth: {what} trained on "{self.instance_prompt}"{kept}{words}'
 
     @property
     def image_folders(self) -> tuple[str, ...]:
@@ -180,7 +213,7 @@ class DreamBoothSettings(OF_ADAPTERS, SubjectSettings):
 
     @property
     def trigger_words(self) -> tuple[str, ...]:
-        return rare_words(self.instance_prompt, self.class_prompt)
+        return self.placeholder_token or rare_words(self.instance_prompt, self.class_prompt)
 
     def is_called_by(self, prompts: Sequence[str]) -> bool:
         return any_calls(prompts, self.trigger_words)
@@ -206,7 +239,11 @@ class DreamBoothSettings(OF_ADAPTERS, SubjectSettings):
 
     @property
     def result_files(self) -> tuple[str, ...]:
-        return adapters.build(self.adapter).files(self)
+        return (*adapters.build(self.adapter).files(self), *self.word_files)
+
+    @property
+    def start_label(self) -> str:
+        return self.words_at_start or super().start_label
 
     @property
     def read_by_others(self) -> bool:
@@ -217,12 +254,7 @@ class DreamBoothSettings(OF_ADAPTERS, SubjectSettings):
         return self.adapter == adapters.NONE
 
     @property
-    def writes_folder(self) -> bool:
-        """Whether the result is a complete model in a folder."""
-        return self.trains_whole_networks and not self.writes_model_file
-
-    @property
-    def formats(self) -> dict[str, str | bool]:
+    def formats(self) -> dict[str, str]:
         return {**super().formats, "save_model_as": self.save_model_as}
 
     @property
@@ -230,10 +262,26 @@ class DreamBoothSettings(OF_ADAPTERS, SubjectSettings):
         return self.trains_whole_networks and self.save_model_as == "safetensors"
 
     @property
+    def depends_on_length(self) -> bool:
+        return bool(self.placeholder_token) and self.embedding_train_fraction < 1
+
+    @property
     def other_learning_rates(self) -> dict[str, tuple[float, ...]]:
         own = self.text_encoder_learning_rate or (self.learning_rate,)
-        return {"text_encoder_learning_rate": own} if self.train_text_encoder else {}
+        found = {"text_encoder_learning_rate": own} if self.train_text_encoder else {}
+        return found | ({"embedding_learning_rate": (self.embedding_learning_rate,)} if self.placeholder_token else {})
 
     @classmethod
-    def standing_in(cls, folder: str) -> dict[str, str]:
-        return {"instance_data_dir": folder, "instance_prompt": NO_PROMPT}
+    def standing_in(cls, folder: str, given: Collection[str]) -> dict[str, str]:
+        own = {"initializer_token": "thing"} if "placeholder_token" in given else {"instance_prompt": NO_PROMPT}
+        return {"instance_data_dir": folder, **own}
+
+
+def of_words(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The instance prompt that a single new word implies."""
+    tokens = values.get("placeholder_token")
+    token = tokens[0] if isinstance(tokens, list | tuple) and len(tokens) == 1 else tokens
+    if not isinstance(token, str) or token == "none":
+        return {}
+    kind = "a picture in the style of" if values.get("learnable_property") == "style" else "a photo of"
+    return {"instance_prompt": f"{kind} {token}"}

@@ -1,93 +1,29 @@
 """Textual inversion without torch: its settings and what follows from them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from itertools import islice
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field
-
-from customize import units
 from customize.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, CaptionRule, fill
-from customize.errors import Problem
+from customize.methods import words_settings
+from customize.methods.words_settings import WordSettings
 from customize.settings.field import override, setting
-from customize.settings.rules.rule import Rule, rule, text_is_no_path
 from customize.settings.rules.training_rules import examples
 from customize.settings.training import TrainingSettings
 from customize.settings.validation_prompts import LONGEST, MOST_WORDS
-from customize.storage.run_folder import embedding_file
-
-ADAM_ON_A_SPHERE = "normalize_embedding takes plain steps on the sphere, not Adam's"
 
 
-def one_or_one_each(name: str) -> Rule:
-    """`name` has one value, or as many as there are new words."""
-
-    @rule("placeholder_token", name)
-    def check(tokens: tuple[str, ...], values: tuple) -> Iterator[Problem]:
-        if len(values) > 1 and len(values) != len(tokens):
-            what = f"has {len(values)} values for {len(tokens)} placeholder_token"
-            yield Problem(name, what, "give one, or one per placeholder_token")
-
-    return check
-
-
-@rule("placeholder_token")
-def distinct_placeholders(placeholder_token: tuple[str, ...]) -> Iterator[Problem]:
-    """Placeholders differ in more than case."""
-    tokens = [token.casefold() for token in placeholder_token]
-    for token in {token for token in tokens if tokens.count(token) > 1}:
-        yield Problem("placeholder_token", f'"{token}" is given twice (upper and lower case are the same)', "choose another word")
-
-
-@rule("placeholder_token")
-def distinct_files(placeholder_token: tuple[str, ...]) -> Iterator[Problem]:
-    """With several placeholders each has a file, named after the letters, digits, - and _ of the placeholder."""
-    tokens = {token.casefold(): token for token in placeholder_token}
-    files = [embedding_file(token, alone=False) for token in tokens]
-    clashing = [token for token, file in zip(tokens.values(), files, strict=True) if files.count(file) > 1]
-    if clashing:
-        yield Problem("placeholder_token", f"{', '.join(clashing)} would be saved in one file", "let their letters differ")
-
-
-@rule("normalize_embedding", "use_8bit_adam")
-def directions_only(normalize_embedding: bool, use_8bit_adam: bool) -> Iterator[Problem]:
-    """`normalize_embedding` has an optimizer of its own."""
-    if normalize_embedding and use_8bit_adam:
-        yield Problem("use_8bit_adam", ADAM_ON_A_SPHERE, "leave one of them out")
-
-
-@rule("placeholder_token", "num_vectors")
-def placeholders_of_several_vectors(tokens: tuple[str, ...], num_vectors: tuple[int, ...]) -> Iterator[Problem]:
-    """A placeholder of several vectors is `<cat> <cat>_1 <cat>_2` to the tokenizer; no other may have one of these names."""
-    counts = num_vectors * len(tokens) if len(num_vectors) == 1 else num_vectors
-    for token, count in zip(tokens, counts, strict=False):
-        for other in {f"{token}_{index}" for index in range(1, count)} & set(tokens):
-            yield Problem("placeholder_token", f'"{other}" is also the name of a vector of "{token}"', "choose another word")
-
-
-class TextualInversionSettings(TrainingSettings):
+class TextualInversionSettings(WordSettings, TrainingSettings):
     """Teach a base model new tokens by textual inversion: only their embedding vectors are trained."""
 
     command: ClassVar[str] = "train_textual_inversion.py"
     rules = (
-        *TrainingSettings.rules, text_is_no_path("initializer_token"), *examples("train_data_dir"),
-        *map(one_or_one_each, ("initializer_token", "num_vectors", "train_data_dir")),
-        distinct_placeholders, distinct_files, directions_only, placeholders_of_several_vectors,
+        *TrainingSettings.rules, *words_settings.RULES, *examples("train_data_dir"),
+        words_settings.one_or_one_each("train_data_dir"),
     )  # fmt: skip
     subject_setting: ClassVar[str] = "placeholder_token"
     image_folder_setting: ClassVar[str] = "train_data_dir"
 
-    placeholder_token: tuple[str, ...] = setting(..., "method", "new tokens to learn, such as <cat-toy>", text="placeholder")
-    initializer_token: tuple[str, ...] = setting(
-        ..., "method", "known words or phrases to initialize from; one, or one per placeholder_token"
-    )
-    num_vectors: tuple[Annotated[int, Field(ge=1, le=75)], ...] = setting(
-        (1,), "method", "vectors per token; one number, or one per placeholder_token"
-    )
-    learnable_property: Literal["object", "style"] = setting("object", "method", "what the tokens represent")
-    normalize_embedding: bool = setting(
-        False, "method", "learn only the direction of the embeddings, at the vocabulary's norm (Directional Textual Inversion)"
-    )
     train_data_dir: tuple[str, ...] = setting(
         (), "data", "folders of images; one, or one per placeholder_token", text="path", scope="run"
     )
@@ -110,15 +46,8 @@ class TextualInversionSettings(TrainingSettings):
 
     @property
     def description(self) -> str:
-        words = [f"{token} ({units.count(number, 'vector')})" for token, number in self.placeholders.items()]
-        start = ", ".join(f'"{each}"' for each in self.initializer_token)
         kind = "a style" if self.learnable_property == "style" else "an object"
-        return f"textual inversion: learns {kind} as {', '.join(words)}, starting from {start}"
-
-    @property
-    def placeholders(self) -> dict[str, int]:
-        tokens, counts = self.placeholder_token, self.num_vectors
-        return dict(zip(tokens, counts * len(tokens) if len(counts) == 1 else counts, strict=False))
+        return f"textual inversion: learns {kind} as {self.words_in_words}"
 
     @property
     def image_folders(self) -> tuple[str, ...]:
@@ -159,15 +88,12 @@ class TextualInversionSettings(TrainingSettings):
 
     @property
     def result_files(self) -> tuple[str, ...]:
-        return tuple(embedding_file(token, alone=len(self.placeholder_token) == 1) for token in self.placeholder_token)
+        return self.word_files
 
     @property
     def start_label(self) -> str:
-        """Before training, placeholders have the embeddings of their initializer tokens."""
-        tokens, starts = self.placeholder_token, self.initializer_token
-        starts = starts * len(tokens) if len(starts) == 1 else starts
-        return ", ".join(f'"{start}" for {token}' for token, start in zip(tokens, starts, strict=True))
+        return self.words_at_start
 
     @classmethod
-    def standing_in(cls, folder: str) -> dict[str, str]:
+    def standing_in(cls, folder: str, given: Collection[str]) -> dict[str, str]:
         return {"train_data_dir": folder, "initializer_token": "thing"}

@@ -25,14 +25,43 @@ def build_adamw(settings, parameter_groups: list[dict[str, Any]]) -> torch.optim
     return torch.optim.AdamW(parameter_groups, fused=True, **options)
 
 
+class Together(torch.optim.Optimizer):
+    """Several optimizers as one: each steps its own parameter groups. They share one state, which is saved and loaded as that of
+    any optimizer of all their groups."""
+
+    def __init__(self, *members: torch.optim.Optimizer):
+        self.members = members
+        super().__init__([group for member in members for group in member.param_groups], {})
+        self.share()
+
+    def share(self) -> None:
+        """Gives the members the present state and parameter groups."""
+        groups = iter(self.param_groups)
+        for member in self.members:
+            member.state, member.param_groups = self.state, [next(groups) for _ in member.param_groups]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.share()
+
+    def step(self, closure: Any = None) -> None:
+        for member in self.members:
+            member.step()
+
+
 def is_state_of(optimizer: torch.optim.Optimizer, state: Any) -> bool:
     """Whether a `state_dict()["state"]` fits this optimizer. The optimizers of `build_adamw` would read beyond the end of
     tensors of other shapes; states of any others are not checked."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    members = optimizer.members if isinstance(optimizer, Together) else (optimizer,)
+    parameters = [(type(each).__name__, p) for each in members for group in each.param_groups for p in group["params"]]
     if not isinstance(state, dict) or not all(type(key) is int and 0 <= key < len(parameters) for key in state):
         return False
-    fits = {"AdamW": _is_adamw, "AdamW8bit": _is_adamw_8bit}.get(type(optimizer).__name__, lambda kept, parameter: True)
-    return all(isinstance(kept, dict) and fits(kept, parameters[key]) for key, kept in state.items())
+    fits = {"AdamW": _is_adamw, "AdamW8bit": _is_adamw_8bit}
+
+    def is_fitting(kept: Any, kind: str, parameter: Tensor) -> bool:
+        return isinstance(kept, dict) and (kind not in fits or fits[kind](kept, parameter))
+
+    return all(is_fitting(kept, *parameters[key]) for key, kept in state.items())
 
 
 def has_done(state: dict[int, dict[str, Any]], steps: int, exactly: bool = True) -> bool:
@@ -78,10 +107,12 @@ class LearningRates:
             step_rules=getattr(settings, "lr_step_rules", None) or "1",
         )
         self.base = [group["lr"] * scale for group in optimizer.param_groups]
+        self.last = [round(group.get("fraction", 1.0) * max_train_steps) for group in optimizer.param_groups]
 
     def set(self, step: int, share: float = 1.0) -> float:
-        """Sets the rates for `step`, times `share`; returns the first group's."""
+        """Sets the rates for `step`, times `share`; returns the first group's. That of a group with a `fraction` is 0 after this
+        part of the run."""
         now = share * factor(self.name, step, self.span)
-        for group, base in zip(self.optimizer.param_groups, self.base, strict=True):
-            group["lr"] = base * now
+        for group, base, last in zip(self.optimizer.param_groups, self.base, self.last, strict=True):
+            group["lr"] = base * now if step < last else 0.0
         return self.optimizer.param_groups[0]["lr"]

@@ -7,7 +7,7 @@ from typing import Any
 from customize.optim.lr_schedules import step_rules
 
 SCHEDULE = ("lr_scheduler", "lr_warmup_steps", "lr_num_cycles", "lr_power", "lr_step_rules", "max_train_steps")
-RATES = ("learning_rate", "text_encoder_learning_rate", *SCHEDULE)
+RATES = ("learning_rate", "text_encoder_learning_rate", "embedding_learning_rate", *SCHEDULE)
 """Settings that determine the learning rate of each step."""
 WITHOUT_WARMUP = ("constant", "piecewise_constant")
 WITHOUT_LENGTH = ("constant", "constant_with_warmup", "piecewise_constant")
@@ -57,7 +57,7 @@ def learning_rates(settings, num_images: int, num_processes: int) -> dict[str, A
         found[own] = getattr(settings, own)
     if own == "lr_step_rules":
         found[own] = rules_in_words(settings.lr_step_rules)
-    if name not in WITHOUT_LENGTH:
+    if name not in WITHOUT_LENGTH or settings.depends_on_length:
         found["max_train_steps"] = max_train_steps(settings, num_images, num_processes)
     return found | {"lr_warmup_steps": warmup}
 

@@ -178,7 +178,8 @@ def setting(
 def override(model: type[BaseModel], name: str, default: Any, **changes: Any) -> Any:
     """The setting `name` of a parent model with another default, and other facts if given."""
     line = table(model)[name]
-    facts = {fact: getattr(line, fact) for fact in ("description", *FACTS, *BOUNDS)}
+    bounds = () if line.many else BOUNDS  # those of a tuple's values are in its annotation
+    facts = {fact: getattr(line, fact) for fact in ("description", *FACTS, *bounds)}
     return setting(default, **{**facts, "default_in_words": "", **changes})
 
 

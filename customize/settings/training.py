@@ -1,6 +1,6 @@
 """Settings of all training methods. Each method adds its own (`customize.methods`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from customize.optim.lr_schedules import SCHEDULES
@@ -127,9 +127,6 @@ class TrainingSettings(Settings):
         default_in_words="0 for embeddings and adapters, none for full networks",
     )  # fmt: skip
     save_precision: Literal["fp32", "fp16", "bf16"] = setting("fp32", "output", "number format of the saved weights")
-    no_metadata: bool = setting(
-        False, "output", "learned files without metadata, except for what is needed to load them", scope="run"
-    )
     validation_prompt: tuple[str, ...] | None = setting(
         None, "output", "prompts of the sample images, or none to draw none; {instance_prompt} and {placeholder_token} "
         "stand for those settings", default_in_words="generated from instance_prompt or placeholder_token",
@@ -194,8 +191,8 @@ class TrainingSettings(Settings):
         raise NotImplementedError
 
     @classmethod
-    def standing_in(cls, folder: str) -> dict[str, str]:
-        """Stand-ins for the required settings, for a check of the images of a folder alone."""
+    def standing_in(cls, folder: str, given: Collection[str]) -> dict[str, str]:
+        """Stand-ins for the required settings, for a check of the images of a folder alone. given: names of given settings."""
         raise NotImplementedError
 
     @property
@@ -234,9 +231,9 @@ class TrainingSettings(Settings):
         return False
 
     @property
-    def formats(self) -> dict[str, str | bool]:
+    def formats(self) -> dict[str, str]:
         """The settings that determine how the same result is written."""
-        return {"save_precision": self.save_precision, "no_metadata": self.no_metadata}
+        return {"save_precision": self.save_precision}
 
     @property
     def writes_model_file(self) -> bool:
@@ -244,8 +241,13 @@ class TrainingSettings(Settings):
         return False
 
     @property
+    def depends_on_length(self) -> bool:
+        """Whether steps depend on `max_train_steps` apart from the learning-rate schedule."""
+        return False
+
+    @property
     def other_learning_rates(self) -> dict[str, tuple[float, ...]]:
-        """Learning rates besides `learning_rate`, by setting: of all text encoders, or of each."""
+        """Learning rates besides `learning_rate`, by setting: of all text encoders, or of each; of new words."""
         return {}
 
     @classmethod

@@ -41,9 +41,10 @@ def identity(settings, source: Source, examples: Examples, num_processes: int) -
     kept |= {"resolution": settings.resolution or spec.resolution(source), "prediction_type": spec.prediction_type(source)}
     if "lora_targets" in kept:
         kept |= {"lora_targets": sorted(set(settings.lora_targets)), "lora_alpha": settings.lora_alpha or settings.rank}
-    if "placeholder_token" in kept:
-        count = len(settings.placeholder_token)
+    if count := len(settings.placeholders):
         kept |= {name: spread(kept[name], count) for name in ("initializer_token", "num_vectors")}
+    else:
+        kept.pop("placeholder_token", None)
     for name in [*(["crop_variants"] if settings.center_crop else []), *(BASE_SETTINGS if files else [])]:
         del kept[name]
     images = {example.name: [example.digest, *example.captions] for example in examples.instances}

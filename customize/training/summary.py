@@ -12,7 +12,7 @@ from customize.inference.run.base_summary import Rows, base_rows, device_rows
 from customize.next_command import command_line
 from customize.printable import printable
 from customize.settings.validation_prompts import MOST_WORDS, are_made, images_per_prompt
-from customize.storage.run_folder import BEFORE_AFTER, INDEX, KOHYA_LORA, MODEL, SAMPLES
+from customize.storage.run_folder import BEFORE_AFTER, INDEX, KOHYA_LORA, LORA, MODEL, SAMPLES
 
 
 def before_loading(settings, folder: Path, source: Source, examples: Examples, machine: Machine) -> Rows:
@@ -100,11 +100,11 @@ def elsewhere(folder: Path, files: Sequence[Path], pipeline: str) -> Iterator[st
         yield printable(f"diffusers: {pipeline}.from_pretrained({str(folder)!r})")
     elif MODEL in names:
         yield printable(f"copy {folder / MODEL} to ComfyUI/models/checkpoints or stable-diffusion-webui/models/Stable-diffusion")
-    elif any(name.startswith("learned_embeds") for name in names):
-        yield "copy the file to ComfyUI/models/embeddings or stable-diffusion-webui/embeddings; its name is the word there"
-    else:
-        file = next((file.name for file in files if file.name == KOHYA_LORA), files[0].name)
-        yield printable(f"copy {folder / file} to ComfyUI/models/loras or stable-diffusion-webui/models/Lora")
+    elif adapter := next((name for name in (KOHYA_LORA, LORA) if name in names), None):
+        yield printable(f"copy {folder / adapter} to ComfyUI/models/loras or stable-diffusion-webui/models/Lora")
+    if any(name.startswith("learned_embeds") for name in names):
+        what = "the file" if len(names) == 1 else "each learned_embeds file"
+        yield f"copy {what} to ComfyUI/models/embeddings or stable-diffusion-webui/embeddings; its name is the word there"
 
 
 def resume_command(settings, config: Path) -> str:

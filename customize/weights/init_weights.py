@@ -52,9 +52,7 @@ def implied_settings(path: str, command: str, given: Mapping[str, Any]) -> dict[
             what = f"{path} contains no embeddings" if not words else f"{path} contains an adapter besides its words"
             raise InputError(Problem(SETTING, what, "give a learned_embeds file, or continue with train_dreambooth.py"))
         return found | settings_of_words(words)
-    if words:
-        what = f"{path} contains words, which train_dreambooth.py does not train"
-        raise InputError(Problem(SETTING, what, "continue with train_textual_inversion.py"))
+    found |= settings_of_words(words) if words else {}
     for file in adapters:
         found |= settings_of_adapter(file)
     if adapters and (adapter := given.get("adapter", found["adapter"])) != found["adapter"]:
@@ -189,12 +187,13 @@ class IntoAdapter:
             modules = {part: [name for name, _ in network.named_modules() if name] for part, network in family.trainable.items()}
             for file in find(settings.init_weights, settings.pretrained_model_name_or_path).files:
                 sort = by_module if file.adapter else sorted_out
-                self.files.append((file, *sort(read_tensors(file), modules, family.spec.networks)))
+                tensors = {name: tensor for name, tensor in read_tensors(file).items() if name not in file.word_tensors}
+                self.files.append((file, [*tensors], *sort(tensors, modules, family.spec.networks)))
 
     def __call__(self, adapter: Adapter) -> None:
         """Raises InputError for tensors that do not fit the adapter."""
-        for file, places, keys in self.files:
-            missing = sorted(file.header.tensors.keys() - set(keys.values()))
+        for file, names, places, keys in self.files:
+            missing = sorted(set(names) - set(keys.values()))
             for part in dict.fromkeys(part for part, _ in places):
                 mine = {module: terms for (its, module), terms in places.items() if its == part}
                 without = adapter.start_from(self.family.trainable[part], mine, adapter_description(file, part))

@@ -8,7 +8,6 @@ any program is added beside its module, any other change is added to the weight 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 
 from safetensors.torch import load_file
 from torch import nn
@@ -76,7 +75,7 @@ def add_adapter(networks: Networks, file: LearnedFile, name: str, partial: bool)
 
     A file that names its kind of adapter is loaded by that one. All others are a LoRA, or a change of the weights themselves.
     """
-    beside = {key for key in file.header.tensors if LEFTOVER.search(key)} | {*chain(*file.placeholders.values())}
+    beside = {key for key in file.header.tensors if LEFTOVER.search(key)} | file.word_tensors
     tensors = {key: tensor for key, tensor in load_file(file.path).items() if key not in beside}
     own = file.adapter and adapters.build(file.adapter)
     adapter = own or LoRA()

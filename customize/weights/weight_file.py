@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,11 @@ class LearnedFile:
                 word = alone if name in UNNAMED or PLACEHOLDER in self.header.metadata else name
             words[word] = (*words.get(word, ()), name)
         return words
+
+    @property
+    def word_tensors(self) -> set[str]:
+        """The names of all tensors of embeddings."""
+        return set(chain(*self.placeholders.values()))
 
     @property
     def trigger_words(self) -> tuple[str, ...]:

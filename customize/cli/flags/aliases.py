@@ -28,9 +28,10 @@ class Ours:
 
 @cache
 def same(model: type[Settings]) -> Mapping[str, str]:
-    """Other programs' name -> our setting, for the settings that the model has."""
+    """Other programs' name -> our setting, for the settings that the model has. A switch of the same name comes first."""
     lines = table(model)
-    return {name: ours for ours, names in SAME.items() if ours in lines for name in names.split() if name not in lines}
+    taken = {*lines, *(name for name, flag in FLAGS if model in flag.commands)}
+    return {name: ours for ours, names in SAME.items() if ours in lines for name in names.split() if name not in taken}
 
 
 def explained(problem: Problem, model: type[Settings]) -> Problem:

@@ -36,10 +36,14 @@ SAME: Mapping[str, str] = {
     "num_class_images": "num_reg_images class_images_count",
     "instance_prompt": "prompt instance_caption instance",
     "class_prompt": "class_caption reg_prompt",
-    "placeholder_token": "token_string trigger_word trigger placeholder placeholder_string embedding_name concept_token",
-    "initializer_token": "init_word init_words initializer initializer_word initializer_words initial_embedding_text init_token"
-    " init_text",
-    "num_vectors": "num_vectors_per_token vectors_per_token token_count tokens_per_embedding num_embedding_vectors",
+    "placeholder_token": "token_string trigger_word trigger placeholder placeholder_string embedding_name concept_token"
+    " token_abstraction",
+    "embedding_learning_rate": "embedding_lr lr_embedding embeddings_learning_rate textual_inversion_lr ti_lr",
+    "embedding_train_fraction": "train_text_encoder_ti_frac",
+    "initializer_token": "initializer_concept init_word init_words initializer initializer_word initializer_words"
+    " initial_embedding_text init_token init_text",
+    "num_vectors": "num_vectors_per_token vectors_per_token token_count tokens_per_embedding num_embedding_vectors"
+    " num_new_tokens_per_abstraction",
     "resolution": "size image_size img_size train_resolution base_resolution",
     "random_flip": "flip flip_aug random_hflip horizontal_flip flip_x",
     "repeats": "num_repeats dataset_repeats",
@@ -245,7 +249,7 @@ FLAGS: tuple[tuple[str, Flag], ...] = (
     *_all("wandb_run_name log_tracker_name tracker_project_name tracker_run_name log_prefix", commands=BOTH, type=str,
            done="a run is named after its folder, --output_dir"),
     *_all("wandb use_wandb", commands=BOTH, means=("report_to", "wandb")),
-    *_all("stop_text_encoder_training train_text_encoder_ti", commands=DREAMBOOTH, type=str,
+    *_all("stop_text_encoder_training", commands=DREAMBOOTH, type=str,
            refused=("the text encoder is trained as long as the UNet", "leave it out, and give --text_encoder_learning_rate")),
     *_all("learning_rate_te1 learning_rate_te2 text_encoder_1_lr text_encoder_2_lr", commands=DREAMBOOTH, type=str,
            refused=("the rates of the text encoders are one setting", "give --text_encoder_learning_rate RATE_1 RATE_2")),

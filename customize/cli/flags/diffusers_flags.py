@@ -4,7 +4,7 @@ Each such flag is another name of a setting, has no effect, or is not supported:
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,19 +20,29 @@ BOTH = (TextualInversionSettings, DreamBoothSettings)
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag that is not a setting. Exactly one of `means`, `done` and `refused` is given.
+    """A flag that is not a setting. Exactly one of `means`, `changes`, `done` and `refused` is given.
 
-    means: the setting and its value when the flag is on; done: why the flag has no effect here;
-    refused: why the flag is not supported, and what to do instead.
+    means: the setting and its value when the flag is on; changes: what the flag does to the values of settings, in place;
+    done: why the flag has no effect here; refused: why the flag is not supported, and what to do instead.
     """
 
     commands: tuple[type[Settings], ...]
     type: type = bool
     many: bool = False
     means: tuple[str, Any] | None = None
+    changes: Callable[[dict[str, Any]], None] | None = None
     done: str = ""
     refused: tuple[str, str] | None = None
     harmless: tuple[Any, ...] = ()  # values of a refused flag that ask for the default
+
+
+def pivotal_tuning(values: dict[str, Any]) -> None:
+    """`train_text_encoder_ti`: learns the word TOK, of two vectors, at the rate that it names after the text encoder."""
+    values.setdefault("placeholder_token", "TOK")
+    values.setdefault("num_vectors", 2)
+    if "text_encoder_learning_rate" in values:
+        rates = values.pop("text_encoder_learning_rate")
+        values.setdefault("embedding_learning_rate", rates[0] if isinstance(rates, list) and len(rates) == 1 else rates)
 
 
 FLAGS: Mapping[str, Flag] = {
@@ -105,6 +115,7 @@ FLAGS: Mapping[str, Flag] = {
     "adam_weight_decay_text_encoder": Flag(
         DREAMBOOTH, str, refused=("one weight decay applies to all networks", "leave it out, and give --adam_weight_decay")
     ),
+    "train_text_encoder_ti": Flag(DREAMBOOTH, changes=pivotal_tuning),
     "train_text_encoder_frac": Flag(
         DREAMBOOTH,
         str,
@@ -196,6 +207,8 @@ def translate(
             if values.setdefault(setting, meaning) != meaning:
                 contradiction = f"means {setting} = {meaning}, but {written(values[setting])} is given too"
                 problems.append(Problem(name, contradiction, f"leave out {name} or {setting}"))
+        elif flag.changes:
+            flag.changes(values)
         elif flag.refused and value not in flag.harmless:
             problems.append(Problem(name, *flag.refused))
         elif flag.done:
