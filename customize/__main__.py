@@ -16,13 +16,14 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "check": (commands.check, "list all problems of the settings and images of a run before it starts"),
     "verify": (commands.verify, "check that every file of a run is intact"),
     "convert": (commands.convert, "write learned weights in the layout of another program"),
+    "show": (commands.show, "tell what is in files of weights"),
     "configs": (commands.configs, "list the included configurations, or copy one"),
 }
 WORDS = {
     "generate": "infer", "draw": "infer", "txt2img": "infer", "img2img": "infer", "inference": "infer", "sample": "infer",
     "train": "train_dreambooth", "dreambooth": "train_dreambooth", "lora": "train_dreambooth", "train_lora": "train_dreambooth",
     "textual_inversion": "train_textual_inversion", "embedding": "train_textual_inversion", "config": "configs",
-    "doctor": "check",
+    "doctor": "check", "inspect": "show", "info": "show",
 }  # fmt: skip
 """Other names that users may try -> the command."""
 

@@ -14,6 +14,7 @@ networks (`families.specs.network_names`); those of Stable Diffusion:
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import TypeVar
 
 from customize.families.specs.network_names import NetworkNames
@@ -52,6 +53,7 @@ Place = tuple[str, str]
 """The folder name of a network, and the name of a module in it."""
 
 
+@lru_cache(1 << 14)
 def split(name: str) -> tuple[str, str] | None:
     """Splits a tensor's name into a spelling of a module's name and its kind. None for any other name."""
     if own := IA3.fullmatch(name):

@@ -57,6 +57,13 @@ def convert(argv: Sequence[str]) -> int:
     return convert_command.main(argv)
 
 
+def show(argv: Sequence[str]) -> int:
+    """Tell what is in files of weights."""
+    from customize.cli import show as show_command
+
+    return show_command.main(argv)
+
+
 def run_training(settings) -> None:
     """See `preflight.run`."""
     from customize.training.preflight import run

@@ -3,6 +3,7 @@
 import json
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -70,6 +71,25 @@ def refuse_not_finite(path: Path, header: Header) -> None:
         what = f"contains NaN or infinity in {len(broken)} of {len(header.tensors)} tensors, such as {_quoted(broken[0])}"
         remedy = "get the file again; if it was trained like this, train it again with a lower learning rate"
         raise InputError(Problem(printable(str(path)), printable(what), remedy))
+
+
+def scalars(path: Path, header: Header, names: Iterable[str]) -> dict[str, float]:
+    """The values of tensors of one element, by name; those of other shapes or number formats are left out."""
+    import numpy as np
+
+    kinds = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1", "U8": "<u1"}
+    found = {}
+    with regular_file(path) as file:
+        for name in names:
+            info = header.tensors[name]
+            file.seek(info.begin)
+            if prod(info.shape) != 1:
+                continue
+            if info.dtype == "BF16":  # the upper half of a float32
+                found[name] = float(np.frombuffer(b"\0\0" + file.read(2), "<f4")[0])
+            elif kind := kinds.get(info.dtype):
+                found[name] = float(np.frombuffer(file.read(np.dtype(kind).itemsize), kind)[0])
+    return found
 
 
 class _Fault(ValueError):
