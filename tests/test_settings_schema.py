@@ -102,7 +102,8 @@ def test_what_settings_bear_on():
     assert set(of_scope(InferenceSettings, "run")) == {
         "sweep", "like", "prompt_file", "num_images", "chain", "show_start", "batch_size", "trace", "trace_decode", "trace_page",
         "attention",
-        "output_dir", "overwrite_output_dir", "max_images", "skip_existing", "merge", "lora_format", "save_model_as",
+        "output_dir", "overwrite_output_dir", "max_images", "skip_existing", "merge",
+        "lora_format", "save_model_as", "no_metadata",
     }  # fmt: skip
     free = {
         "max_train_steps", "num_train_epochs", "repeats", "scale_lr", "change_learning_rate", "on_nan", "init_weights",

@@ -155,6 +155,8 @@ def test_metadata_use_the_keys_of_other_programs(tiny_epsilon, image_folder, tmp
         with safe_open(tmp_path / "run" / name, "pt") as opened:
             output = opened.metadata()
         own = {key.removeprefix("modelspec."): value for key, value in output.items() if key.startswith("modelspec.")}
+        assert own.pop("hash_sha256").startswith("0x") and own.pop("date") and own.pop("resolution") == "16x16"
+        assert own.pop("description") == f"Learned on {tiny_epsilon.name} by dreambooth lora, 6 steps."
         assert own == {"sai_model_spec": "1.0.1", "title": PROMPT, "trigger_phrase": PROMPT, "implementation": "diffusers"}
         assert (output.get("ss_network_module"), output.get("ss_network_dim")) == (
             ("networks.lora", "4") if name == KOHYA_LORA else (None, None)

@@ -40,10 +40,10 @@ class Adapter:
         return {}
 
     def files(self, settings) -> tuple[str, ...]:
-        return (MODEL,) if settings.save_model_as == "safetensors" else specs.pipeline_files()
+        return (MODEL,) if settings.writes_model_file else specs.pipeline_files()
 
     def save(self, folder: Path, family: "Family", metadata: dict[str, str], settings) -> list[Path]:
-        if settings.save_model_as == "safetensors":
+        if settings.writes_model_file:
             from customize.families.model_file import save_model_file
 
             return save_model_file(folder / MODEL, family, metadata, settings.save_precision)

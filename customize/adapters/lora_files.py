@@ -90,8 +90,10 @@ def save(folder: Path, family: "Family", metadata: dict[str, str], precision: st
                     own["magnitude"] = layer.lora_magnitude_vector[adapter].weight
                 layers[part, module] = own
     tensors, _ = in_layout(KOHYA, layers, family.spec.networks, modules_of(family))
-    own = {"ss_network_module": "networks.lora", "ss_network_dim": str(max(len(layer["A"]) for layer in layers.values()))}
-    return save_tensors(folder / KOHYA_LORA, tensors, {**metadata, **own}, precision)
+    largest = max(layers.values(), key=lambda layer: len(layer["A"]))
+    own = {"ss_network_module": "networks.lora", "ss_network_dim": str(len(largest["A"]))}
+    own |= {"ss_network_alpha": f"{float(largest['alpha']):g}"}
+    return save_tensors(folder / KOHYA_LORA, tensors, metadata and {**metadata, **own}, precision)
 
 
 def modules_of(family: "Family") -> dict[str, list[str]]:

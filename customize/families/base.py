@@ -93,7 +93,8 @@ class Family(Protocol):
     @property
     def model_spec(self) -> Mapping[str, str]:
         """Metadata on the base model in files of learned weights, for other programs: `modelspec.architecture` (without the kind
-        of the file), `modelspec.prediction_type`, kohya's `ss_base_model_version`; empty if it has no established name."""
+        of the file), `modelspec.prediction_type`, kohya's `ss_base_model_version` and `ss_v2`; empty if it has no established
+        name."""
         ...
 
     @property

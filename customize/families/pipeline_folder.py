@@ -35,7 +35,8 @@ def save_pipeline(folder: Path, family: "Family", metadata: dict[str, str], prec
     if precision != "fp32":
         round_files(folder, precision)
     copy_unused(family, folder)
-    (folder / METADATA).write_text(metadata["customize"], encoding="utf-8", newline="\n")
+    if "customize" in metadata:
+        (folder / METADATA).write_text(metadata["customize"], encoding="utf-8", newline="\n")
     return [folder / "model_index.json"]
 
 

@@ -112,11 +112,12 @@ class StableDiffusion:
         if (version := VERSIONS.get(self.text_encoders[0].width)) is None:
             return {}
         is_v = self.prediction_type == "v_prediction"
-        variant = "" if version == "v1" else "-768-v" if is_v else "-512"
+        variant = "-inpainting" if self.takes_mask else "" if version == "v1" else "-768-v" if is_v else "-512"
         return {
             "modelspec.architecture": f"stable-diffusion-{version}{variant}",
             "modelspec.prediction_type": MODELSPEC.get(self.prediction_type, self.prediction_type),
             "ss_base_model_version": f"sd_{version}{'_v' * (is_v and version == 'v2')}",
+            "ss_v2": str(version == "v2"),
         }
 
     @property

@@ -86,6 +86,7 @@ class StableDiffusionXL(StableDiffusion):
             "modelspec.architecture": "stable-diffusion-xl-v1-base",
             "modelspec.prediction_type": MODELSPEC.get(self.prediction_type, self.prediction_type),
             "ss_base_model_version": "sdxl_base_v1-0",
+            "ss_v2": "False",
         }
 
     def to(self, *args, **kwargs) -> "StableDiffusionXL":

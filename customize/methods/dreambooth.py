@@ -46,6 +46,7 @@ def prepare(settings: DreamBoothSettings, context: MethodContext) -> TrainingSet
     else:
         method.condition = context.encode_captions([*prompts, settings.instance_prompt], min_chunks)
     dataset = dataset_of(settings, context, class_examples)
+    method.images = model_spec.Images.of(example.captions for example in context.examples.instances)
     context.place(method)
     return TrainingSetup(method, dataset, method.condition, class_examples)
 
@@ -71,8 +72,11 @@ def dataset_of(settings: DreamBoothSettings, context: MethodContext, class_examp
 class DreamBooth(DenoisingMethod):
     """Fine-tunes the denoiser and, on request, the text encoders; the adapter decides which of their parameters are trained.
 
-    networks: those that are fine-tuned, by name; words: the new words, which may be none.
+    networks: those that are fine-tuned, by name; words: the new words, which may be none; images: what the metadata of the
+    result says of the training images.
     """
+
+    images = model_spec.Images()
 
     def __init__(self, family: Family, adapter: Adapter, settings):
         super().__init__(family, family.encode_prompts)
@@ -129,7 +133,8 @@ class DreamBooth(DenoisingMethod):
 
     def save(self, folder: Path, metadata: dict[str, str]) -> list[Path]:
         kind = self.settings.adapter if self.adapter.peft_type else ""
-        own = {**metadata, **model_spec.entries(metadata, self.family, kind)}
+        own = {**metadata, **model_spec.entries(metadata, self.family, kind, self.images)}
+        own = metadata if self.settings.writes_folder else {} if self.settings.no_metadata else own
         return [*self.adapter.save(folder, self.family, own, self.settings), *self.words.save(folder, metadata)]
 
     def report(self) -> str:

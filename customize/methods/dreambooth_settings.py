@@ -254,7 +254,12 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
         return self.adapter == adapters.NONE
 
     @property
-    def formats(self) -> dict[str, str]:
+    def writes_folder(self) -> bool:
+        """Whether the result is a complete model in a folder."""
+        return self.trains_whole_networks and not self.writes_model_file
+
+    @property
+    def formats(self) -> dict[str, str | bool]:
         return {**super().formats, "save_model_as": self.save_model_as}
 
     @property

@@ -81,7 +81,8 @@ class LearnedWords:
 
         Stock loaders read one placeholder per file.
         """
-        metadata = {**metadata, **model_spec.entries(metadata, self.family, "textual-inversion")}
+        metadata = {**metadata, **model_spec.entries(metadata, self.family, model_spec.EMBEDDING)}
+        metadata = {} if self.settings.no_metadata else metadata
         saved = []
         for file, placeholder in zip(self.settings.word_files, self.settings.placeholder_token, strict=True):
             encoders = self.family.text_encoders

@@ -193,6 +193,9 @@ class InferenceSettings(Settings):
         "a merged model as a folder in diffusers' layout, or as one .safetensors file",
         only_with=WITH_MERGE,
     )
+    no_metadata: bool = setting(
+        False, "output", "a merged file without metadata, except for what is needed to load it", only_with=WITH_MERGE
+    )
     lora_format: Literal["diffusers", "kohya"] = setting(
         "diffusers", "output", "tensor names in a merged LoRA: diffusers, or kohya (ComfyUI, A1111, Forge)", only_with=WITH_MERGE
     )

@@ -127,6 +127,9 @@ class TrainingSettings(Settings):
         default_in_words="0 for embeddings and adapters, none for full networks",
     )  # fmt: skip
     save_precision: Literal["fp32", "fp16", "bf16"] = setting("fp32", "output", "number format of the saved weights")
+    no_metadata: bool = setting(
+        False, "output", "learned files without metadata, except for what is needed to load them", scope="run"
+    )
     validation_prompt: tuple[str, ...] | None = setting(
         None, "output", "prompts of the sample images, or none to draw none; {instance_prompt} and {placeholder_token} "
         "stand for those settings", default_in_words="generated from instance_prompt or placeholder_token",
@@ -231,9 +234,9 @@ class TrainingSettings(Settings):
         return False
 
     @property
-    def formats(self) -> dict[str, str]:
+    def formats(self) -> dict[str, str | bool]:
         """The settings that determine how the same result is written."""
-        return {"save_precision": self.save_precision}
+        return {"save_precision": self.save_precision, "no_metadata": self.no_metadata}
 
     @property
     def writes_model_file(self) -> bool:

@@ -72,13 +72,13 @@ def clear(folder: Path) -> None:
     sync_folder(folder)
 
 
-def is_finished(folder: Path, steps: int, **formats: str) -> bool:
+def is_finished(folder: Path, steps: int, **formats: str | bool) -> bool:
     """Whether the folder contains the complete result of `steps` steps in these formats, the values of settings by name."""
     if manifest.faults(folder, others=True):
         return False
     try:
         metadata = read_object(folder / METADATA)
-        settings = {"save_precision": "fp32", "save_model_as": "diffusers", **metadata.get("settings", {})}
+        settings = {"save_precision": "fp32", "save_model_as": "diffusers", "no_metadata": False, **metadata.get("settings", {})}
         return metadata.get("steps") == steps and all(settings[name] == value for name, value in formats.items())
     except (OSError, ValueError, AttributeError):
         return False

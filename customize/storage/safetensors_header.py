@@ -25,6 +25,8 @@ EXPONENTS = {"F8_E4M3": 0x7F, "F8_E5M2": 0x7C, "F16": 0x7C00, "BF16": 0x7F80, "F
 """The bits of a number that are all set only in NaN and infinity."""
 CHUNK = 1 << 20
 MAX_AXES = 32
+PENDING = "0" * 64
+"""Stands in metadata for the SHA-256 of the file's tensors, which is known once they are written."""
 GET_AGAIN = "get the file again, or save it again as safetensors"
 
 

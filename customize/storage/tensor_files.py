@@ -1,6 +1,7 @@
 """Saves tensors to safetensors files: small ones at once, read back and compared bit for bit; a whole model one tensor at a
 time."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor
 from customize import events
 from customize.printable import first_few
 from customize.storage.atomic import write_bytes
+from customize.storage.safetensors_header import PENDING
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Values of the setting `save_precision` -> dtype."""
@@ -30,11 +32,18 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     if precision:
         tensors = rounded({name: tensor.float() for name, tensor in tensors.items()}, precision, path.name)
-    write_bytes(path, save(tensors, {"format": "pt", **metadata}))
+    data = save(tensors, {"format": "pt", **metadata})
+    start = 8 + int.from_bytes(data[:8], "little")
+    write_bytes(path, with_hash(data[:start], hashlib.sha256(memoryview(data)[start:])) + data[start:])
     read = load_file(path)
     if read.keys() != tensors.keys() or not all(torch.equal(read[name], tensors[name]) for name in tensors):
         raise OSError(f"{path} does not contain what was written to it")
     return path
+
+
+def with_hash(header: bytes, digest: Any) -> bytes:
+    """The header with the SHA-256 of all bytes after it where the metadata has `PENDING`."""
+    return header.replace(PENDING.encode(), digest.hexdigest().encode())
 
 
 def rounded(tensors: dict[str, Tensor], precision: str, where: str) -> dict[str, Tensor]:
@@ -98,3 +107,8 @@ def write_tensors(path: Path, planned: Plan, tensors: Iterable[tuple[str, Tensor
             file.seek(begin)
             file.write(tensor.detach().to("cpu", dtype).contiguous().flatten().view(torch.uint8).numpy())
         file.truncate(planned.size)
+    with open(path, "r+b") as file:
+        file.seek(len(planned.header))
+        digest = hashlib.file_digest(file, "sha256")
+        file.seek(0)
+        file.write(with_hash(planned.header, digest))

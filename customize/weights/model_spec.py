@@ -5,10 +5,17 @@ The first is Stability AI's Model Metadata Standard 1.0.1 (github.com/Stability-
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from customize.errors import InputError
 from customize.printable import printable
+from customize.storage import manifest
+from customize.storage.safetensors_header import PENDING
 
 if TYPE_CHECKING:
     from customize.families.base import Family
@@ -20,27 +27,84 @@ BASES = {
 }  # fmt: skip
 """Base models by the start of their names in files of other programs."""
 LONGEST = 80
+MOST_TAGS = 500
+IMAGES = "images"
+"""Stands for the folder of training images, which is not named."""
+EMBEDDING = "textual-inversion"
 FEW = 5
 
 
-def entries(metadata: Mapping[str, str], family: "Family | None", kind: str) -> dict[str, str]:
-    """The metadata of a result for other programs.
+@dataclass(frozen=True)
+class Images:
+    """What the metadata of an adapter says of its training images: their number, and how often each tag is in their captions."""
 
-    metadata: of `model_card.metadata`; kind: an adapter, such as "lora", or "textual-inversion", or "" for a
-    complete model.
+    number: int = 0
+    tags: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, captions: Iterable[Sequence[str]]) -> "Images":
+        """captions: of each image; their parts between commas are its tags, as kohya's scripts count them."""
+        images = [list(each) for each in captions]
+        tags = Counter(tag.strip() for own in images for caption in own for tag in caption.split(",") if tag.strip())
+        return cls(len(images), dict(tags.most_common(MOST_TAGS)))
+
+
+def entries(metadata: Mapping[str, str], family: "Family | None", kind: str, images: Images = Images()) -> dict[str, str]:
+    """The metadata of a result for other programs; docs/inference.md lists which program reads which entry.
+
+    metadata: of `model_card.metadata`; kind: an adapter, such as "lora", or "textual-inversion", or "" for a complete model;
+    images: that an adapter was trained on.
     """
     facts = json.loads(metadata.get("customize", "{}"))
     words = ", ".join(map(str, facts.get("trigger_words", [])))
+    base, method, steps = facts.get("base_model", ""), str(facts.get("method", "")).replace("_", " "), facts.get("steps")
+    made = f"Learned on {base} by {method}, {steps} steps." if steps else f"Merged from what was learned on {base}."
     own = {
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.title": words or kind or "model",
-        "modelspec.implementation": "diffusers",
+        "sai_model_spec": "1.0.1",
+        "title": words or kind or "model",
+        "description": made,
+        "implementation": "diffusers" if kind else "sgm",
+        "date": datetime.now(UTC).date().isoformat(),
+        "hash_sha256": f"0x{PENDING}",
     }
-    own |= {"modelspec.trigger_phrase": words} if words else {}
-    base = dict(family.model_spec) if family else {}
-    if kind and "modelspec.architecture" in base:
-        base["modelspec.architecture"] += f"/{kind}"
-    return own | base
+    own |= {"trigger_phrase": words} if words else {}
+    of_base = dict(family.model_spec) if family else {}
+    if kind and "modelspec.architecture" in of_base:
+        of_base["modelspec.architecture"] += f"/{kind}"
+    if side := facts.get("settings", {}).get("resolution") or (family and known_resolution(family)):
+        own["resolution"] = f"{side}x{side}"
+    found = {f"modelspec.{name}": value for name, value in own.items()} | of_base
+    return found if kind in ("", EMBEDDING) else found | of_kohya(family, base, words, side, images)
+
+
+def of_kohya(family: "Family | None", base: str, words: str, side: int | None, images: Images) -> dict[str, str]:
+    """The entries of kohya's scripts that A1111, Forge, SD.Next, Civitai and managers of LoRAs read."""
+    found = {"sshs_model_hash": PENDING, "ss_sd_model_name": base}
+    if number := images.number:
+        found |= {
+            "ss_num_train_images": str(number),
+            "ss_dataset_dirs": json.dumps({IMAGES: {"n_repeats": 1, "img_count": number}}),
+            "ss_datasets": json.dumps([{"subsets": [{"class_tokens": words, "img_count": number, "num_repeats": 1}]}]),
+            "ss_tag_frequency": json.dumps({IMAGES: images.tags}),
+        }
+    found |= {"ss_resolution": f"({side}, {side})"} if side else {}
+    if family and family.source.is_file():
+        found["ss_new_sd_model_hash"] = file_hash(family.source)
+    return found
+
+
+def known_resolution(family: "Family") -> int | None:
+    """The resolution of a base model, if its files specify it."""
+    try:
+        return family.resolution
+    except InputError:
+        return None
+
+
+@cache
+def file_hash(file: Path) -> str:
+    """The SHA-256 of a base model in a single file, whose first ten digits A1111 shows. Read once in a process."""
+    return manifest.sha256(file)
 
 
 def read(metadata: Mapping[str, str]) -> dict[str, Any]:

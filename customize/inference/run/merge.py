@@ -54,7 +54,7 @@ def run(settings: InferenceSettings) -> None:
             events.info(line)
         for note in pipeline.notes:
             events.note(note)
-        metadata = metadata_of(pipeline, options)
+        metadata = {} if settings.no_metadata else metadata_of(pipeline, options)
         if is_lora(settings):
             write_adapter(target, pipeline, metadata, settings.lora_format)
         else:
@@ -160,7 +160,7 @@ def write_model(target: Path, pipeline: "Pipeline", metadata: dict[str, str], pr
         peft_layers.merge(network)
     if single_file:
         make_folder(target.parent)
-        own = {**metadata, **model_spec.entries(metadata, pipeline.family, "")}
+        own = metadata and {**metadata, **model_spec.entries(metadata, pipeline.family, "")}
         with ownership.recording(target.parent):
             save_model_file(target, pipeline.family, own, "fp32" if precision == "no" else precision)
         return
@@ -206,4 +206,5 @@ def write_adapter(target: Path, pipeline: "Pipeline", metadata: dict[str, str], 
     tensors, own = lora_files.joined(changes, pipeline.family, LAYOUTS[layout])
     make_folder(target.parent)
     with ownership.recording(target.parent):
-        save_tensors(target, tensors, {**metadata, **model_spec.entries(metadata, pipeline.family, "lora"), **own})
+        known = metadata and {**metadata, **model_spec.entries(metadata, pipeline.family, "lora")}
+        save_tensors(target, tensors, {**known, **own})
