@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from customize.adapters.lora_files import in_layout
 from customize.adapters.lora_keys import sorted_out, split
@@ -238,3 +239,34 @@ def test_what_a_layout_cannot_express_is_refused_by_name():
     layers = {("unet", "conv_in"): {"hada_w1_a": torch.ones(2, 2), "alpha": torch.tensor(1.0)}}
     with pytest.raises(InputError, match="the layout of diffusers has no place for hada_w1_a of unet.conv_in"):
         in_layout(LAYOUTS["diffusers"], layers, KNOWN[SD1].networks, KNOWN[SD1].modules)
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "kohya", "kohya-diffusers"])
+def test_stock_sdxl_computes_what_each_layout_says(layout, tiny_xl, tmp_path):
+    """UNet with convolutions, both text encoders; each layer has its own rank and, in diffusers' layout, alpha (its converter of
+    kohya's names uses one alpha for all)."""
+    from diffusers import StableDiffusionXLPipeline
+
+    own = of_folder("tiny", tiny_xl, KNOWN[XL].networks)
+    random, layers = torch.Generator().manual_seed(0), {}
+    for part, shapes in own.shapes.items():
+        chosen = [
+            name for name, shape in shapes.items() if len(shape) > 1 and "embedding" not in name and name != "text_projection"
+        ]
+        for i, name in enumerate(chosen):
+            shape, rank = shapes[name], 1 + i % 3
+            down = torch.randn(rank, *shape[1:], generator=random)
+            up = torch.randn(shape[0], rank, *[1] * (len(shape) - 2), generator=random)
+            layers[part, name] = {"A": down, "B": up, "alpha": torch.tensor(0.5 + i % 4 * (layout == "diffusers"))}
+    tensors, metadata = in_layout(LAYOUTS[layout], layers, own.networks, own.modules)
+    file = tmp_path / f"{layout}.safetensors"
+    save_file(tensors, file, metadata)
+    stock = StableDiffusionXLPipeline.from_pretrained(tiny_xl, add_watermarker=False)
+    stock.load_lora_weights(file)
+    for (part, name), each in layers.items():
+        network = getattr(stock, part)
+        layer = network.get_submodule(name if part != "text_encoder_2" else f"text_model.{name}")
+        [adapter] = layer.lora_A
+        change = each["alpha"] / len(each["A"]) * each["B"].flatten(1) @ each["A"].flatten(1)
+        found = layer.get_delta_weight(adapter)
+        torch.testing.assert_close(found, change.view_as(found), rtol=0, atol=1e-5)

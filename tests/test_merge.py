@@ -120,7 +120,8 @@ def change(file: Path) -> dict[str, Tensor]:
 
 
 def test_a_merged_lora_is_the_sum_of_its_parts(learned, tmp_path):
-    file = merged(tmp_path / "both.safetensors", f"{learned['first']}:0.8", f"{learned['second']}:-0.4")
+    parts = f"{learned['first']}:0.8", f"{learned['second']}:-0.4"
+    file = merged(tmp_path / "both.safetensors", *parts, lora_format="diffusers")
     first, second, both = (change(each) for each in (learned["first"] / FILE, learned["second"] / FILE, file))
     assert both.keys() == first.keys() | second.keys() and first.keys() != second.keys()
     for module, delta in both.items():
@@ -146,7 +147,8 @@ def test_a_merged_lora_has_the_chosen_names(tiny_epsilon, learned, tmp_path):
     torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
 
 
-def test_a_merged_lora_is_read_by_stock_and_by_us(tiny_epsilon, learned, tmp_path, monkeypatch):
+def test_a_merged_lora_in_kohyas_layout_is_read_by_stock_and_by_us(tiny_epsilon, learned, tmp_path, monkeypatch):
+    """Although its ranks differ, since its alphas do not: stock uses one alpha for all layers of such a file."""
     monkeypatch.chdir(tiny_epsilon.parent)  # a file that lies in no run tells of its base model the name alone
     file = merged(tmp_path / "both.safetensors", f"{learned['first']}:0.8", f"{learned['second']}:-0.4", scale=0.5)
     together = load_pipeline(None, [(learned["first"], 0.4), (learned["second"], -0.2)])

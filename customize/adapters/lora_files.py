@@ -109,16 +109,17 @@ def joined(
     """Tensors and metadata of one LoRA file that adds up the products `up down` of each module.
 
     changes: the factors (up, down) of `Adapter.factors` by network and module; they become B = [up1 | up2 | ...] and
-    A = [down1; down2; ...] with alpha = rank.
+    A = [down1; down2; ...]. All alphas are the largest rank, and B is scaled accordingly: diffusers uses one alpha for all layers
+    of a file in kohya's layout.
     """
     import torch
 
-    layers: dict[Place, dict[str, Tensor]] = {}
-    for part, modules in changes.items():
-        for module, factors in modules.items():
-            ups, downs = zip(*factors, strict=True)
-            down = torch.cat(downs)
-            layers[part, module] = {"A": down, "B": torch.cat(ups, 1), "alpha": alpha_like(len(down), down)}
+    places = {(part, module): zip(*own, strict=True) for part, modules in changes.items() for module, own in modules.items()}
+    factors = {place: (torch.cat(ups, 1), torch.cat(downs)) for place, (ups, downs) in places.items()}
+    most = max((len(down) for _, down in factors.values()), default=1)
+    layers = {
+        place: {"A": down, "B": up * (len(down) / most), "alpha": alpha_like(most, down)} for place, (up, down) in factors.items()
+    }
     return in_layout(layout, layers, family.spec.networks, modules_of(family))
 
 

@@ -197,7 +197,7 @@ class InferenceSettings(Settings):
         False, "output", "a merged file without metadata, except for what is needed to load it", only_with=WITH_MERGE
     )
     lora_format: Literal["diffusers", "kohya"] = setting(
-        "diffusers", "output", "tensor names in a merged LoRA: diffusers, or kohya (ComfyUI, A1111, Forge)", only_with=WITH_MERGE
+        "kohya", "output", "tensor names in a merged LoRA: kohya (read by all programs), or diffusers", only_with=WITH_MERGE
     )
 
     @property
