@@ -308,3 +308,25 @@ def test_a_merged_model_is_one_file(bases, image_folder, tmp_path):
     word = preflight.run(settings_for("textual_inversion", bases / "sdxl", image_folder, tmp_path / "word", **words))
     with pytest.raises(InputError, match="no vocabulary of its own"):
         command.run(InferenceSettings(**{**given, "weights": (str(word),)}, merge=str(tmp_path / "other.safetensors")))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_convert_there_and_back_is_bit_equal(version, bases, tmp_path):
+    from customize.cli.convert import main
+
+    file, folder = tmp_path / "model.safetensors", tmp_path / "model"
+    assert main([str(bases / version), str(file)]) == 0 and main([str(file), str(folder)]) == 0
+    for path in sorted((bases / version).glob("*/*.safetensors")):
+        theirs, own = load_file(path), load_file(folder / path.relative_to(bases / version))
+        assert own.keys() == theirs.keys() and all(torch.equal(own[name], theirs[name]) for name in theirs)
+    half, again = tmp_path / "half.safetensors", tmp_path / "again.safetensors"
+    assert main([str(folder), str(half), "--save_precision", "fp16"]) == 0 and main([str(half), str(again)]) == 0
+    first, second = load_file(half), load_file(again)
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    assert {tensor.dtype for tensor in second.values()} <= {torch.float16, torch.int64}
+    assert main([str(folder), str(file)]) == 2 and main([str(file), str(folder)]) == 2
+    assert main([str(folder), str(file), "--overwrite"]) == 0 and main([str(file), str(folder), "--overwrite"]) == 0
+    (folder / "letter.txt").write_text("mine")
+    assert main([str(file), str(folder), "--overwrite"]) == 2 and main([str(file), str(tmp_path)]) == 2
+    assert main([str(bases / version), str(tmp_path / "x.safetensors"), "--layout", "kohya"]) == 2
+    assert not (tmp_path / "x.safetensors").exists()

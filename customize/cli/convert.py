@@ -5,9 +5,13 @@ from pathlib import Path
 
 from customize.cli.main import outcome
 from customize.cli.parser import Parser
+from customize.errors import InputError, Problem
 
 USAGE = "customize convert FILE OUT.safetensors [--layout NAME] [--save_precision fp32|fp16|bf16]"
-ABOUT = "Writes learned weights in the layout of another program: the same tensors, number formats and metadata."
+ABOUT = (
+    "Writes learned weights in the layout of another program: the same tensors, number formats and metadata. A complete model\n"
+    "in a folder becomes one file, and the other way round."
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -20,9 +24,16 @@ def main(argv: Sequence[str]) -> int:
 
 def run(argv: Sequence[str]) -> int:
     """Convert the file that the arguments name."""
+    from customize.weights.learned_weights import complete_model
     from customize.weights.tools.conversion import convert
+    from customize.weights.tools.models import convert_model
 
     given = parser().read(argv)
+    if given.file == "demo" or (model := complete_model(Path(given.file))):
+        if given.layout:
+            raise InputError(Problem("layout", "has no meaning for a complete model", "end OUT with .safetensors for one file"))
+        convert_model(given.file if given.file == "demo" else str(model), Path(given.out), given.save_precision, given.overwrite)
+        return 0
     base, precision = given.pretrained_model_name_or_path, given.save_precision
     convert(Path(given.file), Path(given.out), given.layout, base, precision, given.overwrite)
     return 0
@@ -38,8 +49,10 @@ def parser() -> Parser:
     lines += [f"  {name:{width}}{layout.read_by}" for name, layout in LAYOUTS.items()]
     lines += ["layouts of embeddings:", *(f"  {name:{width}}{read_by}" for name, read_by in EMBEDDINGS.items())]
     made = Parser("customize convert", USAGE, ABOUT, "\n".join([*lines, "", "Exit status: 0 done, 2 not done."]))
-    made.add_argument("file", metavar="FILE", help="a .safetensors file with an adapter or embeddings, of any program")
-    made.add_argument("out", metavar="OUT", help="the .safetensors file to write")
+    made.add_argument(
+        "file", metavar="FILE", help="a .safetensors file with an adapter or embeddings, of any program, or a complete model"
+    )
+    made.add_argument("out", metavar="OUT", help="the .safetensors file to write; for a complete model also a folder")
     made.add_argument("--layout", metavar="NAME", help="one of those below; default: kohya, for embeddings diffusers")
     made.add_argument(
         "--pretrained_model_name_or_path", metavar="BASE",

@@ -30,6 +30,9 @@ LONGEST = 80
 MOST_TAGS = 500
 IMAGES = "images"
 """Stands for the folder of training images, which is not named."""
+HASH = "modelspec.hash_sha256"
+HASHES = {HASH: f"0x{PENDING}", "sshs_model_hash": PENDING}
+"""The hash of a file's tensors: the form of each entry."""
 EMBEDDING = "textual-inversion"
 FEW = 5
 
@@ -65,7 +68,6 @@ def entries(metadata: Mapping[str, str], family: "Family | None", kind: str, ima
         "description": made,
         "implementation": "diffusers" if kind else "sgm",
         "date": datetime.now(UTC).date().isoformat(),
-        "hash_sha256": f"0x{PENDING}",
     }
     own |= {"trigger_phrase": words} if words else {}
     of_base = dict(family.model_spec) if family else {}
@@ -73,13 +75,13 @@ def entries(metadata: Mapping[str, str], family: "Family | None", kind: str, ima
         of_base["modelspec.architecture"] += f"/{kind}"
     if side := facts.get("settings", {}).get("resolution") or (family and known_resolution(family)):
         own["resolution"] = f"{side}x{side}"
-    found = {f"modelspec.{name}": value for name, value in own.items()} | of_base
+    found = {f"modelspec.{name}": value for name, value in own.items()} | of_base | {HASH: HASHES[HASH]}
     return found if kind in ("", EMBEDDING) else found | of_kohya(family, base, words, side, images)
 
 
 def of_kohya(family: "Family | None", base: str, words: str, side: int | None, images: Images) -> dict[str, str]:
     """The entries of kohya's scripts that A1111, Forge, SD.Next, Civitai and managers of LoRAs read."""
-    found = {"sshs_model_hash": PENDING, "ss_sd_model_name": base}
+    found = {**HASHES, "ss_sd_model_name": base}
     if number := images.number:
         found |= {
             "ss_num_train_images": str(number),

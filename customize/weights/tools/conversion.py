@@ -18,6 +18,7 @@ from customize.families.source import locate
 from customize.families.specs.architectures import Architecture, of_folder
 from customize.printable import first_few, printable
 from customize.storage.safetensors_header import TensorInfo
+from customize.weights import model_spec
 from customize.weights.tools import target as output
 from customize.weights.weight_file import BUNDLED, PLACEHOLDER, LearnedFile, adapter_description, check_file, files_of
 
@@ -77,7 +78,8 @@ def convert(
         raise InputError(problems)
     tensors, own = converted_adapter(file, layout, base) if file.is_adapter else converted_embeddings(file, layout)
     metadata = {name: value for name, value in file.header.metadata.items() if name not in STALE}
-    output.write(target, tensors, metadata | own, precision)
+    hashes = {name: form for name, form in model_spec.HASHES.items() if name in file.header.metadata}
+    output.write(target, tensors, metadata | own | hashes, precision)
     read_by = LAYOUTS[layout].read_by if file.is_adapter else EMBEDDINGS[layout]
     events.info(f"{target}: {len(tensors)} tensors in the layout of {layout}, which {read_by} read")
 
