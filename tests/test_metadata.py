@@ -7,6 +7,7 @@ modules/lora/network.py, ComfyUI-Lora-Manager py/utils/lora_metadata.py and file
 import hashlib
 import json
 import re
+import shutil
 from datetime import date
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def real_widths(monkeypatch):
 
 
 def result(method: str, base: Path, image_folder: Path, folder: Path, **changes) -> list[Path]:
-    """The files of a result with random changes."""
+    """The files of a result with random changes, of captioned copies of the images."""
+    image_folder = shutil.copytree(image_folder, folder / "captioned", dirs_exist_ok=True)
     for number, path in enumerate(sorted(image_folder.glob("*.png"))):
         path.with_suffix(".txt").write_text("a photo of sks dog, <new>, " + ("in the snow" if number else "asleep"))
     captions = {} if method != "textual_inversion" else {"captions": "files"}

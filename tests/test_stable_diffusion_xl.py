@@ -24,7 +24,9 @@ from customize.families import load, locate
 from customize.families.conditioning import Crop
 from customize.inference.pipeline import Pipeline
 from customize.inference.pipeline_loading import load_pipeline
+from customize.inference.run import merge
 from customize.inference.schedulers import make_scheduler
+from customize.settings.inference import InferenceSettings
 from customize.training import model_card
 from customize.weights.learned_weights import find_learned
 
@@ -216,6 +218,22 @@ def test_the_adapter_and_the_word_of_a_run_also_work_alone(base, trained):
     images = [each.generate("a photo of <new>", seeds=2, num_inference_steps=3, output_type="latent") for each in pipelines]
     assert [each.trigger_words for each in pipelines] == [(), ("<new>",), ("<new>",), ("<new>",)]
     assert all((one - other).abs().max() > 1e-3 for one, other in combinations(images, 2))
+
+
+@torch.no_grad()
+def test_a_model_with_words_merged_into_it_gives_the_same_image_in_stock(base, trained, tmp_path):
+    """Also once it is trained on: stock reads the pooled text at the end token, although the word has a larger id."""
+    prompt, options = "a photo of <new>", {"num_inference_steps": 3, "output_type": "latent"}
+    expected = load_pipeline(str(base), [(trained("pivotal")[1], 1.0)]).generate(prompt, seeds=2, **options)
+    files = {"pretrained_model_name_or_path": str(base), "weights": (str(trained("pivotal")[1]),)}
+    merge.run(InferenceSettings(**files, merge=str(tmp_path / "merged")))
+    load(locate(str(tmp_path / "merged"))).pipeline().save_pretrained(tmp_path / "again")
+    for folder in (tmp_path / "merged", tmp_path / "again"):
+        theirs = stock(folder)
+        assert theirs.text_encoder_2.text_model.eos_token_id == theirs.tokenizer_2.eos_token_id
+        found = theirs(prompt, generator=torch.Generator().manual_seed(2), guidance_scale=7.5, **options).images
+        assert (found - expected).abs().max() < 1e-4
+        assert (load_pipeline(str(folder)).generate(prompt, seeds=2, **options) - expected).abs().max() < 1e-4
 
 
 def test_the_pooled_text_is_read_at_the_first_end_token(trained):

@@ -131,7 +131,9 @@ class StableDiffusionXL(StableDiffusion):
         return DenoiserOutput(output)
 
     def pipeline(self) -> StableDiffusionXLPipeline:
-        """diffusers' own pipeline around these very components."""
+        """diffusers' own pipeline around these very components. Once saved and loaded, it reads the pooled text at the first end
+        token, as `PenultimateEncoder` does: by SDXL's own configuration it would at the largest id, which a learned word has."""
+        self.text_encoder_2.config.eos_token_id = self.tokenizer_2.eos_token_id
         return StableDiffusionXLPipeline(
             vae=self.vae, text_encoder=self.text_encoder, text_encoder_2=self.text_encoder_2, tokenizer=self.tokenizer,
             tokenizer_2=self.tokenizer_2, unet=self.unet, scheduler=self.scheduler, add_watermarker=False,
