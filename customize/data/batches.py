@@ -281,6 +281,9 @@ def encode_crops(
 
 
 @torch.no_grad()
-def encode_each_caption(family: Family, captions: Iterable[str], min_chunks: int = 1) -> dict[str, Conditioning]:
+def encode_each_caption(
+    family: Family, captions: Iterable[str], min_chunks: int = 1, clip_skip: int | None = None
+) -> dict[str, Conditioning]:
     """Evaluates the frozen text encoder once for every caption; returns one row for each, of `min_chunks` chunks or more."""
-    return {caption: family.encode_prompts([caption], min_chunks=min_chunks) for caption in sorted(set(captions))}
+    options = {"min_chunks": min_chunks, "clip_skip": clip_skip}
+    return {caption: family.encode_prompts([caption], **options) for caption in sorted(set(captions))}

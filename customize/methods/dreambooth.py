@@ -42,7 +42,7 @@ def prepare(settings: DreamBoothSettings, context: MethodContext) -> TrainingSet
     prompts = [*captions, settings.class_prompt or "", ""]
     min_chunks = max(map(family.num_chunks, prompts))
     if settings.train_text_encoder or settings.placeholder_token:
-        method.condition = encoding_condition(family, min_chunks)
+        method.condition = encoding_condition(family, min_chunks, settings.clip_skip)
     else:
         method.condition = context.encode_captions([*prompts, settings.instance_prompt], min_chunks)
     dataset = dataset_of(settings, context, class_examples)

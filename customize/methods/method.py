@@ -187,7 +187,7 @@ def captions_of(examples: Iterable[Example]) -> list[str]:
     return sorted({caption for example in examples for caption in example.captions})
 
 
-def encoding_condition(family: Family, min_chunks: int) -> Condition:
+def encoding_condition(family: Family, min_chunks: int, clip_skip: int | None = None) -> Condition:
     """Evaluates the text encoder each time, for one that is trained. min_chunks: that of the longest caption of the run, so
-    that the conditioning of a prompt does not depend on the others in its batch."""
-    return lambda prompts: family.encode_prompts(prompts, min_chunks=min_chunks)
+    that the conditioning of a prompt does not depend on the others in its batch; clip_skip: as in `Family.encode_prompts`."""
+    return lambda prompts: family.encode_prompts(prompts, min_chunks=min_chunks, clip_skip=clip_skip)

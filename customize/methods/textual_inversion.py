@@ -20,7 +20,7 @@ def prepare(settings: TextualInversionSettings, context: MethodContext) -> Train
     family, examples = context.family, context.examples.instances
     method = TextualInversion(family, settings)
     dataset = context.encode_images("instance", examples)
-    method.condition = encoding_condition(family, max(map(family.num_chunks, captions_of(examples))))
+    method.condition = encoding_condition(family, max(map(family.num_chunks, captions_of(examples))), settings.clip_skip)
     context.place(method)
     return TrainingSetup(method, dataset, method.condition)
 

@@ -35,6 +35,10 @@ class TrainingSettings(Settings):
         None, "model", "whether the noise schedule ends in zero SNR (pure noise), if the model's files do not specify it",
         default_in_words=OWN,
     )  # fmt: skip
+    clip_skip: int | None = setting(
+        None, "model", "last layers of the text encoder to skip, counted as in diffusers (A1111's and kohya's Clip skip minus 1)",
+        ge=0, le=31, default_in_words="none: 0",
+    )  # fmt: skip
     init_weights: str | None = setting(
         None,
         "model",

@@ -33,6 +33,7 @@ def complete(settings, family: Family, resolution: int) -> tuple[Example, ...]:
         return present[: settings.num_class_images]
     note = {"prompt": settings.class_prompt, "model": family.name, "seed": settings.seed, "resolution": resolution}
     note |= {"guidance_scale": settings.sample_guidance_scale, "num_inference_steps": settings.sample_inference_steps}
+    note |= {"clip_skip": settings.clip_skip} if settings.clip_skip else {}
     if any(folder.glob("class-*.png")) or not is_own_manifest(folder / MANIFEST):
         check_manifest(folder / MANIFEST, note)
     write_text(folder / MANIFEST, json.dumps(note, indent=1) + "\n")
@@ -51,6 +52,7 @@ def complete(settings, family: Family, resolution: int) -> tuple[Example, ...]:
             seeds=seeds,
             num_inference_steps=settings.sample_inference_steps,
             guidance_scale=settings.sample_guidance_scale,
+            clip_skip=settings.clip_skip,
             height=resolution,
             width=resolution,
         )

@@ -15,6 +15,13 @@ TAGS = {"dreambooth_lora": ["dreambooth", "lora", "template:sd-lora"]}
 MOST_PICTURES = 12
 
 
+def usage(name: str, facts: dict) -> str:
+    """The command that generates with the result."""
+    clip_skip = facts["settings"].get("clip_skip")
+    skipping = f" --clip_skip {clip_skip}" if clip_skip else ""
+    return f"python infer.py --weights {shlex.quote(name)} --prompt {shlex.quote(facts['example_prompt'])}{skipping}"
+
+
 def metadata(settings, method, family, max_train_steps: int) -> dict[str, str]:
     """The metadata of every file of a result: how it was made, and its trigger words."""
     facts = {
@@ -49,7 +56,7 @@ def card(
         "",
         f"Trigger words: {', '.join(map(code, triggers))}" if triggers else "No trigger words.",
         "",
-        code_block(f"python infer.py --weights {shlex.quote(name)} --prompt {shlex.quote(facts['example_prompt'])}", "bash"),
+        code_block(usage(name, facts), "bash"),
         "",
         "Files: " + ", ".join(code(file.name) for file in files) + f"; all settings: `{CONFIG}`.",
         *(["", f"The same prompts and seeds during training; the first column is the base model:\n\n![samples]({sheet})"]

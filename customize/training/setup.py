@@ -151,7 +151,7 @@ class RunContext:
         """Looks up the conditioning of these captions, of validation prompts and of the empty prompt, each encoded once; the
         text encoders are moved off the device."""
         family, device = self.family.to(self.device), self.device
-        known = encode_each_caption(family, [*captions, *self.sample_prompts, ""], min_chunks)
+        known = encode_each_caption(family, [*captions, *self.sample_prompts, ""], min_chunks, self.settings.clip_skip)
         for encoder in family.text_encoders:
             encoder.module.to("cpu")
         return lambda prompts: family.collate([known[prompt] for prompt in prompts], known[""]).to(device)

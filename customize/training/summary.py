@@ -90,7 +90,9 @@ def next_rows(settings, folder: Path) -> Rows:
     images = [path for path in (folder / BEFORE_AFTER, folder / SAMPLES / "contact_sheet.png") if path.exists()]
     if images:
         yield "look at", printable(" and ".join(map(str, images)))
-    yield "next", command_line("infer.py", weights=folder, prompt=settings.default_validation_prompts[-1], num_images=4)
+    options = {"clip_skip": settings.clip_skip} if settings.clip_skip else {}
+    prompt = settings.default_validation_prompts[-1]
+    yield "next", command_line("infer.py", weights=folder, prompt=prompt, num_images=4, **options)
 
 
 def elsewhere(folder: Path, files: Sequence[Path], pipeline: str) -> Iterator[str]:

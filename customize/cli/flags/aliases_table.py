@@ -216,8 +216,6 @@ FLAGS: tuple[tuple[str, Flag], ...] = (
     *_all("multires_noise_iterations multires_noise_discount ip_noise_gamma input_perturbation adaptive_noise_scale",
           commands=BOTH,
            type=str, refused=("only plain noise and --noise_offset are supported", "leave it out, or give --noise_offset 0.05")),
-    *_all("clip_skip", commands=BOTH, type=int, harmless=(0, 1),
-           refused=("the last layer of the text encoder is used, as when the base model was trained", "leave it out")),
     *_all("save_every_n_epochs save_n_epochs", commands=BOTH, type=str, refused=EPOCHS_OF_SAVES),
     *_all("save_last_n_epochs save_last_n_steps save_last_n_steps_state", commands=BOTH, type=str,
            refused=("all saved weights are kept", "leave it out; --checkpoints_total_limit N keeps the newest N checkpoints")),

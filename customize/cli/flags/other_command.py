@@ -20,7 +20,8 @@ def other_command(model: type[Settings], config: str, values: Mapping[str, Any])
     strange = [name for name in foreign if name not in known(model)]
     owners = [other for other in MODELS if other is not model and not any(name not in known(other) for name in values)]
     wholly = [other for other in owners if not any(name not in table(other) for name in values)]
-    if len(foreign) < 2 or not (wholly or (strange and owners)):
+    enough = len(foreign) > 1 or (foreign and len(values) > 2)
+    if not enough or not (wholly or (strange and owners)):
         return None
     owner = max(owners, key=lambda other: sum(name in table(other) for name in values))
     remedy = f"run `{command_line(owner.command, config)}`"

@@ -1,6 +1,6 @@
 """Generates the images of a job: batches, the pipeline of each, and the metadata of each image."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,11 @@ from customize.inference.run.observers import DenoisingProgress, Observers
 from customize.inference.sampler import StepResult
 from customize.inference.schedulers import make_scheduler
 from customize.inference.solvers import Solver
-from customize.printable import first_few
+from customize.printable import first_few, printable
 from customize.settings.field import of_scope
 from customize.settings.inference import InferenceSettings
 from customize.weights.learned_weights import find_learned
+from customize.weights.weight_file import LearnedFile
 
 
 class PipelineCache:
@@ -59,7 +60,7 @@ class PipelineCache:
             notes.append(
                 "negative_prompt has no effect: this base model (LCM) takes guidance_scale as an input and no negative prompt"
             )
-        for note in notes:
+        for note in (*notes, *trained_otherwise(self.pipeline.weights.files, settings.clip_skip)):
             events.warn(note)
 
     def of(self, settings: InferenceSettings) -> Pipeline:
@@ -85,6 +86,14 @@ class PipelineCache:
         self.pipeline.weights.scales = tuple(file.scale for file in files)
         entries = zip(self.facts["weights"], files, strict=True)
         self.facts = {**self.facts, "weights": [{**each, "scale": scale_as_json(file.scale)} for each, file in entries]}
+
+
+def trained_otherwise(files: Iterable[LearnedFile], clip_skip: int | None) -> Iterator[str]:
+    """A note for each file whose prompts were encoded with another clip_skip while it was trained."""
+    for file in files:
+        own = file.metadata.get("settings", {}).get("clip_skip") or 0
+        if own != (clip_skip or 0):
+            yield printable(f"{file.path} was trained with clip_skip {own}, and is used with {clip_skip or 0}")
 
 
 def pipeline_key(settings: InferenceSettings) -> tuple:
