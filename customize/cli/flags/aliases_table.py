@@ -231,6 +231,8 @@ FLAGS: tuple[tuple[str, Flag], ...] = (
     *_all("reg_data_dir", commands=DREAMBOOTH, type=str,
            refused=("class images need a class prompt here",
                     'give --class_data_dir FOLDER --class_prompt "a photo of dog" --prior_preservation images')),
+    *_all("learning_rate_te1 learning_rate_te2 text_encoder_1_lr text_encoder_2_lr", commands=DREAMBOOTH, type=str,
+           refused=("the rates of both text encoders are one setting", "give --text_encoder_learning_rate RATE_1 RATE_2")),
     *_all("trigger_word trigger instance_token token_string", commands=DREAMBOOTH, type=str, refused=IN_THE_PROMPT),
     *_all("class_token class_word", commands=DREAMBOOTH, type=str,
            refused=("the class is part of a prompt", 'write it in --class_prompt, as in "a photo of dog"')),
