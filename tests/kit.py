@@ -103,11 +103,10 @@ def context_of(family, settings, examples=None, mixed_precision: str = "no", fir
 
 def prepared(settings, first_step: int = 0, mixed_precision: str = "no", skipped_draws: int = 0):
     """Returns (context, training) as a run prepares them, on the CPU."""
-    from customize.families import load
     from customize.methods import prepare
     from customize.training.preflight import check
-    from customize.training.setup import placement_of
+    from customize.training.setup import load_base
 
     _, source, examples = check(settings)
-    context = context_of(load(source, placement_of(settings)), settings, examples, mixed_precision, first_step, skipped_draws)
+    context = context_of(load_base(settings, source), settings, examples, mixed_precision, first_step, skipped_draws)
     return context, prepare(settings, context)

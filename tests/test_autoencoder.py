@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from kit import conditioning
+from kit import conditioning, prepared, settings_for
+from PIL import Image
 from safetensors.torch import save_file
 from test_single_file import load, sd15, small_configs  # noqa: F401
 
@@ -22,6 +23,7 @@ from customize.inference.run import command
 from customize.inference.run.grid import grid
 from customize.methods import DreamBoothSettings
 from customize.settings.inference import InferenceSettings
+from customize.training import preflight
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,42 @@ def test_another_autoencoder_is_used_for_decoding_and_encoding(tiny_epsilon, oth
     assert np.abs(np.asarray(found) / 255 - expected).max() <= 0.5 / 255 + 1e-4
     assert not np.array_equal(np.asarray(found), np.asarray(own.decode(latents)[0]))
     assert ours.family.vae.config.scaling_factor == 0.3 and not any(p.requires_grad for p in ours.family.vae.parameters())
+
+
+@pytest.mark.parametrize("method", ["textual_inversion", "full"])
+def test_images_are_encoded_by_another_autoencoder(method, tiny_epsilon, other, image_folder, tmp_path):
+    """By its name in diffusers' scripts; a whole model is saved with it; a run is not resumed with another."""
+    folder, vae = other
+    whole = {"center_crop": True, "random_flip": False, "max_train_steps": 2}
+    settings = settings_for(method, tiny_epsilon, image_folder, tmp_path / "run", vae=str(folder), **whole)
+    context, training = prepared(settings)
+    drawn = [image for image in training.dataset.images if image.stored]
+    assert drawn
+    for image in drawn:
+        pixels = np.asarray(Image.open(image_folder / image.name))[:, 4:20]  # the centre of 24 x 16
+        with torch.no_grad():
+            posterior = vae.encode(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 127.5 - 1).latent_dist
+        torch.testing.assert_close(image.stored[image.first][None], posterior.parameters)
+        torch.testing.assert_close(context.family.latents.sample(image.stored[image.first][None]), posterior.mean * 0.3)
+    run = preflight.run(settings)
+    if method == "full":
+        saved = AutoencoderKL.from_pretrained(run, subfolder="vae")
+        assert saved.config.scaling_factor == 0.3
+        assert all(torch.equal(tensor, saved.state_dict()[name]) for name, tensor in vae.state_dict().items())
+    again = settings.model_copy(update={"resume_from_checkpoint": "latest", "max_train_steps": 3})
+    preflight.run(again)
+    with pytest.raises(InputError, match="vae: was .* in the run to resume, is None now"):
+        preflight.run(again.model_copy(update={"vae": None, "max_train_steps": 4}))
+
+
+def test_an_autoencoder_on_the_hub_is_downloaded(other, monkeypatch):
+    asked = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **options: asked.append((name, options)) or other[0])
+    assert locate_autoencoder("somebody/sdxl-vae-fp16-fix") == other[0]
+    assert asked == [("somebody/sdxl-vae-fp16-fix", {"allow_patterns": ["config.json", "diffusion_pytorch_model.safetensors"]})]
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="vae: somebody/none is neither a local folder nor available on the hub"):
+        locate_autoencoder("somebody/none")
 
 
 @pytest.mark.parametrize("form", ["original", "original with its prefix", "diffusers"])

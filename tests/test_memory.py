@@ -164,10 +164,10 @@ def test_generating_in_bf16_loads_the_base_in_bf16(base, image_folder, tmp_path,
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_the_steps_do_not_need_leaves_memory_before_them(kind, base, image_folder, tmp_path, monkeypatch):
     """A whole run: frozen text encoders and the autoencoder are released, and the result is verified without them."""
-    from customize.training import preflight, run
+    from customize.training import preflight, setup
 
     held, families = {}, []
-    monkeypatch.setattr(run, "load", lambda source, placement: families.append(load(source, placement)) or families[0])
+    monkeypatch.setattr(setup, "load", lambda source, placement: families.append(load(source, placement)) or families[0])
 
     class Spy(Callback):
         def before_step(self, state, metrics):

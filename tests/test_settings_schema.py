@@ -89,7 +89,7 @@ def test_what_pydantic_refuses_in_our_words(name, value, words):
 def test_what_settings_bear_on():
     """Lists that must only change on purpose: what loads a model again, what an image records, what a resumed run may change."""
     assert of_scope(InferenceSettings, "model") == (
-        "pretrained_model_name_or_path", "revision", "variant", "prediction_type", "mixed_precision", "allow_tf32", "vae",
+        "pretrained_model_name_or_path", "revision", "variant", "prediction_type", "vae", "mixed_precision", "allow_tf32",
         "partial_weights",
     )  # fmt: skip
     assert set(of_scope(InferenceSettings, "image")) == {"prompt", "negative_prompt", "guidance_scale", "seed"}
@@ -109,7 +109,7 @@ def test_what_settings_bear_on():
         "max_train_steps", "num_train_epochs", "repeats", "scale_lr", "change_learning_rate", "on_nan", "init_weights",
         "latents_cache_dir", "train_data_dir", "instance_data_dir", "class_data_dir", "dataset_name", "dataset_config_name",
         "image_column", "caption_column", "captions", "caption_prefix", "caption_suffix", "sample_batch_size", "max_images",
-        "prior_generation_precision",
+        "prior_generation_precision", "vae",
     }  # fmt: skip
     for model in (TextualInversionSettings, DreamBoothSettings):
         output = {name for name, line in table(model).items() if line.section == "output"}

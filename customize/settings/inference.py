@@ -31,10 +31,6 @@ class InferenceSettings(Settings):
     scale: float = setting(
         1.0, "model", "factor for the scales of all weights", ge=-100, le=100, only_with=WITH_WEIGHTS, scope="batch"
     )
-    vae: str | None = setting(
-        None, "model", "autoencoder that replaces the base model's: a diffusers folder or a .safetensors file",
-        text="model", default_in_words=OWN,
-    )  # fmt: skip
     weights_dir: str | None = setting(
         None, "model", "folder of weights that prompts load with <lora:NAME:0.8> or embedding:NAME", text="path", scope="batch"
     )

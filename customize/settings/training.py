@@ -30,6 +30,7 @@ class TrainingSettings(Settings):
     rules = (*Settings.rules, *training_rules.COMMON)
 
     pretrained_model_name_or_path: str = override(Settings, "pretrained_model_name_or_path", "demo")
+    vae: str | None = override(Settings, "vae", None, default_in_words=OWN, scope="run")
 
     rescale_betas_zero_snr: bool | None = setting(
         None, "model", "whether the noise schedule ends in zero SNR (pure noise), if the model's files do not specify it",

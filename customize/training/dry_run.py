@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from customize import device, events, units
 from customize.data.examples import Examples, small_images_note
 from customize.errors import ResourceError
-from customize.families import Source, load
+from customize.families import Source
 from customize.families.model_file import model_file_sizes
 from customize.families.pipeline_folder import pipeline_sizes
 from customize.methods import prepare
@@ -35,7 +35,7 @@ from customize.training.nan_guard import NanGuard
 from customize.training.resumable import OPTIMIZER, named_tensors, parts_of
 from customize.training.resume import done, find_checkpoint, fitting, identity
 from customize.training.run import check_machine, start_accelerator, weights_every
-from customize.training.setup import RunContext, placement_of, release_unused
+from customize.training.setup import RunContext, load_base, release_unused
 from customize.training.validation import ValidationImages
 
 TRIAL_STEPS = 2
@@ -165,7 +165,7 @@ def make(settings, folder: Path, source: Source, examples: Examples, callbacks: 
     run_identity = identity(settings, source, examples, accelerator.num_processes)
     steps = derived.max_train_steps(settings, len(examples.instances), accelerator.num_processes)
     resume = find_checkpoint(settings, folder, run_identity, events.info, steps)
-    family = load(source, placement_of(settings))
+    family = load_base(settings, source)
     context = RunContext(settings, accelerator, family, examples, *done(resume))
     for note in filter(None, (*examples.notes, small_images_note(examples.instances, context.resolution))):
         events.note(note)

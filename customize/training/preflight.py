@@ -9,6 +9,7 @@ from customize import events
 from customize.data.examples import USUAL_RESOLUTION, Examples, examine_examples
 from customize.errors import InputError, Problem
 from customize.families import Source, locate
+from customize.families.files.autoencoder import locate_autoencoder
 from customize.families.source import known_token_problems, refuse_zero_snr
 from customize.families.specs import spec_of
 from customize.families.specs.text_limits import too_long
@@ -74,6 +75,8 @@ def examine(settings) -> Report:
         attempt(lambda: run_folder.check_place("latents_cache_dir", Path(settings.latents_cache_dir)), problems)
     attempt(lambda: check_class_folder(settings), problems)
     source = attempt(lambda: check_source(settings), problems)
+    if settings.vae:
+        attempt(lambda: locate_autoencoder(settings.vae), problems)
     resolution = settings.resolution or (spec_of(source).resolution(source) if source else None) or USUAL_RESOLUTION
     examples, found = examine_examples(settings, resolution)
     problems += [*found, *too_many_class_images(settings, examples)]

@@ -12,6 +12,7 @@ from uuid import uuid4
 from customize.data.examples import Example, Examples
 from customize.errors import InputError, Problem
 from customize.families import Source
+from customize.families.files.autoencoder import files_of, locate_autoencoder
 from customize.families.specs import spec_of
 from customize.printable import first_few, printable
 from customize.settings import derived
@@ -50,6 +51,7 @@ def identity(settings, source: Source, examples: Examples, num_processes: int) -
     images = {example.name: [example.digest, *example.captions] for example in examples.instances}
     versions = {name: version(name) for name in run_folder.VERSIONED}
     kept |= {"init_weights": init_weights.digest(settings)[:16]}
+    kept |= {"vae": digest_of(files_of(locate_autoencoder(settings.vae)))} if settings.vae else {}
     others = {"method": settings.command, BASE_FILES: files, "num_processes": num_processes}
     of_class = {CLASS_IMAGES: digests(examples.classes)}
     return json.loads(
@@ -78,9 +80,13 @@ def digests(examples: Sequence[Example]) -> dict[str, str]:
 
 
 def fingerprint(source: Source) -> str:
-    """A hash of the base model's files: the size of each file and 64 blocks spread over it. It detects another model, but not
-    every changed byte. Empty for a model on the hub, which is identified by name and revision."""
+    """A hash of the base model's files; empty for a model on the hub, which is identified by name and revision."""
     files = spec_of(source).files(source)
+    return digest_of(files) if files else ""
+
+
+def digest_of(files: Sequence[Path]) -> str:
+    """A hash of the size of each file and of 64 blocks spread over it. It detects another model, but not every changed byte."""
     digest = hashlib.sha256()
     for path in files:
         size = path.stat().st_size
@@ -89,7 +95,7 @@ def fingerprint(source: Source) -> str:
             for place in range(0, size, max(BLOCK, size // BLOCKS)):
                 file.seek(place)
                 digest.update(file.read(BLOCK))
-    return digest.hexdigest() if files else ""
+    return digest.hexdigest()
 
 
 def find_checkpoint(

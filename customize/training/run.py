@@ -19,7 +19,7 @@ from customize.data.examples import Examples, small_images_note
 from customize.errors import InputError
 from customize.evaluation import verify_result
 from customize.evaluation.learned_change import Probe
-from customize.families import Source, load
+from customize.families import Source
 from customize.families.base import Family
 from customize.methods import prepare
 from customize.methods.method import DenoisingMethod, Method
@@ -36,7 +36,7 @@ from customize.training.loop import Callback, LoopConfig, State, Stop, train
 from customize.training.nan_guard import NanGuard
 from customize.training.resumable import parts_of
 from customize.training.resume import done, find_checkpoint, fitting, identity, refuse_other_class_images
-from customize.training.setup import RunContext, placement_of, release_unused
+from customize.training.setup import RunContext, load_base, release_unused
 from customize.training.validation import ValidationImages
 
 SMALL = 256 << 20
@@ -75,7 +75,7 @@ def run(settings, folder: Path, source: Source, examples: Examples, callbacks: S
     run_identity = identity(settings, source, examples, accelerator.num_processes)
     steps = derived.max_train_steps(settings, len(examples.instances), accelerator.num_processes)
     resume = find_checkpoint(settings, folder, run_identity, events.info, steps)
-    family = load(source, placement_of(settings))
+    family = load_base(settings, source)
     context = RunContext(settings, accelerator, family, examples, *done(resume))
     if resume and resume.step >= context.max_train_steps and run_folder.is_finished(folder, resume.step, **settings.formats):
         events.info(f"{folder} is finished: nothing to do")

@@ -22,7 +22,9 @@ from customize.data.batches import (
 from customize.data.crops import all_pixels, crop_of, variants
 from customize.data.examples import Example, Examples
 from customize.data.latents_cache import LatentsCache, NoCache
+from customize.families import Source, load
 from customize.families.base import Family, Placement
+from customize.families.files.autoencoder import load_autoencoder, locate_autoencoder
 from customize.methods.method import Condition, Method
 from customize.settings import derived
 from customize.settings import validation_prompts as sample_prompts
@@ -169,6 +171,15 @@ class RunContext:
         if self.settings.gradient_checkpointing:
             for network in method.children():
                 enable_checkpointing(network)
+
+
+def load_base(settings, source: Source) -> Family:
+    """Loads the base model for training, with another autoencoder if the settings name one. Raises InputError."""
+    family = load(source, placement_of(settings))
+    if settings.vae:
+        path = locate_autoencoder(settings.vae)
+        family.replace_vae(load_autoencoder(path, family.spec.autoencoder), path)
+    return family
 
 
 def placement_of(settings) -> Placement:

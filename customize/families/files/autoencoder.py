@@ -1,22 +1,27 @@
 """Loads an autoencoder that replaces the base model's: from a folder in diffusers' layout or one .safetensors file."""
 
 import os
+import re
 from pathlib import Path
 
 from customize.errors import InputError, Problem
-from customize.families.files.folder_check import network_problems, read_configuration
+from customize.families.files.folder_check import network_problems, read_configuration, weight_files
 from customize.families.files.ldm_header import CONFIGS, VAE
 from customize.printable import printable
 from customize.storage.safetensors_header import Header, read_header
 
 SETTING = "vae"
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+FILES = ["config.json", "diffusion_pytorch_model.safetensors"]
+"""The files of an autoencoder in diffusers' layout."""
 REMEDY = "give a folder with config.json and safetensors, or a .safetensors file, of an autoencoder of Stable Diffusion or SDXL"
 LDM, DIFFUSERS = "encoder.down.0.", "encoder.down_blocks.0."
 LATENT_CHANNELS = 4
 
 
 def locate_autoencoder(name: str) -> Path:
-    """The folder or file for `load_autoencoder`. Raises InputError if it is not an autoencoder. torch is not imported."""
+    """The folder or file for `load_autoencoder`; one on the hub is downloaded. Raises InputError if it is not an autoencoder.
+    torch is not imported."""
     path = Path(os.path.expanduser(name))
     if path.is_dir():
         folder = path if (path / "config.json").is_file() else path / "vae"
@@ -30,6 +35,8 @@ def locate_autoencoder(name: str) -> Path:
         if problems:
             raise InputError(problems)
         return folder
+    if not path.exists() and HUB_NAME.fullmatch(name) and path.suffix != ".safetensors":
+        return download(name)
     if not path.is_file() or path.suffix != ".safetensors":
         what = "is not a .safetensors file" if path.exists() else "does not exist"
         raise InputError(Problem(SETTING, f"{name} {what}", REMEDY))
@@ -41,6 +48,24 @@ def locate_autoencoder(name: str) -> Path:
         what = f"{name} is an autoencoder with {channels} latent channels, not {LATENT_CHANNELS}"
         raise InputError(Problem(SETTING, what, REMEDY))
     return path
+
+
+def download(name: str) -> Path:
+    """The folder of an autoencoder on the hub, which is downloaded unless cached. Raises InputError if that fails."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=FILES))
+    except (OSError, ValueError) as error:
+        cause = " ".join(str(error).split())[:150]
+        what = f"{name} is neither a local folder nor available on the hub ({cause})"
+        raise InputError(Problem(SETTING, printable(what), REMEDY)) from error
+    return locate_autoencoder(str(folder))
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files of the autoencoder that `locate_autoencoder` found."""
+    return [path / "config.json", *weight_files(path, None)] if path.is_dir() else [path]
 
 
 def layout(header: Header) -> str | None:
