@@ -1,5 +1,6 @@
 """`customize convert`: adapters and embeddings in every layout, and back with every bit."""
 
+import hashlib
 import itertools
 import json
 import subprocess
@@ -76,7 +77,10 @@ def assert_same(first, second) -> None:
 PAIRS = list(itertools.permutations(LAYOUTS, 2))
 
 
-@pytest.mark.parametrize(("title", "dtype"), [(SD1, torch.float32), (SD2, torch.float16), (XL, torch.bfloat16)], ids=str)
+@pytest.mark.parametrize(
+    ("title", "dtype"),
+    [(SD1, torch.float32), pytest.param(SD2, torch.float16, marks=pytest.mark.slow), (XL, torch.bfloat16)], ids=str,
+)  # fmt: skip
 def test_there_and_back_every_bit_is_the_same(title, dtype, tmp_path):
     """For every pair of layouts: tensors, alphas, ranks, number formats and metadata. UNet alone where a layout holds no more."""
     for first, second in PAIRS:
@@ -214,9 +218,12 @@ def test_embeddings_there_and_back(case, tmp_path):
 def test_the_command(tmp_path, capsys):
     start = written(tmp_path / "a.safetensors", XL, "diffusers")
     assert commands.convert([str(start), str(tmp_path / "out.safetensors")]) == 0
-    assert "tensors in the layout of kohya, which ComfyUI, A1111," in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "tensors in the layout of kohya, which ComfyUI, A1111," in output and "note: the alphas of layers differ" in output
     assert any("lora_te2_text_model" in name for name in load_file(tmp_path / "out.safetensors"))
     before = start.read_bytes()
+    assert commands.convert([str(start), str(tmp_path / "old.safetensors"), "--layout", "diffusers-old"]) == 0
+    assert "note: alpha is not the rank" in capsys.readouterr().out
     for words, status, expected in (
         ([], 2, "the following arguments are required: FILE, OUT -> customize convert FILE OUT"),
         ([start, tmp_path / "out.safetensors"], 2, "already exists -> add --overwrite"),
@@ -240,3 +247,26 @@ def test_help_and_refusals_need_no_torch(tmp_path):
     for words in (["--help"], ["a.safetensors", "b.safetensors"]):
         code = f"import sys; from customize.cli import commands; commands.convert({words}); sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True).returncode == 0
+
+
+def test_peft_loads_the_folder(tiny_epsilon, tmp_path):
+    """peft's own loader, on the UNet alone, with ranks and alphas per layer; and back from the folder."""
+    from diffusers import UNet2DConditionModel
+    from peft import PeftModel
+
+    file = File().lora(UNET, rank=lambda i: 1 + i % 3, alpha=lambda i: ALPHAS[i % 4])
+    start = file.write(tmp_path / "kohya.safetensors", {"sshs_model_hash": "00" * 32})
+    convert(start, tmp_path / "folder", "peft", base=str(tiny_epsilon))
+    assert sorted(path.name for path in (tmp_path / "folder").iterdir() if not path.name.startswith(".")) == [
+        "adapter_config.json", "adapter_model.safetensors",
+    ]  # fmt: skip
+    network = PeftModel.from_pretrained(UNet2DConditionModel.from_pretrained(tiny_epsilon / "unet"), tmp_path / "folder")
+    for module, change in file.changes.items():
+        found = network.base_model.model.get_submodule(module).get_delta_weight("default")
+        torch.testing.assert_close(found.double(), change, rtol=0, atol=1e-6)
+    convert(tmp_path / "folder/adapter_model.safetensors", tmp_path / "back.safetensors", "kohya", base=str(tiny_epsilon))
+    ours, theirs = load_file(start), load_file(tmp_path / "back.safetensors")
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    content = (tmp_path / "back.safetensors").read_bytes()
+    digest = hashlib.sha256(content[8 + int.from_bytes(content[:8], "little") :]).hexdigest()
+    assert metadata_of(tmp_path / "back.safetensors")["sshs_model_hash"] == digest

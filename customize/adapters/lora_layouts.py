@@ -94,7 +94,7 @@ LAYOUTS: Mapping[str, LoraLayout] = {
     "diffusers-old": LoraLayout(
         "diffusers before 0.22", "diffusers, ComfyUI", older, {"A": ".down.weight", "B": ".up.weight"}
     ),
-    "peft": LoraLayout("peft", "peft", peft, OF_PEFT),
+    "peft": LoraLayout("peft", "peft (a folder)", peft, OF_PEFT),
     "kohya": KOHYA,
     "kohya-diffusers": LoraLayout(
         "kohya with diffusers' names of blocks", "ComfyUI, A1111, Forge, SD.Next and diffusers", underscored, OF_KOHYA, True, True

@@ -52,7 +52,7 @@ def parser() -> Parser:
     made.add_argument(
         "file", metavar="FILE", help="a .safetensors file with an adapter or embeddings, of any program, or a complete model"
     )
-    made.add_argument("out", metavar="OUT", help="the .safetensors file to write; for a complete model also a folder")
+    made.add_argument("out", metavar="OUT", help="the .safetensors file to write; for models and the layout peft also a folder")
     made.add_argument("--layout", metavar="NAME", help="one of those below; default: kohya, for embeddings diffusers")
     made.add_argument(
         "--pretrained_model_name_or_path", metavar="BASE",

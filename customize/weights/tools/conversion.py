@@ -1,5 +1,6 @@
 """Adapters and embeddings in the layout of another program: the same tensors in the same number formats, under other names."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,14 +21,23 @@ from customize.printable import first_few, printable
 from customize.storage.safetensors_header import TensorInfo
 from customize.weights import model_spec
 from customize.weights.tools import target as output
-from customize.weights.weight_file import BUNDLED, PLACEHOLDER, LearnedFile, adapter_description, check_file, files_of
+from customize.weights.weight_file import (
+    BUNDLED,
+    PEFT_CONFIG,
+    PEFT_FILE,
+    PLACEHOLDER,
+    LearnedFile,
+    adapter_description,
+    check_file,
+    files_of,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 LAYOUT = "layout"
-STALE = (ADAPTER_METADATA, "format", "sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
-"""Metadata that another layout makes wrong: an adapter's configuration, and hashes of the tensors' bytes."""
+STALE = (ADAPTER_METADATA, "format", "sshs_legacy_hash")
+"""Metadata that another layout makes wrong: an adapter's configuration, and a hash of part of the file."""
 RENAMED = {*OF_KOHYA, *OF_PEFT}
 """Kinds of tensors whose names differ between layouts; all others have LyCORIS' names."""
 EMBEDDINGS = {
@@ -56,15 +66,17 @@ def convert(
 ) -> None:
     """Writes an adapter or embeddings in another layout, with its metadata. Raises InputError before anything is written.
 
-    source: a file, or the folder of a run with one; layout: one of `LAYOUTS` for adapters (default kohya), of `EMBEDDINGS` for
-    embeddings (default diffusers); base: a base model of the adapter's architecture, where its modules are not those of a known
-    one; precision: a value of `save_precision`, None: as in the file.
+    source: a file, or the folder of a run with one; target: a file, for the layout peft also a folder; layout: one of `LAYOUTS`
+    for adapters (default kohya), of `EMBEDDINGS` for embeddings (default diffusers); base: a base model of the adapter's
+    architecture, where its modules are not those of a known one; precision: a value of `save_precision`, None: as in the file.
     """
     source, *others = files_of(source)
     if others:
         what = f"several files: {first_few([source.name, *(each.name for each in others)], 3)}"
         raise InputError(Problem(printable(source.parent), what, "name one of them"))
     file = check_file(source, 1.0)
+    if layout == "peft" and target.suffix == "":  # a folder, as peft reads it
+        target = target / PEFT_FILE
     problems = list(output.in_the_way(target, [source], overwrite))
     choices = LAYOUTS if file.is_adapter else EMBEDDINGS
     layout = layout or ("kohya" if file.is_adapter else "diffusers")
@@ -80,6 +92,10 @@ def convert(
     metadata = {name: value for name, value in file.header.metadata.items() if name not in STALE}
     hashes = {name: form for name, form in model_spec.HASHES.items() if name in file.header.metadata}
     output.write(target, tensors, metadata | own | hashes, precision)
+    if layout == "peft" and target.name == PEFT_FILE:
+        configuration = json.loads(own[ADAPTER_METADATA])
+        own = {name.partition(".")[2]: value for name, value in configuration.items()}
+        output.write_configuration(target.with_name(PEFT_CONFIG), own)
     read_by = LAYOUTS[layout].read_by if file.is_adapter else EMBEDDINGS[layout]
     events.info(f"{target}: {len(tensors)} tensors in the layout of {layout}, which {read_by} read")
 
@@ -156,12 +172,22 @@ def converted_adapter(file: LearnedFile, layout: str, base: str | None) -> "tupl
 
     architecture, tensors = inside.architecture, load_file(file.path)
     layers = {place: layer_of(file, inside, place, tensors) for place in inside.found}
+    note_alphas(layout, layers)
     written, metadata = in_layout(own, layers, architecture.networks, architecture.modules)
     again, _ = sorted_among(written, spellings_of(architecture))
     if lost := [place for place in layers if place not in again]:
         what = f"the layout of {own.title} has no name for {lost[0][0]}.{lost[0][1]}"
         raise InputError(Problem(LAYOUT, what, "choose another layout, such as kohya"))
     return written | {name: tensors[name] for name in inside.rest}, metadata
+
+
+def note_alphas(layout: str, layers: "Mapping[Place, Mapping[str, Tensor]]") -> None:
+    """Notes where a program that reads the layout scales layers otherwise than the file says."""
+    factors = [own for own in layers.values() if "A" in own]
+    if LAYOUTS[layout].alphas and len({float(own["alpha"]) for own in factors}) > 1:
+        events.note("the alphas of layers differ, where diffusers uses one for all; for diffusers use --layout diffusers")
+    if layout == "diffusers-old" and any(float(own["alpha"]) != len(own["A"]) for own in factors):
+        events.note("alpha is not the rank: it is in the metadata, which ComfyUI and old versions of diffusers do not read")
 
 
 def layer_of(file: LearnedFile, inside: Contents, place: Place, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
