@@ -17,6 +17,9 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "verify": (commands.verify, "check that every file of a run is intact"),
     "convert": (commands.convert, "write learned weights in the layout of another program"),
     "show": (commands.show, "tell what is in files of weights"),
+    "resize": (commands.resize, "write an adapter as a LoRA of smaller ranks, and say what is lost"),
+    "extract": (commands.extract, "write the difference of two models as a LoRA"),
+    "merge": (commands.merge, "write learned weights into one model, or several LoRAs into one"),
     "configs": (commands.configs, "list the included configurations, or copy one"),
 }
 WORDS = {

@@ -64,6 +64,27 @@ def show(argv: Sequence[str]) -> int:
     return show_command.main(argv)
 
 
+def resize(argv: Sequence[str]) -> int:
+    """Write an adapter as a LoRA of smaller ranks."""
+    from customize.cli import file_tools
+
+    return file_tools.resize(argv)
+
+
+def extract(argv: Sequence[str]) -> int:
+    """Write the difference of two models as a LoRA."""
+    from customize.cli import file_tools
+
+    return file_tools.extract(argv)
+
+
+def merge(argv: Sequence[str]) -> int:
+    """Write learned weights into one model or one LoRA."""
+    from customize.cli import file_tools
+
+    return file_tools.merge(argv)
+
+
 def run_training(settings) -> None:
     """See `preflight.run`."""
     from customize.training.preflight import run

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from customize.adapters.lora import by_pattern
 from customize.weights.rotations import SERIES, Terms
 
 
-def with_configuration(module: nn.Module, name: str, terms: Terms, description: Mapping[str, Any]) -> Terms:
+def with_configuration(module: Any, name: str, terms: Terms, description: Mapping[str, Any]) -> Terms:
     """The terms of one module as other programs store them. name: of the module; description: peft's configuration, or {}."""
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor):
