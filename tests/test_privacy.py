@@ -61,6 +61,15 @@ PRIVATE = ("config.toml", "logs/")
 KINDS = {
     "textual_inversion": ("textual_inversion", "sd15", {"num_vectors": (1,)}),
     "lora": ("lora", "sd15", {"train_text_encoder": True}),
+    "pivotal": (
+        "lora",
+        "sdxl",
+        {
+            "placeholder_token": ("<new>",),
+            "initializer_token": ("dog",),
+            "instance_prompt": "a photo of sks <new>",
+        },
+    ),
     "full": ("full", "sd15", {"checkpointing_steps": 1}),
     "single file": ("full", "sdxl", {"save_model_as": "safetensors"}),
 }

@@ -79,7 +79,8 @@ class LearnedWords:
     def save(self, folder: Path, metadata: dict[str, str]) -> list[Path]:
         """One file per placeholder: its vectors [N, D] under its own name or, for several encoders, under the name of each.
 
-        Stock loaders read one placeholder per file.
+        Stock loaders read one placeholder per file. A single vector under its own name is [D], the only form in which InvokeAI
+        recognises it.
         """
         metadata = {**metadata, **model_spec.entries(metadata, self.family, model_spec.EMBEDDING)}
         metadata = {} if self.settings.no_metadata else metadata
@@ -87,6 +88,8 @@ class LearnedWords:
         for file, placeholder in zip(self.settings.word_files, self.settings.placeholder_token, strict=True):
             encoders = self.family.text_encoders
             tensors = {encoder.embedding_key or placeholder: encoder.vectors[placeholder] for encoder in encoders}
+            if placeholder in tensors and len(tensors[placeholder]) == 1:
+                tensors = {placeholder: tensors[placeholder][0]}
             own = {} if placeholder in tensors else {PLACEHOLDER: placeholder}
             saved.append(save_tensors(folder / file, tensors, {**metadata, **own}, self.settings.save_precision))
         return saved

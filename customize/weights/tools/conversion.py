@@ -41,7 +41,7 @@ STALE = (ADAPTER_METADATA, "format", "sshs_legacy_hash")
 RENAMED = {*OF_KOHYA, *OF_PEFT}
 """Kinds of tensors whose names differ between layouts; all others have LyCORIS' names."""
 EMBEDDINGS = {
-    "diffusers": "diffusers, A1111, ComfyUI, InvokeAI", "a1111": "A1111, ComfyUI, Forge", "comfyui": "ComfyUI, A1111",
+    "diffusers": "diffusers, A1111, ComfyUI, Forge", "a1111": "A1111, ComfyUI, Forge, InvokeAI", "comfyui": "ComfyUI, A1111",
 }  # fmt: skip
 """Layouts of embeddings: the word as the tensor's name, `emb_params`, or the name of each text encoder."""
 ENCODERS = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}
