@@ -75,6 +75,8 @@ def test_trained_parameters_and_epochs_are_reported(tiny_epsilon, image_folder, 
     assert planned.optimizer == optimizer
     settings = settings_for("textual_inversion", tiny_epsilon, image_folder, tmp_path / "run")
     assert [(each.name, each.modules, each.parameters) for each in plan_of(settings).trained] == [("<new>", (), 64)]
+    settings = settings_for("pivotal", tiny_epsilon, image_folder, tmp_path / "run")
+    assert [(each.name, each.parameters) for each in plan_of(settings).trained] == [("unet", unet.parameters), ("<new>", 64)]
 
 
 def test_a_dry_run_writes_nothing(server, tiny_epsilon, image_folder, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from kit import write_images
+from models import tiny_stable_diffusion_xl
 from whole_runs import Run
 
 ROOT = Path(__file__).parents[1]
@@ -49,3 +50,24 @@ def test_two_processes_equal_one_with_twice_the_batch(method, start, server, tin
     start(two)
     assert two.losses() == pytest.approx(one.losses(), abs=1e-6)
     assert two.result().keys() == one.result().keys()
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("pivotal", {"prior_preservation": "teacher", "class_prompt": "a dog"}),
+        pytest.param("lora", {}, marks=pytest.mark.slow),
+        pytest.param("full", {}, marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_train_the_text_encoders_of_sdxl(method, changes, server, tmp_path):
+    """Its first text encoder has a last layer without gradients."""
+    base, image_folder = tiny_stable_diffusion_xl(tmp_path / "base"), write_images(tmp_path / "images")
+    changes = {**changes, "train_text_encoder": True, "max_train_steps": 3}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    one = Run(server, tmp_path / "one", method, base, image_folder, train_batch_size=4, **changes)
+    two = Run(server, tmp_path / "two", method, base, image_folder, train_batch_size=2, **changes)
+    assert one()[0] == 0
+    forked(two)
+    assert two.losses() == pytest.approx(one.losses(), abs=1e-6) and two.result().keys() == one.result().keys()

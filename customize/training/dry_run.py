@@ -37,6 +37,7 @@ from customize.training.resume import done, find_checkpoint, fitting, identity
 from customize.training.run import check_machine, start_accelerator, weights_every
 from customize.training.setup import RunContext, load_base, release_unused
 from customize.training.validation import ValidationImages
+from customize.weights.weight_file import BUNDLED
 
 TRIAL_STEPS = 2
 """The first step creates the optimizer's state and warms up; only the second shows the peak of memory and a step's time."""
@@ -240,7 +241,8 @@ def trained(training: TrainingSetup) -> tuple[Trained, ...]:
     for name, tensor in training.method.trainable_state_dict().items():
         network, _, rest = name.partition(".")
         module = module_name(networks[network], rest) if network in networks else ""
-        group = groups.setdefault(network if module else name, {})
+        word = bundled[1] if (bundled := BUNDLED.fullmatch(name)) else name
+        group = groups.setdefault(network if module else word, {})
         group[module] = group.get(module, 0) + tensor.numel()
     return tuple(Trained(name, tuple(filter(None, group)), sum(group.values())) for name, group in groups.items())
 
