@@ -103,6 +103,14 @@ def tiny_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny models of each version: sd15, sd21, sdxl."""
+    from models import tiny_models_of_each_version
+
+    return tiny_models_of_each_version(tmp_path_factory.mktemp("configs"))
+
+
+@pytest.fixture(scope="session")
 def server():
     """A process with all modules imported that runs training commands in forked children."""
     from fork_server import ForkServer

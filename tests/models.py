@@ -1,5 +1,6 @@
 """Tiny random Stable Diffusion models for tests: real classes and files, built in under a second."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -128,3 +129,32 @@ def tiny_stable_diffusion_xl(
         force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, add_watermarker=False,
     ).save_pretrained(folder)  # fmt: skip
     return Path(folder)
+
+
+def tiny_models_of_each_version(folder: Path) -> Path:
+    """Writes tiny models of Stable Diffusion 1.x, 2.x and XL, no two weights alike, into folders named as those of
+    `families/configs`. In what their files show they differ as the real ones do: activations, projections, widths, tokenizers."""
+    from customize.families import load, locate
+
+    tiny_stable_diffusion(folder / "sd15")
+    tiny_stable_diffusion(folder / "sd21", "v_prediction")
+    tiny_stable_diffusion_xl(folder / "sdxl", second_width=48)  # stock diffusers tells the encoders apart by it
+    change(folder / "sd21/text_encoder/config.json", hidden_act="gelu")
+    change(folder / "sd21/unet/config.json", use_linear_projection=True)
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = "!"
+    tokenizer.save_pretrained(folder / "sd21/tokenizer")
+    UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "sd21/unet")).save_pretrained(folder / "sd21/unet")
+    generator = torch.Generator().manual_seed(1)
+    for version in ("sd15", "sd21", "sdxl"):
+        family = load(locate(str(folder / version)))
+        for part, network in family.components.items():
+            for parameter in network.parameters():
+                parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
+            network.save_pretrained(folder / version / part)
+    return folder
+
+
+def change(config: Path, **values) -> None:
+    """Writes values into a JSON file."""
+    config.write_text(json.dumps({**json.loads(config.read_text()), **values}))

@@ -12,7 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file
 from test_metadata import result
-from test_model_file import bases, small_configs  # noqa: F401
+from test_model_file import small_configs  # noqa: F401
 from torch import Tensor
 
 KEYS = {"sd15": ("clip_l",), "sd21": ("clip_h",), "sdxl": ("clip_l", "clip_g")}
@@ -45,7 +45,7 @@ def invokeai(tensors: dict[str, Tensor]) -> tuple[int, list[Tensor]]:
 
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("version", KEYS)
-def test_every_program_reads_the_learned_vectors(version, count, bases, tmp_path):  # noqa: F811
+def test_every_program_reads_the_learned_vectors(version, count, bases, tmp_path):
     [file] = result("textual_inversion", bases / version, tmp_path, num_vectors=(count,))
     tensors = load_file(file)
     kind = StableDiffusionXLPipeline if version == "sdxl" else StableDiffusionPipeline
@@ -70,7 +70,7 @@ def test_every_program_reads_the_learned_vectors(version, count, bases, tmp_path
     assert (width == expected[-1].shape[-1]) == recognised
 
 
-def test_the_layout_of_a1111_is_recognised_by_invokeai(bases, tmp_path):  # noqa: F811
+def test_the_layout_of_a1111_is_recognised_by_invokeai(bases, tmp_path):
     from customize.cli.convert import main
 
     [file] = result("textual_inversion", bases / "sd15", tmp_path, num_vectors=(3,))

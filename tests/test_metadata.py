@@ -14,7 +14,7 @@ import pytest
 import torch
 from kit import prepared, settings_for, write_images
 from safetensors import safe_open
-from test_model_file import bases, small_configs  # noqa: F401
+from test_model_file import small_configs  # noqa: F401
 
 from customize.evaluation import verify_result
 from customize.families.text_encoder import TextEncoder
@@ -100,7 +100,7 @@ def managers_words(metadata: dict[str, str]) -> tuple[list[tuple[str, int]], str
         ("sdxl", ("SDXL", "stable-diffusion-xl-v1-base/lora", "sdxl_base_v1-0")),
     ],
 )
-def test_other_programs_read_a_lora(version, expected, bases, tmp_path, real_widths):  # noqa: F811
+def test_other_programs_read_a_lora(version, expected, bases, tmp_path, real_widths):
     real_widths(version)
     for file in result("lora", bases / version, tmp_path):
         metadata = metadata_of(file)
@@ -119,7 +119,7 @@ def test_other_programs_read_a_lora(version, expected, bases, tmp_path, real_wid
     assert "ss_network_dim" not in metadata_of(tmp_path / LORA)
 
 
-def test_the_hash_of_a_base_model_in_one_file(bases, tmp_path):  # noqa: F811
+def test_the_hash_of_a_base_model_in_one_file(bases, tmp_path):
     [base] = result("full", bases / "sdxl", tmp_path, save_model_as="safetensors")
     metadata = metadata_of(base)
     assert metadata["modelspec.hash_sha256"] == f"0x{data_hash(base)}" and metadata["modelspec.implementation"] == "sgm"
@@ -135,7 +135,7 @@ def documented() -> set[str]:
     return {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
 
 
-def test_every_entry_is_documented_and_every_documented_one_is_written(bases, tmp_path, real_widths):  # noqa: F811
+def test_every_entry_is_documented_and_every_documented_one_is_written(bases, tmp_path, real_widths):
     real_widths("sdxl")
     (tmp_path / "base").mkdir()
     [base] = result("full", bases / "sdxl", tmp_path / "base", save_model_as="safetensors")
@@ -152,7 +152,7 @@ NEEDED = {
 
 
 @pytest.mark.parametrize("method", NEEDED)
-def test_files_without_metadata_still_load(method, bases, tmp_path):  # noqa: F811
+def test_files_without_metadata_still_load(method, bases, tmp_path):
     files = (
         result(method, bases / "sdxl", tmp_path, no_metadata=True, save_model_as="safetensors")
         if method != ("textual_inversion")
@@ -171,7 +171,7 @@ def test_files_without_metadata_still_load(method, bases, tmp_path):  # noqa: F8
         assert check_file(files[0], 1.0).placeholders == {"<new>": ("clip_g", "clip_l")}
 
 
-def test_a_merged_lora_names_its_base_or_nothing(bases, tmp_path):  # noqa: F811
+def test_a_merged_lora_names_its_base_or_nothing(bases, tmp_path):
     lora, _ = result("lora", bases / "sdxl", tmp_path)
     for name, needed in (("plain", {"no_metadata": True}), ("named", {})):
         given = {"weights": (str(lora),), "pretrained_model_name_or_path": str(bases / "sdxl"), **needed}

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from huggingface_hub.utils import filter_repo_objects
 from kit import settings_for, write_images
-from test_model_file import bases, small_configs  # noqa: F401
+from test_model_file import small_configs  # noqa: F401
 
 from customize.inference.run import command
 from customize.settings.inference import InferenceSettings
@@ -58,6 +58,8 @@ def telling(folder: Path) -> dict[str, list[str]]:
 
 PRIVATE = ("config.toml", "logs/")
 """The files that need local paths, and those of trackers. They are never uploaded, and the documentation names them."""
+QUICK = ("pivotal", "single file")
+"""Which together write every kind of file; the others run with the slow tests."""
 KINDS = {
     "textual_inversion": ("textual_inversion", "sd15", {"num_vectors": (1,)}),
     "lora": ("lora", "sd15", {"train_text_encoder": True}),
@@ -75,8 +77,8 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_run_and_what_is_made_with_it_tell_nothing(kind, home, bases):  # noqa: F811
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind not in QUICK)) for kind in KINDS])
+def test_a_run_and_what_is_made_with_it_tell_nothing(kind, home, bases):
     method, base, changes = KINDS[kind]
     shutil.copytree(bases / base, home / "base")
     photos = write_images(home / "photos of me")
@@ -136,8 +138,8 @@ RESULTS = {
 }
 
 
-@pytest.mark.parametrize("kind", RESULTS)
-def test_the_result_goes_to_the_hub_and_nothing_private(kind, home, bases, monkeypatch):  # noqa: F811
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "lora")) for kind in RESULTS])
+def test_the_result_goes_to_the_hub_and_nothing_private(kind, home, bases, monkeypatch):
     method, base, changes = KINDS[kind]
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     UPLOADED.clear()

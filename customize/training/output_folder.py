@@ -28,6 +28,7 @@ from customize.storage.run_folder import (
     SHEET,
     WEIGHTS,
     check_place,
+    model_in,
 )
 
 WRITTEN = (
@@ -54,6 +55,8 @@ def check(settings) -> Path:
             os.listdir(folder / inner)  # raises where it may not be listed
             check_place("output_dir", folder / inner)
     ours = record.files()
+    if settings.resume_from_checkpoint:
+        refuse_other_form(settings, folder)
     blocking = foreign_results(settings, folder, record) if settings.resume_from_checkpoint else foreign_files(folder, record)
     names = first_few([path.relative_to(folder.absolute()).as_posix() for path in blocking])
     resume = "--resume_from_checkpoint latest resumes it"
@@ -77,6 +80,16 @@ def check(settings) -> Path:
     if problems := list(removed_inputs(settings, folder, ours)) if settings.overwrite_output_dir else ():
         raise InputError(problems)
     return folder
+
+
+def refuse_other_form(settings, folder: Path) -> None:
+    """Raises InputError if the run to resume has a complete model as its result, in another form than the settings say: two
+    models would lie in one folder."""
+    if settings.trains_whole_networks and (model := model_in(folder)) and model.is_file() != settings.writes_model_file:
+        form = "safetensors" if model.is_file() else "diffusers"
+        what = f"would change: {folder} has a result in the form of {form}"
+        remedy = f"resume with --save_model_as {form}; customize convert makes the other form of the result"
+        raise InputError(Problem("save_model_as", what, remedy))
 
 
 def count_of(files: list[Path]) -> str:
