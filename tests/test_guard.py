@@ -289,6 +289,21 @@ def test_killed_after_a_retry_and_resumed(method, server, tiny_epsilon, image_fo
     assert plain()[0] == 0 and plain.result() != whole.result()
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_two_optimizers_together_are_restored(scaled, tiny_epsilon, image_folder, tmp_path):
+    """Words that step on the sphere beside an adapter: a fault in AdamW's state, then resumed from the checkpoint before it."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4) if scaled else None
+    options = {"normalize_embedding": True, "embedding_learning_rate": 0.02}
+    run = Trained(
+        "pivotal", tiny_epsilon, image_folder, tmp_path / "run", InAWeight(math.nan), scaler=scaler, on_nan="retry", **options
+    )
+    assert run.error is None and len(run.log()) == STEPS + 1
+    resumed = Trained(
+        "pivotal", tiny_epsilon, image_folder, tmp_path / "run", resume=run.checkpoint(BAD), scaler=scaler, **options
+    )
+    assert resumed.error is None and same(resumed.learned(), run.learned())
+
+
 @pytest.mark.parametrize("eight_bit", [False, True])
 def test_the_snapshot_is_restored_bit_for_bit(eight_bit, tiny_epsilon, image_folder, tmp_path):
     """Weights, both moments, counts that are tensors or numbers, group settings: as `Checkpoint` would have them."""

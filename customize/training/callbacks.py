@@ -111,7 +111,7 @@ class JsonlLogger(Callback):
 
 def other_rates(state: State) -> dict[str, float]:
     """The learning rates of a step that differ from the first: `learning_rate_2` is that of the second network, in the order of
-    `Family.trainable`."""
+    `Family.trainable`; new words come after the networks."""
     first, *others = [group["lr"] for group in state.optimizer.param_groups]
     return {f"learning_rate_{place}": rate for place, rate in enumerate(others, 2) if rate != first}
 

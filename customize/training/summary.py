@@ -60,9 +60,10 @@ def samples(context, settings) -> str:
     every, last = context.validation_steps, context.max_train_steps
     shown = ", ".join(f'"{prompt}"' for prompt in prompts[:2]) + (f" and {len(prompts) - 2} more" if len(prompts) > 2 else "")
     tokens = settings.placeholders
-    left_out = (
-        f"; only of the first {MOST_WORDS} of {len(tokens)} words" if are_made(settings) and len(tokens) > MOST_WORDS else ""
+    some_lack = (
+        are_made(settings) and len(tokens) > MOST_WORDS and not all(any(each in text for text in prompts) for each in tokens)
     )
+    left_out = f"; only of the first {MOST_WORDS} of {len(tokens)} words" if some_lack else ""
     each = units.count(number, "image") + (f" of each of {len(prompts)} prompts" if len(prompts) > 1 else "")
     return printable(f"{each} every {units.count(min(every, last), 'step')}: {shown}{left_out}")
 
