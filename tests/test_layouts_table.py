@@ -8,12 +8,15 @@ import pytest
 import torch
 from layouts_of_others import LAYOUTS, built
 from models import tiny_stable_diffusion_xl
+from safetensors.torch import save_file
 
 from customize import families
 from customize.adapters.peft_layers import merge
+from customize.errors import InputError
 from customize.weights.learned_weights import find_learned
 from customize.weights.load_adapters import add_adapters
 from customize.weights.load_weights import add_embeddings, read_tensors
+from customize.weights.tools.conversion import convert
 
 PAGE = Path(__file__).parent.parent / "docs/files.md"
 
@@ -40,6 +43,17 @@ def parameters(family) -> dict[str, torch.Tensor]:
     }
 
 
+def assert_changes(family, before: dict[str, torch.Tensor], changes: dict[str, torch.Tensor]) -> None:
+    """Every parameter changed as expected, within 1e-5, and no other changed."""
+    after = parameters(family)
+    assert after.keys() == before.keys() and changes.keys() <= before.keys()
+    for name, tensor in after.items():
+        if name in changes:
+            torch.testing.assert_close(tensor - before[name], changes[name].double(), rtol=0, atol=1e-5)
+        else:
+            assert torch.equal(tensor, before[name]), name
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_file_changes_every_parameter_as_its_formula_says(bases, tmp_path, name):
@@ -54,11 +68,7 @@ def test_a_file_changes_every_parameter_as_its_formula_says(bases, tmp_path, nam
         assert notes == []
         for network in own.trainable.values():
             merge(network)
-    changed = parameters(own)
-    assert changed.keys() == before.keys() and layout.changes.keys() <= before.keys()
-    for parameter, tensor in changed.items():
-        expected = layout.changes.get(parameter, torch.zeros(()))
-        torch.testing.assert_close(tensor - before[parameter], expected.expand_as(tensor).double(), rtol=0, atol=1e-5)
+    assert_changes(own, before, layout.changes)
     assert set(file.placeholders) == set(layout.words)
     if layout.words:
         add_embeddings(own, file, read_tensors(file))
@@ -85,9 +95,45 @@ def test_scale_0_is_the_base_and_the_scale_counts(bases, tmp_path, name):
         adapter.set_scale(0.25)
         for network in own.trainable.values():
             merge(network)
-        for parameter, tensor in parameters(own).items():
-            expected = 0.25 * layout.changes.get(parameter, torch.zeros(())).double().expand_as(tensor)
-            torch.testing.assert_close(tensor - before[parameter], expected, rtol=0, atol=1e-5)
+        assert_changes(own, before, {name: 0.25 * change for name, change in layout.changes.items()})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if re.search("OFT|GLoRA|IA|peft|LoHa$|LoKr, both", name)])
+def test_a_converted_file_changes_the_same_or_is_refused(bases, tmp_path, name):
+    """Also where peft's configuration has the scale, which another layout stores in tensors."""
+    base, family = bases["sd"]
+    own = copy.deepcopy(family)
+    before = parameters(own)
+    layout, out = built(name, before), tmp_path / "out.safetensors"
+    try:
+        convert(layout.write(tmp_path), out, "kohya-diffusers", base)
+    except InputError as error:
+        assert layout.config and layout.config["peft_type"] in ("OFT", "IA3") and "of peft" in str(error)
+        assert not out.exists()
+        return
+    [adapter], _ = add_adapters(own, find_learned(base, [(out, 1.0)]).files, partial=False)
+    adapter.set_scale(1.0)
+    for network in own.trainable.values():
+        merge(network)
+    assert_changes(own, before, layout.changes)
+
+
+@torch.no_grad()
+def test_a_bias_beside_a_module_without_one_works_but_cannot_be_merged(bases, tmp_path, recwarn):
+    base, family = bases["sd"]
+    own, module = copy.deepcopy(family), "mid_block.attentions.0.transformer_blocks.0.attn1.to_v"
+    layer = own.unet.get_submodule(module)
+    down, up, bias, x = (torch.randn(size) for size in ((4, 64), (64, 4), (64,), (2, 64)))
+    expected = layer(x) + 0.5 * (x @ down.T @ up.T + bias)
+    tensors = {"lora_A.weight": down, "lora_B.weight": up, "lora_B.bias": bias}
+    save_file({f"unet.{module}.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "x.safetensors")
+    [adapter], _ = add_adapters(own, find_learned(base, [(tmp_path / "x.safetensors", 1.0)]).files, partial=False)
+    adapter.set_scale(0.5)
+    torch.testing.assert_close(own.unet.get_submodule(module)(x), expected)
+    assert not [each for each in recwarn if "lora_bias" in str(each.message)]
+    with pytest.raises(InputError, match="biases for layers of the base model that have none"):
+        merge(own.unet)
 
 
 def test_the_table_has_a_row_for_each_case_and_no_other():

@@ -5,6 +5,7 @@ W is a weight [out, in, ...] of the base model, inside one of peft's layers.
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -200,10 +201,15 @@ def has_adapter(layer: Any, name: str) -> bool:
 def merge(network: "nn.Module") -> None:
     """Merges all adapters, at their scales, into the parameters of a network, and removes their layers.
 
-    As in the forward pass, each adapter changes what the ones loaded before it computed; the sums are in float64.
+    As in the forward pass, each adapter changes what the ones loaded before it computed; the sums are in float64. Raises
+    InputError, before anything is changed, for a bias beside a module without one.
     """
     from diffusers.utils import recurse_remove_peft_layers
 
+    for layer in tuner_layers(network):
+        if any(getattr(layer, "lora_bias", {}).values()) and layer.get_base_layer().bias is None:
+            what = "a LoRA has biases for layers of the base model that have none"
+            raise InputError(Problem("merge", what, "use it beside the base model, by --weights"))
     for layer in reversed(tuner_layers(network)):
         module = layer.get_base_layer()
         dtype = module.weight.dtype
@@ -219,7 +225,9 @@ def inject(network: "nn.Module", name: str, config: "Callable[[], PeftConfig]", 
 
     try:
         vars(network).pop("peft_config", None)  # of an adapter loaded before; peft would warn
-        inject_adapter_in_model(config(), network, adapter_name=name, **options)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`lora_bias=True` was passed")  # a bias beside a module without one is as it should
+            inject_adapter_in_model(config(), network, adapter_name=name, **options)
     except (TypeError, ValueError, AttributeError, KeyError) as error:  # from a newer version of peft
         what = f"has a configuration that the installed peft does not know ({first_line(error)})"
         raise InputError(Problem("weights", what, "update peft, or save the adapter without its configuration")) from error

@@ -22,11 +22,18 @@ def with_configuration(module: Any, name: str, terms: Terms, description: Mappin
         return factors(module, name, terms, description)
     if "oft_R" in terms:
         return terms | of_oft(weight, description)
-    first = next((kind for kind in ("hada_w1_a", "lokr_w1", "lokr_w1_a") if kind in terms), None)
-    if first and description.get("peft_type") in ("LOHA", "LOKR"):
+    return scaled(terms, name, description)
+
+
+def scaled(terms: Terms, name: str, description: Mapping[str, Any]) -> Terms:
+    """The terms of a LoHa or LoKr of peft with the alpha from its configuration; all others unchanged."""
+    if description.get("peft_type") in ("LOHA", "LOKR"):
         rank = by_pattern(description.get("rank_pattern"), name, description.get("r", 1))
         alpha = by_pattern(description.get("alpha_pattern"), name, description.get("alpha", rank))
-        return {**terms, first: terms[first].float() * (alpha / rank)}
+        if {"hada_w1_b", "lokr_w1_b", "lokr_w2_b"} & terms.keys():
+            return {**terms, "alpha": torch.tensor(float(alpha))}
+        if "lokr_w1" in terms:  # other programs take alpha / rank as 1 where both factors are full
+            return {**terms, "lokr_w1": terms["lokr_w1"].float() * (alpha / rank)}
     return terms
 
 

@@ -166,6 +166,11 @@ def converted_adapter(file: LearnedFile, layout: str, base: str | None) -> "tupl
     if inside.rest and not own.others:
         what = f"the layout of {own.title} has no place for the embeddings in {printable(file.path)}"
         raise InputError(Problem(LAYOUT, what, "choose another layout, such as kohya"))
+    bound = {kind for kinds in inside.found.values() for kind in kinds} & {"ia3_l", "oft_R"}
+    if bound and file.adapter_config:
+        kind = "an (IA)^3" if "ia3_l" in bound else "an OFT"
+        what = f"is {kind} of peft, whose form is in its configuration; no other layout has a place for it"
+        raise InputError(Problem(printable(file.path), what, "use it with infer.py, or merge it into its base model"))
     from safetensors.torch import load_file
 
     from customize.adapters.lora_files import in_layout
@@ -174,9 +179,10 @@ def converted_adapter(file: LearnedFile, layout: str, base: str | None) -> "tupl
     layers = {place: layer_of(file, inside, place, tensors) for place in inside.found}
     note_alphas(layout, layers)
     written, metadata = in_layout(own, layers, architecture.networks, architecture.modules)
-    again, _ = sorted_among(written, spellings_of(architecture))
-    if lost := [place for place in layers if place not in again]:
-        what = f"the layout of {own.title} has no name for {lost[0][0]}.{lost[0][1]}"
+    again, names = sorted_among(written, spellings_of(architecture))
+    lost = [".".join(place) for place in layers if place not in again]
+    if lost := lost + sorted(written.keys() - {*names.values()}):
+        what = f"the layout of {own.title} has no name for {printable(lost[0])}"
         raise InputError(Problem(LAYOUT, what, "choose another layout, such as kohya"))
     return written | {name: tensors[name] for name in inside.rest}, metadata
 
@@ -193,15 +199,16 @@ def note_alphas(layout: str, layers: "Mapping[Place, Mapping[str, Tensor]]") -> 
 def layer_of(file: LearnedFile, inside: Contents, place: Place, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """The tensors of one module by kind, or by the end of their names where all layouts agree; with an alpha beside factors."""
     from customize.adapters.lora_files import alpha_like
+    from customize.weights.peft_terms import scaled
 
-    own = {kind: tensors[inside.names[place, kind]] for kind in inside.found[place]}
+    description = adapter_description(file, place[0])
+    own = scaled({kind: tensors[inside.names[place, kind]] for kind in inside.found[place]}, place[1], description)
     layer = {}
     for kind, tensor in own.items():
-        name = inside.names[place, kind]
+        name = inside.names.get((place, kind), kind)
         stem, _ = split(name) or (name, "")
         layer[kind if kind in RENAMED else name[len(stem) :]] = tensor
     if "A" in own and "alpha" not in own:
-        description = adapter_description(file, place[0])
         scale = math.sqrt(len(own["A"])) if description.get("use_rslora") else 1
         layer["alpha"] = alpha_like(scale * alpha_of(place[1], own, description), own["A"])
     return layer
