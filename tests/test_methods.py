@@ -93,6 +93,15 @@ def test_lora_gradient(rslora, tiny_epsilon, image_folder, tmp_path):
     assert_equal_gradients(ours, {name: parameter.grad for name, parameter in learned.items()})
 
 
+def test_targets_may_be_keys_and_values_of_the_prompt_alone(tiny_epsilon, image_folder, tmp_path):
+    """Kumari et al. 2023, "Multi-Concept Customization of Text-to-Image Diffusion" (Custom Diffusion), as a LoRA."""
+    targets = ("attn2.to_k", "attn2.to_v")
+    _, training = prepared(settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", lora_targets=targets))
+    modules = {name.rpartition(".lora_")[0] for name in training.method.trainable_state_dict()}
+    blocks = [name for name, _ in training.method.unet.named_modules() if name.endswith("attn2")]
+    assert modules == {f"unet.{block}.{end}" for block in blocks for end in ("to_k", "to_v")} and blocks
+
+
 def test_full_gradient_of_unet_and_text_encoder(tiny_epsilon, image_folder, tmp_path):
     context, training = prepared(
         settings_for("full", tiny_epsilon, image_folder, tmp_path / "run", train_batch_size=2, train_text_encoder=True)
