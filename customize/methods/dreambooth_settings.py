@@ -267,6 +267,10 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
         return self.trains_whole_networks and self.save_model_as == "safetensors"
 
     @property
+    def trains_text_encoders(self) -> bool:
+        return self.train_text_encoder
+
+    @property
     def depends_on_length(self) -> bool:
         return bool(self.placeholder_token) and self.embedding_train_fraction < 1
 

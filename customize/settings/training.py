@@ -249,6 +249,11 @@ class TrainingSettings(Settings):
         return False
 
     @property
+    def trains_text_encoders(self) -> bool:
+        """Whether weights of text encoders are trained."""
+        return False
+
+    @property
     def depends_on_length(self) -> bool:
         """Whether steps depend on `max_train_steps` apart from the learning-rate schedule."""
         return False

@@ -220,8 +220,7 @@ def memory_of(accelerator: Accelerator) -> tuple[int, int, str]:
     if accelerator.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info()
         return torch.cuda.max_memory_allocated(), free + torch.cuda.memory_reserved(), "the GPU's memory"
-    now = psutil.Process().memory_info()
-    return peak(), psutil.virtual_memory().available + now.rss, "main memory"
+    return peak(), psutil.virtual_memory().available + psutil.Process().memory_info().rss, "main memory"
 
 
 def peak() -> int:
@@ -241,8 +240,7 @@ def trained(training: TrainingSetup) -> tuple[Trained, ...]:
     for name, tensor in training.method.trainable_state_dict().items():
         network, _, rest = name.partition(".")
         module = module_name(networks[network], rest) if network in networks else ""
-        word = bundled[1] if (bundled := BUNDLED.fullmatch(name)) else name
-        group = groups.setdefault(network if module else word, {})
+        group = groups.setdefault(network if module else BUNDLED.sub(r"\1", name), {})
         group[module] = group.get(module, 0) + tensor.numel()
     return tuple(Trained(name, tuple(filter(None, group)), sum(group.values())) for name, group in groups.items())
 

@@ -148,12 +148,12 @@ def check_machine(settings) -> None:
 def start_accelerator(settings, folder: Path) -> Accelerator:
     """Sets up device, precision, processes and trackers. Not all parameters of text encoders need have gradients: SDXL does not
     use the last layer of its first one."""
-    some_unused = getattr(settings, "train_text_encoder", False)
     torch.backends.cuda.matmul.allow_tf32 = settings.allow_tf32
+    processes = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=settings.trains_text_encoders)
     return Accelerator(
         mixed_precision=settings.mixed_precision,
         log_with=trackers(settings) or None,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=some_unused)],
+        kwargs_handlers=[processes],
         project_config=ProjectConfiguration(str(folder), logging_dir=str(folder / settings.logging_dir)),
     )
 
