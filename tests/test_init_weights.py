@@ -23,7 +23,9 @@ KINDS = {
     "textual_inversion": {},
     "lora": {"train_text_encoder": True, "lora_targets": ("attention", "conv1")},
     "dora": {"use_dora": True},
+    "dora, kohya": {"use_dora": True, "lora_format": "kohya"},
     "rslora": {"use_rslora": True, "lora_alpha": 3.0},
+    "rslora, kohya": {"use_rslora": True, "lora_alpha": 3.0, "lora_format": "kohya"},
     "pivotal": {},
     "full": {"train_text_encoder": True},
 }
@@ -82,10 +84,11 @@ def test_a_run_begins_with_the_given_weights(kind, path, earlier, others, tmp_pa
     folder, expected, _ = earlier(kind)
     found, settings, training = begun(kind, others, tmp_path / "run", folder / path)
     assert torch.equal(found, expected)
-    if kind in ("lora", "dora", "rslora"):
+    if kind.split(",")[0] in ("lora", "dora", "rslora"):
         assert (settings.adapter, settings.rank, settings.learning_rate) == ("lora", 4, 1e-4)
         assert settings.lora_alpha == KINDS[kind].get("lora_alpha", 2.0)
-        assert settings.train_text_encoder == (kind == "lora") and settings.use_dora == (kind == "dora")
+        assert settings.train_text_encoder == (kind == "lora") and settings.use_dora == ("dora" in kind)
+        assert settings.use_rslora == ("rslora" in kind)
     if kind in ("textual_inversion", "pivotal"):
         words = {"placeholder_token": ("<new>",), "initializer_token": ("toy dog",), "num_vectors": (2,)}
         assert {name: getattr(settings, name) for name in words} == words
@@ -124,24 +127,14 @@ def written(folder, tensors, metadata=None):
     return folder / "other.safetensors"
 
 
-def as_kohya(tensors, alpha: float):
-    """The UNet's part of a LoRA in the layout of kohya's scripts, with an alpha of each layer."""
-    found = {}
-    for name, tensor in tensors.items():
-        if name.startswith("unet."):
-            module, kind = name.removeprefix("unet.").split(".lora_")
-            key = f"lora_unet_{module.replace('.', '_')}"
-            found[f"{key}.lora_{'down' if kind.startswith('A') else 'up'}.weight"] = tensor
-            found[f"{key}.alpha"] = torch.tensor(alpha)
-    return found
-
-
 def test_a_file_of_another_program(earlier, others, tmp_path, tiny_epsilon):
     """kohya's names; its rank, alpha and layers are read from the tensors."""
     from customize.inference.pipeline_loading import load_pipeline
 
-    tensors = load_file(earlier("rslora")[0] / "result/pytorch_lora_weights.safetensors")
-    path = written(tmp_path / "kohya", as_kohya(tensors, 3.0))
+    tensors = load_file(earlier("rslora")[0] / "result/pytorch_lora_weights_kohya.safetensors")
+    alphas = {name: torch.tensor(3.0) for name in tensors if name.endswith(".alpha")}
+    path = written(tmp_path / "kohya", tensors | alphas)
+    assert len(alphas) * 3 == len(tensors)
     base = {"pretrained_model_name_or_path": str(tiny_epsilon)}
     found, settings, _ = begun("lora", others, tmp_path / "run", path, **base)
     assert (settings.rank, settings.lora_alpha, settings.use_rslora) == (4, 3.0, False)
@@ -245,6 +238,9 @@ def test_the_initial_weights_are_part_of_the_identity_of_a_run(earlier, others, 
         ("lora_te_text_model_encoder_layers_0_mlp_fc1", "mlp.fc1"), ("lora_unet_mid_block_resnets_0_conv1", "conv1"),
         ("unet.up_blocks.1.upsamplers.0.conv", "upsamplers.0.conv"), ("lora_unet_conv_in", "conv_in"), ("conv_in", "conv_in"),
         ("x.ff.net.0.proj", "ff.net.0.proj"), ("x.norm1", None), ("x.my_layer", None),
+        ("lora_unet_input_blocks_4_0_in_layers_2", "conv1"), ("lora_unet_output_blocks_2_2_conv", "upsamplers.0.conv"),
+        ("diffusion_model.input_blocks.3.0.op", "downsamplers.0.conv"), ("lora_unet_input_blocks_0_0", "conv_in"),
+        ("lora_unet_middle_block_0_emb_layers_1", "time_emb_proj"), ("lora_unet_time_embed_2", "time_embedding.linear_2"),
     ],
 )  # fmt: skip
 def test_ends_of_modules(module, end):

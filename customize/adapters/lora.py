@@ -48,7 +48,7 @@ class Settings(BaseModel):
     use_rslora: bool = setting(False, "method", "rsLoRA: scale the update by alpha / sqrt(rank)")
     use_dora: bool = setting(False, "method", "DoRA: learn magnitude and direction separately")
     lora_format: Literal["both", "diffusers", "kohya"] = setting(
-        "both", "output", "tensor names in the LoRA file: diffusers, kohya (ComfyUI, A1111, Forge), or one file of each",
+        "both", "output", "tensor names in the LoRA file: diffusers, kohya (read by all programs), or one file of each",
     )  # fmt: skip
 
 
@@ -100,7 +100,7 @@ class Adapter(peft_layers.PeftAdapter):
         if settings.lora_format in ("diffusers", "both"):
             files += super().save(folder, family, metadata, settings)
         if settings.lora_format in ("kohya", "both"):
-            files.append(lora_files.save(folder, family, metadata, settings.save_precision))
+            files.append(lora_files.save(folder / KOHYA_LORA, family, metadata, settings.save_precision))
         return files
 
     def load(
@@ -130,7 +130,7 @@ class Adapter(peft_layers.PeftAdapter):
         return [
             module
             for module, own in tensors.items()
-            if not put(network.get_submodule(module), own, alpha_of(module, own, description))
+            if "A" not in own or not put(network.get_submodule(module), own, scale_of(module, own, description))
         ]
 
     def settings_in(
@@ -214,10 +214,17 @@ def by_pattern(patterns: Mapping[str, Any] | None, module: str, otherwise: Any) 
     return next((value for key, value in (patterns or {}).items() if re.fullmatch(rf"(.*\.)?({key})", module)), otherwise)
 
 
-def put(layer: Any, tensors: "Mapping[str, Tensor]", alpha: float) -> bool:
+def scale_of(module: str, tensors: "Mapping[str, Tensor]", description: Mapping[str, Any]) -> float:
+    """What a layer's B A is multiplied by. An alpha that is a tensor is divided by the rank, as all programs do; one in the
+    configuration by its square root if that says so."""
+    is_stabilised = "alpha" not in tensors and description.get("use_rslora")
+    return alpha_of(module, tensors, description) / len(tensors["A"]) ** (0.5 if is_stabilised else 1)
+
+
+def put(layer: Any, tensors: "Mapping[str, Tensor]", scale: float) -> bool:
     """Copies a LoRA's factors into the first ranks of a layer, which may have a higher rank; returns whether they fit.
 
-    If the layer has a different alpha / rank, B is rescaled, so that the output stays the same.
+    scale: of the factors; if the layer has a different one, B is rescaled, so that the output stays the same.
     """
     name = peft_layers.NAME
     if name not in getattr(layer, "lora_A", {}) or not {"A", "B"} <= tensors.keys():
@@ -226,12 +233,13 @@ def put(layer: Any, tensors: "Mapping[str, Tensor]", alpha: float) -> bool:
     rank = len(tensors["A"])
     if rank > len(down) or tensors["A"].numel() != down[:rank].numel() or tensors["B"].numel() != up[:, :rank].numel():
         return False
-    scale = alpha / (rank**0.5 if layer.use_rslora.get(name) else rank)
     same = scale == layer.scaling[name]
     down[:rank] = tensors["A"].float().reshape(down[:rank].shape)
     up.zero_()
     up[:, :rank] = tensors["B"].float().reshape(up[:, :rank].shape) * (1.0 if same else scale / layer.scaling[name])
-    if "magnitude" in tensors:
-        magnitude = layer.lora_magnitude_vector[name].weight.data
-        magnitude.copy_(tensors["magnitude"].float().reshape(magnitude.shape))
+    if (magnitude := tensors.get("magnitude", tensors.get("dora_scale"))) is not None:
+        own = layer.lora_magnitude_vector[name].weight.data
+        if "dora_scale" in tensors and magnitude.shape[:1] != tensors["B"].shape[:1]:  # of input columns
+            return False
+        own.copy_(magnitude.float().reshape(own.shape))
     return True

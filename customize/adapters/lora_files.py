@@ -15,9 +15,9 @@ from customize.adapters.lora_keys import ADAPTER_METADATA, Place, split
 from customize.adapters.lora_layouts import KOHYA, LoraLayout, named
 from customize.errors import InputError, Problem
 from customize.families.specs.network_names import NetworkNames
+from customize.families.specs.unet_names import AT_THE_ENDS, IN_RESNETS
 from customize.printable import first_few
-from customize.storage.run_folder import KOHYA_LORA
-from customize.storage.safetensors_header import Header
+from customize.storage.safetensors_header import Header, scalars
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,13 +31,17 @@ TRAINABLE = (
     "upsamplers.0.conv", "conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2",
 )  # fmt: skip
 """Ends of the names of modules that an adapter can be added to."""
+ORIGINAL = {
+    original: own for own, original in {**IN_RESNETS, **AT_THE_ENDS, "downsamplers.0.conv": "op"}.items() if own in TRAINABLE
+}
+"""Ends of their names in the original UNet, where these differ -> in diffusers."""
 
 
 def settings_in(path: Path, header: Header, description: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that continue the training of a LoRA: rank, alpha, targets and kind. See `Adapter.settings_in`."""
     pieces = {name: found for name in header.tensors if (found := split(name))}
     ranks = {module: header.tensors[name].shape[0] for name, (module, kind) in pieces.items() if kind == "A"}
-    others = {kind for _, kind in pieces.values()} - {"A", "B", "alpha", "magnitude"}
+    others = {kind for _, kind in pieces.values()} - {"A", "B", "alpha", "magnitude", "dora_scale"}
     ends = {module: end_of(module) for module in ranks}
     strange = sorted(module for module, end in ends.items() if end is None)
     if not ranks or others or strange:
@@ -45,34 +49,37 @@ def settings_in(path: Path, header: Header, description: Mapping[str, Any], reco
         remedy = "name a LoRA, or merge it into the base model by infer.py --merge"
         raise InputError(Problem("weights", f"is {what}", remedy))
     rank, alpha = max(ranks.values()), description.get("lora_alpha")
+    is_stabilised = bool(description.get("use_rslora", False))
     if not isinstance(alpha, int | float):
         alpha = first_alpha(path, header, pieces)
+        is_stabilised = bool(recorded.get("use_rslora", False))
+        alpha = alpha / rank**0.5 if alpha and is_stabilised else alpha
     targets = recorded.get("lora_targets") or sorted({str(end) for end in ends.values()})
     return {
         "rank": rank, "lora_alpha": alpha or rank, "lora_targets": targets,
-        "use_rslora": bool(description.get("use_rslora", False)),
-        "use_dora": any(kind == "magnitude" for _, kind in pieces.values()),
+        "use_rslora": is_stabilised,
+        "use_dora": any(kind in ("magnitude", "dora_scale") for _, kind in pieces.values()),
     }  # fmt: skip
 
 
 def end_of(module: str) -> str | None:
-    """The longest of `TRAINABLE` that a module's name ends with, in dotted or in kohya's underscored spelling."""
+    """The longest of `TRAINABLE` that a module's name ends with, dotted or with underscores, also by its LDM name."""
+    if re.search(r"output_blocks[._]\d+[._][12][._]conv$", module):
+        return "upsamplers.0.conv"
+    for original, own in ORIGINAL.items():
+        if module.endswith((f".{original}", f"_{original.replace('.', '_')}")):
+            return own
     fits = [end for end in TRAINABLE if module.endswith((f".{end}", f"_{end.replace('.', '_')}")) or module == end]
     return max(fits, key=len, default=None)
 
 
 def first_alpha(path: Path, header: Header, pieces: Mapping[str, tuple[str, str]]) -> float | None:
     """The alpha of the first layer that has one, in files of other programs."""
-    from safetensors import safe_open
-
-    name = next((name for name, (_, kind) in pieces.items() if kind == "alpha"), None)
-    if name is None or header.tensors[name].dtype not in ("F16", "F32", "F64"):
-        return None
-    with safe_open(path, "np") as opened:
-        return float(opened.get_tensor(name).reshape(-1)[0])
+    names = [name for name, (_, kind) in pieces.items() if kind == "alpha"]
+    return next(iter(scalars(path, header, names[:1]).values()), None)
 
 
-def save(folder: Path, family: "Family", metadata: dict[str, str], precision: str = "fp32") -> Path:
+def save(file: Path, family: "Family", metadata: dict[str, str], precision: str = "fp32") -> Path:
     """Writes the attached LoRA in kohya's layout, with an alpha per layer.
 
     alpha / rank is the layer's scale, also where that is alpha / sqrt(rank) (rsLoRA).
@@ -93,7 +100,7 @@ def save(folder: Path, family: "Family", metadata: dict[str, str], precision: st
     largest = max(layers.values(), key=lambda layer: len(layer["A"]))
     own = {"ss_network_module": "networks.lora", "ss_network_dim": str(len(largest["A"]))}
     own |= {"ss_network_alpha": f"{float(largest['alpha']):g}"}
-    return save_tensors(folder / KOHYA_LORA, tensors, metadata and {**metadata, **own}, precision)
+    return save_tensors(file, tensors, metadata and {**metadata, **own}, precision)
 
 
 def modules_of(family: "Family") -> dict[str, list[str]]:
