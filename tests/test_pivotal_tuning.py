@@ -179,3 +179,4 @@ def test_files_name_the_word_and_the_card_shows_both(tiny_epsilon, image_folder,
     card = model_card.card(tmp_path, json.loads(metadata["customize"]), files, training.method.report())
     assert "by pivotal tuning lora" in card and "--prompt 'a <a> in a <b>'" in card
     assert "Trigger words: `<a>`, `<b>`" in card and "nearest: dog 1.00" in card
+    assert "did not move: it learned nothing; raise embedding_learning_rate" in card

@@ -93,7 +93,7 @@ class DreamBooth(DenoisingMethod):
         start_from = init_weights.IntoAdapter(settings, family)
         adapter.attach([*self.networks.values()], settings, family.lora_targets)
         start_from(adapter)
-        self.words = words.build(family, settings)
+        self.words = words.build(family, settings, "embedding_learning_rate")
         for name, network in (family.trainable if self.words.vectors else self.networks).items():
             self.add_module(name, network)
 

@@ -35,7 +35,7 @@ class TextualInversion(DenoisingMethod):
         self.settings, self.trigger_words = settings, tuple(settings.placeholder_token)
         word = "in the style of" if settings.learnable_property == "style" else "of"
         self.example_prompt = f"a picture {word} {self.trigger_words[0]}"
-        self.words = words.build(family, settings)
+        self.words = words.build(family, settings, "learning_rate")
         for name, network in family.trainable.items():
             self.add_module(name, network)
 

@@ -22,12 +22,13 @@ from customize.weights import init_weights, model_spec
 from customize.weights.weight_file import PLACEHOLDER
 
 
-def build(family: Family, settings) -> "LearnedWords":
-    """Adds the new words of `WordSettings`, which may be none, to a family's text encoders. Raises InputError."""
+def build(family: Family, settings, rate: str) -> "LearnedWords":
+    """Adds the new words of `WordSettings`, which may be none, to a family's text encoders. rate: the setting of their learning
+    rate, for messages. Raises InputError."""
     if settings.placeholder_token and not family.text_encoders:
         what = f"{family.name} has no text encoder that new tokens can be added to"
         raise InputError(Problem("pretrained_model_name_or_path", what, "use train_dreambooth.py without placeholder_token"))
-    return (DirectionalWords if settings.normalize_embedding else LearnedWords)(family, settings)
+    return (DirectionalWords if settings.normalize_embedding else LearnedWords)(family, settings, rate)
 
 
 class LearnedWords:
@@ -36,8 +37,8 @@ class LearnedWords:
     vectors: of each word in each text encoder [N, D], float32, by `TextEncoder.tensor_name`; start: copies of their first values.
     """
 
-    def __init__(self, family: Family, settings):
-        self.family, self.settings = family, settings
+    def __init__(self, family: Family, settings, rate: str):
+        self.family, self.settings, self.rate = family, settings, rate
         self.vectors: dict[str, nn.Parameter] = {}
         given = init_weights.words_of(settings)
         for placeholder, words, count in tokens_to_learn(settings):
@@ -96,7 +97,8 @@ class LearnedWords:
 
     def report(self) -> str:
         """The learned vectors of each text encoder: norms, distances from the start, nearest words. Empty without words."""
-        return "\n".join(str(report(encoder, self.start)) for encoder in self.family.text_encoders) if self.vectors else ""
+        encoders = self.family.text_encoders if self.vectors else ()
+        return "\n".join(str(report(encoder, self.start, self.rate)) for encoder in encoders)
 
 
 class DirectionalWords(LearnedWords):
@@ -109,8 +111,8 @@ class DirectionalWords(LearnedWords):
 
     CONCENTRATION = 1e-4
 
-    def __init__(self, family: Family, settings):
-        super().__init__(family, settings)
+    def __init__(self, family: Family, settings, rate: str):
+        super().__init__(family, settings, rate)
         self.norms = {
             encoder.tensor_name(placeholder): encoder.embeddings.float().norm(dim=-1).mean().item()
             for encoder in family.text_encoders
@@ -179,12 +181,14 @@ class VectorReport:
 
 @dataclass(frozen=True)
 class EmbeddingReport:
-    """The learned vectors of a text encoder, with the median and the largest norm of its vocabulary."""
+    """The learned vectors of a text encoder, with the median and the largest norm of its vocabulary. rate: the setting of their
+    learning rate."""
 
     median_norm: float
     largest_norm: float
     vectors: tuple[VectorReport, ...]
     encoder: str = ""
+    rate: str = "learning_rate"
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -192,9 +196,9 @@ class EmbeddingReport:
         found = []
         for vector in self.vectors:
             if vector.distance < 0.01 * self.median_norm:
-                found.append(f"{vector.token} did not move: it learned nothing; raise learning_rate or max_train_steps")
+                found.append(f"{vector.token} did not move: it learned nothing; raise {self.rate} or max_train_steps")
             if vector.norm > 2 * self.largest_norm:
-                remedy = "lower learning_rate or use --normalize_embedding"
+                remedy = f"lower {self.rate} or use --normalize_embedding"
                 found.append(f"{vector.token} blew up: the rest of a prompt will be ignored; {remedy}")
         return tuple(found)
 
@@ -210,7 +214,7 @@ class EmbeddingReport:
 
 
 @torch.no_grad()
-def report(encoder: TextEncoder, start: Mapping[str, Tensor], num_nearest: int = 4) -> EmbeddingReport:
+def report(encoder: TextEncoder, start: Mapping[str, Tensor], rate: str, num_nearest: int = 4) -> EmbeddingReport:
     """Compares the vectors of an encoder's words [N, D] with `start`, by `tensor_name`, and with the vocabulary [V, D]."""
     table = encoder.embeddings.float().cpu()
     words = {index: word.removesuffix("</w>") for word, index in encoder.tokenizer.get_vocab().items()}
@@ -222,4 +226,4 @@ def report(encoder: TextEncoder, start: Mapping[str, Tensor], num_nearest: int =
             near = tuple(zip((words[j] for j in nearest[i].tolist()), cosines[i].tolist(), strict=True))
             found.append(VectorReport(token, vectors[i].norm().item(), (vectors[i] - initial[i]).norm().item(), near))
     norms = table.norm(dim=-1)
-    return EmbeddingReport(norms.median().item(), norms.max().item(), tuple(found), encoder.embedding_key)
+    return EmbeddingReport(norms.median().item(), norms.max().item(), tuple(found), encoder.embedding_key, rate)
