@@ -96,14 +96,16 @@ def gradient(parameter: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
+TEXT = {"train_text_encoder": True}
 CASES = [
-    ("textual_inversion", {}, "none"),
-    *(("lora", {}, prior) for prior in ("none", "images", "teacher")),
-    *(("lora", {"train_text_encoder": True}, prior) for prior in ("none", "images", "teacher")),
-    *(("pivotal", {}, prior) for prior in ("none", "images", "teacher")),
-    ("pivotal", {"train_text_encoder": True}, "teacher"),
-    *(("full", {"train_text_encoder": True}, prior) for prior in ("none", "images")),
-]
+    ("textual_inversion", {}, "none"), ("lora", {}, "none"), ("lora", TEXT, "images"), ("lora", TEXT, "teacher"),
+    ("pivotal", {}, "images"), ("pivotal", TEXT, "teacher"), ("full", TEXT, "images"),
+]  # fmt: skip
+SELDOM = [
+    ("lora", {}, "images"), ("lora", {}, "teacher"), ("lora", TEXT, "none"), ("pivotal", {}, "none"), ("pivotal", {}, "teacher"),
+    ("full", TEXT, "none"),
+]  # fmt: skip
+CASES += [pytest.param(*case, marks=pytest.mark.slow) for case in SELDOM]
 
 
 @pytest.mark.parametrize(("kind", "changes", "prior"), CASES)
