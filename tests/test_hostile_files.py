@@ -49,6 +49,8 @@ COMMANDS = {
     "train-db": lambda words: cli.main(DreamBoothSettings, commands.run_training, words),
     "infer": lambda words: cli.main(InferenceSettings, commands.run_inference, words),
     "verify": commands.verify,
+    "show": commands.show,
+    "convert": commands.convert,
 }
 for line in sys.stdin:
     command, words = json.loads(line)
@@ -131,6 +133,8 @@ def test_a_pickle_is_refused_as_any_single_file(work, watched, canary):
                 ("infer", name, "--prompt", "x"),
                 ("ti", name, *TI, "pictures"),
                 ("check", name),
+                ("show", name),
+                ("convert", name, "out.safetensors"),
             ]
             if kind == "protocol 2":
                 uses += [

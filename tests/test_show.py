@@ -105,3 +105,26 @@ def test_it_needs_no_torch(tmp_path):
     written(tmp_path / "a.safetensors", SD1, "kohya")
     code = "import sys; from customize.cli import commands; commands.show(['a.safetensors']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 1, "unet.alpha_pattern": {"(a+)+$": 3}})},
+        {"lora_adapter_metadata": "{", "customize": "["}, {"customize": json.dumps({"settings": [], "trigger_words": [3]})},
+        {"ss_tag_frequency": "[[[", "modelspec.title": "\x1b[2J", "ss_\x1b[31m": "\x1b[31m"},
+    ],
+)  # fmt: skip
+def test_hostile_metadata_is_text(metadata, tmp_path, capsys):
+    """A pattern that would run for ever is not matched, control characters are not printed."""
+    name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    tensors = {f"{name}.lora_A.weight": torch.ones(2, 1280), f"{name}.lora_B.weight": torch.ones(1280, 2)}
+    save_file(tensors, tmp_path / f"{'a' * 40}.safetensors", metadata)
+    output = shown(capsys, tmp_path / f"{'a' * 40}.safetensors")
+    assert "attention: 1 LoRA, rank 2" in output and "\x1b" not in output
+    assert ("metadata" in output and "damaged" in output) == ("ss_tag_frequency" not in metadata)
+
+
+def test_hostile_names_are_text(tmp_path, capsys):
+    save_file({"unet.\x1b[31m.weight": torch.ones(3), "\x1b[2J.x": torch.ones(3)}, tmp_path / "a.safetensors")
+    assert "\x1b" not in shown(capsys, tmp_path / "a.safetensors")

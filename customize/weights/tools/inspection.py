@@ -57,7 +57,8 @@ def describe(path: Path) -> dict[str, Any]:
         return model(path, {})
     header = read_header(path)
     own, metadata = described(path, header)
-    file = LearnedFile(path, 1.0, header, own)
+    usable = {} if metadata.get("damaged_metadata") else header.metadata
+    file = LearnedFile(path, 1.0, Header(header.tensors, usable), own)
     found: dict[str, Any] = {"size": path.stat().st_size, "tensors": len(header.tensors)}
     found["parameters"] = sum(prod(info.shape) for info in header.tensors.values())
     found["number_formats"] = dict(Counter(info.dtype for info in header.tensors.values()).most_common())
@@ -169,7 +170,7 @@ def per_network(tensors: Mapping[str, TensorInfo]) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for name in tensors:
         counts[next((part for prefix, part in NETWORKS.items() if name.startswith(prefix)), name.split(".")[0])] += 1
-    return dict(counts)
+    return dict(counts.most_common(MOST_SETTINGS))
 
 
 def model(path: Path, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
@@ -233,7 +234,7 @@ def in_words(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield label, printable(found[name])
     for part, groups in found.get("networks", {}).items():
         if isinstance(groups, int):
-            yield part, f"{groups:,} tensors"
+            yield printable(part, LONGEST), f"{groups:,} tensors"
         for group, own in groups.items() if isinstance(groups, dict) else ():
             yield part, f"{group}: {own['modules']:,} {' and '.join(own['types'])}{numbers(own)}"
     for word, shapes in found.get("embeddings", {}).items():
