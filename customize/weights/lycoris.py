@@ -44,7 +44,7 @@ class Changed:
 def change(terms: Terms, name: str, base: Tensor, scale: float = 1.0) -> Tensor:
     """The change of the parameter `name` ("weight" or "bias") that is `base`, at a scale; of its shape.
 
-    Raises RuntimeError, KeyError, IndexError or ValueError where the terms do not fit each other or the parameter.
+    Raises RuntimeError, KeyError, IndexError, ValueError or TypeError where the terms do not fit each other or the parameter.
     """
     if name == "bias":
         return scale * terms["bias"].float().view_as(base)
@@ -149,7 +149,7 @@ def fits(terms: Terms, parameters: Mapping[str, Tensor]) -> bool:
         return all(min(tensor.shape, default=1) > 0 for tensor in terms.values()) and all(
             change(meta, name, parameters[name].to("meta")).shape == parameters[name].shape for name in names
         )
-    except (RuntimeError, KeyError, IndexError, ValueError):
+    except (RuntimeError, KeyError, IndexError, ValueError, TypeError):
         return False
 
 

@@ -16,7 +16,7 @@ from customize.weights.rotations import SERIES, Terms
 def with_configuration(module: Any, name: str, terms: Terms, description: Mapping[str, Any]) -> Terms:
     """The terms of one module as other programs store them. name: of the module; description: peft's configuration, or {}."""
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor):
+    if not isinstance(weight, Tensor) or weight.dim() < 2:
         return terms
     if "ia3_l" in terms:
         return factors(module, name, terms, description)
@@ -41,7 +41,8 @@ def factors(module: Any, name: str, terms: Terms, description: Mapping[str, Any]
     """peft's (IA)^3 in the terms of LyCORIS: its factors multiply W and the bias, or the inputs of feed-forward modules."""
     numbers = terms["ia3_l"].float().flatten() - 1
     rows, columns = module.weight.shape[:2]
-    named = any(name == end or name.endswith(f".{end}") for end in description.get("feedforward_modules") or ())
+    ends = description.get("feedforward_modules") or ()
+    named = any(name == end or name.endswith(f".{end}") for end in ([ends] if isinstance(ends, str) else ends))
     shape = terms["ia3_l"].shape
     on_input = named if rows == columns and len(shape) != 2 else len(numbers) == columns and shape[0] == 1
     own = {kind: tensor for kind, tensor in terms.items() if kind != "ia3_l"}

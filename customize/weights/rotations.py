@@ -57,7 +57,9 @@ def rotated_inputs(terms: Terms, base: Tensor) -> Tensor:
     W_k R_k instead, as OneTrainer turns convolutions.
     """
     packed = terms["oft_R"].float()
-    size = math.isqrt(8 * packed.shape[1] + 1) // 2 + 1
+    size = math.isqrt(8 * packed.shape[-1] + 1) // 2 + 1
+    if packed.dim() != 2 or size * (size - 1) != 2 * packed.shape[1]:
+        raise ValueError("not the part of a matrix above its diagonal")
     skew = packed.new_zeros(len(packed), size, size)
     rows, columns = torch.triu_indices(size, size, 1)
     skew[:, rows, columns] = packed
