@@ -142,7 +142,7 @@ DOCUMENTED = [  # the README's command lines: arguments, what they mean, how man
         --mixed_precision="fp16" --gradient_checkpointing --use_8bit_adam --enable_xformers_memory_efficient_attention
         --use_dora --output_kohya_format --text_encoder_lr 5e-6 --train_text_encoder --prodigy_decouple true""", {
         "adapter": "lora", "mixed_precision": "fp16", "use_dora": True, "lora_format": "both", "train_text_encoder": True,
-        "gradient_checkpointing": True}, 4),
+        "gradient_checkpointing": True}, 3),
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
+from customize import events
 from customize.adapters import lora_files, peft_layers
 from customize.adapters.lora_keys import split
 from customize.errors import InputError, Problem
@@ -76,6 +77,8 @@ class Adapter(peft_layers.PeftAdapter):
         from customize.diffusion.dropout import SampleDropout
 
         super().attach(networks, settings, presets)
+        if settings.use_dora:
+            events.note("ComfyUI, A1111 and InvokeAI compute a DoRA in another way; for these, merge it into its model (--merge)")
         for layer in peft_layers.tuner_layers(*networks) if settings.use_dora else ():
             reset_magnitude(layer, peft_layers.NAME)
         for network in networks if settings.lora_dropout else ():

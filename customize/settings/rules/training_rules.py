@@ -108,7 +108,7 @@ COMMON = (
 
 
 def notes(settings) -> Iterator[str]:
-    """One line for each setting that is allowed but has no effect, or not everywhere."""
+    """One line for each setting that is allowed but has no effect."""
     if settings.lr_scheduler in derived.WITHOUT_WARMUP and settings.lr_warmup_steps > 0:
         yield f"lr_warmup_steps has no effect: {settings.lr_scheduler} has no warm-up (constant_with_warmup has)"
     if settings.hub_model_id is not None and not settings.push_to_hub:
@@ -116,8 +116,6 @@ def notes(settings) -> Iterator[str]:
     for steps, epochs in ("max_train_steps", "num_train_epochs"), ("validation_steps", "validation_epochs"):
         if getattr(settings, steps) is not None and getattr(settings, epochs) is not None:
             yield f"{epochs} has no effect: {steps} = {getattr(settings, steps)} takes precedence"
-    if getattr(settings, "adapter", "none") == "lora" and settings.use_dora:
-        yield "use_dora: ComfyUI, A1111 and InvokeAI compute a DoRA in another way; for these, merge it into its model (--merge)"
     if settings.validation_prompt:
         from customize.settings import validation_prompts
 
