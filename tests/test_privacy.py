@@ -4,6 +4,7 @@ Everything lies in folders of a telling name, the user and the machine have tell
 searched for them.
 """
 
+import ast
 import os
 import shutil
 import socket
@@ -20,7 +21,7 @@ from test_model_file import small_configs  # noqa: F401
 
 from customize.inference.run import command
 from customize.settings.inference import InferenceSettings
-from customize.training import preflight
+from customize.training import model_card, preflight
 
 FOLDER, USER, HOST = "Zebrafish Diary", "quillfeather", "mumblebox"
 
@@ -166,3 +167,18 @@ def test_the_result_goes_to_the_hub_and_nothing_private(kind, home, bases, monke
     assert {"text-to-image", "diffusers", "stable-diffusion-xl" if base == "sdxl" else "stable-diffusion"} <= set(header["tags"])
     assert header.get("instance_prompt") == (None if method == "textual_inversion" else "a photo of sks dog")
     assert (run / "README.md").read_bytes() == UPLOADED["README.md"]
+
+
+def test_the_card_of_a_model_on_the_hub_shows_the_code_for_diffusers(tmp_path):
+    facts = {
+        "base_model": "owner/base", "trigger_words": ["sks"], "method": "dreambooth_lora", "steps": 3, "settings": {},
+        "example_prompt": "a 'sks' \"dog\"", "versions": {"torch": "2"},
+    }  # fmt: skip
+    names = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights_kohya.safetensors", "learned_embeds.safetensors")
+    card = model_card.card(tmp_path / "my run", facts, [tmp_path / name for name in names], "")
+    block = card.partition("```python\n")[2].partition("\n```")[0]
+    calls = [ast.literal_eval(node) for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Constant) and node.value != 0]
+    assert {*calls} == {"owner/base", "my run", names[0], facts["example_prompt"]}
+    assert "put `pytorch_lora_weights_kohya.safetensors` into the folder of LoRAs." in card
+    assert "put `learned_embeds.safetensors` into the folder of embeddings, under the name that you write in prompts." in card
+    assert yaml.safe_load(card.split("---\n")[1])["base_model"] == "owner/base"

@@ -8,9 +8,12 @@ from pathlib import Path
 
 from customize.printable import code, code_block, html_lines, markdown
 from customize.settings.files.sharing import is_hub_name, shared_name, shared_settings
-from customize.storage.run_folder import CONFIG, SAMPLES, SHEET, VERSIONED
+from customize.storage.run_folder import CONFIG, KOHYA_LORA, LORA, MODEL, SAMPLES, SHEET, VERSIONED
 
-TAGS = {"dreambooth_lora": ["dreambooth", "lora", "template:sd-lora"]}
+TAGS = {
+    "dreambooth_lora": ["dreambooth", "lora", "template:sd-lora"],
+    "pivotal_tuning_lora": ["pivotal-tuning", "textual-inversion", "lora", "template:sd-lora"],
+}
 """The tags of methods by which the hub finds and shows models, where they are not the method's name."""
 MOST_PICTURES = 12
 
@@ -58,6 +61,7 @@ def card(
         "",
         code_block(usage(name, facts), "bash"),
         "",
+        *(line for text in other_programs(name, facts, [file.name for file in files]) for line in (text, "")),
         "Files: " + ", ".join(code(file.name) for file in files) + f"; all settings: `{CONFIG}`.",
         *(["", f"The same prompts and seeds during training; the first column is the base model:\n\n![samples]({sheet})"]
           if pictures else []),
@@ -66,6 +70,24 @@ def card(
         "Made with " + ", ".join(f"{name} {number}" for name, number in facts["versions"].items()) + ".",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def other_programs(name: str, facts: dict, files: Sequence[str]) -> Iterator[str]:
+    """How other programs use the files of a result."""
+    folders = {MODEL: "checkpoints", KOHYA_LORA: "LoRAs"}
+    for file in files:
+        if file in folders or file.startswith("learned_embeds"):
+            named = ", under the name that you write in prompts" if file not in folders else ""
+            yield f"ComfyUI, A1111, Forge: put {code(file)} into the folder of {folders.get(file, 'embeddings')}{named}."
+    if LORA in files and is_hub_name(facts["base_model"]):
+        lines = [
+            "from diffusers import DiffusionPipeline",
+            "",
+            f"pipeline = DiffusionPipeline.from_pretrained({facts['base_model']!r})",
+            f"pipeline.load_lora_weights({name!r}, weight_name={LORA!r})  # this folder, or its name on the hub",
+            f"image = pipeline({facts['example_prompt']!r}).images[0]",
+        ]
+        yield code_block("\n".join(lines), "python")
 
 
 def header(facts: dict, family: str, pictures: Sequence[tuple[str, str]]) -> Iterator[str]:
