@@ -4,12 +4,14 @@ import json
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from kit import prepared, settings_for, train_loop, write_images
 from safetensors import safe_open
 from torch.nn import functional as F
 
 from customize.cli import main
 from customize.errors import InputError
+from customize.inference.pipeline_loading import load_pipeline
 from customize.methods import DreamBoothSettings, TextualInversionSettings
 from customize.methods import settings_for as method_of
 from customize.optim.optimizers import LearningRates, Together, is_state_of
@@ -180,3 +182,21 @@ def test_files_name_the_word_and_the_card_shows_both(tiny_epsilon, image_folder,
     assert "by pivotal tuning lora" in card and "--prompt 'a <a> in a <b>'" in card
     assert "Trigger words: `<a>`, `<b>`" in card and "nearest: dog 1.00" in card
     assert "did not move: it learned nothing; raise embedding_learning_rate" in card
+
+
+@torch.no_grad()
+def test_stock_diffusers_loads_both_files(tiny_epsilon, image_folder, tmp_path):
+    settings = settings_for("pivotal", tiny_epsilon, image_folder, tmp_path / "run", learning_rate=0.05, train_text_encoder=True)
+    context, training = prepared(settings)
+    with torch.enable_grad():
+        train_loop(settings, training, context.accelerator, 2)
+    training.method.eval()
+    training.method.save(tmp_path, model_card.metadata(settings, training.method, context.family, 2))
+    prompt, options = "a photo of <new> dog", {"num_inference_steps": 3, "output_type": "latent"}
+    expected = load_pipeline(str(tiny_epsilon), [(tmp_path, 1.0)]).generate(prompt, seeds=2, **options)
+    theirs = StableDiffusionPipeline.from_pretrained(tiny_epsilon, safety_checker=None)
+    theirs.set_progress_bar_config(disable=True)
+    theirs.load_lora_weights(tmp_path, weight_name="pytorch_lora_weights.safetensors")
+    theirs.load_textual_inversion(tmp_path, weight_name="learned_embeds.safetensors")
+    images = theirs(prompt, generator=torch.Generator().manual_seed(2), guidance_scale=7.5, **options).images
+    assert (images - expected).abs().max() < 1e-4

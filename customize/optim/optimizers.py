@@ -107,7 +107,7 @@ class LearningRates:
             step_rules=getattr(settings, "lr_step_rules", None) or "1",
         )
         self.base = [group["lr"] * scale for group in optimizer.param_groups]
-        self.last = [round(group.get("fraction", 1.0) * max_train_steps) for group in optimizer.param_groups]
+        self.last = [max(1, round(group.get("fraction", 1.0) * max_train_steps)) for group in optimizer.param_groups]
 
     def set(self, step: int, share: float = 1.0) -> float:
         """Sets the rates for `step`, times `share`; returns the first group's. That of a group with a `fraction` is 0 after this
