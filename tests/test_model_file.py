@@ -27,7 +27,7 @@ from customize.families.files import autoencoder, ldm_header, original_layout, s
 from customize.families.files.ldm_header import CLIP, CLIP_G, CLIP_L, CONFIGS, OPEN_CLIP, UNET, VAE, Layout
 from customize.families.files.single_file import original_tensors
 from customize.families.loading import CLASSES
-from customize.families.model_file import save_model_file
+from customize.families.model_file import layout_of, save_model_file
 from customize.families.pipeline_folder import save_pipeline
 from customize.families.specs import recognised
 from customize.families.stable_diffusion_xl import CLASSES as XL_CLASSES
@@ -251,6 +251,15 @@ def test_they_are_refused_before_anything_is_loaded(image_folder, tmp_path, monk
     with pytest.raises(InputError, match="demo does not fit a single file"):
         preflight.run(own)
     preflight.check(settings_for("lora", Path("demo"), image_folder, tmp_path / "run", save_model_as="safetensors"))
+
+
+def test_another_autoencoder_fits_too_or_is_refused_before_the_first_step(bases, image_folder, tmp_path):
+    vae = shutil.copytree(bases / "sd15/vae", tmp_path / "vae")
+    family = prepared(settings(bases, image_folder, tmp_path / "run", "sd15", vae=str(vae)))[0].family
+    assert layout_of(family).config.name == "sd15"
+    change(vae / "config.json", scaling_factor=0.13025)
+    with pytest.raises(InputError, match="scaling_factor of its vae is 0.13025, not 0.18215"):
+        prepared(settings(bases, image_folder, tmp_path / "run", "sd15", vae=str(vae)))
 
 
 def test_a_resumed_run_keeps_the_form_of_its_result(bases, image_folder, tmp_path):

@@ -46,7 +46,7 @@ def is_telling(name: str) -> bool:
 
 def telling(folder: Path) -> dict[str, list[str]]:
     """The telling words in the name or the bytes of each file in and below a folder."""
-    words = [FOLDER, USER, HOST, "photos of me", "class of us", "trips", *filter(is_telling, [os.uname().nodename])]
+    words = [FOLDER, USER, HOST, "photos of me", "class of us", "of mine", "trips", *filter(is_telling, [os.uname().nodename])]
     found = {}
     for path in (path for path in sorted(folder.rglob("*")) if path.is_file()):
         name = path.relative_to(folder).as_posix()
@@ -88,6 +88,7 @@ def test_a_run_and_what_is_made_with_it_tell_nothing(kind, home, bases):
     common = {
         "max_train_steps": 2, "report_to": ("tensorboard",), "validation_prompt": ("sks dog <new>",), "sample_inference_steps": 1,
         "num_validation_images": 1, "validation_steps": 2, "latents_cache_dir": str(home / "cache"), "save_steps": 1,
+        "vae": str(shutil.copytree(home / "base/vae", home / "of mine/other_vae")),
     }  # fmt: skip
     if method != "textual_inversion":
         classes = str(write_images(home / "class of us", 2))

@@ -15,7 +15,7 @@ from customize.adapters import Adapter
 from customize.data.batches import Batch, Dataset, PriorDistillation, PriorPreservation
 from customize.data.examples import Example
 from customize.families.base import Family
-from customize.families.source import Source
+from customize.families.model_file import layout_of
 from customize.families.trigger_words import any_calls
 from customize.methods import words
 from customize.methods.dreambooth_settings import DreamBoothSettings
@@ -32,7 +32,8 @@ from customize.weights import init_weights, model_spec
 def prepare(settings: DreamBoothSettings, context: MethodContext) -> TrainingSetup:
     """Images, and captions where neither text encoder nor words learn, are encoded once; missing class images are generated
     first."""
-    refuse_single_file(settings, context.family)
+    if settings.writes_model_file:
+        layout_of(context.family)  # raises where it has none: one on the hub, or with another autoencoder, is not checked before
     family, captions = context.family.to(context.device), captions_of(context.examples.instances)
     class_examples = context.complete_class_images(settings) if settings.prior_preservation == "images" else ()
     init_weights.into_base(settings, family)
@@ -49,13 +50,6 @@ def prepare(settings: DreamBoothSettings, context: MethodContext) -> TrainingSet
     method.images = model_spec.Images.of(example.captions for example in context.examples.instances)
     context.place(method)
     return TrainingSetup(method, dataset, method.condition, class_examples)
-
-
-def refuse_single_file(settings: DreamBoothSettings, family: Family) -> None:
-    """Raises InputError if the result is to be a single file, and the base model does not fit one. Only a model on the hub gets
-    here: others are refused before they are loaded."""
-    if settings.writes_model_file and family.source.is_dir():
-        family.spec.refuse_single_file(Source(family.name, family.source))
 
 
 def dataset_of(settings: DreamBoothSettings, context: MethodContext, class_examples: Sequence[Example]) -> Dataset:
