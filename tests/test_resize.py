@@ -131,6 +131,67 @@ def test_a_known_architecture_needs_no_base(tmp_path):
     assert run("resize", path, tmp_path / "out.safetensors", "--rank", 1) == 0
 
 
+# merge
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Two LoRAs for Stable Diffusion 1.x that share a module, and a LoHa."""
+    folder = tmp_path_factory.mktemp("two")
+    q, k = (f"down_blocks.1.attentions.0.transformer_blocks.0.attn1.{name}" for name in ("to_q", "to_k"))
+    text = "encoder.layers.3.mlp.fc1"
+    first = File(1).lora({q: (640, 640), text: (3072, 768)}, alpha=lambda i: 2.0)
+    second = File(2).lora({q: (640, 640), k: (640, 640)}, diffusers, ("lora_A.weight", "lora_B.weight"), rank=lambda i: 3)
+    a, b, c, d = (File(3).random(*size) for size in ((640, 2), (2, 640), (640, 2), (2, 640)))
+    third = File(
+        3,
+        {
+            f"{kohya(k)}.{name}": tensor
+            for name, tensor in zip(("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"), (a, b, c, d), strict=True)
+        },
+    )
+    third.changes[k] = (a.double() @ b.double()) * (c.double() @ d.double())
+    return [(file, file.write(folder / f"{i}.safetensors")) for i, file in enumerate((first, second, third))]
+
+
+def test_adapters_are_added_up_without_a_base_model(two, tmp_path, capsys):
+    (first, a), (second, b), (third, c) = two
+    out = tmp_path / "out.safetensors"
+    assert run("merge", f"{a}:0.5:-1", f"{b}:2", c, "--out", out) == 0
+    expected: dict[str, torch.Tensor] = {}
+    for file, scale in ((first, 0.5), (second, 2.0), (third, 1.0)):
+        for module, change in file.changes.items():
+            own = -1.0 if module.startswith("encoder.") else scale
+            expected[kohya(module)] = expected.get(kohya(module), 0) + own * change
+    assert_deltas(out, expected, 2e-5)
+    assert "3 files merged; 3 layers, ranks 4 to 7" in capsys.readouterr().out
+    assert run("merge", f"{a}:0.5:-1", f"{b}:2", c, "--out", tmp_path / "small.safetensors", "--rank", 2) == 0
+    stated = float(re.search(r"relative error (\S+)", capsys.readouterr().out)[1])
+    found = deltas(tmp_path / "small.safetensors")
+    lost = sum(float((found[name] - change).square().sum()) for name, change in expected.items())
+    assert stated == pytest.approx((lost / sum(float(change.square().sum()) for change in expected.values())) ** 0.5, rel=0.02)
+
+
+def test_an_adapter_that_fits_two_base_models_is_merged_with_one_that_fits_one(two, tmp_path):
+    module = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+    other = File(4).lora({module: (640, 1024)}).write(tmp_path / "2x.safetensors")
+    to_q = File(5).lora({module.replace("attn2.to_k", "attn1.to_q"): (640, 640)}).write(tmp_path / "both.safetensors")
+    assert run("merge", to_q, other, "--out", tmp_path / "out.safetensors") == 0
+    assert len(load_file(tmp_path / "out.safetensors")) == 6
+
+
+def test_adapters_of_different_base_models_are_not_merged(two, tmp_path, capsys):
+    module = "down_blocks.1.attentions.0.transformer_blocks.1.attn1.to_q"
+    other = File(4).lora({module: (640, 640)}).write(tmp_path / "xl.safetensors")
+    assert run("merge", two[0][1], other, "--out", tmp_path / "out.safetensors") == 2
+    text = capsys.readouterr().err
+    assert "SDXL" in text and "Stable Diffusion 1.x" in text and [each.name for each in tmp_path.iterdir()] == ["xl.safetensors"]
+    assert run("merge", two[0][1], f"{other}:0@0,1@0.5", "--out", tmp_path / "out.safetensors") == 2
+    assert "changes during denoising" in capsys.readouterr().err
+    assert run("merge", two[0][1], "--out", tmp_path / "folder", "--rank", 3) == 2
+    assert "rank: has an effect only where" in capsys.readouterr().err
+
+
 # extract
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from customize.cli.main import main, outcome
 from customize.cli.parser import Parser
+from customize.errors import InputError, Problem
 
 RESIZE = (
     "customize resize FILE OUT.safetensors (--rank N | --energy 0.95 | --sv_fro X | --sv_cumulative X | --sv_ratio X)",
@@ -18,8 +19,10 @@ EXTRACT = (
 MERGE = (
     "customize merge FILE[:SCALE] ... --out OUT [--base BASE]",
     "Writes learned weights at their scales into one model, as `infer.py --merge` does: a folder; or several LoRAs into one if\n"
-    "OUT ends with .safetensors; or a complete model in a single file with --save_model_as safetensors.",
+    "OUT ends with .safetensors; or a complete model in a single file with --save_model_as safetensors. LoRAs for Stable\n"
+    "Diffusion 1.x, 2.x and SDXL are merged into one without a base model.",
 )
+RANKS = ("rank", "energy", "sv_fro", "sv_cumulative", "sv_ratio")
 STATUS = "\nExit status: 0 done, 2 not done."
 
 
@@ -65,19 +68,18 @@ def extract(argv: Sequence[str]) -> int:
 
 def merge(argv: Sequence[str]) -> int:
     """Merge learned weights; return the exit status."""
-    made = Parser("customize merge", *MERGE, STATUS)
+    made = with_ranks(Parser("customize merge", *MERGE, STATUS))
     made.add_argument("files", metavar="FILE[:SCALE]", nargs="+", help="learned weights, as for infer.py --weights")
     made.add_argument("--out", "--merge", metavar="OUT", required=True, help="a folder or a .safetensors file")
-    made.add_argument(
-        "--base", "--pretrained_model_name_or_path", metavar="BASE", help="the base model, if the files do not name it"
-    )
-    made.add_argument("--layout", "--lora_format", metavar="NAME", help="of a LoRA, as in customize convert; default: diffusers")
+    made.add_argument("--base", "--pretrained_model_name_or_path", metavar="BASE", help="the base model, for a model")
+    made.add_argument("--layout", "--lora_format", metavar="NAME", help="of a LoRA, as in customize convert")
     made.add_argument("--save_model_as", choices=("diffusers", "safetensors"), help="a complete model as folder or single file")
-    made.add_argument("--save_precision", choices=("fp32", "fp16", "bf16"), help="number format of a model; default: fp32")
-    made.add_argument("--overwrite", "--overwrite_output_dir", action="store_true", help="replace what this program wrote before")
+    made.add_argument("--save_precision", choices=("fp32", "fp16", "bf16"), help="number format; default: fp32")
 
     def work() -> int:
         given = made.read(argv)
+        if given.base is None and given.save_model_as is None and given.out.endswith(".safetensors"):
+            return merge_adapters(given)
         flags = ["--weights", *given.files, "--merge", given.out]
         precision = {"fp32": "no"}.get(given.save_precision, given.save_precision)
         own = {"pretrained_model_name_or_path": given.base, "lora_format": given.layout, "save_model_as": given.save_model_as}
@@ -86,9 +88,31 @@ def merge(argv: Sequence[str]) -> int:
         from customize.inference.run import command
         from customize.settings.inference import InferenceSettings
 
+        refuse_ranks(given)
         return main(InferenceSettings, command.run, flags + ["--overwrite_output_dir"] * given.overwrite, command.check)
 
     return answered(made, argv, work)
+
+
+def merge_adapters(given) -> int:
+    """Merge adapters into one LoRA without a base model."""
+    from customize.settings.scale import path_and_scale
+    from customize.weights.tools.joining import join
+
+    try:
+        weights = [path_and_scale(each) for each in given.files]
+    except ValueError as error:
+        raise InputError(Problem("FILE[:SCALE]", str(error), "give a path, a colon and a number")) from error
+    choice = choice_of(given) if any(getattr(given, name) is not None for name in RANKS) else None
+    join(weights, Path(given.out), choice, given.layout or "kohya", given.save_precision or "fp32", given.overwrite)
+    return 0
+
+
+def refuse_ranks(given) -> None:
+    """Raises InputError for flags that have no effect on a model."""
+    if names := [name for name in RANKS if getattr(given, name) is not None]:
+        what = "has an effect only where adapters become one LoRA without a base model"
+        raise InputError(Problem(" and ".join(names), what, "leave it out, or leave out base and name a .safetensors file"))
 
 
 def with_ranks(made: Parser) -> Parser:
@@ -98,7 +122,7 @@ def with_ranks(made: Parser) -> Parser:
     made.add_argument("--sv_fro", metavar="X", type=float, help="part of the norm that is kept, as in kohya's resize_lora.py")
     made.add_argument("--sv_cumulative", metavar="X", type=float, help="part of the sum of singular values that is kept")
     made.add_argument("--sv_ratio", metavar="X", type=float, help="singular values above the largest divided by this are kept")
-    made.add_argument("--overwrite", action="store_true", help="replace a file that this program wrote before")
+    made.add_argument("--overwrite", "--overwrite_output_dir", action="store_true", help="replace what this program wrote before")
     return made
 
 
@@ -106,7 +130,7 @@ def choice_of(given):
     """The choice of ranks that the arguments make."""
     from customize.weights.tools.ranks import Choice
 
-    return Choice(given.rank, given.energy, given.sv_fro, given.sv_cumulative, given.sv_ratio)
+    return Choice(*(getattr(given, name) for name in RANKS))
 
 
 def answered(made: Parser, argv: Sequence[str], work) -> int:

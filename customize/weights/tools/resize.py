@@ -39,7 +39,10 @@ def resize(
     layout: one of `LAYOUTS`, default that of the file; base: a base model of the adapter's architecture, where its modules are
     not those of a known one; precision: None for that of the file.
     """
-    problems = [*choice.problems(), *output.in_the_way(target, [source], overwrite)]
+    problems, sources = list(choice.problems()), [source]
+    if source.is_dir():
+        sources += source.glob("*.safetensors")
+    problems += output.in_the_way(target, sources, overwrite)
     if layout is not None and layout not in LAYOUTS:
         problems.append(Problem(LAYOUT, f"{printable(layout)} is unknown", f"choose one of: {', '.join(LAYOUTS)}"))
     try:
