@@ -2,10 +2,10 @@
 
     python benchmarks/layout_readers.py REFERENCES [LAYOUT ...]
 
-REFERENCES holds checkouts named ComfyUI, sd-scripts, InvokeAI, sdnext and stable-diffusion-webui, of which those that are missing
-are left out; diffusers is the installed one. For each base model, kind of file and layout (default: diffusers, kohya) it prints
-how many of the file's tensors each program finds a module for, and for ComfyUI, whose code computes weights without a model, the
-largest difference from W + alpha / rank B A. Modules that these programs import and that are not needed are mocks.
+REFERENCES holds checkouts named ComfyUI, sd-scripts, LyCORIS (needs sd-scripts), InvokeAI, sdnext and stable-diffusion-webui, of
+which those that are missing are left out; diffusers is the installed one. For each base model, kind of file and layout (default:
+diffusers, kohya) it prints how many of the file's tensors each program finds a module for, and for those whose code computes
+weights without a model the largest difference from alpha / rank B A. Modules that they import and do not need here are mocks.
 """
 
 import json
@@ -199,30 +199,75 @@ class WithTextModel(nn.Module):
         self.text_model = text_model
 
 
-def kohya(root: Path) -> Read:
-    """Its network, made of the file for its own UNets on the meta device."""
+def networks_of_kohya(root: Path) -> Callable[[Architecture], tuple[Any, nn.Module]]:
+    """Text encoders and UNet of an architecture, in the classes of kohya's scripts, on the meta device."""
     sys.path.insert(0, str(root))
     sys.modules["library.utils"] = MagicMock()
-    import networks.lora as lora  # pyrefly: ignore
     from library.original_unet import UNet2DConditionModel  # pyrefly: ignore
     from library.sdxl_original_unet import SdxlUNet2DConditionModel  # pyrefly: ignore
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    def read(architecture: Architecture, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
+    def made(architecture: Architecture) -> tuple[Any, nn.Module]:
         folder = CONFIGS / FOLDERS[architecture.title]
         configs = {part: json.loads((folder / part / "config.json").read_text()) for part in architecture.shapes}
-        heads, width, linear = (
-            configs["unet"].get(name) for name in ("attention_head_dim", "cross_attention_dim", "use_linear_projection")
-        )
+        unet = configs.pop("unet")
         with torch.device("meta"):
-            text: Any = [WithTextModel(CLIPTextModel(CLIPTextConfig(**configs[part]))) for part in list(configs)[1:]]
-            is_xl = len(text) > 1
-            unet = SdxlUNet2DConditionModel() if is_xl else UNet2DConditionModel(64, heads, width, bool(linear))
-            text = text if is_xl else text[0]
+            text = [WithTextModel(CLIPTextModel(CLIPTextConfig(**config))) for config in configs.values()]
+            if len(text) > 1:
+                return text, SdxlUNet2DConditionModel()
+            sizes = unet["attention_head_dim"], unet["cross_attention_dim"], bool(unet.get("use_linear_projection"))
+            return text[0], UNet2DConditionModel(64, *sizes)
+
+    return made
+
+
+def by_formula(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """alpha / rank B A of a module in kohya's layout, as a matrix in float64."""
+    up, down = (tensors[f"{name}.lora_{side}.weight"].double().flatten(1) for side in ("up", "down"))
+    return float(tensors[f"{name}.alpha"]) / len(down) * up @ down
+
+
+def kohya(root: Path) -> Read:
+    """Its network, made of the file for its own UNets; the changes of all weights."""
+    made = networks_of_kohya(root)
+    import networks.lora as lora  # pyrefly: ignore
+
+    def read(architecture: Architecture, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
+        text, unet = made(architecture)
+        with torch.device("meta"):
             network, weights = lora.create_network_from_weights(1.0, None, None, text, unet, dict(tensors), for_inference=True)
         network.apply_to(text, unet, any("lora_te" in name for name in tensors), True)
         result = network.load_state_dict(weights, strict=False, assign=True)
-        return len(tensors) - len(result.unexpected_keys), f"{len(result.missing_keys)} missing" if result.missing_keys else ""
+        own = {
+            module.lora_name: module.get_weight().detach().flatten(1)
+            for module in network.unet_loras + network.text_encoder_loras
+        }
+        gap = max((float((each - by_formula(tensors, name)).abs().max()) for name, each in own.items()), default=0.0)
+        remark = f"{len(result.missing_keys)} missing" if result.missing_keys else f"{gap:.0e}" if own else ""
+        return len(tensors) - len(result.unexpected_keys), remark
+
+    return read
+
+
+def lycoris(root: Path) -> Read:
+    """Its network, made of the file for kohya's UNets; the changes of all weights."""
+    made = networks_of_kohya(root.parent / "sd-scripts")
+    sys.path.insert(0, str(root))
+    sys.modules["toml"] = MagicMock()
+    import lycoris.kohya  # pyrefly: ignore
+
+    lycoris.kohya.logger.disabled = True
+
+    def read(architecture: Architecture, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
+        text, unet = made(architecture)
+        network, _ = lycoris.kohya.create_network_from_weights(1.0, None, None, text, unet, dict(tensors), for_inference=True)
+        own = {module.lora_name: module for module in network.unet_loras + network.text_encoder_loras}
+        used = sum(name.partition(".")[0] in own for name in tensors)
+        if any("dora_scale" in name for name in tensors):
+            return used, ""
+        changes = {name: module.get_diff_weight()[0].detach().flatten(1) for name, module in own.items()}
+        gap = max((float((each - by_formula(tensors, name)).abs().max()) for name, each in changes.items()), default=0.0)
+        return used, f"{gap:.0e}" if own else ""
 
     return read
 
@@ -248,6 +293,7 @@ def diffusers() -> Read:
 
 PROGRAMS = {
     "ComfyUI": comfyui, "InvokeAI": invokeai, "stable-diffusion-webui": a1111, "sdnext": sdnext, "sd-scripts": kohya,
+    "LyCORIS": lycoris,
 }  # fmt: skip
 
 
