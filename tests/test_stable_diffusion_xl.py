@@ -119,23 +119,20 @@ def test_text_to_image_equals_stock(name, theirs, family):
 
 
 @torch.no_grad()
-def test_image_to_image_and_inpainting_equal_stock(theirs, family):
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("kind", [StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline])
+def test_image_to_image_and_inpainting_equal_stock(kind, name, theirs, family):
     random = np.random.default_rng(0)
     image = Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8))
     mask = Image.fromarray(np.repeat([[0] * 8 + [255] * 8], 16, 0).astype(np.uint8))
-    options = {"num_inference_steps": 6, "strength": 0.5}
-    pipeline = Pipeline(family)
-    given = {"generator": torch.Generator().manual_seed(3), "guidance_scale": 7.5, "output_type": "latent", "image": image}
-    found = pipeline.generate(PROMPT, image=image, seeds=3, output_type="latent", **options)
-    expected = quiet(StableDiffusionXLImg2ImgPipeline(**theirs.components, add_watermarker=False))(
-        PROMPT, **given, **options
-    ).images
-    assert (found - expected).abs().max() < 1e-4
-    found = pipeline.generate(PROMPT, image=image, mask_image=mask, seeds=3, output_type="latent", **options)
-    given |= {"generator": torch.Generator().manual_seed(3), "mask_image": mask, "height": 16, "width": 16}
-    expected = quiet(StableDiffusionXLInpaintPipeline(**theirs.components, add_watermarker=False))(
-        PROMPT, **given, **options
-    ).images
+    given = {"image": image, "num_inference_steps": 6, "strength": 0.5, "output_type": "latent"}
+    sizes = {}
+    if kind is StableDiffusionXLInpaintPipeline:
+        given["mask_image"], sizes = mask, {"height": 16, "width": 16}
+    found = Pipeline(family).generate(PROMPT, seeds=3, scheduler=name, **given)
+    scheduler = make_scheduler(family.scheduler, name, spec=family.spec)
+    again = quiet(kind(**{**theirs.components, "scheduler": scheduler}, add_watermarker=False))
+    expected = again(PROMPT, generator=torch.Generator().manual_seed(3), guidance_scale=7.5, **given, **sizes).images
     assert (found - expected).abs().max() < 1e-4
 
 
