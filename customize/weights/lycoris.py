@@ -20,7 +20,7 @@ class Changed:
 
     def __init__(self, module: nn.Module, name: str):
         self.module, self.name = module, name
-        self.base: Tensor = getattr(module, name).detach().float().clone()
+        self.base: Tensor = getattr(module, name).detach().clone()
         self.terms: dict[str, Terms] = {}
         self.scales: dict[str, float] = {}
 
@@ -33,7 +33,7 @@ class Changed:
         """Sets the scale of one adapter."""
         self.scales[adapter] = scale
         parameter = getattr(self.module, self.name)
-        total = base = self.base.to(parameter.device)
+        total = base = self.base.to(parameter.device).float()
         for name, terms in self.terms.items():
             if self.scales[name]:
                 own = {kind: tensor.to(parameter.device) for kind, tensor in terms.items()}

@@ -26,6 +26,8 @@ def rotated(terms: Terms, base: Tensor, scale: float) -> Tensor:
     rows. At a scale s each R is s R + (1 - s) I, as in both programs, and rescale is 1 + s (rescale - 1).
     """
     blocks = terms["oft_blocks"].float()
+    if blocks.dim() not in (3, 4):
+        raise ValueError("neither blocks nor stages of blocks")
     skew = blocks - blocks.mT
     if (bound := float(terms["alpha"]) * len(base) if "alpha" in terms else 0.0) > 0:
         skew = skew * (bound / (skew.norm() + 1e-8)).clamp(max=1)
