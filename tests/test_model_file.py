@@ -253,6 +253,15 @@ def test_they_are_refused_before_anything_is_loaded(image_folder, tmp_path, monk
     preflight.check(settings_for("lora", Path("demo"), image_folder, tmp_path / "run", save_model_as="safetensors"))
 
 
+def test_a_model_of_the_user_is_never_replaced(bases, image_folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / MODEL).write_bytes(b"mine")
+    for more in ({}, {"overwrite_output_dir": True}, {"resume_from_checkpoint": "latest"}):
+        with pytest.raises(InputError, match=MODEL):
+            preflight.check(settings(bases, image_folder, tmp_path / "run", **more))
+    assert (tmp_path / "run" / MODEL).read_bytes() == b"mine"
+
+
 def test_another_autoencoder_fits_too_or_is_refused_before_the_first_step(bases, image_folder, tmp_path):
     vae = shutil.copytree(bases / "sd15/vae", tmp_path / "vae")
     family = prepared(settings(bases, image_folder, tmp_path / "run", "sd15", vae=str(vae)))[0].family
