@@ -129,7 +129,7 @@ def test_an_autoencoder_of_another_scale_is_refused(tiny_epsilon, tmp_path):
         locate_autoencoder(str(tmp_path / "vae"))
 
 
-def test_an_inpainting_model_in_one_file_arrives_bit_equal_and_cannot_be_trained(sd15, load, small_configs, tmp_path):  # noqa: F811
+def test_an_inpainting_model_in_one_file_arrives_bit_equal_and_can_be_trained(sd15, load, small_configs, tmp_path):  # noqa: F811
     pipeline, tensors = sd15
     first = ldm_header.FIRST
     wide = torch.randn(tensors[first].shape[0], 9, 3, 3)
@@ -143,8 +143,7 @@ def test_an_inpainting_model_in_one_file_arrives_bit_equal_and_cannot_be_trained
         torch.testing.assert_close(
             family.predict(*inputs[:2], conditioning(inputs[2])).prediction, expected.eval()(*inputs).sample, rtol=0, atol=1e-4
         )
-    problem = STABLE_DIFFUSION.not_trainable(Source("x", file=tmp_path / "x.safetensors"))
-    assert problem and "takes 9 channels" in problem.what and "x.safetensors" in problem.what
+    assert STABLE_DIFFUSION.not_trainable(Source("x", file=tmp_path / "x.safetensors")) is None
 
 
 @pytest.mark.parametrize("seed", [2**32 - 1, 2**32, 2**63, 2**64 - 2])

@@ -84,7 +84,7 @@ def test_weights_in_half_precision_and_in_shards(tiny_epsilon, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changed", "words"), [({"time_cond_proj_dim": 32}, "latent consistency model"), ({"in_channels": 9}, "for inpainting")]
+    ("changed", "words"), [({"time_cond_proj_dim": 32}, "latent consistency model"), ({"in_channels": 5}, "for depth-to-image")]
 )
 def test_unusable_initial_weights_are_reported(tmp_path, changed, words):
     (tmp_path / "unet").mkdir()

@@ -29,7 +29,8 @@ class Batch:
 
     latents, noise: [B, C, H, W]; timesteps: [B]; loss_weights: [B], float32, the factor of each sample's loss;
     is_prior: [B], bool, true for the samples of prior preservation; crops: the part of its image that each sample shows;
-    names: the image behind each sample, for messages; positions: that of each sample in the step's global batch.
+    extra_channels: [B, K, H, W], further channels of the denoiser's input, K = 0 for none; names: the image behind each sample,
+    for messages; positions: that of each sample in the step's global batch.
     """
 
     latents: Tensor
@@ -39,6 +40,7 @@ class Batch:
     loss_weights: Tensor
     is_prior: Tensor
     crops: tuple[Crop, ...]
+    extra_channels: Tensor
     names: tuple[str, ...]
     positions: tuple[int, ...]
 
@@ -75,6 +77,16 @@ class Dataset(Protocol):
         step: the number of the draw, which is the step as long as no draw was skipped. A batch has `to(device)`, `names`
         and `positions`, one for each of its samples; a position may occur more than once.
         """
+        ...
+
+
+class ImageDataset(Dataset, Protocol):
+    """Samples of images: `LatentDataset`, or one that adds to its samples."""
+
+    images: Sequence["CachedImage"]
+
+    def probe(self, number: int) -> Batch:
+        """Fixed samples of one shape that do not depend on the draws of the steps."""
         ...
 
 
@@ -163,6 +175,7 @@ class LatentDataset:
             loss_weights=self.loss_weights(timesteps),
             is_prior=torch.zeros(len(positions), dtype=torch.bool),
             crops=tuple(self.images[index].crops[variant] for index, variant in drawn),
+            extra_channels=noise[:, :0],
             names=tuple(image.name for image in images),
             positions=tuple(positions),
         )
@@ -183,6 +196,7 @@ class LatentDataset:
             loss_weights=torch.ones(number),
             is_prior=torch.zeros(number, dtype=torch.bool),
             crops=tuple(image.crops[image.first] for image in images),
+            extra_channels=torch.zeros(number, 0, *shape[1:]),
             names=tuple(image.name for image in images),
             positions=tuple(places),
         )
@@ -222,7 +236,7 @@ def is_alike(image: CachedImage, other: CachedImage) -> bool:
 class PriorPreservation:
     """Prior preservation (DreamBooth, equation 2): beside each sample of the subject one of the class, weighted."""
 
-    def __init__(self, subject: LatentDataset, of_class: LatentDataset, prior_loss_weight: float):
+    def __init__(self, subject: ImageDataset, of_class: ImageDataset, prior_loss_weight: float):
         self.subject, self.of_class, self.prior_loss_weight = subject, of_class, prior_loss_weight
 
     def probe(self, number: int) -> Batch:
@@ -238,7 +252,7 @@ class PriorPreservation:
 class PriorDistillation:
     """Prior preservation by the base model as teacher: the same noisy latents once more, under the class prompt, weighted."""
 
-    def __init__(self, subject: LatentDataset, class_prompt: str, prior_loss_weight: float):
+    def __init__(self, subject: ImageDataset, class_prompt: str, prior_loss_weight: float):
         self.subject, self.class_prompt, self.prior_loss_weight = subject, class_prompt, prior_loss_weight
 
     def probe(self, number: int) -> Batch:

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -203,9 +209,10 @@ class StableDiffusion:
             return load_network(type(network), model / name, name).eval()
         return load_scheduler(model) if name == "scheduler" else load_tokenizer(model, name)
 
-    def pipeline(self) -> StableDiffusionPipeline:
+    def pipeline(self) -> StableDiffusionPipeline | StableDiffusionInpaintPipeline:
         """diffusers' pipeline of these components (not copies), without a safety checker."""
-        return StableDiffusionPipeline(
+        kind = StableDiffusionInpaintPipeline if self.takes_mask else StableDiffusionPipeline
+        return kind(
             vae=self.vae, text_encoder=self.text_encoder, tokenizer=self.tokenizer, unet=self.unet,
             scheduler=self.scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
         )  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionXLInpaintPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -130,11 +130,12 @@ class StableDiffusionXL(StableDiffusion):
         output = self.unet(noisy_latents, timesteps, hidden_states, added_cond_kwargs=added, return_dict=False)[0]
         return DenoiserOutput(output)
 
-    def pipeline(self) -> StableDiffusionXLPipeline:
+    def pipeline(self) -> StableDiffusionXLPipeline | StableDiffusionXLInpaintPipeline:
         """diffusers' own pipeline around these very components. Once saved and loaded, it reads the pooled text at the first end
         token, as `PenultimateEncoder` does: by SDXL's own configuration it would at the largest id, which a learned word has."""
         self.text_encoder_2.config.eos_token_id = self.tokenizer_2.eos_token_id
-        return StableDiffusionXLPipeline(
+        kind = StableDiffusionXLInpaintPipeline if self.takes_mask else StableDiffusionXLPipeline
+        return kind(
             vae=self.vae, text_encoder=self.text_encoder, text_encoder_2=self.text_encoder_2, tokenizer=self.tokenizer,
             tokenizer_2=self.tokenizer_2, unet=self.unet, scheduler=self.scheduler, add_watermarker=False,
             force_zeros_for_empty_prompt=self.force_zeros,

@@ -102,6 +102,14 @@ class Pipeline:
         )[: len(request.seeds)]  # fmt: skip
         return latents if output_type == "latent" else task.finish(self.decode(latents, request.max_batch))
 
+    @property
+    def blank(self) -> dict[str, Image.Image]:
+        """The options with which an inpainting model generates a whole image from its prompt; none for any other model."""
+        if not self.family.takes_mask:
+            return {}
+        size = (self.family.resolution, self.family.resolution)
+        return {"image": Image.new("RGB", size), "mask_image": Image.new("L", size, 255)}
+
     def estimate(
         self,
         prompts: Sequence[Prompt],

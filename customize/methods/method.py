@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from customize.data.batches import Batch, Dataset, LatentDataset
+from customize.data.batches import Batch, Dataset, ImageDataset
 from customize.data.examples import Example, Examples
 from customize.diffusion import losses, predictions
 from customize.families.base import Family
@@ -110,7 +110,8 @@ class DenoisingMethod(Method):
 
     def prediction(self, batch: Batch) -> Tensor:
         """The denoiser's output [B, C, H, W] for the noisy latents of the batch."""
-        return self.family.predict(self.noisy_latents(batch), batch.timesteps, self.conditioning(batch)).prediction
+        inputs = torch.cat([self.noisy_latents(batch), batch.extra_channels], 1)
+        return self.family.predict(inputs, batch.timesteps, self.conditioning(batch)).prediction
 
     def conditioning(self, batch: Batch) -> Conditioning:
         """The conditioning of each sample on its prompt and, where the family takes them, on the sizes of its image."""
@@ -164,7 +165,7 @@ class MethodContext(Protocol):
         """The device on which the run trains."""
         ...
 
-    def encode_images(self, stream: str, examples: Sequence[Example]) -> LatentDataset:
+    def encode_images(self, stream: str, examples: Sequence[Example]) -> ImageDataset:
         """Samples of these examples; each crop that the run will draw is encoded once. stream: names their random draws."""
         ...
 

@@ -55,6 +55,7 @@ def complete(settings, family: Family, resolution: int) -> tuple[Example, ...]:
             clip_skip=settings.clip_skip,
             height=resolution,
             width=resolution,
+            **pipeline.blank,
         )
         for name, image in zip(batch, images, strict=True):
             if name in todo:

@@ -14,6 +14,7 @@ from torch import Tensor
 from customize.data.batches import (
     CachedImage,
     EpochSampler,
+    ImageDataset,
     LatentDataset,
     SampleConfig,
     encode_crops,
@@ -22,6 +23,7 @@ from customize.data.batches import (
 from customize.data.crops import all_pixels, crop_of, variants
 from customize.data.examples import Example, Examples
 from customize.data.latents_cache import LatentsCache, NoCache
+from customize.data.random_masks import MaskedImages
 from customize.families import Source, load
 from customize.families.base import Family, Placement
 from customize.families.files.autoencoder import load_autoencoder, locate_autoencoder
@@ -116,8 +118,9 @@ class RunContext:
         settings = self.settings
         return SampleConfig(settings.seed, self.global_batch, settings.caption_dropout, settings.noise_offset, settings.snr_gamma)
 
-    def encode_images(self, stream: str, examples: Sequence[Example]) -> LatentDataset:
-        """Samples of these examples. Each crop that the run will draw, and that is not cached, is encoded once."""
+    def encode_images(self, stream: str, examples: Sequence[Example]) -> ImageDataset:
+        """Samples of these examples. Each crop that the run will draw, and that is not cached, is encoded once; for an inpainting
+        model, masked ones are encoded in the steps."""
         settings, family, cache = self.settings, self.family, self.latents_cache
         resolution, interpolation = self.resolution, settings.image_interpolation_mode
         cuts = [
@@ -147,7 +150,8 @@ class RunContext:
             CachedImage(example.name, example.captions, own, [crop_of(example, cut, resolution) for cut in its_cuts])
             for example, own, its_cuts in zip(examples, of_image, cuts, strict=True)
         ]
-        return LatentDataset(family, self.sample_config, sampler, images)
+        dataset = LatentDataset(family, self.sample_config, sampler, images)
+        return MaskedImages(dataset, read_pixels, self.device) if family.takes_mask else dataset
 
     def encode_captions(self, captions: Iterable[str], min_chunks: int) -> Condition:
         """Looks up the conditioning of these captions, of validation prompts and of the empty prompt, each encoded once; the
@@ -208,7 +212,9 @@ def release_unused(settings, family: Family, method: Method) -> None:
     images nor its result. They keep their names and shapes, on the meta device."""
     if settings.trains_whole_networks:  # and saves the others with them
         return
-    needed = [*method.children(), *([family.components.get("vae")] if settings.validation_prompt != () else [])]
+    needed = list(method.children())
+    if settings.validation_prompt != () or family.takes_mask:
+        needed.append(family.components.get("vae"))
     for network in family.components.values():
         if network not in needed:
             network.to("meta")

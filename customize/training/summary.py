@@ -12,6 +12,7 @@ from customize.inference.run.base_summary import Rows, base_rows, device_rows
 from customize.next_command import command_line
 from customize.printable import printable
 from customize.settings.validation_prompts import MOST_WORDS, are_made, images_per_prompt
+from customize.storage.json_files import read_object
 from customize.storage.run_folder import BEFORE_AFTER, INDEX, KOHYA_LORA, LORA, MODEL, SAMPLES
 
 
@@ -83,7 +84,7 @@ def finished(settings, folder: Path, files: Sequence[Path], source: Source, num_
     yield "learned", printable(f"{settings.subject} from {number} in {units.count(steps, 'step')}, {took}")
     yield from next_rows(settings, folder)
     if source.name != "demo" and settings.read_by_others:
-        yield from (("elsewhere", text) for text in elsewhere(folder, files, spec_of(source).pipeline))
+        yield from (("elsewhere", text) for text in elsewhere(folder, files))
 
 
 def next_rows(settings, folder: Path) -> Rows:
@@ -96,10 +97,11 @@ def next_rows(settings, folder: Path) -> Rows:
     yield "next", command_line("infer.py", weights=folder, prompt=prompt, num_images=4, **options)
 
 
-def elsewhere(folder: Path, files: Sequence[Path], pipeline: str) -> Iterator[str]:
-    """How to use the result in other programs. pipeline: diffusers' class for this base model."""
+def elsewhere(folder: Path, files: Sequence[Path]) -> Iterator[str]:
+    """How to use the result in other programs."""
     names = {file.name for file in files}
     if INDEX in names:
+        pipeline = read_object(folder / INDEX).get("_class_name", "DiffusionPipeline")
         yield printable(f"diffusers: {pipeline}.from_pretrained({str(folder)!r})")
     elif MODEL in names:
         yield printable(f"copy {folder / MODEL} to ComfyUI/models/checkpoints or stable-diffusion-webui/models/Stable-diffusion")

@@ -93,6 +93,7 @@ class ValidationImages:
             scheduler=settings.validation_scheduler,
             height=settings.resolution,
             width=settings.resolution,
+            **self.pipeline.blank,
         )
 
     def save(self, images: dict[str, list[Image.Image]], step: int) -> None:

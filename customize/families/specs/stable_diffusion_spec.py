@@ -134,7 +134,7 @@ class StableDiffusionSpec(FamilySpec):
             return None
 
     def not_trainable(self, source: Source) -> Problem | None:
-        """A problem for latent consistency models, and for UNets with additional input channels."""
+        """A problem for latent consistency models, and for UNets with other input channels than those of inpainting."""
         if source.file:
             unet = {"in_channels": self.layout(source).channels}
         elif source.folder:
@@ -144,7 +144,7 @@ class StableDiffusionSpec(FamilySpec):
         if unet.get("time_cond_proj_dim") is not None:
             kind = "a latent consistency model (LCM): its UNet was distilled with the guidance scale as an input"
             remedy = "train on the model that it was distilled from, and use the result with this one in infer.py"
-        elif (channels := unet.get("in_channels", 4)) != 4:
+        elif (channels := unet.get("in_channels", 4)) not in (4, 9):
             kind = f"Stable Diffusion for {CHANNELS.get(channels, 'another task')}: its UNet takes {channels} channels"
             remedy = "train on the text-to-image model of that version, and use the result with this one in infer.py"
         else:
