@@ -14,6 +14,7 @@ from customize.evaluation import verify_result
 from customize.families import load, locate
 from customize.families.base import Placement
 from customize.inference import load_pipeline
+from customize.methods import words
 from customize.training import model_card
 from customize.training.loop import Callback
 from customize.training.setup import computing_in, placement_of
@@ -182,3 +183,10 @@ def test_what_the_steps_do_not_need_leaves_memory_before_them(kind, base, image_
     assert held == {"unet": "cpu", "vae": "meta", **dict.fromkeys(encoders, "cpu" if trained else "meta")}
     drawn = load_pipeline(None, [(tmp_path / "run", 1.0)]).generate("a photo of dog", seeds=1, num_inference_steps=1)
     assert drawn[0].size == (16, 16)
+
+
+def test_the_report_on_vectors_does_not_depend_on_the_parts_of_the_vocabulary(base, image_folder, tmp_path, monkeypatch):
+    _, _, training = in_bf16("textual inversion", base, image_folder, tmp_path / "run")
+    whole = training.method.report()
+    monkeypatch.setattr(words, "PART", 7)
+    assert training.method.report() == whole and "nearest: toy" in whole

@@ -81,13 +81,11 @@ class Dataset(Protocol):
 
 
 class ImageDataset(Dataset, Protocol):
-    """Samples of images: `LatentDataset`, or one that adds to its samples."""
+    """Samples of images: `LatentDataset`, or one that adds to its samples. probe: fixed samples, see there."""
 
     images: Sequence["CachedImage"]
 
-    def probe(self, number: int) -> Batch:
-        """Fixed samples of one shape that do not depend on the draws of the steps."""
-        ...
+    def probe(self, number: int) -> Batch: ...
 
 
 @dataclass(frozen=True)
@@ -184,8 +182,7 @@ class LatentDataset:
         """Fixed samples of one shape that do not depend on the draws of the steps: noise levels and images are spread evenly;
         of each image the first crop that is cached, and the first caption."""
         places, shown = range(number), self.shown
-        images = [self.images[place % len(self.images)] for place in places]
-        images = [image if is_alike(image, shown) else shown for image in images]
+        images = [image if is_alike(image := self.images[place % len(self.images)], shown) else shown for place in places]
         stored = torch.stack([image.stored[image.first] for image in images])
         shape = self.family.latents.shape(stored)
         return Batch(

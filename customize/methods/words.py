@@ -21,6 +21,9 @@ from customize.storage.tensor_files import save_tensors
 from customize.weights import init_weights, model_spec
 from customize.weights.weight_file import PLACEHOLDER
 
+PART = 2048
+"""Rows of a vocabulary that are compared with learned vectors at a time."""
+
 
 def build(family: Family, settings, rate: str) -> "LearnedWords":
     """Adds the new words of `WordSettings`, which may be none, to a family's text encoders. rate: the setting of their learning
@@ -215,15 +218,17 @@ class EmbeddingReport:
 
 @torch.no_grad()
 def report(encoder: TextEncoder, start: Mapping[str, Tensor], rate: str, num_nearest: int = 4) -> EmbeddingReport:
-    """Compares the vectors of an encoder's words [N, D] with `start`, by `tensor_name`, and with the vocabulary [V, D]."""
-    table = encoder.embeddings.float().cpu()
+    """Compares the vectors of an encoder's words [N, D] with `start`, by `tensor_name`, and with the vocabulary [V, D], a part of it at
+    a time: in float32 SDXL's and its products with the vectors take gigabytes."""
+    parts = encoder.embeddings.cpu().split(PART)
     words = {index: word.removesuffix("</w>") for word, index in encoder.tokenizer.get_vocab().items()}
     found = []
     for placeholder, vectors in encoder.vectors.items():
         vectors, initial = vectors.detach().float().cpu(), start[encoder.tensor_name(placeholder)].cpu()
-        cosines, nearest = F.cosine_similarity(vectors[:, None], table[None], dim=-1).topk(num_nearest)
+        cosines = [F.cosine_similarity(vectors[:, None], part[None].float(), dim=-1) for part in parts]
+        cosines, nearest = torch.cat(cosines, 1).topk(num_nearest)
         for i, token in enumerate(encoder.placeholders[placeholder]):
             near = tuple(zip((words[j] for j in nearest[i].tolist()), cosines[i].tolist(), strict=True))
             found.append(VectorReport(token, vectors[i].norm().item(), (vectors[i] - initial[i]).norm().item(), near))
-    norms = table.norm(dim=-1)
+    norms = torch.cat([part.float().norm(dim=-1) for part in parts])
     return EmbeddingReport(norms.median().item(), norms.max().item(), tuple(found), encoder.embedding_key, rate)
