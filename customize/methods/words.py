@@ -218,8 +218,10 @@ class EmbeddingReport:
 
 @torch.no_grad()
 def report(encoder: TextEncoder, start: Mapping[str, Tensor], rate: str, num_nearest: int = 4) -> EmbeddingReport:
-    """Compares the vectors of an encoder's words [N, D] with `start`, by `tensor_name`, and with the vocabulary [V, D], a part of it at
-    a time: in float32 SDXL's and its products with the vectors take gigabytes."""
+    """Compares the vectors of an encoder's words [N, D] with `start`, by `tensor_name`, and with the vocabulary [V, D].
+
+    A part of the vocabulary at a time: SDXL's in float32, and its products with the vectors, take gigabytes.
+    """
     parts = encoder.embeddings.cpu().split(PART)
     words = {index: word.removesuffix("</w>") for word, index in encoder.tokenizer.get_vocab().items()}
     found = []
