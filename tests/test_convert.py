@@ -135,6 +135,17 @@ def test_the_alpha_of_each_layer_stays_its_scale(tmp_path):
         assert float(stable[name]) == pytest.approx(float(back[name]) * (rank**0.5 if "unet" in name else 1), rel=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.float16], ids=str)
+def test_alphas_in_another_format_than_the_weights_come_back(dtype, tmp_path):
+    tensors, _ = in_layout(LAYOUTS["kohya"], layers(SD1, True, dtype=torch.float16), KNOWN[SD1].networks, KNOWN[SD1].modules)
+    alphas = {name: torch.tensor(4, dtype=dtype) for name in tensors if name.endswith(".alpha")}
+    save_file(tensors | alphas, tmp_path / "a.safetensors")
+    for layout in ("diffusers", "diffusers-old"):
+        convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", layout, overwrite=True)
+        convert(tmp_path / "b.safetensors", tmp_path / "c.safetensors", "kohya", overwrite=True)
+        assert_same(tmp_path / "a.safetensors", tmp_path / "c.safetensors")
+
+
 def test_stock_diffusers_reads_alphas_from_the_configuration(tiny_epsilon, tmp_path):
     """A LoRA for another model than the known ones, with ranks and alphas per layer, in both layouts."""
     from diffusers import StableDiffusionPipeline

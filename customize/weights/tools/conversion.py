@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LAYOUT = "layout"
-STALE = (ADAPTER_METADATA, "format", "sshs_legacy_hash")
+ALPHA_FORMAT = "alpha_format"
+"""Metadata entry with the number format of alphas that became part of a configuration, where it is not the tensors' own."""
+STALE = (ADAPTER_METADATA, ALPHA_FORMAT, "format", "sshs_legacy_hash")
 """Metadata that another layout makes wrong: an adapter's configuration, and a hash of part of the file."""
 RENAMED = {*OF_KOHYA, *OF_PEFT}
 """Kinds of tensors whose names differ between layouts; all others have LyCORIS' names."""
@@ -179,6 +181,8 @@ def converted_adapter(file: LearnedFile, layout: str, base: str | None) -> "tupl
     layers = {place: layer_of(file, inside, place, tensors) for place in inside.found}
     note_alphas(layout, layers)
     written, metadata = in_layout(own, layers, architecture.networks, architecture.modules)
+    if not own.alphas:
+        metadata |= alpha_format(layers)
     again, names = sorted_among(written, spellings_of(architecture))
     lost = [".".join(place) for place in layers if place not in again]
     if lost := lost + sorted(written.keys() - {*names.values()}):
@@ -196,6 +200,17 @@ def note_alphas(layout: str, layers: "Mapping[Place, Mapping[str, Tensor]]") -> 
         events.note("alpha is not the rank: it is in the metadata, which ComfyUI and old versions of diffusers do not read")
 
 
+def alpha_format(layers: "Mapping[Place, Mapping[str, Tensor]]") -> dict[str, str]:
+    """The metadata entry by which alphas get their number format back, where another one would be chosen."""
+    from customize.adapters.lora_files import alpha_like
+
+    factors = [own for own in layers.values() if "A" in own]
+    found = {own["alpha"].dtype for own in factors}
+    if len(found) > 1 or all(own["alpha"].dtype == alpha_like(float(own["alpha"]), own["A"]).dtype for own in factors):
+        return {}
+    return {ALPHA_FORMAT: str(found.pop()).removeprefix("torch.")}
+
+
 def layer_of(file: LearnedFile, inside: Contents, place: Place, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """The tensors of one module by kind, or by the end of their names where all layouts agree; with an alpha beside factors."""
     from customize.adapters.lora_files import alpha_like
@@ -210,7 +225,12 @@ def layer_of(file: LearnedFile, inside: Contents, place: Place, tensors: "Mappin
         layer[kind if kind in RENAMED else name[len(stem) :]] = tensor
     if "A" in own and "alpha" not in own:
         scale = math.sqrt(len(own["A"])) if description.get("use_rslora") else 1
-        layer["alpha"] = alpha_like(scale * alpha_of(place[1], own, description), own["A"])
+        alpha = alpha_like(scale * alpha_of(place[1], own, description), own["A"])
+        recorded = {
+            str(each.dtype): each for each in (alpha.half(), alpha.bfloat16(), alpha.float(), alpha.double(), alpha.long())
+        }
+        named = recorded.get(f"torch.{file.header.metadata.get(ALPHA_FORMAT)}", alpha)
+        layer["alpha"] = named if float(named) == float(alpha) else alpha
     return layer
 
 
