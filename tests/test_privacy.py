@@ -19,6 +19,7 @@ from huggingface_hub.utils import filter_repo_objects
 from kit import settings_for, write_images
 from test_model_file import small_configs  # noqa: F401
 
+from customize.cli import convert
 from customize.inference.run import command
 from customize.settings.inference import InferenceSettings
 from customize.training import model_card, preflight
@@ -103,8 +104,16 @@ def test_a_run_and_what_is_made_with_it_tell_nothing(kind, home, bases):
         command.run(InferenceSettings(**given, vae=str(home / "base/vae"), output_dir=str(output), **more))
     merged = home / "merged/model"
     command.run(InferenceSettings(weights=(str(run),), merge=str(merged))) if method != "full" else None
+    places = [run, home / "images0", home / "images1", merged]
+    if method == "lora":
+        lora = f"{run}/pytorch_lora_weights.safetensors"
+        command.run(InferenceSettings(weights=(f"{lora}:0.5", f"{run}/pytorch_lora_weights_kohya.safetensors:0.5"),
+                                      merge=str(home / "shared/both.safetensors")))  # fmt: skip
+        given = [lora, str(home / "shared/converted.safetensors"), "--pretrained_model_name_or_path", str(home / "base")]
+        assert convert.main(given) == 0
+        places.append(home / "shared")
     assert len(list(home.rglob("*.png"))) > 6
-    found = {name: words for place in (run, home / "images0", home / "images1", merged) for name, words in telling(place).items()}
+    found = {name: words for place in places for name, words in telling(place).items()}
     assert "config.toml" in found and not [name for name in found if not name.startswith(PRIVATE)], found
 
 
