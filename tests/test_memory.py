@@ -6,7 +6,6 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from kit import prepared, settings_for, train_loop
-from models import tiny_stable_diffusion, tiny_stable_diffusion_xl
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -42,10 +41,9 @@ class WiderCopies(TorchDispatchMode):
         return found
 
 
-@pytest.fixture(scope="module", params=["1.5", "xl"])
-def base(request, tmp_path_factory) -> Path:
-    build = {"1.5": tiny_stable_diffusion, "xl": tiny_stable_diffusion_xl}[request.param]
-    return build(tmp_path_factory.mktemp("models") / request.param)
+@pytest.fixture
+def base(tiny_xl) -> Path:
+    return tiny_xl
 
 
 @pytest.fixture(autouse=True)
