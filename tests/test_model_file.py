@@ -23,14 +23,19 @@ from benchmarks.ldm_layout import to_ldm
 from customize.errors import InputError
 from customize.evaluation import run_integrity, verify_result
 from customize.families import load, locate
-from customize.families.files import autoencoder, ldm_header, original_layout, single_file
+from customize.families.base import Placement
+from customize.families.files import autoencoder, clip_tokenizer, ldm_header, original_layout, single_file
+from customize.families.files.clip_tokenizer import END
 from customize.families.files.ldm_header import CLIP, CLIP_G, CLIP_L, CONFIGS, OPEN_CLIP, UNET, VAE, Layout
+from customize.families.files.scheduler import load_scheduler
 from customize.families.files.single_file import original_tensors
 from customize.families.loading import CLASSES
 from customize.families.model_file import layout_of, save_model_file
 from customize.families.pipeline_folder import save_pipeline
 from customize.families.specs import recognised
+from customize.families.stable_diffusion import StableDiffusion
 from customize.families.stable_diffusion_xl import CLASSES as XL_CLASSES
+from customize.families.stable_diffusion_xl import StableDiffusionXL
 from customize.inference import load_pipeline
 from customize.inference.run import command
 from customize.settings.inference import InferenceSettings
@@ -327,3 +332,35 @@ def test_convert_there_and_back_is_bit_equal(version, bases, tmp_path):
     assert main([str(file), str(folder), "--overwrite"]) == 2 and main([str(file), str(tmp_path)]) == 2
     assert main([str(bases / version), str(tmp_path / "x.safetensors"), "--layout", "kohya"]) == 2
     assert not (tmp_path / "x.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_weight_of_the_real_architecture_is_read_back_and_by_stock(version, tmp_path, monkeypatch):
+    """In float16: 2 GB for 1.x and 2.x, 7 GB for SDXL, and as much memory three times."""
+    for module in (ldm_header, original_layout, autoencoder):
+        monkeypatch.setattr(module, "CONFIGS", CONFIGS)
+    monkeypatch.setattr(single_file, "clip_tokenizer", clip_tokenizer.clip_tokenizer)
+    networks = on_meta(version)
+    for network in networks.values():
+        network.to(torch.float16).to_empty(device="cpu")
+        for parameter in network.parameters():
+            parameter.data.normal_()
+    is_xl = version == "sdxl"
+    kind, stock = (StableDiffusionXL, StableDiffusionXLPipeline) if is_xl else (StableDiffusion, StableDiffusionPipeline)
+    pads = {"sd15": [END], "sd21": ["!"], "sdxl": [END, "!"]}[version]
+    tokenizers = {f"tokenizer{'_2' * number}": clip_tokenizer.clip_tokenizer(pad) for number, pad in enumerate(pads)}
+    family = kind("x", tmp_path, **networks, **tokenizers, scheduler=load_scheduler(CONFIGS / version))
+    file = written(tmp_path, family, "fp16")
+    again = load(locate(str(file)), Placement(dtype=torch.float16, in_float32=()))
+    assert all(tensor.dtype == torch.float16 for tensor in again.unet.state_dict().values())
+    assert_equal_modules(again, family)
+    del again
+    config = shutil.copytree(CONFIGS / version, tmp_path / "config")
+    family.pipeline().save_config(config)
+    theirs = stock.from_single_file(
+        str(file), config=str(config), local_files_only=True, torch_dtype=torch.float16, **tokenizers,
+        **({} if is_xl else {"safety_checker": None, "feature_extractor": None}),
+    )  # fmt: skip
+    file.unlink()  # pytest keeps the folders of three runs
+    assert_equal_modules(theirs, family)
