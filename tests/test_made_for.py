@@ -7,8 +7,10 @@ import torch
 from adapters_of_others import diffusers, kohya, processor
 from safetensors.torch import save_file
 
+from customize import families
 from customize.errors import InputError
 from customize.weights.learned_weights import find_learned
+from customize.weights.load_weights import add_embeddings, read_tensors
 
 TITLES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}
 KEY = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -84,3 +86,17 @@ def test_the_first_text_encoder_of_sdxl_is_not_taken_for_that_of_another(bases, 
     tensors = lora("lora_te1_text_model_encoder_layers_0_self_attn_q_proj", 768)
     save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, path)
     assert find_learned(str(bases[2048]), [(path, 1.0)]).files
+
+
+@pytest.mark.parametrize("tensors, title", [
+    ({"emb_params": 768}, "Stable Diffusion 1.x"), ({"emb_params": 1024}, "Stable Diffusion 2.x"),
+    ({"clip_l": 768, "clip_g": 1280}, "SDXL"), ({"emb_params": 5}, "another base model"),
+])  # fmt: skip
+def test_an_embedding_for_a_base_model_that_is_not_here_is_refused_by_name_when_it_is_loaded(
+    tiny_epsilon, tmp_path, tensors, title
+):
+    family = families.load(families.locate(str(tiny_epsilon)))
+    save_file({name: torch.zeros(2, width) for name, width in tensors.items()}, tmp_path / "toy.safetensors")
+    [file] = find_learned("someone/model", [(tmp_path / "toy.safetensors", 1.0)]).files
+    with pytest.raises(InputError, match=f"it was learned on {title}"):
+        add_embeddings(family, file, read_tensors(file))

@@ -44,7 +44,9 @@ def add_embeddings(family: Family, file: LearnedFile, tensors: dict[str, Tensor]
         try:
             own = vectors_by_encoder(family.text_encoders, {name: tensors[name] for name in names})
         except ValueError as error:
-            raise InputError(Problem(SETTING, f"{file.path}: {placeholder} {error}", other_base(file))) from error
+            made_for = family.spec.prompt_widths.get(sum({tensors[name].shape[-1] for name in names}), "another base model")
+            what = f"{file.path}: {placeholder} {error}; it was learned on {made_for}"
+            raise InputError(Problem(SETTING, what, other_base(file))) from error
         for encoder, each in zip(family.text_encoders, own, strict=True):
             encoder.add_tokens(placeholder, each.clone())
             vectors.append((encoder.vectors[placeholder], each))
