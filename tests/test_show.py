@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from kit import prepared, settings_for
 from safetensors.torch import save_file
 from test_convert import layers, written
 from test_layouts import KNOWN, SD1, SD2, XL, file_of
@@ -13,6 +14,8 @@ from test_layouts import KNOWN, SD1, SD2, XL, file_of
 from customize.adapters.lora_files import in_layout
 from customize.adapters.lora_layouts import LAYOUTS
 from customize.cli import commands
+from customize.storage.run_folder import KOHYA_LORA, LORA
+from customize.training import model_card
 
 
 def shown(capsys, *files, status: int = 0) -> str:
@@ -78,7 +81,8 @@ def test_embeddings_models_and_what_is_not_supported(tiny_epsilon, tmp_path, cap
     save_file({"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)}, tmp_path / "cat.safetensors")
     output = shown(capsys, tmp_path / "cat.safetensors", tiny_epsilon)
     assert "word  cat: vectors: 2 of width 1280, 2 of width 768" in output and "fits  SDXL" in output
-    assert "kind        complete model" in output and "predicts    epsilon" in output
+    assert "kind          complete model" in output and "predicts      epsilon" in output
+    assert "unet          " in output and "vae           " in output and "F32 (" in output
     save_file({"control_model.input_hint_block.0.weight": torch.ones(3)}, tmp_path / "b.safetensors")
     assert "kind  a ControlNet, which is not supported here" in shown(capsys, tmp_path / "b.safetensors")
     whole = {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(3), "first_stage_model.x": torch.ones(1)}
@@ -93,12 +97,14 @@ def test_embeddings_models_and_what_is_not_supported(tiny_epsilon, tmp_path, cap
     assert "the following arguments are required: FILE" in shown(capsys, status=2)
 
 
-def test_our_own_results(finished_run, capsys):
-    for name, layout in (("pytorch_lora_weights", "diffusers"), ("pytorch_lora_weights_kohya", "kohya")):
-        file = finished_run("lora").folder / f"{name}.safetensors"
-        found = as_json(capsys, file)
+def test_our_own_results(tiny_epsilon, image_folder, tmp_path, capsys):
+    settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run")
+    context, training = prepared(settings)
+    training.method.save(tmp_path, model_card.metadata(settings, training.method, context.family, 6))
+    for name in (LORA, KOHYA_LORA):
+        found = as_json(capsys, tmp_path / name)
         assert found["networks"]["unet"]["attention"]["alpha"] == [2.0] and found["networks"]["unet"]["attention"]["rank"] == [4]
-        assert found["trigger_words"] == ["a photo of sks dog"] and found["settings"]["rank"] == 4 and found["steps"] == 6, layout
+        assert found["trigger_words"] == ["a photo of sks dog"] and found["settings"]["rank"] == 4 and found["steps"] == 6, name
 
 
 def test_it_needs_no_torch(tmp_path):

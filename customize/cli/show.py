@@ -23,12 +23,17 @@ def main(argv: Sequence[str]) -> int:
 
 def run(argv: Sequence[str]) -> int:
     """Describe the files that the arguments name."""
-    from customize.weights.tools.inspection import describe, in_words
+    from customize.families.source import DEMO
+    from customize.weights.learned_weights import complete_model
+    from customize.weights.tools.description import in_words
+    from customize.weights.tools.inspection import describe
     from customize.weights.weight_file import files_of
 
     given = parser().read(argv)
-    paths = [Path(name).expanduser() for name in given.files]
-    files = [file for path in paths for file in ([path] if (path / "model_index.json").exists() else files_of(path))]
+    paths = [
+        (path, complete_model(path)) for path in (DEMO if name == "demo" else Path(name).expanduser() for name in given.files)
+    ]
+    files = [file for path, model in paths for file in ([model] if model else files_of(path))]
     found = [describe(file) for file in files]
     if given.json:
         print(json.dumps(found if len(found) > 1 else found[0], indent=2, ensure_ascii=True, default=str))

@@ -1,9 +1,8 @@
 """`customize show`: what is in a file of weights, from its header, its alphas and its metadata. torch is not imported."""
 
-import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from customize.errors import InputError
 from customize.families import specs
 from customize.families.source import locate
 from customize.families.specs.family_spec import Source
-from customize.printable import printable
 from customize.storage.safetensors_header import Header, TensorInfo, read_header, scalars
 from customize.weights import model_spec
 from customize.weights.signatures import is_adapter, unsupported
@@ -34,12 +32,7 @@ ADAPTERS = (
 """Types of adapters by a kind of tensor that only they have."""
 RANKS = {"A": 0, "hada_w1_b": 0, "lokr_w2_b": 0, "lokr_w1_b": 0}
 """Kinds of tensors whose first axis is the rank."""
-LONGEST, MOST_SETTINGS = 60, 24
-FIRST = (
-    "rank", "network_dim", "lora_alpha", "network_alpha", "learning_rate", "unet_lr", "text_encoder_lr", "max_train_steps",
-    "steps", "num_epochs", "train_batch_size", "batch_size_per_device", "resolution", "optimizer", "lr_scheduler", "seed",
-)  # fmt: skip
-"""Settings that are shown before others."""
+LONGEST, MOST_NETWORKS = 60, 24
 UNSHARED = re.compile(
     r"tag_frequency|dataset|bucket_info|datasets|_hash|training_comment|sd_model_name|session_id|started_at|finished_at"
 )
@@ -54,14 +47,15 @@ NETWORKS = {
 def describe(path: Path) -> dict[str, Any]:
     """What is in a .safetensors file or a model's folder, ready for JSON. Raises InputError if it cannot be read."""
     if path.is_dir():
-        return model(path, {})
+        files = sorted(path.glob("*/*.safetensors"))
+        parts = {file: read_header(file).tensors for file in files}
+        tensors = {f"{file.parent.name}.{name}": info for file, own in parts.items() for name, info in own.items()}
+        return {"file": str(path), **totals(tensors, files), **model(path, tensors)}
     header = read_header(path)
     own, metadata = described(path, header)
     usable = {} if metadata.get("damaged_metadata") else header.metadata
     file = LearnedFile(path, 1.0, Header(header.tensors, usable), own)
-    found: dict[str, Any] = {"size": path.stat().st_size, "tensors": len(header.tensors)}
-    found["parameters"] = sum(prod(info.shape) for info in header.tensors.values())
-    found["number_formats"] = dict(Counter(info.dtype for info in header.tensors.values()).most_common())
+    found = totals(header.tensors, [path])
     if problem := unsupported("", header.tensors):
         found |= {"kind": problem.what.strip().removeprefix("is ").removesuffix(", which is not supported"), "supported": False}
     elif is_adapter(header.tensors):
@@ -73,6 +67,14 @@ def describe(path: Path) -> dict[str, Any]:
     else:
         found |= embeddings(file)
     return {"file": str(path), **found, **metadata}
+
+
+def totals(tensors: Mapping[str, TensorInfo], files: Iterable[Path]) -> dict[str, Any]:
+    """Sizes and number formats."""
+    formats = Counter(info.dtype for info in tensors.values())
+    parameters = sum(prod(info.shape) for info in tensors.values())
+    size = sum(file.stat().st_size for file in files)
+    return {"size": size, "tensors": len(tensors), "parameters": parameters, "number_formats": dict(formats.most_common())}
 
 
 def adapter(file: LearnedFile) -> dict[str, Any]:
@@ -170,13 +172,12 @@ def per_network(tensors: Mapping[str, TensorInfo]) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for name in tensors:
         counts[next((part for prefix, part in NETWORKS.items() if name.startswith(prefix)), name.split(".")[0])] += 1
-    return dict(counts.most_common(MOST_SETTINGS))
+    return dict(counts.most_common(MOST_NETWORKS))
 
 
 def model(path: Path, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
     """A complete model: its family, networks, prediction type and resolution."""
-    found: dict[str, Any] = {"file": str(path), "kind": "complete model"}
-    found |= {"networks": per_network(tensors)} if tensors else {}
+    found: dict[str, Any] = {"kind": "complete model", "networks": per_network(tensors)}
     try:
         source = locate(str(path))
         spec = specs.spec_of(source)
@@ -216,69 +217,3 @@ def described(path: Path, header: Header) -> tuple[dict[str, Any], dict[str, Any
     found |= {"hashes": hashes, "settings": settings, "steps": own.get("steps")}
     found["modelspec"] = {name.removeprefix("modelspec."): value for name, value in entries.items() if "modelspec." in name}
     return own, {name: value for name, value in found.items() if value}
-
-
-def in_words(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Rows (label, text) of a description, printable."""
-    yield "kind", printable(found["kind"]) + ("" if found.get("supported", True) else ", which is not supported here")
-    if found.get("problem"):
-        yield "problem", printable(found["problem"])
-    if "layout" in found:
-        layout = found["layout"]
-        yield "layout", f"{layout}: read by {found['read_by']}" if layout else "mixed, or older names; read by infer.py"
-    if "fits" in found:
-        label = "version" if found["kind"] == "complete model" else "fits"
-        yield label, found["fits"] or "no known base model: none has all of these modules"
-    for name, label in (("base_model", "base model"), ("title", "title"), ("prediction_type", "predicts")):
-        if found.get(name):
-            yield label, printable(found[name])
-    for part, groups in found.get("networks", {}).items():
-        if isinstance(groups, int):
-            yield printable(part, LONGEST), f"{groups:,} tensors"
-        for group, own in groups.items() if isinstance(groups, dict) else ():
-            yield part, f"{group}: {own['modules']:,} {' and '.join(own['types'])}{numbers(own)}"
-    for word, shapes in found.get("embeddings", {}).items():
-        vectors = [f"{shape[0] if len(shape) > 1 else 1} of width {shape[-1]}" for shape in shapes.values()]
-        yield "word", f"{printable(word)}: vectors: {', '.join(vectors)}"
-    if found.get("trigger_words"):
-        yield "trigger words", ", ".join(printable(word) for word in found["trigger_words"])
-    if found.get("frequent_tags"):
-        yield "frequent tags", ", ".join(found["frequent_tags"])
-    yield from facts(found)
-
-
-def facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The rows of `in_words` on size, hashes and settings."""
-    from customize.units import size
-
-    if "size" in found:
-        formats = ", ".join(f"{name} ({count})" for name, count in found["number_formats"].items())
-        yield "size", f"{size(found['size'])}, {found['parameters']:,} numbers in {found['tensors']:,} tensors: {formats}"
-    for name in ("resolution", "distilled", "steps"):
-        if found.get(name):
-            yield name, printable(found[name])
-    for name, value in found.get("hashes", {}).items():
-        yield printable(name), printable(value, LONGEST)
-    if found.get("settings"):
-        given = {name: value for name, value in found["settings"].items() if value not in (None, "", [], False)}
-        order = [*(name for name in FIRST if name in given), *(name for name in given if name not in FIRST)]
-        shown = [printable(f"{name} {plain(given[name])}", 2 * LONGEST) for name in order[:MOST_SETTINGS]]
-        more = len(order) - len(shown)
-        yield "settings", "; ".join(shown) + (f" and {more} more, see --json" if more else "")
-    if found.get("damaged_metadata"):
-        yield "metadata", "damaged"
-
-
-def numbers(own: Mapping[str, Any]) -> str:
-    """Ranks, alphas and scales of a group: one value, or the range of several."""
-    shown = []
-    for name in ("rank", "alpha", "scale"):
-        if values := own[name]:
-            few = f"{values[0]:.4g}" if len(values) == 1 else f"{values[0]:.4g} to {values[-1]:.4g}"
-            shown.append(f"{name} {few}")
-    return f", {', '.join(shown)}" if shown else ""
-
-
-def plain(value: Any) -> str:
-    """A value of a setting."""
-    return value if isinstance(value, str) else json.dumps(value)
