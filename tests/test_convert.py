@@ -230,7 +230,7 @@ def test_the_command(tmp_path, capsys):
     start = written(tmp_path / "a.safetensors", XL, "diffusers")
     assert commands.convert([str(start), str(tmp_path / "out.safetensors")]) == 0
     output = capsys.readouterr().out
-    assert "tensors in the layout of kohya, which ComfyUI, A1111," in output and "note: the alphas of layers differ" in output
+    assert "tensors in the layout of kohya; read by ComfyUI, A1111," in output and "note: the alphas of layers differ" in output
     assert any("lora_te2_text_model" in name for name in load_file(tmp_path / "out.safetensors"))
     before = start.read_bytes()
     assert commands.convert([str(start), str(tmp_path / "old.safetensors"), "--layout", "diffusers-old"]) == 0

@@ -97,10 +97,14 @@ LAYOUTS: Mapping[str, LoraLayout] = {
     "peft": LoraLayout("peft", "peft (a folder)", peft, OF_PEFT),
     "kohya": KOHYA,
     "kohya-diffusers": LoraLayout(
-        "kohya with diffusers' names of blocks", "ComfyUI, A1111, Forge, SD.Next and diffusers", underscored, OF_KOHYA, True, True
+        "kohya with diffusers' names of blocks",
+        "ComfyUI, Forge, InvokeAI, SD.Next and kohya's scripts; for SDXL, A1111 and diffusers without some convolutions",
+        underscored, OF_KOHYA, True, True,
     ),
     "kohya-ldm": LoraLayout(
-        "kohya with LDM's names of blocks", "ComfyUI, A1111, Forge and diffusers", underscored_original, OF_KOHYA, True, True
+        "kohya with LDM's names of blocks",
+        "ComfyUI, A1111 and Forge; but for SDXL, diffusers and SD.Next without convolutions",
+        underscored_original, OF_KOHYA, True, True,
     ),
     "comfyui": LoraLayout("ComfyUI", "ComfyUI", original, OF_KOHYA, True, True),
     "lycoris": LoraLayout("LyCORIS", "LyCORIS, ComfyUI", lycoris, OF_KOHYA, True, True),
