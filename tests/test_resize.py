@@ -1,5 +1,6 @@
 """customize resize, extract and merge: the same changes within the stated error, and refusals before anything is written."""
 
+import copy
 import re
 
 import pytest
@@ -12,8 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.ldm_layout import to_ldm
 from customize import __main__, families
+from customize.adapters.peft_layers import merge
 from customize.families.files.parameters import Parameters
+from customize.families.pipeline_folder import save_pipeline
 from customize.families.source import locate
+from customize.weights.learned_weights import find_learned
+from customize.weights.load_adapters import add_adapters
 from customize.weights.tools import decomposition
 from customize.weights.tools.extraction import architecture_of
 from customize.weights.tools.ranks import Choice
@@ -239,6 +244,38 @@ def test_a_small_rank_is_stated_with_what_a_lora_cannot_hold(tiny_epsilon, tmp_p
         stated == pytest.approx((lost / whole) ** 0.5, rel=0.02) and "cannot hold the changes of 1 norms" in text.out + text.err
     )
     assert {name.partition(".lora_")[0] for name in load_file(out)} == {f"unet.{module}"}
+
+
+@torch.no_grad()
+def test_a_lora_of_sdxl_makes_the_base_into_the_tuned_model(tmp_path):
+    """UNet and both text encoders; the change has a small rank, so nothing is lost."""
+    folder = tiny_stable_diffusion_xl(tmp_path / "base")
+    base, tuned = (families.load(locate(str(folder))) for _ in range(2))
+    generator, changed = torch.Generator().manual_seed(4), []
+    for part, network in tuned.trainable.items():
+        for name, parameter in network.named_parameters():
+            if name.endswith((".to_q.weight", ".conv1.weight", ".fc1.weight")):
+                up, down = (torch.randn(size, generator=generator) for size in ((len(parameter), 2), (2, parameter[0].numel())))
+                parameter += 0.1 * (up @ down).view_as(parameter)
+                changed.append(f"{part}.{name}")
+    (tmp_path / "tuned").mkdir()
+    save_pipeline(tmp_path / "tuned", tuned, {"customize": "{}"})
+    layouts = {
+        "kohya": ("lora_unet_", "lora_te1_text_model_", "lora_te2_text_model_"),
+        "diffusers": ("unet.", "text_encoder.", "text_encoder_2."),
+    }
+    for layout, starts in layouts.items():
+        out = tmp_path / f"{layout}.safetensors"
+        assert run("extract", tmp_path / "tuned", folder, out, "--rank", 2, "--layout", layout) == 0
+        assert len({name.rpartition(".lora_")[0] for name in load_file(out) if ".lora_" in name}) == len(changed)
+        assert all(any(name.startswith(start) for name in load_file(out)) for start in starts)
+        own = copy.deepcopy(base)
+        [adapter], _ = add_adapters(own, find_learned(str(folder), [(out, 1.0)]).files, partial=False)
+        adapter.set_scale(1.0)
+        for part, network in own.trainable.items():
+            merge(network)
+            for name, parameter in network.named_parameters():
+                torch.testing.assert_close(parameter, dict(tuned.trainable[part].named_parameters())[name], rtol=0, atol=1e-5)
 
 
 def test_half_precision_is_no_change(tiny_epsilon, lora, tmp_path):
