@@ -22,6 +22,10 @@ KINDS = {
     "textual inversion": ("textual_inversion", {}),
     "lora": ("lora", {}),
     "text encoders": ("lora", {"train_text_encoder": True}),
+    "pivotal tuning": (
+        "lora",
+        {"placeholder_token": ("<s>",), "initializer_token": ("toy",), "instance_prompt": "a photo of <s>"},
+    ),
 }
 
 
@@ -176,9 +180,9 @@ def test_what_the_steps_do_not_need_leaves_memory_before_them(kind, base, image_
     changes = {"mixed_precision": "bf16", "max_train_steps": 1, **own}
     settings = settings_for(method, base, image_folder, tmp_path / "run", **changes)
     preflight.run(settings, [Spy()])
-    trained = kind != "lora"
+    evaluated = kind != "lora"  # in the steps
     encoders = [part for part in held if part.startswith("text_encoder")]
-    assert held == {"unet": "cpu", "vae": "meta", **dict.fromkeys(encoders, "cpu" if trained else "meta")}
+    assert held == {"unet": "cpu", "vae": "meta", **dict.fromkeys(encoders, "cpu" if evaluated else "meta")}
     drawn = load_pipeline(None, [(tmp_path / "run", 1.0)]).generate("a photo of dog", seeds=1, num_inference_steps=1)
     assert drawn[0].size == (16, 16)
 
