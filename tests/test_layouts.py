@@ -213,6 +213,19 @@ def test_comfyui_and_a1111_find_every_module_of_our_kohya_file(title):
     assert len({a1111(title, name) for name in names}) == len(names)
 
 
+@pytest.mark.parametrize("title", [SD1, SD2, XL])
+def test_invokeai_finds_every_module_of_our_kohya_file(title):
+    """It looks names up among diffusers' modules, with underscores, once it has replaced LDM's names of SDXL's blocks."""
+    names, _ = file_of(title, "kohya")
+    if title == XL:
+        start = "lora_unet_"
+        names = {start + diffusers_name(name.removeprefix(start)) if name.startswith(start) else name for name in names}
+    prefixes = {"unet": "lora_unet_", "text_encoder": "lora_te1_text_model_" if title == XL else "lora_te_text_model_"}
+    prefixes |= {"text_encoder_2": "lora_te2_text_model_"}
+    shapes = KNOWN[title].shapes
+    assert names <= {f"{prefixes[part]}{module}".replace(".", "_") for part, modules in shapes.items() for module in modules}
+
+
 def test_diffusers_names_of_the_upsampler_of_sdxl_are_not_found_by_a1111():
     """Why kohya's file for SDXL has LDM names."""
     [name] = [name for name in file_of(XL, "kohya-diffusers")[0] if "up_blocks_0_upsamplers" in name]

@@ -47,26 +47,32 @@ class LoraLayout:
 
 
 def original(network: NetworkNames, module: str, name: str | None) -> str | None:
+    """The original name after ComfyUI's prefix."""
     return name and network.original_dotted[0] + name
 
 
 def underscored(network: NetworkNames, module: str, name: str | None) -> str | None:
+    """diffusers' name with underscores."""
     return network.underscored[0] + module.replace(".", "_")
 
 
 def underscored_original(network: NetworkNames, module: str, name: str | None) -> str | None:
+    """The original name with underscores."""
     return name and network.underscored[0] + name.replace(".", "_")
 
 
 def kohya(network: NetworkNames, module: str, name: str | None) -> str | None:
+    """The name that kohya's scripts give the module in this family."""
     return (underscored_original if network.kohya_is_original else underscored)(network, module, name)
 
 
 def lycoris(network: NetworkNames, module: str, name: str | None) -> str | None:
+    """The name that LyCORIS' wrapper of a single network gives."""
     return "lycoris_" + (network.inner + module).replace(".", "_")
 
 
 def peft(network: NetworkNames, module: str, name: str | None) -> str | None:
+    """The name that peft's `save_pretrained` gives."""
     return f"base_model.model.{network.inner}{module}"
 
 
