@@ -259,12 +259,12 @@ def lycoris(root: Path) -> Read:
     lycoris.kohya.logger.disabled = True
 
     def read(architecture: Architecture, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
+        if any("dora_scale" in name for name in tensors):
+            return 0, "(not read: its DoRA needs the weights of the base model)"
         text, unet = made(architecture)
         network, _ = lycoris.kohya.create_network_from_weights(1.0, None, None, text, unet, dict(tensors), for_inference=True)
         own = {module.lora_name: module for module in network.unet_loras + network.text_encoder_loras}
         used = sum(name.partition(".")[0] in own for name in tensors)
-        if any("dora_scale" in name for name in tensors):
-            return used, ""
         changes = {name: module.get_diff_weight()[0].detach().flatten(1) for name, module in own.items()}
         gap = max((float((each - by_formula(tensors, name)).abs().max()) for name, each in changes.items()), default=0.0)
         return used, f"{gap:.0e}" if own else ""
