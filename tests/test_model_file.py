@@ -44,6 +44,7 @@ from customize.storage.safetensors_header import BITS, read_header
 from customize.storage.tensor_files import PRECISIONS
 from customize.training import dry_run, model_card, preflight
 from customize.weights.learned_weights import find_learned
+from customize.weights.tools.models import convert_model
 
 ONE_OF_THREE = [*(pytest.param(name, marks=pytest.mark.slow) for name in ("sd15", "sd21")), "sdxl"]
 VERSIONS = ("sd15", "sd21", "sdxl")
@@ -332,6 +333,21 @@ def test_convert_there_and_back_is_bit_equal(version, bases, tmp_path):
     assert main([str(file), str(folder), "--overwrite"]) == 2 and main([str(file), str(tmp_path)]) == 2
     assert main([str(bases / version), str(tmp_path / "x.safetensors"), "--layout", "kohya"]) == 2
     assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_write_that_fails_leaves_the_old_file(bases, tmp_path, monkeypatch):
+    file = tmp_path / "model.safetensors"
+    convert_model(str(bases / "sd15"), file)
+    before, entries = file.read_bytes(), sorted(tmp_path.iterdir())
+
+    def half_written(path, *_):
+        path.write_bytes(before[:1000])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("customize.families.model_file.write_tensors", half_written)
+    with pytest.raises(OSError, match="disk full"):
+        convert_model(str(bases / "sd15"), file, "fp16", overwrite=True)
+    assert file.read_bytes() == before and sorted(tmp_path.iterdir()) == entries
 
 
 @pytest.mark.slow
