@@ -128,6 +128,18 @@ def test_another_tokenizer_or_scheduler_is_found(tiny_epsilon, image_folder, tmp
         verify_result.check(tmp_path, family, method.example_prompt)
 
 
+@pytest.mark.parametrize("train_text_encoder", [False, True])
+@pytest.mark.parametrize(("clip_skip", "caption"), [(1, "a sks dog"), (None, "a sks dog" + " and a red house" * 30)])
+def test_a_model_trained_on_an_earlier_layer_or_on_texts_of_several_chunks_is_verified(
+    clip_skip, caption, train_text_encoder, tiny_epsilon, tmp_path
+):
+    images = write_images(tmp_path / "images", 1)
+    (images / "0.txt").write_text(caption)
+    changes = {"clip_skip": clip_skip, "train_text_encoder": train_text_encoder}
+    family, method = saved("full", tiny_epsilon, images, tmp_path, **changes)
+    assert verify_result.check(tmp_path, family, method.example_prompt, condition=method.condition) < 1e-5
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("kind", ["textual_inversion", "lora", "full"])
 def test_rounded_results_are_compared_as_rounded(kind, precision, tiny_epsilon, image_folder, tmp_path):

@@ -48,16 +48,18 @@ def check(
 
     The networks are evaluated where the denoiser is, in the precision in which they are. saved: the number format of the
     result; weights: the trained tensors, which must all be in the files, rounded to that format (of a complete pipeline, all
-    tensors must be); condition: the conditioning of prompts where the text encoders are frozen, and may have been released.
+    tensors must be); condition: the conditioning of prompts where the text encoders are frozen, and may have been released. It
+    is not used for a complete pipeline, whose text encoders are all in memory: they are compared too.
     Returns the largest difference relative to the largest number. Raises OSError when the result differs by more than the
     `TOLERANCE` of the two formats or cannot be loaded, NumericsError when the trained networks predict NaN or infinity.
     """
-    expected = prediction_of(family, prompt, condition)
+    model = run_folder.model_in(folder)
+    expected = prediction_of(family, prompt, None if model else condition)
     if not expected.isfinite().all():
         remedy = "train again with a lower learning_rate, or resume from an earlier checkpoint"
         raise NumericsError(f"the trained networks predict NaN or infinity, so no result was saved\n    -> {remedy}")
     try:
-        if model := run_folder.model_in(folder):
+        if model:
             predictions = predictions_of_model(model, family, prompt, saved)
         else:
             refuse_missing(folder, weights or {}, saved)
