@@ -3,8 +3,10 @@
 import pytest
 import torch
 from diffusers.optimization import get_scheduler
+from kit import settings_for
 
 from customize.optim.lr_schedules import SCHEDULES, Span, factor, step_rules
+from customize.settings import derived
 
 RULES = "1:10,0.1:15,0.01"
 
@@ -34,3 +36,18 @@ def test_pieces_are_those_of_diffusers(rules):
 def test_invalid_pieces_are_reported(rules):
     with pytest.raises(ValueError, match="is not|twice"):
         step_rules(rules)
+
+
+def test_a_run_of_a_constant_rate_may_be_extended_when_text_encoders_have_a_rate_of_their_own(tmp_path):
+    """What identifies the run holds its schedule, and the number of steps only where the schedule depends on it."""
+    given = {"train_text_encoder": True, "text_encoder_learning_rate": (1e-5,), "max_train_steps": 7}
+    settings = settings_for("lora", tmp_path, tmp_path, tmp_path / "run", **given)
+    found = derived.learning_rates(settings, 3, 1)
+    assert found == {"learning_rate": 1e-3, "text_encoder_learning_rate": 1e-5, "lr_scheduler": "constant", "lr_warmup_steps": 0}
+    cosine = settings.model_copy(update={"lr_scheduler": "cosine"})
+    assert derived.learning_rates(cosine, 3, 1) == {
+        **found,
+        "lr_scheduler": "cosine",
+        "max_train_steps": 7,
+        "lr_warmup_steps": cosine.lr_warmup_steps,
+    }

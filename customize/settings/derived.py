@@ -49,8 +49,8 @@ def learning_rates(settings, num_images: int, num_processes: int) -> dict[str, A
     """The values that determine the learning rate of each step, by setting; those without effect are left out."""
     scale, name, warmup = learning_rate_scale(settings, num_processes), settings.lr_scheduler, warmup_steps(settings)
     found = {"learning_rate": settings.learning_rate * scale}
-    for name, rates in settings.other_learning_rates.items():
-        found[name] = rates[0] * scale if len(set(rates)) == 1 else [rate * scale for rate in rates]
+    for setting, rates in settings.other_learning_rates.items():
+        found[setting] = rates[0] * scale if len(set(rates)) == 1 else [rate * scale for rate in rates]
     found["lr_scheduler"] = "constant" if name == "constant_with_warmup" and not warmup else name
     own = {"cosine_with_restarts": "lr_num_cycles", "polynomial": "lr_power", "piecewise_constant": "lr_step_rules"}.get(name)
     if own:
