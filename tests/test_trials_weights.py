@@ -117,6 +117,14 @@ def test_what_an_optimizer_left_in_a_file_is_no_part_of_it(family, tmp_path):  #
     assert notes == []
 
 
+@pytest.mark.parametrize("word", ["shadow_cat", "miss_lily", "my.road_trip", "lora_girl", "clip_l"])
+def test_a_bundled_word_may_be_named_like_an_adapter(tmp_path, word):
+    file = File(4).lora(UNET, alpha=lambda i: 2.0)
+    file.tensors[f"bundle_emb.{word}.string_to_param.*"] = torch.randn(2, 32)
+    [found] = find_learned("demo", [(file.write(tmp_path / "x.safetensors"), 1.0)]).files
+    assert found.is_adapter and list(found.placeholders) == [word]
+
+
 WORDS = [
     pytest.param({"emb_params": 2}, "my-toy", id="A1111"),
     pytest.param({"emp_params": 2}, "my-toy", id="OneTrainer"),

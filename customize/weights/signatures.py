@@ -22,7 +22,7 @@ SIGNATURES: Mapping[str, tuple[str, str]] = {
     r"\.lambda_layer$": ("is a T-LoRA, whose change depends on the timestep", MERGED),
     r"\.bm\.weight$": ("is a GLoRA with a Tucker core", MERGED),
     r"\.bias_(indices|values|size)$": ("is a LyCORIS with sparse biases", "extract it again without use_sparse_bias"),
-    r"\.(p?vera_lambda|randlora|shira|bone|road|miss|hra|hira|glora|gralora|delora|fourierft|c3a|vblora|waveft|psoft|peanut|beft|deft|"
+    r"^(?!bundle_emb\.).*\.(p?vera_lambda|randlora|shira|bone|road|miss|hra|hira|glora|gralora|delora|fourierft|c3a|vblora|waveft|psoft|peanut|beft|deft|"
     r"frod|lily|unilora|tinylora|adamss|shadow)_|\.boneblock": ("is an adapter of peft other than a LoRA", MERGED),
     r"\.lora_embedding_[AB]": ("is a LoRA of the vocabulary", MERGED),
     r"(^|\.)(clip_[lg]|em[bp]_params)_out$": (
