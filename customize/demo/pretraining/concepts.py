@@ -25,7 +25,7 @@ from customize.settings.field import override, setting
 from customize.settings.frozen_model import Validated
 
 SEED = 4004  # of the prompts; nothing is trained on this world
-CONFIGS = {True: "configs/demo_textual_inversion.toml", False: "configs/demo_dreambooth_lora.toml"}
+STYLES, SUBJECTS = "configs/demo_textual_inversion.toml", "configs/demo_dreambooth_lora.toml"
 SUBJECT_WORDS = "sks toy"
 
 
@@ -37,6 +37,8 @@ class ConceptSettings(Validated):
     concepts: tuple[str, ...] = setting(
         (*TEST_STYLES, "teddy_bear", "pumpkin", "parrot", "flying_saucer"), "data", "held-out styles and objects"
     )
+    subject_config: str = setting(SUBJECTS, "train", "configuration that subjects are trained with", text="path")
+    subject_words: str = setting(SUBJECT_WORDS, "train", "what the prompts of this configuration call the subject")
     flags: tuple[str, ...] = setting((), "train", "settings that differ from the shipped ones, each as name=value")
     num_seeds: int = setting(3, "train", "runs of each", ge=1, le=100)
     num_pictures: int = setting(64, "inference", "images to evaluate each run on", ge=1, le=MANY)
@@ -51,15 +53,15 @@ def plain_specs(count: int) -> list[Spec]:
     return [replace(spec, time="day") for spec in specs]
 
 
-def asked_for(concept: str, count: int) -> tuple[list[str], list[str], list[Spec], list[Spec]]:
-    """Prompts with the concept and without it, and the specs that their images should match."""
+def asked_for(concept: str, count: int, toy: str = SUBJECT_WORDS) -> tuple[list[str], list[str], list[Spec], list[Spec]]:
+    """Prompts with the concept and without it, and the specs that their images should match. toy: the object's name in them."""
     plain = plain_specs(count)
     words = [plain_caption(spec) for spec in plain]
     if concept in HELD_OUT_STYLES:
         styled = [replace(spec, style=HELD_OUT_STYLES[concept]) for spec in plain]
         return [f"{text} in the style of <{concept}>" for text in words], words, styled, plain
     shown = [replace(spec, object=concept) for spec in plain]
-    return [f"{plain_caption(spec, SUBJECT_WORDS)}" for spec in shown], words, shown, plain
+    return [f"{plain_caption(spec, toy)}" for spec in shown], words, shown, plain
 
 
 def train(concept: str, seed: int, settings: ConceptSettings, folder: Path) -> Path:
@@ -73,7 +75,7 @@ def train(concept: str, seed: int, settings: ConceptSettings, folder: Path) -> P
     given = {**own, "seed": seed, "output_dir": folder / f"seed-{seed}", **dict(flag.split("=", 1) for flag in settings.flags)}
     flags = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     model = TextualInversionSettings if is_style else DreamBoothSettings
-    chosen, _ = read(model, [CONFIGS[is_style], *flags])
+    chosen, _ = read(model, [STYLES if is_style else settings.subject_config, *flags])
     run(chosen.model_copy(update={"validation_prompt": ()}))
     return folder / f"seed-{seed}"
 
@@ -105,7 +107,7 @@ class Painter:
 def measure(concept: str, runs: Iterable[Path | None], judge, settings: ConceptSettings) -> list[dict[str, Any]]:
     """One line per run (None: the base model): shares of concept, object and scene; changes of images without the concept."""
     paint = Painter(settings)
-    with_it, without, expected, plain = asked_for(concept, settings.num_pictures)
+    with_it, without, expected, plain = asked_for(concept, settings.num_pictures, settings.subject_words)
     untouched = paint(None, without)
     key = "named_style" if concept in HELD_OUT_STYLES else "object"
     lines = []
