@@ -166,8 +166,8 @@ def test_stock_diffusers_reads_alphas_from_the_configuration(tiny_epsilon, tmp_p
 
 def test_other_adapters_change_between_layouts_with_lycoris_names(tmp_path):
     """LoHa, LoKr, differences and embeddings beside them keep their tensors; layouts of LoRA alone refuse them by name."""
-    conv = "lora_unet_down_blocks_0_resnets_0_conv1"
-    tensors = {f"{conv}.hada_w{i}_{side}": torch.randn(4, 4) for i in (1, 2) for side in "ab"}
+    conv, sizes = "lora_unet_down_blocks_0_resnets_0_conv1", {"a": (320, 4), "b": (4, 320 * 9)}
+    tensors = {f"{conv}.hada_w{i}_{side}": torch.randn(*sizes[side]) for i in (1, 2) for side in "ab"}
     tensors |= {f"{conv}.alpha": torch.tensor(2), "lora_unet_conv_in.diff": torch.randn(320, 4, 3, 3)}
     tensors |= {"lora_unet_down_blocks_0_attentions_0_norm.w_norm": torch.randn(320)}
     tensors |= {"bundle_emb.cat.emb_params": torch.randn(2, 768)}

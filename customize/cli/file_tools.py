@@ -96,13 +96,17 @@ def merge(argv: Sequence[str]) -> int:
 
 def merge_adapters(given) -> int:
     """Merge adapters into one LoRA without a base model."""
+    from customize.printable import printable
     from customize.settings.scale import path_and_scale
+    from customize.settings.texts import text_fault
     from customize.weights.tools.joining import join
 
-    try:
-        weights = [path_and_scale(each) for each in given.files]
-    except ValueError as error:
-        raise InputError(Problem("FILE[:SCALE]", str(error), "give a path, a colon and a number")) from error
+    faults = [(each, text_fault("weights", each)) for each in given.files]
+    if problems := [
+        Problem(printable(each), fault, "give a path, or a path, a colon and a number") for each, fault in faults if fault
+    ]:
+        raise InputError(problems)
+    weights = [path_and_scale(each) for each in given.files]
     choice = choice_of(given) if any(getattr(given, name) is not None for name in RANKS) else None
     join(weights, Path(given.out), choice, given.layout or "kohya", given.save_precision or "fp32", given.overwrite)
     return 0

@@ -25,7 +25,7 @@ def run(argv: Sequence[str]) -> int:
     """Describe the files that the arguments name."""
     from customize.families.source import DEMO
     from customize.weights.learned_weights import complete_model
-    from customize.weights.tools.description import in_words
+    from customize.weights.tools.description import in_words, without_nan
     from customize.weights.tools.inspection import describe
     from customize.weights.weight_file import files_of
 
@@ -36,6 +36,7 @@ def run(argv: Sequence[str]) -> int:
     files = [file for path, model in paths for file in ([model] if model else files_of(path))]
     found = [describe(file) for file in files]
     if given.json:
+        found = without_nan(found)
         print(json.dumps(found if len(found) > 1 else found[0], indent=2, ensure_ascii=True, default=str))
         return 0
     for each in found:

@@ -154,6 +154,8 @@ def files_of(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
+        if path.exists():
+            raise InputError(Problem(SETTING, printable(f"{path} is no regular file"), "give a .safetensors file"))
         raise InputError(
             Problem(SETTING, f"no file or folder {path}", missing_path.remedy_for_missing(str(path), "check the path"))
         )
@@ -172,11 +174,16 @@ def files_of(path: Path) -> list[Path]:
     return files
 
 
-def check_file(path: Path, scale: Scale) -> LearnedFile:
-    """Checks the header of a weight file. Raises InputError where it is damaged, or of a kind that cannot be loaded."""
+def refuse_pickle(path: Path) -> None:
+    """Raises InputError for a file with the name of a pickle."""
     if path.suffix in PICKLES:
         remedy = "convert it to .safetensors: a pickle can run any code when it is opened"
         raise InputError(Problem(SETTING, f"{path} is a pickle, which is not opened", remedy))
+
+
+def check_file(path: Path, scale: Scale) -> LearnedFile:
+    """Checks the header of a weight file. Raises InputError where it is damaged, or of a kind that cannot be loaded."""
+    refuse_pickle(path)
     header = read_header(path)
     file = LearnedFile(path, scale, header, metadata_of(header, path))
     problems = [problem for problem in [unsupported(path, header.tensors)] if problem and not file.adapter]
@@ -198,6 +205,8 @@ def check_file(path: Path, scale: Scale) -> LearnedFile:
             problems.append(Problem(SETTING, printable(f"{path}: the word {faults[0]}"), remedy))
         elif not shapes or not all(len(shape) in (1, 2) and min(shape) > 0 for shape in shapes):
             what = f"{path} contains neither embeddings nor an adapter: {listed(sorted(header.tensors)) or 'nothing'}"
+            if file.is_adapter:
+                what = f"{path} contains embeddings that are not rows of vectors: {listed(sorted(file.word_tensors))}"
             problems.append(Problem(SETTING, what, "give the learned_embeds or pytorch_lora_weights file of a run"))
     if problems:
         raise InputError(problems)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from customize import events
-from customize.adapters.lora import alpha_of, trimmed
+from customize.adapters.lora import alpha_of
 from customize.adapters.lora_keys import ADAPTER_METADATA, Place, sorted_among, spellings, split
 from customize.adapters.lora_layouts import LAYOUTS, OF_KOHYA, OF_PEFT
 from customize.errors import InputError, Problem
@@ -20,7 +20,9 @@ from customize.families.specs.architectures import Architecture, of_folder
 from customize.printable import first_few, printable
 from customize.storage.safetensors_header import TensorInfo
 from customize.weights import model_spec
+from customize.weights.signatures import LEFTOVER
 from customize.weights.tools import target as output
+from customize.weights.tools.shapes import fits
 from customize.weights.weight_file import (
     BUNDLED,
     PEFT_CONFIG,
@@ -108,9 +110,14 @@ def contents(file: LearnedFile, base: str | None = None) -> Contents:
     fitting = [found for found, wrong in tried if not wrong]
     if fitting:
         return fitting[0]
-    _, wrong = min(tried, key=lambda each: len(each[1]))
-    what = f"{len(wrong)} tensors fit no module of {base or 'a known base model'}: {first_few(wrong, 3)}"
+    nearest, wrong = min(tried, key=lambda each: len(each[1]))
     remedy = "name a base model of its architecture" if base else f"give a base model of its architecture by --{BASE}"
+    what = f"{len(wrong)} tensors fit no module of {base or 'a known base model'}: {first_few(wrong, 3)}"
+    stems = spellings_of(nearest.architecture)
+    if all((parts := split(name)) and parts[0] in stems for name in wrong):
+        remedy = f"if the file is damaged, get it again; else {remedy}"
+        if twice := [name for name in wrong if name not in nearest.names.values()]:
+            what = f"{len(twice)} tensors name a module that others name, too: {first_few(twice, 3)}"
     raise InputError(Problem(printable(file.path), what, remedy))
 
 
@@ -137,7 +144,7 @@ def sorted_into(file: LearnedFile, architecture: Architecture) -> tuple[Contents
     """The file's tensors by the modules of a base model, and the names of those that do not fit."""
     found, names = sorted_among(file.header.tensors, spellings_of(architecture))
     rest = tuple(name for name in file.header.tensors if BUNDLED.fullmatch(name))
-    wrong = sorted(file.header.tensors.keys() - {*names.values(), *rest})
+    wrong = sorted(name for name in file.header.tensors.keys() - {*names.values(), *rest} if not LEFTOVER.search(name))
     for (part, module), own in found.items():
         if not fits(architecture.shapes[part][module], own):
             wrong += [names[(part, module), kind] for kind in own]
@@ -148,14 +155,6 @@ def sorted_into(file: LearnedFile, architecture: Architecture) -> tuple[Contents
 def spellings_of(architecture: Architecture) -> Mapping[str, Place]:
     """Every name that a file may use for each module of a base model."""
     return spellings(architecture.modules, architecture.networks)
-
-
-def fits(shape: tuple[int, ...], own: Mapping[str, TensorInfo]) -> bool:
-    """Whether the factors of a LoRA, if there are any, fit a weight of this shape."""
-    if not {"A", "B"} <= own.keys() or "mid" in own:
-        return True
-    down, up = own["A"].shape, own["B"].shape
-    return trimmed(down[1:]) == trimmed(shape[1:]) and trimmed(up) == trimmed((shape[0], down[0]))
 
 
 def converted_adapter(file: LearnedFile, layout: str, base: str | None) -> "tuple[dict[str, Tensor], dict[str, str]]":

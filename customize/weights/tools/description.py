@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from math import isfinite, prod
 from typing import Any
 
 from customize.printable import printable
@@ -35,7 +36,7 @@ def in_words(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for group, own in groups.items() if isinstance(groups, dict) else ():
             yield part, f"{group}: {own['modules']:,} {' and '.join(own['types'])}{numbers(own)}"
     for word, shapes in found.get("embeddings", {}).items():
-        vectors = [f"{shape[0] if len(shape) > 1 else 1} of width {shape[-1]}" for shape in shapes.values()]
+        vectors = [f"{prod(shape[:-1])} of width {shape[-1]}" if shape else "a number" for shape in shapes.values()]
         yield "word", f"{printable(word)}: vectors: {', '.join(vectors)}"
     if found.get("trigger_words"):
         yield "trigger words", ", ".join(printable(word) for word in found["trigger_words"])
@@ -77,3 +78,12 @@ def numbers(own: Mapping[str, Any]) -> str:
 def plain(value: Any) -> str:
     """A value of a setting."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def without_nan(value: Any) -> Any:
+    """A value with texts instead of the numbers that JSON does not have: NaN and infinity."""
+    if isinstance(value, dict):
+        return {name: without_nan(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [without_nan(each) for each in value]
+    return str(value) if isinstance(value, float) and not isfinite(value) else value

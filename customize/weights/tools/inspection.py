@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from customize.storage.safetensors_header import Header, TensorInfo, read_header
 from customize.weights import model_spec
 from customize.weights.signatures import is_adapter, unsupported
 from customize.weights.tools.conversion import RENAMED, Contents, architectures_of, known, sorted_into
-from customize.weights.weight_file import BASE_MARKS, LearnedFile, adapter_description, metadata_of
+from customize.weights.weight_file import BASE_MARKS, LearnedFile, adapter_description, metadata_of, refuse_pickle
 
 GROUPS = (
     ("attention", r"attn\d?[._]"), ("feed-forward", r"[._]ff[._]net|mlp[._]fc"), ("proj_in, proj_out", r"proj_(in|out)$"),
@@ -30,7 +30,7 @@ ADAPTERS = (
     ("ia3_l", "(IA)^3"), ("on_input", "(IA)^3"), ("a1", "GLoRA"), ("A", "LoRA"), ("weight", "difference"), ("bias", "difference"),
 )  # fmt: skip
 """Types of adapters by a kind of tensor that only they have."""
-RANKS = {"A": 0, "hada_w1_b": 0, "lokr_w2_b": 0, "lokr_w1_b": 0}
+RANKS = ("A", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
 """Kinds of tensors whose first axis is the rank."""
 LONGEST, MOST_NETWORKS = 60, 24
 UNSHARED = re.compile(
@@ -51,6 +51,7 @@ def describe(path: Path) -> dict[str, Any]:
         parts = {file: read_header(file).tensors for file in files}
         tensors = {f"{file.parent.name}.{name}": info for file, own in parts.items() for name, info in own.items()}
         return {"file": str(path), **totals(tensors, files), **model(path, tensors)}
+    refuse_pickle(path)
     header = read_header(path)
     own, metadata = described(path, header)
     usable = {} if metadata.get("damaged_metadata") else header.metadata
@@ -88,7 +89,7 @@ def adapter(file: LearnedFile) -> dict[str, Any]:
     for stem, own in modules.items():
         part = network_of(stem, specs.networks()) or "unet"
         group = next(name for name, pattern in GROUPS if re.search(pattern, stem))
-        rank = next((file.header.tensors[own[kind]].shape[axis] for kind, axis in RANKS.items() if kind in own), None)
+        rank = next((shape[0] for kind in RANKS if kind in own and (shape := file.header.tensors[own[kind]].shape)), None)
         alpha = alphas.get(own["alpha"]) if "alpha" in own else stated_alpha(file, part, places.get(stem, stem), rank)
         row = {"type": type_of(own), "rank": rank, "alpha": alpha, "scale": alpha / rank if rank and alpha is not None else None}
         groups.setdefault((part, group), []).append(row)
@@ -96,6 +97,8 @@ def adapter(file: LearnedFile) -> dict[str, Any]:
     found: dict[str, Any] = {"kind": " and ".join(types), "layout": None, "read_by": None}
     if inside and (layout := layout_of(inside[0])):
         found |= {"layout": layout, "read_by": LAYOUTS[layout].read_by}
+    if not all(map(isfinite, alphas.values())):
+        found |= {"supported": False, "problem": "an alpha is NaN or infinite"}
     found["fits"] = " or ".join(each.architecture.title for each in inside) or None
     order = [name for name, _ in GROUPS]
     found["networks"] = {

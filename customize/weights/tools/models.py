@@ -15,6 +15,7 @@ from customize.storage import ownership
 from customize.storage.atomic import new_folder
 from customize.storage.disk import make_folder
 from customize.storage.safetensors_header import read_header
+from customize.storage.untrusted_files import PICKLES
 from customize.weights import model_spec
 from customize.weights.learned_weights import metadata_of_base
 from customize.weights.tools import target as output
@@ -66,10 +67,17 @@ def precision_of(files: list[Path]) -> str:
 
 def folder_in_the_way(target: Path, source: Source, overwrite: bool) -> Iterator[Problem]:
     """The problems that prevent writing a model's folder."""
+    if problem := output.impossible(target):
+        yield problem
+        return
     path, own = Path(os.path.realpath(target)), Path(os.path.realpath(source.folder or source.file or ""))
     blocking = next((each for each in path.parents if os.path.lexists(each) and not each.is_dir()), None)
     present = sorted(path.iterdir()) if path.is_dir() else []
-    if blocking or (os.path.lexists(target) and not path.is_dir()):
+    if target.suffix.lower() in PICKLES:
+        yield Problem(
+            printable(target), "is the name of a pickle, which is not written", "end OUT with .safetensors for one file"
+        )
+    elif blocking or (os.path.lexists(target) and not path.is_dir()):
         yield Problem(str(target), f"{blocking or target} is a file", output.FREE)
     elif own.is_relative_to(path) or Path.cwd().is_relative_to(path):
         yield Problem(str(target), "is or contains the model to read, or the current folder", output.FREE)

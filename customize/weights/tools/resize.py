@@ -15,6 +15,7 @@ from customize.adapters.lora_keys import Place
 from customize.adapters.lora_layouts import LAYOUTS
 from customize.errors import InputError, Problem
 from customize.printable import first_few, printable
+from customize.weights import model_spec
 from customize.weights.tools import target as output
 from customize.weights.tools.conversion import LAYOUT, STALE, Contents, contents, layer_of
 from customize.weights.tools.ranks import Choice, Kept
@@ -48,7 +49,7 @@ def resize(
     try:
         file = adapter_in(source)
     except InputError as error:
-        raise InputError(problems + error.problems) from error
+        raise InputError([*problems, *error.problems]) from error
     if problems:
         raise InputError(problems)
     inside = contents(file, base)
@@ -58,11 +59,21 @@ def resize(
 
     own = LAYOUTS[layout or layout_of(inside)]
     tensors, metadata = in_layout(own, layers, inside.architecture.networks, inside.architecture.modules)
-    metadata |= {name: value for name, value in file.header.metadata.items() if name not in STALE}
-    if "ss_network_dim" in metadata:
-        metadata |= {"ss_network_dim": str(max(kept.ranks)), "ss_network_alpha": str(max(kept.ranks))}
+    metadata |= metadata_of(file, inside, str(max(kept.ranks)))
     output.write(target, tensors, metadata, precision)
     events.info(f"{target}: {kept.summary()}")
+
+
+def metadata_of(file: LearnedFile, inside: Contents, rank: str) -> dict[str, str]:
+    """The file's metadata, with what is true of the LoRA."""
+    found = {name: value for name, value in file.header.metadata.items() if name not in STALE}
+    found |= {name: form for name, form in model_spec.HASHES.items() if name in found}
+    if "ss_network_dim" in found:
+        found |= {"ss_network_dim": rank, "ss_network_alpha": rank}
+    if {kind for own in inside.found.values() for kind in own} - {"A", "B", "alpha"}:
+        found = {name: value for name, value in found.items() if name != "ss_network_args"}
+        found |= {name: "networks.lora" for name in found if name == "ss_network_module"}
+    return found
 
 
 def adapter_in(source: Path) -> LearnedFile:
@@ -79,6 +90,9 @@ def adapter_in(source: Path) -> LearnedFile:
 def refuse_dependent(file: LearnedFile, inside: Contents) -> None:
     """Raises InputError for kinds of adapters whose change depends on the weights of the base model, and for embeddings."""
     others = {kind for own in inside.found.values() for kind in own if not ALONE.fullmatch(kind)}
+    if others == {"B_bias"}:
+        what = "has biases after B, for which a LoRA without them has no place"
+        raise InputError(Problem(printable(file.path), what, "merge it into its base model by infer.py --merge"))
     if others:
         what = f"changes weights by an amount that depends on them ({first_few(sorted(others), 3)})"
         remedy = "merge it into its base model by infer.py --merge, and give both models to customize extract"
@@ -119,17 +133,19 @@ def resized(file: LearnedFile, inside: Contents, choice: Choice) -> "tuple[dict[
         if layer:
             layers[part, module] = layer
     if not kept.whole:
-        raise InputError(Problem(printable(file.path), "changes no weight", "nothing is left to resize"))
+        raise InputError(Problem(printable(file.path), "changes no matrix", "nothing is left to resize"))
     return layers, kept
 
 
 def lora(up: "Tensor", down: "Tensor", dtype: "dtype") -> "dict[str, Tensor]":
-    """A layer with alpha = rank, in a number format; in float16 instead of one of 8 bits."""
+    """A layer with alpha = rank, in a number format; in float16 instead of one of 8 bits, in float32 beyond the range of half."""
     import torch
 
     from customize.adapters.lora_files import alpha_like
 
     own = torch.float16 if dtype.itemsize == 1 else dtype
+    if not all(factor.to(own).isfinite().all() for factor in (up, down)):
+        own = torch.float32
     return {"A": down.to(own), "B": up.to(own), "alpha": alpha_like(len(down), down.to(own))}
 
 
