@@ -34,6 +34,11 @@ def duration(seconds: float) -> str:
     return _two(round(seconds / 3600), 24, "days", "h")
 
 
+def about(seconds: float) -> str:
+    """An estimated time: `under 1 s`, `about 42 s`."""
+    return duration(seconds) if seconds < 0.95 else f"about {duration(seconds)}"
+
+
 def _two(count: int, by: int, large: str, small: str) -> str:
     rest = f" {count % by} {small}" if count % by else ""
     return f"{count // by} {large}{rest}"

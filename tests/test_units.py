@@ -44,6 +44,7 @@ def test_a_size_is_true_to_three_digits(number):
 )  # fmt: skip
 def test_durations(seconds, text):
     assert units.duration(seconds) == text
+    assert units.about(seconds) == (text if text == "under 1 s" else f"about {text}")
 
 
 @given(st.floats(1, 1e8))

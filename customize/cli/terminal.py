@@ -16,7 +16,7 @@ from customize.events import (
     TrainingStarted,
 )
 from customize.printable import printable
-from customize.units import duration, each
+from customize.units import about, duration, each
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -61,7 +61,7 @@ class Terminal:
             case TrainingStarted() | StepDone() | TrainingEnded():
                 self.train(event)
             case TimeEstimate(number, measured, seconds):
-                print(f"{number:,} images, about {duration(seconds)} (measured on the first {measured})", file=sys.stderr)
+                print(f"{number:,} images, {about(seconds)} (measured on the first {measured})", file=sys.stderr)
             case DenoisingStep():
                 self.denoise(event)
 

@@ -145,7 +145,7 @@ class Plan:
         lines += [("", f"{name}: {units.size(number)}") for name, number in files.result.items()]
         lines.append(("disk", f"{units.size(files.largest)} at the peak; {units.size(self.free_disk)} free in {self.folder}"))
         lines.append(("memory", f"{units.size(self.memory)} of {units.size(self.free_memory)} ({self.where})"))
-        duration = f"{self.steps:,} steps of {units.each(self.seconds)}: about {units.duration(self.steps * self.seconds)}"
+        duration = f"{self.steps:,} steps of {units.each(self.seconds)}: {units.about(self.steps * self.seconds)}"
         lines.append(("time", f"{duration}, without loading, encoding and generating images"))
         return "\n".join(f"{head:<10} {text}" for head, text in lines)
 

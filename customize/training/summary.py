@@ -47,8 +47,7 @@ def prepared(context, training, seconds: float) -> Rows:
     learned = sum(tensor.numel() for tensor in training.method.trainable_state_dict().values())
     left = f" left of {context.max_train_steps:,}" if context.first_step else ""
     parameters = f"{units.count(learned, 'trainable parameter')}"
-    time = units.duration(seconds) if seconds < 1 else f"about {units.duration(seconds)}"
-    text = f"{units.count(steps, 'step')}{left}, batch size {context.global_batch}; {parameters}; {time}"
+    text = f"{units.count(steps, 'step')}{left}, batch size {context.global_batch}; {parameters}; {units.about(seconds)}"
     yield "training", text + (" without a GPU: Ctrl-C saves and stops" if context.is_slow else "")
     yield "samples", samples(context, settings)
 
