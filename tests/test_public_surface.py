@@ -62,6 +62,13 @@ def test_training_returns_the_result(trained):
     damaged.write_bytes(content)
 
 
+def test_runs_of_one_process_may_differ_in_precision(trained, tiny_epsilon, image_folder, tmp_path):
+    for precision in ("bf16", "no"):
+        changes = {"max_train_steps": 1, "mixed_precision": precision}
+        settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / precision, **changes)
+        assert customize.train(settings).steps == 1
+
+
 def test_a_callback_of_the_caller_may_stop_the_run(tiny_epsilon, image_folder, tmp_path):
     from customize.training.loop import Callback, Stop
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, broadcast_object_list
 
 from customize import device, events
@@ -148,6 +149,8 @@ def check_machine(settings) -> None:
 def start_accelerator(settings, folder: Path) -> Accelerator:
     """Sets up device, precision, processes and trackers. Not all parameters of text encoders need have gradients: SDXL does not
     use the last layer of its first one."""
+    if AcceleratorState._shared_state.get("_mixed_precision", settings.mixed_precision) != settings.mixed_precision:
+        AcceleratorState._reset_state()  # it keeps the precision of an earlier run in this process, and refuses another
     torch.backends.cuda.matmul.allow_tf32 = settings.allow_tf32
     processes = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=settings.trains_text_encoders)
     return Accelerator(
