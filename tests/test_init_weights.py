@@ -197,6 +197,14 @@ def test_an_embedding_of_another_width_is_refused(others, tmp_path, tiny_epsilon
     assert "is 24 wide; words of this base model are 32 wide" in output
 
 
+def test_an_adapter_of_another_family_is_refused_by_name(others, tmp_path, tiny_epsilon):
+    module = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+    adapter = {f"{module}.lora_A.weight": torch.randn(4, 2048), f"{module}.lora_B.weight": torch.randn(640, 4)}
+    path = written(tmp_path / "lora", adapter)
+    output = refused("lora", others, tmp_path / "run", path, pretrained_model_name_or_path=str(tiny_epsilon))
+    assert f"init_weights: {path} was learned on SDXL; {tiny_epsilon} is Stable Diffusion 1.x or 2.x" in output
+
+
 def test_adapters_other_than_lora_are_refused(others, tmp_path):
     loha = {f"lora_unet_mid_block_attn.hada_w1_{each}": torch.randn(4, 4) for each in "ab"}
     assert "an adapter other than a LoRA" in refused("lora", others, tmp_path / "run", written(tmp_path / "loha", loha))

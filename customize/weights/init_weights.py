@@ -16,7 +16,7 @@ from customize.adapters.lora_keys import by_module, network_of, sorted_out
 from customize.errors import InputError, Problem
 from customize.families import specs
 from customize.printable import first_few
-from customize.weights.learned_weights import Learned, find_learned
+from customize.weights.learned_weights import Learned, find_learned, of_other_families
 from customize.weights.weight_file import LearnedFile, adapter_description
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def problems(settings) -> Iterator[Problem]:
     if not learned.files and not learned.network and base != learned.base:
         what = f"is {base}, but {SETTING} is a complete model, too: {learned.base}"
         yield Problem("pretrained_model_name_or_path", what, "give only one of the two")
+    yield from (replace(each, where=SETTING) for each in of_other_families(base, learned.files))
     for name in ("use_dora", "use_rslora"):
         if name in implied and getattr(settings, name) != implied[name]:
             yield Problem(name, f"is {getattr(settings, name)!r}, where {SETTING} has {implied[name]!r}", LEAVE_OUT)
