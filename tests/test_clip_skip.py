@@ -7,9 +7,10 @@ from kit import METHODS, prepared, settings_for, write_images
 from models import tiny_stable_diffusion_xl
 
 from customize.cli.main import read
+from customize.errors import InputError
 from customize.inference.run.generate import trained_otherwise
 from customize.methods import DreamBoothSettings
-from customize.training import class_images, model_card, summary
+from customize.training import class_images, model_card, preflight, summary
 from customize.weights.learned_weights import find_learned
 
 
@@ -48,11 +49,12 @@ def test_the_text_is_that_of_an_earlier_layer(xl, encoders, images, tiny_epsilon
     assert (found - expected(base, prompt, 0)).abs().max() > 0.01
 
 
-def test_too_many_layers_are_refused(images, tiny_epsilon, tmp_path):
-    from customize.errors import InputError
-
-    with pytest.raises(InputError, match="clip_skip: 9 is too many"):
-        prepared(settings_for("lora", tiny_epsilon, images, tmp_path / "run", clip_skip=9))
+@pytest.mark.parametrize(("xl", "layers"), [(False, 2), (True, 3)], ids=["1.x", "xl"])
+def test_too_many_layers_are_refused_before_the_model_is_loaded(xl, layers, images, tiny_epsilon, base_xl, tmp_path):
+    settings = settings_for("lora", base_xl if xl else tiny_epsilon, images, tmp_path / "run", clip_skip=layers)
+    with pytest.raises(InputError, match=f"(?s)clip_skip: {layers} is too many: .* use at most {layers - 1}"):
+        preflight.check(settings)
+    preflight.check(settings.model_copy(update={"clip_skip": layers - 1}))
 
 
 @pytest.mark.parametrize("method", METHODS)

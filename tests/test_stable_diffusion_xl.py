@@ -17,11 +17,13 @@ from kit import prepared, settings_for, train_loop, write_images
 from models import tiny_stable_diffusion_xl
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
 
 from customize.data.crops import crop_of, variants
 from customize.errors import InputError
 from customize.families import load, locate
 from customize.families.conditioning import Crop
+from customize.families.specs import spec_of
 from customize.inference.pipeline import Pipeline
 from customize.inference.pipeline_loading import load_pipeline
 from customize.inference.run import merge
@@ -291,6 +293,15 @@ def test_weights_of_the_other_family_are_refused_by_name(width, other, words, ba
     save_file(tensors, tmp_path / "lora.safetensors")
     with pytest.raises(InputError, match=words.format(base)):
         find_learned(other or str(base), [(tmp_path / "lora.safetensors", 1.0)])
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "tokenizer_2"])
+def test_a_word_of_either_tokenizer_is_known(part, base, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "base")
+    tokenizer = CLIPTokenizer.from_pretrained(folder / part)
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(folder / part)
+    assert "<new>" in spec_of(locate(str(folder))).vocabulary(locate(str(folder)))
 
 
 def test_v_prediction_is_read_from_the_scheduler(base, tmp_path):

@@ -10,7 +10,7 @@ from customize.data.examples import USUAL_RESOLUTION, Examples, examine_examples
 from customize.errors import InputError, Problem
 from customize.families import Source, locate
 from customize.families.files.autoencoder import locate_autoencoder
-from customize.families.source import known_token_problems, refuse_zero_snr
+from customize.families.source import known_token_problems, refuse_clip_skip, refuse_zero_snr
 from customize.families.specs import spec_of
 from customize.families.specs.text_limits import too_long
 from customize.printable import first_few
@@ -131,6 +131,7 @@ def check_source(settings) -> Source:
         refuse_zero_snr(spec.prediction_type(source))
     if problem := spec.not_trainable(source):
         raise InputError(problem)
+    refuse_clip_skip(settings.clip_skip, spec.most_clip_skip(source))
     encoders = len(spec.networks) - 1
     for name, rates in settings.other_learning_rates.items():
         if len(rates) not in (1, encoders):

@@ -92,6 +92,10 @@ class FamilySpec(ABC):
         """Why a model that can generate images cannot be trained; None if it can."""
         return None
 
+    def most_clip_skip(self, source: Source) -> int | None:
+        """How many of the last layers can be skipped in every text encoder; None if unknown."""
+        return None
+
     def vocabulary(self, source: Source) -> set[str]:
         """The existing words, which a new word must not use. Raises InputError if the files are not a tokenizer."""
         return set()

@@ -152,14 +152,20 @@ class StableDiffusionSpec(FamilySpec):
         where = printable(source.folder or source.file)
         return Problem(SETTING, f"{where} is {kind}; it can generate images, but cannot be trained here", remedy)
 
+    def most_clip_skip(self, source: Source) -> int | None:
+        """All but one, by the configurations of a folder."""
+        configs = [read_object(source.folder / part / "config.json") for part in [*self.networks][1:]] if source.folder else []
+        layers = [config.get("num_hidden_layers") for config in configs]
+        return min(layers) - 1 if layers and all(type(each) is int for each in layers) else None
+
     def vocabulary(self, source: Source) -> set[str]:
-        """The words of the folder's tokenizer; empty if the model is not in a folder."""
-        if not source.folder:
-            return set()
-        folder = source.folder / "tokenizer"
-        with refusing(folder, AGAIN, "contains no vocabulary"):
-            files = tokenizer_files(folder)
-            return set(files.words()) | set(added_words(files))
+        """The words of any of the folder's tokenizers; empty if the model is not in a folder."""
+        found = set[str]()
+        for folder in [source.folder / part for part in self.parts.tokenizers] if source.folder else []:
+            with refusing(folder, AGAIN, "contains no vocabulary"):
+                files = tokenizer_files(folder)
+                found |= {*files.words(), *added_words(files)}
+        return found
 
     def architectures(self) -> Sequence[Architecture]:
         first, second = (self.prompt_widths[width] for width in (768, 1024))
