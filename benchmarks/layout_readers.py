@@ -202,7 +202,7 @@ class WithTextModel(nn.Module):
 def networks_of_kohya(root: Path) -> Callable[[Architecture], tuple[Any, nn.Module]]:
     """Text encoders and UNet of an architecture, in the classes of kohya's scripts, on the meta device."""
     sys.path.insert(0, str(root))
-    sys.modules["library.utils"] = MagicMock()
+    sys.modules |= {name: MagicMock() for name in ("library.utils", "einops")}
     from library.original_unet import UNet2DConditionModel  # pyrefly: ignore
     from library.sdxl_original_unet import SdxlUNet2DConditionModel  # pyrefly: ignore
     from transformers import CLIPTextConfig, CLIPTextModel
