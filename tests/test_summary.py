@@ -299,9 +299,9 @@ def test_the_last_lines_of_images(changes, seeds, tmp_path):
 
 def test_the_step_that_is_timed_changes_nothing(tiny_epsilon, image_folder, tmp_path):
     for method in ("textual_inversion", "lora", "full"):
-        context, training = prepared(
-            settings_for(method, tiny_epsilon, image_folder, tmp_path / method, gradient_accumulation_steps=3)
-        )
+        changes = {"gradient_accumulation_steps": 3, "gradient_checkpointing": True}
+        changes |= {"lora_dropout": 0.3, "train_text_encoder": True} if method == "lora" else {}
+        context, training = prepared(settings_for(method, tiny_epsilon, image_folder, tmp_path / method, **changes))
         before = {name: tensor.detach().clone() for name, tensor in training.method.trainable_state_dict().items()}
         seconds = expected_time.of_a_step(context, training)
         assert 0 < seconds < 60 and all(parameter.grad is None for parameter in training.method.parameters())

@@ -23,9 +23,10 @@ def of_a_step(context, training) -> float:
     while len(times) < 2 and sum(times) < LONG:  # the first time includes setup; where it takes minutes, once is enough
         begin = perf_counter()
         for batch in batches:
-            with accelerator.autocast(), dropout.samples(settings.seed, 0, batch.positions):
-                prediction = model.prediction(batch)
-            prediction.float().mean().backward()
+            with dropout.samples(settings.seed, 0, batch.positions):  # with gradient checkpointing also for the backward pass
+                with accelerator.autocast():
+                    prediction = model.prediction(batch)
+                prediction.float().mean().backward()
         if accelerator.device.type == "cuda":
             torch.cuda.synchronize()
         times.append(perf_counter() - begin)
