@@ -239,3 +239,24 @@ def test_a_bundled_embedding_without_rows_is_named(tmp_path, capsys):
     assert run("convert", tmp_path / "a.safetensors", tmp_path / "out.safetensors") == 2
     assert "embeddings that are not rows of vectors: bundle_emb.toy" in capsys.readouterr().err
     assert run("show", tmp_path / "a.safetensors") == 0
+
+
+def test_readers_are_those_of_the_kind(tmp_path, capsys):
+    """No program is said to read a LoHa or a DoRA because it reads LoRAs in the same layout."""
+    dora = lora() | {f"{QUERY}.dora_scale": torch.ones(320, 1)}
+    for tensors, expected in (
+        (lora(), "scripts and diffusers"),
+        (dora, "that know DoRA"),
+        (loha(), "that know adapters of LyCORIS"),
+    ):
+        save_file(tensors, tmp_path / "a.safetensors")
+        assert run("show", tmp_path / "a.safetensors") == 0
+        assert run("convert", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--overwrite") == 0
+        said = capsys.readouterr().out
+        assert said.count(expected) == 2 and ("diffusers" in said) == (expected == "scripts and diffusers")
+
+
+def test_merging_into_the_root_is_refused_at_once(tmp_path, capsys):
+    save_file(lora(), tmp_path / "a.safetensors")
+    assert run("merge", tmp_path / "a.safetensors", "--base", "demo", "--out", "/") == 2
+    assert "is or contains a file to merge" in capsys.readouterr().err

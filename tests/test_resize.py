@@ -3,6 +3,7 @@
 import copy
 import re
 
+import models
 import pytest
 import torch
 from adapters_of_others import TEXT, UNET, File, diffusers, kohya
@@ -288,6 +289,40 @@ def test_half_precision_is_no_change(tiny_epsilon, lora, tmp_path):
     out = tmp_path / "out.safetensors"
     assert run("extract", tuned, tiny_epsilon, out, "--rank", 4) == 0
     assert deltas(out).keys() == {kohya(module)}
+
+
+def test_a_base_in_half_precision_is_no_change_either(tiny_epsilon, lora, tmp_path):
+    """The other way round: the tuned model in float32, its base rounded to bfloat16; the change is that of the numbers."""
+    file, _ = lora
+    module = next(iter(file.changes))
+    tuned = tuned_by(tiny_epsilon, {module: file.changes[module]}, tmp_path / "tuned")
+    base = tuned_by(tiny_epsilon, {}, tmp_path / "base")
+    for path in base.rglob("*model.safetensors"):
+        save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+    out = tmp_path / "out.safetensors"
+    assert run("extract", tuned, base, out, "--rank", 32) == 0
+    before, after = (load_file(next((each / "unet").glob("*.safetensors")))[f"{module}.weight"] for each in (base, tuned))
+    assert_deltas(out, {kohya(module): after.double() - before.double()}, 1e-6)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("broken", ["tuned", "base"])
+def test_nan_and_infinity_are_not_extracted(tiny_epsilon, tmp_path, capsys, value, broken):
+    name = next(iter(UNET))
+    other = tuned_by(tiny_epsilon, {name: torch.full(UNET[name], value)}, tmp_path / "other")
+    models = (other, tiny_epsilon) if broken == "tuned" else (tiny_epsilon, other)
+    assert run("extract", *models, tmp_path / "out.safetensors", "--rank", 4) == 2
+    assert f"unet.{name}.weight: has NaN or infinity in the {broken} model" in capsys.readouterr().err
+    assert [each.name for each in tmp_path.iterdir()] == ["other"]
+
+
+def test_another_prediction_type_is_told(tiny_epsilon, lora, tmp_path, capsys):
+    file, _ = lora
+    module = next(iter(file.changes))
+    tuned = tuned_by(tiny_epsilon, {module: file.changes[module]}, tmp_path / "tuned")
+    models.change(tuned / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
+    assert run("extract", tuned, tiny_epsilon, tmp_path / "out.safetensors", "--rank", 4) == 0
+    assert "use it with --prediction_type v_prediction" in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("version", ["1.x", "2.x", "XL"])

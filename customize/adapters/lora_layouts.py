@@ -5,21 +5,23 @@ tolerant than any layout (`lora_keys`): it takes the names of all of them, and o
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from customize.adapters.lora_keys import Place
+from customize.adapters.lora_keys import Place, split
 from customize.families.specs.network_names import NetworkNames
 
 Held = TypeVar("Held")
+PLAIN, DECOMPOSED = {"A", "B", "alpha"}, {"magnitude", "dora_scale"}
+"""Kinds of tensors of a LoRA, and those that make it a DoRA."""
 
 
 @dataclass(frozen=True)
 class LoraLayout:
     """How a program names the tensors of an adapter: the name of a module, then the end of `ends` for the tensor's kind.
 
-    title: as in messages; read_by: the programs that read it.
+    title: as in messages; read_by: the programs that read a LoRA in it.
     name: the name of a module in files, from the names of its network, the module's own and the original one; None if the
     layout has no name for it. ends: by kind (`lora_keys.KINDS`).
     alphas: whether each layer's alpha is a tensor; it is in the configuration in the metadata otherwise.
@@ -38,6 +40,13 @@ class LoraLayout:
         pairs = zip(modules, network.originals(modules), strict=True)
         found = {module: self.name(network, network.plain(module), original) for module, original in pairs}
         return {module: name for module, name in found.items() if name is not None}
+
+    def readers(self, names: Iterable[str]) -> str:
+        """The programs that read a file with these names of tensors. docs/files.md tells where their results differ."""
+        kinds = {parts[1] for name in names if (parts := split(name))}
+        if not self.others or kinds <= PLAIN:
+            return self.read_by
+        return f"programs that know {'DoRA' if kinds <= PLAIN | DECOMPOSED else 'adapters of LyCORIS'}, such as ComfyUI"
 
     def end(self, network: NetworkNames, kind: str) -> str | None:
         """The end of the names of tensors of a kind; None if the layout has none."""

@@ -116,7 +116,6 @@ def in_the_way(learned: Learned, target: Path, overwrite: bool) -> Iterator[Prob
     sources = [base, *filter(None, [run_folder.model_in(base)]), *(file.path.resolve() for file in learned.files)]
     is_file = target.suffix == ".safetensors"
     present = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
-    foreign = [path.relative_to(target.parent) for path in of_others(target)]
     if target.suffix in PICKLES:
         yield Problem(SETTING, f"{target} would be a pickle", "name a folder, or a .safetensors file for a LoRA")
     elif blocking:
@@ -127,8 +126,9 @@ def in_the_way(learned: Learned, target: Path, overwrite: bool) -> Iterator[Prob
         yield Problem(SETTING, f"{target} is a broken link", FREE)
     elif target.exists() and is_file != target.is_file():
         yield Problem(SETTING, f"{target} is a {'folder' if is_file else 'file'}", FREE)
-    elif foreign:
-        yield Problem(SETTING, f"{target} was not written by --merge, or was changed since ({foreign[0]})", FREE)
+    elif foreign := of_others(target):
+        what = f"{target} was not written by --merge, or was changed since ({foreign[0].relative_to(target.parent)})"
+        yield Problem(SETTING, what, FREE)
     elif not overwrite and (present or target.is_file()):
         yield Problem(SETTING, f"{target} already exists", f"add --overwrite_output_dir, or {FREE}")
 

@@ -100,7 +100,7 @@ def convert(
         configuration = json.loads(own[ADAPTER_METADATA])
         own = {name.partition(".")[2]: value for name, value in configuration.items()}
         output.write_configuration(target.with_name(PEFT_CONFIG), own)
-    read_by = LAYOUTS[layout].read_by if file.is_adapter else EMBEDDINGS[layout]
+    read_by = LAYOUTS[layout].readers(tensors) if file.is_adapter else EMBEDDINGS[layout]
     events.info(f"{target}: {len(tensors)} tensors in the layout of {layout}; read by {read_by}")
 
 

@@ -70,6 +70,10 @@ def extract(
         )
         raise InputError(Problem(printable(tuned), what, "give a model whose layers were tuned"))
     tensors, metadata = in_layout(LAYOUTS[layout], layers, first.networks, first.modules)
+    predictions = [specs.spec_of(source).prediction_type(source) for source in sources]
+    if predictions[0] != predictions[1]:
+        what = f"{printable(tuned)} predicts {predictions[0]}, {printable(base)} {predictions[1]}: a LoRA does not hold that"
+        events.note(f"{what}; use it with --prediction_type {predictions[0]}")
     output.write(target, tensors, metadata | metadata_of(tuned, base, str(max(kept.ranks))), precision)
     if beside:
         events.note(f"a LoRA cannot hold the changes of {beside} norms, biases and embeddings; they count as lost")
@@ -128,14 +132,18 @@ def differences(
 
 
 def difference(tuned: "Tensor", base: "Tensor", name: str) -> "Tensor | None":
-    """tuned - base in float64; None if they are equal once both have the coarser of their number formats.
+    """tuned - base in float64; None if they are equal once both have the number format of one of them.
 
-    Raises InputError for other shapes.
+    Raises InputError for other shapes, and for NaN and infinity.
     """
     if tuned.shape != base.shape:
         what = f"is {list(tuned.shape)} in the tuned model, {list(base.shape)} in the base model"
         raise InputError(Problem(name, what, SAME))
+    for which, parameter in (("tuned", tuned), ("base", base)):
+        if not parameter.isfinite().all():
+            raise InputError(Problem(name, f"has NaN or infinity in the {which} model", "get the model again"))
+    if bool((tuned.to(base.dtype) == base).all()) or bool((base.to(tuned.dtype) == tuned).all()):
+        return None
     if tuned.dtype.itemsize < base.dtype.itemsize:
         base = base.to(tuned.dtype)
-    change = tuned.double() - base.double()
-    return change if change.any() else None
+    return tuned.double() - base.double()

@@ -96,7 +96,7 @@ def adapter(file: LearnedFile) -> dict[str, Any]:
     types = Counter(row["type"] for rows in groups.values() for row in rows)
     found: dict[str, Any] = {"kind": " and ".join(types), "layout": None, "read_by": None}
     if inside and (layout := layout_of(inside[0])):
-        found |= {"layout": layout, "read_by": LAYOUTS[layout].read_by}
+        found |= {"layout": layout, "read_by": LAYOUTS[layout].readers(file.header.tensors)}
     if not all(map(isfinite, alphas.values())):
         found |= {"supported": False, "problem": "an alpha is NaN or infinite"}
     found["fits"] = " or ".join(each.architecture.title for each in inside) or None
