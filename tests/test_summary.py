@@ -297,6 +297,7 @@ def test_the_last_lines_of_images(changes, seeds, tmp_path):
     assert shlex.split(following)[1:] == ["python", "infer.py", *words]
 
 
+@pytest.mark.filterwarnings("error:.*checkpointing_enable:FutureWarning")
 def test_the_step_that_is_timed_changes_nothing(tiny_epsilon, image_folder, tmp_path):
     for method in ("textual_inversion", "lora", "full"):
         changes = {"gradient_accumulation_steps": 3, "gradient_checkpointing": True}

@@ -131,15 +131,15 @@ class Plan:
             lines.append(("trained", f"{each.name}: {modules}{units.count(each.parameters, 'parameter')}"))
         lines.append(("optimizer", f"{units.size(self.optimizer)} of state"))
         for each in self.repeats:
-            times = f"{each.least:,}" if each.least == each.most else f"{each.least:,} or {each.most:,}"
-            lines.append(("images", f"{each.images:,} of the {each.role}, each shown {times} times"))
+            least = f"{each.least:,} or " if each.least != each.most else ""
+            lines.append(("images", f"{each.images:,} of the {each.role}, each shown {least}{units.count(each.most, 'time')}"))
         if self.to_generate:
             lines.append(("", f"{self.to_generate:,} of the class will be generated first"))
         one, result = sum(files.checkpoint.values()), sum(files.result.values())
         kept = "all" if files.kept is None else f"only the newest {files.kept}"
         lines.append(("files", f"{units.count(files.checkpoints, 'checkpoint')} of {units.size(one)}; {kept} kept"))
         if files.intermediate:
-            lines.append(("", f"intermediate weights of {units.size(result)}, {files.intermediate:,} times"))
+            lines.append(("", f"intermediate weights of {units.size(result)}, {units.count(files.intermediate, 'time')}"))
         if files.samples:
             lines.append(("", f"{units.count(files.samples, 'sample image')} of at most {units.size(files.sample)}"))
         lines += [("", f"{name}: {units.size(number)}") for name, number in files.result.items()]

@@ -221,6 +221,6 @@ def release_unused(settings, family: Family, method: Method) -> None:
 
 
 def enable_checkpointing(network: torch.nn.Module) -> None:
-    """Enables gradient checkpointing, which diffusers and transformers name differently."""
-    of_diffusers = getattr(network, "enable_gradient_checkpointing", None)
-    (of_diffusers or network.gradient_checkpointing_enable)()
+    """Enables gradient checkpointing by its name in diffusers, in transformers since 5.24, or before."""
+    names = ("enable_gradient_checkpointing", "activation_checkpointing_enable", "gradient_checkpointing_enable")
+    next(filter(None, (getattr(network, name, None) for name in names)))()
