@@ -7,11 +7,12 @@ from diffusers import StableDiffusionPipeline
 from kit import METHODS, prepared, settings_for
 from safetensors.torch import load_file
 
+from customize.errors import InputError
 from customize.evaluation import verify_result
 from customize.storage import run_folder
 from customize.storage.run_folder import KOHYA_LORA, LORA
 from customize.storage.tensor_files import PRECISIONS, save_tensors
-from customize.training import model_card
+from customize.training import model_card, preflight
 from customize.training.dry_run import result_sizes
 
 FORMATS = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -76,3 +77,25 @@ def test_a_finished_result_is_written_again_in_another_format(tmp_path):
     )
     assert not run_folder.is_finished(tmp_path, 2, save_precision="fp16")
     assert not run_folder.is_finished(tmp_path, 3, save_precision="fp16", save_model_as="safetensors")
+
+
+def test_no_layout_of_an_earlier_result_is_left_beside_a_new_one(tiny_epsilon, image_folder, tmp_path):
+    own = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", max_train_steps=2, lora_format="kohya")
+    preflight.run(own)
+    resumed = own.model_copy(update={"resume_from_checkpoint": "latest", "max_train_steps": 3})
+
+    def refused(layout):
+        with pytest.raises(InputError) as caught:
+            preflight.run(resumed.model_copy(update={"lora_format": layout}))
+        [problem] = caught.value.problems
+        assert problem.where == "lora_format"
+        return f"{problem.what}; {problem.remedy}"
+
+    assert "in the layout of kohya; resume with --lora_format kohya" in refused("diffusers")
+    preflight.run(resumed.model_copy(update={"lora_format": "both", "max_train_steps": 2}))
+    assert [(tmp_path / "run" / name).is_file() for name in (LORA, KOHYA_LORA)] == [True, True]
+    for layout in ("diffusers", "kohya"):
+        assert "in the layout of diffusers and of kohya; resume with --lora_format both" in refused(layout)
+    (tmp_path / "run" / LORA).write_bytes(b"mine")
+    preflight.run(resumed.model_copy(update={"lora_format": "kohya"}))
+    assert (tmp_path / "run" / LORA).read_bytes() == b"mine"

@@ -260,7 +260,8 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
 
     @property
     def formats(self) -> dict[str, str | bool]:
-        return {**super().formats, "save_model_as": self.save_model_as}
+        own = {"lora_format": self.lora_format} if "lora_format" in adapters.settings_of(self.adapter) else {}
+        return {**super().formats, "save_model_as": self.save_model_as, **own}
 
     @property
     def writes_model_file(self) -> bool:

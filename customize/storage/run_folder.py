@@ -78,7 +78,8 @@ def is_finished(folder: Path, steps: int, **formats: str | bool) -> bool:
         return False
     try:
         metadata = read_object(folder / METADATA)
-        settings = {"save_precision": "fp32", "save_model_as": "diffusers", "no_metadata": False, **metadata.get("settings", {})}
+        usual = {"save_precision": "fp32", "save_model_as": "diffusers", "lora_format": "both", "no_metadata": False}
+        settings = {**usual, **metadata.get("settings", {})}
         return metadata.get("steps") == steps and all(settings[name] == value for name, value in formats.items())
     except (OSError, ValueError, AttributeError):
         return False

@@ -57,6 +57,7 @@ def check(settings) -> Path:
     ours = record.files()
     if settings.resume_from_checkpoint:
         refuse_other_form(settings, folder)
+        refuse_left_layout(settings, folder, record)
     blocking = foreign_results(settings, folder, record) if settings.resume_from_checkpoint else foreign_files(folder, record)
     names = first_few([path.relative_to(folder.absolute()).as_posix() for path in blocking])
     resume = "--resume_from_checkpoint latest resumes it"
@@ -90,6 +91,18 @@ def refuse_other_form(settings, folder: Path) -> None:
         what = f"would change: {folder} has a result in the form of {form}"
         remedy = f"resume with --save_model_as {form}; customize convert makes the other form of the result"
         raise InputError(Problem("save_model_as", what, remedy))
+
+
+def refuse_left_layout(settings, folder: Path, record: ownership.Record) -> None:
+    """Raises InputError if the run to resume has a LoRA in a layout that the settings leave out: it would stay beside the new
+    result, and be loaded instead."""
+    new, files = set(settings.result_files), {"diffusers": LORA, "kohya": KOHYA_LORA}
+    left = [name for name in files.values() if new & {*files.values()} and name not in new]
+    if any(ownership.is_ours(folder / name, record) for name in left):
+        found = [layout for layout, name in files.items() if (folder / name).is_file()]
+        what = f"would change: {folder} has a result in the layout of {' and of '.join(found)}"
+        remedy = f"resume with --lora_format {'both' if len(found) > 1 else found[0]}; customize convert makes other layouts"
+        raise InputError(Problem("lora_format", what, remedy))
 
 
 def count_of(files: list[Path]) -> str:
