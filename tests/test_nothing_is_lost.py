@@ -54,7 +54,7 @@ def quick(base: Path) -> Iterator[None]:
     family = load(locate(str(base)))
     pipeline = Pipeline(copy.deepcopy(family))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "load", lambda source: copy.deepcopy(family))
+        patch.setattr(training, "load_base", lambda settings, source: copy.deepcopy(family))
         patch.setattr(verify_result, "check", lambda *arguments: 0.0)
         patch.setattr(generate, "load_pipeline", lambda *arguments, **options: pipeline)
         yield
