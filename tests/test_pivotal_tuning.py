@@ -12,9 +12,11 @@ from torch.nn import functional as F
 from customize.cli import main
 from customize.errors import InputError
 from customize.inference.pipeline_loading import load_pipeline
+from customize.inference.run.generate import without_words
 from customize.methods import DreamBoothSettings, TextualInversionSettings
 from customize.methods import settings_for as method_of
 from customize.optim.optimizers import LearningRates, Together, is_state_of
+from customize.settings.inference import InferenceSettings
 from customize.training import model_card
 from customize.training.preflight import check
 
@@ -192,6 +194,15 @@ def test_stock_diffusers_loads_both_files(tiny_epsilon, image_folder, tmp_path):
         train_loop(settings, training, context.accelerator, 2)
     training.method.eval()
     training.method.save(tmp_path, model_card.metadata(settings, training.method, context.family, 2))
+    given = InferenceSettings(prompt=("a <new> dog",)), InferenceSettings(prompt=("a dog",))
+    for chosen, notes in (
+        (tmp_path, 0),
+        (tmp_path / "pytorch_lora_weights.safetensors", 1),
+        (tmp_path / "learned_embeds.safetensors", 0),
+    ):
+        pipeline = load_pipeline(str(tiny_epsilon), [(chosen, 1.0)])
+        found = [[*without_words(pipeline.weights.files, pipeline.family, each)] for each in given]
+        assert [*map(len, found)] == [notes, 0] and all("the new word <new>" in note for note in found[0])
     prompt, options = "a photo of <new> dog", {"num_inference_steps": 3, "output_type": "latent"}
     expected = load_pipeline(str(tiny_epsilon), [(tmp_path, 1.0)]).generate(prompt, seeds=2, **options)
     theirs = StableDiffusionPipeline.from_pretrained(tiny_epsilon, safety_checker=None)

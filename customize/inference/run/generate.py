@@ -12,7 +12,8 @@ from customize import device as machine
 from customize import events
 from customize.data.images.image_file import open_image
 from customize.errors import InputError
-from customize.families.trigger_words import calls_learned
+from customize.families.base import Family
+from customize.families.trigger_words import any_calls, calls_learned
 from customize.inference.explain.lessons import LESSONS
 from customize.inference.illusions.build import composition
 from customize.inference.masks import Mask, mask_of
@@ -60,7 +61,9 @@ class PipelineCache:
             notes.append(
                 "negative_prompt has no effect: this base model (LCM) takes guidance_scale as an input and no negative prompt"
             )
-        for note in (*notes, *trained_otherwise(self.pipeline.weights.files, settings.clip_skip)):
+        files = self.pipeline.weights.files
+        notes += [*trained_otherwise(files, settings.clip_skip), *without_words(files, self.pipeline.family, settings)]
+        for note in notes:
             events.warn(note)
 
     def of(self, settings: InferenceSettings) -> Pipeline:
@@ -94,6 +97,16 @@ def trained_otherwise(files: Iterable[LearnedFile], clip_skip: int | None) -> It
         own = file.metadata.get("settings", {}).get("clip_skip") or 0
         if own != (clip_skip or 0):
             yield printable(f"{file.path} was trained with clip_skip {own}, and is used with {clip_skip or 0}")
+
+
+def without_words(files: Iterable[LearnedFile], family: Family, settings: InferenceSettings) -> Iterator[str]:
+    """A note for each adapter that was learned together with words that a prompt has, but that neither weights nor model hold."""
+    for file in files:
+        learned = file.metadata.get("settings", {}).get("placeholder_token") or ()
+        for word in [word for word in learned if isinstance(word, str)] if file.is_adapter else ():
+            known = any(word in encoder.tokenizer.get_vocab() for encoder in family.text_encoders)
+            if not known and any_calls([*settings.prompt, settings.negative_prompt], [word]):
+                yield printable(f"{file.path} was trained with the new word {word}: add its learned_embeds file to the weights")
 
 
 def pipeline_key(settings: InferenceSettings) -> tuple:
