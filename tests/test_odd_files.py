@@ -3,6 +3,7 @@
 import json
 import os
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from customize import __main__
+from customize.storage import disk
 from customize.storage.safetensors_header import TensorInfo
 from customize.weights.load_adapters import fits as fits_module
 from customize.weights.load_adapters import with_peft_names
@@ -260,3 +262,42 @@ def test_merging_into_the_root_is_refused_at_once(tmp_path, capsys):
     save_file(lora(), tmp_path / "a.safetensors")
     assert run("merge", tmp_path / "a.safetensors", "--base", "demo", "--out", "/") == 2
     assert "is or contains a file to merge" in capsys.readouterr().err
+
+
+def test_without_rights(tmp_path, monkeypatch, capsys):
+    """A source that must not be read and a folder that must not be written are refused before anything else is done."""
+    file, out, is_file = tmp_path / "a.safetensors", tmp_path / "new" / "out.safetensors", Path.is_file
+    save_file(lora(), file)
+
+    def locked(path: Path) -> bool:
+        if path.is_relative_to(tmp_path / "locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "is_file", locked)
+        source = tmp_path / "locked" / "a.safetensors"
+        commands = [
+            ["show", source],
+            ["convert", source, out],
+            ["resize", source, out, "--rank", 1],
+            ["merge", source, "--out", out],
+        ]
+        for command in commands:
+            assert run(*command) == 2, command
+            assert "cannot be read (Permission denied)" in (report := capsys.readouterr().err) and "permissions" in report
+    monkeypatch.setattr(os, "access", lambda *given, **options: False)
+    monkeypatch.setattr(os, "supports_effective_ids", set())
+    for command in (["convert", file, out], ["convert", "demo", tmp_path / "model"], ["merge", file, "--out", out]):
+        assert run(*command) == 2 and "is read-only for you" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_a_full_disk_is_told_with_a_remedy_that_helps(tmp_path, capsys, monkeypatch):
+    file = tmp_path / "a.safetensors"
+    save_file(lora(), file)
+    monkeypatch.setattr(disk, "free_bytes", lambda path: 1024)
+    assert run("convert", file, tmp_path / "out.safetensors") == 3
+    report = capsys.readouterr().err
+    assert "disk full" in report and "free some space" in report and "permissions" not in report
+    assert report.count("out.safetensors") == 1 and not (tmp_path / "out.safetensors").exists()

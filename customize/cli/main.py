@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from customize import __version__, events
+from customize import __version__, events, library_logs
 from customize.cli import problem_report, streams
 from customize.cli.flags import aliases, diffusers_flags, other_command, pasted_text, settings_from_files
 from customize.cli.flags.arguments import arguments, plain
@@ -25,7 +25,7 @@ from customize.settings.files import shipped_configs, toml_file
 from customize.settings.frozen_model import SECTIONS, by_section
 from customize.settings.rules.rule import implied as implied_by
 from customize.storage import out_of_memory, ownership
-from customize.storage.disk import BROKEN, DENIED, FULL
+from customize.storage.disk import BROKEN, DENIED, FULL, WriteError
 
 Function = Callable[[Any], Any]
 """Called with the settings; imports what it needs when called."""
@@ -68,6 +68,7 @@ def main(model: type[Settings], run: Function, argv: Sequence[str] | None = None
 
 def outcome(command: str, work: Callable[[], int]) -> int:
     """The exit status of a command. work: runs it and returns its status; its exceptions are reported."""
+    library_logs.quiet()
     with streams.forgiving():
         try:
             is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes of `accelerate launch` on this machine
@@ -100,10 +101,9 @@ def unforeseen(command: str, error: Exception) -> int:
         _say(f"{command}: out of memory", f"    -> {out_of_memory.REMEDY}")
         return 3
     if isinstance(error, OSError) and error.errno in FULL | BROKEN | DENIED:
-        _say(
-            f"{command}: {error.filename or 'a file'}: {error.strerror}",
-            "    -> check its permissions, and try again",
-        )
+        remedy = "free some space, or name a path on another disk" if error.errno in FULL else "check its permissions"
+        what = error.strerror if isinstance(error, WriteError) else f"{error.filename or 'a file'}: {error.strerror}"
+        _say(f"{command}: {what}", f"    -> {remedy}, and try again")
         return 3
     _say(*"".join(traceback.format_exception(error)).splitlines())
     _say("This is a bug in customize. Please report it with the lines above.")

@@ -14,13 +14,14 @@ from customize.families.specs.family_spec import SETTING, Source
 from customize.missing_path import remedy_for_missing
 from customize.printable import printable
 from customize.storage.run_folder import model_in
-from customize.storage.untrusted_files import PICKLES, REMEDIES, START, kind_of, reason, regular_file
+from customize.storage.untrusted_files import PICKLES, REMEDIES, START, kind_of, reason, refusing_unreadable, regular_file
 
 __all__ = ["SETTING", "Source", "locate"]
 
 DEMO = Path(__file__).parents[1] / "demo" / "model"
 
 
+@refusing_unreadable()
 def locate(name: str, **options: Any) -> Source:
     """Finds a base model by name, and checks everything that can be checked without loading it.
 

@@ -63,7 +63,8 @@ def read_header(path: Path) -> Header:
     except _Fault as fault:
         raise InputError(Problem(printable(str(path)), printable(str(fault)), fault.remedy)) from None
     except OSError as error:
-        raise InputError(Problem(printable(str(path)), f"cannot be read ({reason(error)})", GET_AGAIN)) from error
+        remedy = "fix its permissions, or give another one" if isinstance(error, PermissionError) else GET_AGAIN
+        raise InputError(Problem(printable(str(path)), f"cannot be read ({reason(error)})", remedy)) from error
 
 
 def refuse_not_finite(path: Path, header: Header) -> None:

@@ -173,6 +173,15 @@ def unreadable(error: OSError) -> Problem:
     return Problem(where, f"cannot be read ({error.strerror or error})", "fix its permissions, or give another one")
 
 
+@contextmanager
+def refusing_unreadable() -> Iterator[None]:
+    """Turn a refusal of the system to open a file or folder into InputError."""
+    try:
+        yield
+    except PermissionError as error:
+        raise InputError(unreadable(error)) from error
+
+
 def _refuse_others(mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = NOT_FILES.get(stat.S_IFMT(mode), "something special")

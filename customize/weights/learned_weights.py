@@ -19,6 +19,7 @@ from customize.settings.files.sharing import local_base
 from customize.settings.scale import Scale
 from customize.storage import run_folder
 from customize.storage.safetensors_header import read_header
+from customize.storage.untrusted_files import refusing_unreadable
 from customize.weights.checkpoint_weights import weights_in
 from customize.weights.signatures import prompt_width
 from customize.weights.weight_file import (
@@ -111,6 +112,7 @@ def find_learned(base: str | None, weights: Sequence[tuple[str | Path, Scale]]) 
     return Learned(base, tuple(files), base_metadata, networks[0] if networks else None)
 
 
+@refusing_unreadable()
 def complete_model(path: Path) -> Path | None:
     """The complete model at a path, which is a base model by itself: a folder in diffusers' layout, or a single file in the
     original layout, also in the folder of a run. None for other weights."""

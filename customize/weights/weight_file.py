@@ -20,7 +20,7 @@ from customize.settings.texts import text_fault
 from customize.storage import checkpoint
 from customize.storage.json_files import json_object, read_object
 from customize.storage.safetensors_header import Header, read_header, refuse_not_finite
-from customize.storage.untrusted_files import PICKLES
+from customize.storage.untrusted_files import PICKLES, refusing_unreadable
 from customize.weights import model_spec
 from customize.weights.signatures import LEFTOVER, is_adapter, unsupported
 
@@ -149,6 +149,7 @@ def is_plain_pattern(pattern: str) -> bool:
     return True
 
 
+@refusing_unreadable()
 def files_of(path: Path) -> list[Path]:
     """The weight files of a path: the file itself, or those of a run folder. Raises InputError where there are none."""
     if path.is_file():

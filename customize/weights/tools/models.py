@@ -85,3 +85,5 @@ def folder_in_the_way(target: Path, source: Source, overwrite: bool) -> Iterator
         yield Problem(str(target), "was not written by this program, or was changed since", output.FREE)
     elif present and not overwrite:
         yield Problem(str(target), "already exists", f"add --overwrite, or {output.FREE}")
+    elif locked := output.not_writable(path):
+        yield locked

@@ -46,6 +46,8 @@ def in_the_way(target: Path, sources: Sequence[Path], overwrite: bool) -> Iterat
         yield Problem(str(found[0]), "was not written by this program, or was changed since", FREE)
     elif path.exists() and not overwrite:
         yield Problem(str(target), "already exists", f"add --overwrite, or {FREE}")
+    elif locked := not_writable(path):
+        yield locked
 
 
 def impossible(target: Path) -> Problem | None:
@@ -57,6 +59,14 @@ def impossible(target: Path) -> Problem | None:
     except (OSError, ValueError) as error:
         return Problem(printable(target), f"cannot be written ({reason(error)})", FREE)
     return None
+
+
+def not_writable(path: Path) -> Problem | None:
+    """The problem of a path in a folder in which the user must not write."""
+    folder = next(each for each in path.parents if each.is_dir())
+    if os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        return None
+    return Problem(printable(path), f"cannot be written: {printable(folder)} is read-only for you", FREE)
 
 
 def write_configuration(target: Path, configuration: Mapping[str, Any]) -> None:
