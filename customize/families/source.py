@@ -84,9 +84,9 @@ def known_token_problems(words: set[str], tokens: Iterable[str]) -> list[Problem
     ]
 
 
-def refuse_clip_skip(clip_skip: int | None, most: int | None) -> None:
+def refuse_clip_skip(clip_skip: int, most: int | None) -> None:
     """Raises InputError for more layers than can be skipped. most: how many can, None if unknown."""
-    if most is not None and (clip_skip or 0) > most:
+    if most is not None and clip_skip > most:
         what = f"{clip_skip} is too many: of the {most + 1} layers of a text encoder {most} can be skipped"
         raise InputError(Problem("clip_skip", what, f"use at most {most}; 1 is usual (A1111's Clip skip 2)"))
 

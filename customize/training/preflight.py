@@ -131,7 +131,8 @@ def check_source(settings) -> Source:
         refuse_zero_snr(spec.prediction_type(source))
     if problem := spec.not_trainable(source):
         raise InputError(problem)
-    refuse_clip_skip(settings.clip_skip, spec.most_clip_skip(source))
+    if settings.clip_skip:
+        refuse_clip_skip(settings.clip_skip, spec.most_clip_skip(source))
     encoders = len(spec.networks) - 1
     for name, rates in settings.other_learning_rates.items():
         if len(rates) not in (1, encoders):
