@@ -366,6 +366,11 @@ def test_a_dry_run_prints_the_first_lines_too(server, tiny_epsilon, image_folder
     assert check(settings)
 
 
+def test_an_inpainting_model_is_given_an_image_and_a_mask_next():
+    [(_, command)] = summary.next_rows(dreambooth(), Path("runs/none"), takes_mask=True)
+    assert command.endswith("--image IMAGE.png --mask_image MASK.png")
+
+
 @pytest.mark.parametrize(("name", "by"), [
     ("stabilityai/sdxl-turbo", "turbo"), ("models/dreamshaperXL_v21TurboDPMSDE.safetensors", "turbo"),
     ("C:\\models\\RealVisXL_V5.0_Lightning", "lightning"), ("ByteDance/Hyper-SD", "hyper-sd"), ("x/lcm-ssd-1b", "lcm"),

@@ -80,7 +80,7 @@ def run(settings, folder: Path, source: Source, examples: Examples, callbacks: S
     context = RunContext(settings, accelerator, family, examples, *done(resume))
     if resume and resume.step >= context.max_train_steps and run_folder.is_finished(folder, resume.step, **settings.formats):
         events.info(f"{folder} is finished: nothing to do")
-        events.summarize("finished", summary.next_rows(settings, folder))
+        events.summarize("finished", summary.next_rows(settings, folder, family.takes_mask))
         if settings.push_to_hub and accelerator.is_main_process:
             upload(settings, folder)
         accelerator.state.destroy_process_group()
@@ -93,8 +93,8 @@ def run(settings, folder: Path, source: Source, examples: Examples, callbacks: S
         if accelerator.is_main_process:
             files = finish(settings, folder, family, outcome)
             outcome.samples.write_before_after(folder / run_folder.BEFORE_AFTER, examples.instances, outcome.result_step)
-            seconds, number = time.perf_counter() - outcome.began, len(examples.instances)
-            events.summarize("finished", summary.finished(settings, folder, files, source, number, outcome.step, seconds))
+            facts = len(examples.instances), outcome.step, time.perf_counter() - outcome.began, family.takes_mask
+            events.summarize("finished", summary.finished(settings, folder, files, source, *facts))
     accelerator.wait_for_everyone()
     accelerator.state.destroy_process_group()
     return folder

@@ -77,21 +77,25 @@ def saved(folder: Path, files: Sequence[Path], difference: float) -> Rows:
     yield "saved", printable(f"{where} ({units.size(size)}; verified: predictions differ by {difference:.1e})")
 
 
-def finished(settings, folder: Path, files: Sequence[Path], source: Source, num_images: int, steps: int, seconds: float) -> Rows:
+def finished(
+    settings, folder: Path, files: Sequence[Path], source: Source, num_images: int, steps: int, seconds: float,
+    takes_mask: bool = False,
+) -> Rows:  # fmt: skip
     """What was learned, which images to look at, and the next command. seconds: since the first step of this process."""
     number, took = units.count(num_images, "image"), units.duration(seconds)
     yield "learned", printable(f"{settings.subject} from {number} in {units.count(steps, 'step')}, {took}")
-    yield from next_rows(settings, folder)
+    yield from next_rows(settings, folder, takes_mask)
     if source.name != "demo" and settings.read_by_others:
         yield from (("elsewhere", text) for text in elsewhere(folder, files))
 
 
-def next_rows(settings, folder: Path) -> Rows:
-    """The images to look at, and the command that generates with the result."""
+def next_rows(settings, folder: Path, takes_mask: bool = False) -> Rows:
+    """The images to look at, and the command that generates with the result. takes_mask: as `Family.takes_mask`."""
     images = [path for path in (folder / BEFORE_AFTER, folder / SAMPLES / "contact_sheet.png") if path.exists()]
     if images:
         yield "look at", printable(" and ".join(map(str, images)))
-    options = {"clip_skip": settings.clip_skip} if settings.clip_skip else {}
+    options = {"image": "IMAGE.png", "mask_image": "MASK.png"} if takes_mask else {}
+    options |= {"clip_skip": settings.clip_skip} if settings.clip_skip else {}
     prompt = settings.default_validation_prompts[-1]
     yield "next", command_line("infer.py", weights=folder, prompt=prompt, num_images=4, **options)
 
