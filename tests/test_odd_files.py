@@ -301,3 +301,27 @@ def test_a_full_disk_is_told_with_a_remedy_that_helps(tmp_path, capsys, monkeypa
     report = capsys.readouterr().err
     assert "disk full" in report and "free some space" in report and "permissions" not in report
     assert report.count("out.safetensors") == 1 and not (tmp_path / "out.safetensors").exists()
+
+
+def test_an_alpha_in_the_configuration_beyond_float32_is_refused(tmp_path, capsys):
+    file, out = tmp_path / "a.safetensors", tmp_path / "out.safetensors"
+    config = {"lora_adapter_metadata": json.dumps({"r": 4, "lora_alpha": -1e308})}
+    save_file(only(lora(), ".weight"), file, config)
+    for command in (
+        ["convert", file, out, "--layout", "diffusers"],
+        ["resize", file, out, "--rank", 1],
+        ["merge", file, "--out", out],
+    ):
+        assert run(*command) == 2 and "beyond the range of float32" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_show_lists_a_few_of_many_words(tmp_path, capsys):
+    words = [f"w{i}" for i in range(5000)]
+    save_file(lora(), tmp_path / "a.safetensors", {"customize": json.dumps({"trigger_words": words})})
+    save_file({word: torch.zeros(768) for word in words[:100]}, tmp_path / "b.safetensors")
+    assert run("show", tmp_path / "a.safetensors", tmp_path / "b.safetensors") == 0
+    output = capsys.readouterr().out
+    assert len(output) < 5000 and "and 4976 more" in output and "and 76 more" in output
+    assert run("show", tmp_path / "a.safetensors", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["trigger_words"] == words

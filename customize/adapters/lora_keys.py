@@ -53,7 +53,7 @@ Place = tuple[str, str]
 """The folder name of a network, and the name of a module in it."""
 
 
-@lru_cache(1 << 14)
+@lru_cache(1 << 17)
 def split(name: str) -> tuple[str, str] | None:
     """Splits a tensor's name into a spelling of a module's name and its kind. None for any other name."""
     if own := IA3.fullmatch(name):

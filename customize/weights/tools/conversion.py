@@ -225,6 +225,9 @@ def layer_of(file: LearnedFile, inside: Contents, place: Place, tensors: "Mappin
     if "A" in own and "alpha" not in own:
         scale = math.sqrt(len(own["A"])) if description.get("use_rslora") else 1
         alpha = alpha_like(scale * alpha_of(place[1], own, description), own["A"])
+        if not math.isfinite(alpha):
+            what = f"its configuration gives {printable('.'.join(place))} an alpha beyond the range of float32"
+            raise InputError(Problem(printable(file.path), what, "get the file again"))
         recorded = {
             str(each.dtype): each for each in (alpha.half(), alpha.bfloat16(), alpha.float(), alpha.double(), alpha.long())
         }

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from math import isfinite, prod
 from typing import Any
 
-from customize.printable import printable
+from customize.printable import first_few, printable
 from customize.units import size
 
 LONGEST, MOST_SETTINGS = 60, 24
@@ -35,11 +35,14 @@ def in_words(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield printable(part, LONGEST), f"{groups:,} tensors"
         for group, own in groups.items() if isinstance(groups, dict) else ():
             yield part, f"{group}: {own['modules']:,} {' and '.join(own['types'])}{numbers(own)}"
-    for word, shapes in found.get("embeddings", {}).items():
+    words = found.get("embeddings", {})
+    for word, shapes in list(words.items())[:MOST_SETTINGS]:
         vectors = [f"{prod(shape[:-1])} of width {shape[-1]}" if shape else "a number" for shape in shapes.values()]
         yield "word", f"{printable(word)}: vectors: {', '.join(vectors)}"
+    if len(words) > MOST_SETTINGS:
+        yield "word", f"and {len(words) - MOST_SETTINGS:,} more, see --json"
     if found.get("trigger_words"):
-        yield "trigger words", ", ".join(printable(word) for word in found["trigger_words"])
+        yield "trigger words", first_few([printable(word, 2 * LONGEST) for word in found["trigger_words"]], MOST_SETTINGS)
     if found.get("frequent_tags"):
         yield "frequent tags", ", ".join(found["frequent_tags"])
     yield from facts(found)
