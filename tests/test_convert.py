@@ -135,7 +135,7 @@ def test_the_alpha_of_each_layer_stays_its_scale(tmp_path):
         assert float(stable[name]) == pytest.approx(float(back[name]) * (rank**0.5 if "unet" in name else 1), rel=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.float16, torch.float8_e4m3fn], ids=str)
 def test_alphas_in_another_format_than_the_weights_come_back(dtype, tmp_path):
     tensors, _ = in_layout(LAYOUTS["kohya"], layers(SD1, True, dtype=torch.float16), KNOWN[SD1].networks, KNOWN[SD1].modules)
     alphas = {name: torch.tensor(4, dtype=dtype) for name in tensors if name.endswith(".alpha")}

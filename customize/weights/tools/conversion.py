@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 LAYOUT = "layout"
 ALPHA_FORMAT = "alpha_format"
 """Metadata entry with the number format of alphas that became part of a configuration, where it is not the tensors' own."""
+FORMATS = (
+    "float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2", "int64", "int32", "int16", "int8", "uint8",
+    "bool",
+)  # fmt: skip
+"""Its values."""
 STALE = (ADAPTER_METADATA, ALPHA_FORMAT, "format", "sshs_legacy_hash")
 """Metadata that another layout makes wrong: an adapter's configuration, and a hash of part of the file."""
 RENAMED = {*OF_KOHYA, *OF_PEFT}
@@ -228,12 +233,16 @@ def layer_of(file: LearnedFile, inside: Contents, place: Place, tensors: "Mappin
         if not math.isfinite(alpha):
             what = f"its configuration gives {printable('.'.join(place))} an alpha beyond the range of float32"
             raise InputError(Problem(printable(file.path), what, "get the file again"))
-        recorded = {
-            str(each.dtype): each for each in (alpha.half(), alpha.bfloat16(), alpha.float(), alpha.double(), alpha.long())
-        }
-        named = recorded.get(f"torch.{file.header.metadata.get(ALPHA_FORMAT)}", alpha)
+        named = in_format(alpha, file.header.metadata.get(ALPHA_FORMAT, ""))
         layer["alpha"] = named if float(named) == float(alpha) else alpha
     return layer
+
+
+def in_format(alpha: "Tensor", name: str) -> "Tensor":
+    """An alpha in a number format of `FORMATS`; unchanged for other names."""
+    import torch
+
+    return alpha.to(getattr(torch, name)) if name in FORMATS else alpha
 
 
 def converted_embeddings(file: LearnedFile, layout: str) -> "tuple[dict[str, Tensor], dict[str, str]]":
