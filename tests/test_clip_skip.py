@@ -1,5 +1,8 @@
 """Training with `clip_skip`: the text of each sample is that of an earlier layer; the result says so."""
 
+import json
+import shlex
+
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
@@ -10,6 +13,7 @@ from customize.cli.main import read
 from customize.errors import InputError
 from customize.inference.run.generate import trained_otherwise
 from customize.methods import DreamBoothSettings
+from customize.settings.inference import InferenceSettings
 from customize.training import class_images, model_card, preflight, summary
 from customize.weights.learned_weights import find_learned
 
@@ -71,6 +75,21 @@ def test_it_is_part_of_a_run_and_of_its_result(method, images, tiny_epsilon, tmp
             f"{file} was trained with clip_skip 1, and is used with 0" for file in files if "kohya" not in file.name
         ]
         assert not list(trained_otherwise(learned, 1))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_next_command_names_what_files_without_metadata_do_not_tell(method, images, tiny_v, tmp_path):
+    changes = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "no_metadata": True}
+    settings = settings_for(method, tiny_v, images, tmp_path / "run", **changes)
+    [command] = [text for name, text in summary.next_rows(settings, tmp_path / "run") if name == "next"]
+    given, _ = read(InferenceSettings, shlex.split(command)[2:])
+    known = method == "full"  # the result is a base model
+    assert given.pretrained_model_name_or_path == (None if known else str(tiny_v))
+    assert given.rescale_betas_zero_snr == (None if known else True)
+    assert (given.prediction_type, given.timestep_spacing) == ((None, None) if known else ("v_prediction", "trailing"))
+    context, training = prepared(settings)
+    card = model_card.usage("mine", json.loads(model_card.metadata(settings, training.method, context.family, 2)["customize"]))
+    assert (f"--pretrained_model_name_or_path {tiny_v.name} " in card) == (not known)
 
 
 def test_class_images_are_made_with_it(images, tiny_epsilon, tmp_path, monkeypatch):

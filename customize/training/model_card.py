@@ -2,10 +2,12 @@
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+from customize import adapters
 from customize.printable import code, code_block, html_lines, markdown
 from customize.settings.files.sharing import is_hub_name, shared_name, shared_settings
 from customize.storage.run_folder import CONFIG, KOHYA_LORA, LORA, MODEL, SAMPLES, SHEET, VERSIONED
@@ -20,9 +22,20 @@ MOST_PICTURES = 12
 
 def usage(name: str, facts: dict) -> str:
     """The command that generates with the result."""
-    clip_skip = facts["settings"].get("clip_skip")
-    skipping = f" --clip_skip {clip_skip}" if clip_skip else ""
-    return f"python infer.py --weights {shlex.quote(name)} --prompt {shlex.quote(facts['example_prompt'])}{skipping}"
+    options = generation_options(facts["settings"], facts["base_model"])
+    more = "".join(f" --{option} {shlex.quote(str(value))}" for option, value in options.items())
+    return f"python infer.py --weights {shlex.quote(name)} --prompt {shlex.quote(facts['example_prompt'])}{more}"
+
+
+def generation_options(settings: Mapping[str, Any], base: str) -> dict[str, Any]:
+    """The settings of infer.py that its files of weights do not tell: without metadata also the base model and its changes."""
+    found: dict[str, Any] = {"clip_skip": settings["clip_skip"]} if settings.get("clip_skip") else {}
+    if settings.get("no_metadata") and settings.get("adapter") != adapters.NONE:
+        found |= {"pretrained_model_name_or_path": base} if base != "demo" else {}
+        found |= {"prediction_type": settings["prediction_type"]} if settings.get("prediction_type") else {}
+        if settings.get("rescale_betas_zero_snr"):
+            found |= {"rescale_betas_zero_snr": "true", "timestep_spacing": "trailing"}
+    return found
 
 
 def metadata(settings, method, family, max_train_steps: int) -> dict[str, str]:

@@ -14,6 +14,7 @@ from customize.printable import printable
 from customize.settings.validation_prompts import MOST_WORDS, are_made, images_per_prompt
 from customize.storage.json_files import read_object
 from customize.storage.run_folder import BEFORE_AFTER, INDEX, KOHYA_LORA, LORA, MODEL, SAMPLES
+from customize.training import model_card
 
 
 def before_loading(settings, folder: Path, source: Source, examples: Examples, machine: Machine) -> Rows:
@@ -95,7 +96,7 @@ def next_rows(settings, folder: Path, takes_mask: bool = False) -> Rows:
     if images:
         yield "look at", printable(" and ".join(map(str, images)))
     options = {"image": "IMAGE.png", "mask_image": "MASK.png"} if takes_mask else {}
-    options |= {"clip_skip": settings.clip_skip} if settings.clip_skip else {}
+    options |= model_card.generation_options(settings.values(), settings.pretrained_model_name_or_path)
     prompt = settings.default_validation_prompts[-1]
     yield "next", command_line("infer.py", weights=folder, prompt=prompt, num_images=4, **options)
 
