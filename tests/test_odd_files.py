@@ -325,3 +325,20 @@ def test_show_lists_a_few_of_many_words(tmp_path, capsys):
     assert len(output) < 5000 and "and 4976 more" in output and "and 76 more" in output
     assert run("show", tmp_path / "a.safetensors", "--json") == 0
     assert json.loads(capsys.readouterr().out)["trigger_words"] == words
+
+
+def test_embeddings_lose_no_vectors(tmp_path, capsys):
+    """Vectors of one width in two tensors would get one name; those of Stable Diffusion 3 are known by their T5."""
+    out = tmp_path / "out.safetensors"
+    save_file({"clip_l": torch.ones(2, 768), "clip_g": torch.zeros(2, 768)}, tmp_path / "a.safetensors")
+    for layout in ("a1111", "comfyui"):
+        assert run("convert", tmp_path / "a.safetensors", out, "--layout", layout) == 2
+        report = capsys.readouterr().err
+        assert "several vectors of one width" in report and f", {layout}" not in report.split("choose another layout")[1]
+    save_file(
+        {"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280), "t5xxl": torch.ones(2, 4096)}, tmp_path / "b.safetensors"
+    )
+    assert run("convert", tmp_path / "b.safetensors", out, "--layout", "a1111") == 2
+    assert "was learned on a model with T5" in capsys.readouterr().err and not out.exists()
+    save_file({"emb_params": torch.ones(2, 5)}, tmp_path / "c.safetensors")
+    assert run("show", tmp_path / "c.safetensors") == 0 and "none has these widths" in capsys.readouterr().out

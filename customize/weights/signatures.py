@@ -37,7 +37,8 @@ SIGNATURES: Mapping[str, tuple[str, str]] = {
     r"^(diffusion_model|transformer|base_model\.model|model\.diffusion_model)\.(blocks|layers|transformer_blocks|double_layers|"
     r"single_layers|context_refiner|noise_refiner)\.\d|^lora_unet_(blocks|layers)_\d|^lora_transformer_": (
         "was learned on a transformer, such as Wan, Qwen-Image, Z-Image or PixArt", OTHER_BASE),
-    r"^t5xxl$|^t5$": ("was learned on a model with T5, such as FLUX or Stable Diffusion 3", OTHER_BASE),
+    r"^t5xxl$|^t5$": (
+        "was learned on a model with T5, such as FLUX or Stable Diffusion 3", "give one for Stable Diffusion or SDXL"),
     r"^lora_prior_|^prior\.|^stage_[abc]\.": ("was learned on Stable Cascade or Würstchen", OTHER_BASE),
     # files that are neither adapters nor embeddings
     r"motion_modules\.|temporal_transformer": ("is a motion module of AnimateDiff", ELSEWHERE),

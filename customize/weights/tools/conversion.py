@@ -256,8 +256,11 @@ def converted_embeddings(file: LearnedFile, layout: str) -> "tuple[dict[str, Ten
     widths = {name: file.header.tensors[name].shape[-1] for names in words.values() for name in names}
     if layout == "comfyui" and (odd := sorted(set(widths.values()) - ENCODERS.keys())):
         problem = f"ComfyUI has no name for a text encoder with vectors of width {odd[0]}"
+    elif layout != "diffusers" and len({*widths.values()}) < len(widths):
+        problem = f"{printable(file.path)} has several vectors of one width, which no text encoders of one model have"
     if problem:
-        raise InputError(Problem(LAYOUT, problem, f"choose another layout: {', '.join(EMBEDDINGS)}"))
+        others = ", ".join(name for name in EMBEDDINGS if name != layout)
+        raise InputError(Problem(LAYOUT, problem, f"choose another layout: {others}"))
     from safetensors.torch import load_file
 
     tensors, named = load_file(file.path), {}

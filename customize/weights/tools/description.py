@@ -26,7 +26,11 @@ def in_words(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "layout", f"{layout}: read by {found['read_by']}" if layout else "mixed, or older names; read by infer.py"
     if "fits" in found:
         label = "version" if found["kind"] == "complete model" else "fits"
-        yield label, found["fits"] or "no known base model: none has all of these modules"
+        yield (
+            label,
+            found["fits"]
+            or f"no known base model: none has {'these widths' if found['kind'] == 'embeddings' else 'all of these modules'}",
+        )
     for name, label in (("base_model", "base model"), ("title", "title"), ("prediction_type", "predicts")):
         if found.get(name):
             yield label, printable(found[name])
