@@ -342,3 +342,13 @@ def test_embeddings_lose_no_vectors(tmp_path, capsys):
     assert "was learned on a model with T5" in capsys.readouterr().err and not out.exists()
     save_file({"emb_params": torch.ones(2, 5)}, tmp_path / "c.safetensors")
     assert run("show", tmp_path / "c.safetensors") == 0 and "none has these widths" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [[], ["--save_precision", "fp16"]])
+def test_a_model_with_infinity_is_not_written(tiny_epsilon, flags, tmp_path, capsys):
+    """A change beyond float32, and one that float32 holds but float16 does not."""
+    file, out = tmp_path / "a.safetensors", tmp_path / "model"
+    save_file(lora(size=32, alpha=1e6 if flags else 3e38, factor=10.0), file)
+    assert run("merge", file, "--base", tiny_epsilon, "--out", out, *flags) == 2
+    assert "the merged model would have NaN or infinity in unet.down_blocks.0" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]

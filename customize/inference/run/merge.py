@@ -148,6 +148,15 @@ def metadata_of(pipeline: "Pipeline", options: dict[str, Any]) -> dict[str, str]
     return {"customize": json.dumps({**facts(pipeline.family.name, pipeline.weights.files), **own})}
 
 
+def refuse_not_finite(family: "Family") -> None:
+    """Raises InputError if a parameter of the merged model is NaN or infinite."""
+    for part, network in family.components.items():
+        for name, parameter in network.named_parameters():
+            if not parameter.isfinite().all():
+                what = f"the merged model would have NaN or infinity in {part}.{name}"
+                raise InputError(Problem(SETTING, what, "give smaller scales, other weights, or leave mixed_precision out"))
+
+
 def write_model(target: Path, pipeline: "Pipeline", metadata: dict[str, str], precision: str, single_file: bool = False) -> None:
     """Writes the merged model as a folder in diffusers' layout or a single file, in float32 or the given precision."""
     import torch
@@ -158,6 +167,7 @@ def write_model(target: Path, pipeline: "Pipeline", metadata: dict[str, str], pr
 
     for network in pipeline.family.trainable.values():
         peft_layers.merge(network)
+    refuse_not_finite(pipeline.family)
     if single_file:
         make_folder(target.parent)
         own = metadata and {**metadata, **model_spec.entries(metadata, pipeline.family, "")}
@@ -166,6 +176,7 @@ def write_model(target: Path, pipeline: "Pipeline", metadata: dict[str, str], pr
         return
     merge_words(pipeline.family)
     pipeline.family.to({"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision])
+    refuse_not_finite(pipeline.family)
     with new_folder(target) as unfinished:
         save_pipeline(unfinished, pipeline.family, metadata)
         ownership.sign(unfinished)
