@@ -7,11 +7,13 @@ import torch
 from diffusers import StableDiffusionPipeline
 from kit import prepared, settings_for, train_loop, write_images
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from customize.cli import main
 from customize.errors import InputError
 from customize.inference.pipeline_loading import load_pipeline
+from customize.inference.run.extra_networks import Caller
 from customize.inference.run.generate import without_words
 from customize.methods import DreamBoothSettings, TextualInversionSettings
 from customize.methods import settings_for as method_of
@@ -184,6 +186,24 @@ def test_files_name_the_word_and_the_card_shows_both(tiny_epsilon, image_folder,
     assert "by pivotal tuning lora" in card and "--prompt 'a <a> in a <b>'" in card
     assert "Trigger words: `<a>`, `<b>`" in card and "nearest: dog 1.00" in card
     assert "did not move: it learned nothing; raise embedding_learning_rate" in card
+
+
+def test_a_tag_of_the_run_means_its_lora_and_keeps_its_word(tmp_path):
+    run, module = tmp_path / "run", "unet.mid_block.attentions.0.proj_in"
+    run.mkdir()
+    adapter = {f"{module}.lora_A.weight": torch.zeros(1, 8), f"{module}.lora_B.weight": torch.zeros(8, 1)}
+    save_file(adapter, run / "pytorch_lora_weights.safetensors")
+    save_file({"<new>": torch.zeros(8)}, run / "learned_embeds.safetensors")
+    lora, word = f"{run}/pytorch_lora_weights.safetensors:0.5", f"{run}/learned_embeds.safetensors"
+    given, folder = {"weights": (f"{run}:0.8",)}, {"weights_dir": str(tmp_path)}
+    for places, prompt, text, weights in (
+        (given, "a <new> <lora:run:0.5>", "a <new>", [f"{word}:0.8", lora]),
+        (folder, "a <new> <lora:run:0.5>", "a <new>", [lora]),
+        (folder, "a embedding:run <lora:run:0.5>", "a <new>", [lora, word]),
+        (given, "a embedding:run", "a <new>", [f"{run}:0.8"]),
+    ):
+        caller = Caller(InferenceSettings(prompt=(prompt,), **places))
+        assert (caller.plain(prompt, 0, "prompt"), caller.weights, caller.problems) == (text, weights, [])
 
 
 @torch.no_grad()

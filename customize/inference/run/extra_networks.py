@@ -11,7 +11,7 @@ may include parent folders. torch is not needed here.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -113,11 +113,16 @@ class Caller:
             raise InputError(Problem(where, what, "move it to the prompt; a scale below 0 inverts its effect"))
         name, *numbers = (part.strip() for part in tag[2].split(":"))
         scale = scales_of(shown, numbers, where)
-        path = self.find(name, shown, where)
-        if not LearnedFile(path, 1.0, read_header(path)).is_adapter:
+        path = self.find(name, shown, where, has_adapter)
+        if not has_adapter(path):
             what = f"{shown}: {path} contains embeddings, not a LoRA"
             raise InputError(Problem(where, what, f"write embedding:{path.stem} in place of its words"))
-        self.weights = [each for each in self.weights if each not in self.settings.weights or not same(each, path)]
+        replaced = [each for each in self.weights if each in self.settings.weights and same(each, path)]
+        self.weights = [each for each in self.weights if each not in replaced]
+        for each in replaced:
+            folder = str(path_and_scale(each)[0])
+            words = files_of(Path(folder)) if Path(folder).is_dir() else ()
+            self.weights += [f"{file}{each.removeprefix(folder)}" for file in words if not has_adapter(file)]  # they stay
         self.weights.append(f"{path}:{scale}")
         return ""
 
@@ -125,7 +130,7 @@ class Caller:
         """Adds the weights that are named; returns their words."""
         shown = printable(call[0], 80)
         name, dots = re.fullmatch(r"(.*?)([.!?]*)", call[1]).groups()  # type: ignore[union-attr]
-        path = self.find(name, shown, where)
+        path = self.find(name, shown, where, lambda file: not has_adapter(file))
         file = LearnedFile(path, 1.0, read_header(path))
         if not file.placeholders:
             raise InputError(Problem(where, f"{shown}: {path} contains a LoRA, not an embedding", f"write <lora:{path.stem}:1>"))
@@ -133,15 +138,16 @@ class Caller:
             self.weights.append(str(path))
         return " ".join(sorted(file.placeholders, key=lambda word: (len(word), word))) + dots
 
-    def find(self, name: str, shown: str, where: str) -> Path:
-        """The file with this name. Raises InputError if there is none, or more than one."""
+    def find(self, name: str, shown: str, where: str, is_meant: Callable[[Path], bool]) -> Path:
+        """The file with this name; of several in one run folder, the only one of the kind that is meant. Raises InputError if
+        there is none, or more than one."""
         folder = self.settings.weights_dir
         given = [Path(path) for path, _ in self.settings.weights_and_scales]
         stem = re.sub(r"\.(safetensors|ckpt|pt|bin)$", "", name.replace("\\", "/").strip("/"), flags=re.IGNORECASE)
         if not stem:
             raise InputError(Problem(where, f"{shown} has no file name", f"write <lora:NAME:0.8>, {AS_TEXT}"))
         if mine := [path for path in given if is_named(path, stem)]:
-            return only_file(mine[0])
+            return next(filter(is_meant, files_of(mine[0])), files_of(mine[0])[0])
         if folder is None:
             remedy = f"give its folder as --weights_dir, or give the file as --weights and remove this, {AS_TEXT}"
             raise InputError(Problem(where, f"{shown} names a file, but not its folder", remedy))
@@ -149,6 +155,8 @@ class Caller:
         found = [path for path in files if path.suffix == ".safetensors" and is_named(path, stem, Path(folder))]
         exact = [path for path in found if path.stem == stem.rpartition("/")[2]]
         best = exact if len(exact) == 1 else found
+        if len(best) > 1 and len({path.parent for path in best}) == 1:
+            best = [path for path in best if is_meant(path)] or best
         if len(best) == 1:
             return best[0]
         if best:
@@ -206,9 +214,9 @@ def is_named(path: Path, stem: str, folder: Path | None = None) -> bool:
     return any(name == stem.casefold() or name.endswith(f"/{stem.casefold()}") for name in names)
 
 
-def only_file(path: Path) -> Path:
-    """The file itself, or the only file of a run folder. Raises InputError."""
-    return files_of(path)[0]
+def has_adapter(path: Path) -> bool:
+    """Whether a file contains an adapter. Raises InputError."""
+    return LearnedFile(path, 1.0, read_header(path)).is_adapter
 
 
 def same(weights: str, path: Path) -> bool:
