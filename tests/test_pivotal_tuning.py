@@ -46,6 +46,7 @@ def test_a_word_implies_the_instance_prompt_and_the_rest_has_defaults():
 
 @pytest.mark.parametrize(("changes", "where", "words"), [
     ({"adapter": "none"}, "placeholder_token", "needs an adapter"),
+    ({"initializer_token": ("<NEW>",)}, "initializer_token", "is the new word itself"),
     ({"initializer_token": ()}, "initializer_token", "is missing: <new> starts from"),
     ({"instance_prompt": "a photo of dog"}, "instance_prompt", "has no new word"),
     ({"class_prompt": "a <NEW> dog", "prior_preservation": "teacher"}, "class_prompt", "contains <new>"),

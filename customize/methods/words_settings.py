@@ -69,9 +69,20 @@ def words_have_a_start(tokens: tuple[str, ...], initializer_token: tuple[str, ..
         yield Problem("initializer_token", what, "give words that describe it, such as cat")
 
 
+@rule("placeholder_token", "initializer_token")
+def starts_are_known(tokens: tuple[str, ...], initializer_token: tuple[str, ...]) -> Iterator[Problem]:
+    """No new word starts from a new word, which the base model does not know."""
+    new = {token.casefold() for token in tokens}
+    for start in initializer_token:
+        if start.casefold() in new:
+            yield Problem(
+                "initializer_token", f'"{start}" is the new word itself', "give known words that describe it, such as cat"
+            )
+
+
 RULES = (
     text_is_no_path("initializer_token"), *map(one_or_one_each, ("initializer_token", "num_vectors")), distinct_placeholders,
-    distinct_files, directions_only, placeholders_of_several_vectors,
+    distinct_files, directions_only, placeholders_of_several_vectors, starts_are_known,
 )  # fmt: skip
 
 
