@@ -120,7 +120,7 @@ def test_a_run_begins_with_both_sets_of_vectors(base, image_folder, trained, tmp
     assert all(torch.equal(begun[name], tensor) for name, tensor in method.trainable_state_dict().items())
 
 
-@pytest.mark.parametrize("keys", [("clip_l",), ("clip_l", "clip_g", "t5")])
+@pytest.mark.parametrize("keys", [("clip_l",), ("clip_l", "clip_g", "clip_h")])
 def test_a_file_of_other_encoders_is_refused(keys, base, trained, tmp_path):
     tensors = {key: torch.zeros(1, {"clip_g": 16}.get(key, 32)) for key in keys}
     save_file(tensors, tmp_path / "x.safetensors", {"placeholder_token": "<x>", "customize": json.dumps({})})
