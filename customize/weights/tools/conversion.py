@@ -256,7 +256,7 @@ def converted_embeddings(file: LearnedFile, layout: str) -> "tuple[dict[str, Ten
     widths = {name: file.header.tensors[name].shape[-1] for names in words.values() for name in names}
     if layout == "comfyui" and (odd := sorted(set(widths.values()) - ENCODERS.keys())):
         problem = f"ComfyUI has no name for a text encoder with vectors of width {odd[0]}"
-    elif layout != "diffusers" and len({*widths.values()}) < len(widths):
+    elif layout != "diffusers" and any(len({widths[name] for name in names}) < len(names) for names in words.values()):
         problem = f"{printable(file.path)} has several vectors of one width, which no text encoders of one model have"
     if problem:
         others = ", ".join(name for name in EMBEDDINGS if name != layout)
