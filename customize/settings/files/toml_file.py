@@ -20,7 +20,7 @@ MOST_VALUES = 1000
 PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+"""
 DEEP = re.compile(rf"""(?<![\w-])(?:{PART}\.[ \t]*+){{16}}""")
 """A name with more parts than any setting; tomllib takes minutes for thousands of parts."""
-ASSIGNMENT = re.compile(r"""\s*(?:[\w-]{1,99}\s*\.\s*)*+["']?([\w-]{1,99})["']?\s*=""")
+ASSIGNMENT = re.compile(r"""\s*(?:[\w-]{1,99}\s*\.\s*){0,16}["']?([\w-]{1,99})["']?\s*=""")
 
 
 def write(sections: Mapping[str, list[Setting]], values: Mapping[str, Any], explicit: Collection[str] = ()) -> str:
