@@ -1,8 +1,12 @@
 """Tiny random Stable Diffusion models for tests: real classes and files, built in under a second."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
+import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -28,6 +32,23 @@ SDXL_SCHEDULE = dict(
     num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1,
     timestep_spacing="leading", interpolation_type="linear", use_karras_sigmas=False,
 )  # fmt: skip
+
+
+@contextmanager
+def project_configurations_from(folder: Path, *modules: ModuleType) -> Iterator[None]:
+    """Inside the context, single files have the tiny vocabulary, and these modules look for configurations in a folder."""
+    from customize.families.files import single_file
+
+    def small_tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
+        tokenizer = tiny_tokenizer()
+        tokenizer.pad_token = pad_token
+        return tokenizer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(single_file, "clip_tokenizer", small_tokenizer)
+        for module in modules:
+            patch.setattr(module, "CONFIGS", folder)
+        yield
 
 
 def tiny_tokenizer() -> CLIPTokenizer:

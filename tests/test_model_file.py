@@ -13,7 +13,7 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from kit import prepared, settings_for
-from models import change, tiny_tokenizer
+from models import change, project_configurations_from
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig
 
@@ -57,15 +57,7 @@ ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 def small_configs(bases):
     """The tiny models' configurations and vocabulary in place of the project's."""
 
-    def small_tokenizer(pad_token="<|endoftext|>"):
-        tokenizer = tiny_tokenizer()
-        tokenizer.pad_token = pad_token
-        return tokenizer
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(single_file, "clip_tokenizer", small_tokenizer)
-        for module in (ldm_header, original_layout, autoencoder):
-            patch.setattr(module, "CONFIGS", bases)
+    with project_configurations_from(bases, ldm_header, original_layout, autoencoder):
         yield
 
 

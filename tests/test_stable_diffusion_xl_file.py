@@ -16,7 +16,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 from kit import prepared, settings_for, train_loop
-from models import tiny_stable_diffusion_xl, tiny_tokenizer
+from models import project_configurations_from, tiny_stable_diffusion_xl
 from safetensors.torch import load_file, save_file
 from test_trials_strangers import header_only
 
@@ -27,7 +27,7 @@ from customize.cli import commands
 from customize.errors import InputError
 from customize.families import load, loading, locate
 from customize.families.base import Placement
-from customize.families.files import autoencoder, ldm_header, networks, single_file
+from customize.families.files import autoencoder, ldm_header, networks
 from customize.families.files.ldm_header import CLIP_G, CLIP_L, CONFIGS, FIRST, SIZES, UNET, VAE, read_xl_layout
 from customize.families.files.single_file import load_network, load_single_file, load_text_encoder
 from customize.families.specs import STABLE_DIFFUSION, recognised
@@ -58,15 +58,7 @@ def base(tmp_path_factory):
 def small_configs(base):
     """The tiny model's configurations and vocabulary in place of the project's."""
 
-    def small_tokenizer(pad_token="<|endoftext|>"):
-        tokenizer = tiny_tokenizer()
-        tokenizer.pad_token = pad_token
-        return tokenizer
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(single_file, "clip_tokenizer", small_tokenizer)
-        for module in (ldm_header, autoencoder):
-            patch.setattr(module, "CONFIGS", base.parent)
+    with project_configurations_from(base.parent, ldm_header, autoencoder):
         yield
 
 

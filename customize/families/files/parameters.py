@@ -48,6 +48,7 @@ Found = tuple[str, str, Path, str, Read]
 
 
 def whole(tensor: Tensor) -> Tensor:
+    """The parameter that is all of a stored tensor."""
     return tensor
 
 

@@ -26,6 +26,7 @@ def fits(shape: Shape, tensors: Mapping[str, TensorInfo]) -> bool:
 
 
 def difference(shape: Shape, own: Shapes) -> bool:
+    """The change itself."""
     return prod(own["weight"]) == prod(shape)
 
 
@@ -50,11 +51,13 @@ def has_magnitudes(shape: Shape, own: Shapes) -> bool:
 
 
 def hada(shape: Shape, own: Shapes) -> bool:
+    """LoHa: two factors of the shape of W."""
     first, second = (rebuilt(own, f"hada_w{i}", f"hada_t{i}") for i in (1, 2))
     return first == second and prod(first) == prod(shape) and has_magnitudes(shape, own)
 
 
 def lokr(shape: Shape, own: Shapes) -> bool:
+    """LoKr: two factors whose Kronecker product has as many numbers as W."""
     first, second = (rebuilt(own, f"lokr_w{i}", f"lokr_t{i}") for i in (1, 2))
     return prod(first) * prod(second) == prod(shape) and has_magnitudes(shape, own)
 
@@ -72,6 +75,7 @@ def rebuilt(own: Shapes, name: str, core: str) -> Shape:
 
 
 def glora(shape: Shape, own: Shapes) -> bool:
+    """GLoRA: a product on W's inputs, and one of the shape of W, under either order of the letters."""
     if len(shape) < 2 or not {"a1", "a2", "b1", "b2"} <= own.keys() or min(len(own[kind]) for kind in own.keys() - SINGLE) < 2:
         return False
     a1, a2, b1, b2 = ((own[kind][0], prod(own[kind][1:])) for kind in ("a1", "a2", "b1", "b2"))
@@ -88,6 +92,7 @@ def factors(shape: Shape, own: Shapes) -> bool:
 
 
 def rotated(shape: Shape, own: Shapes) -> bool:
+    """OFT of kohya and LyCORIS, or BOFT: square blocks over W's outputs."""
     blocks = own.get("oft_blocks", ())
     if len(blocks) not in (3, 4) or blocks[-1] != blocks[-2] or prod(own.get("rescale", (shape[0],))) != shape[0]:
         return False
@@ -95,6 +100,7 @@ def rotated(shape: Shape, own: Shapes) -> bool:
 
 
 def rotated_inputs(shape: Shape, own: Shapes) -> bool:
+    """OFT of peft and OneTrainer: packed upper triangles of blocks over W's inputs."""
     packed, columns = own.get("oft_R", ()), prod(shape[1:])
     if len(packed) != 2 or len(shape) < 2:
         return False
