@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from customize import units
 from customize.errors import Problem
 
 if TYPE_CHECKING:
@@ -94,4 +95,4 @@ class Kept:
         part = self.lost / self.whole if self.whole else 0.0
         ranks = f"rank {few}" if few == many else f"ranks {few} to {many}"
         energy = f"{100 * (1 - part):.2f} % of the energy (squared norm of the change) is kept, relative error {part**0.5:.2g}"
-        return f"{len(self.ranks)} layers, {ranks}; {energy}"
+        return f"{units.count(len(self.ranks), 'layer')}, {ranks}; {energy}"
