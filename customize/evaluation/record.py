@@ -1,0 +1,160 @@
+"""What was measured of a run, and what follows from it: `evaluation/evaluation.json` in its folder. Without torch.
+
+Every number of a picture is kept, not its average, so that intervals, choice and verdict can be computed again from the file.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from customize.errors import InputError, Problem
+from customize.storage.json_files import read_object
+
+FOLDER, NAME = "evaluation", "evaluation.json"
+VERSION = 1
+Kind = Literal["concept", "class", "other"]
+BASE = 0
+"""The step of the base model among the candidates."""
+
+
+@dataclass(frozen=True)
+class ProbePrompt:
+    """A prompt of the probe pictures.
+
+    kind: "concept" has the trigger word, "class" has the class word instead, "other" has neither; plain: the prompt without
+    the trigger, in words that the base model knows: its own pictures are drawn with it, and obedience is measured against it.
+    """
+
+    kind: Kind
+    text: str
+    plain: str
+
+
+class Pair(NamedTuple):
+    """A picture: a place in the prompts, and a seed. Numbers of different candidates are compared pair by pair."""
+
+    prompt: int
+    seed: int
+
+
+class Measure(NamedTuple):
+    """One of the measures of pictures. of: the kind of prompts that it is measured on; better: "high", "low" or "" (neither)."""
+
+    of: Kind
+    better: Literal["high", "low", ""]
+    meaning: str
+
+
+MEASURES: dict[str, Measure] = {
+    "likeness": Measure("concept", "high", "0: as the base model draws the class; 1: as your images are alike"),
+    "nearer": Measure("concept", "high", "share of comparisons in which the picture is nearer to your images than to the class"),
+    "obedience": Measure("concept", "high", "share of the other prompts that describe the picture worse than its own prompt"),
+    "background": Measure("concept", "low", "likeness of what surrounds the subject to the surroundings in your images"),
+    "copying": Measure("concept", "low", "likeness to one of your images beyond that to the others"),
+    "variety": Measure("concept", "high", "difference between seeds, relative to that of the base model"),
+    "class likeness": Measure(
+        "class", "low", "likeness of pictures of the class to your images: 1 if all of it became the subject"
+    ),
+    "drift": Measure("other", "low", "change of pictures of other things: 0 none, 1 as much as between unrelated pictures"),
+}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The measurements of the weights of one step (0: the base model) at one scale.
+
+    values: by measure, a number for each pair of its kind of prompts, in the order of `Evaluation.pairs_of`;
+    losses: by probe set ("training", "held out", "class"), the loss of each noise band relative to the base model's.
+    """
+
+    step: int
+    scale: float = 1.0
+    values: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    losses: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a run, in words. word: the first; findings: names of what else was found, such as "copies", "forgot the
+    class", "overrides the prompt", "learned the background"; reasons and advice: sentences."""
+
+    word: Literal["learned", "partly learned", "not learned", "cannot tell"]
+    findings: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that was measured of a run.
+
+    subject: "object", "style" or "person"; trigger, class_word: as in the prompts; scorer: its name, and why it was taken;
+    photos: the number of training images, held_out: of those that were not trained on; anchors: further numbers of the
+    concept; steps: those of the run; chosen: the step whose weights are the result; seconds: the time of all measurements.
+    """
+
+    subject: Literal["object", "style", "person"]
+    trigger: str
+    class_word: str
+    scorer: str
+    photos: int
+    prompts: tuple[ProbePrompt, ...]
+    pairs: tuple[Pair, ...]
+    candidates: tuple[Candidate, ...] = ()
+    held_out: int = 0
+    steps: int = 0
+    anchors: dict[str, float] = field(default_factory=dict)
+    chosen: int | None = None
+    stopped: str = ""
+    verdict: Verdict | None = None
+    seconds: float = 0.0
+
+    def pairs_of(self, measure: str) -> tuple[Pair, ...]:
+        """The pairs behind the numbers of a measure."""
+        return tuple(pair for pair in self.pairs if self.prompts[pair.prompt].kind == MEASURES[measure].of)
+
+    def candidate(self, step: int, scale: float = 1.0) -> Candidate | None:
+        """The measurements of a step at a scale."""
+        return next((each for each in self.candidates if (each.step, each.scale) == (step, scale)), None)
+
+    def with_candidate(self, found: Candidate) -> "Evaluation":
+        """The same with these measurements, in place of earlier ones of the same step and scale."""
+        others = [each for each in self.candidates if (each.step, each.scale) != (found.step, found.scale)]
+        return replace(self, candidates=tuple(sorted([*others, found], key=lambda each: (each.step, each.scale))))
+
+    def to_json(self) -> str:
+        """The text of the file."""
+        return json.dumps({"version": VERSION, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+
+
+def read(folder: Path) -> Evaluation:
+    """The evaluation of a run. Raises FileNotFoundError if there is none, InputError for a damaged file."""
+    path = folder / FOLDER / NAME
+    try:
+        return from_values(read_object(path))
+    except FileNotFoundError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        remedy = f"remove it, and measure again: customize score {folder}"
+        raise InputError(Problem(str(path), f"cannot be read ({error})", remedy)) from error
+
+
+def from_values(values: Mapping[str, Any]) -> Evaluation:
+    """The evaluation from the values in its file."""
+    own = {name: value for name, value in values.items() if name != "version"}
+    own["prompts"] = tuple(ProbePrompt(**each) for each in own["prompts"])
+    own["pairs"] = tuple(Pair(*each) for each in own["pairs"])
+    own["candidates"] = tuple(
+        Candidate(
+            each["step"],
+            each["scale"],
+            {name: tuple(numbers) for name, numbers in each["values"].items()},
+            {name: tuple(numbers) for name, numbers in each["losses"].items()},
+        )
+        for each in own["candidates"]
+    )
+    if own["verdict"] is not None:
+        own["verdict"] = Verdict(**{k: tuple(v) if isinstance(v, list) else v for k, v in own["verdict"].items()})
+    return Evaluation(**own)
