@@ -22,7 +22,8 @@ from customize.demo.world.world import Spec, render
 SIDE, SPREAD = 128, 0.35
 SUBJECTS = {
     "calibration": (
-        "dinosaur", "robot", "frog", "lion", "crab", "tractor", "castle", "pineapple", "cake", "teapot", "purple sailboat", "octopus",
+        "dinosaur", "robot", "frog", "lion", "crab", "tractor", "castle", "pineapple", "cake", "teapot",
+        "purple sailboat", "octopus",
     ),
     "test": (
         "teddy_bear", "pumpkin", "parrot", "flying_saucer", "penguin", "elephant", "rocket", "house", "strawberry", "crown",
