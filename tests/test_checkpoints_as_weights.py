@@ -12,7 +12,8 @@ from safetensors import safe_open
 from customize.errors import InputError
 from customize.evaluation.verify_result import prediction_of
 from customize.inference.pipeline_loading import load_pipeline
-from customize.storage import checkpoint
+from customize.settings.files import sharing
+from customize.storage import checkpoint, run_folder
 from customize.training import model_card
 from customize.training.callbacks import Checkpoints
 from customize.weights.learned_weights import find_learned
@@ -64,6 +65,31 @@ def test_a_checkpoint_predicts_what_the_run_did(kind, path, run):
     torch.testing.assert_close(prediction_of(pipeline.family, prompt), expected, rtol=0, atol=1e-5)
     earlier = load_pipeline(None, [(str(folder / "checkpoints/step-000001"), 1.0)])
     assert (prediction_of(earlier.family, prompt) - expected).abs().max() > 1e-4
+
+
+def test_a_run_and_a_step(run, tmp_path):
+    """RUN@2 is what step 2 is; a step that is not there is refused; a folder that has such a name is itself."""
+    import shutil
+
+    folder, expected, prompt = run("lora")
+    pipeline = load_pipeline(None, [(f"{folder}@2", 1.0)])
+    torch.testing.assert_close(prediction_of(pipeline.family, prompt), expected, rtol=0, atol=1e-5)
+    for path in (f"{folder}@3", f"{folder}/@3"):
+        with pytest.raises(InputError, match=r"has no weights of step 3\n.*give one of its steps: 1, 2"):
+            find_learned(None, [(path, 1.0)])
+    with pytest.raises(InputError, match="no file or folder .*elsewhere@1"):
+        find_learned(None, [(tmp_path / "elsewhere@1", 1.0)])
+    named = shutil.copytree(folder, tmp_path / "cat@1")
+    assert "step 2" in find_learned(None, [(named, 1.0)]).summaries[0]
+    assert "step 1" in find_learned(None, [(f"{named}@1", 1.0)]).summaries[0]
+    saved = shutil.copytree(folder, tmp_path / "saved")
+    (saved / "weights").mkdir()
+    (saved / "checkpoints/step-000001").rename(saved / "weights/step-000003")
+    (saved / "customize.json").write_text('{"steps": 4}')
+    at_step = run_folder.at_step
+    assert [at_step(Path(f"{saved}@{step}")).name for step in (2, 3, 4)] == ["step-000002", "step-000003", "saved"]
+    (saved / "config.toml").write_text(f'weights = ["{saved}@3:0.5"]')
+    assert sharing.local_places(saved) == {"step-000003": f"{saved}/weights/step-000003"}
 
 
 def test_diffusers_loads_it_as_well(run, tiny_epsilon):

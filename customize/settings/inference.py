@@ -25,8 +25,8 @@ class InferenceSettings(Settings):
         Settings, "pretrained_model_name_or_path", None, default_in_words="none: the one of the weights, else demo"
     )
     weights: tuple[str, ...] = setting(
-        (), "model", "learned weights as PATH[:SCALE]; PATH is a run folder or a .safetensors file; the scale may change during "
-        "denoising, as in cat:0@0,1@0.3 (1 after 30 % of the steps)", text="weights", scope="batch",
+        (), "model", "learned weights as PATH[:SCALE]; PATH is a run folder (RUN@350: its step 350) or a .safetensors file; the "
+        "scale may change during denoising, as in cat:0@0,1@0.3 (1 after 30 % of the steps)", text="weights", scope="batch",
     )  # fmt: skip
     scale: float = setting(
         1.0, "model", "factor for the scales of all weights", ge=-100, le=100, only_with=WITH_WEIGHTS, scope="batch"

@@ -201,7 +201,7 @@ def faults(path: Path, contents: bool = True) -> str:
     if fault := broken(path, contents):
         return fault
     step = step_inside(path)
-    return "" if step in (None, _step(path)) else f"contains step {step}: the folder was renamed"
+    return "" if step in (None, step_of(path)) else f"contains step {step}: the folder was renamed"
 
 
 def broken(path: Path, contents: bool = True) -> str:
@@ -222,7 +222,8 @@ def is_name(text: str) -> bool:
     return bool(match) and name(int(match[1])) == text[: match.end(1)]
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """The step in the name of a checkpoint."""
     return _order(path)[0]
 
 

@@ -1,12 +1,14 @@
 """The folder of a training run: the names of its files, its lock, and whether its result is complete."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from customize.errors import InputError, Problem
-from customize.storage import lock, manifest, ownership
+from customize.printable import first_few, printable
+from customize.storage import checkpoint, lock, manifest, ownership
 from customize.storage.atomic import READY, recover
 from customize.storage.disk import sync_folder
 from customize.storage.json_files import read_object
@@ -18,6 +20,8 @@ LORA, KOHYA_LORA = "pytorch_lora_weights.safetensors", "pytorch_lora_weights_koh
 """An adapter, and the same LoRA with the tensor names of ComfyUI, A1111 and Forge."""
 MODEL, INDEX = "model.safetensors", "model_index.json"
 """A complete model: as a single file, or as a folder in diffusers' layout, by the file that it has."""
+AT_STEP = re.compile(r"(.+)@([0-9]{1,9})", re.DOTALL)
+"""RUN@STEP: the weights of a run after that step."""
 VERSIONED = ("customize", "torch", "diffusers", "transformers", "peft")
 
 
@@ -50,6 +54,23 @@ def model_in(folder: Path) -> Path | None:
         return folder
     is_file = (folder / MODEL).is_file() and not (folder / "config.json").exists()  # else it is one network of diffusers
     return folder / MODEL if is_file else None
+
+
+def at_step(path: Path) -> Path:
+    """The folder of the weights that RUN@STEP names: saved intermediate weights, a checkpoint, or the run itself if its result is
+    of that step. Any other path, and one that exists, unchanged. Raises InputError where the run has no such step."""
+    named = AT_STEP.fullmatch(str(path))
+    if not named or os.path.lexists(path) or not ((run := Path(named[1])) / CONFIG).is_file():
+        return path
+    found = {checkpoint.step_of(each): each for name in (CHECKPOINTS, WEIGHTS) for each in reversed(checkpoint.every(run / name))}
+    with suppress(OSError, ValueError):
+        if type(step := read_object(run / METADATA).get("steps")) is int:
+            found.setdefault(step, run)
+    if (step := int(named[2])) not in found:
+        steps = first_few([str(each) for each in sorted(found)], 20) or "none"
+        what = f"{run} has no weights of step {step}"
+        raise InputError(Problem("weights", printable(what), f"give one of its steps: {steps}"))
+    return found[step]
 
 
 def settle(folder: Path) -> None:

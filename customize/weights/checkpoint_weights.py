@@ -21,8 +21,9 @@ def is_checkpoint(folder: Path) -> bool:
 
 
 def weights_in(path: Path) -> Path:
-    """The weights of a path: the file of trained weights of a checkpoint; the newest weights of a run without a result; any
-    other path unchanged. Raises InputError for a damaged checkpoint, and for a run without an intact one."""
+    """The weights of a path: the file of trained weights of a checkpoint; the newest weights of a run without a result; those of
+    RUN@STEP; any other path unchanged. Raises InputError for a damaged checkpoint, and for a run without an intact one."""
+    path = run_folder.at_step(path)
     if path.is_dir() and is_checkpoint(path):
         if fault := checkpoint.broken(path):
             raise InputError(Problem(SETTING, f"{path}: {fault}", "give another checkpoint, or the run's result"))

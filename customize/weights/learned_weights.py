@@ -119,7 +119,7 @@ def complete_model(path: Path) -> Path | None:
     if path.suffix == ".safetensors" and path.is_file():
         names = read_header(path).tensors
         return path if all(any(map(str.startswith, names, repeat(prefix))) for prefix in (UNET, VAE)) else None
-    return run_folder.model_in(path)
+    return run_folder.model_in(run_folder.at_step(path))
 
 
 def metadata_of_base(base: str | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from customize.families import specs
 from customize.printable import printable
 from customize.settings.scale import Scale
 from customize.settings.texts import text_fault
-from customize.storage import checkpoint
+from customize.storage import checkpoint, run_folder
 from customize.storage.json_files import json_object, read_object
 from customize.storage.safetensors_header import Header, read_header, refuse_not_finite
 from customize.storage.untrusted_files import PICKLES, refusing_unreadable
@@ -152,6 +152,7 @@ def is_plain_pattern(pattern: str) -> bool:
 @refusing_unreadable()
 def files_of(path: Path) -> list[Path]:
     """The weight files of a path: the file itself, or those of a run folder. Raises InputError where there are none."""
+    path = run_folder.at_step(path)
     if path.is_file():
         return [path]
     if not path.is_dir():

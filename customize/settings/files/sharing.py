@@ -3,12 +3,14 @@
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from customize.errors import InputError
 from customize.settings.field import table
 from customize.settings.texts import PATHS
+from customize.storage import run_folder
 
 PLACES = ("pretrained_model_name_or_path", "weights", "image", "mask_image", "vae")
 MOST_CONFIGS = 50
@@ -71,7 +73,9 @@ def local_places(folder: Path) -> dict[str, str]:
             for value in values if isinstance(values, list) else [values]:
                 if isinstance(value, str) and value:
                     place = path_and_scale(value)[0] if name == "weights" else value
-                    found.setdefault(last_part(str(place)), set()).add(str(place))
+                    with suppress(InputError):
+                        place = str(run_folder.at_step(Path(place))) if name == "weights" else place
+                    found.setdefault(last_part(place), set()).add(place)
     return {name: next(iter(paths)) for name, paths in found.items() if len(paths) == 1}
 
 
