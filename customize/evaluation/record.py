@@ -92,7 +92,8 @@ class Evaluation:
 
     subject: "object", "style" or "person"; trigger, class_word: as in the prompts; scorer: its name, and why it was taken;
     photos: the number of training images, held_out: of those that were not trained on; anchors: further numbers of the
-    concept; steps: those of the run; chosen: the step whose weights are the result; seconds: the time of all measurements.
+    concept; steps: those of the run; chosen: the step whose weights are the result; seconds: the time of all measurements;
+    device: its name; words: what is said of the learned vectors (`Method.report`).
     """
 
     subject: Literal["object", "style", "person"]
@@ -110,6 +111,8 @@ class Evaluation:
     stopped: str = ""
     verdict: Verdict | None = None
     seconds: float = 0.0
+    device: str = ""
+    words: str = ""
 
     def pairs_of(self, measure: str) -> tuple[Pair, ...]:
         """The pairs behind the numbers of a measure."""

@@ -15,7 +15,7 @@ from customize.storage.json_files import read_object
 
 CONFIG, LOG, CARD, METADATA = "config.toml", "log.jsonl", "README.md", "customize.json"
 CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER = "checkpoints", "samples", "weights", "before_after.png"
-SHEET = "contact_sheet.png"
+SHEET, REPORT = "contact_sheet.png", "report.html"
 LORA, KOHYA_LORA = "pytorch_lora_weights.safetensors", "pytorch_lora_weights_kohya.safetensors"
 """An adapter, and the same LoRA with the tensor names of ComfyUI, A1111 and Forge."""
 MODEL, INDEX = "model.safetensors", "model_index.json"
