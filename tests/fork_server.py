@@ -101,11 +101,11 @@ def serve() -> None:
     import customize.training.run  # noqa: F401
     from customize.cli.commands import run_training
     from customize.cli.main import main
-    from customize.evaluation import learned_change
+    from customize.evaluation import probe_loss
     from customize.families.trigger_words import merge_ranks
     from customize.methods import DreamBoothSettings, TextualInversionSettings
 
-    learned_change.SAMPLES = 2  # of the change that a run reports, most of a short run's time
+    probe_loss.LEAST = 2  # of the change that a run reports, most of a short run's time
     Image.init()
     merge_ranks()
     torch.set_num_threads(1)

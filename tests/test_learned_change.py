@@ -6,14 +6,15 @@ import pytest
 import torch
 from kit import prepared, settings_for, train_loop
 
-from customize.evaluation.learned_change import Change, Probe, adapted, kept, relative_change
+from customize.evaluation.learned_change import Change, adapted, kept, relative_change
+from customize.evaluation.probe_loss import Probe
 
 
 def probed(method, base, image_folder, folder, steps, **changes):
     settings = settings_for(method, base, image_folder, folder, max_train_steps=steps, **changes)
     context, training = prepared(settings)
     accelerator = context.accelerator
-    probe = Probe(training.method, training.dataset, accelerator.device, 3, accelerator.autocast)
+    probe = Probe(training.method, {"training": training.dataset.probe(8)}, accelerator.device, 3, accelerator.autocast)
     before = {name: tensor.detach().double().clone() for name, tensor in training.method.trainable_state_dict().items()}
     train_loop(settings, training, accelerator, steps)
     return probe, before, training
@@ -27,7 +28,7 @@ def test_a_lora_against_whole_matrices(tiny_epsilon, image_folder, tmp_path):
     for layer in adapted(training.method).values():
         changed += layer.get_delta_weight("default").double().square().sum().item()
         total += layer.get_base_layer().weight.double().square().sum().item()
-    change = probe.change()
+    change = probe.measure().change
     assert change.weights == pytest.approx(math.sqrt(changed / total), rel=1e-5) and change.verdict == "learned"
     with torch.no_grad():
         batch = training.dataset.probe(8)
@@ -75,7 +76,7 @@ def test_words_and_networks_against_all_their_numbers(method, tiny_epsilon, imag
     now = training.method.trainable_state_dict()
     changed = sum((now[name].double() - tensor).square().sum().item() for name, tensor in before.items())
     total = sum(tensor.square().sum().item() for tensor in before.values())
-    assert probe.change().weights == pytest.approx(math.sqrt(changed / total), rel=1e-4)
+    assert probe.measure().change.weights == pytest.approx(math.sqrt(changed / total), rel=1e-4)
 
 
 def test_measuring_changes_no_bit(tiny_epsilon, image_folder, tmp_path):
@@ -98,18 +99,20 @@ def test_the_loss_is_the_methods(tiny_epsilon, image_folder, tmp_path, monkeypat
     monkeypatch.setattr(
         method, "losses", lambda prediction, target, batch: (prediction - target)[..., :4].square().mean((1, 2, 3))
     )
-    probe = Probe(method, training.dataset, context.accelerator.device, 3, context.accelerator.autocast)
+    probe = Probe(method, {"training": batch}, context.accelerator.device, 3, context.accelerator.autocast)
     with torch.no_grad():
         expected = (method.prediction(batch) - batch.noise)[..., :4].square().mean((1, 2, 3))
         torch.testing.assert_close(method(batch), expected, rtol=1e-5, atol=0)
-    assert probe.start.loss == pytest.approx(expected.mean().item(), rel=1e-5)
+    assert probe.base["training"][1].mean().item() == pytest.approx(expected.mean().item(), rel=1e-5)
 
 
 def test_no_change_and_far_too_large_changes_are_reported(tiny_epsilon, image_folder, tmp_path):
     probe, *_ = probed("lora", tiny_epsilon, image_folder, tmp_path, 2, learning_rate=1e-6)
-    assert probe.change().verdict == "hardly" and "more steps or a higher --learning_rate" in str(probe.change())
+    change = probe.measure().change
+    assert change.verdict == "hardly" and "more steps or a higher --learning_rate" in str(change)
     probe, *_ = probed("lora", tiny_epsilon, image_folder, tmp_path, 4, learning_rate=10.0)
-    assert probe.change().verdict == "exploded" and "training diverged" in str(probe.change())
+    change = probe.measure().change
+    assert change.verdict == "exploded" and "training diverged" in str(change)
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,18 @@
-"""How much a run changed: the trained weights, and the network's predictions, before and after, on fixed samples.
+"""How much a run changed, in words: the trained weights, and the network's predictions and losses on the fixed draws of
+`probe_loss.Probe`.
 
-The samples come from a random stream of their own and nothing is differentiated, so the run is bit-identical with and without
-this measurement.
-
-B fixed samples; W a weight [out, in, ...] of the base model, whose change by an adapter is a tensor [out, in, ...] or, if that is
+W a weight [out, in, ...] of the base model, whose change by an adapter is a tensor [out, in, ...] or, if that is
 of low rank, a product of [out, rank] and [rank, in ...].
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from customize.adapters.peft_layers import NAME, is_tuner_layer, own_parameters
 
-SAMPLES = 8
-"""Fixed samples, at noise levels spread over the schedule: 16 predictions in all; a run of 800 steps makes 2,400."""
 WHOLE, KEPT = 1 << 22, 1 << 12
 """Up to this many numbers all trained weights are compared; beyond it, this many evenly spread numbers of each tensor."""
 HARDLY, EXPLODED, TOO_FAR = 0.005, 1.3, 1.0
@@ -27,23 +21,15 @@ network's weights, it diverged. Useful training changes weights by a few hundred
 
 
 @dataclass(frozen=True)
-class Measured:
-    """weights: see `kept`; predictions: [B, C, H, W]; loss: the mean over the fixed samples."""
-
-    weights: dict[str, Any]
-    predictions: Tensor
-    loss: float
-
-
-@dataclass(frozen=True)
 class Change:
-    """How much a run changed, relative to its start. loss: before and after, on the fixed samples; too_far: the change of the
-    weights above which the run diverged."""
+    """How much a run changed, relative to its start. loss: the mean over so many fixed samples, before and after; too_far: the
+    change of the weights above which the run diverged."""
 
     weights: float
     predictions: float
     loss: tuple[float, float]
     too_far: float = TOO_FAR
+    samples: int = 8
 
     @property
     def verdict(self) -> str:
@@ -58,7 +44,7 @@ class Change:
     def __str__(self) -> str:
         """One or two sentences for the user."""
         numbers = f"weights by {percent(self.weights)}, predictions by {percent(self.predictions)}"
-        loss = f"the loss on {SAMPLES} fixed samples went from {self.loss[0]:.4f} to {self.loss[1]:.4f}"
+        loss = f"the loss on {self.samples} fixed samples went from {self.loss[0]:.4f} to {self.loss[1]:.4f}"
         match self.verdict:
             case "exploded":
                 advice = "start over with a lower --learning_rate, or use earlier weights"
@@ -72,42 +58,6 @@ class Change:
 def percent(share: float) -> str:
     """A share with two significant digits, such as 0.012 %."""
     return f"{100 * share:.2g} %" if share < 1 else f"{100 * share:.0f} %"
-
-
-class Probe:
-    """Measures a method when created; `change` measures it again and returns the difference.
-
-    method: a `DenoisingMethod` before its first step, also when a run is resumed, so that the change is that of the whole run.
-    dataset: its `probe(number)` returns the fixed samples. autocast: the context in which the networks are evaluated.
-    """
-
-    def __init__(self, method, dataset, device: torch.device, size: int, autocast: Callable[[], Any]):
-        self.method, self.device, self.size, self.autocast = method, device, size, autocast
-        self.batch = dataset.probe(SAMPLES)
-        self.start = self.measure()
-
-    @torch.no_grad()
-    def measure(self) -> Measured:
-        """The present weights, predictions and loss. The method keeps its training or evaluation mode."""
-        was_training = self.method.training
-        self.method.eval()
-        predictions, losses = [], []
-        for first in range(0, SAMPLES, self.size):
-            batch = self.batch.part(slice(first, first + self.size)).to(self.device)
-            with self.autocast():
-                prediction, target = self.method.prediction(batch), self.method.denoising_target(batch)
-            predictions.append(prediction.float().cpu())
-            losses.append(self.method.losses(prediction, target, batch).cpu())
-        self.method.train(was_training)
-        return Measured(kept(self.method), torch.cat(predictions), torch.cat(losses).mean().item())
-
-    def change(self) -> Change:
-        """The change since the start."""
-        now, start = self.measure(), self.start
-        predictions = (now.predictions - start.predictions).norm() / start.predictions.norm()
-        weights = relative_change(self.method, start.weights, now.weights)
-        too_far = TOO_FAR if self.method.small_changes else math.inf
-        return Change(weights, predictions.item(), (start.loss, now.loss), too_far)
 
 
 def kept(method) -> dict[str, Any]:

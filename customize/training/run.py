@@ -18,8 +18,8 @@ from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from customize import device, events
 from customize.data.examples import Examples, small_images_note
 from customize.errors import InputError
-from customize.evaluation import verify_result
-from customize.evaluation.learned_change import Probe
+from customize.evaluation import probe_loss, verify_result
+from customize.evaluation.probe_loss import TRAINING, Probe
 from customize.families import Source
 from customize.families.base import Family
 from customize.methods import prepare
@@ -120,7 +120,8 @@ def fit(
     events.summarize("prepared", summary.prepared(context, setup, expected))
     began = time.perf_counter()
     has_steps = context.first_step < context.max_train_steps  # else a killed run lacks only its result
-    probe = has_steps and Probe(method, dataset, accelerator.device, settings.train_batch_size, accelerator.autocast)
+    draws = {TRAINING: dataset.probe(probe_loss.LEAST)}
+    probe = has_steps and Probe(method, draws, accelerator.device, settings.train_batch_size, accelerator.autocast)
     # nothing is written before this
     config_file = claim.enter_context(claimed(settings, folder, accelerator, resume, run_identity))
     callbacks = callbacks_of(settings, config_file, context, method, samples, metadata_of, further)
@@ -135,7 +136,7 @@ def fit(
             if chosen is not None and samples.prompts:
                 samples.draw_step(state, outcome.result_step)
             if probe:
-                events.info(str(probe.change()))
+                events.info(str(probe.measure().change))
     return outcome
 
 
