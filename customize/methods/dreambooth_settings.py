@@ -11,6 +11,7 @@ from customize.errors import Problem
 from customize.families.trigger_words import any_calls, rare_words
 from customize.methods import words_settings
 from customize.methods.words_settings import WITH_WORDS, WordSettings
+from customize.settings.concept import Concept, of_prompts
 from customize.settings.field import OneOf, override, setting
 from customize.settings.rules.rule import Rule, rule, text_is_no_path
 from customize.settings.rules.training_rules import examples, same
@@ -224,6 +225,18 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
             return ()
         elsewhere = in_a_scene(self.instance_prompt)
         return (self.instance_prompt, elsewhere) if len(elsewhere.encode()) <= LONGEST else (self.instance_prompt,)
+
+    @property
+    def concept(self) -> Concept:
+        tokens = self.placeholder_token
+        if len(tokens) == 1 and self.learnable_property == "style":
+            return Concept("style", f"in the style of {tokens[0]}", "", tokens[0], "")
+        plain = self.class_prompt
+        if tokens and plain is None:
+            plain = self.instance_prompt
+            for token, start in zip(tokens, self.initializer_token * len(tokens), strict=False):
+                plain = plain.replace(token, start)
+        return of_prompts(self.instance_prompt, plain, self.trigger_words)
 
     @property
     def prompts(self) -> dict[str, str]:

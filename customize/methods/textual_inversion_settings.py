@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from customize.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, CaptionRule, fill
 from customize.methods import words_settings
 from customize.methods.words_settings import WordSettings
+from customize.settings.concept import Concept, kind_of
 from customize.settings.field import override, setting
 from customize.settings.rules.training_rules import examples
 from customize.settings.training import TrainingSettings
@@ -85,6 +86,14 @@ class TextualInversionSettings(WordSettings, TrainingSettings):
             for scene in (scenes if len(tokens) == 1 else scenes[:1])
         ]
         return tuple(dict.fromkeys(prompts))
+
+    @property
+    def concept(self) -> Concept:
+        """That of the first token."""
+        token, start = self.placeholder_token[0], self.initializer_token[0]
+        if self.learnable_property == "style":
+            return Concept("style", f"in the style of {token}", "", token, "")
+        return Concept(kind_of(start), f"a photo of {token}", f"a photo of {start}", token, start)
 
     @property
     def result_files(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from customize.optim.lr_schedules import SCHEDULES
 from customize.settings.common import MANY, OWN, Settings
+from customize.settings.concept import Concept
 from customize.settings.field import OneOf, override, setting
 from customize.settings.rules import training_rules
 
@@ -168,6 +169,11 @@ class TrainingSettings(Settings):
     @property
     def description(self) -> str:
         """One line that describes the run."""
+        raise NotImplementedError
+
+    @property
+    def concept(self) -> Concept:
+        """What the run teaches, as prompts call it."""
         raise NotImplementedError
 
     @property

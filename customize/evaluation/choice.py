@@ -1,0 +1,66 @@
+"""Which of the candidates is the result, and whether more steps would help. torch is not imported."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from customize.evaluation.record import BASE, Candidate, Evaluation
+
+LIMITS = {"drift": 0.9, "class likeness": 0.8, "copying": 0.2}
+"""Means above which a candidate is chosen only if there is no other."""
+PATIENCE = 2
+"""Candidates in a row that are no better than an earlier one, after which a run may stop."""
+REACHED = 0.5
+"""The score below which a run does not stop by itself: it may not have begun to learn."""
+
+
+def scores(candidate: Candidate) -> np.ndarray:
+    """The score of each pair: the geometric mean of likeness and obedience, each in 0..1; without obedience the likeness."""
+    likeness = np.clip(candidate.values["likeness"], 0, 1)
+    obeys = np.clip(candidate.values.get("obedience", np.ones_like(likeness)), 0, 1)
+    return np.sqrt(likeness * obeys)
+
+
+def trained(evaluation: Evaluation) -> list[Candidate]:
+    """The candidates with pictures at full scale after the start, by step."""
+    return [each for each in evaluation.candidates if each.step != BASE and each.scale == 1 and "likeness" in each.values]
+
+
+def within_limits(candidate: Candidate) -> bool:
+    """Whether a candidate neither drifted nor copies too much."""
+    return all(np.mean(candidate.values[name]) <= most for name, most in LIMITS.items() if name in candidate.values)
+
+
+def choose(evaluation: Evaluation) -> int | None:
+    """The step of the best candidate: of those within limits (all if none is), the earliest whose score is within one standard
+    error of the best one's, by paired differences. None without candidates that have pictures."""
+    found = trained(evaluation)
+    candidates = [each for each in found if within_limits(each)] or found
+    if not candidates:
+        return None
+    best = max(candidates, key=lambda each: scores(each).mean())
+    return next(each.step for each in candidates if as_good(each, best))
+
+
+def as_good(one: Candidate, best: Candidate) -> bool:
+    """Whether the score of one is within one standard error of that of the best."""
+    difference = scores(best) - scores(one)
+    error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
+    return bool(difference.mean() <= error)
+
+
+def done(evaluation: Evaluation) -> str | None:
+    """Why a run may stop now: none of the last `PATIENCE` candidates is better than an earlier one. None if it should go on."""
+    found = trained(evaluation)
+    if len(found) <= PATIENCE:
+        return None
+    earlier, last = found[:-PATIENCE], found[-PATIENCE:]
+    best = max(earlier, key=lambda each: scores(each).mean())
+    if scores(best).mean() < REACHED or any(not as_good(best, each) for each in last):
+        return None
+    return f"no gain since step {best.step:,}"
+
+
+def spread_over(steps: int, number: int) -> Sequence[int]:
+    """`number` steps at equal distances, of which the last is `steps`; without duplicates."""
+    return sorted({max(1, round(steps * place / number)) for place in range(1, number + 1)})

@@ -1,0 +1,52 @@
+"""The prompts of the probe pictures, made from what a run teaches by templates. torch is not imported."""
+
+from collections.abc import Sequence
+
+from customize.evaluation.record import Pair, ProbePrompt
+from customize.families.trigger_words import calls, words_of
+from customize.settings.concept import Concept
+
+SCENES = ("on the beach", "in the snow", "in the city at night", "in the forest")
+"""Where a subject is placed: scenes that differ at a glance and that every base model knows."""
+CONTENTS = ("a house on the beach", "a cat in the snow", "a car in the city at night", "a mushroom in the forest")
+"""What a style is applied to."""
+OTHERS = ("a cat in the forest", "a house on the beach", "a car in the city", "a sunflower in the desert")
+"""What has nothing to do with a subject."""
+FIRST_SEED = 1_000_003
+"""Far from the seeds that people use for sample images and class images, which a run may have learned by heart."""
+
+
+def probe_prompts(concept: Concept, further: Sequence[str] = ()) -> tuple[ProbePrompt, ...]:
+    """The prompts of all kinds. further: the user's own validation prompts, which count as what they contain."""
+    if concept.kind == "style":
+        own = [ProbePrompt("concept", f"{content} {concept.prompt}", content) for content in CONTENTS]
+        rest = [ProbePrompt("other", content, content) for content in CONTENTS]
+    else:
+        own = [ProbePrompt("concept", f"{concept.prompt} {scene}", f"{concept.plain} {scene}") for scene in SCENES]
+        rest = [ProbePrompt("class", f"{concept.plain} {scene}", f"{concept.plain} {scene}") for scene in SCENES]
+        rest += [ProbePrompt("other", other, other) for other in OTHERS if not is_about(other, concept)]
+    made = [*own, *rest]
+    known = {prompt.text for prompt in made}
+    added = [as_probe(text, concept) for text in dict.fromkeys(further) if text not in known]
+    return tuple(made + [prompt for prompt in added if prompt.kind != "class"])
+
+
+def as_probe(text: str, concept: Concept) -> ProbePrompt:
+    """A prompt of the user. One that calls the concept has the class word instead of it in `plain`."""
+    if concept.prompt in text:
+        return ProbePrompt("concept", text, text.replace(concept.prompt, concept.plain))
+    if calls(text, [concept.trigger]):
+        plain = text.replace(f"{concept.trigger} {concept.class_word}".strip(), concept.class_word)
+        return ProbePrompt("concept", text, " ".join(plain.replace(concept.trigger, concept.class_word).split()))
+    return ProbePrompt("class" if is_about(text, concept) else "other", text, text)
+
+
+def is_about(text: str, concept: Concept) -> bool:
+    """Whether a prompt names the class."""
+    return bool(set(words_of(concept.class_word)) & set(words_of(text)))
+
+
+def pairs(prompts: Sequence[ProbePrompt], seeds: int) -> tuple[Pair, ...]:
+    """The pictures of every candidate: `seeds` of each prompt of the concept, and one of each other prompt."""
+    count = {"concept": seeds, "class": 1, "other": 1}
+    return tuple(Pair(place, FIRST_SEED + i) for place, prompt in enumerate(prompts) for i in range(count[prompt.kind]))

@@ -1,0 +1,55 @@
+"""The prompts of probe pictures, made from what a run teaches."""
+
+import pytest
+
+from customize import DreamBoothSettings, TextualInversionSettings
+from customize.evaluation.probe_prompts import FIRST_SEED, OTHERS, SCENES, pairs, probe_prompts
+from customize.settings.concept import Concept
+
+FOLDER = "customize/demo/examples/subject"
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        (dict(instance_prompt="a photo of sks dog"), Concept("object", "a photo of sks dog", "a photo of dog", "sks", "dog")),
+        (
+            dict(instance_prompt="a sks toy", class_prompt="an animal", prior_preservation="teacher", adapter="lora"),
+            Concept("object", "a sks toy", "an animal", "sks", "animal"),
+        ),
+        (
+            dict(instance_prompt="a photo of sks woman"),
+            Concept("person", "a photo of sks woman", "a photo of woman", "sks", "woman"),
+        ),
+        (dict(instance_prompt="a painting in sks style"), Concept("style", "in sks style", "", "sks", "")),
+        (
+            dict(placeholder_token=("<cat>",), initializer_token=("cat",), adapter="lora"),
+            Concept("object", "a photo of <cat>", "a photo of cat", "<cat>", "cat"),
+        ),
+    ],
+)
+def test_a_concept_is_read_from_the_settings_of_dreambooth(values, expected):
+    assert DreamBoothSettings(instance_data_dir=FOLDER, **values).concept == expected
+
+
+def test_a_concept_is_read_from_the_settings_of_textual_inversion():
+    own = dict(train_data_dir=(FOLDER,), placeholder_token=("<dusk>",), initializer_token=("cat",))
+    assert TextualInversionSettings(**own).concept == Concept("object", "a photo of <dusk>", "a photo of cat", "<dusk>", "cat")
+    style = TextualInversionSettings(**own, learnable_property="style").concept
+    assert style == Concept("style", "in the style of <dusk>", "", "<dusk>", "")
+
+
+def test_prompts_of_a_subject():
+    concept = Concept("object", "a photo of sks cat", "a photo of cat", "sks", "cat")
+    found = probe_prompts(concept, ("a sks cat in oil", "a boat", "a cat", "a boat"))
+    assert [each.text for each in found if each.kind == "concept"][:4] == [f"a photo of sks cat {scene}" for scene in SCENES]
+    assert [each.plain for each in found if each.kind == "concept"][4:] == ["a cat in oil"]
+    assert [each.text for each in found if each.kind == "class"] == [f"a photo of cat {scene}" for scene in SCENES]
+    assert [each.text for each in found if each.kind == "other"] == [*OTHERS[1:], "a boat"]
+
+
+def test_every_prompt_of_the_concept_has_several_seeds():
+    prompts = probe_prompts(Concept("style", "in the style of <x>", "", "<x>", ""))
+    found = pairs(prompts, 3)
+    assert [sum(pair.prompt == place for pair in found) for place in range(len(prompts))] == [3] * 4 + [1] * 4
+    assert {pair.seed for pair in found} == {FIRST_SEED, FIRST_SEED + 1, FIRST_SEED + 2}
