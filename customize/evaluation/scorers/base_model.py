@@ -9,6 +9,7 @@ N images, M prompts, B rows of a batch, C latent channels, H W latent height and
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -105,6 +106,12 @@ class BaseModelScorer:
         pixels, space = 2 * squares(images, self.side) - 1, self.family.latents
         return torch.cat([space.sample(space.encode(each[None].to(self.device))).float() for each in pixels])
 
+    @cached_property
+    def hidden(self) -> Tensor:
+        """The latents [1, C, H, W] of an image that is all hidden, for base models that fill in images."""
+        space = self.family.latents
+        return space.sample(space.encode(torch.zeros(1, 3, self.side, self.side, device=self.device)))
+
     def noise(self, name: str, draws: Sequence[int], like: Tensor) -> Tensor:
         """Standard normal noise [B, C, H, W] of these draws, from streams of its own."""
         return rng.normal(like.shape[1:], SEED, f"scorer/{name}", 0, draws).to(like)
@@ -124,9 +131,7 @@ class BaseModelScorer:
         if family.takes_guidance:
             inputs["guidance_scale"] = torch.ones(size)
         if family.takes_mask:
-            hidden = family.latents.sample(family.latents.encode(noisy.new_zeros(1, 3, self.side, self.side)))
-            known = hidden.to(noisy).expand(size, -1, -1, -1)
-            noisy = torch.cat([noisy, torch.ones_like(noisy[:, :1]), known], 1)
+            noisy = torch.cat([noisy, torch.ones_like(noisy[:, :1]), self.hidden.to(noisy).expand(size, -1, -1, -1)], 1)
         was_training = denoiser.training
         denoiser.eval()
         try:

@@ -14,15 +14,16 @@ from torch.nn import functional as F
 from customize.data.images.image_file import crop, resize, resized_size
 
 
-def square(image: Image.Image, side: int) -> np.ndarray:
+def square(image: Image.Image, side: int, interpolation: str = "lanczos") -> np.ndarray:
     """The central square of an image, its short side resized to `side` pixels: np.uint8 [side, side, 3]."""
     width, height = resized_size(image.size, side)
-    return crop(resize(image.convert("RGB"), side), (width - side) // 2, (height - side) // 2, side, flip=False)
+    return crop(resize(image.convert("RGB"), side, interpolation), (width - side) // 2, (height - side) // 2, side, flip=False)
 
 
-def squares(images: Sequence[Image.Image], side: int) -> Tensor:
+def squares(images: Sequence[Image.Image], side: int, interpolation: str = "lanczos") -> Tensor:
     """The central squares of images, float32 [N, 3, S, S] in [0, 1]."""
-    return torch.from_numpy(np.stack([square(image, side) for image in images])).permute(0, 3, 1, 2).float() / 255
+    pixels = np.stack([square(image, side, interpolation) for image in images])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 
 
 def unit_patches(activations: Tensor) -> Tensor:
