@@ -20,13 +20,14 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "resize": (commands.resize, "write an adapter as a LoRA of smaller ranks, and say what is lost"),
     "extract": (commands.extract, "write the difference of two models as a LoRA"),
     "merge": (commands.merge, "write learned weights into one model, or several LoRAs into one"),
+    "find_lr": (commands.find_lr, "find a learning rate by a range test"),
     "configs": (commands.configs, "list the included configurations, or copy one"),
 }
 WORDS = {
     "generate": "infer", "draw": "infer", "txt2img": "infer", "img2img": "infer", "inference": "infer", "sample": "infer",
     "train": "train_dreambooth", "dreambooth": "train_dreambooth", "lora": "train_dreambooth", "train_lora": "train_dreambooth",
     "textual_inversion": "train_textual_inversion", "embedding": "train_textual_inversion", "config": "configs",
-    "doctor": "check", "inspect": "show", "info": "show",
+    "doctor": "check", "inspect": "show", "info": "show", "lr_find": "find_lr", "lr_finder": "find_lr",
 }  # fmt: skip
 """Other names that users may try -> the command."""
 

@@ -85,6 +85,13 @@ def merge(argv: Sequence[str]) -> int:
     return file_tools.merge(argv)
 
 
+def find_lr(argv: Sequence[str]) -> int:
+    """Find a learning rate by a range test."""
+    from customize.cli.studies import find_lr as find_lr_command
+
+    return find_lr_command.main(argv)
+
+
 def run_training(settings) -> None:
     """See `preflight.run`."""
     from customize.training.preflight import run

@@ -192,11 +192,11 @@ def make(settings, folder: Path, source: Source, examples: Examples, callbacks: 
 
 
 @contextmanager
-def trial_of(settings, context: RunContext):
-    """The settings of a run of two steps that writes nothing; where class images are missing, it generates one in a temporary
+def trial_of(settings, context: RunContext, steps: int = TRIAL_STEPS):
+    """The settings of a run of so many steps that writes nothing; where class images are missing, it generates one in a temporary
     folder."""
     changes: dict[str, object] = {"num_train_epochs": None, "latents_cache_dir": None, "on_nan": "stop"}
-    changes["max_train_steps"] = context.first_step + TRIAL_STEPS
+    changes["max_train_steps"] = context.first_step + steps
     with TemporaryDirectory() as folder:
         if to_generate(settings, context.examples):
             changes |= {"class_data_dir": folder, "num_class_images": 1}

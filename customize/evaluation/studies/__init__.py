@@ -1,0 +1,1 @@
+"""What follows from several runs, or from a short one that is discarded."""

@@ -1,0 +1,1 @@
+"""Several runs, or a short one that is discarded, from which is seen how to train."""
