@@ -13,7 +13,12 @@ def command_line(script: str, *arguments: str, **settings: object) -> str:
 
     script: one of `SCRIPTS`. Several values make a list; a value that starts with a dash is written as --name=value.
     """
-    words = [*program(script), *map(quoted, arguments)]
+    return " ".join([*program(script), options(*arguments, **settings)])
+
+
+def options(*arguments: str, **settings: object) -> str:
+    """The words of a command line after the program."""
+    words = [*map(quoted, arguments)]
     for name, value in settings.items():
         values = [str(each) for each in (value if isinstance(value, (list, tuple)) else [value])]
         if any(each.startswith("-") for each in values):
