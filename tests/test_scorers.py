@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from customize.diffusion import rng
-from customize.evaluation.scorers import at_hand
+from customize.evaluation.scorers import at_hand, base_model
 from customize.evaluation.scorers.base_model import BaseModelScorer, Place
 from customize.evaluation.scorers.pixels import squares
 from customize.families import load
@@ -46,13 +46,15 @@ def family(request):
 
 
 @torch.no_grad()
-def test_features_of_the_base_model_are_activations_of_the_whole_network(family, images):
+def test_features_of_the_base_model_are_activations_of_the_whole_network(family, images, monkeypatch):
     places = Place("down_blocks", 0, 0.05), Place("up_blocks", -1, 0.6), Place("mid_block", 0, 0.05)
     scorer = BaseModelScorer(family, family.encode_prompts, patches=places[0], pooled=places[1])
     family.unet.train()
     found = scorer.features(images)
     assert family.unet.training and not any(module._forward_hooks for module in family.unet.modules())
     middle = scorer.activations(images, places)[2]
+    monkeypatch.setattr(base_model, "GRID", 2)
+    coarse = scorer.features(images).patches
     family.unet.eval()
     blocks = family.unet.down_blocks[0], family.unet.up_blocks[1], family.unet.mid_block
     for place, module, timestep in zip(places, blocks, (50, 600, 50), strict=True):
@@ -65,6 +67,7 @@ def test_features_of_the_base_model_are_activations_of_the_whole_network(family,
         if module is blocks[0]:
             assert torch.allclose(found.patches[1, 3], F.normalize(output[1, :, 0, 3], dim=0), atol=1e-5)
             assert found.patches.shape == (3, 16, 32)
+            assert torch.allclose(coarse[2, 1], F.normalize(output[2, :, :2, 2:].mean((1, 2)), dim=0), atol=1e-5)
         elif module is blocks[1]:
             assert torch.allclose(found.pooled, F.normalize(output.mean((2, 3)), dim=1), atol=1e-5)
         else:

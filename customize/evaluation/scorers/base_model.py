@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from customize.diffusion import losses, predictions, rng
 from customize.evaluation.scorers import Features
@@ -35,6 +36,9 @@ class Place(NamedTuple):
 PATCHES, POOLED = Place("down_blocks", 0, 0.05), Place("up_blocks", -1, 0.6)
 MATCH_TIMES = (0.4, 0.7)
 """The noise levels at which prompts are compared. A level that is given twice has two draws of noise."""
+GRID = 16
+"""The largest number of patches along a side: finer activations (32 with Stable Diffusion, 64 with SDXL) are averaged, since all
+patches of two images are compared with one another."""
 BATCH, SEED = 8, 0
 
 
@@ -69,7 +73,8 @@ class BaseModelScorer:
     def features(self, images: Sequence[Image.Image]) -> Features:
         """One evaluation per image up to each of the two places: see `Scorer`."""
         patches, pooled = self.activations(images, (self.patches, self.pooled))
-        return Features(unit_mean(pooled), unit_patches(patches))
+        side = min(GRID, patches.shape[-1])
+        return Features(unit_mean(pooled), unit_patches(F.adaptive_avg_pool2d(patches, side)))
 
     def activations(self, images: Sequence[Image.Image], places: Sequence[Place]) -> list[Tensor]:
         """The outputs [N, E, h, w] of the blocks at these places, float32 on the CPU, on the empty prompt. The denoiser is
