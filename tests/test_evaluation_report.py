@@ -83,13 +83,15 @@ def test_a_chart_shows_the_numbers():
 
 
 def test_a_chart_of_losses_has_a_line_for_each_band_with_labels_apart():
-    drawn = charts.of_losses("training", {0: (1, 1, 1, 1), 10: (0.99, 0.98, 0.985, 0.5)}, chosen=10)
+    losses = {"training": {10: (0.99, 0.98, 0.985, 0.5), 0: (1, 1, 1, 1)}, "class": {0: (1, 1, 1, 1), 10: (1, 1, 1, 1.5)}}
+    drawn, of_class = charts.of_losses(losses | {"held out": {0: (1, 1, 1, 1)}}, chosen=10)
     assert [line.label for line in drawn.lines] == list(charts.BANDS)
     ends = [line.points[-1][1] for line in drawn.lines]
-    assert np.argsort(ends).tolist() == [0, 2, 1, 3] and drawn.level == 0
+    assert np.argsort(ends).tolist() == [0, 2, 1, 3] and drawn.level == of_class.level == charts.HEIGHT / 2
+    assert of_class.y_ticks == drawn.y_ticks and of_class.lines[3].points[-1][1] == 0 and ends[3] == charts.HEIGHT
     labels = sorted(line.at for line in drawn.lines)
     assert min(np.diff(labels)) >= charts.GAP and labels[-1] <= charts.HEIGHT
-    assert charts.of_losses("training", {0: (1, 1, 1, 1)}) is None and charts.of_losses("class", {}) is None
+    assert charts.of_losses({}) == []
     crowded = charts.apart([replace(drawn.lines[0], label=str(i), at=charts.HEIGHT - 1.0) for i in range(4)])
     assert [line.at for line in crowded] == [charts.HEIGHT - charts.GAP * below for below in (3, 2, 1, 0)]
 
@@ -105,7 +107,7 @@ def test_ticks_are_round_numbers_within_the_axis(low, high, expected):
 def test_a_number_without_an_interval_has_no_band():
     drawn = charts.of_measure(evaluation(pairs=PAIRS[4:], prompts=PROMPTS), "drift")
     assert drawn.lines[0].band == "" and drawn.lines[0].points[1][2].endswith("(a single picture)")
-    flat = charts.chart("", "", "step", "", {"": [(0, Interval(0, 0, 0)), (5, Interval(0, 0, 0))]})
+    flat = charts.chart("", "", "step", "", {"": [(0, Interval(0, 0, 0)), (5, Interval(0, 0, 0))]}, [0.0])
     assert flat.lines[0].points[1][1] == charts.HEIGHT / 2
 
 
@@ -179,6 +181,15 @@ def test_without_settings_images_and_pictures_the_rest_is_shown(tmp_path):
     (tmp_path / "run" / record.FOLDER).mkdir(parents=True)
     read = shown(tmp_path / "run", evaluation())
     assert not read.all("img") and read.text("b") and len(read.all("svg")) == 10
+
+
+def test_steps_with_losses_only_have_no_column(tmp_path):
+    found = evaluation()
+    run = write_run(tmp_path / "run", found)
+    for step in range(1, 40):
+        found = found if found.candidate(step) else found.with_candidate(record.Candidate(step, losses={"training": (0.5,) * 4}))
+    text = page(run, found)
+    assert "<th>step 20</th>" in text and "step 39</th>" not in text and "run@39" not in text and "run@20" in text
 
 
 def test_losses_come_from_the_log_too(tmp_path):

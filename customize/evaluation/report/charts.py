@@ -60,24 +60,33 @@ def of_measure(evaluation: Evaluation, measure: str) -> Chart | None:
         return None
     wanted = {"high": "higher is better", "low": "lower is better", "": ""}[MEASURES[measure].better]
     title = measure.capitalize() + (f" ({wanted})" if wanted else "")
-    return chart(title, MEASURES[measure].meaning, "step", measure, {"": values}, chosen=evaluation.chosen)
+    limits = [0.0] if measure == "copying" else [0.0, 1.0]
+    return chart(title, MEASURES[measure].meaning, "step", measure, {"": values}, limits, chosen=evaluation.chosen)
 
 
-def of_losses(name: str, losses: Mapping[int, Sequence[float]], chosen: int | None = None) -> Chart | None:
-    """The losses of a probe set by step, one line for each noise band; None where there are none.
+def of_losses(losses: Mapping[str, Mapping[int, Sequence[float]]], chosen: int | None = None) -> list[Chart]:
+    """The losses of each probe set by step, one line for each noise band, on the same y axis.
 
-    losses: by step, the loss of each noise band relative to the base model's.
+    losses: by set and step, the loss of each noise band relative to the base model's.
     """
-    rows = {step: numbers for step, numbers in sorted(losses.items()) if numbers}
-    if not any(step > BASE for step in rows):
-        return None
-    names = BANDS if all(len(numbers) == len(BANDS) for numbers in rows.values()) else ()
-    lines: dict[str, Values] = {}
-    for band in range(max(map(len, rows.values()))):
-        label = names[band] if names else f"band {band + 1}"
-        known = [(step, numbers[band]) for step, numbers in rows.items() if band < len(numbers)]
-        lines[label] = [(step, Interval(number, number, number)) for step, number in known if math.isfinite(number)]
-    return chart(SETS.get(name, name.capitalize()), "", "step", "loss / base", lines, level=1.0, chosen=chosen)
+    known = {name: lines_of_bands(of_steps) for name, of_steps in losses.items() if any(step > BASE for step in of_steps)}
+    limits = [each.value for lines in known.values() for values in lines.values() for _, each in values]
+    drawn = (
+        chart(SETS.get(name, name.capitalize()), "", "step", "loss / base", lines, [1.0, *limits], 1.0, chosen)
+        for name, lines in known.items()
+    )
+    return [each for each in drawn if each]
+
+
+def lines_of_bands(losses: Mapping[int, Sequence[float]]) -> dict[str, Values]:
+    """The line of each noise band, by its name."""
+    most = max(map(len, losses.values()))
+    names = BANDS if most == len(BANDS) else [f"band {band + 1}" for band in range(most)]
+    lines = {}
+    for band, name in enumerate(names):
+        known = [(step, numbers[band]) for step, numbers in sorted(losses.items()) if band < len(numbers)]
+        lines[name] = [(step, Interval(number, number, number)) for step, number in known if math.isfinite(number)]
+    return lines
 
 
 def of_scales(evaluation: Evaluation, candidates: Sequence[Candidate]) -> Chart | None:
@@ -89,7 +98,7 @@ def of_scales(evaluation: Evaluation, candidates: Sequence[Candidate]) -> Chart 
     lines = {measure: values for measure, values in lines.items() if len(values) > 1}
     if not lines:
         return None
-    return chart("Likeness and obedience by scale", "", "scale", "likeness, obedience", lines)
+    return chart("Likeness and obedience by scale", "", "scale", "likeness, obedience", lines, [0.0, 1.0])
 
 
 def number_of(evaluation: Evaluation, candidate: Candidate, measure: str) -> Interval | None:
@@ -100,14 +109,15 @@ def number_of(evaluation: Evaluation, candidate: Candidate, measure: str) -> Int
 
 
 def chart(
-    title: str, meaning: str, x: str, y: str, lines: Mapping[str, Values], level: float | None = None, chosen: float | None = None
-) -> Chart | None:
-    """Lines over a common x axis that begins at 0, on a y axis that includes `level`, or 0 if there is none."""
+    title: str, meaning: str, x: str, y: str, lines: Mapping[str, Values], limits: Sequence[float],
+    level: float | None = None, chosen: float | None = None,
+) -> Chart | None:  # fmt: skip
+    """Lines over a common x axis that begins at 0, on a y axis that includes the `limits`."""
     xs = [at for values in lines.values() for at, _ in values]
     if not xs:
         return None
-    right, always = max(xs) or 1.0, 0.0 if level is None else level
-    heights = [always, *(number for values in lines.values() for _, each in values for number in each if math.isfinite(number))]
+    right = max(xs) or 1.0
+    heights = [*limits, *(number for values in lines.values() for _, each in values for number in each if math.isfinite(number))]
     low, high = min(heights), max(heights)
     if low == high:
         low, high = low - 0.1, high + 0.1

@@ -49,9 +49,9 @@ def losses_by_step(run: Path, evaluation: Evaluation) -> dict[str, dict[int, tup
 
 def numbers(evaluation: Evaluation) -> dict[str, Any]:
     """The table of all measures: of the base model, the result, and the last step if it is another one."""
-    last = max((each.step for each in evaluation.candidates if each.scale == 1), default=BASE)
+    last = max((each.step for each in evaluation.candidates if each.scale == 1 and each.values), default=BASE)
     steps = [step for step in dict.fromkeys((BASE, evaluation.chosen, last)) if step is not None]
-    columns = [each for step in steps if (each := evaluation.candidate(step))]
+    columns = [each for step in steps if (each := evaluation.candidate(step)) and each.values]
     result = columns[min(1, len(columns) - 1)] if columns else None
     rows = []
     for measure, (_, better, meaning) in MEASURES.items():
@@ -97,7 +97,7 @@ def installed(name: str) -> str:
 def commands(run: Path, evaluation: Evaluation, settings: Any) -> list[tuple[str, str]]:
     """(what for, command line): what can be done next. The run's folder is given by its name only."""
     name, is_finished = run.resolve().name, (run / METADATA).exists()
-    steps = [each.step for each in evaluation.candidates if each.scale == 1 and each.step != BASE]
+    steps = [each.step for each in evaluation.candidates if each.scale == 1 and each.values and each.step != BASE]
     others = [step for step in steps if step != evaluation.chosen or not is_finished]
     found = []
     if settings:

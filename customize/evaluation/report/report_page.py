@@ -31,7 +31,6 @@ SIGNS = {"learned": "✓", "partly learned": "◐", "not learned": "✕", "canno
 def page(folder: Path, evaluation: Evaluation) -> str:
     """The page of the run in `folder`. All texts of files are escaped."""
     settings = facts.settings_of(folder)
-    losses = facts.losses_by_step(folder, evaluation)
     measured = {measure: charts.of_measure(evaluation, measure) for measure in MEASURES}
     return template().render(
         name=folder.resolve().name,
@@ -47,7 +46,7 @@ def page(folder: Path, evaluation: Evaluation) -> str:
         grid=grid(folder, evaluation),
         first_charts=list(filter(None, (measured[name] for name in FIRST_CHARTS))),
         further_charts=[each for name, each in measured.items() if each and name not in FIRST_CHARTS],
-        loss_charts=list(filter(None, (charts.of_losses(name, rows, evaluation.chosen) for name, rows in losses.items()))),
+        loss_charts=charts.of_losses(facts.losses_by_step(folder, evaluation), evaluation.chosen),
         size={"width": charts.WIDTH, "height": charts.HEIGHT, "labels": charts.LABELS},
         scales=at_scales(folder, evaluation),
         scale_chart=charts.of_scales(evaluation, candidates_at_scales(evaluation)),
@@ -103,9 +102,13 @@ def picture(run: Path, step: int, scale: float, place: int, text: str, side: int
 
 def result_step(run: Path, evaluation: Evaluation) -> int:
     """The step whose pictures stand for the result: the chosen one, or else the last one with pictures."""
+    return evaluation.chosen if evaluation.chosen is not None else max(drawn_steps(run, evaluation), default=BASE)
+
+
+def drawn_steps(run: Path, evaluation: Evaluation) -> list[int]:
+    """The steps with pictures at full scale; the others have losses only."""
     steps = [each.step for each in evaluation.candidates if each.scale == 1]
-    drawn = [step for step in steps if thumbnails.probe_folder(run, step).is_dir()]
-    return evaluation.chosen if evaluation.chosen is not None else max(drawn, default=BASE)
+    return [step for step in steps if step == BASE or thumbnails.probe_folder(run, step).is_dir()]
 
 
 def first_pairs(evaluation: Evaluation, kinds: Mapping[str, int]) -> list[tuple[int, Pair]]:
@@ -153,7 +156,7 @@ def photos(run: Path, settings: Any) -> dict[str, Any]:
 def grid(run: Path, evaluation: Evaluation) -> dict[str, Any]:
     """Rows: prompts, and seeds within them; columns: steps, the base model first."""
     pairs = sorted(enumerate(evaluation.pairs), key=lambda each: each[1].prompt)[:MOST_ROWS]
-    columns = evenly([each.step for each in evaluation.candidates if each.scale == 1], evaluation.chosen)
+    columns = evenly(drawn_steps(run, evaluation), evaluation.chosen)
     most = 1700 * KIB // max(1, len(pairs) * len(columns))
     cells = {
         (place, step): picture(run, step, 1.0, place, evaluation.prompts[pair.prompt].text, 144, min(most, 16 * KIB))
