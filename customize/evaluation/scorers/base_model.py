@@ -146,6 +146,11 @@ class BaseModelScorer:
             denoiser.train(was_training)
 
 
+def supports(family: Family) -> bool:
+    """Whether activations of the family's denoiser can be read: it is a UNet."""
+    return all(hasattr(family.denoiser, name) for name in ("down_blocks", "mid_block", "up_blocks"))
+
+
 @contextmanager
 def reading(denoiser: nn.Module, places: Sequence[Place]) -> Iterator[dict[Place, Tensor]]:
     """Inside the context one evaluation of the denoiser puts the outputs of these blocks into the dictionary, and ends at the
