@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "resize": (commands.resize, "write an adapter as a LoRA of smaller ranks, and say what is lost"),
     "extract": (commands.extract, "write the difference of two models as a LoRA"),
     "merge": (commands.merge, "write learned weights into one model, or several LoRAs into one"),
+    "compare": (commands.compare, "teach the same images in several ways, and tell which is best"),
     "find_lr": (commands.find_lr, "find a learning rate by a range test"),
     "configs": (commands.configs, "list the included configurations, or copy one"),
 }

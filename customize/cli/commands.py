@@ -85,6 +85,13 @@ def merge(argv: Sequence[str]) -> int:
     return file_tools.merge(argv)
 
 
+def compare(argv: Sequence[str]) -> int:
+    """Teach the same images in several ways, and tell which is best."""
+    from customize.cli.studies import compare as compare_command
+
+    return compare_command.main(argv)
+
+
 def find_lr(argv: Sequence[str]) -> int:
     """Find a learning rate by a range test."""
     from customize.cli.studies import find_lr as find_lr_command
