@@ -131,7 +131,7 @@ def chart(
     drawn = [line(label, x, values, place, height) for label, values in lines.items() if values]
     return Chart(
         title, meaning, x, y,
-        tuple((place(tick), f"{tick:,g}") for tick in ticks(0.0, right)),
+        tuple((place(tick), f"{tick:,g}") for tick in ticks(0.0, right, 6 if right < 1000 else 4)),
         tuple((height(tick), f"{tick:,g}") for tick in ticks(low, high)),
         apart(drawn), None if level is None else height(level), None if chosen is None or chosen > right else place(chosen),
     )  # fmt: skip
