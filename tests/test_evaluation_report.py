@@ -127,18 +127,18 @@ HOSTILE = '</title></script><script>alert("1")</script><img src=x onerror=alert(
 
 def test_texts_of_files_are_escaped(tmp_path):
     runs = []
-    for name, text in (("harmless", "a dog`"), ("hostile", HOSTILE)):
+    for name, text in (("harmless", "a dog`"), (HOSTILE[:99].replace("/", "") + "\u202e", HOSTILE)):
         prompts = tuple(replace(each, text=text, plain=text) for each in PROMPTS)
         found = evaluation(
             prompts=prompts, trigger=text, scorer=text, device=text, words=f"{text}\n{text}", stopped=text, anchors={text: 0.5},
             verdict=Verdict("learned", (text,), (text,), (text,)),
         )  # fmt: skip
         prompt = text.partition("\u202e")[0] + text[-9000:] + " sks dog"
-        runs.append(shown(write_run(tmp_path / name / "run", found, validation_prompt=(prompt,)), found))
+        runs.append(shown(write_run(tmp_path / name, found, validation_prompt=(prompt,)), found))
     assert [tag for tag, _ in runs[0].elements] == [tag for tag, _ in runs[1].elements]
     for (_, one), (_, other) in zip(runs[0].elements, runs[1].elements, strict=True):
         assert one.keys() == other.keys()
-    text = page(tmp_path / "hostile" / "run", record.read(tmp_path / "hostile" / "run"))
+    text = page(tmp_path / name, found)
     assert "\u202e" not in text and "\\u202e" in text and text.count("<script") == 1
     assert len(text) < 400_000, "long texts are cut"
 
