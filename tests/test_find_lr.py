@@ -30,12 +30,12 @@ def fall(middle: float, depth: float = 0.3):
 
 
 @pytest.mark.parametrize("middle", [-0.75, 0.0, 0.5])
-def test_the_suggestion_is_where_the_loss_falls_most_steeply(middle):
+def test_the_suggestion_is_a_tenth_of_the_rise_or_where_the_loss_falls_most_steeply(middle):
     flat = curve(fall(middle))
     assert flat.ended == "flat" and log10(suggestion(flat).factor) == pytest.approx(middle, abs=0.01)
-    risen = curve(lambda place: fall(middle)(place) + (10 ** (place - 1) if place > middle + 0.75 else 0))
-    assert risen.ended == "risen" and log10(suggestion(risen).factor) == pytest.approx(middle, abs=0.01)
-    assert len(risen.points) < len(curve(lambda place: 1.0).points)
+    risen = curve(lambda place: fall(middle)(place) + (place > middle + 0.75))
+    assert risen.ended == "risen" and log10(suggestion(risen).factor) == pytest.approx(middle + 0.875 - 1)
+    assert suggestion(replace(risen, points=risen.points[:-1], ended="diverged")).factor == risen.points[-2].factor / 10
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,8 @@ def test_the_suggestion_is_where_the_loss_falls_most_steeply(middle):
     [
         (lambda place: 1.0, "does not fall at any"),
         (fall(-3.0), "at the lowest rate"),
-        (fall(2.0), "ever more steeply at the highest rate"),
+        (lambda place: fall(-1.2)(place) + (place > -0.8), "rises near the lowest rate"),
+        (fall(2.0), "still falls at the highest rate"),
         (lambda place: 1 + 10 ** (2 * place), "does not fall at any"),
     ],
 )

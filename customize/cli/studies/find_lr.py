@@ -22,7 +22,8 @@ from customize.storage.resources import resources
 USAGE = """usage: customize find-lr CONFIG.toml [--setting value ...]
 
 Trains for a short while with learning rates that rise from a thirtieth of the one that is set, until the loss on fixed samples
-rises (Smith 2017). Prints the rate that follows, and the command that trains with it. All settings are those of
+rises or becomes flat (Smith 2017). Prints the rate that follows, a tenth of that at which the loss rises, or that at which it
+falls most steeply if it does not rise, and the command that trains with it. All settings are those of
 train_textual_inversion.py or train_dreambooth.py; several learning rates rise together. The result of the training is
 discarded; the curve is written into a new folder, runs/find-lr-0001, as find_lr.svg and find_lr.json.
 Exit status: 0 done, also where no rate can be suggested; otherwise as for training.

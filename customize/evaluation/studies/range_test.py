@@ -1,9 +1,11 @@
 """A learning-rate range test: the loss on fixed samples while the rate rises, and the rate that follows from it. Without torch.
 
-Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3. The rate of the steepest fall, as suggested by
-fastai's `lr_find`, needs no rise of the loss, which new words do not show at any rate: text encoders normalize their vectors.
+Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3. The suggestion is a tenth of the rate at which
+the loss rises. That of new words rises at no rate, since text encoders normalize their vectors: where it only becomes flat, the
+suggestion is the rate of the steepest fall, as in fastai's `lr_find`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log10
 from typing import Literal, NamedTuple
@@ -62,25 +64,33 @@ def end_of(curve: Curve) -> Literal["", "risen", "flat"]:
 
 
 def suggestion(curve: Curve) -> Suggestion:
-    """The rate at which the loss falls most steeply over the logarithm of the rate."""
-    points = list(curve.points)
-    if len(points) < WINDOW:
+    """A tenth of the rate at which the loss rises; without a rise, the rate at which it falls most steeply."""
+    if len(curve.points) < WINDOW:
         return Suggestion(None, "too little was measured")
     if curve.fall < FALL * curve.before:
         what = "the loss does not fall at any of these rates"
         return Suggestion(None, f"{what}: measure again with another --learning_rate, or look at images and captions")
-    places = range(WINDOW // 2, len(points) - WINDOW // 2)
-    steepest = min(places, key=lambda place: slope(points[place - WINDOW // 2 : place + WINDOW // 2 + 1]))
-    if steepest == places[-1] and curve.ended not in ("risen", "diverged"):
-        return Suggestion(
-            None, "the loss still falls ever more steeply at the highest rate: measure again with a higher --learning_rate"
-        )
-    if steepest == places[0]:
+    if curve.ended in ("risen", "diverged"):
+        tenth = curve.points[-1].factor / 10
+        if tenth < curve.points[0].factor:
+            return Suggestion(None, "the loss rises near the lowest rate: measure again with a lower --learning_rate")
+        return Suggestion(tenth, "a tenth of the rate at which the loss rises")
+    return steepest(curve.points)
+
+
+def steepest(points: Sequence[Point]) -> Suggestion:
+    """The rate at which the loss falls most steeply over the logarithm of the rate."""
+    half = WINDOW // 2
+    places = range(half, len(points) - half)
+    found = min(places, key=lambda place: slope(points[place - half : place + half + 1]))
+    if found == places[-1]:
+        return Suggestion(None, "the loss still falls at the highest rate: measure again with a higher --learning_rate")
+    if found == places[0]:
         return Suggestion(None, "the loss falls most steeply at the lowest rate: measure again with a lower --learning_rate")
-    return Suggestion(points[steepest].factor, "where the loss falls most steeply while the rate rises")
+    return Suggestion(points[found].factor, "where the loss falls most steeply while the rate rises")
 
 
-def slope(points: list[Point]) -> float:
+def slope(points: Sequence[Point]) -> float:
     """The slope of the least-squares line of the loss over log10 of the rate."""
     x, y = [log10(point.factor) for point in points], [point.loss for point in points]
     middle = sum(x) / len(x)
