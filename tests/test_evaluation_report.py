@@ -56,10 +56,9 @@ def test_every_picture_is_that_of_its_file(tmp_path):
 
 def test_the_result_is_marked_in_the_grid(tmp_path):
     read = shown(write_run(tmp_path / "run", evaluation()), evaluation())
-    cells = [place for place, (tag, a) in enumerate(read.elements) if tag == "td" and a.get("class") == "result"]
+    cells = [place for place, (tag, a) in enumerate(read.elements) if tag == "div" and a.get("class") == "result"]
     assert [read.elements[place + 1][1]["href"].split("/")[2] for place in cells] == ["step-000010"] * len(PAIRS)
-    heads = [(tag, a) for tag, a in read.elements if tag == "th" and a.get("class") == "result"]
-    assert len(heads) == 1
+    assert len([a for a in read.all("small") if a.get("class") == "result"]) == len(PROMPTS)
 
 
 def test_a_chart_shows_the_numbers():
@@ -189,7 +188,7 @@ def test_steps_with_losses_only_have_no_column(tmp_path):
     for step in range(1, 40):
         found = found if found.candidate(step) else found.with_candidate(record.Candidate(step, losses={"training": (0.5,) * 4}))
     text = page(run, found)
-    assert "<th>step 20</th>" in text and "step 39</th>" not in text and "run@39" not in text and "run@20" in text
+    assert "<small>step 20</small>" in text and "step 39</small>" not in text and "run@39" not in text and "run@20" in text
 
 
 def test_losses_come_from_the_log_too(tmp_path):
@@ -202,8 +201,16 @@ def test_losses_come_from_the_log_too(tmp_path):
     (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 11, "pro')
     found = facts.losses_by_step(run, evaluation())
     assert sorted(found["training"]) == [0, 5, 10, 20] and found["training"][5] == (0.9,) * 4
-    assert found["held out"] == {5: (1.1,) * 4} and found["class"][20] == (1.0,) * 4
+    assert found["held out"] == {0: (1.0,) * 4, 5: (1.1,) * 4} and found["class"][20] == (1.0,) * 4
     assert len(shown(run, evaluation()).all("svg")) == 8 + 3
+
+
+def test_settings_of_another_version_are_read(tmp_path):
+    run = write_run(tmp_path / "run", evaluation())
+    config = (run / "config.toml").read_text(encoding="utf-8")
+    (run / "config.toml").write_text(config.replace("[train]", "[train]\nnot_known_here = 3\n"), encoding="utf-8")
+    text = page(run, evaluation())
+    assert "trained on &#34;a photo of sks dog&#34;" in text and ">Your images<" in text and "not_known_here" not in text
 
 
 def test_pictures_that_cannot_be_read_are_left_out(tmp_path):

@@ -13,6 +13,7 @@ from customize.evaluation.report import charts
 from customize.evaluation.statistics import compare, two_decimals
 from customize.next_command import called, options
 from customize.printable import printable
+from customize.settings.field import table
 from customize.settings.files import toml_file
 from customize.settings.files.sharing import shared_config, shared_name
 from customize.storage.json_files import read_object
@@ -21,10 +22,11 @@ from customize.storage.run_log import read_log
 
 
 def settings_of(run: Path) -> Any:
-    """The settings of a run; None if they cannot be read."""
+    """The settings of a run, without those that only other versions know; None if they cannot be read."""
     try:
         given = toml_file.read(str(run / CONFIG))[0]
-        return methods.settings_for(given)(**given)
+        kind = max(methods.SETTINGS, key=lambda each: len(table(each).keys() & given.keys()))
+        return kind(**{name: value for name, value in given.items() if name in table(kind)})
     except InputError:
         return None
 
@@ -44,7 +46,7 @@ def losses_by_step(run: Path, evaluation: Evaluation) -> dict[str, dict[int, tup
     for candidate in evaluation.candidates:
         for name, numbers in candidate.losses.items() if candidate.scale == 1 else ():
             found.setdefault(name, {})[candidate.step] = numbers
-    return found
+    return {name: {BASE: (1.0,) * max(map(len, of_steps.values())), **of_steps} for name, of_steps in found.items()}
 
 
 def numbers(evaluation: Evaluation) -> dict[str, Any]:
