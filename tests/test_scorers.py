@@ -110,8 +110,8 @@ def test_efficientnet_has_the_logits_of_another_implementation(images):
     assert torch.allclose(logits[[0, 1, 500, 998, 999]], torch.tensor(LOGITS), atol=1e-4)
     assert logits.norm().item() == pytest.approx(NORM, abs=1e-3)
     pooled, patches = scorer.features(images)
-    assert pooled.shape == (3, 1280) and patches.shape == (3, 14 * 14, 112)
-    assert torch.allclose(patches.norm(dim=-1), torch.ones(3, 196)) and scorer.match(images, ["a dog"]) is None
+    assert pooled.shape == (3, 1280) and patches.shape == (3, 7 * 7, 192)
+    assert torch.allclose(patches.norm(dim=-1), torch.ones(3, 49)) and scorer.match(images, ["a dog"]) is None
 
 
 def vision(kind: str) -> dict:
