@@ -75,6 +75,10 @@ def test_what_drifts_or_is_not_measured_is_not_the_best():
     lines = conclusion(found)
     assert lines[0].startswith("best for these photos: a 0.001") and "drifts or copies" in lines[1]
     assert "not compared" in lines[-2] and "d 0.1" in lines[-2]
+    other = replace(found[2], evaluation=replace(found[2].evaluation, scorer="pixels"))
+    assert conclusion([found[0], other]) == [
+        "cannot tell which is best: the runs were measured by different scorers: own, pixels"
+    ]
     assert conclusion(found[3:]) == ["cannot tell which is best: no run was measured"]
     assert cells(found[3])[4] == "failed"
     assert cells(found[0])[2:6] == ["0", "40", "learned", "0.50 (0.50 to 0.50)"] and cells(found[0])[-2:] == [

@@ -115,6 +115,8 @@ def conclusion(results: Sequence[Result]) -> list[str]:
     measured = ways(results)
     if not measured:
         return ["cannot tell which is best: no run was measured"]
+    if len(scorers := {result.evaluation.scorer for result in results if result.evaluation}) > 1:
+        return [f"cannot tell which is best: the runs were measured by different scorers: {', '.join(sorted(scorers))}"]
     best = max([way for way in measured if way.fits] or measured, key=lambda way: way.mean)
     others = [way for way in measured if way is not best]
     compared = {way.name: apart(best, way) for way in others}
