@@ -1,7 +1,7 @@
 """Lists a folder of images, and reads the captions beside the images."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,17 +23,20 @@ OF_DATASETS = ("state.json", "dataset_dict.json", "dataset_info.json")
 ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz")
 MOST_FOLDERS, DEPTH = 500, 5
 """Limits of the search in subfolders, for a dataset or for what was meant instead of an empty folder."""
+MASK = "-mask"
+"""The end of the name of a mask, before its extension."""
 MOST_LOOKED_AT = 1000
 """Files without an image extension whose first bytes are read."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Names of files and folders, each group sorted bytewise, without hidden ones."""
+    """Names of files and folders, each group sorted bytewise, without hidden ones. masks: images that are masks of others."""
 
     images: tuple[str, ...]
     others: tuple[str, ...]
     folders: tuple[str, ...]
+    masks: tuple[str, ...] = ()
 
 
 def list_folder(folder: Path, setting: str, found: Findings) -> Listing | None:
@@ -59,7 +62,17 @@ def list_folder(folder: Path, setting: str, found: Findings) -> Listing | None:
             found.problem(entry.path, *fault)
         else:
             (images if suffix in EXTENSIONS else others).append(entry.name)
-    return Listing(tuple(images), tuple(others), tuple(folders))
+    stems = {os.path.splitext(name)[0] for name in images}
+    masks = [name for name in images if is_mask(name, stems)]
+    if masks:
+        found.remark(folder, f"masks of images, not images to learn ({len(masks)}): {first_few(masks)}")
+    return Listing(tuple(name for name in images if name not in masks), tuple(others), tuple(folders), tuple(masks))
+
+
+def is_mask(name: str, stems: Collection[str]) -> bool:
+    """Whether an image is by its name the mask of another, as `cat-mask.png` of `cat.jpg`. stems: names without extension."""
+    stem = os.path.splitext(name)[0]
+    return stem.endswith(MASK) and stem.removesuffix(MASK) in stems
 
 
 def folder_captions(

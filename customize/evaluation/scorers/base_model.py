@@ -9,7 +9,6 @@ N images, M prompts, B rows of a batch, C latent channels, H W latent height and
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -69,6 +68,7 @@ class BaseModelScorer:
         self.family, self.condition, self.device, self.autocast = family, condition, device, autocast
         self.patches, self.pooled, self.match_times = patches, pooled, tuple(match_times)
         self.side = family.resolution
+        self.known: dict[tuple[int, int], Tensor] = {}
 
     def features(self, images: Sequence[Image.Image]) -> Features:
         """One evaluation per image up to each of the two places: see `Scorer`."""
@@ -111,11 +111,12 @@ class BaseModelScorer:
         pixels, space = 2 * squares(images, self.side) - 1, self.family.latents
         return torch.cat([space.sample(space.encode(each[None].to(self.device))).float() for each in pixels])
 
-    @cached_property
-    def hidden(self) -> Tensor:
-        """The latents [1, C, H, W] of an image that is all hidden, for base models that fill in images."""
-        space = self.family.latents
-        return space.sample(space.encode(torch.zeros(1, 3, self.side, self.side, device=self.device)))
+    def hidden(self, height: int, width: int) -> Tensor:
+        """The latents [1, C, H, W] of an image of this size in pixels that is all hidden, for base models that fill in images."""
+        if (height, width) not in self.known:
+            space = self.family.latents
+            self.known[height, width] = space.sample(space.encode(torch.zeros(1, 3, height, width, device=self.device)))
+        return self.known[height, width]
 
     def noise(self, name: str, draws: Sequence[int], like: Tensor) -> Tensor:
         """Standard normal noise [B, C, H, W] of these draws, from streams of its own."""
@@ -132,11 +133,13 @@ class BaseModelScorer:
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The denoiser's output [B, C, H, W]. One that fills in images is told that all of the image is hidden."""
         family, denoiser, size = self.family, self.family.denoiser, len(noisy)
-        inputs = dict(family.size_conditioning([Crop.whole(self.side, self.side)] * size))
+        height, width = (side * family.latents.factor for side in noisy.shape[2:])
+        inputs = dict(family.size_conditioning([Crop.whole(height, width)] * size))
         if family.takes_guidance:
             inputs["guidance_scale"] = torch.ones(size)
         if family.takes_mask:
-            noisy = torch.cat([noisy, torch.ones_like(noisy[:, :1]), self.hidden.to(noisy).expand(size, -1, -1, -1)], 1)
+            known = self.hidden(height, width).to(noisy).expand(size, -1, -1, -1)
+            noisy = torch.cat([noisy, torch.ones_like(noisy[:, :1]), known], 1)
         was_training = denoiser.training
         denoiser.eval()
         try:
