@@ -49,7 +49,7 @@ def family(request):
 @torch.no_grad()
 def test_features_of_the_base_model_are_activations_of_the_whole_network(family, images, monkeypatch):
     places = Place("down_blocks", 0, 0.05), Place("up_blocks", -1, 0.6), Place("mid_block", 0, 0.05)
-    scorer = BaseModelScorer(family, family.encode_prompts, patches=places[0], pooled=places[1])
+    scorer = BaseModelScorer(family, family.encode_prompts, patches=places[0], style=places[1])
     family.unet.train()
     found = scorer.features(images)
     assert family.unet.training and not any(module._forward_hooks for module in family.unet.modules())
@@ -57,7 +57,9 @@ def test_features_of_the_base_model_are_activations_of_the_whole_network(family,
     monkeypatch.setattr(base_model, "GRID", 2)
     coarse = scorer.features(images).patches
     family.unet.eval()
-    blocks = family.unet.down_blocks[0], family.unet.up_blocks[1], family.unet.mid_block
+    down, up = family.unet.down_blocks[0], family.unet.up_blocks[-1]
+    blocks = (getattr(down, "attentions", None) or down.resnets)[-1], (getattr(up, "attentions", None) or up.resnets)[-1]
+    blocks = *blocks, family.unet.mid_block
     for place, module, timestep in zip(places, blocks, (50, 600, 50), strict=True):
         noisy, *_, timesteps, _ = noised(family, images, f"features/{place.time}", 0, timestep)
         seen = []
@@ -67,10 +69,12 @@ def test_features_of_the_base_model_are_activations_of_the_whole_network(family,
         output = seen[0][0] if isinstance(seen[0], tuple) else seen[0]
         if module is blocks[0]:
             assert torch.allclose(found.patches[1, 3], F.normalize(output[1, :, 0, 3], dim=0), atol=1e-5)
-            assert found.patches.shape == (3, 16, 32)
-            assert torch.allclose(coarse[2, 1], F.normalize(output[2, :, :2, 2:].mean((1, 2)), dim=0), atol=1e-5)
+            half = output.shape[-1] // 2
+            assert found.patches.shape == (3, (2 * half) ** 2, 32)
+            assert torch.allclose(coarse[2, 1], F.normalize(output[2, :, :half, half:].mean((1, 2)), dim=0), atol=1e-5)
         elif module is blocks[1]:
-            assert torch.allclose(found.pooled, F.normalize(output.mean((2, 3)), dim=1), atol=1e-5)
+            columns = F.normalize(output.flatten(2), dim=1)
+            assert torch.allclose(found.style.view(3, 32, 32), columns @ columns.transpose(1, 2) / columns.shape[2], atol=1e-5)
         else:
             assert torch.allclose(middle, output, atol=1e-5)
 
@@ -109,7 +113,7 @@ def test_efficientnet_has_the_logits_of_another_implementation(images):
     logits = scorer.network(pixels)[0]
     assert torch.allclose(logits[[0, 1, 500, 998, 999]], torch.tensor(LOGITS), atol=1e-4)
     assert logits.norm().item() == pytest.approx(NORM, abs=1e-3)
-    pooled, patches = scorer.features(images)
+    pooled, patches, _ = scorer.features(images)
     assert pooled.shape == (3, 1280) and patches.shape == (3, 7 * 7, 192)
     assert torch.allclose(patches.norm(dim=-1), torch.ones(3, 49)) and scorer.match(images, ["a dog"]) is None
 

@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from customize.evaluation import measures
-from customize.evaluation.record import BASE, FOLDER, Candidate, Evaluation
+from customize.evaluation.record import BASE, FOLDER, Candidate, Evaluation, Kind
 from customize.evaluation.scorers import Features, Scorer
 from customize.inference.pipeline import Pipeline
 from customize.storage import checkpoint, manifest
@@ -20,6 +21,7 @@ from customize.storage.untrusted_files import regular_file
 PICTURES = "pictures"
 BASE_FOLDER = "base"
 """The folder of the base model's pictures of the plain prompts."""
+KINDS = get_args(Kind)
 AT_ONCE = 8
 """Pictures that are drawn in one batch."""
 
@@ -29,7 +31,8 @@ class PictureProbe:
     """The probe of one run. Pictures are kept in the run's folder, and those that are there are not drawn again.
 
     evaluation: prompts and pairs; photos: the training images; options: of `Pipeline.generate`; base: a context in which the
-    networks are the base model's; autocast: a context in which pictures are drawn.
+    networks are the base model's; autocast: a context in which pictures are drawn; masks: [R, P] in [0, 1], the part of the
+    subject in each patch of the photos, None where there are none.
     """
 
     pipeline: Pipeline
@@ -40,6 +43,7 @@ class PictureProbe:
     options: dict[str, Any]
     base: Callable[[], AbstractContextManager[Any]]
     autocast: Callable[[], AbstractContextManager[Any]]
+    masks: Tensor | None = None
     features: dict[str, Features] = field(default_factory=dict)
 
     def start(self) -> Candidate:
@@ -47,7 +51,7 @@ class PictureProbe:
         with self.base():
             own = self.pictures(BASE_FOLDER, [self.evaluation.prompts[pair.prompt].plain for pair in self.evaluation.pairs])
             self.features = {"photos": self.scorer.features(self.photos)}
-            self.features |= {kind: self.scorer.features(self.of_kind(own, kind)) for kind in ("concept", "class", "other")}
+            self.features |= {kind: self.scorer.features(of) for kind in KINDS if (of := self.of_kind(own, kind))}
         return self.measure(BASE)
 
     def measure(self, step: int, scale: float = 1.0) -> Candidate:
@@ -58,28 +62,59 @@ class PictureProbe:
             return Candidate(step, scale, self.values(drawn))
 
     def values(self, drawn: Sequence[Image.Image]) -> dict[str, tuple[float, ...]]:
-        """The numbers of these pictures by measure, those of the pairs of the measure."""
-        found = {}
-        concept = self.of_kind(drawn, "concept")
-        own, photos, base = self.scorer.features(concept), self.features["photos"], self.features["concept"]
-        to_photos = measures.patch_similarity(own, photos)
-        floor, ceiling = measures.patch_similarity(base, photos), measures.patch_similarity(photos, photos)
-        ceiling = measures.leave_one_out(ceiling)
-        found["likeness"] = measures.anchored(to_photos.mean(1), floor.mean(1), ceiling)
-        found["nearer"] = measures.nearer(to_photos, measures.patch_similarity(own, base))
-        plain = list(dict.fromkeys(each.plain for each in self.evaluation.prompts if each.kind == "concept"))
-        pairs = self.evaluation.pairs_of("obedience")
-        if (match := self.scorer.match(concept, plain)) is not None:
-            places = [plain.index(self.evaluation.prompts[pair.prompt].plain) for pair in pairs]
-            found["obedience"] = measures.obedience(match, torch.tensor(places))
-        found["copying"] = measures.copying(own.pooled @ photos.pooled.T)
-        found["variety"] = measures.variety(own, torch.tensor([pair.prompt for pair in pairs]), base)
-        if of_class := self.of_kind(drawn, "class"):
-            seen = measures.patch_similarity(self.scorer.features(of_class), photos)
-            found["class likeness"] = measures.anchored(seen.mean(1), floor.mean(1), ceiling)
-        if other := self.of_kind(drawn, "other"):
-            found["drift"] = measures.drift(self.scorer.features(other), self.features["other"])
-        return {name: tuple(values.double().tolist()) for name, values in found.items() if values.isfinite().all()}
+        """The numbers of these pictures by measure, those of the pairs of the measure. What cannot be measured is left out."""
+        seen = {kind: self.scorer.features(own) for kind in KINDS if (own := self.of_kind(drawn, kind))}
+        found = {**self.of_concept(drawn, seen["concept"]), **self.of_the_rest(seen)}
+        return {name: tuple(each.double().tolist()) for name, each in found.items() if each is not None and each.isfinite().all()}
+
+    def of_concept(self, drawn: Sequence[Image.Image], own: Features) -> dict[str, Tensor | None]:
+        """The numbers of the pictures of the concept."""
+        photos, base = self.features["photos"], self.features["concept"]
+        prompts = self.prompts_of("concept")
+        plain = list(dict.fromkeys(self.evaluation.prompts[place].plain for place in prompts.tolist()))
+        places = torch.tensor([plain.index(self.evaluation.prompts[place].plain) for place in prompts.tolist()])
+        match = self.scorer.match(self.of_kind(drawn, "concept"), plain) if len(plain) > 1 else None
+        return {
+            "likeness": self.likeness(own),
+            "nearer": measures.nearer(own, photos, base, prompts) if len(plain) > 1 else None,
+            "obedience": None if match is None else measures.obedience(match, places),
+            "variety": measures.variety(own, prompts, base),
+        }
+
+    def of_the_rest(self, seen: dict[str, Features]) -> dict[str, Tensor | None]:
+        """The numbers of all other pictures."""
+        photos, found = self.features["photos"], {}
+        if bare := seen.get("bare"):
+            found["background"] = self.background(bare)
+            found["copying"] = measures.copying(bare, photos)
+        if of_class := seen.get("class"):
+            found["class likeness"] = self.likeness(of_class)
+        if other := seen.get("other"):
+            found["drift"] = measures.drift(other, self.features["other"])
+        return found
+
+    def likeness(self, pictures: Features) -> Tensor | None:
+        """The likeness of pictures to the photos: of the subject, or of the style."""
+        photos, base = self.features["photos"], self.features["concept"]
+        if self.evaluation.subject == "style":
+            if pictures.style is None or base.style is None or photos.style is None:
+                return None
+            return measures.style_shift(pictures.style, base.style, photos.style)
+        seen, floor, among = (measures.patch_similarity(each, photos, self.masks) for each in (pictures, base, photos))
+        return measures.anchored(seen.amax(1), floor.amax(1), measures.without_itself(among))
+
+    def background(self, bare: Features) -> Tensor | None:
+        """How alike the surroundings in the bare pictures and in the photos are; None where the photos' own differ."""
+        if self.masks is None:
+            return None
+        photos, base, around = self.features["photos"], self.features["bare"], 1 - self.masks
+        seen, floor, among = (measures.patch_similarity(each, photos, around) for each in (bare, base, photos))
+        return measures.anchored(seen.amax(1), floor.amax(1), measures.without_itself(among))
+
+    def prompts_of(self, kind: str) -> Tensor:
+        """The prompt of each picture of a kind, int64."""
+        places = [pair.prompt for pair in self.evaluation.pairs]
+        return torch.tensor([place for place in places if self.evaluation.prompts[place].kind == kind])
 
     def of_kind(self, pictures: Sequence[Image.Image], kind: str) -> list[Image.Image]:
         """Those pictures whose prompt is of this kind."""

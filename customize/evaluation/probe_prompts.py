@@ -23,6 +23,7 @@ def probe_prompts(concept: Concept, further: Sequence[str] = ()) -> tuple[ProbeP
         rest = [ProbePrompt("other", content, content) for content in CONTENTS]
     else:
         own = [ProbePrompt("concept", f"{concept.prompt} {scene}", f"{concept.plain} {scene}") for scene in SCENES]
+        own += [ProbePrompt("bare", concept.prompt, concept.plain)]
         rest = [ProbePrompt("class", f"{concept.plain} {scene}", f"{concept.plain} {scene}") for scene in SCENES]
         rest += [ProbePrompt("other", other, other) for other in OTHERS if not is_about(other, concept)]
     made = [*own, *rest]
@@ -47,6 +48,7 @@ def is_about(text: str, concept: Concept) -> bool:
 
 
 def pairs(prompts: Sequence[ProbePrompt], seeds: int) -> tuple[Pair, ...]:
-    """The pictures of every candidate: `seeds` of each prompt of the concept, and one of each other prompt."""
-    count = {"concept": seeds, "class": 1, "other": 1}
+    """The pictures of every candidate: `seeds` of each prompt of the concept, twice as many of the bare one, and one of
+    each other prompt."""
+    count = {"concept": seeds, "bare": 2 * seeds, "class": 1, "other": 1}
     return tuple(Pair(place, FIRST_SEED + i) for place, prompt in enumerate(prompts) for i in range(count[prompt.kind]))

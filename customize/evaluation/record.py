@@ -14,7 +14,7 @@ from customize.storage.json_files import read_object
 
 FOLDER, NAME = "evaluation", "evaluation.json"
 VERSION = 1
-Kind = Literal["concept", "class", "other"]
+Kind = Literal["concept", "bare", "class", "other"]
 BASE = 0
 """The step of the base model among the candidates."""
 
@@ -23,8 +23,9 @@ BASE = 0
 class ProbePrompt:
     """A prompt of the probe pictures.
 
-    kind: "concept" has the trigger word, "class" has the class word instead, "other" has neither; plain: the prompt without
-    the trigger, in words that the base model knows: its own pictures are drawn with it, and obedience is measured against it.
+    kind: "concept" has the trigger word and a scene, "bare" the trigger word alone, "class" has the class word instead, "other"
+    has neither; plain: the prompt without the trigger, in words that the base model knows: its own pictures are drawn with it,
+    and obedience is measured against it.
     """
 
     kind: Kind
@@ -51,12 +52,10 @@ MEASURES: dict[str, Measure] = {
     "likeness": Measure("concept", "high", "0: as the base model draws the class; 1: as your images are alike"),
     "nearer": Measure("concept", "high", "share of comparisons in which the picture is nearer to your images than to the class"),
     "obedience": Measure("concept", "high", "share of the other prompts that describe the picture worse than its own prompt"),
-    "background": Measure("concept", "low", "likeness of what surrounds the subject to the surroundings in your images"),
-    "copying": Measure("concept", "low", "likeness to one of your images beyond that to the others"),
     "variety": Measure("concept", "high", "difference between seeds, relative to that of the base model"),
-    "class likeness": Measure(
-        "class", "low", "likeness of pictures of the class to your images: 1 if all of it became the subject"
-    ),
+    "background": Measure("bare", "low", "likeness of what surrounds the subject to the surroundings in your images"),
+    "copying": Measure("bare", "low", "0: as near to one of your images as these are to each other; 1: the same"),
+    "class likeness": Measure("class", "low", "likeness of pictures of the class to your images"),
     "drift": Measure("other", "low", "change of pictures of other things: 0 none, 1 as much as between unrelated pictures"),
 }
 

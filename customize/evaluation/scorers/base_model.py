@@ -25,14 +25,16 @@ from customize.families.conditioning import Conditioning, Crop
 
 class Place(NamedTuple):
     """Where activations are read. blocks: "down_blocks", "mid_block" or "up_blocks" of a UNet; index: which of them, -1 the last;
-    time: the noise level, as a share of the schedule: 0 no noise, 1 the last timestep."""
+    time: the noise level, as a share of the schedule: 0 no noise, 1 the last timestep. Read is the output of the block's last
+    layer, before it changes the resolution."""
 
     blocks: str
     index: int
     time: float
 
 
-PATCHES, POOLED = Place("down_blocks", 0, 0.05), Place("up_blocks", -1, 0.6)
+PATCHES, STYLE = Place("down_blocks", 1, 0.15), Place("down_blocks", 0, 0.15)
+"""Subjects are compared by the second block, styles by the first: `docs/evaluation.md` has the comparison with others."""
 MATCH_TIMES = (0.4, 0.7)
 """The noise levels at which prompts are compared. A level that is given twice has two draws of noise."""
 GRID = 16
@@ -62,19 +64,19 @@ class BaseModelScorer:
         autocast: Callable[[], AbstractContextManager] = nullcontext,
         *,
         patches: Place = PATCHES,
-        pooled: Place = POOLED,
+        style: Place = STYLE,
         match_times: Sequence[float] = MATCH_TIMES,
     ):
         self.family, self.condition, self.device, self.autocast = family, condition, device, autocast
-        self.patches, self.pooled, self.match_times = patches, pooled, tuple(match_times)
+        self.patches, self.style, self.match_times = patches, style, tuple(match_times)
         self.side = family.resolution
         self.known: dict[tuple[int, int], Tensor] = {}
 
     def features(self, images: Sequence[Image.Image]) -> Features:
-        """One evaluation per image up to each of the two places: see `Scorer`."""
-        patches, pooled = self.activations(images, (self.patches, self.pooled))
+        """One evaluation per image, up to the deeper of the two places: see `Scorer`."""
+        patches, style = self.activations(images, (self.patches, self.style))
         side = min(GRID, patches.shape[-1])
-        return Features(unit_mean(pooled), unit_patches(F.adaptive_avg_pool2d(patches, side)))
+        return Features(unit_mean(patches), unit_patches(F.adaptive_avg_pool2d(patches, side)), gram(style))
 
     def activations(self, images: Sequence[Image.Image], places: Sequence[Place]) -> list[Tensor]:
         """The outputs [N, E, h, w] of the blocks at these places, float32 on the CPU, on the empty prompt. The denoiser is
@@ -177,6 +179,15 @@ def reading(denoiser: nn.Module, places: Sequence[Place]) -> Iterator[dict[Place
 
 
 def block(denoiser: nn.Module, place: Place) -> nn.Module:
-    """The block of a UNet at this place."""
-    blocks = getattr(denoiser, place.blocks)
-    return blocks if place.blocks == "mid_block" else blocks[place.index]
+    """The block of a UNet at this place, or its last layer before the resolution changes."""
+    if place.blocks == "mid_block":
+        return getattr(denoiser, place.blocks)
+    found = getattr(denoiser, place.blocks)[place.index]
+    return (getattr(found, "attentions", None) or found.resnets)[-1]
+
+
+def gram(activations: Tensor) -> Tensor:
+    """The Gram matrices of activations [N, E, h, w] with unit columns, as rows [N, E * E]: which channels occur together,
+    wherever they do. Gatys et al. 2016, "Image Style Transfer Using Convolutional Neural Networks", equation 3."""
+    columns = F.normalize(activations.float().cpu().flatten(2), dim=1)
+    return torch.einsum("nap,nbp->nab", columns, columns).flatten(1) / columns.shape[2]
