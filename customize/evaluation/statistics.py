@@ -5,7 +5,8 @@ The interval is Student's, of the means of the prompts: for P prompts with equal
 t(P - 1) * standard deviation of the P means / sqrt(P). This covers for any share of the variance that prompts have, and assumes
 that the means are about normal. It speaks of other prompts and seeds of the same kind, with the same training images.
 A bootstrap over so few prompts is too narrow: with 4 prompts of 4 seeds, prompts with half of the seeds' variance, its 90 %
-interval contained the true mean in 85 % of cases, with twice their variance in 78 %; this one in 90 %.
+interval contained the true mean in 84 % of cases, with twice their variance in 78 %; this one in 90 and 89 %
+(`benchmarks/interval_coverage.py`). With skewed numbers this one has 85 to 88 %.
 """
 
 import math
