@@ -36,7 +36,7 @@ def results(**scores) -> list[Result]:
     for name, likeness in scores.items():
         way, _, seed = name.rpartition("_")
         evaluation = likeness if isinstance(likeness, Evaluation) else measured(likeness)
-        found.append(Result(f"{way} 0.001", way, 1e-3, int(seed), evaluation, 61.0, 2048))
+        found.append(Result(f"{way} 0.001", way, 1e-3, int(seed), evaluation, 60, 61.0, 2048))
     return found
 
 

@@ -222,11 +222,7 @@ def result_of(run: PlannedRun, failed: str) -> Result:
     with suppress(FileNotFoundError, InputError):
         evaluation = record.read(run.folder)
     rate, seed = run.settings.learning_rate, run.settings.seed
-    return Result(run.label, run.method, rate, seed, evaluation, seconds_of(run.folder), size_of(run.folder), failed)
-
-
-def seconds_of(folder: Path) -> float | None:
-    """The time of all steps of a run, by its log; None if there is none."""
-    lines = [json.loads(line) for step, line in read_log(folder / run_folder.LOG) if step is not None]
-    times = [line["seconds"] for line in lines if isinstance(line.get("seconds"), int | float)]
-    return sum(times) if times else None
+    lines = [json.loads(line) for step, line in read_log(run.folder / run_folder.LOG) if step is not None]
+    steps = lines[-1]["step"] if lines else None
+    seconds = sum(line["seconds"] for line in lines if isinstance(line.get("seconds"), int | float)) or None
+    return Result(run.label, run.method, rate, seed, evaluation, steps, seconds, size_of(run.folder), failed)

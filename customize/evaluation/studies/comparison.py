@@ -22,14 +22,15 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class Result:
-    """One run. way: method and learning rate, which its other seeds share; evaluation: None where there is none; seconds: of its
-    steps; size: of its learned weights in bytes; failed: why it has no result."""
+    """One run. way: method and learning rate, which its other seeds share; evaluation: None where there is none; steps, seconds:
+    of its training; size: of its learned weights in bytes; failed: why it has no result."""
 
     way: str
     method: str
     rate: float
     seed: int
     evaluation: Evaluation | None = None
+    steps: int | None = None
     seconds: float | None = None
     size: int | None = None
     failed: str = ""
@@ -56,14 +57,14 @@ def places(evaluation: Evaluation) -> list[Place]:
 def cells(result: Result) -> list[str]:
     """The row of a run."""
     evaluation, chosen = result.evaluation, result.chosen
-    steps, verdict = "", result.failed and "failed" or "not measured"
+    verdict = "failed" if result.failed else "not measured"
+    steps = result.steps if chosen is None else chosen.step
     if evaluation:
-        steps = f"{evaluation.chosen or evaluation.steps:,}"
         verdict = ", ".join((evaluation.verdict.word, *evaluation.verdict.findings)) if evaluation.verdict else verdict
     measured = [str(interval_of(evaluation, chosen, name) or "") if evaluation and chosen else "" for name in MEASURES]
     time = units.duration(result.seconds) if result.seconds else ""
     return [
-        result.method, f"{result.rate:g}", str(result.seed), steps, verdict, *measured, time,
+        result.method, f"{result.rate:g}", str(result.seed), "" if steps is None else f"{steps:,}", verdict, *measured, time,
         units.size(result.size) if result.size is not None else "",
     ]  # fmt: skip
 

@@ -69,9 +69,10 @@ def train(runs: Sequence[PlannedRun], failed: dict[str, str]) -> None:
 
 
 def size_of(folder: Path) -> int | None:
-    """Bytes of the learned weights in a run's result; None if there is none."""
+    """Bytes of the learned weights in a run's result, in one layout; None if there is none."""
     try:
         names = [name for name in manifest.read(folder) if name.endswith(".safetensors")]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return sum((folder / name).stat().st_size for name in names)
+    once = [name for name in names if name != run_folder.KOHYA_LORA or run_folder.LORA not in names]
+    return sum((folder / name).stat().st_size for name in once)
