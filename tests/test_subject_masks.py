@@ -3,14 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from models import tiny_tokenizer
 from PIL import Image, ImageDraw
 from torch.nn import functional as F
+from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, ViTImageProcessor
 
 from customize.data.examples import Example
 from customize.data.findings import Findings
 from customize.data.folder import list_folder
 from customize.evaluation import masks
 from customize.evaluation.masks import SubjectMask, given, overlays, shape, word_maps
+from customize.evaluation.masks.segmenter import SEEN, Segmenter
 from customize.evaluation.scorers.base_model import BaseModelScorer
 from customize.families import load
 from customize.families.source import DEMO, locate
@@ -138,6 +141,7 @@ def test_demo_sees_a_subject_that_it_was_not_trained_on(demo, tmp_path):
         assert mask.origin == "attention" and iou(mask.pixels, far) > 0.8
     blank = masks.subject_masks([Image.new("RGB", (64, 64), "white")], "toy", demo)[0]
     assert blank.pixels is None and blank.reason
+    assert masks.subject_masks(photos[:1], "robot", demo)[0].pixels is None  # a word that it does not know
     assert masks.subject_masks(photos[:1], " ", demo)[0].reason == "there is no class word"
     written = overlays.write_overlays(tmp_path, [("1/a.png", photos[0]), ("b.png", photos[1])], [found[0], blank])
     assert written == [tmp_path / "evaluation" / "masks" / "a.png"]
@@ -172,3 +176,38 @@ def test_maps_are_the_attention_to_the_word(model, request):
     attention = attention.view(-1, 1, 6 // round(level**0.5), 12 // round(level**0.5))
     assert torch.allclose(maps[-1], F.interpolate(attention, (6, 12), mode="bilinear").mean((0, 1)), atol=1e-6)
     assert change.mean().item() == pytest.approx(1, abs=1e-4)
+
+
+@torch.no_grad()
+def test_a_segmenter_in_a_folder_gives_the_probabilities_of_stock_transformers(tmp_path):
+    torch.manual_seed(0)
+    part = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4)
+    tokenizer = tiny_tokenizer()
+    text = dict(vocab_size=len(tokenizer), max_position_embeddings=77, eos_token_id=tokenizer.eos_token_id, **part)
+    config = CLIPSegConfig(
+        text_config=text, vision_config=dict(image_size=32, patch_size=8, **part), projection_dim=32,
+        extract_layers=[0, 1, 2], reduce_dim=16, decoder_num_attention_heads=2, decoder_intermediate_size=32,
+    )  # fmt: skip
+    stock = CLIPSegForImageSegmentation(config).eval()
+    stock.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    processor = ViTImageProcessor(
+        size=dict(height=32, width=32), resample=3, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4]
+    )
+    processor.save_pretrained(tmp_path)
+    image, truth = disc((64, 40))
+    inputs = tokenizer(["a red dog"], return_tensors="pt")
+    expected = stock(**inputs, pixel_values=processor(image, return_tensors="pt").pixel_values).logits.sigmoid().view(1, 32, 32)
+    segmenter = Segmenter(tmp_path)
+    segmenter.network.load_state_dict(stock.state_dict())
+    (found,) = segmenter.maps([image], "a red dog")
+    assert expected.max() >= SEEN and found.shape == (1, 32, 32)
+    assert np.abs(found - expected.numpy()).max() < 1e-4
+
+    class Sure:
+        def maps(self, images, word):
+            return [truth[None].astype(np.float32) for _ in images]
+
+    given_mask = SubjectMask(truth, "file", 1.0)
+    one, other = masks.subject_masks([image, image], "dog", None, [given_mask, None], Sure())
+    assert one is given_mask and other.origin == "segmenter" and iou(other.pixels, truth) > 0.95

@@ -26,12 +26,15 @@ TIMES = (0.05, 0.1, 0.2)
 WITHOUT = "a photo"
 AGREES = 0.7
 """Layers are considered whose agreement with the change of the prediction is at least this share of the best one's."""
+LEAST_CONTRAST = 0.25
+"""Standard deviation over mean of a map below which a layer does not see the word. On `demo`, words that it was not trained on
+have at most 0.13, others at least 0.36."""
 
 
 @torch.no_grad()
 def word_maps(base: BaseModelScorer, images: Sequence[Image.Image], word: str) -> list[np.ndarray]:
     """Maps of each image, float32 [K, H, W], larger where the word is: of the layers, the same for all images, that agree with
-    the change of the prediction. Evaluates the denoiser 2 T times per image."""
+    the change of the prediction; 0 everywhere if a layer does not see it. Evaluates the denoiser 2 T times per image."""
     prompt = f"{WITHOUT} of {'an' if word[0] in 'aeiou' else 'a'} {word}"
     places = [place for each in last_words(base, prompt, word) for place in each.places]
     conditioning = base.condition([prompt, WITHOUT])
@@ -39,7 +42,7 @@ def word_maps(base: BaseModelScorer, images: Sequence[Image.Image], word: str) -
     fit = torch.stack([agreement(maps, change) for maps, change in found]).mean(0)
     if not len(fit) or fit.max() <= 0:
         return [change[None].numpy() for _, change in found]
-    return [maps[fit >= AGREES * fit.max()].numpy() for maps, _ in found]
+    return [where_seen(maps[fit >= AGREES * fit.max()]).numpy() for maps, _ in found]
 
 
 def last_words(base: BaseModelScorer, prompt: str, word: str) -> list:
@@ -81,6 +84,12 @@ def latents_of(base: BaseModelScorer, image: Image.Image) -> Tensor:
     pixels = np.array(image.convert("RGB").resize((size[0], size[1]), Image.Resampling.LANCZOS))
     pixels = 2 * torch.from_numpy(pixels).permute(2, 0, 1).float() / 255 - 1
     return space.sample(space.encode(pixels[None].to(base.device))).float()
+
+
+def where_seen(maps: Tensor) -> Tensor:
+    """The maps [K, H, W], those without contrast set to 0."""
+    contrast = maps.std((1, 2)) / maps.mean((1, 2)).clamp(min=1e-12)
+    return maps * (contrast >= LEAST_CONTRAST).float().view(-1, 1, 1)
 
 
 def agreement(maps: Tensor, change: Tensor) -> Tensor:
