@@ -155,6 +155,8 @@ def test_wrong_flags_are_one_report(image_folder, tmp_path, monkeypatch, capsys)
     assert main(["compare", "--instance_prompt", "a sks dog", "--instance_data_dir", str(image_folder), *flags]) == 2
     report = capsys.readouterr().err
     assert all(word in report for word in ('"words" is unknown', '"0" has no number', "dreambooth:1e-3", '"no"', '"many"'))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["compare", "--methods", "lora"]) == 2 and "accelerate launch" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from customize import methods
 from customize.cli import main as cli
 from customize.cli.flags.arguments import arguments, plain
-from customize.errors import InputError
+from customize.errors import InputError, Problem
+from customize.settings import derived
 from customize.settings.files import shipped_configs, toml_file
 from customize.settings.training import TrainingSettings
 
@@ -38,4 +39,7 @@ def read(argv: Sequence[str], check: Callable[[Any], Any]) -> tuple[Any, list[st
 
     check: checks the files that the settings name; called only where the settings have problems.
     """
+    if (processes := derived.processes()) > 1:
+        what = f"started {processes} processes; this command runs in one"
+        raise InputError(Problem("accelerate launch", what, "start it without accelerate launch"))
     return cli.read(method_of(argv), argv, check)
