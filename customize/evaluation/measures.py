@@ -8,8 +8,10 @@ from torch import Tensor
 
 from customize.evaluation.scorers import Features
 
-LEAST_RANGE = 0.02
+LEAST_RANGE = 0.05
 """The smallest distance of cosines between floor and ceiling at which likeness can be measured."""
+ONE_BACKGROUND = 0.75
+"""How alike the surroundings of photos with one background are at least: 0 as those of the base model's pictures, 1 the same."""
 
 
 def patch_similarity(pictures: Features, photos: Features, mask: Tensor | None = None) -> Tensor:
@@ -68,6 +70,14 @@ def obedience(match: Tensor, own: Tensor) -> Tensor:
     mine = match.gather(1, own[:, None])
     worse = (match < mine).float() + 0.5 * (match == mine).float()
     return (worse.sum(1) - 0.5) / (match.shape[1] - 1)
+
+
+def obedience_of_style(pictures: Features, before: Features, prompts: Tensor) -> Tensor:
+    """The share of the base model's pictures of other contents that each picture resembles less than the one of its own content
+    and seed: [N], 0.5 by chance. Texts do not tell contents apart where all colours have changed. prompts: int64 [N]."""
+    similarity = aligned(pictures, before)
+    mine, others = similarity.diagonal()[:, None], prompts[:, None] != prompts[None, :]
+    return ((similarity < mine) & others).float().sum(1) / others.sum(1)
 
 
 def drift(pictures: Features, before: Features) -> Tensor:

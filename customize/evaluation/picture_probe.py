@@ -73,13 +73,15 @@ class PictureProbe:
         prompts = self.prompts_of("concept")
         plain = list(dict.fromkeys(self.evaluation.prompts[place].plain for place in prompts.tolist()))
         places = torch.tensor([plain.index(self.evaluation.prompts[place].plain) for place in prompts.tolist()])
-        match = self.scorer.match(self.of_kind(drawn, "concept"), plain) if len(plain) > 1 else None
-        return {
-            "likeness": self.likeness(own),
-            "nearer": measures.nearer(own, photos, base, prompts) if len(plain) > 1 else None,
-            "obedience": None if match is None else measures.obedience(match, places),
-            "variety": measures.variety(own, prompts, base),
-        }
+        found = {"likeness": self.likeness(own), "variety": measures.variety(own, prompts, base)}
+        if len(plain) < 2:
+            return found
+        found["nearer"] = measures.nearer(own, photos, base, prompts)
+        if self.evaluation.subject == "style":
+            found["obedience"] = measures.obedience_of_style(own, base, prompts)
+        elif (match := self.scorer.match(self.of_kind(drawn, "concept"), plain)) is not None:
+            found["obedience"] = measures.obedience(match, places)
+        return found
 
     def of_the_rest(self, seen: dict[str, Features]) -> dict[str, Tensor | None]:
         """The numbers of all other pictures."""
@@ -100,15 +102,23 @@ class PictureProbe:
             if pictures.style is None or base.style is None or photos.style is None:
                 return None
             return measures.style_shift(pictures.style, base.style, photos.style)
-        seen, floor, among = (measures.patch_similarity(each, photos, self.masks) for each in (pictures, base, photos))
-        return measures.anchored(seen.amax(1), floor.amax(1), measures.without_itself(among))
+        return self.found_in(pictures, base, self.masks)
 
     def background(self, bare: Features) -> Tensor | None:
         """How alike the surroundings in the bare pictures and in the photos are; None where the photos' own differ."""
         if self.masks is None:
             return None
-        photos, base, around = self.features["photos"], self.features["bare"], 1 - self.masks
-        seen, floor, among = (measures.patch_similarity(each, photos, around) for each in (bare, base, photos))
+        around, photos = 1 - self.masks, self.features["photos"]
+        floor = measures.patch_similarity(self.features["bare"], photos, around).amax(1).mean()
+        among = measures.without_itself(measures.patch_similarity(photos, photos, around)).mean()
+        if not (among - floor) / (1 - floor) > measures.ONE_BACKGROUND:
+            return None
+        return self.found_in(bare, self.features["bare"], around)
+
+    def found_in(self, pictures: Features, base: Features, mask: Tensor | None) -> Tensor:
+        """How well the best fitting photo is found in each picture: 0 as in pictures of the base model, 1 as in other photos."""
+        photos = self.features["photos"]
+        seen, floor, among = (measures.patch_similarity(each, photos, mask) for each in (pictures, base, photos))
         return measures.anchored(seen.amax(1), floor.amax(1), measures.without_itself(among))
 
     def prompts_of(self, kind: str) -> Tensor:
