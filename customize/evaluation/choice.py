@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from customize.evaluation.record import BASE, Candidate, Evaluation
+from customize.evaluation.statistics import mean_and_error
 
 LIMITS = {"drift": 0.9, "class likeness": 0.8, "copying": 0.2}
 """Means above which a candidate is chosen only if there is no other."""
@@ -39,14 +40,14 @@ def choose(evaluation: Evaluation) -> int | None:
     if not candidates:
         return None
     best = max(candidates, key=lambda each: scores(each).mean())
-    return next(each.step for each in candidates if as_good(each, best))
+    return next(each.step for each in candidates if as_good(evaluation, each, best))
 
 
-def as_good(one: Candidate, best: Candidate) -> bool:
-    """Whether the score of one is within one standard error of that of the best."""
-    difference = scores(best) - scores(one)
-    error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
-    return bool(difference.mean() <= error)
+def as_good(evaluation: Evaluation, one: Candidate, best: Candidate) -> bool:
+    """Whether the score of one is within one standard error of that of the best, by paired differences."""
+    prompts = [pair.prompt for pair in evaluation.pairs_of("likeness")]
+    lost, error, freedom = mean_and_error((scores(best) - scores(one)).tolist(), prompts)
+    return lost <= (error if freedom else 0.0)
 
 
 def done(evaluation: Evaluation) -> str | None:
@@ -56,7 +57,7 @@ def done(evaluation: Evaluation) -> str | None:
         return None
     earlier, last = found[:-PATIENCE], found[-PATIENCE:]
     best = max(earlier, key=lambda each: scores(each).mean())
-    if scores(best).mean() < REACHED or any(not as_good(best, each) for each in last):
+    if scores(best).mean() < REACHED or any(not as_good(evaluation, best, each) for each in last):
         return None
     return f"no gain since step {best.step:,}"
 

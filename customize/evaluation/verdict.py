@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from customize.evaluation.choice import trained
 from customize.evaluation.record import BASE, Candidate, Evaluation, Verdict
-from customize.evaluation.statistics import Interval, interval
+from customize.evaluation.statistics import mean_and_error
 
 LEARNED = {"object": 0.3, "person": 0.3, "style": 0.45}
 """The likeness from which a concept is learned."""
@@ -58,17 +58,17 @@ def verdict_of(evaluation: Evaluation) -> Verdict:
     if not found:
         return Verdict("cannot tell", reasons=(cannot_measure(evaluation),))
     chosen = next((each for each in found if each.step == evaluation.chosen), found[-1])
-    likeness = mean(evaluation, chosen, "likeness")
+    likeness, error, _ = mean_of(evaluation, chosen, "likeness")
     low, high = NOT_LEARNED[evaluation.subject], LEARNED[evaluation.subject]
-    if likeness.low < low and likeness.high > high:
-        why = f"likeness is between {likeness.low:.1f} and {likeness.high:.1f}: too few pictures"
+    if likeness - error < low and likeness + error > high:
+        why = f"likeness is between {likeness - error:.1f} and {likeness + error:.1f}: too few pictures"
         return Verdict("cannot tell", reasons=(why,), advice=("draw more: `--evaluation_seeds 4`",))
-    others = list(findings_of(evaluation, chosen)) if likeness.value >= low else []
-    reasons = [likeness_in_words(likeness.value), *(each.reason for each in others)]
+    others = list(findings_of(evaluation, chosen)) if likeness >= low else []
+    reasons = [likeness_in_words(likeness), *(each.reason for each in others)]
     advice = [each.advice for each in others]
-    if likeness.value >= high:
+    if likeness >= high:
         return Verdict("learned", names(others), tuple(reasons), tuple(advice))
-    word = "partly learned" if likeness.value >= low else "not learned"
+    word = "partly learned" if likeness >= low else "not learned"
     return Verdict(word, names(others), tuple(reasons), (more(evaluation, found, chosen), *advice))
 
 
@@ -77,19 +77,19 @@ def names(findings: list[Finding]) -> tuple[str, ...]:
     return tuple(each.name for each in findings)
 
 
-def mean(evaluation: Evaluation, candidate: Candidate, measure: str) -> Interval:
-    """The mean of a measure with its 90 % interval."""
-    return interval(candidate.values[measure], [pair.prompt for pair in evaluation.pairs_of(measure)])
+def mean_of(evaluation: Evaluation, candidate: Candidate, measure: str) -> tuple[float, float, int]:
+    """The mean of a measure with its standard error and degrees of freedom: see `statistics.mean_and_error`."""
+    return mean_and_error(candidate.values[measure], [pair.prompt for pair in evaluation.pairs_of(measure)])
 
 
 def findings_of(evaluation: Evaluation, chosen: Candidate) -> Iterator[Finding]:
     """What else is to be said of the chosen weights."""
     for finding in FINDINGS:
-        if finding.measure in chosen.values and mean(evaluation, chosen, finding.measure).value > finding.limit:
+        if finding.measure in chosen.values and mean_of(evaluation, chosen, finding.measure)[0] > finding.limit:
             yield finding
     base = evaluation.candidate(BASE)
     if base and "obedience" in base.values and "obedience" in chosen.values:
-        lost = mean(evaluation, base, "obedience").value - mean(evaluation, chosen, "obedience").value
+        lost = mean_of(evaluation, base, "obedience")[0] - mean_of(evaluation, chosen, "obedience")[0]
         if lost > OVERRIDES.limit:
             yield OVERRIDES
 
