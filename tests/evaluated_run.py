@@ -13,6 +13,7 @@ from customize.evaluation.report import thumbnails
 PROMPTS = (
     ProbePrompt("concept", "sks dog on the beach", "dog on the beach"),
     ProbePrompt("concept", "sks dog in the snow", "dog in the snow"),
+    ProbePrompt("bare", "sks dog", "dog"),
     ProbePrompt("class", "dog on the beach", "dog on the beach"),
     ProbePrompt("other", "a house", "a house"),
 )

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 from urllib.parse import unquote
 
 import numpy as np
@@ -21,7 +22,7 @@ from customize import events
 from customize.evaluation import record, report
 from customize.evaluation.record import Verdict
 from customize.evaluation.report import charts, facts, thumbnails
-from customize.evaluation.report.report_page import evenly, page, template
+from customize.evaluation.report.report_page import ROLES, evenly, page, template
 from customize.evaluation.statistics import Interval, interval
 from customize.storage import ownership, run_folder
 
@@ -45,7 +46,7 @@ def test_every_picture_is_that_of_its_file(tmp_path):
         with Image.open(tmp_path / "run" / link) as image:
             np.testing.assert_array_equal(decoded(source), np.asarray(image.convert("RGB")))
     drawn = [link.removeprefix("evaluation/pictures/") for link, _ in links]
-    first = [0, 2, 4, 5]  # the first seed of each prompt
+    first = [0, 2, 5, 6]  # the first seed of each prompt, but for the trigger alone
     before_after = [f"step-0000{step}/00{place}.png" for place in first for step in ("00", "10")]
     grid = [f"step-0000{step}/00{place}.png" for place in range(len(PAIRS)) for step in ("00", "10", "20")]
     scales = [f"step-0000{step}/00{place}.png" for step in ("00", "10@0.5", "10", "10@1.2") for place in (0, 2)]
@@ -233,9 +234,13 @@ def test_pictures_are_bounded_and_so_is_the_page(tmp_path):
     assert len(evenly(many, 1300)) <= 13 and evenly(many[:5], None) == many[:5]
 
 
+def test_every_kind_of_prompt_has_a_role():
+    assert ROLES.keys() == set(get_args(record.Kind))
+
+
 @pytest.mark.slow
 def test_the_largest_page_is_bounded(tmp_path):
-    pairs = tuple(record.Pair(place, seed) for place in range(4) for seed in range(8))
+    pairs = tuple(record.Pair(place, seed) for place in range(5) for seed in range(8))
     found = scaled(evaluation(tuple(range(100, 1300, 100)), pairs=pairs, chosen=600), 600, tuple(i / 10 for i in range(1, 10)))
     run = write_run(tmp_path / "run", found, images=40, side=256)
     assert 1_000_000 < len(page(run, found)) < 5_000_000

@@ -60,8 +60,7 @@ def of_measure(evaluation: Evaluation, measure: str) -> Chart | None:
         return None
     wanted = {"high": "higher is better", "low": "lower is better", "": ""}[MEASURES[measure].better]
     title = measure.capitalize() + (f" ({wanted})" if wanted else "")
-    limits = [0.0, 0.2 if measure == "copying" else 1.0]
-    return chart(title, MEASURES[measure].meaning, "step", measure, {"": values}, limits, chosen=evaluation.chosen)
+    return chart(title, MEASURES[measure].meaning, "step", measure, {"": values}, [0.0, 1.0], chosen=evaluation.chosen)
 
 
 def of_losses(losses: Mapping[str, Mapping[int, Sequence[float]]], chosen: int | None = None) -> list[Chart]:

@@ -23,7 +23,7 @@ from customize.storage.run_folder import BEFORE_AFTER
 MOST_CARDS, MOST_PHOTOS, MOST_ROWS, MOST_COLUMNS, MOST_AT_SCALES = 6, 24, 24, 13, 4
 """Of what is shown at most: pairs before and after, training images, rows and columns of the grid, pictures at each scale."""
 FIRST_CHARTS = ("likeness", "obedience", "drift", "copying")
-ROLES = {"concept": "", "class": "the class: should stay itself", "other": "not taught: should not change"}
+ROLES = {"concept": "", "bare": "", "class": "the class: should stay itself", "other": "not taught: should not change"}
 """What is expected of the pictures of each kind of prompt."""
 SIGNS = {"learned": "✓", "partly learned": "◐", "not learned": "✕", "cannot tell": "?"}
 
