@@ -13,7 +13,7 @@ def command_line(script: str, *arguments: str, **settings: object) -> str:
 
     script: one of `SCRIPTS`. Several values make a list; a value that starts with a dash is written as --name=value.
     """
-    return " ".join([*program(script), options(*arguments, **settings)])
+    return " ".join(filter(None, [*program(script), options(*arguments, **settings)]))
 
 
 def options(*arguments: str, **settings: object) -> str:

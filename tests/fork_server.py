@@ -50,6 +50,7 @@ def set_trap(moment: str, number: int, action: str) -> None:
 
     from customize.data import latents_cache
     from customize.evaluation import verify_result
+    from customize.evaluation.picture_probe import PictureProbe
     from customize.methods.method import DenoisingMethod
     from customize.optim.optimizers import LearningRates
     from customize.storage import checkpoint, manifest
@@ -65,6 +66,7 @@ def set_trap(moment: str, number: int, action: str) -> None:
         "in the bar": (callbacks.Progress, "after_step"),
         "in the result": (verify_result, "check"),
         "at a class picture": (class_images, "write_image"),
+        "inside an evaluation": (PictureProbe, "values"),
         "at a cached latent": (latents_cache, "write_bytes"),
     }[moment]
     original, calls = getattr(place, name), 0

@@ -61,6 +61,8 @@ def settings_for(method: str, base: Path, image_folder: Path, output: Path, **ch
         "train_batch_size": 1, "report_to": ("none",), "validation_prompt": (), "seed": 3, "learning_rate": 1e-3,
         "random_flip": True, "crop_variants": 3,
     }  # fmt: skip
+    if changes.get("validation_prompt", ()) != ():  # without which nothing is drawn
+        common["evaluation"] = "none"
     words = {"placeholder_token": ("<new>",), "initializer_token": ("toy dog",), "num_vectors": (2,)}
     if method == "textual_inversion":
         return TextualInversionSettings(**{**common, **words, "train_data_dir": (str(image_folder),), **changes})

@@ -74,4 +74,4 @@ def small(number, base, folder):
     }
     for name, place in places.items():
         line = line.replace(f"${name}", str(place))
-    return command, [*shlex.split(line), "--sample_inference_steps", "1"]
+    return command, [*shlex.split(line), "--sample_inference_steps", "1", "--evaluation", "none"]

@@ -62,7 +62,7 @@ def test_a_run_that_is_stopped_has_a_result(method, best, tiny_epsilon, image_fo
     with events.sent_to(reported.append):
         run.run(settings, *check(settings), callbacks=[stop])
     assert events.Message("stopped after step 3 of 6: good enough") in reported
-    [learned] = [text for each in reported for head, text in getattr(each, "rows", ()) if head == "learned"]
+    [learned] = [text for each in reported for head, text in getattr(each, "rows", ()) if head == "trained"]
     assert "from 3 images in 3 steps" in learned
     about = json.loads((folder / "customize.json").read_text())
     assert about["steps"] == (best or 3)

@@ -14,6 +14,7 @@ from customize import device as machine
 from customize import next_command
 from customize.cli.terminal import table
 from customize.device import Machine
+from customize.evaluation.record import ProbePrompt
 from customize.families import Source
 from customize.inference.run import image_summary
 from customize.inference.run.grid import grid
@@ -313,12 +314,18 @@ def test_the_time_of_a_run_counts_steps_and_samples():
     settings = SimpleNamespace(sample_inference_steps=25, num_validation_images=1, validation_prompt=("a", "b"),
                                train_batch_size=2, gradient_accumulation_steps=5)  # fmt: skip
     context = SimpleNamespace(
-        settings=settings, first_step=0, max_train_steps=100, validation_steps=40, sample_prompts=("a", "b")
-    )
+        settings=settings, first_step=0, max_train_steps=100, validation_steps=40, sample_prompts=("a", "b"),
+        candidates=(),
+    )  # fmt: skip
     drawn = 4 * 2 * 25 * 2  # at 0, 40, 80 and 100; of two prompts; denoising steps; with and without the prompt
     assert expected_time.of_a_run(context, 3.0) == pytest.approx(300 + drawn * 3.0 / 30)
     context.first_step, context.sample_prompts = 80, ()
     assert expected_time.of_a_run(context, 3.0) == pytest.approx(60)
+    settings.evaluation_seeds, context.candidates = 2, (50, 100)
+    prompts = {"a sks": "concept", "b sks": "concept", "c": "other"}
+    context.probe_prompts = tuple(ProbePrompt(kind, text, text[0]) for text, kind in prompts.items())
+    measured = 5 * (2 * 25 + 2) + 4 * 2 * 2  # pictures drawn and seen at 100; four compared with two prompts at two levels
+    assert expected_time.of_a_run(context, 3.0) == pytest.approx(60 + measured * 3.0 / 30)
 
 
 @pytest.mark.parametrize("method", ["textual_inversion", "lora"])
@@ -333,7 +340,7 @@ def test_first_and_last_lines_of_a_run(method, server, tiny_epsilon, tmp_path):
     assert status == 0, printed
     lines = printed.splitlines()
     heads = [line[:10].strip() for line in lines]
-    order = ["base", "method", "images", "device", "folder", "training", "samples", "saved", "learned", "look at", "next"]
+    order = ["base", "method", "images", "device", "folder", "training", "samples", "saved", "trained", "look at", "next"]
     places = [heads.index(head) for head in order]
     assert places == sorted(places)
     assert f"3 in {photos}, 40 x 30 pixels, cropped and scaled to 16 x 16" in printed and f"folder    {folder}" in lines
@@ -346,7 +353,7 @@ def test_first_and_last_lines_of_a_run(method, server, tiny_epsilon, tmp_path):
     assert words[:2] == ["python", "infer.py"] and words[2:4] == ["--weights", str(folder)] and Path(words[3]).is_dir()
     prompt = words[words.index("--prompt") + 1]
     assert prompt == ("a photo of <new> on the beach" if method == "textual_inversion" else "a photo of sks dog on the beach")
-    assert lines[heads.index("learned")].endswith("s") and "from 3 images in 4 steps" in lines[heads.index("learned")]
+    assert lines[heads.index("trained")].endswith("s") and "from 3 images in 4 steps" in lines[heads.index("trained")]
 
 
 def test_a_run_in_full_prints_no_bar_into_a_log(server, tiny_epsilon, image_folder, tmp_path):

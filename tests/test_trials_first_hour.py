@@ -132,7 +132,14 @@ def test_first_lines(output, lines):
     ]
 
 
-BENCH = {"max_train_steps": 800, "first_step": 0, "global_batch": 1, "is_slow": False, "validation_steps": 400}
+BENCH = {
+    "evaluation": "loss",
+    "max_train_steps": 800,
+    "first_step": 0,
+    "global_batch": 1,
+    "is_slow": False,
+    "validation_steps": 400,
+}
 
 
 @pytest.mark.parametrize(
@@ -169,7 +176,7 @@ def test_the_next_command_runs_unchanged(folder, tmp_path):
     for name in ("before_after.png", "samples/contact_sheet.png"):
         (place / name).touch()
     output = table(summary.finished(dreambooth(), place, [place / LORA], HUB, 12, 800, 125)).splitlines()
-    assert output[0] == 'learned   "sks cat" from 12 images in 800 steps, 2 min 5 s'
+    assert output[0] == 'trained   "sks cat" from 12 images in 800 steps, 2 min 5 s'
     assert [Path(each).is_file() for each in output[1][10:].split(" and ")] == [True, True]
     parsed = shlex.split(output[2][10:])
     settings, _ = main.read(InferenceSettings, parsed[2:])

@@ -39,4 +39,5 @@ class Run:
         return found
 
     def losses(self) -> list[float]:
-        return [json.loads(line)["loss"] for line in (self.folder / "log.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
+        return [line["loss"] for line in lines if "loss" in line]

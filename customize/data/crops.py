@@ -43,6 +43,15 @@ def variants(
     return tuple(Variant(left, top, resolution, flip) for left, top in corners for flip in flips)
 
 
+def other_crop(example: Example, resolution: int, seed: int) -> tuple[Variant, int]:
+    """A square crop that is not trained on, of the image with its short side resized to a larger resolution: that is returned."""
+    larger = resolution * 9 // 8
+    width, height = resized_size(example.size, larger)
+    left = _place(seed, f"left/{example.name}", 0, 1, width - resolution + 1)
+    top = _place(seed, f"top/{example.name}", 0, 1, height - resolution + 1)
+    return Variant(left, top, resolution, False), larger
+
+
 def crop_of(example: Example, variant: Variant, resolution: int) -> Crop:
     """The crop that a variant shows; a mirrored variant is a crop of the mirrored image."""
     width, _ = resized_size(example.size, resolution)

@@ -10,23 +10,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal
-
-from PIL import Image
 
 from customize.data.caption_tables import DEFAULT_COLUMN
 from customize.data.captions import Caption, CaptionRule, apply_rule
+from customize.data.example import Example, Role, digest_of, open_source
 from customize.data.findings import Findings
 from customize.data.folder import folder_captions, is_tree_of_images, list_folder, meant_instead, walk_subfolders
 from customize.data.hub_dataset import Row, image_rows, load_dataset, row_captions
 from customize.data.images.colour import CONVERTED
-from customize.data.images.image_file import open_image
 from customize.data.images.similarity import SHARP, Features, measure, near_duplicates
-from customize.errors import InputError, Problem, ResourceError
+from customize.errors import InputError, Problem
 from customize.printable import first_few, printable
 from customize.settings.training import TrainingSettings
 
-Role = Literal["instance", "class"]
 DEFAULT_IMAGE_COLUMN = "image"
 USUAL_RESOLUTION = 512
 WORKERS = min(4, os.cpu_count() or 1)
@@ -34,42 +30,14 @@ WORKERS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
-class Example:
-    """One image and its captions."""
-
-    name: str
-    """Unique among the examples of its role, across folders."""
-    captions: tuple[str, ...]
-    """One of them is drawn per use."""
-    role: Role
-    source: Path | Row
-    size: tuple[int, int]
-    """(width, height) of the upright image."""
-    digest: str
-    """Hash of the upright image's pixels."""
-    features: Features | None = None
-    """None for class images."""
-
-    def open(self) -> Image.Image:
-        """The upright image, mode RGB, read from its source. Raises ResourceError if it changed since it was checked."""
-        try:
-            image = _open(self.source)
-            what = "" if _digest(image) == self.digest else f"{printable(str(self.source))}: is a different image now"
-        except InputError as error:
-            what = "; ".join(f"{problem.where}: {problem.what}" for problem in error.problems)
-        if what:
-            remedy = "start again, and do not change images while they are in use"
-            raise ResourceError(f"an image has changed since it was checked\n    {what}\n    -> {remedy}")
-        return image
-
-
-@dataclass(frozen=True)
 class Examples:
-    """The training images, the existing class images, and notes about them for the user."""
+    """The training images, the existing class images, notes about them for the user, and images of the subject that are not
+    trained on."""
 
     instances: tuple[Example, ...]
     classes: tuple[Example, ...]
     notes: tuple[str, ...]
+    held_out: tuple[Example, ...] = ()
 
 
 def load_examples(settings: TrainingSettings, resolution: int = USUAL_RESOLUTION) -> Examples:
@@ -95,11 +63,13 @@ def examine_examples(settings: TrainingSettings, resolution: int = USUAL_RESOLUT
         listed = _from_folder(Path(folder), setting, settings.caption_column, rule, resolution, found)
         prefix = f"{index + 1}/" if len(folders) > 1 else ""
         instances += [replace(example, name=prefix + example.name) for example in listed]
+    instances, left_out = _leave_out(instances, settings, found)
     if not found.problems:
         _check_placeholders_used(tuple(settings.placeholders), instances, found)
     classes = _class_images(settings, found)
+    held_out = (*left_out, *_validation_images(settings, instances, resolution, found))
     _note_peculiarities(instances, resolution, found)
-    return Examples(tuple(instances), tuple(classes), (*found.notes, *found.remarks)), found.problems
+    return Examples(tuple(instances), tuple(classes), (*found.notes, *found.remarks), held_out), found.problems
 
 
 def load_class_examples(folder: str | Path, class_prompt: str) -> tuple[Example, ...]:
@@ -115,14 +85,6 @@ def small_images_note(examples: Sequence[Example], resolution: int) -> str | Non
     """A line that lists the images that must be enlarged for `resolution`; None if there are none."""
     names = [example.name for example in examples if min(example.size) < resolution]
     return f"smaller than {resolution} pixels, will be enlarged: {first_few(names)}" if names else None
-
-
-def _open(source: Path | Row, remarks: list[str] | None = None) -> Image.Image:
-    return open_image(source if isinstance(source, Path) else source.read(), str(source), remarks=remarks)
-
-
-def _digest(image: Image.Image) -> str:
-    return blake2b(image.tobytes(), key=str(image.size).encode(), digest_size=16).hexdigest()
 
 
 def _from_folder(
@@ -208,10 +170,10 @@ def _examples(
     def facts_of(name: str) -> tuple[tuple[int, int], str, Features | None] | InputError:
         colours[name] = []
         try:
-            image = _open(sources[name], colours[name])
+            image = open_source(sources[name], colours[name])
         except InputError as error:
             return error
-        return image.size, _digest(image), measure(image, resolution) if resolution else None
+        return image.size, digest_of(image), measure(image, resolution) if resolution else None
 
     checked = {}
     with (
@@ -250,6 +212,35 @@ def _class_images(settings: TrainingSettings, found: Findings) -> list[Example]:
     if len(examples) > number:
         found.note(folder, f"only the first {number} of {len(examples)} class images are used")
     return examples[:number]
+
+
+def _leave_out(instances: Sequence[Example], settings: TrainingSettings, found: Findings) -> tuple[list[Example], list[Example]]:
+    """The examples to train on, and the `num_held_out` others. Which these are depends on the seed and on the images alone."""
+    number = settings.num_held_out
+    if instances and number >= len(instances):
+        what = f"{number} of {len(instances)} images leave none to train on"
+        found.problem("num_held_out", what, f"give at most {len(instances) - 1}, or validation_data_dir")
+    order = sorted(instances, key=lambda example: blake2b(f"{settings.seed}/{example.digest}".encode()).digest())
+    chosen = {example.name for example in order[:number]}
+    if chosen:
+        found.notes.append(f"held out, not trained on: {first_few(sorted(chosen))}")
+    kept = [example for example in instances if example.name not in chosen]
+    return kept, [example for example in instances if example.name in chosen]
+
+
+def _validation_images(
+    settings: TrainingSettings, instances: Sequence[Example], resolution: int, found: Findings
+) -> list[Example]:
+    """The images of `validation_data_dir`, which must not be among those that are trained on."""
+    if settings.validation_data_dir is None:
+        return []
+    folder, setting = Path(settings.validation_data_dir), "validation_data_dir"
+    held_out = _from_folder(folder, setting, settings.caption_column, settings.caption_rule(0, 1), resolution, found)
+    trained = {example.digest for example in instances}
+    if both := [example.name for example in held_out if example.digest in trained]:
+        what = f"has images that are trained on, too: {first_few(both)}"
+        found.problem(f"{setting} {folder}", what, "give images that are not among the training images")
+    return held_out
 
 
 def _check_placeholders_used(tokens: Sequence[str], instances: Sequence[Example], found: Findings) -> None:

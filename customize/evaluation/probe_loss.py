@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from customize.data.batches import Batch
+from customize.evaluation.choice import spread_over
 from customize.evaluation.learned_change import TOO_FAR, Change, kept, relative_change
 
 TRAINING, HELD_OUT, OTHER_CROPS, CLASS, AS_CLASS = "training", "held out", "other crops", "class", "training as class"
@@ -43,7 +44,8 @@ class Plan:
 
 def plan(steps: int, batch: int, sets: Sequence[str], times: int) -> Plan:
     """The richest measurement of these sets that costs at most `SHARE` of a run of `steps` steps of `batch` samples: after each
-    of `times` evenly spread steps, or a multiple of them, else after fewer. The base model is measured too."""
+    of `times` evenly spread steps, or a multiple of them, else after fewer. The base model is measured too. A run that is too
+    short for any has only the draws for its change."""
     affordable = SHARE * 3 * steps * batch
     for often in (times, 1):
         for rung in LADDER:
@@ -52,13 +54,8 @@ def plan(steps: int, batch: int, sets: Sequence[str], times: int) -> Plan:
             rounds = int(affordable // sum(draws.values())) - 1
             if rounds >= often:
                 rounds = often * max(1, min(rounds, MOST_TIMES) // often)
-                return Plan(draws, spread(steps, rounds))
-    return Plan({TRAINING: LEAST}, (steps,))
-
-
-def spread(steps: int, number: int) -> tuple[int, ...]:
-    """At most `number` evenly spread steps of a run, the last one included."""
-    return tuple(sorted({max(1, round(steps * (i + 1) / number)) for i in range(number)}))
+                return Plan(draws, tuple(spread_over(steps, rounds)))
+    return Plan({TRAINING: LEAST}, ())
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from customize import missing_path
 from customize.errors import InputError, Problem
+from customize.evaluation import record
 from customize.printable import first_few, printable
 from customize.settings.files import toml_file
 from customize.storage import checkpoint, lock, manifest, run_folder
@@ -72,6 +73,7 @@ def run(folder: Path) -> Iterator[Finding]:
     for parent in (run_folder.WEIGHTS, run_folder.SAMPLES):
         for path in sorted(path for path in folder.glob(f"{parent}/*") if path.is_dir() and checkpoint.is_name(path.name)):
             yield from listed(path, f"{parent}/{path.name}")
+    yield from evaluation(folder)
     for path in (folder / run_folder.SAMPLES / "contact_sheet.png", folder / run_folder.BEFORE_AFTER):
         if path.exists():
             yield image(path, str(path.relative_to(folder)))
@@ -79,6 +81,19 @@ def run(folder: Path) -> Iterator[Finding]:
     yield from result(folder)
     for path in leftovers(folder):
         yield Finding(None, str(path.relative_to(folder)), "left by an interrupted write; the next run removes it")
+
+
+def evaluation(folder: Path) -> Iterator[Finding]:
+    """Findings for what was measured of the run: its record, the weights of candidates, and the pictures."""
+    name = f"{record.FOLDER}/{record.NAME}"
+    if (folder / name).exists():
+        try:
+            record.read(folder)
+            yield Finding(True, name)
+        except InputError as error:
+            yield Finding(False, name, error.problems[0].what)
+    for path in sorted(path for path in folder.glob(f"{record.FOLDER}/*/*") if (path / manifest.NAME).is_file()):
+        yield from listed(path, path.relative_to(folder).as_posix())
 
 
 def config(path: Path) -> Finding:

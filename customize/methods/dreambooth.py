@@ -3,12 +3,13 @@
 Ruiz et al. 2023, "DreamBooth: Fine Tuning Text-to-Image Diffusion Models for Subject-Driven Generation".
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from customize import adapters
 from customize.adapters import Adapter
@@ -122,6 +123,19 @@ class DreamBooth(DenoisingMethod):
     def after_step(self) -> None:
         self.words.after_step()
 
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """Where all weights are trained, those of the base model are loaded for as long as the context lasts."""
+        if self.settings.adapter != adapters.NONE:
+            with self.adapter.disabled(*self.networks.values()):
+                yield
+            return
+        denoiser, family = self.family.denoiser, self.family
+        name = next(name for name, network in family.components.items() if network is denoiser)
+        base = family.load_component(Path(family.source), name).to(denoiser.device, denoiser.dtype)
+        with exchanged(denoiser, base):
+            yield
+
     def description(self) -> dict[str, str]:
         return self.adapter.description(self.family)
 
@@ -133,6 +147,22 @@ class DreamBooth(DenoisingMethod):
 
     def report(self) -> str:
         return self.words.report()
+
+
+@contextmanager
+def exchanged(network: nn.Module, other: nn.Module) -> Iterator[None]:
+    """Inside the context the network computes with the parameters of another one of its kind. Nothing is copied."""
+    pairs = list(zip(network.parameters(), other.parameters(), strict=True))
+
+    def exchange() -> None:
+        for one, two in pairs:
+            one.data, two.data = two.data, one.data
+
+    exchange()
+    try:
+        yield
+    finally:
+        exchange()
 
 
 class SelfDistillation(DreamBooth):

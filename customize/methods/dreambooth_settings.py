@@ -69,18 +69,6 @@ def words_are_beside_an_adapter(tokens: tuple[str, ...], adapter: str) -> Iterat
         yield Problem("placeholder_token", "needs an adapter: new words are not learned while all weights are trained", remedy)
 
 
-@rule("placeholder_token", "instance_prompt", "class_prompt")
-def prompts_of_words(tokens: tuple[str, ...], instance_prompt: str, class_prompt: str | None) -> Iterator[Problem]:
-    """The instance prompt has a new word, the class prompt has none: it describes what the base model knows."""
-    if tokens and not any_calls([instance_prompt], tokens):
-        what = f'has no new word: "{instance_prompt}"'
-        yield Problem("instance_prompt", what, f"write {' or '.join(tokens)} in it, or leave it out")
-    for token in tokens:
-        if class_prompt and any_calls([class_prompt], [token]):
-            what = f"contains {token}, but the base model does not know new words"
-            yield Problem("class_prompt", what, "describe the class in known words, such as `a photo of dog`")
-
-
 def within_range_of_adapter(name: str) -> Rule:
     """A number is in the range that its own adapter declares, which may be narrower than that of others."""
 
@@ -165,7 +153,7 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
     rules = (
         *TrainingSettings.rules, text_is_no_path("instance_prompt"), text_is_no_path("class_prompt"),
         *examples("instance_data_dir"), teacher_has_an_adapter, prior_has_a_prompt, class_images_have_a_folder,
-        *words_settings.RULES, words_settings.words_have_a_start, words_are_beside_an_adapter, prompts_of_words,
+        *words_settings.RULES, words_settings.words_have_a_start, words_are_beside_an_adapter, words_settings.prompts_of_words,
         *map(within_range_of_adapter, OF_ADAPTERS.model_fields),
     )  # fmt: skip
     subject_setting: ClassVar[str] = "instance_prompt"

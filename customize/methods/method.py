@@ -73,6 +73,12 @@ class Method(nn.Module):
         finally:
             self.load_trainable_state_dict(own)
 
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """Inside the context the denoiser is the base model's. A method that changes it overrides this; new words leave it as it
+        is."""
+        yield
+
     def description(self) -> dict[str, str]:
         """Metadata without which a file of `trainable_state_dict` cannot be loaded as weights."""
         return {}

@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field, create_model
 
 from customize import units
 from customize.errors import Problem
+from customize.families.trigger_words import any_calls
 from customize.settings.field import override, setting, table
 from customize.settings.rules.rule import Rule, rule, text_is_no_path
 from customize.storage.run_folder import embedding_file
@@ -78,6 +79,18 @@ def starts_are_known(tokens: tuple[str, ...], initializer_token: tuple[str, ...]
             yield Problem(
                 "initializer_token", f'"{start}" is the new word itself', "give known words that describe it, such as cat"
             )
+
+
+@rule("placeholder_token", "instance_prompt", "class_prompt")
+def prompts_of_words(tokens: tuple[str, ...], instance_prompt: str, class_prompt: str | None) -> Iterator[Problem]:
+    """The instance prompt has a new word, the class prompt has none: it describes what the base model knows."""
+    if tokens and not any_calls([instance_prompt], tokens):
+        what = f'has no new word: "{instance_prompt}"'
+        yield Problem("instance_prompt", what, f"write {' or '.join(tokens)} in it, or leave it out")
+    for token in tokens:
+        if class_prompt and any_calls([class_prompt], [token]):
+            what = f"contains {token}, but the base model does not know new words"
+            yield Problem("class_prompt", what, "describe the class in known words, such as `a photo of dog`")
 
 
 RULES = (

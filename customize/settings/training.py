@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from customize.optim.lr_schedules import SCHEDULES
 from customize.settings.common import MANY, OWN, Settings
 from customize.settings.concept import Concept
+from customize.settings.evaluation import EvaluationSettings
 from customize.settings.field import OneOf, override, setting
 from customize.settings.rules import training_rules
 
@@ -16,7 +17,7 @@ WITH_DATASET = ("dataset_name", ())
 WITH_CAPTIONS = ("captions", ("auto", "files"))
 
 
-class TrainingSettings(Settings):
+class TrainingSettings(EvaluationSettings):
     """Settings of all training methods.
 
     The properties describe what a method teaches, from what, and what it writes, to code that does not know the method.
@@ -72,6 +73,14 @@ class TrainingSettings(Settings):
     )
     caption_dropout: float = setting(0.0, "data", "probability of replacing a caption by an empty one", ge=0, le=1)
     image_interpolation_mode: Interpolation = setting("lanczos", "data", "interpolation for resizing images")
+    validation_data_dir: str | None = setting(
+        None, "data", "folder of images of the subject that are not trained on: the loss on them is measured",
+        text="path", scope="run",
+    )  # fmt: skip
+    num_held_out: int = setting(
+        0, "data", "images of the training set that are not trained on, but measured like those of validation_data_dir",
+        ge=0, le=MANY, scope="run",
+    )  # fmt: skip
     latents_cache_dir: str | None = setting(
         None, "data", "folder in which encoded images are cached for other runs", text="path", scope="run"
     )

@@ -198,9 +198,9 @@ def put_back(folder: Path) -> None:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Temporary files in a run folder and one level below it."""
+    """Temporary files in a run folder and up to two levels below it."""
     kinds = (UNFINISHED.format(name="*", pid="*"), REPLACED.format(name="*"), ASIDE)
-    return sorted(path for kind in kinds for pattern in (kind, f"*/{kind}") for path in folder.glob(pattern))
+    return sorted(path for kind in kinds for pattern in (kind, f"*/{kind}", f"*/*/{kind}") for path in folder.glob(pattern))
 
 
 def recover(folder: Path) -> None:

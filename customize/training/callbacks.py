@@ -1,5 +1,6 @@
 """Callbacks of a run: progress bar, log, trackers, checkpoints, signals."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -133,6 +134,20 @@ class Trackers(Callback):
         for tracker in state.accelerator.trackers:
             with optional_file(f"{tracker.name} failed to finish", Exception):
                 tracker.finish()
+
+
+def trackers(settings) -> list[str]:
+    """The trackers to report to; "all" means all installed ones."""
+    if "all" in settings.report_to:
+        return [name for name in ("tensorboard", "wandb") if importlib.util.find_spec(name)]
+    return [name for name in settings.report_to if name != "none"]
+
+
+def tracker_options(resume: checkpoint.Checkpoint | None, run_identity: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Options with which trackers continue a resumed run: TensorBoard drops entries after the step it resumes from, Weights &
+    Biases continues the run with the same id."""
+    purge_step = resume.step + 1 if resume else 0
+    return {"tensorboard": {"purge_step": purge_step}, "wandb": {"id": run_identity["run"], "resume": "allow"}}
 
 
 class Checkpoints(Callback):

@@ -5,7 +5,7 @@ B samples of a micro-batch, G samples of a step (the global batch).
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -126,6 +126,9 @@ class State:
 
 class Callback:
     """Called at each stage of a run. A callback changes the result only by `SkipDraw` and `Stop`."""
+
+    log: Callable[[dict[str, Any]], None] = staticmethod(lambda entry: None)
+    """Writes a line of log.jsonl; set by the run."""
 
     def parts(self, method: Method) -> Mapping[str, Resumable]:
         """The parts of the state that the callback brings, by name; called once, before a run is started or resumed."""

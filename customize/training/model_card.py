@@ -1,4 +1,4 @@
-"""Documents how a result was made: the metadata of its files, and the model card."""
+"""Documents how a result was made: the metadata of its files, and the model card, with which it may be uploaded."""
 
 import json
 import shlex
@@ -7,10 +7,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from customize import adapters
+from customize import adapters, events
+from customize.evaluation.record import Evaluation
 from customize.printable import code, code_block, html_lines, markdown
-from customize.settings.files.sharing import is_hub_name, shared_name, shared_settings
-from customize.storage.run_folder import CONFIG, KOHYA_LORA, LORA, MODEL, SAMPLES, SHEET, VERSIONED
+from customize.settings.files.sharing import is_hub_name, shared_config, shared_name, shared_settings
+from customize.storage import manifest
+from customize.storage.run_folder import CARD, CONFIG, KOHYA_LORA, LORA, METADATA, MODEL, SAMPLES, SHEET, VERSIONED
+from customize.training.evaluating import verdict_words
 
 TAGS = {
     "dreambooth_lora": ["dreambooth", "lora", "template:sd-lora"],
@@ -53,12 +56,13 @@ def metadata(settings, method, family, max_train_steps: int) -> dict[str, str]:
 
 
 def card(
-    folder: Path, facts: dict, files: Sequence[Path], report: str, family: str = "", images: Sequence[tuple[str, Path]] = ()
-) -> str:
+    folder: Path, facts: dict, files: Sequence[Path], report: str, family: str = "", images: Sequence[tuple[str, Path]] = (),
+    evaluation: Evaluation | None = None,
+) -> str:  # fmt: skip
     """The model card: how the result in `folder` was made and how to use it, with the header that the hub reads.
 
-    family: the name of the base model's spec; images: (prompt, file in the folder) of sample images, which the hub shows as a
-    gallery. No license is stated: that is the user's to choose, within the base model's.
+    evaluation: what was measured of it; family: the name of the base model's spec; images: (prompt, file in the folder) of
+    sample images, which the hub shows as a gallery. No license is stated: that is the user's to choose, within the base model's.
     """
     base, triggers, name = facts["base_model"], facts["trigger_words"], folder.resolve().name
     pictures = [(prompt, file.relative_to(folder).as_posix()) for prompt, file in images]
@@ -78,6 +82,7 @@ def card(
         "Files: " + ", ".join(code(file.name) for file in files) + f"; all settings: `{CONFIG}`.",
         *(["", f"The same prompts and seeds during training; the first column is the base model:\n\n![samples]({sheet})"]
           if pictures else []),
+        *(["", *evaluated] if (evaluated := [*verdict_words.card(evaluation)]) else []),
         *(["", f"<pre>\n{html_lines(report)}\n</pre>"] if report else []),
         "",
         "Made with " + ", ".join(f"{name} {number}" for name, number in facts["versions"].items()) + ".",
@@ -126,3 +131,20 @@ def header(facts: dict, family: str, pictures: Sequence[tuple[str, str]]) -> Ite
         yield f"- text: {json.dumps(text)}"
         yield f"  output: {json.dumps({'url': url})}"
     yield "---"
+
+
+def upload(settings, folder: Path) -> None:
+    """Uploads the run's result, its card and sample images to the hub, with the settings that say nothing of this machine.
+
+    Nothing else goes: no checkpoints, logs or training images, which `before_after.png` shows, and no files of the user.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=settings.hub_token)
+    repository = api.create_repo(settings.hub_model_id or folder.resolve().name, exist_ok=True).repo_id
+    names = (*settings.result_files, CARD, METADATA, manifest.NAME)
+    shared = [*names, *(f"{name}/*" for name in names), f"{SAMPLES}/*.png"]
+    api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=shared)
+    config = shared_config(settings).encode()
+    api.upload_file(repo_id=repository, path_or_fileobj=config, path_in_repo=CONFIG)
+    events.info(f"uploaded to {repository}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from customize import events
 from customize.data.examples import USUAL_RESOLUTION, Examples, examine_examples
 from customize.errors import InputError, Problem
+from customize.evaluation.scorers import at_hand
 from customize.families import Source, locate
 from customize.families.files.autoencoder import locate_autoencoder
 from customize.families.source import known_token_problems, refuse_clip_skip, refuse_zero_snr
@@ -15,6 +16,7 @@ from customize.families.specs import spec_of
 from customize.families.specs.text_limits import too_long
 from customize.printable import first_few
 from customize.settings import derived, environment
+from customize.settings.evaluation import WITH_PICTURES
 from customize.settings.files import run_folders
 from customize.settings.rules.training_rules import warmup_problems
 from customize.settings.validation_prompts import sample_prompts
@@ -83,6 +85,8 @@ def examine(settings) -> Report:
     if settings.max_train_steps is None and examples.instances and not found:
         steps = derived.max_train_steps(settings, len(examples.instances), derived.processes())
         problems += warmup_problems(settings.lr_scheduler, settings.lr_warmup_steps, steps)
+    if settings.evaluation in WITH_PICTURES[1] and (problem := at_hand.problem(settings.scorer)):
+        problems.append(problem)
     if settings.init_weights:
         problems += attempt(lambda: list(init_weights.problems(settings)), problems) or []
     if source and (source.folder or source.file):

@@ -21,11 +21,11 @@ from customize.storage import checkpoint, run_folder
 from customize.training.resumable import IDENTITY, OPTIMIZER, SKIPPED_DRAWS, Resumable, SkippedDraws, saved_parts
 from customize.weights import init_weights
 
-IMAGES, CLASS_IMAGES, BASE_FILES = "pictures", "class_pictures", "base model's files"
+IMAGES, CLASS_IMAGES, HELD_OUT, BASE_FILES = "pictures", "class_pictures", "held_out_pictures", "base model's files"
 """Entries of the identity."""
-NOT_COMPARED = {"versions", "changes", "run", IMAGES, CLASS_IMAGES}
+NOT_COMPARED = {"versions", "changes", "run", IMAGES, CLASS_IMAGES, HELD_OUT}
 """Entries of the identity that are not compared like settings."""
-TABLES = ("versions", IMAGES, CLASS_IMAGES)
+TABLES = ("versions", IMAGES, CLASS_IMAGES, HELD_OUT)
 BLOCKS, BLOCK = 64, 1 << 16
 START_OVER = "start a new run in another --output_dir"
 
@@ -53,10 +53,8 @@ def identity(settings, source: Source, examples: Examples, num_processes: int) -
     kept |= {"init_weights": init_weights.digest(settings)[:16]}
     kept |= {"vae": digest_of(files_of(locate_autoencoder(settings.vae)))} if settings.vae else {}
     others = {"method": settings.command, BASE_FILES: files, "num_processes": num_processes}
-    of_class = {CLASS_IMAGES: digests(examples.classes)}
-    return json.loads(
-        json.dumps({**kept, **others, IMAGES: images, **of_class, "versions": versions, "changes": [], "run": uuid4().hex})
-    )
+    others |= {CLASS_IMAGES: digests(examples.classes), HELD_OUT: digests(examples.held_out)}
+    return json.loads(json.dumps({**kept, **others, IMAGES: images, "versions": versions, "changes": [], "run": uuid4().hex}))
 
 
 BASE_SETTINGS = ("pretrained_model_name_or_path", "revision", "variant")
@@ -200,6 +198,8 @@ def differences(earlier: dict[str, Any], now: dict[str, Any], may_change: Sequen
         problems.append(Problem(BASE_FILES, what, f"name the base model that the run was started with, or {START_OVER}"))
     if IMAGES in changed:
         problems += other_images("images and captions", earlier.get(IMAGES, {}), now.get(IMAGES, {}))
+    if earlier.get(HELD_OUT, {}) != now.get(HELD_OUT, {}):
+        problems += other_images("held-out images", earlier.get(HELD_OUT, {}), now.get(HELD_OUT, {}))
     return problems + class_differences(earlier, now)
 
 

@@ -1,6 +1,5 @@
 """A training run from beginning to end: load, evaluate frozen networks once, train, save, verify the result."""
 
-import importlib.util
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +17,9 @@ from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from customize import device, events
 from customize.data.examples import Examples, small_images_note
 from customize.errors import InputError
-from customize.evaluation import probe_loss, verify_result
-from customize.evaluation.probe_loss import TRAINING, Probe
+from customize.evaluation import report, verify_result
+from customize.evaluation.probe_loss import Probe
+from customize.evaluation.record import Evaluation
 from customize.families import Source
 from customize.families.base import Family
 from customize.methods import prepare
@@ -32,7 +32,19 @@ from customize.storage.checkpoint import Checkpoint, size
 from customize.storage.resources import for_memory, optional_file, resources
 from customize.storage.tensor_files import PRECISIONS
 from customize.training import expected_time, model_card, output_folder, summary
-from customize.training.callbacks import Checkpoints, EveryNSteps, JsonlLogger, Progress, Signals, Trackers
+from customize.training.callbacks import (
+    Checkpoints,
+    EveryNSteps,
+    JsonlLogger,
+    Progress,
+    Signals,
+    Trackers,
+    tracker_options,
+    trackers,
+)
+from customize.training.evaluating.callback import Evaluating
+from customize.training.evaluating.probe_sets import planned, sets_of
+from customize.training.evaluating.resumed import result_step
 from customize.training.loop import Callback, LoopConfig, State, Stop, train
 from customize.training.nan_guard import NanGuard
 from customize.training.resumable import parts_of
@@ -49,13 +61,14 @@ MetadataOfStep = Callable[[int], dict[str, str]]
 @dataclass(frozen=True)
 class Outcome:
     """The outcome of the loop: the method with its last weights, the sample images, the step reached, and the stop if the loop
-    ended early. began: its start, by `time.perf_counter`."""
+    ended early or with other weights. began: its start, by `time.perf_counter`; evaluation: what was measured."""
 
     method: DenoisingMethod
     samples: ValidationImages
     step: int
     stop: Stop | None
     began: float
+    evaluation: Evaluation | None = None
 
     @property
     def result_step(self) -> int:
@@ -78,11 +91,12 @@ def run(settings, folder: Path, source: Source, examples: Examples, callbacks: S
     resume = find_checkpoint(settings, folder, run_identity, events.info, steps)
     family = load_base(settings, source)
     context = RunContext(settings, accelerator, family, examples, *done(resume))
-    if resume and resume.step >= context.max_train_steps and run_folder.is_finished(folder, resume.step, **settings.formats):
+    ended = result_step(settings, folder, resume.step, context.max_train_steps) if resume else None
+    if ended is not None and run_folder.is_finished(folder, ended, **settings.formats):
         events.info(f"{folder} is finished: nothing to do")
         events.summarize("finished", summary.next_rows(settings, folder, family.takes_mask))
         if settings.push_to_hub and accelerator.is_main_process:
-            upload(settings, folder)
+            model_card.upload(settings, folder)
         accelerator.state.destroy_process_group()
         return folder
     for note in filter(None, (*examples.notes, small_images_note(examples.instances, context.resolution))):
@@ -93,8 +107,10 @@ def run(settings, folder: Path, source: Source, examples: Examples, callbacks: S
         if accelerator.is_main_process:
             files = finish(settings, folder, family, outcome)
             outcome.samples.write_before_after(folder / run_folder.BEFORE_AFTER, examples.instances, outcome.result_step)
+            if outcome.evaluation and outcome.evaluation.pairs:
+                report.write(folder)
             facts = len(examples.instances), outcome.step, time.perf_counter() - outcome.began, family.takes_mask
-            events.summarize("finished", summary.finished(settings, folder, files, source, *facts))
+            events.summarize("finished", summary.finished(settings, folder, files, source, *facts, outcome.evaluation))
     accelerator.wait_for_everyone()
     accelerator.state.destroy_process_group()
     return folder
@@ -108,6 +124,9 @@ def fit(
     settings, accelerator, family = context.settings, context.accelerator, context.family
     setup = prepare(settings, context)
     method, dataset = setup.method, setup.dataset
+    has_steps = context.first_step < context.max_train_steps  # else a killed run lacks only its result
+    plan = planned(context, setup)
+    sets = sets_of(context, setup, plan.draws) if has_steps and accelerator.is_main_process else {}
     release_unused(settings, family, method)
     learning_rates = setup.learning_rates(settings, context.max_train_steps, context.learning_rate_scale)
     own = (callback.parts(method) for callback in further)
@@ -119,24 +138,27 @@ def fit(
     expected = expected_time.of_a_run(context, expected_time.of_a_step(context, setup))
     events.summarize("prepared", summary.prepared(context, setup, expected))
     began = time.perf_counter()
-    has_steps = context.first_step < context.max_train_steps  # else a killed run lacks only its result
-    draws = {TRAINING: dataset.probe(probe_loss.LEAST)}
-    probe = has_steps and Probe(method, draws, accelerator.device, settings.train_batch_size, accelerator.autocast)
+    probe = Probe(method, sets, accelerator.device, settings.train_batch_size, accelerator.autocast) if sets else None
     # nothing is written before this
     config_file = claim.enter_context(claimed(settings, folder, accelerator, resume, run_identity))
-    callbacks = callbacks_of(settings, config_file, context, method, samples, metadata_of, further)
+    evaluating = Evaluating(context, setup, folder, probe, plan, save_weights(folder / run_folder.WEIGHTS, method, metadata_of))
+    evaluates = context.evaluation == "pictures" or (context.evaluation == "loss" and plan.steps)
+    if evaluates:
+        evaluating.begin()
+    more = ([evaluating] if evaluates else []) + [*further]
+    callbacks = callbacks_of(settings, config_file, context, method, samples, metadata_of, more)
     config = LoopConfig.of(settings, context.max_train_steps)
     state = train(config, method, dataset, callbacks, accelerator, learning_rates, parts, resume, run_identity)
     if state.stop and state.step < state.max_train_steps:
         events.info(f"stopped after step {state.step:,} of {state.max_train_steps:,}: {state.stop.reason}")
-    outcome = Outcome(method, samples, state.step, state.stop, began)
+    outcome = Outcome(method, samples, state.step, state.stop, began, evaluating.record if evaluates else None)
     chosen = state.stop.weights if state.stop else None
     if accelerator.is_main_process:
         with method.holding(chosen):
             if chosen is not None and samples.prompts:
                 samples.draw_step(state, outcome.result_step)
             if probe:
-                events.info(str(probe.measure().change))
+                events.info(str(probe.at(outcome.result_step).change))
     return outcome
 
 
@@ -171,13 +193,6 @@ def agreed(settings, folder: Path, accelerator: Accelerator) -> Path:
     return folder
 
 
-def trackers(settings) -> list[str]:
-    """The trackers to report to; "all" means all installed ones."""
-    if "all" in settings.report_to:
-        return [name for name in ("tensorboard", "wandb") if importlib.util.find_spec(name)]
-    return [name for name in settings.report_to if name != "none"]
-
-
 @contextmanager
 def claimed(
     settings, folder: Path, accelerator: Accelerator, resume: Checkpoint | None, run_identity: dict[str, Any]
@@ -204,13 +219,6 @@ def claimed(
         yield config
 
 
-def tracker_options(resume: Checkpoint | None, run_identity: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Options with which trackers continue a resumed run: TensorBoard drops entries after the step it resumes from, Weights &
-    Biases continues the run with the same id."""
-    purge_step = resume.step + 1 if resume else 0
-    return {"tensorboard": {"purge_step": purge_step}, "wandb": {"id": run_identity["run"], "resume": "allow"}}
-
-
 def callbacks_of(
     settings, config: Path, context: RunContext, method: Method, samples: ValidationImages, metadata_of: MetadataOfStep,
     further: Sequence[Callback],
@@ -223,7 +231,10 @@ def callbacks_of(
     )  # fmt: skip
     found: list[Callback] = [NanGuard(settings.on_nan), Trackers()]
     if context.accelerator.is_main_process:
-        found += [Progress(found), JsonlLogger(folder / run_folder.LOG)]
+        log = JsonlLogger(folder / run_folder.LOG)
+        found += [Progress(found), log]
+        for callback in further:
+            callback.log = log.write
     found += further
     if samples.prompts:
         found.append(EveryNSteps(context.validation_steps, samples, at_start=True))
@@ -265,30 +276,13 @@ def finish(settings, folder: Path, family: Family, outcome: Outcome) -> list[Pat
         saved, learned = PRECISIONS[settings.save_precision], method.trainable_state_dict()
         difference = verify_result.check(unfinished, family, method.example_prompt, saved, learned, method.condition)
         report = method.report()
-        images = outcome.samples.of_step(outcome.result_step)
-        card = model_card.card(folder, json.loads(metadata["customize"]), files, report, family.spec.name, images)
+        images, facts = outcome.samples.of_step(outcome.result_step), json.loads(metadata["customize"])
+        card = model_card.card(folder, facts, files, report, family.spec.name, images, outcome.evaluation)
         (unfinished / run_folder.CARD).write_text(card, encoding="utf-8", newline="\n")
         (unfinished / run_folder.METADATA).write_text(metadata["customize"], encoding="utf-8", newline="\n")
     if report:
         events.info(report)
     events.summarize("saved", summary.saved(folder, files, difference))
     if settings.push_to_hub:
-        upload(settings, folder)
+        model_card.upload(settings, folder)
     return files
-
-
-def upload(settings, folder: Path) -> None:
-    """Uploads the run's result, its card and sample images to the hub, with the settings that say nothing of this machine.
-
-    Nothing else goes: no checkpoints, logs or training images, which `before_after.png` shows, and no files of the user.
-    """
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=settings.hub_token)
-    repository = api.create_repo(settings.hub_model_id or folder.resolve().name, exist_ok=True).repo_id
-    names = (*settings.result_files, run_folder.CARD, run_folder.METADATA, manifest.NAME)
-    shared = [*names, *(f"{name}/*" for name in names), f"{run_folder.SAMPLES}/*.png"]
-    api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=shared)
-    config = sharing.shared_config(settings).encode()
-    api.upload_file(repo_id=repository, path_or_fileobj=config, path_in_repo=run_folder.CONFIG)
-    events.info(f"uploaded to {repository}")

@@ -1,11 +1,12 @@
 """What a run offers a method while it is prepared: frozen networks are evaluated once, for images and captions."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -20,14 +21,17 @@ from customize.data.batches import (
     encode_crops,
     encode_each_caption,
 )
-from customize.data.crops import all_pixels, crop_of, variants
+from customize.data.crops import Variant, all_pixels, crop_of, variants
 from customize.data.examples import Example, Examples
 from customize.data.latents_cache import LatentsCache, NoCache
 from customize.data.random_masks import MaskedImages
+from customize.evaluation.choice import spread_over
+from customize.evaluation.probe_prompts import probe_prompts
+from customize.evaluation.record import ProbePrompt
 from customize.families import Source, load
 from customize.families.base import Family, Placement
 from customize.families.files.autoencoder import load_autoencoder, locate_autoencoder
-from customize.methods.method import Condition, Method
+from customize.methods.method import Condition, Method, captions_of
 from customize.settings import derived
 from customize.settings import validation_prompts as sample_prompts
 from customize.settings.training import TrainingSettings
@@ -104,6 +108,32 @@ class RunContext:
         return prompts[:1] if sample_prompts.are_made(self.settings) and self.is_slow else prompts
 
     @property
+    def evaluation(self) -> Literal["pictures", "loss", "none"]:
+        """What is measured during the run."""
+        if self.settings.evaluation != "auto":
+            return self.settings.evaluation
+        return "pictures" if self.sample_prompts and not self.is_slow else "loss"
+
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        """The steps whose weights are measured by pictures."""
+        number = self.settings.num_candidates
+        return tuple(spread_over(self.max_train_steps, number)) if self.evaluation == "pictures" else ()
+
+    @property
+    def probe_prompts(self) -> tuple[ProbePrompt, ...]:
+        """The prompts of the pictures that are measured; those of the user are among them."""
+        if self.evaluation != "pictures":
+            return ()
+        return probe_prompts(self.settings.concept, self.settings.validation_prompt and self.sample_prompts or ())
+
+    @property
+    def measured_prompts(self) -> list[str]:
+        """All prompts of measurements."""
+        texts = [text for prompt in self.probe_prompts for text in (prompt.text, prompt.plain)]
+        return [*texts, self.settings.concept.plain] if self.evaluation != "none" else []
+
+    @property
     def is_slow(self) -> bool:
         """Whether a step takes about a minute: a denoiser of Stable Diffusion's size without a GPU."""
         parameters = sum(parameter.numel() for parameter in self.family.denoiser.parameters())
@@ -121,22 +151,32 @@ class RunContext:
     def encode_images(self, stream: str, examples: Sequence[Example]) -> ImageDataset:
         """Samples of these examples. Each crop that the run will draw, and that is not cached, is encoded once; for an inpainting
         model, masked ones are encoded in the steps."""
-        settings, family, cache = self.settings, self.family, self.latents_cache
-        resolution, interpolation = self.resolution, settings.image_interpolation_mode
+        settings = self.settings
         cuts = [
-            variants(example, resolution, settings.center_crop, settings.crop_variants, settings.random_flip, settings.seed)
+            variants(example, self.resolution, settings.center_crop, settings.crop_variants, settings.random_flip, settings.seed)
             for example in examples
         ]
+        sampler = EpochSampler(stream, self.sample_config, len(examples), [len(each) for each in cuts])
+        return self.encoded(examples, cuts, sampler, sampler.needed(self.draws), self.resolution, self.latents_cache)
+
+    def encode_crops(self, examples: Sequence[Example], cuts: Sequence[Variant], short_side: int) -> ImageDataset:
+        """One crop of each example, whose short side is resized to `short_side`; for fixed samples."""
+        sampler = EpochSampler("probe", self.sample_config, len(examples), [1] * len(examples))
+        every = [(image, 0) for image in range(len(examples))]
+        return self.encoded(examples, [(cut,) for cut in cuts], sampler, every, short_side, NoCache())
+
+    def encoded(
+        self, examples: Sequence[Example], cuts: Sequence[Sequence[Variant]], sampler: EpochSampler,
+        needed: Collection[tuple[int, int]], short_side: int, cache: NoCache,
+    ) -> ImageDataset:  # fmt: skip
+        """Samples of these examples. cuts: the crops of each; needed: the (image, variant) that are encoded."""
+        family, interpolation = self.family, self.settings.image_interpolation_mode
 
         def read_pixels(image: int, chosen: list[int]) -> Tensor:
-            arrays = all_pixels(examples[image], [cuts[image][variant] for variant in chosen], resolution, interpolation)
+            arrays = all_pixels(examples[image], [cuts[image][variant] for variant in chosen], short_side, interpolation)
             return torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
 
-        sampler = EpochSampler(stream, self.sample_config, len(examples), [len(each) for each in cuts])
-        keys = {
-            (image, variant): cache.key(examples[image], cuts[image][variant], interpolation)
-            for image, variant in sampler.needed(self.draws)
-        }
+        keys = {(image, variant): cache.key(examples[image], cuts[image][variant], interpolation) for image, variant in needed}
         stored = cache.recall(keys)
         family.latents.to(self.device)
         for place, found in encode_crops(family, keys.keys() - stored.keys(), read_pixels):
@@ -147,17 +187,18 @@ class RunContext:
         for (image, variant), found in stored.items():
             of_image[image][variant] = found
         images = [
-            CachedImage(example.name, example.captions, own, [crop_of(example, cut, resolution) for cut in its_cuts])
+            CachedImage(example.name, example.captions, own, [crop_of(example, cut, short_side) for cut in its_cuts])
             for example, own, its_cuts in zip(examples, of_image, cuts, strict=True)
         ]
         dataset = LatentDataset(family, self.sample_config, sampler, images)
         return MaskedImages(dataset, read_pixels, self.device) if family.takes_mask else dataset
 
     def encode_captions(self, captions: Iterable[str], min_chunks: int) -> Condition:
-        """Looks up the conditioning of these captions, of validation prompts and of the empty prompt, each encoded once; the
-        text encoders are moved off the device."""
+        """Looks up the conditioning of these captions, of prompts and held-out images that are only measured, and of the empty
+        prompt, each encoded once; the text encoders are moved off the device."""
         family, device = self.family.to(self.device), self.device
-        known = encode_each_caption(family, [*captions, *self.sample_prompts, ""], min_chunks, self.settings.clip_skip)
+        captions = [*captions, *self.sample_prompts, *self.measured_prompts, *captions_of(self.examples.held_out), ""]
+        known = encode_each_caption(family, captions, min_chunks, self.settings.clip_skip)
         for encoder in family.text_encoders:
             encoder.module.to("cpu")
         return lambda prompts: family.collate([known[prompt] for prompt in prompts], known[""]).to(device)
@@ -213,7 +254,7 @@ def release_unused(settings, family: Family, method: Method) -> None:
     if settings.trains_whole_networks:  # and saves the others with them
         return
     needed = list(method.children())
-    if settings.validation_prompt != () or family.takes_mask:
+    if settings.validation_prompt != () or settings.evaluation == "pictures" or family.takes_mask:
         needed.append(family.components.get("vae"))
     for network in family.components.values():
         if network not in needed:

@@ -6,6 +6,8 @@ from pathlib import Path
 from customize import units
 from customize.data.examples import Examples
 from customize.device import Machine
+from customize.evaluation.probe_prompts import pairs
+from customize.evaluation.record import Evaluation
 from customize.families import Source
 from customize.families.specs import spec_of
 from customize.inference.run.base_summary import Rows, base_rows, device_rows
@@ -15,6 +17,7 @@ from customize.settings.validation_prompts import MOST_WORDS, are_made, images_p
 from customize.storage.json_files import read_object
 from customize.storage.run_folder import BEFORE_AFTER, INDEX, KOHYA_LORA, LORA, MODEL, SAMPLES
 from customize.training import model_card
+from customize.training.evaluating import verdict_words
 
 
 def before_loading(settings, folder: Path, source: Source, examples: Examples, machine: Machine) -> Rows:
@@ -51,6 +54,16 @@ def prepared(context, training, seconds: float) -> Rows:
     text = f"{units.count(steps, 'step')}{left}, batch size {context.global_batch}; {parameters}; {units.about(seconds)}"
     yield "training", text + (" without a GPU: Ctrl-C saves and stops" if context.is_slow else "")
     yield "samples", samples(context, settings)
+    if context.evaluation == "pictures":
+        yield "measured", measured(context, settings)
+
+
+def measured(context, settings) -> str:
+    """Which pictures are measured, and what follows from them."""
+    number = units.count(len(pairs(context.probe_prompts, settings.evaluation_seeds)), "picture")
+    keeps = "the best weights are kept" if settings.keep == "best" else "the last weights are kept"
+    stops = "; ends when they become no better" if settings.stop == "auto" else ""
+    return f"{number} after each of {units.count(len(context.candidates), 'step')}, and of the base model; {keeps}{stops}"
 
 
 def samples(context, settings) -> str:
@@ -80,11 +93,13 @@ def saved(folder: Path, files: Sequence[Path], difference: float) -> Rows:
 
 def finished(
     settings, folder: Path, files: Sequence[Path], source: Source, num_images: int, steps: int, seconds: float,
-    takes_mask: bool = False,
+    takes_mask: bool = False, evaluation: Evaluation | None = None,
 ) -> Rows:  # fmt: skip
-    """What was learned, which images to look at, and the next command. seconds: since the first step of this process."""
+    """What was trained, what came of it, which images to look at, and the next command. seconds: since the first step of this
+    process."""
     number, took = units.count(num_images, "image"), units.duration(seconds)
-    yield "learned", printable(f"{settings.subject} from {number} in {units.count(steps, 'step')}, {took}")
+    yield "trained", printable(f"{settings.subject} from {number} in {units.count(steps, 'step')}, {took}")
+    yield from verdict_words.rows(evaluation, folder)
     yield from next_rows(settings, folder, takes_mask)
     if source.name != "demo" and settings.read_by_others:
         yield from (("elsewhere", text) for text in elsewhere(folder, files))

@@ -21,17 +21,23 @@ def examples(name: str) -> tuple[Rule, ...]:
         if folders and dataset_name:
             yield Problem(name, "cannot be combined with dataset_name", "leave one of the two out")
 
+    return one_source, *not_written_to(name)
+
+
+def not_written_to(name: str) -> tuple[Rule, ...]:
+    """Nothing is written into the image folder, or folders, `name`."""
+
     def is_not(other: str) -> Rule:
         @rule(name, other)
         def check(folders: str | tuple[str, ...] | None, written: str | None) -> Iterator[Problem]:
-            """No output goes into a folder of training images."""
+            """No output goes into a folder of images."""
             for folder in (folders,) if isinstance(folders, str) else folders or ():
                 if written and same(folder, written):
                     yield Problem(other, f"is the same folder as {name}", "write to a different folder than the training images")
 
         return check
 
-    return one_source, is_not("output_dir"), is_not("latents_cache_dir")
+    return is_not("output_dir"), is_not("latents_cache_dir")
 
 
 def same(one: str, other: str) -> bool:
@@ -103,7 +109,7 @@ def validation_sampler_is_known(validation_scheduler: str | None) -> Iterator[Pr
 
 COMMON = (
     text_is_no_path("validation_prompt"), validation_sampler_is_known, warmup_ends, pieces_have_rules, steps_or_epochs,
-    none_and_all_are_alone, overwrite_or_resume,
+    none_and_all_are_alone, overwrite_or_resume, *not_written_to("validation_data_dir"),
 )  # fmt: skip
 
 

@@ -1,0 +1,56 @@
+"""One image of a training run, with its captions: decoded once when it is checked, and read again when it is used."""
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from customize.data.hub_dataset import Row
+from customize.data.images.image_file import open_image
+from customize.data.images.similarity import Features
+from customize.errors import InputError, ResourceError
+from customize.printable import printable
+
+Role = Literal["instance", "class"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image and its captions."""
+
+    name: str
+    """Unique among the examples of its role, across folders."""
+    captions: tuple[str, ...]
+    """One of them is drawn per use."""
+    role: Role
+    source: Path | Row
+    size: tuple[int, int]
+    """(width, height) of the upright image."""
+    digest: str
+    """Hash of the upright image's pixels."""
+    features: Features | None = None
+    """None for class images."""
+
+    def open(self) -> Image.Image:
+        """The upright image, mode RGB, read from its source. Raises ResourceError if it changed since it was checked."""
+        try:
+            image = open_source(self.source)
+            what = "" if digest_of(image) == self.digest else f"{printable(str(self.source))}: is a different image now"
+        except InputError as error:
+            what = "; ".join(f"{problem.where}: {problem.what}" for problem in error.problems)
+        if what:
+            remedy = "start again, and do not change images while they are in use"
+            raise ResourceError(f"an image has changed since it was checked\n    {what}\n    -> {remedy}")
+        return image
+
+
+def open_source(source: Path | Row, remarks: list[str] | None = None) -> Image.Image:
+    """The upright image, mode RGB. remarks: receives lines on its colours. Raises InputError."""
+    return open_image(source if isinstance(source, Path) else source.read(), str(source), remarks=remarks)
+
+
+def digest_of(image: Image.Image) -> str:
+    """A hash of the pixels."""
+    return blake2b(image.tobytes(), key=str(image.size).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,89 @@
+"""The picture probe of a run: its prompts, the user's images, and the base model as it was before the run."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from customize.data.batches import encode_each_caption
+from customize.data.images.image_file import resize
+from customize.device import describe
+from customize.errors import InputError, Problem
+from customize.evaluation.picture_probe import PictureProbe
+from customize.evaluation.probe_prompts import pairs
+from customize.evaluation.record import Evaluation
+from customize.evaluation.scorers import at_hand
+from customize.families.conditioning import Conditioning
+from customize.methods.method import Condition, TrainingSetup
+from customize.training.setup import RunContext
+from customize.training.validation import ConditionedPipeline
+
+MOST_PHOTOS = 40
+"""Training images that pictures are compared with, at most."""
+
+
+def new_record(context: RunContext) -> Evaluation:
+    """The record of a run before anything is measured."""
+    concept, prompts = context.settings.concept, context.probe_prompts
+    return Evaluation(
+        subject=concept.kind,
+        trigger=concept.trigger,
+        class_word=concept.class_word,
+        scorer="",
+        photos=len(context.examples.instances),
+        prompts=prompts,
+        pairs=pairs(prompts, context.settings.evaluation_seeds),
+        held_out=len(context.examples.held_out),
+        steps=context.max_train_steps,
+        device=describe(context.device).name,
+    )
+
+
+def probe_of(
+    context: RunContext, setup: TrainingSetup, record: Evaluation, folder: Path, base: Callable[[], AbstractContextManager[Any]]
+) -> PictureProbe:
+    """The probe of a run whose networks are those of the base model. Nothing is drawn yet. base: a context in which they are.
+    Raises InputError where nothing can compare pictures."""
+    settings, family, accelerator = context.settings, context.family, context.accelerator
+    pipeline = ConditionedPipeline(family, setup.condition)
+    options = {
+        "num_inference_steps": settings.sample_inference_steps,
+        "guidance_scale": settings.sample_guidance_scale,
+        "scheduler": settings.validation_scheduler,
+        "height": settings.resolution,
+        "width": settings.resolution,
+        **pipeline.blank,
+    }
+    condition = base_condition(context, setup)
+    scorer, reason = at_hand.best_at_hand(settings.scorer, family, condition, context.device, accelerator.autocast)
+    if scorer is None:
+        raise InputError(Problem("scorer", reason, "name another one"))
+    record = replace(record, scorer=reason)
+    return PictureProbe(
+        pipeline, record, scorer, photos(context), folder, options, base, accelerator.autocast
+    )  # fmt: skip
+
+
+def base_condition(context: RunContext, setup: TrainingSetup) -> Condition:
+    """The base model's conditioning of prompts without new words: looked up, where the text encoders learn."""
+    settings, family = context.settings, context.family
+    if not settings.trains_text_encoders:
+        return setup.condition
+    plain = [prompt.plain for prompt in context.probe_prompts]
+    known = encode_each_caption(family, [*plain, ""], clip_skip=settings.clip_skip)
+    known = {prompt: each.to("cpu") for prompt, each in known.items()}
+
+    def condition(prompts: Sequence[str]) -> Conditioning:
+        return family.collate([known[prompt] for prompt in prompts], known[""]).to(context.device)
+
+    return condition
+
+
+def photos(context: RunContext) -> list[Image.Image]:
+    """The user's images as pictures are compared with them: evenly spread over all, their short side resized."""
+    examples = context.examples.instances
+    chosen = [examples[len(examples) * i // min(len(examples), MOST_PHOTOS)] for i in range(min(len(examples), MOST_PHOTOS))]
+    return [resize(example.open(), context.resolution) for example in chosen]

@@ -1,0 +1,70 @@
+"""The fixed draws of a run's probe: which sets there are, and how many draws of each are worth their time."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from customize.data.batches import Batch, PriorPreservation
+from customize.data.crops import other_crop, variants
+from customize.data.example import Example, digest_of, open_source
+from customize.evaluation.probe_loss import AS_CLASS, CLASS, HELD_OUT, OTHER_CROPS, TRAINING, Plan, plan
+from customize.methods.method import TrainingSetup
+from customize.training.setup import RunContext
+
+
+def planned(context: RunContext, setup: TrainingSetup) -> Plan:
+    """The sets that are measured, and after which steps."""
+    names = [TRAINING]
+    if context.evaluation != "none":
+        names.append(HELD_OUT if context.examples.held_out else OTHER_CROPS)
+        names += [CLASS] if has_class_images(setup) or context.evaluation == "pictures" else []
+        names += [AS_CLASS] if context.settings.concept.plain else []
+    times = context.settings.num_candidates if context.evaluation == "pictures" else 4
+    return plan(context.max_train_steps, context.global_batch, names, times)
+
+
+def has_class_images(setup: TrainingSetup) -> bool:
+    """Whether the run trains on images of the class."""
+    return isinstance(setup.dataset, PriorPreservation)
+
+
+def sets_of(context: RunContext, setup: TrainingSetup, draws: dict[str, int]) -> dict[str, Batch]:
+    """The draws of each set, by name; without those of pictures that the base model has yet to draw."""
+    training = setup.dataset.probe(draws[TRAINING])
+    found = {TRAINING: training}
+    for name, number in draws.items():
+        match name:
+            case "held out":
+                found[name] = held_out(context, number)
+            case "other crops":
+                found[name] = other_crops(context, number)
+            case "class" if isinstance(setup.dataset, PriorPreservation):
+                found[name] = setup.dataset.of_class.probe(number)
+            case "training as class":
+                batch = training.part(slice(None, None, max(1, len(training) // number)))
+                found[name] = replace(batch, prompts=(context.settings.concept.plain,) * len(batch))
+    return found
+
+
+def held_out(context: RunContext, number: int) -> Batch:
+    """Draws of images that are not trained on."""
+    examples = context.examples.held_out[:number]
+    cuts = [variants(example, context.resolution, True, 1, False, 0)[0] for example in examples]
+    return context.encode_crops(examples, cuts, context.resolution).probe(number)
+
+
+def other_crops(context: RunContext, number: int) -> Batch:
+    """Draws of crops that are not trained on, of training images."""
+    examples = context.examples.instances[:number]
+    found = [other_crop(example, context.resolution, context.settings.seed) for example in examples]
+    return context.encode_crops(examples, [cut for cut, _ in found], found[0][1]).probe(number)
+
+
+def of_pictures(context: RunContext, pictures: Sequence[tuple[Path, str]]) -> Batch:
+    """Draws of pictures of the class that the base model drew: (file, prompt) of each."""
+    examples = []
+    for path, prompt in pictures:
+        image = open_source(path)
+        examples.append(Example(path.name, (prompt,), "class", path, image.size, digest_of(image)))
+    cuts = [variants(example, context.resolution, True, 1, False, 0)[0] for example in examples]
+    return context.encode_crops(examples, cuts, context.resolution).probe(len(examples))

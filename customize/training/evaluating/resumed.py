@@ -1,0 +1,56 @@
+"""What a resumed run has of its evaluation: up to the step that it starts from, and whether it has ended."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from customize.errors import InputError
+from customize.evaluation import record
+from customize.evaluation.picture_probe import PICTURES
+from customize.evaluation.record import Evaluation
+from customize.storage import checkpoint
+from customize.storage.atomic import discard
+from customize.storage.ownership import foreign
+from customize.storage.resources import optional_file
+
+
+def read(folder: Path) -> Evaluation | None:
+    """The record of a run, if there is one that can be read."""
+    with optional_file("the evaluation of the run cannot be read", InputError):
+        if (folder / record.FOLDER / record.NAME).exists():
+            return record.read(folder)
+    return None
+
+
+def continued(folder: Path, new: Evaluation, step: int) -> Evaluation | None:
+    """The record up to this step of a run that is resumed, if it measured the same as `new` does; pictures of later steps, and
+    of another evaluation, are removed."""
+    earlier = read(folder) if step else None
+    same = earlier is not None and (earlier.prompts, earlier.pairs, earlier.photos) == (new.prompts, new.pairs, new.photos)
+    for drawn in sorted((folder / record.FOLDER / PICTURES).glob("*")):
+        name = drawn.name.partition("@")[0]  # step-000350, or step-000350@0.8
+        if not same or (checkpoint.is_name(name) and checkpoint.step_of(Path(name)) > step):
+            remove_own(drawn)
+    if earlier is None or not same:
+        return None
+    found = tuple(each for each in earlier.candidates if each.step <= step)
+    return replace(earlier, candidates=found, steps=new.steps, held_out=new.held_out)
+
+
+def has_ended(settings, evaluation: Evaluation | None, step: int, max_train_steps: int) -> bool:
+    """Whether a run ends after this step."""
+    stopped = evaluation is not None and evaluation.stopped and settings.stop == "auto"
+    return step >= max_train_steps or bool(stopped and step == max((each.step for each in evaluation.candidates), default=0))
+
+
+def result_step(settings, folder: Path, step: int, max_train_steps: int) -> int | None:
+    """The step of the result of a run that has a checkpoint of `step`; None if it has not ended."""
+    evaluation = read(folder) if settings.evaluation in ("auto", "pictures") else None
+    if not has_ended(settings, evaluation, step, max_train_steps):
+        return None
+    return evaluation.chosen if evaluation and evaluation.chosen is not None and settings.keep == "best" else step
+
+
+def remove_own(folder: Path) -> None:
+    """Removes a folder that the run wrote, unless it has files of the user."""
+    if folder.is_dir() and not foreign(folder):
+        discard(folder)

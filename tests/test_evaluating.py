@@ -1,0 +1,151 @@
+"""A run that measures itself: the same bits with and without, killed and resumed; the best weights are the result."""
+
+import json
+import signal
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+import torch
+from kit import prepared, settings_for, train_loop, write_images
+from safetensors.torch import load_file
+from whole_runs import LATEST, Run
+
+from customize import events
+from customize.data.examples import load_examples
+from customize.errors import InputError
+from customize.evaluation import record
+from customize.evaluation.picture_probe import PictureProbe
+from customize.evaluation.run_integrity import verify
+from customize.evaluation.verify_result import prediction_of
+from customize.storage import run_folder
+from customize.training import run
+from customize.training.evaluating import callback
+from customize.training.evaluating.probe_sets import sets_of
+from customize.training.preflight import check
+from customize.training.resume import identity
+from customize.weights.learned_weights import find_learned
+
+MEASURED = {"evaluation": "pictures", "num_candidates": 2, "evaluation_seeds": 1, "sample_inference_steps": 1}
+
+
+def without_time(folder) -> record.Evaluation:
+    """What was measured of a run, apart from the time that it took."""
+    return replace(record.read(folder), seconds=0.0)
+
+
+def test_measuring_changes_no_bit_and_is_resumed_to_the_same_record(server, tiny_epsilon, image_folder, tmp_path):
+    """Killed among the pictures of step 3, after the checkpoint of step 2."""
+    make = lambda name, **changes: Run(server, tmp_path / name, "lora", tiny_epsilon, image_folder, lora_dropout=0.2, **changes)  # noqa: E731
+    plain = make("none", evaluation="none")
+    measured, killed = (make(name, keep="last", **MEASURED) for name in ("pictures", "killed"))
+    assert plain()[0] == 0 and not (plain.folder / record.FOLDER).exists()
+    status, output = measured()
+    assert status == 0 and "verdict   " in output and measured.result() == plain.result(), output
+    assert measured.losses() == plain.losses()
+    assert killed(moment="inside an evaluation", number=2)[0] == -signal.SIGKILL
+    assert [each.step for each in record.read(killed.folder).candidates] == [0]
+    status, output = killed(*LATEST)
+    assert status == 0 and "resuming after step 2" in output and killed.result() == plain.result()
+    found = without_time(measured.folder)
+    assert without_time(killed.folder) == found and found.chosen == 6
+    assert [each.step for each in found.candidates] == [0, 3, 6] and "nearer" in found.candidates[1].values
+    lines = [json.loads(line) for line in (measured.folder / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "evaluation" in line] == [3, 6]
+    assert all(finding.intact is not False for finding in verify(measured.folder))
+    assert "nothing to do" in measured(*LATEST)[1]
+
+
+def test_the_best_candidate_is_the_result(tiny_epsilon, image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(callback, "choose", lambda evaluation: 3 if evaluation.candidate(3) else None)
+    settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", **MEASURED)
+    reported: list[events.Event] = []
+    with events.sent_to(reported.append):
+        folder = run.run(settings, *check(settings))
+    rows = [row for each in reported for row in getattr(each, "rows", ())]
+    assert ("result", f"the weights of step 3, the best of those measured; those of the last step: --weights {folder}@6") in rows
+    name = "pytorch_lora_weights.safetensors"
+    result, best, last = (load_file(each / name) for each in (folder, *(folder / f"weights/step-00000{step}" for step in (3, 6))))
+    assert all(torch.equal(result[key], best[key]) for key in result)
+    assert any(not torch.equal(result[key], last[key]) for key in result)
+    assert json.loads((folder / "customize.json").read_text())["steps"] == record.read(folder).chosen == 3
+    assert [path.name for path in (folder / "evaluation/weights").iterdir()] == ["step-000003"]
+    assert find_learned(None, [(f"{folder}@3", 1.0)]).files[0].path.parent.name == "step-000003"
+    assert "## Evaluation" in (folder / "README.md").read_text() and (folder / run_folder.REPORT).is_file()
+    assert all(finding.intact is not False for finding in verify(folder))
+
+
+def test_out_of_memory_ends_the_evaluation_and_not_the_run(tiny_epsilon, image_folder, tmp_path, monkeypatch):
+    measure = PictureProbe.measure
+
+    def failing(probe, step, scale=1.0):
+        if step == 6:
+            raise torch.OutOfMemoryError("out of memory")
+        return measure(probe, step, scale)
+
+    monkeypatch.setattr(PictureProbe, "measure", failing)
+    settings = settings_for("textual_inversion", tiny_epsilon, image_folder, tmp_path / "run", **MEASURED)
+    reported: list[events.Event] = []
+    with events.sent_to(reported.append):
+        folder = run.run(settings, *check(settings))
+    assert any("the run goes on without an evaluation (out of memory)" in getattr(each, "text", "") for each in reported)
+    found = record.read(folder)
+    assert found.chosen == 6 and found.verdict and found.verdict.word == "cannot tell"
+
+
+def test_a_whole_network_is_exchanged_for_that_of_the_base(tiny_epsilon, image_folder, tmp_path):
+    context, training = prepared(settings := settings_for("full", tiny_epsilon, image_folder, tmp_path))
+    base = prediction_of(context.family, "a dog")
+    train_loop(settings, training, context.accelerator, 2)
+    training.method.eval()
+    now = prediction_of(context.family, "a dog")
+    with training.method.as_base():
+        assert torch.equal(prediction_of(context.family, "a dog"), base)
+    assert torch.equal(prediction_of(context.family, "a dog"), now) and not torch.equal(now, base)
+
+
+def test_losses_cost_at_most_two_percent(tiny_epsilon, image_folder, tmp_path):
+    """The images that the denoiser predicts for, those of steps counting three times."""
+    settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", max_train_steps=12, train_batch_size=24)
+    rows = {True: 0, False: 0}
+
+    def count(module, inputs):
+        if isinstance(module, type(family.denoiser)):
+            rows[torch.is_grad_enabled()] += len(inputs[0])
+
+    family = prepared(settings)[0].family
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(count)
+    with suppress(AttributeError):
+        run.run(settings, *check(settings))
+    hook.remove()
+    losses = record.read(tmp_path / "run").candidates[-1].losses
+    assert losses.keys() == {"training", "other crops"} and rows[True] >= 12 * 24
+    assert rows[False] - 2 == 16 <= 0.02 * 3 * 12 * 24, "two predictions verify the result"
+
+
+def test_held_out_images(tiny_epsilon, tmp_path):
+    """Are not trained on; which they are depends on images and seed alone, and a resumed run has the same."""
+    photos = write_images(tmp_path / "photos", 5)
+    settings = settings_for("lora", tiny_epsilon, photos, tmp_path / "run", num_held_out=2)
+    found = load_examples(settings)
+    names = {example.name for example in found.held_out}
+    assert len(found.instances) == 3 and len(names) == 2 and not names & {example.name for example in found.instances}
+    assert any("held out, not trained on" in note for note in found.notes)
+    own = settings.model_copy(update={"num_held_out": 0, "validation_data_dir": str(write_images(tmp_path / "own", 2, seed=9))})
+    assert len(load_examples(own).instances) == 5 and [example.name for example in load_examples(own).held_out] == [
+        "0.png",
+        "1.png",
+    ]
+    _, source, _ = check(settings)
+    assert identity(settings, source, found, 1)["held_out_pictures"].keys() == names
+    with pytest.raises(InputError, match="5 of 5 images leave none to train on"):
+        load_examples(settings.model_copy(update={"num_held_out": 5}))
+    with pytest.raises(InputError, match="has images that are trained on, too: 0.png"):
+        load_examples(own.model_copy(update={"validation_data_dir": str(write_images(tmp_path / "same", 1))}))
+    context, training = prepared(settings)
+    sets = sets_of(context, training, {"training": 4, "held out": 4, "training as class": 4})
+    assert set(sets["held out"].names) == names and set(sets["training"].names) == {each.name for each in found.instances}
+    assert (
+        torch.equal(sets["training as class"].noise, sets["training"].noise)
+        and sets["training as class"].prompts[0] == "a photo of dog"
+    )
