@@ -26,6 +26,7 @@ from customize.data.examples import Example, Examples
 from customize.data.latents_cache import LatentsCache, NoCache
 from customize.data.random_masks import MaskedImages
 from customize.evaluation.choice import spread_over
+from customize.evaluation.masks.word_maps import prompts_of
 from customize.evaluation.probe_prompts import probe_prompts
 from customize.evaluation.record import ProbePrompt
 from customize.families import Source, load
@@ -131,7 +132,10 @@ class RunContext:
     def measured_prompts(self) -> list[str]:
         """All prompts of measurements."""
         texts = [text for prompt in self.probe_prompts for text in (prompt.text, prompt.plain)]
-        return [*texts, self.settings.concept.plain] if self.evaluation != "none" else []
+        concept = self.settings.concept
+        if texts and concept.class_word:
+            texts += prompts_of(concept.class_word)
+        return [*texts, concept.plain] if self.evaluation != "none" else []
 
     @property
     def is_slow(self) -> bool:

@@ -31,11 +31,16 @@ LEAST_CONTRAST = 0.25
 have at most 0.13, others at least 0.36."""
 
 
+def prompts_of(word: str) -> tuple[str, str]:
+    """The prompts whose predictions are compared: with the word, and without."""
+    return f"{WITHOUT} of {'an' if word[0] in 'aeiou' else 'a'} {word}", WITHOUT
+
+
 @torch.no_grad()
 def word_maps(base: BaseModelScorer, images: Sequence[Image.Image], word: str) -> list[np.ndarray]:
     """Maps of each image, float32 [K, H, W], larger where the word is: of the layers, the same for all images, that agree with
     the change of the prediction; 0 everywhere if a layer does not see it. Evaluates the denoiser 2 T times per image."""
-    prompt = f"{WITHOUT} of {'an' if word[0] in 'aeiou' else 'a'} {word}"
+    prompt, _ = prompts_of(word)
     places = [place for each in last_words(base, prompt, word) for place in each.places]
     conditioning = base.condition([prompt, WITHOUT])
     found = [attention_and_change(base, image, conditioning, places) for image in images]

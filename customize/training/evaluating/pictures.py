@@ -6,16 +6,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from customize.data.batches import encode_each_caption
+from customize.data.findings import Findings
 from customize.data.images.image_file import resize
 from customize.device import describe
 from customize.errors import InputError, Problem
+from customize.evaluation.masks import SubjectMask, patches, subject_masks
+from customize.evaluation.masks.given import given_masks
+from customize.evaluation.masks.overlays import write_overlays
+from customize.evaluation.masks.segmenter import at_hand as segmenter
 from customize.evaluation.picture_probe import PictureProbe
 from customize.evaluation.probe_prompts import pairs
 from customize.evaluation.record import Evaluation
 from customize.evaluation.scorers import at_hand
+from customize.evaluation.scorers.base_model import BaseModelScorer, supports
 from customize.families.conditioning import Conditioning
 from customize.methods.method import Condition, TrainingSetup
 from customize.training.setup import RunContext
@@ -62,9 +69,9 @@ def probe_of(
     if scorer is None:
         raise InputError(Problem("scorer", reason, "name another one"))
     record = replace(record, scorer=reason)
-    return PictureProbe(
-        pipeline, record, scorer, photos(context), folder, options, base, accelerator.autocast
-    )  # fmt: skip
+    images, masks = photos(context, base, condition, folder)
+    grid = torch.from_numpy(patches(masks, scorer.features(images[:1]).patches.shape[1])) if masks else None
+    return PictureProbe(pipeline, record, scorer, images, folder, options, base, accelerator.autocast, grid)
 
 
 def base_condition(context: RunContext, setup: TrainingSetup) -> Condition:
@@ -72,8 +79,7 @@ def base_condition(context: RunContext, setup: TrainingSetup) -> Condition:
     settings, family = context.settings, context.family
     if not settings.trains_text_encoders:
         return setup.condition
-    plain = [prompt.plain for prompt in context.probe_prompts]
-    known = encode_each_caption(family, [*plain, ""], clip_skip=settings.clip_skip)
+    known = encode_each_caption(family, [*context.measured_prompts, ""], clip_skip=settings.clip_skip)
     known = {prompt: each.to("cpu") for prompt, each in known.items()}
 
     def condition(prompts: Sequence[str]) -> Conditioning:
@@ -82,8 +88,22 @@ def base_condition(context: RunContext, setup: TrainingSetup) -> Condition:
     return condition
 
 
-def photos(context: RunContext) -> list[Image.Image]:
-    """The user's images as pictures are compared with them: evenly spread over all, their short side resized."""
-    examples = context.examples.instances
-    chosen = [examples[len(examples) * i // min(len(examples), MOST_PHOTOS)] for i in range(min(len(examples), MOST_PHOTOS))]
-    return [resize(example.open(), context.resolution) for example in chosen]
+def photos(
+    context: RunContext, base: Callable[[], AbstractContextManager[Any]], condition: Condition, folder: Path
+) -> tuple[list[Image.Image], list[SubjectMask]]:
+    """The user's images that pictures are compared with, their short side resized, and the masks of their subject: of all those
+    that have one, if at least two have; else evenly spread over all images, without masks."""
+    examples, concept = context.examples.instances, context.settings.concept
+    number = min(len(examples), MOST_PHOTOS)
+    chosen = [examples[len(examples) * i // number] for i in range(number)]
+    images = [resize(example.open(), context.resolution) for example in chosen]
+    if concept.kind == "style" or not supports(context.family):
+        return images, []
+    scorer = BaseModelScorer(context.family, condition, context.device, context.accelerator.autocast)
+    with base():
+        masks = subject_masks(
+            images, concept.class_word, scorer, given_masks(chosen, None, Findings()), segmenter(context.device)
+        )
+    write_overlays(folder, [(example.name, image) for example, image in zip(chosen, images, strict=True)], masks)
+    found = [place for place, mask in enumerate(masks) if mask.pixels is not None]
+    return ([images[i] for i in found], [masks[i] for i in found]) if len(found) > 1 else (images, [])
