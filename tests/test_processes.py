@@ -11,6 +11,8 @@ from kit import write_images
 from models import tiny_stable_diffusion_xl
 from whole_runs import Run
 
+from customize.evaluation import record
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -45,11 +47,13 @@ def test_two_processes_equal_one_with_twice_the_batch(method, start, server, tin
     (tmp_path / "two").mkdir()
     one = Run(server, tmp_path / "one", method, tiny_epsilon, image_folder, max_train_steps=3, train_batch_size=4)
     assert one()[0] == 0
-    changes = {"max_train_steps": 3, "train_batch_size": 1, "gradient_accumulation_steps": 2}
+    changes = {"max_train_steps": 3, "train_batch_size": 1, "gradient_accumulation_steps": 2, "keep": "last"}
+    changes |= {"evaluation": "pictures", "num_candidates": 1, "evaluation_seeds": 1, "sample_inference_steps": 1}
     two = Run(server, tmp_path / "two", method, tiny_epsilon, image_folder, **changes)
     start(two)
     assert two.losses() == pytest.approx(one.losses(), abs=1e-6)
     assert two.result().keys() == one.result().keys()
+    assert [each.step for each in record.read(two.folder).candidates] == [0, 3], "the first process measures, the other waits"
 
 
 @pytest.mark.parametrize(

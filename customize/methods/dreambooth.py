@@ -132,7 +132,7 @@ class DreamBooth(DenoisingMethod):
             return
         denoiser, family = self.family.denoiser, self.family
         name = next(name for name, network in family.components.items() if network is denoiser)
-        base = family.load_component(Path(family.source), name).to(denoiser.device, denoiser.dtype)
+        base = family.load_component(Path(family.source), name).to(denoiser.device)
         with exchanged(denoiser, base):
             yield
 

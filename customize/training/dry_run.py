@@ -30,6 +30,7 @@ from customize.storage import checkpoint, run_folder
 from customize.storage.disk import free_bytes
 from customize.storage.resources import for_memory, resources
 from customize.training import model_card, summary
+from customize.training.evaluating.kept_weights import planned_files
 from customize.training.loop import Callback, LoopConfig, State, StepMetrics, train
 from customize.training.nan_guard import NanGuard
 from customize.training.resumable import OPTIMIZER, named_tensors, parts_of
@@ -268,18 +269,17 @@ def files_of(settings, context: RunContext, training: TrainingSetup, state: Stat
     """What will be written, without config.toml, model card, log, manifests and trackers' files, which are small."""
     first, last = context.first_step, context.max_train_steps
     metadata = model_card.metadata(settings, training.method, context.family, last)
-    samples = 0
-    if context.sample_prompts:
-        at = {0, last, *range(0, last + 1, context.validation_steps)}
-        images = len(context.sample_prompts) * images_per_prompt(settings)
-        samples = images * len([step for step in at if step > first or step == first == 0])
+    at = {0, last, *range(0, last + 1, context.validation_steps)}
+    images = len(context.sample_prompts) * images_per_prompt(settings)
+    samples = images * len([step for step in at if step > first or step == first == 0])
+    pictures, weights = planned_files(context, training.method)
     return Files(
         checkpoint.file_sizes(state.checkpoint(), {**training.method.description(), **metadata}),
         times(first, last, settings.checkpointing_steps),
         settings.checkpoints_total_limit,
         result_sizes(settings, training, context, metadata),
-        times(first, last, every) if (every := weights_every(settings, context, training.method)) else 0,
-        samples,
+        weights + (times(first, last, every) if (every := weights_every(settings, context, training.method)) else 0),
+        samples + pictures,
         3 * context.resolution**2 + 1024,
     )
 

@@ -15,7 +15,7 @@ from customize.next_command import command_line
 from customize.printable import printable
 from customize.settings.validation_prompts import MOST_WORDS, are_made, images_per_prompt
 from customize.storage.json_files import read_object
-from customize.storage.run_folder import BEFORE_AFTER, INDEX, KOHYA_LORA, LORA, MODEL, SAMPLES
+from customize.storage.run_folder import BEFORE_AFTER, INDEX, KOHYA_LORA, LORA, MODEL, REPORT, SAMPLES, SHEET
 from customize.training import model_card
 from customize.training.evaluating import verdict_words
 
@@ -107,7 +107,7 @@ def finished(
 
 def next_rows(settings, folder: Path, takes_mask: bool = False) -> Rows:
     """The images to look at, and the command that generates with the result. takes_mask: as `Family.takes_mask`."""
-    images = [path for path in (folder / BEFORE_AFTER, folder / SAMPLES / "contact_sheet.png") if path.exists()]
+    images = [path for path in (folder / REPORT, folder / BEFORE_AFTER, folder / SAMPLES / SHEET) if path.exists()]
     if images:
         yield "look at", printable(" and ".join(map(str, images)))
     options = {"image": "IMAGE.png", "mask_image": "MASK.png"} if takes_mask else {}

@@ -7,6 +7,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
+from customize.evaluation.probe_prompts import pairs
 from customize.evaluation.record import FOLDER
 from customize.methods.method import Method
 from customize.storage import checkpoint, manifest
@@ -15,6 +16,7 @@ from customize.storage.checkpoint import LEARNED, size
 from customize.storage.disk import free_bytes
 from customize.storage.tensor_files import save_tensors
 from customize.training.evaluating.resumed import remove_own
+from customize.training.setup import RunContext
 
 WEIGHTS = "weights"
 LARGE = 256 << 20
@@ -58,3 +60,12 @@ class KeptWeights:
         for step in steps:
             remove_own(self.folder / checkpoint.name(step))
         self.steps -= set(steps)
+
+
+def planned_files(context: RunContext, method: Method) -> tuple[int, int]:
+    """(pictures, files of weights) that the evaluation of a run will write, at most: pictures twice of the base model; of small
+    weights the exact ones and those that are loaded like a result, of large ones the exact ones of the best so far and the next.
+    """
+    due = len([step for step in context.candidates if step > context.first_step])
+    pictures = len(pairs(context.probe_prompts, context.settings.evaluation_seeds)) * (due + 2) if due else 0
+    return pictures, 2 * due if size(method.trainable_state_dict()) <= LARGE else min(due, 2)
