@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from customize.errors import InputError, Problem
 from customize.evaluation.scorers import EFFICIENTNET, Scorer
 from customize.printable import printable
+from customize.settings.files.sharing import shared_name
 from customize.storage.json_files import read_object
 
 if TYPE_CHECKING:
@@ -115,7 +116,8 @@ def choose(setting: str) -> Chosen:
         what = f"{printable(setting)} is none of {names}, no folder, and not in the hub's cache"
         raise InputError(Problem(SETTING, what, f"use one of these names, or the folder of a model of transformers{fetch}"))
     check(folder, setting)
-    return Chosen(Known(setting, printable(setting)), folder, f"scored by {printable(setting)}, as set")
+    title = printable(shared_name(setting))
+    return Chosen(Known(title, title), folder, f"scored by {title}, as set")
 
 
 def automatic() -> Chosen:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from customize import events
 from customize.errors import InputError, Interrupted, NumericsError
@@ -175,6 +176,7 @@ class Evaluating(Callback):
             cause = "out of memory" if out_of_memory.caused(error) else str(error).partition("\n")[0][:200]
             events.note(f"{what}; the run goes on without an evaluation ({cause})")
             self.failed, self.pictures = cause, None
+            torch.cuda.empty_cache()  # no effect without a GPU
         finally:
             latents.to("cpu")
             method.train(was_training)
