@@ -1,8 +1,8 @@
 """Training runs on `demo` whose outcome was made on purpose: the truth against which evaluation is checked.
 
-`python benchmarks/planted_runs.py train FOLDER` trains them (needs the font Noto Color Emoji); runs that are done are skipped,
-so that it can be stopped at any time. `OUTCOMES` says what was done to each; half of the concepts are for setting limits
-("calibration"), the others only for testing.
+`python benchmarks/planted_runs.py FOLDER` trains them (needs the font Noto Color Emoji); runs that are done are skipped, so that
+it can be stopped at any time. `OUTCOMES` says what was done to each; half of the concepts are for setting limits ("calibration"),
+the others only for testing. `planted_truths.py` measures and judges them.
 """
 
 import argparse
@@ -36,7 +36,8 @@ STYLES = {"calibration": ("lagoon", "moss", "ember"), "test": ("dusk", "copper",
 @dataclass(frozen=True)
 class Outcome:
     """What is done to a run. concepts: how many of each half; images: training images, all in one scene if `scene` is given;
-    captions: whether they describe the scenes; wrong_word: replaces the trigger word when the run is judged."""
+    captions: whether they describe the scenes; wrong_word: replaces the trigger word when the run is judged; of: the outcome
+    whose weights are used, if nothing is trained, at this scale."""
 
     concepts: int
     settings: dict[str, Any]
@@ -44,6 +45,8 @@ class Outcome:
     scene: str = ""
     captions: bool = True
     wrong_word: str = ""
+    of: str = ""
+    scale: float = 1.0
     first: int = 0
     """The place of its first concept in `SUBJECTS`, so that outcomes do not all share the same ones."""
 
@@ -60,7 +63,8 @@ OUTCOMES = {
     "right": Outcome(8, {**LORA, **TEACHER, "max_train_steps": 100, "lr_scheduler": "cosine", "save_steps": 20}),
     "right word": Outcome(4, {"max_train_steps": 100, "train_batch_size": 4, "learning_rate": 5e-3, "save_steps": 20}, first=8),
     "right style": Outcome(3, {"max_train_steps": 100, "train_batch_size": 4, "learning_rate": 5e-3, "save_steps": 20}),
-    "wrong word": Outcome(3, {}, wrong_word="zwx"),
+    "wrong word": Outcome(3, {}, wrong_word="zwx", of="right"),
+    "too strong": Outcome(4, {}, scene="same", captions=False, of="background", scale=2.5, first=3),
     "far too long": Outcome(
         4, {**LORA, "train_batch_size": 2, "max_train_steps": 600, "save_steps": 60}, images=3, captions=False, first=2
     ),
@@ -96,7 +100,7 @@ class Planted:
     @property
     def is_word(self) -> bool:
         """Whether the run is a textual inversion."""
-        return "adapter" not in OUTCOMES[self.outcome].settings and not OUTCOMES[self.outcome].wrong_word
+        return "adapter" not in OUTCOMES[self.trained_as.outcome].settings
 
     @property
     def spec(self) -> Spec:
@@ -119,7 +123,7 @@ class Planted:
     @property
     def trained_as(self) -> "Planted":
         """The run whose weights this one has: another one only if nothing is trained."""
-        return replace(self, outcome="right") if OUTCOMES[self.outcome].wrong_word else self
+        return replace(self, outcome=OUTCOMES[self.outcome].of or self.outcome)
 
 
 def planted() -> list[Planted]:
@@ -194,7 +198,6 @@ def train(folder: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("job", choices=["train"])
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
     train(options.folder)

@@ -17,6 +17,10 @@ NOT_LEARNED = {"object": 0.12, "person": 0.12, "style": 0.15}
 """The likeness below which it is not."""
 
 
+BROKEN = -0.15
+"""The likeness below which pictures are farther from the photos than the base model's own are: they fall apart."""
+
+
 class Finding(NamedTuple):
     """Something else that can be said of weights. measure, limit: found where the mean of the measure is above the limit;
     reason: what that means; advice: what to do about it."""
@@ -68,6 +72,9 @@ def verdict_of(evaluation: Evaluation) -> Verdict:
     advice = [each.advice for each in others]
     if likeness >= high:
         return Verdict("learned", names(others), tuple(reasons), tuple(advice))
+    if likeness < BROKEN:
+        reason = "pictures are less like your photos than the base model's: they fall apart"
+        return Verdict("not learned", reasons=(reason,), advice=("lower the learning rate, or use a smaller scale",))
     word = "partly learned" if likeness >= low else "not learned"
     return Verdict(word, names(others), tuple(reasons), (more(evaluation, found, chosen), *advice))
 
@@ -98,7 +105,7 @@ def likeness_in_words(likeness: float) -> str:
     """The likeness in a sentence."""
     if likeness > 1:
         return "pictures are as like your photos as these are to each other"
-    return f"likeness to your photos {max(likeness, 0):.0%} of the way from the base model's pictures to the photos themselves"
+    return f"pictures are {max(100 * likeness, 0):.0f} % of the way from what the base model draws to your photos"
 
 
 def more(evaluation: Evaluation, found: list[Candidate], chosen: Candidate) -> str:
