@@ -195,3 +195,15 @@ class Pipeline:
             pixels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
             images += [Image.fromarray(array) for array in pixels.permute(0, 2, 3, 1).cpu().numpy()]
         return images
+
+
+class ConditionedPipeline(Pipeline):
+    """A pipeline that takes its conditioning from `condition`, such as that of a method whose text encoder may be off
+    the device, or of prompts that were encoded before."""
+
+    def __init__(self, family: Family, condition: Callable[[Sequence[str]], Conditioning], **options: Any):
+        super().__init__(family, **options)
+        self.condition = condition
+
+    def conditioning(self, texts: Sequence[Text], clip_skip: int | None = None) -> Conditioning:
+        return self.condition(["".join(span.text for span in text) for text in texts])

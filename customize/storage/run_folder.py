@@ -9,7 +9,7 @@ from pathlib import Path
 from customize.errors import InputError, Problem
 from customize.printable import first_few, printable
 from customize.storage import checkpoint, lock, manifest, ownership
-from customize.storage.atomic import READY, recover
+from customize.storage.atomic import READY, discard, recover
 from customize.storage.disk import sync_folder
 from customize.storage.json_files import read_object
 
@@ -91,6 +91,12 @@ def clear(folder: Path) -> None:
         with suppress(OSError):  # it contains files of the user
             parent.rmdir()
     sync_folder(folder)
+
+
+def remove_own(folder: Path) -> None:
+    """Remove a folder of ours, unless it has files of the user."""
+    if folder.is_dir() and not ownership.foreign(folder):
+        discard(folder)
 
 
 def is_finished(folder: Path, steps: int, **formats: str | bool) -> bool:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from customize import adapters, events
+from customize.evaluation import verdict_words
 from customize.evaluation.record import Evaluation
 from customize.printable import code, code_block, html_lines, markdown
 from customize.settings.files.sharing import is_hub_name, shared_config, shared_name, shared_settings
 from customize.storage import manifest
 from customize.storage.run_folder import CARD, CONFIG, KOHYA_LORA, LORA, METADATA, MODEL, SAMPLES, SHEET, VERSIONED
-from customize.training.evaluating import verdict_words
 
 TAGS = {
     "dreambooth_lora": ["dreambooth", "lora", "template:sd-lora"],

@@ -6,6 +6,7 @@ from pathlib import Path
 from customize import units
 from customize.data.examples import Examples
 from customize.device import Machine
+from customize.evaluation import verdict_words
 from customize.evaluation.probe_prompts import pairs
 from customize.evaluation.record import Evaluation
 from customize.families import Source
@@ -17,7 +18,6 @@ from customize.settings.validation_prompts import MOST_WORDS, are_made, images_p
 from customize.storage.json_files import read_object
 from customize.storage.run_folder import BEFORE_AFTER, INDEX, KOHYA_LORA, LORA, MODEL, REPORT, SAMPLES, SHEET
 from customize.training import model_card
-from customize.training.evaluating import verdict_words
 
 
 def before_loading(settings, folder: Path, source: Source, examples: Examples, machine: Machine) -> Rows:

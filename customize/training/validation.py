@@ -13,10 +13,8 @@ from customize import events
 from customize.data.examples import Example
 from customize.errors import InputError, ResourceError
 from customize.families.base import Family
-from customize.families.conditioning import Conditioning
 from customize.inference.explain.contact_sheet import before_after, contact_sheet
-from customize.inference.pipeline import Pipeline
-from customize.inference.prompt_estimates import Text
+from customize.inference.pipeline import ConditionedPipeline
 from customize.inference.schedulers import make_scheduler
 from customize.methods.method import Condition
 from customize.printable import first_few
@@ -31,17 +29,6 @@ PROMPTS = "prompts.json"
 DAMAGE = (OSError, ValueError, SyntaxError, RecursionError, Image.DecompressionBombError)
 """Errors raised for an image or a list of prompts that cannot be read."""
 STEP, IMAGE = re.compile(r"step-([0-9]{6,})(?:-[0-9]+)?"), re.compile(r"[0-9]{3,}\.png")
-
-
-class ConditionedPipeline(Pipeline):
-    """A pipeline that takes its conditioning from a method's `condition`, because the text encoder may be off the device."""
-
-    def __init__(self, family: Family, condition: Condition):
-        super().__init__(family)
-        self.condition = condition
-
-    def conditioning(self, texts: Sequence[Text], clip_skip: int | None = None) -> Conditioning:
-        return self.condition(["".join(span.text for span in text) for text in texts])
 
 
 class ValidationImages:

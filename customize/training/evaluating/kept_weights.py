@@ -14,8 +14,8 @@ from customize.storage import checkpoint, manifest
 from customize.storage.atomic import new_folder
 from customize.storage.checkpoint import LEARNED, size
 from customize.storage.disk import free_bytes
+from customize.storage.run_folder import remove_own
 from customize.storage.tensor_files import save_tensors
-from customize.training.evaluating.resumed import remove_own
 from customize.training.setup import RunContext
 
 WEIGHTS = "weights"

@@ -7,29 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from customize.data.batches import encode_each_caption
-from customize.data.findings import Findings
-from customize.data.images.image_file import resize
 from customize.device import describe
 from customize.errors import InputError, Problem
-from customize.evaluation.masks import SubjectMask, patches, subject_masks
-from customize.evaluation.masks.given import given_masks
-from customize.evaluation.masks.overlays import write_overlays
-from customize.evaluation.masks.segmenter import at_hand as segmenter
+from customize.evaluation.masks import patches
+from customize.evaluation.photos import compared
 from customize.evaluation.picture_probe import PictureProbe
 from customize.evaluation.probe_prompts import pairs
 from customize.evaluation.record import Evaluation
 from customize.evaluation.scorers import at_hand
-from customize.evaluation.scorers.base_model import BaseModelScorer, supports
+from customize.evaluation.scorers.base_model import BaseModelScorer
 from customize.families.conditioning import Conditioning
+from customize.inference.pipeline import ConditionedPipeline
 from customize.methods.method import Condition, TrainingSetup
 from customize.training.setup import RunContext
-from customize.training.validation import ConditionedPipeline
-
-MOST_PHOTOS = 40
-"""Training images that pictures are compared with, at most."""
 
 
 def new_record(context: RunContext) -> Evaluation:
@@ -69,7 +61,9 @@ def probe_of(
     if scorer is None:
         raise InputError(Problem("scorer", reason, "name another one"))
     record = replace(record, scorer=reason)
-    images, masks = photos(context, base, condition, folder)
+    own = BaseModelScorer(family, condition, context.device, accelerator.autocast)
+    with base():
+        images, masks = compared(context.examples.instances, settings.concept, context.resolution, own, folder)
     grid = torch.from_numpy(patches(masks, scorer.features(images[:1]).patches.shape[1])) if masks else None
     return PictureProbe(pipeline, record, scorer, images, folder, options, base, accelerator.autocast, grid)
 
@@ -86,24 +80,3 @@ def base_condition(context: RunContext, setup: TrainingSetup) -> Condition:
         return family.collate([known[prompt] for prompt in prompts], known[""]).to(context.device)
 
     return condition
-
-
-def photos(
-    context: RunContext, base: Callable[[], AbstractContextManager[Any]], condition: Condition, folder: Path
-) -> tuple[list[Image.Image], list[SubjectMask]]:
-    """The user's images that pictures are compared with, their short side resized, and the masks of their subject: of all those
-    that have one, if at least two have; else evenly spread over all images, without masks."""
-    examples, concept = context.examples.instances, context.settings.concept
-    number = min(len(examples), MOST_PHOTOS)
-    chosen = [examples[len(examples) * i // number] for i in range(number)]
-    images = [resize(example.open(), context.resolution) for example in chosen]
-    if concept.kind == "style" or not supports(context.family):
-        return images, []
-    scorer = BaseModelScorer(context.family, condition, context.device, context.accelerator.autocast)
-    with base():
-        masks = subject_masks(
-            images, concept.class_word, scorer, given_masks(chosen, None, Findings()), segmenter(context.device)
-        )
-    write_overlays(folder, [(example.name, image) for example, image in zip(chosen, images, strict=True)], masks)
-    found = [place for place, mask in enumerate(masks) if mask.pixels is not None]
-    return ([images[i] for i in found], [masks[i] for i in found]) if len(found) > 1 else (images, [])

@@ -8,9 +8,8 @@ from customize.evaluation import record
 from customize.evaluation.picture_probe import PICTURES
 from customize.evaluation.record import Evaluation
 from customize.storage import checkpoint
-from customize.storage.atomic import discard
-from customize.storage.ownership import foreign
 from customize.storage.resources import optional_file
+from customize.storage.run_folder import remove_own
 
 
 def read(folder: Path) -> Evaluation | None:
@@ -48,9 +47,3 @@ def result_step(settings, folder: Path, step: int, max_train_steps: int) -> int 
     if not has_ended(settings, evaluation, step, max_train_steps):
         return None
     return evaluation.chosen if evaluation and evaluation.chosen is not None and settings.keep == "best" else step
-
-
-def remove_own(folder: Path) -> None:
-    """Removes a folder that the run wrote, unless it has files of the user."""
-    if folder.is_dir() and not foreign(folder):
-        discard(folder)
