@@ -26,7 +26,6 @@ from customize.settings.files import sharing
 from customize.settings.inference import InferenceSettings
 from customize.storage.safetensors_header import Header
 from customize.training import model_card
-from customize.training import run as training
 from customize.weights.learned_weights import find_learned
 from customize.weights.weight_file import metadata_of
 
@@ -111,7 +110,7 @@ def test_shared_files_have_no_local_paths(tmp_path, monkeypatch):
     settings = DreamBoothSettings(
         pretrained_model_name_or_path=f"{HOME}/sd15", output_dir=f"{HOME}/out", instance_data_dir=f"{HOME}/cats",
         instance_prompt="a photo of sks cat", latents_cache_dir="C:\\Users\\Anna\\cache", hub_model_id="anna-b/cat",
-        hub_token="hf_x",
+        hub_token="hf_x", validation_data_dir=f"{HOME}/others", scorer=f"{HOME}/dinov2",
     )  # fmt: skip
     method = SimpleNamespace(name="lora", trigger_words=["sks"], example_prompt="a photo of sks cat")
     output = model_card.metadata(settings, method, SimpleNamespace(name=settings.pretrained_model_name_or_path), 3)["customize"]
@@ -134,7 +133,7 @@ def test_shared_files_have_no_local_paths(tmp_path, monkeypatch):
             calls.append(options)
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    training.upload(settings, tmp_path)
+    model_card.upload(settings, tmp_path)
     _, config = calls
     assert config["path_in_repo"] == "config.toml"
     reported = config["path_or_fileobj"].decode()

@@ -54,8 +54,10 @@ class Evaluating(Callback):
         self.is_base = True
 
     def base(self) -> AbstractContextManager[Any]:
-        """A context in which the denoiser is the base model's."""
-        return nullcontext() if self.is_base else self.setup.method.as_base()
+        """A context in which the denoiser is the base model's, which it is before the first step, unless a run starts from other
+        weights."""
+        starts_as_base = self.is_base and not self.context.settings.init_weights
+        return nullcontext() if starts_as_base else self.setup.method.as_base()
 
     def begin(self) -> None:
         """Measures the base model: called while the networks are those of the base, also in a run that will be resumed."""
