@@ -46,14 +46,13 @@ def test_a_candidate_beyond_the_limits_is_chosen_only_if_there_is_no_other():
     assert choose(evaluation(copies)) == 30
 
 
-def test_a_run_stops_when_two_candidates_bring_nothing():
-    rising = [candidate(10, 0.3), candidate(20, 0.6)]
-    assert done(evaluation(*rising)) is None
-    assert done(evaluation(*rising, candidate(30, 0.6))) is None
-    assert "step 20" in (done(evaluation(*rising, candidate(30, 0.6), candidate(40, 0.55))) or "")
-    assert done(evaluation(*rising, candidate(30, 0.6), candidate(40, 0.8))) is None
-    low = [candidate(step, 0.05, spread=0.0) for step in (10, 20, 30, 40)]
-    assert done(evaluation(*low)) is None  # may not have begun to learn
+def test_a_run_stops_when_a_candidate_brings_nothing():
+    first, second = candidate(10, 0.3), candidate(20, 0.6)
+    assert done(evaluation()) is done(evaluation(first)) is done(evaluation(first, second)) is None
+    assert "step 20" in (done(evaluation(first, second, candidate(30, 0.6))) or "")
+    assert "step 20" in (done(evaluation(first, second, candidate(30, 0.5))) or "")
+    assert done(evaluation(first, second, candidate(30, 0.75))) is None
+    assert done(evaluation(*(candidate(step, 0.05, spread=0.0) for step in (10, 20, 30)))) is None  # may not have begun to learn
 
 
 @pytest.mark.parametrize(

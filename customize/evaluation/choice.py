@@ -7,11 +7,11 @@ import numpy as np
 from customize.evaluation.record import BASE, Candidate, Evaluation
 from customize.evaluation.statistics import mean_and_error
 
-LIMITS = {"drift": 0.9, "class likeness": 0.8, "copying": 0.2}
+LIMITS = {"drift": 0.75, "copying": 0.45}
 """Means above which a candidate is chosen only if there is no other."""
-PATIENCE = 2
-"""Candidates in a row that are no better than an earlier one, after which a run may stop."""
-REACHED = 0.5
+GAIN = 0.03
+"""The least gain of the score for which a run goes on; also one standard error."""
+REACHED = 0.3
 """The score below which a run does not stop by itself: it may not have begun to learn."""
 
 
@@ -43,21 +43,20 @@ def choose(evaluation: Evaluation) -> int | None:
     return next(each.step for each in candidates if as_good(evaluation, each, best))
 
 
-def as_good(evaluation: Evaluation, one: Candidate, best: Candidate) -> bool:
-    """Whether the score of one is within one standard error of that of the best, by paired differences."""
+def as_good(evaluation: Evaluation, one: Candidate, best: Candidate, least: float = 0.0) -> bool:
+    """Whether the score of one is within one standard error of that of the best, by paired differences, or within `least`."""
     prompts = [pair.prompt for pair in evaluation.pairs_of("likeness")]
     lost, error, freedom = mean_and_error((scores(best) - scores(one)).tolist(), prompts)
-    return lost <= (error if freedom else 0.0)
+    return lost <= max(error if freedom else 0.0, least)
 
 
 def done(evaluation: Evaluation) -> str | None:
-    """Why a run may stop now: none of the last `PATIENCE` candidates is better than an earlier one. None if it should go on."""
-    found = trained(evaluation)
-    if len(found) <= PATIENCE:
+    """Why a run may stop now: its last candidate gained hardly anything over an earlier one. None if it should go on."""
+    *earlier, last = trained(evaluation) or [None]
+    if last is None or not earlier:
         return None
-    earlier, last = found[:-PATIENCE], found[-PATIENCE:]
     best = max(earlier, key=lambda each: scores(each).mean())
-    if scores(best).mean() < REACHED or any(not as_good(evaluation, best, each) for each in last):
+    if scores(best).mean() < REACHED or not as_good(evaluation, best, last, GAIN):
         return None
     return f"no gain since step {best.step:,}"
 
