@@ -8,7 +8,9 @@ from customize.evaluation.record import BASE, Candidate, Evaluation
 from customize.evaluation.statistics import mean_and_error
 
 LIMITS = {"drift": 0.75, "copying": 0.45}
-"""Means above which a candidate is chosen only if there is no other."""
+"""Means above which a candidate is chosen only if no other learned enough."""
+ENOUGH = 2 / 3
+"""The share of the best score that is enough for a candidate to be taken before better ones beyond the limits."""
 GAIN = 0.03
 """The least gain of the score for which a run goes on; also one standard error."""
 REACHED = 0.3
@@ -33,12 +35,13 @@ def within_limits(candidate: Candidate) -> bool:
 
 
 def choose(evaluation: Evaluation) -> int | None:
-    """The step of the best candidate: of those within limits (all if none is), the earliest whose score is within one standard
-    error of the best one's, by paired differences. None without candidates that have pictures."""
+    """The step of the best candidate: of those within limits (of all if none of them learned enough), the earliest whose score is
+    within one standard error of the best one's, by paired differences. None without candidates that have pictures."""
     found = trained(evaluation)
-    candidates = [each for each in found if within_limits(each)] or found
-    if not candidates:
+    if not found:
         return None
+    enough = ENOUGH * max(scores(each).mean() for each in found)
+    candidates = [each for each in found if within_limits(each) and scores(each).mean() >= enough] or found
     best = max(candidates, key=lambda each: scores(each).mean())
     return next(each.step for each in candidates if as_good(evaluation, each, best))
 

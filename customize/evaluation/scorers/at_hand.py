@@ -44,14 +44,14 @@ class Known(NamedTuple):
     agreement: float | None = None
 
 
-BASE = Known("base", "the base model's own features")
+BASE = Known("base", "the base model's own features", agreement=0.87)
 KNOWN = (
     Known("dinov3", "DINOv3", "facebook/dinov3-vitb16-pretrain-lvd1689m"),
     Known("dinov2", "DINOv2", "facebook/dinov2-base"),
     Known("siglip2", "SigLIP 2", "google/siglip2-base-patch16-224"),
     Known("clip", "CLIP", "openai/clip-vit-base-patch32"),
     BASE,
-    Known("efficientnet", "EfficientNet-Lite0", EFFICIENTNET),
+    Known("efficientnet", "EfficientNet-Lite0", EFFICIENTNET, 0.85),
 )
 """`auto` takes the first that is at hand."""
 
