@@ -21,6 +21,8 @@ FOLDER = "customize/demo/examples/subject"
             dict(instance_prompt="a photo of sks woman"),
             Concept("person", "a photo of sks woman", "a photo of woman", "sks", "woman"),
         ),
+        (dict(instance_prompt="a photo of sks"), Concept("object", "a photo of sks", "a photo of sks", "sks", "sks")),
+        (dict(instance_prompt="a toy"), Concept("object", "a toy", "a toy", "toy", "toy")),
         (dict(instance_prompt="a painting in sks style"), Concept("style", "in sks style", "", "sks", "")),
         (
             dict(placeholder_token=("<cat>",), initializer_token=("cat",), adapter="lora"),
@@ -46,6 +48,20 @@ def test_prompts_of_a_subject():
     assert [each.plain for each in found if each.kind == "concept"][4:] == ["a cat in oil"]
     assert [each.text for each in found if each.kind == "class"] == [f"a photo of cat {scene}" for scene in SCENES]
     assert [each.text for each in found if each.kind == "other"] == [*OTHERS[1:], "a boat"]
+
+
+def test_a_prompt_of_the_user_is_said_without_the_trigger_whatever_its_case():
+    found = probe_prompts(
+        Concept("object", "a photo of SKS cat", "a photo of cat", "sks", "cat"), ("Sks CAT in oil", "SKS in ink")
+    )
+    assert [each.plain for each in found if each.kind == "concept"][4:] == ["cat in oil", "cat in ink"]
+    no_words = probe_prompts(Concept("object", "🦊", "🦊", "", "🦊"), ("a boat",))
+    assert (no_words[-1].kind, no_words[-1].plain) == ("other", "a boat")
+
+
+def test_a_concept_without_other_words_has_no_pictures_of_its_class():
+    kinds = [each.kind for each in probe_prompts(Concept("object", "a toy", "a toy", "toy", "toy"))]
+    assert "class" not in kinds and kinds.count("other") == len(OTHERS)
 
 
 def test_every_prompt_of_the_concept_has_several_seeds():

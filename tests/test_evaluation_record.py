@@ -12,9 +12,10 @@ PROMPTS = (
     ProbePrompt("concept", "a sks toy", "a toy"),
     ProbePrompt("class", "a toy", "a toy"),
     ProbePrompt("other", "a fox", "a fox"),
+    ProbePrompt("bare", "a sks toy", "a toy"),
 )
 FOUND = Evaluation(
-    "object", "sks", "toy", "own features", 6, PROMPTS, (Pair(0, 7), Pair(0, 8), Pair(1, 7), Pair(2, 7)),
+    "object", "sks", "toy", "own features", 6, PROMPTS, (Pair(0, 7), Pair(0, 8), Pair(1, 7), Pair(2, 7), Pair(3, 7)),
     (Candidate(0, values={"likeness": (0.0, 0.25)}), Candidate(50, 0.5, {"drift": (0.1,)}, {"training": (1, 0.9, 0.8, 0.7)})),
     chosen=50, verdict=Verdict("learned", ("copies",), ("because",), ("do this",)),
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """The prompts of the probe pictures, made from what a run teaches by templates. torch is not imported."""
 
+import re
 from collections.abc import Sequence
 
 from customize.evaluation.record import Pair, ProbePrompt
@@ -24,7 +25,8 @@ def probe_prompts(concept: Concept, further: Sequence[str] = ()) -> tuple[ProbeP
     else:
         own = [ProbePrompt("concept", f"{concept.prompt} {scene}", f"{concept.plain} {scene}") for scene in SCENES]
         own += [ProbePrompt("bare", concept.prompt, concept.plain)]
-        rest = [ProbePrompt("class", f"{concept.plain} {scene}", f"{concept.plain} {scene}") for scene in SCENES]
+        of_class = [f"{concept.plain} {scene}" for scene in SCENES if concept.plain != concept.prompt]
+        rest = [ProbePrompt("class", text, text) for text in of_class]
         rest += [ProbePrompt("other", other, other) for other in OTHERS if not is_about(other, concept)]
     made = [*own, *rest]
     known = {prompt.text for prompt in made}
@@ -36,9 +38,10 @@ def as_probe(text: str, concept: Concept) -> ProbePrompt:
     """A prompt of the user. One that calls the concept has the class word instead of it in `plain`."""
     if concept.prompt in text:
         return ProbePrompt("concept", text, text.replace(concept.prompt, concept.plain))
-    if calls(text, [concept.trigger]):
-        plain = text.replace(f"{concept.trigger} {concept.class_word}".strip(), concept.class_word)
-        return ProbePrompt("concept", text, " ".join(plain.replace(concept.trigger, concept.class_word).split()))
+    if concept.trigger and calls(text, [concept.trigger]):
+        named = rf"{re.escape(concept.trigger)}(\s+{re.escape(concept.class_word)})?"
+        plain = re.sub(named, lambda _: concept.class_word, text, flags=re.IGNORECASE)
+        return ProbePrompt("concept", text, " ".join(plain.split()))
     return ProbePrompt("class" if is_about(text, concept) else "other", text, text)
 
 

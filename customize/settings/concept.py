@@ -35,16 +35,16 @@ LEADING = (
 
 
 def noun_of(plain: str) -> str:
-    """The noun phrase of a short prompt without its article: "dog" of "a photo of a dog"."""
-    text = plain.strip().rstrip(".,;:!?")
+    """The noun phrase of a short prompt without its article: "dog" of "a photo of a dog"; empty if there is none."""
+    text = plain.strip().rstrip(".,;:!?") + " "
     for start in LEADING:
         if text.casefold().startswith(f"{start} "):
             text = text[len(start) + 1 :]
             break
     for article in ("a ", "an ", "the ", "one "):
         if text.casefold().startswith(article):
-            return text[len(article) :]
-    return text
+            return text[len(article) :].strip()
+    return text.strip()
 
 
 def kind_of(class_word: str) -> Literal["object", "person"]:
@@ -53,11 +53,12 @@ def kind_of(class_word: str) -> Literal["object", "person"]:
 
 
 def of_prompts(prompt: str, plain: str | None, triggers: tuple[str, ...]) -> Concept:
-    """The concept of an instance prompt. plain: its class prompt; None: the prompt without the trigger words."""
+    """The concept of an instance prompt. plain: its class prompt; None: the prompt without the trigger words,
+    or all of it where no noun is left, as of "a photo of sks"."""
     without = " ".join(word for word in prompt.split() if word.casefold().strip(".,;:!?") not in {t.casefold() for t in triggers})
     trigger = " ".join(triggers)
     if "style" in prompt.casefold().split():
         content, _, rest = prompt.partition(" in ")
         return Concept("style", f"in {rest}" if rest else f"in the style of {content}", "", trigger, "")
-    plain = plain or without
+    plain = plain or (without if noun_of(without) else prompt)
     return Concept(kind_of(noun_of(plain)), prompt, plain, trigger, noun_of(plain))
