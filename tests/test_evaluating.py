@@ -22,6 +22,7 @@ from customize.storage import run_folder
 from customize.training import run
 from customize.training.evaluating import callback
 from customize.training.evaluating.probe_sets import sets_of
+from customize.training.evaluating.resumed import continued
 from customize.training.preflight import check
 from customize.training.resume import identity
 from customize.weights.learned_weights import find_learned
@@ -54,6 +55,22 @@ def test_measuring_changes_no_bit_and_is_resumed_to_the_same_record(server, tiny
     assert [line["step"] for line in lines if "evaluation" in line] == [3, 6]
     assert all(finding.intact is not False for finding in verify(measured.folder))
     assert "nothing to do" in measured(*LATEST)[1]
+
+
+def test_numbers_that_were_measured_in_another_way_are_not_continued(tmp_path):
+    prompts, values = (record.ProbePrompt("concept", "a sks toy", "a toy"),), {"likeness": (0.5,)}
+    earlier = record.Evaluation(
+        "object", "sks", "toy", "scored by DINOv2", 6, prompts, (record.Pair(0, 7),), options={"num_inference_steps": 25},
+        candidates=(record.Candidate(0, values=values), record.Candidate(3, values=values)),
+    )  # fmt: skip
+    (tmp_path / record.FOLDER).mkdir()
+    (tmp_path / record.FOLDER / record.NAME).write_text(earlier.to_json())
+    reported: list[events.Event] = []
+    with events.sent_to(reported.append):
+        assert continued(tmp_path, replace(earlier, candidates=()), 3) == earlier and not reported
+        assert continued(tmp_path, replace(earlier, scorer="scored by CLIP"), 3) is None
+        assert continued(tmp_path, replace(earlier, options={"num_inference_steps": 5}), 3) is None
+    assert len(reported) == 2 and "in another way than before" in getattr(reported[0], "text", "")
 
 
 def test_the_best_candidate_is_the_result(tiny_epsilon, image_folder, tmp_path, monkeypatch):

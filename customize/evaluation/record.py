@@ -92,7 +92,7 @@ class Evaluation:
     subject: "object", "style" or "person"; trigger, class_word: as in the prompts; scorer: its name, and why it was taken;
     photos: the number of training images, held_out: of those that were not trained on; anchors: further numbers of the
     concept; steps: those of the run; chosen: the step whose weights are the result; seconds: the time of all measurements;
-    device: its name; words: what is said of the learned vectors (`Method.report`).
+    device: its name; options: how pictures are drawn; words: what is said of the learned vectors (`Method.report`).
     """
 
     subject: Literal["object", "style", "person"]
@@ -111,6 +111,7 @@ class Evaluation:
     verdict: Verdict | None = None
     seconds: float = 0.0
     device: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
     words: str = ""
 
     def pairs_of(self, measure: str) -> tuple[Pair, ...]:

@@ -121,8 +121,8 @@ def more(evaluation: Evaluation, found: list[Candidate], chosen: Candidate) -> s
 
 def cannot_measure(evaluation: Evaluation) -> str:
     """Why there is no likeness."""
-    if not evaluation.pairs:
-        return "no pictures were drawn"
+    if not any(each.values for each in evaluation.candidates if each.step != BASE):
+        return "no pictures of the trained weights were measured"
     if evaluation.photos < 2 and evaluation.subject != "style":
         return "one photo does not show how alike your photos are"
     return "the base model already draws pictures as like your photos as these are to each other"

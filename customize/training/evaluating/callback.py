@@ -95,6 +95,7 @@ class Evaluating(Callback):
         ended = has_ended(self.context.settings, self.record, state.step, state.max_train_steps)
         if ended:
             return self.conclude(state, self.record.stopped)
+        self.record = replace(self.record, chosen=None, stopped="", verdict=None)  # of an earlier end, from which it goes on
         return self.measure(state) if self.is_due(state.step) and self.record.candidate(state.step) is None else None
 
     def is_due(self, step: int) -> bool:

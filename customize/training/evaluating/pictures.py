@@ -26,19 +26,30 @@ from customize.training.setup import RunContext
 
 def new_record(context: RunContext) -> Evaluation:
     """The record of a run before anything is measured."""
-    concept, prompts = context.settings.concept, context.probe_prompts
+    settings, prompts = context.settings, context.probe_prompts
+    concept, draws = settings.concept, context.evaluation == "pictures"
     return Evaluation(
         subject=concept.kind,
         trigger=concept.trigger,
         class_word=concept.class_word,
-        scorer="",
+        scorer=at_hand.choose(settings.scorer).reason if draws else "",
         photos=len(context.examples.instances),
         prompts=prompts,
-        pairs=pairs(prompts, context.settings.evaluation_seeds),
+        pairs=pairs(prompts, settings.evaluation_seeds),
         held_out=len(context.examples.held_out),
         steps=context.max_train_steps,
         device=describe(context.device).name,
+        options=sampling_options(settings) if draws else {},
     )
+
+
+def sampling_options(settings: Any) -> dict[str, Any]:
+    """How pictures are drawn: arguments of `Pipeline.generate`, apart from their size."""
+    return {
+        "num_inference_steps": settings.sample_inference_steps,
+        "guidance_scale": settings.sample_guidance_scale,
+        "scheduler": settings.validation_scheduler,
+    }
 
 
 def probe_of(
@@ -49,9 +60,7 @@ def probe_of(
     settings, family, accelerator = context.settings, context.family, context.accelerator
     pipeline = ConditionedPipeline(family, setup.condition)
     options = {
-        "num_inference_steps": settings.sample_inference_steps,
-        "guidance_scale": settings.sample_guidance_scale,
-        "scheduler": settings.validation_scheduler,
+        **sampling_options(settings),
         "height": settings.resolution,
         "width": settings.resolution,
         **pipeline.blank,

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from customize import events
 from customize.errors import InputError
 from customize.evaluation import record
 from customize.evaluation.picture_probe import PICTURES
@@ -24,15 +25,23 @@ def continued(folder: Path, new: Evaluation, step: int) -> Evaluation | None:
     """The record up to this step of a run that is resumed, if it measured the same as `new` does; pictures of later steps, and
     of another evaluation, are removed."""
     earlier = read(folder) if step else None
-    same = earlier is not None and (earlier.prompts, earlier.pairs, earlier.photos) == (new.prompts, new.pairs, new.photos)
+    same = earlier is not None and measures_like(earlier, new)
     for drawn in sorted((folder / record.FOLDER / PICTURES).glob("*")):
         name = drawn.name.partition("@")[0]  # step-000350, or step-000350@0.8
         if not same or (checkpoint.is_name(name) and checkpoint.step_of(Path(name)) > step):
             remove_own(drawn)
     if earlier is None or not same:
+        if earlier and any(each.values for each in earlier.candidates):
+            events.note("pictures are drawn or compared in another way than before: those of earlier steps are not compared")
         return None
     found = tuple(each for each in earlier.candidates if each.step <= step)
     return replace(earlier, candidates=found, steps=new.steps, held_out=new.held_out)
+
+
+def measures_like(one: Evaluation, other: Evaluation) -> bool:
+    """Whether the numbers of two evaluations can be compared."""
+    of_one, of_other = ((each.prompts, each.pairs, each.photos, each.scorer, each.options) for each in (one, other))
+    return of_one == of_other
 
 
 def has_ended(settings, evaluation: Evaluation | None, step: int, max_train_steps: int) -> bool:
