@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from kit import prepared, settings_for, train_loop, write_images
+from PIL import Image
 from safetensors.torch import load_file
 from whole_runs import LATEST, Run
 
@@ -138,6 +139,15 @@ def test_losses_cost_at_most_two_percent(tiny_epsilon, image_folder, tmp_path):
     losses = record.read(tmp_path / "run").candidates[-1].losses
     assert losses.keys() == {"training", "other crops"} and rows[True] >= 12 * 24
     assert rows[False] - 2 == 16 <= 0.02 * 3 * 12 * 24, "two predictions verify the result"
+
+
+def test_a_mask_that_does_not_fit_its_image_is_reported_before_anything_loads(tiny_epsilon, tmp_path):
+    photos = write_images(tmp_path / "photos", 2)
+    Image.new("L", (3, 3), 255).save(photos / "0-mask.png")
+    settings = settings_for("lora", tiny_epsilon, photos, tmp_path / "run", evaluation="pictures")
+    with pytest.raises(InputError, match="0-mask.png.* has 3 x 3 pixels"):
+        check(settings)
+    check(settings.model_copy(update={"evaluation": "loss"}))
 
 
 def test_held_out_images(tiny_epsilon, tmp_path):

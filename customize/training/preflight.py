@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from customize import events
 from customize.data.examples import USUAL_RESOLUTION, Examples, examine_examples
+from customize.data.findings import Findings
 from customize.errors import InputError, Problem
+from customize.evaluation.masks.given import beside, given_masks
 from customize.evaluation.scorers import at_hand
 from customize.families import Source, locate
 from customize.families.files.autoencoder import locate_autoencoder
@@ -85,8 +87,8 @@ def examine(settings) -> Report:
     if settings.max_train_steps is None and examples.instances and not found:
         steps = derived.max_train_steps(settings, len(examples.instances), derived.processes())
         problems += warmup_problems(settings.lr_scheduler, settings.lr_warmup_steps, steps)
-    if settings.evaluation in WITH_PICTURES[1] and (problem := at_hand.problem(settings.scorer)):
-        problems.append(problem)
+    if settings.evaluation in WITH_PICTURES[1]:
+        problems += evaluation_problems(settings, examples)
     if settings.init_weights:
         problems += attempt(lambda: list(init_weights.problems(settings)), problems) or []
     if source and (source.folder or source.file):
@@ -116,6 +118,14 @@ def too_many_class_images(settings, examples: Examples) -> list[Problem]:
         return []
     what = f"{missing:,} class images would be generated, more than max_images = {settings.max_images:,}"
     return [Problem("num_class_images", what, f"reduce it, or add --max_images {missing}")]
+
+
+def evaluation_problems(settings, examples: Examples) -> list[Problem]:
+    """What is wrong with the scorer, and with masks beside the images of a subject."""
+    scorer, masks = at_hand.problem(settings.scorer), Findings()
+    if settings.concept.kind != "style":
+        given_masks([example for example in examples.instances if beside(example)], None, masks)
+    return [*([scorer] if scorer else []), *masks.problems]
 
 
 def check_class_folder(settings) -> None:
