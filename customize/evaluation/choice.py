@@ -11,8 +11,10 @@ LIMITS = {"drift": 0.75, "copying": 0.45}
 """Means above which a candidate is chosen only if no other learned enough."""
 ENOUGH = 2 / 3
 """The share of the best score that is enough for a candidate to be taken before better ones beyond the limits."""
+TIE = 0.05
+"""The largest loss of the score that counts as none: with few pictures a standard error may be larger."""
 GAIN = 0.03
-"""The least gain of the score for which a run goes on; also one standard error."""
+"""The gain of the score from which a run goes on."""
 REACHED = 0.3
 """The score below which a run does not stop by itself: it may not have begun to learn."""
 
@@ -46,11 +48,11 @@ def choose(evaluation: Evaluation) -> int | None:
     return next(each.step for each in candidates if as_good(evaluation, each, best))
 
 
-def as_good(evaluation: Evaluation, one: Candidate, best: Candidate, least: float = 0.0) -> bool:
-    """Whether the score of one is within one standard error of that of the best, by paired differences, or within `least`."""
+def as_good(evaluation: Evaluation, one: Candidate, best: Candidate) -> bool:
+    """Whether the score of one is within one standard error of that of the best, by paired differences, and within `TIE`."""
     prompts = [pair.prompt for pair in evaluation.pairs_of("likeness")]
     lost, error, freedom = mean_and_error((scores(best) - scores(one)).tolist(), prompts)
-    return lost <= max(error if freedom else 0.0, least)
+    return lost <= min(error if freedom else 0.0, TIE)
 
 
 def done(evaluation: Evaluation) -> str | None:
@@ -59,7 +61,7 @@ def done(evaluation: Evaluation) -> str | None:
     if last is None or not earlier:
         return None
     best = max(earlier, key=lambda each: scores(each).mean())
-    if scores(best).mean() < REACHED or not as_good(evaluation, best, last, GAIN):
+    if scores(best).mean() < REACHED or scores(last).mean() > scores(best).mean() + GAIN:
         return None
     return f"no gain since step {best.step:,}"
 
