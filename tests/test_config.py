@@ -26,6 +26,7 @@ PRIOR = {"prior_preservation": "images", "class_prompt": "a dog", "class_data_di
 CONDITIONS = {
     ("hires_scale", ()): {"hires_scale": 2.0},
     ("adapter", ()): {"adapter": "lora"},
+    ("evaluation", ("auto", "pictures")): {"evaluation": "pictures"},
     ("prior_preservation", ()): PRIOR,
     ("prior_preservation", ("images",)): PRIOR,
     ("captions", ("auto", "files")): {"captions": "auto"},
@@ -436,6 +437,7 @@ def test_every_setting_that_names_a_file_or_folder_is_a_path():
         "prompt_file",
         "init_weights",
         "vae",
+        "scorer",
     }
     for model in (TextualInversionSettings, DreamBoothSettings, InferenceSettings):
         for name, line in table(model).items():

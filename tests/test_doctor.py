@@ -15,6 +15,7 @@ from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter
 
 from customize.cli import check as doctor
+from customize.data import example as one_example
 from customize.data import examples as data
 from customize.data.examples import load_examples
 from customize.data.images import similarity
@@ -364,11 +365,13 @@ def test_a_run_prints_the_same_warnings_as_check(tmp_path):
 def test_each_image_is_read_once(tmp_path, monkeypatch):
     folder = fill(tmp_path / "set", **{f"p{seed}": scene(seed) for seed in range(9)})
     read, measured = [], []
-    monkeypatch.setattr(data, "open_image", lambda *source, **more: (read.append(source[1]), open_image(*source, **more))[1])
+    monkeypatch.setattr(
+        one_example, "open_image", lambda *source, **more: (read.append(source[1]), open_image(*source, **more))[1]
+    )
     monkeypatch.setattr(data, "measure", lambda *given: (measured.append(given), measure(*given))[1])
     examples = load_examples(DreamBoothSettings(instance_prompt="x", instance_data_dir=str(folder)))
-    assert sorted(read) == sorted(str(example.source) for example in examples.instances) and len(measured) == 9
-    assert [example.name for example in examples.instances] == [f"p{seed}.png" for seed in range(9)]
+    assert sorted(read) == sorted(str(each.source) for each in examples.instances) and len(measured) == 9
+    assert [each.name for each in examples.instances] == [f"p{seed}.png" for seed in range(9)]
 
 
 def test_class_images_are_not_measured(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from customize import adapters
 from customize.data.captions import CaptionRule
+from customize.settings.concept import Concept, of_prompts
 from customize.settings.field import setting
 from customize.settings.rules.training_rules import examples
 from customize.settings.training import TrainingSettings
@@ -29,6 +30,10 @@ class BiasSettings(TrainingSettings):
     @property
     def description(self) -> str:
         return f'biases: those of the denoiser are trained on "{self.subject_prompt}"'
+
+    @property
+    def concept(self) -> Concept:
+        return of_prompts(self.subject_prompt, None, ())
 
     @property
     def image_folders(self) -> tuple[str, ...]:
