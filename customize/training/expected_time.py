@@ -5,6 +5,7 @@ from time import perf_counter
 import torch
 
 from customize.diffusion import dropout
+from customize.evaluation.picture_probe import MOST_STEPS
 from customize.evaluation.probe_prompts import pairs
 from customize.settings.validation_prompts import images_per_prompt
 
@@ -56,4 +57,4 @@ def forwards_of_pictures(context) -> int:
     pictures = pairs(prompts, settings.evaluation_seeds)
     own = [pair for pair in pictures if prompts[pair.prompt].kind == "concept"]
     plain = {prompt.plain for prompt in prompts if prompt.kind == "concept"}
-    return (2 * settings.sample_inference_steps + 2) * len(pictures) + 2 * len(own) * len(plain)
+    return (2 * min(settings.sample_inference_steps, MOST_STEPS) + 2) * len(pictures) + 2 * len(own) * len(plain)

@@ -13,7 +13,7 @@ from customize.device import describe
 from customize.errors import InputError, Problem
 from customize.evaluation.masks import patches
 from customize.evaluation.photos import compared
-from customize.evaluation.picture_probe import PictureProbe
+from customize.evaluation.picture_probe import MOST_STEPS, PictureProbe
 from customize.evaluation.probe_prompts import pairs
 from customize.evaluation.record import Evaluation
 from customize.evaluation.scorers import at_hand
@@ -46,7 +46,7 @@ def new_record(context: RunContext) -> Evaluation:
 def sampling_options(settings: Any) -> dict[str, Any]:
     """How pictures are drawn: arguments of `Pipeline.generate`, apart from their size."""
     return {
-        "num_inference_steps": settings.sample_inference_steps,
+        "num_inference_steps": min(settings.sample_inference_steps, MOST_STEPS),
         "guidance_scale": settings.sample_guidance_scale,
         "scheduler": settings.validation_scheduler,
     }
