@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from customize.api import check as check
     from customize.api import generate as generate
+    from customize.api import score as score
     from customize.api import train as train
     from customize.cli.flags.settings_from_files import read_settings as read_settings
     from customize.errors import InputError as InputError
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
     from customize.methods import DreamBoothSettings as DreamBoothSettings
     from customize.methods import TextualInversionSettings as TextualInversionSettings
     from customize.settings.inference import InferenceSettings as InferenceSettings
+    from customize.settings.scoring import ScoreSettings as ScoreSettings
 
 _FROM = {
-    "customize.api": ("check", "generate", "train"),
+    "customize.api": ("check", "generate", "score", "train"),
     "customize.methods": ("DreamBoothSettings", "TextualInversionSettings"),
     "customize.settings.inference": ("InferenceSettings",),
+    "customize.settings.scoring": ("ScoreSettings",),
     "customize.errors": ("InputError", "Interrupted", "NumericsError", "Problem", "ResourceError"),
     "customize.cli.flags.settings_from_files": ("read_settings",),
     "customize.inference": ("load_pipeline",),

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "resize": (commands.resize, "write an adapter as a LoRA of smaller ranks, and say what is lost"),
     "extract": (commands.extract, "write the difference of two models as a LoRA"),
     "merge": (commands.merge, "write learned weights into one model, or several LoRAs into one"),
+    "score": (commands.score, "measure what weights have learned: of the steps of a run, or of any file"),
     "compare": (commands.compare, "teach the same images in several ways, and tell which is best"),
     "find_lr": (commands.find_lr, "find a learning rate by a range test"),
     "configs": (commands.configs, "list the included configurations, or copy one"),
@@ -29,6 +30,7 @@ WORDS = {
     "train": "train_dreambooth", "dreambooth": "train_dreambooth", "lora": "train_dreambooth", "train_lora": "train_dreambooth",
     "textual_inversion": "train_textual_inversion", "embedding": "train_textual_inversion", "config": "configs",
     "doctor": "check", "inspect": "show", "info": "show", "lr_find": "find_lr", "lr_finder": "find_lr",
+    "evaluate": "score", "eval": "score", "measure": "score", "scores": "score",
 }  # fmt: skip
 """Other names that users may try -> the command."""
 

@@ -10,6 +10,7 @@ from customize import events, library_logs
 from customize.errors import InputError, Problem
 from customize.events import Event
 from customize.settings.inference import InferenceSettings
+from customize.settings.scoring import ScoreSettings
 from customize.settings.training import TrainingSettings
 from customize.storage import manifest, run_folder
 from customize.storage.json_files import read_object
@@ -17,6 +18,7 @@ from customize.storage.json_files import read_object
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from customize.evaluation.record import Evaluation
     from customize.inference.run.generate import GeneratedBatch
     from customize.training.loop import Callback
 
@@ -124,6 +126,20 @@ def received(images: Iterator[GeneratedImage], on_event: Callable[[Event], None]
         if image is None:
             return
         yield image
+
+
+def score(settings: ScoreSettings, on_event: Callable[[Event], None] | None = None) -> "Evaluation":
+    """Measure what weights have learned, like `customize score`, and return the record: the numbers of every picture, and the
+    verdict. Writes the same files.
+
+    on_event: receives events (`customize.events`): rows, progress, notes.
+    Raises InputError before anything is written, and ResourceError, NumericsError or Interrupted with what was measured kept.
+    """
+    library_logs.quiet()
+    from customize.evaluation.score import after_the_fact
+
+    with events.sent_to(on_event) if on_event else nullcontext():
+        return after_the_fact.run(settings)
 
 
 def check(settings: TrainingSettings | InferenceSettings) -> tuple[Problem, ...]:

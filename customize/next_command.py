@@ -39,7 +39,9 @@ def program(script: str) -> list[str]:
 
 
 def called(script: str) -> str:
-    """The name of a command as the user called it: `infer.py`, or `customize infer`."""
+    """The name of a command as the user called it: `infer.py`, or `customize infer`. Those without a script are unchanged."""
+    if script not in SCRIPTS:
+        return script
     return f"customize {script.removesuffix('.py')}" if is_installed() else script
 
 

@@ -18,7 +18,8 @@ from customize import events
 README = Path(__file__).parent.parent / "README.md"
 NAMES = {
     "DreamBoothSettings", "InferenceSettings", "InputError", "Interrupted", "NumericsError", "Problem", "ResourceError",
-    "TextualInversionSettings", "__version__", "check", "generate", "load_pipeline", "read_settings", "train", "verify",
+    "ScoreSettings", "TextualInversionSettings", "__version__", "check", "generate", "load_pipeline", "read_settings", "score",
+    "train", "verify",
 }  # fmt: skip
 
 

@@ -99,6 +99,13 @@ def find_lr(argv: Sequence[str]) -> int:
     return find_lr_command.main(argv)
 
 
+def score(argv: Sequence[str]) -> int:
+    """Measure what weights have learned."""
+    from customize.cli import score as score_command
+
+    return score_command.main(argv)
+
+
 def run_training(settings) -> None:
     """See `preflight.run`."""
     from customize.training.preflight import run

@@ -81,6 +81,14 @@ def load_class_examples(folder: str | Path, class_prompt: str) -> tuple[Example,
     return tuple(examples)
 
 
+def load_photos(folder: str | Path, setting: str) -> tuple[Example, ...]:
+    """The images of a folder that a setting names, without captions. Raises InputError, also for a folder without images."""
+    found = Findings()
+    examples = _from_folder(Path(folder), setting, "", CaptionRule("prompt", ("",)), USUAL_RESOLUTION, found)
+    found.raise_problems()
+    return tuple(examples)
+
+
 def small_images_note(examples: Sequence[Example], resolution: int) -> str | None:
     """A line that lists the images that must be enlarged for `resolution`; None if there are none."""
     names = [example.name for example in examples if min(example.size) < resolution]

@@ -33,6 +33,7 @@ def load_pipeline(
     device: str | torch.device = "cpu",
     partial: bool = False,
     vae: str | None = None,
+    rescale_betas_zero_snr: bool | None = None,
 ) -> Pipeline:
     """Loads a base model and any number of learned weights, each at its scale.
 
@@ -45,7 +46,7 @@ def load_pipeline(
     """
     learned = find_learned(base, weights)
     options = {"revision": revision, "variant": variant, "prediction_type": prediction_type}
-    source = locate(base, learned, **options, rescale_betas_zero_snr=None)
+    source = locate(base, learned, **options, rescale_betas_zero_snr=rescale_betas_zero_snr)
     read = [(file, read_tensors(file)) for file in learned.files]
     other = locate_autoencoder(vae) if vae else None
     changed = bool(learned.files or learned.network)
