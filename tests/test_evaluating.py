@@ -19,7 +19,7 @@ from customize.evaluation import record
 from customize.evaluation.picture_probe import PictureProbe
 from customize.evaluation.run_integrity import verify
 from customize.evaluation.verify_result import prediction_of
-from customize.storage import run_folder
+from customize.storage import ownership, run_folder
 from customize.training import run
 from customize.training.evaluating import callback
 from customize.training.evaluating.probe_sets import sets_of
@@ -56,6 +56,9 @@ def test_measuring_changes_no_bit_and_is_resumed_to_the_same_record(server, tiny
     assert [line["step"] for line in lines if "evaluation" in line] == [3, 6]
     assert all(finding.intact is not False for finding in verify(measured.folder))
     assert "nothing to do" in measured(*LATEST)[1]
+    status, output = measured(*LATEST, "--max_train_steps", "8")
+    assert status == 0 and "log-2.jsonl" not in output and len(measured.losses()) == 8, output
+    assert {path.name for path in ownership.foreign(measured.folder, ownership.Record(measured.folder))} <= {".lock"}
 
 
 def test_numbers_that_were_measured_in_another_way_are_not_continued(tmp_path):
