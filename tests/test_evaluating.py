@@ -144,6 +144,13 @@ def test_losses_cost_at_most_two_percent(tiny_epsilon, image_folder, tmp_path):
     assert rows[False] - 2 == 16 <= 0.02 * 3 * 12 * 24, "two predictions verify the result"
 
 
+def test_fixed_samples_are_the_same_after_resuming(tiny_epsilon, image_folder, tmp_path):
+    """Whichever crops the steps that are left draw."""
+    settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", max_train_steps=6, random_flip=True)
+    first, resumed = (prepared(settings, step)[1].dataset.probe(8) for step in (0, 5))
+    assert torch.equal(first.latents, resumed.latents) and first.names == resumed.names and first.crops == resumed.crops
+
+
 def test_a_mask_that_does_not_fit_its_image_is_reported_before_anything_loads(tiny_epsilon, tmp_path):
     photos = write_images(tmp_path / "photos", 2)
     Image.new("L", (3, 3), 255).save(photos / "0-mask.png")

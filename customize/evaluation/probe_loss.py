@@ -32,6 +32,7 @@ here, unless the run is so short that `LEAST` draws at its start and end are mor
 MOST_TIMES = 40
 LADDER = ((8, 8, 8, 8), (8, 4, 4, 4), (8, 4, 4, 0), (8, 4, 0, 0), (4, 4, 0, 0))
 """Draws of the training set, of one that is not trained on, of the class, and of the training set as the class."""
+MOST_DRAWS = max(LEAST, *map(max, LADDER))
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from customize.data.crops import Variant, all_pixels, crop_of, variants
 from customize.data.examples import Example, Examples
 from customize.data.latents_cache import LatentsCache, NoCache
 from customize.data.random_masks import MaskedImages
+from customize.evaluation import probe_loss
 from customize.evaluation.choice import spread_over
 from customize.evaluation.masks.word_maps import prompts_of
 from customize.evaluation.probe_prompts import probe_prompts
@@ -154,14 +155,16 @@ class RunContext:
 
     def encode_images(self, stream: str, examples: Sequence[Example]) -> ImageDataset:
         """Samples of these examples. Each crop that the run will draw, and that is not cached, is encoded once; for an inpainting
-        model, masked ones are encoded in the steps."""
+        model, masked ones are encoded in the steps. So is the first crop of the first images, whatever steps are left: fixed
+        samples (`ImageDataset.probe`) are of these, and the same after resuming."""
         settings = self.settings
         cuts = [
             variants(example, self.resolution, settings.center_crop, settings.crop_variants, settings.random_flip, settings.seed)
             for example in examples
         ]
         sampler = EpochSampler(stream, self.sample_config, len(examples), [len(each) for each in cuts])
-        return self.encoded(examples, cuts, sampler, sampler.needed(self.draws), self.resolution, self.latents_cache)
+        needed = sampler.needed(self.draws) | {(image, 0) for image in range(min(len(examples), probe_loss.MOST_DRAWS))}
+        return self.encoded(examples, cuts, sampler, needed, self.resolution, self.latents_cache)
 
     def encode_crops(self, examples: Sequence[Example], cuts: Sequence[Variant], short_side: int) -> ImageDataset:
         """One crop of each example, whose short side is resized to `short_side`; for fixed samples."""
