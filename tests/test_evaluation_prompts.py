@@ -1,8 +1,12 @@
 """The prompts of probe pictures, made from what a run teaches."""
 
+from pathlib import Path
+
 import pytest
 
 from customize import DreamBoothSettings, TextualInversionSettings
+from customize.data.example import Example
+from customize.evaluation.photos import of_concept
 from customize.evaluation.probe_prompts import FIRST_SEED, OTHERS, SCENES, pairs, probe_prompts
 from customize.settings.concept import Concept
 
@@ -69,3 +73,12 @@ def test_every_prompt_of_the_concept_has_several_seeds():
     found = pairs(prompts, 3)
     assert [sum(pair.prompt == place for pair in found) for place in range(len(prompts))] == [3] * 4 + [1] * 4
     assert {pair.seed for pair in found} == {FIRST_SEED, FIRST_SEED + 1, FIRST_SEED + 2}
+
+
+def test_pictures_are_compared_with_the_images_of_their_concept():
+    """Two words, an image of each; a word that no caption has leaves all images."""
+    names = {"cat.png": "a photo of <Cat>", "dog.png": "a photo of <dog>"}
+    examples = [Example(name, (text,), "instance", Path(name), (8, 8), name) for name, text in names.items()]
+    for trigger, expected in {"<cat>": ["cat.png"], "<dog>": ["dog.png"], "<fox>": ["cat.png", "dog.png"]}.items():
+        concept = Concept("object", f"a photo of {trigger}", "a photo of animal", trigger, "animal")
+        assert [example.name for example in of_concept(examples, concept)] == expected

@@ -19,6 +19,12 @@ MOST_PHOTOS = 40
 """Images that pictures are compared with, at most."""
 
 
+def of_concept(examples: Sequence[Example], concept: Concept) -> list[Example]:
+    """Those with a caption that calls the concept, where a run teaches others too; all of them where no caption does."""
+    trigger = concept.trigger.casefold()
+    return [each for each in examples if any(trigger in text.casefold() for text in each.captions)] or list(examples)
+
+
 def compared(
     examples: Sequence[Example], concept: Concept, resolution: int, scorer: BaseModelScorer, folder: Path
 ) -> tuple[list[Image.Image], list[SubjectMask]]:

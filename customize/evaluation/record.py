@@ -90,8 +90,8 @@ class Evaluation:
     """Everything that was measured of a run.
 
     subject: "object", "style" or "person"; trigger, class_word: as in the prompts; scorer: its name, and why it was taken;
-    photos: the number of training images, held_out: of those that were not trained on; anchors: further numbers of the
-    concept; steps: those of the run; chosen: the step whose weights are the result; seconds: the time of all measurements;
+    photos: the number of training images of the concept, held_out: of those that were not trained on; anchors: further numbers;
+    steps: those of the run; chosen: the step whose weights are the result; seconds: the time of all measurements;
     device: its name; options: how pictures are drawn; words: what is said of the learned vectors (`Method.report`).
     """
 

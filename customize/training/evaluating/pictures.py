@@ -12,7 +12,7 @@ from customize.data.batches import encode_each_caption
 from customize.device import describe
 from customize.errors import InputError, Problem
 from customize.evaluation.masks import patches
-from customize.evaluation.photos import compared
+from customize.evaluation.photos import compared, of_concept
 from customize.evaluation.picture_probe import MOST_STEPS, PictureProbe
 from customize.evaluation.probe_prompts import pairs
 from customize.evaluation.record import Evaluation
@@ -33,7 +33,7 @@ def new_record(context: RunContext) -> Evaluation:
         trigger=concept.trigger,
         class_word=concept.class_word,
         scorer=at_hand.choose(settings.scorer).reason if draws else "",
-        photos=len(context.examples.instances),
+        photos=len(of_concept(context.examples.instances, concept)),
         prompts=prompts,
         pairs=pairs(prompts, settings.evaluation_seeds),
         held_out=len(context.examples.held_out),
@@ -71,8 +71,9 @@ def probe_of(
         raise InputError(Problem("scorer", reason, "name another one"))
     record = replace(record, scorer=reason)
     own = BaseModelScorer(family, condition, context.device, accelerator.autocast)
+    shown = of_concept(context.examples.instances, settings.concept)
     with base():
-        images, masks = compared(context.examples.instances, settings.concept, context.resolution, own, folder)
+        images, masks = compared(shown, settings.concept, context.resolution, own, folder)
     grid = torch.from_numpy(patches(masks, scorer.features(images[:1]).patches.shape[1])) if masks else None
     return PictureProbe(pipeline, record, scorer, images, folder, options, base, accelerator.autocast, grid)
 
