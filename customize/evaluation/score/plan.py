@@ -209,7 +209,7 @@ def place(settings: ScoreSettings, subject: Subject, new: Evaluation) -> tuple[P
         return None, f"the run was measured with other {differs}; --again replaces that", new
     if not earlier.pairs:
         return folder, "", with_losses_of(own, earlier)
-    return folder, "", replace(own, candidates=earlier.candidates, verdict=earlier.verdict, anchors=earlier.anchors)
+    return folder, "", replace(earlier, steps=own.steps, chosen=own.chosen, options=own.options)
 
 
 def recorded(folder: Path) -> Evaluation | None:
