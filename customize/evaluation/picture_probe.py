@@ -22,8 +22,6 @@ PICTURES = "pictures"
 BASE_FOLDER = "base"
 """The folder of the base model's pictures of the plain prompts."""
 KINDS = get_args(Kind)
-MOST_STEPS = 12
-"""Denoising steps of a picture at most: enough to compare pictures, at half the time of the usual 25."""
 AT_ONCE = 8
 """Pictures that are drawn in one batch."""
 

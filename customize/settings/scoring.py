@@ -56,7 +56,7 @@ class ScoreSettings(Validated):
         default_in_words="none: as many as the run, else 2",
     )
     num_inference_steps: int | None = setting(
-        None, "inference", "denoising steps", ge=1, le=1000, default_in_words="none: those of the run, else 25"
+        None, "inference", "denoising steps", ge=1, le=1000, default_in_words="none: those of the run, else 25, and 12 at most"
     )
     guidance_scale: float | None = setting(
         None, "inference", "scale of classifier-free guidance", ge=0, le=100, default_in_words="none: that of the run, else 7.5"

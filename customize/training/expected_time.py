@@ -5,8 +5,7 @@ from time import perf_counter
 import torch
 
 from customize.diffusion import dropout
-from customize.evaluation.picture_probe import MOST_STEPS
-from customize.evaluation.probe_prompts import pairs
+from customize.evaluation.probe_prompts import MOST_STEPS, pairs
 from customize.settings.validation_prompts import images_per_prompt
 
 LONG = 20.0

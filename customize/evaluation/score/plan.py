@@ -10,7 +10,7 @@ from customize.data.example import Example
 from customize.data.examples import USUAL_RESOLUTION, examine_examples, load_photos
 from customize.errors import InputError, Problem
 from customize.evaluation import record
-from customize.evaluation.probe_prompts import pairs, probe_prompts
+from customize.evaluation.probe_prompts import MOST_STEPS, pairs, probe_prompts
 from customize.evaluation.record import Evaluation, ProbePrompt
 from customize.evaluation.score.subject import SETTING, Subject, Target, concept_of, find
 from customize.evaluation.scorers import at_hand
@@ -177,7 +177,7 @@ def sampling(settings: ScoreSettings, stored: Mapping[str, Any]) -> dict[str, An
     """How pictures are drawn: options of `Pipeline.generate` apart from their size, as a run records them."""
     scale = settings.guidance_scale
     return {
-        "num_inference_steps": settings.num_inference_steps or stored.get("sample_inference_steps", 25),
+        "num_inference_steps": settings.num_inference_steps or min(stored.get("sample_inference_steps", 25), MOST_STEPS),
         "guidance_scale": stored.get("sample_guidance_scale", 7.5) if scale is None else scale,
         "scheduler": stored.get("validation_scheduler"),
     }

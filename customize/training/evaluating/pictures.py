@@ -13,8 +13,8 @@ from customize.device import describe
 from customize.errors import InputError, Problem
 from customize.evaluation.masks import patches
 from customize.evaluation.photos import compared, of_concept
-from customize.evaluation.picture_probe import MOST_STEPS, PictureProbe
-from customize.evaluation.probe_prompts import pairs
+from customize.evaluation.picture_probe import PictureProbe
+from customize.evaluation.probe_prompts import MOST_STEPS, pairs
 from customize.evaluation.record import Evaluation
 from customize.evaluation.scorers import at_hand
 from customize.evaluation.scorers.base_model import BaseModelScorer
