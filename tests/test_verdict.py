@@ -98,6 +98,8 @@ def test_nothing_is_said_of_what_was_not_learned_or_not_measured():
 def test_advice_after_too_little_depends_on_what_was_seen():
     rising = verdict_of(evaluation(candidate(50, 0.1), candidate(100, 0.2), chosen=100))
     assert "--max_train_steps 200" in rising.advice[0]
+    once = verdict_of(evaluation(candidate(100, 0.02), chosen=100))
+    assert "--max_train_steps 200" in once.advice[0] and "rising" not in once.advice[0]
     flat = verdict_of(evaluation(candidate(50, 0.2), candidate(100, 0.2), chosen=50))
     assert "more steps gave nothing" in flat.advice[0]
     still = replace(candidate(100, 0.0), losses={"training": (1.0, 1.0, 0.999, 1.0)})

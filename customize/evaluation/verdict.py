@@ -114,6 +114,9 @@ def more(evaluation: Evaluation, found: list[Candidate], chosen: Candidate) -> s
     losses = chosen.losses.get("training", ())
     if losses and max(losses) > 0.99 and min(losses) > 0.97:
         return "the loss on your photos hardly fell: raise the learning rate (`customize find-lr` measures a good one)"
+    if len(found) == 1:
+        longer = f"train longer, for instance `--max_train_steps {2 * evaluation.steps}`"
+        return f"{longer}, or raise the learning rate (`customize find-lr` measures a good one)"
     if rising:
         return f"likeness was still rising: train longer, for instance `--max_train_steps {2 * evaluation.steps}`"
     return "more steps gave nothing: raise the learning rate or the rank, or check that the photos show the subject clearly"
