@@ -3,8 +3,8 @@
     git clone https://github.com/google/dreambooth
     python benchmarks/photo_likeness.py dreambooth/dataset --scorer efficientnet
 
-The folder has one folder of photos for each subject. CLASSES are the subjects of the DreamBooth dataset (Ruiz et al. 2023) that share
-a class with others; all others only take part where all subjects are compared with all.
+The folder has one folder of photos for each subject. CLASSES are the subjects of the DreamBooth dataset (Ruiz et al. 2023) that
+share a class with others; all others only take part where all subjects are compared with all.
 
 Printed are the areas under the curve of photos of the same subject against photos of others, for the similarity of whole images
 and for that of patches, on which likeness rests; and likeness itself, as in `picture_probe.py`, of each photo that was left out.
