@@ -1,7 +1,8 @@
-"""The user's images as pictures are compared with them, and the masks of their subject."""
+"""The user's images as pictures are compared with them, and the masks of their subject. torch is imported only for masks."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -11,9 +12,10 @@ from customize.data.images.image_file import resize
 from customize.evaluation.masks import SubjectMask, subject_masks
 from customize.evaluation.masks.given import given_masks
 from customize.evaluation.masks.overlays import write_overlays
-from customize.evaluation.masks.segmenter import at_hand as segmenter
-from customize.evaluation.scorers.base_model import BaseModelScorer, supports
 from customize.settings.concept import Concept
+
+if TYPE_CHECKING:
+    from customize.evaluation.scorers.base_model import BaseModelScorer
 
 MOST_PHOTOS = 40
 """Images that pictures are compared with, at most."""
@@ -26,13 +28,16 @@ def of_concept(examples: Sequence[Example], concept: Concept) -> list[Example]:
 
 
 def compared(
-    examples: Sequence[Example], concept: Concept, resolution: int, scorer: BaseModelScorer, folder: Path
+    examples: Sequence[Example], concept: Concept, resolution: int, scorer: "BaseModelScorer", folder: Path
 ) -> tuple[list[Image.Image], list[SubjectMask]]:
     """The user's images that pictures are compared with, their short side resized, and the masks of their subject: of all those
     that have one, if at least two have; else evenly spread over all images, without masks.
 
     scorer: of the base model, whose networks are those of the base; folder: of the run, for pictures of the masks.
     """
+    from customize.evaluation.masks.segmenter import at_hand as segmenter
+    from customize.evaluation.scorers.base_model import supports
+
     number = min(len(examples), MOST_PHOTOS)
     chosen = [examples[len(examples) * place // number] for place in range(number)]
     images = [resize(example.open(), resolution) for example in chosen]

@@ -10,6 +10,7 @@ from customize.data.example import Example
 from customize.data.examples import USUAL_RESOLUTION, examine_examples, load_photos
 from customize.errors import InputError, Problem
 from customize.evaluation import record
+from customize.evaluation.photos import of_concept
 from customize.evaluation.probe_prompts import MOST_STEPS, pairs, probe_prompts
 from customize.evaluation.record import Evaluation, ProbePrompt
 from customize.evaluation.score.subject import SETTING, Subject, Target, concept_of, find
@@ -157,7 +158,7 @@ def photos_of(settings: ScoreSettings, subject: Subject, resolution: int) -> tup
     if problems:
         remedy = "give the images with --photos DIR"
         raise InputError(Problem(each.where, each.what, remedy) for each in problems)
-    return found.instances
+    return tuple(of_concept(found.instances, subject.settings.concept))
 
 
 def check_folders(settings: ScoreSettings, subject: Subject) -> None:
