@@ -4,6 +4,7 @@ import json
 import signal
 from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,12 +19,13 @@ from customize.errors import InputError
 from customize.evaluation import record
 from customize.evaluation.picture_probe import PictureProbe
 from customize.evaluation.run_integrity import verify
+from customize.evaluation.verdict_words import rows
 from customize.evaluation.verify_result import prediction_of
 from customize.storage import ownership, run_folder
 from customize.training import run
 from customize.training.evaluating import callback
 from customize.training.evaluating.probe_sets import sets_of
-from customize.training.evaluating.resumed import continued
+from customize.training.evaluating.resumed import continued, result_step
 from customize.training.preflight import check
 from customize.training.resume import identity
 from customize.weights.learned_weights import find_learned
@@ -75,6 +77,18 @@ def test_numbers_that_were_measured_in_another_way_are_not_continued(tmp_path):
         assert continued(tmp_path, replace(earlier, scorer="scored by CLIP"), 3) is None
         assert continued(tmp_path, replace(earlier, options={"num_inference_steps": 5}), 3) is None
     assert len(reported) == 2 and "in another way than before" in getattr(reported[0], "text", "")
+
+
+def test_a_result_whose_record_is_lost_is_not_replaced_by_the_last_weights(tmp_path):
+    settings = SimpleNamespace(evaluation="auto", keep="best", stop="off")
+    (tmp_path / "customize.json").write_text('{"steps": 3}')
+    assert result_step(settings, tmp_path, 6, 6) == 6, "the weights of step 3 were not kept: a result from before"
+    (tmp_path / "evaluation/weights/step-000003").mkdir(parents=True)
+    assert result_step(settings, tmp_path, 6, 6) == 3
+    assert result_step(SimpleNamespace(evaluation="auto", keep="last", stop="off"), tmp_path, 6, 6) == 6
+    assert result_step(settings, tmp_path, 5, 6) is None
+    lost = record.Evaluation("object", "sks", "toy", "own", 6, (), (record.Pair(0, 7),), (record.Candidate(0),), chosen=6)
+    assert "result" not in dict(rows(lost, tmp_path)), "the last of those measured is not the last step"
 
 
 def test_the_best_candidate_is_the_result(tiny_epsilon, image_folder, tmp_path, monkeypatch):

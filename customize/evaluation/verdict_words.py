@@ -26,7 +26,7 @@ def rows(evaluation: Evaluation | None, folder: Path) -> Rows:
     for advice in evaluation.verdict.advice if evaluation.verdict else ():
         yield "advice", printable(advice)
     last = max((each.step for each in evaluation.candidates), default=0)
-    if evaluation.chosen is not None and evaluation.chosen != last:
+    if evaluation.chosen is not None and evaluation.chosen < last:
         others = f"those of the last step: --weights {folder}@{last}"
         yield "result", printable(f"the weights of step {evaluation.chosen:,}, the best of those measured; {others}")
 

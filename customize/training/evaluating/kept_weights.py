@@ -16,9 +16,9 @@ from customize.storage.checkpoint import LEARNED, size
 from customize.storage.disk import free_bytes
 from customize.storage.run_folder import remove_own
 from customize.storage.tensor_files import save_tensors
+from customize.training.evaluating.resumed import WEIGHTS
 from customize.training.setup import RunContext
 
-WEIGHTS = "weights"
 LARGE = 256 << 20
 """Bytes of trained weights beyond which only those of the best candidate so far are kept."""
 ROOM = 4

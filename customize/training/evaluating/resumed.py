@@ -1,5 +1,6 @@
 """What a resumed run has of its evaluation: up to the step that it starts from, and whether it has ended."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,9 +9,14 @@ from customize.errors import InputError
 from customize.evaluation import record
 from customize.evaluation.picture_probe import PICTURES
 from customize.evaluation.record import Evaluation
+from customize.settings.evaluation import WITH_PICTURES
 from customize.storage import checkpoint
+from customize.storage.json_files import read_object
 from customize.storage.resources import optional_file
-from customize.storage.run_folder import remove_own
+from customize.storage.run_folder import METADATA, remove_own
+
+WEIGHTS = "weights"
+"""The folder, in that of the record, of the weights that were kept."""
 
 
 def read(folder: Path) -> Evaluation | None:
@@ -52,7 +58,18 @@ def has_ended(settings, evaluation: Evaluation | None, step: int, max_train_step
 
 def result_step(settings, folder: Path, step: int, max_train_steps: int) -> int | None:
     """The step of the result of a run that has a checkpoint of `step`; None if it has not ended."""
-    evaluation = read(folder) if settings.evaluation in ("auto", "pictures") else None
+    evaluation = read(folder) if settings.evaluation in WITH_PICTURES[1] else None
     if not has_ended(settings, evaluation, step, max_train_steps):
         return None
-    return evaluation.chosen if evaluation and evaluation.chosen is not None and settings.keep == "best" else step
+    if settings.keep != "best" or settings.evaluation not in WITH_PICTURES[1]:
+        return step
+    return (kept_result(folder) if evaluation is None else evaluation.chosen) or step
+
+
+def kept_result(folder: Path) -> int | None:
+    """The step of a result that is there, if its weights were kept as the best: what is known of a run whose record is lost."""
+    with suppress(OSError, ValueError):
+        step = read_object(folder / METADATA).get("steps")
+        if type(step) is int and (folder / record.FOLDER / WEIGHTS / checkpoint.name(step)).is_dir():
+            return step
+    return None
