@@ -89,7 +89,7 @@ class Checkpoints(RuleBasedStateMachine):
 
     def pruned(self, keep: int, wholly: bool) -> None:
         """None but old whole ones is gone; the sizes of damaged ones tell, so that they do not count."""
-        there = {checkpoint._step(path) for path in checkpoint.every(self.folder)}
+        there = {checkpoint.step_of(path) for path in checkpoint.every(self.folder)}
         may_go = sorted((step for step, whole in self.model.items() if whole), reverse=True)[keep:]
         may_go = [step for step in may_go if step not in self.foreign]
         gone = self.model.keys() - there

@@ -324,7 +324,7 @@ def test_the_time_of_a_run_counts_steps_and_samples():
     settings.evaluation_seeds, context.candidates = 2, (50, 100)
     prompts = {"a sks": "concept", "b sks": "concept", "c": "other"}
     context.probe_prompts = tuple(ProbePrompt(kind, text, text[0]) for text, kind in prompts.items())
-    measured = 5 * (2 * 25 + 2) + 4 * 2 * 2  # pictures drawn and seen at 100; four compared with two prompts at two levels
+    measured = 5 * (2 * 12 + 2) + 4 * 2 * 2  # pictures drawn and seen at 100; four compared with two prompts at two levels
     assert expected_time.of_a_run(context, 3.0) == pytest.approx(60 + measured * 3.0 / 30)
 
 

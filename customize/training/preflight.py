@@ -121,10 +121,9 @@ def too_many_class_images(settings, examples: Examples) -> list[Problem]:
 
 
 def evaluation_problems(settings, examples: Examples) -> list[Problem]:
-    """What is wrong with the scorer, and with masks beside the images of a subject."""
+    """What is wrong with the scorer, and with masks beside the images."""
     scorer, masks = at_hand.problem(settings.scorer), Findings()
-    if settings.concept.kind != "style":
-        given_masks([example for example in examples.instances if beside(example)], None, masks)
+    given_masks([example for example in examples.instances if beside(example)], None, masks)
     return [*([scorer] if scorer else []), *masks.problems]
 
 
