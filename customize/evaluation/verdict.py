@@ -117,6 +117,8 @@ def more(evaluation: Evaluation, found: list[Candidate], chosen: Candidate) -> s
     if len(found) == 1:
         longer = f"train longer, for instance `--max_train_steps {2 * evaluation.steps}`"
         return f"{longer}, or raise the learning rate (`customize find-lr` measures a good one)"
+    if evaluation.steps < 2:  # of a file, whose run is unknown
+        return "train it longer, or with a higher learning rate"
     if rising:
         return f"likeness was still rising: train longer, for instance `--max_train_steps {2 * evaluation.steps}`"
     return "more steps gave nothing: raise the learning rate or the rank, or check that the photos show the subject clearly"
