@@ -67,6 +67,12 @@ def test_words_follow_from_likeness(likeness, word):
     assert found.word == word and found.reasons and (word == "learned" or found.advice)
 
 
+def test_what_was_there_before_the_training_was_not_learned():
+    before, after = candidate(0, 0.4), candidate(100, 0.45)
+    assert verdict_of(replace(evaluation(after), candidates=(before, after))).word == "not learned"
+    assert verdict_of(replace(evaluation(after), candidates=(candidate(0, 0.3), after))).word == "learned"
+
+
 def test_the_verdict_is_on_the_chosen_weights():
     both = evaluation(candidate(50, 0.8), candidate(100, 0.0))
     assert verdict_of(replace(both, chosen=50)).word == "learned"

@@ -17,6 +17,8 @@ NOT_LEARNED = {"object": 0.12, "person": 0.12, "style": 0.15}
 """The likeness below which it is not."""
 
 
+LEAST_GAIN = 0.08
+"""The likeness that is gained over the start, whose prompts have the trigger already, below which nothing was learned."""
 BROKEN = -0.15
 """The likeness below which pictures are farther from the photos than the base model's own are: they fall apart."""
 
@@ -67,14 +69,18 @@ def verdict_of(evaluation: Evaluation) -> Verdict:
     if likeness - error < low and likeness + error > high:
         why = f"likeness is between {likeness - error:.1f} and {likeness + error:.1f}: too few pictures"
         return Verdict("cannot tell", reasons=(why,), advice=("draw more: `--evaluation_seeds 4`",))
+    if likeness < BROKEN:
+        reason = "pictures are less like your photos than the base model's: they fall apart"
+        return Verdict("not learned", reasons=(reason,), advice=("lower the learning rate, or use a smaller scale",))
+    start = evaluation.candidate(BASE)
+    if start and "likeness" in start.values and likeness - mean_of(evaluation, start, "likeness")[0] < LEAST_GAIN:
+        reason = "pictures are hardly more like your photos than before the training, with the same prompts"
+        return Verdict("not learned", reasons=(reason,), advice=(more(evaluation, found, chosen),))
     others = list(findings_of(evaluation, chosen)) if likeness >= low else []
     reasons = [likeness_in_words(likeness), *(each.reason for each in others)]
     advice = [each.advice for each in others]
     if likeness >= high:
         return Verdict("learned", names(others), tuple(reasons), tuple(advice))
-    if likeness < BROKEN:
-        reason = "pictures are less like your photos than the base model's: they fall apart"
-        return Verdict("not learned", reasons=(reason,), advice=("lower the learning rate, or use a smaller scale",))
     word = "partly learned" if likeness >= low else "not learned"
     return Verdict(word, names(others), tuple(reasons), (more(evaluation, found, chosen), *advice))
 
