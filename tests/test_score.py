@@ -71,7 +71,7 @@ def test_a_file_with_photos(run, image_folder, tmp_path, monkeypatch):
     """A run's file that lies elsewhere has the numbers of the run, in a new folder; a wrong word has others."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(run / "pytorch_lora_weights.safetensors", "cat.safetensors")
-    given = dict(photos=str(image_folder), seeds=1, num_inference_steps=1, pretrained_model_name_or_path=base_of(run))
+    given = dict(photos=str(image_folder), evaluation_seeds=1, num_inference_steps=1, pretrained_model_name_or_path=base_of(run))
     found = score("cat.safetensors", **PROMPTS, **given)
     assert found.candidate(1).values == record.read(run).candidate(6).values
     assert record.read(tmp_path / "runs/score-0001") == found and (tmp_path / "runs/score-0001/report.html").is_file()
@@ -122,7 +122,7 @@ def test_all_problems_are_in_one_report(run, tmp_path, capsys):
 
 def test_words_of_the_command_line():
     assert with_flags(["a", "a@3", "--scales", "0.5,1"]) == ["--weights", "a", "a@3", "--scales", "0.5", "1"]
-    assert with_flags(["--again", "a", "--seeds", "2"]) == ["--weights", "a", "--again", "--seeds", "2"]
+    assert with_flags(["--again", "a", "--evaluation_seeds", "2"]) == ["--weights", "a", "--again", "--evaluation_seeds", "2"]
 
 
 def test_a_better_step_and_scale_are_told(run):

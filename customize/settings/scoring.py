@@ -47,7 +47,7 @@ class ScoreSettings(Validated):
         (), "inference", "further prompts of your own", text="prompt", default_in_words="none: those of the run"
     )
     prompt_file: str | None = setting(None, "inference", "text file with such prompts, one per line", text="path")
-    seeds: int | None = setting(
+    evaluation_seeds: int | None = setting(
         None,
         "inference",
         "pictures of each prompt of the concept",

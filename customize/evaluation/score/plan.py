@@ -28,7 +28,15 @@ from customize.weights.learned_weights import Learned, find_learned
 Found = TypeVar("Found")
 OF_THE_BASE = ("revision", "variant", "prediction_type", "rescale_betas_zero_snr")
 """Settings with which the base model is located."""
-OTHERS = ("prompt", "class_prompt", "validation_prompt", "prompt_file", "seeds", "num_inference_steps", "guidance_scale")
+OTHERS = (
+    "prompt",
+    "class_prompt",
+    "validation_prompt",
+    "prompt_file",
+    "evaluation_seeds",
+    "num_inference_steps",
+    "guidance_scale",
+)
 """Settings that make other pictures than those that a run draws of itself."""
 
 
@@ -82,7 +90,7 @@ def plan(settings: ScoreSettings) -> Plan:
         raise InputError(problems)
     concept, texts = prompts
     options = sampling(settings, stored)
-    seeds = settings.seeds or stored.get("evaluation_seeds", 2)
+    seeds = settings.evaluation_seeds or stored.get("evaluation_seeds", 2)
     new = Evaluation(
         concept.kind, concept.trigger, concept.class_word, chosen.reason, len(photos), texts, pairs(texts, seeds),
         steps=max(each.step for each in subject.targets), chosen=subject.result, options=options,
