@@ -8,13 +8,16 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from customize.errors import InputError, Interrupted, Problem
 from customize.printable import printable
 from customize.storage import out_of_memory
+
+T = TypeVar("T")
 
 START = 512
 """The number of bytes that identify a file."""
@@ -186,3 +189,18 @@ def _refuse_others(mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = NOT_FILES.get(stat.S_IFMT(mode), "something special")
         raise NotRegular(0, f"not a regular file but {kind}")
+
+
+def attempt(one: Callable[[], T], problems: list[Problem]) -> T | None:
+    """The result; None where InputError or OSError is raised, whose problems are added."""
+    try:
+        return one()
+    except InputError as error:
+        if out_of_memory.caused(error):
+            raise
+        problems += [each for each in error.problems if each not in problems]
+    except OSError as error:
+        if out_of_memory.caused(error):
+            raise
+        problems.append(unreadable(error))
+    return None

@@ -1,9 +1,9 @@
 """Checks everything that a training run needs, and reports all problems at once, before torch is imported."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from customize import events
 from customize.data.examples import USUAL_RESOLUTION, Examples, examine_examples
@@ -22,16 +22,14 @@ from customize.settings.evaluation import WITH_PICTURES
 from customize.settings.files import run_folders
 from customize.settings.rules.training_rules import warmup_problems
 from customize.settings.validation_prompts import sample_prompts
-from customize.storage import out_of_memory, run_folder
-from customize.storage.untrusted_files import unreadable
+from customize.storage import run_folder
+from customize.storage.untrusted_files import attempt
 from customize.training import output_folder
 from customize.units import count
 from customize.weights import init_weights
 
 if TYPE_CHECKING:
     from customize.training.loop import Callback
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -94,21 +92,6 @@ def examine(settings) -> Report:
     if source and (source.folder or source.file):
         examples = attempt(lambda: check_lengths(settings, source, examples), problems) or examples
     return Report(folder, source, examples, resolution, tuple(problems))
-
-
-def attempt(one: Callable[[], T], problems: list[Problem]) -> T | None:
-    """The result; None where InputError or OSError is raised, whose problems are added."""
-    try:
-        return one()
-    except InputError as error:
-        if out_of_memory.caused(error):
-            raise
-        problems += error.problems
-    except OSError as error:
-        if out_of_memory.caused(error):
-            raise
-        problems.append(unreadable(error))
-    return None
 
 
 def too_many_class_images(settings, examples: Examples) -> list[Problem]:

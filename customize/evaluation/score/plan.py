@@ -1,9 +1,9 @@
 """Checks everything that a measurement needs, and says what is measured and where it goes. torch is not imported."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from customize import families
 from customize.data.example import Example
@@ -21,11 +21,10 @@ from customize.settings.concept import Concept
 from customize.settings.files.prompt_file import read_prompts
 from customize.settings.scoring import ScoreSettings
 from customize.settings.validation_prompts import sample_prompts
-from customize.storage import lock, out_of_memory, run_folder
-from customize.storage.untrusted_files import unreadable
+from customize.storage import lock, run_folder
+from customize.storage.untrusted_files import attempt
 from customize.weights.learned_weights import Learned, find_learned
 
-Found = TypeVar("Found")
 OF_THE_BASE = ("revision", "variant", "prediction_type", "rescale_betas_zero_snr")
 """Settings with which the base model is located."""
 OTHERS = (
@@ -252,18 +251,3 @@ def is_measured(evaluation: Evaluation, target: Target, scale: float) -> bool:
     """Whether the record has numbers of these weights."""
     found = evaluation.candidate(target.step, scale)
     return found is not None and bool(found.values)
-
-
-def attempt(one: Callable[[], Found], problems: list[Problem]) -> Found | None:
-    """The result; None where InputError or OSError is raised, whose problems are added."""
-    try:
-        return one()
-    except InputError as error:
-        if out_of_memory.caused(error):
-            raise
-        problems += [each for each in error.problems if each not in problems]
-    except OSError as error:
-        if out_of_memory.caused(error):
-            raise
-        problems.append(unreadable(error))
-    return None
