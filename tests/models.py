@@ -1,4 +1,4 @@
-"""Tiny random Stable Diffusion models for tests: real classes and files, built in under a second."""
+"""Tiny random Stable Diffusion and DeepFloyd IF models for tests: real classes and files, built in under a second."""
 
 import json
 from collections.abc import Iterator
@@ -11,14 +11,25 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DDPMScheduler,
     EulerDiscreteScheduler,
+    IFPipeline,
+    IFSuperResolutionPipeline,
     PNDMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 WORDS = (
     "a an the of in on with and photo picture painting style toy dog cat car house tree red blue green small big "
@@ -179,3 +190,45 @@ def tiny_models_of_each_version(folder: Path) -> Path:
 def change(config: Path, **values) -> None:
     """Writes values into a JSON file."""
     config.write_text(json.dumps({**json.loads(config.read_text()), **values}))
+
+
+def tiny_t5_tokenizer() -> T5Tokenizer:
+    """T5's tokenizer with `WORDS`, and letters for every other word."""
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789,.!?'()-"
+    words = [(token, 0.0) for token in ("<pad>", "</s>", "<unk>")] + [("▁", -2.0)]
+    words += [(f"▁{word}", -3.0) for word in WORDS] + [(letter, -9.0) for letter in letters]
+    return T5Tokenizer(vocab=words, model_max_length=77)
+
+
+def tiny_deepfloyd_if(folder: str | Path, stage: int = 1, seed: int = 0, **scheduler) -> Path:
+    """Writes a folder of DeepFloyd IF's stage I (pixels [3, 16, 16]) or II (beside [3, 16, 16] enlarged), with the block types of
+    the real ones and a T5 encoder of 77 tokens, 32 wide. scheduler: further configuration. Returns the folder."""
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    blocks = dict(resnet_skip_time_act=True, resnet_out_scale_factor=1.414, mid_block_scale_factor=1.414)
+    unet = UNet2DConditionModel(
+        sample_size=16, in_channels=3 * stage, out_channels=6, block_out_channels=(32, 64), norm_num_groups=8, act_fn="gelu",
+        layers_per_block=1 if stage == 1 else (1, 2), attention_head_dim=8, cross_attention_dim=64, encoder_hid_dim=32,
+        addition_embed_type="text", addition_embed_type_num_heads=2, cross_attention_norm="group_norm",
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn", resnet_time_scale_shift="scale_shift",
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        class_embed_type="timestep" if stage == 2 else None, **(blocks if stage == 2 else {}),
+    )  # fmt: skip
+    tokenizer = tiny_t5_tokenizer()
+    text_encoder = T5EncoderModel(
+        T5Config(
+            vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu",
+        )
+    )  # fmt: skip
+    torch.set_rng_state(state)
+    noise = dict(beta_schedule="squaredcos_cap_v2", beta_start=1e-4, beta_end=0.02)
+    own = dict(variance_type="learned_range", thresholding=True, dynamic_thresholding_ratio=0.95, sample_max_value=1.5)
+    parts = dict(tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, scheduler=DDPMScheduler(**noise, **own | scheduler))
+    left_out = dict(safety_checker=None, feature_extractor=None, watermarker=None, requires_safety_checker=False)
+    if stage == 2:
+        pipeline = IFSuperResolutionPipeline(**parts, **left_out, image_noising_scheduler=DDPMScheduler(**noise))
+    else:
+        pipeline = IFPipeline(**parts, **left_out)
+    pipeline.save_pretrained(folder)
+    return Path(folder)

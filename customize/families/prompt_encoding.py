@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from customize.diffusion.dropout import is_active
 from customize.errors import InputError, Problem
@@ -81,21 +82,25 @@ def spans_of(prompt: Prompt) -> Sequence[Span]:
 
 
 def encode_chunk(encoder: TextEncoder, chunk: Chunk, clip_skip: int | None = None) -> EncodedText:
-    """[L, D]: h' = w h mean(h) / mean(w h), the means over all of [L, D]. Weights of 1 change no bit. Pooled [P]: unweighted.
+    """Hidden states [L, D] with the weights of the chunk, and pooled [P] without."""
+    input_ids = torch.tensor([chunk.input_ids], device=encoder.module.device)
+    states, pooled = encoder.encode(input_ids, clip_skip)
+    return EncodedText(weighted(states[0], chunk.weights), None if pooled is None else pooled[0])
+
+
+def weighted(hidden_states: Tensor, weights: Sequence[float]) -> Tensor:
+    """[L, D]: h' = w h mean(h) / mean(w h), the means over all of [L, D]. Weights of 1 change no bit.
 
     If the means of all tokens have the same sign, the quotient lies between 1 / max(w) and 1 / min(w). It is clamped to this
     range, because with a mean near 0 (as in our demo model) it would be noise.
     """
-    input_ids = torch.tensor([chunk.input_ids], device=encoder.module.device)
-    states, pooled = encoder.encode(input_ids, clip_skip)
-    hidden_states, pooled = states[0], None if pooled is None else pooled[0]
-    if set(chunk.weights) == {1.0}:
-        return EncodedText(hidden_states, pooled)
+    if set(weights) == {1.0}:
+        return hidden_states
     plain = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
-    weighted = plain * torch.tensor(chunk.weights, dtype=plain.dtype, device=plain.device)[:, None]
-    least, most = max(min(chunk.weights), LEAST), max(chunk.weights)
-    factor = (plain.mean() / weighted.mean()).nan_to_num(1).clamp(1 / most, 1 / least)
-    return EncodedText((weighted * factor).to(hidden_states.dtype), pooled)
+    changed = plain * torch.tensor(weights, dtype=plain.dtype, device=plain.device)[:, None]
+    least, most = max(min(weights), LEAST), max(weights)
+    factor = (plain.mean() / changed.mean()).nan_to_num(1).clamp(1 / most, 1 / least)
+    return (changed * factor).to(hidden_states.dtype)
 
 
 def chunks(encoder: TextEncoder, spans: Sequence[Span]) -> list[Chunk]:

@@ -69,7 +69,9 @@ UNET: dict[str, Check] = {
     "timestep_post_act": or_none(one_of(*ACTIVATIONS)), "time_cond_proj_dim": or_none(channels),
     "conv_in_kernel": one_of(1, 3, 5, 7), "conv_out_kernel": one_of(1, 3, 5, 7),
     "mid_block_only_cross_attention": or_none(flag), "cross_attention_norm": or_none(one_of("layer_norm", "group_norm")),
-    "addition_embed_type": or_none(one_of("text_time")), "addition_time_embed_dim": or_none(channels),
+    "addition_embed_type": or_none(one_of("text_time", "text")), "addition_time_embed_dim": or_none(channels),
+    "addition_embed_type_num_heads": channels, "encoder_hid_dim": or_none(channels),
+    "encoder_hid_dim_type": or_none(one_of("text_proj")), "class_embed_type": or_none(one_of("timestep")),
     "projection_class_embeddings_input_dim": or_none(whole(1, 65_536)),
 }  # fmt: skip
 VAE: dict[str, Check] = {
@@ -90,6 +92,13 @@ TEXT_ENCODER: dict[str, Check] = {
     "layer_norm_eps": number(1e-12, 1), "attention_dropout": number(0, 1), "initializer_range": number(0, 1e3),
     "initializer_factor": number(0, 1e3), "pad_token_id": token_id, "bos_token_id": token_id, "eos_token_id": token_id,
 }  # fmt: skip
+T5: dict[str, Check] = {
+    "vocab_size": is_count, "d_model": channels, "d_kv": channels, "d_ff": whole(1, 65_536), "num_layers": whole(1, 128),
+    "num_heads": whole(1, 1024), "relative_attention_num_buckets": whole(1, 1024),
+    "relative_attention_max_distance": whole(1, 65_536), "dropout_rate": number(0, 1), "layer_norm_epsilon": number(1e-12, 1),
+    "initializer_factor": number(0, 1e3), "feed_forward_proj": one_of("relu", "gated-gelu"), "pad_token_id": token_id,
+    "eos_token_id": token_id,
+}  # fmt: skip
 limit = or_none(number(-1e30, 1e30))
 SCHEDULER: dict[str, Check] = {
     "num_train_timesteps": whole(1, 10_000), "prediction_type": one_of(*DISCRETE_PREDICTIONS),
@@ -108,12 +117,12 @@ SCHEDULER: dict[str, Check] = {
 }  # fmt: skip
 """Other plain values of a scheduler are passed on: each scheduler class has settings of its own."""
 TOKENIZER: dict[str, Check] = {"model_max_length": or_none(number(1, 1e40))}
-OF_NETWORKS: dict[str, dict[str, Check]] = {"unet": UNET, "vae": VAE, "text_encoder": TEXT_ENCODER}
+OF_NETWORKS: dict[str, dict[str, Check]] = {"unet": UNET, "vae": VAE, "text_encoder": TEXT_ENCODER, "t5": T5}
 """The valid values in the configuration of a network, by its kind."""
 
 
 def kind_of(part: str) -> str:
-    """The kind of a network by the name of its folder: that of `text_encoder_2` is `text_encoder`."""
+    """The kind of a network by the name of its folder: that of `text_encoder_2` is `text_encoder`; a kind stays what it is."""
     return part.removesuffix("_2")
 
 
@@ -193,7 +202,15 @@ def text_encoder_seen(shapes: Shapes) -> Iterator[tuple[str, list[int]]]:
     yield "intermediate_size", sizes(shapes, ["encoder.layers.0.mlp.fc1.weight"], 0)
 
 
-SEEN = {"unet": unet_seen, "vae": vae_seen, "text_encoder": text_encoder_seen}
+def t5_seen(shapes: Shapes) -> Iterator[tuple[str, list[int]]]:
+    """What the tensors of T5's encoder show of its configuration."""
+    yield "num_layers", [count(shapes, r"encoder\.block\.(\d+)\.")] if shapes else []
+    yield "vocab_size", sizes(shapes, ["shared.weight"], 0)
+    yield "d_model", sizes(shapes, ["shared.weight"], 1)
+    yield "num_heads", sizes(shapes, ["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"], 1)
+
+
+SEEN = {"unet": unet_seen, "vae": vae_seen, "text_encoder": text_encoder_seen, "t5": t5_seen}
 
 
 def count(shapes: Shapes, pattern: str) -> int:

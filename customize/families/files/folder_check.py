@@ -1,8 +1,8 @@
 """Checks a folder in diffusers' layout: a complete model that is safe to load. No torch."""
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,11 @@ MOST_WORDS = 32 * MIB
 
 @dataclass(frozen=True)
 class Parts:
-    """The folders of a model: its networks and its tokenizers."""
+    """The folders of a model: its networks and its tokenizers. kinds: of the networks whose folder's name does not tell it."""
 
     networks: tuple[str, ...] = ("unet", "vae", "text_encoder")
     tokenizers: tuple[str, ...] = ("tokenizer",)
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def configurations(self) -> list[str]:
@@ -74,7 +75,7 @@ def check_folder(
         if os.path.lexists(file := folder / part / "tokenizer_config.json"):
             problems += configuration_problems(file, TOKENIZER)[0]
     for part in parts.networks:
-        problems += network_problems(folder / part, part, variant)
+        problems += network_problems(folder / part, parts.kinds.get(part, part), variant)
     problems += other_files(folder, parts.tokenizers)
     if problems:
         raise InputError(problems)
@@ -82,7 +83,8 @@ def check_folder(
 
 
 def network_problems(folder: Path, part: str, variant: str | None) -> list[Problem]:
-    """What is wrong with the configuration and the files of a network in a folder of its own, as the `part` of a model."""
+    """What is wrong with the configuration and the files of a network in a folder of its own, as the `part` of a model, or a
+    network of that kind."""
     values = OF_NETWORKS[kind_of(part)]
     problems, config = configuration_problems(folder / "config.json", values)
     found, shapes = weights_problems(folder, variant)

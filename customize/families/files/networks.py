@@ -11,7 +11,7 @@ import torch
 from accelerate import init_empty_weights
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from customize.errors import InputError, Problem
 from customize.families.files.configurations import OF_NETWORKS, Shapes, kind_of
@@ -21,19 +21,20 @@ from customize.storage.json_files import read_object
 from customize.storage.safetensors_header import read_header
 from customize.storage.untrusted_files import refusing
 
-OTHER = f"is it Stable Diffusion 1.x, 2.x or XL? {AGAIN}"
+OTHER = f"is it Stable Diffusion 1.x, 2.x or XL, or DeepFloyd IF? {AGAIN}"
 OTHER_PARTS_OF_CLIP = ("text_projection.", "logit_scale", "vision_model.", "visual_projection.", "embeddings.position_ids")
 """Other tensors that the file of a text encoder may hold; they are ignored."""
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Old and current names of the attention layers in the autoencoders of Stable Diffusion 1.x."""
-
+CONFIGURATIONS = {CLIPTextModel: CLIPTextConfig, CLIPTextModelWithProjection: CLIPTextConfig, T5EncoderModel: T5Config}
+"""Of the networks of transformers."""
 AT_A_TIME = 64
 
 
 def load_network(
     network_class: type, folder: Path, part: str, variant: str | None = None, dtype: torch.dtype = torch.float32
 ) -> nn.Module:
-    """Loads the network in `folder`, the component `part` of a model.
+    """Loads the network in `folder`, the component `part` of a model, or a network of that kind.
 
     Raises InputError if its configuration and file contradict each other.
     """
@@ -48,17 +49,21 @@ def load_network(
         raise InputError(Problem(where, what, AGAIN))
     with refusing(where, OTHER):
         network = build(network_class, config)
-    refuse_mismatch(where, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}, shapes)
+    tied = getattr(network, "all_tied_weights_keys", {})
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items() if name not in tied}
+    refuse_mismatch(where, expected, shapes)
     with refusing(where, OTHER):
-        network.load_state_dict(tensors_of(folder, part, variant, dtype), assign=True)
+        network.load_state_dict(tensors_of(folder, part, variant, dtype), assign=True, strict=not tied)
+        if tied:
+            network.tie_weights()
     return network
 
 
 def build(network_class: type, config: dict) -> nn.Module:
     """The network on the meta device, without memory for its weights."""
-    if network_class in (CLIPTextModel, CLIPTextModelWithProjection):
+    if configuration := CONFIGURATIONS.get(network_class):
         with init_empty_weights():  # keeps buffers such as the position ids on the CPU
-            return network_class(CLIPTextConfig(**config))
+            return network_class(configuration(**config))
     with torch.device("meta"):
         return network_class.from_config(config)
 
@@ -67,6 +72,8 @@ def size_of(part: str, config: dict) -> int:
     """A lower bound of the number of tensors of a network with this configuration."""
     if kind_of(part) == "text_encoder":
         return 16 * config.get("num_hidden_layers", 12)
+    if part == "t5":
+        return 8 * config.get("num_layers", 6)
     blocks = len(config.get("block_out_channels", (320, 640, 1280, 1280)))
     depth = config.get("transformer_layers_per_block", 1)
     depth = max(depth) if isinstance(depth, list) else depth
@@ -79,6 +86,8 @@ def own_name(part: str, name: str) -> str:
     if part == "text_encoder":
         name = name.removeprefix("text_model.")
         return "" if name.startswith(OTHER_PARTS_OF_CLIP) else name
+    if part == "t5":
+        return "" if name == "encoder.embed_tokens.weight" else name  # the same as shared.weight
     if part == "vae" and ".attentions." in name:
         parts = name.split(".")
         parts[-2] = OLD_NAMES.get(parts[-2], parts[-2])

@@ -9,7 +9,7 @@ import diffusers
 from customize.diffusion.predictions import DISCRETE_PREDICTIONS
 from customize.errors import InputError, Problem
 from customize.families.files.configurations import SCHEDULER
-from customize.families.files.folder_check import AGAIN, SCHEDULER_FILE
+from customize.families.files.folder_check import AGAIN
 from customize.families.source import refuse_zero_snr
 from customize.printable import printable
 from customize.storage.json_files import read_object
@@ -19,23 +19,24 @@ ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 """The scheduler of a model whose noise schedule ends in pure noise."""
 
 
-def load_scheduler(folder: Path):
-    """Builds the scheduler that the folder's configuration names. Raises InputError if that is impossible."""
-    config = checked_config(read_object(folder / SCHEDULER_FILE))
+def load_scheduler(folder: Path, part: str = "scheduler"):
+    """Builds the scheduler that the configuration in the subfolder `part` names. Raises InputError if that is impossible."""
+    config = checked_config(read_object(folder / part / "scheduler_config.json"))
     name = str(config.get("_class_name", ""))
     scheduler_class = getattr(diffusers, name, None)
     if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, diffusers.SchedulerMixin)):
         what = printable(f"unknown scheduler {name[:80]!r}")
-        raise InputError(Problem(f"{folder}/scheduler", what, "use the name of a scheduler of diffusers"))
+        raise InputError(Problem(f"{folder}/{part}", what, "use the name of a scheduler of diffusers"))
     known = inspect.signature(scheduler_class).parameters
-    with refusing(f"{folder}/scheduler", AGAIN, "cannot be built"):
+    with refusing(f"{folder}/{part}", AGAIN, "cannot be built"):
         scheduler = scheduler_class.from_config({key: value for key, value in config.items() if key in known})
     has_betas = {"beta_start", "beta_end", "prediction_type"} <= known.keys()
     if not has_betas or scheduler.config.prediction_type not in DISCRETE_PREDICTIONS:
         types = ", ".join(DISCRETE_PREDICTIONS)
-        what = f"{name} is not a scheduler of Stable Diffusion 1.x, 2.x or XL, which has betas and predicts {types}"
+        models = "Stable Diffusion 1.x, 2.x or XL, or DeepFloyd IF"
+        what = f"{name} is not a scheduler of {models}, which has betas and predicts {types}"
         raise InputError(
-            Problem(f"{folder}/scheduler", what, "check that it is the right model, or copy the scheduler folder of such a model")
+            Problem(f"{folder}/{part}", what, "check that it is the right model, or copy the scheduler folder of such a model")
         )
     return scheduler
 

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from customize.families.specs.deepfloyd_if_spec import DEEPFLOYD_IF
 from customize.families.specs.family_spec import FamilySpec, Source
 from customize.families.specs.network_names import NetworkNames
 from customize.families.specs.stable_diffusion_spec import STABLE_DIFFUSION
 from customize.families.specs.stable_diffusion_xl_spec import STABLE_DIFFUSION_XL
 
-SPECS: dict[str, FamilySpec] = {STABLE_DIFFUSION_XL.name: STABLE_DIFFUSION_XL}
+SPECS: dict[str, FamilySpec] = {spec.name: spec for spec in (STABLE_DIFFUSION_XL, DEEPFLOYD_IF)}
 """Families by name, except Stable Diffusion. A model that none of them recognises is checked as Stable Diffusion; that check
 names the kinds of other models."""
 

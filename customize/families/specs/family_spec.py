@@ -20,7 +20,8 @@ class Source:
     """A base model: a `folder` in diffusers' layout, a single `file`, or the `name` of a model on the hub.
 
     revision, variant: as for the hub; prediction_type ("epsilon" or "v_prediction"), rescale_betas_zero_snr (whether the noise
-    schedule ends in pure noise): replace the model's own; family: the name of its `FamilySpec`.
+    schedule ends in pure noise): replace the model's own; with_text_encoder: whether its text encoder is loaded, which only
+    some families can do without; family: the name of its `FamilySpec`.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Source:
     variant: str | None = None
     prediction_type: str | None = None
     rescale_betas_zero_snr: bool | None = None
+    with_text_encoder: bool = True
     family: str = "stable_diffusion"
 
 
