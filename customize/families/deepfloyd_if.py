@@ -165,7 +165,9 @@ class DeepFloydIF:
 
         Stage II takes [B, 6, H, W], the second half the enlarged smaller picture, with `class_labels` [B], the timestep of the
         noise added to it. Without them, as while it is trained, the noisy pixels and their timestep take these places (the
-        DreamBooth scripts of diffusers, `--class_labels_conditioning timesteps`). Returns epsilon and variance, each [B, 3, H, W].
+        DreamBooth scripts of diffusers, `--class_labels_conditioning timesteps`).
+
+        Returns the prediction and the variance, each [B, 3, H, W].
         """
         inputs = dict(conditioning.tensors)
         if self.takes_low_resolution and noisy_latents.shape[1] == self.latents.channels:
