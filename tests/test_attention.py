@@ -23,7 +23,8 @@ from customize.inference.explain.attention import (  # fmt: skip
     overlay,
     words,
 )
-from customize.inference.illusions.illusion_estimates import Factorised, hybrid
+from customize.inference.illusions.components import hybrid
+from customize.inference.illusions.illusion_estimates import Factorised
 from customize.inference.pipeline import Pipeline
 from customize.inference.request import Composition
 from customize.prompts import plain

@@ -72,7 +72,7 @@ def test_the_command_combines_all_prompts_in_one_image(tiny_v, tmp_path, setting
     common = {"pretrained_model_name_or_path": str(tiny_v), "num_inference_steps": 3, "prompt": PROMPTS, "num_images": 2}
     command.run(InferenceSettings(**common, **settings, output_dir=str(tmp_path / "one")))
     images = sorted((tmp_path / "one").glob("[0-9]*.png"))
-    assert len(images) == 2
+    assert len(images) == 2 and len(list((tmp_path / "one").glob("*-illusion.gif"))) == (2 if "illusion" in settings else 0)
     stored = json.loads(Image.open(images[1]).text["customize"])["settings"]
     assert stored.pop("pretrained_model_name_or_path") == tiny_v.name  # an image names no folder
     stored |= {"pretrained_model_name_or_path": str(tiny_v)}

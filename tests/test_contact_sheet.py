@@ -15,6 +15,7 @@ from customize.inference.explain.contact_sheet import (
     font_for,
     gif,
     line_length,
+    steadily,
     wrapped,
 )
 from customize.inference.run.grid import Axis
@@ -107,7 +108,7 @@ def test_before_and_after_are_side_by_side_below_the_training_images():
 
 
 def test_an_animation_has_its_frames_and_stops_at_the_last():
-    animation = Image.open(io.BytesIO(gif([flat(RED), flat(GREEN), flat(BLUE)], milliseconds=100, last=900)))
+    animation = Image.open(io.BytesIO(gif([flat(RED), flat(GREEN), flat(BLUE)], steadily(3, 100, 900))))
     assert (animation.n_frames, animation.info["loop"]) == (3, 0)
     seen = []
     for frame in range(3):

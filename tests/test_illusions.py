@@ -13,21 +13,8 @@ from torch.nn import functional as F
 from customize.errors import InputError
 from customize.families.conditioning import Conditioning
 from customize.inference.estimates import Conditional, guided, mixed
-from customize.inference.illusions.illusion_estimates import (  # fmt: skip
-    Anagram,
-    Components,
-    Factorised,
-    LookingGlass,
-    anagram,
-    blended,
-    colour,
-    gaussian,
-    hybrid,
-    keep_component,
-    motion,
-    regions,
-    triple,
-)
+from customize.inference.illusions.components import Components, colour, gaussian, hybrid, motion, regions, triple
+from customize.inference.illusions.illusion_estimates import Anagram, Factorised, LookingGlass, anagram, blended, keep_component
 from customize.inference.illusions.views import VIEWS, parse_view
 from customize.inference.sampler import sample
 from customize.inference.schedulers import make_scheduler, scheduler_names

@@ -1,10 +1,14 @@
 """Sheets of illusions show every reading: each view of the image, or each part of it, under its prompt."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from customize.inference.illusions import animation as of_illusions
+from customize.inference.illusions.animation import MOVING, RESTING, STEPS, animation, frame
 from customize.inference.illusions.readings import readings, readings_sheet
 from customize.inference.inpainting import as_pixels
 from customize.inference.run.grid import grid
@@ -27,9 +31,9 @@ def wanted(**changes):
 )  # fmt: skip
 def test_an_anagram_has_a_reading_per_view(view, transposed, words):
     [found] = wanted(illusion="anagram", view=("identity", view)).requests
-    (first, one), (second, other) = readings(found, IMAGE)
-    assert (first, second) == ("a cat (as it is)", f"a dog ({words})")
-    assert one == IMAGE and other == IMAGE.transpose(transposed)
+    one, other = readings(found, IMAGE)
+    assert (one.label, other.label) == ("a cat (as it is)", f"a dog ({words})")
+    assert one.image == IMAGE and other.image == IMAGE.transpose(transposed)
 
 
 @pytest.mark.parametrize(
@@ -40,10 +44,15 @@ def test_components_are_labelled_with_their_prompts(illusion, names, count):
     prompts = ("a cat", "a dog", "a fox")[:count]
     [found] = wanted(prompt=prompts, illusion=illusion).requests
     reported = readings(found, IMAGE)
-    assert [label for label, _ in reported] == [f"{prompt} ({name})" for prompt, name in zip(prompts, names, strict=True)]
+    assert [each.label for each in reported] == [f"{prompt} ({name})" for prompt, name in zip(prompts, names, strict=True)]
     if illusion == "colour":
         grey = np.asarray(IMAGE, dtype=np.float64).mean(-1)
-        assert np.abs(np.asarray(reported[0][1], dtype=float) - grey[..., None]).max() <= 1
+        assert np.abs(np.asarray(reported[0].image, dtype=float) - grey[..., None]).max() <= 1
+
+
+def test_the_component_of_an_image_is_called_so():
+    [found] = wanted(prompt="a cat", illusion="hybrid", image="x.png", image_part="low").requests
+    assert [each.label for each in readings(found, IMAGE)] == ["the input image (low)", "a cat (high)"]
 
 
 def test_a_sheet_has_a_row_for_each_image_and_a_column_for_each_reading():
@@ -63,3 +72,59 @@ def test_a_sheet_has_a_row_for_each_image_and_a_column_for_each_reading():
 
 def test_pixels_are_those_of_the_image():
     assert torch.equal(as_pixels(IMAGE)[0, :, 0, 0], torch.tensor(IMAGE.getpixel((0, 0))).float() / 127.5 - 1)
+
+
+def enlarged(image: Image.Image, factor: int) -> np.ndarray:
+    return np.asarray(image).repeat(factor, 0).repeat(factor, 1)
+
+
+ILLUSIONS = [
+    {"illusion": "anagram", "view": ("identity", "jigsaw")}, {"illusion": "anagram", "view": ("flip", "rotate_90_cw")},
+    {"illusion": "looking_glass", "view": ("identity", "negate")}, {"illusion": "colour"}, {"illusion": "motion"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", ILLUSIONS)
+def test_frames_begin_with_the_image_and_end_with_a_reading(settings):
+    [found] = wanted(**settings).requests
+    for reading in readings(found, IMAGE):
+        first, last = (np.asarray(frame(as_pixels(IMAGE), reading, fraction)) for fraction in (0.0, 1.0))
+        assert np.array_equal(first, enlarged(IMAGE, 4)) and np.array_equal(last, enlarged(reading.image, 4))
+
+
+def test_a_hybrid_recedes_until_its_low_frequencies_are_left():
+    [found] = wanted(illusion="hybrid").requests
+    low, high = readings(found, IMAGE)
+    shown = np.asarray(frame(as_pixels(IMAGE), low, 1.0))
+    assert np.abs(shown[96:160, 96:160].astype(int) - np.asarray(low.image)).max() <= 1, "a quarter of 256 pixels"
+    shown = shown.copy()
+    shown[96:160, 96:160] = 255
+    assert (shown == 255).all()
+    assert np.array_equal(np.asarray(frame(as_pixels(IMAGE), high, 1.0)), enlarged(high.image, 4))
+
+
+def test_an_animation_rests_at_its_readings_and_returns(monkeypatch):
+    monkeypatch.setattr(of_illusions, "SIDE", 64)
+    [found] = wanted(illusion="anagram", view=("identity", "rotate_180")).requests
+    data = animation(IMAGE, readings(found, IMAGE))
+    assert data == animation(IMAGE, readings(found, IMAGE)) and len(data) < 32 * 84 * 200
+    shown, durations = [], []
+    with Image.open(io.BytesIO(data)) as film:
+        assert film.info["loop"] == 0
+        for number in range(film.n_frames):
+            film.seek(number)
+            durations.append(film.info["duration"])
+            shown.append(np.asarray(film.convert("RGB")))
+    assert durations == [RESTING, *[MOVING] * (STEPS - 1)] * 2
+    assert all(np.array_equal(shown[step], shown[-step]) for step in range(1, STEPS))
+    assert np.array_equal(shown[0][10:74, 10:74], shown[STEPS][10:74, 10:74][::-1, ::-1])
+    captions = [(each[74:] < 128).any() for each in shown]
+    assert [number for number, written in enumerate(captions) if written] == [0, STEPS]
+
+
+def test_an_animation_of_any_image_is_bounded(monkeypatch):
+    monkeypatch.setattr(of_illusions, "SIDE", 64)
+    flat, large = Image.new("RGB", (64, 64)), IMAGE.resize((640, 320))
+    [found] = wanted(illusion="anagram", view=("identity", "flip")).requests
+    assert Image.open(io.BytesIO(animation(flat, readings(found, flat)))).size[0] == 84
+    assert frame(as_pixels(large), readings(found, large)[1], 0.3).size == (64, 32)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from customize import families
 from customize.errors import InputError
-from customize.inference.illusions.illusion_estimates import colour
+from customize.inference.illusions.components import colour
 from customize.inference.pipeline import Pipeline
 from customize.inference.request import Composition, GenerationRequest, request_of
 from customize.inference.sampler import DenoisingTask

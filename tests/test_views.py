@@ -5,7 +5,9 @@ import torch
 from torch import Tensor
 
 from customize.errors import InputError
-from customize.inference.illusions.views import VIEWS, View, parse_view
+from customize.inference.illusions.motions import enlarged
+from customize.inference.illusions.transformations import View
+from customize.inference.illusions.views import VIEWS, parse_view
 
 PERMUTATIONS = [
     "identity", "flip", "rotate_90_cw", "rotate_90_ccw", "rotate_180", "skew", "skew:slope=-0.3", "patch_permute",
@@ -54,6 +56,34 @@ def test_a_permutation_shows_every_pixel_once_and_equally_in_all_channels(text):
     both = view(numbers(64).expand(2, 3, 64, 64).contiguous(memory_format=torch.channels_last))
     assert torch.equal(both, shown.expand_as(both))
     assert torch.equal(view.inverse(both), numbers(64).expand_as(both))
+
+
+@pytest.mark.parametrize("text", [*PERMUTATIONS[:-2], "jigsaw", "negate", *LESSONS])
+def test_a_motion_begins_with_the_image_and_ends_with_the_view(text):
+    view, image = parse_view(text), picture(16 if fits(text, 16) else 64)[:1]
+    first, between, last = (view.moved(image, fraction, 2) for fraction in (0.0, 0.4, 1.0))
+    assert torch.equal(first, enlarged(image, 2)) and torch.equal(last, enlarged(view(image), 2))
+    assert text == "identity" or not (torch.equal(between, first) or torch.equal(between, last))
+
+
+def test_a_motion_turns_and_folds_and_slides():
+    image = picture(16)
+    half_way = VIEWS["rotate_180"]().moved(image, 0.5, 4)
+    assert torch.equal(half_way, enlarged(image.rot90(1, (2, 3)), 4)), "half of half a turn is a quarter"
+    eighth = VIEWS["rotate_90_cw"]().moved(image, 0.5, 4)
+    assert (eighth[..., 0, 0] == 1).all() and (eighth[..., 32, 2] != 1).all(), "it stands on a corner, within its square"
+    folded = VIEWS["flip"]().moved(image, 0.25, 4)
+    assert (folded[..., :14, :] == 1).all() and (folded[..., -14:, :] == 1).all() and (folded[..., 17:-17, :] != 1).all()
+    hinge = VIEWS["square_hinge"]().moved(picture(24), 0.5, 4)
+    middles = hinge[..., 16::32, 16::32]
+    assert torch.equal(middles.flatten(), picture(24)[..., 4::8, 4::8].flatten()), "squares turn in their places"
+    assert (hinge[..., 2::32, 2::32] == 1).all(), "and have left the corners of these"
+
+
+def test_a_picture_that_is_not_square_moves_too():
+    image = torch.randn(1, 3, 8, 16, dtype=torch.float64)
+    for name in ("flip", "rotate_180", "skew", "patch_permute"):
+        assert torch.equal(VIEWS[name]().moved(image, 1.0, 3), enlarged(VIEWS[name]()(image), 3))
 
 
 def matrix(view: View, side: int) -> Tensor:

@@ -6,7 +6,7 @@ B images, C latent channels, H W latent height and width, `factor` pixels per la
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from diffusers import AutoencoderKL
@@ -28,6 +28,11 @@ class LatentSpace(Protocol):
     @property
     def factor(self) -> int:
         """Pixels per latent along each side; 1 for pixels."""
+        ...
+
+    @property
+    def equivariant(self) -> bool:
+        """Whether transforming latents (turning, permuting, inverting them) transforms the pixels in the same way."""
         ...
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -73,6 +78,7 @@ class KLLatents:
     """
 
     vae: AutoencoderKL
+    equivariant: ClassVar[bool] = False
 
     @property
     def channels(self) -> int:
@@ -137,6 +143,7 @@ class Pixels:
 
     channels: int = 3
     factor: int = 1
+    equivariant: ClassVar[bool] = True
 
     def encode(self, pixels: Tensor) -> Tensor:
         return pixels

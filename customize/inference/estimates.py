@@ -7,7 +7,7 @@ weights sum to 1, combining them is equivalent to combining predicted noises.
 B images, C latent channels, H W latent height and width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,12 +26,14 @@ class DenoiserInput:
     """The input of one denoiser evaluation: scaled latents [B, C, H, W] and conditioning of B rows.
 
     variance_weight: weight of this evaluation in the variance of the step, if the denoiser predicts one. Guidance does not
-    extrapolate the variance: a negative prompt has weight 0.
+    extrapolate the variance: a negative prompt has weight 0. variance_back: from the variance that is predicted for these
+    latents, to that of the latents they were made of.
     """
 
     latents: Tensor
     conditioning: Conditioning
     variance_weight: float = 1.0
+    variance_back: Callable[[Tensor], Tensor] = lambda variance: variance
 
 
 class Estimate(Protocol):
@@ -137,8 +139,11 @@ def without_variance(inputs: Sequence[DenoiserInput]) -> list[DenoiserInput]:
 def mean_variance(inputs: Sequence[DenoiserInput], outputs: Sequence[DenoiserOutput]) -> Tensor | None:
     """The weighted mean of the variances [B, C, H, W] that the denoiser predicts; None if it predicts none."""
     total = sum(each.variance_weight for each in inputs)
-    shares = [(each.variance_weight / total, output.variance) for each, output in zip(inputs, outputs, strict=True)]
-    parts = [share * variance for share, variance in shares if share and variance is not None]
+    parts = [
+        each.variance_weight / total * each.variance_back(output.variance)
+        for each, output in zip(inputs, outputs, strict=True)
+        if each.variance_weight and output.variance is not None
+    ]
     return torch.stack(parts).sum(0) if parts else None
 
 

@@ -8,7 +8,7 @@ from PIL.Image import Image
 
 from customize.errors import InputError, Problem
 from customize.inference.estimates import Estimate
-from customize.inference.illusions.illusion_estimates import Components
+from customize.inference.illusions.components import Components
 from customize.inference.prompt_estimates import Prompt
 from customize.inference.starts import ImageToImage, Inpainting, KeepComponent, Start, TextToImage
 

@@ -13,7 +13,8 @@ import torch
 from PIL import Image, ImageOps
 
 from customize.inference.estimates import Estimate
-from customize.inference.illusions.illusion_estimates import Components, keep_component
+from customize.inference.illusions.components import Components
+from customize.inference.illusions.illusion_estimates import keep_component
 from customize.inference.inpainting import ImageEncoder, inpainting_task, read_mask
 from customize.inference.sampler import DenoisingTask, draw_noise
 from customize.inference.solvers import Solver

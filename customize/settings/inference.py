@@ -148,6 +148,10 @@ class InferenceSettings(Settings):
     view: tuple[str, ...] = setting(
         (), "inference", "the view of each prompt: identity, flip, rotate_180, jigsaw, ...", only_with=("illusion", OF_VIEWS)
     )
+    illusion_gif: bool = setting(
+        True, "inference", "write an animation of each illusion, which moves from one reading to the other",
+        only_with=("illusion", ()), scope="run",
+    )  # fmt: skip
     like: str | None = setting(
         None, "inference", "image of infer.py, A1111, ComfyUI, InvokeAI, ... whose settings to use; other flags override them",
         text="path", scope="run",

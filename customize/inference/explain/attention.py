@@ -23,7 +23,7 @@ from customize import prompts as grammar
 from customize.families.base import Family
 from customize.families.prompt_encoding import chunks
 from customize.inference.estimates import Composed, Conditional, Estimate, Guided, Mixed, WithChannels
-from customize.inference.explain.contact_sheet import contact_sheet, gif, stacked
+from customize.inference.explain.contact_sheet import contact_sheet, gif, stacked, steadily
 from customize.inference.explain.trace import MOST_FRAMES, few_colours, in_colours, spread
 from customize.inference.prompt_estimates import Changing
 from customize.inference.sampler import StepResult
@@ -233,4 +233,4 @@ def heat_gif(image: Image.Image, word_maps: WordMaps) -> bytes:
     levels = heat_levels(word_maps.maps)[spread(len(word_maps.maps), MOST_FRAMES)]
     sheets = [np.asarray(heat_sheet(image, word_maps.words, each, LARGEST_MOVING)) for each in levels]
     indices, palette = few_colours(np.stack(sheets))
-    return gif([in_colours(frame, palette) for frame in indices])
+    return gif([in_colours(frame, palette) for frame in indices], steadily(len(indices)))

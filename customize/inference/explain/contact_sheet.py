@@ -94,12 +94,16 @@ def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
     return result
 
 
-def gif(frames: Sequence[Image.Image], milliseconds: int = 120, last: int = 1500) -> bytes:
-    """A looping GIF; every frame is shown for `milliseconds`, the last one for `last` milliseconds."""
+def gif(frames: Sequence[Image.Image], milliseconds: Sequence[int]) -> bytes:
+    """A looping GIF, in which each frame is shown for so many milliseconds."""
     file = io.BytesIO()
-    durations = [milliseconds] * (len(frames) - 1) + [last]
-    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=list(milliseconds), loop=0)
     return file.getvalue()
+
+
+def steadily(count: int, milliseconds: int = 120, last: int = 1500) -> list[int]:
+    """The durations of so many frames for `gif`: equal ones, and `last` at the end."""
+    return [milliseconds] * (count - 1) + [last]
 
 
 def write(draw: ImageDraw.ImageDraw, text: str, font, x: int, y: int, align: float) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from customize.inference.estimates import Composed, Guided, WithChannels
-from customize.inference.explain.contact_sheet import GAP, MARGIN, contact_sheet
+from customize.inference.explain.contact_sheet import GAP, MARGIN, contact_sheet, steadily
 from customize.inference.prompt_estimates import Changing
 from customize.inference.sampler import StepResult
 from customize.inference.step import Step
@@ -187,9 +187,8 @@ def pairs(indices: np.ndarray) -> list[np.ndarray]:
 
 def animation(frames: Sequence[np.ndarray], palette: bytes) -> bytes:
     """Like `contact_sheet.gif`, for palette indices [h, w]: half the time, twice the file size."""
-    file, durations = io.BytesIO(), [120] * (len(frames) - 1) + [1500]
-    first, *others = [in_colours(frame, palette) for frame in frames]
-    first.save(file, "GIF", save_all=True, append_images=others, duration=durations, loop=0, optimize=False)
+    file, (first, *others) = io.BytesIO(), [in_colours(frame, palette) for frame in frames]
+    first.save(file, "GIF", save_all=True, append_images=others, duration=steadily(len(frames)), loop=0, optimize=False)
     return file.getvalue()
 
 

@@ -7,18 +7,19 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from customize.inference.illusions import illusion_estimates
-from customize.inference.illusions.illusion_estimates import Components, Factorised, LookingGlass, anagram
+from customize.inference.illusions import components
+from customize.inference.illusions.components import Components
+from customize.inference.illusions.illusion_estimates import Factorised, LookingGlass, anagram
 from customize.inference.illusions.views import parse_view
 from customize.inference.pipeline import Pipeline
 from customize.inference.request import Composition
 from customize.settings.inference import InferenceSettings
 
 PARTS: dict[str, Callable[[], Components]] = {
-    "hybrid": illusion_estimates.hybrid,
-    "triple": illusion_estimates.triple,
-    "colour": illusion_estimates.colour,
-    "motion": illusion_estimates.motion,
+    "hybrid": components.hybrid,
+    "triple": components.triple,
+    "colour": components.colour,
+    "motion": components.motion,
 }
 
 
@@ -27,10 +28,10 @@ def composition(settings: InferenceSettings, pipeline: Pipeline) -> Composition 
     if settings.illusion == "none":
         return None
     if settings.illusion in PARTS:
-        components = PARTS[settings.illusion]()
+        parts = PARTS[settings.illusion]()
         if settings.image_part:
-            return Composition(lambda estimates: estimates[0], kept=(components, components.names.index(settings.image_part)))
-        return Composition(lambda estimates: Factorised(estimates, components))
+            return Composition(lambda estimates: estimates[0], kept=(parts, parts.names.index(settings.image_part)))
+        return Composition(lambda estimates: Factorised(estimates, parts))
     views = [parse_view(view) for view in settings.view]
     space = pipeline.family.latents
     if settings.illusion == "looking_glass":
@@ -40,4 +41,4 @@ def composition(settings: InferenceSettings, pipeline: Pipeline) -> Composition 
 
         return Composition(lambda estimates: LookingGlass(estimates, views, encode, space.decode), len(views))
     mode = "mean" if settings.illusion == "anagram" else "alternate"
-    return Composition(lambda estimates: anagram(list(zip(estimates, views, strict=True)), mode, latent=space.factor > 1))
+    return Composition(lambda estimates: anagram(list(zip(estimates, views, strict=True)), mode, latent=not space.equivariant))

@@ -5,9 +5,8 @@ Each of the combined estimates is complete in itself and includes its guidance.
 B images, C channels, H W height and width, of pixels or of latents; V views, N components.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Literal
 
@@ -19,7 +18,9 @@ from torch.nn import functional as F
 from customize.diffusion.predictions import add_noise
 from customize.errors import InputError, Problem
 from customize.inference.estimates import DenoiserInput, Estimate
-from customize.inference.illusions.views import VIEWS, View
+from customize.inference.illusions.components import Components
+from customize.inference.illusions.transformations import View
+from customize.inference.illusions.views import VIEWS
 from customize.inference.sampler import StepResult
 from customize.inference.solvers import Solver
 from customize.inference.step import Step
@@ -38,7 +39,7 @@ class Anagram:
     mode: Literal["mean", "alternate"] = "mean"
 
     def inputs(self, latents: Tensor, step: Step) -> list[DenoiserInput]:
-        return [each for estimate, view in self.active(step) for each in estimate.inputs(view(latents), step)]
+        return [seen_by(view, each) for estimate, view in self.active(step) for each in estimate.inputs(view(latents), step)]
 
     def combine(self, outputs: Iterator[Tensor], latents: Tensor, step: Step) -> Tensor:
         parts = [view.inverse(estimate.combine(outputs, view(latents), step)) for estimate, view in self.active(step)]
@@ -48,6 +49,13 @@ class Anagram:
         """The pairs that contribute to this step."""
         pairs = list(zip(self.estimates, self.views, strict=True))
         return pairs if self.mode == "mean" else [pairs[step.index % len(pairs)]]
+
+
+def seen_by(view: View, each: DenoiserInput) -> DenoiserInput:
+    """An input of transformed latents. Its variance is transformed back if the view only permutes pixels: a variance has no sign,
+    so that the authors leave it as it is under `negate`.
+    """
+    return replace(each, variance_back=lambda variance: view.inverse(each.variance_back(variance))) if view.permutes else each
 
 
 def anagram(
@@ -74,14 +82,6 @@ def anagram(
 
 
 @dataclass(frozen=True)
-class Components:
-    """A decomposition. split: image [B, C, H, W] -> one linear component [B, C, H, W] per name; they sum to the image."""
-
-    names: tuple[str, ...]
-    split: Callable[[Tensor], Sequence[Tensor]]
-
-
-@dataclass(frozen=True)
 class Factorised:
     """sum_i f_i(estimate_i(x_t)) with sum_i f_i = identity: Geng, Park & Owens 2024, "Factorized Diffusion: Perceptual
     Illusions by Noise Decomposition". As in `Anagram`, outputs need not be epsilon. Raises ValueError if the numbers of
@@ -101,73 +101,6 @@ class Factorised:
     def combine(self, outputs: Iterator[Tensor], latents: Tensor, step: Step) -> Tensor:
         splits = [self.components.split(estimate.combine(outputs, latents, step)) for estimate in self.estimates]
         return torch.stack([parts[i] for i, parts in enumerate(splits)]).sum(0)
-
-
-def hybrid(sigma: float = 2.0, kernel: int = 33) -> Components:
-    """What is visible from far away, and from close up. sigma, kernel: of the Gaussian, in pixels at height 64, scaled with H."""
-
-    def split(tensor: Tensor) -> Sequence[Tensor]:
-        low = gaussian(tensor, sigma, kernel)
-        return low, tensor - low
-
-    return Components(("low", "high"), split)
-
-
-def triple(sigmas: tuple[float, float] = (1.0, 2.0), kernel: int = 25) -> Components:
-    """Three frequency bands, by two consecutive Gaussians (see `hybrid`)."""
-
-    def split(tensor: Tensor) -> Sequence[Tensor]:
-        lower = gaussian(tensor, sigmas[0], kernel)
-        low = gaussian(lower, sigmas[1], kernel)
-        return low, lower - low, tensor - lower
-
-    return Components(("low", "middle", "high"), split)
-
-
-def colour() -> Components:
-    """The mean of the channels, and the rest. For pixels: the mean of a latent's channels is not its brightness."""
-
-    def split(tensor: Tensor) -> Sequence[Tensor]:
-        grey = tensor.mean(1, keepdim=True).expand_as(tensor)
-        return grey, tensor - grey
-
-    return Components(("grey", "colour"), split)
-
-
-def motion(kernel: int = 7) -> Components:
-    """What is visible while the image moves along the diagonal, and the rest. kernel: length of the motion, in pixels at height
-    64, scaled with H."""
-
-    def split(tensor: Tensor) -> Sequence[Tensor]:
-        size = math.ceil(kernel * tensor.shape[-2] / 64) | 1
-        moved = filtered(tensor, torch.eye(size, dtype=torch.float64) / size)
-        return moved, tensor - moved
-
-    return Components(("moving", "rest"), split)
-
-
-def regions(masks: Tensor) -> Components:
-    """Regions of the image. masks: [N - 1, H, W] in 0..1, with a sum of at most 1; the last component is the rest."""
-    places = [*masks, 1 - masks.sum(0)]
-    names = (*(f"region {i + 1}" for i in range(len(masks))), "rest")
-    return Components(names, lambda tensor: [tensor * place.to(tensor) for place in places])
-
-
-def gaussian(tensor: Tensor, sigma: float, kernel: int) -> Tensor:
-    """Blurs [B, C, H, W] with sigma * H / 64 in a window of kernel * H / 64 pixels, rounded up to an odd number."""
-    scale = tensor.shape[-2] / 64
-    size = math.ceil(kernel * scale) | 1
-    weights = torch.exp(-(((torch.arange(size, dtype=torch.float64) - size // 2) / (sigma * scale)) ** 2) / 2)
-    weights /= weights.sum()
-    return filtered(filtered(tensor, weights[:, None]), weights[None])
-
-
-def filtered(tensor: Tensor, kernel: Tensor) -> Tensor:
-    """Convolves each channel of [B, C, H, W] with a kernel [odd, odd], with reflection padding."""
-    height, width = kernel.shape
-    padded = F.pad(tensor, (width // 2, width // 2, height // 2, height // 2), mode="reflect")
-    channels = tensor.shape[1]
-    return F.conv2d(padded, kernel.to(tensor).expand(channels, 1, height, width), groups=channels)
 
 
 def keep_component(

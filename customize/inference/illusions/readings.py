@@ -1,8 +1,11 @@
 """The readings of an illusion: the image under each view, or each of its components, with the prompt that it shows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from PIL import Image
+from torch import Tensor
 
 from customize.inference.explain.contact_sheet import contact_sheet
 from customize.inference.explain.lessons import to_image
@@ -12,22 +15,40 @@ from customize.inference.inpainting import as_pixels
 from customize.inference.run.grid import Grid, ImageRequest
 from customize.settings.inference import OF_VIEWS
 
-Reading = tuple[str, Image.Image]
+
+@dataclass(frozen=True)
+class Reading:
+    """What an image shows. seen: in words, how it is looked at; image: what is seen; moved: the image on its way there, see
+    `View.moved`."""
+
+    prompt: str
+    seen: str
+    image: Image.Image
+    moved: Callable[[Tensor, float, int], Tensor]
+
+    @property
+    def label(self) -> str:
+        """The prompt, and how the image is looked at."""
+        return f"{self.prompt} ({self.seen})"
 
 
 def readings(request: ImageRequest, image: Image.Image) -> list[Reading]:
-    """(label, image) for each prompt; empty for an image without an illusion."""
-    settings, prompts = request.settings, request.prompts
+    """One reading for each prompt, and for the component of an input image; none for an image without an illusion."""
+    settings, prompts, pixels = request.settings, list(request.prompts), as_pixels(image)
     if settings.illusion in OF_VIEWS:
-        shown = [to_image(parse_view(view)(as_pixels(image))) for view in settings.view]
-        return [(f"{prompt} ({named(view)})", each) for prompt, view, each in zip(prompts, settings.view, shown, strict=True)]
+        views = [parse_view(view) for view in settings.view]
+        seen = zip(prompts, settings.view, views, strict=True)
+        return [Reading(prompt, named(text), to_image(view(pixels)), view.moved) for prompt, text, view in seen]
     if settings.illusion not in PARTS:
         return []
     components = PARTS[settings.illusion]()
-    parts = [to_image(part) for part in components.split(as_pixels(image).double())]
-    if settings.image_part:  # one component comes from the input image, the other from the only prompt
-        return [(name, part) for name, part in zip(components.names, parts, strict=True)]
-    return [(f"{prompt} ({name})", part) for prompt, name, part in zip(prompts, components.names, parts, strict=True)]
+    if settings.image_part:
+        prompts.insert(components.names.index(settings.image_part), "the input image")
+    parts = zip(prompts, components.names, components.split(pixels.double()), strict=True)
+    return [
+        Reading(prompt, name, to_image(part), partial(components.moved, index))
+        for index, (prompt, name, part) in enumerate(parts)
+    ]
 
 
 def named(view: str) -> str:
@@ -42,7 +63,8 @@ def readings_sheet(grid: Grid, images: Mapping[int, Image.Image]) -> Image.Image
         for column, request in enumerate(row):
             image = images[next(places)]
             own = [labels[at] for labels, at in ((grid.row_labels, number), (grid.column_labels, column)) if labels]
-            rows.append((row_label(own, request), readings(request, image) or [("the image", image)]))
+            found = [(each.label, each.image) for each in readings(request, image)]
+            rows.append((row_label(own, request), found or [("the image", image)]))
     if not any(len(found) > 1 for _, found in rows):
         return None
     headings = [[label for label, _ in found] for _, found in rows]

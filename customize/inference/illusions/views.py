@@ -3,105 +3,22 @@
 Geng, Park & Owens 2024, "Visual Anagrams: Generating Multi-View Optical Illusions with Diffusion Models". By its
 "conditions on views", a view is invertible, linear (so that the result is alpha * clean + sigma * noise again) and orthogonal
 (so that the noise is standard normal again). All but `blur` and `white_balance` are, and are inverted to the last bit. To add
-one, write a function here and decorate it. B images, C channels, H W height and width, in pixels or latents.
+one, write a function here and decorate it: of a permutation, it says which pixel moves where, and how its piece turns (see
+`Permutation.rule`), from which also follow its inverse and its animation. H W height and width.
 """
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache, wraps
+from functools import wraps
 from inspect import signature
 from itertools import product
-from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from customize.diffusion import rng
 from customize.errors import InputError, Problem
-
-
-class View(Protocol):
-    """A transformation of tensors [B, C, H, W] and its inverse. Both raise InputError for an unsupported H, W."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def orthogonal(self) -> bool:
-        """Whether standard normal noise stays standard normal, so that a denoiser can evaluate the transformed latents."""
-
-    @property
-    def permutes(self) -> bool:
-        """Whether it only permutes pixels. Only then may it be applied to a learned variance, which is never negative, and to
-        latents, whose signs are unrelated to colours.
-        """
-
-    def __call__(self, tensor: Tensor) -> Tensor: ...
-
-    def inverse(self, tensor: Tensor) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Permutation:
-    """A permutation of pixels. rule: returns pixel indices [H, W] in the order in which the view shows them."""
-
-    name: str
-    rule: Callable[..., Tensor]
-    options: tuple[tuple[str, int | float], ...] = ()
-    orthogonal: bool = True
-    permutes: bool = True
-
-    def __call__(self, tensor: Tensor) -> Tensor:
-        return tensor.flatten(-2)[..., order(self, *tensor.shape[-2:], tensor.device)].view(tensor.shape)
-
-    def inverse(self, tensor: Tensor) -> Tensor:
-        pixels, places = tensor.flatten(-2), order(self, *tensor.shape[-2:], tensor.device)
-        return torch.empty_like(pixels).index_copy_(-1, places, pixels).view(tensor.shape)
-
-
-@lru_cache(maxsize=16)
-def order(view: Permutation, height: int, width: int, device: torch.device) -> Tensor:
-    """[H * W]: the index of the pixel that the view shows at each position."""
-    numbers = torch.arange(height * width).view(height, width)
-    return view.rule(numbers, **dict(view.options)).flatten().to(device)
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Every value times a factor."""
-
-    name: str
-    factor: float
-    orthogonal: bool = False
-    permutes: bool = False
-
-    def __call__(self, tensor: Tensor) -> Tensor:
-        return tensor * self.factor
-
-    def inverse(self, tensor: Tensor) -> Tensor:
-        return tensor / self.factor
-
-
-@dataclass(frozen=True)
-class Blur:
-    """Downscales by `factor` and upscales again, as seen from far away. Not invertible: the inverse is the identity."""
-
-    name: str
-    factor: int
-    orthogonal: bool = False
-    permutes: bool = False
-
-    def __call__(self, tensor: Tensor) -> Tensor:
-        if self.factor < 1 or any(side % self.factor for side in tensor.shape[-2:]):
-            raise unfit(self.name, tensor, f"use a factor that divides the sides, such as {self.name}:factor=2")
-        small = F.avg_pool2d(tensor, self.factor)
-        return F.interpolate(small, scale_factor=self.factor, mode="bilinear", align_corners=False)
-
-    def inverse(self, tensor: Tensor) -> Tensor:
-        return tensor
-
+from customize.inference.illusions.transformations import Blur, Permutation, Scale, View, unfit
 
 VIEWS: dict[str, Callable[..., View]] = {}
 
@@ -137,105 +54,107 @@ def parse_view(text: str) -> View:
     return VIEWS[name](**options)
 
 
-def unfit(name: str, tensor: Tensor, remedy: str) -> InputError:
-    """The error for a view that does not support this size."""
-    height, width = tensor.shape[-2:]
-    return InputError(Problem("views", f"{name} does not support the size {height} x {width}", remedy))
+def turned(grid: Tensor, quarters: int) -> Tensor:
+    """A grid, or a square part of one, turned counterclockwise; see `Permutation.rule`."""
+    return grid.rot90(quarters) + torch.tensor([0, quarters])
 
 
-def square(numbers: Tensor, name: str, unit: int = 1) -> int:
-    """The side of a square [H, W]. Raises InputError unless it is square and its side a multiple of `unit`."""
-    height, width = numbers.shape
+def square(grid: Tensor, name: str, unit: int = 1) -> int:
+    """The side of a square grid [H, W, 2]. Raises InputError unless it is square and its side a multiple of `unit`."""
+    height, width = grid.shape[:2]
     if height != width or height % unit:
-        raise unfit(name, numbers, f"use a square size, a multiple of {unit}" if unit > 1 else "use a square size")
+        raise unfit(name, grid[..., 0], f"use a square size, a multiple of {unit}" if unit > 1 else "use a square size")
     return height
 
 
 @permutation
-def identity(numbers: Tensor) -> Tensor:
+def identity(grid: Tensor) -> Tensor:
     """Unchanged."""
-    return numbers
+    return grid
 
 
 @permutation
-def flip(numbers: Tensor) -> Tensor:
+def flip(grid: Tensor) -> Tensor:
     """Mirrored top to bottom."""
-    return numbers.flip(0)
+    return grid.flip(0)
 
 
 @permutation
-def rotate_90_cw(numbers: Tensor) -> Tensor:
+def rotate_90_cw(grid: Tensor) -> Tensor:
     """A quarter turn clockwise."""
-    square(numbers, "rotate_90_cw")
-    return numbers.rot90(-1)
+    square(grid, "rotate_90_cw")
+    return turned(grid, -1)
 
 
 @permutation
-def rotate_90_ccw(numbers: Tensor) -> Tensor:
+def rotate_90_ccw(grid: Tensor) -> Tensor:
     """A quarter turn counterclockwise."""
-    square(numbers, "rotate_90_ccw")
-    return numbers.rot90(1)
+    square(grid, "rotate_90_ccw")
+    return turned(grid, 1)
 
 
 @permutation
-def rotate_180(numbers: Tensor) -> Tensor:
+def rotate_180(grid: Tensor) -> Tensor:
     """Upside down."""
-    return numbers.rot90(2)
+    return turned(grid, 2)
 
 
 @permutation
-def skew(numbers: Tensor, slope: float = 1.5) -> Tensor:
+def skew(grid: Tensor, slope: float = 1.5) -> Tensor:
     """Each column is shifted down by `slope` pixels more than the one before it, around the middle column; pixels wrap around.
 
     A slope looks the same at every size: the paper's 1.5 moves the outermost columns by 48 at 64 pixels, and by 96 at 128.
     """
-    middle = numbers.shape[1] // 2
-    columns = [column.roll(int(slope * (i - middle))) for i, column in enumerate(numbers.unbind(1))]
+    middle = grid.shape[1] // 2
+    columns = [column.roll(int(slope * (i - middle)), 0) for i, column in enumerate(grid.unbind(1))]
     return torch.stack(columns, 1)
 
 
 @permutation
-def patch_permute(numbers: Tensor, patches: int = 8, seed: int = 0) -> Tensor:
+def patch_permute(grid: Tensor, patches: int = 8, seed: int = 0) -> Tensor:
     """Shuffled patches, `patches` along a side."""
-    height, width = numbers.shape
+    height, width = grid.shape[:2]
     if patches < 1 or height % patches or width % patches:
-        raise unfit(f"a permutation of {patches} x {patches} patches", numbers, "use a number of patches that divides the sides")
-    tiles = numbers.view(patches, height // patches, patches, width // patches).transpose(1, 2)
+        raise unfit(
+            f"a permutation of {patches} x {patches} patches", grid[..., 0], "use a number of patches that divides the sides"
+        )
+    tiles = grid.view(patches, height // patches, patches, width // patches, 2).transpose(1, 2)
     shuffled = tiles.flatten(0, 1)[list(rng.permutation(patches**2, seed, "patches", 0))]
-    return shuffled.view_as(tiles).transpose(1, 2).reshape(height, width)
+    return shuffled.view_as(tiles).transpose(1, 2).reshape(grid.shape)
 
 
 @permutation
-def pixel_permute(numbers: Tensor, patches: int = 64, seed: int = 0) -> Tensor:
+def pixel_permute(grid: Tensor, patches: int = 64, seed: int = 0) -> Tensor:
     """`patch_permute` with patches of one pixel at 64 x 64; smaller tensors need fewer patches."""
-    return patch_permute(numbers, patches, seed)
+    return patch_permute(grid, patches, seed)
 
 
 @permutation
-def inner_circle(numbers: Tensor, degrees: int = 180, radius: float = 0.375) -> Tensor:
+def inner_circle(grid: Tensor, degrees: int = 180, radius: float = 0.375) -> Tensor:
     """Rotates the central disc counterclockwise. radius: as a fraction of the side; 0.5 is the inscribed circle.
 
     The default is the authors' (half a turn, 24 pixels of 64); quarter turns are exact too. Other angles raise InputError:
     they would need interpolation, one of the views that fail in the paper.
     """
-    side = square(numbers, "inner_circle")
+    side = square(grid, "inner_circle")
     if degrees % 90:
         raise InputError(Problem("views", f"inner_circle cannot rotate by {degrees} degrees", "use 90, 180 or 270"))
     squares = (torch.arange(side, dtype=torch.float64) - (side - 1) / 2) ** 2
-    return torch.where(squares[:, None] + squares < (radius * side) ** 2, numbers.rot90(degrees // 90), numbers)
+    disc = squares[:, None] + squares < (radius * side) ** 2
+    return torch.where(disc[..., None], turned(grid, degrees // 90), grid)
 
 
 @permutation
-def square_hinge(numbers: Tensor) -> Tensor:
+def square_hinge(grid: Tensor) -> Tensor:
     """3 x 3 squares, rotated by a quarter, alternately clockwise and counterclockwise, as if hinged at their corners.
 
     If the side is not a multiple of 3, the remaining pixels at the right and bottom stay.
     """
-    side = square(numbers, "square_hinge") // 3
-    shown = numbers.clone()
+    side = square(grid, "square_hinge") // 3
+    shown = grid.clone()
     for row, column in product(range(3), repeat=2):
         place = slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
-        shown[place] = numbers[place].rot90(1 if (row + column) % 2 else -1)
+        shown[place] = turned(grid[place], 1 if (row + column) % 2 else -1)
     return shown
 
 
@@ -250,21 +169,22 @@ OFFSET, RADIUS = 1 / 8, 5 / 32  # of a knob, in sides of a piece; binary fractio
 
 
 @permutation
-def jigsaw(numbers: Tensor, seed: int = 0) -> Tensor:
+def jigsaw(grid: Tensor, seed: int = 0) -> Tensor:
     """A jigsaw puzzle of 4 x 4 pieces, reassembled: every piece moves to a place of its kind, rotated to fit.
 
     Knobs run clockwise along the rim and around the middle, and from the rim inwards. The cut is therefore invariant under
     quarter turns, and both pieces of an edge have one shape: each of the 4 corner, 8 edge and 4 inner pieces fits every place of
     its kind.
     """
-    side = square(numbers, "jigsaw", 4)
-    pixels, shown = numbers.flatten(), numbers.flatten().clone()
+    side = square(grid, "jigsaw", 4)
+    shown = grid.flatten(0, 1).clone()
     for kind in PIECES:
         piece = piece_mask(side, kind)
         steps = (0, side // 4) if kind == "edge" else (0,)
-        places = torch.stack([numbers.rot90(turn).roll(-step, 1)[piece] for turn in range(4) for step in steps])
-        shown[places] = pixels[places[list(rng.permutation(len(places), seed, kind, 0))]]
-    return shown.view_as(numbers)
+        places = torch.stack([turned(grid, turn).roll(-step, 1)[piece] for turn in range(4) for step in steps])
+        (index, turns), moved = places.unbind(-1), places[list(rng.permutation(len(places), seed, kind, 0))]
+        shown[index] = torch.stack([moved[..., 0], (moved[..., 1] - turns + 1) % 4 - 1], -1)
+    return shown.view_as(grid)
 
 
 def piece_mask(side: int, kind: str) -> Tensor:

@@ -37,11 +37,6 @@ if TYPE_CHECKING:
 
     from customize.inference.metadata.reproduce import Like
 
-LATENT_WARNING = (
-    "views transform latents here, but autoencoders are not equivariant: a rotated latent decodes only approximately to the "
-    "rotated image, which shows as strokes and seams. --illusion looking_glass works on pixels, at the cost of a decode and two "
-    "encodes per view and step"
-)
 FOR_DISK = "free space, or give an --output_dir on another disk"
 FOR_MEMORY = "use a smaller --batch_size, a smaller image, or --mixed_precision bf16"
 
@@ -186,10 +181,9 @@ def without_like(settings: InferenceSettings) -> InferenceSettings:
 
 def notes(settings: InferenceSettings, job: Job) -> list[str]:
     """Notes for the user before generation starts."""
-    of_latents = [LATENT_WARNING] if settings.illusion in ("anagram", "alternating_anagram") else []
     broken = any(BREAKS.search(text) for text in (*settings.prompt, settings.negative_prompt))
     of_prompts = ["a line break or tab in a prompt counts as a space"] if broken else []
-    return [*(job.like.info.notes if job.like else ()), *job.remarks, *of_latents, *of_prompts]
+    return [*(job.like.info.notes if job.like else ()), *job.remarks, *of_prompts]
 
 
 def base_source(settings: InferenceSettings) -> Source:

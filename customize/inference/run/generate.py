@@ -33,6 +33,12 @@ from customize.settings.inference import InferenceSettings
 from customize.weights.learned_weights import find_learned
 from customize.weights.weight_file import LearnedFile
 
+LATENT_WARNING = (
+    "views transform latents here, but autoencoders are not equivariant: a rotated latent decodes only approximately to the "
+    "rotated image, which shows as strokes and seams. --illusion looking_glass works on pixels, at the cost of a decode and two "
+    "encodes per view and step"
+)
+
 
 class PipelineCache:
     """Holds the current pipeline. Reloads it when settings need another one; if only scales differ, sets these."""
@@ -61,6 +67,8 @@ class PipelineCache:
             notes.append(
                 "negative_prompt has no effect: this base model (LCM) takes guidance_scale as an input and no negative prompt"
             )
+        if settings.illusion in ("anagram", "alternating_anagram") and not self.pipeline.family.latents.equivariant:
+            notes.append(LATENT_WARNING)
         files = self.pipeline.weights.files
         notes += [*trained_otherwise(files, settings.clip_skip), *without_words(files, self.pipeline.family, settings)]
         for note in notes:

@@ -44,6 +44,10 @@ class ImageFolder:
         """The path of the image with this index in the job."""
         return self.folder / f"{self.start + place:03d}.{self.format}"
 
+    def animation(self, place: int) -> Path:
+        """The path of the animation of an illusion with this index in the job."""
+        return self.folder / f"{self.start + place:03d}-illusion.gif"
+
     def file(self, name: str) -> Path:
         """The path of one of `OF_A_JOB`."""
         path = self.folder / name

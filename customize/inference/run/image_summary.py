@@ -36,7 +36,7 @@ def finished(settings: InferenceSettings, requests: Sequence[ImageRequest], plac
     first, last = place.image(0), place.image(len(requests) - 1)
     names = f"{first} to {last.name}" if len(requests) > 1 else f"{first}"
     yield "done", printable(f"{units.count(len(requests), 'image')} of {seeds(requests)}: {names}")
-    pages = [place.folder / f"{first.stem}-trace.html", place.folder / f"{first.stem}-attention.png"]
+    pages = [place.folder / f"{first.stem}-{name}" for name in ("illusion.gif", "trace.html", "attention.png")]
     if existing := [str(path) for path in (place.file("sheet.png"), *pages) if path.exists()]:
         yield "look at", printable(" and ".join(existing))
     following = max(each.seed for each in requests) + 1

@@ -2,19 +2,21 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from PIL.Image import Image
 
 from customize import events
 from customize.data.images.image_file import open_image
 from customize.inference.explain.contact_sheet import contact_sheet
-from customize.inference.illusions.readings import readings_sheet
+from customize.inference.illusions.animation import animation
+from customize.inference.illusions.readings import readings, readings_sheet
 from customize.inference.metadata.write_png import saving
 from customize.inference.run.generate import GeneratedBatch
-from customize.inference.run.grid import Grid
+from customize.inference.run.grid import Grid, ImageRequest
 from customize.inference.run.image_folder import ImageFolder
 from customize.settings.inference import InferenceSettings
-from customize.storage.atomic import write_image
+from customize.storage.atomic import write_bytes, write_image
 
 MOST_ON_SHEET = 100
 WORTH_TELLING = 60
@@ -22,8 +24,8 @@ WORTH_TELLING = 60
 
 
 def write_images(settings: InferenceSettings, grid: Grid, place: ImageFolder, batches: Iterable[GeneratedBatch]) -> None:
-    """Writes each image with its trace and attention maps as it is finished, and at the end sheet.png of 2 to `MOST_ON_SHEET`
-    images."""
+    """Writes each image as it is finished, with its trace, attention maps and animation, and at the end sheet.png of 2 to
+    `MOST_ON_SHEET` images."""
     count = len(grid.requests)
     on_sheet = count <= MOST_ON_SHEET
     images: dict[int, Image] = {number: open_image(place.image(number)) for number in sorted(place.finished) if on_sheet}
@@ -34,6 +36,7 @@ def write_images(settings: InferenceSettings, grid: Grid, place: ImageFolder, ba
         drawn.observers.write(place.folder, numbers, drawn.images, place.file("trace.jsonl").name)
         for number, image, texts in zip(drawn.places, drawn.images, drawn.texts, strict=True):
             if number not in place.finished:
+                write_animation(settings, grid.requests[number], image, place.animation(number))
                 write_image(place.image(number), image, **saving(place.format, texts))
                 place.finished.add(number)
         made = len(drawn.places)
@@ -48,6 +51,12 @@ def write_images(settings: InferenceSettings, grid: Grid, place: ImageFolder, ba
     shown = readings_sheet(grid, images) if on_sheet and not starts else None
     if shown or 1 < count <= MOST_ON_SHEET or settings.show_start:
         write_image(place.file("sheet.png"), shown or sheet(grid, images, starts))
+
+
+def write_animation(settings: InferenceSettings, request: ImageRequest, image: Image, path: Path) -> None:
+    """Writes the animation of an illusion, unless `illusion_gif` is off."""
+    if settings.illusion_gif and (found := readings(request, image)):
+        write_bytes(path, animation(image, found))
 
 
 def sheet(grid: Grid, images: Mapping[int, Image], starts: Mapping[int, Image]) -> Image:
