@@ -152,13 +152,13 @@ def test_views_that_cannot_be_used_are_refused_all_at_once():
     (a,) = prompts(1)
     parts = [(a, VIEWS[name]()) for name in ("identity", "blur", "negate", "white_balance")]
     with pytest.raises(InputError) as caught:
-        anagram(parts, latent=True)
+        anagram(parts, negates=False)
     assert [problem.what.split()[0] for problem in caught.value.problems] == ["blur", "white_balance", "negate"]
     assert "standard normal" in caught.value.problems[0].what and "LookingGlass" in caught.value.problems[2].remedy
     with pytest.raises(InputError, match="blur"):
-        anagram(parts, latent=False)
-    assert anagram(parts, "alternate", latent=False, lessons=True).mode == "alternate"
-    assert anagram([parts[0], parts[2]], latent=False).views == (VIEWS["identity"](), VIEWS["negate"]())
+        anagram(parts, negates=True)
+    assert anagram(parts, "alternate", negates=True, lessons=True).mode == "alternate"
+    assert anagram([parts[0], parts[2]], negates=True).views == (VIEWS["identity"](), VIEWS["negate"]())
     with pytest.raises(ValueError, match="zip"):
         Anagram([a], [VIEWS["flip"](), VIEWS["flip"]()]).inputs(rand(2, 3, 8, 8), step())
 

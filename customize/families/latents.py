@@ -32,7 +32,12 @@ class LatentSpace(Protocol):
 
     @property
     def equivariant(self) -> bool:
-        """Whether transforming latents (turning, permuting, inverting them) transforms the pixels in the same way."""
+        """Whether permuting latents permutes the pixels in the same way."""
+        ...
+
+    @property
+    def negates(self) -> bool:
+        """Whether the negative of latents is the image in inverted colours."""
         ...
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -79,6 +84,7 @@ class KLLatents:
 
     vae: AutoencoderKL
     equivariant: ClassVar[bool] = False
+    negates: ClassVar[bool] = False
 
     @property
     def channels(self) -> int:
@@ -144,6 +150,7 @@ class Pixels:
     channels: int = 3
     factor: int = 1
     equivariant: ClassVar[bool] = True
+    negates: ClassVar[bool] = True
 
     def encode(self, pixels: Tensor) -> Tensor:
         return pixels

@@ -41,4 +41,4 @@ def composition(settings: InferenceSettings, pipeline: Pipeline) -> Composition 
 
         return Composition(lambda estimates: LookingGlass(estimates, views, encode, space.decode), len(views))
     mode = "mean" if settings.illusion == "anagram" else "alternate"
-    return Composition(lambda estimates: anagram(list(zip(estimates, views, strict=True)), mode, latent=not space.equivariant))
+    return Composition(lambda estimates: anagram(list(zip(estimates, views, strict=True)), mode, negates=space.negates))

@@ -59,12 +59,12 @@ def seen_by(view: View, each: DenoiserInput) -> DenoiserInput:
 
 
 def anagram(
-    parts: Sequence[tuple[Estimate, View]], mode: Literal["mean", "alternate"] = "mean", *, latent: bool, lessons: bool = False
+    parts: Sequence[tuple[Estimate, View]], mode: Literal["mean", "alternate"] = "mean", *, negates: bool, lessons: bool = False
 ) -> Anagram:
-    """The anagram of (estimate, view) pairs. latent: whether the denoiser works on latents.
+    """The anagram of (estimate, view) pairs. negates: see `LatentSpace.negates`.
 
-    Raises one InputError for all views that change the statistics of the noise (unless `lessons`), and for views of colours on
-    latents.
+    Raises one InputError for all views that change the statistics of the noise (unless `lessons`), and for views of colours where
+    latents have no colours.
     """
     estimates, views = zip(*parts, strict=True)
     problems = [
@@ -72,9 +72,9 @@ def anagram(
         for view in views
         if not (view.orthogonal or lessons)
     ] + [
-        Problem("views", f"{view.name} changes colours, which is not possible in latents", "use LookingGlass for it")
+        Problem("views", f"{view.name} changes colours, which is not possible in these latents", "use LookingGlass for it")
         for view in views
-        if latent and view.orthogonal and not view.permutes
+        if not negates and view.orthogonal and not view.permutes
     ]
     if problems:
         raise InputError(problems)
