@@ -101,7 +101,7 @@ def test_what_settings_bear_on():
     assert of_scope(InferenceSettings, "file") == ("image_format",)
     assert set(of_scope(InferenceSettings, "run")) == {
         "sweep", "like", "prompt_file", "num_images", "chain", "show_start", "batch_size", "trace", "trace_decode", "trace_page",
-        "attention",
+        "attention", "illusion_gif",
         "output_dir", "overwrite_output_dir", "max_images", "skip_existing", "merge",
         "lora_format", "save_model_as", "no_metadata",
     }  # fmt: skip
