@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "check": (commands.check, "list all problems of the settings and images of a run before it starts"),
     "verify": (commands.verify, "check that every file of a run is intact"),
     "convert": (commands.convert, "write learned weights in the layout of another program"),
+    "embed_prompts": (commands.embed_prompts, "encode prompts once, so that a large text encoder is not loaded again"),
     "show": (commands.show, "tell what is in files of weights"),
     "resize": (commands.resize, "write an adapter as a LoRA of smaller ranks, and say what is lost"),
     "extract": (commands.extract, "write the difference of two models as a LoRA"),

@@ -185,7 +185,7 @@ def test_all_flags_are_known():
         assert accepting(model) | of_sdxl <= ours | other | set(aliases.lines(model))
         assert not ours & other and other <= accepting(model) | of_sdxl
     for flag in diffusers_flags.FLAGS.values():
-        assert bool(flag.means) + bool(flag.changes) + bool(flag.done) + bool(flag.refused) == 1
+        assert bool(flag.means) + bool(flag.changes) + bool(flag.done) + bool(flag.refused) == 1 + bool(flag.family)
 
 
 @pytest.mark.parametrize("model", diffusers_flags.BOTH)

@@ -9,6 +9,7 @@ from diffusers import IFPipeline, UNet2DConditionModel
 from models import change, tiny_deepfloyd_if, tiny_t5_tokenizer
 from transformers.convert_slow_tokenizer import import_protobuf
 
+from customize.cli.flags.diffusers_flags import translate
 from customize.errors import InputError
 from customize.families import load, locate
 from customize.families.base import Placement
@@ -18,6 +19,7 @@ from customize.families.files.t5_tokenizer import load_t5_tokenizer
 from customize.families.specs.architectures import CONFIGS
 from customize.families.specs.deepfloyd_if_spec import DEEPFLOYD_IF
 from customize.inference import load_pipeline
+from customize.methods import DreamBoothSettings
 from customize.prompts import parse
 
 PROMPT = "a Photo of SKS dog, in the snow"
@@ -112,7 +114,7 @@ def test_prompts_that_t5_cannot_read_are_refused(stage_i, family):
 
 def test_without_its_text_encoder_it_is_loaded_and_reads_no_prompts(copied):
     shutil.rmtree(copied / "text_encoder")
-    assert "text_encoder" in refused(copied)
+    assert "has no text encoder (T5)" in refused(copied)
     family = load(locate(str(copied), with_text_encoder=False))
     assert [*family.components] == ["unet"]
     with pytest.raises(InputError, match="cannot read prompts"):
@@ -149,7 +151,7 @@ def test_damaged_models_are_refused_by_name(copied):
 
 
 def test_in_float16_the_layers_of_t5_that_overflow_stay_in_float32(stage_i):
-    encoder = load(locate(str(stage_i)), Placement(dtype=torch.float16)).text_encoder
+    encoder = load(locate(str(stage_i)), Placement(dtype=torch.float16)).components["text_encoder"]
     in_float32 = {name for name, tensor in encoder.named_parameters() if tensor.dtype == torch.float32}
     assert in_float32 == {f"encoder.block.{block}.layer.1.DenseReluDense.wo.weight" for block in (0, 1)}
 
@@ -166,3 +168,15 @@ def test_the_real_architectures(config, parameters, layers):
     blocks = {name.rpartition(".attentions.")[0] for name in names}
     down, up = [block for block in unet.down_blocks if hasattr(block, "attentions")], ["mid_block"]
     assert len(blocks) == 2 * len(down) + len(up)
+
+
+def test_flags_of_diffusers_scripts_are_accepted_for_its_models_only(stage_ii):
+    """By the folder, or by the name on the hub; Stable Diffusion has neither class labels nor an attention mask."""
+    flags = {"text_encoder_use_attention_mask": True, "class_labels_conditioning": "timesteps"}
+    for model in (str(stage_ii), "DeepFloyd/IF-I-XL-v1.0"):
+        _, notes, problems = translate(DreamBoothSettings, {**flags, "pretrained_model_name_or_path": model})
+        assert len(notes) == 2 and not problems
+    _, notes, problems = translate(DreamBoothSettings, {**flags, "pretrained_model_name_or_path": "demo"})
+    assert len(problems) == 2 and not notes
+    assert locate("DeepFloyd/IF-II-L-v1.0").family == "deepfloyd_if"
+    assert locate("CompVis/stable-diffusion-v1-4").family == "stable_diffusion"

@@ -89,8 +89,8 @@ def test_what_pydantic_refuses_in_our_words(name, value, words):
 def test_what_settings_bear_on():
     """Lists that must only change on purpose: what loads a model again, what an image records, what a resumed run may change."""
     assert of_scope(InferenceSettings, "model") == (
-        "pretrained_model_name_or_path", "revision", "variant", "prediction_type", "vae", "mixed_precision", "allow_tf32",
-        "partial_weights",
+        "pretrained_model_name_or_path", "revision", "variant", "prediction_type", "vae", "prompt_embeddings", "mixed_precision",
+        "allow_tf32", "partial_weights",
     )  # fmt: skip
     assert set(of_scope(InferenceSettings, "image")) == {"prompt", "negative_prompt", "guidance_scale", "seed"}
     assert set(of_scope(InferenceSettings, "sampling")) == {

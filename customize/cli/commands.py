@@ -57,6 +57,13 @@ def convert(argv: Sequence[str]) -> int:
     return convert_command.main(argv)
 
 
+def embed_prompts(argv: Sequence[str]) -> int:
+    """Encode prompts into a file."""
+    from customize.cli import embed_prompts as embed_command
+
+    return embed_command.main(argv)
+
+
 def show(argv: Sequence[str]) -> int:
     """Tell what is in files of weights."""
     from customize.cli import show as show_command

@@ -21,6 +21,6 @@ def load(source: Source, placement: "Placement | None" = None) -> "Family":
     if not (source.folder or source.file):
         from customize.families.loading import download
 
-        source = in_folder(source, download(source.name, source.revision, source.variant))
+        source = in_folder(source, download(source))
     module, _, function = spec_of(source).load.partition(":")
     return getattr(import_module(module), function)(source, placement or Placement())

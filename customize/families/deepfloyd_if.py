@@ -13,23 +13,22 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import T5EncoderModel, T5Tokenizer
+from transformers import T5EncoderModel
 
 from customize.diffusion.process import DiscreteSchedule
 from customize.errors import InputError, Problem
 from customize.families.base import DenoiserOutput, Placement
 from customize.families.conditioning import Conditioning, Crop
-from customize.families.files.folder_check import AGAIN
+from customize.families.encoded_prompts import EncodedPrompts, Prompts, T5Prompts, keep_in_float32, load_t5
 from customize.families.files.networks import OTHER, load_network
 from customize.families.files.scheduler import changed_scheduler, load_scheduler
-from customize.families.files.t5_tokenizer import load_t5_tokenizer, without_case
+from customize.families.files.t5_tokenizer import load_t5_tokenizer
 from customize.families.latents import Pixels
 from customize.families.loading import placed
-from customize.families.prompt_encoding import Prompt, spans_of, weighted
-from customize.families.specs.deepfloyd_if_spec import DEEPFLOYD_IF, LENGTH, NOISING
+from customize.families.prompt_encoding import Prompt
+from customize.families.specs.deepfloyd_if_spec import DEEPFLOYD_IF, NOISING
 from customize.families.specs.family_spec import SETTING, Source
 from customize.families.text_encoder import TextEncoder
-from customize.prompts import BREAK, Span
 from customize.storage.untrusted_files import refusing
 
 
@@ -37,8 +36,8 @@ class DeepFloydIF:
     """A text-conditional diffusion model of pixels. Stage I draws 64 x 64 pixels; stage II enlarges such a picture to 256 x 256.
 
     name: the name that the user gave; source: the folder that it was loaded from; scheduler: its own, for sampling; schedule: the
-    noise levels it was trained with; text_encoder, tokenizer: None where prompts come from elsewhere (see `Source`);
-    image_noising_scheduler: of stage II, else None.
+    noise levels it was trained with; prompts: T5, or prompts that it encoded before, or None where their conditioning comes from
+    elsewhere; image_noising_scheduler: of stage II, else None.
     """
 
     spec = DEEPFLOYD_IF
@@ -50,11 +49,16 @@ class DeepFloydIF:
     model_spec: dict[str, str] = {}
 
     def __init__(
-        self, name: str, source: Path, unet: UNet2DConditionModel, scheduler, text_encoder: T5EncoderModel | None = None,
-        tokenizer: T5Tokenizer | None = None, image_noising_scheduler=None,
-    ):  # fmt: skip
+        self,
+        name: str,
+        source: Path,
+        unet: UNet2DConditionModel,
+        scheduler,
+        prompts: Prompts | None,
+        image_noising_scheduler=None,
+    ):
         self.name, self.source = name, source
-        self.unet, self.text_encoder, self.tokenizer = unet, text_encoder, tokenizer
+        self.unet, self.prompts = unet, prompts
         self.scheduler, self.image_noising_scheduler = scheduler, image_noising_scheduler
         self.schedule = DiscreteSchedule.of(DDPMScheduler.from_config(scheduler.config))
         for network in self.components.values():
@@ -63,7 +67,7 @@ class DeepFloydIF:
     @property
     def components(self) -> dict[str, nn.Module]:
         own: dict[str, nn.Module] = {"unet": self.unet}
-        return own if self.text_encoder is None else {**own, "text_encoder": self.text_encoder}
+        return {**own, "text_encoder": self.prompts.encoder} if isinstance(self.prompts, T5Prompts) else own
 
     @property
     def trainable(self) -> dict[str, nn.Module]:
@@ -105,13 +109,11 @@ class DeepFloydIF:
         return self.unet.dtype
 
     def to(self, *args, **kwargs) -> "DeepFloydIF":
-        """Moves or casts every network. The output layers of T5's feed-forward blocks overflow in float16 and stay in float32."""
+        """Moves or casts every network, as `torch.nn.Module.to`; see `encoded_prompts.keep_in_float32`."""
         for network in self.components.values():
             network.to(*args, **kwargs)
-        if self.text_encoder is not None and self.text_encoder.dtype == torch.float16:
-            for name, module in self.text_encoder.named_modules():
-                if name.endswith(".wo"):
-                    module.float()
+        if isinstance(self.prompts, T5Prompts):
+            keep_in_float32(self.prompts.encoder)
         return self
 
     def replace_vae(self, vae: Any, where: Path) -> None:
@@ -119,36 +121,14 @@ class DeepFloydIF:
         raise InputError(Problem("vae", what, "leave it out"))
 
     def encode_prompts(self, prompts: Sequence[Prompt], *, clip_skip: int | None = None, min_chunks: int = 1) -> Conditioning:
-        """`encoder_hidden_states` [B, L, D] of T5, each prompt in lower case and evaluated by itself. Weights of words act as in
-        `customize.families.prompt_encoding`. Raises InputError for prompts of more than 77 tokens, BREAK, and clip_skip."""
-        if self.text_encoder is None:
+        """`encoder_hidden_states` [B, L, D], see `customize.families.encoded_prompts`. Raises InputError, also for clip_skip."""
+        if self.prompts is None:
             what = "has been loaded without its text encoder (T5), and cannot read prompts"
             raise InputError(Problem(SETTING, f"{self.name} {what}", "give prompts that were encoded before"))
         if clip_skip:
             raise InputError(Problem("clip_skip", "T5 has no layers to skip", "leave it out"))
-        rows = [self.hidden_states(spans_of(prompt)) for prompt in prompts]
-        return Conditioning({"encoder_hidden_states": torch.stack(rows).to(self.dtype)})
-
-    @torch.no_grad()
-    def hidden_states(self, spans: Sequence[Span]) -> Tensor:
-        """[L, D] of one prompt. Its padding is masked in T5, and not in the UNet, as in `IFPipeline`."""
-        encoder, tokenizer = self.text_encoder, self.tokenizer
-        assert encoder is not None and tokenizer is not None
-        if BREAK in spans:
-            raise InputError(Problem("prompt", "BREAK begins another part, and T5 reads one of 77 tokens", "leave BREAK out"))
-        if {span.weight for span in spans} <= {1.0}:
-            spans = [Span("".join(span.text for span in spans))]
-        texts = [without_case(span.text) for span in spans]
-        words = [tokenizer(text, add_special_tokens=False, verbose=False).input_ids for text in texts]
-        input_ids = [token for word in words for token in word] + [tokenizer.eos_token_id]
-        if len(input_ids) > LENGTH:
-            what = f"too long: {len(input_ids)} tokens, more than {LENGTH}"
-            raise InputError(Problem(f"prompt {' '.join(texts)!r}", what, "shorten the prompt"))
-        fill = LENGTH - len(input_ids)
-        tokens = torch.tensor([input_ids + [tokenizer.pad_token_id] * fill], device=encoder.device)
-        mask = torch.tensor([[1] * len(input_ids) + [0] * fill], device=encoder.device)
-        weights = [span.weight for span, word in zip(spans, words, strict=True) for _ in word]
-        return weighted(encoder(tokens, attention_mask=mask).last_hidden_state[0], [*weights, *[1.0] * (fill + 1)])
+        rows = torch.stack([self.prompts.encode(prompt) for prompt in prompts])
+        return Conditioning({"encoder_hidden_states": rows.to(self.device, self.dtype)})
 
     def num_chunks(self, prompt: Prompt) -> int:
         return 1
@@ -164,27 +144,33 @@ class DeepFloydIF:
         """noisy_latents: pixels [B, 3, H, W]; timesteps: [B]; conditioning: `encoder_hidden_states` [B, L, D].
 
         Stage II takes [B, 6, H, W], the second half the enlarged smaller picture, with `class_labels` [B], the timestep of the
-        noise added to it. Without them, as while it is trained, the noisy pixels and their timestep take these places (the
-        DreamBooth scripts of diffusers, `--class_labels_conditioning timesteps`).
+        noise added to it. Where they are not given, as while it is trained, the noisy pixels and their timestep take their places
+        (the DreamBooth scripts of diffusers, `--class_labels_conditioning timesteps`).
 
         Returns the prediction and the variance, each [B, 3, H, W].
         """
         inputs = dict(conditioning.tensors)
-        if self.takes_low_resolution and noisy_latents.shape[1] == self.latents.channels:
-            noisy_latents, inputs["class_labels"] = torch.cat([noisy_latents, noisy_latents], 1), timesteps
+        if self.takes_low_resolution:
+            inputs.setdefault("class_labels", timesteps)
+            if noisy_latents.shape[1] == self.latents.channels:
+                noisy_latents = torch.cat([noisy_latents, noisy_latents], 1)
         output = self.unet(noisy_latents, timesteps, **inputs, return_dict=False)[0]
         return DenoiserOutput(*output.split(self.latents.channels, 1))
 
     def with_component(self, name: str, network: nn.Module) -> "DeepFloydIF":
         """The same model with another network as the component `name`; all other networks are shared."""
         other = copy(self)
-        setattr(other, name, network)
+        if isinstance(self.prompts, T5Prompts) and isinstance(network, T5EncoderModel):
+            other.prompts = T5Prompts(network, self.prompts.tokenizer)
+        else:
+            setattr(other, name, network)
         return other
 
     def pipeline(self) -> IFPipeline | IFSuperResolutionPipeline:
         """diffusers' pipeline of these components (not copies), without safety checker and watermarker."""
-        texts = {"tokenizer": self.tokenizer, "text_encoder": self.text_encoder}
-        parts = {**texts, "unet": self.unet, "scheduler": self.scheduler}
+        t5 = self.prompts if isinstance(self.prompts, T5Prompts) else None
+        parts = {"tokenizer": t5 and t5.tokenizer, "text_encoder": t5 and t5.encoder, "unet": self.unet}
+        parts["scheduler"] = self.scheduler
         left_out = {**dict.fromkeys(self.spec.unused_parts), "requires_safety_checker": False}
         if self.takes_low_resolution:
             return IFSuperResolutionPipeline(**parts, image_noising_scheduler=self.image_noising_scheduler, **left_out)
@@ -193,24 +179,19 @@ class DeepFloydIF:
     def load_component(self, model: Path, name: str) -> Any:
         """A network in float32, the tokenizer or a scheduler of a complete pipeline. Raises InputError."""
         if (network := self.components.get(name)) is not None:
-            return load_network(type(network), model / name, "t5" if network is self.text_encoder else name).eval()
+            return load_network(type(network), model / name, "t5" if name == "text_encoder" else name).eval()
         return load_t5_tokenizer(model / name) if name == "tokenizer" else load_scheduler(model)
 
 
 def load(source: Source, placement: Placement) -> DeepFloydIF:
     """Loads a folder that the spec has checked. Raises InputError, also for weights that are NaN or infinite."""
-    folder, text = source.folder, {}
+    folder = source.folder
     assert folder, "a model on the hub is downloaded by families.load"
+    prompts = load_t5(source, placement) if source.loads_text_encoder else None
+    if source.prompt_embeddings:
+        prompts = EncodedPrompts.read(Path(source.prompt_embeddings).expanduser())
     unet = load_network(UNet2DConditionModel, folder / "unet", "unet", source.variant, placement.dtype_of("unet"))
-    if source.with_text_encoder:
-        dtype = placement.dtype_of("text_encoder")
-        encoder = load_network(T5EncoderModel, folder / "text_encoder", "t5", source.variant, dtype)
-        tokenizer = load_t5_tokenizer(folder / "tokenizer")
-        if len(tokenizer) > (rows := encoder.config.vocab_size):
-            what = f"its tokenizer has {len(tokenizer)} tokens, its text encoder {rows}"
-            raise InputError(Problem(str(folder), what, AGAIN))
-        text = {"text_encoder": encoder, "tokenizer": tokenizer}
     scheduler = changed_scheduler(load_scheduler(folder), source.prediction_type, source.rescale_betas_zero_snr)
     with refusing(folder / "scheduler", OTHER):
         noising = load_scheduler(folder, NOISING) if DEEPFLOYD_IF.stage(folder) == 2 else None
-        return placed(DeepFloydIF(source.name, folder, unet, scheduler, image_noising_scheduler=noising, **text), placement)
+        return placed(DeepFloydIF(source.name, folder, unet, scheduler, prompts, noising), placement)

@@ -48,15 +48,14 @@ def placed(family: Loaded, placement: Placement) -> Loaded:
     return family
 
 
-def download(name: str, revision: str | None, variant: str | None) -> Path:
+def download(source: Source) -> Path:
     """The folder of a hub model, which is downloaded unless cached. Raises InputError if that fails."""
+    name = source.name
+    left_out = ["safety_checker", "feature_extractor", "watermarker"]
+    left_out += [] if source.loads_text_encoder else ["text_encoder", "tokenizer"]
+    options = {"revision": source.revision, "variant": source.variant, "use_safetensors": True, **dict.fromkeys(left_out)}
     try:
-        return Path(
-            DiffusionPipeline.download(
-                name, revision=revision, variant=variant, use_safetensors=True,
-                safety_checker=None, feature_extractor=None,
-            )
-        )  # fmt: skip
+        return Path(DiffusionPipeline.download(name, **options))
     except (OSError, ValueError) as error:
         cause = str(error).strip().splitlines()[0].split(" (")[0][:150]
         remedy = "check the name and the network, or give a local folder or .safetensors file instead"

@@ -1,16 +1,18 @@
 """Finds a base model by its name and checks it with its family's spec. torch is not imported."""
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from customize.errors import InputError, Problem
+from customize.families.files import prompt_embeddings
 from customize.families.files.model_folder import OTHER_FORMATS
 from customize.families.files.recognition import WHOLE
-from customize.families.specs import STABLE_DIFFUSION, recognised
-from customize.families.specs.family_spec import SETTING, Source
+from customize.families.specs import STABLE_DIFFUSION, every, recognised, spec_of
+from customize.families.specs.family_spec import SETTING, FamilySpec, Source
 from customize.missing_path import remedy_for_missing
 from customize.printable import printable
 from customize.storage.run_folder import model_in
@@ -30,7 +32,7 @@ def locate(name: str, **options: Any) -> Source:
     """
     source = Source(name, **options)
     if name == "demo":
-        return STABLE_DIFFUSION.check(replace(source, folder=DEMO))
+        return checked(STABLE_DIFFUSION, replace(source, folder=DEMO))
     path = Path(os.path.expanduser(name))
     suffix = path.suffix.lower()
     if suffix in PICKLES:
@@ -40,11 +42,11 @@ def locate(name: str, **options: Any) -> Source:
         if not os.path.lexists(path):
             raise InputError(Problem(SETTING, f"no file {name}", remedy_for_missing(name, "check the path")))
         spec = recognised(path)
-        return spec.check(replace(source, file=path, family=spec.name))
+        return checked(spec, replace(source, file=path, family=spec.name))
     model = model_in(path)
     if model is not None and model != path:  # the result of a run
         spec = recognised(model)
-        return spec.check(replace(source, file=model, family=spec.name))
+        return checked(spec, replace(source, file=model, family=spec.name))
     if path.is_dir():
         return in_folder(source, path)
     if os.path.lexists(path):
@@ -52,13 +54,39 @@ def locate(name: str, **options: Any) -> Source:
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or "\\" in name:
         remedy = remedy_for_missing(name, "check the path; a name on the hub is OWNER/NAME")
         raise InputError(Problem(SETTING, f"no folder {name}", remedy))
+    source = replace(source, family=family_of(name))
+    refuse_prompt_embeddings(spec_of(source), source)
     return source
+
+
+def checked(spec: FamilySpec, source: Source) -> Source:
+    """The source, checked by its family. Raises InputError."""
+    refuse_prompt_embeddings(spec, source)
+    return spec.check(source)
+
+
+def refuse_prompt_embeddings(spec: FamilySpec, source: Source) -> None:
+    """Raises InputError for encoded prompts that the family does not take, and for a file of anything else."""
+    if source.prompt_embeddings is None:
+        return
+    if not spec.load_prompts:
+        what = f"{source.name} is {spec.title}, whose text encoder is always loaded"
+        raise InputError(Problem(prompt_embeddings.SETTING, what, "leave it out"))
+    prompt_embeddings.read(Path(source.prompt_embeddings).expanduser())
+
+
+def family_of(name: str) -> str:
+    """The family of a base model by its folder, file or name on the hub, which need not be valid."""
+    path = Path(os.path.expanduser(name))
+    if path.is_dir() or path.suffix.lower() == ".safetensors":
+        return recognised(model_in(path) or path).name
+    return next((spec.name for spec in every() if spec.hub_names and re.search(spec.hub_names, name)), STABLE_DIFFUSION.name)
 
 
 def in_folder(source: Source, folder: Path) -> Source:
     """The model in a folder, checked by its family. Raises InputError."""
     spec = recognised(folder)
-    return spec.check(replace(source, folder=folder, family=spec.name))
+    return checked(spec, replace(source, folder=folder, family=spec.name))
 
 
 def other_file(path: Path) -> Problem:

@@ -10,6 +10,7 @@ from customize import families
 from customize.errors import InputError, Problem
 from customize.families.base import Placement
 from customize.families.files.autoencoder import load_autoencoder, locate_autoencoder
+from customize.families.files.scheduler import with_fixed_variance
 from customize.families.source import known_token_problems
 from customize.families.specs import spec_of
 from customize.inference.pipeline import Pipeline
@@ -34,6 +35,7 @@ def load_pipeline(
     partial: bool = False,
     vae: str | None = None,
     rescale_betas_zero_snr: bool | None = None,
+    prompt_embeddings: str | None = None,
 ) -> Pipeline:
     """Loads a base model and any number of learned weights, each at its scale.
 
@@ -41,12 +43,13 @@ def load_pipeline(
     weights: (path, scale) pairs, see `find_learned`. A scale of embeddings multiplies their vectors. A scale may be a
     `Schedule`, which changes it during denoising.
     vae: a folder or .safetensors file with an autoencoder that replaces the base model's own.
+    prompt_embeddings: a file of encoded prompts, in place of the text encoder, which is not loaded (`customize embed-prompts`).
     partial: also load adapters that fit the base model only in part; the pipeline's notes list what was skipped.
     Raises InputError, if possible before the base model is loaded.
     """
     learned = find_learned(base, weights)
     options = {"revision": revision, "variant": variant, "prediction_type": prediction_type}
-    source = locate(base, learned, **options, rescale_betas_zero_snr=rescale_betas_zero_snr)
+    source = locate(base, learned, prompt_embeddings, **options, rescale_betas_zero_snr=rescale_betas_zero_snr)
     read = [(file, read_tensors(file)) for file in learned.files]
     other = locate_autoencoder(vae) if vae else None
     changed = bool(learned.files or learned.network)
@@ -58,19 +61,21 @@ def load_pipeline(
         put_into(family, learned.network.path, read_tensors(learned.network), other_base(learned.network))
     words = [add_embeddings(family, file, tensors) for file, tensors in read]
     adapters, notes = add_adapters(family, [file for file in learned.files if file.is_adapter], partial)
+    if adapters or learned.network:
+        family.scheduler = with_fixed_variance(family.scheduler)
     family.to(device, torch_dtype)
     loaded = LoadedWeights(learned.files, joined(learned.files, words, adapters))
     return Pipeline(family, learned.trigger_words, notes, loaded)
 
 
-def locate(base: str | None, learned: Learned, **options: Any) -> families.Source:
+def locate(base: str | None, learned: Learned, prompt_embeddings: str | None = None, **options: Any) -> families.Source:
     """Locates the base model: the one that the user names, else the one in the weights' metadata, with its loading options.
 
     options: those of `families.locate`. Raises InputError.
     """
     options = options_of(base, learned, **options)
     try:
-        source = families.locate(learned.base or "demo", **options)
+        source = families.locate(learned.base or "demo", prompt_embeddings=prompt_embeddings, **options)
     except InputError as error:
         if base or learned.base is None:
             raise

@@ -16,6 +16,7 @@ from customize.adapters import Adapter
 from customize.data.batches import Batch, Dataset, PriorDistillation, PriorPreservation
 from customize.data.examples import Example
 from customize.families.base import Family
+from customize.families.files.scheduler import with_fixed_variance
 from customize.families.model_file import layout_of
 from customize.families.trigger_words import any_calls
 from customize.methods import words
@@ -27,6 +28,7 @@ from customize.methods.method import (
     captions_of,
     encoding_condition,
 )
+from customize.storage.run_folder import SCHEDULER
 from customize.weights import init_weights, model_spec
 
 
@@ -68,7 +70,8 @@ class DreamBooth(DenoisingMethod):
     """Fine-tunes the denoiser and, on request, the text encoders; the adapter decides which of their parameters are trained.
 
     networks: those that are fine-tuned, by name; words: the new words, which may be none; images: what the metadata of the
-    result says of the training images.
+    result says of the training images; changes_scheduler: whether the result is sampled with another scheduler than the base
+    model, which is saved beside an adapter.
     """
 
     images = model_spec.Images()
@@ -86,6 +89,8 @@ class DreamBooth(DenoisingMethod):
             if network is family.denoiser or settings.train_text_encoder
         }
         start_from = init_weights.IntoAdapter(settings, family)
+        own, family.scheduler = family.scheduler, with_fixed_variance(family.scheduler)
+        self.changes_scheduler = family.scheduler is not own
         adapter.attach([*self.networks.values()], settings, family.lora_targets)
         start_from(adapter)
         self.words = words.build(family, settings, "embedding_learning_rate")
@@ -143,7 +148,10 @@ class DreamBooth(DenoisingMethod):
         kind = self.settings.adapter if self.adapter.peft_type else ""
         own = {**metadata, **model_spec.entries(metadata, self.family, kind, self.images)}
         own = metadata if self.settings.writes_folder else {} if self.settings.no_metadata else own
-        return [*self.adapter.save(folder, self.family, own, self.settings), *self.words.save(folder, metadata)]
+        files = [*self.adapter.save(folder, self.family, own, self.settings), *self.words.save(folder, metadata)]
+        if self.changes_scheduler and not self.settings.writes_folder:
+            self.family.scheduler.save_pretrained(folder / SCHEDULER)
+        return files
 
     def report(self) -> str:
         return self.words.report()

@@ -30,6 +30,10 @@ class Settings(Validated):
         None, "model", "autoencoder that replaces the base model's: a diffusers folder, a .safetensors file, or a hub name",
         text="model", default_in_words=OWN,
     )  # fmt: skip
+    prompt_embeddings: str | None = setting(
+        None, "model", "file of prompts that customize embed-prompts encoded, in place of a large text encoder (DeepFloyd IF)",
+        text="path", default_in_words="none: the text encoder is loaded",
+    )  # fmt: skip
     mixed_precision: Precision = setting("no", "model", "number format of the networks; no is fp32")
     allow_tf32: bool = setting(False, "model", "allow TF32 matrix products on the GPU: faster, slightly less exact")
     seed: int = setting(0, "model", "random seed", ge=0, le=2**32 - 1, scope="step")

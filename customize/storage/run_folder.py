@@ -18,6 +18,8 @@ CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER = "checkpoints", "samples", "weights
 SHEET, REPORT = "contact_sheet.png", "report.html"
 LORA, KOHYA_LORA = "pytorch_lora_weights.safetensors", "pytorch_lora_weights_kohya.safetensors"
 """An adapter, and the same LoRA with the tensor names of ComfyUI, A1111 and Forge."""
+SCHEDULER = "scheduler"
+"""The folder of a scheduler's configuration, in a complete model and beside an adapter that needs another than its base model."""
 MODEL, INDEX = "model.safetensors", "model_index.json"
 """A complete model: as a single file, or as a folder in diffusers' layout, by the file that it has."""
 AT_STEP = re.compile(r"(.+)@([0-9]{1,9})", re.DOTALL)

@@ -13,7 +13,7 @@ from customize.evaluation.record import Evaluation
 from customize.printable import code, code_block, html_lines, markdown
 from customize.settings.files.sharing import is_hub_name, shared_config, shared_name, shared_settings
 from customize.storage import manifest
-from customize.storage.run_folder import CARD, CONFIG, KOHYA_LORA, LORA, METADATA, MODEL, SAMPLES, SHEET, VERSIONED
+from customize.storage.run_folder import CARD, CONFIG, KOHYA_LORA, LORA, METADATA, MODEL, SAMPLES, SCHEDULER, SHEET, VERSIONED
 
 TAGS = {
     "dreambooth_lora": ["dreambooth", "lora", "template:sd-lora"],
@@ -21,6 +21,8 @@ TAGS = {
 }
 """The tags of methods by which the hub finds and shows models, where they are not the method's name."""
 MOST_PICTURES = 12
+OTHER_SCHEDULER = f"pipeline.scheduler = type(pipeline.scheduler).from_pretrained({{}}, subfolder={SCHEDULER!r})"
+"""For an adapter that needs another scheduler than its base model: a line of Python."""
 
 
 def usage(name: str, facts: dict) -> str:
@@ -78,7 +80,7 @@ def card(
         "",
         code_block(usage(name, facts), "bash"),
         "",
-        *(line for text in other_programs(name, facts, [file.name for file in files]) for line in (text, "")),
+        *(line for text in other_programs(name, facts, files) for line in (text, "")),
         "Files: " + ", ".join(code(file.name) for file in files) + f"; all settings: `{CONFIG}`.",
         *(["", f"The same prompts and seeds during training; the first column is the base model:\n\n![samples]({sheet})"]
           if pictures else []),
@@ -90,9 +92,10 @@ def card(
     return "\n".join(lines) + "\n"
 
 
-def other_programs(name: str, facts: dict, files: Sequence[str]) -> Iterator[str]:
+def other_programs(name: str, facts: dict, paths: Sequence[Path]) -> Iterator[str]:
     """How other programs use the files of a result."""
     folders = {MODEL: "checkpoints", KOHYA_LORA: "LoRAs"}
+    files = [path.name for path in paths]
     for file in files:
         if file in folders or file.startswith("learned_embeds"):
             named = ", under the name that you write in prompts" if file not in folders else ""
@@ -103,6 +106,7 @@ def other_programs(name: str, facts: dict, files: Sequence[str]) -> Iterator[str
             "",
             f"pipeline = DiffusionPipeline.from_pretrained({facts['base_model']!r})",
             f"pipeline.load_lora_weights({name!r}, weight_name={LORA!r})  # this folder, or its name on the hub",
+            *([OTHER_SCHEDULER.format(repr(name))] if (paths[0].parent / SCHEDULER).is_dir() else []),
             f"image = pipeline({facts['example_prompt']!r}).images[0]",
         ]
         yield code_block("\n".join(lines), "python")
@@ -143,7 +147,7 @@ def upload(settings, folder: Path) -> None:
     api = HfApi(token=settings.hub_token)
     repository = api.create_repo(settings.hub_model_id or folder.resolve().name, exist_ok=True).repo_id
     names = (*settings.result_files, CARD, METADATA, manifest.NAME)
-    shared = [*names, *(f"{name}/*" for name in names), f"{SAMPLES}/*.png"]
+    shared = [*names, *(f"{name}/*" for name in names), f"{SAMPLES}/*.png", f"{SCHEDULER}/*"]
     api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=shared)
     config = shared_config(settings).encode()
     api.upload_file(repo_id=repository, path_or_fileobj=config, path_in_repo=CONFIG)

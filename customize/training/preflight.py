@@ -10,8 +10,10 @@ from customize.data.examples import USUAL_RESOLUTION, Examples, examine_examples
 from customize.data.findings import Findings
 from customize.errors import InputError, Problem
 from customize.evaluation.masks.given import beside, given_masks
+from customize.evaluation.probe_prompts import probe_prompts
 from customize.evaluation.scorers import at_hand
 from customize.families import Source, locate
+from customize.families.files import prompt_embeddings
 from customize.families.files.autoencoder import locate_autoencoder
 from customize.families.source import known_token_problems, refuse_clip_skip, refuse_zero_snr
 from customize.families.specs import spec_of
@@ -89,6 +91,8 @@ def examine(settings) -> Report:
         problems += evaluation_problems(settings, examples)
     if settings.init_weights:
         problems += attempt(lambda: list(init_weights.problems(settings)), problems) or []
+    if source and settings.prompt_embeddings:
+        problems += attempt(lambda: missing_prompts(settings, examples), problems) or []
     if source and (source.folder or source.file):
         examples = attempt(lambda: check_lengths(settings, source, examples), problems) or examples
     return Report(folder, source, examples, resolution, tuple(problems))
@@ -110,6 +114,18 @@ def evaluation_problems(settings, examples: Examples) -> list[Problem]:
     return [*([scorer] if scorer else []), *masks.problems]
 
 
+def missing_prompts(settings, examples: Examples) -> list[Problem]:
+    """The problem of prompts and captions that the file of encoded prompts lacks."""
+    texts = [*sample_prompts(settings), *settings.prompts.values(), *(settings.default_validation_prompts[:1])]
+    texts += [text for example in (*examples.instances, *examples.held_out) for text in example.captions]
+    if settings.evaluation != "none":
+        texts.append(settings.concept.plain)
+    if settings.evaluation == "pictures":
+        probes = probe_prompts(settings.concept, settings.validation_prompt and sample_prompts(settings) or ())
+        texts += [text for probe in probes for text in (probe.text, probe.plain)]
+    return prompt_embeddings.missing(settings.prompt_embeddings, [*texts, ""], settings.pretrained_model_name_or_path)
+
+
 def check_class_folder(settings) -> None:
     """Raises InputError if class images could not be written."""
     if settings.class_folder:
@@ -121,6 +137,7 @@ def check_source(settings) -> Source:
     source = locate(
         settings.pretrained_model_name_or_path, revision=settings.revision, variant=settings.variant,
         prediction_type=settings.prediction_type, rescale_betas_zero_snr=settings.rescale_betas_zero_snr,
+        prompt_embeddings=settings.prompt_embeddings,
     )  # fmt: skip
     spec = spec_of(source)
     if settings.rescale_betas_zero_snr:
@@ -130,6 +147,10 @@ def check_source(settings) -> Source:
     if settings.clip_skip:
         refuse_clip_skip(settings.clip_skip, spec.most_clip_skip(source))
     encoders = len(spec.networks) - 1
+    if not encoders and (settings.placeholders or settings.trains_text_encoders):
+        name = "train_text_encoder" if settings.trains_text_encoders else "placeholder_token"
+        what = f"{spec.title} has no text encoder that can be trained, and none that learns words"
+        raise InputError(Problem(name, what, "leave it out, or use Stable Diffusion 1.x, 2.x or XL"))
     for name, rates in settings.other_learning_rates.items():
         if len(rates) not in (1, encoders):
             what = f"has {len(rates)} values; {spec.title} has {count(encoders, 'text encoder')}"

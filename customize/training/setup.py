@@ -114,6 +114,8 @@ class RunContext:
         """What is measured during the run."""
         if self.settings.evaluation != "auto":
             return self.settings.evaluation
+        if self.settings.prompt_embeddings is not None:  # which lack the prompts of the pictures
+            return "loss"
         return "pictures" if self.sample_prompts and not self.is_slow else "loss"
 
     @property
@@ -206,8 +208,9 @@ class RunContext:
         family, device = self.family.to(self.device), self.device
         captions = [*captions, *self.sample_prompts, *self.measured_prompts, *captions_of(self.examples.held_out), ""]
         known = encode_each_caption(family, captions, min_chunks, self.settings.clip_skip)
-        for encoder in family.text_encoders:
-            encoder.module.to("cpu")
+        for network in family.components.values():
+            if network is not family.denoiser:
+                network.to("cpu")
         return lambda prompts: family.collate([known[prompt] for prompt in prompts], known[""]).to(device)
 
     def complete_class_images(self, settings) -> tuple[Example, ...]:

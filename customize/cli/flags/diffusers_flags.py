@@ -5,10 +5,11 @@ Each such flag is another name of a setting, has no effect, or is not supported:
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from customize.errors import Problem
+from customize.families.source import SETTING, family_of
 from customize.methods import DreamBoothSettings, TextualInversionSettings
 from customize.settings.common import Settings
 from customize.settings.field import table, written
@@ -20,10 +21,12 @@ BOTH = (TextualInversionSettings, DreamBoothSettings)
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag that is not a setting. Exactly one of `means`, `changes`, `done` and `refused` is given.
+    """A flag that is not a setting. Exactly one of `means`, `changes`, `done` and `refused` is given; with `family`, both of the
+    last two.
 
     means: the setting and its value when the flag is on; changes: what the flag does to the values of settings, in place;
-    done: why the flag has no effect here; refused: why the flag is not supported, and what to do instead.
+    done: why the flag has no effect here; refused: why the flag is not supported, and what to do instead; family: that of the
+    base models for which the flag has no effect, and is not refused.
     """
 
     commands: tuple[type[Settings], ...]
@@ -33,6 +36,7 @@ class Flag:
     changes: Callable[[dict[str, Any]], None] | None = None
     done: str = ""
     refused: tuple[str, str] | None = None
+    family: str = ""
     harmless: tuple[Any, ...] = ()  # values of a refused flag that ask for the default
 
 
@@ -80,19 +84,20 @@ FLAGS: Mapping[str, Flag] = {
         DREAMBOOTH,
         int,
         harmless=(77,),
-        refused=("Stable Diffusion's text encoder reads 77 tokens", "leave it out, or give 77"),
+        refused=("every base model's text encoder reads 77 tokens", "leave it out, or give 77"),
     ),
     "text_encoder_use_attention_mask": Flag(
         DREAMBOOTH,
+        done="DeepFloyd IF's text encoder always gets the attention mask of its prompts",
         refused=("Stable Diffusion was trained without an attention mask on its prompts", "leave it out"),
+        family="deepfloyd_if",
     ),
     "class_labels_conditioning": Flag(
         DREAMBOOTH,
         str,
-        refused=(
-            "only DeepFloyd IF's upscalers have class labels, and they cannot be trained here",
-            "leave it out, and use a Stable Diffusion 1.x or 2.x base model",
-        ),
+        done="stage II of DeepFloyd IF always takes the timesteps as class labels while it is trained, and stage I has none",
+        refused=("of the supported base models only DeepFloyd IF's stage II has class labels", "leave it out"),
+        family="deepfloyd_if",
     ),
     # SDXL
     "cache_dir": Flag(
@@ -200,6 +205,8 @@ def translate(
         if name not in known or (value := _parsed(known[name], value)) in (None, False, ()):
             continue
         flag = known[name]
+        if flag.family and flag.family == family_of(str(given.get(SETTING, "demo"))):
+            flag = replace(flag, refused=None)
         if flag.type is bool and value is not True:
             problems.append(Problem(name, f'"{value}" is not true or false', "give true or false"))
         elif flag.means:

@@ -58,6 +58,14 @@ def changed_scheduler(scheduler: Any, prediction_type: str | None, zero_snr: boo
     return kind.from_config(scheduler.config, **changes) if changes else scheduler
 
 
+def with_fixed_variance(scheduler: Any) -> Any:
+    """The scheduler for a denoiser whose weights are changed: training changes what it predicts of the noise, and nothing trains
+    the variance that it may predict beside. That of an unchanged denoiser, and one of fixed variance, is the scheduler itself."""
+    if scheduler.config.get("variance_type") not in ("learned", "learned_range"):
+        return scheduler
+    return type(scheduler).from_config(scheduler.config, variance_type="fixed_small")
+
+
 def checked_config(config: dict[str, Any]) -> dict[str, Any]:
     """The entries of a scheduler's configuration that `configurations.faults` has checked, and other plain values."""
     return {name: value for name, value in config.items() if name in SCHEDULER or is_plain(value)}

@@ -28,8 +28,3 @@ def from_sentencepiece(data: bytes) -> T5Tokenizer:
     model = import_protobuf().ModelProto.FromString(data)
     pieces = [(piece.piece, piece.score) for piece in model.pieces]
     return T5Tokenizer(vocab=pieces, _spm_precompiled_charsmap=model.normalizer_spec.precompiled_charsmap or None)
-
-
-def without_case(text: str) -> str:
-    """A prompt as DeepFloyd IF was trained on it."""
-    return text.lower().strip()

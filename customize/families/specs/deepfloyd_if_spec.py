@@ -17,6 +17,8 @@ from customize.families.files.folder_check import (
     read_configuration,
     weight_files,
 )
+from customize.families.files.prompt_embeddings import key
+from customize.families.files.prompt_embeddings import read as prompts_in
 from customize.families.files.recognition import refusal
 from customize.families.specs.family_spec import SETTING, FamilySpec, Source
 from customize.families.specs.network_names import NetworkNames
@@ -46,6 +48,8 @@ class DeepFloydIFSpec(FamilySpec):
 
     name, title = "deepfloyd_if", "DeepFloyd IF"
     load = "customize.families.deepfloyd_if:load"
+    load_prompts = "customize.families.encoded_prompts:load_t5"
+    hub_names = r"/IF-II?-"
     networks: Mapping[str, NetworkNames] = {"unet": UNET}
     parts = Parts(("unet", "text_encoder"), ("tokenizer",), {"text_encoder": "t5"})
     pipeline = "IFPipeline"
@@ -61,16 +65,31 @@ class DeepFloydIFSpec(FamilySpec):
 
     def parts_of(self, source: Source) -> Parts:
         """The parts that are loaded."""
-        return self.parts if source.with_text_encoder else Parts(("unet",), ())
+        return self.parts if source.loads_text_encoder else Parts(("unet",), ())
 
     def check(self, source: Source) -> Source:
         if not source.folder:
             return source
+        if source.loads_text_encoder and (source.folder / INDEX).is_file() and not (source.folder / "text_encoder").is_dir():
+            remedy = f"give --prompt_embeddings FILE with prompts that were encoded before, or {AGAIN}"
+            raise InputError(Problem(SETTING, f"{printable(source.folder)} has no text encoder (T5)", remedy))
         folder = check_folder(source.folder, source.variant, self.parts_of(source), self.refuse_others)
         noising = folder / NOISING / "scheduler_config.json"
         if self.stage(folder) == 2 and (problems := configuration_problems(noising, SCHEDULER)[0]):
             raise InputError(problems)
+        if source.prompt_embeddings:
+            self.refuse_other_prompts(source.prompt_embeddings, folder)
         return replace(source, folder=folder)
+
+    def refuse_other_prompts(self, path: str, folder: Path) -> None:
+        """Raises InputError for encoded prompts of another width than the model's."""
+        width, (_, theirs) = (
+            read_object(folder / "unet/config.json").get("encoder_hid_dim"),
+            prompts_in(Path(path).expanduser()).shape,
+        )
+        if width != theirs:
+            what = f"{path} has prompts {theirs} wide, and {printable(folder)} reads {width}"
+            raise InputError(Problem("prompt_embeddings", what, "encode them with the text encoder of this model"))
 
     def stage(self, folder: Path) -> int:
         """1 or 2, by the input channels of a checked model's UNet."""
@@ -109,7 +128,7 @@ class DeepFloydIFSpec(FamilySpec):
 
     def text_limits(self, source: Source) -> Sequence[TextLimit]:
         """Counted by the model's own tokenizer; unknown for a model on the hub, and without its text encoder."""
-        if not source.folder or not source.with_text_encoder:
+        if not source.folder or not source.loads_text_encoder:
             return ()
         return (TextLimit(LENGTH, LENGTH, partial(counter, source.folder)),)
 
@@ -119,10 +138,10 @@ class DeepFloydIFSpec(FamilySpec):
 
 def counter(folder: Path) -> Callable[[str], int]:
     """Counts the tokens of a text, including the end. transformers, slow to import, is imported only if needed."""
-    from customize.families.files.t5_tokenizer import load_t5_tokenizer, without_case
+    from customize.families.files.t5_tokenizer import load_t5_tokenizer
 
     tokenizer = load_t5_tokenizer(folder / "tokenizer")
-    return lambda text: len(tokenizer(without_case(text), truncation=False, verbose=False).input_ids)
+    return lambda text: len(tokenizer(key(text), truncation=False, verbose=False).input_ids)
 
 
 DEEPFLOYD_IF = DeepFloydIFSpec()

@@ -20,8 +20,9 @@ class Source:
     """A base model: a `folder` in diffusers' layout, a single `file`, or the `name` of a model on the hub.
 
     revision, variant: as for the hub; prediction_type ("epsilon" or "v_prediction"), rescale_betas_zero_snr (whether the noise
-    schedule ends in pure noise): replace the model's own; with_text_encoder: whether its text encoder is loaded, which only
-    some families can do without; family: the name of its `FamilySpec`.
+    schedule ends in pure noise): replace the model's own; prompt_embeddings: a file of encoded prompts, in place of the text
+    encoder; with_text_encoder: False where the conditioning comes from elsewhere. Only families with `load_prompts` can do
+    without a text encoder. family: the name of its `FamilySpec`.
     """
 
     name: str
@@ -31,8 +32,14 @@ class Source:
     variant: str | None = None
     prediction_type: str | None = None
     rescale_betas_zero_snr: bool | None = None
+    prompt_embeddings: str | None = None
     with_text_encoder: bool = True
     family: str = "stable_diffusion"
+
+    @property
+    def loads_text_encoder(self) -> bool:
+        """Whether the text encoder is checked and loaded."""
+        return self.with_text_encoder and self.prompt_embeddings is None
 
 
 class FamilySpec(ABC):
@@ -40,6 +47,9 @@ class FamilySpec(ABC):
 
     name: of the family; title: its name in messages, such as "Stable Diffusion 1.x or 2.x".
     load: "module:function" of (Source, Placement) -> Family.
+    load_prompts: "module:function" of (Source, Placement) -> the text encoder alone, which has `encode` of a prompt; empty:
+    the text encoder is always loaded with the model.
+    hub_names: a pattern of the names of its models on the hub; empty: they are recognised once they are downloaded.
     networks: the names in adapter files of each trainable network, by folder name: the denoiser first, then the text
     encoders.
     pipeline: diffusers' class of its complete pipelines; pipeline_files: the files and folders of one; unused_parts: folders
@@ -53,6 +63,8 @@ class FamilySpec(ABC):
     name: str
     title: str
     load: str
+    load_prompts: str = ""
+    hub_names: str = ""
     networks: Mapping[str, NetworkNames]
     pipeline: str = "DiffusionPipeline"
     pipeline_files: tuple[str, ...] = ("model_index.json",)

@@ -17,6 +17,7 @@ from customize.data.images.image_file import open_image
 from customize.errors import InputError, Interrupted, NumericsError, Problem, ResourceError
 from customize.families import Source, locate
 from customize.families.files.autoencoder import locate_autoencoder
+from customize.families.files.prompt_embeddings import missing
 from customize.inference.masks import Mask, mask_of, open_mask
 from customize.inference.metadata.seeds import with_seed
 from customize.inference.run import image_folder, image_summary, merge
@@ -25,6 +26,7 @@ from customize.inference.run.grid import grid
 from customize.inference.run.job import Job
 from customize.printable import first_few, printable
 from customize.prompts import CALLS, parse
+from customize.prompts import plain as literal
 from customize.settings.environment import fp16_problems
 from customize.settings.inference import InferenceSettings
 from customize.storage import out_of_memory
@@ -146,6 +148,9 @@ def check(settings: InferenceSettings) -> Job:
             masks[mask], found_notes = attempt(lambda mask=mask, each=each: open_mask(*mask, images[each.image])) or (None, ())
             remarks += [note for note in found_notes if note not in remarks]
     problems += fp16_problems(settings)
+    if settings.prompt_embeddings and not problems:
+        texts = [text for each in different for text in texts_of(each)]
+        problems += missing(settings.prompt_embeddings, texts, settings.pretrained_model_name_or_path or "MODEL")
     if not problems:
         problems += would_be_removed(settings, image_folder.removal(settings))
     if problems:
@@ -190,14 +195,24 @@ def base_source(settings: InferenceSettings) -> Source:
     """The base model that the settings name, else that of the weights."""
     learned = find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales)
     return locate(
-        learned.base or "demo", revision=settings.revision, variant=settings.variant, prediction_type=settings.prediction_type
-    )
+        learned.base or "demo", revision=settings.revision, variant=settings.variant, prediction_type=settings.prediction_type,
+        prompt_embeddings=settings.prompt_embeddings,
+    )  # fmt: skip
+
+
+def texts_of(settings: InferenceSettings) -> Iterator[str]:
+    """Every text that is encoded for a prompt, without weights of words."""
+    read = literal if settings.plain_prompt else parse
+    for prompt in (*settings.prompt, settings.negative_prompt):
+        for clause in read(prompt).clauses:
+            yield from ("".join(span.text for span in text) for text in clause.schedule(settings.num_inference_steps))
 
 
 def check_model(settings: InferenceSettings) -> None:
     """Raises InputError if weights or base model are missing or invalid."""
     learned = find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales)
     if not learned.files:
-        locate(learned.base or "demo", variant=settings.variant, prediction_type=settings.prediction_type)
+        options = {"variant": settings.variant, "prediction_type": settings.prediction_type}
+        locate(learned.base or "demo", prompt_embeddings=settings.prompt_embeddings, **options)
     if settings.vae:
         locate_autoencoder(settings.vae)

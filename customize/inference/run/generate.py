@@ -53,6 +53,7 @@ class PipelineCache:
         self.pipeline = load_pipeline(
             settings.pretrained_model_name_or_path, settings.weights_and_scales, revision=settings.revision,
             variant=settings.variant, prediction_type=settings.prediction_type, device=device,
+            prompt_embeddings=settings.prompt_embeddings,
             partial=settings.partial_weights, vae=settings.vae,
             torch_dtype={"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[settings.mixed_precision],
         )  # fmt: skip

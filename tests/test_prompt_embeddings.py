@@ -1,0 +1,124 @@
+"""Prompts that were encoded before: the same pictures and the same LoRA, without the text encoder in memory."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from models import tiny_deepfloyd_if
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from customize.cli import commands
+from customize.families import load, locate
+from customize.families.files import prompt_embeddings
+from customize.inference import load_pipeline
+
+PROMPTS = ["a Photo of sks dog", "a photo of sks dog in the snow", "blue"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return tiny_deepfloyd_if(tmp_path_factory.mktemp("if") / "IF-I-tiny")
+
+
+@pytest.fixture(scope="module")
+def embeddings(model, tmp_path_factory) -> Path:
+    """The file that the command writes."""
+    file = tmp_path_factory.mktemp("prompts") / "prompts.safetensors"
+    flags = [flag for prompt in PROMPTS for flag in ("--prompt", prompt)]
+    assert commands.embed_prompts([str(model), *flags, "--output", str(file)]) == 0
+    return file
+
+
+def infer(*words: str) -> int:
+    return commands.infer([*words, "--num_inference_steps", "3", "--guidance_scale", "3", "--seed", "2"])
+
+
+def test_the_file_is_named_by_its_prompts(model, embeddings):
+    tensors, family = load_file(embeddings), load(locate(str(model)))
+    assert {*tensors} == {*PROMPTS, ""}
+    for prompt, tensor in tensors.items():
+        assert torch.equal(tensor, family.encode_prompts([prompt]).tensors["encoder_hidden_states"][0])
+
+
+def test_the_text_encoder_is_not_in_memory(model, embeddings):
+    """Bytes of all components, before and after."""
+    of_all, without = (load(locate(str(model), prompt_embeddings=file)) for file in (None, str(embeddings)))
+    size = {name: sum(p.nbytes for p in network.parameters()) for name, network in of_all.components.items()}
+    assert [*size] == ["unet", "text_encoder"] and [*without.components] == ["unet"]
+    assert sum(p.nbytes for p in without.unet.parameters()) == size["unet"]
+    alive = [obj for obj in vars(without.prompts).values() if isinstance(obj, torch.nn.Module)]
+    assert not alive
+
+
+def test_pictures_are_the_same(model, embeddings, tmp_path):
+    """Also where prompts of another program are read: [1, L, D] in another precision, in upper case."""
+    words = ["--pretrained_model_name_or_path", str(model), "--prompt", PROMPTS[0], "--negative_prompt", "blue"]
+    assert infer(*words, "--output_dir", str(tmp_path / "t5")) == 0
+    assert infer(*words, "--prompt_embeddings", str(embeddings), "--output_dir", str(tmp_path / "file")) == 0
+    first, second = (Image.open(tmp_path / folder / "000.png").tobytes() for folder in ("t5", "file"))
+    assert first == second
+    save_file({text.upper(): each[None].double() for text, each in load_file(embeddings).items()}, tmp_path / "other.safetensors")
+    pipeline = load_pipeline(str(model), prompt_embeddings=str(tmp_path / "other.safetensors"))
+    (found,) = pipeline.generate(PROMPTS[0], negative_prompt="blue", num_inference_steps=3, guidance_scale=3, seeds=2)
+    assert found.tobytes() == first
+
+
+def test_prompts_that_are_missing_are_reported_before_anything_is_loaded(model, embeddings, tmp_path, capsys):
+    words = ["--pretrained_model_name_or_path", str(model), "--prompt", "a cat", "--prompt_embeddings", str(embeddings)]
+    assert infer(*words, "--output_dir", str(tmp_path / "out")) == 2
+    report = capsys.readouterr().err
+    assert "lacks 'a cat'" in report and f"customize embed-prompts {model} --prompt 'a cat' --output" in report
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "what"),
+    [
+        ({"a dog": torch.zeros(77)}, "no embeddings of a prompt"), ({"a dog": torch.zeros(77, 8)}, "prompts 8 wide"),
+        ({"a dog": torch.zeros(77, 32), "a cat": torch.zeros(9, 32)}, "different shapes"), ({}, "holds no prompts"),
+        ({"a dog": torch.full((77, 32), torch.nan)}, "NaN"),
+    ],
+)  # fmt: skip
+def test_other_files_are_refused(model, tensors, what, tmp_path, capsys):
+    save_file(tensors, tmp_path / "file.safetensors")
+    words = ["--pretrained_model_name_or_path", str(model), "--prompt", "a dog"]
+    assert infer(*words, "--prompt_embeddings", str(tmp_path / "file.safetensors"), "--output_dir", str(tmp_path / "out")) == 2
+    assert what in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_pickle_is_refused_with_the_way_to_convert_it(model, tmp_path, capsys):
+    """The way that the report names works, for the files of courses: a dictionary from prompt to [1, 77, D] in float16."""
+    made = {"a dog": torch.randn(1, 77, 32).half(), "": torch.randn(1, 77, 32).half()}
+    torch.save(made, tmp_path / "prompts.pth")
+    words = ["--pretrained_model_name_or_path", str(model), "--prompt", "a dog", "--output_dir", str(tmp_path / "out")]
+    assert infer(*words, "--prompt_embeddings", str(tmp_path / "prompts.pth")) == 2
+    code = capsys.readouterr().err.partition("in Python: ")[2].splitlines()[0]
+    subprocess.run([sys.executable, "-c", code], check=True)
+    found = prompt_embeddings.read(tmp_path / "prompts.safetensors")
+    assert {*found.names} == {"a dog", ""} and found.shape == (77, 32)
+
+
+def test_stable_diffusion_takes_none(embeddings, tmp_path, capsys):
+    assert infer("--prompt", "a dog", "--prompt_embeddings", str(embeddings), "--output_dir", str(tmp_path / "out")) == 2
+    assert "whose text encoder is always loaded" in capsys.readouterr().err
+    assert commands.embed_prompts(["demo", "--prompt", "a dog", "--output", str(tmp_path / "x.safetensors")]) == 2
+
+
+def test_a_lora_is_trained_to_the_same_bits(model, embeddings, image_folder, tmp_path, capsys):
+    words = [
+        f"--pretrained_model_name_or_path={model}", f"--instance_data_dir={image_folder}", "--instance_prompt", PROMPTS[0],
+        "--adapter=lora", "--resolution=16", "--max_train_steps=2", "--evaluation=none", "--report_to=none",
+        f"--validation_prompt={PROMPTS[1]}", "--sample_inference_steps=2",
+    ]  # fmt: skip
+    file = ["--prompt_embeddings", str(embeddings)]
+    assert commands.train_dreambooth([*words, "--output_dir", str(tmp_path / "t5")]) == 0
+    assert commands.train_dreambooth([*words, *file, "--output_dir", str(tmp_path / "file")]) == 0
+    first, second = (load_file(tmp_path / run / "pytorch_lora_weights.safetensors") for run in ("t5", "file"))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    assert infer("--weights", str(tmp_path / "file"), *file, "--prompt", PROMPTS[0], "--output_dir", str(tmp_path / "out")) == 0
+    words[3] = "a cat"
+    assert commands.train_dreambooth([*words, *file, "--output_dir", str(tmp_path / "no")]) == 2
+    assert "lacks 'a cat'" in capsys.readouterr().err
