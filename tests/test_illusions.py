@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from customize.errors import InputError
 from customize.families.conditioning import Conditioning
-from customize.inference.estimates import Conditional, guided, mixed
+from customize.inference.estimates import Conditional, WithChannels, guided, mixed
 from customize.inference.illusions.components import Components, colour, gaussian, hybrid, motion, regions, triple
 from customize.inference.illusions.illusion_estimates import Anagram, Factorised, LookingGlass, anagram, blended, keep_component
 from customize.inference.illusions.views import VIEWS, parse_view
@@ -146,6 +146,16 @@ def test_alternate_evaluates_one_view_in_turn():
         at = step(index=index)
         assert len(estimate.inputs(latents, at)) == 1
         assert torch.equal(combined(estimate, latents, at), expected[index % 2])
+
+
+def test_further_channels_of_a_network_are_seen_by_the_same_view():
+    """As the authors do in IF's second stage, whose channels are the image of the first; also of an anagram in an anagram."""
+    a, b = prompts(2)
+    latents, channels, flip, turn = rand(2, 3, 16, 16), rand(2, 2, 16, 16, seed=1), VIEWS["flip"](), VIEWS["rotate_90_cw"]()
+    nested = Anagram([a, Anagram([a, b], [flip, turn])], [flip, turn])
+    found = [each.latents for each in WithChannels(nested, channels).inputs(latents, step())]
+    both = torch.cat([latents, channels], 1)
+    assert all(map(torch.equal, found, [flip(both), flip(turn(both)), turn(turn(both))])) and len(found) == 3
 
 
 def test_views_that_cannot_be_used_are_refused_all_at_once():

@@ -26,13 +26,14 @@ class DenoiserInput:
     """The input of one denoiser evaluation: scaled latents [B, C, H, W] and conditioning of B rows.
 
     variance_weight: weight of this evaluation in the variance of the step, if the denoiser predicts one. Guidance does not
-    extrapolate the variance: a negative prompt has weight 0. variance_back: from the variance that is predicted for these
-    latents, to that of the latents they were made of.
+    extrapolate the variance: a negative prompt has weight 0. seen, variance_back: if the latents are transformed
+    ones, the transformation, and the way from the variance that is predicted for them to that of the original latents.
     """
 
     latents: Tensor
     conditioning: Conditioning
     variance_weight: float = 1.0
+    seen: Callable[[Tensor], Tensor] = lambda latents: latents
     variance_back: Callable[[Tensor], Tensor] = lambda variance: variance
 
 
@@ -63,14 +64,17 @@ class Conditional:
 
 @dataclass(frozen=True)
 class WithChannels:
-    """An estimate of a network with additional input channels [B, K, H, W], constant over the steps (inpainting UNets)."""
+    """An estimate of a network with additional input channels [B, K, H, W], constant over the steps (inpainting UNets).
+
+    Where the estimate evaluates transformed latents, the channels are transformed likewise.
+    """
 
     estimate: Estimate
     channels: Tensor
 
     def inputs(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
         inputs = self.estimate.inputs(latents, step)
-        return [replace(each, latents=torch.cat([each.latents, self.channels], 1)) for each in inputs]
+        return [replace(each, latents=torch.cat([each.latents, each.seen(self.channels)], 1)) for each in inputs]
 
     def combine(self, outputs: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
         return self.estimate.combine(outputs, latents, step)

@@ -52,10 +52,11 @@ class Anagram:
 
 
 def seen_by(view: View, each: DenoiserInput) -> DenoiserInput:
-    """An input of transformed latents. Its variance is transformed back if the view only permutes pixels: a variance has no sign,
-    so that the authors leave it as it is under `negate`.
+    """An input whose latents were made of transformed ones. Its variance is transformed back if the view only permutes pixels: a
+    variance has no sign, so the authors leave it as it is under `negate`.
     """
-    return replace(each, variance_back=lambda variance: view.inverse(each.variance_back(variance))) if view.permutes else each
+    back = view.inverse if view.permutes else (lambda variance: variance)
+    return replace(each, seen=lambda x: each.seen(view(x)), variance_back=lambda x: back(each.variance_back(x)))
 
 
 def anagram(
