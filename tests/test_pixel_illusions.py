@@ -2,6 +2,7 @@
 papers' formulas and DDPM's step written straight, in float64."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from customize.families.conditioning import Conditioning
 from customize.inference import pipeline as pipelines
 from customize.inference.illusions.build import composition
 from customize.inference.illusions.components import gaussian
+from customize.inference.illusions.illusion_estimates import blended
 from customize.inference.illusions.views import VIEWS, parse_view
 from customize.inference.pipeline import Pipeline
 from customize.inference.schedulers import make_scheduler
@@ -71,28 +73,40 @@ def drawn(family: Doubles, count: int, image: Image.Image | None = None, **setti
 
 
 @torch.no_grad()
-def by_formula(family: Doubles, combine: Combine, keep: Keep | None = None) -> Tensor:
+def predicted(family: Doubles, x: Tensor, prompt: str, t: int) -> DenoiserOutput:
+    """The guided noise, and the variance, which is not guided."""
+    negative, positive = (family.predict(x, torch.tensor([t]), family.encode_prompts([text])) for text in (NEGATIVE, prompt))
+    return DenoiserOutput(negative.prediction + SCALE * (positive.prediction - negative.prediction), positive.variance)
+
+
+def levels(family: Doubles, t: int) -> tuple[Tensor, Tensor]:
+    """The alpha products of this evaluation and of the next."""
+    alphas = family.scheduler.alphas_cumprod.double()
+    return alphas[t], alphas[t - 250] if t > 250 else torch.tensor(1.0, dtype=torch.float64)
+
+
+def stepped(x: Tensor, noise: Tensor, part: Tensor, now: Tensor, before: Tensor, generator: torch.Generator) -> Tensor:
     """DDPM, algorithm 2, with the variance between both bounds that the network chooses (Nichol & Dhariwal 2021, equation 15)."""
-    alphas, generator = family.scheduler.alphas_cumprod.double(), torch.Generator().manual_seed(SEED)
+    beta = 1 - now / before
+    clean = (x - (1 - now).sqrt() * noise) / now.sqrt()
+    mean = before.sqrt() * beta / (1 - now) * clean + (now / before).sqrt() * (1 - before) / (1 - now) * x
+    low, high = ((1 - before) / (1 - now) * beta).clamp(min=1e-20).log(), beta.log()
+    return mean + (0.5 * ((part + 1) / 2 * high + (1 - part) / 2 * low)).exp() * normal(generator)
+
+
+def normal(generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(1, 3, SIDE, SIDE, generator=generator, dtype=dtype)
+
+
+def by_formula(family: Doubles, combine: Combine, keep: Keep | None = None) -> Tensor:
+    """The whole sampler."""
+    generator = torch.Generator().manual_seed(SEED)
     if keep:
-        torch.randn(1, 3, SIDE, SIDE, generator=generator)  # with which the image would be encoded
-    x = torch.randn(1, 3, SIDE, SIDE, generator=generator, dtype=torch.float64)
+        normal(generator, torch.float32)  # with which the image would be encoded
+    x = normal(generator)
     for step, t in enumerate(TIMESTEPS):
-
-        def predicted(x: Tensor, prompt: str, t: int = t) -> DenoiserOutput:
-            time = torch.tensor([t])
-            negative, positive = (family.predict(x, time, family.encode_prompts([text])) for text in (NEGATIVE, prompt))
-            guided = negative.prediction + SCALE * (positive.prediction - negative.prediction)
-            return DenoiserOutput(guided, positive.variance)
-
-        noise, part = combine(x, predicted, step)
-        now, before = alphas[t], alphas[t - 250] if t > 250 else torch.tensor(1.0, dtype=torch.float64)
-        beta = 1 - now / before
-        clean = (x - (1 - now).sqrt() * noise) / now.sqrt()
-        mean = before.sqrt() * beta / (1 - now) * clean + (now / before).sqrt() * (1 - before) / (1 - now) * x
-        low, high = ((1 - before) / (1 - now) * beta).clamp(min=1e-20).log(), beta.log()
-        deviation = (0.5 * ((part + 1) / 2 * high + (1 - part) / 2 * low)).exp()
-        x = mean + deviation * torch.randn(1, 3, SIDE, SIDE, generator=generator, dtype=torch.float64)
+        now, before = levels(family, t)
+        x = stepped(x, *combine(x, partial(predicted, family, t=t), step), now, before, generator)
         x = keep(x, before, generator) if keep else x
     return x
 
@@ -139,6 +153,21 @@ def test_an_alternating_anagram_takes_one_view_a_step(family):
 
     found = drawn(family, 2, illusion="alternating_anagram", view=["identity", "flip"])
     torch.testing.assert_close(found, by_formula(family, combine), **EXACT)
+
+
+def test_looking_glass_takes_the_variance_of_each_view(family):
+    """Chang et al. 2025, algorithm 1, without an autoencoder: each view has its own pixels, noise and variance."""
+    generator = torch.Generator().manual_seed(SEED)
+    xs = [normal(generator), normal(generator)]
+    for t in TIMESTEPS:
+        now, before = levels(family, t)
+        outputs = [predicted(family, x, prompt, t) for x, prompt in zip(xs, PROMPTS, strict=False)]
+        clean = [(x - (1 - now).sqrt() * each.prediction) / now.sqrt() for x, each in zip(xs, outputs, strict=True)]
+        one = blended([clean[0], clean[1].flip(2)], 0.25)
+        noises = [(x - now.sqrt() * seen) / (1 - now).sqrt() for x, seen in zip(xs, (one, one.flip(2)), strict=True)]
+        xs = [stepped(xs[i], noises[i], outputs[i].variance, now, before, generator) for i in range(2)]
+    found = drawn(family, 2, illusion="looking_glass", view=["identity", "flip"])
+    torch.testing.assert_close(found, xs[0], rtol=0, atol=1e-9)
 
 
 def low(x: Tensor) -> Tensor:
@@ -191,7 +220,7 @@ def test_a_component_of_a_real_image_is_kept(family, illusion, name, part):
         return output.prediction, output.variance
 
     def keep(x, level, generator):
-        noise = torch.randn(1, 3, SIDE, SIDE, generator=generator, dtype=torch.float64)
+        noise = normal(generator)
         return x - part(x) + part(real if level == 1 else level.sqrt() * real + (1 - level).sqrt() * noise)
 
     found = drawn(family, 1, illusion=illusion, image=image, image_part=name)

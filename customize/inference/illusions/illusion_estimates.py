@@ -7,7 +7,7 @@ B images, C channels, H W height and width, of pixels or of latents; V views, N 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from typing import Literal
 
 import torch
@@ -155,7 +155,19 @@ class LookingGlass:
     alone: float = 0.0
 
     def inputs(self, latents: Tensor, step: Step) -> list[DenoiserInput]:
-        return [each for estimate, own in self.active(latents, step) for each in estimate.inputs(own, step)]
+        active = self.active(latents, step)
+        return [
+            replace(each, variance_back=partial(self.of_rows, number, len(active)))
+            for number, (estimate, own) in enumerate(active)
+            for each in estimate.inputs(own, step)
+        ]
+
+    def of_rows(self, number: int, active: int, variance: Tensor) -> Tensor:
+        """The variance [B, C, H, W] of the latents of one view, times the number of active views, over whose inputs the sampler
+        takes the mean, in the rows of that view [V * B, C, H, W]; of the only active one, in all rows.
+        """
+        rows = [active * (active == 1 or view == number) for view in range(len(self.views))]
+        return torch.cat([share * variance for share in rows])
 
     def combine(self, outputs: Iterator[Tensor], latents: Tensor, step: Step) -> Tensor:
         combined = [(estimate.combine(outputs, own, step), own) for estimate, own in self.active(latents, step)]
