@@ -4,6 +4,7 @@ import json
 import signal
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -17,13 +18,13 @@ from customize import events
 from customize.data.examples import load_examples
 from customize.errors import InputError
 from customize.evaluation import record
-from customize.evaluation.picture_probe import PictureProbe
+from customize.evaluation.picture_probe import PictureProbe, folder_of
 from customize.evaluation.run_integrity import verify
 from customize.evaluation.verdict_words import rows
 from customize.evaluation.verify_result import prediction_of
 from customize.storage import ownership, run_folder
 from customize.training import run
-from customize.training.evaluating import callback
+from customize.training.evaluating import callback, pictures
 from customize.training.evaluating.probe_sets import sets_of
 from customize.training.evaluating.resumed import continued, result_step
 from customize.training.preflight import check
@@ -108,6 +109,52 @@ def test_the_best_candidate_is_the_result(tiny_epsilon, image_folder, tmp_path, 
     assert find_learned(None, [(f"{folder}@3", 1.0)]).files[0].path.parent.name == "step-000003"
     assert "## Evaluation" in (folder / "README.md").read_text() and (folder / run_folder.REPORT).is_file()
     assert all(finding.intact is not False for finding in verify(folder))
+
+
+class DrawsAll(PictureProbe):
+    """Draws every picture, and looks at every one."""
+
+    def of_weights(self, step, scale=1.0):
+        texts = [self.evaluation.prompts[pair.prompt].text for pair in self.evaluation.pairs]
+        return self.pictures(folder_of(step, scale), texts)
+
+    def seen(self, kind, pictures):
+        return self.scorer.features(pictures)
+
+
+@pytest.mark.parametrize(("method", "saved"), [("textual_inversion", 9), ("lora", 0)])
+def test_pictures_that_cannot_differ_from_the_base_models_are_not_drawn_again(
+    method, saved, tiny_epsilon, image_folder, tmp_path, monkeypatch
+):
+    """Pictures and numbers are those of a probe that draws all, bit for bit. Of 21, 9 are the base model's at the start, and with
+    new words always; each would cost two evaluations of its only step, and one to be looked at."""
+    own = {"initializer_token": ("dog",), "num_vectors": (1,)} if method == "textual_inversion" else {}
+    own |= {"validation_prompt": ("a cat",), "evaluation_seeds": 2, "sample_guidance_scale": 100.0}
+    context, training = prepared(settings_for(method, tiny_epsilon, image_folder, tmp_path / "run", **{**MEASURED, **own}))
+    found, probes, rows = [], {}, []
+    context.family.denoiser.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+
+    def counted(measure):
+        rows.clear()
+        found.append(measure())
+        return sum(rows)
+
+    for kind in (PictureProbe, DrawsAll):
+        monkeypatch.setattr(pictures, "PictureProbe", kind)
+        place = (pictures.new_record(context), tmp_path / kind.__name__, training.method.as_base)
+        probe = pictures.probe_of(context, training, *place)
+        probes[kind] = probe, counted(probe.start)
+    for tensor in training.method.trainable_state_dict().values():
+        tensor.data.normal_(generator=torch.Generator().manual_seed(0))
+    costs = {kind: (start, counted(partial(probe.measure, 3))) for kind, (probe, start) in probes.items()}
+    start, each = (costs[DrawsAll][i] - costs[PictureProbe][i] for i in (0, 1))
+    assert start >= 3 * 9 and each == 3 * saved and costs[PictureProbe][1] == context.cost_of_pictures.each
+    assert found[0] == found[1] and found[2] == found[3] and found[0].values != found[2].values
+    one, other = (
+        {path.relative_to(tmp_path / kind.__name__): path.read_bytes() for path in tmp_path.glob(f"{kind.__name__}/**/*.png")}
+        for kind in costs
+    )
+    assert one == other
 
 
 def test_out_of_memory_ends_the_evaluation_and_not_the_run(tiny_epsilon, image_folder, tmp_path, monkeypatch):

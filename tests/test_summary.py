@@ -14,7 +14,6 @@ from customize import device as machine
 from customize import next_command
 from customize.cli.terminal import table
 from customize.device import Machine
-from customize.evaluation.record import ProbePrompt
 from customize.families import Source
 from customize.inference.run import image_summary
 from customize.inference.run.grid import grid
@@ -22,6 +21,7 @@ from customize.inference.run.image_folder import ImageFolder
 from customize.methods import DreamBoothSettings, TextualInversionSettings
 from customize.settings.inference import InferenceSettings
 from customize.training import expected_time, summary
+from customize.training.evaluating.cost import Cost
 from customize.training.preflight import check
 
 CPU = Machine("CPU (2 threads)", "no GPU found")
@@ -312,7 +312,7 @@ def test_the_step_that_is_timed_changes_nothing(tiny_epsilon, image_folder, tmp_
 
 def test_the_time_of_a_run_counts_steps_and_samples():
     settings = SimpleNamespace(sample_inference_steps=25, num_validation_images=1, validation_prompt=("a", "b"),
-                               train_batch_size=2, gradient_accumulation_steps=5)  # fmt: skip
+                               evaluations_per_sample=3, train_batch_size=2, gradient_accumulation_steps=5)  # fmt: skip
     context = SimpleNamespace(
         settings=settings, first_step=0, max_train_steps=100, validation_steps=40, sample_prompts=("a", "b"),
         candidates=(),
@@ -321,11 +321,9 @@ def test_the_time_of_a_run_counts_steps_and_samples():
     assert expected_time.of_a_run(context, 3.0) == pytest.approx(300 + drawn * 3.0 / 30)
     context.first_step, context.sample_prompts = 80, ()
     assert expected_time.of_a_run(context, 3.0) == pytest.approx(60)
-    settings.evaluation_seeds, context.candidates = 2, (50, 100)
-    prompts = {"a sks": "concept", "b sks": "concept", "c": "other"}
-    context.probe_prompts = tuple(ProbePrompt(kind, text, text[0]) for text, kind in prompts.items())
-    measured = 5 * (2 * 12 + 2) + 4 * 2 * 2  # pictures drawn and seen at 100; four compared with two prompts at two levels
-    assert expected_time.of_a_run(context, 3.0) == pytest.approx(60 + measured * 3.0 / 30)
+    context.candidates = (50, 100)
+    context.cost_of_pictures = Cost(700, 500)
+    assert expected_time.of_a_run(context, 3.0) == pytest.approx(60 + 500 * 3.0 / 30), "those of step 50 are drawn already"
 
 
 @pytest.mark.parametrize("method", ["textual_inversion", "lora"])

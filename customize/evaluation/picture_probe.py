@@ -32,7 +32,8 @@ class PictureProbe:
 
     evaluation: prompts and pairs; photos: the training images; options: of `Pipeline.generate`; base: a context in which the
     networks are the base model's; autocast: a context in which pictures are drawn; masks: [R, P] in [0, 1], the part of the
-    subject in each patch of the photos, None where there are none.
+    subject in each patch of the photos, None where there are none; can_differ: whether the weights of a step may draw another
+    picture of a prompt than the base model does: the pictures of all other prompts are not drawn again.
     """
 
     pipeline: Pipeline
@@ -44,28 +45,46 @@ class PictureProbe:
     base: Callable[[], AbstractContextManager[Any]]
     autocast: Callable[[], AbstractContextManager[Any]]
     masks: Tensor | None = None
+    can_differ: Callable[[int, str], bool] = lambda step, prompt: step != BASE
+    own: list[Image.Image] = field(default_factory=list)
     features: dict[str, Features] = field(default_factory=dict)
 
     def start(self) -> Candidate:
         """Draws and measures the base model, whose numbers are those of step 0; called before anything is measured."""
+        self.own = self.of_base()
         with self.base():
-            own = self.pictures(BASE_FOLDER, [self.evaluation.prompts[pair.prompt].plain for pair in self.evaluation.pairs])
             self.features = {"photos": self.scorer.features(self.photos)}
-            self.features |= {kind: self.scorer.features(of) for kind in KINDS if (of := self.of_kind(own, kind))}
+            self.features |= {kind: self.scorer.features(of) for kind in KINDS if (of := self.of_kind(self.own, kind))}
         return self.measure(BASE)
 
     def measure(self, step: int, scale: float = 1.0) -> Candidate:
         """The numbers of the present weights, which are those of `step` at this scale."""
-        name = checkpoint.name(step) + (f"@{scale:g}" if scale != 1 else "")
-        drawn = self.pictures(name, [self.evaluation.prompts[pair.prompt].text for pair in self.evaluation.pairs])
+        drawn = self.of_weights(step, scale)
         with self.base():
             return Candidate(step, scale, self.values(drawn))
 
+    def of_base(self) -> list[Image.Image]:
+        """The base model's pictures of the plain prompts."""
+        with self.base():
+            return self.pictures(BASE_FOLDER, [self.evaluation.prompts[pair.prompt].plain for pair in self.evaluation.pairs])
+
+    def of_weights(self, step: int, scale: float = 1.0) -> list[Image.Image]:
+        """The pictures of the present weights, which are those of `step` at this scale; those that cannot differ from the base
+        model's are taken from there."""
+        prompts = [self.evaluation.prompts[pair.prompt] for pair in self.evaluation.pairs]
+        same = [each.text == each.plain and not self.can_differ(step, each.text) for each in prompts]
+        known = [picture if is_same else None for picture, is_same in zip(self.of_base(), same, strict=True)] if any(same) else []
+        return self.pictures(folder_of(step, scale), [each.text for each in prompts], known)
+
     def values(self, drawn: Sequence[Image.Image]) -> dict[str, tuple[float, ...]]:
         """The numbers of these pictures by measure, those of the pairs of the measure. What cannot be measured is left out."""
-        seen = {kind: self.scorer.features(own) for kind in KINDS if (own := self.of_kind(drawn, kind))}
+        seen = {kind: self.seen(kind, pictures) for kind in KINDS if (pictures := self.of_kind(drawn, kind))}
         found = {**self.of_concept(drawn, seen["concept"]), **self.of_the_rest(seen)}
         return {name: tuple(each.double().tolist()) for name, each in found.items() if each is not None and each.isfinite().all()}
+
+    def seen(self, kind: str, pictures: list[Image.Image]) -> Features:
+        """The features of pictures of a kind: known, where they are the base model's."""
+        return self.features[kind] if pictures == self.of_kind(self.own, kind) else self.scorer.features(pictures)
 
     def of_concept(self, drawn: Sequence[Image.Image], own: Features) -> dict[str, Tensor | None]:
         """The numbers of the pictures of the concept."""
@@ -131,22 +150,24 @@ class PictureProbe:
         of = [self.evaluation.prompts[pair.prompt].kind for pair in self.evaluation.pairs]
         return [picture for picture, own in zip(pictures, of, strict=True) if own == kind]
 
-    def pictures(self, name: str, texts: Sequence[str]) -> list[Image.Image]:
-        """The pictures in the folder of this name, a picture for each pair; drawn with these prompts if they are not there."""
+    def pictures(self, name: str, texts: Sequence[str], known: Sequence[Image.Image | None] = ()) -> list[Image.Image]:
+        """The pictures in the folder of this name, a picture for each pair; drawn with these prompts if they are not there.
+        known: those that need not be drawn, None for others."""
         folder = self.folder / FOLDER / PICTURES / name
         if not manifest.faults(folder) and (folder / manifest.NAME).exists():
             return [read_picture(folder / f"{place:03d}.png") for place in range(len(texts))]
-        drawn = self.draw(texts)
+        drawn = self.draw(texts, known)
         with new_folder(folder) as unfinished:
             for place, picture in enumerate(drawn):
                 picture.save(unfinished / f"{place:03d}.png")
             manifest.write(unfinished)
         return drawn
 
-    def draw(self, texts: Sequence[str]) -> list[Image.Image]:
-        """A picture for each pair. Equal prompts with equal seeds are drawn once."""
-        wanted = list(dict.fromkeys(zip(texts, (pair.seed for pair in self.evaluation.pairs), strict=True)))
-        found = {}
+    def draw(self, texts: Sequence[str], known: Sequence[Image.Image | None] = ()) -> list[Image.Image]:
+        """A picture for each pair, those that are known among them. Equal prompts with equal seeds are drawn once."""
+        keys = list(zip(texts, (pair.seed for pair in self.evaluation.pairs), strict=True))
+        found = {key: picture for key, picture in zip(keys, known, strict=False) if picture is not None}
+        wanted = [key for key in dict.fromkeys(keys) if key not in found]
         for first in range(0, len(wanted), AT_ONCE):
             batch = wanted[first : first + AT_ONCE]
             with self.autocast():
@@ -154,7 +175,12 @@ class PictureProbe:
                     [text for text, _ in batch], seeds=[seed for _, seed in batch], plain_prompt=True, **self.options
                 )
             found |= dict(zip(batch, drawn, strict=True))
-        return [found[text, pair.seed] for text, pair in zip(texts, self.evaluation.pairs, strict=True)]
+        return [found[key] for key in keys]
+
+
+def folder_of(step: int, scale: float) -> str:
+    """The folder of the pictures of a step at a scale."""
+    return checkpoint.name(step) + (f"@{scale:g}" if scale != 1 else "")
 
 
 def read_picture(path: Path) -> Image.Image:

@@ -235,6 +235,11 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
         return self.num_class_images if self.prior_preservation == "images" else 0
 
     @property
+    def evaluations_per_sample(self) -> int:
+        """Prior preservation adds a sample for each; a teacher predicts for it once more."""
+        return super().evaluations_per_sample + {"none": 0, "images": 3, "teacher": 4}[self.prior_preservation]
+
+    @property
     def class_folder(self) -> str | None:
         return self.class_data_dir if self.prior_preservation == "images" else None
 

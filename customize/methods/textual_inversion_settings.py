@@ -73,6 +73,10 @@ class TextualInversionSettings(WordSettings, TrainingSettings):
     def is_called_by(self, prompts: Sequence[str]) -> bool:
         return any(token.casefold() in prompt.casefold() for token in self.placeholder_token for prompt in prompts)
 
+    def can_change(self, prompt: str) -> bool:
+        """A prompt without new words is read as before."""
+        return self.is_called_by([prompt])
+
     @property
     def default_validation_prompts(self) -> tuple[str, ...]:
         tokens = dict(islice(self.placeholders.items(), MOST_WORDS))

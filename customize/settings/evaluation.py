@@ -15,9 +15,9 @@ class EvaluationSettings(Settings):
         "auto", "output", "what is measured during the run: pictures that show whether the concept was learned, and the loss on "
         "fixed samples; or that loss alone, as with auto where validation_prompt is none or a step takes a minute",
     )  # fmt: skip
-    num_candidates: int = setting(
-        4, "output", "steps, evenly spread and the last one among them, whose weights are measured by pictures", ge=1, le=100,
-        only_with=WITH_PICTURES,
+    num_candidates: int | None = setting(
+        None, "output", "steps, evenly spread and the last one among them, whose weights are measured by pictures", ge=1, le=100,
+        only_with=WITH_PICTURES, default_in_words="4, or as many as cost no more than the training, at least 1",
     )  # fmt: skip
     evaluation_seeds: int = setting(
         2, "output", "pictures of each prompt of the concept by which weights are measured", ge=1, le=64, only_with=WITH_PICTURES

@@ -203,6 +203,15 @@ class TrainingSettings(EvaluationSettings):
         """Whether one of the prompts triggers the subject."""
         raise NotImplementedError
 
+    def can_change(self, prompt: str) -> bool:
+        """Whether training can change the pictures of a prompt: always, where it changes the denoiser."""
+        return True
+
+    @property
+    def evaluations_per_sample(self) -> int:
+        """Evaluations of the denoiser that a step costs for each image: one, and its gradient about two more."""
+        return 3
+
     @property
     def default_validation_prompts(self) -> tuple[str, ...]:
         """The prompts of validation images if none are given. Each triggers the subject without describing it."""

@@ -5,7 +5,6 @@ from time import perf_counter
 import torch
 
 from customize.diffusion import dropout
-from customize.evaluation.probe_prompts import MOST_STEPS, pairs
 from customize.settings.validation_prompts import images_per_prompt
 
 LONG = 20.0
@@ -37,23 +36,13 @@ def of_a_step(context, training) -> float:
 
 
 def of_a_run(context, step: float) -> float:
-    """Seconds of all steps, sample images and pictures that are measured. A step costs three evaluations of the network per
-    sample, a denoising step two."""
+    """Seconds of all steps, sample images and pictures that are measured. A step costs `evaluations_per_sample` of the network,
+    a denoising step two."""
     settings = context.settings
     first, last, every = context.first_step, context.max_train_steps, context.validation_steps
     rounds = len({last, *range(first + every - first % every, last + 1, every)}) + (first == 0)
     evaluations = 2 * settings.sample_inference_steps * len(context.sample_prompts) * images_per_prompt(settings) * rounds
-    measured = [step for step in context.candidates if step > first]
-    evaluations += forwards_of_pictures(context) * len(measured) if measured else 0
-    evaluation = step / (3 * settings.train_batch_size * settings.gradient_accumulation_steps)
+    if measured := [step for step in context.candidates if step > first]:
+        evaluations += context.cost_of_pictures.each * len(measured) + context.cost_of_pictures.start * (first == 0)
+    evaluation = step / (settings.evaluations_per_sample * settings.train_batch_size * settings.gradient_accumulation_steps)
     return step * (last - first) + evaluation * evaluations
-
-
-def forwards_of_pictures(context) -> int:
-    """Evaluations of the network for the pictures of one candidate: to draw them, and by the base model's own features to compare
-    them: two for the features of each, and two for each prompt of each that has the concept."""
-    settings, prompts = context.settings, context.probe_prompts
-    pictures = pairs(prompts, settings.evaluation_seeds)
-    own = [pair for pair in pictures if prompts[pair.prompt].kind == "concept"]
-    plain = {prompt.plain for prompt in prompts if prompt.kind == "concept"}
-    return (2 * min(settings.sample_inference_steps, MOST_STEPS) + 2) * len(pictures) + 2 * len(own) * len(plain)

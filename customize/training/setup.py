@@ -28,6 +28,7 @@ from customize.data.random_masks import MaskedImages
 from customize.evaluation import probe_loss
 from customize.evaluation.choice import spread_over
 from customize.evaluation.masks.word_maps import prompts_of
+from customize.evaluation.photos import of_concept
 from customize.evaluation.probe_prompts import probe_prompts
 from customize.evaluation.record import ProbePrompt
 from customize.families import Source, load
@@ -38,6 +39,7 @@ from customize.settings import derived
 from customize.settings import validation_prompts as sample_prompts
 from customize.settings.training import TrainingSettings
 from customize.training import class_images
+from customize.training.evaluating.cost import Cost, cost, number_of_candidates
 from customize.training.nan_guard import IN_ALL
 
 DTYPES = {"no": torch.float32, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -121,8 +123,21 @@ class RunContext:
     @property
     def candidates(self) -> tuple[int, ...]:
         """The steps whose weights are measured by pictures."""
-        number = self.settings.num_candidates
-        return tuple(spread_over(self.max_train_steps, number)) if self.evaluation == "pictures" else ()
+        if self.evaluation != "pictures":
+            return ()
+        number = number_of_candidates(self.settings, self.cost_of_pictures, self.evaluations_of_training)
+        return tuple(spread_over(self.max_train_steps, number))
+
+    @cached_property
+    def cost_of_pictures(self) -> Cost:
+        """Evaluations of the denoiser for the pictures that are measured."""
+        photos = of_concept(self.examples.instances, self.settings.concept)
+        return cost(self.settings, self.probe_prompts, len(photos))
+
+    @property
+    def evaluations_of_training(self) -> int:
+        """Evaluations of the denoiser for all steps of the run."""
+        return self.settings.evaluations_per_sample * self.global_batch * self.max_train_steps
 
     @property
     def probe_prompts(self) -> tuple[ProbePrompt, ...]:

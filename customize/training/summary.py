@@ -61,9 +61,12 @@ def prepared(context, training, seconds: float) -> Rows:
 def measured(context, settings) -> str:
     """Which pictures are measured, and what follows from them."""
     number = units.count(len(pairs(context.probe_prompts, settings.evaluation_seeds)), "picture")
+    costs, steps = context.cost_of_pictures, len(context.candidates)
+    pictures = costs.start + costs.each * steps
+    share = f"about {100 * pictures / (pictures + context.evaluations_of_training):.0f} % of the work of the run"
     keeps = "the best weights are kept" if settings.keep == "best" else "the last weights are kept"
     stops = "; ends when they become no better" if settings.stop == "auto" else ""
-    return f"{number} after each of {units.count(len(context.candidates), 'step')}, and of the base model; {keeps}{stops}"
+    return f"{number} after each of {units.count(steps, 'step')}, and of the base model: {share}; {keeps}{stops}"
 
 
 def samples(context, settings) -> str:

@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, cast
@@ -17,7 +18,7 @@ from customize.errors import InputError, Problem
 from customize.evaluation import record
 from customize.evaluation.masks import patches
 from customize.evaluation.photos import compared
-from customize.evaluation.picture_probe import BASE_FOLDER, PICTURES, PictureProbe
+from customize.evaluation.picture_probe import BASE_FOLDER, PICTURES, PictureProbe, folder_of
 from customize.evaluation.record import BASE, Candidate, Evaluation
 from customize.evaluation.score.plan import Plan
 from customize.evaluation.score.subject import Target
@@ -28,7 +29,7 @@ from customize.families.conditioning import Conditioning
 from customize.inference.pipeline import ConditionedPipeline
 from customize.inference.pipeline_loading import load_pipeline
 from customize.inference.request import GenerationRequest
-from customize.storage import checkpoint, manifest
+from customize.storage import manifest
 from customize.storage.atomic import write_text
 from customize.storage.run_folder import remove_own
 
@@ -70,7 +71,7 @@ def measure(plan: Plan, folder: Path) -> Evaluation:
     evaluation = replace(plan.evaluation, device=machine.describe(machine.best_device()).name)
     make_room(plan, folder)
     write(folder, evaluation)
-    counter = Counter(sum(number_of(plan, name) for name in names_of(plan) if not is_drawn(folder, name)))
+    counter = Counter(sum(number for name, number in numbers_of(plan).items() if not is_drawn(folder, name)))
     began = perf_counter()
     for target in dict.fromkeys(target for target, _ in plan.missing):
         scales = [scale for each, scale in plan.missing if each == target]
@@ -103,19 +104,24 @@ def make_room(plan: Plan, folder: Path) -> None:
     if not plan.continues:
         found = sorted(drawn.glob("*"))
     else:
-        found = [drawn / name for name in names_of(plan)] if plan.again else []
+        found = [drawn / name for name in numbers_of(plan)] if plan.again else []
     for each in found:
         remove_own(each)
 
 
-def names_of(plan: Plan) -> list[str]:
-    """The folders of pictures that are needed, the base model's first."""
-    return [BASE_FOLDER, folder_of(BASE, 1.0), *(folder_of(target.step, scale) for target, scale in plan.missing)]
+def numbers_of(plan: Plan) -> dict[str, int]:
+    """The folders of pictures that are needed, the base model's first, with the number of different pictures drawn for each."""
+    prompts = [(plan.evaluation.prompts[pair.prompt], pair.seed) for pair in plan.evaluation.pairs]
+    found = {BASE_FOLDER: len({(each.plain, seed) for each, seed in prompts})}
+    for step, scale in [(BASE, 1.0), *((target.step, scale) for target, scale in plan.missing)]:
+        drawn = {(each.text, seed) for each, seed in prompts if each.text != each.plain or can_differ(plan, step, each.text)}
+        found[folder_of(step, scale)] = len(drawn)
+    return found
 
 
-def folder_of(step: int, scale: float) -> str:
-    """The folder of the pictures of a step at a scale, as `PictureProbe` names it."""
-    return checkpoint.name(step) + (f"@{scale:g}" if scale != 1 else "")
+def can_differ(plan: Plan, step: int, prompt: str) -> bool:
+    """Whether the weights of a step may draw another picture of a prompt than the base model does; see `PictureProbe`."""
+    return step != BASE and (plan.subject.settings is None or plan.subject.settings.can_change(prompt))
 
 
 def is_drawn(folder: Path, name: str) -> bool:
@@ -124,24 +130,17 @@ def is_drawn(folder: Path, name: str) -> bool:
     return (path / manifest.NAME).exists() and not manifest.faults(path)
 
 
-def number_of(plan: Plan, name: str) -> int:
-    """How many different pictures are drawn for a folder."""
-    prompts, pairs = plan.evaluation.prompts, plan.evaluation.pairs
-    plain = name == BASE_FOLDER
-    return len({(prompts[pair.prompt].plain if plain else prompts[pair.prompt].text, pair.seed) for pair in pairs})
-
-
 def draw(plan: Plan, folder: Path, target: Target, scales: Sequence[float], counter: Counter) -> None:
-    """Draws the pictures of weights at these scales."""
+    """Draws the pictures of weights at these scales; before that the base model's, where the weights are words beside it."""
     pipeline = load(plan, target, counter)
-    texts = [plan.evaluation.prompts[pair.prompt].text for pair in plan.evaluation.pairs]
     for scale in scales:
         pipeline.weights.scales = (scale,) * len(pipeline.weights.files)
         pipeline.condition = condition_of(plan, pipeline.family)  # what was looked up is of another scale
         drawer = PictureProbe(
-            pipeline, plan.evaluation, cast(Scorer, None), (), folder, options_of(plan, pipeline), nullcontext, nullcontext
-        )
-        drawer.pictures(folder_of(target.step, scale), texts)
+            pipeline, plan.evaluation, cast(Scorer, None), (), folder, options_of(plan, pipeline), nullcontext, nullcontext,
+            can_differ=partial(can_differ, plan),
+        )  # fmt: skip
+        drawer.of_weights(target.step, scale)
 
 
 def load(plan: Plan, target: Target | None, counter: Counter) -> CountedPipeline:
@@ -190,5 +189,6 @@ def probe_of(plan: Plan, folder: Path, base: CountedPipeline) -> PictureProbe:
     photos, masks = compared(plan.photos, plan.concept, resolution, own, folder)
     grid = torch.from_numpy(patches(masks, scorer.features(photos[:1]).patches.shape[1])) if masks else None
     return PictureProbe(
-        base, plan.evaluation, scorer, photos, folder, options_of(plan, base), nullcontext, nullcontext, grid
+        base, plan.evaluation, scorer, photos, folder, options_of(plan, base), nullcontext, nullcontext, grid,
+        partial(can_differ, plan),
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from customize.evaluation.scorers.base_model import BaseModelScorer
 from customize.families.conditioning import Conditioning
 from customize.inference.pipeline import ConditionedPipeline
 from customize.methods.method import Condition, TrainingSetup
+from customize.training.evaluating.cost import can_differ
 from customize.training.setup import RunContext
 
 
@@ -75,7 +77,9 @@ def probe_of(
     with base():
         images, masks = compared(shown, settings.concept, context.resolution, own, folder)
     grid = torch.from_numpy(patches(masks, scorer.features(images[:1]).patches.shape[1])) if masks else None
-    return PictureProbe(pipeline, record, scorer, images, folder, options, base, accelerator.autocast, grid)
+    return PictureProbe(
+        pipeline, record, scorer, images, folder, options, base, accelerator.autocast, grid, partial(can_differ, settings)
+    )
 
 
 def base_condition(context: RunContext, setup: TrainingSetup) -> Condition:

@@ -9,6 +9,7 @@ from customize.data.crops import other_crop, variants
 from customize.data.example import Example, digest_of, open_source
 from customize.evaluation.probe_loss import AS_CLASS, CLASS, HELD_OUT, OTHER_CROPS, TRAINING, Plan, plan
 from customize.methods.method import TrainingSetup
+from customize.training.evaluating.cost import USUAL_CANDIDATES
 from customize.training.setup import RunContext
 
 
@@ -19,7 +20,7 @@ def planned(context: RunContext, setup: TrainingSetup) -> Plan:
         names.append(HELD_OUT if context.examples.held_out else OTHER_CROPS)
         names += [CLASS] if has_class_images(setup) or context.evaluation == "pictures" else []
         names += [AS_CLASS] if context.settings.concept.plain else []
-    times = context.settings.num_candidates if context.evaluation == "pictures" else 4
+    times = len(context.candidates) or USUAL_CANDIDATES
     return plan(context.max_train_steps, context.global_batch, names, times)
 
 
