@@ -19,7 +19,9 @@ from PIL import Image
 from test_trace_page import Read
 
 from customize import events
-from customize.evaluation import record, report
+from customize.errors import InputError
+from customize.evaluation import record, report, run_integrity
+from customize.evaluation.masks import SubjectMask, overlays
 from customize.evaluation.record import Verdict
 from customize.evaluation.report import charts, facts, thumbnails
 from customize.evaluation.report.report_page import ROLES, evenly, page, template
@@ -248,11 +250,15 @@ def test_the_largest_page_is_bounded(tmp_path):
 
 def test_training_images_with_an_outline_are_shown_with_it(tmp_path):
     run = write_run(tmp_path / "run", evaluation())
-    (run / record.FOLDER / thumbnails.MASKS).mkdir()
-    Image.new("RGB", (20, 20), "red").save(run / record.FOLDER / thumbnails.MASKS / "1.png")
+    (tmp_path / "photos/0.jpg").write_bytes((tmp_path / "photos/1.png").read_bytes())
+    images = {name: Image.new("RGB", (30, 30), colour) for name, colour in (("0.png", "blue"), ("1.png", "red"))}
+    masks = [SubjectMask(np.ones((30, 30), bool), "given", 1.0)] * 2
+    overlays.write_overlays(run, list(images.items()), masks)
     read = shown(run, evaluation())
-    photos = [each["src"] for each in read.all("img") if each["alt"].startswith("training image")]
-    assert decoded(photos[1]).tolist() == np.full((20, 20, 3), (255, 0, 0)).tolist() and decoded(photos[0]).shape == (16, 24, 3)
+    photos = {each["alt"]: decoded(each["src"]) for each in read.all("img") if each["alt"].startswith("training image")}
+    middle = [photos[f"training image {number}"][12, 12].tolist() for number in (2, 3)]
+    assert middle == [[0, 0, 255], [255, 0, 0]] and photos["training image 1"].shape == (16, 24, 3)
+    assert len(overlays.write_overlays(run, [(f"{'a' * 252}.png", images["0.png"]), ("1/b.png", images["1.png"])], masks)) == 1
 
 
 def test_it_is_written_as_ours_and_a_failure_is_only_noted(tmp_path):

@@ -144,7 +144,7 @@ def test_demo_sees_a_subject_that_it_was_not_trained_on(demo, tmp_path):
     assert masks.subject_masks(photos[:1], "robot", demo)[0].pixels is None  # a word that it does not know
     assert masks.subject_masks(photos[:1], " ", demo)[0].reason == "there is no class word"
     written = overlays.write_overlays(tmp_path, [("1/a.png", photos[0]), ("b.png", photos[1])], [found[0], blank])
-    assert written == [tmp_path / "evaluation" / "masks" / "a.png"]
+    assert written == [tmp_path / "evaluation" / "masks" / "1" / "a.png.png"]
     shown = np.asarray(Image.open(written[0]))
     assert (shown[20:24, 2:6].std(-1) == 0).all() and np.abs(shown.astype(int) - overlays.LINE).sum(-1).min() == 0
 

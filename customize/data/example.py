@@ -46,6 +46,11 @@ class Example:
         return image
 
 
+def of_folder(name: str, index: int, num_folders: int) -> str:
+    """The name of an example of one of the folders of a run, from that of its file."""
+    return f"{index + 1}/{name}" if num_folders > 1 else name
+
+
 def open_source(source: Path | Row, remarks: list[str] | None = None) -> Image.Image:
     """The upright image, mode RGB. remarks: receives lines on its colours. Raises InputError."""
     return open_image(source if isinstance(source, Path) else source.read(), str(source), remarks=remarks)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from customize.data.caption_tables import DEFAULT_COLUMN
 from customize.data.captions import Caption, CaptionRule, apply_rule
-from customize.data.example import Example, Role, digest_of, open_source
+from customize.data.example import Example, Role, digest_of, of_folder, open_source
 from customize.data.findings import Findings
 from customize.data.folder import folder_captions, is_tree_of_images, list_folder, meant_instead, walk_subfolders
 from customize.data.hub_dataset import Row, image_rows, load_dataset, row_captions
@@ -61,8 +61,7 @@ def examine_examples(settings: TrainingSettings, resolution: int = USUAL_RESOLUT
     for index, folder in enumerate(folders):
         rule = settings.caption_rule(index, len(folders))
         listed = _from_folder(Path(folder), setting, settings.caption_column, rule, resolution, found)
-        prefix = f"{index + 1}/" if len(folders) > 1 else ""
-        instances += [replace(example, name=prefix + example.name) for example in listed]
+        instances += [replace(example, name=of_folder(example.name, index, len(folders))) for example in listed]
     instances, left_out = _leave_out(instances, settings, found)
     if not found.problems:
         _check_placeholders_used(tuple(settings.placeholders), instances, found)

@@ -11,9 +11,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from customize import units
+from customize.data.example import of_folder
 from customize.data.findings import Findings
 from customize.data.folder import list_folder
 from customize.evaluation import record
+from customize.evaluation.masks.overlays import place_of
 from customize.evaluation.record import BASE, MEASURES, Candidate, Evaluation, Pair, Verdict
 from customize.evaluation.report import charts, facts, thumbnails
 from customize.evaluation.report.thumbnails import KIB, Thumbnail
@@ -139,12 +141,13 @@ def cards(run: Path, evaluation: Evaluation) -> list[dict[str, Any]]:
 def photos(run: Path, settings: Any) -> dict[str, Any]:
     """The training images, those with an outline of their subject as such; empty if they are not in folders."""
     findings, found, count, outlined = Findings(), [], 0, False
-    for folder in map(Path, settings.image_folders if settings else ()):
+    folders = settings.image_folders if settings else ()
+    for index, folder in enumerate(map(Path, folders)):
         listing = list_folder(folder, "", findings)
         names = listing.images if listing else ()
         count += len(names)
         for name in names[: max(0, MOST_PHOTOS - len(found))]:
-            mask = run / record.FOLDER / thumbnails.MASKS / f"{Path(name).stem}.png"
+            mask = place_of(run, of_folder(name, index, len(folders)))
             outlined |= mask.is_file()
             shown = thumbnails.of_file(
                 mask if mask.is_file() else folder / name, 200, 14 * KIB, f"training image {len(found) + 1}"

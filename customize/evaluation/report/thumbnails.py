@@ -13,9 +13,8 @@ from customize.data.images.image_file import open_image
 from customize.evaluation import record
 from customize.storage import checkpoint
 
-PICTURES, BASE_PICTURES, MASKS = "pictures", "base", "masks"
-"""Folders in that of the record: probe pictures by step, the base model's of the plain prompts, and training images with the
-outline of their subject."""
+PICTURES, BASE_PICTURES = "pictures", "base"
+"""Folders in that of the record: probe pictures by step, and the base model's of the plain prompts."""
 SMALL = 96
 """Images up to this side are enlarged without smoothing, so that their pixels are seen."""
 KIB = 1 << 10
