@@ -27,6 +27,8 @@ from customize.evaluation.report import charts, facts, thumbnails
 from customize.evaluation.report.report_page import ROLES, evenly, page, template
 from customize.evaluation.statistics import Interval, interval
 from customize.storage import ownership, run_folder
+from customize.storage.atomic import write_text
+from customize.training.evaluating import resumed
 
 
 def decoded(source: str) -> np.ndarray:
@@ -249,6 +251,7 @@ def test_the_largest_page_is_bounded(tmp_path):
 
 
 def test_training_images_with_an_outline_are_shown_with_it(tmp_path):
+    """Each with its own, also where names differ in their extension alone."""
     run = write_run(tmp_path / "run", evaluation())
     (tmp_path / "photos/0.jpg").write_bytes((tmp_path / "photos/1.png").read_bytes())
     images = {name: Image.new("RGB", (30, 30), colour) for name, colour in (("0.png", "blue"), ("1.png", "red"))}
@@ -272,6 +275,26 @@ def test_it_is_written_as_ours_and_a_failure_is_only_noted(tmp_path):
         assert report.write(run) is None and "no report.html" in notes[0]
         (run / record.FOLDER / record.NAME).unlink()
         assert report.write(run) is None
+
+
+def test_a_record_beside_a_damaged_one_is_read(tmp_path):
+    """What is damaged is not ours: it is kept, and the record goes on under another name, until the first one is removed."""
+    run = write_run(tmp_path / "run", evaluation())
+    ownership.sign(run)
+    damaged, later = run / record.FOLDER / record.NAME, evaluation(trigger="later")
+    damaged.write_text("{")
+    with pytest.raises(InputError, match="evaluation.json.*cannot be read"):
+        record.read(run)
+    for name in ("evaluation-2.json", record.NAME):
+        with run_folder.claimed(run):
+            write_text(damaged, later.to_json())
+            assert report.write(run)
+        assert record.place_of(run).name == name and record.read(run) == later
+        assert "later" in (run / "report.html").read_text(encoding="utf-8") and resumed.read(run) == later
+        assert name in [finding.what.rpartition("/")[2] for finding in run_integrity.verify(run) if finding.intact]
+        damaged.unlink()
+        (run / "report.html").unlink()
+        assert record.read(run) == later, "what was written before"
 
 
 def test_torch_is_not_imported(tmp_path):

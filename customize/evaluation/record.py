@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from customize.errors import InputError, Problem
 from customize.storage.json_files import read_object
 
+from customize.storage.ownership import latest
 FOLDER, NAME = "evaluation", "evaluation.json"
 VERSION = 1
 Kind = Literal["concept", "bare", "class", "other"]
@@ -134,12 +135,17 @@ class Evaluation:
 
 def read(folder: Path) -> Evaluation:
     """The evaluation of a run. Raises FileNotFoundError if there is none, InputError for a damaged file."""
-    path = folder / FOLDER / NAME
+    path = place_of(folder)
     try:
         return from_values(read_object(path))
     except FileNotFoundError:
         raise
     except (KeyError, TypeError, ValueError) as error:
+def place_of(folder: Path) -> Path:
+    """The file of a run, which has another name where a file that is not ours, such as a damaged one, has this one."""
+    return latest(folder / FOLDER / NAME, folder)
+
+
         remedy = f"remove it, and measure again: customize score {folder}"
         raise InputError(Problem(str(path), f"cannot be read ({error})", remedy)) from error
 

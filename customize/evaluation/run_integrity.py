@@ -85,8 +85,8 @@ def run(folder: Path) -> Iterator[Finding]:
 
 def evaluation(folder: Path) -> Iterator[Finding]:
     """Findings for what was measured of the run: its record, the weights of candidates, and the pictures."""
-    name = f"{record.FOLDER}/{record.NAME}"
-    if (folder / name).exists():
+    if (path := record.place_of(folder)).exists():
+        name = f"{record.FOLDER}/{path.name}"
         try:
             record.read(folder)
             yield Finding(True, name)

@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +256,16 @@ def free_name(path: Path) -> Path:
     if record_for(path) is None or not foreign(path):
         return path
     return next(each for number in count(2) if not foreign(each := path.with_stem(f"{path.stem}-{number}")))
+
+
+def latest(path: Path, folder: Path) -> Path:
+    """The file that was written under this name, as `free_name` chose it: the first of PATH, NAME-2, NAME-3, ... that is ours by
+    the record of `folder`; the path itself if none is."""
+    with suppress(InputError, OSError):
+        record = Record(folder)
+        further = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+        return next((each for each in (path, *takewhile(os.path.lexists, further)) if is_ours(each, record)), path)
+    return path
 
 
 def warn_kept(path: Path, instead: Path) -> None:

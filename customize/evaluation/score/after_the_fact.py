@@ -114,7 +114,7 @@ def after(found: Plan, evaluation: Evaluation, folder: Path) -> Rows:
         at = f"{name}@{step}" if found.subject.run and step != evaluation.chosen else name
         ties = f"; not distinguishable: {', '.join(f'{each:g}' for each in scales[1:])}" if scales[1:] else ""
         yield "scale", printable(f"{scales[0]:g} is best{ties}: infer.py {options(weights=f'{at}:{scales[0]:g}')}")
-    yield "files", printable(f"{folder / REPORT} and {folder / record.FOLDER / record.NAME}")
+    yield "files", printable(f"{folder / REPORT} and {record.place_of(folder)}")
 
 
 def better_step(evaluation: Evaluation) -> int | None:

@@ -222,7 +222,7 @@ def place(settings: ScoreSettings, subject: Subject, new: Evaluation) -> tuple[P
 
 def recorded(folder: Path) -> Evaluation | None:
     """The record in a folder, if there is one. Raises InputError for a damaged one."""
-    return record.read(folder) if (folder / record.FOLDER / record.NAME).exists() else None
+    return record.read(folder) if record.place_of(folder).exists() else None
 
 
 def difference(earlier: Evaluation, new: Evaluation) -> str:

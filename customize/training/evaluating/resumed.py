@@ -22,7 +22,7 @@ WEIGHTS = "weights"
 def read(folder: Path) -> Evaluation | None:
     """The record of a run, if there is one that can be read."""
     with optional_file("the evaluation of the run cannot be read", InputError):
-        if (folder / record.FOLDER / record.NAME).exists():
+        if record.place_of(folder).exists():
             return record.read(folder)
     return None
 
