@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from evaluated_run import evaluation
 from scipy import stats
 
-from customize.evaluation.statistics import Interval, compare, difference, interval, mean_and_error
+from customize.evaluation.record import Candidate
+from customize.evaluation.statistics import Interval, compare, difference, interval, mean_and_error, number_of
 
 
 @pytest.mark.parametrize("prompts, seeds", [(4, 2), (4, 4), (8, 4)])
@@ -45,6 +47,17 @@ def test_one_prompt_is_judged_by_its_seeds_and_one_picture_not_at_all():
     expected = stats.ttest_1samp([1.0, 2.0, 4.0], 0).confidence_interval(0.9)
     assert interval([1.0, 2.0, 4.0], [7, 7, 7]) == pytest.approx((7 / 3, *expected))
     assert interval([0.5], [7]) == (0.5, -math.inf, math.inf) and str(interval([0.5], [7])) == "0.50 (a single picture)"
+
+
+def test_the_interval_of_a_share_is_within_its_limits():
+    """Of a change it ends at 0, and that of likeness has no limits; a single picture has none either."""
+    values = {"obedience": (1.0, 1.0, 1.0, 0.5), "likeness": (1.0, 1.0, 1.0, 0.5), "drift": (0.0,)}
+    found = {name: number_of(evaluation(), Candidate(10, 1.0, values), name) for name in values}
+    free = interval(values["obedience"], [0, 0, 1, 1])
+    assert free.high > 1.2 and found["obedience"] == (0.875, free.low, 1) and found["likeness"] == free
+    assert number_of(evaluation(), Candidate(10), "nearer") is None
+    assert found["drift"] == (0.0, -math.inf, math.inf), "there is one picture of other things"
+    assert Interval(0.2, -0.1, 0.5).within(0, math.inf) == (0.2, 0, 0.5)
 
 
 def test_comparisons_in_words_and_numbers_in_text():

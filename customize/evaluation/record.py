@@ -6,13 +6,14 @@ Every number of a picture is kept, not its average, so that intervals, choice an
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from customize.errors import InputError, Problem
 from customize.storage.json_files import read_object
-
 from customize.storage.ownership import latest
+
 FOLDER, NAME = "evaluation", "evaluation.json"
 VERSION = 1
 Kind = Literal["concept", "bare", "class", "other"]
@@ -42,22 +43,29 @@ class Pair(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """One of the measures of pictures. of: the kind of prompts that it is measured on; better: "high", "low" or "" (neither)."""
+    """One of the measures of pictures. of: the kind of prompts that it is measured on; better: "high", "low" or "" (neither);
+    least, most: the limits of its numbers."""
 
     of: Kind
     better: Literal["high", "low", ""]
     meaning: str
+    least: float = -inf
+    most: float = inf
 
 
 MEASURES: dict[str, Measure] = {
     "likeness": Measure("concept", "high", "0: as the base model draws the class; 1: as your images are alike"),
-    "nearer": Measure("concept", "high", "share of comparisons in which the picture is nearer to your images than to the class"),
-    "obedience": Measure("concept", "high", "share of the other prompts that describe the picture worse than its own prompt"),
-    "variety": Measure("concept", "high", "difference between seeds, relative to that of the base model"),
+    "nearer": Measure(
+        "concept", "high", "share of comparisons in which the picture is nearer to your images than to the class", 0, 1
+    ),
+    "obedience": Measure(
+        "concept", "high", "share of the other prompts that describe the picture worse than its own prompt", 0, 1
+    ),
+    "variety": Measure("concept", "high", "difference between seeds, relative to that of the base model", 0),
     "background": Measure("bare", "low", "likeness of what surrounds the subject to the surroundings in your images"),
-    "copying": Measure("bare", "low", "0: as near to one of your images as these are to each other; 1: the same"),
+    "copying": Measure("bare", "low", "0: as near to one of your images as these are to each other; 1: the same", 0, 1),
     "class likeness": Measure("class", "low", "likeness of pictures of the class to your images"),
-    "drift": Measure("other", "low", "change of pictures of other things: 0 none, 1 as much as between unrelated pictures"),
+    "drift": Measure("other", "low", "change of pictures of other things: 0 none, 1 as much as between unrelated pictures", 0),
 }
 
 
@@ -133,6 +141,11 @@ class Evaluation:
         return json.dumps({"version": VERSION, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
 
 
+def place_of(folder: Path) -> Path:
+    """The file of a run, which has another name where a file that is not ours, such as a damaged one, has this one."""
+    return latest(folder / FOLDER / NAME, folder)
+
+
 def read(folder: Path) -> Evaluation:
     """The evaluation of a run. Raises FileNotFoundError if there is none, InputError for a damaged file."""
     path = place_of(folder)
@@ -141,11 +154,6 @@ def read(folder: Path) -> Evaluation:
     except FileNotFoundError:
         raise
     except (KeyError, TypeError, ValueError) as error:
-def place_of(folder: Path) -> Path:
-    """The file of a run, which has another name where a file that is not ours, such as a damaged one, has this one."""
-    return latest(folder / FOLDER / NAME, folder)
-
-
         remedy = f"remove it, and measure again: customize score {folder}"
         raise InputError(Problem(str(path), f"cannot be read ({error})", remedy)) from error
 

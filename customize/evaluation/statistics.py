@@ -15,6 +15,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from customize.evaluation.record import MEASURES, Candidate, Evaluation
+
 LEVEL = 0.9
 """The share of intervals that contain the true mean."""
 Outcome = Literal["better", "not distinguishable", "worse"]
@@ -26,6 +28,10 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+
+    def within(self, least: float, most: float) -> "Interval":
+        """The part of it between these limits, which no number of its kind can pass; that of a single number stays infinite."""
+        return self if math.isinf(self.low) else self._replace(low=max(self.low, least), high=min(self.high, most))
 
     def __str__(self) -> str:
         """Such as "0.82 (0.74 to 0.88)"."""
@@ -42,6 +48,13 @@ def interval(values: Sequence[float], groups: Sequence[Hashable]) -> Interval:
     mean, error, freedom = mean_and_error(values, groups)
     reach = float(stdtrit(freedom, (1 + LEVEL) / 2)) * error if freedom else math.inf
     return Interval(mean, mean - reach, mean + reach)
+
+
+def number_of(evaluation: Evaluation, candidate: Candidate, measure: str) -> Interval | None:
+    """The mean of a measure of a candidate with its interval, within the limits of the measure; None if it was not measured."""
+    pairs = zip(candidate.values.get(measure, ()), evaluation.pairs_of(measure), strict=False)
+    known = [(value, pair.prompt) for value, pair in pairs if math.isfinite(value)]
+    return interval(*zip(*known, strict=True)).within(MEASURES[measure].least, MEASURES[measure].most) if known else None
 
 
 def difference(values: Sequence[float], others: Sequence[float], groups: Sequence[Hashable]) -> Interval:

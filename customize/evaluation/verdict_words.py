@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from customize.evaluation.record import MEASURES, Candidate, Evaluation
-from customize.evaluation.statistics import Interval, interval
+from customize.evaluation.statistics import Interval, number_of
 from customize.inference.run.base_summary import Rows
 from customize.printable import markdown, printable
 
@@ -48,6 +48,5 @@ def card(evaluation: Evaluation | None) -> Iterator[str]:
 
 def numbers(evaluation: Evaluation, candidate: Candidate) -> dict[str, Interval]:
     """The mean of each measure of a candidate, with its interval."""
-    return {
-        name: interval(values, [pair.prompt for pair in evaluation.pairs_of(name)]) for name, values in candidate.values.items()
-    }
+    found = {name: number_of(evaluation, candidate, name) for name in candidate.values}
+    return {name: number for name, number in found.items() if number}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from customize.evaluation.record import BASE, MEASURES, Candidate, Evaluation
-from customize.evaluation.statistics import Interval, interval
+from customize.evaluation.statistics import Interval, number_of
 
 WIDTH, HEIGHT, LABELS = 200, 140, 76
 """The area of a chart in pixels, without its axes; and the room beside it for the labels of several lines."""
@@ -98,13 +98,6 @@ def of_scales(evaluation: Evaluation, candidates: Sequence[Candidate]) -> Chart 
     if not lines:
         return None
     return chart("Likeness and obedience by scale", "", "scale", "likeness, obedience", lines, [0.0, 1.0])
-
-
-def number_of(evaluation: Evaluation, candidate: Candidate, measure: str) -> Interval | None:
-    """A measure of a candidate with its interval; None where it was not measured."""
-    pairs = zip(candidate.values.get(measure, ()), evaluation.pairs_of(measure), strict=False)
-    known = [(value, pair.prompt) for value, pair in pairs if math.isfinite(value)]
-    return interval(*zip(*known, strict=True)) if known else None
 
 
 def chart(

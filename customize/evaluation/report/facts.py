@@ -9,8 +9,7 @@ from typing import Any
 from customize import methods
 from customize.errors import InputError
 from customize.evaluation.record import BASE, MEASURES, Candidate, Evaluation
-from customize.evaluation.report import charts
-from customize.evaluation.statistics import compare, two_decimals
+from customize.evaluation.statistics import compare, number_of, two_decimals
 from customize.next_command import called, options
 from customize.printable import printable
 from customize.settings.field import table
@@ -56,17 +55,17 @@ def numbers(evaluation: Evaluation) -> dict[str, Any]:
     columns = [each for step in steps if (each := evaluation.candidate(step)) and each.values]
     result = columns[min(1, len(columns) - 1)] if columns else None
     rows = []
-    for measure, (_, better, meaning) in MEASURES.items():
-        cells = [cell(evaluation, each, result, measure) for each in columns]
+    for name, measure in MEASURES.items():
+        cells = [cell(evaluation, each, result, name) for each in columns]
         if any(cells):
-            rows.append({"name": measure, "better": better, "meaning": meaning, "cells": cells})
+            rows.append({"name": name, "better": measure.better, "meaning": measure.meaning, "cells": cells})
     anchors = {name: two_decimals(value) for name, value in evaluation.anchors.items()}
     return {"steps": [each.step for each in columns], "rows": rows, "anchors": anchors}
 
 
 def cell(evaluation: Evaluation, candidate: Candidate, result: Candidate | None, measure: str) -> tuple[str, str, str] | None:
     """A number, its interval, and how it compares with that of the result; None where it was not measured."""
-    found = charts.number_of(evaluation, candidate, measure)
+    found = number_of(evaluation, candidate, measure)
     if found is None:
         return None
     span = f"{two_decimals(found.low)} to {two_decimals(found.high)}" if math.isfinite(found.low) else "a single picture"

@@ -61,19 +61,12 @@ def cells(result: Result) -> list[str]:
     steps = result.steps if chosen is None else chosen.step
     if evaluation:
         verdict = ", ".join((evaluation.verdict.word, *evaluation.verdict.findings)) if evaluation.verdict else verdict
-    measured = [str(interval_of(evaluation, chosen, name) or "") if evaluation and chosen else "" for name in MEASURES]
+    measured = [str(statistics.number_of(evaluation, chosen, name) or "") if evaluation and chosen else "" for name in MEASURES]
     time = units.duration(result.seconds) if result.seconds else ""
     return [
         result.method, f"{result.rate:g}", str(result.seed), "" if steps is None else f"{steps:,}", verdict, *measured, time,
         units.size(result.size) if result.size is not None else "",
     ]  # fmt: skip
-
-
-def interval_of(evaluation: Evaluation, chosen: Candidate, measure: str) -> Interval | None:
-    """The mean of a measure with its interval; None if it was not measured."""
-    if measure not in chosen.values:
-        return None
-    return statistics.interval(chosen.values[measure], [pair.prompt for pair in evaluation.pairs_of(measure)])
 
 
 def markdown(results: Sequence[Result]) -> str:
@@ -142,7 +135,7 @@ def told(best: Way, others: Sequence[Way], compared: Mapping[str, Interval]) -> 
 
 def score_of(way: Way) -> str:
     """The mean score with its interval over prompts."""
-    return str(statistics.interval([*way.scores.values()], [place[0] for _, place in way.scores]))
+    return str(statistics.interval([*way.scores.values()], [place[0] for _, place in way.scores]).within(0, 1))
 
 
 def apart(best: Way, other: Way) -> Interval:
