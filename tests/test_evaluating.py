@@ -163,6 +163,27 @@ def test_out_of_memory_ends_the_evaluation_and_not_the_run(tiny_epsilon, image_f
     def failing(probe, step, scale=1.0):
         if step == 6:
             raise torch.OutOfMemoryError("out of memory")
+def test_the_last_candidate_is_measured_after_an_error(tiny_epsilon, image_folder, tmp_path, monkeypatch):
+    """The weights of the last step are saved by then; a run that is resumed measures them before it ends."""
+    changes = {**MEASURED, "num_candidates": 1, "max_train_steps": 2}
+    settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", **changes)
+    measure = PictureProbe.measure
+
+    def failing(probe, step):
+        if step:
+            raise RuntimeError("the device was lost")
+        return measure(probe, step)
+
+    with monkeypatch.context() as broken, pytest.raises(RuntimeError, match="the device was lost"):
+        broken.setattr(PictureProbe, "measure", failing)
+        run.run(settings, *check(settings))
+    assert [each.step for each in record.read(tmp_path / "run").candidates] == [0]
+    resuming = settings.model_copy(update={"resume_from_checkpoint": "latest"})
+    found = record.read(run.run(resuming, *check(resuming)))
+    assert [each.step for each in found.candidates] == [0, 2] and "nearer" in found.candidates[1].values
+    assert found.chosen == 2 and found.verdict and "were measured" not in str(found.verdict)
+
+
         return measure(probe, step, scale)
 
     monkeypatch.setattr(PictureProbe, "measure", failing)

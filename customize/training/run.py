@@ -44,7 +44,7 @@ from customize.training.callbacks import (
 )
 from customize.training.evaluating.callback import Evaluating
 from customize.training.evaluating.probe_sets import planned, sets_of
-from customize.training.evaluating.resumed import result_step
+from customize.training.evaluating.resumed import is_measured, result_step
 from customize.training.loop import Callback, LoopConfig, State, Stop, train
 from customize.training.nan_guard import NanGuard
 from customize.training.resumable import parts_of
@@ -124,9 +124,11 @@ def fit(
     settings, accelerator, family = context.settings, context.accelerator, context.family
     setup = prepare(settings, context)
     method, dataset = setup.method, setup.dataset
-    has_steps = context.first_step < context.max_train_steps  # else a killed run lacks only its result
     plan = planned(context, setup)
-    sets = sets_of(context, setup, plan.draws) if has_steps and accelerator.is_main_process else {}
+    evaluates = context.evaluation == "pictures" or (context.evaluation == "loss" and bool(plan.steps))
+    has_steps = context.first_step < context.max_train_steps  # else a killed run lacks only its result, or its last measurement
+    measures = has_steps or (evaluates and not is_measured(folder, context.first_step))
+    sets = sets_of(context, setup, plan.draws) if measures and accelerator.is_main_process else {}
     release_unused(settings, family, method)
     learning_rates = setup.learning_rates(settings, context.max_train_steps, context.learning_rate_scale)
     own = (callback.parts(method) for callback in further)
@@ -142,7 +144,6 @@ def fit(
     # nothing is written before this
     config_file = claim.enter_context(claimed(settings, folder, accelerator, resume, run_identity))
     evaluating = Evaluating(context, setup, folder, probe, plan, save_weights(folder / run_folder.WEIGHTS, method, metadata_of))
-    evaluates = context.evaluation == "pictures" or (context.evaluation == "loss" and plan.steps)
     if evaluates:
         evaluating.begin()
     more = ([evaluating] if evaluates else []) + [*further]

@@ -93,10 +93,11 @@ class Evaluating(Callback):
         if not state.accelerator.is_main_process or not state.step:
             return None
         ended = has_ended(self.context.settings, self.record, state.step, state.max_train_steps)
-        if ended:
+        is_missing = self.probe and self.is_due(state.step) and self.record.candidate(state.step) is None
+        if ended and not is_missing:
             return self.conclude(state, self.record.stopped)
         self.record = replace(self.record, chosen=None, stopped="", verdict=None)  # of an earlier end, from which it goes on
-        return self.measure(state) if self.is_due(state.step) and self.record.candidate(state.step) is None else None
+        return self.measure(state) if is_missing else None
 
     def is_due(self, step: int) -> bool:
         """Whether the weights of a step are measured."""

@@ -27,6 +27,12 @@ def read(folder: Path) -> Evaluation | None:
     return None
 
 
+def is_measured(folder: Path, step: int) -> bool:
+    """Whether the record of a run has the weights of a step."""
+    evaluation = read(folder)
+    return evaluation is not None and evaluation.candidate(step) is not None
+
+
 def continued(folder: Path, new: Evaluation, step: int) -> Evaluation | None:
     """The record up to this step of a run that is resumed, if it measured the same as `new` does; pictures of later steps, and
     of another evaluation, are removed."""
