@@ -2,7 +2,6 @@
 
 import json
 import signal
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -218,8 +217,9 @@ def test_losses_cost_at_most_two_percent(tiny_epsilon, image_folder, tmp_path):
 
     family = prepared(settings)[0].family
     hook = torch.nn.modules.module.register_module_forward_pre_hook(count)
-    with suppress(AttributeError):
-        run.run(settings, *check(settings))
+    rows_told: list[tuple[str, str]] = []
+    with events.sent_to(lambda event: rows_told.extend(getattr(event, "rows", ()))):
+        folder = run.run(settings, *check(settings))
     hook.remove()
     losses = record.read(tmp_path / "run").candidates[-1].losses
     assert losses.keys() == {"training", "other crops"} and rows[True] >= 12 * 24
@@ -231,6 +231,10 @@ def test_fixed_samples_are_the_same_after_resuming(tiny_epsilon, image_folder, t
     settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", max_train_steps=6, random_flip=True)
     first, resumed = (prepared(settings, step)[1].dataset.probe(8) for step in (0, 5))
     assert torch.equal(first.latents, resumed.latents) and first.names == resumed.names and first.crops == resumed.crops
+    verdict = dict(rows_told)["verdict"]
+    assert verdict.startswith("cannot tell: losses do not show") and verdict in (folder / "README.md").read_text()
+    assert json.loads((folder / "log.jsonl").read_text().splitlines()[-1]) == {"step": 12, "verdict": verdict}
+    assert verdict.partition(": ")[2] in (folder / run_folder.REPORT).read_text()
 
 
 def test_a_mask_that_does_not_fit_its_image_is_reported_before_anything_loads(tiny_epsilon, tmp_path):

@@ -46,6 +46,18 @@ def test_a_candidate_beyond_the_limits_is_chosen_only_if_there_is_no_other():
     assert choose(evaluation(copies)) == choose(evaluation(candidate(20, 0.2), copies)) == 30  # the other learned too little
 
 
+def test_losses_alone_give_no_verdict_and_are_told():
+    """Relative to the base model, with what they can say: hardly anything, or something that may be learned by heart."""
+    lower, higher = {"training": (0.9, 0.8, 0.9, 1.0)}, {"held out": (1.0, 1.0, 1.1, 1.1)}
+    at = lambda losses: verdict_of(replace(evaluation(), pairs=(), candidates=(Candidate(100, losses=losses),)))  # noqa: E731
+    found = at(lower | higher)
+    assert found.word == "cannot tell" and len(found.reasons) == 2 and "by heart" in found.reasons[1]
+    assert "10.0 % lower on your images, 5.0 % higher on images of yours that were not trained on" in found.reasons[0]
+    assert "customize score" in found.advice[0] and len(at(lower).reasons) == 1
+    assert "hardly fell" in at({"training": (1.0, 0.98, 1.0, 1.01)} | higher).advice[0]
+    assert verdict_of(replace(evaluation(), pairs=(), candidates=())).reasons == ("neither pictures nor losses were measured",)
+
+
 def test_a_run_stops_when_a_candidate_brings_nothing():
     first, second = candidate(10, 0.3), candidate(20, 0.6)
     assert done(evaluation()) is done(evaluation(first)) is done(evaluation(first, second)) is None

@@ -7,6 +7,8 @@ on others: `docs/evaluation.md`.
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from customize.evaluation.choice import trained
 from customize.evaluation.record import BASE, Candidate, Evaluation, Verdict
 from customize.evaluation.statistics import mean_and_error
@@ -15,8 +17,16 @@ LEARNED = {"object": 0.3, "person": 0.3, "style": 0.45}
 """The likeness from which a concept is learned."""
 NOT_LEARNED = {"object": 0.12, "person": 0.12, "style": 0.15}
 """The likeness below which it is not."""
-
-
+LOSS_ON = {
+    "training": "your images",
+    "held out": "images of yours that were not trained on",
+    "other crops": "other crops of your images",
+    "class": "images of the class",
+    "training as class": "your images under the prompt of the class",
+}
+"""What each probe set is."""
+RAISE = "the loss on your photos hardly fell: raise the learning rate (`customize find-lr` measures a good one)"
+DRAW = "draw pictures, which show what was learned: `customize score RUN`"
 LEAST_GAIN = 0.08
 """The likeness that is gained over the start, whose prompts have the trigger already, below which nothing was learned."""
 BROKEN = -0.15
@@ -61,6 +71,8 @@ OVERRIDES = Finding(
 def verdict_of(evaluation: Evaluation) -> Verdict:
     """The verdict on the chosen weights; on the last ones if none are chosen."""
     found = trained(evaluation)
+    if not found and not evaluation.pairs:
+        return of_losses(evaluation)
     if not found:
         return Verdict("cannot tell", reasons=(cannot_measure(evaluation),))
     chosen = next((each for each in found if each.step == evaluation.chosen), found[-1])
@@ -83,6 +95,29 @@ def verdict_of(evaluation: Evaluation) -> Verdict:
         return Verdict("learned", names(others), tuple(reasons), tuple(advice))
     word = "partly learned" if likeness >= low else "not learned"
     return Verdict(word, names(others), tuple(reasons), (more(evaluation, found, chosen), *advice))
+
+
+def of_losses(evaluation: Evaluation) -> Verdict:
+    """What can be said where no pictures were drawn: how the losses changed, not whether the concept is recognised."""
+    measured = [each for each in evaluation.candidates if each.losses]
+    if not measured:
+        return Verdict("cannot tell", reasons=("neither pictures nor losses were measured",), advice=(DRAW,))
+    chosen = next((each for each in measured if each.step == evaluation.chosen), measured[-1])
+    change = {name: 100 * (float(np.mean(numbers)) - 1) for name, numbers in chosen.losses.items()}
+    told = [f"{abs(by):.1f} % {'higher' if by > 0 else 'lower'} on {LOSS_ON.get(name, name)}" for name, by in change.items()]
+    reasons = [f"losses do not show what pictures look like; relative to the base model, the loss is {', '.join(told)}"]
+    advice = [DRAW]
+    if hardly_fell(chosen):
+        advice.insert(0, RAISE)
+    elif any(change.get(name, 0) > 0 for name in ("held out", "other crops")):
+        reasons.append("it fell on what was trained on alone: your images may be learned by heart")
+    return Verdict("cannot tell", reasons=tuple(reasons), advice=tuple(advice))
+
+
+def hardly_fell(candidate: Candidate) -> bool:
+    """Whether the loss on the training images was measured, and is that of the base model in all noise bands."""
+    losses = candidate.losses.get("training", ())
+    return bool(losses) and max(losses) > 0.99 and min(losses) > 0.97
 
 
 def names(findings: list[Finding]) -> tuple[str, ...]:
@@ -117,9 +152,8 @@ def likeness_in_words(likeness: float) -> str:
 def more(evaluation: Evaluation, found: list[Candidate], chosen: Candidate) -> str:
     """What to do where too little was learned."""
     rising = chosen.step == found[-1].step and not evaluation.stopped
-    losses = chosen.losses.get("training", ())
-    if losses and max(losses) > 0.99 and min(losses) > 0.97:
-        return "the loss on your photos hardly fell: raise the learning rate (`customize find-lr` measures a good one)"
+    if hardly_fell(chosen):
+        return RAISE
     if len(found) == 1:
         longer = f"train longer, for instance `--max_train_steps {2 * evaluation.steps}`"
         return f"{longer}, or raise the learning rate (`customize find-lr` measures a good one)"

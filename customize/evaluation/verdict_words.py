@@ -19,8 +19,8 @@ def sentence(evaluation: Evaluation) -> str:
 
 
 def rows(evaluation: Evaluation | None, folder: Path) -> Rows:
-    """The rows of the last lines: the verdict, what to do next, and which weights are the result. None without pictures."""
-    if evaluation is None or not evaluation.pairs:
+    """The rows of the last lines: the verdict, what to do next, and which weights are the result. None without measurements."""
+    if evaluation is None:
         return
     yield "verdict", printable(sentence(evaluation))
     for advice in evaluation.verdict.advice if evaluation.verdict else ():
@@ -34,11 +34,14 @@ def rows(evaluation: Evaluation | None, folder: Path) -> Rows:
 def card(evaluation: Evaluation | None) -> Iterator[str]:
     """The lines of the model card: the verdict and its numbers."""
     chosen = evaluation.candidate(evaluation.chosen) if evaluation and evaluation.chosen is not None else None
-    if evaluation is None or chosen is None or not chosen.values:
+    if evaluation is None or chosen is None:
         return
+    drawn = f" {evaluation.scorer}; {len(evaluation.pairs)} pictures." if chosen.values else ""
     yield "## Evaluation"
     yield ""
-    yield markdown(f"{sentence(evaluation)}. {evaluation.scorer}; {len(evaluation.pairs)} pictures.")
+    yield markdown(f"{sentence(evaluation)}.{drawn}")
+    if not chosen.values:
+        return
     yield ""
     yield "| measure | 90 % interval | meaning |"
     yield "|---|---|---|"

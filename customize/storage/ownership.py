@@ -150,7 +150,7 @@ class Record:
 def is_line_of_ours(line: bytes) -> bool:
     """Whether a line belongs to log.jsonl or trace.jsonl."""
     entry = line_of(line)
-    return "step" in entry and bool(entry.keys() & {"loss", "left_out", "probe", "evaluation", "timestep"})
+    return "step" in entry and bool(entry.keys() & {"loss", "left_out", "probe", "evaluation", "verdict", "timestep"})
 
 
 def is_begun(line: bytes) -> bool:

@@ -107,7 +107,7 @@ def run(settings, folder: Path, source: Source, examples: Examples, callbacks: S
         if accelerator.is_main_process:
             files = finish(settings, folder, family, outcome)
             outcome.samples.write_before_after(folder / run_folder.BEFORE_AFTER, examples.instances, outcome.result_step)
-            if outcome.evaluation and outcome.evaluation.pairs:
+            if outcome.evaluation:
                 report.write(folder)
             facts = len(examples.instances), outcome.step, time.perf_counter() - outcome.began, family.takes_mask
             events.summarize("finished", summary.finished(settings, folder, files, source, *facts, outcome.evaluation))

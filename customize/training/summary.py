@@ -66,7 +66,8 @@ def measured(context, settings) -> str:
     share = f"about {100 * pictures / (pictures + context.evaluations_of_training):.0f} % of the work of the run"
     keeps = "the best weights are kept" if settings.keep == "best" else "the last weights are kept"
     stops = "; ends when they become no better" if settings.stop == "auto" else ""
-    return f"{number} after each of {units.count(steps, 'step')}, and of the base model: {share}; {keeps}{stops}"
+    when = f"each of {steps} steps" if steps > 1 else "the last step"
+    return f"{number} after {when}, and of the base model: {share}; {keeps}{stops}"
 
 
 def samples(context, settings) -> str:
@@ -103,6 +104,8 @@ def finished(
     number, took = units.count(num_images, "image"), units.duration(seconds)
     yield "trained", printable(f"{settings.subject} from {number} in {units.count(steps, 'step')}, {took}")
     yield from verdict_words.rows(evaluation, folder)
+    if evaluation is None and settings.evaluation == "loss":
+        yield "verdict", "cannot tell: the run is too short for losses to be measured; `customize score` draws pictures"
     yield from next_rows(settings, folder, takes_mask)
     if source.name != "demo" and settings.read_by_others:
         yield from (("elsewhere", text) for text in elsewhere(folder, files))

@@ -22,6 +22,7 @@ from customize.evaluation.picture_probe import BASE_FOLDER, PICTURES, PicturePro
 from customize.evaluation.probe_loss import CLASS, Plan, Probe
 from customize.evaluation.record import Candidate, Verdict
 from customize.evaluation.verdict import verdict_of
+from customize.evaluation.verdict_words import sentence
 from customize.methods.method import TrainingSetup
 from customize.storage import out_of_memory
 from customize.storage.atomic import write_text
@@ -145,6 +146,7 @@ class Evaluating(Callback):
         why = f"pictures are missing: {self.failed}"
         verdict = Verdict("cannot tell", reasons=(why,)) if self.failed else verdict_of(self.record)
         self.record = replace(self.record, verdict=verdict)
+        self.log({"step": step, "verdict": sentence(self.record)})
         self.kept.drop(self.kept.steps - {chosen})
         self.write()
         if weights is None:
@@ -188,11 +190,10 @@ class Evaluating(Callback):
         self.record = replace(self.record, seconds=round(self.record.seconds + self.seconds, 1))
 
     def write(self) -> None:
-        """Writes the record, and with pictures the report."""
+        """Writes the record and the report."""
         with optional_file("the evaluation could not be saved"):
             write_text(self.folder / record.FOLDER / record.NAME, self.record.to_json())
-        if self.record.pairs:
-            report.write(self.folder)
+        report.write(self.folder)
 
     def time_left(self, state: State) -> float:
         return self.seconds * len([step for step in self.context.candidates if step >= state.step])
@@ -202,7 +203,8 @@ class Evaluating(Callback):
         if state.stop and not self.concluded and state.accelerator.is_main_process:
             step = state.step if state.stop.step is None else state.stop.step
             measured = self.record.candidate(step) and not self.failed
-            verdict = Verdict("cannot tell", reasons=(f"no pictures of step {step:,} were drawn",))
+            verdict = Verdict("cannot tell", reasons=(f"the weights of step {step:,} were not measured",))
             self.record = replace(self.record, chosen=step, stopped=state.stop.reason)
             self.record = replace(self.record, verdict=verdict_of(self.record) if measured else verdict)
+            self.log({"step": state.step, "verdict": sentence(self.record)})
             self.write()
