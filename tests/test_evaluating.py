@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from kit import prepared, settings_for, train_loop, write_images
@@ -93,12 +94,17 @@ def test_a_result_whose_record_is_lost_is_not_replaced_by_the_last_weights(tmp_p
 
 def test_the_best_candidate_is_the_result(tiny_epsilon, image_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(callback, "choose", lambda evaluation: 3 if evaluation.candidate(3) else None)
+    tracked: dict[int, dict[str, float]] = {1: {}, 3: {}, 6: {}}
+    monkeypatch.setattr(run.Accelerator, "log", lambda self, values, step: tracked.setdefault(step, {}).update(values))
     settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", **MEASURED)
     reported: list[events.Event] = []
     with events.sent_to(reported.append):
         folder = run.run(settings, *check(settings))
     rows = [row for each in reported for row in getattr(each, "rows", ())]
     assert ("result", f"the weights of step 3, the best of those measured; those of the last step: --weights {folder}@6") in rows
+    means = {step: tracked[step]["evaluation/drift"] for step in (3, 6)}
+    assert means == {step: pytest.approx(np.mean(record.read(folder).candidate(step).values["drift"])) for step in (3, 6)}
+    assert "loss" in tracked[1] and "evaluation/drift" not in tracked[1]
     name = "pytorch_lora_weights.safetensors"
     result, best, last = (load_file(each / name) for each in (folder, *(folder / f"weights/step-00000{step}" for step in (3, 6))))
     assert all(torch.equal(result[key], best[key]) for key in result)

@@ -7,6 +7,7 @@ import pytest
 from customize.errors import InputError
 from customize.evaluation import record
 from customize.evaluation.record import Candidate, Evaluation, Pair, ProbePrompt, Verdict
+from customize.storage.run_log import numbers_of
 
 PROMPTS = (
     ProbePrompt("concept", "a sks toy", "a toy"),
@@ -56,3 +57,9 @@ def test_a_missing_file_is_told_from_a_damaged_one(tmp_path):
 
 def test_the_file_says_which_version_it_is():
     assert json.loads(FOUND.to_json())["version"] == record.VERSION
+
+
+def test_numbers_of_a_line_of_the_log_by_name():
+    """What trackers show: no texts, and of the noise bands of a loss the mean."""
+    line = {"step": 7, "loss": 0.5, "probe": {"held out": (0.5, 1.0)}, "evaluation": {"likeness": 0.25}, "verdict": "learned: 3"}
+    assert numbers_of(line) == {"loss": 0.5, "probe/held out": 0.75, "evaluation/likeness": 0.25}

@@ -164,7 +164,9 @@ class TrainingSettings(EvaluationSettings):
     )
     sample_guidance_scale: float = setting(7.5, "output", "guidance scale of sample and class images", ge=0, le=100)
     sample_inference_steps: int = setting(25, "output", "denoising steps of sample and class images", ge=1, le=1000)
-    report_to: tuple[Tracker, ...] = setting(("tensorboard",), "output", "trackers that receive the loss and the sample images")
+    report_to: tuple[Tracker, ...] = setting(
+        ("tensorboard",), "output", "trackers that receive the losses, what is measured, and the sample images"
+    )
     logging_dir: str = setting("logs", "output", "folder in output_dir for the trackers' files")
     push_to_hub: bool = setting(False, "output", "upload the result to the hub")
     hub_model_id: str | None = setting(None, "output", "repository to upload to", default_in_words="none: the name of output_dir")

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,7 +20,7 @@ from customize.storage import checkpoint, ownership
 from customize.storage.atomic import write_bytes
 from customize.storage.disk import room_for
 from customize.storage.resources import optional_file
-from customize.storage.run_log import read_log
+from customize.storage.run_log import numbers_of, read_log
 from customize.training.loop import Callback, State, StepMetrics
 
 
@@ -120,15 +120,22 @@ def other_rates(state: State) -> dict[str, float]:
 class Trackers(Callback):
     """Logs to the trackers of Accelerate: TensorBoard, Weights & Biases."""
 
+    def start(self, state: State) -> None:
+        self.accelerator = state.accelerator
+
     def after_step(self, state: State, metrics: StepMetrics) -> None:
         values = {"loss": metrics.loss, "learning_rate": metrics.learning_rate, "gradient_norm": metrics.gradient_norm}
-        values |= other_rates(state)
+        self.write({"step": state.step, **values, **other_rates(state)})
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """Logs the numbers of a line of log.jsonl at its step."""
         done = False
         with optional_file("the trackers failed", Exception):
-            state.accelerator.log(values, step=state.step)
+            if values := numbers_of(entry):
+                self.accelerator.log(values, step=entry["step"])
             done = True
         if not done:
-            state.accelerator.trackers = []
+            self.accelerator.trackers = []
 
     def finish(self, state: State) -> None:
         for tracker in state.accelerator.trackers:

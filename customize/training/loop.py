@@ -128,7 +128,7 @@ class Callback:
     """Called at each stage of a run. A callback changes the result only by `SkipDraw` and `Stop`."""
 
     log: Callable[[dict[str, Any]], None] = staticmethod(lambda entry: None)
-    """Writes a line of log.jsonl; set by the run."""
+    """Writes a line of log.jsonl, with its `step`; its numbers go to the trackers too. Set by the run."""
 
     def parts(self, method: Method) -> Mapping[str, Resumable]:
         """The parts of the state that the callback brings, by name; called once, before a run is started or resumed."""

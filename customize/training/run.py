@@ -230,12 +230,13 @@ def callbacks_of(
         folder / run_folder.CHECKPOINTS, settings.checkpointing_steps, settings.checkpoints_total_limit,
         lambda step: {**method.description(), **metadata_of(step)},
     )  # fmt: skip
-    found: list[Callback] = [NanGuard(settings.on_nan), Trackers()]
+    tracked = Trackers()
+    found: list[Callback] = [NanGuard(settings.on_nan), tracked]
     if context.accelerator.is_main_process:
         log = JsonlLogger(folder / run_folder.LOG)
         found += [Progress(found), log]
         for callback in further:
-            callback.log = log.write
+            callback.log = to_each(log.write, tracked.write)
     found += further
     if samples.prompts:
         found.append(EveryNSteps(context.validation_steps, samples, at_start=True))
@@ -243,6 +244,16 @@ def callbacks_of(
         found.append(EveryNSteps(every, save_weights(folder / run_folder.WEIGHTS, method, metadata_of)))
     found += [checkpoints, Signals(summary.resume_command(settings, config))]
     return found
+
+
+def to_each(*writers: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    """Writes a line of log.jsonl with each of these."""
+
+    def write(entry: dict[str, Any]) -> None:
+        for writer in writers:
+            writer(entry)
+
+    return write
 
 
 def weights_every(settings, context: RunContext, method: Method) -> int | None:
