@@ -84,7 +84,8 @@ class PictureProbe:
 
     def seen(self, kind: str, pictures: list[Image.Image]) -> Features:
         """The features of pictures of a kind: known, where they are the base model's."""
-        return self.features[kind] if pictures == self.of_kind(self.own, kind) else self.scorer.features(pictures)
+        is_known = self.own and pictures == self.of_kind(self.own, kind)
+        return self.features[kind] if is_known else self.scorer.features(pictures)
 
     def of_concept(self, drawn: Sequence[Image.Image], own: Features) -> dict[str, Tensor | None]:
         """The numbers of the pictures of the concept."""

@@ -169,7 +169,7 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
         defaults |= {name: line.default for name, line in adapters.settings_of(adapter).items()}
         if adapter == adapters.NONE:
             defaults["save_steps"] = None
-        return {**defaults, **of_words(values), **values}
+        return {**defaults, **words_settings.implied_prompt(values), **values}
 
     @property
     def subject(self) -> str:
@@ -291,13 +291,3 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
     def standing_in(cls, folder: str, given: Collection[str]) -> dict[str, str]:
         own = {"initializer_token": "thing"} if "placeholder_token" in given else {"instance_prompt": NO_PROMPT}
         return {"instance_data_dir": folder, **own}
-
-
-def of_words(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The instance prompt that a single new word implies."""
-    tokens = values.get("placeholder_token")
-    token = tokens[0] if isinstance(tokens, list | tuple) and len(tokens) == 1 else tokens
-    if not isinstance(token, str) or token == "none":
-        return {}
-    kind = "a picture in the style of" if values.get("learnable_property") == "style" else "a photo of"
-    return {"instance_prompt": f"{kind} {token}"}

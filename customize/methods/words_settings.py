@@ -1,6 +1,6 @@
 """The settings of new words, without torch: of textual inversion, and of DreamBooth that learns words beside an adapter."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, create_model
@@ -148,3 +148,13 @@ def optional(model: type[WordSettings]) -> Any:
             facts = {"description": "new tokens to learn beside the adapter (pivotal tuning), such as <cat-toy>"}
         fields[name] = (model.__annotations__[name], override(model, name, () if line.required else line.default, **facts))
     return create_model("OptionalWordSettings", __base__=model, **fields)
+
+
+def implied_prompt(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The instance prompt that a single new word implies."""
+    tokens = values.get("placeholder_token")
+    token = tokens[0] if isinstance(tokens, list | tuple) and len(tokens) == 1 else tokens
+    if not isinstance(token, str) or token == "none":
+        return {}
+    kind = "a picture in the style of" if values.get("learnable_property") == "style" else "a photo of"
+    return {"instance_prompt": f"{kind} {token}"}

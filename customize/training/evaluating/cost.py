@@ -9,8 +9,8 @@ from customize.evaluation.record import BASE, ProbePrompt
 
 USUAL_CANDIDATES = 4
 LEVELS, MAPS = 2, 6
-"""Evaluations of the base model as a scorer (`scorers.base_model`, `masks.word_maps`): for each picture with each prompt that it is
-compared with, and for the mask of an image. The features of an image take one."""
+"""Evaluations of the base model as a scorer (`scorers.base_model`, `masks.word_maps`): for each picture with each prompt that it
+is compared with, and for the mask of an image. The features of an image take one."""
 
 
 class Cost(NamedTuple):
