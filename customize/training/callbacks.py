@@ -132,7 +132,7 @@ class Trackers(Callback):
         done = False
         with optional_file("the trackers failed", Exception):
             if values := numbers_of(entry):
-                self.accelerator.log(values, step=entry["step"])
+                self.accelerator.log(values, step=entry.get("step"))
             done = True
         if not done:
             self.accelerator.trackers = []
