@@ -157,7 +157,7 @@ def test_documented_command_lines(number, monkeypatch):
     assert len(notes) == num_notes
 
 
-def test_deepfloyd_command_line_is_refused_with_every_reason():
+def test_deepfloyd_command_line_is_refused_for_another_base_model_with_every_reason():
     line = (
         DOG
         + """--report_to wandb --learning_rate=1e-6 --max_train_steps=2000 --validation_prompt="a sks dog"
@@ -168,7 +168,6 @@ def test_deepfloyd_command_line_is_refused_with_every_reason():
         main.read(DreamBoothSettings, shlex.split(line))
     assert [problem.where for problem in caught.value.problems] == [
         "--text_encoder_use_attention_mask", "--validation_images", "--class_labels_conditioning",
-        "--skip_save_text_encoder",
     ]  # fmt: skip
 
 

@@ -438,6 +438,7 @@ def test_every_setting_that_names_a_file_or_folder_is_a_path():
         "init_weights",
         "vae",
         "scorer",
+        "prompt_embeddings",
     }
     for model in (TextualInversionSettings, DreamBoothSettings, InferenceSettings):
         for name, line in table(model).items():

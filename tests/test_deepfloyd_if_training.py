@@ -158,3 +158,24 @@ def test_stage_ii_learns_a_lora(bases, image_folder, tmp_path):
     assert commands.verify([str(run)]) == 0
     tensors = load_file(run / "pytorch_lora_weights.safetensors")
     assert len(tensors) == 72 and any(tensor.any() for name, tensor in tensors.items() if "add_k_proj.lora_B" in name)
+
+
+def test_the_text_encoder_is_left_out_of_a_fully_trained_model(bases, image_folder, tmp_path, capsys):
+    """Stock loads it with none, and infer.py with prompts that were encoded before."""
+    run, file = tmp_path / "run", tmp_path / "prompts.safetensors"
+    more = ["--skip_save_text_encoder", "--validation_prompt", "none"]
+    assert commands.train_dreambooth(arguments(bases[1], image_folder, run, *more)) == 0
+    assert not (run / "text_encoder").exists() and commands.verify([str(run)]) == 0
+    words = ["--pretrained_model_name_or_path", str(run)]
+    with pytest.raises(AssertionError):
+        ours(words, tmp_path / "none")
+    assert "has no text encoder (T5)" in capsys.readouterr().err
+    assert commands.embed_prompts([str(bases[1]), "--prompt", PROMPT, "--output", str(file)]) == 0
+    stock, text = IFPipeline.from_pretrained(run), load_file(file)
+    stock.set_progress_bar_config(disable=True)
+    embeds = {"prompt_embeds": text[PROMPT][None], "negative_prompt_embeds": text[""][None]}
+    generator = torch.Generator().manual_seed(4)
+    (expected,) = stock(**embeds, num_inference_steps=4, guidance_scale=3.0, generator=generator).images
+    found = ours([*words, "--prompt_embeddings", str(file)], tmp_path / "images")
+    assert abs(found - np.asarray(expected, dtype=int)).max() <= 1
+    assert commands.train_dreambooth(arguments("demo", image_folder, tmp_path / "no", "--skip_save_text_encoder")) == 2

@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 from kit import write_images
+from models import tiny_deepfloyd_if
 
 TI = """--pretrained_model_name_or_path=$MODEL_NAME --train_data_dir=$DATA_DIR --learnable_property="object"
   --placeholder_token="<cat-toy>" --initializer_token="toy" --resolution=512 --train_batch_size=1
@@ -33,6 +34,15 @@ COMMANDS = {
         --checkpointing_steps=100 --learning_rate=1e-4 --report_to="wandb" --lr_scheduler="constant" --lr_warmup_steps=0
         --max_train_steps=500 --validation_prompt="A photo of sks dog in a bucket" --validation_epochs=50 --seed="0"
         --adapter lora"""),
+    9: ("dreambooth", """--pretrained_model_name_or_path=$MODEL_NAME  --instance_data_dir=$DATA_DIR --output_dir=$OUTPUT_DIR
+        --instance_prompt="a sks dog" --resolution=64 --train_batch_size=4 --gradient_accumulation_steps=1 --learning_rate=5e-6
+        --scale_lr --max_train_steps=1200 --validation_prompt="a sks dog" --validation_epochs=25 --checkpointing_steps=100
+        --pre_compute_text_embeddings --tokenizer_max_length=77 --text_encoder_use_attention_mask --adapter lora"""),
+    11: ("dreambooth", """--pretrained_model_name_or_path=$MODEL_NAME  --instance_data_dir=$DATA_DIR --output_dir=$OUTPUT_DIR
+        --instance_prompt="a photo of sks dog" --resolution=64 --train_batch_size=4 --gradient_accumulation_steps=1
+        --learning_rate=1e-7 --max_train_steps=150 --validation_prompt "a photo of sks dog" --validation_steps 25
+        --text_encoder_use_attention_mask --tokenizer_max_length 77 --pre_compute_text_embeddings --use_8bit_adam
+        --set_grads_to_none --skip_save_text_encoder --validation_scheduler DDPMScheduler"""),
 }  # fmt: skip
 SMALL = {
     r"--resolution=\d+": "--resolution=16",
@@ -41,14 +51,16 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("number", [1, 2, 5, 7, 8, *(pytest.param(number, marks=pytest.mark.slow) for number in (3, 4))])
+@pytest.mark.parametrize("number", [1, 2, 5, 7, 8, 9, 11, *(pytest.param(number, marks=pytest.mark.slow) for number in (3, 4))])
 def test_documented_command(number, server, tiny_epsilon, tmp_path):
-    """Only sizes are made small: the resolution, the steps of training and of denoising, the number of class pictures."""
+    """Only sizes are made small: the resolution, the steps of training and of denoising, the number of class pictures. Number 9
+    is of DeepFloyd IF, like number 11."""
     if number == 8:
         pytest.importorskip("wandb")
-    status, output = server.run(*small(number, tiny_epsilon, tmp_path))
+    base = tiny_deepfloyd_if(tmp_path / "model") if number in (9, 11) else tiny_epsilon
+    status, output = server.run(*small(number, base, tmp_path))
     assert status == 0, output
-    results = {1: "learned_embeds.safetensors", 8: "pytorch_lora_weights.safetensors"}
+    results = {1: "learned_embeds.safetensors"} | dict.fromkeys((8, 9), "pytorch_lora_weights.safetensors")
     assert (tmp_path / "out" / results.get(number, "model_index.json")).is_file()
     assert len((tmp_path / "out/log.jsonl").read_text().splitlines()) == 2
     assert len(list((tmp_path / "class").glob("*.png"))) == (2 if 3 <= number <= 7 else 0)

@@ -49,18 +49,20 @@ def check(
     The networks are evaluated where the denoiser is, in the precision in which they are. saved: the number format of the
     result; weights: the trained tensors, which must all be in the files, rounded to that format (of a complete pipeline, all
     tensors must be); condition: the conditioning of prompts where the text encoders are frozen, and may have been released. It
-    is not used for a complete pipeline, whose text encoders are all in memory: they are compared too.
+    is not used for a complete pipeline with text encoders, which are all in memory: they are compared too.
     Returns the largest difference relative to the largest number. Raises OSError when the result differs by more than the
     `TOLERANCE` of the two formats or cannot be loaded, NumericsError when the trained networks predict NaN or infinity.
     """
     model = run_folder.model_in(folder)
-    expected = prediction_of(family, prompt, None if model else condition)
+    if model and len(family.components) > 1:
+        condition = None
+    expected = prediction_of(family, prompt, condition)
     if not expected.isfinite().all():
         remedy = "train again with a lower learning_rate, or resume from an earlier checkpoint"
         raise NumericsError(f"the trained networks predict NaN or infinity, so no result was saved\n    -> {remedy}")
     try:
         if model:
-            predictions = predictions_of_model(model, family, prompt, saved)
+            predictions = predictions_of_model(model, family, prompt, saved, condition)
         else:
             refuse_missing(folder, weights or {}, saved)
             with loaded_into(family, folder):
@@ -179,7 +181,9 @@ def load_words(family: Family, file: LearnedFile) -> None:
         LoadedWords([(encoder.vectors[placeholder], each) for encoder, each in zip(encoders, own, strict=True)]).set_scale(1.0)
 
 
-def predictions_of_model(model: Path, family: Family, prompt: str, saved: torch.dtype) -> list[Tensor]:
+def predictions_of_model(
+    model: Path, family: Family, prompt: str, saved: torch.dtype, condition: Condition | None
+) -> list[Tensor]:
     """The predictions of the family with each saved network in turn in place of its own.
 
     One saved network is in memory at a time. Raises OSError when a tensor, a tokenizer or the scheduler differs.
@@ -193,7 +197,7 @@ def predictions_of_model(model: Path, family: Family, prompt: str, saved: torch.
     for part, trained in family.components.items():
         fresh = family.load_component(model, part).eval().to(family.device)
         refuse_different(model / part, trained, fresh, saved)
-        predictions.append(prediction_of(family.with_component(part, fresh), prompt))
+        predictions.append(prediction_of(family.with_component(part, fresh), prompt, condition))
     return predictions
 
 

@@ -154,6 +154,10 @@ class Family(Protocol):
         """Evaluates the denoiser on noisy latents [B, C, H, W] at timesteps [B]."""
         ...
 
+    def leave_out_text_encoder(self) -> None:
+        """Drops the text encoder, after which prompts cannot be encoded. Only of families with `FamilySpec.load_prompts`."""
+        ...
+
     def with_component(self, name: str, network: nn.Module) -> "Family":
         """The same model with another network as the component `name`; all other networks are shared."""
         ...

@@ -157,6 +157,10 @@ class DeepFloydIF:
         output = self.unet(noisy_latents, timesteps, **inputs, return_dict=False)[0]
         return DenoiserOutput(*output.split(self.latents.channels, 1))
 
+    def leave_out_text_encoder(self) -> None:
+        """Drops T5, which is not in `pipeline` then."""
+        self.prompts = None
+
     def with_component(self, name: str, network: nn.Module) -> "DeepFloydIF":
         """The same model with another network as the component `name`; all other networks are shared."""
         other = copy(self)

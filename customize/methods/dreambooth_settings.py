@@ -19,7 +19,7 @@ from customize.settings.training import MANY, TrainingSettings
 from customize.settings.validation_prompts import LONGEST, in_a_scene
 
 WITH_PRIOR = ("prior_preservation", ())
-WITH_CLASS_IMAGES = ("prior_preservation", ("images",))
+WITH_CLASS_IMAGES, ALL_WEIGHTS = ("prior_preservation", ("images",)), ("adapter", (adapters.NONE,))
 RATES = adapters.learning_rates()
 """Default learning rates, by the setting `adapter`."""
 OF_ADAPTERS = adapters.settings()
@@ -88,9 +88,7 @@ class SubjectSettings(TrainingSettings):
     instance_prompt: str = setting(
         ..., "method", "prompt of the subject, such as `a photo of sks dog`; a single placeholder_token implies one"
     )
-    class_prompt: str | None = setting(
-        None, "method", "prompt of the subject's class, such as `a photo of dog`", only_with=WITH_PRIOR
-    )
+    class_prompt: str | None = setting(None, "method", "prompt of the class, such as `a photo of dog`", only_with=WITH_PRIOR)
     prior_preservation: Literal["none", "images", "teacher"] = setting(
         "none", "method", "prior preservation: by class images, or by the predictions of the model without its adapter (teacher)"
     )
@@ -103,8 +101,7 @@ class SubjectSettings(TrainingSettings):
         1000, "method", "refuse to generate more class images than this", ge=1, le=MANY, only_with=WITH_CLASS_IMAGES, scope="run"
     )
     sample_batch_size: int = setting(
-        4, "method", "class images generated at a time", ge=1, le=1024, only_with=WITH_CLASS_IMAGES, scope="run"
-    )
+        4, "method", "class images generated at a time", ge=1, le=1024, only_with=WITH_CLASS_IMAGES, scope="run")  # fmt: skip
     prior_generation_precision: Literal["no", "fp32", "fp16", "bf16"] | None = setting(
         None, "method", "number format for generating class images",
         only_with=WITH_CLASS_IMAGES, default_in_words="none: mixed_precision", scope="run",
@@ -127,15 +124,16 @@ class SubjectSettings(TrainingSettings):
         None, "data", "folder of images of the class", text="path", only_with=WITH_CLASS_IMAGES, scope="run"
     )
     captions: Literal["auto", "files", "prompt"] = setting(
-        "auto",
-        "data",
-        "captions from files beside the images, from instance_prompt, or (auto) from files where they exist",
+        "auto", "data", "captions from files beside the images, from instance_prompt, or (auto) from files where they exist",
         scope="run",
-    )
+    )  # fmt: skip
     save_model_as: Literal["diffusers", "safetensors"] = setting(
         "diffusers", "output", "a fully trained model as a folder in diffusers' layout, or as one .safetensors file for ComfyUI, "
         "A1111 and Forge; other results are .safetensors files anyway",
     )  # fmt: skip
+    skip_save_text_encoder: bool = setting(
+        False, "output", "leave a large text encoder (DeepFloyd IF) out of a fully trained model", only_with=ALL_WEIGHTS
+    )
     learning_rate: float = override(
         TrainingSettings, "learning_rate", RATES[adapters.NONE],
         default_in_words="; ".join(f"{rate:g} (adapter {name})" for name, rate in RATES.items()),
@@ -258,6 +256,10 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
     @property
     def trains_whole_networks(self) -> bool:
         return self.adapter == adapters.NONE
+
+    @property
+    def leaves_out_text_encoder(self) -> bool:
+        return self.skip_save_text_encoder
 
     @property
     def writes_folder(self) -> bool:

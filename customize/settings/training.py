@@ -280,6 +280,11 @@ class TrainingSettings(EvaluationSettings):
         return False
 
     @property
+    def leaves_out_text_encoder(self) -> bool:
+        """Whether the result is a complete model but for its text encoder."""
+        return False
+
+    @property
     def depends_on_length(self) -> bool:
         """Whether steps depend on `max_train_steps` apart from the learning-rate schedule."""
         return False

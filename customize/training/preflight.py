@@ -155,6 +155,9 @@ def check_source(settings) -> Source:
         if len(rates) not in (1, encoders):
             what = f"has {len(rates)} values; {spec.title} has {count(encoders, 'text encoder')}"
             raise InputError(Problem(name, what, "give one value, or one for each"))
+    if settings.leaves_out_text_encoder and not spec.load_prompts:
+        what = f"leaves out a text encoder that is large; that of {spec.title} is small, and a saved pipeline is complete"
+        raise InputError(Problem("skip_save_text_encoder", what, "leave it out, and delete text_encoder/ if you do not need it"))
     if settings.writes_model_file:
         spec.refuse_single_file(source)
     if problems := known_token_problems(spec.vocabulary(source), tuple(settings.placeholders)):

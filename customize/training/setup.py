@@ -276,6 +276,8 @@ def computing_in(dtype: torch.dtype, family: Family) -> Iterator[None]:
 def release_unused(settings, family: Family, method: Method) -> None:
     """Frees the memory of the networks that the rest of a run does not need: those that are in neither its steps nor its sample
     images nor its result. They keep their names and shapes, on the meta device."""
+    if settings.leaves_out_text_encoder:
+        family.leave_out_text_encoder()
     if settings.trains_whole_networks:  # and saves the others with them
         return
     needed = list(method.children())

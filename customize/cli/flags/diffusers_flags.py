@@ -68,10 +68,6 @@ FLAGS: Mapping[str, Flag] = {
             "leave it out, and use pipeline.load_textual_inversion() and save_pretrained() of diffusers for a copy",
         ),
     ),
-    "skip_save_text_encoder": Flag(
-        DREAMBOOTH,
-        refused=("a saved pipeline is always complete", "leave it out, and delete text_encoder/ if you do not need it"),
-    ),
     "tokenizer_name": Flag(
         BOTH,
         str,
