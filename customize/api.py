@@ -91,13 +91,13 @@ def generate(settings: InferenceSettings, on_event: Callable[[Event], None] | No
     Raises InputError immediately for invalid settings and files, NumericsError for NaN and infinity.
     """
     library_logs.quiet()
-    from customize.inference.metadata.seeds import with_seed
     from customize.inference.run import command
+    from customize.inference.run.model_checks import completed
 
     if settings.merge is not None:
         raise InputError(Problem("merge", "does not generate images", "run it as a command: customize infer --merge"))
     with events.sent_to(on_event) if on_event else nullcontext():
-        settings = with_seed(settings)
+        settings = completed(settings)
         job = command.check(settings)
         for note in command.notes(settings, job):
             events.warn(note)

@@ -69,7 +69,8 @@ class TinyFamily:
     model_spec: dict[str, str] = {}
     source = Path("nowhere")
     text_encoders = ()
-    takes_mask = takes_guidance = False
+    takes_mask = takes_guidance = keeps_known_clean = False
+    super_resolution = None
     lora_targets = {"attention": ("to_q", "to_k", "to_v", "to_out.0")}
     size_multiple, resolution = 4, 16
     components: dict[str, nn.Module]

@@ -98,7 +98,7 @@ def serve() -> None:
     import customize.adapters.full
     import customize.adapters.lora
     import customize.families.loading
-    import customize.families.pipeline_folder
+    import customize.families.whole_models.pipeline_folder
     import customize.training.preflight
     import customize.training.run  # noqa: F401
     from customize.cli.commands import run_training

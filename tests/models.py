@@ -17,6 +17,7 @@ from diffusers import (
     IFSuperResolutionPipeline,
     PNDMScheduler,
     StableDiffusionPipeline,
+    StableDiffusionUpscalePipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -231,4 +232,34 @@ def tiny_deepfloyd_if(folder: str | Path, stage: int = 1, seed: int = 0, **sched
     else:
         pipeline = IFPipeline(**parts, **left_out)
     pipeline.save_pretrained(folder)
+    return Path(folder)
+
+
+def tiny_upscaler(folder: str | Path, base: Path) -> Path:
+    """Writes a folder of the x4 upscaler, with the text encoder of the Stable Diffusion in the folder `base`: pixels [3, H, W]
+    become [3, 4H, 4W] by latents [4, H, W]. Returns the folder."""
+    state = torch.get_rng_state()
+    torch.manual_seed(5)
+    text_encoder, tokenizer = (
+        kind.from_pretrained(base / part) for kind, part in ((CLIPTextModel, "text_encoder"), (CLIPTokenizer, "tokenizer"))
+    )
+    unet = UNet2DConditionModel(
+        sample_size=16, in_channels=7, out_channels=4, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=8, cross_attention_dim=text_encoder.config.hidden_size, num_class_embeds=1000,
+        only_cross_attention=(True, False),
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 16), down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        norm_num_groups=4, latent_channels=4, scaling_factor=0.08333,
+    )  # fmt: skip
+    torch.set_rng_state(state)
+    scheduler = DDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=1e-4, beta_end=0.02, prediction_type="v_prediction", clip_sample=False,
+        set_alpha_to_one=False, steps_offset=1,
+    )  # fmt: skip
+    StableDiffusionUpscalePipeline(
+        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
+        low_res_scheduler=DDPMScheduler(beta_schedule="scaled_linear", beta_start=1e-4, beta_end=0.02), max_noise_level=350,
+    ).save_pretrained(folder)  # fmt: skip
     return Path(folder)

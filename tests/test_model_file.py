@@ -30,12 +30,12 @@ from customize.families.files.ldm_header import CLIP, CLIP_G, CLIP_L, CONFIGS, O
 from customize.families.files.scheduler import load_scheduler
 from customize.families.files.single_file import original_tensors
 from customize.families.loading import CLASSES
-from customize.families.model_file import layout_of, save_model_file
-from customize.families.pipeline_folder import save_pipeline
 from customize.families.specs import recognised
 from customize.families.stable_diffusion import StableDiffusion
 from customize.families.stable_diffusion_xl import CLASSES as XL_CLASSES
 from customize.families.stable_diffusion_xl import StableDiffusionXL
+from customize.families.whole_models.model_file import layout_of, save_model_file
+from customize.families.whole_models.pipeline_folder import save_pipeline
 from customize.inference import load_pipeline
 from customize.inference.run import command
 from customize.settings.inference import InferenceSettings
@@ -336,7 +336,7 @@ def test_a_write_that_fails_leaves_the_old_file(bases, tmp_path, monkeypatch):
         path.write_bytes(before[:1000])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("customize.families.model_file.write_tensors", half_written)
+    monkeypatch.setattr("customize.families.whole_models.model_file.write_tensors", half_written)
     with pytest.raises(OSError, match="disk full"):
         convert_model(str(bases / "sd15"), file, "fp16", overwrite=True)
     assert file.read_bytes() == before and sorted(tmp_path.iterdir()) == entries

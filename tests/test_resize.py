@@ -16,8 +16,8 @@ from benchmarks.ldm_layout import to_ldm
 from customize import __main__, families
 from customize.adapters.peft_layers import merge
 from customize.families.files.parameters import Parameters
-from customize.families.pipeline_folder import save_pipeline
 from customize.families.source import locate
+from customize.families.whole_models.pipeline_folder import save_pipeline
 from customize.weights.learned_weights import find_learned
 from customize.weights.load_adapters import add_adapters
 from customize.weights.tools import decomposition

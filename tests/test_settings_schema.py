@@ -96,12 +96,12 @@ def test_what_settings_bear_on():
     assert set(of_scope(InferenceSettings, "sampling")) == {
         "num_inference_steps", "height", "width", "strength", "scheduler", "use_karras_sigmas", "timestep_spacing",
         "rescale_betas_zero_snr", "eta", "guidance_rescale", "clip_skip", "num_resamples", "jump_length", "plain_prompt",
-        "vae_tiling",
+        "vae_tiling", "timesteps", "noise_level",
     }  # fmt: skip
     assert of_scope(InferenceSettings, "file") == ("image_format",)
     assert set(of_scope(InferenceSettings, "run")) == {
         "sweep", "like", "prompt_file", "num_images", "chain", "show_start", "batch_size", "trace", "trace_decode", "trace_page",
-        "attention", "illusion_gif",
+        "attention", "illusion_gif", "upscalers",
         "output_dir", "overwrite_output_dir", "max_images", "skip_existing", "merge",
         "lora_format", "save_model_as", "no_metadata",
     }  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 from kit import conditioning
 from PIL import Image
 
-from customize.inference.estimates import Composed, Conditional, WithChannels, guided
+from customize.inference.estimates import Composed, Conditional, Thresholded, WithChannels, guided
 from customize.inference.explain.contact_sheet import GAP, MARGIN
 from customize.inference.explain.trace import (  # fmt: skip
     COLOURS,
@@ -86,6 +86,8 @@ def test_guidance_is_the_difference_of_the_predictions(prediction_type):
     torch.testing.assert_close(guidance(one), difference(first), rtol=1e-4, atol=1e-5)
     inpainting = replace(one, estimate=WithChannels(one.estimate, torch.zeros(2, 5, 8, 8)))
     torch.testing.assert_close(guidance(inpainting), guidance(one), rtol=0, atol=0)
+    thresholded = replace(one, estimate=Thresholded(inpainting.estimate, 0.95, 1.5))
+    torch.testing.assert_close(guidance(thresholded), guidance(one), rtol=0, atol=0)
     composed = Composed(((NOBODY, weights[0]), (NOBODY, weights[1])), NOBODY, 3.0)
     expected = difference(negative + 0.7 * (first - negative) - 0.4 * (second - negative))
     answers = [*one.outputs, second.float()]

@@ -44,9 +44,9 @@ class Adapter:
 
     def save(self, folder: Path, family: "Family", metadata: dict[str, str], settings) -> list[Path]:
         if settings.writes_model_file:
-            from customize.families.model_file import save_model_file
+            from customize.families.whole_models.model_file import save_model_file
 
             return save_model_file(folder / MODEL, family, metadata, settings.save_precision)
-        from customize.families.pipeline_folder import save_pipeline
+        from customize.families.whole_models.pipeline_folder import save_pipeline
 
         return save_pipeline(folder, family, metadata, settings.save_precision)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from customize.diffusion.process import NoiseSchedule
-from customize.families.conditioning import Conditioning, Crop
+from customize.families.conditioning import Conditioning, Crop, SuperResolution
 from customize.families.latents import LatentSpace
 from customize.families.prompt_encoding import Prompt
 from customize.families.specs.family_spec import FamilySpec
@@ -131,6 +131,17 @@ class Family(Protocol):
     @property
     def takes_guidance(self) -> bool:
         """Whether the guidance scale is an input of the denoiser (`guidance_scale` [B] of its conditioning)."""
+        ...
+
+    @property
+    def super_resolution(self) -> SuperResolution | None:
+        """How the denoiser takes the image that it enlarges; None for a model that enlarges none."""
+        ...
+
+    @property
+    def keeps_known_clean(self) -> bool:
+        """Whether inpainting keeps the known region without noise, as the model's authors do, rather than noised to the level
+        of the rest."""
         ...
 
     def encode_prompts(self, prompts: Sequence[Prompt], *, clip_skip: int | None = None, min_chunks: int = 1) -> Conditioning:

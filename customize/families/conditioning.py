@@ -5,9 +5,11 @@ B samples; the other axes depend on the denoiser.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,29 @@ class Conditioning:
             return (slerp if spherical else torch.lerp)(first, second, weight)
 
         return Conditioning({name: between(tensor, other.tensors[name]) for name, tensor in self.tensors.items()})
+
+
+@dataclass(frozen=True)
+class SuperResolution:
+    """The image to enlarge is scaled to the latents' size, noised to a timestep of its own noise schedule, and given as further
+    input channels; the timestep is given as `class_labels` [B] (Ho et al. 2022, "Cascaded Diffusion Models for High Fidelity
+    Image Generation", section 4.2: conditioning augmentation).
+
+    scheduler: diffusers' scheduler with the noise schedule of the image; noise_level: the usual timestep, and for_inpainting
+    where a mask is given; largest: the largest timestep. factor: images become so many times larger; None: of the resolution
+    that the model was trained on.
+    """
+
+    scheduler: Any
+    noise_level: int
+    for_inpainting: int
+    largest: int
+    factor: int | None = None
+
+    def noised(self, pixels: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
+        """pixels: [B, 3, h, w] in [-1, 1]; noise: [B, 3, H, W], standard normal; levels: timesteps [B]. Returns [B, 3, H, W]."""
+        scaled = F.interpolate(pixels, noise.shape[2:], mode="bilinear", align_corners=True)
+        return self.scheduler.add_noise(scaled.to(noise), noise, levels)
 
 
 def slerp(first: Tensor, second: Tensor, weight: float) -> Tensor:

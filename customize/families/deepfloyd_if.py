@@ -18,7 +18,7 @@ from transformers import T5EncoderModel
 from customize.diffusion.process import DiscreteSchedule
 from customize.errors import InputError, Problem
 from customize.families.base import DenoiserOutput, Placement
-from customize.families.conditioning import Conditioning, Crop
+from customize.families.conditioning import Conditioning, Crop, SuperResolution
 from customize.families.encoded_prompts import EncodedPrompts, Prompts, T5Prompts, keep_in_float32, load_t5
 from customize.families.files.networks import OTHER, load_network
 from customize.families.files.scheduler import changed_scheduler, load_scheduler
@@ -46,6 +46,7 @@ class DeepFloydIF:
     text_encoders: tuple[TextEncoder, ...] = ()
     """None that learns words: T5 is evaluated, and never trained."""
     takes_mask = takes_guidance = False
+    keeps_known_clean = True
     model_spec: dict[str, str] = {}
 
     def __init__(
@@ -81,6 +82,12 @@ class DeepFloydIF:
     def takes_low_resolution(self) -> bool:
         """Whether the UNet also reads a smaller picture, enlarged to its size (stage II)."""
         return self.unet.config.in_channels > self.latents.channels
+
+    @property
+    def super_resolution(self) -> SuperResolution | None:
+        """Of stage II; its noise levels are the defaults of diffusers' pipelines."""
+        scheduler = self.image_noising_scheduler
+        return SuperResolution(scheduler, 250, 0, scheduler.config.num_train_timesteps - 1) if scheduler else None
 
     @property
     def resolution(self) -> int:

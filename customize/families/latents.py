@@ -40,6 +40,11 @@ class LatentSpace(Protocol):
         """Whether the negative of latents is the image in inverted colours."""
         ...
 
+    @property
+    def is_random(self) -> bool:
+        """Whether `sample` draws: the encoding of an image is a distribution."""
+        ...
+
     def encode(self, pixels: Tensor) -> Tensor:
         """The stored encoding of the pixels, which depends on them alone; the images of a batch are independent."""
         ...
@@ -85,6 +90,7 @@ class KLLatents:
     vae: AutoencoderKL
     equivariant: ClassVar[bool] = False
     negates: ClassVar[bool] = False
+    is_random: ClassVar[bool] = True
 
     @property
     def channels(self) -> int:
@@ -151,6 +157,7 @@ class Pixels:
     factor: int = 1
     equivariant: ClassVar[bool] = True
     negates: ClassVar[bool] = True
+    is_random: ClassVar[bool] = False
 
     def encode(self, pixels: Tensor) -> Tensor:
         return pixels

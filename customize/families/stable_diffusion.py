@@ -25,7 +25,7 @@ from customize.diffusion.process import DiscreteSchedule
 from customize.errors import InputError, Problem
 from customize.families import prompt_encoding
 from customize.families.base import DenoiserOutput
-from customize.families.conditioning import Conditioning, Crop
+from customize.families.conditioning import Conditioning, Crop, SuperResolution
 from customize.families.files import single_file
 from customize.families.files.clip_tokenizer import load_tokenizer
 from customize.families.files.ldm_header import MODELSPEC
@@ -55,6 +55,8 @@ class StableDiffusion:
 
     spec = STABLE_DIFFUSION
     lora_targets = LORA_TARGETS
+    super_resolution: SuperResolution | None = None
+    keeps_known_clean = False
 
     def __init__(self, name: str, source: Path, unet, vae, text_encoder, tokenizer, scheduler):
         self.name, self.source = name, source

@@ -7,8 +7,8 @@ weights sum to 1, combining them is equivalent to combining predicted noises.
 B images, C latent channels, H W latent height and width.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -64,20 +64,46 @@ class Conditional:
 
 @dataclass(frozen=True)
 class WithChannels:
-    """An estimate of a network with additional input channels [B, K, H, W], constant over the steps (inpainting UNets).
+    """An estimate of a network with additional input channels [B, K, H, W], constant over the steps: those of inpainting UNets,
+    or an image to enlarge. labels: further conditioning [B], by name.
 
     Where the estimate evaluates transformed latents, the channels are transformed likewise.
     """
 
     estimate: Estimate
     channels: Tensor
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
 
     def inputs(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
         inputs = self.estimate.inputs(latents, step)
-        return [replace(each, latents=torch.cat([each.latents, each.seen(self.channels)], 1)) for each in inputs]
+        return [
+            replace(
+                each,
+                latents=torch.cat([each.latents, each.seen(self.channels)], 1),
+                conditioning=each.conditioning.extended(**self.labels),
+            )
+            for each in inputs
+        ]
 
     def combine(self, outputs: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
         return self.estimate.combine(outputs, latents, step)
+
+
+@dataclass(frozen=True)
+class Thresholded:
+    """An estimate whose predicted clean image is thresholded, for samplers that do not do this themselves: see
+    `dynamic_threshold`. ratio, most: of the base model's scheduler."""
+
+    estimate: Estimate
+    ratio: float
+    most: float
+
+    def inputs(self, latents: Tensor, step: "Step") -> list[DenoiserInput]:
+        return self.estimate.inputs(latents, step)
+
+    def combine(self, outputs: Iterator[Tensor], latents: Tensor, step: "Step") -> Tensor:
+        _, clean = step.split(self.estimate.combine(outputs, latents, step), latents)
+        return step.output_of(dynamic_threshold(clean, self.ratio, self.most), latents)
 
 
 @dataclass(frozen=True)
@@ -162,6 +188,15 @@ def rescaled(guided: Tensor, positive: Tensor, part: float) -> Tensor:
         return guided
     of_positive, of_guided = (tensor.std(tuple(range(1, tensor.ndim)), keepdim=True) for tensor in (positive, guided))
     return part * guided * (of_positive / of_guided) + (1 - part) * guided
+
+
+def dynamic_threshold(clean: Tensor, ratio: float, most: float) -> Tensor:
+    """Clamps each image of [B, C, H, W] to [-s, s] and divides it by s: the quantile `ratio` of its magnitudes, in 1..`most`.
+
+    Saharia et al. 2022, "Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding" (Imagen), section 2.3.
+    """
+    s = clean.float().abs().flatten(1).quantile(ratio, 1).clamp(1, max(most, 1)).view(-1, 1, 1, 1)
+    return (torch.maximum(torch.minimum(clean, s), -s) / s).to(clean)
 
 
 def guided(positive: Estimate, negative: Estimate, scale: float) -> Estimate:

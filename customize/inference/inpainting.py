@@ -52,6 +52,10 @@ class Known:
 
         return correct
 
+    def keep_clean(self, next_latents: Tensor, result: StepResult) -> Tensor:
+        """Keeps the known region without noise, as DeepFloyd IF's authors and diffusers' `IFInpaintingPipeline` do."""
+        return self.joined(next_latents, self.latents)
+
     def resampled(self, solver: Solver, plan: list[Step], generators: list[torch.Generator]) -> Correct:
         """RePaint (Lugmayr et al. 2022), algorithm 1: fresh noise on the known region at each step. Where the plan jumps
         back, x_t = sqrt(a_t / a_s) x_s + sqrt(1 - a_t / a_s) noise, which harmonizes both regions.
@@ -96,17 +100,21 @@ def inpainting_task(
     def finish(generated: list[Image.Image]) -> list[Image.Image]:
         return [paste(*parts) for parts in zip(generated, images, masks, strict=True)]
 
+    space, clean = pipeline.family.latents, pipeline.family.keeps_known_clean and num_resamples == 1
     latents = pipeline.encode(images, generators) if solver.first or not takes_mask else None
     noise = pipeline.noise(mask.shape[2:], generators)
-    small = to_latents(mask, pipeline.family.latents.factor).to(noise)
-    start = solver.start(noise, latents if solver.first else None)
+    small = to_latents(mask, space.factor).to(noise)
+    start = solver.start(noise, latents if solver.first or clean else None)
     if takes_mask:
         masked = [as_pixels(image) * (mask < 0.5) for image, mask in zip(images, masks, strict=True)]
         encoded = [pipeline.encode_pixels(pixels, generator) for pixels, generator in zip(masked, generators, strict=True)]
         channels = torch.cat([(small >= 0.5).to(small), torch.cat(encoded)], 1)
         return DenoisingTask(start, WithChannels(estimate, channels), finish=finish)
-    draw_noise(latents.shape, generators, like=latents)  # stock pipelines encode the known part for every model
     known = Known(latents, noise, small)
+    if clean:
+        return DenoisingTask(known.joined(start, latents), estimate, known.keep_clean, finish=finish)
+    if space.is_random:
+        draw_noise(latents.shape, generators, like=latents)  # stock pipelines encode the known part for every model
     if num_resamples == 1:
         return DenoisingTask(start, estimate, known.keep_known(solver), finish=finish)
     plan = repaint_plan(solver, jump_length, num_resamples)

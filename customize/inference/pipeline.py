@@ -20,8 +20,9 @@ from customize.inference.prompt_estimates import Prompt, Text, prompt_estimate, 
 from customize.inference.request import GenerationRequest, request_of
 from customize.inference.sampler import StepResult, draw_noise, sample
 from customize.inference.scale_schedules import LoadedWeights
-from customize.inference.schedulers import make_scheduler
+from customize.inference.schedulers import make_scheduler, timesteps_of
 from customize.inference.solvers import Solver
+from customize.inference.starts import Enlarging, Start
 
 
 class Pipeline:
@@ -56,7 +57,8 @@ class Pipeline:
         Give one value of prompts, negative_prompt, guidance_scale, seeds, image and mask_image for all B images, or a list with
         one value per image. image, strength: image to image; strength, above 0 and up to 1, is the fraction of the schedule to
         run (default: 0.8, or 1 with a mask). mask_image: inpainting; only the white part is regenerated, all other pixels stay
-        equal. num_resamples, jump_length: see `repaint_plan`. With a composition, each prompt is a tuple. All other options are
+        equal. num_resamples, jump_length: see `repaint_plan`. low_res_image, noise_level: the image that a super-resolution model
+        enlarges, see `Enlarging`. With a composition, each prompt is a tuple. All other options are
         fields of `GenerationRequest`. record, output_type, and the errors raised: see `run`.
         """
         return self.run(request_of(prompts, **options), record, output_type)
@@ -73,20 +75,20 @@ class Pipeline:
         record: a callback that receives the result of each step. Raises InputError for an invalid request (a size that does not
         fit, too many steps, ...), and NumericsError if a pixel is NaN or infinite.
         """
-        start, composition, steps = request.start, request.composition, request.num_inference_steps
-        if self.family.takes_mask and not start.gives_mask:
-            what = "is an inpainting model, which needs an image and a mask"
-            raise InputError(Problem(self.family.name, what, "give image and mask_image, or use another model"))
+        start, composition, timesteps = request.start, request.composition, timesteps_of(request.timesteps)
+        steps = request.num_inference_steps if timesteps is None else len(timesteps)
+        self.check_start(start)
         size = self.size(request.height, request.width, start.images[0] if start.images else None)
         self.family.latents.set_tiling(request.vae_tiling)
         copies = composition.copies if composition else 1
         generators = [torch.Generator().manual_seed(seed) for seed in request.seeds] * copies
         scheduler = make_scheduler(
             self.family.scheduler, request.scheduler, request.use_karras_sigmas, timestep_spacing=request.timestep_spacing,
-            rescale_betas_zero_snr=request.rescale_betas_zero_snr, eta=request.eta, spec=self.family.spec,
+            rescale_betas_zero_snr=request.rescale_betas_zero_snr, eta=request.eta, timesteps=timesteps, spec=self.family.spec,
         )  # fmt: skip
         solver = Solver(scheduler, generators, request.eta or 0.0)
-        solver.set_steps(steps, start.strength, self.family.device, self.family.takes_guidance and start.shortens)
+        distilled = self.family.takes_guidance and start.shortens
+        solver.set_steps(steps, start.strength, self.family.device, distilled, timesteps)
         estimates = [
             self.estimate(
                 prompts, request.negative_prompts, request.guidance_scales, steps, request.plain_prompt,
@@ -95,12 +97,25 @@ class Pipeline:
             for prompts in zip(*request.prompts, strict=True)
         ]  # fmt: skip
         estimate = composition.of(estimates) if composition else estimates[0]
-        task = start.task(self, solver, estimate, size, generators)
+        task = start.task(self, solver, solver.bounded(estimate), size, generators)
         latents = sample(
             self.family.predict, solver, task.start, task.estimate, plan=task.plan, correct=task.correct, record=record,
             max_batch=request.max_batch,
         )[: len(request.seeds)]  # fmt: skip
         return latents if output_type == "latent" else task.finish(self.decode(latents, request.max_batch))
+
+    def check_start(self, start: Start) -> None:
+        """Raises InputError if the model needs a mask or an image to enlarge that the start does not have, or takes none."""
+        name, enlarges = self.family.name, self.family.super_resolution is not None
+        if self.family.takes_mask and not start.gives_mask:
+            what = "is an inpainting model, which needs an image and a mask"
+            raise InputError(Problem(name, what, "give image and mask_image, or use another model"))
+        if enlarges and not isinstance(start, Enlarging):
+            what = "is a super-resolution model, which needs an image to enlarge"
+            raise InputError(Problem(name, what, "give it as low_res_image, or use another model"))
+        if not enlarges and isinstance(start, Enlarging):
+            what = f"is for super-resolution models, and {name} is none"
+            raise InputError(Problem("low_res_image", what, "give image to start from it, or use another model"))
 
     @property
     def blank(self) -> dict[str, Image.Image]:
@@ -146,11 +161,16 @@ class Pipeline:
         return self.family.encode_prompts(texts, clip_skip=clip_skip)
 
     def size(self, height: int | None, width: int | None, image: Image.Image | None) -> tuple[int, int]:
-        """(height, width) in pixels. A side that is None follows from the image's aspect ratio and the model's resolution."""
+        """(height, width) in pixels. A side that is None follows from the image's aspect ratio and the model's resolution, or
+        from the size of an image to enlarge."""
         factor = self.family.latents.factor
         unit = self.family.size_multiple
-        shape = (image.height / image.width) ** 0.5 if image else 1
-        own = [max(round(self.family.resolution * side / unit), 1) * unit for side in (shape, 1 / shape)]
+        takes = self.family.super_resolution
+        if image and takes and takes.factor:
+            own = [image.height * takes.factor, image.width * takes.factor]
+        else:
+            shape = (image.height / image.width) ** 0.5 if image else 1
+            own = [max(round(self.family.resolution * side / unit), 1) * unit for side in (shape, 1 / shape)]
         sides = {"height": height or own[0], "width": width or own[1]}
         problems = [
             Problem(name, f"{side} is not a multiple of {factor}", f"use {max(round(side / factor), 1) * factor}")
@@ -177,8 +197,10 @@ class Pipeline:
         """pixels [1, 3, height, width] in [-1, 1] -> latents [1, C, H, W], sampled with the generator."""
         space = self.family.latents
         stored = space.encode(pixels)
-        noise = torch.randn(1, *space.shape(stored), generator=generator, dtype=stored.dtype)
-        latents = space.sample(stored, noise.to(stored.device))
+        noise = None
+        if space.is_random:
+            noise = torch.randn(1, *space.shape(stored), generator=generator, dtype=stored.dtype).to(stored.device)
+        latents = space.sample(stored, noise)
         return latents.to(self.family.device, self.family.dtype)
 
     @torch.no_grad()

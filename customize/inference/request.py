@@ -10,7 +10,7 @@ from customize.errors import InputError, Problem
 from customize.inference.estimates import Estimate
 from customize.inference.illusions.components import Components
 from customize.inference.prompt_estimates import Prompt
-from customize.inference.starts import ImageToImage, Inpainting, KeepComponent, Start, TextToImage
+from customize.inference.starts import Enlarging, ImageToImage, Inpainting, KeepComponent, Start, TextToImage
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,11 @@ class GenerationRequest:
     if all have the same number of chunks (see `Pipeline.lengths`), an image does not depend on the rest of its batch.
     guidance_scales: if all are at most 1, or if the network takes the scale as an input (LCM), negative prompts are not
     evaluated. height, width: in pixels, multiples of the latents' factor; the default is the base model's resolution, in the
-    aspect ratio of the input images. scheduler, use_karras_sigmas, timestep_spacing, rescale_betas_zero_snr: see
-    `make_scheduler`. eta: in 0..1, the noise that DDIM or TCD adds at each step. guidance_rescale: in 0..1, see
-    `estimates.rescaled`. clip_skip: number of final text encoder layers to skip, as in diffusers. max_batch: largest number of
-    rows per call of a network (guidance needs two rows per image). vae_tiling: encode and decode large images in tiles.
+    aspect ratio of the input images. timesteps: replace num_inference_steps evenly spaced ones, see `schedulers.timesteps_of`.
+    scheduler, use_karras_sigmas, timestep_spacing, rescale_betas_zero_snr: see `make_scheduler`. eta: in 0..1, the noise that
+    DDIM or TCD adds at each step. guidance_rescale: in 0..1, see `estimates.rescaled`. clip_skip: number of final text encoder
+    layers to skip, as in diffusers. max_batch: largest number of rows per call of a network (guidance needs two rows per image).
+    vae_tiling: encode and decode large images in tiles.
     """
 
     prompts: Sequence[tuple[Prompt, ...]]
@@ -48,6 +49,7 @@ class GenerationRequest:
     start: Start = TextToImage()
     composition: Composition | None = None
     num_inference_steps: int = 50
+    timesteps: str | Sequence[int] | None = None
     height: int | None = None
     width: int | None = None
     scheduler: str | None = None
@@ -73,6 +75,8 @@ def request_of(
     strength: float | None = None,
     num_resamples: int = 1,
     jump_length: int = 10,
+    low_res_image: Image | Sequence[Image | None] | None = None,
+    noise_level: int | None = None,
     composition: Composition | None = None,
     start: Start | None = None,
     **options: Any,
@@ -84,13 +88,17 @@ def request_of(
     prompts = [prompts] if composition and isinstance(prompts, tuple) else prompts
     per_image = each_of_one_length(
         prompts=prompts, negative_prompt=negative_prompt, guidance_scale=guidance_scale, seeds=seeds, image=image,
-        mask_image=mask_image,
+        mask_image=mask_image, low_res_image=low_res_image,
     )  # fmt: skip
-    images, masks = per_image["image"], per_image["mask_image"]
+    images, masks, small = (per_image[name] for name in ("image", "mask_image", "low_res_image"))
     if start and (images[0] or masks[0] or strength is not None or (composition and composition.kept)):
         what = "cannot be combined with image, mask_image, strength or a kept component"
         raise InputError(Problem("start", what, "give one or the other"))
     start = start or start_of(images, masks, strength, num_resamples, jump_length, composition)
+    if small[0]:
+        start = Enlarging(start, small, noise_level)
+    elif noise_level is not None:
+        raise InputError(Problem("noise_level", "is of an image to enlarge", "give it as low_res_image"))
     return GenerationRequest(
         prompts=per_image["prompts"] if composition else [(prompt,) for prompt in per_image["prompts"]],
         negative_prompts=per_image["negative_prompt"],

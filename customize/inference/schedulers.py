@@ -1,11 +1,12 @@
 """Schedulers of diffusers, made for a base model by the name of a sampler."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from diffusers import DDIMScheduler, LCMScheduler, TCDScheduler
+from diffusers.pipelines.deepfloyd_if import timesteps as if_timesteps
 from diffusers.schedulers import AysSchedules
 
 from customize.diffusion.predictions import determines_clean
@@ -13,7 +14,7 @@ from customize.diffusion.process import DiscreteSchedule
 from customize.errors import InputError, Problem
 from customize.families.specs import STABLE_DIFFUSION
 from customize.families.specs.family_spec import FamilySpec
-from customize.settings.sampler_names import UNSUPPORTED, Sampler, configuration, find
+from customize.settings.sampler_names import TIMESTEPS, UNSUPPORTED, Sampler, configuration, find, read_timesteps
 
 LAST_AYS_SIGMA = 0.029
 """The authors' last noise level, where diffusers' tables have 0."""
@@ -41,7 +42,7 @@ def make_scheduler(
     """A fresh scheduler with the base's noise schedule; the base's own class when no name is given.
 
     name: a class of diffusers, or a sampler's name as other programs have it (see `sampler_names`). spec: of the base model's
-    family. options: timestep_spacing, rescale_betas_zero_snr; eta is checked only, as it is given at each step.
+    family. options: timestep_spacing, rescale_betas_zero_snr; eta and timesteps are only checked, as the solver takes them.
 
     Raises InputError for a scheduler that is unknown or does not fit, and for options that it does not take.
     """
@@ -52,7 +53,8 @@ def make_scheduler(
         what = f"{chosen.name} does not fit this base model, whose scheduler is {own}"
         raise InputError(Problem("scheduler", what, f"take one of {', '.join(scheduler_names(base))}"))
     config = configuration(chosen, {"use_karras_sigmas": use_karras_sigmas, **options})
-    config.pop("eta", None)
+    for name in ("eta", "timesteps"):
+        config.pop(name, None)
     check_zero_snr(base, chosen, config)
     accepted = inspect.signature(scheduler_class.__init__).parameters
     config = {key: value for key, value in spec.scheduler_options.items() if key in accepted} | config
@@ -102,6 +104,17 @@ def aligned(scheduler, model: str):
 
     scheduler.set_timesteps = set_aligned
     return scheduler
+
+
+def timesteps_of(given: str | Sequence[int] | None) -> list[int] | None:
+    """The timesteps of a list's name, or of numbers, also as text (see `read_timesteps`). Raises InputError."""
+    if not isinstance(given, str):
+        return None if given is None else list(given)
+    try:
+        found = read_timesteps(given)
+    except ValueError as error:
+        raise InputError(Problem("timesteps", str(error), f"use one of {', '.join(TIMESTEPS)}, or numbers")) from error
+    return list(getattr(if_timesteps, f"{found}_timesteps") if isinstance(found, str) else found)
 
 
 def takes_karras(scheduler_class: type) -> bool:

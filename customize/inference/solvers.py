@@ -18,6 +18,7 @@ from torch import Tensor
 from customize.diffusion.predictions import FLOW_PREDICTION
 from customize.diffusion.process import DiscreteSchedule
 from customize.errors import InputError, Problem
+from customize.inference.estimates import Estimate, Thresholded
 from customize.inference.schedulers import is_flow
 from customize.inference.step import Step
 
@@ -35,6 +36,10 @@ class Solver:
         taken = inspect.signature(scheduler.step).parameters
         self._options = {name: value for name, value in given.items() if name in taken}
         self._is_flow = is_flow(scheduler)
+        own = inspect.signature(type(scheduler).__init__).parameters  # configurations keep the options of other classes
+        learned = scheduler.config.get("variance_type") in ("learned", "learned_range")
+        self._takes_variance = "variance_type" in own and learned
+        self._leaves_thresholding = "thresholding" not in own and bool(scheduler.config.get("thresholding"))
         self.prediction_type: str = scheduler.config.get("prediction_type", FLOW_PREDICTION)
 
     @property
@@ -54,17 +59,22 @@ class Solver:
         strength: float = 1.0,
         device: torch.device | str = "cpu",
         distilled: bool = False,
+        timesteps: Sequence[int] | None = None,
     ) -> None:
         """Sets the timesteps, and `first` so that the last fraction `strength` (above 0, up to 1) of them is evaluated.
 
         distilled: a scheduler that supports it (LCM) makes all steps within that fraction of the schedule, as in
-        `LatentConsistencyModelImg2ImgPipeline`. Raises InputError for an invalid strength or number of steps.
+        `LatentConsistencyModelImg2ImgPipeline`. timesteps: in place of `num_inference_steps` evenly spaced ones, descending.
+        Raises InputError for an invalid strength or number of steps, and for timesteps that the scheduler does not take.
         """
         if not 0 < strength <= 1:
             raise InputError(Problem("strength", f"{strength} is not above 0 and at most 1", "use 0.3 to 0.9"))
         within = distilled and "strength" in inspect.signature(self.scheduler.set_timesteps).parameters
         options = {"device": device, **({"strength": strength} if within else {})}
-        if fault := self._steps_fault(num_inference_steps, options):
+        if timesteps is not None:
+            self._set_timesteps(timesteps, options)
+            num_inference_steps = len(timesteps)
+        elif fault := self._steps_fault(num_inference_steps, options):
             what = f"{num_inference_steps} is not possible with {type(self.scheduler).__name__} ({fault})"
             most = min(num_inference_steps, self.scheduler.config.num_train_timesteps + 1)
             fewer = next((count for count in range(most - 1, 0, -1) if not self._steps_fault(count, options)), None)
@@ -83,6 +93,14 @@ class Solver:
         kept = min(int(num_inference_steps * strength), num_inference_steps)
         return (num_inference_steps - kept) * self.scheduler.order
 
+    def _set_timesteps(self, timesteps: Sequence[int], options: dict[str, Any]) -> None:
+        """Sets these timesteps; the scheduler takes them (see `make_scheduler`). Raises InputError if they do not fit."""
+        try:
+            self.scheduler.set_timesteps(timesteps=list(timesteps), **options)
+        except ValueError as error:
+            what = f"these are not possible with {type(self.scheduler).__name__} ({error})"
+            raise InputError(Problem("timesteps", what, "use other timesteps, or num_inference_steps")) from error
+
     def _steps_fault(self, num_inference_steps: int, options: dict[str, Any]) -> str:
         """Sets the timesteps; returns why the scheduler cannot make so many steps, or an empty string if it can."""
         scheduler, most = self.scheduler, self.scheduler.config.num_train_timesteps
@@ -98,6 +116,13 @@ class Solver:
         if sigmas is not None and scheduler.order == 1 and bool((sigmas[:-1].diff() == 0).any()):
             return "two steps in a row would have the same noise level"
         return ""
+
+    def bounded(self, estimate: Estimate) -> Estimate:
+        """The estimate, thresholded if the base model's scheduler asks for it and this one does not do it."""
+        if not self._leaves_thresholding:
+            return estimate
+        config = self.scheduler.config
+        return Thresholded(estimate, config.get("dynamic_thresholding_ratio", 0.995), config.get("sample_max_value", 1.0))
 
     def steps(self, places: Sequence[int] | None = None) -> Iterator[Step]:
         """The evaluations at these indices of the timesteps; by default at all from `first` on.
@@ -159,9 +184,9 @@ class Solver:
     def step(self, output: Tensor, step: Step, latents: Tensor, variance: Tensor | None = None) -> Tensor:
         """The latents [B, C, H, W] after the evaluation that returned this output, in the scheduler's scaling.
 
-        variance: the denoiser's prediction, used only by schedulers whose `variance_type` is learned.
+        variance: the denoiser's prediction, used only by schedulers that take it and whose `variance_type` is learned.
         """
-        if variance is not None and self.scheduler.config.get("variance_type") in ("learned", "learned_range"):
+        if variance is not None and self._takes_variance:
             output = torch.cat([output, variance], 1)
         return self.scheduler.step(output, step.timestep, latents, **self._options).prev_sample
 

@@ -6,16 +6,17 @@ B images, C latent channels, H W latent height and width.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import torch
 from PIL import Image, ImageOps
 
-from customize.inference.estimates import Estimate
+from customize.errors import InputError, Problem
+from customize.inference.estimates import Estimate, WithChannels
 from customize.inference.illusions.components import Components
 from customize.inference.illusions.illusion_estimates import keep_component
-from customize.inference.inpainting import ImageEncoder, inpainting_task, read_mask
+from customize.inference.inpainting import ImageEncoder, as_pixels, inpainting_task, read_mask
 from customize.inference.sampler import DenoisingTask, draw_noise
 from customize.inference.solvers import Solver
 
@@ -31,9 +32,10 @@ class Start(Protocol):
     its steps within the fraction `strength` of the schedule.
     """
 
-    gives_mask: ClassVar[bool]
-    shortens: ClassVar[bool]
-
+    @property
+    def gives_mask(self) -> bool: ...
+    @property
+    def shortens(self) -> bool: ...
     @property
     def images(self) -> Sequence[Image.Image]: ...
     @property
@@ -113,6 +115,55 @@ class KeepComponent:
         clean = pipeline.encode(fitted(self.images, size), generators)
         start = solver.start(pipeline.noise(size, generators))
         return DenoisingTask(start, estimate, keep_component(self.components, clean, solver, generators, index=self.index))
+
+
+@dataclass(frozen=True)
+class Enlarging:
+    """Any other start, of a super-resolution model, which enlarges `low_res_images`.
+
+    noise_level: the timestep that these are noised to; None: the model's own default. See `SuperResolution`.
+    """
+
+    start: Start
+    low_res_images: Sequence[Image.Image]
+    noise_level: int | None = None
+
+    @property
+    def gives_mask(self) -> bool:
+        return self.start.gives_mask
+
+    @property
+    def shortens(self) -> bool:
+        return self.start.shortens
+
+    @property
+    def images(self) -> Sequence[Image.Image]:
+        """Those whose aspect ratio the results have."""
+        return self.low_res_images
+
+    @property
+    def strength(self) -> float:
+        return self.start.strength
+
+    def task(
+        self, pipeline: ImageEncoder, solver: Solver, estimate: Estimate, size: Size, generators: Generators
+    ) -> DenoisingTask:
+        """Raises InputError for a noise level that the model does not take."""
+        takes = pipeline.family.super_resolution
+        assert takes, "`Pipeline.run` has checked that the model enlarges images"
+        task = self.start.task(pipeline, solver, estimate, size, generators)
+        level = self.noise_level
+        if level is None:
+            level = takes.for_inpainting if self.gives_mask else takes.noise_level
+        if level > takes.largest:
+            what = f"{level} is above {takes.largest}, the largest that {pipeline.family.name} takes"
+            raise InputError(Problem("noise_level", what, f"use {takes.noise_level}, its default"))
+        pixels = torch.cat([as_pixels(image.convert("RGB")) for image in self.low_res_images])
+        pixels = pixels.to(task.start).repeat(len(generators) // len(pixels), 1, 1, 1)
+        noise = draw_noise((*pixels.shape[:2], *task.start.shape[2:]), generators, like=task.start)
+        levels = torch.full((len(pixels),), level, device=pixels.device)
+        channels = takes.noised(pixels, noise, levels)
+        return replace(task, estimate=WithChannels(task.estimate, channels, {"class_labels": levels}))
 
 
 def fitted(images: Sequence[Image.Image], size: Size) -> list[Image.Image]:

@@ -17,8 +17,8 @@ from customize.data.batches import Batch, Dataset, PriorDistillation, PriorPrese
 from customize.data.examples import Example
 from customize.families.base import Family
 from customize.families.files.scheduler import with_fixed_variance
-from customize.families.model_file import layout_of
 from customize.families.trigger_words import any_calls
+from customize.families.whole_models.model_file import layout_of
 from customize.methods import words
 from customize.methods.dreambooth_settings import DreamBoothSettings
 from customize.methods.method import (

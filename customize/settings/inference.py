@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from customize.settings.common import MANY, OWN, Settings
 from customize.settings.field import override, setting
 from customize.settings.rules.inference_rules import INFERENCE
+from customize.settings.sampler_names import TIMESTEPS, num_timesteps
 from customize.settings.scale import Scale, path_and_scale, times
 
 Lesson = Literal["none", "autoencoder", "forward", "denoising", "views"]
@@ -56,9 +57,13 @@ class InferenceSettings(Settings):
     )
     guidance_scale: float = setting(
         7.5, "inference", "scale of classifier-free guidance: how closely images follow the prompt; 1 turns guidance off",
-        ge=0, le=100, scope="image",
+        ge=0, le=100, scope="image", default_in_words="7.5; DeepFloyd IF: 7, from an image 10, stage II 4; x4 upscaler: 9",
     )  # fmt: skip
     num_inference_steps: int = setting(30, "inference", "denoising steps", ge=1, le=10_000, scope="sampling")
+    timesteps: str | None = setting(
+        None, "inference", "timesteps, instead of num_inference_steps evenly spaced ones: numbers (999,750,500,250,0), or a list "
+        f"of DeepFloyd IF ({', '.join(TIMESTEPS)})", scope="sampling",
+    )  # fmt: skip
     guidance_rescale: float = setting(
         0.0, "inference", "rescaling of guided predictions against overexposure (Lin et al. 2023); 0.7 is typical",
         ge=0, le=1, scope="sampling",
@@ -133,6 +138,18 @@ class InferenceSettings(Settings):
     jump_length: int = setting(
         10, "inference", "RePaint: steps in such a stretch", ge=1, le=1000, only_with=WITH_MASK, scope="sampling"
     )
+    low_res_image: str | None = setting(
+        None, "inference", "image to enlarge, for super-resolution models: DeepFloyd IF's stage II, the x4 upscaler", text="path"
+    )
+    noise_level: int | None = setting(
+        None, "inference", "noise that is added to the image to enlarge, as a timestep: more lets the model change more",
+        ge=0, le=999, only_with=("low_res_image", ()), scope="sampling",
+        default_in_words="the model's: DeepFloyd IF 250, with a mask 0; x4 upscaler 20",
+    )  # fmt: skip
+    upscalers: tuple[str, ...] = setting(
+        (), "inference", "super-resolution models that enlarge each image, in this order, each as MODEL or with settings of its "
+        "own, MODEL,noise_level=100,timesteps=smart27; the images of every stage are kept", text="path", scope="run",
+    )  # fmt: skip
     between: float | None = setting(
         None, "inference", "one image between two prompts: from the first (0) to the second (1)", ge=0, le=1
     )
@@ -204,3 +221,8 @@ class InferenceSettings(Settings):
     def weights_and_scales(self) -> tuple[tuple[str, Scale], ...]:
         """`weights` as (path, scale); each scale (1 if none is given) is multiplied by `scale`."""
         return tuple((path, times(scale, self.scale)) for path, scale in map(path_and_scale, self.weights))
+
+    @property
+    def steps(self) -> int:
+        """The number of denoising steps: that of `timesteps`, else `num_inference_steps`."""
+        return self.num_inference_steps if self.timesteps is None else num_timesteps(self.timesteps)

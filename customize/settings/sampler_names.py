@@ -1,4 +1,4 @@
-"""Sampler names of other programs, and the diffusers scheduler and options that each stands for. No torch.
+"""Sampler names of other programs, and the diffusers scheduler and options that each stands for; lists of timesteps. No torch.
 
 Case, blanks, `_` and `-` in a name are ignored: "DPM++ 2M Karras" (A1111), `dpmpp_2m` (ComfyUI), `dpmpp_2m_k`
 (InvokeAI) and `k_dpmpp_2m` (NovelAI) are found in one table; a suffix selects the spacing of noise levels.
@@ -85,6 +85,10 @@ SPACED = {
 WITH_SIGMAS = (SPACED - {"DDIMScheduler", "DDPMScheduler", "EulerAncestralDiscreteScheduler", "PNDMScheduler"}) | {
     "DPMSolverSinglestepScheduler"
 }
+WITH_TIMESTEPS = {
+    "DDPMScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+}  # fmt: skip
 SUPPORTED_BY = {  # option -> the schedulers that support it
     "use_karras_sigmas": WITH_SIGMAS,
     "use_exponential_sigmas": WITH_SIGMAS,
@@ -95,8 +99,8 @@ SUPPORTED_BY = {  # option -> the schedulers that support it
         "EulerDiscreteScheduler", "LCMScheduler", "TCDScheduler", "UniPCMultistepScheduler",
     },
     "eta": {"DDIMScheduler", "TCDScheduler"},
-    AYS: {"DDPMScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "EulerDiscreteScheduler",
-          "HeunDiscreteScheduler"},
+    "timesteps": WITH_TIMESTEPS | {"LCMScheduler", "TCDScheduler"},
+    AYS: WITH_TIMESTEPS,
 }  # fmt: skip
 UNSUPPORTED = {
     "EDMEulerScheduler": "needs a network with EDM's preconditioning, which Stable Diffusion lacks",
@@ -230,3 +234,29 @@ def shown(name: str | None, own: str, use_karras_sigmas: bool | None = None) -> 
     plain = {scheduler: known for known, (scheduler, options, _) in KNOWN.items() if not options}
     text = plain.get(chosen.name, chosen.name)
     return f"{text} Karras" if use_karras_sigmas and not text.endswith("Karras") else text
+
+
+TIMESTEPS = ("fast27", "smart27", "smart50", "smart100", "smart185", "super27", "super40", "super100")
+"""The lists of DeepFloyd IF's authors; each name ends in the number of steps."""
+
+
+def read_timesteps(text: str) -> str | tuple[int, ...]:
+    """A name of `TIMESTEPS`, or descending numbers such as 999,800,500,200,0. Raises ValueError, which says what is wrong."""
+    name = text.strip().casefold()
+    if name in TIMESTEPS:
+        return name
+    words = [word for word in re.split(r"[\s,]+", name) if word]
+    if not words or not all(word.isdecimal() and word.isascii() and len(word) < 7 for word in words):
+        close = "".join(f" (did you mean {near}?)" for near in difflib.get_close_matches(name, TIMESTEPS, n=1))
+        raise ValueError(f"{printable(text)[:80]!r} is neither a list of timesteps nor numbers{close}")
+    numbers = tuple(map(int, words))
+    for first, second in zip(numbers, numbers[1:], strict=False):
+        if first <= second:
+            raise ValueError(f"{second} comes after {first}, but timesteps descend")
+    return numbers
+
+
+def num_timesteps(text: str) -> int:
+    """The number of timesteps of a list. Raises ValueError as `read_timesteps`."""
+    found = read_timesteps(text)
+    return int(re.sub(r"\D", "", found)) if isinstance(found, str) else len(found)

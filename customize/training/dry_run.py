@@ -19,8 +19,8 @@ from customize import device, events, units
 from customize.data.examples import Examples, small_images_note
 from customize.errors import ResourceError
 from customize.families import Source
-from customize.families.model_file import model_file_sizes
-from customize.families.pipeline_folder import pipeline_sizes
+from customize.families.whole_models.model_file import model_file_sizes
+from customize.families.whole_models.pipeline_folder import pipeline_sizes
 from customize.methods import prepare
 from customize.methods.method import TrainingSetup
 from customize.printable import first_few

@@ -109,6 +109,8 @@ SAME: Mapping[str, str] = {
     "width": "w image_width img_width",
     "image": "init_image init_img init input_image image_path input img source_image source start_image img2img i",
     "strength": "denoise denoising denoising_strength image_strength img2img_strength denoising_start",
+    "upscalers": "upscale_model upscale_models super_resolution_models",
+    "low_res_image": "low_res low_res_img lowres_image image_to_enlarge small_image",
     "mask_image": "mask mask_path mask_img inpaint_mask inpainting_mask",
     "vae_tiling": "tiled_vae enable_vae_tiling vae_tile tile_vae",
     "clip_skip": "clipskip clip_stop_at_last_layers clip_layer",

@@ -72,7 +72,7 @@ UNET: dict[str, Check] = {
     "addition_embed_type": or_none(one_of("text_time", "text")), "addition_time_embed_dim": or_none(channels),
     "addition_embed_type_num_heads": channels, "encoder_hid_dim": or_none(channels),
     "encoder_hid_dim_type": or_none(one_of("text_proj")), "class_embed_type": or_none(one_of("timestep")),
-    "projection_class_embeddings_input_dim": or_none(whole(1, 65_536)),
+    "projection_class_embeddings_input_dim": or_none(whole(1, 65_536)), "num_class_embeds": or_none(whole(1, 65_536)),
 }  # fmt: skip
 VAE: dict[str, Check] = {
     "in_channels": one_of(3), "out_channels": one_of(3),

@@ -7,8 +7,9 @@ from customize.families.specs.family_spec import FamilySpec, Source
 from customize.families.specs.network_names import NetworkNames
 from customize.families.specs.stable_diffusion_spec import STABLE_DIFFUSION
 from customize.families.specs.stable_diffusion_xl_spec import STABLE_DIFFUSION_XL
+from customize.families.specs.upscaler_spec import UPSCALER
 
-SPECS: dict[str, FamilySpec] = {spec.name: spec for spec in (STABLE_DIFFUSION_XL, DEEPFLOYD_IF)}
+SPECS: dict[str, FamilySpec] = {spec.name: spec for spec in (STABLE_DIFFUSION_XL, DEEPFLOYD_IF, UPSCALER)}
 """Families by name, except Stable Diffusion. A model that none of them recognises is checked as Stable Diffusion; that check
 names the kinds of other models."""
 
@@ -24,7 +25,7 @@ def recognised(path: Path) -> FamilySpec:
 
 
 def spec_of(source: Source) -> FamilySpec:
-    """The family of a base model that was located; for one on the hub, Stable Diffusion."""
+    """The family of a base model that was located."""
     return SPECS.get(source.family, STABLE_DIFFUSION)
 
 

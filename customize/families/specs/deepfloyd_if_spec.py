@@ -20,7 +20,7 @@ from customize.families.files.folder_check import (
 from customize.families.files.prompt_embeddings import key
 from customize.families.files.prompt_embeddings import read as prompts_in
 from customize.families.files.recognition import refusal
-from customize.families.specs.family_spec import SETTING, FamilySpec, Source
+from customize.families.specs.family_spec import SETTING, FamilySpec, Source, Start
 from customize.families.specs.network_names import NetworkNames
 from customize.families.specs.text_limits import TextLimit
 from customize.printable import printable
@@ -122,6 +122,13 @@ class DeepFloydIFSpec(FamilySpec):
         if source.prediction_type or source.folder is None:
             return source.prediction_type
         return read_object(source.folder / "scheduler/scheduler_config.json").get("prediction_type", "epsilon")
+
+    def enlarges(self, source: Source) -> bool:
+        return self.stage(source.folder) == 2 if source.folder else "IF-II-" in source.name
+
+    def guidance_scale(self, source: Source, start: Start = "noise") -> float:
+        """The defaults of diffusers' pipelines."""
+        return 4.0 if self.enlarges(source) else 10.0 if start == "image" else 7.0
 
     def most_clip_skip(self, source: Source) -> int | None:
         return 0

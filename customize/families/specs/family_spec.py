@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from customize.errors import InputError, Problem
 from customize.families.specs.architectures import Architecture
@@ -12,6 +12,7 @@ from customize.families.specs.network_names import NetworkNames
 from customize.families.specs.text_limits import TextLimit
 from customize.storage.safetensors_header import TensorInfo
 
+Start = Literal["noise", "image", "mask"]
 SETTING = "pretrained_model_name_or_path"
 
 
@@ -93,6 +94,14 @@ class FamilySpec(ABC):
     def prediction_type(self, source: Source) -> str | None:
         """A key of `diffusion.predictions.PREDICTIONS`; None if unknown."""
         return source.prediction_type
+
+    def enlarges(self, source: Source) -> bool:
+        """Whether it is a super-resolution model, which takes an image to enlarge; False if unknown."""
+        return False
+
+    def guidance_scale(self, source: Source, start: Start = "noise") -> float:
+        """The usual scale of classifier-free guidance. start: what generation starts from."""
+        return 7.5
 
     def distilled(self, source: Source) -> str | None:
         """By which method the model was distilled to few steps, such as "turbo"; None if it is not known to be."""

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from customize import prompts as grammar
 from customize.families.base import Family
 from customize.families.prompt_encoding import chunks
-from customize.inference.estimates import Composed, Conditional, Estimate, Guided, Mixed, WithChannels
+from customize.inference.estimates import Composed, Conditional, Estimate, Guided, Mixed, Thresholded, WithChannels
 from customize.inference.explain.contact_sheet import contact_sheet, gif, stacked, steadily
 from customize.inference.explain.trace import MOST_FRAMES, few_colours, in_colours, spread
 from customize.inference.prompt_estimates import Changing
@@ -175,7 +175,7 @@ def is_of_prompts(estimate: Estimate, step: Step, positive: bool = True) -> list
             return [positive]
         case Changing():
             return is_of_prompts(estimate.now(step), step, positive)
-        case WithChannels():
+        case WithChannels() | Thresholded():
             return is_of_prompts(estimate.estimate, step, positive)
         case Guided():
             return is_of_prompts(estimate.negative, step, False) + is_of_prompts(estimate.positive, step, positive)

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from customize.inference.estimates import Composed, Guided, WithChannels
+from customize.inference.estimates import Composed, Guided, Thresholded, WithChannels
 from customize.inference.explain.contact_sheet import GAP, MARGIN, contact_sheet, steadily
 from customize.inference.prompt_estimates import Changing
 from customize.inference.sampler import StepResult
@@ -103,7 +103,9 @@ class Trace:
 
 def guidance(result: StepResult) -> Tensor | None:
     """Norms [B, H, W] over C of the unscaled guidance (positive minus negative predicted noise); None without guidance."""
-    estimate = result.estimate.estimate if isinstance(result.estimate, WithChannels) else result.estimate
+    estimate = result.estimate
+    while isinstance(estimate, WithChannels | Thresholded):
+        estimate = estimate.estimate
     estimate = estimate.now(result.step) if isinstance(estimate, Changing) else estimate
     if not isinstance(estimate, Guided | Composed):
         return None

@@ -243,7 +243,7 @@ def _read_own(info: ParsedInfo, text: str) -> None:
 def _beside(info: ParsedInfo, values: Mapping[str, Any]) -> dict[str, str]:
     """The paths of input images that lie beside the image and are named in its metadata; each is noted."""
     found: dict[str, str] = {}
-    for name in ("image", "mask_image"):
+    for name in ("image", "low_res_image", "mask_image"):
         if (place := sharing.beside(info.image, values.get(name))) and values[name] not in info.places:
             found[name] = place
             info.note(f"{name}: using {values[name]} beside the image")

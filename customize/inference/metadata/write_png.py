@@ -14,7 +14,7 @@ from customize.inference.run.grid import ImageRequest
 from customize.settings.field import of_scope
 from customize.settings.files.sharing import shared_file, shared_name, shared_settings
 from customize.settings.inference import InferenceSettings
-from customize.settings.sampler_names import shown
+from customize.settings.sampler_names import num_timesteps, shown
 from customize.settings.scale import Scale
 from customize.weights.weight_file import LearnedFile
 
@@ -109,7 +109,7 @@ def saving(image_format: str, texts: dict[str, str]) -> dict[str, Any]:
 def parameters(facts: dict[str, Any], settings: dict[str, Any], scheduler: str, size: tuple[int, int]) -> str:
     """The settings in A1111's format, which many programs and sites read."""
     values = {
-        "Steps": settings["num_inference_steps"],
+        "Steps": settings["num_inference_steps"] if settings.get("timesteps") is None else num_timesteps(settings["timesteps"]),
         "Sampler": shown(scheduler, scheduler, settings.get("use_karras_sigmas")),
         "CFG scale": settings["guidance_scale"],
         "Seed": settings["seed"],

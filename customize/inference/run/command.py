@@ -6,7 +6,7 @@ torch is not imported before all checks have passed.
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +15,14 @@ from customize import device as machine
 from customize import events
 from customize.data.images.image_file import open_image
 from customize.errors import InputError, Interrupted, NumericsError, Problem, ResourceError
-from customize.families import Source, locate
-from customize.families.files.autoencoder import locate_autoencoder
 from customize.families.files.prompt_embeddings import missing
 from customize.inference.masks import Mask, mask_of, open_mask
-from customize.inference.metadata.seeds import with_seed
 from customize.inference.run import image_folder, image_summary, merge
 from customize.inference.run.extra_networks import BREAKS, resolve_grid
 from customize.inference.run.grid import grid
 from customize.inference.run.job import Job
+from customize.inference.run.model_checks import base_source, check_model, completed
+from customize.inference.run.upscaling import PREVIOUS, staged
 from customize.printable import first_few, printable
 from customize.prompts import CALLS, parse
 from customize.prompts import plain as literal
@@ -32,7 +31,6 @@ from customize.settings.inference import InferenceSettings
 from customize.storage import out_of_memory
 from customize.storage.resources import resources
 from customize.storage.untrusted_files import unreadable
-from customize.weights.learned_weights import find_learned
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,7 +52,7 @@ def run(settings: InferenceSettings) -> None:
     """
     if settings.merge is not None:
         return merge.run(settings)
-    settings = with_seed(settings)
+    settings = completed(settings)
     job = check(settings)
     for note in notes(settings, job):
         events.warn(note)
@@ -127,7 +125,7 @@ def check(settings: InferenceSettings) -> Job:
         problems.append(Problem("prompt_file", what, "create the settings with customize.read_settings"))
     attempt(lambda: image_folder.check(without_like(settings)))
     like = attempt(lambda: read_like(settings))
-    found = attempt(lambda: resolve_grid(grid(without_like(settings))))
+    found = attempt(lambda: staged(resolve_grid(grid(without_like(settings)))))
     different = {request.settings: None for request in found.requests} if found else [settings]
     images: dict[str, Image] = {}
     masks: dict[Mask, Image] = {}
@@ -135,22 +133,22 @@ def check(settings: InferenceSettings) -> Job:
     colours: list[str] = []
     models: set[tuple] = set()
     for each in different:
-        if (model := (each.pretrained_model_name_or_path, each.variant, each.weights)) not in models:
+        if (model := (each.pretrained_model_name_or_path, each.variant, each.weights, each.low_res_image)) not in models:
             models.add(model)
             attempt(lambda each=each: check_model(each))
         for name, prompts in ("prompt", each.prompt), ("negative_prompt", [each.negative_prompt]):
             for prompt in () if each.plain_prompt else prompts:
                 if found or not CALLS.search(prompt):
                     attempt(lambda name=name, prompt=prompt: parse(prompt, name))
-        if each.image and each.image not in images:
-            images[each.image] = attempt(lambda each=each: open_image(each.image, remarks=colours))
+        for path in (each.image, each.low_res_image):
+            if path and path != PREVIOUS and path not in images:
+                images[path] = attempt(lambda path=path: open_image(path, remarks=colours))
         if (mask := mask_of(each)) and mask not in masks:
             masks[mask], found_notes = attempt(lambda mask=mask, each=each: open_mask(*mask, images[each.image])) or (None, ())
             remarks += [note for note in found_notes if note not in remarks]
     problems += fp16_problems(settings)
-    if settings.prompt_embeddings and not problems:
-        texts = [text for each in different for text in texts_of(each)]
-        problems += missing(settings.prompt_embeddings, texts, settings.pretrained_model_name_or_path or "MODEL")
+    if not problems:
+        problems += texts_without_embeddings(different)
     if not problems:
         problems += would_be_removed(settings, image_folder.removal(settings))
     if problems:
@@ -162,7 +160,8 @@ def would_be_removed(settings: InferenceSettings, removed: Sequence[Path]) -> It
     """A problem for each input file that `overwrite_output_dir` would remove."""
     doomed = {os.path.realpath(path) for path in removed}
     weights = [("weights", path) for path, _ in settings.weights_and_scales]
-    for name, path in (("image", settings.image), ("mask_image", settings.mask_image), ("like", settings.like), *weights):
+    images = {"image": settings.image, "low_res_image": settings.low_res_image, "mask_image": settings.mask_image}
+    for name, path in (*images.items(), ("like", settings.like), *weights):
         if path and os.path.realpath(path) in doomed:
             what = f"overwrite_output_dir would remove {path}"
             yield Problem(name, what, "omit overwrite_output_dir: new images are numbered after existing ones")
@@ -191,13 +190,14 @@ def notes(settings: InferenceSettings, job: Job) -> list[str]:
     return [*(job.like.info.notes if job.like else ()), *job.remarks, *of_prompts]
 
 
-def base_source(settings: InferenceSettings) -> Source:
-    """The base model that the settings name, else that of the weights."""
-    learned = find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales)
-    return locate(
-        learned.base or "demo", revision=settings.revision, variant=settings.variant, prediction_type=settings.prediction_type,
-        prompt_embeddings=settings.prompt_embeddings,
-    )  # fmt: skip
+def texts_without_embeddings(different: Iterable[InferenceSettings]) -> list[Problem]:
+    """A problem for the texts that a file of encoded prompts lacks."""
+    texts: dict[str, list[str]] = {}
+    names = {each.prompt_embeddings: each.pretrained_model_name_or_path or "MODEL" for each in different}
+    for each in different:
+        if each.prompt_embeddings:
+            texts.setdefault(each.prompt_embeddings, []).extend(texts_of(each))
+    return [problem for file, own in texts.items() for problem in missing(file, own, names[file])]
 
 
 def texts_of(settings: InferenceSettings) -> Iterator[str]:
@@ -205,14 +205,4 @@ def texts_of(settings: InferenceSettings) -> Iterator[str]:
     read = literal if settings.plain_prompt else parse
     for prompt in (*settings.prompt, settings.negative_prompt):
         for clause in read(prompt).clauses:
-            yield from ("".join(span.text for span in text) for text in clause.schedule(settings.num_inference_steps))
-
-
-def check_model(settings: InferenceSettings) -> None:
-    """Raises InputError if weights or base model are missing or invalid."""
-    learned = find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales)
-    if not learned.files:
-        options = {"variant": settings.variant, "prediction_type": settings.prediction_type}
-        locate(learned.base or "demo", prompt_embeddings=settings.prompt_embeddings, **options)
-    if settings.vae:
-        locate_autoencoder(settings.vae)
+            yield from ("".join(span.text for span in text) for text in clause.schedule(settings.steps))

@@ -25,7 +25,7 @@ from customize.inference.run.grid import Grid, ImageRequest, batches
 from customize.inference.run.job import Job
 from customize.inference.run.observers import DenoisingProgress, Observers
 from customize.inference.sampler import StepResult
-from customize.inference.schedulers import make_scheduler
+from customize.inference.schedulers import make_scheduler, timesteps_of
 from customize.inference.solvers import Solver
 from customize.printable import first_few, printable
 from customize.settings.field import of_scope
@@ -43,8 +43,12 @@ LATENT_WARNING = (
 class PipelineCache:
     """Holds the current pipeline. Reloads it when settings need another one; if only scales differ, sets these."""
 
+    pipeline: Pipeline
+
     def load(self, settings: InferenceSettings) -> None:
-        """Loads the pipeline of the settings to the best device, and emits notes about it."""
+        """Loads the pipeline of the settings to the best device, in place of the one before, and emits notes about it."""
+        if hasattr(self, "pipeline"):
+            self.pipeline.family.to("meta")  # frees its memory, whoever still refers to it
         device = machine.best_device()
         if problems := machine.fp16_problem(settings.mixed_precision, device.type):
             raise InputError(problems)
@@ -89,7 +93,7 @@ class PipelineCache:
         for number, scheduler, options in needed:
             family = self.pipeline.family
             solver = Solver(make_scheduler(family.scheduler, scheduler, spec=family.spec, **dict(options)))
-            solver.set_steps(number, device=family.device)
+            solver.set_steps(number, device=family.device, timesteps=timesteps_of(dict(options)["timesteps"]))
 
     def rescale(self, settings: InferenceSettings) -> None:
         """Sets the scales of the loaded files to those of the settings."""
@@ -126,7 +130,7 @@ def pipeline_key(settings: InferenceSettings) -> tuple:
 
 def scheduler_key(settings: InferenceSettings) -> tuple:
     """What determines a scheduler's steps: their number, the scheduler and its options."""
-    options = ("use_karras_sigmas", "timestep_spacing", "rescale_betas_zero_snr", "eta")
+    options = ("use_karras_sigmas", "timestep_spacing", "rescale_betas_zero_snr", "eta", "timesteps")
     chosen = tuple((name, getattr(settings, name)) for name in options)
     return settings.num_inference_steps, settings.scheduler, chosen
 
@@ -172,8 +176,7 @@ def generate_batches(
             continue
         batch = [requests[place] for place in places] * copies
         with Observers(pipeline, batch, [denoising]) as observers:
-            starts = links if batch[0].link else job.images
-            images = generate_batch(pipeline, batch, starts, job.masks, observers)[first : first + len(places)]
+            images = generate_batch(pipeline, batch, {**job.images, **links}, job.masks, observers)[first : first + len(places)]
         if chained:
             links |= {str(path_of(place)): image for place, image in zip(places, images, strict=True)}
         own = type(pipeline.family.scheduler).__name__
@@ -194,16 +197,16 @@ def pipeline_batches(requests: Sequence[ImageRequest], models: PipelineCache, si
 
 
 def with_start(request: ImageRequest, place: int, path_of: Callable[[int], Path]) -> ImageRequest:
-    """The request, with the previous image of its chain as input image."""
+    """The request, with the previous image of its chain as input image, or as the image to enlarge."""
     if not request.link:
         return request
-    return replace(request, settings=request.settings.model_copy(update={"image": str(path_of(place - 1))}))
+    return replace(request, settings=request.settings.model_copy(update={request.link_to: str(path_of(place - 1))}))
 
 
 def lengths(pipeline: Pipeline, request: ImageRequest) -> tuple[int, int]:
     """See `Pipeline.lengths`: in a batch with longer prompts, the image would differ."""
     settings = request.settings
-    return pipeline.lengths(request.prompts, settings.negative_prompt, settings.num_inference_steps, settings.plain_prompt)
+    return pipeline.lengths(request.prompts, settings.negative_prompt, settings.steps, settings.plain_prompt)
 
 
 def generate_batch(
@@ -228,6 +231,7 @@ def generate_batch(
         [prompts_of(each) for each in batch],
         image=[inputs.get(each.settings.image or "") for each in batch],
         mask_image=mask and masks[mask],
+        low_res_image=[inputs.get(each.settings.low_res_image or "") for each in batch],
         composition=composition(common, pipeline),
         **options,
     )

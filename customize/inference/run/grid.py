@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 from customize.errors import InputError, Problem
 from customize.inference.metadata.seeds import RANDOM
@@ -67,13 +67,14 @@ def last_names(path: str, kept: int) -> str:
 class ImageRequest:
     """A request for one image: settings without a sweep, prompts (usually one) and seed.
 
-    link: its index in a chain; from 1 on, the input image is the previous image of the chain.
+    link: its index in a chain; from 1 on, the setting `link_to` is the previous image of the chain.
     """
 
     settings: InferenceSettings
     prompts: tuple[str, ...]
     seed: int
     link: int = 0
+    link_to: Literal["image", "low_res_image"] = "image"
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ def check_count(settings: InferenceSettings, axes: Sequence[Axis]) -> None:
         "prompt": 1 if "prompt" in swept else len(prompts_per_image(settings)),
         "num_images": settings.num_images,
         "chain": settings.chain,
+        "stages": 1 + len(settings.upscalers),
     }
     if (count := prod([*swept.values(), *own.values()])) > settings.max_images:
         factors = " x ".join(f"{number:,} {name}" for name, number in [*swept.items(), *own.items()] if number > 1)

@@ -12,12 +12,13 @@ from customize.inference.run.image_folder import ImageFolder
 from customize.next_command import command_line
 from customize.printable import first_few, printable
 from customize.settings.field import table as setting_table
+from customize.settings.files.sharing import shared_name
 from customize.settings.inference import InferenceSettings
 
 
 def before_loading(settings: InferenceSettings, requests: Sequence[ImageRequest], source: Source, machine: Machine) -> Rows:
     """The lines before the base model is loaded."""
-    given = f"{units.count(settings.num_inference_steps, 'step')} and guidance_scale {settings.guidance_scale:g}"
+    given = f"{units.count(settings.steps, 'step')} and guidance_scale {settings.guidance_scale:g}"
     base = list(base_rows(source, "for photos", f"its author says how many, and which guidance; here {given}"))
     side = settings.width or spec_of(source).resolution(source)
     device = device_rows(machine, settings.mixed_precision, source, side, "an image takes minutes")
@@ -28,7 +29,9 @@ def before_loading(settings: InferenceSettings, requests: Sequence[ImageRequest]
     size = f"{width} x {height} pixels" if width and height else own
     prompts = len(dict.fromkeys(each.prompts for each in requests))
     text = f"{len(requests):,}" + (f" of {prompts:,} prompts" if prompts > 1 else "")
-    yield "images", f"{text}, {size}, {units.count(settings.num_inference_steps, 'denoising step')} each"
+    if settings.upscalers:
+        yield "then", printable(", ".join(f"enlarged by {shared_name(text.split(',')[0])}" for text in settings.upscalers))
+    yield "images", f"{text}, {size}, {units.count(settings.steps, 'denoising step')} each"
 
 
 def finished(settings: InferenceSettings, requests: Sequence[ImageRequest], place: ImageFolder) -> Rows:

@@ -162,8 +162,8 @@ def write_model(target: Path, pipeline: "Pipeline", metadata: dict[str, str], pr
     import torch
 
     from customize.adapters import peft_layers
-    from customize.families.model_file import save_model_file
-    from customize.families.pipeline_folder import save_pipeline
+    from customize.families.whole_models.model_file import save_model_file
+    from customize.families.whole_models.pipeline_folder import save_pipeline
 
     for network in pipeline.family.trainable.values():
         peft_layers.merge(network)

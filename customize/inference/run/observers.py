@@ -99,7 +99,7 @@ class FirstInput:
 def attention(pipeline: Pipeline, batch: Sequence[ImageRequest]) -> AttentionMaps:
     """Records the attention maps of the words of each image's prompt."""
     settings, prompts = batch[0].settings, [request.prompts[0] for request in batch]
-    steps, plain = settings.num_inference_steps, settings.plain_prompt
+    steps, plain = settings.steps, settings.plain_prompt
     return AttentionMaps(pipeline.family, prompts, num_inference_steps=steps, plain_prompt=plain)
 
 

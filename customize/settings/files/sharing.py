@@ -12,7 +12,7 @@ from customize.settings.field import table
 from customize.settings.texts import PATHS
 from customize.storage import run_folder
 
-PLACES = ("pretrained_model_name_or_path", "weights", "image", "mask_image", "vae")
+PLACES = ("pretrained_model_name_or_path", "weights", "image", "low_res_image", "mask_image", "vae")
 MOST_CONFIGS = 50
 USUAL = ("pytorch_lora_weights", "learned_embeds", "learned.", "adapter_model")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")

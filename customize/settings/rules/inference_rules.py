@@ -5,7 +5,7 @@ from typing import Any
 
 from customize.errors import InputError, Problem
 from customize.settings.rules.rule import rule, text_is_no_path
-from customize.settings.sampler_names import configuration, find
+from customize.settings.sampler_names import TIMESTEPS, configuration, find, read_timesteps
 from customize.settings.scale import changes, path_and_scale
 
 PARTS_OF_AN_IMAGE = {
@@ -22,10 +22,13 @@ def seeds_exist(seed: int, num_images: int) -> Iterator[Problem]:
         yield Problem("num_images", what, "use a smaller seed, or fewer images")
 
 
-@rule("hires_scale", "image", "illusion", "lesson")
-def second_pass_starts_from_noise(hires_scale: float | None, image: str | None, illusion: str, lesson: str) -> Iterator[Problem]:
+@rule("hires_scale", "image", "low_res_image", "illusion", "lesson")
+def second_pass_starts_from_noise(
+    hires_scale: float | None, image: str | None, low_res_image: str | None, illusion: str, lesson: str
+) -> Iterator[Problem]:
     """hires_scale is not combined with an input image, an illusion or a lesson."""
-    for name, is_given in ("image", image is not None), ("illusion", illusion != "none"), ("lesson", lesson != "none"):
+    of_images = ("image", image is not None), ("low_res_image", low_res_image is not None)
+    for name, is_given in *of_images, ("illusion", illusion != "none"), ("lesson", lesson != "none"):
         if hires_scale is not None and is_given:
             yield Problem(
                 "hires_scale", f"cannot be combined with {name}: the first pass starts from noise", "leave one of the two out"
@@ -40,7 +43,7 @@ def records_show_one_pass(hires_scale: float | None, trace: bool, attention: boo
             yield Problem(name, "shows one pass, but hires_scale makes two", "leave one of the two out")
 
 
-OPTIONS = ("use_karras_sigmas", "timestep_spacing", "rescale_betas_zero_snr", "eta")
+OPTIONS = ("use_karras_sigmas", "timestep_spacing", "rescale_betas_zero_snr", "eta", "timesteps")
 """Settings that are options of a sampler."""
 
 
@@ -52,6 +55,22 @@ def sampler_takes_its_options(scheduler: str | None, *options: Any) -> Iterator[
             configuration(find(scheduler), dict(zip(OPTIONS, options, strict=True)))
         except InputError as error:
             yield from error.problems
+
+
+@rule("timesteps", "use_karras_sigmas", "timestep_spacing")
+def timesteps_are_a_list(
+    timesteps: str | None, use_karras_sigmas: bool | None, timestep_spacing: str | None
+) -> Iterator[Problem]:
+    """timesteps is the name of a list or descending numbers, and is not combined with another spacing."""
+    if timesteps is None:
+        return
+    try:
+        read_timesteps(timesteps)
+    except ValueError as error:
+        yield Problem("timesteps", str(error), f"use one of {', '.join(TIMESTEPS)}, or numbers such as 999,750,500,250,0")
+    for name, is_given in ("use_karras_sigmas", use_karras_sigmas), ("timestep_spacing", timestep_spacing is not None):
+        if is_given:
+            yield Problem("timesteps", f"cannot be combined with {name}: both space the steps", "leave one of the two out")
 
 
 @rule("merge", "weights")
@@ -85,6 +104,14 @@ def chain_is_a_row_of_whole_images(chain: int, sweep: tuple[str, ...], mask_imag
             "cannot be combined with mask_image: each image of a chain continues from the whole one before",
             "leave mask_image out",
         )
+
+
+@rule("upscalers", "chain", "lesson", "hires_scale")
+def stages_enlarge_one_image(upscalers: tuple[str, ...], chain: int, lesson: str, hires_scale: float | None) -> Iterator[Problem]:
+    """upscalers are not combined with a chain, a lesson or a second pass."""
+    for name, is_given in ("chain", chain > 1), ("lesson", lesson != "none"), ("hires_scale", hires_scale is not None):
+        if upscalers and is_given:
+            yield Problem("upscalers", f"cannot be combined with {name}", "leave one of the two out")
 
 
 @rule("prompt", "merge", "lesson", "like")
@@ -164,7 +191,8 @@ def attention_has_one_prompt(attention: bool, illusion: str, between: float | No
 
 INFERENCE = (
     text_is_no_path("prompt"), text_is_no_path("negative_prompt"), seeds_exist, second_pass_starts_from_noise,
-    records_show_one_pass, sampler_takes_its_options, merged_weights_have_one_scale, one_model_is_merged,
-    chain_is_a_row_of_whole_images, prompt_is_given, lesson_is_about_an_image, lesson_is_a_sheet_of_its_own,
-    one_prompt_for_each_part, illusion_has_the_part_of_an_image, image_part_is_kept, attention_has_one_prompt,
+    records_show_one_pass, sampler_takes_its_options, timesteps_are_a_list, merged_weights_have_one_scale, one_model_is_merged,
+    chain_is_a_row_of_whole_images, stages_enlarge_one_image, prompt_is_given, lesson_is_about_an_image,
+    lesson_is_a_sheet_of_its_own, one_prompt_for_each_part, illusion_has_the_part_of_an_image, image_part_is_kept,
+    attention_has_one_prompt,
 )  # fmt: skip

@@ -42,8 +42,8 @@ def convert_model(model: str, target: Path, precision: str | None = None, overwr
         raise InputError(problems)
     precision = precision or precision_of(files)
     from customize.families.base import Placement
-    from customize.families.model_file import save_model_file
-    from customize.families.pipeline_folder import save_pipeline
+    from customize.families.whole_models.model_file import save_model_file
+    from customize.families.whole_models.pipeline_folder import save_pipeline
     from customize.storage.tensor_files import PRECISIONS
 
     family = load(source, Placement(dtype=PRECISIONS[precision]))

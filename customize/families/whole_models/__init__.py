@@ -1,0 +1,1 @@
+"""Complete models, written as a folder or as one file."""

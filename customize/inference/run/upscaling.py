@@ -1,0 +1,81 @@
+"""The setting `upscalers`: super-resolution models that enlarge each image of a run, one after the other.
+
+A stage is an image of its own in the grid, which starts from the one before it, as a link of a chain does. All images of a stage
+are generated before the next model is loaded. torch is not needed here.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from customize.errors import InputError, Problem
+from customize.families.source import Source, family_of
+from customize.families.specs import spec_of
+from customize.inference.run.grid import NOT_SWEPT, Grid, ImageRequest, fit
+from customize.inference.run.model_checks import with_guidance
+from customize.printable import printable
+from customize.settings.field import table
+from customize.settings.files.sharing import shared_name
+from customize.settings.inference import InferenceSettings
+from customize.settings.suggestions import unknown
+
+SETTING = "upscalers"
+PREVIOUS = "the image before"
+"""The image to enlarge of a stage, before that image exists."""
+OF_THE_FIRST = (
+    "pretrained_model_name_or_path", "revision", "variant", "prediction_type", "vae", "weights", "scale", "weights_dir",
+    "partial_weights", "guidance_scale", "timesteps", "rescale_betas_zero_snr", "clip_skip", "height", "width", "hires_scale",
+    "low_res_image", "noise_level", "wildcards_dir", "upscalers", "sweep",
+)  # fmt: skip
+"""Settings of the first model alone: a stage has its own, or the defaults."""
+NEXT = re.compile(r",\s*(?=[A-Za-z_-]+=)")
+
+
+def staged(grid: Grid) -> Grid:
+    """The grid with each image followed by those of its stages. Raises InputError with all problems."""
+    texts = grid.requests[0].settings.upscalers
+    if not texts:
+        return grid
+    problems: list[Problem] = []
+    models = [read_upscaler(text, problems) for text in texts]
+    if problems:
+        raise InputError(problems)
+    rows = [[each for request in row for each in (request, *stages(request, models))] for row in grid.rows]
+    names = ["", *(f", {shared_name(model)}" for model, _ in models)]
+    return replace(grid, rows=rows, column_labels=[f"{label}{name}" for label in grid.column_labels for name in names])
+
+
+def stages(request: ImageRequest, models: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[ImageRequest]:
+    """The image of each stage. Raises InputError for settings that do not go together."""
+    kept = {name: value for name, value in request.settings.values().items() if name not in OF_THE_FIRST}
+    for number, (model, own) in enumerate(models, 1):
+        given = {**kept, "pretrained_model_name_or_path": model, "low_res_image": PREVIOUS, **own}
+        if not spec_of(Source(model, family=family_of(model))).load_prompts and "prompt_embeddings" not in own:
+            given.pop("prompt_embeddings", None)  # those of the first model's text encoder
+        try:
+            settings = with_guidance(InferenceSettings(**given))
+        except InputError as error:
+            found = [Problem(SETTING, f"{printable(model)}: {each.where} {each.what}", each.remedy) for each in error.problems]
+            raise InputError(found) from error
+        prompts = settings.prompt if "prompt" in own else request.prompts
+        yield replace(request, settings=settings, prompts=prompts, link=number, link_to="low_res_image")
+
+
+def read_upscaler(text: str, problems: list[Problem]) -> tuple[str, Mapping[str, Any]]:
+    """The model and the settings of `MODEL,name=value,name=value`; adds what is wrong to `problems`."""
+    model, *assignments = NEXT.split(text)
+    known = {name: line for name, line in table(InferenceSettings).items() if name not in (*NOT_SWEPT, SETTING)}
+    own: dict[str, Any] = {}
+    for assignment in assignments:
+        name, _, value = assignment.partition("=")
+        name = name.replace("-", "_")
+        if name not in known:
+            found = unknown(name, dict.fromkeys(known, ""))
+            problems.append(Problem(SETTING, f"{printable(model)}: {found.where} {found.what}", found.remedy))
+            continue
+        try:
+            own[name] = fit(value, known[name])
+        except InputError as error:
+            problems += [Problem(SETTING, f"{printable(model)}: {each.what}", each.remedy) for each in error.problems]
+    return model.strip(), own
