@@ -49,6 +49,8 @@ CONDITIONS = {
         "illusion": "anagram",
         "view": ["identity", "flip"],
     },
+    ("illusion", ("hybrid",)): {"prompt": ["a cat", "a dog"], "illusion": "hybrid"},
+    ("illusion", ()): {"prompt": ["a cat", "a dog"], "illusion": "hybrid"},
     ("lr_scheduler", ("piecewise_constant",)): {"lr_scheduler": "piecewise_constant", "lr_step_rules": "1"},
     ("resume_from_checkpoint", ()): {"resume_from_checkpoint": "latest"},
     ("mask_image", ()): {"image": "cat.png", "mask_image": "mask.png"},

@@ -165,6 +165,10 @@ class InferenceSettings(Settings):
     view: tuple[str, ...] = setting(
         (), "inference", "the view of each prompt: identity, flip, rotate_180, jigsaw, ...", only_with=("illusion", OF_VIEWS)
     )
+    hybrid_blur: float = setting(
+        2.0, "inference", "what a hybrid shows from far away is blurred with this standard deviation, in pixels at height 64",
+        ge=0.5, le=16, only_with=("illusion", ("hybrid",)),
+    )  # fmt: skip
     illusion_gif: bool = setting(
         True, "inference", "write an animation of each illusion, which moves from one reading to the other",
         only_with=("illusion", ()), scope="run",

@@ -15,11 +15,11 @@ from customize.inference.pipeline import Pipeline
 from customize.inference.request import Composition
 from customize.settings.inference import InferenceSettings
 
-PARTS: dict[str, Callable[[], Components]] = {
-    "hybrid": components.hybrid,
-    "triple": components.triple,
-    "colour": components.colour,
-    "motion": components.motion,
+PARTS: dict[str, Callable[[InferenceSettings], Components]] = {
+    "hybrid": lambda settings: components.hybrid(settings.hybrid_blur),
+    "triple": lambda settings: components.triple(),
+    "colour": lambda settings: components.colour(),
+    "motion": lambda settings: components.motion(),
 }
 
 
@@ -28,7 +28,7 @@ def composition(settings: InferenceSettings, pipeline: Pipeline) -> Composition 
     if settings.illusion == "none":
         return None
     if settings.illusion in PARTS:
-        parts = PARTS[settings.illusion]()
+        parts = PARTS[settings.illusion](settings)
         if settings.image_part:
             return Composition(lambda estimates: estimates[0], kept=(parts, parts.names.index(settings.image_part)))
         return Composition(lambda estimates: Factorised(estimates, parts))

@@ -26,7 +26,7 @@ class Components:
 
     names: tuple[str, ...]
     split: Callable[[Tensor], Sequence[Tensor]]
-    distances: tuple[int, ...] = ()
+    distances: tuple[float, ...] = ()
 
     def moved(self, index: int, image: Tensor, fraction: float, scale: int) -> Tensor:
         """The motion of `View.moved` to a component: the others fade while the image recedes to the component's distance."""
@@ -34,14 +34,15 @@ class Components:
         return receded(shown, 1 + fraction * (self.distances[index] - 1)) if self.distances else shown
 
 
-def hybrid(sigma: float = 2.0, kernel: int = 33) -> Components:
-    """What is visible from far away, and from close up. sigma, kernel: of the Gaussian, in pixels at height 64, scaled with H."""
+def hybrid(sigma: float = 2.0) -> Components:
+    """What is visible from far away, and from close up. sigma: of the Gaussian, in pixels at height 64, scaled with H."""
+    kernel = max(33, math.ceil(6 * sigma))
 
     def split(tensor: Tensor) -> Sequence[Tensor]:
         low = gaussian(tensor, sigma, kernel)
         return low, tensor - low
 
-    return Components(("low", "high"), split, (4, 1))
+    return Components(("low", "high"), split, (2 * sigma, 1))
 
 
 def triple(sigmas: tuple[float, float] = (1.0, 2.0), kernel: int = 25) -> Components:

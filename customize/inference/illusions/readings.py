@@ -41,7 +41,7 @@ def readings(request: ImageRequest, image: Image.Image) -> list[Reading]:
         return [Reading(prompt, named(text), to_image(view(pixels)), view.moved) for prompt, text, view in seen]
     if settings.illusion not in PARTS:
         return []
-    components = PARTS[settings.illusion]()
+    components = PARTS[settings.illusion](settings)
     if settings.image_part:
         prompts.insert(components.names.index(settings.image_part), "the input image")
     parts = zip(prompts, components.names, components.split(pixels.double()), strict=True)
