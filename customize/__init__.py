@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     from customize.evaluation.run_integrity import verify as verify
     from customize.inference import load_pipeline as load_pipeline
     from customize.methods import DreamBoothSettings as DreamBoothSettings
+    from customize.methods import FromScratchSettings as FromScratchSettings
     from customize.methods import TextualInversionSettings as TextualInversionSettings
     from customize.settings.inference import InferenceSettings as InferenceSettings
     from customize.settings.scoring import ScoreSettings as ScoreSettings
 
 _FROM = {
     "customize.api": ("check", "generate", "score", "train"),
-    "customize.methods": ("DreamBoothSettings", "TextualInversionSettings"),
+    "customize.methods": ("DreamBoothSettings", "FromScratchSettings", "TextualInversionSettings"),
     "customize.settings.inference": ("InferenceSettings",),
     "customize.settings.scoring": ("ScoreSettings",),
     "customize.errors": ("InputError", "Interrupted", "NumericsError", "Problem", "ResourceError"),

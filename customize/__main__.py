@@ -12,6 +12,7 @@ from customize.cli.main import outcome, refuse_removed_folder
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train_dreambooth": (commands.train_dreambooth, "teach a base model a subject, by full fine-tuning or as a LoRA"),
     "train_textual_inversion": (commands.train_textual_inversion, "teach a base model new words"),
+    "train_digits": (commands.train_digits, "train a small model of handwritten digits from scratch, to learn how it is done"),
     "infer": (commands.infer, "generate images with a base model and learned weights"),
     "check": (commands.check, "list all problems of the settings and images of a run before it starts"),
     "verify": (commands.verify, "check that every file of a run is intact"),
@@ -29,6 +30,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
 WORDS = {
     "generate": "infer", "draw": "infer", "txt2img": "infer", "img2img": "infer", "inference": "infer", "sample": "infer",
     "train": "train_dreambooth", "dreambooth": "train_dreambooth", "lora": "train_dreambooth", "train_lora": "train_dreambooth",
+    "digits": "train_digits", "mnist": "train_digits",
     "textual_inversion": "train_textual_inversion", "embedding": "train_textual_inversion", "config": "configs",
     "doctor": "check", "inspect": "show", "info": "show", "lr_find": "find_lr", "lr_finder": "find_lr",
     "evaluate": "score", "eval": "score", "measure": "score", "scores": "score",

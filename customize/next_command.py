@@ -11,7 +11,8 @@ SCRIPTS = ("train_textual_inversion.py", "train_dreambooth.py", "infer.py")
 def command_line(script: str, *arguments: str, **settings: object) -> str:
     """`python infer.py ARGUMENTS --name value ...`, quoted; the script is in the folder of the running one.
 
-    script: one of `SCRIPTS`. Several values make a list; a value that starts with a dash is written as --name=value.
+    script: one of `SCRIPTS`, or `customize COMMAND`. Several values make a list; a value that starts with a dash is written as
+    --name=value.
     """
     return " ".join(filter(None, [*program(script), options(*arguments, **settings)]))
 
@@ -29,7 +30,9 @@ def options(*arguments: str, **settings: object) -> str:
 
 
 def program(script: str) -> list[str]:
-    """The words that run one of our scripts, in the way in which this process was started."""
+    """The words that run one of our scripts, in the way in which this process was started; other commands are unchanged."""
+    if script not in SCRIPTS:
+        return [script]
     running = Path(sys.argv[0] if sys.argv else "")
     if running.name in SCRIPTS:
         return ["python", quoted(str(running.parent / script))]

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.methods import DreamBoothSettings, FromScratchSettings, TextualInversionSettings
+from customize.methods.from_scratch_settings import OF_BASE_MODELS
 from customize.settings.frozen_model import SECTIONS
 from customize.settings.inference import InferenceSettings
 
@@ -13,10 +14,10 @@ PAGE = Path(__file__).parent / "settings.md"
 INTRODUCTION = """\
 # Settings
 
-All settings of the three commands. A configuration file has them under any table, such as `rank = 8`; on the command line they
-are flags, such as `--rank 8`, which override the file. A list takes several values: `["a", "b"]` in the file, `--prompt "a"
-"b"` on the command line. A switch is turned on by `--trace` and off by `--no-trace`. Names that diffusers' scripts, kohya's
-sd-scripts, OneTrainer, AUTOMATIC1111, ComfyUI and others use for the same settings are accepted as well.
+All settings of training and of `infer.py`. A configuration file has them under any table, such as `rank = 8`; on the command
+line they are flags, such as `--rank 8`, which override the file. A list takes several values: `["a", "b"]` in the file,
+`--prompt "a" "b"` on the command line. A switch is turned on by `--trace` and off by `--no-trace`. Names that diffusers'
+scripts, kohya's sd-scripts, OneTrainer, AUTOMATIC1111, ComfyUI and others use for the same settings are accepted as well.
 
 `python docs/make_settings.py` writes this page from the JSON schemas of the settings
 (`customize.DreamBoothSettings.model_json_schema()`), which other programs can use too."""
@@ -30,10 +31,12 @@ def page() -> str:
         model.model_json_schema()["properties"] for model in (TextualInversionSettings, DreamBoothSettings, InferenceSettings)
     )
     shared = {name: field for name, field in words.items() if subject.get(name) == field}
+    scratch = without(FromScratchSettings.model_json_schema()["properties"], OF_BASE_MODELS)
     commands = (
         ("train_textual_inversion.py and train_dreambooth.py", shared),
         ("train_textual_inversion.py", without(words, shared)),
         ("train_dreambooth.py", without(subject, shared)),
+        (FromScratchSettings.command, scratch),
         ("infer.py", inference),
     )
     return "\n\n".join([INTRODUCTION, *(part for title, properties in commands for part in chapter(title, properties))]) + "\n"
@@ -69,8 +72,8 @@ def values(field: dict[str, Any]) -> str:
     (one,) = [each for each in alternatives if each["type"] != "null"]
     many = one["type"] == "array"
     one = one["items"] if many else one
-    if "enum" in one:
-        words = ", ".join(map(code, one["enum"]))
+    if choices := one.get("enum", [one["const"]] if "const" in one else []):
+        words = ", ".join(map(code, choices))
     else:
         names = {"boolean": "`true` or `false`", "integer": "integer", "number": "number", "string": field.get("text", "text")}
         kinds = {"line": "text", "any": "text", "prompt": "text", "weights": "PATH[:SCALE]", "model": "name or path",

@@ -10,7 +10,9 @@ from pydantic import ValidationError
 from customize.cli.flags import aliases
 from customize.cli.flags.settings_by_command import MODELS
 from customize.errors import InputError
-from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.methods import DreamBoothSettings, FromScratchSettings, TextualInversionSettings
+from customize.methods.from_scratch_settings import OF_BASE_MODELS
+from customize.settings.evaluation import WITH_PICTURES
 from customize.settings.field import table
 from customize.settings.files import toml_file
 from customize.settings.frozen_model import SECTIONS
@@ -20,6 +22,7 @@ from customize.settings.texts import PATHS
 REQUIRED = {
     TextualInversionSettings: {"placeholder_token": "<cat>", "initializer_token": "cat", "train_data_dir": "cats"},
     DreamBoothSettings: {"instance_prompt": "a photo of sks dog", "instance_data_dir": "dogs"},
+    FromScratchSettings: {},
     InferenceSettings: {"prompt": "a cat"},
 }
 PRIOR = {"prior_preservation": "images", "class_prompt": "a dog", "class_data_dir": "class"}
@@ -51,6 +54,8 @@ CONDITIONS = {
     },
     ("illusion", ("hybrid",)): {"prompt": ["a cat", "a dog"], "illusion": "hybrid"},
     ("illusion", ()): {"prompt": ["a cat", "a dog"], "illusion": "hybrid"},
+    ("process", ("denoiser",)): {"process": "denoiser"},
+    ("process", ("ddpm", "flow")): {"process": "ddpm"},
     ("lr_scheduler", ("piecewise_constant",)): {"lr_scheduler": "piecewise_constant", "lr_step_rules": "1"},
     ("resume_from_checkpoint", ()): {"resume_from_checkpoint": "latest"},
     ("mask_image", ()): {"image": "cat.png", "mask_image": "mask.png"},
@@ -70,9 +75,16 @@ def faulty(model, **values):
 
 
 def every(predicate):
-    """(model, setting) of all models' settings that pass."""
+    """(model, setting) of all models' settings that pass, without those that a model refuses whatever their value."""
     found = [(model, line) for model in MODELS for line in table(model).values() if predicate(line)]
+    found = [(model, line) for model, line in found if line.name not in refused(model)]
     return pytest.mark.parametrize("model, line", found, ids=[f"{model.__name__}-{line.name}" for model, line in found])
+
+
+def refused(model):
+    """The settings of base models, and of pictures that are compared with a base model's, where there is none."""
+    of_pictures = (name for name, line in table(model).items() if line.only_with == WITH_PICTURES)
+    return {*OF_BASE_MODELS, *of_pictures} if model is FromScratchSettings else set()
 
 
 def bounds(line):
@@ -315,6 +327,7 @@ def values_of(line):
 
 SITUATIONS = {
     TextualInversionSettings: [{}, CONDITIONS["dataset_name", ()]],
+    FromScratchSettings: [{}, {"process": "denoiser"}, {"process": "ddpm", "class_conditioned": False}],
     DreamBoothSettings: [{}, PRIOR, {"adapter": "lora", "prior_preservation": "teacher", "class_prompt": "a dog"},
                          {"adapter": "lora", "train_text_encoder": True, **PRIOR}],
     InferenceSettings: [{}, {"image": "cat.png"}, {"weights": ["cat:0.5", "dog:0@0,1@0.3"]}],
@@ -328,7 +341,7 @@ def valid(draw, model):
     situation = {**base(model), **draw(strategies.sampled_from(SITUATIONS[model]))}
     situation = {name: value for name, value in situation.items() if name in known}
     plain, _ = model.examine(situation)
-    decided = situation.keys() | {name for name, _ in CONDITIONS} | {"hub_token"}
+    decided = situation.keys() | refused(model) | {name for name, _ in CONDITIONS} | {"hub_token"}
     free = {name: values_of(line) for name, line in known.items() if name not in decided and plain.has_effect(name)}
     values = {**situation, **draw(strategies.fixed_dictionaries({}, optional=free))}
     assume(not model.examine(values)[1])

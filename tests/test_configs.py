@@ -19,9 +19,10 @@ COMMANDS = {model.command: model for model in MODELS}
 def test_config(path, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     text = path.read_text()
-    python, script, *arguments = shlex.split(text.splitlines()[0].removeprefix("# "))
-    assert python == "python" and arguments[0] == f"configs/{path.name}" and (ROOT / script).is_file()
-    model = COMMANDS[script]
+    program, script, *arguments = shlex.split(text.splitlines()[0].removeprefix("# "))
+    assert program in ("python", "customize") and arguments[0] == f"configs/{path.name}"
+    assert program == "customize" or (ROOT / script).is_file()
+    model = COMMANDS[script if program == "python" else f"customize {script}"]
     settings, _ = read(model, arguments)
     lines = table(model)
     for section, values in tomllib.loads(text).items():

@@ -17,9 +17,9 @@ from customize import events
 
 README = Path(__file__).parent.parent / "README.md"
 NAMES = {
-    "DreamBoothSettings", "InferenceSettings", "InputError", "Interrupted", "NumericsError", "Problem", "ResourceError",
-    "ScoreSettings", "TextualInversionSettings", "__version__", "check", "generate", "load_pipeline", "read_settings", "score",
-    "train", "verify",
+    "DreamBoothSettings", "FromScratchSettings", "InferenceSettings", "InputError", "Interrupted", "NumericsError", "Problem",
+    "ResourceError", "ScoreSettings", "TextualInversionSettings", "__version__", "check", "generate", "load_pipeline",
+    "read_settings", "score", "train", "verify",
 }  # fmt: skip
 
 

@@ -22,6 +22,13 @@ def train_textual_inversion(argv: Sequence[str] | None = None) -> int:
     return main.main(TextualInversionSettings, run_training, argv, check_training)
 
 
+def train_digits(argv: Sequence[str] | None = None) -> int:
+    """Train a small model of digits from scratch."""
+    from customize.methods import FromScratchSettings
+
+    return main.main(FromScratchSettings, run_training, argv, check_training)
+
+
 def infer(argv: Sequence[str] | None = None) -> int:
     """Generate images with a base model and learned weights."""
     from customize.settings.inference import InferenceSettings

@@ -49,4 +49,4 @@ def _about(path: Path | None) -> str:
     """What a configuration is for: the first comment below its command."""
     lines = path.read_text(encoding="utf-8").splitlines() if path else []
     comments = [line.lstrip("# ") for line in lines if line.startswith("#")]
-    return next((line for line in comments if line and not line.startswith("python ")), "")
+    return next((line for line in comments if line and not line.startswith(("python ", "customize "))), "")

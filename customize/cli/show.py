@@ -23,16 +23,14 @@ def main(argv: Sequence[str]) -> int:
 
 def run(argv: Sequence[str]) -> int:
     """Describe the files that the arguments name."""
-    from customize.families.source import DEMO
+    from customize.families.source import INCLUDED
     from customize.weights.learned_weights import complete_model
     from customize.weights.tools.description import in_words, without_nan
     from customize.weights.tools.inspection import describe
     from customize.weights.weight_file import files_of
 
     given = parser().read(argv)
-    paths = [
-        (path, complete_model(path)) for path in (DEMO if name == "demo" else Path(name).expanduser() for name in given.files)
-    ]
+    paths = [(path, complete_model(path)) for path in (INCLUDED.get(name, Path(name).expanduser()) for name in given.files)]
     files = [file for path, model in paths for file in ([model] if model else files_of(path))]
     found = [describe(file) for file in files]
     if given.json:

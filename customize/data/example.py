@@ -25,7 +25,8 @@ class Example:
     captions: tuple[str, ...]
     """One of them is drawn per use."""
     role: Role
-    source: Path | Row
+    source: Path | Row | Image.Image
+    """Where the image is read from; an image is in memory."""
     size: tuple[int, int]
     """(width, height) of the upright image."""
     digest: str
@@ -51,8 +52,10 @@ def of_folder(name: str, index: int, num_folders: int) -> str:
     return f"{index + 1}/{name}" if num_folders > 1 else name
 
 
-def open_source(source: Path | Row, remarks: list[str] | None = None) -> Image.Image:
+def open_source(source: Path | Row | Image.Image, remarks: list[str] | None = None) -> Image.Image:
     """The upright image, mode RGB. remarks: receives lines on its colours. Raises InputError."""
+    if isinstance(source, Image.Image):
+        return source.convert("RGB")
     return open_image(source if isinstance(source, Path) else source.read(), str(source), remarks=remarks)
 
 

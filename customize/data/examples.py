@@ -54,6 +54,19 @@ def examine_examples(settings: TrainingSettings, resolution: int = USUAL_RESOLUT
     resolution: of the run; images that are blurred at it are noted.
     """
     found = Findings()
+    own = settings.own_examples(found)
+    instances = _instances(settings, resolution, found) if own is None else own
+    instances, left_out = _leave_out(instances, settings, found)
+    if not found.problems:
+        _check_placeholders_used(tuple(settings.placeholders), instances, found)
+    classes = _class_images(settings, found)
+    held_out = (*left_out, *_validation_images(settings, instances, resolution, found))
+    _note_peculiarities(instances, resolution, found)
+    return Examples(tuple(instances), tuple(classes), (*found.notes, *found.remarks), held_out), found.problems
+
+
+def _instances(settings: TrainingSettings, resolution: int, found: Findings) -> list[Example]:
+    """The examples of the dataset and the folders that the settings name."""
     folders, setting = settings.image_folders, settings.image_folder_setting
     instances: list[Example] = []
     if settings.dataset_name:
@@ -62,13 +75,7 @@ def examine_examples(settings: TrainingSettings, resolution: int = USUAL_RESOLUT
         rule = settings.caption_rule(index, len(folders))
         listed = _from_folder(Path(folder), setting, settings.caption_column, rule, resolution, found)
         instances += [replace(example, name=of_folder(example.name, index, len(folders))) for example in listed]
-    instances, left_out = _leave_out(instances, settings, found)
-    if not found.problems:
-        _check_placeholders_used(tuple(settings.placeholders), instances, found)
-    classes = _class_images(settings, found)
-    held_out = (*left_out, *_validation_images(settings, instances, resolution, found))
-    _note_peculiarities(instances, resolution, found)
-    return Examples(tuple(instances), tuple(classes), (*found.notes, *found.remarks), held_out), found.problems
+    return instances
 
 
 def load_class_examples(folder: str | Path, class_prompt: str) -> tuple[Example, ...]:

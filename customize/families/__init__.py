@@ -18,7 +18,7 @@ def load(source: Source, placement: "Placement | None" = None) -> "Family":
     placement: by default the CPU, in float32. Raises InputError."""
     from customize.families.base import Placement
 
-    if not (source.folder or source.file):
+    if source.is_remote:
         from customize.families.loading import download
 
         source = in_folder(source, download(source))

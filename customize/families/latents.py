@@ -151,16 +151,24 @@ class KLLatents:
 
 @dataclass(frozen=True)
 class Pixels:
-    """No autoencoder: the denoiser sees the pixels themselves."""
+    """No autoencoder: the denoiser sees the pixels themselves, as (pixels - shift) * scale.
+
+    channels: 3, or 1 for grey images, whose pixels are the luma of Rec. 601; they are decoded to three equal channels.
+    """
 
     channels: int = 3
     factor: int = 1
+    shift: float = 0.0
+    scale: float = 1.0
     equivariant: ClassVar[bool] = True
-    negates: ClassVar[bool] = True
     is_random: ClassVar[bool] = False
 
+    @property
+    def negates(self) -> bool:
+        return self.shift == 0
+
     def encode(self, pixels: Tensor) -> Tensor:
-        return pixels
+        return pixels if self.channels == pixels.shape[1] else luma(pixels)
 
     def stored_shape(self, height: int, width: int) -> tuple[int, ...]:
         return self.channels, height, width
@@ -170,19 +178,24 @@ class Pixels:
         return channels, height, width
 
     def sample(self, stored: Tensor, noise: Tensor | None = None) -> Tensor:
-        return stored
+        return (stored - self.shift) * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
-        return latents
+        return (latents / self.scale + self.shift).expand(-1, 3, -1, -1)
 
     def identity(self) -> dict[str, str]:
-        return {"autoencoder": "none"}
+        return {"autoencoder": "none", "channels": str(self.channels)}
 
     def to(self, device: torch.device | str) -> None:
         pass
 
     def set_tiling(self, tiling: bool) -> None:
         pass
+
+
+def luma(pixels: Tensor) -> Tensor:
+    """[B, 3, H, W] -> [B, 1, H, W]: the brightness of RGB pixels, by ITU-R BT.601."""
+    return (pixels * pixels.new_tensor((0.299, 0.587, 0.114)).view(3, 1, 1)).sum(1, keepdim=True)
 
 
 def hash_of(tensors: Mapping[str, Tensor]) -> str:

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from customize.errors import InputError, Problem
-from customize.families.base import Placement
+from customize.families.base import Family, Placement
 from customize.families.files.clip_tokenizer import load_tokenizer
 from customize.families.files.folder_check import AGAIN
 from customize.families.files.networks import OTHER, load_network
@@ -35,6 +35,14 @@ def load(source: Source, placement: Placement) -> StableDiffusion:
 def placed(family: Loaded, placement: Placement) -> Loaded:
     """The family on its device. Raises InputError for weights and noise levels that are NaN or infinite."""
     family.to(placement.device)
+    refuse_broken(family, placement)
+    if not family.schedule.alphas_cumprod.isfinite().all():
+        raise InputError(Problem(f"{family.source}/scheduler", "defines noise levels that are NaN or infinite", AGAIN))
+    return family
+
+
+def refuse_broken(family: Family, placement: Placement) -> None:
+    """Raises InputError for weights that are NaN or infinite."""
     weights = [(name, weight) for network in family.components.values() for name, weight in network.named_parameters()]
     broken = [name for name, weight in weights if not weight.sum().isfinite() and not weight.isfinite().all()]
     if broken:
@@ -43,9 +51,6 @@ def placed(family: Loaded, placement: Placement) -> Loaded:
         if placement.dtype == torch.float16:  # in which the largest number is 65,504
             what, remedy = f"{what}, in float16", f"use --mixed_precision no or bf16; if that does not help, {AGAIN}"
         raise InputError(Problem(str(family.source), what, remedy))
-    if not family.schedule.alphas_cumprod.isfinite().all():
-        raise InputError(Problem(f"{family.source}/scheduler", "defines noise levels that are NaN or infinite", AGAIN))
-    return family
 
 
 def download(source: Source) -> Path:

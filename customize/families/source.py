@@ -21,18 +21,20 @@ from customize.storage.untrusted_files import PICKLES, REMEDIES, START, kind_of,
 __all__ = ["SETTING", "Source", "locate"]
 
 DEMO = Path(__file__).parents[1] / "demo" / "model"
+INCLUDED = {"demo": DEMO}
+"""The base models that come with the package, by name."""
 
 
 @refusing_unreadable()
 def locate(name: str, **options: Any) -> Source:
     """Finds a base model by name, and checks everything that can be checked without loading it.
 
-    name: "demo", a folder, a single .safetensors file, or OWNER/NAME on the hub; options: revision, variant, prediction_type and
-    rescale_betas_zero_snr of the `Source`. Raises InputError.
+    name: one of `INCLUDED`, a folder, a single .safetensors file, or OWNER/NAME on the hub; options: revision, variant,
+    prediction_type and rescale_betas_zero_snr of the `Source`. Raises InputError.
     """
     source = Source(name, **options)
-    if name == "demo":
-        return checked(STABLE_DIFFUSION, replace(source, folder=DEMO))
+    if name in INCLUDED:
+        return in_folder(source, INCLUDED[name])
     path = Path(os.path.expanduser(name))
     suffix = path.suffix.lower()
     if suffix in PICKLES:

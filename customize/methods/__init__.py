@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from customize.methods.dreambooth_settings import DreamBoothSettings
+from customize.methods.from_scratch_settings import FromScratchSettings
 from customize.methods.textual_inversion_settings import TextualInversionSettings
 from customize.settings.field import table
 from customize.settings.training import TrainingSettings
@@ -16,7 +17,7 @@ from customize.settings.training import TrainingSettings
 if TYPE_CHECKING:
     from customize.methods.method import MethodContext, TrainingSetup
 
-SETTINGS: tuple[type[TrainingSettings], ...] = (TextualInversionSettings, DreamBoothSettings)
+SETTINGS: tuple[type[TrainingSettings], ...] = (FromScratchSettings, TextualInversionSettings, DreamBoothSettings)
 """The settings of each method. The last one is the default where the given settings fit several methods."""
 
 

@@ -8,10 +8,13 @@ from customize.settings.field import setting
 WITH_PICTURES = ("evaluation", ("auto", "pictures"))
 
 
+Evaluation = Literal["auto", "pictures", "loss", "none"]
+
+
 class EvaluationSettings(Settings):
     """Whether a run draws pictures that show what was learned, and which weights are its result."""
 
-    evaluation: Literal["auto", "pictures", "loss", "none"] = setting(
+    evaluation: Evaluation = setting(
         "auto", "output", "what is measured during the run: pictures that show whether the concept was learned, and the loss on "
         "fixed samples; or that loss alone, as with auto where validation_prompt is none or a step takes a minute",
     )  # fmt: skip

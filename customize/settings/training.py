@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
+from customize.families.specs.family_spec import Source
 from customize.optim.lr_schedules import SCHEDULES
 from customize.settings.common import MANY, OWN, Settings
 from customize.settings.concept import Concept
@@ -18,16 +19,15 @@ WITH_CAPTIONS = ("captions", ("auto", "files"))
 
 
 class TrainingSettings(EvaluationSettings):
-    """Settings of all training methods.
-
-    The properties describe what a method teaches, from what, and what it writes, to code that does not know the method.
-    Each method (`customize.methods`) implements the abstract ones.
-    """
+    """Settings of all training methods. The properties describe what a method teaches, from what, and what it writes, to code
+    that does not know the method; each method (`customize.methods`) implements the abstract ones."""
 
     subject_setting: ClassVar[str]
     """The setting that names the subject. If it is given, this method is meant."""
     image_folder_setting: ClassVar[str]
     """The setting that lists the folders of training images."""
+    untrained: ClassVar[Source | None] = None
+    """The network with random weights that is trained, for a method without a base model."""
 
     rules = (*Settings.rules, *training_rules.COMMON)
 
@@ -43,12 +43,9 @@ class TrainingSettings(EvaluationSettings):
         ge=0, le=31, default_in_words="none: 0",
     )  # fmt: skip
     init_weights: str | None = setting(
-        None,
-        "model",
-        "learned weights to start from, as in infer.py's weights; settings stored in the file are the default",
-        text="path",
-        scope="run",
-    )
+        None, "model", "learned weights to start from, as in infer.py's weights; settings stored in the file are the default",
+        text="path", scope="run",
+    )  # fmt: skip
     dataset_name: str | None = setting(
         None, "data", "dataset of the `datasets` library, instead of folders: path or hub name", text="path", scope="run"
     )
@@ -121,16 +118,12 @@ class TrainingSettings(EvaluationSettings):
     )
     noise_offset: float = setting(0.0, "train", "noise offset: share of noise that is constant over each channel", ge=0, le=1)
     on_nan: Literal["stop", "retry"] = setting(
-        "stop",
-        "train",
-        "on NaN or infinity: stop, or skip the batch and halve the learning rate, up to 3 times at one step",
+        "stop", "train", "on NaN or infinity: stop, or skip the batch and halve the learning rate, up to 3 times at one step",
         scope="run",
-    )
+    )  # fmt: skip
 
     dry_run: bool = setting(
-        False,
-        "output",
-        "write nothing: check everything, run two steps, and report the memory, disk space and time that the run would take",
+        False, "output", "write nothing: check everything, run two steps, and report the memory, disk space and time of the run"
     )
     checkpointing_steps: int = setting(500, "output", "steps between checkpoints", ge=1, le=MANY)
     checkpoints_total_limit: int | None = setting(
@@ -191,6 +184,9 @@ class TrainingSettings(EvaluationSettings):
     def image_folders(self) -> tuple[str, ...]:
         """The folders of training images."""
         raise NotImplementedError
+
+    def own_examples(self, found: Any) -> Any:
+        """The `example.Example`s of a method that reads its images itself; None: others do. found: `Findings`, gets problems."""
 
     def caption_rule(self, index: int, num_folders: int) -> Any:
         """How the images of a folder get their captions: a `captions.CaptionRule`."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from customize.errors import InputError, Problem
 from customize.families import specs
+from customize.families.source import INCLUDED
 from customize.printable import first_few
 from customize.settings.field import table
 from customize.settings.files import run_folders
@@ -134,7 +135,7 @@ def removed_inputs(settings, folder: Path, ours: list[Path]) -> Iterator[Problem
 
 def is_place(value: str | None) -> bool:
     """Whether the value of a setting is an existing local path: not None, the embedded model or a name on the hub."""
-    return value not in (None, "demo") and os.path.exists(value)
+    return value is not None and value not in INCLUDED and os.path.exists(value)
 
 
 def foreign_files(folder: Path, record: ownership.Record) -> list[Path]:

@@ -93,7 +93,8 @@ def examine(settings) -> Report:
         problems += attempt(lambda: list(init_weights.problems(settings)), problems) or []
     if source and settings.prompt_embeddings:
         problems += attempt(lambda: missing_prompts(settings, examples), problems) or []
-    if source and (source.folder or source.file):
+    problems += filter(None, (spec_of(source).prompt_problem(text) for text in sample_prompts(settings) if source))
+    if source and not source.is_remote:
         examples = attempt(lambda: check_lengths(settings, source, examples), problems) or examples
     return Report(folder, source, examples, resolution, tuple(problems))
 
@@ -134,6 +135,8 @@ def check_class_folder(settings) -> None:
 
 def check_source(settings) -> Source:
     """The located base model. Raises InputError if it cannot be trained, or already knows a new word."""
+    if settings.untrained:
+        return settings.untrained
     source = locate(
         settings.pretrained_model_name_or_path, revision=settings.revision, variant=settings.variant,
         prediction_type=settings.prediction_type, rescale_betas_zero_snr=settings.rescale_betas_zero_snr,
@@ -167,7 +170,7 @@ def check_source(settings) -> Source:
 
 def with_lengths_for_the_hub(settings, source: Source | None, examples: Examples) -> Examples:
     """As `check_lengths` for a model on the hub, whose tokenizer is slow to import: called after all other checks."""
-    return check_lengths(settings, source, examples) if source and not (source.folder or source.file) else examples
+    return check_lengths(settings, source, examples) if source and source.is_remote else examples
 
 
 def check_lengths(settings, source: Source, examples: Examples) -> Examples:

@@ -13,7 +13,7 @@ from typing import Any
 from customize.errors import InputError, Problem
 from customize.families import specs
 from customize.families.files.ldm_header import UNET, VAE
-from customize.families.source import DEMO
+from customize.families.source import INCLUDED
 from customize.printable import printable
 from customize.settings.files.sharing import local_base
 from customize.settings.scale import Scale
@@ -124,7 +124,7 @@ def complete_model(path: Path) -> Path | None:
 
 def metadata_of_base(base: str | None) -> dict[str, Any]:
     """Our own metadata of a complete model, if it was written here. Raises InputError where that is damaged."""
-    if base in (None, "demo"):
+    if base is None or base in INCLUDED:
         return {}
     path = Path(os.path.expanduser(base))
     model = run_folder.model_in(path) or path
@@ -150,7 +150,7 @@ def base_of(base: str | None, pipelines: Sequence[Path], files: Sequence[Learned
 def of_other_families(base: str | None, files: Iterable[LearnedFile]) -> Iterator[Problem]:
     """The problems of files that are known to belong to another family or version of base models than `base`, where that is found
     here."""
-    path = Path(os.path.expanduser(base)) if base and base != "demo" else DEMO
+    path = INCLUDED.get(base or "", Path(os.path.expanduser(base or "")))
     if not base or not path.exists():
         return
     family = specs.recognised(path)
@@ -180,7 +180,7 @@ def unknown_bases(files: Iterable[LearnedFile]) -> Iterator[Problem]:
     """The problems of files whose base model is neither a name on the hub nor a local path."""
     for file in files:
         name = file.metadata.get("base_model") or "demo"
-        if name != "demo" and "/" not in name and "\\" not in name and not os.path.exists(os.path.expanduser(name)):
+        if name not in INCLUDED and "/" not in name and "\\" not in name and not os.path.exists(os.path.expanduser(name)):
             what = printable(f"{file.path} was learned on {name}, whose location is not known")
             yield Problem(SETTING, what, "give its path with --pretrained_model_name_or_path")
 

@@ -14,6 +14,7 @@ from typing import Any
 from customize import missing_path
 from customize.cli.flags import aliases, diffusers_flags, pasted_text
 from customize.errors import Problem
+from customize.families.source import INCLUDED
 from customize.settings.common import Settings
 from customize.settings.field import Setting, table
 from customize.settings.files import shipped_configs
@@ -161,8 +162,9 @@ def _texts_joined(rest: list[str]) -> list[str]:
     found: list[str] = []
     joins = False
     for word in rest:
-        plain_word = _is_text(word) and word[0] not in "<-" and word != "demo" and "." not in word and len(word.split()) == 1
+        plain_word = _is_text(word) and word[0] not in "<-" and "." not in word and len(word.split()) == 1
         plain_word = plain_word and not os.path.lexists(word) and not os.path.isdir(missing_path.similar(word) or "")
+        plain_word = plain_word and word not in INCLUDED
         if joins and plain_word:
             found[-1] += f" {word}"
         else:
@@ -182,7 +184,7 @@ def _meant(model: type[Settings], word: str, taken: Mapping[str, Any]) -> tuple[
     is_file, is_folder = path.is_file(), path.is_dir()
     training = model is not InferenceSettings
     value = word
-    if (is_folder and (path / "model_index.json").is_file()) or (word == "demo" and not is_folder):
+    if (is_folder and (path / "model_index.json").is_file()) or (word in INCLUDED and not is_folder):
         candidates = ["pretrained_model_name_or_path"]
     elif word.endswith(".safetensors"):
         candidates = ["pretrained_model_name_or_path" if training else "weights"]

@@ -1,6 +1,7 @@
 """Loads a base model's scheduler from its folder."""
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,28 @@ ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 """The scheduler of a model whose noise schedule ends in pure noise."""
 
 
-def load_scheduler(folder: Path, part: str = "scheduler"):
+def build_scheduler(folder: Path, part: str = "scheduler"):
     """Builds the scheduler that the configuration in the subfolder `part` names. Raises InputError if that is impossible."""
-    config = checked_config(read_object(folder / part / "scheduler_config.json"))
+    return scheduler_of(read_object(folder / part / "scheduler_config.json"), folder / part)
+
+
+def scheduler_of(config: Mapping[str, Any], where: Path | str = "untrained"):
+    """Builds the scheduler of a configuration, which may be untrusted. where: for messages. Raises InputError."""
+    config = checked_config(config)
     name = str(config.get("_class_name", ""))
     scheduler_class = getattr(diffusers, name, None)
     if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, diffusers.SchedulerMixin)):
         what = printable(f"unknown scheduler {name[:80]!r}")
-        raise InputError(Problem(f"{folder}/{part}", what, "use the name of a scheduler of diffusers"))
+        raise InputError(Problem(str(where), what, "use the name of a scheduler of diffusers"))
     known = inspect.signature(scheduler_class).parameters
-    with refusing(f"{folder}/{part}", AGAIN, "cannot be built"):
-        scheduler = scheduler_class.from_config({key: value for key, value in config.items() if key in known})
+    with refusing(where, AGAIN, "cannot be built"):
+        return scheduler_class.from_config({key: value for key, value in config.items() if key in known})
+
+
+def load_scheduler(folder: Path, part: str = "scheduler"):
+    """Builds the scheduler of a model with a discrete noise schedule, as `build_scheduler`. Raises InputError for any other."""
+    scheduler = build_scheduler(folder, part)
+    name, known = type(scheduler).__name__, inspect.signature(type(scheduler)).parameters
     has_betas = {"beta_start", "beta_end", "prediction_type"} <= known.keys()
     if not has_betas or scheduler.config.prediction_type not in DISCRETE_PREDICTIONS:
         types = ", ".join(DISCRETE_PREDICTIONS)
@@ -66,7 +78,7 @@ def with_fixed_variance(scheduler: Any) -> Any:
     return type(scheduler).from_config(scheduler.config, variance_type="fixed_small")
 
 
-def checked_config(config: dict[str, Any]) -> dict[str, Any]:
+def checked_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of a scheduler's configuration that `configurations.faults` has checked, and other plain values."""
     return {name: value for name, value in config.items() if name in SCHEDULER or is_plain(value)}
 

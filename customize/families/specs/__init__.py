@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from customize.families.specs.deepfloyd_if_spec import DEEPFLOYD_IF
+from customize.families.specs.digits_spec import DIGITS
 from customize.families.specs.family_spec import FamilySpec, Source
 from customize.families.specs.network_names import NetworkNames
 from customize.families.specs.stable_diffusion_spec import STABLE_DIFFUSION
 from customize.families.specs.stable_diffusion_xl_spec import STABLE_DIFFUSION_XL
 from customize.families.specs.upscaler_spec import UPSCALER
 
-SPECS: dict[str, FamilySpec] = {spec.name: spec for spec in (STABLE_DIFFUSION_XL, DEEPFLOYD_IF, UPSCALER)}
+SPECS: dict[str, FamilySpec] = {spec.name: spec for spec in (STABLE_DIFFUSION_XL, DEEPFLOYD_IF, UPSCALER, DIGITS)}
 """Families by name, except Stable Diffusion. A model that none of them recognises is checked as Stable Diffusion; that check
 names the kinds of other models."""
 

@@ -24,6 +24,7 @@ class Source:
     schedule ends in pure noise): replace the model's own; prompt_embeddings: a file of encoded prompts, in place of the text
     encoder; with_text_encoder: False where the conditioning comes from elsewhere. Only families with `load_prompts` can do
     without a text encoder. family: the name of its `FamilySpec`.
+    untrained: for a network with random weights, the configurations of its parts by folder, and the `seed` of the weights.
     """
 
     name: str
@@ -36,6 +37,12 @@ class Source:
     prompt_embeddings: str | None = None
     with_text_encoder: bool = True
     family: str = "stable_diffusion"
+    untrained: Mapping[str, Any] | None = None
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is a model on the hub, whose files are not known yet."""
+        return not (self.folder or self.file or self.untrained)
 
     @property
     def loads_text_encoder(self) -> bool:
@@ -109,6 +116,10 @@ class FamilySpec(ABC):
 
     def prompt_width(self, path: Path) -> int | None:
         """The width of the prompt embeddings that the denoiser of a model's folder or file reads; None if unknown."""
+        return None
+
+    def prompt_problem(self, text: str) -> Problem | None:
+        """Why the model cannot read a prompt; None if it can."""
         return None
 
     def not_trainable(self, source: Source) -> Problem | None:

@@ -22,7 +22,7 @@ def base_rows(source: Source, purpose: str = "for your own photos", distilled: s
         yield "base", "demo, a toy model of 64 x 64 pixels that comes with the program to show how it works"
         yield "", f"{purpose}: --pretrained_model_name_or_path {STABLE_DIFFUSION}"
     else:
-        where = "" if source.folder or source.file else f" (from the hub{f', {source.revision}' if source.revision else ''})"
+        where = f" (from the hub{f', {source.revision}' if source.revision else ''})" if source.is_remote else ""
         yield "base", printable(f"{source.name}{where}")
         if by := spec_of(source).distilled(source):
             yield "", f"by its name ({by}) distilled to few steps: {distilled}"

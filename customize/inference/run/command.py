@@ -16,6 +16,7 @@ from customize import events
 from customize.data.images.image_file import open_image
 from customize.errors import InputError, Interrupted, NumericsError, Problem, ResourceError
 from customize.families.files.prompt_embeddings import missing
+from customize.families.specs import spec_of
 from customize.inference.masks import Mask, mask_of, open_mask
 from customize.inference.run import image_folder, image_summary, merge
 from customize.inference.run.extra_networks import BREAKS, resolve_grid
@@ -148,7 +149,7 @@ def check(settings: InferenceSettings) -> Job:
             remarks += [note for note in found_notes if note not in remarks]
     problems += fp16_problems(settings)
     if not problems:
-        problems += texts_without_embeddings(different)
+        problems += [*texts_without_embeddings(different), *unread_texts(different)]
     if not problems:
         problems += would_be_removed(settings, image_folder.removal(settings))
     if problems:
@@ -198,6 +199,16 @@ def texts_without_embeddings(different: Iterable[InferenceSettings]) -> list[Pro
         if each.prompt_embeddings:
             texts.setdefault(each.prompt_embeddings, []).extend(texts_of(each))
     return [problem for file, own in texts.items() for problem in missing(file, own, names[file])]
+
+
+def unread_texts(different: Iterable[InferenceSettings]) -> dict[Problem, None]:
+    """A problem for each text that the base model cannot read."""
+    of_model: dict[object, list[InferenceSettings]] = {}
+    for each in different:
+        of_model.setdefault((each.pretrained_model_name_or_path, each.weights), []).append(each)
+    specs = [(spec_of(base_source(alike[0])), alike) for alike in of_model.values()]
+    found = (spec.prompt_problem(text) for spec, alike in specs for each in alike for text in texts_of(each))
+    return dict.fromkeys(filter(None, found))
 
 
 def texts_of(settings: InferenceSettings) -> Iterator[str]:

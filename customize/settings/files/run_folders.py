@@ -49,7 +49,7 @@ def made(settings, folder: Path) -> Iterator[Path]:
 
 def kind(settings) -> str:
     """The method, after which run folders are named."""
-    return settings.command.removeprefix("train_").removesuffix(".py")
+    return settings.command.removesuffix(".py").partition("train")[2][1:]
 
 
 def of_checkpoint(path: Path) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from customize.errors import InputError
+from customize.families.source import INCLUDED
 from customize.settings.field import table
 from customize.settings.texts import PATHS
 from customize.storage import run_folder
@@ -20,8 +21,8 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def shared_name(name: str) -> str:
-    """A base model's name in shared files: a hub name as it is, otherwise the last part of the path."""
-    return name if name == "demo" or is_hub_name(name) else last_part(name)
+    """A base model's name in shared files: that of an included model and a hub name as it is, else the last part of the path."""
+    return name if name in INCLUDED or is_hub_name(name) else last_part(name)
 
 
 def is_hub_name(name: str) -> bool:
