@@ -69,6 +69,15 @@ def test_other_training_seeds_count_and_pictures_are_matched_by_prompt():
     assert apart(*ways(same)) == (0, 0, 0)
 
 
+def test_ways_that_name_the_class_by_other_words_are_told():
+    """A setting of the base that a way cannot have may name the class, and then likeness has another origin."""
+    found = results(words_0=np.full(8, 0.5), lora_0=np.full(8, 0.6))
+    assert not any("different pictures" in line for line in conclusion(found))
+    other = replace(found[0].evaluation, class_word="animal")
+    lines = conclusion([replace(found[0], evaluation=other), found[1]])
+    assert lines[-2].endswith(f"of animal: words 0.001; of {found[1].evaluation.class_word}: lora 0.001")
+
+
 def test_what_drifts_or_is_not_measured_is_not_the_best():
     found = results(a_0=np.full(8, 0.5), b_0=measured(np.full(8, 0.9), drift=0.95), c_0=np.full(8, 0.3))
     found.append(Result("d 0.1", "d", 0.1, 0, failed="the loss is nan at step 3"))

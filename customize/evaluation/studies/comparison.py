@@ -121,6 +121,7 @@ def conclusion(results: Sequence[Result]) -> list[str]:
     lines = [first, *("  " + line for line in told(best, others, compared))]
     if missing := sorted({result.way for result in results} - {way.name for way in measured}):
         lines.append(f"not compared, since not all of their runs were measured: {', '.join(missing)}")
+    lines += several_classes(results)
     if len(best.seeds) == 1:
         lines.append("one training seed each: another seed may change the order; --seeds 3 shows how much")
     return lines
@@ -131,6 +132,17 @@ def told(best: Way, others: Sequence[Way], compared: Mapping[str, Interval]) -> 
     for way in sorted(others, key=lambda way: -way.mean):
         beyond = "" if way.fits else "; it drifts or copies too much"
         yield f"{way.name}: score {score_of(way)}; the best is higher by {compared[way.name]}{beyond}"
+
+
+def several_classes(results: Sequence[Result]) -> Iterator[str]:
+    """A line where the ways call the class by different words: 0 of their likeness is another picture of the base model then."""
+    words: dict[str, dict[str, None]] = {}
+    for result in results:
+        if result.evaluation:
+            words.setdefault(result.evaluation.class_word, {})[result.way] = None
+    if len(words) > 1:
+        told = "; ".join(f"of {word or 'a style'}: {', '.join(own)}" for word, own in words.items())
+        yield f"likeness counts from different pictures of the base model, so compare the pictures too: {told}"
 
 
 def score_of(way: Way) -> str:
