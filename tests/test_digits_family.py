@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
@@ -134,6 +135,16 @@ def test_a_folder_is_recognised_and_drawn_from(folder, tmp_path, capsys):
     assert commands.infer([*words, "--prompt", "7", *image]) == 0
     assert commands.infer([*words, "--prompt", "a cat", "--output_dir", str(tmp_path / "no")]) == 2
     assert "names no digit" in capsys.readouterr().err and not (tmp_path / "no").exists()
+
+
+def test_the_included_model_draws_digits(capsys, tmp_path):
+    """The middle of a 1 is white and its side is black; of a 0 the other way around."""
+    images = load_pipeline("digits").generate(["1"] * 4 + ["0"] * 4, num_inference_steps=8, guidance_scale=5, seeds=[*range(8)])
+    grey = torch.stack([torch.from_numpy(np.array(image))[..., 0].float() / 255 for image in images])
+    middle, sides = grey[:, 10:18, 13:16].mean((1, 2)), grey[:, 10:18, [*range(5, 9), *range(20, 24)]].mean((1, 2))
+    assert (middle[:4] > 0.5).all() and (sides[:4] < 0.2).all() and (middle[4:] < 0.2).all() and (sides[4:] > 0.3).all()
+    assert commands.show(["digits"]) == 0
+    assert commands.infer(["--pretrained_model_name_or_path", "digits", "--prompt", "cat", "--output_dir", str(tmp_path)]) == 2
 
 
 def test_what_is_wrong_with_a_folder_is_said(folder, capsys):

@@ -21,7 +21,7 @@ from customize.storage.untrusted_files import PICKLES, REMEDIES, START, kind_of,
 __all__ = ["SETTING", "Source", "locate"]
 
 DEMO = Path(__file__).parents[1] / "demo" / "model"
-INCLUDED = {"demo": DEMO}
+INCLUDED = {"demo": DEMO, "digits": DEMO.parent / "digits"}
 """The base models that come with the package, by name."""
 
 
