@@ -54,7 +54,7 @@ def ours(request):
     config = read_object(CONFIGS / request.param.partition(",")[0] / "unet/config.json")
     unet = UNet2DConditionModel.from_config({**config, **ARCHITECTURES[request.param]})
     noising = DDPMScheduler(**NOISE) if unet.config.in_channels == 6 else None
-    family = DeepFloydIF(request.param, Path("nowhere"), unet, DDPMScheduler(**SCHEDULER), image_noising_scheduler=noising)
+    family = DeepFloydIF(request.param, Path("nowhere"), unet, DDPMScheduler(**SCHEDULER), None, noising)
     vectors = {text: torch.randn(1, 77, unet.config.encoder_hid_dim) for text in ("dog", "")}
     yield ConditionedPipeline(
         family, lambda texts: Conditioning({"encoder_hidden_states": torch.cat([vectors[text] for text in texts])})

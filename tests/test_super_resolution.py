@@ -1,6 +1,7 @@
 """Super-resolution: the x4 upscaler as a base model, and stages that enlarge the images of a run, one model after the other."""
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from customize.errors import InputError
 from customize.families import locate
 from customize.families.specs import spec_of
 from customize.inference import load_pipeline
+from customize.inference.run.grid import grid
 from customize.inference.run.model_checks import completed
+from customize.inference.run.upscaling import staged
 from customize.settings.inference import InferenceSettings
 
 PROMPT = "a photo of sks dog"
@@ -103,21 +106,28 @@ def test_metadata_say_how_each_was_made(run):
     assert [each["timesteps"] for each in stored[:3]] == [None, "999,700,300,0", None] and stored[2]["noise_level"] == 30
 
 
-def test_the_configuration_reproduces_the_images(run, tmp_path):
+def test_the_configuration_reproduces_images_that_a_stopped_run_lacks(run, tmp_path):
     config = tomllib.loads((run / "config.toml").read_text())
     assert len(config["inference"]["upscalers"]) == 2 and config["inference"]["guidance_scale"] == 7.0
-    assert commands.infer([str(run / "config.toml"), "--output_dir", str(tmp_path)]) == 0
+    again = shutil.copytree(run, tmp_path / "again")
+    for number in (0, 2, 4, 5):
+        (again / f"{number:03d}.png").unlink()
+    assert commands.infer([str(again / "config.toml"), "--skip_existing", "--output_dir", str(again)]) == 0
     for number in range(6):
-        assert Image.open(tmp_path / f"{number:03d}.png").tobytes() == Image.open(run / f"{number:03d}.png").tobytes()
+        assert Image.open(again / f"{number:03d}.png").tobytes() == Image.open(run / f"{number:03d}.png").tobytes()
 
 
-def test_a_stopped_run_goes_on_at_the_stage_where_it_stopped(run, tmp_path):
-    assert commands.infer([str(run / "config.toml"), "--output_dir", str(tmp_path)]) == 0
-    for number in (2, 4, 5):
-        (tmp_path / f"{number:03d}.png").unlink()
-    assert commands.infer([str(tmp_path / "config.toml"), "--skip_existing"]) == 0
-    for number in range(6):
-        assert Image.open(tmp_path / f"{number:03d}.png").tobytes() == Image.open(run / f"{number:03d}.png").tobytes()
+def test_a_stage_keeps_what_is_not_of_the_first_model(models):
+    """Encoded prompts are those of a text encoder, which the x4 upscaler does not share."""
+    first = InferenceSettings(
+        prompt="a", pretrained_model_name_or_path=models["IF-I"], prompt_embeddings="e.safetensors", timesteps="smart27",
+        scheduler="Euler", seed=3, upscalers=[models["IF-II"], f"{models['x4']},prompt=b,scheduler=none,seed=4"],
+    )  # fmt: skip
+    (first, second, third) = staged(grid(first)).requests
+    assert second.settings.prompt_embeddings == "e.safetensors" and third.settings.prompt_embeddings is None
+    assert (second.prompts, second.seed, second.settings.scheduler) == (("a",), 3, "Euler")
+    assert (third.prompts, third.seed, third.settings.scheduler) == (("b",), 4, None)
+    assert first.settings.timesteps == "smart27" and second.settings.timesteps is third.settings.timesteps is None
 
 
 def test_only_one_model_is_in_memory(models, tmp_path, monkeypatch):

@@ -58,8 +58,8 @@ def stages(request: ImageRequest, models: Sequence[tuple[str, Mapping[str, Any]]
         except InputError as error:
             found = [Problem(SETTING, f"{printable(model)}: {each.where} {each.what}", each.remedy) for each in error.problems]
             raise InputError(found) from error
-        prompts = settings.prompt if "prompt" in own else request.prompts
-        yield replace(request, settings=settings, prompts=prompts, link=number, link_to="low_res_image")
+        prompts, seed = settings.prompt if "prompt" in own else request.prompts, own.get("seed", request.seed)
+        yield replace(request, settings=settings, prompts=prompts, seed=seed, link=number, link_to="low_res_image")
 
 
 def read_upscaler(text: str, problems: list[Problem]) -> tuple[str, Mapping[str, Any]]:
