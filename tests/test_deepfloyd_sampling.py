@@ -25,6 +25,7 @@ from customize.inference import load_pipeline
 from customize.inference.estimates import dynamic_threshold
 from customize.inference.inpainting import as_pixels
 from customize.inference.schedulers import timesteps_of
+from customize.inference.solvers import Solver
 from customize.settings.inference import InferenceSettings
 from customize.settings.sampler_names import TIMESTEPS, num_timesteps
 
@@ -95,6 +96,12 @@ def test_given_timesteps(stages):
     expected = stock(stages[1], IFPipeline, guidance_scale=7.0, num_inference_steps=None, timesteps=timesteps)
     assert_same(drawn(stages[1], guidance_scale=7.0, timesteps="999, 700 300,0"), expected)
     assert (expected - drawn(stages[1], guidance_scale=7.0)).abs().max() > 0.1
+
+
+def test_strength_is_a_fraction_of_the_given_timesteps(stages):
+    solver = Solver(stages[1].family.scheduler)
+    solver.set_steps(50, strength=0.5, timesteps=[999, 700, 300, 0])
+    assert solver.first == 2 and [int(step.timestep) for step in solver.steps()] == [300, 0]
 
 
 def test_stage_one_from_an_image(stages):
