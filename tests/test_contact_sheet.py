@@ -58,7 +58,7 @@ def test_small_images_are_enlarged_pixel_by_pixel():
     assert (right - left, bottom - top) == (64, 64)
     large = contact_sheet([[flat(RED, (300, 200)), flat(GREEN, (100, 50))]])
     assert np.subtract(places(large, RED)[2:], places(large, RED)[:2]).tolist() == [300, 200], "none is shrunk"
-    assert np.subtract(places(large, GREEN)[2:], places(large, GREEN)[:2]).tolist() == [100, 50]
+    assert np.subtract(places(large, GREEN)[2:], places(large, GREEN)[:2]).tolist() == [300, 150], "a small one fills its cell"
 
 
 @pytest.mark.parametrize("text", ["a photo of my dog in the bucket", "Donaudampfschifffahrtsgesellschaft" * 3, "", "x"])

@@ -1,8 +1,10 @@
 """Super-resolution: the x4 upscaler as a base model, and stages that enlarge the images of a run, one model after the other."""
 
+import io
 import json
 import shutil
 import tomllib
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -77,12 +79,26 @@ def test_guidance_is_usual_for_the_base_model(models):
 
 @pytest.fixture(scope="module")
 def run(models, tmp_path_factory) -> Path:
-    """Two images of three stages."""
+    """Two images of three stages. The file `said` beside them has what the command printed."""
     folder = tmp_path_factory.mktemp("run")
     words = ["--pretrained_model_name_or_path", models["IF-I"], "--prompt", PROMPT, "--num_images", "2", "--seed", "4"]
     stages = ["--upscalers", f"{models['IF-II']},timesteps=999,700,300,0", f"{models['x4']},noise_level=30,guidance_scale=3"]
-    assert commands.infer([*words, "--num_inference_steps", "3", *stages, "--output_dir", str(folder)]) == 0
+    said = io.StringIO()
+    with redirect_stdout(said):
+        assert commands.infer([*words, "--num_inference_steps", "3", *stages, "--output_dir", str(folder)]) == 0
+    (folder / "said").write_text(said.getvalue())
     return folder
+
+
+def test_the_command_says_what_each_stage_does(models, run):
+    said = (run / "said").read_text()
+    assert "images    2, the base model's own size, 3 denoising steps each" in said
+    assert "each enlarged by IF-II, then by x4: 6 images in all" in said
+    assert (
+        f"--upscalers {models['IF-II']},timesteps=999,700,300,0 {models['x4']},noise_level=30,guidance_scale=3 --seed 6" in said
+    )
+    sheet = Image.open(run / "sheet.png")
+    assert sheet.width > 6 * 128
 
 
 def test_each_stage_enlarges_the_image_before(models, run):

@@ -30,8 +30,8 @@ def contact_sheet(
 ) -> Image.Image:
     """Images in rows and columns, with labels above and to the left; None leaves a cell empty.
 
-    All cells have the size of the largest image. Images are never reduced; small ones are enlarged by an integer factor, with
-    nearest neighbour, towards `min_side`, so that labels fit and every pixel is visible.
+    All cells have the size of the largest image, enlarged towards `min_side` so that labels fit. Images are never reduced; small
+    ones are enlarged by an integer factor, with nearest neighbour, as far as their cell allows, so that every pixel is visible.
     """
     images = [image for row in rows for image in row if image is not None]
     assert images, "a contact sheet needs an image"
@@ -54,7 +54,8 @@ def contact_sheet(
     for y, row in zip(lines, rows, strict=True):
         for x, image in zip(columns, row, strict=False):
             if image is not None:
-                large = ImageOps.scale(image.convert("RGB"), factor, Image.Resampling.NEAREST)
+                times = min(width // image.width, height // image.height)
+                large = ImageOps.scale(image.convert("RGB"), times, Image.Resampling.NEAREST)
                 sheet.paste(large, (x + (width - large.width) // 2, y + (height - large.height) // 2))
     return sheet
 

@@ -28,10 +28,12 @@ def before_loading(settings: InferenceSettings, requests: Sequence[ImageRequest]
     own = "the size of image" if settings.image else "the base model's own size"
     size = f"{width} x {height} pixels" if width and height else own
     prompts = len(dict.fromkeys(each.prompts for each in requests))
-    text = f"{len(requests):,}" + (f" of {prompts:,} prompts" if prompts > 1 else "")
-    if settings.upscalers:
-        yield "then", printable(", ".join(f"enlarged by {shared_name(text.split(',')[0])}" for text in settings.upscalers))
+    first = [each for each in requests if each.link_to == "image"]
+    text = f"{len(first):,}" + (f" of {prompts:,} prompts" if prompts > 1 else "")
     yield "images", f"{text}, {size}, {units.count(settings.steps, 'denoising step')} each"
+    if settings.upscalers:
+        models = ", then by ".join(shared_name(each.split(",")[0]) for each in settings.upscalers)
+        yield "", printable(f"each enlarged by {models}: {len(requests):,} images in all")
 
 
 def finished(settings: InferenceSettings, requests: Sequence[ImageRequest], place: ImageFolder) -> Rows:
@@ -44,7 +46,8 @@ def finished(settings: InferenceSettings, requests: Sequence[ImageRequest], plac
         yield "look at", printable(" and ".join(existing))
     following = max(each.seed for each in requests) + 1
     if settings.lesson == "none" and settings.chain == 1 and following <= (setting_table(InferenceSettings)["seed"].le or 0):
-        more = {"like": first, "seed": following, "num_images": 4}
+        stages = {"upscalers": settings.upscalers} if settings.upscalers else {}
+        more = {"like": first, **stages, "seed": following, "num_images": 4}
         yield "next", command_line("infer.py", **more)
 
 
