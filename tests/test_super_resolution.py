@@ -94,11 +94,8 @@ def test_the_command_says_what_each_stage_does(models, run):
     said = (run / "said").read_text()
     assert "images    2, the base model's own size, 3 denoising steps each" in said
     assert "each enlarged by IF-II, then by x4: 6 images in all" in said
-    assert (
-        f"--upscalers {models['IF-II']},timesteps=999,700,300,0 {models['x4']},noise_level=30,guidance_scale=3 --seed 6" in said
-    )
-    sheet = Image.open(run / "sheet.png")
-    assert sheet.width > 6 * 128
+    stages = f"{models['IF-II']},timesteps=999,700,300,0 {models['x4']},noise_level=30,guidance_scale=3"
+    assert f"--upscalers {stages} --seed 6" in said
 
 
 def test_each_stage_enlarges_the_image_before(models, run):
