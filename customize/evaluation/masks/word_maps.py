@@ -51,7 +51,9 @@ def word_maps(base: BaseModelScorer, images: Sequence[Image.Image], word: str) -
 
 
 def last_words(base: BaseModelScorer, prompt: str, word: str) -> list:
-    """The words at the end of the prompt that the tokenizer makes of `word`."""
+    """The words at the end of the prompt that the tokenizer makes of `word`; none without attention maps."""
+    if not base.family.spec.shows_attention:
+        return []
     count = len(words(base.family, grammar.plain(word).clauses[0].at(0, 1)))
     return words(base.family, grammar.plain(prompt).clauses[0].at(0, 1))[-count:]
 
@@ -64,7 +66,7 @@ def attention_and_change(
     latents = latents_of(base, image).repeat(len(TIMES), 1, 1, 1)
     noise = base.noise("masks", range(len(TIMES)), latents)
     noisy, timesteps, _ = base.noised(latents, noise, TIMES)
-    layers = cross_attention(base.family)
+    layers = cross_attention(base.family) if places else []
     recorded: list[list[Tensor]] = [[] for _ in layers]
     hooks = [
         layer.register_forward_pre_hook(recording_hook(into), with_kwargs=True)

@@ -64,6 +64,7 @@ class FamilySpec(ABC):
     that are never loaded, only copied.
     autoencoder: the folder in families/configs with the configuration of an autoencoder in a single file (`--vae`).
     scheduler_options: configuration of every scheduler of diffusers that accepts it.
+    shows_attention: whether attention maps of words can be recorded.
     align_your_steps: the prefix of its keys in diffusers' `AysSchedules`; empty if it has none.
     prompt_widths: names of base models by the width of their prompt embeddings, for messages.
     """
@@ -79,6 +80,7 @@ class FamilySpec(ABC):
     unused_parts: tuple[str, ...] = ()
     autoencoder: str = "sd15"
     scheduler_options: Mapping[str, object] = {}
+    shows_attention: bool = False
     align_your_steps: str = ""
     prompt_widths: Mapping[int, str] = {}
 

@@ -60,6 +60,7 @@ class StableDiffusionSpec(FamilySpec):
     pipeline_files = ("model_index.json", *parts.networks, *parts.tokenizers, "scheduler", *unused_parts)
     scheduler_options = {"steps_offset": 1, "clip_sample": False, "skip_prk_steps": True}
     """Values that diffusers' pipeline corrects in old configurations."""
+    shows_attention = True
     align_your_steps = "StableDiffusion"
     prompt_widths = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}
 

@@ -43,6 +43,9 @@ def check_model(settings: InferenceSettings) -> None:
         options = {"variant": settings.variant, "prediction_type": settings.prediction_type}
         source = locate(learned.base or "demo", prompt_embeddings=settings.prompt_embeddings, **options)
         check_low_resolution(source, settings.low_res_image)
+    if settings.attention and not (spec := spec_of(base_source(settings))).shows_attention:
+        remedy = "leave it out, or use Stable Diffusion 1.x, 2.x or XL"
+        raise InputError(Problem("attention", f"maps cannot be recorded for {spec.title}", remedy))
     if settings.vae:
         locate_autoencoder(settings.vae)
 
