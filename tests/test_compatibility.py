@@ -167,7 +167,7 @@ def test_deepfloyd_command_line_is_refused_for_another_base_model_with_every_rea
     with pytest.raises(InputError) as caught:
         main.read(DreamBoothSettings, shlex.split(line))
     assert [problem.where for problem in caught.value.problems] == [
-        "--text_encoder_use_attention_mask", "--validation_images", "--class_labels_conditioning",
+        "--text_encoder_use_attention_mask", "--class_labels_conditioning",
     ]  # fmt: skip
 
 

@@ -457,6 +457,7 @@ def test_every_setting_that_names_a_file_or_folder_is_a_path():
         "vae",
         "scorer",
         "prompt_embeddings",
+        "validation_images",
     }
     for model in (TextualInversionSettings, DreamBoothSettings, InferenceSettings):
         for name, line in table(model).items():

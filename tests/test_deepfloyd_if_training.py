@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from torch.func import functional_call
 
 from customize.cli import commands
+from customize.families.files.scheduler import with_fixed_variance
+from customize.inference import load_pipeline
 
 PROMPT = "a photo of sks dog"
 SCALE = 2.0 / 4
@@ -152,12 +154,32 @@ def test_stock_loads_a_fully_trained_stage_i(bases, image_folder, tmp_path):
     assert abs(found - picture(IFPipeline.from_pretrained(bases[1]))).max() > 8
 
 
-def test_stage_ii_learns_a_lora(bases, image_folder, tmp_path):
-    run, more = tmp_path / "run", ["--adapter", "lora", "--class_labels_conditioning=timesteps", "--validation_prompt", "none"]
+def test_stage_ii_learns_a_lora_and_its_sample_images_enlarge_images(bases, image_folder, tmp_path, capsys):
+    """By default the training images, made smaller; a run that generates class images, or measures pictures, is refused."""
+    run, small = tmp_path / "run", write_images(tmp_path / "small", 2, (4, 4))
+    more = ["--adapter=lora", "--class_labels_conditioning=timesteps", f"--validation_prompt={PROMPT}", "--validation_images"]
+    more += [*map(str, sorted(small.iterdir())), "--sample_inference_steps=2"]
     assert commands.train_dreambooth(arguments(bases[2], image_folder, run, *more)) == 0
     assert commands.verify([str(run)]) == 0
     tensors = load_file(run / "pytorch_lora_weights.safetensors")
     assert len(tensors) == 72 and any(tensor.any() for name, tensor in tensors.items() if "add_k_proj.lora_B" in name)
+    options = {"num_inference_steps": 2, "guidance_scale": 7.5, "seeds": 0, "height": 16, "width": 16, "plain_prompt": True}
+    pipeline = load_pipeline(str(bases[2]))
+    pipeline.family.scheduler = with_fixed_variance(pipeline.family.scheduler)
+    with Image.open(small / "0.png") as image:
+        (expected,) = pipeline.generate(PROMPT, low_res_image=image, **options)
+    found = Image.open(run / "samples" / "step-000000" / "000.png")
+    assert abs(np.asarray(found, dtype=int) - np.asarray(expected, dtype=int)).max() <= 1
+    assert len([*(run / "samples" / "step-000000").glob("*.png")]) == 2
+    capsys.readouterr()
+    wrong = ["--adapter=lora", "--class_prompt=a dog", "--with_prior_preservation", f"--class_data_dir={tmp_path / 'class'}"]
+    assert commands.train_dreambooth(arguments(bases[2], image_folder, tmp_path / "no", *wrong)) == 2
+    assert "which enlarges images, generates none" in capsys.readouterr().err
+    assert (
+        commands.train_dreambooth(arguments(bases[1], image_folder, tmp_path / "no", f"--validation_images={small / '0.png'}"))
+        == 2
+    )
+    assert "are for super-resolution models" in capsys.readouterr().err
 
 
 def test_the_text_encoder_is_left_out_of_a_fully_trained_model(bases, image_folder, tmp_path, capsys):

@@ -38,6 +38,17 @@ COMMANDS = {
         --instance_prompt="a sks dog" --resolution=64 --train_batch_size=4 --gradient_accumulation_steps=1 --learning_rate=5e-6
         --scale_lr --max_train_steps=1200 --validation_prompt="a sks dog" --validation_epochs=25 --checkpointing_steps=100
         --pre_compute_text_embeddings --tokenizer_max_length=77 --text_encoder_use_attention_mask --adapter lora"""),
+    10: ("dreambooth", """--pretrained_model_name_or_path=$MODEL_NAME --instance_data_dir=$DATA_DIR --output_dir=$OUTPUT_DIR
+        --instance_prompt="a sks dog" --resolution=256 --train_batch_size=4 --gradient_accumulation_steps=1 --learning_rate=1e-6
+        --max_train_steps=2000 --validation_prompt="a sks dog" --validation_epochs=100 --checkpointing_steps=500
+        --pre_compute_text_embeddings --tokenizer_max_length=77 --text_encoder_use_attention_mask
+        --validation_images $DATA_DIR/0.png $DATA_DIR/1.png --class_labels_conditioning=timesteps --adapter lora"""),
+    12: ("dreambooth", """--pretrained_model_name_or_path=$MODEL_NAME --instance_data_dir=$DATA_DIR --output_dir=$OUTPUT_DIR
+        --instance_prompt="a sks dog" --resolution=256 --train_batch_size=2 --gradient_accumulation_steps=6 --learning_rate=5e-6
+        --max_train_steps=2000 --validation_prompt="a sks dog" --validation_steps=150 --checkpointing_steps=500
+        --pre_compute_text_embeddings --tokenizer_max_length=77 --text_encoder_use_attention_mask
+        --validation_images $DATA_DIR/0.png $DATA_DIR/1.png --class_labels_conditioning timesteps
+        --validation_scheduler DDPMScheduler"""),
     11: ("dreambooth", """--pretrained_model_name_or_path=$MODEL_NAME  --instance_data_dir=$DATA_DIR --output_dir=$OUTPUT_DIR
         --instance_prompt="a photo of sks dog" --resolution=64 --train_batch_size=4 --gradient_accumulation_steps=1
         --learning_rate=1e-7 --max_train_steps=150 --validation_prompt "a photo of sks dog" --validation_steps 25
@@ -51,16 +62,18 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("number", [1, 2, 5, 7, 8, 9, 11, *(pytest.param(number, marks=pytest.mark.slow) for number in (3, 4))])
+@pytest.mark.parametrize(
+    "number", [1, 2, 5, 7, 8, 9, 11, *(pytest.param(number, marks=pytest.mark.slow) for number in (3, 4, 10, 12))]
+)
 def test_documented_command(number, server, tiny_epsilon, tmp_path):
-    """Only sizes are made small: the resolution, the steps of training and of denoising, the number of class pictures. Number 9
-    is of DeepFloyd IF, like number 11."""
+    """Only sizes are made small: the resolution, the steps of training and of denoising, the number of class pictures. Numbers 9
+    to 12 are of DeepFloyd IF, stage I and stage II."""
     if number == 8:
         pytest.importorskip("wandb")
-    base = tiny_deepfloyd_if(tmp_path / "model") if number in (9, 11) else tiny_epsilon
+    base = tiny_epsilon if number < 9 else tiny_deepfloyd_if(tmp_path / "model", stage=2 - number % 2)
     status, output = server.run(*small(number, base, tmp_path))
     assert status == 0, output
-    results = {1: "learned_embeds.safetensors"} | dict.fromkeys((8, 9), "pytorch_lora_weights.safetensors")
+    results = {1: "learned_embeds.safetensors"} | dict.fromkeys((8, 9, 10), "pytorch_lora_weights.safetensors")
     assert (tmp_path / "out" / results.get(number, "model_index.json")).is_file()
     assert len((tmp_path / "out/log.jsonl").read_text().splitlines()) == 2
     assert len(list((tmp_path / "class").glob("*.png"))) == (2 if 3 <= number <= 7 else 0)

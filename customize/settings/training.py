@@ -10,6 +10,7 @@ from customize.settings.concept import Concept
 from customize.settings.evaluation import EvaluationSettings
 from customize.settings.field import OneOf, override, setting
 from customize.settings.rules import training_rules
+from customize.settings.validation_prompts import SampleImageSettings
 
 Interpolation = Literal["nearest", "nearest-exact", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 Tracker = Literal["tensorboard", "wandb", "all", "none"]
@@ -18,7 +19,7 @@ WITH_DATASET = ("dataset_name", ())
 WITH_CAPTIONS = ("captions", ("auto", "files"))
 
 
-class TrainingSettings(EvaluationSettings):
+class TrainingSettings(SampleImageSettings, EvaluationSettings):
     """Settings of all training methods. The properties describe what a method teaches, from what, and what it writes, to code
     that does not know the method; each method (`customize.methods`) implements the abstract ones."""
 
@@ -138,25 +139,6 @@ class TrainingSettings(EvaluationSettings):
     no_metadata: bool = setting(
         False, "output", "learned files without metadata, except for what is needed to load them", scope="run"
     )
-    validation_prompt: tuple[str, ...] | None = setting(
-        None, "output", "prompts of the sample images, or none to draw none; {instance_prompt} and {placeholder_token} "
-        "stand for those settings", default_in_words="generated from instance_prompt or placeholder_token",
-    )  # fmt: skip
-    num_validation_images: int | None = setting(
-        None, "output", "sample images per prompt", ge=1, le=64, default_in_words="4; 1 for generated prompts"
-    )
-    validation_steps: int | None = setting(
-        None, "output", "steps between sample images; takes precedence over validation_epochs", ge=1, le=MANY,
-        default_in_words="100; half of the run for generated prompts",
-    )  # fmt: skip
-    validation_epochs: int | None = setting(
-        None, "output", "epochs between sample images, if validation_steps is not given", ge=1, le=MANY
-    )
-    validation_scheduler: str | None = setting(
-        None, "output", "sampler of the sample images, such as DPM++ 2M Karras", default_in_words=OWN
-    )
-    sample_guidance_scale: float = setting(7.5, "output", "guidance scale of sample and class images", ge=0, le=100)
-    sample_inference_steps: int = setting(25, "output", "denoising steps of sample and class images", ge=1, le=1000)
     report_to: tuple[Tracker, ...] = setting(
         ("tensorboard",), "output", "trackers that receive the losses, what is measured, and the sample images"
     )

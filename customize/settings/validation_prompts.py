@@ -1,6 +1,9 @@
-"""The prompts of a training run's sample images: given by the user, or generated from the subject."""
+"""A training run's sample images: their settings, and their prompts, given by the user or generated from the subject."""
 
 from collections.abc import Iterator
+
+from customize.settings.common import MANY, OWN, Settings
+from customize.settings.field import setting
 
 MOST_WORDS = 4
 """The largest number of new words that each get their own prompt."""
@@ -42,7 +45,7 @@ def are_made(settings) -> bool:
 
 def images_per_prompt(settings) -> int:
     """Sample images of each prompt."""
-    return settings.num_validation_images or (1 if are_made(settings) else 4)
+    return settings.num_validation_images or len(settings.validation_images) or (1 if are_made(settings) else 4)
 
 
 def notes(settings) -> Iterator[str]:
@@ -55,3 +58,32 @@ def notes(settings) -> Iterator[str]:
             f"no validation_prompt contains {' or '.join(words[:3])} from {source}: sample images will not show what is learned"
         )
         yield f"{what}; add the word to one, or leave validation_prompt out to generate prompts from {source}"
+
+
+class SampleImageSettings(Settings):
+    """Which sample images are drawn, when and how."""
+
+    validation_prompt: tuple[str, ...] | None = setting(
+        None, "output", "prompts of the sample images, or none to draw none; {instance_prompt} and {placeholder_token} "
+        "stand for those settings", default_in_words="generated from instance_prompt or placeholder_token",
+    )  # fmt: skip
+    validation_images: tuple[str, ...] = setting(
+        (), "output", "images that the sample images enlarge, one for each (super-resolution models: DeepFloyd IF's stage II)",
+        text="path", default_in_words="the training images, made smaller",
+    )  # fmt: skip
+    num_validation_images: int | None = setting(
+        None, "output", "sample images per prompt", ge=1, le=64,
+        default_in_words="as many as validation_images, else 4, or 1 for generated prompts",
+    )  # fmt: skip
+    validation_steps: int | None = setting(
+        None, "output", "steps between sample images; takes precedence over validation_epochs", ge=1, le=MANY,
+        default_in_words="100; half of the run for generated prompts",
+    )  # fmt: skip
+    validation_epochs: int | None = setting(
+        None, "output", "epochs between sample images, if validation_steps is not given", ge=1, le=MANY
+    )
+    validation_scheduler: str | None = setting(
+        None, "output", "sampler of the sample images, such as DPM++ 2M Karras", default_in_words=OWN
+    )
+    sample_guidance_scale: float = setting(7.5, "output", "guidance scale of sample and class images", ge=0, le=100)
+    sample_inference_steps: int = setting(25, "output", "denoising steps of sample and class images", ge=1, le=1000)

@@ -178,7 +178,7 @@ def make(settings, folder: Path, source: Source, examples: Examples, callbacks: 
         own = (each.parts(training.method) for each in callbacks)
         parts = parts_of(training.method, learning_rates.optimizer, accelerator.scaler, *own)
         resume = resume and fitting(resume, parts)
-        ValidationImages(settings, context.sample_prompts, family, training.condition, folder / run_folder.SAMPLES)
+        ValidationImages(context, training.condition, folder / run_folder.SAMPLES)
         clock = Clock()
         config = LoopConfig.of(trial, trial.max_train_steps)
         state = train(config, training.method, training.dataset, [NanGuard(), clock], accelerator, learning_rates, parts, resume)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from customize import events
 from customize.data.examples import USUAL_RESOLUTION, Examples, examine_examples
 from customize.data.findings import Findings
+from customize.data.images.image_file import open_image
 from customize.errors import InputError, Problem
 from customize.evaluation.masks.given import beside, given_masks
 from customize.evaluation.probe_prompts import probe_prompts
@@ -91,6 +92,7 @@ def examine(settings) -> Report:
         problems += evaluation_problems(settings, examples)
     if settings.init_weights:
         problems += attempt(lambda: list(init_weights.problems(settings)), problems) or []
+    problems += enlarging_problems(settings, source, examples) if source else []
     if source and settings.prompt_embeddings:
         problems += attempt(lambda: missing_prompts(settings, examples), problems) or []
     problems += filter(None, (spec_of(source).prompt_problem(text) for text in sample_prompts(settings) if source))
@@ -106,6 +108,23 @@ def too_many_class_images(settings, examples: Examples) -> list[Problem]:
         return []
     what = f"{missing:,} class images would be generated, more than max_images = {settings.max_images:,}"
     return [Problem("num_class_images", what, f"reduce it, or add --max_images {missing}")]
+
+
+def enlarging_problems(settings, source: Source, examples: Examples) -> list[Problem]:
+    """What a super-resolution model cannot do in training, and the images that only it enlarges."""
+    problems: list[Problem] = []
+    for path in settings.validation_images:
+        attempt(lambda path=path: open_image(path), problems)
+    if not spec_of(source).enlarges(source):
+        what = f"are for super-resolution models, and {source.name} is none"
+        return problems + ([Problem("validation_images", what, "leave it out")] if settings.validation_images else [])
+    missing, remedy = settings.class_images - len(examples.classes), "leave it out, or give evaluation = loss"
+    if missing > 0:
+        what = f"lacks {missing} of {settings.class_images} images, and {source.name}, which enlarges images, generates none"
+        problems.append(Problem("class_data_dir", what, "add images, or set prior_preservation = teacher"))
+    if settings.evaluation == "pictures":
+        problems.append(Problem("evaluation", f"pictures are not measured of {source.name}, which enlarges images", remedy))
+    return problems
 
 
 def evaluation_problems(settings, examples: Examples) -> list[Problem]:

@@ -116,8 +116,8 @@ class RunContext:
         """What is measured during the run."""
         if self.settings.evaluation != "auto":
             return self.settings.evaluation
-        if self.settings.prompt_embeddings is not None:  # which lack the prompts of the pictures
-            return "loss"
+        if self.settings.prompt_embeddings is not None or self.family.super_resolution is not None:
+            return "loss"  # encoded prompts lack those of the pictures; an enlarged image shows the smaller one's subject
         return "pictures" if self.sample_prompts and not self.is_slow else "loss"
 
     @property

@@ -5,14 +5,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from customize import events
 from customize.data.examples import Example
+from customize.data.images.image_file import open_image
 from customize.errors import InputError, ResourceError
-from customize.families.base import Family
 from customize.inference.explain.contact_sheet import before_after, contact_sheet
 from customize.inference.pipeline import ConditionedPipeline
 from customize.inference.schedulers import make_scheduler
@@ -25,17 +26,25 @@ from customize.storage.resources import optional_file
 from customize.storage.untrusted_files import MIB, read_text, regular_file
 from customize.training.loop import State
 
+if TYPE_CHECKING:
+    from customize.training.setup import RunContext
+
 PROMPTS = "prompts.json"
+MOST_ENLARGED = 4
 DAMAGE = (OSError, ValueError, SyntaxError, RecursionError, Image.DecompressionBombError)
 """Errors raised for an image or a list of prompts that cannot be read."""
 STEP, IMAGE = re.compile(r"step-([0-9]{6,})(?:-[0-9]+)?"), re.compile(r"[0-9]{3,}\.png")
 
 
 class ValidationImages:
-    """Generates `images` images of each prompt into a folder per step, and a contact sheet of all steps."""
+    """Generates `images` images of each prompt into a folder per step, and a contact sheet of all steps.
 
-    def __init__(self, settings, prompts: tuple[str, ...], family: Family, condition: Condition, folder: Path):
-        self.settings, self.family, self.folder = settings, family, folder
+    to_enlarge: the images that a super-resolution model enlarges, in turn; none for other models.
+    """
+
+    def __init__(self, context: "RunContext", condition: Condition, folder: Path):
+        settings, family, prompts = context.settings, context.family, context.sample_prompts
+        self.settings, self.family, self.folder, self.to_enlarge = settings, family, folder, to_enlarge(context)
         self.pipeline = ConditionedPipeline(family, condition)
         self.prompts, self.images = prompts, images_per_prompt(settings)
         self.damaged: list[str] = []
@@ -71,6 +80,7 @@ class ValidationImages:
         """The images of one prompt, with the run's seed and the seeds after it."""
         seeds = range(self.settings.seed, self.settings.seed + self.images)
         settings = self.settings
+        small = [self.to_enlarge[place % len(self.to_enlarge)] for place in range(self.images)] if self.to_enlarge else None
         return self.pipeline.generate(
             prompt,
             plain_prompt=True,
@@ -78,6 +88,7 @@ class ValidationImages:
             num_inference_steps=settings.sample_inference_steps,
             guidance_scale=settings.sample_guidance_scale,
             scheduler=settings.validation_scheduler,
+            low_res_image=small,
             height=settings.resolution,
             width=settings.resolution,
             **self.pipeline.blank,
@@ -152,3 +163,14 @@ class ValidationImages:
     def row_labels(self) -> list[str]:
         """The prompt of each image of a step."""
         return [prompt for prompt in self.prompts for _ in range(self.images)]
+
+
+def to_enlarge(context: "RunContext") -> list[Image.Image]:
+    """The images that sample images of a super-resolution model enlarge: those of the settings, else the training images, a
+    quarter as large as the model's; none for other models."""
+    if context.family.super_resolution is None:
+        return []
+    side, given = max(context.resolution // 4, 1), context.settings.validation_images
+    if given:
+        return [open_image(path) for path in given]
+    return [ImageOps.fit(example.open(), (side, side)) for example in context.examples.instances[:MOST_ENLARGED]]

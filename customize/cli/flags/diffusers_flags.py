@@ -129,15 +129,6 @@ FLAGS: Mapping[str, Flag] = {
     "use_blora": Flag(
         DREAMBOOTH, refused=("there is no list of the modules of B-LoRA", "leave it out, and name modules by --lora_targets")
     ),
-    "validation_images": Flag(
-        DREAMBOOTH,
-        str,
-        many=True,
-        refused=(
-            "sample images are generated from validation_prompt alone",
-            "leave it out, and run infer.py --image IMAGE --weights OUTPUT_DIR afterwards",
-        ),
-    ),
 }
 
 BOOLEANS = {
