@@ -36,11 +36,14 @@ def infer(*words: str) -> int:
     return commands.infer([*words, "--num_inference_steps", "3", "--guidance_scale", "3", "--seed", "2"])
 
 
-def test_the_file_is_named_by_its_prompts(model, embeddings):
+def test_the_file_is_named_by_its_prompts(model, embeddings, capsys):
     tensors, family = load_file(embeddings), load(locate(str(model)))
     assert {*tensors} == {*PROMPTS, ""}
     for prompt, tensor in tensors.items():
         assert torch.equal(tensor, family.encode_prompts([prompt]).tensors["encoder_hidden_states"][0])
+    assert commands.show([str(embeddings)]) == 0
+    shown = capsys.readouterr().out
+    assert "encoded prompts" in shown and "IF-I-tiny" in shown and all(prompt in shown for prompt in PROMPTS)
 
 
 def test_the_text_encoder_is_not_in_memory(model, embeddings):

@@ -20,7 +20,7 @@ CONVERT = (
     "found = torch.load({name!r}, map_location='cpu', weights_only=True); "
     "safetensors.torch.save_file({{text: each.contiguous() for text, each in found.items()}}, {target!r})"
 )
-MODEL = "base_model"
+MODEL = "prompts_encoded_by"
 """In the metadata: the model whose text encoder was used."""
 
 

@@ -34,6 +34,7 @@ def in_words(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, label in (("base_model", "base model"), ("title", "title"), ("prediction_type", "predicts")):
         if found.get(name):
             yield label, printable(found[name])
+    yield from (("prompt", printable(prompt, 2 * LONGEST)) for prompt in found.get("prompts", [])[:MOST_SETTINGS])
     for part, groups in found.get("networks", {}).items():
         if isinstance(groups, int):
             yield printable(part, LONGEST), f"{groups:,} tensors"

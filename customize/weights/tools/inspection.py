@@ -12,6 +12,7 @@ from customize.adapters.lora_keys import network_of, split
 from customize.adapters.lora_layouts import LAYOUTS, named
 from customize.errors import InputError
 from customize.families import specs
+from customize.families.files import prompt_embeddings
 from customize.families.source import locate
 from customize.families.specs.family_spec import Source
 from customize.storage.safetensors_header import Header, TensorInfo, read_header, scalars
@@ -57,6 +58,9 @@ def describe(path: Path) -> dict[str, Any]:
     usable = {} if metadata.get("damaged_metadata") else header.metadata
     file = LearnedFile(path, 1.0, Header(header.tensors, usable), own)
     found = totals(header.tensors, [path])
+    if prompt_embeddings.MODEL in header.metadata:
+        model_name, prompts = header.metadata[prompt_embeddings.MODEL], list(header.tensors)
+        return {"file": str(path), **found, "kind": "encoded prompts", "base_model": model_name, "prompts": prompts}
     if problem := unsupported("", header.tensors):
         found |= {"kind": problem.what.strip().removeprefix("is ").removesuffix(", which is not supported"), "supported": False}
     elif is_adapter(header.tensors):
