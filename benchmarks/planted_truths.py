@@ -2,7 +2,7 @@
 
 `python benchmarks/planted_truths.py FOLDER` draws pictures with the weights of `planted_runs.py`, measures them as a run does,
 asks the judge what they show, and prints the tables; what is there is not made again. The scorer sees two of the four seeds that
-the judge sees. Limits were set on the half "calibration".
+the judge sees. Limits were set on the half "calibration". `--last` measures the last weights of each run only.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from customize.evaluation.scorers.base_model import BaseModelScorer
 from customize.evaluation.verdict import verdict_of
 from customize.inference import load_pipeline
 from customize.settings.concept import Concept
+from customize.storage import checkpoint
 
 SEEDS, SEEN = 4, 2
 OPTIONS = {"guidance_scale": 4.0, "num_inference_steps": 12, "scheduler": "DPMSolverMultistepScheduler"}
@@ -54,7 +55,18 @@ def concept_of(run: Planted) -> Concept:
     return Concept("object", f"{article if own == run.kind else 'a'} {own}", f"{article} {run.kind}", own, run.kind)
 
 
-def measured(run: Planted, folder: Path) -> dict[str, Any]:
+@dataclass
+class SharedPictures(PictureProbe):
+    """A probe that does not draw what the judge has been shown: pictures by prompt and seed."""
+
+    known: dict[tuple[str, int], Image.Image] = field(default_factory=dict)
+
+    def draw(self, texts: Sequence[str]) -> list[Image.Image]:
+        """A picture for each pair, of those that are known."""
+        return [self.known[text, pair.seed] for text, pair in zip(texts, self.evaluation.pairs, strict=True)]
+
+
+def measured(run: Planted, folder: Path, last_only: bool) -> dict[str, Any]:
     """The record of a run with its candidates, and what the judge sees in the pictures of each."""
     source = folder / run.trained_as.name
     photos = [Image.open(path).convert("RGB") for path in sorted((source / "images").glob("*.png"))]
@@ -63,29 +75,28 @@ def measured(run: Planted, folder: Path) -> dict[str, Any]:
     record = Evaluation(
         concept.kind, concept.trigger, concept.class_word, SCORER.name, len(photos), prompts, pairs(prompts, SEEN)
     )
-    judged = replace(record, pairs=tuple(Pair(pair.prompt, pair.seed + i) for pair in pairs(prompts, 1) for i in range(SEEDS)))
+    seen = replace(record, pairs=tuple(Pair(pair.prompt, pair.seed + i) for pair in pairs(prompts, 1) for i in range(SEEDS)))
     masks = [] if run.is_style else subject_masks(photos, run.kind, SCORER)
     sure = [place for place, mask in enumerate(masks) if mask.pixels is not None]
     photos, masks = ([photos[i] for i in sure], [masks[i] for i in sure]) if len(sure) > 1 else (photos, [])
     grid = torch.from_numpy(patches(masks, SCORER.features(photos[:1]).patches.shape[1])) if masks else None
-    truths, base = {}, nullcontext
-    for step, path in [(0, None), *weights_of(source)]:
+    seeds = [pair.seed for pair in seen.pairs]
+    truths, features = {}, {}
+    for step, path in [(0, None), *weights_of(source)[-1 if last_only else 0 :]]:
         full = path is not None and (path / "model_index.json").exists()
         added = [(path, OUTCOMES[run.outcome].scale)] if path and not full else []
         pipeline = load_pipeline(str(path) if full else "demo", added)
-        probe = PictureProbe(
-            pipeline, record, SCORER, photos, folder / "measured" / run.name, OPTIONS, base, bfloat16, grid,
-        )  # fmt: skip
-        if step == 0:
-            record = record.with_candidate(probe.start())
-            features = probe.features
-            texts = [judged.prompts[pair.prompt].plain for pair in judged.pairs]
-        else:
-            probe.features = features
-            record = record.with_candidate(probe.measure(step))
-            texts = [judged.prompts[pair.prompt].text for pair in judged.pairs]
-        drawn = replace_pairs(probe, judged).draw(texts)
-        truths[step] = truth(run, judged, drawn, photos)
+        place = folder / "measured" / run.name
+        own = (SCORER, photos, place, OPTIONS, nullcontext, nullcontext)
+        judge = PictureProbe(pipeline, seen, *own)
+        probe = SharedPictures(pipeline, record, *own, grid, features)
+        plain, texts = ([getattr(seen.prompts[pair.prompt], name) for pair in seen.pairs] for name in ("plain", "text"))
+        for name, prompted in {checkpoint.name(step): texts, **({} if step else {"base": plain})}.items():
+            pictures = judge.pictures(f"judged {name}", prompted)
+            probe.known |= dict(zip(zip(prompted, seeds, strict=True), pictures, strict=True))
+        truths[step] = truth(run, seen, pictures, photos)
+        record = record.with_candidate(probe.measure(step) if step else probe.start())
+        features = probe.features
     return {"record": json.loads(replace(record, steps=max(truths)).to_json()), "truths": truths}
 
 
@@ -93,16 +104,6 @@ def weights_of(source: Path) -> list[tuple[int, Path]]:
     """Up to five steps of a run with their weights, evenly spread, the last one among them."""
     every = [(int(path.name.removeprefix("step-")), path) for path in sorted((source / "run" / "weights").glob("step-*"))]
     return [every[round(place)] for place in np.linspace(0, len(every) - 1, min(5, len(every)))]
-
-
-def replace_pairs(probe: PictureProbe, judged: Evaluation) -> PictureProbe:
-    """The same probe with the pictures that the judge sees."""
-    return replace(probe, evaluation=judged)
-
-
-def bfloat16() -> torch.autocast:
-    """Pictures are drawn in bfloat16, which halves the time."""
-    return torch.autocast("cpu", torch.bfloat16)
 
 
 def truth(run: Planted, judged: Evaluation, drawn: Sequence[Image.Image], photos: Sequence[Image.Image]) -> dict[str, Any]:
@@ -142,13 +143,15 @@ def nearest(pictures: Sequence[Image.Image], photos: Sequence[Image.Image]) -> f
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    parser.add_argument("--last", action="store_true", help="measure the last weights of each run only")
+    options = parser.parse_args()
+    folder = options.folder
     found = []
     for run in planted():
         file = folder / "measured" / f"{run.name}.json"
         if not file.exists() and (folder / run.trained_as.name / "planted.json").exists():
             file.parent.mkdir(exist_ok=True)
-            file.write_text(json.dumps(measured(run, folder)), encoding="utf-8")
+            file.write_text(json.dumps(measured(run, folder, options.last)), encoding="utf-8")
         if file.exists():
             found.append((run, json.loads(file.read_text(encoding="utf-8"))))
     print(*verdicts(found), sep="\n")
