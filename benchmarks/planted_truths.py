@@ -59,11 +59,11 @@ def concept_of(run: Planted) -> Concept:
 class SharedPictures(PictureProbe):
     """A probe that does not draw what the judge has been shown: pictures by prompt and seed."""
 
-    known: dict[tuple[str, int], Image.Image] = field(default_factory=dict)
+    judged: dict[tuple[str, int], Image.Image] = field(default_factory=dict)
 
-    def draw(self, texts: Sequence[str]) -> list[Image.Image]:
-        """A picture for each pair, of those that are known."""
-        return [self.known[text, pair.seed] for text, pair in zip(texts, self.evaluation.pairs, strict=True)]
+    def draw(self, texts: Sequence[str], known: Sequence[Image.Image | None] = ()) -> list[Image.Image]:
+        """A picture for each pair, of those that the judge has seen."""
+        return [self.judged[text, pair.seed] for text, pair in zip(texts, self.evaluation.pairs, strict=True)]
 
 
 def measured(run: Planted, folder: Path, last_only: bool) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def measured(run: Planted, folder: Path, last_only: bool) -> dict[str, Any]:
     photos, masks = ([photos[i] for i in sure], [masks[i] for i in sure]) if len(sure) > 1 else (photos, [])
     grid = torch.from_numpy(patches(masks, SCORER.features(photos[:1]).patches.shape[1])) if masks else None
     seeds = [pair.seed for pair in seen.pairs]
-    truths, features = {}, {}
+    truths, features, base = {}, {}, []
     for step, path in [(0, None), *weights_of(source)[-1 if last_only else 0 :]]:
         full = path is not None and (path / "model_index.json").exists()
         added = [(path, OUTCOMES[run.outcome].scale)] if path and not full else []
@@ -89,14 +89,14 @@ def measured(run: Planted, folder: Path, last_only: bool) -> dict[str, Any]:
         place = folder / "measured" / run.name
         own = (SCORER, photos, place, OPTIONS, nullcontext, nullcontext)
         judge = PictureProbe(pipeline, seen, *own)
-        probe = SharedPictures(pipeline, record, *own, grid, features)
+        probe = SharedPictures(pipeline, record, *own, grid, features=features, own=base)
         plain, texts = ([getattr(seen.prompts[pair.prompt], name) for pair in seen.pairs] for name in ("plain", "text"))
         for name, prompted in {checkpoint.name(step): texts, **({} if step else {"base": plain})}.items():
             pictures = judge.pictures(f"judged {name}", prompted)
-            probe.known |= dict(zip(zip(prompted, seeds, strict=True), pictures, strict=True))
+            probe.judged |= dict(zip(zip(prompted, seeds, strict=True), pictures, strict=True))
         truths[step] = truth(run, seen, pictures, photos)
         record = record.with_candidate(probe.measure(step) if step else probe.start())
-        features = probe.features
+        features, base = probe.features, probe.own
     return {"record": json.loads(replace(record, steps=max(truths)).to_json()), "truths": truths}
 
 
