@@ -23,7 +23,10 @@ from PIL import Image
 from customize.errors import InputError
 from customize.inference import load_pipeline
 from customize.inference.estimates import dynamic_threshold
+from customize.inference.illusions.illusion_estimates import anagram
+from customize.inference.illusions.views import parse_view
 from customize.inference.inpainting import as_pixels
+from customize.inference.request import Composition
 from customize.inference.schedulers import timesteps_of
 from customize.inference.solvers import Solver
 from customize.settings.inference import InferenceSettings
@@ -134,6 +137,18 @@ def test_stage_two_with_a_mask(stages):
     options = {"mask_image": [MASK] * 2, "strength": 0.75, "guidance_scale": 4.0}
     expected = stock(stages[2], IFInpaintingSuperResolutionPipeline, image=SMALL, original_image=PHOTOS, **options)
     assert_same(drawn(stages[2], low_res_image=SMALL, image=PHOTOS, **options), expected)
+
+
+def test_an_anagram_of_stage_two_views_the_enlarged_image_too(stages, monkeypatch):
+    family, seen = stages[2].family, []
+    predict = family.predict
+    monkeypatch.setattr(family, "predict", lambda x, t, conditioning: seen.append(x) or predict(x, t, conditioning))
+    views = [parse_view("identity"), parse_view("flip")]
+    composition = Composition(lambda estimates: anagram(list(zip(estimates, views, strict=True)), negates=True))
+    options = {"guidance_scale": 1.0, "num_inference_steps": 1, "seeds": 3, "output_type": "latent"}
+    stages[2].generate((PROMPT, NEGATIVE), low_res_image=SMALL[0], composition=composition, **options)
+    [rows] = seen
+    assert rows.shape == (2, 6, 16, 16) and torch.equal(rows[1], rows[0].flip(-2)) and not torch.equal(rows[0], rows[1])
 
 
 def test_the_size_follows_from_the_shape_of_the_image(stages):

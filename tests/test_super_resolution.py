@@ -130,6 +130,12 @@ def test_the_configuration_reproduces_images_that_a_stopped_run_lacks(run, tmp_p
         assert Image.open(again / f"{number:03d}.png").tobytes() == Image.open(run / f"{number:03d}.png").tobytes()
 
 
+def test_an_image_of_a_stage_is_made_again(run, tmp_path, capsys):
+    """Its model and the image before it are found by their names in its metadata."""
+    assert commands.infer(["--like", str(run / "002.png"), "--output_dir", str(tmp_path)]) == 0
+    assert "the same: all" in capsys.readouterr().out
+
+
 def test_a_stage_keeps_what_is_not_of_the_first_model(models):
     """Encoded prompts are those of a text encoder, which the x4 upscaler does not share."""
     first = InferenceSettings(

@@ -35,6 +35,11 @@ def text_fault(kind: Kind, value: str) -> str | None:
     return faults[kind](value) if kind in faults else None
 
 
+def model_and_assignments(text: str) -> list[str]:
+    """The parts of `MODEL,name=value,name=value`; a comma inside a value stays."""
+    return [part.strip() for part in re.split(r",\s*(?=[A-Za-z_-]+=)", text)]
+
+
 def _placeholder_fault(value: str) -> str | None:
     if any(character.isspace() or not character.isprintable() for character in value):
         return "is not one token: it contains a blank or an invisible character"

@@ -14,6 +14,7 @@ from customize.printable import first_few, printable
 from customize.settings.field import table as setting_table
 from customize.settings.files.sharing import shared_name
 from customize.settings.inference import InferenceSettings
+from customize.settings.texts import model_and_assignments
 
 
 def before_loading(settings: InferenceSettings, requests: Sequence[ImageRequest], source: Source, machine: Machine) -> Rows:
@@ -32,7 +33,7 @@ def before_loading(settings: InferenceSettings, requests: Sequence[ImageRequest]
     text = f"{len(first):,}" + (f" of {prompts:,} prompts" if prompts > 1 else "")
     yield "images", f"{text}, {size}, {units.count(settings.steps, 'denoising step')} each"
     if settings.upscalers:
-        models = ", then by ".join(shared_name(each.split(",")[0]) for each in settings.upscalers)
+        models = ", then by ".join(shared_name(model_and_assignments(each)[0]) for each in settings.upscalers)
         yield "", printable(f"each enlarged by {models}: {len(requests):,} images in all")
 
 

@@ -4,7 +4,6 @@ A stage is an image of its own in the grid, which starts from the one before it,
 are generated before the next model is loaded. torch is not needed here.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +18,7 @@ from customize.settings.field import table
 from customize.settings.files.sharing import shared_name
 from customize.settings.inference import InferenceSettings
 from customize.settings.suggestions import unknown
+from customize.settings.texts import model_and_assignments
 
 SETTING = "upscalers"
 PREVIOUS = "the image before"
@@ -29,7 +29,6 @@ OF_THE_FIRST = (
     "low_res_image", "noise_level", "wildcards_dir", "upscalers", "sweep",
 )  # fmt: skip
 """Settings of the first model alone: a stage has its own, or the defaults."""
-NEXT = re.compile(r",\s*(?=[A-Za-z_-]+=)")
 
 
 def staged(grid: Grid) -> Grid:
@@ -64,7 +63,7 @@ def stages(request: ImageRequest, models: Sequence[tuple[str, Mapping[str, Any]]
 
 def read_upscaler(text: str, problems: list[Problem]) -> tuple[str, Mapping[str, Any]]:
     """The model and the settings of `MODEL,name=value,name=value`; adds what is wrong to `problems`."""
-    model, *assignments = NEXT.split(text)
+    model, *assignments = model_and_assignments(text)
     known = {name: line for name, line in table(InferenceSettings).items() if name not in (*NOT_SWEPT, SETTING)}
     own: dict[str, Any] = {}
     for assignment in assignments:
@@ -78,4 +77,4 @@ def read_upscaler(text: str, problems: list[Problem]) -> tuple[str, Mapping[str,
             own[name] = fit(value, known[name])
         except InputError as error:
             problems += [Problem(SETTING, f"{printable(model)}: {each.what}", each.remedy) for each in error.problems]
-    return model.strip(), own
+    return model, own

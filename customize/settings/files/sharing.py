@@ -10,10 +10,10 @@ from typing import Any
 from customize.errors import InputError
 from customize.families.source import INCLUDED
 from customize.settings.field import table
-from customize.settings.texts import PATHS
+from customize.settings.texts import PATHS, model_and_assignments
 from customize.storage import run_folder
 
-PLACES = ("pretrained_model_name_or_path", "weights", "image", "low_res_image", "mask_image", "vae")
+PLACES = ("pretrained_model_name_or_path", "weights", "image", "low_res_image", "mask_image", "vae", "upscalers")
 MOST_CONFIGS = 50
 USUAL = ("pytorch_lora_weights", "learned_embeds", "learned.", "adapter_model")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -73,6 +73,7 @@ def local_places(folder: Path) -> dict[str, str]:
             values = given.get(name)
             for value in values if isinstance(values, list) else [values]:
                 if isinstance(value, str) and value:
+                    value = model_and_assignments(value)[0] if name == "upscalers" else value
                     place = path_and_scale(value)[0] if name == "weights" else value
                     with suppress(InputError):
                         place = str(run_folder.at_step(Path(place))) if name == "weights" else place
