@@ -88,7 +88,8 @@ class SuperResolution:
 
     scheduler: diffusers' scheduler with the noise schedule of the image; noise_level: the usual timestep, and for_inpainting
     where a mask is given; largest: the largest timestep. factor: images become so many times larger; None: of the resolution
-    that the model was trained on.
+    that the model was trained on. noised_first: whether the noise of the image is drawn before that of the latents, as diffusers'
+    pipeline of the model does, so that equal seeds give equal images.
     """
 
     scheduler: Any
@@ -96,6 +97,7 @@ class SuperResolution:
     for_inpainting: int
     largest: int
     factor: int | None = None
+    noised_first: bool = False
 
     def noised(self, pixels: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
         """pixels: [B, 3, h, w] in [-1, 1]; noise: [B, 3, H, W], standard normal; levels: timesteps [B]. Returns [B, 3, H, W]."""

@@ -39,7 +39,7 @@ class Upscaler(StableDiffusion):
     @property
     def super_resolution(self) -> SuperResolution:
         level = min(NOISE_LEVEL, self.max_noise_level)
-        return SuperResolution(self.low_res_scheduler, level, level, self.max_noise_level, self.latents.factor)
+        return SuperResolution(self.low_res_scheduler, level, level, self.max_noise_level, self.latents.factor, noised_first=True)
 
     @property
     def model_spec(self) -> dict[str, str]:

@@ -151,16 +151,19 @@ class Enlarging:
         """Raises InputError for a noise level that the model does not take."""
         takes = pipeline.family.super_resolution
         assert takes, "`Pipeline.run` has checked that the model enlarges images"
-        task = self.start.task(pipeline, solver, estimate, size, generators)
         level = self.noise_level
         if level is None:
             level = takes.for_inpainting if self.gives_mask else takes.noise_level
         if level > takes.largest:
             what = f"{level} is above {takes.largest}, the largest that {pipeline.family.name} takes"
             raise InputError(Problem("noise_level", what, f"use {takes.noise_level}, its default"))
-        pixels = torch.cat([as_pixels(image.convert("RGB")) for image in self.low_res_images])
-        pixels = pixels.to(task.start).repeat(len(generators) // len(pixels), 1, 1, 1)
-        noise = draw_noise((*pixels.shape[:2], *task.start.shape[2:]), generators, like=task.start)
+        pixels = torch.cat([as_pixels(image.convert("RGB")) for image in self.low_res_images]).to(pipeline.family.device)
+        pixels = pixels.to(pipeline.family.dtype).repeat(len(generators) // len(pixels), 1, 1, 1)
+        shape = (*pixels.shape[:2], *(side // pipeline.family.latents.factor for side in size))
+        noise = draw_noise(shape, generators, like=pixels) if takes.noised_first else None
+        task = self.start.task(pipeline, solver, estimate, size, generators)
+        if noise is None:
+            noise = draw_noise(shape, generators, like=pixels)
         levels = torch.full((len(pixels),), level, device=pixels.device)
         channels = takes.noised(pixels, noise, levels)
         return replace(task, estimate=WithChannels(task.estimate, channels, {"class_labels": levels}))
