@@ -157,7 +157,7 @@ def test_the_size_follows_from_the_shape_of_the_image(stages):
     assert image.size == (22, 12)
 
 
-@pytest.mark.parametrize("name", ["DDIM", "Euler"])
+@pytest.mark.parametrize("name", ["DDIM", "Euler", "TCD"])
 def test_samplers_without_learned_variance_or_thresholding_keep_to_the_range(stages, name):
     """Guidance at 30 drives a model with random weights far out of the range; dynamic thresholding keeps it in."""
     found = drawn(stages[1], guidance_scale=30.0, scheduler=name)

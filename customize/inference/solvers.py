@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from diffusers import KDPM2AncestralDiscreteScheduler
+from diffusers import KDPM2AncestralDiscreteScheduler, TCDScheduler
 from torch import Tensor
 
 from customize.diffusion.predictions import FLOW_PREDICTION
@@ -39,7 +39,8 @@ class Solver:
         own = inspect.signature(type(scheduler).__init__).parameters  # configurations keep the options of other classes
         learned = scheduler.config.get("variance_type") in ("learned", "learned_range")
         self._takes_variance = "variance_type" in own and learned
-        self._leaves_thresholding = "thresholding" not in own and bool(scheduler.config.get("thresholding"))
+        thresholds = "thresholding" in own and not isinstance(scheduler, TCDScheduler)  # which takes the option and ignores it
+        self._leaves_thresholding = bool(scheduler.config.get("thresholding")) and not thresholds
         self.prediction_type: str = scheduler.config.get("prediction_type", FLOW_PREDICTION)
 
     @property
