@@ -161,7 +161,7 @@ def test_the_size_follows_from_the_shape_of_the_image(stages):
 def test_samplers_without_learned_variance_or_thresholding_keep_to_the_range(stages, name):
     """Guidance at 30 drives a model with random weights far out of the range; dynamic thresholding keeps it in."""
     found = drawn(stages[1], guidance_scale=30.0, scheduler=name)
-    assert found.shape == (2, 3, 16, 16) and 0.9 < found.abs().max() < 1.01
+    assert found.shape == (2, 3, 16, 16) and 0.9 < found.abs().max() < 1.05
 
 
 def test_dynamic_threshold_is_the_schedulers_own(stages):
