@@ -101,9 +101,6 @@ def test_a_hybrid_recedes_until_its_low_frequencies_are_left():
     shown[96:160, 96:160] = 255
     assert (shown == 255).all()
     assert np.array_equal(np.asarray(frame(as_pixels(IMAGE), high, 1.0)), enlarged(high.image, 4))
-    [further] = wanted(illusion="hybrid", hybrid_blur=8.0).requests
-    shown = np.asarray(frame(as_pixels(IMAGE), readings(further, IMAGE)[0], 1.0))
-    assert (shown[120:136, 120:136] < 255).all() and (shown[:119] == 255).all(), "a sixteenth"
 
 
 def test_an_animation_rests_at_its_readings_and_returns(monkeypatch):

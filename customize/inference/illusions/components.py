@@ -20,18 +20,18 @@ from customize.inference.illusions.motions import enlarged, receded
 class Components:
     """A decomposition. split: image [B, C, H, W] -> one linear component [B, C, H, W] per name; they sum to the image.
 
-    distances: how far away each component is seen; at distance 4, the image is a quarter as large. Empty: all are seen from
-    close up.
+    sizes: the fractions to which the image shrinks as one walks away, until a component is seen; empty: all are seen from close
+    up.
     """
 
     names: tuple[str, ...]
     split: Callable[[Tensor], Sequence[Tensor]]
-    distances: tuple[float, ...] = ()
+    sizes: tuple[float, ...] = ()
 
     def moved(self, index: int, image: Tensor, fraction: float, scale: int) -> Tensor:
-        """The motion of `View.moved` to a component: the others fade while the image recedes to the component's distance."""
+        """The motion of `View.moved` to a component: the others fade while the image shrinks to its size."""
         shown = enlarged(torch.lerp(image, self.split(image)[index], fraction), scale)
-        return receded(shown, 1 + fraction * (self.distances[index] - 1)) if self.distances else shown
+        return receded(shown, 1 + fraction * (self.sizes[index] - 1)) if self.sizes else shown
 
 
 def hybrid(sigma: float = 2.0) -> Components:
@@ -42,7 +42,7 @@ def hybrid(sigma: float = 2.0) -> Components:
         low = gaussian(tensor, sigma, kernel)
         return low, tensor - low
 
-    return Components(("low", "high"), split, (2 * sigma, 1))
+    return Components(("low", "high"), split, (1 / 4, 1))
 
 
 def triple(sigmas: tuple[float, float] = (1.0, 2.0), kernel: int = 25) -> Components:
@@ -53,7 +53,7 @@ def triple(sigmas: tuple[float, float] = (1.0, 2.0), kernel: int = 25) -> Compon
         low = gaussian(lower, sigmas[1], kernel)
         return low, lower - low, tensor - lower
 
-    return Components(("low", "middle", "high"), split, (4, 2, 1))
+    return Components(("low", "middle", "high"), split, (1 / 4, 1 / 2, 1))
 
 
 def colour() -> Components:

@@ -20,11 +20,10 @@ def enlarged(image: Tensor, scale: int) -> Tensor:
     return image.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
 
 
-def receded(image: Tensor, distance: float) -> Tensor:
-    """[B, C, H, W], the image in the middle of a white one of its size, smaller by the factor `distance`."""
-    height, width = image.shape[-2:]
-    down, across = (round((side - side / distance) / 2) for side in (height, width))
-    small = F.interpolate(image, (height - 2 * down, width - 2 * across), mode="area")
+def receded(image: Tensor, size: float) -> Tensor:
+    """[B, C, H, W], the image in the middle of a white one, at this fraction of its size."""
+    down, across = (round(side * (1 - size) / 2) for side in image.shape[-2:])
+    small = F.interpolate(image, (image.shape[-2] - 2 * down, image.shape[-1] - 2 * across), mode="area")
     return F.pad(small, (across, across, down, down), value=PAPER)
 
 
