@@ -11,6 +11,7 @@ from families_of_tests import PixelUNet
 from PIL import Image
 from torch import Tensor
 
+from customize.cli import commands
 from customize.families.base import DenoiserOutput
 from customize.families.conditioning import Conditioning
 from customize.inference import pipeline as pipelines
@@ -48,16 +49,11 @@ def family() -> Doubles:
     return Doubles()
 
 
-@pytest.fixture(autouse=True)
-def double_schedule(monkeypatch) -> None:
+def double_schedule(*arguments, **options):
     """The sampler's table of noise levels in float64, so that coefficients made of its (float32) values are not rounded."""
-
-    def made(*arguments, **options):
-        scheduler = make_scheduler(*arguments, **options)
-        scheduler.alphas_cumprod, scheduler.one = scheduler.alphas_cumprod.double(), scheduler.one.double()
-        return scheduler
-
-    monkeypatch.setattr(pipelines, "make_scheduler", made)
+    scheduler = make_scheduler(*arguments, **options)
+    scheduler.alphas_cumprod, scheduler.one = scheduler.alphas_cumprod.double(), scheduler.one.double()
+    return scheduler
 
 
 def drawn(family: Doubles, count: int, image: Image.Image | None = None, **settings) -> Tensor:
@@ -66,10 +62,12 @@ def drawn(family: Doubles, count: int, image: Image.Image | None = None, **setti
         InferenceSettings(prompt=PROMPTS[:count], **settings, **({"image": "given.png"} if image else {})),
         Pipeline(family),
     )
-    return pipeline.generate(
-        PROMPTS[:count], composition=composition(asked, pipeline), negative_prompt=NEGATIVE, guidance_scale=SCALE, seeds=SEED,
-        num_inference_steps=len(TIMESTEPS), output_type="latent", image=image,
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipelines, "make_scheduler", double_schedule)
+        return pipeline.generate(
+            PROMPTS[:count], composition=composition(asked, pipeline), negative_prompt=NEGATIVE, guidance_scale=SCALE, seeds=SEED,
+            num_inference_steps=len(TIMESTEPS), output_type="latent", image=image,
+        )  # fmt: skip
 
 
 @torch.no_grad()
@@ -94,15 +92,13 @@ def stepped(x: Tensor, noise: Tensor, part: Tensor, now: Tensor, before: Tensor,
     return mean + (0.5 * ((part + 1) / 2 * high + (1 - part) / 2 * low)).exp() * normal(generator)
 
 
-def normal(generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(1, 3, SIDE, SIDE, generator=generator, dtype=dtype)
+def normal(generator: torch.Generator) -> Tensor:
+    return torch.randn(1, 3, SIDE, SIDE, generator=generator, dtype=torch.float64)
 
 
 def by_formula(family: Doubles, combine: Combine, keep: Keep | None = None) -> Tensor:
     """The whole sampler."""
     generator = torch.Generator().manual_seed(SEED)
-    if keep:
-        normal(generator, torch.float32)  # with which the image would be encoded
     x = normal(generator)
     for step, t in enumerate(TIMESTEPS):
         now, before = levels(family, t)
@@ -225,3 +221,31 @@ def test_a_component_of_a_real_image_is_kept(family, illusion, name, part):
 
     found = drawn(family, 1, illusion=illusion, image=image, image_part=name)
     torch.testing.assert_close(found, by_formula(family, combine, keep), **EXACT)
+
+
+DIGITS = ["--pretrained_model_name_or_path", "digits", "--prompt", "6", "--prompt", "9", "--num_inference_steps", "1"]
+
+
+def test_the_command_draws_an_anagram_of_digits_without_a_warning_about_latents(tmp_path, capsys):
+    words = [*DIGITS, "--illusion", "anagram", "--view", "identity", "--view", "rotate_180", "--output_dir", str(tmp_path)]
+    assert commands.infer(words) == 0
+    told = capsys.readouterr()
+    assert "latents" not in told.out + told.err and (tmp_path / "000-illusion.gif").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [(["--illusion", "anagram", "--view", "identity", "--view", "negate"], "negate changes colours"),
+     (["--illusion", "colour"], "colour does not fit a base model of grey images")],
+)  # fmt: skip
+def test_digits_have_no_colours(words, what, tmp_path, capsys):
+    assert commands.infer([*DIGITS, *words, "--output_dir", str(tmp_path / "out")]) == 2
+    assert what in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_latents_are_warned_of(tiny_v, tmp_path, capsys):
+    words = ["--pretrained_model_name_or_path", str(tiny_v), "--num_inference_steps", "1", "--no_illusion_gif"]
+    words += ["--prompt", "a dog", "--prompt", "a cat", "--illusion", "anagram", "--view", "identity", "--view", "flip"]
+    assert commands.infer([*words, "--output_dir", str(tmp_path)]) == 0
+    told = capsys.readouterr()
+    assert "autoencoders are not equivariant" in told.out + told.err and not (tmp_path / "000-illusion.gif").exists()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from customize.errors import InputError, Problem
 from customize.inference.illusions.motions import enlarged, receded
 
 
@@ -57,9 +58,14 @@ def triple(sigmas: tuple[float, float] = (1.0, 2.0), kernel: int = 25) -> Compon
 
 
 def colour() -> Components:
-    """The mean of the channels, and the rest. For pixels: the mean of a latent's channels is not its brightness."""
+    """The mean of the channels, and the rest. For pixels: the mean of a latent's channels is not its brightness.
+
+    `split` raises InputError for images of one channel.
+    """
 
     def split(tensor: Tensor) -> Sequence[Tensor]:
+        if tensor.shape[1] == 1:
+            raise InputError(Problem("illusion", "colour does not fit a base model of grey images", "use hybrid or motion"))
         grey = tensor.mean(1, keepdim=True).expand_as(tensor)
         return grey, tensor - grey
 

@@ -1,0 +1,55 @@
+"""Measures illusions of digits: of how many images a classifier reads every digit where it should be seen.
+
+    python infer.py --pretrained_model_name_or_path digits --illusion anagram --view identity --view rotate_180 \\
+        --prompt 6 --prompt 9 --num_images 100 --output_dir images/six_and_nine
+    python benchmarks/digit_illusions.py images/six_and_nine --judge JUDGE.safetensors
+
+The classifier, made by `benchmarks/digits.py judge`, sees each reading as `sheet.png` shows it: the image under each view, or
+each of its components. Prints the share of the images, and the seeds of those of which it is surest.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from digits import judge
+from PIL import Image
+from torch import Tensor, nn
+
+from customize.cli.main import read
+from customize.inference.illusions.readings import Reading, readings
+from customize.inference.run.grid import grid
+from customize.settings.inference import InferenceSettings
+
+BEST = 8
+
+
+@torch.no_grad()
+def probabilities(classifier: nn.Module, shown: list[Reading]) -> Tensor:
+    """[readings, 10]: of each digit, for each reading of an image."""
+    greys = np.stack([np.asarray(each.image.convert("L")) for each in shown])
+    return classifier(torch.from_numpy(greys)[:, None].float() / 255).softmax(1)
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--judge", type=Path, required=True)
+    given = parser.parse_args()
+    classifier = judge(given.judge)
+    for folder in given.folders:
+        settings, _ = read(InferenceSettings, [str(folder / "config.toml")])
+        sure: dict[int, float] = {}
+        for number, request in enumerate(grid(settings).requests):
+            found = probabilities(classifier, readings(request, Image.open(folder / f"{number:03d}.png").convert("RGB")))
+            wanted = torch.tensor([int(prompt) for prompt in request.prompts])
+            if (found.argmax(1) == wanted).all():
+                sure[request.seed] = found.gather(1, wanted[:, None]).min().item()
+        best = sorted(sure, key=sure.__getitem__, reverse=True)[:BEST]
+        print(f"{folder}: {len(sure)} of {len(grid(settings).requests)}; best seeds: {', '.join(map(str, best))}")
+
+
+if __name__ == "__main__":
+    main()
