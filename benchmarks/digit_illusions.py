@@ -2,7 +2,7 @@
 
     python infer.py --pretrained_model_name_or_path digits --illusion anagram --view identity --view rotate_180 \\
         --prompt 6 --prompt 9 --num_images 100 --output_dir images/six_and_nine
-    python benchmarks/digit_illusions.py images/six_and_nine --judge JUDGE.safetensors
+    python -m benchmarks.digit_illusions images/six_and_nine --judge JUDGE.safetensors
 
 The classifier, made by `benchmarks/digits.py judge`, sees each reading as `sheet.png` shows it: the image under each view, or
 each of its components. Prints the share of the images, and the seeds of those of which it is surest.
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from digits import judge
 from PIL import Image
 from torch import Tensor, nn
 
+from benchmarks.digits import judge
 from customize.cli.main import read
 from customize.inference.illusions.readings import Reading, readings
 from customize.inference.run.grid import grid

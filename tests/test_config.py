@@ -208,6 +208,8 @@ CROSS = [
     (InferenceSettings, {"lesson": "forward", "image": "a.png", "trace": True}, "trace"),
     (InferenceSettings, {"interpolation": "spherical"}, "interpolation"),
     (InferenceSettings, {"illusion": "hybrid"}, "prompt"),
+    (InferenceSettings, {"illusion": "looking_glass", "prompt": ["a", "b"], "view": ["identity", "flip"], "upscalers": ["x"]},
+     "upscalers"),
     (InferenceSettings, {"illusion": "anagram"}, "view"),
     (InferenceSettings, {"illusion": "anagram", "view": ["identity", "flip"], "prompt": ["a", "b", "c"]}, "prompt"),
     (InferenceSettings, {"illusion": "hybrid", "prompt": ["a", "b"], "image": "a.png"}, "image"),

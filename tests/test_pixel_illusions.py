@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from families_of_tests import PixelUNet
+from models import tiny_deepfloyd_if
 from PIL import Image
 from torch import Tensor
 
 from customize.cli import commands
 from customize.families.base import DenoiserOutput
 from customize.families.conditioning import Conditioning
+from customize.inference import load_pipeline
 from customize.inference import pipeline as pipelines
 from customize.inference.illusions.build import composition
 from customize.inference.illusions.components import gaussian
@@ -221,6 +223,21 @@ def test_a_component_of_a_real_image_is_kept(family, illusion, name, part):
 
     found = drawn(family, 1, illusion=illusion, image=image, image_part=name)
     torch.testing.assert_close(found, by_formula(family, combine, keep), **EXACT)
+
+
+def test_an_anagram_in_two_stages_sees_the_enlarged_image_by_each_view(tmp_path):
+    """Of DeepFloyd IF: half of the second stage's inputs are of the image upside down, and so are all six channels of it."""
+    pipeline = load_pipeline(str(tiny_deepfloyd_if(tmp_path / "two", stage=2)))
+    inputs, predict = [], pipeline.family.predict
+    pipeline.family.predict = lambda latents, *others: inputs.append(latents) or predict(latents, *others)
+    asked = InferenceSettings(prompt=PROMPTS[:2], illusion="anagram", view=["identity", "rotate_180"])
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    pipeline.generate(
+        PROMPTS[:2], composition=composition(asked, pipeline), seeds=SEED, num_inference_steps=2, guidance_scale=1.0,
+        low_res_image=image,
+    )  # fmt: skip
+    for latents in inputs:
+        assert latents.shape == (2, 6, 16, 16) and torch.equal(latents[0], latents[1].flip(1, 2))
 
 
 DIGITS = ["--pretrained_model_name_or_path", "digits", "--prompt", "6", "--prompt", "9", "--num_inference_steps", "1"]

@@ -159,6 +159,14 @@ def one_prompt_for_each_part(
         yield Problem("prompt", what, "give one for each part or view")
 
 
+@rule("illusion", "low_res_image", "upscalers")
+def looking_glass_has_one_stage(illusion: str, low_res_image: str | None, upscalers: tuple[str, ...]) -> Iterator[Problem]:
+    """looking_glass, which has one image per view, is not combined with an image to enlarge."""
+    for name, is_given in ("low_res_image", low_res_image is not None), ("upscalers", bool(upscalers)):
+        if illusion == "looking_glass" and is_given:
+            yield Problem(name, "cannot be combined with illusion = looking_glass", "use illusion = anagram, or leave it out")
+
+
 @rule("illusion", "image_part", "image")
 def illusion_has_the_part_of_an_image(illusion: str, part: str | None, image: str | None) -> Iterator[Problem]:
     """An input image of an illusion replaces one of its two parts."""
@@ -194,5 +202,6 @@ INFERENCE = (
     records_show_one_pass, sampler_takes_its_options, timesteps_are_a_list, merged_weights_have_one_scale, one_model_is_merged,
     chain_is_a_row_of_whole_images, stages_enlarge_one_image, prompt_is_given, lesson_is_about_an_image,
     lesson_is_a_sheet_of_its_own, one_prompt_for_each_part, illusion_has_the_part_of_an_image, image_part_is_kept,
+    looking_glass_has_one_stage,
     attention_has_one_prompt,
 )  # fmt: skip
