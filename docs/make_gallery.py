@@ -45,7 +45,7 @@ All images here are generated with the embedded base model by `python docs/make_
 It is a small model of 64 x 64 pixels that shows how things work. Some features need a real model to look good, with the same
 commands and `--pretrained_model_name_or_path`: anagrams and hybrids of arbitrary subjects (only a pixel-space model
 avoids strokes), LookingGlass (designed for 1024 pixels), inpainting with a nine-channel UNet, prompts of more than one
-chunk, and image to image from photos."""
+chunk, and image to image from photos. The [lessons](lessons/README.md) explain what happens in them."""
 
 ENTRIES = (
     Entry(
