@@ -17,7 +17,7 @@ from customize.families.conditioning import Conditioning
 from customize.families.deepfloyd_if import DeepFloydIF
 from customize.families.files.t5_tokenizer import load_t5_tokenizer
 from customize.families.specs.architectures import CONFIGS
-from customize.families.specs.deepfloyd_if_spec import DEEPFLOYD_IF
+from customize.families.specs.deepfloyd_if_spec import ARCHITECTURES, DEEPFLOYD_IF
 from customize.inference import load_pipeline
 from customize.methods import DreamBoothSettings
 from customize.prompts import parse
@@ -156,18 +156,21 @@ def test_in_float16_the_layers_of_t5_that_overflow_stay_in_float32(stage_i):
     assert in_float32 == {f"encoder.block.{block}.layer.1.DenseReluDense.wo.weight" for block in (0, 1)}
 
 
-@pytest.mark.parametrize(("config", "parameters", "layers"), [("if_i_xl", 4_304_695_110, 132), ("if_ii_l", 1_187_608_070, 138)])
-def test_the_real_architectures(config, parameters, layers):
-    """The number of parameters of the published models, and of the layers that a LoRA changes: six in each attention block."""
+@pytest.mark.parametrize(
+    ("title", "parameters", "layers"),
+    [("stage I XL", 4_304_695_110, 132), ("stage I M", 371_605_830, 132), ("stage II L", 1_187_608_070, 138)],
+)
+def test_the_real_architectures(title, parameters, layers):
+    """The number of parameters of diffusers' UNet, on the meta device, and of the layers that a LoRA changes, six in each
+    attention block; and the modules that are known without the model's files."""
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(CONFIGS / config / "unet"))
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(CONFIGS / ARCHITECTURES[title] / "unet"))
     assert sum(parameter.numel() for parameter in unet.parameters()) == parameters
-    targets = tuple(DeepFloydIF.lora_targets["attention"])
-    names = [name for name, module in unet.named_modules() if isinstance(module, torch.nn.Linear) and name.endswith(targets)]
-    assert len(names) == layers
-    blocks = {name.rpartition(".attentions.")[0] for name in names}
-    down, up = [block for block in unet.down_blocks if hasattr(block, "attentions")], ["mid_block"]
-    assert len(blocks) == 2 * len(down) + len(up)
+    shapes = {name: tuple(module.weight.shape) for name, module in unet.named_modules() if hasattr(module, "weight")}
+    (found,) = [each for each in DEEPFLOYD_IF.architectures() if each.title == f"DeepFloyd IF {title}"]
+    assert found.shapes["unet"] == shapes
+    learned = [name for name in shapes if name.endswith(tuple(DeepFloydIF.lora_targets["attention"]))]
+    assert len(learned) == layers == 6 * len({name.partition(".to_")[0].partition(".add_")[0] for name in learned})
 
 
 def test_flags_of_diffusers_scripts_are_accepted_for_its_models_only(stage_ii):

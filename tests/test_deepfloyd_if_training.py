@@ -32,8 +32,12 @@ def bases(tmp_path_factory) -> dict[int, Path]:
 
 
 @pytest.mark.parametrize(
-    ("stage", "kind", "prior"), [(1, "lora", "images"), (1, "full", "none"), (2, "lora", "teacher"), (2, "full", "none")]
-)
+    ("stage", "kind", "prior"),
+    [
+        (1, "lora", "images"), (2, "lora", "teacher"), pytest.param(1, "full", "none", marks=pytest.mark.slow),
+        pytest.param(2, "full", "none", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_gradients_are_those_of_the_formula(stage, kind, prior, bases, image_folder, tmp_path):
     """In float64: the mean square of the first three output channels less the noise; stage II reads the noisy picture twice, and
     its timestep as class label. The channels of the variance get no gradient."""
@@ -127,6 +131,8 @@ def test_stock_draws_the_same_picture_with_our_lora(bases, lora_run, tmp_path):
     learned = picture(stock)
     stock.scheduler = DDPMScheduler.from_pretrained(lora_run / "scheduler")
     assert stock.scheduler.config.variance_type == "fixed_small"
+    card = (lora_run / "README.md").read_text()
+    assert "ComfyUI" not in card
     expected, found = picture(stock), ours(["--weights", str(lora_run)], tmp_path)
     assert abs(found - expected).max() <= 1
     assert all(abs(found - other).max() > 8 for other in (before, learned))
@@ -144,6 +150,7 @@ def test_a_run_is_intact_and_resumes_to_the_same_bits(lora_run, tmp_path):
     assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_stock_loads_a_fully_trained_stage_i(bases, image_folder, tmp_path):
     run = tmp_path / "run"
     assert commands.train_dreambooth(arguments(bases[1], image_folder, run, "--validation_prompt", "none")) == 0
@@ -171,7 +178,8 @@ def test_stage_ii_learns_a_lora_and_its_sample_images_enlarge_images(bases, imag
     found = Image.open(run / "samples" / "step-000000" / "000.png")
     assert abs(np.asarray(found, dtype=int) - np.asarray(expected, dtype=int)).max() <= 1
     assert len([*(run / "samples" / "step-000000").glob("*.png")]) == 2
-    capsys.readouterr()
+    assert "--low_res_image IMAGE.png" in (output := capsys.readouterr().out)
+    assert "load_lora_weights" in output and "ComfyUI" not in output
     wrong = ["--adapter=lora", "--class_prompt=a dog", "--with_prior_preservation", f"--class_data_dir={tmp_path / 'class'}"]
     assert commands.train_dreambooth(arguments(bases[2], image_folder, tmp_path / "no", *wrong)) == 2
     assert "which enlarges images, generates none" in capsys.readouterr().err

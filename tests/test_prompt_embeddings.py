@@ -1,7 +1,5 @@
 """Prompts that were encoded before: the same pictures and the same LoRA, without the text encoder in memory."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -99,7 +97,7 @@ def test_a_pickle_is_refused_with_the_way_to_convert_it(model, tmp_path, capsys)
     words = ["--pretrained_model_name_or_path", str(model), "--prompt", "a dog", "--output_dir", str(tmp_path / "out")]
     assert infer(*words, "--prompt_embeddings", str(tmp_path / "prompts.pth")) == 2
     code = capsys.readouterr().err.partition("in Python: ")[2].splitlines()[0]
-    subprocess.run([sys.executable, "-c", code], check=True)
+    exec(code, {})
     found = prompt_embeddings.read(tmp_path / "prompts.safetensors")
     assert {*found.names} == {"a dog", ""} and found.shape == (77, 32)
 
@@ -119,6 +117,7 @@ def test_a_lora_is_trained_to_the_same_bits(model, embeddings, image_folder, tmp
     file = ["--prompt_embeddings", str(embeddings)]
     assert commands.train_dreambooth([*words, "--output_dir", str(tmp_path / "t5")]) == 0
     assert commands.train_dreambooth([*words, *file, "--output_dir", str(tmp_path / "file")]) == 0
+    assert f'--prompt "{PROMPTS[0]}"' in (output := capsys.readouterr().out) and f"--prompt_embeddings {embeddings}" in output
     first, second = (load_file(tmp_path / run / "pytorch_lora_weights.safetensors") for run in ("t5", "file"))
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     assert infer("--weights", str(tmp_path / "file"), *file, "--prompt", PROMPTS[0], "--output_dir", str(tmp_path / "out")) == 0

@@ -95,8 +95,8 @@ def card(
 def other_programs(name: str, facts: dict, paths: Sequence[Path]) -> Iterator[str]:
     """How other programs use the files of a result."""
     folders = {MODEL: "checkpoints", KOHYA_LORA: "LoRAs"}
-    files = [path.name for path in paths]
-    for file in files:
+    files, own_scheduler = [path.name for path in paths], (paths[0].parent / SCHEDULER).is_dir()
+    for file in files if not (own_scheduler and LORA in files) else ():
         if file in folders or file.startswith("learned_embeds"):
             named = ", under the name that you write in prompts" if file not in folders else ""
             yield f"ComfyUI, A1111, Forge: put {code(file)} into the folder of {folders.get(file, 'embeddings')}{named}."
@@ -106,7 +106,7 @@ def other_programs(name: str, facts: dict, paths: Sequence[Path]) -> Iterator[st
             "",
             f"pipeline = DiffusionPipeline.from_pretrained({facts['base_model']!r})",
             f"pipeline.load_lora_weights({name!r}, weight_name={LORA!r})  # this folder, or its name on the hub",
-            *([OTHER_SCHEDULER.format(repr(name))] if (paths[0].parent / SCHEDULER).is_dir() else []),
+            *([OTHER_SCHEDULER.format(repr(name))] if own_scheduler else []),
             f"image = pipeline({facts['example_prompt']!r}).images[0]",
         ]
         yield code_block("\n".join(lines), "python")

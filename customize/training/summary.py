@@ -16,7 +16,7 @@ from customize.next_command import command_line
 from customize.printable import printable
 from customize.settings.validation_prompts import MOST_WORDS, are_made, images_per_prompt
 from customize.storage.json_files import read_object
-from customize.storage.run_folder import BEFORE_AFTER, INDEX, KOHYA_LORA, LORA, MODEL, REPORT, SAMPLES, SHEET
+from customize.storage.run_folder import BEFORE_AFTER, INDEX, KOHYA_LORA, LORA, MODEL, REPORT, SAMPLES, SCHEDULER, SHEET
 from customize.training import model_card
 
 
@@ -106,19 +106,23 @@ def finished(
     yield from verdict_words.rows(evaluation, folder)
     if evaluation is None and settings.evaluation == "loss":
         yield "verdict", "cannot tell: the run is too short for losses to be measured; `customize score` draws pictures"
-    yield from next_rows(settings, folder, takes_mask)
+    yield from next_rows(settings, folder, takes_mask, spec_of(source).enlarges(source))
     if source.name != "demo" and settings.read_by_others:
         yield from (("elsewhere", text) for text in elsewhere(folder, files))
 
 
-def next_rows(settings, folder: Path, takes_mask: bool = False) -> Rows:
-    """The images to look at, and the command that generates with the result. takes_mask: as `Family.takes_mask`."""
+def next_rows(settings, folder: Path, takes_mask: bool = False, enlarges: bool = False) -> Rows:
+    """The images to look at, and the command that generates with the result. takes_mask: as `Family.takes_mask`; enlarges: as
+    `FamilySpec.enlarges`."""
     images = [path for path in (folder / REPORT, folder / BEFORE_AFTER, folder / SAMPLES / SHEET) if path.exists()]
     if images:
         yield "look at", printable(" and ".join(map(str, images)))
     options = {"image": "IMAGE.png", "mask_image": "MASK.png"} if takes_mask else {}
+    options |= {"low_res_image": "IMAGE.png"} if enlarges else {}
     options |= model_card.generation_options(settings.values(), settings.pretrained_model_name_or_path)
     prompt = settings.default_validation_prompts[-1]
+    if settings.prompt_embeddings:  # in which the first one is
+        prompt, options["prompt_embeddings"] = settings.default_validation_prompts[0], settings.prompt_embeddings
     yield "next", command_line("infer.py", weights=folder, prompt=prompt, num_images=4, **options)
 
 
@@ -130,6 +134,8 @@ def elsewhere(folder: Path, files: Sequence[Path]) -> Iterator[str]:
         yield printable(f"diffusers: {pipeline}.from_pretrained({str(folder)!r})")
     elif MODEL in names:
         yield printable(f"copy {folder / MODEL} to ComfyUI/models/checkpoints or stable-diffusion-webui/models/Stable-diffusion")
+    elif LORA in names and (folder / SCHEDULER).is_dir():
+        yield printable(f"diffusers: pipeline.load_lora_weights({str(folder)!r}), with the scheduler in {folder / SCHEDULER}")
     elif adapter := next((name for name in (KOHYA_LORA, LORA) if name in names), None):
         yield printable(f"copy {folder / adapter} to ComfyUI/models/loras or stable-diffusion-webui/models/Lora")
     if any(name.startswith("learned_embeds") for name in names):

@@ -48,37 +48,58 @@ def unet_shapes(config: Mapping[str, Any]) -> Shapes:
     count, embedding = len(channels), 4 * channels[0]
     layers = per_block(config.get("layers_per_block", 2), count)
     depths = per_block(config.get("transformer_layers_per_block", 1), count)
+    is_simple = config.get("mid_block_type") == "UNetMidBlock2DSimpleCrossAttn"
+    in_time = embedding, 2 if config.get("resnet_time_scale_shift") == "scale_shift" else 1
     width, linear = config["cross_attention_dim"], bool(config.get("use_linear_projection"))
+
+    def attention(name: str, size: int, depth: int) -> Shapes:
+        return simple_attention(name, size, width) if is_simple else transformer(name, size, depth, width, linear)
+
+    def sampler(name: str, size: int) -> Shapes:
+        return resnet(name, size, size, *in_time) if is_simple else {f"{name}.conv": (size, size, 3, 3)}
+
     shapes: Shapes = {
         "conv_in": (channels[0], config.get("in_channels", 4), 3, 3), "conv_norm_out": (channels[0],),
-        "conv_out": (config.get("out_channels", 4), channels[0], 3, 3),
-        "time_embedding.linear_1": (embedding, channels[0]), "time_embedding.linear_2": (embedding, embedding),
+        "conv_out": (config.get("out_channels", 4), channels[0], 3, 3), **embeddings(config, channels[0], embedding),
     }  # fmt: skip
-    if config.get("addition_embed_type") == "text_time":
-        added = config["projection_class_embeddings_input_dim"]
-        shapes |= {"add_embedding.linear_1": (embedding, added), "add_embedding.linear_2": (embedding, embedding)}
     before = channels[0]
     for i, (kind, out) in enumerate(zip(config["down_block_types"], channels, strict=True)):
         for j in range(layers[i]):
-            shapes |= resnet(f"down_blocks.{i}.resnets.{j}", before if j == 0 else out, out, embedding)
+            shapes |= resnet(f"down_blocks.{i}.resnets.{j}", before if j == 0 else out, out, *in_time)
             if "CrossAttn" in kind:
-                shapes |= transformer(f"down_blocks.{i}.attentions.{j}", out, depths[i], width, linear)
+                shapes |= attention(f"down_blocks.{i}.attentions.{j}", out, depths[i])
         if i < count - 1:
-            shapes[f"down_blocks.{i}.downsamplers.0.conv"] = (out, out, 3, 3)
+            shapes |= sampler(f"down_blocks.{i}.downsamplers.0", out)
         before = out
     for j in range(2):
-        shapes |= resnet(f"mid_block.resnets.{j}", before, before, embedding)
-    shapes |= transformer("mid_block.attentions.0", before, depths[-1], width, linear)
+        shapes |= resnet(f"mid_block.resnets.{j}", before, before, *in_time)
+    shapes |= attention("mid_block.attentions.0", before, depths[-1])
     for i, (kind, out) in enumerate(zip(config["up_block_types"], channels[::-1], strict=True)):
         beside = channels[::-1][min(i + 1, count - 1)]
         for j in range(layers[::-1][i] + 1):
             skipped = beside if j == layers[::-1][i] else out
-            shapes |= resnet(f"up_blocks.{i}.resnets.{j}", (before if j == 0 else out) + skipped, out, embedding)
+            shapes |= resnet(f"up_blocks.{i}.resnets.{j}", (before if j == 0 else out) + skipped, out, *in_time)
             if "CrossAttn" in kind:
-                shapes |= transformer(f"up_blocks.{i}.attentions.{j}", out, depths[::-1][i], width, linear)
+                shapes |= attention(f"up_blocks.{i}.attentions.{j}", out, depths[::-1][i])
         if i < count - 1:
-            shapes[f"up_blocks.{i}.upsamplers.0.conv"] = (out, out, 3, 3)
+            shapes |= sampler(f"up_blocks.{i}.upsamplers.0", out)
         before = out
+    return shapes
+
+
+def embeddings(config: Mapping[str, Any], channels: int, embedding: int) -> Shapes:
+    """The modules outside the blocks that embed the timestep and further inputs: an image's size, or prompt and class label."""
+    ends: Shapes = {"linear_1": (embedding, channels), "linear_2": (embedding, embedding)}
+    shapes = under("time_embedding", ends)
+    if config.get("class_embed_type") == "timestep":
+        shapes |= under("class_embedding", ends)
+    if config.get("addition_embed_type") == "text_time":
+        shapes |= under("add_embedding", {**ends, "linear_1": (embedding, config["projection_class_embeddings_input_dim"])})
+    if config.get("addition_embed_type") == "text":
+        read = config["encoder_hid_dim"]
+        pool: Shapes = {f"pool.{side}_proj": (read, read) for side in "kqv"}
+        pool |= {"norm1": (read,), "proj": (embedding, read), "norm2": (embedding,)}
+        shapes |= {"encoder_hid_proj": (config["cross_attention_dim"], read), **under("add_embedding", pool)}
     return shapes
 
 
@@ -87,10 +108,10 @@ def per_block(value: int | list[int], count: int) -> list[int]:
     return list(value) if isinstance(value, list) else [value] * count
 
 
-def resnet(name: str, channels: int, out: int, embedding: int) -> Shapes:
-    """The modules of a residual block."""
+def resnet(name: str, channels: int, out: int, embedding: int, in_time: int = 1) -> Shapes:
+    """The modules of a residual block. in_time: numbers that the timestep gives for each channel, a shift or also a scale."""
     own: Shapes = {
-        "norm1": (channels,), "conv1": (out, channels, 3, 3), "time_emb_proj": (out, embedding), "norm2": (out,),
+        "norm1": (channels,), "conv1": (out, channels, 3, 3), "time_emb_proj": (in_time * out, embedding), "norm2": (out,),
         "conv2": (out, out, 3, 3),
     }  # fmt: skip
     return under(name, own | ({"conv_shortcut": (out, channels, 1, 1)} if channels != out else {}))
@@ -108,6 +129,13 @@ def transformer(name: str, channels: int, depth: int, width: int, linear: bool) 
             block |= under(attention, keys)
         block |= {"ff.net.0.proj": (8 * channels, channels), "ff.net.2": (channels, 4 * channels)}
         own |= under(f"transformer_blocks.{k}", block)
+    return under(name, own)
+
+
+def simple_attention(name: str, channels: int, width: int) -> Shapes:
+    """The modules of an attention layer of DeepFloyd IF, which reads image and prompt. width: of the prompt embeddings."""
+    own: Shapes = {each: (channels, channels) for each in ("to_q", "to_k", "to_v", "to_out.0")}
+    own |= {"add_k_proj": (channels, width), "add_v_proj": (channels, width), "group_norm": (channels,), "norm_cross": (width,)}
     return under(name, own)
 
 

@@ -20,6 +20,7 @@ from customize.families.files.folder_check import (
 from customize.families.files.prompt_embeddings import key
 from customize.families.files.prompt_embeddings import read as prompts_in
 from customize.families.files.recognition import refusal
+from customize.families.specs.architectures import Architecture, known
 from customize.families.specs.family_spec import SETTING, FamilySpec, Source, Start
 from customize.families.specs.network_names import NetworkNames
 from customize.families.specs.text_limits import TextLimit
@@ -33,6 +34,8 @@ STAGES = {3: 1, 6: 2}
 """By the input channels of the UNet: the picture alone, or beside a smaller one that was enlarged."""
 NOISING = "image_noising_scheduler"
 """The folder of the scheduler that adds noise to the picture that stage II enlarges."""
+ARCHITECTURES = {"stage I XL": "if_i_xl", "stage I M": "if_i_m", "stage II L": "if_ii_l"}
+"""The folders in families/configs."""
 UNET = NetworkNames(
     dotted=("unet.", "", "base_model.model.", "base_model.model.unet.", "unet.base_model.model."),
     underscored=("lora_unet_",),
@@ -138,6 +141,10 @@ class DeepFloydIFSpec(FamilySpec):
         if not source.folder or not source.loads_text_encoder:
             return ()
         return (TextLimit(LENGTH, LENGTH, partial(counter, source.folder)),)
+
+    def architectures(self) -> Sequence[Architecture]:
+        networks = tuple(self.networks.items())
+        return [known(f"{self.title} {title}", config, networks) for title, config in ARCHITECTURES.items()]
 
     def learned_on(self, tensors: Mapping[str, TensorInfo]) -> bool:
         return any(map(READS_PROMPT.search, tensors))
