@@ -9,7 +9,7 @@ DIGITS: a folder that `customize train-digits` accepts; MODEL: a result of it, o
 classifier on nine tenths of the real digits and states its accuracy on the last tenth; the models never see it. `recognised` is
 the share of the samples of each digit that the classifier reads as that digit. `denoiser` compares denoisers (a run, or the
 folder of intermediate weights of one of its steps) with a Gaussian blur at noise levels from 0 to 1, by mean squared errors of
-pixels in [0, 1], on the digits that the judge is tested on.
+pixels in [0, 1], on 100 of the digits that the judge is tested on.
 """
 
 import argparse
@@ -119,7 +119,7 @@ def blurred(noisy: Tensor, clean: Tensor) -> float:
 def denoisers(runs: list[str], folder: str) -> None:
     """Prints the errors of denoisers at each noise level, and the correlation of what they make of pure noise with the mean."""
     images, _ = real_digits(folder)
-    clean, mean = images[-1000:], images.mean(0)
+    clean, mean = images[-100:], images.mean(0)
     noise = rng.normal(clean.shape[1:], 0, "denoiser", 0, range(len(clean)))
     noises = [clean + level * noise for level in LEVELS]
     print("sigma     " + "".join(f"{level:9g}" for level in LEVELS) + "   pure noise: correlation with the mean digit")

