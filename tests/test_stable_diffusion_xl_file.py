@@ -216,7 +216,7 @@ def test_commands_take_a_file(file, learned, image_folder, tmp_path, capsys):
 
 
 def test_a_model_of_the_hub_is_recognised_once_it_is_downloaded(base, monkeypatch):
-    monkeypatch.setattr(loading, "download", lambda name, revision, variant: base)
+    monkeypatch.setattr(loading, "download", lambda source: base)
     family = load(locate("someone/sdxl"))
     assert family.spec is recognised(base) and family.name == "someone/sdxl" and len(family.text_encoders) == 2
 

@@ -176,7 +176,8 @@ def generate_batches(
             continue
         batch = [requests[place] for place in places] * copies
         with Observers(pipeline, batch, [denoising]) as observers:
-            images = generate_batch(pipeline, batch, {**job.images, **links}, job.masks, observers)[first : first + len(places)]
+            inputs = [inputs_of(each, job.images, links) for each in batch]
+            images = generate_batch(pipeline, batch, inputs, job.masks, observers)[first : first + len(places)]
         if chained:
             links |= {str(path_of(place)): image for place, image in zip(places, images, strict=True)}
         own = type(pipeline.family.scheduler).__name__
@@ -203,6 +204,14 @@ def with_start(request: ImageRequest, place: int, path_of: Callable[[int], Path]
     return replace(request, settings=request.settings.model_copy(update={request.link_to: str(path_of(place - 1))}))
 
 
+def inputs_of(request: ImageRequest, given: Mapping[str, Image], links: Mapping[str, Image]) -> dict[str, Image | None]:
+    """The input images of a request by setting: of the paths that the user gave, and the previous image of its chain, which may
+    have the name of one of these."""
+    paths = {name: getattr(request.settings, name) or "" for name in ("image", "low_res_image")}
+    found = {name: given.get(path) for name, path in paths.items()}
+    return found | {request.link_to: links[paths[request.link_to]]} if request.link else found
+
+
 def lengths(pipeline: Pipeline, request: ImageRequest) -> tuple[int, int]:
     """See `Pipeline.lengths`: in a batch with longer prompts, the image would differ."""
     settings = request.settings
@@ -212,14 +221,14 @@ def lengths(pipeline: Pipeline, request: ImageRequest) -> tuple[int, int]:
 def generate_batch(
     pipeline: Pipeline,
     batch: Sequence[ImageRequest],
-    inputs: Mapping[str, Image],
+    inputs: Sequence[Mapping[str, Image | None]],
     masks: Mapping[Mask, Image],
     record: Callable[[StepResult], None],
 ) -> list[Image]:
-    """Generates the images of one batch."""
+    """Generates the images of one batch. inputs: see `inputs_of`."""
     common = batch[0].settings
     if common.lesson != "none":
-        return [LESSONS[common.lesson](pipeline, inputs[each.settings.image], each) for each in batch]
+        return [LESSONS[common.lesson](pipeline, own["image"], each) for own, each in zip(inputs, batch, strict=True)]
     options, mask = {name: getattr(common, name) for name in of_scope(InferenceSettings, "sampling")}, mask_of(common)
     options |= {
         "negative_prompt": [each.settings.negative_prompt for each in batch],
@@ -229,9 +238,9 @@ def generate_batch(
     }
     images = pipeline.generate(
         [prompts_of(each) for each in batch],
-        image=[inputs.get(each.settings.image or "") for each in batch],
+        image=[each["image"] for each in inputs],
         mask_image=mask and masks[mask],
-        low_res_image=[inputs.get(each.settings.low_res_image or "") for each in batch],
+        low_res_image=[each["low_res_image"] for each in inputs],
         composition=composition(common, pipeline),
         **options,
     )
