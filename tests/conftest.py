@@ -20,7 +20,7 @@ SLOWEST = (
 """The slowest test files."""
 
 THINNED = {
-    2: "accumulation attention compositions demo_training documented_commands guard heif images latents_cache merge plan"
+    2: "accumulation attention compositions demo_training documented_commands guard heif images latents_cache memory merge plan"
        " inpainting_training pixel_illusions save_precision scales strangers summary sweep read_png",
     3: "bad_input demo_judge doctor foreign_models illusions init_weights lcm lora_formats masks readback sampler single_file"
        " stable_diffusion_xl stable_diffusion_xl_file trials_outputs trials_strangers trials_weights verify views weights",

@@ -79,7 +79,12 @@ PAIRS = list(itertools.permutations(LAYOUTS, 2))
 
 @pytest.mark.parametrize(
     ("title", "dtype"),
-    [(SD1, torch.float32), pytest.param(SD2, torch.float16, marks=pytest.mark.slow), (XL, torch.bfloat16)], ids=str,
+    [
+        (SD1, torch.float32),
+        pytest.param(SD2, torch.float16, marks=pytest.mark.slow),
+        pytest.param(XL, torch.bfloat16, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )  # fmt: skip
 def test_there_and_back_every_bit_is_the_same(title, dtype, tmp_path):
     """For every pair of layouts: tensors, alphas, ranks, number formats and metadata. UNet alone where a layout holds no more."""

@@ -159,6 +159,7 @@ def test_a_trained_model_can_be_trained_further(rendered, tmp_path: Path, monkey
     assert not (tmp_path / "second/autoencoder").exists()
 
 
+@pytest.mark.slow
 def test_a_decoder_is_trained_further_and_its_latents_stay(rendered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = build_tokenizer(tmp_path / "words", 50)
     monkeypatch.setattr(stages, "build_tokenizer", lambda folder: tokenizer)

@@ -127,7 +127,7 @@ class DrawsAll(PictureProbe):
         return self.scorer.features(pictures)
 
 
-@pytest.mark.parametrize(("method", "saved"), [("textual_inversion", 9), ("lora", 0)])
+@pytest.mark.parametrize(("method", "saved"), [("textual_inversion", 9), pytest.param("lora", 0, marks=pytest.mark.slow)])
 def test_pictures_that_cannot_differ_from_the_base_models_are_not_drawn_again(
     method, saved, tiny_epsilon, image_folder, tmp_path, monkeypatch
 ):

@@ -243,7 +243,7 @@ def config(work: Path, method: str, base: Path, **changes) -> tuple[str, Path]:
     return "train-ti" if method == "textual_inversion" else "train-db", file
 
 
-@pytest.mark.parametrize("methods", [["lora"], pytest.param(METHODS, marks=pytest.mark.slow)], ids=["lora", "every method"])
+@pytest.mark.parametrize("methods", [pytest.param(METHODS, marks=pytest.mark.slow)], ids=["every method"])
 def test_sound_runs_look_up_no_class_for_a_pickle(methods, work, training, tiny_epsilon):
     """All that reads and writes: training with class pictures, cache and samples, resuming, merging, generating, verifying."""
     place = work / f"sound {len(methods)}"

@@ -67,7 +67,10 @@ def test_every_group_keeps_its_own_rate(tiny_epsilon, image_folder, tmp_path):
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([2e-3, 2e-5])
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, (1e-3, 1e-3)), ((1e-5,), (1e-5, 1e-5)), ((1e-5, 2e-5), (1e-5, 2e-5))])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(None, (1e-3, 1e-3)), pytest.param((1e-5,), (1e-5, 1e-5), marks=pytest.mark.slow), ((1e-5, 2e-5), (1e-5, 2e-5))],
+)
 def test_text_encoders_have_one_rate_or_one_each(given, expected, tiny_xl, image_folder, tmp_path):
     """In the optimizer, in the identity of a run, and in the log."""
     from customize.training import preflight

@@ -59,7 +59,7 @@ def test_two_processes_equal_one_with_twice_the_batch(method, start, server, tin
 @pytest.mark.parametrize(
     ("method", "changes"),
     [
-        ("pivotal", {"prior_preservation": "teacher", "class_prompt": "a dog"}),
+        pytest.param("pivotal", {"prior_preservation": "teacher", "class_prompt": "a dog"}, marks=pytest.mark.slow),
         pytest.param("lora", {}, marks=pytest.mark.slow),
         pytest.param("full", {}, marks=pytest.mark.slow),
     ],

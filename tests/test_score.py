@@ -89,7 +89,7 @@ def base_of(run):
 
 
 @pytest.mark.parametrize(
-    "method", ["full", pytest.param("textual_inversion", marks=pytest.mark.slow), pytest.param("pivotal", marks=pytest.mark.slow)]
+    "method", [pytest.param(method, marks=pytest.mark.slow) for method in ("full", "textual_inversion", "pivotal")]
 )
 def test_other_methods(method, tiny_epsilon, image_folder, tmp_path):
     folder = trained(method, tiny_epsilon, image_folder, tmp_path / "run")
