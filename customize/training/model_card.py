@@ -95,7 +95,7 @@ def card(
 def other_programs(name: str, facts: dict, paths: Sequence[Path]) -> Iterator[str]:
     """How other programs use the files of a result."""
     folders = {MODEL: "checkpoints", KOHYA_LORA: "LoRAs"}
-    files, own_scheduler = [path.name for path in paths], (paths[0].parent / SCHEDULER).is_dir()
+    files, own_scheduler = [path.name for path in paths], any((path.parent / SCHEDULER).is_dir() for path in paths)
     for file in files if not (own_scheduler and LORA in files) else ():
         if file in folders or file.startswith("learned_embeds"):
             named = ", under the name that you write in prompts" if file not in folders else ""
