@@ -48,7 +48,7 @@ def set_trap(moment: str, number: int, action: str) -> None:
     """Triggers `action` in this process when the moment is reached for the `number`-th time."""
     import torch
 
-    from customize.data import latents_cache
+    from customize.data.samples import latents_cache
     from customize.evaluation import verify_result
     from customize.evaluation.picture_probe import PictureProbe
     from customize.methods.method import DenoisingMethod

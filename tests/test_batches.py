@@ -7,7 +7,7 @@ import torch
 from kit import hidden_states, prepared, settings_for, write_images
 from torch.nn import functional as F
 
-from customize.data.batches import EpochSampler, SampleConfig
+from customize.data.samples.latent_dataset import EpochSampler, SampleConfig
 
 
 @pytest.fixture(scope="module")

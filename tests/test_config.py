@@ -12,12 +12,12 @@ from customize.cli.flags.settings_by_command import MODELS
 from customize.errors import InputError
 from customize.methods import DreamBoothSettings, FromScratchSettings, TextualInversionSettings
 from customize.methods.from_scratch_settings import OF_BASE_MODELS
-from customize.settings.evaluation import WITH_PICTURES
 from customize.settings.field import table
 from customize.settings.files import toml_file
 from customize.settings.frozen_model import SECTIONS
 from customize.settings.inference import InferenceSettings
 from customize.settings.texts import PATHS
+from customize.settings.training_parts.evaluation import WITH_PICTURES
 
 REQUIRED = {
     TextualInversionSettings: {"placeholder_token": "<cat>", "initializer_token": "cat", "train_data_dir": "cats"},

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from customize.data import caption_files
-from customize.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, fill
+from customize.data.captions import caption_files
+from customize.data.captions.caption_rule import OBJECT_TEMPLATES, STYLE_TEMPLATES, fill
 from customize.data.crops import Variant, all_pixels, pixels, variants
 from customize.data.examples import Example, load_class_examples, load_examples, small_images_note
 from customize.data.findings import Findings

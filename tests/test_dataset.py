@@ -6,15 +6,9 @@ import pytest
 import torch
 from kit import prepared, settings_for, train_loop, write_images
 
-from customize.data.batches import (
-    Batch,
-    CachedImage,
-    EpochSampler,
-    LatentDataset,
-    PriorDistillation,
-    PriorPreservation,
-    SampleConfig,
-)
+from customize.data.samples.batches import Batch
+from customize.data.samples.latent_dataset import CachedImage, EpochSampler, LatentDataset, SampleConfig
+from customize.data.samples.prior import PriorDistillation, PriorPreservation
 from customize.families.conditioning import Conditioning, Crop
 from customize.training.loop import with_last
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
-from customize.data.batches import EpochSampler, SampleConfig
+from customize.data.samples.latent_dataset import EpochSampler, SampleConfig
 from customize.demo.pretraining import stages, train
 from customize.demo.pretraining.denoiser import DECAY, EvenSamples, Pretraining
 from customize.demo.pretraining.muon import Muon, orthogonal, parameter_groups

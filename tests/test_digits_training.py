@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from customize.cli import commands
 from customize.cli.main import read
-from customize.data.batches import CachedImage, EpochSampler, LatentDataset, SampleConfig
 from customize.data.digit_images import digit_examples
 from customize.data.findings import Findings
+from customize.data.samples.latent_dataset import CachedImage, EpochSampler, LatentDataset, SampleConfig
 from customize.families import load
 from customize.families.conditioning import Crop
 from customize.families.digits.digit_unet import DigitUNet

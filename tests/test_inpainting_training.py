@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from customize.data.random_masks import random_mask
+from customize.data.samples.random_masks import random_mask
 from customize.diffusion import rng
 from customize.inference import load_pipeline
 from customize.training import preflight

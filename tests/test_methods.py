@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from transformers import CLIPTextModel
 
-from customize.data.batches import Batch
+from customize.data.samples.batches import Batch
 from customize.diffusion import rng
 from customize.diffusion.predictions import add_noise
 from customize.methods.words import DirectionalWords

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from customize.cli import main
 from customize.families import trigger_words
 from customize.methods import DreamBoothSettings, TextualInversionSettings
-from customize.settings.validation_prompts import images_per_prompt, sample_prompts
+from customize.settings.training_parts.validation_prompts import images_per_prompt, sample_prompts
 from customize.training.setup import RunContext
 
 

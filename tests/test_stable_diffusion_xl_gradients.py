@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn.functional import embedding
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from customize.data.batches import Batch
+from customize.data.samples.batches import Batch
 from customize.methods.method import encoding_condition
 
 NETWORKS = {

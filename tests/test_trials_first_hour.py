@@ -21,7 +21,7 @@ from customize.inference.run.grid import Axis
 from customize.methods import DreamBoothSettings, TextualInversionSettings
 from customize.next_command import command_line
 from customize.settings.inference import InferenceSettings
-from customize.settings.validation_prompts import sample_prompts
+from customize.settings.training_parts.validation_prompts import sample_prompts
 from customize.storage.run_folder import KOHYA_LORA, LORA
 from customize.training import summary
 from customize.training.callbacks import Pace

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
-from customize.data.caption_tables import DEFAULT_COLUMN
-from customize.data.captions import Caption, CaptionRule, apply_rule
+from customize.data.captions.caption_rule import Caption, CaptionRule, apply_rule
+from customize.data.captions.caption_tables import DEFAULT_COLUMN
 from customize.data.example import Example, Role, digest_of, of_folder, open_source
 from customize.data.findings import Findings
 from customize.data.folder import folder_captions, is_tree_of_images, list_folder, meant_instead, walk_subfolders

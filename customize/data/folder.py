@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from customize import missing_path
-from customize.data.caption_files import TEXTS, Captions, read_captions
+from customize.data.captions.caption_files import TEXTS, Captions, read_captions
 from customize.data.findings import Findings
 from customize.data.images.image_file import EXTENSIONS, FORMATS
 from customize.printable import first_few, printable

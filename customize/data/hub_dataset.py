@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from customize.data.caption_tables import CAPTION_COLUMNS, DEFAULT_COLUMN, caption_texts
+from customize.data.captions.caption_tables import CAPTION_COLUMNS, DEFAULT_COLUMN, caption_texts
 from customize.data.findings import Findings
 from customize.errors import InputError, Problem
 from customize.printable import first_few, printable

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from customize.data.batches import Batch
+from customize.data.samples.batches import Batch
 from customize.evaluation.choice import spread_over
 from customize.evaluation.learned_change import TOO_FAR, Change, kept, relative_change
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from customize import adapters
 from customize.adapters import Adapter
-from customize.data.batches import Batch, Dataset, PriorDistillation, PriorPreservation
 from customize.data.examples import Example
+from customize.data.samples.batches import Batch, Dataset
+from customize.data.samples.prior import PriorDistillation, PriorPreservation
 from customize.families.base import Family
 from customize.families.files.scheduler import with_fixed_variance
 from customize.families.trigger_words import any_calls

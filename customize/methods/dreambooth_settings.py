@@ -6,17 +6,18 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from customize import adapters
-from customize.data.captions import CaptionRule
+from customize.data.captions.caption_rule import CaptionRule
 from customize.errors import Problem
 from customize.families.trigger_words import any_calls, rare_words
 from customize.methods import words_settings
 from customize.methods.words_settings import WITH_WORDS, WordSettings
+from customize.settings.common import MANY
 from customize.settings.concept import Concept, of_prompts
 from customize.settings.field import OneOf, override, setting
 from customize.settings.rules.rule import Rule, rule, text_is_no_path
 from customize.settings.rules.training_rules import examples, same
-from customize.settings.training import MANY, TrainingSettings
-from customize.settings.validation_prompts import LONGEST, in_a_scene
+from customize.settings.training import TrainingSettings
+from customize.settings.training_parts.validation_prompts import LONGEST, in_a_scene
 
 WITH_PRIOR = ("prior_preservation", ())
 WITH_CLASS_IMAGES, ALL_WEIGHTS = ("prior_preservation", ("images",)), ("adapter", (adapters.NONE,))

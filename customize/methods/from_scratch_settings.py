@@ -12,11 +12,12 @@ from customize.families.specs.digits_spec import DIGITS, FLOW_SCHEDULER
 from customize.families.specs.family_spec import Source
 from customize.optim.lr_schedules import SCHEDULES
 from customize.settings.concept import Concept
-from customize.settings.evaluation import WITH_PICTURES, Evaluation
 from customize.settings.field import OneOf, override, setting
 from customize.settings.rules.rule import Rule, rule
 from customize.settings.rules.training_rules import not_written_to
-from customize.settings.training import WITH_DATASET, TrainingSettings
+from customize.settings.training import TrainingSettings
+from customize.settings.training_parts.evaluation import WITH_PICTURES, Evaluation
+from customize.settings.training_parts.training_data import WITH_DATASET
 
 TRAIN_STEPS = 300
 """T of DDPM, as in the exercises of CS180; Ho et al. 2020 have 1,000."""

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from customize.data.batches import Batch, Dataset, ImageDataset
 from customize.data.examples import Example, Examples
+from customize.data.samples.batches import Batch, Dataset
+from customize.data.samples.latent_dataset import ImageDataset
 from customize.diffusion import losses, predictions
 from customize.families.base import Family
 from customize.families.conditioning import Conditioning

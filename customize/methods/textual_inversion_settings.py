@@ -4,14 +4,14 @@ from collections.abc import Collection, Sequence
 from itertools import islice
 from typing import ClassVar, Literal
 
-from customize.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, CaptionRule, fill
+from customize.data.captions.caption_rule import OBJECT_TEMPLATES, STYLE_TEMPLATES, CaptionRule, fill
 from customize.methods import words_settings
 from customize.methods.words_settings import WordSettings
 from customize.settings.concept import Concept, kind_of
 from customize.settings.field import override, setting
 from customize.settings.rules.training_rules import examples
 from customize.settings.training import TrainingSettings
-from customize.settings.validation_prompts import LONGEST, MOST_WORDS
+from customize.settings.training_parts.validation_prompts import LONGEST, MOST_WORDS
 
 
 class TextualInversionSettings(WordSettings, TrainingSettings):

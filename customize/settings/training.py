@@ -1,25 +1,23 @@
 """Settings of all training methods. Each method adds its own (`customize.methods`)."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from customize.families.specs.family_spec import Source
-from customize.optim.lr_schedules import SCHEDULES
 from customize.settings.common import MANY, OWN, Settings
 from customize.settings.concept import Concept
-from customize.settings.evaluation import EvaluationSettings
-from customize.settings.field import OneOf, override, setting
+from customize.settings.field import override, setting
 from customize.settings.rules import training_rules
-from customize.settings.validation_prompts import SampleImageSettings
+from customize.settings.training_parts.evaluation import EvaluationSettings
+from customize.settings.training_parts.objective import ObjectiveSettings
+from customize.settings.training_parts.optimization import OptimizationSettings
+from customize.settings.training_parts.training_data import DataSettings
+from customize.settings.training_parts.validation_prompts import SampleImageSettings
 
-Interpolation = Literal["nearest", "nearest-exact", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 Tracker = Literal["tensorboard", "wandb", "all", "none"]
 
-WITH_DATASET = ("dataset_name", ())
-WITH_CAPTIONS = ("captions", ("auto", "files"))
 
-
-class TrainingSettings(SampleImageSettings, EvaluationSettings):
+class TrainingSettings(SampleImageSettings, EvaluationSettings, ObjectiveSettings, OptimizationSettings, DataSettings):
     """Settings of all training methods. The properties describe what a method teaches, from what, and what it writes, to code
     that does not know the method; each method (`customize.methods`) implements the abstract ones."""
 
@@ -47,77 +45,7 @@ class TrainingSettings(SampleImageSettings, EvaluationSettings):
         None, "model", "learned weights to start from, as in infer.py's weights; settings stored in the file are the default",
         text="path", scope="run",
     )  # fmt: skip
-    dataset_name: str | None = setting(
-        None, "data", "dataset of the `datasets` library, instead of folders: path or hub name", text="path", scope="run"
-    )
-    dataset_config_name: str | None = setting(
-        None, "data", "configuration of the dataset, if it has several", only_with=WITH_DATASET, scope="run"
-    )
-    image_column: str = setting("image", "data", "column of the images", only_with=WITH_DATASET, scope="run")
-    caption_column: str = setting("text", "data", "column of the captions, in a dataset or in metadata.jsonl/.csv", scope="run")
-    resolution: int | None = setting(
-        None, "data", "width and height of the training images",
-        unit="pixels", ge=16, le=4096, multiple_of=8, default_in_words=OWN,
-    )  # fmt: skip
-    center_crop: bool = setting(False, "data", "crop images that are not square at the center instead of at random positions")
-    crop_variants: int = setting(4, "data", "random crops per image", ge=1, le=64)
-    random_flip: bool = setting(False, "data", "also train on each image flipped horizontally")
-    repeats: int = setting(1, "data", "number of times each image is used per epoch", ge=1, le=MANY, scope="run")
-    caption_prefix: str | None = setting(
-        None, "data", "text to prepend to each caption from a file, such as `sks dog,`", only_with=WITH_CAPTIONS, scope="run"
-    )
-    caption_suffix: str | None = setting(
-        None, "data", "text to append to each caption from a file", only_with=WITH_CAPTIONS, scope="run"
-    )
-    caption_dropout: float = setting(0.0, "data", "probability of replacing a caption by an empty one", ge=0, le=1)
-    image_interpolation_mode: Interpolation = setting("lanczos", "data", "interpolation for resizing images")
-    validation_data_dir: str | None = setting(
-        None, "data", "folder of images of the subject that are not trained on: the loss on them is measured",
-        text="path", scope="run",
-    )  # fmt: skip
-    num_held_out: int = setting(
-        0, "data", "images of the training set that are not trained on, but measured like those of validation_data_dir",
-        ge=0, le=MANY, scope="run",
-    )  # fmt: skip
-    latents_cache_dir: str | None = setting(
-        None, "data", "folder in which encoded images are cached for other runs", text="path", scope="run"
-    )
 
-    train_batch_size: int = setting(1, "train", "images per process and micro-batch", ge=1, le=1024)
-    gradient_accumulation_steps: int = setting(1, "train", "micro-batches per optimizer step", ge=1, le=4096)
-    gradient_checkpointing: bool = setting(False, "train", "recompute activations in the backward pass: less memory, slower")
-    max_train_steps: int | None = setting(
-        800, "train", "optimizer steps; takes precedence over num_train_epochs", ge=1, le=MANY, scope="run"
-    )
-    num_train_epochs: int | None = setting(
-        None, "train", "passes over the images, if max_train_steps is not given", ge=1, le=MANY, scope="run"
-    )
-    learning_rate: float = setting(1e-4, "train", "learning rate of the optimizer", gt=0, le=10)
-    scale_lr: bool = setting(False, "train", "multiply the learning rate by batch size, accumulation and processes", scope="run")
-    change_learning_rate: bool = setting(
-        False, "train", "resume with a learning rate or schedule that differs from the checkpoint's",
-        only_with=("resume_from_checkpoint", ()), scope="run",
-    )  # fmt: skip
-    lr_scheduler: Annotated[str, OneOf(tuple(SCHEDULES))] = setting("constant", "train", "learning-rate schedule")
-    lr_warmup_steps: int = setting(
-        0, "train", "warm-up steps, in which the learning rate rises from 0 (not with constant)", ge=0, le=MANY
-    )
-    lr_num_cycles: int = setting(1, "train", "cycles of cosine_with_restarts", ge=1, le=1000)
-    lr_power: float = setting(1.0, "train", "exponent of the polynomial schedule", gt=0, le=100)
-    lr_step_rules: str | None = setting(
-        None, "train", "factors of the learning rate and the steps at which they end, such as 1:100,0.1:200,0.01",
-        only_with=("lr_scheduler", ("piecewise_constant",)),
-    )  # fmt: skip
-    use_8bit_adam: bool = setting(False, "train", "8-bit AdamW of bitsandbytes: a quarter of the optimizer's memory")
-    adam_beta1: float = setting(0.9, "train", "decay of AdamW's mean of gradients", ge=0, lt=1)
-    adam_beta2: float = setting(0.999, "train", "decay of AdamW's mean of squared gradients", ge=0, lt=1)
-    adam_epsilon: float = setting(1e-8, "train", "epsilon, added to AdamW's denominator", gt=0, le=1)
-    adam_weight_decay: float = setting(1e-2, "train", "AdamW's decoupled weight decay", ge=0, le=10)
-    max_grad_norm: float | None = setting(1.0, "train", "gradients are clipped to this norm", gt=0, le=1_000_000)
-    snr_gamma: float | None = setting(
-        None, "train", "gamma of min-SNR loss weights (Hang et al. 2023); 5 is typical", gt=0, le=1000
-    )
-    noise_offset: float = setting(0.0, "train", "noise offset: share of noise that is constant over each channel", ge=0, le=1)
     on_nan: Literal["stop", "retry"] = setting(
         "stop", "train", "on NaN or infinity: stop, or skip the batch and halve the learning rate, up to 3 times at one step",
         scope="run",

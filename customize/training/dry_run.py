@@ -25,7 +25,7 @@ from customize.methods import prepare
 from customize.methods.method import TrainingSetup
 from customize.printable import first_few
 from customize.settings import derived
-from customize.settings.validation_prompts import images_per_prompt
+from customize.settings.training_parts.validation_prompts import images_per_prompt
 from customize.storage import checkpoint, run_folder
 from customize.storage.disk import free_bytes
 from customize.storage.resources import for_memory, resources

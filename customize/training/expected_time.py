@@ -5,7 +5,7 @@ from time import perf_counter
 import torch
 
 from customize.diffusion import dropout
-from customize.settings.validation_prompts import images_per_prompt
+from customize.settings.training_parts.validation_prompts import images_per_prompt
 
 LONG = 20.0
 """Seconds beyond which the measurement is not repeated."""

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from customize.data.batches import Dataset
+from customize.data.samples.batches import Dataset
 from customize.diffusion import dropout, rng
 from customize.methods.method import Method
 from customize.optim.optimizers import LearningRates

@@ -21,10 +21,10 @@ from customize.families.specs import spec_of
 from customize.families.specs.text_limits import too_long
 from customize.printable import first_few
 from customize.settings import derived, environment
-from customize.settings.evaluation import WITH_PICTURES
 from customize.settings.files import run_folders
 from customize.settings.rules.training_rules import warmup_problems
-from customize.settings.validation_prompts import sample_prompts
+from customize.settings.training_parts.evaluation import WITH_PICTURES
+from customize.settings.training_parts.validation_prompts import sample_prompts
 from customize.storage import run_folder
 from customize.storage.untrusted_files import attempt
 from customize.training import output_folder

@@ -12,19 +12,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from customize.data.batches import (
-    CachedImage,
-    EpochSampler,
-    ImageDataset,
-    LatentDataset,
-    SampleConfig,
-    encode_crops,
-    encode_each_caption,
-)
 from customize.data.crops import Variant, all_pixels, crop_of, variants
 from customize.data.examples import Example, Examples
-from customize.data.latents_cache import LatentsCache, NoCache
-from customize.data.random_masks import MaskedImages
+from customize.data.samples.encoding import encode_crops, encode_each_caption
+from customize.data.samples.latent_dataset import CachedImage, EpochSampler, ImageDataset, LatentDataset, SampleConfig
+from customize.data.samples.latents_cache import LatentsCache, NoCache
+from customize.data.samples.random_masks import MaskedImages
 from customize.evaluation import probe_loss
 from customize.evaluation.choice import spread_over
 from customize.evaluation.masks.word_maps import prompts_of
@@ -36,8 +29,8 @@ from customize.families.base import Family, Placement
 from customize.families.files.autoencoder import load_autoencoder, locate_autoencoder
 from customize.methods.method import Condition, Method, captions_of
 from customize.settings import derived
-from customize.settings import validation_prompts as sample_prompts
 from customize.settings.training import TrainingSettings
+from customize.settings.training_parts import validation_prompts as sample_prompts
 from customize.training import class_images
 from customize.training.evaluating.cost import Cost, cost, number_of_candidates
 from customize.training.nan_guard import IN_ALL

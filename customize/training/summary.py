@@ -14,7 +14,7 @@ from customize.families.specs import spec_of
 from customize.inference.run.base_summary import Rows, base_rows, device_rows
 from customize.next_command import command_line
 from customize.printable import printable
-from customize.settings.validation_prompts import MOST_WORDS, are_made, images_per_prompt
+from customize.settings.training_parts.validation_prompts import MOST_WORDS, are_made, images_per_prompt
 from customize.storage.json_files import read_object
 from customize.storage.run_folder import BEFORE_AFTER, INDEX, KOHYA_LORA, LORA, MODEL, REPORT, SAMPLES, SCHEDULER, SHEET
 from customize.training import model_card

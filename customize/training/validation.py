@@ -19,7 +19,7 @@ from customize.inference.pipeline import ConditionedPipeline
 from customize.inference.schedulers import make_scheduler
 from customize.methods.method import Condition
 from customize.printable import first_few
-from customize.settings.validation_prompts import images_per_prompt
+from customize.settings.training_parts.validation_prompts import images_per_prompt
 from customize.storage import checkpoint, manifest
 from customize.storage.atomic import new_folder, write_image
 from customize.storage.resources import optional_file

@@ -17,7 +17,7 @@ import atheris
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 with atheris.instrument_imports(include=["customize", "tomllib", "json", "csv"]):
     from customize.cli import main as cli
-    from customize.data import caption_files
+    from customize.data.captions import caption_files
     from customize.data.findings import Findings
     from customize.data.images.image_file import open_image
     from customize.errors import InputError

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from customize import adapters
-from customize.data.captions import CaptionRule
+from customize.data.captions.caption_rule import CaptionRule
 from customize.settings.concept import Concept, of_prompts
 from customize.settings.field import setting
 from customize.settings.rules.training_rules import examples

@@ -10,7 +10,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from customize.data.batches import LatentDataset
+from customize.data.samples.latent_dataset import LatentDataset
 from customize.demo.pretraining.muon import Muon, parameter_groups
 from customize.diffusion import rng
 from customize.families.base import Family

@@ -10,7 +10,8 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from customize.data.batches import CachedImage, Dataset, EpochSampler, SampleConfig
+from customize.data.samples.batches import Dataset
+from customize.data.samples.latent_dataset import CachedImage, EpochSampler, SampleConfig
 from customize.demo.pretraining.denoiser import EvenSamples, Pretraining
 from customize.demo.pretraining.settings import DemoSettings, Stage
 from customize.demo.pretraining.tiny_autoencoder import Autoencoder, Decoder, PixelDataset, encode, measure, standardise

@@ -13,7 +13,7 @@ import torch
 
 from customize import device as machine
 from customize import events
-from customize.data.batches import encode_each_caption
+from customize.data.samples.encoding import encode_each_caption
 from customize.errors import InputError, Problem
 from customize.evaluation import record
 from customize.evaluation.masks import patches

@@ -20,7 +20,7 @@ from customize.settings import environment
 from customize.settings.concept import Concept
 from customize.settings.files.prompt_file import read_prompts
 from customize.settings.scoring import ScoreSettings
-from customize.settings.validation_prompts import sample_prompts
+from customize.settings.training_parts.validation_prompts import sample_prompts
 from customize.storage import lock, run_folder
 from customize.storage.untrusted_files import attempt
 from customize.weights.learned_weights import Learned, find_learned

@@ -123,6 +123,6 @@ def notes(settings) -> Iterator[str]:
         if getattr(settings, steps) is not None and getattr(settings, epochs) is not None:
             yield f"{epochs} has no effect: {steps} = {getattr(settings, steps)} takes precedence"
     if settings.validation_prompt:
-        from customize.settings import validation_prompts
+        from customize.settings.training_parts import validation_prompts
 
         yield from validation_prompts.notes(settings)

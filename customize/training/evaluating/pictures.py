@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from customize.data.batches import encode_each_caption
+from customize.data.samples.encoding import encode_each_caption
 from customize.device import describe
 from customize.errors import InputError, Problem
 from customize.evaluation.masks import patches

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from customize.data.batches import Batch, PriorPreservation
 from customize.data.crops import other_crop, variants
 from customize.data.example import Example, digest_of, open_source
+from customize.data.samples.batches import Batch
+from customize.data.samples.prior import PriorPreservation
 from customize.evaluation.probe_loss import AS_CLASS, CLASS, HELD_OUT, OTHER_CROPS, TRAINING, Plan, plan
 from customize.methods.method import TrainingSetup
 from customize.training.evaluating.cost import USUAL_CANDIDATES

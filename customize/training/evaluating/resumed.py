@@ -9,7 +9,7 @@ from customize.errors import InputError
 from customize.evaluation import record
 from customize.evaluation.picture_probe import PICTURES
 from customize.evaluation.record import Evaluation
-from customize.settings.evaluation import WITH_PICTURES
+from customize.settings.training_parts.evaluation import WITH_PICTURES
 from customize.storage import checkpoint
 from customize.storage.json_files import read_object
 from customize.storage.resources import optional_file

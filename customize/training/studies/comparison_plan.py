@@ -14,7 +14,7 @@ from customize.settings import derived
 from customize.settings.concept import noun_of
 from customize.settings.field import table
 from customize.settings.training import TrainingSettings
-from customize.settings.validation_prompts import sample_prompts
+from customize.settings.training_parts.validation_prompts import sample_prompts
 
 WORDS, FULL, PIVOTAL = "textual_inversion", "dreambooth", "pivotal"
 OF_ONE_RUN = (

@@ -10,9 +10,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from customize.data.caption_tables import DEFAULT_COLUMN, STRICT, SUFFIXES, caption_of, is_table, table_captions
-from customize.data.caption_text import read_text
-from customize.data.captions import Caption
+from customize.data.captions.caption_rule import Caption
+from customize.data.captions.caption_tables import DEFAULT_COLUMN, STRICT, SUFFIXES, caption_of, is_table, table_captions
+from customize.data.captions.caption_text import read_text
 from customize.data.file_names import FORMS, Names, stem
 from customize.data.findings import Findings
 from customize.printable import first_few, printable

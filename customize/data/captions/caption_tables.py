@@ -11,8 +11,8 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from customize.data.caption_text import read_text
-from customize.data.captions import Caption
+from customize.data.captions.caption_rule import Caption
+from customize.data.captions.caption_text import read_text
 from customize.data.file_names import Names, composed, stem
 from customize.data.findings import Findings
 from customize.printable import first_few, printable

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from customize.data.batches import Batch, LatentDataset
+from customize.data.samples.batches import Batch
+from customize.data.samples.latent_dataset import LatentDataset
 from customize.diffusion import rng
 
 WHOLE = 0.5

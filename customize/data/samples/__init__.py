@@ -1,0 +1,1 @@
+"""The samples of a step: batches, and what is encoded for them once."""

@@ -1,0 +1,51 @@
+"""Settings of images and captions for training. Part of `training.TrainingSettings`."""
+
+from typing import Literal
+
+from customize.settings.common import MANY, OWN, Settings
+from customize.settings.field import setting
+
+Interpolation = Literal["nearest", "nearest-exact", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+
+WITH_DATASET = ("dataset_name", ())
+WITH_CAPTIONS = ("captions", ("auto", "files"))
+
+
+class DataSettings(Settings):
+    """Which images and captions a run trains on, and what of them a step sees."""
+
+    dataset_name: str | None = setting(
+        None, "data", "dataset of the `datasets` library, instead of folders: path or hub name", text="path", scope="run"
+    )
+    dataset_config_name: str | None = setting(
+        None, "data", "configuration of the dataset, if it has several", only_with=WITH_DATASET, scope="run"
+    )
+    image_column: str = setting("image", "data", "column of the images", only_with=WITH_DATASET, scope="run")
+    caption_column: str = setting("text", "data", "column of the captions, in a dataset or in metadata.jsonl/.csv", scope="run")
+    resolution: int | None = setting(
+        None, "data", "width and height of the training images",
+        unit="pixels", ge=16, le=4096, multiple_of=8, default_in_words=OWN,
+    )  # fmt: skip
+    center_crop: bool = setting(False, "data", "crop images that are not square at the center instead of at random positions")
+    crop_variants: int = setting(4, "data", "random crops per image", ge=1, le=64)
+    random_flip: bool = setting(False, "data", "also train on each image flipped horizontally")
+    repeats: int = setting(1, "data", "number of times each image is used per epoch", ge=1, le=MANY, scope="run")
+    caption_prefix: str | None = setting(
+        None, "data", "text to prepend to each caption from a file, such as `sks dog,`", only_with=WITH_CAPTIONS, scope="run"
+    )
+    caption_suffix: str | None = setting(
+        None, "data", "text to append to each caption from a file", only_with=WITH_CAPTIONS, scope="run"
+    )
+    caption_dropout: float = setting(0.0, "data", "probability of replacing a caption by an empty one", ge=0, le=1)
+    image_interpolation_mode: Interpolation = setting("lanczos", "data", "interpolation for resizing images")
+    validation_data_dir: str | None = setting(
+        None, "data", "folder of images of the subject that are not trained on: the loss on them is measured",
+        text="path", scope="run",
+    )  # fmt: skip
+    num_held_out: int = setting(
+        0, "data", "images of the training set that are not trained on, but measured like those of validation_data_dir",
+        ge=0, le=MANY, scope="run",
+    )  # fmt: skip
+    latents_cache_dir: str | None = setting(
+        None, "data", "folder in which encoded images are cached for other runs", text="path", scope="run"
+    )
