@@ -1,13 +1,15 @@
 """Measures models of digits: share recognised by a classifier, errors of denoisers, sheets of samples.
 
     python benchmarks/digits.py judge DIGITS --output JUDGE.safetensors
+    python benchmarks/digits.py split DIGITS --output FOLDER
     python benchmarks/digits.py recognised MODEL --judge JUDGE.safetensors [--guidance_scale 5] [--steps 50] [--each 20]
     python benchmarks/digits.py denoiser RUN ... --digits DIGITS
     python benchmarks/digits.py sheet MODEL ... --output SHEET.png [--each 4]
 
 DIGITS: a folder that `customize train-digits` accepts; MODEL: a result of it, or the included `digits`. `judge` trains the
 classifier on nine tenths of the real digits and states its accuracy on the last tenth; the models never see it. `recognised` is
-the share of the samples of each digit that the classifier reads as that digit. `denoiser` compares denoisers (a run, or the
+the share of the samples of each digit that the classifier reads as that digit. `split` writes these nine tenths as IDX files, for
+a model that shall not have seen the others either. `denoiser` compares denoisers (a run, or the
 folder of intermediate weights of one of its steps) with a Gaussian blur at noise levels from 0 to 1, by mean squared errors of
 pixels in [0, 1], on 100 of the digits that the judge is tested on.
 """
@@ -40,6 +42,18 @@ def real_digits(folder: str) -> tuple[Tensor, Tensor]:
     images = torch.stack([torch.from_numpy(np.asarray(each.open())[..., 0].copy()) for each in examples])
     order = list(rng.permutation(len(examples), 0, "judge", 0))
     return images[order, None].float() / 255, torch.tensor([int(each.captions[0]) for each in examples])[order]
+
+
+def split(folder: str, output: Path) -> None:
+    """Writes the digits that the judge is trained on as IDX files."""
+    images, labels = real_digits(folder)
+    count = len(images) * 9 // 10
+    output.mkdir(parents=True)
+    pixels = (images[:count] * 255).round().to(torch.uint8).numpy()
+    header = np.array([0x803, count, SIDE, SIDE], ">i4").tobytes()
+    (output / "train-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+    header = np.array([0x801, count], ">i4").tobytes()
+    (output / "train-labels-idx1-ubyte").write_bytes(header + labels[:count].to(torch.uint8).numpy().tobytes())
 
 
 def network() -> nn.Sequential:
@@ -150,7 +164,7 @@ def sheet(models: list[str], output: Path, each: int, scale: float, steps: int) 
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("judge", "recognised", "denoiser", "sheet"))
+    parser.add_argument("command", choices=("judge", "split", "recognised", "denoiser", "sheet"))
     parser.add_argument("what", nargs="+")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--judge", type=Path)
@@ -162,6 +176,8 @@ def main() -> None:
     match given.command:
         case "judge":
             train_judge(given.what[0], given.output)
+        case "split":
+            split(given.what[0], given.output)
         case "recognised":
             recognised(given.what[0], given.judge, given.each, given.guidance_scale, given.steps)
         case "denoiser":
