@@ -105,7 +105,9 @@ def serve() -> None:
     from customize.cli.main import main
     from customize.evaluation import probe_loss
     from customize.families.trigger_words import merge_ranks
+    from customize.inference.run.command import run as run_inference
     from customize.methods import DreamBoothSettings, TextualInversionSettings
+    from customize.settings.inference import InferenceSettings
 
     probe_loss.LEAST = 2  # of the change that a run reports, most of a short run's time
     Image.init()
@@ -114,7 +116,7 @@ def serve() -> None:
     gc.collect()
     gc.freeze()  # so that the final garbage collection of each child skips the imported modules
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # to wait for it with a time limit
-    models = {"textual_inversion": TextualInversionSettings, "dreambooth": DreamBoothSettings}
+    models = {"textual_inversion": TextualInversionSettings, "dreambooth": DreamBoothSettings, "infer": InferenceSettings}
     for line in sys.stdin:
         request = json.loads(line)
         output = os.memfd_create("output")
@@ -134,7 +136,8 @@ def serve() -> None:
                 os.umask(request["umask"])
             if request["moment"]:
                 set_trap(request["moment"], request["number"], request["action"])
-            status = main(models[request["command"]], run_training, request["arguments"])
+            run = run_inference if request["command"] == "infer" else run_training
+            status = main(models[request["command"]], run, request["arguments"])
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)

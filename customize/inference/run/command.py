@@ -18,11 +18,13 @@ from customize.errors import InputError, Interrupted, NumericsError, Problem, Re
 from customize.families.files.prompt_embeddings import missing
 from customize.families.specs import spec_of
 from customize.inference.masks import Mask, mask_of, open_mask
-from customize.inference.run import image_folder, image_summary, merge
+from customize.inference.run import image_folder, image_summary, merge, processes
 from customize.inference.run.extra_networks import BREAKS, resolve_grid
 from customize.inference.run.grid import grid
+from customize.inference.run.image_folder import ImageFolder
 from customize.inference.run.job import Job
 from customize.inference.run.model_checks import base_source, check_model, completed
+from customize.inference.run.processes import Processes
 from customize.inference.run.upscaling import PREVIOUS, staged
 from customize.printable import first_few, printable
 from customize.prompts import CALLS, parse
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from customize.inference.metadata.reproduce import Like
+    from customize.inference.run.generate import PipelineCache
 
 FOR_DISK = "free space, or give an --output_dir on another disk"
 FOR_MEMORY = "use a smaller --batch_size, a smaller image, or --mixed_precision bf16"
@@ -51,17 +54,21 @@ def run(settings: InferenceSettings) -> None:
     Raises InputError before anything is written; ResourceError if memory or disk run out, and Interrupted on a signal: finished
     images are kept, and the message contains the command to resume.
     """
+    if found := list(processes.problems(settings)):
+        raise InputError(found)
     if settings.merge is not None:
         return merge.run(settings)
-    settings = completed(settings)
+    settings, shared = completed(settings), Processes.of_environment()
     job = check(settings)
     for note in notes(settings, job):
         events.warn(note)
-    count, plain = len(job.grid.requests), without_like(settings)
+    plain = without_like(settings)
     with raised_signals(), resources(FOR_MEMORY, FOR_DISK):
-        from customize.inference.run.generate import PipelineCache, generate_batches
-        from customize.inference.run.output import write_images
+        from customize.inference.run.generate import PipelineCache
 
+        shared.start()
+        if (agreed := shared.agreed(settings)) != settings:  # a random seed is that of the first process
+            settings, job, plain = agreed, check(agreed), without_like(agreed)
         requests = job.grid.requests
         source = base_source(requests[0].settings)
         device = machine.describe(machine.best_device())
@@ -73,18 +80,31 @@ def run(settings: InferenceSettings) -> None:
         if removed := image_folder.removal(settings):
             names = first_few([path.name for path in removed])
             events.info(f"overwrite_output_dir removes {len(removed)} files of earlier runs in {settings.output_dir}: {names}")
-        with image_folder.claimed(plain, count) as place:
-            events.summarize("started", [("folder", printable(place.folder))])
-            try:
-                with resources(FOR_MEMORY, FOR_DISK):
-                    write_images(plain, job.grid, place, generate_batches(plain, job, models, place.image, place.finished.copy()))
-            except (ResourceError, NumericsError) as error:
-                raise type(error)(f"{error}\n{place.how_to_resume}") from error
-            except Interrupted as error:
-                raise Interrupted(error.signal, f"stopped; {place.how_to_resume}") from error
+        place = draw(plain, job, models, shared)
     events.summarize("finished", image_summary.finished(plain, requests, place))
     if job.like and job.is_reproduction:
         events.info(f"{settings.like}: {job.like.verdict(open_image(place.image(0)))}")
+
+
+def draw(settings: InferenceSettings, job: Job, models: "PipelineCache", shared: Processes) -> ImageFolder:
+    """Generates and writes the images of a job, and returns where they are. models: holds the pipeline of the first one."""
+    from customize.inference.run.generate import generate_batches
+    from customize.inference.run.output import write_images, write_sheet
+
+    with shared.claimed(settings, len(job.grid.requests)) as place:
+        events.summarize("started", [("folder", printable(place.folder))])
+        try:
+            with resources(FOR_MEMORY, FOR_DISK):
+                drawn = generate_batches(settings, job, models, place.image, place.finished.copy(), shared)
+                images, starts = write_images(settings, job.grid, place, drawn)
+                shared.wait()
+                if shared.is_first:
+                    write_sheet(settings, job.grid, place, images, starts)
+        except (ResourceError, NumericsError) as error:
+            raise type(error)(f"{error}\n{place.how_to_resume}") from error
+        except Interrupted as error:
+            raise Interrupted(error.signal, f"stopped; {place.how_to_resume}") from error
+    return place
 
 
 @contextmanager

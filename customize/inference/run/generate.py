@@ -24,6 +24,7 @@ from customize.inference.prompt_estimates import InterpolatedPrompt, Prompt
 from customize.inference.run.grid import Grid, ImageRequest, batches
 from customize.inference.run.job import Job
 from customize.inference.run.observers import DenoisingProgress, Observers
+from customize.inference.run.processes import ONE, Processes
 from customize.inference.sampler import StepResult
 from customize.inference.schedulers import make_scheduler, timesteps_of
 from customize.inference.solvers import Solver
@@ -159,19 +160,23 @@ def generate_batches(
     models: PipelineCache,
     path_of: Callable[[int], Path],
     finished: Collection[int] = (),
+    shared: Processes = ONE,
 ) -> Iterator[GeneratedBatch]:
     """Generates the images of a job lazily, in batches of at most `batch_size`. Nothing is written.
 
     path_of: the path of the image at a place, by which the next image in a chain names its input. finished: places whose
-    images exist; batches of only these are skipped, except with `show_start`, which needs every batch.
+    images exist; batches of only these are skipped, except with `show_start`, which needs every batch. shared: batches that
+    other processes generate are skipped.
     """
     requests = [with_start(each, number, path_of) for number, each in enumerate(job.grid.requests)]
     first, copies = job.place_in_batch
     chained = any(each.link for each in requests)
     links = {str(path_of(place)): open_image(path_of(place)) for place in sorted(finished)} if chained else {}
     denoising = DenoisingProgress(len(requests), settings.batch_size)
-    for pipeline, places in pipeline_batches(job.grid.requests, models, settings.batch_size):
+    for number, (pipeline, places) in enumerate(pipeline_batches(job.grid.requests, models, settings.batch_size)):
         denoising.begin(len(places))
+        if number % shared.count != shared.index:
+            continue
         if set(places).issubset(finished) and not settings.show_start:
             continue
         batch = [requests[place] for place in places] * copies

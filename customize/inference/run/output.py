@@ -23,12 +23,13 @@ WORTH_TELLING = 60
 """Expected seconds for all images above which the estimate is reported."""
 
 
-def write_images(settings: InferenceSettings, grid: Grid, place: ImageFolder, batches: Iterable[GeneratedBatch]) -> None:
-    """Writes each image as it is finished, with its trace, attention maps and animation, and at the end sheet.png of 2 to
-    `MOST_ON_SHEET` images."""
+def write_images(
+    settings: InferenceSettings, grid: Grid, place: ImageFolder, batches: Iterable[GeneratedBatch]
+) -> tuple[dict[int, Image], dict[int, Image]]:
+    """Writes each image as it is finished, with its trace, attention maps and animation. Returns what a sheet of up to
+    `MOST_ON_SHEET` images needs: the images by place, and with `show_start` the noised starts."""
     count = len(grid.requests)
-    on_sheet = count <= MOST_ON_SHEET
-    images: dict[int, Image] = {number: open_image(place.image(number)) for number in sorted(place.finished) if on_sheet}
+    images: dict[int, Image] = {}
     starts: dict[int, Image] = {}
     left, begin, reported = count - len(place.finished), time.monotonic(), False
     for drawn in batches:
@@ -46,10 +47,22 @@ def write_images(settings: InferenceSettings, grid: Grid, place: ImageFolder, ba
         reported = True
         if settings.show_start:
             starts |= dict(zip(drawn.places, drawn.observers.starts(), strict=True))
-        if on_sheet:
+        if count <= MOST_ON_SHEET:
             images |= dict(zip(drawn.places, drawn.images, strict=True))
-    shown = readings_sheet(grid, images) if on_sheet and not starts else None
-    if shown or 1 < count <= MOST_ON_SHEET or settings.show_start:
+    return images, starts
+
+
+def write_sheet(
+    settings: InferenceSettings, grid: Grid, place: ImageFolder, images: Mapping[int, Image], starts: Mapping[int, Image]
+) -> None:
+    """Writes sheet.png of 2 to `MOST_ON_SHEET` images, once all are finished. images: those at hand; the others are read."""
+    count = len(grid.requests)
+    place.finished |= set(range(count))
+    if count > MOST_ON_SHEET and not settings.show_start:
+        return
+    images = {number: images[number] if number in images else open_image(place.image(number)) for number in range(count)}
+    shown = None if starts else readings_sheet(grid, images)
+    if shown or count > 1 or settings.show_start:
         write_image(place.file("sheet.png"), shown or sheet(grid, images, starts))
 
 
