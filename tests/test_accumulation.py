@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 from kit import conditioning, hidden_states, prepared, settings_for, train_loop, write_images
+from PIL import Image
 
 from customize.diffusion import dropout
 
@@ -61,6 +62,7 @@ DROPOUT = {
     "a DoRA": {"use_dora": True},
     "a prior by the teacher": {"prior_preservation": "teacher", "class_prompt": "a photo of dog"},
     "class images": {"prior_preservation": "images", "class_prompt": "a photo of dog", "num_class_images": 3},
+    "masks": {"masked_loss": True, "masked_prior_preservation_weight": 0.5, "resolution": 16},
 }
 
 
@@ -73,6 +75,10 @@ def test_dropout_masks_do_not_depend_on_micro_batches(kind, tiny_epsilon, image_
     if kind == "class images":
         changes["class_data_dir"] = str(image_folder)
         image_folder = write_images(tmp_path / "mine", 3, seed=5)
+    if kind == "masks":
+        image_folder = write_images(tmp_path / "mine", 3)
+        for number in range(2):  # the third image has none
+            Image.linear_gradient("L").resize((24, 16)).save(image_folder / f"{number}-mask.png")
     expected, drawn = learned("lora", tiny_epsilon, image_folder, tmp_path / "run", 4, 1, **changes)
     if kind == "a LoRA":
         without, _ = learned("lora", tiny_epsilon, image_folder, tmp_path / "run", 4, 1, **changes | {"lora_dropout": 0.0})

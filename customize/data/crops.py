@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
+from PIL import Image
 
 from customize.data.examples import Example
 from customize.data.images.image_file import crop, resize, resized_size
@@ -66,8 +67,13 @@ def pixels(example: Example, variant: Variant, resolution: int, interpolation: s
 
 def all_pixels(example: Example, cuts: Sequence[Variant], resolution: int, interpolation: str = "lanczos") -> np.ndarray:
     """np.uint8 [V, R, R, 3]: `pixels` of several variants, reading and resizing the image once."""
-    image = resize(example.open(), resolution, interpolation)
-    return np.stack([crop(image, cut.left, cut.top, cut.side, cut.flip) for cut in cuts])
+    return cut_out(example.open(), cuts, resolution, interpolation)
+
+
+def cut_out(image: Image.Image, cuts: Sequence[Variant], resolution: int, interpolation: str) -> np.ndarray:
+    """The variants of an opened image, or of its mask: np.uint8 [V, R, R, 3], or [V, R, R] in mode L."""
+    resized = resize(image, resolution, interpolation)
+    return np.stack([crop(resized, cut.left, cut.top, cut.side, cut.flip) for cut in cuts])
 
 
 def _place(seed: int, name: str, index: int, count: int, positions: int) -> int:

@@ -17,6 +17,15 @@ Role = Literal["instance", "class"]
 
 
 @dataclass(frozen=True)
+class Mask:
+    """Which part of an image the loss is about: see `data.mask_files`. source: where it is read from, that of the image if its
+    transparency is the mask; digest: hash of its pixels."""
+
+    source: Path | Row | Image.Image
+    digest: str
+
+
+@dataclass(frozen=True)
 class Example:
     """One image and its captions."""
 
@@ -33,6 +42,8 @@ class Example:
     """Hash of the upright image's pixels."""
     features: Features | None = None
     """None for class images."""
+    mask: Mask | None = None
+    """None where the whole image is learned."""
 
     def open(self) -> Image.Image:
         """The upright image, mode RGB, read from its source. Raises ResourceError if it changed since it was checked."""

@@ -19,6 +19,7 @@ from customize.data.folder import folder_captions, is_tree_of_images, list_folde
 from customize.data.hub_dataset import Row, image_rows, load_dataset, row_captions
 from customize.data.images.colour import CONVERTED
 from customize.data.images.similarity import SHARP, Features, measure, near_duplicates
+from customize.data.mask_files import with_masks
 from customize.errors import InputError, Problem
 from customize.printable import first_few, printable
 from customize.settings.training import TrainingSettings
@@ -56,6 +57,7 @@ def examine_examples(settings: TrainingSettings, resolution: int = USUAL_RESOLUT
     found = Findings()
     own = settings.own_examples(found)
     instances = _instances(settings, resolution, found) if own is None else own
+    instances = with_masks(settings, instances, found) if settings.masked_loss else instances
     instances, left_out = _leave_out(instances, settings, found)
     if not found.problems:
         _check_placeholders_used(tuple(settings.placeholders), instances, found)

@@ -65,7 +65,8 @@ def list_folder(folder: Path, setting: str, found: Findings) -> Listing | None:
     stems = {os.path.splitext(name)[0] for name in images}
     masks = [name for name in images if is_mask(name, stems)]
     if masks:
-        found.remark(folder, f"masks of images, not images to learn ({len(masks)}): {first_few(masks)}")
+        use = "used in the evaluation, and with masked_loss in training"
+        found.remark(folder, f"masks of images, not images to learn ({len(masks)}): {first_few(masks)}; {use}")
     return Listing(tuple(name for name in images if name not in masks), tuple(others), tuple(folders), tuple(masks))
 
 

@@ -41,7 +41,8 @@ def prepare(settings: DreamBoothSettings, context: MethodContext) -> TrainingSet
     family, captions = context.family.to(context.device), captions_of(context.examples.instances)
     class_examples = context.complete_class_images(settings) if settings.prior_preservation == "images" else ()
     init_weights.into_base(settings, family)
-    method_class = SelfDistillation if settings.prior_preservation == "teacher" else DreamBooth
+    has_teacher = settings.prior_preservation == "teacher" or settings.masked_prior_preservation_weight
+    method_class = SelfDistillation if has_teacher else DreamBooth
     method = method_class(family, adapters.build(settings.adapter), settings)
     method.called_by(captions)
     prompts = [*captions, settings.class_prompt or "", ""]
@@ -175,15 +176,16 @@ def exchanged(network: nn.Module, other: nn.Module) -> Iterator[None]:
 
 
 class SelfDistillation(DreamBooth):
-    """Prior preservation without class images: the target of a prior sample is the base model's prediction, that of the same
-    network with its adapter disabled (see `batches.PriorDistillation`).
+    """The target is the base model's prediction where `Batch.taught` says so, that of the same network with its adapter disabled:
+    in prior samples without class images (see `prior.PriorDistillation`), and outside of masks (see `masked_loss`).
     """
 
     def target(self, batch: Batch) -> Tensor:
-        if not batch.is_prior.any():
+        rows = batch.taught.flatten(1).any(1)
+        if not rows.any():
             return self.denoising_target(batch)
         with torch.no_grad(), self.adapter.disabled(*self.networks.values()):
-            base = self.prediction(batch.part(batch.is_prior))
+            base = self.prediction(batch.part(rows))
         target = self.denoising_target(batch).clone()
-        target[batch.is_prior] = base.to(target.dtype)
+        target[rows] = target[rows].lerp(base.to(target.dtype), batch.taught[rows].to(target.dtype))
         return target

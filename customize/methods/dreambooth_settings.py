@@ -14,6 +14,7 @@ from customize.methods.words_settings import WITH_WORDS, WordSettings
 from customize.settings.common import MANY
 from customize.settings.concept import Concept, of_prompts
 from customize.settings.field import OneOf, override, setting
+from customize.settings.rules.mask_rules import masked_prior_has_an_adapter
 from customize.settings.rules.rule import Rule, rule, text_is_no_path
 from customize.settings.rules.training_rules import examples, same
 from customize.settings.training import TrainingSettings
@@ -153,6 +154,7 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
         *TrainingSettings.rules, text_is_no_path("instance_prompt"), text_is_no_path("class_prompt"),
         *examples("instance_data_dir"), teacher_has_an_adapter, prior_has_a_prompt, class_images_have_a_folder,
         *words_settings.RULES, words_settings.words_have_a_start, words_are_beside_an_adapter, words_settings.prompts_of_words,
+        masked_prior_has_an_adapter,
         *map(within_range_of_adapter, OF_ADAPTERS.model_fields),
     )  # fmt: skip
     subject_setting: ClassVar[str] = "instance_prompt"
@@ -235,8 +237,9 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
 
     @property
     def evaluations_per_sample(self) -> int:
-        """Prior preservation adds a sample for each; a teacher predicts for it once more."""
-        return super().evaluations_per_sample + {"none": 0, "images": 3, "teacher": 4}[self.prior_preservation]
+        """Prior preservation adds a sample for each; a teacher predicts for it once more, and once for one with a mask."""
+        by_prior = {"none": 0, "images": 3, "teacher": 4}[self.prior_preservation]
+        return super().evaluations_per_sample + by_prior + bool(self.masked_prior_preservation_weight)
 
     @property
     def class_folder(self) -> str | None:

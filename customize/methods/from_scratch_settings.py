@@ -23,7 +23,8 @@ TRAIN_STEPS = 300
 """T of DDPM, as in the exercises of CS180; Ho et al. 2020 have 1,000."""
 OF_BASE_MODELS = (
     "pretrained_model_name_or_path", "revision", "variant", "prediction_type", "vae", "rescale_betas_zero_snr", "clip_skip",
-    "init_weights", "prompt_embeddings", "resolution", "gradient_checkpointing",
+    "init_weights", "prompt_embeddings", "resolution", "gradient_checkpointing", "masked_loss", "mask_data_dir", "alpha_mask",
+    "unmasked_weight", "masked_prior_preservation_weight",
 )  # fmt: skip
 """Settings of training a base model that have no meaning here."""
 

@@ -113,7 +113,7 @@ class DenoisingMethod(Method):
 
     def losses(self, prediction: Tensor, target: Tensor, batch: Batch) -> Tensor:
         """The loss of each sample [B], float32, before its weight. prediction, target: [B, C, H, W]."""
-        return losses.mean_squared_error(prediction, target)
+        return losses.mean_squared_error(prediction, target, batch.loss_mask)
 
     def prediction(self, batch: Batch) -> Tensor:
         """The denoiser's output [B, C, H, W] for the noisy latents of the batch."""

@@ -9,6 +9,7 @@ from customize.methods import words_settings
 from customize.methods.words_settings import WordSettings
 from customize.settings.concept import Concept, kind_of
 from customize.settings.field import override, setting
+from customize.settings.rules.mask_rules import words_have_no_masked_prior
 from customize.settings.rules.training_rules import examples
 from customize.settings.training import TrainingSettings
 from customize.settings.training_parts.validation_prompts import LONGEST, MOST_WORDS
@@ -20,7 +21,7 @@ class TextualInversionSettings(WordSettings, TrainingSettings):
     command: ClassVar[str] = "train_textual_inversion.py"
     rules = (
         *TrainingSettings.rules, *words_settings.RULES, *examples("train_data_dir"),
-        words_settings.one_or_one_each("train_data_dir"),
+        words_settings.one_or_one_each("train_data_dir"), words_have_no_masked_prior,
     )  # fmt: skip
     subject_setting: ClassVar[str] = "placeholder_token"
     image_folder_setting: ClassVar[str] = "train_data_dir"

@@ -9,6 +9,7 @@ from customize.settings.concept import Concept
 from customize.settings.field import override, setting
 from customize.settings.rules import training_rules
 from customize.settings.training_parts.evaluation import EvaluationSettings
+from customize.settings.training_parts.mask_settings import MaskSettings
 from customize.settings.training_parts.objective import ObjectiveSettings
 from customize.settings.training_parts.optimization import OptimizationSettings
 from customize.settings.training_parts.training_data import DataSettings
@@ -17,7 +18,9 @@ from customize.settings.training_parts.validation_prompts import SampleImageSett
 Tracker = Literal["tensorboard", "wandb", "all", "none"]
 
 
-class TrainingSettings(SampleImageSettings, EvaluationSettings, ObjectiveSettings, OptimizationSettings, DataSettings):
+class TrainingSettings(
+    SampleImageSettings, EvaluationSettings, ObjectiveSettings, OptimizationSettings, MaskSettings, DataSettings
+):
     """Settings of all training methods. The properties describe what a method teaches, from what, and what it writes, to code
     that does not know the method; each method (`customize.methods`) implements the abstract ones."""
 

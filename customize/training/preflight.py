@@ -9,8 +9,9 @@ from customize import events
 from customize.data.examples import USUAL_RESOLUTION, Examples, examine_examples
 from customize.data.findings import Findings
 from customize.data.images.image_file import open_image
+from customize.data.mask_files import beside
 from customize.errors import InputError, Problem
-from customize.evaluation.masks.given import beside, given_masks
+from customize.evaluation.masks.given import given_masks
 from customize.evaluation.probe_prompts import probe_prompts
 from customize.evaluation.scorers import at_hand
 from customize.families import Source, locate
@@ -128,9 +129,9 @@ def enlarging_problems(settings, source: Source, examples: Examples) -> list[Pro
 
 
 def evaluation_problems(settings, examples: Examples) -> list[Problem]:
-    """What is wrong with the scorer, and with masks beside the images."""
+    """What is wrong with the scorer, and with masks beside the images, if the loss has none."""
     scorer, masks = at_hand.problem(settings.scorer), Findings()
-    given_masks([example for example in examples.instances if beside(example)], None, masks)
+    given_masks([each for each in examples.instances if not settings.masked_loss and beside(each)], None, masks)
     return [*([scorer] if scorer else []), *masks.problems]
 
 

@@ -21,11 +21,12 @@ from customize.storage import checkpoint, run_folder
 from customize.training.resumable import IDENTITY, OPTIMIZER, SKIPPED_DRAWS, Resumable, SkippedDraws, saved_parts
 from customize.weights import init_weights
 
-IMAGES, CLASS_IMAGES, HELD_OUT, BASE_FILES = "pictures", "class_pictures", "held_out_pictures", "base model's files"
+IMAGES, CLASS_IMAGES, HELD_OUT, MASKS = "pictures", "class_pictures", "held_out_pictures", "masks"
+BASE_FILES = "base model's files"
 """Entries of the identity."""
-NOT_COMPARED = {"versions", "changes", "run", IMAGES, CLASS_IMAGES, HELD_OUT}
+NOT_COMPARED = {"versions", "changes", "run", IMAGES, CLASS_IMAGES, HELD_OUT, MASKS}
 """Entries of the identity that are not compared like settings."""
-TABLES = ("versions", IMAGES, CLASS_IMAGES, HELD_OUT)
+TABLES = ("versions", IMAGES, CLASS_IMAGES, HELD_OUT, MASKS)
 BLOCKS, BLOCK = 64, 1 << 16
 START_OVER = "start a new run in another --output_dir"
 
@@ -54,6 +55,7 @@ def identity(settings, source: Source, examples: Examples, num_processes: int) -
     kept |= {"vae": digest_of(files_of(locate_autoencoder(settings.vae)))} if settings.vae else {}
     others = {"method": settings.command, BASE_FILES: files, "num_processes": num_processes}
     others |= {CLASS_IMAGES: digests(examples.classes), HELD_OUT: digests(examples.held_out)}
+    others |= {MASKS: {example.name: example.mask.digest for example in examples.instances if example.mask}}
     return json.loads(json.dumps({**kept, **others, IMAGES: images, "versions": versions, "changes": [], "run": uuid4().hex}))
 
 
@@ -200,6 +202,8 @@ def differences(earlier: dict[str, Any], now: dict[str, Any], may_change: Sequen
         problems += other_images("images and captions", earlier.get(IMAGES, {}), now.get(IMAGES, {}))
     if earlier.get(HELD_OUT, {}) != now.get(HELD_OUT, {}):
         problems += other_images("held-out images", earlier.get(HELD_OUT, {}), now.get(HELD_OUT, {}))
+    if earlier.get(MASKS, {}) != now.get(MASKS, {}):
+        problems += other_images("masks", earlier.get(MASKS, {}), now.get(MASKS, {}))
     return problems + class_differences(earlier, now)
 
 

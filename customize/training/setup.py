@@ -17,6 +17,7 @@ from customize.data.examples import Example, Examples
 from customize.data.samples.encoding import encode_crops, encode_each_caption
 from customize.data.samples.latent_dataset import CachedImage, EpochSampler, ImageDataset, LatentDataset, SampleConfig
 from customize.data.samples.latents_cache import LatentsCache, NoCache
+from customize.data.samples.masked_loss import OutsideWeights, masked, showing_the_subject
 from customize.data.samples.random_masks import MaskedImages
 from customize.evaluation import probe_loss
 from customize.evaluation.choice import spread_over
@@ -172,6 +173,7 @@ class RunContext:
             variants(example, self.resolution, settings.center_crop, settings.crop_variants, settings.random_flip, settings.seed)
             for example in examples
         ]
+        cuts = [showing_the_subject(example, each, self.resolution) for example, each in zip(examples, cuts, strict=True)]
         sampler = EpochSampler(stream, self.sample_config, len(examples), [len(each) for each in cuts])
         needed = sampler.needed(self.draws) | {(image, 0) for image in range(min(len(examples), probe_loss.MOST_DRAWS))}
         return self.encoded(examples, cuts, sampler, needed, self.resolution, self.latents_cache)
@@ -208,7 +210,9 @@ class RunContext:
             for example, own, its_cuts in zip(examples, of_image, cuts, strict=True)
         ]
         dataset = LatentDataset(family, self.sample_config, sampler, images)
-        return MaskedImages(dataset, read_pixels, self.device) if family.takes_mask else dataset
+        dataset = MaskedImages(dataset, read_pixels, self.device) if family.takes_mask else dataset
+        outside = OutsideWeights(self.settings.unmasked_weight, self.settings.masked_prior_preservation_weight)
+        return masked(dataset, sampler, family.latents, examples, cuts, short_side, outside)
 
     def encode_captions(self, captions: Iterable[str], min_chunks: int) -> Condition:
         """Looks up the conditioning of these captions, of prompts and held-out images that are only measured, and of the empty

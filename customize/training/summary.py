@@ -42,7 +42,16 @@ def images(settings, examples: Examples, resolution: int | None) -> str:
     if settings.class_images:
         missing = max(0, settings.class_images - len(examples.classes))
         text += f"; {settings.class_images:,} of the class" + (f", {missing:,} of them generated first" if missing else "")
+    if masked := sum(example.mask is not None for example in examples.instances):
+        text += f"; {masked:,} with a mask, outside of which {outside_of_masks(settings)}"
     return printable(text)
+
+
+def outside_of_masks(settings) -> str:
+    """What is learned outside of masks."""
+    if settings.masked_prior_preservation_weight:
+        return f"the base model's prediction is kept (weight {settings.masked_prior_preservation_weight:g})"
+    return f"the loss has a weight of {settings.unmasked_weight:g}" if settings.unmasked_weight else "nothing is learned"
 
 
 def prepared(context, training, seconds: float) -> Rows:

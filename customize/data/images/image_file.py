@@ -123,7 +123,8 @@ def resize(image: Image.Image, resolution: int, interpolation: str = "lanczos") 
 
 
 def crop(image: Image.Image, left: int, top: int, side: int, flip: bool) -> np.ndarray:
-    """The square of `side` pixels at (left, top), flipped left to right if `flip`: np.uint8 [side, side, 3]."""
+    """The square of `side` pixels at (left, top), flipped left to right if `flip`: np.uint8 [side, side, 3], or
+    [side, side] in mode L."""
     assert 0 <= left <= image.width - side and 0 <= top <= image.height - side, (image.size, left, top, side)
     pixels = np.asarray(image.crop((left, top, left + side, top + side)))
     return np.ascontiguousarray(pixels[:, ::-1]) if flip else pixels.copy()

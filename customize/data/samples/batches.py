@@ -22,6 +22,8 @@ class Batch:
     """Samples of one shape; each row is a function of (seed, step, position).
 
     latents, noise: [B, C, H, W]; timesteps: [B]; loss_weights: [B], float32, the factor of each sample's loss;
+    loss_mask: [B, 1, H, W], float32, the weight of each place in its sample's loss, of mean 1; taught: [B, 1, H, W], float32, the
+    share of the base model's prediction in the target of each place, for methods that have a teacher;
     is_prior: [B], bool, true for the samples of prior preservation; crops: the part of its image that each sample shows;
     extra_channels: [B, K, H, W], further channels of the denoiser's input, K = 0 for none; names: the image behind each sample,
     for messages; positions: that of each sample in the step's global batch.
@@ -32,6 +34,8 @@ class Batch:
     timesteps: Tensor
     prompts: tuple[str, ...]
     loss_weights: Tensor
+    loss_mask: Tensor
+    taught: Tensor
     is_prior: Tensor
     crops: tuple[Crop, ...]
     extra_channels: Tensor

@@ -38,10 +38,14 @@ class PriorDistillation:
     def deal(self, step: int, positions: Sequence[int]) -> list[Batch]:
         """The samples of the subject, then the same under the class prompt, in one batch for each shape."""
         batches = self.subject.deal(step, positions)
-        of_class = [replace(batch, prompts=(self.class_prompt,) * len(batch)) for batch in batches]
-        return by_shape([*batches, *(as_prior(batch, self.prior_loss_weight) for batch in of_class)])
+        of_class = [as_prior(batch, self.prior_loss_weight) for batch in batches]
+        of_class = [
+            replace(batch, prompts=(self.class_prompt,) * len(batch), taught=torch.ones_like(batch.taught)) for batch in of_class
+        ]
+        return by_shape([*batches, *of_class])
 
 
 def as_prior(batch: Batch, prior_loss_weight: float) -> Batch:
-    """The batch as samples of prior preservation, with their share of the loss."""
-    return replace(batch, loss_weights=prior_loss_weight * batch.loss_weights, is_prior=torch.ones_like(batch.is_prior))
+    """The batch as samples of prior preservation, of whole images, with their share of the loss."""
+    weights, mask = prior_loss_weight * batch.loss_weights, torch.ones_like(batch.loss_mask)
+    return replace(batch, loss_weights=weights, loss_mask=mask, is_prior=torch.ones_like(batch.is_prior))

@@ -51,7 +51,7 @@ def without_effect(table: Mapping[str, Setting], given: Mapping[str, Any], value
         yield Problem(name, f"has no effect without {words}", f"{remedy}, or leave {name} out")
 
 
-IMPLIED = {"trace": True, "train_text_encoder": True}
+IMPLIED = {"trace": True, "train_text_encoder": True, "masked_loss": True}
 """Switches that are turned on automatically when a given setting needs them."""
 
 
