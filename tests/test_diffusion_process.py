@@ -18,7 +18,7 @@ from customize.diffusion.predictions import (
     split,
     target,
 )
-from customize.diffusion.process import DiscreteSchedule, FlowSchedule, offset_noise
+from customize.diffusion.process import DiscreteSchedule, FlowSchedule
 
 SCHEDULER = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 TIMESTEPS = torch.tensor([0, 13, 500, 999])
@@ -176,14 +176,12 @@ def test_the_shift_is_that_of_diffusers():
     torch.testing.assert_close(FlowSchedule(shift=3.0).timesteps(t).flip(0), scheduler.timesteps, rtol=1e-5, atol=1e-3)
 
 
-def test_offset_noise_shifts_each_channel_by_one_number(tensors):
-    noise = tensors[1].float()
-    shift = torch.arange(12.0).view(4, 3)
-    difference = offset_noise(noise, shift, 0.1) - noise
-    torch.testing.assert_close(difference, (0.1 * shift)[:, :, None, None].expand_as(noise), rtol=0, atol=1e-6)
-    assert torch.equal(offset_noise(noise, shift, 0.0), noise)
+def test_fractions_of_the_schedules():
+    assert torch.equal(DISCRETE.fraction(torch.tensor([0, 250, 999])), torch.tensor([0, 0.25, 0.999]))
+    assert torch.equal(FLOW.fraction(torch.tensor([0.0, 250.0, 1000.0])), torch.tensor([0, 0.25, 1.0]))
 
 
-def test_the_table_is_read_without_torch():
-    code = "import sys, customize.diffusion.predictions; raise SystemExit('torch' in sys.modules)"
+def test_the_tables_are_read_without_torch():
+    tables = "predictions, loss_weights, distances, timestep_sampling"
+    code = f"import sys; from customize.diffusion import {tables}; raise SystemExit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

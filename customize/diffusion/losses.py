@@ -1,15 +1,43 @@
-"""Losses and their weights, one per sample. B samples, C latent channels, H W latent height and width."""
+"""The loss of each sample. B samples, C latent channels, H W latent height and width."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from customize.diffusion.predictions import prediction
+from customize.diffusion.distances import DISTANCES, L2, SCHEDULES
+from customize.diffusion.predictions import per_sample
+from customize.diffusion.process import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far an output is from its target. The fields are settings: a row of `distances.DISTANCES`, and its threshold."""
+
+    loss_type: str = L2
+    huber_schedule: str = "snr"
+    huber_c: float = 0.1
+
+    def losses(
+        self, output: Tensor, target: Tensor, schedule: NoiseSchedule, timesteps: Tensor, loss_mask: Tensor | float = 1.0
+    ) -> Tensor:
+        """The mean distance per sample [B], in float32 or higher precision. output, target: [B, C, H, W]; timesteps: [B];
+        loss_mask: as in `mean_over_places`."""
+        difference = difference_of(output, target)
+        c = SCHEDULES[self.huber_schedule](self.huber_c, schedule.snr(timesteps), schedule.fraction(timesteps))
+        return mean_over_places(DISTANCES[self.loss_type](difference, per_sample(c, difference)), loss_mask)
 
 
 def mean_squared_error(output: Tensor, target: Tensor, loss_mask: Tensor | float = 1.0) -> Tensor:
     """The mean squared error per sample [B], in float32 or higher precision. loss_mask: as in `mean_over_places`."""
+    return mean_over_places(difference_of(output, target).square(), loss_mask)
+
+
+def difference_of(output: Tensor, target: Tensor) -> Tensor:
+    """output - target, in float32 or higher precision."""
     dtype = torch.promote_types(output.dtype, torch.float32)
-    return mean_over_places((output.to(dtype) - target.to(dtype)).square(), loss_mask)
+    return output.to(dtype) - target.to(dtype)
 
 
 def mean_over_places(errors: Tensor, loss_mask: Tensor | float = 1.0) -> Tensor:
@@ -35,11 +63,11 @@ def masked_prior_weights(mask: Tensor, prior_weight: float) -> Tensor:
     return masked_weights(mask) + prior_weight * outside / share
 
 
-def min_snr_weights(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
-    """Weights [B] by Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy", section 3.4.
+def direct_consistency(losses: Tensor, base: Tensor, beta: float) -> Tensor:
+    """-log sigmoid(-beta (losses - base)) [B], of losses [B] and those of the base model for the same samples.
 
-    snr: [B], the signal-to-noise ratio of each sample. The paper weights the squared error of the clean sample by
-    min(snr, gamma). The squared error of the output is larger by (c_clean - c_noise * alpha / sigma)^2 (see `predictions`):
-    by snr for epsilon, by snr + 1 for the velocity. Its weight is smaller by the same factor.
+    Lee et al. 2024, "Direct Consistency Optimization for Robust Customization of Text-to-Image Diffusion Models": the gradient of
+    a sample fades where the network is already better than the base model. beta includes the paper's number of timesteps T; its
+    authors use 1000 to 2000 with mean squared errors.
     """
-    return prediction(prediction_type).min_snr(snr, gamma)
+    return -F.logsigmoid(-beta * (losses - base))

@@ -21,12 +21,13 @@ class Prediction(NamedTuple):
     """One prediction type.
 
     coefficients: (alpha, sigma) -> (c_clean, c_noise). Integers are constants: a term of 0 is skipped, so that the result is the
-    other tensor itself. min_snr: (snr, gamma) -> weights [B], see `losses.min_snr_weights`. noise, clean: the formulas of
-    `split` for output y and noisy sample x, as text.
+    other tensor itself. squared_error: the squared error of the output over that of the clean sample that it predicts, which is
+    (c_clean - c_noise * alpha / sigma)^2, of snr [B] = (alpha / sigma)^2. noise, clean: the formulas of `split` for output y and
+    noisy sample x, as text.
     """
 
     coefficients: "Callable[[Level, Level], tuple[Level, Level]]"
-    min_snr: "Callable[[Tensor, float], Tensor]"
+    squared_error: "Callable[[Tensor], Tensor]"
     noise: str
     clean: str
 
@@ -36,27 +37,27 @@ PREDICTIONS: Mapping[str, Prediction] = {
     # Ho et al. 2020, "Denoising Diffusion Probabilistic Models", equation 14
     "epsilon": Prediction(
         lambda alpha, sigma: (0, 1),
-        lambda snr, gamma: (gamma / snr).clamp(max=1),
+        lambda snr: snr,
         noise="y",
         clean="(x − σ y) / α",
     ),
     # Salimans & Ho 2022, "Progressive Distillation for Fast Sampling", appendix D; alpha^2 + sigma^2 = 1
     "v_prediction": Prediction(
         lambda alpha, sigma: (-sigma, alpha),
-        lambda snr, gamma: snr.clamp(max=gamma) / (snr + 1),
+        lambda snr: snr + 1,
         noise="σ x + α y",
         clean="α x − σ y",
     ),
     "sample": Prediction(
         lambda alpha, sigma: (1, 0),
-        lambda snr, gamma: snr.clamp(max=gamma),
+        lambda snr: snr**0,
         noise="(x − α y) / σ",
         clean="y",
     ),
     # Lipman et al. 2023, "Flow Matching for Generative Modeling"; Esser et al. 2024 (SD3), equation 13; alpha + sigma = 1
     FLOW_PREDICTION: Prediction(
         lambda alpha, sigma: (-1, 1),
-        lambda snr, gamma: snr.clamp(max=gamma) / (snr.sqrt() + 1) ** 2,
+        lambda snr: (snr.sqrt() + 1) ** 2,
         noise="x + α y",
         clean="x − σ y",
     ),

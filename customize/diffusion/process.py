@@ -3,12 +3,13 @@
 noisy = alpha * clean + sigma * noise. B samples.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from customize.diffusion.timestep_sampling import logit_normal
 
 
 class NoiseSchedule(Protocol):
@@ -26,6 +27,10 @@ class NoiseSchedule(Protocol):
 
         Kingma et al. 2021, "Variational Diffusion Models", equation 2.
         """
+        ...
+
+    def fraction(self, timesteps: Tensor) -> Tensor:
+        """How far timesteps [B] are in the schedule, [B] in [0, 1]."""
         ...
 
     def timesteps(self, uniform: Tensor) -> Tensor:
@@ -58,6 +63,9 @@ class DiscreteSchedule:
     def snr(self, timesteps: Tensor) -> Tensor:
         a = self._at(timesteps)
         return a / (1 - a)
+
+    def fraction(self, timesteps: Tensor) -> Tensor:
+        return timesteps / self.num_levels
 
     def timesteps(self, uniform: Tensor) -> Tensor:
         return (uniform * self.num_levels).long()
@@ -93,17 +101,9 @@ class FlowSchedule:
         alpha, sigma = self.alpha_sigma(timesteps)
         return (alpha / sigma).square()
 
+    def fraction(self, timesteps: Tensor) -> Tensor:
+        return timesteps / self.num_train_timesteps
+
     def timesteps(self, uniform: Tensor) -> Tensor:
-        t = uniform
-        if self.logit_normal:
-            mean, deviation = self.logit_normal
-            t = torch.sigmoid(mean + deviation * math.sqrt(2) * torch.erfinv(2 * uniform - 1))
+        t = logit_normal(uniform, *self.logit_normal) if self.logit_normal else uniform
         return self.num_train_timesteps * self.shift * t / (1 + (self.shift - 1) * t)
-
-
-def offset_noise(noise: Tensor, per_channel: Tensor, strength: float) -> Tensor:
-    """Noise [B, C, H, W] with a common shift per sample and channel (Guttenberg 2023, "Diffusion with Offset Noise").
-
-    per_channel: [B, C], standard normal; strength: 0 changes nothing, 0.1 is common.
-    """
-    return torch.add(noise, per_channel[:, :, None, None], alpha=strength)

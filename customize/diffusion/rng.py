@@ -37,6 +37,12 @@ def uniform(seed: int, stream: str, step: int, positions: Sequence[int], levels:
     return torch.stack([torch.rand((), generator=generator(seed, stream, step, p)) for p in positions])
 
 
+def stratified(size: int, seed: int, stream: str, step: int, positions: Sequence[int]) -> Tensor:
+    """Numbers [B] in [0, 1), float32, spread evenly over the `size` positions of a step: (u + position / size) mod 1, where u is
+    drawn once. Each alone is uniform. Kingma et al. 2021, "Variational Diffusion Models", appendix I.1."""
+    return (uniform(seed, stream, step, [0]) + torch.tensor(positions) / size) % 1
+
+
 @lru_cache(maxsize=4)
 def permutation(size: int, seed: int, stream: str, epoch: int) -> tuple[int, ...]:
     """The order of `size` items in an epoch."""

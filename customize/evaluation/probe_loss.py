@@ -2,7 +2,8 @@
 
 The draws (image, crop, noise, timestep) come from a random stream of their own and nothing is differentiated, so a run has the
 same bits with and without them, and equal weights give equal bits. Their timesteps are stratified: a loss depends far more on
-its timestep than on anything else, which is why the loss of the steps shows so little.
+its timestep than on anything else, which is why the loss of the steps shows so little. They are mean squared errors without a
+weight, whatever loss the run minimizes, so that runs can be compared.
 
 N fixed draws of a set; C latent channels, H W latent height and width.
 """
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from customize.data.samples.batches import Batch
+from customize.diffusion.losses import mean_squared_error
 from customize.evaluation.choice import spread_over
 from customize.evaluation.learned_change import TOO_FAR, Change, kept, relative_change
 
@@ -97,7 +99,7 @@ class Probe:
             with self.autocast():
                 prediction, target = self.method.prediction(part), self.method.denoising_target(part)
             predictions.append(prediction.float().cpu())
-            losses.append(self.method.losses(prediction, target, part).float().cpu())
+            losses.append(mean_squared_error(prediction, target, part.loss_mask).float().cpu())
         self.method.train(was_training)
         return torch.cat(predictions), torch.cat(losses)
 

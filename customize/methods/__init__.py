@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from customize.methods.dreambooth_settings import DreamBoothSettings
 from customize.methods.from_scratch_settings import FromScratchSettings
 from customize.methods.textual_inversion_settings import TextualInversionSettings
+from customize.settings.derived import from_settings
 from customize.settings.field import table
 from customize.settings.training import TrainingSettings
 
@@ -30,4 +31,8 @@ def settings_for(given: Collection[str]) -> type[TrainingSettings]:
 
 def prepare(settings: TrainingSettings, context: "MethodContext") -> "TrainingSetup":
     """Builds the method of these settings and its dataset: `prepare` of `NAME.py`, beside `NAME_settings.py`."""
-    return import_module(type(settings).__module__.removesuffix("_settings")).prepare(settings, context)
+    from customize.diffusion.losses import Distance
+
+    training = import_module(type(settings).__module__.removesuffix("_settings")).prepare(settings, context)
+    training.method.distance = from_settings(Distance, settings)
+    return training

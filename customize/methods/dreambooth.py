@@ -5,6 +5,7 @@ Ruiz et al. 2023, "DreamBooth: Fine Tuning Text-to-Image Diffusion Models for Su
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from customize.adapters import Adapter
 from customize.data.examples import Example
 from customize.data.samples.batches import Batch, Dataset
 from customize.data.samples.prior import PriorDistillation, PriorPreservation
+from customize.diffusion.losses import direct_consistency
 from customize.families.base import Family
 from customize.families.files.scheduler import with_fixed_variance
 from customize.families.trigger_words import any_calls
@@ -104,6 +106,17 @@ class DreamBooth(DenoisingMethod):
         triggers = self.settings.trigger_words
         if captions and triggers and not any_calls(captions, triggers):
             self.trigger_words, self.example_prompt = (), min(captions, key=len)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The weighted loss of each sample [B], float32; with `dco_beta` that of the subject is relative to the base model's."""
+        losses, beta, of_subject = super().forward(batch), self.settings.dco_beta, ~batch.is_prior
+        if beta is None or not of_subject.any():
+            return losses
+        same = batch.part(of_subject)
+        with torch.no_grad(), self.as_base():
+            base = super().forward(replace(same, prompts=self.words.in_known_words(same.prompts)))
+        own = direct_consistency(losses[of_subject], base, beta)
+        return losses.masked_scatter(of_subject, own)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         networks = [*self.networks.values()]

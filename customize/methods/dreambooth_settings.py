@@ -71,6 +71,13 @@ def words_are_beside_an_adapter(tokens: tuple[str, ...], adapter: str) -> Iterat
         yield Problem("placeholder_token", "needs an adapter: new words are not learned while all weights are trained", remedy)
 
 
+@rule("dco_beta", "adapter")
+def consistency_has_an_adapter(dco_beta: float | None, adapter: str) -> Iterator[Problem]:
+    """The base model is the denoiser without its adapter."""
+    if dco_beta is not None and adapter == adapters.NONE:
+        yield Problem("dco_beta", "compares with the model without its adapter, and there is none", "add --adapter lora")
+
+
 def within_range_of_adapter(name: str) -> Rule:
     """A number is in the range that its own adapter declares, which may be narrower than that of others."""
 
@@ -107,6 +114,10 @@ class SubjectSettings(TrainingSettings):
     prior_generation_precision: Literal["no", "fp32", "fp16", "bf16"] | None = setting(
         None, "method", "number format for generating class images",
         only_with=WITH_CLASS_IMAGES, default_in_words="none: mixed_precision", scope="run",
+    )  # fmt: skip
+    dco_beta: float | None = setting(
+        None, "method", "beta of direct consistency optimization (Lee et al. 2024): samples that the adapter predicts better "
+        "than the base model count less; 1000 is typical", gt=0, le=1_000_000,
     )  # fmt: skip
     train_text_encoder: bool = setting(False, "method", "also train the text encoder")
     text_encoder_learning_rate: tuple[Annotated[float, Field(gt=0, le=10)], ...] | None = setting(
@@ -153,6 +164,7 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
     rules = (
         *TrainingSettings.rules, text_is_no_path("instance_prompt"), text_is_no_path("class_prompt"),
         *examples("instance_data_dir"), teacher_has_an_adapter, prior_has_a_prompt, class_images_have_a_folder,
+        consistency_has_an_adapter,
         *words_settings.RULES, words_settings.words_have_a_start, words_are_beside_an_adapter, words_settings.prompts_of_words,
         masked_prior_has_an_adapter,
         *map(within_range_of_adapter, OF_ADAPTERS.model_fields),
@@ -237,9 +249,11 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
 
     @property
     def evaluations_per_sample(self) -> int:
-        """Prior preservation adds a sample for each; a teacher predicts for it once more, and once for one with a mask."""
+        """Prior preservation adds a sample for each. The base model predicts once more: as the teacher of that sample, for one with
+        a mask, and to compare with (DCO)."""
         by_prior = {"none": 0, "images": 3, "teacher": 4}[self.prior_preservation]
-        return super().evaluations_per_sample + by_prior + bool(self.masked_prior_preservation_weight)
+        once_more = bool(self.masked_prior_preservation_weight) + (self.dco_beta is not None)
+        return super().evaluations_per_sample + by_prior + once_more
 
     @property
     def class_folder(self) -> str | None:

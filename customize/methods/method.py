@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from customize.data.examples import Example, Examples
 from customize.data.samples.batches import Batch, Dataset
 from customize.data.samples.latent_dataset import ImageDataset
-from customize.diffusion import losses, predictions
+from customize.diffusion import predictions
+from customize.diffusion.losses import Distance
 from customize.families.base import Family
 from customize.families.conditioning import Conditioning
 from customize.optim.optimizers import LearningRates, build_adamw
@@ -100,7 +101,10 @@ class Method(nn.Module):
 
 
 class DenoisingMethod(Method):
-    """The denoising loss of a diffusion model; subclasses decide which parameters are trained."""
+    """The denoising loss of a diffusion model; subclasses decide which parameters are trained. distance: set by
+    `methods.prepare`."""
+
+    distance = Distance()
 
     def __init__(self, family: Family, condition: Condition):
         super().__init__()
@@ -113,7 +117,7 @@ class DenoisingMethod(Method):
 
     def losses(self, prediction: Tensor, target: Tensor, batch: Batch) -> Tensor:
         """The loss of each sample [B], float32, before its weight. prediction, target: [B, C, H, W]."""
-        return losses.mean_squared_error(prediction, target, batch.loss_mask)
+        return self.distance.losses(prediction, target, self.family.schedule, batch.timesteps, batch.loss_mask)
 
     def prediction(self, batch: Batch) -> Tensor:
         """The denoiser's output [B, C, H, W] for the noisy latents of the batch."""
@@ -126,7 +130,7 @@ class DenoisingMethod(Method):
 
     def noisy_latents(self, batch: Batch) -> Tensor:
         """The latents with the noise of their timesteps [B, C, H, W]."""
-        return predictions.add_noise(batch.latents, batch.noise, *self.alpha_sigma(batch))
+        return predictions.add_noise(batch.latents, batch.noise + batch.perturbation, *self.alpha_sigma(batch))
 
     def alpha_sigma(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """alpha, sigma [B] at the timesteps of the batch."""

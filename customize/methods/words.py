@@ -66,6 +66,13 @@ class LearnedWords:
         """The optimizer of these parameter groups: the vectors (`own`) after all others."""
         return build_adamw(settings, [*others, *own])
 
+    def in_known_words(self, prompts: Sequence[str]) -> tuple[str, ...]:
+        """The prompts with what each new word starts from in its place, as the base model would be asked."""
+        changed = tuple(prompts)
+        for placeholder, words, _ in tokens_to_learn(self.settings):
+            changed = tuple(prompt.replace(placeholder, words) for prompt in changed)
+        return changed
+
     def before_step(self) -> None:
         """Called with the gradients in place, before the optimizer steps."""
 

@@ -2,7 +2,8 @@
 
 import math
 import os
-from typing import Any
+from dataclasses import fields
+from typing import Any, TypeVar
 
 from customize.optim.lr_schedules import step_rules
 
@@ -12,6 +13,12 @@ RATES = ("learning_rate", "text_encoder_learning_rate", "embedding_learning_rate
 WITHOUT_WARMUP = ("constant", "piecewise_constant")
 WITHOUT_LENGTH = ("constant", "constant_with_warmup", "piecewise_constant")
 """Schedules whose curve does not depend on the number of steps: a run with one of them may be extended."""
+Part = TypeVar("Part")
+
+
+def from_settings(kind: type[Part], settings) -> Part:
+    """The dataclass `kind`, whose fields have the names of settings, with the values of these."""
+    return kind(**{each.name: getattr(settings, each.name) for each in fields(kind)})
 
 
 def processes() -> int:

@@ -16,14 +16,15 @@ def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
 
 
 def unknown(name: str, known: Mapping[str, str]) -> Problem:
-    """The problem of an unknown name, with suggestions: a similar spelling, or names that contain all of its words.
+    """The problem of an unknown name, with suggestions: the only name that contains all of its words, or a similar spelling, or
+    several such names.
 
     known: every recognised name -> the setting that it stands for; empty for a setting itself.
     """
     words = set(name.casefold().split("_")) - {""}
     near = nearest(name.casefold(), known, 0.76)
     longer = [each for each in known if not known[each] and words and words < set(each.split("_"))]
-    found = [known[near] or near] if near else longer[:3]
+    found = [known[near] or near] if near and len(longer) != 1 else longer[:3]
     return Problem(name, NO_SETTING, f"did you mean {' or '.join(found)}?" if found else "--help lists all settings")
 
 

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from customize.data.samples.batches import Dataset
 from customize.diffusion import dropout, rng
 from customize.methods.method import Method
 from customize.optim.optimizers import LearningRates
+from customize.settings.derived import from_settings
 from customize.storage.checkpoint import Checkpoint
 from customize.training.resumable import IDENTITY, SKIPPED_DRAWS, WEIGHTS, Resumable, SkippedDraws, saved_parts
 
@@ -70,8 +71,7 @@ class LoopConfig:
     @classmethod
     def of(cls, settings, max_train_steps: int) -> "LoopConfig":
         """The values from these settings. max_train_steps: the computed number, because settings may give epochs."""
-        own = {f.name: getattr(settings, f.name) for f in fields(cls)}
-        return cls(**{**own, "max_train_steps": max_train_steps})
+        return replace(from_settings(cls, settings), max_train_steps=max_train_steps)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from customize.data.examples import USUAL_RESOLUTION, Examples, examine_examples
 from customize.data.findings import Findings
 from customize.data.images.image_file import open_image
 from customize.data.mask_files import beside
+from customize.diffusion.timestep_sampling import LEVELS
 from customize.errors import InputError, Problem
 from customize.evaluation.masks.given import given_masks
 from customize.evaluation.probe_prompts import probe_prompts
@@ -156,6 +157,8 @@ def check_class_folder(settings) -> None:
 def check_source(settings) -> Source:
     """The located base model. Raises InputError if it cannot be trained, or already knows a new word."""
     if settings.untrained:
+        if problems := timestep_problems(settings, settings.untrained):
+            raise InputError(problems)
         return settings.untrained
     source = locate(
         settings.pretrained_model_name_or_path, revision=settings.revision, variant=settings.variant,
@@ -165,6 +168,8 @@ def check_source(settings) -> Source:
     spec = spec_of(source)
     if settings.rescale_betas_zero_snr:
         refuse_zero_snr(spec.prediction_type(source))
+    if problems := timestep_problems(settings, source):
+        raise InputError(problems)
     if problem := spec.not_trainable(source):
         raise InputError(problem)
     if settings.clip_skip:
@@ -186,6 +191,15 @@ def check_source(settings) -> Source:
     if problems := known_token_problems(spec.vocabulary(source), tuple(settings.placeholders)):
         raise InputError(problems)
     return source
+
+
+def timestep_problems(settings, source: Source) -> list[Problem]:
+    """The problems of bounds on timesteps that the base model's noise schedule does not have."""
+    bounds = {"min_timestep": settings.min_timestep, "max_timestep": settings.max_timestep}
+    own = {name: value for name, value in bounds.items() if value not in (0, LEVELS)}
+    levels = own and spec_of(source).num_levels(source) or LEVELS
+    what = f"is beyond the {levels} timesteps of {source.name}"
+    return [Problem(name, f"{value} {what}", f"give less than {levels}") for name, value in own.items() if value >= levels]
 
 
 def with_lengths_for_the_hub(settings, source: Source | None, examples: Examples) -> Examples:

@@ -19,6 +19,8 @@ from customize.data.samples.latent_dataset import CachedImage, EpochSampler, Ima
 from customize.data.samples.latents_cache import LatentsCache, NoCache
 from customize.data.samples.masked_loss import OutsideWeights, masked, showing_the_subject
 from customize.data.samples.random_masks import MaskedImages
+from customize.diffusion.noise import Noise
+from customize.diffusion.timestep_sampling import TimestepSampling
 from customize.evaluation import probe_loss
 from customize.evaluation.choice import spread_over
 from customize.evaluation.masks.word_maps import prompts_of
@@ -30,6 +32,7 @@ from customize.families.base import Family, Placement
 from customize.families.files.autoencoder import load_autoencoder, locate_autoencoder
 from customize.methods.method import Condition, Method, captions_of
 from customize.settings import derived
+from customize.settings.derived import from_settings
 from customize.settings.training import TrainingSettings
 from customize.settings.training_parts import validation_prompts as sample_prompts
 from customize.training import class_images
@@ -162,7 +165,8 @@ class RunContext:
     @property
     def sample_config(self) -> SampleConfig:
         settings = self.settings
-        return SampleConfig(settings.seed, self.global_batch, settings.caption_dropout, settings.noise_offset, settings.snr_gamma)
+        objective = from_settings(Noise, settings), from_settings(TimestepSampling, settings), settings.weighting
+        return SampleConfig(settings.seed, self.global_batch, settings.caption_dropout, *objective)
 
     def encode_images(self, stream: str, examples: Sequence[Example]) -> ImageDataset:
         """Samples of these examples. Each crop that the run will draw, and that is not cached, is encoded once; for an inpainting

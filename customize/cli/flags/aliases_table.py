@@ -20,7 +20,7 @@ SAME: Mapping[str, str] = {
     " pretrained_model_name"
     " pretrained_model_path pretrained base_model base_model_name base_model_path base ckpt ckpt_path ckpt_name checkpoint"
     " checkpoint_path sd_model sd_model_checkpoint stable_diffusion_model",
-    "rescale_betas_zero_snr": "zero_terminal_snr zero_snr ztsnr",
+    "rescale_betas_zero_snr": "zero_terminal_snr zero_snr ztsnr rescale_noise_scheduler_to_zero_terminal_snr",
     "mixed_precision": "precision dtype torch_dtype weight_dtype train_dtype compute_dtype",
     "output_dir": "output out outdir out_dir output_path output_folder save_dir save_path output_directory"
     " workspace_dir outpath o",
@@ -66,6 +66,14 @@ SAME: Mapping[str, str] = {
     "adam_weight_decay": "weight_decay wd",
     "max_grad_norm": "clip_grad_norm gradient_clip grad_clip gradient_clip_val",
     "snr_gamma": "min_snr_gamma min_snr",
+    "loss_type": "loss",
+    "huber_schedule": "loss_schedule",
+    "huber_c": "huber_delta",
+    "noise_offset": "offset_noise_weight noise_offset_strength",
+    "input_perturbation": "ip_noise_gamma",
+    "min_timestep": "min_timesteps min_denoising_steps",
+    "max_timestep": "max_timesteps max_denoising_steps",
+    "dco_beta": "dcoloss_beta dco_loss_beta",
     "use_8bit_adam": "use_8bit adam8bit use_adam8bit",
     "prior_loss_weight": "reg_loss_weight prior_weight",
     "masked_loss": "masked_training mask_loss",
@@ -223,9 +231,26 @@ FLAGS: tuple[tuple[str, Flag], ...] = (
     *_all("optimizer_args lr_scheduler_args", commands=BOTH, type=str, many=True, refused=ONLY_ADAMW),
     *_all("use_lion_optimizer", commands=BOTH, refused=ONLY_ADAMW),
     *_all("use_ema ema", commands=BOTH, refused=("weights are not averaged over the steps", "leave it out")),
-    *_all("multires_noise_iterations multires_noise_discount ip_noise_gamma input_perturbation adaptive_noise_scale",
-          commands=BOTH,
-           type=str, refused=("only plain noise and --noise_offset are supported", "leave it out, or give --noise_offset 0.05")),
+    *_all("adaptive_noise_scale perlin_noise", commands=BOTH, type=str,
+          refused=("noise is plain, or has an offset, coarser noise or a perturbation",
+                   "leave it out, or give --noise_offset 0.05, --multires_noise_iterations 6 or --input_perturbation 0.1")),
+    *_all("noise_offset_random_strength ip_noise_gamma_random_strength", commands=BOTH,
+          refused=("the strength of noise is the same in all samples", "leave it out, and halve the strength for the same mean")),
+    *_all("perturbation_noise_weight generalized_offset_noise", commands=BOTH, type=str,
+          refused=("a perturbation is not a part of the target, and an offset the same at all noise levels",
+                   "leave it out, or give --input_perturbation 0.1 or --noise_offset 0.05")),
+    *_all("huber_scale", commands=BOTH, type=str, harmless=("1", "1.0"),
+          refused=("a threshold is not scaled", "leave it out, and give --huber_c")),
+    *_all("min_noising_strength max_noising_strength", commands=BOTH, type=str,
+          refused=("bounds are timesteps of 1,000", "give --min_timestep or --max_timestep: 0.3 is 300")),
+    *_all("noising_bias noising_weight sigmoid_scale sigmoid_bias", commands=BOTH, type=str,
+          refused=("a distribution of timesteps is given by mean and deviation",
+                   "give --timestep_sampling logit_normal with --logit_mean and --logit_std")),
+    *_all("debiased_estimation_loss debiased_estimation debiased", commands=BOTH, means=("loss_weighting", "debiased")),
+    *_all("use_soft_min_snr soft_min_snr", commands=BOTH, means=("loss_weighting", "soft_min_snr")),
+    *_all("soft_min_snr_sigma_data", commands=BOTH, type=str, harmless=("1", "1.0"),
+          refused=("soft-min-SNR has a gamma", "give --snr_gamma 1 / sigma_data^2")),
+    *_all("scale_v_pred_loss_like_noise_pred scale_v_pred_loss", commands=BOTH, means=("loss_weighting", "noise")),
     *_all("save_every_n_epochs save_n_epochs", commands=BOTH, type=str, refused=EPOCHS_OF_SAVES),
     *_all("save_last_n_epochs save_last_n_steps save_last_n_steps_state", commands=BOTH, type=str,
            refused=("all saved weights are kept", "leave it out; --checkpoints_total_limit N keeps the newest N checkpoints")),
@@ -279,6 +304,14 @@ FLAGS: tuple[tuple[str, Flag], ...] = (
 
 LORA = {"adapter": "lora"}
 BY_VALUE: Mapping[str, tuple[tuple[type[Settings], ...], Mapping[str, Mapping[str, Any]], tuple[str, str]]] = {
+    "loss_weight_fn": (BOTH, {"constant": {}, "min_snr_gamma": {"loss_weighting": "min_snr"}, "p2": {"loss_weighting": "p2"},
+                              "debiased_estimation": {"loss_weighting": "debiased"}},
+                       ("is not a loss weighting of models with a UNet", "give --loss_weighting, which --help lists")),
+    "loss_weight_strength": (BOTH, {}, ("is a setting of each weighting", "give --snr_gamma or --p2_gamma")),
+    "weighting_scheme": (BOTH, {"none": {}, "logit_normal": {"timestep_sampling": "logit_normal"}},
+                         ("is not a distribution of timesteps here", "give --timestep_sampling, which --help lists")),
+    "timestep_distribution": (BOTH, {"uniform": {}, "logit_normal": {"timestep_sampling": "logit_normal"}},
+                              ("is not a distribution of timesteps here", "give --timestep_sampling, which --help lists")),
     "optimizer_type": (BOTH, {"adamw8bit": {"use_8bit_adam": True}, "adamw_8bit": {"use_8bit_adam": True},
                               "adam8bit": {"use_8bit_adam": True}, "adamw": {}, "adam": {}}, ONLY_ADAMW),
     "network_module": (DREAMBOOTH, {"networks.lora": LORA, "networks.lora_fa": LORA, "lora": LORA},
@@ -319,6 +352,7 @@ SCHEDULES = {"cosine_annealing": "cosine", "cosine_annealing_with_restarts": "co
              "constant_warmup": "constant_with_warmup", "cosine_restarts": "cosine_with_restarts"}  # fmt: skip
 VALUES: Mapping[str, Mapping[str, str]] = {
     "mixed_precision": PRECISIONS, "lr_scheduler": SCHEDULES, "save_model_as": {"diffusers_safetensors": "diffusers"},
+    "timestep_sampling": {"sigmoid": "logit_normal"}, "loss_type": {"mse": "l2", "mae": "l1", "pseudo_huber": "huber"},
 }  # fmt: skip
 """Other programs' words for values of settings, in lower case."""
 SCHEDULE_NAMES = ("schedule_type", "noise_schedule", "sigma_schedule")

@@ -21,7 +21,8 @@ from customize.families.conditioning import Crop
 class Batch:
     """Samples of one shape; each row is a function of (seed, step, position).
 
-    latents, noise: [B, C, H, W]; timesteps: [B]; loss_weights: [B], float32, the factor of each sample's loss;
+    latents, noise: [B, C, H, W]; perturbation: added to the noise of the input and not to that of the target, of this shape or
+    [B, 1, 1, 1]; timesteps: [B]; loss_weights: [B], float32, the factor of each sample's loss;
     loss_mask: [B, 1, H, W], float32, the weight of each place in its sample's loss, of mean 1; taught: [B, 1, H, W], float32, the
     share of the base model's prediction in the target of each place, for methods that have a teacher;
     is_prior: [B], bool, true for the samples of prior preservation; crops: the part of its image that each sample shows;
@@ -31,6 +32,7 @@ class Batch:
 
     latents: Tensor
     noise: Tensor
+    perturbation: Tensor
     timesteps: Tensor
     prompts: tuple[str, ...]
     loss_weights: Tensor

@@ -15,21 +15,24 @@ from torch import Tensor
 
 from customize.data.samples.batches import Batch, Dataset
 from customize.diffusion import rng
-from customize.diffusion.losses import min_snr_weights
-from customize.diffusion.process import offset_noise
+from customize.diffusion.loss_weights import Weighting
+from customize.diffusion.noise import Noise
+from customize.diffusion.timestep_sampling import TimestepSampling
 from customize.families.base import Family
 from customize.families.conditioning import Crop
 
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """The settings that decide on noise, timesteps, captions and loss weights of samples."""
+    """The settings that decide on noise, timesteps, captions and loss weights of samples. weighting: by noise level; None: all
+    samples weigh the same."""
 
     seed: int
     global_batch: int
     caption_dropout: float = 0.0
-    noise_offset: float = 0.0
-    snr_gamma: float | None = None
+    noise: Noise = Noise()
+    timesteps: TimestepSampling = TimestepSampling()
+    weighting: Weighting | None = None
 
 
 @dataclass(frozen=True)
@@ -101,14 +104,12 @@ class LatentDataset:
         images = [self.images[index] for index, _ in drawn]
         stored = torch.stack([self.images[index].stored[variant] for index, variant in drawn])
         shape = self.family.latents.shape(stored)
-        noise = rng.normal(shape, seed, f"{stream}/noise", step, positions)
-        if self.config.noise_offset:
-            shift = rng.normal(shape[:1], seed, f"{stream}/noise_offset", step, positions)
-            noise = offset_noise(noise, shift, self.config.noise_offset)
+        noise = self.config.noise.draw(shape, seed, stream, step, positions)
         timesteps = self.timesteps(step, positions)
         return Batch(
             latents=self.family.latents.sample(stored, rng.normal(shape, seed, f"{stream}/latent", step, positions)),
             noise=noise,
+            perturbation=self.config.noise.perturbation(shape, seed, stream, step, positions),
             timesteps=timesteps,
             prompts=self.prompts(images, step, positions),
             loss_weights=self.loss_weights(timesteps),
@@ -131,6 +132,7 @@ class LatentDataset:
         return Batch(
             latents=self.family.latents.sample(stored, rng.normal(shape, self.config.seed, "probe/latent", 0, places)),
             noise=rng.normal(shape, self.config.seed, "probe/noise", 0, places),
+            perturbation=torch.zeros(number, 1, 1, 1),
             timesteps=self.family.schedule.timesteps((torch.arange(number) + 0.5) / number),
             prompts=tuple(image.captions[0] for image in images),
             loss_weights=torch.ones(number),
@@ -149,9 +151,14 @@ class LatentDataset:
         return next(image for image in self.images if image.stored)
 
     def timesteps(self, step: int, positions: Sequence[int]) -> Tensor:
-        """The timesteps [B], by the base model's own distribution over noise levels."""
-        schedule, stream = self.family.schedule, f"{self.sampler.stream}/timestep"
-        return schedule.timesteps(rng.uniform(self.config.seed, stream, step, positions, schedule.num_levels))
+        """The timesteps [B], by the base model's own distribution over noise levels, and by what the settings make of it."""
+        schedule, sampling = self.family.schedule, self.config.timesteps
+        draw = self.config.seed, f"{self.sampler.stream}/timestep", step, positions
+        if sampling.stratified_timesteps:
+            uniform = rng.stratified(self.config.global_batch, *draw)
+        else:
+            uniform = rng.uniform(*draw, schedule.num_levels if sampling.is_plain else None)
+        return schedule.timesteps(sampling.mapped(uniform, schedule.num_levels))
 
     def prompts(self, images: Sequence[CachedImage], step: int, positions: Sequence[int]) -> tuple[str, ...]:
         """A caption of each image, or none at the rate of `caption_dropout` (Ho & Salimans 2022)."""
@@ -164,10 +171,10 @@ class LatentDataset:
         return tuple(caption if keep else "" for caption, keep in zip(captions, kept, strict=True))
 
     def loss_weights(self, timesteps: Tensor) -> Tensor:
-        """The weight of each sample [B]: 1, or that of min-SNR."""
-        if self.config.snr_gamma is None:
+        """The weight of each sample by its noise level [B]."""
+        if self.config.weighting is None:
             return torch.ones(len(timesteps))
-        return min_snr_weights(self.family.schedule.snr(timesteps), self.config.snr_gamma, self.family.prediction_type)
+        return self.config.weighting.weights(self.family.schedule.snr(timesteps), self.family.prediction_type)
 
 
 def is_alike(image: CachedImage, other: CachedImage) -> bool:

@@ -10,6 +10,7 @@ from customize.errors import InputError, Problem
 from customize.families.specs.architectures import Architecture
 from customize.families.specs.network_names import NetworkNames
 from customize.families.specs.text_limits import TextLimit
+from customize.storage.json_files import read_object
 from customize.storage.safetensors_header import TensorInfo
 
 Start = Literal["noise", "image", "mask"]
@@ -103,6 +104,13 @@ class FamilySpec(ABC):
     def prediction_type(self, source: Source) -> str | None:
         """A key of `diffusion.predictions.PREDICTIONS`; None if unknown."""
         return source.prediction_type
+
+    def num_levels(self, source: Source) -> int | None:
+        """The number of noise levels in its scheduler's configuration; None if unknown. Raises InputError."""
+        config = (source.untrained or {}).get("scheduler", {})
+        if source.folder:
+            config = read_object(source.folder / "scheduler/scheduler_config.json")
+        return config.get("num_train_timesteps")
 
     def enlarges(self, source: Source) -> bool:
         """Whether it is a super-resolution model, which takes an image to enlarge; False if unknown."""
