@@ -213,6 +213,11 @@ DOG = '--instance_prompt "a photo of sks dog" --instance_data_dir . '
         ("--input_perturbation -0.1", "--input_perturbation", "from 0 to 1"),
         ("--dco_beta 1000", "--dco_beta", "--adapter lora"),
         ("--adapter lora --dco_beta 0", "--dco_beta", "above 0"),
+        (
+            "--adapter lora --dco_beta 9 --masked_loss --masked_prior_preservation_weight 1",
+            "--dco_beta",
+            "masked_prior_preservation_weight",
+        ),
         ("--adaptive_noise_scale 0.01", "--adaptive_noise_scale", "--noise_offset"),
         ("--max_noising_strength 0.5", "--max_noising_strength", "--max_timestep"),
         ("--weighting_scheme cosmap", "--weighting_scheme", "--timestep_sampling"),

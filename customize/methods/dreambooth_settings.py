@@ -1,22 +1,20 @@
 """DreamBooth without torch: its settings and what follows from them."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from customize import adapters
 from customize.data.captions.caption_rule import CaptionRule
-from customize.errors import Problem
 from customize.families.trigger_words import any_calls, rare_words
-from customize.methods import words_settings
+from customize.methods import dreambooth_rules, words_settings
 from customize.methods.words_settings import WITH_WORDS, WordSettings
 from customize.settings.common import MANY
 from customize.settings.concept import Concept, of_prompts
 from customize.settings.field import OneOf, override, setting
-from customize.settings.rules.mask_rules import masked_prior_has_an_adapter
-from customize.settings.rules.rule import Rule, rule, text_is_no_path
-from customize.settings.rules.training_rules import examples, same
+from customize.settings.rules.rule import text_is_no_path
+from customize.settings.rules.training_rules import examples
 from customize.settings.training import TrainingSettings
 from customize.settings.training_parts.validation_prompts import LONGEST, in_a_scene
 
@@ -30,65 +28,6 @@ OF_WORDS = words_settings.optional(WordSettings)
 """The settings of new words, which are learned beside an adapter if some are given."""
 NO_PROMPT = "..."
 """Placeholder where no prompt is given; it has no word that a caption could lack."""
-
-
-@rule("prior_preservation", "adapter")
-def teacher_has_an_adapter(prior_preservation: str, adapter: str) -> Iterator[Problem]:
-    """A teacher is the base model, so the adapter must be separable from it."""
-    if prior_preservation == "teacher" and adapter == "none":
-        remedy = "set adapter = lora, or prior_preservation = images"
-        yield Problem("prior_preservation", "teacher needs an adapter that can be switched off", remedy)
-
-
-@rule("prior_preservation", "class_prompt")
-def prior_has_a_prompt(prior_preservation: str, class_prompt: str | None) -> Iterator[Problem]:
-    """Prior preservation needs a prompt of the class."""
-    if prior_preservation != "none" and class_prompt is None:
-        what = f"is missing: prior_preservation = {prior_preservation} needs it"
-        yield Problem("class_prompt", what, "set it, such as `a photo of dog`")
-
-
-@rule("prior_preservation", "class_data_dir", "instance_data_dir")
-def class_images_have_a_folder(
-    prior_preservation: str, class_data_dir: str | None, instance_data_dir: str | None
-) -> Iterator[Problem]:
-    """Class images have a folder, other than that of the instance images."""
-    if prior_preservation != "images":
-        return
-    if class_data_dir is None:
-        what = "is missing: prior_preservation = images stores the class images there"
-        yield Problem("class_data_dir", what, "name a folder; missing images are generated")
-    elif instance_data_dir is not None and same(class_data_dir, instance_data_dir):
-        what = "is the same folder as instance_data_dir"
-        yield Problem("class_data_dir", what, "use a separate folder for the class images")
-
-
-@rule("placeholder_token", "adapter")
-def words_are_beside_an_adapter(tokens: tuple[str, ...], adapter: str) -> Iterator[Problem]:
-    """New words are learned beside an adapter."""
-    if tokens and adapter == adapters.NONE:
-        remedy = "add --adapter lora, or learn the words alone with train_textual_inversion.py"
-        yield Problem("placeholder_token", "needs an adapter: new words are not learned while all weights are trained", remedy)
-
-
-@rule("dco_beta", "adapter")
-def consistency_has_an_adapter(dco_beta: float | None, adapter: str) -> Iterator[Problem]:
-    """The base model is the denoiser without its adapter."""
-    if dco_beta is not None and adapter == adapters.NONE:
-        yield Problem("dco_beta", "compares with the model without its adapter, and there is none", "add --adapter lora")
-
-
-def within_range_of_adapter(name: str) -> Rule:
-    """A number is in the range that its own adapter declares, which may be narrower than that of others."""
-
-    @rule("adapter", name)
-    def check(adapter: str, value: Any) -> Iterator[Problem]:
-        line = adapters.settings_of(adapter).get(name)
-        if line and line.type in (int, float) and value is not None and (fault := line.fault(value)):
-            remedy = f"give a valid value: {line.description} (default: {line.default_text})"
-            yield Problem(name, f"{line.quoted(value)} {fault}, with adapter = {adapter}", remedy)
-
-    return check
 
 
 class SubjectSettings(TrainingSettings):
@@ -163,11 +102,9 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
     command: ClassVar[str] = "train_dreambooth.py"
     rules = (
         *TrainingSettings.rules, text_is_no_path("instance_prompt"), text_is_no_path("class_prompt"),
-        *examples("instance_data_dir"), teacher_has_an_adapter, prior_has_a_prompt, class_images_have_a_folder,
-        consistency_has_an_adapter,
-        *words_settings.RULES, words_settings.words_have_a_start, words_are_beside_an_adapter, words_settings.prompts_of_words,
-        masked_prior_has_an_adapter,
-        *map(within_range_of_adapter, OF_ADAPTERS.model_fields),
+        *examples("instance_data_dir"), *words_settings.RULES, words_settings.words_have_a_start,
+        words_settings.prompts_of_words, *dreambooth_rules.RULES,
+        *map(dreambooth_rules.within_range_of_adapter, OF_ADAPTERS.model_fields),
     )  # fmt: skip
     subject_setting: ClassVar[str] = "instance_prompt"
     image_folder_setting: ClassVar[str] = "instance_data_dir"

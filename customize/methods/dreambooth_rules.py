@@ -1,0 +1,83 @@
+"""Rules about combinations of DreamBooth's settings. See `settings.rules.rule`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from customize import adapters
+from customize.errors import Problem
+from customize.settings.rules.mask_rules import PRIOR, masked_prior_has_an_adapter
+from customize.settings.rules.rule import Rule, rule
+from customize.settings.rules.training_rules import same
+
+
+@rule("prior_preservation", "adapter")
+def teacher_has_an_adapter(prior_preservation: str, adapter: str) -> Iterator[Problem]:
+    """A teacher is the base model, so the adapter must be separable from it."""
+    if prior_preservation == "teacher" and adapter == "none":
+        remedy = "set adapter = lora, or prior_preservation = images"
+        yield Problem("prior_preservation", "teacher needs an adapter that can be switched off", remedy)
+
+
+@rule("prior_preservation", "class_prompt")
+def prior_has_a_prompt(prior_preservation: str, class_prompt: str | None) -> Iterator[Problem]:
+    """Prior preservation needs a prompt of the class."""
+    if prior_preservation != "none" and class_prompt is None:
+        what = f"is missing: prior_preservation = {prior_preservation} needs it"
+        yield Problem("class_prompt", what, "set it, such as `a photo of dog`")
+
+
+@rule("prior_preservation", "class_data_dir", "instance_data_dir")
+def class_images_have_a_folder(
+    prior_preservation: str, class_data_dir: str | None, instance_data_dir: str | None
+) -> Iterator[Problem]:
+    """Class images have a folder, other than that of the instance images."""
+    if prior_preservation != "images":
+        return
+    if class_data_dir is None:
+        what = "is missing: prior_preservation = images stores the class images there"
+        yield Problem("class_data_dir", what, "name a folder; missing images are generated")
+    elif instance_data_dir is not None and same(class_data_dir, instance_data_dir):
+        what = "is the same folder as instance_data_dir"
+        yield Problem("class_data_dir", what, "use a separate folder for the class images")
+
+
+@rule("placeholder_token", "adapter")
+def words_are_beside_an_adapter(tokens: tuple[str, ...], adapter: str) -> Iterator[Problem]:
+    """New words are learned beside an adapter."""
+    if tokens and adapter == adapters.NONE:
+        remedy = "add --adapter lora, or learn the words alone with train_textual_inversion.py"
+        yield Problem("placeholder_token", "needs an adapter: new words are not learned while all weights are trained", remedy)
+
+
+@rule("dco_beta", PRIOR)
+def consistency_has_one_target(dco_beta: float | None, prior_weight: float) -> Iterator[Problem]:
+    """The base model is compared with, or it is the target outside of masks."""
+    if dco_beta is not None and prior_weight:
+        what = f"cannot be combined with {PRIOR}: the base model is compared with, or is the target outside of masks"
+        yield Problem("dco_beta", what, "leave one of the two out, or use unmasked_weight")
+
+
+@rule("dco_beta", "adapter")
+def consistency_has_an_adapter(dco_beta: float | None, adapter: str) -> Iterator[Problem]:
+    """The base model is the denoiser without its adapter."""
+    if dco_beta is not None and adapter == adapters.NONE:
+        yield Problem("dco_beta", "compares with the model without its adapter, and there is none", "add --adapter lora")
+
+
+def within_range_of_adapter(name: str) -> Rule:
+    """A number is in the range that its own adapter declares, which may be narrower than that of others."""
+
+    @rule("adapter", name)
+    def check(adapter: str, value: Any) -> Iterator[Problem]:
+        line = adapters.settings_of(adapter).get(name)
+        if line and line.type in (int, float) and value is not None and (fault := line.fault(value)):
+            remedy = f"give a valid value: {line.description} (default: {line.default_text})"
+            yield Problem(name, f"{line.quoted(value)} {fault}, with adapter = {adapter}", remedy)
+
+    return check
+
+
+RULES = (
+    teacher_has_an_adapter, prior_has_a_prompt, class_images_have_a_folder, words_are_beside_an_adapter,
+    consistency_has_an_adapter, consistency_has_one_target, masked_prior_has_an_adapter,
+)  # fmt: skip
