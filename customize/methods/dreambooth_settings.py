@@ -186,8 +186,8 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
 
     @property
     def evaluations_per_sample(self) -> int:
-        """Prior preservation adds a sample for each. The base model predicts once more: as the teacher of that sample, for one with
-        a mask, and to compare with (DCO)."""
+        """Prior preservation adds a sample for each. The base model predicts once more: as the teacher of that sample, for one
+        with a mask, and to compare with (DCO)."""
         by_prior = {"none": 0, "images": 3, "teacher": 4}[self.prior_preservation]
         once_more = bool(self.masked_prior_preservation_weight) + (self.dco_beta is not None)
         return super().evaluations_per_sample + by_prior + once_more
