@@ -14,6 +14,8 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train_textual_inversion": (commands.train_textual_inversion, "teach a base model new words"),
     "train_digits": (commands.train_digits, "train a small model of handwritten digits from scratch, to learn how it is done"),
     "infer": (commands.infer, "generate images with a base model and learned weights"),
+    "mask": (commands.mask, "draw masks of the subject beside images"),
+    "caption": (commands.caption, "write captions beside images"),
     "check": (commands.check, "list all problems of the settings and images of a run before it starts"),
     "verify": (commands.verify, "check that every file of a run is intact"),
     "convert": (commands.convert, "write learned weights in the layout of another program"),
@@ -34,6 +36,7 @@ WORDS = {
     "textual_inversion": "train_textual_inversion", "embedding": "train_textual_inversion", "config": "configs",
     "doctor": "check", "inspect": "show", "info": "show", "lr_find": "find_lr", "lr_finder": "find_lr",
     "evaluate": "score", "eval": "score", "measure": "score", "scores": "score",
+    "masks": "mask", "segment": "mask", "captions": "caption", "tag": "caption", "autocaption": "caption", "blip": "caption",
 }  # fmt: skip
 """Other names that users may try -> the command."""
 

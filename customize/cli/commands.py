@@ -99,6 +99,20 @@ def merge(argv: Sequence[str]) -> int:
     return file_tools.merge(argv)
 
 
+def mask(argv: Sequence[str]) -> int:
+    """Draw masks beside images."""
+    from customize.cli.sidecars import mask as mask_command
+
+    return mask_command.main(argv)
+
+
+def caption(argv: Sequence[str]) -> int:
+    """Write captions beside images."""
+    from customize.cli.sidecars import caption as caption_command
+
+    return caption_command.main(argv)
+
+
 def compare(argv: Sequence[str]) -> int:
     """Teach the same images in several ways, and tell which is best."""
     from customize.cli.studies import compare as compare_command

@@ -40,7 +40,7 @@ def with_masks(settings, examples: Sequence[Example], found: Findings) -> list[E
             found.problem(example.name, what, "rename it, or add the image")
     whole = [example.name for example in masked if example.mask is None]
     if whole and len(whole) == len(masked) and len(found.problems) == earlier:
-        remedy = "add NAME-mask.png beside NAME.jpg, or give mask_data_dir or alpha_mask"
+        remedy = "add NAME-mask.png beside NAME.jpg (`customize mask FOLDER` draws them), or give mask_data_dir or alpha_mask"
         found.problem("masked_loss", "no image has a mask", remedy)
     elif whole:
         found.notes.append(f"without a mask, so learned as a whole: {first_few(whole)}")

@@ -13,11 +13,10 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, CLIPSegForImageSegmentation
 
-from customize.evaluation.scorers.at_hand import cached
+from customize.evaluation.masks.segmenter_files import segmenter_folder
 from customize.evaluation.scorers.transformers_models import side_of
 from customize.storage.json_files import read_object
 
-WEIGHTS = "CIDAS/clipseg-rd64-refined"
 SEEN = 0.5
 """Where no place has at least this probability, the word is not in the image."""
 
@@ -57,5 +56,5 @@ class Segmenter:
 
 def at_hand(device: torch.device | str = "cpu") -> Segmenter | None:
     """CLIPSeg, if its weights are in the hub's cache."""
-    folder = cached(WEIGHTS)
+    folder = segmenter_folder(None)
     return Segmenter(folder, device) if folder else None
