@@ -29,6 +29,7 @@ from customize.methods.method import (
     MethodContext,
     TrainingSetup,
     captions_of,
+    chunks_needed,
     encoding_condition,
 )
 from customize.storage.run_folder import SCHEDULER
@@ -48,7 +49,7 @@ def prepare(settings: DreamBoothSettings, context: MethodContext) -> TrainingSet
     method = method_class(family, adapters.build(settings.adapter), settings)
     method.called_by(captions)
     prompts = [*captions, settings.class_prompt or "", ""]
-    min_chunks = max(map(family.num_chunks, prompts))
+    min_chunks = chunks_needed(family, prompts, settings)
     if settings.train_text_encoder or settings.placeholder_token:
         method.condition = encoding_condition(family, min_chunks, settings.clip_skip)
     else:

@@ -3,6 +3,7 @@
 B samples, C latent channels, H W latent height and width.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -197,6 +198,13 @@ class MethodContext(Protocol):
 def captions_of(examples: Iterable[Example]) -> list[str]:
     """Every caption that can be drawn."""
     return sorted({caption for example in examples for caption in example.captions})
+
+
+def chunks_needed(family: Family, prompts: Iterable[str], settings) -> int:
+    """The chunks of the longest prompt. Tags in another order may need more: a chunk of 75 tokens may end up to 19 earlier, after
+    a comma (`families/prompt_encoding.py`)."""
+    most = max(map(family.num_chunks, prompts))
+    return math.ceil(most * 75 / 56) if settings.varies_captions and most > 1 else most
 
 
 def encoding_condition(family: Family, min_chunks: int, clip_skip: int | None = None) -> Condition:

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from customize.families.base import Family
 from customize.methods import words
-from customize.methods.method import DenoisingMethod, MethodContext, TrainingSetup, captions_of, encoding_condition
+from customize.methods.method import (
+    DenoisingMethod,
+    MethodContext,
+    TrainingSetup,
+    captions_of,
+    chunks_needed,
+    encoding_condition,
+)
 from customize.methods.textual_inversion_settings import TextualInversionSettings
 
 
@@ -20,7 +27,8 @@ def prepare(settings: TextualInversionSettings, context: MethodContext) -> Train
     family, examples = context.family, context.examples.instances
     method = TextualInversion(family, settings)
     dataset = context.encode_images("instance", examples)
-    method.condition = encoding_condition(family, max(map(family.num_chunks, captions_of(examples))), settings.clip_skip)
+    min_chunks = chunks_needed(family, captions_of(examples), settings)
+    method.condition = encoding_condition(family, min_chunks, settings.clip_skip)
     context.place(method)
     return TrainingSetup(method, dataset, method.condition)
 

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from customize.data.crops import Variant, all_pixels, crop_of, variants
 from customize.data.examples import Example, Examples
-from customize.data.samples.encoding import encode_crops, encode_each_caption
+from customize.data.samples.encoding import EncodedInTheStep, encode_crops, encode_each_caption
 from customize.data.samples.latent_dataset import CachedImage, EpochSampler, ImageDataset, LatentDataset, SampleConfig
 from customize.data.samples.latents_cache import LatentsCache, NoCache
 from customize.data.samples.masked_loss import OutsideWeights, masked, showing_the_subject
 from customize.data.samples.random_masks import MaskedImages
+from customize.data.samples.tag_draws import TagDraws
 from customize.diffusion.noise import Noise
 from customize.diffusion.timestep_sampling import TimestepSampling
 from customize.evaluation import probe_loss
@@ -166,7 +167,7 @@ class RunContext:
     def sample_config(self) -> SampleConfig:
         settings = self.settings
         objective = from_settings(Noise, settings), from_settings(TimestepSampling, settings), settings.weighting
-        return SampleConfig(settings.seed, self.global_batch, settings.caption_dropout, *objective)
+        return SampleConfig(settings.seed, self.global_batch, settings.caption_dropout, *objective, TagDraws.of(settings))
 
     def encode_images(self, stream: str, examples: Sequence[Example]) -> ImageDataset:
         """Samples of these examples. Each crop that the run will draw, and that is not cached, is encoded once; for an inpainting
@@ -220,10 +221,13 @@ class RunContext:
 
     def encode_captions(self, captions: Iterable[str], min_chunks: int) -> Condition:
         """Looks up the conditioning of these captions, of prompts and held-out images that are only measured, and of the empty
-        prompt, each encoded once; the text encoders are moved off the device."""
+        prompt, each encoded once; the text encoders are moved off the device, unless captions vary from step to step."""
         family, device = self.family.to(self.device), self.device
         captions = [*captions, *self.sample_prompts, *self.measured_prompts, *captions_of(self.examples.held_out), ""]
         known = encode_each_caption(family, captions, min_chunks, self.settings.clip_skip)
+        if self.settings.varies_captions:
+            known = EncodedInTheStep(family, known, min_chunks, self.settings.clip_skip)
+            return lambda prompts: family.collate([known[prompt] for prompt in prompts], known[""])
         for network in family.components.values():
             if network is not family.denoiser:
                 network.to("cpu")
@@ -284,6 +288,8 @@ def release_unused(settings, family: Family, method: Method) -> None:
     needed = list(method.children())
     if settings.validation_prompt != () or settings.evaluation == "pictures" or family.takes_mask:
         needed.append(family.components.get("vae"))
+    if settings.varies_captions:
+        needed += [network for name, network in family.components.items() if name != "vae"]
     for network in family.components.values():
         if network not in needed:
             network.to("meta")

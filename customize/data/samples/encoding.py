@@ -33,3 +33,20 @@ def encode_each_caption(
     """Evaluates the frozen text encoder once for every caption; returns one row for each, of `min_chunks` chunks or more."""
     options = {"min_chunks": min_chunks, "clip_skip": clip_skip}
     return {caption: family.encode_prompts([caption], **options) for caption in sorted(set(captions))}
+
+
+class EncodedInTheStep(dict[str, Conditioning]):
+    """The conditioning of captions that were encoded before, and of any other, which is encoded when it is asked for.
+
+    For captions whose tags are drawn: 20 tags have 20! orders, so that hardly one comes twice, and none is kept. Each is encoded
+    by itself, and not in the number format of the step, so that its bits are those of one that was encoded before.
+    """
+
+    def __init__(self, family: Family, known: dict[str, Conditioning], min_chunks: int, clip_skip: int | None):
+        super().__init__(known)
+        self.family, self.options = family, {"min_chunks": min_chunks, "clip_skip": clip_skip}
+
+    @torch.no_grad()
+    def __missing__(self, caption: str) -> Conditioning:
+        with torch.autocast(self.family.device.type, enabled=False):
+            return self.family.encode_prompts([caption], **self.options)

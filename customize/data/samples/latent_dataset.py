@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from customize.data.samples.batches import Batch, Dataset
+from customize.data.samples.tag_draws import TagDraws
 from customize.diffusion import rng
 from customize.diffusion.loss_weights import Weighting
 from customize.diffusion.noise import Noise
@@ -25,7 +26,7 @@ from customize.families.conditioning import Crop
 @dataclass(frozen=True)
 class SampleConfig:
     """The settings that decide on noise, timesteps, captions and loss weights of samples. weighting: by noise level; None: all
-    samples weigh the same."""
+    samples weigh the same; tags: None: captions as they are written."""
 
     seed: int
     global_batch: int
@@ -33,6 +34,7 @@ class SampleConfig:
     noise: Noise = Noise()
     timesteps: TimestepSampling = TimestepSampling()
     weighting: Weighting | None = None
+    tags: TagDraws | None = None
 
 
 @dataclass(frozen=True)
@@ -161,12 +163,14 @@ class LatentDataset:
         return schedule.timesteps(sampling.mapped(uniform, schedule.num_levels))
 
     def prompts(self, images: Sequence[CachedImage], step: int, positions: Sequence[int]) -> tuple[str, ...]:
-        """A caption of each image, or none at the rate of `caption_dropout` (Ho & Salimans 2022)."""
+        """A caption of each image, its tags as they are drawn, or none at the rate of `caption_dropout` (Ho & Salimans 2022)."""
         seed, stream = self.config.seed, self.sampler.stream
         captions = [
             image.captions[rng.integers(len(image.captions), seed, f"{stream}/caption", step, [position])]
             for image, position in zip(images, positions, strict=True)
         ]
+        if tags := self.config.tags:
+            captions = [tags.drawn(each, seed, stream, step, place) for each, place in zip(captions, positions, strict=True)]
         kept = rng.uniform(seed, f"{stream}/caption_dropout", step, positions) >= self.config.caption_dropout
         return tuple(caption if keep else "" for caption, keep in zip(captions, kept, strict=True))
 

@@ -36,6 +36,21 @@ class DataSettings(Settings):
     caption_suffix: str | None = setting(
         None, "data", "text to append to each caption from a file", only_with=WITH_CAPTIONS, scope="run"
     )
+    shuffle_tags: bool = setting(False, "data", "put the tags of a caption in another order in each use")
+    keep_tags: int = setting(
+        0, "data", "number of first tags of a caption that keep their places, and are never left out", ge=0, le=1000
+    )
+    tag_dropout: float = setting(
+        0.0, "data", "probability of leaving out each tag that is not kept and has no trigger word", ge=0, le=1
+    )
+    tag_warmup_steps: int = setting(
+        0, "data", "steps until all tags of a caption are used; before the first one there are tag_warmup_min",
+        unit="steps", ge=0, le=MANY,
+    )  # fmt: skip
+    tag_warmup_min: int = setting(
+        1, "data", "number of tags, besides those that are kept, before the first of tag_warmup_steps", ge=0, le=1000
+    )
+    tag_separator: str = setting(",", "data", "what stands between the tags of a caption")
     caption_dropout: float = setting(0.0, "data", "probability of replacing a caption by an empty one", ge=0, le=1)
     image_interpolation_mode: Interpolation = setting("lanczos", "data", "interpolation for resizing images")
     validation_data_dir: str | None = setting(
@@ -49,3 +64,8 @@ class DataSettings(Settings):
     latents_cache_dir: str | None = setting(
         None, "data", "folder in which encoded images are cached for other runs", text="path", scope="run"
     )
+
+    @property
+    def varies_captions(self) -> bool:
+        """Whether the tags of a caption are drawn anew in each use."""
+        return self.shuffle_tags or self.tag_dropout > 0 or self.tag_warmup_steps > 0
