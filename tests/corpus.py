@@ -77,9 +77,7 @@ def refused() -> dict[str, bytes]:
         "text_chunk_bomb.png": png(1, 1, 8, 0, b"\0\0", comment),
         "huge_screen.png": b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0) + b",\0\0\0\0\1\0\1\0\0\2\2L\1\0;",
         "size_2_31.png": png(2**31 - 1, 2**31 - 1, 8, 0, b""),
-        "animated.png": encoded(PLAIN, "PNG", **frames),
-        "animated.webp": encoded(PLAIN, "WEBP", **frames),
-        "moving.gif": encoded(PLAIN, "GIF"),
+        "pages.tiff": encoded(PLAIN, "TIFF", **frames),
         "wide.png": encoded(np.zeros((4, 400), np.uint8), "PNG"),
         "tall.png": encoded(np.zeros((100, 10), np.uint8), "PNG"),
     }

@@ -210,10 +210,34 @@ def test_pixels_without_a_known_white_are_refused(mode, word):
     assert word in refusal(Image.new(mode, (4, 4)), "mine")
 
 
-@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF"])
-def test_animations_and_pages_are_refused(format):
+def test_several_pages_are_refused():
     more = [Image.fromarray(NOISE[::-1].copy())]
-    assert "2 frames" in refusal(encoded(NOISE, format, save_all=True, append_images=more))
+    assert "2 frames or pages" in refusal(encoded(NOISE, "TIFF", save_all=True, append_images=more))
+
+
+FRAMES = {"PNG": {}, "WEBP": {"lossless": True}, "GIF": {}, "AVIF": {"quality": 100, "subsampling": "4:4:4"}}
+
+
+@pytest.mark.parametrize("format", FRAMES)
+def test_the_first_frame_of_an_animation_is_the_image(format):
+    """NOISE in 64 colours, so that a palette has them all."""
+    first = (NOISE // 85 * 85).astype(np.uint8)
+    more = {"save_all": True, "append_images": [Image.fromarray(first[::-1].copy())] * 2}
+    found = open_image(encoded(first, format, **more, **FRAMES[format]), remarks=(remarks := []))
+    difference = np.abs(np.asarray(found).astype(int) - first).max()
+    assert difference <= (3 if format == "AVIF" else 0) and found.mode == "RGB"
+    assert remarks == ["an animation, of which only the first frame is used"]
+    open_image(encoded(first, format, **FRAMES[format]), remarks=(still := []))
+    assert still == []
+
+
+def test_a_frame_that_is_a_part_of_the_screen_lies_on_the_background():
+    """A GIF of 4 x 3 pixels whose only frame is a red pixel at (1, 2)."""
+    palette = bytes([0, 0, 255, 255, 0, 0])
+    screen = b"GIF89a" + struct.pack("<HHBBB", 4, 3, 0x80, 0, 0) + palette
+    frame = b"," + struct.pack("<HHHHB", 1, 2, 1, 1, 0) + bytes([2, 2, 0x4C, 1, 0])
+    found = np.asarray(open_image(screen + frame + b";"))
+    assert found.shape == (3, 4, 3) and found[2, 1].tolist() == [255, 0, 0] and len(np.unique(found.reshape(-1, 3), axis=0)) == 2
 
 
 def test_a_cameras_jpeg_with_previews_is_an_image():
@@ -221,7 +245,7 @@ def test_a_cameras_jpeg_with_previews_is_an_image():
     assert np.array_equal(opened(two), opened(encoded(NOISE, "JPEG")))
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "BMP"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"])
 def test_truncated_files_are_named(format, tmp_path):
     whole = encoded(np.random.default_rng(5).integers(0, 256, (40, 40, 3), dtype=np.uint8), format)
     for length in (1, 8, 20, len(whole) // 4, len(whole) // 2, len(whole) * 9 // 10):
@@ -258,8 +282,7 @@ def test_no_truncated_jpeg_is_accepted_as_another_image(progressive):
 
 def test_files_that_are_not_images(tmp_path, capfd):
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
-    gif = encoded(Image.new("P", (4, 4)), "GIF")
-    for name, data in {"text.jpg": b"hello", "eps.jpg": eps, "gif.png": gif, "zeros.png": bytes(100)}.items():
+    for name, data in {"text.jpg": b"hello", "eps.jpg": eps, "zeros.png": bytes(100)}.items():
         (tmp_path / name).write_bytes(data)
         assert "not an image" in refusal(tmp_path / name, str(tmp_path / name))
     (tmp_path / "empty.png").touch()

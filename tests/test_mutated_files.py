@@ -25,7 +25,7 @@ ENDINGS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "BMP": "bmp", "TIFF": "t
 def put_pictures(folder: Path, first: int, last: int) -> set[str]:
     """Writes mutated images with image suffixes; returns the names of those that are refused individually."""
     folder.mkdir()
-    originals = {name: data for name, data in seeds().items() if name not in ("safetensors", "animated")}
+    originals = {name: data for name, data in seeds().items() if name != "safetensors"}
     refused = set()
     for number in range(first, last):
         dice = random.Random(f"mutation {number}")

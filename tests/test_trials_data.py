@@ -127,6 +127,18 @@ GOOD: dict[str, tuple[dict[str, bytes | str], int, list[str]]] = {  # files, num
         2,
         ["no caption contains sks from instance_prompt (0 of 2 images)"],
     ),
+    "animations and a GIF called png": (
+        {
+            **AB,
+            "c.png": encoded(PIXELS[2], "GIF"),
+            **{
+                name: encoded(PIXELS[place], name[2:].upper(), save_all=True, append_images=[Image.fromarray(PIXELS[1])])
+                for place, name in enumerate(("d.webp", "e.avif", "f.gif"), 3)
+            },
+        },
+        6,
+        ["an animation, of which only the first frame is used (3): d.webp, e.avif, f.gif"],
+    ),
     "trigger in some": ({**AB, "a.txt": "a sks dog", "b.txt": "dog"}, 2, ["in the captions of 1 of 2 images, but not of: b.png"]),
     "trigger with a comma": ({**AB, "a.txt": "sks, dog", "b.txt": "(Sks:1.2) dog"}, 2, []),
     "tags of a booru": ({**AB, "a.txt": "sks, 1girl, solo, :d, ^_^", "b.txt": "sks, <o> <o>, \\(x\\)"}, 2, []),
@@ -169,25 +181,16 @@ BAD: dict[str, tuple[dict[str, bytes | str], str]] = {  # files, what the one re
     "a QuickTime film called jpg": ({**AB, "c.jpg": movie(b"qt  ")}, "is a QuickTime video"),
     "Photoshop called png": ({**AB, "c.png": b"8BPS\0\1" + bytes(40)}, "is a Photoshop file"),
     "a zip called jpg": ({**AB, "c.jpg": b"PK\3\4" + bytes(40)}, "is a zip archive"),
-    "a GIF called png": ({**AB, "c.png": encoded(PIXELS[0], "GIF")}, "is a GIF image"),
     "JPEG XL called jpg": ({**AB, "c.jpg": b"\xff\x0a" + bytes(40)}, "is a JPEG XL image"),
     "Canon's raw called jpg": ({**AB, "c.jpg": movie(b"crx ")}, "is a camera's raw file"),
     "Fuji's raw called jpg": ({**AB, "c.jpg": b"FUJIFILMCCD-RAW 0201" + bytes(40)}, "is a camera's raw file"),
     "a text called jpg": ({**AB, "c.jpg": "this is my dog\n"}, "is a text file"),
     "a raw file": ({**AB, "c.CR2": b"II*\0"}, "is an image in an unsupported format (.cr2)"),
-    "a GIF": ({**AB, "c.gif": b"GIF89a"}, "is an image in an unsupported format (.gif)"),
+    "a cut GIF": ({**AB, "c.gif": b"GIF89a"}, "c.gif: is not an image in a supported format"),
     "an empty file": ({**AB, "c.jpg": b""}, "c.jpg: is empty (0 bytes)"),
     "a half download": ({**AB, "c.jpg": JPEGS[2][: len(JPEGS[2]) // 2]}, "c.jpg: is damaged"),
     "a half download of PNG": ({**AB, "c.png": PNGS[2][: len(PNGS[2]) // 2]}, "c.png: is damaged"),
     "a cut HEIC": ({**AB, "c.heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"}, "c.heic: is damaged"),
-    "an animation": (
-        {**AB, "c.webp": encoded(PIXELS[0], "WEBP", save_all=True, append_images=[Image.fromarray(PIXELS[1])])},
-        "2 frames",
-    ),
-    "an animated AVIF": (
-        {**AB, "c.avif": encoded(PIXELS[0], "AVIF", save_all=True, append_images=[Image.fromarray(PIXELS[1])])},
-        "2 frames",
-    ),
     "a panorama": ({**AB, "c.png": encoded(np.zeros((4, 90, 3), np.uint8), "PNG")}, "an aspect ratio of 1:10 or more"),
     "an empty caption": ({**AB, "a.txt": " \n", "b.txt": "sks"}, "a.txt: contains no caption"),
     "a caption in cp1252": (

@@ -13,7 +13,7 @@ from customize.printable import first_few, printable
 from customize.storage.untrusted_files import kind_of, regular_file
 
 OTHER_PICTURES = frozenset(
-    ".gif .apng .jxl .jp2 .j2k .psd .eps .svg .ai .tga .ppm .pgm .pbm .pnm .ico .exr .hdr"
+    ".jxl .jp2 .j2k .psd .eps .svg .ai .tga .ppm .pgm .pbm .pnm .ico .exr .hdr"
     " .dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .raw".split()
 )
 """Extensions of unsupported image formats. Such files are problems, since the user meant them to be used."""

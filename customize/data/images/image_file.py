@@ -1,6 +1,6 @@
 """The only way in for images: `open_image` returns an intact, upright, opaque 8-bit RGB image of a reasonable size.
 
-Anything else (a truncated file, a named pipe, a decompression bomb, floating-point pixels, an animation) raises an
+Anything else (a truncated file, a named pipe, a decompression bomb, floating-point pixels, several pages) raises an
 `InputError` that names the file. Pillow's global settings are not changed.
 
 Shapes: `h w` height and width in pixels; arrays are np.uint8 [h, w, 3] in [0, 255].
@@ -26,12 +26,17 @@ from customize.printable import printable
 from customize.storage import out_of_memory
 from customize.storage.untrusted_files import REMEDIES, START, kind_of, regular_file
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF", "GIF")
 """Formats that Pillow may try. Not all that it knows: its EPS reader starts another program. pillow-heif reads HEIC."""
-EXTENSIONS = frozenset(".png .jpg .jpeg .jpe .jfif .pjpeg .pjp .webp .bmp .dib .tif .tiff .avif .heic .heif .hif .mpo".split())
+EXTENSIONS = frozenset(
+    ".png .apng .jpg .jpeg .jpe .jfif .pjpeg .pjp .webp .gif .bmp .dib .tif .tiff .avif .heic .heif .hif .mpo".split()
+)
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"hevc", b"hevx", b"hevm", b"hevs", b"msf1")
 SEQUENCES = (b"hevc", b"hevx", b"hevm", b"hevs", b"msf1")
 """Major brands of HEIF files that are animations."""
+ANIMATED = ("PNG", "WEBP", "AVIF", "GIF")
+"""Formats of animations, of which the first frame is the image."""
+FIRST_FRAME = "an animation, of which only the first frame is used"
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 1 << 29
 MAX_RATIO = 10
@@ -82,11 +87,11 @@ def open_image(
 
     EXIF orientation is applied; colours are converted to sRGB (see `customize.data.images.colour`); transparency is composited
     over `BACKGROUND` after that; 16-bit grey becomes round(value / 257); palettes, and CMYK without a profile, are converted as
-    by Pillow. The primary image of a HEIC file is read. Size and shape are checked in the header, before decoding. Raises
-    InputError that names the image by `name` (default: its path).
+    by Pillow. The primary image of a HEIC file is read, and the first frame of an animation. Size and shape are checked in the
+    header, before decoding. Raises InputError that names the image by `name` (default: its path).
 
     convert: replaces the conversion to RGB, such as `with_alpha`; no colour conversion is done then.
-    remarks: receives remarks about the colours for the user.
+    remarks: receives remarks for the user, about the colours and an animation.
     """
     if name is None:
         name = "the image" if isinstance(source, bytes | Image.Image) else str(source)
@@ -175,7 +180,9 @@ def _read(source: Path | str | bytes | Image.Image, convert: Convert | None, rem
         with opened(stream) as image:
             _check_header(image)
             colours = colours_of(image, stream)
-            whole = covers_all(image)
+            whole = image.format == "GIF" or covers_all(image)  # a frame of a GIF may be a part of the screen
+            if image.format in ANIMATED and getattr(image, "is_animated", False):
+                remarks.append(FIRST_FRAME)
             image.load()
             if not whole or not is_whole(stream, image):
                 raise _Refused("is damaged: it ends too early, or its last pixels are not as they were written", _COPY_AGAIN)
@@ -209,14 +216,14 @@ def _converted(image: Image.Image, convert: Convert | None, colours: Colours, re
 
 
 def _check_header(image: Image.Image) -> None:
-    """Refuse, before decoding, images that are too large, too long, animated, or cannot be converted to 8 bits."""
+    """Refuse, before decoding, images that are too large, too long, of several pages, or cannot be converted to 8 bits."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise _Refused(f"has {width} x {height} pixels, more than {MAX_PIXELS:,}", "scale it down")
     if max(width, height) >= MAX_RATIO * min(width, height):
         raise _Refused(f"has {width} x {height} pixels, an aspect ratio of 1:{MAX_RATIO} or more", "crop it")
     # a camera's file may contain previews after the image itself
-    if image.format not in ("MPO", "HEIF") and (frames := count_frames(image)) > 1:
+    if image.format not in ("MPO", "HEIF", *ANIMATED) and (frames := count_frames(image)) > 1:
         raise _Refused(
             f"has {frames}{' or more' * (frames == MOST_FRAMES)} frames or pages",
             "save one of them as a separate image",
