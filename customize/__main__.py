@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "mask": (commands.mask, "draw masks of the subject beside images"),
     "caption": (commands.caption, "write captions beside images"),
     "check": (commands.check, "list all problems of the settings and images of a run before it starts"),
+    "import_config": (commands.import_config, "write a configuration of kohya, OneTrainer or ai-toolkit as one of ours"),
     "verify": (commands.verify, "check that every file of a run is intact"),
     "convert": (commands.convert, "write learned weights in the layout of another program"),
     "embed_prompts": (commands.embed_prompts, "encode prompts once, so that a large text encoder is not loaded again"),

@@ -36,6 +36,13 @@ def infer(argv: Sequence[str] | None = None) -> int:
     return main.main(InferenceSettings, run_inference, argv, check_inference)
 
 
+def import_config(argv: Sequence[str]) -> int:
+    """Write a configuration of another trainer as one of ours."""
+    from customize.cli.imports import import_config as command
+
+    return command.main(argv)
+
+
 def check(argv: Sequence[str]) -> int:
     """List all problems of the settings and images of a run before it starts."""
     from customize.cli import check as check_command

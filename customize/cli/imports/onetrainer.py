@@ -1,0 +1,128 @@
+"""Configurations of OneTrainer: the JSON that it saves, and its file of concepts."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from customize.cli.imports.documents import text_of
+from customize.cli.imports.translation import Reading
+from customize.errors import InputError
+from customize.methods import DreamBoothSettings, TextualInversionSettings
+
+PROGRAM = "OneTrainer"
+METHODS = {"LORA": "lora", "FINE_TUNE": "none"}
+FAMILIES = ("STABLE_DIFFUSION_15", "STABLE_DIFFUSION_20", "STABLE_DIFFUSION_21", "STABLE_DIFFUSION_XL_10_BASE")
+PLACES = {
+    "unet.learning_rate": "learning_rate", "text_encoder.learning_rate": "text_encoder_learning_rate",
+    "text_encoder_layer_skip": "clip_skip", "optimizer.optimizer": "optimizer_type", "optimizer.beta1": "beta1",
+    "optimizer.beta2": "beta2", "optimizer.eps": "eps", "optimizer.weight_decay": "weight_decay",
+    "offset_noise_weight": "noise_offset", "perturbation_noise_weight": "input_perturbation",
+    "rescale_noise_scheduler_to_zero_terminal_snr": "zero_terminal_snr", "force_v_prediction": "v_parameterization",
+    "vae.model_name": "vae", "output_dtype": "save_precision", "train_dtype": "mixed_precision",
+    "lora_model_name": "init_weights",
+    "embedding.placeholder": "placeholder_token", "embedding.token_count": "token_count",
+    "embedding.initial_embedding_text": "initial_embedding_text",
+}  # fmt: skip
+"""Where a setting stands there, apart from the names that `cli/flags` knows."""
+OF_EMBEDDINGS = ("placeholder_token", "token_count", "initial_embedding_text")
+OF_LORAS = ("lora_rank", "lora_alpha", "lora_decompose")
+TYPES = {"FLOAT_32": "fp32", "FLOAT_16": "fp16", "BFLOAT_16": "bf16", "TFLOAT_32": "fp32", "NONE": "fp32"}
+TOP = frozenset(
+    "base_model_name learning_rate learning_rate_scheduler learning_rate_warmup_steps learning_rate_cycles epochs batch_size"
+    " gradient_accumulation_steps resolution clip_grad_norm lora_rank lora_alpha lora_decompose embedding_learning_rate"
+    " aspect_ratio_bucketing latent_caching dataloader_threads ema ema_decay workspace_dir continue_last_backup seed"
+    " masked_training timestep_distribution compile".split()
+)
+"""Names at the top that `cli/flags` is asked about."""
+DEFAULTS = {"learning_rate": 3e-6, "num_train_epochs": 100, "lr_warmup_steps": 200, "rank": 16, "lora_alpha": 1.0}
+SOURCES = {"sample": "files", "filename": "file_names", "concept": "prompt"}
+
+
+def of_document(whole: Mapping[str, Any], source: Path) -> Reading | None:
+    """The settings of a run; None for a configuration of another program."""
+    if "training_method" not in whole:
+        return None
+    method, kind = str(whole["training_method"]), str(whole.get("model_type", FAMILIES[0]))
+    words = method == "EMBEDDING"
+    found = Reading(PROGRAM, TextualInversionSettings if words else DreamBoothSettings, {})
+    given = found.values
+    if kind not in FAMILIES:
+        found.lose(f"model_type = {kind}", "only Stable Diffusion 1.x, 2.x and XL are supported", "take another base model")
+    if not words:
+        given["adapter"] = METHODS.get(method, method.lower())
+    given |= {name: value for name, value in whole.items() if name in TOP and value not in (None, "", "NONE", "OFF")}
+    given |= {name: value for place, name in PLACES.items() if (value := at(whole, place)) not in (None, "", False)}
+    for name in () if words else OF_EMBEDDINGS:
+        given.pop(name, None)
+    for name in OF_LORAS if method != "LORA" else ():
+        given.pop(name, None)
+    for name in ("mixed_precision", "save_precision"):
+        if name in given:
+            given[name] = TYPES.get(str(given[name]), given[name])
+    if str(given.get("learning_rate_scheduler", "")).isupper():
+        given["learning_rate_scheduler"] = str(given["learning_rate_scheduler"]).lower()
+    if not words:
+        given["train_text_encoder"] = at(whole, "text_encoder.train") is not False
+        given.setdefault("gradient_checkpointing", at(whole, "unet.gradient_checkpointing") is not False)
+    if whole.get("loss_weight_fn") == "MIN_SNR_GAMMA":
+        given["snr_gamma"] = whole.get("loss_weight_strength", 5.0)
+    found.defaults |= {name: value for name, value in DEFAULTS.items() if method == "LORA" or name not in ("rank", "lora_alpha")}
+    concepts(whole, found, source)
+    found.strange = sorted(
+        name for name, value in whole.items()
+        if value and not isinstance(value, dict | list) and name not in TOP | set(PLACES) and name not in READ
+    )  # fmt: skip
+    return found
+
+
+READ = frozenset("training_method model_type loss_weight_fn loss_weight_strength concept_file_name __version".split())
+
+
+def at(whole: Mapping[str, Any], place: str) -> Any:
+    """The value at a place such as unet.learning_rate; None where there is none."""
+    value: Any = whole
+    for name in place.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def concepts(whole: Mapping[str, Any], found: Reading, source: Path) -> None:
+    """The first concept that is enabled: its folder, its captions and how their tags are drawn."""
+    every = whole.get("concepts") or listed(whole, found, source)
+    own = [each for each in every if isinstance(each, dict) and each.get("enabled", True)]
+    for each in own[:1]:
+        text = each["text"] if isinstance(each.get("text"), dict) else {}
+        found.values |= {"train_data_dir": each.get("path"), "captions": SOURCES.get(str(text.get("prompt_source")), "auto")}
+        if text.get("prompt_source") == "concept":
+            if found.model is TextualInversionSettings:
+                found.values["captions"] = "templates"
+            found.values["caption_templates"] = text.get("prompt_path")
+        if text.get("enable_tag_shuffling"):
+            found.values |= {"shuffle_tags": True, "keep_tags": text.get("keep_tags_count", 1)}
+        if text.get("tag_dropout_enable") and text.get("tag_dropout_mode", "FULL") == "RANDOM":
+            found.values["tag_dropout"] = text.get("tag_dropout_probability", 0.0)
+        elif text.get("tag_dropout_enable"):
+            mode = text.get("tag_dropout_mode", "FULL")
+            found.lose(f"tag_dropout_mode = {mode}", "each tag is left out by itself", "give --tag_dropout or --caption_dropout")
+        if at(each, "image.enable_random_flip"):
+            found.values["random_flip"] = True
+    for each in own[1:]:
+        found.lose(
+            f"concept {each.get('name') or each.get('path')}", "one folder of images is taken", "train it in a run of its own"
+        )
+
+
+def listed(whole: Mapping[str, Any], found: Reading, source: Path) -> list[Any]:
+    """The concepts in the file that `concept_file_name` names, in the current folder or above the configuration."""
+    name = str(whole.get("concept_file_name") or "")
+    for path in (Path(name), source.parent / name, source.parent.parent / name) if name else ():
+        if path.is_file():
+            try:
+                every = json.loads(text_of(path))
+                return every if isinstance(every, list) else []
+            except (ValueError, RecursionError, InputError):
+                break
+    if name:
+        found.lose(f"concept_file_name = {name}", "it cannot be read here", "give the folder of images")
+    return []
