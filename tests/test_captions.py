@@ -26,7 +26,7 @@ def put(folder: Path, *names: str) -> Path:
 def look(folder: Path, **values):
     """(captions by image, problems, notes) of a DreamBooth run on the folder."""
     where = {} if "dataset_name" in values else {"instance_data_dir": str(folder)}
-    found, problems = examine_examples(DreamBoothSettings(instance_prompt="sks dog", **where, **values), 16)
+    found, problems = examine_examples(DreamBoothSettings(**{"instance_prompt": "sks dog", **where, **values}), 16)
     captions = {example.name: list(example.captions) for example in found.instances}
     return captions, [str(each) for each in problems], list(found.notes)
 
@@ -318,7 +318,7 @@ def test_a_trigger_missing_from_all_captions_is_reported(tmp_path):
 def test_a_trigger_missing_from_some_captions_is_reported(tmp_path):
     folder = four(tmp_path, "a SKS dog", "a dog in the snow", "sks, a dog", "asks for food")
     assert look(folder)[2] == [
-        f"{folder}: sks from instance_prompt is in the captions of 2 of 4 images, but not of: 1.png, 3.png"
+        f"{folder}: sks from instance_prompt is in the captions of 2 of 4 images, but not of: 1.png, 3.png; write it there, too"
     ]
 
 
@@ -361,3 +361,81 @@ def test_the_card_lists_only_trigger_words_of_captions(tmp_path, tiny_epsilon):
         assert (facts["trigger_words"], facts["example_prompt"]) == (words, example)
         card = model_card.card(tmp_path, facts, [], "")
         assert ("instance_prompt:" in card, "No trigger words." in card) == (bool(words), not words)
+
+
+def test_the_names_of_images_are_captions(tmp_path):
+    folder = put(tmp_path, "sks dog_on_a_beach (2).png", "sks dog asleep_001.png", "{trigger} dog.jpg", "SKS dog.png")
+    write(folder, "SKS dog.txt", "not read")
+    captions, problems, notes = look(folder, captions="file_names", caption_suffix=", a photo")
+    assert problems == [] and not any("instance_prompt" in note for note in notes)
+    assert captions == {
+        "sks dog_on_a_beach (2).png": ["sks dog on a beach, a photo"], "sks dog asleep_001.png": ["sks dog asleep, a photo"],
+        "{trigger} dog.jpg": ["sks dog, a photo"], "SKS dog.png": ["SKS dog, a photo"],
+    }  # fmt: skip
+    assert look(folder)[0]["sks dog asleep_001.png"] == ["sks dog"], "only if they are asked for"
+    (problem,) = look(put(folder, "IMG_2031.png", "IMG-20240101-WA0003.png", "7.png"), captions="file_names")[1]
+    assert "the names of 3 of 7 images describe nothing: 7.png, IMG-20240101-WA0003.png, IMG_2031.png" in problem
+    with pytest.raises(InputError, match="file_names needs folders"):
+        DreamBoothSettings(instance_prompt="sks dog", dataset_name="x", captions="file_names")
+
+
+def test_the_trigger_word_takes_its_place_in_captions(tmp_path):
+    put(tmp_path, "a.png", "b.png")
+    write(tmp_path, "a.txt", "a {trigger} dog, [trigger]\nanother of {trigger}")
+    write(tmp_path, "b.txt", "{trigger} {name}")
+    captions, problems, _ = look(tmp_path, instance_prompt="a photo of ohwx dog")
+    assert captions == {"a.png": ["a ohwx dog, ohwx", "another of ohwx"], "b.png": ["ohwx {name}"]} and problems == []
+    toys = TextualInversionSettings(placeholder_token=("<toy>",), initializer_token=("toy",), train_data_dir=(str(tmp_path),))
+    found, problems = examine_examples(toys, 16)
+    assert problems == [] and found.instances[0].captions == ("a <toy> dog, <toy>", "another of <toy>")
+    two = toys.model_copy(update={"placeholder_token": ("<a>", "<b>"), "initializer_token": ("a", "b")})
+    problems = " ".join(map(str, examine_examples(two, 16)[1]))
+    assert "{trigger} may be any of several words in some captions" in problems and "a.txt line 1" in problems
+
+
+TEMPLATES = "a photo of {}\n\n  {} in a box \r\nan old [name]\nthe {trigger} thing\na photo of {}\n"
+
+
+def test_templates_of_the_user(tmp_path):
+    put(tmp_path / "images", "a.png", "b.png")
+    write(tmp_path, "templates.txt", TEMPLATES)
+    file = str(tmp_path / "templates.txt")
+    captions, problems, _ = look(tmp_path / "images", caption_templates=file)
+    own = ["a photo of sks dog", "sks dog in a box", "an old sks dog", "the sks thing"]
+    assert captions == {"a.png": own, "b.png": own} and problems == []
+    write(tmp_path / "images", "b.txt", "sks dog asleep")
+    captions, _, notes = look(tmp_path / "images", caption_templates=file)
+    assert captions == {"a.png": own, "b.png": ["sks dog asleep"]}
+    assert any("no caption for 1 of 2 images, templates instead: a.png" in note for note in notes)
+    captions, _, _ = look(tmp_path / "images", caption_templates=file, captions="prompt")
+    assert captions == {"a.png": own, "b.png": own}
+    words = {"placeholder_token": ("<t>",), "initializer_token": ("toy",), "train_data_dir": (str(tmp_path / "images"),)}
+    found, problems = examine_examples(TextualInversionSettings(**words, captions="templates", caption_templates=file), 16)
+    assert problems == []
+    assert found.instances[0].captions == ("a photo of <t>", "<t> in a box", "an old <t>", "the <t> thing")
+
+
+@pytest.mark.parametrize(
+    "content, what",
+    [
+        ("a photo of a dog\na photo of {}\n", "1 of 2 templates do not name the subject: a photo of a dog"),
+        ("\n \n", "contains no template"),
+        ("a photo of [name], [filewords]\n", "contains [filewords]"),
+        (b"\xff\xfe\x00", "incomplete UTF-16"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_templates_that_cannot_be_used_are_reported_once(tmp_path, content, what):
+    put(tmp_path / "a", "a.png")
+    put(tmp_path / "b", "b.png")
+    if content is not None:
+        write(tmp_path, "t.txt", content)
+    words = {"placeholder_token": ("<s>", "<t>"), "initializer_token": ("toy", "cat")}
+    folders = (str(tmp_path / "a"), str(tmp_path / "b"))
+    settings = TextualInversionSettings(**words, train_data_dir=folders, caption_templates=str(tmp_path / "t.txt"))
+    (problem,) = [str(each) for each in examine_examples(settings, 16)[1]]
+    assert what in problem
+    one = settings.model_copy(update={"train_data_dir": folders[:1]})
+    assert any("images of one folder may show several words" in str(each) for each in examine_examples(one, 16)[1])
+    with pytest.raises(InputError, match="caption_templates: has no effect without captions = auto or"):
+        DreamBoothSettings(instance_prompt="sks dog", instance_data_dir="x", caption_templates="t.txt", captions="files")

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
-from customize.data.captions.caption_rule import Caption, CaptionRule, apply_rule
+from customize.data.captions.caption_rule import Caption, CaptionRule
 from customize.data.captions.caption_tables import DEFAULT_COLUMN
+from customize.data.captions.caption_templates import captions_for, rule_of
 from customize.data.example import Example, Role, digest_of, of_folder, open_source
 from customize.data.findings import Findings
 from customize.data.folder import folder_captions, is_tree_of_images, list_folder, meant_instead, walk_subfolders
@@ -72,9 +73,9 @@ def _instances(settings: TrainingSettings, resolution: int, found: Findings) -> 
     folders, setting = settings.image_folders, settings.image_folder_setting
     instances: list[Example] = []
     if settings.dataset_name:
-        instances = _from_dataset(settings, settings.dataset_name, settings.caption_rule(0, 1), resolution, found)
+        instances = _from_dataset(settings, settings.dataset_name, rule_of(settings, 0, 1, found), resolution, found)
     for index, folder in enumerate(folders):
-        rule = settings.caption_rule(index, len(folders))
+        rule = rule_of(settings, index, len(folders), found)
         listed = _from_folder(Path(folder), setting, settings.caption_column, rule, resolution, found)
         instances += [replace(example, name=of_folder(example.name, index, len(folders))) for example in listed]
     return instances
@@ -202,13 +203,13 @@ def _examples(
             else:
                 checked[name] = facts
     _report_colours(colours, found)
-    chosen = apply_rule(rule, list(checked), captions, where, found)
+    chosen = captions_for(rule, list(checked), captions, where, found)
     role: Role = "instance" if resolution else "class"
     return [Example(name, chosen[name], role, sources[name], *facts) for name, facts in checked.items()]
 
 
 def _report_colours(remarks: Mapping[str, Sequence[str]], found: Findings) -> None:
-    """A line for each remark about colours, with the names of the images: a note if the colours may be wrong."""
+    """A line for each remark about an image, with the names of the images: a note unless the colours were only converted."""
     by_remark: dict[str, list[str]] = {}
     for name, lines in remarks.items():
         for remark in lines:
@@ -251,7 +252,7 @@ def _validation_images(
     if settings.validation_data_dir is None:
         return []
     folder, setting = Path(settings.validation_data_dir), "validation_data_dir"
-    held_out = _from_folder(folder, setting, settings.caption_column, settings.caption_rule(0, 1), resolution, found)
+    held_out = _from_folder(folder, setting, settings.caption_column, rule_of(settings, 0, 1, found), resolution, found)
     trained = {example.digest for example in instances}
     if both := [example.name for example in held_out if example.digest in trained]:
         what = f"has images that are trained on, too: {first_few(both)}"

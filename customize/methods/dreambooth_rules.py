@@ -5,7 +5,7 @@ from typing import Any
 
 from customize import adapters
 from customize.errors import Problem
-from customize.settings.rules.caption_rules import needs_fixed_captions
+from customize.settings.rules.caption_rules import text_encoder_is_there
 from customize.settings.rules.mask_rules import PRIOR, masked_prior_has_an_adapter
 from customize.settings.rules.rule import Rule, rule
 from customize.settings.rules.training_rules import same
@@ -81,5 +81,5 @@ def within_range_of_adapter(name: str) -> Rule:
 RULES = (
     teacher_has_an_adapter, prior_has_a_prompt, class_images_have_a_folder, words_are_beside_an_adapter,
     consistency_has_an_adapter, consistency_has_one_target, masked_prior_has_an_adapter,
-    needs_fixed_captions("skip_save_text_encoder", "the text encoder is dropped before the first one"),
+    text_encoder_is_there,
 )  # fmt: skip

@@ -11,7 +11,7 @@ from customize.families.trigger_words import any_calls, rare_words
 from customize.methods import dreambooth_rules, words_settings
 from customize.methods.words_settings import WITH_WORDS, WordSettings
 from customize.settings.common import MANY
-from customize.settings.concept import Concept, of_prompts
+from customize.settings.concept import Concept, noun_of, of_prompts
 from customize.settings.field import OneOf, override, setting
 from customize.settings.rules.rule import text_is_no_path
 from customize.settings.rules.training_rules import examples
@@ -75,9 +75,9 @@ class SubjectSettings(TrainingSettings):
     class_data_dir: str | None = setting(
         None, "data", "folder of images of the class", text="path", only_with=WITH_CLASS_IMAGES, scope="run"
     )
-    captions: Literal["auto", "files", "prompt"] = setting(
-        "auto", "data", "captions from files beside the images, from instance_prompt, or (auto) from files where they exist",
-        scope="run",
+    captions: Literal["auto", "files", "file_names", "prompt"] = setting(
+        "auto", "data", "captions from files beside the images, from the images' names, from instance_prompt (or "
+        "caption_templates), or (auto) from files where they exist", scope="run",
     )  # fmt: skip
     save_model_as: Literal["diffusers", "safetensors"] = setting(
         "diffusers", "output", "a fully trained model as a folder in diffusers' layout, or as one .safetensors file for ComfyUI, "
@@ -146,9 +146,9 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
         around = {"prefix": self.caption_prefix or "", "suffix": self.caption_suffix or ""}
         if not self.instance_prompt:  # a fault of the settings that is reported elsewhere
             return CaptionRule("prompt", ("a picture",), **around)
-        triggers = self.trigger_words if self.captions != "prompt" else ()
-        remedy = "write one, or use --captions auto"
-        return CaptionRule(self.captions, (self.instance_prompt,), remedy, **around, triggers=triggers)
+        words, remedy = self.trigger_words, "write one, or use --captions auto"
+        calls = {"subject": noun_of(self.instance_prompt), "trigger": "" if self.placeholder_token[1:] else " ".join(words)}
+        return CaptionRule(self.captions, (self.instance_prompt,), remedy, **around, **calls, triggers=words)
 
     @property
     def trigger_words(self) -> tuple[str, ...]:

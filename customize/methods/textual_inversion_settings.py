@@ -29,12 +29,10 @@ class TextualInversionSettings(WordSettings, TrainingSettings):
     train_data_dir: tuple[str, ...] = setting(
         (), "data", "folders of images; one, or one per placeholder_token", text="path", scope="run"
     )
-    captions: Literal["auto", "files", "templates"] = setting(
-        "auto",
-        "data",
-        "captions from files beside the images, from templates, or (auto) from files where they exist",
-        scope="run",
-    )
+    captions: Literal["auto", "files", "file_names", "templates"] = setting(
+        "auto", "data", "captions from files beside the images, from the images' names, from templates, or (auto) from files "
+        "where they exist", scope="run",
+    )  # fmt: skip
     train_batch_size: int = override(TrainingSettings, "train_batch_size", 4)
     learning_rate: float = override(TrainingSettings, "learning_rate", 5e-3)
     max_train_steps: int | None = override(TrainingSettings, "max_train_steps", 500)
@@ -62,8 +60,11 @@ class TextualInversionSettings(WordSettings, TrainingSettings):
             return CaptionRule("prompt", ("a picture",), **around)
         if len(tokens) == num_folders:
             templates = STYLE_TEMPLATES if self.learnable_property == "style" else OBJECT_TEMPLATES
-            fallback = fill(templates, tokens[index])
-            return CaptionRule(self.captions, fallback, "write one, or use --captions auto", tokens, **around)
+            fallback, own = (
+                fill(templates, tokens[index]),
+                {"subject": tokens[index], "trigger": tokens[index], "triggers": tokens},
+            )
+            return CaptionRule(self.captions, fallback, "write one, or use --captions auto", tokens, **around, **own)
         remedy = f"write one with {' or '.join(tokens)} in it, or give one train_data_dir for each token"
         return CaptionRule(self.captions, (), remedy, tokens, **around)
 

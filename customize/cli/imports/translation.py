@@ -75,7 +75,8 @@ def translate(reading: Reading, given: Mapping[str, Any]) -> tuple[Settings, Tra
         settings, problems = reading.model.examine(completed(reading.model, found.values))
     if problems:
         raise InputError([with_flag(reading.model, each) for each in problems])
-    found.values = {name: getattr(settings, name) for name in completed(reading.model, found.values)}
+    chosen = completed(reading.model, found.values)
+    found.values = {name: value for name, value in settings.values().items() if name in chosen}
     return settings, found
 
 

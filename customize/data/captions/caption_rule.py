@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from customize.data.findings import Findings
-from customize.families.trigger_words import any_calls
 from customize.printable import first_few
 
 OBJECT_TEMPLATES = (
@@ -65,12 +64,14 @@ class Caption:
 class CaptionRule:
     """How images get their captions.
 
-    use: "auto" (an image's own captions, else the fallback), "files" (its own only); anything else: the fallback only.
+    use: "auto" (an image's own captions, else the fallback), "files" (its own only), "file_names" (its name); anything else: the
+    fallback only.
     fallback: captions for images without their own; may be empty.
     remedy: what the user can do about an image without a caption.
     placeholders: each caption that is read must contain one of them; empty: no condition.
     prefix, suffix: text added before and after each caption that is read.
     triggers: words that will trigger the subject; a note lists captions without them.
+    subject, trigger: what {} in a template and {trigger} in any caption become; empty where several words could be meant.
     """
 
     use: str
@@ -80,11 +81,17 @@ class CaptionRule:
     prefix: str = ""
     suffix: str = ""
     triggers: tuple[str, ...] = ()
+    subject: str = ""
+    trigger: str = ""
 
     @property
     def reads(self) -> bool:
         """Whether captions are read from files or columns."""
         return self.use in ("auto", "files")
+
+    def with_trigger(self, text: str) -> str:
+        """The text with the trigger word in its places; [trigger] is ai-toolkit's way to write them."""
+        return text.replace("{trigger}", self.trigger).replace("[trigger]", self.trigger) if self.trigger else text
 
 
 def fill(templates: Collection[str], token: str) -> tuple[str, ...]:
@@ -98,6 +105,9 @@ def apply_rule(
     """The captions of each of the images `names`; `captions` are those that were read. Adds problems for missing ones."""
     own = {name: tuple(_within(rule, caption) for caption in captions[name]) for name in names if name in captions}
     tokens = rule.placeholders
+    if unfilled := [caption.where for each in own.values() for caption in each if "{trigger}" in caption.text]:
+        what = f"{{trigger}} may be any of several words in some captions: {first_few(unfilled)}"
+        found.problem(where, what, "write the word itself")
     strays = [
         caption.where
         for each in own.values()
@@ -112,10 +122,10 @@ def apply_rule(
     if lacking and (rule.use == "files" or not rule.fallback):
         found.problem(where, f"{what}: {first_few(lacking)}", rule.remedy)
     elif lacking and own:
-        found.note(where, f"{what}, {'templates' if tokens else 'instance prompt'} instead: {first_few(lacking)}")
+        made = "templates" if tokens or len(rule.fallback) > 1 else "instance prompt"
+        found.note(where, f"{what}, {made} instead: {first_few(lacking)}")
     if (rule.prefix or rule.suffix) and names and not own:
         found.note(where, "caption_prefix and caption_suffix have no effect: no captions were read")
-    _note_missing_triggers(rule, own, where, found)
     return {name: tuple(caption.text for caption in own[name]) if name in own else rule.fallback for name in names}
 
 
@@ -124,21 +134,4 @@ def _within(rule: CaptionRule, caption: Caption) -> Caption:
     before = f"{rule.prefix.rstrip()} " if rule.prefix.strip() else ""
     after = rule.suffix.strip()
     after = f" {after}" if after and (after[0].isalnum() or after[0] in "<(") else after
-    return replace(caption, text=f"{before}{caption.text}{after}")
-
-
-def _note_missing_triggers(rule: CaptionRule, own: Mapping[str, tuple[Caption, ...]], where: str, found: Findings) -> None:
-    """A note if captions lack the words that will trigger the subject."""
-    texts = {name: [caption.text for caption in each] for name, each in own.items() if each}
-    if not texts or not rule.triggers:
-        return
-    lacking = [name for name, each in texts.items() if not any_calls(each, rule.triggers)]
-    words = " or ".join(rule.triggers[:3])
-    if len(lacking) == len(texts):
-        what = f"no caption contains {words} from instance_prompt (0 of {len(texts)} images), so it will not trigger the subject"
-        prefix = f'--caption_prefix "{rule.fallback[0]},"' if rule.fallback else "--caption_prefix"
-        found.note(where, f"{what}; add it to the captions, prepend it with {prefix}, or use --captions prompt")
-    elif lacking:
-        having = len(texts) - len(lacking)
-        what = f"{words} from instance_prompt is in the captions of {having} of {len(texts)} images, but not of"
-        found.note(where, f"{what}: {first_few(lacking)}")
+    return replace(caption, text=rule.with_trigger(f"{before}{caption.text}{after}"))

@@ -35,4 +35,20 @@ def needs_fixed_captions(name: str, why: str) -> Rule:
     return check
 
 
-RULES = (tags_are_drawn, needs_fixed_captions("prompt_embeddings", "prompt_embeddings holds captions as they are written"))
+text_encoder_is_there = needs_fixed_captions("skip_save_text_encoder", "the text encoder is dropped before the first one")
+
+
+@rule("captions", "dataset_name")
+def names_are_of_files(captions: str, dataset_name: str | None) -> Iterator[Problem]:
+    """The rows of a dataset have no names."""
+    if captions == "file_names" and dataset_name:
+        yield Problem(
+            "captions", "file_names needs folders of images, not a dataset", "leave it out, and name a --caption_column"
+        )
+
+
+RULES = (
+    tags_are_drawn,
+    names_are_of_files,
+    needs_fixed_captions("prompt_embeddings", "prompt_embeddings holds captions as they are written"),
+)

@@ -8,7 +8,8 @@ from customize.settings.field import setting
 Interpolation = Literal["nearest", "nearest-exact", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
 WITH_DATASET = ("dataset_name", ())
-WITH_CAPTIONS = ("captions", ("auto", "files"))
+WITH_CAPTIONS = ("captions", ("auto", "files", "file_names"))
+WITHOUT_CAPTIONS = ("captions", ("auto", "templates", "prompt"))
 
 
 class DataSettings(Settings):
@@ -36,6 +37,10 @@ class DataSettings(Settings):
     caption_suffix: str | None = setting(
         None, "data", "text to append to each caption from a file", only_with=WITH_CAPTIONS, scope="run"
     )
+    caption_templates: str | None = setting(
+        None, "data", "file of templates for images without captions, one per line, with {} where the subject stands",
+        text="path", only_with=WITHOUT_CAPTIONS, scope="run",
+    )  # fmt: skip
     shuffle_tags: bool = setting(False, "data", "put the tags of a caption in another order in each use")
     keep_tags: int = setting(
         0, "data", "number of first tags of a caption that keep their places, and are never left out", ge=0, le=1000
