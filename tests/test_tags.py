@@ -115,6 +115,7 @@ def test_the_text_encoder_stays_where_captions_vary(tagged, tiny_epsilon, tmp_pa
         context, training = prepared(settings)
         release_unused(settings, context.family, training.method)
         assert context.family.components["text_encoder"].device.type == device
+        assert context.family.components["vae"].device.type == "meta"
 
 
 def test_every_order_of_a_long_caption_fits(tiny_epsilon):

@@ -227,9 +227,8 @@ class RunContext:
         known = encode_each_caption(family, captions, min_chunks, self.settings.clip_skip)
         if self.settings.varies_captions:
             known = EncodedInTheStep(family, known, min_chunks, self.settings.clip_skip)
-            return lambda prompts: family.collate([known[prompt] for prompt in prompts], known[""])
-        for network in family.components.values():
-            if network is not family.denoiser:
+        for name, network in family.components.items():
+            if network is not family.denoiser and (name == "vae" or not self.settings.varies_captions):
                 network.to("cpu")
         return lambda prompts: family.collate([known[prompt] for prompt in prompts], known[""]).to(device)
 
