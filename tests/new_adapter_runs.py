@@ -32,7 +32,7 @@ from customize.settings.field import table  # noqa: E402
 
 PROMPT = "a photo of sks dog"
 OWN = {"train_text_encoder": True, "learning_rate": 0.05, "checkpointing_steps": 2}
-LOHA = {**OWN, "adapter": "loha", "lora_alpha": 3.0, "max_train_steps": 4}
+HADAMARD = {**OWN, "adapter": "hadamard", "lora_alpha": 3.0, "max_train_steps": 4}
 IA3 = {
     **OWN, "adapter": "ia3", "lora_targets": ("attention", "conv1"), "max_train_steps": 4,
     "prior_preservation": "teacher", "class_prompt": "a photo of dog",
@@ -60,10 +60,10 @@ def in_memory(settings, folder: Path):
     return Pipeline(context.family), training.method, relative_change(training.method, start, kept(training.method))
 
 
-def loha(base: Path, images: Path, folder: Path):
+def hadamard(base: Path, images: Path, folder: Path):
     """What is seen of LoHa: exit statuses, latents."""
-    run = folder / "loha"
-    settings = settings_for("loha", base, images, run, **LOHA)
+    run = folder / "hadamard"
+    settings = settings_for("hadamard", base, images, run, **HADAMARD)
     status = {
         "trained": train(settings),
         "trained on": train_dreambooth(
@@ -127,7 +127,7 @@ def ia3(base: Path, images: Path, folder: Path):
 def of_rank(base: Path, images: Path, folder: Path):
     """What is known of a setting whose default and range differ between adapters."""
     ranks = {}
-    for adapter in ("lora", "loha", "none"):
+    for adapter in ("lora", "hadamard", "none"):
         for rank in (None, 64, 65):
             given = {"adapter": adapter, **({"rank": rank} if rank else {})}
             try:
@@ -142,7 +142,7 @@ def of_rank(base: Path, images: Path, folder: Path):
 
 if __name__ == "__main__":
     *sources, folder = map(Path, sys.argv[1:])
-    for runs in (loha, ia3):
+    for runs in (hadamard, ia3):
         status, latents = runs(*sources, folder)
         (folder / f"{runs.__name__}.json").write_text(json.dumps(status))
         save_file(latents, folder / f"{runs.__name__}.safetensors")

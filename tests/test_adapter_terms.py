@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from customize.weights import lycoris
+from customize.adapters.forms import lycoris
 from customize.weights.load_adapters import fits
 from customize.weights.peft_terms import with_configuration
 

@@ -8,7 +8,7 @@ inside their functions, so that `--help` and checks of a file's header stay fast
 W is a weight [out, in, ...] of the base model.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from importlib import import_module
@@ -36,17 +36,26 @@ class Adapter(Protocol):
 
     Where the result is a complete model (`full`), nothing below `save` is called.
 
-    peft_type: the type in the metadata of files, as in peft's configuration ("LORA"); empty where the result is no adapter.
+    peft_type: the type in the metadata of files that `load` reads, as in peft's configuration ("LORA"); empty without such files.
+    title: its name in messages, such as "LoRA"; empty: that of its module.
+    is_converted: whether the result holds other tensors than the trained ones.
+    kinds: the kinds of tensors (`lora_keys.KINDS`) that mark its files where no type does.
     learning_rate: the default of the setting `learning_rate`.
     read_by_others: whether other programs (ComfyUI, A1111; diffusers for a complete model) read the files.
     """
 
     peft_type: str
+    title: str
     learning_rate: float
     read_by_others: bool
+    kinds: Collection[str]
+    is_converted: bool
 
     def attach(self, networks: "Sequence[nn.Module]", settings, presets: Mapping[str, Sequence[str]]) -> None:
         """Makes the parameters that are trained require a gradient, in float32. presets: `Family.lora_targets`."""
+
+    def notes(self, settings, num_images: int) -> Iterable[str]:
+        """What the user should know of these settings with so many images."""
 
     def disabled(self, *networks: "nn.Module") -> AbstractContextManager:
         """A context in which the networks compute what the base model does. Raises InputError where that is impossible."""

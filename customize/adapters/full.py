@@ -1,6 +1,6 @@
 """No adapter: every weight of the network is trained, and the result is a complete model, as a folder or a single file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,12 +20,18 @@ class Adapter:
     """Fine-tunes a network in full. The result is a base model, which `families` loads."""
 
     peft_type = ""
+    title = ""
     learning_rate = 2e-6
     read_by_others = True
+    kinds = ()
+    is_converted = False
 
     def attach(self, networks: "Sequence[nn.Module]", settings, presets: Mapping[str, Sequence[str]]) -> None:
         for network in networks:
             network.requires_grad_(True)
+
+    def notes(self, settings, num_images: int) -> Iterable[str]:
+        return ()
 
     def disabled(self, *networks: "nn.Module") -> AbstractContextManager:
         remedy = "use --adapter lora, or --prior_preservation images"

@@ -7,16 +7,16 @@ W a weight [out, in, ...] of a network, A [rank, in, ...] and B [out, rank, ...]
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
-from customize import events
-from customize.adapters import lora_files, peft_layers
+from customize.adapters import lora_files, lora_start, peft_layers, timestep_rank
 from customize.adapters.lora_keys import split
-from customize.errors import InputError, Problem
+from customize.adapters.lora_layouts import DIFFUSERS, KOHYA
+from customize.adapters.timestep_rank import TimestepRank
 from customize.families.specs.network_names import NetworkNames
 from customize.settings.field import setting
 from customize.storage.run_folder import KOHYA_LORA, LORA
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from customize.adapters import Family
 
 OWN = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "layers_to_transform",
-       "layers_pattern", "init_lora_weights", "use_dora", "lora_dropout", "inference_mode")  # fmt: skip
+       "layers_pattern", "init_lora_weights", "use_dora", "lora_dropout", "inference_mode", timestep_rank.MARK)  # fmt: skip
 """Entries of peft's configuration that follow from the tensors, or matter in training only."""
 
 
@@ -43,11 +43,27 @@ class Settings(BaseModel):
     )  # fmt: skip
     lora_dropout: float = setting(0.0, "method", "dropout probability at the adapter's input", ge=0, lt=1)
     lora_targets: tuple[str, ...] = setting(
-        ("attention",), "method", "layers that get an adapter: attention, feed-forward, or names of modules",
+        ("attention",), "method", "layers that get an adapter: attention, feed-forward, projections, convolutions, "
+        "cross-attention-kv, of SDXL b-lora-content and b-lora-style; names of modules, or patterns of names with *",
         text="modules",
+    )  # fmt: skip
+    rank_pattern: tuple[str, ...] = setting(
+        (), "method", "other ranks of parts, PART=RANK: a group of lora_targets, a block or a module; the first that fits counts",
+        text="ranks",
     )  # fmt: skip
     use_rslora: bool = setting(False, "method", "rsLoRA: scale the update by alpha / sqrt(rank)")
     use_dora: bool = setting(False, "method", "DoRA: learn magnitude and direction separately")
+    init_lora_weights: Literal["gaussian", "orthogonal", "pissa"] = setting(
+        "gaussian", "method", "how the factors start: A normal and B zero, both orthogonal, or the largest singular values of W "
+        "(pissa, whose result is a LoRA of twice the rank)",
+    )  # fmt: skip
+    tlora_min_rank: int | None = setting(
+        None, "method", "T-LoRA, for one to three images: rank at the noisiest timestep, which rises to `rank` at the cleanest",
+        ge=1, le=4096, default_in_words="none: all ranks at every timestep",
+    )  # fmt: skip
+    tlora_alpha: float = setting(
+        1.0, "method", "T-LoRA: exponent of the rise; above 1 there are fewer ranks in between", gt=0, le=100
+    )
     lora_format: Literal["both", "diffusers", "kohya"] = setting(
         "both", "output", "tensor names in the LoRA file: diffusers, kohya (read by all programs), or one file of each",
     )  # fmt: skip
@@ -58,7 +74,9 @@ class Adapter(peft_layers.PeftAdapter):
     module."""
 
     peft_type = "LORA"
+    title = "LoRA"
     read_by_others = True
+    start, ranks, is_converted = "gaussian", None, False
 
     def config(self, settings, target_modules: list[str]) -> "LoraConfig":
         from peft import LoraConfig
@@ -74,18 +92,34 @@ class Adapter(peft_layers.PeftAdapter):
         )
 
     def attach(self, networks: "Sequence[nn.Module]", settings, presets: Mapping[str, Sequence[str]]) -> None:
+        import torch
+
         from customize.diffusion.dropout import SampleDropout
 
         super().attach(networks, settings, presets)
-        if settings.use_dora:
-            events.note("ComfyUI, A1111 and InvokeAI compute a DoRA in another way; for these, merge it into its model (--merge)")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            for layer in peft_layers.tuner_layers(*networks):
+                lora_start.STARTS[settings.init_lora_weights](layer, peft_layers.NAME)
         for layer in peft_layers.tuner_layers(*networks) if settings.use_dora else ():
             reset_magnitude(layer, peft_layers.NAME)
+        self.start, self.ranks = settings.init_lora_weights, TimestepRank.of(settings)
+        self.is_converted = self.start == "pissa"
+        if self.ranks:
+            self.ranks.attach(networks[0], peft_layers.NAME)
         for network in networks if settings.lora_dropout else ():
             for name, layer in network.named_modules():
                 if hasattr(layer, "lora_dropout"):
                     dropout = SampleDropout(settings.lora_dropout, f"{type(network).__name__}.{name}")
                     layer.lora_dropout[peft_layers.NAME] = dropout
+
+    def notes(self, settings, num_images: int) -> Iterator[str]:
+        if settings.use_dora:
+            yield "ComfyUI, A1111 and InvokeAI compute a DoRA in another way; for these, merge it into its model (--merge)"
+        if settings.tlora_min_rank:
+            yield timestep_rank.OTHERS
+        if settings.tlora_min_rank and num_images > timestep_rank.MOST_IMAGES:
+            yield f"a T-LoRA is meant for one to {timestep_rank.MOST_IMAGES} images, of which there are {num_images}"
 
     def name_in_files(self, name: str, networks: Mapping[str, NetworkNames]) -> str:
         is_of_diffusers = networks[name.partition(".")[0]].library == "diffusers"
@@ -94,16 +128,28 @@ class Adapter(peft_layers.PeftAdapter):
             return name.replace("magnitude_vector.weight", "magnitude_vector")
         return name
 
+    def description(self, family: "Family") -> dict[str, str]:
+        """Also whether the ranks depend on the timestep, and of a checkpoint whether its factors are not the change alone."""
+        start = {lora_start.START: self.start} if self.is_converted else {}
+        return super().description(family) | start | (self.ranks.metadata if self.ranks else {})
+
     def files(self, settings) -> tuple[str, ...]:
         return {"diffusers": (LORA,), "kohya": (KOHYA_LORA,), "both": (LORA, KOHYA_LORA)}[settings.lora_format]
 
     def save(self, folder: Path, family: "Family", metadata: dict[str, str], settings) -> list[Path]:
         """Writes a file with diffusers' names, one with kohya's, or both, depending on `lora_format`."""
-        files = []
+        files, precision = [], settings.save_precision
+        if self.is_converted:
+            layouts = {LORA: DIFFUSERS, KOHYA_LORA: KOHYA}
+            names = self.files(settings)
+            return [
+                lora_files.save_change(folder / name, family, layouts[name], self.factors, metadata, precision) for name in names
+            ]
         if settings.lora_format in ("diffusers", "both"):
             files += super().save(folder, family, metadata, settings)
         if settings.lora_format in ("kohya", "both"):
-            files.append(lora_files.save(folder / KOHYA_LORA, family, metadata, settings.save_precision))
+            own = {**metadata, **(self.ranks.metadata if self.ranks else {})}
+            files.append(lora_files.save(folder / KOHYA_LORA, family, own, precision))
         return files
 
     def load(
@@ -125,7 +171,9 @@ class Adapter(peft_layers.PeftAdapter):
                 }  # fmt: skip
                 peft_layers.inject(network, name, lambda config=config: LoraConfig(**config))
         for module, own in tensors.items():
-            fill(network.get_submodule(module), name, own, alpha_of(module, own, description))
+            fill(network.get_submodule(module), name, own, lora_files.alpha_of(module, own, description))
+        if ranks := description.get(timestep_rank.MARK):
+            ranks.attach(network, name)
 
     def start_from(
         self, network: "nn.Module", tensors: "Mapping[str, Mapping[str, Tensor]]", description: Mapping[str, Any]
@@ -133,7 +181,7 @@ class Adapter(peft_layers.PeftAdapter):
         return [
             module
             for module, own in tensors.items()
-            if "A" not in own or not put(network.get_submodule(module), own, scale_of(module, own, description))
+            if "A" not in own or not put(network.get_submodule(module), own, lora_files.scale_of(module, own, description))
         ]
 
     def settings_in(
@@ -142,9 +190,17 @@ class Adapter(peft_layers.PeftAdapter):
         """Rank, alpha, targets and kind, from the tensors and the configuration of a LoRA of any program."""
         return lora_files.settings_in(path, header, description, recorded)
 
+    def set_scale(self, layer: Any, name: str, scale: float) -> None:
+        """A DoRA's scale is within the norm, so that at 0 its magnitudes would remain: there it takes no part."""
+        super().set_scale(layer, name, scale)
+        if name in layer.lora_magnitude_vector:
+            active = {*layer.active_adapters, name} - ({name} if scale == 0 else set())
+            layer._active_adapter = [each for each in layer.lora_A if each in active]
+
     def factors(self, layer: Any, name: str) -> "tuple[Tensor, Tensor]":
         """s B and A, where s is the scale times alpha / rank. Of a DoRA, its change of direction alone."""
-        return layer.lora_B[name].weight.detach().double() * layer.scaling[name], layer.lora_A[name].weight.detach().double()
+        up, down = (each[name].weight.detach().double() for each in (layer.lora_B, layer.lora_A))
+        return lora_start.with_start(layer, up * layer.scaling[name], down)
 
     def not_low_rank(self, names: Collection[str]) -> str:
         kinds = {parts[1] for name in names if (parts := split(name))}
@@ -195,33 +251,6 @@ def fill(layer: Any, name: str, tensors: "Mapping[str, Tensor]", alpha: float) -
         layer.lora_B[name].bias.data = tensors["B_bias"].float().clone()
     layer.lora_alpha[name] = alpha
     layer.set_scale(name, 1.0)
-
-
-def alpha_of(module: str, tensors: "Mapping[str, Tensor]", description: Mapping[str, Any]) -> float:
-    """A layer's alpha: from its own tensor, else from the file's configuration, else the rank.
-
-    Raises InputError if the rank in the configuration is not that of the tensors.
-    """
-    if "alpha" in tensors:
-        return float(tensors["alpha"])
-    rank = len(tensors["A"])
-    if (stated := by_pattern(description.get("rank_pattern"), module, description.get("r", rank))) != rank:
-        what = f"its configuration does not fit its tensors: {module} has rank {rank}, not {stated}"
-        raise InputError(Problem("weights", what, "get the file again"))
-    alpha = by_pattern(description.get("alpha_pattern"), module, description.get("lora_alpha"))
-    return rank if alpha is None else alpha
-
-
-def by_pattern(patterns: Mapping[str, Any] | None, module: str, otherwise: Any) -> Any:
-    """The value of the first pattern that matches a module's name or its end, as in peft."""
-    return next((value for key, value in (patterns or {}).items() if re.fullmatch(rf"(.*\.)?({key})", module)), otherwise)
-
-
-def scale_of(module: str, tensors: "Mapping[str, Tensor]", description: Mapping[str, Any]) -> float:
-    """What a layer's B A is multiplied by. An alpha that is a tensor is divided by the rank, as all programs do; one in the
-    configuration by its square root if that says so."""
-    is_stabilised = "alpha" not in tensors and description.get("use_rslora")
-    return alpha_of(module, tensors, description) / len(tensors["A"]) ** (0.5 if is_stabilised else 1)
 
 
 def put(layer: Any, tensors: "Mapping[str, Tensor]", scale: float) -> bool:

@@ -6,7 +6,7 @@ A [rank, in, ...] and B [out, rank, ...] of a LoRA.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -55,7 +55,8 @@ def settings_in(path: Path, header: Header, description: Mapping[str, Any], reco
         is_stabilised = bool(recorded.get("use_rslora", False))
         alpha = alpha / rank**0.5 if alpha and is_stabilised else alpha
     targets = recorded.get("lora_targets") or sorted({str(end) for end in ends.values()})
-    return {
+    kept = {name: recorded[name] for name in ("tlora_min_rank", "tlora_alpha") if recorded.get("tlora_min_rank")}
+    return kept | {
         "rank": rank, "lora_alpha": alpha or rank, "lora_targets": targets,
         "use_rslora": is_stabilised,
         "use_dora": any(kind in ("magnitude", "dora_scale") for _, kind in pieces.values()),
@@ -77,6 +78,33 @@ def first_alpha(path: Path, header: Header, pieces: Mapping[str, tuple[str, str]
     """The alpha of the first layer that has one, in files of other programs."""
     names = [name for name, (_, kind) in pieces.items() if kind == "alpha"]
     return next(iter(scalars(path, header, names[:1]).values()), None)
+
+
+def alpha_of(module: str, tensors: "Mapping[str, Tensor]", description: Mapping[str, Any]) -> float:
+    """A layer's alpha: from its own tensor, else from the file's configuration, else the rank.
+
+    Raises InputError if the rank in the configuration is not that of the tensors.
+    """
+    if "alpha" in tensors:
+        return float(tensors["alpha"])
+    rank = len(tensors["A"])
+    if (stated := by_pattern(description.get("rank_pattern"), module, description.get("r", rank))) != rank:
+        what = f"its configuration does not fit its tensors: {module} has rank {rank}, not {stated}"
+        raise InputError(Problem("weights", what, "get the file again"))
+    alpha = by_pattern(description.get("alpha_pattern"), module, description.get("lora_alpha"))
+    return rank if alpha is None else alpha
+
+
+def by_pattern(patterns: Mapping[str, Any] | None, module: str, otherwise: Any) -> Any:
+    """The value of the first pattern that matches a module's name or its end, as in peft."""
+    return next((value for key, value in (patterns or {}).items() if re.fullmatch(rf"(.*\.)?({key})", module)), otherwise)
+
+
+def scale_of(module: str, tensors: "Mapping[str, Tensor]", description: Mapping[str, Any]) -> float:
+    """What a layer's B A is multiplied by. An alpha that is a tensor is divided by the rank, as all programs do; one in the
+    configuration by its square root if that says so."""
+    is_stabilised = "alpha" not in tensors and description.get("use_rslora")
+    return alpha_of(module, tensors, description) / len(tensors["A"]) ** (0.5 if is_stabilised else 1)
 
 
 def save(file: Path, family: "Family", metadata: dict[str, str], precision: str = "fp32") -> Path:
@@ -103,9 +131,31 @@ def save(file: Path, family: "Family", metadata: dict[str, str], precision: str 
     return save_tensors(file, tensors, metadata and {**metadata, **own}, precision)
 
 
+def save_change(
+    file: Path, family: "Family", layout: LoraLayout, factors: "Callable[[Any, str], tuple[Tensor, Tensor]]",
+    metadata: dict[str, str], precision: str,
+) -> Path:  # fmt: skip
+    """Writes the change of the attached LoRA as `factors` states it of each layer; the trained tensors are not all of it."""
+    from customize.storage.tensor_files import save_tensors
+
+    changes = {
+        part: {
+            name: [factors(layer, peft_layers.NAME)]
+            for name, layer in network.named_modules()
+            if peft_layers.is_tuner_layer(layer)
+        }
+        for part, network in family.trainable.items()
+    }
+    tensors, own = joined(changes, family, layout)
+    if layout.alphas:
+        rank = str(max(len(down) for each in changes.values() for [(_, down)] in each.values()))
+        own = metadata and {"ss_network_module": "networks.lora", "ss_network_dim": rank, "ss_network_alpha": rank}
+    return save_tensors(file, tensors, {**metadata, **own}, precision)
+
+
 def modules_of(family: "Family") -> dict[str, list[str]]:
-    """The names of all modules of each network, without peft's layers in them."""
-    wrapped = re.compile(r"\.(base_layer|lora_\w+)(\.|$)")
+    """The names of all modules of each network, without an adapter's layers in them."""
+    wrapped = re.compile(r"\.(base_layer|(lora|hada|lokr|oft)_\w+)(\.|$)")
     names = {part: [name for name, _ in network.named_modules() if name] for part, network in family.trainable.items()}
     return {part: [name for name in own if not wrapped.search(name)] for part, own in names.items()}
 

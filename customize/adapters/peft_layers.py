@@ -6,12 +6,13 @@ W is a weight [out, in, ...] of the base model, inside one of peft's layers.
 import json
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from customize.adapters.lora_keys import ADAPTER_METADATA
+from customize.adapters.targets import adapted, ranks_of, targets_of
 from customize.errors import InputError, Problem
 from customize.families.specs.network_names import NetworkNames
 from customize.storage.run_folder import LORA
@@ -35,8 +36,11 @@ class PeftAdapter:
     """
 
     peft_type: str
+    title = ""
     learning_rate = 1e-4
     read_by_others = False
+    kinds: Collection[str] = ()
+    is_converted = False
 
     def config(self, settings, target_modules: list[str]) -> "PeftConfig":
         """peft's configuration. target_modules: ends of the names of modules."""
@@ -49,30 +53,37 @@ class PeftAdapter:
         InputError for targets that no network has, and where peft refuses.
         """
         import torch
-        from peft import inject_adapter_in_model
 
-        ends = {target: presets.get(target, (target,)) for target in settings.lora_targets}
-        found = [present(network, [end for group in ends.values() for end in group]) for network in networks]
-        unknown = [target for target, group in ends.items() if not any(set(group) & set(each) for each in found)]
-        if unknown or not all(found):
-            remedy = f"name linear or convolution modules of each trained network, or groups: {', '.join(presets)}"
-            raise InputError(
-                Problem("lora_targets", f"{', '.join(unknown or settings.lora_targets)} not found in the network", remedy)
-            )
-        for network, target_modules in zip(networks, found, strict=True):
+        targets = targets_of(networks, settings.lora_targets, presets)
+        modules = [adapted(network, names) for network, names in zip(networks, targets, strict=True)]
+        ranks = ranks_of(modules, settings.rank, settings.rank_pattern, presets)
+        for network, names, own in zip(networks, targets, ranks, strict=True):
             try:
-                config: Any = self.config(settings, target_modules)
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(settings.seed)
-                    inject_adapter_in_model(config, network, adapter_name=NAME)
+                    self.add_layers(network, names, own, settings)
             except (TypeError, ValueError) as error:
                 what = f"{settings.adapter} cannot be attached by peft to {type(network).__name__} ({first_line(error)})"
                 remedy = "change the adapter's settings, or choose another --adapter"
                 raise InputError(Problem("adapter", what, remedy)) from error
-            network.peft_config = {NAME: config}
         for layer in tuner_layers(*networks):
             for _, parameter in own_parameters(layer, NAME).values():
                 parameter.data = parameter.data.float()
+
+    def add_layers(self, network: "nn.Module", target_modules: list[str], ranks: Mapping[str, int], settings) -> None:
+        """Puts layers around the modules of a network with these names, or whose names end with them. ranks: of modules that
+        have another than `rank`."""
+        from peft import inject_adapter_in_model
+
+        config: Any = self.config(settings, target_modules)
+        if ranks:
+            config.rank_pattern = {**ranks}
+            config.alpha_pattern = {} if settings.lora_alpha else {**ranks}
+        inject_adapter_in_model(config, network, adapter_name=NAME)
+        network.peft_config = {NAME: config}
+
+    def notes(self, settings, num_images: int) -> Iterable[str]:
+        return ()
 
     @contextmanager
     def disabled(self, *networks: "nn.Module") -> Iterator[None]:
@@ -156,7 +167,7 @@ class PeftAdapter:
     ) -> dict[str, Any]:
         """The recorded settings. Raises InputError if there are none."""
         if not recorded:
-            what = f"is an adapter ({self.peft_type}) without recorded settings"
+            what = f"is an adapter ({self.peft_type or self.title}) without recorded settings"
             raise InputError(Problem("weights", what, "merge it into the base model by infer.py --merge"))
         return dict(recorded)
 
@@ -171,14 +182,6 @@ class PeftAdapter:
 
     def not_low_rank(self, names: Collection[str]) -> str:
         return f"is an adapter other than a LoRA ({self.peft_type})"
-
-
-def present(network: "nn.Module", ends: Sequence[str]) -> list[str]:
-    """The ends that match names of linear or convolution modules of the network."""
-    from torch import nn
-
-    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    return [end for end in ends if any(name == end or name.endswith(f".{end}") for name in names)]
 
 
 def tuner_layers(*networks: "nn.Module") -> list[Any]:

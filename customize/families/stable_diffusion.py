@@ -40,8 +40,11 @@ from customize.families.text_encoder import TextEncoder
 LORA_TARGETS = {
     "attention": ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj"),
     "feed-forward": ("ff.net.0.proj", "ff.net.2", "mlp.fc1", "mlp.fc2"),
+    "projections": ("proj_in", "proj_out"),
+    "convolutions": ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv"),
+    "cross-attention-kv": ("attn2.to_k", "attn2.to_v"),
 }
-"""Of the UNet, then of CLIP."""
+"""Of the UNet, then of CLIP. cross-attention-kv: what reads the prompt (Kumari et al. 2023, "Custom Diffusion")."""
 VERSIONS = {768: "v1", 1024: "v2"}
 """Stable Diffusion 1.x and 2.x by the width of the text encoder."""
 

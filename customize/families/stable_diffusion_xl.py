@@ -23,9 +23,17 @@ from customize.families.loading import load_folder, placed
 from customize.families.prompt_encoding import Prompt
 from customize.families.specs.family_spec import Source
 from customize.families.specs.stable_diffusion_xl_spec import STABLE_DIFFUSION_XL
-from customize.families.stable_diffusion import StableDiffusion
+from customize.families.stable_diffusion import LORA_TARGETS, StableDiffusion
 from customize.families.text_encoder import EncodedText, TextEncoder
 from customize.storage.json_files import read_object
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+XL_TARGETS = {
+    **LORA_TARGETS,
+    "b-lora-content": tuple(f"up_blocks.0.attentions.0.*.{end}" for end in ATTENTION),
+    "b-lora-style": tuple(f"up_blocks.0.attentions.1.*.{end}" for end in ATTENTION),
+}
+"""b-lora: the blocks of content and of style (Frenkel et al. 2024, "Implicit Style-Content Separation using B-LoRA")."""
 
 
 class PenultimateEncoder(TextEncoder):
@@ -58,6 +66,7 @@ class StableDiffusionXL(StableDiffusion):
     """
 
     spec = STABLE_DIFFUSION_XL
+    lora_targets = XL_TARGETS
 
     def __init__(
         self, name: str, source: Path, unet, vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2, scheduler,

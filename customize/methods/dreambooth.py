@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from customize import adapters
+from customize import adapters, events
 from customize.adapters import Adapter
 from customize.data.examples import Example
 from customize.data.samples.batches import Batch, Dataset
@@ -47,6 +47,8 @@ def prepare(settings: DreamBoothSettings, context: MethodContext) -> TrainingSet
     has_teacher = settings.prior_preservation == "teacher" or settings.masked_prior_preservation_weight
     method_class = SelfDistillation if has_teacher else DreamBooth
     method = method_class(family, adapters.build(settings.adapter), settings)
+    for note in method.adapter.notes(settings, len(context.examples.instances)):
+        events.note(note)
     method.called_by(captions)
     prompts = [*captions, settings.class_prompt or "", ""]
     min_chunks = chunks_needed(family, prompts, settings)
@@ -138,6 +140,9 @@ class DreamBooth(DenoisingMethod):
         own = {self.adapter.name_in_files(name, networks): each for name, each in learned.items() if each not in self.words}
         return own | self.words.beside_an_adapter()
 
+    def tensors_in_result(self) -> dict[str, Tensor]:
+        return self.words.beside_an_adapter() if self.adapter.is_converted else self.trainable_state_dict()
+
     def before_step(self) -> None:
         self.words.before_step()
 
@@ -161,7 +166,7 @@ class DreamBooth(DenoisingMethod):
         return self.adapter.description(self.family)
 
     def save(self, folder: Path, metadata: dict[str, str]) -> list[Path]:
-        kind = self.settings.adapter if self.adapter.peft_type else ""
+        kind = "" if self.settings.trains_whole_networks else self.settings.adapter
         own = {**metadata, **model_spec.entries(metadata, self.family, kind, self.images)}
         own = metadata if self.settings.writes_folder else {} if self.settings.no_metadata else own
         files = [*self.adapter.save(folder, self.family, own, self.settings), *self.words.save(folder, metadata)]

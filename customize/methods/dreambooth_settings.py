@@ -8,7 +8,7 @@ from pydantic import Field
 from customize import adapters
 from customize.data.captions.caption_rule import CaptionRule
 from customize.families.trigger_words import any_calls, rare_words
-from customize.methods import dreambooth_rules, words_settings
+from customize.methods import adapter_rules, dreambooth_rules, words_settings
 from customize.methods.words_settings import WITH_WORDS, WordSettings
 from customize.settings.common import MANY
 from customize.settings.concept import Concept, noun_of, of_prompts
@@ -69,7 +69,7 @@ class SubjectSettings(TrainingSettings):
         gt=0, le=1, only_with=WITH_WORDS,
     )  # fmt: skip
     adapter: Annotated[str, OneOf(tuple(adapters.names()))] = setting(
-        "none", "method", "train all weights (none) or an adapter (lora)"
+        "none", "method", "train all weights (none) or an adapter: LoRA or one of its relatives"
     )
     instance_data_dir: str | None = setting(None, "data", "folder of images of the subject", text="path", scope="run")
     class_data_dir: str | None = setting(
@@ -103,7 +103,7 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
     rules = (
         *TrainingSettings.rules, text_is_no_path("instance_prompt"), text_is_no_path("class_prompt"),
         *examples("instance_data_dir"), *words_settings.RULES, words_settings.words_have_a_start,
-        words_settings.prompts_of_words, *dreambooth_rules.RULES,
+        words_settings.prompts_of_words, *dreambooth_rules.RULES, *adapter_rules.RULES,
         *map(dreambooth_rules.within_range_of_adapter, OF_ADAPTERS.model_fields),
     )  # fmt: skip
     subject_setting: ClassVar[str] = "instance_prompt"
@@ -130,7 +130,7 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
         networks = "UNet and text encoder" if self.train_text_encoder else "UNet"
         what = f"all weights of the {networks} are"
         if self.adapter != adapters.NONE:
-            kind = {"lora": "LoRA"}.get(self.adapter, self.adapter)
+            kind = adapters.build(self.adapter).title or self.adapter
             rank = f" of rank {self.rank}" if "rank" in adapters.settings_of(self.adapter) else ""
             what = f"a {kind}{rank} beside the {networks} is"
         prior = {"images": "class images", "teacher": "the base model"}.get(self.prior_preservation)
@@ -206,7 +206,7 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
 
     @property
     def read_by_others(self) -> bool:
-        return adapters.build(self.adapter).read_by_others
+        return adapters.build(self.adapter).read_by_others and self.tlora_min_rank is None
 
     @property
     def trains_whole_networks(self) -> bool:

@@ -55,6 +55,10 @@ class Method(nn.Module):
         """The trainable tensors by the names that checkpoints use; tensors are those in use, not copies."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
+    def tensors_in_result(self) -> dict[str, Tensor]:
+        """The trainable tensors that `save` writes as they are, by which the result is verified."""
+        return self.trainable_state_dict()
+
     @torch.no_grad()
     def load_trainable_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Copies the tensors that `trainable_state_dict` returned back in place."""

@@ -8,7 +8,7 @@ from typing import Literal
 from customize.settings.scale import LARGEST, fits, path_and_scale
 from customize.storage.untrusted_files import PICKLES
 
-Kind = Literal["line", "any", "prompt", "path", "placeholder", "weights", "model", "modules"]
+Kind = Literal["line", "any", "prompt", "path", "placeholder", "weights", "model", "modules", "ranks"]
 PATHS = ("path", "weights", "model")
 """Kinds of texts that name a file or folder; ~ is expanded to the user's home."""
 
@@ -31,7 +31,11 @@ def text_fault(kind: Kind, value: str) -> str | None:
         return "is longer than 4,000 bytes"
     faults = {"placeholder": _placeholder_fault, "weights": _weights_fault, "model": _pickle_fault}
     if kind == "modules":
-        return None if re.fullmatch(r"[\w.-]+", value) else "is not attention, feed-forward or the name of a module"
+        return None if re.fullmatch(r"[\w.*-]+", value) else "is not a group of modules or the name of a module"
+    if kind == "ranks":
+        return (
+            None if re.fullmatch(r"[\w.*-]+=[1-9]\d{0,3}", value) else "is not PART=RANK, such as convolutions=8 or mid_block=4"
+        )
     return faults[kind](value) if kind in faults else None
 
 

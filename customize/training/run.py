@@ -285,7 +285,7 @@ def finish(settings, folder: Path, family: Family, outcome: Outcome) -> list[Pat
         new_entries(folder, size(method.trainable_state_dict()), unlisted=(run_folder.CARD,)) as unfinished,
     ):
         files = method.save(unfinished, metadata)
-        saved, learned = PRECISIONS[settings.save_precision], method.trainable_state_dict()
+        saved, learned = PRECISIONS[settings.save_precision], method.tensors_in_result()
         difference = verify_result.check(unfinished, family, method.example_prompt, saved, learned, method.condition)
         report = method.report()
         images, facts = outcome.samples.of_step(outcome.result_step), json.loads(metadata["customize"])

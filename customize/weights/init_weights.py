@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from customize import adapters
 from customize.adapters import Adapter
-from customize.adapters.lora_keys import by_module, network_of, sorted_out
+from customize.adapters.lora_keys import by_module, network_of, sorted_out, split
 from customize.errors import InputError, Problem
 from customize.families import specs
 from customize.printable import first_few
@@ -82,7 +82,7 @@ def rows(file: LearnedFile, name: str) -> int:
 
 def settings_of_adapter(file: LearnedFile) -> dict[str, Any]:
     """The settings that follow from an adapter's tensors and metadata. Raises InputError."""
-    name, recorded = file.adapter or "lora", file.metadata.get("settings", {})
+    name, recorded = adapter_of(file), file.metadata.get("settings", {})
     own = {key: recorded[key] for key in adapters.settings_of(name) if key in recorded} if recorded.get("adapter") == name else {}
     networks = specs.networks()
     description = next(filter(None, (adapter_description(file, part) for part in networks)), {})
@@ -92,6 +92,15 @@ def settings_of_adapter(file: LearnedFile) -> dict[str, Any]:
         raise InputError(replace(each, where=SETTING, what=f"{file.path} {each.what}") for each in error.problems) from error
     parts = {network_of(key, networks) for key in file.header.tensors}
     return {"adapter": name, **found, "train_text_encoder": not parts <= specs.denoisers()}
+
+
+def adapter_of(file: LearnedFile) -> str:
+    """The name of the adapter that a file can be trained on with: the one that its type or its settings name, if it has the
+    tensors of that; else a LoRA."""
+    kinds = {parts[1] for name in file.header.tensors if (parts := split(name))}
+    recorded = str(file.metadata.get("settings", {}).get("adapter"))
+    is_of_kind = recorded in adapters.names() and kinds & {*adapters.build(recorded).kinds}
+    return file.adapter or (recorded if is_of_kind else "lora")
 
 
 def problems(settings) -> Iterator[Problem]:
@@ -105,7 +114,10 @@ def problems(settings) -> Iterator[Problem]:
         what = f"is {base}, but {SETTING} is a complete model, too: {learned.base}"
         yield Problem("pretrained_model_name_or_path", what, "give only one of the two")
     yield from (replace(each, where=SETTING) for each in of_other_families(base, learned.files))
-    for name in ("use_dora", "use_rslora"):
+    same = ("use_dora", "use_rslora")
+    if adapters.build(implied.get("adapter", adapters.NONE)).kinds:  # whose tensors have one shape for each setting
+        same = tuple({*implied} & {*adapters.settings_of(implied["adapter"])} - {"lora_targets", "rank_pattern"})
+    for name in sorted(same):
         if name in implied and getattr(settings, name) != implied[name]:
             yield Problem(name, f"is {getattr(settings, name)!r}, where {SETTING} has {implied[name]!r}", LEAVE_OUT)
     if implied.get("rank", 0) > getattr(settings, "rank", 0):

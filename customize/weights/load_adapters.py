@@ -13,17 +13,17 @@ from safetensors.torch import load_file
 from torch import nn
 
 from customize import adapters
+from customize.adapters.forms import lycoris
+from customize.adapters.forms.rotations import Terms
 from customize.adapters.lora import Adapter as LoRA
 from customize.adapters.lora import fits_beside, is_lora
 from customize.adapters.lora_keys import Place, by_module, sorted_out
 from customize.adapters.peft_layers import tuner_layers
+from customize.adapters.timestep_rank import OTHERS
 from customize.errors import InputError, Problem
 from customize.families.base import Family
-from customize.weights import lycoris
-from customize.weights.loaded import LoadedAdapter
-from customize.weights.lycoris import Changed
+from customize.weights.loaded import Changed, LoadedAdapter
 from customize.weights.peft_terms import with_configuration
-from customize.weights.rotations import Terms
 from customize.weights.signatures import LEFTOVER
 from customize.weights.weight_file import SETTING, LearnedFile, adapter_description, listed, other_base
 
@@ -102,7 +102,8 @@ def add_adapter(networks: Networks, file: LearnedFile, name: str, partial: bool)
             changed[place[0]].append(networks.change(place, "bias", name, {"bias": terms["bias"]}))
         if place not in loras and terms.keys() - {"bias"}:
             changed[place[0]].append(networks.change(place, "weight", name, terms))
-    notes = [f"{file.path}: ignored, because it does not fit this base model: {listed(left_out)}"] if left_out else []
+    notes = [f"{file.path}: {OTHERS}"] if file.timestep_rank else []
+    notes += [f"{file.path}: ignored, because it does not fit this base model: {listed(left_out)}"] if left_out else []
     if fitting and all(
         "alpha" in terms and float(terms["alpha"]) == 0 and "oft_blocks" not in terms for terms in fitting.values()
     ):

@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from customize.adapters import Adapter
+from customize.adapters.forms.lycoris import change
+from customize.adapters.forms.rotations import Terms
 from customize.adapters.peft_layers import has_adapter, tuner_layers
 from customize.families.base import Family
 from customize.settings.scale import Now, apart
-from customize.weights.lycoris import Changed
 
 
 class Loaded(Protocol):
@@ -22,6 +24,32 @@ class Loaded(Protocol):
     def set_scale(self, scale: Now) -> None:
         """Sets the scale of the contents."""
         ...
+
+
+class Changed:
+    """A parameter of a module with the changes of any number of adapters, recomputed from its original value each time."""
+
+    def __init__(self, module: nn.Module, name: str):
+        self.module, self.name = module, name
+        self.base: Tensor = getattr(module, name).detach().clone()
+        self.terms: dict[str, Terms] = {}
+        self.scales: dict[str, float] = {}
+
+    def add(self, adapter: str, terms: Terms) -> None:
+        """Adds the change of one adapter, at scale 0."""
+        self.terms[adapter], self.scales[adapter] = terms, 0.0
+
+    @torch.no_grad()
+    def set_scale(self, adapter: str, scale: float) -> None:
+        """Sets the scale of one adapter."""
+        self.scales[adapter] = scale
+        parameter = getattr(self.module, self.name)
+        total = base = self.base.to(parameter.device).float()
+        for name, terms in self.terms.items():
+            if self.scales[name]:
+                own = {kind: tensor.to(parameter.device) for kind, tensor in terms.items()}
+                total = total + change(own, self.name, base, self.scales[name])
+        parameter.data.copy_(total)
 
 
 class LoadedAdapter:

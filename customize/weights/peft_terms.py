@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from customize.adapters.lora import by_pattern
-from customize.weights.rotations import SERIES, Terms
+from customize.adapters.forms.rotations import SERIES, Terms
+from customize.adapters.lora_files import by_pattern
 
 
 def with_configuration(module: Any, name: str, terms: Terms, description: Mapping[str, Any]) -> Terms:
@@ -26,7 +26,11 @@ def with_configuration(module: Any, name: str, terms: Terms, description: Mappin
 
 
 def scaled(terms: Terms, name: str, description: Mapping[str, Any]) -> Terms:
-    """The terms of a LoHa or LoKr of peft with the alpha from its configuration; all others unchanged."""
+    """The terms of a LoHa or LoKr of peft, or of a checkpoint (`WeightAdapter.description`), with the alpha from its
+    configuration; all others unchanged."""
+    if "peft_type" not in description and "alpha" in description and not {"A", "alpha"} & terms.keys():
+        alpha = by_pattern(description.get("alpha_pattern"), name, description["alpha"])
+        return {**terms, "alpha": torch.tensor(float(alpha))}
     if description.get("peft_type") in ("LOHA", "LOKR"):
         rank = by_pattern(description.get("rank_pattern"), name, description.get("r", 1))
         alpha = by_pattern(description.get("alpha_pattern"), name, description.get("alpha", rank))

@@ -1,6 +1,5 @@
 """One file of learned weights, identified and checked by its header alone, before torch is imported."""
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from customize import adapters, missing_path
-from customize.adapters.lora_keys import ADAPTER_METADATA, split
+from customize.adapters.lora_keys import split
+from customize.adapters.lora_start import START
+from customize.adapters.timestep_rank import MARK, TimestepRank
 from customize.diffusion.predictions import DISCRETE_PREDICTIONS
 from customize.errors import InputError, Problem
 from customize.families import specs
@@ -18,10 +19,11 @@ from customize.printable import printable
 from customize.settings.scale import Scale
 from customize.settings.texts import text_fault
 from customize.storage import checkpoint, run_folder
-from customize.storage.json_files import json_object, read_object
+from customize.storage.json_files import json_object
 from customize.storage.safetensors_header import Header, read_header, refuse_not_finite
 from customize.storage.untrusted_files import PICKLES, refusing_unreadable
 from customize.weights import model_spec
+from customize.weights.peft_config import PEFT_FILE, configuration_of, is_sound, of_network
 from customize.weights.signatures import LEFTOVER, is_adapter, unsupported
 
 SETTING = "weights"
@@ -31,8 +33,6 @@ KOHYA_SUFFIX = "_kohya"
 INTEGERS = ("BOOL", "U8", "I8", "I16", "I32", "I64")
 PLAIN = (".alpha", ".on_input", ".scaled_oft")
 """Ends of the names of numbers that files also store as integers."""
-PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-"""The names of an adapter and of its configuration in a folder of peft's `save_pretrained`."""
 BASE_MARKS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conv_in.", "text_model.")
 UNNAMED = ("emb_params", "emp_params", "string_to_param.*", "string_to_param", "clip_l", "clip_g", "*")
 """Names of embedding tensors whose placeholder is the file's name."""
@@ -40,9 +40,6 @@ BUNDLED = re.compile(r"bundle_emb\.(.+?)\.(?:string_to_param\.\*|[a-z0-9_]+)")
 """An embedding among others in one file, as A1111 and OneTrainer write it into adapters; group 1 is its placeholder."""
 PLACEHOLDER = "placeholder_token"
 """Metadata entry with the word of an embedding whose tensors are named after the text encoders."""
-PATTERNS = re.compile(r"(^|\.)(rank_pattern|alpha_pattern)$")
-NUMBERS = re.compile(r"(^|\.)(r|lora_alpha|alpha|num_cayley_neumann_terms)$")
-MOST_REPEATS, MOST_TERMS = 3, 100
 
 
 @dataclass(frozen=True)
@@ -67,6 +64,11 @@ class LearnedFile:
     def adapter_config(self) -> dict[str, Any]:
         """`configuration_of` the file."""
         return configuration_of(self.header, self.path)
+
+    @property
+    def timestep_rank(self) -> TimestepRank | None:
+        """How its ranks depend on the timestep; None if they do not."""
+        return TimestepRank.read(self.header.metadata)
 
     @property
     def is_adapter(self) -> bool:
@@ -137,18 +139,6 @@ def summary_line(path: object, kind: str, metadata: dict[str, Any], words: Itera
     return printable(f"{path}: {kind}{method}{scale}; {triggers}; {base}")
 
 
-def is_plain_pattern(pattern: str) -> bool:
-    """Whether a text is a regular expression that peft may safely match with names of modules: one that cannot run for ever."""
-    repeats = sum(map(pattern.count, "*+{"))
-    if len(pattern) > 300 or repeats > MOST_REPEATS or re.search(r"\)[*+?{]", pattern):
-        return False
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError):
-        return False
-    return True
-
-
 @refusing_unreadable()
 def files_of(path: Path) -> list[Path]:
     """The weight files of a path: the file itself, or those of a run folder. Raises InputError where there are none."""
@@ -210,6 +200,9 @@ def check_file(path: Path, scale: Scale) -> LearnedFile:
             if file.is_adapter:
                 what = f"{path} contains embeddings that are not rows of vectors: {listed(sorted(file.word_tensors))}"
             problems.append(Problem(SETTING, what, "give the learned_embeds or pytorch_lora_weights file of a run"))
+    if START in header.metadata:
+        what = f"{path} is a checkpoint of a LoRA that starts by {header.metadata[START]}, whose factors are not its change"
+        problems.append(Problem(SETTING, printable(what), "give the result of the run; --save_steps writes one on the way"))
     if problems:
         raise InputError(problems)
     refuse_not_finite(path, header)
@@ -223,43 +216,20 @@ def metadata_of(header: Header, path: Path) -> dict[str, Any]:
     """
     try:
         adapter = configuration_of(header, path)
-    except (OSError, ValueError) as error:
+        TimestepRank.read(header.metadata)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(damaged(path)) from error
-    is_lora = adapter.get("peft_type", "LORA") == "LORA"
-    for name, value in adapter.items():
-        if not of_network(name) and is_lora and "r" not in adapter:
-            raise InputError(damaged(path))
-        numbers = [value] if NUMBERS.search(name) and value is not None else []
-        if PATTERNS.search(name) and value is not None:
-            if not isinstance(value, dict) or not all(map(is_plain_pattern, value)):
-                raise InputError(damaged(path))
-            numbers = [*value.values()]
-        least = int(adapter.get("peft_type") != "OFT") if re.search(r"(^|\.)r(ank_pattern)?$", name) else -math.inf
-        most = MOST_TERMS if name.endswith("terms") else math.inf
-        if not all(type(number) in (int, float) and least <= number < most for number in numbers):
-            raise InputError(damaged(path))
+    if not is_sound(adapter):
+        raise InputError(damaged(path))
     return parse_metadata(header.metadata.get("customize", "{}"), path)
-
-
-def configuration_of(header: Header, path: Path) -> dict[str, Any]:
-    """peft's configuration of an adapter: in its metadata for diffusers' loaders, or in the file that peft's `save_pretrained`
-    writes beside it; empty if there is none. Raises ValueError or OSError for one that is damaged."""
-    beside = path.with_name(PEFT_CONFIG)
-    if ADAPTER_METADATA not in header.metadata and path.name == PEFT_FILE and beside.is_file():
-        return read_object(beside)
-    return json_object(header.metadata.get(ADAPTER_METADATA, "{}"))
 
 
 def adapter_description(file: LearnedFile, part: str) -> dict[str, Any]:
     """peft's configuration of the file's adapter of one network, by the name of its folder; empty where there is none."""
     metadata = file.adapter_config
     own = {name.removeprefix(f"{part}."): value for name, value in metadata.items() if name.startswith(f"{part}.")}
-    return own if any(map(of_network, metadata)) else metadata  # of a single network, as its save_lora_adapter writes it
-
-
-def of_network(name: str) -> bool:
-    """Whether an entry of `ADAPTER_METADATA` is of one of several networks, of whatever family: `unet.r`, not `r`."""
-    return "." in name
+    own = own if any(map(of_network, metadata)) else metadata  # of a single network, as its save_lora_adapter writes it
+    return {**own, MARK: file.timestep_rank} if file.timestep_rank and part in specs.denoisers() else own
 
 
 def parse_metadata(text: str, path: Path) -> dict[str, Any]:

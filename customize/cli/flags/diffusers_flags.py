@@ -49,6 +49,12 @@ def pivotal_tuning(values: dict[str, Any]) -> None:
         values.setdefault("embedding_learning_rate", rates[0] if isinstance(rates, list) and len(rates) == 1 else rates)
 
 
+def b_lora(values: dict[str, Any]) -> None:
+    """`use_blora`: trains the blocks of SDXL that decide on content and on style."""
+    values.setdefault("adapter", "lora")
+    values.setdefault("lora_targets", ["b-lora-content", "b-lora-style"])
+
+
 FLAGS: Mapping[str, Flag] = {
     "with_prior_preservation": Flag(DREAMBOOTH, means=("prior_preservation", "images")),
     "offset_noise": Flag(DREAMBOOTH, means=("noise_offset", 0.1)),
@@ -124,11 +130,11 @@ FLAGS: Mapping[str, Flag] = {
         refused=("the text encoders are trained as long as the UNet", "leave it out, and give --text_encoder_learning_rate"),
     ),
     "lora_unet_blocks": Flag(
-        DREAMBOOTH, str, refused=("blocks are not named by a pattern", "leave it out, and name modules by --lora_targets")
+        DREAMBOOTH,
+        str,
+        refused=("blocks are named by --lora_targets", 'give patterns, as in --lora_targets "up_blocks.0.attentions.1.*.to_q"'),
     ),
-    "use_blora": Flag(
-        DREAMBOOTH, refused=("there is no list of the modules of B-LoRA", "leave it out, and name modules by --lora_targets")
-    ),
+    "use_blora": Flag(DREAMBOOTH, changes=b_lora),
 }
 
 BOOLEANS = {

@@ -67,6 +67,10 @@ def check(settings: InferenceSettings) -> tuple[Path, Learned]:
     target = Path(os.path.realpath(settings.merge or ""))
     learned = find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales)
     problems = list(unfit_for_model(settings, learned, target) if not is_lora(settings) else unfit(learned, target))
+    for file in learned.files:
+        if file.timestep_rank:
+            what = f"{file.path} is a T-LoRA, whose change depends on the timestep"
+            problems.append(Problem(SETTING, what, "use it beside the base model, by --weights"))
     if not learned.files and not learned.network:
         problems.append(Problem(SETTING, "nothing to merge", "give learned weights by --weights"))
     if problems := [*problems, *in_the_way(learned, target, settings.overwrite_output_dir)]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from customize import events
-from customize.adapters.lora import alpha_of
+from customize.adapters.lora_files import alpha_of
 from customize.adapters.lora_keys import ADAPTER_METADATA, Place, sorted_among, spellings, split
 from customize.adapters.lora_layouts import LAYOUTS, OF_KOHYA, OF_PEFT
 from customize.errors import InputError, Problem
@@ -20,13 +20,12 @@ from customize.families.specs.architectures import Architecture, of_folder
 from customize.printable import first_few, printable
 from customize.storage.safetensors_header import TensorInfo
 from customize.weights import model_spec
+from customize.weights.peft_config import PEFT_CONFIG, PEFT_FILE
 from customize.weights.signatures import LEFTOVER
 from customize.weights.tools import target as output
 from customize.weights.tools.shapes import fits
 from customize.weights.weight_file import (
     BUNDLED,
-    PEFT_CONFIG,
-    PEFT_FILE,
     PLACEHOLDER,
     LearnedFile,
     adapter_description,

@@ -7,7 +7,7 @@ from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
-from customize.adapters.lora import by_pattern
+from customize.adapters.lora_files import by_pattern
 from customize.adapters.lora_keys import network_of, split
 from customize.adapters.lora_layouts import LAYOUTS, named
 from customize.errors import InputError

@@ -82,6 +82,9 @@ def adapter_in(source: Path) -> LearnedFile:
     if others:
         raise InputError(Problem(printable(source), f"holds {len(others) + 1} files", "name one of them"))
     file = check_file(path, 1.0)
+    if file.timestep_rank:
+        what = "is a T-LoRA, whose change depends on the timestep, and on the order of its ranks"
+        raise InputError(Problem(printable(path), what, "use it beside the base model, by infer.py --weights"))
     if not file.is_adapter or file.adapter or file.is_network:
         raise InputError(Problem(printable(path), "is not a LoRA, LoHa or LoKr", "give an adapter of one of these kinds"))
     return file
@@ -160,7 +163,7 @@ def decomposed(
     """The decomposition of the change of one weight. own: its tensors, with an alpha; terms: as they are in the file."""
     import torch
 
-    from customize.weights import lycoris
+    from customize.adapters.forms import lycoris
     from customize.weights.peft_terms import with_configuration
     from customize.weights.tools.decomposition import of_matrix, of_product
 

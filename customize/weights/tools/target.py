@@ -12,7 +12,7 @@ from customize.storage import ownership
 from customize.storage.atomic import write_text
 from customize.storage.disk import make_folder
 from customize.storage.untrusted_files import reason
-from customize.weights.weight_file import PEFT_CONFIG, PEFT_FILE
+from customize.weights.peft_config import PEFT_CONFIG, PEFT_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,35 +10,9 @@ Chavan et al. 2023, "One-for-All"; (IA)^3: Liu et al. 2022, "Few-Shot Parameter-
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from customize.weights.rotations import Terms, rotated, rotated_inputs
-
-
-class Changed:
-    """A parameter of a module with the changes of any number of adapters, recomputed from its original value each time."""
-
-    def __init__(self, module: nn.Module, name: str):
-        self.module, self.name = module, name
-        self.base: Tensor = getattr(module, name).detach().clone()
-        self.terms: dict[str, Terms] = {}
-        self.scales: dict[str, float] = {}
-
-    def add(self, adapter: str, terms: Terms) -> None:
-        """Adds the change of one adapter, at scale 0."""
-        self.terms[adapter], self.scales[adapter] = terms, 0.0
-
-    @torch.no_grad()
-    def set_scale(self, adapter: str, scale: float) -> None:
-        """Sets the scale of one adapter."""
-        self.scales[adapter] = scale
-        parameter = getattr(self.module, self.name)
-        total = base = self.base.to(parameter.device).float()
-        for name, terms in self.terms.items():
-            if self.scales[name]:
-                own = {kind: tensor.to(parameter.device) for kind, tensor in terms.items()}
-                total = total + change(own, self.name, base, self.scales[name])
-        parameter.data.copy_(total)
+from customize.adapters.forms.rotations import Terms, rotated, rotated_inputs
 
 
 def change(terms: Terms, name: str, base: Tensor, scale: float = 1.0) -> Tensor:
