@@ -54,7 +54,8 @@ def vectors(rows: int, width: int = 32, seed: int = 0) -> Tensor:
 def lora(folder: Path, base: Path, seed: int = 0, text_encoder: bool = True, **changes) -> Path:
     """A run folder with an adapter whose every weight is random."""
     options = {"lora_targets": ("attention",), "rank": 4, "lora_alpha": 3.0, "lora_dropout": 0.0}
-    options |= {"use_rslora": False, "use_dora": False, "save_precision": "fp32", "lora_format": "both"}
+    options |= {"use_rslora": False, "use_dora": False, "save_precision": "fp32", "lora_format": "both", "rank_pattern": ()}
+    options |= {"init_lora_weights": "gaussian", "tlora_min_rank": None}
     family, adapter = families.load(families.locate(str(base))), Adapter()
     networks = [family.unet, family.text_encoder] if text_encoder else [family.unet]
     generator = torch.Generator().manual_seed(seed)

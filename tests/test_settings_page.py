@@ -41,8 +41,12 @@ def test_every_setting_has_a_row_with_its_range_and_default(model):
 
 def test_some_rows_as_they_are():
     dreambooth, infer = rows(page(), "train_dreambooth.py"), rows(page(), "infer.py")
-    assert dreambooth["rank"] == ["integer, \u2265 1, \u2264 4,096", "`16`", "rank of the adapter (needs `adapter`)"]
-    assert dreambooth["learning_rate"][:2] == ["number, > 0, \u2264 10", "2e-06 (adapter none); 0.0001 (adapter lora)"]
+    default, needs = "8 (adapter loha); 16 (adapter lokr); 16 (adapter lora)", "(needs `adapter` = `loha` or `lokr` or `lora`)"
+    assert dreambooth["rank"] == ["integer, \u2265 1, \u2264 4,096", default, f"rank of the adapter {needs}"]
+    assert dreambooth["lora_alpha"][0] == "number, > 0, \u2264 1,000,000, or `none`"
+    assert (
+        dreambooth["learning_rate"][0] == "number, > 0, \u2264 10" and "0.0001 (adapter lora)" in dreambooth["learning_rate"][1]
+    )
     assert infer["height"][0] == "integer, \u2265 16, \u2264 4,096, multiple of 8 (pixels), or `none`"
     assert infer["strength"][2] == "how much to change the input image (0: nothing, 1: everything) (needs `image`)"
     assert infer["prompt"][0] == "list of: text" and "&lt;lora:NAME:0.8>" in infer["weights_dir"][2]

@@ -57,7 +57,8 @@ def test_some_fields_as_they_are():
     assert (resolution["unit"], resolution["section"]) == ("pixels", "data")
     assert (rate["type"], rate["exclusiveMinimum"], rate["maximum"], rate["default"]) == ("number", 0, 10, 2e-6)
     assert adapter["enum"][:1] == ["none"] and "lora" in adapter["enum"] and adapter["default"] == "none"
-    assert properties["rank"]["only_with"] == {"setting": "adapter", "values": []}
+    assert properties["lora_targets"]["only_with"] == {"setting": "adapter", "values": []}
+    assert properties["rank"]["only_with"] == {"setting": "adapter", "values": ["loha", "lokr", "lora"]}
     assert properties["text_encoder_learning_rate"]["only_with"] == {"setting": "train_text_encoder", "values": [True]}
     assert properties["hub_token"]["secret"] is True
     vectors = TextualInversionSettings.model_json_schema()["properties"]["num_vectors"]
