@@ -64,7 +64,7 @@ caption_extension = ".txt"
 [network]
 network_module = "networks.lora"
 network_dim = 32
-network_args = ["conv_dim=4"]
+network_args = ["conv_dim=4", "conv_alpha=1"]
 [training]
 learning_rate = 1e-4
 unet_lr = 2e-4
@@ -86,10 +86,15 @@ def test_a_config_file_of_sd_scripts(capsys):
     has(settings, instance_prompt="a photo of sks dog")
     has(settings, lora_alpha=1.0, train_text_encoder=True, text_encoder_learning_rate=(1e-4,), train_batch_size=1)
     assert "lora_alpha = 1.0" in part(printed, "its defaults, which are not ours") and "clip_skip = 2" in part(printed, "taken")
-    assert "sdpa" in part(printed, "already so here") and "network_args" in part(printed, "not taken")
+    assert "sdpa" in part(printed, "already so here") and "conv_alpha" in part(printed, "not taken")
+    has(settings, lora_targets=("attention", "feed-forward", "projections", "convolutions"), rank_pattern=("convolutions=4",))
     assert "without a counterpart here (1): made_up" in printed and "next: customize check ours.toml" in printed
     names = [line.split(" = ")[0] for line in KOHYA.splitlines() if " = " in line]
-    changed = {"v2": False, "learning_rate": "text_encoder_lr"}  # off; the rate of the UNet has a name of its own
+    changed = {
+        "v2": False,
+        "network_args": "conv_dim",
+        "learning_rate": "text_encoder_lr",
+    }  # off; the rate of the UNet has a name of its own
     assert all(changed.get(name, name) is False or changed.get(name, name) in printed for name in names)
 
 
@@ -112,8 +117,13 @@ accelerate launch --num_cpu_threads_per_process 1 "./sd-scripts/sdxl_train_netwo
     settings, printed = imported(capsys, "run.sh", command)
     has(settings, pretrained_model_name_or_path="base/xl", instance_data_dir="imgs/10_sks dog", repeats=10, rank=8)
     has(settings, instance_prompt="sks dog", resolution=1024, tag_dropout=0.1, train_text_encoder=False, learning_rate=2e-6)
-    has(settings, max_train_steps=1600)
     assert "optimizer_args" in part(printed, "not taken")
+    has(settings, max_train_steps=1600, lora_targets=("attention", "feed-forward", "projections"))
+    os.remove("ours.toml")
+    lokr = command.replace("networks.lora", "lycoris.kohya --network_args algo=lokr factor=8").replace("--optimizer_args", "--a")
+    settings, printed = imported(capsys, "lokr.sh", lokr)
+    has(settings, adapter="lokr", rank=8)
+    assert "adapter = lokr is given" not in printed
 
 
 def test_a_command_of_windows_that_learns_a_word(capsys):
@@ -186,6 +196,7 @@ ONETRAINER = {
     "__version": 10, "training_method": "LORA", "model_type": "STABLE_DIFFUSION_15", "base_model_name": "m/sd15",
     "learning_rate": 3e-4, "learning_rate_scheduler": "COSINE", "epochs": 50, "batch_size": 4, "resolution": "512",
     "ema": "OFF", "train_dtype": "BFLOAT_16", "output_dtype": "FLOAT_16", "latent_caching": True, "clip_grad_norm": 0.5,
+    "min_noising_strength": 0.1, "max_noising_strength": 1.0,
     "loss_weight_fn": "MIN_SNR_GAMMA", "loss_weight_strength": 5.0, "offset_noise_weight": 0.05, "text_encoder_layer_skip": 1,
     "text_encoder": {"train": True, "learning_rate": 5e-5}, "lora_rank": 8, "backup_after": 30,
     "optimizer": {"optimizer": "ADAMW_8BIT", "weight_decay": 0.01},
@@ -204,7 +215,15 @@ def test_onetrainers_lora_and_its_concepts(capsys):
     has(settings, adapter="lora", rank=8, lora_alpha=1.0, learning_rate=3e-4, text_encoder_learning_rate=(5e-5,), clip_skip=1)
     has(settings, lr_scheduler="cosine", lr_warmup_steps=200, num_train_epochs=50, train_batch_size=4, resolution=512)
     has(settings, mixed_precision="bf16", save_precision="fp16", snr_gamma=5.0, noise_offset=0.05, max_grad_norm=0.5)
-    has(settings, use_8bit_adam=True, adam_weight_decay=0.01, instance_data_dir="dogs", captions="file_names")
+    has(
+        settings,
+        min_timestep=100,
+        max_timestep=1000,
+        use_8bit_adam=True,
+        adam_weight_decay=0.01,
+        instance_data_dir="dogs",
+        captions="file_names",
+    )
     has(settings, shuffle_tags=True, keep_tags=2, random_flip=True, placeholder_token=(), gradient_checkpointing=True)
     assert "concept cat" in part(printed, "not taken") and "latent_caching" in part(printed, "already so here")
     assert "without a counterpart here (1): backup_after" in printed

@@ -20,7 +20,9 @@ SCRIPT = re.compile(r"(?:^|[/\\])((?:sdxl_)?train_(?:network|db|textual_inversio
 FOLDER = re.compile(r"(\d+)_(.+)")
 """The name of a folder of images: repeats, and the words of its class."""
 DEFAULTS = {"learning_rate": 2e-6, "max_train_steps": 1600, "train_batch_size": 1}
-OF_A_LORA = {"rank": 4, "lora_alpha": 1.0}
+LAYERS = ("attention", "feed-forward", "projections")
+"""The layers that get an adapter there."""
+OF_A_LORA = {"rank": 4, "lora_alpha": 1.0, "lora_targets": LAYERS}
 PRECISIONS = {"float": "fp32", "fp16": "fp16", "bf16": "bf16"}
 OWN = frozenset("config_file output_config dataset_config dataset_class debug_dataset console_log_level".split())
 """Flags that are about files and messages, not about a run."""
@@ -168,6 +170,7 @@ def networks(found: Reading, script: str, is_lora: bool) -> None:
         given.setdefault("text_encoder_lr", both)
     if is_lora:
         found.defaults |= {"adapter": "lora", **OF_A_LORA}
+        adapters(found)
     alone = ("network_train_unet_only", "cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk")
     off = any(given.get(name) for name in alone) or number(given.get("stop_text_encoder_training")) == -1
     asked = script in ("sdxl_train", "fine_tune")  # with --train_text_encoder only
@@ -175,6 +178,23 @@ def networks(found: Reading, script: str, is_lora: bool) -> None:
         given.pop("text_encoder_lr", None) if off else None
     else:
         found.defaults["train_text_encoder"] = True
+
+
+def adapters(found: Reading) -> None:
+    """The words of `network_args`, each a setting: LyCORIS' algorithm, and the rank of convolutions, which get adapters then."""
+    given = found.values
+    words = given.pop("network_args", ())
+    for word in [words] if isinstance(words, str) else words:
+        name, _, value = str(word).partition("=")
+        given.setdefault(name.strip(), value.strip())
+    if "algo" in given:  # before a rank, which would mean a LoRA
+        given.pop("network_module", None)
+        others = {name: given.pop(name) for name in [*given] if name != "algo"}
+        given |= others
+    if str(rank := given.get("conv_dim", "")).isdecimal():
+        del given["conv_dim"]
+        found.written["rank_pattern"] = f"conv_dim = {rank}"
+        given |= {"lora_targets": [*LAYERS, "convolutions"], "rank_pattern": [f"convolutions={rank}"]}
 
 
 def folders(found: Reading) -> None:

@@ -67,6 +67,11 @@ def of_document(whole: Mapping[str, Any], source: Path) -> Reading | None:
         given.setdefault("gradient_checkpointing", at(whole, "unet.gradient_checkpointing") is not False)
     if whole.get("loss_weight_fn") == "MIN_SNR_GAMMA":
         given["snr_gamma"] = whole.get("loss_weight_strength", 5.0)
+    elif whole.get("loss_weight_fn"):
+        given["loss_weight_fn"] = whole["loss_weight_fn"]
+    for name, setting in ("min_noising_strength", "min_timestep"), ("max_noising_strength", "max_timestep"):
+        if isinstance(share := whole.get(name), float):
+            found.written[setting], given[setting] = f"{name} = {share}", round(share * 1000)
     found.defaults |= {name: value for name, value in DEFAULTS.items() if method == "LORA" or name not in ("rank", "lora_alpha")}
     concepts(whole, found, source)
     found.strange = sorted(
@@ -76,7 +81,10 @@ def of_document(whole: Mapping[str, Any], source: Path) -> Reading | None:
     return found
 
 
-READ = frozenset("training_method model_type loss_weight_fn loss_weight_strength concept_file_name __version".split())
+READ = frozenset(
+    "training_method model_type loss_weight_fn loss_weight_strength concept_file_name __version min_noising_strength"
+    " max_noising_strength".split()
+)
 
 
 def at(whole: Mapping[str, Any], place: str) -> Any:

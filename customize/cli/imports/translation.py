@@ -104,6 +104,8 @@ def add(found: Translation, model: type[Settings], name: str, value: Any, verdic
     for setting, meant in translated.items():
         if setting not in table(model):
             found.strange.append(name)
+        elif setting == "adapter" and setting in found.values and len(translated) > 1:
+            continue  # a rank means a LoRA only where nothing else is said
         elif setting in found.values and verdict == "taken" and found.values[setting] != meant:
             found.lines.append(
                 Line(said, "lost", f"{setting} = {written(found.values[setting])} is given, too -> keep one of them")
