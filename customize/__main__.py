@@ -35,6 +35,7 @@ WORDS = {
     "train": "train_dreambooth", "dreambooth": "train_dreambooth", "lora": "train_dreambooth", "train_lora": "train_dreambooth",
     "digits": "train_digits", "mnist": "train_digits",
     "textual_inversion": "train_textual_inversion", "embedding": "train_textual_inversion", "config": "configs",
+    "import": "import_config", "migrate": "import_config",
     "doctor": "check", "inspect": "show", "info": "show", "lr_find": "find_lr", "lr_finder": "find_lr",
     "evaluate": "score", "eval": "score", "measure": "score", "scores": "score",
     "masks": "mask", "segment": "mask", "captions": "caption", "tag": "caption", "autocaption": "caption", "blip": "caption",

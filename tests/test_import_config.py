@@ -326,3 +326,11 @@ def test_a_name_may_not_reach_the_terminal_as_a_command(capsys):
     text = KOHYA.replace("made_up", '"made\\u001b[2Jup"').replace('"sd15.safetensors"', '"sd\\u001b[31m15"')
     _, printed = imported(capsys, "a.toml", text, *PROMPT)
     assert "\x1b" not in printed and "pretrained_model_name_or_path = " in part(printed, "not taken")
+
+
+@pytest.mark.parametrize("name, content", [("job.yaml", AI_TOOLKIT), ("ot.json", json.dumps(ONETRAINER)), ("data.toml", DATASET)])
+def test_training_names_the_command_for_files_of_others(capsys, name, content):
+    with open(name, "w") as file:
+        file.write(content)
+    assert main(["train_dreambooth", name]) == 2
+    assert f"customize import-config {name} reads the file of another trainer" in capsys.readouterr().err

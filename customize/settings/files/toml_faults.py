@@ -12,6 +12,7 @@ from customize.printable import printable
 from customize.settings.files.shipped_configs import config_names
 
 EXAMPLE = "settings are lines such as: max_train_steps = 500"
+IMPORT = "customize import-config {} reads the file of another trainer"
 QUOTES = {
     '"': '"', "'": "'", "`": "`", "\u201c": "\u201d\u201c", "\u201d": "\u201d",
     "\u201e": "\u201c\u201d", "\u2018": "\u2019\u2018",
@@ -33,7 +34,7 @@ def not_toml(path: str, text: str, error: Exception) -> Problem:
     message = str(error).replace(place[0], "").strip() if place else str(error)
     whole = _other_format(text)
     if whole:
-        return Problem(path, f"is not TOML: {whole}", EXAMPLE)
+        return Problem(path, f"is not TOML: {whole}", f"{EXAMPLE}; {IMPORT.format(printable(path))}")
     lines = text.splitlines()
     number = int(place[1]) if place else _twice(text) if "Cannot overwrite" in message else None
     line = lines[number - 1][:MOST] if number and number <= len(lines) else ""
@@ -126,4 +127,5 @@ def dataset_configuration(path: str, values: dict[str, Any]) -> Problem | None:
     subsets = [subset for each in sets for subset in each.get("subsets", ()) if isinstance(subset, dict)]
     folders = [subset["image_dir"] for subset in subsets if isinstance(subset.get("image_dir"), str)]
     remedy = f"give the folder: --instance_data_dir {printable(folders[0])}" if folders else "give the folder of images"
-    return Problem(path, "is a dataset configuration of sd-scripts and does not describe a run", remedy)
+    what = "is a dataset configuration of sd-scripts and does not describe a run"
+    return Problem(path, what, f"{remedy}; {IMPORT.format(printable(path))}")
