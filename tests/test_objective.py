@@ -266,11 +266,18 @@ def test_names_of_other_programs(line, meaning):
     assert {name: getattr(settings, name) for name in meaning} == meaning
 
 
+def test_strata_of_one_sample_are_noted():
+    notes = [read(DreamBoothSettings, shlex.split(DOG + line))[1] for line in ("--stratified_timesteps", "")]
+    assert sum("stratified_timesteps has no effect" in note for note in notes[0]) == 1 and not notes[1]
+    assert not read(DreamBoothSettings, shlex.split(DOG + "--stratified_timesteps --train_batch_size 2"))[1]
+
+
 @pytest.mark.parametrize("bound", [{"min_timestep": 300}, {"max_timestep": 400}])
 def test_a_schedule_has_the_timesteps(bound, tmp_path):
     """DDPM of digits has 300."""
     from customize.training import preflight
 
+    preflight.check(FromScratchSettings(process="ddpm", output_dir=str(tmp_path / "run"), min_timestep=299, max_timestep=300))
     settings = FromScratchSettings(process="ddpm", output_dir=str(tmp_path / "run"), **bound)
     with pytest.raises(InputError, match="is beyond the 300 timesteps of random weights"):
         preflight.check(settings)
