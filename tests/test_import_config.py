@@ -235,6 +235,23 @@ def test_onetrainers_lora_and_its_concepts(capsys):
     assert all(word in part(printed, "not taken") for word in ("model_type = FLUX_DEV_1", "concept_file_name = gone.json"))
 
 
+def test_onetrainers_losses_and_noise(capsys):
+    """What a run of it saves where nothing was changed is already so here; the rest is taken, or named."""
+    plain = {"loss_weight_fn": "CONSTANT", "loss_weight_strength": 5.0, "mse_strength": 1.0, "mae_strength": 0.0,
+             "log_cosh_strength": 0.0, "huber_strength": 0.0, "huber_delta": 1.0, "perturbation_noise_weight": 0.0,
+             "min_noising_strength": 0.0, "max_noising_strength": 1.0, "noising_weight": 0.0, "noising_bias": 0.0}  # fmt: skip
+    settings, printed = imported(capsys, "a.json", json.dumps({**ONETRAINER, **plain}), *PROMPT)
+    has(settings, loss_weighting=None, loss_type="l2", max_timestep=1000)
+    assert not any(name in part(printed, "not taken") for name in plain)
+    os.remove("ours.toml")
+    other = {"loss_weight_fn": "P2", "loss_weight_strength": 1.5, "huber_strength": 1.0, "perturbation_noise_weight": 0.1,
+             "max_noising_strength": 0.8, "timestep_distribution": "LOGIT_NORMAL", "noising_bias": 0.5}  # fmt: skip
+    settings, printed = imported(capsys, "b.json", json.dumps({**ONETRAINER, **other}), *PROMPT)
+    has(settings, loss_weighting="p2", p2_gamma=1.5, timestep_sampling="logit_normal", max_timestep=800, input_perturbation=0.0)
+    lost = part(printed, "not taken")
+    assert all(name in lost for name in ("huber_strength", "perturbation_noise_weight", "noising_bias"))
+
+
 AI_TOOLKIT = """
 job: extension
 config:

@@ -88,8 +88,17 @@ def test_samples_do_not_depend_on_micro_batches(option, plain, tiny_epsilon, ima
     assert changed == ({"timesteps"} if option.startswith("timesteps") else expected)
 
 
-@pytest.mark.parametrize("base", ["tiny_epsilon", "tiny_v"])
-@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize(
+    ("prior", "base"),
+    [
+        ("none", "tiny_v"),
+        ("images", "tiny_epsilon"),
+        ("teacher", "tiny_v"),
+        pytest.param("none", "tiny_epsilon", marks=pytest.mark.slow),
+        pytest.param("images", "tiny_v", marks=pytest.mark.slow),
+        pytest.param("teacher", "tiny_epsilon", marks=pytest.mark.slow),
+    ],
+)
 def test_the_loss_with_one_option_of_each_kind_by_hand(prior, base, image_folder, tmp_path, request):
     """In float64, with stock's UNet as the base model; a prior sample has its weight, and no comparison with the base model."""
     base = request.getfixturevalue(base)
@@ -149,10 +158,10 @@ def test_accumulation_is_a_large_batch(tiny_epsilon, image_folder, tmp_path):
 
 
 def test_a_killed_run_resumes_to_the_same_bits(server, tiny_epsilon, image_folder, tmp_path):
-    changes = {**TOGETHER, "train_batch_size": 2, "max_train_steps": 4}
+    changes = {**TOGETHER, "train_batch_size": 2, "max_train_steps": 3}
     straight = Run(server, tmp_path / "straight", "lora", tiny_epsilon, image_folder, **changes)
     killed = Run(server, tmp_path / "killed", "lora", tiny_epsilon, image_folder, **changes)
-    assert straight()[0] == 0 and killed(moment="in a step", number=4)[0] == -signal.SIGKILL
+    assert straight()[0] == 0 and killed(moment="in a step", number=3)[0] == -signal.SIGKILL
     status, output = killed(*LATEST)
     assert status == 0 and "resuming after step 2" in output
     assert killed.result() == straight.result() and killed.losses() == straight.losses()
@@ -220,6 +229,7 @@ DOG = '--instance_prompt "a photo of sks dog" --instance_data_dir . '
         ),
         ("--adaptive_noise_scale 0.01", "--adaptive_noise_scale", "--noise_offset"),
         ("--max_noising_strength 0.5", "--max_noising_strength", "--max_timestep"),
+        ("--huber_strength 1", "--huber_strength", "--loss_type"),
         ("--weighting_scheme cosmap", "--weighting_scheme", "--timestep_sampling"),
     ],
 )
@@ -239,7 +249,7 @@ def test_bad_values_are_reported(line, where, words):
         ("--use_soft_min_snr --snr_gamma 4", {"loss_weighting": "soft_min_snr", "snr_gamma": 4.0}),
         ("--loss_weight_fn DEBIASED_ESTIMATION", {"loss_weighting": "debiased"}),
         ("--loss_type smooth_l1 --huber_schedule exponential --huber_c 0.1 --huber_scale 1", {"loss_type": "smooth_l1"}),
-        ("--loss_type mse", {"loss_type": "l2"}),
+        ("--loss_type mse --mse_strength 1 --mae_strength 0", {"loss_type": "l2"}),
         ("--min_timestep 0 --max_timestep 900", {"max_timestep": 900}),
         ("--timestep_sampling sigmoid", {"timestep_sampling": "logit_normal"}),
         (
@@ -256,11 +266,18 @@ def test_names_of_other_programs(line, meaning):
     assert {name: getattr(settings, name) for name in meaning} == meaning
 
 
+def test_strata_of_one_sample_are_noted():
+    notes = [read(DreamBoothSettings, shlex.split(DOG + line))[1] for line in ("--stratified_timesteps", "")]
+    assert sum("stratified_timesteps has no effect" in note for note in notes[0]) == 1 and not notes[1]
+    assert not read(DreamBoothSettings, shlex.split(DOG + "--stratified_timesteps --train_batch_size 2"))[1]
+
+
 @pytest.mark.parametrize("bound", [{"min_timestep": 300}, {"max_timestep": 400}])
 def test_a_schedule_has_the_timesteps(bound, tmp_path):
     """DDPM of digits has 300."""
     from customize.training import preflight
 
+    preflight.check(FromScratchSettings(process="ddpm", output_dir=str(tmp_path / "run"), min_timestep=299, max_timestep=300))
     settings = FromScratchSettings(process="ddpm", output_dir=str(tmp_path / "run"), **bound)
     with pytest.raises(InputError, match="is beyond the 300 timesteps of random weights"):
         preflight.check(settings)

@@ -39,6 +39,41 @@ def test_a_base_whose_files_do_not_say_so_is_trained_to_zero_snr(family, tiny_ep
     assert load_pipeline(str(base), [(folder, 1.0)]).family.prediction_type == "epsilon"  # as the user names it
 
 
+def test_the_schedule_is_that_of_the_paper_and_of_kohya(tiny_epsilon):
+    """sqrt(a) is shifted so that it ends at 0, and scaled so that it starts as before (algorithm 1), in float64."""
+    rescaled = load(locate(str(tiny_epsilon), **ZERO_SNR)).scheduler
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    root = (1 - betas).cumprod(0).sqrt()
+    expected = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+    torch.testing.assert_close(rescaled.alphas_cumprod.double(), expected, rtol=1e-4, atol=1e-6)
+    assert rescaled.alphas_cumprod[-1] == 0
+
+
+def test_a_whole_model_and_the_card_of_an_adapter_say_how_they_are_sampled(tiny_epsilon, image_folder, tmp_path):
+    """Stock's scheduler, from the folder that is saved and from the lines of the card, is that of the run."""
+    from customize.training.model_card import other_programs
+
+    context, training = prepared(settings_for("full", tiny_epsilon, image_folder, tmp_path / "run", **ZERO_SNR))
+    own = context.family.scheduler
+    training.method.save(tmp_path / "saved", {})
+    saved = DDIMScheduler.from_pretrained(tmp_path / "saved", subfolder="scheduler")
+    facts = {"base_model": "someone/model", "example_prompt": "a dog", "settings": ZERO_SNR}
+    [card] = [text for text in other_programs("mine", facts, [tmp_path / "pytorch_lora_weights.safetensors"]) if "```" in text]
+    [line] = [line for line in card.splitlines() if line.startswith("pipeline.scheduler")]
+    base = load(locate(str(tiny_epsilon))).scheduler
+    made = eval(line.partition(" = ")[2].replace("pipeline.scheduler", "base"), {"DDIMScheduler": DDIMScheduler, "base": base})
+    for scheduler in (saved, made):
+        assert torch.equal(scheduler.alphas_cumprod, own.alphas_cumprod) and not scheduler.config.clip_sample
+        assert scheduler.config.timestep_spacing == "trailing" and scheduler.config.prediction_type == "v_prediction"
+    assert "import DDIMScheduler, DiffusionPipeline" in card and "guidance_rescale=0.7" in card
+    [plain] = [
+        text
+        for text in other_programs("mine", {**facts, "settings": {}}, [tmp_path / "pytorch_lora_weights.safetensors"])
+        if "```" in text
+    ]
+    assert "scheduler" not in plain.lower() and "rescale" not in plain
+
+
 def test_a_marked_base_may_be_trained_without(tiny_xl, tmp_path):
     folder = tiny_stable_diffusion_xl(tmp_path / "marked", **ZERO_SNR)
     marked = load(locate(str(folder)))

@@ -43,6 +43,13 @@ def generation_options(settings: Mapping[str, Any], base: str) -> dict[str, Any]
     return found
 
 
+def scheduler_changes(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the settings change in the scheduler of the base model's files, for one of diffusers that knows it all."""
+    found = {name: settings[name] for name in ("prediction_type", "rescale_betas_zero_snr") if settings.get(name) is not None}
+    found |= {"timestep_spacing": "trailing"} if found.get("rescale_betas_zero_snr") else {}
+    return {**found, "clip_sample": False} if found else {}
+
+
 def metadata(settings, method, family, max_train_steps: int) -> dict[str, str]:
     """The metadata of every file of a result: how it was made, and its trigger words."""
     facts = {
@@ -101,13 +108,16 @@ def other_programs(name: str, facts: dict, paths: Sequence[Path]) -> Iterator[st
             named = ", under the name that you write in prompts" if file not in folders else ""
             yield f"ComfyUI, A1111, Forge: put {code(file)} into the folder of {folders.get(file, 'embeddings')}{named}."
     if LORA in files and is_hub_name(facts["base_model"]):
+        changes = scheduler_changes(facts["settings"])
+        rescaled = ", guidance_rescale=0.7" if "timestep_spacing" in changes else ""
         lines = [
-            "from diffusers import DiffusionPipeline",
+            f"from diffusers import {'DDIMScheduler, ' if changes else ''}DiffusionPipeline",
             "",
             f"pipeline = DiffusionPipeline.from_pretrained({facts['base_model']!r})",
             f"pipeline.load_lora_weights({name!r}, weight_name={LORA!r})  # this folder, or its name on the hub",
             *([OTHER_SCHEDULER.format(repr(name))] if own_scheduler else []),
-            f"image = pipeline({facts['example_prompt']!r}).images[0]",
+            *([f"pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, **{changes})"] if changes else []),
+            f"image = pipeline({facts['example_prompt']!r}{rescaled}).images[0]",
         ]
         yield code_block("\n".join(lines), "python")
 

@@ -195,11 +195,12 @@ def check_source(settings) -> Source:
 
 def timestep_problems(settings, source: Source) -> list[Problem]:
     """The problems of bounds on timesteps that the base model's noise schedule does not have."""
-    bounds = {"min_timestep": settings.min_timestep, "max_timestep": settings.max_timestep}
-    own = {name: value for name, value in bounds.items() if value not in (0, LEVELS)}
-    levels = own and spec_of(source).num_levels(source) or LEVELS
+    if (settings.min_timestep, settings.max_timestep) == (0, LEVELS):
+        return []
+    levels = spec_of(source).num_levels(source) or LEVELS
+    bounds = ("min_timestep", settings.min_timestep, levels - 1), ("max_timestep", settings.max_timestep % LEVELS, levels)
     what = f"is beyond the {levels} timesteps of {source.name}"
-    return [Problem(name, f"{value} {what}", f"give less than {levels}") for name, value in own.items() if value >= levels]
+    return [Problem(name, f"{value} {what}", f"give at most {most}") for name, value, most in bounds if value > most]
 
 
 def with_lengths_for_the_hub(settings, source: Source | None, examples: Examples) -> Examples:

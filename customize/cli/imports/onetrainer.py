@@ -17,7 +17,7 @@ PLACES = {
     "unet.learning_rate": "learning_rate", "text_encoder.learning_rate": "text_encoder_learning_rate",
     "text_encoder_layer_skip": "clip_skip", "optimizer.optimizer": "optimizer_type", "optimizer.beta1": "beta1",
     "optimizer.beta2": "beta2", "optimizer.eps": "eps", "optimizer.weight_decay": "weight_decay",
-    "offset_noise_weight": "noise_offset", "perturbation_noise_weight": "input_perturbation",
+    "offset_noise_weight": "noise_offset",
     "rescale_noise_scheduler_to_zero_terminal_snr": "zero_terminal_snr", "force_v_prediction": "v_parameterization",
     "vae.model_name": "vae", "output_dtype": "save_precision", "train_dtype": "mixed_precision",
     "lora_model_name": "init_weights",
@@ -32,7 +32,8 @@ TOP = frozenset(
     "base_model_name learning_rate learning_rate_scheduler learning_rate_warmup_steps learning_rate_cycles epochs batch_size"
     " gradient_accumulation_steps resolution clip_grad_norm lora_rank lora_alpha lora_decompose embedding_learning_rate"
     " aspect_ratio_bucketing latent_caching dataloader_threads ema ema_decay workspace_dir continue_last_backup seed"
-    " masked_training timestep_distribution compile".split()
+    " masked_training timestep_distribution compile loss_weight_fn perturbation_noise_weight noising_weight noising_bias"
+    " mse_strength mae_strength log_cosh_strength huber_strength".split()
 )
 """Names at the top that `cli/flags` is asked about."""
 DEFAULTS = {"learning_rate": 3e-6, "num_train_epochs": 100, "lr_warmup_steps": 200, "rank": 16, "lora_alpha": 1.0}
@@ -65,10 +66,8 @@ def of_document(whole: Mapping[str, Any], source: Path) -> Reading | None:
     if not words:
         given["train_text_encoder"] = at(whole, "text_encoder.train") is not False
         given.setdefault("gradient_checkpointing", at(whole, "unet.gradient_checkpointing") is not False)
-    if whole.get("loss_weight_fn") == "MIN_SNR_GAMMA":
-        given["snr_gamma"] = whole.get("loss_weight_strength", 5.0)
-    elif whole.get("loss_weight_fn"):
-        given["loss_weight_fn"] = whole["loss_weight_fn"]
+    if gamma := {"MIN_SNR_GAMMA": "snr_gamma", "P2": "p2_gamma"}.get(str(whole.get("loss_weight_fn"))):
+        given[gamma] = whole.get("loss_weight_strength", 5.0)
     for name, setting in ("min_noising_strength", "min_timestep"), ("max_noising_strength", "max_timestep"):
         if isinstance(share := whole.get(name), float):
             found.written[setting], given[setting] = f"{name} = {share}", round(share * 1000)
@@ -82,7 +81,7 @@ def of_document(whole: Mapping[str, Any], source: Path) -> Reading | None:
 
 
 READ = frozenset(
-    "training_method model_type loss_weight_fn loss_weight_strength concept_file_name __version min_noising_strength"
+    "training_method model_type loss_weight_strength huber_delta concept_file_name __version min_noising_strength"
     " max_noising_strength".split()
 )
 

@@ -121,6 +121,8 @@ def notes(settings) -> Iterator[str]:
     """One line for each setting that is allowed but has no effect."""
     if settings.lr_scheduler in derived.WITHOUT_WARMUP and settings.lr_warmup_steps > 0:
         yield f"lr_warmup_steps has no effect: {settings.lr_scheduler} has no warm-up (constant_with_warmup has)"
+    if settings.stratified_timesteps and derived.global_batch(settings, derived.processes()) == 1:
+        yield "stratified_timesteps has no effect: a step has one sample, and nothing to spread"
     if settings.hub_model_id is not None and not settings.push_to_hub:
         yield "hub_model_id has no effect without push_to_hub"
     for steps, epochs in ("max_train_steps", "num_train_epochs"), ("validation_steps", "validation_epochs"):
