@@ -212,6 +212,7 @@ ONETRAINER = {
 
 def test_onetrainers_lora_and_its_concepts(capsys):
     settings, printed = imported(capsys, "ot.json", json.dumps(ONETRAINER), *PROMPT)
+    has(settings, lora_targets=("attention", "feed-forward", "projections", "convolutions"))
     has(settings, adapter="lora", rank=8, lora_alpha=1.0, learning_rate=3e-4, text_encoder_learning_rate=(5e-5,), clip_skip=1)
     has(settings, lr_scheduler="cosine", lr_warmup_steps=200, num_train_epochs=50, train_batch_size=4, resolution=512)
     has(settings, mixed_precision="bf16", save_precision="fp16", snr_gamma=5.0, noise_offset=0.05, max_grad_norm=0.5)
@@ -227,6 +228,13 @@ def test_onetrainers_lora_and_its_concepts(capsys):
     has(settings, shuffle_tags=True, keep_tags=2, random_flip=True, placeholder_token=(), gradient_checkpointing=True)
     assert "concept cat" in part(printed, "not taken") and "latent_caching" in part(printed, "already so here")
     assert "without a counterpart here (1): backup_after" in printed
+    os.remove("ours.toml")
+    some = {**ONETRAINER, "peft_type": "LOHA", "layer_filter_preset": "attn-mlp"}
+    settings, printed = imported(capsys, "loha.json", json.dumps(some), *PROMPT)
+    has(settings, adapter="loha", rank=8, lora_targets=("attention", "feed-forward", "projections"))
+    os.remove("ours.toml")
+    some |= {"layer_filter_preset": "custom", "layer_filter": "up_blocks"}
+    assert "layer_filter = up_blocks" in part(imported(capsys, "custom.json", json.dumps(some), *PROMPT)[1], "not taken")
     os.remove("ours.toml")
     other = {**ONETRAINER, "model_type": "FLUX_DEV_1", "training_method": "EMBEDDING", "concept_file_name": "gone.json"}
     other |= {"concepts": None, "embedding": {"placeholder": "<dog>", "token_count": 3, "initial_embedding_text": "dog"}}

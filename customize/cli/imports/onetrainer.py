@@ -11,7 +11,9 @@ from customize.errors import InputError
 from customize.methods import DreamBoothSettings, TextualInversionSettings
 
 PROGRAM = "OneTrainer"
-METHODS = {"LORA": "lora", "FINE_TUNE": "none"}
+LAYERS = ("attention", "feed-forward", "projections", "convolutions")
+PRESETS = {"full": LAYERS, "attn-mlp": LAYERS[:3], "attn-only": LAYERS[:1]}
+"""Layers that get an adapter, by the names of presets there."""
 FAMILIES = ("STABLE_DIFFUSION_15", "STABLE_DIFFUSION_20", "STABLE_DIFFUSION_21", "STABLE_DIFFUSION_XL_10_BASE")
 PLACES = {
     "unet.learning_rate": "learning_rate", "text_encoder.learning_rate": "text_encoder_learning_rate",
@@ -50,8 +52,11 @@ def of_document(whole: Mapping[str, Any], source: Path) -> Reading | None:
     given = found.values
     if kind not in FAMILIES:
         found.lose(f"model_type = {kind}", "only Stable Diffusion 1.x, 2.x and XL are supported", "take another base model")
-    if not words:
-        given["adapter"] = METHODS.get(method, method.lower())
+    if method == "LORA":
+        given["peft_type"] = whole.get("peft_type", "LORA")
+        layers(whole, found)
+    elif not words:
+        given["adapter"] = "none"
     given |= {name: value for name, value in whole.items() if name in TOP and value not in (None, "", "NONE", "OFF")}
     given |= {name: value for place, name in PLACES.items() if (value := at(whole, place)) not in (None, "", False)}
     for name in () if words else OF_EMBEDDINGS:
@@ -80,9 +85,20 @@ def of_document(whole: Mapping[str, Any], source: Path) -> Reading | None:
     return found
 
 
+def layers(whole: Mapping[str, Any], found: Reading) -> None:
+    """Which layers get an adapter: all, unless a preset or a filter of its own chooses some."""
+    preset = str(whole.get("layer_filter_preset", "full"))
+    if preset in PRESETS:
+        found.written["lora_targets"] = f"layer_filter_preset = {preset}"
+        found.values["lora_targets"] = list(PRESETS[preset])
+    else:
+        remedy = "give --lora_targets, whose names are those of modules"
+        found.lose(f"layer_filter = {whole.get('layer_filter', '')}", "a filter is not a list of layers here", remedy)
+
+
 READ = frozenset(
-    "training_method model_type loss_weight_strength huber_delta concept_file_name __version min_noising_strength"
-    " max_noising_strength".split()
+    "training_method model_type peft_type layer_filter layer_filter_preset loss_weight_strength huber_delta concept_file_name"
+    " __version min_noising_strength max_noising_strength".split()
 )
 
 
