@@ -1,6 +1,7 @@
 """Sheets of illusions show every reading: each view of the image, or each part of it, under its prompt."""
 
 import io
+import math
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from customize.inference.illusions import animation as of_illusions
 from customize.inference.illusions.animation import MOVING, RESTING, STEPS, animation, frame
 from customize.inference.illusions.readings import readings, readings_sheet
+from customize.inference.illusions.views import parse_view
 from customize.inference.inpainting import as_pixels
 from customize.inference.run.grid import grid
 from customize.settings.inference import InferenceSettings
@@ -90,6 +92,22 @@ def test_frames_begin_with_the_image_and_end_with_a_reading(settings):
     for reading in readings(found, IMAGE):
         first, last = (np.asarray(frame(as_pixels(IMAGE), reading, fraction)) for fraction in (0.0, 1.0))
         assert np.array_equal(first, enlarged(IMAGE, 4)) and np.array_equal(last, enlarged(reading.image, 4))
+
+
+@pytest.mark.parametrize(("width", "height"), [(48, 16), (16, 48), (32, 32)])
+@pytest.mark.parametrize("fraction", [0.25, 0.6])
+def test_a_picture_that_turns_stays_visible_as_a_whole(width, height, fraction):
+    """It shrinks to the largest size at which the turned rectangle fits into the frame, and no corner of it is cut off."""
+    scale, corners = 16, (-0.8, -0.4, 0.0, 0.4)
+    image = torch.full((1, 1, height, width), -1.0)
+    image[..., [0, 0, -1, -1], [0, -1, 0, -1]] = torch.tensor(corners)
+    shown = parse_view("rotate_180").moved(image, fraction, scale)[0, 0]
+    cos, sin = abs(math.cos(math.pi * fraction)), abs(math.sin(math.pi * fraction))
+    size = min(width / (width * cos + height * sin), height / (width * sin + height * cos), 1)
+    side = scale * size
+    for value in corners:
+        assert (shown == value).sum().item() == pytest.approx(side**2, rel=0.5)
+    assert (shown < 1).sum().item() == pytest.approx(width * height * side**2, rel=0.02)
 
 
 def test_a_hybrid_recedes_until_its_low_frequencies_are_left():

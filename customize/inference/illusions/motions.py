@@ -55,12 +55,15 @@ class Pieces:
     def moved(self, image: Tensor, fraction: float, scale: int) -> Tensor:
         """[B, C, H, W] -> [B, C, scale * H, scale * W] with every piece at this fraction of its way.
 
-        A piece slides along a straight line and turns about its middle. While it turns it shrinks, to stay within its square.
+        A piece slides along a straight line and turns about its middle. While it turns it shrinks, so that it is never wider or
+        higher than it is on the way between the sides that it has at both ends.
         """
-        middle = mean(self.start, self.piece)
+        middle, last = mean(self.start, self.piece), mean(self.end, self.piece)
         arm, turn = self.start - middle, torch.exp(-0.5j * torch.pi * fraction * self.quarters)
-        turn = turn * (reach(arm, self.piece) / reach(turn * arm, self.piece)).clamp(max=1)
-        place = middle + fraction * (mean(self.end, self.piece) - middle) + turn * arm
+        still = torch.ones_like(turn)
+        room = torch.lerp(reach(arm, still, self.piece), reach(self.end - last, still, self.piece), fraction)
+        turn = turn * (room / reach(arm, turn, self.piece)).amin(0).clamp(max=1)
+        place = middle + fraction * (last - middle) + turn * arm
         shown = topmost(place, turn, self.piece, image.shape[-2:], scale)
         return torch.cat([image.flatten(-2), torch.full_like(image[..., :1, 0], PAPER)], -1)[..., shown]
 
@@ -94,7 +97,11 @@ def mean(place: Tensor, piece: Tensor) -> Tensor:
     return (torch.complex(*sums) / torch.bincount(piece))[piece]
 
 
-def reach(arm: Tensor, piece: Tensor) -> Tensor:
-    """Half the side [P] of the square around each pixel's piece. arm: its place as seen from the middle of the piece, [P]."""
-    longest = torch.zeros(int(piece.max()) + 1, dtype=torch.float64)
-    return longest.scatter_reduce(0, piece, torch.maximum(arm.real.abs(), arm.imag.abs()) + 0.5, "amax")[piece]
+def reach(arm: Tensor, turn: Tensor, piece: Tensor) -> Tensor:
+    """Half the width and half the height [2, P] of each pixel's piece, turned by `turn` [P].
+
+    arm: the place of the pixel as seen from the middle of its piece, complex [P].
+    """
+    sides = torch.view_as_real(turn * arm).abs().mT + torch.view_as_real(turn).abs().sum(1) / 2
+    longest = torch.zeros(2, int(piece.max()) + 1, dtype=torch.float64)
+    return longest.scatter_reduce(1, piece.expand_as(sides), sides, "amax")[:, piece]
