@@ -32,6 +32,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 LESSONS = ROOT / "docs/lessons"
 PAGES = sorted(LESSONS.glob("[0-9][0-9]_*.md"))
+PROJECT = (".gitignore", "LICENSE", "README.md", "configs", "customize", "docs", "infer.py", "pyproject.toml")
+PROJECT += ("train_dreambooth.py", "train_textual_inversion.py")
 WIDEST = 1000
 LINKS = "<!-- links -->\n"
 QUOTE = re.compile(r"^<!-- code: (\S+) -->\n(?:.*?\n)??<!-- end -->$", re.MULTILINE | re.DOTALL)
@@ -144,29 +146,38 @@ def commands(code: str) -> str:
     return re.sub(r"(?<!\\\n)^(?=\S)", "!", code, flags=re.MULTILINE)
 
 
-def run(page: Path, folder: Path) -> None:
-    """Runs the cells of a page's notebook in a folder that has the project's files (`workplace`)."""
-    names: dict[str, Any] = {}
-    cells = json.loads(notebook(page))["cells"]
-    with contextlib.chdir(folder):
-        for source in ("".join(each["source"]) for each in cells if each["cell_type"] == "code"):
-            if source.startswith("!"):
-                subprocess.run(["bash", "-ec", re.sub("^!", "", source, flags=re.MULTILINE)], check=True)
-            elif not source.startswith("from IPython"):
-                exec(compile(source, page.name, "exec"), names)
+def run(source: str, folder: Path) -> Any:
+    """Executes a notebook in a Jupyter kernel that starts in this folder (`empty_folder`), and returns it with its outputs.
+
+    Raises CellExecutionError if a cell raises or a command fails.
+    """
+    from nbclient import NotebookClient
+    from nbformat import reads
+
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment |= {"PIP_DRY_RUN": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0"}  # installs nothing; pip reads 0 as yes
+    content = reads(source, as_version=4)
+    fails = ["--InteractiveShell.system_raise_on_error=True"]
+    client = NotebookClient(content, timeout=None, extra_arguments=fails, resources={"metadata": {"path": str(folder)}})
+    return client.execute(env=environment)
 
 
 @contextlib.contextmanager
-def workplace() -> Iterator[Path]:
-    """A temporary folder with the project's files, in which commands leave their results."""
+def empty_folder() -> Iterator[Path]:
+    """A temporary folder with nothing but the project as a Git repository, which notebooks know as REPOSITORY."""
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("customize", "configs", "docs", "infer.py", "train_dreambooth.py", "train_textual_inversion.py"):
-            (Path(folder) / name).symlink_to(ROOT / name)
+        repository = Path(folder) / "REPOSITORY"
+        repository.mkdir()
+        for name in PROJECT:
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, repository / name)
+        for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a", "commit", "-qm", "all"]):
+            subprocess.run(["git", *words], cwd=repository, check=True)
         yield Path(folder)
 
 
 def keep(page: Path, folder: Path) -> None:
-    """Keeps the pictures that a page shows, small: PNG of 256 colours, GIF as it is."""
+    """Keeps the pictures that a page shows, small: PNG of 256 colours, GIF as it is. folder: where the commands ran."""
     for made, shown in PICTURE.findall(page.read_text(encoding="utf-8")):
         target = LESSONS / shown
         target.parent.mkdir(exist_ok=True)
@@ -191,11 +202,11 @@ def main() -> int:
     parser.add_argument("--run", nargs="*", type=int, metavar="NUMBER")
     given = parser.parse_args()
     if given.run is not None:
-        with workplace() as folder:
-            for page in [page for page in PAGES if not given.run or int(page.name[:2]) in given.run]:
+        for page in [page for page in PAGES if not given.run or int(page.name[:2]) in given.run]:
+            with empty_folder() as folder:
                 begin = os.times()
-                run(page, folder)
-                keep(page, folder)
+                run(notebook(page), folder)
+                keep(page, folder / "customize")
                 elapsed, busy = os.times().elapsed - begin.elapsed, sum(os.times()[:4]) - sum(begin[:4])
                 print(f"{page.name}: {elapsed:.0f} s, {busy:.0f} s of them on a processor", flush=True)
         return 0

@@ -1,12 +1,17 @@
-"""The lessons: quotes, notebooks and links are up to date, commands are sound, and (slow) every page runs as it stands."""
+"""The lessons: quotes, notebooks and links are up to date, commands are sound, and (slow) every notebook runs as it stands."""
 
+import base64
+import io
 import json
 import re
 import shlex
 import shutil
 from textwrap import indent
 
+import nbformat
 import pytest
+from nbclient.exceptions import CellExecutionError
+from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
 from customize.cli.main import read
@@ -16,7 +21,7 @@ from customize.settings.field import table
 from customize.settings.inference import InferenceSettings
 from customize.settings.scoring import ScoreSettings
 from docs import make_lessons
-from docs.make_lessons import LESSONS, PAGES, PICTURE, ROOT, commands, filled, names, notebook, outdated, quote, run, workplace
+from docs.make_lessons import LESSONS, PAGES, PICTURE, ROOT, commands, empty_folder, filled, names, notebook, outdated, quote, run
 
 INDEX = LESSONS / "README.md"
 SETTINGS = {
@@ -115,17 +120,28 @@ def test_commands_over_several_lines_become_one_line_of_a_notebook():
     assert commands("one \\\n  two\nthree\n") == "!one \\\n  two\n!three\n"
 
 
-@pytest.fixture(scope="module")
-def place():
-    with workplace() as folder:
-        yield folder
+def test_a_command_that_fails_ends_the_notebook(tmp_path):
+    """Jupyter itself would go on."""
+    source = nbformat.writes(new_notebook(cells=[new_code_cell("!true\n!exit 5")]))
+    with pytest.raises(CellExecutionError, match="non-zero exit status 5"):
+        run(source, tmp_path)
 
 
 @pytest.mark.slow
 @by_name
-def test_a_page_runs_as_it_stands(page, place):
-    """Every command and every cell, in one folder for all pages: trainings that a later page repeats are done by then."""
-    run(page, place)
-    for made, _ in PICTURE.findall(page.read_text(encoding="utf-8")):
-        with Image.open(place / made) as picture:
-            picture.load()
+def test_a_notebook_runs_in_an_empty_folder(page):
+    """As in Colab: the first cell fetches the project, and every picture that a later cell shows is an image."""
+    with empty_folder() as folder:
+        found = run(page.with_suffix(".ipynb").read_text(encoding="utf-8"), folder)
+    shown = [shown_by(cell) for cell in found.cells if "IPython.display" in cell.source]
+    for _, picture in PICTURE.findall(page.read_text(encoding="utf-8")):
+        with Image.open(io.BytesIO(shown.pop(0))) as image, Image.open(LESSONS / picture) as kept:
+            image.load()
+            assert image.format == kept.format and image.width >= kept.width
+    assert not shown
+
+
+def shown_by(cell: nbformat.NotebookNode) -> bytes:
+    """The image file that a cell shows."""
+    (data,) = (each.data for each in cell.outputs if "data" in each)
+    return base64.b64decode(next(data[kind] for kind in ("image/png", "image/gif") if kind in data))
