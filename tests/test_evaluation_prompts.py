@@ -26,6 +26,10 @@ FOLDER = "customize/demo/examples/subject"
             Concept("person", "a photo of sks woman", "a photo of woman", "sks", "woman"),
         ),
         (dict(instance_prompt="a photo of sks"), Concept("object", "a photo of sks", "a photo of sks", "sks", "sks")),
+        (
+            dict(instance_prompt="a photo of sks", class_prompt="a photo of dog"),  # nothing is preserved
+            Concept("object", "a photo of sks", "a photo of dog", "sks", "dog"),
+        ),
         (dict(instance_prompt="a toy"), Concept("object", "a toy", "a toy", "toy", "toy")),
         (dict(instance_prompt="a painting in sks style"), Concept("style", "in sks style", "", "sks", "")),
         (

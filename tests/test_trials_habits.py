@@ -121,7 +121,7 @@ REFUSED = [
     refused("a size that is none", f"{CAT} --width 500", "--width: 500 is not", "did you mean 496?"),
     refused("a rate without its minus", f"{DB} --lr 1e4", "--lr: 10000.0 is not", "did you mean 1e-4?"),
     refused("--resume alone", f"{DB} --resume", "--resume: has no value", "write --resume=latest"),
-    refused("a class without what keeps it", f"{DB} --class_prompt cat", "--class_prompt: has no effect", "images or teacher"),
+    refused("a weight of no prior", f"{DB} --prior_loss_weight 2", "--prior_loss_weight: has no effect", "images or teacher"),
     refused("a word of two words", TI.replace("'<cat>'", "'my cat'"), "--placeholder_token", "such as <cat-toy>"),
     refused("two configurations", "train_dreambooth dog.toml draw.toml", "draw.toml: is a second CONFIG.toml", "into one file"),
     refused("a comma between prompts", "infer --prompt 'a cat' , 'a dog'", '"," is read as a value', "leave it out"),

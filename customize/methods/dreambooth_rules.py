@@ -27,6 +27,16 @@ def prior_has_a_prompt(prior_preservation: str, class_prompt: str | None) -> Ite
         yield Problem("class_prompt", what, "set it, such as `a photo of dog`")
 
 
+@rule("class_prompt", "prior_preservation", "placeholder_token", "learnable_property")
+def class_has_a_reader(
+    class_prompt: str | None, prior_preservation: str, tokens: tuple[str, ...], learnable_property: str
+) -> Iterator[Problem]:
+    """The class of a subject is read, that of a new word for a style only by prior preservation."""
+    if class_prompt and prior_preservation == "none" and len(tokens) == 1 and learnable_property == "style":
+        what = f"has no effect: {tokens[0]} is a style, and no class is preserved"
+        yield Problem("class_prompt", what, "leave it out, or set prior_preservation = images or teacher")
+
+
 @rule("prior_preservation", "class_data_dir", "instance_data_dir")
 def class_images_have_a_folder(
     prior_preservation: str, class_data_dir: str | None, instance_data_dir: str | None
@@ -79,7 +89,7 @@ def within_range_of_adapter(name: str) -> Rule:
 
 
 RULES = (
-    teacher_has_an_adapter, prior_has_a_prompt, class_images_have_a_folder, words_are_beside_an_adapter,
+    teacher_has_an_adapter, prior_has_a_prompt, class_has_a_reader, class_images_have_a_folder, words_are_beside_an_adapter,
     consistency_has_an_adapter, consistency_has_one_target, masked_prior_has_an_adapter,
     text_encoder_is_there,
 )  # fmt: skip

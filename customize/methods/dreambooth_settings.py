@@ -36,7 +36,10 @@ class SubjectSettings(TrainingSettings):
     instance_prompt: str = setting(
         ..., "method", "prompt of the subject, such as `a photo of sks dog`; a single placeholder_token implies one"
     )
-    class_prompt: str | None = setting(None, "method", "prompt of the class, such as `a photo of dog`", only_with=WITH_PRIOR)
+    class_prompt: str | None = setting(
+        None, "method", "prompt of the class, such as `a photo of dog`: what prior preservation keeps, and in the evaluation "
+        "what the subject is; words that are not in it are trigger words",
+    )  # fmt: skip
     prior_preservation: Literal["none", "images", "teacher"] = setting(
         "none", "method", "prior preservation: by class images, or by the predictions of the model without its adapter (teacher)"
     )
