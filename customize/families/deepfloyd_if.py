@@ -8,7 +8,7 @@ follows; Nichol & Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Mod
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline, UNet2DConditionModel
@@ -18,7 +18,7 @@ from transformers import T5EncoderModel
 from customize.diffusion.process import DiscreteSchedule
 from customize.errors import InputError, Problem
 from customize.families.base import DenoiserOutput, Placement
-from customize.families.conditioning import Conditioning, Crop, SuperResolution
+from customize.families.conditioning import Conditioning, SuperResolution
 from customize.families.encoded_prompts import EncodedPrompts, Prompts, T5Prompts, keep_in_float32, load_t5
 from customize.families.files.networks import OTHER, load_network
 from customize.families.files.scheduler import changed_scheduler, load_scheduler
@@ -29,10 +29,11 @@ from customize.families.prompt_encoding import Prompt
 from customize.families.specs.deepfloyd_if_spec import DEEPFLOYD_IF, NOISING
 from customize.families.specs.family_spec import SETTING, Source
 from customize.families.text_encoder import TextEncoder
+from customize.families.unet_family import UNetFamily
 from customize.storage.untrusted_files import refusing
 
 
-class DeepFloydIF:
+class DeepFloydIF(UNetFamily):
     """A text-conditional diffusion model of pixels. Stage I draws 64 x 64 pixels; stage II enlarges such a picture to 256 x 256.
 
     name: the name that the user gave; source: the folder that it was loaded from; scheduler: its own, for sampling; schedule: the
@@ -67,16 +68,12 @@ class DeepFloydIF:
 
     @property
     def components(self) -> dict[str, nn.Module]:
-        own: dict[str, nn.Module] = {"unet": self.unet}
-        return {**own, "text_encoder": self.prompts.encoder} if isinstance(self.prompts, T5Prompts) else own
+        read = {"text_encoder": self.prompts.encoder} if isinstance(self.prompts, T5Prompts) else {}
+        return {"unet": self.unet, **read}
 
     @property
     def trainable(self) -> dict[str, nn.Module]:
         return {"unet": self.unet}
-
-    @property
-    def denoiser(self) -> UNet2DConditionModel:
-        return self.unet
 
     @property
     def takes_low_resolution(self) -> bool:
@@ -107,18 +104,9 @@ class DeepFloydIF:
         """Sides in pixels that are multiples of this are divisible by two in every block of the UNet."""
         return 2 ** (len(self.unet.config.block_out_channels) - 1)
 
-    @property
-    def device(self) -> torch.device:
-        return self.unet.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.unet.dtype
-
-    def to(self, *args, **kwargs) -> "DeepFloydIF":
+    def to(self, *args, **kwargs) -> Self:
         """Moves or casts every network, as `torch.nn.Module.to`; see `encoded_prompts.keep_in_float32`."""
-        for network in self.components.values():
-            network.to(*args, **kwargs)
+        super().to(*args, **kwargs)
         if isinstance(self.prompts, T5Prompts):
             keep_in_float32(self.prompts.encoder)
         return self
@@ -136,16 +124,6 @@ class DeepFloydIF:
             raise InputError(Problem("clip_skip", "T5 has no layers to skip", "leave it out"))
         rows = torch.stack([self.prompts.encode(prompt) for prompt in prompts])
         return Conditioning({"encoder_hidden_states": rows.to(self.device, self.dtype)})
-
-    def num_chunks(self, prompt: Prompt) -> int:
-        return 1
-
-    def collate(self, prompts: Sequence[Conditioning], empty: Conditioning) -> Conditioning:
-        return Conditioning.cat(prompts)
-
-    def size_conditioning(self, crops: Sequence[Crop]) -> dict[str, Tensor]:
-        """None: the UNet does not take the size of an image."""
-        return {}
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> DenoiserOutput:
         """noisy_latents: pixels [B, 3, H, W]; timesteps: [B]; conditioning: `encoder_hidden_states` [B, L, D].

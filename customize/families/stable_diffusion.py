@@ -25,7 +25,7 @@ from customize.diffusion.process import DiscreteSchedule
 from customize.errors import InputError, Problem
 from customize.families import prompt_encoding
 from customize.families.base import DenoiserOutput
-from customize.families.conditioning import Conditioning, Crop, SuperResolution
+from customize.families.conditioning import Conditioning, SuperResolution
 from customize.families.files import single_file
 from customize.families.files.clip_tokenizer import load_tokenizer
 from customize.families.files.ldm_header import MODELSPEC
@@ -36,6 +36,7 @@ from customize.families.prompt_encoding import Prompt
 from customize.families.specs import STABLE_DIFFUSION
 from customize.families.specs.family_spec import Source
 from customize.families.text_encoder import TextEncoder
+from customize.families.unet_family import UNetFamily
 
 LORA_TARGETS = {
     "attention": ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj"),
@@ -49,7 +50,7 @@ VERSIONS = {768: "v1", 1024: "v2"}
 """Stable Diffusion 1.x and 2.x by the width of the text encoder."""
 
 
-class StableDiffusion:
+class StableDiffusion(UNetFamily):
     """A text-conditional latent diffusion model with one CLIP text encoder.
 
     name: the name that the user gave; source: the folder or file that it was loaded from. scheduler: its own, for sampling;
@@ -80,10 +81,6 @@ class StableDiffusion:
     @property
     def trainable(self) -> dict[str, nn.Module]:
         return {"unet": self.unet, "text_encoder": self.text_encoder}
-
-    @property
-    def denoiser(self) -> UNet2DConditionModel:
-        return self.unet
 
     @property
     def latents(self) -> KLLatents:
@@ -131,20 +128,6 @@ class StableDiffusion:
             "ss_v2": str(version == "v2"),
         }
 
-    @property
-    def device(self) -> torch.device:
-        return self.unet.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.unet.dtype
-
-    def to(self, *args, **kwargs) -> "StableDiffusion":
-        """Moves (or casts) every network, as `torch.nn.Module.to`."""
-        for network in self.components.values():
-            network.to(*args, **kwargs)
-        return self
-
     def replace_vae(self, vae: AutoencoderKL, where: Path) -> None:
         """Replaces the autoencoder. Raises InputError for another shape of latents."""
         sizes = [(each.factor, each.channels) for each in (KLLatents(vae), self.latents)]
@@ -169,10 +152,6 @@ class StableDiffusion:
         longest, padding = max(row.shape[1] for row in rows), empty.tensors["encoder_hidden_states"]
         padded = [torch.cat([row, *[padding] * ((longest - row.shape[1]) // padding.shape[1])], 1) for row in rows]
         return Conditioning({"encoder_hidden_states": torch.cat(padded)})
-
-    def size_conditioning(self, crops: Sequence[Crop]) -> dict[str, Tensor]:
-        """None: the UNet does not take the size of an image."""
-        return {}
 
     @property
     def takes_guidance(self) -> bool:

@@ -6,6 +6,7 @@ Podell et al. 2023, "SDXL: Improving Latent Diffusion Models for High-Resolution
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLInpaintPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
@@ -98,7 +99,7 @@ class StableDiffusionXL(StableDiffusion):
             "ss_v2": "False",
         }
 
-    def to(self, *args, **kwargs) -> "StableDiffusionXL":
+    def to(self, *args, **kwargs) -> Self:
         """Moves or casts every network; an autoencoder that overflows in float16 (`force_upcast`) stays in float32."""
         super().to(*args, **kwargs)
         if self.vae.dtype == torch.float16 and self.vae.config.force_upcast:

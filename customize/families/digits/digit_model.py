@@ -17,7 +17,7 @@ from customize.diffusion.predictions import FLOW_PREDICTION
 from customize.diffusion.process import DiscreteSchedule, FlowSchedule, NoiseSchedule
 from customize.errors import InputError, Problem
 from customize.families.base import DenoiserOutput, Placement
-from customize.families.conditioning import Conditioning, Crop
+from customize.families.conditioning import Conditioning
 from customize.families.digits.digit_unet import SIDE, DigitUNet
 from customize.families.files.folder_check import weight_files
 from customize.families.files.networks import copy_tensors, refuse_mismatch
@@ -27,6 +27,7 @@ from customize.families.loading import refuse_broken
 from customize.families.prompt_encoding import Prompt, spans_of
 from customize.families.specs.digits_spec import DIGITS, NETWORK, digits_in
 from customize.families.specs.family_spec import Source
+from customize.families.unet_family import UNetFamily
 from customize.prompts import BREAK
 from customize.storage.json_files import read_object
 from customize.storage.safetensors_header import read_header
@@ -40,7 +41,7 @@ class DigitsPipeline(DiffusionPipeline):
         self.register_modules(unet=unet, scheduler=scheduler)
 
 
-class Digits:
+class Digits(UNetFamily):
     """A model of digits. Its latents are the pixels in [0, 1]; a prompt is a digit, and the empty prompt none.
 
     The prediction type and the noise schedule are those of the scheduler: a discrete schedule (DDPM) or a flow.
@@ -61,27 +62,7 @@ class Digits:
         self.prediction_type: str = scheduler.config.get("prediction_type", FLOW_PREDICTION)
         self.schedule = schedule_of(scheduler)
 
-    @property
-    def components(self) -> dict[str, nn.Module]:
-        return {"unet": self.unet}
-
-    trainable = components
-
-    @property
-    def denoiser(self) -> DigitUNet:
-        return self.unet
-
-    @property
-    def device(self) -> torch.device:
-        return self.unet.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.unet.dtype
-
-    def to(self, *args, **kwargs) -> "Digits":
-        self.unet.to(*args, **kwargs)
-        return self
+    trainable = UNetFamily.components
 
     def replace_vae(self, vae: Any, where: Path) -> None:
         raise InputError(Problem("vae", f"{self.name} is {self.spec.title}, which has no autoencoder", "leave it out"))
@@ -101,22 +82,10 @@ class Digits:
             label[digit] = next(span.weight for span in spans if digits_in(span.text))
         return label
 
-    def num_chunks(self, prompt: Prompt) -> int:
-        return 1
-
-    def collate(self, prompts: Sequence[Conditioning], empty: Conditioning) -> Conditioning:
-        return Conditioning.cat(prompts)
-
-    def size_conditioning(self, crops: Sequence[Crop]) -> dict[str, Tensor]:
-        return {}
-
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> DenoiserOutput:
         """noisy_latents: [B, 1, 28, 28]; timesteps: [B]; conditioning: `class_labels` [B, K]."""
         time = timesteps / self.scheduler.config.num_train_timesteps
         return DenoiserOutput(self.unet(noisy_latents, time, **conditioning.tensors))
-
-    def leave_out_text_encoder(self) -> None:
-        raise NotImplementedError("there is none")
 
     def with_component(self, name: str, network: nn.Module) -> "Digits":
         other = copy(self)

@@ -86,14 +86,25 @@ def pieces(view: Permutation, height: int, width: int) -> Pieces:
     return Pieces.of(view.grid(height, width))
 
 
+class Filter:
+    """A view that moves no pixel: the image fades into it."""
+
+    orthogonal = permutes = False
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def moved(self, image: Tensor, fraction: float, scale: int) -> Tensor:
+        return enlarged(torch.lerp(image, self(image), fraction), scale)
+
+
 @dataclass(frozen=True)
-class Scale:
+class Scale(Filter):
     """Every value times a factor."""
 
     name: str
     factor: float
     orthogonal: bool = False
-    permutes: bool = False
 
     def __call__(self, tensor: Tensor) -> Tensor:
         return tensor * self.factor
@@ -101,18 +112,13 @@ class Scale:
     def inverse(self, tensor: Tensor) -> Tensor:
         return tensor / self.factor
 
-    def moved(self, image: Tensor, fraction: float, scale: int) -> Tensor:
-        return enlarged(torch.lerp(image, self(image), fraction), scale)
-
 
 @dataclass(frozen=True)
-class Blur:
+class Blur(Filter):
     """Downscales by `factor` and upscales again, as seen from far away. Not invertible: the inverse is the identity."""
 
     name: str
     factor: int
-    orthogonal: bool = False
-    permutes: bool = False
 
     def __call__(self, tensor: Tensor) -> Tensor:
         if self.factor < 1 or any(side % self.factor for side in tensor.shape[-2:]):
@@ -122,9 +128,6 @@ class Blur:
 
     def inverse(self, tensor: Tensor) -> Tensor:
         return tensor
-
-    def moved(self, image: Tensor, fraction: float, scale: int) -> Tensor:
-        return enlarged(torch.lerp(image, self(image), fraction), scale)
 
 
 def unfit(name: str, tensor: Tensor, remedy: str) -> InputError:
