@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from deepfloyd_stock import noise_image, stock
 from diffusers import (
     DDPMScheduler,
     IFImg2ImgPipeline,
@@ -22,7 +23,6 @@ from PIL import Image
 from customize.families.conditioning import Conditioning
 from customize.families.deepfloyd_if import DeepFloydIF
 from customize.families.specs.architectures import CONFIGS
-from customize.inference.inpainting import as_pixels
 from customize.inference.pipeline import ConditionedPipeline
 from customize.storage.json_files import read_object
 
@@ -38,13 +38,8 @@ SCHEDULER = dict(**NOISE, variance_type="learned_range", thresholding=True, dyna
 STEPS, SEED = 4, 3
 
 
-def noise_image(side: int, seed: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
-
-
 PHOTO, SMALL = noise_image(64, 1), noise_image(16, 2)
 MASK = Image.fromarray(np.pad(np.full((32, 32), 255, np.uint8), 16))
-AS_TENSOR = torch.from_numpy(np.array(MASK, dtype=np.float32))[None, None] / 255
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -63,22 +58,17 @@ def ours(request):
     gc.collect()
 
 
-def stock(ours, cls, **options) -> torch.Tensor:
+def theirs(ours, cls, **options) -> torch.Tensor:
     """The image [1, 3, 64, 64] of diffusers' pipeline."""
-    parts = {**ours.family.pipeline().components, "tokenizer": None, "text_encoder": None}
-    pipeline = cls(**parts, requires_safety_checker=False)
-    pipeline.set_progress_bar_config(disable=True)
     texts = {
         name: ours.condition([text]).tensors["encoder_hidden_states"]
         for name, text in (("prompt_embeds", "dog"), ("negative_prompt_embeds", ""))
     }
-    generator = torch.Generator().manual_seed(SEED)
-    return pipeline(**texts, generator=generator, num_inference_steps=STEPS, output_type="pt", **options).images
+    return stock(ours, cls, [SEED], num_inference_steps=STEPS, **texts, **options)
 
 
 @pytest.mark.parametrize("start", ["noise", "image", "mask"])
 def test_the_architecture_draws_what_stock_draws(ours, start):
-    photo, small = as_pixels(PHOTO), as_pixels(SMALL)
     enlarges = ours.family.super_resolution is not None
     guidance = 4.0 if enlarges else 10.0 if start == "image" else 7.0
     kinds = {
@@ -87,13 +77,13 @@ def test_the_architecture_draws_what_stock_draws(ours, start):
         "mask": (IFInpaintingPipeline, IFInpaintingSuperResolutionPipeline),
     }
     options = {"guidance_scale": guidance} | ({} if start == "noise" else {"strength": 0.75})
-    theirs, mine = dict(options), dict(options)
+    asked, mine = dict(options), dict(options)
     if start != "noise":
-        theirs["original_image" if enlarges else "image"], mine["image"] = photo, PHOTO
+        asked["original_image" if enlarges else "image"], mine["image"] = [PHOTO], PHOTO
     if start == "mask":
-        theirs["mask_image"], mine["mask_image"] = AS_TENSOR, MASK
+        asked["mask_image"], mine["mask_image"] = [MASK], MASK
     if enlarges:
-        theirs["image"], mine["low_res_image"] = small, SMALL
+        asked["image"], mine["low_res_image"] = [SMALL], SMALL
     found = ours.generate("dog", num_inference_steps=STEPS, seeds=SEED, output_type="latent", **mine)
-    torch.testing.assert_close(found, stock(ours, kinds[start][enlarges], **theirs), rtol=0, atol=1e-4)
+    torch.testing.assert_close(found, theirs(ours, kinds[start][enlarges], **asked), rtol=0, atol=1e-4)
     assert found.shape == (1, 3, 64, 64) and found.std() > 0.1

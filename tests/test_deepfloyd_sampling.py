@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from deepfloyd_stock import noise_image, stock
 from diffusers import (
     DDPMScheduler,
     DPMSolverMultistepScheduler,
@@ -35,11 +36,6 @@ from customize.settings.sampler_names import TIMESTEPS, num_timesteps
 PROMPT, NEGATIVE, SEEDS = "a photo of sks dog", "blue house", [3, 4]
 
 
-def noise_image(side: int, seed: int) -> Image.Image:
-    """An RGB image of random pixels."""
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
-
-
 PHOTOS, SMALL = [noise_image(16, 1), noise_image(16, 2)], [noise_image(4, 3), noise_image(4, 4)]
 MASK = Image.fromarray(np.pad(np.full((8, 8), 255, np.uint8), ((2, 6), (4, 4))))
 SCHEDULERS = {
@@ -55,18 +51,10 @@ def stages(tmp_path_factory):
     return {stage: load_pipeline(str(tiny_deepfloyd_if(tmp_path_factory.mktemp("if") / str(stage), stage))) for stage in (1, 2)}
 
 
-def stock(ours, cls, scheduler=None, **options) -> torch.Tensor:
-    """The images [B, 3, H, W] of diffusers' pipeline with our networks; images among the options become pixels."""
-    parts = {**ours.family.pipeline().components, **({"scheduler": scheduler} if scheduler else {})}
-    pipeline = cls(**parts, requires_safety_checker=False)
-    pipeline.set_progress_bar_config(disable=True)
-    generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
+def theirs(ours, cls, scheduler=None, **options) -> torch.Tensor:
+    """The images [B, 3, H, W] of diffusers' pipeline."""
     asked = {"num_inference_steps": 4, "prompt": [PROMPT] * 2, "negative_prompt": [NEGATIVE] * 2} | options
-    for name in ("image", "original_image"):
-        asked |= {name: torch.cat(list(map(as_pixels, options[name])))} if name in options else {}
-    if "mask_image" in options:
-        asked["mask_image"] = torch.from_numpy(np.array(MASK, dtype=np.float32))[None, None] / 255
-    return pipeline(generator=generators, output_type="pt", **asked).images
+    return stock(ours, cls, SEEDS, scheduler, **asked)
 
 
 def drawn(ours, **options) -> torch.Tensor:
@@ -85,18 +73,18 @@ def test_stage_one_from_noise(stages, scheduler, monkeypatch):
     ours = stages[1]
     changed = DDPMScheduler.from_config(ours.family.scheduler.config, **SCHEDULERS[scheduler])
     monkeypatch.setattr(ours.family, "scheduler", changed)
-    assert_same(drawn(ours, guidance_scale=7.0), stock(ours, IFPipeline, guidance_scale=7.0))
+    assert_same(drawn(ours, guidance_scale=7.0), theirs(ours, IFPipeline, guidance_scale=7.0))
 
 
 def test_stage_one_with_a_solver_of_second_order(stages):
     scheduler = DPMSolverMultistepScheduler.from_config(stages[1].family.scheduler.config)
     found = drawn(stages[1], guidance_scale=7.0, scheduler="DPM++ 2M")
-    assert_same(found, stock(stages[1], IFPipeline, scheduler, guidance_scale=7.0))
+    assert_same(found, theirs(stages[1], IFPipeline, scheduler, guidance_scale=7.0))
 
 
 def test_given_timesteps(stages):
     timesteps = [999, 700, 300, 0]
-    expected = stock(stages[1], IFPipeline, guidance_scale=7.0, num_inference_steps=None, timesteps=timesteps)
+    expected = theirs(stages[1], IFPipeline, guidance_scale=7.0, num_inference_steps=None, timesteps=timesteps)
     assert_same(drawn(stages[1], guidance_scale=7.0, timesteps="999, 700 300,0"), expected)
     assert (expected - drawn(stages[1], guidance_scale=7.0)).abs().max() > 0.1
 
@@ -109,33 +97,33 @@ def test_strength_is_a_fraction_of_the_given_timesteps(stages):
 
 def test_stage_one_from_an_image(stages):
     options = {"image": PHOTOS, "strength": 0.75, "guidance_scale": 10.0}
-    assert_same(drawn(stages[1], **options), stock(stages[1], IFImg2ImgPipeline, **options))
+    assert_same(drawn(stages[1], **options), theirs(stages[1], IFImg2ImgPipeline, **options))
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 def test_stage_one_with_a_mask(stages, strength):
     options = {"image": PHOTOS, "mask_image": [MASK] * 2, "strength": strength, "guidance_scale": 7.0}
     found = drawn(stages[1], **options)
-    assert_same(found, stock(stages[1], IFInpaintingPipeline, **options))
+    assert_same(found, theirs(stages[1], IFInpaintingPipeline, **options))
     torch.testing.assert_close(found[:, :, :2], torch.cat(list(map(as_pixels, PHOTOS)))[:, :, :2], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("level", [None, 100])
 def test_stage_two(stages, level):
     given = {} if level is None else {"noise_level": level}
-    expected = stock(stages[2], IFSuperResolutionPipeline, image=SMALL, guidance_scale=4.0, **given)
+    expected = theirs(stages[2], IFSuperResolutionPipeline, image=SMALL, guidance_scale=4.0, **given)
     assert_same(drawn(stages[2], low_res_image=SMALL, guidance_scale=4.0, noise_level=level), expected)
 
 
 def test_stage_two_from_an_image(stages):
     options = {"strength": 0.75, "guidance_scale": 4.0}
-    expected = stock(stages[2], IFImg2ImgSuperResolutionPipeline, image=SMALL, original_image=PHOTOS, **options)
+    expected = theirs(stages[2], IFImg2ImgSuperResolutionPipeline, image=SMALL, original_image=PHOTOS, **options)
     assert_same(drawn(stages[2], low_res_image=SMALL, image=PHOTOS, **options), expected)
 
 
 def test_stage_two_with_a_mask(stages):
     options = {"mask_image": [MASK] * 2, "strength": 0.75, "guidance_scale": 4.0}
-    expected = stock(stages[2], IFInpaintingSuperResolutionPipeline, image=SMALL, original_image=PHOTOS, **options)
+    expected = theirs(stages[2], IFInpaintingSuperResolutionPipeline, image=SMALL, original_image=PHOTOS, **options)
     assert_same(drawn(stages[2], low_res_image=SMALL, image=PHOTOS, **options), expected)
 
 
