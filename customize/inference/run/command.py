@@ -23,9 +23,9 @@ from customize.inference.run.extra_networks import BREAKS, resolve_grid
 from customize.inference.run.grid import grid
 from customize.inference.run.image_folder import ImageFolder
 from customize.inference.run.job import Job
-from customize.inference.run.model_checks import base_source, check_model, completed
+from customize.inference.run.model_checks import base_source, completed
 from customize.inference.run.processes import Processes
-from customize.inference.run.upscaling import PREVIOUS, staged
+from customize.inference.run.upscaling import PREVIOUS, check_model_of, staged
 from customize.printable import first_few, printable
 from customize.prompts import CALLS, parse
 from customize.prompts import plain as literal
@@ -156,7 +156,7 @@ def check(settings: InferenceSettings) -> Job:
     for each in different:
         if (model := (each.pretrained_model_name_or_path, each.variant, each.weights, each.low_res_image)) not in models:
             models.add(model)
-            attempt(lambda each=each: check_model(each))
+            attempt(lambda each=each: check_model_of(each))
         for name, prompts in ("prompt", each.prompt), ("negative_prompt", [each.negative_prompt]):
             for prompt in () if each.plain_prompt else prompts:
                 if found or not CALLS.search(prompt):

@@ -58,4 +58,4 @@ def check_low_resolution(source: Source, low_res_image: str | None) -> None:
         raise InputError(Problem("low_res_image", what, "give the image to enlarge"))
     if low_res_image is not None and not enlarges and (source.folder or source.file):
         what = f"is for super-resolution models, and {name} is none"
-        raise InputError(Problem("low_res_image", what, "give it as image to start from it, or give another base model"))
+        raise InputError(Problem("low_res_image", what, "give another model, or the image as image, to start from it"))

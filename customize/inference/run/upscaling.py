@@ -12,7 +12,7 @@ from customize.errors import InputError, Problem
 from customize.families.source import Source, family_of
 from customize.families.specs import spec_of
 from customize.inference.run.grid import NOT_SWEPT, Grid, ImageRequest, fit
-from customize.inference.run.model_checks import with_guidance
+from customize.inference.run.model_checks import check_model, with_guidance
 from customize.printable import printable
 from customize.settings.field import table
 from customize.settings.files.sharing import shared_name
@@ -55,10 +55,26 @@ def stages(request: ImageRequest, models: Sequence[tuple[str, Mapping[str, Any]]
         try:
             settings = with_guidance(InferenceSettings(**given))
         except InputError as error:
-            found = [Problem(SETTING, f"{printable(model)}: {each.where} {each.what}", each.remedy) for each in error.problems]
-            raise InputError(found) from error
+            raise InputError(of_stage(model, each) for each in error.problems) from error
         prompts, seed = settings.prompt if "prompt" in own else request.prompts, own.get("seed", request.seed)
         yield replace(request, settings=settings, prompts=prompts, seed=seed, link=number, link_to="low_res_image")
+
+
+def check_model_of(settings: InferenceSettings) -> None:
+    """`check_model` of the settings of an image, which may be that of a stage. Raises InputError."""
+    try:
+        check_model(settings)
+    except InputError as error:
+        if settings.low_res_image != PREVIOUS:
+            raise
+        raise InputError(of_stage(settings.pretrained_model_name_or_path or "", each) for each in error.problems) from error
+
+
+def of_stage(model: str, found: Problem) -> Problem:
+    """A problem of the settings or the model of a stage as one of `upscalers`."""
+    if found.where == "pretrained_model_name_or_path":
+        return replace(found, where=SETTING)
+    return Problem(SETTING, f"{printable(model)}: {found.where} {found.what}", found.remedy)
 
 
 def read_upscaler(text: str, problems: list[Problem]) -> tuple[str, Mapping[str, Any]]:
