@@ -152,12 +152,21 @@ THAT_TELL = [
     "DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler",
     "HeunDiscreteScheduler", "LMSDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
 ]  # fmt: skip
+CLAMPED = {"clip_sample": True, "clip_sample_range": 0.6}
+THRESHOLDED = {"thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 1.2}
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("name", THAT_TELL)
-def test_predicted_clean_equals_the_scheduler_s_own(name, prediction_type):
+@pytest.mark.parametrize(
+    ("name", "limits"),
+    [
+        *((name, {}) for name in THAT_TELL), *((name, CLAMPED) for name in THAT_TELL[:2] + ["HeunDiscreteScheduler"]),
+        *((name, THRESHOLDED) for name in THAT_TELL[:2]),
+    ],
+)  # fmt: skip
+def test_predicted_clean_equals_the_scheduler_s_own(name, limits, prediction_type):
     scheduler = make_scheduler(base_scheduler(prediction_type), name)
+    scheduler.register_to_config(**limits)
     step, own, ours = scheduler.step, [], []
 
     def spy(model_output, timestep, sample, **options):
@@ -169,6 +178,7 @@ def test_predicted_clean_equals_the_scheduler_s_own(name, prediction_type):
     scheduler.step = spy
     run(scheduler, lambda latents, step: torch.sin(3 * latents), lambda moment: ours.append(moment.clean))
     assert len(own) == len(ours) >= 12
+    assert not limits or max(each.abs().max() for each in own) <= 1
     for expected, actual in zip(own, ours, strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
 

@@ -26,7 +26,7 @@ class StepResult:
     """The result of one evaluation step; all tensors are [B, C, H, W].
 
     latents: before the step, in the solver's scaling; model_input: the same, scaled for the denoiser; outputs: one per input of
-    `estimate`; noise, clean: predicted noise and predicted clean latents.
+    `estimate`; noise, clean: predicted noise and predicted clean latents, these as the solver uses them (`Solver.limited`).
     """
 
     step: Step
@@ -88,7 +88,8 @@ def sample(
         evaluated = evaluate(denoiser, inputs, step.timestep, max_batch)
         outputs = [each.prediction for each in evaluated]
         output = estimate.combine(iter(outputs), model_input, step)
-        result = StepResult(step, latents, model_input, estimate, outputs, *step.split(output, model_input))
+        noise, clean = step.split(output, model_input)
+        result = StepResult(step, latents, model_input, estimate, outputs, noise, solver.limited(clean))
         next_latents = solver.step(output, step, latents, mean_variance(inputs, evaluated))
         record(result)
         latents = correct(next_latents, result)

@@ -18,7 +18,7 @@ from torch import Tensor
 from customize.diffusion.predictions import FLOW_PREDICTION
 from customize.diffusion.process import DiscreteSchedule
 from customize.errors import InputError, Problem
-from customize.inference.estimates import Estimate, Thresholded
+from customize.inference.estimates import Estimate, Thresholded, dynamic_threshold
 from customize.inference.schedulers import is_flow
 from customize.inference.step import Step
 
@@ -39,8 +39,10 @@ class Solver:
         own = inspect.signature(type(scheduler).__init__).parameters  # configurations keep the options of other classes
         learned = scheduler.config.get("variance_type") in ("learned", "learned_range")
         self._takes_variance = "variance_type" in own and learned
-        thresholds = "thresholding" in own and not isinstance(scheduler, TCDScheduler)  # which takes the option and ignores it
-        self._leaves_thresholding = bool(scheduler.config.get("thresholding")) and not thresholds
+        takes = {name: name in own and not isinstance(scheduler, TCDScheduler) for name in ("thresholding", "clip_sample")}
+        asked = {name: bool(scheduler.config.get(name)) for name in takes}  # TCD takes both and ignores them
+        self._leaves_thresholding = asked["thresholding"] and not takes["thresholding"]
+        self._thresholds, self._clips = (asked[name] and takes[name] for name in takes)
         self.prediction_type: str = scheduler.config.get("prediction_type", FLOW_PREDICTION)
 
     @property
@@ -120,10 +122,20 @@ class Solver:
 
     def bounded(self, estimate: Estimate) -> Estimate:
         """The estimate, thresholded if the base model's scheduler asks for it and this one does not do it."""
-        if not self._leaves_thresholding:
-            return estimate
+        return Thresholded(estimate, *self._threshold) if self._leaves_thresholding else estimate
+
+    def limited(self, clean: Tensor) -> Tensor:
+        """Predicted clean latents [B, C, H, W] as the scheduler uses them in `step`: thresholded or clamped if it does that."""
+        if self._thresholds:
+            return dynamic_threshold(clean, *self._threshold)
+        most = self.scheduler.config.get("clip_sample_range", 1.0)
+        return clean.clamp(-most, most) if self._clips else clean
+
+    @property
+    def _threshold(self) -> tuple[float, float]:
+        """The ratio and the largest value of `dynamic_threshold`."""
         config = self.scheduler.config
-        return Thresholded(estimate, config.get("dynamic_thresholding_ratio", 0.995), config.get("sample_max_value", 1.0))
+        return config.get("dynamic_thresholding_ratio", 0.995), config.get("sample_max_value", 1.0)
 
     def steps(self, places: Sequence[int] | None = None) -> Iterator[Step]:
         """The evaluations at these indices of the timesteps; by default at all from `first` on.
