@@ -186,7 +186,8 @@ def test_a_killed_run_resumes_to_the_same_bits_and_its_result_draws(mnist, tmp_p
     parameters = sum(each.numel() for each in DigitUNet(8).parameters())
     assert f"{parameters:,} parameters" in capsys.readouterr().out and not (tmp_path / "dry").exists()
     assert commands.train_digits([*words, "--output_dir", str(tmp_path / "whole")]) == 0
-    assert "verified: predictions differ by 0.0e+00" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "verified: predictions differ by 0.0e+00" in out and "customize score" not in out
     assert commands.verify([str(tmp_path / "whole")]) == 0
 
     with pytest.MonkeyPatch.context() as patch:
@@ -203,3 +204,19 @@ def test_a_killed_run_resumes_to_the_same_bits_and_its_result_draws(mnist, tmp_p
     assert (tmp_path / "whole/samples/step-000005/000.png").exists() and (tmp_path / "whole/samples/step-000010/000.png").exists()
     [image] = load_pipeline(str(tmp_path / "whole")).generate("3", num_inference_steps=2, seeds=0)
     assert image.size == (28, 28)
+
+
+def test_a_run_reports_what_came_of_it_without_a_base_model(mnist, tmp_path, capsys):
+    words = ["--train_data_dir", str(mnist), "--channels", "8", "--train_batch_size", "90", "--max_train_steps", "3",
+             "--lr_warmup_steps", "0", "--validation_prompt", "none", "--report_to", "none",
+             "--output_dir", str(tmp_path / "run")]  # fmt: skip
+    assert commands.train_digits(words) == 0
+    out = capsys.readouterr().out
+    assert "relative to random weights, the loss is" in out and "note:" not in out and "customize score" not in out
+    report = (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    assert "<b>digits</b>: from scratch: flow matching" in report and "relative to the loss of random weights" in report
+    assert "infer --weights run" in report.replace("infer.py", "infer")
+    assert "base model" not in report and "customize score" not in report and "find-lr" not in report
+    assert commands.score([str(tmp_path / "run")]) == 2
+    [what, remedy] = capsys.readouterr().err.splitlines()[1:]
+    assert "run began with random weights: there is no base model" in what and remedy.endswith("/run --prompt 9")

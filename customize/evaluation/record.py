@@ -19,6 +19,7 @@ VERSION = 1
 Kind = Literal["concept", "bare", "class", "other"]
 BASE = 0
 """The step of the base model among the candidates."""
+BASE_MODEL = "the base model"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ class Evaluation:
     subject: "object", "style" or "person"; trigger, class_word: as in the prompts; scorer: its name, and why it was taken;
     photos: the number of training images of the concept, held_out: of those that were not trained on; anchors: further numbers;
     steps: those of the run; chosen: the step whose weights are the result; seconds: the time of all measurements;
-    device: its name; options: how pictures are drawn; words: what is said of the learned vectors (`Method.report`).
+    device: its name; options: how pictures are drawn; words: what is said of the learned vectors (`Method.report`); start: what
+    losses and pictures are compared with, which is no base model where training begins with random weights.
     """
 
     subject: Literal["object", "style", "person"]
@@ -122,6 +124,7 @@ class Evaluation:
     device: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     words: str = ""
+    start: str = BASE_MODEL
 
     def pairs_of(self, measure: str) -> tuple[Pair, ...]:
         """The pairs behind the numbers of a measure."""

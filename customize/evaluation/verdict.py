@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from customize.evaluation.choice import trained
-from customize.evaluation.record import BASE, Candidate, Evaluation, Verdict
+from customize.evaluation.record import BASE, BASE_MODEL, Candidate, Evaluation, Verdict
 from customize.evaluation.statistics import mean_and_error
 
 LEARNED = {"object": 0.3, "person": 0.3, "style": 0.45}
@@ -25,7 +25,8 @@ LOSS_ON = {
     "training as class": "your images under the prompt of the class",
 }
 """What each probe set is."""
-RAISE = "the loss on your photos hardly fell: raise the learning rate (`customize find-lr` measures a good one)"
+RAISE = "the loss on your photos hardly fell: raise the learning rate"
+FIND = " (`customize find-lr` measures a good one)"
 DRAW = "draw pictures, which show what was learned: `customize score RUN`"
 LEAST_GAIN = 0.08
 """The likeness that is gained over the start, whose prompts have the trigger already, below which nothing was learned."""
@@ -105,10 +106,11 @@ def of_losses(evaluation: Evaluation) -> Verdict:
     chosen = next((each for each in measured if each.step == evaluation.chosen), measured[-1])
     change = {name: 100 * (float(np.mean(numbers)) - 1) for name, numbers in chosen.losses.items()}
     told = [f"{abs(by):.1f} % {'higher' if by > 0 else 'lower'} on {LOSS_ON.get(name, name)}" for name, by in change.items()]
-    reasons = [f"losses do not show what pictures look like; relative to the base model, the loss is {', '.join(told)}"]
-    advice = [DRAW]
+    reasons = [f"losses do not show what pictures look like; relative to {evaluation.start}, the loss is {', '.join(told)}"]
+    has_base = evaluation.start == BASE_MODEL  # without one, neither command has anything to compare with
+    advice = [DRAW] if has_base else []
     if hardly_fell(chosen):
-        advice.insert(0, RAISE)
+        advice.insert(0, RAISE + FIND * has_base)
     elif any(change.get(name, 0) > 0 for name in ("held out", "other crops")):
         reasons.append("it fell on what was trained on alone: your images may be learned by heart")
     return Verdict("cannot tell", reasons=tuple(reasons), advice=tuple(advice))
@@ -153,10 +155,10 @@ def more(evaluation: Evaluation, found: list[Candidate], chosen: Candidate) -> s
     """What to do where too little was learned."""
     rising = chosen.step == found[-1].step and not evaluation.stopped
     if hardly_fell(chosen):
-        return RAISE
+        return RAISE + FIND
     if len(found) == 1:
         longer = f"train longer, for instance `--max_train_steps {2 * evaluation.steps}`"
-        return f"{longer}, or raise the learning rate (`customize find-lr` measures a good one)"
+        return f"{longer}, or raise the learning rate{FIND}"
     if evaluation.steps < 2:  # of a file, whose run is unknown
         return "train it longer, or with a higher learning rate"
     if rising:

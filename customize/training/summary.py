@@ -114,7 +114,8 @@ def finished(
     yield "trained", printable(f"{settings.subject} from {number} in {units.count(steps, 'step')}, {took}")
     yield from verdict_words.rows(evaluation, folder)
     if evaluation is None and settings.evaluation == "loss":
-        yield "verdict", "cannot tell: the run is too short for losses to be measured; `customize score` draws pictures"
+        draws = "" if settings.untrained else "; `customize score` draws pictures"
+        yield "verdict", f"cannot tell: the run is too short for losses to be measured{draws}"
     yield from next_rows(settings, folder, takes_mask, spec_of(source).enlarges(source))
     if source.name != "demo" and settings.read_by_others:
         yield from (("elsewhere", text) for text in elsewhere(folder, files))

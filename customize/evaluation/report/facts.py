@@ -8,7 +8,7 @@ from typing import Any
 
 from customize import methods
 from customize.errors import InputError
-from customize.evaluation.record import BASE, MEASURES, Candidate, Evaluation
+from customize.evaluation.record import BASE, BASE_MODEL, MEASURES, Candidate, Evaluation
 from customize.evaluation.statistics import compare, number_of, two_decimals
 from customize.next_command import called, options
 from customize.printable import printable
@@ -78,7 +78,8 @@ def cell(evaluation: Evaluation, candidate: Candidate, result: Candidate | None,
 
 def environment(run: Path, evaluation: Evaluation, settings: Any) -> dict[str, str]:
     """The base model, the device and the versions: those of the result, or of this process while there is none."""
-    found = {"base model": shared_name(settings.pretrained_model_name_or_path)} if settings else {}
+    base = settings.pretrained_model_name_or_path if settings else None
+    found = {"base model": shared_name(base)} if base else {}
     found |= {"device": evaluation.device} if evaluation.device else {}
     try:
         versions = read_object(run / METADATA)["versions"]
@@ -111,7 +112,8 @@ def commands(run: Path, evaluation: Evaluation, settings: Any) -> list[tuple[str
         if not is_finished:
             config = f"{name}/{CONFIG}"
             found.append(("resume the run", program(settings.command, config, resume_from_checkpoint="latest")))
-    found.append(("measure again", f"customize score {options(name)}"))
+    if evaluation.start == BASE_MODEL:
+        found.append(("measure again", f"customize score {options(name)}"))
     return [*found, ("check every file", f"customize verify {options(name)}")]
 
 

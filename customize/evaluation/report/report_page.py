@@ -36,7 +36,7 @@ def page(folder: Path, evaluation: Evaluation) -> str:
     measured = {measure: charts.of_measure(evaluation, measure) for measure in MEASURES}
     return template().render(
         name=folder.resolve().name,
-        title=evaluation.trigger,
+        title=evaluation.trigger or (settings.subject if settings else ""),
         description=settings.description if settings else "",
         verdict=verdict(evaluation),
         evaluation=evaluation,

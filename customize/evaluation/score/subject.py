@@ -8,6 +8,7 @@ from typing import Any
 from customize.errors import InputError, Problem
 from customize.evaluation.report.facts import settings_of
 from customize.families.trigger_words import calls, rare_words
+from customize.next_command import command_line
 from customize.printable import printable
 from customize.settings.concept import Concept, noun_of, of_prompts
 from customize.settings.scoring import ScoreSettings
@@ -78,6 +79,10 @@ def of_run(run: Path, paths: list[Path], settings: ScoreSettings) -> Subject:
     of_it = settings_of(run)
     if of_it is None:
         raise InputError(Problem(str(run / run_folder.CONFIG), "cannot be read", "give a file of the run, with --photos"))
+    if of_it.untrained:
+        what = f"{run} began with {of_it.start_label}: there is no base model that its pictures could be compared with"
+        draw = command_line("infer.py", weights=run, prompt=of_it.default_validation_prompts[-1])
+        raise InputError(Problem(SETTING, printable(what), printable(f"look at what it draws: {draw}")))
     result = step_of_result(run)
     steps = [target_at(path) for path in paths if path != run]
     if not steps and settings.scales:

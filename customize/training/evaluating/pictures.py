@@ -16,7 +16,7 @@ from customize.evaluation.masks import patches
 from customize.evaluation.photos import compared, of_concept
 from customize.evaluation.picture_probe import PictureProbe
 from customize.evaluation.probe_prompts import MOST_STEPS, pairs
-from customize.evaluation.record import Evaluation
+from customize.evaluation.record import BASE_MODEL, Evaluation
 from customize.evaluation.scorers import at_hand
 from customize.evaluation.scorers.base_model import BaseModelScorer
 from customize.families.conditioning import Conditioning
@@ -42,6 +42,7 @@ def new_record(context: RunContext) -> Evaluation:
         steps=context.max_train_steps,
         device=describe(context.device).name,
         options=sampling_options(settings) if draws else {},
+        start=settings.start_label if settings.untrained else BASE_MODEL,
     )
 
 
