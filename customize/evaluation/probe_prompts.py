@@ -13,6 +13,8 @@ CONTENTS = ("a house on the beach", "a cat in the snow", "a car in the city at n
 """What a style is applied to."""
 OTHERS = ("a cat in the forest", "a house on the beach", "a car in the city", "a sunflower in the desert")
 """What has nothing to do with a subject."""
+WITHOUT = "a photo"
+"""The prompt without the class word, with which masks are found."""
 MOST_STEPS = 12
 """Denoising steps of a picture at most: enough to compare pictures, at half the time of the usual 25."""
 FIRST_SEED = 1_000_003
@@ -50,6 +52,17 @@ def as_probe(text: str, concept: Concept) -> ProbePrompt:
 def is_about(text: str, concept: Concept) -> bool:
     """Whether a prompt names the class."""
     return bool(set(words_of(concept.class_word)) & set(words_of(text)))
+
+
+def mask_prompts(word: str) -> tuple[str, str]:
+    """The prompts whose predictions show where a noun is in an image: with it, and without."""
+    return f"{WITHOUT} of {'an' if word[0] in 'aeiou' else 'a'} {word}", WITHOUT
+
+
+def encoded_texts(concept: Concept, prompts: Sequence[ProbePrompt]) -> list[str]:
+    """All that is encoded where pictures of these prompts are drawn and measured."""
+    texts = [text for prompt in prompts for text in (prompt.text, prompt.plain)]
+    return [*texts, *(mask_prompts(concept.class_word) if texts and concept.class_word else ())]
 
 
 def pairs(prompts: Sequence[ProbePrompt], seeds: int) -> tuple[Pair, ...]:

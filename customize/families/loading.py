@@ -58,6 +58,7 @@ def download(source: Source) -> Path:
     name = source.name
     left_out = ["safety_checker", "feature_extractor", "watermarker"]
     left_out += [] if source.loads_text_encoder else ["text_encoder", "tokenizer"]
+    left_out += [] if source.with_denoiser else ["unet"]
     options = {"revision": source.revision, "variant": source.variant, "use_safetensors": True, **dict.fromkeys(left_out)}
     try:
         return Path(DiffusionPipeline.download(name, **options))

@@ -24,6 +24,10 @@ class ScoreSettings(Validated):
     pretrained_model_name_or_path: str | None = setting(
         None, "model", BASE_MODEL, text="model", default_in_words="none: that of the run, or of the file's metadata"
     )
+    prompt_embeddings: str | None = setting(
+        None, "model", "file of prompts that customize embed-prompts encoded, in place of a large text encoder (DeepFloyd IF)",
+        text="path", default_in_words="none: the text encoder is loaded",
+    )  # fmt: skip
     mixed_precision: Precision | None = setting(
         None, "model", "number format of the networks; no is fp32", default_in_words="none: that of the run, else no"
     )

@@ -13,7 +13,7 @@ from customize.data.mask_files import beside
 from customize.diffusion.timestep_sampling import LEVELS
 from customize.errors import InputError, Problem
 from customize.evaluation.masks.given import given_masks
-from customize.evaluation.probe_prompts import probe_prompts
+from customize.evaluation.probe_prompts import encoded_texts, probe_prompts
 from customize.evaluation.scorers import at_hand
 from customize.families import Source, locate
 from customize.families.files import prompt_embeddings
@@ -144,7 +144,7 @@ def missing_prompts(settings, examples: Examples) -> list[Problem]:
         texts.append(settings.concept.plain)
     if settings.evaluation == "pictures":
         probes = probe_prompts(settings.concept, settings.validation_prompt and sample_prompts(settings) or ())
-        texts += [text for probe in probes for text in (probe.text, probe.plain)]
+        texts += encoded_texts(settings.concept, probes)
     return prompt_embeddings.missing(settings.prompt_embeddings, [*texts, ""], settings.pretrained_model_name_or_path)
 
 

@@ -24,9 +24,8 @@ from customize.diffusion.noise import Noise
 from customize.diffusion.timestep_sampling import TimestepSampling
 from customize.evaluation import probe_loss
 from customize.evaluation.choice import spread_over
-from customize.evaluation.masks.word_maps import prompts_of
 from customize.evaluation.photos import of_concept
-from customize.evaluation.probe_prompts import probe_prompts
+from customize.evaluation.probe_prompts import encoded_texts, probe_prompts
 from customize.evaluation.record import ProbePrompt
 from customize.families import Source, load
 from customize.families.base import Family, Placement
@@ -147,11 +146,8 @@ class RunContext:
     @property
     def measured_prompts(self) -> list[str]:
         """All prompts of measurements."""
-        texts = [text for prompt in self.probe_prompts for text in (prompt.text, prompt.plain)]
         concept = self.settings.concept
-        if texts and concept.class_word:
-            texts += prompts_of(concept.class_word)
-        return [*texts, concept.plain] if self.evaluation != "none" else []
+        return [*encoded_texts(concept, self.probe_prompts), concept.plain] if self.evaluation != "none" else []
 
     @property
     def is_slow(self) -> bool:

@@ -17,13 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from customize import prompts as grammar
+from customize.evaluation.probe_prompts import mask_prompts
 from customize.evaluation.scorers.base_model import BaseModelScorer
 from customize.families.conditioning import Conditioning
 from customize.inference.explain.attention import averaged, cross_attention, recording_hook, words
 
 TIMES = (0.05, 0.1, 0.2)
 """The noise levels, as shares of the schedule."""
-WITHOUT = "a photo"
 AGREES = 0.7
 """Layers are considered whose agreement with the change of the prediction is at least this share of the best one's."""
 LEAST_CONTRAST = 0.25
@@ -31,18 +31,13 @@ LEAST_CONTRAST = 0.25
 have at most 0.13, others at least 0.36."""
 
 
-def prompts_of(word: str) -> tuple[str, str]:
-    """The prompts whose predictions are compared: with the word, and without."""
-    return f"{WITHOUT} of {'an' if word[0] in 'aeiou' else 'a'} {word}", WITHOUT
-
-
 @torch.no_grad()
 def word_maps(base: BaseModelScorer, images: Sequence[Image.Image], word: str) -> list[np.ndarray]:
     """Maps of each image, float32 [K, H, W], larger where the word is: of the layers, the same for all images, that agree with
     the change of the prediction; 0 everywhere if a layer does not see it. Evaluates the denoiser 2 T times per image."""
-    prompt, _ = prompts_of(word)
+    prompt, without = mask_prompts(word)
     places = [place for each in last_words(base, prompt, word) for place in each.places]
-    conditioning = base.condition([prompt, WITHOUT])
+    conditioning = base.condition([prompt, without])
     found = [attention_and_change(base, image, conditioning, places) for image in images]
     fit = torch.stack([agreement(maps, change) for maps, change in found]).mean(0)
     if not len(fit) or fit.max() <= 0:

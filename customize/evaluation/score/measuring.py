@@ -145,7 +145,7 @@ def draw(plan: Plan, folder: Path, target: Target, scales: Sequence[float], coun
 
 def load(plan: Plan, target: Target | None, counter: Counter) -> CountedPipeline:
     """The pipeline of weights; None: of the base model."""
-    own = {} if target and target.model else plan.base_options
+    own = {"prompt_embeddings": plan.base_options["prompt_embeddings"]} if target and target.model else plan.base_options
     weights = [(target.path, 1.0)] if target else []
     base = None if target and target.model else plan.base
     loaded = load_pipeline(base, weights, device=machine.best_device(), torch_dtype=DTYPES[plan.precision], **own)

@@ -11,10 +11,11 @@ from customize.data.examples import USUAL_RESOLUTION, examine_examples, load_pho
 from customize.errors import InputError, Problem
 from customize.evaluation import record
 from customize.evaluation.photos import of_concept
-from customize.evaluation.probe_prompts import MOST_STEPS, pairs, probe_prompts
+from customize.evaluation.probe_prompts import MOST_STEPS, encoded_texts, pairs, probe_prompts
 from customize.evaluation.record import Evaluation, ProbePrompt
 from customize.evaluation.score.subject import SETTING, Subject, Target, concept_of, find
 from customize.evaluation.scorers import at_hand
+from customize.families.files import prompt_embeddings
 from customize.families.specs import spec_of
 from customize.settings import environment
 from customize.settings.concept import Concept
@@ -75,10 +76,12 @@ def plan(settings: ScoreSettings) -> Plan:
     learned = attempt(lambda: read_weights(settings, subject), problems)
     stored = stored_settings(subject, learned)
     base = attempt(lambda: base_of(settings, subject, learned), problems) or "demo"
-    base_options = {name: stored.get(name) for name in OF_THE_BASE}
+    base_options = {name: stored.get(name) for name in OF_THE_BASE} | {"prompt_embeddings": settings.prompt_embeddings}
     source = attempt(lambda: families.locate(base, **base_options), problems)
     resolution = stored.get("resolution") or (spec_of(source).resolution(source) if source else None) or USUAL_RESOLUTION
     prompts = attempt(lambda: prompts_of(settings, subject, learned), problems)
+    if source and prompts and (encoded := settings.prompt_embeddings):
+        problems += attempt(lambda: prompt_embeddings.missing(encoded, [*encoded_texts(*prompts), ""], base), problems) or []
     photos = attempt(lambda: photos_of(settings, subject, resolution), problems)
     scorer = settings.scorer or stored.get("scorer", "auto")
     chosen = attempt(lambda: at_hand.choose(scorer), problems)

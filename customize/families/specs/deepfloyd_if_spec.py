@@ -68,7 +68,8 @@ class DeepFloydIFSpec(FamilySpec):
 
     def parts_of(self, source: Source) -> Parts:
         """The parts that are loaded."""
-        return self.parts if source.loads_text_encoder else Parts(("unet",), ())
+        read = self.parts if source.loads_text_encoder else Parts(("unet",), ())
+        return read if source.with_denoiser else replace(read, networks=read.networks[1:])
 
     def check(self, source: Source) -> Source:
         if not source.folder:
@@ -78,7 +79,7 @@ class DeepFloydIFSpec(FamilySpec):
             raise InputError(Problem(SETTING, f"{printable(source.folder)} has no text encoder (T5)", remedy))
         folder = check_folder(source.folder, source.variant, self.parts_of(source), self.refuse_others)
         noising = folder / NOISING / "scheduler_config.json"
-        if self.stage(folder) == 2 and (problems := configuration_problems(noising, SCHEDULER)[0]):
+        if source.with_denoiser and self.stage(folder) == 2 and (problems := configuration_problems(noising, SCHEDULER)[0]):
             raise InputError(problems)
         if source.prompt_embeddings:
             self.refuse_other_prompts(source.prompt_embeddings, folder)

@@ -23,8 +23,8 @@ class Source:
 
     revision, variant: as for the hub; prediction_type ("epsilon" or "v_prediction"), rescale_betas_zero_snr (whether the noise
     schedule ends in pure noise): replace the model's own; prompt_embeddings: a file of encoded prompts, in place of the text
-    encoder; with_text_encoder: False where the conditioning comes from elsewhere. Only families with `load_prompts` can do
-    without a text encoder. family: the name of its `FamilySpec`.
+    encoder; with_text_encoder: False where the conditioning comes from elsewhere; with_denoiser: False where prompts are encoded,
+    and nothing else. Only families with `load_prompts` can do without one of the two. family: the name of its `FamilySpec`.
     untrained: for a network with random weights, the configurations of its parts by folder, and the `seed` of the weights.
     """
 
@@ -37,6 +37,7 @@ class Source:
     rescale_betas_zero_snr: bool | None = None
     prompt_embeddings: str | None = None
     with_text_encoder: bool = True
+    with_denoiser: bool = True
     family: str = "stable_diffusion"
     untrained: Mapping[str, Any] | None = None
 

@@ -21,7 +21,8 @@ def encode(
 ) -> None:  # fmt: skip
     """Writes the embeddings of prompts, and of the empty prompt, which guidance needs, by a model's text encoder, which alone is
     loaded. mixed_precision: in which it computes. Raises InputError before anything is written."""
-    source = locate(model, variant=variant)
+    options = {"variant": variant, "with_denoiser": False}
+    source = locate(model, **options)
     spec, problems = spec_of(source), list(output.in_the_way(target, [], overwrite))
     if not spec.load_prompts:
         able = ", ".join(each.title for each in every() if each.load_prompts)
@@ -38,7 +39,7 @@ def encode(
     from customize.families.loading import download
 
     if not source.folder:
-        source = locate(str(download(source)), variant=variant)
+        source = locate(str(download(source)), **options)
     module, _, function = spec.load_prompts.partition(":")
     encoder = getattr(import_module(module), function)(source, Placement(best_device(), getattr(torch, DTYPES[mixed_precision])))
     tensors = {prompt: encoder.encode(prompt) for prompt in dict.fromkeys([*prompts, ""])}
