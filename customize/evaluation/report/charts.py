@@ -71,7 +71,7 @@ def of_losses(losses: Mapping[str, Mapping[int, Sequence[float]]], chosen: int |
     known = {name: lines_of_bands(of_steps) for name, of_steps in losses.items() if any(step > BASE for step in of_steps)}
     limits = [each.value for lines in known.values() for values in lines.values() for _, each in values]
     drawn = (
-        chart(SETS.get(name, name.capitalize()), "", "step", "loss / base", lines, [1.0, *limits], 1.0, chosen)
+        chart(SETS.get(name, name.capitalize()), "", "step", "relative loss", lines, [1.0, *limits], 1.0, chosen)
         for name, lines in known.items()
     )
     return [each for each in drawn if each]
