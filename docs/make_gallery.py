@@ -221,6 +221,21 @@ ENTRIES = (
         f'--illusion hybrid --prompt "a pineapple on plain yellow" --prompt "a lantern on plain yellow" --num_images 6 {USUAL}',
     ),
     Entry(
+        "zero_and_three",
+        "A 0 from afar, a 3 from close up",
+        "Of the images of 100 seeds, a classifier of handwritten digits reads 99 as a 0 by their low frequencies, and as a 3 by "
+        "their high ones (`benchmarks/digit_illusions.py`). Of 300 real threes, blurred like that, it reads 29 as a 0. These are "
+        "those of which it is surest.",
+        f"{DIGITS} --illusion hybrid --hybrid_blur 6 --prompt 0 --prompt 3 --sweep seed=32,11,8,68,25,41",
+    ),
+    Entry(
+        "zero_and_three_moving",
+        "The same, receding",
+        "The first of them, as an animation: from afar, only its low frequencies are left.",
+        f"{DIGITS} --illusion hybrid --hybrid_blur 6 --prompt 0 --prompt 3 --seed 32",
+        "000-illusion.gif",
+    ),
+    Entry(
         "inverse_hybrid",
         "A hybrid of an image and a prompt",
         "The high frequencies are taken from a given image, the low frequencies are generated from the prompt.",
