@@ -50,7 +50,7 @@ REPOSITORY = "REPOSITORY"  # the address of this project, for machines that do n
 if Path("../../infer.py").exists():
     os.chdir("../..")
 elif not Path("infer.py").exists():
-    subprocess.run(["git", "clone", REPOSITORY, "customize"], check=True)
+    subprocess.run(["git", "clone", "-q", REPOSITORY, "customize"], check=True)
     os.chdir("customize")
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", "."], check=True)
 """
