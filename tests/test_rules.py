@@ -59,7 +59,7 @@ def test_one_faulty_setting_hides_no_problem_of_others():
 
 
 def test_settings_without_effect_are_reported_once():
-    given = {"instance_prompt": "a photo of sks dog", "instance_data_dir": "dogs", "lora_targets": ["to_q"], "class_data_dir": None}
+    given = {"instance_prompt": "a photo of sks dog", "instance_data_dir": "dogs", "lora_targets": "to_q", "class_data_dir": None}
     [problem] = DreamBoothSettings.examine(given)[1]
     assert problem.where == "lora_targets" and problem.what == "has no effect without a value for adapter"
     settings = DreamBoothSettings(**{**given, "adapter": "lora"})
