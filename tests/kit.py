@@ -22,6 +22,15 @@ def write_images(folder: Path, count: int = 3, size: tuple[int, int] = (24, 16),
     return folder
 
 
+def write_shapes(folder: Path) -> Path:
+    """Writes four images, which are in three buckets at 16 pixels."""
+    for number, size in enumerate([(24, 16), (48, 16), (16, 48), (60, 24)]):
+        [image] = write_images(folder / "new", 1, size, seed=number).iterdir()
+        image.rename(folder / f"{number}.png")
+    (folder / "new").rmdir()
+    return folder
+
+
 @contextmanager
 def mounted(folder: Path, mebibytes: int) -> Iterator[Path]:
     """Mounts a separate disk at this path; skips the test without the permission to mount."""

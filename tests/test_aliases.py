@@ -54,6 +54,8 @@ def problems(model, line):
         (DreamBoothSettings, DOG + "--model_type lora --lora_rank 4", {"adapter": "lora", "rank": 4}),
         (DreamBoothSettings, DOG + "--batch_size 2 --gradient_accumulation 4",
          {"train_batch_size": 2, "gradient_accumulation_steps": 4}),
+        (DreamBoothSettings, DOG + "--enable_bucket --bucket_tolerance 32 --bucket_no_upscale",
+         {"aspect_ratio_buckets": "auto", "bucket_reso_steps": 32, "bucket_no_upscale": True}),
         (DreamBoothSettings, DOG + "--fp16", {"mixed_precision": "fp16"}),
         (DreamBoothSettings, DOG + "--mixed_precision bfloat16", {"mixed_precision": "bf16"}),
         (DreamBoothSettings, DOG + "--precision float", {"mixed_precision": "no"}),
@@ -94,7 +96,7 @@ def test_aliases_set_their_setting(model, line, meaning):
 @pytest.mark.parametrize(
     "model, line, where, remedy",
     [
-        (DreamBoothSettings, DOG + "--enable_bucket", "--enable_bucket", "--crop_variants"),
+        (DreamBoothSettings, DOG + "--aspect_bucket_rounding 2", "--aspect_bucket_rounding", "--bucket_reso_steps"),
         (DreamBoothSettings, DOG + "--optimizer_type Prodigy", "--optimizer_type", "--use_8bit_adam"),
         (DreamBoothSettings, DOG + "--network_module lycoris.kohya", "--network_module", "--adapter lora"),
         (DreamBoothSettings, DOG + "--reg_data_dir reg", "--reg_data_dir", "--class_data_dir"),

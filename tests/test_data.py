@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from customize.data import bucket_report
+from customize.data.buckets import cover, squares
 from customize.data.captions import caption_files
 from customize.data.captions.caption_rule import OBJECT_TEMPLATES, STYLE_TEMPLATES, fill
 from customize.data.crops import Variant, all_pixels, pixels, variants
-from customize.data.examples import Example, load_class_examples, load_examples, small_images_note
+from customize.data.examples import Example, load_class_examples, load_examples
 from customize.data.findings import Findings
 from customize.errors import InputError, ResourceError
 from customize.methods import DreamBoothSettings, TextualInversionSettings
@@ -77,7 +79,7 @@ def test_names_that_are_not_utf_8(tmp_path):
         file.write(buffer.getvalue())
     (example,) = load_examples(dreambooth(tmp_path)).instances
     assert example.open().size == (30, 20)
-    assert variants(example, 8, False, 2, False, 0) == variants(example, 8, False, 2, False, 0)
+    assert variants(example, square(example, 8), False, 2, False, 0) == variants(example, square(example, 8), False, 2, False, 0)
     with open(os.fsencode(tmp_path) + b"/\xfe.png", "wb") as file:
         file.write(b"junk")
     (problem,) = problems(dreambooth(tmp_path))
@@ -146,9 +148,9 @@ def test_notes_on_few_equal_and_small_images(tmp_path):
     put(tmp_path, "c.png")
     examples = load_examples(dreambooth(tmp_path))
     assert examples.notes == ("these images are identical: a.png, b.bmp",)
-    note = small_images_note(examples.instances, 24)
+    [note] = bucket_report.notes(dreambooth(tmp_path), examples.instances, 24)
     assert note == "smaller than 24 pixels, will be enlarged: a.png, b.bmp, c.png"
-    assert small_images_note(examples.instances, 20) is None
+    assert bucket_report.notes(dreambooth(tmp_path), examples.instances, 20) == []
 
 
 def test_the_same_bytes_in_another_shape_are_another_image(tmp_path):
@@ -436,14 +438,17 @@ def test_pixels_are_the_resized_crop(tmp_path):
     example = example_of(tmp_path / "a" / "wide.png", noise(1, 24, 60))
     doubled = np.repeat(np.repeat(noise(2, 8, 20), 2, 0), 2, 1)
     other = example_of(tmp_path / "b" / "doubled.png", doubled)
-    cut = Variant(left=17, top=0, side=24, flip=False)
-    assert np.array_equal(pixels(example, cut, 24), noise(1, 24, 60)[:, 17:41])
-    assert np.array_equal(pixels(other, Variant(5, 0, 8, True), 8, "box"), noise(2, 8, 20)[:, 5:13][:, ::-1])
-    cuts = variants(example, 16, False, 3, True, seed=0)
-    stack = all_pixels(example, cuts, 16, "bicubic")
+    cut = Variant((60, 24), left=17, top=0, width=24, height=24, flip=False)
+    assert np.array_equal(pixels(example, cut), noise(1, 24, 60)[:, 17:41])
+    assert np.array_equal(pixels(other, Variant((20, 8), 5, 0, 8, 8, True), "box"), noise(2, 8, 20)[:, 5:13][:, ::-1])
+    cuts = variants(example, square(example, 16), False, 3, True, seed=0)
+    stack = all_pixels(example, cuts, "bicubic")
     assert stack.shape == (6, 16, 16, 3) and stack.dtype == np.uint8
-    assert all(np.array_equal(one, pixels(example, cut, 16, "bicubic")) for one, cut in zip(stack, cuts, strict=True))
+    assert all(np.array_equal(one, pixels(example, cut, "bicubic")) for one, cut in zip(stack, cuts, strict=True))
     assert np.array_equal(stack[0][:, ::-1], stack[1]) and cuts[1].flip and not cuts[0].flip
+
+
+WHOLE = Variant((16, 16), 0, 0, 16, 16, False)
 
 
 def test_an_image_that_changed_is_reported(tmp_path):
@@ -454,12 +459,16 @@ def test_an_image_that_changed_is_reported(tmp_path):
         if damage is not None:
             example.source.write_bytes(damage)
         with pytest.raises(ResourceError, match="a.png"):
-            pixels(example, Variant(0, 0, 16, False), 16)
+            pixels(example, WHOLE)
         example.source.write_bytes(whole)
-    assert pixels(example, Variant(0, 0, 16, False), 16).shape == (16, 16, 3)
+    assert pixels(example, WHOLE).shape == (16, 16, 3)
     Image.fromarray(noise(2)).save(example.source)
     with pytest.raises(ResourceError, match="changed since it was checked"):
         example.open()
+
+
+def square(example: Example, resolution: int):
+    return squares(resolution).fit(example.size)
 
 
 def sized(width: int, height: int, name: str = "a.png") -> Example:
@@ -467,11 +476,17 @@ def sized(width: int, height: int, name: str = "a.png") -> Example:
 
 
 def test_center_crop_and_square_images():
-    assert variants(sized(64, 32), 16, True, 5, False, 0) == (Variant(8, 0, 16, False),)
-    assert variants(sized(35, 16), 16, True, 5, False, 0) == (Variant(9, 0, 16, False),)  # of 19 pixels too many
-    assert variants(sized(32, 64), 16, True, 5, True, 0) == (Variant(0, 8, 16, False), Variant(0, 8, 16, True))
+    def cut(width, height, resolution, flip=False):
+        example = sized(width, height)
+        return variants(example, square(example, resolution), True, 5, flip, 0)
+
+    assert cut(64, 32, 16) == (Variant((32, 16), 8, 0, 16, 16, False),)
+    assert cut(35, 16, 16) == (Variant((35, 16), 9, 0, 16, 16, False),)  # of 19 pixels too many
+    assert cut(32, 64, 16, True) == tuple(Variant((16, 32), 0, 8, 16, 16, flip) for flip in (False, True))
     for center_crop in (False, True):
-        assert variants(sized(50, 50), 16, center_crop, 5, False, 0) == (Variant(0, 0, 16, False),)
+        example = sized(50, 50)
+        found = variants(example, square(example, 16), center_crop, 5, False, 0)
+        assert found == (Variant((16, 16), 0, 0, 16, 16, False),)
 
 
 @settings(max_examples=200, deadline=None, database=None)
@@ -484,16 +499,18 @@ def test_center_crop_and_square_images():
 )
 def test_variants_lie_inside_and_differ(size, resolution, count, seed, flip):
     width, height = (max(1, round(side * resolution / min(size))) for side in size)
-    cuts = variants(sized(*size), resolution, False, count, flip, seed)
+    fit = cover(size, (resolution, resolution))
+    cuts = variants(sized(*size), fit, False, count, flip, seed)
     assert len(set(cuts)) == len(cuts) == min(count, max(width, height) - resolution + 1) * (1 + flip)
     for cut in cuts:
-        assert 0 <= cut.left <= width - resolution and 0 <= cut.top <= height - resolution and cut.side == resolution
-    assert cuts == variants(sized(*size), resolution, False, count, flip, seed)
+        assert cut.resized == (width, height) and (cut.width, cut.height) == (resolution, resolution)
+        assert 0 <= cut.left <= width - resolution and 0 <= cut.top <= height - resolution
+    assert cuts == variants(sized(*size), fit, False, count, flip, seed)
 
 
 def test_random_crops_are_a_function_of_seed_and_name_and_reach_everywhere():
     def places(name, seed):
-        return tuple(cut.left for cut in variants(sized(90, 30, name), 30, False, 3, False, seed))
+        return tuple(cut.left for cut in variants(sized(90, 30, name), cover((90, 30), (30, 30)), False, 3, False, seed))
 
     assert places("a.png", 0) != places("b.png", 0) != places("b.png", 1)
     assert places("a.png", 0) == (2, 22, 44), "pinned: a resumed run must find the crops of the first one"
@@ -612,7 +629,7 @@ def test_an_image_that_changed_ends_the_run_with_its_name(tmp_path, capsys):
         examples = load_examples(settings)
         Image.fromarray(noise(99)).save(folder / "b.png")
         for example in examples.instances:
-            pixels(example, Variant(0, 0, 16, False), 16)
+            pixels(example, WHOLE)
 
     assert main.main(DreamBoothSettings, run, words) == 3
     output = capsys.readouterr().err

@@ -389,7 +389,7 @@ def test_resize_interpolates_by_name():
 
 def test_crop_and_flip():
     image = Image.fromarray(NOISE)
-    assert np.array_equal(crop(image, 2, 1, 4, flip=False), NOISE[1:5, 2:6])
-    assert np.array_equal(crop(image, 2, 1, 4, flip=True), NOISE[1:5, 2:6][:, ::-1])
+    assert np.array_equal(crop(image, 2, 1, 4, 3, flip=False), NOISE[1:4, 2:6])
+    assert np.array_equal(crop(image, 2, 1, 4, 3, flip=True), NOISE[1:4, 2:6][:, ::-1])
     with pytest.raises(AssertionError):
-        crop(image, 4, 0, 4, flip=False)
+        crop(image, 4, 0, 4, 4, flip=False)

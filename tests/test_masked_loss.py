@@ -8,6 +8,7 @@ import torch
 from kit import prepared, settings_for, write_images
 from PIL import Image
 
+from customize.data.buckets import squares
 from customize.data.crops import variants
 from customize.diffusion.losses import masked_prior_weights, masked_weights, mean_squared_error
 from customize.errors import InputError, ResourceError
@@ -80,7 +81,7 @@ def expected_mask(context, training, batch) -> torch.Tensor:
     for position in batch.positions:
         image, variant = subject.sampler.draw(0, position)
         example = context.examples.instances[image]
-        cut = variants(example, 16, False, settings.crop_variants, True, settings.seed)[variant]
+        cut = variants(example, squares(16).fit(example.size), False, settings.crop_variants, True, settings.seed)[variant]
         whole = np.full(SIZE[::-1], 255) if image == 2 else grey_mask(image)
         part = whole[cut.top : cut.top + 16, cut.left : cut.left + 16].astype(np.float64) / 255
         part = part[:, ::-1] if cut.flip else part

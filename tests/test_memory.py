@@ -15,8 +15,9 @@ from customize.families.base import Placement
 from customize.inference import load_pipeline
 from customize.methods import words
 from customize.training import model_card
+from customize.training.class_images import computing_in
 from customize.training.loop import Callback
-from customize.training.setup import computing_in, placement_of
+from customize.training.setup import placement_of
 
 KINDS = {
     "textual inversion": ("textual_inversion", {}),

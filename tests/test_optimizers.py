@@ -83,7 +83,7 @@ def test_text_encoders_have_one_rate_or_one_each(given, expected, tiny_xl, image
     networks = [training.method.unet, training.method.text_encoder, training.method.text_encoder_2]
     for group, network in zip(groups, networks, strict=True):
         assert {id(each) for each in group["params"]} == {id(each) for each in network.parameters() if each.requires_grad}
-    rate = derived.learning_rates(settings, 3, 1)["text_encoder_learning_rate"]
+    rate = derived.learning_rates(settings, [3], 1)["text_encoder_learning_rate"]
     assert rate == (list(expected) if len(set(expected)) > 1 else expected[0])
     [line] = (preflight.run(settings) / "log.jsonl").read_text().splitlines()
     logged = {name: value for name, value in json.loads(line).items() if name.startswith("learning_rate")}

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from kit import write_images
+from kit import write_images, write_shapes
 from models import tiny_stable_diffusion_xl
 from whole_runs import Run
 
@@ -47,7 +47,7 @@ def forked(run: Run) -> None:
     ],
 )
 def test_two_processes_equal_one_with_twice_the_batch(method, start, server, tiny_epsilon, tmp_path):
-    image_folder = write_images(tmp_path / "pictures")
+    image_folder = write_shapes(tmp_path / "pictures")
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     one = Run(server, tmp_path / "one", method, tiny_epsilon, image_folder, max_train_steps=3, train_batch_size=4)

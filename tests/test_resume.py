@@ -5,7 +5,7 @@ import signal
 
 import pytest
 import torch
-from kit import METHODS, write_images
+from kit import METHODS, write_images, write_shapes
 from models import tiny_stable_diffusion_xl
 from PIL import Image
 from safetensors.torch import load_file
@@ -18,7 +18,9 @@ SELDOM = [pytest.param(method, marks=pytest.mark.slow) for method in METHODS if 
 
 
 @pytest.mark.parametrize("method", ["lora", *SELDOM])
-def test_killed_at_three_moments_and_resumed(method, server, tiny_epsilon, image_folder, tmp_path):
+def test_killed_at_three_moments_and_resumed(method, server, tiny_epsilon, tmp_path):
+    """With images in three buckets."""
+    image_folder = write_shapes(tmp_path / "images")
     finished_run = (
         Run(server, tmp_path / "straight", method, tiny_epsilon, image_folder, lora_dropout=0.2)
         if method == "lora"

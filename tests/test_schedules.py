@@ -42,7 +42,7 @@ def test_a_run_of_a_constant_rate_may_be_extended_when_text_encoders_have_a_rate
     """What identifies the run holds its schedule, and the number of steps only where the schedule depends on it."""
     given = {"train_text_encoder": True, "text_encoder_learning_rate": (1e-5,), "max_train_steps": 7}
     settings = settings_for("lora", tmp_path, tmp_path, tmp_path / "run", **given)
-    found = derived.learning_rates(settings, 3, 1)
+    found = derived.learning_rates(settings, [3], 1)
     assert found == {"learning_rate": 1e-3, "text_encoder_learning_rate": 1e-5, "lr_scheduler": "constant", "lr_warmup_steps": 0}
     cosine = settings.model_copy(update={"lr_scheduler": "cosine"})
     assert derived.learning_rates(cosine, 3, 1) == {

@@ -8,6 +8,7 @@ import torch
 from families_of_tests import TwoEncoders
 from kit import context_of, settings_for, write_images
 
+from customize.data.buckets import squares
 from customize.data.crops import variants
 from customize.data.images.image_file import resize
 from customize.families.conditioning import Crop
@@ -61,7 +62,7 @@ def test_each_sample_has_the_crop_of_its_pixels(setup):
     subject = training.dataset.subject
     for example, image in zip(context.examples.instances, subject.images, strict=True):
         resized = resize(example.open(), 16)
-        cuts = variants(example, 16, False, 3, True, context.settings.seed)
+        cuts = variants(example, squares(16).fit(example.size), False, 3, True, context.settings.seed)
         for cut, crop, variant in zip(cuts, image.crops, range(len(cuts)), strict=True):
             assert crop.original_size == example.size[::-1] and crop.target_size == (16, 16)
             whole = resized.transpose(0) if cut.flip else resized

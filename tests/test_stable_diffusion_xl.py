@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
+from customize.data.buckets import squares
 from customize.data.crops import crop_of, variants
 from customize.errors import InputError
 from customize.families import load, locate
@@ -97,8 +98,8 @@ def test_the_size_conditioning_is_that_of_each_crop(base, theirs, family, tmp_pa
 
     write_images(tmp_path / "images", 1, (48, 32))
     [example] = load_examples(settings_for("lora", base, tmp_path / "images", tmp_path / "run", resolution=16)).instances
-    variant, mirrored = variants(example, 16, center_crop=True, crop_variants=1, random_flip=True, seed=0)
-    crops = [crop_of(example, variant, 16), crop_of(example, mirrored, 16), Crop.whole(24, 16)]
+    variant, mirrored = variants(example, squares(16).fit(example.size), True, crop_variants=1, random_flip=True, seed=0)
+    crops = [crop_of(example, variant), crop_of(example, mirrored), Crop.whole(24, 16)]
     expected = [  # 48 x 32 becomes 24 x 16, of which the middle is cut out
         theirs._get_add_time_ids(size, corner, target, torch.float32, text_encoder_projection_dim=32)
         for size, corner, target in [((32, 48), (0, 4), (16, 16)), ((32, 48), (0, 4), (16, 16)), ((24, 16), (0, 0), (24, 16))]
@@ -258,9 +259,12 @@ def test_class_images_have_size_conditioning_of_their_own(base, tmp_path):
     instances, of_class = write_images(tmp_path / "a", 1, (24, 16)), write_images(tmp_path / "b", 2, (40, 20), seed=5)
     prior = {"prior_preservation": "images", "class_prompt": "a dog", "class_data_dir": str(of_class), "num_class_images": 2}
     _, training = prepared(settings_for("lora", base, instances, tmp_path / "run", center_crop=True, random_flip=False, **prior))
-    batch = training.dataset.deal(0, [0])[0]
-    sizes = {prior: crop.original_size for prior, crop in zip(batch.is_prior.tolist(), batch.crops, strict=True)}
-    assert sizes == {False: (16, 24), True: (20, 40)}
+    sizes = {
+        prior: (crop.original_size, crop.target_size)
+        for batch in training.dataset.deal(0, [0])
+        for prior, crop in zip(batch.is_prior.tolist(), batch.crops, strict=True)
+    }
+    assert sizes == {False: ((16, 24), (16, 16)), True: ((20, 40), (8, 24))}
 
 
 @pytest.mark.parametrize(("file", "change", "words"), [

@@ -213,7 +213,7 @@ REFUSED = [
     refused("512x512", f"{DB} --resolution 512x512", "--resolution", "did you mean 512?"),
     refused("a trailing comma behind a number", f"{DB} --seed 3,", "--seed", "did you mean 3?"),
     refused("50%", f"{DB} --caption_dropout 50%", "--caption_dropout", "did you mean 0.5?"),
-    refused("buckets", f"{DB} --enable_bucket", "--enable_bucket", "--crop_variants"),
+    refused("buckets of widths", f"{DB} --aspect_ratio_buckets 512x768", "aspect_ratio_buckets", "832,1216"),
     refused("another optimizer", f"{DB} --optimizer_type Lion", "--optimizer_type", "--use_8bit_adam"),
     refused("low memory", f"{CAT} --lowvram", "--lowvram", "--vae_tiling"),
     refused("regularisation images", f"{DB} --reg_data_dir reg", "--reg_data_dir", "--class_data_dir"),

@@ -19,7 +19,8 @@ from PIL.PngImagePlugin import PngInfo
 from customize import methods, missing_path
 from customize.cli import main as cli
 from customize.cli import problem_report as report
-from customize.data.examples import Example, blurred, near_duplicate_pairs, small_images_note
+from customize.data import bucket_report
+from customize.data.examples import Example, blurred, near_duplicate_pairs
 from customize.errors import InputError, Problem, ResourceError
 from customize.printable import first_few, printable
 from customize.settings.files import shipped_configs, toml_file
@@ -60,10 +61,11 @@ def main(argv: Sequence[str]) -> int:
         every = preflight.with_lengths_for_the_hub(settings, report.source, report.examples)
         examples = every.instances
         without_word = [] if own.trigger_word is None else trigger_word_notes(examples, own.trigger_word)
-        small = small_images_note(examples, report.resolution)
-        warnings = [*without_word, *filter(None, [small]), *every.notes, *notes]
+        sizes = bucket_report.notes(settings, examples, report.resolution)
+        warnings = [*without_word, *sizes, *every.notes, *notes]
         print_findings(report.problems, warnings)
         say(summary(examples, report.resolution))
+        say(*(f"{title}: {text}" for title, text in bucket_report.rows(settings, examples, report.resolution)))
         if own.output:
             write_sheet(Path(own.output), examples)
     except InputError as error:

@@ -44,6 +44,8 @@ class Example:
     """None for class images."""
     mask: Mask | None = None
     """None where the whole image is learned."""
+    repeats: int = 1
+    """How often an epoch uses it, before the setting `repeats`."""
 
     def open(self) -> Image.Image:
         """The upright image, mode RGB, read from its source. Raises ResourceError if it changed since it was checked."""

@@ -98,12 +98,6 @@ def load_photos(folder: str | Path, setting: str) -> tuple[Example, ...]:
     return tuple(examples)
 
 
-def small_images_note(examples: Sequence[Example], resolution: int) -> str | None:
-    """A line that lists the images that must be enlarged for `resolution`; None if there are none."""
-    names = [example.name for example in examples if min(example.size) < resolution]
-    return f"smaller than {resolution} pixels, will be enlarged: {first_few(names)}" if names else None
-
-
 def _from_folder(
     folder: Path, setting: str, column: str, rule: CaptionRule, resolution: int | None, found: Findings
 ) -> list[Example]:

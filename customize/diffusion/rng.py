@@ -43,7 +43,7 @@ def stratified(size: int, seed: int, stream: str, step: int, positions: Sequence
     return (uniform(seed, stream, step, [0]) + torch.tensor(positions) / size) % 1
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)
 def permutation(size: int, seed: int, stream: str, epoch: int) -> tuple[int, ...]:
     """The order of `size` items in an epoch."""
     return tuple(torch.randperm(size, generator=generator(seed, stream, epoch)).tolist())

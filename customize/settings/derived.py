@@ -1,7 +1,7 @@
 """Values derived from settings, in a canonical form: equivalent settings give equal values. No torch."""
 
-import math
 import os
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -32,14 +32,17 @@ def global_batch(settings, num_processes: int) -> int:
     return settings.train_batch_size * settings.gradient_accumulation_steps * num_processes
 
 
-def steps_per_epoch(settings, num_images: int, num_processes: int) -> int:
-    """Steps in which each image is used `repeats` times."""
-    return math.ceil(num_images * settings.repeats / global_batch(settings, num_processes))
+def steps_per_epoch(settings, uses: Sequence[int], num_processes: int) -> int:
+    """Steps in which each image is used `repeats` times, or more where its bucket has too few to fill a step.
+
+    uses: the samples of each bucket in an epoch, before `repeats` (`data.buckets.uses`).
+    """
+    return sum(-(-number * settings.repeats // global_batch(settings, num_processes)) for number in uses)
 
 
-def max_train_steps(settings, num_images: int, num_processes: int) -> int:
-    """The number of steps of the whole run, given in steps or in epochs."""
-    return settings.max_train_steps or (settings.num_train_epochs or 1) * steps_per_epoch(settings, num_images, num_processes)
+def max_train_steps(settings, uses: Sequence[int], num_processes: int) -> int:
+    """The number of steps of the whole run, given in steps or in epochs. uses: as for `steps_per_epoch`."""
+    return settings.max_train_steps or (settings.num_train_epochs or 1) * steps_per_epoch(settings, uses, num_processes)
 
 
 def learning_rate_scale(settings, num_processes: int) -> int:
@@ -52,7 +55,7 @@ def warmup_steps(settings) -> int:
     return 0 if settings.lr_scheduler in WITHOUT_WARMUP else settings.lr_warmup_steps
 
 
-def learning_rates(settings, num_images: int, num_processes: int) -> dict[str, Any]:
+def learning_rates(settings, uses: Sequence[int], num_processes: int) -> dict[str, Any]:
     """The values that determine the learning rate of each step, by setting; those without effect are left out."""
     scale, name, warmup = learning_rate_scale(settings, num_processes), settings.lr_scheduler, warmup_steps(settings)
     found = {"learning_rate": settings.learning_rate * scale}
@@ -65,7 +68,7 @@ def learning_rates(settings, num_images: int, num_processes: int) -> dict[str, A
     if own == "lr_step_rules":
         found[own] = rules_in_words(settings.lr_step_rules)
     if name not in WITHOUT_LENGTH or settings.depends_on_length:
-        found["max_train_steps"] = max_train_steps(settings, num_images, num_processes)
+        found["max_train_steps"] = max_train_steps(settings, uses, num_processes)
     return found | {"lr_warmup_steps": warmup}
 
 

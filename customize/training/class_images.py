@@ -5,7 +5,11 @@ The seed of each image depends on its number alone, so an interrupted run contin
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 from customize.data.examples import Example, load_class_examples
 from customize.diffusion import rng
@@ -94,3 +98,15 @@ def check_manifest(path: Path, note: dict) -> None:
                 "class_data_dir", f"images in {path.parent} were generated with other settings: {'; '.join(different)}", remedy
             )
         )
+
+
+@contextmanager
+def computing_in(dtype: torch.dtype, family: Family) -> Iterator[None]:
+    """Inside the context the networks compute in `dtype`. Those that cannot represent its numbers are float32 meanwhile."""
+    loaded = [(network, network.dtype) for network in family.components.values()]
+    for network, own in loaded:
+        network.to(torch.promote_types(own, dtype))
+    with torch.autocast(family.device.type, dtype, enabled=dtype != torch.float32):
+        yield
+    for network, own in loaded:
+        network.to(own)

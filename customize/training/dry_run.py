@@ -16,7 +16,11 @@ import torch
 from accelerate import Accelerator
 
 from customize import device, events, units
-from customize.data.examples import Examples, small_images_note
+from customize.data import bucket_report
+from customize.data.buckets import largest
+from customize.data.examples import Example, Examples
+from customize.data.samples.image_uses import ImageUses, image_uses
+from customize.data.samples.latent_dataset import ImageDataset
 from customize.errors import ResourceError
 from customize.families import Source
 from customize.families.whole_models.model_file import model_file_sizes
@@ -24,7 +28,6 @@ from customize.families.whole_models.pipeline_folder import pipeline_sizes
 from customize.methods import prepare
 from customize.methods.method import TrainingSetup
 from customize.printable import first_few
-from customize.settings import derived
 from customize.settings.training_parts.validation_prompts import images_per_prompt
 from customize.storage import checkpoint, run_folder
 from customize.storage.disk import free_bytes
@@ -34,7 +37,7 @@ from customize.training.evaluating.kept_weights import planned_files
 from customize.training.loop import Callback, LoopConfig, State, StepMetrics, train
 from customize.training.nan_guard import NanGuard
 from customize.training.resumable import OPTIMIZER, named_tensors, parts_of
-from customize.training.resume import done, find_checkpoint, fitting, identity
+from customize.training.resume import done, find_checkpoint, fitting, identity, planned_steps
 from customize.training.run import check_machine, start_accelerator, weights_every
 from customize.training.setup import RunContext, load_base, release_unused
 from customize.training.validation import ValidationImages
@@ -53,23 +56,6 @@ class Trained:
     name: str
     modules: tuple[str, ...]
     parameters: int
-
-
-@dataclass(frozen=True)
-class Repeats:
-    """How often the run uses each image of a role (subject or class). shown: samples of this role in the whole run."""
-
-    role: str
-    images: int
-    shown: int
-
-    @property
-    def least(self) -> int:
-        return self.shown // self.images
-
-    @property
-    def most(self) -> int:
-        return -(-self.shown // self.images)
 
 
 @dataclass(frozen=True)
@@ -103,7 +89,7 @@ class Plan:
     steps: int
     trained: tuple[Trained, ...]
     optimizer: int
-    repeats: tuple[Repeats, ...]
+    uses: tuple[ImageUses, ...]
     to_generate: int
     files: Files
     free_disk: int
@@ -131,9 +117,7 @@ class Plan:
             modules = f"{len(each.modules)} modules ({first_few(each.modules, 3)}), " if each.modules else ""
             lines.append(("trained", f"{each.name}: {modules}{units.count(each.parameters, 'parameter')}"))
         lines.append(("optimizer", f"{units.size(self.optimizer)} of state"))
-        for each in self.repeats:
-            least = f"{each.least:,} or " if each.least != each.most else ""
-            lines.append(("images", f"{each.images:,} of the {each.role}, each shown {least}{units.count(each.most, 'time')}"))
+        lines += [("images", str(each)) for each in self.uses]
         if self.to_generate:
             lines.append(("", f"{self.to_generate:,} of the class will be generated first"))
         one, result = sum(files.checkpoint.values()), sum(files.result.values())
@@ -165,14 +149,14 @@ def make(settings, folder: Path, source: Source, examples: Examples, callbacks: 
     accelerator = start_accelerator(settings, folder)
     events.summarize("started", summary.before_loading(settings, folder, source, examples, device.describe(accelerator.device)))
     run_identity = identity(settings, source, examples, accelerator.num_processes)
-    steps = derived.max_train_steps(settings, len(examples.instances), accelerator.num_processes)
+    steps = planned_steps(settings, source, examples, accelerator.num_processes)
     resume = find_checkpoint(settings, folder, run_identity, events.info, steps)
     family = load_base(settings, source)
     context = RunContext(settings, accelerator, family, examples, *done(resume))
-    for note in filter(None, (*examples.notes, small_images_note(examples.instances, context.resolution))):
+    for note in (*examples.notes, *bucket_report.notes(settings, examples.instances, context.resolution)):
         events.note(note)
     with resources(for_memory(settings), "make room"), trial_of(settings, context) as trial:
-        training = prepare(trial, RunContext(trial, accelerator, family, examples, *done(resume)))
+        training = prepare(trial, TrialContext(trial, accelerator, family, examples, *done(resume)))
         release_unused(settings, family, training.method)
         learning_rates = training.learning_rates(trial, trial.max_train_steps, context.learning_rate_scale)
         own = (each.parts(training.method) for each in callbacks)
@@ -187,7 +171,7 @@ def make(settings, folder: Path, source: Source, examples: Examples, callbacks: 
     memory, free_memory, where = memory_of(accelerator)
     optimizer = sum(tensor.nbytes for _, tensor in named_tensors(state.parts[OPTIMIZER].state_dict()))
     return Plan(
-        settings, folder, context.max_train_steps - context.first_step, trained(training), optimizer, repeats(settings, context),
+        settings, folder, context.max_train_steps - context.first_step, trained(training), optimizer, uses(settings, context),
         to_generate(settings, examples), files, free_bytes(folder / run_folder.CONFIG), memory, free_memory, where, clock.seconds,
     )  # fmt: skip
 
@@ -202,6 +186,13 @@ def trial_of(settings, context: RunContext, steps: int = TRIAL_STEPS):
         if to_generate(settings, context.examples):
             changes |= {"class_data_dir": folder, "num_class_images": 1}
         yield settings.model_copy(update=changes)
+
+
+class TrialContext(RunContext):
+    """The context of a run that deals only images of the largest bucket."""
+
+    def encode_images(self, stream: str, examples: Sequence[Example]) -> ImageDataset:
+        return super().encode_images(stream, largest(self.settings, examples, self.resolution))
 
 
 class Clock(Callback):
@@ -251,13 +242,13 @@ def module_name(network: torch.nn.Module, parameter: str) -> str:
     return parameter.partition(".lora_")[0] if ".lora_" in parameter else parameter.rpartition(".")[0]
 
 
-def repeats(settings, context: RunContext) -> tuple[Repeats, ...]:
-    """How often each image is used in the whole run; images are drawn in epochs."""
-    shown = context.max_train_steps * context.global_batch
-    subject = Repeats("subject", len(context.examples.instances), shown)
-    if not settings.class_images:
-        return (subject,)
-    return subject, Repeats("class", settings.class_images, shown)
+def uses(settings, context: RunContext) -> tuple[ImageUses, ...]:
+    """How often each image is used in the whole run. Class images that are missing are generated as squares."""
+    square = Example("", (), "class", Path(), (context.resolution,) * 2, "")
+    classes = [*context.examples.classes, *[square] * to_generate(settings, context.examples)]
+    roles = (("subject", "instance", context.examples.instances), ("class", "class", classes))
+    facts = context.resolution, context.max_train_steps, context.global_batch
+    return tuple(image_uses(role, stream, settings, examples, *facts) for role, stream, examples in roles if examples)
 
 
 def to_generate(settings, examples: Examples) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from customize import events
+from customize.data.buckets import uses
 from customize.data.examples import USUAL_RESOLUTION, Examples, examine_examples
 from customize.data.findings import Findings
 from customize.data.images.image_file import open_image
@@ -24,6 +25,7 @@ from customize.families.specs.text_limits import too_long
 from customize.printable import first_few
 from customize.settings import derived, environment
 from customize.settings.files import run_folders
+from customize.settings.rules.bucket_rules import bound_problems
 from customize.settings.rules.training_rules import warmup_problems
 from customize.settings.training_parts.evaluation import WITH_PICTURES
 from customize.settings.training_parts.validation_prompts import sample_prompts
@@ -85,10 +87,12 @@ def examine(settings) -> Report:
     if settings.vae:
         attempt(lambda: locate_autoencoder(settings.vae), problems)
     resolution = settings.resolution or (spec_of(source).resolution(source) if source else None) or USUAL_RESOLUTION
+    if settings.resolution is None and source:
+        problems += bound_problems(resolution, settings.min_bucket_reso, settings.max_bucket_reso)
     examples, found = examine_examples(settings, resolution)
     problems += [*found, *too_many_class_images(settings, examples)]
     if settings.max_train_steps is None and examples.instances and not found:
-        steps = derived.max_train_steps(settings, len(examples.instances), derived.processes())
+        steps = derived.max_train_steps(settings, uses(settings, examples.instances, resolution), derived.processes())
         problems += warmup_problems(settings.lr_scheduler, settings.lr_warmup_steps, steps)
     if settings.evaluation in WITH_PICTURES[1]:
         problems += evaluation_problems(settings, examples)

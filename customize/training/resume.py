@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from customize.data.examples import Example, Examples
+from customize.data import bucket_report
+from customize.data.buckets import uses
+from customize.data.examples import USUAL_RESOLUTION, Example, Examples
 from customize.errors import InputError, Problem
 from customize.families import Source
 from customize.families.files.autoencoder import files_of, locate_autoencoder
@@ -34,13 +36,15 @@ START_OVER = "start a new run in another --output_dir"
 def identity(settings, source: Source, examples: Examples, num_processes: int) -> dict[str, Any]:
     """What identifies a run: method, base model, training images and captions, and the effective value of every setting that
     its steps depend on."""
-    number, files = len(examples.instances), fingerprint(source)
+    files = fingerprint(source)
     kept = {
         name: value for name, value in settings.values().items() if name not in derived.SCHEDULE and not is_free(settings, name)
     }
-    kept |= derived.learning_rates(settings, number, num_processes)
-    spec = spec_of(source)
+    spec, resolution = spec_of(source), known_resolution(settings, source)
+    kept |= derived.learning_rates(settings, uses(settings, examples.instances, resolution), num_processes)
     kept |= {"resolution": settings.resolution or spec.resolution(source), "prediction_type": spec.prediction_type(source)}
+    if buckets := bucket_report.identity(settings, [*examples.instances, *examples.classes], resolution):
+        kept["aspect_ratio_buckets"] = buckets
     if "lora_targets" in kept:
         kept |= {"lora_targets": sorted(set(settings.lora_targets)), "lora_alpha": settings.lora_alpha or settings.rank}
     if count := len(settings.placeholders):
@@ -57,6 +61,18 @@ def identity(settings, source: Source, examples: Examples, num_processes: int) -
     others |= {CLASS_IMAGES: digests(examples.classes), HELD_OUT: digests(examples.held_out)}
     others |= {MASKS: {example.name: example.mask.digest for example in examples.instances if example.mask}}
     return json.loads(json.dumps({**kept, **others, IMAGES: images, "versions": versions, "changes": [], "run": uuid4().hex}))
+
+
+def known_resolution(settings, source: Source) -> int:
+    """The resolution of a run, as far as it is known before its base model is loaded."""
+    return settings.resolution or spec_of(source).resolution(source) or USUAL_RESOLUTION
+
+
+def planned_steps(settings, source: Source, examples: Examples, num_processes: int) -> int:
+    """The number of steps of a run, by its known resolution."""
+    return derived.max_train_steps(
+        settings, uses(settings, examples.instances, known_resolution(settings, source)), num_processes
+    )
 
 
 BASE_SETTINGS = ("pretrained_model_name_or_path", "revision", "variant")

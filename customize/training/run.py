@@ -15,7 +15,8 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, broadcast_object_list
 
 from customize import device, events
-from customize.data.examples import Examples, small_images_note
+from customize.data import bucket_report
+from customize.data.examples import Examples
 from customize.errors import InputError
 from customize.evaluation import report, verify_result
 from customize.evaluation.probe_loss import Probe
@@ -24,7 +25,6 @@ from customize.families import Source
 from customize.families.base import Family
 from customize.methods import prepare
 from customize.methods.method import DenoisingMethod, Method
-from customize.settings import derived
 from customize.settings.files import sharing
 from customize.storage import checkpoint, manifest, run_folder
 from customize.storage.atomic import new_entries, new_folder
@@ -48,7 +48,7 @@ from customize.training.evaluating.resumed import is_measured, result_step
 from customize.training.loop import Callback, LoopConfig, State, Stop, train
 from customize.training.nan_guard import NanGuard
 from customize.training.resumable import parts_of
-from customize.training.resume import done, find_checkpoint, fitting, identity, refuse_other_class_images
+from customize.training.resume import done, find_checkpoint, fitting, identity, planned_steps, refuse_other_class_images
 from customize.training.setup import RunContext, load_base, release_unused
 from customize.training.validation import ValidationImages
 
@@ -87,7 +87,7 @@ def run(settings, folder: Path, source: Source, examples: Examples, callbacks: S
     folder = agreed(settings, folder, accelerator)
     events.summarize("started", summary.before_loading(settings, folder, source, examples, device.describe(accelerator.device)))
     run_identity = identity(settings, source, examples, accelerator.num_processes)
-    steps = derived.max_train_steps(settings, len(examples.instances), accelerator.num_processes)
+    steps = planned_steps(settings, source, examples, accelerator.num_processes)
     resume = find_checkpoint(settings, folder, run_identity, events.info, steps)
     family = load_base(settings, source)
     context = RunContext(settings, accelerator, family, examples, *done(resume))
@@ -99,7 +99,7 @@ def run(settings, folder: Path, source: Source, examples: Examples, callbacks: S
             model_card.upload(settings, folder)
         accelerator.state.destroy_process_group()
         return folder
-    for note in filter(None, (*examples.notes, small_images_note(examples.instances, context.resolution))):
+    for note in (*examples.notes, *bucket_report.notes(settings, examples.instances, context.resolution)):
         events.note(note)
     with resources(for_memory(settings), "make room, then resume with --resume_from_checkpoint latest"), ExitStack() as claim:
         outcome = fit(context, folder, resume, run_identity, callbacks, claim)

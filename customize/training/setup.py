@@ -1,8 +1,7 @@
 """What a run offers a method while it is prepared: frozen networks are evaluated once, for images and captions."""
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from customize.data.crops import Variant, all_pixels, crop_of, variants
+from customize.data.buckets import fits, grouped, uses
+from customize.data.crops import Variant, all_pixels, crop_of, variants_of
 from customize.data.examples import Example, Examples
 from customize.data.samples.encoding import EncodedInTheStep, encode_crops, encode_each_caption
 from customize.data.samples.latent_dataset import CachedImage, EpochSampler, ImageDataset, LatentDataset, SampleConfig
@@ -73,13 +73,18 @@ class RunContext:
         """Samples of one optimizer step, over all processes."""
         return derived.global_batch(self.settings, self.accelerator.num_processes)
 
+    @cached_property
+    def uses(self) -> list[int]:
+        """The samples of each bucket in an epoch, before `repeats`."""
+        return uses(self.settings, self.examples.instances, self.resolution)
+
     @property
     def steps_per_epoch(self) -> int:
-        return derived.steps_per_epoch(self.settings, len(self.examples.instances), self.accelerator.num_processes)
+        return derived.steps_per_epoch(self.settings, self.uses, self.accelerator.num_processes)
 
     @property
     def max_train_steps(self) -> int:
-        return derived.max_train_steps(self.settings, len(self.examples.instances), self.accelerator.num_processes)
+        return derived.max_train_steps(self.settings, self.uses, self.accelerator.num_processes)
 
     @property
     def draws(self) -> range:
@@ -169,31 +174,29 @@ class RunContext:
         """Samples of these examples. Each crop that the run will draw, and that is not cached, is encoded once; for an inpainting
         model, masked ones are encoded in the steps. So is the first crop of the first images, whatever steps are left: fixed
         samples (`ImageDataset.probe`) are of these, and the same after resuming."""
-        settings = self.settings
-        cuts = [
-            variants(example, self.resolution, settings.center_crop, settings.crop_variants, settings.random_flip, settings.seed)
-            for example in examples
-        ]
-        cuts = [showing_the_subject(example, each, self.resolution) for example, each in zip(examples, cuts, strict=True)]
-        sampler = EpochSampler(stream, self.sample_config, len(examples), [len(each) for each in cuts])
+        settings, in_buckets = self.settings, fits(self.settings, examples, self.resolution)
+        cuts = [variants_of(settings, example, fit) for example, fit in zip(examples, in_buckets, strict=True)]
+        cuts = [showing_the_subject(example, each) for example, each in zip(examples, cuts, strict=True)]
+        images = grouped(in_buckets, [example.repeats for example in examples])
+        sampler = EpochSampler(stream, self.sample_config, len(examples), [len(each) for each in cuts], images)
         needed = sampler.needed(self.draws) | {(image, 0) for image in range(min(len(examples), probe_loss.MOST_DRAWS))}
-        return self.encoded(examples, cuts, sampler, needed, self.resolution, self.latents_cache)
+        return self.encoded(examples, cuts, sampler, needed, self.latents_cache)
 
-    def encode_crops(self, examples: Sequence[Example], cuts: Sequence[Variant], short_side: int) -> ImageDataset:
-        """One crop of each example, whose short side is resized to `short_side`; for fixed samples."""
+    def encode_crops(self, examples: Sequence[Example], cuts: Sequence[Variant]) -> ImageDataset:
+        """One crop of each example, for fixed samples."""
         sampler = EpochSampler("probe", self.sample_config, len(examples), [1] * len(examples))
         every = [(image, 0) for image in range(len(examples))]
-        return self.encoded(examples, [(cut,) for cut in cuts], sampler, every, short_side, NoCache())
+        return self.encoded(examples, [(cut,) for cut in cuts], sampler, every, NoCache())
 
     def encoded(
         self, examples: Sequence[Example], cuts: Sequence[Sequence[Variant]], sampler: EpochSampler,
-        needed: Collection[tuple[int, int]], short_side: int, cache: NoCache,
+        needed: Collection[tuple[int, int]], cache: NoCache,
     ) -> ImageDataset:  # fmt: skip
         """Samples of these examples. cuts: the crops of each; needed: the (image, variant) that are encoded."""
         family, interpolation = self.family, self.settings.image_interpolation_mode
 
         def read_pixels(image: int, chosen: list[int]) -> Tensor:
-            arrays = all_pixels(examples[image], [cuts[image][variant] for variant in chosen], short_side, interpolation)
+            arrays = all_pixels(examples[image], [cuts[image][variant] for variant in chosen], interpolation)
             return torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
 
         keys = {(image, variant): cache.key(examples[image], cuts[image][variant], interpolation) for image, variant in needed}
@@ -207,13 +210,13 @@ class RunContext:
         for (image, variant), found in stored.items():
             of_image[image][variant] = found
         images = [
-            CachedImage(example.name, example.captions, own, [crop_of(example, cut, short_side) for cut in its_cuts])
+            CachedImage(example.name, example.captions, own, [crop_of(example, cut) for cut in its_cuts])
             for example, own, its_cuts in zip(examples, of_image, cuts, strict=True)
         ]
         dataset = LatentDataset(family, self.sample_config, sampler, images)
         dataset = MaskedImages(dataset, read_pixels, self.device) if family.takes_mask else dataset
         outside = OutsideWeights(self.settings.unmasked_weight, self.settings.masked_prior_preservation_weight)
-        return masked(dataset, sampler, family.latents, examples, cuts, short_side, outside)
+        return masked(dataset, sampler, family.latents, examples, cuts, outside)
 
     def encode_captions(self, captions: Iterable[str], min_chunks: int) -> Condition:
         """Looks up the conditioning of these captions, of prompts and held-out images that are only measured, and of the empty
@@ -232,7 +235,7 @@ class RunContext:
         """The class images of prior preservation; missing ones are generated first."""
         family = self.family.to(self.device)
         dtype = DTYPES[settings.prior_generation_precision or settings.mixed_precision]
-        with self.accelerator.main_process_first(), computing_in(dtype, family):
+        with self.accelerator.main_process_first(), class_images.computing_in(dtype, family):
             return class_images.complete(settings, family, self.resolution)
 
     def place(self, method: Method) -> None:
@@ -259,18 +262,6 @@ def placement_of(settings) -> Placement:
     of them in float32, because its result contains them all.
     """
     return Placement() if settings.trains_whole_networks else Placement("cpu", DTYPES[settings.mixed_precision], ("vae",))
-
-
-@contextmanager
-def computing_in(dtype: torch.dtype, family: Family) -> Iterator[None]:
-    """Inside the context the networks compute in `dtype`. Those that cannot represent its numbers are float32 meanwhile."""
-    loaded = [(network, network.dtype) for network in family.components.values()]
-    for network, own in loaded:
-        network.to(torch.promote_types(own, dtype))
-    with torch.autocast(family.device.type, dtype, enabled=dtype != torch.float32):
-        yield
-    for network, own in loaded:
-        network.to(own)
 
 
 def release_unused(settings, family: Family, method: Method) -> None:

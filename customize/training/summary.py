@@ -4,6 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from customize import units
+from customize.data import bucket_report
+from customize.data.bucket_report import in_words
+from customize.data.buckets import Buckets
 from customize.data.examples import Examples
 from customize.device import Machine
 from customize.evaluation import verdict_words
@@ -26,6 +29,8 @@ def before_loading(settings, folder: Path, source: Source, examples: Examples, m
     yield from base_rows(source, distilled="training undoes that; train on the model it was made of, and use the result with it")
     yield "method", printable(settings.description)
     yield "images", images(settings, examples, resolution)
+    if resolution:
+        yield from bucket_report.rows(settings, examples.instances, resolution)
     yield from device_rows(machine, settings.mixed_precision, source, resolution, "a run takes hours to days")
     yield "folder", printable(folder)
 
@@ -37,8 +42,10 @@ def images(settings, examples: Examples, resolution: int | None) -> str:
     span = " to ".join(dict.fromkeys(f"{width} x {height}" for width, height in [*sizes[:1], *sizes[-1:]]))
     text = f"{len(examples.instances):,} in {where}, {span} pixels"
     if resolution and sizes and set(sizes) != {(resolution, resolution)}:
-        crop = "cropped and " if any(width != height for width, height in sizes) else ""
-        text += f", {crop}scaled to {resolution} x {resolution}"
+        fits = [Buckets.of(settings, resolution).fit(size) for size in sizes]
+        crop = "cropped and " if any(fit.cut for fit in fits) else ""
+        found = {fit.bucket for fit in fits}
+        text += f", {crop}scaled to {len(found)} sizes" if len(found) > 1 else f", {crop}scaled to {in_words(*found)}"
     if settings.class_images:
         missing = max(0, settings.class_images - len(examples.classes))
         text += f"; {settings.class_images:,} of the class" + (f", {missing:,} of them generated first" if missing else "")

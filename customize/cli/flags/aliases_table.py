@@ -47,6 +47,7 @@ SAME: Mapping[str, str] = {
     "resolution": "size image_size img_size train_resolution base_resolution",
     "crop_variants": "image_variations",
     "image_interpolation_mode": "resize_interpolation",
+    "bucket_reso_steps": "bucket_tolerance",
     "random_flip": "flip flip_aug random_hflip horizontal_flip flip_x",
     "repeats": "num_repeats dataset_repeats",
     "caption_dropout": "caption_dropout_rate caption_dropout_probability proportion_empty_prompts",
@@ -158,9 +159,9 @@ TRAIN_MEMORY_HELP = (
     "offloading to the CPU is not supported",
     "add --gradient_checkpointing, --use_8bit_adam, --mixed_precision bf16, or train a LoRA (--adapter lora)",
 )
-NO_BUCKETS = (
-    "images are not grouped by shape: each is cropped to squares along its long side",
-    "leave it out; --crop_variants sets their number, --center_crop uses the center only",
+NO_ROUNDING = (
+    "buckets are sizes, not rounded aspect ratios",
+    "leave it out; --bucket_reso_steps sets how far apart they are, --aspect_ratio_buckets lists them",
 )
 AS_WRITTEN = (
     "captions are used as they are written",
@@ -221,15 +222,14 @@ FLAGS: tuple[tuple[str, Flag], ...] = (
           refused=("masks are used in every step", "leave it out, or give --unmasked_weight 0.1")),
     *_all("inverted_mask_prior", commands=DREAMBOOTH, means=("masked_prior_preservation_weight", 1.0)),
     *_all("random_crop", commands=BOTH,
-          done="images that are not square are cropped at random positions unless --center_crop is given"),
+          done="images are cropped at random positions unless --center_crop is given"),
     *_all("max_data_loader_n_workers num_workers dataloader_workers dataloader_threads", commands=BOTH, type=int,
            done="images are decoded and encoded once, before training starts"),
     *_all("persistent_data_loader_workers", commands=BOTH, done="images are decoded and encoded once, before training starts"),
     *_all("save_state save_state_on_train_end", commands=BOTH,
           done="a checkpoint to resume from is written every --checkpointing_steps"),
-    *_all("enable_bucket bucket_no_upscale aspect_ratio_bucketing", commands=BOTH, refused=NO_BUCKETS),
-    *_all("min_bucket_reso max_bucket_reso bucket_reso_steps aspect_bucket_rounding", commands=BOTH, type=str,
-          refused=NO_BUCKETS),
+    *_all("enable_bucket aspect_ratio_bucketing buckets", commands=BOTH, means=("aspect_ratio_buckets", "auto")),
+    *_all("aspect_bucket_rounding", commands=BOTH, type=str, refused=NO_ROUNDING),
     *_all("weighted_captions enable_wildcard", commands=BOTH, refused=AS_WRITTEN),
     *_all("keep_tokens_separator secondary_separator", commands=BOTH, type=str,
           refused=("tags are told apart by --tag_separator alone", "leave it out; --keep_tags N keeps the first N in place")),

@@ -123,15 +123,19 @@ def resized_size(size: tuple[int, int], resolution: int) -> tuple[int, int]:
 
 def resize(image: Image.Image, resolution: int, interpolation: str = "lanczos") -> Image.Image:
     """Resize `image` so that its short side is `resolution` pixels. interpolation: a key of `INTERPOLATIONS`."""
-    size = resized_size(image.size, resolution)
+    return resize_to(image, resized_size(image.size, resolution), interpolation)
+
+
+def resize_to(image: Image.Image, size: tuple[int, int], interpolation: str = "lanczos") -> Image.Image:
+    """Resize `image` to (width, height)."""
     return image if size == image.size else image.resize(size, INTERPOLATIONS[interpolation])
 
 
-def crop(image: Image.Image, left: int, top: int, side: int, flip: bool) -> np.ndarray:
-    """The square of `side` pixels at (left, top), flipped left to right if `flip`: np.uint8 [side, side, 3], or
-    [side, side] in mode L."""
-    assert 0 <= left <= image.width - side and 0 <= top <= image.height - side, (image.size, left, top, side)
-    pixels = np.asarray(image.crop((left, top, left + side, top + side)))
+def crop(image: Image.Image, left: int, top: int, width: int, height: int, flip: bool) -> np.ndarray:
+    """The rectangle of this size at (left, top), flipped left to right if `flip`: np.uint8 [height, width, 3], or
+    [height, width] in mode L."""
+    assert 0 <= left <= image.width - width and 0 <= top <= image.height - height, (image.size, left, top, width, height)
+    pixels = np.asarray(image.crop((left, top, left + width, top + height)))
     return np.ascontiguousarray(pixels[:, ::-1]) if flip else pixels.copy()
 
 

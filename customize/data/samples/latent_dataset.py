@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from customize.data.samples.batches import Batch, Dataset
+from customize.data.samples.bucket_order import batch_of
 from customize.data.samples.tag_draws import TagDraws
 from customize.diffusion import rng
 from customize.diffusion.loss_weights import Weighting
@@ -54,17 +55,28 @@ class CachedImage:
 
 
 class EpochSampler:
-    """Infinite sampler of image indices, reshuffled in each epoch. stream: separates the draws of two samplers."""
+    """Infinite sampler of image indices, reshuffled in each epoch. stream: separates the draws of two samplers.
 
-    def __init__(self, stream: str, config: SampleConfig, num_images: int, num_variants: Sequence[int]):
+    buckets: the images of each bucket; one that is used more often than others is listed several times. All samples of a step are
+    of one bucket (`bucket_order`). None: one bucket of all images.
+    """
+
+    def __init__(
+        self, stream: str, config: SampleConfig, num_images: int, num_variants: Sequence[int],
+        buckets: Sequence[Sequence[int]] | None = None,
+    ):  # fmt: skip
         self.stream, self.config = stream, config
         self.num_images, self.num_variants = num_images, num_variants
+        self.buckets = [range(num_images)] if buckets is None else buckets
+        self.sizes = tuple(map(len, self.buckets))
 
     def draw(self, step: int, position: int) -> tuple[int, int]:
         """(image, variant) of a sample."""
-        number = step * self.config.global_batch + position
-        image = rng.shuffled(number, self.num_images, self.config.seed, f"{self.stream}/order")
-        variant = rng.integers(self.num_variants[image], self.config.seed, f"{self.stream}/variant", step, [position])
+        seed, size = self.config.seed, self.config.global_batch
+        bucket, batch = batch_of(step, self.sizes, size, seed, self.stream)
+        stream = f"{self.stream}/order" + (f"/{bucket}" if bucket else "")
+        image = self.buckets[bucket][rng.shuffled(batch * size + position, self.sizes[bucket], seed, stream)]
+        variant = rng.integers(self.num_variants[image], seed, f"{self.stream}/variant", step, [position])
         return image, int(variant)
 
     def needed(self, steps: Iterable[int]) -> set[tuple[int, int]]:
@@ -125,10 +137,10 @@ class LatentDataset:
         )
 
     def probe(self, number: int) -> Batch:
-        """Fixed samples of one shape that do not depend on the draws of the steps: noise levels and images are spread evenly;
-        of each image the first crop that is cached, and the first caption."""
-        places, shown = range(number), self.shown
-        images = [image if is_alike(image := self.images[place % len(self.images)], shown) else shown for place in places]
+        """Fixed samples that do not depend on the draws of the steps: noise levels and images are spread evenly; of each image
+        the first crop, and the first caption. All are of the shape that most of the first `number` images have."""
+        places, alike = range(number), self.alike(number)
+        images = [alike[place % len(alike)] for place in places]
         stored = torch.stack([image.stored[image.first] for image in images])
         shape = self.family.latents.shape(stored)
         return Batch(
@@ -147,10 +159,13 @@ class LatentDataset:
             positions=tuple(places),
         )
 
-    @property
-    def shown(self) -> CachedImage:
-        """The first image with a cached crop."""
-        return next(image for image in self.images if image.stored)
+    def alike(self, number: int) -> list[CachedImage]:
+        """Those of the first images, of which a crop is always cached, that have the most frequent shape; of equal ones the
+        first."""
+        of_shape: dict[tuple[int, ...], list[CachedImage]] = defaultdict(list)
+        for image in filter(lambda image: image.stored, self.images[:number]):
+            of_shape[tuple(image.stored[image.first].shape)].append(image)
+        return max(of_shape.values(), key=len)
 
     def timesteps(self, step: int, positions: Sequence[int]) -> Tensor:
         """The timesteps [B], by the base model's own distribution over noise levels, and by what the settings make of it."""
@@ -179,8 +194,3 @@ class LatentDataset:
         if self.config.weighting is None:
             return torch.ones(len(timesteps))
         return self.config.weighting.weights(self.family.schedule.snr(timesteps), self.family.prediction_type)
-
-
-def is_alike(image: CachedImage, other: CachedImage) -> bool:
-    """Whether a crop of the image is cached, of the shape of the other's."""
-    return bool(image.stored) and image.stored[image.first].shape == other.stored[other.first].shape

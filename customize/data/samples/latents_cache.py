@@ -62,7 +62,7 @@ class LatentsCache(NoCache):
             self.hashes[example.source] = content(example)
         image = {"sha256": self.hashes[example.source], "pixels": example.digest, "interpolation": interpolation}
         key = hashlib.sha256(json.dumps({**self.facts, **image, **asdict(cut)}, sort_keys=True).encode()).hexdigest()
-        self.shapes[key] = self.latents.stored_shape(cut.side, cut.side)
+        self.shapes[key] = self.latents.stored_shape(cut.height, cut.width)
         return key
 
     def recall(self, keys: Mapping[Place, str]) -> dict[Place, Tensor]:

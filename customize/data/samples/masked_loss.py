@@ -69,29 +69,27 @@ class MaskedLoss:
 
 def masked(
     dataset: ImageDataset, sampler: EpochSampler, latents: LatentSpace, examples: Sequence[Example],
-    cuts: Sequence[Sequence[Variant]], resolution: int, outside: OutsideWeights,
+    cuts: Sequence[Sequence[Variant]], outside: OutsideWeights,
 ) -> ImageDataset:  # fmt: skip
     """The dataset of these examples and their crops with the masks of those variants that it stores; as it is if there are none.
     Raises ResourceError."""
     if not any(example.mask for example in examples):
         return dataset
     masks = [
-        latent_masks(example, own, resolution, {variant: latents.shape(each) for variant, each in image.stored.items()})
+        latent_masks(example, own, {variant: latents.shape(each) for variant, each in image.stored.items()})
         for example, own, image in zip(examples, cuts, dataset.images, strict=True)
     ]
     return MaskedLoss(dataset, sampler, masks, outside)
 
 
-def latent_masks(
-    example: Example, cuts: Sequence[Variant], resolution: int, shapes: Mapping[int, Sequence[int]]
-) -> dict[int, Tensor]:
+def latent_masks(example: Example, cuts: Sequence[Variant], shapes: Mapping[int, Sequence[int]]) -> dict[int, Tensor]:
     """The masks of some variants [1, H, W], float32 in [0, 1]: for each latent the mean over its pixels. {} without a mask.
 
     shapes: (C, H, W) of these variants. Raises ResourceError.
     """
     if example.mask is None or not shapes:
         return {}
-    pixels = cut_out(open_mask(example), [cuts[variant] for variant in shapes], resolution, "box")
+    pixels = cut_out(open_mask(example), [cuts[variant] for variant in shapes], "box")
     shares = torch.from_numpy(pixels)[:, None].float() / 255
     return {
         variant: F.adaptive_avg_pool2d(share, tuple(shape[1:]))
@@ -99,9 +97,9 @@ def latent_masks(
     }
 
 
-def showing_the_subject(example: Example, cuts: Sequence[Variant], resolution: int) -> tuple[Variant, ...]:
+def showing_the_subject(example: Example, cuts: Sequence[Variant]) -> tuple[Variant, ...]:
     """Those of the crops that show what the mask of the image selects; all of an image without a mask."""
     if example.mask is None:
         return tuple(cuts)
-    seen = cut_out(open_mask(example), cuts, resolution, "box").mean((1, 2), dtype=np.float64)
+    seen = cut_out(open_mask(example), cuts, "box").mean((1, 2), dtype=np.float64)
     return tuple(cut for cut, share in zip(cuts, seen, strict=True) if share >= LEAST_SEEN * seen.max())

@@ -17,7 +17,8 @@ from customize.data.images.image_file import crop, resize, resized_size
 def square(image: Image.Image, side: int, interpolation: str = "lanczos") -> np.ndarray:
     """The central square of an image, its short side resized to `side` pixels: np.uint8 [side, side, 3]."""
     width, height = resized_size(image.size, side)
-    return crop(resize(image.convert("RGB"), side, interpolation), (width - side) // 2, (height - side) // 2, side, flip=False)
+    resized = resize(image.convert("RGB"), side, interpolation)
+    return crop(resized, (width - side) // 2, (height - side) // 2, side, side, flip=False)
 
 
 def squares(images: Sequence[Image.Image], side: int, interpolation: str = "lanczos") -> Tensor:

@@ -8,6 +8,7 @@ from customize.settings.field import setting
 Interpolation = Literal["nearest", "nearest-exact", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
 WITH_DATASET = ("dataset_name", ())
+WITH_BUCKETS = ("aspect_ratio_buckets", ("auto",))
 WITH_CAPTIONS = ("captions", ("auto", "files", "file_names"))
 WITHOUT_CAPTIONS = ("captions", ("auto", "templates", "prompt"))
 
@@ -24,10 +25,29 @@ class DataSettings(Settings):
     image_column: str = setting("image", "data", "column of the images", only_with=WITH_DATASET, scope="run")
     caption_column: str = setting("text", "data", "column of the captions, in a dataset or in metadata.jsonl/.csv", scope="run")
     resolution: int | None = setting(
-        None, "data", "width and height of the training images",
+        None, "data", "width and height of square training images; the area of others",
         unit="pixels", ge=16, le=4096, multiple_of=8, default_in_words=OWN,
     )  # fmt: skip
-    center_crop: bool = setting(False, "data", "crop images that are not square at the center instead of at random positions")
+    aspect_ratio_buckets: str | None = setting(
+        "auto", "data", "sizes to which images are resized and cropped, each to the one nearest to its shape: auto computes them "
+        "from resolution, none crops squares, `832,1216;1216,832` lists heights and widths", scope="run",
+    )  # fmt: skip
+    min_bucket_reso: int | None = setting(
+        None, "data", "shortest side of a bucket, rounded down to bucket_reso_steps", unit="pixels", ge=8, le=4096, multiple_of=8,
+        only_with=WITH_BUCKETS, default_in_words="none: half of resolution", scope="run",
+    )  # fmt: skip
+    max_bucket_reso: int | None = setting(
+        None, "data", "longest side of a bucket, rounded up to bucket_reso_steps", unit="pixels", ge=16, le=8192, multiple_of=8,
+        only_with=WITH_BUCKETS, default_in_words="none: twice resolution", scope="run",
+    )  # fmt: skip
+    bucket_reso_steps: int | None = setting(
+        None, "data", "the sides of buckets are multiples of it", unit="pixels", ge=8, le=512, multiple_of=8,
+        only_with=WITH_BUCKETS, default_in_words="none: 64, or an eighth of a resolution below 512", scope="run",
+    )  # fmt: skip
+    bucket_no_upscale: bool = setting(
+        False, "data", "a smaller bucket for an image that would be enlarged otherwise", only_with=WITH_BUCKETS, scope="run"
+    )
+    center_crop: bool = setting(False, "data", "crop images at the center instead of at random positions")
     crop_variants: int = setting(4, "data", "random crops per image", ge=1, le=64)
     random_flip: bool = setting(False, "data", "also train on each image flipped horizontally")
     repeats: int = setting(1, "data", "number of times each image is used per epoch", ge=1, le=MANY, scope="run")

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from customize.data.crops import other_crop, variants
+from customize.data.buckets import squares
+from customize.data.crops import Variant, other_crop, variants
 from customize.data.example import Example, digest_of, open_source
 from customize.data.samples.batches import Batch
 from customize.data.samples.prior import PriorPreservation
@@ -51,15 +52,14 @@ def sets_of(context: RunContext, setup: TrainingSetup, draws: dict[str, int]) ->
 def held_out(context: RunContext, number: int) -> Batch:
     """Draws of images that are not trained on."""
     examples = context.examples.held_out[:number]
-    cuts = [variants(example, context.resolution, True, 1, False, 0)[0] for example in examples]
-    return context.encode_crops(examples, cuts, context.resolution).probe(number)
+    return context.encode_crops(examples, central_squares(context, examples)).probe(number)
 
 
 def other_crops(context: RunContext, number: int) -> Batch:
     """Draws of crops that are not trained on, of training images."""
     examples = context.examples.instances[:number]
-    found = [other_crop(example, context.resolution, context.settings.seed) for example in examples]
-    return context.encode_crops(examples, [cut for cut, _ in found], found[0][1]).probe(number)
+    cuts = [other_crop(example, context.resolution, context.settings.seed) for example in examples]
+    return context.encode_crops(examples, cuts).probe(number)
 
 
 def of_pictures(context: RunContext, pictures: Sequence[tuple[Path, str]]) -> Batch:
@@ -68,5 +68,10 @@ def of_pictures(context: RunContext, pictures: Sequence[tuple[Path, str]]) -> Ba
     for path, prompt in pictures:
         image = open_source(path)
         examples.append(Example(path.name, (prompt,), "class", path, image.size, digest_of(image)))
-    cuts = [variants(example, context.resolution, True, 1, False, 0)[0] for example in examples]
-    return context.encode_crops(examples, cuts, context.resolution).probe(len(examples))
+    return context.encode_crops(examples, central_squares(context, examples)).probe(len(examples))
+
+
+def central_squares(context: RunContext, examples: Sequence[Example]) -> list[Variant]:
+    """The central square of each image, so that one batch holds images of every shape."""
+    buckets = squares(context.resolution)
+    return [variants(example, buckets.fit(example.size), True, 1, False, 0)[0] for example in examples]
