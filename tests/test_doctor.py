@@ -167,6 +167,7 @@ def test_a_good_folder(tmp_path, capsys):
         "warning: checked for Stable Diffusion 1.x; for another model give --pretrained_model_name_or_path or --resolution",
         "0 errors, 1 warning; training would start",
         "4 usable images, 700 x 600, for 512 pixels",
+        "cut off: 9 % of each image",
     ]
 
 
@@ -188,6 +189,8 @@ def test_warnings_of_every_kind(tmp_path, capsys):
         f"warning: {folder}: ignored, not images (1): notes.md",
         "0 errors, 7 warnings; training would start",
         "6 usable images, 99 x 90 to 240 x 180, for 128 pixels",
+        "buckets: 128 x 128 (1 image), 144 x 112 (5 images)",
+        "cut off: 4 % of an image on average, 9 % of small.png",
     ]
 
 
@@ -281,7 +284,11 @@ def test_a_config_is_checked_as_its_command_would(tmp_path, capsys, monkeypatch,
         (tmp_path / f"{name}.toml").write_text(text)
         assert check(capsys, tmp_path / f"{name}.toml") == (
             0,
-            ["0 errors, 0 warnings; training would start", "2 usable images, 240 x 180, for 16 pixels"],
+            [
+                "0 errors, 0 warnings; training would start",
+                "2 usable images, 240 x 180, for 16 pixels",
+                "cut off: 24 % of each image",
+            ],
         )
         status, lines = check(capsys, tmp_path / f"{name}.toml", "--learning_rate=-1", "--rezolution=8")
         assert status == 2 and "error: --learning_rate: " in lines[0] and "did you mean resolution" in "".join(lines)

@@ -67,7 +67,7 @@ def test_trained_parameters_and_epochs_are_reported(tiny_epsilon, image_folder, 
     [unet] = planned.trained
     assert unet.name == "unet" and unet.parameters == sum(tensor.numel() for tensor in learned.values())
     assert set(unet.modules) == {name.removeprefix("unet.").partition(".lora_")[0] for name in learned}
-    [repeats] = planned.repeats
+    [repeats] = planned.uses
     shown = Counter(name for step in range(7) for name in training.dataset.deal(step, range(2))[0].names)
     assert (repeats.images, repeats.least, repeats.most) == (len(shown), min(shown.values()), max(shown.values()))
     assert planned.steps == 7 and planned.seconds > 0

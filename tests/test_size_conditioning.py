@@ -27,6 +27,7 @@ def setup(tiny_epsilon, tmp_path):
     (tmp_path / "tall/0.png").rename(tmp_path / "pictures/1.png")
     settings = settings_for(
         "lora", tiny_epsilon, tmp_path / "pictures", tmp_path / "run", train_batch_size=8, resolution=16,
+        aspect_ratio_buckets=None,
         prior_preservation="images", class_prompt="a photo of dog", num_class_images=1, prior_loss_weight=0.5,
         class_data_dir=str(write_images(tmp_path / "class", 1, (32, 32), seed=2)),
     )  # fmt: skip

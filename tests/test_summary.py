@@ -30,7 +30,7 @@ HUB = Source("stable-diffusion-v1-5/stable-diffusion-v1-5")
 
 
 def examples(*sizes, classes=0):
-    instances = tuple(SimpleNamespace(name=f"{index}.jpg", size=size) for index, size in enumerate(sizes))
+    instances = tuple(SimpleNamespace(name=f"{index}.jpg", size=size, mask=None) for index, size in enumerate(sizes))
     return SimpleNamespace(instances=instances, classes=(None,) * classes)
 
 
@@ -46,7 +46,7 @@ def test_the_demo_model_is_announced_as_a_toy():
         "          for your own photos: --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5",
         'method    DreamBooth: all weights of the UNet are trained on "sks cat"',
         "images    6 in my cat, 3024 x 4032 pixels, cropped and scaled to 56 x 72",
-        "cut off   4 % of an image on average, 4 % of 0.jpg",
+        "cut off   4 % of each image",
         "device    CPU (2 threads): no GPU found",
         "folder    runs/dreambooth",
     ]

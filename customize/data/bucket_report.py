@@ -19,9 +19,10 @@ def rows(settings, examples: Sequence[Example], resolution: int) -> Iterator[tup
         yield "buckets", first_few(named, MOST_SIZES)
     cuts = [fit.cut for fit in every]
     if cuts and max(cuts):
-        name = examples[cuts.index(max(cuts))].name
-        most = f", {percent(max(cuts))} of {printable(name)}" if len(cuts) > 1 else ""
-        yield "cut off", f"{percent(sum(cuts) / len(cuts))} of an image{' on average' * bool(most)}{most}"
+        mean, most = (percent(share) for share in (sum(cuts) / len(cuts), max(cuts)))
+        name = printable(examples[cuts.index(max(cuts))].name)
+        alike = max(cuts) == min(cuts)
+        yield "cut off", f"{most} of each image" if alike else f"{mean} of an image on average, {most} of {name}"
 
 
 def notes(settings, examples: Sequence[Example], resolution: int) -> list[str]:
