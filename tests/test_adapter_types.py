@@ -21,6 +21,7 @@ from customize.adapters.peft_layers import NAME
 from customize.adapters.timestep_rank import TimestepRank
 from customize.cli.flags.settings_from_files import read_settings
 from customize.errors import InputError
+from customize.evaluation.learned_change import kept, relative_change
 from customize.inference.pipeline import Pipeline
 from customize.inference.pipeline_loading import load_pipeline
 from customize.methods import DreamBoothSettings
@@ -43,9 +44,13 @@ CASES = {
     "oft": {"adapter": "oft", "oft_block_size": 8},
     "boft": {"adapter": "boft", "boft_block_size": 4, "boft_n_butterfly_factor": 3},
 }
-OFTEN = ("pissa", "tlora", "loha", "lokr", "oft")
-"""Those of the fast run; the others run with the slow tests."""
-RUNS = [case if case in OFTEN else pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != "lora"]
+
+
+def runs(*often: str) -> list:
+    """All cases but plain LoRA, which has tests of its own; those that are not named run with the slow tests."""
+    return [case if case in often else pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != "lora"]
+
+
 TARGETS = {"conv": (nn.Conv2d(8, 12, 3, stride=2, padding=1), (2, 8, 6, 6)), "linear": (nn.Linear(8, 24), (2, 5, 8))}
 
 
@@ -263,7 +268,7 @@ def trained(tiny_epsilon, image_folder, tmp_path_factory):
     return trained
 
 
-@pytest.mark.parametrize("case", RUNS)
+@pytest.mark.parametrize("case", runs("pissa", "tlora", "oft"))
 def test_the_file_gives_the_image_of_the_run(case, trained, plain, tiny_epsilon):
     run = trained(case)
     tolerance = 1e-4 if case == "pissa" else 0  # whose file has the sum of two products
@@ -278,7 +283,7 @@ def test_the_file_gives_the_image_of_the_run(case, trained, plain, tiny_epsilon)
         assert torch.equal(latents_of(Pipeline(run.family)), plain)
 
 
-@pytest.mark.parametrize("case", RUNS)
+@pytest.mark.parametrize("case", runs("oft"))
 def test_a_resumed_run_ends_with_the_same_bits(case, trained):
     run = trained(case)
     context, training = prepared(run.settings, first_step=1)
@@ -288,7 +293,7 @@ def test_a_resumed_run_ends_with_the_same_bits(case, trained):
     assert all(torch.equal(again[name], tensor) for name, tensor in run.learned.items())
 
 
-@pytest.mark.parametrize("case", RUNS)
+@pytest.mark.parametrize("case", runs("pissa", "oft"))
 def test_a_checkpoint_is_loaded_as_weights(case, trained, tiny_epsilon):
     run = trained(case)
     weights = [(run.checkpoint, 1.0)]
@@ -300,7 +305,7 @@ def test_a_checkpoint_is_loaded_as_weights(case, trained, tiny_epsilon):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("case", [case for case in RUNS if case != "tlora"])
+@pytest.mark.parametrize("case", [case for case in runs("pissa") if case != "tlora"])
 def test_merged_it_is_the_same_model(case, trained, tiny_epsilon):
     run = trained(case)
     pipeline = load_pipeline(str(tiny_epsilon), [(run.files[0], 1.0)])
@@ -310,7 +315,7 @@ def test_merged_it_is_the_same_model(case, trained, tiny_epsilon):
     assert (latents_of(pipeline) - run.latents).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("case", RUNS)
+@pytest.mark.parametrize("case", runs("oft"))
 def test_a_new_run_starts_from_the_file(case, trained, tiny_epsilon, image_folder, tmp_path):
     run = trained(case)
     own = {"instance_prompt": "a photo of sks dog", "instance_data_dir": str(image_folder), "validation_prompt": None}
@@ -368,18 +373,41 @@ def test_lycoris_computes_the_same_change_of_the_file(case, trained):
             kinds = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
             is_full = {"lokr_w1", "lokr_w2"} <= own.keys()
             theirs = functional.lokr.diff_weight(*(own.get(kind) for kind in kinds), gamma=1.0 if is_full else alpha / 1)
-        assert (theirs.reshape(weight.shape) - layer.delta_weight(NAME)).abs().max() < 1e-6
+        assert (theirs.reshape(weight.shape) - layer.get_delta_weight(NAME)).abs().max() < 1e-6
         seen += 1
     assert seen == len(peft_layers.tuner_layers(*run.method.networks.values()))
 
 
 def test_a_file_is_in_the_layout_of_lycoris(trained):
     """Names of modules are kohya's, every layer has its alpha, and the metadata name the algorithm."""
-    for case, kind, algorithm in (("loha", "hada_w1_a", "loha"), ("oft", "oft_blocks", "diag-oft")):
-        file = find_learned("demo", [(trained(case).files[0], 1.0)]).files[0]
-        stems = {name.rpartition(".")[0] for name in file.header.tensors}
-        assert all({f"{stem}.{kind}", f"{stem}.alpha"} <= file.header.tensors.keys() for stem in stems)
-        assert {stem.split("_")[1] for stem in stems} == {"unet", "te"} and "lora_unet_conv_in" in stems
-        assert file.header.metadata["ss_network_module"] == "lycoris.kohya"
-        assert json.loads(file.header.metadata["ss_network_args"]) == {"algo": algorithm}
-        assert file.adapter is None and not file.leaves_weights
+    [file] = find_learned("demo", [(trained("oft").files[0], 1.0)]).files
+    stems = {name.rpartition(".")[0] for name in file.header.tensors}
+    assert all({f"{stem}.oft_blocks", f"{stem}.alpha"} <= file.header.tensors.keys() for stem in stems)
+    assert {stem.split("_")[1] for stem in stems} == {"unet", "te"} and "lora_unet_conv_in" in stems
+    assert file.header.metadata["ss_network_module"] == "lycoris.kohya"
+    assert json.loads(file.header.metadata["ss_network_args"]) == {"algo": "diag-oft"}
+    assert file.adapter is None and not file.leaves_weights
+
+
+def test_how_much_a_run_changed_is_measured_of_the_weights(trained):
+    """|dW| / |W| over all layers; the tensors of an OFT, which start at 0, are no measure."""
+    run = trained("oft")
+    now = kept(run.method)
+    start = {name: torch.zeros_like(sample) for name, sample in now.items()}
+    changed = total = 0.0
+    for layer in peft_layers.tuner_layers(*run.method.networks.values()):
+        weight = layer.get_base_layer().weight.detach().double()
+        delta = oft(weight.flatten(1), own_tensors(layer), layer) - weight.flatten(1)
+        step = max(1, delta.numel() // 4096)
+        changed += delta.flatten()[::step].square().sum().item()
+        total += weight.flatten()[::step].square().sum().item()
+    assert relative_change(run.method, start, now) == pytest.approx((changed / total) ** 0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("case", ["loha", "lokr", "oft"])
+def test_a_change_is_computed_in_float32_under_autocast(case):
+    """So that a run in half precision has the weights of its file."""
+    layer = attached(case, "linear")[0].layer
+    expected = layer.get_delta_weight(NAME)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer.get_delta_weight(NAME), expected)

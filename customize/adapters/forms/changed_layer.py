@@ -33,7 +33,7 @@ class ChangedLayer(nn.Module, BaseTunerLayer):
         if self.disable_adapters:
             return self.base_layer(*args, **kwargs)
         base = self.base_layer.weight
-        weight = (base.float() + self.delta_weight(self.name)).to(base.dtype)
+        weight = (base.float() + self.get_delta_weight(self.name)).to(base.dtype)
         return torch.func.functional_call(self.base_layer, {"weight": weight}, args, kwargs)
 
     def terms(self, name: str) -> dict[str, Tensor]:
@@ -41,6 +41,8 @@ class ChangedLayer(nn.Module, BaseTunerLayer):
         own = {kind: getattr(self, kind)[name] for kind in self.adapter_layer_names}
         return own if self.alpha is None else {**own, "alpha": torch.tensor(self.alpha)}
 
-    def delta_weight(self, name: str) -> Tensor:
-        """dW, float32 [out, in, ...]."""
-        return change(self.terms(name), "weight", self.base_layer.weight.float())
+    def get_delta_weight(self, name: str) -> Tensor:
+        """dW [out, in, ...], in float32 also under autocast, as when it is loaded."""
+        base = self.base_layer.weight.float()
+        with torch.autocast(base.device.type, enabled=False):
+            return change(self.terms(name), "weight", base)
