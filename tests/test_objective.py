@@ -266,6 +266,16 @@ def test_names_of_other_programs(line, meaning):
     assert {name: getattr(settings, name) for name in meaning} == meaning
 
 
+def test_weighting_like_noise_is_refused_where_the_noise_is_predicted(tiny_epsilon, tiny_v, image_folder, tmp_path):
+    from customize.training import preflight
+
+    of = lambda base, **more: settings_for("lora", base, image_folder, tmp_path / "run", loss_weighting="noise", **more)  # noqa: E731
+    with pytest.raises(InputError, match="loss_weighting: noise has no effect: the model predicts the noise"):
+        preflight.check(of(tiny_epsilon))
+    preflight.check(of(tiny_epsilon, v_pred_like_loss=0.5))
+    preflight.check(of(tiny_v))
+
+
 def test_strata_of_one_sample_are_noted():
     notes = [read(DreamBoothSettings, shlex.split(DOG + line))[1] for line in ("--stratified_timesteps", "")]
     assert sum("stratified_timesteps has no effect" in note for note in notes[0]) == 1 and not notes[1]

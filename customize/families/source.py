@@ -121,6 +121,13 @@ def refuse_clip_skip(clip_skip: int, most: int | None) -> None:
         raise InputError(Problem("clip_skip", what, f"use at most {most}; 1 is usual (A1111's Clip skip 2)"))
 
 
+def refuse_noise_weighting(prediction_type: str | None) -> None:
+    """Raises InputError if a model of this prediction type is trained as if it predicted the noise anyway."""
+    if prediction_type == "epsilon":
+        remedy = "leave it out, or add --v_pred_like_loss 0.5 for a loss of the velocity beside that of the noise"
+        raise InputError(Problem("loss_weighting", "noise has no effect: the model predicts the noise", remedy))
+
+
 def refuse_zero_snr(prediction_type: str | None) -> None:
     """Raises InputError if a model of this prediction type cannot begin at pure noise."""
     if prediction_type == "epsilon":

@@ -11,6 +11,7 @@ from customize.data.examples import USUAL_RESOLUTION, Examples, examine_examples
 from customize.data.findings import Findings
 from customize.data.images.image_file import open_image
 from customize.data.mask_files import beside
+from customize.diffusion.loss_weights import NOISE
 from customize.diffusion.timestep_sampling import LEVELS
 from customize.errors import InputError, Problem
 from customize.evaluation.masks.given import given_masks
@@ -19,7 +20,7 @@ from customize.evaluation.scorers import at_hand
 from customize.families import Source, locate
 from customize.families.files import prompt_embeddings
 from customize.families.files.autoencoder import locate_autoencoder
-from customize.families.source import known_token_problems, refuse_clip_skip, refuse_zero_snr
+from customize.families.source import known_token_problems, refuse_clip_skip, refuse_noise_weighting, refuse_zero_snr
 from customize.families.specs import spec_of
 from customize.families.specs.text_limits import too_long
 from customize.printable import first_few
@@ -172,6 +173,8 @@ def check_source(settings) -> Source:
     spec = spec_of(source)
     if settings.rescale_betas_zero_snr:
         refuse_zero_snr(spec.prediction_type(source))
+    if settings.weighting == (NOISE, 0.0):
+        refuse_noise_weighting(spec.prediction_type(source))
     if problems := timestep_problems(settings, source):
         raise InputError(problems)
     if problem := spec.not_trainable(source):
