@@ -52,7 +52,7 @@ def set_trap(moment: str, number: int, action: str) -> None:
     from customize.evaluation import verify_result
     from customize.evaluation.picture_probe import PictureProbe
     from customize.methods.method import DenoisingMethod
-    from customize.optim.optimizers import LearningRates
+    from customize.optim.learning_rates import LearningRates
     from customize.storage import checkpoint, manifest
     from customize.training import callbacks, class_images
     from customize.training.callbacks import Checkpoints

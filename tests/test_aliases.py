@@ -48,8 +48,13 @@ def problems(model, line):
         (DreamBoothSettings, DOG + "--train_text_encoder --text_encoder_lr 1e-5 2e-5",
          {"text_encoder_learning_rate": (1e-5, 2e-5)}),
         (DreamBoothSettings, DOG + "--text_encoder_lr 1e-6", {"train_text_encoder": True}),
-        (DreamBoothSettings, DOG + "--optimizer_type AdamW8bit", {"use_8bit_adam": True}),
-        (DreamBoothSettings, DOG + "--optimizer ADAMW", {"use_8bit_adam": False}),
+        (DreamBoothSettings, DOG + "--optimizer_type AdamW8bit", {"optimizer": "adamw_8bit"}),
+        (DreamBoothSettings, DOG + "--optimizer_type ADAMW", {"optimizer": "adamw"}),
+        (DreamBoothSettings, DOG + "--optimizer_type AdamWScheduleFree", {"optimizer": "schedule_free", "use_ema": False}),
+        (DreamBoothSettings, DOG + "--use_lion_optimizer", {"optimizer": "lion", "learning_rate": 2e-6 * 0.2}),
+        (DreamBoothSettings, DOG + "--ema CPU", {"use_ema": True, "offload_ema": True}),
+        (DreamBoothSettings, DOG + "--train_text_encoder_frac 0.3",
+         {"train_text_encoder": True, "text_encoder_train_fraction": 0.3}),
         (DreamBoothSettings, DOG + "--network_module networks.lora", {"adapter": "lora", "learning_rate": 1e-4}),
         (DreamBoothSettings, DOG + "--model_type lora --lora_rank 4", {"adapter": "lora", "rank": 4}),
         (DreamBoothSettings, DOG + "--batch_size 2 --gradient_accumulation 4",
@@ -97,7 +102,7 @@ def test_aliases_set_their_setting(model, line, meaning):
     "model, line, where, remedy",
     [
         (DreamBoothSettings, DOG + "--aspect_bucket_rounding 2", "--aspect_bucket_rounding", "--bucket_reso_steps"),
-        (DreamBoothSettings, DOG + "--optimizer_type Prodigy", "--optimizer_type", "--use_8bit_adam"),
+        (DreamBoothSettings, DOG + "--optimizer_type DAdaptAdam", "--optimizer_type", "prodigy"),
         (DreamBoothSettings, DOG + "--network_module lycoris.kohya", "--network_module", "--adapter lora"),
         (DreamBoothSettings, DOG + "--reg_data_dir reg", "--reg_data_dir", "--class_data_dir"),
         (DreamBoothSettings, DOG + "--train_text_encoder_only", "--train_text_encoder_only", "--train_text_encoder"),
@@ -185,8 +190,8 @@ def test_a_configuration_may_use_the_same_names(tmp_path):
     config = tmp_path / "kohya.toml"
     config.write_text('network_dim = 8\nnetwork_alpha = 4\nunet_lr = 1e-4\noptimizer_type = "AdamW8bit"\nxformers = true\n')
     settings, notes = main.read(DreamBoothSettings, [str(config), *shlex.split(DOG)])
-    assert (settings.rank, settings.lora_alpha, settings.adapter, settings.use_8bit_adam) == (8, 4.0, "lora", True)
-    assert len(notes) == 3
+    assert (settings.rank, settings.lora_alpha, settings.adapter, settings.optimizer) == (8, 4.0, "lora", "adamw_8bit")
+    assert len(notes) == 2
     config.write_text("network_dim = 0\n")
     (problem,) = problems(DreamBoothSettings, f"{config} {DOG}")
     assert problem.where == f"{config}:1: network_dim"

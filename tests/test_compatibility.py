@@ -121,10 +121,10 @@ DOCUMENTED = [  # the README's command lines: arguments, what they mean, how man
         "prior_preservation": "none", "train_text_encoder": False}, 0),
     (DreamBoothSettings, DOG + PRIOR + "--gradient_accumulation_steps=1 --learning_rate=5e-6", CLASS, 0),
     (DreamBoothSettings, DOG + PRIOR + """--gradient_accumulation_steps=2 --gradient_checkpointing --use_8bit_adam
-        --learning_rate=5e-6""", {**CLASS, "gradient_checkpointing": True, "use_8bit_adam": True}, 0),
+        --learning_rate=5e-6""", {**CLASS, "gradient_checkpointing": True, "optimizer": "adamw_8bit"}, 0),
     (DreamBoothSettings, DOG + PRIOR + """--gradient_accumulation_steps=1 --gradient_checkpointing --use_8bit_adam
         --enable_xformers_memory_efficient_attention --set_grads_to_none --learning_rate=2e-6""",
-        {**CLASS, "learning_rate": 2e-6, "use_8bit_adam": True}, 2),
+        {**CLASS, "learning_rate": 2e-6, "optimizer": "adamw_8bit"}, 2),
     (DreamBoothSettings, DOG + PRIOR + """--sample_batch_size=1 --gradient_accumulation_steps=1
         --gradient_checkpointing --learning_rate=5e-6""",
         {**CLASS, "sample_batch_size": 1, "mixed_precision": "fp16"}, 0),

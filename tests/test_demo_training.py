@@ -14,8 +14,8 @@ from transformers import CLIPTokenizer
 
 from customize.data.samples.latent_dataset import EpochSampler, SampleConfig
 from customize.demo.pretraining import stages, train
+from customize.demo.pretraining.conv_muon import Muon, orthogonal, parameter_groups
 from customize.demo.pretraining.denoiser import DECAY, EvenSamples, Pretraining
-from customize.demo.pretraining.muon import Muon, orthogonal, parameter_groups
 from customize.demo.pretraining.settings import DemoSettings
 from customize.demo.pretraining.tiny_autoencoder import Autoencoder, PixelDataset, encode, measure, on_axes, standardise
 from customize.demo.pretraining.tiny_networks import TINY, build_vae

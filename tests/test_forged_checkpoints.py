@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from whole_runs import LATEST, Run
 
 from customize.errors import InputError
-from customize.optim.optimizers import is_state_of
+from customize.optim.optimizer_state import is_state_of
 from customize.storage import checkpoint, manifest
 from customize.training.resume import find_checkpoint, fitting
 

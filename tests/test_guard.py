@@ -307,7 +307,9 @@ def test_two_optimizers_together_are_restored(scaled, tiny_epsilon, image_folder
 @pytest.mark.parametrize("eight_bit", [False, True])
 def test_the_snapshot_is_restored_bit_for_bit(eight_bit, tiny_epsilon, image_folder, tmp_path):
     """Weights, both moments, counts that are tensors or numbers, group settings: as `Checkpoint` would have them."""
-    run = Trained("lora", tiny_epsilon, image_folder, tmp_path / "run", steps=2, use_8bit_adam=eight_bit, rank=256)
+    run = Trained(
+        "lora", tiny_epsilon, image_folder, tmp_path / "run", steps=2, optimizer="adamw_8bit" if eight_bit else "adamw", rank=256
+    )
     state = run.state
     before = copied(state.checkpoint())
     tensors: list[torch.Tensor] = []
@@ -358,7 +360,7 @@ class AfterEachStep(InAWeight):
 @pytest.mark.parametrize("eight_bit", [False, True])
 def test_a_fault_after_the_step_again_and_again(times, eight_bit, tiny_epsilon, image_folder, tmp_path):
     """Each time with the next draw at half the rate, until there were enough."""
-    options = {"on_nan": "retry", "use_8bit_adam": eight_bit}
+    options = {"on_nan": "retry", "optimizer": "adamw_8bit" if eight_bit else "adamw"}
     run = Trained("textual_inversion", tiny_epsilon, image_folder, tmp_path / "run", AfterEachStep(math.nan, times), **options)
     left_out = [BAD] * min(times, IN_A_ROW)
     assert run.checkpoint(STEPS if times <= IN_A_ROW else BAD).state["left_out"] == left_out

@@ -7,7 +7,8 @@ import torch
 from kit import prepared, settings_for, train_loop, write_images
 
 from customize.errors import InputError
-from customize.optim.optimizers import LearningRates, build_adamw
+from customize.optim import optimizers
+from customize.optim.learning_rates import LearningRates
 from customize.settings import derived
 
 
@@ -18,14 +19,12 @@ def image_folder(tmp_path_factory):
 
 def test_8_bit_adam_keeps_large_tensors_in_8_bits_and_trains(tiny_epsilon, image_folder, tmp_path):
     results = {}
-    for use_8bit_adam in (False, True):
-        settings = settings_for(
-            "full", tiny_epsilon, image_folder, tmp_path / str(use_8bit_adam), use_8bit_adam=use_8bit_adam, max_train_steps=4
-        )
+    for optimizer in ("adamw", "adamw_8bit"):
+        settings = settings_for("full", tiny_epsilon, image_folder, tmp_path / optimizer, optimizer=optimizer, max_train_steps=4)
         context, training = prepared(settings)
         before = {name: tensor.detach().clone() for name, tensor in training.method.trainable_state_dict().items()}
         state = train_loop(settings, training, context.accelerator, 4)
-        results[use_8bit_adam] = {
+        results[optimizer] = {
             name: after.detach() - before[name] for name, after in training.method.trainable_state_dict().items()
         }
     optimizer = state.optimizer.optimizer
@@ -41,7 +40,7 @@ def test_8_bit_adam_keeps_large_tensors_in_8_bits_and_trains(tiny_epsilon, image
 def test_adamw_is_fused_and_equals_its_formula(tiny_epsilon, image_folder, tmp_path):
     settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path, adam_weight_decay=0.1)
     parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-    optimizer = build_adamw(settings, [{"params": [parameter], "lr": 0.01}])
+    optimizer = optimizers.build(settings, [{"params": [parameter], "lr": 0.01}])
     assert optimizer.defaults["fused"]
     parameter.grad = torch.tensor([0.3, -0.1])
     optimizer.step()
@@ -98,3 +97,41 @@ def test_more_rates_than_text_encoders_are_refused(tiny_epsilon, image_folder, t
     settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", **changes)
     with pytest.raises(InputError, match="text_encoder_learning_rate: has 2 values; .* has 1 text encoder"):
         preflight.check(settings)
+
+
+@pytest.mark.parametrize("ratio", [None, 16.0])
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_lora_plus_has_the_groups_of_peft(use_dora, ratio, tiny_epsilon, image_folder, tmp_path):
+    from peft.optimizers import create_loraplus_optimizer
+
+    changes = {"use_dora": use_dora, "loraplus_lr_ratio": ratio, "train_text_encoder": True, "scale_lr": True}
+    changes |= {"text_encoder_learning_rate": (1e-5,), "train_batch_size": 2, "lr_scheduler": "linear"}
+    settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", **changes)
+    context, training = prepared(settings)
+    rates = training.learning_rates(settings, 10, context.learning_rate_scale)
+    rates.set(5)
+    found = {id(p): group["lr"] for group in rates.optimizer.param_groups for p in group["params"]}
+    expected = {}
+    for network, rate in ((training.method.unet, 1e-3), (training.method.text_encoder, 1e-5)):
+        groups = create_loraplus_optimizer(network, torch.optim.AdamW, lr=rate, loraplus_lr_ratio=ratio or 1).param_groups
+        expected |= {id(p): 2 * group["lr"] / 2 for group in groups for p in group["params"]}
+    assert found == pytest.approx(expected) and len(set(found.values())) == (4 if ratio else 2)
+
+
+def test_a_text_encoder_keeps_its_weights_after_its_part_of_the_run(tiny_epsilon, image_folder, tmp_path):
+    changes = {"train_text_encoder": True, "text_encoder_train_fraction": 0.5, "max_train_steps": 4, "optimizer": "lion"}
+    settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", **changes)
+    assert settings.depends_on_length and not settings.model_copy(update={"text_encoder_train_fraction": 1.0}).depends_on_length
+    context, training = prepared(settings)
+    seen = []
+    method = training.method
+    method.after_step = lambda: seen.append(
+        [
+            torch.cat([p.detach().flatten() for p in network.parameters() if p.requires_grad])
+            for network in method.networks.values()
+        ]
+    )
+    train_loop(settings, training, context.accelerator, 4)
+    unet, encoder = zip(*seen, strict=True)
+    assert not torch.equal(encoder[0], encoder[1]) and torch.equal(encoder[1], encoder[2]) and torch.equal(encoder[1], encoder[3])
+    assert all(not torch.equal(one, other) for one, other in zip(unet[:-1], unet[1:], strict=True))

@@ -151,7 +151,7 @@ def test_switches_that_are_on_are_not_proposed():
     settings = DreamBoothSettings(**least, train_batch_size=6, gradient_accumulation_steps=2)
     assert less_memory(settings) == [
         "--gradient_checkpointing", "--train_batch_size 3 --gradient_accumulation_steps 4", "--mixed_precision bf16",
-        "--use_8bit_adam", "--adapter lora",
+        "--optimizer adamw_8bit", "--adapter lora",
     ]  # fmt: skip
     all_on = {"gradient_checkpointing": True, "mixed_precision": "bf16", "adapter": "lora"}
     assert less_memory(DreamBoothSettings(**least, **all_on)) == []

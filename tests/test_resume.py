@@ -65,9 +65,31 @@ def test_a_killed_run_on_sdxl_resumes_to_the_same_bits(method, changes, server, 
     assert killed.result() == straight.result() and killed.losses() == straight.losses()
 
 
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("lora", {"optimizer": "schedule_free", "text_encoder_train_fraction": 0.5, "train_text_encoder": True}),
+        ("pivotal", {"optimizer": "prodigy", "learning_rate": 1.0, "use_ema": True, "lr_warmup_steps": 2}),
+        pytest.param("full", {"optimizer": "muon", "use_ema": True, "offload_ema": True}, marks=pytest.mark.slow),
+        *(
+            pytest.param("lora", {"optimizer": name, "loraplus_lr_ratio": 4.0, "use_ema": True}, marks=pytest.mark.slow)
+            for name in ("adafactor", "came", "lion", "lion_8bit", "paged_adamw_8bit")
+        ),
+    ],
+)
+def test_any_optimizer_and_average_resume_to_the_same_bits(method, changes, server, tiny_epsilon, image_folder, tmp_path):
+    changes = {"lr_scheduler": "constant_with_warmup", **changes}
+    straight = Run(server, tmp_path / "straight", method, tiny_epsilon, image_folder, **changes)
+    killed = Run(server, tmp_path / "killed", method, tiny_epsilon, image_folder, **changes)
+    assert straight()[0] == 0 and killed(moment="in a step", number=4)[0] == -signal.SIGKILL
+    status, output = killed(*LATEST)
+    assert status == 0 and "resuming after step 2" in output, output
+    assert killed.result() == straight.result() and killed.losses() == straight.losses()
+
+
 def test_eight_bit_adam_resumes_to_the_same_bits(server, tiny_epsilon, image_folder, tmp_path):
     """With moments of 8 bits (tensors of 4,096 numbers and more) and of 32."""
-    changes = {"use_8bit_adam": True, "rank": 128}
+    changes = {"optimizer": "adamw_8bit", "rank": 128}
     finished_run = Run(server, tmp_path / "straight", "lora", tiny_epsilon, image_folder, **changes)
     killed = Run(server, tmp_path / "killed", "lora", tiny_epsilon, image_folder, **changes)
     assert finished_run()[0] == 0 and killed(moment="in a step", number=4)[0] == -signal.SIGKILL

@@ -41,7 +41,7 @@ def test_every_setting_has_a_row_with_its_range_and_default(model):
 
 def test_some_rows_as_they_are():
     dreambooth, infer = rows(page(), "train_dreambooth.py"), rows(page(), "infer.py")
-    default, needs = "8 (adapter loha); 16 (adapter lokr); 16 (adapter lora)", "(needs `adapter` = `loha` or `lokr` or `lora`)"
+    default, needs = "8 (adapter loha); 16 (adapter lokr, lora)", "(needs `adapter` = `loha` or `lokr` or `lora`)"
     assert dreambooth["rank"] == ["integer, \u2265 1, \u2264 4,096", default, f"rank of the adapter {needs}"]
     assert dreambooth["lora_alpha"][0] == "number, > 0, \u2264 1,000,000, or `none`"
     assert (

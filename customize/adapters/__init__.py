@@ -16,10 +16,10 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pydantic import BaseModel, create_model
+from pydantic import BaseModel
 
 from customize.families.specs.network_names import NetworkNames
-from customize.settings.field import Setting, joined, table
+from customize.settings.field import Setting, table, united
 from customize.storage.safetensors_header import Header
 
 if TYPE_CHECKING:
@@ -147,13 +147,7 @@ def settings() -> type[BaseModel]:
 
     Defaults and ranges may differ between adapters; `settings_of` has those of one.
     """
-    models, fields = {name: settings_model(name) for name in names() if name != NONE}, {}
-    for name in dict.fromkeys(name for model in models.values() for name in model.model_fields):
-        own = {adapter: model for adapter, model in models.items() if name in model.model_fields}
-        only_with = ("adapter", () if len(own) == len(models) else (*own,))
-        annotation = next(iter(own.values())).__annotations__[name]
-        fields[name] = (annotation, joined(own, name, "adapter", only_with=only_with))
-    return create_model("AdapterSettings", **fields)
+    return united({name: settings_model(name) for name in names() if name != NONE}, "adapter", may_be_none=True)
 
 
 @cache

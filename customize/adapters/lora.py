@@ -53,6 +53,9 @@ class Settings(BaseModel):
     )  # fmt: skip
     use_rslora: bool = setting(False, "method", "rsLoRA: scale the update by alpha / sqrt(rank)")
     use_dora: bool = setting(False, "method", "DoRA: learn magnitude and direction separately")
+    loraplus_lr_ratio: float | None = setting(
+        None, "method", "LoRA+: learning rate of each LoRA's B, as a multiple of that of its A; 16 in the paper", ge=1, le=1000
+    )
     init_lora_weights: Literal["gaussian", "orthogonal", "pissa"] = setting(
         "gaussian", "method", "how the factors start: A normal and B zero, both orthogonal, or the largest singular values of W "
         "(pissa, whose result is a LoRA of twice the rank)",

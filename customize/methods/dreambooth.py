@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from customize import adapters, events
-from customize.adapters import Adapter
+from customize.adapters import Adapter, lora_plus
 from customize.data.examples import Example
 from customize.data.samples.batches import Batch, Dataset
 from customize.data.samples.prior import PriorDistillation, PriorPreservation
@@ -122,14 +122,15 @@ class DreamBooth(DenoisingMethod):
         return losses.masked_scatter(of_subject, own)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        networks = [*self.networks.values()]
-        encoders = len(networks) - 1
-        own = self.settings.text_encoder_learning_rate or (self.settings.learning_rate,)
-        rates = [self.settings.learning_rate, *(own if len(own) == encoders else own * encoders)]
-        return [
-            {"params": [each for each in network.parameters() if each.requires_grad and each not in self.words], "lr": rate}
-            for network, rate in zip(networks, rates, strict=True)
-        ]
+        settings, encoders = self.settings, len(self.networks) - 1
+        own = settings.text_encoder_learning_rate or (settings.learning_rate,)
+        rates = [settings.learning_rate, *(own if len(own) == encoders else own * encoders)]
+        fractions = [1.0, *[settings.text_encoder_train_fraction] * encoders]
+        groups = []
+        for network, rate, fraction in zip(self.networks.values(), rates, fractions, strict=True):
+            named = {name: each for name, each in network.named_parameters() if each.requires_grad and each not in self.words}
+            groups += lora_plus.parameter_groups(named, rate, settings.loraplus_lr_ratio, fraction=fraction)
+        return groups
 
     def build_optimizer(self, settings) -> torch.optim.Optimizer:
         rate, fraction = settings.embedding_learning_rate, settings.embedding_train_fraction

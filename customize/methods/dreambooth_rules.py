@@ -1,13 +1,12 @@
 """Rules about combinations of DreamBooth's settings. See `settings.rules.rule`."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from customize import adapters
 from customize.errors import Problem
 from customize.settings.rules.caption_rules import text_encoder_is_there
 from customize.settings.rules.mask_rules import PRIOR, masked_prior_has_an_adapter
-from customize.settings.rules.rule import Rule, rule
+from customize.settings.rules.rule import rule
 from customize.settings.rules.training_rules import same
 
 
@@ -73,19 +72,6 @@ def consistency_has_an_adapter(dco_beta: float | None, adapter: str) -> Iterator
     """The base model is the denoiser without its adapter."""
     if dco_beta is not None and adapter == adapters.NONE:
         yield Problem("dco_beta", "compares with the model without its adapter, and there is none", "add --adapter lora")
-
-
-def within_range_of_adapter(name: str) -> Rule:
-    """A number is in the range that its own adapter declares, which may be narrower than that of others."""
-
-    @rule("adapter", name)
-    def check(adapter: str, value: Any) -> Iterator[Problem]:
-        line = adapters.settings_of(adapter).get(name)
-        if line and line.type in (int, float) and value is not None and (fault := line.fault(value)):
-            remedy = f"give a valid value: {line.description} (default: {line.default_text})"
-            yield Problem(name, f"{line.quoted(value)} {fault}, with adapter = {adapter}", remedy)
-
-    return check
 
 
 RULES = (

@@ -3,19 +3,19 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
-
 from customize import adapters
 from customize.data.captions.caption_rule import CaptionRule
 from customize.families.trigger_words import any_calls, rare_words
 from customize.methods import adapter_rules, dreambooth_rules, words_settings
-from customize.methods.words_settings import WITH_WORDS, WordSettings
+from customize.methods.part_settings import PartSettings
+from customize.methods.words_settings import WordSettings
 from customize.settings.common import MANY
 from customize.settings.concept import Concept, noun_of, of_prompts
 from customize.settings.field import OneOf, override, setting
-from customize.settings.rules.rule import text_is_no_path
+from customize.settings.rules.rule import text_is_no_path, within_own_range
 from customize.settings.rules.training_rules import examples
 from customize.settings.training import TrainingSettings
+from customize.settings.training_parts.optimizer_settings import rates_in_words
 from customize.settings.training_parts.validation_prompts import LONGEST, in_a_scene
 
 WITH_PRIOR = ("prior_preservation", ())
@@ -30,7 +30,7 @@ NO_PROMPT = "..."
 """Placeholder where no prompt is given; it has no word that a caption could lack."""
 
 
-class SubjectSettings(TrainingSettings):
+class SubjectSettings(PartSettings):
     """The settings of DreamBooth apart from those of adapters."""
 
     instance_prompt: str = setting(
@@ -61,16 +61,6 @@ class SubjectSettings(TrainingSettings):
         None, "method", "beta of direct consistency optimization (Lee et al. 2024): samples that the adapter predicts better "
         "than the base model count less; 1000 is typical", gt=0, le=1_000_000,
     )  # fmt: skip
-    train_text_encoder: bool = setting(False, "method", "also train the text encoder")
-    text_encoder_learning_rate: tuple[Annotated[float, Field(gt=0, le=10)], ...] | None = setting(
-        None, "method", "learning rate of the text encoder: one value, or one per text encoder",
-        only_with=("train_text_encoder", (True,)), default_in_words="none: learning_rate",
-    )  # fmt: skip
-    embedding_learning_rate: float = setting(5e-3, "method", "learning rate of new tokens", gt=0, le=10, only_with=WITH_WORDS)
-    embedding_train_fraction: float = setting(
-        1.0, "method", "share of the steps in which new tokens are trained; they keep their embeddings after it",
-        gt=0, le=1, only_with=WITH_WORDS,
-    )  # fmt: skip
     adapter: Annotated[str, OneOf(tuple(adapters.names()))] = setting(
         "none", "method", "train all weights (none) or an adapter: LoRA or one of its relatives"
     )
@@ -91,7 +81,7 @@ class SubjectSettings(TrainingSettings):
     )
     learning_rate: float = override(
         TrainingSettings, "learning_rate", RATES[adapters.NONE],
-        default_in_words="; ".join(f"{rate:g} (adapter {name})" for name, rate in RATES.items()),
+        default_in_words="; ".join([*(f"{rate:g} (adapter {name})" for name, rate in RATES.items()), rates_in_words()]),
     )  # fmt: skip
     max_train_steps: int | None = override(TrainingSettings, "max_train_steps", 800)
     output_dir: str | None = override(
@@ -107,7 +97,7 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
         *TrainingSettings.rules, text_is_no_path("instance_prompt"), text_is_no_path("class_prompt"),
         *examples("instance_data_dir"), *words_settings.RULES, words_settings.words_have_a_start,
         words_settings.prompts_of_words, *dreambooth_rules.RULES, *adapter_rules.RULES,
-        *map(dreambooth_rules.within_range_of_adapter, OF_ADAPTERS.model_fields),
+        *(within_own_range("adapter", adapters.settings_of, name) for name in OF_ADAPTERS.model_fields),
     )  # fmt: skip
     subject_setting: ClassVar[str] = "instance_prompt"
     image_folder_setting: ClassVar[str] = "instance_data_dir"
@@ -118,11 +108,16 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
         adapter = str(values.get("adapter", adapters.NONE))
         if adapter not in RATES:  # a fault of the settings that is reported elsewhere
             return values
-        defaults: dict[str, Any] = {"learning_rate": RATES[adapter]}
-        defaults |= {name: line.default for name, line in adapters.settings_of(adapter).items()}
+        defaults: dict[str, Any] = {name: line.default for name, line in adapters.settings_of(adapter).items()}
         if adapter == adapters.NONE:
             defaults["save_steps"] = None
         return {**defaults, **words_settings.implied_prompt(values), **values}
+
+    @classmethod
+    def usual_rates(cls, values: Mapping[str, Any]) -> dict[str, float]:
+        has_words = values.get("placeholder_token") not in (None, (), [], "none")
+        own = super().usual_rates(values) if has_words else {}
+        return {**own, "learning_rate": RATES.get(str(values.get("adapter", adapters.NONE)), RATES[adapters.NONE])}
 
     @property
     def subject(self) -> str:
@@ -239,7 +234,8 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
 
     @property
     def depends_on_length(self) -> bool:
-        return bool(self.placeholder_token) and self.embedding_train_fraction < 1
+        of_words = bool(self.placeholder_token) and self.embedding_train_fraction < 1
+        return of_words or (self.train_text_encoder and self.text_encoder_train_fraction < 1)
 
     @property
     def other_learning_rates(self) -> dict[str, tuple[float, ...]]:

@@ -17,6 +17,7 @@ from customize.settings.rules.rule import Rule, rule
 from customize.settings.rules.training_rules import not_written_to
 from customize.settings.training import TrainingSettings
 from customize.settings.training_parts.evaluation import WITH_PICTURES, Evaluation
+from customize.settings.training_parts.optimizer_settings import with_optimizer
 from customize.settings.training_parts.training_data import WITH_DATASET
 
 TRAIN_STEPS = 300
@@ -94,7 +95,7 @@ class FromScratchSettings(TrainingSettings):
     train_batch_size: int = override(TrainingSettings, "train_batch_size", 32)
     max_train_steps: int | None = override(TrainingSettings, "max_train_steps", None)
     num_train_epochs: int | None = override(TrainingSettings, "num_train_epochs", 10)
-    learning_rate: float = override(TrainingSettings, "learning_rate", 2e-3)
+    learning_rate: float = override(TrainingSettings, "learning_rate", 2e-3, default_in_words=with_optimizer(2e-3))
     lr_scheduler: Annotated[str, OneOf(tuple(SCHEDULES))] = override(TrainingSettings, "lr_scheduler", "cosine")
     lr_warmup_steps: int = override(TrainingSettings, "lr_warmup_steps", 100)
     validation_epochs: int | None = override(TrainingSettings, "validation_epochs", 1)

@@ -20,7 +20,9 @@ from customize.diffusion import predictions
 from customize.diffusion.losses import Distance
 from customize.families.base import Family
 from customize.families.conditioning import Conditioning
-from customize.optim.optimizers import LearningRates, build_adamw
+from customize.optim import optimizers
+from customize.optim.averaging import averaged
+from customize.optim.learning_rates import LearningRates
 
 Condition = Callable[[Sequence[str]], Conditioning]
 """Prompts -> conditioning, a row for each: looked up when the text encoder is frozen, computed when it learns."""
@@ -48,8 +50,8 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def build_optimizer(self, settings) -> torch.optim.Optimizer:
-        """AdamW over the parameter groups; a method may override it."""
-        return build_adamw(settings, self.parameter_groups())
+        """The optimizer of the settings over the parameter groups; a method may override it."""
+        return optimizers.build(settings, self.parameter_groups())
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
         """The trainable tensors by the names that checkpoints use; tensors are those in use, not copies."""
@@ -163,8 +165,9 @@ class TrainingSetup:
     class_examples: tuple[Example, ...] = ()
 
     def learning_rates(self, settings, max_train_steps: int, scale: float = 1.0) -> LearningRates:
-        """The optimizer of the method and its schedule. scale: of all learning rates, see `scale_lr`."""
-        return LearningRates(settings, self.method.build_optimizer(settings), max_train_steps, scale)
+        """The optimizer of the method, with its average if there is one, and its schedule. scale: of all learning rates, see
+        `scale_lr`."""
+        return LearningRates(settings, averaged(settings, self.method.build_optimizer(settings)), max_train_steps, scale)
 
 
 class MethodContext(Protocol):

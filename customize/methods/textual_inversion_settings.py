@@ -12,6 +12,7 @@ from customize.settings.field import override, setting
 from customize.settings.rules.mask_rules import words_have_no_masked_prior
 from customize.settings.rules.training_rules import examples
 from customize.settings.training import TrainingSettings
+from customize.settings.training_parts.optimizer_settings import with_optimizer
 from customize.settings.training_parts.validation_prompts import LONGEST, MOST_WORDS
 
 
@@ -21,7 +22,7 @@ class TextualInversionSettings(WordSettings, TrainingSettings):
     command: ClassVar[str] = "train_textual_inversion.py"
     rules = (
         *TrainingSettings.rules, *words_settings.RULES, *examples("train_data_dir"),
-        words_settings.one_or_one_each("train_data_dir"), words_have_no_masked_prior,
+        words_settings.one_or_one_each("train_data_dir"), words_have_no_masked_prior, words_settings.directions_have_their_steps,
     )  # fmt: skip
     subject_setting: ClassVar[str] = "placeholder_token"
     image_folder_setting: ClassVar[str] = "train_data_dir"
@@ -34,7 +35,7 @@ class TextualInversionSettings(WordSettings, TrainingSettings):
         "where they exist", scope="run",
     )  # fmt: skip
     train_batch_size: int = override(TrainingSettings, "train_batch_size", 4)
-    learning_rate: float = override(TrainingSettings, "learning_rate", 5e-3)
+    learning_rate: float = override(TrainingSettings, "learning_rate", 5e-3, default_in_words=with_optimizer(5e-3))
     max_train_steps: int | None = override(TrainingSettings, "max_train_steps", 500)
     output_dir: str | None = override(
         TrainingSettings, "output_dir", None, default_in_words="a new one each time: runs/textual_inversion-0001, ..."

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from customize.errors import InputError, Problem
 from customize.families.base import Family
 from customize.families.text_encoder import TextEncoder, vectors_by_encoder
-from customize.optim.optimizers import Together, build_adamw
+from customize.optim import optimizers
+from customize.optim.together import Together
 from customize.printable import printable
 from customize.storage.tensor_files import save_tensors
 from customize.weights import init_weights, model_spec
@@ -60,11 +61,11 @@ class LearnedWords:
 
     def parameter_groups(self, learning_rate: float, **facts: Any) -> list[dict[str, Any]]:
         """The vectors as a parameter group; none if there are no words. facts: more of the group."""
-        return [{"params": [*self.vectors.values()], "lr": learning_rate, **facts}] if self.vectors else []
+        return [{"params": [*self.vectors.values()], "lr": learning_rate, "vectors": True, **facts}] if self.vectors else []
 
     def build_optimizer(self, settings, others: list[dict[str, Any]], own: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """The optimizer of these parameter groups: the vectors (`own`) after all others."""
-        return build_adamw(settings, [*others, *own])
+        return optimizers.build(settings, [*others, *own])
 
     def in_known_words(self, prompts: Sequence[str]) -> tuple[str, ...]:
         """The prompts with what each new word starts from in its place, as the base model would be asked."""
@@ -135,18 +136,19 @@ class DirectionalWords(LearnedWords):
     def build_optimizer(self, settings, others: list[dict[str, Any]], own: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Plain gradient descent for the vectors; steps on the unit sphere have the length of the learning rate."""
         descent = torch.optim.SGD(own)
-        return Together(build_adamw(settings, others), descent) if others else descent
+        return Together(optimizers.build(settings, others), descent) if others else descent
 
     @torch.no_grad()
     def before_step(self) -> None:
         for name, vectors in self.vectors.items():
-            assert vectors.grad is not None
+            self.before[name] = vectors.detach().clone()
+            if vectors.grad is None:  # after their part of the run
+                continue
             direction = F.normalize(vectors, dim=-1)
             mean_direction = F.normalize(self.start[name].to(vectors.device), dim=-1)
             gradient = vectors.grad - self.CONCENTRATION * mean_direction
             tangent = gradient - (gradient * direction).sum(-1, keepdim=True) * direction
             was_used = vectors.grad.any(-1, keepdim=True)  # a token in no caption of the step keeps its vector
-            self.before[name] = vectors.detach().clone()
             vectors.grad.copy_(self.norms[name] * F.normalize(tangent, dim=-1) * was_used)
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, create_model
 from customize import units
 from customize.errors import Problem
 from customize.families.trigger_words import any_calls
+from customize.optim.optimizers import DEFAULT
 from customize.settings.field import override, setting, table
 from customize.settings.rules.rule import Rule, rule, text_is_no_path
 from customize.storage.run_folder import embedding_file
@@ -45,12 +46,20 @@ def distinct_files(placeholder_token: tuple[str, ...]) -> Iterator[Problem]:
         yield Problem("placeholder_token", f"{', '.join(clashing)} would be saved in one file", "let their letters differ")
 
 
-@rule("normalize_embedding", "use_8bit_adam")
-def directions_only(normalize_embedding: bool, use_8bit_adam: bool) -> Iterator[Problem]:
-    """`normalize_embedding` has an optimizer of its own, which is not combined with the one of bitsandbytes."""
-    if normalize_embedding and use_8bit_adam:
-        what = "normalize_embedding takes plain steps on the sphere, not Adam's"
-        yield Problem("use_8bit_adam", what, "leave one of them out")
+@rule("normalize_embedding", "use_ema")
+def directions_are_not_averaged(normalize_embedding: bool, use_ema: bool) -> Iterator[Problem]:
+    """An average of directions is shorter than each of them."""
+    if normalize_embedding and use_ema:
+        what = "cannot be combined with normalize_embedding: the average of embeddings of one norm has another"
+        yield Problem("use_ema", what, "leave one of them out")
+
+
+@rule("normalize_embedding", "optimizer")
+def directions_have_their_steps(normalize_embedding: bool, optimizer: str) -> Iterator[Problem]:
+    """`normalize_embedding` has an optimizer of its own: where only words are learned, no other has an effect."""
+    if normalize_embedding and optimizer != DEFAULT:
+        what = f"{optimizer} has no effect with normalize_embedding, which takes plain steps on the sphere"
+        yield Problem("optimizer", what, "leave one of them out")
 
 
 @rule("placeholder_token", "num_vectors")
@@ -95,7 +104,7 @@ def prompts_of_words(tokens: tuple[str, ...], instance_prompt: str, class_prompt
 
 RULES = (
     text_is_no_path("initializer_token"), *map(one_or_one_each, ("initializer_token", "num_vectors")), distinct_placeholders,
-    distinct_files, directions_only, placeholders_of_several_vectors, starts_are_known,
+    distinct_files, directions_are_not_averaged, placeholders_of_several_vectors, starts_are_known,
 )  # fmt: skip
 
 

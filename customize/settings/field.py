@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
@@ -195,11 +195,41 @@ def joined(models: Mapping[str, type[BaseModel]], name: str, where: str, **chang
     model, first = next(iter(models.values())), next(iter(lines.values()))
     changes["default_in_words"] = first.default_in_words
     if len({line.default_text for line in lines.values()}) > 1:
-        changes["default_in_words"] = "; ".join(f"{line.default_text} ({where} {value})" for value, line in lines.items())
+        changes["default_in_words"] = by_value({value: line.default_text for value, line in lines.items()}, where, "{} ({})")
     if len({tuple(getattr(line, bound) for bound in BOUNDS) for line in lines.values()}) > 1:
-        words = "; ".join(f"{line.range} with {where} {value}" for value, line in lines.items())
+        words = by_value({value: line.range for value, line in lines.items()}, where, "{} with {}")
         changes |= {"description": f"{first.description} ({words})", **widest([*lines.values()])}
     return override(model, name, model.model_fields[name].default, **changes)
+
+
+def by_value(texts: Mapping[str, str], where: str, form: str) -> str:
+    """The text that applies with each value of the setting `where`; one of many values comes last, without naming them. form: of
+    a text and the values with which it applies."""
+    values: dict[str, list[str]] = {}
+    for value, text in texts.items():
+        values.setdefault(text, []).append(value)
+    rare = [form.format(text, f"{where} {', '.join(own)}") for text, own in values.items() if len(own) <= MANY_VALUES]
+    return "; ".join(rare + [f"else {text}" for text, own in values.items() if len(own) > MANY_VALUES])
+
+
+MANY_VALUES = 3
+"""Values of a setting up to which each is named."""
+
+
+def united(models: Mapping[str, type[BaseModel]], where: str, may_be_none: bool = False) -> type[BaseModel]:
+    """A model of all settings of these models, by the value of the setting `where` with which each applies.
+
+    Each setting has an effect only with the values whose models declare it; its default and range may differ between them.
+    may_be_none: whether `where` has a value that stands for none of the models.
+    """
+    fields: dict[str, Any] = {}
+    for name in dict.fromkeys(name for model in models.values() for name in model.model_fields):
+        own = {value: model for value, model in models.items() if name in model.model_fields}
+        of_all = len(own) == len(models)
+        needs = {} if of_all and not may_be_none else {"only_with": (where, () if of_all else (*own,))}
+        annotation = get_type_hints(next(iter(own.values())), include_extras=True)[name]
+        fields[name] = (annotation, joined(own, name, where, **needs))
+    return create_model(f"{where.capitalize()}Settings", **fields)
 
 
 def widest(lines: Sequence[Setting]) -> dict[str, float | None]:

@@ -6,8 +6,9 @@ from typing import Any, ClassVar, Literal
 from customize.families.specs.family_spec import Source
 from customize.settings.common import MANY, OWN, Settings
 from customize.settings.concept import Concept
-from customize.settings.field import override, setting
+from customize.settings.field import override, setting, table
 from customize.settings.rules import training_rules
+from customize.settings.training_parts import optimizer_settings
 from customize.settings.training_parts.evaluation import EvaluationSettings
 from customize.settings.training_parts.mask_settings import MaskSettings
 from customize.settings.training_parts.objective import ObjectiveSettings
@@ -31,7 +32,7 @@ class TrainingSettings(
     untrained: ClassVar[Source | None] = None
     """The network with random weights that is trained, for a method without a base model."""
 
-    rules = (*Settings.rules, *training_rules.COMMON)
+    rules = (*Settings.rules, *training_rules.COMMON, *optimizer_settings.RULES)
 
     pretrained_model_name_or_path: str = override(Settings, "pretrained_model_name_or_path", "demo")
     vae: str | None = override(Settings, "vae", None, default_in_words=OWN, scope="run")
@@ -204,7 +205,14 @@ class TrainingSettings(
         return {}
 
     @classmethod
+    def usual_rates(cls, values: Mapping[str, Any]) -> dict[str, float]:
+        """The default learning rates with AdamW, by setting, of those that have an effect."""
+        lines = table(cls)
+        return {name: lines[name].default for name in ("learning_rate", "embedding_learning_rate") if name in lines}
+
+    @classmethod
     def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        values = {**optimizer_settings.defaults(values, cls.usual_rates(values)), **values}
         if values.get("num_train_epochs") not in (None, "none"):
             values = {"max_train_steps": None, **values}
         return values

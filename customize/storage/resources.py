@@ -63,7 +63,8 @@ def less_memory(settings) -> list[str]:
         "--gradient_checkpointing": not settings.gradient_checkpointing,
         f"--train_batch_size {smaller} --gradient_accumulation_steps {accumulated * size // smaller}": size > 1,
         "--mixed_precision bf16": settings.mixed_precision == "no",
-        "--use_8bit_adam": full and not settings.use_8bit_adam,
+        "--offload_ema": settings.use_ema and not settings.offload_ema,
+        "--optimizer adamw_8bit": full and settings.optimizer == "adamw",
         "--adapter lora": full,
     }
     return [flag for flag, helps in flags.items() if helps]

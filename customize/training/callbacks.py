@@ -16,6 +16,7 @@ import torch
 
 from customize import events
 from customize.errors import Interrupted
+from customize.optim.learning_rates import rate_of
 from customize.storage import checkpoint, ownership
 from customize.storage.atomic import write_bytes
 from customize.storage.disk import room_for
@@ -111,9 +112,9 @@ class JsonlLogger(Callback):
 
 
 def other_rates(state: State) -> dict[str, float]:
-    """The learning rates of a step that differ from the first: `learning_rate_2` is that of the second network, in the order of
-    `Family.trainable`; new words come after the networks."""
-    first, *others = [group["lr"] for group in state.optimizer.param_groups]
+    """The learning rates of a step that differ from the first: `learning_rate_2` is that of the optimizer's second parameter
+    group. Each network has one, in the order of `Family.trainable`, and new words after them; LoRA+ and Muon have more."""
+    first, *others = map(rate_of, state.optimizer.param_groups)
     return {f"learning_rate_{place}": rate for place, rate in enumerate(others, 2) if rate != first}
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from customize.data.samples.batches import Dataset
 from customize.diffusion import dropout, rng
 from customize.methods.method import Method
-from customize.optim.optimizers import LearningRates
+from customize.optim.averaging import taking_steps
+from customize.optim.learning_rates import LearningRates
 from customize.settings.derived import from_settings
 from customize.storage.checkpoint import Checkpoint
 from customize.training.resumable import IDENTITY, SKIPPED_DRAWS, WEIGHTS, Resumable, SkippedDraws, saved_parts
@@ -125,7 +126,10 @@ class State:
 
 
 class Callback:
-    """Called at each stage of a run. A callback changes the result only by `SkipDraw` and `Stop`."""
+    """Called at each stage of a run. A callback changes the result only by `SkipDraw` and `Stop`.
+
+    Whenever one is called, the networks hold the weights that would be the result: the optimizer's average, if it has one.
+    """
 
     log: Callable[[dict[str, Any]], None] = staticmethod(lambda entry: None)
     """Writes a line of log.jsonl, with its `step`; its numbers go to the trackers too. Set by the run."""
@@ -206,15 +210,16 @@ def step(
     global_batch = config.train_batch_size * len(parts) * accelerator.num_processes
     batches = (batch for positions in parts for batch in dataset.deal(state.draw, positions))
     total, names = torch.zeros((), device=accelerator.device), ()
-    for batch, is_last in with_last(batches):
-        batch = batch.to(accelerator.device)
-        seed_networks(config.seed, state.draw, batch.positions)
-        sync = nullcontext() if is_last else accelerator.no_sync(model)
-        with sync, dropout.samples(config.seed, state.draw, batch.positions):
-            losses: Tensor = model(batch)
-            # gradients are averaged over processes, so each one is multiplied by their number
-            accelerator.backward(losses.sum() * (accelerator.num_processes / global_batch))
-        total, names = total + losses.detach().sum(), names + batch.names
+    with taking_steps(state.optimizer):
+        for batch, is_last in with_last(batches):
+            batch = batch.to(accelerator.device)
+            seed_networks(config.seed, state.draw, batch.positions)
+            sync = nullcontext() if is_last else accelerator.no_sync(model)
+            with sync, dropout.samples(config.seed, state.draw, batch.positions):
+                losses: Tensor = model(batch)
+                # gradients are averaged over processes, so each one is multiplied by their number
+                accelerator.backward(losses.sum() * (accelerator.num_processes / global_batch))
+            total, names = total + losses.detach().sum(), names + batch.names
     norm = accelerator.clip_grad_norm_(state.method.parameters(), config.max_grad_norm or float("inf"))
     loss = accelerator.reduce(total, "sum") / global_batch
     learning_rate = learning_rates.set(state.step, 0.5 ** len(state.skipped_draws))
@@ -222,10 +227,11 @@ def step(
     for callback in callbacks:
         callback.before_step(state, metrics)
     state.sound = False
-    state.method.before_step()
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    state.method.after_step()
+    with taking_steps(state.optimizer):
+        state.method.before_step()
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.method.after_step()
     state.step += 1
     state.sound = True
     metrics = replace(metrics, seconds=time.perf_counter() - begin)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from customize.errors import InputError, Problem
 from customize.methods.method import Method
-from customize.optim.optimizers import has_done, is_state_of
+from customize.optim.optimizer_state import counters_of, has_counters_of, has_done, is_state_of, of_this_run
 from customize.printable import first_few
 from customize.storage.checkpoint import Checkpoint
 
@@ -64,10 +64,11 @@ class TrainableWeights:
 
 
 class OptimizerState:
-    """Moments and step counts. is_scaled: whether a loss scaler may skip steps, which the optimizer does not count."""
+    """Moments and step counts. is_scaled: whether a loss scaler may skip steps, which the optimizer does not count; one with
+    counters of its own may skip some as well."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, is_scaled: bool):
-        self.optimizer, self.is_scaled = optimizer, is_scaled
+        self.optimizer, self.may_skip = optimizer, is_scaled or any(counters_of(optimizer))
 
     def state_dict(self) -> dict[str, Any]:
         return self.optimizer.state_dict()
@@ -77,9 +78,13 @@ class OptimizerState:
 
     def faults(self, saved: Any, step: int) -> list[str]:
         state = saved.get("state") if isinstance(saved, dict) else None
-        if not is_state_of(self.optimizer, state):
+        if not is_state_of(self.optimizer, state) or not has_counters_of(self.optimizer, saved.get("param_groups")):
             return ["the state of the optimizer"]
-        return [] if has_done(state, step, exactly=not self.is_scaled) else [f"an optimizer that has not done {step} steps"]
+        return [] if has_done(state, step, not self.may_skip) else [f"an optimizer that has not done {step} steps"]
+
+    def of_this_run(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """A saved state with the hyperparameters of this run."""
+        return of_this_run(self.optimizer, saved)
 
 
 class LossScaler:

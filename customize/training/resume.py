@@ -20,7 +20,15 @@ from customize.printable import first_few, printable
 from customize.settings import derived
 from customize.settings.field import table
 from customize.storage import checkpoint, run_folder
-from customize.training.resumable import IDENTITY, OPTIMIZER, SKIPPED_DRAWS, Resumable, SkippedDraws, saved_parts
+from customize.training.resumable import (
+    IDENTITY,
+    OPTIMIZER,
+    SKIPPED_DRAWS,
+    OptimizerState,
+    Resumable,
+    SkippedDraws,
+    saved_parts,
+)
 from customize.weights import init_weights
 
 IMAGES, CLASS_IMAGES, HELD_OUT, MASKS = "pictures", "class_pictures", "held_out_pictures", "masks"
@@ -183,8 +191,9 @@ def fitting(found: checkpoint.Checkpoint, parts: Mapping[str, Resumable]) -> che
     if faults:
         what = f"other tensors than this run's: {first_few(faults, 3)}"
         raise InputError(checkpoint.not_ours(Path(checkpoint.name(found.step)), what))
-    own = parts[OPTIMIZER].state_dict()
-    return replace(found, state={**found.state, OPTIMIZER: {**own, "state": saved[OPTIMIZER]["state"]}})
+    optimizer = parts[OPTIMIZER]
+    assert isinstance(optimizer, OptimizerState)
+    return replace(found, state={**found.state, OPTIMIZER: optimizer.of_this_run(saved[OPTIMIZER])})
 
 
 def other_parts(found: checkpoint.Checkpoint, saved: Set[str], own: Set[str]) -> list[Problem]:

@@ -82,7 +82,10 @@ SAME: Mapping[str, str] = {
     "min_timestep": "min_denoising_steps",
     "max_timestep": "max_denoising_steps",
     "dco_beta": "dcoloss_beta",
-    "use_8bit_adam": "use_8bit adam8bit use_adam8bit",
+    "optimizer": "optimizer_type optim",
+    "offload_ema": "ema_cpu_only",
+    "text_encoder_train_fraction": "train_text_encoder_frac",
+    "prodigy_d_coef": "d_coef",
     "prior_loss_weight": "reg_loss_weight prior_weight",
     "masked_loss": "masked_training mask_loss",
     "mask_data_dir": "mask_path mask_dir masks_dir conditioning_data_dir",
@@ -167,7 +170,10 @@ AS_WRITTEN = (
     "captions are used as they are written",
     "leave it out, and edit the captions themselves",
 )
-ONLY_ADAMW = ("the optimizer is AdamW", "leave it out, or use --use_8bit_adam; --learning_rate and --adam_... configure it")
+OWN_OPTIONS = (
+    "the options of an optimizer are settings",
+    "leave it out, and give them by name (--help, [train]), as in --adam_weight_decay 0.1",
+)
 EPOCHS_OF_SAVES = ("weights are saved by steps, not by epochs", "give --save_steps N")
 IN_THE_PROMPT = ("the words of a subject are part of its prompts", 'write them in --instance_prompt, as in "a photo of sks dog"')
 OWN_ATTENTION = "torch's own attention saves the same memory"
@@ -241,9 +247,12 @@ FLAGS: tuple[tuple[str, Flag], ...] = (
            refused=("captions are read from .txt and .caption files, and from tables", "rename the caption files to NAME.txt")),
     *_all("max_token_length", commands=BOTH, type=int, harmless=(75, 77, 150, 225),
            refused=("captions are encoded in chunks of 75 tokens", "leave it out")),
-    *_all("optimizer_args lr_scheduler_args", commands=BOTH, type=str, many=True, refused=ONLY_ADAMW),
-    *_all("use_lion_optimizer", commands=BOTH, refused=ONLY_ADAMW),
-    *_all("use_ema ema", commands=BOTH, refused=("weights are not averaged over the steps", "leave it out")),
+    *_all("optimizer_args lr_scheduler_args", commands=BOTH, type=str, many=True, refused=OWN_OPTIONS),
+    *_all("use_8bit adam8bit use_adam8bit", commands=BOTH, means=("optimizer", "adamw_8bit")),
+    *_all("use_lion_optimizer", commands=BOTH, means=("optimizer", "lion")),
+    *_all("ema_update_interval ema_update_step_interval", commands=BOTH, type=int, harmless=(1,),
+           refused=("every step is averaged", "leave it out; --ema_decay sets how long the average is")),
+    *_all("foreach_ema", commands=BOTH, done="the average is updated in every step anyway"),
     *_all("adaptive_noise_scale", commands=BOTH, type=str,
           refused=("noise is plain, or has an offset, coarser noise or a perturbation",
                    "leave it out, or give --noise_offset 0.05, --multires_noise_iterations 6 or --input_perturbation 0.1")),
@@ -307,7 +316,8 @@ FLAGS: tuple[tuple[str, Flag], ...] = (
            done="a run is named after its folder, --output_dir"),
     *_all("wandb use_wandb", commands=BOTH, means=("report_to", "wandb")),
     *_all("stop_text_encoder_training", commands=DREAMBOOTH, type=str,
-           refused=("the text encoder is trained as long as the UNet", "leave it out, and give --text_encoder_learning_rate")),
+           refused=("the text encoder's part of the run is given as a share of the steps",
+                    "leave it out, and give --text_encoder_train_fraction, such as 0.5")),
     *_all("learning_rate_te1 learning_rate_te2 text_encoder_1_lr text_encoder_2_lr", commands=DREAMBOOTH, type=str,
            refused=("the rates of the text encoders are one setting", "give --text_encoder_learning_rate RATE_1 RATE_2")),
     *_all("tokenizer_cache_dir cache_info skip_cache_check disable_mmap_load_safetensors async_upload", commands=BOTH, type=str,
@@ -364,8 +374,8 @@ BY_VALUE: Mapping[str, tuple[tuple[type[Settings], ...], Mapping[str, Mapping[st
                          ("is not a distribution of timesteps here", "give --timestep_sampling, which --help lists")),
     "timestep_distribution": (BOTH, {"uniform": {}, "logit_normal": {"timestep_sampling": "logit_normal"}},
                               ("is not a distribution of timesteps here", "give --timestep_sampling, which --help lists")),
-    "optimizer_type": (BOTH, {"adamw8bit": {"use_8bit_adam": True}, "adamw_8bit": {"use_8bit_adam": True},
-                              "adam8bit": {"use_8bit_adam": True}, "adamw": {}, "adam": {}}, ONLY_ADAMW),
+    "ema": (BOTH, {"gpu": {"use_ema": True}, "true": {"use_ema": True}, "cpu": {"use_ema": True, "offload_ema": True},
+                   "off": {}, "none": {}, "false": {}}, ("is gpu, cpu or off", "give --use_ema, and --offload_ema for the CPU")),
     "network_module": (DREAMBOOTH, {"networks.lora": LORA, "networks.lora_fa": LORA, "lora": LORA, "locon": LORA, **RELATIVES},
                        ("only LoRA and what --adapter lists are trained",
                         "give --adapter lora, loha, lokr, oft or boft (the algo of lycoris.kohya)")),
@@ -379,7 +389,6 @@ BY_VALUE: Mapping[str, tuple[tuple[type[Settings], ...], Mapping[str, Mapping[st
 """Names whose meaning depends on their value: commands, value -> settings, and the problem of other values."""
 BY_VALUE = {
     **BY_VALUE,
-    "optimizer": BY_VALUE["optimizer_type"],
     "arch": BY_VALUE["model_family"],
     "network_type": BY_VALUE["network_module"],
     "peft_type": BY_VALUE["network_module"],
@@ -404,8 +413,18 @@ PRECISIONS = {
 SCHEDULES = {"cosine_annealing": "cosine", "cosine_annealing_with_restarts": "cosine_with_restarts",
       "warmup": "constant_with_warmup",
              "constant_warmup": "constant_with_warmup", "cosine_restarts": "cosine_with_restarts"}  # fmt: skip
+OPTIMIZERS = {
+    **dict.fromkeys(("adamw", "adam", "adamw_torch", "adamw_torch_fused"), "adamw"),
+    **dict.fromkeys(("adamw8bit", "adam8bit", "adamw_8bit", "adam_8bit", "adamw_bnb_8bit", "bnb-adamw8bit"), "adamw_8bit"),
+    **dict.fromkeys(("pagedadamw8bit", "paged_adamw8bit", "paged_adamw_8bit", "bnb-adamw8bit-paged"), "paged_adamw_8bit"),
+    **dict.fromkeys(("lion8bit", "lion_8bit", "bnb-lion8bit"), "lion_8bit"),
+    **dict.fromkeys(("schedule_free", "schedulefree", "adamwschedulefree", "adamw_schedulefree", "schedule_free_adamw",
+                     "schedule-free"), "schedule_free"),
+    **{name: name for name in ("adafactor", "came", "lion", "muon", "prodigy")},
+}  # fmt: skip
 VALUES: Mapping[str, Mapping[str, str]] = {
     "image_interpolation_mode": {"area": "box", "linear": "bilinear", "cubic": "bicubic"},
+    "optimizer": OPTIMIZERS,
     "mixed_precision": PRECISIONS, "lr_scheduler": SCHEDULES, "save_model_as": {"diffusers_safetensors": "diffusers"},
     "timestep_sampling": {"sigmoid": "logit_normal"}, "loss_type": {"mse": "l2", "mae": "l1", "pseudo_huber": "huber"},
 }  # fmt: skip

@@ -58,6 +58,7 @@ def b_lora(values: dict[str, Any]) -> None:
 FLAGS: Mapping[str, Flag] = {
     "with_prior_preservation": Flag(DREAMBOOTH, means=("prior_preservation", "images")),
     "offset_noise": Flag(DREAMBOOTH, means=("noise_offset", 0.1)),
+    "use_8bit_adam": Flag(BOTH, means=("optimizer", "adamw_8bit")),
     "set_grads_to_none": Flag(DREAMBOOTH, done="gradients are always set to none between steps"),
     "enable_xformers_memory_efficient_attention": Flag(BOTH, done="torch's own attention saves the same memory"),
     "pre_compute_text_embeddings": Flag(DREAMBOOTH, done="prompts are encoded once unless the text encoder is trained"),
@@ -115,20 +116,11 @@ FLAGS: Mapping[str, Flag] = {
         ),
     ),
     "output_kohya_format": Flag(DREAMBOOTH, means=("lora_format", "both")),
-    **dict.fromkeys(
-        ("prodigy_beta3", "prodigy_decouple", "prodigy_use_bias_correction", "prodigy_safeguard_warmup"),
-        Flag(DREAMBOOTH, str, done="it configures Prodigy, and the optimizer is AdamW"),
-    ),
+    "prodigy_decouple": Flag(DREAMBOOTH, str, done="weight decay is always decoupled"),
     "adam_weight_decay_text_encoder": Flag(
         DREAMBOOTH, str, refused=("one weight decay applies to all networks", "leave it out, and give --adam_weight_decay")
     ),
     "train_text_encoder_ti": Flag(DREAMBOOTH, changes=pivotal_tuning),
-    "train_text_encoder_frac": Flag(
-        DREAMBOOTH,
-        str,
-        harmless=("1", "1.0"),
-        refused=("the text encoders are trained as long as the UNet", "leave it out, and give --text_encoder_learning_rate"),
-    ),
     "lora_unet_blocks": Flag(
         DREAMBOOTH,
         str,

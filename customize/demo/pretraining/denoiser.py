@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from customize.data.samples.latent_dataset import LatentDataset
-from customize.demo.pretraining.muon import Muon, parameter_groups
+from customize.demo.pretraining.conv_muon import Muon, parameter_groups
 from customize.diffusion import rng
 from customize.families.base import Family
 from customize.methods.method import DenoisingMethod

@@ -23,7 +23,7 @@ from customize.families.base import Family
 from customize.families.conditioning import Crop
 from customize.families.stable_diffusion import StableDiffusion
 from customize.methods.method import Method
-from customize.optim.optimizers import LearningRates
+from customize.optim.learning_rates import LearningRates
 from customize.storage.atomic import new_folder, write_bytes
 from customize.training.callbacks import Checkpoints, JsonlLogger, Progress, Signals
 from customize.training.loop import Callback, LoopConfig, State, train

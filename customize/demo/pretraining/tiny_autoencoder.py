@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from customize.demo.pretraining.muon import Muon, parameter_groups
+from customize.demo.pretraining.conv_muon import Muon, parameter_groups
 from customize.diffusion import rng
 from customize.errors import NumericsError
 from customize.methods.method import Method

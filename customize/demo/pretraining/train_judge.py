@@ -30,7 +30,7 @@ from customize.demo.judge import (
     parts,
     rates,
 )
-from customize.demo.pretraining.muon import Muon, parameter_groups
+from customize.demo.pretraining.conv_muon import Muon, parameter_groups
 from customize.demo.world import renderings
 from customize.demo.world.world import RESOLUTION, Spec
 from customize.settings.common import MANY, Settings

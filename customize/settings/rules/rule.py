@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from customize.errors import Problem
-from customize.settings.field import Setting
+from customize.settings.field import Setting, written
 
 
 class Rule(NamedTuple):
@@ -36,6 +36,10 @@ def broken(
     return found
 
 
+MOST_NEEDED = 4
+"""Values of another setting that a report lists as those with which a setting has an effect."""
+
+
 def without_effect(table: Mapping[str, Setting], given: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Problem]:
     """A setting that is given must have an effect: the setting that it depends on is given too."""
     for name in given:
@@ -45,13 +49,34 @@ def without_effect(table: Mapping[str, Setting], given: Mapping[str, Any], value
         other, needed = line.only_with
         if other not in values or line.has_effect(values[other]):
             continue
+        if len(needed) > MOST_NEEDED:
+            yield Problem(
+                name, f"has no effect with {other} = {written(values[other])}", f"leave it out, or choose another {other}"
+            )
+            continue
         words = " or ".join(f"{other} = {str(value).lower()}" for value in needed) or f"a value for {other}"
         choices = [choice for choice in table[other].choices if choice != "none"] if not needed else []
         remedy = f"set {other} = {' or '.join(choices)}" if choices else f"set {words}"
         yield Problem(name, f"has no effect without {words}", f"{remedy}, or leave {name} out")
 
 
-IMPLIED = {"trace": True, "train_text_encoder": True, "masked_loss": True}
+def within_own_range(where: str, settings_of: Callable[[str], Mapping[str, Setting]], name: str) -> Rule:
+    """A number is in the range that it has with the value of the setting `where`, which may be narrower than with others.
+
+    settings_of: the settings that apply with a value, with their own defaults and ranges.
+    """
+
+    @rule(where, name)
+    def check(chosen: str, value: Any) -> Iterator[Problem]:
+        line = settings_of(chosen).get(name)
+        if line and line.type in (int, float) and value is not None and (fault := line.fault(value)):
+            remedy = f"give a valid value: {line.description} (default: {line.default_text})"
+            yield Problem(name, f"{line.quoted(value)} {fault}, with {where} = {chosen}", remedy)
+
+    return check
+
+
+IMPLIED = {"trace": True, "train_text_encoder": True, "masked_loss": True, "use_ema": True}
 """Switches that are turned on automatically when a given setting needs them."""
 
 

@@ -3,12 +3,14 @@
 from typing import Annotated
 
 from customize.optim.lr_schedules import SCHEDULES
+from customize.optim.optimizers import DEFAULT
 from customize.settings.common import MANY, Settings
 from customize.settings.field import OneOf, setting
+from customize.settings.training_parts.optimizer_settings import NAMES, OF_OPTIMIZERS, summaries, with_optimizer
 
 
-class OptimizationSettings(Settings):
-    """How many steps of which size a run takes, and what makes a step of the gradients."""
+class StepSettings(Settings):
+    """How many steps of which size a run takes, and by which optimizer."""
 
     train_batch_size: int = setting(1, "train", "images per process and micro-batch", ge=1, le=1024)
     gradient_accumulation_steps: int = setting(1, "train", "micro-batches per optimizer step", ge=1, le=4096)
@@ -19,7 +21,9 @@ class OptimizationSettings(Settings):
     num_train_epochs: int | None = setting(
         None, "train", "passes over the images, if max_train_steps is not given", ge=1, le=MANY, scope="run"
     )
-    learning_rate: float = setting(1e-4, "train", "learning rate of the optimizer", gt=0, le=10)
+    learning_rate: float = setting(
+        1e-4, "train", "learning rate of the optimizer", gt=0, le=10, default_in_words=with_optimizer(1e-4)
+    )
     scale_lr: bool = setting(False, "train", "multiply the learning rate by batch size, accumulation and processes", scope="run")
     change_learning_rate: bool = setting(
         False, "train", "resume with a learning rate or schedule that differs from the checkpoint's",
@@ -35,9 +39,21 @@ class OptimizationSettings(Settings):
         None, "train", "factors of the learning rate and the steps at which they end, such as 1:100,0.1:200,0.01",
         only_with=("lr_scheduler", ("piecewise_constant",)),
     )  # fmt: skip
-    use_8bit_adam: bool = setting(False, "train", "8-bit AdamW of bitsandbytes: a quarter of the optimizer's memory")
-    adam_beta1: float = setting(0.9, "train", "decay of AdamW's mean of gradients", ge=0, lt=1)
-    adam_beta2: float = setting(0.999, "train", "decay of AdamW's mean of squared gradients", ge=0, lt=1)
-    adam_epsilon: float = setting(1e-8, "train", "epsilon, added to AdamW's denominator", gt=0, le=1)
-    adam_weight_decay: float = setting(1e-2, "train", "AdamW's decoupled weight decay", ge=0, le=10)
+    optimizer: Annotated[str, OneOf(NAMES)] = setting(DEFAULT, "train", summaries())
+
+
+class OptimizationSettings(OF_OPTIMIZERS, StepSettings):
+    """What makes a step of the gradients, and what the result is of the steps."""
+
     max_grad_norm: float | None = setting(1.0, "train", "gradients are clipped to this norm", gt=0, le=1_000_000)
+    use_ema: bool = setting(
+        False, "train", "the result is an exponential moving average of the weights; samples and checkpoints have it, too"
+    )
+    ema_decay: float = setting(
+        0.9999, "train", "largest share of the average that a step keeps; step n keeps at most n / (n + 9)", ge=0, lt=1,
+        only_with=("use_ema", (True,)),
+    )  # fmt: skip
+    offload_ema: bool = setting(
+        False, "train", "keep in main memory whichever is not in use, the average or the weights that take the steps: "
+        "less of the GPU's memory, slower", only_with=("use_ema", (True,)), scope="run",
+    )  # fmt: skip

@@ -14,7 +14,7 @@ from customize.evaluation.probe_loss import TRAINING, Probe
 from customize.evaluation.studies.range_test import Curve, Point, end_of
 from customize.families import Source
 from customize.methods import prepare
-from customize.optim.optimizers import LearningRates
+from customize.optim.learning_rates import LearningRates
 from customize.storage.resources import for_memory, resources
 from customize.training import summary
 from customize.training.callbacks import Progress
