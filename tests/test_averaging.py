@@ -11,6 +11,7 @@ from customize.optim.averaging import taking_steps
 from customize.storage import checkpoint
 from customize.training.callbacks import Checkpoints
 from customize.training.loop import Callback
+from customize.training.nan_guard import NanGuard
 
 
 def copies(tensors):
@@ -72,6 +73,34 @@ def test_an_error_within_a_step_changes_no_bit(name, ema):
         assert not are_equal(given, before)
         raise KeyboardInterrupt
     assert are_equal(given, before)
+
+
+class SpoilsAWeight(Callback):
+    """Makes a trained weight NaN at one draw, once the step is done."""
+
+    def after_step(self, state, metrics):
+        if state.draw == 3:
+            next(iter(state.method.trainable_state_dict().values())).data.fill_(torch.nan)
+
+
+def test_a_skipped_draw_leaves_the_average_as_it_was(tiny_epsilon, image_folder, tmp_path):
+    """Both sets of weights are those of the step before."""
+    found = []
+    for changes in ({}, {"use_ema": True, "ema_decay": 0.3}):
+        settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", on_nan="retry", **changes)
+        context, training = prepared(settings)
+        callbacks = [SpoilsAWeight(), NanGuard("retry"), watched := Watched()]
+        start = copies(training.method.trainable_state_dict().values())
+        state = train_loop(settings, training, context.accelerator, 4, callbacks)
+        assert state.skipped_draws == [2] and len(watched.losses) == 4
+        found.append((watched, state, start))
+    (plain, _, start), (averaged, state, _) = found
+    average = EMAModel(start, decay=0.3)
+    average.shadow_params = copies(start)
+    for weights in plain.weights:
+        average.step([torch.nn.Parameter(each) for each in weights])
+    assert are_equal(averaged.weights[-1], average.shadow_params)
+    assert are_equal(plain.weights[-1], [kept["stepped"] for kept in state.optimizer.state_dict()["state"].values()])
 
 
 class Watched(Callback):

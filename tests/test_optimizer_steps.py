@@ -422,6 +422,8 @@ def test_default_rates_follow_the_optimizer():
         assert DreamBoothSettings(**found.values()) == found
     assert rates == {"adamw": (1e-4, 5e-3), "lion": (2e-5, 1e-3), "prodigy": (1.0, 1.0), "muon": (1e-4, 5e-3)}
     assert DreamBoothSettings(**least, optimizer="prodigy", learning_rate=0.5).learning_rate == 0.5
+    turned = DreamBoothSettings(**least, optimizer="prodigy", normalize_embedding=True)
+    assert (turned.learning_rate, turned.embedding_learning_rate) == (1.0, 5e-3)
 
 
 def test_the_table_of_optimizers_is_as_counted():

@@ -119,7 +119,7 @@ def test_lora_plus_has_the_groups_of_peft(use_dora, ratio, tiny_epsilon, image_f
 
 
 def test_a_text_encoder_keeps_its_weights_after_its_part_of_the_run(tiny_epsilon, image_folder, tmp_path):
-    changes = {"train_text_encoder": True, "text_encoder_train_fraction": 0.5, "max_train_steps": 4, "optimizer": "lion"}
+    changes = {"train_text_encoder": True, "text_encoder_train_fraction": 0.5, "max_train_steps": 4, "optimizer": "schedule_free"}
     settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", **changes)
     assert settings.depends_on_length and not settings.model_copy(update={"text_encoder_train_fraction": 1.0}).depends_on_length
     context, training = prepared(settings)

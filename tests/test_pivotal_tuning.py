@@ -54,6 +54,7 @@ def test_a_word_implies_the_instance_prompt_and_the_rest_has_defaults():
     ({"class_prompt": "a <NEW> dog", "prior_preservation": "teacher"}, "class_prompt", "contains <new>"),
     ({"placeholder_token": ("<new>", "<other>")}, "instance_prompt", "is missing"),
     ({"normalize_embedding": True, "use_ema": True}, "use_ema", "the average of embeddings of one norm has another"),
+    ({"normalize_embedding": True, "optimizer": "schedule_free"}, "optimizer", "the average of embeddings of one norm"),
     ({"placeholder_token": (), "instance_prompt": "a sks dog"}, "initializer_token", "has no effect"),
 ])  # fmt: skip
 def test_settings_that_do_not_fit_are_reported(changes, where, words):

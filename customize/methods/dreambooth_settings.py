@@ -115,8 +115,9 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
 
     @classmethod
     def usual_rates(cls, values: Mapping[str, Any]) -> dict[str, float]:
-        has_words = values.get("placeholder_token") not in (None, (), [], "none")
-        own = super().usual_rates(values) if has_words else {}
+        """Words that only turn (`normalize_embedding`) take steps of their own, whatever the optimizer."""
+        are_stepped = values.get("placeholder_token") not in (None, (), [], "none") and not values.get("normalize_embedding")
+        own = super().usual_rates(values) if are_stepped else {}
         return {**own, "learning_rate": RATES.get(str(values.get("adapter", adapters.NONE)), RATES[adapters.NONE])}
 
     @property

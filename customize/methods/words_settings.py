@@ -46,12 +46,13 @@ def distinct_files(placeholder_token: tuple[str, ...]) -> Iterator[Problem]:
         yield Problem("placeholder_token", f"{', '.join(clashing)} would be saved in one file", "let their letters differ")
 
 
-@rule("normalize_embedding", "use_ema")
-def directions_are_not_averaged(normalize_embedding: bool, use_ema: bool) -> Iterator[Problem]:
+@rule("normalize_embedding", "use_ema", "optimizer")
+def directions_are_not_averaged(normalize_embedding: bool, use_ema: bool, optimizer: str) -> Iterator[Problem]:
     """An average of directions is shorter than each of them."""
-    if normalize_embedding and use_ema:
-        what = "cannot be combined with normalize_embedding: the average of embeddings of one norm has another"
-        yield Problem("use_ema", what, "leave one of them out")
+    what = "cannot be combined with normalize_embedding: the average of embeddings of one norm has another"
+    for name, averages in (("use_ema", use_ema), ("optimizer", optimizer == "schedule_free")):
+        if normalize_embedding and averages:
+            yield Problem(name, what, "leave one of them out")
 
 
 @rule("normalize_embedding", "optimizer")

@@ -23,6 +23,7 @@ class Together(torch.optim.Optimizer):
     all these groups, in order; each member reads its own part of it."""
 
     def __init__(self, *optimizers: torch.optim.Optimizer):
+        assert not any(hasattr(optimizer, "others") for optimizer in optimizers), "an average is not a part of another optimizer"
         self.members = tuple(member for optimizer in optimizers for member in members_of(optimizer))
         super().__init__([group for member in self.members for group in member.param_groups], {})
 

@@ -16,6 +16,7 @@ from customize.families import Source
 from customize.families.specs import spec_of
 from customize.inference.run.base_summary import Rows, base_rows, device_rows
 from customize.next_command import command_line
+from customize.optim.optimizers import DEFAULT
 from customize.printable import printable
 from customize.settings.training_parts.validation_prompts import MOST_WORDS, are_made, images_per_prompt
 from customize.storage.json_files import read_object
@@ -67,7 +68,9 @@ def prepared(context, training, seconds: float) -> Rows:
     learned = sum(tensor.numel() for tensor in training.method.trainable_state_dict().values())
     left = f" left of {context.max_train_steps:,}" if context.first_step else ""
     parameters = f"{units.count(learned, 'trainable parameter')}"
-    text = f"{units.count(steps, 'step')}{left}, batch size {context.global_batch}; {parameters}; {units.about(seconds)}"
+    by = "" if settings.optimizer == DEFAULT else f" by {settings.optimizer}"
+    by += ", averaged (EMA)" if settings.use_ema else ""
+    text = f"{units.count(steps, 'step')}{left}{by}, batch size {context.global_batch}; {parameters}; {units.about(seconds)}"
     yield "training", text + (" without a GPU: Ctrl-C saves and stops" if context.is_slow else "")
     yield "samples", samples(context, settings)
     if context.evaluation == "pictures":
