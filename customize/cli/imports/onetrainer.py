@@ -59,6 +59,8 @@ def of_document(whole: Mapping[str, Any], source: Path) -> Reading | None:
         given["adapter"] = "none"
     given |= {name: value for name, value in whole.items() if name in TOP and value not in (None, "", "NONE", "OFF")}
     given |= {name: value for place, name in PLACES.items() if (value := at(whole, place)) not in (None, "", False)}
+    if "ema" not in given:
+        given.pop("ema_decay", None)
     for name in () if words else OF_EMBEDDINGS:
         given.pop(name, None)
     for name in OF_LORAS if method != "LORA" else ():

@@ -76,7 +76,7 @@ def within_own_range(where: str, settings_of: Callable[[str], Mapping[str, Setti
     return check
 
 
-IMPLIED = {"trace": True, "train_text_encoder": True, "masked_loss": True, "use_ema": True}
+IMPLIED = {"trace": True, "train_text_encoder": True, "masked_loss": True}
 """Switches that are turned on automatically when a given setting needs them."""
 
 
