@@ -82,7 +82,7 @@ def test_a_config_file_of_sd_scripts(capsys):
     settings, printed = imported(capsys, "lora.toml", KOHYA, *PROMPT, "--seed", "7")
     has(settings, pretrained_model_name_or_path="sd15.safetensors", clip_skip=1, instance_data_dir="photos", resolution=512)
     has(settings, shuffle_tags=True, keep_tags=1, adapter="lora", rank=32, learning_rate=2e-4, max_train_steps=1000, seed=7)
-    has(settings, lr_warmup_steps=100, use_8bit_adam=True, lr_scheduler="cosine", save_precision="fp32")
+    has(settings, lr_warmup_steps=100, optimizer="adamw_8bit", lr_scheduler="cosine", save_precision="fp32")
     has(settings, instance_prompt="a photo of sks dog")
     has(settings, lora_alpha=1.0, train_text_encoder=True, text_encoder_learning_rate=(1e-4,), train_batch_size=1)
     assert "lora_alpha = 1.0" in part(printed, "its defaults, which are not ours") and "clip_skip = 2" in part(printed, "taken")
@@ -220,7 +220,7 @@ def test_onetrainers_lora_and_its_concepts(capsys):
         settings,
         min_timestep=100,
         max_timestep=1000,
-        use_8bit_adam=True,
+        optimizer="adamw_8bit",
         adam_weight_decay=0.01,
         instance_data_dir="dogs",
         captions="file_names",

@@ -248,6 +248,7 @@ FLAGS: tuple[tuple[str, Flag], ...] = (
     *_all("max_token_length", commands=BOTH, type=int, harmless=(75, 77, 150, 225),
            refused=("captions are encoded in chunks of 75 tokens", "leave it out")),
     *_all("optimizer_args lr_scheduler_args", commands=BOTH, type=str, many=True, refused=OWN_OPTIONS),
+    *_all("use_8bit_adam", commands=TEXTUAL_INVERSION, means=("optimizer", "adamw_8bit")),
     *_all("use_8bit adam8bit use_adam8bit", commands=BOTH, means=("optimizer", "adamw_8bit")),
     *_all("use_lion_optimizer", commands=BOTH, means=("optimizer", "lion")),
     *_all("ema_update_interval ema_update_step_interval", commands=BOTH, type=int, harmless=(1,),

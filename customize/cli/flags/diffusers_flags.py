@@ -58,7 +58,7 @@ def b_lora(values: dict[str, Any]) -> None:
 FLAGS: Mapping[str, Flag] = {
     "with_prior_preservation": Flag(DREAMBOOTH, means=("prior_preservation", "images")),
     "offset_noise": Flag(DREAMBOOTH, means=("noise_offset", 0.1)),
-    "use_8bit_adam": Flag(BOTH, means=("optimizer", "adamw_8bit")),
+    "use_8bit_adam": Flag(DREAMBOOTH, means=("optimizer", "adamw_8bit")),
     "set_grads_to_none": Flag(DREAMBOOTH, done="gradients are always set to none between steps"),
     "enable_xformers_memory_efficient_attention": Flag(BOTH, done="torch's own attention saves the same memory"),
     "pre_compute_text_embeddings": Flag(DREAMBOOTH, done="prompts are encoded once unless the text encoder is trained"),
