@@ -65,7 +65,7 @@ def desk(tmp_path_factory) -> Path:
         (desk / name).write_text(text, encoding="utf-8")
     (desk / "utf16.toml").write_text("seed = 3\n", encoding="utf-16")
     (desk / "marked.toml").write_text("seed = 3\r\n", encoding="utf-8-sig")
-    for folder in ("my_cat", "kohya/10_sks cat", "Photos Of Rex"):
+    for folder in ("my_cat", "kohya/cats", "Photos Of Rex"):
         (desk / folder).mkdir(parents=True)
         for index in range(3):
             Image.new("RGB", (64, 64), (index * 60, 90, 30)).save(desk / folder / f"{index}.png")
@@ -151,7 +151,7 @@ REFUSED = [
     refused("a variable in single quotes", DB.replace("my_cat", "'$DATA/cat'"), "$DATA/cat", "did not replace $DATA"),
     refused("a variable of Windows", DB.replace("my_cat", "'%USERPROFILE%/cat'"), "%USERPROFILE%", "did not replace"),
     refused("an address", DB.replace("my_cat", "https://example.com/cat"), "example.com", "download it first"),
-    refused("one level up", DB.replace("my_cat", "kohya"), "kohya: contains no images", "did you mean kohya/10_sks cat?"),
+    refused("one level up", DB.replace("my_cat", "kohya"), "kohya: contains no images", "did you mean kohya/cats?"),
     refused("an image where a folder is wanted", DB.replace("my_cat", "my_cat/0.png"), "is a file, not a folder",
             "did you mean its folder, my_cat? (it contains 3 images)"),
     refused("an archive", DB.replace("my_cat", "cat.zip"), "cat.zip: is a file", "unpack it"),
@@ -216,7 +216,7 @@ REFUSED = [
     refused("buckets of widths", f"{DB} --aspect_ratio_buckets 512x768", "aspect_ratio_buckets", "832,1216"),
     refused("another optimizer", f"{DB} --optimizer_type DAdaptAdam", "--optimizer_type", "prodigy"),
     refused("low memory", f"{CAT} --lowvram", "--lowvram", "--vae_tiling"),
-    refused("regularisation images", f"{DB} --reg_data_dir reg", "--reg_data_dir", "--class_data_dir"),
+    refused("regularisation images", f"{DB} --reg_data_dir reg", "class_data_dir", "prior_preservation = images"),
     refused("a setting and its other name", f"{DB} --adapter lora --rank 4 --network_dim 8", "--network_dim",
             "keep one of the two"),
     refused("trace switched off", f"{CAT} --trace_page --no-trace", "--trace_page", "trace"),
@@ -359,7 +359,7 @@ def test_understood(line, note, meaning, desk, monkeypatch, capsys):
         pytest.param("check runs/cat", 2, ["is a run folder", "did you mean runs/cat/config.toml?"], id="check a run"),
         pytest.param("check draw.toml", 2, ["is a configuration of infer.py"], id="check infer.py's configuration"),
         pytest.param("check windows.toml", 2, ["a backslash in double quotes"], id="check backslashes"),
-        pytest.param("check kohya", 2, ["did you mean kohya/10_sks cat?"], id="check one level up"),
+        pytest.param("check kohya", 2, ["did you mean kohya/cats?"], id="check one level up"),
         pytest.param("check my_cat", 0, ["training would start"], id="check images"),
         pytest.param("chek my_cat", 2, ['unknown command "chek": did you mean check?'], id="a misspelt command"),
         pytest.param("train my_cat", 2, ["did you mean train_dreambooth?"], id="a command of another name"),

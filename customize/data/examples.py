@@ -20,6 +20,7 @@ from customize.data.folder import folder_captions, is_tree_of_images, list_folde
 from customize.data.hub_dataset import Row, image_rows, load_dataset, row_captions
 from customize.data.images.colour import CONVERTED
 from customize.data.images.similarity import SHARP, Features, measure, near_duplicates
+from customize.data.kohya_folder import read_subsets
 from customize.data.mask_files import with_masks
 from customize.errors import InputError, Problem
 from customize.printable import first_few, printable
@@ -76,7 +77,7 @@ def _instances(settings: TrainingSettings, resolution: int, found: Findings) -> 
         instances = _from_dataset(settings, settings.dataset_name, rule_of(settings, 0, 1, found), resolution, found)
     for index, folder in enumerate(folders):
         rule = rule_of(settings, index, len(folders), found)
-        listed = _from_folder(Path(folder), setting, settings.caption_column, rule, resolution, found)
+        listed = _from_subsets(Path(folder), setting, settings.caption_column, rule, resolution, found)
         instances += [replace(example, name=of_folder(example.name, index, len(folders))) for example in listed]
     return instances
 
@@ -85,7 +86,7 @@ def load_class_examples(folder: str | Path, class_prompt: str) -> tuple[Example,
     """The images of a folder for prior preservation; () if it has none. Raises InputError for invalid ones."""
     found = Findings()
     rule = CaptionRule("prompt", (class_prompt,))
-    examples = _from_folder(Path(folder), "class_data_dir", "", rule, None, found)
+    examples = _from_subsets(Path(folder), "class_data_dir", "", rule, None, found)
     found.raise_problems()
     return tuple(examples)
 
@@ -96,6 +97,13 @@ def load_photos(folder: str | Path, setting: str) -> tuple[Example, ...]:
     examples = _from_folder(Path(folder), setting, "", CaptionRule("prompt", ("",)), USUAL_RESOLUTION, found)
     found.raise_problems()
     return tuple(examples)
+
+
+def _from_subsets(
+    folder: Path, setting: str, column: str, rule: CaptionRule, resolution: int | None, found: Findings
+) -> list[Example]:
+    """As `_from_folder`, also for a folder in kohya's layout."""
+    return read_subsets(folder, rule, lambda each, own: _from_folder(each, setting, column, own, resolution, found), found)
 
 
 def _from_folder(
@@ -219,7 +227,7 @@ def _class_images(settings: TrainingSettings, found: Findings) -> list[Example]:
     if folder is None or not os.path.lexists(folder):
         return []
     rule = CaptionRule("prompt", (settings.prompts.get("class_prompt", ""),))
-    examples = _from_folder(Path(folder), "class_data_dir", "", rule, None, found)
+    examples = _from_subsets(Path(folder), "class_data_dir", "", rule, None, found)
     if len(examples) > number:
         found.note(folder, f"only the first {number} of {len(examples)} class images are used")
     return examples[:number]

@@ -50,7 +50,7 @@ def prepare(settings: DreamBoothSettings, context: MethodContext) -> TrainingSet
     for note in method.adapter.notes(settings, len(context.examples.instances)):
         events.note(note)
     method.called_by(captions)
-    prompts = [*captions, settings.class_prompt or "", ""]
+    prompts = [*captions, *captions_of(class_examples), settings.class_prompt or "", ""]
     min_chunks = chunks_needed(family, prompts, settings)
     if settings.train_text_encoder or settings.placeholder_token:
         method.condition = encoding_condition(family, min_chunks, settings.clip_skip)

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from customize import adapters
+from customize.data import kohya_folder
 from customize.data.captions.caption_rule import CaptionRule
 from customize.families.trigger_words import any_calls, rare_words
 from customize.methods import adapter_rules, dreambooth_rules, words_settings
@@ -111,7 +112,7 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
         defaults: dict[str, Any] = {name: line.default for name, line in adapters.settings_of(adapter).items()}
         if adapter == adapters.NONE:
             defaults["save_steps"] = None
-        return {**defaults, **words_settings.implied_prompt(values), **values}
+        return {**defaults, **dict(kohya_folder.implied(values)), **words_settings.implied_prompt(values), **values}
 
     @classmethod
     def usual_rates(cls, values: Mapping[str, Any]) -> dict[str, float]:
@@ -246,5 +247,5 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
 
     @classmethod
     def standing_in(cls, folder: str, given: Collection[str]) -> dict[str, str]:
-        own = {"initializer_token": "thing"} if "placeholder_token" in given else {"instance_prompt": NO_PROMPT}
-        return {"instance_data_dir": folder, **own}
+        own = {"instance_prompt": NO_PROMPT, **dict(kohya_folder.implied({"instance_data_dir": folder}))}
+        return {"instance_data_dir": folder, **({"initializer_token": "thing"} if "placeholder_token" in given else own)}

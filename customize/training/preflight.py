@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from customize import events
+from customize.data import kohya_folder
 from customize.data.buckets import uses
 from customize.data.examples import USUAL_RESOLUTION, Examples, examine_examples
 from customize.data.findings import Findings
@@ -109,8 +110,11 @@ def examine(settings) -> Report:
 
 
 def too_many_class_images(settings, examples: Examples) -> list[Problem]:
-    """The problem of more class images to generate than `max_images`."""
+    """The problem of more class images to generate than `max_images`, or beside those of kohya's layout."""
     missing = settings.class_images - len(examples.classes)
+    if missing > 0 and kohya_folder.subsets(settings.class_folder):
+        what = f"is {settings.class_images:,}, but the folders in class_data_dir have {len(examples.classes):,} images"
+        return [Problem("num_class_images", what, "leave it out to use all of them")]
     if missing <= 0 or missing <= settings.max_images:
         return []
     what = f"{missing:,} class images would be generated, more than max_images = {settings.max_images:,}"
@@ -144,7 +148,7 @@ def evaluation_problems(settings, examples: Examples) -> list[Problem]:
 def missing_prompts(settings, examples: Examples) -> list[Problem]:
     """The problem of prompts and captions that the file of encoded prompts lacks."""
     texts = [*sample_prompts(settings), *settings.prompts.values(), *(settings.default_validation_prompts[:1])]
-    texts += [text for example in (*examples.instances, *examples.held_out) for text in example.captions]
+    texts += [text for example in (*examples.instances, *examples.held_out, *examples.classes) for text in example.captions]
     if settings.evaluation != "none":
         texts.append(settings.concept.plain)
     if settings.evaluation == "pictures":

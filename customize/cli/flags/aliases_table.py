@@ -32,7 +32,7 @@ SAME: Mapping[str, str] = {
     "instance_data_dir": "data_dir dataset_dir image_dir images_dir img_dir train_data_dir instance_dir folder_path"
     " dataset_path"
     " train_dir input input_dir images data instance_images_dir",
-    "class_data_dir": "class_dir class_images_dir reg_dir regularization_dir regularization_data_dir reg_images",
+    "class_data_dir": "class_dir class_images_dir reg_data_dir reg_dir regularization_dir regularization_data_dir reg_images",
     "num_class_images": "num_reg_images class_images_count",
     "instance_prompt": "prompt instance_caption instance",
     "class_prompt": "class_caption reg_prompt",
@@ -296,9 +296,6 @@ FLAGS: tuple[tuple[str, Flag], ...] = (
            refused=("ranks of blocks are named", "give --rank_pattern, as in --rank_pattern down_blocks.0=4 mid_block=16")),
     *_all("block_lr_zero_threshold down_lr_weight mid_lr_weight up_lr_weight", commands=DREAMBOOTH, type=str,
            refused=("all blocks learn at one rate", "leave it out; --lora_targets chooses the blocks")),
-    *_all("reg_data_dir", commands=DREAMBOOTH, type=str,
-           refused=("class images need a class prompt here",
-                    'give --class_data_dir FOLDER --class_prompt "a photo of dog" --prior_preservation images')),
     *_all("learning_rate_te1 learning_rate_te2 text_encoder_1_lr text_encoder_2_lr", commands=DREAMBOOTH, type=str,
            refused=("the rates of both text encoders are one setting", "give --text_encoder_learning_rate RATE_1 RATE_2")),
     *_all("trigger_word trigger instance_token token_string", commands=DREAMBOOTH, type=str, refused=IN_THE_PROMPT),
