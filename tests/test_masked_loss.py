@@ -92,11 +92,11 @@ def expected_mask(context, training, batch) -> torch.Tensor:
 
 @pytest.mark.parametrize("method", ["lora", "textual_inversion"])
 def test_the_loss_is_the_mean_over_what_the_mask_selects(method, tiny_epsilon, folder, tmp_path):
-    changes = {"masked_loss": True, "unmasked_weight": 0.25, "train_batch_size": 6, "resolution": 16}
+    changes = {"masked_loss": True, "unmasked_weight": 0.25, "train_batch_size": 12, "resolution": 16}
     context, training = prepared(settings_for(method, tiny_epsilon, folder, tmp_path / "run", **changes))
     assert [bool(example.mask) for example in context.examples.instances] == [True, True, False]
     assert any("learned as a whole: 2.png" in note for note in context.examples.notes)
-    [batch] = training.dataset.deal(0, range(6))
+    [batch] = training.dataset.deal(0, range(12))
     mask = expected_mask(context, training, batch)
     weights = mask + (1 - mask) * 0.25
     weights = weights / weights.mean((2, 3), keepdim=True)
@@ -170,6 +170,17 @@ def test_crops_that_miss_the_subject_are_not_trained_on(tiny_epsilon, tmp_path):
     seen = [min(left + 16, 52) - max(left, 40) for left in lefts]  # a mirrored crop counts from the other side
     seen = [max(one, min(96 - left, 52) - max(80 - left, 40)) for one, left in zip(seen, lefts, strict=True)]
     assert len(lefts) > 3 and min(seen) >= 6
+
+
+def test_a_subject_that_no_crop_shows_is_reported(tiny_epsilon, tmp_path):
+    folder = write_images(tmp_path / "images", 1, (96, 16))
+    mask = np.zeros((16, 96), np.uint8)
+    mask[:, :20] = 255
+    Image.fromarray(mask).save(folder / "0-mask.png")
+    changes = {"masked_loss": True, "resolution": 16, "center_crop": True, "aspect_ratio_buckets": "none"}
+    settings = settings_for("lora", tiny_epsilon, folder, tmp_path / "run", **changes)
+    assert problems(settings) == ["0.png: is cropped so that nothing is left of what its mask selects"]
+    check(settings.model_copy(update={"center_crop": False, "crop_variants": 8}))
 
 
 def test_masks_come_from_a_folder_and_from_transparency(tiny_epsilon, folder, tmp_path):

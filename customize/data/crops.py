@@ -3,23 +3,28 @@
 Shapes: `h w` height and width of the bucket, `V` variants; pixels are np.uint8 [V, h, w, 3] in [0, 255].
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from customize.data.buckets import Fit
-from customize.data.examples import Example
+from customize.data.example import Example
+from customize.data.images.colour_change import ColourChange
 from customize.data.images.image_file import crop, resize_to, resized_size
-from customize.families.conditioning import Crop
+
+if TYPE_CHECKING:
+    from customize.families.conditioning import Crop
 
 
 @dataclass(frozen=True)
 class Variant:
     """A crop of the resized image, flipped or not. resized: (width, height) of that image; left, top, width, height: in its
-    pixels."""
+    pixels. angle: in degrees, by which the crop is turned around its middle; colours: how its colours are changed."""
 
     resized: tuple[int, int]
     left: int
@@ -27,6 +32,8 @@ class Variant:
     width: int
     height: int
     flip: bool
+    angle: float = 0.0
+    colours: ColourChange | None = None
 
 
 def variants(
@@ -48,11 +55,6 @@ def variants(
     return tuple(Variant(fit.resized, left, top, *fit.bucket, flip) for left, top in corners for flip in flips)
 
 
-def variants_of(settings, example: Example, fit: Fit) -> tuple[Variant, ...]:
-    """The crops of an image that a run trains on."""
-    return variants(example, fit, settings.center_crop, settings.crop_variants, settings.random_flip, settings.seed)
-
-
 def other_crop(example: Example, resolution: int, seed: int) -> Variant:
     """A square crop that is not trained on, of the image with its short side resized to a larger resolution."""
     larger = resolution * 9 // 8
@@ -62,8 +64,10 @@ def other_crop(example: Example, resolution: int, seed: int) -> Variant:
     return Variant((width, height), left, top, resolution, resolution, False)
 
 
-def crop_of(example: Example, variant: Variant) -> Crop:
+def crop_of(example: Example, variant: Variant) -> "Crop":
     """The crop that a variant shows; a mirrored variant is a crop of the mirrored image."""
+    from customize.families.conditioning import Crop
+
     left = variant.resized[0] - variant.left - variant.width if variant.flip else variant.left
     return Crop(example.size[::-1], (variant.top, left), (variant.height, variant.width))
 
@@ -74,14 +78,32 @@ def pixels(example: Example, variant: Variant, interpolation: str = "lanczos") -
 
 
 def all_pixels(example: Example, cuts: Sequence[Variant], interpolation: str = "lanczos") -> np.ndarray:
-    """np.uint8 [V, h, w, 3]: `pixels` of several variants of one resized image, which is read and resized once."""
+    """np.uint8 [V, h, w, 3]: `pixels` of several variants of one size, reading the image once."""
     return cut_out(example.open(), cuts, interpolation)
 
 
 def cut_out(image: Image.Image, cuts: Sequence[Variant], interpolation: str) -> np.ndarray:
     """The variants of an opened image, or of its mask: np.uint8 [V, h, w, 3], or [V, h, w] in mode L."""
-    resized = resize_to(image, cuts[0].resized, interpolation)
-    return np.stack([crop(resized, cut.left, cut.top, cut.width, cut.height, cut.flip) for cut in cuts])
+    resized, found = image, []
+    for cut in cuts:
+        if resized.size != cut.resized:
+            resized = resize_to(image, cut.resized, interpolation)
+        piece = turned(resized, cut) if cut.angle else resized
+        left, top = (0, 0) if cut.angle else (cut.left, cut.top)
+        pixels = crop(piece, left, top, cut.width, cut.height, cut.flip)
+        is_coloured = cut.colours and image.mode == "RGB"
+        found.append(np.asarray(cut.colours.of(Image.fromarray(pixels))) if is_coloured else pixels)
+    return np.stack(found)
+
+
+def turned(resized: Image.Image, cut: Variant) -> Image.Image:
+    """The turned crop of a resized image, at the same scale, by bicubic interpolation. All of it lies within the image."""
+    across, down = math.cos(math.radians(cut.angle)), math.sin(math.radians(cut.angle))
+    x, y = cut.left + cut.width / 2, cut.top + cut.height / 2
+    from_x = across, down, x - across * cut.width / 2 - down * cut.height / 2
+    from_y = -down, across, y + down * cut.width / 2 - across * cut.height / 2
+    size, how = (cut.width, cut.height), Image.Transform.AFFINE
+    return resized.transform(size, how, (*from_x, *from_y), Image.Resampling.BICUBIC)
 
 
 def _place(seed: int, name: str, index: int, count: int, positions: int) -> int:

@@ -9,6 +9,7 @@ from customize.settings.concept import Concept
 from customize.settings.field import override, setting, table
 from customize.settings.rules import training_rules
 from customize.settings.training_parts import optimizer_settings
+from customize.settings.training_parts.augmentation_settings import AugmentationSettings
 from customize.settings.training_parts.evaluation import EvaluationSettings
 from customize.settings.training_parts.mask_settings import MaskSettings
 from customize.settings.training_parts.objective import ObjectiveSettings
@@ -20,7 +21,13 @@ Tracker = Literal["tensorboard", "wandb", "all", "none"]
 
 
 class TrainingSettings(
-    SampleImageSettings, EvaluationSettings, ObjectiveSettings, OptimizationSettings, MaskSettings, DataSettings
+    SampleImageSettings,
+    EvaluationSettings,
+    ObjectiveSettings,
+    OptimizationSettings,
+    MaskSettings,
+    AugmentationSettings,
+    DataSettings,
 ):
     """Settings of all training methods. The properties describe what a method teaches, from what, and what it writes, to code
     that does not know the method; each method (`customize.methods`) implements the abstract ones."""

@@ -12,6 +12,7 @@ from customize.data.examples import USUAL_RESOLUTION, Examples, examine_examples
 from customize.data.findings import Findings
 from customize.data.images.image_file import open_image
 from customize.data.mask_files import beside
+from customize.data.masked_crops import hidden_subjects
 from customize.diffusion.loss_weights import NOISE
 from customize.diffusion.timestep_sampling import LEVELS
 from customize.errors import InputError, Problem
@@ -93,6 +94,8 @@ def examine(settings) -> Report:
         problems += bound_problems(resolution, settings.min_bucket_reso, settings.max_bucket_reso)
     examples, found = examine_examples(settings, resolution)
     problems += [*found, *too_many_class_images(settings, examples)]
+    if settings.masked_loss and not found:
+        problems += attempt(lambda: list(hidden_subjects(settings, examples.instances, resolution)), problems) or []
     if settings.max_train_steps is None and examples.instances and not found:
         steps = derived.max_train_steps(settings, uses(settings, examples.instances, resolution), derived.processes())
         problems += warmup_problems(settings.lr_scheduler, settings.lr_warmup_steps, steps)

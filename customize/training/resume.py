@@ -59,7 +59,8 @@ def identity(settings, source: Source, examples: Examples, num_processes: int) -
         kept |= {name: spread(kept[name], count) for name in ("initializer_token", "num_vectors")}
     else:
         kept.pop("placeholder_token", None)
-    for name in [*(["crop_variants"] if settings.center_crop else []), *(BASE_SETTINGS if files else [])]:
+    without_effect = ["crop_variants"] if settings.center_crop and not any(settings.augmentation) else []
+    for name in [*without_effect, *(BASE_SETTINGS if files else [])]:
         del kept[name]
     images = {example.name: [example.digest, *example.captions] for example in examples.instances}
     versions = {name: version(name) for name in run_folder.VERSIONED}

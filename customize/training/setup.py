@@ -12,12 +12,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from customize.data.buckets import fits, grouped, uses
-from customize.data.crops import Variant, all_pixels, crop_of, variants_of
+from customize.data.crops import Variant, all_pixels, crop_of
 from customize.data.examples import Example, Examples
+from customize.data.masked_crops import shown_crops
 from customize.data.samples.encoding import EncodedInTheStep, encode_crops, encode_each_caption
 from customize.data.samples.latent_dataset import CachedImage, EpochSampler, ImageDataset, LatentDataset, SampleConfig
 from customize.data.samples.latents_cache import LatentsCache, NoCache
-from customize.data.samples.masked_loss import OutsideWeights, masked, showing_the_subject
+from customize.data.samples.masked_loss import OutsideWeights, masked
 from customize.data.samples.random_masks import MaskedImages
 from customize.data.samples.tag_draws import TagDraws
 from customize.diffusion.noise import Noise
@@ -175,8 +176,7 @@ class RunContext:
         model, masked ones are encoded in the steps. So is the first crop of the first images, whatever steps are left: fixed
         samples (`ImageDataset.probe`) are of these, and the same after resuming."""
         settings, in_buckets = self.settings, fits(self.settings, examples, self.resolution)
-        cuts = [variants_of(settings, example, fit) for example, fit in zip(examples, in_buckets, strict=True)]
-        cuts = [showing_the_subject(example, each) for example, each in zip(examples, cuts, strict=True)]
+        cuts = [shown_crops(settings, example, fit) for example, fit in zip(examples, in_buckets, strict=True)]
         images = grouped(in_buckets, [example.repeats for example in examples])
         sampler = EpochSampler(stream, self.sample_config, len(examples), [len(each) for each in cuts], images)
         needed = sampler.needed(self.draws) | {(image, 0) for image in range(min(len(examples), probe_loss.MOST_DRAWS))}

@@ -8,7 +8,6 @@ B positions, H W latent height and width, V variants.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,9 +19,6 @@ from customize.data.samples.batches import Batch
 from customize.data.samples.latent_dataset import EpochSampler, ImageDataset
 from customize.diffusion.losses import masked_prior_weights, masked_weights
 from customize.families.latents import LatentSpace
-
-LEAST_SEEN = 0.5
-"""Crops that show less than this part of what the best crop of the image shows of its mask are not trained on."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,8 @@ def masked(
 def latent_masks(example: Example, cuts: Sequence[Variant], shapes: Mapping[int, Sequence[int]]) -> dict[int, Tensor]:
     """The masks of some variants [1, H, W], float32 in [0, 1]: for each latent the mean over its pixels. {} without a mask.
 
-    shapes: (C, H, W) of these variants. Raises ResourceError.
+    A crop that is only measured, and shows nothing of what the mask selects, has none. shapes: (C, H, W) of these. Raises
+    ResourceError.
     """
     if example.mask is None or not shapes:
         return {}
@@ -94,12 +91,5 @@ def latent_masks(example: Example, cuts: Sequence[Variant], shapes: Mapping[int,
     return {
         variant: F.adaptive_avg_pool2d(share, tuple(shape[1:]))
         for (variant, shape), share in zip(shapes.items(), shares, strict=True)
+        if share.any()
     }
-
-
-def showing_the_subject(example: Example, cuts: Sequence[Variant]) -> tuple[Variant, ...]:
-    """Those of the crops that show what the mask of the image selects; all of an image without a mask."""
-    if example.mask is None:
-        return tuple(cuts)
-    seen = cut_out(open_mask(example), cuts, "box").mean((1, 2), dtype=np.float64)
-    return tuple(cut for cut, share in zip(cuts, seen, strict=True) if share >= LEAST_SEEN * seen.max())

@@ -7,6 +7,7 @@ from customize.errors import InputError, Problem
 from customize.optim.lr_schedules import step_rules
 from customize.settings import derived
 from customize.settings.rules import bucket_rules, caption_rules
+from customize.settings.rules.augmentation_rules import augmentation_has_crops
 from customize.settings.rules.mask_rules import outside_has_one_target
 from customize.settings.rules.objective_rules import OBJECTIVE
 from customize.settings.rules.rule import Rule, rule, text_is_no_path
@@ -113,7 +114,7 @@ def validation_sampler_is_known(validation_scheduler: str | None) -> Iterator[Pr
 COMMON = (
     text_is_no_path("validation_prompt"), validation_sampler_is_known, warmup_ends, pieces_have_rules, steps_or_epochs,
     none_and_all_are_alone, overwrite_or_resume, *not_written_to("validation_data_dir"), *not_written_to("mask_data_dir"),
-    outside_has_one_target, *OBJECTIVE, *caption_rules.RULES, *bucket_rules.RULES,
+    outside_has_one_target, augmentation_has_crops, *OBJECTIVE, *caption_rules.RULES, *bucket_rules.RULES,
 )  # fmt: skip
 
 
