@@ -203,15 +203,15 @@ ENTRIES = (
     Entry(
         "six_and_nine",
         "A 6 that is a 9",
-        "A model of pixels leaves no strokes. Of the images of 100 seeds, a classifier of handwritten digits reads 91 as a 6 "
-        "and, upside down, as a 9 (`benchmarks/digit_illusions.py`); these are some of those of which it is surest.",
-        f"{DIGITS} --illusion anagram --view identity --view rotate_180 --prompt 6 --prompt 9 --sweep seed=10,64,12,81,77,28",
+        "A model of pixels leaves no strokes. A classifier of handwritten digits reads all images of 100 seeds as a 6 and, upside "
+        "down, as a 9 (`benchmarks/digit_illusions.py`); these are some of those of which it is surest.",
+        f"{DIGITS} --illusion anagram --view identity --view rotate_180 --prompt 6 --prompt 9 --sweep seed=98,58,71,45,7,41",
     ),
     Entry(
         "six_and_nine_moving",
         "The same, turning",
         "The first of them, as an animation.",
-        f"{DIGITS} --illusion anagram --view identity --view rotate_180 --prompt 6 --prompt 9 --seed 10",
+        f"{DIGITS} --illusion anagram --view identity --view rotate_180 --prompt 6 --prompt 9 --seed 98",
         "000-illusion.gif",
     ),
     Entry(
@@ -223,16 +223,16 @@ ENTRIES = (
     Entry(
         "zero_and_three",
         "A 0 from afar, a 3 from close up",
-        "Of the images of 100 seeds, a classifier of handwritten digits reads 99 as a 0 by their low frequencies, and as a 3 by "
+        "Of the images of 100 seeds, a classifier of handwritten digits reads 98 as a 0 by their low frequencies, and as a 3 by "
         "their high ones (`benchmarks/digit_illusions.py`). Of 300 real threes, blurred like that, it reads 29 as a 0. These are "
         "those of which it is surest.",
-        f"{DIGITS} --illusion hybrid --hybrid_blur 6 --prompt 0 --prompt 3 --sweep seed=32,11,8,68,25,41",
+        f"{DIGITS} --illusion hybrid --hybrid_blur 6 --prompt 0 --prompt 3 --sweep seed=64,97,8,82,96,93",
     ),
     Entry(
         "zero_and_three_moving",
         "The same, receding",
         "The first of them, as an animation: from afar, only its low frequencies are left.",
-        f"{DIGITS} --illusion hybrid --hybrid_blur 6 --prompt 0 --prompt 3 --seed 32",
+        f"{DIGITS} --illusion hybrid --hybrid_blur 6 --prompt 0 --prompt 3 --seed 64",
         "000-illusion.gif",
     ),
     Entry(
