@@ -9,9 +9,9 @@
 DIGITS: a folder that `customize train-digits` accepts; MODEL: a result of it, or the included `digits`. `judge` trains the
 classifier on nine tenths of the real digits and states its accuracy on the last tenth; the models never see it. `recognised` is
 the share of the samples of each digit that the classifier reads as that digit. `split` writes these nine tenths as IDX files, for
-a model that shall not have seen the others either. `denoiser` compares denoisers (a run, or the
-folder of intermediate weights of one of its steps) with a Gaussian blur at noise levels from 0 to 1, by mean squared errors of
-pixels in [0, 1], on 100 of the digits that the judge is tested on.
+a model that shall not have seen the others either. `denoiser` compares denoisers (a run, or the folder of intermediate weights of
+one of its steps) with a Gaussian blur at noise levels from 0 to 1, by mean squared errors of pixels in [0, 1], on 100 of the
+digits that the judge is tested on.
 """
 
 import argparse

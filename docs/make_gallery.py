@@ -203,8 +203,8 @@ ENTRIES = (
     Entry(
         "six_and_nine",
         "A 6 that is a 9",
-        "A model of pixels leaves no strokes. A classifier of handwritten digits reads all images of 100 seeds as a 6 and, upside "
-        "down, as a 9 (`benchmarks/digit_illusions.py`); these are some of those of which it is surest.",
+        "A model of pixels leaves no strokes. A classifier of handwritten digits reads all images of 100 seeds as a 6 and, "
+        "upside down, as a 9 (`benchmarks/digit_illusions.py`); these are some of those of which it is surest.",
         f"{DIGITS} --illusion anagram --view identity --view rotate_180 --prompt 6 --prompt 9 --sweep seed=98,58,71,45,7,41",
     ),
     Entry(
