@@ -86,7 +86,7 @@ def names(folder: Path) -> list[str]:
     try:
         with os.scandir(folder) as entries:
             found = [entry.name for entry, _ in zip(entries, range(MOST), strict=False) if not entry.name.startswith(".")]
-    except OSError:
+    except (OSError, ValueError):  # a path with a null byte
         return []
     return sorted(found)
 

@@ -58,14 +58,32 @@ CONDITIONS = {
     ("process", ("ddpm", "flow")): {"process": "ddpm"},
     ("lr_scheduler", ("piecewise_constant",)): {"lr_scheduler": "piecewise_constant", "lr_step_rules": "1"},
     ("resume_from_checkpoint", ()): {"resume_from_checkpoint": "latest"},
+    ("multires_noise_iterations", ()): {"multires_noise_iterations": 6},
     ("mask_image", ()): {"image": "cat.png", "mask_image": "mask.png"},
 }
+
+
+RULED = {
+    "keep_tags": {"shuffle_tags": True},
+    "tag_warmup_min": {"tag_warmup_steps": 10},
+    "masked_prior_preservation_weight": {"adapter": "lora"},
+    "dco_beta": {"adapter": "lora"},
+    "tlora_min_rank": {"rank": 4096},
+    "tlora_alpha": {"tlora_min_rank": 4},
+}
+"""What rules, not `only_with`, demand of a setting's company."""
+
+
+def condition(name, values):
+    """Settings with which one that needs another has an effect."""
+    return CONDITIONS.get((name, values)) or {name: values[0]}
 
 
 def base(model, line=None):
     """The least that `model` accepts, and what the setting `line` needs to have an effect."""
     known = table(model)
-    values = {**REQUIRED[model], **(CONDITIONS[line.only_with] if line and line.only_with else {})}
+    values = {**REQUIRED[model], **(condition(*line.only_with) if line and line.only_with else {})}
+    values |= RULED.get(line.name, {}) if line else {}
     return {name: value for name, value in values.items() if name in known}
 
 
@@ -84,7 +102,8 @@ def every(predicate):
 def refused(model):
     """The settings of base models, and of pictures that are compared with a base model's, where there is none."""
     of_pictures = (name for name, line in table(model).items() if line.only_with == WITH_PICTURES)
-    return {*OF_BASE_MODELS, *of_pictures} if model is FromScratchSettings else set()
+    of_words = {"masked_prior_preservation_weight"} if model is TextualInversionSettings else set()
+    return {*OF_BASE_MODELS, *of_pictures} if model is FromScratchSettings else of_words
 
 
 def bounds(line):
@@ -306,6 +325,7 @@ TEXTS = {
     "placeholder": strategies.from_regex(r"<[a-z]{1,9}>", fullmatch=True),
     "weights": WORDS.map(lambda word: f"{word}.safetensors:0.5"),
     "model": WORDS.map(lambda word: f"{word}/model"),
+    "ranks": strategies.sampled_from(["convolutions=8", "mid_block=4", "*.to_k=1"]),
     "modules": strategies.sampled_from(["attention", "feed-forward", "to_q", "mid.attn.to_k"]),
 }  # fmt: skip
 
@@ -461,6 +481,7 @@ def test_every_setting_that_names_a_file_or_folder_is_a_path():
         "scorer",
         "prompt_embeddings",
         "validation_images",
+        "caption_templates",
     }
     for model in (TextualInversionSettings, DreamBoothSettings, InferenceSettings):
         for name, line in table(model).items():

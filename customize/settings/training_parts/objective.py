@@ -46,8 +46,8 @@ class ObjectiveSettings(Settings):
     logit_std: float = setting(
         1.0, "train", "standard deviation of the logit of logit_normal", gt=0, le=10, only_with=WITH_LOGITS
     )
-    min_timestep: int = setting(0, "train", "least timestep that is trained: 0 has the least noise", ge=0, lt=LEVELS)
-    max_timestep: int = setting(LEVELS, "train", "timesteps below this one are trained: 999 has the most noise", gt=0, le=LEVELS)
+    min_timestep: int = setting(0, "train", "least timestep that is trained: 0 has the least noise", ge=0, le=LEVELS - 1)
+    max_timestep: int = setting(LEVELS, "train", "timesteps below this one are trained: 999 has the most noise", ge=1, le=LEVELS)
     stratified_timesteps: bool = setting(
         False, "train", "spread the noise levels of a step evenly, instead of drawing each by itself"
     )
