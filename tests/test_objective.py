@@ -217,7 +217,7 @@ DOG = '--instance_prompt "a photo of sks dog" --instance_data_dir . '
         ("--logit_mean 1", "--logit_mean", "timestep_sampling = logit_normal"),
         ("--timestep_sampling cosmap", "--timestep_sampling", "uniform, logit_normal"),
         ("--min_timestep 500 --max_timestep 500", "--min_timestep", "no timestep would be trained"),
-        ("--max_timestep 1001", "--max_timestep", "at most 1000"),
+        ("--max_timestep 1001", "--max_timestep", "from 1 to 1000"),
         ("--multires_noise_discount 0.5", "--multires_noise_discount", "multires_noise_iterations"),
         ("--input_perturbation -0.1", "--input_perturbation", "from 0 to 1"),
         ("--dco_beta 1000", "--dco_beta", "--adapter lora"),
