@@ -135,7 +135,7 @@ def test_one_run_is_carried_over_to_other_methods(image_folder):
     assert words.train_data_dir == (str(image_folder),) and words.max_train_steps == 50
     assert words.validation_prompt == ("a photo of <sks> at sea",)
     assert (lora.rank, lora.prior_preservation, lora.seed, runs[3].settings.seed) == (8, "teacher", 5, 6)
-    assert (full.adapter, full.prior_preservation, full.class_prompt) == ("none", "none", None)
+    assert (full.adapter, full.prior_preservation, full.class_prompt) == ("none", "none", "a photo of dog")
     assert pivotal.placeholder_token == ("<sks>",) and pivotal.instance_prompt == "a photo of <sks>" and pivotal.rank == 8
     assert any(note.startswith("dreambooth is compared without") and "prior_preservation" in note for note in notes)
     assert len({run.folder for run in runs}) == 10

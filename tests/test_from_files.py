@@ -18,6 +18,7 @@ from customize.settings.inference import InferenceSettings
 TEXTS = {
     "line": "word", "any": "word", "prompt": "a word", "path": "nowhere/file.png", "placeholder": "<word>",
     "weights": "nowhere/file.safetensors:0.5", "model": "nowhere/model", "modules": "attention",
+    "ranks": "mid_block=4",
 }  # fmt: skip
 
 

@@ -59,7 +59,7 @@ def test_a_wheel_has_the_command_the_configurations_and_the_examples(installed, 
     assert done.returncode == 2 and done.stderr.splitlines() == [
         "customize train_dreambooth: 1 problem in the input; nothing was written",
         '  --rank: 0 is not a whole number from 1 to 4096',
-        "      -> give a valid value: rank of the adapter (default: 8 (adapter loha); 16 (adapter lokr); 16 (adapter lora))",
+        "      -> give a valid value: rank of the adapter (default: 8 (adapter loha); 16 (adapter lokr, lora))",
     ]  # fmt: skip
     assert not any(tmp_path.iterdir())
 

@@ -139,7 +139,9 @@ def test_every_entry_is_documented_and_every_documented_one_is_written(bases, tm
     real_widths("sdxl")
     (tmp_path / "base").mkdir()
     [base] = result("full", bases / "sdxl", tmp_path / "base", save_model_as="safetensors")
-    files = [base, *result("lora", base, tmp_path), *result("textual_inversion", base, tmp_path)]
+    (tmp_path / "loha").mkdir()
+    loha = result("lora", base, tmp_path / "loha", adapter="loha")
+    files = [base, *loha, *result("lora", base, tmp_path), *result("textual_inversion", base, tmp_path)]
     assert {name for file in files for name in metadata_of(file)} - OWN == documented()
     assert all(isinstance(value, str) and "0" * 64 not in value for file in files for value in metadata_of(file).values())
 

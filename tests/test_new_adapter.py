@@ -235,7 +235,7 @@ def test_a_setting_has_the_default_and_the_range_of_its_adapter(status):
     assert ranks["hadamard 65"].startswith(refused) and "has no effect" in ranks["none 64"]
     assert [ranks[f"lora {rank}"] for rank in (None, 64, 65)] == [16, 64, 65]
     assert [ranks[f"hadamard {rank}"] for rank in (None, 64)] == [4, 64] and ranks["none None"] is None
-    schema, defaults = status["ia3"]["schema"], "4 (adapter hadamard); 8 (adapter loha); 16 (adapter lokr); 16 (adapter lora)"
+    schema, defaults = status["ia3"]["schema"], "4 (adapter hadamard); 8 (adapter loha); 16 (adapter lokr, lora)"
     own = "from 1 to 64 with adapter hadamard; from 1 to 4096 with adapter loha"
     assert (schema["minimum"], schema["maximum"], schema["default_in_words"]) == (1, 4096, defaults)
     assert own in schema["description"] and schema["only_with"]["values"] == ["hadamard", "loha", "lokr", "lora"]

@@ -103,9 +103,10 @@ def test_how_many():
 )  # fmt: skip
 def test_when_and_of_which_prompts_samples_are_drawn(changes, device, parameters, steps, prompts):
     accelerator = SimpleNamespace(device=SimpleNamespace(type=device), num_processes=1)
-    family = SimpleNamespace(denoiser=SimpleNamespace(parameters=lambda: [SimpleNamespace(numel=lambda: parameters)]))
+    denoiser = SimpleNamespace(parameters=lambda: [SimpleNamespace(numel=lambda: parameters)])
+    family, image = SimpleNamespace(denoiser=denoiser, resolution=64), SimpleNamespace(size=(64, 64), repeats=1)
     settings = dreambooth("a sks dog", **changes)
-    context = RunContext(settings, accelerator, family, SimpleNamespace(instances=(None,) * 5), 0)
+    context = RunContext(settings, accelerator, family, SimpleNamespace(instances=(image,) * 5), 0)
     assert (context.validation_steps, len(context.sample_prompts)) == (steps, prompts)
 
 

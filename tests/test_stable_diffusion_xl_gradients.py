@@ -114,7 +114,8 @@ def test_gradients_are_those_of_the_formulas(kind, changes, prior, base, class_f
         changes = {"prior_preservation": prior, "class_prompt": "a photo of dog", "prior_loss_weight": 0.5, **changes}
     if prior == "images":
         changes |= {"class_data_dir": str(class_folder), "num_class_images": 2}
-    settings = settings_for(kind, base, image_folder, tmp_path / "run", train_batch_size=3, caption_dropout=0.4, **changes)
+    changes |= {"train_batch_size": 3, "caption_dropout": 0.4, "aspect_ratio_buckets": None}
+    settings = settings_for(kind, base, image_folder, tmp_path / "run", **changes)
     context, training = prepared(settings)
     method, family = training.method.double(), context.family.to(torch.float64)
     method.condition = encoding_condition(family, 1)

@@ -74,7 +74,15 @@ def consistency_has_an_adapter(dco_beta: float | None, adapter: str) -> Iterator
         yield Problem("dco_beta", "compares with the model without its adapter, and there is none", "add --adapter lora")
 
 
+@rule("optimizer", "loraplus_lr_ratio")
+def rates_of_a_lora_are_given(optimizer: str, loraplus_lr_ratio: float | None) -> Iterator[Problem]:
+    """Prodigy estimates the rates of A and B itself."""
+    if loraplus_lr_ratio is not None and optimizer == "prodigy":
+        yield Problem("loraplus_lr_ratio", "has no effect with prodigy, which finds the rates of A and B itself", "leave it out")
+
+
 RULES = (
+    rates_of_a_lora_are_given,
     teacher_has_an_adapter, prior_has_a_prompt, class_has_a_reader, class_images_have_a_folder, words_are_beside_an_adapter,
     consistency_has_an_adapter, consistency_has_one_target, masked_prior_has_an_adapter,
     text_encoder_is_there,

@@ -64,14 +64,7 @@ def averages_once(optimizer: str, use_ema: bool) -> Iterator[Problem]:
         yield Problem("use_ema", "cannot be combined with schedule_free, whose result is an average already", "leave it out")
 
 
-@rule("optimizer", "loraplus_lr_ratio")
-def rates_of_a_lora_are_given(optimizer: str, loraplus_lr_ratio: float | None) -> Iterator[Problem]:
-    """Prodigy estimates the rates of A and B itself."""
-    if loraplus_lr_ratio is not None and optimizer == "prodigy":
-        yield Problem("loraplus_lr_ratio", "has no effect with prodigy, which finds the rates of A and B itself", "leave it out")
-
-
 RULES = (
-    optimizer_is_installed, averages_once, rates_of_a_lora_are_given,
+    optimizer_is_installed, averages_once,
     *(within_own_range("optimizer", settings_of, name) for name in OF_OPTIMIZERS.model_fields),
 )  # fmt: skip
