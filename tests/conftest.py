@@ -5,6 +5,7 @@ import os
 from functools import cache
 from pathlib import Path
 
+import expensive
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in one process per core, so more threads would only wait
@@ -19,33 +20,18 @@ SLOWEST = (
 ).split()
 """The slowest test files."""
 
-THINNED = {
-    2: "accumulation attention compositions demo_training documented_commands guard heif images latents_cache memory merge plan"
-       " inpainting_training pixel_illusions save_precision scales strangers summary sweep read_png",
-    3: "bad_input demo_judge doctor foreign_models illusions init_weights lcm lora_formats masks readback sampler single_file"
-       " stable_diffusion_xl stable_diffusion_xl_file trials_outputs trials_strangers trials_weights verify views weights",
-    4: "checkpoints_as_weights course crash forged_checkpoints hostile_files inpainting reliability trials_first_hour"
-       " trials_resume",
-    6: "reproduce samplers trials_options",
-}  # fmt: skip
-"""Files in which only every second, third or fourth case (and the last) of a test with at least `FAMILY` parameters runs by
-default; all cases run with the marker `slow`."""
-FAMILY = 5
-
 
 @pytest.hookimpl(tryfirst=True)  # before slow tests are deselected
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Runs the slowest files first, so that none is left for the end, and thins large families of cases."""
+    """Runs the slowest files first, so that none is left for the end; what `expensive` lists is not in the default run."""
     items.sort(key=lambda item: name_of(item) not in SLOWEST)
     families: dict[str, list[pytest.Item]] = {}
     for item in items:
-        families.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    steps = {name: step for step, names in THINNED.items() for name in names.split()}
-    for family in families.values():
-        if len(family) >= FAMILY and (step := steps.get(name_of(family[0]))):
-            for place, item in enumerate(family):
-                if place % step and item is not family[-1]:
-                    item.add_marker(pytest.mark.slow)
+        if not item.get_closest_marker("slow"):
+            families.setdefault(f"{name_of(item)}::{item.originalname.removeprefix('test_')}", []).append(item)
+    for name, family in families.items():
+        for item in expensive.left_out(name, family):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish() -> None:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.slow  # half a minute of whole runs
 PROMPT = "a photo of sks dog"
 FILE = "pytorch_lora_weights.safetensors"
 ADAPTERS = ("hadamard", "ia3")

@@ -23,6 +23,7 @@ def trained(tiny_epsilon, image_folder, tmp_path_factory):
     settings = BiasSettings(
         pretrained_model_name_or_path=str(tiny_epsilon), subject_prompt="a photo of sks dog", images=str(image_folder),
         output_dir=str(folder), max_train_steps=2, learning_rate=1e-2, report_to=("none",), sample_inference_steps=2,
+        evaluation="loss",
     )  # fmt: skip
     customize.train(settings)
     more = settings.model_copy(update={"max_train_steps": 3, "resume_from_checkpoint": "latest"})
