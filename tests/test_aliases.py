@@ -102,7 +102,7 @@ def test_aliases_set_their_setting(model, line, meaning):
     "model, line, where, remedy",
     [
         (DreamBoothSettings, DOG + "--aspect_bucket_rounding 2", "--aspect_bucket_rounding", "--bucket_reso_steps"),
-        (DreamBoothSettings, DOG + "--optimizer_type DAdaptAdam", "--optimizer_type", "prodigy"),
+        (DreamBoothSettings, DOG + "--optimizer_type DAdaptAdam", "--optimizer_type", "docs/optimizers.md"),
         (DreamBoothSettings, DOG + "--network_module lycoris.kohya", "--network_module", "--adapter lora"),
         (DreamBoothSettings, DOG + "--reg_data_dir reg", "--reg_data_dir", "prior_preservation"),
         (DreamBoothSettings, DOG + "--train_text_encoder_only", "--train_text_encoder_only", "--train_text_encoder"),

@@ -69,6 +69,8 @@ RULED = {
     "masked_prior_preservation_weight": {"adapter": "lora"},
     "dco_beta": {"adapter": "lora"},
     "tlora_min_rank": {"rank": 4096},
+    "unet_train_fraction": {"train_text_encoder": True},
+    "text_encoder_lr_warmup_steps": {"lr_scheduler": "linear", "max_train_steps": None, "num_train_epochs": 1},
     "tlora_alpha": {"tlora_min_rank": 4},
 }
 """What rules, not `only_with`, demand of a setting's company."""
@@ -326,6 +328,7 @@ TEXTS = {
     "weights": WORDS.map(lambda word: f"{word}.safetensors:0.5"),
     "model": WORDS.map(lambda word: f"{word}/model"),
     "ranks": strategies.sampled_from(["convolutions=8", "mid_block=4", "*.to_k=1"]),
+    "factors": strategies.sampled_from(["mid_block=0.5", "attention=0", "*.to_k=1000"]),
     "modules": strategies.sampled_from(["attention", "feed-forward", "to_q", "mid.attn.to_k"]),
 }  # fmt: skip
 

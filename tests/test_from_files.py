@@ -18,7 +18,7 @@ from customize.settings.inference import InferenceSettings
 TEXTS = {
     "line": "word", "any": "word", "prompt": "a word", "path": "nowhere/file.png", "placeholder": "<word>",
     "weights": "nowhere/file.safetensors:0.5", "model": "nowhere/model", "modules": "attention",
-    "ranks": "mid_block=4",
+    "ranks": "mid_block=4", "factors": "mid_block=0.5",
 }  # fmt: skip
 
 

@@ -126,6 +126,19 @@ accelerate launch --num_cpu_threads_per_process 1 "./sd-scripts/sdxl_train_netwo
     assert "adapter = lokr is given" not in printed
 
 
+def test_the_rates_of_blocks_and_the_end_of_the_text_encoder_of_sd_scripts(capsys):
+    text = KOHYA.replace('"conv_alpha=1"]', '"down_lr_weight=1,1,1,1,0.5", "mid_lr_weight=2"]\nstop_text_encoder_training = 250')
+    settings, printed = imported(capsys, "lora.toml", text, *PROMPT)
+    pattern = ("down_blocks.1.resnets.0=0.5", "down_blocks.1.attentions.0=0.5", "mid_block.resnets=2", "mid_block.attentions=2")
+    has(settings, lr_pattern=pattern, text_encoder_train_fraction=0.25, rank_pattern=("convolutions=4",))
+    taken = part(printed, "taken")
+    assert "down_lr_weight = 1,1,1,1,0.5" in taken and "stop_text_encoder_training = 250" in taken
+    os.remove("ours.toml")
+    settings, printed = imported(capsys, "curve.toml", text.replace("down_lr_weight=1,1,1,1,0.5", "down_lr_weight=sine"), *PROMPT)
+    has(settings, lr_pattern=())
+    assert "down_lr_weight = sine" in part(printed, "not taken")
+
+
 def test_a_command_of_windows_that_learns_a_word(capsys):
     command = (
         '@echo off\r\nset DATA=C:\\my photos\r\naccelerate launch train_textual_inversion.py ^\r\n --token_string="mytoy" '
@@ -208,6 +221,19 @@ ONETRAINER = {
         {"name": "cat", "path": "cats"},
     ],
 }  # fmt: skip
+
+
+def test_onetrainers_ends_of_parts(capsys):
+    ends = {"train": True, "stop_training_after": 30, "stop_training_after_unit": "EPOCH"}
+    never = {"stop_training_after": 5, "stop_training_after_unit": "NEVER"}
+    minutes = {"stop_training_after": 5, "stop_training_after_unit": "MINUTE"}
+    settings, printed = imported(capsys, "a.json", json.dumps({**ONETRAINER, "text_encoder": ends, "unet": never}), *PROMPT)
+    has(settings, text_encoder_train_fraction=0.6, unet_train_fraction=1.0)
+    assert "text_encoder.stop_training_after = 30" in part(printed, "taken")
+    os.remove("ours.toml")
+    settings, printed = imported(capsys, "b.json", json.dumps({**ONETRAINER, "unet": minutes}), *PROMPT)
+    has(settings, unet_train_fraction=1.0)
+    assert "unet.stop_training_after = 5 MINUTE" in part(printed, "not taken")
 
 
 def test_onetrainers_lora_and_its_concepts(capsys):

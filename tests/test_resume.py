@@ -68,8 +68,20 @@ def test_a_killed_run_on_sdxl_resumes_to_the_same_bits(method, changes, server, 
 @pytest.mark.parametrize(
     ("method", "changes"),
     [
-        ("lora", {"optimizer": "schedule_free", "text_encoder_train_fraction": 0.5, "train_text_encoder": True}),
-        ("pivotal", {"optimizer": "prodigy", "learning_rate": 1.0, "use_ema": True, "lr_warmup_steps": 2}),
+        (
+            "lora",
+            {
+                "optimizer": "schedule_free",
+                "text_encoder_train_fraction": 0.5,
+                "train_text_encoder": True,
+                "text_encoder_lr_warmup_steps": 1,
+                "lr_pattern": ("mid_block=0.5", "attn2.to_k=0"),
+            },
+        ),
+        (
+            "pivotal",
+            {"optimizer": "prodigy", "learning_rate": 1.0, "use_ema": True, "lr_warmup_steps": 2, "unet_train_fraction": 0.5},
+        ),
         pytest.param("full", {"optimizer": "muon", "use_ema": True, "offload_ema": True}, marks=pytest.mark.slow),
         *(
             pytest.param("lora", {"optimizer": name, "loraplus_lr_ratio": 4.0, "use_ema": True}, marks=pytest.mark.slow)

@@ -3,7 +3,7 @@
 Names of modules are those of the network, such as `up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -33,20 +33,31 @@ def ranks_of(
 ) -> list[dict[str, int]]:
     """The ranks of modules that have another than `rank`, by name, for each network. Raises InputError for a part without any.
 
-    modules: of each network, those that get an adapter; pattern: of the setting `rank_pattern`, PART=RANK, the first that a
-    module is in counts. A part is a preset, a module, or any whole part of a dotted name, such as `up_blocks.1`.
+    modules: of each network, those that get an adapter; pattern: of the setting `rank_pattern`, PART=RANK.
     """
-    parts = [(part, presets.get(part, (part,)), int(value)) for part, _, value in (each.partition("=") for each in pattern)]
+    found = values_of(modules, pattern, presets, "rank_pattern", "gets an adapter")
+    return [{name: int(value) for name, value in own.items() if value != rank} for own in found]
+
+
+def values_of(
+    modules: Sequence[Collection[str]], pattern: Sequence[str], presets: Mapping[str, Sequence[str]], setting: str, what: str
+) -> list[dict[str, float]]:
+    """The values of modules that a pattern names, by name, for each network. Raises InputError for a part without any.
+
+    pattern: of this setting, PART=VALUE, the first that a module is in counts. A part is a preset, a module, or any whole part of
+    a dotted name, such as `up_blocks.1`; what: all modules do or have.
+    """
+    parts = [(part, presets.get(part, (part,)), float(value)) for part, _, value in (each.partition("=") for each in pattern)]
     found, used = [], set()
     for names in modules:
         fitting = {
             name: [(part, value) for part, group, value in parts if any(is_in(name, each) for each in group)] for name in names
         }
         used |= {part for fits in fitting.values() for part, _ in fits}
-        found.append({name: fits[0][1] for name, fits in fitting.items() if fits and fits[0][1] != rank})
+        found.append({name: fits[0][1] for name, fits in fitting.items() if fits})
     if unknown := [part for part, *_ in parts if part not in used]:
         remedy = f"name blocks, modules, or groups: {', '.join(presets)}"
-        raise InputError(Problem("rank_pattern", f"{', '.join(unknown)} has no layer that gets an adapter", remedy))
+        raise InputError(Problem(setting, f"{', '.join(unknown)} has no layer that {what}", remedy))
     return found
 
 

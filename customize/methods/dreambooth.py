@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from customize import adapters, events
-from customize.adapters import Adapter, lora_plus
+from customize.adapters import Adapter, parameter_groups
 from customize.data.examples import Example
 from customize.data.samples.batches import Batch, Dataset
 from customize.data.samples.prior import PriorDistillation, PriorPreservation
@@ -100,6 +100,7 @@ class DreamBooth(DenoisingMethod):
         self.changes_scheduler = family.scheduler is not own
         adapter.attach([*self.networks.values()], settings, family.lora_targets)
         start_from(adapter)
+        self.factors = parameter_groups.factors_of([*self.networks.values()], settings.lr_pattern, family.lora_targets)
         self.words = words.build(family, settings, "embedding_learning_rate")
         for name, network in (family.trainable if self.words.vectors else self.networks).items():
             self.add_module(name, network)
@@ -125,11 +126,12 @@ class DreamBooth(DenoisingMethod):
         settings, encoders = self.settings, len(self.networks) - 1
         own = settings.text_encoder_learning_rate or (settings.learning_rate,)
         rates = [settings.learning_rate, *(own if len(own) == encoders else own * encoders)]
-        fractions = [1.0, *[settings.text_encoder_train_fraction] * encoders]
+        of_encoder = {"fraction": settings.text_encoder_train_fraction, "lr_warmup_steps": settings.text_encoder_lr_warmup_steps}
+        facts = [{"fraction": settings.unet_train_fraction}, *[of_encoder] * encoders]
         groups = []
-        for network, rate, fraction in zip(self.networks.values(), rates, fractions, strict=True):
+        for network, factors, rate, its in zip(self.networks.values(), self.factors, rates, facts, strict=True):
             named = {name: each for name, each in network.named_parameters() if each.requires_grad and each not in self.words}
-            groups += lora_plus.parameter_groups(named, rate, settings.loraplus_lr_ratio, fraction=fraction)
+            groups += parameter_groups.groups_of(named, rate, factors, settings.loraplus_lr_ratio, **its)
         return groups
 
     def build_optimizer(self, settings) -> torch.optim.Optimizer:

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 from customize import adapters
 from customize.errors import Problem
+from customize.settings import derived
 from customize.settings.rules.caption_rules import text_encoder_is_there
 from customize.settings.rules.mask_rules import PRIOR, masked_prior_has_an_adapter
 from customize.settings.rules.rule import rule
-from customize.settings.rules.training_rules import same
+from customize.settings.rules.training_rules import same, warmup_problems
 
 
 @rule("prior_preservation", "adapter")
@@ -81,8 +82,38 @@ def rates_of_a_lora_are_given(optimizer: str, loraplus_lr_ratio: float | None) -
         yield Problem("loraplus_lr_ratio", "has no effect with prodigy, which finds the rates of A and B itself", "leave it out")
 
 
+@rule("optimizer", "lr_pattern")
+def rates_of_layers_are_given(optimizer: str, lr_pattern: tuple[str, ...]) -> Iterator[Problem]:
+    """Prodigy estimates the rate of each group of layers itself."""
+    if lr_pattern and optimizer == "prodigy":
+        yield Problem("lr_pattern", "is not combined with prodigy, which finds the rate of each part itself", "leave it out")
+
+
+@rule("unet_train_fraction", "train_text_encoder", "text_encoder_train_fraction", "placeholder_token", "embedding_train_fraction")
+def a_part_is_trained_to_the_end(
+    unet: float, train_text_encoder: bool, text_encoder: float, tokens: tuple[str, ...], embedding: float
+) -> Iterator[Problem]:
+    """Every step trains something."""
+    last = max([unet, *[text_encoder] * train_text_encoder, *[embedding] * bool(tokens)])
+    if last < 1:
+        what = f"nothing would be trained after {last:g} of the steps"
+        yield Problem("unet_train_fraction", what, "train one of the parts to the end, or lower max_train_steps")
+
+
+@rule("lr_scheduler", "text_encoder_lr_warmup_steps", "max_train_steps")
+def warmup_of_encoders_has_an_effect(scheduler: str, warmup: int | None, max_train_steps: int | None) -> Iterator[Problem]:
+    """The warm-up of text encoders is one of a schedule that has a warm-up, and it ends."""
+    name = "text_encoder_lr_warmup_steps"
+    if warmup is not None and scheduler in derived.WITHOUT_WARMUP:
+        yield Problem(
+            name, f"has no effect: lr_scheduler = {scheduler} has no warm-up", "set lr_scheduler = constant_with_warmup"
+        )
+    elif max_train_steps is not None:
+        yield from warmup_problems(scheduler, warmup or 0, max_train_steps, "max_train_steps", name)
+
+
 RULES = (
-    rates_of_a_lora_are_given,
+    rates_of_a_lora_are_given, rates_of_layers_are_given, a_part_is_trained_to_the_end, warmup_of_encoders_has_an_effect,
     teacher_has_an_adapter, prior_has_a_prompt, class_has_a_reader, class_images_have_a_folder, words_are_beside_an_adapter,
     consistency_has_an_adapter, consistency_has_one_target, masked_prior_has_an_adapter,
     text_encoder_is_there,

@@ -237,13 +237,18 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
     @property
     def depends_on_length(self) -> bool:
         of_words = bool(self.placeholder_token) and self.embedding_train_fraction < 1
-        return of_words or (self.train_text_encoder and self.text_encoder_train_fraction < 1)
+        return of_words or self.unet_train_fraction < 1 or (self.train_text_encoder and self.text_encoder_train_fraction < 1)
 
     @property
     def other_learning_rates(self) -> dict[str, tuple[float, ...]]:
         own = self.text_encoder_learning_rate or (self.learning_rate,)
         found = {"text_encoder_learning_rate": own} if self.train_text_encoder else {}
         return found | ({"embedding_learning_rate": (self.embedding_learning_rate,)} if self.placeholder_token else {})
+
+    @property
+    def other_warmups(self) -> dict[str, int]:
+        own = self.text_encoder_lr_warmup_steps if self.train_text_encoder else None
+        return {} if own is None else {"text_encoder_lr_warmup_steps": own}
 
     @classmethod
     def standing_in(cls, folder: str, given: Collection[str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Sets the learning rates of an optimizer's parameter groups."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,17 +21,21 @@ class LearningRates:
             learning_rate=settings.learning_rate * scale,
             step_rules=getattr(settings, "lr_step_rules", None) or "1",
         )
-        self.base = [group["lr"] * scale for group in optimizer.param_groups]
-        self.last = [max(1, round(group.get("fraction", 1.0) * max_train_steps)) for group in optimizer.param_groups]
+        groups = optimizer.param_groups
+        self.base = [group["lr"] * scale for group in groups]
+        own = [group.get("lr_warmup_steps") for group in groups]
+        self.spans = [self.span if steps is None else replace(self.span, warmup_steps=steps) for steps in own]
+        shares = [group.get("fraction", 1.0) if group["lr"] else 0.0 for group in groups]
+        self.last = [max(1, round(share * max_train_steps)) if share else 0 for share in shares]
 
     def set(self, step: int, share: float = 1.0) -> float:
         """Sets the rates for `step`, times `share`; returns the first group's, as `rate_of` has it.
 
-        After its `fraction` of the run, a group has the rate 0 and no gradients, without which no optimizer touches it.
+        After its `fraction` of the run, a group has the rate 0 and no gradients, without which no optimizer touches it; so has
+        one of rate 0 from the start.
         """
-        now = share * factor(self.name, step, self.span)
-        for group, base, last in zip(self.optimizer.param_groups, self.base, self.last, strict=True):
-            group["lr"] = base * now if step < last else 0.0
+        for group, base, span, last in zip(self.optimizer.param_groups, self.base, self.spans, self.last, strict=True):
+            group["lr"] = base * (share * factor(self.name, step, span)) if step < last else 0.0
             for parameter in group["params"] if step >= last else ():
                 parameter.grad = None
         return rate_of(self.optimizer.param_groups[0])

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 from customize.optim.lr_schedules import step_rules
 
 SCHEDULE = ("lr_scheduler", "lr_warmup_steps", "lr_num_cycles", "lr_power", "lr_step_rules", "max_train_steps")
-RATES = ("learning_rate", "text_encoder_learning_rate", "embedding_learning_rate", *SCHEDULE)
+RATES = (
+    "learning_rate", "text_encoder_learning_rate", "embedding_learning_rate", "text_encoder_lr_warmup_steps", *SCHEDULE
+)  # fmt: skip
 """Settings that determine the learning rate of each step."""
 WITHOUT_WARMUP = ("constant", "piecewise_constant")
 WITHOUT_LENGTH = ("constant", "constant_with_warmup", "piecewise_constant")
@@ -69,7 +71,8 @@ def learning_rates(settings, uses: Sequence[int], num_processes: int) -> dict[st
         found[own] = rules_in_words(settings.lr_step_rules)
     if name not in WITHOUT_LENGTH or settings.depends_on_length:
         found["max_train_steps"] = max_train_steps(settings, uses, num_processes)
-    return found | {"lr_warmup_steps": warmup}
+    others = {} if name in WITHOUT_WARMUP else settings.other_warmups
+    return found | {"lr_warmup_steps": warmup} | {each: steps for each, steps in others.items() if steps != warmup}
 
 
 def rules_in_words(text: str) -> str:

@@ -18,7 +18,7 @@ from customize.settings.texts import Kind, text_fault
 
 BOUNDS = ("ge", "gt", "le", "lt", "multiple_of")
 """pydantic's constraints on a number."""
-FACTS = ("section", "scope", "unit", "text", "only_with", "secret", "default_in_words")
+FACTS = ("section", "scope", "unit", "text", "only_with", "secret", "default_in_words", "page")
 """The keys of a field's `json_schema_extra`."""
 
 Scope = Literal["model", "step", "sampling", "batch", "image", "file", "run"]
@@ -55,6 +55,7 @@ class Setting:
     scope: what it affects. unit: of a number.
     only_with: another setting and the values of it (empty: any) that this one needs to have an effect.
     secret: never printed, never written. default_in_words: shown instead of the default, if that depends on something else.
+    page: of the documentation, which says more of its values than a message should.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Setting:
     only_with: tuple[str, tuple[Any, ...]] | None = None
     secret: bool = False
     default_in_words: str = ""
+    page: str = ""
 
     @property
     def range(self) -> str:

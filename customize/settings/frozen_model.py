@@ -133,7 +133,8 @@ class Validated(BaseModel):
         if line.text == "weights" and (comma := re.match(r'"([^"]+:\d*),(\d+)" has', what)):
             near = f"{comma[1]}.{comma[2]}"
         default = "" if line.required else f" (default: {line.default_text})"
-        remedy = f"did you mean {near}?" if near else f"give a valid value: {line.description}{default}"
+        words = f"give one of these{default}; {line.page} says what each is" if line.page else ""
+        remedy = f"did you mean {near}?" if near else words or f"give a valid value: {line.description}{default}"
         return Problem(name, what, remedy)
 
     @classmethod

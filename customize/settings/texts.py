@@ -8,7 +8,9 @@ from typing import Literal
 from customize.settings.scale import LARGEST, fits, path_and_scale
 from customize.storage.untrusted_files import PICKLES
 
-Kind = Literal["line", "any", "prompt", "path", "placeholder", "weights", "model", "modules", "ranks"]
+LARGEST_FACTOR = 1000
+"""Of a learning rate, in `factors`."""
+Kind = Literal["line", "any", "prompt", "path", "placeholder", "weights", "model", "modules", "ranks", "factors"]
 PATHS = ("path", "weights", "model")
 """Kinds of texts that name a file or folder; ~ is expanded to the user's home."""
 
@@ -36,6 +38,10 @@ def text_fault(kind: Kind, value: str) -> str | None:
         return (
             None if re.fullmatch(r"[\w.*-]+=[1-9]\d{0,3}", value) else "is not PART=RANK, such as convolutions=8 or mid_block=4"
         )
+    if kind == "factors":
+        number = re.fullmatch(r"[\w.*-]+=([0-9]{1,4}(?:\.[0-9]{1,9})?)", value)
+        fault = f"is not PART=FACTOR with a factor from 0 to {LARGEST_FACTOR}, such as mid_block=0.5"
+        return None if number and float(number[1]) <= LARGEST_FACTOR else fault
     return faults[kind](value) if kind in faults else None
 
 

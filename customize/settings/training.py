@@ -211,6 +211,11 @@ class TrainingSettings(
         """Learning rates besides `learning_rate`, by setting: of all text encoders, or of each; of new words."""
         return {}
 
+    @property
+    def other_warmups(self) -> dict[str, int]:
+        """Warm-up steps besides `lr_warmup_steps`, by setting."""
+        return {}
+
     @classmethod
     def usual_rates(cls, values: Mapping[str, Any]) -> dict[str, float]:
         """The default learning rates with AdamW, by setting, of those that have an effect."""

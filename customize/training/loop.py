@@ -220,9 +220,9 @@ def step(
                 # gradients are averaged over processes, so each one is multiplied by their number
                 accelerator.backward(losses.sum() * (accelerator.num_processes / global_batch))
             total, names = total + losses.detach().sum(), names + batch.names
+    learning_rate = learning_rates.set(state.step, 0.5 ** len(state.skipped_draws))
     norm = accelerator.clip_grad_norm_(state.method.parameters(), config.max_grad_norm or float("inf"))
     loss = accelerator.reduce(total, "sum") / global_batch
-    learning_rate = learning_rates.set(state.step, 0.5 ** len(state.skipped_draws))
     metrics = StepMetrics(state.step, loss.item(), norm.item(), learning_rate, names)
     for callback in callbacks:
         callback.before_step(state, metrics)

@@ -99,6 +99,8 @@ def examine(settings) -> Report:
     if settings.max_train_steps is None and examples.instances and not found:
         steps = derived.max_train_steps(settings, uses(settings, examples.instances, resolution), derived.processes())
         problems += warmup_problems(settings.lr_scheduler, settings.lr_warmup_steps, steps)
+        for name, own in settings.other_warmups.items():
+            problems += warmup_problems(settings.lr_scheduler, own, steps, setting=name)
     if settings.evaluation in WITH_PICTURES[1]:
         problems += evaluation_problems(settings, examples)
     if settings.init_weights:

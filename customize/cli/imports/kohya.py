@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from customize.cli.flags.arguments import arguments
+from customize.cli.imports import kohya_blocks
 from customize.cli.imports.documents import commands, document, text_of
 from customize.cli.imports.translation import Reading
 from customize.errors import InputError
@@ -140,6 +141,11 @@ def lengths(found: Reading) -> None:
             )
         else:
             found.written[name], given[name] = f"{name} = {share}", math.floor(share * steps)
+    last = number(given.get("stop_text_encoder_training"))
+    if last is not None and 0 < last < steps and "max_train_epochs" not in given:
+        del given["stop_text_encoder_training"]
+        given["text_encoder_train_fraction"] = last / steps
+        found.written["text_encoder_train_fraction"] = f"stop_text_encoder_training = {last:g}"
     size = given.get("resolution")
     sides = [str(each).strip() for each in (size.split(",") if isinstance(size, str) else size if isinstance(size, list) else [])]
     if sides and len(set(sides)) == 1:
@@ -171,6 +177,9 @@ def networks(found: Reading, script: str, is_lora: bool) -> None:
     if is_lora:
         found.defaults |= {"adapter": "lora", **OF_A_LORA}
         adapters(found)
+        kohya_blocks.of_weights(found, script)
+    else:
+        kohya_blocks.of_rates(found)
     alone = ("network_train_unet_only", "cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk")
     off = any(given.get(name) for name in alone) or number(given.get("stop_text_encoder_training")) == -1
     asked = script in ("sdxl_train", "fine_tune")  # with --train_text_encoder only

@@ -73,6 +73,7 @@ def of_document(whole: Mapping[str, Any], source: Path) -> Reading | None:
     if not words:
         given["train_text_encoder"] = at(whole, "text_encoder.train") is not False
         given.setdefault("gradient_checkpointing", at(whole, "unet.gradient_checkpointing") is not False)
+        ends(whole, found)
     if gamma := {"MIN_SNR_GAMMA": "snr_gamma", "P2": "p2_gamma"}.get(str(whole.get("loss_weight_fn"))):
         given[gamma] = whole.get("loss_weight_strength", 5.0)
     for name, setting in ("min_noising_strength", "min_timestep"), ("max_noising_strength", "max_timestep"):
@@ -85,6 +86,20 @@ def of_document(whole: Mapping[str, Any], source: Path) -> Reading | None:
         if value and not isinstance(value, dict | list) and name not in TOP | set(PLACES) and name not in READ
     )  # fmt: skip
     return found
+
+
+def ends(whole: Mapping[str, Any], found: Reading) -> None:
+    """After which epoch a part keeps its weights, as a share of all."""
+    epochs = whole.get("epochs", DEFAULTS["num_train_epochs"])
+    for part, setting in ("unet", "unet_train_fraction"), ("text_encoder", "text_encoder_train_fraction"):
+        last, unit = at(whole, f"{part}.stop_training_after"), at(whole, f"{part}.stop_training_after_unit")
+        if at(whole, f"{part}.train") is False or not isinstance(last, int | float) or not isinstance(epochs, int | float):
+            continue
+        written = f"{part}.stop_training_after = {last}"
+        if unit == "EPOCH" and 0 < last < epochs:
+            found.written[setting], found.values[setting] = written, last / epochs
+        elif unit not in (None, "NEVER", "EPOCH"):
+            found.lose(f"{written} {unit}", "the end of a part is a share of the steps", f"give --{setting}, such as 0.5")
 
 
 def layers(whole: Mapping[str, Any], found: Reading) -> None:

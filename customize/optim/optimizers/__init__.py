@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 DEFAULT = "adamw"
 Groups = list[dict[str, Any]]
 """Parameter groups: dictionaries with "params" and "lr". Further entries that a method may add: `fraction`, the share of the run
-in which the group is trained, and `vectors`, True for embeddings, which are no matrices of a network."""
+in which the group is trained; `lr_warmup_steps`, if not those of the run; and `vectors`, True for embeddings, which are no
+matrices of a network."""
 
 
 class Optimizer(Protocol):

@@ -56,11 +56,13 @@ def warmup_ends(max_train_steps: int | None, lr_scheduler: str, lr_warmup_steps:
         yield from warmup_problems(lr_scheduler, lr_warmup_steps, max_train_steps, "max_train_steps")
 
 
-def warmup_problems(lr_scheduler: str, lr_warmup_steps: int, steps: int, counted_by: str = "them") -> Iterator[Problem]:
-    """The problem of a warm-up that does not end within a run of `steps` steps."""
-    if lr_warmup_steps >= steps and lr_scheduler not in derived.WITHOUT_WARMUP:
-        what = f"{lr_warmup_steps} of {steps} steps: the learning rate would never reach its full value"
-        yield Problem("lr_warmup_steps", what, f"give a tenth of {counted_by} or less")
+def warmup_problems(
+    lr_scheduler: str, warmup_steps: int, steps: int, counted_by: str = "them", setting: str = "lr_warmup_steps"
+) -> Iterator[Problem]:
+    """The problem of a warm-up, of this setting, that does not end within a run of `steps` steps."""
+    if warmup_steps >= steps and lr_scheduler not in derived.WITHOUT_WARMUP:
+        what = f"{warmup_steps} of {steps} steps: the learning rate would never reach its full value"
+        yield Problem(setting, what, f"give a tenth of {counted_by} or less")
 
 
 @rule("lr_scheduler", "lr_step_rules")

@@ -39,7 +39,7 @@ class StepSettings(Settings):
         None, "train", "factors of the learning rate and the steps at which they end, such as 1:100,0.1:200,0.01",
         only_with=("lr_scheduler", ("piecewise_constant",)),
     )  # fmt: skip
-    optimizer: Annotated[str, OneOf(NAMES)] = setting(DEFAULT, "train", summaries())
+    optimizer: Annotated[str, OneOf(NAMES)] = setting(DEFAULT, "train", summaries(), page="docs/optimizers.md")
 
 
 class OptimizationSettings(OF_OPTIMIZERS, StepSettings):
