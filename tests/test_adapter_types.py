@@ -25,6 +25,7 @@ from customize.evaluation.learned_change import kept, relative_change
 from customize.inference.pipeline import Pipeline
 from customize.inference.pipeline_loading import load_pipeline
 from customize.methods import DreamBoothSettings
+from customize.optim import optimizers
 from customize.settings.field import table
 from customize.storage import checkpoint
 from customize.training import loop, model_card
@@ -325,6 +326,23 @@ def test_a_new_run_starts_from_the_file(case, trained, tiny_epsilon, image_folde
     training.method.eval()
     assert settings.adapter == run.settings.adapter and settings.train_text_encoder
     assert (latents_of(Pipeline(context.family)) - run.latents).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("given", "share"), [({}, 0.0), ({"adam_weight_decay": 0.1}, (1 - 1e-3 * 0.1) ** 2 - 1)])
+def test_weight_decay_takes_nothing_of_the_weights_that_a_pissa_starts_with(given, share):
+    """A step of AdamW without gradients: s (B A - B0 A0) is ((1 - r d)^2 - 1) s B0 A0, which is 0 by default."""
+    start = {"instance_prompt": "a sks dog", "instance_data_dir": "x", "adapter": "lora", "init_lora_weights": "pissa"}
+    settings = DreamBoothSettings(**start, **given)
+    network = Network(nn.Linear(12, 8))
+    adapters.build("lora").attach([network], settings_of("pissa", lora_targets=("layer",)), {})
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizers.build(settings, [{"params": trained, "lr": 1e-3}]).step()
+    layer = network.layer
+    change = layer.lora_B[NAME].weight.double() @ layer.lora_A[NAME].weight.double()
+    start = layer.start_B.double() @ layer.start_A.double()
+    assert (change - start - share * start).abs().max() < 1e-6 * start.abs().max() and start.abs().max() > 0.01
 
 
 def test_the_file_of_a_pissa_is_what_was_learned(trained):

@@ -12,6 +12,8 @@ from customize.diffusion.loss_weights import WEIGHTINGS, Weighting
 from customize.diffusion.losses import Distance, direct_consistency, mean_squared_error
 from customize.diffusion.predictions import DISCRETE_PREDICTIONS, PREDICTIONS
 from customize.diffusion.process import DiscreteSchedule, FlowSchedule
+from customize.methods import DreamBoothSettings
+from customize.settings.field import table
 
 SCHEDULER = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 DISCRETE, FLOW = DiscreteSchedule(SCHEDULER.alphas_cumprod), FlowSchedule()
@@ -161,10 +163,12 @@ def test_every_distance_by_its_formula(loss_type, huber_schedule, of_flow):
         assert found[i].item() == pytest.approx(elements.mean().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("huber_c", [table(DreamBoothSettings)["huber_c"].ge, 0.1])
 @pytest.mark.parametrize("loss_type", DISTANCES)
-def test_gradients_of_distances_are_finite_for_equal_and_for_distant_values(loss_type):
+def test_gradients_of_distances_are_finite_for_equal_and_for_distant_values(loss_type, huber_c):
+    """Also with the least threshold: a teacher's target equals the output before the first step."""
     output = torch.tensor([[0.0, 1e-4, 1e3]], requires_grad=True)
-    Distance(loss_type).losses(output, torch.zeros(1, 3), DISCRETE, torch.tensor([999])).sum().backward()
+    Distance(loss_type, "constant", huber_c).losses(output, torch.zeros(1, 3), DISCRETE, torch.tensor([999])).sum().backward()
     assert output.grad is not None and output.grad.isfinite().all() and (output.grad >= 0).all() and output.grad[0, 2] > 0
 
 

@@ -213,7 +213,7 @@ DOG = '--instance_prompt "a photo of sks dog" --instance_data_dir . '
         ("--p2_gamma 1", "--p2_gamma", "loss_weighting = p2"),
         ("--huber_c 0.2", "--huber_c", "loss_type = huber"),
         ("--loss_type l1 --huber_schedule snr", "--huber_schedule", "loss_type = huber"),
-        ("--loss_type huber --huber_c 0", "--huber_c", "above 0, at most 1"),
+        ("--loss_type huber --huber_c 1e-20", "--huber_c", "from 1e-06 to 1"),
         ("--logit_mean 1", "--logit_mean", "timestep_sampling = logit_normal"),
         ("--timestep_sampling cosmap", "--timestep_sampling", "uniform, logit_normal"),
         ("--min_timestep 500 --max_timestep 500", "--min_timestep", "no timestep would be trained"),

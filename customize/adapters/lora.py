@@ -58,7 +58,7 @@ class Settings(BaseModel):
     )
     init_lora_weights: Literal["gaussian", "orthogonal", "pissa"] = setting(
         "gaussian", "method", "how the factors start: A normal and B zero, both orthogonal, or the largest singular values of W "
-        "(pissa, whose result is a LoRA of twice the rank)",
+        "(pissa, whose result is a LoRA of twice the rank, and whose adam_weight_decay is 0 by default)",
     )  # fmt: skip
     tlora_min_rank: int | None = setting(
         None, "method", "T-LoRA, for one to three images: rank at the noisiest timestep, which rises to `rank` at the cleanest",
@@ -107,7 +107,7 @@ class Adapter(peft_layers.PeftAdapter):
         for layer in peft_layers.tuner_layers(*networks) if settings.use_dora else ():
             reset_magnitude(layer, peft_layers.NAME)
         self.start, self.ranks = settings.init_lora_weights, TimestepRank.of(settings)
-        self.is_converted = self.start == "pissa"
+        self.is_converted = self.start == lora_start.PISSA
         if self.ranks:
             self.ranks.attach(networks[0], peft_layers.NAME)
         for network in networks if settings.lora_dropout else ():

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 MORE, PASSES = 16, 16
 """Of the randomised decomposition (Halko et al. 2011, algorithm 4.4): vectors beyond the rank, and passes over W."""
+PISSA = "pissa"
 START = "start"
 """The metadata entry of checkpoints whose factors are not the change alone, with the name of the start."""
 
@@ -78,6 +79,6 @@ def with_start(layer: Any, up: "Tensor", down: "Tensor") -> "tuple[Tensor, Tenso
 STARTS: Mapping[str, Callable[[Any, str], None]] = {
     "gaussian": lambda layer, name: None,
     "orthogonal": orthogonal,
-    "pissa": pissa,
+    PISSA: pissa,
 }
 """The values of `init_lora_weights`; gaussian is what peft did when it made the layer."""

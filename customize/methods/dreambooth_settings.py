@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from customize import adapters
+from customize.adapters import lora_start
 from customize.data import kohya_folder
 from customize.data.captions.caption_rule import CaptionRule
 from customize.families.trigger_words import any_calls, rare_words
@@ -105,6 +106,8 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
 
     @classmethod
     def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        if values.get("init_lora_weights") == lora_start.PISSA:  # decay would take away what W starts with
+            values = {"adam_weight_decay": 0.0, **values}
         values = super().completed(values)
         adapter = str(values.get("adapter", adapters.NONE))
         if adapter not in RATES:  # a fault of the settings that is reported elsewhere

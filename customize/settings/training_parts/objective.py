@@ -35,7 +35,7 @@ class ObjectiveSettings(Settings):
         "snr", "train", "how the threshold of a Huber loss falls with the noise, from 1 to huber_c", only_with=WITH_THRESHOLD
     )
     huber_c: float = setting(
-        0.1, "train", "threshold of a Huber loss, above which errors weigh less", gt=0, le=1, only_with=WITH_THRESHOLD
+        0.1, "train", "threshold of a Huber loss, above which errors weigh less", ge=1e-6, le=1, only_with=WITH_THRESHOLD
     )
     timestep_sampling: Annotated[str, OneOf(tuple(DISTRIBUTIONS))] = setting(
         UNIFORM, "train", "distribution of the noise levels that are trained"
