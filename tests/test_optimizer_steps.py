@@ -16,6 +16,7 @@ from customize.optim.averaging import taking_steps
 from customize.optim.optimizer_state import has_counters_of, is_state_of
 from customize.optim.together import members_of
 from customize.settings.training_parts import optimizer_settings
+from customize.settings.training_parts.optimizer_settings import settings_of as settings_of_optimizer
 from customize.storage import checkpoint
 from customize.storage.checkpoint import Checkpoint
 from customize.training.resumable import OptimizerState
@@ -142,18 +143,18 @@ def schedule_free(p, gradients, lr=RATE, b1=0.9, b2=0.999, eps=1e-8, decay=0.1):
     return x
 
 
-def prodigy(ps, gradients, lr=1.0, b1=0.9, b2=0.999, eps=1e-8, decay=0.1, d=1e-6):
-    """Mishchenko & Defazio 2024, algorithm 4, over all tensors of a group, with Adam's bias correction in the steps and the
-    learning rate left out of the denominator."""
-    start, numerator, b3 = ps, 0.0, math.sqrt(b2)
+def prodigy(ps, gradients, lr=1.0, b1=0.9, b2=0.999, b3=None, eps=1e-8, decay=0.1, d=1e-6, coef=1.0, corrects=True, safe=True):
+    """Mishchenko & Defazio 2024, algorithm 4, over all tensors of a group. corrects: Adam's bias correction in the steps; safe:
+    the learning rate is left out of the denominator."""
+    start, numerator, b3 = ps, 0.0, math.sqrt(b2) if b3 is None else b3
     s, m, v = ([np.zeros_like(p) for p in ps] for _ in range(3))
     for t, gs in enumerate(gradients, 1):
-        step = d * lr * math.sqrt(1 - b2**t) / (1 - b1**t)
+        step = d * lr * (math.sqrt(1 - b2**t) / (1 - b1**t) if corrects else 1)
         numerator = b3 * numerator + d * step * sum(np.sum(g * (p0 - p)) for g, p0, p in zip(gs, start, ps, strict=True))
-        s = [b3 * each + d * d * g for each, g in zip(s, gs, strict=True)]
+        s = [b3 * each + d * (d if safe else step) * g for each, g in zip(s, gs, strict=True)]
         m = [b1 * each + (1 - b1) * d * g for each, g in zip(m, gs, strict=True)]
         v = [b2 * each + (1 - b2) * d * d * g**2 for each, g in zip(v, gs, strict=True)]
-        d = max(d, numerator / sum(np.abs(each).sum() for each in s))
+        d = max(d, coef * numerator / sum(np.abs(each).sum() for each in s))
         moments = zip(ps, m, v, strict=True)
         ps = [p - step * decay * p - step * each / (np.sqrt(squares) + d * eps) for p, each, squares in moments]
     return ps, d
@@ -182,29 +183,62 @@ def muon(p, gradients, lr=RATE, momentum=0.95, decay=0.1):
 FORMULAS = {"adamw": adamw, "lion": lion, "adafactor": adafactor, "came": came, "schedule_free": schedule_free}
 
 
+OPTIONS = {
+    "adam_beta1": ("b1", 0.7),
+    "adam_beta2": ("b2", 0.95),
+    "adam_epsilon": ("eps", 0.05),
+    "adam_weight_decay": ("decay", 0.3),
+}
+"""Other values than the defaults of settings and packages, and the names of the formulas."""
+
+
+def options_of(name):
+    """(settings, arguments of the formula) of the options that an optimizer has."""
+    own = {each: OPTIONS[each] for each in settings_of_optimizer(name) if each in OPTIONS}
+    return {each: value for each, (_, value) in own.items()}, dict(own.values())
+
+
+@pytest.mark.parametrize("others", [False, True])
 @pytest.mark.parametrize("name", FORMULAS)
-def test_steps_equal_the_paper_s_formula(name):
+def test_steps_equal_the_paper_s_formula(name, others):
+    """With the default options, and with others."""
     given = parameters()
     before = [parameter.detach().double().numpy().copy() for parameter in given]
-    stepped(build(name, given, adam_weight_decay=0.1), given, range(1, STEPS + 1))
+    settings, options = options_of(name) if others else ({"adam_weight_decay": 0.1}, {})
+    stepped(build(name, given, **settings), given, range(1, STEPS + 1))
     for number, (start, parameter) in enumerate(zip(before, given, strict=True)):
         gradients = [gradient(step, parameter, number).double().numpy() for step in range(1, STEPS + 1)]
-        expected = FORMULAS[name](start, gradients)
+        expected = FORMULAS[name](start, gradients, **options)
         np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=2e-5, atol=2e-6)
         assert np.abs(expected - start).max() > RATE / 2
 
 
-def test_prodigy_s_steps_and_estimate_equal_the_formula():
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({"adam_weight_decay": 0.1}, {}),
+        (
+            {"adam_beta1": 0.7, "adam_beta2": 0.95, "prodigy_beta3": 0.9, "prodigy_d_coef": 0.5, "adam_weight_decay": 0.3},
+            {"b1": 0.7, "b2": 0.95, "b3": 0.9, "coef": 0.5, "decay": 0.3},
+        ),
+        (
+            {"prodigy_use_bias_correction": False, "prodigy_safeguard_warmup": False, "adam_epsilon": 0.05},
+            {"corrects": False, "safe": False, "eps": 0.05, "decay": 0.01, "lr": 0.5},
+        ),
+    ],
+)
+def test_prodigy_s_steps_and_estimate_equal_the_formula(settings, options):
     """On small numbers: the estimate is made of differences that single precision would round in larger ones."""
     given = parameters(first=1e-3)
     before = [parameter.detach().double().numpy().copy() for parameter in given]
-    optimizer = build("prodigy", given, 1.0, adam_weight_decay=0.1)
+    optimizer = build("prodigy", given, options.get("lr", 1.0), **settings)
     stepped(optimizer, given, range(1, 61), steady)
     gradients = [[steady(step, p, n).double().numpy() for n, p in enumerate(given)] for step in range(1, 61)]
-    expected, d = prodigy(before, gradients)
+    expected, d = prodigy(before, gradients, **options)
     assert optimizer.param_groups[0]["d"] == pytest.approx(d, rel=1e-5) and d > 1e-3
     for start, found, wanted in zip(before, given, expected, strict=True):
-        np.testing.assert_allclose(found.detach().numpy() - start, wanted - start, rtol=1e-4, atol=1e-6)
+        error = np.abs((found.detach().double().numpy() - start) - (wanted - start)).max()
+        assert error < 1e-5 * np.abs(wanted - start).max()
 
 
 def test_each_part_has_an_estimate_of_its_own():
@@ -219,18 +253,19 @@ def test_each_part_has_an_estimate_of_its_own():
     assert torch.equal(alone[0], given[0])
 
 
-def test_muon_steps_matrices_and_adamw_the_rest():
+@pytest.mark.parametrize("momentum", [0.95, 0.6])
+def test_muon_steps_matrices_and_adamw_the_rest(momentum):
     given = parameters()
     words = torch.nn.Parameter(torch.randn(2, 8, generator=torch.Generator().manual_seed(5)))
     before = [parameter.detach().double().numpy().copy() for parameter in (*given, words)]
     groups = [{"params": given, "lr": RATE}, {"params": [words], "lr": RATE, "vectors": True}]
-    optimizer = optimizers.build(settings_of("muon", adam_weight_decay=0.1), groups)
+    optimizer = optimizers.build(settings_of("muon", adam_weight_decay=0.1, muon_momentum=momentum), groups)
     assert [type(each).__name__ for each in members_of(optimizer)] == ["Muon", "AdamW"]
     stepped(optimizer, [*given, words], range(1, STEPS + 1))
     for number, (start, found) in enumerate(zip(before, (*given, words), strict=True)):
         gradients = [gradient(step, found, number).double().numpy() for step in range(1, STEPS + 1)]
         is_matrix = start.ndim == 2 and found is not words
-        wanted = muon(start, gradients) if is_matrix else adamw(start, gradients)
+        wanted = muon(start, gradients, momentum=momentum) if is_matrix else adamw(start, gradients)
         error = np.linalg.norm(found.detach().numpy() - wanted) / np.linalg.norm(wanted - start)
         assert error < (0.02 if is_matrix else 1e-5), "torch orthogonalises in bfloat16"
 
