@@ -26,12 +26,12 @@ from customize.demo.world.world import Spec, render
 from customize.evaluation.statistics import difference, interval
 from customize.inference import load_pipeline
 
-CONCEPTS = ("pumpkin", "robot", "penguin", "teddy_bear", "rocket")
+CONCEPTS = ("pumpkin", "robot", "parrot", "teddy_bear", "flying_saucer")
 WAYS: dict[str, dict[str, Any]] = {
     "whole images": {},
     "masks": {"masked_loss": True},
-    "masks, 0.1 outside": {"masked_loss": True, "unmasked_weight": 0.1},
     "masks, base model outside": {"masked_loss": True, "masked_prior_preservation_weight": 1.0},
+    "masks, 0.1 outside": {"masked_loss": True, "unmasked_weight": 0.1},
 }
 WHOLE = next(iter(WAYS))
 PHOTOS, DRAWN = 6, 4
@@ -104,7 +104,30 @@ def table(found: dict[tuple[str, int, str], dict[str, float]]) -> Iterator[str]:
             values, whole = ([found[(*key[:2], each)][name] for key in both] for each in (way, WHOLE))
             groups = [concept for concept, _, _ in both]
             apart = "" if way == WHOLE else f"; difference {difference(values, whole, groups)}"
-            yield f"  {way:28} {interval(values, groups)}{apart}, {len(both)} runs"
+            yield f"  {way:28} {interval(values, groups).within(0, 1)}{apart}, {len(both)} runs"
+
+
+def sheet(folder: Path, concepts: Sequence[str]) -> Image.Image:
+    """Training images of each concept, and beneath them what each way drew with the first seed: two pictures of the bare prompt,
+    one of each other scene."""
+    rows = []
+    for concept in concepts:
+        photos = [folder / concept / f"{number}.png" for number in range(1, 6)]
+        rows.append(photos)
+        for way in ("whole images", "masks", "masks, base model outside"):
+            place = folder / name_of(concept, 0, way)
+            elsewhere = [place / f"{name}-0.png" for name in ELSEWHERE if name != spec_of(concept).scene]
+            rows.append([place / "bare-0.png", place / "bare-1.png", *elsewhere][:5])
+    drawn = Image.new("RGB", (5 * SIDE, len(rows) * SIDE), "white")
+    for row, paths in enumerate(rows):
+        for column, path in enumerate(paths):
+            drawn.paste(Image.open(path).convert("RGB").resize((SIDE, SIDE)), (column * SIDE, row * SIDE))
+    return drawn
+
+
+def name_of(concept: str, seed: int, way: str) -> str:
+    """The folder of a run."""
+    return f"{concept}-{seed}-{way.replace(', ', '-').replace(' ', '-')}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -113,6 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--concepts", type=int, default=len(CONCEPTS), help="how many of the concepts")
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds")
     parser.add_argument("--steps", type=int, default=100, help="steps of each run")
+    parser.add_argument("--sheet", type=Path, help="write pictures of one concept here, as docs/masks.png")
+    parser.add_argument("--ways", type=int, default=len(WAYS), help="how many of the ways")
     options = parser.parse_args(arguments)
     judge, found = load_judge(), {}
     for seed in range(options.seeds):
@@ -120,8 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             images = options.folder / concept
             if not (images / f"{PHOTOS}-mask.png").exists():
                 write_photos(concept, images)
-            for way in WAYS:
-                run = options.folder / f"{concept}-{seed}-{way.replace(', ', '-').replace(' ', '-')}"
+            for way in list(WAYS)[: options.ways]:
+                run = options.folder / name_of(concept, seed, way)
                 file = run / "judged.json"
                 if not file.exists():
                     train(concept, seed, way, options.steps, images, run / "run")
@@ -130,6 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     print(run.name, numbers, flush=True)
                 found[concept, seed, way] = json.loads(file.read_text(encoding="utf-8"))
     print(*table(found), sep="\n")
+    if options.sheet:
+        sheet(options.folder, CONCEPTS[3:4]).save(options.sheet)
     return 0
 
 

@@ -12,6 +12,7 @@ from customize.data.buckets import squares
 from customize.data.crops import variants
 from customize.diffusion.losses import masked_prior_weights, masked_weights, mean_squared_error
 from customize.errors import InputError, ResourceError
+from customize.settings.rules.mask_rules import PRIOR
 from customize.training.preflight import check
 from customize.training.resume import differences
 
@@ -135,6 +136,28 @@ def test_outside_of_the_mask_the_base_model_is_the_target(tiny_epsilon, folder, 
     assert (batch_of_class.loss_mask == 1).all() and (batch_of_class.taught == 1).all()
 
 
+@pytest.mark.parametrize(
+    ("method", "changes", "weight"),
+    [
+        ("lora", {}, 1.0),
+        ("pivotal", {}, 1.0),
+        ("lora", {"unmasked_weight": 0.1}, 0.0),
+        ("lora", {"unmasked_weight": 0.0}, 0.0),
+        ("lora", {"dco_beta": 1000.0}, 0.0),
+        ("lora", {"masked_prior_preservation_weight": 0.0}, 0.0),
+        ("lora", {"masked_loss": False}, 0.0),
+        ("full", {}, 0.0),
+        ("textual_inversion", {}, 0.0),
+    ],
+)
+def test_the_base_model_is_the_target_outside_where_nothing_else_is_chosen(method, changes, weight, folder, tmp_path):
+    settings = settings_for(method, tmp_path, folder, tmp_path / "run", **{"masked_loss": True, **changes})
+    assert settings.masked_prior_preservation_weight == weight
+    if method != "textual_inversion":  # as text, as on a command line
+        given = {name: str(value) for name, value in {"masked_loss": True, **changes}.items()}
+        assert float(type(settings).completed({"adapter": settings.adapter, **given}).get(PRIOR, 0)) == weight
+
+
 def test_class_images_have_no_masks(tiny_epsilon, folder, tmp_path):
     changes = {"masked_loss": True, "masked_prior_preservation_weight": 0.5, "train_batch_size": 4, "resolution": 16}
     changes |= {"prior_preservation": "images", "class_prompt": "a dog", "num_class_images": 2}
@@ -191,7 +214,7 @@ def test_masks_come_from_a_folder_and_from_transparency(tiny_epsilon, folder, tm
     pixels[..., 3] = grey_mask(2)
     Image.fromarray(pixels).save(folder / "2.png")
     changes = {"masked_loss": True, "mask_data_dir": str(masks), "alpha_mask": True, "resolution": 16, "crop_variants": 1}
-    changes |= {"center_crop": True, "random_flip": False, "train_batch_size": 3}
+    changes |= {"center_crop": True, "random_flip": False, "train_batch_size": 3, PRIOR: 0.0}
     context, training = prepared(settings_for("lora", tiny_epsilon, folder, tmp_path / "run", **changes))
     [batch] = training.dataset.deal(0, range(3))
     factor = context.family.latents.factor

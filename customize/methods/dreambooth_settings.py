@@ -89,6 +89,10 @@ class SubjectSettings(PartSettings):
     output_dir: str | None = override(
         TrainingSettings, "output_dir", None, default_in_words="a new one each time: runs/dreambooth-0001, ..."
     )
+    masked_prior_preservation_weight: float = override(
+        TrainingSettings, "masked_prior_preservation_weight", 0.0,
+        default_in_words="1 with an adapter, if neither unmasked_weight nor dco_beta is given; else 0",
+    )  # fmt: skip
 
 
 class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
@@ -115,6 +119,8 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
         defaults: dict[str, Any] = {name: line.default for name, line in adapters.settings_of(adapter).items()}
         if adapter == adapters.NONE:
             defaults["save_steps"] = None
+        if keeps_what_is_outside(values, adapter):
+            defaults["masked_prior_preservation_weight"] = 1.0
         return {**defaults, **dict(kohya_folder.implied(values)), **words_settings.implied_prompt(values), **values}
 
     @classmethod
@@ -257,3 +263,11 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
     def standing_in(cls, folder: str, given: Collection[str]) -> dict[str, str]:
         own = {"instance_prompt": NO_PROMPT, **dict(kohya_folder.implied({"instance_data_dir": folder}))}
         return {"instance_data_dir": folder, **({"initializer_token": "thing"} if "placeholder_token" in given else own)}
+
+
+def keeps_what_is_outside(values: Mapping[str, Any], adapter: str) -> bool:
+    """Whether the base model is the target outside of masks by default: where it can be, and nothing else is chosen. Without any
+    target there, a subject spreads over all of an image (docs/masks.md). values: as they were given, perhaps as text."""
+    chosen = any(values.get(name) not in (None, "none") for name in ("unmasked_weight", "dco_beta"))
+    masked = str(values.get("masked_loss")).casefold() in ("true", "yes", "on", "1")
+    return masked and adapter != adapters.NONE and not chosen

@@ -64,6 +64,8 @@ def translate(reading: Reading, given: Mapping[str, Any]) -> tuple[Settings, Tra
         add(found, reading.model, name, value, "taken", reading.written.get(name))
     for name, value in reading.defaults.items():
         add(found, reading.model, name, value, "default")
+    if found.values.get("masked_loss") and "adapter" in table(reading.model):  # nothing holds what is outside there
+        add(found, reading.model, "masked_prior_preservation_weight", 0.0, "default")
     found.values |= given
     settings, problems = reading.model.examine(completed(reading.model, found.values))
     while refused := [each for each in problems if each.where in found.values and each.where not in given]:
