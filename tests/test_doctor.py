@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import corpus
@@ -15,9 +16,13 @@ from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter
 
 from customize.cli import check as doctor
+from customize.data import checked_images
 from customize.data import example as one_example
 from customize.data import examples as data
+from customize.data.captions.caption_files import read_captions
+from customize.data.example import Example
 from customize.data.examples import load_examples
+from customize.data.findings import Findings
 from customize.data.images import similarity
 from customize.data.images.image_file import open_image
 from customize.data.images.similarity import DUPLICATE_BITS, SHARP, Features, fingerprint, measure, near_duplicates, sharpness
@@ -375,14 +380,14 @@ def test_each_image_is_read_once(tmp_path, monkeypatch):
     monkeypatch.setattr(
         one_example, "open_image", lambda *source, **more: (read.append(source[1]), open_image(*source, **more))[1]
     )
-    monkeypatch.setattr(data, "measure", lambda *given: (measured.append(given), measure(*given))[1])
+    monkeypatch.setattr(checked_images, "measure", lambda *given: (measured.append(given), measure(*given))[1])
     examples = load_examples(DreamBoothSettings(instance_prompt="x", instance_data_dir=str(folder)))
     assert sorted(read) == sorted(str(each.source) for each in examples.instances) and len(measured) == 9
     assert [each.name for each in examples.instances] == [f"p{seed}.png" for seed in range(9)]
 
 
 def test_class_images_are_not_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "measure", lambda *given: pytest.fail("measured"))
+    monkeypatch.setattr(checked_images, "measure", lambda *given: pytest.fail("measured"))
     examples = data.load_class_examples(fill(tmp_path / "set", a=scene(0)), "a cat")
     assert examples[0].features is None and examples[0].role == "class"
 
@@ -514,3 +519,23 @@ def test_textual_inversion_from_a_folder_of_sheets(tmp_path):
     with pytest.raises(InputError) as caught:
         load_examples(settings)
     assert preflight.examine(settings).problems[-len(caught.value.problems) :] == caught.value.problems
+
+
+def test_notes_on_many_images_are_bounded(tmp_path, monkeypatch):
+    """One line for all groups of identical images, one for all pairs, one for all JSON files without captions."""
+    one = Example("", ("a",), "instance", tmp_path, (64, 64), "", Features(0, bytes(48), 1.0))
+    instances = [replace(one, name=f"{number}.png", digest=str(number % 6)) for number in range(12)]
+    found = Findings()
+    data._note_peculiarities(instances, 64, found)
+    named = ", ".join(f"{n}.png and {n + 6}.png" for n in range(5))
+    assert found.notes[0] == f"identical images, in 6 groups: {named} and 1 more"
+    assert len(found.notes) == 2 and found.notes[1].endswith("0.png and 5.png and 55 more")
+    monkeypatch.setattr(similarity, "MOST_PAIRS", 20)
+    pairs = [(first, second) for first in (0, 1) for second in range(first + 1, 12)]
+    assert near_duplicates([example.features for example in instances]) == pairs
+    names = [f"{number}.json" for number in range(7)]
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    found = Findings()
+    assert read_captions(tmp_path, [f"{number}.png" for number in range(7)], names, "text", found).of == {}
+    assert found.notes == [f"{tmp_path / '0.json'}: contains no caption under text, caption, prompt or tags; so do 6 more"]

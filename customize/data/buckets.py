@@ -100,7 +100,8 @@ def sizes_of(resolution: int, smallest: int, largest: int, step: int) -> tuple[S
 def fits(settings, examples: Sequence[Example], resolution: int) -> list[Fit]:
     """How each image of a run fills its bucket."""
     buckets = Buckets.of(settings, resolution)
-    return [buckets.fit(example.size) for example in examples]
+    of_size = {size: buckets.fit(size) for size in {example.size for example in examples}}
+    return [of_size[example.size] for example in examples]
 
 
 def grouped(fits: Sequence[Fit], repeats: Sequence[int]) -> list[list[int]]:

@@ -4,22 +4,21 @@ Every image is decoded and every caption read here, before a model is loaded; on
 """
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 
 from customize.data.captions.caption_rule import Caption, CaptionRule
 from customize.data.captions.caption_tables import DEFAULT_COLUMN
 from customize.data.captions.caption_templates import captions_for, rule_of
-from customize.data.example import Example, Role, digest_of, of_folder, open_source
+from customize.data.checked_images import CheckedImages, Facts
+from customize.data.example import Example, Role, of_folder
 from customize.data.findings import Findings
 from customize.data.folder import folder_captions, is_tree_of_images, list_folder, meant_instead, walk_subfolders
 from customize.data.hub_dataset import Row, image_rows, load_dataset, row_captions
 from customize.data.images.colour import CONVERTED
-from customize.data.images.similarity import SHARP, Features, measure, near_duplicates
+from customize.data.images.similarity import SHARP, near_duplicates
 from customize.data.kohya_folder import read_subsets
 from customize.data.mask_files import with_masks
 from customize.errors import InputError, Problem
@@ -28,19 +27,20 @@ from customize.settings.training import TrainingSettings
 
 DEFAULT_IMAGE_COLUMN = "image"
 USUAL_RESOLUTION = 512
-WORKERS = min(4, os.cpu_count() or 1)
-"""Threads that decode; each may hold an image of 64 million pixels."""
+MANY = 5
+"""Groups of identical images, and pairs of nearly identical ones, up to which each is named."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """The training images, the existing class images, notes about them for the user, and images of the subject that are not
-    trained on."""
+    """The training images, the existing class images, notes about them for the user, images of the subject that are not trained
+    on, and what is known of files with these bytes."""
 
     instances: tuple[Example, ...]
     classes: tuple[Example, ...]
     notes: tuple[str, ...]
     held_out: tuple[Example, ...] = ()
+    checked: CheckedImages = field(default_factory=CheckedImages)
 
 
 def load_examples(settings: TrainingSettings, resolution: int = USUAL_RESOLUTION) -> Examples:
@@ -58,35 +58,37 @@ def examine_examples(settings: TrainingSettings, resolution: int = USUAL_RESOLUT
     """
     found = Findings()
     own = settings.own_examples(found)
-    instances = _instances(settings, resolution, found) if own is None else own
+    checking = CheckedImages.of(settings.latents_cache_dir, resolution)
+    instances = _instances(settings, checking, found) if own is None else own
     instances = with_masks(settings, instances, found) if settings.masked_loss else instances
     instances, left_out = _leave_out(instances, settings, found)
     if not found.problems:
         _check_placeholders_used(tuple(settings.placeholders), instances, found)
-    classes = _class_images(settings, found)
-    held_out = (*left_out, *_validation_images(settings, instances, resolution, found))
+    classes = _class_images(settings, checking.of_class(), found)
+    held_out = (*left_out, *_validation_images(settings, instances, checking, found))
     _note_peculiarities(instances, resolution, found)
-    return Examples(tuple(instances), tuple(classes), (*found.notes, *found.remarks), held_out), found.problems
+    notes = (*found.notes, *found.remarks)
+    return Examples(tuple(instances), tuple(classes), notes, held_out, checking), found.problems
 
 
-def _instances(settings: TrainingSettings, resolution: int, found: Findings) -> list[Example]:
+def _instances(settings: TrainingSettings, checking: CheckedImages, found: Findings) -> list[Example]:
     """The examples of the dataset and the folders that the settings name."""
     folders, setting = settings.image_folders, settings.image_folder_setting
     instances: list[Example] = []
     if settings.dataset_name:
-        instances = _from_dataset(settings, settings.dataset_name, rule_of(settings, 0, 1, found), resolution, found)
+        instances = _from_dataset(settings, settings.dataset_name, rule_of(settings, 0, 1, found), checking, found)
     for index, folder in enumerate(folders):
         rule = rule_of(settings, index, len(folders), found)
-        listed = _from_subsets(Path(folder), setting, settings.caption_column, rule, resolution, found)
+        listed = _from_subsets(Path(folder), setting, settings.caption_column, rule, checking, found)
         instances += [replace(example, name=of_folder(example.name, index, len(folders))) for example in listed]
     return instances
 
 
-def load_class_examples(folder: str | Path, class_prompt: str) -> tuple[Example, ...]:
+def load_class_examples(folder: str | Path, class_prompt: str, checking: CheckedImages | None = None) -> tuple[Example, ...]:
     """The images of a folder for prior preservation; () if it has none. Raises InputError for invalid ones."""
     found = Findings()
     rule = CaptionRule("prompt", (class_prompt,))
-    examples = _from_subsets(Path(folder), "class_data_dir", "", rule, None, found)
+    examples = _from_subsets(Path(folder), "class_data_dir", "", rule, checking or CheckedImages(), found)
     found.raise_problems()
     return tuple(examples)
 
@@ -94,22 +96,22 @@ def load_class_examples(folder: str | Path, class_prompt: str) -> tuple[Example,
 def load_photos(folder: str | Path, setting: str) -> tuple[Example, ...]:
     """The images of a folder that a setting names, without captions. Raises InputError, also for a folder without images."""
     found = Findings()
-    examples = _from_folder(Path(folder), setting, "", CaptionRule("prompt", ("",)), USUAL_RESOLUTION, found)
+    examples = _from_folder(Path(folder), setting, "", CaptionRule("prompt", ("",)), CheckedImages(USUAL_RESOLUTION), found)
     found.raise_problems()
     return tuple(examples)
 
 
 def _from_subsets(
-    folder: Path, setting: str, column: str, rule: CaptionRule, resolution: int | None, found: Findings
+    folder: Path, setting: str, column: str, rule: CaptionRule, checking: CheckedImages, found: Findings
 ) -> list[Example]:
     """As `_from_folder`, also for a folder in kohya's layout."""
-    return read_subsets(folder, rule, lambda each, own: _from_folder(each, setting, column, own, resolution, found), found)
+    return read_subsets(folder, rule, lambda each, own: _from_folder(each, setting, column, own, checking, found), found)
 
 
 def _from_folder(
-    folder: Path, setting: str, column: str, rule: CaptionRule, resolution: int | None, found: Findings
+    folder: Path, setting: str, column: str, rule: CaptionRule, checking: CheckedImages, found: Findings
 ) -> list[Example]:
-    """The valid images of a folder, sorted bytewise by name; the others are problems. resolution: as for `_examples`.
+    """The valid images of a folder, sorted bytewise by name; the others are problems.
 
     Images in subfolders are included if a table of captions lists them.
     """
@@ -119,12 +121,12 @@ def _from_folder(
         return []
     captions = folder_captions(folder, listing, column if rule.reads else None, found).of
     names = sorted({*listing.images, *captions}, key=os.fsencode)
-    if resolution and not names and len(found.problems) == earlier:
+    if checking.resolution and not names and len(found.problems) == earlier:
         found.problem(f"{setting} {folder}", *meant_instead(folder, listing))
-    return _examples({name: folder / name for name in names}, captions, rule, resolution, str(folder), found)
+    return _examples({name: folder / name for name in names}, captions, rule, checking, str(folder), found)
 
 
-def _from_tree(folder: Path, column: str, rule: CaptionRule, resolution: int, found: Findings) -> list[Example]:
+def _from_tree(folder: Path, column: str, rule: CaptionRule, checking: CheckedImages, found: Findings) -> list[Example]:
     """The valid images of a dataset that is a folder with subfolders (`train`, classes), each with captions like a folder."""
     subfolders = ["", *walk_subfolders(folder)]
     if "train" in subfolders:  # the split to train on
@@ -150,13 +152,15 @@ def _from_tree(folder: Path, column: str, rule: CaptionRule, resolution: int, fo
     if not names and not found.problems:
         found.problem(f"dataset_name {folder}", "contains no images", "give a folder with images, or a dataset of `datasets`")
     sources = {name: folder / name for name in sorted(names, key=os.fsencode)}
-    return _examples(sources, captions, rule, resolution, str(folder), found)
+    return _examples(sources, captions, rule, checking, str(folder), found)
 
 
-def _from_dataset(settings: TrainingSettings, name: str, rule: CaptionRule, resolution: int, found: Findings) -> list[Example]:
+def _from_dataset(
+    settings: TrainingSettings, name: str, rule: CaptionRule, checking: CheckedImages, found: Findings
+) -> list[Example]:
     """The valid rows of a dataset, in order; the others are problems."""
     if settings.image_column == DEFAULT_IMAGE_COLUMN and is_tree_of_images(Path(name)):
-        return _from_tree(Path(name), settings.caption_column, rule, resolution, found)
+        return _from_tree(Path(name), settings.caption_column, rule, checking, found)
     data = load_dataset(name, settings.dataset_config_name, found)
     if data is None:
         return []
@@ -168,46 +172,35 @@ def _from_dataset(settings: TrainingSettings, name: str, rule: CaptionRule, reso
             captions[f"row {index}"] = tuple(Caption(text, f"row {index}") for text in texts)
         if required and not captions:  # already reported, once for all rows
             captions = dict.fromkeys(sources, ())
-    return _examples(sources, captions, rule, resolution, name, found)
+    return _examples(sources, captions, rule, checking, name, found)
 
 
 def _examples(
     sources: Mapping[str, Path | Row],
     captions: Mapping[str, tuple[Caption, ...]],
     rule: CaptionRule,
-    resolution: int | None,
+    checking: CheckedImages,
     where: str,
     found: Findings,
 ) -> list[Example]:
     """Decode each image: an example for each valid one, a problem for each of the others.
 
-    resolution: at which instance images are measured; None: class images, which are not measured.
+    checking: at which resolution instance images are measured; class images are not.
     """
-
-    colours: dict[str, list[str]] = {}
-
-    def facts_of(name: str) -> tuple[tuple[int, int], str, Features | None] | InputError:
-        colours[name] = []
-        try:
-            image = open_source(sources[name], colours[name])
-        except InputError as error:
-            return error
-        return image.size, digest_of(image), measure(image, resolution) if resolution else None
-
-    checked = {}
-    with (
-        warnings.catch_warnings(action="ignore"),
-        ThreadPoolExecutor(WORKERS) as pool,
-    ):  # warning filters are global to the process
-        for name, facts in zip(sources, pool.map(facts_of, sources), strict=True):
-            if isinstance(facts, InputError):
-                found.problems.extend(facts.problems)
-            else:
-                checked[name] = facts
+    colours: dict[str, Sequence[str]] = {}
+    checked: dict[str, Facts] = {}
+    for name, facts in checking.check(sources):
+        if isinstance(facts, InputError):
+            found.problems.extend(facts.problems)
+        else:
+            checked[name], colours[name] = facts, facts.remarks
     _report_colours(colours, found)
     chosen = captions_for(rule, list(checked), captions, where, found)
-    role: Role = "instance" if resolution else "class"
-    return [Example(name, chosen[name], role, sources[name], *facts) for name, facts in checked.items()]
+    role: Role = "instance" if checking.resolution else "class"
+    return [
+        Example(name, chosen[name], role, sources[name], facts.size, facts.digest, facts.features)
+        for name, facts in checked.items()
+    ]
 
 
 def _report_colours(remarks: Mapping[str, Sequence[str]], found: Findings) -> None:
@@ -221,13 +214,13 @@ def _report_colours(remarks: Mapping[str, Sequence[str]], found: Findings) -> No
         target.append(f"{remark} ({len(names)}): {first_few(names)}")
 
 
-def _class_images(settings: TrainingSettings, found: Findings) -> list[Example]:
+def _class_images(settings: TrainingSettings, checking: CheckedImages, found: Findings) -> list[Example]:
     """The existing class images, at most as many as the settings request."""
     folder, number = settings.class_folder, settings.class_images
     if folder is None or not os.path.lexists(folder):
         return []
     rule = CaptionRule("prompt", (settings.prompts.get("class_prompt", ""),))
-    examples = _from_subsets(Path(folder), "class_data_dir", "", rule, None, found)
+    examples = _from_subsets(Path(folder), "class_data_dir", "", rule, checking, found)
     if len(examples) > number:
         found.note(folder, f"only the first {number} of {len(examples)} class images are used")
     return examples[:number]
@@ -248,13 +241,13 @@ def _leave_out(instances: Sequence[Example], settings: TrainingSettings, found: 
 
 
 def _validation_images(
-    settings: TrainingSettings, instances: Sequence[Example], resolution: int, found: Findings
+    settings: TrainingSettings, instances: Sequence[Example], checking: CheckedImages, found: Findings
 ) -> list[Example]:
     """The images of `validation_data_dir`, which must not be among those that are trained on."""
     if settings.validation_data_dir is None:
         return []
     folder, setting = Path(settings.validation_data_dir), "validation_data_dir"
-    held_out = _from_folder(folder, setting, settings.caption_column, rule_of(settings, 0, 1, found), resolution, found)
+    held_out = _from_folder(folder, setting, settings.caption_column, rule_of(settings, 0, 1, found), checking, found)
     trained = {example.digest for example in instances}
     if both := [example.name for example in held_out if example.digest in trained]:
         what = f"has images that are trained on, too: {first_few(both)}"
@@ -288,11 +281,14 @@ def _note_peculiarities(instances: Sequence[Example], resolution: int, found: Fi
     by_digest: dict[str, list[str]] = {}
     for example in instances:
         by_digest.setdefault(example.digest, []).append(example.name)
-    for names in by_digest.values():
-        if len(names) > 1:
-            found.notes.append(f"these images are identical: {first_few(names)}")
+    identical = [names for names in by_digest.values() if len(names) > 1]
+    if len(identical) <= MANY:
+        found.notes.extend(f"these images are identical: {first_few(names)}" for names in identical)
+    else:
+        named = first_few([f"{names[0]} and {first_few(names[1:], 1)}" for names in identical], MANY)
+        found.notes.append(f"identical images, in {len(identical):,} groups: {named}")
     if pairs := near_duplicate_pairs(instances):
-        named = first_few([f"{one.name} and {other.name}" for one, other in pairs], 5)
+        named = first_few([f"{one.name} and {other.name}" for one, other in pairs], MANY)
         found.notes.append(f"these images are nearly identical: {named}")
     if soft := blurred(instances):
         found.notes.append(f"blurred (no sharp edge at {resolution} pixels): {first_few([one.name for one in soft])}")

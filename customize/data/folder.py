@@ -67,7 +67,8 @@ def list_folder(folder: Path, setting: str, found: Findings) -> Listing | None:
     if masks:
         use = "used in the evaluation, and with masked_loss in training"
         found.remark(folder, f"masks of images, not images to learn ({len(masks)}): {first_few(masks)}; {use}")
-    return Listing(tuple(name for name in images if name not in masks), tuple(others), tuple(folders), tuple(masks))
+    kept = set(images) - set(masks)
+    return Listing(tuple(name for name in images if name in kept), tuple(others), tuple(folders), tuple(masks))
 
 
 def is_mask(name: str, stems: Collection[str]) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from customize.data.checked_images import CheckedImages
 from customize.data.examples import Example, load_class_examples
 from customize.diffusion import rng
 from customize.errors import InputError, Problem
@@ -24,13 +25,14 @@ from customize.storage.json_files import read_object
 MANIFEST = ".class_pictures.json"
 
 
-def complete(settings, family: Family, resolution: int) -> tuple[Example, ...]:
-    """Generates the class images that are missing from `class_data_dir`; returns `num_class_images` of them.
+def complete(settings, family: Family, resolution: int, checked: CheckedImages) -> tuple[Example, ...]:
+    """Generates the class images that are missing from `class_data_dir`; returns `num_class_images` of them. checked: what is
+    known of those that exist.
 
     Raises InputError when the folder holds images that were generated from another prompt or model.
     """
     folder = Path(settings.class_data_dir)
-    present = load_class_examples(folder, settings.class_prompt) if folder.is_dir() else ()
+    present = load_class_examples(folder, settings.class_prompt, checked) if folder.is_dir() else ()
     missing = settings.num_class_images - len(present)
     if missing <= 0:
         check_manifest(folder / MANIFEST, {"prompt": settings.class_prompt})
@@ -66,7 +68,7 @@ def complete(settings, family: Family, resolution: int) -> tuple[Example, ...]:
                 write_image(folder / name, image)
                 done += 1
                 emit(Progress("class images", "image", done, missing))
-    return load_class_examples(folder, settings.class_prompt)
+    return load_class_examples(folder, settings.class_prompt, checked)
 
 
 def batches(every: list[str], todo: list[str], size: int) -> list[list[str]]:

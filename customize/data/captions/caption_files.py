@@ -20,6 +20,8 @@ from customize.printable import first_few, printable
 SIDECARS = (".txt", ".caption", ".captions", ".cap", ".prompt", ".text", ".tags", ".json")
 """Extensions of caption files for one image, in order of precedence."""
 TEXTS = frozenset({*SIDECARS, *SUFFIXES})
+MANY = 5
+"""Notes on single files; of more, only the first is shown."""
 
 
 @dataclass
@@ -59,7 +61,10 @@ def read_captions(
         result.of = dict(next(iter(tables.values())))
         result.used -= {*chosen.values()}
     else:
-        read = {name: sidecar_captions(folder / name, column, found) for name in sorted(result.used)}
+        scratch = Findings()
+        read = {name: sidecar_captions(folder / name, column, scratch) for name in sorted(result.used)}
+        found.problems.extend(scratch.problems)
+        found.notes.extend(scratch.notes if len(scratch.notes) <= MANY else [several(scratch.notes)])
         result.of = {image: texts for image, name in chosen.items() if (texts := read[name])}
     if result.of and passed_over:
         found.note(folder, f"some images have several caption files; not used ({len(passed_over)}): {first_few(passed_over)}")
@@ -72,6 +77,11 @@ def read_captions(
         found.note(folder, f"{what} ({len(strays)}): {first_few(strays)}")
         result.used |= {*strays}
     return result
+
+
+def several(notes: Sequence[str]) -> str:
+    """One note for many files with the same fault."""
+    return f"{notes[0]}; so do {len(notes) - 1:,} more"
 
 
 def sidecars(images: Collection[str], others: Collection[str], found: Findings, folder: Path) -> tuple[dict[str, str], list[str]]:
@@ -87,7 +97,7 @@ def sidecars(images: Collection[str], others: Collection[str], found: Findings, 
     bases = Names(files)
     taken = {each for image in images for each in (image, stem(image)) if each in bases}
     chosen: dict[str, str] = {}
-    passed_over: list[str] = []
+    passed_over: dict[str, None] = {}
     for image in images if files else ():
         hits: list[str] = []
         for level in range(len(FORMS)):
@@ -103,9 +113,10 @@ def sidecars(images: Collection[str], others: Collection[str], found: Findings, 
             found.problem(folder / image, what, "keep one, with exactly the image's name")
         elif mine:
             chosen[image] = mine[0]
-            passed_over += [name for name in mine[1:] if name not in passed_over]
+            passed_over |= dict.fromkeys(mine[1:])
     _refuse_shared(chosen, found, folder)
-    return chosen, [name for name in passed_over if name not in chosen.values()]
+    used = {*chosen.values()}
+    return chosen, [name for name in passed_over if name not in used]
 
 
 def _order(name: str) -> int:

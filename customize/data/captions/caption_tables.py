@@ -101,7 +101,7 @@ class Lookup:
     def __init__(self, folder: Path, images: Collection[str], folders: Sequence[str]):
         self.folder, self.names, self.stems = folder, Names(images), Names(map(stem, images))
         self.folders, self.within = Names(folders), {}
-        self.images = images
+        self.of_stem = {stem(image): image for image in reversed(tuple(images))}
         self.here = os.path.realpath(folder)
 
     def find(self, name: str) -> tuple[str, str, str]:
@@ -147,8 +147,8 @@ class Lookup:
         name = ntpath.basename(key)
         if self.names.find(name):
             return name
-        intended = [image for base in self.stems.find(name) for image in self.images if stem(image) == base]
-        return intended[0] if intended else key
+        intended = self.stems.find(name)
+        return self.of_stem[intended[0]] if intended else key
 
     def is_there(self, name: str) -> bool:
         """Whether the name refers to an image."""
