@@ -29,7 +29,7 @@ def settings_with(cache, base, image_folder, folder, **changes):
 
 
 def entries(cache: Path) -> list[Path]:
-    return sorted(cache.glob("*"))
+    return sorted(cache.rglob("*.safetensors"))
 
 
 def latents(settings) -> torch.Tensor:

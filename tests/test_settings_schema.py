@@ -108,7 +108,8 @@ def test_what_settings_bear_on():
     }  # fmt: skip
     free = {
         "max_train_steps", "num_train_epochs", "repeats", "scale_lr", "change_learning_rate", "on_nan", "init_weights",
-        "latents_cache_dir", "train_data_dir", "instance_data_dir", "class_data_dir", "dataset_name", "dataset_config_name",
+        "latents_cache_dir", "vae_cache_ondemand", "train_data_dir", "instance_data_dir", "class_data_dir", "dataset_name",
+        "dataset_config_name",
         "image_column", "caption_column", "captions", "caption_prefix", "caption_suffix", "sample_batch_size", "max_images",
         "prior_generation_precision", "vae", "validation_data_dir", "num_held_out", "mask_data_dir", "alpha_mask",
         "aspect_ratio_buckets", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale",

@@ -113,7 +113,7 @@ def test_the_text_encoder_stays_where_captions_vary(tagged, tiny_epsilon, tmp_pa
     for changes, device in (({}, "meta"), (SHUFFLED, "cpu")):
         settings = settings_for("lora", tiny_epsilon, tagged, tmp_path, evaluation="none", **changes)
         context, training = prepared(settings)
-        release_unused(settings, context.family, training.method)
+        release_unused(context, training.method)
         assert context.family.components["text_encoder"].device.type == device
         assert context.family.components["vae"].device.type == "meta"
 

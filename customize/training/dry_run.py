@@ -4,6 +4,7 @@ Everything is checked and prepared as for the run itself, and two optimizer step
 folders are written to, and they are removed.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -156,8 +157,9 @@ def make(settings, folder: Path, source: Source, examples: Examples, callbacks: 
     for note in (*examples.notes, *bucket_report.notes(settings, examples.instances, context.resolution)):
         events.note(note)
     with resources(for_memory(settings), "make room"), trial_of(settings, context) as trial:
-        training = prepare(trial, TrialContext(trial, accelerator, family, examples, *done(resume)))
-        release_unused(settings, family, training.method)
+        trial_context = TrialContext(trial, accelerator, family, examples, *done(resume))
+        training = prepare(trial, trial_context)
+        release_unused(trial_context, training.method)
         learning_rates = training.learning_rates(trial, trial.max_train_steps, context.learning_rate_scale)
         own = (each.parts(training.method) for each in callbacks)
         parts = parts_of(training.method, learning_rates.optimizer, accelerator.scaler, *own)
@@ -168,7 +170,9 @@ def make(settings, folder: Path, source: Source, examples: Examples, callbacks: 
         state = train(config, training.method, training.dataset, [NanGuard(), clock], accelerator, learning_rates, parts, resume)
         state.identity = run_identity
         files = files_of(settings, context, training, state)
-    memory, free_memory, where = memory_of(accelerator)
+    square = context.family.latents.stored_shape(context.resolution, context.resolution)
+    held = context.streamed.held(math.prod(square) * torch.float32.itemsize, bool(settings.latents_cache_dir))
+    memory, free_memory, where = memory_of(accelerator, held)
     optimizer = sum(tensor.nbytes for _, tensor in named_tensors(state.parts[OPTIMIZER].state_dict()))
     return Plan(
         settings, folder, context.max_train_steps - context.first_step, trained(training), optimizer, uses(settings, context),
@@ -181,6 +185,7 @@ def trial_of(settings, context: RunContext, steps: int = TRIAL_STEPS):
     """The settings of a run of so many steps that writes nothing; where class images are missing, it generates one in a temporary
     folder."""
     changes: dict[str, object] = {"num_train_epochs": None, "latents_cache_dir": None, "on_nan": "stop"}
+    changes["vae_cache_ondemand"] = context.streamed.images
     changes["max_train_steps"] = context.first_step + steps
     with TemporaryDirectory() as folder:
         if to_generate(settings, context.examples):
@@ -207,12 +212,12 @@ class Clock(Callback):
         self.begin, self.seconds = (now := time.perf_counter()), now - self.begin
 
 
-def memory_of(accelerator: Accelerator) -> tuple[int, int, str]:
-    """(peak bytes of this process, bytes available to it, the kind of memory)."""
+def memory_of(accelerator: Accelerator, held: int) -> tuple[int, int, str]:
+    """(peak bytes of this process, bytes available to it, the kind of memory). held: bytes in main memory beside the peak."""
     if accelerator.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info()
         return torch.cuda.max_memory_allocated(), free + torch.cuda.memory_reserved(), "the GPU's memory"
-    return peak(), psutil.virtual_memory().available + psutil.Process().memory_info().rss, "main memory"
+    return peak() + held, psutil.virtual_memory().available + psutil.Process().memory_info().rss, "main memory"
 
 
 def peak() -> int:

@@ -129,7 +129,7 @@ def fit(
     has_steps = context.first_step < context.max_train_steps  # else a killed run lacks only its result, or its last measurement
     measures = has_steps or (evaluates and not is_measured(folder, context.first_step))
     sets = sets_of(context, setup, plan.draws) if measures and accelerator.is_main_process else {}
-    release_unused(settings, family, method)
+    release_unused(context, method)
     learning_rates = setup.learning_rates(settings, context.max_train_steps, context.learning_rate_scale)
     own = (callback.parts(method) for callback in further)
     parts = parts_of(method, learning_rates.optimizer, accelerator.scaler, *own)

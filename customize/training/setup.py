@@ -9,17 +9,18 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from customize.data.buckets import fits, grouped, uses
-from customize.data.crops import Variant, all_pixels, crop_of
+from customize.data.crops import Variant, crop_of
 from customize.data.examples import Example, Examples
 from customize.data.masked_crops import shown_crops
-from customize.data.samples.encoding import EncodedInTheStep, encode_crops, encode_each_caption
+from customize.data.samples.encoding import CropEncoder, EncodedInTheStep, encode_each_caption
 from customize.data.samples.latent_dataset import CachedImage, EpochSampler, ImageDataset, LatentDataset, SampleConfig
 from customize.data.samples.latents_cache import LatentsCache, NoCache
 from customize.data.samples.masked_loss import OutsideWeights, masked
+from customize.data.samples.on_demand import BYTES_OF_CAPTIONS
 from customize.data.samples.random_masks import MaskedImages
+from customize.data.samples.streaming import Streamed
 from customize.data.samples.tag_draws import TagDraws
 from customize.diffusion.noise import Noise
 from customize.diffusion.timestep_sampling import TimestepSampling
@@ -99,6 +100,8 @@ class RunContext:
         if self.settings.latents_cache_dir is None:
             return NoCache()
         folder = Path(self.settings.latents_cache_dir)
+        if self.accelerator.is_main_process:
+            self.examples.checked.save()
         return LatentsCache(folder, self.family.latents, self.device)
 
     @property
@@ -171,6 +174,11 @@ class RunContext:
         objective = from_settings(Noise, settings), from_settings(TimestepSampling, settings), settings.weighting
         return SampleConfig(settings.seed, self.global_batch, settings.caption_dropout, *objective, TagDraws.of(settings))
 
+    @cached_property
+    def streamed(self) -> Streamed:
+        """What is encoded when a step first needs it, instead of all before the first step."""
+        return Streamed.of(self.settings, self.examples, self.resolution, self.max_train_steps * self.global_batch)
+
     def encode_images(self, stream: str, examples: Sequence[Example]) -> ImageDataset:
         """Samples of these examples. Each crop that the run will draw, and that is not cached, is encoded once; for an inpainting
         model, masked ones are encoded in the steps. So is the first crop of the first images, whatever steps are left: fixed
@@ -179,6 +187,8 @@ class RunContext:
         cuts = [shown_crops(settings, example, fit) for example, fit in zip(examples, in_buckets, strict=True)]
         images = grouped(in_buckets, [example.repeats for example in examples])
         sampler = EpochSampler(stream, self.sample_config, len(examples), [len(each) for each in cuts], images)
+        if self.streamed.images:
+            return self.encoded(examples, cuts, sampler, None, self.latents_cache)
         needed = sampler.needed(self.draws) | {(image, 0) for image in range(min(len(examples), probe_loss.MOST_DRAWS))}
         return self.encoded(examples, cuts, sampler, needed, self.latents_cache)
 
@@ -190,44 +200,35 @@ class RunContext:
 
     def encoded(
         self, examples: Sequence[Example], cuts: Sequence[Sequence[Variant]], sampler: EpochSampler,
-        needed: Collection[tuple[int, int]], cache: NoCache,
+        needed: Collection[tuple[int, int]] | None, cache: NoCache,
     ) -> ImageDataset:  # fmt: skip
-        """Samples of these examples. cuts: the crops of each; needed: the (image, variant) that are encoded."""
-        family, interpolation = self.family, self.settings.image_interpolation_mode
-
-        def read_pixels(image: int, chosen: list[int]) -> Tensor:
-            arrays = all_pixels(examples[image], [cuts[image][variant] for variant in chosen], interpolation)
-            return torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-        keys = {(image, variant): cache.key(examples[image], cuts[image][variant], interpolation) for image, variant in needed}
-        stored = cache.recall(keys)
-        family.latents.to(self.device)
-        for place, found in encode_crops(family, keys.keys() - stored.keys(), read_pixels):
-            cache.keep(keys[place], found)
-            stored[place] = found
-        family.latents.to("cpu")
-        of_image: list[dict[int, Tensor]] = [{} for _ in examples]
-        for (image, variant), found in stored.items():
-            of_image[image][variant] = found
+        """Samples of these examples. cuts: the crops of each; needed: the (image, variant) that are encoded now; None: each is
+        encoded when it is asked for."""
+        family = self.family
+        encoder = CropEncoder(family, examples, cuts, self.settings.image_interpolation_mode, cache, self.device)
+        stored = encoder.on_demand() if needed is None else encoder.now(needed)
         images = [
             CachedImage(example.name, example.captions, own, [crop_of(example, cut) for cut in its_cuts])
-            for example, own, its_cuts in zip(examples, of_image, cuts, strict=True)
+            for example, own, its_cuts in zip(examples, stored, cuts, strict=True)
         ]
         dataset = LatentDataset(family, self.sample_config, sampler, images)
-        dataset = MaskedImages(dataset, read_pixels, self.device) if family.takes_mask else dataset
+        dataset = MaskedImages(dataset, encoder.read_pixels, self.device) if family.takes_mask else dataset
         outside = OutsideWeights(self.settings.unmasked_weight, self.settings.masked_prior_preservation_weight)
         return masked(dataset, sampler, family.latents, examples, cuts, outside)
 
     def encode_captions(self, captions: Iterable[str], min_chunks: int) -> Condition:
         """Looks up the conditioning of these captions, of prompts and held-out images that are only measured, and of the empty
-        prompt, each encoded once; the text encoders are moved off the device, unless captions vary from step to step."""
-        family, device = self.family.to(self.device), self.device
-        captions = [*captions, *self.sample_prompts, *self.measured_prompts, *captions_of(self.examples.held_out), ""]
-        known = encode_each_caption(family, captions, min_chunks, self.settings.clip_skip)
-        if self.settings.varies_captions:
-            known = EncodedInTheStep(family, known, min_chunks, self.settings.clip_skip)
+        prompt, each encoded once; the text encoders are moved off the device, unless captions are encoded in the steps."""
+        family, device, settings = self.family.to(self.device), self.device, self.settings
+        prompts = [*self.sample_prompts, *self.measured_prompts, ""]
+        if not self.streamed.captions:
+            prompts += [*captions, *captions_of(self.examples.held_out)]
+        known = encode_each_caption(family, prompts, min_chunks, settings.clip_skip)
+        if self.streamed.captions:
+            most = 0 if settings.varies_captions else BYTES_OF_CAPTIONS
+            known = EncodedInTheStep(family, known, min_chunks, settings.clip_skip, most)
         for name, network in family.components.items():
-            if network is not family.denoiser and (name == "vae" or not self.settings.varies_captions):
+            if network is not family.denoiser and (name == "vae" or not self.streamed.captions):
                 network.to("cpu")
         return lambda prompts: family.collate([known[prompt] for prompt in prompts], known[""]).to(device)
 
@@ -236,7 +237,7 @@ class RunContext:
         family = self.family.to(self.device)
         dtype = DTYPES[settings.prior_generation_precision or settings.mixed_precision]
         with self.accelerator.main_process_first(), class_images.computing_in(dtype, family):
-            return class_images.complete(settings, family, self.resolution)
+            return class_images.complete(settings, family, self.resolution, self.examples.checked.of_class())
 
     def place(self, method: Method) -> None:
         """Moves the method to the device, and enables gradient checkpointing."""
@@ -264,17 +265,19 @@ def placement_of(settings) -> Placement:
     return Placement() if settings.trains_whole_networks else Placement("cpu", DTYPES[settings.mixed_precision], ("vae",))
 
 
-def release_unused(settings, family: Family, method: Method) -> None:
+def release_unused(context: RunContext, method: Method) -> None:
     """Frees the memory of the networks that the rest of a run does not need: those that are in neither its steps nor its sample
     images nor its result. They keep their names and shapes, on the meta device."""
+    settings, family = context.settings, context.family
     if settings.leaves_out_text_encoder:
         family.leave_out_text_encoder()
     if settings.trains_whole_networks:  # and saves the others with them
         return
     needed = list(method.children())
-    if settings.validation_prompt != () or settings.evaluation == "pictures" or family.takes_mask:
+    draws = settings.validation_prompt != () or settings.evaluation == "pictures"
+    if draws or context.streamed.images or family.takes_mask:
         needed.append(family.components.get("vae"))
-    if settings.varies_captions:
+    if context.streamed.captions:
         needed += [network for name, network in family.components.items() if name != "vae"]
     for network in family.components.values():
         if network not in needed:

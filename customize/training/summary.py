@@ -8,6 +8,8 @@ from customize.data import bucket_report
 from customize.data.bucket_report import in_words
 from customize.data.buckets import Buckets
 from customize.data.examples import Examples
+from customize.data.samples.on_demand import BYTES
+from customize.data.samples.streaming import Streamed
 from customize.device import Machine
 from customize.evaluation import verdict_words
 from customize.evaluation.probe_prompts import pairs
@@ -72,9 +74,21 @@ def prepared(context, training, seconds: float) -> Rows:
     by += ", averaged (EMA)" if settings.use_ema else ""
     text = f"{units.count(steps, 'step')}{left}{by}, batch size {context.global_batch}; {parameters}; {units.about(seconds)}"
     yield "training", text + (" without a GPU: Ctrl-C saves and stops" if context.is_slow else "")
+    if in_steps := [*encoded_in_steps(context.streamed, settings)]:
+        yield "encoded", printable(f"in the steps that first need them: {'; '.join(in_steps)}")
     yield "samples", samples(context, settings)
     if context.evaluation == "pictures":
         yield "measured", measured(context, settings)
+
+
+def encoded_in_steps(streamed: Streamed, settings) -> Iterator[str]:
+    """What is not encoded before the first step, and where its encodings are kept."""
+    if streamed.images:
+        again = f"those beyond {units.size(BYTES)} again each time, unless --latents_cache_dir FOLDER keeps them"
+        kept = f"kept in {settings.latents_cache_dir}" if settings.latents_cache_dir else again
+        yield f"{units.count(streamed.num_crops, 'crop')} of images, {kept}"
+    if streamed.captions and not settings.varies_captions:
+        yield units.count(streamed.num_captions, "caption")
 
 
 def measured(context, settings) -> str:

@@ -182,7 +182,7 @@ OWN_OPTIONS = (
 EPOCHS_OF_SAVES = ("weights are saved by steps, not by epochs", "give --save_steps N")
 IN_THE_PROMPT = ("the words of a subject are part of its prompts", 'write them in --instance_prompt, as in "a photo of sks dog"')
 OWN_ATTENTION = "torch's own attention saves the same memory"
-ALWAYS_CACHED = "images are encoded once and kept in memory; --latents_cache_dir FOLDER caches them on disk"
+ALWAYS_CACHED = "images are encoded once, many of them in the steps; --latents_cache_dir FOLDER caches them on disk"
 DEVICE = (
     "the device is chosen automatically: a GPU if there is one",
     "leave it out; CUDA_VISIBLE_DEVICES=0 (or empty: none) selects another",

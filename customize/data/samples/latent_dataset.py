@@ -6,7 +6,7 @@ B positions, C latent channels, H W latent height and width.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,12 +40,12 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class CachedImage:
-    """An image as the loop needs it. stored: `LatentSpace.encode` of each variant (crop, flip) that the run draws; crops: of
-    all variants."""
+    """An image as the loop needs it. stored: `LatentSpace.encode` of each variant (crop, flip) that the run draws, or of any
+    variant, encoded when it is asked for (`on_demand.Variants`); crops: of all variants."""
 
     name: str
     captions: tuple[str, ...]
-    stored: dict[int, Tensor]
+    stored: Mapping[int, Tensor]
     crops: Sequence[Crop]
 
     @property
@@ -108,7 +108,7 @@ class LatentDataset:
         of_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for position in positions:
             index, variant = self.sampler.draw(step, position)
-            of_shape[tuple(self.images[index].stored[variant].shape)].append(position)
+            of_shape[self.stored_shape(self.images[index], variant)].append(position)
         return [self.batch(step, alike) for alike in of_shape.values()]
 
     def batch(self, step: int, positions: Sequence[int]) -> Batch:
@@ -164,8 +164,12 @@ class LatentDataset:
         first."""
         of_shape: dict[tuple[int, ...], list[CachedImage]] = defaultdict(list)
         for image in filter(lambda image: image.stored, self.images[:number]):
-            of_shape[tuple(image.stored[image.first].shape)].append(image)
+            of_shape[self.stored_shape(image, image.first)].append(image)
         return max(of_shape.values(), key=len)
+
+    def stored_shape(self, image: CachedImage, variant: int) -> tuple[int, ...]:
+        """The shape of what is stored of a variant, which need not be encoded for it."""
+        return self.family.latents.stored_shape(*image.crops[variant].target_size)
 
     def timesteps(self, step: int, positions: Sequence[int]) -> Tensor:
         """The timesteps [B], by the base model's own distribution over noise levels, and by what the settings make of it."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from customize import events
 from customize.data.crops import Variant
 from customize.data.examples import Example
+from customize.data.samples.on_demand import BYTES, BYTES_BESIDE_FILES
 from customize.errors import InputError
 from customize.families.latents import LatentSpace, hash_of
 from customize.storage.atomic import write_bytes
@@ -29,7 +30,9 @@ Place = TypeVar("Place", bound=Hashable)
 
 
 class NoCache:
-    """A cache that stores nothing."""
+    """A cache that stores nothing. memory: the bytes that are worth keeping in memory beside it."""
+
+    memory = BYTES
 
     def key(self, example: Example, cut: Variant, interpolation: str) -> str:
         """The name of an entry."""
@@ -39,12 +42,18 @@ class NoCache:
         """The stored moments of each image that has an intact entry."""
         return {}
 
+    def read(self, key: str) -> Tensor | None:
+        """The stored moments of an intact entry, if there is one."""
+        return None
+
     def keep(self, key: str, moments: Tensor) -> None:
         """Write an entry atomically."""
 
 
 class LatentsCache(NoCache):
     """A folder of entries. device: the device on which images are encoded."""
+
+    memory = BYTES_BESIDE_FILES
 
     def __init__(self, folder: Path, latents: LatentSpace, device: torch.device):
         self.folder, self.latents = folder, latents
@@ -90,8 +99,8 @@ class LatentsCache(NoCache):
         write_bytes(self.path(key), save({"moments": moments}, {"key": key, "sha256": hash_of({"moments": moments})}))
 
     def path(self, key: str) -> Path:
-        """The file of an entry."""
-        return self.folder / f"{key}.safetensors"
+        """The file of an entry, in one of 256 subfolders, since a write looks through the folder for leftovers."""
+        return self.folder / key[:2] / f"{key}.safetensors"
 
 
 def content(example: Example) -> str:

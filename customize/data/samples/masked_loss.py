@@ -17,6 +17,7 @@ from customize.data.example import Example
 from customize.data.mask_files import open_mask
 from customize.data.samples.batches import Batch
 from customize.data.samples.latent_dataset import EpochSampler, ImageDataset
+from customize.data.samples.on_demand import BYTES_OF_MASKS, Kept, Variants, nbytes
 from customize.diffusion.losses import masked_prior_weights, masked_weights
 from customize.families.latents import LatentSpace
 
@@ -67,29 +68,28 @@ def masked(
     dataset: ImageDataset, sampler: EpochSampler, latents: LatentSpace, examples: Sequence[Example],
     cuts: Sequence[Sequence[Variant]], outside: OutsideWeights,
 ) -> ImageDataset:  # fmt: skip
-    """The dataset of these examples and their crops with the masks of those variants that it stores; as it is if there are none.
-    Raises ResourceError."""
+    """The dataset of these examples and their crops with the masks of their variants, each read when a step first needs it; as it
+    is if there are none."""
     if not any(example.mask for example in examples):
         return dataset
-    masks = [
-        latent_masks(example, own, {variant: latents.shape(each) for variant, each in image.stored.items()})
-        for example, own, image in zip(examples, cuts, dataset.images, strict=True)
-    ]
+
+    def mask(place: tuple[int, int]) -> Tensor:
+        image, variant = place
+        return latent_mask(examples[image], cuts[image][variant], latents)
+
+    kept = Kept(mask, nbytes, BYTES_OF_MASKS)
+    masks = [Variants(kept, image, len(own) if examples[image].mask else 0) for image, own in enumerate(cuts)]
     return MaskedLoss(dataset, sampler, masks, outside)
 
 
-def latent_masks(example: Example, cuts: Sequence[Variant], shapes: Mapping[int, Sequence[int]]) -> dict[int, Tensor]:
-    """The masks of some variants [1, H, W], float32 in [0, 1]: for each latent the mean over its pixels. {} without a mask.
+def latent_mask(example: Example, cut: Variant, latents: LatentSpace) -> Tensor:
+    """The mask of a crop [1, H, W], float32 in [0, 1]: for each latent the mean over its pixels.
 
-    A crop that is only measured, and shows nothing of what the mask selects, has none. shapes: (C, H, W) of these. Raises
-    ResourceError.
+    Raises KeyError where there is none: a crop that is only measured may show nothing of what the mask selects. Raises
+    ResourceError if the mask has changed since it was checked.
     """
-    if example.mask is None or not shapes:
-        return {}
-    pixels = cut_out(open_mask(example), [cuts[variant] for variant in shapes], "box")
-    shares = torch.from_numpy(pixels)[:, None].float() / 255
-    return {
-        variant: F.adaptive_avg_pool2d(share, tuple(shape[1:]))
-        for (variant, shape), share in zip(shapes.items(), shares, strict=True)
-        if share.any()
-    }
+    [pixels] = cut_out(open_mask(example), [cut], "box")
+    share = torch.from_numpy(pixels)[None].float() / 255
+    if not share.any():
+        raise KeyError(example.name)
+    return F.adaptive_avg_pool2d(share, latents.stored_shape(cut.height, cut.width)[1:])

@@ -89,6 +89,10 @@ class DataSettings(Settings):
     latents_cache_dir: str | None = setting(
         None, "data", "folder in which encoded images are cached for other runs", text="path", scope="run"
     )
+    vae_cache_ondemand: bool | None = setting(
+        None, "data", "encode each image when a step first needs it, instead of all before the first step", scope="run",
+        default_in_words="none: with more than 2,000 crops of images",
+    )  # fmt: skip
 
     @property
     def varies_captions(self) -> bool:

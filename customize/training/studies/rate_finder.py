@@ -80,9 +80,10 @@ def measure(settings, folder: Path, source: Source, examples: Examples) -> Curve
         events.note(f"{units.count(missing, 'class image')} missing: one is generated for the test, and discarded")
     context = RunContext(settings, accelerator, load_base(settings, source), examples, 0)
     with resources(for_memory(settings), "make room"), trial_of(settings, context, STEPS) as trial:
-        training = prepare(trial, replace(context, settings=trial))
+        context = replace(context, settings=trial)
+        training = prepare(trial, context)
         method = training.method
-        release_unused(settings, context.family, method)
+        release_unused(context, method)
         rates = RisingRates(trial, method.build_optimizer(trial), STEPS, context.learning_rate_scale)
         draws = {TRAINING: training.dataset.probe(SAMPLES)}
         measuring = Measuring(Probe(method, draws, accelerator.device, settings.train_batch_size, accelerator.autocast))
