@@ -24,12 +24,12 @@ class ForkServer:
         )
 
     def run(
-        self, command: str, arguments: list[str], moment: str = "", number: int = 1, action: str = "SIGKILL", **limits: float
+        self, command: str, arguments: list[str], moment: str = "", number: int = 1, action: str = "SIGKILL", **limits: Any
     ) -> tuple[int, str]:
         """Returns (exit status, output) of `train_COMMAND.py ARGUMENTS`; the status is negative for a signal.
 
         limits: `after`, seconds until SIGKILL; `asleep`, seconds until SIGCONT after SIGSTOP; `file_size`, the largest file in
-        bytes; `umask`. With `port`, two processes train together and connect at that port.
+        bytes; `umask`. With `port`, two processes train together and connect at that port; `environment`: variables.
         """
         assert self.process.stdin and self.process.stdout
         request = {"command": command, "arguments": arguments, "moment": moment, "number": number, "action": action, **limits}
@@ -126,6 +126,7 @@ def serve() -> None:
                 rank = {"RANK": str(int(other == 0)), "LOCAL_RANK": str(int(other == 0)), "WORLD_SIZE": "2"}
                 meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(request["port"]), "ACCELERATE_USE_CPU": "true"}
                 os.environ |= {**rank, **meeting}
+            os.environ |= request.get("environment", {})
             os.dup2(output, 1)
             os.dup2(output, 2)
             signal.signal(signal.SIGINT, signal.default_int_handler)

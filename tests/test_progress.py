@@ -35,7 +35,7 @@ class Output(io.StringIO):
 def simulate(clock, monkeypatch, steps, step, first, sample=0.0, every=100, checkpoint=0.0, checkpointing=500, begin=0):
     """Runs the callbacks of a run whose parts take so many seconds; returns (step, estimated seconds, actual seconds)."""
     state = SimpleNamespace(
-        step=begin, max_train_steps=steps, sound=True, stop=None, accelerator=SimpleNamespace(is_main_process=True)
+        step=begin, max_train_steps=steps, sound=True, stop=None, model=None, accelerator=SimpleNamespace(is_main_process=True)
     )
     samples = EveryNSteps(every, lambda state: clock.passes(sample), at_start=True)
     saves = Checkpoints(None, checkpointing, None)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from fork_server import ForkServer
 from kit import settings_for
@@ -23,7 +24,7 @@ class Run:
         write_text(self.config, settings.to_toml())
 
     def __call__(
-        self, *arguments: str, moment: str = "", number: int = 1, action: str = "SIGKILL", **limits: float
+        self, *arguments: str, moment: str = "", number: int = 1, action: str = "SIGKILL", **limits: Any
     ) -> tuple[int, str]:
         return self.server.run(self.command, [str(self.config), *arguments], moment, number, action, **limits)
 

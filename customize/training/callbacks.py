@@ -15,13 +15,14 @@ from typing import Any, TextIO
 import torch
 
 from customize import events
-from customize.errors import Interrupted
+from customize.errors import Interrupted, NumericsError
 from customize.optim.learning_rates import rate_of
 from customize.storage import checkpoint, ownership
 from customize.storage.atomic import write_bytes
 from customize.storage.disk import room_for
 from customize.storage.resources import optional_file
 from customize.storage.run_log import numbers_of, read_log
+from customize.training.distributed import sharding
 from customize.training.loop import Callback, State, StepMetrics
 
 
@@ -182,14 +183,18 @@ class Checkpoints(Callback):
         self.save(state)
 
     def finish(self, state: State) -> None:
-        if state.sound and state.step != self.saved:
+        if state.sound and state.step != self.saved and sharding.can_gather(state.model):
             self.save(state)
 
     def save(self, state: State) -> None:
         """Writes a checkpoint, and only when it is safe, removes old ones beyond the limit."""
-        begin = time.perf_counter()
+        begin, whole = time.perf_counter(), state.checkpoint()
         if state.accelerator.is_main_process:
-            path = checkpoint.save(self.folder, state.checkpoint(), self.metadata(state.step))
+            try:
+                path = checkpoint.save(self.folder, whole, self.metadata(state.step))
+            except NumericsError:
+                self.saved = state.step  # such a state is not tried again
+                raise
             checkpoint.prune(self.folder, self.keep)
             events.emit(events.CheckpointSaved(state.step, path))
         self.saved, self.seconds = state.step, time.perf_counter() - begin

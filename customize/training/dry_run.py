@@ -34,12 +34,13 @@ from customize.storage import checkpoint, run_folder
 from customize.storage.disk import free_bytes
 from customize.storage.resources import for_memory, resources
 from customize.training import model_card, summary
+from customize.training.distributed.accelerator import check_machine, start_accelerator
 from customize.training.evaluating.kept_weights import planned_files
 from customize.training.loop import Callback, LoopConfig, State, StepMetrics, train
 from customize.training.nan_guard import NanGuard
 from customize.training.resumable import OPTIMIZER, named_tensors, parts_of
 from customize.training.resume import done, find_checkpoint, fitting, identity, planned_steps
-from customize.training.run import check_machine, start_accelerator, weights_every
+from customize.training.run import weights_every
 from customize.training.setup import RunContext, load_base, release_unused
 from customize.training.validation import ValidationImages
 from customize.weights.weight_file import BUNDLED
@@ -169,7 +170,8 @@ def make(settings, folder: Path, source: Source, examples: Examples, callbacks: 
         config = LoopConfig.of(trial, trial.max_train_steps)
         state = train(config, training.method, training.dataset, [NanGuard(), clock], accelerator, learning_rates, parts, resume)
         state.identity = run_identity
-        files = files_of(settings, context, training, state)
+        with state.whole_weights():
+            files = files_of(settings, context, training, state)
     square = context.family.latents.stored_shape(context.resolution, context.resolution)
     held = context.streamed.held(math.prod(square) * torch.float32.itemsize, bool(settings.latents_cache_dir))
     memory, free_memory, where = memory_of(accelerator, held)

@@ -6,7 +6,7 @@ B samples of a micro-batch, G samples of a step (the global batch).
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from customize.optim.averaging import taking_steps
 from customize.optim.learning_rates import LearningRates
 from customize.settings.derived import from_settings
 from customize.storage.checkpoint import Checkpoint
+from customize.training.distributed import sharding
 from customize.training.resumable import IDENTITY, SKIPPED_DRAWS, WEIGHTS, Resumable, SkippedDraws, saved_parts
 
 
@@ -78,7 +79,8 @@ class LoopConfig:
 @dataclass
 class State:
     """The state of a run. step: optimizer steps done; identity: what a resumed run must have in common with this one;
-    parts: everything that changes from step to step, by name; stop: set once a callback has ended the run.
+    model: the method as the processes train it together (`Accelerator.prepare`); parts: everything that changes from step to
+    step, by name; stop: set once a callback has ended the run.
 
     sound: False while weights and optimizer are being changed; a checkpoint may be saved only while it is True.
     """
@@ -87,6 +89,7 @@ class State:
     step: int
     max_train_steps: int
     method: Method
+    model: Any
     optimizer: Any
     accelerator: Accelerator
     parts: dict[str, Resumable]
@@ -106,9 +109,13 @@ class State:
         return self.step + len(self.skipped_draws)
 
     def checkpoint(self) -> Checkpoint:
-        """The state, for `restore`; its tensors are those in use, not copies."""
-        saved = {name: part.state_dict() for name, part in self.parts.items()}
+        """The state, for `restore`; its tensors are those in use, not copies. All processes call it, and the first one has it."""
+        saved = sharding.gathered(self.model, {name: part.state_dict() for name, part in self.parts.items()})
         return Checkpoint(self.step, saved.pop(WEIGHTS), {IDENTITY: self.identity, **saved})
+
+    def whole_weights(self) -> AbstractContextManager[None]:
+        """Inside the context the first process may look at the weights, also where they are sharded; all processes enter it."""
+        return sharding.whole_weights(self.model)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Restores the state of a checkpoint."""
@@ -129,6 +136,7 @@ class Callback:
     """Called at each stage of a run. A callback changes the result only by `SkipDraw` and `Stop`.
 
     Whenever one is called, the networks hold the weights that would be the result: the optimizer's average, if it has one.
+    One that looks at them does so inside `State.whole_weights`.
     """
 
     log: Callable[[dict[str, Any]], None] = staticmethod(lambda entry: None)
@@ -176,7 +184,7 @@ def train(
     An exception of a callback ends the run, after `finish` of all callbacks.
     """
     model, optimizer = accelerator.prepare(method, learning_rates.optimizer)
-    state = State(identity or {}, 0, config.max_train_steps, method, optimizer, accelerator, parts)
+    state = State(identity or {}, 0, config.max_train_steps, method, model, optimizer, accelerator, parts)
     if resume:
         state.restore(resume)
     method.train()

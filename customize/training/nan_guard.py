@@ -18,6 +18,7 @@ from customize import events
 from customize.errors import NumericsError
 from customize.printable import first_few
 from customize.storage.checkpoint import is_finite
+from customize.training.distributed.sharded_tensors import is_sharded, local
 from customize.training.loop import Callback, SkipDraw, State, StepMetrics
 from customize.training.resumable import OF_LOOP, OPTIMIZER, SKIPPED_DRAWS, WEIGHTS, copied, named_tensors, replaced
 
@@ -72,7 +73,8 @@ class NanGuard(Callback):
         tensors: list[Tensor] = []
         trees = copied(states(state, state.parts.keys() & set(OF_LOOP)), tensors)
         if [*map(id, tensors)] != [*map(id, self.tensors)]:  # the optimizer creates its tensors in its first step
-            self.tensors, small = tensors, sum(tensor.nbytes for tensor in tensors) <= SNAPSHOT_LIMIT
+            whole = not any(map(is_sharded, tensors))
+            self.tensors, small = tensors, whole and sum(tensor.nbytes for tensor in tensors) <= SNAPSHOT_LIMIT
             self.snapshots = (Snapshot(tensors), Snapshot(tensors)) if small else ()
         spare = next((snapshot for snapshot in self.snapshots if snapshot is not self.good), None)
         if spare:
@@ -157,13 +159,13 @@ def tensors_of(state: State) -> dict[str, Tensor]:
 
 def are_finite(state: State, tensors: Iterable[Tensor]) -> bool:
     """Whether the norm of these tensors is finite on every process: so are all numbers in them, and their squares."""
-    norm = get_total_norm([tensor.detach() for tensor in tensors if tensor.is_floating_point()])
+    norm = get_total_norm([local(tensor.detach()) for tensor in tensors if tensor.is_floating_point()])
     return bool(state.accelerator.gather(norm.float().to(state.accelerator.device)).isfinite().all())
 
 
 def damaged(state: State) -> list[str]:
     """The names of the tensors that are not finite."""
-    found = [name for name, tensor in tensors_of(state).items() if not is_finite(tensor.detach())]
+    found = [name for name, tensor in tensors_of(state).items() if not is_finite(local(tensor.detach()))]
     return [readable(name, state) for name in found] or ["on another process"]
 
 

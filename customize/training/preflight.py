@@ -26,7 +26,7 @@ from customize.families.source import known_token_problems, refuse_clip_skip, re
 from customize.families.specs import spec_of
 from customize.families.specs.text_limits import too_long
 from customize.printable import first_few
-from customize.settings import derived, environment
+from customize.settings import derived, environment, sharding_request
 from customize.settings.files import run_folders
 from customize.settings.rules.bucket_rules import bound_problems
 from customize.settings.rules.training_rules import warmup_problems
@@ -73,7 +73,7 @@ def run(settings, callbacks: "Sequence[Callback]" = ()) -> Path:
 def check(settings) -> tuple[Path, Source, Examples]:
     """The run's folder, the located base model and the examples. Raises one InputError with every problem found."""
     report = examine(settings)
-    problems = [*report.problems, *environment.lacking(settings)]
+    problems = [*report.problems, *environment.lacking(settings), *sharding_request.problems(settings)]
     if problems or not report.folder or not report.source:
         raise InputError(problems)
     return report.folder, report.source, report.examples

@@ -13,8 +13,10 @@ from torch import Tensor
 from customize.errors import InputError, Problem
 from customize.methods.method import Method
 from customize.optim.optimizer_state import counters_of, has_counters_of, has_done, is_state_of, of_this_run
+from customize.optim.together import parameters_of
 from customize.printable import first_few
 from customize.storage.checkpoint import Checkpoint
+from customize.training.distributed.sharded_tensors import placed_like
 
 WEIGHTS, OPTIMIZER, SCALER, SKIPPED_DRAWS = "weights", "optimizer", "scaler", "left_out"
 """Names of the parts in a checkpoint's state.json; the weights are in a separate file. Skipped draws are `left_out` there and in
@@ -51,7 +53,8 @@ class TrainableWeights:
         return self.method.trainable_state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.method.load_trainable_state_dict(state)
+        own = self.method.trainable_state_dict()
+        self.method.load_trainable_state_dict({name: placed_like(each, own[name]) for name, each in state.items()})
 
     def faults(self, saved: dict[str, Tensor], step: int) -> list[str]:
         own = self.method.trainable_state_dict()
@@ -74,7 +77,12 @@ class OptimizerState:
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state)
+        parameters = parameters_of(self.optimizer)
+        placed = {
+            number: {name: placed_like(value, parameters[number]) for name, value in kept.items()}
+            for number, kept in state["state"].items()
+        }
+        self.optimizer.load_state_dict({**state, "state": placed})
 
     def faults(self, saved: Any, step: int) -> list[str]:
         state = saved.get("state") if isinstance(saved, dict) else None

@@ -9,15 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, broadcast_object_list
+from accelerate.utils import broadcast_object_list
 
 from customize import device, events
 from customize.data import bucket_report
 from customize.data.examples import Examples
-from customize.errors import InputError
 from customize.evaluation import report, verify_result
 from customize.evaluation.probe_loss import Probe
 from customize.evaluation.record import Evaluation
@@ -40,8 +37,8 @@ from customize.training.callbacks import (
     Signals,
     Trackers,
     tracker_options,
-    trackers,
 )
+from customize.training.distributed.accelerator import check_machine, start_accelerator
 from customize.training.evaluating.callback import Evaluating
 from customize.training.evaluating.probe_sets import planned, sets_of
 from customize.training.evaluating.resumed import is_measured, result_step
@@ -154,6 +151,7 @@ def fit(
         events.info(f"stopped after step {state.step:,} of {state.max_train_steps:,}: {state.stop.reason}")
     outcome = Outcome(method, samples, state.step, state.stop, began, evaluating.record if evaluates else None)
     chosen = state.stop.weights if state.stop else None
+    claim.enter_context(state.whole_weights())
     if accelerator.is_main_process:
         with method.holding(chosen):
             if chosen is not None and samples.prompts:
@@ -161,28 +159,6 @@ def fit(
             if probe:
                 events.info(str(probe.at(outcome.result_step).change))
     return outcome
-
-
-def check_machine(settings) -> None:
-    """Raises InputError for fp16 without a GPU, which only torch can tell; `preflight.check` has checked everything else."""
-    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    if problems := device.fp16_problem(settings.mixed_precision, "cuda" if has_gpu else "cpu"):
-        raise InputError(problems)
-
-
-def start_accelerator(settings, folder: Path) -> Accelerator:
-    """Sets up device, precision, processes and trackers. Not all parameters of text encoders need have gradients: SDXL does not
-    use the last layer of its first one."""
-    if AcceleratorState._shared_state.get("_mixed_precision", settings.mixed_precision) != settings.mixed_precision:
-        AcceleratorState._reset_state()  # it keeps the precision of an earlier run in this process, and refuses another
-    torch.backends.cuda.matmul.allow_tf32 = settings.allow_tf32
-    processes = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=settings.trains_text_encoders)
-    return Accelerator(
-        mixed_precision=settings.mixed_precision,
-        log_with=trackers(settings) or None,
-        kwargs_handlers=[processes],
-        project_config=ProjectConfiguration(str(folder), logging_dir=str(folder / settings.logging_dir)),
-    )
 
 
 def agreed(settings, folder: Path, accelerator: Accelerator) -> Path:
@@ -268,10 +244,11 @@ def save_weights(folder: Path, method: Method, metadata_of: MetadataOfStep) -> C
 
     def save(state: State) -> None:
         what = f"the weights of step {state.step} could not be saved"
-        if state.accelerator.is_main_process:
-            with optional_file(what), new_folder(folder / checkpoint.name(state.step)) as unfinished:
-                method.save(unfinished, metadata_of(state.step))
-                manifest.write(unfinished)
+        with state.whole_weights():
+            if state.accelerator.is_main_process:
+                with optional_file(what), new_folder(folder / checkpoint.name(state.step)) as unfinished:
+                    method.save(unfinished, metadata_of(state.step))
+                    manifest.write(unfinished)
 
     return save
 

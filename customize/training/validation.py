@@ -54,14 +54,18 @@ class ValidationImages:
             raise InputError([replace(problem, where="validation_scheduler") for problem in error.problems]) from error
 
     def __call__(self, state: State) -> None:
-        if state.accelerator.is_main_process:
-            images = self.draw_step(state, state.step)
-            for tracker in state.accelerator.trackers:
-                options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-                arrays = {prompt: np.stack([np.asarray(image) for image in drawn]) for prompt, drawn in images.items()}
-                with optional_file(f"{tracker.name} cannot log sample images", Exception):
-                    tracker.log_images(arrays, step=state.step, **options)
+        with state.whole_weights():
+            if state.accelerator.is_main_process:
+                self.track(state, self.draw_step(state, state.step))
         state.accelerator.wait_for_everyone()
+
+    def track(self, state: State, images: dict[str, list[Image.Image]]) -> None:
+        """Logs the images to the trackers, by prompt."""
+        for tracker in state.accelerator.trackers:
+            options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            arrays = {prompt: np.stack([np.asarray(image) for image in drawn]) for prompt, drawn in images.items()}
+            with optional_file(f"{tracker.name} cannot log sample images", Exception):
+                tracker.log_images(arrays, step=state.step, **options)
 
     def draw_step(self, state: State, step: int) -> dict[str, list[Image.Image]]:
         """Generates and saves images with the method's current weights, which are those of `step`; returns them by prompt."""

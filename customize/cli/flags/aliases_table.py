@@ -340,7 +340,7 @@ FLAGS: tuple[tuple[str, Flag], ...] = (
           refused=("networks are not compiled", "leave it out")),
     *_all("fp8_base fp8_base_unet quantize", commands=BOTH, refused=("networks have 16 or 32 bits", TRAIN_MEMORY_HELP[1])),
     *_all("deepspeed zero_stage", commands=BOTH, type=str,
-          refused=("a model is not split over processes", "leave it out; `accelerate launch` shares the samples of a step")),
+          refused=("DeepSpeed is not used", "leave it out, and launch with configs/accelerate/fsdp.yaml, which shards networks")),
     *_all("base_weights base_weights_multiplier", commands=DREAMBOOTH, type=str, many=True,
           refused=("a run has one base model", "merge them first: customize merge FILE:SCALE --base MODEL --out MERGED")),
     *_all("huggingface_repo_type huggingface_path_in_repo huggingface_repo_visibility", commands=BOTH, type=str,

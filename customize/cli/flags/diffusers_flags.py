@@ -11,6 +11,7 @@ from typing import Any
 from customize.errors import Problem
 from customize.families.source import SETTING, family_of
 from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.settings import sharding_request
 from customize.settings.common import Settings
 from customize.settings.field import table, written
 
@@ -226,20 +227,19 @@ def launched(model: type[Settings]) -> dict[str, Any]:
     return {"mixed_precision": precision} if precision and model in BOTH else {}
 
 
-TRUE = ("1", "true", "yes", "y", "on", "t")
 LAUNCHED_WITH = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor or context parallelism",
 }
-"""Requests of `accelerate launch`, in environment variables, to split a model over processes, which is not supported."""
+"""Requests of `accelerate launch`, in environment variables, to split a model over processes by other means than FSDP, which are
+not supported: what ZeRO-2 and ZeRO-3 of DeepSpeed do, FSDP does."""
 
 
 def launch_problems(model: type[Settings]) -> list[Problem]:
     """Requests of `accelerate launch` that are not supported."""
-    requested = {name: what for name, what in LAUNCHED_WITH.items() if os.environ.get(name, "").strip().lower() in TRUE}
-    remedy = "choose no distributed training or MULTI_GPU in `accelerate config`, or start without accelerate launch"
+    requested = {name: what for name, what in LAUNCHED_WITH.items() if sharding_request.is_on(name)}
+    remedy = "choose MULTI_GPU or FSDP in `accelerate config` (configs/accelerate/), or start without accelerate launch"
     return [
         Problem("accelerate launch", f"requests {what} ({name}={os.environ[name]}), which is not supported", remedy)
         for name, what in requested.items()

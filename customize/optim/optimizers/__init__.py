@@ -29,6 +29,7 @@ class Optimizer(Protocol):
     summary: what it is, for `--help`. package: the module that it needs besides those of every installation, or ""; the extra
     that installs it has the optimizer's name. learning_rate: its default learning rate; None: AdamW's times `share`.
     counters: the entries of a parameter group that change from step to step, which are saved and restored with the state.
+    steps_shards: whether it steps weights of which each process holds a part (FSDP) as it steps whole ones.
     """
 
     summary: str
@@ -36,6 +37,7 @@ class Optimizer(Protocol):
     learning_rate: float | None
     share: float
     counters: Sequence[str]
+    steps_shards: bool
 
     def build(self, settings, groups: Groups) -> "torch.optim.Optimizer":
         """The optimizer of these parameter groups. settings: those that its `Settings` declares, by name."""
@@ -49,6 +51,7 @@ class Usual:
     learning_rate: float | None = None
     share = 1.0
     counters: Sequence[str] = ()
+    steps_shards = False
 
 
 def option(default: Any, description: str, **bounds: float) -> Any:

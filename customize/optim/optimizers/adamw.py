@@ -36,6 +36,7 @@ class Optimizer(Usual):
     """torch's, fused."""
 
     summary = "AdamW of torch"
+    steps_shards = True
 
     def build(self, settings, groups: Groups) -> "torch.optim.Optimizer":
         from torch.optim import AdamW

@@ -91,8 +91,13 @@ class Evaluating(Callback):
     def start(self, state: State) -> Stop | None:
         """A run that was killed when only its result was missing ends as it would have. One that ended by an error while it was
         measured is measured now."""
-        if not state.accelerator.is_main_process or not state.step:
+        if not state.step:
             return None
+        with state.whole_weights():
+            return self.resumed(state) if state.accelerator.is_main_process else None
+
+    def resumed(self, state: State) -> Stop | None:
+        """As `start`, of a run that is resumed."""
         ended = has_ended(self.context.settings, self.record, state.step, state.max_train_steps)
         is_missing = self.probe and self.is_due(state.step) and self.record.candidate(state.step) is None
         if ended and not is_missing:
@@ -107,7 +112,8 @@ class Evaluating(Callback):
     def after_step(self, state: State, metrics: StepMetrics) -> Stop | None:
         if not self.is_due(state.step) and state.step < state.max_train_steps:
             return None
-        stop = self.measure(state) if state.accelerator.is_main_process else None
+        with state.whole_weights():
+            stop = self.measure(state) if state.accelerator.is_main_process else None
         state.accelerator.wait_for_everyone()
         return stop
 

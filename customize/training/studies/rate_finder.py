@@ -18,11 +18,11 @@ from customize.optim.learning_rates import LearningRates
 from customize.storage.resources import for_memory, resources
 from customize.training import summary
 from customize.training.callbacks import Progress
+from customize.training.distributed.accelerator import check_machine, start_accelerator
 from customize.training.dry_run import to_generate, trial_of
 from customize.training.loop import Callback, LoopConfig, State, StepMetrics, Stop, train
 from customize.training.nan_guard import NanGuard
 from customize.training.resumable import parts_of
-from customize.training.run import check_machine, start_accelerator
 from customize.training.setup import RunContext, load_base, release_unused
 
 STEPS, PER_DECADE, EVERY = 90, 16, 2

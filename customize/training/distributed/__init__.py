@@ -1,0 +1,1 @@
+"""Several processes that train one method together: replicated networks (DDP), or sharded ones (FSDP2)."""
