@@ -9,7 +9,6 @@ knows of parts, and files are those of a run that shards nothing.
 """
 
 import copy
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -30,19 +29,7 @@ from customize.training.resumable import copied, replaced
 
 
 class ShardingAccelerator(Accelerator):
-    """Accelerate's processes, which shard the networks of a method where `Accelerator` would replicate them.
-
-    Accelerate itself shards on GPUs only, and with weights in the precision of the computation; here it does not learn that
-    sharding is asked for.
-    """
-
-    def __init__(self, **options: Any):
-        requested = os.environ.pop(sharding_request.REQUEST, None)
-        try:
-            super().__init__(**options)
-        finally:
-            if requested is not None:
-                os.environ[sharding_request.REQUEST] = requested
+    """Accelerate's processes, which shard the networks of a method where `Accelerator` would replicate them."""
 
     def prepare(self, *args: Any, device_placement: Any = None) -> Any:
         """Shards the networks of a method and replaces their parameters in its optimizer; returns both, ready for the loop."""
