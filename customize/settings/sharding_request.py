@@ -70,7 +70,7 @@ def setting_problems(settings) -> Iterator[Problem]:
             bool(settings.masked_prior_preservation_weight),
         ),
     }  # fmt: skip
-    remedies = {"optimizer": "use adamw, or ", "mixed_precision": "use bf16 or no, or "}
+    remedies = {"optimizer": "use adamw", "mixed_precision": "use bf16 or no", "masked_prior_preservation_weight": "set it to 0"}
     for name, (what, is_refused) in refused.items():
         if is_refused:
-            yield Problem(name, what, f"{remedies.get(name, '')}{OTHERWISE}")
+            yield Problem(name, what, f"{remedies[name]}, or {OTHERWISE}" if name in remedies else OTHERWISE)
