@@ -47,9 +47,10 @@ CASES = {
 }
 
 
-def runs(*often: str) -> list:
+def runs(*often: str, without: str = "") -> list:
     """All cases but plain LoRA, which has tests of its own; those that are not named run with the slow tests."""
-    return [case if case in often else pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != "lora"]
+    cases = [case for case in CASES if case not in ("lora", without)]
+    return [case if case in often else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
 TARGETS = {"conv": (nn.Conv2d(8, 12, 3, stride=2, padding=1), (2, 8, 6, 6)), "linear": (nn.Linear(8, 24), (2, 5, 8))}
@@ -205,6 +206,25 @@ def test_each_sample_of_a_t_lora_has_the_ranks_of_its_timestep(kind):
     assert TimestepRank(8, 1.0).kept(torch.tensor([0, 500, 999]), 4).tolist() == [4, 4, 4]
 
 
+def test_a_t_lora_has_its_ranks_in_the_backward_pass_too(tiny_epsilon, image_folder, tmp_path):
+    """Where activations are computed again after the teacher's forward pass, which has fewer samples, gradients are the same."""
+    found = []
+    for checkpointing in (False, True):
+        changes = {"tlora_min_rank": 1, "prior_preservation": "teacher", "class_prompt": "a photo of dog", "train_batch_size": 2}
+        settings = settings_for(
+            "lora", tiny_epsilon, image_folder, tmp_path / "run", **changes, gradient_checkpointing=checkpointing
+        )
+        _, training = prepared(settings)
+        training.method.train()
+        for batch in training.dataset.deal(0, range(2)):
+            training.method(batch).sum().backward()
+        found.append({name: p.grad for name, p in training.method.named_parameters() if p.requires_grad and p.grad.any()})
+    plain, checkpointed = found
+    assert plain.keys() == checkpointed.keys() and plain
+    for name, gradient in plain.items():
+        torch.testing.assert_close(checkpointed[name], gradient, rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("case", "start"), [("orthogonal", 1e-6), ("pissa", 1e-5), ("loha", 0), ("lokr", 0), ("oft", 0), ("boft", 0)]
 )
@@ -305,13 +325,13 @@ def test_a_checkpoint_is_loaded_as_weights(case, trained, tiny_epsilon):
         assert torch.equal(latents_of(load_pipeline(str(tiny_epsilon), weights)), run.latents)
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("case", [case for case in runs("pissa") if case != "tlora"])
+@pytest.mark.parametrize("case", runs("pissa", without="tlora"))
 def test_merged_it_is_the_same_model(case, trained, tiny_epsilon):
     run = trained(case)
     pipeline = load_pipeline(str(tiny_epsilon), [(run.files[0], 1.0)])
-    for network in pipeline.family.trainable.values():
-        peft_layers.merge(network)
+    with torch.no_grad():
+        for network in pipeline.family.trainable.values():
+            peft_layers.merge(network)
     assert not peft_layers.tuner_layers(*pipeline.family.trainable.values())
     assert (latents_of(pipeline) - run.latents).abs().max() < 1e-4
 
