@@ -75,7 +75,8 @@ def values(field: dict[str, Any]) -> str:
     if choices := one.get("enum", [one["const"]] if "const" in one else []):
         words = ", ".join(map(code, choices))
     else:
-        names = {"boolean": "`true` or `false`", "integer": "integer", "number": "number", "string": field.get("text", "text")}
+        names = {"boolean": "`true` or `false`", "integer": "integer", "number": "number", "object": "table",
+                 "string": field.get("text", "text")}  # fmt: skip
         kinds = {"line": "text", "any": "text", "prompt": "text", "weights": "PATH[:SCALE]", "model": "name or path",
                  "placeholder": "word", "modules": "name"}  # fmt: skip
         words = kinds.get(names[one["type"]], names[one["type"]])

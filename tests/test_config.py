@@ -367,7 +367,7 @@ def valid(draw, model):
     situation = {**base(model), **draw(strategies.sampled_from(SITUATIONS[model]))}
     situation = {name: value for name, value in situation.items() if name in known}
     plain, _ = model.examine(situation)
-    decided = situation.keys() | refused(model) | {name for name, _ in CONDITIONS} | {"hub_token"}
+    decided = situation.keys() | refused(model) | {name for name, _ in CONDITIONS} | {"hub_token", "concept", "concepts_list"}
     free = {name: values_of(line) for name, line in known.items() if name not in decided and plain.has_effect(name)}
     values = {**situation, **draw(strategies.fixed_dictionaries({}, optional=free))}
     assume(not model.examine(values)[1])
@@ -485,6 +485,7 @@ def test_every_setting_that_names_a_file_or_folder_is_a_path():
         "prompt_embeddings",
         "validation_images",
         "caption_templates",
+        "concepts_list",
     }
     for model in (TextualInversionSettings, DreamBoothSettings, InferenceSettings):
         for name, line in table(model).items():

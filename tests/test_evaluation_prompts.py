@@ -39,13 +39,15 @@ FOLDER = "customize/demo/examples/subject"
     ],
 )
 def test_a_concept_is_read_from_the_settings_of_dreambooth(values, expected):
-    assert DreamBoothSettings(instance_data_dir=FOLDER, **values).concept == expected
+    assert DreamBoothSettings(instance_data_dir=FOLDER, **values).concepts == (expected,)
 
 
 def test_a_concept_is_read_from_the_settings_of_textual_inversion():
     own = dict(train_data_dir=(FOLDER,), placeholder_token=("<dusk>",), initializer_token=("cat",))
-    assert TextualInversionSettings(**own).concept == Concept("object", "a photo of <dusk>", "a photo of cat", "<dusk>", "cat")
-    style = TextualInversionSettings(**own, learnable_property="style").concept
+    assert TextualInversionSettings(**own).concepts == (
+        Concept("object", "a photo of <dusk>", "a photo of cat", "<dusk>", "cat"),
+    )
+    [style] = TextualInversionSettings(**own, learnable_property="style").concepts
     assert style == Concept("style", "in the style of <dusk>", "", "<dusk>", "")
 
 

@@ -20,6 +20,7 @@ TEXTS = {
     "weights": "nowhere/file.safetensors:0.5", "model": "nowhere/model", "modules": "attention",
     "ranks": "mid_block=4", "factors": "mid_block=0.5",
 }  # fmt: skip
+A_TABLE = {"instance_data_dir": "nowhere", "instance_prompt": "a photo of sks dog"}
 
 
 def a_value(line):
@@ -27,7 +28,7 @@ def a_value(line):
     if line.choices:
         return [line.choices[-1]] if line.many else line.choices[-1]
     number = line.ge if line.ge is not None else (line.gt or 0) + 0.5
-    value = {bool: True, int: number, float: number, str: TEXTS[line.text]}[line.type]
+    value = {bool: True, int: number, float: number, str: TEXTS[line.text], dict: A_TABLE}[line.type]
     return [value] if line.many else value
 
 

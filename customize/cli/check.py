@@ -20,7 +20,8 @@ from customize import methods, missing_path
 from customize.cli import main as cli
 from customize.cli import problem_report as report
 from customize.data import bucket_report
-from customize.data.examples import Example, blurred, near_duplicate_pairs
+from customize.data.examples import Example
+from customize.data.peculiarities import blurred, near_duplicate_pairs
 from customize.errors import InputError, Problem, ResourceError
 from customize.printable import first_few, printable
 from customize.settings.files import shipped_configs, toml_file
@@ -140,7 +141,7 @@ def summary(examples: Sequence[Example], resolution: int) -> str:
 def check_sheet(name: str, settings: TrainingSettings) -> None:
     """Raise InputError if the contact sheet would replace another file or lie among the training images."""
     path, fault = Path(name), text_fault("path", name)
-    folders = [*settings.image_folders, settings.class_folder]
+    folders = [*settings.image_folders, *(part.class_folder for part in settings.parts)]
     inside = [folder for folder in folders if folder and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))]
     if fault or path.suffix.lower() != ".png":
         fault = fault or "does not end in .png"

@@ -228,7 +228,7 @@ def _condition(line: Setting) -> str:
 def _metavar(line: Setting) -> str:
     if line.choices:
         return "{" + ",".join(line.choices) + "}"
-    return {int: "N", float: "X", str: "TEXT"}[line.type]
+    return {int: "N", float: "X", str: "TEXT", dict: "TABLE"}[line.type]
 
 
 def _say(*lines: str) -> None:

@@ -1,6 +1,8 @@
 """One image of a training run, with its captions: decoded once when it is checked, and read again when it is used."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
@@ -46,6 +48,8 @@ class Example:
     """None where the whole image is learned."""
     repeats: int = 1
     """How often an epoch uses it, before the setting `repeats`."""
+    concept: int = 0
+    """Which of the concepts of a run it is of."""
 
     def open(self) -> Image.Image:
         """The upright image, mode RGB, read from its source. Raises ResourceError if it changed since it was checked."""
@@ -63,6 +67,21 @@ class Example:
 def of_folder(name: str, index: int, num_folders: int) -> str:
     """The name of an example of one of the folders of a run, from that of its file."""
     return f"{index + 1}/{name}" if num_folders > 1 else name
+
+
+def of_concept(example: Example, place: int, count: int) -> Example:
+    """The example as one of a concept, of the `count` concepts of a run."""
+    return replace(example, name=of_folder(example.name, place, count), concept=place)
+
+
+def in_turn_of_concepts(examples: Sequence[Example]) -> list[Example]:
+    """The examples, the first of each concept before the second of any."""
+    count: Counter[int] = Counter()
+    numbered = []
+    for example in examples:
+        numbered.append((count[example.concept], example.concept))
+        count[example.concept] += 1
+    return [examples[place] for place in sorted(range(len(examples)), key=numbered.__getitem__)]
 
 
 def open_source(source: Path | Row | Image.Image, remarks: list[str] | None = None) -> Image.Image:

@@ -13,22 +13,20 @@ from customize.data.captions.caption_rule import Caption, CaptionRule
 from customize.data.captions.caption_tables import DEFAULT_COLUMN
 from customize.data.captions.caption_templates import captions_for, rule_of
 from customize.data.checked_images import CheckedImages, Facts
-from customize.data.example import Example, Role, of_folder
+from customize.data.example import Example, Role, of_concept, of_folder
 from customize.data.findings import Findings
 from customize.data.folder import folder_captions, is_tree_of_images, list_folder, meant_instead, walk_subfolders
 from customize.data.hub_dataset import Row, image_rows, load_dataset, row_captions
 from customize.data.images.colour import CONVERTED
-from customize.data.images.similarity import SHARP, near_duplicates
 from customize.data.kohya_folder import read_subsets
-from customize.data.mask_files import with_masks
+from customize.data.mask_files import with_known_masks, with_masks
+from customize.data.peculiarities import note_peculiarities
 from customize.errors import InputError, Problem
 from customize.printable import first_few, printable
 from customize.settings.training import TrainingSettings
 
 DEFAULT_IMAGE_COLUMN = "image"
 USUAL_RESOLUTION = 512
-MANY = 5
-"""Groups of identical images, and pairs of nearly identical ones, up to which each is named."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +54,31 @@ def examine_examples(settings: TrainingSettings, resolution: int = USUAL_RESOLUT
 
     resolution: of the run; images that are blurred at it are noted.
     """
-    found = Findings()
-    own = settings.own_examples(found)
-    checking = CheckedImages.of(settings.latents_cache_dir, resolution)
-    instances = _instances(settings, checking, found) if own is None else own
-    instances = with_masks(settings, instances, found) if settings.masked_loss else instances
-    instances, left_out = _leave_out(instances, settings, found)
+    found, parts, checking = Findings(), settings.parts, CheckedImages.of(settings.latents_cache_dir, resolution)
+    of_parts = [_training_images(part, checking, found) for part in parts]
+    repeats = settings.repeats_of_concepts or (1,) * len(parts)
+    instances = [
+        replace(of_concept(each, place, len(parts)), repeats=each.repeats * repeats[place])
+        for place, (own, _) in enumerate(of_parts) for each in own
+    ]  # fmt: skip
     if not found.problems:
         _check_placeholders_used(tuple(settings.placeholders), instances, found)
-    classes = _class_images(settings, checking.of_class(), found)
-    held_out = (*left_out, *_validation_images(settings, instances, checking, found))
-    _note_peculiarities(instances, resolution, found)
+    classes, held_out = [], []
+    for place, (part, (_, left_out)) in enumerate(zip(parts, of_parts, strict=True)):
+        classes += [of_concept(each, place, len(parts)) for each in _class_images(part, checking.of_class(), found)]
+        others = (*left_out, *_validation_images(part, instances, checking, found))
+        held_out += [of_concept(each, place, len(parts)) for each in others]
+    note_peculiarities(instances, resolution, found)
     notes = (*found.notes, *found.remarks)
-    return Examples(tuple(instances), tuple(classes), notes, held_out, checking), found.problems
+    return Examples(tuple(instances), tuple(classes), notes, tuple(held_out), checking), found.problems
+
+
+def _training_images(settings: TrainingSettings, checking: CheckedImages, found: Findings) -> tuple[list[Example], list[Example]]:
+    """The examples of a concept to train on, with their masks, and those that are held out."""
+    own = settings.own_examples(found)
+    instances = _instances(settings, checking, found) if own is None else own
+    instances = with_masks(settings, instances, found) if settings.masked_loss else instances
+    return _leave_out(instances, settings, found)
 
 
 def _instances(settings: TrainingSettings, checking: CheckedImages, found: Findings) -> list[Example]:
@@ -84,13 +94,30 @@ def _instances(settings: TrainingSettings, checking: CheckedImages, found: Findi
     return instances
 
 
-def load_class_examples(folder: str | Path, class_prompt: str, checking: CheckedImages | None = None) -> tuple[Example, ...]:
-    """The images of a folder for prior preservation; () if it has none. Raises InputError for invalid ones."""
-    found = Findings()
-    rule = CaptionRule("prompt", (class_prompt,))
-    examples = _from_subsets(Path(folder), "class_data_dir", "", rule, checking or CheckedImages(), found)
+def missing_class_images(settings: TrainingSettings, examples: Examples) -> int:
+    """The number of class images that are missing. Concepts of one class may have one folder."""
+    missing: dict[str | None, int] = {}
+    for place, part in enumerate(settings.parts):
+        own = sum(example.concept == place for example in examples.classes)
+        missing[part.class_folder] = max(missing.get(part.class_folder, 0), part.class_images - own)
+    return sum(missing.values())
+
+
+def load_class_examples(
+    folder: str | Path, class_prompt: str, captions: str = "prompt", column: str = DEFAULT_COLUMN,
+    checking: CheckedImages | None = None,
+) -> tuple[Example, ...]:  # fmt: skip
+    """The images of a folder for prior preservation; () if it has none. Raises InputError for invalid ones. captions, column: as
+    the settings class_captions and caption_column."""
+    found, rule = Findings(), class_rule(class_prompt, captions)
+    examples = _from_subsets(Path(folder), "class_data_dir", column, rule, checking or CheckedImages(), found)
     found.raise_problems()
     return tuple(examples)
+
+
+def class_rule(class_prompt: str, captions: str) -> CaptionRule:
+    """How class images get their captions. captions: the setting class_captions."""
+    return CaptionRule(captions, (class_prompt,), "write one, or use --class_captions auto")
 
 
 def load_photos(folder: str | Path, setting: str) -> tuple[Example, ...]:
@@ -195,8 +222,8 @@ def _examples(
         else:
             checked[name], colours[name] = facts, facts.remarks
     _report_colours(colours, found)
-    chosen = captions_for(rule, list(checked), captions, where, found)
     role: Role = "instance" if checking.resolution else "class"
+    chosen = captions_for(rule, list(checked), captions, where, found, of_subject=role == "instance")
     return [
         Example(name, chosen[name], role, sources[name], facts.size, facts.digest, facts.features)
         for name, facts in checked.items()
@@ -214,13 +241,13 @@ def _report_colours(remarks: Mapping[str, Sequence[str]], found: Findings) -> No
         target.append(f"{remark} ({len(names)}): {first_few(names)}")
 
 
-def _class_images(settings: TrainingSettings, checking: CheckedImages, found: Findings) -> list[Example]:
+def _class_images(settings, checking: CheckedImages, found: Findings) -> list[Example]:
     """The existing class images, at most as many as the settings request."""
     folder, number = settings.class_folder, settings.class_images
     if folder is None or not os.path.lexists(folder):
         return []
-    rule = CaptionRule("prompt", (settings.prompts.get("class_prompt", ""),))
-    examples = _from_subsets(Path(folder), "class_data_dir", "", rule, checking, found)
+    rule = class_rule(settings.prompts.get("class_prompt", ""), settings.class_captions)
+    examples = _from_subsets(Path(folder), "class_data_dir", settings.caption_column, rule, checking, found)
     if len(examples) > number:
         found.note(folder, f"only the first {number} of {len(examples)} class images are used")
     return examples[:number]
@@ -252,7 +279,7 @@ def _validation_images(
     if both := [example.name for example in held_out if example.digest in trained]:
         what = f"has images that are trained on, too: {first_few(both)}"
         found.problem(f"{setting} {folder}", what, "give images that are not among the training images")
-    return held_out
+    return with_known_masks(settings, held_out, found) if settings.masked_loss else held_out
 
 
 def _check_placeholders_used(tokens: Sequence[str], instances: Sequence[Example], found: Findings) -> None:
@@ -261,34 +288,3 @@ def _check_placeholders_used(tokens: Sequence[str], instances: Sequence[Example]
         if not any(token in caption for caption in captions):
             remedy = "write it in the captions of the images that show it, or leave it out"
             found.problem(f"placeholder_token {token}", "is in no caption, so it cannot be learned", remedy)
-
-
-def blurred(instances: Sequence[Example]) -> list[Example]:
-    """The examples without a sharp edge at the resolution of the run."""
-    return [example for example in instances if example.features and example.features.sharpness < SHARP]
-
-
-def near_duplicate_pairs(instances: Sequence[Example]) -> list[tuple[Example, Example]]:
-    """Pairs of images that are nearly but not exactly the same, most similar first."""
-    measured = [example for example in instances if example.features]
-    pairs = near_duplicates([example.features for example in measured if example.features])
-    return [(measured[i], measured[j]) for i, j in pairs if measured[i].digest != measured[j].digest]
-
-
-def _note_peculiarities(instances: Sequence[Example], resolution: int, found: Findings) -> None:
-    if len(instances) == 1:
-        found.notes.append("there is only one image; three to ten different ones work better")
-    by_digest: dict[str, list[str]] = {}
-    for example in instances:
-        by_digest.setdefault(example.digest, []).append(example.name)
-    identical = [names for names in by_digest.values() if len(names) > 1]
-    if len(identical) <= MANY:
-        found.notes.extend(f"these images are identical: {first_few(names)}" for names in identical)
-    else:
-        named = first_few([f"{names[0]} and {first_few(names[1:], 1)}" for names in identical], MANY)
-        found.notes.append(f"identical images, in {len(identical):,} groups: {named}")
-    if pairs := near_duplicate_pairs(instances):
-        named = first_few([f"{one.name} and {other.name}" for one, other in pairs], MANY)
-        found.notes.append(f"these images are nearly identical: {named}")
-    if soft := blurred(instances):
-        found.notes.append(f"blurred (no sharp edge at {resolution} pixels): {first_few([one.name for one in soft])}")

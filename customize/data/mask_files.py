@@ -31,7 +31,8 @@ def with_masks(settings, examples: Sequence[Example], found: Findings) -> list[E
     files = masks_in(folder, "mask_data_dir", found) if folder else {}
     earlier = len(found.problems)
     masked = [with_mask(example, files, settings.alpha_mask, found) for example in examples]
-    if of_no_image := sorted(files.keys() - {stem_of(example) for example in examples}):
+    known = {stem_of(example) for example in examples} | measured_stems(settings) if files else set()
+    if of_no_image := sorted(files.keys() - known):
         names = first_few([files[stem].name for stem in of_no_image])
         found.problem(f"mask_data_dir {folder}", f"has masks of no image: {names}", "name each like its image, or remove it")
     for example in examples:
@@ -45,6 +46,19 @@ def with_masks(settings, examples: Sequence[Example], found: Findings) -> list[E
     elif whole:
         found.notes.append(f"without a mask, so learned as a whole: {first_few(whole)}")
     return masked
+
+
+def measured_stems(settings) -> set[str]:
+    """The names, without extension, of the images that are only measured, and may have masks in the same folder."""
+    folder = settings.validation_data_dir
+    listing = list_folder(Path(folder), "validation_data_dir", Findings()) if folder else None
+    return {Path(name).stem for name in listing.images} if listing else set()
+
+
+def with_known_masks(settings, examples: Sequence[Example], found: Findings) -> list[Example]:
+    """Images that are only measured, each with its mask if it has one; none needs one."""
+    files = masks_in(Path(settings.mask_data_dir), "mask_data_dir", Findings()) if settings.mask_data_dir else {}
+    return [with_mask(example, files, settings.alpha_mask, found) for example in examples]
 
 
 def with_mask(example: Example, files: Mapping[str, Path], alpha_mask: bool, found: Findings) -> Example:

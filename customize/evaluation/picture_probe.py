@@ -53,9 +53,13 @@ class PictureProbe:
         """Draws and measures the base model, whose numbers are those of step 0; called before anything is measured."""
         self.own = self.of_base()
         with self.base():
-            self.features = {"photos": self.scorer.features(self.photos)}
-            self.features |= {kind: self.scorer.features(of) for kind in KINDS if (of := self.of_kind(self.own, kind))}
+            self.see()
         return self.measure(BASE)
+
+    def see(self) -> None:
+        """Takes the features of the photos, and of the base model's pictures."""
+        self.features = {"photos": self.scorer.features(self.photos)}
+        self.features |= {kind: self.scorer.features(of) for kind in KINDS if (of := self.of_kind(self.own, kind))}
 
     def measure(self, step: int, scale: float = 1.0) -> Candidate:
         """The numbers of the present weights, which are those of `step` at this scale."""

@@ -38,6 +38,21 @@ def probe_prompts(concept: Concept, further: Sequence[str] = ()) -> tuple[ProbeP
     return tuple(made + [prompt for prompt in added if prompt.kind != "class"])
 
 
+def probes_of(concepts: Sequence[Concept], further: Sequence[str] = ()) -> list[tuple[ProbePrompt, ...]]:
+    """The prompts of each concept of a run. A prompt of the user is of the first concept that it calls, else of the first one;
+    what has nothing to do with any of several concepts is drawn once, with those of the first one."""
+    if len(concepts) == 1:
+        return [probe_prompts(concepts[0], further)]
+    of_each: list[list[str]] = [[] for _ in concepts]
+    for text in further:
+        called = (place for place, concept in enumerate(concepts) if calls(text, concept.trigger.split()))
+        of_each[next(called, 0)].append(text)
+    found = [probe_prompts(concept, own) for concept, own in zip(concepts, of_each, strict=True)]
+    others = [each for each in found[0] if each.kind == "other" and not any(is_about(each.text, one) for one in concepts)]
+    others = others or [each for each in found[0] if each.kind == "other"]
+    return [(*(each for each in own if each.kind != "other"), *(() if place else others)) for place, own in enumerate(found)]
+
+
 def as_probe(text: str, concept: Concept) -> ProbePrompt:
     """A prompt of the user. One that calls the concept has the class word instead of it in `plain`."""
     if concept.prompt in text:

@@ -4,8 +4,10 @@ Every number of a picture is kept, not its average, so that intervals, choice an
 """
 
 import json
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate, zip_longest
 from math import inf
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -95,6 +97,16 @@ class Verdict:
     advice: tuple[str, ...] = ()
 
 
+class Taught(NamedTuple):
+    """One of several concepts of a run: its facts as those of an `Evaluation`. prompts: how many of the prompts are its own."""
+
+    subject: Literal["object", "style", "person"]
+    trigger: str
+    class_word: str
+    photos: int
+    prompts: int
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Everything that was measured of a run.
@@ -103,7 +115,8 @@ class Evaluation:
     photos: the number of training images of the concept, held_out: of those that were not trained on; anchors: further numbers;
     steps: those of the run; chosen: the step whose weights are the result; seconds: the time of all measurements;
     device: its name; options: how pictures are drawn; words: what is said of the learned vectors (`Method.report`); start: what
-    losses and pictures are compared with, which is no base model where training begins with random weights.
+    losses and pictures are compared with, which is no base model where training begins with random weights; concepts: where a run
+    teaches several, each of them, whose prompts follow one another.
     """
 
     subject: Literal["object", "style", "person"]
@@ -125,6 +138,44 @@ class Evaluation:
     options: dict[str, Any] = field(default_factory=dict)
     words: str = ""
     start: str = BASE_MODEL
+    concepts: tuple[Taught, ...] = ()
+
+    def places(self) -> list[list[int]]:
+        """The places in `pairs` of each concept."""
+        ends = list(accumulate(each.prompts for each in self.concepts)) or [len(self.prompts)]
+        found: list[list[int]] = [[] for _ in ends]
+        for place, pair in enumerate(self.pairs):
+            found[bisect_right(ends, pair.prompt)].append(place)
+        return found
+
+    def in_turn(self) -> list[int]:
+        """All places in `pairs`, the first of each concept before the second of any."""
+        return [place for places in zip_longest(*self.places()) for place in places if place is not None]
+
+    def each(self) -> tuple["Evaluation", ...]:
+        """The evaluation of each concept alone."""
+        if not self.concepts:
+            return (self,)
+        first = [0, *accumulate(each.prompts for each in self.concepts)]
+        return tuple(map(self.of_concept, self.concepts, first))
+
+    def of_concept(self, taught: Taught, first: int) -> "Evaluation":
+        """That of a concept. first: the place of the first of its prompts."""
+        subject, trigger, class_word, photos, prompts = taught
+        own = range(first, first + prompts)
+        candidates = []
+        for each in self.candidates:
+            values = {
+                name: tuple(value for value, pair in zip(numbers, self.pairs_of(name), strict=True) if pair.prompt in own)
+                for name, numbers in each.values.items()
+            }
+            candidates.append(replace(each, values={name: numbers for name, numbers in values.items() if numbers}))
+        return replace(
+            self, subject=subject, trigger=trigger, class_word=class_word, photos=photos, concepts=(),
+            prompts=self.prompts[first : first + prompts],
+            pairs=tuple(Pair(pair.prompt - first, pair.seed) for pair in self.pairs if pair.prompt in own),
+            candidates=tuple(candidates),
+        )  # fmt: skip
 
     def pairs_of(self, measure: str) -> tuple[Pair, ...]:
         """The pairs behind the numbers of a measure."""
@@ -166,6 +217,7 @@ def from_values(values: Mapping[str, Any]) -> Evaluation:
     own = {name: value for name, value in values.items() if name != "version"}
     own["prompts"] = tuple(ProbePrompt(**each) for each in own["prompts"])
     own["pairs"] = tuple(Pair(*each) for each in own["pairs"])
+    own["concepts"] = tuple(Taught(*each) for each in own.get("concepts", ()))
     own["candidates"] = tuple(
         Candidate(
             each["step"],

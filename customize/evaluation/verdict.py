@@ -74,6 +74,8 @@ def verdict_of(evaluation: Evaluation) -> Verdict:
     found = trained(evaluation)
     if not found and not evaluation.pairs:
         return of_losses(evaluation)
+    if evaluation.concepts:
+        return of_several([(each.trigger, verdict_of(each)) for each in evaluation.each()])
     if not found:
         return Verdict("cannot tell", reasons=(cannot_measure(evaluation),))
     chosen = next((each for each in found if each.step == evaluation.chosen), found[-1])
@@ -96,6 +98,19 @@ def verdict_of(evaluation: Evaluation) -> Verdict:
         return Verdict("learned", names(others), tuple(reasons), tuple(advice))
     word = "partly learned" if likeness >= low else "not learned"
     return Verdict(word, names(others), tuple(reasons), (more(evaluation, found, chosen), *advice))
+
+
+def of_several(verdicts: list[tuple[str, Verdict]]) -> Verdict:
+    """The verdict on a run of several concepts, with the reasons of each by its trigger words."""
+    found = [verdict for _, verdict in verdicts]
+    words = {verdict.word for verdict in found}
+    word = words.pop() if len(words) == 1 else "cannot tell" if "cannot tell" in words else "partly learned"
+    reasons = [
+        f"{trigger} is {verdict.word}: {'; '.join([*verdict.findings, *verdict.reasons])}" for trigger, verdict in verdicts
+    ]
+    findings = dict.fromkeys(each for verdict in found for each in verdict.findings)
+    advice = dict.fromkeys(each for verdict in found for each in verdict.advice)
+    return Verdict(word, tuple(findings), tuple(reasons), tuple(advice))
 
 
 def of_losses(evaluation: Evaluation) -> Verdict:

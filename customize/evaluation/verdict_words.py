@@ -40,13 +40,14 @@ def card(evaluation: Evaluation | None) -> Iterator[str]:
     yield "## Evaluation"
     yield ""
     yield markdown(f"{sentence(evaluation)}.{drawn}")
-    if not chosen.values:
-        return
-    yield ""
-    yield "| measure | 90 % interval | meaning |"
-    yield "|---|---|---|"
-    for name, number in numbers(evaluation, chosen).items():
-        yield f"| {name} | {number} | {MEASURES[name].meaning} |"
+    for each in evaluation.each() if chosen.values else ():
+        yield ""
+        if evaluation.concepts:
+            yield from (f"### {markdown(each.trigger)}", "")
+        yield "| measure | 90 % interval | meaning |"
+        yield "|---|---|---|"
+        for name, number in numbers(each, each.candidate(chosen.step) or chosen).items():
+            yield f"| {name} | {number} | {MEASURES[name].meaning} |"
 
 
 def numbers(evaluation: Evaluation, candidate: Candidate) -> dict[str, Interval]:

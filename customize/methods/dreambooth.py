@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from customize import adapters, events
 from customize.adapters import Adapter, parameter_groups
-from customize.data.examples import Example
+from customize.data.example import Example, of_concept
 from customize.data.samples.batches import Batch, Dataset
+from customize.data.samples.concept_turns import ConceptDataset, Concepts, Turns, stream_of
+from customize.data.samples.latent_dataset import TurnOf
 from customize.data.samples.prior import PriorDistillation, PriorPreservation
 from customize.diffusion.losses import direct_consistency
 from customize.families.base import Family
@@ -42,34 +44,53 @@ def prepare(settings: DreamBoothSettings, context: MethodContext) -> TrainingSet
     if settings.writes_model_file:
         layout_of(context.family)  # raises where it has none: one on the hub, or with another autoencoder, is not checked before
     family, captions = context.family.to(context.device), captions_of(context.examples.instances)
-    class_examples = context.complete_class_images(settings) if settings.prior_preservation == "images" else ()
+    class_examples = all_class_images(settings, context)
     init_weights.into_base(settings, family)
-    has_teacher = settings.prior_preservation == "teacher" or settings.masked_prior_preservation_weight
-    method_class = SelfDistillation if has_teacher else DreamBooth
+    has_teacher = any(part.prior_preservation == "teacher" for part in settings.parts)
+    method_class = SelfDistillation if has_teacher or settings.masked_prior_preservation_weight else DreamBooth
     method = method_class(family, adapters.build(settings.adapter), settings)
     for note in method.adapter.notes(settings, len(context.examples.instances)):
         events.note(note)
     method.called_by(captions)
-    prompts = [*captions, *captions_of(class_examples), settings.class_prompt or "", ""]
+    prompts = [*captions, *captions_of(class_examples), *settings.prompts.values(), ""]
     min_chunks = chunks_needed(family, prompts, settings)
     if settings.train_text_encoder or settings.placeholder_token:
         method.condition = encoding_condition(family, min_chunks, settings.clip_skip)
     else:
-        method.condition = context.encode_captions([*prompts, settings.instance_prompt], min_chunks)
+        method.condition = context.encode_captions([*prompts, *(part.instance_prompt for part in settings.parts)], min_chunks)
     dataset = dataset_of(settings, context, class_examples)
     method.images = model_spec.Images.of(example.captions for example in context.examples.instances)
     context.place(method)
     return TrainingSetup(method, dataset, method.condition, class_examples)
 
 
+def all_class_images(settings: DreamBoothSettings, context: MethodContext) -> tuple[Example, ...]:
+    """The class images of each concept that is preserved by some; missing ones are generated first."""
+    parts = settings.parts
+    preserved = [(place, part) for place, part in enumerate(parts) if part.prior_preservation == "images"]
+    return tuple(of_concept(each, place, len(parts)) for place, part in preserved for each in context.complete_class_images(part))
+
+
 def dataset_of(settings: DreamBoothSettings, context: MethodContext, class_examples: Sequence[Example]) -> Dataset:
-    """The samples of a step: those of the subject, and by `prior_preservation` as many of its class."""
-    subject = context.encode_images("instance", context.examples.instances)
+    """The samples of a step, all of one concept."""
+    parts, turns = settings.parts, Turns.of(settings, context.examples.instances)
+    if len(parts) == 1:
+        return samples_of(settings, context, class_examples)
+    every = [samples_of(part, context, class_examples, place, turns.of_concept(place)) for place, part in enumerate(parts)]
+    return Concepts(every, turns)
+
+
+def samples_of(
+    settings: DreamBoothSettings, context: MethodContext, class_examples: Sequence[Example], place: int = 0, turns: TurnOf = int
+) -> ConceptDataset:
+    """The samples of a concept: those of the subject, and by `prior_preservation` as many of its class. turns: of its steps."""
+    own, of_class = ([each for each in every if each.concept == place] for every in (context.examples.instances, class_examples))
+    subject, weight = context.encode_images(stream_of("instance", place), own, turns), settings.prior_loss_weight
     match settings.prior_preservation:
         case "images":
-            return PriorPreservation(subject, context.encode_images("class", class_examples), settings.prior_loss_weight)
+            return PriorPreservation(subject, context.encode_images(stream_of("class", place), of_class, turns), weight)
         case "teacher":
-            return PriorDistillation(subject, settings.class_prompt, settings.prior_loss_weight)
+            return PriorDistillation(subject, settings.class_prompt, weight)
     return subject
 
 
@@ -88,8 +109,8 @@ class DreamBooth(DenoisingMethod):
         self.settings, self.adapter = settings, adapter
         kind = "pivotal_tuning" if settings.placeholder_token else "dreambooth"
         self.name = kind if settings.adapter == adapters.NONE else f"{kind}_{settings.adapter}"
-        self.trigger_words = settings.placeholder_token or (settings.instance_prompt,)
-        self.example_prompt = settings.instance_prompt
+        prompts = tuple(part.instance_prompt for part in settings.parts)
+        self.trigger_words, self.example_prompt = settings.placeholder_token or prompts, prompts[0]
         self.networks = {
             name: network
             for name, network in family.trainable.items()
@@ -106,10 +127,17 @@ class DreamBooth(DenoisingMethod):
             self.add_module(name, network)
 
     def called_by(self, captions: Sequence[str]) -> None:
-        """Drops the trigger words if no training caption has one; a caption is the example prompt then."""
-        triggers = self.settings.trigger_words
-        if captions and triggers and not any_calls(captions, triggers):
+        """Drops the trigger words of concepts that no training caption calls; if none is called, a caption is the example
+        prompt."""
+        parts = self.settings.parts
+        called = [each for each in parts if not captions or not each.trigger_words or any_calls(captions, each.trigger_words)]
+        if not called:
             self.trigger_words, self.example_prompt = (), min(captions, key=len)
+        elif len(called) < len(parts):
+            self.trigger_words = tuple(
+                trigger for part in called for trigger in part.placeholder_token or (part.instance_prompt,)
+            )
+            self.example_prompt = called[0].instance_prompt
 
     def forward(self, batch: Batch) -> Tensor:
         """The weighted loss of each sample [B], float32; with `dco_beta` that of the subject is relative to the base model's."""

@@ -1,15 +1,15 @@
 """DreamBooth without torch: its settings and what follows from them."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from customize import adapters
 from customize.adapters import lora_start
 from customize.data import kohya_folder
 from customize.data.captions.caption_rule import CaptionRule
 from customize.families.trigger_words import any_calls, rare_words
-from customize.methods import adapter_rules, dreambooth_rules, words_settings
-from customize.methods.part_settings import PartSettings
+from customize.methods import adapter_rules, concept_settings, dreambooth_rules, words_settings
+from customize.methods.concept_settings import ConceptSettings
 from customize.methods.words_settings import WordSettings
 from customize.settings.common import MANY
 from customize.settings.concept import Concept, noun_of, of_prompts
@@ -32,12 +32,13 @@ NO_PROMPT = "..."
 """Placeholder where no prompt is given; it has no word that a caption could lack."""
 
 
-class SubjectSettings(PartSettings):
+class SubjectSettings(ConceptSettings):
     """The settings of DreamBooth apart from those of adapters."""
 
-    instance_prompt: str = setting(
-        ..., "method", "prompt of the subject, such as `a photo of sks dog`; a single placeholder_token implies one"
-    )
+    instance_prompt: str | None = setting(
+        None, "method", "prompt of the subject, such as `a photo of sks dog`; a single placeholder_token implies one",
+        default_in_words="required, here or in each [[concept]] table",
+    )  # fmt: skip
     class_prompt: str | None = setting(
         None, "method", "prompt of the class, such as `a photo of dog`: what prior preservation keeps, and in the evaluation "
         "what the subject is; words that are not in it are trigger words",
@@ -70,6 +71,11 @@ class SubjectSettings(PartSettings):
     class_data_dir: str | None = setting(
         None, "data", "folder of images of the class", text="path", only_with=WITH_CLASS_IMAGES, scope="run"
     )
+    class_captions: Literal["prompt", "auto", "files"] = setting(
+        "prompt", "data", "captions of the class images: class_prompt, from files beside them, or (auto) from files where there "
+        "are some", only_with=WITH_CLASS_IMAGES, scope="run",
+        default_in_words="prompt; auto for folders named as by sd-scripts, 1_dog",
+    )  # fmt: skip
     captions: Literal["auto", "files", "file_names", "prompt"] = setting(
         "auto", "data", "captions from files beside the images, from the images' names, from instance_prompt (or "
         "caption_templates), or (auto) from files where they exist", scope="run",
@@ -100,7 +106,7 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
 
     command: ClassVar[str] = "train_dreambooth.py"
     rules = (
-        *TrainingSettings.rules, text_is_no_path("instance_prompt"), text_is_no_path("class_prompt"),
+        *concept_settings.RULES, *TrainingSettings.rules, text_is_no_path("instance_prompt"), text_is_no_path("class_prompt"),
         *examples("instance_data_dir"), *words_settings.RULES, words_settings.words_have_a_start,
         words_settings.prompts_of_words, *dreambooth_rules.RULES, *adapter_rules.RULES,
         *(within_own_range("adapter", adapters.settings_of, name) for name in OF_ADAPTERS.model_fields),
@@ -121,7 +127,9 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
             defaults["save_steps"] = None
         if keeps_what_is_outside(values, adapter):
             defaults["masked_prior_preservation_weight"] = 1.0
-        return {**defaults, **dict(kohya_folder.implied(values)), **words_settings.implied_prompt(values), **values}
+        if not values.get("concept"):  # each of several concepts has its own
+            defaults |= {**dict(kohya_folder.implied(values)), **words_settings.implied_prompt(values)}
+        return {**defaults, **values}
 
     @classmethod
     def usual_rates(cls, values: Mapping[str, Any]) -> dict[str, float]:
@@ -130,9 +138,12 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
         own = super().usual_rates(values) if are_stepped else {}
         return {**own, "learning_rate": RATES.get(str(values.get("adapter", adapters.NONE)), RATES[adapters.NONE])}
 
+    def part(self, own: Mapping[str, Any]) -> Self:
+        return super().part({**own, **words_settings.words_in(self, own["instance_prompt"] or "")})
+
     @property
     def subject(self) -> str:
-        return f'"{self.instance_prompt}"'
+        return " and ".join(f'"{part.instance_prompt}"' for part in self.parts)
 
     @property
     def description(self) -> str:
@@ -142,13 +153,17 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
             kind = adapters.build(self.adapter).title or self.adapter
             rank = f" of rank {self.rank}" if "rank" in adapters.settings_of(self.adapter) else ""
             what = f"a {kind}{rank} beside the {networks} is"
-        prior = {"images": "class images", "teacher": "the base model"}.get(self.prior_preservation)
-        kept = f'; prior preservation of "{self.class_prompt}" by {prior}' if prior else ""
+        kept = ""
+        for kind, by in ("images", "class images"), ("teacher", "the base model"):
+            if classes := [f'"{part.class_prompt}"' for part in self.parts if part.prior_preservation == kind]:
+                kept += f"; prior preservation of {' and '.join(dict.fromkeys(classes))} by {by}"
         words = f"; learns {self.words_in_words}" if self.placeholder_token else ""
-        return f'DreamBooth: {what} trained on "{self.instance_prompt}"{kept}{words}'
+        return f"DreamBooth: {what} trained on {self.subject}{kept}{words}"
 
     @property
     def image_folders(self) -> tuple[str, ...]:
+        if self.concept:
+            return self.of_all("image_folders")
         return (self.instance_data_dir,) if self.instance_data_dir else ()
 
     def caption_rule(self, index: int, num_folders: int) -> CaptionRule:
@@ -161,43 +176,50 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
 
     @property
     def trigger_words(self) -> tuple[str, ...]:
-        return self.placeholder_token or rare_words(self.instance_prompt, self.class_prompt)
+        if self.concept:
+            return self.of_all("trigger_words")
+        return self.placeholder_token or rare_words(self.instance_prompt or "", self.class_prompt)
 
     def is_called_by(self, prompts: Sequence[str]) -> bool:
         return any_calls(prompts, self.trigger_words)
 
     @property
     def default_validation_prompts(self) -> tuple[str, ...]:
+        if self.concept:
+            return tuple(part.instance_prompt for part in self.parts)
         if not self.instance_prompt:  # a fault of the settings that is reported elsewhere
             return ()
         elsewhere = in_a_scene(self.instance_prompt)
         return (self.instance_prompt, elsewhere) if len(elsewhere.encode()) <= LONGEST else (self.instance_prompt,)
 
     @property
-    def concept(self) -> Concept:
-        tokens = self.placeholder_token
+    def concepts(self) -> tuple[Concept, ...]:
+        if self.concept:
+            return self.of_all("concepts")
+        tokens, prompt, plain = self.placeholder_token, self.instance_prompt or "", self.class_prompt
         if len(tokens) == 1 and self.learnable_property == "style":
-            return Concept("style", f"in the style of {tokens[0]}", "", tokens[0], "")
-        plain = self.class_prompt
+            return (Concept("style", f"in the style of {tokens[0]}", "", tokens[0], ""),)
         if tokens and plain is None:
-            plain = self.instance_prompt
+            plain = prompt
             for token, start in zip(tokens, self.initializer_token * len(tokens), strict=False):
                 plain = plain.replace(token, start)
-        return of_prompts(self.instance_prompt, plain, self.trigger_words)
+        return (of_prompts(prompt, plain, self.trigger_words),)
 
     @property
     def prompts(self) -> dict[str, str]:
-        return {"class_prompt": self.class_prompt} if self.class_prompt else {}
+        several = len(self.parts) > 1
+        named = {f"concept {n}: class_prompt" if several else "class_prompt": each for n, each in enumerate(self.parts, 1)}
+        return {name: each.class_prompt for name, each in named.items() if each.class_prompt}
 
     @property
     def class_images(self) -> int:
-        return self.num_class_images if self.prior_preservation == "images" else 0
+        return sum(part.num_class_images for part in self.parts if part.prior_preservation == "images")
 
     @property
     def evaluations_per_sample(self) -> int:
         """Prior preservation adds a sample for each. The base model predicts once more: as the teacher of that sample, for one
         with a mask, and to compare with (DCO)."""
-        by_prior = {"none": 0, "images": 3, "teacher": 4}[self.prior_preservation]
+        by_prior = max({"none": 0, "images": 3, "teacher": 4}[part.prior_preservation] for part in self.parts)
         once_more = bool(self.masked_prior_preservation_weight) + (self.dco_beta is not None)
         return super().evaluations_per_sample + by_prior + once_more
 

@@ -163,8 +163,8 @@ class FromScratchSettings(TrainingSettings):
         return f"from scratch: {what}{', conditioned on the digit' * self.takes_class}; {self.channels} channels"
 
     @property
-    def concept(self) -> Concept:
-        return Concept("object", "digit", "", "", "")
+    def concepts(self) -> tuple[Concept, ...]:
+        return (Concept("object", "digit", "", "", ""),)
 
     @property
     def image_folders(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from customize.data.examples import Example, Examples
 from customize.data.samples.batches import Batch, Dataset
-from customize.data.samples.latent_dataset import ImageDataset
+from customize.data.samples.latent_dataset import ImageDataset, TurnOf
 from customize.diffusion import predictions
 from customize.diffusion.losses import Distance
 from customize.families.base import Family
@@ -184,8 +184,9 @@ class MethodContext(Protocol):
         """The device on which the run trains."""
         ...
 
-    def encode_images(self, stream: str, examples: Sequence[Example]) -> ImageDataset:
-        """Samples of these examples; each crop that the run will draw is encoded once. stream: names their random draws."""
+    def encode_images(self, stream: str, examples: Sequence[Example], turns: TurnOf = int) -> ImageDataset:
+        """Samples of these examples; each crop that the run will draw is encoded once. stream: names their random draws;
+        turns: which of its own steps those of the run are, see `EpochSampler`."""
         ...
 
     def encode_captions(self, captions: Iterable[str], min_chunks: int) -> Condition:

@@ -95,12 +95,12 @@ class TextualInversionSettings(WordSettings, TrainingSettings):
         return tuple(dict.fromkeys(prompts))
 
     @property
-    def concept(self) -> Concept:
+    def concepts(self) -> tuple[Concept, ...]:
         """That of the first token."""
         token, start = self.placeholder_token[0], self.initializer_token[0]
         if self.learnable_property == "style":
-            return Concept("style", f"in the style of {token}", "", token, "")
-        return Concept(kind_of(start), f"a photo of {token}", f"a photo of {start}", token, start)
+            return (Concept("style", f"in the style of {token}", "", token, ""),)
+        return (Concept(kind_of(start), f"a photo of {token}", f"a photo of {start}", token, start),)
 
     @property
     def result_files(self) -> tuple[str, ...]:

@@ -92,9 +92,9 @@ def starts_are_known(tokens: tuple[str, ...], initializer_token: tuple[str, ...]
 
 
 @rule("placeholder_token", "instance_prompt", "class_prompt")
-def prompts_of_words(tokens: tuple[str, ...], instance_prompt: str, class_prompt: str | None) -> Iterator[Problem]:
+def prompts_of_words(tokens: tuple[str, ...], instance_prompt: str | None, class_prompt: str | None) -> Iterator[Problem]:
     """The instance prompt has a new word, the class prompt has none: it describes what the base model knows."""
-    if tokens and not any_calls([instance_prompt], tokens):
+    if tokens and instance_prompt and not any_calls([instance_prompt], tokens):
         what = f'has no new word: "{instance_prompt}"'
         yield Problem("instance_prompt", what, f"write {' or '.join(tokens)} in it, or leave it out")
     for token in tokens:
@@ -168,3 +168,14 @@ def implied_prompt(values: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     kind = "a picture in the style of" if values.get("learnable_property") == "style" else "a photo of"
     return {"instance_prompt": f"{kind} {token}"}
+
+
+def words_in(settings: WordSettings, prompt: str) -> dict[str, tuple[Any, ...]]:
+    """The settings of those of the new words that a prompt has."""
+    tokens = settings.placeholder_token
+    kept = [place for place, token in enumerate(tokens) if any_calls([prompt], [token])]
+    values = {"placeholder_token": tokens, "initializer_token": settings.initializer_token, "num_vectors": settings.num_vectors}
+    return {
+        name: tuple(own[place] for place in kept) if own is tokens or len(own) == len(tokens) > 1 else own
+        for name, own in values.items()
+    }

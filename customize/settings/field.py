@@ -50,8 +50,8 @@ class OneOf:
 class Setting:
     """The declaration of a setting, read from a pydantic field, in the terms of a command line.
 
-    name; type (bool, int, float or str) of one value; many: the setting is a tuple of such values; optional: it may be None,
-    which is written "none"; one_value: the annotation of one value, with its constraints.
+    name; type of one value (bool, int, float, str; dict for a table); many: the setting is a tuple of such values; optional: it
+    may be None, which is written "none"; one_value: the annotation of one value, with its constraints.
     scope: what it affects. unit: of a number.
     only_with: another setting and the values of it (empty: any) that this one needs to have an effect.
     secret: never printed, never written. default_in_words: shown instead of the default, if that depends on something else.
@@ -98,6 +98,8 @@ class Setting:
             words = f"one of {', '.join(self.choices)}"
         elif self.type is bool:
             words = "true or false"
+        elif self.type is dict:
+            words = f"a table, [[{self.name}]] in CONFIG.toml"
         elif self.type is str:
             words = "text"
         else:
@@ -270,7 +272,7 @@ def _line(name: str, field: FieldInfo) -> Setting:
         facts["only_with"] = (needed["setting"], tuple(needed["values"]))
     return Setting(
         name=name,
-        type=str if choices else kind,
+        type=str if choices else get_origin(kind) or kind,
         many=many,
         optional=NoneType in alternatives,
         required=field.is_required(),

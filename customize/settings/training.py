@@ -1,7 +1,7 @@
 """Settings of all training methods. Each method adds its own (`customize.methods`)."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from customize.families.specs.family_spec import Source
 from customize.settings.common import MANY, OWN, Settings
@@ -97,8 +97,18 @@ class TrainingSettings(
         raise NotImplementedError
 
     @property
-    def concept(self) -> Concept:
-        """What the run teaches, as prompts call it."""
+    def parts(self) -> tuple[Self, ...]:
+        """The settings of each concept, as of a run that teaches it alone; those of the run itself where it teaches one."""
+        return (self,)
+
+    @property
+    def repeats_of_concepts(self) -> tuple[int, ...] | None:
+        """How often an epoch uses each image of a concept, for each of `parts`; None: they are shown equally often."""
+        return None
+
+    @property
+    def concepts(self) -> tuple[Concept, ...]:
+        """What the run teaches, as prompts call it: a concept for each of `parts`."""
         raise NotImplementedError
 
     @property

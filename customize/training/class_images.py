@@ -32,7 +32,8 @@ def complete(settings, family: Family, resolution: int, checked: CheckedImages) 
     Raises InputError when the folder holds images that were generated from another prompt or model.
     """
     folder = Path(settings.class_data_dir)
-    present = load_class_examples(folder, settings.class_prompt, checked) if folder.is_dir() else ()
+    captions = settings.class_prompt, settings.class_captions, settings.caption_column
+    present = load_class_examples(folder, *captions, checked) if folder.is_dir() else ()
     missing = settings.num_class_images - len(present)
     if missing <= 0:
         check_manifest(folder / MANIFEST, {"prompt": settings.class_prompt})
@@ -68,7 +69,7 @@ def complete(settings, family: Family, resolution: int, checked: CheckedImages) 
                 write_image(folder / name, image)
                 done += 1
                 emit(Progress("class images", "image", done, missing))
-    return load_class_examples(folder, settings.class_prompt, checked)
+    return load_class_examples(folder, *captions, checked)
 
 
 def batches(every: list[str], todo: list[str], size: int) -> list[list[str]]:

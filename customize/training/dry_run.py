@@ -19,9 +19,9 @@ from accelerate import Accelerator
 from customize import device, events, units
 from customize.data import bucket_report
 from customize.data.buckets import largest
-from customize.data.examples import Example, Examples
-from customize.data.samples.image_uses import ImageUses, image_uses
-from customize.data.samples.latent_dataset import ImageDataset
+from customize.data.examples import Example, Examples, missing_class_images
+from customize.data.samples.image_uses import ImageUses, uses_of_run
+from customize.data.samples.latent_dataset import ImageDataset, TurnOf
 from customize.errors import ResourceError
 from customize.families import Source
 from customize.families.whole_models.model_file import model_file_sizes
@@ -176,8 +176,9 @@ def make(settings, folder: Path, source: Source, examples: Examples, callbacks: 
     held = context.streamed.held(math.prod(square) * torch.float32.itemsize, bool(settings.latents_cache_dir))
     memory, free_memory, where = memory_of(accelerator, held)
     optimizer = sum(tensor.nbytes for _, tensor in named_tensors(state.parts[OPTIMIZER].state_dict()))
+    uses = uses_of_run(settings, context.examples, context.resolution, context.max_train_steps, context.global_batch)
     return Plan(
-        settings, folder, context.max_train_steps - context.first_step, trained(training), optimizer, uses(settings, context),
+        settings, folder, context.max_train_steps - context.first_step, trained(training), optimizer, uses,
         to_generate(settings, examples), files, free_bytes(folder / run_folder.CONFIG), memory, free_memory, where, clock.seconds,
     )  # fmt: skip
 
@@ -192,14 +193,20 @@ def trial_of(settings, context: RunContext, steps: int = TRIAL_STEPS):
     with TemporaryDirectory() as folder:
         if to_generate(settings, context.examples):
             changes |= {"class_data_dir": folder, "num_class_images": 1}
+            changes["concept"] = tuple(one_class_image(own, f"{folder}/{place}") for place, own in enumerate(settings.concept))
         yield settings.model_copy(update=changes)
+
+
+def one_class_image(own: Mapping[str, object], folder: str) -> Mapping[str, object]:
+    """The table of a concept whose class images, if it has any, are one, in a new folder."""
+    return {**own, "class_data_dir": folder, "num_class_images": 1} if "class_data_dir" in own else own
 
 
 class TrialContext(RunContext):
     """The context of a run that deals only images of the largest bucket."""
 
-    def encode_images(self, stream: str, examples: Sequence[Example]) -> ImageDataset:
-        return super().encode_images(stream, largest(self.settings, examples, self.resolution))
+    def encode_images(self, stream: str, examples: Sequence[Example], turns: TurnOf = int) -> ImageDataset:
+        return super().encode_images(stream, largest(self.settings, examples, self.resolution), turns)
 
 
 class Clock(Callback):
@@ -249,18 +256,9 @@ def module_name(network: torch.nn.Module, parameter: str) -> str:
     return parameter.partition(".lora_")[0] if ".lora_" in parameter else parameter.rpartition(".")[0]
 
 
-def uses(settings, context: RunContext) -> tuple[ImageUses, ...]:
-    """How often each image is used in the whole run. Class images that are missing are generated as squares."""
-    square = Example("", (), "class", Path(), (context.resolution,) * 2, "")
-    classes = [*context.examples.classes, *[square] * to_generate(settings, context.examples)]
-    roles = (("subject", "instance", context.examples.instances), ("class", "class", classes))
-    facts = context.resolution, context.max_train_steps, context.global_batch
-    return tuple(image_uses(role, stream, settings, examples, *facts) for role, stream, examples in roles if examples)
-
-
 def to_generate(settings, examples: Examples) -> int:
     """The number of missing class images."""
-    return max(0, settings.class_images - len(examples.classes))
+    return missing_class_images(settings, examples)
 
 
 def files_of(settings, context: RunContext, training: TrainingSetup, state: State) -> Files:

@@ -124,7 +124,8 @@ def other_programs(name: str, facts: dict, paths: Sequence[Path]) -> Iterator[st
 
 def header(facts: dict, family: str, pictures: Sequence[tuple[str, str]]) -> Iterator[str]:
     """The lines of YAML that the hub reads: every value is JSON, which YAML includes."""
-    base, method, prompt = facts["base_model"], facts["method"], facts["settings"].get("instance_prompt")
+    base, method, own = facts["base_model"], facts["method"], facts["settings"]
+    prompt = own.get("instance_prompt") or ", ".join(each["instance_prompt"] for each in own.get("concept", ())) or None
     tags = [
         "text-to-image",
         "diffusers",

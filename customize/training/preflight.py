@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from customize import events
 from customize.data import kohya_folder
 from customize.data.buckets import uses
-from customize.data.examples import USUAL_RESOLUTION, Examples, examine_examples
+from customize.data.examples import USUAL_RESOLUTION, Examples, examine_examples, missing_class_images
 from customize.data.findings import Findings
 from customize.data.images.image_file import open_image
 from customize.data.mask_files import beside
@@ -17,7 +17,7 @@ from customize.diffusion.loss_weights import NOISE
 from customize.diffusion.timestep_sampling import LEVELS
 from customize.errors import InputError, Problem
 from customize.evaluation.masks.given import given_masks
-from customize.evaluation.probe_prompts import encoded_texts, probe_prompts
+from customize.evaluation.probe_prompts import encoded_texts, probes_of
 from customize.evaluation.scorers import at_hand
 from customize.families import Source, locate
 from customize.families.files import prompt_embeddings
@@ -116,11 +116,16 @@ def examine(settings) -> Report:
 
 def too_many_class_images(settings, examples: Examples) -> list[Problem]:
     """The problem of more class images to generate than `max_images`, or beside those of kohya's layout."""
-    missing = settings.class_images - len(examples.classes)
-    if missing > 0 and kohya_folder.subsets(settings.class_folder):
-        what = f"is {settings.class_images:,}, but the folders in class_data_dir have {len(examples.classes):,} images"
-        return [Problem("num_class_images", what, "leave it out to use all of them")]
-    if missing <= 0 or missing <= settings.max_images:
+    for place, part in enumerate(settings.parts):
+        present = sum(example.concept == place for example in examples.classes)
+        if part.class_images > present and kohya_folder.subsets(part.class_folder):
+            what = f"is {part.class_images:,}, but the folders in class_data_dir have {present:,} images"
+            return [Problem("num_class_images", what, "leave it out to use all of them")]
+        if part.class_images > present and part.class_captions == "files":
+            what = f"files are missing: {part.class_images - present:,} class images would be generated, which have no captions"
+            return [Problem("class_captions", what, "add images with captions, or give auto")]
+    missing = missing_class_images(settings, examples)
+    if not missing or missing <= settings.max_images:
         return []
     what = f"{missing:,} class images would be generated, more than max_images = {settings.max_images:,}"
     return [Problem("num_class_images", what, f"reduce it, or add --max_images {missing}")]
@@ -134,8 +139,8 @@ def enlarging_problems(settings, source: Source, examples: Examples) -> list[Pro
     if not spec_of(source).enlarges(source):
         what = f"are for super-resolution models, and {source.name} is none"
         return problems + ([Problem("validation_images", what, "leave it out")] if settings.validation_images else [])
-    missing, remedy = settings.class_images - len(examples.classes), "leave it out, or give evaluation = loss"
-    if missing > 0:
+    missing, remedy = missing_class_images(settings, examples), "leave it out, or give evaluation = loss"
+    if missing:
         what = f"lacks {missing} of {settings.class_images} images, and {source.name}, which enlarges images, generates none"
         problems.append(Problem("class_data_dir", what, "add images, or set prior_preservation = teacher"))
     if settings.evaluation == "pictures":
@@ -152,20 +157,21 @@ def evaluation_problems(settings, examples: Examples) -> list[Problem]:
 
 def missing_prompts(settings, examples: Examples) -> list[Problem]:
     """The problem of prompts and captions that the file of encoded prompts lacks."""
-    texts = [*sample_prompts(settings), *settings.prompts.values(), *(settings.default_validation_prompts[:1])]
+    texts = [*sample_prompts(settings), *settings.prompts.values()]
+    texts += [text for part in settings.parts for text in part.default_validation_prompts[:1]]
     texts += [text for example in (*examples.instances, *examples.held_out, *examples.classes) for text in example.captions]
     if settings.evaluation != "none":
-        texts.append(settings.concept.plain)
+        texts += [concept.plain for concept in settings.concepts]
     if settings.evaluation == "pictures":
-        probes = probe_prompts(settings.concept, settings.validation_prompt and sample_prompts(settings) or ())
-        texts += encoded_texts(settings.concept, probes)
+        probes = probes_of(settings.concepts, settings.validation_prompt and sample_prompts(settings) or ())
+        texts += [text for concept, own in zip(settings.concepts, probes, strict=True) for text in encoded_texts(concept, own)]
     return prompt_embeddings.missing(settings.prompt_embeddings, [*texts, ""], settings.pretrained_model_name_or_path)
 
 
 def check_class_folder(settings) -> None:
     """Raises InputError if class images could not be written."""
-    if settings.class_folder:
-        run_folder.check_place("class_data_dir", Path(settings.class_folder))
+    for folder in dict.fromkeys(filter(None, (part.class_folder for part in settings.parts))):
+        run_folder.check_place("class_data_dir", Path(folder))
 
 
 def check_source(settings) -> Source:

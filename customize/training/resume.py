@@ -12,6 +12,7 @@ from uuid import uuid4
 from customize.data import bucket_report
 from customize.data.buckets import uses
 from customize.data.examples import USUAL_RESOLUTION, Example, Examples
+from customize.data.samples.concept_turns import Turns
 from customize.errors import InputError, Problem
 from customize.families import Source
 from customize.families.files.autoencoder import files_of, locate_autoencoder
@@ -55,6 +56,9 @@ def identity(settings, source: Source, examples: Examples, num_processes: int) -
         kept["aspect_ratio_buckets"] = buckets
     if "lora_targets" in kept:
         kept |= {"lora_targets": sorted(set(settings.lora_targets)), "lora_alpha": settings.lora_alpha or settings.rank}
+    if tables := kept.pop("concept", ()):
+        shares = Turns.of(settings, examples.instances).shares
+        kept["concept"] = [compared(settings, own, share) for own, share in zip(tables, shares, strict=True)]
     if count := len(settings.placeholders):
         kept |= {name: spread(kept[name], count) for name in ("initializer_token", "num_vectors")}
     else:
@@ -67,7 +71,7 @@ def identity(settings, source: Source, examples: Examples, num_processes: int) -
     kept |= {"init_weights": init_weights.digest(settings)[:16]}
     kept |= {"vae": digest_of(files_of(locate_autoencoder(settings.vae)))} if settings.vae else {}
     others = {"method": settings.command, BASE_FILES: files, "num_processes": num_processes}
-    others |= {CLASS_IMAGES: digests(examples.classes), HELD_OUT: digests(examples.held_out)}
+    others |= {CLASS_IMAGES: of_class_images(settings, examples.classes), HELD_OUT: digests(examples.held_out)}
     others |= {MASKS: {example.name: example.mask.digest for example in examples.instances if example.mask}}
     return json.loads(json.dumps({**kept, **others, IMAGES: images, "versions": versions, "changes": [], "run": uuid4().hex}))
 
@@ -94,6 +98,11 @@ def is_free(settings, name: str) -> bool:
     return name in derived.RATES or table(type(settings))[name].scope == "run"
 
 
+def compared(settings, own: Mapping[str, Any], share: int) -> dict[str, Any]:
+    """What identifies a concept, besides its images. own: its table; share: its turns in a round."""
+    return {name: value for name, value in own.items() if not is_free(settings, name)} | {"share": share}
+
+
 def spread(values: Sequence[Any], count: int) -> list[Any]:
     """One value for each word; a single value is repeated."""
     return list(values) * (count if len(values) == 1 else 1)
@@ -102,6 +111,13 @@ def spread(values: Sequence[Any], count: int) -> list[Any]:
 def digests(examples: Sequence[Example]) -> dict[str, str]:
     """The hashes of the images, by name."""
     return {example.name: example.digest for example in examples}
+
+
+def of_class_images(settings, examples: Sequence[Example]) -> dict[str, Any]:
+    """The hashes of the class images, by name; with the captions of those that have other ones than their class prompt."""
+    prompts = [(part.prompts.get("class_prompt"),) for part in settings.parts]
+    own = {each.name: each.captions for each in examples if each.captions != prompts[each.concept]}
+    return {name: [digest, *own[name]] if name in own else digest for name, digest in digests(examples).items()}
 
 
 def fingerprint(source: Source) -> str:
@@ -248,10 +264,12 @@ def class_differences(earlier: dict[str, Any], now: dict[str, Any], complete: bo
     return other_images("class_data_dir", before, after) if before != after else []
 
 
-def refuse_other_class_images(found: checkpoint.Checkpoint | None, current: dict[str, Any], of_class: Sequence[Example]) -> None:
+def refuse_other_class_images(
+    settings, found: checkpoint.Checkpoint | None, current: dict[str, Any], of_class: Sequence[Example]
+) -> None:
     """Records the class images of the run, including generated ones, in `current`. Raises InputError if the run to resume had
     others."""
-    current[CLASS_IMAGES] = digests(of_class)
+    current[CLASS_IMAGES] = of_class_images(settings, of_class)
     if found and (problems := class_differences(found.state[IDENTITY], current, complete=True)):
         raise InputError(problems)
 

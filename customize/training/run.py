@@ -131,7 +131,7 @@ def fit(
     own = (callback.parts(method) for callback in further)
     parts = parts_of(method, learning_rates.optimizer, accelerator.scaler, *own)
     resume = resume and fitting(resume, parts)
-    refuse_other_class_images(resume, run_identity, setup.class_examples)
+    refuse_other_class_images(settings, resume, run_identity, setup.class_examples)
     samples = ValidationImages(context, setup.condition, folder / run_folder.SAMPLES)
     metadata_of = partial(model_card.metadata, settings, method, family)
     expected = expected_time.of_a_run(context, expected_time.of_a_step(context, setup))

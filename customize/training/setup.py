@@ -15,7 +15,7 @@ from customize.data.crops import Variant, crop_of
 from customize.data.examples import Example, Examples
 from customize.data.masked_crops import shown_crops
 from customize.data.samples.encoding import CropEncoder, EncodedInTheStep, encode_each_caption
-from customize.data.samples.latent_dataset import CachedImage, EpochSampler, ImageDataset, LatentDataset, SampleConfig
+from customize.data.samples.latent_dataset import CachedImage, EpochSampler, ImageDataset, LatentDataset, SampleConfig, TurnOf
 from customize.data.samples.latents_cache import LatentsCache, NoCache
 from customize.data.samples.masked_loss import OutsideWeights, masked
 from customize.data.samples.on_demand import BYTES_OF_CAPTIONS
@@ -27,7 +27,7 @@ from customize.diffusion.timestep_sampling import TimestepSampling
 from customize.evaluation import probe_loss
 from customize.evaluation.choice import spread_over
 from customize.evaluation.photos import of_concept
-from customize.evaluation.probe_prompts import encoded_texts, probe_prompts
+from customize.evaluation.probe_prompts import encoded_texts, probes_of
 from customize.evaluation.record import ProbePrompt
 from customize.families import Source, load
 from customize.families.base import Family, Placement
@@ -38,7 +38,7 @@ from customize.settings.derived import from_settings
 from customize.settings.training import TrainingSettings
 from customize.settings.training_parts import validation_prompts as sample_prompts
 from customize.training import class_images
-from customize.training.evaluating.cost import Cost, cost, number_of_candidates
+from customize.training.evaluating.cost import Cost, cost_of_all, number_of_candidates
 from customize.training.nan_guard import IN_ALL
 
 DTYPES = {"no": torch.float32, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -137,8 +137,11 @@ class RunContext:
     @cached_property
     def cost_of_pictures(self) -> Cost:
         """Evaluations of the denoiser for the pictures that are measured."""
-        photos = of_concept(self.examples.instances, self.settings.concept)
-        return cost(self.settings, self.probe_prompts, len(photos))
+        return cost_of_all(self.settings, self.probes, [len(self.photos(place)) for place in range(len(self.probes))])
+
+    def photos(self, place: int) -> list[Example]:
+        """The training images of a concept."""
+        return of_concept([each for each in self.examples.instances if each.concept == place], self.settings.concepts[place])
 
     @property
     def evaluations_of_training(self) -> int:
@@ -146,17 +149,22 @@ class RunContext:
         return self.settings.evaluations_per_sample * self.global_batch * self.max_train_steps
 
     @property
-    def probe_prompts(self) -> tuple[ProbePrompt, ...]:
-        """The prompts of the pictures that are measured; those of the user are among them."""
+    def probes(self) -> list[tuple[ProbePrompt, ...]]:
+        """The prompts of the pictures that are measured, of each concept; those of the user are among them."""
         if self.evaluation != "pictures":
-            return ()
-        return probe_prompts(self.settings.concept, self.settings.validation_prompt and self.sample_prompts or ())
+            return [() for _ in self.settings.concepts]
+        return probes_of(self.settings.concepts, self.settings.validation_prompt and self.sample_prompts or ())
+
+    @property
+    def probe_prompts(self) -> tuple[ProbePrompt, ...]:
+        """The prompts of all pictures that are measured."""
+        return tuple(prompt for own in self.probes for prompt in own)
 
     @property
     def measured_prompts(self) -> list[str]:
         """All prompts of measurements."""
-        concept = self.settings.concept
-        return [*encoded_texts(concept, self.probe_prompts), concept.plain] if self.evaluation != "none" else []
+        every = zip(self.settings.concepts, self.probes, strict=True) if self.evaluation != "none" else ()
+        return [text for concept, own in every for text in (*encoded_texts(concept, own), concept.plain)]
 
     @property
     def is_slow(self) -> bool:
@@ -179,14 +187,14 @@ class RunContext:
         """What is encoded when a step first needs it, instead of all before the first step."""
         return Streamed.of(self.settings, self.examples, self.resolution, self.max_train_steps * self.global_batch)
 
-    def encode_images(self, stream: str, examples: Sequence[Example]) -> ImageDataset:
+    def encode_images(self, stream: str, examples: Sequence[Example], turns: TurnOf = int) -> ImageDataset:
         """Samples of these examples. Each crop that the run will draw, and that is not cached, is encoded once; for an inpainting
         model, masked ones are encoded in the steps. So is the first crop of the first images, whatever steps are left: fixed
         samples (`ImageDataset.probe`) are of these, and the same after resuming."""
         settings, in_buckets = self.settings, fits(self.settings, examples, self.resolution)
         cuts = [shown_crops(settings, example, fit) for example, fit in zip(examples, in_buckets, strict=True)]
         images = grouped(in_buckets, [example.repeats for example in examples])
-        sampler = EpochSampler(stream, self.sample_config, len(examples), [len(each) for each in cuts], images)
+        sampler = EpochSampler(stream, self.sample_config, len(examples), [len(each) for each in cuts], images, turns)
         if self.streamed.images:
             return self.encoded(examples, cuts, sampler, None, self.latents_cache)
         needed = sampler.needed(self.draws) | {(image, 0) for image in range(min(len(examples), probe_loss.MOST_DRAWS))}

@@ -7,7 +7,8 @@ from customize import units
 from customize.data import bucket_report
 from customize.data.bucket_report import in_words
 from customize.data.buckets import Buckets
-from customize.data.examples import Examples
+from customize.data.examples import Examples, missing_class_images
+from customize.data.samples import concept_turns
 from customize.data.samples.on_demand import BYTES
 from customize.data.samples.streaming import Streamed
 from customize.device import Machine
@@ -33,6 +34,8 @@ def before_loading(settings, folder: Path, source: Source, examples: Examples, m
     yield from base_rows(source, distilled="training undoes that; train on the model it was made of, and use the result with it")
     yield "method", printable(settings.description)
     yield "images", images(settings, examples, resolution)
+    if settings.parts[1:]:
+        yield "concepts", printable(concept_turns.in_words(settings, examples.instances))
     if resolution:
         yield from bucket_report.rows(settings, examples.instances, resolution)
     yield from device_rows(machine, settings.mixed_precision, source, resolution, "a run takes hours to days")
@@ -53,7 +56,7 @@ def images(settings, examples: Examples, resolution: int | None) -> str:
         found = {fit.bucket for fit in fits}
         text += f", {crop}scaled to {len(found)} sizes" if len(found) > 1 else f", {crop}scaled to {in_words(*found)}"
     if settings.class_images:
-        missing = max(0, settings.class_images - len(examples.classes))
+        missing = missing_class_images(settings, examples)
         text += f"; {settings.class_images:,} of the class" + (f", {missing:,} of them generated first" if missing else "")
     if masked := sum(example.mask is not None for example in examples.instances):
         text += f"; {masked:,} with a mask, outside of which {outside_of_masks(settings)}"

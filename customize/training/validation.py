@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from customize import events
-from customize.data.examples import Example
+from customize.data.example import Example, in_turn_of_concepts
 from customize.data.images.image_file import open_image
 from customize.errors import InputError, ResourceError
 from customize.inference.explain.contact_sheet import before_after, contact_sheet
@@ -127,7 +127,7 @@ class ValidationImages:
             try:
                 with optional_file(f"no {path.name}"):
                     labels = f"before: {self.settings.start_label}", f"after {step:,} steps"
-                    shown = [example.open() for example in examples[:8]]
+                    shown = [example.open() for example in in_turn_of_concepts(examples)[:8]]
                     write_image(path, before_after(shown, rows, of=len(examples), labels=labels))
             except ResourceError as error:  # the run is done and does not depend on these images
                 events.note(f"no {path.name}: {error}")
@@ -177,4 +177,6 @@ def to_enlarge(context: "RunContext") -> list[Image.Image]:
     side, given = max(context.resolution // 4, 1), context.settings.validation_images
     if given:
         return [open_image(path) for path in given]
-    return [ImageOps.fit(example.open(), (side, side)) for example in context.examples.instances[:MOST_ENLARGED]]
+    return [
+        ImageOps.fit(example.open(), (side, side)) for example in in_turn_of_concepts(context.examples.instances)[:MOST_ENLARGED]
+    ]

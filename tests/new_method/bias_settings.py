@@ -32,8 +32,8 @@ class BiasSettings(TrainingSettings):
         return f'biases: those of the denoiser are trained on "{self.subject_prompt}"'
 
     @property
-    def concept(self) -> Concept:
-        return of_prompts(self.subject_prompt, None, ())
+    def concepts(self) -> tuple[Concept, ...]:
+        return (of_prompts(self.subject_prompt, None, ()),)
 
     @property
     def image_folders(self) -> tuple[str, ...]:

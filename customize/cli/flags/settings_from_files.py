@@ -1,4 +1,5 @@
-"""Settings that come from files: prompts of `prompt_file`, settings stored in the image `like` or in `init_weights`.
+"""Settings that come from files: prompts of `prompt_file`, tables of `concepts_list`, settings stored in the image `like` or in
+`init_weights`.
 
 Settings are pure values; creating them reads no files. A command calls `complete` between reading its command line and
 checking the settings; Python code calls `read_settings`.
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 
 from customize.errors import InputError, Problem
 from customize.settings.common import Settings
+from customize.settings.field import table
 from customize.settings.inference import InferenceSettings
 
 Model = TypeVar("Model", bound=Settings)
@@ -52,6 +54,12 @@ def _of_inference(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_training(model: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
+    if "concept" in table(model) and (path := _path(values, "concepts_list")):
+        from customize.settings.files.concepts_file import read_concepts
+
+        given = values.get("concept") or ()
+        given = [given] if isinstance(given, dict) else list(given)
+        values = {**values, "concept": [*given, *read_concepts(path)], "concepts_list": None}
     if path := _path(values, "init_weights"):
         from customize.weights import init_weights
 

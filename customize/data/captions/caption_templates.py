@@ -36,12 +36,15 @@ def rule_of(settings, index: int, num_folders: int, found: Findings) -> CaptionR
 
 
 def captions_for(
-    rule: CaptionRule, names: Sequence[str], read: Mapping[str, tuple[Caption, ...]], where: str, found: Findings
-) -> dict[str, tuple[str, ...]]:
-    """The captions of each of the images `names`; `read` are those of files and tables. Adds problems and notes."""
+    rule: CaptionRule, names: Sequence[str], read: Mapping[str, tuple[Caption, ...]], where: str, found: Findings,
+    of_subject: bool = True,
+) -> dict[str, tuple[str, ...]]:  # fmt: skip
+    """The captions of each of the images `names`; `read` are those of files and tables. Adds problems and notes. of_subject:
+    whether the images are to teach it, so that the words of their captions matter for that."""
     written = captions_of_names(names, where, found) if rule.use == "file_names" else read
     chosen = apply_rule(rule, names, written, where, found)
-    lint(rule, {name: written[name] for name in names if name in written}, chosen, where, found)
+    if of_subject:
+        lint(rule, {name: written[name] for name in names if name in written}, chosen, where, found)
     return chosen
 
 

@@ -6,7 +6,7 @@ B positions, C latent channels, H W latent height and width.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,26 +54,31 @@ class CachedImage:
         return min(self.stored)
 
 
+TurnOf = Callable[[int], int | None]
+
+
 class EpochSampler:
     """Infinite sampler of image indices, reshuffled in each epoch. stream: separates the draws of two samplers.
 
     buckets: the images of each bucket; one that is used more often than others is listed several times. All samples of a step are
-    of one bucket (`bucket_order`). None: one bucket of all images.
+    of one bucket (`bucket_order`). None: one bucket of all images. turns: the number of each step of the run among those whose
+    samples are of these images, None for a step of others (`concept_turns.Turns`).
     """
 
     def __init__(
         self, stream: str, config: SampleConfig, num_images: int, num_variants: Sequence[int],
-        buckets: Sequence[Sequence[int]] | None = None,
+        buckets: Sequence[Sequence[int]] | None = None, turns: TurnOf = int,
     ):  # fmt: skip
         self.stream, self.config = stream, config
         self.num_images, self.num_variants = num_images, num_variants
-        self.buckets = [range(num_images)] if buckets is None else buckets
+        self.buckets, self.turns = [range(num_images)] if buckets is None else buckets, turns
         self.sizes = tuple(map(len, self.buckets))
 
     def draw(self, step: int, position: int) -> tuple[int, int]:
         """(image, variant) of a sample."""
-        seed, size = self.config.seed, self.config.global_batch
-        bucket, batch = batch_of(step, self.sizes, size, seed, self.stream)
+        seed, size, own = self.config.seed, self.config.global_batch, self.turns(step)
+        assert own is not None, "the step is of other images"
+        bucket, batch = batch_of(own, self.sizes, size, seed, self.stream)
         stream = f"{self.stream}/order" + (f"/{bucket}" if bucket else "")
         image = self.buckets[bucket][rng.shuffled(batch * size + position, self.sizes[bucket], seed, stream)]
         variant = rng.integers(self.num_variants[image], seed, f"{self.stream}/variant", step, [position])
@@ -83,6 +88,8 @@ class EpochSampler:
         """Every (image, variant) that is drawn in these steps: what has to be encoded."""
         found: set[tuple[int, int]] = set()
         for step in steps:
+            if self.turns(step) is None:
+                continue
             found.update(self.draw(step, position) for position in range(self.config.global_batch))
             if len(found) == sum(self.num_variants):
                 break

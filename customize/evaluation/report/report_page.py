@@ -52,7 +52,7 @@ def page(folder: Path, evaluation: Evaluation) -> str:
         size={"width": charts.WIDTH, "height": charts.HEIGHT, "labels": charts.LABELS},
         scales=at_scales(folder, evaluation),
         scale_chart=charts.of_scales(evaluation, candidates_at_scales(evaluation)),
-        numbers=facts.numbers(evaluation),
+        numbers=[{**facts.numbers(each), "title": each.trigger if evaluation.concepts else ""} for each in evaluation.each()],
         words=[printable(line) for line in evaluation.words.splitlines()],
         settings=facts.settings_lines(settings),
         environment=facts.environment(folder, evaluation, settings),
@@ -117,7 +117,8 @@ def first_pairs(evaluation: Evaluation, kinds: Mapping[str, int]) -> list[tuple[
     """The first seed of the first prompts of each kind, with its place. kinds: how many prompts of each."""
     left, seen, found = dict(kinds), set(), []
     for kind in kinds:
-        for place, pair in enumerate(evaluation.pairs):
+        for place in evaluation.in_turn():
+            pair = evaluation.pairs[place]
             if evaluation.prompts[pair.prompt].kind == kind and pair.prompt not in seen and left[kind]:
                 left[kind] -= 1
                 seen.add(pair.prompt)

@@ -13,7 +13,7 @@ from customize.evaluation import record
 from customize.evaluation.photos import of_concept
 from customize.evaluation.probe_prompts import MOST_STEPS, encoded_texts, pairs, probe_prompts
 from customize.evaluation.record import Evaluation, ProbePrompt
-from customize.evaluation.score.subject import SETTING, Subject, Target, concept_of, find
+from customize.evaluation.score.subject import SETTING, Subject, Target, concept_of, find, place_of_concept
 from customize.evaluation.scorers import at_hand
 from customize.families.files import prompt_embeddings
 from customize.families.specs import spec_of
@@ -168,7 +168,9 @@ def photos_of(settings: ScoreSettings, subject: Subject, resolution: int) -> tup
     if problems:
         remedy = "give the images with --photos DIR"
         raise InputError(Problem(each.where, each.what, remedy) for each in problems)
-    return tuple(of_concept(found.instances, subject.settings.concept))
+    place = place_of_concept(settings, subject)
+    own = [example for example in found.instances if example.concept == place]
+    return tuple(of_concept(own, subject.settings.concepts[place]))
 
 
 def check_folders(settings: ScoreSettings, subject: Subject) -> None:

@@ -122,7 +122,7 @@ def step_of_result(run: Path) -> int | None:
 def concept_of(settings: ScoreSettings, subject: Subject, learned: Learned | None) -> Concept:
     """What is measured, as prompts call it. Raises InputError where the settings do not say enough."""
     if subject.settings:
-        return as_called(settings, subject.settings.concept)
+        return as_called(settings, subject.settings.concepts[place_of_concept(settings, subject)])
     if settings.prompt is None:
         what = "is missing: a file does not say how prompts call what it learned"
         raise InputError(Problem("prompt", what, "set it, such as `a photo of sks dog`, with --class_prompt `a photo of dog`"))
@@ -137,6 +137,21 @@ def concept_of(settings: ScoreSettings, subject: Subject, learned: Learned | Non
         what = "is missing: the words of prompt do not show what the base model would call the concept"
         raise InputError(Problem("class_prompt", what, "set it, such as `a photo of dog`, or add --style"))
     return made
+
+
+def place_of_concept(settings: ScoreSettings, subject: Subject) -> int:
+    """Which concept of a run is measured. Raises InputError where a run teaches several, and the prompt calls none or two."""
+    concepts = subject.settings.concepts
+    called = [place for place, each in enumerate(concepts) if settings.prompt and calls(settings.prompt, each.trigger.split())]
+    if not concepts[1:]:
+        return 0
+    if len(called) != 1:
+        what = f"{subject.name} teaches {len(concepts)} concepts, and one is measured at a time"
+        remedy = (
+            f'give --prompt with the words of one, such as "{concepts[0].prompt}"; what the run measured of each is in its report'
+        )
+        raise InputError(Problem("prompt", printable(what), printable(remedy)))
+    return called[0]
 
 
 def as_called(settings: ScoreSettings, own: Concept) -> Concept:

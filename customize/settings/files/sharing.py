@@ -41,7 +41,9 @@ def shared_settings(settings: Any, names: bool = False) -> dict[str, Any]:
     """The settings without those that contain local paths; names: with the last part of these paths instead."""
     lines, shared = table(type(settings)), {}
     for name, value in settings.values().items():
-        if lines[name].text not in PATHS:
+        if lines[name].type is dict:
+            shared[name] = [{key: own for key, own in each.items() if lines[key].text not in PATHS} for each in value]
+        elif lines[name].text not in PATHS:
             shared[name] = value
         elif lines[name].text == "model" and isinstance(value, str):
             shared[name] = shared_name(value)

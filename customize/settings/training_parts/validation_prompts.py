@@ -15,10 +15,11 @@ PLACEHOLDERS = "{instance_prompt}", "{placeholder_token}"
 def sample_prompts(settings) -> tuple[str, ...]:
     """The prompts of the sample images, without duplicates; empty for no sample images.
 
-    `{instance_prompt}` and `{placeholder_token}` in a given prompt are replaced by the (first) value of that setting.
+    `{instance_prompt}` and `{placeholder_token}` in a given prompt are replaced by the (first) value of that setting, for each
+    concept.
     """
     if settings.validation_prompt is not None:
-        return tuple(dict.fromkeys(filled(prompt, settings) for prompt in settings.validation_prompt))
+        return tuple(dict.fromkeys(filled(prompt, part) for prompt in settings.validation_prompt for part in settings.parts))
     return settings.default_validation_prompts
 
 

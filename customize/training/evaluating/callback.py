@@ -80,10 +80,11 @@ class Evaluating(Callback):
         base = self.pictures.start()
         number = self.plan.draws.get(CLASS, 0)
         if number and not has_class_images(self.setup):
+            prompts = [self.record.prompts[pair.prompt] for pair in self.record.pairs]
             of_class = [
-                (self.folder / record.FOLDER / PICTURES / BASE_FOLDER / f"{place:03d}.png", prompt.plain)
-                for place, prompt in enumerate(self.record.prompts[pair.prompt] for pair in self.record.pairs)
-                if prompt.kind != "other"
+                (self.folder / record.FOLDER / PICTURES / BASE_FOLDER / f"{place:03d}.png", prompts[place].plain)
+                for place in self.record.in_turn()
+                if prompts[place].kind != "other"
             ]
             probe.add(CLASS, of_pictures(self.context, of_class[:number]))
         self.record = self.pictures.evaluation.with_candidate(base)

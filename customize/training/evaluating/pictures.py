@@ -13,10 +13,11 @@ from customize.data.samples.encoding import encode_each_caption
 from customize.device import describe
 from customize.errors import InputError, Problem
 from customize.evaluation.masks import patches
-from customize.evaluation.photos import compared, of_concept
+from customize.evaluation.photos import compared
 from customize.evaluation.picture_probe import PictureProbe
+from customize.evaluation.probe_of_several import ProbeOfSeveral
 from customize.evaluation.probe_prompts import MOST_STEPS, pairs
-from customize.evaluation.record import BASE_MODEL, Evaluation
+from customize.evaluation.record import BASE_MODEL, Evaluation, Taught
 from customize.evaluation.scorers import at_hand
 from customize.evaluation.scorers.base_model import BaseModelScorer
 from customize.families.conditioning import Conditioning
@@ -29,13 +30,17 @@ from customize.training.setup import RunContext
 def new_record(context: RunContext) -> Evaluation:
     """The record of a run before anything is measured."""
     settings, prompts = context.settings, context.probe_prompts
-    concept, draws = settings.concept, context.evaluation == "pictures"
+    draws = context.evaluation == "pictures"
+    every = [
+        Taught(concept.kind, concept.trigger, concept.class_word, len(context.photos(place)), len(context.probes[place]))
+        for place, concept in enumerate(settings.concepts)
+    ]
     return Evaluation(
-        subject=concept.kind,
-        trigger=concept.trigger,
-        class_word=concept.class_word,
+        subject=every[0].subject,
+        trigger=", ".join(each.trigger for each in every),
+        class_word=", ".join(dict.fromkeys(each.class_word for each in every)),
         scorer=at_hand.choose(settings.scorer).reason if draws else "",
-        photos=len(of_concept(context.examples.instances, concept)),
+        photos=sum(each.photos for each in every),
         prompts=prompts,
         pairs=pairs(prompts, settings.evaluation_seeds),
         held_out=len(context.examples.held_out),
@@ -43,6 +48,7 @@ def new_record(context: RunContext) -> Evaluation:
         device=describe(context.device).name,
         options=sampling_options(settings) if draws else {},
         start=settings.start_label if settings.untrained else BASE_MODEL,
+        concepts=tuple(every) if every[1:] else (),
     )
 
 
@@ -74,13 +80,14 @@ def probe_of(
         raise InputError(Problem("scorer", reason, "name another one"))
     record = replace(record, scorer=reason)
     own = BaseModelScorer(family, condition, context.device, accelerator.autocast)
-    shown = of_concept(context.examples.instances, settings.concept)
-    with base():
-        images, masks = compared(shown, settings.concept, context.resolution, own, folder)
-    grid = torch.from_numpy(patches(masks, scorer.features(images[:1]).patches.shape[1])) if masks else None
-    return PictureProbe(
-        pipeline, record, scorer, images, folder, options, base, accelerator.autocast, grid, partial(can_differ, settings)
-    )
+    parts = []
+    for place, (concept, of_it) in enumerate(zip(settings.concepts, record.each(), strict=True)):
+        with base():
+            images, masks = compared(context.photos(place), concept, context.resolution, own, folder)
+        grid = torch.from_numpy(patches(masks, scorer.features(images[:1]).patches.shape[1])) if masks else None
+        facts = base, accelerator.autocast, grid, partial(can_differ, settings)
+        parts.append(PictureProbe(pipeline, of_it, scorer, images, folder, options, *facts))
+    return parts[0] if not record.concepts else ProbeOfSeveral(pipeline, record, scorer, (), folder, options, *facts, parts=parts)
 
 
 def base_condition(context: RunContext, setup: TrainingSetup) -> Condition:

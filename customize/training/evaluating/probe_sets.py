@@ -4,10 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from customize.data.buckets import squares
 from customize.data.crops import Variant, other_crop, variants
-from customize.data.example import Example, digest_of, open_source
-from customize.data.samples.batches import Batch
+from customize.data.example import Example, digest_of, in_turn_of_concepts, open_source
+from customize.data.samples.batches import Batch, Dataset
+from customize.data.samples.concept_turns import Concepts, in_turn
+from customize.data.samples.latent_dataset import ImageDataset
 from customize.data.samples.prior import PriorPreservation
 from customize.evaluation.probe_loss import AS_CLASS, CLASS, HELD_OUT, OTHER_CROPS, TRAINING, Plan, plan
 from customize.methods.method import TrainingSetup
@@ -21,14 +25,20 @@ def planned(context: RunContext, setup: TrainingSetup) -> Plan:
     if context.evaluation != "none":
         names.append(HELD_OUT if context.examples.held_out else OTHER_CROPS)
         names += [CLASS] if has_class_images(setup) or context.evaluation == "pictures" else []
-        names += [AS_CLASS] if context.settings.concept.plain else []
+        names += [AS_CLASS] if any(concept.plain for concept in context.settings.concepts) else []
     times = len(context.candidates) or USUAL_CANDIDATES
     return plan(context.max_train_steps, context.global_batch, names, times)
 
 
 def has_class_images(setup: TrainingSetup) -> bool:
     """Whether the run trains on images of the class."""
-    return isinstance(setup.dataset, PriorPreservation)
+    return bool(class_images_of(setup.dataset))
+
+
+def class_images_of(dataset: Dataset) -> list[ImageDataset]:
+    """The class images of each concept that has some."""
+    every = dataset.datasets if isinstance(dataset, Concepts) else [dataset]
+    return [each.of_class for each in every if isinstance(each, PriorPreservation)]
 
 
 def sets_of(context: RunContext, setup: TrainingSetup, draws: dict[str, int]) -> dict[str, Batch]:
@@ -41,23 +51,30 @@ def sets_of(context: RunContext, setup: TrainingSetup, draws: dict[str, int]) ->
                 found[name] = held_out(context, number)
             case "other crops":
                 found[name] = other_crops(context, number)
-            case "class" if isinstance(setup.dataset, PriorPreservation):
-                found[name] = setup.dataset.of_class.probe(number)
+            case "class" if of_class := class_images_of(setup.dataset):
+                found[name] = in_turn([each.probe(number) for each in of_class])
             case "training as class":
                 batch = training.part(slice(None, None, max(1, len(training) // number)))
-                found[name] = replace(batch, prompts=(context.settings.concept.plain,) * len(batch))
+                found |= {name: own} if len(own := as_class(context, batch)) else {}
     return found
+
+
+def as_class(context: RunContext, batch: Batch) -> Batch:
+    """Samples of training images under the prompt of their class; those of styles, which have none, are left out."""
+    concepts = {example.name: context.settings.concepts[example.concept] for example in context.examples.instances}
+    batch = batch.part(torch.tensor([bool(concepts[name].plain) for name in batch.names]))
+    return replace(batch, prompts=tuple(concepts[name].plain for name in batch.names))
 
 
 def held_out(context: RunContext, number: int) -> Batch:
     """Draws of images that are not trained on."""
-    examples = context.examples.held_out[:number]
+    examples = in_turn_of_concepts(context.examples.held_out)[:number]
     return context.encode_crops(examples, central_squares(context, examples)).probe(number)
 
 
 def other_crops(context: RunContext, number: int) -> Batch:
     """Draws of crops that are not trained on, of training images."""
-    examples = context.examples.instances[:number]
+    examples = in_turn_of_concepts(context.examples.instances)[:number]
     cuts = [other_crop(example, context.resolution, context.settings.seed) for example in examples]
     return context.encode_crops(examples, cuts).probe(number)
 

@@ -78,6 +78,9 @@ class Comparison:
     def runs(self) -> tuple[list[PlannedRun], list[str], list[Problem]]:
         """The runs, notes on what was left out or made up, and problems."""
         found, notes, problems = [], [], []
+        if number := len(self.base.parts) - 1:
+            what = f"a comparison is about one concept, and these settings teach {number + 1}"
+            return [], [], [Problem("concept", what, "give the folder and the prompt of one of them")]
         for method in dict.fromkeys(self.methods):
             values, left_out, faults = self.fitting(method)
             problems += [Problem(f"{method}: {each.where}", each.what, each.remedy) for each in faults]
@@ -150,7 +153,7 @@ def subject_for(method: str, base: TrainingSettings) -> dict[str, Any]:
     A new word becomes `RARE` before the noun that it starts from; the rare word of a prompt becomes a new word that starts from
     the noun beside it. Captions in files have the word of the base's method, so other methods describe the images themselves.
     """
-    concept, folders = base.concept, base.image_folders
+    concept, folders = base.concepts[0], base.image_folders
     given = dict(base)
     tokens = given.get("placeholder_token") or (f"<{concept.trigger.strip('<>').replace(' ', '-')}>",)
     starts = given.get("initializer_token") or (concept.class_word or "painting",)
@@ -171,7 +174,7 @@ def subject_for(method: str, base: TrainingSettings) -> dict[str, Any]:
 
 def prompts_for(settings: TrainingSettings, base: TrainingSettings) -> tuple[str, ...]:
     """The prompts of the sample images of `base`, which call the concept as these settings do."""
-    own, new = base.concept, settings.concept
+    own, new = base.concepts[0], settings.concepts[0]
     calls = {own.prompt: new.prompt, noun_of(own.prompt): noun_of(new.prompt), own.trigger: new.trigger}
     any_call = re.compile("|".join(map(re.escape, calls)))
     return tuple(any_call.sub(lambda found: calls[found[0]], text) for text in sample_prompts(base))
