@@ -197,6 +197,54 @@ def test_a_dataset_config_of_sd_scripts(capsys):
     assert "dataset_config = gone.toml" in part(printed, "not taken") and settings.instance_data_dir == "photos"
 
 
+SEVERAL = """
+[general]
+shuffle_caption = true
+[[datasets]]
+resolution = 512
+  [[datasets.subsets]]
+  image_dir = 'dogs'
+  class_tokens = 'sks dog'
+  num_repeats = 4
+  [[datasets.subsets]]
+  image_dir = 'more'
+  class_tokens = 'sks dog'
+  [[datasets.subsets]]
+  image_dir = 'reg'
+  class_tokens = 'dog'
+  is_reg = true
+[[datasets]]
+resolution = 768
+  [[datasets.subsets]]
+  image_dir = 'cats'
+  class_tokens = 'ohwx cat'
+  caption_prefix = 'ohwx,'
+  [[datasets.subsets]]
+  image_dir = 'foxes'
+"""
+
+
+def test_the_subsets_of_sd_scripts_are_concepts(capsys):
+    settings, printed = imported(capsys, "several.toml", SEVERAL)
+    dog = {"instance_data_dir": "dogs", "instance_prompt": "sks dog", "class_prompt": "dog", "class_data_dir": "reg"}
+    dog |= {"repeats": 4, "prior_preservation": "images", "class_captions": "auto"}
+    cat = {"instance_data_dir": "cats", "instance_prompt": "ohwx cat", "repeats": 1, "caption_prefix": "ohwx,"}
+    has(settings, concept=(dog, cat), resolution=512, shuffle_tags=True, repeats=1, instance_prompt=None)
+    lost = part(printed, "not taken")
+    for words in (
+        "image_dir = more",
+        "sks calls image_dir = dogs, too",
+        "image_dir = foxes",
+        "resolution = 768 of image_dir = cats",
+    ):
+        assert words in lost, lost
+    assert "[[concept]] instance_data_dir = cats, instance_prompt = ohwx cat, repeats = 1" in part(printed, "taken")
+    os.remove("ours.toml")
+    one, printed = imported(capsys, "several.toml", SEVERAL, "--instance_prompt", "a photo of zwx dog")
+    has(one, concept=(), instance_prompt="a photo of zwx dog", instance_data_dir="dogs", repeats=4, class_data_dir="reg")
+    assert "image_dir = cats" in part(printed, "not taken") and "--instance_prompt is given" in part(printed, "not taken")
+
+
 def test_prompts_of_sample_images(capsys):
     with open("prompts.txt", "w") as file:
         file.write("# mine\nsks dog asleep --w 512 --n bad\nsks dog on grass\n")
@@ -269,6 +317,23 @@ def test_onetrainers_lora_and_its_concepts(capsys):
     assert all(word in part(printed, "not taken") for word in ("model_type = FLUX_DEV_1", "concept_file_name = gone.json"))
 
 
+def test_onetrainers_concepts_are_called_by_their_names(capsys):
+    every = [
+        {"name": "sks dog", "path": "dogs", "balancing": 3.0, "text": {"prompt_source": "sample"}},
+        {"name": "", "path": "C:\\\\pictures\\\\ohwx cat", "balancing": 0.5},
+        {"name": "seen", "path": "held", "type": "VALIDATION"},
+    ]
+    with open("concepts.json", "w") as file:
+        json.dump(every, file)
+    whole = {name: value for name, value in ONETRAINER.items() if name != "concepts"} | {"concept_file_name": "concepts.json"}
+    settings, printed = imported(capsys, "ot.json", json.dumps(whole))
+    assert settings.concept == (
+        {"instance_data_dir": "dogs", "instance_prompt": "sks dog", "repeats": 3, "captions": "files"},
+        {"instance_data_dir": every[1]["path"], "instance_prompt": "ohwx cat", "repeats": 1, "captions": "auto"},
+    )
+    assert all(words in part(printed, "not taken") for words in ("balancing = 0.5", "concept seen"))
+
+
 def test_onetrainers_losses_and_noise(capsys):
     """What a run of it saves where nothing was changed is already so here; the rest is taken, or named."""
     plain = {"loss_weight_fn": "CONSTANT", "loss_weight_strength": 5.0, "mse_strength": 1.0, "mae_strength": 0.0,
@@ -318,6 +383,17 @@ def test_ai_toolkits_job(capsys):
     )
     assert "trigger_word = p3r5on" in part(printed, "taken") and "folder_path = more" in part(printed, "not taken")
     assert "novelty" in printed
+
+
+def test_ai_toolkits_datasets_are_concepts_where_each_has_a_word(capsys):
+    text = AI_TOOLKIT.replace('caption_ext: "txt",', 'default_caption: "a photo of sks dog",')
+    text = text.replace('{folder_path: "more"}', '{folder_path: "more", trigger_word: "ohwx", num_repeats: 2}')
+    settings, _ = imported(capsys, "job.yaml", text)
+    assert settings.concept == (
+        {"instance_data_dir": "photos", "instance_prompt": "a photo of sks dog", "repeats": 1},
+        {"instance_data_dir": "more", "instance_prompt": "ohwx", "repeats": 2},
+    )
+    has(settings, shuffle_tags=True, resolution=768, instance_data_dir=None)
 
 
 def test_an_existing_file_is_not_replaced_and_what_is_missing_is_asked_for(capsys):

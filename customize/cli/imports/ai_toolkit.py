@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from customize.cli.imports.several_folders import Folder, of_class, teach
 from customize.cli.imports.translation import Reading
 from customize.methods import DreamBoothSettings, TextualInversionSettings
 
@@ -67,6 +68,14 @@ def of_document(whole: Mapping[str, Any]) -> Reading | None:
     return found
 
 
+def folder(given: Mapping[str, Any]) -> Folder:
+    """A folder of images, which the caption of images without one calls, or a trigger word of its own."""
+    own = {"instance_data_dir": given.get("folder_path"), "repeats": given.get("num_repeats")}
+    own |= {"instance_prompt": given.get("default_caption") or given.get("trigger_word")}
+    apart = {"folder_path", "num_repeats", "default_caption", "trigger_word"}
+    return Folder(f"folder_path = {own['instance_data_dir']}", own, {n: value for n, value in given.items() if n not in apart})
+
+
 def sizes(process: Mapping[str, Any], found: Reading) -> None:
     """The resolution, the average of the network's weights, and folders after the first."""
     folders = [each for each in process.get("datasets") or () if isinstance(each, dict)]
@@ -76,8 +85,12 @@ def sizes(process: Mapping[str, Any], found: Reading) -> None:
         found.values["resolution"] = size[0]
     elif size:
         found.lose(f"resolution = {size}", "images are trained at one resolution", f"give --resolution {size[0]}")
+    if teach(found, [folder(each) for each in folders if not each.get("is_reg")]):
+        for name in ("folder_path", "instance_prompt", "num_repeats", "is_reg", "trigger_word"):
+            found.values.pop(name, None)
     for each in folders[1:]:
-        found.lose(f"folder_path = {each.get('folder_path')}", "one folder of images is taken", "put the images into one folder")
+        if each.get("is_reg"):
+            of_class(str(each.get("folder_path")), str(each.get("default_caption") or ""), found)
     train = process.get("train")
     average = train.get("ema_config") if isinstance(train, dict) else None
     if isinstance(average, dict) and average.get("use_ema"):

@@ -10,10 +10,10 @@ from typing import Any
 from customize.cli.flags.arguments import arguments
 from customize.cli.imports import kohya_blocks
 from customize.cli.imports.documents import commands, document, text_of
+from customize.cli.imports.several_folders import Folder, of_class, teach
 from customize.cli.imports.translation import Reading
 from customize.errors import InputError
 from customize.methods import DreamBoothSettings, TextualInversionSettings
-from customize.missing_path import num_images
 from customize.settings.common import Settings
 
 PROGRAM = "kohya's sd-scripts"
@@ -96,7 +96,7 @@ def dataset(path: str, found: Reading) -> dict[str, Any]:
 
 
 def subsets(datasets: Any, general: Any, found: Reading) -> None:
-    """The first folder of images, and the first of class images, with the settings of their tables."""
+    """The folders of images, concepts where there are several, and those of class images, with the settings of their tables."""
     tables = [each for each in datasets if isinstance(each, dict)] if isinstance(datasets, list) else []
     general = general if isinstance(general, dict) else {}
     every = [
@@ -104,27 +104,30 @@ def subsets(datasets: Any, general: Any, found: Reading) -> None:
         for table in tables for subset in table.get("subsets", ()) if isinstance(subset, dict)
     ]  # fmt: skip
     own = [each for each in every if not each.get("is_reg")]
+    several = teach(found, [folder(each) for each in own])
     for each in own[:1]:
-        more = {k: v for k, v in each.items() if k not in ("image_dir", "class_tokens", "is_reg")}
-        found.values |= {"train_data_dir": each.get("image_dir"), **more}
-        if "class_tokens" in each and found.model is DreamBoothSettings:
+        found.values |= {name: value for name, value in each.items() if name not in ("image_dir", "class_tokens", "is_reg")}
+        if not several:
+            found.values["train_data_dir"] = each.get("image_dir")
+        if "class_tokens" in each and found.model is DreamBoothSettings and not several:
             found.values["instance_prompt"] = each["class_tokens"]
-    for each in [each for each in every if each.get("is_reg")][:1]:
-        of_class(str(each.get("image_dir")), str(each.get("class_tokens", "")), found)
-    for each in [*own[1:], *[each for each in every if each.get("is_reg")][1:]]:
-        found.lose(f"image_dir = {each.get('image_dir')}", "one folder of images is taken, and one of class images",
-                   "put the images into one folder, with a caption beside each")  # fmt: skip
+    for name in OF_A_SUBSET if several else ():
+        found.values.pop(name, None)
+    for each in every:
+        if each.get("is_reg"):
+            of_class(str(each.get("image_dir")), str(each.get("class_tokens", "")), found)
 
 
-def of_class(folder: str, words: str, found: Reading) -> None:
-    """A folder of regularization images as class images."""
-    if not words:
-        remedy = f'give --class_data_dir {folder} --class_prompt "a photo of dog" --prior_preservation images'
-        return found.lose(f"regularization images in {folder}", "class images need a class prompt here", remedy)
-    found.values |= {"class_data_dir": folder, "class_prompt": words, "prior_preservation": "images"}
-    if os.path.isdir(folder):
-        found.values["num_class_images"] = max(1, num_images(Path(folder)))
-    return None
+OF_A_SUBSET = {"num_repeats": "repeats", "caption_prefix": "caption_prefix", "caption_suffix": "caption_suffix"}
+"""Settings of a folder there that a concept has here, by our names."""
+
+
+def folder(subset: Mapping[str, Any]) -> Folder:
+    """A folder of images with what is set for it."""
+    own = {"instance_data_dir": subset.get("image_dir"), "instance_prompt": subset.get("class_tokens")}
+    own |= {ours: subset[name] for name, ours in OF_A_SUBSET.items() if name in subset}
+    apart = {"image_dir", "class_tokens", "is_reg", *OF_A_SUBSET}
+    return Folder(f"image_dir = {own['instance_data_dir']}", own, {name: v for name, v in subset.items() if name not in apart})
 
 
 def lengths(found: Reading) -> None:
@@ -207,7 +210,8 @@ def adapters(found: Reading) -> None:
 
 
 def folders(found: Reading) -> None:
-    """Folders whose subfolders are named by repeats and class, `10_sks dog`, if there is one of them."""
+    """Folders whose subfolders are named by repeats and class, `10_sks dog`, if there is one of them; several are read as
+    they are (`data/kohya_folder.py`)."""
     given = found.values
     if isinstance(parent := given.get("train_data_dir"), str):
         inside = named(parent)
@@ -216,10 +220,6 @@ def folders(found: Reading) -> None:
             given |= {"train_data_dir": os.path.join(parent, name), "dataset_repeats": repeats}
             if found.model is DreamBoothSettings:
                 given.setdefault("instance_prompt", words)
-        elif inside:
-            del given["train_data_dir"]
-            what = f"has {len(inside)} folders of images"
-            found.lose(f"train_data_dir = {parent}", what, "give one of them: --instance_data_dir FOLDER --instance_prompt WORDS")
     if isinstance(parent := given.get("reg_data_dir"), str) and len(inside := named(parent)) == 1:
         del given["reg_data_dir"]
         of_class(os.path.join(parent, inside[0][0]), inside[0][2], found)

@@ -1,11 +1,13 @@
 """Configurations of OneTrainer: the JSON that it saves, and its file of concepts."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from customize.cli.imports.documents import text_of
+from customize.cli.imports.several_folders import Folder, teach
 from customize.cli.imports.translation import Reading
 from customize.errors import InputError
 from customize.methods import DreamBoothSettings, TextualInversionSettings
@@ -128,9 +130,15 @@ def at(whole: Mapping[str, Any], place: str) -> Any:
 
 
 def concepts(whole: Mapping[str, Any], found: Reading, source: Path) -> None:
-    """The first concept that is enabled: its folder, its captions and how their tags are drawn."""
+    """The concepts that are enabled; of the first one how its captions' tags are drawn, which is the run's."""
     every = whole.get("concepts") or listed(whole, found, source)
-    own = [each for each in every if isinstance(each, dict) and each.get("enabled", True)]
+    enabled = [each for each in every if isinstance(each, dict) and each.get("enabled", True)]
+    own = [each for each in enabled if each.get("type", "STANDARD") == "STANDARD"]
+    for each in enabled:
+        if each not in own:
+            what = f"its type is {each['type']}, and images to learn are taken"
+            found.lose(named(each), what, "give them as --validation_data_dir, or as --class_data_dir with a --class_prompt")
+    several = teach(found, [folder(each, found) for each in own])
     for each in own[:1]:
         text = each["text"] if isinstance(each.get("text"), dict) else {}
         found.values |= {"train_data_dir": each.get("path"), "captions": SOURCES.get(str(text.get("prompt_source")), "auto")}
@@ -147,10 +155,31 @@ def concepts(whole: Mapping[str, Any], found: Reading, source: Path) -> None:
             found.lose(f"tag_dropout_mode = {mode}", "each tag is left out by itself", "give --tag_dropout or --caption_dropout")
         if at(each, "image.enable_random_flip"):
             found.values["random_flip"] = True
-    for each in own[1:]:
-        found.lose(
-            f"concept {each.get('name') or each.get('path')}", "one folder of images is taken", "train it in a run of its own"
-        )
+    for name in ("train_data_dir", "captions", "caption_templates") if several else ():
+        found.values.pop(name, None)
+
+
+def named(concept: Mapping[str, Any]) -> str:
+    """A concept in the report."""
+    return f"concept {concept.get('name') or concept.get('path')}"
+
+
+def folder(concept: Mapping[str, Any], found: Reading) -> Folder:
+    """The folder of a concept. It is called by its name, since there is no prompt there."""
+    text = concept["text"] if isinstance(concept.get("text"), dict) else {}
+    prompt = concept.get("name") or os.path.basename(str(concept.get("path") or "").rstrip("/\\").replace("\\", "/"))
+    own = {"instance_data_dir": concept.get("path"), "instance_prompt": prompt}
+    own |= {"captions": SOURCES.get(str(text.get("prompt_source")), "auto")}
+    own |= {"caption_templates": text.get("prompt_path")} if text.get("prompt_source") == "concept" else {}
+    balancing, by = concept.get("balancing", 1.0), concept.get("balancing_strategy", "REPEATS")
+    if by == "REPEATS" and isinstance(balancing, int | float) and balancing == max(1, round(balancing)):
+        own["repeats"] = round(balancing)
+    else:
+        what = f"{balancing} {str(by).lower()} of {named(concept)}: a whole number of repeats of each image is taken"
+        found.lose(f"balancing = {balancing}", what, "give --repeats, or repeats in the table of the concept")
+    drawn = ("enable_tag_shuffling", "keep_tags_count", "tag_dropout_enable", "tag_dropout_mode", "tag_dropout_probability")
+    others = {name: text[name] for name in drawn if name in text}
+    return Folder(named(concept), own, {**others, "enable_random_flip": at(concept, "image.enable_random_flip")})
 
 
 def listed(whole: Mapping[str, Any], found: Reading, source: Path) -> list[Any]:

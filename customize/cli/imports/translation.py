@@ -31,8 +31,9 @@ class Reading:
     """A configuration of another program.
 
     model: the settings of the method that it is for; values: by the names of `cli/flags` or our own; defaults: likewise, what
-    that program does where nothing is given; written: name -> as the file has it, where the reader changed the value; lines: of
-    settings that the reader could not take; strange: names that nothing is known about.
+    that program does where nothing is given; written: name -> as the file has it, where the reader changed the value; concepts:
+    our tables of several concepts, each with its name in the file; lines: of settings that the reader could not take; strange:
+    names that nothing is known about.
     """
 
     program: str
@@ -40,6 +41,7 @@ class Reading:
     values: dict[str, Any]
     defaults: dict[str, Any] = field(default_factory=dict)
     written: dict[str, str] = field(default_factory=dict)
+    concepts: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
     strange: list[str] = field(default_factory=list)
 
@@ -66,6 +68,7 @@ def translate(reading: Reading, given: Mapping[str, Any]) -> tuple[Settings, Tra
         add(found, reading.model, name, value, "default")
     if found.values.get("masked_loss") and "adapter" in table(reading.model):  # nothing holds what is outside there
         add(found, reading.model, "masked_prior_preservation_weight", 0.0, "default")
+    concepts(found, reading, given)
     found.values |= given
     settings, problems = reading.model.examine(completed(reading.model, found.values))
     while refused := [each for each in problems if each.where in found.values and each.where not in given]:
@@ -82,6 +85,18 @@ def translate(reading: Reading, given: Mapping[str, Any]) -> tuple[Settings, Tra
     return settings, found
 
 
+def concepts(found: Translation, reading: Reading, given: Mapping[str, Any]) -> None:
+    """The tables of several concepts; the first one alone where the command line gives the folder or the prompt of one."""
+    of_one = sorted({"instance_prompt", "instance_data_dir"} & given.keys())
+    for place, (name, own) in enumerate(reading.concepts):
+        if of_one and place:
+            found.lines.append(Line(name, "lost", f"--{of_one[0]} is given -> leave it out to teach every concept"))
+            continue
+        words = ", ".join(f"{setting} = {written(value)}" for setting, value in own.items())
+        found.lines.append(Line(name, "taken", words if of_one else f"[[concept]] {words}"))
+        found.values |= own if of_one else {"concept": [*found.values.get("concept", ()), own]}
+
+
 def completed(model: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
     """The values with the switches that they need."""
     return {**values, **implied(table(model), values)[0]}
@@ -89,7 +104,7 @@ def completed(model: type[Settings], values: Mapping[str, Any]) -> dict[str, Any
 
 def with_flag(model: type[Settings], problem: Problem) -> Problem:
     """The problem of a setting that the file lacks, with the flag that gives it."""
-    if not problem.what.startswith("is missing"):
+    if not problem.what.startswith("is missing") or problem.where not in table(model):
         return problem
     remedy = f"add --{problem.where} VALUE to this command ({table(model)[problem.where].description})"
     return Problem(problem.where, problem.what, remedy)
