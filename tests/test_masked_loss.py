@@ -1,5 +1,6 @@
 """Masks of the loss: weights of places and their target against formulas, and faults of mask files."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,14 @@ import pytest
 import torch
 from kit import prepared, settings_for, write_images
 from PIL import Image
+from whole_runs import LATEST, Run
 
 from customize.data.buckets import squares
 from customize.data.crops import variants
 from customize.diffusion.losses import masked_prior_weights, masked_weights, mean_squared_error
 from customize.errors import InputError, ResourceError
 from customize.settings.rules.mask_rules import PRIOR
+from customize.training.evaluating.probe_sets import sets_of
 from customize.training.preflight import check
 from customize.training.resume import differences
 
@@ -156,6 +159,38 @@ def test_the_base_model_is_the_target_outside_where_nothing_else_is_chosen(metho
     if method != "textual_inversion":  # as text, as on a command line
         given = {name: str(value) for name, value in {"masked_loss": True, **changes}.items()}
         assert float(type(settings).completed({"adapter": settings.adapter, **given}).get(PRIOR, 0)) == weight
+
+
+@pytest.mark.parametrize("where", ["beside", "folder"])
+def test_images_that_are_only_measured_have_their_masks(where, tiny_epsilon, folder, tmp_path):
+    """The loss on them is that within the mask of the central crop; one without a mask is measured as a whole."""
+    measured = write_images(tmp_path / "measured", 2, SIZE, seed=8)
+    (measured / "0.png").rename(measured / "a.png")
+    (measured / "1.png").rename(measured / "b.png")
+    changes = {"masked_loss": True, "resolution": 16, "validation_data_dir": str(measured)}
+    if where == "folder":
+        changes["mask_data_dir"] = str(tmp_path / "masks")
+        (tmp_path / "masks").mkdir()
+        Image.fromarray(grey_mask(0)).save(tmp_path / "masks" / "0.png")
+    Image.fromarray(grey_mask(5)).save(tmp_path / "masks" / "a.png" if where == "folder" else measured / "a-mask.png")
+    context, training = prepared(settings_for("lora", tiny_epsilon, folder, tmp_path / "run", **changes))
+    assert [bool(example.mask) for example in context.examples.held_out] == [True, False]
+    batch = sets_of(context, training, {"training": 4, "held out": 4})["held out"]
+    factor = context.family.latents.factor
+    mask = grey_mask(5)[:, 4:20].astype(np.float64).reshape(16 // factor, factor, 16 // factor, factor).mean((1, 3)) / 255
+    expected = torch.from_numpy(mask / mask.mean())
+    assert batch.names == ("a.png", "b.png") * 2 and (batch.loss_mask[1] == 1).all()
+    torch.testing.assert_close(batch.loss_mask[0, 0].double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("outside", [{"unmasked_weight": 0.25}, {"masked_prior_preservation_weight": 0.5}])
+def test_a_killed_run_with_masks_resumes_to_the_same_bits(outside, server, tiny_epsilon, folder, tmp_path):
+    changes = {"masked_loss": True, "resolution": 16, "evaluation": "none", "max_train_steps": 4, **outside}
+    straight, killed = (Run(server, tmp_path / name, "lora", tiny_epsilon, folder, **changes) for name in ("straight", "killed"))
+    assert straight()[0] == 0 and killed(moment="in a step", number=4)[0] == -signal.SIGKILL
+    status, output = killed(*LATEST)
+    assert status == 0 and "resuming after step 2" in output, output
+    assert killed.result() == straight.result() and killed.losses() == straight.losses() and len(straight.losses()) == 4
 
 
 def test_class_images_have_no_masks(tiny_epsilon, folder, tmp_path):
