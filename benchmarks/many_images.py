@@ -111,14 +111,14 @@ def show(began: float, event) -> None:
         print(f"{time.time() - began:7.1f} s  {text[:300]}", file=sys.stderr)
 
 
-def measure(arguments: argparse.Namespace, what: str) -> None:
-    """Trains in a fresh process, and prints what it took."""
+def measure(arguments: argparse.Namespace, what: str, *more: str) -> None:
+    """Trains in a fresh process, and prints what it took. more: arguments."""
     shutil.rmtree(arguments.folder / "run", ignore_errors=True)
     environment = {**os.environ, "PYTHONPATH": str(arguments.code), "HF_HUB_OFFLINE": "1"}
-    words = [sys.executable, __file__, *sys.argv[1:], "--train"]
+    words = [sys.executable, __file__, *sys.argv[1:], *more, "--train"]
     done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, check=True, text=True)
     found = json.loads(done.stdout.splitlines()[-1])
-    print(f"{what}:")
+    print(f"{what}:", flush=True)
     for step, (seconds, busy, memory, encoded) in found["points"].items():
         took = f"{seconds:7.1f} s ({busy:.1f} s of processor time)"
         print(f"  step {int(step):>5,}: after {took}, {memory / 2**20:6.0f} MiB, {encoded:>6,} crops encoded")
@@ -149,7 +149,7 @@ def main() -> None:
     make_images(arguments.folder / "images", arguments.number, arguments.side)
     shutil.rmtree(arguments.folder / "cache", ignore_errors=True)
     measure(arguments, "cold")
-    measure(arguments, "again")
+    measure(arguments, "again", "--stop", "50")
 
 
 if __name__ == "__main__":

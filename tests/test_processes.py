@@ -53,6 +53,7 @@ def test_two_processes_equal_one_with_twice_the_batch(method, start, server, tin
     one = Run(server, tmp_path / "one", method, tiny_epsilon, image_folder, max_train_steps=3, train_batch_size=4)
     assert one()[0] == 0
     changes = {"max_train_steps": 3, "train_batch_size": 1, "gradient_accumulation_steps": 2, "keep": "last"}
+    changes |= {"vae_cache_ondemand": True, "latents_cache_dir": str(tmp_path / "cache")}  # which both processes write to
     changes |= {"evaluation": "pictures", "num_candidates": 1, "evaluation_seeds": 1, "sample_inference_steps": 1}
     two = Run(server, tmp_path / "two", method, tiny_epsilon, image_folder, **changes)
     start(two)
