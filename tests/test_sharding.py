@@ -2,6 +2,7 @@
 
 import json
 import socket
+import weakref
 from contextlib import nullcontext
 from pathlib import Path
 from signal import SIGINT
@@ -105,7 +106,9 @@ def first_of_two():
 def test_a_process_holds_half_of_weights_gradients_and_moments(first_of_two):
     method = Tiny()
     optimizer = torch.optim.AdamW(method.parameters(), fused=True)
+    whole = [weakref.ref(each) for each in method.parameters()]
     model = Sharded(method, optimizer, first_of_two)
+    assert [each() for each in whole] == [None] * 4, "whole weights are freed"
     model(torch.randn(4, 8)).sum().backward()
     optimizer.step()
     states = [*optimizer.state.values()]
