@@ -362,10 +362,12 @@ def test_captions_beside_class_images_are_theirs(tiny_epsilon, image_folder, tmp
     expected = {"auto": ["a photo of dog", "a dog on grass", "a photo of dog"], "prompt": ["a photo of dog"] * 3}
     own = {"prior_preservation": "images", "class_data_dir": str(folder), "class_prompt": "a photo of dog", "num_class_images": 3}
     for use, captions in expected.items():
-        settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", class_captions=use, **own)
+        settings = settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", class_image_captions=use, **own)
         assert [each.captions for each in load_examples(settings, 16).classes] == [(caption,) for caption in captions]
         assert load_class_examples(folder, "a photo of dog", use) == load_examples(settings, 16).classes
-    context, training = prepared(settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", class_captions="auto", **own))
+    context, training = prepared(
+        settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", class_image_captions="auto", **own)
+    )
     dealt = {
         (name, prompt)
         for step in range(6)
@@ -378,10 +380,10 @@ def test_captions_beside_class_images_are_theirs(tiny_epsilon, image_folder, tmp
         settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", **{**own, **changes}), locate(str(tiny_epsilon)),
         load_examples(settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", **{**own, **changes}), 16), 1,
     )["class_pictures"]  # fmt: skip
-    assert of(class_captions="prompt") == {each.name: each.digest for each in context.examples.classes}
-    assert of(class_captions="auto")["1.png"] == [context.examples.classes[1].digest, "a dog on grass"]
+    assert of(class_image_captions="prompt") == {each.name: each.digest for each in context.examples.classes}
+    assert of(class_image_captions="auto")["1.png"] == [context.examples.classes[1].digest, "a dog on grass"]
     with pytest.raises(InputError) as error:
-        load_examples(settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", class_captions="files", **own), 16)
+        load_examples(settings_for("lora", tiny_epsilon, image_folder, tmp_path / "run", class_image_captions="files", **own), 16)
     assert "no caption for 2 of 3 images" in str(error.value)
 
 

@@ -227,7 +227,7 @@ resolution = 768
 def test_the_subsets_of_sd_scripts_are_concepts(capsys):
     settings, printed = imported(capsys, "several.toml", SEVERAL)
     dog = {"instance_data_dir": "dogs", "instance_prompt": "sks dog", "class_prompt": "dog", "class_data_dir": "reg"}
-    dog |= {"repeats": 4, "prior_preservation": "images", "class_captions": "auto"}
+    dog |= {"repeats": 4, "prior_preservation": "images", "class_image_captions": "auto"}
     cat = {"instance_data_dir": "cats", "instance_prompt": "ohwx cat", "repeats": 1, "caption_prefix": "ohwx,"}
     has(settings, concept=(dog, cat), resolution=512, shuffle_tags=True, repeats=1, instance_prompt=None)
     lost = part(printed, "not taken")

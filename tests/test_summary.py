@@ -31,7 +31,7 @@ HUB = Source("stable-diffusion-v1-5/stable-diffusion-v1-5")
 
 def examples(*sizes, classes=0):
     instances = tuple(SimpleNamespace(name=f"{index}.jpg", size=size, mask=None) for index, size in enumerate(sizes))
-    return SimpleNamespace(instances=instances, classes=(None,) * classes)
+    return SimpleNamespace(instances=instances, classes=(SimpleNamespace(concept=0),) * classes)
 
 
 def dreambooth(**changes):

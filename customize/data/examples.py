@@ -108,7 +108,7 @@ def load_class_examples(
     checking: CheckedImages | None = None,
 ) -> tuple[Example, ...]:  # fmt: skip
     """The images of a folder for prior preservation; () if it has none. Raises InputError for invalid ones. captions, column: as
-    the settings class_captions and caption_column."""
+    the settings class_image_captions and caption_column."""
     found, rule = Findings(), class_rule(class_prompt, captions)
     examples = _from_subsets(Path(folder), "class_data_dir", column, rule, checking or CheckedImages(), found)
     found.raise_problems()
@@ -116,8 +116,8 @@ def load_class_examples(
 
 
 def class_rule(class_prompt: str, captions: str) -> CaptionRule:
-    """How class images get their captions. captions: the setting class_captions."""
-    return CaptionRule(captions, (class_prompt,), "write one, or use --class_captions auto")
+    """How class images get their captions. captions: the setting class_image_captions."""
+    return CaptionRule(captions, (class_prompt,), "write one, or use --class_image_captions auto")
 
 
 def load_photos(folder: str | Path, setting: str) -> tuple[Example, ...]:
@@ -246,7 +246,7 @@ def _class_images(settings, checking: CheckedImages, found: Findings) -> list[Ex
     folder, number = settings.class_folder, settings.class_images
     if folder is None or not os.path.lexists(folder):
         return []
-    rule = class_rule(settings.prompts.get("class_prompt", ""), settings.class_captions)
+    rule = class_rule(settings.prompts.get("class_prompt", ""), settings.class_image_captions)
     examples = _from_subsets(Path(folder), "class_data_dir", settings.caption_column, rule, checking, found)
     if len(examples) > number:
         found.note(folder, f"only the first {number} of {len(examples)} class images are used")

@@ -99,7 +99,7 @@ def implied(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "prior_preservation", "images"
         if values.get("prior_preservation", "images") == "images":
             yield "class_prompt", every[0].prompt
-            yield "class_captions", "auto"
+            yield "class_image_captions", "auto"
             yield "num_class_images", sum(map(num_images, every))
 
 

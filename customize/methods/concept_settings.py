@@ -19,7 +19,7 @@ from customize.settings.suggestions import unknown
 OF_ONE = ("instance_data_dir", "instance_prompt", "class_prompt", "class_data_dir", "validation_data_dir", "mask_data_dir")
 """Settings of one concept: where there are several, only their tables have them."""
 OWN = (
-    *OF_ONE, "repeats", "prior_preservation", "prior_loss_weight", "num_class_images", "class_captions", "captions",
+    *OF_ONE, "repeats", "prior_preservation", "prior_loss_weight", "num_class_images", "class_image_captions", "captions",
     "caption_prefix", "caption_suffix", "caption_templates",
 )  # fmt: skip
 """What a table may have."""

@@ -71,10 +71,10 @@ class SubjectSettings(ConceptSettings):
     class_data_dir: str | None = setting(
         None, "data", "folder of images of the class", text="path", only_with=WITH_CLASS_IMAGES, scope="run"
     )
-    class_captions: Literal["prompt", "auto", "files"] = setting(
+    class_image_captions: Literal["prompt", "auto", "files"] = setting(
         "prompt", "data", "captions of the class images: class_prompt, from files beside them, or (auto) from files where there "
         "are some", only_with=WITH_CLASS_IMAGES, scope="run",
-        default_in_words="prompt; auto for folders named as by sd-scripts, 1_dog",
+        default_in_words="prompt; auto for folders named like 1_dog",
     )  # fmt: skip
     captions: Literal["auto", "files", "file_names", "prompt"] = setting(
         "auto", "data", "captions from files beside the images, from the images' names, from instance_prompt (or "

@@ -32,7 +32,7 @@ def complete(settings, family: Family, resolution: int, checked: CheckedImages) 
     Raises InputError when the folder holds images that were generated from another prompt or model.
     """
     folder = Path(settings.class_data_dir)
-    captions = settings.class_prompt, settings.class_captions, settings.caption_column
+    captions = settings.class_prompt, settings.class_image_captions, settings.caption_column
     present = load_class_examples(folder, *captions, checked) if folder.is_dir() else ()
     missing = settings.num_class_images - len(present)
     if missing <= 0:

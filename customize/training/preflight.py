@@ -121,9 +121,9 @@ def too_many_class_images(settings, examples: Examples) -> list[Problem]:
         if part.class_images > present and kohya_folder.subsets(part.class_folder):
             what = f"is {part.class_images:,}, but the folders in class_data_dir have {present:,} images"
             return [Problem("num_class_images", what, "leave it out to use all of them")]
-        if part.class_images > present and part.class_captions == "files":
+        if part.class_images > present and part.class_image_captions == "files":
             what = f"files are missing: {part.class_images - present:,} class images would be generated, which have no captions"
-            return [Problem("class_captions", what, "add images with captions, or give auto")]
+            return [Problem("class_image_captions", what, "add images with captions, or give auto")]
     missing = missing_class_images(settings, examples)
     if not missing or missing <= settings.max_images:
         return []

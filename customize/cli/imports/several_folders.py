@@ -72,7 +72,7 @@ def of_class(folder: str, words: str, found: Reading) -> None:
         "class_data_dir": folder,
         "class_prompt": words,
         "prior_preservation": "images",
-        "class_captions": "auto",
+        "class_image_captions": "auto",
     }
     own |= {"num_class_images": max(1, num_images(Path(folder)))} if os.path.isdir(folder) else {}
     if not found.concepts and "class_data_dir" in found.values:
