@@ -76,7 +76,7 @@ def test_variants_are_asked_for_by_number():
     assert variants.get(2) is None and -1 not in variants
 
 
-@pytest.mark.parametrize("prior", [False, True])
+@pytest.mark.parametrize("prior", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_batches_and_captions_have_the_same_bits(prior, many, encoded, tiny_epsilon, tmp_path, monkeypatch):
     """Of masked images of two shapes, with and without class images, in memory that holds two encodings and two captions."""
     monkeypatch.setattr(streaming, "MANY", 3)
@@ -94,7 +94,9 @@ def test_batches_and_captions_have_the_same_bits(prior, many, encoded, tiny_epsi
         assert all(torch.equal(tensor, again.tensors[name]) for name, tensor in condition.tensors.items())
     assert any((batch.loss_mask != 1).any() for batch, _ in eager)
     assert 0 < len(encoded) - at_first <= at_first  # each once: memory holds all
-    context, training = prepared(settings)
+    context, training = prepared(settings, first_step=5)
+    last = training.dataset.deal(7, range(3))  # after resuming
+    assert all(equal(one, two) for one, (two, _) in zip(last, eager[-len(last) :], strict=True))
     assert context.streamed == Streamed(True, True, context.streamed.num_crops, 5 + prior)
     release_unused(context, training.method)
     assert {context.family.components[name].device.type for name in ("vae", "text_encoder")} == {"cpu"}
@@ -122,6 +124,7 @@ def test_memory_is_bounded_and_what_left_it_is_encoded_again_or_read(many, encod
     assert draw(latents_cache_dir=cache) == len(places) and draw(latents_cache_dir=cache) == 0
 
 
+@pytest.mark.slow
 def test_a_streamed_run_equals_another_also_when_it_is_killed(finished_run, server, tiny_epsilon, image_folder, tmp_path):
     plain, changes = finished_run("lora"), {**ON_DEMAND, "latents_cache_dir": str(tmp_path / "cache")}
     killed = Run(server, tmp_path / "killed", "lora", tiny_epsilon, image_folder, **changes)
