@@ -7,9 +7,9 @@ import pytest
 from kit import settings_for, write_images
 from PIL import Image
 
-from customize.data import checked_images
-from customize.data.checked_images import NAME, CheckedImages, Facts
 from customize.data.examples import examine_examples
+from customize.data.images import checked_images
+from customize.data.images.checked_images import NAME, CheckedImages, Facts
 from customize.data.images.similarity import Features
 from customize.training.preflight import check
 

@@ -16,16 +16,16 @@ from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter
 
 from customize.cli import check as doctor
-from customize.data import checked_images
 from customize.data import example as one_example
 from customize.data import examples as data
 from customize.data.captions.caption_files import read_captions
 from customize.data.example import Example
 from customize.data.examples import load_examples
 from customize.data.findings import Findings
-from customize.data.images import similarity
+from customize.data.images import checked_images, similarity
 from customize.data.images.image_file import open_image
 from customize.data.images.similarity import DUPLICATE_BITS, SHARP, Features, fingerprint, measure, near_duplicates, sharpness
+from customize.data.peculiarities import note_peculiarities
 from customize.errors import InputError
 from customize.families import Source
 from customize.families.specs import STABLE_DIFFUSION
@@ -526,7 +526,7 @@ def test_notes_on_many_images_are_bounded(tmp_path, monkeypatch):
     one = Example("", ("a",), "instance", tmp_path, (64, 64), "", Features(0, bytes(48), 1.0))
     instances = [replace(one, name=f"{number}.png", digest=str(number % 6)) for number in range(12)]
     found = Findings()
-    data._note_peculiarities(instances, 64, found)
+    note_peculiarities(instances, 64, found)
     named = ", ".join(f"{n}.png and {n + 6}.png" for n in range(5))
     assert found.notes[0] == f"identical images, in 6 groups: {named} and 1 more"
     assert len(found.notes) == 2 and found.notes[1].endswith("0.png and 5.png and 55 more")

@@ -555,7 +555,9 @@ def of_a_picture(settings: InferenceSettings) -> InferenceSettings:
 
 
 @pytest.mark.parametrize("number", [60, pytest.param(300, marks=pytest.mark.slow)], ids=["few", "many"])
-def test_our_metadata_are_read_back(number, tmp_path):
+def test_our_metadata_are_read_back(number, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where a text is not by chance the name of a folder
+
     @settings(max_examples=number, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
     @given(values=SETTINGS, start=st.booleans(), strength=st.sampled_from([None, 0.3, 1.0]), count=st.integers(1, 64))
     def check(values, start, strength, count):

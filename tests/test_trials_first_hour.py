@@ -14,6 +14,7 @@ from customize.adapters import lora
 from customize.adapters.peft_layers import PeftAdapter
 from customize.cli import main
 from customize.cli.terminal import table, time_left
+from customize.data.samples.streaming import Streamed
 from customize.device import Machine
 from customize.families import Source, trigger_words
 from customize.inference.explain.contact_sheet import contact_sheet, line_length, wrapped
@@ -50,8 +51,8 @@ def words(**changes):
 
 def photos(*sizes, classes=0):
     return SimpleNamespace(
-        instances=tuple(SimpleNamespace(name="a.jpg", size=size, mask=None, repeats=1) for size in sizes),
-        classes=(None,) * classes,
+        instances=tuple(SimpleNamespace(name="a.jpg", size=size, mask=None, repeats=1, concept=0) for size in sizes),
+        classes=(SimpleNamespace(concept=0),) * classes,
     )
 
 
@@ -137,6 +138,7 @@ BENCH = {
     "global_batch": 1,
     "is_slow": False,
     "validation_steps": 400,
+    "streamed": Streamed(False, False, 12, 1),
 }
 
 

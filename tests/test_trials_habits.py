@@ -380,8 +380,9 @@ def test_one_kind_of_problem_in_many_files_is_one_problem(desk, tmp_path, monkey
         Image.new("RGB", (16, 16), (index % 256, index // 256, 7)).save(tmp_path / f"{index:03}.png")
         (tmp_path / f"{index:03}.jpg").write_bytes(b"")
     status, error, _ = tried(f"train_dreambooth --instance_data_dir {tmp_path} --instance_prompt 'sks cat'", capsys)
-    lines = error.splitlines()
-    assert status == 2 and lines[0].startswith("train_dreambooth.py: 1 problem") and len(lines) == 4, error
+    counted, *lines = error.splitlines()
+    assert status == 2 and counted == "images checked: image 600 of 600", error
+    assert lines[0].startswith("train_dreambooth.py: 1 problem") and len(lines) == 4, error
     assert "000.jpg" in lines[1] and lines[2].startswith("      and 299 more with the same problem: ") and "289 more" in lines[2]
 
 

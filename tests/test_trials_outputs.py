@@ -529,7 +529,7 @@ def test_class_images_beyond_max_images_are_refused_before_anything_loads(presen
 
     from customize.training.preflight import too_many_class_images
 
-    examples = SimpleNamespace(classes=[None] * present)
+    examples = SimpleNamespace(classes=[SimpleNamespace(concept=0)] * present)
     given = {"prior_preservation": "images", "class_prompt": "a dog", "class_data_dir": "class", "num_class_images": 5000}
     problems = too_many_class_images(dreambooth(**given), examples)
     assert [problem.what for problem in problems] == (

@@ -262,7 +262,7 @@ def test_damaged_samples_are_skipped_with_one_note(name, damage, reported, tmp_p
     output = capsys.readouterr().out
     assert output.count("note: not shown, because sample images are missing or damaged") == (reported is True), output
     assert ("step-000002" in output) == (reported is True)
-    example = types.SimpleNamespace(open=lambda: Image.new("RGB", (16, 16)))
+    example = types.SimpleNamespace(open=lambda: Image.new("RGB", (16, 16)), concept=0)
     samples.write_before_after(tmp_path / "before_after.png", [example], 4)
     assert (tmp_path / "before_after.png").exists()
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from customize.data.captions.caption_rule import Caption, CaptionRule
 from customize.data.captions.caption_tables import DEFAULT_COLUMN
 from customize.data.captions.caption_templates import captions_for, rule_of
-from customize.data.checked_images import CheckedImages, Facts
 from customize.data.example import Example, Role, of_concept, of_folder
 from customize.data.findings import Findings
 from customize.data.folder import folder_captions, is_tree_of_images, list_folder, meant_instead, walk_subfolders
 from customize.data.hub_dataset import Row, image_rows, load_dataset, row_captions
+from customize.data.images.checked_images import CheckedImages, Facts
 from customize.data.images.colour import CONVERTED
 from customize.data.kohya_folder import read_subsets
 from customize.data.mask_files import with_known_masks, with_masks

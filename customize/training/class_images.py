@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from customize.data.checked_images import CheckedImages
 from customize.data.examples import Example, load_class_examples
+from customize.data.images.checked_images import CheckedImages
 from customize.diffusion import rng
 from customize.errors import InputError, Problem
 from customize.events import Progress, emit
