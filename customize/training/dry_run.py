@@ -170,8 +170,9 @@ def make(settings, folder: Path, source: Source, examples: Examples, callbacks: 
         config = LoopConfig.of(trial, trial.max_train_steps)
         state = train(config, training.method, training.dataset, [NanGuard(), clock], accelerator, learning_rates, parts, resume)
         state.identity = run_identity
+        saved = state.checkpoint()
         with state.whole_weights():
-            files = files_of(settings, context, training, state)
+            files = files_of(settings, context, training, saved)
     square = context.family.latents.stored_shape(context.resolution, context.resolution)
     held = context.streamed.held(math.prod(square) * torch.float32.itemsize, bool(settings.latents_cache_dir))
     memory, free_memory, where = memory_of(accelerator, held)
@@ -261,7 +262,7 @@ def to_generate(settings, examples: Examples) -> int:
     return missing_class_images(settings, examples)
 
 
-def files_of(settings, context: RunContext, training: TrainingSetup, state: State) -> Files:
+def files_of(settings, context: RunContext, training: TrainingSetup, saved: checkpoint.Checkpoint) -> Files:
     """What will be written, without config.toml, model card, log, manifests and trackers' files, which are small."""
     first, last = context.first_step, context.max_train_steps
     metadata = model_card.metadata(settings, training.method, context.family, last)
@@ -270,7 +271,7 @@ def files_of(settings, context: RunContext, training: TrainingSetup, state: Stat
     samples = images * len([step for step in at if step > first or step == first == 0])
     pictures, weights = planned_files(context, training.method)
     return Files(
-        checkpoint.file_sizes(state.checkpoint(), {**training.method.description(), **metadata}),
+        checkpoint.file_sizes(saved, {**training.method.description(), **metadata}),
         times(first, last, settings.checkpointing_steps),
         settings.checkpoints_total_limit,
         result_sizes(settings, training, context, metadata),

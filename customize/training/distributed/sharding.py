@@ -94,7 +94,8 @@ class Sharded(nn.Module):
 
     def gathered(self, tree: Any, device: torch.device | str | None = "cpu") -> Any:
         """The tree of tensors with whole ones in place of sharded ones, on the first process; the others only give their parts.
-        device: of whole tensors; None: that of the parts."""
+        device: of whole tensors; None: that of the parts. Not inside `whole_weights`, where the first has no parts to give."""
+        assert not self.is_whole
         tensors: list[Any] = []
         copied(tree, tensors)
         by_id = {id(tensor): tensor for tensor in tensors}
