@@ -140,13 +140,16 @@ class Plan:
 def run(settings, folder: Path, source: Source, examples: Examples, callbacks: Sequence[Callback] = ()) -> None:
     """Reports the plan. Raises ResourceError when disk space or memory is insufficient, InputError as the run itself would."""
     plan = make(settings, folder, source, examples, callbacks)
+    if plan is None:
+        return
     events.info(f"plan of {settings.command} (dry_run: nothing was written)\n{plan}")
     if plan.short:
         raise ResourceError("\n".join(plan.short))
 
 
-def make(settings, folder: Path, source: Source, examples: Examples, callbacks: Sequence[Callback] = ()) -> Plan:
-    """Prepares as the run would, except for what only later steps need, and takes two steps. Callbacks only bring their parts."""
+def make(settings, folder: Path, source: Source, examples: Examples, callbacks: Sequence[Callback] = ()) -> Plan | None:
+    """Prepares as the run would, except for what only later steps need, and takes two steps. Callbacks only bring their parts.
+    The plan is that of the first process; None for others, whose weights may be parts."""
     check_machine(settings)
     accelerator = start_accelerator(settings, folder)
     events.summarize("started", summary.before_loading(settings, folder, source, examples, device.describe(accelerator.device)))
@@ -172,6 +175,8 @@ def make(settings, folder: Path, source: Source, examples: Examples, callbacks: 
         state.identity = run_identity
         saved = state.checkpoint()
         with state.whole_weights():
+            if not accelerator.is_main_process:
+                return None
             files = files_of(settings, context, training, saved)
     square = context.family.latents.stored_shape(context.resolution, context.resolution)
     held = context.streamed.held(math.prod(square) * torch.float32.itemsize, bool(settings.latents_cache_dir))
