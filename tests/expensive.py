@@ -12,6 +12,7 @@ Case = TypeVar("Case")
 SLOW = {
     "adapter_rules": "a_whole_run",
     "autoencoder": "images_are_encoded_by_another_autoencoder",
+    "concepts": "another_concept_is_another_run",
     "convert": "there_and_back_every_bit_is_the_same",
     "course": "equivalent_settings_resume_to_the_same_bits",
     "deepfloyd_if_training": "stage_ii_learns_a_lora_and_its_sample_images_enlarge_images"
@@ -24,32 +25,38 @@ SLOW = {
         " pictures_that_cannot_differ_from_the_base_models_are_not_drawn_again",
     "events": "only_the_command_line_prints",
     "folders": "accepted_images_can_be_trained_on one_image_and_two_equal_ones_train_with_a_note"
-        " ignored_files_change_no_bit_of_the_result",
+        " ignored_files_change_no_bit_of_the_result a_run_whose_images_vanish_after_the_check_names_one",
     "foreign_models": "an_adapter_that_fits_not_at_all_partly_or_completely",
     "guard": "killed_after_a_retry_and_resumed the_loss_scaler_may_skip_steps_but_not_for_ever"
         " two_optimizers_together_are_restored retries_are_limited",
     "hostile_files": "mutated_files_are_refused_or_valid pickles_among_images_and_captions"
         " pickles_in_all_files_that_training_reads_again pickles_and_archives_in_a_data_set",
     "inference": "numbering_continues_and_files_of_the_user_are_kept",
+    "init_weights": "a_file_of_another_program",
     "inpainting_training": "a_resumed_run_is_equal_to_the_bit",
     "latents_cache": "bits_are_equal_with_and_without class_images_killed_while_they_are_generated"
-        " killed_while_an_entry_is_written a_forged_entry_with_a_valid_hash_is_not_trusted",
+        " killed_while_an_entry_is_written a_forged_entry_with_a_valid_hash_is_not_trusted"
+        " a_damaged_entry_is_replaced_and_reported",
     "lesson_pages": "a_command_that_fails_ends_the_notebook",
     "memory": "generating_in_bf16_loads_the_base_in_bf16",
     "merge": "a_merged_lora_has_the_chosen_names a_merged_lora_in_kohyas_layout_is_read_by_stock_and_by_us"
         " existing_files_are_replaced_only_on_request doras_are_merged_as_they_are_used_together"
-        " the_loading_options_of_the_base_are_stored",
-    "metadata": "a_merged_lora_names_its_base_or_nothing the_hash_of_a_base_model_in_one_file",
+        " the_loading_options_of_the_base_are_stored"
+        " a_merged_model_generates_what_stock_generates_with_the_parts",
+    "metadata": "a_merged_lora_names_its_base_or_nothing the_hash_of_a_base_model_in_one_file"
+        " every_entry_is_documented_and_every_documented_one_is_written",
     "model_file": "a_merged_model_is_one_file a_resumed_run_keeps_the_form_of_its_result"
-        " convert_there_and_back_is_bit_equal",
+        " convert_there_and_back_is_bit_equal a_run_ends_in_one_file_that_is_a_base_model",
     "mutated_files": "a_folder_of_mutated_images_is_checked",
     "new_family": "a_run_begins_with_its_lora",
     "objective": "a_killed_run_resumes_to_the_same_bits accumulation_is_a_large_batch",
-    "observers": "the_files_are_recorded_as_ours",
+    "observers": "the_files_are_recorded_as_ours observers_change_no_pixel_and_write_what_they_recorded",
     "optimizer_steps": "the_table_of_optimizers_is_as_counted",
     "optimizers": "text_encoders_have_one_rate_or_one_each",
     "plan": "a_checkpoint_of_other_tensors_is_refused_as_the_run_would a_dry_run_of_a_resumed_run"
-        " files_are_as_large_as_planned trained_parameters_and_epochs_are_reported",
+        " files_are_as_large_as_planned trained_parameters_and_epochs_are_reported"
+        " out_of_memory_in_the_trial_is_reported_with_remedies",
+    "privacy": "the_result_goes_to_the_hub_and_nothing_private",
     "prompt_embeddings": "a_lora_is_trained_to_the_same_bits",
     "public_surface": "runs_of_one_process_may_differ_in_precision the_lines_of_the_documentation_run"
         " images_equal_those_of_the_command_and_have_its_metadata"
@@ -57,16 +64,18 @@ SLOW = {
     "quiet": "loading_and_generating_print_nothing_but_real_warnings",
     "reliability": "a_disk_that_fills_up_costs_nothing_but_time a_file_limit_is_met_at_any_file signals_in_a_save"
         " killed_in_the_final_save_over_an_earlier_result stopped_after_each_step"
-        " stopped_for_a_while_and_continued images_and_base_model_may_be_moved",
+        " stopped_for_a_while_and_continued images_and_base_model_may_be_moved modes_follow_the_umask",
     "resize": "a_lora_of_sdxl_makes_the_base_into_the_tuned_model",
     "resume": "a_killed_run_on_sdxl_resumes_to_the_same_bits accumulation_equals_a_larger_batch"
         " another_run_is_not_the_same_run class_images_of_another_prompt_are_not_reused"
         " eight_bit_adam_resumes_to_the_same_bits inputs_of_a_run_are_not_removed_with_an_earlier_one"
-        " samples_and_intermediate_weights_have_their_own_folders nan_leaves_the_last_good_state",
+        " samples_and_intermediate_weights_have_their_own_folders nan_leaves_the_last_good_state"
+        " a_finished_run_resumed_changes_nothing",
     "save_precision": "no_layout_of_an_earlier_result_is_left_beside_a_new_one",
     "scales": "a_schedule_that_is_constant_is_the_scale_bit_for_bit"
-        " a_sweep_of_scales_loads_once_and_equals_single_calls",
-    "score": "a_run_is_measured_as_it_measured_itself scales_and_what_is_there_already",
+        " a_sweep_of_scales_loads_once_and_equals_single_calls"
+        " scale_schedules_equal_stock_with_scales_set_by_hand",
+    "score": "a_run_is_measured_as_it_measured_itself scales_and_what_is_there_already a_file_with_photos",
     "stable_diffusion_xl": "a_model_with_words_merged_into_it_gives_the_same_image_in_stock"
         " the_adapter_and_the_word_of_a_run_also_work_alone",
     "stable_diffusion_xl_file": "an_autoencoder_in_one_file_has_the_scale_of_sdxl commands_take_a_file"
@@ -95,7 +104,7 @@ CASES = {
         "cli": "scripts_are_thin_and_do_not_import_torch",
         "compositions": "the_command_combines_all_prompts_in_one_image",
         "convert": "a_dora_comes_back_too",
-        "crash": "killed_at_each_system_call power_cut_at_each_moment",
+        "crash": "killed_at_each_system_call refused_at_each_system_call power_cut_at_each_moment",
         "folders": "no_name_in_a_table_leads_out_of_the_folder",
         "forged_checkpoints": "a_file_of_another_kind",
         "guard": "the_run_stops_at_that_step_with_the_state_before_it"
@@ -105,7 +114,7 @@ CASES = {
             " a_stopped_job_keeps_its_images_and_can_be_completed",
         "init_weights": "a_run_begins_with_the_given_weights",
         "inpainting_training": "results_are_drawn_by_stock_and_by_ours_alike class_images_and_a_teacher",
-        "latents_cache": "a_damaged_entry_is_replaced_and_reported",
+        "masked_loss": "a_killed_run_with_masks_resumes_to_the_same_bits",
         "memory": "no_wider_copy_of_a_frozen_weight_is_made"
             " what_the_steps_do_not_need_leaves_memory_before_them",
         "metadata": "files_without_metadata_still_load",

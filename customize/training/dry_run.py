@@ -185,7 +185,8 @@ def make(settings, folder: Path, source: Source, examples: Examples, callbacks: 
     uses = uses_of_run(settings, context.examples, context.resolution, context.max_train_steps, context.global_batch)
     return Plan(
         settings, folder, context.max_train_steps - context.first_step, trained(training), optimizer, uses,
-        to_generate(settings, examples), files, free_bytes(folder / run_folder.CONFIG), memory, free_memory, where, clock.seconds,
+        missing_class_images(settings, examples), files, free_bytes(folder / run_folder.CONFIG), memory, free_memory, where,
+        clock.seconds,
     )  # fmt: skip
 
 
@@ -197,7 +198,7 @@ def trial_of(settings, context: RunContext, steps: int = TRIAL_STEPS):
     changes["vae_cache_ondemand"] = context.streamed.images
     changes["max_train_steps"] = context.first_step + steps
     with TemporaryDirectory() as folder:
-        if to_generate(settings, context.examples):
+        if missing_class_images(settings, context.examples):
             changes |= {"class_data_dir": folder, "num_class_images": 1}
             changes["concept"] = tuple(one_class_image(own, f"{folder}/{place}") for place, own in enumerate(settings.concept))
         yield settings.model_copy(update=changes)
@@ -260,11 +261,6 @@ def trained(training: TrainingSetup) -> tuple[Trained, ...]:
 def module_name(network: torch.nn.Module, parameter: str) -> str:
     """The module of the base model that a parameter belongs to; for an adapter, the module that it is attached to."""
     return parameter.partition(".lora_")[0] if ".lora_" in parameter else parameter.rpartition(".")[0]
-
-
-def to_generate(settings, examples: Examples) -> int:
-    """The number of missing class images."""
-    return missing_class_images(settings, examples)
 
 
 def files_of(settings, context: RunContext, training: TrainingSetup, saved: checkpoint.Checkpoint) -> Files:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from customize import device, events, units
-from customize.data.examples import Examples
+from customize.data.examples import Examples, missing_class_images
 from customize.errors import NumericsError
 from customize.evaluation.probe_loss import TRAINING, Probe
 from customize.evaluation.studies.range_test import Curve, Point, end_of
@@ -19,7 +19,7 @@ from customize.storage.resources import for_memory, resources
 from customize.training import summary
 from customize.training.callbacks import Progress
 from customize.training.distributed.accelerator import check_machine, start_accelerator
-from customize.training.dry_run import to_generate, trial_of
+from customize.training.dry_run import trial_of
 from customize.training.loop import Callback, LoopConfig, State, StepMetrics, Stop, train
 from customize.training.nan_guard import NanGuard
 from customize.training.resumable import parts_of
@@ -76,7 +76,7 @@ def measure(settings, folder: Path, source: Source, examples: Examples) -> Curve
     check_machine(settings)
     accelerator = start_accelerator(settings, folder)
     events.summarize("started", summary.before_loading(settings, folder, source, examples, device.describe(accelerator.device)))
-    if missing := to_generate(settings, examples):
+    if missing := missing_class_images(settings, examples):
         events.note(f"{units.count(missing, 'class image')} missing: one is generated for the test, and discarded")
     context = RunContext(settings, accelerator, load_base(settings, source), examples, 0)
     with resources(for_memory(settings), "make room"), trial_of(settings, context, STEPS) as trial:
