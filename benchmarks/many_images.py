@@ -67,7 +67,7 @@ def train(arguments: argparse.Namespace) -> None:
     from customize.training import setup
     from customize.training.loop import Callback, Stop
 
-    name = "checked_images" if find_spec("customize.data.images.checked_images") else "examples"  # of an earlier version
+    name = "images.checked_images" if find_spec("customize.data.images.checked_images") else "examples"  # of an earlier version
     checking = importlib.import_module(f"customize.data.{name}")
     checked, read, encoded = [], Counter(), []
     points = {}
