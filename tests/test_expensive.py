@@ -19,8 +19,8 @@ def test_the_names_are_those_of_tests(table):
 
 
 def test_cases_that_run_by_default():
-    most, (file, names) = 2, next(iter(expensive.CASES[2].items()))
-    assert expensive.left_out(f"{file}::{names.split()[0]}", "abcde") == list("cde") and most == 2
+    file, names = next(iter(expensive.CASES[2].items()))
+    assert expensive.left_out(f"{file}::{names.split()[0]}", "abcde") == list("cde")
     assert expensive.left_out("resume::another_run_is_not_the_same_run", "a") == ["a"]
     assert expensive.left_out("accumulation::of_this_name", "abcdef") == list("bd")
     assert expensive.left_out("accumulation::of_this_name", "abcd") == expensive.left_out("a_file::of_this_name", "abcdef") == []
