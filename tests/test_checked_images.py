@@ -100,6 +100,14 @@ def test_a_damaged_file_is_reported_and_not_used(damage, decoded, folder, tiny_e
     assert ("is damaged" in capsys.readouterr().out) == (damage != '{"rules": 1}')
 
 
+def test_a_file_instead_of_the_folder_is_one_problem_and_no_note(folder, tiny_epsilon, tmp_path, terminal, capsys):
+    settings = settings_of(tiny_epsilon, folder, tmp_path)
+    (tmp_path / "cache").write_text("mine")
+    with pytest.raises(ValueError, match=r"latents_cache_dir: .*cache is a file"):
+        check(settings)
+    assert capsys.readouterr().out == "" and (tmp_path / "cache").read_text() == "mine"
+
+
 def test_facts_of_other_rules_are_not_used(decoded, folder, tiny_epsilon, tmp_path, monkeypatch):
     settings = settings_of(tiny_epsilon, folder, tmp_path)
     check(settings)[2].checked.save()

@@ -144,7 +144,7 @@ def read_facts(path: Path) -> dict[str, Facts]:
     try:
         found = read_object(path, MOST_BYTES)
         return {key: Facts.from_json(value) for key, value in found["images"].items()} if found["rules"] == rules() else {}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a file instead of the folder is reported with the settings
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         events.note(f"{path} is damaged ({error!r}) and will be written again")
