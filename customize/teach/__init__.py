@@ -1,0 +1,1 @@
+"""From a folder of photos and a word to the settings of a run."""

@@ -1,0 +1,1 @@
+"""The page: a browser's view of jobs and runs, which owns nothing."""
