@@ -1,0 +1,118 @@
+"""The documents: every link leads somewhere, and (slow) the site is what the pages say, without a request to elsewhere."""
+
+import posixpath
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+from docs.make_site import ABOVE, ROOT, formula, in_site
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+FENCE = re.compile(r"^( *)(```+)[^\n]*\n.*?^\1\2$", re.MULTILINE | re.DOTALL)
+
+
+def text_of(page: Path) -> str:
+    """A page without its blocks of code."""
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def anchors(page: Path) -> set[str]:
+    """The places in a page that a link may name, by the rule of GitHub and of mkdocs.yml."""
+    text = text_of(page)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    words = [re.sub(r"[^\w\- ]", "", re.sub(r"\]\(.*?\)", "", each)).lower().replace(" ", "-") for each in headings]
+    return {*words, *re.findall(r'<a id="([^"]+)"></a>', text)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_leads_somewhere(page):
+    known: dict[Path, set[str]] = {}
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", text_of(page))):
+        path, _, place = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        if place:
+            assert place in known.setdefault(target, anchors(target)), link
+
+
+def names(nav: list) -> list[str]:
+    """The pages of a navigation, in order."""
+    return [name for part in nav for name in ([part] if isinstance(part, str) else names(*part.values()))]
+
+
+def test_the_site_s_navigation_has_every_page_once():
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    found = names(yaml.safe_load(text[text.index("\nnav:") :])["nav"])
+    pages = [page.relative_to(ROOT).as_posix() for page in PAGES]
+    expected = sorted(ABOVE.get(name, name.removeprefix("docs/")) for name in pages)
+    assert sorted(found) == expected, "add the page to nav in mkdocs.yml"
+
+
+@pytest.mark.parametrize(
+    ("name", "link", "uri", "there"),
+    [
+        ("README.md", "docs/files.md", "index.md", "files.md"),
+        ("README.md", "docs/report.png", "index.md", "report.png"),
+        ("README.md", "configs", "index.md", "source/configs/index.md"),
+        ("docs/lessons/README.md", "../../README.md", "lessons/README.md", "../index.md"),
+        ("docs/lessons/02_denoising.md", "../../infer.py", "lessons/02_denoising.md", "../source/infer.py.md"),
+        ("docs/digits.md", "gallery.md", "digits.md", "gallery.md"),
+        ("docs/digits.md", "nowhere.md", "digits.md", "nowhere.md"),
+    ],
+)
+def test_links_of_the_repository_as_links_of_the_site(name, link, uri, there):
+    assert in_site(name, link, uri) == there
+
+
+def test_formulas_are_mathml_or_an_error():
+    assert ">\N{MATHEMATICAL DOUBLE-STRUCK CAPITAL E}<" in formula(r"\mathbb E", block=False)
+    assert 'display="block"' in formula(r"\frac 1 N", block=True)
+    with pytest.raises(ValueError, match="not understood"):
+        formula(r"\nonsense x", block=False)
+
+
+class Parts(HTMLParser):
+    """Counts the parts of a page, and collects what it fetches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.counts[tag] += 1
+        given = dict(attrs)
+        if tag in ("script", "img", "iframe", "source") or (tag == "link" and given.get("rel") == "stylesheet"):
+            self.fetched += [given.get("src") or given.get("href") or ""]
+
+
+def parts(html: str) -> Parts:
+    found = Parts()
+    found.feed(html)
+    return found
+
+
+@pytest.mark.slow
+def test_the_site_shows_each_page_as_github_does_and_fetches_nothing(tmp_path):
+    """Lists, tables, headings and pictures are as many as CommonMark, which GitHub reads, finds in the page."""
+    from markdown_it import MarkdownIt
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path)))
+    markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
+    for page in PAGES:
+        name = page.relative_to(ROOT).as_posix()
+        place = tmp_path / posixpath.splitext(ABOVE.get(name, name.removeprefix("docs/")))[0]
+        place = place.parent if place.name in ("index", "README") else place
+        html = (place / "index.html").read_text(encoding="utf-8")
+        article = re.search(r"<article.*?</article>", html, re.DOTALL)
+        expected = parts(markdown.render(page.read_text(encoding="utf-8"))).counts
+        shown = parts(article[0]).counts if article else Counter()
+        for tag in ("h1", "h2", "h3", "ul", "ol", "li", "table", "th", "td", "img", "blockquote"):
+            assert shown[tag] == expected[tag], f"{name}: {tag}"
+        assert not [each for each in parts(html).fetched if re.match(r"(https?:)?//", each)], name
