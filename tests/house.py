@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ROOMS = "demo cli web teach jobs machine training evaluation inference methods data weights adapters settings families storage diffusion optim .".split()
+ROOMS = """demo cli web teach jobs machine training evaluation inference methods data weights adapters settings families storage
+    diffusion optim .""".split()
 """From the top down; "." is the modules beside the rooms. An import may point down this list only."""
 ABOVE = "__init__ __main__ api".split()
 """Top-level modules above all rooms except demo."""
