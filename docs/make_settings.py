@@ -9,18 +9,31 @@ from customize.methods import DreamBoothSettings, FromScratchSettings, TextualIn
 from customize.methods.from_scratch_settings import OF_BASE_MODELS
 from customize.settings.frozen_model import SECTIONS
 from customize.settings.inference import InferenceSettings
+from customize.settings.scoring import ScoreSettings
 
 PAGE = Path(__file__).parent / "settings.md"
 INTRODUCTION = """\
 # Settings
 
-All settings of training and of `infer.py`. A configuration file has them under any table, such as `rank = 8`; on the command
-line they are flags, such as `--rank 8`, which override the file. A list takes several values: `["a", "b"]` in the file,
-`--prompt "a" "b"` on the command line. A switch is turned on by `--trace` and off by `--no-trace`. Names that diffusers'
-scripts, kohya's sd-scripts, OneTrainer, AUTOMATIC1111, ComfyUI and others use for the same settings are accepted as well.
+All settings of training, of `infer.py` and of `customize score`. A configuration file has them under any table, such as
+`rank = 8`; on the command line they are flags, such as `--rank 8`, which override the file. A list takes several values:
+`["a", "b"]` in the file, `--prompt "a" "b"` on the command line. A switch is turned on by `--trace` and off by `--no-trace`.
+Names that diffusers' scripts, kohya's sd-scripts, OneTrainer, AUTOMATIC1111, ComfyUI and others use for the same settings are
+accepted as well: [coming_from.md](coming_from.md).
 
-`python docs/make_settings.py` writes this page from the JSON schemas of the settings
+Few of them matter for a first run. Of the images: {images}. Of what learns: {learns}. Of the time and
+the memory it takes: {costs}. Of what comes out: {results}.
+
+Every name is an anchor: `settings.md#rank`. A name that two commands use with different words has the name of the command
+before it in the later one. `python docs/make_settings.py` writes this page from the JSON schemas of the settings
 (`customize.DreamBoothSettings.model_json_schema()`), which other programs can use too."""
+FIRST = {
+    "images": "instance_data_dir instance_prompt class_prompt resolution captions masked_loss",
+    "learns": "pretrained_model_name_or_path adapter rank placeholder_token initializer_token learnable_property learning_rate",
+    "costs": "max_train_steps train_batch_size mixed_precision gradient_checkpointing optimizer prior_preservation",
+    "results": "output_dir validation_prompt num_candidates seed",
+}
+"""The settings that matter for a first run."""
 
 Properties = dict[str, dict[str, Any]]
 
@@ -38,32 +51,46 @@ def page() -> str:
         ("train_dreambooth.py", without(subject, shared)),
         (FromScratchSettings.command, scratch),
         ("infer.py", inference),
+        (ScoreSettings.command, ScoreSettings.model_json_schema()["properties"]),
     )
-    return "\n\n".join([INTRODUCTION, *(part for title, properties in commands for part in chapter(title, properties))]) + "\n"
+    head = INTRODUCTION.format(**{part: ", ".join(map(link, names.split())) for part, names in FIRST.items()})
+    taken: set[str] = set()
+    return "\n\n".join([head, *(part for title, properties in commands for part in chapter(title, properties, taken))]) + "\n"
 
 
 def without(properties: Properties, others: Iterable[str]) -> Properties:
     return {name: field for name, field in properties.items() if name not in others}
 
 
-def chapter(title: str, properties: Properties) -> Iterator[str]:
-    """The settings of one command: a table for each section."""
+def chapter(title: str, properties: Properties, taken: set[str]) -> Iterator[str]:
+    """The settings of one command: a table for each section. taken: the anchors before, to which these are added."""
     yield f"## {title}"
+    command = title.removesuffix(".py").replace(" ", "-")
+    places = {name: f"{command}-{name}" if name in taken else name for name in properties}
+    taken |= {*places.values()}
     for section, words in SECTIONS.items():
-        rows = [row(name, field) for name, field in properties.items() if field["section"] == section]
+        rows = [row(name, field, places) for name, field in properties.items() if field["section"] == section]
         if rows:
             head = ["| setting | values | default | meaning |", "|---|---|---|---|"]
-            yield "\n".join([f"**[{section}]** {words}", "", *head, *rows])
+            yield f"### [{section}] {words}"
+            yield "\n".join([*head, *rows])
 
 
-def row(name: str, field: dict[str, Any]) -> str:
-    """One line of a table."""
+def row(name: str, field: dict[str, Any], places: dict[str, str]) -> str:
+    """One line of a table. places: the anchors of the settings of the same chapter."""
     meaning = field["description"].replace("<", "&lt;").replace("__", r"\_\_")
     if needed := field.get("only_with"):
         choices = " or ".join(code(value) for value in needed["values"] if value is not True)
-        meaning += f" (needs {code(needed['setting'])}{' = ' * bool(choices)}{choices})"
-    cells = (code(name), values(field), default(field), meaning.replace("|", r"\|"))
+        setting = needed["setting"]
+        meaning += f" (needs {link(setting, places.get(setting))}{' = ' * bool(choices)}{choices})"
+    place = places[name]
+    cells = (f'<a id="{place}"></a>{link(name, place)}', values(field), default(field), meaning.replace("|", r"\|"))
     return f"| {' | '.join(cells)} |"
+
+
+def link(name: str, place: str | None = None) -> str:
+    """A setting as a link to its row."""
+    return f"[`{name}`](#{place or name})"
 
 
 def values(field: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from customize.cli.flags.settings_by_command import MODELS
 from customize.methods import FromScratchSettings
 from customize.methods.from_scratch_settings import OF_BASE_MODELS
 from customize.settings.field import table
+from customize.settings.scoring import ScoreSettings
 from docs.make_settings import PAGE, page
 
 
@@ -18,12 +19,18 @@ def test_the_page_is_up_to_date():
 def rows(text: str, command: str) -> dict[str, list[str]]:
     """The cells behind each name, in the chapters of a command."""
     chapters = [part for part in text.split("\n## ") if command in part.partition("\n")[0]]
-    lines = re.findall(r"^\| `(\w+)` \| (.*) \|$", "\n".join(chapters), re.MULTILINE)
-    assert len({name for name, _ in lines}) == len(lines)
-    return {name: cells.split(" | ") for name, cells in lines}
+    lines = re.findall(r'^\| <a id="([\w-]+)"></a>\[`(\w+)`\]\(#\1\) \| (.*) \|$', "\n".join(chapters), re.MULTILINE)
+    assert len({name for _, name, _ in lines}) == len(lines)
+    return {name: re.sub(r"\[(`\w+`)\]\(#[\w-]+\)", r"\1", cells).split(" | ") for _, name, cells in lines}
 
 
-@pytest.mark.parametrize("model", MODELS)
+def test_every_name_is_an_anchor_and_no_anchor_is_there_twice():
+    found = re.findall(r'<a id="([^"]+)">', page())
+    assert len(found) == len(set(found)) and {name for model in (*MODELS, ScoreSettings) for name in table(model)} <= {*found}
+    assert {"infer-seed", "customize-score-prompt"} <= {*found}
+
+
+@pytest.mark.parametrize("model", [*MODELS, ScoreSettings])
 def test_every_setting_has_a_row_with_its_range_and_default(model):
     found = rows(page(), model.command)
     lines = {name: line for name, line in table(model).items() if model is not FromScratchSettings or name not in OF_BASE_MODELS}
