@@ -64,6 +64,9 @@ def test_a_trace_has_the_norms_of_every_step(prediction_type, factor):
         assert line["latents_norm"] == pytest.approx(its.model_input[image].double().norm().item(), rel=1e-5)
         assert line["clean_norm"] == pytest.approx(its.clean[image].double().norm().item(), rel=1e-5)
         assert line["noise_norm"] == pytest.approx(its.noise[image].double().norm().item(), rel=1e-5)
+        before = moments[line["step"] - 1] if line["step"] else None
+        change = before and (its.clean[image].double() - before.clean[image].double()).norm().item()
+        assert line["clean_change"] == (change and pytest.approx(change, rel=1e-5))
         assert (line["timestep"], line["alpha"], line["sigma"]) == (900 - line["step"], 0.6, 0.8)
 
 

@@ -7,10 +7,11 @@ B images, C latent channels, H W latent height and width, S evaluations, k pixel
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,6 +63,10 @@ class Trace:
         return {
             "latents_norm": [norm(each.latents).tolist() for each in self.steps],
             "clean_norm": [norm(each.clean).tolist() for each in self.steps],
+            "clean_change": [
+                [None] * len(each.clean) if before is None else norm(each.clean - before.clean).tolist()
+                for before, each in zip([None, *self.steps], self.steps, strict=False)
+            ],
             "noise_norm": [each.noise_norm.tolist() for each in self.steps],
             "guidance_norm": [
                 [None] * len(each.latents) if each.guidance is None else norm(each.guidance).tolist() for each in self.steps
@@ -70,15 +75,20 @@ class Trace:
 
     def lines(self, places: Sequence[int]) -> str:
         """trace.jsonl: one JSON object per image and evaluation; places: the numbers of the first images."""
-        norms, lines = self.norms(), []
-        for position, place in enumerate(places):
-            for index, step in enumerate(each.step for each in self.steps):
-                own = {"image": place, "step": step.index, "timestep": float(step.timestep)}
-                level = {"alpha": step.alpha, "sigma": step.sigma}
-                numbers = {name: values[index][position] for name, values in norms.items()}
-                plain = {name: None if number is None else round(number, 6) for name, number in numbers.items()}
-                lines.append(json.dumps(own | level | plain) + "\n")
-        return "".join(lines)
+        norms = self.norms()
+        rows = [{"image": place, **row} for position, place in enumerate(places) for row in self.rows(norms, position)]
+        return "".join(f"{json.dumps(row)}\n" for row in rows)
+
+    def rows(self, norms: Mapping[str, Sequence[Sequence[float | None]]], position: int) -> list[dict[str, Any]]:
+        """The numbers of each evaluation of one image. norms: see `norms`; position: the index of the image in the batch."""
+        rows = []
+        for index, step in enumerate(each.step for each in self.steps):
+            own = {"step": step.index, "timestep": float(step.timestep)}
+            level = {"alpha": step.alpha, "sigma": step.sigma}
+            numbers = {name: values[index][position] for name, values in norms.items()}
+            plain = {name: None if number is None else round(number, 6) for name, number in numbers.items()}
+            rows.append(own | level | plain)
+        return rows
 
     def write(
         self,

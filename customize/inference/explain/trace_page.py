@@ -21,18 +21,19 @@ from torch.nn import functional as F
 
 from customize.inference.explain.attention import WordMaps, heat_colours, heat_levels
 from customize.inference.explain.formulas import CLEAN, NOISE, X, formulas
+from customize.inference.explain.step_sentences import sentences
 from customize.inference.explain.trace import Trace, film
 from customize.printable import printable
 
 WIDTH, HEIGHT = 520, 130  # of a chart, without its margins
 HEAT_SIDE, PICTURE_SIDE = 32, 512
 LINES = {
-    "latents": (f"‖{X}‖", "#3b6fb6"),
-    "clean": (f"‖{CLEAN}‖", "#2e8b57"),
-    "noise": (f"‖{NOISE}‖", "#c8553d"),
-    "guidance": (f"‖{NOISE}<sub>prompt</sub> − {NOISE}<sub>negative</sub>‖", "#8e5bb5"),
-    "alpha": ("<i>α</i>", "#2e8b57"),
-    "sigma": ("<i>σ</i>", "#c8553d"),
+    "latents": (f"‖{X}‖", "light-dark(#3b6fb6, #86b1ec)"),
+    "clean": (f"‖{CLEAN}‖", "light-dark(#23744a, #67c794)"),
+    "noise": (f"‖{NOISE}‖", "light-dark(#b8452e, #ef9a86)"),
+    "guidance": (f"‖{NOISE}<sub>prompt</sub> − {NOISE}<sub>negative</sub>‖", "light-dark(#8e5bb5, #c9a3e6)"),
+    "alpha": ("<i>α</i>", "light-dark(#23744a, #67c794)"),
+    "sigma": ("<i>σ</i>", "light-dark(#b8452e, #ef9a86)"),
 }
 """The label and colour of each line of a chart."""
 
@@ -47,8 +48,9 @@ def page(
     """
     if word_maps and len(word_maps.maps) != len(trace.steps):
         raise ValueError(f"maps of {len(word_maps.maps)} evaluations for a trace of {len(trace.steps)}")
-    of_image = {name.removesuffix("_norm"): [each[position] for each in values] for name, values in trace.norms().items()}
-    norms = {name: values for name, values in of_image.items() if None not in values}
+    of_trace = trace.norms()
+    of_image = {name.removesuffix("_norm"): [each[position] for each in values] for name, values in of_trace.items()}
+    norms = {name: values for name, values in of_image.items() if None not in values and name in LINES}
     levels = {name: [getattr(seen.step, name) for seen in trace.steps] for name in ("alpha", "sigma")}
     latents, clean = film(trace.steps, position, image)
     panels = [reel("latents", Markup(f"latents {X}"), latents), reel("clean", Markup(f"predicted clean {CLEAN}"), clean)]
@@ -65,7 +67,11 @@ def page(
         formulas=formulas(trace.steps[0].step.prediction_type, "guidance" in norms, settings.get("guidance_scale")),
         charts=[chart("norms", norms), chart("level", levels)],
         settings=settings,
-        data={"timesteps": [float(seen.step.timestep) for seen in trace.steps], "lines": norms | levels},
+        data={
+            "timesteps": [float(seen.step.timestep) for seen in trace.steps],
+            "lines": norms | levels,
+            "sentences": sentences(trace.rows(of_trace, position), settings.get("guidance_scale")),
+        },
         width=WIDTH,
         height=HEIGHT,
     )

@@ -51,7 +51,11 @@ def read(path: str) -> tuple[dict[str, Any], dict[str, str]]:
 
     Raises InputError with file and line.
     """
-    text = _text(path)
+    return of_text(_text(path), path)
+
+
+def of_text(text: str, path: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The same of a text; `path` is what its problems name as the file."""
     if found := DEEP.search(text):
         where = f"{path}:{text.count(chr(10), 0, found.start()) + 1}"
         raise InputError(Problem(where, "nests tables too deeply", "put settings into one table, such as [train]"))
