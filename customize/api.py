@@ -77,9 +77,10 @@ def train(
     NumericsError or Interrupted after the last good state is saved.
     """
     library_logs.quiet()
+    from customize.jobs.progress import ProgressFile
     from customize.training import preflight
 
-    with events.sent_to(on_event) if on_event else nullcontext():
+    with events.sent_to(on_event) if on_event else nullcontext(), events.also_sent_to(ProgressFile()):
         folder = preflight.run(settings, callbacks)
     return None if settings.dry_run else TrainingResult.read(folder)
 

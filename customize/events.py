@@ -59,6 +59,28 @@ class Progress(Event):
 
 
 @dataclass(frozen=True)
+class RunBegun(Event):
+    """A run has locked its folder, and writes into it from now on. device: its name."""
+
+    folder: Path
+    device: str
+
+
+@dataclass(frozen=True)
+class RunEnded(Event):
+    """A run is about to unlock its folder. error: what ended it; None if it is finished."""
+
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True)
+class Phase(Event):
+    """What a job does from now on, in a few words; the next step ends it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class TrainingStarted(Event):
     """The first step is about to start. step: the number of steps done before resuming, or 0."""
 
@@ -135,6 +157,13 @@ def sent_to(*consumers: Consumer) -> Iterator[None]:
         yield
     finally:
         _consumers.reset(token)
+
+
+@contextmanager
+def also_sent_to(*consumers: Consumer) -> Iterator[None]:
+    """Within this context, events go to these consumers too, after the present ones."""
+    with sent_to(*_consumers.get(), *consumers):
+        yield
 
 
 def emit(event: Event) -> None:

@@ -13,7 +13,10 @@ from customize.events import (
     CheckpointSaved,
     DenoisingStep,
     Message,
+    Phase,
     Progress,
+    RunBegun,
+    RunEnded,
     StepDone,
     Summary,
     TimeEstimate,
@@ -124,6 +127,10 @@ def test_a_run_reports_its_stages_steps_checkpoints_and_images(tiny_epsilon, ima
     drawn = [each for each in heard if isinstance(each, ValidationImagesDrawn)]
     assert [each.step for each in drawn] == [0, 2, 4] and all([*each.images] == ["a dog"] for each in drawn)
     order = [type(each) for each in heard if not isinstance(each, Message | Summary)]
+    assert order[0] is RunBegun and order[-1] is RunEnded
+    phases = [each.text for each in heard if isinstance(each, Phase)]
+    assert phases[:2] == ["drawing samples", "drawing samples"] and phases[-2:] == ["saving a checkpoint", "saving the result"]
+    order = [each for each in order if each not in (RunBegun, RunEnded, Phase)]
     assert order[0] is TrainingStarted and order[-1] is TrainingEnded
 
 

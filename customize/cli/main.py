@@ -17,6 +17,7 @@ from customize.cli.flags.arguments import arguments, plain
 from customize.cli.flags.settings_by_command import MODELS
 from customize.cli.terminal import Terminal
 from customize.errors import InputError, Interrupted, NumericsError, Problem, ResourceError
+from customize.jobs.progress import ProgressFile
 from customize.next_command import called
 from customize.printable import printable
 from customize.settings.common import Settings
@@ -72,7 +73,7 @@ def outcome(command: str, work: Callable[[], int]) -> int:
     with streams.forgiving():
         try:
             is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes of `accelerate launch` on this machine
-            with Terminal() as terminal, events.sent_to(*[terminal] * is_first):
+            with Terminal() as terminal, events.sent_to(*[terminal, ProgressFile()] * is_first):
                 return work()
         except InputError as error:
             if out_of_memory.caused(error):  # a reader mistook it for a problem of the file

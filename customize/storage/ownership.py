@@ -2,7 +2,8 @@
 
 A folder of results has a record with one line of JSON per written file, appended before the file is moved into place: its
 name, size and SHA-256. A file that was edited or replaced does not match and belongs to the user. The files listed in a
-recorded manifest count as recorded. Growing files (log.jsonl) are identified by their name and their lines.
+recorded manifest count as recorded. Growing files (log.jsonl) are identified by their name and their lines, one that is
+replaced all the time (progress.json) by its name and the moment at which its run started.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from customize import events
 from customize.errors import InputError, Problem
 from customize.storage import manifest
 from customize.storage.run_log import read_log
+from customize.storage.untrusted_files import MIB, read_bytes
 
 NAME = ".customize-files.jsonl"
 HEADER = {"customize": "the files that were written here"}
@@ -38,6 +40,7 @@ class Record:
         """Read the lines; incomplete and unknown ones are ignored."""
         self.hashes: dict[str, set[tuple[int, str]]] = {}
         self.growing: dict[str, set[str]] = {}
+        self.changing: dict[str, set[float]] = {}
         self.temporaries: set[str] = set()
         self.jobs: list[dict[str, Any]] = []
         self.exists, self.torn = False, False
@@ -65,6 +68,8 @@ class Record:
                 self.temporaries.add(name)
             elif entry.get("grows"):
                 self.growing.setdefault(name, set()).add(entry.get("start", ""))
+            elif entry.get("changes"):
+                self.changing.setdefault(name, set()).add(entry.get("started", 0))
             else:
                 self.hashes.setdefault(name, set()).add((entry.get("size", -1), entry.get("sha256", "")))
 
@@ -110,6 +115,12 @@ class Record:
             self.append({"name": name, "grows": True, "start": start})
             self.growing.setdefault(name, set()).add(start)
 
+    def add_changing(self, path: Path, started: float) -> None:
+        """Record a file of JSON that is replaced all the time; `started`, a value in it, identifies it."""
+        if name := self.name(path):
+            self.append({"name": name, "changes": True, "started": started})
+            self.changing.setdefault(name, set()).add(started)
+
     def add_temporary(self, path: Path) -> None:
         """Record the name of a temporary file or folder."""
         if name := self.name(path):
@@ -133,13 +144,16 @@ class Record:
                 whole, torn = (whole, last) if not line_of(last) else ([*whole, last], b"{")
                 known = not whole or sha256(whole[0]) in self.growing[name]
                 return known and all(map(is_line_of_ours, whole)) and is_begun(torn)
+            if name in self.changing:
+                data = read_bytes(path, MIB)
+                return not data.strip(b"\0") or line_of(data).get("started") in self.changing[name]  # empty: after a power cut
             found = self.hashes.get(name, set())
             return path.stat().st_size in {size for size, _ in found} and manifest.sha256(path) in {known for _, known in found}
         return False
 
     def files(self) -> list[Path]:
         """All files in the folder that are ours."""
-        names = self.hashes.keys() | self.growing.keys()
+        names = self.hashes.keys() | self.growing.keys() | self.changing.keys()
         vouching = [name for name in names if Path(name).name == manifest.NAME]
         names = names | {
             (Path(name).parent / entry).as_posix() for name in vouching for entry in entries_of(self.folder / name, self)

@@ -14,6 +14,8 @@ from customize.storage.disk import sync_folder
 from customize.storage.json_files import read_object
 
 CONFIG, LOG, CARD, METADATA = "config.toml", "log.jsonl", "README.md", "customize.json"
+PROGRESS = "progress.json"
+"""What a run says of itself while it goes on (`jobs/progress.py`); whether it lives is told by the lock."""
 CHECKPOINTS, SAMPLES, WEIGHTS, BEFORE_AFTER = "checkpoints", "samples", "weights", "before_after.png"
 SHEET, REPORT = "contact_sheet.png", "report.html"
 LORA, KOHYA_LORA = "pytorch_lora_weights.safetensors", "pytorch_lora_weights_kohya.safetensors"

@@ -188,6 +188,7 @@ class Checkpoints(Callback):
 
     def save(self, state: State) -> None:
         """Writes a checkpoint, and only when it is safe, removes old ones beyond the limit."""
+        events.emit(events.Phase("saving a checkpoint"))
         begin, whole = time.perf_counter(), state.checkpoint()
         if state.accelerator.is_main_process:
             try:

@@ -193,7 +193,20 @@ def claimed(
             started = True
         if not started:
             accelerator.trackers = []
-        yield config
+        with reported(folder, accelerator) if accelerator.is_main_process else nullcontext():
+            yield config
+
+
+@contextmanager
+def reported(folder: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Reports that the run begins to write into its folder, and how it ended."""
+    events.emit(events.RunBegun(folder, device.describe(accelerator.device).name))
+    try:
+        yield
+    except BaseException as error:
+        events.emit(events.RunEnded(error))
+        raise
+    events.emit(events.RunEnded())
 
 
 def callbacks_of(
@@ -255,6 +268,7 @@ def save_weights(folder: Path, method: Method, metadata_of: MetadataOfStep) -> C
 
 def finish(settings, folder: Path, family: Family, outcome: Outcome) -> list[Path]:
     """Saves the result, verifies it by loading it like a user, and only then moves it, with its model card, into the folder."""
+    events.emit(events.Phase("saving the result"))
     method, chosen = outcome.method.eval(), outcome.stop.weights if outcome.stop else None
     metadata = model_card.metadata(settings, method, family, outcome.result_step)
     with (

@@ -69,6 +69,7 @@ class ValidationImages:
 
     def draw_step(self, state: State, step: int) -> dict[str, list[Image.Image]]:
         """Generates and saves images with the method's current weights, which are those of `step`; returns them by prompt."""
+        events.emit(events.Phase("drawing samples"))
         state.method.eval()
         self.family.latents.to(state.accelerator.device)
         with state.accelerator.autocast():

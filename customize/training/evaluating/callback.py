@@ -63,6 +63,7 @@ class Evaluating(Callback):
     def begin(self) -> None:
         """Measures the base model: called while the networks are those of the base, also in a run that will be resumed."""
         if self.context.accelerator.is_main_process:
+            events.emit(events.Phase("measuring the base model"))
             first, new = self.context.first_step, self.record
             self.record = continued(self.folder, new, first) or new
             kept_from = first if self.record is not new else 0
@@ -120,6 +121,7 @@ class Evaluating(Callback):
 
     def measure(self, state: State) -> Stop | None:
         """Measures the present weights; ends the run after its last step, or where nothing more is to be gained."""
+        events.emit(events.Phase("measuring what it learned"))
         step = state.step
         found = Candidate(step)
         if self.probe and step in self.plan.steps:
