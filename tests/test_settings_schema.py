@@ -114,7 +114,7 @@ def test_what_settings_bear_on():
         "prior_generation_precision", "vae", "validation_data_dir", "num_held_out", "mask_data_dir", "alpha_mask",
         "aspect_ratio_buckets", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale",
         "caption_templates",
-        "offload_ema", "class_image_captions", "concepts_list",
+        "offload_ema", "class_image_captions", "concepts_list", "leave_out",
     }  # fmt: skip
     for model in (TextualInversionSettings, DreamBoothSettings):
         output = {name for name, line in table(model).items() if line.section == "output"}

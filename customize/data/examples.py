@@ -4,7 +4,7 @@ Every image is decoded and every caption read here, before a model is loaded; on
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -89,7 +89,7 @@ def _instances(settings: TrainingSettings, checking: CheckedImages, found: Findi
         instances = _from_dataset(settings, settings.dataset_name, rule_of(settings, 0, 1, found), checking, found)
     for index, folder in enumerate(folders):
         rule = rule_of(settings, index, len(folders), found)
-        listed = _from_subsets(Path(folder), setting, settings.caption_column, rule, checking, found)
+        listed = _from_subsets(Path(folder), setting, settings.caption_column, rule, checking, found, settings.leave_out)
         instances += [replace(example, name=of_folder(example.name, index, len(folders))) for example in listed]
     return instances
 
@@ -129,25 +129,29 @@ def load_photos(folder: str | Path, setting: str) -> tuple[Example, ...]:
 
 
 def _from_subsets(
-    folder: Path, setting: str, column: str, rule: CaptionRule, checking: CheckedImages, found: Findings
-) -> list[Example]:
+    folder: Path, setting: str, column: str, rule: CaptionRule, checking: CheckedImages, found: Findings,
+    leave_out: Collection[str] = (),
+) -> list[Example]:  # fmt: skip
     """As `_from_folder`, also for a folder in kohya's layout."""
-    return read_subsets(folder, rule, lambda each, own: _from_folder(each, setting, column, own, checking, found), found)
+    return read_subsets(
+        folder, rule, lambda each, own: _from_folder(each, setting, column, own, checking, found, leave_out), found
+    )
 
 
 def _from_folder(
-    folder: Path, setting: str, column: str, rule: CaptionRule, checking: CheckedImages, found: Findings
-) -> list[Example]:
-    """The valid images of a folder, sorted bytewise by name; the others are problems.
+    folder: Path, setting: str, column: str, rule: CaptionRule, checking: CheckedImages, found: Findings,
+    leave_out: Collection[str] = (),
+) -> list[Example]:  # fmt: skip
+    """The valid images of a folder, sorted bytewise by name, without those to leave out; the others are problems.
 
     Images in subfolders are included if a table of captions lists them.
     """
     earlier = len(found.problems)
-    listing = list_folder(folder, setting, found)
+    listing = list_folder(folder, setting, found, leave_out)
     if listing is None:
         return []
     captions = folder_captions(folder, listing, column if rule.reads else None, found).of
-    names = sorted({*listing.images, *captions}, key=os.fsencode)
+    names = sorted({*listing.images, *captions} - {*leave_out}, key=os.fsencode)
     if checking.resolution and not names and len(found.problems) == earlier:
         found.problem(f"{setting} {folder}", *meant_instead(folder, listing))
     return _examples({name: folder / name for name in names}, captions, rule, checking, str(folder), found)

@@ -39,8 +39,8 @@ class Listing:
     masks: tuple[str, ...] = ()
 
 
-def list_folder(folder: Path, setting: str, found: Findings) -> Listing | None:
-    """The names in a folder; None and a problem if it cannot be listed.
+def list_folder(folder: Path, setting: str, found: Findings, leave_out: Collection[str] = ()) -> Listing | None:
+    """The names in a folder, without those to leave out; None and a problem if it cannot be listed.
 
     An image may be a link to any file, as in the hub's cache; a text only to one in the folder or in that cache.
     """
@@ -54,7 +54,7 @@ def list_folder(folder: Path, setting: str, found: Findings) -> Listing | None:
     images, others, folders = [], [], []
     for entry in entries:
         suffix = os.path.splitext(entry.name)[1].lower()
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or entry.name in leave_out:
             continue
         if os.path.isdir(entry.path):  # unlike entry.is_dir, accepts loops of links
             folders.append(entry.name)

@@ -1,0 +1,87 @@
+"""What a user asks for, and what is wrong with it. No torch."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from customize.errors import Problem
+from customize.printable import printable
+from customize.settings.concept import kind_of
+from customize.settings.texts import text_fault
+
+Kind = Literal["object", "style", "person"]
+Effort = Literal["quick", "balanced", "best"]
+EFFORTS: tuple[Effort, ...] = ("quick", "balanced", "best")
+LONGEST = 60
+"""Maximum number of characters of WHAT."""
+WITHOUT_WHAT = {"person": "person", "style": "painting"}
+"""What a person or a style is called where the user says nothing."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for.
+
+    folder: of the photos; what: a noun that the base model knows, such as "cat", or for a style words that describe it, such as
+    "watercolour painting"; word: by which prompts will call it, None to choose one; base: a base model, None for the configured
+    one or the best on this machine; leave_out: names of files in the folder that are not used, besides those that cannot be;
+    output_dir: folder of the run, None for runs/NAME, after the folder of the photos.
+    """
+
+    folder: str
+    what: str
+    kind: Kind = "object"
+    word: str | None = None
+    base: str | None = None
+    effort: Effort = "balanced"
+    leave_out: tuple[str, ...] = ()
+    output_dir: str | None = None
+
+    @property
+    def noun(self) -> str:
+        """WHAT without surrounding blanks and its article."""
+        return re.sub(r"^(a|an|the|my|our)\s+(?=\S)", "", " ".join(self.what.split()), flags=re.IGNORECASE)
+
+    @property
+    def is_person(self) -> bool:
+        """Whether it is a person, by its kind or its noun."""
+        return self.kind == "person" or (self.kind == "object" and kind_of(self.noun) == "person")
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with the words, apart from folder and base model."""
+        remedy = "give a word or two that a dictionary has, such as cat, or a style with --style: watercolour painting"
+        if fault := self._fault_of_what():
+            yield Problem("WHAT", f'"{printable(self.what, LONGEST)}" {fault}', remedy)
+        if self.word is not None and (fault := fault_of_word(self.word)):
+            yield Problem("--as", f'"{printable(self.word, LONGEST)}" {fault}', 'give one word, such as ohwx, or "<my-cat>"')
+        elif self.word is not None and self.word.casefold() in self.noun.casefold().split():
+            what = f'"{self.word}" is WHAT itself, which the base model knows as that of all others'
+            yield Problem("--as", what, "give another word, or leave it out")
+        if self.kind == "style" and self.word and not is_placeholder(self.word):
+            remedy = f'write --as "<{self.word.strip("<>")}>"'
+            yield Problem("--as", f'"{printable(self.word, LONGEST)}" is no new word, which a style is learned as', remedy)
+
+    def _fault_of_what(self) -> str | None:
+        if fault := text_fault("line", self.what):
+            return fault
+        if len(self.what) > LONGEST:
+            return f"has {len(self.what)} characters, more than {LONGEST}"
+        if not any(letter.isalpha() for letter in self.what):
+            return "has no letter"
+        if stray := next((sign for sign in self.what if sign in '<>{}[]()/\\|:*"`$'), None):
+            return f"contains {stray}"
+        return "starts with a dash" if self.what.strip().startswith("-") else None
+
+
+def is_placeholder(word: str) -> bool:
+    """Whether a word is written as a new one, <word>."""
+    return len(word) > 2 and word.startswith("<") and word.endswith(">")
+
+
+def fault_of_word(word: str) -> str | None:
+    """What is wrong with a word for the subject, whatever the base model; None if nothing is."""
+    if fault := text_fault("placeholder", word) or text_fault("line", word):
+        return fault
+    inner = word[1:-1] if is_placeholder(word) else word
+    return None if re.fullmatch(r"\w+(-\w+)*", inner) else "has signs other than letters, digits and inner dashes"
