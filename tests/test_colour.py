@@ -338,7 +338,7 @@ def exif(space: int, index: str | None) -> Image.Exif:
     tags = Image.Exif()
     tags.get_ifd(0x8769)[0xA001] = space
     if index:
-        tags.get_ifd(0xA005)[1] = index
+        tags.get_ifd(0x8769)[0xA005] = {1: index}
     return tags
 
 

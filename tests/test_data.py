@@ -524,7 +524,8 @@ def test_random_crops_are_a_function_of_seed_and_name_and_reach_everywhere():
 
 
 def saved(folder: Path, rows: list[dict], **columns) -> str:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     features = datasets.Features({"image": datasets.Image(), **columns})
     datasets.disable_progress_bars()
     table = {column: [row[column] for row in rows] for column in features}
@@ -539,7 +540,8 @@ def as_png(array: np.ndarray, **options) -> dict:
 
 
 def test_a_saved_data_set(tmp_path):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     exif = Image.Exif()
     exif[274] = 6
     rows = [
@@ -567,7 +569,8 @@ def test_a_saved_data_set(tmp_path):
 
 
 def test_the_split_of_a_saved_data_set(tmp_path):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     one, two = (datasets.load_from_disk(saved(tmp_path / str(n), [{"image": as_png(noise(n))}] * n)) for n in (1, 2))
     for names, expected in ((["test", "train"], 2), (["test"], 1)):
         datasets.DatasetDict(dict(zip(names, (one, two), strict=False))).save_to_disk(tmp_path / names[-1])
@@ -588,7 +591,8 @@ def test_bad_rows_are_named(tmp_path):
 
 
 def test_a_folder_through_datasets(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     folder = put(tmp_path / "pictures", "a.png", "b.png")
     (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "one"}\n{"file_name": "b.png", "text": "two"}\n')
@@ -602,7 +606,8 @@ def test_a_folder_through_datasets(tmp_path, monkeypatch):
 
 
 def test_an_empty_data_set_and_a_hub_out_of_reach(monkeypatch):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     empty = datasets.Dataset.from_dict({"image": []}, features=datasets.Features({"image": datasets.Image()}))
     monkeypatch.setattr(datasets, "load_dataset", lambda *arguments, **options: empty)
     assert "has no rows" in problems(dreambooth(dataset_name="someone/nothing"))[0]

@@ -103,7 +103,8 @@ def test_the_npm_package_is_read(tmp_path):
 
 
 def test_a_dataset_is_read(tmp_path):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     images = [Image.fromarray(image) for image in pixels(4)]
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=10)})
     datasets.Dataset.from_dict({"image": images, "label": [3, 1, 4, 1]}, features).save_to_disk(tmp_path / "data")
@@ -113,7 +114,6 @@ def test_a_dataset_is_read(tmp_path):
 
 
 def test_scikit_learn_has_digits():
-    pytest.importorskip("sklearn")
     examples, problems = found_in()
     assert not problems and len(examples) == 1797 and examples[0].captions == ("0",)
     array = np.asarray(examples[0].open())

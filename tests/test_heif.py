@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from corpus import UPRIGHT, encoded
 from PIL import Image
@@ -15,7 +16,6 @@ from customize.data.images.image_file import MAX_PIXELS, open_image
 from customize.errors import InputError
 from customize.methods import DreamBoothSettings
 
-pillow_heif = pytest.importorskip("pillow_heif")
 FLAT = np.repeat(np.repeat(np.random.default_rng(0).integers(30, 220, (6, 8, 3)).astype(np.uint8), 16, 0), 16, 1)
 
 

@@ -24,9 +24,10 @@ PROMPT = "a photo of sks dog"
 
 
 def heic() -> bytes:
-    heif = pytest.importorskip("pillow_heif")
+    import pillow_heif
+
     buffer = io.BytesIO()
-    heif.from_pillow(Image.fromarray(PIXELS[0])).save(buffer)
+    pillow_heif.from_pillow(Image.fromarray(PIXELS[0])).save(buffer)
     return buffer.getvalue()
 
 
