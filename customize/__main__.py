@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "score": (commands.score, "measure what weights have learned: of the steps of a run, or of any file"),
     "compare": (commands.compare, "teach the same images in several ways, and tell which is best"),
     "find_lr": (commands.find_lr, "find a learning rate by a range test"),
+    "web": (commands.web, "the page: teach photos, watch runs, generate images"),
     "configs": (commands.configs, "list the included configurations, or copy one"),
 }
 WORDS = {
@@ -37,6 +38,7 @@ WORDS = {
     "textual_inversion": "train_textual_inversion", "embedding": "train_textual_inversion", "config": "configs",
     "import": "import_config", "migrate": "import_config",
     "doctor": "check", "inspect": "show", "info": "show", "lr_find": "find_lr", "lr_finder": "find_lr",
+    "ui": "web", "webui": "web", "gui": "web", "page": "web", "serve": "web", "server": "web", "gradio": "web",
     "evaluate": "score", "eval": "score", "measure": "score", "scores": "score",
     "masks": "mask", "segment": "mask", "captions": "caption", "tag": "caption", "autocaption": "caption", "blip": "caption",
 }  # fmt: skip

@@ -126,3 +126,22 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from kit import write_images
 
     return write_images(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def page_server(tmp_path_factory: pytest.TempPathFactory):
+    """`customize web` on an empty folder, for the tests of one file."""
+    from web_browser import PageServer
+
+    server = PageServer(tmp_path_factory.mktemp("workspace"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium."""
+    from web_browser import chromium
+
+    with chromium() as found:
+        yield found

@@ -55,8 +55,11 @@ def test_a_step_is_written_once_a_second_and_a_phase_at_once(tmp_path, clock):
         clock[0] += 2
         report(step(22, float("nan")))
         assert (said(tmp_path)["phase"], said(tmp_path)["loss"], said(tmp_path)["seconds_left"]) == ("training", None, 25.0)
+        report(events.Summary("finished", (("trained", "a sks dog"), ("verdict", "learned: 62 % of the way"))))
         report(events.RunEnded())
-        assert (said(tmp_path)["state"], said(tmp_path)["step"], said(tmp_path)["seconds_left"]) == ("finished", 22, None)
+        found = said(tmp_path)
+        assert (found["state"], found["step"], found["seconds_left"]) == ("finished", 22, None)
+        assert found["message"] == "learned: 62 % of the way"
     assert sorted(path.name for path in tmp_path.iterdir()) == [ownership.NAME, ".lock", "progress.json"]
 
 

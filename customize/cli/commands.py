@@ -134,6 +134,13 @@ def find_lr(argv: Sequence[str]) -> int:
     return find_lr_command.main(argv)
 
 
+def web(argv: Sequence[str]) -> int:
+    """Serve the page."""
+    from customize.cli.front import serve
+
+    return serve.main(argv)
+
+
 def score(argv: Sequence[str]) -> int:
     """Measure what weights have learned."""
     from customize.cli import score as score_command

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from customize.errors import InputError, Interrupted, NumericsError, ResourceError
-from customize.events import CheckpointSaved, Event, Message, Phase, RunBegun, RunEnded, StepDone, TrainingStarted
+from customize.events import CheckpointSaved, Event, Message, Phase, RunBegun, RunEnded, StepDone, Summary, TrainingStarted
 from customize.printable import printable
 from customize.storage import out_of_memory, ownership, run_folder
 from customize.storage.atomic import UNFINISHED
@@ -24,7 +24,6 @@ VERSION = 1
 EVERY = 1.0
 """Seconds from one write to the next step that is written. A new phase, which may last for minutes, is written at once."""
 PATH = re.compile(r"(?<![\w./\\])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:'\"]+)+[/\\]([^\s/\\:'\"]+)")
-ENDED = ("finished", "stopped", "failed")
 
 
 class ProgressFile:
@@ -41,8 +40,10 @@ class ProgressFile:
                 self.begin(event)
             case _ if self.path is None:
                 pass
+            case Summary("finished", rows):
+                self.verdict = dict(rows).get("verdict", "")
             case RunEnded(error):
-                state, message = ("finished", "") if error is None else ending(error)
+                state, message = ("finished", self.verdict) if error is None else ending(error)
                 self.write(0, state=state, phase=state, seconds_left=None, message=without_paths(message, self.folder))
                 self.path = None
             case Phase(text):
@@ -66,7 +67,7 @@ class ProgressFile:
             "seconds_left": None, "loss": None, "device": event.device, "message": "", "pid": os.getpid(),
             "started": time.time(), "updated": 0.0,
         }  # fmt: skip
-        self.folder = event.folder
+        self.folder, self.verdict = event.folder, ""
         requested = event.folder.absolute() / run_folder.PROGRESS
         with suppress(OSError):
             self.path = ownership.free_name(requested)

@@ -5,7 +5,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from customize import events
@@ -36,6 +36,16 @@ def check(folder: Path) -> None:
         with _opened(folder, os.O_RDWR if may_write else os.O_RDONLY) as descriptor:
             if not taken(descriptor):
                 raise refusal(folder, descriptor)
+
+
+def holder(folder: Path) -> int | None:
+    """The running process that holds the lock of the folder (0 where the system does not tell which); None if none does. Writes
+    nothing."""
+    with suppress(OSError, InputError):
+        with _opened(folder, os.O_RDWR if os.access(folder / NAME, os.W_OK) else os.O_RDONLY) as descriptor:
+            if not taken(descriptor):
+                return int(_content(descriptor) or 0)
+    return None
 
 
 def taken(descriptor: int) -> bool:

@@ -1,0 +1,77 @@
+"""Who may open the page: whoever has its key, which the command prints, or the password of `--listen`.
+
+Other users of the machine can reach 127.0.0.1 too, and so can every page that the browser shows; neither has the cookie.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from customize.errors import InputError, Problem
+
+KEY = ".web-key"
+SHORTEST = 8
+
+
+@dataclass(frozen=True)
+class Access:
+    """The secret that opens the page, and the cookie that a browser gets for it.
+
+    port: in the cookie's name, because all ports of a host share cookies; by_password: whether a person typed the secret."""
+
+    secret: str
+    port: int
+    by_password: bool = False
+
+    @property
+    def cookie_name(self) -> str:
+        return f"customize_{self.port}"
+
+    @cached_property
+    def cookie(self) -> str:
+        """The cookie's value, from which the secret cannot be computed."""
+        return hashlib.scrypt(self.secret.encode(), salt=b"customize web", n=2**14, r=8, p=1, dklen=24).hex()
+
+    def opens(self, given: str) -> bool:
+        """Whether it is the secret; takes the same time for every wrong one."""
+        return hmac.compare_digest(given.encode(), self.secret.encode())
+
+    def has_cookie(self, header: str) -> bool:
+        """Whether the cookies of a request have ours."""
+        pairs = (each.strip().partition("=") for each in header.split(";"))
+        return any(
+            name == self.cookie_name and hmac.compare_digest(value.encode(), self.cookie.encode()) for name, _, value in pairs
+        )
+
+    def set_cookie(self) -> str:
+        """The header that gives a browser the cookie for a year."""
+        return f"{self.cookie_name}={self.cookie}; Path=/; HttpOnly; SameSite=Strict; Max-Age=31536000"
+
+
+def key_of(folder: Path) -> str:
+    """The key of a workspace, made once and readable by this user alone, so that a page that is open survives a new server."""
+    path = folder / KEY
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        with os.fdopen(descriptor, "r+") as file:
+            if len(known := file.read(100).strip()) >= 24:
+                return known
+            file.seek(0)
+            file.write(made := secrets.token_urlsafe(24))
+            return made
+    except (OSError, ValueError) as error:
+        raise InputError(Problem(str(path), "cannot be written", "make the folder writable, or name another FOLDER")) from error
+
+
+def check_password(password: str) -> str:
+    """The password. Raises InputError for one that is missing or can be guessed."""
+    remedy = f"set CUSTOMIZE_WEB_PASSWORD to one of at least {SHORTEST} characters, or type it when asked"
+    if not password:
+        raise InputError(Problem("--listen", "needs a password: others can reach this port", remedy))
+    if len(password) < SHORTEST or len(set(password)) < 4:
+        raise InputError(Problem("password", "is too easy to guess", remedy))
+    return password
