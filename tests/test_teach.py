@@ -1,7 +1,5 @@
 """From a folder of photos and a word to settings: which files are used, which word is chosen, and why."""
 
-import hashlib
-import io
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +9,6 @@ import pytest
 from PIL import Image
 
 from customize.errors import InputError
-from customize.families.trigger_words import merge_ranks
 from customize.machine.hardware import Hardware
 from customize.methods import DreamBoothSettings, TextualInversionSettings
 from customize.settings.files import toml_file
