@@ -53,9 +53,10 @@ SETTINGS = {
 
 def commands(text: str) -> list[list[str]]:
     """The command lines of the blocks in bash, in words."""
-    blocks = [block for _, language, block in FENCE.findall(text) if language in ("bash", "powershell")]
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [words for line in lines for part in line.split(" && ") if (words := shlex.split(part, comments=True))]
+    blocks = [(block, language == "bash") for _, language, block in FENCE.findall(text) if language in ("bash", "powershell")]
+    lines = [(line, is_bash) for block, is_bash in blocks for line in block.replace("\\\n", " ").splitlines()]
+    parts = [(part, is_bash) for line, is_bash in lines for part in line.split(" && ")]
+    return [words for part, is_bash in parts if (words := shlex.split(part, comments=True, posix=is_bash))]
 
 
 @cache
@@ -96,6 +97,7 @@ def check_ours(name: str = "--help", *rest: str) -> None:
     if name in ("--help", "--version"):
         return
     command = name.replace("-", "_")
+    assert command in COMMANDS, name
     if command in SETTINGS and not any(word == "--like" or "$" in word for word in rest):  # files and variables of a user
         named = command == "score" and rest[:1] and not rest[0].startswith("--")
         assert read(SETTINGS[command], ["--weights", *rest] if named else rest)
@@ -128,7 +130,12 @@ def test_every_command_line_is_read(page, folder):
 
 def test_a_wrong_command_line_is_noticed(folder):
     """In each of the ways in which one is checked."""
-    wrong = ["python infer.py --prompt a --strenght 1", "customize mask photos --class dog", "pip install .[wib]"]
+    wrong = [
+        "python infer.py --prompt a --strenght 1",
+        "customize mask photos --class dog",
+        "customize maks photos",
+        "pip install .[wib]",
+    ]
     wrong += ["pytest tests/test_nothing.py", "python benchmarks/methods.py --nothing", "curl x"]
     found = commands("\n".join(["```bash", *wrong, "```"]))
     assert len(found) == len(wrong)
