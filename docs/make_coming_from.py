@@ -18,6 +18,23 @@ METHODS = (DreamBoothSettings, TextualInversionSettings)
 INTRODUCTION = """\
 # Coming from kohya's sd-scripts, OneTrainer, ai-toolkit or diffusers
 
+[sd-scripts](#kohyas-sd-scripts) · [OneTrainer](#onetrainer) · [ai-toolkit](#ai-toolkit) · [diffusers](#diffusers-scripts)
+
+| there | here |
+|---|---|
+| a folder named like `10_sks dog` | read as it is, also with regularisation images: [images.md](images.md#kohyas-folders) |
+| captions and tags beside the images, shuffled or dropped | read as they are: [captions.md](captions.md) |
+| buckets | on by default, with the same sizes: [images.md](images.md#shapes-aspect-ratio-buckets) |
+| a LoRA for ComfyUI and webuis | each run writes one in kohya's names: [elsewhere.md](elsewhere.md) |
+| regularisation images | class images, or the base model as teacher: [objective.md](objective.md#prior-preservation) |
+| the text encoder is trained (sd-scripts) | only with [`--train_text_encoder`](settings.md#train_text_encoder) |
+| samples, to see which epoch is best | the run measures this and keeps the best: [evaluation.md](evaluation.md) |
+| a saved state to go on from | `--resume_from_checkpoint latest`, to the same bits |
+| several subjects in one run | [concepts.md](concepts.md) |
+| LoRAs that you trained there | `infer.py --weights FILE`, `--init_weights FILE` to go on: [files.md](files.md) |
+
+## Take a configuration along
+
 `customize import-config FILE` reads the configuration of another trainer, writes it as one of ours, and says of each setting what
 it became: taken (as what), already so here, or not taken, with what to do instead. It never writes over a file.
 
@@ -125,7 +142,7 @@ def fate(name: str) -> tuple[str, str]:
         by_name = {**aliases.same(model), **dict.fromkeys(table(model), "")}
         flags = {**diffusers_flags.flags(model), **aliases.flags(model)}
         if name in by_name:
-            return "taken", f"`{by_name[name] or name}`"
+            return "taken", link(by_name[name] or name)
         if name in BY_VALUE and name in flags:
             values = ", ".join(f"`{value}`" for value in BY_VALUE[name][1])
             return "taken", f"by its value: {values}; others are reported"
@@ -133,13 +150,18 @@ def fate(name: str) -> tuple[str, str]:
             continue
         flag = flags[name]
         if flag.means:
-            return "taken", f"`{flag.means[0]}` = `{written(flag.means[1])}`"
+            return "taken", f"{link(flag.means[0])} = `{written(flag.means[1])}`"
         if flag.changes:
             return "taken", (flag.changes.__doc__ or "").partition(": ")[2].rstrip(".")
         if flag.refused:
             return "refused", escaped(f"{flag.refused[0]}: {flag.refused[1]}")
         return "here", escaped(flag.done)
     return "", ""
+
+
+def link(name: str) -> str:
+    """A setting of ours, with its place in the reference."""
+    return f"[`{name}`](settings.md#{name})"
 
 
 def diffusers() -> Iterator[str]:
@@ -156,7 +178,8 @@ def diffusers() -> Iterator[str]:
     yield "\n".join(["| flag | here |", "|---|---|", *rows])
     yield "Other defaults:"
     rows = [
-        f"| `{name}` | {escaped(theirs)} | {escaped(ours)} | {why} |" for name, theirs, ours, why in diffusers_flags.differences()
+        f"| {link(name)} | {escaped(theirs)} | {escaped(ours)} | {why} |"
+        for name, theirs, ours, why in diffusers_flags.differences()
     ]
     yield "\n".join(["| setting | theirs | ours | because |", "|---|---|---|---|", *rows])
 
