@@ -10,6 +10,7 @@ import tomllib
 from functools import cache
 from pathlib import Path
 
+import nbformat
 import pytest
 from PIL import Image
 
@@ -19,6 +20,7 @@ from customize.errors import InputError
 from customize.methods import DreamBoothSettings, FromScratchSettings, TextualInversionSettings
 from customize.settings.inference import InferenceSettings
 from customize.settings.scoring import ScoreSettings
+from docs.make_lessons import empty_folder, run
 from docs.make_site import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob(".github/**/*.md")])
@@ -144,10 +146,35 @@ def test_a_wrong_command_line_is_noticed(folder):
             check(words)
 
 
+NOTEBOOK = ROOT / "docs/colab.ipynb"
+MARKED = [page for page in PAGES if RUN.search(page.read_text(encoding="utf-8"))]
+
+
+def test_the_notebook_is_valid_and_its_cells_are_sound(folder):
+    nbformat.validate(nbformat.read(NOTEBOOK, 4))
+    sources = [cell.source for cell in nbformat.read(NOTEBOOK, 4).cells if cell.cell_type == "code"]
+    shell = [source for source in sources if source.startswith("!")]
+    assert len(shell) == 5
+    for source in sources:
+        assert source in shell or compile(source, "colab.ipynb", "exec")
+    for words in commands("".join(f"```bash\n{source.removeprefix('!')}\n```\n" for source in shell)):
+        check(words)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if RUN.search(page.read_text(encoding="utf-8"))], ids=lambda page: page.stem
-)
+def test_the_notebook_s_first_job_runs():
+    """In an empty folder, as in Colab: the first cell fetches the project, and pictures are shown."""
+    content = nbformat.read(NOTEBOOK, 4)
+    (end,) = (number for number, cell in enumerate(content.cells) if cell.source.startswith("## Your own photos"))
+    content.cells = content.cells[:end]
+    with empty_folder() as folder:
+        done = run(nbformat.writes(content), folder)
+    shown = [output for cell in done.cells for output in cell.get("outputs", ()) if "image/png" in output.get("data", {})]
+    assert len(shown) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", MARKED, ids=lambda page: page.stem)
 def test_marked_commands_run(page, folder):
     """One block after another, as they stand."""
     ours = f'set -e; customize() {{ "{sys.executable}" -m customize "$@"; }}; python() {{ "{sys.executable}" "$@"; }}\n'
