@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+import tomllib
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import customize
 from docs.make_site import ABOVE, ROOT, formula, in_site
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -116,3 +118,24 @@ def test_the_site_shows_each_page_as_github_does_and_fetches_nothing(tmp_path):
         for tag in ("h1", "h2", "h3", "ul", "ol", "li", "table", "th", "td", "img", "blockquote"):
             assert shown[tag] == expected[tag], f"{name}: {tag}"
         assert not [each for each in parts(html).fetched if re.match(r"(https?:)?//", each)], name
+
+
+def test_files_beside_the_documents_tell_the_same_version_and_licence():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert citation["version"] == customize.__version__ and citation["license"] == project["license"]
+    assert citation["cff-version"] == "1.2.0" and citation["authors"] and citation["title"] == project["name"]
+    sections = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sections[0] == "Unreleased" and customize.__version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["bug", "wish"])
+def test_an_issue_form_is_one_that_github_shows(name):
+    """https://docs.github.com/en/communities/using-templates-to-encourage-useful-issues-and-pull-requests/syntax-for-issue-forms"""
+    form = yaml.safe_load((ROOT / f".github/ISSUE_TEMPLATE/{name}.yml").read_text(encoding="utf-8"))
+    assert form.keys() <= {"name", "description", "title", "labels", "body"} and form["name"] and form["description"]
+    fields = [part for part in form["body"] if part["type"] != "markdown"]
+    assert fields and len({part["id"] for part in fields}) == len(fields)
+    for part in form["body"]:
+        assert part["type"] in ("markdown", "input", "textarea", "dropdown", "checkboxes")
+        assert part["attributes"]["value" if part["type"] == "markdown" else "label"]
