@@ -25,6 +25,8 @@ ABOVE = {
 }
 """Pages beside docs/ -> their names in the site."""
 LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(?=[)#])")
+NAMED = re.compile(r"(?<=\[)(?:docs/)?([\w/]+\.md|lessons)(?=\]\(([^)\s#:]+))")
+"""The name of a page as the text of a link to it."""
 FORMULA = re.compile(r'(<(span|div) class="arithmatex">)\\[(\[](.*?)\\[)\]](</\2>)', re.DOTALL)
 LETTER = re.compile(r'<mi mathvariant="([\w-]+)">(\w)</mi>')
 SOURCE = "---\nsearch: {{exclude: true}}\nhide: [toc]\n---\n\n# {}\n\n{}\n"
@@ -45,12 +47,19 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links of a page, which are those of the repository, as they are in the site."""
+    """Links of a page, which are those of the repository, as they are in the site: by the titles of pages, not their files."""
     uri = page.file.src_uri
     if uri.startswith("source/"):
         return markdown
     name = next((name for name, other in ABOVE.items() if other == uri), f"docs/{uri}")
-    return LINK.sub(lambda found: in_site(name, found[0], uri), markdown)
+    titled = NAMED.sub(lambda found: title(posixpath.join(posixpath.dirname(name), found[2])) or found[0], markdown)
+    return LINK.sub(lambda found: in_site(name, found[0], uri), titled)
+
+
+def title(path: str) -> str:
+    """The heading of a page of the project; empty for what is no page."""
+    page = ROOT / path
+    return page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ") if page.is_file() else ""
 
 
 def on_page_content(html: str, **_: Any) -> str:

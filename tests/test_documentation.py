@@ -6,12 +6,13 @@ import tomllib
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 import customize
-from docs.make_site import ABOVE, ROOT, formula, in_site
+from docs.make_site import ABOVE, ROOT, formula, in_site, on_page_markdown
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 FENCE = re.compile(r"^( *)(```+)[^\n]*\n.*?^\1\2$", re.MULTILINE | re.DOTALL)
@@ -68,6 +69,12 @@ def test_the_site_s_navigation_has_every_page_once():
 )
 def test_links_of_the_repository_as_links_of_the_site(name, link, uri, there):
     assert in_site(name, link, uri) == there
+
+
+def test_a_link_that_names_a_file_names_the_page_in_the_site():
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="digits.md"))
+    text = "[files.md](files.md#layouts), [the files](files.md), [lesson](lessons/01_forward_process.md), [none.md](none.md)"
+    assert on_page_markdown(text, page) == text.replace("[files.md]", "[Files of other programs]")
 
 
 def test_formulas_are_mathml_or_an_error():
