@@ -14,7 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from customize.errors import InputError, Interrupted, NumericsError, ResourceError
-from customize.events import CheckpointSaved, Event, Message, Phase, RunBegun, RunEnded, StepDone, Summary, TrainingStarted
+from customize.events import (
+    CheckpointSaved,
+    DenoisingStep,
+    Event,
+    Message,
+    Phase,
+    RunBegun,
+    RunEnded,
+    StepDone,
+    Summary,
+    TrainingStarted,
+)
 from customize.printable import printable
 from customize.storage import out_of_memory, ownership, run_folder
 from customize.storage.atomic import UNFINISHED
@@ -55,6 +66,8 @@ class ProgressFile:
                     EVERY, phase="training", step=event.step, total=event.max_train_steps, loss=rounded(event.smoothed_loss),
                     seconds_per_step=rounded(event.seconds_per_step), seconds_left=rounded(event.seconds_left),
                 )  # fmt: skip
+            case DenoisingStep(done, total):
+                self.draw(done, total)
             case CheckpointSaved(step):
                 self.write(EVERY, message=f"the checkpoint of step {step:,} is saved")
             case Message(text):
@@ -78,6 +91,16 @@ class ProgressFile:
             if self.path != requested:
                 ownership.warn_kept(requested, self.path)
             self.write(0)
+
+    def draw(self, done: int, total: int) -> None:
+        """Progress of a generation, with the time that the steps after the first took."""
+        if done == 1:
+            self.first = time.monotonic()
+        each = (time.monotonic() - self.first) / (done - 1) if done > 1 else None
+        left = None if each is None else each * (total - done)
+        self.write(
+            EVERY, phase="drawing", step=done, total=total, seconds_per_step=rounded(each), seconds_left=rounded(left)
+        )  # fmt: skip
 
     def write(self, after: float, **changes: Any) -> None:
         """Replaces the file, if the last time was at least `after` seconds ago.

@@ -25,11 +25,8 @@ from customize.web.guard import LARGEST_FILE, SANDBOX, Guard
 from customize.web.look import CSS, THEME
 from customize.web.workspace import Workspace
 
-PAGES = {
-    "teach": ("Teach", "teaching"), "runs": ("Runs", "run_list"), "generate": ("Generate", "generate"),
-    "look_inside": ("Look inside", "look_inside"), "doctor": ("Doctor", "doctor"),
-}  # fmt: skip
-"""Addresses, with title and module in `pages/`, in the order of the bar; the first is the start page."""
+PAGES = {"teach": "Teach", "runs": "Runs", "generate": "Generate", "look_inside": "Look inside", "doctor": "Doctor"}
+"""Addresses, each with a module ADDRESS_page in `pages/`, in the order of the bar; the first is the start page."""
 PICTURES = {
     "a PNG image": "image/png", "a JPEG image": "image/jpeg", "a WebP image": "image/webp", "a GIF image": "image/gif",
 }  # fmt: skip
@@ -40,7 +37,7 @@ DAY = 86400
 
 def blocks(workspace: Workspace) -> gr.Blocks:
     """All pages that there are."""
-    modules = [(route, title, f"customize.web.pages.{name}") for route, (title, name) in PAGES.items()]
+    modules = [(route, title, f"customize.web.pages.{route}_page") for route, title in PAGES.items()]
     (_, first, start), *others = [(route, title, import_module(name)) for route, title, name in modules if find_spec(name)]
     with gr.Blocks(title="customize", analytics_enabled=False, delete_cache=(DAY // 24, DAY)) as demo:
         gr.Navbar(main_page_name=first)

@@ -41,6 +41,7 @@ def run(argv: Sequence[str]) -> int:
         raise InputError(Problem("--port", f"{given.port} is not a port", "give a number from 1024 to 65535"))
     from customize.web.server import listening, serve
 
+    os.chdir(workspace.folder)  # relative paths mean the same as in a terminal there
     listener = listening(given.listen or "127.0.0.1", given.port)
     port = listener.getsockname()[1]
     access = Access(password or key_of(workspace.folder), port, by_password=password is not None)

@@ -45,19 +45,21 @@ FOR_DISK = "free space, or give an --output_dir on another disk"
 FOR_MEMORY = "use a smaller --batch_size, a smaller image, or --mixed_precision bf16"
 
 
-def run(settings: InferenceSettings) -> None:
+def run(settings: InferenceSettings, models: "PipelineCache | None" = None) -> ImageFolder | None:
     """Generates `num_images` images of each prompt, for every swept value, into `output_dir` or a new folder.
 
     Writes 000.png, 001.png, ... as each is finished, numbered after existing images, with their settings as metadata;
     config.toml, which reproduces them; sheet.png for 2 to `output.MOST_ON_SHEET` images; trace.jsonl and the files of
     `observers.Observers.write`. With `like`, reports whether the image is identical. With `merge`, only runs `merge.run`.
+    models: may hold a pipeline already. Returns where the images are.
     Raises InputError before anything is written; ResourceError if memory or disk run out, and Interrupted on a signal: finished
     images are kept, and the message contains the command to resume.
     """
     if found := list(processes.problems(settings)):
         raise InputError(found)
     if settings.merge is not None:
-        return merge.run(settings)
+        merge.run(settings)
+        return None
     settings, shared = completed(settings), Processes.of_environment()
     job = check(settings)
     for note in notes(settings, job):
@@ -73,8 +75,8 @@ def run(settings: InferenceSettings) -> None:
         source = base_source(requests[0].settings)
         device = machine.describe(machine.best_device())
         events.summarize("started", image_summary.before_loading(plain, requests, source, device))
-        models = PipelineCache()
-        models.load(job.grid.requests[0].settings)
+        models = models or PipelineCache()
+        models.begin(job.grid.requests[0].settings)
         if settings.lesson == "none":
             models.check_steps(job.grid)
         if removed := image_folder.removal(settings):
@@ -84,6 +86,7 @@ def run(settings: InferenceSettings) -> None:
     events.summarize("finished", image_summary.finished(plain, requests, place))
     if job.like and job.is_reproduction:
         events.info(f"{settings.like}: {job.like.verdict(open_image(place.image(0)))}")
+    return place
 
 
 def draw(settings: InferenceSettings, job: Job, models: "PipelineCache", shared: Processes) -> ImageFolder:

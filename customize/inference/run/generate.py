@@ -64,6 +64,18 @@ class PipelineCache:
         )  # fmt: skip
         self.scales = settings.weights_and_scales
         self.facts = facts(self.pipeline.family.name, self.pipeline.weights.files)
+        self.describe(settings)
+
+    def begin(self, settings: InferenceSettings) -> None:
+        """Loads the pipeline of a job's first settings, unless it is loaded, and emits notes about it."""
+        if getattr(self, "name", None) == pipeline_key(settings):
+            self.of(settings)
+            self.describe(settings)
+        else:
+            self.load(settings)
+
+    def describe(self, settings: InferenceSettings) -> None:
+        """Emits what is worth knowing of the pipeline with these settings."""
         for line in find_learned(settings.pretrained_model_name_or_path, settings.weights_and_scales).summaries:
             events.info(line)
         notes, words = list(self.pipeline.notes), self.pipeline.trigger_words

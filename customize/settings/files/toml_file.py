@@ -31,7 +31,8 @@ def write(sections: Mapping[str, list[Setting]], values: Mapping[str, Any], expl
         kept = [line for line in lines if line.name in values and line.type is not dict]
         last += [(line.name, own) for line in lines if line.type is dict for own in values.get(line.name, ())]
         kept = [line for line in kept if values[line.name] is not None or line.default is not None or line.name in explicit]
-        tables.append("\n".join((f"[{section}]", *(f"{line.name} = {_literal(values[line.name])}" for line in kept))))
+        if kept:
+            tables.append("\n".join((f"[{section}]", *(f"{line.name} = {_literal(values[line.name])}" for line in kept))))
     tables += ["\n".join((f"[[{name}]]", *(f"{key} = {_literal(value)}" for key, value in own.items()))) for name, own in last]
     return "\n\n".join(tables) + "\n"
 

@@ -1,0 +1,120 @@
+"""A job as a folder: `config.toml`, `job.json`, what it printed in `output.txt`, and for a generation `progress.json`.
+
+Whatever happens to worker, server and browser, the folder says what is to be done and what came of it.
+"""
+
+import json
+import os
+import signal
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from customize.storage import numbered_folders
+from customize.storage.atomic import write_text
+from customize.storage.json_files import read_object
+
+VERSION = 1
+NAME, CONFIG, OUTPUT, TAKEN = "job.json", "config.toml", "output.txt", ".taken"
+State = Literal["waiting", "running", "finished", "failed", "stopped", "cancelled"]
+ENDED = ("finished", "failed", "stopped", "cancelled")
+STOPPED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))}
+"""Exit statuses of a command that was asked to stop."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job. path: its folder; command: of `customize`; arguments: its words, relative to the workspace.
+
+    folder: of the run or of the images, which a generation knows once it has begun; pid, since: the process, and when the system
+    started it, so that no other process of that number is taken for it; exit_status: None while it is unknown; message: why it
+    failed. created, started, ended: unix seconds, 0 before.
+    """
+
+    path: Path
+    command: str
+    arguments: tuple[str, ...] = ()
+    state: State = "waiting"
+    name: str = ""
+    folder: Path | None = None
+    pid: int | None = None
+    since: str = ""
+    exit_status: int | None = None
+    message: str = ""
+    created: float = 0.0
+    started: float = 0.0
+    ended: float = 0.0
+
+    @property
+    def output(self) -> Path:
+        """What it printed."""
+        return self.path / OUTPUT
+
+    @property
+    def line(self) -> str:
+        """The command, as one would type it in the workspace."""
+        from customize.next_command import options
+
+        return f"customize {self.command} {options(*self.arguments)}"
+
+    def changed(self, **changes: Any) -> "Job":
+        """Writes the job with these changes, and returns it."""
+        job = replace(self, **changes)
+        values = asdict(job) | {"version": VERSION, "folder": None if job.folder is None else str(job.folder)}
+        del values["path"]
+        write_text(self.path / NAME, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+        return job
+
+    def take(self) -> bool:
+        """Whether this process is the first to run or to cancel it."""
+        try:
+            os.close(os.open(self.path / TAKEN, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except FileExistsError:
+            return False
+        return True
+
+    def lives(self) -> bool:
+        """Whether its process runs."""
+        return self.pid is not None and identity(self.pid) == (self.since or None)
+
+
+def read(path: Path) -> Job | None:
+    """The job in a folder; None if there is none, or none that can be read."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        found = read_object(path / NAME)
+        folder = Path(found["folder"]) if isinstance(found.get("folder"), str) else None
+        if not (isinstance(found["command"], str) and found.get("state") in get_args(State)):
+            return None
+        known = {name: found[name] for name in Job.__dataclass_fields__ if name in found}
+        return Job(**known | {"path": path, "folder": folder, "arguments": tuple(map(str, found.get("arguments", ())))})
+    return None
+
+
+def every(workspace: Path) -> list[Job]:
+    """The jobs of a workspace, the newest first."""
+    found = sorted(numbered_folders.numbered(workspace / "jobs"), reverse=True)
+    return [job for _, path in found if (job := read(path))]
+
+
+def identity(pid: int) -> str | None:
+    """What tells a process from a later one of the same number: when the system started it. None if no such process runs; "?"
+    where the system does not say (only Linux does)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        pass
+    except OSError:
+        return None
+    try:
+        state, *others = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state in "ZX" else others[18]
+    except (OSError, IndexError, ValueError):
+        return "?"
+
+
+def state_of(exit_status: int) -> State:
+    """The state of a job whose command ended with this status; negative for a signal."""
+    if exit_status == 0:
+        return "finished"
+    return "stopped" if exit_status in STOPPED or 128 - exit_status in STOPPED else "failed"

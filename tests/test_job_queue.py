@@ -1,0 +1,204 @@
+"""Jobs as folders: written whole, taken once, in order, one at a time, and never lost with the process that started them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from customize.errors import InputError
+from customize.jobs import job_folder, queue, worker
+from customize.jobs.job_folder import Job, identity
+from customize.storage import lock
+
+TRAINING = {"instance_data_dir": "nowhere", "instance_prompt": "a sks dog", "max_train_steps": 5}
+
+
+@pytest.fixture
+def asleep(monkeypatch):
+    """No worker is started; what would have been."""
+    woken: list[Path] = []
+    monkeypatch.setattr(queue, "wake", woken.append)
+    return woken
+
+
+@pytest.fixture
+def sleeper():
+    """A process that sleeps."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def states(workspace: Path) -> dict[str, str]:
+    return {job.path.name: job.state for job in job_folder.every(workspace)}
+
+
+def test_a_job_is_a_folder_with_its_settings_and_its_command(tmp_path, asleep):
+    first = queue.add(tmp_path, "train_dreambooth", TRAINING, "Mein Kätzchen")
+    second = queue.add(tmp_path, "train_dreambooth", TRAINING, "Mein Kätzchen")
+    third = queue.add(tmp_path, "infer", {"prompt": ["a dog"]})
+    assert [path.name for path in (first, second, third)] == ["0001-mein-katzchen", "0002-mein-katzchen", "0003"]
+    text = (first / "config.toml").read_text()
+    assert text.startswith("# customize train_dreambooth jobs/0001-mein-katzchen/config.toml\n")
+    own = {name: value for table in tomllib.loads(text).values() for name, value in table.items()}
+    assert own == {**TRAINING, "output_dir": "runs/mein-katzchen-0001"}
+    found = json.loads((first / "job.json").read_text())
+    assert (found["version"], found["state"], found["command"]) == (1, "waiting", "train_dreambooth")
+    assert found["folder"] == str(tmp_path / "runs/mein-katzchen-0001") and found["pid"] is found["exit_status"] is None
+    assert job_folder.read(second).folder.name == "mein-katzchen-0002", "the first has not begun, but has its folder"
+    assert job_folder.read(third).folder is None and job_folder.read(third).line == "customize infer jobs/0003/config.toml"
+    assert asleep == [tmp_path] * 3 and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "values", "words"),
+    [
+        ("infer", {"prompt": ["a"], "num_images": 0}, "num_images"),
+        ("infer", {"prompt": ["a"], "colour": "red"}, "colour"),
+        ("rm", {}, "is no job"),
+        ("train_dreambooth", {"instance_prompt": "a sks dog"}, "instance_data_dir"),
+    ],
+)
+def test_wrong_settings_are_refused_and_nothing_is_written(tmp_path, asleep, command, values, words):
+    with pytest.raises(InputError, match=words):
+        queue.add(tmp_path, command, values, "x")
+    assert [*tmp_path.iterdir()] == [] and asleep == []
+
+
+def test_secrets_are_not_written(tmp_path, asleep):
+    path = queue.add(tmp_path, "train_dreambooth", {**TRAINING, "push_to_hub": True, "hub_token": "hf_secret"})
+    assert not [file for file in path.rglob("*") if b"hf_secret" in file.read_bytes()]
+
+
+def test_a_job_is_taken_once(tmp_path, asleep):
+    queue.add(tmp_path, "infer", {"prompt": ["a dog"]})
+    (job,) = job_folder.every(tmp_path)
+    won: list[bool] = []
+    barrier = threading.Barrier(8)
+    take = lambda: (barrier.wait(), won.append(job.take()))  # noqa: E731
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert won.count(True) == 1 and not queue.cancel(job) and worker.next_job(tmp_path) is None
+
+
+def test_a_waiting_job_is_cancelled_and_a_running_one_is_not(tmp_path, asleep):
+    for _ in range(3):
+        queue.add(tmp_path, "infer", {"prompt": ["a dog"]})
+    third, second, first = job_folder.every(tmp_path)
+    assert queue.cancel(first) and worker.next_job(tmp_path) == second
+    assert not queue.cancel(second) and not queue.stop(third)
+    assert states(tmp_path) == {"0001": "cancelled", "0002": "waiting", "0003": "waiting"}
+
+
+def test_a_command_that_fails_says_why(tmp_path, asleep):
+    queue.add(tmp_path, "train_dreambooth", TRAINING, "dog")
+    worker.main(tmp_path, idle=0.1)
+    (job,) = job_folder.every(tmp_path)
+    assert (job.state, job.exit_status) == ("failed", 2) and "nowhere" in job.message
+    assert "1 problem in the input" in job.output.read_text() and not (tmp_path / "runs").exists()
+
+
+def test_jobs_are_done_in_order_and_never_two_at_once(tmp_path, asleep, monkeypatch):
+    begun: list[str] = []
+
+    def run(workspace, job):
+        with pytest.raises(InputError):
+            lock.check(workspace / "jobs")
+        begun.append(job.path.name)
+        job.changed(state="finished")
+
+    monkeypatch.setattr(worker, "run", run)
+    for _ in range(3):
+        queue.add(tmp_path, "infer", {"prompt": ["a dog"]})
+    worker.main(tmp_path, idle=0.05)
+    assert begun == ["0001", "0002", "0003"] and lock.holder(tmp_path / "jobs") is None
+
+
+def test_a_second_worker_leaves_at_once_and_none_is_started_beside_the_first(tmp_path, asleep, monkeypatch):
+    queue.add(tmp_path, "infer", {"prompt": ["a dog"]})
+    monkeypatch.undo()
+    monkeypatch.setattr(subprocess, "Popen", lambda *words, **options: pytest.fail("a second worker"))
+    with lock.hold(tmp_path / "jobs"):
+        worker.main(tmp_path, idle=0.05)
+        queue.wake(tmp_path)
+    assert states(tmp_path) == {"0001": "waiting"}
+
+
+@pytest.mark.parametrize(
+    ("said", "state", "message"),
+    [
+        ("finished", "finished", ""),
+        ("stopped", "stopped", ""),
+        ("running", "failed", "it was killed"),
+        (None, "failed", "it was killed"),
+    ],
+)
+def test_the_next_worker_waits_for_the_training_of_one_that_was_killed(tmp_path, asleep, sleeper, said, state, message):
+    queue.add(tmp_path, "train_dreambooth", TRAINING, "dog")
+    (job,) = job_folder.every(tmp_path)
+    job.take()
+    job = job.changed(state="running", pid=sleeper.pid, since=identity(sleeper.pid))
+    queue.add(tmp_path, "infer", {"prompt": ["a dog"]})
+    assert worker.next_job(tmp_path) == job, "not the one that waits"
+    waiting = threading.Thread(target=worker.run, args=(tmp_path, job))
+    waiting.start()
+    time.sleep(0.1)
+    assert waiting.is_alive() and job_folder.read(job.path).state == "running"
+    if said:
+        job.folder.mkdir(parents=True)
+        (job.folder / "progress.json").write_text(json.dumps({"version": 1, "state": said, "pid": sleeper.pid}))
+    sleeper.kill()
+    waiting.join(10)
+    found = job_folder.read(job.path)
+    assert (found.state, found.message) == (state, message) and worker.next_job(tmp_path).path.name == "0002"
+
+
+def test_a_running_job_is_asked_to_stop_and_no_other_process(tmp_path, asleep, sleeper):
+    queue.add(tmp_path, "train_dreambooth", TRAINING, "dog")
+    (job,) = job_folder.every(tmp_path)
+    other = job.changed(state="running", pid=sleeper.pid, since="7")
+    assert not queue.stop(other), "a later process of the same number"
+    job.changed(state="running", pid=sleeper.pid, since=identity(sleeper.pid))
+    assert queue.stop(other) and sleeper.wait(5) == -signal.SIGTERM
+
+
+def test_a_zombie_does_not_live(sleeper):
+    assert identity(sleeper.pid) == identity(sleeper.pid) not in (None, "?")
+    sleeper.kill()
+    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
+    assert identity(sleeper.pid) is None and identity(2**22 + 5) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        (0, "finished"),
+        (130, "stopped"),
+        (143, "stopped"),
+        (129, "stopped"),
+        (-15, "stopped"),
+        (-9, "failed"),
+        (2, "failed"),
+        (3, "failed"),
+    ],
+)
+def test_what_an_exit_status_means(status, state):
+    assert job_folder.state_of(status) == state
+
+
+def test_folders_that_are_no_jobs_are_passed_over(tmp_path):
+    for name, text in {"0001-a": "", "0002-b": "{}", "0003-c": '{"command": 3, "state": "waiting"}', "notes": "{}"}.items():
+        (tmp_path / "jobs" / name).mkdir(parents=True)
+        (tmp_path / "jobs" / name / "job.json").write_text(text)
+    assert job_folder.every(tmp_path) == []
+    (tmp_path / "jobs/0003-c/job.json").write_text('{"command": "infer", "state": "waiting", "path": "/etc", "arguments": [3]}')
+    assert job_folder.every(tmp_path) == [Job(tmp_path / "jobs/0003-c", "infer", ("3",))]
