@@ -13,7 +13,7 @@ from customize.inference.metadata.read_png import read_generation_info
 from customize.inference.metadata.write_png import texts
 from customize.inference.run.grid import grid
 from customize.settings.inference import InferenceSettings
-from customize.web.generation_form import MORE, SCALES, WORDS, fill, form_of, given
+from customize.web.pictures.generation_form import MORE, SCALES, WORDS, fill, form_of, given
 
 FORM = {
     "prompt": "a <dusk> house", "negative_prompt": "", "num_inference_steps": 12.0, "guidance_scale": 5, "seed": 7.0,

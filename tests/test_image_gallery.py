@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from customize.web.image_gallery import find, folders, state, trace_rows
-from customize.web.learned_words import learned, with_words, without_words
+from customize.web.pictures.image_gallery import find, folders, state, trace_rows
+from customize.web.pictures.learned_words import learned, with_words, without_words
 
 
 @pytest.fixture

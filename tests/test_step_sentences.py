@@ -12,7 +12,7 @@ def test_a_sentence_states_the_measured_numbers():
         [{**ROW, "clean_change": None}, {**ROW, "clean_change": 15.0}, {**ROW, "clean_change": 2.0}], 7.5
     )
     assert first == (
-        "64 % of what the network is given is noise. Here it makes its first guess of the image. "
+        "Of what the network is given, 64 % is noise. Here it makes its first guess of the image. "
         "The prompt shifts the predicted noise by 25 % of its size, and guidance takes this 7.5 times."
     )
     assert "Its guess of the image changes by 30 % of its size, the most of all steps." in second
@@ -20,7 +20,7 @@ def test_a_sentence_states_the_measured_numbers():
 
 
 def test_a_flow_and_a_schedule_without_unit_variance_count_their_variance():
-    assert sentences([{"alpha": 1.0, "sigma": 3.0}])[0].startswith("90 % of what the network is given is noise.")
+    assert sentences([{"alpha": 1.0, "sigma": 3.0}])[0].startswith("Of what the network is given, 90 % is noise.")
 
 
 def test_what_was_not_recorded_is_not_mentioned():

@@ -24,7 +24,7 @@ THEME = gr.themes.Base(
 )
 
 CSS = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
+.gradio-container { width: 100%; max-width: 1180px !important; margin: 0 auto !important; }
 .cz-cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 260px), 1fr)); gap: .75rem; }
 .cz-card { border: 1px solid var(--border-color-primary); border-radius: .6rem; overflow: hidden;
   background: var(--block-background-fill); display: flex; flex-direction: column; min-width: 0; }

@@ -31,7 +31,7 @@ def _noise(numbers: Mapping[str, float]) -> str:
     if not {"alpha", "sigma"} <= numbers.keys() or not (numbers["alpha"] or numbers["sigma"]):
         return ""
     part = numbers["sigma"] ** 2 / (numbers["alpha"] ** 2 + numbers["sigma"] ** 2)
-    return f"{_percent(part)} of what the network is given is noise."
+    return f"Of what the network is given, {_percent(part)} is noise."
 
 
 def _change(change: float | None, is_largest: bool, at: int) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from customize.errors import InputError, Problem
 from customize.inference.metadata.parsed import short
 from customize.inference.metadata.read_png import GenerationInfo
+from customize.inference.metadata.seeds import RANDOM
 from customize.inference.run.grid import grid
 from customize.next_command import options
 from customize.prompts import CALLS, parse
@@ -72,7 +73,8 @@ def given(form: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """The settings that a form gives, by name, and the problems of its TOML lines."""
     lines = table(InferenceSettings)
     values = {name: _fitting(lines[name].type, form[name]) for name in FIELDS if not _empty(form.get(name))}
-    values["seed"] = values.get("seed", -1)
+    values = {name: value for name, value in values.items() if name == "seed" or value != lines[name].default}
+    values.setdefault("seed", RANDOM)
     scales = form.get(SCALES) or {}
     if words := [with_scale(path, scales.get(path, 1)) for path in form.get(WORDS) or ()]:
         values["weights"] = tuple(words)
@@ -123,7 +125,10 @@ def form_of(info: GenerationInfo, here: Collection[str] = ()) -> tuple[dict[str,
     here: the weights of the workspace. Images name weights without their folders; one that is neither here nor a path is noted.
     """
     settings, lines = _with_known_sampler(info.settings), table(InferenceSettings)
-    form: dict[str, Any] = {name: _shown(settings.pop(name), lines[name].many) for name in FIELDS if name in settings}
+    if len(prompts := settings.get("prompt", ())) == 1:  # several stay among the TOML lines
+        settings["prompt"] = prompts[0]
+    ours = [name for name in FIELDS if name in settings and isinstance(settings[name], str | int | float)]
+    form: dict[str, Any] = {name: settings.pop(name) for name in ours}
     notes, by_name = list(info.notes), {Path(path).name: path for path in here}
     named = [path_and_scale(each) for each in settings.pop("weights", ())]
     weights = [(path if os.path.exists(path) else by_name.get(path), scale) for path, scale in named]
@@ -169,15 +174,22 @@ def _empty(value: Any) -> bool:
 
 
 def _fitting(kind: type, value: Any) -> Any:
-    """A number of a browser, where 30 may be 30.0, as the setting's type."""
+    """A number of a browser, where 30 may be 30.0 or text, as the setting's type; what is none remains as it is."""
+    if kind in (int, float) and isinstance(value, str):
+        return _number(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     return tuple(each for each in value if not _empty(each)) if isinstance(value, list | tuple) else value
 
 
-def _shown(value: Any, many: bool) -> Any:
-    """A setting's value as its field shows it: several prompts are one text."""
-    return "\n".join(value) if many and value else None if many else value
+def _number(text: str) -> float | str:
+    """The number that a text is, else the text."""
+    for kind in (int, float):
+        try:
+            return kind(text.strip())
+        except ValueError:
+            continue
+    return text
 
 
 def _word(value: Any) -> Any:

@@ -1,0 +1,148 @@
+"""What the pages show of images and jobs, as HTML. Every text of a file or a person is escaped.
+
+A button has its action and what it is about in data attributes; `CLICKS` hands them to the event `click` of a gr.HTML.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from customize.errors import Problem
+from customize.inference.metadata.read_png import GenerationInfo
+from customize.printable import html
+from customize.web.pictures.image_gallery import FolderOfImages, ImageOfFolder
+from customize.web.pictures.learned_words import LearnedWords
+from customize.web.workspace import Workspace
+
+CLICKS = """
+element.addEventListener('click', event => {
+  const button = event.target.closest('[data-action]');
+  if (button && !button.disabled) trigger('click', {...button.dataset});
+});
+"""
+STYLE = """<style>.block.cz-pic:has(> .html-container > :empty) { display: none; }
+.block:has(> .html-container style) { display: none; }
+.cz-pic {
+& { font-size: var(--text-md); color: var(--body-text-color); }
+button, .link { font: inherit; color: inherit; background: var(--block-background-fill); cursor: pointer;
+  border: 1px solid var(--border-color-primary); border-radius: var(--radius-md); padding: 6px 12px; text-decoration: none;
+  min-height: 34px; display: inline-flex; align-items: center; }
+button:hover, .link:hover { border-color: var(--color-accent); }
+button:focus-visible, .link:focus-visible { outline: 3px solid var(--color-accent); outline-offset: 1px; }
+p, h3 { margin: 4px 0; }
+.row { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin: 4px 0; }
+.chip { border-radius: 999px; max-width: 100%; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.chip[aria-pressed=true] { background: var(--color-accent); border-color: var(--color-accent); color: #fff; }
+.soft, dt { color: var(--body-text-color-subdued); }
+.problem { border-left: 3px solid #c62828; padding: 2px 0 2px 10px; margin: 4px 0; overflow-wrap: anywhere; }
+.problem span { display: block; color: var(--body-text-color-subdued); }
+.note { border-left: 3px solid var(--color-accent); padding: 2px 0 2px 10px; margin: 4px 0; overflow-wrap: anywhere; }
+.job { border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); padding: 10px 12px; margin: 8px 0; }
+.job .row { margin: 4px 0; justify-content: space-between; } .job progress { width: 100%; accent-color: var(--color-accent); }
+.job b, h3 { overflow-wrap: anywhere; font-weight: 600; margin: 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(128px, 45%), 1fr)); gap: 8px; margin: 8px 0 20px; }
+.tile { padding: 0; overflow: hidden; aspect-ratio: 1; background: var(--background-fill-secondary); min-height: 0; }
+.tile img { width: 100%; height: 100%; object-fit: contain; margin: 0; image-rendering: auto; }
+.tile[aria-pressed=true] { outline: 3px solid var(--color-accent); }
+.large { display: block; width: 100%; max-height: 70vh; object-fit: contain; background: var(--background-fill-secondary);
+  border-radius: var(--radius-lg); margin: 0; }
+.small-image { image-rendering: pixelated; }
+dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 2px 14px; margin: 8px 0; }
+.trace { width: 100%; height: 1200px; border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); }
+.sheet { max-width: 100%; border-radius: var(--radius-md); } summary { cursor: pointer; padding: 6px 0; }
+dd { margin: 0; overflow-wrap: anywhere; }
+}</style>"""
+"""Put once into a page; it holds within components of the class `CLASS`."""
+CLASS = "cz-pic"
+SMALL = 192
+"""Pixels of the longest side up to which an image is enlarged without smoothing."""
+FACTS = {
+    "seed": "seed", "num_inference_steps": "steps", "guidance_scale": "guidance", "scheduler": "sampler", "strength": "strength",
+    "weights": "weights",
+}  # fmt: skip
+"""The settings that are shown of an image, and what they are called there."""
+
+
+def problems(found: Iterable[Problem], with_place: bool = False) -> str:
+    """Problems in their own words, each with its remedy. with_place: also the setting or file."""
+    shown = [(f"{each.where}: {each.what}" if with_place else each.what, each.remedy) for each in found]
+    return "".join(f'<div class="problem" role="alert">{html(what)}<span>→ {html(remedy)}</span></div>' for what, remedy in shown)
+
+
+def notes(found: Iterable[str]) -> str:
+    """Notes, one a line."""
+    return "".join(f'<div class="note">{html(each)}</div>' for each in found)
+
+
+def chips(learned: Sequence[LearnedWords], chosen: Sequence[str]) -> str:
+    """A button for each learned word: it puts the word into the prompt and loads its weights."""
+    if not learned:
+        return '<p class="soft">What you teach appears here as a word that you can click.</p>'
+    buttons = [
+        f'<button type="button" class="chip" data-action="word" data-weights="{html(each.path)}" title="{html(each.path)}" '
+        f'aria-pressed="{str(each.path in chosen).lower()}">{html(", ".join(each.words) or each.path, 60)}</button>'
+        for each in learned
+    ]
+    return f'<div class="row" role="group" aria-label="Learned words"><span class="soft">Learned:</span>{"".join(buttons)}</div>'
+
+
+def gallery(workspace: Workspace, folders: Sequence[FolderOfImages], selected: str = "", action: str = "select") -> str:
+    """The images of each folder under its prompt, with the contact sheets of several."""
+    if not folders:
+        return '<p class="soft">No images yet. They appear here, also those that infer.py writes to images/ in a terminal.</p>'
+    parts = []
+    for folder in folders:
+        tiles = [tile(workspace, each, each.name == selected, action) for each in folder.images[:60]]
+        more = (
+            f'<p class="soft">and {len(folder.images) - 60} more in {html(folder.path.name)}</p>'
+            if len(folder.images) > 60
+            else ""
+        )
+        sheets = "".join(
+            f'<a class="link" href="{html(workspace.url(sheet))}" target="_blank">Grid of all</a>' for sheet in folder.sheets
+        )
+        title = html(folder.prompt or folder.path.name, 120)
+        heading = f'<div class="row"><h3>{title}</h3><span class="soft">{html(folder.path.name[:4])}</span>{sheets}</div>'
+        parts.append(f'<section>{heading}<div class="tiles">{"".join(tiles)}</div>{more}</section>')
+    return "".join(parts)
+
+
+def tile(workspace: Workspace, image: ImageOfFolder, selected: bool, action: str) -> str:
+    """An image as a button."""
+    label = html(f"{image.prompt or 'image'} ({image.path.name})", 200)
+    return (
+        f'<button type="button" class="tile" data-action="{action}" data-image="{html(image.name)}" '
+        f'aria-pressed="{str(selected).lower()}" aria-label="{label}"><img loading="lazy" alt="" '
+        f'src="{html(workspace.url(image.path))}"></button>'
+    )
+
+
+def facts(info: GenerationInfo | None) -> str:
+    """What an image's metadata says of how it was made."""
+    if info is None:
+        return '<p class="soft">This image has no settings.</p>'
+    rows = [("size", f"{info.size[0]} × {info.size[1]}")]
+    rows += [(label, _written(info.settings[name])) for name, label in FACTS.items() if info.settings.get(name) not in (None, ())]
+    rows += [("base model", info.base_model)] if info.base_model else []
+    rows += [] if info.program == "customize" else [("made by", info.program)]
+    return f"<dl>{''.join(f'<dt>{label}</dt><dd>{html(value, 300)}</dd>' for label, value in rows)}</dl>"
+
+
+def large(workspace: Workspace, image: ImageOfFolder, size: tuple[int, int]) -> str:
+    """An image as large as its place, which opens in full size."""
+    pixels = " small-image" if max(size) <= SMALL else ""
+    source, label = html(workspace.url(image.path)), html(image.prompt or image.name, 300)
+    shown = f'<img class="large{pixels}" src="{source}" alt="{label}">'
+    return f'<a href="{source}" target="_blank" title="open in full size">{shown}</a>'
+
+
+def buttons(image: ImageOfFolder, actions: Mapping[str, str], links: str = "") -> str:
+    """A row of buttons about an image. actions: the label of each; links: HTML after them."""
+    shown = [
+        f'<button type="button" data-action="{name}" data-image="{html(image.name)}">{html(label)}</button>'
+        for name, label in actions.items()
+    ]
+    return f'<div class="row">{"".join(shown)}{links}</div>'
+
+
+def _written(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,104 @@
+"""What the pages are made of, without a server: masks, input files, lessons, and HTML in which a stranger's text stays text."""
+
+import base64
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from customize.errors import InputError, Problem
+from customize.settings.rules.inference_rules import PARTS_OF_AN_IMAGE
+from customize.web.pictures import picture_html
+from customize.web.pictures.illusion_words import PARTS, VIEWS
+from customize.web.pictures.image_gallery import folders
+from customize.web.pictures.input_files import keep, keep_image
+from customize.web.pictures.learned_words import LearnedWords
+from customize.web.pictures.lesson_pages import WHERE, lessons, markdown_of
+from customize.web.pictures.mask_painter import PREFIX, read_mask
+from customize.web.workspace import Workspace
+
+ROOT = Path(__file__).parents[1]
+HOSTILE = "<img src=x onerror=alert(1)>\"' {{value}} ${1+1} \x1b[31m\u202e"
+
+
+def uri(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return PREFIX + base64.b64encode(file.getvalue()).decode()
+
+
+def test_a_painted_mask_becomes_grey_and_keeps_its_pixels():
+    pixels = np.zeros((48, 64, 4), np.uint8)
+    pixels[..., 3] = 255
+    pixels[10:20, 30:50, :3] = 255
+    mask = Image.open(io.BytesIO(read_mask(uri(Image.fromarray(pixels, "RGBA")))))
+    assert mask.mode == "L" and np.array_equal(np.asarray(mask), pixels[..., 0])
+
+
+@pytest.mark.parametrize(
+    "text", ["", "data:image/svg+xml;base64,PHN2Zz4=", PREFIX, PREFIX + "%%%", PREFIX + "AAAA", "x" * 9_000_000, "/etc/passwd"]
+)
+def test_what_is_no_mask_is_refused(text):
+    with pytest.raises(InputError, match="is not a painted mask"):
+        read_mask(text)
+
+
+def test_an_input_is_kept_once_under_its_content_and_an_image_of_the_workspace_where_it_is(tmp_path):
+    workspace = Workspace(tmp_path)
+    name = keep(workspace, b"png")
+    assert keep(workspace, b"png") == name and (tmp_path / name).read_bytes() == b"png" and keep(workspace, b"other") != name
+    own = tmp_path / "images/0001-a/000.png"
+    own.parent.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(own)
+    assert keep_image(workspace, own) == "images/0001-a/000.png"
+    photo = tmp_path / "photo.jpg"
+    exif = Image.Exif()
+    exif[274] = 6  # lies on its side
+    Image.new("RGB", (20, 10), "red").save(photo, exif=exif)
+    kept = Image.open(tmp_path / keep_image(workspace, photo))
+    assert kept.format == "PNG" and kept.size == (10, 20) and not kept.getexif()
+    photo.write_bytes(b"no image")
+    with pytest.raises(InputError):
+        keep_image(workspace, photo)
+
+
+def test_lessons_are_pages_with_their_pictures_and_without_links_into_the_repository():
+    found = lessons()
+    assert [each.name[:2] for each in found] == [f"{number:02d}" for number in range(1, len(found) + 1)] and len(found) >= 13
+    for each in found:
+        text = markdown_of(each.name)
+        without_code = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        assert text.startswith(f"## {each.title}\n") and "```math" not in text and "<!--" not in text
+        links = re.findall(r"\]\(([^)]{0,60})", without_code)
+        assert links and all(link.startswith(("https://", "data:image/")) for link in links)
+    assert "data:image/png;base64," in markdown_of(found[0].name)
+
+
+@pytest.mark.parametrize("name", ["", "../architecture", "README", "01_forward_process.md", "/etc/passwd"])
+def test_only_a_lesson_is_read(name):
+    assert markdown_of(name) == WHERE
+    assert markdown_of(name, Path("/nowhere")) == WHERE and lessons(Path("/nowhere")) == []
+
+
+def test_the_views_of_the_page_are_those_of_infer_py():
+    source = (ROOT / "customize/inference/illusions/views.py").read_text()
+    names = set(re.findall(r"^@(?:permutation|offered)\ndef (\w+)", source, re.MULTILINE))
+    assert {"identity", "rotate_180", "jigsaw"} <= names and set(VIEWS) <= names
+    assert set(PARTS) == {name for name, parts in PARTS_OF_AN_IMAGE.items() if len(parts) == 2}
+
+
+def test_a_strangers_text_stays_text(tmp_path):
+    workspace = Workspace(tmp_path)
+    folder = tmp_path / "images" / "0001-a"
+    folder.mkdir(parents=True)
+    (folder / "000.png").touch()
+    (folder / "config.toml").write_text('prompt = ["<img src=x onerror=alert(1)>"]')
+    html = picture_html.problems([Problem(HOSTILE, HOSTILE, HOSTILE)], True) + picture_html.notes([HOSTILE])
+    html += picture_html.chips([LearnedWords(HOSTILE, (HOSTILE,))], []) + picture_html.gallery(
+        workspace, folders(workspace.images)
+    )
+    assert "<img src=x" not in html and "onerror=alert(1)&gt;" in html and "\x1b" not in html and "\u202e" not in html
+    assert not re.search(r"=\s*[\"']?[^\"'>]*\"' \{\{", html)
