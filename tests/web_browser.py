@@ -66,7 +66,7 @@ class Visit:
         self.page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", lambda request: self.look_at(server, request.url))
-        self.page.goto(f"{server.address}{page}?key={server.key}")
+        self.page.goto(f"{server.address}{page}{'&' if '?' in page else '?'}key={server.key}")
         self.page.wait_for_selector("h1", timeout=30_000)
 
     def look_at(self, server: PageServer, url: str) -> None:

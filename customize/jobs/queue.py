@@ -46,7 +46,7 @@ def add(workspace: Path, command: str, values: Mapping[str, Any], name: str = ""
     path = numbered_folders.new_folder(workspace / "jobs", slug=slug)
     config = path / CONFIG
     shown = config.relative_to(workspace).as_posix()
-    given = {name: getattr(settings, name) for name in table(model) if name in own and not table(model)[name].secret}
+    given = {name: value for name, value in settings.values().items() if name in own}
     write_text(config, f"# customize {command} {shown}\n\n{settings.to_toml(given)}")
     folder = workspace / own["output_dir"] if own.get("output_dir") else None
     Job(path, command, (shown,), name=printable(name, 100), folder=folder, created=time.time()).changed()

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from customize.jobs import progress
 from customize.printable import printable
-from customize.storage import lock, run_folder
+from customize.storage import lock, ownership, run_folder
 from customize.storage.json_files import json_object, read_object
 from customize.storage.untrusted_files import MIB, read_text, regular_file
 
@@ -94,6 +94,23 @@ def card_of(folder: Path) -> RunCard | None:
     )  # fmt: skip
 
 
+def delete(folder: Path) -> list[str]:
+    """Removes a run: every file that it recorded, one by one. Returns the names of the files that stay, because the run did not
+    write them, or they were changed since. Raises InputError while the run goes on."""
+    with lock.hold(folder):
+        run_folder.clear(folder)
+        stays = [path for path in sorted(folder.rglob("*")) if not path.is_dir() or path.is_symlink()]
+        stays = [path for path in stays if path.name not in (lock.NAME, ownership.NAME)]
+        if not stays:
+            (folder / ownership.NAME).unlink(missing_ok=True)
+    if not stays:
+        (folder / lock.NAME).unlink(missing_ok=True)
+        for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+            path.rmdir()
+        folder.rmdir()
+    return [path.relative_to(folder).as_posix() for path in stays]
+
+
 def state_of(folder: Path, said: Mapping[str, Any], has_result: bool) -> State:
     """The state: a run that says it goes on does so only while it holds its lock."""
     state = said.get("state")
@@ -150,7 +167,7 @@ def last_lines(folder: Path, most: int = TAIL) -> list[dict[str, Any]]:
 
 def curves(folder: Path, most: int = 8 * MIB) -> dict[str, list[tuple[int, float]]]:
     """The curves of a run by name, as points of step and loss: "training", smoothed as in the terminal, and for each set of fixed
-    draws its mean over the noise bands relative to the base model ("training images", "held out", ...)."""
+    draws its mean over the noise bands, relative to the base model, whose own is 1 ("fixed draws, held out", ...)."""
     found: dict[str, list[tuple[int, float]]] = {"training": []}
     smoothed = None
     for entry in last_lines(folder, most):
@@ -163,7 +180,8 @@ def curves(folder: Path, most: int = 8 * MIB) -> dict[str, list[tuple[int, float
         for name, bands in (probe if isinstance(probe, dict) else {}).items():
             numbers = [each for each in bands if number(each) is not None] if isinstance(bands, list) else []
             if numbers:
-                found.setdefault(f"fixed draws, {text(name)}", []).append((step, sum(numbers) / len(numbers)))
+                line = found.setdefault(f"fixed draws, {text(name)}", [(0, 1.0)])
+                line.append((step, sum(numbers) / len(numbers)))
     return found
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
 
 from customize.web.access import Access
 
@@ -123,14 +123,18 @@ class Guard:
         self, access: Access, scope: Mapping[str, Any], headers: Mapping[str, str], receive: Receive, send: Send
     ) -> None:
         """Lets in whoever has the key, in the address or in the form; others get the form."""
-        given = parse_qs(scope["query_string"].decode("latin-1")).get("key", [""])[0]
+        query = scope["query_string"].decode("latin-1")
+        given = parse_qs(query).get("key", [""])[0]
         if scope["path"] == "/login" and scope["method"] == "POST":
             given = parse_qs((await body(receive)).decode("latin-1")).get("key", [""])[0]
         if given:
             async with self.failures:  # one at a time, so that guessing takes its time
                 if access.opens(given):
-                    goal = scope["path"] if scope["path"] != "/login" else "/"
-                    return await answer(send, 303, "", {"location": goal, "set-cookie": access.set_cookie()})
+                    others = urlencode([(name, text) for name, text in parse_qsl(query) if name != "key"])
+                    goal = (scope["path"] if scope["path"] != "/login" else "/") + (f"?{others}" if others else "")
+                    return await answer(
+                        send, 303, "", {"location": quote(goal, safe="/?=&%+"), "set-cookie": access.set_cookie()}
+                    )
                 await asyncio.sleep(0.5)
         name = "Password" if access.by_password else "Key"
         words = "Type the password of this page." if access.by_password else (

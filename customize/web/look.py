@@ -30,6 +30,10 @@ CSS = """
   background: var(--block-background-fill); display: flex; flex-direction: column; min-width: 0; }
 .cz-card img { width: 100%; height: 150px; object-fit: contain; background: var(--background-fill-secondary); }
 .cz-card > div { padding: .6rem .75rem; overflow-wrap: anywhere; }
+.gradio-container a { padding: 0 !important; }
+.dark .gradio-container a:not([role]), .dark a { color: #a5b4fc; }
+.gradio-container .cm-content span { color: inherit !important; }
+.gradio-container input, .gradio-container textarea { color: var(--body-text-color); }
 .cz-card h3, .cz-card p { margin: 0 0 .25rem; }
 .cz-none { display: grid; place-items: center; height: 150px; color: var(--body-text-color-subdued);
   background: var(--background-fill-secondary); }
@@ -52,6 +56,15 @@ CSS = """
   font-size: .85em; background: var(--block-background-fill); }
 .cz-photo img { width: 100%; height: 110px; object-fit: cover; border-radius: .3rem; }
 .cz-left-out img { filter: grayscale(1) opacity(.55); }
+.cz-curves, .cz-strip { display: flex; flex-wrap: wrap; gap: .75rem; }
+.cz-curves figure { flex: 1 1 260px; margin: 0; max-width: 460px; }
+.cz-curves svg { width: 100%; height: auto; font-size: 9px; }
+.cz-curves text { fill: var(--body-text-color); }
+.cz-area { fill: none; stroke: var(--border-color-primary); }
+.cz-level { stroke: var(--body-text-color-subdued); stroke-dasharray: 3 3; }
+.cz-strip figure { margin: 0; padding: 4px; border: 3px solid transparent; border-radius: .5rem; }
+.cz-strip img { width: 96px; height: 96px; object-fit: contain; image-rendering: auto; }
+.cz-strip .cz-chosen { border-color: var(--primary-600); }
 .cz-line { font-family: var(--font-mono); white-space: pre-wrap; overflow-wrap: anywhere; }
 @media (max-width: 640px) { .gradio-container { padding: .5rem !important; } .row { flex-wrap: wrap !important; }
   .row > * { min-width: min(100%, 160px) !important; } }

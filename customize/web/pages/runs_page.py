@@ -1,64 +1,221 @@
 """The page Runs: every run of the workspace, whoever started it, read from its folder."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import gradio as gr
 
-from customize.jobs import runs
+from customize.errors import InputError
+from customize.evaluation.run_integrity import verify
+from customize.jobs import queue, runs
+from customize.jobs.job_folder import Job
 from customize.jobs.runs import RunCard
+from customize.next_command import options
 from customize.printable import html
-from customize.units import duration
+from customize.web import run_view
+from customize.web.live import follow
 from customize.web.workspace import Workspace
 
-WORDS = {"died": "killed: can be resumed", "stopped": "stopped: can be resumed", "failed": "failed"}
-EVERY = 3
-"""Seconds between two looks at the folders."""
+NONE = '<p class="cz-muted">There are no runs yet. Teach something, or start a training in a terminal in this folder.</p>'
+NOTHING = '<p class="cz-muted">Choose a run above.</p>'
 
 
 def build(workspace: Workspace) -> None:
-    """The cards of all runs."""
+    """The queue, the cards of all runs, and one or two runs in full."""
     gr.Markdown("# Runs")
-    cards = gr.HTML(lambda: cards_of(workspace), every=EVERY, label="All runs", padding=False)
-    cards.visible = True
+    waiting = gr.HTML(padding=False)
+    with gr.Row(visible=False) as row:
+        number = gr.Dropdown(label="Waiting job", scale=2)
+        cancel = gr.Button("Cancel it")
+    cards = gr.HTML(padding=False)
+    timer = follow(cards, lambda: cards_of(workspace))
+    follow(waiting, lambda: waiting_of(workspace), timer=timer)
+    follow(number, lambda: gr.Dropdown(choices=waiting_names(workspace)), timer=timer)
+    follow(row, lambda: gr.Row(visible=bool(waiting_names(workspace))), timer=timer)
+    cancel.click(lambda name: cancelled(workspace, name), number, waiting, api_visibility="private")
+    with gr.Row():
+        chosen = gr.Dropdown(label="Run", choices=names(workspace), value=None)
+        other = gr.Dropdown(label="Compare with", choices=names(workspace), value=None)
+    for box in (chosen, other):
+        follow(box, lambda: gr.Dropdown(choices=names(workspace)), timer=timer)
+    said = gr.HTML(padding=False)
+    with gr.Row():
+        stop, resume = gr.Button("Stop and save"), gr.Button("Resume")
+        check, delete = gr.Button("Verify files"), gr.Button("Delete ...")
+    with gr.Row(visible=False) as sure:
+        yes, no = gr.Button("Delete this run", variant="stop"), gr.Button("Keep it")
+    with gr.Row():
+        for box in (chosen, other):
+            with gr.Column(min_width=300):
+                for show in (said_of, pictures_of, curves_of):
+                    follow(gr.HTML(padding=False), shown(workspace, show), [box], timer)
+    commands = gr.Code(label="The commands for this", language="shell", interactive=False, lines=5)
+    follow(commands, lambda name: commands_of(workspace, name), [chosen], timer)
+    with gr.Accordion("Report", open=False):
+        follow(gr.HTML(padding=False), shown(workspace, report_of), [chosen], timer)
+    with gr.Accordion("Output and log", open=False):
+        follow(gr.HTML(padding=False), shown(workspace, log_of), [chosen], timer)
+
+    hidden = {"api_visibility": "private"}
+    stop.click(lambda name: asked_to_stop(workspace, name), chosen, said, **hidden)
+    resume.click(lambda name: resumed(workspace, name), chosen, said, **hidden)
+    check.click(lambda name: verified(workspace, name), chosen, said, **hidden)
+    delete.click(lambda name: gr.Row(visible=find(workspace, name) is not None), chosen, sure, **hidden)
+    no.click(lambda: gr.Row(visible=False), None, sure, **hidden)
+    yes.click(lambda name: (deleted(workspace, name), gr.Row(visible=False)), chosen, [said, sure], **hidden)
+
+    def opened(request: gr.Request) -> tuple:
+        asked = request.query_params.get("run")
+        return gr.Dropdown(choices=names(workspace), value=asked if asked in names(workspace) else None), cards_of(workspace)
+
+    gr.on(None, opened, None, [chosen, cards], **hidden)
+
+
+def names(workspace: Workspace) -> list[str]:
+    """The names of all runs, the newest first."""
+    return [run.name for run in runs.listed(workspace.folder)]
+
+
+def find(workspace: Workspace, name: str | None) -> RunCard | None:
+    """The run of a name; None for anything that is none."""
+    if not name or Path(name).name != name or name.startswith("."):
+        return None
+    return runs.card_of(workspace.runs / name)
+
+
+def shown(workspace: Workspace, show: Callable[[Workspace, RunCard], str]) -> Callable[[str | None], str]:
+    """A function of a run's name that shows the run."""
+
+    def look(name: str | None) -> str:
+        run = find(workspace, name)
+        return show(workspace, run) if run else ""
+
+    return look
+
+
+def said_of(workspace: Workspace, run: RunCard) -> str:
+    """State and files of a run."""
+    return run_view.status(run) + run_view.files(workspace, run.folder)
+
+
+def pictures_of(workspace: Workspace, run: RunCard) -> str:
+    """The candidates and the samples of a run."""
+    return run_view.candidates(workspace, run.folder) + run_view.sheet(workspace, run.folder)
+
+
+def curves_of(workspace: Workspace, run: RunCard) -> str:
+    """The losses of a run."""
+    return run_view.curves(run.folder)
+
+
+def report_of(workspace: Workspace, run: RunCard) -> str:
+    """The report of a run."""
+    return run_view.report(workspace, run.folder)
 
 
 def cards_of(workspace: Workspace) -> str:
-    """The cards of all runs, as HTML."""
+    """The cards of all runs."""
     found = runs.listed(workspace.folder)
-    if not found:
-        return '<p class="cz-muted">There are no runs yet. Teach something, or start a training in a terminal in this folder.</p>'
-    return f'<div class="cz-cards">{"".join(card(workspace, each) for each in found)}</div>'
+    return f'<div class="cz-cards">{"".join(run_view.card(workspace, each) for each in found)}</div>' if found else NONE
 
 
-def card(workspace: Workspace, run: RunCard) -> str:
-    """One run."""
-    shown = f"what came of {html(run.name)}"
-    picture = f'<img src="{html(workspace.url(run.picture))}" alt="{shown}" loading="lazy">' if run.picture else (
-        '<div class="cz-none">no picture yet</div>'
-    )  # fmt: skip
-    return f'<article class="cz-card">{picture}<div>{facts(run)}</div></article>'
+def waiting_jobs(workspace: Workspace) -> list[Job]:
+    """The jobs that wait, the next one first."""
+    return [job for job in queue.jobs(workspace.folder) if job.state == "waiting"][::-1]
 
 
-def facts(run: RunCard) -> str:
-    """What is known of a run, in a few lines."""
-    lines = [f"<h3>{html(run.name)}</h3>", state(run), bar(run)]
-    lines += [f"<p>{html(run.word)}</p>"] if run.word else []
-    lines += [f"<p>{html(run.verdict or run.message)}</p>"] if run.verdict or run.message else []
-    lines.append(f'<p class="cz-muted">{html(run.base)}; {duration(run.age)} ago</p>')
-    return "".join(lines)
+def waiting_names(workspace: Workspace) -> list[str]:
+    """The names of the jobs that wait."""
+    return [job.path.name for job in waiting_jobs(workspace)]
 
 
-def state(run: RunCard) -> str:
-    """The state, as a coloured word."""
-    return f'<span class="cz-state cz-{run.state}">{WORDS.get(run.state, run.state)}</span>'
+def waiting_of(workspace: Workspace) -> str:
+    """What runs and what waits, in a line each."""
+    found = queue.jobs(workspace.folder)[::-1]
+    lines = [
+        f"<li>{html(job.path.name)}: {html(job.command)} {job.state}</li>" for job in found if job.state in ("running", "waiting")
+    ]
+    failed = [job for job in found[-3:] if job.state == "failed" and not (job.folder and job.folder.exists())]
+    lines += [f'<li>{html(job.path.name)}: <span class="cz-failed">failed</span>: {html(job.message)}</li>' for job in failed]
+    return f"<h2>Queue</h2><ul>{''.join(lines)}</ul>" if lines else ""
 
 
-def bar(run: RunCard) -> str:
-    """How far a run is that is not finished."""
-    if run.state == "finished" or not run.total:
-        return ""
-    left = f", {duration(run.seconds_left)} left" if run.seconds_left is not None and run.state == "running" else ""
-    words = f"step {run.step:,} of {run.total:,}{left}"
-    share = 100 * run.step / run.total
+def cancelled(workspace: Workspace, name: str | None) -> str:
+    """Takes a job out of the queue."""
+    for job in waiting_jobs(workspace):
+        if job.path.name == name:
+            queue.cancel(job)
+    return waiting_of(workspace)
+
+
+def job_of(workspace: Workspace, run: RunCard) -> Job | None:
+    """The newest job that made a run."""
+    return next((job for job in queue.jobs(workspace.folder) if job.folder == run.folder), None)
+
+
+def asked_to_stop(workspace: Workspace, name: str | None) -> str:
+    """Asks a run to save and end."""
+    run = find(workspace, name)
+    if run is None:
+        return NOTHING
+    done = queue.stop_run(run.folder)
+    return "<p>It finishes its step and saves.</p>" if done else "<p>It does not run.</p>"
+
+
+def resumed(workspace: Workspace, name: str | None) -> str:
+    """Puts the rest of a run into the queue."""
+    run = find(workspace, name)
+    if run is None or not run.is_resumable:
+        return NOTHING if run is None else f"<p>It is {run.state}: there is nothing to resume.</p>"
+    job = queue.resume(workspace.folder, run.folder, run.command)
+    return f"<p>It goes on as job {html(job.name)}.</p>"
+
+
+def verified(workspace: Workspace, name: str | None) -> str:
+    """Checks every file of a run."""
+    run = find(workspace, name)
+    if run is None:
+        return NOTHING
+    found = list(verify(run.folder))
+    bad = [each for each in found if each.intact is False]
+    lines = "".join(f"<li>{html(each)}</li>" for each in found)
+    words = f"{len(bad)} of {len(found)} are damaged" if bad else f"all {len(found)} are intact"
+    return f"<p><strong>Files: {words}.</strong></p><ul>{lines}</ul>"
+
+
+def deleted(workspace: Workspace, name: str | None) -> str:
+    """Removes what a run wrote, and says what stays."""
+    run = find(workspace, name)
+    if run is None:
+        return NOTHING
+    try:
+        stays = runs.delete(run.folder)
+    except InputError as error:
+        return run_view.problems(error)
+    except OSError as error:
+        return f"<p>It cannot be deleted: {html(error.strerror)}</p>"
+    if not stays:
+        return f"<p>{html(run.name)} is deleted.</p>"
+    lines = "".join(f"<li>{html(each)}</li>" for each in stays[:20])
     return (
-        f'<div class="cz-bar" role="progressbar" aria-label="{words}" aria-valuemin="0" aria-valuemax="{run.total}" '
-        f'aria-valuenow="{run.step}"><span style="width:{share:.1f}%"></span></div><p>{words}</p>'
+        f"<p>The files that {html(run.name)} recorded are deleted. These stay, as it has no record of them:</p><ul>{lines}</ul>"
     )
+
+
+def log_of(workspace: Workspace, run: RunCard) -> str:
+    """What its job printed, and the last lines of log.jsonl."""
+    lines = "\n".join(html(line, 200) for line in runs.last_lines(run.folder)[-8:])
+    log = f'<pre class="cz-line" tabindex="0" aria-label="log.jsonl">{lines}</pre>'
+    return run_view.output(job_of(workspace, run)) + log
+
+
+def commands_of(workspace: Workspace, name: str | None) -> str:
+    """What one would type for everything that the page does with a run."""
+    run = find(workspace, name)
+    if run is None:
+        return ""
+    folder, config = f"runs/{run.name}", f"runs/{run.name}/config.toml"
+    lines = [f"customize {run.command} {options(config)} --resume_from_checkpoint latest"] if run.is_resumable else []
+    if run.state == "finished":
+        lines.append(f"customize infer {options(weights=folder, prompt=run.word)}")
+    return "\n".join([*lines, f"customize verify {options(folder)}", f"customize score {options(folder)}"])
