@@ -32,9 +32,8 @@ def test_the_extra_exists(text):
 
 
 def test_the_command_is_one_of_ours_and_its_port_is_open(text):
-    from customize.cli.front.serve import PASSWORD, parser
-
     from customize.__main__ import COMMANDS
+    from customize.cli.front.serve import PASSWORD, parser
 
     [command], [port] = lines_of(text, "CMD"), lines_of(text, "EXPOSE")
     program, name, *arguments = json.loads(command)

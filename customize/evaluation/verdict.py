@@ -56,7 +56,8 @@ FINDINGS = (
     ),
     Finding(
         "forgot the class", "class likeness", 0.3, "the class word alone now gives the subject, too",
-        "preserve the class: `--prior_preservation teacher` with an adapter, `--prior_preservation images` without",
+        "preserve the class: `--prior_preservation teacher` with an adapter, `--prior_preservation images` without; if the run "
+        "did that, use a larger `--prior_loss_weight`, or the weights of an earlier step",
     ),
     Finding(
         "changed other things", "drift", 0.6, "pictures of other things changed",
