@@ -127,7 +127,7 @@ def form_of(info: GenerationInfo, here: Collection[str] = ()) -> tuple[dict[str,
     settings, lines = _with_known_sampler(info.settings), table(InferenceSettings)
     if len(prompts := settings.get("prompt", ())) == 1:  # several stay among the TOML lines
         settings["prompt"] = prompts[0]
-    ours = [name for name in FIELDS if name in settings and isinstance(settings[name], str | int | float)]
+    ours = [name for name in FIELDS if name in settings and not (name == "prompt" and len(prompts) != 1)]
     form: dict[str, Any] = {name: settings.pop(name) for name in ours}
     notes, by_name = list(info.notes), {Path(path).name: path for path in here}
     named = [path_and_scale(each) for each in settings.pop("weights", ())]

@@ -1,0 +1,224 @@
+"""The page that generates images: a form, what is being generated, and all images of the workspace."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from customize.errors import InputError, Problem
+from customize.inference.metadata.read_png import GenerationInfo, read_generation_info
+from customize.inference.run import command
+from customize.web.pictures import generation_jobs, image_gallery, input_files, mask_painter, picture_html
+from customize.web.pictures.form_fields import area
+from customize.web.pictures.form_layout import FormLayout
+from customize.web.pictures.generation_form import SCALES, WORDS, by_field, fill, form_of
+from customize.web.pictures.image_gallery import ImageOfFolder
+from customize.web.pictures.learned_words import learned, with_words, without_words
+from customize.web.workspace import Workspace
+
+EVERY = 1.0
+"""Seconds from one look at the jobs and the images to the next."""
+ACTIONS = {
+    "again": "Same again", "vary": "Same, new seed", "start": "Start from it", "paint": "Change a part of it",
+}  # fmt: skip
+
+
+def build(workspace: Workspace) -> None:
+    """The page."""
+    GeneratePage(workspace)
+
+
+class GeneratePage:
+    """The components of the page, and what their events do. Nothing is kept here: each browser has its own values."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.mask, self.picture_path, self.selected, self.seen = gr.State(""), gr.State(""), gr.State(""), gr.State(())
+        gr.HTML(picture_html.STYLE)
+        gr.Markdown("# Generate")
+        with gr.Row():
+            with gr.Column(scale=5, min_width=320):
+                self.layout = FormLayout()
+                self.fields = self.layout.fields
+            with gr.Column(scale=6, min_width=320):
+                self.detail = area()
+                self.gallery = area()
+        self.connect()
+
+    def connect(self) -> None:
+        """What happens when."""
+        form, inputs = self.layout, self.fields.inputs
+        quiet: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
+        hidden: dict[str, Any] = {"show_progress": "hidden"}
+        state = [form.scales, self.picture_path, self.mask, *inputs]
+        source = [self.picture_path, form.painter, self.mask]
+        shown = [form.scales, self.picture_path, form.picture, form.painter, self.mask, form.start, form.paint, *inputs]
+        places = self.fields.problem_places()
+        gr.on([each.change for each in (*inputs, *state[:3])], self.check, state, [*places, form.command, form.toml], **quiet)
+        prompt, words = self.fields.components["prompt"], self.fields.components[WORDS]
+        gr.on([form.go.click, prompt.submit], self.generate, state, [form.report, form.queue, *places], **hidden)  # type: ignore[attr-defined]
+        form.chips.click(self.toggle, [prompt, words], [prompt, words], **hidden)
+        words.change(self.chips_of, words, form.chips, **quiet)  # type: ignore[attr-defined]
+        form.queue.click(self.act_on_job, None, [form.queue, form.report], **hidden)
+        self.gallery.click(self.select, None, [self.selected, self.detail], **hidden)
+        self.detail.click(self.use, state, [*shown, form.report], **hidden)
+        form.drop.upload(self.read, form.drop, [*shown, form.dropped], **hidden)
+        form.picture.upload(self.started_from, form.picture, [*source, self.fields.below["image"]], **hidden)
+        form.picture.clear(lambda: ("", "", ""), None, source, **hidden)
+        form.painter.apply(self.painted, None, self.mask, **hidden)
+        seen = [self.seen, self.selected]
+        gr.Timer(EVERY).tick(self.refresh, seen, [*seen, form.queue, self.gallery, self.detail], **quiet)
+        root = gr.context.Context.root_block
+        assert root is not None
+        root.load(self.opened, self.selected, [words, form.chips, form.queue, self.gallery, self.detail], **hidden)
+
+    def form(self, scales: Mapping[str, Any], picture: str, mask: str, *values: Any) -> dict[str, Any]:
+        """The form, with the paths of image and mask where there are any; the mask is written when a job starts."""
+        form = self.fields.read(values) | {SCALES: scales}
+        form |= {"image": picture} if picture else {}
+        return form | ({"mask_image": input_files.name_of(mask_painter.read_mask(mask))} if picture and mask else {})
+
+    def check(self, *state: Any) -> list[str]:
+        """What is wrong, at each field, and the command and TOML of what is right."""
+        filled = fill(self.form(*state))
+        wrong = "" if not filled.problems else "Correct what is marked above."
+        return [*self.fields.problem_texts(once_typed(filled.problems)), wrong or filled.command, wrong or filled.toml]
+
+    def generate(self, *state: Any) -> list[str]:
+        """Starts a job, if nothing is wrong; the inputs are written before it."""
+        form = self.form(*state)
+        found = fill(form)
+        wrong = found.problems
+        try:
+            if not wrong:
+                if "mask_image" in form:
+                    input_files.keep(self.workspace, mask_painter.read_mask(state[2]))
+                command.check(found.settings)
+                generation_jobs.start(self.workspace, found)
+        except InputError as error:
+            wrong = by_field(error.problems)
+        report = picture_html.notes(["Nothing was started: see what is marked."] if wrong else [])
+        return [report, generation_jobs.shown(self.workspace), *self.fields.problem_texts(wrong)]
+
+    def toggle(self, prompt: str, chosen: list[str], event: gr.EventData) -> tuple[str, list[str]]:
+        """Puts a learned word into the prompt and loads its weights, or takes both out."""
+        known = {each.path: each.words for each in learned(self.workspace.runs, self.workspace.folder)}
+        if (path := str(event.weights)) not in known:
+            return prompt, chosen
+        if path in chosen:
+            return without_words(prompt, known[path]), [each for each in chosen if each != path]
+        return with_words(prompt, known[path]), [*chosen, path]
+
+    def chips_of(self, chosen: list[str]) -> str:
+        return picture_html.chips(learned(self.workspace.runs, self.workspace.folder)[:40], chosen or [])
+
+    def act_on_job(self, event: gr.EventData) -> tuple[str, str]:
+        """Stops a job, or takes it out of the queue."""
+        generation_jobs.act(self.workspace, str(event.action), str(event.job))
+        return generation_jobs.shown(self.workspace), ""
+
+    def select(self, event: gr.EventData) -> tuple[str, str]:
+        """Shows an image in full size."""
+        return str(event.image), self.detail_of(image_gallery.find(self.workspace.images, str(event.image)))
+
+    def detail_of(self, image: ImageOfFolder | None) -> str:
+        """An image, what can be done with it, and its settings."""
+        if image is None:
+            return ""
+        info = info_of(image)
+        look = f'<a class="link" href="look_inside?image={picture_html.html(image.name)}">Look inside</a>'
+        shown = {name: label for name, label in ACTIONS.items() if (info or name in ("start", "paint"))}
+        large = picture_html.large(self.workspace, image, info.size if info else (1024, 1024))
+        return large + picture_html.buttons(image, shown, look) + picture_html.facts(info)
+
+    def use(self, event: gr.EventData, *state: Any) -> list[Any]:
+        """Takes the settings of an image into the form, or the image as the one to start from."""
+        image = image_gallery.find(self.workspace.images, str(event.image))
+        if image is None:
+            return [gr.skip()] * (7 + len(self.fields.inputs)) + [""]
+        if event.action in ("start", "paint"):
+            scales, _, _, *inputs = state
+            return [scales, *self.start_from(image, event.action == "paint"), *inputs, ""]
+        return [*self.filled(info_of(image), event.action == "vary")[0], ""]
+
+    def start_from(self, image: ImageOfFolder, paint: bool) -> list[Any]:
+        """The updates of path, image, painter, mask and the two accordions."""
+        name = image.path.relative_to(self.workspace.folder).as_posix()
+        return [name, str(image.path), self.workspace.url(image.path), "", gr.update(open=True), gr.update(open=paint)]
+
+    def started_from(self, uploaded: str) -> list[str]:
+        """Keeps an uploaded image, and returns its path, its address for the painter, no mask, and what is wrong with it."""
+        try:
+            name = input_files.keep_image(self.workspace, uploaded)
+        except InputError as error:
+            found = [Problem("image", each.what.replace(uploaded, "the image"), each.remedy) for each in error.problems]
+            return ["", "", "", picture_html.problems(found)]
+        return [name, self.workspace.url(self.workspace.folder / name), "", ""]
+
+    def painted(self, event: gr.EventData) -> str:
+        return str(event.mask)
+
+    def read(self, path: str) -> list[Any]:
+        """Takes the settings of any picture, with notes on what could not be taken."""
+        try:
+            info = read_generation_info(path)
+        except InputError as error:
+            found = [Problem(each.where, each.what.replace(path, "the picture"), each.remedy) for each in error.problems]
+            return [gr.skip()] * (7 + len(self.fields.inputs)) + [picture_html.problems(found)]
+        updates, notes = self.filled(info, False)
+        return [*updates, picture_html.notes([f"The settings of {info.program} are in the form.", *notes])]
+
+    def filled(self, info: GenerationInfo | None, new_seed: bool) -> tuple[list[Any], list[str]]:
+        """The updates that show the settings of an image, and notes."""
+        if info is None:
+            return [gr.skip()] * (7 + len(self.fields.inputs)), []
+        form, notes = form_of(info, [each.path for each in learned(self.workspace.runs, self.workspace.folder)])
+        form |= {"seed": None} if new_seed else {}
+        picture, mask = form.pop("image", None), form.pop("mask_image", None)
+        known = [path for path in (picture, mask) if path and (self.workspace.folder / path).is_file()]
+        notes += ["its input image is not here: give it again"] if picture and picture not in known else []
+        notes += ["paint its mask again"] if mask else []
+        shown = self.workspace.folder / picture if picture and picture in known else None
+        source = (
+            [str(shown.relative_to(self.workspace.folder)), str(shown), self.workspace.url(shown)] if shown else ["", None, ""]
+        )
+        start = [*source, "", gr.update(open=bool(shown)), gr.update()]
+        return [form[SCALES], *start, *self.fields.shown(form)], notes
+
+    def opened(self, selected: str) -> list[Any]:
+        """What is shown first."""
+        found = learned(self.workspace.runs, self.workspace.folder)
+        words = gr.update(choices=[(each.title, each.path) for each in found])
+        return [words, picture_html.chips(found[:40], []), *self.everything(selected)]
+
+    def everything(self, selected: str) -> list[Any]:
+        """The queue, all images, and the selected one."""
+        folders = image_gallery.folders(self.workspace.images)
+        images = picture_html.gallery(self.workspace, folders, selected)
+        detail = self.detail_of(image_gallery.find(self.workspace.images, selected))
+        return [generation_jobs.shown(self.workspace), images, detail]
+
+    def refresh(self, seen: Any, selected: str) -> list[Any]:
+        """What has changed since the last look: the queue, and the images, of which a new one is shown at once."""
+        queue, state = generation_jobs.shown(self.workspace), image_gallery.state(self.workspace.images)
+        known = (queue, state)
+        if known == seen:
+            return [gr.skip()] * 5
+        if seen and seen[1] == state:
+            return [known, gr.skip(), queue, gr.skip(), gr.skip()]
+        if seen and (newest := image_gallery.folders(self.workspace.images, 1)):
+            selected = newest[0].images[-1].name
+        return [known, selected, *self.everything(selected)]
+
+
+def info_of(image: ImageOfFolder) -> GenerationInfo | None:
+    """The settings in an image's metadata; None if it has none that can be read."""
+    try:
+        return read_generation_info(image.path)
+    except InputError:
+        return None
+
+
+def once_typed(problems: Mapping[str, Sequence[Problem]]) -> Mapping[str, Sequence[Problem]]:
+    """The problems without that of an empty prompt, which is none before something was typed."""
+    return {field: own for field, own in problems.items() if not (field == "prompt" and own[0].what == "is missing")}

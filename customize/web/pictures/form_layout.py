@@ -1,0 +1,89 @@
+"""The layout of the form that generates images: from what everybody needs to what few do."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+
+from customize.web.pictures import mask_painter
+from customize.web.pictures.form_fields import RECORD, FormFields, area, samplers
+from customize.web.pictures.generation_form import MORE, WORDS
+
+LARGEST_SCALE = 2.0
+
+
+class FormLayout:
+    """The components of the form: its fields, and beside these what is pressed, dropped, painted and shown.
+
+    scales: the scale of each of the chosen weights, by path, where it is not 1.
+    """
+
+    def __init__(self) -> None:
+        self.fields, self.scales = FormFields(), gr.State({})
+        self.build_form()
+
+    def build_form(self) -> None:
+        """The form, from what everybody needs to what few do."""
+        add = self.fields.add
+        add("prompt", gr.Textbox(label="Prompt", lines=3, max_lines=8, placeholder="What to show", elem_id="field-prompt"))
+        self.chips = area()
+        add("negative_prompt", gr.Textbox(label="Negative prompt", placeholder="What not to show", max_lines=4))
+        self.go = gr.Button("Generate", variant="primary", size="lg")
+        self.report = area(clicks=False)
+        self.queue = area()
+        add(WORDS, gr.Dropdown([], value=[], multiselect=True, allow_custom_value=True, label="Learned weights"))
+        self.build_scales()
+        with gr.Row():
+            self.fields.optional_number("width", "Width", "model's own")
+            self.fields.optional_number("height", "Height", "model's own")
+            self.fields.number("num_images", "Images")
+        with gr.Row():
+            self.fields.number("num_inference_steps", "Steps")
+            self.fields.number("guidance_scale", "Guidance", step=0.5)
+            self.fields.optional_number("seed", "Seed", "random")
+        add("scheduler", gr.Dropdown(samplers(), value="", allow_custom_value=True, label="Sampler"))
+        self.build_start()
+        with gr.Accordion("Compare settings in a grid", open=False):
+            self.fields.sweeps()
+        with gr.Accordion("More settings", open=False):
+            self.build_more()
+        with gr.Accordion("Read the settings of a picture", open=False):
+            self.drop = gr.File(label="A picture of this page, A1111, ComfyUI, InvokeAI, ...", file_types=["image"], height=150)
+            self.dropped = area(clicks=False)
+        with gr.Accordion("The command for this", open=False):
+            self.command = gr.Textbox(label="Command", lines=2, max_lines=8, interactive=False, buttons=["copy"])
+            self.toml = gr.Textbox(label="CONFIG.toml", lines=6, max_lines=30, interactive=False, buttons=["copy"])
+
+    def build_start(self) -> None:
+        """An image to start from, and the mask on it."""
+        with gr.Accordion("Start from an image", open=False) as self.start:
+            self.picture = gr.Image(type="filepath", sources=["upload", "clipboard"], label="Image", height=240, buttons=[])
+            self.fields.place("image")
+            self.fields.optional_number("strength", "Strength (0: keep it, 1: replace it)", "0.8; with a mask 1")
+            with gr.Accordion("Change only a part of it: paint a mask", open=False) as self.paint:
+                self.painter = gr.HTML("", **mask_painter.PAINTER)
+                self.fields.place("mask_image")
+                self.fields.number("mask_blur", "Soft edge of the mask, in pixels")
+
+    def build_more(self) -> None:
+        """Base model, recording, and every other setting as TOML."""
+        base = gr.Dropdown(
+            ["", "demo"], value="", allow_custom_value=True, label="Base model (empty: the one of the weights, else demo)"
+        )
+        self.fields.add("pretrained_model_name_or_path", base)
+        self.fields.add(RECORD, gr.Checkbox(False, label="Record every step, for the page Look inside"), False)
+        label = "Other settings of infer.py, a line each"
+        self.fields.add(MORE, gr.Textbox(label=label, lines=3, placeholder="clip_skip = 1\nhires_scale = 1.5"))
+
+    def build_scales(self) -> None:
+        """A slider for the scale of each of the chosen weights."""
+
+        @gr.render(inputs=[self.fields.components[WORDS], self.scales], triggers=[self.fields.components[WORDS].change])
+        def sliders(paths: list[str], scales: Mapping[str, Any]) -> None:
+            for path in paths or ():
+                scale = scales.get(path, 1.0)
+                if isinstance(scale, int | float) and 0 <= scale <= LARGEST_SCALE:
+                    own = gr.Slider(0, LARGEST_SCALE, scale, step=0.05, label=f"Scale of {path}", key=path)
+                else:
+                    own = gr.Textbox(str(scale), label=f"Scale of {path}", key=path)
+                own.change(lambda value, known, path=path: {**known, path: value}, [own, self.scales], self.scales)
