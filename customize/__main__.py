@@ -10,6 +10,8 @@ from customize.cli import commands
 from customize.cli.main import outcome, refuse_removed_folder
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "teach": (commands.teach, "teach what the photos in a folder show: customize teach FOLDER cat"),
+    "use": (commands.use, 'generate with what was learned: customize use RUN "a cat on the beach"'),
     "train_dreambooth": (commands.train_dreambooth, "teach a base model a subject, by full fine-tuning or as a LoRA"),
     "train_textual_inversion": (commands.train_textual_inversion, "teach a base model new words"),
     "train_digits": (commands.train_digits, "train a small model of handwritten digits from scratch, to learn how it is done"),
@@ -34,6 +36,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
 WORDS = {
     "generate": "infer", "draw": "infer", "txt2img": "infer", "img2img": "infer", "inference": "infer", "sample": "infer",
     "train": "train_dreambooth", "dreambooth": "train_dreambooth", "lora": "train_dreambooth", "train_lora": "train_dreambooth",
+    "learn": "teach",
     "digits": "train_digits", "mnist": "train_digits",
     "textual_inversion": "train_textual_inversion", "embedding": "train_textual_inversion", "config": "configs",
     "import": "import_config", "migrate": "import_config",

@@ -8,6 +8,20 @@ from collections.abc import Sequence
 from customize.cli import main
 
 
+def teach(argv: Sequence[str]) -> int:
+    """From a folder of photos and a word to a run."""
+    from customize.cli.front import teach_command
+
+    return teach_command.main(argv)
+
+
+def use(argv: Sequence[str]) -> int:
+    """Generate with what a run has learned."""
+    from customize.cli.front import use_command
+
+    return use_command.main(argv)
+
+
 def train_dreambooth(argv: Sequence[str] | None = None) -> int:
     """Teach a base model a subject, by full fine-tuning or as a LoRA."""
     from customize.methods import DreamBoothSettings

@@ -26,7 +26,8 @@ class Request:
     folder: of the photos; what: a noun that the base model knows, such as "cat", or for a style words that describe it, such as
     "watercolour painting"; word: by which prompts will call it, None to choose one; base: a base model, None for the configured
     one or the best on this machine; leave_out: names of files in the folder that are not used, besides those that cannot be;
-    output_dir: folder of the run, None for runs/NAME, after the folder of the photos.
+    output_dir: folder of the run, None for runs/NAME, after the folder of the photos; further: words of the command line with
+    settings of the training command, which whoever calls `plan` applies.
     """
 
     folder: str
@@ -37,6 +38,7 @@ class Request:
     effort: Effort = "balanced"
     leave_out: tuple[str, ...] = ()
     output_dir: str | None = None
+    further: tuple[str, ...] = ()
 
     @property
     def noun(self) -> str:

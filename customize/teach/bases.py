@@ -24,6 +24,8 @@ FOLDERS = (
     "stable-diffusion-webui-forge/models/Stable-diffusion", "StabilityMatrix/Data/Models/StableDiffusion",
 )  # fmt: skip
 """Where other programs keep base models, below the user's home and the current folder."""
+SMALL = 400_000_000
+"""Bytes of a model up to which its need of memory is not looked at."""
 MOST_FILES = 50
 """Files of such a folder whose headers are read."""
 HUB = (
@@ -105,13 +107,14 @@ def remote(source: Source) -> Base:
 
 
 def of_source(name: str, source: Source, variant: str | None, machine: Hardware, place: Place) -> Base:
-    """A base model whose files are on this machine."""
+    """A base model whose files are on this machine. A small one of its family fits every machine."""
     spec = spec_of(source)
-    title, bytes_of_files = printable(name), sum(file.stat().st_size for file in spec.files(source))
-    if problem := spec.not_trainable(source) or memory.problem(source.family, machine):
-        return Base(name, title, source.family, bytes_of_files, place, False, problem.what, variant)
+    number = sum(file.stat().st_size for file in spec.files(source))
+    fault = spec.not_trainable(source) or (memory.problem(source.family, machine) if number > SMALL else None)
+    if fault:
+        return Base(name, printable(name), source.family, number, place, False, fault.what, variant)
     where = {"configured": f"{VARIABLE} names it", "cache": "in the hub's cache"}.get(place, "on this machine")
-    return Base(name, title, source.family, bytes_of_files, place, True, f"{where}; {spec.title}", variant)
+    return Base(name, printable(name), source.family, number, place, True, f"{where}; {spec.title}", variant)
 
 
 def cache() -> Path:

@@ -11,11 +11,16 @@ from customize.machine.hardware import Hardware
 from customize.units import size
 
 GIB = 1 << 30
-RESERVE = int(1.5 * GIB)
+RESERVE = 3 * GIB // 2
 """Estimated, not measured: the context of CUDA, workspaces of its libraries, gaps between blocks, and the desktop."""
 REST_OF_CPU = 3 * GIB
 """Without a GPU: of Python, torch and the checked images; a dry run of `demo` takes 0.9 GiB."""
 SMALLEST = "stable_diffusion"
+
+
+def gib(number: float) -> int:
+    """Bytes."""
+    return int(number * GIB)
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,8 @@ class Need:
 
 
 NEEDS = {
-    "stable_diffusion": Need(
-        int(1.60 * GIB), (int(1.01 * GIB), int(2.47 * GIB)), (int(0.6 * GIB), int(1.0 * GIB)), int(1.06 * GIB)
-    ),
-    "stable_diffusion_xl": Need(
-        int(4.78 * GIB), (int(4.71 * GIB), int(10.3 * GIB)), (int(4.71 * GIB), int(10.3 * GIB)), int(4 * GIB)
-    ),
+    "stable_diffusion": Need(gib(1.60), (gib(0.51), gib(1.97)), (gib(0.21), gib(0.71)), gib(0.31 + 0.75)),
+    "stable_diffusion_xl": Need(gib(4.78), (gib(1.07), gib(12.24)), (gib(0.51), gib(4.84)), gib(0.31 + 3.00)),
 }
 """By family, at 512 and 1024 pixels."""
 

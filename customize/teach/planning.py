@@ -11,7 +11,7 @@ from customize.families import Source, locate
 from customize.families.specs import spec_of
 from customize.machine.hardware import Hardware, hardware
 from customize.methods import DreamBoothSettings, TextualInversionSettings
-from customize.next_command import options
+from customize.next_command import options, quoted
 from customize.printable import printable
 from customize.settings.training import TrainingSettings
 from customize.storage.untrusted_files import attempt
@@ -131,7 +131,8 @@ def command_of(request: Request) -> str:
     )
     named = {"as": request.word, "base": request.base, "leave_out": request.leave_out or None, "output_dir": request.output_dir}
     given = options(**{name: value for name, value in named.items() if value is not None})
-    return " ".join(filter(None, ("customize teach", options(request.folder, request.what), *words, given)))
+    further = " ".join(map(quoted, request.further))
+    return " ".join(filter(None, ("customize teach", options(request.folder, request.what), *words, given, further)))
 
 
 def as_declared(value: Any) -> Any:

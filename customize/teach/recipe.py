@@ -174,16 +174,12 @@ def switches(case: Case) -> Iterator[Decision]:
 
 def length(case: Case) -> Iterator[Decision]:
     """How many steps, and what ends them earlier."""
-    share, number = SHARE[case.request.effort], len(case.photos.usable)
-    if case.is_demo:
-        steps, why = DEMO_STEPS, "120 for demo, measured"
-    elif case.learns_words:
-        steps, why = STEPS_OF_WORDS, "1,000 for a new word, as in the field"
-    else:
-        steps = min(max(STEPS_PER_PHOTO * number, FEWEST), MOST)
-        why = f"{STEPS_PER_PHOTO} for each of {number} photos, from {FEWEST} to {MOST:,}"
-    steps = round(steps * share)
-    yield Decision("max_train_steps", steps, f"at most; {why}; {case.request.effort} takes {share:g} times as many")
+    steps, share, number = steps_of(case), SHARE[case.request.effort], len(case.photos.usable)
+    why = f"{STEPS_PER_PHOTO} for each of {number} photos, from {FEWEST} to {MOST:,}"
+    if case.is_demo or case.learns_words:
+        why = "120 for demo, measured" if case.is_demo else "1,000 for a new word, usual in the field"
+    times = "" if share == 1 else f"; {case.request.effort} takes {share:g} times as many"
+    yield Decision("max_train_steps", steps, f"at most; {why}{times}")
     yield Decision(
         "stop", "auto", "ends when pictures of the subject no longer become better; the best of those measured is kept"
     )
@@ -191,6 +187,13 @@ def length(case: Case) -> Iterator[Decision]:
         "checkpointing_steps", max(1, min(100, steps // 4)), "a power cut loses no more than these steps; Ctrl-C loses none"
     )
     yield Decision("checkpoints_total_limit", 2, "older ones are of no use")
+
+
+def steps_of(case: Case) -> int:
+    """The largest number of steps."""
+    usual = min(max(STEPS_PER_PHOTO * len(case.photos.usable), FEWEST), MOST)
+    usual = DEMO_STEPS if case.is_demo else STEPS_OF_WORDS if case.learns_words else usual
+    return round(usual * SHARE[case.request.effort])
 
 
 def samples(case: Case) -> Iterator[Decision]:
@@ -207,6 +210,7 @@ def samples(case: Case) -> Iterator[Decision]:
     else:
         yield Decision("validation_prompt", scenes, "two pictures with the word, and one without it, which should stay as it is")
     yield Decision("num_validation_images", 1, "one picture of each prompt")
+    yield Decision("validation_steps", max(1, steps_of(case) // 4), "four times in the run")
     if case.is_demo:
         yield Decision("sample_guidance_scale", 4.0, "what suits demo")
         yield Decision("sample_inference_steps", 20, "what suits demo")

@@ -51,8 +51,9 @@ class DataSettings(Settings):
     crop_variants: int = setting(4, "data", "random crops per image", ge=1, le=64)
     random_flip: bool = setting(False, "data", "also train on each image flipped horizontally")
     leave_out: tuple[str, ...] = setting(
-        (), "data", "files in the folders of training images that are not read: images, or captions beside them", scope="run"
-    )
+        (), "data", "files in the folders of training images that are not read: images, or captions beside them",
+        text="path", scope="run",
+    )  # fmt: skip
     repeats: int = setting(1, "data", "number of times each image is used per epoch", ge=1, le=MANY, scope="run")
     caption_prefix: str | None = setting(
         None, "data", "text to prepend to each caption from a file, such as `sks dog,`", only_with=WITH_CAPTIONS, scope="run"
