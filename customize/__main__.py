@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "infer": (commands.infer, "generate images with a base model and learned weights"),
     "mask": (commands.mask, "draw masks of the subject beside images"),
     "caption": (commands.caption, "write captions beside images"),
+    "doctor": (commands.doctor, "examine this machine: the GPU and why it is not used, memory, disk, versions, and the remedies"),
     "check": (commands.check, "list all problems of the settings and images of a run before it starts"),
     "import_config": (commands.import_config, "write a configuration of kohya, OneTrainer or ai-toolkit as one of ours"),
     "verify": (commands.verify, "check that every file of a run is intact"),
@@ -40,7 +41,8 @@ WORDS = {
     "digits": "train_digits", "mnist": "train_digits",
     "textual_inversion": "train_textual_inversion", "embedding": "train_textual_inversion", "config": "configs",
     "import": "import_config", "migrate": "import_config",
-    "doctor": "check", "inspect": "show", "info": "show", "lr_find": "find_lr", "lr_finder": "find_lr",
+    "diagnose": "doctor", "system": "doctor", "env": "doctor",
+    "inspect": "show", "info": "show", "lr_find": "find_lr", "lr_finder": "find_lr",
     "ui": "web", "webui": "web", "gui": "web", "page": "web", "serve": "web", "server": "web", "gradio": "web",
     "evaluate": "score", "eval": "score", "measure": "score", "scores": "score",
     "masks": "mask", "segment": "mask", "captions": "caption", "tag": "caption", "autocaption": "caption", "blip": "caption",
@@ -60,7 +62,9 @@ def chosen(argv: Sequence[str]) -> int:
         print(help_text(), end="")
         return 0 if argv else 2
     if argv[0] in ("--version", "-V", "version"):
-        print(f"customize {__version__}")
+        from customize.machine.packages import versions
+
+        print(f"customize {__version__}", *(f"{package} {number}" for package, number in versions().items()), sep="\n")
         return 0
     name = argv[0].replace("-", "_").removesuffix(".py")
     if name not in COMMANDS:

@@ -22,6 +22,13 @@ def use(argv: Sequence[str]) -> int:
     return use_command.main(argv)
 
 
+def doctor(argv: Sequence[str]) -> int:
+    """Tell what this machine is and what is missing."""
+    from customize.cli.front import doctor_command
+
+    return doctor_command.main(argv)
+
+
 def train_dreambooth(argv: Sequence[str] | None = None) -> int:
     """Teach a base model a subject, by full fine-tuning or as a LoRA."""
     from customize.methods import DreamBoothSettings

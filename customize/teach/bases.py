@@ -12,6 +12,7 @@ from customize.families import Source, locate
 from customize.families.files.model_folder import inside_cache
 from customize.families.specs import spec_of
 from customize.machine.hardware import Hardware, hardware
+from customize.machine.hub_check import cache
 from customize.printable import printable
 from customize.teach import memory
 from customize.units import size
@@ -115,12 +116,6 @@ def of_source(name: str, source: Source, variant: str | None, machine: Hardware,
         return Base(name, printable(name), source.family, number, place, False, fault.what, variant)
     where = {"configured": f"{VARIABLE} names it", "cache": "in the hub's cache"}.get(place, "on this machine")
     return Base(name, printable(name), source.family, number, place, True, f"{where}; {spec.title}", variant)
-
-
-def cache() -> Path:
-    """The folder of the hub's cache, as huggingface_hub finds it."""
-    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
-    return Path(os.path.expanduser(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")))
 
 
 def in_cache(name: str) -> Path | None:

@@ -86,6 +86,8 @@ def nothing_usable(folder: Path, listing: Listing, left_out: Sequence[LeftOut]) 
     """The problems of a folder without a usable image: of each image in it, or where images are."""
     if faulty := [each for each in left_out if each.remedy]:
         return [Problem(printable(str(folder / each.name)), each.reason, each.remedy) for each in faulty]
+    if left_out:
+        return [Problem("--leave_out", "leaves no image to learn from", "leave out fewer")]
     return [Problem(f"FOLDER {printable(str(folder))}", *meant_instead(folder, listing))]
 
 

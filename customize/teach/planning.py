@@ -99,20 +99,24 @@ def plan(request: Request, machine: Hardware | None = None) -> Plan:
 def base_of(request: Request, machine: Hardware) -> Base:
     """The base model that the request names, or the best one on this machine. Raises InputError."""
     if request.base is None:
-        if base := bases.chosen(machine):
-            return base
+        configured = next(bases.configured(machine), None)
+        if base := configured or bases.chosen(machine):
+            return usable(base, bases.VARIABLE if configured else "--base")
         raise InputError(no_base(machine))
-    base = bases.named(request.base, machine)
+    return usable(bases.named(request.base, machine), "--base")
+
+
+def usable(base: Base, where: str) -> Base:
+    """The base model. where: what names it. Raises InputError if it cannot be used."""
     if not base.offered:
-        raise InputError(Problem("--base", f"{base.title} cannot be used", base.why))
+        raise InputError(Problem(where, f"{base.title} cannot be used", base.why))
     return base
 
 
 def no_base(machine: Hardware) -> Problem:
     """The problem of a machine without a base model: what there is to choose from."""
-    every = [base for base in bases.found(machine) if base.offered]
-    offers = "; ".join(f"--base {base.name} ({base.why})" for base in every) or "--base FOLDER, a model in diffusers' layout"
-    return Problem("--base", "is not given, and no base model is on this machine", offers)
+    offers = [f"--base {base.name} ({base.why})" for base in bases.found(machine) if base.offered]
+    return Problem("--base", "is not given, and no base model is on this machine", f"add {', or '.join(offers)}")
 
 
 def source_of(base: Base) -> Source:

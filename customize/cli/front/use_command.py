@@ -14,8 +14,8 @@ USAGE = """usage: customize use RUN PROMPT ... [--setting value ...]
 
 Generates with what a run has learned: customize use runs/miezi "a cat on the beach"
 
-RUN is a run folder, its name in runs/, RUN@STEP, or a .safetensors file. Where a PROMPT lacks the word for what was learned, it is
-put in, and said: "a cat on the beach" becomes "a sks cat on the beach". All settings of infer.py are accepted, too, such as
+RUN is a run folder, its name in runs/, RUN@STEP, or a .safetensors file. Where a PROMPT lacks the word for what was learned, it
+is put in, and said: "a cat on the beach" becomes "a sks cat on the beach". All settings of infer.py are accepted, too, such as
 --num_images 4 or --seed 7. Exit status: as for infer.py.
 """
 
