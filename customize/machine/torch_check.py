@@ -35,7 +35,7 @@ def ask() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print what torch uses and whether it computes there, as one line of JSON."""
+    """Write what torch uses and whether it computes there, as one line of JSON."""
     import torch
 
     chosen = device.best_device()
@@ -46,7 +46,7 @@ def main() -> None:
         found["computes"] = float((ones @ ones).sum()) == SIDE**3
     except RuntimeError as error:
         found |= {"computes": False, "reason": str(error).splitlines()[0]}
-    print(json.dumps(found))
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":
