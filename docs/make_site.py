@@ -27,8 +27,9 @@ ABOVE = {
 LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(?=[)#])")
 NAMED = re.compile(r"(?<=\[)(?:docs/)?([\w/]+\.md|lessons)(?=\]\(([^)\s#:]+))")
 """The name of a page as the text of a link to it."""
-FORMULA = re.compile(r'(<(span|div) class="arithmatex">)\\[(\[](.*?)\\[)\]](</\2>)', re.DOTALL)
+FORMULA = re.compile(r'(<(span|div) class="arithmatex")>\\[(\[](.*?)\\[)\]](</\2>)', re.DOTALL)
 LETTER = re.compile(r'<mi mathvariant="([\w-]+)">(\w)</mi>')
+SEARCH = 'data-md-component="search" role="dialog"'
 SOURCE = "---\nsearch: {{exclude: true}}\nhide: [toc]\n---\n\n# {}\n\n{}\n"
 
 
@@ -63,8 +64,18 @@ def title(path: str) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Formulas as MathML."""
-    return FORMULA.sub(lambda found: found[1] + formula(unescape(found[3]), found[2] == "div") + found[4], html)
+    """Formulas as MathML. Wide ones scroll, which a keyboard can do, too."""
+
+    def shown(found: re.Match[str]) -> str:
+        is_block = found[2] == "div"
+        return f"{found[1]}{' tabindex=0' * is_block}>{formula(unescape(found[3]), is_block)}{found[4]}"
+
+    return FORMULA.sub(shown, html)
+
+
+def on_post_page(html: str, **_: Any) -> str:
+    """A name for the dialog of the search, which the theme lacks."""
+    return html.replace(SEARCH, f'{SEARCH} aria-label="Search"')
 
 
 def formula(tex: str, block: bool) -> str:

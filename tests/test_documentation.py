@@ -4,12 +4,16 @@ import posixpath
 import re
 import tomllib
 from collections import Counter
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
 import yaml
+from web_browser import Visit
 
 import customize
 from docs.make_site import ABOVE, ROOT, formula, in_site, on_page_markdown
@@ -105,18 +109,26 @@ def parts(html: str) -> Parts:
     return found
 
 
-@pytest.mark.slow
-def test_the_site_shows_each_page_as_github_does_and_fetches_nothing(tmp_path):
-    """Lists, tables, headings and pictures are as many as CommonMark, which GitHub reads, finds in the page."""
-    from markdown_it import MarkdownIt
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documents as a site."""
     from mkdocs.commands.build import build
     from mkdocs.config import load_config
 
-    build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path)))
+    folder = tmp_path_factory.mktemp("site")
+    build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(folder)))
+    return folder
+
+
+@pytest.mark.slow
+def test_the_site_shows_each_page_as_github_does_and_fetches_nothing(site):
+    """Lists, tables, headings and pictures are as many as CommonMark, which GitHub reads, finds in the page."""
+    from markdown_it import MarkdownIt
+
     markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
     for page in PAGES:
         name = page.relative_to(ROOT).as_posix()
-        place = tmp_path / posixpath.splitext(ABOVE.get(name, name.removeprefix("docs/")))[0]
+        place = site / posixpath.splitext(ABOVE.get(name, name.removeprefix("docs/")))[0]
         place = place.parent if place.name in ("index", "README") else place
         html = (place / "index.html").read_text(encoding="utf-8")
         article = re.search(r"<article.*?</article>", html, re.DOTALL)
@@ -125,6 +137,31 @@ def test_the_site_shows_each_page_as_github_does_and_fetches_nothing(tmp_path):
         for tag in ("h1", "h2", "h3", "ul", "ol", "li", "table", "th", "td", "img", "blockquote"):
             assert shown[tag] == expected[tag], f"{name}: {tag}"
         assert not [each for each in parts(html).fetched if re.match(r"(https?:)?//", each)], name
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files without a line for each."""
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_the_site_in_a_browser(site, browser, width, scheme):
+    """Nothing scrolls sideways, axe finds nothing serious, no request leaves the machine, and the search finds a setting."""
+    handler = partial(Quiet, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        place = SimpleNamespace(address=f"http://127.0.0.1:{server.server_port}/", key="")
+        for name in ("", "install/", "recipes/", "settings/", "lessons/11_textual_inversion/", "troubleshooting/"):
+            visit = Visit(place, browser, name, {"viewport": {"width": width, "height": 844}, "color_scheme": scheme})
+            assert visit.scrolls_sideways() == 0 and visit.findings() == [], name
+            if name == "" and width > 1000:
+                visit.page.fill(".md-search__input", "rank_pattern")
+                visit.page.wait_for_selector(".md-search-result__item")
+            visit.close()
+        server.shutdown()
 
 
 def test_files_beside_the_documents_tell_the_same_version_and_licence():
