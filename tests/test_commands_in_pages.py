@@ -23,6 +23,9 @@ from customize.settings.scoring import ScoreSettings
 from docs.make_lessons import empty_folder, run
 from docs.make_site import ROOT
 
+TRAINING = ("train_dreambooth", "train_textual_inversion")
+FURTHER = {"use": ("infer",), **dict.fromkeys(("check", "compare", "find_lr", "teach"), TRAINING)}
+"""Commands that take the settings of others, too."""
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob(".github/**/*.md")])
 FENCE = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 RUN = re.compile(r"^<!-- run -->\n```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -103,11 +106,9 @@ def check_ours(name: str = "--help", *rest: str) -> None:
     if command in SETTINGS and not any(word == "--like" or "$" in word for word in rest):  # files and variables of a user
         named = command == "score" and rest[:1] and not rest[0].startswith("--")
         assert read(SETTINGS[command], ["--weights", *rest] if named else rest)
-    elif command in ("check", "compare", "find_lr"):
-        known = help_of(command) + "".join(help_of(each) for each in list(SETTINGS)[:2])
-        assert all(re.search(rf"{flag}\b", known) for flag in flags([*rest])), rest
     else:
-        assert all(re.search(rf"{flag}\b", help_of(command)) for flag in flags([*rest])), (name, rest)
+        known = help_of(command) + "".join(map(help_of, FURTHER.get(command, ())))
+        assert all(re.search(rf"{flag}\b", known) for flag in flags([*rest])), (name, rest)
     for word in rest:
         assert not re.match(r"(configs|customize)/", word) or (ROOT / word).exists(), word
 
