@@ -6,6 +6,7 @@ from functools import cache
 import pytest
 
 import customize
+from customize.__main__ import COMMANDS
 from docs.make_site import ROOT
 
 FIELD_TERMS = """unet transformer vae text_encoder tokenizer noise_scheduler latents noise timesteps noisy_latents
@@ -54,6 +55,12 @@ def test_the_glossary_has_the_terms_of_the_field():
     assert not [term for term in FIELD_TERMS if term not in known]
     anchors = re.findall(r'<a id="([^"]+)">', page)
     assert len(anchors) == len(set(anchors))
+
+
+def test_the_page_of_commands_has_each_of_them():
+    rows = re.findall(r"^\| ((?:`[\w-]+`(?:, )?)+) \|", text("commands.md"), re.MULTILINE)
+    names = [name.replace("-", "_") for row in rows for name in re.findall(r"`([\w-]+)`", row)]
+    assert sorted(names) == sorted(COMMANDS), "each command has a row in docs/commands.md"
 
 
 def test_the_python_page_has_every_name_and_its_blocks_are_python():
