@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "compare": (commands.compare, "teach the same images in several ways, and tell which is best"),
     "find_lr": (commands.find_lr, "find a learning rate by a range test"),
     "web": (commands.web, "the page: teach photos, watch runs, generate images"),
+    "completion": (lambda argv: complete(argv), "print a script with which bash, zsh or fish completes commands and settings"),
     "configs": (commands.configs, "list the included configurations, or copy one"),
 }
 WORDS = {
@@ -48,6 +49,13 @@ WORDS = {
     "masks": "mask", "segment": "mask", "captions": "caption", "tag": "caption", "autocaption": "caption", "blip": "caption",
 }  # fmt: skip
 """Other names that users may try -> the command."""
+
+
+def complete(argv: Sequence[str]) -> int:
+    """Print the script of a shell."""
+    from customize.cli.front import completion
+
+    return completion.main(argv, {name: about for name, (_, about) in COMMANDS.items()})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
