@@ -19,7 +19,7 @@ from customize.teach import Plan, Request, bases, plan, run_name
 from customize.teach.planning import MODELS, command_of
 from customize.teach.recipe import Decision
 from customize.training import preflight
-from customize.units import about
+from customize.units import about, count
 
 
 def main(argv: Sequence[str]) -> int:
@@ -128,7 +128,7 @@ def agreed(made: Plan, options: Options) -> bool:
     """Whether the user agrees to what must be said before. Raises InputError where that needs --yes."""
     if options.yes:
         return True
-    needed = [f"{len(made.photos.left_out)} files would be left out"] * bool(made.photos.left_out)
+    needed = [f"{count(len(made.photos.left_out), 'file')} would be left out"] * bool(made.photos.left_out)
     needed += [f"{made.base.name} would be downloaded ({made.base.why})"] * made.base.is_download
     if not questions.can_ask():
         if needed:
