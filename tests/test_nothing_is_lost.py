@@ -1,6 +1,7 @@
 """Whatever flags are given, no file that existed before and is not ours is changed or removed."""
 
 import copy
+import json
 import os
 import shutil
 import tempfile
@@ -18,7 +19,8 @@ from customize.cli import main
 from customize.cli.commands import run_inference, run_training
 from customize.methods import DreamBoothSettings, TextualInversionSettings
 from customize.settings.inference import InferenceSettings
-from customize.storage import lock, ownership
+from customize.storage import lock, manifest, ownership, run_folder
+from customize.storage.atomic import write_text
 
 NAMES = (
     "001.png", "000.png", "002-trace.png", "config.toml", "config-002.toml", "README.md", "README-2.md", "log.jsonl",
@@ -233,3 +235,36 @@ def test_what_is_refused_when_the_model_is_known_removes_nothing(base, image_fol
     assert called("infer", [*line, "--overwrite_output_dir", "--seed", "5"]) == 0
     after = state(tmp_path)
     assert after.keys() == before.keys() and after["work/out/000.png"] != before["work/out/000.png"]
+
+
+@pytest.mark.parametrize("name", ["../home/thesis.txt", "samples/thesis.txt", "/home/thesis.txt", "samples/empty"])
+def test_a_strangers_run_folder_vouches_for_no_file_outside(name, tmp_path):
+    """Its manifest names a file of the user by `..`, through a link, or absolutely; size and time of change are right."""
+    home, run = tmp_path / "home", tmp_path / "run"
+    for folder in (home, run):
+        folder.mkdir()
+    (home / "thesis.txt").write_text("my thesis")
+    (home / "empty").touch()
+    (run / "samples").symlink_to(home)
+    name = str(tmp_path / name.lstrip("/")) if name.startswith("/") else name
+    listing = manifest.text({name: {"size": (run / name).stat().st_size, "sha256": "unknown"}}).encode()
+    (run / manifest.NAME).write_bytes(listing)
+    (run / "config.toml").write_text("[train]\n")
+    lines = [
+        ownership.HEADER, {"name": manifest.NAME, "size": len(listing), "sha256": ownership.sha256(listing)},
+        {"name": name, "changes": True, "started": 0}, {"name": name, "grows": True, "start": ""},
+    ]  # fmt: skip
+    (run / ownership.NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run_folder.clear(run)
+    assert (home / "thesis.txt").read_text() == "my thesis" and (home / "empty").exists()
+
+
+def test_a_run_below_a_linked_folder_is_ours(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "runs").symlink_to(tmp_path / "disk")
+    run = tmp_path / "runs" / "one"
+    with run_folder.claimed(run):
+        write_text(run / "samples" / "a.txt", "a sample")
+        assert not ownership.foreign(run / "samples")
+    run_folder.clear(run)
+    assert not (run / "samples").exists()

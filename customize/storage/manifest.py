@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 NAME = "manifest.json"
@@ -38,7 +38,15 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     entries = {key: {"size": value["size"], "sha256": value["sha256"]} for key, value in json.loads(data).items()}
     if data != text(entries).encode():
         raise ValueError("not as it was written")
+    if not all(map(is_inside, entries)):
+        raise ValueError("a name leads out of the folder")
     return entries
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name is that of a file in or below the folder of its manifest."""
+    path = PurePath(name)
+    return bool(path.parts) and not path.anchor and ".." not in path.parts and "\0" not in name
 
 
 def listed(folder: Path) -> Iterator[Path]:

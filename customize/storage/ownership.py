@@ -136,7 +136,7 @@ class Record:
     def has(self, path: Path) -> bool:
         """Whether a file is recorded and unchanged since it was written."""
         name = self.name(path)
-        if name is None or os.path.realpath(path) in PROTECTED or not is_regular(path):
+        if name is None or os.path.realpath(path) in PROTECTED or not is_regular(path) or not lies_in(path, self.folder):
             return False
         with suppress(OSError):
             if name in self.growing:
@@ -206,6 +206,11 @@ def is_regular(path: Path) -> bool:
         return False
 
 
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether a file lies in or below a folder, without a link between them that leads elsewhere."""
+    return Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(folder))
+
+
 def entries_of(path: Path, record: Record | None) -> dict[str, dict[str, Any]]:
     """The entries of a manifest that is recorded or, without a record, has exactly the format that we write; otherwise {}."""
     if not (record.has(path) if record else is_regular(path)):
@@ -222,6 +227,8 @@ def is_ours(path: Path, record: Record | None, top: Path | None = None) -> bool:
     if not is_regular(path) or os.path.realpath(path) in PROTECTED:
         return False
     top = record.folder if record else top or path.parent
+    if not lies_in(path, top):
+        return False
     for parent in (each for each in path.parents if each.is_relative_to(top)):
         entries = entries_of(parent / manifest.NAME, record)
         expected = entries.get(path.relative_to(parent).as_posix())
