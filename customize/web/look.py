@@ -30,7 +30,7 @@ CSS = """
   background: var(--block-background-fill); display: flex; flex-direction: column; min-width: 0; }
 .cz-card img { width: 100%; height: 150px; object-fit: contain; background: var(--background-fill-secondary); }
 .cz-card > div { padding: .6rem .75rem; overflow-wrap: anywhere; }
-.gradio-container a { padding: 0 !important; }
+.gradio-container a:not(nav *, .link) { padding: 0 !important; }
 .dark .gradio-container a:not([role]), .dark a { color: #a5b4fc; }
 .gradio-container .cm-content span { color: inherit !important; }
 .gradio-container input, .gradio-container textarea { color: var(--body-text-color); }
@@ -66,7 +66,8 @@ CSS = """
 .cz-strip img { width: 96px; height: 96px; object-fit: contain; image-rendering: auto; }
 .cz-strip .cz-chosen { border-color: var(--primary-600); }
 .cz-line { font-family: var(--font-mono); white-space: pre-wrap; overflow-wrap: anywhere; }
+.dark button[role=tab][aria-selected=true] { color: #a5b4fc; }
 @media (max-width: 640px) { .gradio-container { padding: .5rem !important; } .row { flex-wrap: wrap !important; }
-  .row > * { min-width: min(100%, 160px) !important; } }
+  .row:not(.cz-numbers) > * { min-width: min(100%, 160px) !important; } }
 @media (prefers-reduced-motion: reduce) { * { animation: none !important; transition: none !important; } }
 """

@@ -36,13 +36,12 @@ class GeneratePage:
         self.mask, self.picture_path, self.selected, self.seen = gr.State(""), gr.State(""), gr.State(""), gr.State(())
         gr.HTML(picture_html.STYLE)
         gr.Markdown("# Generate")
-        with gr.Row():
-            with gr.Column(scale=5, min_width=320):
-                self.layout = FormLayout()
-                self.fields = self.layout.fields
-            with gr.Column(scale=6, min_width=320):
-                self.detail = area()
-                self.gallery = area()
+        with gr.Row(elem_classes="cz-generate"):
+            self.layout = FormLayout()
+            self.fields = self.layout.fields
+            with gr.Column(elem_classes="cz-results"):
+                self.detail = area(name="cz-detail")
+                self.gallery = area(name="cz-gallery")
         self.connect()
 
     def connect(self) -> None:

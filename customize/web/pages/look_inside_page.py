@@ -247,7 +247,7 @@ class LookInsidePage:
         title = html(folder.prompt, 200)
         sheets = "".join(self.picture(sheet, f"{title}: every reading under its prompt") for sheet in folder.sheets[-1:])
         turning = "".join(self.picture(each.beside["turning"], f"{title}: from one reading to the next") for each in images)
-        turning = f'<details><summary>See it turn</summary><div class="row">{turning}</div></details>'
+        turning = f'<details><summary>See it turn</summary><div class="in-line">{turning}</div></details>'
         return f"<section><h3>{title}</h3>{sheets}{turning}</section>"
 
     def picture(self, path: Path, label: str) -> str:

@@ -20,9 +20,12 @@ SWEPT_FIRST = (
 EXAMPLES = "1, 5, 9 or 1..9..2; texts are separated by |"
 
 
-def area(clicks: bool = True, script: str = CLICKS) -> gr.HTML:
-    """A place for HTML of this module. clicks: whether it has buttons; script: what the browser runs for them."""
-    return gr.HTML("", elem_classes=CLASS, js_on_load=script if clicks else None, apply_default_css=False)
+def area(clicks: bool = True, script: str = CLICKS, name: str = "") -> gr.HTML:
+    """A place for HTML of this module. clicks: whether it has buttons; script: what the browser runs for them; name: of a
+    further class."""
+    return gr.HTML(
+        "", elem_classes=[CLASS, *([name] if name else [])], js_on_load=script if clicks else None, apply_default_css=False
+    )
 
 
 class FormFields:
@@ -46,13 +49,13 @@ class FormFields:
 
     def number(self, name: str, label: str, **options: Any) -> Any:
         """A field for a number, which starts with the default of its setting."""
-        with gr.Column(min_width=100):
-            return self.add(name, gr.Number(self.lines[name].default, label=label, min_width=100, **options))
+        with gr.Column(min_width=80):
+            return self.add(name, gr.Number(self.lines[name].default, label=label, min_width=80, **options))
 
     def optional_number(self, name: str, label: str, without: str) -> Any:
         """A field for a number that may be empty. without: what then holds, in words."""
-        with gr.Column(min_width=100):
-            return self.add(name, gr.Textbox("", label=label, placeholder=without, min_width=100))
+        with gr.Column(min_width=80):
+            return self.add(name, gr.Textbox("", label=label, placeholder=without, min_width=80))
 
     def sweeps(self) -> None:
         """Rows of a setting and its values, each of which is an axis of the grid."""

@@ -20,31 +20,38 @@ class FormLayout:
 
     def __init__(self) -> None:
         self.fields, self.scales = FormFields(), gr.State({})
-        self.build_form()
+        with gr.Column(elem_classes="cz-prompt"):
+            self.build_prompt()
+        with gr.Column(elem_classes="cz-settings"):
+            self.build_settings()
 
-    def build_form(self) -> None:
-        """The form, from what everybody needs to what few do."""
+    def build_prompt(self) -> None:
+        """What everybody needs, and what is being generated."""
         add = self.fields.add
-        add("prompt", gr.Textbox(label="Prompt", lines=3, max_lines=8, placeholder="What to show", elem_id="field-prompt"))
+        add("prompt", gr.Textbox(label="Prompt", lines=3, max_lines=8, placeholder="What to show"))
         self.chips = area()
         add("negative_prompt", gr.Textbox(label="Negative prompt", placeholder="What not to show", max_lines=4))
         self.go = gr.Button("Generate", variant="primary", size="lg")
         self.report = area(clicks=False)
         self.queue = area()
-        add(WORDS, gr.Dropdown([], value=[], multiselect=True, allow_custom_value=True, label="Learned weights"))
+
+    def build_settings(self) -> None:
+        """What can be chosen, that which few people need behind headings."""
+        fields = self.fields
+        fields.add(WORDS, gr.Dropdown([], value=[], multiselect=True, allow_custom_value=True, label="Learned weights"))
         self.build_scales()
-        with gr.Row():
-            self.fields.optional_number("width", "Width", "model's own")
-            self.fields.optional_number("height", "Height", "model's own")
-            self.fields.number("num_images", "Images")
-        with gr.Row():
-            self.fields.number("num_inference_steps", "Steps")
-            self.fields.number("guidance_scale", "Guidance", step=0.5)
-            self.fields.optional_number("seed", "Seed", "random")
-        add("scheduler", gr.Dropdown(samplers(), value="", allow_custom_value=True, label="Sampler"))
+        with gr.Row(elem_classes="cz-numbers"):
+            fields.optional_number("width", "Width", "model's own")
+            fields.optional_number("height", "Height", "model's own")
+            fields.number("num_images", "Images")
+        with gr.Row(elem_classes="cz-numbers"):
+            fields.number("num_inference_steps", "Steps")
+            fields.number("guidance_scale", "Guidance", step=0.5)
+            fields.optional_number("seed", "Seed", "random")
+        fields.add("scheduler", gr.Dropdown(samplers(), value="", allow_custom_value=True, label="Sampler"))
         self.build_start()
         with gr.Accordion("Compare settings in a grid", open=False):
-            self.fields.sweeps()
+            fields.sweeps()
         with gr.Accordion("More settings", open=False):
             self.build_more()
         with gr.Accordion("Read the settings of a picture", open=False):

@@ -25,7 +25,7 @@ def shown(workspace: Workspace) -> str:
     running = [job for job in jobs if job.state == "running"]
     waiting = [job for job in jobs if job.state == "waiting"][::-1]
     parts = [*map(_running, running), *(_waiting(job, place) for place, job in enumerate(waiting, 1)), *map(_failed, failed)]
-    return f'<div aria-live="polite">{"".join(parts)}</div>' if parts else ""
+    return "".join(parts)
 
 
 def act(workspace: Workspace, action: str, name: str) -> None:
@@ -55,7 +55,7 @@ def _waiting(job: Job, place: int) -> str:
 
 def _failed(job: Job) -> str:
     what, _, remedy = job.message.partition("->")
-    words = f'<div class="problem" role="alert">{html(what)}<span>{html("→ " + remedy.strip()) if remedy else ""}</span></div>'
+    words = f'<div class="problem">{html(what)}<span>{html("→ " + remedy.strip()) if remedy else ""}</span></div>'
     log = f'<span class="soft">{html(f"jobs/{job.path.name}/{job_folder.OUTPUT}")} has all that it printed</span>'
     return f'<div class="job"><b>Failed: {html(_title(job))}</b>{words}{log}</div>'
 
@@ -63,8 +63,8 @@ def _failed(job: Job) -> str:
 def _card(job: Job, words: str, bar: str, action: str, label: str) -> str:
     button = f'<button type="button" data-action="{action}" data-job="{html(job.path.name)}">{label}</button>'
     kind = "" if job.command == COMMAND else f'<span class="soft">{html(job.command.replace("_", " "))}</span>'
-    heading = f'<div class="row"><b>{html(_title(job))}</b>{kind}{button}</div>'
-    return f'<div class="job">{heading}{bar}<div class="row">{words}</div></div>'
+    heading = f'<div class="in-line"><b>{html(_title(job))}</b>{kind}{button}</div>'
+    return f'<div class="job">{heading}{bar}<div class="in-line">{words}</div></div>'
 
 
 def _title(job: Job) -> str:

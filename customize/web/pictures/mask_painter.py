@@ -28,7 +28,7 @@ STYLE = """
 .tools { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin-bottom: 8px; }
 .tools button { font: inherit; padding: 4px 12px; border: 1px solid var(--border-color-primary); border-radius: var(--radius-md);
   background: var(--button-secondary-background-fill); color: inherit; min-height: 32px; }
-.tools button[aria-pressed=true] { background: var(--color-accent); color: #fff; border-color: var(--color-accent); }
+.tools button[aria-pressed=true] { background: var(--primary-600); color: #fff; border-color: var(--primary-600); }
 .tools label { display: inline-flex; gap: 6px; align-items: center; color: var(--body-text-color); }
 canvas { width: 100%; display: block; touch-action: none; cursor: crosshair; border-radius: var(--radius-md);
   background: var(--background-fill-secondary); }

@@ -1,9 +1,11 @@
 """What the pages show of images and jobs, as HTML. Every text of a file or a person is escaped.
 
-A button has its action and what it is about in data attributes; `CLICKS` hands them to the event `click` of a gr.HTML.
+A button has its action and what it is about in data attributes; `CLICKS` hands them to the event `click` of a gr.HTML,
+and gives the button that had the focus the focus again when the HTML is replaced.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from customize.errors import Problem
@@ -14,13 +16,33 @@ from customize.web.pictures.learned_words import LearnedWords
 from customize.web.workspace import Workspace
 
 CLICKS = """
+let focused = '';
+const key = button => JSON.stringify(button.dataset);
+element.addEventListener('focusin', event => { focused = event.target.dataset.action ? key(event.target) : ''; });
+element.addEventListener('focusout', event => { if (event.relatedTarget) focused = ''; });
+watch('value', () => {
+  const same = focused && [...element.querySelectorAll('[data-action]')].find(button => key(button) === focused);
+  if (same && document.activeElement === document.body) same.focus({preventScroll: true});
+});
 element.addEventListener('click', event => {
   const button = event.target.closest('[data-action]');
-  if (button && !button.disabled) trigger('click', {...button.dataset});
+  if (!button || button.disabled) return;
+  const one = button.dataset.action === 'select';
+  for (const tile of one ? element.querySelectorAll('.tile[aria-pressed]') : []) tile.ariaPressed = String(tile === button);
+  trigger('click', {...button.dataset});
 });
 """
 STYLE = """<style>.block.cz-pic:has(> .html-container > :empty) { display: none; }
 .block:has(> .html-container style) { display: none; }
+.cz-numbers { flex-wrap: nowrap !important; } .cz-numbers > * { min-width: 0 !important; }
+.cz-generate { display: grid !important; grid-template: auto 1fr / 5fr 6fr; gap: 16px; }
+.cz-generate > * { min-width: 0 !important; }
+.cz-generate > .cz-results { grid-area: 1 / 2 / span 2; }
+.cz-generate > .cz-settings { grid-area: 2 / 1; }
+@media (max-width: 860px) { .cz-generate { grid-template: auto / minmax(0, 1fr); }
+  .cz-generate > * { grid-area: auto !important; }
+  .cz-generate > .cz-results { display: contents; } .cz-generate > .cz-settings { order: 2; }
+  .cz-detail { order: 1; } .cz-gallery { order: 3; } }
 .cz-pic {
 & { font-size: var(--text-md); color: var(--body-text-color); }
 button, .link { font: inherit; color: inherit; background: var(--block-background-fill); cursor: pointer;
@@ -29,19 +51,21 @@ button, .link { font: inherit; color: inherit; background: var(--block-backgroun
 button:hover, .link:hover { border-color: var(--color-accent); }
 button:focus-visible, .link:focus-visible { outline: 3px solid var(--color-accent); outline-offset: 1px; }
 p, h3 { margin: 4px 0; }
-.row { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin: 4px 0; }
+.in-line { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin: 4px 0; }
 .chip { border-radius: 999px; max-width: 100%; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.chip[aria-pressed=true] { background: var(--color-accent); border-color: var(--color-accent); color: #fff; }
+.chip[aria-pressed=true] { background: var(--primary-600); border-color: var(--primary-600); color: #fff; }
 .soft, dt { color: var(--body-text-color-subdued); }
 .problem { border-left: 3px solid #c62828; padding: 2px 0 2px 10px; margin: 4px 0; overflow-wrap: anywhere; }
 .problem span { display: block; color: var(--body-text-color-subdued); }
 .note { border-left: 3px solid var(--color-accent); padding: 2px 0 2px 10px; margin: 4px 0; overflow-wrap: anywhere; }
 .job { border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); padding: 10px 12px; margin: 8px 0; }
-.job .row { margin: 4px 0; justify-content: space-between; } .job progress { width: 100%; accent-color: var(--color-accent); }
+.job .in-line { margin: 4px 0; justify-content: space-between; } .job progress { width: 100%; accent-color: var(--color-accent); }
 .job b, h3 { overflow-wrap: anywhere; font-weight: 600; margin: 0; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(128px, 45%), 1fr)); gap: 8px; margin: 8px 0 20px; }
-.tile { padding: 0; overflow: hidden; aspect-ratio: 1; background: var(--background-fill-secondary); min-height: 0; }
-.tile img { width: 100%; height: 100%; object-fit: contain; margin: 0; image-rendering: auto; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(130px, 44%), 1fr)); gap: 10px; margin: 8px 0; }
+.tile, .tile.link { padding: 0; overflow: hidden; min-height: 0; display: flex; flex-direction: column; align-items: stretch; }
+.tile img { width: 100%; aspect-ratio: 1; object-fit: contain; margin: 0; background: var(--background-fill-secondary); }
+.caption { padding: 4px 8px; font-size: var(--text-sm); white-space: nowrap; overflow: hidden; text-overflow: ellipsis;
+  text-align: left; color: var(--body-text-color-subdued); }
 .tile[aria-pressed=true] { outline: 3px solid var(--color-accent); }
 .large { display: block; width: 100%; max-height: 70vh; object-fit: contain; background: var(--background-fill-secondary);
   border-radius: var(--radius-lg); margin: 0; }
@@ -55,6 +79,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
 CLASS = "cz-pic"
 SMALL = 192
 """Pixels of the longest side up to which an image is enlarged without smoothing."""
+MOST_OF_A_FOLDER = 60
 FACTS = {
     "seed": "seed", "num_inference_steps": "steps", "guidance_scale": "guidance", "scheduler": "sampler", "strength": "strength",
     "weights": "weights",
@@ -82,37 +107,37 @@ def chips(learned: Sequence[LearnedWords], chosen: Sequence[str]) -> str:
         f'aria-pressed="{str(each.path in chosen).lower()}">{html(", ".join(each.words) or each.path, 60)}</button>'
         for each in learned
     ]
-    return f'<div class="row" role="group" aria-label="Learned words"><span class="soft">Learned:</span>{"".join(buttons)}</div>'
+    return (
+        f'<div class="in-line" role="group" aria-label="Learned words"><span class="soft">Learned:</span>{"".join(buttons)}</div>'
+    )
 
 
-def gallery(workspace: Workspace, folders: Sequence[FolderOfImages], selected: str = "", action: str = "select") -> str:
-    """The images of each folder under its prompt, with the contact sheets of several."""
+def gallery(workspace: Workspace, folders: Sequence[FolderOfImages], selected: str = "") -> str:
+    """The images of all folders with their prompts, and after those of a folder their contact sheet."""
     if not folders:
         return '<p class="soft">No images yet. They appear here, also those that infer.py writes to images/ in a terminal.</p>'
     parts = []
     for folder in folders:
-        tiles = [tile(workspace, each, each.name == selected, action) for each in folder.images[:60]]
-        more = (
-            f'<p class="soft">and {len(folder.images) - 60} more in {html(folder.path.name)}</p>'
-            if len(folder.images) > 60
-            else ""
-        )
-        sheets = "".join(
-            f'<a class="link" href="{html(workspace.url(sheet))}" target="_blank">Grid of all</a>' for sheet in folder.sheets
-        )
-        title = html(folder.prompt or folder.path.name, 120)
-        heading = f'<div class="row"><h3>{title}</h3><span class="soft">{html(folder.path.name[:4])}</span>{sheets}</div>'
-        parts.append(f'<section>{heading}<div class="tiles">{"".join(tiles)}</div>{more}</section>')
-    return "".join(parts)
+        parts += [tile(workspace, each, each.name == selected) for each in folder.images[:MOST_OF_A_FOLDER]]
+        parts += [sheet_tile(workspace, sheet, len(folder.images)) for sheet in folder.sheets]
+    return f'<div class="tiles">{"".join(parts)}</div>'
 
 
-def tile(workspace: Workspace, image: ImageOfFolder, selected: bool, action: str) -> str:
-    """An image as a button."""
-    label = html(f"{image.prompt or 'image'} ({image.path.name})", 200)
+def tile(workspace: Workspace, image: ImageOfFolder, selected: bool) -> str:
+    """An image with its prompt, as a button."""
     return (
-        f'<button type="button" class="tile" data-action="{action}" data-image="{html(image.name)}" '
-        f'aria-pressed="{str(selected).lower()}" aria-label="{label}"><img loading="lazy" alt="" '
-        f'src="{html(workspace.url(image.path))}"></button>'
+        f'<button type="button" class="tile" data-action="select" data-image="{html(image.name)}" title="{html(image.name)}" '
+        f'aria-pressed="{str(selected).lower()}"><img loading="lazy" alt="" src="{html(workspace.url(image.path))}">'
+        f'<span class="caption">{html(image.prompt or image.path.name, 120)}</span></button>'
+    )
+
+
+def sheet_tile(workspace: Workspace, sheet: Path, count: int) -> str:
+    """A contact sheet, which opens in full size."""
+    url = html(workspace.url(sheet))
+    return (
+        f'<a class="tile link" href="{url}" target="_blank"><img loading="lazy" alt="" src="{url}">'
+        f'<span class="caption">grid of all {count}</span></a>'
     )
 
 
@@ -141,7 +166,7 @@ def buttons(image: ImageOfFolder, actions: Mapping[str, str], links: str = "") -
         f'<button type="button" data-action="{name}" data-image="{html(image.name)}">{html(label)}</button>'
         for name, label in actions.items()
     ]
-    return f'<div class="row">{"".join(shown)}{links}</div>'
+    return f'<div class="in-line">{"".join(shown)}{links}</div>'
 
 
 def _written(value: Any) -> str:
