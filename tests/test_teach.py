@@ -136,6 +136,19 @@ def test_effort_and_the_number_of_photos_decide_the_steps(photos):
     assert case_of(photos, "stable_diffusion", CARD)["max_train_steps"] == 1200
 
 
+def test_of_a_person_no_score_ends_the_run(photos):
+    assert case_of(photos, "stable_diffusion", CARD)["stop"] == "auto"
+    assert case_of(photos, "stable_diffusion", CARD, kind="person")["stop"] == "off"
+    assert Request(str(photos), "an old man").is_person and not Request(str(photos), "man", kind="style").is_person
+
+
+def test_a_noun_that_may_be_misspelt_is_noted(photos):
+    source = Source("a/model")
+    assert [*rare_word.notes(Request("photos", "cat"), source)] == []
+    [note] = rare_word.notes(Request("photos", "black kitteh"), source)
+    assert note.startswith('"kitteh" is no common word of a/model')
+
+
 def test_without_a_gpu_a_large_model_draws_one_picture(photos):
     processor = Hardware("cpu", "no GPU", 32 * GIB)
     assert case_of(photos, "stable_diffusion", processor)["validation_prompt"] == ["{instance_prompt}"]

@@ -84,6 +84,7 @@ WRONG = {
     f"photos cat {DEMO} --max_train_steps -3": "-3 is not a whole number from 1",
     f"photos cat {DEMO} --output_dir photos": "is the same folder as instance_data_dir",
     f"photos cat {DEMO} --output_dir one.png": "one.png looks like a file name",
+    f"photos cat {DEMO} --leave_out c.png": "--leave_out: c.png is not in photos",
     f"photos cat {DEMO} --leave_out a.png b.jpg": "--leave_out: leaves no image to learn from",
 }
 
@@ -113,7 +114,7 @@ def test_two_words_train_what_the_written_settings_say_and_go_on(workspace, tiny
     assert "1 file would be left out" in capsys.readouterr().err and not Path("runs").exists()
     assert __main__.main([*command, "--yes"]) == 0
     shown = capsys.readouterr().out
-    assert "left out  broken.jpg: is not an image" in shown and '2 photos of dog, which prompts will call "sks"' in shown
+    assert "left out  broken.jpg: is not an image" in shown and '2 photos of a dog, which prompts will call "sks"' in shown
     assert 'customize use runs/photos "a dog on the beach"' in shown and "ComfyUI/models/loras" in shown
     values, _ = toml_file.read("runs/photos.toml")
     assert values["max_train_steps"] == 2 and values["leave_out"] == ["broken.jpg"]

@@ -66,7 +66,10 @@ def look(folder: str | Path, leave_out: Collection[str] = ()) -> Photos:
     listing = list_folder(path, "FOLDER", listed, leave_out)
     if listing is None:
         raise InputError(listed.problems)
-    left_out = [LeftOut(name, "you left it out") for name in leave_out if os.path.lexists(path / name)]
+    if strangers := [name for name in leave_out if not os.path.lexists(path / name)]:
+        what = f"{first_few(strangers)} {'is' if len(strangers) == 1 else 'are'} not in {printable(str(folder))}"
+        raise InputError(Problem("--leave_out", what, "give names of files in the folder"))
+    left_out = [LeftOut(name, "you left it out") for name in leave_out]
     shown = {printable(os.path.join(path, name)): name for name in os.listdir(path)}
     left_out += [LeftOut(shown[each.where], each.what, each.remedy) for each in listed.problems]
     facts: dict[str, Facts] = {}

@@ -3,7 +3,7 @@
 import re
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from customize.errors import InputError, Problem
@@ -20,6 +20,7 @@ from customize.teach.asked import Request
 from customize.teach.bases import Base
 from customize.teach.photo_check import Photos, look
 from customize.teach.recipe import Case, Decision
+from customize.units import count
 
 MODELS: dict[str, type[TrainingSettings]] = {
     "train_dreambooth": DreamBoothSettings, "train_textual_inversion": TextualInversionSettings,
@@ -51,10 +52,11 @@ class Plan:
     def lines(self) -> tuple[str, str, str]:
         """Three lines for people: what is learned, by which means, and how long that takes."""
         request, values, number = self.request, self.values, len(self.photos.usable)
-        what = f"the style of {request.noun}" if request.kind == "style" else request.noun
-        first = f'{number} photo{"s" * (number != 1)} of {what}, which prompts will call "{self.word}"'
+        what = "in one style" if request.kind == "style" else f"of {recipe.article(request.noun)} {request.noun}"
+        first = f'{count(number, "photo")} {what}, which prompts will call "{self.word}"'
         second = f"{self.machine.name}: {self.base.title}, {recipe.in_words(values)}"
-        third = f"at most {values['max_train_steps']:,} steps, fewer once it has learned; time: {self.time}"
+        ends = "at most {} steps, fewer once it has learned" if values.get("stop") == "auto" else "{} steps"
+        third = f"{ends.format(values['max_train_steps'])}; time: {self.time}"
         return printable(first), printable(second), printable(third)
 
     @property
@@ -87,6 +89,7 @@ def plan(request: Request, machine: Hardware | None = None) -> Plan:
     if found or not (photos and base and source and folder):
         raise InputError(found)
     word, why = (request.word, "as you say") if request.word else rare_word.choose(request, source, photos.captions)
+    photos = replace(photos, notes=(*photos.notes, *rare_word.notes(request, source)))
     decisions = recipe.decisions(Case(request, photos, base, machine, word, why), str(folder))
     command = "train_textual_inversion" if request.kind == "style" else "train_dreambooth"
     values = {each.name: each.value for each in decisions}

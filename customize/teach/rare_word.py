@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from customize.errors import Problem
 from customize.families import Source
 from customize.families.specs import spec_of
-from customize.families.trigger_words import RARE, calls, merge_ranks
+from customize.families.trigger_words import RARE, calls, merge_ranks, words_of
 from customize.printable import printable
 from customize.storage.numbered_folders import slug
 from customize.teach.asked import Request, is_placeholder
@@ -38,6 +38,13 @@ def choose(request: Request, source: Source, captions: Sequence[str]) -> tuple[s
         what = f"one token of {source.name}, among the rarest of CLIP (merge {rank:,} of 48,894), no word of a language"
         return one_token[0], f'{what}, and not in your captions or in "{request.noun}"'
     return "sks", f"no rare word is one token of the {len(words)} words of {source.name}; this one is made of letters"
+
+
+def notes(request: Request, source: Source) -> Iterator[str]:
+    """A note on words of WHAT that are not one token of the base model, which may be misspelt."""
+    words, noun = vocabulary(source), words_of(request.noun)
+    if unknown := [word for word in noun if word.isascii() and word not in words]:
+        yield f'"{printable(" ".join(unknown))}" is no common word of {source.name}: is it spelt as you mean it?'
 
 
 def problems(request: Request, source: Source) -> Iterator[Problem]:

@@ -180,9 +180,10 @@ def length(case: Case) -> Iterator[Decision]:
         why = "120 for demo, measured" if case.is_demo else "1,000 for a new word, usual in the field"
     times = "" if share == 1 else f"; {case.request.effort} takes {share:g} times as many"
     yield Decision("max_train_steps", steps, f"at most; {why}{times}")
-    yield Decision(
-        "stop", "auto", "ends when pictures of the subject no longer become better; the best of those measured is kept"
-    )
+    if case.request.is_person:
+        yield Decision("stop", "off", "faces are not measured as faces, so that no score ends the run (docs/evaluation.md)")
+    else:
+        yield Decision("stop", "auto", "ends when pictures no longer become better; the best of those measured is kept")
     yield Decision(
         "checkpointing_steps", max(1, min(100, steps // 4)), "a power cut loses no more than these steps; Ctrl-C loses none"
     )

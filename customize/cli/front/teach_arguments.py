@@ -72,7 +72,8 @@ def read(argv: Sequence[str]) -> tuple[Request, Options]:
         words = [*words, WITHOUT_WHAT[kind]]
     if len(words) < 2:
         missing = "FOLDER and WHAT are" if not words else "WHAT is"
-        problems.append(Problem("customize teach", f"{missing} missing", "as in: customize teach ~/photos/miezi cat"))
+        remedy = "give them before the flags, as in: customize teach ~/photos/miezi cat"
+        problems.append(Problem("customize teach", f"{missing} missing", remedy))
     if problems:
         raise InputError(problems)
     effort = next((name for name in EFFORTS if getattr(own, name, False)), "balanced")
