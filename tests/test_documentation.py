@@ -4,7 +4,7 @@ import posixpath
 import re
 import tomllib
 from collections import Counter
-from functools import partial
+from functools import cache, partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,6 +27,7 @@ def text_of(page: Path) -> str:
     return FENCE.sub("", page.read_text(encoding="utf-8"))
 
 
+@cache
 def anchors(page: Path) -> set[str]:
     """The places in a page that a link may name, by the rule of GitHub and of mkdocs.yml."""
     text = text_of(page)
@@ -37,13 +38,12 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_link_leads_somewhere(page):
-    known: dict[Path, set[str]] = {}
     for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", text_of(page))):
         path, _, place = link.partition("#")
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), link
         if place:
-            assert place in known.setdefault(target, anchors(target)), link
+            assert place in anchors(target), link
 
 
 def names(nav: list) -> list[str]:
