@@ -68,6 +68,6 @@ CSS = """
 .cz-line { font-family: var(--font-mono); white-space: pre-wrap; overflow-wrap: anywhere; }
 .dark button[role=tab][aria-selected=true] { color: #a5b4fc; }
 @media (max-width: 640px) { .gradio-container { padding: .5rem !important; } .row { flex-wrap: wrap !important; }
-  .row:not(.cz-numbers) > * { min-width: min(100%, 160px) !important; } }
+  .row:not(.cz-numbers) > * { min-width: min(100%, 280px) !important; } }
 @media (prefers-reduced-motion: reduce) { * { animation: none !important; transition: none !important; } }
 """

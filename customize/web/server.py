@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import tempfile
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -58,6 +59,7 @@ def application(workspace: Workspace, access: Access | None, hosts: tuple[str, .
         return served(workspace, name)
 
     demo = blocks(workspace)
+    warnings.filterwarnings("ignore", "SSR mode is not supported")  # which is not asked for
     gr.mount_gradio_app(
         app, demo, "/", theme=THEME, css=CSS, show_error=False, max_file_size=LARGEST_FILE, allowed_paths=[], footer_links=[],
         run_history=False, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False,

@@ -1,0 +1,118 @@
+"""The page in a browser: photos are taught on the embedded model while browsers come and go; each page fits and can be read."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from customize.jobs import job_folder, runs
+
+pytestmark = pytest.mark.browser
+PHOTOS = Path(__file__).parents[1] / "customize/demo/examples/subject"
+SHORT = {"max_train_steps": "12", "train_batch_size": "1", "stop": "off", "evaluation": "loss", "checkpointing_steps": "4"}
+"""What the plan is changed to, so that a run takes seconds."""
+PAGES = ["", "runs"]
+
+
+def wait_for(condition, seconds: float = 120):
+    """What `condition` returns once it is true."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.1)
+    return found
+
+
+def choose(page, label: str, text: str) -> None:
+    """Chooses in a box with a list."""
+    box = page.get_by_label(label, exact=True)
+    box.click()
+    box.fill(text)
+    page.get_by_role("option", name=text).first.click()
+
+
+@pytest.fixture(scope="module")
+def taught(page_server, browser):
+    """A run that was started on the page, by a browser that was closed while it went on; (server, job)."""
+    visit = page_server.visit(browser)
+    page = visit.page
+    page.locator("input[type=file]").first.set_input_files([*PHOTOS.glob("*.png"), *PHOTOS.glob("*.txt")])
+    page.get_by_text("6 can be learned from").wait_for()
+    page.get_by_label("What the photos show").fill("toy")
+    choose(page, "Base model", "demo, a toy")
+    page.get_by_text("quick", exact=True).click()
+    page.get_by_role("button", name="Make a plan").click()
+    page.get_by_text("which prompts will call").wait_for()
+    page.get_by_role("button", name="All settings").click()
+    for name, value in SHORT.items():
+        choose(page, "Setting", name)
+        page.get_by_label("Value", exact=True).fill(value)
+        page.get_by_role("button", name="Set", exact=True).click()
+        wait_for(lambda name=name, value=value: f"{name} = {json.dumps(value) if value.isalpha() else value}" in settings(page))
+    page.get_by_text("These settings are valid").wait_for()
+    page.get_by_role("button", name="Teach it").click()
+    page.get_by_text("The command for this").wait_for()
+    visit.close()
+    (job,) = job_folder.every(page_server.folder)
+    return page_server, job
+
+
+def settings(page) -> str:
+    """The TOML in its box."""
+    return "\n".join(page.locator(".cm-line").all_inner_texts())
+
+
+def test_a_run_is_started_and_found_again_by_two_browsers_and_ends_with_its_verdict(taught, browser):
+    server, job = taught
+    assert job.command == "train_dreambooth"
+    assert (job.path / "config.toml").read_text().startswith("# customize train_dreambooth jobs/0001")
+    wait_for(lambda: (card := runs.card_of(job.folder)) and card.step > 0)
+    first, second = server.visit(browser), server.visit(browser, "runs")
+    first.page.get_by_text("step", exact=False).first.wait_for()
+    second.page.get_by_role("link", name=job.folder.name).wait_for()
+    first.page.get_by_text("cannot tell").or_(first.page.get_by_text("learned")).first.wait_for(timeout=120_000)
+    assert wait_for(lambda: job_folder.read(job.path).state == "finished")
+    verdict = runs.card_of(job.folder).verdict
+    first.page.get_by_text(verdict).first.wait_for()
+    second.page.get_by_text(verdict).first.wait_for()
+    first.page.get_by_role("link", name="pytorch_lora_weights.safetensors").wait_for()
+    with first.page.expect_download() as download:
+        first.page.get_by_role("link", name="pytorch_lora_weights.safetensors").click()
+    assert download.value.path().read_bytes() == (job.folder / "pytorch_lora_weights.safetensors").read_bytes()
+    first.close()
+    second.close()
+
+
+def test_a_run_is_verified_and_compared_and_its_copy_deleted(taught, browser):
+    server, job = taught
+    wait_for(lambda: job_folder.read(job.path).state == "finished")
+    shutil.copytree(job.folder, server.folder / "runs/copy")  # as if a terminal had made it
+    visit = server.visit(browser, "runs?run=copy")
+    page = visit.page
+    page.get_by_role("heading", name="copy finished").wait_for()
+    choose(page, "Compare with", job.folder.name)
+    page.get_by_role("heading", name=f"{job.folder.name} finished").wait_for()
+    page.get_by_role("button", name="Verify files").click()
+    page.get_by_text("are intact").wait_for()
+    page.get_by_role("button", name="Report").click()
+    page.frame_locator("iframe").get_by_role("heading").first.wait_for()
+    page.get_by_role("button", name="Delete ...").click()
+    page.get_by_role("button", name="Delete this run").click()
+    page.get_by_text("copy recorded are deleted").or_(page.get_by_text("copy is deleted")).wait_for()
+    assert not (server.folder / "runs/copy/config.toml").exists() and (job.folder / "config.toml").exists()
+    visit.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_fit_a_telephone_and_can_be_read(taught, browser, name):
+    server, job = taught
+    query = f"?run={job.folder.name}" if name == "runs" else ""
+    for options in ({}, {"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 844}}):
+        visit = server.visit(browser, name + query, **options)
+        visit.page.get_by_text(job.folder.name).first.wait_for()
+        assert visit.scrolls_sideways() == 0
+        if "viewport" not in options:
+            assert visit.findings() == []
+        visit.close()
