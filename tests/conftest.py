@@ -133,7 +133,8 @@ def page_server(tmp_path_factory: pytest.TempPathFactory):
     """`customize web` on an empty folder, for the tests of one file."""
     from web_browser import PageServer
 
-    server = PageServer(tmp_path_factory.mktemp("workspace"))
+    folder = tmp_path_factory.mktemp("workspace")
+    server = PageServer(folder, TMPDIR=str(tmp_path_factory.mktemp("uploads")))
     yield server
     server.close()
 

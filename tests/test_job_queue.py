@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from customize.errors import InputError
-from customize.jobs import job_folder, queue, worker
+from customize.jobs import job_folder, program, queue, worker
 from customize.jobs.job_folder import Job, identity
 from customize.storage import lock
 
@@ -193,6 +193,44 @@ def test_a_zombie_does_not_live(sleeper):
 )
 def test_what_an_exit_status_means(status, state):
     assert job_folder.state_of(status) == state
+
+
+@pytest.mark.parametrize("pid", [-1, 0, True, "1", None, 2**70])
+def test_a_number_in_a_file_reaches_no_process(tmp_path, pid, monkeypatch):
+    monkeypatch.setattr(os, "kill", lambda pid, number: pytest.fail(f"signal {number} to {pid}") if number else None)
+    folder = tmp_path / "jobs/0001"
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text(json.dumps({"command": "infer", "state": "running", "pid": pid, "since": "?"}))
+    (job,) = job_folder.every(tmp_path)
+    assert not queue.stop(job) and not job.lives()
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("web", ["."]), ("infer", []), ("infer", ["--help"]), ("infer", ["/etc/config.toml"]), ("infer", ["../config.toml"]),
+        ("infer", ["config.toml", "--output_dir", "/"]), ("train_dreambooth", ["link/config.toml"]), ("merge", ["config.toml"]),
+    ],
+)  # fmt: skip
+def test_a_job_from_elsewhere_runs_no_other_command(tmp_path, asleep, monkeypatch, command, arguments):
+    monkeypatch.setattr(subprocess, "Popen", lambda *words, **options: pytest.fail("it ran"))
+    (tmp_path / "ws/jobs/0001").mkdir(parents=True)
+    (tmp_path / "ws/link").symlink_to(tmp_path)
+    (tmp_path / "ws/jobs/0001/job.json").write_text(json.dumps({"command": command, "state": "waiting", "arguments": arguments}))
+    worker.main(tmp_path / "ws", idle=0.05)
+    (job,) = job_folder.every(tmp_path / "ws")
+    assert (job.state, job.message) == ("failed", "is not a job that this program writes")
+
+
+def test_code_in_the_workspace_is_not_run(tmp_path, asleep):
+    (tmp_path / "json.py").write_text("raise SystemExit('it ran')")
+    (tmp_path / "customize.py").write_text("raise SystemExit('it ran')")
+    queue.add(tmp_path, "train_dreambooth", TRAINING, "dog")
+    code = "import sys; from pathlib import Path; from customize.jobs import worker; worker.main(Path(sys.argv[1]), idle=0.1)"
+    words = [*program.words("")[:2], "-c", code, str(tmp_path)]
+    done = subprocess.run(words, cwd=tmp_path, env=program.environment(), timeout=60)
+    (job,) = job_folder.every(tmp_path)
+    assert done.returncode == 0 and job.exit_status == 2 and "it ran" not in job.output.read_text()
 
 
 def test_folders_that_are_no_jobs_are_passed_over(tmp_path):

@@ -1,8 +1,10 @@
 """What strangers get of the page's server: nothing. One server, asked over plain sockets, so that nothing tidies a request."""
 
 import http.client
+import json
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -167,6 +169,21 @@ def test_methods_and_lengths_that_make_no_sense_are_refused(asked):
     assert asked("/gradio_api/queue/join", "POST", b"", Content_Length="-1")[0] == 400
     assert asked("/gradio_api/queue/join", "POST", b"", Content_Length=str(17 << 20))[0] == 413
     assert asked("/gradio_api/upload", "POST", b"", Content_Length=str(2 << 30))[0] == 413
+
+
+def test_a_request_names_no_file_that_was_not_uploaded(asked, page_server):
+    """Every function of the pages that takes a file, and one that returns its text, is given a file of the machine."""
+    _, _, body = asked("/config")
+    functions = [each["id"] for each in json.loads(body)["dependencies"] if each["targets"] and each["backend_fn"]]
+    assert len(functions) > 20
+    payload = {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}
+    for number in functions[:80]:
+        data = {"data": [payload] * 8, "fn_index": number, "session_hash": "s", "event_data": None, "trigger_id": None}
+        asked("/gradio_api/queue/join", "POST", json.dumps(data).encode(), Content_Type="application/json")
+    uploads, end = Path(page_server.environment["TMPDIR"]), time.monotonic() + 2
+    while time.monotonic() < end:
+        assert [*uploads.rglob("hostname")] == [] and [*uploads.glob("customize-web-*")]
+        time.sleep(0.1)
 
 
 def test_files_of_runs_run_nothing(asked):

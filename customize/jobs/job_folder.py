@@ -18,6 +18,12 @@ from customize.storage.json_files import read_object
 VERSION = 1
 NAME, CONFIG, OUTPUT, TAKEN = "job.json", "config.toml", "output.txt", ".taken"
 State = Literal["waiting", "running", "finished", "failed", "stopped", "cancelled"]
+KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("command", "state", "name", "since", "message"), (str,)),
+    **dict.fromkeys(("pid", "exit_status"), (int,)),
+    **dict.fromkeys(("created", "started", "ended"), (int, float)),
+}
+"""The values of job.json by name, and what each may be; others are left out."""
 ENDED = ("finished", "failed", "stopped", "cancelled")
 STOPPED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))}
 """Exit statuses of a command that was asked to stop."""
@@ -86,7 +92,7 @@ def read(path: Path) -> Job | None:
         folder = Path(found["folder"]) if isinstance(found.get("folder"), str) else None
         if not (isinstance(found["command"], str) and found.get("state") in get_args(State)):
             return None
-        known = {name: found[name] for name in Job.__dataclass_fields__ if name in found}
+        known = {name: found[name] for name, kinds in KINDS.items() if type(found.get(name)) in kinds}
         return Job(**known | {"path": path, "folder": folder, "arguments": tuple(map(str, found.get("arguments", ())))})
     return None
 
@@ -100,6 +106,8 @@ def every(workspace: Path) -> list[Job]:
 def identity(pid: int) -> str | None:
     """What tells a process from a later one of the same number: when the system started it. None if no such process runs; "?"
     where the system does not say (only Linux does)."""
+    if type(pid) is not int or not 0 < pid < 2**31:  # kill(-1) is about every process of the user
+        return None
     try:
         os.kill(pid, 0)
     except PermissionError:

@@ -6,7 +6,6 @@ Nothing here runs a job or imports torch: a job is written, and a worker is star
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from customize.errors import InputError, Problem
-from customize.jobs import job_folder
+from customize.jobs import job_folder, program
 from customize.jobs.job_folder import CONFIG, Job
 from customize.methods import SETTINGS
 from customize.printable import printable
@@ -28,6 +27,8 @@ from customize.storage.disk import make_folder
 
 MODELS: Mapping[str, type[Validated]] = {model.command.removesuffix(".py"): model for model in (*SETTINGS, InferenceSettings)}
 """The settings of each command that a job may run."""
+RESUME = ("--resume_from_checkpoint", "latest")
+"""The words with which a run goes on."""
 
 
 def add(workspace: Path, command: str, values: Mapping[str, Any], name: str = "") -> Path:
@@ -57,7 +58,7 @@ def add(workspace: Path, command: str, values: Mapping[str, Any], name: str = ""
 def resume(workspace: Path, run: Path, command: str) -> Path:
     """Writes a job that goes on with a run from its latest checkpoint."""
     config = run / run_folder.CONFIG
-    words = (os.path.relpath(config, workspace), "--resume_from_checkpoint", "latest")
+    words = (os.path.relpath(config, workspace), *RESUME)
     path = numbered_folders.new_folder(workspace / "jobs", slug=numbered_folders.slug(run.name))
     Job(path, command, words, name=run.name, folder=run, created=time.time()).changed()
     wake(workspace)
@@ -119,6 +120,6 @@ def wake(workspace: Path) -> None:
     options: dict[str, Any] = {"start_new_session": True} if os.name != "nt" else {"creationflags": 0x00000208}
     with open(folder / "worker.txt", "ab") as output:
         subprocess.Popen(
-            [sys.executable, "-m", "customize.jobs.worker", str(workspace)], stdin=subprocess.DEVNULL, stdout=output,
-            stderr=output, cwd=workspace, **options,
+            program.words("customize.jobs.worker", str(workspace)), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            cwd=workspace, env=program.environment(), **options,
         )  # fmt: skip

@@ -14,8 +14,9 @@ from typing import Any
 
 from customize import library_logs
 from customize.errors import InputError
-from customize.jobs import job_folder, progress
+from customize.jobs import job_folder, program, progress
 from customize.jobs.job_folder import Job, State, identity, state_of
+from customize.jobs.queue import MODELS, RESUME
 from customize.storage import lock
 
 IDLE = 600.0
@@ -67,6 +68,8 @@ def run(workspace: Path, job: Job) -> None:
     """Runs a job to its end, or waits for the end of one that runs already."""
     if job.state == "running":
         adopt(job)
+    elif not is_of_ours(workspace, job):
+        job.changed(state="failed", message="is not a job that this program writes", ended=time.time())
     elif draws_here(job):
         from customize.jobs.drawing import draw
 
@@ -74,8 +77,16 @@ def run(workspace: Path, job: Job) -> None:
     else:
         if "torch" in sys.modules:  # it keeps memory of the device as long as it lives
             (job.path / job_folder.TAKEN).unlink()
-            os.execv(sys.executable, [sys.executable, "-m", "customize.jobs.worker", str(workspace)])
+            os.execve(sys.executable, program.words("customize.jobs.worker", str(workspace)), program.environment())
         child(workspace, job)
+
+
+def is_of_ours(workspace: Path, job: Job) -> bool:
+    """Whether its command line is one that the queue writes: jobs may lie in a folder from elsewhere."""
+    config, *others = job.arguments or ("",)
+    place = Path(os.path.realpath(workspace / config))
+    inside = place.is_relative_to(os.path.realpath(workspace)) and place.name == job_folder.CONFIG
+    return job.command in MODELS and inside and others in ([], [*RESUME])
 
 
 def draws_here(job: Job) -> bool:
@@ -96,8 +107,8 @@ def child(workspace: Path, job: Job) -> None:
     options: dict[str, Any] = {"start_new_session": True} if os.name != "nt" else {"creationflags": 0x00000200}
     with open(job.output, "ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "customize", job.command, *job.arguments], stdin=subprocess.DEVNULL, stdout=output,
-            stderr=subprocess.STDOUT, cwd=workspace, **options,
+            program.words("customize", job.command, *job.arguments), stdin=subprocess.DEVNULL, stdout=output,
+            stderr=subprocess.STDOUT, cwd=workspace, env=program.environment(), **options,
         )  # fmt: skip
     job = job.changed(state="running", pid=process.pid, since=identity(process.pid) or "", started=time.time())
     ended(job, process.wait())

@@ -12,14 +12,17 @@ EVERY = 2.0
 def follow(component: Any, look: Callable[..., Any], inputs: Sequence[Any] = (), timer: gr.Timer | None = None) -> gr.Timer:
     """Shows in a component what `look` returns: at once, whenever an input changes, and every few seconds. Returns the timer.
 
-    look: called with the values of the inputs; its result is compared by its text with the one that the browser has.
+    look: called with the values of the inputs; its result is compared by its text with the one that the browser has. HTML that is
+    empty takes no room.
     """
     timer = timer or gr.Timer(EVERY)
     seen = gr.State("")
 
     def changed(last: str, *values: Any) -> tuple[Any, Any]:
         found = look(*values)
-        return (gr.skip(), gr.skip()) if (text := repr(found)) == last else (found, text)
+        if (text := repr(found)) == last:
+            return gr.skip(), gr.skip()
+        return (gr.HTML(found, visible=bool(found)) if isinstance(component, gr.HTML) else found), text
 
     gr.on(
         [timer.tick, *(each.change for each in inputs)], changed, [seen, *inputs], [component, seen], show_progress="hidden",

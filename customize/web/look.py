@@ -65,6 +65,7 @@ CSS = """
 .cz-strip figure { margin: 0; padding: 4px; border: 3px solid transparent; border-radius: .5rem; }
 .cz-strip img { width: 96px; height: 96px; object-fit: contain; image-rendering: auto; }
 .cz-strip .cz-chosen { border-color: var(--primary-600); }
+.gradio-container .block:has(> .html-container > .prose:empty) { display: none; }
 .cz-line { font-family: var(--font-mono); white-space: pre-wrap; overflow-wrap: anywhere; }
 .dark button[role=tab][aria-selected=true] { color: #a5b4fc; }
 @media (max-width: 640px) { .gradio-container { padding: .5rem !important; } .row { flex-wrap: wrap !important; }

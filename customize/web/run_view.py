@@ -81,10 +81,12 @@ def curves(folder: Path) -> str:
     training = {"smoothed": found.pop("training")}
     probes = {name.removeprefix("fixed draws, "): points for name, points in found.items() if points}
     drawn = [
-        chart("Loss of the steps, smoothed", "", "step", "loss", values_of(training), []),
         chart("Loss on fixed draws, relative to the base model", "", "step", "relative loss", values_of(probes), [1.0], 1.0),
+        chart("Loss of the steps, smoothed", "", "step", "loss", values_of(training), [0.0]),
     ]
-    return f'<div class="cz-curves">{"".join(map(svg, filter(None, drawn)))}</div>' if any(drawn) else ""
+    words = "Single steps differ by their images and noise, so this curve may rise for a while; "
+    words += "the one on fixed draws tells whether it learns." if probes else "the samples tell more."
+    return f'<div class="cz-curves">{"".join(map(svg, filter(None, drawn)))}</div><p>{words}</p>' if any(drawn) else ""
 
 
 def values_of(lines: Mapping[str, list[tuple[int, float]]]) -> dict[str, list[tuple[float, Interval]]]:
@@ -185,7 +187,8 @@ def output(job: Job | None) -> str:
     if job is None or not (text := tail(job.output, 8000)):
         return ""
     lines = html_lines("\n".join(text.splitlines()[-LINES:]))
-    return f'<pre class="cz-line" tabindex="0" aria-label="What it printed">{lines}</pre>'
+    pre = f'<pre class="cz-line" tabindex="0" aria-label="What it printed">{lines}</pre>'
+    return f"<details><summary>What it printed</summary>{pre}</details>"
 
 
 def problems(error: InputError) -> str:

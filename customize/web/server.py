@@ -45,6 +45,7 @@ def blocks(workspace: Workspace) -> gr.Blocks:
         start.build(workspace)
     for route, title, page in others:
         with demo.route(title, route):
+            gr.Navbar(main_page_name=first)
             page.build(workspace)
     return demo.queue(default_concurrency_limit=8, max_size=100, api_open=False)
 
@@ -64,6 +65,7 @@ def application(workspace: Workspace, access: Access | None, hosts: tuple[str, .
         app, demo, "/", theme=THEME, css=CSS, show_error=False, max_file_size=LARGEST_FILE, allowed_paths=[], footer_links=[],
         run_history=False, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False,
     )  # fmt: skip
+    demo.has_launched = True  # else Gradio would take any file of this machine that a request names for an uploaded one
     return Guard(app, access, hosts, tuple(PAGES), uploads)
 
 

@@ -19,7 +19,7 @@ def settings_part(command: gr.State) -> gr.Code:
     """All settings as TOML, and a search box that explains and sets any of them."""
     with gr.Row():
         name = gr.Dropdown(setting_names("train_dreambooth"), label="Setting", value=None)
-        value = gr.Textbox(label="Value")
+        value = gr.Textbox(label="Value", placeholder="empty: its default")
         put = gr.Button("Set")
     about = gr.HTML(padding=False)
     toml = gr.Code(label="The settings of the run (TOML)", language=None, lines=12, max_lines=30)
@@ -48,20 +48,24 @@ def with_value(command: str, name: str | None, value: str, text: str) -> tuple[A
     if not name:
         return gr.skip(), ""
     line = table(model)[name]
+    if not value.strip():
+        return assigned(text, line.section, name, ""), f"<p>{html(name)} has its default, {html(line.default_text)}.</p>"
     try:
         settings = model(**{**values_of(text), name: typed(line, value)})
     except InputError as error:
         return gr.skip(), run_view.problems(error)
-    assignment = settings.to_toml({name: getattr(settings, name)}).strip().partition("\n")[2] or f'{name} = "none"'
-    return assigned(text, line.section, name, assignment), about_of(command, name)
+    assignment = settings.to_toml({name: settings.values().get(name)}).strip().partition("\n")[2] or f'{name} = "none"'
+    return assigned(text, line.section, name, assignment), f"<p><code>{html(assignment)}</code> is set.</p>"
 
 
 def assigned(text: str, section: str, name: str, assignment: str) -> str:
-    """A TOML text with this line in place of the one that sets the name, or in the table of its section."""
+    """A TOML text with this line in place of the one that sets the name, or in the table of its section. "": without it."""
     lines = text.strip("\n").split("\n")
     for number, line in enumerate(lines):
         if re.match(rf"\s*{name}\s*=", line):
-            return "\n".join([*lines[:number], assignment, *lines[number + 1 :]]) + "\n"
+            return "\n".join([*lines[:number], *[assignment] * bool(assignment), *lines[number + 1 :]]) + "\n"
+    if not assignment:
+        return text
     if (head := f"[{section}]") in lines:
         lines.insert(lines.index(head) + 1, assignment)
         return "\n".join(lines) + "\n"

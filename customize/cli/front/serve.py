@@ -29,6 +29,7 @@ def main(argv: Sequence[str]) -> int:
 
 def run(argv: Sequence[str]) -> int:
     """Serve the page as the arguments say."""
+    from customize.storage.disk import make_folder
     from customize.web.access import Access, check_password, key_of
     from customize.web.workspace import opened
 
@@ -41,6 +42,7 @@ def run(argv: Sequence[str]) -> int:
         raise InputError(Problem("--port", f"{given.port} is not a port", "give a number from 1024 to 65535"))
     from customize.web.server import listening, serve
 
+    make_folder(workspace.folder)
     os.chdir(workspace.folder)  # relative paths mean the same as in a terminal there
     listener = listening(given.listen or "127.0.0.1", given.port)
     port = listener.getsockname()[1]

@@ -53,8 +53,7 @@ def build(workspace: Workspace) -> None:
     follow(commands, lambda name: commands_of(workspace, name), [chosen], timer)
     with gr.Accordion("Report", open=False):
         follow(gr.HTML(padding=False), shown(workspace, report_of), [chosen], timer)
-    with gr.Accordion("Output and log", open=False):
-        follow(gr.HTML(padding=False), shown(workspace, log_of), [chosen], timer)
+    follow(gr.HTML(padding=False), shown(workspace, log_of), [chosen], timer)
 
     hidden = {"api_visibility": "private"}
     stop.click(lambda name: asked_to_stop(workspace, name), chosen, said, **hidden)
@@ -206,6 +205,7 @@ def log_of(workspace: Workspace, run: RunCard) -> str:
     """What its job printed, and the last lines of log.jsonl."""
     lines = "\n".join(html(line, 200) for line in runs.last_lines(run.folder)[-8:])
     log = f'<pre class="cz-line" tabindex="0" aria-label="log.jsonl">{lines}</pre>'
+    log = f"<details><summary>The last lines of its log</summary>{log}</details>"
     return run_view.output(job_of(workspace, run)) + log
 
 

@@ -43,7 +43,6 @@ def build(workspace: Workspace) -> None:
     checked = gr.HTML(padding=False)
     go = gr.Button("Teach it", variant="primary")
     said, job = gr.HTML(padding=False), gr.State("")
-    gr.Markdown("## 4. Learning")
     run_part(workspace, job)
 
     def made(*values: Any) -> tuple[str, str, str, str]:
@@ -117,13 +116,14 @@ def run_part(workspace: Workspace, job: gr.State) -> None:
     timer = gr.Timer(1.5)
     follow(gr.HTML(padding=False), lambda name: status_of(workspace, name), [job], timer)
     with gr.Row():
-        stop, more = gr.Button("Stop and save"), gr.Button("Go on")
+        stop, more = gr.Button("Stop and save", visible=False), gr.Button("Go on", visible=False)
+    follow(stop, lambda name: gr.Button(visible=is_under_way(find(workspace, name))), [job], timer)
+    follow(more, lambda name: gr.Button(visible=is_left(*card_of(workspace, name))), [job], timer)
     said = gr.HTML(padding=False)
     slider = gr.ImageSlider(label="Before and after", visible=False, interactive=False, buttons=[])
     follow(slider, lambda name: slider_of(workspace, name), [job], timer)
     follow(gr.HTML(padding=False), lambda name: pictures_of(workspace, name), [job], timer)
-    with gr.Accordion("What it printed", open=False):
-        follow(gr.HTML(padding=False), lambda name: run_view.output(find(workspace, name)), [job], timer)
+    follow(gr.HTML(padding=False), lambda name: run_view.output(find(workspace, name)), [job], timer)
     stop.click(lambda name: stopped(workspace, name), job, said, **HIDDEN)
     more.click(lambda name: went_on(workspace, name), job, [said, job], **HIDDEN)
 
@@ -134,16 +134,27 @@ def card_of(workspace: Workspace, name: str) -> tuple[Job | None, runs.RunCard |
     return job, runs.card_of(job.folder) if job and job.folder else None
 
 
+def is_under_way(job: Job | None) -> bool:
+    """Whether it may be stopped."""
+    return job is not None and job.state in ("waiting", "running")
+
+
+def is_left(job: Job | None, run: runs.RunCard | None) -> bool:
+    """Whether it may go on."""
+    return run is not None and run.is_resumable and not is_under_way(job)
+
+
 def status_of(workspace: Workspace, name: str) -> str:
     """What the job does, or what came of it."""
     job, run = card_of(workspace, name)
     if job is None:
-        return '<p class="cz-muted">Nothing is being taught.</p>'
+        return ""
+    head = "<h2>4. Learning</h2>"
     if run is None or job.state == "waiting":
         words = {"waiting": "It waits for its turn.", "running": "It loads the base model and looks at the photos."}
-        return f"<h3>{html(job.name or name)}</h3><p>{words.get(job.state, job.state)} {html(job.message)}</p>"
+        return f"{head}<h3>{html(job.name or name)}</h3><p>{words.get(job.state, job.state)} {html(job.message)}</p>"
     use = f'<p><a href="/generate?run={html(run.name)}">Generate with it</a>, <a href="/runs?run={html(run.name)}">report</a></p>'
-    return run_view.status(run) + (run_view.files(workspace, run.folder) + use if run.state == "finished" else "")
+    return head + run_view.status(run) + (run_view.files(workspace, run.folder) + use if run.state == "finished" else "")
 
 
 def pictures_of(workspace: Workspace, name: str) -> str:
