@@ -1,13 +1,16 @@
 """The page that says what this machine is and what is missing: the report of `customize doctor`, made in a process of its own."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+import customize
 from customize.printable import html, printable
 from customize.web.pictures import picture_html
 from customize.web.workspace import Workspace
@@ -15,7 +18,7 @@ from customize.web.workspace import Workspace
 LONGEST = 120
 """Seconds that the report may take; importing torch takes most of them."""
 NAMES = ("name", "value", "status", "remedy")
-MARKS = {"ok": "✓", "warning": "!", "problem": "✗"}
+MARKS = {"ok": "✓", "warning": "!", "error": "✗"}
 STYLE = """<style>.doctor { width: 100%; border-collapse: collapse; }
 .doctor th, .doctor td { text-align: left; vertical-align: top; padding: 8px 10px; overflow-wrap: anywhere;
   border-bottom: 1px solid var(--border-color-primary); }
@@ -38,9 +41,12 @@ def build(workspace: Workspace) -> None:
 
 def report(workspace: Workspace) -> tuple[str, str]:
     """The report as a table and as text."""
-    command = [sys.executable, "-m", "customize", "doctor", "--json"]
+    command = [sys.executable, "-P", "-m", "customize", "doctor", "--json"]  # -P: no module of the workspace is imported
+    path = os.pathsep.join([str(Path(customize.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
-        done = subprocess.run(command, cwd=workspace.folder, capture_output=True, timeout=LONGEST)  # noqa: S603
+        done = subprocess.run(
+            command, cwd=workspace.folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, timeout=LONGEST
+        )
         rows = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         reason = "it took too long" if isinstance(error, subprocess.TimeoutExpired) else "its answer cannot be read"
@@ -57,8 +63,11 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
         mark = f'<td aria-label="{html(status, 20)}" title="{html(status, 20)}">{MARKS.get(str(status), "·")}</td>'
         help_ = f'<span class="remedy">→ {html(remedy)}</span>' if remedy else ""
         shown.append(f'<tr>{mark}<th scope="row">{html(name)}</th><td>{html(value)}{help_}</td></tr>')
+    count = [sum(row.get("status") == status for row in rows) for status in ("error", "warning")]
+    words = f"{count[0]} to fix before anything works." if count[0] else "Training and generating work on this machine."
+    words += f" {count[1]} to know about." if count[1] else ""
     head = '<thead><tr><th><span class="sr-only">state</span></th><th scope="col">what</th><th scope="col">is</th></tr></thead>'
-    return f'{STYLE}<table class="doctor">{head}<tbody>{"".join(shown)}</tbody></table>'
+    return f'{STYLE}<p>{words}</p><table class="doctor">{head}<tbody>{"".join(shown)}</tbody></table>'
 
 
 def text_of(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -8,9 +8,10 @@ import gradio as gr
 from customize.errors import InputError, Problem
 from customize.inference.metadata.read_png import GenerationInfo, read_generation_info
 from customize.inference.run import command
+from customize.teach import bases
 from customize.web.pictures import generation_jobs, image_gallery, input_files, mask_painter, picture_html
 from customize.web.pictures.form_fields import area
-from customize.web.pictures.form_layout import FormLayout
+from customize.web.pictures.form_layout import NO_BASE, FormLayout
 from customize.web.pictures.generation_form import SCALES, WORDS, by_field, fill, form_of
 from customize.web.pictures.image_gallery import ImageOfFolder
 from customize.web.pictures.learned_words import learned, with_words, without_words
@@ -69,7 +70,8 @@ class GeneratePage:
         gr.Timer(EVERY).tick(self.refresh, seen, [*seen, form.queue, self.gallery, self.detail], **quiet)
         root = gr.context.Context.root_block
         assert root is not None
-        root.load(self.opened, self.selected, [words, form.chips, form.queue, self.gallery, self.detail], **hidden)
+        base = self.fields.components["pretrained_model_name_or_path"]
+        root.load(self.opened, self.selected, [words, base, form.chips, form.queue, self.gallery, self.detail], **hidden)
 
     def form(self, scales: Mapping[str, Any], picture: str, mask: str, *values: Any) -> dict[str, Any]:
         """The form, with the paths of image and mask where there are any; the mask is written when a job starts."""
@@ -174,10 +176,9 @@ class GeneratePage:
         form, notes = form_of(info, [each.path for each in learned(self.workspace.runs, self.workspace.folder)])
         form |= {"seed": None} if new_seed else {}
         picture, mask = form.pop("image", None), form.pop("mask_image", None)
-        known = [path for path in (picture, mask) if path and (self.workspace.folder / path).is_file()]
-        notes += ["its input image is not here: give it again"] if picture and picture not in known else []
+        shown = self.workspace.folder / picture if picture and self.workspace.served(picture) else None
+        notes += ["its input image is not here: give it again"] if picture and not shown else []
         notes += ["paint its mask again"] if mask else []
-        shown = self.workspace.folder / picture if picture and picture in known else None
         source = (
             [str(shown.relative_to(self.workspace.folder)), str(shown), self.workspace.url(shown)] if shown else ["", None, ""]
         )
@@ -188,7 +189,8 @@ class GeneratePage:
         """What is shown first."""
         found = learned(self.workspace.runs, self.workspace.folder)
         words = gr.update(choices=[(each.title, each.path) for each in found])
-        return [words, picture_html.chips(found[:40], []), *self.everything(selected)]
+        base = gr.update(choices=[NO_BASE, *((each.title, each.name) for each in bases.found() if each.offered)])
+        return [words, base, picture_html.chips(found[:40], []), *self.everything(selected)]
 
     def everything(self, selected: str) -> list[Any]:
         """The queue, all images, and the selected one."""

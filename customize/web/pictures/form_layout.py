@@ -10,6 +10,7 @@ from customize.web.pictures.form_fields import RECORD, FormFields, area, sampler
 from customize.web.pictures.generation_form import MORE, WORDS
 
 LARGEST_SCALE = 2.0
+NO_BASE = ("the one of the weights, else demo", "")
 
 
 class FormLayout:
@@ -64,7 +65,9 @@ class FormLayout:
     def build_start(self) -> None:
         """An image to start from, and the mask on it."""
         with gr.Accordion("Start from an image", open=False) as self.start:
-            self.picture = gr.Image(type="filepath", sources=["upload", "clipboard"], label="Image", height=240, buttons=[])
+            self.picture = gr.Image(
+                label="Image", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=240, buttons=[]
+            )  # image_mode: the file comes as it is, so that it is checked before it is decoded
             self.fields.place("image")
             self.fields.optional_number("strength", "Strength (0: keep it, 1: replace it)", "0.8; with a mask 1")
             with gr.Accordion("Change only a part of it: paint a mask", open=False) as self.paint:
@@ -74,9 +77,7 @@ class FormLayout:
 
     def build_more(self) -> None:
         """Base model, recording, and every other setting as TOML."""
-        base = gr.Dropdown(
-            ["", "demo"], value="", allow_custom_value=True, label="Base model (empty: the one of the weights, else demo)"
-        )
+        base = gr.Dropdown([NO_BASE], value="", allow_custom_value=True, label="Base model")
         self.fields.add("pretrained_model_name_or_path", base)
         self.fields.add(RECORD, gr.Checkbox(False, label="Record every step, for the page Look inside"), False)
         label = "Other settings of infer.py, a line each"
