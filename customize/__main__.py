@@ -12,13 +12,14 @@ from customize.cli.main import outcome, refuse_removed_folder
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "teach": (commands.teach, "teach what the photos in a folder show: customize teach FOLDER cat"),
     "use": (commands.use, 'generate with what was learned: customize use RUN "a cat on the beach"'),
+    "web": (commands.web, "the page: teach photos, watch runs, generate images"),
+    "doctor": (commands.doctor, "examine this machine: the GPU and why it is not used, memory, disk, versions, and the remedies"),
     "train_dreambooth": (commands.train_dreambooth, "teach a base model a subject, by full fine-tuning or as a LoRA"),
     "train_textual_inversion": (commands.train_textual_inversion, "teach a base model new words"),
     "train_digits": (commands.train_digits, "train a small model of handwritten digits from scratch, to learn how it is done"),
     "infer": (commands.infer, "generate images with a base model and learned weights"),
     "mask": (commands.mask, "draw masks of the subject beside images"),
     "caption": (commands.caption, "write captions beside images"),
-    "doctor": (commands.doctor, "examine this machine: the GPU and why it is not used, memory, disk, versions, and the remedies"),
     "check": (commands.check, "list all problems of the settings and images of a run before it starts"),
     "import_config": (commands.import_config, "write a configuration of kohya, OneTrainer or ai-toolkit as one of ours"),
     "verify": (commands.verify, "check that every file of a run is intact"),
@@ -31,10 +32,11 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "score": (commands.score, "measure what weights have learned: of the steps of a run, or of any file"),
     "compare": (commands.compare, "teach the same images in several ways, and tell which is best"),
     "find_lr": (commands.find_lr, "find a learning rate by a range test"),
-    "web": (commands.web, "the page: teach photos, watch runs, generate images"),
     "completion": (lambda argv: complete(argv), "print a script with which bash, zsh or fish completes commands and settings"),
     "configs": (commands.configs, "list the included configurations, or copy one"),
 }
+FRONT = 4
+"""The first commands decide everything themselves."""
 WORDS = {
     "generate": "infer", "draw": "infer", "txt2img": "infer", "img2img": "infer", "inference": "infer", "sample": "infer",
     "train": "train_dreambooth", "dreambooth": "train_dreambooth", "lora": "train_dreambooth", "train_lora": "train_dreambooth",
@@ -89,7 +91,18 @@ def help_text() -> str:
     """All commands, one per line."""
     width = max(map(len, COMMANDS)) + 2
     lines = [f"  {name:{width}}{about}" for name, (_, about) in COMMANDS.items()]
-    return "\n".join(["usage: customize COMMAND ...", "", *lines, "", "`customize COMMAND --help` shows its settings.", ""])
+    return "\n".join(
+        [
+            "usage: customize COMMAND ...",
+            "",
+            *lines[:FRONT],
+            "",
+            *lines[FRONT:],
+            "",
+            "`customize COMMAND --help` shows its settings.",
+            "",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from customize.errors import InputError
 from customize.families import Source
@@ -56,8 +56,18 @@ def test_a_look_at_a_folder_says_what_is_left_out_and_why(photos):
         "is an image in an unsupported format",
         "is damaged and cannot be decoded",
     ]
+    assert not any(note.startswith("blurred") for note in seen.notes)
     assert seen.notes[0].startswith("there are only 2 photos") and "film.mp4, notes.md" in seen.notes[-1]
     assert look(photos, ["a.jpg"]).usable == seen.usable[1:]
+
+
+def test_odd_photos_are_noted(photos):
+    big = np.kron(np.asarray(Image.open(photos / "b.png")), np.ones((6, 6, 1), np.uint8))
+    Image.fromarray(big).filter(ImageFilter.GaussianBlur(9)).save(photos / "soft.png")
+    shutil.copy(photos / "b.png", photos / "same.png")
+    notes = look(photos).notes
+    assert "the same picture: b.png, same.png; it counts twice" in notes
+    assert "blurred (no sharp edge at 512 pixels): soft.png" in notes
 
 
 def test_what_is_left_out_is_not_read_by_the_run(photos, tmp_path):

@@ -80,6 +80,8 @@ WRONG = {
     "photos cat --base=digits": "--base: digits cannot be used",
     "photos cat --base=one.png": "is a PNG image, not a supported model",
     "photos cat --base=owner/model": "--yes: is needed: owner/model would be downloaded",
+    "photos cat --bass demo": "--bass: is not a setting\n      -> did you mean --base?",
+    f"cat photos {DEMO}": "did you mean customize teach photos cat?",
     f"photos cat {DEMO} --stepps 5": "--stepps: is not a setting",
     f"photos cat {DEMO} --max_train_steps -3": "-3 is not a whole number from 1",
     f"photos cat {DEMO} --output_dir photos": "is the same folder as instance_data_dir",

@@ -16,8 +16,9 @@ SIDE = 256
 
 def ask() -> dict[str, Any]:
     """The answer of `main` in another process: name, missing, remedy, computes; or error, why there is none."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
-    command = [sys.executable, "-m", "customize.machine.torch_check"]
+    places = [str(Path(__file__).parents[2]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(place for place in places if os.path.isabs(place))}
+    command = [sys.executable, "-P", "-m", "customize.machine.torch_check"]  # -P: no module of the current folder is run
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS, env=environment)
     except subprocess.TimeoutExpired:

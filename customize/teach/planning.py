@@ -91,7 +91,7 @@ def plan(request: Request, machine: Hardware | None = None) -> Plan:
     word, why = (request.word, "as you say") if request.word else rare_word.choose(request, source, photos.captions)
     photos = replace(photos, notes=(*photos.notes, *rare_word.notes(request, source)))
     decisions = recipe.decisions(Case(request, photos, base, machine, word, why), str(folder))
-    command = "train_textual_inversion" if request.kind == "style" else "train_dreambooth"
+    command = command_for(request)
     values = {each.name: each.value for each in decisions}
     _, problems = MODELS[command].examine(values)
     if problems:
@@ -128,6 +128,11 @@ def source_of(base: Base) -> Source:
     if problem := spec_of(source).not_trainable(source):
         raise InputError(problem)
     return source
+
+
+def command_for(request: Request) -> str:
+    """The training command of a request."""
+    return "train_textual_inversion" if request.kind == "style" else "train_dreambooth"
 
 
 def command_of(request: Request) -> str:

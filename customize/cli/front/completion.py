@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 
-from customize.cli.front.teach_arguments import SWITCHES
+from customize.cli.front.teach_arguments import SWITCHES, VALUES
 from customize.errors import InputError, Problem
 from customize.methods import DreamBoothSettings, FromScratchSettings, TextualInversionSettings
 from customize.printable import printable
@@ -27,7 +27,7 @@ MODELS: Mapping[str, tuple[type[Validated], ...]] = {
     "teach": (DreamBoothSettings, TextualInversionSettings), "check": (DreamBoothSettings, TextualInversionSettings),
 }  # fmt: skip
 """The settings that each command takes."""
-OWN = {"teach": (*SWITCHES, "as", "base", "leave_out", "output_dir"), "doctor": ("json",)}
+OWN = {"teach": (*SWITCHES, *VALUES), "doctor": ("json",)}
 """Further flags of commands."""
 PLAIN = re.compile(r"[\w.+-]+").fullmatch
 """Values that no shell needs quotes for."""

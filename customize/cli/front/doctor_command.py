@@ -1,11 +1,11 @@
 """`customize doctor`: what this machine is, what is missing, and the remedies."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from textwrap import wrap
 
+from customize.cli.front.teach_arguments import Parser
 from customize.machine.report import examine, works
 from customize.printable import printable
 from customize.teach import bases
@@ -20,7 +20,7 @@ WIDTH = 110
 
 def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit status."""
-    parser = argparse.ArgumentParser("customize doctor", USAGE, ABOUT, allow_abbrev=False)
+    parser = Parser("customize doctor", USAGE, ABOUT, allow_abbrev=False)
     parser.add_argument("--json", action="store_true", help="one line of JSON: a list of name, value, status, remedy")
     own = parser.parse_args(list(argv))
     found = examine()

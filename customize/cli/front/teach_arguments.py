@@ -1,12 +1,14 @@
 """The command line of `customize teach`."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from customize.errors import InputError, Problem
 from customize.next_command import quoted
+from customize.printable import printable
 from customize.teach.asked import EFFORTS, WITHOUT_WHAT, Request
 from customize.teach.bases import VARIABLE
 
@@ -36,6 +38,7 @@ The same command again goes on where a run was stopped. Nothing in FOLDER is cha
 All settings of train_dreambooth.py (with --style: of train_textual_inversion.py) are accepted, too, and take precedence.
 docs/teach.md says how every decision is made. Exit status: as for training.
 """
+VALUES = ("as", "base", "leave_out", "output_dir")
 SWITCHES = ("style", "person", "quick", "best", "yes", "explain", "dry_run")
 
 
@@ -52,12 +55,12 @@ class Parser(argparse.ArgumentParser):
     """Raises InputError instead of leaving the program."""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(Problem("customize teach", message, "customize teach --help says how it is called"))
+        raise InputError(Problem(self.prog, message, f"{self.prog} --help says how it is called"))
 
 
 def read(argv: Sequence[str]) -> tuple[Request, Options]:
     """The request and the options. Raises InputError with every problem of the words themselves."""
-    parser = Parser(add_help=False, allow_abbrev=False)
+    parser = Parser("customize teach", add_help=False, allow_abbrev=False)
     for name in SWITCHES:
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", action="store_true", dest=name)
     parser.add_argument("--as", dest="word")
@@ -100,6 +103,9 @@ def wrong(own: Any, words: Sequence[str]) -> list[Problem]:
     for one, other in (("style", "person"), ("quick", "best")):
         if getattr(own, one) and getattr(own, other):
             found.append(Problem(f"--{other}", f"cannot be combined with --{one}", "leave one of the two out"))
+    if len(words) == 2 and not os.path.lexists(os.path.expanduser(words[0])) and os.path.isdir(os.path.expanduser(words[1])):
+        meant = f"did you mean customize teach {quoted(words[1])} {quoted(words[0])}?"
+        found.append(Problem(f"FOLDER {printable(words[0])}", f"does not exist, and {printable(words[1])} is a folder", meant))
     if len(words) > 2:
         meant = " ".join(words[1:])
         what = f"{len(words)} words are given, and only FOLDER and WHAT are expected"

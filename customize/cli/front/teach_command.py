@@ -6,17 +6,18 @@ from pathlib import Path
 
 from customize.cli import main as cli
 from customize.cli.flags import aliases
-from customize.cli.flags.arguments import arguments
+from customize.cli.flags.arguments import arguments, known
 from customize.cli.front import questions, teach_arguments
 from customize.cli.front.teach_arguments import Options
 from customize.errors import InputError, Problem, ResourceError
 from customize.next_command import quoted
 from customize.printable import printable
+from customize.settings.suggestions import nearest
 from customize.settings.training import TrainingSettings
 from customize.storage.atomic import write_text
 from customize.storage.resources import resources
 from customize.teach import Plan, Request, bases, plan, run_name
-from customize.teach.planning import MODELS, command_of
+from customize.teach.planning import MODELS, command_for, command_of
 from customize.teach.recipe import Decision
 from customize.training import preflight
 from customize.units import about, count
@@ -32,9 +33,10 @@ def main(argv: Sequence[str]) -> int:
     if (file := earlier(request, command)) and not options.dry_run:
         say(f"{file} is of an earlier call of this command: it goes on")
         return train(file, request)
-    if request.base is None and request.folder and bases.chosen() is None and questions.can_ask():
+    strangers = unknown_flags(request)
+    if not strangers and request.base is None and questions.can_ask() and bases.chosen() is None:
         request = replace(request, base=questions.choose_base())
-    made = plan(request)
+    made = planned(request, strangers)
     settings, made = with_further(made, options)
     _, source, examples = preflight.check(settings)
     tell(made, options)
@@ -52,6 +54,28 @@ def main(argv: Sequence[str]) -> int:
         write_text(file, made.toml())
     say(f"written to {file}, each setting with its reason", "")
     return train(file, request)
+
+
+def planned(request: Request, strangers: list[Problem]) -> Plan:
+    """The plan. Raises one InputError with its problems and those of unknown flags."""
+    try:
+        made = plan(request)
+    except InputError as error:
+        raise InputError([*strangers, *error.problems]) from None
+    if strangers:
+        raise InputError(strangers)
+    return made
+
+
+def unknown_flags(request: Request) -> list[Problem]:
+    """The problems of flags that are neither of this command nor settings of the training command."""
+    model = MODELS[command_for(request)]
+    names, own = known(model), [*teach_arguments.SWITCHES, *teach_arguments.VALUES]
+    _, given, _ = arguments(model, request.further)
+    strangers = [name for name in given if name not in names and name.removeprefix("no_") not in names]
+    meant = {name: nearest(name, own, 0.7) or nearest(name, names, 0.7) for name in strangers}
+    remedies = {name: f"did you mean --{near}?" if near else "customize teach --help lists all" for name, near in meant.items()}
+    return [Problem(f"--{name}", "is not a setting", remedies[name]) for name in strangers]
 
 
 def earlier(request: Request, command: str) -> Path | None:
@@ -139,8 +163,7 @@ def agreed(made: Plan, options: Options) -> bool:
 
 def train(file: Path, request: Request) -> int:
     """Train by the same command as a user would, and say how to use the result or to go on."""
-    command = "train_textual_inversion" if request.kind == "style" else "train_dreambooth"
-    status = cli.main(MODELS[command], preflight.run, [str(file)], preflight.check)
+    status = cli.main(MODELS[command_for(request)], preflight.run, [str(file)], preflight.check)
     folder = file.with_suffix("")
     if status == 0:
         example = "a house" if request.kind == "style" else f"a {request.noun} on the beach"
