@@ -4,7 +4,8 @@ import os
 import sys
 from pathlib import Path
 
-import customize
+ROOT = Path(__file__).parents[2]
+"""The folder that has the package."""
 
 
 def words(module: str, *arguments: str) -> list[str]:
@@ -14,8 +15,7 @@ def words(module: str, *arguments: str) -> list[str]:
 
 def environment() -> dict[str, str]:
     """The environment in which a source checkout is found as well, which is installed nowhere."""
-    root = Path(customize.__file__).parents[1]
-    if root.name in ("site-packages", "dist-packages"):
+    if ROOT.name in ("site-packages", "dist-packages"):
         return dict(os.environ)
     known = os.environ.get("PYTHONPATH", "")
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(root), known)))}
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), known)))}

@@ -1,16 +1,13 @@
 """The page that says what this machine is and what is missing: the report of `customize doctor`, made in a process of its own."""
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-import customize
+from customize.jobs import program
 from customize.printable import html, printable
 from customize.web.pictures import picture_html
 from customize.web.workspace import Workspace
@@ -41,12 +38,9 @@ def build(workspace: Workspace) -> None:
 
 def report(workspace: Workspace) -> tuple[str, str]:
     """The report as a table and as text."""
-    command = [sys.executable, "-P", "-m", "customize", "doctor", "--json"]  # -P: no module of the workspace is imported
-    path = os.pathsep.join([str(Path(customize.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command, own = program.words("customize", "doctor", "--json"), program.environment()
     try:
-        done = subprocess.run(
-            command, cwd=workspace.folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, timeout=LONGEST
-        )
+        done = subprocess.run(command, cwd=workspace.folder, env=own, capture_output=True, timeout=LONGEST)
         rows = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         reason = "it took too long" if isinstance(error, subprocess.TimeoutExpired) else "its answer cannot be read"

@@ -1,7 +1,10 @@
 """The jobs that generate images: what the page starts, and what it shows of them and of the others before them in the queue."""
 
+from collections.abc import Sequence
+
 from customize.jobs import job_folder, progress, queue
 from customize.jobs.job_folder import Job
+from customize.jobs.runs import number, whole
 from customize.printable import html
 from customize.units import duration
 from customize.web.pictures.generation_form import Filled
@@ -20,7 +23,11 @@ def start(workspace: Workspace, filled: Filled) -> None:
 
 def shown(workspace: Workspace) -> str:
     """What runs, what waits, and what failed lately, as HTML."""
-    jobs = queue.jobs(workspace.folder)
+    return html_of(queue.jobs(workspace.folder))
+
+
+def html_of(jobs: Sequence[Job]) -> str:
+    """The jobs that matter now. jobs: the newest first."""
     failed = [job for job in jobs[:FAILED_SHOWN] if job.state == "failed" and job.command == COMMAND]
     running = [job for job in jobs if job.state == "running"]
     waiting = [job for job in jobs if job.state == "waiting"][::-1]
@@ -40,9 +47,9 @@ ACTIONS = {"stop": queue.stop, "cancel": queue.cancel}
 
 def _running(job: Job) -> str:
     said = progress.read(job.path if job.command == COMMAND else job.folder or job.path) or {}
-    step, total, left = (said.get(name) for name in ("step", "total", "seconds_left"))
-    words = f"{step} of {total}" if isinstance(step, int) and isinstance(total, int) and total else "loading the model"
-    words += f", {duration(left)} left" if isinstance(left, int | float) else ""
+    step, total, left = whole(said.get("step")), whole(said.get("total")), number(said.get("seconds_left"))
+    words = f"{step} of {total}" if total else "loading the model"
+    words += f", {duration(left)} left" if left is not None else ""
     known = f' value="{step}" max="{total}"' if total else ""
     bar = f'<progress aria-label="{html(_title(job))}"{known}></progress>'
     phase = html(said.get("phase") or "", 100)
