@@ -85,6 +85,7 @@ def test_files_that_are_no_progress_do_no_harm(tmp_path, text):
     (folder / "log.jsonl").write_text(text)
     (folder / "customize.json").write_text(text)
     card = runs.card_of(folder)
+    assert not isinstance((progress.read(folder) or {}).get("step"), str)
     assert (card.state, card.step, card.word) == ("died", 0, "") and runs.curves(folder) == {"training": []}
 
 

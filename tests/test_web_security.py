@@ -4,11 +4,19 @@ import http.client
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+from web_browser import ROOT as SOURCE
+from web_browser import PageServer
 
+from customize.errors import InputError
+from customize.web.access import KEY, check_password, key_of
+
+ROOT = str(SOURCE)
 SECRET = "the content of a file that is nobody's business"
 
 
@@ -44,7 +52,7 @@ def asked(page_server):
 
     ask.cookie = ""
     status, headers, _ = ask(f"/?key={page_server.key}", cookie=False)
-    assert status == 303 and headers["location"] == "/"
+    assert status == 200 and "location" not in headers
     ask.cookie, ask.port = headers["set-cookie"].partition(";")[0], port
     return ask
 
@@ -141,6 +149,10 @@ def test_without_the_key_there_is_only_a_form(asked, path):
         {"Host": "127.0.0.1.evil.example"},
         {"Host": ""},
         {"Host": "a b"},
+        {"Host": "["},
+        {"Host": "[127.0.0.1]x"},
+        {"Origin": "http://["},
+        {"Origin": "http://127.0.0.1:x"},
         {"Host": "[::2]"},
         {"Host": "192.0.2.1"},
         {"Origin": "http://evil.example"},
@@ -203,3 +215,47 @@ def test_the_server_never_imports_torch(page_server):
     if not maps.exists():
         pytest.skip("needs /proc")
     assert "libtorch" not in maps.read_text()
+
+
+def test_the_form_takes_the_key_and_a_link_keeps_where_it_leads(asked, page_server):
+    status, headers, body = asked("/login", "POST", f"key={page_server.key}".encode(), cookie=False)
+    assert status == 200 and headers["set-cookie"].endswith("; Path=/; HttpOnly; SameSite=Strict") and b'url=/"' in body
+    status, headers, body = asked(f"/runs?run=a%22%3E%3Cscript%3E&key={page_server.key}", cookie=False)
+    assert status == 200 and b"<script" not in body and b'0;url=/runs?run=a%22%3E%3Cscript%3E"' in body
+
+
+@pytest.mark.parametrize(
+    "password", ["", "12345678", "password", "aaaaaaaaaaaaaa", "123456789012345", "abcdefghijklmno", "abababababababab"]
+)
+def test_listening_needs_a_password_that_is_not_guessed(password, tmp_path):
+    words = [sys.executable, "-m", "customize", "web", str(tmp_path), "--listen"]
+    with pytest.raises(InputError):
+        check_password(password)
+    if not password:
+        done = subprocess.run(
+            words, capture_output=True, text=True, stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": ROOT}
+        )
+        assert done.returncode == 2 and "--listen: needs a password" in done.stderr and not [*tmp_path.iterdir()]
+
+
+def test_a_key_that_others_could_read_is_replaced(tmp_path):
+    path = tmp_path / KEY
+    key = key_of(tmp_path)
+    assert key_of(tmp_path) == key and path.stat().st_mode & 0o777 == 0o600 and check_password("4 Worte, die ich kenne")
+    path.chmod(0o644)
+    assert (new := key_of(tmp_path)) != key and path.stat().st_mode & 0o777 == 0o600
+    path.write_text(f"{new}\x1b[2J")
+    assert "\x1b" not in key_of(tmp_path)
+    path.unlink()
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError):
+        key_of(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_terminated_leaves_no_uploads(tmp_path):
+    server = PageServer(tmp_path, TMPDIR=str(tmp_path))
+    assert [*tmp_path.glob("customize-web-*")]
+    server.process.terminate()
+    server.process.wait(20)
+    assert not [*tmp_path.glob("customize-web-*")]

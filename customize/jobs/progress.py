@@ -34,6 +34,12 @@ from customize.storage.json_files import read_object
 VERSION = 1
 EVERY = 1.0
 """Seconds from one write to the next step that is written. A new phase, which may last for minutes, is written at once."""
+KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("state", "phase", "device", "message"), (str,)),
+    **dict.fromkeys(("version", "step", "total", "pid"), (int,)),
+    **dict.fromkeys(("seconds_per_step", "seconds_left", "loss", "started", "updated"), (int, float)),
+}
+"""The values by name, and what each may be: the file may come from elsewhere."""
 PATH = re.compile(r"(?<![\w./\\])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:'\"]+)+[/\\]([^\s/\\:'\"]+)")
 
 
@@ -149,11 +155,11 @@ def rounded(value: float | None) -> float | None:
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """The progress of a run, or of a job; None if it says nothing that can be read."""
+    """The progress of a run, or of a job, without values of another type; None if it says nothing that can be read."""
     path = folder / run_folder.PROGRESS
     for each in (path, path.with_stem(f"{path.stem}-2")):
         with suppress(OSError, ValueError):
             found = read_object(each)
             if found.get("version") == VERSION and isinstance(found.get("state"), str):
-                return found
+                return {name: found[name] for name, kinds in KINDS.items() if type(found.get(name)) in kinds}
     return None

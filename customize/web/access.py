@@ -6,15 +6,17 @@ Other users of the machine can reach 127.0.0.1 too, and so can every page that t
 import hashlib
 import hmac
 import os
+import re
 import secrets
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 from customize.errors import InputError, Problem
 
 KEY = ".web-key"
-SHORTEST = 8
+SHORTEST = 12
 
 
 @dataclass(frozen=True)
@@ -48,19 +50,26 @@ class Access:
         )
 
     def set_cookie(self) -> str:
-        """The header that gives a browser the cookie for a year."""
-        return f"{self.cookie_name}={self.cookie}; Path=/; HttpOnly; SameSite=Strict; Max-Age=31536000"
+        """The header that gives a browser the cookie until it is closed."""
+        return f"{self.cookie_name}={self.cookie}; Path=/; HttpOnly; SameSite=Strict"
 
 
 def key_of(folder: Path) -> str:
-    """The key of a workspace, made once and readable by this user alone, so that a page that is open survives a new server."""
+    """The key of a workspace, made once and readable by this user alone, so that an open page survives a new server.
+
+    One that others can read, or that is not ours, is replaced."""
     path = folder / KEY
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
         with os.fdopen(descriptor, "r+") as file:
-            if len(known := file.read(100).strip()) >= 24:
+            found, known = os.fstat(descriptor), file.read(200).strip()
+            is_mine = os.name == "nt" or (found.st_uid == os.getuid() and not found.st_mode & 0o077)
+            if is_mine and re.fullmatch(r"[\w-]{24,100}", known, re.ASCII):
                 return known
+            if os.name != "nt":
+                os.fchmod(descriptor, 0o600)
             file.seek(0)
+            file.truncate()
             file.write(made := secrets.token_urlsafe(24))
             return made
     except (OSError, ValueError) as error:
@@ -72,6 +81,7 @@ def check_password(password: str) -> str:
     remedy = f"set CUSTOMIZE_WEB_PASSWORD to one of at least {SHORTEST} characters, or type it when asked"
     if not password:
         raise InputError(Problem("--listen", "needs a password: others can reach this port", remedy))
-    if len(password) < SHORTEST or len(set(password)) < 4:
-        raise InputError(Problem("password", "is too easy to guess", remedy))
+    steps = {ord(two) - ord(one) for one, two in pairwise(password)}
+    if len(password) < SHORTEST or len(set(password)) < 6 or len(steps) < 4:
+        raise InputError(Problem("password", "is too easy to guess", f"{remedy}, of several kinds, such as four words"))
     return password

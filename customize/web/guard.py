@@ -8,10 +8,11 @@ import asyncio
 import html
 import ipaddress
 import re
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qs, parse_qsl, urlencode, urlsplit
 
 from customize.web.access import Access
 
@@ -53,6 +54,10 @@ color-scheme:light dark}}input,button{{font:inherit;padding:.5rem;width:100%;box
 <input type="password" name="key" autofocus autocomplete="current-password"></label><button>Open</button></form></main></html>"""
 
 
+GO_ON = '<!doctype html><title>customize</title><meta http-equiv="refresh" content="0;url={}">'
+"""Instead of a redirect, in which a browser that follows a link of another page would leave out the new cookie."""
+
+
 class TooLarge(Exception):
     """A request has more bytes than allowed."""
 
@@ -65,7 +70,7 @@ class Guard:
     def __init__(self, app: App, access: Access | None, hosts: Collection[str], pages: Collection[str], uploads: Path):
         self.app, self.access, self.hosts, self.uploads = app, access, hosts, uploads.resolve()
         self.addresses = re.compile("|".join([ADDRESSES, *(f"/{re.escape(page)}" for page in pages)]))
-        self.failures = asyncio.Lock()
+        self.failures: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -89,7 +94,7 @@ class Guard:
         host, origin, method = headers.get("host", ""), headers.get("origin"), scope["method"]
         if not self.is_host(host):
             return 421, "this host is not served here"
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and split(origin).netloc.lower() != host.lower():
             return 403, "requests of other pages are refused"
         site, opens = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode") == "navigate" and method == "GET"
         if site not in ("none", "same-origin") and not opens:
@@ -107,7 +112,7 @@ class Guard:
 
     def is_host(self, host: str) -> bool:
         """Whether a Host header names this server: a page of another name that leads here has another one."""
-        name = (urlsplit(f"//{host}").hostname or "") if re.fullmatch(r"[\w.:\[\]-]+", host, re.ASCII) else ""
+        name = (split(f"//{host}").hostname or "") if re.fullmatch(r"[\w.:\[\]-]+", host, re.ASCII) else ""
         if not self.hosts:
             return bool(name)
         return name in self.hosts or (is_address(name) and ipaddress.ip_address(name).is_loopback)
@@ -128,14 +133,14 @@ class Guard:
         if scope["path"] == "/login" and scope["method"] == "POST":
             given = parse_qs((await body(receive)).decode("latin-1")).get("key", [""])[0]
         if given:
-            async with self.failures:  # one at a time, so that guessing takes its time
+            client = (scope.get("client") or ("",))[0]
+            async with self.failures[client]:  # the guesses of one address wait for each other
                 if access.opens(given):
                     others = urlencode([(name, text) for name, text in parse_qsl(query) if name != "key"])
                     goal = (scope["path"] if scope["path"] != "/login" else "/") + (f"?{others}" if others else "")
-                    return await answer(
-                        send, 303, "", {"location": quote(goal, safe="/?=&%+"), "set-cookie": access.set_cookie()}
-                    )
-                await asyncio.sleep(0.5)
+                    headers = {"set-cookie": access.set_cookie(), "content-type": "text/html; charset=utf-8"}
+                    return await answer(send, 200, GO_ON.format(html.escape(goal)), headers)
+                await asyncio.sleep(0.5 if access.by_password else 0.0)
         name = "Password" if access.by_password else "Key"
         words = "Type the password of this page." if access.by_password else (
             "This page belongs to the user who started it. Open the address that customize web printed, or type its key."
@@ -206,6 +211,14 @@ async def answer(send: Send, status: int, text: str, headers: Mapping[str, str] 
     listed = [(name.encode(), value.encode()) for name, value in {**whole, "content-length": str(len(data))}.items()]
     await send({"type": "http.response.start", "status": status, "headers": listed})
     await send({"type": "http.response.body", "body": data})
+
+
+def split(address: str) -> SplitResult:
+    """The parts of an address; none of one that cannot be read."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 def is_address(name: str) -> bool:

@@ -12,8 +12,8 @@ EVERY = 2.0
 def follow(component: Any, look: Callable[..., Any], inputs: Sequence[Any] = (), timer: gr.Timer | None = None) -> gr.Timer:
     """Shows in a component what `look` returns: at once, whenever an input changes, and every few seconds. Returns the timer.
 
-    look: called with the values of the inputs; its result is compared by its text with the one that the browser has. HTML that is
-    empty takes no room.
+    look: called with the values of the inputs; its result is compared by its text with the one that the browser has. Empty HTML
+    and code take no room.
     """
     timer = timer or gr.Timer(EVERY)
     seen = gr.State("")
@@ -22,7 +22,7 @@ def follow(component: Any, look: Callable[..., Any], inputs: Sequence[Any] = (),
         found = look(*values)
         if (text := repr(found)) == last:
             return gr.skip(), gr.skip()
-        return (gr.HTML(found, visible=bool(found)) if isinstance(component, gr.HTML) else found), text
+        return (type(component)(found, visible=bool(found)) if isinstance(component, gr.HTML | gr.Code) else found), text
 
     gr.on(
         [timer.tick, *(each.change for each in inputs)], changed, [seen, *inputs], [component, seen], show_progress="hidden",

@@ -3,15 +3,16 @@
 import base64
 import io
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from customize.data.images.image_file import open_image
 from customize.errors import InputError, Problem
 from customize.printable import printable
-from customize.storage import numbered_folders
+from customize.storage import numbered_folders, ownership
 from customize.storage.atomic import write_bytes, write_image, write_text
+from customize.storage.disk import make_folder
 from customize.storage.untrusted_files import KIB, MIB, START, kind_of, read_bytes, read_text, regular_file
 from customize.web.workspace import Workspace
 
@@ -28,11 +29,10 @@ SUFFIXES = {
 
 def allowed(workspace: Workspace, folder: str) -> Path:
     """A folder of photos that the page may read: in the workspace, or in the user's home. Raises InputError for any other."""
-    path = Path(folder).expanduser()
-    path = path if path.is_absolute() else workspace.folder / path
+    path = workspace.folder / os.path.expanduser(folder.replace("\0", "?"))
     real = os.path.realpath(path)
     places = [os.path.realpath(place) for place in (workspace.folder, Path.home())]
-    if "\0" in folder or not any(real == place or real.startswith(place.rstrip(os.sep) + os.sep) for place in places):
+    if not any(real == place or real.startswith(place.rstrip(os.sep) + os.sep) for place in places):
         remedy = "copy the photos there, or upload them"
         raise InputError(Problem("folder", f"{printable(folder)} is neither in this workspace nor in your home", remedy))
     return path
@@ -58,9 +58,18 @@ def keep(workspace: Workspace, files: Iterable[str], name: str) -> tuple[Path, l
     if not any(not known.endswith(CAPTION) for known in taken):
         raise InputError(Problem("photos", "; ".join(refused) or "none were given", "give PNG, JPEG, WebP, AVIF or HEIC images"))
     folder = workspace.photos / free(numbered_folders.slug(name) or "photos", names_in(workspace.photos))
-    for known, data in taken.items():
-        write_bytes(folder / known, data)
+    with edited(folder):
+        for known, data in taken.items():
+            write_bytes(folder / known, data)
     return folder, refused
+
+
+@contextmanager
+def edited(folder: Path) -> Iterator[None]:
+    """Within this context, what is written into the folder is recorded as ours, and files of the user are not replaced."""
+    make_folder(folder)
+    with ownership.recording(folder):
+        yield
 
 
 def accepted(path: Path, stems: set[str], stem: str) -> tuple[str, bytes]:
@@ -96,8 +105,9 @@ def names_in(folder: Path) -> list[str]:
 
 
 def own(workspace: Workspace, folder: Path) -> Path:
-    """The folder itself if it is one of the page's, otherwise a copy of its images and captions among these."""
-    if folder.resolve().is_relative_to(workspace.photos.resolve()):
+    """The folder itself if the page wrote all that is in it, otherwise a copy of its images and captions."""
+    inside = folder.resolve().is_relative_to(workspace.photos.resolve())
+    if inside and not ownership.foreign(folder, ownership.Record(folder)):
         return folder
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
     return keep(workspace, map(str, files), folder.name)[0]
@@ -111,10 +121,15 @@ def cropped(folder: Path, name: str, across: float, down: float, share: float) -
     path = member(folder, name)
     image = open_image(path)
     box = square(image.size, across, down, share)
-    new = path.with_suffix(".png")
-    write_image(new, image.crop(box))
-    if new != path:
-        path.unlink()
+    new = folder / free(f"{path.stem}.png", {*names_in(folder)} - {path.name})
+    with edited(folder):
+        write_image(new, image.crop(box))
+        caption = path.with_suffix(CAPTION)
+        if new.stem != path.stem and caption.is_file():
+            write_bytes(new.with_suffix(CAPTION), caption.read_bytes())
+            caption.unlink()
+        if new != path:
+            path.unlink()
     return new.name
 
 
@@ -131,10 +146,11 @@ def square(size: tuple[int, int], across: float, down: float, share: float) -> t
 def captioned(folder: Path, name: str, text: str) -> None:
     """Writes the caption beside our copy of a photo; an empty one is removed."""
     path = member(folder, name).with_suffix(CAPTION)
-    if words := " ".join(text.split()):
-        write_text(path, f"{words}\n")
-    else:
-        path.unlink(missing_ok=True)
+    with edited(folder):
+        if words := " ".join(text.split()):
+            write_text(path, f"{words}\n")
+        else:
+            path.unlink(missing_ok=True)
 
 
 def member(folder: Path, name: str) -> Path:

@@ -5,7 +5,9 @@ It owns nothing and trains nothing: torch never enters its process, and jobs go 
 
 import os
 import shutil
+import signal
 import socket
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -116,14 +118,16 @@ def listening(host: str, port: int | None) -> socket.socket:
 
 
 def serve(
-    workspace: Workspace, listener: socket.socket, access: Access | None, hosts: tuple[str, ...], ready: Callable[[], Any]
+    workspace: Workspace, listener: socket.socket, access: Access | None, hosts: tuple[str, ...], ready: Callable[[Path], Any]
 ) -> None:
-    """Serves the pages until a signal. ready: called once they can be opened."""
+    """Serves the pages until a signal. ready: called once they can be opened, with a folder that
+    only this user can read."""
     with upload_folder() as uploads:
         app = application(workspace, access, hosts, uploads)
         config = uvicorn.Config(
             app, log_level="error", access_log=False, server_header=False, timeout_graceful_shutdown=2, lifespan="on", ws="none"
         )  # fmt: skip
         server = uvicorn.Server(config)
-        ready()
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which uvicorn calls when it has ended: uploads are removed
+        ready(uploads)
         server.run([listener])

@@ -6,6 +6,7 @@ import webbrowser
 from collections.abc import Sequence
 from getpass import getpass
 from importlib.util import find_spec
+from pathlib import Path
 
 from customize.cli.main import outcome
 from customize.cli.parser import Parser
@@ -15,7 +16,8 @@ USAGE = "customize web [FOLDER] [--port N] [--listen [ADDRESS]] [--no_browser]"
 ABOUT = """Starts the page, on which photos are taught, runs are watched and images generated. FOLDER (the current one by default)
 holds runs/, images/, photos/ and jobs/. Jobs are processes of their own: they go on when the page or its server is closed."""
 EPILOG = """The page is for this machine alone, and for whoever has the printed address. With --listen others reach it too, over
-plain HTTP, with the password in CUSTOMIZE_WEB_PASSWORD or typed when asked; `ssh -L 7860:localhost:7860 HOST` is safer."""
+plain HTTP, with the password in CUSTOMIZE_WEB_PASSWORD or typed when asked. Whoever has it can do what you can do with customize
+here: read any image, train, use your login of the hub. From afar, `ssh -L 7860:localhost:7860 HOST` is safer."""
 PASSWORD = "CUSTOMIZE_WEB_PASSWORD"
 
 
@@ -49,10 +51,12 @@ def run(argv: Sequence[str]) -> int:
     access = Access(password or key_of(workspace.folder), port, by_password=password is not None)
     url = f"http://{given.listen or '127.0.0.1'}:{port}/" + ("" if password else f"?key={access.secret}")
 
-    def ready() -> None:
+    def ready(private: Path) -> None:
         print(f"{url}\nopens the page of {workspace.folder}; Ctrl-C ends it, and jobs go on", flush=True)
         if not (given.no_browser or given.listen) and (os.environ.get("DISPLAY") or sys.platform in ("darwin", "win32")):
-            webbrowser.open(url)
+            file = private / "open.html"  # so that the key is in no list of processes
+            file.write_text(f'<!doctype html><meta http-equiv="refresh" content="0;url={url}">')
+            webbrowser.open(file.as_uri())
 
     serve(workspace, listener, access, () if password else ("localhost",), ready)
     return 0
