@@ -158,7 +158,9 @@ def test_the_site_in_a_browser(site, browser, width, scheme):
             visit = Visit(place, browser, name, {"viewport": {"width": width, "height": 844}, "color_scheme": scheme})
             assert visit.scrolls_sideways() == 0 and visit.findings() == [], name
             if name == "" and width > 1000:
-                visit.page.fill(".md-search__input", "rank_pattern")
+                visit.page.click(".md-search__input")
+                visit.page.wait_for_selector(".md-search-result__meta:text('Type to start')", timeout=90_000)
+                visit.page.type(".md-search__input", "rank_pattern")
                 visit.page.wait_for_selector(".md-search-result__item")
             visit.close()
         server.shutdown()
