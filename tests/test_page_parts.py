@@ -24,7 +24,7 @@ from customize.web.pictures.mask_painter import PREFIX, read_mask
 from customize.web.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
-HOSTILE = "<img src=x onerror=alert(1)>\"' {{value}} ${1+1} \x1b[31m\u202e"
+HOSTILE = "\"'><img src=x onerror=alert(1)>\"' {{value}} ${1+1} \x1b[31m\u202e"
 
 
 def uri(image: Image.Image) -> str:
@@ -104,7 +104,7 @@ def is_text(html: str) -> bool:
 
 
 def test_a_job_of_a_stranger_is_shown_as_text(tmp_path):
-    texts = {"phase": HOSTILE, "step": HOSTILE, "total": HOSTILE, "seconds_left": HOSTILE}
+    texts = {"version": 1, "state": "running", "phase": HOSTILE, "step": HOSTILE, "total": HOSTILE, "seconds_left": HOSTILE}
     progress = {"version": 1, "state": "running", "phase": "drawing", "step": 3, "total": 8, "seconds_left": 61.0}
     for number, (state, said) in enumerate((("running", texts), ("running", progress), ("waiting", {}), ("failed", {}))):
         path = tmp_path / f"jobs/{number:04d}-a"
