@@ -25,15 +25,16 @@ STYLE = """<style>.doctor { width: 100%; border-collapse: collapse; }
 
 def build(workspace: Workspace) -> None:
     """The page. The report is made after the page is shown, not with it."""
-    gr.HTML(picture_html.STYLE)
+    gr.HTML(picture_html.STYLE + STYLE)
     gr.Markdown("# Doctor")
+    words = "<p>Looking at this machine, which takes some seconds.</p>"
+    table = gr.HTML(words, elem_classes=picture_html.CLASS, apply_default_css=False)
     again = gr.Button("Look again", size="sm")
-    table = gr.HTML(f"{STYLE}<p>Looking at this machine, which takes some seconds.</p>", elem_classes=picture_html.CLASS)
     with gr.Accordion("The report as text, for a question or a bug report", open=False):
         text = gr.Textbox(label="Report", lines=12, max_lines=40, interactive=False, buttons=["copy"])
     root = gr.context.Context.root_block
     assert root is not None
-    gr.on([root.load, again.click], lambda: report(workspace), None, [table, text], show_progress="minimal")
+    gr.on([root.load, again.click], lambda: report(workspace), None, [table, text], show_progress="hidden")
 
 
 def report(workspace: Workspace) -> tuple[str, str]:
@@ -61,7 +62,7 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
     words = f"{count[0]} to fix before anything works." if count[0] else "Training and generating work on this machine."
     words += f" {count[1]} to know about." if count[1] else ""
     head = '<thead><tr><th><span class="sr-only">state</span></th><th scope="col">what</th><th scope="col">is</th></tr></thead>'
-    return f'{STYLE}<p>{words}</p><table class="doctor">{head}<tbody>{"".join(shown)}</tbody></table>'
+    return f'<p>{words}</p><table class="doctor">{head}<tbody>{"".join(shown)}</tbody></table>'
 
 
 def text_of(rows: Sequence[Mapping[str, Any]]) -> str:
