@@ -61,6 +61,12 @@ def test_a_look_at_a_folder_says_what_is_left_out_and_why(photos):
     assert look(photos, ["a.jpg"]).usable == seen.usable[1:]
 
 
+def test_a_file_whose_name_no_setting_can_hold_is_a_problem(photos):
+    (photos / "a\nb.jpg").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"a\\nb.jpg: is not an image.*cannot be left out by its name, which contains a control"):
+        look(photos)
+
+
 def test_odd_photos_are_noted(photos):
     big = np.kron(np.asarray(Image.open(photos / "b.png")), np.ones((6, 6, 1), np.uint8))
     Image.fromarray(big).filter(ImageFilter.GaussianBlur(9)).save(photos / "soft.png")

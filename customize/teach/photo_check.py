@@ -13,6 +13,7 @@ from customize.data.images.checked_images import CheckedImages, Facts
 from customize.data.images.similarity import SHARP, near_duplicates
 from customize.errors import InputError, Problem
 from customize.printable import first_few, printable
+from customize.settings.texts import text_fault
 
 FEW = 3
 """Fewer photos hardly show what belongs to the subject and what to its surroundings."""
@@ -80,9 +81,19 @@ def look(folder: str | Path, leave_out: Collection[str] = ()) -> Photos:
             facts[name] = found
     if not facts:
         raise InputError(nothing_usable(path, listing, left_out))
+    if problems := [*unnameable(path, left_out)]:
+        raise InputError(problems)
     captions, notes = captions_and_notes(path, listing, [*facts], [*listed.remarks])
     usable = [Photo(name, each.size, remarks_on(each), captions.get(name, ())) for name, each in facts.items()]
     return Photos(str(folder), tuple(usable), tuple(left_out), (*few(facts), *oddities(facts), *notes))
+
+
+def unnameable(folder: Path, left_out: Sequence[LeftOut]) -> Iterator[Problem]:
+    """The problems of files to leave out whose names settings cannot hold."""
+    for each in left_out:
+        if fault := text_fault("path", each.name):
+            what = f"{each.reason}, and cannot be left out by its name, which {fault}"
+            yield Problem(printable(os.path.join(folder, each.name)), what, "rename or remove it")
 
 
 def nothing_usable(folder: Path, listing: Listing, left_out: Sequence[LeftOut]) -> list[Problem]:

@@ -55,8 +55,9 @@ class Plan:
         what = "in one style" if request.kind == "style" else f"of {recipe.article(request.noun)} {request.noun}"
         first = f'{count(number, "photo")} {what}, which prompts will call "{self.word}"'
         second = f"{self.machine.name}: {self.base.title}, {recipe.in_words(values)}"
-        ends = "at most {} steps, fewer once it has learned" if values.get("stop") == "auto" else "{} steps"
-        third = f"{ends.format(values['max_train_steps'])}; time: {self.time}"
+        steps = count(values["max_train_steps"], "step")
+        ends = f"at most {steps}, fewer once it has learned" if values.get("stop") == "auto" else steps
+        third = f"{ends}; time: {self.time}"
         return printable(first), printable(second), printable(third)
 
     @property
