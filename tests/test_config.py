@@ -494,3 +494,9 @@ def test_every_setting_that_names_a_file_or_folder_is_a_path():
             if is_path:
                 assert line.fault("a/" + "x" * 255) is None and "255 bytes" in line.fault("x" * 256 + "/a")
                 assert "4,000 bytes" in line.fault("a/" * 2001)
+
+
+def test_a_text_that_is_too_long_is_refused_before_it_is_parsed():
+    text = f"seed = [{', '.join(['1'] * 400_000)}]"
+    with pytest.raises(InputError, match="too many for settings"):
+        toml_file.of_text(text, "the text box")

@@ -1,6 +1,7 @@
 """`customize verify` tells each damaged thing by name, without torch; `customize` finds its commands."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -129,3 +130,12 @@ def test_torch_is_not_imported(run):
     code = "import sys; from customize.__main__ import main; main(['verify', sys.argv[1]]); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, str(run)], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.endswith("all files are intact\nFalse\n"), done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes and devices in the file system")
+def test_pipes_and_devices_are_named_and_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "zero.safetensors").symlink_to("/dev/zero")
+    names = ("pipe.safetensors", "zero.safetensors")
+    (tmp_path / manifest.NAME).write_text(manifest.text({name: {"size": 0, "sha256": ""} for name in names}))
+    assert manifest.faults(tmp_path) == dict.fromkeys(names, "is not a regular file")

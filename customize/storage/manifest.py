@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
@@ -68,8 +69,11 @@ def text(entries: dict[str, dict[str, Any]]) -> str:
 def fault(file: Path, expected: dict[str, Any], contents: bool = True) -> str:
     """What is wrong with a file, compared with its entry in a manifest; empty if nothing is."""
     try:
-        if (size := file.stat().st_size) != expected["size"]:
-            return f"has {size} bytes instead of {expected['size']}"
+        about = file.stat()
+        if not stat.S_ISREG(about.st_mode):  # a device or a pipe may have no end
+            return "is not a regular file"
+        if about.st_size != expected["size"]:
+            return f"has {about.st_size} bytes instead of {expected['size']}"
         if contents and sha256(file) != expected["sha256"]:
             return "has changed since it was written"
     except FileNotFoundError:

@@ -57,6 +57,8 @@ def read(path: str) -> tuple[dict[str, Any], dict[str, str]]:
 
 def of_text(text: str, path: str) -> tuple[dict[str, Any], dict[str, str]]:
     """The same of a text; `path` is what its problems name as the file."""
+    if len(text) > MAX_BYTES:
+        raise InputError(Problem(path, f"has {len(text):,} characters, too many for settings", "give settings alone"))
     if found := DEEP.search(text):
         where = f"{path}:{text.count(chr(10), 0, found.start()) + 1}"
         raise InputError(Problem(where, "nests tables too deeply", "put settings into one table, such as [train]"))
