@@ -42,8 +42,8 @@ class FormLayout:
         fields.add(WORDS, gr.Dropdown([], value=[], multiselect=True, allow_custom_value=True, label="Learned weights"))
         self.build_scales()
         with gr.Row(elem_classes="cz-numbers"):
-            fields.optional_number("width", "Width", "model's own")
-            fields.optional_number("height", "Height", "model's own")
+            fields.optional_number("width", "Width", "auto")
+            fields.optional_number("height", "Height", "auto")
             fields.number("num_images", "Images")
         with gr.Row(elem_classes="cz-numbers"):
             fields.number("num_inference_steps", "Steps")
