@@ -36,7 +36,7 @@ def choose(page, label: str, text: str) -> None:
 
 @pytest.fixture(scope="module")
 def taught(page_server, browser):
-    """A run that was started on the page, by a browser that was closed while it went on; (server, job)."""
+    """A run, started on the page by a browser that was closed, and a server that was killed, while it went on: server and job."""
     visit = page_server.visit(browser)
     page = visit.page
     page.locator("input[type=file]").first.set_input_files([*PHOTOS.glob("*.png"), *PHOTOS.glob("*.txt")])
@@ -59,6 +59,8 @@ def taught(page_server, browser):
     page.get_by_text("The command for this").wait_for()
     visit.close()
     (job,) = job_folder.every(page_server.folder)
+    page_server.kill()
+    page_server.start()
     return page_server, job
 
 
@@ -87,6 +89,7 @@ def test_a_run_is_verified_and_compared_and_its_copy_deleted(taught, browser):
     server, job = taught
     wait_for(lambda: job_folder.read(job.path).state == "finished")
     shutil.copytree(job.folder, server.folder / "runs/copy")  # as if a terminal had made it
+    (server.folder / "runs/copy/report.html").write_text("<h1>A report</h1><script>document.body.append('ran')</script>")
     visit = server.visit(browser, "runs?run=copy")
     page = visit.page
     page.get_by_role("heading", name="copy finished").wait_for()
@@ -95,7 +98,8 @@ def test_a_run_is_verified_and_compared_and_its_copy_deleted(taught, browser):
     page.get_by_role("button", name="Verify files").click()
     page.get_by_text("are intact").wait_for()
     page.get_by_role("button", name="Report").click()
-    page.frame_locator("iframe").get_by_role("heading").first.wait_for()
+    page.frame_locator("iframe").get_by_text("ran").wait_for()
+    assert page.frames[-1].evaluate("self.origin") == "null"
     page.get_by_role("button", name="Delete ...").click()
     page.get_by_role("button", name="Delete this run").click()
     page.get_by_text("copy recorded are deleted").or_(page.get_by_text("copy is deleted")).wait_for()

@@ -14,7 +14,7 @@ from web_browser import ROOT as SOURCE
 from web_browser import PageServer
 
 from customize.errors import InputError
-from customize.web.access import KEY, check_password, key_of
+from customize.web.access import KEY, Access, check_password, key_of
 
 ROOT = str(SOURCE)
 SECRET = "the content of a file that is nobody's business"
@@ -196,6 +196,22 @@ def test_a_request_names_no_file_that_was_not_uploaded(asked, page_server):
     while time.monotonic() < end:
         assert [*uploads.rglob("hostname")] == [] and [*uploads.glob("customize-web-*")]
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    "path", ["http://127.0.0.1:1/x.png", "https://a.example/x", " HTTP://a/x", "//a/x", "ftp://a/x", "file:///etc/x"]
+)
+def test_nothing_is_fetched_for_a_request(asked, path):
+    for data in ([{"path": path}], [[{"image": {"path": path, "meta": {"_type": "gradio.FileData"}}}]]):
+        body = json.dumps({"data": data, "fn_index": 1, "session_hash": "s"}).replace("http", "\\u0068ttp").encode()
+        assert asked("/gradio_api/queue/join", "POST", body, Content_Type="application/json")[0] == 403
+    assert asked("/gradio_api/queue/join", "POST", b"{", Content_Type="application/json")[0] == 403
+
+
+def test_a_ticket_opens_the_page_once():
+    access = Access("s" * 24, 1)
+    ticket = access.ticket()
+    assert not access.opens("") and access.opens(ticket) and not access.opens(ticket) and access.opens("s" * 24)
 
 
 def test_files_of_runs_run_nothing(asked):

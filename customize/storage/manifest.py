@@ -1,5 +1,6 @@
 """Manifests: the sizes and SHA-256 hashes of a folder's files, written last. A folder without one is incomplete."""
 
+import errno
 import hashlib
 import json
 import stat
@@ -85,5 +86,7 @@ def fault(file: Path, expected: dict[str, Any], contents: bool = True) -> str:
 
 def sha256(file: Path) -> str:
     """The SHA-256 hash of a file, in hexadecimal digits."""
+    if file.exists() and not file.is_file():  # reading a device or a pipe may never end
+        raise OSError(errno.EINVAL, "is not a regular file", str(file))
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -8,7 +8,7 @@ import hmac
 import os
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -23,11 +23,14 @@ SHORTEST = 12
 class Access:
     """The secret that opens the page, and the cookie that a browser gets for it.
 
-    port: in the cookie's name, because all ports of a host share cookies; by_password: whether a person typed the secret."""
+    port: in the cookie's name, because all ports of a host share cookies; by_password: whether a person typed the secret;
+    tickets: each opens the page once.
+    """
 
     secret: str
     port: int
     by_password: bool = False
+    tickets: set[str] = field(default_factory=set)
 
     @property
     def cookie_name(self) -> str:
@@ -38,8 +41,16 @@ class Access:
         """The cookie's value, from which the secret cannot be computed."""
         return hashlib.scrypt(self.secret.encode(), salt=b"customize web", n=2**14, r=8, p=1, dklen=24).hex()
 
+    def ticket(self) -> str:
+        """A secret for one visit, for a command line that others can read in the list of processes."""
+        self.tickets.add(made := secrets.token_urlsafe(24))
+        return made
+
     def opens(self, given: str) -> bool:
-        """Whether it is the secret; takes the same time for every wrong one."""
+        """Whether it is the secret, or a ticket, which is then used up; takes the same time for every wrong secret."""
+        if given in self.tickets:
+            self.tickets.remove(given)
+            return True
         return hmac.compare_digest(given.encode(), self.secret.encode())
 
     def has_cookie(self, header: str) -> bool:

@@ -7,7 +7,9 @@ that edits code); only those that a browser asks for here are let through.
 import asyncio
 import html
 import ipaddress
+import json
 import re
+import shutil
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
@@ -23,6 +25,10 @@ App = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 MIB = 1 << 20
 LARGEST_FILE, LARGEST_UPLOAD, LARGEST_OTHER, MOST_FILES = 64 * MIB, 1024 * MIB, 16 * MIB, 2000
 """Bytes of one uploaded file, of one upload, and of any other request; files that lie in the folder of uploads at one time."""
+LEAST_FREE = 2 << 30
+"""Free bytes of the disk below which no upload is taken."""
+ADDRESS = re.compile(r"\s*(\w+:)?//")
+"""The start of an address of another host."""
 ADDRESSES = (
     r"/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|pwa_icon(/\d+)?)?"
     r"|/(assets|static|svelte|files)/.+"
@@ -85,9 +91,18 @@ class Guard:
         limit = LARGEST_UPLOAD if scope["path"] == "/gradio_api/upload" else LARGEST_OTHER
         if int(headers.get("content-length", "0")) > limit:
             return await answer(send, 413, "too large")
-        if limit == LARGEST_UPLOAD and sum(1 for _ in self.uploads.iterdir()) > MOST_FILES:
-            return await answer(send, 507, "too many files were uploaded: restart the page")
+        if limit == LARGEST_UPLOAD and self.is_full():
+            return await answer(send, 507, "there is no room for uploads: restart the page, or free some of the disk")
+        if scope["path"].rstrip("/") == "/gradio_api/queue/join":
+            data = await body(receive, limit)
+            if data is None or names_address(data):
+                return await answer(send, 403, "a file of another host is not fetched")
+            receive = again(data, receive)
         await self.passed(scope, limited(receive, limit), send)
+
+    def is_full(self) -> bool:
+        """Whether no more uploads are taken."""
+        return sum(1 for _ in self.uploads.iterdir()) > MOST_FILES or shutil.disk_usage(self.uploads).free < LEAST_FREE
 
     def refusal(self, scope: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[int, str] | None:
         """The status and the reason with which a request is refused, whoever it comes from."""
@@ -131,7 +146,7 @@ class Guard:
         query = scope["query_string"].decode("latin-1")
         given = parse_qs(query).get("key", [""])[0]
         if scope["path"] == "/login" and scope["method"] == "POST":
-            given = parse_qs((await body(receive)).decode("latin-1")).get("key", [""])[0]
+            given = parse_qs((await body(receive, 10_000) or b"").decode("latin-1")).get("key", [""])[0]
         if given:
             client = (scope.get("client") or ("",))[0]
             async with self.failures[client]:  # the guesses of one address wait for each other
@@ -195,13 +210,39 @@ def limited(receive: Receive, limit: int) -> Receive:
     return next_message
 
 
-async def body(receive: Receive) -> bytes:
-    """The body of a short request; empty if it is longer than a form."""
+async def body(receive: Receive, most: int) -> bytes | None:
+    """The body of a request; None if it is longer than `most` bytes, or the client is gone."""
     found, more = b"", True
-    while more and len(found) < 10_000:
+    while more:
         message = await receive()
         found, more = found + message.get("body", b""), message.get("more_body", False)
-    return b"" if more else found
+        if len(found) > most or message["type"] == "http.disconnect":
+            return None
+    return found
+
+
+def again(data: bytes, receive: Receive) -> Receive:
+    """The messages of a request whose body was read."""
+    waiting = [{"type": "http.request", "body": data, "more_body": False}]
+
+    async def next_message() -> dict[str, Any]:
+        return waiting.pop() if waiting else await receive()
+
+    return next_message
+
+
+def names_address(data: bytes) -> bool:
+    """Whether a request has a file that Gradio would fetch from another host."""
+    try:
+        parts = [json.loads(data)]
+    except (ValueError, RecursionError):
+        return True
+    while parts:
+        part = parts.pop()
+        if isinstance(part, dict) and any(ADDRESS.match(str(part.get(name) or "")) for name in ("path", "name")):
+            return True
+        parts += part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    return False
 
 
 async def answer(send: Send, status: int, text: str, headers: Mapping[str, str] = {}) -> None:  # noqa: B006

@@ -50,7 +50,7 @@ def edit_part(workspace: Workspace, folder: gr.Textbox) -> tuple[gr.Dropdown, gr
     """Crop and caption, on copies. Returns the box with a photo's name, what is said of an edit, and the edits."""
     with gr.Accordion("Crop or caption a photo", open=False):
         gr.Markdown("The first change copies the photos into this workspace; your originals stay as they are.")
-        photo = gr.Dropdown([], label="Photo")
+        photo = gr.Dropdown([], label="Photo", allow_custom_value=True)
         with gr.Row():
             across = gr.Slider(0, 100, 50, step=1, label="Centre, from left to right (%)")
             down = gr.Slider(0, 100, 50, step=1, label="Centre, from top to bottom (%)")

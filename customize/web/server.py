@@ -3,6 +3,8 @@
 It owns nothing and trains nothing: torch never enters its process, and jobs go on when it ends.
 """
 
+import asyncio
+import logging
 import os
 import shutil
 import signal
@@ -117,17 +119,23 @@ def listening(host: str, port: int | None) -> socket.socket:
     raise InputError(Problem("--port", f"{which} cannot be opened ({reason})", "close the program that uses it, or name another"))
 
 
+def is_no_farewell(record: logging.LogRecord) -> bool:
+    """Whether a message of the log is not about the connections of open pages that the end of the server cuts."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, asyncio.CancelledError) and "graceful shutdown" not in record.getMessage()
+
+
 def serve(
-    workspace: Workspace, listener: socket.socket, access: Access | None, hosts: tuple[str, ...], ready: Callable[[Path], Any]
+    workspace: Workspace, listener: socket.socket, access: Access | None, hosts: tuple[str, ...], ready: Callable[[], Any]
 ) -> None:
-    """Serves the pages until a signal. ready: called once they can be opened, with a folder that
-    only this user can read."""
+    """Serves the pages until a signal. ready: called once they can be opened."""
     with upload_folder() as uploads:
         app = application(workspace, access, hosts, uploads)
         config = uvicorn.Config(
             app, log_level="error", access_log=False, server_header=False, timeout_graceful_shutdown=2, lifespan="on", ws="none"
         )  # fmt: skip
+        logging.getLogger("uvicorn.error").addFilter(is_no_farewell)
         server = uvicorn.Server(config)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which uvicorn calls when it has ended: uploads are removed
-        ready(uploads)
+        ready()
         server.run([listener])

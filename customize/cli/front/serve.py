@@ -6,7 +6,6 @@ import webbrowser
 from collections.abc import Sequence
 from getpass import getpass
 from importlib.util import find_spec
-from pathlib import Path
 
 from customize.cli.main import outcome
 from customize.cli.parser import Parser
@@ -51,12 +50,10 @@ def run(argv: Sequence[str]) -> int:
     access = Access(password or key_of(workspace.folder), port, by_password=password is not None)
     url = f"http://{given.listen or '127.0.0.1'}:{port}/" + ("" if password else f"?key={access.secret}")
 
-    def ready(private: Path) -> None:
+    def ready() -> None:
         print(f"{url}\nopens the page of {workspace.folder}; Ctrl-C ends it, and jobs go on", flush=True)
         if not (given.no_browser or given.listen) and (os.environ.get("DISPLAY") or sys.platform in ("darwin", "win32")):
-            file = private / "open.html"  # so that the key is in no list of processes
-            file.write_text(f'<!doctype html><meta http-equiv="refresh" content="0;url={url}">')
-            webbrowser.open(file.as_uri())
+            webbrowser.open(f"http://127.0.0.1:{port}/?key={access.ticket()}")
 
     serve(workspace, listener, access, () if password else ("localhost",), ready)
     return 0

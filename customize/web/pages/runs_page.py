@@ -25,7 +25,7 @@ def build(workspace: Workspace) -> None:
     gr.Markdown("# Runs")
     waiting = gr.HTML(padding=False)
     with gr.Row(visible=False) as row:
-        number = gr.Dropdown(label="Waiting job", scale=2)
+        number = gr.Dropdown(label="Waiting job", scale=2, allow_custom_value=True)
         cancel = gr.Button("Cancel it")
     cards = gr.HTML(padding=False)
     timer = follow(cards, lambda: cards_of(workspace))
@@ -34,8 +34,8 @@ def build(workspace: Workspace) -> None:
     follow(row, lambda: gr.Row(visible=bool(waiting_names(workspace))), timer=timer)
     cancel.click(lambda name: cancelled(workspace, name), number, waiting, api_visibility="private")
     with gr.Row():
-        chosen = gr.Dropdown(label="Run", choices=names(workspace), value=None)
-        other = gr.Dropdown(label="Compare with", choices=names(workspace), value=None)
+        chosen = gr.Dropdown(label="Run", choices=names(workspace), value=None, allow_custom_value=True)
+        other = gr.Dropdown(label="Compare with", choices=names(workspace), value=None, allow_custom_value=True)
     for box in (chosen, other):
         follow(box, lambda: gr.Dropdown(choices=names(workspace)), timer=timer)
     said = gr.HTML(padding=False)
@@ -49,7 +49,7 @@ def build(workspace: Workspace) -> None:
             with gr.Column(min_width=300):
                 for show in (said_of, pictures_of, curves_of):
                     follow(gr.HTML(padding=False), shown(workspace, show), [box], timer)
-    commands = gr.Code(label="The commands for this", language="shell", interactive=False, lines=5)
+    commands = gr.Code(label="The commands for this", language="shell", interactive=False, lines=5, visible=False)
     follow(commands, lambda name: commands_of(workspace, name), [chosen], timer)
     with gr.Accordion("Report", open=False):
         follow(gr.HTML(padding=False), shown(workspace, report_of), [chosen], timer)
