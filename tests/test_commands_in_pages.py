@@ -29,7 +29,7 @@ FURTHER = {"use": ("infer",), **dict.fromkeys(("check", "compare", "find_lr", "t
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob(".github/**/*.md")])
 FENCE = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 RUN = re.compile(r"^<!-- run -->\n```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-OTHERS = set("accelerate apt cd docker export git hf mkdocs npm nvidia-smi py pyrefly python3 rm ruff source tar wsl".split())
+OTHERS = set("accelerate apt cd docker export git hf mkdocs npm nvidia-smi py pyrefly python3 rm ruff source ssh tar wsl".split())
 OTHERS.add(".venv\\Scripts\\activate")
 """Programs of others, whose arguments are theirs."""
 SETTINGS = {
