@@ -1,7 +1,9 @@
 """The page Generate without a server: it takes no file from outside of the workspace, whatever a picture names."""
 
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
@@ -75,6 +77,33 @@ def test_the_form_reads_what_it_shows(page):
     assert len(shown) == len(page.fields.inputs)
     read = {name: value for name, value in page.fields.read(tuple(shown)).items() if name in form}
     assert read == form | {"seed": "5", "width": "64"}
+
+
+def test_a_new_image_is_shown_at_once_and_nothing_else_takes_the_chosen_one_away(page):
+    images = page.workspace.images
+    first = page.changed((), "0001-a/000.png", [])
+    known, selected, _, gallery, detail, words, _ = first
+    assert selected == "0001-a/000.png" and 'data-image="0001-a/000.png"' in gallery and "Start from it" in detail
+    assert words["choices"] == []
+    assert page.changed(known, selected, [])[3:5] == [gr.skip(), gr.skip()]
+    (images / "0002-b").mkdir()  # a job has begun
+    known, selected, *_ = page.changed(known, "chosen", [])
+    assert selected == "chosen"
+    Image.new("RGB", (8, 8)).save(images / "0002-b/000.png")
+    os.utime(images / "0002-b", (2e9, 2e9))
+    known, selected, *_ = page.changed(known, "chosen", [])
+    assert selected == "0002-b/000.png"
+    assert page.refresh((), "", []) == [gr.skip()] * 7  # not before the page has been opened
+
+
+@pytest.mark.parametrize(("run", "prompt", "chosen"), [("dusk", "a <dusk>", ["runs/dusk"]), ("../x", None, []), ("", None, [])])
+def test_the_address_names_a_run_whose_word_is_in_the_prompt_then(page, run, prompt, chosen):
+    folder = page.workspace.runs / "dusk"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "customize.json").write_text(json.dumps({"trigger_words": ["<dusk>"], "example_prompt": "a <dusk>"}))
+    *_, words, _, _, shown = page.opened(SimpleNamespace(query_params={"run": run}))
+    assert words["value"] == chosen and words["choices"] == [("<dusk> · dusk", "runs/dusk")]
+    assert shown == (prompt or gr.skip())
 
 
 def test_doctor_runs_no_module_of_the_workspace_and_shows_texts_as_text(page):

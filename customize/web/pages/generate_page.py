@@ -19,6 +19,7 @@ from customize.web.workspace import Workspace
 
 EVERY = 1.0
 """Seconds from one look at the jobs and the images to the next."""
+MOST_CHIPS = 40
 ACTIONS = {
     "again": "Same again", "vary": "Same, new seed", "start": "Start from it", "paint": "Change a part of it",
 }  # fmt: skip
@@ -67,11 +68,12 @@ class GeneratePage:
         form.picture.clear(lambda: ("", "", ""), None, source, **hidden)
         form.painter.apply(self.painted, None, self.mask, **hidden)
         seen = [self.seen, self.selected]
-        gr.Timer(EVERY).tick(self.refresh, seen, [*seen, form.queue, self.gallery, self.detail], **quiet)
+        changing = [form.queue, self.gallery, self.detail, words, form.chips]
+        gr.Timer(EVERY).tick(self.refresh, [*seen, words], [*seen, *changing], **quiet)
         root = gr.context.Context.root_block
         assert root is not None
         base = self.fields.components["pretrained_model_name_or_path"]
-        root.load(self.opened, self.selected, [words, base, form.chips, form.queue, self.gallery, self.detail], **hidden)
+        root.load(self.opened, None, [*seen, *changing, base, prompt], **hidden)
 
     def form(self, scales: Mapping[str, Any], picture: str, mask: str, *values: Any) -> dict[str, Any]:
         """The form, with the paths of image and mask where there are any; the mask is written when a job starts."""
@@ -111,7 +113,7 @@ class GeneratePage:
         return with_words(prompt, known[path]), [*chosen, path]
 
     def chips_of(self, chosen: list[str]) -> str:
-        return picture_html.chips(learned(self.workspace.runs, self.workspace.folder)[:40], chosen or [])
+        return picture_html.chips(learned(self.workspace.runs, self.workspace.folder)[:MOST_CHIPS], chosen or [])
 
     def act_on_job(self, event: gr.EventData) -> tuple[str, str]:
         """Stops a job, or takes it out of the queue."""
@@ -185,31 +187,39 @@ class GeneratePage:
         start = [*source, "", gr.update(open=bool(shown)), gr.update()]
         return [form[SCALES], *start, *self.fields.shown(form)], notes
 
-    def opened(self, selected: str) -> list[Any]:
-        """What is shown first."""
-        found = learned(self.workspace.runs, self.workspace.folder)
-        words = gr.update(choices=[(each.title, each.path) for each in found])
+    def opened(self, request: gr.Request) -> list[Any]:
+        """What is shown first: the newest image, and with `?run=NAME` the words of this run in the prompt."""
+        newest = image_gallery.folders(self.workspace.images, 1)
+        asked = f"runs/{request.query_params.get('run', '')}"
+        run = next((each for each in learned(self.workspace.runs, self.workspace.folder) if each.path == asked), None)
+        chosen = [run.path] if run else []
+        known, selected, queue, *images, words, chips = self.changed((), newest[0].images[-1].name if newest else "", chosen)
         base = gr.update(choices=[NO_BASE, *((each.title, each.name) for each in bases.found() if each.offered)])
-        return [words, base, picture_html.chips(found[:40], []), *self.everything(selected)]
+        prompt = (run.example or with_words("", run.words)) if run else gr.skip()
+        return [known, selected, queue, *images, words | {"value": chosen}, chips, base, prompt]
 
-    def everything(self, selected: str) -> list[Any]:
-        """The queue, all images, and the selected one."""
-        folders = image_gallery.folders(self.workspace.images)
-        images = picture_html.gallery(self.workspace, folders, selected)
-        detail = self.detail_of(image_gallery.find(self.workspace.images, selected))
-        return [generation_jobs.shown(self.workspace), images, detail]
+    def refresh(self, seen: Any, selected: str, chosen: list[str]) -> list[Any]:
+        """What has changed since the last look, once the page has been opened."""
+        return self.changed(seen, selected, chosen) if seen else [gr.skip()] * 7
 
-    def refresh(self, seen: Any, selected: str) -> list[Any]:
-        """What has changed since the last look: the queue, and the images, of which a new one is shown at once."""
+    def changed(self, seen: Any, selected: str, chosen: list[str]) -> list[Any]:
+        """The queue, the images, of which a new one is shown at once, and what was learned; all of it before the first look."""
         queue, state = generation_jobs.shown(self.workspace), image_gallery.state(self.workspace.images)
-        known = (queue, state)
-        if known == seen:
-            return [gr.skip()] * 5
-        if seen and seen[1] == state:
-            return [known, gr.skip(), queue, gr.skip(), gr.skip()]
-        if seen and (newest := image_gallery.folders(self.workspace.images, 1)):
-            selected = newest[0].images[-1].name
-        return [known, selected, *self.everything(selected)]
+        before, nothing = seen or (None, None, ""), gr.skip()
+        if (queue, state) == before[:2]:
+            return [nothing] * 7
+        known, images, words = (queue, state, before[2]), [nothing, nothing], [nothing, nothing]
+        if state != before[1]:
+            folders = image_gallery.folders(self.workspace.images)
+            newest = folders[0].images[-1].name if folders else ""
+            known, selected = (queue, state, newest), newest if seen and newest != before[2] else selected
+            found = image_gallery.find(self.workspace.images, selected)
+            images = [picture_html.gallery(self.workspace, folders, selected), self.detail_of(found)]
+        if bool(queue) != bool(before[0]) or not seen:  # a run may have ended
+            found = learned(self.workspace.runs, self.workspace.folder)
+            choices = gr.update(choices=[(each.title, each.path) for each in found])
+            words = [choices, picture_html.chips(found[:MOST_CHIPS], chosen or [])]
+        return [known, selected, queue if queue != before[0] else nothing, *images, *words]
 
 
 def info_of(image: ImageOfFolder) -> GenerationInfo | None:

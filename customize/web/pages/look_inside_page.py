@@ -126,22 +126,27 @@ class LookInsidePage:
         name = str(request.query_params.get("image", ""))
         first = lesson_pages.lessons()[:1]
         text = lesson_pages.markdown_of(first[0].name) if first else lesson_pages.WHERE
-        return [*self.refresh((), name), text, "", ""]
+        return [*self.changed((), name), text, "", ""]
 
     def refresh(self, seen: Any, selected: str) -> list[Any]:
-        """What has changed since the last look; an image that was just recorded is shown at once."""
+        """What has changed since the last look, once the page has been opened."""
+        return self.changed(seen, selected) if seen else [gr.skip()] * 6
+
+    def changed(self, seen: Any, selected: str) -> list[Any]:
+        """The queue and the images, of which one that was just recorded is shown at once; all of it before the first look."""
         queue, state = generation_jobs.shown(self.workspace), image_gallery.state(self.workspace.images)
-        known = (queue, state)
-        if known == seen:
-            return [gr.skip()] * 6
-        if seen and seen[1] == state:
-            return [known, gr.skip(), queue, gr.skip(), gr.skip(), gr.skip()]
+        before, nothing = seen or (None, None, ""), gr.skip()
+        queue_shown = queue if queue != before[0] else nothing
+        if state == before[1]:
+            return [(queue, *before[1:]), selected, queue_shown, nothing, nothing, nothing]
         folders = image_gallery.folders(self.workspace.images)
-        new = [each for each in folders[:1] for each in each.images if "trace" in each.beside]
-        selected = new[-1].name if seen and new else selected
+        recorded_ones = [each.name for folder in folders for each in folder.images if "trace" in each.beside]
+        newest = recorded_ones[0] if recorded_ones else ""
+        is_new = bool(seen) and newest != before[2]
+        selected = newest if is_new else selected
+        view = self.view_of(image_gallery.find(self.workspace.images, selected)) if is_new or not seen else nothing
         gallery = picture_html.gallery(self.workspace, folders, selected)
-        view = self.view_of(image_gallery.find(self.workspace.images, selected))
-        return [known, selected, queue, gallery, view, self.illusions_html(folders)]
+        return [(queue, state, newest), selected, queue_shown, gallery, view, self.illusions_html(folders)]
 
     def select(self, event: gr.EventData) -> tuple[str, str]:
         """Shows what was recorded of an image."""
