@@ -230,6 +230,19 @@ def test_base_models_are_found_in_the_cache_and_in_folders_of_others(tiny_epsilo
     assert bases.chosen(CARD).name == "demo" and bases.found(CARD)[0].place == "configured"
 
 
+def test_a_folder_of_half_precision_files_is_read_as_such(tiny_epsilon, tmp_path, photos):
+    cached_model(tiny_epsilon, "one/half", tmp_path / "hub", "fp16")
+    folder = tmp_path / "hub/models--one--half/snapshots/abc"
+    assert plan(Request(str(photos), "dog", base=str(folder)), CARD).values["variant"] == "fp16"
+
+
+def test_who_names_a_base_model_gets_it_although_it_may_not_fit(photos):
+    name, small = bases.HUB[0][0], Hardware("cuda", "GTX 1060", 6 * GIB)
+    made = plan(Request(str(photos), "cat", base=name), small)
+    assert made.photos.notes[-1] == f"{name} needs about 9.59 GiB, and GTX 1060 has 6 GiB: it may not fit"
+    assert made.values["gradient_checkpointing"] and made.base.is_download
+
+
 def test_a_card_that_is_too_small_is_offered_what_fits(tmp_path):
     offered = {base.name: base.offered for base in bases.found(Hardware("cuda", "GTX 1060", 6 * GIB))}
     assert offered == {bases.HUB[0][0]: False, bases.HUB[1][0]: True, "demo": True}

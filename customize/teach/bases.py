@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -85,20 +85,34 @@ def configured(machine: Hardware) -> Iterator[Base]:
 
 
 def named(name: str, machine: Hardware | None = None, place: Place = "folder") -> Base:
-    """The base model of this name, folder or file; one that cannot be trained is not offered."""
+    """The base model of this name, folder or file. One that cannot be trained is not offered; one that may not fit is."""
     machine = machine or hardware()
     if name == "demo":
         return toy(place if place == "configured" else "included")
     if (snapshot := in_cache(name)) is not None:
-        return of_snapshot(name, snapshot, machine, place if place == "configured" else "cache")
+        return asked_for(of_snapshot(name, snapshot, machine, place if place == "configured" else "cache"), machine)
+    if Path(name).expanduser().is_dir():
+        return asked_for(of_snapshot(name, Path(name).expanduser(), machine, place), machine)
     try:
         source = locate(name)
     except InputError as error:
-        problem = error.problems[0]
-        return Base(name, printable(name), "", None, place, False, f"{problem.what}: {problem.remedy}")
+        return unusable(name, place, error)
     if source.is_remote:
-        return next((base for base in on_the_hub(machine) if base.name == name), remote(source))
-    return of_source(name, source, None, machine, place)
+        found = next((base for base in on_the_hub(machine) if base.name == name), remote(source))
+        return asked_for(found, machine)
+    return asked_for(of_source(name, source, None, machine, place), machine)
+
+
+def asked_for(base: Base, machine: Hardware) -> Base:
+    """The base model, offered although it may not fit: its need of memory is an estimate, and the user asks for it."""
+    problem = memory.problem(base.kind, machine)
+    return replace(base, offered=True) if problem and base.why == problem.what else base
+
+
+def unusable(name: str, place: Place, error: InputError) -> Base:
+    """A base model that is none, or is damaged."""
+    problem = error.problems[0]
+    return Base(name, printable(name), "", None, place, False, f"{problem.what}: {problem.remedy}")
 
 
 def remote(source: Source) -> Base:
@@ -138,18 +152,16 @@ def cached(machine: Hardware) -> Iterator[Base]:
                 yield of_snapshot(name, snapshot, machine, "cache")
 
 
-def of_snapshot(name: str, snapshot: Path, machine: Hardware, place: Place) -> Base:
-    """A model in the hub's cache, with the variant of its files that is complete there."""
+def of_snapshot(name: str, folder: Path, machine: Hardware, place: Place) -> Base:
+    """A model in a folder, with the variant of its files that is complete there."""
     first: InputError | None = None
     for variant in (None, "fp16"):
         try:
-            return of_source(name, locate(str(snapshot), variant=variant), variant, machine, place)
+            return of_source(name, locate(str(folder), variant=variant), variant, machine, place)
         except InputError as error:
             first = first or error
     assert first
-    return Base(
-        name, printable(name), "", None, place, False, f"its copy in the hub's cache cannot be used: {first.problems[0].what}"
-    )
+    return unusable(name, place, first)
 
 
 def in_folders(machine: Hardware) -> Iterator[Base]:

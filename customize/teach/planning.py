@@ -15,7 +15,7 @@ from customize.next_command import options, quoted
 from customize.printable import printable
 from customize.settings.training import TrainingSettings
 from customize.storage.untrusted_files import attempt
-from customize.teach import bases, rare_word, recipe, run_name
+from customize.teach import bases, memory, rare_word, recipe, run_name
 from customize.teach.asked import Request
 from customize.teach.bases import Base
 from customize.teach.photo_check import Photos, look
@@ -90,7 +90,9 @@ def plan(request: Request, machine: Hardware | None = None) -> Plan:
     if found or not (photos and base and source and folder):
         raise InputError(found)
     word, why = (request.word, "as you say") if request.word else rare_word.choose(request, source, photos.captions)
-    photos = replace(photos, notes=(*photos.notes, *rare_word.notes(request, source)))
+    short = memory.problem(base.kind, machine) if (base.size or bases.SMALL + 1) > bases.SMALL else None
+    notes = [f"{base.title} {short.what}: it may not fit"] if short and base.name != "demo" else []
+    photos = replace(photos, notes=(*photos.notes, *rare_word.notes(request, source), *notes))
     decisions = recipe.decisions(Case(request, photos, base, machine, word, why), str(folder))
     command = command_for(request)
     values = {each.name: each.value for each in decisions}
