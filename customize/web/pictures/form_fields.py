@@ -17,7 +17,7 @@ SWEPT_FIRST = (
     "guidance_scale", "num_inference_steps", "seed", "scheduler", "strength", "scale", "weights", "prompt", "negative_prompt",
 )  # fmt: skip
 """The settings that people compare most, at the top of the list."""
-EXAMPLES = "1, 5, 9 or 1..9..2; texts are separated by |"
+EXAMPLES = "1, 5, 9 or 1..9"
 
 
 def area(clicks: bool = True, script: str = CLICKS, name: str = "") -> gr.HTML:
@@ -55,7 +55,7 @@ class FormFields:
     def optional_number(self, name: str, label: str, without: str) -> Any:
         """A field for a number that may be empty. without: what then holds, in words."""
         with gr.Column(min_width=80):
-            return self.add(name, gr.Textbox("", label=label, placeholder=without, min_width=80))
+            return self.add(name, gr.Textbox("", label=label, placeholder=without, max_lines=1, min_width=80))
 
     def sweeps(self) -> None:
         """Rows of a setting and its values, each of which is an axis of the grid."""
@@ -63,7 +63,7 @@ class FormFields:
         for number, axis in enumerate(("Columns", "Rows", "More rows")[:MOST_AXES]):
             with gr.Row():
                 setting = gr.Dropdown(["", *SWEPT_FIRST, *swept], value="", label=f"{axis}: setting", min_width=140)
-                values = gr.Textbox("", label=f"{axis}: values", placeholder=EXAMPLES, min_width=140)
+                values = gr.Textbox("", label=f"{axis}: values", placeholder=EXAMPLES, max_lines=1, min_width=140)
             self.add(f"sweep_setting_{number}", setting, False)
             self.add(f"sweep_values_{number}", values, False)
         self.place("sweep")

@@ -62,7 +62,7 @@ def _waiting(job: Job, place: int) -> str:
 
 def _failed(job: Job) -> str:
     what, _, remedy = job.message.partition("->")
-    words = f'<div class="problem">{html(what)}<span>{html("→ " + remedy.strip()) if remedy else ""}</span></div>'
+    words = f'<div class="problem">{html(what.strip())}<span>{html("→ " + remedy.strip()) if remedy else ""}</span></div>'
     log = f'<span class="soft">{html(f"jobs/{job.path.name}/{job_folder.OUTPUT}")} has all that it printed</span>'
     return f'<div class="job"><b>Failed: {html(_title(job))}</b>{words}{log}</div>'
 

@@ -23,6 +23,7 @@ TEMPLATE = """
 <canvas tabindex="0" role="img" data-source="${value}"
  aria-label="Mask: arrow keys move the brush, the space bar paints. What is painted is generated anew."></canvas>
 <p class="soft" aria-live="polite">Paint over what is to change.</p></div>
+<p class="first">Give an image first.</p>
 """
 STYLE = """
 .tools { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin-bottom: 8px; }
@@ -33,6 +34,7 @@ STYLE = """
 canvas { width: 100%; display: block; touch-action: none; cursor: crosshair; border-radius: var(--radius-md);
   background: var(--background-fill-secondary); }
 canvas:focus-visible { outline: 3px solid var(--color-accent); }
+.paint:has([data-source=""]), .paint:not(:has([data-source=""])) ~ .first { display: none; }
 .soft { color: var(--body-text-color-subdued); margin: 4px 0; }
 """
 SCRIPT = """
