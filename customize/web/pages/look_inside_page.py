@@ -21,6 +21,9 @@ from customize.web.workspace import Workspace
 EVERY = 1.5
 """Seconds from one look at the jobs and the images to the next."""
 MOST_READINGS = 4
+NOT_RECORDED = (
+    "The steps of this image were not recorded as a page. It can be generated again with them, pixel by pixel the same."
+)
 FRAME = """
 window.addEventListener('message', event => {
   const frame = element.querySelector('iframe'), height = event.data && event.data.traceHeight;
@@ -158,14 +161,20 @@ class LookInsidePage:
             return '<p class="soft">Choose an image below: its steps are shown here, from noise to the picture.</p>'
         if "trace" not in image.beside:
             offer = picture_html.buttons(image, {"record": "Record its steps"})
-            what = (
-                "<p>The steps of this image were not recorded. It can be generated again with them, pixel by pixel the same.</p>"
+            seen = (
+                self.sheets(image)
+                or f'<div style="max-width: 320px">{picture_html.large(self.workspace, image, (1024, 1024))}</div>'
             )
-            large = picture_html.large(self.workspace, image, (1024, 1024))
-            return f'{what}{offer}{wrong}<div style="max-width: 320px">{large}</div>'
+            return f"<p>{NOT_RECORDED}</p>{offer}{wrong}{seen}"
         url = html(self.workspace.url(image.beside["trace"]))
         frame = f'<iframe class="trace" sandbox="allow-scripts" title="The steps of the image" src="{url}"></iframe>'
         return frame + self.words(image)
+
+    def sheets(self, image: ImageOfFolder) -> str:
+        """What --trace and --attention wrote without a page: the strip of steps and the maps of the words."""
+        labels = {"strip": "the steps of the image", "attention": "the attention of each word"}
+        found = [self.picture(image.beside[kind], label) for kind, label in labels.items() if kind in image.beside]
+        return "".join(found) + self.words(image) if found else ""
 
     def words(self, image: ImageOfFolder) -> str:
         """A sentence for each step, as a list to read."""

@@ -7,6 +7,7 @@ data URI, white where something was painted; empty if nothing was.
 import base64
 import binascii
 import io
+from functools import lru_cache
 
 from PIL import Image
 
@@ -139,6 +140,7 @@ begin();
 PAINTER = {"html_template": TEMPLATE, "css_template": STYLE, "js_on_load": SCRIPT}
 
 
+@lru_cache(maxsize=4)
 def read_mask(text: str) -> bytes:
     """The bytes of a mask as a PNG of grey values, from the data URI of a browser. Raises InputError."""
     fault = InputError(Problem("mask_image", "is not a painted mask", "paint it again"))
