@@ -54,6 +54,7 @@ class GeneratePage:
         state = [form.scales, self.picture_path, self.mask, *inputs]
         source = [self.picture_path, form.painter, self.mask]
         shown = [form.scales, self.picture_path, form.picture, form.painter, self.mask, form.start, form.paint, *inputs]
+        self.unchanged: list[Any] = [gr.skip()] * len(shown)
         places = self.fields.problem_places()
         gr.on([each.change for each in (*inputs, *state[:3])], self.check, state, [*places, form.command, form.toml], **quiet)
         prompt, words = self.fields.components["prompt"], self.fields.components[WORDS]
@@ -138,7 +139,7 @@ class GeneratePage:
         """Takes the settings of an image into the form, or the image as the one to start from."""
         image = image_gallery.find(self.workspace.images, str(event.image))
         if image is None:
-            return [gr.skip()] * (7 + len(self.fields.inputs)) + [""]
+            return [*self.unchanged, ""]
         if event.action in ("start", "paint"):
             scales, _, _, *inputs = state
             return [scales, *self.start_from(image, event.action == "paint"), *inputs, ""]
@@ -167,14 +168,14 @@ class GeneratePage:
             info = read_generation_info(path)
         except InputError as error:
             found = [Problem(each.where, each.what.replace(path, "the picture"), each.remedy) for each in error.problems]
-            return [gr.skip()] * (7 + len(self.fields.inputs)) + [picture_html.problems(found)]
+            return [*self.unchanged, picture_html.problems(found)]
         updates, notes = self.filled(info, False)
         return [*updates, picture_html.notes([f"The settings of {info.program} are in the form.", *notes])]
 
     def filled(self, info: GenerationInfo | None, new_seed: bool) -> tuple[list[Any], list[str]]:
         """The updates that show the settings of an image, and notes."""
         if info is None:
-            return [gr.skip()] * (7 + len(self.fields.inputs)), []
+            return self.unchanged, []
         form, notes = form_of(info, [each.path for each in learned(self.workspace.runs, self.workspace.folder)])
         form |= {"seed": None} if new_seed else {}
         picture, mask = form.pop("image", None), form.pop("mask_image", None)
