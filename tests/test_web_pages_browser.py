@@ -175,7 +175,8 @@ def test_an_anagram_shows_each_reading_under_its_prompt_and_turns(server, browse
 @pytest.mark.parametrize("page", ["generate", "look_inside", "doctor"])
 def test_a_narrow_window_in_the_dark(server, browser, page):
     visit = server.visit(browser, page, viewport={"width": 390, "height": 844}, color_scheme="dark")
-    visit.page.wait_for_timeout(1500)
+    last = {"generate": "button.tile", "look_inside": "button.tile", "doctor": "th >> text=torch"}[page]
+    visit.page.locator(last).first.wait_for(timeout=LONG)
     assert not visit.scrolls_sideways() and not visit.findings()
     visit.close()
 
