@@ -85,7 +85,7 @@ def curves(folder: Path) -> str:
         chart("Loss of the steps, smoothed", "", "step", "loss", values_of(training), [0.0]),
     ]
     words = "Single steps differ by their images and noise, so this curve may rise for a while; "
-    words += "the one on fixed draws tells whether it learns." if probes else "the samples tell more."
+    words += "the one on fixed draws tells whether it learns." if probes else "pictures tell more."
     return f'<div class="cz-curves">{"".join(map(svg, filter(None, drawn)))}</div><p>{words}</p>' if any(drawn) else ""
 
 

@@ -40,8 +40,10 @@ def build(workspace: Workspace) -> None:
         follow(box, lambda: gr.Dropdown(choices=names(workspace)), timer=timer)
     said = gr.HTML(padding=False)
     with gr.Row():
-        stop, resume = gr.Button("Stop and save"), gr.Button("Resume")
-        check, delete = gr.Button("Verify files"), gr.Button("Delete ...")
+        stop, resume = gr.Button("Stop and save", visible=False), gr.Button("Resume", visible=False)
+        check, delete = gr.Button("Verify files", visible=False), gr.Button("Delete ...", visible=False)
+    for button, fits in (stop, is_running), (resume, is_resumable), (check, is_there), (delete, is_ended):
+        follow(button, visible_if(workspace, fits), [chosen], timer)
     with gr.Row(visible=False) as sure:
         yes, no = gr.Button("Delete this run", variant="stop"), gr.Button("Keep it")
     with gr.Row():
@@ -80,6 +82,32 @@ def find(workspace: Workspace, name: str | None) -> RunCard | None:
     if not name or Path(name).name != name or name.startswith("."):
         return None
     return runs.card_of(workspace.runs / name)
+
+
+def visible_if(workspace: Workspace, fits: Callable[[RunCard], bool]) -> Callable[[str | None], gr.Button]:
+    """A function of a run's name that shows a button where it has something to do."""
+
+    def look(name: str | None) -> gr.Button:
+        run = find(workspace, name)
+        return gr.Button(visible=run is not None and fits(run))
+
+    return look
+
+
+def is_there(run: RunCard) -> bool:
+    return True
+
+
+def is_running(run: RunCard) -> bool:
+    return run.state == "running"
+
+
+def is_ended(run: RunCard) -> bool:
+    return run.state != "running"
+
+
+def is_resumable(run: RunCard) -> bool:
+    return run.is_resumable
 
 
 def shown(workspace: Workspace, show: Callable[[Workspace, RunCard], str]) -> Callable[[str | None], str]:
