@@ -66,6 +66,7 @@ CSS = """
 .cz-strip img { width: 96px; height: 96px; object-fit: contain; image-rendering: auto; }
 .cz-strip .cz-chosen { border-color: var(--primary-600); }
 .gradio-container .block:has(> .html-container > .prose:empty) { display: none; }
+.gradio-container input[role=combobox] { text-overflow: ellipsis; padding-right: 2rem; }
 .cz-line { font-family: var(--font-mono); white-space: pre-wrap; overflow-wrap: anywhere; }
 .dark button[role=tab][aria-selected=true] { color: #a5b4fc; }
 @media (max-width: 640px) { .gradio-container { padding: .5rem !important; } .row { flex-wrap: wrap !important; }

@@ -1,7 +1,6 @@
 """The page Teach: photos, what they show, a plan with its reasons, and the run that learns it."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -10,6 +9,7 @@ from customize.errors import InputError, Problem
 from customize.jobs import queue, runs
 from customize.jobs.job_folder import Job
 from customize.printable import html
+from customize.storage.numbered_folders import slug
 from customize.teach import Plan, Request, bases, look, plan
 from customize.web import photo_store, run_view
 from customize.web.live import follow
@@ -50,7 +50,7 @@ def build(workspace: Workspace) -> None:
             found = plan(request_of(workspace, *values))
         except InputError as error:
             return run_view.problems(error), "", "train_dreambooth", ""
-        return plan_of(found), found.toml().partition("\n\n")[2], found.command, Path(found.values["output_dir"]).name
+        return plan_of(found), found.toml().partition("\n\n")[2], found.command, found.request.noun
 
     make.click(made, [folder, what, kind, word, base, effort, left_out], [planned, toml, command, name], **HIDDEN)
     toml.change(lambda text, which: checked_of(text, which), [toml, command], checked, **HIDDEN | {"show_progress": "hidden"})
@@ -73,7 +73,8 @@ def request_of(
     path = photo_store.allowed(workspace, folder)
     shown = path.relative_to(workspace.folder).as_posix() if path.is_relative_to(workspace.folder) else str(path)
     asked = Request(shown, what, kind, word.strip() or None, base or None, effort, tuple(without))
-    return replace(asked, leave_out=look(path, without).leave_out)
+    name = queue.new_run(workspace.folder, slug(asked.noun) or "photos")
+    return replace(asked, leave_out=look(path, without).leave_out, output_dir=f"runs/{name}")
 
 
 def plan_of(found: Plan) -> str:
