@@ -29,7 +29,7 @@ class FormLayout:
     def build_prompt(self) -> None:
         """What everybody needs, and what is being generated."""
         add = self.fields.add
-        add("prompt", gr.Textbox(label="Prompt", lines=3, max_lines=8, placeholder="What to show"))
+        add("prompt", gr.Textbox(label="Prompt", lines=3, max_lines=8, placeholder="What to show. Shift and Enter generates."))
         self.chips = area()
         add("negative_prompt", gr.Textbox(label="Negative prompt", placeholder="What not to show", max_lines=4))
         self.go = gr.Button("Generate", variant="primary", size="lg")
