@@ -12,8 +12,11 @@ import pytest
 from PIL import Image
 
 from customize.errors import InputError, Problem
-from customize.jobs import job_folder
+from customize.jobs import job_folder, queue
+from customize.settings.files import toml_file
 from customize.settings.rules.inference_rules import PARTS_OF_AN_IMAGE
+from customize.web import trial_section
+from customize.web.pages import teach_page
 from customize.web.pictures import generation_jobs, picture_html
 from customize.web.pictures.illusion_words import PARTS, VIEWS
 from customize.web.pictures.image_gallery import folders
@@ -130,3 +133,22 @@ def test_a_strangers_text_stays_text(tmp_path):
         workspace, folders(workspace.images)
     )
     assert is_text(html) and "onerror=alert(1)&gt;" in html
+
+
+def test_a_trial_is_the_plan_with_a_dry_run_and_is_not_shown_as_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(queue, "wake", lambda workspace: None)
+    workspace = Workspace(tmp_path)
+    plan = 'adapter = "lora"\ninstance_prompt = "a sks toy"\ninstance_data_dir = "p"\noutput_dir = "runs/toy"'
+    said, name = trial_section.begun(workspace, plan, "train_dreambooth", "toy")
+    job = trial_section.found(workspace, name)
+    values, _ = toml_file.read(str(job.path / job_folder.CONFIG))
+    assert said == "" and values["dry_run"] is True and values["output_dir"] != "runs/toy"
+    assert values | {"dry_run": None, "output_dir": None} == toml_file.of_text(plan, "")[0] | {
+        "dry_run": None,
+        "output_dir": None,
+    }
+    assert trial_section.is_trial(job) and teach_page.newest(workspace) == ""
+    assert "waits for its turn" in trial_section.report(job)
+    job.output.write_text(HOSTILE)
+    assert "<img" not in trial_section.report(job.changed(state="finished"))
+    assert "there is none" in trial_section.begun(workspace, " ", "train_dreambooth", "toy")[0]

@@ -15,6 +15,7 @@ from customize.web import photo_store, run_view
 from customize.web.live import follow
 from customize.web.photo_section import photos_part
 from customize.web.settings_section import checked_of, settings_part, values_of
+from customize.web.trial_section import is_trial, trial_part
 from customize.web.workspace import Workspace
 
 KINDS = [("an object or an animal", "object"), ("a style", "style"), ("a person", "person")]
@@ -41,6 +42,7 @@ def build(workspace: Workspace) -> None:
     with gr.Accordion("All settings", open=False):
         toml = settings_part(command)
     checked = gr.HTML(padding=False)
+    trial_part(workspace, toml, command, name)
     go = gr.Button("Teach it", variant="primary")
     said, job = gr.HTML(padding=False), gr.State("")
     run_part(workspace, job)
@@ -104,7 +106,8 @@ def started(workspace: Workspace, text: str, command: str, name: str) -> tuple[s
 
 def newest(workspace: Workspace) -> str:
     """The training that the page shows when it is opened: the newest."""
-    return next((job.path.name for job in queue.jobs(workspace.folder) if job.command.startswith("train_")), "")
+    trained = (job for job in queue.jobs(workspace.folder) if job.command.startswith("train_") and not is_trial(job))
+    return next((job.path.name for job in trained), "")
 
 
 def find(workspace: Workspace, name: str) -> Job | None:
