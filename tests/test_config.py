@@ -486,6 +486,7 @@ def test_every_setting_that_names_a_file_or_folder_is_a_path():
         "validation_images",
         "caption_templates",
         "concepts_list",
+        "leave_out",
     }
     for model in (TextualInversionSettings, DreamBoothSettings, InferenceSettings):
         for name, line in table(model).items():
