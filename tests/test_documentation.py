@@ -147,14 +147,20 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
-def test_the_site_in_a_browser(site, browser, width, scheme):
+@pytest.mark.parametrize(
+    ("width", "scheme", "pages"),
+    [
+        (390, "dark", ("", "recipes/", "lessons/11_textual_inversion/", "settings/")),
+        (1280, "light", ("", "install/", "troubleshooting/")),
+    ],
+)
+def test_the_site_in_a_browser(site, browser, width, scheme, pages):
     """Nothing scrolls sideways, axe finds nothing serious, no request leaves the machine, and the search finds a setting."""
     handler = partial(Quiet, directory=str(site))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         place = SimpleNamespace(address=f"http://127.0.0.1:{server.server_port}/", key="")
-        for name in ("", "install/", "recipes/", "settings/", "lessons/11_textual_inversion/", "troubleshooting/"):
+        for name in pages:
             visit = Visit(place, browser, name, {"viewport": {"width": width, "height": 844}, "color_scheme": scheme})
             assert visit.scrolls_sideways() == 0 and visit.findings() == [], name
             if name == "" and width > 1000:
