@@ -140,7 +140,7 @@ def test_a_trial_is_the_plan_with_a_dry_run_and_is_not_shown_as_a_run(tmp_path, 
     workspace = Workspace(tmp_path)
     plan = 'adapter = "lora"\ninstance_prompt = "a sks toy"\ninstance_data_dir = "p"\noutput_dir = "runs/toy"'
     said, name = trial_section.begun(workspace, plan, "train_dreambooth", "toy")
-    job = trial_section.found(workspace, name)
+    job = queue.find(tmp_path, name)
     values, _ = toml_file.read(str(job.path / job_folder.CONFIG))
     assert said == "" and values["dry_run"] is True and values["output_dir"] != "runs/toy"
     assert values | {"dry_run": None, "output_dir": None} == toml_file.of_text(plan, "")[0] | {

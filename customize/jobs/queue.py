@@ -80,6 +80,11 @@ def jobs(workspace: Path) -> list[Job]:
     return found
 
 
+def find(workspace: Path, name: str) -> Job | None:
+    """The job of this name."""
+    return next((job for job in jobs(workspace) if job.path.name == name), None)
+
+
 def cancel(job: Job) -> bool:
     """Takes a job that waits out of the queue; False if it has begun."""
     if job.state != "waiting" or not job.take():

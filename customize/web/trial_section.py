@@ -23,7 +23,7 @@ def trial_part(workspace: Workspace, toml: gr.Code, command: gr.State, noun: gr.
     """A button that starts a trial, and what the trial printed."""
     begin, said, job = gr.Button("Measure time and memory"), gr.HTML(padding=False), gr.State("")
     begin.click(lambda *values: begun(workspace, *values), [toml, command, noun], [said, job], **HIDDEN)
-    follow(gr.HTML(padding=False), lambda name: report(found(workspace, name)), [job])
+    follow(gr.HTML(padding=False), lambda name: report(queue.find(workspace.folder, name)), [job])
 
 
 def begun(workspace: Workspace, text: str, command: str, noun: str) -> tuple[str, Any]:
@@ -36,11 +36,6 @@ def begun(workspace: Workspace, text: str, command: str, noun: str) -> tuple[str
     except InputError as error:
         return run_view.problems(error), gr.skip()
     return "", place.name
-
-
-def found(workspace: Workspace, name: str) -> Job | None:
-    """The job of this name."""
-    return next((job for job in queue.jobs(workspace.folder) if name and job.path.name == name), None)
 
 
 def is_trial(job: Job) -> bool:

@@ -95,18 +95,22 @@ def visible_if(workspace: Workspace, fits: Callable[[RunCard], bool]) -> Callabl
 
 
 def is_there(run: RunCard) -> bool:
+    """Every run: it can be checked."""
     return True
 
 
 def is_running(run: RunCard) -> bool:
+    """It can be stopped."""
     return run.state == "running"
 
 
 def is_ended(run: RunCard) -> bool:
+    """It can be deleted."""
     return run.state != "running"
 
 
 def is_resumable(run: RunCard) -> bool:
+    """It can go on."""
     return run.is_resumable
 
 

@@ -99,7 +99,7 @@ def started(workspace: Workspace, text: str, command: str, name: str) -> tuple[s
         place = queue.add(workspace.folder, command, values, name)
     except InputError as error:
         return run_view.problems(error), gr.skip()
-    job = find(workspace, place.name)
+    job = queue.find(workspace.folder, place.name)
     line = f"<p>The command for this: <code>{html(job.line)}</code></p>" if job else ""
     return f"<p>It is job {html(place.name)}.</p>{line}", place.name
 
@@ -110,31 +110,26 @@ def newest(workspace: Workspace) -> str:
     return next((job.path.name for job in trained), "")
 
 
-def find(workspace: Workspace, name: str) -> Job | None:
-    """The job of this name."""
-    return next((job for job in queue.jobs(workspace.folder) if job.path.name == name), None)
-
-
 def run_part(workspace: Workspace, job: gr.State) -> None:
     """The run that goes on, and what came of it."""
     timer = gr.Timer(1.5)
     follow(gr.HTML(padding=False), lambda name: status_of(workspace, name), [job], timer)
     with gr.Row():
         stop, more = gr.Button("Stop and save", visible=False), gr.Button("Go on", visible=False)
-    follow(stop, lambda name: gr.Button(visible=is_under_way(find(workspace, name))), [job], timer)
+    follow(stop, lambda name: gr.Button(visible=is_under_way(queue.find(workspace.folder, name))), [job], timer)
     follow(more, lambda name: gr.Button(visible=is_left(*card_of(workspace, name))), [job], timer)
     said = gr.HTML(padding=False)
     slider = gr.ImageSlider(label="Before and after", visible=False, interactive=False, buttons=[])
     follow(slider, lambda name: slider_of(workspace, name), [job], timer)
     follow(gr.HTML(padding=False), lambda name: pictures_of(workspace, name), [job], timer)
-    follow(gr.HTML(padding=False), lambda name: run_view.output(find(workspace, name)), [job], timer)
+    follow(gr.HTML(padding=False), lambda name: run_view.output(queue.find(workspace.folder, name)), [job], timer)
     stop.click(lambda name: stopped(workspace, name), job, said, **HIDDEN)
     more.click(lambda name: went_on(workspace, name), job, [said, job], **HIDDEN)
 
 
 def card_of(workspace: Workspace, name: str) -> tuple[Job | None, runs.RunCard | None]:
     """A job, and its run if it has begun."""
-    job = find(workspace, name)
+    job = queue.find(workspace.folder, name)
     return job, runs.card_of(job.folder) if job and job.folder else None
 
 
@@ -179,7 +174,7 @@ def slider_of(workspace: Workspace, name: str) -> Any:
 
 def stopped(workspace: Workspace, name: str) -> str:
     """Asks the run to save and end, or takes the job out of the queue."""
-    job = find(workspace, name)
+    job = queue.find(workspace.folder, name)
     if job and queue.cancel(job):
         return "<p>It is taken out of the queue.</p>"
     return "<p>It finishes its step and saves.</p>" if job and queue.stop(job) else "<p>It does not run.</p>"
