@@ -6,12 +6,16 @@ from functools import cache
 from pathlib import Path
 
 import expensive
+import hypothesis
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in one process per core, so more threads would only wait
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")  # a commit fails for what it changed; --hypothesis-profile=default draws new cases
 
 
 SLOWEST = (

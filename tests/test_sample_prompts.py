@@ -1,6 +1,5 @@
 """Sample images show the trained concept: prompts are derived from it, and given prompts without it are reported."""
 
-import os
 import re
 from types import SimpleNamespace
 
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from customize.cli import main
 from customize.families import trigger_words
 from customize.methods import DreamBoothSettings, TextualInversionSettings
+from customize.settings.rules.rule import text_is_no_path
 from customize.settings.training_parts.validation_prompts import images_per_prompt, sample_prompts
 from customize.training.setup import RunContext
 
@@ -170,7 +170,7 @@ def test_the_prompts_of_a_configuration_follow_its_subject(name):
 
 @given(
     st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=60).filter(
-        lambda text: text.strip() and not os.path.isdir(text)
+        lambda text: text.strip() and not [*text_is_no_path("instance_prompt").problems(text)]
     )
 )
 def test_any_instance_prompt_contains_its_trigger(prompt):
