@@ -66,6 +66,17 @@ def test_stable_diffusion_on_a_cpu_is_reported():
     assert "device    NVIDIA H100 80GB HBM3 (79.1 GiB), bf16\nfolder" in printed and "needs a GPU" not in printed
 
 
+def test_a_single_process_that_is_to_shard_says_that_it_cannot(monkeypatch):
+    def rows():
+        return dict(summary.before_loading(dreambooth(resolution=64), Path("out"), Source("demo"), examples((64, 64)), CPU))
+
+    assert "sharded" not in rows()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert rows()["sharded"].startswith("nothing: one process cannot share weights")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert rows()["sharded"] == "over 3 processes (FSDP2): each holds a part of every weight"
+
+
 @pytest.mark.parametrize(
     ("settings", "found", "resolution", "text"),
     [

@@ -32,6 +32,15 @@ def is_requested() -> bool:
     return is_on(REQUEST) and derived.processes() > 1
 
 
+def in_words() -> str:
+    """What is sharded; "" if nobody asked for it."""
+    if not is_on(REQUEST):
+        return ""
+    if not is_requested():
+        return "nothing: one process cannot share weights (FSDP2); set num_processes in the launch configuration"
+    return f"over {derived.processes()} processes (FSDP2): each holds a part of every weight"
+
+
 def reshards() -> bool:
     """Whether gathered weights are freed between the forward and the backward pass, as in ZeRO-3; kept as in ZeRO-2 if not."""
     return is_on("FSDP_RESHARD_AFTER_FORWARD", "true")

@@ -21,7 +21,7 @@ from customize.inference.run.base_summary import Rows, base_rows, device_rows
 from customize.next_command import command_line
 from customize.optim.optimizers import DEFAULT
 from customize.printable import printable
-from customize.settings import derived, sharding_request
+from customize.settings import sharding_request
 from customize.settings.training_parts.validation_prompts import MOST_WORDS, are_made, images_per_prompt
 from customize.storage.json_files import read_object
 from customize.storage.run_folder import BEFORE_AFTER, INDEX, KOHYA_LORA, LORA, MODEL, REPORT, SAMPLES, SCHEDULER, SHEET
@@ -39,8 +39,8 @@ def before_loading(settings, folder: Path, source: Source, examples: Examples, m
     if resolution:
         yield from bucket_report.rows(settings, examples.instances, resolution)
     yield from device_rows(machine, settings.mixed_precision, source, resolution, "a run takes hours to days")
-    if sharding_request.is_requested():
-        yield "sharded", f"over {derived.processes()} processes (FSDP2): each holds a part of every weight"
+    if sharded := sharding_request.in_words():
+        yield "sharded", sharded
     yield "folder", printable(folder)
 
 
