@@ -58,6 +58,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
     return LoadFileScheduling(config, log)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the key of the user lies, for tests and the processes that they start: never among the files of who runs them."""
+    os.environ["XDG_STATE_HOME"] = str(folder := tmp_path_factory.mktemp("state"))
+    return folder
+
+
 @pytest.fixture
 def terminal():
     """Prints events as a command does, for tests that check the output of functions below the command line."""

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import tomllib
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from customize.errors import InputError
-from customize.jobs import job_folder, program, queue, worker
+from customize.jobs import job_folder, program, queue, user_key, worker
 from customize.jobs.job_folder import Job, identity
 from customize.storage import lock
 
@@ -206,11 +208,84 @@ def test_what_an_exit_status_means(status, state):
 @pytest.mark.parametrize("pid", [-1, 0, True, "1", None, 2**70])
 def test_a_number_in_a_file_reaches_no_process(tmp_path, pid, monkeypatch):
     monkeypatch.setattr(os, "kill", lambda pid, number: pytest.fail(f"signal {number} to {pid}") if number else None)
-    folder = tmp_path / "jobs/0001"
-    folder.mkdir(parents=True)
-    (folder / "job.json").write_text(json.dumps({"command": "infer", "state": "running", "pid": pid, "since": "?"}))
-    (job,) = job_folder.every(tmp_path)
-    assert not queue.stop(job) and not job.lives()
+    job = Job(tmp_path / "jobs/0001", "infer", state="running", pid=pid, since="?")
+    job.path.mkdir(parents=True)
+    job.changed()
+    assert job_folder.read(job.path).state == "running" and not queue.stop(job) and not job.lives()
+
+
+FOREIGN = {
+    "by an earlier version": lambda found: found.pop("signature"),
+    "another command": lambda found: found.update(command="infer"),
+    "another run's settings": lambda found: found.update(arguments=["jobs/0002-dog/config.toml"]),
+    "another signature": lambda found: found.update(signature="é" * 64),
+    "no text": lambda found: found.update(signature=7),
+    "a run that goes on": lambda found: found.update(state="running", pid=os.getpid(), since="?"),
+}
+
+
+@pytest.mark.parametrize("change", FOREIGN.values(), ids=FOREIGN)
+def test_a_job_that_this_user_did_not_write_waits_for_a_word(tmp_path, asleep, monkeypatch, change):
+    monkeypatch.setattr(os, "kill", lambda pid, number: pytest.fail(f"signal {number} to {pid}") if number else None)
+    path = queue.add(tmp_path, "train_dreambooth", TRAINING, "dog")
+    queue.add(tmp_path, "train_dreambooth", TRAINING, "dog")
+    found = json.loads((path / "job.json").read_text())
+    change(found)
+    (path / "job.json").write_text(json.dumps(found))
+    (job,) = [job for job in job_folder.every(tmp_path) if job.path == path]
+    assert not job.is_ours and not queue.stop(job) and not job.lives()
+    assert worker.next_job(tmp_path).path.name == "0002-dog" and worker.next_job(tmp_path) is None
+    assert queue.accept(job) == (job.state == "waiting") and not queue.accept(job_folder.read(path))
+    assert worker.next_job(tmp_path) == (job_folder.read(path) if job.state == "waiting" else None)
+
+
+def test_a_job_whose_settings_or_place_changed_waits_for_a_word(tmp_path, asleep):
+    path = queue.add(tmp_path / "mine", "train_dreambooth", TRAINING, "dog")
+    copy = shutil.copytree(tmp_path / "mine", tmp_path / "copy") / "jobs/0001-dog"
+    assert job_folder.read(copy).is_from_elsewhere and not job_folder.read(copy).folder, "its run would be in the other one"
+    asleep.clear()
+    queue.jobs(tmp_path / "copy")
+    assert asleep == [] and not worker.has_work(tmp_path / "copy"), "no worker for a job that nobody started"
+    (path / "config.toml").write_text((path / "config.toml").read_text() + "push_to_hub = true\n")
+    assert job_folder.read(path).is_from_elsewhere and worker.next_job(tmp_path / "mine") is None
+    assert queue.accept(job_folder.read(path)) and worker.next_job(tmp_path / "mine").path == path
+
+
+def test_what_is_appended_follows_no_link(tmp_path, asleep, monkeypatch):
+    path = queue.add(tmp_path, "train_dreambooth", TRAINING, "dog")
+    (mine := tmp_path / "mine").write_text("mine")
+    (path / "output.txt").symlink_to(mine)
+    (tmp_path / "jobs/worker.txt").symlink_to(mine)
+    monkeypatch.undo()
+    monkeypatch.setattr(subprocess, "Popen", lambda *words, stdout, **options: opened.append(stdout.name))
+    opened: list[str] = []
+    queue.wake(tmp_path)
+    worker.run(tmp_path, job_folder.read(path))
+    assert job_folder.read(path).state == "failed" and mine.read_text() == "mine" and opened == [os.devnull]
+
+
+def test_the_key_is_private_and_lies_in_no_folder_of_results(tmp_path, monkeypatch):
+    for name in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
+        monkeypatch.setenv(name, "relative")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "home/.local/state/customize/key"
+    first = user_key.key()
+    assert user_key.key() == first == path.read_bytes() and path.stat().st_mode & 0o777 == 0o600 and len(first) == 32
+    path.chmod(0o644)
+    assert user_key.key() not in (first, b"") and path.stat().st_mode & 0o777 == 0o600, "others have read it"
+    path.parent.chmod(0o777)
+    assert user_key.key() == (tmp_path / f"customize-{os.getuid()}/key").read_bytes(), "others can exchange it"
+    monkeypatch.setattr(user_key, "folders", lambda: iter([tmp_path / "home"]))
+    (tmp_path / "home").chmod(0o777)
+    with pytest.raises(InputError, match="XDG_STATE_HOME"):
+        queue.add(tmp_path, "train_dreambooth", TRAINING)
+
+
+def test_a_colon_too_many_puts_no_workspace_into_the_path_of_modules(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", "relative", "/absolute", "."]))
+    assert program.environment()["PYTHONPATH"].split(os.pathsep) == [str(program.ROOT), "/absolute"]
 
 
 @pytest.mark.parametrize(
@@ -224,7 +299,8 @@ def test_a_job_from_elsewhere_runs_no_other_command(tmp_path, asleep, monkeypatc
     monkeypatch.setattr(subprocess, "Popen", lambda *words, **options: pytest.fail("it ran"))
     (tmp_path / "ws/jobs/0001").mkdir(parents=True)
     (tmp_path / "ws/link").symlink_to(tmp_path)
-    (tmp_path / "ws/jobs/0001/job.json").write_text(json.dumps({"command": command, "state": "waiting", "arguments": arguments}))
+    Job(tmp_path / "ws/jobs/0001", command, tuple(arguments)).changed()
+    assert queue.accept(job_folder.read(tmp_path / "ws/jobs/0001"))
     worker.main(tmp_path / "ws", idle=0.05)
     (job,) = job_folder.every(tmp_path / "ws")
     assert (job.state, job.message) == ("failed", "is not a job that this program writes")
@@ -245,4 +321,4 @@ def test_folders_that_are_no_jobs_are_passed_over(tmp_path):
         (tmp_path / "jobs" / name / "job.json").write_text(text)
     assert job_folder.every(tmp_path) == []
     (tmp_path / "jobs/0003-c/job.json").write_text('{"command": "infer", "state": "waiting", "path": "/etc", "arguments": [3]}')
-    assert job_folder.every(tmp_path) == [Job(tmp_path / "jobs/0003-c", "infer", ("3",))]
+    assert job_folder.every(tmp_path) == [Job(tmp_path / "jobs/0003-c", "infer", ("3",), is_ours=False)]

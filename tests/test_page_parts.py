@@ -16,7 +16,7 @@ from customize.jobs import job_folder, queue
 from customize.settings.files import toml_file
 from customize.settings.rules.inference_rules import PARTS_OF_AN_IMAGE
 from customize.web import trial_section
-from customize.web.pages import teach_page
+from customize.web.pages import runs_page, teach_page
 from customize.web.pictures import generation_jobs, picture_html
 from customize.web.pictures.illusion_words import PARTS, VIEWS
 from customize.web.pictures.image_gallery import folders
@@ -112,14 +112,26 @@ def test_a_job_of_a_stranger_is_shown_as_text(tmp_path):
     for number, (state, said) in enumerate((("running", texts), ("running", progress), ("waiting", {}), ("failed", {}))):
         path = tmp_path / f"jobs/{number:04d}-a"
         path.mkdir(parents=True)
-        own = {"command": "infer", "state": state, "name": HOSTILE, "message": f"{HOSTILE}: x\n    -> {HOSTILE}", "version": 1}
-        (path / "job.json").write_text(json.dumps(own))
+        job = job_folder.Job(path, "infer", state=state, name=HOSTILE, message=f"{HOSTILE}: x\n    -> {HOSTILE}")
+        job.changed(config=job_folder.digest(b""))
         (path / "progress.json").write_text(json.dumps(said))
     jobs = [job_folder.read(path) for path in sorted((tmp_path / "jobs").iterdir(), reverse=True)]
     html = generation_jobs.html_of([job for job in jobs if job])
     assert is_text(html)
     assert 'value="3" max="8"' in html and "3 of 8, 1 min 1 s left" in html and "waits, number 1 in the queue" in html
     assert html.count("loading the model") == 1 and html.count("Failed: ") == 1
+
+
+def test_a_job_from_elsewhere_shows_what_it_does_and_starts_on_a_word(tmp_path, monkeypatch):
+    monkeypatch.setattr(queue, "wake", lambda workspace: None)
+    workspace = Workspace(tmp_path)
+    path = queue.add(tmp_path, "infer", {"prompt": ["a dog"]}, "dog")
+    assert runs_page.looked_at(workspace, path.name) == "" and "waiting" in runs_page.waiting_of(workspace)
+    (path / "config.toml").write_text(f"# {HOSTILE}\nprompt = 'the new one'")
+    html = runs_page.waiting_of(workspace) + runs_page.looked_at(workspace, path.name)
+    assert is_text(html) and "the new one" in html and "customize infer jobs/0001-dog/config.toml" in html
+    assert runs_page.ELSEWHERE in runs_page.waiting_of(workspace) and "made elsewhere" in generation_jobs.shown(workspace)
+    assert runs_page.ELSEWHERE not in runs_page.accepted(workspace, path.name) and job_folder.read(path).waits
 
 
 def test_a_strangers_text_stays_text(tmp_path):

@@ -14,7 +14,7 @@ from web_browser import ROOT as SOURCE
 from web_browser import PageServer
 
 from customize.errors import InputError
-from customize.web.access import KEY, Access, check_password, key_of
+from customize.web.access import Access, check_password, key_of
 
 ROOT = str(SOURCE)
 SECRET = "the content of a file that is nobody's business"
@@ -254,18 +254,14 @@ def test_listening_needs_a_password_that_is_not_guessed(password, tmp_path):
         assert done.returncode == 2 and "--listen: needs a password" in done.stderr and not [*tmp_path.iterdir()]
 
 
-def test_a_key_that_others_could_read_is_replaced(tmp_path):
-    path = tmp_path / KEY
-    key = key_of(tmp_path)
-    assert key_of(tmp_path) == key and path.stat().st_mode & 0o777 == 0o600 and check_password("4 Worte, die ich kenne")
-    path.chmod(0o644)
-    assert (new := key_of(tmp_path)) != key and path.stat().st_mode & 0o777 == 0o600
-    path.write_text(f"{new}\x1b[2J")
-    assert "\x1b" not in key_of(tmp_path)
-    path.unlink()
-    path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InputError):
-        key_of(tmp_path)
+def test_no_file_of_the_workspace_says_its_key(tmp_path):
+    prepared = "a-key-that-the-maker-of-the-folder-knows"
+    (tmp_path / ".web-key").write_text(prepared)
+    (tmp_path / ".web-key").chmod(0o600)
+    os.symlink(tmp_path, link := tmp_path / "link")
+    assert key_of(tmp_path) == key_of(link) and len(key_of(tmp_path)) == 32 and prepared not in key_of(tmp_path)
+    assert key_of(tmp_path) != key_of(tmp_path / "other"), "a key opens one page"
+    assert [path.name for path in tmp_path.iterdir() if path != link] == [".web-key"]
 
 
 @pytest.mark.slow

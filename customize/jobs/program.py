@@ -14,8 +14,9 @@ def words(module: str, *arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The environment in which a source checkout is found as well, which is installed nowhere."""
-    if ROOT.name in ("site-packages", "dist-packages"):
-        return dict(os.environ)
-    known = os.environ.get("PYTHONPATH", "")
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), known)))}
+    """The environment in which a source checkout is found as well, which is installed nowhere. An entry of PYTHONPATH that is
+    empty, as a colon too many makes one, or relative would be the workspace."""
+    known = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(place)]
+    ours = [] if ROOT.name in ("site-packages", "dist-packages") else [str(ROOT)]
+    others = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return others | ({"PYTHONPATH": os.pathsep.join(places)} if (places := ours + known) else {})

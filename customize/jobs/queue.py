@@ -50,8 +50,7 @@ def add(workspace: Path, command: str, values: Mapping[str, Any], name: str = ""
     given = {name: value for name, value in settings.values().items() if name in own}
     write_text(config, f"# customize {command} {shown}\n\n{settings.to_toml(given)}")
     folder = workspace / own["output_dir"] if own.get("output_dir") else None
-    Job(path, command, (shown,), name=printable(name, 100), folder=folder, created=time.time()).changed()
-    wake(workspace)
+    put(Job(path, command, (shown,), name=printable(name, 100), folder=folder, created=time.time()))
     return path
 
 
@@ -60,9 +59,24 @@ def resume(workspace: Path, run: Path, command: str) -> Path:
     config = run / run_folder.CONFIG
     words = (os.path.relpath(config, workspace), *RESUME)
     path = numbered_folders.new_folder(workspace / "jobs", slug=numbered_folders.slug(run.name))
-    Job(path, command, words, name=run.name, folder=run, created=time.time()).changed()
-    wake(workspace)
+    put(Job(path, command, words, name=run.name, folder=run, created=time.time()))
     return path
+
+
+def put(job: Job) -> None:
+    """Writes a job with its settings as they are now, signed. A worker is started if none lives."""
+    job.changed(config=job_folder.digest(job.settings))
+    wake(job.path.parents[1])
+
+
+def accept(job: Job) -> bool:
+    """Queues a job from elsewhere, at which the user has looked; False if it is none."""
+    if not job.is_from_elsewhere:
+        return False
+    with suppress(OSError):
+        (job.path / job_folder.TAKEN).unlink()
+    put(job)
+    return True
 
 
 def new_run(workspace: Path, stem: str) -> str:
@@ -75,7 +89,7 @@ def new_run(workspace: Path, stem: str) -> str:
 def jobs(workspace: Path) -> list[Job]:
     """All jobs, the newest first. A worker is started if one waits and none lives, as after a restart of the machine."""
     found = job_folder.every(workspace)
-    if any(job.state in ("waiting", "running") for job in found):
+    if any(job.waits or job.state == "running" for job in found):
         wake(workspace)
     return found
 
@@ -123,7 +137,8 @@ def wake(workspace: Path) -> None:
         return
     make_folder(folder)
     options: dict[str, Any] = {"start_new_session": True} if os.name != "nt" else {"creationflags": 0x00000208}
-    with open(folder / "worker.txt", "ab") as output:
+    log = folder / "worker.txt"
+    with open(log if job_folder.is_plain(log) else os.devnull, "ab") as output:
         subprocess.Popen(
             program.words("customize.jobs.worker", str(workspace)), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             cwd=workspace, env=program.environment(), **options,

@@ -40,7 +40,7 @@ def main(workspace: Path, idle: float = IDLE) -> None:
 
 def has_work(workspace: Path) -> bool:
     """Whether a job waits, or one runs that nobody waits for."""
-    return any(job.state in ("waiting", "running") for job in job_folder.every(workspace))
+    return any(job.waits or job.state == "running" for job in job_folder.every(workspace))
 
 
 def work(workspace: Path, idle: float) -> None:
@@ -56,19 +56,19 @@ def work(workspace: Path, idle: float) -> None:
 
 
 def next_job(workspace: Path) -> Job | None:
-    """The job to run: first one that a worker before has left, then the oldest that waits."""
+    """The job to run: first one that a worker before has left, then the oldest of ours that waits."""
     found = job_folder.every(workspace)[::-1]
     for job in found:
         if job.state == "running":
             return job
-    return next((job for job in found if job.state == "waiting" and job.take()), None)
+    return next((job for job in found if job.waits and job.take()), None)
 
 
 def run(workspace: Path, job: Job) -> None:
     """Runs a job to its end, or waits for the end of one that runs already."""
     if job.state == "running":
         adopt(job)
-    elif not is_of_ours(workspace, job):
+    elif not has_our_form(workspace, job):
         job.changed(state="failed", message="is not a job that this program writes", ended=time.time())
     elif draws_here(job):
         from customize.jobs.drawing import draw
@@ -81,12 +81,12 @@ def run(workspace: Path, job: Job) -> None:
         child(workspace, job)
 
 
-def is_of_ours(workspace: Path, job: Job) -> bool:
-    """Whether its command line is one that the queue writes: jobs may lie in a folder from elsewhere."""
+def has_our_form(workspace: Path, job: Job) -> bool:
+    """Whether its command line is one that the queue writes: the user may have started one from elsewhere."""
     config, *others = job.arguments or ("",)
     place = Path(os.path.realpath(workspace / config))
     inside = place.is_relative_to(os.path.realpath(workspace)) and place.name == job_folder.CONFIG
-    return job.command in MODELS and inside and others in ([], [*RESUME])
+    return job.command in MODELS and inside and others in ([], [*RESUME]) and job_folder.is_plain(job.output)
 
 
 def draws_here(job: Job) -> bool:

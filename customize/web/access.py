@@ -6,7 +6,6 @@ Other users of the machine can reach 127.0.0.1 too, and so can every page that t
 import hashlib
 import hmac
 import os
-import re
 import secrets
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,8 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from customize.errors import InputError, Problem
+from customize.jobs import user_key
 
-KEY = ".web-key"
 SHORTEST = 12
 
 
@@ -66,25 +65,10 @@ class Access:
 
 
 def key_of(folder: Path) -> str:
-    """The key of a workspace, made once and readable by this user alone, so that an open page survives a new server.
+    """The key of a workspace, the same as long as its folder has this place, so that an open page survives a new server.
 
-    One that others can read, or that is not ours, is replaced."""
-    path = folder / KEY
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
-        with os.fdopen(descriptor, "r+") as file:
-            found, known = os.fstat(descriptor), file.read(200).strip()
-            is_mine = os.name == "nt" or (found.st_uid == os.getuid() and not found.st_mode & 0o077)
-            if is_mine and re.fullmatch(r"[\w-]{24,100}", known, re.ASCII):
-                return known
-            if os.name != "nt":
-                os.fchmod(descriptor, 0o600)
-            file.seek(0)
-            file.truncate()
-            file.write(made := secrets.token_urlsafe(24))
-            return made
-    except (OSError, ValueError) as error:
-        raise InputError(Problem(str(path), "cannot be written", "make the folder writable, or name another FOLDER")) from error
+    It is made of the user's own key, and no file of the workspace says it: whoever prepared the folder would know it."""
+    return user_key.signature("page", os.path.realpath(folder))[:32]
 
 
 def check_password(password: str) -> str:

@@ -16,7 +16,9 @@ ABOUT = """Starts the page, on which photos are taught, runs are watched and ima
 holds runs/, images/, photos/ and jobs/. Jobs are processes of their own: they go on when the page or its server is closed."""
 EPILOG = """The page is for this machine alone, and for whoever has the printed address. With --listen others reach it too, over
 plain HTTP, with the password in CUSTOMIZE_WEB_PASSWORD or typed when asked. Whoever has it can do what you can do with customize
-here: read any image, train, use your login of the hub. From afar, `ssh -L 7860:localhost:7860 HOST` is safer."""
+here: read any image, train, use your login of the hub. From afar, `ssh -L 7860:localhost:7860 HOST` is safer.
+Jobs that wait in a folder of somebody else do not start by themselves: the page Runs shows them and starts them when you say so;
+in a terminal, the first line of jobs/NAME/config.toml is the command that does."""
 PASSWORD = "CUSTOMIZE_WEB_PASSWORD"
 
 

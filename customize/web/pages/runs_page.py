@@ -11,28 +11,22 @@ from customize.jobs import queue, runs
 from customize.jobs.job_folder import Job
 from customize.jobs.runs import RunCard
 from customize.next_command import options
-from customize.printable import html
+from customize.printable import html, html_lines
 from customize.web import run_view
 from customize.web.live import follow
 from customize.web.workspace import Workspace
 
 NONE = '<p class="cz-muted">There are no runs yet. Teach something, or start a training in a terminal in this folder.</p>'
+ELSEWHERE = "made elsewhere, or changed"
 NOTHING = '<p class="cz-muted">Choose a run above.</p>'
 
 
 def build(workspace: Workspace) -> None:
     """The queue, the cards of all runs, and one or two runs in full."""
     gr.Markdown("# Runs")
-    waiting = gr.HTML(padding=False)
-    with gr.Row(visible=False) as row:
-        number = gr.Dropdown(label="Waiting job", scale=2, allow_custom_value=True)
-        cancel = gr.Button("Cancel it")
+    timer = queue_part(workspace)
     cards = gr.HTML(padding=False)
-    timer = follow(cards, lambda: cards_of(workspace))
-    follow(waiting, lambda: waiting_of(workspace), timer=timer)
-    follow(number, lambda: gr.Dropdown(choices=waiting_names(workspace)), timer=timer)
-    follow(row, lambda: gr.Row(visible=bool(waiting_names(workspace))), timer=timer)
-    cancel.click(lambda name: cancelled(workspace, name), number, waiting, api_visibility="private")
+    follow(cards, lambda: cards_of(workspace), timer=timer)
     with gr.Row():
         chosen = gr.Dropdown(label="Run", choices=names(workspace), value=None, allow_custom_value=True)
         other = gr.Dropdown(label="Compare with", choices=names(workspace), value=None, allow_custom_value=True)
@@ -70,6 +64,22 @@ def build(workspace: Workspace) -> None:
         return gr.Dropdown(choices=names(workspace), value=asked if asked in names(workspace) else None), cards_of(workspace)
 
     gr.on(None, opened, None, [chosen, cards], **hidden)
+
+
+def queue_part(workspace: Workspace) -> gr.Timer:
+    """What runs and waits, and what can be done with a job that waits."""
+    waiting = gr.HTML(padding=False)
+    timer = follow(waiting, lambda: waiting_of(workspace))
+    with gr.Row(visible=False) as row:
+        number = gr.Dropdown(label="Waiting job", scale=2, allow_custom_value=True)
+        cancel, begin = gr.Button("Cancel it"), gr.Button("Start it", visible=False)
+    follow(number, lambda: gr.Dropdown(choices=waiting_names(workspace)), timer=timer)
+    follow(row, lambda: gr.Row(visible=bool(waiting_names(workspace))), timer=timer)
+    follow(begin, lambda name: gr.Button(visible=from_elsewhere(workspace, name) is not None), [number], timer)
+    follow(gr.HTML(padding=False), lambda name: looked_at(workspace, name), [number], timer)
+    cancel.click(lambda name: cancelled(workspace, name), number, waiting, api_visibility="private")
+    begin.click(lambda name: accepted(workspace, name), number, waiting, api_visibility="private")
+    return timer
 
 
 def names(workspace: Workspace) -> list[str]:
@@ -163,9 +173,10 @@ def waiting_names(workspace: Workspace) -> list[str]:
 def waiting_of(workspace: Workspace) -> str:
     """What runs and what waits, in a line each."""
     found = queue.jobs(workspace.folder)[::-1]
-    lines = [
-        f"<li>{html(job.path.name)}: {html(job.command)} {job.state}</li>" for job in found if job.state in ("running", "waiting")
-    ]
+    current = [job for job in found if job.state in ("running", "waiting")]
+    said = [f"{ELSEWHERE}: it starts when you say so" if job.is_from_elsewhere else job.state for job in current]
+    pairs = zip(current, said, strict=True)
+    lines = [f"<li>{html(job.path.name)}: {html(job.command)} {words}</li>" for job, words in pairs]
     failed = [job for job in found[-3:] if job.state == "failed" and not (job.folder and job.folder.exists())]
     lines += [f'<li>{html(job.path.name)}: <span class="cz-failed">failed</span>: {html(job.message)}</li>' for job in failed]
     return f"<h2>Queue</h2><ul>{''.join(lines)}</ul>" if lines else ""
@@ -176,6 +187,27 @@ def cancelled(workspace: Workspace, name: str | None) -> str:
     for job in waiting_jobs(workspace):
         if job.path.name == name:
             queue.cancel(job)
+    return waiting_of(workspace)
+
+
+def from_elsewhere(workspace: Workspace, name: str | None) -> Job | None:
+    """The waiting job of this name, if it does not start by itself."""
+    return next((job for job in waiting_jobs(workspace) if job.path.name == name and job.is_from_elsewhere), None)
+
+
+def looked_at(workspace: Workspace, name: str | None) -> str:
+    """The command and the settings of a job from elsewhere, for a look before it is started."""
+    if (job := from_elsewhere(workspace, name)) is None:
+        return ""
+    text = html_lines(job.settings.decode(errors="replace"))
+    settings = f'<pre class="cz-line" tabindex="0" aria-label="Its settings">{text}</pre>'
+    return f"<p>{html(job.path.name)} was {ELSEWHERE}. It runs <code>{html(job.line)}</code> with these settings:</p>{settings}"
+
+
+def accepted(workspace: Workspace, name: str | None) -> str:
+    """Queues a job from elsewhere at which the user has looked."""
+    if job := from_elsewhere(workspace, name):
+        queue.accept(job)
     return waiting_of(workspace)
 
 

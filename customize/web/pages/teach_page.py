@@ -150,7 +150,8 @@ def status_of(workspace: Workspace, name: str) -> str:
         return ""
     head = "<h2>4. Learning</h2>"
     if run is None or job.state == "waiting":
-        words = {"waiting": "It waits for its turn.", "running": "It loads the base model and looks at the photos."}
+        waits = "It was made elsewhere: the page Runs starts it." if job.is_from_elsewhere else "It waits for its turn."
+        words = {"waiting": waits, "running": "It loads the base model and looks at the photos."}
         return f"{head}<h3>{html(job.name or name)}</h3><p>{words.get(job.state, job.state)} {html(job.message)}</p>"
     use = f'<p><a href="/generate?run={html(run.name)}">Generate with it</a>, <a href="/runs?run={html(run.name)}">report</a></p>'
     return head + run_view.status(run) + (run_view.files(workspace, run.folder) + use if run.state == "finished" else "")

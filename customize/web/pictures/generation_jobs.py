@@ -37,7 +37,7 @@ def html_of(jobs: Sequence[Job]) -> str:
 
 def act(workspace: Workspace, action: str, name: str) -> None:
     """Stops the job of this name, or takes it out of the queue."""
-    job = next((each for each in queue.jobs(workspace.folder) if each.path.name == name), None)
+    job = queue.find(workspace.folder, name)
     if job is not None and action in ACTIONS:
         ACTIONS[action](job)
 
@@ -57,6 +57,8 @@ def _running(job: Job) -> str:
 
 
 def _waiting(job: Job, place: int) -> str:
+    if job.is_from_elsewhere:
+        return _card(job, "made elsewhere, or changed: the page Runs shows what it does, and starts it", "", "cancel", "Cancel")
     return _card(job, f"waits, number {place} in the queue", "", "cancel", "Cancel")
 
 
