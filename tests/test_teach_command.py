@@ -129,7 +129,7 @@ def test_two_words_train_what_the_written_settings_say_and_go_on(workspace, tiny
     assert "runs/photos.toml is of an earlier call of this command" in shown and "is finished: nothing to do" in shown
 
 
-def test_another_request_and_an_edited_file_get_names_of_their_own(workspace, tiny_epsilon, monkeypatch):
+def test_another_request_and_an_edited_file_get_names_of_their_own(workspace, tiny_epsilon, monkeypatch, capsys):
     from customize.cli.front import teach_command
 
     trained = []
@@ -141,8 +141,23 @@ def test_another_request_and_an_edited_file_get_names_of_their_own(workspace, ti
     Path("runs/photos.toml").write_text(edited)
     assert __main__.main(["teach", "photos", "dog", f"--base={tiny_epsilon}"]) == 0
     assert trained[3] == "runs/photos-3.toml" and Path("runs/photos.toml").read_text() == edited
+    assert "customize train_dreambooth runs/photos.toml goes on with that one" in capsys.readouterr().out
     assert command_in(Path("runs/photos-3.toml")) == f"customize teach photos dog --base {tiny_epsilon}"
     assert __main__.main(["teach", "photos", "dog", f"--base={tiny_epsilon}", "--output_dir", "runs/photos"]) == 2
+
+
+def test_settings_that_somebody_else_prepared_are_not_trained(workspace, tiny_epsilon, monkeypatch, state_home, tmp_path):
+    from customize.cli.front import teach_command
+
+    trained = []
+    monkeypatch.setattr(teach_command, "train", lambda file, request: trained.append(str(file)) or 0)
+    for place in (tmp_path / "of_another_user", state_home, state_home):
+        monkeypatch.setenv("XDG_STATE_HOME", str(place))
+        assert __main__.main(["teach", "photos", "dog", f"--base={tiny_epsilon}"]) == 0
+    assert trained == ["runs/photos.toml", "runs/photos-2.toml", "runs/photos-2.toml"]
+    file = Path("runs/photos-2.toml")
+    file.write_text(file.read_text().replace("teach photos dog", "teach photos cat", 1))
+    assert command_in(file) is None, "the command is signed, too"
 
 
 def test_who_is_asked_and_says_no_has_nothing_written(workspace, monkeypatch, capsys):

@@ -46,6 +46,11 @@ class Request:
         return re.sub(r"^(a|an|the|my|our)\s+(?=\S)", "", " ".join(self.what.split()), flags=re.IGNORECASE)
 
     @property
+    def trained_by(self) -> str:
+        """The training command."""
+        return "train_textual_inversion" if self.kind == "style" else "train_dreambooth"
+
+    @property
     def is_person(self) -> bool:
         """Whether it is a person, by its kind or its noun."""
         return self.kind == "person" or (self.kind == "object" and kind_of(self.noun) == "person")

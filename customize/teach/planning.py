@@ -94,7 +94,7 @@ def plan(request: Request, machine: Hardware | None = None) -> Plan:
     notes = [f"{base.title} {short.what}: it may not fit"] if short and base.name != "demo" else []
     photos = replace(photos, notes=(*photos.notes, *rare_word.notes(request, source), *notes))
     decisions = recipe.decisions(Case(request, photos, base, machine, word, why), str(folder))
-    command = command_for(request)
+    command = request.trained_by
     values = {each.name: each.value for each in decisions}
     _, problems = MODELS[command].examine(values)
     if problems:
@@ -131,11 +131,6 @@ def source_of(base: Base) -> Source:
     if problem := spec_of(source).not_trainable(source):
         raise InputError(problem)
     return source
-
-
-def command_for(request: Request) -> str:
-    """The training command of a request."""
-    return "train_textual_inversion" if request.kind == "style" else "train_dreambooth"
 
 
 def command_of(request: Request) -> str:

@@ -10,6 +10,7 @@ from customize.cli.flags.arguments import arguments, known
 from customize.cli.front import questions, teach_arguments
 from customize.cli.front.teach_arguments import Options
 from customize.errors import InputError, Problem, ResourceError
+from customize.next_command import options as options_of
 from customize.next_command import quoted
 from customize.printable import printable
 from customize.settings.suggestions import nearest
@@ -17,7 +18,7 @@ from customize.settings.training import TrainingSettings
 from customize.storage.atomic import write_text
 from customize.storage.resources import resources
 from customize.teach import Plan, Request, bases, plan, run_name
-from customize.teach.planning import MODELS, command_for, command_of
+from customize.teach.planning import MODELS, command_of
 from customize.teach.recipe import Decision
 from customize.training import preflight
 from customize.units import about, count
@@ -36,6 +37,9 @@ def main(argv: Sequence[str]) -> int:
     strangers = unknown_flags(request)
     if not strangers and request.base is None and questions.can_ask() and bases.chosen() is None:
         request = replace(request, base=questions.choose_base())
+    if file := run_name.passed_over(request, command):
+        say(f"note      {file} is of this command, but was changed or written elsewhere: this is a run of its own, and")
+        say(f"          customize {request.trained_by} {options_of(str(file))} goes on with that one")
     made = planned(request, strangers)
     settings, made = with_further(made, options)
     _, source, examples = preflight.check(settings)
@@ -69,7 +73,7 @@ def planned(request: Request, strangers: list[Problem]) -> Plan:
 
 def unknown_flags(request: Request) -> list[Problem]:
     """The problems of flags that are neither of this command nor settings of the training command."""
-    model = MODELS[command_for(request)]
+    model = MODELS[request.trained_by]
     names, own = known(model), [*teach_arguments.SWITCHES, *teach_arguments.VALUES]
     _, given, _ = arguments(model, request.further)
     strangers = [name for name in given if name not in names and name.removeprefix("no_") not in names]
@@ -163,7 +167,7 @@ def agreed(made: Plan, options: Options) -> bool:
 
 def train(file: Path, request: Request) -> int:
     """Train by the same command as a user would, and say how to use the result or to go on."""
-    status = cli.main(MODELS[command_for(request)], preflight.run, [str(file)], preflight.check)
+    status = cli.main(MODELS[request.trained_by], preflight.run, [str(file)], preflight.check)
     folder = file.with_suffix("")
     if status == 0:
         example = "a house" if request.kind == "style" else f"a {request.noun} on the beach"
