@@ -95,7 +95,7 @@ def test_the_settings_are_written_with_their_reasons_and_read_again(photos, tmp_
     for each in made.decisions:
         place = next(number for number, line in enumerate(lines) if line.startswith(f"{each.name} = "))
         assert lines[place - 1].startswith("# ") and each.reason.endswith(lines[place - 1].removeprefix("# "))
-    assert made.values["instance_prompt"] == "a sks cat" and made.values["class_prompt"] == "a cat"
+    assert made.values["instance_prompt"] == "a sks cat" and made.values["class_prompt"] == "an animal"
     assert run_name.command_in(file) == f'customize teach "{photos}" "a cat" --base demo'
     file.write_text(file.read_text().replace("rank = 16", "rank = 17"))
     assert run_name.command_in(file) is None
@@ -202,7 +202,7 @@ def test_captions_and_the_noun_decide_the_word(photos, tmp_path):
 def test_a_new_word_beside_a_lora_starts_from_the_noun(photos):
     made = plan(Request(str(photos), "cat", word="<miezi>", base="demo"))
     assert made.values["placeholder_token"] == ["<miezi>"] and made.values["initializer_token"] == ["cat"]
-    assert made.values["instance_prompt"] == "a <miezi>" and made.values["class_prompt"] == "a cat"
+    assert made.values["instance_prompt"] == "a <miezi>" and made.values["class_prompt"] == "an animal"
 
 
 def cached_model(tiny: Path, name: str, hub: Path, variant: str = "") -> None:
@@ -249,6 +249,7 @@ def test_a_card_that_is_too_small_is_offered_what_fits(tmp_path):
 
 
 CAT = {"instance_prompt": "a photo of sks cat", "class_prompt": "a photo of cat"}
+TOY = {"instance_prompt": "a sks toy", "class_prompt": "an animal"}
 MIEZI = {"placeholder_token": ["<miezi>"], "initializer_token": ["cat"], "class_prompt": "a photo of cat"}
 INK = {"placeholder_token": ["<ink>"], "learnable_property": "style", "initializer_token": ["ink"]}
 
@@ -267,6 +268,8 @@ INK = {"placeholder_token": ["<ink>"], "learnable_property": "style", "initializ
         (CAT, "SKS in space", "SKS in space"),
         ({**CAT, "instance_prompt": "an ohwx owl", "class_prompt": "an owl"}, "an owl", "an ohwx owl"),
         ({**CAT, "instance_prompt": "a sks owl", "class_prompt": "an owl"}, "an owl at night", "a sks owl at night"),
+        (TOY, "a toy on the beach", "a sks toy on the beach"),
+        (TOY, "an animal at night", "a sks toy at night"),
         (MIEZI, "a cat on the beach", "<miezi> on the beach"),
         (MIEZI, "in the snow", "a photo of <miezi> in the snow"),
         (INK, "a house.", "a house in the style of <ink>"),

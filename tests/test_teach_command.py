@@ -111,13 +111,13 @@ def test_a_configured_base_model_that_cannot_be_used_is_not_passed_over(monkeypa
 def test_two_words_train_what_the_written_settings_say_and_go_on(workspace, tiny_epsilon, monkeypatch, capsys):
     monkeypatch.setenv(bases.VARIABLE, str(tiny_epsilon))
     (workspace / "photos/broken.jpg").write_bytes(b"\xff\xd8\xff")
-    command = ["teach", "photos", "dog", *SHORT]
+    command = ["teach", "photos", "owl", *SHORT]
     assert __main__.main(command) == 2  # a broken file is only left out by --yes
     assert "1 file would be left out" in capsys.readouterr().err and not Path("runs").exists()
     assert __main__.main([*command, "--yes"]) == 0
     shown = capsys.readouterr().out
-    assert "left out  broken.jpg: is not an image" in shown and '2 photos of a dog, which prompts will call "sks"' in shown
-    assert 'customize use runs/photos "a dog on the beach"' in shown and "ComfyUI/models/loras" in shown
+    assert "left out  broken.jpg: is not an image" in shown and '2 photos of an owl, which prompts will call "sks"' in shown
+    assert 'customize use runs/photos "an owl on the beach"' in shown and "ComfyUI/models/loras" in shown
     values, _ = toml_file.read("runs/photos.toml")
     assert values["max_train_steps"] == 2 and values["leave_out"] == ["broken.jpg"]
     assert __main__.main(["train_dreambooth", "runs/photos.toml", "--output_dir", "runs/other"]) == 0

@@ -30,13 +30,13 @@ ARTICLE = re.compile(r"\b(a|an|the|my|one)(\s+)$", re.IGNORECASE)
 class Calling:
     """How prompts call what was learned.
 
-    words: one of which is enough; phrase: for "a photo of sks cat" it is "sks cat"; noun: of its class, "cat", empty if unknown;
-    prompt: a whole prompt; is_style: whether it is a style, which follows its content.
+    words: one of which is enough; phrase: for "a photo of sks cat" it is "sks cat"; nouns: the phrase's own and that of its
+    class, "cat"; prompt: a whole prompt; is_style: whether it is a style, which follows its content.
     """
 
     words: tuple[str, ...]
     phrase: str
-    noun: str = ""
+    nouns: tuple[str, ...] = ()
     prompt: str = ""
     is_style: bool = False
 
@@ -52,9 +52,10 @@ class Calling:
             return None
         words = tokens or rare_words(prompt, of_class or None)
         phrase = noun_of(prompt) if prompt else tokens[0]
-        noun = noun_of(of_class) if of_class else " ".join(each for each in phrase.split() if each.casefold() not in words)
-        noun = starts[0] if tokens and not of_class and starts else noun
-        return cls(tuple(words), phrase, "" if noun == phrase else noun, prompt or f"a photo of {tokens[0]}")
+        own = " ".join(each for each in phrase.split() if each.casefold() not in words)
+        found = dict.fromkeys((own, noun_of(of_class), *starts[: len(tokens)]))
+        nouns = tuple(each for each in found if each not in ("", phrase))
+        return cls(tuple(words), phrase, nouns, prompt or f"a photo of {tokens[0]}")
 
     def put_into(self, prompt: str) -> str:
         """The prompt, with what calls the subject where it lacks it: in place of the noun of its class, or before a prompt that
@@ -65,9 +66,9 @@ class Calling:
         if self.is_style:
             return f"{text.rstrip('.,;')} {self.phrase}" if text else f"a picture {self.phrase}"
         plural = "" if self.phrase in self.words else "(s|es)?"
-        pattern = rf"(?<![\w-]){re.escape(self.noun)}(?={plural}(?![\w-]))"
-        if self.noun and (found := re.search(pattern, text, re.IGNORECASE)):
-            return self.in_place_of_noun(text, found)
+        for noun in self.nouns:
+            if found := re.search(rf"(?<![\w-]){re.escape(noun)}(?={plural}(?![\w-]))", text, re.IGNORECASE):
+                return self.in_place_of_noun(text, found)
         if not text or text.split()[0].casefold() in PLACES:
             return f"{self.prompt or self.phrase} {text}".strip()
         return f"{self.phrase}, {text}"

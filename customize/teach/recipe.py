@@ -22,6 +22,8 @@ STEPS_PER_PHOTO, FEWEST, MOST = 100, 600, 1600
 STEPS_OF_WORDS = 1000
 """Of textual inversion, as in configs/sd15_textual_inversion_6gb.toml."""
 DEMO_STEPS = 120
+DEMO_CLASS = "an animal"
+"""What the toy model, which knows few nouns, preserves for a subject of any noun."""
 RANKS = {"quick": 8, "balanced": 16, "best": 32}
 SLOW_BYTES = 400_000_000
 """Of a base model's files: from 200 million parameters on, a step takes about a minute without a GPU."""
@@ -96,26 +98,24 @@ def of_subject(case: Case) -> Iterator[Decision]:
     yield Decision(
         "adapter", "lora", "a small file that every program reads; docs/methods.md found no reason for another default"
     )
-    known = f"{article(request.noun)} {request.noun}" if case.is_demo else f"a photo of {request.noun}"
+    called = called_in(case)
+    prompt = f"{article(called)} {called}" if case.is_demo else f"a photo of {called}"
     if is_placeholder(word):
         yield Decision(
             "placeholder_token", [word], f"{case.why}; with a LoRA beside it, it harms other things less (docs/methods.md)"
         )
         yield Decision("initializer_token", [request.noun], "what the new word means before it has learned")
-        yield Decision("instance_prompt", known.replace(request.noun, word), "calls the subject by the new word alone")
+        yield Decision("instance_prompt", prompt, "calls the subject by the new word alone")
     else:
-        called = f"{article(word)} {word} {request.noun}" if case.is_demo else f"a photo of {word} {request.noun}"
-        yield Decision("instance_prompt", called, f'"{word}": {case.why}')
-    yield Decision("class_prompt", known, "the same without the word: what the base model draws there must stay as it is")
+        yield Decision("instance_prompt", prompt, f'"{word}": {case.why}')
+    kept = "the same without the word: what the base model draws there must stay as it is"
+    if case.is_demo:
+        kept = "not the noun, which the toy model may never have seen, but what it knows: that must stay as it is"
+    yield Decision("class_prompt", class_of(case), kept)
     costs = "needs neither class images nor their disk space"
     yield Decision("prior_preservation", "teacher", f"the base model's own predictions for the class are kept; {costs}")
     if case.is_demo:
-        why = (
-            "the default; the weight of 10 in configs/demo_dreambooth_lora.toml is for another class than the subject's own noun"
-        )
-        yield Decision(
-            "prior_loss_weight", 1.0, f"{why}: measured here, one run each, likeness 0.84 with 1, 0.75 with 3, 0.55 with 10"
-        )
+        yield Decision("prior_loss_weight", 10.0, "as in the measured configs/demo_dreambooth_lora.toml")
     reasons = {
         "quick": "half the default: a smaller file",
         "balanced": "the default",
@@ -131,6 +131,11 @@ def of_subject(case: Case) -> Iterator[Decision]:
     if case.base.kind == "stable_diffusion":
         yield Decision("lora_targets", groups, "more than attention alone: 6.0 instead of 3.2 million parameters at rank 16")
     yield Decision("learning_rate", 1e-4, "the default of LoRAs")
+
+
+def class_of(case: Case) -> str:
+    """A prompt of the class, whose pictures must stay as they are."""
+    return DEMO_CLASS if case.is_demo else f"a photo of {case.request.noun}"
 
 
 def photos_of(case: Case) -> Iterator[Decision]:
@@ -206,12 +211,10 @@ def steps_of(case: Case) -> int:
 
 def samples(case: Case) -> Iterator[Decision]:
     """Pictures that show what is learned, and one that shows whether the class stays."""
-    noun = case.request.noun
     if case.learns_words:
         scenes = [f"a house in the style of {case.word}", f"a fox in the forest in the style of {case.word}", "a house"]
     else:
-        plain = f"{article(noun)} {noun}" if case.is_demo else f"a photo of {noun}"
-        scenes = ["{instance_prompt}", "{instance_prompt} on the beach", plain]
+        scenes = ["{instance_prompt}", "{instance_prompt} on the beach", class_of(case)]
     if case.is_slow:
         yield Decision("validation_prompt", scenes[:1], "only one: a picture takes many minutes without a GPU")
         yield Decision("sample_inference_steps", 12, "as few as show something, for the same reason")

@@ -19,7 +19,7 @@ from customize.storage.atomic import write_text
 from customize.storage.resources import resources
 from customize.teach import Plan, Request, bases, plan, run_name
 from customize.teach.planning import MODELS, command_of
-from customize.teach.recipe import Decision
+from customize.teach.recipe import Decision, article
 from customize.training import preflight
 from customize.units import about, count
 
@@ -170,7 +170,7 @@ def train(file: Path, request: Request) -> int:
     status = cli.main(MODELS[request.trained_by], preflight.run, [str(file)], preflight.check)
     folder = file.with_suffix("")
     if status == 0:
-        example = "a house" if request.kind == "style" else f"a {request.noun} on the beach"
+        example = "a house" if request.kind == "style" else f"{article(request.noun)} {request.noun} on the beach"
         say(f"{'use':<10}customize use {quoted(str(folder))} {quoted(example)}, which puts the word in by itself")
     elif status > 128:
         say(f"the same command goes on: {command_of(request)}")
