@@ -46,14 +46,21 @@ def taught(page_server, browser):
     page.get_by_text("quick", exact=True).click()
     page.get_by_role("button", name="Make a plan").click()
     page.get_by_text("which prompts will call").wait_for()
-    opened = page.get_by_label("Setting", exact=True)
+    opened, toml = page.get_by_label("Filter"), page.locator(".cm-content").first
     wait_for(lambda: opened.is_visible() or page.get_by_role("button", name="All settings").click() or opened.is_visible())
     for name, value in SHORT.items():
-        choose(page, "Setting", name)
-        page.get_by_label("Value", exact=True).fill(value)
-        page.get_by_role("button", name="Set", exact=True).click()
-        words = f"{name} = {json.dumps(value) if value.isalpha() else value} is set" if value else f"{name} has its default"
-        page.get_by_text(words).wait_for()
+        opened.fill(name)
+        box = page.locator(f"#set-{name}")
+        box.select_option(value) if box.evaluate("box => box.tagName === 'SELECT'") else box.fill(value)
+        line = f"{name} = {json.dumps(value) if value.isalpha() else value}"
+        wait_for(lambda line=line, name=name, value=value: (line in toml.inner_text().splitlines()) == bool(value), 20)
+        assert page.locator(".setting:not([hidden])").count() < 5 and page.locator(f"[data-name={name}]").is_visible()
+    opened.fill("dropout")
+    toml.click()
+    page.keyboard.press("Control+End")
+    page.keyboard.type("\nlora_dropout = 7")
+    page.locator("[data-name=lora_dropout] .fault", has_text="7 is not a number at least 0, below 1").wait_for()
+    page.locator("#set-lora_dropout").fill("")
     page.get_by_text("These settings are valid").wait_for()
     page.get_by_role("button", name="Teach it").click()
     page.get_by_text("The command for this").wait_for()
@@ -114,5 +121,8 @@ def test_pages_fit_a_telephone_and_can_be_read(taught, browser, name):
     for options in ({}, {"color_scheme": "dark", "viewport": {"width": 390, "height": 844}}):
         visit = server.visit(browser, name + query, **options)
         visit.page.get_by_text(job.folder.name).first.wait_for()
+        if not name:
+            visit.page.get_by_role("button", name="All settings").click()
+            visit.page.get_by_label("Filter").fill("rank")
         assert visit.scrolls_sideways() == 0 and visit.findings() == []
         visit.close()

@@ -193,7 +193,7 @@ def output(job: Job | None) -> str:
 
 def problems(error: InputError) -> str:
     """Everything that is wrong with the input, as a list."""
-    return f'<ul class="cz-problems" role="alert">{"".join(items(error))}</ul>'
+    return f'<div role="alert"><ul class="cz-problems">{"".join(items(error))}</ul></div>'
 
 
 def items(error: InputError) -> Iterator[str]:

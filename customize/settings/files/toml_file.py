@@ -32,14 +32,15 @@ def write(sections: Mapping[str, list[Setting]], values: Mapping[str, Any], expl
         last += [(line.name, own) for line in lines if line.type is dict for own in values.get(line.name, ())]
         kept = [line for line in kept if values[line.name] is not None or line.default is not None or line.name in explicit]
         if kept:
-            tables.append("\n".join((f"[{section}]", *(f"{line.name} = {_literal(values[line.name])}" for line in kept))))
-    tables += ["\n".join((f"[[{name}]]", *(f"{key} = {_literal(value)}" for key, value in own.items()))) for name, own in last]
+            tables.append("\n".join((f"[{section}]", *(f"{line.name} = {literal(values[line.name])}" for line in kept))))
+    tables += ["\n".join((f"[[{name}]]", *(f"{key} = {literal(value)}" for key, value in own.items()))) for name, own in last]
     return "\n\n".join(tables) + "\n"
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
+    """A value as TOML."""
     if isinstance(value, tuple):
-        return f"[{', '.join(map(_literal, value))}]"
+        return f"[{', '.join(map(literal, value))}]"
     if value is None:
         return '"none"'
     if isinstance(value, bool | str):
