@@ -9,7 +9,7 @@ from customize.errors import InputError, Problem
 from customize.inference.metadata.read_png import GenerationInfo, read_generation_info
 from customize.inference.run import command
 from customize.teach import bases
-from customize.web.pictures import generation_jobs, image_gallery, input_files, mask_painter, picture_html
+from customize.web.pictures import generation_jobs, image_deletion, image_gallery, input_files, mask_painter, picture_html
 from customize.web.pictures.form_fields import area
 from customize.web.pictures.form_layout import NO_BASE, FormLayout
 from customize.web.pictures.generation_form import SCALES, WORDS, by_field, fill, form_of
@@ -64,6 +64,7 @@ class GeneratePage:
         form.queue.click(self.act_on_job, None, [form.queue, form.report], **hidden)
         self.gallery.click(self.select, None, [self.selected, self.detail], **hidden)
         self.detail.click(self.use, state, [*shown, form.report], **hidden)
+        self.detail.click(self.delete, None, [self.selected, self.detail, form.report], **hidden)
         form.drop.upload(self.read, form.drop, [*shown, form.dropped], **hidden)
         form.picture.upload(self.started_from, form.picture, [*source, self.fields.below["image"]], **hidden)
         form.picture.clear(lambda: ("", "", ""), None, source, **hidden)
@@ -133,7 +134,9 @@ class GeneratePage:
         look = f'<a class="link" href="look_inside?image={picture_html.html(image.name)}">Look inside</a>'
         shown = {name: label for name, label in ACTIONS.items() if (info or name in ("start", "paint"))}
         large = picture_html.large(self.workspace, image, info.size if info else (1024, 1024))
-        return large + picture_html.buttons(image, shown, look) + picture_html.facts(info)
+        count = len(image_gallery.beside(image))
+        delete = picture_html.deletion(image, count) if image_deletion.is_deletable(image) else ""
+        return large + picture_html.buttons(image, shown, look) + picture_html.facts(info) + delete
 
     def use(self, event: gr.EventData, *state: Any) -> list[Any]:
         """Takes the settings of an image into the form, or the image as the one to start from."""
@@ -144,6 +147,21 @@ class GeneratePage:
             scales, _, _, *inputs = state
             return [scales, *self.start_from(image, event.action == "paint"), *inputs, ""]
         return [*self.filled(info_of(image), event.action == "vary")[0], ""]
+
+    def delete(self, event: gr.EventData) -> list[Any]:
+        """Deletes an image, or all of its folder. The gallery follows within a second."""
+        image = image_gallery.find(self.workspace.images, str(event.image))
+        if image is None or event.action not in ("delete", "delete_all"):
+            return [gr.skip()] * 3
+        images = image_gallery.beside(image) if event.action == "delete_all" else (image,)
+        try:
+            image_deletion.delete([each for each in images if each == image or image_deletion.is_deletable(each)])
+        except (InputError, OSError) as error:
+            found = (
+                error.problems if isinstance(error, InputError) else [Problem(image.name, str(error.strerror), "try it again")]
+            )
+            return [gr.skip(), gr.skip(), picture_html.problems(found, True)]
+        return ["", "", ""]
 
     def start_from(self, image: ImageOfFolder, paint: bool) -> list[Any]:
         """The updates of path, image, painter, mask and the two accordions."""

@@ -67,7 +67,12 @@ def find(images: Path, name: str) -> ImageOfFolder | None:
     path = images / folder / file
     if path.parent.is_symlink() or path.is_symlink() or not path.is_file():
         return None
-    return next((each for each in _read(path.parent, 0).images if each.path.name == file), None)
+    return next((each for each in _read(path.parent, 0).images if each.path == path), None)
+
+
+def beside(image: ImageOfFolder) -> tuple[ImageOfFolder, ...]:
+    """All images of its folder."""
+    return _read(image.path.parent, 0).images
 
 
 def trace_rows(image: ImageOfFolder) -> list[dict]:
