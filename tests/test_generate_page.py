@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -115,3 +116,16 @@ def test_doctor_runs_no_module_of_the_workspace_and_shows_texts_as_text(page):
     row = {"name": "<b>", "value": "<script>", "status": "error", "remedy": "<i>"}
     assert "<script>" not in doctor_page.table_of([row]) and "1 to fix" in doctor_page.table_of([row])
     assert doctor_page.text_of([row]) == "<b>: <script> [error]\n    -> <i>"
+
+
+def test_a_change_in_the_form_of_all_settings_is_written_into_the_toml_lines_and_checked(page):
+    state = [{}, "", "", *page.fields.shown({"prompt": "a cat", "more": "clip_skip = 2  # mine"})]
+    event = SimpleNamespace(changes={"hires_scale": "9", "none_such": "1"}, number=3)
+    more, shown, _ = page.set(event, "clip_skip = 2  # mine", *state)
+    assert more == "clip_skip = 2  # mine\nhires_scale = 9\n" and shown["done"]["number"] == 3
+    assert (shown["values"]["clip_skip"], shown["values"]["hires_scale"]) == ("2", "9") and "clip_skip" in shown["changed"]
+    assert shown["faults"]["hires_scale"].startswith("9 is not a number above 1")
+    *_, checked = page.check({}, "", "", *page.fields.shown({"prompt": "a cat", "more": "clip_skip = "}))
+    assert checked["broken"]
+    names = set(re.findall(r'data-name="(\w+)"', page.layout.settings.props["form"]))
+    assert {"clip_skip", "hires_scale", "vae"} <= names and not {"prompt", "merge", "save_model_as", "weights", "trace"} & names

@@ -8,11 +8,14 @@ import gradio as gr
 from customize.errors import InputError, Problem
 from customize.inference.metadata.read_png import GenerationInfo, read_generation_info
 from customize.inference.run import command
+from customize.settings.files import toml_edit
+from customize.settings.inference import InferenceSettings
 from customize.teach import bases
+from customize.web import settings_form
 from customize.web.pictures import generation_jobs, image_deletion, image_gallery, input_files, mask_painter, picture_html
 from customize.web.pictures.form_fields import area
 from customize.web.pictures.form_layout import NO_BASE, FormLayout
-from customize.web.pictures.generation_form import SCALES, WORDS, by_field, fill, form_of
+from customize.web.pictures.generation_form import MORE, SCALES, WORDS, Filled, by_field, fill, form_of
 from customize.web.pictures.image_gallery import ImageOfFolder
 from customize.web.pictures.learned_words import learned, with_words, without_words
 from customize.web.workspace import Workspace
@@ -56,7 +59,10 @@ class GeneratePage:
         shown = [form.scales, self.picture_path, form.picture, form.painter, self.mask, form.start, form.paint, *inputs]
         self.unchanged: list[Any] = [gr.skip()] * len(shown)
         places = self.fields.problem_places()
-        gr.on([each.change for each in (*inputs, *state[:3])], self.check, state, [*places, form.command, form.toml], **quiet)
+        checked = [*places, form.command, form.toml, form.settings]
+        gr.on([each.change for each in (*inputs, *state[:3])], self.check, state, checked, **quiet)
+        more = self.fields.components[MORE]
+        form.settings.set(self.set, [more, *state], [more, form.settings, self.fields.below[MORE]], **quiet)
         prompt, words = self.fields.components["prompt"], self.fields.components[WORDS]
         gr.on([form.go.click, prompt.submit], self.generate, state, [form.report, form.queue, *places], **hidden)  # type: ignore[attr-defined]
         form.chips.click(self.toggle, [prompt, words], [prompt, words], **hidden)
@@ -83,11 +89,23 @@ class GeneratePage:
         form |= {"image": picture} if picture else {}
         return form | ({"mask_image": input_files.name_of(mask_painter.read_mask(mask))} if picture and mask else {})
 
-    def check(self, *state: Any) -> list[str]:
-        """What is wrong, at each field, and the command and TOML of what is right."""
-        filled = fill(self.form(*state))
+    def check(self, *state: Any) -> list[Any]:
+        """What is wrong, at each field; the command and TOML of what is right; and what the form of all settings shows."""
+        filled = fill(form := self.form(*state))
         wrong = "" if not filled.problems else "Correct what is marked above."
-        return [*self.fields.problem_texts(once_typed(filled.problems)), wrong or filled.command, wrong or filled.toml]
+        texts = self.fields.problem_texts(once_typed(filled.problems))
+        return [*texts, wrong or filled.command, wrong or filled.toml, shown_settings(form, filled)]
+
+    def set(self, event: gr.EventData, more: str, *state: Any) -> list[Any]:
+        """Writes what was changed in the form of all settings into the TOML lines."""
+        done = {"changes": event.changes, "number": event.number}
+        form = self.form(*state)
+        try:
+            more = settings_form.with_changes(InferenceSettings, more or "", event.changes, tables=False)
+        except InputError as error:
+            return [gr.skip(), shown_settings(form, fill(form), done), picture_html.problems(error.problems, True)]
+        form |= {MORE: more}
+        return [more, shown_settings(form, fill(form), done), gr.skip()]
 
     def generate(self, *state: Any) -> list[str]:
         """Starts a job, if nothing is wrong; the inputs are written before it."""
@@ -239,6 +257,12 @@ class GeneratePage:
             choices = gr.update(choices=[(each.title, each.path) for each in found])
             words = [choices, picture_html.chips(found[:MOST_CHIPS], chosen or [])]
         return [known, selected, queue if queue != before[0] else nothing, *images, *words]
+
+
+def shown_settings(form: Mapping[str, Any], filled: Filled, done: Any = None) -> dict[str, Any]:
+    """What the form of all settings shows of the form of the page."""
+    is_readable = toml_edit.is_toml(form.get(MORE) or "")
+    return settings_form.state(InferenceSettings, filled.values if is_readable else None, filled.all_problems, done)
 
 
 def info_of(image: ImageOfFolder) -> GenerationInfo | None:

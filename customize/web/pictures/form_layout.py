@@ -5,9 +5,11 @@ from typing import Any
 
 import gradio as gr
 
+from customize.settings.inference import InferenceSettings
+from customize.web import settings_form
 from customize.web.pictures import mask_painter
-from customize.web.pictures.form_fields import RECORD, FormFields, area, samplers
-from customize.web.pictures.generation_form import MORE, WORDS
+from customize.web.pictures.form_fields import RECORD, RECORDING, FormFields, area, samplers
+from customize.web.pictures.generation_form import FIELDS, MORE, NOT_HERE, WORDS
 
 LARGEST_SCALE = 2.0
 NO_BASE = ("the one of the weights, else demo", "")
@@ -76,11 +78,14 @@ class FormLayout:
                 self.fields.number("mask_blur", "Soft edge of the mask, in pixels")
 
     def build_more(self) -> None:
-        """Base model, recording, and every other setting as TOML."""
+        """Base model, recording, and every other setting in a form and as TOML."""
         base = gr.Dropdown([NO_BASE], value="", allow_custom_value=True, label="Base model")
         self.fields.add("pretrained_model_name_or_path", base)
         self.fields.add(RECORD, gr.Checkbox(False, label="Record every step, for the page Look inside"), False)
-        label = "Other settings of infer.py, a line each"
+        others = [name for name, line in self.fields.lines.items() if (line.only_with or ("",))[0] in NOT_HERE]
+        others += [*FIELDS, *NOT_HERE, *RECORDING, "weights"]
+        self.settings = gr.HTML(**settings_form.arguments(InferenceSettings, others))
+        label = "The same as TOML, a line each"
         self.fields.add(MORE, gr.Textbox(label=label, lines=3, placeholder="clip_skip = 1\nhires_scale = 1.5"))
 
     def build_scales(self) -> None:
