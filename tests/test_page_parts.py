@@ -15,7 +15,7 @@ from customize.errors import InputError, Problem
 from customize.jobs import job_folder, queue
 from customize.settings.files import toml_file
 from customize.settings.rules.inference_rules import PARTS_OF_AN_IMAGE
-from customize.web import trial_section
+from customize.web import photo_section, trial_section
 from customize.web.pages import runs_page, teach_page
 from customize.web.pictures import generation_jobs, picture_html
 from customize.web.pictures.illusion_words import PARTS, VIEWS
@@ -164,3 +164,16 @@ def test_a_trial_is_the_plan_with_a_dry_run_and_is_not_shown_as_a_run(tmp_path, 
     job.output.write_text(HOSTILE)
     assert "<img" not in trial_section.report(job.changed(state="finished"))
     assert "there is none" in trial_section.begun(workspace, " ", "train_dreambooth", "toy")[0]
+
+
+def test_a_photo_is_cropped_by_a_frame_that_starts_as_its_largest_square(tmp_path):
+    workspace = Workspace(tmp_path)
+    (tmp_path / "photos/a").mkdir(parents=True)
+    Image.new("RGB", (1000, 600)).save(tmp_path / "photos/a/b.jpg")
+    frame, *numbers, words = photo_section.begun(workspace, "photos/a", "b.jpg")
+    assert numbers == [50, 50, 100] and frame.props["frame"] == (50, 50, 100) and "600 x 600 of 1000 x 600" in words
+    shown = Image.open(io.BytesIO(base64.b64decode(frame.value.partition(",")[2])))
+    assert shown.size == (800, 480) and "250 x 250 of" in photo_section.kept_of(workspace, "photos/a", "b.jpg", 15, 20, 41.7)
+    assert photo_section.begun(workspace, "photos/a", None)[-1] == ""
+    frame, *_, words = photo_section.begun(workspace, "photos/a", HOSTILE)
+    assert frame.value == "" and is_text(words) and "there is no" in words

@@ -34,6 +34,25 @@ def choose(page, label: str, text: str) -> None:
     page.get_by_role("option", name=text).first.click()
 
 
+def draw_a_frame(page) -> None:
+    """Draws a square over a photo of 128 pixels, and moves it by keyboard."""
+    page.get_by_role("button", name="Crop or caption a photo").click()
+    choose(page, "Photo", "1.png")
+    page.get_by_text("128 x 128 of 128 x 128 pixels are kept").wait_for()
+    photo = page.locator(".photo")
+    photo.scroll_into_view_if_needed()
+    box = photo.bounding_box()
+    page.mouse.move(box["x"] + 10, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 74, box["y"] + 50, steps=3)
+    page.mouse.up()
+    page.get_by_text("64 x 64 of 128 x 128 pixels are kept").wait_for()
+    across = page.get_by_label("number input for Centre, from left to right (%)")
+    wait_for(lambda: abs(float(across.input_value()) - 100 * 42 / 128) < 1, 20)
+    page.keyboard.press("ArrowRight")
+    wait_for(lambda: abs(float(across.input_value()) - 100 * 44.56 / 128) < 1, 20)
+
+
 @pytest.fixture(scope="module")
 def taught(page_server, browser):
     """A run, started on the page by a browser that was closed, and a server that was killed, while it went on: server and job."""
@@ -41,6 +60,7 @@ def taught(page_server, browser):
     page = visit.page
     page.locator("input[type=file]").first.set_input_files([*PHOTOS.glob("*.png"), *PHOTOS.glob("*.txt")])
     page.get_by_text("6 can be learned from").wait_for()
+    draw_a_frame(page)
     page.get_by_label("What the photos show").fill("toy")
     choose(page, "Base model", "demo, a toy")
     page.get_by_text("quick", exact=True).click()

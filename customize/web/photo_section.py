@@ -1,6 +1,7 @@
 """The photos on the page Teach: uploaded or in a folder, what is odd about each, and what can be done with it."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import gradio as gr
 from customize.errors import InputError
 from customize.printable import html
 from customize.teach import Photos, look
-from customize.web import photo_store, run_view
+from customize.web import crop_frame, photo_store, run_view
 from customize.web.workspace import Workspace
 
 MOST_SHOWN = 60
+MOST_PIXELS = 800
+"""Of the longer side of the photo that is cropped, as it is shown."""
 HIDDEN: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
 
 
@@ -51,34 +54,46 @@ def edit_part(workspace: Workspace, folder: gr.Textbox) -> tuple[gr.Dropdown, gr
     with gr.Accordion("Crop or caption a photo", open=False):
         gr.Markdown("The first change copies the photos into this workspace; your originals stay as they are.")
         photo = gr.Dropdown([], label="Photo", allow_custom_value=True)
+        frame = gr.HTML("", **crop_frame.FRAME)
         with gr.Row():
             across = gr.Slider(0, 100, 50, step=1, label="Centre, from left to right (%)")
             down = gr.Slider(0, 100, 50, step=1, label="Centre, from top to bottom (%)")
             share = gr.Slider(10, 100, 100, step=1, label="Side (% of the shorter side)")
-        preview = gr.HTML(padding=False)
+        kept = gr.HTML(padding=False)
         crop = gr.Button("Crop")
         caption = gr.Textbox(label="Caption", placeholder="a photo of sks cat on a sofa")
         write = gr.Button("Keep the caption")
     said = gr.HTML(padding=False)
 
-    def changed(place: str, change: Callable[[Path], Any]) -> tuple[Any, str]:
+    def changed(place: str, change: Callable[[Path], Any]) -> tuple[Any, str, Any]:
         try:
             mine = photo_store.own(workspace, photo_store.allowed(workspace, place))
-            change(mine)
+            name = change(mine)
         except InputError as error:
-            return gr.skip(), run_view.problems(error)
-        return f"photos/{mine.name}", ""
+            return gr.skip(), run_view.problems(error), gr.skip()
+        return f"photos/{mine.name}", "", name or gr.skip()
 
-    def cut(place: str, name: str | None, x: float, y: float, side: float) -> tuple[Any, str]:
+    def cut(place: str, name: str | None, x: float, y: float, side: float) -> tuple[Any, str, Any]:
         return changed(place, lambda mine: photo_store.cropped(mine, name or "", x / 100, y / 100, side / 100))
 
     def wrote(place: str, name: str | None, text: str) -> tuple[Any, str]:
-        return changed(place, lambda mine: photo_store.captioned(mine, name or "", text))
+        return changed(place, lambda mine: photo_store.captioned(mine, name or "", text))[:2]
 
-    box = [folder, photo, across, down, share]
-    gr.on([each.change for each in box[1:]], lambda *values: preview_of(workspace, *values), box, preview, **HIDDEN)
+    def framed(event: gr.EventData, *values: Any) -> tuple[Any, ...]:
+        return *event.frame, kept_of(workspace, *values, *event.frame)
+
+    def slid(*values: Any) -> tuple[Any, ...]:
+        return gr.HTML(frame=values[2:]), kept_of(workspace, *values)
+
+    sliders, box = [across, down, share], [folder, photo, across, down, share]
+    photo.change(lambda *values: begun(workspace, *values), box[:2], [frame, *sliders, kept], **HIDDEN)
+    frame.frame(framed, box[:2], [*sliders, kept], **HIDDEN | {"trigger_mode": "always_last"})
+    gr.on([each.input for each in sliders], slid, box, [frame, kept], **HIDDEN | {"trigger_mode": "always_last"})
     edits = [
-        crop.click(cut, box, [folder, said], **HIDDEN), write.click(wrote, [folder, photo, caption], [folder, said], **HIDDEN),
+        crop.click(cut, box, [folder, said, photo], **HIDDEN).then(
+            lambda *values: begun(workspace, *values), box[:2], [frame, *sliders, kept], **HIDDEN
+        ),
+        write.click(wrote, [folder, photo, caption], [folder, said], **HIDDEN),
     ]  # fmt: skip
     return photo, said, edits
 
@@ -119,15 +134,21 @@ def figure(path: Path, name: str, words: str, kind: str = "") -> str:
     return f'<div class="cz-photo {kind}">{picture}<div>{html(name)}</div><div class="cz-muted">{html(words)}</div></div>'
 
 
-def preview_of(workspace: Workspace, place: str, name: str | None, across: float, down: float, share: float) -> str:
-    """The part of a photo that a crop keeps."""
+def begun(workspace: Workspace, place: str, name: str | None) -> tuple[Any, ...]:
+    """A photo with the largest square in its middle: the frame, the sliders, and the size of what is kept."""
+    words, address = kept_of(workspace, place, name, *crop_frame.START), ""
+    with suppress(InputError):
+        address = photo_store.thumbnail(photo_store.member(photo_store.allowed(workspace, place), name or ""), MOST_PIXELS)
+    return gr.HTML(value=address, frame=crop_frame.START), *crop_frame.START, words
+
+
+def kept_of(workspace: Workspace, place: str, name: str | None, across: float, down: float, share: float) -> str:
+    """The size of the part of a photo that a crop keeps."""
     if not name:
         return ""
     try:
-        path = photo_store.member(photo_store.allowed(workspace, place), name)
-        size = photo_store.open_image(path).size
+        size = photo_store.open_image(photo_store.member(photo_store.allowed(workspace, place), name)).size
     except InputError as error:
         return run_view.problems(error)
-    box = photo_store.square(size, across / 100, down / 100, share / 100)
-    picture = f'<img src="{photo_store.thumbnail(path, box)}" alt="the part that is kept">'
-    return f'<div class="cz-photos"><div class="cz-photo">{picture}{box[2] - box[0]} x {box[3] - box[1]} pixels</div></div>'
+    left, _, right, _ = photo_store.square(size, across / 100, down / 100, share / 100)
+    return f"<p>{right - left} x {right - left} of {size[0]} x {size[1]} pixels are kept.</p>"

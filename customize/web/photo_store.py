@@ -18,7 +18,6 @@ from customize.web.workspace import Workspace
 
 MOST_PHOTOS, LARGEST = 200, 64 * MIB
 """Files of one upload, and the bytes of one."""
-MOST_PIXELS_OF_THUMBNAIL = 256
 CAPTION = ".txt"
 SUFFIXES = {
     "a PNG image": ".png", "a JPEG image": ".jpg", "a WebP image": ".webp", "a GIF image": ".gif", "a BMP image": ".bmp",
@@ -161,12 +160,11 @@ def member(folder: Path, name: str) -> Path:
     return path
 
 
-def thumbnail(path: Path, box: tuple[int, int, int, int] | None = None) -> str:
-    """A small JPEG of an image as an address that needs no file; empty for one that cannot be opened. box: the part to show."""
+def thumbnail(path: Path, most: int = 256) -> str:
+    """A small JPEG of an image as an address that needs no file; empty for one that cannot be opened. most: pixels of a side."""
     with suppress(InputError, OSError):
         image = open_image(path)
-        image = image.crop(box) if box else image
-        image.thumbnail((MOST_PIXELS_OF_THUMBNAIL, MOST_PIXELS_OF_THUMBNAIL))
+        image.thumbnail((most, most))
         data = io.BytesIO()
         image.save(data, "JPEG", quality=80)
         return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
