@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from customize.errors import InputError
-from customize.jobs import progress, runs
+from customize.jobs import job_folder, progress, queue, runs
 from customize.jobs.progress import ProgressFile
 from customize.storage import lock, ownership, run_folder
 from customize.storage.atomic import write_text
@@ -57,6 +57,18 @@ def test_states_are_lived_and_read(tmp_path):
         with pytest.raises(InputError, match="is using"):
             runs.delete(killed)
     assert lock.holder(killed) is None and lock.holder(tmp_path) is None
+
+
+def test_a_run_is_resumed_by_a_job_that_names_its_settings_and_its_latest_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(queue, "wake", lambda workspace: None)
+    stopped = made(tmp_path, "stopped", KeyboardInterrupt())
+    queue.resume(tmp_path, stopped, runs.card_of(stopped).command)
+    (job,) = job_folder.every(tmp_path)
+    assert (job.path.name, job.folder, job.state, job.is_from_elsewhere) == ("0001-stopped", stopped, "waiting", False)
+    assert (job.command, job.arguments) == (
+        "train_dreambooth",
+        ("runs/stopped/config.toml", "--resume_from_checkpoint", "latest"),
+    )
 
 
 def test_a_run_of_before_there_was_progress_is_read_too(tmp_path):
