@@ -165,6 +165,7 @@ def measured(root: Path = ROOT) -> dict[str, list[str]]:
         "prediction types by name outside diffusion and families": with_word(trees, PREDICTION_TYPES, ["diffusion", "families"]),
         "print outside cli and demo": calls(trees, r"print\(", ["cli", "demo"]),
         "questions about the class of settings": calls(trees, r"(isinstance|getattr|hasattr)\(settings\b", ["methods"]),
+        "calls that fail for a user without a home": calls(trees, r"Path\.home\(|Path\(.*\)\.expanduser\(", ()),
         f"modules of more than {MOST_LINES} lines": [f"{path} {n}" for path, n in lines.items() if n > MOST_LINES],
         f"functions of more than {MOST_LINES_OF_A_FUNCTION} lines": long_functions(trees),
     }

@@ -16,6 +16,7 @@ COUNTS = {  # what is counted: how often it may be, and no less, so that a count
     "prediction types by name outside diffusion and families": 4,  # choices of a setting, another program's flag, the demo
     "print outside cli and demo": 0,
     "questions about the class of settings": 25,  # getattr(settings, name) with a name from the table
+    "calls that fail for a user without a home": 0,  # os.path.expanduser leaves ~ where there is none
     "modules of more than 300 lines": 1,
     "functions of more than 50 lines": 0,
 }
@@ -76,6 +77,7 @@ def test_what_is_counted_in_a_small_package(tmp_path: Path):
         "prediction types by name outside diffusion and families": ["customize/evaluation/steps.py:3 epsilon"],
         "print outside cli and demo": ["customize/evaluation/loop.py:3"],
         "questions about the class of settings": ["customize/evaluation/loop.py:3"],
+        "calls that fail for a user without a home": [],
         "modules of more than 300 lines": ["customize/evaluation/alone.py 301"],
         "functions of more than 50 lines": ["customize/inference/loop.py:long 51"],
     }

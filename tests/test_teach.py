@@ -86,6 +86,18 @@ def test_what_is_left_out_is_not_read_by_the_run(photos, tmp_path):
     assert [Path(each.where).name for each in raised.value.problems] == ["raw.dng", "broken.jpg"]
 
 
+def test_a_name_as_long_as_the_disk_allows_is_read(photos):
+    long = "n" * 251 + ".jpg"  # its mask would have a longer one
+    (photos / "a.jpg").rename(photos / long)
+    settings = DreamBoothSettings(**plan(Request(str(photos), "cat", base="demo")).values)
+    assert [each.name for each in preflight.check(settings)[2].instances] == ["b.png", long]
+
+
+@pytest.mark.parametrize("what", ["cat", "a cat.", " the cat ", "'cat'", "“cat”", "my 'cat'"])
+def test_signs_around_a_noun_are_no_part_of_it(what):
+    assert Request("photos", what).noun == "cat" and [*Request("photos", what).problems()] == []
+
+
 def test_the_settings_are_written_with_their_reasons_and_read_again(photos, tmp_path):
     made = plan(Request(str(photos), "a cat", base="demo"))
     file = tmp_path / "plan.toml"
@@ -163,6 +175,8 @@ def test_a_noun_that_may_be_misspelt_is_noted(photos):
     assert [*rare_word.notes(Request("photos", "cat"), source)] == []
     [note] = rare_word.notes(Request("photos", "black kitteh"), source)
     assert note.startswith('"kitteh" is no common word of a/model')
+    [note] = rare_word.notes(Request("photos", "кошка"), source)
+    assert "was made with English texts" in note
 
 
 def test_without_a_gpu_a_large_model_draws_one_picture(photos):

@@ -64,6 +64,15 @@ WRONG = {
     f"photos.zip cat {DEMO}": "unpack it",
     f"captions cat {DEMO}": "captions/a.txt: contains no caption",
     f"photos my old cat {DEMO}": 'did you mean customize teach photos "my old cat"?',
+    f"photos/a.png photos/b.jpg cat {DEMO}": "give their folder: customize teach photos cat",
+    f"photos cat -y {DEMO}": "-y is no flag: they have two dashes",
+    f"~nobodyhere/x cat {DEMO}": "FOLDER ~nobodyhere/x: does not exist",
+    f"a\x01b cat {DEMO}": "FOLDER a\\x01b: contains a control character",
+    f"photos the {DEMO}": '"the" is only an article',
+    f"photos cat\u202e {DEMO}": "contains an invisible character",
+    f"photos photo\xa0of\xa0a\xa0cat {DEMO}": "is a prompt: name only what they show, a cat",
+    f"photos sks\xa0cat {DEMO}": "give what a dictionary calls it, and that word as --as: cat --as sks",
+    f"photos cat {DEMO} --as photo": '"photo" is a word that demo knows',
     f"photos 123 {DEMO}": '"123" has no letter',
     f"photos cat/dog {DEMO}": 'WHAT: "cat/dog" contains /',
     f"photos {'cat' * 30} {DEMO}": "has 90 characters, more than 60",
@@ -95,7 +104,7 @@ WRONG = {
 def test_wrong_words_are_one_report_and_nothing_is_written(words, workspace, tiny_epsilon, capsys):
     prepare(workspace)
     before = files()
-    assert __main__.main(["teach", *words.replace("TINY", str(tiny_epsilon)).split()]) == 2
+    assert __main__.main(["teach", *words.replace("TINY", str(tiny_epsilon)).split(" ")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("customize teach: ") and "nothing was written" in error.splitlines()[0]
     assert WRONG[words] in error and "\n      -> " in error and "Traceback" not in error

@@ -1,6 +1,7 @@
 """`customize show FILE...`: what is in files of weights, in words or as JSON."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,9 @@ def run(argv: Sequence[str]) -> int:
     from customize.weights.weight_file import files_of
 
     given = parser().read(argv)
-    paths = [(path, complete_model(path)) for path in (INCLUDED.get(name, Path(name).expanduser()) for name in given.files)]
+    paths = [
+        (path, complete_model(path)) for path in (INCLUDED.get(name, Path(os.path.expanduser(name))) for name in given.files)
+    ]
     files = [file for path, model in paths for file in ([model] if model else files_of(path))]
     found = [describe(file) for file in files]
     if given.json:

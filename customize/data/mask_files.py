@@ -98,7 +98,7 @@ def beside(example: Example) -> Path | None:
         return None
     source = example.source
     near = (source.with_name(f"{source.stem}{MASK}{extension}") for extension in sorted(EXTENSIONS))
-    return next((path for path in near if path.is_file()), None)
+    return next((path for path in near if os.path.isfile(path)), None)  # Path.is_file fails for a name that is too long
 
 
 def checked(path: Path, example: Example, found: Findings) -> Image.Image | None:

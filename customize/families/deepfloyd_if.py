@@ -5,6 +5,7 @@ Saharia et al. 2022, "Photorealistic Text-to-Image Diffusion Models with Deep La
 follows; Nichol & Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", equation 15 (the predicted variance).
 """
 
+import os
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
@@ -178,7 +179,7 @@ def load(source: Source, placement: Placement) -> DeepFloydIF:
     assert folder, "a model on the hub is downloaded by families.load"
     prompts = load_t5(source, placement) if source.loads_text_encoder else None
     if source.prompt_embeddings:
-        prompts = EncodedPrompts.read(Path(source.prompt_embeddings).expanduser())
+        prompts = EncodedPrompts.read(Path(os.path.expanduser(source.prompt_embeddings)))
     unet = load_network(UNet2DConditionModel, folder / "unet", "unet", source.variant, placement.dtype_of("unet"))
     scheduler = changed_scheduler(load_scheduler(folder), source.prediction_type, source.rescale_betas_zero_snr)
     with refusing(folder / "scheduler", OTHER):

@@ -74,7 +74,7 @@ def refuse_prompt_embeddings(spec: FamilySpec, source: Source) -> None:
     if not spec.load_prompts:
         what = f"{source.name} is {spec.title}, whose text encoder is always loaded"
         raise InputError(Problem(prompt_embeddings.SETTING, what, "leave it out"))
-    prompt_embeddings.read(Path(source.prompt_embeddings).expanduser())
+    prompt_embeddings.read(Path(os.path.expanduser(source.prompt_embeddings)))
 
 
 def family_of(name: str) -> str:

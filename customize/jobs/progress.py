@@ -144,7 +144,7 @@ def without_paths(text: str, folder: Path) -> str:
     """The first line of a text, without the path of `folder` and with other absolute paths shortened to their last part: the file
     says nothing of the machine."""
     line = text.strip().partition("\n")[0]
-    for place in (folder.absolute(), folder, Path.cwd(), Path.home()):
+    for place in (folder.absolute(), folder, Path.cwd(), Path(os.path.expanduser("~"))):
         line = line.replace(f"{place}{os.sep}", "").replace(str(place), place.name) if place.name else line
     return printable(PATH.sub(r"\1", line), 300)
 

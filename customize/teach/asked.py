@@ -1,6 +1,7 @@
 """What a user asks for, and what is wrong with it. No torch."""
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +18,11 @@ LONGEST = 60
 """Maximum number of characters of WHAT."""
 WITHOUT_WHAT = {"person": "person", "style": "painting"}
 """What a person or a style is called where the user says nothing."""
+JOINERS = "\u200c\u200d"
+"""Invisible, and part of the spelling of several languages."""
+SIGNS_AROUND = " .,;!?'\u2018\u2019\u201c\u201d\u00ab\u00bb"
+PICTURE = re.compile(r"(a |an |the )?(photo|photograph|picture|image)s? of (.+)", re.IGNORECASE)
+"""A prompt in place of a noun."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +48,9 @@ class Request:
 
     @property
     def noun(self) -> str:
-        """WHAT without surrounding blanks and its article."""
-        return re.sub(r"^(a|an|the|my|our)\s+(?=\S)", "", " ".join(self.what.split()), flags=re.IGNORECASE)
+        """WHAT without its article, and without blanks, quotes and punctuation around it."""
+        words = " ".join(self.what.split()).strip(SIGNS_AROUND)
+        return re.sub(r"^(a|an|the|my|our)\s+(?=\S)", "", words, flags=re.IGNORECASE).strip(SIGNS_AROUND)
 
     @property
     def trained_by(self) -> str:
@@ -57,6 +64,8 @@ class Request:
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with the words, apart from folder and base model."""
+        if fault := text_fault("path", self.folder):
+            yield Problem(f"FOLDER {printable(self.folder, LONGEST)}", fault, "rename the folder, or give another one")
         remedy = "give a word or two that a dictionary has, such as cat, or a style with --style: watercolour painting"
         if fault := self._fault_of_what():
             yield Problem("WHAT", f'"{printable(self.what, LONGEST)}" {fault}', remedy)
@@ -76,6 +85,12 @@ class Request:
             return f"has {len(self.what)} characters, more than {LONGEST}"
         if not any(letter.isalpha() for letter in self.what):
             return "has no letter"
+        if any(unicodedata.category(sign) == "Cf" and sign not in JOINERS for sign in self.what):
+            return "contains an invisible character"
+        if self.noun.casefold() in ("a", "an", "the", "my", "our"):
+            return "is only an article"
+        if self.kind != "style" and (prompt := PICTURE.fullmatch(self.noun)):
+            return f"is a prompt: name only what they show, {printable(prompt[3])}"
         if stray := next((sign for sign in self.what if sign in '<>{}[]()/\\|:*"`$'), None):
             return f"contains {stray}"
         return "starts with a dash" if self.what.strip().startswith("-") else None

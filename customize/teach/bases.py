@@ -91,8 +91,8 @@ def named(name: str, machine: Hardware | None = None, place: Place = "folder") -
         return toy(place if place == "configured" else "included")
     if (snapshot := in_cache(name)) is not None:
         return asked_for(of_snapshot(name, snapshot, machine, place if place == "configured" else "cache"), machine)
-    if Path(name).expanduser().is_dir():
-        return asked_for(of_snapshot(name, Path(name).expanduser(), machine, place), machine)
+    if Path(os.path.expanduser(name)).is_dir():
+        return asked_for(of_snapshot(name, Path(os.path.expanduser(name)), machine, place), machine)
     try:
         source = locate(name)
     except InputError as error:
@@ -166,7 +166,7 @@ def of_snapshot(name: str, folder: Path, machine: Hardware, place: Place) -> Bas
 
 def in_folders(machine: Hardware) -> Iterator[Base]:
     """The base models in the usual folders of other programs."""
-    folders = [top / folder for top in dict.fromkeys((Path.home(), Path.cwd())) for folder in FOLDERS]
+    folders = [top / folder for top in dict.fromkeys((Path(os.path.expanduser("~")), Path.cwd())) for folder in FOLDERS]
     files = [file for folder in folders if folder.is_dir() for file in sorted(folder.glob("*.safetensors"))]
     for file in files[:MOST_FILES]:
         with suppress(InputError, OSError):  # some file that is no base model

@@ -1,6 +1,7 @@
 """Puts what calls a learned subject into a prompt that lacks it: "a cat on the beach" -> "a sks cat on the beach". No torch."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -95,7 +96,7 @@ def as_tuple(value: Any) -> tuple[str, ...]:
 def found_weights(name: str) -> Path:
     """The run folder, RUN@STEP or file of weights of this name; a run in runs/ may be named without its folder. Raises
     InputError."""
-    for path in (Path(name).expanduser(), PARENT / name):
+    for path in (Path(os.path.expanduser(name)), PARENT / name):
         if path.exists() or run_folder.at_step(path) != path:
             return path
     remedy = remedy_for_missing(name, "give a folder in runs/, or a .safetensors file")

@@ -63,7 +63,7 @@ def look(folder: str | Path, leave_out: Collection[str] = ()) -> Photos:
 
     Raises InputError for no folder, and for one without a usable image.
     """
-    path, listed = Path(folder).expanduser(), Findings()
+    path, listed = Path(os.path.expanduser(folder)), Findings()
     listing = list_folder(path, "FOLDER", listed, leave_out)
     if listing is None:
         raise InputError(listed.problems)

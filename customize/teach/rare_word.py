@@ -7,12 +7,16 @@ from customize.errors import Problem
 from customize.families import Source
 from customize.families.specs import spec_of
 from customize.families.trigger_words import RARE, calls, merge_ranks, words_of
+from customize.next_command import quoted
 from customize.printable import printable
 from customize.storage.numbered_folders import slug
 from customize.teach.asked import Request, is_placeholder
 
 CANDIDATES = ("ohwx", "sks", "tzky", "nlwx", "uzzi", "ynna")
 """Words that are one token of CLIP, among its last merges, and of no language. `sks` comes second: it is also a rifle's name."""
+
+LATIN = "\u024f"
+"""The last Latin letter."""
 
 
 def vocabulary(source: Source) -> frozenset[str]:
@@ -41,25 +45,32 @@ def choose(request: Request, source: Source, captions: Sequence[str]) -> tuple[s
 
 
 def notes(request: Request, source: Source) -> Iterator[str]:
-    """A note on words of WHAT that are not one token of the base model, which may be misspelt."""
+    """A note on words of WHAT that are not one token of the base model, which may be misspelt, or of another language."""
     words, noun = vocabulary(source), words_of(request.noun)
+    if any(letter.isalpha() and letter > LATIN for letter in request.noun):
+        yield f'"{printable(request.noun)}": {source.name} was made with English texts, and may know the English word only'
     if unknown := [word for word in noun if word.isascii() and word not in words]:
         yield f'"{printable(" ".join(unknown))}" is no common word of {source.name}: is it spelt as you mean it?'
 
 
 def problems(request: Request, source: Source) -> Iterator[Problem]:
-    """What is wrong with the word that the user gives, on this base model."""
+    """What is wrong with the word that the user gives, or with one in WHAT that is no noun, on this base model."""
     word = request.word
+    if rare := [each for each in CANDIDATES if calls(request.noun, [each])]:
+        noun = " ".join(each for each in request.noun.split() if each.casefold() not in rare) or "cat"
+        what = f'"{printable(request.noun)}" has {rare[0]}, a word without a meaning, by which prompts may call it'
+        yield Problem("WHAT", what, f"give what a dictionary calls it, and that word as --as: {quoted(noun)} --as {rare[0]}")
     if word is None or is_placeholder(word):
         if word and word in spec_of(source).vocabulary(source):
             yield Problem("--as", f"{word} is already a word of {source.name}", "give another, such as <my-cat>")
         return
     words, new = vocabulary(source), f'write it as a new word, --as "<{word}>", or leave it out'
-    if words.isdisjoint(CANDIDATES):  # of a toy's vocabulary no rare word is one token
-        return
+    is_toy = words.isdisjoint(CANDIDATES)  # no rare word is one token
     if word.casefold() not in words:
+        if is_toy:
+            return
         yield Problem("--as", f'"{printable(word)}" is several tokens of {source.name}: each of them means something else', new)
-    elif merge_ranks().get(word.casefold(), RARE + 1) <= RARE:
+    elif is_toy or merge_ranks().get(word.casefold(), RARE + 1) <= RARE:
         yield Problem("--as", f'"{printable(word)}" is a word that {source.name} knows: its pictures would change, too', new)
 
 

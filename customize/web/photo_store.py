@@ -30,7 +30,7 @@ def allowed(workspace: Workspace, folder: str) -> Path:
     """A folder of photos that the page may read: in the workspace, or in the user's home. Raises InputError for any other."""
     path = workspace.folder / os.path.expanduser(folder.replace("\0", "?"))
     real = os.path.realpath(path)
-    places = [os.path.realpath(place) for place in (workspace.folder, Path.home())]
+    places = [os.path.realpath(place) for place in (workspace.folder, Path(os.path.expanduser("~")))]
     if not any(real == place or real.startswith(place.rstrip(os.sep) + os.sep) for place in places):
         remedy = "copy the photos there, or upload them"
         raise InputError(Problem("folder", f"{printable(folder)} is neither in this workspace nor in your home", remedy))

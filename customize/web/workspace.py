@@ -62,7 +62,7 @@ class Workspace:
 
 def opened(folder: str | os.PathLike[str]) -> Workspace:
     """The workspace in a folder, which must exist and be writable. Raises InputError."""
-    path = Path(folder).expanduser()
+    path = Path(os.path.expanduser(folder))
     problems = []
     for place in (path, *(path / name for name in (*SERVED, "jobs"))):
         try:

@@ -62,7 +62,7 @@ def read(argv: Sequence[str]) -> tuple[Request, Options]:
     """The request and the options. Raises InputError with every problem of the words themselves."""
     parser = Parser("customize teach", add_help=False, allow_abbrev=False)
     for name in SWITCHES:
-        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", action="store_true", dest=name)
+        parser.add_argument(*{f"--{name}", f"--{name.replace('_', '-')}"}, action="store_true", dest=name)
     parser.add_argument("--as", dest="word")
     parser.add_argument("--base", "--pretrained_model_name_or_path")
     parser.add_argument("--leave_out", "--leave-out", nargs="+", action="extend", default=[])
@@ -107,7 +107,16 @@ def wrong(own: Any, words: Sequence[str]) -> list[Problem]:
         meant = f"did you mean customize teach {quoted(words[1])} {quoted(words[0])}?"
         found.append(Problem(f"FOLDER {printable(words[0])}", f"does not exist, and {printable(words[1])} is a folder", meant))
     if len(words) > 2:
-        meant = " ".join(words[1:])
         what = f"{len(words)} words are given, and only FOLDER and WHAT are expected"
-        found.append(Problem(" ".join(words), what, f"did you mean customize teach {quoted(words[0])} {quoted(meant)}?"))
+        found.append(Problem(printable(" ".join(words)), what, meant_by(words)))
     return found
+
+
+def meant_by(words: Sequence[str]) -> str:
+    """The remedy for words too many: the shell put in the names of all files, a flag has one dash, or WHAT is not in quotes."""
+    if os.path.isfile(os.path.expanduser(words[0])):
+        return f"give their folder: customize teach {quoted(os.path.dirname(words[0]) or '.')} {quoted(words[-1])}"
+    if short := next((word for word in words[1:] if word.startswith("-")), None):
+        return f"{printable(short)} is no flag: they have two dashes, such as --yes"
+    meant = " ".join(words[1:]).strip("'")  # which are no quotes on Windows
+    return f"did you mean customize teach {quoted(words[0])} {quoted(meant)}?"

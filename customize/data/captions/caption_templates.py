@@ -1,5 +1,6 @@
 """Captions that are made: from the lines of a file of templates, and from the names of images."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +32,7 @@ def rule_of(settings, index: int, num_folders: int, found: Findings) -> CaptionR
         what = "cannot be used: images of one folder may show several words"
         found.problem("caption_templates", what, "give a folder for each placeholder_token, or a caption for each image")
         return rule
-    templates = read_templates(Path(settings.caption_templates).expanduser(), rule, found)
+    templates = read_templates(Path(os.path.expanduser(settings.caption_templates)), rule, found)
     return replace(rule, fallback=templates or rule.fallback)
 
 

@@ -3,6 +3,7 @@
 L tokens, D embedding width.
 """
 
+import os
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def shape_of(info: TensorInfo) -> tuple[int, int] | None:
 
 def missing(path: str, prompts: Iterable[str], base: str) -> list[Problem]:
     """The problem of prompts that a file lacks, with the command that makes a file with all of them. Raises InputError."""
-    prompts, known = list(dict.fromkeys(prompts)), read(Path(path).expanduser()).names
+    prompts, known = list(dict.fromkeys(prompts)), read(Path(os.path.expanduser(path))).names
     lacking = [prompt for prompt in prompts if key(prompt) not in known]
     if not lacking:
         return []

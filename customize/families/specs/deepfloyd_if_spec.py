@@ -1,5 +1,6 @@
 """DeepFloyd IF, stages I and II, before torch."""
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -89,7 +90,7 @@ class DeepFloydIFSpec(FamilySpec):
         """Raises InputError for encoded prompts of another width than the model's."""
         width, (_, theirs) = (
             read_object(folder / "unet/config.json").get("encoder_hid_dim"),
-            prompts_in(Path(path).expanduser()).shape,
+            prompts_in(Path(os.path.expanduser(path))).shape,
         )
         if width != theirs:
             what = f"{path} has prompts {theirs} wide, and {printable(folder)} reads {width}"

@@ -1,6 +1,7 @@
 """`customize merge` of adapters of a known architecture: one LoRA that adds them up at their scales, without a base model."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +43,7 @@ def join(
     files = []
     for name, scale in weights:
         try:
-            files.append(adapter_in(Path(name).expanduser()))
+            files.append(adapter_in(Path(os.path.expanduser(name))))
         except InputError as error:
             problems += error.problems
         if changes(scale):
