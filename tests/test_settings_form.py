@@ -30,6 +30,8 @@ rank = 3\"\"\"
 [[concept]]
 instance_prompt = "another"
 """
+LONG = f"rank = [\n{'[1],' * 9}\n" + "[2],\n" * 5000 + "]\n"
+"""Takes minutes if each of its lines is tried as the last one."""
 
 
 def samples(line: Setting) -> list:
@@ -128,7 +130,7 @@ def test_a_line_is_changed_where_it_stands_and_comments_are_kept():
     assert with_changes(queue.MODELS["infer"], "", {"clip_skip": "1"}, tables=False) == "clip_skip = 1\n"
 
 
-@pytest.mark.parametrize("text", ["rank = ", "method = {rank = 8, adapter = 'lora'}", "[output\n"])
+@pytest.mark.parametrize("text", ["rank = ", "method = {rank = 8, adapter = 'lora'}", "[output\n", LONG])
 def test_what_the_form_cannot_change_it_leaves_and_says_so(text):
     with pytest.raises(InputError):
         with_changes(queue.MODELS["train_dreambooth"], text, {"rank": "4"})

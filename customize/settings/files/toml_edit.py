@@ -4,8 +4,12 @@ import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from customize.settings.files.toml_file import ASSIGNMENT
+
+MOST_LINES, MOST_SIGNS = 200, 100
+"""Lines of one value, and number signs in it, that are looked at, as each is read as TOML."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class Assignment:
 
 
 def assigned(text: str, section: str, name: str, value: str) -> str:
-    """A valid TOML text in which `name` has this value; "" takes it out.
+    """A valid TOML text in which `name` has this value; "" takes it out. The result is to be read again: a value of more than
+    `MOST_LINES` lines, and one in a line with others, are not found.
 
     value: as TOML. section: the table that gets the line if the name is not set yet; "" for none.
     """
@@ -47,8 +52,8 @@ def assignments(lines: list[str]) -> Iterator[Assignment]:
         if not (found := ASSIGNMENT.match(lines[first])):
             in_rows = line.startswith("[[") if line.startswith("[") else in_rows
             continue
-        while number < len(lines) and not is_toml("\n".join(lines[first:number])):
-            number += 1
+        ends = range(number, min(len(lines), first + MOST_LINES) + 1)
+        number = next((end for end in ends if is_toml("\n".join(lines[first:end]))), number)
         if not in_rows:
             whole = "\n".join(lines[first:number])
             yield Assignment(found[1].replace("-", "_"), first, number, found[0], comment_of(whole, found.end()))
@@ -56,7 +61,7 @@ def assignments(lines: list[str]) -> Iterator[Assignment]:
 
 def comment_of(assignment: str, start: int) -> str:
     """The comment behind the value that begins at `start`, with the blanks before it."""
-    for found in re.finditer("#", assignment[start:]):
+    for found in islice(re.finditer("#", assignment[start:]), MOST_SIGNS):
         before = assignment[: start + found.start()]
         if is_toml(before):
             return assignment[len(before.rstrip()) :]
