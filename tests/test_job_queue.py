@@ -11,6 +11,7 @@ import threading
 import time
 import tomllib
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -141,6 +142,25 @@ def test_a_second_worker_leaves_at_once_and_none_is_started_beside_the_first(tmp
         worker.main(tmp_path, idle=0.05)
         queue.wake(tmp_path)
     assert states(tmp_path) == {"0001": "waiting"}
+
+
+def test_a_worker_that_starts_is_alone_until_it_ends_or_takes_too_long(tmp_path, monkeypatch):
+    begun: list[Mock] = []
+
+    def start(*words, **options):
+        begun.append(Mock(**{"poll.return_value": None}))
+        return begun[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    queue.wake(tmp_path)
+    queue.wake(tmp_path)
+    assert len(begun) == 1
+    begun[0].poll.return_value = 1
+    queue.wake(tmp_path)
+    assert len(begun) == 2
+    monkeypatch.setattr(queue, "STARTING", 0.0)
+    queue.wake(tmp_path)
+    assert len(begun) == 3
 
 
 @pytest.mark.parametrize(

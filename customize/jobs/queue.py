@@ -29,6 +29,10 @@ MODELS: Mapping[str, type[Validated]] = {model.command.removesuffix(".py"): mode
 """The settings of each command that a job may run."""
 RESUME = ("--resume_from_checkpoint", "latest")
 """The words with which a run goes on."""
+STARTING = 10.0
+"""Seconds in which a worker that was started takes the lock."""
+started: dict[Path, tuple[subprocess.Popen, float]] = {}
+"""The last worker that this process started for a workspace, and when."""
 
 
 def add(workspace: Path, command: str, values: Mapping[str, Any], name: str = "") -> Path:
@@ -133,13 +137,16 @@ def signalled(pid: int | None) -> bool:
 def wake(workspace: Path) -> None:
     """Starts a worker, unless one lives: a process of its own, which survives whoever starts it."""
     folder = workspace / "jobs"
-    if lock.holder(folder) is not None:
+    process, since = started.get(workspace, (None, 0.0))
+    is_starting = process is not None and process.poll() is None and time.monotonic() - since < STARTING
+    if is_starting or lock.holder(folder) is not None:
         return
     make_folder(folder)
     options: dict[str, Any] = {"start_new_session": True} if os.name != "nt" else {"creationflags": 0x00000208}
     log = folder / "worker.txt"
     with open(log if job_folder.is_plain(log) else os.devnull, "ab") as output:
-        subprocess.Popen(
+        process = subprocess.Popen(
             program.words("customize.jobs.worker", str(workspace)), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             cwd=workspace, env=program.environment(), **options,
         )  # fmt: skip
+    started[workspace] = process, time.monotonic()
