@@ -9,23 +9,44 @@ EVERY = 2.0
 """Seconds between two looks."""
 
 
-def follow(component: Any, look: Callable[..., Any], inputs: Sequence[Any] = (), timer: gr.Timer | None = None) -> gr.Timer:
-    """Shows in a component what `look` returns: at once, whenever an input changes, and every few seconds. Returns the timer.
+class Followed:
+    """The parts of a page that follow files. All are looked at in one request, and only if one has changed a second one sends it:
+    Gradio makes every component anew that a request may change."""
 
-    look: called with the values of the inputs; its result is compared by its text with the one that the browser has. Empty HTML
-    and code take no room.
-    """
-    timer = timer or gr.Timer(EVERY)
-    seen = gr.State("")
+    def __init__(self, every: float = EVERY):
+        self.every = every
+        self.parts: list[tuple[Any, Callable[..., Any], Sequence[Any]]] = []
 
-    def changed(last: str, *values: Any) -> tuple[Any, Any]:
-        found = look(*values)
-        if (text := repr(found)) == last:
-            return gr.skip(), gr.skip()
-        return (type(component)(found, visible=bool(found)) if isinstance(component, gr.HTML | gr.Code) else found), text
+    def show(self, component: Any, look: Callable[..., Any], inputs: Sequence[Any] = ()) -> None:
+        """Shows in a component what `look` returns for the values of the inputs."""
+        self.parts.append((component, look, inputs))
 
-    gr.on(
-        [timer.tick, *(each.change for each in inputs)], changed, [seen, *inputs], [component, seen], show_progress="hidden",
-        api_visibility="private", queue=True,
-    )  # fmt: skip
-    return timer
+    def begin(self) -> None:
+        """Looks whenever an input changes, and every few seconds. To be called when all parts are known."""
+        inputs = list({each: None for _, _, given in self.parts for each in given})
+        seen, sent = gr.State([]), gr.State([0] * len(self.parts))
+
+        def looked(*values: Any) -> list[Any]:
+            known = dict(zip(inputs, values, strict=True))
+            return [look(*(known[each] for each in given)) for _, look, given in self.parts]
+
+        def update(before: list[int], *values: Any) -> list[Any]:
+            found = looked(*values)
+            now = prints(found)
+            changed = zip(self.parts, found, now, before, strict=True)
+            return [gr.skip() if a == b else shown(part, value) for (part, _, _), value, a, b in changed] + [now]
+
+        hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        moments = [gr.Timer(self.every).tick, *(each.change for each in inputs)]
+        gr.on(moments, lambda *values: prints(looked(*values)), inputs, seen, **hidden)
+        seen.change(update, [sent, *inputs], [*(part for part, _, _ in self.parts), sent], **hidden)
+
+
+def prints(found: Sequence[Any]) -> list[int]:
+    """By which values are compared without keeping them."""
+    return [hash(repr(each)) for each in found]
+
+
+def shown(component: Any, value: Any) -> Any:
+    """A value as the component takes it. Empty HTML and code take no room."""
+    return type(component)(value, visible=bool(value)) if isinstance(component, gr.HTML | gr.Code) else value

@@ -10,7 +10,7 @@ from customize.jobs.job_folder import Job
 from customize.jobs.worker import tail
 from customize.printable import html, html_lines
 from customize.web import run_view
-from customize.web.live import follow
+from customize.web.live import Followed
 from customize.web.settings_section import HIDDEN, values_of
 from customize.web.workspace import Workspace
 
@@ -19,11 +19,11 @@ NAME = "trial of"
 WORDS = {"waiting": "It waits for its turn.", "running": "It prepares the run, takes two steps and discards them."}
 
 
-def trial_part(workspace: Workspace, toml: gr.Code, command: gr.State, noun: gr.State) -> None:
+def trial_part(workspace: Workspace, toml: gr.Code, command: gr.State, noun: gr.State, followed: Followed) -> None:
     """A button that starts a trial, and what the trial printed."""
     begin, said, job = gr.Button("Measure time and memory"), gr.HTML(padding=False), gr.State("")
     begin.click(lambda *values: begun(workspace, *values), [toml, command, noun], [said, job], **HIDDEN)
-    follow(gr.HTML(padding=False), lambda name: report(queue.find(workspace.folder, name)), [job])
+    followed.show(gr.HTML(padding=False), lambda name: report(queue.find(workspace.folder, name)), [job])
 
 
 def begun(workspace: Workspace, text: str, command: str, noun: str) -> tuple[str, Any]:

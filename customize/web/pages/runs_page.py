@@ -13,7 +13,7 @@ from customize.jobs.runs import RunCard
 from customize.next_command import options
 from customize.printable import html, html_lines
 from customize.web import run_view
-from customize.web.live import follow
+from customize.web.live import Followed
 from customize.web.workspace import Workspace
 
 NONE = '<p class="cz-muted">There are no runs yet. Teach something, or start a training in a terminal in this folder.</p>'
@@ -24,32 +24,36 @@ NOTHING = '<p class="cz-muted">Choose a run above.</p>'
 def build(workspace: Workspace) -> None:
     """The queue, the cards of all runs, and one or two runs in full."""
     gr.Markdown("# Runs")
-    timer = queue_part(workspace)
+    followed = Followed()
+    queue_part(workspace, followed)
     cards = gr.HTML(padding=False)
-    follow(cards, lambda: cards_of(workspace), timer=timer)
+    followed.show(cards, lambda: cards_of(workspace))
     with gr.Row():
         chosen = gr.Dropdown(label="Run", choices=names(workspace), value=None, allow_custom_value=True)
         other = gr.Dropdown(label="Compare with", choices=names(workspace), value=None, allow_custom_value=True)
     for box in (chosen, other):
-        follow(box, lambda: gr.Dropdown(choices=names(workspace)), timer=timer)
+        followed.show(box, lambda: gr.Dropdown(choices=names(workspace)))
     said = gr.HTML(padding=False)
     with gr.Row():
         stop, resume = gr.Button("Stop and save", visible=False), gr.Button("Resume", visible=False)
         check, delete = gr.Button("Verify files", visible=False), gr.Button("Delete ...", visible=False)
     for button, fits in (stop, is_running), (resume, is_resumable), (check, is_there), (delete, is_ended):
-        follow(button, visible_if(workspace, fits), [chosen], timer)
+        followed.show(button, visible_if(workspace, fits), [chosen])
     with gr.Row(visible=False) as sure:
         yes, no = gr.Button("Delete this run", variant="stop"), gr.Button("Keep it")
     with gr.Row():
         for box in (chosen, other):
             with gr.Column(min_width=300):
                 for show in (said_of, pictures_of, curves_of):
-                    follow(gr.HTML(padding=False), shown(workspace, show), [box], timer)
-    commands = gr.Code(label="The commands for this", language="shell", interactive=False, lines=5, visible=False)
-    follow(commands, lambda name: commands_of(workspace, name), [chosen], timer)
+                    followed.show(gr.HTML(padding=False), shown(workspace, show), [box])
+    commands = gr.Code(
+        label="The commands for this", language="shell", interactive=False, lines=5, wrap_lines=True, visible=False
+    )
+    followed.show(commands, lambda name: commands_of(workspace, name), [chosen])
     with gr.Accordion("Report", open=False):
-        follow(gr.HTML(padding=False), shown(workspace, report_of), [chosen], timer)
-    follow(gr.HTML(padding=False), shown(workspace, log_of), [chosen], timer)
+        followed.show(gr.HTML(padding=False), shown(workspace, report_of), [chosen])
+    followed.show(gr.HTML(padding=False), shown(workspace, log_of), [chosen])
+    followed.begin()
 
     hidden = {"api_visibility": "private"}
     stop.click(lambda name: asked_to_stop(workspace, name), chosen, said, **hidden)
@@ -66,20 +70,19 @@ def build(workspace: Workspace) -> None:
     gr.on(None, opened, None, [chosen, cards], **hidden)
 
 
-def queue_part(workspace: Workspace) -> gr.Timer:
+def queue_part(workspace: Workspace, followed: Followed) -> None:
     """What runs and waits, and what can be done with a job that waits."""
     waiting = gr.HTML(padding=False)
-    timer = follow(waiting, lambda: waiting_of(workspace))
+    followed.show(waiting, lambda: waiting_of(workspace))
     with gr.Row(visible=False) as row:
         number = gr.Dropdown(label="Waiting job", scale=2, allow_custom_value=True)
         cancel, begin = gr.Button("Cancel it"), gr.Button("Start it", visible=False)
-    follow(number, lambda: gr.Dropdown(choices=waiting_names(workspace)), timer=timer)
-    follow(row, lambda: gr.Row(visible=bool(waiting_names(workspace))), timer=timer)
-    follow(begin, lambda name: gr.Button(visible=from_elsewhere(workspace, name) is not None), [number], timer)
-    follow(gr.HTML(padding=False), lambda name: looked_at(workspace, name), [number], timer)
+    followed.show(number, lambda: gr.Dropdown(choices=waiting_names(workspace)))
+    followed.show(row, lambda: gr.Row(visible=bool(waiting_names(workspace))))
+    followed.show(begin, lambda name: gr.Button(visible=from_elsewhere(workspace, name) is not None), [number])
+    followed.show(gr.HTML(padding=False), lambda name: looked_at(workspace, name), [number])
     cancel.click(lambda name: cancelled(workspace, name), number, waiting, api_visibility="private")
     begin.click(lambda name: accepted(workspace, name), number, waiting, api_visibility="private")
-    return timer
 
 
 def names(workspace: Workspace) -> list[str]:

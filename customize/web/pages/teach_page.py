@@ -12,7 +12,7 @@ from customize.printable import html
 from customize.storage.numbered_folders import slug
 from customize.teach import Plan, Request, bases, look, plan
 from customize.web import photo_store, run_view
-from customize.web.live import follow
+from customize.web.live import Followed
 from customize.web.photo_section import photos_part
 from customize.web.settings_section import checked_of, settings_part, values_of
 from customize.web.trial_section import is_trial, trial_part
@@ -42,10 +42,12 @@ def build(workspace: Workspace) -> None:
     with gr.Accordion("All settings", open=False):
         toml = settings_part(command)
     checked = gr.HTML(padding=False)
-    trial_part(workspace, toml, command, name)
+    followed = Followed(1.5)
+    trial_part(workspace, toml, command, name, followed)
     go = gr.Button("Teach it", variant="primary")
     said, job = gr.HTML(padding=False), gr.State("")
-    run_part(workspace, job)
+    run_part(workspace, job, followed)
+    followed.begin()
 
     def made(*values: Any) -> tuple[str, str, str, str]:
         try:
@@ -110,19 +112,18 @@ def newest(workspace: Workspace) -> str:
     return next((job.path.name for job in trained), "")
 
 
-def run_part(workspace: Workspace, job: gr.State) -> None:
+def run_part(workspace: Workspace, job: gr.State, followed: Followed) -> None:
     """The run that goes on, and what came of it."""
-    timer = gr.Timer(1.5)
-    follow(gr.HTML(padding=False), lambda name: status_of(workspace, name), [job], timer)
+    followed.show(gr.HTML(padding=False), lambda name: status_of(workspace, name), [job])
     with gr.Row():
         stop, more = gr.Button("Stop and save", visible=False), gr.Button("Go on", visible=False)
-    follow(stop, lambda name: gr.Button(visible=is_under_way(queue.find(workspace.folder, name))), [job], timer)
-    follow(more, lambda name: gr.Button(visible=is_left(*card_of(workspace, name))), [job], timer)
+    followed.show(stop, lambda name: gr.Button(visible=is_under_way(queue.find(workspace.folder, name))), [job])
+    followed.show(more, lambda name: gr.Button(visible=is_left(*card_of(workspace, name))), [job])
     said = gr.HTML(padding=False)
     slider = gr.ImageSlider(label="Before and after", visible=False, interactive=False, buttons=[])
-    follow(slider, lambda name: slider_of(workspace, name), [job], timer)
-    follow(gr.HTML(padding=False), lambda name: pictures_of(workspace, name), [job], timer)
-    follow(gr.HTML(padding=False), lambda name: run_view.output(queue.find(workspace.folder, name)), [job], timer)
+    followed.show(slider, lambda name: slider_of(workspace, name), [job])
+    followed.show(gr.HTML(padding=False), lambda name: pictures_of(workspace, name), [job])
+    followed.show(gr.HTML(padding=False), lambda name: run_view.output(queue.find(workspace.folder, name)), [job])
     stop.click(lambda name: stopped(workspace, name), job, said, **HIDDEN)
     more.click(lambda name: went_on(workspace, name), job, [said, job], **HIDDEN)
 
