@@ -11,8 +11,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
+PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}
+SCREEN: dict[str, Any] = {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"}
+FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-software-rasterizer", "--in-process-gpu"]
+"""Of Chromium: pages are drawn without an accelerator, which would be computed as well."""
 
 
 class PageServer:
@@ -59,7 +64,7 @@ class Visit:
     """An open page. errors: of its console; others: requests that left the server; page: playwright's."""
 
     def __init__(self, server: PageServer, browser, page: str, options: dict):
-        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        self.context = browser.new_context(**{**SCREEN, "reduced_motion": "reduce", **options})
         self.page = self.context.new_page()
         self.errors: list[str] = []
         self.others: list[str] = []
@@ -76,6 +81,15 @@ class Visit:
     def scrolls_sideways(self) -> int:
         """The pixels by which the page is wider than the window."""
         return self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+    def check(self) -> None:
+        """The page fits a telephone and a screen, and can be read on both: dark and light."""
+        for device in PHONE, SCREEN:
+            self.page.set_viewport_size(device["viewport"])
+            self.page.emulate_media(color_scheme=device["color_scheme"])
+            self.page.wait_for_function(f"document.body.classList.contains('dark') === {str(device is PHONE).lower()}")
+            found = self.scrolls_sideways(), self.findings()
+            assert found == (0, []), (device, found)
 
     def findings(self) -> list[str]:
         """What axe finds that is serious or critical, one line each."""
@@ -101,8 +115,6 @@ def chromium() -> Iterator:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        found = driver.chromium.launch(
-            executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
+        found = driver.chromium.launch(executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=FLAGS)
         yield found
         found.close()
