@@ -76,6 +76,8 @@ def test_a_job_is_a_folder_with_its_settings_and_its_command(tmp_path, asleep):
         ("infer", {"prompt": ["a"], "colour": "red"}, "colour"),
         ("rm", {}, "is no job"),
         ("train_dreambooth", {"instance_prompt": "a sks dog"}, "instance_data_dir"),
+        ("train_dreambooth", {**TRAINING, "output_dir": "/runs/a"}, "is not in this workspace"),
+        ("infer", {"prompt": ["a"], "output_dir": "images/../../a"}, "is not in this workspace"),
     ],
 )
 def test_wrong_settings_are_refused_and_nothing_is_written(tmp_path, asleep, command, values, words):

@@ -101,6 +101,11 @@ def test_files_that_are_no_progress_do_no_harm(tmp_path, text):
     assert (card.state, card.step, card.word) == ("died", 0, "") and runs.curves(folder) == {"training": []}
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "none"])
+def test_a_name_that_no_run_can_have_is_no_run(tmp_path, name):
+    assert runs.card_of(tmp_path / name) is None
+
+
 def test_curves_are_smoothed_as_the_terminal_does_and_begin_at_the_base_model(tmp_path):
     folder = made(tmp_path, "run")
     lines = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.0}, {"step": 2, "probe": {"training": [0.5, 0.7]}}]

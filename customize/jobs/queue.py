@@ -48,6 +48,11 @@ def add(workspace: Path, command: str, values: Mapping[str, Any], name: str = ""
     if trains and own.get("output_dir") is None:
         own["output_dir"] = (Path("runs") / new_run(workspace, slug or command.removeprefix("train_"))).as_posix()
     settings = model(**own)
+    top = "runs" if trains else "images"
+    place = os.path.abspath(workspace / (own.get("output_dir") or "."))
+    if not Path(place).is_relative_to(os.path.abspath(workspace)):
+        what = f"{printable(own['output_dir'])} is not in this workspace, which has all that the page shows"
+        raise InputError(Problem("output_dir", what, f"name a folder in {top}/, or none"))
     path = numbered_folders.new_folder(workspace / "jobs", slug=slug)
     config = path / CONFIG
     shown = config.relative_to(workspace).as_posix()

@@ -76,7 +76,7 @@ def listed(workspace: Path) -> list[RunCard]:
 def card_of(folder: Path) -> RunCard | None:
     """The card of a run; None if the folder has none."""
     config = folder / run_folder.CONFIG
-    if not config.is_file():
+    if not os.path.isfile(config):  # Path.is_file fails for a name that is too long
         return None
     said = progress.read(folder) or {}
     known, result = facts(folder)

@@ -155,7 +155,7 @@ def captioned(folder: Path, name: str, text: str) -> None:
 def member(folder: Path, name: str) -> Path:
     """The file of this name in the folder. Raises InputError for a name that leads elsewhere, or to none."""
     path = folder / name
-    if Path(name).name != name or path.is_symlink() or not path.is_file():
+    if Path(name).name != name or not os.path.isfile(path) or path.is_symlink():
         raise InputError(Problem("photo", f'there is no "{printable(name)}"', "choose one of the photos"))
     return path
 
