@@ -29,6 +29,7 @@ instance_data_dir = \"\"\"a
 rank = 3\"\"\"
 [[concept]]
 instance_prompt = "another"
+class_prompt = "one"
 """
 LONG = f"rank = [\n{'[1],' * 9}\n" + "[2],\n" * 5000 + "]\n"
 """Takes minutes if each of its lines is tried as the last one."""
@@ -127,6 +128,8 @@ def test_a_line_is_changed_where_it_stands_and_comments_are_kept():
     ).replace("[ method ]", "[ method ]\nrank = 4").replace("[train]  # the loop", "[train]  # the loop\nlearning_rate = 0.0001")
     gone = with_changes(queue.MODELS["train_dreambooth"], text, dict.fromkeys(change, ""))
     assert '\n# "five" # hundred\n' in gone and "= 9" not in gone and "another" in gone and "rank = 4" not in gone
+    own = with_changes(queue.MODELS["train_dreambooth"], TOML, {"class_prompt": "two"})
+    assert own == TOML.replace("[ method ]", '[ method ]\nclass_prompt = "two"')
     assert with_changes(queue.MODELS["infer"], "", {"clip_skip": "1"}, tables=False) == "clip_skip = 1\n"
 
 
