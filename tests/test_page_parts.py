@@ -151,19 +151,20 @@ def test_a_trial_is_the_plan_with_a_dry_run_and_is_not_shown_as_a_run(tmp_path, 
     monkeypatch.setattr(queue, "wake", lambda workspace: None)
     workspace = Workspace(tmp_path)
     plan = 'adapter = "lora"\ninstance_prompt = "a sks toy"\ninstance_data_dir = "p"\noutput_dir = "runs/toy"'
-    said, name = trial_section.begun(workspace, plan, "train_dreambooth", "toy")
+    said, name = trial_section.begun(workspace, plan, "train_dreambooth", {"waiting": {"rank": "5"}}, "toy")
     job = queue.find(tmp_path, name)
     values, _ = toml_file.read(str(job.path / job_folder.CONFIG))
     assert said == "" and values["dry_run"] is True and values["output_dir"] != "runs/toy"
     assert values | {"dry_run": None, "output_dir": None} == toml_file.of_text(plan, "")[0] | {
         "dry_run": None,
         "output_dir": None,
+        "rank": 5,
     }
     assert trial_section.is_trial(job) and teach_page.newest(workspace) == ""
     assert "waits for its turn" in trial_section.report(job)
     job.output.write_text(HOSTILE)
     assert "<img" not in trial_section.report(job.changed(state="finished"))
-    assert "there is none" in trial_section.begun(workspace, " ", "train_dreambooth", "toy")[0]
+    assert "there is none" in trial_section.begun(workspace, " ", "train_dreambooth", None, "toy")[0]
 
 
 def test_a_photo_is_cropped_by_a_frame_that_starts_as_its_largest_square(tmp_path):

@@ -1,8 +1,8 @@
 """A square frame over a photo, which is drawn, moved and sized by pointer or by keyboard.
 
 `FRAME` has the arguments of a gr.HTML whose value is the address of the photo. Its property `frame` is the square: the centre
-across and down and the side, in percent of width, height and shorter side, as the sliders beside it have them. Its event `frame`
-has the same numbers.
+across and down and the side, in percent of width, height and shorter side, as the sliders beside it have them. Its events
+`frame`, after each change, and `crop` have the same numbers, so that what is cut is what is seen.
 """
 
 from typing import Any
@@ -11,17 +11,21 @@ TEMPLATE = """
 <div class="photo"><img src="${value}" alt="the photo"><div class="square" tabindex="0" role="img"
  aria-label="The part that is kept: arrow keys move it, plus and minus size it."><span class="corner"></span></div></div>
 <p class="hint">Drag the square to move it, its corner to size it, or drag over the rest of the photo to draw a new one.</p>
+<button type="button">Crop to this square</button>
 """
 STYLE = """
 .photo { position: relative; overflow: hidden; width: fit-content; max-width: 100%; touch-action: none; cursor: crosshair;
   border-radius: var(--radius-md); user-select: none; }
-.photo:has(img[src=""]), .photo:has(img[src=""]) + .hint { display: none; }
+.photo:has(img[src=""]), .photo:has(img[src=""]) ~ * { display: none; }
 .photo img { display: block; margin: 0; max-width: 100%; max-height: 60vh; pointer-events: none; }
 .square { position: absolute; box-sizing: border-box; border: 2px solid #fff; outline: 1px solid #000; cursor: move;
   box-shadow: 0 0 0 9999px rgb(0 0 0 / 55%); }
 .square:focus-visible { border-color: var(--primary-400); outline: 3px solid var(--color-accent); }
 .corner { position: absolute; right: 0; bottom: 0; width: 22px; height: 22px; cursor: nwse-resize; background: #fff;
   border: 1px solid #000; }
+button { font: inherit; padding: 6px 14px; border: 1px solid var(--border-color-primary); border-radius: var(--radius-md);
+  background: var(--button-secondary-background-fill); color: inherit; min-height: 34px; cursor: pointer; }
+button:focus-visible { outline: 3px solid var(--color-accent); }
 .hint { color: var(--body-text-color-subdued); margin: 4px 0; }
 """
 SCRIPT = """
@@ -42,11 +46,12 @@ function show(left, top, side) {
   const style = get('.square').style;
   [style.left, style.top, style.width, style.height] = [square.left, square.top, side, side].map(each => `${each}px`);
 }
-function send() {
+function numbers() {
   const {clientWidth: width, clientHeight: height} = image(), half = square.side / 2;
-  const numbers = [(square.left + half) / width, (square.top + half) / height, square.side / Math.min(width, height)];
-  trigger('frame', {frame: numbers.map(each => Math.round(1000 * each) / 10)});
+  const found = [(square.left + half) / width, (square.top + half) / height, square.side / Math.min(width, height)];
+  return {frame: found.map(each => Math.round(1000 * each) / 10)};
 }
+const send = () => trigger('frame', numbers());
 function place(event) {
   const box = get('.photo').getBoundingClientRect();
   return {x: within(event.clientX - box.left, 0, box.width), y: within(event.clientY - box.top, 0, box.height)};
@@ -69,6 +74,7 @@ element.addEventListener('pointermove', event => {
   if (side > 4) show(across < 0 ? drag.x - side : drag.x, down < 0 ? drag.y - side : drag.y, side);
 });
 element.addEventListener('pointerup', () => { if (drag) { drag = null; send(); } });
+element.addEventListener('click', event => { if (square && event.target.closest('button')) trigger('crop', numbers()); });
 element.addEventListener('keydown', event => {
   const ways = {ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowUp: [0, -1, 0], ArrowDown: [0, 1, 0],
     '+': [0, 0, 1], '-': [0, 0, -1]};

@@ -60,7 +60,6 @@ def edit_part(workspace: Workspace, folder: gr.Textbox) -> tuple[gr.Dropdown, gr
             down = gr.Slider(0, 100, 50, step=1, label="Centre, from top to bottom (%)")
             share = gr.Slider(10, 100, 100, step=1, label="Side (% of the shorter side)")
         kept = gr.HTML(padding=False)
-        crop = gr.Button("Crop")
         caption = gr.Textbox(label="Caption", placeholder="a photo of sks cat on a sofa")
         write = gr.Button("Keep the caption")
     said = gr.HTML(padding=False)
@@ -73,8 +72,9 @@ def edit_part(workspace: Workspace, folder: gr.Textbox) -> tuple[gr.Dropdown, gr
             return gr.skip(), run_view.problems(error), gr.skip()
         return f"photos/{mine.name}", "", name or gr.skip()
 
-    def cut(place: str, name: str | None, x: float, y: float, side: float) -> tuple[Any, str, Any]:
-        return changed(place, lambda mine: photo_store.cropped(mine, name or "", x / 100, y / 100, side / 100))
+    def cut(event: gr.EventData, place: str, name: str | None) -> tuple[Any, str, Any]:
+        square = [number / 100 for number in event.frame]
+        return changed(place, lambda mine: photo_store.cropped(mine, name or "", *square))
 
     def wrote(place: str, name: str | None, text: str) -> tuple[Any, str]:
         return changed(place, lambda mine: photo_store.captioned(mine, name or "", text))[:2]
@@ -90,7 +90,7 @@ def edit_part(workspace: Workspace, folder: gr.Textbox) -> tuple[gr.Dropdown, gr
     frame.frame(framed, box[:2], [*sliders, kept], **HIDDEN | {"trigger_mode": "always_last"})
     gr.on([each.input for each in sliders], slid, box, [frame, kept], **HIDDEN | {"trigger_mode": "always_last"})
     edits = [
-        crop.click(cut, box, [folder, said, photo], **HIDDEN).then(
+        frame.crop(cut, box[:2], [folder, said, photo], **HIDDEN).then(
             lambda *values: begun(workspace, *values), box[:2], [frame, *sliders, kept], **HIDDEN
         ),
         write.click(wrote, [folder, photo, caption], [folder, said], **HIDDEN),

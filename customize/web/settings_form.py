@@ -1,7 +1,8 @@
 """A form of all settings, drawn from their declarations as one piece of HTML, because a component for each would take seconds.
 
 `arguments` has those of a gr.HTML with the event `set`: its `changes` are texts by name, as they stand in the form. The value is
-what `state` returns; the browser puts it into the controls, so that no text of a person becomes HTML.
+what `state` returns; the browser puts it into the controls, so that no text of a person becomes HTML, and adds `waiting`, the
+changes of which it does not know yet that they are written.
 """
 
 import math
@@ -166,6 +167,14 @@ def with_changes(model: type[Validated], text: str, changes: Mapping[str, Any], 
         if line is not None and not line.secret and line.type is not dict and isinstance(given, str):
             text = with_change(model, line, text, given, tables)
     return text
+
+
+def completed(model: type[Validated], text: str, form: Mapping[str, Any] | None, tables: bool = True) -> str:
+    """The TOML with the changes that wait in the value of a form: a button may be pressed right after a value was typed."""
+    try:
+        return with_changes(model, text, (form or {}).get("waiting") or {}, tables)
+    except InputError:
+        return text
 
 
 def with_change(model: type[Validated], line: Setting, text: str, given: str, tables: bool) -> str:

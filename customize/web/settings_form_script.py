@@ -36,6 +36,7 @@ function put(place, text) { place.textContent = text || ''; place.hidden = !text
 function apply() {
   const state = props.value || {}, {values = {}, usual = {}, idle = {}, faults = {}, changed = []} = state;
   for (const [name, text] of Object.entries(state.done?.changes || {})) if (waiting[name] === text) delete waiting[name];
+  if (Object.keys(waiting).length) keep();
   get('.broken').hidden = !(get('fieldset').disabled = !!state.broken);
   if (state.broken) return;
   for (const row of rows()) {
@@ -74,6 +75,7 @@ function filter() {
   filtered = !!words.length;
   get('.none').hidden = !!get('.setting:not([hidden])');
 }
+function keep() { props.value = {...props.value, waiting: {...waiting}}; }
 function send() {
   clearTimeout(timer);
   if (Object.keys(waiting).length) trigger('set', {changes: {...waiting}, number: ++number});
@@ -83,6 +85,7 @@ element.addEventListener('input', event => {
   const name = event.target.closest('.setting')?.dataset.name;
   if (!name) return;
   waiting[name] = event.target.type === 'checkbox' ? String(event.target.checked) : event.target.value;
+  keep();
   clearTimeout(timer);
   timer = setTimeout(send, event.target.matches('select, [type=checkbox]') ? 0 : 500);
 });

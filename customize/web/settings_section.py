@@ -12,8 +12,8 @@ from customize.web import run_view, settings_form
 HIDDEN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
-def settings_part(command: gr.State) -> gr.Code:
-    """The form and the TOML, each of which follows the other. Returns the TOML."""
+def settings_part(command: gr.State) -> tuple[gr.Code, gr.HTML]:
+    """The TOML and the form, each of which follows the other."""
     form = gr.HTML(**settings_form.arguments(queue.MODELS[command.value]))
     said = gr.HTML(padding=False)
     toml = gr.Code(label="The same as TOML, to copy or edit", language=None, lines=8, max_lines=30)
@@ -30,7 +30,7 @@ def settings_part(command: gr.State) -> gr.Code:
     form.set(put, [command, toml], [toml, form, said], **last)
     toml.change(lambda which, text: state_of(text, which), [command, toml], form, **last)
     command.change(lambda which: gr.HTML(form=settings_form.form(queue.MODELS[which])), command, form, **HIDDEN)
-    return toml
+    return toml, form
 
 
 def state_of(text: str, command: str, done: Any = None) -> dict[str, Any]:
@@ -40,6 +40,11 @@ def state_of(text: str, command: str, done: Any = None) -> dict[str, Any]:
     except InputError:
         values = None
     return settings_form.state(queue.MODELS[command], values, done=done)
+
+
+def whole(text: str, command: str, form: Any) -> str:
+    """The TOML with what was typed into the form and is not written yet."""
+    return settings_form.completed(queue.MODELS[command], text, form)
 
 
 def values_of(text: str) -> dict[str, Any]:

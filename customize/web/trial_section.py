@@ -11,7 +11,7 @@ from customize.jobs.worker import tail
 from customize.printable import html, html_lines
 from customize.web import run_view
 from customize.web.live import Followed
-from customize.web.settings_section import HIDDEN, values_of
+from customize.web.settings_section import HIDDEN, values_of, whole
 from customize.web.workspace import Workspace
 
 NAME = "trial of"
@@ -19,15 +19,16 @@ NAME = "trial of"
 WORDS = {"waiting": "It waits for its turn.", "running": "It prepares the run, takes two steps and discards them."}
 
 
-def trial_part(workspace: Workspace, toml: gr.Code, command: gr.State, noun: gr.State, followed: Followed) -> None:
-    """A button that starts a trial, and what the trial printed."""
+def trial_part(workspace: Workspace, inputs: list[Any], followed: Followed) -> None:
+    """A button that starts a trial, and what the trial printed. inputs: TOML, command, form of the settings, what is taught."""
     begin, said, job = gr.Button("Measure time and memory"), gr.HTML(padding=False), gr.State("")
-    begin.click(lambda *values: begun(workspace, *values), [toml, command, noun], [said, job], **HIDDEN)
+    begin.click(lambda *values: begun(workspace, *values), inputs, [said, job], **HIDDEN)
     followed.show(gr.HTML(padding=False), lambda name: report(queue.find(workspace.folder, name)), [job])
 
 
-def begun(workspace: Workspace, text: str, command: str, noun: str) -> tuple[str, Any]:
+def begun(workspace: Workspace, text: str, command: str, form: Any, noun: str) -> tuple[str, Any]:
     """Puts a trial of these settings into the queue."""
+    text = whole(text, command, form)
     try:
         if not text.strip():
             raise InputError(Problem("plan", "there is none", "make a plan first"))

@@ -64,7 +64,9 @@ class GeneratePage:
         more = self.fields.components[MORE]
         form.settings.set(self.set, [more, *state], [more, form.settings, self.fields.below[MORE]], **quiet)
         prompt, words = self.fields.components["prompt"], self.fields.components[WORDS]
-        gr.on([form.go.click, prompt.submit], self.generate, state, [form.report, form.queue, *places], **hidden)  # type: ignore[attr-defined]
+        gr.on(
+            [form.go.click, prompt.submit], self.generate, [form.settings, *state], [form.report, form.queue, *places], **hidden
+        )  # type: ignore[attr-defined]
         form.chips.click(self.toggle, [prompt, words], [prompt, words], **hidden)
         words.change(self.chips_of, words, form.chips, **quiet)  # type: ignore[attr-defined]
         form.queue.click(self.act_on_job, None, [form.queue, form.report], **hidden)
@@ -107,9 +109,10 @@ class GeneratePage:
         form |= {MORE: more}
         return [more, shown_settings(form, fill(form), done), gr.skip()]
 
-    def generate(self, *state: Any) -> list[str]:
-        """Starts a job, if nothing is wrong; the inputs are written before it."""
+    def generate(self, settings: Any, *state: Any) -> list[str]:
+        """Starts a job, if nothing is wrong; the inputs are written before it. settings: the value of their form."""
         form = self.form(*state)
+        form |= {MORE: settings_form.completed(InferenceSettings, form.get(MORE) or "", settings, tables=False)}
         found = fill(form)
         wrong = found.problems
         try:

@@ -14,7 +14,7 @@ from customize.teach import Plan, Request, bases, look, plan
 from customize.web import photo_store, run_view
 from customize.web.live import Followed
 from customize.web.photo_section import photos_part
-from customize.web.settings_section import checked_of, settings_part, values_of
+from customize.web.settings_section import checked_of, settings_part, values_of, whole
 from customize.web.trial_section import is_trial, trial_part
 from customize.web.workspace import Workspace
 
@@ -40,10 +40,10 @@ def build(workspace: Workspace) -> None:
     gr.Markdown("## 3. Plan")
     planned, command, name = gr.HTML(padding=False), gr.State("train_dreambooth"), gr.State("")
     with gr.Accordion("All settings", open=False):
-        toml = settings_part(command)
+        toml, form = settings_part(command)
     checked = gr.HTML(padding=False)
     followed = Followed(1.5)
-    trial_part(workspace, toml, command, name, followed)
+    trial_part(workspace, [toml, command, form, name], followed)
     go = gr.Button("Teach it", variant="primary")
     said, job = gr.HTML(padding=False), gr.State("")
     run_part(workspace, job, followed)
@@ -58,7 +58,7 @@ def build(workspace: Workspace) -> None:
 
     make.click(made, [folder, what, kind, word, base, effort, left_out], [planned, toml, command, name], **HIDDEN)
     toml.change(lambda text, which: checked_of(text, which), [toml, command], checked, **HIDDEN | {"show_progress": "hidden"})
-    go.click(lambda *values: started(workspace, *values), [toml, command, name], [said, job], **HIDDEN)
+    go.click(lambda *values: started(workspace, *values), [toml, command, form, name], [said, job], **HIDDEN)
     gr.on(None, lambda: (newest(workspace), gr.Dropdown(base_choices())), None, [job, base], **HIDDEN)
 
 
@@ -88,8 +88,9 @@ def plan_of(found: Plan) -> str:
     return f'{lines}<details><summary>Why each setting is as it is</summary><ul class="cz-problems">{reasons}</ul></details>'
 
 
-def started(workspace: Workspace, text: str, command: str, name: str) -> tuple[str, Any]:
+def started(workspace: Workspace, text: str, command: str, form: Any, name: str) -> tuple[str, Any]:
     """Puts the run into the queue."""
+    text = whole(text, command, form)
     try:
         if not text.strip():
             raise InputError(Problem("plan", "there is none", "make a plan first"))

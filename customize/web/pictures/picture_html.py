@@ -172,7 +172,7 @@ def buttons(image: ImageOfFolder, actions: Mapping[str, str], links: str = "") -
 def deletion(image: ImageOfFolder, count: int) -> str:
     """The question before an image is deleted, which is closed at first. count: of the images of its folder."""
     choices = {"delete": f"Delete {image.path.name}"} | ({"delete_all": f"Delete all {count} of its folder"} if count > 1 else {})
-    words = '<p class="soft">It is gone then, with what was recorded of its steps. Files of yours stay.</p>'
+    words = '<p class="soft">Delete it for good? What was recorded of its steps goes, too; files of yours stay.</p>'
     return f"<details><summary>Delete ...</summary>{words}{buttons(image, choices)}</details>"
 
 
