@@ -27,6 +27,7 @@ from customize.settings.files.sharing import shared_config, shared_settings
 from customize.settings.training_parts.validation_prompts import sample_prompts
 from customize.storage.run_folder import METADATA
 from customize.training import model_card, preflight
+from customize.training.evaluating.cost import Cost, cost
 from customize.training.evaluating.pictures import new_record
 from customize.training.evaluating.probe_sets import sets_of
 from customize.training.resume import identity
@@ -327,6 +328,27 @@ def test_the_verdict_is_told_of_each_concept(likeness, word):
     assert found.word == word
     for trigger, reason, own in zip(("sks", "ohwx"), found.reasons, likeness, strict=True):
         assert reason.startswith(f"{trigger} is {'learned' if own > 0.3 else 'not learned'}: ")
+    assert all(each.startswith("ohwx: ") == (word == "partly learned") for each in found.advice)
+
+
+def test_each_new_word_is_measured_by_the_images_whose_captions_have_it(tiny_epsilon, tmp_path):
+    folders = [write_images(tmp_path / name, count, seed=count) for name, count in (("dogs", 3), ("cats", 5))]
+    (folders[1] / "4.txt").write_text("a <dog> and a <cat>")
+    settings = settings_for(
+        "textual_inversion", tiny_epsilon, folders[0], tmp_path / "run", train_data_dir=tuple(map(str, folders)),
+        placeholder_token=("<dog>", "<cat>"), initializer_token=("dog", "cat"), evaluation="pictures", num_candidates=2,
+    )  # fmt: skip
+    context, training = prepared(settings)
+    assert [[each.name for each in context.photos(place)] for place in (0, 1)] == [
+        ["1/0.png", "1/1.png", "1/2.png", "2/4.png"], [f"2/{number}.png" for number in range(5)],
+    ]  # fmt: skip
+    assert new_record(context).concepts == (Taught("object", "<dog>", "dog", 4, 12), Taught("object", "<cat>", "cat", 5, 9))
+    apart = [cost(settings, *each) for each in zip(settings.concepts, context.probes, (4, 5), strict=True)]
+    assert context.cost_of_pictures == Cost(sum(each.start for each in apart), sum(each.each for each in apart))
+    of_class = sets_of(context, training, {"training": 8, "training as class": 8})["training as class"]
+    assert {(name[0], prompt) for name, prompt in zip(of_class.names, of_class.prompts, strict=True)} == {
+        ("1", "a photo of dog"), ("2", "a photo of cat"),
+    }  # fmt: skip
 
 
 def test_each_concept_is_measured_against_its_own_photos():

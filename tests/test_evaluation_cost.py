@@ -25,7 +25,7 @@ WORD = {"train_data_dir": (FOLDER,), "placeholder_token": ("<new>",), "initializ
 )
 def test_evaluations_of_pictures(settings, expected):
     """20 pictures, 8 of which have no word that is learned; the class and its scenes are drawn once for the base model."""
-    assert cost(settings, probe_prompts(*settings.concepts), 6) == expected
+    assert cost(settings, *settings.concepts, probe_prompts(*settings.concepts), 6) == expected
 
 
 @pytest.mark.parametrize(("steps", "batch", "expected"), [(100, 1, 1), (800, 1, 2), (1022, 1, 4), (1021, 1, 3), (800, 4, 4)])

@@ -102,7 +102,7 @@ def verdict_of(evaluation: Evaluation) -> Verdict:
 
 
 def of_several(verdicts: list[tuple[str, Verdict]]) -> Verdict:
-    """The verdict on a run of several concepts, with the reasons of each by its trigger words."""
+    """The verdict on a run of several concepts: the reasons of each by its trigger words, as is advice that is not for all."""
     found = [verdict for _, verdict in verdicts]
     words = {verdict.word for verdict in found}
     word = words.pop() if len(words) == 1 else "cannot tell" if "cannot tell" in words else "partly learned"
@@ -110,7 +110,10 @@ def of_several(verdicts: list[tuple[str, Verdict]]) -> Verdict:
         f"{trigger} is {verdict.word}: {'; '.join([*verdict.findings, *verdict.reasons])}" for trigger, verdict in verdicts
     ]
     findings = dict.fromkeys(each for verdict in found for each in verdict.findings)
-    advice = dict.fromkeys(each for verdict in found for each in verdict.advice)
+    advice = []
+    for each in dict.fromkeys(each for verdict in found for each in verdict.advice):
+        whose = [trigger for trigger, verdict in verdicts if each in verdict.advice]
+        advice.append(each if len(whose) == len(verdicts) else f"{' and '.join(whose)}: {each}")
     return Verdict(word, tuple(findings), tuple(reasons), tuple(advice))
 
 

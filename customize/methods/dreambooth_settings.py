@@ -201,7 +201,7 @@ class DreamBoothSettings(OF_ADAPTERS, OF_WORDS, SubjectSettings):
             return (Concept("style", f"in the style of {tokens[0]}", "", tokens[0], ""),)
         if tokens and plain is None:
             plain = prompt
-            for token, start in zip(tokens, self.initializer_token * len(tokens), strict=False):
+            for token, start in self.starts.items():
                 plain = plain.replace(token, start)
         return (of_prompts(prompt, plain, self.trigger_words),)
 

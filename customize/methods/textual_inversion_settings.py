@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from itertools import islice
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from customize.data.captions.caption_rule import OBJECT_TEMPLATES, STYLE_TEMPLATES, CaptionRule, fill
 from customize.methods import words_settings
@@ -96,11 +96,18 @@ class TextualInversionSettings(WordSettings, TrainingSettings):
 
     @property
     def concepts(self) -> tuple[Concept, ...]:
-        """That of the first token."""
-        token, start = self.placeholder_token[0], self.initializer_token[0]
+        """That of each token."""
         if self.learnable_property == "style":
-            return (Concept("style", f"in the style of {token}", "", token, ""),)
-        return (Concept(kind_of(start), f"a photo of {token}", f"a photo of {start}", token, start),)
+            return tuple(Concept("style", f"in the style of {token}", "", token, "") for token in self.placeholder_token)
+        return tuple(
+            Concept(kind_of(start), f"a photo of {token}", f"a photo of {start}", token, start)
+            for token, start in self.starts.items()
+        )
+
+    def shows(self, place: int, example: Any) -> bool:
+        """Whether its captions have the token; a single one is shown by all images."""
+        token = self.placeholder_token[place]
+        return len(self.placeholder_token) == 1 or any(token.casefold() in text.casefold() for text in example.captions)
 
     @property
     def result_files(self) -> tuple[str, ...]:

@@ -173,12 +173,7 @@ def fitting(encoders: Sequence[TextEncoder], given: Mapping[str, Tensor], vector
 
 def tokens_to_learn(settings) -> list[tuple[str, str, int]]:
     """(placeholder, initializer token, number of vectors) of each token; a single value applies to all tokens."""
-    count = len(settings.placeholder_token)
-
-    def spread(values: Sequence) -> Sequence:
-        return values if len(values) == count else list(values) * count
-
-    return list(zip(settings.placeholder_token, spread(settings.initializer_token), spread(settings.num_vectors), strict=True))
+    return [(token, start, settings.placeholders[token]) for token, start in settings.starts.items()]
 
 
 @dataclass(frozen=True)

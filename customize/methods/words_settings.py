@@ -1,6 +1,6 @@
 """The settings of new words, without torch: of textual inversion, and of DreamBooth that learns words beside an adapter."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, create_model
@@ -126,8 +126,12 @@ class WordSettings(BaseModel):
 
     @property
     def placeholders(self) -> dict[str, int]:
-        tokens, counts = self.placeholder_token, self.num_vectors
-        return dict(zip(tokens, counts * len(tokens) if len(counts) == 1 else counts, strict=False))
+        return one_each(self.placeholder_token, self.num_vectors)
+
+    @property
+    def starts(self) -> dict[str, str]:
+        """The initializer token of each new word."""
+        return one_each(self.placeholder_token, self.initializer_token)
 
     @property
     def word_files(self) -> tuple[str, ...]:
@@ -144,9 +148,12 @@ class WordSettings(BaseModel):
     @property
     def words_at_start(self) -> str:
         """What placeholders mean before training: their initializer tokens."""
-        tokens, starts = self.placeholder_token, self.initializer_token
-        starts = starts * len(tokens) if len(starts) == 1 else starts
-        return ", ".join(f'"{start}" for {token}' for token, start in zip(tokens, starts, strict=True))
+        return ", ".join(f'"{start}" for {token}' for token, start in self.starts.items())
+
+
+def one_each(tokens: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    """A value for each new word; a single value is that of all."""
+    return dict(zip(tokens, [*values] * len(tokens) if len(values) == 1 else values, strict=False))
 
 
 def optional(model: type[WordSettings]) -> Any:

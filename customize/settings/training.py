@@ -111,6 +111,10 @@ class TrainingSettings(
         """What the run teaches, as prompts call it: a concept for each of `parts`."""
         raise NotImplementedError
 
+    def shows(self, place: int, example: Any) -> bool:
+        """Whether an `example.Example` shows this one of `concepts`."""
+        return example.concept == place
+
     @property
     def image_folders(self) -> tuple[str, ...]:
         """The folders of training images."""

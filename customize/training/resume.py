@@ -59,8 +59,8 @@ def identity(settings, source: Source, examples: Examples, num_processes: int) -
     if tables := kept.pop("concept", ()):
         shares = Turns.of(settings, examples.instances).shares
         kept["concept"] = [compared(settings, own, share) for own, share in zip(tables, shares, strict=True)]
-    if count := len(settings.placeholders):
-        kept |= {name: spread(kept[name], count) for name in ("initializer_token", "num_vectors")}
+    if settings.placeholders:
+        kept |= {"initializer_token": [*settings.starts.values()], "num_vectors": [*settings.placeholders.values()]}
     else:
         kept.pop("placeholder_token", None)
     without_effect = ["crop_variants"] if settings.center_crop and not any(settings.augmentation) else []
@@ -101,11 +101,6 @@ def is_free(settings, name: str) -> bool:
 def compared(settings, own: Mapping[str, Any], share: int) -> dict[str, Any]:
     """What identifies a concept, besides its images. own: its table; share: its turns in a round."""
     return {name: value for name, value in own.items() if not is_free(settings, name)} | {"share": share}
-
-
-def spread(values: Sequence[Any], count: int) -> list[Any]:
-    """One value for each word; a single value is repeated."""
-    return list(values) * (count if len(values) == 1 else 1)
 
 
 def digests(examples: Sequence[Example]) -> dict[str, str]:

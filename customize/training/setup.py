@@ -141,7 +141,8 @@ class RunContext:
 
     def photos(self, place: int) -> list[Example]:
         """The training images of a concept."""
-        return of_concept([each for each in self.examples.instances if each.concept == place], self.settings.concepts[place])
+        own = [each for each in self.examples.instances if self.settings.shows(place, each)]
+        return of_concept(own, self.settings.concepts[place])
 
     @property
     def evaluations_of_training(self) -> int:

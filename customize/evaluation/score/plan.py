@@ -169,7 +169,7 @@ def photos_of(settings: ScoreSettings, subject: Subject, resolution: int) -> tup
         remedy = "give the images with --photos DIR"
         raise InputError(Problem(each.where, each.what, remedy) for each in problems)
     place = place_of_concept(settings, subject)
-    own = [example for example in found.instances if example.concept == place]
+    own = [example for example in found.instances if subject.settings.shows(place, example)]
     return tuple(of_concept(own, subject.settings.concepts[place]))
 
 

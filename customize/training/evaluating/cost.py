@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from customize.evaluation.photos import MOST_PHOTOS
 from customize.evaluation.probe_prompts import MOST_STEPS, pairs
 from customize.evaluation.record import BASE, ProbePrompt
+from customize.settings.concept import Concept
 
 USUAL_CANDIDATES = 4
 LEVELS, MAPS = 2, 6
@@ -22,18 +23,17 @@ class Cost(NamedTuple):
 
 def cost_of_all(settings, probes: Sequence[Sequence[ProbePrompt]], num_photos: Sequence[int]) -> Cost:
     """The sum over the concepts of a run. probes: the prompts of each, num_photos: their images."""
-    costs = [cost(*each) for each in zip(settings.parts, probes, num_photos, strict=True)]
+    costs = [cost(settings, *each) for each in zip(settings.concepts, probes, num_photos, strict=True)]
     return Cost(sum(each.start for each in costs), sum(each.each for each in costs))
 
 
-def cost(settings, prompts: Sequence[ProbePrompt], num_photos: int) -> Cost:
+def cost(settings, concept: Concept, prompts: Sequence[ProbePrompt], num_photos: int) -> Cost:
     """That of one concept, with guidance, and with the base model as the scorer; pictures that equal the base model's are neither
     drawn nor seen again. num_photos: images that pictures are compared with."""
-    [kind] = [concept.kind for concept in settings.concepts]
     shown = [(prompts[pair.prompt], pair.seed) for pair in pairs(prompts, settings.evaluation_seeds)]
     of_concept = [prompt.plain for prompt, _ in shown if prompt.kind == "concept"]
-    obedience = LEVELS * len(of_concept) * len(set(of_concept)) if kind != "style" else 0
-    masks = MAPS if kind != "style" else 0
+    obedience = LEVELS * len(of_concept) * len(set(of_concept)) if concept.kind != "style" else 0
+    masks = MAPS if concept.kind != "style" else 0
     per_picture = 2 * min(settings.sample_inference_steps, MOST_STEPS)
     base = per_picture * len({(prompt.plain, seed) for prompt, seed in shown}) + len(shown)
     base += min(num_photos, MOST_PHOTOS) * (1 + masks)

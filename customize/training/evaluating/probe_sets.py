@@ -61,9 +61,15 @@ def sets_of(context: RunContext, setup: TrainingSetup, draws: dict[str, int]) ->
 
 def as_class(context: RunContext, batch: Batch) -> Batch:
     """Samples of training images under the prompt of their class; those of styles, which have none, are left out."""
-    concepts = {example.name: context.settings.concepts[example.concept] for example in context.examples.instances}
-    batch = batch.part(torch.tensor([bool(concepts[name].plain) for name in batch.names]))
-    return replace(batch, prompts=tuple(concepts[name].plain for name in batch.names))
+    settings = context.settings
+    plain = {
+        example.name: concept.plain
+        for place, concept in enumerate(settings.concepts)
+        for example in context.examples.instances
+        if settings.shows(place, example)
+    }
+    batch = batch.part(torch.tensor([bool(plain.get(name)) for name in batch.names]))
+    return replace(batch, prompts=tuple(plain[name] for name in batch.names))
 
 
 def held_out(context: RunContext, number: int) -> Batch:
