@@ -191,6 +191,35 @@ def test_a_dry_run_measures_and_writes_nothing(workspace, tiny_epsilon, capsys):
     assert "because   max_train_steps = 2: as you say" in shown and files() == before
 
 
+@pytest.mark.parametrize(
+    "flags, shown, gone",
+    [
+        ("--evaluation none", "LoRA rank 16, fp32, batch 8\n120 steps;", {"stop"}),
+        ("--adapter loha --rank 4", "a toy, loha rank 4, fp32", set()),
+        ("--adapter oft", "a toy, oft, fp32", {"rank"}),
+        ("--adapter none --prior_preservation none", "all weights", {"rank", "lora_targets", "prior_loss_weight"}),
+        ("--with_prior_preservation --class_data_dir c", "LoRA rank 16", set()),
+        ("--num_train_epochs 5", "at most 5 epochs, fewer", {"max_train_steps"}),
+        ("--instance_prompt zwx", 'prompts will call "zwx"', set()),
+        ("--style --num_vectors 2", "a new word of 2 vectors", set()),
+    ],
+)
+def test_what_the_user_adds_takes_precedence(flags, shown, gone, workspace, monkeypatch, capsys):
+    from customize.cli.front import teach_command
+
+    made = []
+    monkeypatch.setattr(teach_command, "measured", lambda plan, settings, *_: made.append(plan) or (plan, settings))
+    command = ["teach", "photos", "cat"]
+    assert __main__.main([*command, "--base=demo", "--dry_run"]) == 0
+    capsys.readouterr()
+    assert __main__.main([*command, "--base=demo", "--dry_run", *flags.split()]) == 0
+    assert shown in capsys.readouterr().out
+    plain, own = (plan.values.keys() for plan in made)
+    assert gone <= plain and not gone & own
+    model = teach_command.MODELS[made[1].command]
+    assert model(**made[1].values).to_toml() and made[1].toml()
+
+
 def test_use_puts_the_word_in_and_passes_settings_on(workspace, tiny_epsilon, monkeypatch, capsys):
     from customize.cli.front import use_command
     from customize.methods import DreamBoothSettings

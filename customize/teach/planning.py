@@ -55,7 +55,8 @@ class Plan:
         what = "in one style" if request.kind == "style" else f"of {recipe.article(request.noun)} {request.noun}"
         first = f'{count(number, "photo")} {what}, which prompts will call "{self.word}"'
         second = f"{self.machine.name}: {self.base.title}, {recipe.in_words(values)}"
-        steps = count(values["max_train_steps"], "step")
+        epochs = values.get("num_train_epochs")
+        steps = count(epochs, "epoch") if epochs else count(values["max_train_steps"], "step")
         ends = f"at most {steps}, fewer once it has learned" if values.get("stop") == "auto" else steps
         third = f"{ends}; time: {self.time}"
         return printable(first), printable(second), printable(third)

@@ -241,12 +241,15 @@ def article(word: str) -> str:
 
 def in_words(values: Mapping[str, Any]) -> str:
     """The method, precision and switches of a run, in a few words."""
-    if values.get("adapter") == "lora":
-        method = f"LoRA rank {values['rank']}" + (
-            f" and the word {values['placeholder_token'][0]}" if "placeholder_token" in values else ""
-        )
-    else:
-        method = f"a new word of {values['num_vectors'][0]} vectors"
+    match values.get("adapter"):
+        case None:
+            method = f"a new word of {values['num_vectors'][0]} vectors"
+        case "none":
+            method = "all weights"
+        case adapter:
+            method = "LoRA" if adapter == "lora" else adapter
+            method += f" rank {values['rank']}" if "rank" in values else ""
+            method += f" and the word {values['placeholder_token'][0]}" if "placeholder_token" in values else ""
     precision = values.get("mixed_precision", "no")
     words = [method, "fp32" if precision == "no" else precision]
     batch = values["train_batch_size"] * values.get("gradient_accumulation_steps", 1)

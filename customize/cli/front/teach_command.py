@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from customize.cli import main as cli
-from customize.cli.flags import aliases
+from customize.cli.flags import aliases, diffusers_flags
 from customize.cli.flags.arguments import arguments, known
 from customize.cli.front import questions, teach_arguments
 from customize.cli.front.teach_arguments import Options
@@ -13,11 +13,13 @@ from customize.errors import InputError, Problem, ResourceError
 from customize.next_command import options as options_of
 from customize.next_command import quoted
 from customize.printable import printable
+from customize.settings.field import table
 from customize.settings.suggestions import nearest
 from customize.settings.training import TrainingSettings
 from customize.storage.atomic import write_text
 from customize.storage.resources import resources
 from customize.teach import Plan, Request, bases, plan, run_name
+from customize.teach.calling_prompt import Calling
 from customize.teach.planning import MODELS, command_of
 from customize.teach.recipe import Decision, article
 from customize.training import preflight
@@ -95,17 +97,32 @@ def with_further(made: Plan, options: Options) -> tuple[TrainingSettings, Plan]:
     """The settings of a plan, and the plan, with the settings that the user adds. Raises InputError with every problem found."""
     model = MODELS[made.command]
     _, given, _ = arguments(model, made.request.further)
-    names = {aliases.same(model).get(name, name) for name in given}
+    asked, _, _ = diffusers_flags.translate(model, aliases.ours(model, given).values)
+    names = {*asked}
     values = {name: value for name, value in made.values.items() if name not in names}
+    wanted, _ = model.examine(values | asked)
+    values = {name: value for name, value in values.items() if has_effect(wanted, name) and INSTEAD.get(name) not in names}
     words = [f"--{name}={text(each)}" for name, value in values.items() for each in as_list(value)]
     settings, notes = cli.read(model, [*words, *made.request.further], preflight.check)
     say(*(f"note: {note}" for note in notes))
     for name in names & settings.values().keys():
         value = settings.values()[name]
         values[name] = list(value) if isinstance(value, tuple) else value
-    kept = [each for each in made.decisions if each.name not in names]
+    kept = [each for each in made.decisions if each.name in values and each.name not in names]
     own = [Decision(name, values[name], "as you say") for name in sorted(names & values.keys())]
-    return settings, replace(made, values=values, decisions=(*kept, *own))
+    called = Calling.of_settings(values)
+    word = called.words[0] if called and called.words else made.word
+    return settings, replace(made, values=values, decisions=(*kept, *own), word=word)
+
+
+INSTEAD = {"max_train_steps": "num_train_epochs", "validation_steps": "validation_epochs"}
+"""Decisions that give way to another setting of the user."""
+
+
+def has_effect(settings: TrainingSettings, name: str) -> bool:
+    """Whether a decision has an effect beside what the user adds: without evaluation nothing stops a run."""
+    line = table(type(settings))[name]
+    return line.has_effect(getattr(settings, line.only_with[0]) if line.only_with else None)
 
 
 def as_list(value: object) -> list[object]:
