@@ -23,6 +23,15 @@ __all__ = ["SETTING", "Source", "locate"]
 DEMO = Path(__file__).parents[1] / "demo" / "model"
 INCLUDED = {"demo": DEMO, "digits": DEMO.parent / "digits"}
 """The base models that come with the package, by name."""
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+HUB_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(\w[\w.-]*/\w[\w.-]*)", re.ASCII | re.IGNORECASE)
+SDXL, SD15 = "stabilityai/stable-diffusion-xl-base-1.0", "stable-diffusion-v1-5/stable-diffusion-v1-5"
+SHORT_NAMES = {
+    "demo": "demo",
+    **dict.fromkeys("sdxl xl sdxl10 sdxlbase stablediffusionxl stablediffusionxlbase10".split(), SDXL),
+    **dict.fromkeys("sd sd1 sd15 v15 stablediffusion stablediffusion15 stablediffusionv15".split(), SD15),
+}  # fmt: skip
+"""What people call base models, in letters and digits -> what they are called here."""
 
 
 @refusing_unreadable()
@@ -53,12 +62,21 @@ def locate(name: str, **options: Any) -> Source:
         return in_folder(source, path)
     if os.path.lexists(path):
         raise InputError(other_file(path))
-    if name.count("/") > 1 or name.startswith((".", "/", "~")) or "\\" in name:
-        remedy = remedy_for_missing(name, "check the path; a name on the hub is OWNER/NAME")
+    if not HUB_NAME.fullmatch(name):
+        remedy = hub_name_meant(name) or remedy_for_missing(name, "check the path; a name on the hub is OWNER/NAME")
         raise InputError(Problem(SETTING, f"no folder {name}", remedy))
     source = replace(source, family=family_of(name))
     refuse_prompt_embeddings(spec_of(source), source)
     return source
+
+
+def hub_name_meant(text: str) -> str | None:
+    """The remedy for an address or a short name of a model on the hub; None for anything else."""
+    if address := HUB_ADDRESS.match(text):
+        return f"a name on the hub is OWNER/NAME: {address[1]}"
+    if meant := SHORT_NAMES.get(re.sub(r"[\W_]", "", text.casefold())):
+        return f"did you mean {meant}?"
+    return None
 
 
 def checked(spec: FamilySpec, source: Source) -> Source:

@@ -66,6 +66,10 @@ class Request:
         """What is wrong with the words, apart from folder and base model."""
         if fault := text_fault("path", self.folder):
             yield Problem(f"FOLDER {printable(self.folder, LONGEST)}", fault, "rename the folder, or give another one")
+        if self.base is not None and (fault := text_fault("model", self.base)):
+            yield Problem(
+                "--base", f"{printable(self.base, LONGEST)} {fault}".strip(), "give a name on the hub, a folder or a file"
+            )
         remedy = "give a word or two that a dictionary has, such as cat, or a style with --style: watercolour painting"
         if fault := self._fault_of_what():
             yield Problem("WHAT", f'"{printable(self.what, LONGEST)}" {fault}', remedy)

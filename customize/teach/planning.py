@@ -83,7 +83,7 @@ def plan(request: Request, machine: Hardware | None = None) -> Plan:
     found = list(request.problems())
     photos = attempt(lambda: look(request.folder, request.leave_out), found)
     machine = machine or hardware()
-    base = attempt(lambda: base_of(request, machine), found)
+    base = attempt(lambda: base_of(request, machine), found) if not any(each.where == "--base" for each in found) else None
     source = attempt(lambda: source_of(base), found) if base else None
     folder = attempt(lambda: run_name.place(request, command_of(request)), found)
     if source and not found:
