@@ -15,7 +15,7 @@ from customize.errors import InputError, Problem
 from customize.jobs import job_folder, queue
 from customize.settings.files import toml_file
 from customize.settings.rules.inference_rules import PARTS_OF_AN_IMAGE
-from customize.web import photo_section, trial_section
+from customize.web import photo_section, photo_store, trial_section
 from customize.web.pages import runs_page, teach_page
 from customize.web.pictures import generation_jobs, picture_html
 from customize.web.pictures.illusion_words import PARTS, VIEWS
@@ -176,5 +176,9 @@ def test_a_photo_is_cropped_by_a_frame_that_starts_as_its_largest_square(tmp_pat
     shown = Image.open(io.BytesIO(base64.b64decode(frame.value.partition(",")[2])))
     assert shown.size == (800, 480) and "250 x 250 of" in photo_section.kept_of(workspace, "photos/a", "b.jpg", 15, 20, 41.7)
     assert photo_section.begun(workspace, "photos/a", None)[-1] == ""
+    photo_store.cropped(tmp_path / "photos/a", "b.jpg", 0.5, 0.5, 0.5)
+    assert "300 x 300 of 300 x 300" in photo_section.begun(workspace, "photos/a", "b.png")[-1]
+    Image.new("RGB", (40, 30)).save(tmp_path / "photos/a/b.png")
+    assert "30 x 30 of 40 x 30" in photo_section.begun(workspace, "photos/a", "b.png")[-1]
     frame, *_, words = photo_section.begun(workspace, "photos/a", HOSTILE)
     assert frame.value == "" and is_text(words) and "there is no" in words

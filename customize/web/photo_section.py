@@ -147,7 +147,7 @@ def kept_of(workspace: Workspace, place: str, name: str | None, across: float, d
     if not name:
         return ""
     try:
-        size = photo_store.open_image(photo_store.member(photo_store.allowed(workspace, place), name)).size
+        size = photo_store.size_of(photo_store.member(photo_store.allowed(workspace, place), name))
     except InputError as error:
         return run_view.problems(error)
     left, _, right, _ = photo_store.square(size, across / 100, down / 100, share / 100)

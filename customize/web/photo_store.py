@@ -5,6 +5,7 @@ import io
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 from customize.data.images.image_file import open_image
@@ -158,6 +159,16 @@ def member(folder: Path, name: str) -> Path:
     if Path(name).name != name or not os.path.isfile(path) or path.is_symlink():
         raise InputError(Problem("photo", f'there is no "{printable(name)}"', "choose one of the photos"))
     return path
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height of a photo as it is shown, which is decoded once. Raises InputError for one that cannot be opened."""
+    return _size(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _size(path: Path, changed: int) -> tuple[int, int]:
+    return open_image(path).size
 
 
 def thumbnail(path: Path, most: int = 256) -> str:
