@@ -7,12 +7,14 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
 
 from customize.errors import InputError, Problem
 from customize.jobs import job_folder, queue
+from customize.methods import DreamBoothSettings
 from customize.settings.files import toml_file
 from customize.settings.rules.inference_rules import PARTS_OF_AN_IMAGE
 from customize.web import photo_section, photo_store, trial_section
@@ -165,6 +167,24 @@ def test_a_trial_is_the_plan_with_a_dry_run_and_is_not_shown_as_a_run(tmp_path, 
     job.output.write_text(HOSTILE)
     assert "<img" not in trial_section.report(job.changed(state="finished"))
     assert "there is none" in trial_section.begun(workspace, " ", "train_dreambooth", None, "toy")[0]
+
+
+def test_another_run_starts_from_the_settings_of_a_run_but_not_in_its_place(tmp_path):
+    workspace, folder = Workspace(tmp_path), tmp_path / "runs/toy"
+    folder.mkdir(parents=True)
+    own = {"adapter": "lora", "rank": 7, "instance_prompt": "a sks toy", "instance_data_dir": "p"}
+    settings = DreamBoothSettings(**own, output_dir="runs/toy", resume_from_checkpoint="latest", change_learning_rate=True)
+    (folder / "config.toml").write_text(settings.to_toml())
+    said, text, command, name = teach_page.settings_again(workspace, "toy")
+    values, _ = toml_file.of_text(text, "")
+    assert values == own | {"learning_rate": 1e-4} and DreamBoothSettings(**values)
+    assert (command, name) == ("train_dreambooth", "toy") and "the settings of toy" in said
+    (folder / "config.toml").write_text('[method]\ninstance_prompt = "a sks toy"\nrank = -1')
+    said, *others = teach_page.settings_again(workspace, "toy")
+    assert "rank" in said and others == [gr.skip()] * 3
+    (folder / "config.toml").write_text("num_blocks = 2")  # of a model that this page does not teach
+    for asked in ("toy", None, "", "..", "no-run", "../toy", "toy/"):
+        assert teach_page.settings_again(workspace, asked) == (gr.skip(),) * 4
 
 
 def test_a_photo_is_cropped_by_a_frame_that_starts_as_its_largest_square(tmp_path):

@@ -18,6 +18,7 @@ from customize.jobs.job_folder import CONFIG, Job
 from customize.methods import SETTINGS
 from customize.printable import printable
 from customize.settings.field import table
+from customize.settings.files import toml_file
 from customize.settings.frozen_model import Validated
 from customize.settings.inference import InferenceSettings
 from customize.settings.rules.rule import implied
@@ -70,6 +71,15 @@ def resume(workspace: Path, run: Path, command: str) -> Path:
     path = numbered_folders.new_folder(workspace / "jobs", slug=numbered_folders.slug(run.name))
     put(Job(path, command, words, name=run.name, folder=run, created=time.time()))
     return path
+
+
+def settings_of(run: Path, command: str) -> str:
+    """The settings of a run as TOML, for another one: without its place. Raises InputError where they are not valid here."""
+    values, _ = toml_file.read(str(run / run_folder.CONFIG))
+    settings = MODELS[command](**values)
+    lines, of_one_run = table(type(settings)), {"output_dir", RESUME[0].removeprefix("--")}
+    own = {name: value for name, value in settings.values().items() if value != lines[name].default}
+    return settings.to_toml({name: own[name] for name in own if not of_one_run & {name, *(lines[name].only_with or ())[:1]}})
 
 
 def put(job: Job) -> None:

@@ -64,6 +64,13 @@ class RunCard:
         return max(time.time() - self.updated, 0.0)
 
 
+def find(workspace: Path, name: str | None) -> RunCard | None:
+    """The run of a name in a workspace; None for anything that is none."""
+    if not name or Path(name).name != name or name.startswith("."):
+        return None
+    return card_of(workspace / "runs" / name)
+
+
 def listed(workspace: Path) -> list[RunCard]:
     """The runs in the folder `runs` of a workspace, the newest first."""
     found = []

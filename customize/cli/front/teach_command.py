@@ -13,7 +13,6 @@ from customize.errors import InputError, Problem, ResourceError
 from customize.next_command import options as options_of
 from customize.next_command import quoted
 from customize.printable import printable
-from customize.settings.field import table
 from customize.settings.suggestions import nearest
 from customize.settings.training import TrainingSettings
 from customize.storage.atomic import write_text
@@ -24,6 +23,9 @@ from customize.teach.planning import MODELS, command_of
 from customize.teach.recipe import Decision, article
 from customize.training import preflight
 from customize.units import about, count
+
+INSTEAD = {"max_train_steps": "num_train_epochs", "validation_steps": "validation_epochs"}
+"""Decisions that give way to another setting of the user."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -101,7 +103,7 @@ def with_further(made: Plan, options: Options) -> tuple[TrainingSettings, Plan]:
     names = {*asked}
     values = {name: value for name, value in made.values.items() if name not in names}
     wanted, _ = model.examine(values | asked)
-    values = {name: value for name, value in values.items() if has_effect(wanted, name) and INSTEAD.get(name) not in names}
+    values = {name: value for name, value in values.items() if wanted.has_effect(name) and INSTEAD.get(name) not in names}
     words = [f"--{name}={text(each)}" for name, value in values.items() for each in as_list(value)]
     settings, notes = cli.read(model, [*words, *made.request.further], preflight.check)
     say(*(f"note: {note}" for note in notes))
@@ -113,16 +115,6 @@ def with_further(made: Plan, options: Options) -> tuple[TrainingSettings, Plan]:
     called = Calling.of_settings(values)
     word = called.words[0] if called and called.words else made.word
     return settings, replace(made, values=values, decisions=(*kept, *own), word=word)
-
-
-INSTEAD = {"max_train_steps": "num_train_epochs", "validation_steps": "validation_epochs"}
-"""Decisions that give way to another setting of the user."""
-
-
-def has_effect(settings: TrainingSettings, name: str) -> bool:
-    """Whether a decision has an effect beside what the user adds: without evaluation nothing stops a run."""
-    line = table(type(settings))[name]
-    return line.has_effect(getattr(settings, line.only_with[0]) if line.only_with else None)
 
 
 def as_list(value: object) -> list[object]:

@@ -1,7 +1,6 @@
 """The page Runs: every run of the workspace, whoever started it, read from its folder."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import gradio as gr
 
@@ -59,7 +58,7 @@ def build(workspace: Workspace) -> None:
     stop.click(lambda name: asked_to_stop(workspace, name), chosen, said, **hidden)
     resume.click(lambda name: resumed(workspace, name), chosen, said, **hidden)
     check.click(lambda name: verified(workspace, name), chosen, said, **hidden)
-    delete.click(lambda name: gr.Row(visible=find(workspace, name) is not None), chosen, sure, **hidden)
+    delete.click(lambda name: gr.Row(visible=runs.find(workspace.folder, name) is not None), chosen, sure, **hidden)
     no.click(lambda: gr.Row(visible=False), None, sure, **hidden)
     yes.click(lambda name: (deleted(workspace, name), gr.Row(visible=False)), chosen, [said, sure], **hidden)
 
@@ -90,18 +89,11 @@ def names(workspace: Workspace) -> list[str]:
     return [run.name for run in runs.listed(workspace.folder)]
 
 
-def find(workspace: Workspace, name: str | None) -> RunCard | None:
-    """The run of a name; None for anything that is none."""
-    if not name or Path(name).name != name or name.startswith("."):
-        return None
-    return runs.card_of(workspace.runs / name)
-
-
 def visible_if(workspace: Workspace, fits: Callable[[RunCard], bool]) -> Callable[[str | None], gr.Button]:
     """A function of a run's name that shows a button where it has something to do."""
 
     def look(name: str | None) -> gr.Button:
-        run = find(workspace, name)
+        run = runs.find(workspace.folder, name)
         return gr.Button(visible=run is not None and fits(run))
 
     return look
@@ -131,7 +123,7 @@ def shown(workspace: Workspace, show: Callable[[Workspace, RunCard], str]) -> Ca
     """A function of a run's name that shows the run."""
 
     def look(name: str | None) -> str:
-        run = find(workspace, name)
+        run = runs.find(workspace.folder, name)
         return show(workspace, run) if run else ""
 
     return look
@@ -139,7 +131,8 @@ def shown(workspace: Workspace, show: Callable[[Workspace, RunCard], str]) -> Ca
 
 def said_of(workspace: Workspace, run: RunCard) -> str:
     """State and files of a run."""
-    return run_view.status(run) + run_view.files(workspace, run.folder)
+    again = f'<p><a href="/?run={html(run.name)}">Teach with its settings</a></p>' if run.command in queue.MODELS else ""
+    return run_view.status(run) + run_view.files(workspace, run.folder) + again
 
 
 def pictures_of(workspace: Workspace, run: RunCard) -> str:
@@ -221,7 +214,7 @@ def job_of(workspace: Workspace, run: RunCard) -> Job | None:
 
 def asked_to_stop(workspace: Workspace, name: str | None) -> str:
     """Asks a run to save and end."""
-    run = find(workspace, name)
+    run = runs.find(workspace.folder, name)
     if run is None:
         return NOTHING
     done = queue.stop_run(run.folder)
@@ -230,7 +223,7 @@ def asked_to_stop(workspace: Workspace, name: str | None) -> str:
 
 def resumed(workspace: Workspace, name: str | None) -> str:
     """Puts the rest of a run into the queue."""
-    run = find(workspace, name)
+    run = runs.find(workspace.folder, name)
     if run is None or not run.is_resumable:
         return NOTHING if run is None else f"<p>It is {run.state}: there is nothing to resume.</p>"
     job = queue.resume(workspace.folder, run.folder, run.command)
@@ -239,7 +232,7 @@ def resumed(workspace: Workspace, name: str | None) -> str:
 
 def verified(workspace: Workspace, name: str | None) -> str:
     """Checks every file of a run."""
-    run = find(workspace, name)
+    run = runs.find(workspace.folder, name)
     if run is None:
         return NOTHING
     found = list(verify(run.folder))
@@ -251,7 +244,7 @@ def verified(workspace: Workspace, name: str | None) -> str:
 
 def deleted(workspace: Workspace, name: str | None) -> str:
     """Removes what a run wrote, and says what stays."""
-    run = find(workspace, name)
+    run = runs.find(workspace.folder, name)
     if run is None:
         return NOTHING
     try:
@@ -278,7 +271,7 @@ def log_of(workspace: Workspace, run: RunCard) -> str:
 
 def commands_of(workspace: Workspace, name: str | None) -> str:
     """What one would type for everything that the page does with a run."""
-    run = find(workspace, name)
+    run = runs.find(workspace.folder, name)
     if run is None:
         return ""
     folder, config = f"runs/{run.name}", f"runs/{run.name}/config.toml"

@@ -56,10 +56,25 @@ def build(workspace: Workspace) -> None:
             return run_view.problems(error), "", "train_dreambooth", ""
         return plan_of(found), found.toml().partition("\n\n")[2], found.command, found.request.noun
 
+    def opened(request: gr.Request) -> Any:
+        return settings_again(workspace, request.query_params.get("run"))
+
     make.click(made, [folder, what, kind, word, base, effort, left_out], [planned, toml, command, name], **HIDDEN)
     toml.change(lambda text, which: checked_of(text, which), [toml, command], checked, **HIDDEN | {"show_progress": "hidden"})
     go.click(lambda *values: started(workspace, *values), [toml, command, form, name], [said, job], **HIDDEN)
     gr.on(None, lambda: (newest(workspace), gr.Dropdown(base_choices())), None, [job, base], **HIDDEN)
+    gr.on(None, opened, None, [planned, toml, command, name], **HIDDEN)
+
+
+def settings_again(workspace: Workspace, asked: str | None) -> Any:
+    """The settings of the run that the address of the page names, for another run of them."""
+    if (run := runs.find(workspace.folder, asked)) is None or run.command not in queue.MODELS:
+        return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+    try:
+        text = queue.settings_of(run.folder, run.command)
+    except InputError as error:
+        return run_view.problems(error), gr.skip(), gr.skip(), gr.skip()
+    return f"<p>These are the settings of {html(run.name)}.</p>", text, run.command, run.name
 
 
 def base_choices() -> list[tuple[str, str]]:
