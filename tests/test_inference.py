@@ -448,3 +448,21 @@ def test_a_stopped_job_keeps_its_images_and_can_be_completed(stop, tiny_epsilon,
     assert sorted(contents(out)) == sorted(contents(tmp_path / "whole"))
     with pytest.raises(InputError, match="has no job with these settings"):
         command.run(again.model_copy(update={"seed": 99}))
+
+
+def test_a_job_of_the_page_that_is_stopped_as_soon_as_it_runs_is_stopped_and_its_worker_lives(tmp_path, monkeypatch):
+    from customize.jobs import drawing as page_drawing
+    from customize.jobs import job_folder
+
+    job = job_folder.Job(tmp_path / "0001-a", "infer", (str(tmp_path / "config.toml"),))
+    job.path.mkdir()
+    (tmp_path / "config.toml").write_text('prompt = "a"')
+    monkeypatch.setattr(page_drawing.device, "describe", lambda which: os.kill(os.getpid(), signal.SIGTERM))
+    killed: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: killed.append(number))
+    try:
+        page_drawing.draw(tmp_path, job)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    found = job_folder.read(job.path)
+    assert found and (found.state, found.exit_status, found.message, killed) == ("stopped", 143, "stopped", [])

@@ -46,13 +46,14 @@ class Output:
 def draw(workspace: Path, job: Job) -> None:
     """Draws the images of a job, and writes how it ended. Stops with the images that are done where the process is asked to."""
     output, report = Output(job.output), ProgressFile()
-    job = job.changed(state="running", pid=os.getpid(), since=identity(os.getpid()) or "", started=time.time())
     status, error, place = 0, None, None
     with events.sent_to(output, report):
-        events.emit(events.RunBegun(job.path, device.describe(device.best_device()).name))
         try:
-            values, _ = toml_file.read(job.arguments[0])
-            place = drawn(InferenceSettings(**values))
+            with command.raised_signals():  # a job can be stopped as soon as it is known to run
+                job = job.changed(state="running", pid=os.getpid(), since=identity(os.getpid()) or "", started=time.time())
+                events.emit(events.RunBegun(job.path, device.describe(device.best_device()).name))
+                values, _ = toml_file.read(job.arguments[0])
+                place = drawn(InferenceSettings(**values))
         except (InputError, ResourceError, NumericsError, Interrupted) as found:
             error, status = found, status_of(found)
             output.say([str(found)])
