@@ -141,6 +141,12 @@ def test_two_words_train_what_the_written_settings_say_and_go_on(workspace, tiny
     assert __main__.main([*command, "--yes"]) == 0
     shown = capsys.readouterr().out
     assert "runs/photos.toml is of an earlier call of this command" in shown and "is finished: nothing to do" in shown
+    (workspace / "photos/a.png").unlink()
+    assert __main__.main([*command, "--yes"]) == 2
+    shown = capsys.readouterr()
+    assert "differ from those of the run to resume: a.png" in shown.err
+    words = "--output_dir runs/photos-2 --max_train_steps 2 --validation_prompt none --report_to none"
+    assert f"another run, of the photos as they are now: customize teach photos owl {words}" in shown.out
 
 
 def test_another_request_and_an_edited_file_get_names_of_their_own(workspace, tiny_epsilon, monkeypatch, capsys):
@@ -235,9 +241,14 @@ def test_use_puts_the_word_in_and_passes_settings_on(workspace, tiny_epsilon, mo
     called = []
     monkeypatch.setattr(use_command, "run", called.append)
     assert __main__.main(["use", "rex", "a dog on the beach", "in the snow", "--seed", "7"]) == 0
-    [settings] = called
+    settings = called[0]
     assert settings.prompt == ("a sks dog on the beach", "a photo of sks dog in the snow") and settings.seed == 7
     assert settings.weights == ("runs/rex",)
+    monkeypatch.chdir("runs/rex")
+    assert __main__.main(["use", ".", "a dog"]) == 0 and called[-1].weights == (".",)
+    monkeypatch.chdir("../..")
     assert capsys.readouterr().out.splitlines()[:1] == ['prompt    "a sks dog on the beach"']
-    for words, message in (["nothing", "x"], "nothing does not exist"), (["rex"], "PROMPT: is missing"), (["--seed"], "RUN: is"):
+    wrong = {"nothing": "nothing does not exist", "x" * 300: "is longer than names can be", "": "RUN:  does not exist"}
+    cases = [([name, "x"], message) for name, message in wrong.items()]
+    for words, message in (*cases, (["rex"], "PROMPT: is missing"), (["--seed"], "RUN: is")):
         assert __main__.main(["use", *words]) == 2 and message in capsys.readouterr().err

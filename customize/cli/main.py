@@ -3,6 +3,7 @@
 This module does not import torch: the function that runs the job does, once the settings are valid.
 """
 
+import errno
 import logging
 import os
 import sys
@@ -93,6 +94,9 @@ def outcome(command: str, work: Callable[[], int]) -> int:
             _say("stopped")
             return 130
         except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+                _say(f"{command}: {printable(error.filename, 80)} is longer than names can be", "    -> check the path")
+                return 2
             return unforeseen(command, error)
 
 

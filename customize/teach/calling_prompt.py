@@ -97,7 +97,7 @@ def found_weights(name: str) -> Path:
     """The run folder, RUN@STEP or file of weights of this name; a run in runs/ may be named without its folder. Raises
     InputError."""
     for path in (Path(os.path.expanduser(name)), PARENT / name):
-        if path.exists() or run_folder.at_step(path) != path:
+        if name and (path.exists() or run_folder.at_step(path) != path):
             return path
     remedy = remedy_for_missing(name, "give a folder in runs/, or a .safetensors file")
     raise InputError(Problem("RUN", f"{printable(name)} does not exist", remedy))

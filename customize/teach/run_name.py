@@ -74,6 +74,11 @@ def place(request: Request, command: str) -> Path:
     return next(folder for folder in names(request) if is_free(folder) or command_in(toml_of(folder)) == command)
 
 
+def another(folder: Path) -> Path:
+    """The next free name for one more run of the same request."""
+    return next(each for number in count(2) if is_free(each := folder.with_name(f"{folder.name}-{number}")))
+
+
 def names(request: Request) -> Iterator[Path]:
     """runs/NAME, runs/NAME-2, ... after the folder of photos."""
     name = slug(folder_name(request)) or slug(request.noun) or "photos"

@@ -19,6 +19,7 @@ from customize.settings.common import Settings
 from customize.settings.field import Setting, table
 from customize.settings.files import shipped_configs
 from customize.settings.inference import InferenceSettings
+from customize.settings.texts import PATHS
 
 SMALL = frozenset("a an the of in on at with and by is from to for".split())
 """Words that are not prompts by themselves."""
@@ -97,7 +98,8 @@ def _taken_apart(flag: str, line: Any, given: list[Any], left: list[str]) -> Pro
         if flag_like := [word for word in given[1:] if re.fullmatch(r"-[^\W\d]\w*", word)]:
             remedy = f"write --{flag_like[0][1:]} for a flag, {flag}={flag_like[0]} for a value"
             return Problem(flag_like[0], f"is read as a value of {flag}", remedy)
-        if signs := [word for word in given if word.strip() and not set(word) - set(",;|&+. ")]:
+        folders = (".", "..") if line.text in PATHS else ()
+        if signs := [word for word in given if word.strip() and not set(word) - set(",;|&+. ") and word not in folders]:
             return Problem(flag, f'"{signs[0]}" is read as a value', "leave it out: separate values by blanks")
         single = not any(len(each.split()) > 1 for each in given) and not SMALL.isdisjoint(map(str.casefold, given))
         if line.text not in ("line", "any", "prompt") or len(given) < 2 or not single:

@@ -181,6 +181,9 @@ def train(file: Path, request: Request) -> int:
     if status == 0:
         example = "a house" if request.kind == "style" else f"{article(request.noun)} {request.noun} on the beach"
         say(f"{'use':<10}customize use {quoted(str(folder))} {quoted(example)}, which puts the word in by itself")
+    elif status == 2:  # the folder has a run that cannot go on, or goes on elsewhere
+        new = replace(request, output_dir=str(run_name.another(folder)))
+        say(f"another run, of the photos as they are now: {command_of(new)}")
     elif status > 128:
         say(f"the same command goes on: {command_of(request)}")
     return status
