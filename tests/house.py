@@ -106,11 +106,15 @@ def with_word(trees: dict[str, ast.Module], wanted: Iterable[str], apart: Iterab
     return [f"{path}:{line} {word}" for path, tree in others.items() for line, word in words(tree) if word in wanted]
 
 
-def calls(trees: dict[str, ast.Module], pattern: str, apart: Iterable[str]) -> list[str]:
-    """Calls whose source begins with `pattern` (a regular expression), in modules outside the rooms `apart`."""
-    others = {path: tree for path, tree in trees.items() if room(path) not in set(apart)}
-    nodes = [(path, node) for path, tree in others.items() for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    return [f"{path}:{node.lineno}" for path, node in nodes if re.match(pattern, ast.unparse(node))]
+def all_calls(trees: dict[str, ast.Module]) -> list[tuple[str, int, str]]:
+    """Path, line and source of each call."""
+    nodes = [(path, node) for path, tree in trees.items() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [(path, node.lineno, ast.unparse(node)) for path, node in nodes]
+
+
+def calls(found: list[tuple[str, int, str]], pattern: str, apart: Iterable[str]) -> list[str]:
+    """The calls whose source begins with `pattern` (a regular expression), in modules outside the rooms `apart`."""
+    return [f"{path}:{line}" for path, line, text in found if room(path) not in set(apart) and re.match(pattern, text)]
 
 
 def family_classes(trees: dict[str, ast.Module]) -> set[str]:
@@ -150,7 +154,7 @@ def full_rooms(trees: dict[str, ast.Module]) -> list[str]:
 def measured(root: Path = ROOT) -> dict[str, list[str]]:
     """What is counted -> where it was found."""
     trees = modules(root)
-    graph = imports(trees)
+    graph, called = imports(trees), all_calls(trees)
     lines = {path: len((root / path).read_text(encoding="utf-8").splitlines()) for path in trees}
     return {
         "modules without a room": [path for path in trees if not room(path)],
@@ -163,9 +167,9 @@ def measured(root: Path = ROOT) -> dict[str, list[str]]:
         ),
         "alphas_cumprod outside diffusion and families": with_word(trees, ["alphas_cumprod"], ["families", "diffusion"]),
         "prediction types by name outside diffusion and families": with_word(trees, PREDICTION_TYPES, ["diffusion", "families"]),
-        "print outside cli and demo": calls(trees, r"print\(", ["cli", "demo"]),
-        "questions about the class of settings": calls(trees, r"(isinstance|getattr|hasattr)\(settings\b", ["methods"]),
-        "calls that fail for a user without a home": calls(trees, r"Path\.home\(|Path\(.*\)\.expanduser\(", ()),
+        "print outside cli and demo": calls(called, r"print\(", ["cli", "demo"]),
+        "questions about the class of settings": calls(called, r"(isinstance|getattr|hasattr)\(settings\b", ["methods"]),
+        "calls that fail for a user without a home": calls(called, r"Path\.home\(|Path\(.*\)\.expanduser\(", ()),
         f"modules of more than {MOST_LINES} lines": [f"{path} {n}" for path, n in lines.items() if n > MOST_LINES],
         f"functions of more than {MOST_LINES_OF_A_FUNCTION} lines": long_functions(trees),
     }

@@ -43,7 +43,7 @@ def test_everything_that_is_counted_is_expected_and_few_modules_have_an_excuse(m
 
 
 def test_no_module_is_hidden_by_a_room_of_its_name():
-    paths = house.modules()
+    paths = [path.relative_to(house.ROOT).as_posix() for path in house.ROOT.glob("customize/**/*.py")]
     assert not [path for path in paths if path.removesuffix(".py") in {path.rpartition("/")[0] for path in paths}]
 
 

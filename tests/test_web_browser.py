@@ -99,7 +99,7 @@ def test_a_run_is_started_and_found_again_by_two_browsers_and_ends_with_its_verd
     assert job.command == "train_dreambooth"
     assert (job.path / "config.toml").read_text().startswith("# customize train_dreambooth jobs/0001")
     wait_for(lambda: (card := runs.card_of(job.folder)) and card.step > 0)
-    first, second = server.visit(browser, **PHONE), server.visit(browser, "runs")
+    first, second = server.visit(browser), server.visit(browser, "runs")
     first.page.get_by_text("step", exact=False).first.wait_for()
     second.page.get_by_role("link", name=job.folder.name).wait_for()
     first.page.get_by_text("cannot tell").or_(first.page.get_by_text("learned")).first.wait_for(timeout=120_000)
@@ -111,7 +111,6 @@ def test_a_run_is_started_and_found_again_by_two_browsers_and_ends_with_its_verd
     with first.page.expect_download() as download:
         first.page.get_by_role("link", name="pytorch_lora_weights.safetensors").click()
     assert download.value.path().read_bytes() == (job.folder / "pytorch_lora_weights.safetensors").read_bytes()
-    first.check()
     first.close()
     second.close()
 
@@ -136,4 +135,14 @@ def test_a_run_is_verified_and_compared_and_its_copy_deleted(taught, browser):
     page.get_by_role("button", name="Delete this run").click()
     page.get_by_text("copy recorded are deleted").or_(page.get_by_text("copy is deleted")).wait_for()
     assert not (server.folder / "runs/copy/config.toml").exists() and (job.folder / "config.toml").exists()
+    visit.close()
+
+
+def test_pages_fit_a_telephone_and_can_be_read(taught, browser):
+    server, job = taught
+    visit = server.visit(browser, **PHONE)
+    visit.page.get_by_text(job.folder.name).first.wait_for()
+    visit.page.get_by_role("button", name="All settings").click()
+    visit.page.get_by_label("Filter").fill("rank")
+    visit.check()
     visit.close()

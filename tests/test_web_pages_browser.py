@@ -1,19 +1,18 @@
 """The pages Generate, Look inside and Doctor in a browser: what a person does there, from a click to the pixels on the disk."""
 
 import json
-import os
-import signal
-from contextlib import suppress
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from playwright.sync_api import expect
 from safetensors.numpy import save_file
+from web_browser import PHONE
 
 from customize.inference.metadata.read_png import read_generation_info
-from customize.storage import lock
 
 pytestmark = pytest.mark.browser
 TAG = "<img src=x onerror=alert(1)>"
@@ -31,10 +30,23 @@ def server(page_server):
     (run / "customize.json").write_text(json.dumps(metadata))
     vector = np.random.default_rng(0).normal(size=192).astype(np.float32)
     save_file({"<dusk>": vector}, run / "learned_embeds.safetensors", {"customize": json.dumps(metadata)})
-    yield page_server
-    if worker := lock.holder(page_server.folder / "jobs"):
-        with suppress(ProcessLookupError):
-            os.kill(worker, signal.SIGKILL)
+    return page_server
+
+
+@pytest.fixture(scope="module")
+def visit(server, browser):
+    """The page Generate, in a window that stays open."""
+    visit = server.visit(browser, "generate")
+    yield visit
+    visit.close()
+
+
+@pytest.fixture(scope="module")
+def inside(server, browser):
+    """The page Look inside, opened on a telephone."""
+    visit = server.visit(browser, "look_inside", **PHONE)
+    yield visit
+    visit.close()
 
 
 def images(server) -> list[Path]:
@@ -52,8 +64,7 @@ def field(visit, label: str):
     return visit.page.get_by_label(label, exact=True)
 
 
-def test_a_learned_word_is_clicked_wrong_values_are_marked_and_an_image_comes(server, browser):
-    visit = server.visit(browser, "generate")
+def test_a_learned_word_is_clicked_wrong_values_are_marked_and_an_image_comes(server, visit):
     visit.page.get_by_role("button", name="<dusk>").click()
     visit.page.wait_for_function("document.querySelector('textarea').value === '<dusk>'")
     field(visit, "Steps").fill("0")
@@ -68,12 +79,10 @@ def test_a_learned_word_is_clicked_wrong_values_are_marked_and_an_image_comes(se
     assert info.settings["prompt"] == ("<dusk>",) and info.settings["num_inference_steps"] == 2
     assert [Path(path.name).parent.name for path in info.weights] == ["dusk"]
     visit.page.locator(".large").wait_for()
-    assert not visit.findings() and not visit.scrolls_sideways()
-    visit.close()
+    visit.check()
 
 
-def test_a_painted_part_is_generated_anew_and_the_rest_stays(server, browser):
-    visit = server.visit(browser, "generate")
+def test_a_painted_part_is_generated_anew_and_the_rest_stays(server, visit):
     visit.page.locator("button.tile").first.click()
     visit.page.get_by_role("button", name="Change a part of it").click()
     canvas = visit.page.locator("canvas")
@@ -95,11 +104,9 @@ def test_a_painted_part_is_generated_anew_and_the_rest_stays(server, browser):
     before, after = (np.asarray(Image.open(path).convert("RGB"), int) for path in (server.folder / info.settings["image"], image))
     changed = np.abs(before - after).max(-1)
     assert changed[mask].mean() > 10 > changed[40:].max()
-    visit.close()
 
 
-def test_image_to_image_and_a_grid_of_two_settings(server, browser):
-    visit = server.visit(browser, "generate")
+def test_image_to_image_and_a_grid_of_two_settings(server, visit):
     visit.page.locator("button.tile").first.click()
     visit.page.get_by_role("button", name="Start from it").click()
     visit.page.get_by_label("Strength (0: keep it, 1: replace it)").wait_for()
@@ -119,31 +126,27 @@ def test_image_to_image_and_a_grid_of_two_settings(server, browser):
     visit.page.get_by_role("button", name="Delete all 2 of its folder").click()
     visit.page.locator("a.tile", has_text="grid of all 2").wait_for(state="detached")
     assert not found[0].parent.exists() and images(server)
-    visit.close()
 
 
-def test_the_settings_of_an_a1111_picture_fill_the_form(server, browser, tmp_path):
+def test_the_settings_of_an_a1111_picture_fill_the_form(visit, tmp_path):
     info = PngInfo()
     info.add_text(
         "parameters", f"{HOSTILE} <lora:toy:0.7>\nSteps: 20, Sampler: DPM++ 2M Karras, CFG scale: 6.5, Seed: 42, Size: 64x48"
     )
     Image.new("RGB", (64, 48)).save(tmp_path / "a1111.png", pnginfo=info)
-    visit = server.visit(browser, "generate")
     visit.page.get_by_role("button", name="Read the settings of a picture").click()
     visit.page.locator("input[type=file]").last.set_input_files(tmp_path / "a1111.png")
     visit.page.locator(".note", has_text="<lora:toy:0.7> (not read").wait_for()
     values = {label: field(visit, label).input_value() for label in ("Prompt", "Steps", "Guidance", "Seed", "Width", "Height")}
     assert values == {"Prompt": HOSTILE, "Steps": "20", "Guidance": "6.5", "Seed": "42", "Width": "64", "Height": "48"}
     assert visit.page.get_by_label("Sampler").input_value() == "DPM++ 2M Karras"
-    visit.close()
 
 
-def test_the_steps_of_an_image_are_recorded_and_looked_at_one_by_one(server, browser):
+def test_the_steps_of_an_image_are_recorded_and_looked_at_one_by_one(server, inside):
     name = f"{images(server)[0].parent.name}/{images(server)[0].name}"
-    visit = server.visit(browser, "look_inside")
-    visit.page.locator(f"[data-image='{name}']").click()
-    visit.page.get_by_role("button", name="Record its steps").click()
-    frame = visit.page.frame_locator("iframe.trace")
+    inside.page.locator(f"[data-image='{name}']").click()
+    inside.page.get_by_role("button", name="Record its steps").click()
+    frame = inside.page.frame_locator("iframe.trace")
     frame.locator("#step").wait_for(timeout=LONG)
     sentences = []
     for step in ("0", "1"):
@@ -154,41 +157,38 @@ def test_the_steps_of_an_image_are_recorded_and_looked_at_one_by_one(server, bro
     assert frame.locator("#seen").inner_text() == "attention of “<dusk>”"
     first, *_, again = images(server)
     assert np.array_equal(*(np.asarray(Image.open(path)) for path in (first, again)))
-    assert not visit.findings() and not visit.scrolls_sideways()
-    visit.close()
+    inside.check()
 
 
-def test_an_anagram_shows_each_reading_under_its_prompt_and_turns(server, browser):
-    visit = server.visit(browser, "look_inside", color_scheme="dark")
-    visit.page.get_by_role("tab", name="Anagrams and hybrids").click()
-    field(visit, "Steps").fill("2")
-    field(visit, "Images").fill("1")
-    visit.page.wait_for_timeout(700)
-    visit.page.get_by_role("button", name="Generate", exact=True).click()
-    visit.page.locator("section .sheet[alt*='every reading']").wait_for(timeout=LONG)
-    visit.page.locator("summary", has_text="See it turn").click()
-    visit.page.locator("img[src*='000-illusion.gif']").wait_for()
+def test_an_anagram_shows_each_reading_under_its_prompt_and_turns(server, inside):
+    inside.page.get_by_role("tab", name="Anagrams and hybrids").click()
+    field(inside, "Steps").fill("2")
+    field(inside, "Images").fill("1")
+    inside.page.get_by_role("button", name="The command for this").click()
+    expect(inside.page.locator("textarea:disabled")).to_have_value(re.compile("--num_inference_steps 2(?!.*--num_images 2)"))
+    inside.page.get_by_role("button", name="Generate", exact=True).click()
+    inside.page.locator("section .sheet[alt*='every reading']").wait_for(timeout=LONG)
+    inside.page.locator("summary", has_text="See it turn").click()
+    inside.page.locator("img[src*='000-illusion.gif']").wait_for()
     assert Image.open(images(server)[-1].with_name("000-illusion.gif")).n_frames > 20
-    assert not visit.findings()
-    visit.page.get_by_role("tab", name="Lessons").click()
-    visit.page.get_by_role("heading", name="1. The forward process").wait_for()
-    visit.page.locator(".lesson img").wait_for()
-    assert not visit.findings()
-    visit.close()
+    inside.check()
+    inside.page.get_by_role("tab", name="Lessons").click()
+    inside.page.get_by_role("heading", name="1. The forward process").wait_for()
+    inside.page.locator(".lesson img").wait_for()
+    inside.check()
 
 
-@pytest.mark.parametrize("page", ["generate", "look_inside", "doctor"])
-def test_a_narrow_window_in_the_dark(server, browser, page):
-    visit = server.visit(browser, page, viewport={"width": 390, "height": 844}, color_scheme="dark")
-    last = {"generate": "button.tile", "look_inside": "button.tile", "doctor": "th >> text=torch"}[page]
-    visit.page.locator(last).first.wait_for(timeout=LONG)
-    assert not visit.scrolls_sideways() and not visit.findings()
+def test_doctor_says_what_is_here(server, browser):
+    visit = server.visit(browser, "doctor", **PHONE)
+    visit.page.locator("th >> text=torch").first.wait_for(timeout=LONG)
+    visit.check()
     visit.close()
 
 
 def test_the_form_works_by_keyboard_alone(server, browser):
-    visit = server.visit(browser, "generate")
+    visit = server.visit(browser, "generate", **PHONE)
     visit.page.locator("button.tile").first.wait_for()
+    assert visit.scrolls_sideways() == 0
     before, reached = images(server), []
     for _ in range(40):
         visit.page.keyboard.press("Tab")

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from customize.storage import lock
 
 ROOT = Path(__file__).parents[1]
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}
@@ -51,13 +53,16 @@ class PageServer:
         self.process.wait()
 
     def close(self) -> None:
-        """Ends the server as Ctrl-C does."""
+        """Ends the server as Ctrl-C does, and the worker, which would wait for more jobs."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             try:
                 self.process.wait(15)
             except subprocess.TimeoutExpired:
                 self.kill()
+        if worker := lock.holder(self.folder / "jobs"):
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
 
 
 class Visit:
