@@ -415,6 +415,17 @@ def test_files_added_meanwhile_are_kept(tiny_epsilon, tmp_path, monkeypatch, cap
     assert "001-2.png is written instead" in capsys.readouterr().err
 
 
+def test_a_signal_that_a_library_takes_for_its_own_failure_stops_the_job():
+    with pytest.raises(Interrupted) as caught, command.raised_signals():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Interrupted as error:
+            raise OSError("the file cannot be loaded") from error
+    assert caught.value.signal == signal.SIGTERM
+    with pytest.raises(OSError, match="cannot be loaded"), command.raised_signals():
+        raise OSError("the file cannot be loaded")
+
+
 @pytest.mark.parametrize(
     "stop", ["SIGTERM", "disk", *(pytest.param(stop, marks=pytest.mark.slow) for stop in ("SIGINT", "numbers"))]
 )

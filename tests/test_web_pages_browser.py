@@ -109,6 +109,7 @@ def test_a_painted_part_is_generated_anew_and_the_rest_stays(server, visit):
 def test_image_to_image_and_a_grid_of_two_settings(server, visit):
     visit.page.locator("button.tile").first.click()
     visit.page.get_by_role("button", name="Start from it").click()
+    visit.page.locator("canvas").wait_for(state="hidden")
     visit.page.get_by_label("Strength (0: keep it, 1: replace it)").wait_for()
     field(visit, "Prompt").fill(TAG)
     field(visit, "Steps").fill("2")

@@ -68,6 +68,8 @@ CSS = """
 .gradio-container .block:has(> .html-container > .prose:empty) { display: none; }
 .gradio-container input[role=combobox] { text-overflow: ellipsis; padding-right: 2rem; }
 .cz-line { font-family: var(--font-mono); white-space: pre-wrap; overflow-wrap: anywhere; }
+.gradio-container .lesson pre, .gradio-container .lesson pre code { white-space: pre-wrap !important; overflow-wrap: anywhere; }
+.gradio-container .lesson .token { color: inherit !important; }
 button[role=tab][aria-selected=true] { color: var(--primary-600); }
 .dark button[role=tab][aria-selected=true] { color: #a5b4fc; }
 @media (max-width: 640px) { .gradio-container { padding: .5rem !important; } .row { flex-wrap: wrap !important; }

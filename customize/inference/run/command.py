@@ -112,10 +112,13 @@ def draw(settings: InferenceSettings, job: Job, models: "PipelineCache", shared:
 
 @contextmanager
 def raised_signals() -> Iterator[None]:
-    """Raises Interrupted on Ctrl-C, SIGTERM and SIGHUP within the context; files are complete at any moment."""
+    """Raises Interrupted on Ctrl-C, SIGTERM and SIGHUP within the context; files are complete at any moment. Also where a library
+    took it for a failure of its own, such as one to load a file."""
+    received: list[signal.Signals] = []
 
     def receive(number: int, frame: object) -> None:
-        raise Interrupted(signal.Signals(number), "stopped")
+        received.append(signal.Signals(number))
+        raise Interrupted(received[0], "stopped")
 
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():  # handlers can only be set there
@@ -123,6 +126,10 @@ def raised_signals() -> Iterator[None]:
     previous = {number: signal.signal(number, receive) for number in numbers}
     try:
         yield
+    except Exception as error:
+        if received and not isinstance(error, Interrupted):
+            raise Interrupted(received[0], "stopped") from error
+        raise
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
