@@ -328,6 +328,16 @@ def test_a_job_from_elsewhere_runs_no_other_command(tmp_path, asleep, monkeypatc
     assert (job.state, job.message) == ("failed", "is not a job that this program writes")
 
 
+def test_a_run_that_would_be_uploaded_with_the_token_of_somebody_else_is_not_resumed(tmp_path, asleep, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *words, **options: pytest.fail("it ran"))
+    (run := tmp_path / "runs/dog").mkdir(parents=True)
+    (run / "config.toml").write_text('[output]\npush_to_hub = true\nhub_token = "hf_of_somebody_else"\n')
+    queue.resume(tmp_path, run, "train_dreambooth")
+    worker.main(tmp_path, idle=0.05)
+    (job,) = job_folder.every(tmp_path)
+    assert (job.state, job.message) == ("failed", "is not a job that this program writes")
+
+
 def test_code_in_the_workspace_is_not_run(tmp_path, asleep):
     (tmp_path / "json.py").write_text("raise SystemExit('it ran')")
     (tmp_path / "customize.py").write_text("raise SystemExit('it ran')")

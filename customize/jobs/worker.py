@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from customize.errors import InputError
 from customize.jobs import job_folder, program, progress
 from customize.jobs.job_folder import Job, State, identity, state_of
 from customize.jobs.queue import MODELS, RESUME
+from customize.settings.field import table
+from customize.settings.files import toml_file
 from customize.storage import lock
 
 IDLE = 600.0
@@ -86,13 +89,20 @@ def has_our_form(workspace: Path, job: Job) -> bool:
     config, *others = job.arguments or ("",)
     place = Path(os.path.realpath(workspace / config))
     inside = place.is_relative_to(os.path.realpath(workspace)) and place.name == job_folder.CONFIG
-    return job.command in MODELS and inside and others in ([], [*RESUME]) and job_folder.is_plain(job.output)
+    has_form = job.command in MODELS and inside and others in ([], [*RESUME]) and job_folder.is_plain(job.output)
+    return has_form and not has_secret(job, place)
+
+
+def has_secret(job: Job, config: Path) -> bool:
+    """Whether its settings have an access token, which this program writes into no file: its owner would get the results."""
+    with suppress(InputError):
+        known = table(MODELS[job.command])
+        return any(known[name].secret for name in toml_file.read(str(config))[0] if name in known)
+    return False
 
 
 def draws_here(job: Job) -> bool:
     """Whether it draws images that this process can draw."""
-    from customize.settings.files import toml_file
-
     if job.command != "infer" or len(job.arguments) != 1:
         return False
     try:
