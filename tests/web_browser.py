@@ -100,7 +100,8 @@ class Visit:
         """What axe finds that is serious or critical, one line each."""
         from axe_playwright_python.sync_playwright import Axe
 
-        found = Axe().run(self.page).response["violations"]
+        options = {"resultTypes": ["violations"]}  # else it describes each element that is in order, too: half of the time
+        found = Axe().run(self.page, options=options).response["violations"]
         return [
             f"{each['id']}: {node['html'][:150]}"
             for each in found
