@@ -106,10 +106,10 @@ def test_a_painted_part_is_generated_anew_and_the_rest_stays(server, visit):
     assert changed[mask].mean() > 10 > changed[40:].max()
 
 
-def test_image_to_image_and_a_grid_of_two_settings(server, visit):
+def test_image_to_image_and_a_grid_of_two_settings(server, browser):
+    visit = server.visit(browser, "generate")
     visit.page.locator("button.tile").first.click()
     visit.page.get_by_role("button", name="Start from it").click()
-    visit.page.locator("canvas").wait_for(state="hidden")
     visit.page.get_by_label("Strength (0: keep it, 1: replace it)").wait_for()
     field(visit, "Prompt").fill(TAG)
     field(visit, "Steps").fill("2")
@@ -127,6 +127,7 @@ def test_image_to_image_and_a_grid_of_two_settings(server, visit):
     visit.page.get_by_role("button", name="Delete all 2 of its folder").click()
     visit.page.locator("a.tile", has_text="grid of all 2").wait_for(state="detached")
     assert not found[0].parent.exists() and images(server)
+    visit.close()
 
 
 def test_the_settings_of_an_a1111_picture_fill_the_form(visit, tmp_path):
