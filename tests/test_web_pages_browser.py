@@ -123,6 +123,7 @@ def test_image_to_image_and_a_grid_of_two_settings(server, browser):
     assert (found[0].parent / "sheet.png").is_file()
     assert visit.page.locator(".caption", has_text=TAG).count() == 2 and not visit.page.locator("img[src=x]").count()
     visit.page.locator(f"button.tile[data-image='{found[0].parent.name}/{found[0].name}']").click()
+    visit.page.locator("button", has_text="Delete all 2 of its folder").wait_for(state="attached")
     visit.page.locator("summary", has_text="Delete ...").click()
     visit.page.get_by_role("button", name="Delete all 2 of its folder").click()
     visit.page.locator("a.tile", has_text="grid of all 2").wait_for(state="detached")

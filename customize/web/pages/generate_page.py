@@ -71,7 +71,7 @@ class GeneratePage:
         words.change(self.chips_of, words, form.chips, **quiet)  # type: ignore[attr-defined]
         form.queue.click(self.act_on_job, None, [form.queue, form.report], **hidden)
         self.gallery.click(self.select, None, [self.selected, self.detail], **hidden)
-        self.detail.click(self.use, state, [*shown, form.report], **hidden)
+        self.detail.click(self.use, None, [*shown, form.report], **hidden)
         self.detail.click(self.delete, None, [self.selected, self.detail, form.report], **hidden)
         form.drop.upload(self.read, form.drop, [*shown, form.dropped], **hidden)
         form.picture.upload(self.started_from, form.picture, [*source, self.fields.below["image"]], **hidden)
@@ -159,14 +159,14 @@ class GeneratePage:
         delete = picture_html.deletion(image, count) if image_deletion.is_deletable(image) else ""
         return large + picture_html.buttons(image, shown, look) + picture_html.facts(info) + delete
 
-    def use(self, event: gr.EventData, *state: Any) -> list[Any]:
-        """Takes the settings of an image into the form, or the image as the one to start from."""
+    def use(self, event: gr.EventData) -> list[Any]:
+        """Takes the settings of an image into the form, or the image as the one to start from; what is typed meanwhile stays."""
         image = image_gallery.find(self.workspace.images, str(event.image))
         if image is None:
             return [*self.unchanged, ""]
         if event.action in ("start", "paint"):
-            scales, _, _, *inputs = state
-            return [scales, *self.start_from(image, event.action == "paint"), *inputs, ""]
+            start = [gr.skip(), *self.start_from(image, event.action == "paint")]
+            return [*start, *self.unchanged[len(start) :], ""]
         return [*self.filled(info_of(image), event.action == "vary")[0], ""]
 
     def delete(self, event: gr.EventData) -> list[Any]:
