@@ -233,7 +233,7 @@ def test_what_the_user_adds_takes_precedence(flags, shown, gone, workspace, monk
 
 def test_use_puts_the_word_in_and_passes_settings_on(workspace, tiny_epsilon, monkeypatch, capsys):
     from customize.cli.front import use_command
-    from customize.methods import DreamBoothSettings
+    from customize.methods import DreamBoothSettings, TextualInversionSettings
 
     Path("runs/rex").mkdir(parents=True)
     values = {"instance_data_dir": "photos", "instance_prompt": "a photo of sks dog", "class_prompt": "a photo of dog"}
@@ -248,6 +248,11 @@ def test_use_puts_the_word_in_and_passes_settings_on(workspace, tiny_epsilon, mo
     assert __main__.main(["use", ".", "a dog"]) == 0 and called[-1].weights == (".",)
     monkeypatch.chdir("../..")
     assert capsys.readouterr().out.splitlines()[:1] == ['prompt    "a sks dog on the beach"']
+    Path("runs/two").mkdir()
+    values = {"placeholder_token": ("<a>", "<b>"), "initializer_token": ("dog", "cat"), "train_data_dir": ("photos", "others")}
+    Path("runs/two/config.toml").write_text(TextualInversionSettings(**values).to_toml())
+    assert __main__.main(["use", "two", "a dog"]) == 0 and called[-1].prompt == ("a dog",)
+    assert "note: two does not name one word that calls all" in capsys.readouterr().err
     wrong = {"nothing": "nothing does not exist", "x" * 300: "is longer than names can be", "": "RUN:  does not exist"}
     cases = [([name, "x"], message) for name, message in wrong.items()]
     for words, message in (*cases, (["rex"], "PROMPT: is missing"), (["--seed"], "RUN: is")):

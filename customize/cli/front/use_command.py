@@ -38,6 +38,7 @@ def main(argv: Sequence[str]) -> int:
         if called != prompt:
             print(printable(f'prompt    "{called}"'))
     if how is None:
-        print("note: the weights do not say which word calls what they have learned: write it into the prompt", file=sys.stderr)
+        what = f"{printable(words[0])} does not name one word that calls all that it has learned"
+        print(f"note: {what}: write yours into the prompt (`customize show` lists what it names)", file=sys.stderr)
     given = [f"--weights={weights}", *(f"--prompt={prompt}" for prompt in prompts)]
     return cli.main(InferenceSettings, run, [*given, *rest], check)
